@@ -1,0 +1,56 @@
+# Every target makes its own .venv when there is none, and nothing else need be prepared.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+FILE ?=
+FORMAT ?= jsonl
+ONCE ?=
+ARGS ?=
+
+.PHONY: demo test check fix bench docs clean
+
+demo: $(VENV)/server ## The main job, told step by step: append, prove, verify, tamper, catch it.
+	$(BIN)/ledger demo $(if $(ONCE),--once) $(if $(FILE),--import "$(FILE)" --format $(FORMAT))
+
+test: $(VENV)/test ## All tests; says at its end what a lone clone left out.
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/check ## Format, lint, types, arrows.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m docs.generate --check
+
+fix: $(VENV)/check
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/test ## Prints the table of docs/benchmarks.md and writes bench/results.json.
+	$(BIN)/python -m bench $(ARGS)
+
+docs: $(VENV)/check ## Writes the parts of docs/ that come from the code.
+	$(BIN)/python -m docs.generate
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(VENV)/pip: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+	touch $@
+
+$(VENV)/server: $(VENV)/pip
+	$(PIP) install --editable '.[server]'
+	touch $@
+
+# --ignore-requires-python: see the group `peers` in pyproject.toml.
+$(VENV)/test: $(VENV)/server
+	$(PIP) install --group test
+	$(PIP) install --ignore-requires-python --group peers
+	touch $@
+
+$(VENV)/check: $(VENV)/test
+	$(PIP) install --group check
+	touch $@
