@@ -1,0 +1,88 @@
+"""Every key and value that the store writes, on one page.
+
+Integers in keys are big-endian, so that LMDB's byte order is numeric order.
+
+    DIR/log      the log: everything that is proved, and what finds it
+      entries      0x00 ‖ u64 leaf_index     leaf bytes: one row for each entry of the open bundle
+                   0x01 ‖ u64 bundle_index   one zstd frame of the 256 entries of a full bundle,
+                                             each behind its u16 length (c2sp.org/tlog-tiles)
+      tiles        u8 level ‖ u64 index      a full tile: 511 hashes, 16,352 bytes, row by row from
+                                             the leaves; a partial one: its leaves, 32 bytes each
+      ids          16 bytes of the event id  u64 leaf_index
+      checkpoints  u64 tree_size             the signed note that was published
+      meta         "format"                  "1"
+                   "origin"                  UTF-8
+                   "engine"                  the LMDB version that made the files, "0.9.36"
+                   "tree"                    u64 tree_size ‖ 32 bytes root hash
+
+    DIR/access   who may do what
+      tokens       SHA-256 of the token      a TokenRecord as JSON
+      outbox       u64 sequence number       an event as JSON that the log has yet to take in
+      meta         "format"                  "1"
+
+A full tile is 16,352 bytes because that and LMDB's 16-byte page header are four pages exactly. The
+first 8,192 of them are the public tile. The rows of the open bundle sort before all bundles, so a
+new bundle is always the last key and LMDB fills its pages whole.
+"""
+
+import struct
+from typing import Final
+
+from ledger.tlog.hashing import HASH_BYTES, Hash
+
+FORMAT_VERSION: Final = b"1"
+
+ENTRIES: Final = b"entries"
+TILES: Final = b"tiles"
+IDS: Final = b"ids"
+CHECKPOINTS: Final = b"checkpoints"
+META: Final = b"meta"
+TOKENS: Final = b"tokens"
+OUTBOX: Final = b"outbox"
+
+META_FORMAT: Final = b"format"
+META_ORIGIN: Final = b"origin"
+META_ENGINE: Final = b"engine"
+META_TREE: Final = b"tree"
+
+ID_BYTES: Final = 16
+
+_U64 = struct.Struct(">Q")
+_TAGGED_U64 = struct.Struct(">BQ")
+_OPEN_ENTRY_TAG = 0
+_BUNDLE_TAG = 1
+
+encode_u64 = _U64.pack
+
+
+def decode_u64(value: bytes) -> int:
+    """The integer in eight big-endian bytes. Raises: struct.error for any other length."""
+    number: int = _U64.unpack(value)[0]
+    return number
+
+
+def open_entry_key(leaf_index: int) -> bytes:
+    """Key of an entry while its bundle is open."""
+    return _TAGGED_U64.pack(_OPEN_ENTRY_TAG, leaf_index)
+
+
+def bundle_key(bundle_index: int) -> bytes:
+    """Key of a full bundle."""
+    return _TAGGED_U64.pack(_BUNDLE_TAG, bundle_index)
+
+
+def tile_key(*, level: int, index: int) -> bytes:
+    """Key of a tile, full or partial."""
+    return _TAGGED_U64.pack(level, index)
+
+
+def encode_tree(*, tree_size: int, root_hash: Hash) -> bytes:
+    """The value of meta "tree"."""
+    return encode_u64(tree_size) + root_hash
+
+
+def decode_tree(value: bytes) -> tuple[int, Hash]:
+    """Tree size and root hash. Raises: ValueError for a wrong length."""
+    if len(value) != _U64.size + HASH_BYTES:
+        raise ValueError(f"the stored tree has {len(value)} bytes, want {_U64.size + HASH_BYTES}")
+    return decode_u64(value[: _U64.size]), value[_U64.size :]

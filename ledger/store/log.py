@@ -1,0 +1,333 @@
+"""The log on disk: entries, tiles, ids and published checkpoints in one LMDB environment.
+
+`LogStore` reads from any thread of the process that opened it. `LogWriter` is the only writer and
+belongs to one thread. A commit is one LMDB transaction: the entries, the tiles that they grow or
+fill, their ids and the new tree head become durable together or not at all.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import lmdb
+import zstandard
+
+from ledger.event.canonical import parse_leaf
+from ledger.store import keyspace
+from ledger.store.environment import (
+    MAP_BYTES_DEFAULT,
+    check_format,
+    engine_version,
+    open_environment,
+)
+from ledger.tlog.checkpoint import parse_checkpoint
+from ledger.tlog.errors import MalformedError, VerificationError
+from ledger.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash
+from ledger.tlog.note import parse_note
+from ledger.tlog.prove import Plan, finish, plan_root
+from ledger.tlog.tile import (
+    FULL_TILE_HASHES,
+    TILE_WIDTH,
+    decode_bundle,
+    encode_bundle,
+    locate,
+    node_hash_in_tile,
+    tile_width,
+)
+from ledger.tlog.tree import Node
+
+FULL_TILE_BYTES = FULL_TILE_HASHES * HASH_BYTES
+PUBLIC_TILE_BYTES = TILE_WIDTH * HASH_BYTES
+BUNDLE_BYTES_MAX = TILE_WIDTH * (2 + 0xFFFF)
+_DATABASES = (
+    keyspace.ENTRIES,
+    keyspace.TILES,
+    keyspace.IDS,
+    keyspace.CHECKPOINTS,
+    keyspace.META,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A durable tree head, not yet signed."""
+
+    tree_size: int
+    root_hash: Hash
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A checkpoint that the log stood by in public: the signed note, and what it says."""
+
+    head: Head
+    note: str
+
+
+class LogStore:
+    """Reads the log. Every method is one short read transaction; views never leave it."""
+
+    def __init__(self, path: Path, environment: lmdb.Environment) -> None:
+        self.path = path
+        self.environment = environment
+        self._process = os.getpid()
+        self.databases: dict[bytes, lmdb._Database] = {}
+        with environment.begin() as transaction:
+            for name in _DATABASES:
+                try:
+                    self.databases[name] = environment.open_db(name, txn=transaction, create=False)
+                except lmdb.NotFoundError:
+                    raise MalformedError(f"{path} is not a ledger's log: no {name!r}") from None
+            check_format(transaction, self.databases[keyspace.META], path)
+
+    @classmethod
+    def open(cls, path: Path, *, readonly: bool = True, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
+        """Open an existing log.
+
+        Raises: UnavailableError when there is none, MalformedError when its format is another.
+        """
+        environment = open_environment(
+            path, readonly=readonly, databases_max=len(_DATABASES), map_bytes=map_bytes
+        )
+        try:
+            return cls(path, environment)
+        except BaseException:
+            environment.close()
+            raise
+
+    def close(self) -> None:
+        """Close the environment; every other method is an error from here on."""
+        self.environment.close()
+
+    def origin(self) -> str:
+        """The origin that this log was made with."""
+        return self._meta(keyspace.META_ORIGIN).decode()
+
+    def head(self) -> Head:
+        """The durable tree head."""
+        tree_size, root_hash = keyspace.decode_tree(self._meta(keyspace.META_TREE))
+        return Head(tree_size, root_hash)
+
+    def leaf(self, leaf_index: int) -> bytes | None:
+        """The leaf bytes at an index, or None past the end."""
+        with self._reading() as transaction:
+            return self._leaf(transaction, leaf_index)
+
+    def index_of(self, id_bytes: bytes) -> int | None:
+        """The index of the event with this id."""
+        with self._reading() as transaction:
+            found = transaction.get(id_bytes, db=self.databases[keyspace.IDS])
+            return None if found is None else keyspace.decode_u64(found)
+
+    def node_hashes(self, nodes: Sequence[Node]) -> list[Hash]:
+        """The hashes of complete subtrees, in one read transaction.
+
+        Precondition: every node lies within the durable tree.
+        Cost: one point read a node; a partial tile is folded, at most 254 node hashes.
+        """
+        hashes: list[Hash] = []
+        tiles = self.databases[keyspace.TILES]
+        with self._reading() as transaction:
+            for node in nodes:
+                coord, row, offset = locate(node)
+                tile = transaction.get(
+                    keyspace.tile_key(level=coord.level, index=coord.index), db=tiles
+                )
+                if tile is None:
+                    raise MalformedError(f"tile {coord.level}/{coord.index} is missing")
+                hashes.append(node_hash_in_tile(tile, row, offset))
+        return hashes
+
+    def prove(self, plan: Plan) -> tuple[Hash, ...]:
+        """Read what a plan names and assemble its proof."""
+        return finish(plan, self.node_hashes(plan.nodes))
+
+    def root_at(self, tree_size: int) -> Hash:
+        """The root hash of the first `tree_size` leaves, `0 <= tree_size <=` the durable size."""
+        if tree_size == 0:
+            return EMPTY_ROOT_HASH
+        (root_hash,) = self.prove(plan_root(tree_size=tree_size))
+        return root_hash
+
+    def tile(self, *, level: int, index: int, width: int) -> bytes | None:
+        """The first `width` hashes of a tile as tlog-tiles serves them; None when it has fewer."""
+        with self._reading() as transaction:
+            stored = transaction.get(
+                keyspace.tile_key(level=level, index=index), db=self.databases[keyspace.TILES]
+            )
+            if stored is None:
+                return None
+            public = bytes(stored[: min(width * HASH_BYTES, PUBLIC_TILE_BYTES)])
+        return public if len(public) == width * HASH_BYTES else None
+
+    def bundle(self, *, index: int, width: int) -> bytes | None:
+        """The first `width` entries of a bundle, each behind its length; None when it has fewer."""
+        with self._reading() as transaction:
+            if width == TILE_WIDTH:
+                return self._full_bundle(transaction, index)
+            first = index * TILE_WIDTH
+            leaves = self._leaves(transaction, range(first, first + width))
+        return encode_bundle(leaves) if len(leaves) == width else None
+
+    def published(self, tree_size: int | None = None) -> Published | None:
+        """The checkpoint that was published with this size, or the latest."""
+        with (
+            self._reading() as transaction,
+            transaction.cursor(self.databases[keyspace.CHECKPOINTS]) as cursor,
+        ):
+            found = (
+                cursor.last()
+                if tree_size is None
+                else cursor.set_key(keyspace.encode_u64(tree_size))
+            )
+            if not found:
+                return None
+            note = bytes(cursor.value()).decode()
+        checkpoint = parse_checkpoint(parse_note(note).text)
+        return Published(Head(checkpoint.tree_size, checkpoint.root_hash), note)
+
+    def fill_ratio(self) -> float:
+        """How much of the map is in use, from 0 to 1; pages that wait for reuse count."""
+        info = self.environment.info()
+        page_bytes = self.environment.stat()["psize"]
+        return (info["last_pgno"] + 1) * page_bytes / info["map_size"]
+
+    def _meta(self, key: bytes) -> bytes:
+        with self._reading() as transaction:
+            value = transaction.get(key, db=self.databases[keyspace.META])
+            if value is None:
+                raise MalformedError(f"{self.path} has no {key.decode()!r} in its meta database")
+            return bytes(value)
+
+    def _reading(self) -> AbstractContextManager[lmdb.Transaction]:
+        if os.getpid() != self._process:
+            # LMDB does not refuse this, and its reader table would silently be wrong.
+            raise RuntimeError("this log was opened before fork(); open it in this process")
+        return self.environment.begin(buffers=True)
+
+    def _leaf(self, transaction: lmdb.Transaction, leaf_index: int) -> bytes | None:
+        leaves = self._leaves(transaction, (leaf_index,))
+        return leaves[0] if leaves else None
+
+    def _leaves(self, transaction: lmdb.Transaction, indices: Iterable[int]) -> list[bytes]:
+        """Leaves at ascending indices of one bundle, up to the first that isn't there."""
+        entries = self.databases[keyspace.ENTRIES]
+        leaves: list[bytes] = []
+        full: list[bytes] | None = None
+        for leaf_index in indices:
+            bundle_index, offset = divmod(leaf_index, TILE_WIDTH)
+            if full is None:
+                row = transaction.get(keyspace.open_entry_key(leaf_index), db=entries)
+                if row is not None:
+                    leaves.append(bytes(row))
+                    continue
+                bundle = self._full_bundle(transaction, bundle_index)
+                if bundle is None:
+                    break
+                full = decode_bundle(bundle)
+            leaves.append(full[offset])
+        return leaves
+
+    def _full_bundle(self, transaction: lmdb.Transaction, index: int) -> bytes | None:
+        frame = transaction.get(keyspace.bundle_key(index), db=self.databases[keyspace.ENTRIES])
+        if frame is None:
+            return None
+        try:
+            return zstandard.ZstdDecompressor().decompress(frame, max_output_size=BUNDLE_BYTES_MAX)
+        except zstandard.ZstdError as error:
+            raise MalformedError(f"bundle {index} is not a zstd frame: {error}") from error
+
+
+def create_log(path: Path, *, origin: str, map_bytes: int = MAP_BYTES_DEFAULT) -> None:
+    """Make an empty log in the folder `path`.
+
+    Raises: FileExistsError when it has one already.
+    """
+    if (path / "data.mdb").exists():
+        raise FileExistsError(f"{path} already holds a log")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    environment = open_environment(
+        path, readonly=False, databases_max=len(_DATABASES), map_bytes=map_bytes
+    )
+    try:
+        with environment.begin(write=True) as transaction:
+            for name in _DATABASES:
+                environment.open_db(name, txn=transaction)
+            meta = environment.open_db(keyspace.META, txn=transaction)
+            for key, value in (
+                (keyspace.META_FORMAT, keyspace.FORMAT_VERSION),
+                (keyspace.META_ORIGIN, origin.encode()),
+                (keyspace.META_ENGINE, engine_version().encode()),
+                (
+                    keyspace.META_TREE,
+                    keyspace.encode_tree(tree_size=0, root_hash=EMPTY_ROOT_HASH),
+                ),
+            ):
+                transaction.put(key, value, db=meta)
+    finally:
+        environment.close()
+
+
+def check_right_edge(store: LogStore) -> None:
+    """Hold the stored tree against its own head and against the last published checkpoint.
+
+    Raises: VerificationError that says what disagrees; the log must not be served or grown then.
+    Cost: reads at most 2·log2(n) nodes.
+    """
+    head = store.head()
+    root_hash = store.root_at(head.tree_size)
+    if root_hash != head.root_hash:
+        raise VerificationError(
+            f"the tiles of {store.path} give another root than its head of size {head.tree_size}: "
+            f"got {root_hash.hex()}, want {head.root_hash.hex()}"
+        )
+    past = store.tile(level=0, index=head.tree_size // TILE_WIDTH, width=TILE_WIDTH)
+    if past is not None or store.leaf(head.tree_size) is not None:
+        raise VerificationError(
+            f"{store.path} holds entries past its head of size {head.tree_size}"
+        )
+    published = store.published()
+    if published is None:
+        return
+    evidence = {"published": published.note.encode()}
+    if published.head.tree_size > head.tree_size:
+        raise VerificationError(
+            f"a head of size {published.head.tree_size} was signed, but {store.path} holds "
+            f"{head.tree_size} entries: it looks like a restored backup",
+            evidence=evidence,
+        )
+    signed_root = store.root_at(published.head.tree_size)
+    if signed_root != published.head.root_hash:
+        raise VerificationError(
+            f"the signed head of size {published.head.tree_size} has the root "
+            f"{published.head.root_hash.hex()}, but {store.path} now gives {signed_root.hex()}",
+            evidence=evidence,
+        )
+
+
+def last_received_time(store: LogStore) -> str | None:
+    """When the last entry was received; the clock of the log goes on from there."""
+    tree_size = store.head().tree_size
+    if tree_size == 0:
+        return None
+    leaf = store.leaf(tree_size - 1)
+    if leaf is None:
+        raise VerificationError(f"entry {tree_size - 1} of {store.path} is missing")
+    return parse_leaf(leaf).received.time
+
+
+def partial_tile_bytes(store: LogStore, head: Head) -> list[bytes]:
+    """The leaves of the partial tile of every level of the tree, level 0 first."""
+    tiles: list[bytes] = []
+    level = 0
+    while head.tree_size >> (8 * level):
+        index, width = divmod(head.tree_size >> (8 * level), TILE_WIDTH)
+        leaves = store.tile(level=level, index=index, width=width) if width else b""
+        if leaves is None:
+            raise VerificationError(f"tile {level}/{index} has fewer than {width} hashes")
+        tiles.append(leaves)
+        level += 1
+    return tiles
