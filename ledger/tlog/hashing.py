@@ -1,0 +1,36 @@
+"""The hashes of a Merkle tree.
+
+    MTH({})      = SHA-256()
+    MTH({d})     = SHA-256(0x00 ‖ d)                          a leaf hash
+    MTH(D[0:n])  = SHA-256(0x01 ‖ MTH(D[0:k]) ‖ MTH(D[k:n]))  a node hash, k the largest 2^i < n
+
+The first byte keeps leaves and nodes apart: without it, the 64 bytes under a node could be
+presented as a leaf. SHA-256 is the format; there is no option for it.
+
+Example: the root over the leaves `a` and `b` is `node_hash(leaf_hash(b"a"), leaf_hash(b"b"))`.
+
+Source: RFC 6962 §2.1.
+"""
+
+from hashlib import sha256
+from typing import TypeAlias
+
+Hash: TypeAlias = bytes
+"""32 raw bytes. Base64 and hex exist at the edges of the process only."""
+
+HASH_BYTES = 32
+
+LEAF_PREFIX = b"\x00"
+NODE_PREFIX = b"\x01"
+
+EMPTY_ROOT_HASH: Hash = sha256().digest()
+
+
+def leaf_hash(leaf: bytes) -> Hash:
+    """The hash of one entry. Cost: one SHA-256. Source: RFC 6962 §2.1."""
+    return sha256(LEAF_PREFIX + leaf).digest()
+
+
+def node_hash(left: Hash, right: Hash) -> Hash:
+    """The hash of an inner node over its two subtrees. Source: RFC 6962 §2.1."""
+    return sha256(NODE_PREFIX + left + right).digest()
