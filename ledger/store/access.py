@@ -6,7 +6,8 @@ token up on every request, so a revoked one is refused from the next request on.
 
 Making and revoking are audit events themselves. The command can't append to the log that the
 service owns, so it leaves the event in an outbox, in the same transaction as the change, and the
-service takes it into the log. The event has its id from the start: taken in twice, it is there once.
+service takes it into the log. The event has its id from the start: taken in twice, it is still one
+entry.
 """
 
 import hashlib

@@ -35,7 +35,6 @@ from ledger.tlog.tile import (
     encode_bundle,
     locate,
     node_hash_in_tile,
-    tile_width,
 )
 from ledger.tlog.tree import Node
 
@@ -114,7 +113,12 @@ class LogStore:
     def leaf(self, leaf_index: int) -> bytes | None:
         """The leaf bytes at an index, or None past the end."""
         with self._reading() as transaction:
-            return self._leaf(transaction, leaf_index)
+            return self.leaf_in(transaction, leaf_index)
+
+    def leaf_in(self, transaction: lmdb.Transaction, leaf_index: int) -> bytes | None:
+        """As `leaf`, in a transaction of the caller's."""
+        leaves = self._leaves(transaction, (leaf_index,))
+        return leaves[0] if leaves else None
 
     def index_of(self, id_bytes: bytes) -> int | None:
         """The index of the event with this id."""
@@ -207,10 +211,6 @@ class LogStore:
             # LMDB does not refuse this, and its reader table would silently be wrong.
             raise RuntimeError("this log was opened before fork(); open it in this process")
         return self.environment.begin(buffers=True)
-
-    def _leaf(self, transaction: lmdb.Transaction, leaf_index: int) -> bytes | None:
-        leaves = self._leaves(transaction, (leaf_index,))
-        return leaves[0] if leaves else None
 
     def _leaves(self, transaction: lmdb.Transaction, indices: Iterable[int]) -> list[bytes]:
         """Leaves at ascending indices of one bundle, up to the first that isn't there."""

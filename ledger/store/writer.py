@@ -76,7 +76,7 @@ class LogWriter:
         stored disagrees with what was signed.
         """
         if not path.is_dir():
-            # The same error as for a reader, before a lock file is made in a folder that isn't ours.
+            # The error a reader gets, before a lock file is made in a folder that isn't ours.
             LogStore.open(path)
         lock = WriterLock(path).acquire()
         try:
@@ -174,7 +174,7 @@ class LogWriter:
             leaf = (
                 fresh[leaf_index - first_index].leaf
                 if leaf_index >= first_index
-                else self.store._leaf(transaction, leaf_index)
+                else self.store.leaf_in(transaction, leaf_index)
             )
             if leaf is None:
                 raise lmdb.CorruptedError(f"entry {leaf_index} is missing")

@@ -1,0 +1,130 @@
+"""The command group, and the one place where errors become exit codes.
+
+    0  done, or verified
+    1  not verified: well-formed, but untrue
+    2  malformed input or a wrong command line
+    3  imported, but for some lines that were rejected
+    4  unavailable: the service, the network or the disk; worth trying again
+  130  interrupted
+
+A command's module is imported when the command runs, so that `ledger --help` answers at once and
+the client's commands work without what only the server needs.
+"""
+
+import importlib
+import sys
+from typing import Final, NamedTuple
+
+import click
+
+EXIT_NOT_VERIFIED: Final = 1
+EXIT_MALFORMED: Final = 2
+EXIT_REJECTED: Final = 3
+EXIT_UNAVAILABLE: Final = 4
+EXIT_INTERRUPTED: Final = 130
+
+
+class _Command(NamedTuple):
+    module: str
+    help: str
+
+
+# In the order in which a newcomer meets them.
+COMMANDS: Final = {
+    "init": _Command("ledger.cli.init", "Make a ledger in a folder."),
+    "token": _Command("ledger.cli.token", "Make, list and revoke access tokens."),
+    "serve": _Command("ledger.cli.serve", "Serve a ledger over HTTP."),
+    "append": _Command("ledger.cli.append", "Append an event and verify that it is in the log."),
+    "import": _Command("ledger.cli.import_", "Append events from files."),
+    "show": _Command("ledger.cli.show", "Show an event, verified."),
+    "prove": _Command("ledger.cli.prove", "Write an event and its proof to files."),
+    "verify": _Command("ledger.cli.verify", "Verify an event and its proof, offline."),
+    "consistency": _Command("ledger.cli.consistency", "Check that the log only grew."),
+    "fsck": _Command("ledger.cli.fsck", "Recompute a stored ledger and name what is wrong."),
+    "demo": _Command("ledger.cli.demo", "See the main job done, step by step."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and help before it imports them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        try:
+            module = importlib.import_module(COMMANDS[cmd_name].module)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] in ("ledger", "ledger_client"):
+                raise
+            raise click.ClickException(
+                f"`ledger {cmd_name}` needs the server part ({error.name} is missing): "
+                "pip install 'witnessed-ledger[server]'"
+            ) from None
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="witnessed-ledger", prog_name="ledger")
+def cli() -> None:
+    """An audit log whose every answer can be checked without trusting the server."""
+
+
+def main() -> None:
+    """Run the command line and exit with the code that the table above gives."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; the exit code. Errors go to standard error."""
+    try:
+        result = cli.main(args=arguments, prog_name="ledger", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`ledger show 3 | head -1`).
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        click.echo(f"error: {error}", err=True)
+        return code
+    return result if isinstance(result, int) else 0
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code of one of the house's errors; None for a mistake of our own."""
+    # Imported late: `ledger --help` needs none of it.
+    from ledger.tlog.errors import (
+        MalformedError,
+        UnavailableError,
+        VerificationError,
+    )
+
+    match error:
+        case VerificationError():
+            return EXIT_NOT_VERIFIED
+        case MalformedError():
+            return EXIT_MALFORMED
+        case UnavailableError() | OSError():
+            return EXIT_UNAVAILABLE
+    return None

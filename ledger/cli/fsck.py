@@ -1,0 +1,65 @@
+"""`ledger fsck`: recompute a stored ledger and name the first thing that is wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from ledger.cli.output import json_option, print_json
+from ledger.service.directory import DirectoryPaths
+from ledger.store.fsck import Checked, check_store
+from ledger.store.log import LogStore
+from ledger.tlog.policy import parse_policy
+
+
+@click.command("fsck")
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@json_option
+def command(directory: Path, as_json: bool) -> None:
+    """Recompute every leaf hash, tile, id, bundle, root and signature of DIRECTORY.
+
+    It reads a snapshot, so the service may go on running.
+    """
+    paths = DirectoryPaths(directory)
+    policy = parse_policy(paths.policy.read_bytes())
+    store = LogStore.open(paths.log)
+    try:
+        total = store.head().tree_size
+        with click.progressbar(length=total, label="entries", hidden=as_json) as bar:
+            checked = check_store(
+                store,
+                log_keys=[log.verifier for log in policy.logs],
+                progress=_advance(bar.update),
+            )
+    finally:
+        store.close()
+    _report(checked, as_json)
+
+
+def _advance(update: Callable[[int], None]) -> Callable[[int, int], None]:
+    """A progress callback that turns absolute counts into steps."""
+    before = 0
+
+    def progress(done: int, _total: int) -> None:
+        nonlocal before
+        update(done - before)
+        before = done
+
+    return progress
+
+
+def _report(checked: Checked, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "tree_size": checked.head.tree_size,
+                "root_hash": checked.head.root_hash.hex(),
+                "tiles": checked.tiles,
+                "checkpoints": checked.checkpoints,
+            }
+        )
+        return
+    click.echo(
+        f"{checked.head.tree_size} entries, {checked.tiles} tiles and {checked.checkpoints} "
+        f"checkpoints agree; root {checked.head.root_hash.hex()}"
+    )

@@ -1,0 +1,29 @@
+"""What commands print: text for people by default, JSON for programs with --json."""
+
+from typing import Any
+
+import click
+import msgspec
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document, indented when it goes to a terminal, on one line otherwise."""
+    encoded = msgspec.json.encode(value)
+    if click.get_text_stream("stdout").isatty():
+        encoded = msgspec.json.format(encoded, indent=2)
+    click.echo(encoded.decode())
+
+
+def print_fields(fields: dict[str, object]) -> None:
+    """Names and values in two columns; what is None is left out."""
+    shown = {name: value for name, value in fields.items() if value is not None}
+    width = max((len(name) for name in shown), default=0)
+    for name, value in shown.items():
+        click.echo(f"{click.style(name.rjust(width), dim=True)}  {value}")
+
+
+def note(message: str) -> None:
+    """Something for the person, not for the pipe: on standard error."""
+    click.echo(message, err=True)

@@ -1,0 +1,96 @@
+"""`ledger verify`: does this leaf, by this proof, lie in a log that the policy trusts? Offline."""
+
+from pathlib import Path
+
+import click
+
+from ledger.cli.output import json_option, print_fields, print_json
+from ledger.event.canonical import Leaf, format_time, parse_leaf
+from ledger.event.model import Event
+from ledger.tlog.hashing import leaf_hash
+from ledger.tlog.policy import VerifiedHead, parse_policy
+from ledger.tlog.proof import check_proof, parse_proof
+
+file_argument = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.command("verify")
+@click.argument("leaf_file", metavar="NAME.leaf.json", type=file_argument)
+@click.argument("proof_file", metavar="NAME.tlog-proof", type=file_argument)
+@click.option(
+    "--policy",
+    "policy_file",
+    required=True,
+    envvar="LEDGER_POLICY",
+    type=file_argument,
+    help="The policy file that the ledger's operator handed over: log keys, witnesses, quorum.",
+)
+@json_option
+def command(leaf_file: Path, proof_file: Path, policy_file: Path, as_json: bool) -> None:
+    """Verify an event and its proof. Exit code 0: verified, 1: not, 2: malformed.
+
+    Nothing but the three files is needed, and nothing is asked of any server.
+    """
+    policy = parse_policy(policy_file.read_bytes())
+    proof = parse_proof(proof_file.read_bytes())
+    leaf_bytes = leaf_file.read_bytes()
+    # Parsed only to be shown: what is proved is the bytes.
+    leaf = parse_leaf(leaf_bytes)
+    head = check_proof(proof, leaf_hash=leaf_hash(leaf_bytes), policy=policy)
+    if as_json:
+        print_json(verdict(leaf, proof.leaf_index, head))
+        return
+    click.secho("verified", fg="green", bold=True)
+    print_fields(described(leaf, proof.leaf_index, head))
+
+
+def verdict(leaf: Leaf, leaf_index: int, head: VerifiedHead) -> dict[str, object]:
+    """What was verified, for programs."""
+    return {
+        "verified": True,
+        "index": leaf_index,
+        "event": leaf.event,
+        "received": leaf.received,
+        "origin": head.checkpoint.origin,
+        "tree_size": head.checkpoint.tree_size,
+        "root_hash": head.checkpoint.root_hash.hex(),
+        "cosignatures": [
+            {"witness": name, "cosigned_at_unix_s": time_s} for name, time_s in head.cosignatures
+        ],
+    }
+
+
+def described(leaf: Leaf, leaf_index: int, head: VerifiedHead) -> dict[str, object]:
+    """What was verified, for people."""
+    times = [time_s for _, time_s in head.cosignatures]
+    checkpoint = head.checkpoint
+    return {
+        **event_fields(leaf.event),
+        "received": f"{leaf.received.time} by {leaf.received.by}",
+        "entry": f"{leaf_index} of {checkpoint.origin}",
+        "head": f"size {checkpoint.tree_size}, root {checkpoint.root_hash.hex()}",
+        "cosigned": ", ".join(
+            f"{name} at {format_time(time_s * 1_000_000)}" for name, time_s in head.cosignatures
+        )
+        or "by no witness: the log's own word, so far",
+        "existed": f"before {format_time(min(times) * 1_000_000)}" if times else None,
+    }
+
+
+def event_fields(event: Event) -> dict[str, object]:
+    """Who did what to what, from where, with what outcome."""
+    source = event.source or None
+    where = source and " ".join(
+        str(part) for part in (source.ip, source.service, source.user_agent) if part
+    )
+    targets = [" ".join(filter(None, (t.type or "", t.id))) for t in event.targets or ()]
+    return {
+        "id": event.id or None,
+        "time": event.time or None,
+        "who": " ".join(filter(None, (event.actor.type or "", event.actor.id))),
+        "what": f"{event.action} ({event.outcome})",
+        "to": ", ".join(targets) or None,
+        "from": where or None,
+        "reason": event.reason or None,
+        "tenant": event.tenant or None,
+    }
