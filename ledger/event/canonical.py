@@ -1,0 +1,361 @@
+"""An event as bytes: the one form that is hashed, and the texts inside it.
+
+The **leaf** is the RFC 8785 JSON of
+
+    {"event": {…}, "received": {"by": "billing-api", "time": "2026-11-25T02:03:36.130001Z"}, "v": 1}
+
+at most 65,535 bytes long. Before that, the texts of an event get one form each:
+
+* a time becomes UTC with six decimals and a `Z`; digits beyond the sixth are cut off, not rounded;
+* an address becomes the text of Python's `ipaddress`, IPv4-mapped IPv6 unwrapped;
+* the event's id becomes lower case.
+
+All other strings are kept exactly as they came.
+
+RFC 8785 sorts keys by UTF-16 code units and prints numbers as ECMAScript does. For ASCII keys and
+integers that is what msgspec's sorted encoder writes, in under a microsecond; an event with a float
+or a non-ASCII key takes the `rfc8785` package, forty times slower.
+
+Decoding is fast and sure in the same way: what needs a closer look is noticed cheaply, and then
+`checking` reads the input a second time and names the fault.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+from types import NoneType
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import rfc8785
+from msgspec import UNSET
+from msgspec.structs import force_setattr
+
+from ledger.event.checking import check_json, check_object
+from ledger.event.model import (
+    ACTION_PATTERN,
+    INTEGER_MAX,
+    LIMITS,
+    Event,
+    EventError,
+    Received,
+)
+from ledger.tlog.errors import MalformedError
+
+LEAF_BYTES_MAX = LIMITS["leaf"].most
+INPUT_BYTES_MAX = LIMITS["input"].most
+DEPTH_MAX = LIMITS["depth"].most
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_PLAIN_SCALARS = frozenset({str, bool, NoneType})
+
+_is_action = re.compile(ACTION_PATTERN).fullmatch
+_is_canonical_id = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+_looks_canonical_time = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{6}Z"
+).fullmatch
+_match_time = re.compile(
+    # Hour and offset stop at 23 here, because Python 3.14 reads 24:00 as the next day's midnight.
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]((?:[01][0-9]|2[0-3]):[0-9]{2}:([0-9]{2}))"
+    r"(?:\.([0-9]{1,32}))?(?:[Zz]|([+-](?:[01][0-9]|2[0-3]):[0-5][0-9]))"
+).fullmatch
+_has_port = re.compile(r"[0-9.]+:[0-9]+|\[.*\](?::[0-9]+)?").fullmatch
+
+
+class Decoded(NamedTuple):
+    """An event that passed every check, its texts in canonical form, and its RFC 8785 JSON."""
+
+    event: Event
+    event_json: bytes
+
+
+class Leaf(NamedTuple):
+    """What a leaf holds; `event_json` is its event as it stands there."""
+
+    event: Event
+    received: Received
+    event_json: bytes
+
+
+class _LeafFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    event: msgspec.Raw
+    received: Received
+    v: Literal[1]
+
+
+_decode = msgspec.json.Decoder(Event).decode
+_decode_leaf = msgspec.json.Decoder(_LeafFields).decode
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+def parse_time(text: str, *, field: str = "time") -> int:
+    """Read an RFC 3339 time with a zone as microseconds since 1970, cutting off further digits.
+
+    Years 1970 to 9999. No leap seconds: neither POSIX time nor Python can name one.
+
+    Raises: EventError (rule "time") for `field`.
+    """
+    match = _match_time(text)
+    if match is None:
+        raise _time_error(
+            "not an RFC 3339 time with a zone, such as 2026-11-25T02:03:36.123456Z", field
+        )
+    date, clock, second, fraction, offset = match.groups()
+    if second == "60":
+        raise _time_error("second 60, a leap second, can't be kept; send second 59", field)
+    local = f"{date}T{clock}.{(fraction or '')[:6]:0<6}"
+    try:
+        moment = datetime.fromisoformat(f"{local}{offset or '+00:00'}")
+        unix_us = (moment - _EPOCH) // _MICROSECOND
+        format_time(unix_us)
+    except ValueError:
+        raise _time_error("no such date or time of day in the years 1970 to 9999", field) from None
+    return unix_us
+
+
+def format_time(unix_us: int) -> str:
+    """Write microseconds since 1970 as `2026-11-25T02:03:36.123456Z`.
+
+    Raises: ValueError outside the years 1970 to 9999.
+    """
+    if unix_us < 0:
+        raise ValueError(f"a time before 1970: {unix_us} µs")
+    try:
+        moment = _EPOCH + timedelta(microseconds=unix_us)
+    except OverflowError:
+        raise ValueError(f"a time after the year 9999: {unix_us} µs") from None
+    return f"{moment.isoformat(timespec='microseconds')[:-6]}Z"
+
+
+# The same few thousand addresses come back all day, and `ipaddress` takes 3 to 8 µs for one.
+@lru_cache(maxsize=16_384)
+def canonical_ip(text: str, *, field: str = "source.ip") -> str:
+    """Give an IPv4 or IPv6 address its one text, IPv4-mapped IPv6 unwrapped.
+
+    Raises: EventError (rule "address") for `field`.
+    """
+    if _has_port(text):
+        raise _address_error(
+            "an address without brackets and port is wanted; the port goes into source.port", field
+        )
+    if "%" in text:
+        raise _address_error("has a zone, which means nothing on another host", field)
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise _address_error("not an IPv4 or IPv6 address", field) from None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(address)
+
+
+def decode_event(raw: bytes) -> Decoded:
+    """Read one event from JSON: decoded, checked, its texts made canonical, nothing filled in.
+
+    Raises: EventError.
+    """
+    if len(raw) > INPUT_BYTES_MAX:
+        raise _too_large(len(raw))
+    try:
+        event = _decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        check_json(raw)
+        raise _unexplained() from error
+    colons_added = _make_canonical(event)
+    event_json = _encode_plain(event)
+    if event_json is None or not _kept_all_keys(raw, event_json, colons_added=colons_added):
+        check_json(raw)
+    return _finish(event, event_json)
+
+
+def decode_event_object(value: Mapping[str, Any]) -> Decoded:
+    """Read one event from what a decoder or an application made; otherwise as `decode_event`.
+
+    Repeated keys can't be seen here: whoever decoded the value must have refused them.
+
+    Raises: EventError.
+    """
+    try:
+        event = msgspec.convert(value, Event)
+    except (msgspec.ValidationError, RecursionError) as error:
+        check_object(value)
+        raise _unexplained() from error
+    _make_canonical(event)
+    event_json = _encode_plain(event)
+    if event_json is None:
+        check_object(value)
+    return _finish(event, event_json)
+
+
+def encode_event(event: Event) -> bytes:
+    """Write an event as RFC 8785 JSON.
+
+    Raises: ValueError when the event holds what no checked event holds.
+    """
+    return _encode_plain(event) or _encode_any(event)
+
+
+def format_leaf(*, event_json: bytes, by: str, received_time: str) -> bytes:
+    """Splice the leaf together from canonical parts: no event is encoded twice.
+
+    Raises: EventError (rule "leaf-too-large") beyond 65,535 bytes.
+    """
+    leaf = b'{"event":%b,"received":{"by":%b,"time":"%b"},"v":1}' % (
+        event_json,
+        _encode(by),
+        received_time.encode(),
+    )
+    if len(leaf) > LEAF_BYTES_MAX:
+        raise _too_large(len(leaf))
+    return leaf
+
+
+def parse_leaf(leaf: bytes) -> Leaf:
+    """Read a leaf strictly: writing again what was read gives the same bytes.
+
+    Raises: MalformedError.
+    """
+    try:
+        fields = _decode_leaf(leaf)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise MalformedError("not a leaf: event, received and v are wanted, and v is 1") from None
+    event, event_json = decode_event(bytes(fields.event))
+    received = fields.received
+    parse_time(received.time, field="received.time")
+    again = format_leaf(event_json=event_json, by=received.by, received_time=received.time)
+    if again != leaf or not _looks_canonical_time(received.time):
+        raise MalformedError("not a leaf: its bytes are not in canonical form")
+    return Leaf(event, received, event_json)
+
+
+def _make_canonical(event: Event) -> int:
+    """Give the texts of a freshly decoded event their one form, and say how many colons came in.
+
+    The event is changed in place: only the caller has seen it, and a copy costs twice as much.
+    """
+    if not _is_action(event.action):
+        raise EventError(
+            "not segments of letters, digits, _ and - joined by dots, such as user.role_changed",
+            rule="action",
+            field="action",
+        )
+    colons_added = 0
+    if event.id is not UNSET and not _is_canonical_id(event.id):
+        lowered = event.id.lower()
+        if not _is_canonical_id(lowered):
+            raise EventError(
+                "not a UUID, such as 0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50", rule="id", field="id"
+            )
+        force_setattr(event, "id", lowered)
+    if event.time is not UNSET and not _is_canonical_time(event.time):
+        time = format_time(parse_time(event.time))
+        colons_added += time.count(":") - event.time.count(":")
+        force_setattr(event, "time", time)
+    if event.source is not UNSET and event.source.ip is not UNSET:
+        ip = canonical_ip(event.source.ip)
+        if ip != event.source.ip:
+            colons_added += ip.count(":") - event.source.ip.count(":")
+            force_setattr(event.source, "ip", ip)
+    return colons_added
+
+
+def _is_canonical_time(text: str) -> bool:
+    if not _looks_canonical_time(text) or text < "1970":
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _kept_all_keys(raw: bytes, event_json: bytes, *, colons_added: int) -> bool:
+    """Tell that decoding dropped no repeated key; False where that needs the strict parse.
+
+    Each colon of `raw` stands in a string that was kept, after a key that was kept, or in a member
+    that was dropped, and a dropped one has at least the colon after its key. So equal counts mean
+    that none was dropped, unless a string spells a colon as an escape and so hides one from the
+    count of `raw`.
+    """
+    if b"\\" in raw and (b"\\u003a" in raw or b"\\u003A" in raw):
+        return False
+    return raw.count(b":") + colons_added == event_json.count(b":")
+
+
+def _encode_plain(event: Event) -> bytes | None:
+    """Encode an event fast; None when that may not be RFC 8785, or a string may be forbidden."""
+    if event.context is not UNSET and not _is_plain_object(event.context, depth=1):
+        return None
+    if event.changes is not UNSET:
+        for change in event.changes:
+            if change.before is not UNSET and not _is_plain(change.before, depth=1):
+                return None
+            if change.after is not UNSET and not _is_plain(change.after, depth=1):
+                return None
+    try:
+        event_json = _encode(event)
+    except UnicodeEncodeError:
+        return None
+    return None if b"\\u0000" in event_json else event_json
+
+
+def _is_plain(value: object, *, depth: int) -> bool:
+    """Tell that a value, whose objects and arrays stand at level `depth`, may be encoded fast."""
+    kind = type(value)
+    if kind in _PLAIN_SCALARS:
+        return True
+    if isinstance(value, int):
+        return kind is int and -INTEGER_MAX <= value <= INTEGER_MAX
+    if depth > DEPTH_MAX:
+        return False
+    if isinstance(value, list):
+        return kind is list and all(_is_plain(item, depth=depth + 1) for item in value)
+    return isinstance(value, dict) and kind is dict and _is_plain_object(value, depth=depth)
+
+
+def _is_plain_object(members: dict[str, Any], *, depth: int) -> bool:
+    try:
+        if not "".join(members).isascii():
+            return False
+    except TypeError:
+        return False
+    for member in members.values():
+        if type(member) is not str and not _is_plain(member, depth=depth + 1):
+            return False
+    return True
+
+
+def _finish(event: Event, event_json: bytes | None) -> Decoded:
+    if event_json is None:
+        event_json = _encode_any(event)
+    if len(event_json) > LEAF_BYTES_MAX:
+        raise _too_large(len(event_json))
+    return Decoded(event, event_json)
+
+
+def _encode_any(event: Event) -> bytes:
+    return rfc8785.dumps(msgspec.to_builtins(event))
+
+
+def _time_error(message: str, field: str) -> EventError:
+    return EventError(message, rule="time", field=field)
+
+
+def _address_error(message: str, field: str) -> EventError:
+    return EventError(message, rule="address", field=field)
+
+
+def _too_large(got: int) -> EventError:
+    return EventError(
+        f"the event makes a leaf of {got} bytes or more, at most {LEAF_BYTES_MAX} are allowed",
+        rule="leaf-too-large",
+        limit=LEAF_BYTES_MAX,
+        got=got,
+    )
+
+
+def _unexplained() -> EventError:
+    return EventError("not an event", rule="wrong-type")

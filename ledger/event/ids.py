@@ -1,0 +1,45 @@
+"""Identifiers of events, RFC 9562: version 7 for new ones, version 8 for what is imported.
+
+An id is the idempotency key for ever, so an importer derives it from what it imports: the same
+source record gives the same id, and a second import adds nothing.
+"""
+
+import hashlib
+
+UUID7_RANDOM_BYTES = 10
+_UNIX_MS_END = 2**48
+_DERIVED_TAG = b"witnessed-ledger/derived-id@v1"
+
+
+def format_uuid7(*, unix_ms: int, random: bytes) -> str:
+    """Write a UUID of version 7: 48 bits of time, then 74 of the 80 random bits given.
+
+    Source: RFC 9562 §5.7.
+    """
+    if len(random) != UUID7_RANDOM_BYTES:
+        raise ValueError(f"want {UUID7_RANDOM_BYTES} random bytes, got {len(random)}")
+    if not 0 <= unix_ms < _UNIX_MS_END:
+        raise ValueError(f"want a time of 48 bits, got {unix_ms} ms")
+    return _format_uuid(unix_ms.to_bytes(6, "big") + random, version=7)
+
+
+def derived_id(source: str, canonical: bytes) -> str:
+    """Write the UUID of version 8 that belongs to the record `canonical` of the format `source`.
+
+    It holds 122 bits of SHA-256 over a tag, `source` and `canonical`, on a line each; `source` has
+    no line end, so no two pairs give the same input.
+
+    Source: RFC 9562 §5.8.
+    """
+    if "\n" in source:
+        raise ValueError("a source's name is one line")
+    digest = hashlib.sha256(b"\n".join((_DERIVED_TAG, source.encode(), canonical))).digest()
+    return _format_uuid(digest[:16], version=8)
+
+
+def _format_uuid(octets: bytes, *, version: int) -> str:
+    value = int.from_bytes(octets, "big")
+    value = value & ~(0xF << 76) | version << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    text = f"{value:032x}"
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
