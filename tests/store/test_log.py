@@ -1,0 +1,284 @@
+"""The log on disk: what a commit keeps, what a reader finds, what a restart recovers."""
+
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ledger.store.environment import StorageFullError
+from ledger.store.log import LogStore, create_log
+from ledger.store.writer import LogWriter, Placement
+from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger.tlog.hashing import HASH_BYTES, leaf_hash
+from ledger.tlog.prove import plan_consistency, plan_inclusion, plan_range
+from ledger.tlog.tile import TILE_WIDTH, decode_bundle
+from ledger.tlog.tree import Frontier
+from ledger.tlog.verify import check_consistency, check_inclusion, check_range
+from tests.store.entries import MAP_BYTES, ORIGIN, entries, entry, new_log
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[LogWriter]:
+    log = new_log(tmp_path / "log")
+    yield log
+    log.close()
+
+
+def check_log(store: LogStore, leaves: list[bytes]) -> None:
+    """Hold everything that a reader can ask against the leaves that were acknowledged."""
+    frontier = Frontier()
+    for leaf in leaves:
+        frontier.append(leaf_hash(leaf))
+    head = store.head()
+    assert (head.tree_size, head.root_hash) == (len(leaves), frontier.root())
+    assert [store.leaf(index) for index in range(len(leaves))] == leaves
+    assert store.leaf(len(leaves)) is None
+    for index in range(0, len(leaves), 97):
+        proof = store.prove(plan_inclusion(leaf_index=index, tree_size=len(leaves)))
+        check_inclusion(
+            leaf_hash=leaf_hash(leaves[index]),
+            leaf_index=index,
+            tree_size=len(leaves),
+            proof=proof,
+            root_hash=head.root_hash,
+        )
+    for bundle_index in range(-(-len(leaves) // TILE_WIDTH)):
+        start = bundle_index * TILE_WIDTH
+        want = leaves[start : start + TILE_WIDTH]
+        bundle = store.bundle(index=bundle_index, width=len(want))
+        assert bundle is not None
+        assert decode_bundle(bundle) == want
+        tile = store.tile(level=0, index=bundle_index, width=len(want))
+        assert tile == b"".join(leaf_hash(leaf) for leaf in want)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 255, 256, 257, 700])
+def test_what_was_committed_in_any_batches_is_read_back(tmp_path: Path, batch: int) -> None:
+    total = 800 if batch > 1 else 300
+    log = new_log(tmp_path / "log")
+    for start in range(0, total, batch):
+        end = min(start + batch, total)
+        placed = log.commit(entries(start, end))
+        assert [p.leaf_index for p in placed] == list(range(start, end))
+        assert {p.placement for p in placed} == {Placement.APPENDED}
+    leaves = [e.leaf for e in entries(0, total)]
+    check_log(log.store, leaves)
+    assert [log.store.index_of(e.id_bytes) for e in entries(0, total)] == list(range(total))
+    log.close()
+    reopened = LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES)
+    reopened.commit(entries(total, total + 300))
+    check_log(reopened.store, leaves + [e.leaf for e in entries(total, total + 300)])
+    reopened.close()
+
+
+def test_a_repeated_event_keeps_its_first_index_and_another_under_its_id_is_a_conflict(
+    writer: LogWriter,
+) -> None:
+    writer.commit(entries(0, 300))
+    repeated = [entry(5), entry(299), entry(5, reason="another"), entry(300), entry(300)]
+    placed = writer.commit(repeated)
+    assert [(p.placement, p.leaf_index) for p in placed] == [
+        (Placement.DUPLICATE, 5),
+        (Placement.DUPLICATE, 299),
+        (Placement.CONFLICT, 5),
+        (Placement.APPENDED, 300),
+        (Placement.DUPLICATE, 300),
+    ]
+    assert placed[0].leaf == entry(5).leaf
+    assert writer.head.tree_size == 301
+    again = writer.commit([entry(7, time_filled=True)])
+    assert again[0].placement is Placement.DUPLICATE
+
+
+def test_nothing_to_append_leaves_the_head_as_it_was(writer: LogWriter) -> None:
+    writer.commit(entries(0, 10))
+    head = writer.head
+    assert writer.commit([]) == []
+    assert writer.commit([entry(3)])[0].placement is Placement.DUPLICATE
+    assert writer.head == head
+
+
+def test_proofs_between_any_sizes_are_read_from_the_grown_tree(writer: LogWriter) -> None:
+    rng = random.Random(1)
+    roots = {0: writer.head.root_hash}
+    while writer.head.tree_size < 1200:
+        size = writer.head.tree_size
+        writer.commit(entries(size, size + rng.randrange(1, 90)))
+        roots[writer.head.tree_size] = writer.head.root_hash
+    for size, root in roots.items():
+        assert writer.store.root_at(size) == root
+    for _ in range(60):
+        old, new = sorted(rng.sample(sorted(roots), 2))
+        proof = writer.store.prove(plan_consistency(old_size=old, new_size=new))
+        check_consistency(
+            old_size=old, new_size=new, proof=proof, old_root=roots[old], new_root=roots[new]
+        )
+        if new - old > 0:
+            ranged = writer.store.prove(plan_range(start=old, end=new, tree_size=new))
+            check_range(
+                leaf_hashes=[e.leaf_hash for e in entries(old, new)],
+                start=old,
+                tree_size=new,
+                proof=ranged,
+                root_hash=roots[new],
+            )
+
+
+def test_a_second_writer_is_refused_and_told_who_writes(writer: LogWriter) -> None:
+    with pytest.raises(UnavailableError, match=f"written by process {os.getpid()}"):
+        LogWriter.open(writer.store.path, map_bytes=MAP_BYTES)
+
+
+def test_a_writer_that_closed_or_died_is_followed_by_another(tmp_path: Path) -> None:
+    new_log(tmp_path / "log").close()
+    dying = multiprocessing.get_context("spawn").Process(target=_open_and_die, args=(tmp_path,))
+    dying.start()
+    dying.join()
+    assert dying.exitcode == 9
+    LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES).close()
+
+
+def _open_and_die(folder: Path) -> None:
+    log = LogWriter.open(folder / "log", map_bytes=MAP_BYTES)
+    log.commit(entries(0, 3))
+    os._exit(9)
+
+
+def test_a_log_that_was_opened_before_a_fork_is_refused_after_it(writer: LogWriter) -> None:
+    writer.commit(entries(0, 3))
+    child = os.fork()
+    if child == 0:
+        try:
+            writer.store.head()
+        except RuntimeError:
+            os._exit(7)
+        os._exit(8)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_full_map_keeps_nothing_of_the_batch_and_the_log_goes_on_being_read(
+    tmp_path: Path,
+) -> None:
+    log = new_log(tmp_path / "log", map_bytes=1 << 20)
+    kept = 0
+    with pytest.raises(StorageFullError, match="the map of .* is full"):
+        while kept < 100_000:
+            log.commit(entries(kept, kept + 200))
+            kept += 200
+    assert 0 < kept < 100_000
+    check_log(log.store, [e.leaf for e in entries(0, kept)])
+    assert log.store.fill_ratio() > 0.5
+    with pytest.raises(StorageFullError):
+        log.commit(entries(kept, kept + 5000))
+    assert log.store.head() == log.head
+    log.close()
+    # A larger map is all it takes to go on.
+    grown = LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES)
+    grown.commit(entries(kept, kept + 200))
+    check_log(grown.store, [e.leaf for e in entries(0, kept + 200)])
+    grown.close()
+
+
+FAILING_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from ledger.store.environment import CommitFailedError
+from ledger.store.writer import LogWriter
+from tests.store.entries import MAP_BYTES, entries
+log = LogWriter.open(Path(sys.argv[1]), map_bytes=MAP_BYTES)
+log.commit(entries(0, 300))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+size = (Path(sys.argv[1]) / "data.mdb").stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+for attempt in range(2):
+    try:
+        log.commit(entries(300, 4000))
+    except CommitFailedError as error:
+        print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+try:
+    log.commit(entries(300, 301))
+except CommitFailedError as error:
+    print(error)
+"""
+
+
+def test_after_a_write_that_the_disk_refused_nothing_is_accepted_until_a_restart(
+    tmp_path: Path,
+) -> None:
+    new_log(tmp_path / "log").close()
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING_DISK, str(tmp_path / "log")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    first, *later = done.stdout.splitlines()
+    assert "failed" in first
+    assert later == ["the writer stopped after a failed commit; restart to go on"] * 2
+    log = LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES)
+    check_log(log.store, [e.leaf for e in entries(0, log.head.tree_size)])
+    log.commit(entries(log.head.tree_size, 4000))
+    check_log(log.store, [e.leaf for e in entries(0, 4000)])
+    log.close()
+
+
+def test_no_log_or_another_folder_is_a_clear_error(tmp_path: Path) -> None:
+    for opened in (LogStore.open, LogWriter.open):
+        with pytest.raises(UnavailableError, match="there is no ledger data in"):
+            opened(tmp_path / "nowhere")
+    create_log(tmp_path / "log", origin=ORIGIN, map_bytes=MAP_BYTES)
+    with pytest.raises(FileExistsError):
+        create_log(tmp_path / "log", origin=ORIGIN, map_bytes=MAP_BYTES)
+
+
+def test_partial_tiles_and_bundles_are_served_at_every_width_up_to_what_is_there(
+    writer: LogWriter,
+) -> None:
+    writer.commit(entries(0, 300))
+    whole = writer.store.tile(level=0, index=1, width=44)
+    assert whole is not None
+    for width in (1, 43, 44):
+        assert writer.store.tile(level=0, index=1, width=width) == whole[: width * HASH_BYTES]
+        bundle = writer.store.bundle(index=1, width=width)
+        assert bundle is not None
+        assert decode_bundle(bundle) == [e.leaf for e in entries(256, 256 + width)]
+    assert writer.store.tile(level=0, index=1, width=45) is None
+    assert writer.store.bundle(index=1, width=45) is None
+    assert writer.store.bundle(index=2, width=1) is None
+    assert writer.store.bundle(index=1, width=TILE_WIDTH) is None
+    bundle = writer.store.bundle(index=0, width=17)
+    assert bundle is not None
+    assert decode_bundle(bundle) == [e.leaf for e in entries(0, 17)]
+
+
+def test_a_format_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
+    log = new_log(tmp_path / "log")
+    with log.store.environment.begin(write=True) as transaction:
+        transaction.put(b"format", b"2", db=log.store.databases[b"meta"])
+    log.close()
+    with pytest.raises(MalformedError, match="has format 2, this version reads 1"):
+        LogStore.open(tmp_path / "log")
+
+
+@pytest.mark.parametrize("size", [5, 300])
+def test_a_store_that_disagrees_with_its_own_head_is_not_opened_for_writing(
+    tmp_path: Path, size: int
+) -> None:
+    log = new_log(tmp_path / "log")
+    log.commit(entries(0, size))
+    tiles = log.store.databases[b"tiles"]
+    with log.store.environment.begin(write=True) as transaction:
+        key = b"\0" + (size // TILE_WIDTH).to_bytes(8, "big")
+        tile = bytearray(transaction.get(key, db=tiles))
+        tile[-1] ^= 1
+        transaction.put(key, bytes(tile), db=tiles)
+    log.close()
+    with pytest.raises(VerificationError, match=f"another root than its head of size {size}"):
+        LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES)

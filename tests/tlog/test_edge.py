@@ -1,0 +1,70 @@
+"""The right edge of a tiled tree, held against the tiles and roots of the whole."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ledger.tlog.edge import Edge, FilledTile
+from ledger.tlog.hashing import HASH_BYTES, leaf_hash
+from ledger.tlog.tile import TILE_WIDTH, tile_rows
+from ledger.tlog.tree import Frontier
+
+LEAVES = [leaf_hash(b"%d" % number) for number in range(70_000)]
+
+
+def grown(size: int, *, step: int) -> tuple[Edge, dict[tuple[int, int], bytes]]:
+    edge, filled = Edge(), {}
+    for start in range(0, size, step):
+        for tile in edge.extend(LEAVES[start : min(start + step, size)]):
+            filled[tile.coord] = tile.rows
+    return edge, filled
+
+
+def partials(edge: Edge) -> list[bytes]:
+    return [edge.partial_tile(level)[1] for level in range(edge.levels)]
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, 2, 3, 255, 256, 257, 511, 512, 1000, 65_535, 65_536, 65_537]
+)
+@pytest.mark.parametrize("step", [1, 7, 256, 1000])
+def test_the_root_is_that_of_the_frontier_however_the_leaves_come(size: int, step: int) -> None:
+    edge, filled = grown(size, step=step)
+    frontier = Frontier()
+    for leaf in LEAVES[:size]:
+        frontier.append(leaf)
+    assert edge.root() == frontier.root()
+    assert edge.size == size
+    assert len(filled) == size // 256 + size // 65_536
+
+
+def test_a_filled_tile_holds_the_rows_of_its_leaves() -> None:
+    _, filled = grown(65_600, step=100)
+    for index in (0, 1, 255):
+        leaves = b"".join(LEAVES[index * TILE_WIDTH : (index + 1) * TILE_WIDTH])
+        assert filled[0, index] == tile_rows(leaves)
+    above = b"".join(filled[0, index][-HASH_BYTES:] for index in range(TILE_WIDTH))
+    assert filled[1, 0] == tile_rows(above)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1500), st.integers(0, 600))
+def test_a_restored_edge_goes_on_like_the_one_it_was_read_from(size: int, more: int) -> None:
+    edge, _ = grown(size, step=300)
+    restored = Edge.restore(size=size, partial_tiles=partials(edge)[: _levels(size)])
+    assert restored.root() == edge.root()
+    filled: list[FilledTile] = edge.extend(LEAVES[size : size + more])
+    assert restored.extend(LEAVES[size : size + more]) == filled
+    assert restored.root() == edge.root()
+    assert partials(restored)[: _levels(size + more)] == partials(edge)[: _levels(size + more)]
+
+
+def _levels(size: int) -> int:
+    return next(level for level in range(9) if not size >> (8 * level))
+
+
+def test_partial_tiles_that_do_not_fit_the_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="level 0 has 32 bytes, want 64"):
+        Edge.restore(size=2, partial_tiles=[LEAVES[0]])
+    with pytest.raises(ValueError, match="cannot hold a tree of size 257"):
+        Edge.restore(size=257, partial_tiles=[LEAVES[0]])
