@@ -19,7 +19,7 @@ import lmdb
 import msgspec
 
 from ledger.store import keyspace
-from ledger.store.environment import check_format, commit_errors, open_environment
+from ledger.store.environment import commit_errors, open_databases, open_environment
 
 Scope = Literal["append", "read", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
@@ -53,11 +53,7 @@ class AccessStore:
     def __init__(self, path: Path, environment: lmdb.Environment) -> None:
         self._path = path
         self._environment = environment
-        self._databases: dict[bytes, lmdb._Database] = {}
-        with environment.begin() as transaction:
-            for name in _DATABASES:
-                self._databases[name] = environment.open_db(name, txn=transaction, create=False)
-            check_format(transaction, self._databases[keyspace.META], path)
+        self._databases = open_databases(environment, _DATABASES, path)
 
     @classmethod
     def open(cls, path: Path) -> Self:

@@ -9,7 +9,7 @@ growing it under readers corrupts.
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
@@ -65,7 +65,28 @@ def open_environment(
     return environment
 
 
-def check_format(transaction: lmdb.Transaction, meta: lmdb._Database, path: Path) -> None:
+def open_databases(
+    environment: lmdb.Environment, names: Sequence[bytes], path: Path
+) -> dict[bytes, lmdb._Database]:
+    """Handles of the named databases of an environment whose format this code reads.
+
+    A handle that is opened inside a read transaction ends with it, so each has its own here.
+    Raises: MalformedError when one is missing or the format is another.
+    """
+    databases: dict[bytes, lmdb._Database] = {}
+    for name in names:
+        try:
+            databases[name] = environment.open_db(name, create=False)
+        except lmdb.NotFoundError:
+            raise MalformedError(
+                f"{path} is not a ledger's data: it has no database {name.decode()}"
+            ) from None
+    with environment.begin() as transaction:
+        _check_format(transaction, databases[keyspace.META], path)
+    return databases
+
+
+def _check_format(transaction: lmdb.Transaction, meta: lmdb._Database, path: Path) -> None:
     """Refuse data that another version of this code wrote in a way that this one can't read."""
     found = transaction.get(keyspace.META_FORMAT, db=meta)
     if found is None:

@@ -19,8 +19,8 @@ from ledger.event.canonical import parse_leaf
 from ledger.store import keyspace
 from ledger.store.environment import (
     MAP_BYTES_DEFAULT,
-    check_format,
     engine_version,
+    open_databases,
     open_environment,
 )
 from ledger.tlog.checkpoint import parse_checkpoint
@@ -73,14 +73,7 @@ class LogStore:
         self.path = path
         self.environment = environment
         self._process = os.getpid()
-        self.databases: dict[bytes, lmdb._Database] = {}
-        with environment.begin() as transaction:
-            for name in _DATABASES:
-                try:
-                    self.databases[name] = environment.open_db(name, txn=transaction, create=False)
-                except lmdb.NotFoundError:
-                    raise MalformedError(f"{path} is not a ledger's log: no {name!r}") from None
-            check_format(transaction, self.databases[keyspace.META], path)
+        self.databases = open_databases(environment, _DATABASES, path)
 
     @classmethod
     def open(cls, path: Path, *, readonly: bool = True, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
