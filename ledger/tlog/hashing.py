@@ -25,6 +25,9 @@ NODE_PREFIX = b"\x01"
 
 EMPTY_ROOT_HASH: Hash = sha256().digest()
 
+SIZE_MAX = 2**63 - 1
+"""The largest tree: sizes, indices and times fit a signed 64-bit integer of every reader."""
+
 
 def leaf_hash(leaf: bytes) -> Hash:
     """The hash of one entry. Cost: one SHA-256. Source: RFC 6962 §2.1."""

@@ -32,9 +32,9 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.hashing import HASH_BYTES, NODE_PREFIX, Hash
+from ledger.tlog.hashing import HASH_BYTES, NODE_PREFIX, SIZE_MAX, Hash
 from ledger.tlog.tree import Node, decompose, fold_right
-from ledger.tlog.wire import SIZE_MAX, excerpt
+from ledger.tlog.wire import excerpt
 
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT

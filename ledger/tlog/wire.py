@@ -14,16 +14,30 @@ ignores trailing bits. Neither may touch text that came from elsewhere.
 import re
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ledger.tlog.errors import MalformedError
-from ledger.tlog.hashing import HASH_BYTES, Hash
-
-SIZE_MAX = 2**63 - 1
-"""Sizes, indices and times fit a signed 64-bit integer, so that they fit every reader."""
+from ledger.tlog.hashing import HASH_BYTES, SIZE_MAX, Hash
 
 EXCERPT_CHARS_MAX = 64
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
+
+
+@contextmanager
+def from_wire() -> Iterator[None]:
+    """The values made in this block come from elsewhere: a ValueError there is a MalformedError.
+
+    So a rule is written once, where the value is made, and is the caller's mistake or the sender's
+    by who called.
+    """
+    try:
+        yield
+    except MalformedError:
+        raise
+    except ValueError as error:
+        raise MalformedError(str(error)) from None
 
 
 def parse_size(text: str) -> int:
