@@ -23,7 +23,6 @@ _DEPTH_MAX = LIMITS["depth"].most
 _JSON_NAMES = {
     dict: "an object",
     list: "an array",
-    tuple: "an array",
     str: "a string",
     int: "a number",
     float: "a number",

@@ -5,13 +5,12 @@ The clock and the randomness are the caller's.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from ledger.event.canonical import (
-    Decoded,
     decode_event,
     decode_event_object,
     encode_event,
@@ -23,7 +22,7 @@ from ledger.event.model import Event
 Filled = Literal["id", "time"]
 
 
-class ReadEvent(NamedTuple):
+class ReadEvent(Struct, frozen=True):
     """An event ready to be logged; `filled` names what it came without."""
 
     event: Event
@@ -47,28 +46,28 @@ class Reader:
 
         Raises: EventError.
         """
-        return self._fill(decode_event(raw))
+        return self._fill(*decode_event(raw))
 
     def read_object(self, value: Mapping[str, Any]) -> ReadEvent:
         """Read one event from a decoded object, in which nobody can see repeated keys any more.
 
         Raises: EventError.
         """
-        return self._fill(decode_event_object(value))
+        return self._fill(*decode_event_object(value))
 
-    def _fill(self, decoded: Decoded) -> ReadEvent:
-        event, event_json = decoded
+    def _fill(self, event: Event, event_json: bytes) -> ReadEvent:
         filled: tuple[Filled, ...] = ()
-        if event.id is UNSET:
-            event = replace(event, id=self._make_id())
-            filled = ("id",)
-        if event.time is UNSET:
-            event = replace(event, time=format_time(self._now()))
-            filled = (*filled, "time")
-        if filled:
+        event_id, time = event.id, event.time
+        if event_id is UNSET or time is UNSET:
+            if event_id is UNSET:
+                event_id = self._make_id()
+                filled = ("id",)
+            if time is UNSET:
+                time = format_time(self._now())
+                filled = (*filled, "time")
+            event = replace(event, id=event_id, time=time)
             event_json = encode_event(event)
-        id_bytes = bytes.fromhex(str(event.id).replace("-", ""))
-        return ReadEvent(event, event_json, id_bytes, filled)
+        return ReadEvent(event, event_json, bytes.fromhex(event_id.replace("-", "")), filled)
 
 
 def is_same_event(stored_leaf: bytes, event_json: bytes, *, ignore_time: bool) -> bool:
@@ -82,7 +81,7 @@ def is_same_event(stored_leaf: bytes, event_json: bytes, *, ignore_time: bool) -
     stored = parse_leaf(stored_leaf)
     if not ignore_time:
         return stored.event_json == event_json
-    return _without_time(stored.event) == _without_time(decode_event(event_json).event)
+    return _without_time(stored.event) == _without_time(decode_event(event_json)[0])
 
 
 def _without_time(event: Event) -> bytes:
