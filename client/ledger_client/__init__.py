@@ -1,0 +1,76 @@
+"""The client of a witnessed ledger: append events, read them, and check every answer.
+
+    from ledger_client import LedgerClient
+
+    with LedgerClient("https://ledger.example.com", token, policy="ledger.policy") as ledger:
+        ledger.append({"action": "user.deleted", "actor": {"id": "u_1"}, "outcome": "success"})
+
+Importing this package imports nothing else: an application pays for a client when it makes one, and
+for aiohttp when it makes an asynchronous one. The names come in on first use (PEP 562).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
+    from ledger_client.async_client import AsyncLedgerClient
+    from ledger_client.client import LedgerClient
+    from ledger_client.errors import RejectedError, UnsettledError
+    from ledger_client.problem import Problem
+    from ledger_client.results import Consistency, Entry, Inclusion, Receipt, Rejected
+    from ledger_client.retry import RetryPolicy
+    from ledger_client.shared import new_event_id
+    from ledger_client.trust import ConsistencyProof, TrustedLog
+
+__all__ = [
+    "AsyncLedgerClient",
+    "Consistency",
+    "ConsistencyProof",
+    "Entry",
+    "Inclusion",
+    "LedgerClient",
+    "MalformedError",
+    "Problem",
+    "Receipt",
+    "Rejected",
+    "RejectedError",
+    "RetryPolicy",
+    "TrustedLog",
+    "UnavailableError",
+    "UnsettledError",
+    "VerificationError",
+    "new_event_id",
+]
+
+_MODULES = {
+    "AsyncLedgerClient": "ledger_client.async_client",
+    "Consistency": "ledger_client.results",
+    "ConsistencyProof": "ledger_client.trust",
+    "Entry": "ledger_client.results",
+    "Inclusion": "ledger_client.results",
+    "LedgerClient": "ledger_client.client",
+    "MalformedError": "ledger.tlog.errors",
+    "Problem": "ledger_client.problem",
+    "Receipt": "ledger_client.results",
+    "Rejected": "ledger_client.results",
+    "RejectedError": "ledger_client.errors",
+    "RetryPolicy": "ledger_client.retry",
+    "TrustedLog": "ledger_client.trust",
+    "UnavailableError": "ledger.tlog.errors",
+    "UnsettledError": "ledger_client.errors",
+    "VerificationError": "ledger.tlog.errors",
+    "new_event_id": "ledger_client.shared",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

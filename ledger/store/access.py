@@ -19,7 +19,12 @@ import lmdb
 import msgspec
 
 from ledger.store import keyspace
-from ledger.store.environment import commit_errors, open_databases, open_environment
+from ledger.store.environment import (
+    Transaction,
+    commit_errors,
+    open_databases,
+    open_environment,
+)
 
 Scope = Literal["append", "read", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
@@ -127,7 +132,7 @@ class AccessStore:
             self._environment.begin() as transaction,
             transaction.cursor(self._databases[keyspace.OUTBOX]) as cursor,
         ):
-            return [(keyspace.decode_u64(key), bytes(value)) for key, value in cursor]
+            return [(keyspace.decode_u64(key), value) for key, value in cursor]
 
     def clear_outbox(self, sequence_numbers: Sequence[int]) -> None:
         """Forget events that are durable in the log."""
@@ -139,25 +144,25 @@ class AccessStore:
         with self._environment.begin() as transaction:
             return self._rows_in(transaction)
 
-    def _rows_in(self, transaction: lmdb.Transaction) -> list[tuple[bytes, TokenRecord]]:
+    def _rows_in(self, transaction: Transaction) -> list[tuple[bytes, TokenRecord]]:
         with transaction.cursor(self._databases[keyspace.TOKENS]) as cursor:
-            return [(bytes(key), _record_decoder.decode(value)) for key, value in cursor]
+            return [(key, _record_decoder.decode(value)) for key, value in cursor]
 
-    def _live_key(self, transaction: lmdb.Transaction, name: str) -> bytes | None:
+    def _live_key(self, transaction: Transaction, name: str) -> bytes | None:
         for key, record in self._rows_in(transaction):
             if record.name == name and record.revoked is None:
                 return key
         return None
 
-    def _put(self, transaction: lmdb.Transaction, key: bytes, record: TokenRecord) -> None:
+    def _put(self, transaction: Transaction, key: bytes, record: TokenRecord) -> None:
         value = msgspec.json.encode(record)
         if not transaction.put(key, value, db=self._databases[keyspace.TOKENS]):
             raise lmdb.CorruptedError("a token was not stored")
 
-    def _post(self, transaction: lmdb.Transaction, event: bytes) -> None:
+    def _post(self, transaction: Transaction, event: bytes) -> None:
         outbox = self._databases[keyspace.OUTBOX]
         with transaction.cursor(outbox) as cursor:
-            number = keyspace.decode_u64(bytes(cursor.key())) + 1 if cursor.last() else 0
+            number = keyspace.decode_u64(cursor.key()) + 1 if cursor.last() else 0
         if not transaction.put(keyspace.encode_u64(number), event, append=True, db=outbox):
             raise lmdb.CorruptedError("an event was not stored in the outbox")
 

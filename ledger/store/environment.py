@@ -12,12 +12,19 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import lmdb
 
 from ledger.store import keyspace
 from ledger.tlog.errors import MalformedError, UnavailableError
+
+if TYPE_CHECKING:
+    # Values are copied out (`buffers=False`): a view dangles when its transaction ends.
+    Transaction = lmdb.Transaction[bytes]
+else:
+    Transaction = lmdb.Transaction  # generic in its stubs only
+Database = lmdb._Database  # noqa: SLF001 - the type has no public name
 
 ENGINE_MAJOR: Final = 0
 READERS_MAX: Final = 512
@@ -67,13 +74,13 @@ def open_environment(
 
 def open_databases(
     environment: lmdb.Environment, names: Sequence[bytes], path: Path
-) -> dict[bytes, lmdb._Database]:
+) -> dict[bytes, Database]:
     """Handles of the named databases of an environment whose format this code reads.
 
     A handle that is opened inside a read transaction ends with it, so each has its own here.
     Raises: MalformedError when one is missing or the format is another.
     """
-    databases: dict[bytes, lmdb._Database] = {}
+    databases: dict[bytes, Database] = {}
     for name in names:
         try:
             databases[name] = environment.open_db(name, create=False)
@@ -86,14 +93,14 @@ def open_databases(
     return databases
 
 
-def _check_format(transaction: lmdb.Transaction, meta: lmdb._Database, path: Path) -> None:
+def _check_format(transaction: Transaction, meta: Database, path: Path) -> None:
     """Refuse data that another version of this code wrote in a way that this one can't read."""
     found = transaction.get(keyspace.META_FORMAT, db=meta)
     if found is None:
         raise MalformedError(f"{path} is not a ledger's data: it has no format version")
     if found != keyspace.FORMAT_VERSION:
         raise MalformedError(
-            f"{path} has format {bytes(found).decode(errors='replace')}, "
+            f"{path} has format {found.decode(errors='replace')}, "
             f"this version reads {keyspace.FORMAT_VERSION.decode()}"
         )
 

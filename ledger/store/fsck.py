@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import lmdb
 import zstandard
 
 from ledger.event.canonical import Leaf, parse_leaf
 from ledger.event.model import EventError
 from ledger.store import keyspace
+from ledger.store.environment import Transaction
 from ledger.store.log import BUNDLE_BYTES_MAX, Head, LogStore
 from ledger.tlog.checkpoint import parse_checkpoint
 from ledger.tlog.edge import Edge
@@ -55,7 +55,7 @@ class _Pass:
     def __init__(
         self,
         store: LogStore,
-        transaction: lmdb.Transaction,
+        transaction: Transaction,
         log_keys: Sequence[NoteVerifier],
         progress: Callable[[int, int], None],
     ) -> None:
@@ -184,9 +184,9 @@ class _Pass:
         roots: dict[int, bytes] = {}
         with self._transaction.cursor(self._databases[keyspace.CHECKPOINTS]) as cursor:
             for key, value in cursor:
-                tree_size = keyspace.decode_u64(bytes(key))
+                tree_size = keyspace.decode_u64(key)
                 try:
-                    note = parse_note(bytes(value))
+                    note = parse_note(value)
                     verify_note(note, self._log_keys)
                     checkpoint = parse_checkpoint(note.text)
                 except (MalformedError, VerificationError) as error:
@@ -218,5 +218,4 @@ class _Pass:
                 )
 
     def _get(self, database: bytes, key: bytes) -> bytes | None:
-        value = self._transaction.get(key, db=self._databases[database])
-        return None if value is None else bytes(value)
+        return self._transaction.get(key, db=self._databases[database])

@@ -19,6 +19,7 @@ from ledger.event.canonical import parse_leaf
 from ledger.store import keyspace
 from ledger.store.environment import (
     MAP_BYTES_DEFAULT,
+    Transaction,
     engine_version,
     open_databases,
     open_environment,
@@ -67,7 +68,7 @@ class Published:
 
 
 class LogStore:
-    """Reads the log. Every method is one short read transaction; views never leave it."""
+    """Reads the log. Every method is one short read transaction, from any thread."""
 
     def __init__(self, path: Path, environment: lmdb.Environment) -> None:
         self.path = path
@@ -108,7 +109,7 @@ class LogStore:
         with self._reading() as transaction:
             return self.leaf_in(transaction, leaf_index)
 
-    def leaf_in(self, transaction: lmdb.Transaction, leaf_index: int) -> bytes | None:
+    def leaf_in(self, transaction: Transaction, leaf_index: int) -> bytes | None:
         """As `leaf`, in a transaction of the caller's."""
         leaves = self._leaves(transaction, (leaf_index,))
         return leaves[0] if leaves else None
@@ -157,7 +158,7 @@ class LogStore:
             )
             if stored is None:
                 return None
-            public = bytes(stored[: min(width * HASH_BYTES, PUBLIC_TILE_BYTES)])
+            public = stored[: min(width * HASH_BYTES, PUBLIC_TILE_BYTES)]
         return public if len(public) == width * HASH_BYTES else None
 
     def bundle(self, *, index: int, width: int) -> bytes | None:
@@ -182,7 +183,7 @@ class LogStore:
             )
             if not found:
                 return None
-            note = bytes(cursor.value()).decode()
+            note = cursor.value().decode()
         checkpoint = parse_checkpoint(parse_note(note).text)
         return Published(Head(checkpoint.tree_size, checkpoint.root_hash), note)
 
@@ -197,15 +198,15 @@ class LogStore:
             value = transaction.get(key, db=self.databases[keyspace.META])
             if value is None:
                 raise MalformedError(f"{self.path} has no {key.decode()!r} in its meta database")
-            return bytes(value)
+            return value
 
-    def _reading(self) -> AbstractContextManager[lmdb.Transaction]:
+    def _reading(self) -> AbstractContextManager[Transaction]:
         if os.getpid() != self._process:
             # LMDB does not refuse this, and its reader table would silently be wrong.
             raise RuntimeError("this log was opened before fork(); open it in this process")
-        return self.environment.begin(buffers=True)
+        return self.environment.begin()
 
-    def _leaves(self, transaction: lmdb.Transaction, indices: Iterable[int]) -> list[bytes]:
+    def _leaves(self, transaction: Transaction, indices: Iterable[int]) -> list[bytes]:
         """Leaves at ascending indices of one bundle, up to the first that isn't there."""
         entries = self.databases[keyspace.ENTRIES]
         leaves: list[bytes] = []
@@ -215,7 +216,7 @@ class LogStore:
             if full is None:
                 row = transaction.get(keyspace.open_entry_key(leaf_index), db=entries)
                 if row is not None:
-                    leaves.append(bytes(row))
+                    leaves.append(row)
                     continue
                 bundle = self._full_bundle(transaction, bundle_index)
                 if bundle is None:
@@ -224,7 +225,7 @@ class LogStore:
             leaves.append(full[offset])
         return leaves
 
-    def _full_bundle(self, transaction: lmdb.Transaction, index: int) -> bytes | None:
+    def _full_bundle(self, transaction: Transaction, index: int) -> bytes | None:
         frame = transaction.get(keyspace.bundle_key(index), db=self.databases[keyspace.ENTRIES])
         if frame is None:
             return None

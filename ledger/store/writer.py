@@ -14,6 +14,7 @@ from ledger.store import keyspace
 from ledger.store.environment import (
     MAP_BYTES_DEFAULT,
     CommitFailedError,
+    Transaction,
     WriterLock,
     commit_errors,
 )
@@ -65,6 +66,8 @@ class LogWriter:
         self.store = store
         self._lock = lock
         self._failed: CommitFailedError | None = None
+        self._edge: Edge
+        self._root_hash: Hash
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
         self._recover()
 
@@ -153,7 +156,7 @@ class LogWriter:
                 raise CommitFailedError(f"entry {leaf_index} of the open bundle is missing")
             self._open_leaves.append(leaf)
 
-    def _place(self, transaction: lmdb.Transaction, entries: Sequence[NewEntry]) -> list[Placed]:
+    def _place(self, transaction: Transaction, entries: Sequence[NewEntry]) -> list[Placed]:
         ids = self.store.databases[keyspace.IDS]
         first_index = next_index = self._edge.size
         placed: list[Placed] = []
@@ -185,7 +188,7 @@ class LogWriter:
             self._append(transaction, fresh)
         return placed
 
-    def _append(self, transaction: lmdb.Transaction, fresh: Sequence[NewEntry]) -> None:
+    def _append(self, transaction: Transaction, fresh: Sequence[NewEntry]) -> None:
         stored_before = len(self._open_leaves)
         first_open = self._edge.size - stored_before
         self._write_entries(transaction, first_open, stored_before, [e.leaf for e in fresh])
@@ -209,7 +212,7 @@ class LogWriter:
         )
 
     def _write_entries(
-        self, transaction: lmdb.Transaction, first_open: int, stored: int, leaves: Sequence[bytes]
+        self, transaction: Transaction, first_open: int, stored: int, leaves: Sequence[bytes]
     ) -> None:
         """Bundles for what fills one, rows for the rest. `stored` rows of the open bundle exist."""
         entries = self.store.databases[keyspace.ENTRIES]
@@ -229,14 +232,10 @@ class LogWriter:
             self._put(transaction, keyspace.ENTRIES, key, pending[offset])
         self._open_leaves = pending[whole:]
 
-    def _put_tile(
-        self, transaction: lmdb.Transaction, level: int, index: int, value: bytes
-    ) -> None:
+    def _put_tile(self, transaction: Transaction, level: int, index: int, value: bytes) -> None:
         self._put(transaction, keyspace.TILES, keyspace.tile_key(level=level, index=index), value)
 
-    def _put(
-        self, transaction: lmdb.Transaction, database: bytes, key: bytes, value: bytes
-    ) -> None:
+    def _put(self, transaction: Transaction, database: bytes, key: bytes, value: bytes) -> None:
         # put() reports some refusals by returning False, which must not pass for success.
         if not transaction.put(key, value, db=self.store.databases[database]):
             raise lmdb.CorruptedError(f"a row of {database.decode()} was not stored")

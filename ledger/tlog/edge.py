@@ -40,7 +40,7 @@ class _GrowingTile:
 
     def append(self, hash_: Hash) -> None:
         for row in self.rows:
-            row += hash_
+            row.extend(hash_)
             if len(row) % (2 * HASH_BYTES):
                 return
             hash_ = node_hash(bytes(row[-2 * HASH_BYTES : -HASH_BYTES]), bytes(row[-HASH_BYTES:]))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ledger.tlog.verify import check_consistency, check_inclusion, check_range
 
 from ledger.store.environment import StorageFullError
 from ledger.store.log import LogStore, create_log
@@ -18,7 +19,6 @@ from ledger.tlog.hashing import HASH_BYTES, leaf_hash
 from ledger.tlog.prove import plan_consistency, plan_inclusion, plan_range
 from ledger.tlog.tile import TILE_WIDTH, decode_bundle
 from ledger.tlog.tree import Frontier
-from ledger.tlog.verify import check_consistency, check_inclusion, check_range
 from tests.store.entries import MAP_BYTES, ORIGIN, entries, entry, new_log
 
 
@@ -166,10 +166,8 @@ def test_a_full_map_keeps_nothing_of_the_batch_and_the_log_goes_on_being_read(
 ) -> None:
     log = new_log(tmp_path / "log", map_bytes=1 << 20)
     kept = 0
-    with pytest.raises(StorageFullError, match="the map of .* is full"):
-        while kept < 100_000:
-            log.commit(entries(kept, kept + 200))
-            kept += 200
+    while _fits(log, kept):
+        kept += 200
     assert 0 < kept < 100_000
     check_log(log.store, [e.leaf for e in entries(0, kept)])
     assert log.store.fill_ratio() > 0.5
@@ -182,6 +180,15 @@ def test_a_full_map_keeps_nothing_of_the_batch_and_the_log_goes_on_being_read(
     grown.commit(entries(kept, kept + 200))
     check_log(grown.store, [e.leaf for e in entries(0, kept + 200)])
     grown.close()
+
+
+def _fits(log: LogWriter, kept: int) -> bool:
+    try:
+        log.commit(entries(kept, kept + 200))
+    except StorageFullError as error:
+        assert str(error).endswith("is full")
+        return False
+    return True
 
 
 FAILING_DISK = """
