@@ -165,21 +165,28 @@ class NoteVerifier(Protocol):
         """Check a signature over the text of a note. Raises: VerificationError."""
 
 
-def verify_note(note: Note, verifiers: Iterable[NoteVerifier]) -> tuple[Signature, ...]:
-    """The signatures that known keys made, all of them verified, in the order of the note.
+def known_keys(verifiers: Iterable[NoteVerifier]) -> dict[tuple[str, int], NoteVerifier]:
+    """The verifiers by the name and id in their signature lines.
 
-    Signatures by unknown keys are ignored.
-
-    Raises: VerificationError when any signature under the name and id of a known key is bad, and
-    when there is none at all; ValueError when two of the keys share their name and id.
-    Source: c2sp.org/signed-note, "Signatures".
+    Raises: ValueError when two different ones share both.
     """
     known: dict[tuple[str, int], NoteVerifier] = {}
     for verifier in verifiers:
         if known.setdefault((verifier.name, verifier.key_id), verifier) != verifier:
-            raise ValueError(
-                f"two keys share the name {verifier.name} and the id {verifier.key_id:08x}"
-            )
+            raise ValueError(f"two keys share their name and their id: {verifier.key!r}")
+    return known
+
+
+def verify_note(note: Note, verifiers: Iterable[NoteVerifier]) -> tuple[Signature, ...]:
+    """The signatures that known keys made, each of them verified, in the order of the note.
+
+    Signatures by unknown keys are ignored.
+
+    Raises: VerificationError when a signature under the name and id of a known key is bad, and when
+    there is none; ValueError when two different keys share their name and id.
+    Source: c2sp.org/signed-note, "Signatures".
+    """
+    known = known_keys(verifiers)
     verified = []
     for signature in note.signatures:
         key = known.get((signature.name, signature.key_id))
