@@ -134,10 +134,11 @@ class Policy:
             log_key=str(log_keys[0]),
         )
 
-    def _verifiers(self) -> list[NoteVerifier]:
-        return [log.verifier for log in self.logs] + [
-            witness.verifier for witness in self.witnesses
-        ]
+    def _verifiers(self) -> Iterator[NoteVerifier]:
+        for log in self.logs:
+            yield log.verifier
+        for witness in self.witnesses:
+            yield witness.verifier
 
     def _log_keys(
         self, checkpoint: Checkpoint, verified: Sequence[Signature]
