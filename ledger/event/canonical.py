@@ -51,6 +51,8 @@ DEPTH_MAX = LIMITS["depth"].most
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _UNIX_US_MAX = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+# From here up, msgspec and ECMAScript both write a fraction's shortest digits without an exponent.
+_PLAIN_FLOAT_MIN = 1e-4
 _PLAIN_SCALARS = frozenset({str, bool, NoneType, UnsetType})
 
 _is_action = re.compile(ACTION_PATTERN).fullmatch
@@ -309,6 +311,9 @@ def _is_plain(value: object, depth: int) -> bool:
         return True
     if kind is int:
         return -INTEGER_MAX <= cast("int", value) <= INTEGER_MAX
+    if kind is float:
+        number = cast("float", value)
+        return _PLAIN_FLOAT_MIN <= abs(number) <= INTEGER_MAX and not number.is_integer()
     if depth > DEPTH_MAX:
         return False
     if kind is dict:

@@ -94,9 +94,27 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
 
 Outcome = Literal["success", "failure", "denied", "unknown"]
 
-Id = Annotated[str, Meta(min_length=1, max_length=LIMITS["id"].most)]
-Name = Annotated[str, Meta(max_length=LIMITS["name"].most)]
-ContextKey = Annotated[str, Meta(max_length=LIMITS["context_key"].most)]
+TEXT_SCHEMA = {"pattern": r"^[^\x00]*$"}
+"""What a schema says of every string; msgspec does not look at it."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=LIMITS["id"].most, extra_json_schema=TEXT_SCHEMA)]
+Name = Annotated[str, Meta(max_length=LIMITS["name"].most, extra_json_schema=TEXT_SCHEMA)]
+UserAgent = Annotated[
+    str, Meta(max_length=LIMITS["user_agent"].most, extra_json_schema=TEXT_SCHEMA)
+]
+Reason = Annotated[str, Meta(max_length=LIMITS["reason"].most, extra_json_schema=TEXT_SCHEMA)]
+ContextKey = Annotated[
+    str, Meta(max_length=LIMITS["context_key"].most, extra_json_schema=TEXT_SCHEMA)
+]
+Port = Annotated[int, Meta(ge=0, le=LIMITS["port"].most)]
+Action = Annotated[
+    str,
+    Meta(
+        description="Segments joined by dots: user.role_changed, iam.CreateUser.",
+        max_length=LIMITS["action"].most,
+        extra_json_schema={"pattern": f"^{ACTION_PATTERN}$"},
+    ),
+]
 
 EventId = Annotated[
     str,
@@ -156,8 +174,8 @@ class Source(_Part, frozen=True, kw_only=True):
     """Where it came from."""
 
     ip: Address | UnsetType = UNSET
-    port: Annotated[int, Meta(ge=0, le=LIMITS["port"].most)] | UnsetType = UNSET
-    user_agent: Annotated[str, Meta(max_length=LIMITS["user_agent"].most)] | UnsetType = UNSET
+    port: Port | UnsetType = UNSET
+    user_agent: UserAgent | UnsetType = UNSET
     service: Id | UnsetType = UNSET
 
 
@@ -169,31 +187,24 @@ class Change(_Part, frozen=True, kw_only=True):
     after: Any = UNSET
 
 
+Targets = Annotated[tuple[Target, ...], Meta(max_length=LIMITS["targets"].most)]
+Changes = Annotated[tuple[Change, ...], Meta(max_length=LIMITS["changes"].most)]
+Context = Annotated[dict[ContextKey, Any], Meta(max_length=LIMITS["context_keys"].most)]
+
+
 class Event(_Part, frozen=True, kw_only=True):
     """One audit event: who did what to what, when, from where, and how it ended."""
 
-    action: Annotated[
-        str,
-        Meta(
-            max_length=LIMITS["action"].most,
-            extra_json_schema={"pattern": f"^{ACTION_PATTERN}$"},
-        ),
-    ]
+    action: Action
     actor: Actor
     outcome: Outcome
     id: EventId | UnsetType = UNSET
     time: Time | UnsetType = UNSET
-    targets: Annotated[tuple[Target, ...], Meta(max_length=LIMITS["targets"].most)] | UnsetType = (
-        UNSET
-    )
+    targets: Targets | UnsetType = UNSET
     source: Source | UnsetType = UNSET
-    reason: Annotated[str, Meta(max_length=LIMITS["reason"].most)] | UnsetType = UNSET
-    changes: Annotated[tuple[Change, ...], Meta(max_length=LIMITS["changes"].most)] | UnsetType = (
-        UNSET
-    )
-    context: (
-        Annotated[dict[ContextKey, Any], Meta(max_length=LIMITS["context_keys"].most)] | UnsetType
-    ) = UNSET
+    reason: Reason | UnsetType = UNSET
+    changes: Changes | UnsetType = UNSET
+    context: Context | UnsetType = UNSET
     tenant: Id | UnsetType = UNSET
 
 
