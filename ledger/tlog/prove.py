@@ -48,7 +48,9 @@ def plan_inclusion(*, leaf_index: int, tree_size: int) -> Plan:
     """
     if not 0 <= leaf_index < tree_size:
         raise ValueError(f"leaf {leaf_index} is not in a tree of size {tree_size}")
-    return _plan([], _siblings(Node(0, leaf_index), tree_size))
+    draft = _Draft(tree_size)
+    draft.add_siblings(Node(0, leaf_index))
+    return draft.finish()
 
 
 def plan_consistency(*, old_size: int, new_size: int) -> Plan:
@@ -62,10 +64,13 @@ def plan_consistency(*, old_size: int, new_size: int) -> Plan:
         raise ValueError(f"a tree of size {new_size} does not begin with one of size {old_size}")
     if old_size in (0, new_size):
         return Plan((), ())
+    draft = _Draft(new_size)
     last = decompose(0, old_size)[-1]
     # With index 0 the node is the whole old tree, and the verifier has its hash: the old root.
-    start = [[last]] if last.index else []
-    return _plan(start, _siblings(last, new_size))
+    if last.index:
+        draft.add(*last)
+    draft.add_siblings(last)
+    return draft.finish()
 
 
 def plan_range(*, start: int, end: int, tree_size: int) -> Plan:
@@ -76,15 +81,15 @@ def plan_range(*, start: int, end: int, tree_size: int) -> Plan:
     """
     if not 0 <= start < end <= tree_size:
         raise ValueError(f"[{start}, {end}) is not a range of leaves in a tree of size {tree_size}")
-    left = [[node] for node in decompose(0, start)]
-    right = []
+    draft = _Draft(tree_size)
+    for node in decompose(0, start):
+        draft.add(*node)
     while end < tree_size:
         # The largest subtree that begins here; the last may run into the edge of the tree.
         level = (end & -end).bit_length() - 1
-        next_end = min(end + (1 << level), tree_size)
-        right.append(_subtree(Node(level, end >> level), tree_size))
-        end = next_end
-    return _plan(left, right)
+        draft.add(level, end >> level)
+        end += 1 << level
+    return draft.finish()
 
 
 def plan_root(*, tree_size: int) -> Plan:
@@ -107,27 +112,33 @@ def finish(plan: Plan, hashes: Sequence[Hash]) -> tuple[Hash, ...]:
     return tuple(fold_right(tuple(islice(rest, count))) for count in plan.groups)
 
 
-def _plan(*parts: Sequence[Sequence[Node]]) -> Plan:
-    groups = [group for part in parts for group in part]
-    return Plan(tuple(node for group in groups for node in group), tuple(map(len, groups)))
+class _Draft:
+    """A plan for one tree, hash by hash."""
 
+    def __init__(self, tree_size: int) -> None:
+        self._tree_size = tree_size
+        self._nodes: list[Node] = []
+        self._groups: list[int] = []
 
-def _siblings(node: Node, tree_size: int) -> list[Sequence[Node]]:
-    """What is hashed with a node, level by level, until the root stands."""
-    level, index = node
-    siblings: list[Sequence[Node]] = []
-    for height in range(level, (tree_size - 1).bit_length()):
-        sibling = Node(height, index ^ 1)
-        index >>= 1
-        # Past the edge there is no sibling: the node itself is carried up a level.
-        if sibling.index << height < tree_size:
-            siblings.append(_subtree(sibling, tree_size))
-    return siblings
+    def add(self, level: int, index: int) -> None:
+        """The hash of the subtree that begins like this node, and ends with the tree if sooner."""
+        if (index + 1) << level <= self._tree_size:
+            self._nodes.append(Node(level, index))
+            self._groups.append(1)
+        else:
+            parts = decompose(index << level, self._tree_size)
+            self._nodes += parts
+            self._groups.append(len(parts))
 
+    def add_siblings(self, node: Node) -> None:
+        """The hashes that this one is hashed with, level by level, until the root stands."""
+        level, index = node
+        while (1 << level) < self._tree_size:
+            sibling = index ^ 1
+            # Past the edge there is no sibling: the node is carried up a level as it is.
+            if sibling << level < self._tree_size:
+                self.add(level, sibling)
+            level, index = level + 1, index >> 1
 
-def _subtree(node: Node, tree_size: int) -> Sequence[Node]:
-    """A node as the tree has it: itself when complete, else the nodes it has so far."""
-    level, index = node
-    if (index + 1) << level <= tree_size:
-        return (node,)
-    return decompose(index << level, tree_size)
+    def finish(self) -> Plan:
+        return Plan(tuple(self._nodes), tuple(self._groups))
