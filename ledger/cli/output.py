@@ -1,5 +1,6 @@
 """What commands print: text for people by default, JSON for programs with --json."""
 
+import sys
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 def print_json(value: Any) -> None:
     """One JSON document, indented when it goes to a terminal, on one line otherwise."""
     encoded = msgspec.json.encode(value)
-    if click.get_text_stream("stdout").isatty():
+    if sys.stdout.isatty():
         encoded = msgspec.json.format(encoded, indent=2)
     click.echo(encoded.decode())
 

@@ -13,7 +13,6 @@ from itertools import pairwise
 import zstandard
 
 from ledger.event.canonical import Leaf, parse_leaf
-from ledger.event.model import EventError
 from ledger.store import keyspace
 from ledger.store.environment import Transaction
 from ledger.store.log import BUNDLE_BYTES_MAX, Head, LogStore
@@ -132,7 +131,7 @@ class _Pass:
     def _check_entry(self, leaf_index: int, leaf: bytes) -> bytes:
         try:
             parsed: Leaf = parse_leaf(leaf)
-        except EventError as error:
+        except MalformedError as error:
             raise MalformedError(f"entry {leaf_index}: {error}") from error
         if parsed.received.time < self._received:
             raise VerificationError(

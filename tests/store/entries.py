@@ -7,10 +7,13 @@ from ledger.event.canonical import encode_event, format_leaf, format_time
 from ledger.event.model import Actor, Event
 from ledger.store.log import create_log
 from ledger.store.writer import LogWriter, NewEntry
+from ledger.tlog.checkpoint import Checkpoint, format_checkpoint
 from ledger.tlog.hashing import leaf_hash
+from ledger.tlog.note import Note, Signer, format_note
 
 ORIGIN = "example.com/audit"
 MAP_BYTES = 1 << 28
+SIGNER = Signer.generate(ORIGIN, seed=bytes(range(32)))
 START_UNIX_US = 1_790_000_000_000_000
 
 
@@ -46,3 +49,9 @@ def new_log(path: Path, *, map_bytes: int = MAP_BYTES) -> LogWriter:
     """An empty log, open for writing."""
     create_log(path, origin=ORIGIN, map_bytes=map_bytes)
     return LogWriter.open(path, map_bytes=map_bytes)
+
+
+def signed(tree_size: int, root_hash: bytes, *, signer: Signer = SIGNER) -> str:
+    """A checkpoint of this head, signed."""
+    text = format_checkpoint(Checkpoint(ORIGIN, tree_size, root_hash))
+    return format_note(Note(text, (signer.sign(text),)))

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledger.tlog.verify import check_consistency, check_inclusion, check_range
 
 from ledger.store.environment import StorageFullError
 from ledger.store.log import LogStore, create_log
@@ -19,6 +18,7 @@ from ledger.tlog.hashing import HASH_BYTES, leaf_hash
 from ledger.tlog.prove import plan_consistency, plan_inclusion, plan_range
 from ledger.tlog.tile import TILE_WIDTH, decode_bundle
 from ledger.tlog.tree import Frontier
+from ledger.tlog.verify import check_consistency, check_inclusion, check_range
 from tests.store.entries import MAP_BYTES, ORIGIN, entries, entry, new_log
 
 
@@ -171,7 +171,7 @@ def test_a_full_map_keeps_nothing_of_the_batch_and_the_log_goes_on_being_read(
     assert 0 < kept < 100_000
     check_log(log.store, [e.leaf for e in entries(0, kept)])
     assert log.store.fill_ratio() > 0.5
-    with pytest.raises(StorageFullError):
+    with pytest.raises(StorageFullError, match=r"the map of .* is full"):
         log.commit(entries(kept, kept + 5000))
     assert log.store.head() == log.head
     log.close()
@@ -185,8 +185,7 @@ def test_a_full_map_keeps_nothing_of_the_batch_and_the_log_goes_on_being_read(
 def _fits(log: LogWriter, kept: int) -> bool:
     try:
         log.commit(entries(kept, kept + 200))
-    except StorageFullError as error:
-        assert str(error).endswith("is full")
+    except StorageFullError:
         return False
     return True
 
@@ -283,7 +282,7 @@ def test_a_store_that_disagrees_with_its_own_head_is_not_opened_for_writing(
     tiles = log.store.databases[b"tiles"]
     with log.store.environment.begin(write=True) as transaction:
         key = b"\0" + (size // TILE_WIDTH).to_bytes(8, "big")
-        tile = bytearray(transaction.get(key, db=tiles))
+        tile = bytearray(transaction.get(key, db=tiles) or b"")
         tile[-1] ^= 1
         transaction.put(key, bytes(tile), db=tiles)
     log.close()

@@ -1,0 +1,75 @@
+"""How a command reaches a ledger: options that the client's commands share."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ledger_client import LedgerClient
+
+URL_DEFAULT = "http://127.0.0.1:8765"
+
+
+class Connection:
+    """What the options say; `open` makes the client."""
+
+    def __init__(
+        self, url: str, token_file: Path | None, token: str | None, policy: Path, state: Path | None
+    ) -> None:
+        self._url = url
+        self._token = token_file.read_text(encoding="ascii").strip() if token_file else token
+        self._policy = policy
+        self._state = state
+
+    def open(self) -> LedgerClient:
+        """A client for this ledger. Raises: as LedgerClient."""
+        return LedgerClient(self._url, self._token, policy=self._policy, state=self._state)
+
+
+def connection_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options; the command gets one Connection as `connection`."""
+
+    @click.option(
+        "--url", envvar="LEDGER_URL", default=URL_DEFAULT, show_default=True, help="The service."
+    )
+    @click.option(
+        "--token-file",
+        envvar="LEDGER_TOKEN_FILE",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="A file with the access token; else LEDGER_TOKEN holds it. It is no option of its own "
+        "because every process on the machine can read another's command line.",
+    )
+    @click.option("--token", envvar="LEDGER_TOKEN", hidden=True)
+    @click.option(
+        "--policy",
+        envvar="LEDGER_POLICY",
+        required=True,
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="The policy file that the ledger's operator handed over: whom to believe.",
+    )
+    @click.option(
+        "--state",
+        envvar="LEDGER_STATE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Remember accepted heads in this file, and refuse a ledger that changed its past.",
+    )
+    @functools.wraps(command)
+    def connected(
+        *,
+        url: str,
+        token_file: Path | None,
+        token: str | None,
+        policy: Path,
+        state: Path | None,
+        **others: Any,
+    ) -> None:
+        command(connection=Connection(url, token_file, token, policy, state), **others)
+
+    return connected
+
+
+def parse_reference(text: str) -> int | str:
+    """An index, or the id of an event, as a command line names it."""
+    return int(text) if text.isascii() and text.isdigit() else text

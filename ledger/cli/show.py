@@ -1,0 +1,33 @@
+"""`ledger show`: an event, verified before it is shown."""
+
+import click
+import msgspec
+
+from ledger.cli.connection import Connection, connection_options, parse_reference
+from ledger.cli.output import json_option, print_fields, print_json
+from ledger.cli.verify import described, verdict
+from ledger.event.canonical import parse_leaf
+
+
+@click.command("show")
+@click.argument("reference", metavar="ID|INDEX")
+@connection_options
+@json_option
+def command(reference: str, connection: Connection, as_json: bool) -> None:
+    """Show the event with this id or at this index, once its proof is verified."""
+    with connection.open() as ledger:
+        entry = ledger.event(parse_reference(reference))
+    if entry.head is None:
+        raise AssertionError("a verified entry has a head")
+    leaf = parse_leaf(entry.leaf)
+    if as_json:
+        print_json(verdict(leaf, entry.index, entry.head))
+        return
+    print_fields(described(leaf, entry.index, entry.head))
+    more = {
+        key: value
+        for key, value in msgspec.to_builtins(entry.event).items()
+        if key in ("changes", "context")
+    }
+    if more:
+        click.echo(msgspec.json.format(msgspec.json.encode(more), indent=2).decode())

@@ -1,0 +1,240 @@
+"""Sequencer and publisher together, over a real log: order, acknowledgement, signing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ledger.publisher import Publisher
+from ledger.sequencer import QueueFullError, Sequencer
+from ledger.store.environment import CommitFailedError, StorageFullError
+from ledger.store.log import Head, LogStore
+from ledger.store.writer import LogWriter, Placement
+from ledger.tlog.errors import UnavailableError, VerificationError
+from ledger.tlog.policy import format_policy, parse_policy
+from tests.store.entries import MAP_BYTES, ORIGIN, SIGNER, entries, entry, new_log, signed
+
+POLICY = parse_policy(format_policy([SIGNER.verifier]).encode())
+
+
+@asynccontextmanager
+async def running(
+    path: Path, *, waiting_events_max: int = 50_000, map_bytes: int = MAP_BYTES
+) -> AsyncIterator[tuple[Sequencer, Publisher]]:
+    writer = LogWriter.open(path, map_bytes=map_bytes)
+    sequencer = Sequencer(writer, waiting_events_max=waiting_events_max)
+    publisher = Publisher(
+        origin=ORIGIN,
+        signer=SIGNER,
+        policy=POLICY,
+        store=writer.store,
+        sequencer=sequencer,
+        interval_s=0.01,
+    )
+    try:
+        yield sequencer, publisher
+    finally:
+        await sequencer.stop()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    new_log(tmp_path / "log").close()
+    return tmp_path / "log"
+
+
+def test_requests_are_placed_in_the_order_in_which_they_came(path: Path) -> None:
+    async def scenario() -> None:
+        async with running(path) as (sequencer, _):
+            commits = await asyncio.gather(
+                *(sequencer.append(entries(n * 3, n * 3 + 3)) for n in range(200))
+            )
+            indices = [p.leaf_index for commit in commits for p in commit.placed]
+            assert indices == list(range(600))
+            assert all(c.head.tree_size >= 3 * (n + 1) for n, c in enumerate(commits))
+            assert sequencer.head.tree_size == 600
+
+    asyncio.run(scenario())
+
+
+def test_a_caller_that_goes_away_does_not_take_its_events_back(path: Path) -> None:
+    async def scenario() -> None:
+        async with running(path) as (sequencer, _):
+            task = asyncio.create_task(sequencer.append(entries(0, 5)))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            again = await sequencer.append([entry(4), entry(5)])
+            placements = [p.placement for p in again.placed]
+            assert placements == [Placement.DUPLICATE, Placement.APPENDED]
+
+    asyncio.run(scenario())
+
+
+def test_too_much_waiting_is_refused_whole_and_the_rest_goes_on(path: Path) -> None:
+    async def scenario() -> None:
+        async with running(path, waiting_events_max=100) as (sequencer, _):
+            results = await asyncio.gather(
+                *(sequencer.append(entries(n * 40, n * 40 + 40)) for n in range(8)),
+                return_exceptions=True,
+            )
+            refused = [n for n, r in enumerate(results) if isinstance(r, QueueFullError)]
+            assert refused
+            assert refused[0] > 0
+            kept = 8 - len(refused)
+            assert sequencer.head.tree_size == kept * 40
+            after = await sequencer.append(entries(900, 901))
+            assert after.placed[0].leaf_index == kept * 40
+
+    asyncio.run(scenario())
+
+
+def test_a_stopped_sequencer_refuses_and_has_kept_what_was_in_line(path: Path) -> None:
+    async def scenario() -> None:
+        async with running(path) as (sequencer, _):
+            pending = asyncio.gather(*(sequencer.append([entry(n)]) for n in range(50)))
+            await asyncio.sleep(0)
+            await sequencer.stop()
+            await pending
+            with pytest.raises(UnavailableError, match="stopping"):
+                await sequencer.append([entry(99)])
+
+    asyncio.run(scenario())
+    store = LogStore.open(path)
+    assert store.head().tree_size == 50
+    store.close()
+
+
+def test_a_full_log_answers_so_and_publishes_nothing_more(tmp_path: Path) -> None:
+    new_log(tmp_path / "small", map_bytes=1 << 20).close()
+
+    async def scenario() -> None:
+        async with running(tmp_path / "small", map_bytes=1 << 20) as (sequencer, publisher):
+            kept = 0
+            while await _fits(sequencer, kept):
+                kept += 200
+            assert kept
+            assert sequencer.failure is None
+            assert sequencer.head.tree_size == kept
+            assert publisher.sign().head == sequencer.head
+
+    asyncio.run(scenario())
+
+
+async def _fits(sequencer: Sequencer, kept: int) -> bool:
+    try:
+        await sequencer.append(entries(kept, kept + 200))
+    except StorageFullError:
+        return False
+    return True
+
+
+def test_after_a_failed_commit_whoever_is_in_line_and_whoever_comes_is_refused(
+    path: Path,
+) -> None:
+    async def scenario() -> None:
+        async with running(path) as (sequencer, _):
+            await sequencer.append([entry(0)])
+            # The environment is closed under the writer: the next write transaction can't begin.
+            sequencer._writer.store.environment.close()
+            results = await asyncio.gather(
+                *(sequencer.append([entry(n)]) for n in range(1, 20)), return_exceptions=True
+            )
+            assert {type(r) for r in results} == {CommitFailedError}
+            with pytest.raises(CommitFailedError):
+                await sequencer.append([entry(50)])
+            assert isinstance(sequencer.failure, CommitFailedError)
+
+    asyncio.run(scenario())
+
+
+def test_published_heads_extend_each_other_and_survive_a_restart(path: Path) -> None:
+    async def scenario(first: int) -> None:
+        async with running(path) as (sequencer, publisher):
+            task = asyncio.create_task(publisher.run())
+            for n in range(first, first + 300, 10):
+                await sequencer.append(entries(n, n + 10))
+                if n % 50 == 0:
+                    covering = await publisher.wait_for(n + 10, timeout_s=5)
+                    assert covering is not None
+                    head = POLICY.check(covering.note).checkpoint
+                    assert head.tree_size >= n + 10
+                    assert publisher.published == covering
+            task.cancel()
+
+    asyncio.run(scenario(0))
+    asyncio.run(scenario(300))
+
+
+def test_waiting_for_a_head_that_does_not_come_ends(path: Path) -> None:
+    async def scenario() -> None:
+        async with running(path) as (_, publisher):
+            assert await publisher.wait_for(1, timeout_s=0.01) is None
+
+    asyncio.run(scenario())
+
+
+def test_the_same_head_is_signed_once_and_an_empty_log_has_one_too(path: Path) -> None:
+    async def scenario() -> None:
+        async with running(path) as (sequencer, publisher):
+            await publisher.publish()
+            assert publisher.published is not None
+            assert publisher.published.head.tree_size == 0
+            await sequencer.append([entry(0)])
+            assert publisher.sign() is publisher.sign()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("spoil", ["smaller", "other"])
+def test_a_head_that_does_not_extend_the_last_is_never_signed(path: Path, spoil: str) -> None:
+    async def scenario() -> None:
+        async with running(path) as (sequencer, publisher):
+            await sequencer.append(entries(0, 20))
+            await publisher.publish()
+            published = publisher.published
+            assert published is not None
+            await sequencer.append(entries(20, 30))
+            head = sequencer.head
+            sequencer.head = SPOILS[spoil](head)
+            with pytest.raises(VerificationError):
+                publisher.sign()
+            assert publisher.failure is not None
+            # Stopped for good, also when the head is right again.
+            sequencer.head = head
+            with pytest.raises(VerificationError):
+                await publisher.publish()
+            await asyncio.wait_for(publisher.run(), timeout=5)
+            assert publisher.published == published
+
+    asyncio.run(scenario())
+
+
+SPOILS: dict[str, Callable[[Head], Head]] = {
+    "smaller": lambda head: Head(head.tree_size - 15, head.root_hash),
+    "other": lambda head: Head(head.tree_size, bytes(32)),
+}
+
+
+def test_a_store_that_was_put_back_behind_its_published_head_is_refused(path: Path) -> None:
+    async def grow(first: int) -> str:
+        async with running(path) as (sequencer, publisher):
+            await sequencer.append(entries(first, first + 10))
+            await publisher.publish()
+            assert publisher.published is not None
+            return publisher.published.note
+
+    assert asyncio.run(grow(0)) != asyncio.run(grow(10))
+    writer = LogWriter.open(path, map_bytes=MAP_BYTES)
+    with writer.store.environment.begin(write=True) as transaction:
+        note = signed(99, bytes(32)).encode()
+        handle = writer.store.databases[b"checkpoints"]
+        transaction.put((99).to_bytes(8, "big"), note, db=handle)
+    writer.close()
+    with pytest.raises(
+        VerificationError, match=r"a head of size 99 was signed, but .* restored backup"
+    ):
+        LogWriter.open(path, map_bytes=MAP_BYTES)
