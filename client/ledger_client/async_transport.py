@@ -1,0 +1,103 @@
+"""Requests over aiohttp. The rules are those of `transport`; this module alone imports aiohttp."""
+
+import ssl
+from io import BytesIO
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_client.exchange import Endpoint, Request, Response
+
+_STALE = (
+    aiohttp.ServerDisconnectedError,
+    aiohttp.ClientOSError,
+    aiohttp.ClientResponseError,  # As for what isn't HTTP: the rest of an earlier answer.
+)
+
+
+class AsyncTransport:
+    """Sends requests to one endpoint, within one event loop; `close()` ends it."""
+
+    def __init__(self, endpoint: Endpoint, *, tls: ssl.SSLContext | None = None) -> None:
+        """`tls` replaces the default context, which trusts the system's authorities."""
+        self._endpoint: Final = endpoint
+        if tls is None and endpoint.scheme == "https":
+            tls = ssl.create_default_context()
+        self._tls: Final = tls
+        self._session: aiohttp.ClientSession | None = None  # Made by the first request's loop.
+        self._closed = False
+
+    async def send(self, request: Request) -> Response:
+        """The answer to one request, whatever its status. Raises: what `Transport.send` does."""
+        endpoint = self._endpoint
+        try:
+            try:
+                return await self._exchange(request)
+            except aiohttp.ClientConnectorError:
+                raise
+            except _STALE:
+                # aiohttp doesn't say whether this was a kept connection; most likely it was.
+                return await self._exchange(request)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise VerificationError(
+                f"the certificate of {endpoint.origin} is not trusted: {error.certificate_error}"
+            ) from error
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"no answer from {endpoint.origin} in {endpoint.timeout_s:g} s"
+            ) from error
+        except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
+            raise UnavailableError(
+                f"{endpoint.origin} answered with something that is not HTTP, or half of it:"
+                f" {type(error).__name__}"
+            ) from error
+        except aiohttp.ClientError as error:
+            raise UnavailableError(f"no connection to {endpoint.origin}: {error}") from error
+
+    async def close(self) -> None:
+        """Close every connection."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    async def _exchange(self, request: Request) -> Response:
+        endpoint = self._endpoint
+        async with self._open().request(
+            request.method,
+            URL(endpoint.origin + endpoint.path + request.target, encoded=True),
+            # Given as bytes, a body of megabytes would be one write that holds the loop.
+            data=None if request.body is None else BytesIO(request.body),
+            headers=endpoint.headers(request),
+            ssl=True if self._tls is None else self._tls,
+            allow_redirects=False,
+        ) as answer:
+            body = await _read_body(answer, bytes_max=request.answer_bytes_max)
+            return Response(
+                status=answer.status, body=body, retry_after=answer.headers.get("Retry-After")
+            )
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise ValueError("the client is closed")
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=self._endpoint.timeout_s),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+            )
+        return self._session
+
+
+async def _read_body(answer: aiohttp.ClientResponse, *, bytes_max: int) -> bytes:
+    """The whole body. Raises: MalformedError for more than `bytes_max` bytes."""
+    parts = []
+    bytes_read = 0
+    async for part in answer.content.iter_any():
+        bytes_read += len(part)
+        if bytes_read > bytes_max:
+            answer.close()
+            raise MalformedError(f"answer too long: got more than {bytes_max} bytes")
+        parts.append(part)
+    return b"".join(parts)

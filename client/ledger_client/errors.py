@@ -1,0 +1,47 @@
+"""What a call can end in beside its result, by whose fault it is.
+
+RejectedError       the ledger refuses what was asked: the caller's mistake (a ValueError)
+MalformedError      the answer is not the format (ledger.tlog.errors)
+VerificationError   the answer is well-formed and untrue (ledger.tlog.errors)
+UnavailableError    no answer now; worth trying again (ledger.tlog.errors)
+UnsettledError      the same for an append, with what to append again
+"""
+
+from ledger.event.model import Event
+from ledger.tlog.errors import UnavailableError
+from ledger_client.problem import Problem
+from ledger_client.results import Receipt, Rejected
+
+
+class RejectedError(ValueError):
+    """The ledger, or the check before sending, refuses what was asked; again won't help."""
+
+    def __init__(self, problem: Problem) -> None:
+        """The message says rule, field and detail; the whole document stays in `problem`."""
+        said = problem.detail or problem.title or f"status {problem.status}"
+        super().__init__(f"{problem.field}: {said}" if problem.field else said)
+        self.problem = problem
+
+
+class UnsettledError(UnavailableError):
+    """The ledger did not say what became of some events: they may be in it or not.
+
+    `results` are the outcomes known so far, for the events before those of `unsettled`, which have
+    their ids and times: appending them again is safe, and what was stored comes back as duplicate.
+    """
+
+    def __init__(
+        self,
+        cause: UnavailableError,
+        *,
+        results: tuple[Receipt | Rejected, ...],
+        unsettled: tuple[Event, ...],
+    ) -> None:
+        """Precondition: at least one event is unsettled."""
+        super().__init__(
+            f"{cause}; {len(unsettled)} events may be in the ledger or not, from id"
+            f" {unsettled[0].id} on: append them again with their ids",
+            retry_after_s=cause.retry_after_s,
+        )
+        self.results = results
+        self.unsettled = unsettled

@@ -1,0 +1,101 @@
+"""One HTTP request and its response, as values; and the plans that are made of them.
+
+A `Plan` is a conversation without I/O: a generator that yields the next `Request`, is sent the
+`Response`, and returns its verdict. Both clients run the same plans, one over `http.client`, the
+other over aiohttp, so what is asked and how the answer is judged is written once.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+from urllib.parse import urlsplit
+
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+"""The longest body that is read. The longest honest one: 10,000 results with a proof each."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked of the ledger; `target` is path and query below its base address."""
+
+    target: str
+    method: Literal["GET", "POST"] = "GET"
+    accept: str = "application/json"
+    content_type: str | None = None
+    body: bytes | None = None
+    answer_bytes_max: int = ANSWER_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """What came back, whole: its body has at most the request's `answer_bytes_max` bytes."""
+
+    status: int
+    body: bytes
+    retry_after: str | None = None
+
+
+Plan = Generator[Request, Response, T]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a ledger is and how to speak to it. The token is in no repr and no message."""
+
+    scheme: Literal["http", "https"]
+    host: str
+    port: int
+    path: str
+    timeout_s: float
+    token: str | None = field(repr=False)
+
+    def headers(self, request: Request) -> dict[str, str]:
+        """The headers of a request, but for Host and Content-Length."""
+        headers = {
+            "Accept": request.accept,
+            # A compressed answer could be small on the wire and endless in memory.
+            "Accept-Encoding": "identity",
+            "User-Agent": "witnessed-ledger-client",
+        }
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token}"
+        if request.content_type is not None:
+            headers["Content-Type"] = request.content_type
+        return headers
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, as messages name the peer."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+def parse_endpoint(url: str, *, token: str | None, timeout_s: float) -> Endpoint:
+    """The endpoint at an address such as `https://ledger.example.com` or `http://h:8765/audit`.
+
+    Raises: ValueError for another scheme, no host, credentials, a query or a fragment in the
+    address; for a token that can't stand in a header; for a time-out that isn't positive.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("the ledger's address must begin with http:// or https:// and name a host")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("the ledger's address must hold no credentials: pass the token as token=")
+    if parts.query or parts.fragment:
+        raise ValueError("the ledger's address must have neither query nor fragment")
+    # Checked here, for http.client would quote a token with a line break in its message.
+    if token is not None and not (token and token.isascii() and token.isprintable()):
+        raise ValueError("the token must be printable ASCII without line breaks")
+    if not timeout_s > 0:
+        raise ValueError(f"the time-out must be positive, got {timeout_s}")
+    https = parts.scheme == "https"
+    return Endpoint(
+        scheme="https" if https else "http",
+        host=parts.hostname,
+        port=parts.port or (443 if https else 80),
+        path=parts.path.rstrip("/"),
+        timeout_s=timeout_s,
+        token=token,
+    )

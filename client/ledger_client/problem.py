@@ -1,0 +1,39 @@
+"""Why the ledger, or the check before sending, refuses something."""
+
+import msgspec
+
+DETAIL_CHARS_MAX = 500
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A problem document; `field`, `limit` and `got` are our own members. Source: RFC 9457 §3.1."""
+
+    type: str = "about:blank"
+    title: str = ""
+    status: int = 0
+    detail: str = ""
+    field: str | None = None
+    limit: int | str | None = None
+    got: int | str | None = None
+
+    @property
+    def slug(self) -> str:
+        """The name of the rule that was broken: what stands after the `#` of the type."""
+        return self.type.rpartition("#")[2]
+
+    def printable(self, status: int) -> "Problem":
+        """The problem as a terminal or a log may show it, with the status that was sent."""
+        return Problem(
+            type=_printable(self.type),
+            title=_printable(self.title),
+            status=status,
+            detail=_printable(self.detail),
+            field=None if self.field is None else _printable(self.field),
+            limit=_printable(self.limit) if isinstance(self.limit, str) else self.limit,
+            got=_printable(self.got) if isinstance(self.got, str) else self.got,
+        )
+
+
+def _printable(text: str) -> str:
+    """A stranger's text without line breaks and terminal escapes, and not endless."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:DETAIL_CHARS_MAX])

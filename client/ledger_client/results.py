@@ -1,0 +1,75 @@
+"""What the clients return."""
+
+from dataclasses import dataclass
+
+from ledger.event.model import Event, Received
+from ledger.tlog.hashing import Hash
+from ledger.tlog.policy import VerifiedHead
+from ledger.tlog.proof import Proof, RangeProof
+from ledger_client.problem import Problem
+from ledger_client.trust import ConsistencyProof
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """An event is in the ledger, at `index`.
+
+    `leaf` is what the client itself rebuilt from what it sent and `received`. With `head` that leaf
+    was checked to be in the tree of that accepted head, by `proof`: a tlog-proof, or the range
+    proof that the new events of one request share. Without (verify=False) all but the leaf is only
+    the server's word. `is_duplicate` says that the same event was there before; `is_witnessed` that
+    a published checkpoint covered it when the server answered (False: not asked for, or not yet).
+    """
+
+    index: int
+    id: str
+    received: Received
+    leaf: bytes
+    leaf_hash: Hash
+    is_duplicate: bool
+    is_witnessed: bool
+    head: VerifiedHead | None
+    proof: Proof | RangeProof | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """An event is not in the ledger, and why; it was not even sent when the client found out."""
+
+    id: str | None
+    problem: Problem
+    is_sent: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An event as the ledger holds it: what `leaf`, the exact bytes, say.
+
+    With `head` the leaf was checked to be at `index` in the tree of that accepted head; `proof`
+    shows it to others, and is None for what was read from a bundle.
+    """
+
+    index: int
+    event: Event
+    received: Received
+    leaf: bytes
+    head: VerifiedHead | None
+    proof: Proof | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inclusion:
+    """The leaf with this hash is at `proof.leaf_index` in the tree of `head`."""
+
+    leaf_hash: Hash
+    proof: Proof
+    head: VerifiedHead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consistency:
+    """The tree of `old` is the beginning of the tree of `new`; both were accepted."""
+
+    old: VerifiedHead
+    new: VerifiedHead
+    proof: ConsistencyProof

@@ -1,0 +1,170 @@
+"""What both clients are made of: all but the sending.
+
+A `Shared` holds what one client knows (endpoint, policy, accepted heads, state file) and names the
+plan for each call. The two clients only run the plans, so neither can be laxer than the other.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TypeVar
+
+from ledger.event.ids import UUID7_RANDOM_BYTES, format_uuid7
+from ledger.event.reading import Reader
+from ledger.tlog.errors import VerificationError
+from ledger.tlog.hashing import Hash
+from ledger.tlog.policy import Policy, VerifiedHead, parse_policy
+from ledger_client.appending import AnyEvent, Appender
+from ledger_client.exchange import Plan, parse_endpoint
+from ledger_client.heads import Heads
+from ledger_client.reading import Walk, plan_walk, prove_inclusion, read_event
+from ledger_client.results import Consistency, Entry, Inclusion, Receipt, Rejected
+from ledger_client.retry import Ambience, RetryPolicy, Steps, persist
+from ledger_client.state import StateFile
+from ledger_client.trust import TrustedLog
+
+PathLike = str | os.PathLike[str]
+AnyPolicy = Policy | bytes | PathLike
+
+T = TypeVar("T")
+
+POLICY_HINT = (
+    "Pass policy=, the file DIR/policy of the ledger, which its operator hands over: a server's own"
+    " word for its key proves nothing. With verify=False nothing is checked."
+)
+
+_NS_PER_US = 1_000
+_NS_PER_MS = 1_000_000
+
+
+def new_event_id() -> str:
+    """A fresh event id, a UUID of version 7.
+
+    For an event that must not be stored twice even when this process dies before it hears that it
+    was stored: make the id, keep it with the event, append with it as often as it takes.
+    """
+    return format_uuid7(unix_ms=time.time_ns() // _NS_PER_MS, random=os.urandom(UUID7_RANDOM_BYTES))
+
+
+class Shared:
+    """One client's settings and knowledge. Safe from many threads."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None,
+        *,
+        policy: AnyPolicy | None,
+        state: PathLike | None,
+        timeout_s: float,
+        retry: RetryPolicy,
+    ) -> None:
+        """Reads the policy and the state file.
+
+        Raises: ValueError, MalformedError, VerificationError, OSError.
+        """
+        self.endpoint: Final = parse_endpoint(url, token=token, timeout_s=timeout_s)
+        self._retry: Final = retry
+        self._ambience: Final = Ambience(
+            monotonic_s=time.monotonic, unix_s=time.time, draw=secrets.SystemRandom().random
+        )
+        self._heads: Heads | None = None
+        self._state: StateFile | None = None
+        if policy is not None:
+            parsed = _load_policy(policy)
+            anchor = None
+            if state is not None:
+                self._state = StateFile(state, policy=parsed, monotonic_s=time.monotonic)
+                anchor = self._state.load()
+            self._heads = Heads(TrustedLog(parsed, anchor=anchor))
+        elif state is not None:
+            raise ValueError(f"a state file needs a policy. {POLICY_HINT}")
+        reader = Reader(new_event_id, lambda: time.time_ns() // _NS_PER_US)
+        self._appender: Final = Appender(reader=reader, heads=self._heads)
+
+    def append(self, event: AnyEvent, *, verify: bool, wait_witnessed: bool) -> Plan[Receipt]:
+        self._heads_for(verify=verify)
+        return self._appender.append(event, verify=verify, wait_witnessed=wait_witnessed)
+
+    def append_many(
+        self, events: Iterable[AnyEvent], *, verify: bool, wait_witnessed: bool
+    ) -> Plan[list[Receipt | Rejected]]:
+        self._heads_for(verify=verify)
+        return self._appender.append_many(events, verify=verify, wait_witnessed=wait_witnessed)
+
+    def event(self, reference: int | str, *, verify: bool) -> Plan[Entry]:
+        return read_event(reference, heads=self._heads_for(verify=verify))
+
+    def walk(self, start: int, end: int | None, *, verify: bool) -> Plan[Walk]:
+        return plan_walk(start, end, heads=self._heads_for(verify=verify))
+
+    def inclusion(
+        self, index: int, *, tree_size: int | None, leaf_hash: Hash | None
+    ) -> Plan[Inclusion]:
+        heads = self._required_heads()
+        return prove_inclusion(index, tree_size=tree_size, expected=leaf_hash, heads=heads)
+
+    def consistency(self, old: bytes | str, new: bytes | str | None) -> Plan[Consistency]:
+        return self._required_heads().consistency(old, new)
+
+    def checkpoint(self) -> Plan[VerifiedHead]:
+        return self._required_heads().checkpoint()
+
+    def steps(self, plan: Plan[T]) -> Steps[T]:
+        """The plan with its retries, for a client to run."""
+        return persist(plan, retry=self._retry, ambience=self._ambience)
+
+    @property
+    def latest(self) -> VerifiedHead | None:
+        """The largest head accepted so far."""
+        return None if self._heads is None else self._heads.latest
+
+    @property
+    def is_save_due(self) -> bool:
+        """Whether `save_due` has something to write."""
+        latest = self.latest
+        return self._state is not None and latest is not None and self._state.is_due(latest.note)
+
+    def save_due(self) -> None:
+        """Write the state file when it is time. A failure waits for `save`, which raises it.
+
+        An append that is in the ledger must not look failed because a disk here is full.
+        """
+        if self.is_save_due:
+            with suppress(OSError):
+                self.save()
+
+    def save(self) -> None:
+        """Write the state file. Raises: OSError."""
+        latest = self.latest
+        if self._state is not None and latest is not None:
+            self._state.save(latest.note)
+
+    def with_evidence_saved(self, error: VerificationError) -> VerificationError:
+        """The error to raise: where there is a state file it names the folder of the evidence."""
+        if self._state is None or not error.evidence:
+            return error
+        try:
+            folder = self._state.save_evidence(error.evidence)
+        except OSError as failure:
+            where = f"the evidence could not be saved: {failure.strerror}"
+        else:
+            where = f"evidence saved in {folder}" if folder else "too much evidence to save more"
+        return VerificationError(f"{error}; {where}", evidence=error.evidence)
+
+    def _heads_for(self, *, verify: bool) -> Heads | None:
+        return self._required_heads() if verify else None
+
+    def _required_heads(self) -> Heads:
+        if self._heads is None:
+            raise ValueError(f"verifying needs a policy. {POLICY_HINT}")
+        return self._heads
+
+
+def _load_policy(policy: AnyPolicy) -> Policy:
+    if isinstance(policy, Policy):
+        return policy
+    return parse_policy(policy if isinstance(policy, bytes) else Path(policy).read_bytes())

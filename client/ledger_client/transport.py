@@ -1,0 +1,240 @@
+"""Requests over `http.client`, from many threads, on kept connections.
+
+Each request takes an idle connection or opens one, so there are never more connections than
+threads that were in a request at once, and a thread that ends leaves none behind.
+
+* A kept connection may have been closed by the peer since its last answer. A request that fails on
+  one is sent once more on a new connection, at once; that is not a retry.
+* `timeout_s` bounds the whole attempt: a peer that sends a byte a second does not hold a thread.
+* What is read is bounded below `http.client`, which would read a chunk of size -1 to its end.
+* Redirects are not followed: the token goes to the configured host alone.
+"""
+
+import http.client
+import io
+import os
+import socket
+import ssl
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_client.exchange import Endpoint, Request, Response
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+READ_BYTES = 1 << 16
+OVERHEAD_BYTES_MAX = 1 << 20
+"""Room for a status line, headers and the sizes of chunks, beyond twice the longest body."""
+
+_STALE = (ConnectionError, http.client.BadStatusLine, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
+class Transport:
+    """Sends requests to one endpoint. Safe from many threads; `close()` ends it."""
+
+    def __init__(self, endpoint: Endpoint, *, tls: ssl.SSLContext | None = None) -> None:
+        """`tls` replaces the default context, which trusts the system's authorities."""
+        self._endpoint: Final = endpoint
+        if tls is None and endpoint.scheme == "https":
+            tls = ssl.create_default_context()
+        self._tls: Final = tls
+        self._lock: Final = threading.Lock()
+        self._idle: list[_Connection] = []  # Guarded by _lock; the last used is taken first.
+        self._pid = os.getpid()  # Guarded by _lock.
+        self._closed = False  # Guarded by _lock.
+
+    def send(self, request: Request) -> Response:
+        """The answer to one request, whatever its status.
+
+        Raises: UnavailableError when there is none; MalformedError when it is too long;
+        VerificationError when the peer's certificate is not trusted; ValueError after `close()`.
+        """
+        connection = self._take()
+        try:
+            if connection is not None:
+                with suppress(*_STALE):
+                    return self._exchange(connection, request)
+            return self._exchange(_Connection(self._endpoint, self._tls), request)
+        except ssl.SSLCertVerificationError as error:
+            raise VerificationError(
+                f"the certificate of {self._endpoint.origin} is not trusted: {error.verify_message}"
+            ) from error
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"no answer from {self._endpoint.origin} in {self._endpoint.timeout_s:g} s"
+            ) from error
+        except http.client.HTTPException as error:
+            raise UnavailableError(
+                f"{self._endpoint.origin} answered with something that is not HTTP, or half of it:"
+                f" {type(error).__name__}"
+            ) from error
+        except OSError as error:
+            raise UnavailableError(
+                f"no connection to {self._endpoint.origin}: {error.strerror or error}"
+            ) from error
+
+    def close(self) -> None:
+        """Close every idle connection; those in use are closed when their answer is there."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _exchange(self, connection: "_Connection", request: Request) -> Response:
+        try:
+            response = connection.exchange(request)
+        except BaseException:
+            connection.close()
+            raise
+        with self._lock:
+            keep = connection.is_open and not self._closed
+            if keep:
+                self._idle.append(connection)
+        if not keep:
+            connection.close()
+        return response
+
+    def _take(self) -> "_Connection | None":
+        with self._lock:
+            if self._closed:
+                raise ValueError("the client is closed")
+            if self._pid != os.getpid():
+                # After a fork these sockets are the parent's: two processes on one connection
+                # would read each other's answers.
+                self._pid = os.getpid()
+                self._idle = []
+            return self._idle.pop() if self._idle else None
+
+
+class _Connection:
+    """One connection of `http.client`; each exchange has a deadline and a limit."""
+
+    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None) -> None:
+        self._endpoint = endpoint
+        host, port, timeout_s = endpoint.host, endpoint.port, endpoint.timeout_s
+        self._http = (
+            http.client.HTTPConnection(host, port, timeout=timeout_s)
+            if tls is None
+            else http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls)
+        )
+        self._sock: _BoundedSocket | None = None
+        self.is_open = True
+
+    def exchange(self, request: Request) -> Response:
+        """The answer; `is_open` says whether the connection may carry another request.
+
+        Raises: OSError, http.client.HTTPException, MalformedError.
+        """
+        deadline_s = time.monotonic() + self._endpoint.timeout_s
+        if self._sock is None:
+            self._http.connect()
+            self._sock = self._http.sock = _BoundedSocket(self._http.sock)
+        self._sock.deadline_s = deadline_s
+        self._sock.bytes_left = 2 * request.answer_bytes_max + OVERHEAD_BYTES_MAX
+        # A peer that refuses a long body may answer and close before having read it all.
+        with suppress(BrokenPipeError):
+            self._http.request(
+                request.method,
+                self._endpoint.path + request.target,
+                body=request.body,
+                headers=self._endpoint.headers(request),
+            )
+        with self._http.getresponse() as answer:
+            self.is_open = not answer.will_close
+            body = _read_body(answer, bytes_max=request.answer_bytes_max)
+            return Response(
+                status=answer.status, body=body, retry_after=answer.getheader("Retry-After")
+            )
+
+    def close(self) -> None:
+        """Close the connection, at once."""
+        self._http.close()
+
+
+class _BoundedSocket:
+    """What `http.client` needs of a socket, until a deadline and up to a number of bytes.
+
+    A socket's own time-out begins anew with each byte that arrives.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.deadline_s = 0.0
+        self.bytes_left = 0
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.settimeout(self._left_s())
+        self._sock.sendall(data)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_BoundedReader(self), READ_BYTES)
+
+    def raw_reader(self) -> socket.SocketIO:
+        """A reader of its own, which holds the socket open until it is closed too."""
+        return self._sock.makefile("rb", buffering=0)
+
+    def before_read(self) -> None:
+        if self.bytes_left <= 0:
+            raise MalformedError("answer too long: its headers or chunks exceed every limit")
+        self._sock.settimeout(self._left_s())
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _left_s(self) -> float:
+        left_s = self.deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        return left_s
+
+
+class _BoundedReader(io.RawIOBase):
+    """The bytes of one response."""
+
+    def __init__(self, sock: _BoundedSocket) -> None:
+        self._sock = sock
+        self._raw = sock.raw_reader()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int | None:
+        self._sock.before_read()
+        count = self._raw.readinto(buffer)
+        self._sock.bytes_left -= count or 0
+        return count
+
+    def close(self) -> None:
+        super().close()
+        self._raw.close()
+
+
+def _read_body(answer: http.client.HTTPResponse, *, bytes_max: int) -> bytes:
+    """The whole body. Raises: MalformedError for more than `bytes_max` bytes."""
+    if answer.length is not None and answer.length > bytes_max:
+        raise MalformedError(
+            f"answer too long: got {answer.length} bytes, want {bytes_max} at most"
+        )
+    parts = []
+    bytes_read = 0
+    try:
+        while part := answer.read(READ_BYTES):
+            bytes_read += len(part)
+            parts.append(part)
+            if bytes_read > bytes_max:
+                break
+    except MalformedError:
+        raise
+    except ValueError as error:
+        # http.client hands a chunk's negative size to read().
+        raise http.client.IncompleteRead(b"") from error
+    if bytes_read > bytes_max:
+        raise MalformedError(f"answer too long: got more than {bytes_max} bytes")
+    if answer.length:
+        raise http.client.IncompleteRead(b"", answer.length)
+    return b"".join(parts)
