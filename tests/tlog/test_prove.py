@@ -1,0 +1,138 @@
+"""What the prover makes is what the RFC says and what the verifier takes, in every tree up to 130."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.tlog.hashing import SIZE_MAX
+from ledger.tlog.prove import (
+    Plan,
+    finish,
+    plan_consistency,
+    plan_inclusion,
+    plan_range,
+    plan_root,
+)
+from ledger.tlog.tree import decompose
+from ledger.tlog.verify import check_consistency, check_inclusion, check_range
+from tests.tlog.oracle import SIZE_MAX as ORACLE_SIZE_MAX
+from tests.tlog.oracle import Oracle, oracle
+
+SIZES = range(1, ORACLE_SIZE_MAX + 1)
+
+
+def prove(plan: Plan, tree: Oracle) -> list[bytes]:
+    """Read the nodes of a plan from the oracle, and finish it."""
+    hashes = [tree.mth(index << level, (index + 1) << level) for level, index in plan.nodes]
+    return list(finish(plan, hashes))
+
+
+def test_the_root_of_every_tree_is_that_of_the_rfc() -> None:
+    for size in range(ORACLE_SIZE_MAX + 1):
+        assert prove(plan_root(tree_size=size), oracle()) == [oracle().root(size)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_leaf_of_every_tree_has_the_inclusion_proof_of_the_rfc(size: int) -> None:
+    for index in range(size):
+        proof = prove(plan_inclusion(leaf_index=index, tree_size=size), oracle())
+        assert proof == oracle().inclusion(index, size)
+        check_inclusion(
+            leaf_hash=oracle().mth(index, index + 1),
+            leaf_index=index,
+            tree_size=size,
+            proof=proof,
+            root_hash=oracle().root(size),
+        )
+
+
+@pytest.mark.parametrize("new_size", SIZES)
+def test_every_two_trees_have_the_consistency_proof_of_the_rfc(new_size: int) -> None:
+    for old_size in range(new_size + 1):
+        proof = prove(plan_consistency(old_size=old_size, new_size=new_size), oracle())
+        if 0 < old_size < new_size:
+            assert proof == oracle().consistency(old_size, new_size)
+        else:
+            assert proof == []
+        check_consistency(
+            old_size=old_size,
+            new_size=new_size,
+            proof=proof,
+            old_root=oracle().root(old_size),
+            new_root=oracle().root(new_size),
+        )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_range_of_every_tree_has_its_range_proof(size: int) -> None:
+    for start in range(size):
+        for end in range(start + 1, size + 1):
+            proof = prove(plan_range(start=start, end=end, tree_size=size), oracle())
+            assert proof == oracle().range(start, end, size)
+            check_range(
+                leaf_hashes=oracle().leaf_hashes(start, end),
+                start=start,
+                tree_size=size,
+                proof=proof,
+                root_hash=oracle().root(size),
+            )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_range_proof_of_one_leaf_has_the_hashes_of_its_inclusion_proof(size: int) -> None:
+    for index in range(size):
+        of_range = prove(plan_range(start=index, end=index + 1, tree_size=size), oracle())
+        assert sorted(of_range) == sorted(oracle().inclusion(index, size))
+
+
+sizes = st.integers(1, SIZE_MAX)
+
+
+@given(sizes, st.data())
+def test_a_plan_for_the_largest_trees_reads_few_nodes(size: int, data: st.DataObject) -> None:
+    index = data.draw(st.integers(0, size - 1))
+    end = data.draw(st.integers(index + 1, size))
+    old_size = data.draw(st.integers(0, size))
+    for plan in (
+        plan_inclusion(leaf_index=index, tree_size=size),
+        plan_consistency(old_size=old_size, new_size=size),
+        plan_range(start=index, end=end, tree_size=size),
+        plan_root(tree_size=size),
+    ):
+        assert len(plan.nodes) <= 2 * size.bit_length()
+        assert sum(plan.groups) == len(plan.nodes)
+        assert all((node.index + 1) << node.level <= size for node in plan.nodes)
+
+
+@given(sizes, st.data())
+def test_a_range_proof_covers_all_leaves_that_are_not_in_the_range(
+    size: int, data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, size - 1))
+    end = data.draw(st.integers(start + 1, size))
+    nodes = plan_range(start=start, end=end, tree_size=size).nodes
+    assert nodes[: start.bit_count()] == decompose(0, start)
+    assert nodes[start.bit_count() :] == decompose(end, size)
+
+
+def test_a_plan_outside_of_the_tree_is_refused() -> None:
+    with pytest.raises(ValueError, match="not in a tree"):
+        plan_inclusion(leaf_index=7, tree_size=7)
+    with pytest.raises(ValueError, match="not in a tree"):
+        plan_inclusion(leaf_index=-1, tree_size=7)
+    with pytest.raises(ValueError, match="does not begin"):
+        plan_consistency(old_size=8, new_size=7)
+    with pytest.raises(ValueError, match="does not begin"):
+        plan_consistency(old_size=-1, new_size=7)
+    for start, end in ((-1, 2), (3, 3), (4, 3), (3, 8)):
+        with pytest.raises(ValueError, match="not a range"):
+            plan_range(start=start, end=end, tree_size=7)
+    with pytest.raises(ValueError, match="not a range"):
+        plan_root(tree_size=-1)
+
+
+def test_a_plan_is_finished_with_all_of_its_hashes_only() -> None:
+    plan = plan_inclusion(leaf_index=0, tree_size=7)
+    for count in (len(plan.nodes) - 1, len(plan.nodes) + 1):
+        with pytest.raises(ValueError, match="nodes, got"):
+            finish(plan, [bytes(32)] * count)

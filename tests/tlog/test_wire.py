@@ -1,0 +1,105 @@
+"""One spelling for each value."""
+
+from base64 import b64encode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.tlog.errors import MalformedError
+from ledger.tlog.hashing import SIZE_MAX
+from ledger.tlog.wire import (
+    decode_text,
+    excerpt,
+    format_base64,
+    from_wire,
+    parse_base64,
+    parse_hash,
+    parse_size,
+)
+
+OTHER_NUMBERS = (
+    *("", "+5", "-1", "05", "00", "1_0", " 1", "1 ", "1\n", "٣", "３", "0x1", "1e3", "1.0"),
+    *(str(2**63), str(2**64), "9" * 5000),
+)
+
+OTHER_BASE64 = (
+    *("Q", "QQ", "QQ=", "====", "=QQ=", "QUJDR", "QQ==QQ=="),
+    *("QR==", "QUJ="),  # Trailing bits that are not zero.
+    *("QQ==\n", " QQ==", "Q Q==", "Q-==", "Q_==", "QÄ=="),
+)
+
+
+@given(st.integers(0, SIZE_MAX))
+def test_every_size_is_read_from_its_decimal_spelling(size: int) -> None:
+    assert parse_size(str(size)) == size
+
+
+@pytest.mark.parametrize("text", OTHER_NUMBERS)
+def test_a_number_in_another_spelling_or_out_of_range_is_malformed(text: str) -> None:
+    with pytest.raises(MalformedError):
+        parse_size(text)
+
+
+@given(st.text(alphabet="0123456789+-_ ٣\n", max_size=8))
+def test_what_is_read_as_a_size_is_spelled_the_same_again(text: str) -> None:
+    try:
+        size = parse_size(text)
+    except MalformedError:
+        return
+    assert str(size) == text
+
+
+@given(st.binary(max_size=100))
+def test_base64_of_any_bytes_is_read_back(data: bytes) -> None:
+    text = format_base64(data)
+    assert text.encode() == b64encode(data)
+    assert parse_base64(text) == data
+
+
+@pytest.mark.parametrize("text", OTHER_BASE64)
+def test_base64_in_another_spelling_is_malformed(text: str) -> None:
+    with pytest.raises(MalformedError):
+        parse_base64(text)
+
+
+@given(st.text(alphabet="QRUJ-_=+/ \n", max_size=9))
+def test_what_is_read_as_base64_is_spelled_the_same_again(text: str) -> None:
+    try:
+        data = parse_base64(text)
+    except MalformedError:
+        return
+    assert format_base64(data) == text
+
+
+@pytest.mark.parametrize("size_bytes", [0, 31, 33, 64])
+def test_a_hash_of_another_length_is_malformed(size_bytes: int) -> None:
+    with pytest.raises(MalformedError, match=f"got {size_bytes} bytes, want 32"):
+        parse_hash(format_base64(bytes(size_bytes)))
+
+
+def test_a_hash_is_read_from_base64() -> None:
+    assert parse_hash("A" * 43 + "=") == bytes(32)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf5", "\ud800", "a\udcff"]
+)
+def test_text_that_is_not_utf_8_is_malformed(data: bytes | str) -> None:
+    with pytest.raises(MalformedError, match="not UTF-8"):
+        decode_text(data)
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_text_is_the_same_as_bytes_and_as_str(text: str) -> None:
+    assert decode_text(text) == decode_text(text.encode()) == text
+
+
+def test_an_excerpt_is_short_and_printable() -> None:
+    assert excerpt("a\n\u202eb") == r"'a\n\u202eb'"
+    assert len(excerpt("x" * 10_000)) < 100
+
+
+def test_a_rule_broken_by_what_was_received_is_malformed() -> None:
+    with pytest.raises(MalformedError, match="too big"), from_wire():
+        raise ValueError("too big")
