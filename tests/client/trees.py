@@ -1,0 +1,64 @@
+"""Small signed logs in memory: any head, any proof, and forks of them."""
+
+from hashlib import sha256
+
+from ledger.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger.tlog.hashing import Hash, leaf_hash, node_hash
+from ledger.tlog.note import Note, Signer, format_note
+from ledger.tlog.policy import Policy, format_policy, parse_policy
+from ledger.tlog.proof import Proof, RangeProof
+from ledger.tlog.prove import Plan, finish, plan_consistency, plan_inclusion, plan_range
+from ledger.tlog.tree import Frontier, Node
+from ledger_client.trust import ConsistencyProof
+
+ORIGIN = "example.com/audit"
+
+
+class SmallLog:
+    """The leaves, and the key that signs their heads."""
+
+    def __init__(self, leaves: list[bytes], *, key: str = "a key", origin: str = ORIGIN) -> None:
+        self.leaves = leaves
+        self.leaf_hashes = [leaf_hash(leaf) for leaf in leaves]
+        self.signer = Signer.generate(origin, seed=sha256(key.encode()).digest())
+
+    @property
+    def policy(self) -> Policy:
+        return parse_policy(format_policy([self.signer.verifier]).encode())
+
+    def note(self, size: int | None = None) -> str:
+        """The signed head of the first `size` leaves."""
+        size = len(self.leaves) if size is None else size
+        frontier = Frontier()
+        for hash_ in self.leaf_hashes[:size]:
+            frontier.append(hash_)
+        return self.sign(Checkpoint(self.signer.verifier.name, size, frontier.root()))
+
+    def sign(self, checkpoint: Checkpoint) -> str:
+        text = format_checkpoint(checkpoint)
+        return format_note(Note(text, (self.signer.sign(text),)))
+
+    def consistency(self, old_size: int, new_size: int) -> ConsistencyProof:
+        hashes = self._finish(plan_consistency(old_size=old_size, new_size=new_size))
+        return ConsistencyProof(old_size=old_size, new_size=new_size, hashes=hashes)
+
+    def proof(self, index: int, size: int) -> Proof:
+        hashes = self._finish(plan_inclusion(leaf_index=index, tree_size=size))
+        return Proof(index, hashes, self.note(size))
+
+    def range_proof(self, start: int, end: int, size: int) -> RangeProof:
+        hashes = self._finish(plan_range(start=start, end=end, tree_size=size))
+        return RangeProof(start, end, hashes, self.note(size))
+
+    def _finish(self, plan: Plan) -> tuple[Hash, ...]:
+        return finish(plan, [self._hash(node) for node in plan.nodes])
+
+    def _hash(self, node: Node) -> Hash:
+        if node.level == 0:
+            return self.leaf_hashes[node.index]
+        left = Node(node.level - 1, 2 * node.index)
+        return node_hash(self._hash(left), self._hash(left._replace(index=left.index + 1)))
+
+
+def numbered(count: int) -> list[bytes]:
+    return [f"leaf {number}".encode() for number in range(count)]
