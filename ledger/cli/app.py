@@ -2,7 +2,7 @@
 
     0  done, or verified
     1  not verified: well-formed, but untrue
-    2  malformed input or a wrong command line
+    2  malformed input, a wrong command line, or a request that the ledger refused
     3  imported, but for some lines that were rejected
     4  unavailable: the service, the network or the disk; worth trying again
   130  interrupted
@@ -114,16 +114,13 @@ def run(arguments: list[str]) -> int:
 def _exit_code(error: Exception) -> int | None:
     """The exit code of one of the house's errors; None for a mistake of our own."""
     # Imported late: `ledger --help` needs none of it.
-    from ledger.tlog.errors import (
-        MalformedError,
-        UnavailableError,
-        VerificationError,
-    )
+    from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
+    from ledger_client import RejectedError
 
     match error:
         case VerificationError():
             return EXIT_NOT_VERIFIED
-        case MalformedError():
+        case MalformedError() | RejectedError():
             return EXIT_MALFORMED
         case UnavailableError() | OSError():
             return EXIT_UNAVAILABLE

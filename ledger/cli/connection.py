@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ledger.tlog.errors import MalformedError
 from ledger_client import LedgerClient
 
 URL_DEFAULT = "http://127.0.0.1:8765"
@@ -24,8 +25,13 @@ class Connection:
         self._state = state
 
     def open(self) -> LedgerClient:
-        """A client for this ledger. Raises: as LedgerClient."""
-        return LedgerClient(self._url, self._token, policy=self._policy, state=self._state)
+        """A client for this ledger. Raises: click.UsageError for an unfit URL or token."""
+        try:
+            return LedgerClient(self._url, self._token, policy=self._policy, state=self._state)
+        except MalformedError:
+            raise
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
 
 
 def connection_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -52,24 +52,14 @@ def create(
     directory: Path, name: str, scopes: tuple[Scope, ...], tenant: str | None, as_json: bool
 ) -> None:
     """Make a token and print it, this once, alone on standard output."""
-    if not 0 < len(name) <= NAME_LENGTH_MAX:
-        raise click.BadParameter(
-            f"has {len(name)} characters, want 1 to {NAME_LENGTH_MAX}", param_hint="--name"
-        )
-    token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_SECRET_BYTES)
-    created = time.time_ns() // 1000
-    record = TokenRecord(
-        name=name, scopes=tuple(dict.fromkeys(scopes)), created=format_time(created), tenant=tenant
-    )
-    with _access(directory) as access:
-        try:
-            access.add(token, record, event=_event("ledger.token.created", record, created))
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
+    try:
+        token = make_token(directory, name=name, scopes=scopes, tenant=tenant)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     if as_json:
-        print_json({"token": token, **msgspec.to_builtins(record)})
+        print_json({"token": token, "name": name, "scopes": scopes, "tenant": tenant})
         return
-    note(f"token {name!r} with {', '.join(record.scopes)}; it is shown this once:")
+    note(f"token {name!r} with {', '.join(scopes)}; it is shown this once:")
     click.echo(token)
 
 
@@ -111,6 +101,20 @@ def revoke(directory: Path, name: str, as_json: bool) -> None:
         print_json(record)
         return
     note(f"token {name!r} is revoked")
+
+
+def make_token(directory: Path, *, name: str, scopes: tuple[Scope, ...], tenant: str | None) -> str:
+    """Make a token in a ledger's folder. Raises: ValueError for a name that is taken or unfit."""
+    if not 0 < len(name) <= NAME_LENGTH_MAX:
+        raise ValueError(f"a name has 1 to {NAME_LENGTH_MAX} characters, got {len(name)}")
+    token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_SECRET_BYTES)
+    created = time.time_ns() // 1000
+    record = TokenRecord(
+        name=name, scopes=tuple(dict.fromkeys(scopes)), created=format_time(created), tenant=tenant
+    )
+    with _access(directory) as access:
+        access.add(token, record, event=_event("ledger.token.created", record, created))
+    return token
 
 
 @contextmanager

@@ -1,0 +1,108 @@
+"""Write the parts of docs/ that come from the code, or check that they are as the code says.
+
+    python -m docs.generate [--check]
+
+A part stands between `<!-- generated: NAME -->` and `<!-- end -->`. A page cannot lag behind the
+code, since `make check` runs this with --check.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ledger.event.model import LIMITS
+from ledger.event.schema import event_schema
+from ledger.service.openapi import route_rows
+from ledger.service.problems import PROBLEMS
+from ledger.service.settings import SETTINGS
+from ledger.store import keyspace
+
+DOCS = Path(__file__).parent
+SCHEMA = DOCS / "event.schema.json"
+
+
+def limits() -> str:
+    """The table of what an event may hold."""
+    return _table(
+        ("at most", "of", "in"),
+        [(f"{limit.most:,}", limit.unit, limit.bounds) for limit in LIMITS.values()],
+    )
+
+
+def settings() -> str:
+    """The table of settings."""
+    return _table(
+        ("setting", "flag", "variable", "default", "what for"),
+        [
+            (f"`{s.name}`", f"`{s.flag}`", f"`{s.variable}`", f"`{_plain(s.default)}`", s.help)
+            for s in SETTINGS
+        ],
+    )
+
+
+def problems() -> str:
+    """The table of problem documents."""
+    return _table(
+        ("type", "status", "title", "meaning"),
+        [(f"`#{p.slug}`", str(p.status), p.title, p.meaning) for p in PROBLEMS.values()],
+    )
+
+
+def routes() -> str:
+    """The table of routes."""
+    return _table(("route", "needs", "what it does"), route_rows())
+
+
+def keyspace_page() -> str:
+    """Every key and value of the store."""
+    text = (keyspace.__doc__ or "").split("\n\n", 1)[1]
+    return f"```text\n{text.split('A full tile is', 1)[0].rstrip()}\n```"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "limits": limits,
+    "settings": settings,
+    "problems": problems,
+    "routes": routes,
+    "keyspace": keyspace_page,
+}
+
+
+def main() -> None:
+    """Write, or with --check say which pages are stale and exit 1."""
+    check = sys.argv[1:] == ["--check"]
+    wanted = {page: _filled(page.read_text(encoding="utf-8")) for page in DOCS.glob("*.md")}
+    wanted[SCHEMA] = json.dumps(event_schema(), indent=2, ensure_ascii=False) + "\n"
+    stale = [
+        page
+        for page, text in wanted.items()
+        if not page.exists() or page.read_text(encoding="utf-8") != text
+    ]
+    if check and stale:
+        names = ", ".join(str(page.relative_to(DOCS.parent)) for page in sorted(stale))
+        sys.exit(f"not as the code says: {names}; `make docs` writes them")
+    for page in stale:
+        page.write_text(wanted[page], encoding="utf-8")
+
+
+def _filled(text: str) -> str:
+    for name, part in PARTS.items():
+        start, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
+        if start in text:
+            before, rest = text.split(start, 1)
+            text = f"{before}{start}\n{part()}\n\n{end}{rest.split(end, 1)[1]}"
+    return text
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _plain(value: object) -> str:
+    return json.dumps(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m ledger` is the command `ledger`."""
+
+from ledger.cli import main
+
+main()

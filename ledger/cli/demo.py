@@ -1,0 +1,180 @@
+"""`ledger demo`: the main job, told step by step, on a scratch ledger.
+
+Everything here is what a user would run or write: the commands, the client, the service as a
+process of its own. Only the tampering reaches into the store, as an intruder with the disk would.
+"""
+
+import shutil
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import click
+from ledger_client.importing import FORMATS
+
+from ledger.cli.importing import import_file
+from ledger.cli.running import Service, make_ledger
+from ledger.cli.story import INTRUDER, QUESTIONS, bad_week, week_before
+from ledger.cli.tampering import alter_entry
+from ledger.cli.verify import described
+from ledger.event.canonical import parse_leaf
+from ledger.service.directory import DirectoryPaths
+from ledger.store.fsck import check_store
+from ledger.store.log import LogStore
+from ledger.tlog.errors import VerificationError
+from ledger.tlog.hashing import leaf_hash
+from ledger.tlog.policy import parse_policy
+from ledger.tlog.proof import check_proof, format_proof, parse_proof
+from ledger_client import Entry, LedgerClient, Receipt
+
+ORIGIN = "demo.example/audit"
+SEED = 7
+
+
+@click.command("demo")
+@click.option("--once", is_flag=True, help="End after the last step instead of serving on.")
+@click.option(
+    "--import",
+    "file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Bring a file of your own events along.",
+)
+@click.option(
+    "--format", "format_", type=click.Choice(tuple(FORMATS)), default="jsonl", show_default=True
+)
+@click.option("--listen", default="127.0.0.1:0", show_default=True, help="Where to serve.")
+def command(once: bool, file: Path | None, format_: str, listen: str) -> None:
+    """Append a company's bad week, prove and verify it, tamper with it, and see that it shows."""
+    scratch = Path(tempfile.mkdtemp(prefix="ledger-demo-"))
+    try:
+        _tell(scratch, once=once, file=file, format_=format_, listen=listen)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _tell(scratch: Path, *, once: bool, file: Path | None, format_: str, listen: str) -> None:
+    directory = scratch / "audit"
+    _step(f"A ledger in {directory}, and a token for the application")
+    token = make_ledger(directory, origin=ORIGIN)
+    paths = DirectoryPaths(directory)
+    with Service(directory, listen=listen) as service:
+        click.echo(f"   serving on {service.url}")
+        with LedgerClient(
+            service.url, token, policy=paths.policy, state=scratch / "state"
+        ) as ledger:
+            receipts = _append_week(ledger)
+            if file is not None:
+                _step(f"Your own events, from {file}")
+                import_file(ledger, file, format_).print()
+            export = _prove_and_verify(ledger, paths, scratch, receipts)
+            _tamper(paths, scratch, token, export)
+        _step("What a responder would ask next")
+        for question in QUESTIONS[:6]:
+            click.echo(f"   {question.asks}")
+            click.secho(f"     {question.query}  →  {question.finds} events", dim=True)
+        if once:
+            return
+        click.secho(
+            "\nThe service runs on. Ctrl-C ends it and removes the scratch folder.", bold=True
+        )
+        click.echo(f"   address  {service.url}\n   token    {token}\n   policy   {paths.policy}\n")
+        click.echo(
+            f"   export LEDGER_URL={service.url} LEDGER_TOKEN={token} LEDGER_POLICY={paths.policy}"
+            f"\n   ledger show {export.index}"
+        )
+        service.wait()
+
+
+def _append_week(ledger: LedgerClient) -> list[Receipt]:
+    week = list(bad_week(start_unix_us=week_before(time.time_ns() // 1000), seed=SEED))
+    _step(f"A small company's bad week: {len(week)} events, each verified when it is acknowledged")
+    start = time.perf_counter()
+    receipts: list[Receipt] = []
+    for first in range(0, len(week), 500):
+        for result in ledger.append_many(week[first : first + 500]):
+            if not isinstance(result, Receipt):
+                raise VerificationError(f"an event of the story was refused: {result.problem}")
+            receipts.append(result)
+    elapsed = time.perf_counter() - start
+    outcomes = Counter(event["outcome"] for event in week)
+    click.echo(f"   {', '.join(f'{count} {outcome}' for outcome, count in outcomes.most_common())}")
+    head = ledger.checkpoint().checkpoint
+    click.echo(
+        f"   {len(week) / elapsed:,.0f} events a second, durable and proved; "
+        f"tree of size {head.tree_size}, root {head.root_hash.hex()[:16]}…"
+    )
+    return receipts
+
+
+def _prove_and_verify(
+    ledger: LedgerClient, paths: DirectoryPaths, scratch: Path, receipts: list[Receipt]
+) -> Entry:
+    _step("The intruder's export of customer records: proved, then verified offline")
+    index = next(
+        receipt.index
+        for receipt in receipts
+        if b'"customer.exported"' in receipt.leaf
+        and f'"{INTRUDER.actor_id}"'.encode() in receipt.leaf
+    )
+    entry = ledger.event(index)
+    if entry.proof is None:
+        raise VerificationError("the ledger gave no proof")
+    leaf_file, proof_file = scratch / "export.leaf.json", scratch / "export.tlog-proof"
+    leaf_file.write_bytes(entry.leaf)
+    proof_file.write_text(format_proof(entry.proof), encoding="utf-8")
+    proof = parse_proof(proof_file.read_bytes())
+    leaf = leaf_file.read_bytes()
+    head = check_proof(
+        proof, leaf_hash=leaf_hash(leaf), policy=parse_policy(paths.policy.read_bytes())
+    )
+    for name, value in described(parse_leaf(leaf), proof.leaf_index, head).items():
+        if value is not None:
+            click.echo(f"   {name:>9}  {value}")
+    click.echo(f"   {len(proof.hashes)} hashes and {len(leaf)} bytes were all it took")
+    return entry
+
+
+def _tamper(paths: DirectoryPaths, scratch: Path, token: str, export: Entry) -> None:
+    _step("Somebody with the disk changes one byte of that entry, in a copy of the ledger")
+    copy = DirectoryPaths(scratch / "tampered")
+    shutil.copytree(paths.root, copy.root, ignore=shutil.ignore_patterns("log", "*.lock"))
+    copy.log.mkdir()
+    store = LogStore.open(paths.log)
+    store.environment.copy(str(copy.log))
+    store.close()
+    before, after = b'"' + INTRUDER.actor_id.encode() + b'"', b'"u_118"'
+    alter_entry(copy.log, export.index, before=before, after=after)
+    click.echo(f"   entry {export.index} now blames u_118 instead of {INTRUDER.actor_id}")
+    policy = parse_policy(paths.policy.read_bytes())
+    tampered = LogStore.open(copy.log)
+    try:
+        check_store(tampered, log_keys=[log.verifier for log in policy.logs])
+    except VerificationError as error:
+        _caught("ledger fsck", error)
+    else:
+        raise VerificationError("fsck did not see the change")
+    finally:
+        tampered.close()
+    with (
+        Service(copy.root, listen="127.0.0.1:0") as service,
+        LedgerClient(service.url, token, policy=paths.policy) as ledger,
+    ):
+        try:
+            ledger.event(export.index)
+        except VerificationError as error:
+            _caught("the client ", error)
+        else:
+            raise VerificationError("the client did not see the change")
+
+
+def _caught(who: str, error: VerificationError) -> None:
+    click.secho(f"   {who} caught it: ", fg="green", nl=False)
+    click.echo(str(error))
+
+
+_steps = iter(range(1, 100))
+
+
+def _step(what: str) -> None:
+    click.secho(f"\n{next(_steps)}. {what}", bold=True)

@@ -1,0 +1,50 @@
+"""Where log lines go: to standard error, for eyes on a terminal and as JSON otherwise."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+import click
+import structlog
+
+LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error")}
+
+
+def log_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--log-format and --log-level."""
+    command = click.option(
+        "--log-level",
+        type=click.Choice(tuple(LEVELS)),
+        default="info",
+        envvar="LEDGER_LOG_LEVEL",
+        show_default=True,
+        help="The least that is logged.",
+    )(command)
+    return click.option(
+        "--log-format",
+        type=click.Choice(("auto", "text", "json")),
+        default="auto",
+        envvar="LEDGER_LOG_FORMAT",
+        show_default=True,
+        help="auto: text on a terminal, JSON otherwise.",
+    )(command)
+
+
+def configure_logs(log_format: str, log_level: str) -> None:
+    """Set up structlog for the process."""
+    is_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
+    renderers: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if is_text
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *renderers,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[log_level]),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,57 @@
+"""`ledger serve`: the service, with every setting as a flag, a variable or a line of the file."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ledger.cli.logs import configure_logs, log_options
+from ledger.cli.output import note
+from ledger.service.app import run
+from ledger.service.directory import DirectoryPaths
+from ledger.service.settings import SETTINGS, read_settings
+from ledger.store.access import AccessStore
+
+
+def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
+    for setting in reversed(SETTINGS):
+        flag = f"{setting.flag}/--no-{setting.flag[2:]}" if setting.type is bool else setting.flag
+        command = click.option(
+            flag,
+            setting.name,
+            type=setting.type,
+            default=None,
+            help=f"{setting.help} [{setting.variable}; default: {setting.default}]",
+        )(command)
+    return command
+
+
+@click.command("serve")
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@_setting_flags
+@log_options
+def command(directory: Path, log_format: str, log_level: str, **flags: Any) -> None:
+    """Serve the ledger in DIRECTORY until Ctrl-C or SIGTERM.
+
+    A flag wins over its variable, a variable over DIRECTORY/ledger.toml.
+    """
+    configure_logs(log_format, log_level)
+    paths = DirectoryPaths(directory)
+    toml = paths.settings.read_text(encoding="utf-8") if paths.settings.exists() else None
+    settings = read_settings(toml=toml, environ=os.environ, flags=flags)
+    access = AccessStore.open(paths.access)
+    try:
+        if access.is_empty():
+            note(
+                "no token has been made yet, so nobody can append or read. Make one:\n"
+                f"  ledger token create {directory} --name my-app --scope append --scope read"
+            )
+    finally:
+        access.close()
+
+    def ready(address: str) -> None:
+        click.echo(f"serving on {address}")
+
+    run(directory, settings, on_ready=ready)
