@@ -1,0 +1,96 @@
+"""Answers: bytes, a media type, and how long they may be kept."""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from aiohttp import web
+from multidict import CIMultiDict
+
+JSON_MEDIA: Final = "application/json"
+PROBLEM_MEDIA: Final = "application/problem+json"
+TEXT_MEDIA: Final = "text/plain"
+BYTES_MEDIA: Final = "application/octet-stream"
+
+NO_STORE: Final = "no-store"
+NO_CACHE: Final = "no-cache"
+IMMUTABLE: Final = "public, max-age=31536000, immutable"
+IMMUTABLE_PRIVATE: Final = "private, max-age=31536000, immutable"
+A_MINUTE: Final = "public, max-age=60"
+A_MINUTE_PRIVATE: Final = "private, max-age=60"
+
+_CONTENT_TYPES: Final = {TEXT_MEDIA: "text/plain; charset=utf-8"}
+_encode = msgspec.json.Encoder().encode
+
+
+def make_answer(
+    body: bytes,
+    *,
+    media: str,
+    status: int = 200,
+    cache: str = NO_STORE,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """An answer with this body."""
+    fields = CIMultiDict(
+        {
+            "Content-Type": _CONTENT_TYPES.get(media, media),
+            "Cache-Control": cache,
+            "X-Content-Type-Options": "nosniff",
+            "Server": "witnessed-ledger",
+        }
+    )
+    if headers:
+        fields.update(headers)
+    return web.Response(body=body, status=status, headers=fields)
+
+
+def encode_answer(
+    value: Any,
+    *,
+    media: str = JSON_MEDIA,
+    status: int = 200,
+    cache: str = NO_STORE,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """An answer with this value as JSON; bytes in it become base64."""
+    return make_answer(_encode(value), media=media, status=status, cache=cache, headers=headers)
+
+
+class _Preference(NamedTuple):
+    quality: float
+    specificity: int
+    order: int
+
+
+def prefers_json(accept: str | None) -> bool:
+    """Whether JSON is wanted rather than plain text, the default.
+
+    The larger quality wins, then the more exact range, then the one that was named first.
+    Source: RFC 9110 §12.5.1.
+    """
+    if not accept:
+        return False
+    return _preference(accept, JSON_MEDIA) > _preference(accept, TEXT_MEDIA)
+
+
+def _preference(accept: str, media: str) -> _Preference:
+    ranges = {media: 2, f"{media.partition('/')[0]}/*": 1, "*/*": 0}
+    found: list[_Preference] = []
+    for order, part in enumerate(accept.split(",")):
+        media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        if media_range in ranges:
+            found.append(_Preference(_quality(parameters), ranges[media_range], -order))
+    # The most exact range that fits decides, whatever quality it gives.
+    return max(found, key=lambda each: each.specificity, default=_Preference(0.0, 0, 0))
+
+
+def _quality(parameters: list[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return min(max(float(value), 0.0), 1.0)
+            except ValueError:
+                return 0.0
+    return 1.0

@@ -1,0 +1,235 @@
+"""A ledger's folder, served: the parts are put together, run, and stopped in order.
+
+Stopping: no new connection, then the requests in flight are answered (the writer and the publisher
+still run for them), then the last head is published, then the writer ends. What was acknowledged is
+on the disk in any case.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from secrets import token_bytes
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from ledger.event.ids import UUID7_RANDOM_BYTES, format_uuid7
+from ledger.event.reading import Reader
+from ledger.publisher import Publisher
+from ledger.sequencer import Sequencer
+from ledger.service.appending import Appender, LogClock
+from ledger.service.directory import DirectoryPaths, read_signer
+from ledger.service.openapi import make_openapi
+from ledger.service.outbox import Outbox
+from ledger.service.parts import Service
+from ledger.service.routes import ROUTES
+from ledger.service.server import Server
+from ledger.service.settings import Settings, parse_listen
+from ledger.service.wire import WitnessAnswer
+from ledger.store.access import AccessStore
+from ledger.store.log import last_received_time
+from ledger.store.writer import LogWriter
+from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger.tlog.note import Signer
+from ledger.tlog.policy import Policy, parse_policy
+
+CONNECTIONS_WAITING_MAX: Final = 1024
+
+_log = structlog.get_logger("ledger.service")
+
+
+def run(
+    directory: Path, settings: Settings, *, on_ready: Callable[[str], None] | None = None
+) -> None:
+    """Serve a ledger until SIGTERM or SIGINT. `on_ready` gets the address, `http://host:port`.
+
+    Raises: as `serve`.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve_until_signal(directory, settings, on_ready))
+
+
+async def serve(
+    directory: Path,
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a ledger until `stop` is set.
+
+    Raises: UnavailableError when another process writes the ledger, a part of it is missing or
+    the address is taken; MalformedError and VerificationError when what is there can't be trusted.
+    """
+    async with open_service(directory, settings) as service:
+        runner = web.ServerRunner(Server(service, ROUTES), shutdown_timeout=settings.stop_wait_s)
+        await runner.setup()
+        try:
+            address = await _listen(runner, settings.listen)
+            _log.info("serving", address=address, tree_size=service.tree_size)
+            if on_ready is not None:
+                on_ready(address)
+            await stop.wait()
+            _log.info("stopping")
+        finally:
+            await runner.cleanup()
+
+
+@asynccontextmanager
+async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Service]:
+    """The running parts of a ledger, without a socket. Raises: as `serve`."""
+    paths = DirectoryPaths(directory)
+    signer = read_signer(paths)
+    policy_bytes = _read_policy(paths)
+    policy = parse_policy(policy_bytes)
+    writer = LogWriter.open(paths.log, map_bytes=settings.map_bytes)
+    try:
+        access = AccessStore.open(paths.access)
+    except BaseException:
+        writer.close()
+        raise
+    sequencer = Sequencer(
+        writer,
+        waiting_events_max=settings.waiting_events_max,
+        waiting_bytes_max=settings.waiting_bytes_max,
+    )
+    try:
+        service = _make_service(
+            settings=settings,
+            signer=signer,
+            policy=policy,
+            policy_text=policy_bytes.decode(errors="replace"),
+            writer=writer,
+            access=access,
+            sequencer=sequencer,
+        )
+        async with _background(service):
+            yield service
+        with suppress(UnavailableError, VerificationError):  # either has been logged already
+            await service.publisher.publish()
+    finally:
+        await sequencer.stop()
+        access.close()
+
+
+def _make_service(
+    *,
+    settings: Settings,
+    signer: Signer,
+    policy: Policy,
+    policy_text: str,
+    writer: LogWriter,
+    access: AccessStore,
+    sequencer: Sequencer,
+) -> Service:
+    store = writer.store
+    origin = store.origin()
+    if signer.verifier.name != origin:
+        raise MalformedError(f"the key is {signer.verifier.name}'s, the log's origin is {origin}")
+    publisher = Publisher(
+        origin=origin,
+        signer=signer,
+        policy=policy,
+        store=store,
+        sequencer=sequencer,
+        interval_s=settings.publish_interval_s,
+    )
+    # A policy that our own heads can't meet must end the start, not the first publication.
+    policy.check(publisher.sign().note)
+    clock = LogClock(last=last_received_time(store), read_unix_ns=time.time_ns)
+    return Service(
+        origin=origin,
+        verifier_keys=(str(signer.verifier),),
+        witnesses=tuple(
+            WitnessAnswer(name=_printable(each.name), verifier_key=str(each.verifier))
+            for each in policy.witnesses
+        ),
+        policy_text=policy_text,
+        settings=settings,
+        store=store,
+        access=access,
+        sequencer=sequencer,
+        publisher=publisher,
+        appender=Appender(
+            sequencer=sequencer, clock=clock, reader=Reader(_id_maker(clock.now), clock.now)
+        ),
+        openapi=make_openapi(),
+    )
+
+
+def _printable(name: str) -> str:
+    """The name of a witness, whose octets need not be UTF-8, as text."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+@asynccontextmanager
+async def _background(service: Service) -> AsyncIterator[None]:
+    """The tasks beside the requests; one that ends by itself makes the service not ready."""
+    outbox = Outbox(
+        access=service.access,
+        appender=service.appender,
+        interval_s=service.settings.outbox_interval_s,
+    )
+    tasks = [
+        asyncio.create_task(_watched(service, name, work))
+        for name, work in (("publisher", service.publisher.run()), ("outbox", outbox.run()))
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _watched(service: Service, name: str, work: Awaitable[None]) -> None:
+    try:
+        await work
+    except Exception:  # noqa: BLE001 - a task's top; whoever asks /readyz must hear of it
+        _log.exception("task_failed", task=name)
+    service.broken.append(f"the task {name} has ended")
+
+
+def _id_maker(now: Callable[[], int]) -> Callable[[], str]:
+    return lambda: format_uuid7(unix_ms=now() // 1000, random=token_bytes(UUID7_RANDOM_BYTES))
+
+
+def _read_policy(paths: DirectoryPaths) -> bytes:
+    try:
+        return paths.policy.read_bytes()
+    except FileNotFoundError:
+        raise UnavailableError(f"there is no policy at {paths.policy}") from None
+
+
+async def _listen(runner: web.ServerRunner, listen: str) -> str:
+    """Take connections; the address, with the port that was chosen when it was 0."""
+    host, port = parse_listen(listen)
+    try:
+        await web.TCPSite(runner, host, port, backlog=CONNECTIONS_WAITING_MAX).start()
+    except OSError as error:
+        raise UnavailableError(f"cannot listen on {listen}: {error.strerror}") from error
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _serve_until_signal(
+    directory: Path, settings: Settings, on_ready: Callable[[str], None] | None
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await serve(directory, settings, stop=stop, on_ready=on_ready)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed, else None for asyncio's own."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,34 @@
+"""Who asks, and what they may do: bearer tokens.
+
+A token is looked up on every request, so one that was revoked is refused from the next request on.
+A known and an unknown token cost the same: one SHA-256 and one point read by the hash, in which no
+comparison of secrets can leak.
+
+Source: RFC 6750.
+"""
+
+from typing import Final
+
+from ledger.service.problems import ProblemError
+from ledger.store.access import AccessStore, Scope, TokenRecord
+
+_SCHEME: Final = "bearer "
+_CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
+_INVALID: Final = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+
+
+def authenticate(access: AccessStore, authorization: str | None, scope: Scope) -> TokenRecord:
+    """The token that a request carries, when it has the scope.
+
+    Raises: ProblemError with 401 for none or an unknown one, 403 without the scope.
+    """
+    if authorization is None:
+        raise ProblemError("token-missing", "a token is needed", headers=_CHALLENGE)
+    if authorization[: len(_SCHEME)].lower() != _SCHEME:
+        raise ProblemError("token-unknown", "only bearer tokens are known", headers=_INVALID)
+    record = access.find(authorization[len(_SCHEME) :].strip(" "))
+    if record is None:
+        raise ProblemError("token-unknown", "this token is not in use", headers=_INVALID)
+    if not record.may(scope):
+        raise ProblemError("scope-missing", f"the token does not carry the scope {scope}")
+    return record

@@ -1,0 +1,103 @@
+"""A ledger's folder: what lies where, and how one is made.
+
+DIR/ledger.toml   settings of this ledger
+DIR/key           the signing key, one line, mode 0600
+DIR/policy        the log's verifier key, its witnesses, the quorum
+DIR/log/          LMDB: the log
+DIR/access/       LMDB: access tokens, by hash
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from ledger.service.settings import settings_template
+from ledger.store.access import create_access
+from ledger.store.log import create_log
+from ledger.tlog.errors import MalformedError, UnavailableError
+from ledger.tlog.note import Signer
+from ledger.tlog.policy import format_policy
+
+KEY_BYTES_MAX = 4096
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryPaths:
+    """The places inside a ledger's folder."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """The settings file."""
+        return self.root / "ledger.toml"
+
+    @property
+    def key(self) -> Path:
+        """The signing key."""
+        return self.root / "key"
+
+    @property
+    def policy(self) -> Path:
+        """The trust policy."""
+        return self.root / "policy"
+
+    @property
+    def log(self) -> Path:
+        """The environment of the log."""
+        return self.root / "log"
+
+    @property
+    def access(self) -> Path:
+        """The environment of access tokens."""
+        return self.root / "access"
+
+
+def create_directory(path: Path, *, origin: str, seed: bytes) -> DirectoryPaths:
+    """Make a ledger: key, policy, settings, an empty log and no token.
+
+    `origin` is the log's name for ever, `seed` 32 random bytes, the signing key. What exists is
+    never overwritten. The key is written last: a folder without one was left half-made.
+    Raises: FileExistsError when there is a ledger already, ValueError for an unfit origin.
+    """
+    paths = DirectoryPaths(path)
+    for taken in (paths.key, paths.policy, paths.settings, paths.log, paths.access):
+        if taken.exists():
+            raise FileExistsError(f"{taken} exists already; a ledger is made in a new folder")
+    signer = Signer.generate(origin, seed=seed)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    create_log(paths.log, origin=origin)
+    create_access(paths.access)
+    paths.policy.write_text(format_policy([signer.verifier]), encoding="utf-8")
+    paths.settings.write_text(settings_template(), encoding="utf-8")
+    descriptor = os.open(paths.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(f"{signer.encode()}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return paths
+
+
+def read_signer(paths: DirectoryPaths) -> Signer:
+    """The signing key, refused when others on this machine may read it.
+
+    Raises: UnavailableError when there is none or its mode is not 0600, MalformedError when it is
+    not one key. No message holds any of it.
+    """
+    try:
+        with paths.key.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if mode & _OTHERS:
+                raise UnavailableError(
+                    f"{paths.key} can be read by others: its mode is {stat.S_IMODE(mode):04o}, "
+                    f"want 0600 (chmod 600 {paths.key})"
+                )
+            data = file.read(KEY_BYTES_MAX)
+    except FileNotFoundError:
+        raise UnavailableError(f"there is no signing key at {paths.key}") from None
+    try:
+        return Signer.parse(data.decode("ascii").removesuffix("\n"))
+    except (MalformedError, UnicodeDecodeError):
+        raise MalformedError(f"{paths.key} does not hold one signing key") from None

@@ -1,0 +1,127 @@
+"""What the log is, whether the service is well, and what its problems mean."""
+
+from typing import Final
+
+from aiohttp import web
+
+from ledger.service.answers import (
+    JSON_MEDIA,
+    NO_CACHE,
+    PROBLEM_MEDIA,
+    encode_answer,
+    make_answer,
+)
+from ledger.service.parts import Service
+from ledger.service.problems import PROBLEMS, TYPE_PREFIX, make_problem
+from ledger.service.routing import Content, Route, Success
+from ledger.service.wire import (
+    Alive,
+    LogAnswer,
+    NotReady,
+    ProblemKind,
+    ProblemKinds,
+    Ready,
+)
+
+MAP_FILL_WARNED: Final = 0.9
+
+_KINDS: Final = ProblemKinds(
+    problems=tuple(
+        ProblemKind(
+            type=TYPE_PREFIX + slug, title=kind.title, status=kind.status, meaning=kind.meaning
+        )
+        for slug, kind in PROBLEMS.items()
+    )
+)
+
+
+async def read_log(service: Service, _request: web.BaseRequest) -> web.Response:
+    """Which log this is."""
+    published = service.publisher.published
+    answer = LogAnswer(
+        origin=service.origin,
+        verifier_keys=service.verifier_keys,
+        witnesses=service.witnesses,
+        policy=service.policy_text,
+        tree_size=service.tree_size,
+        published_size=0 if published is None else published.head.tree_size,
+    )
+    return encode_answer(answer, cache=NO_CACHE)
+
+
+async def read_alive(_service: Service, _request: web.BaseRequest) -> web.Response:
+    """Whether the process answers."""
+    return encode_answer(Alive(status="ok"))
+
+
+async def read_ready(service: Service, _request: web.BaseRequest) -> web.Response:
+    """Whether events are taken and heads are signed."""
+    reasons = list(service.broken)
+    if service.sequencer.failure is not None:
+        reasons.append("no event is taken: a commit failed, and the service must be started again")
+    if service.publisher.failure is not None:
+        reasons.append("no head is signed: the tree does not extend what was signed before")
+    if reasons:
+        problem = make_problem("not-ready", "; ".join(reasons))
+        answer = NotReady(**problem.members(), reasons=tuple(reasons))
+        return encode_answer(answer, status=problem.status, media=PROBLEM_MEDIA)
+    warnings = []
+    fill = service.store.fill_ratio()
+    if fill > MAP_FILL_WARNED:
+        warnings.append(f"the log's map is {fill:.0%} full: raise map_bytes and start again")
+    return encode_answer(Ready(status="ready", warnings=tuple(warnings)))
+
+
+async def read_problems(_service: Service, _request: web.BaseRequest) -> web.Response:
+    """What the types of problem documents mean."""
+    return encode_answer(_KINDS, cache=NO_CACHE)
+
+
+async def read_openapi(service: Service, _request: web.BaseRequest) -> web.Response:
+    """This interface, described."""
+    return make_answer(service.openapi, media=JSON_MEDIA, cache=NO_CACHE)
+
+
+def _json(type_: object, help_: str) -> Success:
+    return Success(help=help_, contents=(Content(media=JSON_MEDIA, type=type_),))
+
+
+ROUTES: Final = (
+    Route(
+        path="/v1/log",
+        handler=read_log,
+        summary="Which log this is, and how large",
+        successes=(_json(LogAnswer, "The log."),),
+    ),
+    Route(
+        path="/healthz",
+        handler=read_alive,
+        summary="Whether the process answers",
+        successes=(_json(Alive, "It does."),),
+    ),
+    Route(
+        path="/readyz",
+        handler=read_ready,
+        summary="Whether events are taken and heads are signed",
+        successes=(
+            _json(Ready, "They are."),
+            Success(
+                status=PROBLEMS["not-ready"].status,
+                help="They are not.",
+                contents=(Content(media=PROBLEM_MEDIA, type=NotReady),),
+            ),
+        ),
+    ),
+    Route(
+        path="/v1/problems",
+        handler=read_problems,
+        summary="What the types of problem documents mean",
+        successes=(_json(ProblemKinds, "The table."),),
+    ),
+    Route(
+        path="/v1/openapi.json",
+        handler=read_openapi,
+        summary="This document",
+        successes=(_json({"type": "object"}, "OpenAPI 3.1."),),
+    ),
+)

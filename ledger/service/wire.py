@@ -1,0 +1,153 @@
+"""What goes over the wire as JSON: the types that answers are encoded and documented from.
+
+Bytes are base64 in JSON: msgspec's encoder writes them so.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from ledger.event.model import Event, Received
+from ledger.event.reading import Filled
+from ledger.service.problems import Problem
+from ledger.tlog.hashing import Hash
+
+Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+HashText = Annotated[Hash, Meta(description="32 bytes", extra_json_schema={"maxLength": 44})]
+
+_RESULTS = {
+    "items": {"oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("Result", "Refused")]}
+}
+
+
+class Batch(Struct, forbid_unknown_fields=True):
+    """Several events in one request."""
+
+    events: Annotated[list[Event], Meta(min_length=1, max_length=10_000)]
+
+
+class Result(Struct, kw_only=True, omit_defaults=True):
+    """Where an event is. `filled` names what the server added, `time` is the one that it chose."""
+
+    index: Size
+    id: str
+    received: Received
+    leaf_hash: HashText
+    duplicate: bool
+    filled: tuple[Filled, ...] = ()
+    time: str | UnsetType = UNSET
+    proof: str | UnsetType = UNSET
+
+
+class Refused(Struct, frozen=True):
+    """Why an event is not in the log."""
+
+    error: Problem
+
+
+Results = Annotated[list[Any], Meta(extra_json_schema=_RESULTS)]
+
+
+class Consistency(Struct, frozen=True, kw_only=True):
+    """That the tree of size `to` begins with that of size `from`."""
+
+    from_: Size = msgspec.field(name="from")
+    to: Size
+    hashes: tuple[HashText, ...]
+
+
+class AppendAnswer(Struct, kw_only=True, omit_defaults=True):
+    """The outcome of every event of a request, in its order."""
+
+    results: Results
+    range_proof: str | UnsetType = UNSET
+    consistency: Consistency | UnsetType = UNSET
+    witnessed: bool | UnsetType = UNSET
+
+
+class AllRefused(Problem, frozen=True, kw_only=True):
+    """A problem document that has the outcome of every event too."""
+
+    results: Results
+
+
+class EventAnswer(Struct, kw_only=True, omit_defaults=True):
+    """An event of the log. `leaf` is the exact text that the leaf hash covers."""
+
+    index: Size
+    event: Annotated[msgspec.Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/Event"})]
+    received: Received
+    leaf_hash: HashText
+    leaf: str
+    proof: str | UnsetType = UNSET
+    consistency: Consistency | UnsetType = UNSET
+
+
+class InclusionAnswer(Struct, kw_only=True, omit_defaults=True):
+    """An inclusion proof, and the signed checkpoint of its tree where one was published."""
+
+    index: Size
+    tree_size: Size
+    leaf_hash: HashText
+    hashes: tuple[HashText, ...]
+    checkpoint: str | UnsetType = UNSET
+    consistency: Consistency | UnsetType = UNSET
+
+
+class ConsistencyAnswer(Consistency, frozen=True, kw_only=True, omit_defaults=True):
+    """A consistency proof, and the signed checkpoint of the larger tree where one was published."""
+
+    checkpoint: str | UnsetType = UNSET
+
+
+class WitnessAnswer(Struct, frozen=True, kw_only=True):
+    """A witness of the policy."""
+
+    name: str
+    verifier_key: str
+
+
+class LogAnswer(Struct, frozen=True, kw_only=True):
+    """Which log this is, and how large. None of it is to be trusted: a verifier has its policy."""
+
+    origin: str
+    verifier_keys: tuple[str, ...]
+    witnesses: tuple[WitnessAnswer, ...]
+    policy: str
+    tree_size: Size
+    published_size: Size
+
+
+class Alive(Struct, frozen=True, kw_only=True):
+    """The process answers."""
+
+    status: str
+
+
+class Ready(Struct, frozen=True, kw_only=True):
+    """The service takes and proves events; `warnings` says what will stop it before long."""
+
+    status: str
+    warnings: tuple[str, ...]
+
+
+class NotReady(Problem, frozen=True, kw_only=True):
+    """A problem document that says what stands in the way."""
+
+    reasons: tuple[str, ...]
+
+
+class ProblemKind(Struct, frozen=True, kw_only=True):
+    """A row of the table of problems."""
+
+    type: str
+    title: str
+    status: int
+    meaning: str
+
+
+class ProblemKinds(Struct, frozen=True, kw_only=True):
+    """The table of problems."""
+
+    problems: tuple[ProblemKind, ...]
