@@ -59,16 +59,20 @@ def check_consistency(
         raise VerificationError(
             f"a tree of size {new_size} does not begin with a tree of size {old_size}"
         )
-    _check_lengths(old_root, new_root, *proof)
     if old_size == 0 and old_root != EMPTY_ROOT_HASH:
         raise VerificationError(f"{old_root.hex()} is not the root of the empty tree")
-    if old_size == new_size and old_root != new_root:
-        raise VerificationError(
-            f"two trees of size {new_size}: their roots are {old_root.hex()} and {new_root.hex()}"
-        )
-    if old_size in (0, new_size):
-        if proof:
-            raise VerificationError(f"want an empty consistency proof, got {len(proof)} hashes")
+    if old_size in (0, new_size) and proof:
+        raise VerificationError(f"want an empty consistency proof, got {len(proof)} hashes")
+    if old_size == new_size:
+        # One tree, if it has one root. Nothing is hashed, so any root will do.
+        if old_root != new_root:
+            raise VerificationError(
+                f"two trees of size {new_size}: "
+                f"their roots are {old_root.hex()} and {new_root.hex()}"
+            )
+        return
+    _check_lengths(old_root, new_root, *proof)
+    if old_size == 0:
         return
     old, new = _roots(old_size, new_size, proof, old_root)
     for size, computed, root in ((old_size, old, old_root), (new_size, new, new_root)):
