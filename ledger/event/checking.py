@@ -11,6 +11,8 @@ msgspec refuses; a property test holds the two against each other.
 """
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 from msgspec import inspect
 
@@ -38,12 +40,25 @@ def check_json(raw: bytes) -> None:
 
     Raises: EventError.
     """
+    check_object(parse_json(raw, read_object=_mark_repeated, read_integer=_read_integer))
+
+
+def parse_json(
+    raw: bytes,
+    *,
+    read_object: Callable[[list[tuple[str, Any]]], Any],
+    read_integer: Callable[[str], int] = int,
+) -> Any:
+    """Parse JSON with the standard library; NaN and numbers too large come as floats.
+
+    Raises: EventError (rules "not-json" and "too-deep"), and what the two functions raise.
+    """
     try:
-        value = json.loads(
+        return json.loads(
             raw.decode(),
-            object_pairs_hook=_read_object,
-            parse_int=_read_integer,
-            parse_constant=float,  # NaN and the infinities: refused below, where they stand.
+            object_pairs_hook=read_object,
+            parse_int=read_integer,
+            parse_constant=float,
         )
     except UnicodeDecodeError as error:
         raise EventError(
@@ -55,7 +70,6 @@ def check_json(raw: bytes) -> None:
         ) from None
     except RecursionError:
         raise _too_deep("") from None
-    check_object(value)
 
 
 def check_object(value: object) -> None:
@@ -72,7 +86,7 @@ class _Repeating(dict[str, object]):
     repeated_key: str
 
 
-def _read_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _mark_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) == len(pairs):
         return members
