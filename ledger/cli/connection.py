@@ -34,7 +34,7 @@ class Connection:
             raise click.UsageError(str(error)) from None
 
 
-def connection_options(command: Callable[..., None]) -> Callable[..., None]:
+def connection_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """Add the options; the command gets one Connection as `connection`."""
 
     @click.option(
@@ -70,8 +70,8 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
         policy: Path,
         state: Path | None,
         **others: Any,
-    ) -> None:
-        command(connection=Connection(url, token_file, token, policy, state), **others)
+    ) -> int | None:
+        return command(connection=Connection(url, token_file, token, policy, state), **others)
 
     return connected
 

@@ -8,10 +8,10 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import click
-from ledger_client.importing import FORMATS
 
 from ledger.cli.importing import import_file
 from ledger.cli.running import Service, make_ledger
@@ -27,9 +27,11 @@ from ledger.tlog.hashing import leaf_hash
 from ledger.tlog.policy import parse_policy
 from ledger.tlog.proof import check_proof, format_proof, parse_proof
 from ledger_client import Entry, LedgerClient, Receipt
+from ledger_client.importing import MAPPERS
 
 ORIGIN = "demo.example/audit"
 SEED = 7
+QUIET = ("--log-level", "warning")
 
 
 @click.command("demo")
@@ -41,7 +43,7 @@ SEED = 7
     help="Bring a file of your own events along.",
 )
 @click.option(
-    "--format", "format_", type=click.Choice(tuple(FORMATS)), default="jsonl", show_default=True
+    "--format", "format_", type=click.Choice(tuple(MAPPERS)), default="jsonl", show_default=True
 )
 @click.option("--listen", default="127.0.0.1:0", show_default=True, help="Where to serve.")
 def command(once: bool, file: Path | None, format_: str, listen: str) -> None:
@@ -55,21 +57,22 @@ def command(once: bool, file: Path | None, format_: str, listen: str) -> None:
 
 def _tell(scratch: Path, *, once: bool, file: Path | None, format_: str, listen: str) -> None:
     directory = scratch / "audit"
-    _step(f"A ledger in {directory}, and a token for the application")
+    step = _Steps()
+    step(f"A ledger in {directory}, and a token for the application")
     token = make_ledger(directory, origin=ORIGIN)
     paths = DirectoryPaths(directory)
-    with Service(directory, listen=listen) as service:
+    with Service(directory, listen=listen, flags=QUIET) as service:
         click.echo(f"   serving on {service.url}")
         with LedgerClient(
             service.url, token, policy=paths.policy, state=scratch / "state"
         ) as ledger:
-            receipts = _append_week(ledger)
+            receipts = _append_week(step, ledger)
             if file is not None:
-                _step(f"Your own events, from {file}")
-                import_file(ledger, file, format_).print()
-            export = _prove_and_verify(ledger, paths, scratch, receipts)
-            _tamper(paths, scratch, token, export)
-        _step("What a responder would ask next")
+                step(f"Your own events, from {file}")
+                import_file(ledger, file, format_, quiet=True).print()
+            export = _prove_and_verify(step, ledger, paths, scratch, receipts)
+            _tamper(step, paths, scratch, token, export)
+        step("What a responder would ask next")
         for question in QUESTIONS[:6]:
             click.echo(f"   {question.asks}")
             click.secho(f"     {question.query}  →  {question.finds} events", dim=True)
@@ -83,12 +86,24 @@ def _tell(scratch: Path, *, once: bool, file: Path | None, format_: str, listen:
             f"   export LEDGER_URL={service.url} LEDGER_TOKEN={token} LEDGER_POLICY={paths.policy}"
             f"\n   ledger show {export.index}"
         )
-        service.wait()
+        with suppress(KeyboardInterrupt):
+            service.wait()
 
 
-def _append_week(ledger: LedgerClient) -> list[Receipt]:
+class _Steps:
+    """Prints the numbered headings."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def __call__(self, what: str) -> None:
+        self._number += 1
+        click.secho(f"\n{self._number}. {what}", bold=True)
+
+
+def _append_week(step: _Steps, ledger: LedgerClient) -> list[Receipt]:
     week = list(bad_week(start_unix_us=week_before(time.time_ns() // 1000), seed=SEED))
-    _step(f"A small company's bad week: {len(week)} events, each verified when it is acknowledged")
+    step(f"A small company's bad week: {len(week)} events, each verified when it is acknowledged")
     start = time.perf_counter()
     receipts: list[Receipt] = []
     for first in range(0, len(week), 500):
@@ -97,9 +112,12 @@ def _append_week(ledger: LedgerClient) -> list[Receipt]:
                 raise VerificationError(f"an event of the story was refused: {result.problem}")
             receipts.append(result)
     elapsed = time.perf_counter() - start
+    latest = ledger.latest
+    if latest is None:
+        raise VerificationError("the events were appended, but no head was accepted")
     outcomes = Counter(event["outcome"] for event in week)
     click.echo(f"   {', '.join(f'{count} {outcome}' for outcome, count in outcomes.most_common())}")
-    head = ledger.checkpoint().checkpoint
+    head = latest.checkpoint
     click.echo(
         f"   {len(week) / elapsed:,.0f} events a second, durable and proved; "
         f"tree of size {head.tree_size}, root {head.root_hash.hex()[:16]}…"
@@ -108,9 +126,13 @@ def _append_week(ledger: LedgerClient) -> list[Receipt]:
 
 
 def _prove_and_verify(
-    ledger: LedgerClient, paths: DirectoryPaths, scratch: Path, receipts: list[Receipt]
+    step: _Steps,
+    ledger: LedgerClient,
+    paths: DirectoryPaths,
+    scratch: Path,
+    receipts: list[Receipt],
 ) -> Entry:
-    _step("The intruder's export of customer records: proved, then verified offline")
+    step("The intruder's export of customer records: proved, then verified offline")
     index = next(
         receipt.index
         for receipt in receipts
@@ -135,8 +157,8 @@ def _prove_and_verify(
     return entry
 
 
-def _tamper(paths: DirectoryPaths, scratch: Path, token: str, export: Entry) -> None:
-    _step("Somebody with the disk changes one byte of that entry, in a copy of the ledger")
+def _tamper(step: _Steps, paths: DirectoryPaths, scratch: Path, token: str, export: Entry) -> None:
+    step("Somebody with the disk changes one byte of that entry, in a copy of the ledger")
     copy = DirectoryPaths(scratch / "tampered")
     shutil.copytree(paths.root, copy.root, ignore=shutil.ignore_patterns("log", "*.lock"))
     copy.log.mkdir()
@@ -157,7 +179,7 @@ def _tamper(paths: DirectoryPaths, scratch: Path, token: str, export: Entry) -> 
     finally:
         tampered.close()
     with (
-        Service(copy.root, listen="127.0.0.1:0") as service,
+        Service(copy.root, listen="127.0.0.1:0", flags=QUIET) as service,
         LedgerClient(service.url, token, policy=paths.policy) as ledger,
     ):
         try:
@@ -171,10 +193,3 @@ def _tamper(paths: DirectoryPaths, scratch: Path, token: str, export: Entry) -> 
 def _caught(who: str, error: VerificationError) -> None:
     click.secho(f"   {who} caught it: ", fg="green", nl=False)
     click.echo(str(error))
-
-
-_steps = iter(range(1, 100))
-
-
-def _step(what: str) -> None:
-    click.secho(f"\n{next(_steps)}. {what}", bold=True)

@@ -11,6 +11,8 @@ from ledger.tlog.hashing import leaf_hash
 from ledger.tlog.policy import VerifiedHead, parse_policy
 from ledger.tlog.proof import check_proof, parse_proof
 
+TARGETS_SHOWN = 4
+
 file_argument = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -84,6 +86,8 @@ def event_fields(event: Event) -> dict[str, object]:
         str(part) for part in (source.ip, source.service, source.user_agent) if part
     )
     targets = [" ".join(filter(None, (t.type or "", t.id))) for t in event.targets or ()]
+    if len(targets) > TARGETS_SHOWN:
+        targets[TARGETS_SHOWN:] = [f"and {len(targets) - TARGETS_SHOWN} more"]
     return {
         "id": event.id or None,
         "time": event.time or None,

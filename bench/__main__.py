@@ -1,0 +1,43 @@
+"""`python -m bench`: all measurements, one table, bench/results.json.
+
+--quick   a second a figure and a tenth of the entries: to see that it runs, not to quote
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from bench import append, million
+from bench.rows import format_table
+
+FOLDER = Path(__file__).parent / "data"
+RESULTS = Path(__file__).parent / "results.json"
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="bench")
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    seconds = 1.0 if quick else 5.0
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    rows = [
+        *append.run(FOLDER, seconds=seconds),
+        *million.run(FOLDER, entries=100_000 if quick else 1_000_000, seconds=seconds),
+    ]
+    print(format_table(rows))
+    machine = {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+    results = {"machine": machine, "quick": quick, "rows": [row.as_json() for row in rows]}
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(FOLDER, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""A log of a million entries: proofs and tiles a second, the start, the memory, the disk."""
+
+import json
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+from bench.append import ORIGIN, QUIET, load
+from bench.events import event_stream
+from bench.rows import Row
+from ledger.cli.running import Service, make_ledger
+from ledger.event.canonical import format_leaf
+from ledger.event.reading import Reader
+from ledger.service.directory import DirectoryPaths
+from ledger.store.writer import LogWriter, NewEntry
+from ledger.tlog.hashing import leaf_hash
+
+PROOFS_REACH = 4_000
+START_REACH_S = 2.0
+MEMORY_REACH_MB = 300.0
+DISK_REACH_BYTES = 220.0
+BATCH = 1_000
+
+
+def run(folder: Path, *, entries: int, seconds: float) -> list[Row]:
+    """Measure on a log that is filled beforehand, by the writer itself."""
+    directory = folder / "million"
+    token = make_ledger(directory, origin=ORIGIN)
+    event_bytes = _fill(directory, entries)
+    disk = _disk_bytes(DirectoryPaths(directory).log)
+    start = time.perf_counter()
+    with Service(directory, listen="127.0.0.1:0", flags=QUIET) as service:
+        _answers(service.url)
+        started_s = time.perf_counter() - start
+        proofs = load(
+            service.url,
+            token,
+            "--get",
+            f"/v1/proofs/inclusion?index={{}}&size={entries}",
+            "--below",
+            str(entries),
+            seconds=seconds,
+        )
+        tiles = load(
+            service.url,
+            token,
+            "--get",
+            "/tile/0/x{}",
+            "--below",
+            str(entries // 256),
+            seconds=seconds,
+        )
+        memory_mb = _resident_mb(service.process_id)
+    return [
+        Row(
+            name=f"inclusion proofs, tree of {entries:,}, 32 connections",
+            figure=proofs["requests_per_s"],
+            unit="proofs/s",
+            reach=PROOFS_REACH,
+        ),
+        Row(
+            name="full tiles, 32 connections",
+            figure=tiles["requests_per_s"],
+            unit="tiles/s",
+        ),
+        Row(
+            name=f"from start to first answer, {entries:,} entries",
+            figure=started_s,
+            unit="s",
+            reach=START_REACH_S,
+            at_most=True,
+        ),
+        Row(
+            name=f"resident memory after that load, {entries:,} entries",
+            figure=memory_mb,
+            unit="MB",
+            reach=MEMORY_REACH_MB,
+            at_most=True,
+        ),
+        Row(
+            name=f"on disk, an event of {event_bytes:.0f} bytes",
+            figure=disk / entries,
+            unit="bytes",
+            reach=DISK_REACH_BYTES,
+            at_most=True,
+        ),
+    ]
+
+
+def _fill(directory: Path, entries: int) -> float:
+    """Append straight through the writer; the mean size of an event."""
+    reader = Reader(lambda: "", lambda: 0)
+    events = event_stream(1)
+    size = 0
+    writer = LogWriter.open(DirectoryPaths(directory).log)
+    for _ in range(0, entries, BATCH):
+        batch = []
+        for _ in range(BATCH):
+            read = reader.read(next(events))
+            leaf = format_leaf(
+                event_json=read.event_json, by="bench", received_time=str(read.event.time)
+            )
+            size += len(read.event_json)
+            batch.append(
+                NewEntry(read.id_bytes, leaf, leaf_hash(leaf), read.event_json, time_filled=False)
+            )
+        writer.commit(batch)
+    writer.close()
+    return size / entries
+
+
+def _answers(url: str) -> None:
+    with urlopen(f"{url}/v1/log") as answer:
+        json.load(answer)
+
+
+def _disk_bytes(path: Path) -> int:
+    return (path / "data.mdb").stat().st_blocks * 512
+
+
+def _resident_mb(process_id: int) -> float:
+    """What the process holds for itself: pages of the map are the kernel's to take back."""
+    fields = dict(
+        line.split(":", 1)
+        for line in Path(f"/proc/{process_id}/status").read_text(encoding="ascii").splitlines()
+        if ":" in line
+    )
+    return int(fields["RssAnon"].split()[0]) / 1024
