@@ -17,11 +17,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import cast
 from urllib.parse import urlsplit
 
 import uvloop
 
 from bench.events import event_stream
+from ledger.tlog.tile import TILE_WIDTH, format_tile_path
 
 MakeRequest = Callable[[], bytes]
 
@@ -37,8 +39,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's transports have the methods of asyncio's, but are not instances of them.
+        self.transport = cast("asyncio.Transport", transport)
 
     def send(self, request: bytes, *, due_s: float) -> None:
         """Send a request whose latency counts from `due_s`."""
@@ -152,11 +154,13 @@ PREPARED_BATCHES_MAX = 400
 
 
 def gets(url: str, token: str, *, template: str, below: int, seed: int) -> MakeRequest:
-    """Requests for `template` with `{}` replaced by random numbers below a bound."""
+    """Requests for `template`, with `{index}` or `{tile}` for a random one below a bound."""
     rng = random.Random(seed)
 
     def make() -> bytes:
-        return _head("GET", template.replace("{}", str(rng.randrange(below))), url, token) + b"\r\n"
+        number = rng.randrange(below)
+        path = template.format(index=number, tile=format_tile_path(0, number, TILE_WIDTH))
+        return _head("GET", path, url, token) + b"\r\n"
 
     return make
 
