@@ -106,7 +106,7 @@ def parse_tile_path(path: str) -> TileRef:
         raise MalformedError(f"no tree is large enough for this tile: {excerpt(path)}")
     ref = TileRef(level, index, width)
     # A leading x000, or .p/256, would be a second name for the same bytes.
-    if ref.path != path:
+    if width > TILE_WIDTH or ref.path != path:
         raise MalformedError(f"not the path of a tile: {excerpt(path)}")
     return ref
 

@@ -15,7 +15,7 @@ from ledger.tlog.prove import plan_consistency, plan_inclusion, plan_range
 from ledger.tlog.verify import check_consistency, check_inclusion, check_range
 from tests.tlog.oracle import SIZE_MAX as ORACLE_SIZE_MAX
 from tests.tlog.oracle import oracle
-from tests.tlog.vectors import decode_hashes, read_vectors
+from tests.tlog.vector_files import decode_hashes, read_vectors
 
 CHECKS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "inclusion": (check_inclusion, ("leaf_hash", "proof", "root_hash")),
