@@ -20,10 +20,11 @@ from ledger.store import keyspace
 from ledger.tlog.errors import MalformedError, UnavailableError
 
 if TYPE_CHECKING:
-    # Values are copied out (`buffers=False`): a view dangles when its transaction ends.
+    # Values are copied out. Views are for slicing at once: they dangle when a transaction ends.
     Transaction = lmdb.Transaction[bytes]
+    ViewTransaction = lmdb.Transaction[memoryview]
 else:
-    Transaction = lmdb.Transaction  # generic in its stubs only
+    Transaction = ViewTransaction = lmdb.Transaction  # generic in its stubs only
 Database = lmdb._Database  # noqa: SLF001 - the type has no public name
 
 ENGINE_MAJOR: Final = 0

@@ -6,6 +6,7 @@ fill, their ids and the new tree head become durable together or not at all.
 """
 
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ from ledger.store import keyspace
 from ledger.store.environment import (
     MAP_BYTES_DEFAULT,
     Transaction,
+    ViewTransaction,
     engine_version,
     open_databases,
     open_environment,
 )
 from ledger.tlog.checkpoint import parse_checkpoint
+from ledger.tlog.edge import GrowingTile
 from ledger.tlog.errors import MalformedError, VerificationError
 from ledger.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash
 from ledger.tlog.note import parse_note
@@ -32,10 +35,11 @@ from ledger.tlog.prove import Plan, finish, plan_root
 from ledger.tlog.tile import (
     FULL_TILE_HASHES,
     TILE_WIDTH,
+    TileCoord,
     decode_bundle,
     encode_bundle,
     locate,
-    node_hash_in_tile,
+    stored_offset,
 )
 from ledger.tlog.tree import Node
 
@@ -74,6 +78,9 @@ class LogStore:
         self.path = path
         self.environment = environment
         self._process = os.getpid()
+        # What is known of the tiles that grow; complete subtrees never change. Under the lock.
+        self._growing: dict[TileCoord, GrowingTile] = {}
+        self._lock = threading.Lock()
         self.databases = open_databases(environment, _DATABASES, path)
 
     @classmethod
@@ -109,6 +116,34 @@ class LogStore:
         with self._reading() as transaction:
             return self.leaf_in(transaction, leaf_index)
 
+    def _node_hash(self, transaction: ViewTransaction, node: Node) -> Hash:
+        coord, row, offset = locate(node)
+        growing = self._growing.get(coord)
+        known = growing and growing.hash(row, offset)
+        if known:
+            return known
+        tile = transaction.get(
+            keyspace.tile_key(level=coord.level, index=coord.index),
+            db=self.databases[keyspace.TILES],
+        )
+        if tile is None:
+            raise MalformedError(f"tile {coord.level}/{coord.index} is missing")
+        if len(tile) == FULL_TILE_BYTES:
+            self._growing.pop(coord, None)
+            start = stored_offset(row, offset)
+            # Sliced before it is copied, and copied before the transaction ends.
+            return bytes(tile[start : start + HASH_BYTES])
+        if growing is None:
+            growing = self._growing[coord] = GrowingTile(index=coord.index)
+        growing.extend(bytes(tile[growing.width * HASH_BYTES :]))
+        grown = growing.hash(row, offset)
+        if grown is None:
+            raise MalformedError(
+                f"tile {coord.level}/{coord.index} of width {growing.width} has no hash {offset} "
+                f"in row {row}"
+            )
+        return grown
+
     def leaf_in(self, transaction: Transaction, leaf_index: int) -> bytes | None:
         """As `leaf`, in a transaction of the caller's."""
         leaves = self._leaves(transaction, (leaf_index,))
@@ -124,20 +159,10 @@ class LogStore:
         """The hashes of complete subtrees, in one read transaction.
 
         Precondition: every node lies within the durable tree.
-        Cost: one point read a node; a partial tile is folded, at most 254 node hashes.
+        Cost: at most one point read a node; the inner hashes of partial tiles are kept.
         """
-        hashes: list[Hash] = []
-        tiles = self.databases[keyspace.TILES]
-        with self._reading() as transaction:
-            for node in nodes:
-                coord, row, offset = locate(node)
-                tile = transaction.get(
-                    keyspace.tile_key(level=coord.level, index=coord.index), db=tiles
-                )
-                if tile is None:
-                    raise MalformedError(f"tile {coord.level}/{coord.index} is missing")
-                hashes.append(node_hash_in_tile(tile, row, offset))
-        return hashes
+        with self._lock, self._viewing() as transaction:
+            return [self._node_hash(transaction, node) for node in nodes]
 
     def prove(self, plan: Plan) -> tuple[Hash, ...]:
         """Read what a plan names and assemble its proof."""
@@ -201,10 +226,17 @@ class LogStore:
             return value
 
     def _reading(self) -> AbstractContextManager[Transaction]:
+        self._check_process()
+        return self.environment.begin()
+
+    def _viewing(self) -> AbstractContextManager[ViewTransaction]:
+        self._check_process()
+        return self.environment.begin(buffers=True)
+
+    def _check_process(self) -> None:
         if os.getpid() != self._process:
             # LMDB does not refuse this, and its reader table would silently be wrong.
             raise RuntimeError("this log was opened before fork(); open it in this process")
-        return self.environment.begin()
 
     def _leaves(self, transaction: Transaction, indices: Iterable[int]) -> list[bytes]:
         """Leaves at ascending indices of one bundle, up to the first that isn't there."""

@@ -26,8 +26,11 @@ class FilledTile:
 
 
 @dataclass(slots=True)
-class _GrowingTile:
-    """Fewer than 256 hashes and the inner hashes that they already determine."""
+class GrowingTile:
+    """A tile on its way to 256 hashes, and the inner hashes that these already determine.
+
+    `rows[k]` holds the roots of the complete subtrees of height k. They never change as it grows.
+    """
 
     index: int
     rows: list[bytearray] = field(
@@ -36,9 +39,22 @@ class _GrowingTile:
 
     @property
     def width(self) -> int:
+        """Hashes in the tile."""
         return len(self.rows[0]) // HASH_BYTES
 
+    def hash(self, row: int, offset: int) -> Hash | None:
+        """The hash at an offset of a row; None while the tile is too small for it."""
+        start = offset * HASH_BYTES
+        hash_ = bytes(self.rows[row][start : start + HASH_BYTES])
+        return hash_ or None
+
+    def extend(self, hashes: bytes) -> None:
+        """Append hashes, 32 bytes each. Cost: one node hash for each."""
+        for start in range(0, len(hashes), HASH_BYTES):
+            self.append(hashes[start : start + HASH_BYTES])
+
     def append(self, hash_: Hash) -> None:
+        """Append one hash, and every inner hash that it completes."""
         for row in self.rows:
             row.extend(hash_)
             if len(row) % (2 * HASH_BYTES):
@@ -59,7 +75,7 @@ class Edge:
 
     def __init__(self) -> None:
         self._size = 0
-        self._growing = [_GrowingTile(index=0)]
+        self._growing = [GrowingTile(index=0)]
 
     @classmethod
     def restore(cls, *, size: int, partial_tiles: Sequence[bytes]) -> "Edge":
@@ -79,15 +95,14 @@ class Edge:
                     f"the partial tile of level {level} has {len(leaves)} bytes, "
                     f"want {expected * HASH_BYTES}"
                 )
-            growing = _GrowingTile(index=size // spanned // TILE_WIDTH)
-            for start in range(0, len(leaves), HASH_BYTES):
-                growing.append(leaves[start : start + HASH_BYTES])
+            growing = GrowingTile(index=size // spanned // TILE_WIDTH)
+            growing.extend(leaves)
             edge._growing.append(growing)
             spanned *= TILE_WIDTH
         if size // spanned:
             raise ValueError(f"{len(partial_tiles)} levels cannot hold a tree of size {size}")
         if not edge._growing:
-            edge._growing.append(_GrowingTile(index=0))
+            edge._growing.append(GrowingTile(index=0))
         edge._size = size
         return edge
 
@@ -139,9 +154,9 @@ class Edge:
     def _fill(self, level: int, rows: bytes, filled: list[FilledTile]) -> None:
         growing = self._growing[level]
         filled.append(FilledTile(TileCoord(level, growing.index), rows))
-        self._growing[level] = _GrowingTile(index=growing.index + 1)
+        self._growing[level] = GrowingTile(index=growing.index + 1)
         if level + 1 == len(self._growing):
-            self._growing.append(_GrowingTile(index=0))
+            self._growing.append(GrowingTile(index=0))
         parent = self._growing[level + 1]
         parent.append(rows[-HASH_BYTES:])
         if parent.width == TILE_WIDTH:

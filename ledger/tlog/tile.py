@@ -137,6 +137,11 @@ def locate(node: Node) -> tuple[TileCoord, int, int]:
     return TileCoord(level, index), row, offset
 
 
+def stored_offset(row: int, offset: int) -> int:
+    """Where a hash begins among the bytes of `tile_rows`. Precondition: as `node_hash_in_tile`."""
+    return (2 * TILE_WIDTH - (2 * TILE_WIDTH >> row) + offset) * HASH_BYTES
+
+
 def node_hash_in_tile(tile: bytes, row: int, offset: int) -> Hash:
     """The hash at `offset` of `row`, 0 being the leaves, in a tile of either form.
 
@@ -147,7 +152,7 @@ def node_hash_in_tile(tile: bytes, row: int, offset: int) -> Hash:
     if not (0 <= row < TILE_HEIGHT and 0 <= offset < TILE_WIDTH >> row):
         raise ValueError(f"a tile has no hash {offset} in row {row}")
     if len(tile) == _FULL_TILE_BYTES:
-        start = (2 * TILE_WIDTH - (2 * TILE_WIDTH >> row) + offset) * HASH_BYTES
+        start = stored_offset(row, offset)
         return tile[start : start + HASH_BYTES]
     leaves = tile[offset * HASH_BYTES << row : (offset + 1) * HASH_BYTES << row]
     if len(leaves) != HASH_BYTES << row:
