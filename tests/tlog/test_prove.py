@@ -1,4 +1,4 @@
-"""What the prover makes is what the RFC says and what the verifier takes, in every tree up to 130."""
+"""The prover makes what the RFC says, and the verifier takes it, in every tree up to 130."""
 
 import pytest
 from hypothesis import given
