@@ -6,19 +6,18 @@ on the disk in any case.
 """
 
 import asyncio
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from secrets import token_bytes
-from typing import Final
 
 import structlog
 from aiohttp import web
 
 from ledger.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger.event.reading import Reader
+from ledger.hosting import listen, run_until_signal
 from ledger.publisher import Publisher
 from ledger.sequencer import Sequencer
 from ledger.service.appending import Appender, LogClock
@@ -28,7 +27,7 @@ from ledger.service.outbox import Outbox
 from ledger.service.parts import Service
 from ledger.service.routes import ROUTES
 from ledger.service.server import Server
-from ledger.service.settings import Settings, parse_listen
+from ledger.service.settings import Settings
 from ledger.service.wire import WitnessAnswer
 from ledger.store.access import AccessStore
 from ledger.store.log import last_received_time
@@ -36,8 +35,6 @@ from ledger.store.writer import LogWriter
 from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger.tlog.note import Signer
 from ledger.tlog.policy import Policy, parse_policy
-
-CONNECTIONS_WAITING_MAX: Final = 1024
 
 _log = structlog.get_logger("ledger.service")
 
@@ -49,8 +46,7 @@ def run(
 
     Raises: as `serve`.
     """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve_until_signal(directory, settings, on_ready))
+    run_until_signal(lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready))
 
 
 async def serve(
@@ -69,7 +65,7 @@ async def serve(
         runner = web.ServerRunner(Server(service, ROUTES), shutdown_timeout=settings.stop_wait_s)
         await runner.setup()
         try:
-            address = await _listen(runner, settings.listen)
+            address = await listen(runner, settings.listen)
             _log.info("serving", address=address, tree_size=service.tree_size)
             if on_ready is not None:
                 on_ready(address)
@@ -203,33 +199,3 @@ def _read_policy(paths: DirectoryPaths) -> bytes:
         return paths.policy.read_bytes()
     except FileNotFoundError:
         raise UnavailableError(f"there is no policy at {paths.policy}") from None
-
-
-async def _listen(runner: web.ServerRunner, listen: str) -> str:
-    """Take connections; the address, with the port that was chosen when it was 0."""
-    host, port = parse_listen(listen)
-    try:
-        await web.TCPSite(runner, host, port, backlog=CONNECTIONS_WAITING_MAX).start()
-    except OSError as error:
-        raise UnavailableError(f"cannot listen on {listen}: {error.strerror}") from error
-    host, port = runner.addresses[0][:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-async def _serve_until_signal(
-    directory: Path, settings: Settings, on_ready: Callable[[str], None] | None
-) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    await serve(directory, settings, stop=stop, on_ready=on_ready)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's where it is installed, else None for asyncio's own."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return None
-    return uvloop.new_event_loop

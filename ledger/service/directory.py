@@ -7,20 +7,16 @@ DIR/log/          LMDB: the log
 DIR/access/       LMDB: access tokens, by hash
 """
 
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from ledger.keyfile import read_keys, write_keys
 from ledger.service.settings import settings_template
 from ledger.store.access import create_access
 from ledger.store.log import create_log
-from ledger.tlog.errors import MalformedError, UnavailableError
 from ledger.tlog.note import Signer
 from ledger.tlog.policy import format_policy
-
-KEY_BYTES_MAX = 4096
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+from ledger.tlog.wire import from_wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +68,7 @@ def create_directory(path: Path, *, origin: str, seed: bytes) -> DirectoryPaths:
     create_access(paths.access)
     paths.policy.write_text(format_policy([signer.verifier]), encoding="utf-8")
     paths.settings.write_text(settings_template(), encoding="utf-8")
-    descriptor = os.open(paths.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"{signer.encode()}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_keys(paths.key, [signer.key])
     return paths
 
 
@@ -86,18 +78,6 @@ def read_signer(paths: DirectoryPaths) -> Signer:
     Raises: UnavailableError when there is none or its mode is not 0600, MalformedError when it is
     not one key. No message holds any of it.
     """
-    try:
-        with paths.key.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if mode & _OTHERS:
-                raise UnavailableError(
-                    f"{paths.key} can be read by others: its mode is {stat.S_IMODE(mode):04o}, "
-                    f"want 0600 (chmod 600 {paths.key})"
-                )
-            data = file.read(KEY_BYTES_MAX)
-    except FileNotFoundError:
-        raise UnavailableError(f"there is no signing key at {paths.key}") from None
-    try:
-        return Signer.parse(data.decode("ascii").removesuffix("\n"))
-    except (MalformedError, UnicodeDecodeError):
-        raise MalformedError(f"{paths.key} does not hold one signing key") from None
+    (key,) = read_keys(paths.key, keys_max=1)
+    with from_wire():
+        return Signer(key)

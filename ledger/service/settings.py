@@ -12,13 +12,13 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from ledger.hosting import parse_listen
 from ledger.publisher import INTERVAL_S
 from ledger.sequencer import WAITING_BYTES_MAX, WAITING_EVENTS_MAX
 from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.tlog.errors import MalformedError
 
 VARIABLE_PREFIX: Final = "LEDGER_"
-_PORT_MAX: Final = 65_535
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,18 +142,6 @@ def read_settings(
     settings = _convert(chosen, "settings", strict=False)
     parse_listen(settings.listen)
     return settings
-
-
-def parse_listen(text: str) -> tuple[str, int]:
-    """Host and port of `127.0.0.1:8765` or `[::1]:8765`. Raises: MalformedError."""
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        colon = ""
-    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= _PORT_MAX):
-        raise MalformedError(f"not an address and a port, such as 127.0.0.1:8765: {text!a}")
-    return host, int(port)
 
 
 def settings_template() -> str:
