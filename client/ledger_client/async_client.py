@@ -12,7 +12,7 @@ from ledger.tlog.policy import VerifiedHead
 from ledger_client.appending import AnyEvent
 from ledger_client.async_transport import AsyncTransport
 from ledger_client.client import TIMEOUT_S
-from ledger_client.exchange import Plan, Response
+from ledger_client.exchange import Plan, Request, Response, Turn
 from ledger_client.results import Consistency, Entry, Inclusion, Receipt, Rejected
 from ledger_client.retry import Pause, RetryPolicy
 from ledger_client.shared import AnyPolicy, PathLike, Shared
@@ -59,6 +59,7 @@ class AsyncLedgerClient:
             retry=retry or RetryPolicy(),
         )
         self._transport = AsyncTransport(self._shared.endpoint, tls=tls)
+        self._turn = asyncio.Lock()
 
     async def append(
         self, event: AnyEvent, *, verify: bool = True, wait_witnessed: bool = False
@@ -146,17 +147,22 @@ class AsyncLedgerClient:
     async def _run(self, plan: Plan[T]) -> T:
         steps = self._shared.steps(plan)
         answer: Response | UnavailableError | None = None
+        has_turn = False
         try:
             while True:
                 step = steps.send(answer)
-                if isinstance(step, Pause):
-                    await asyncio.sleep(step.delay_s)
-                    answer = None
-                    continue
-                try:
-                    answer = await self._transport.send(step)
-                except UnavailableError as error:
-                    answer = error
+                answer = None
+                match step:
+                    case Request():
+                        answer = await self._send(step)
+                    case Pause():
+                        await asyncio.sleep(step.delay_s)
+                    case Turn.TAKE:
+                        await self._turn.acquire()
+                        has_turn = True
+                    case Turn.GIVE:
+                        self._turn.release()
+                        has_turn = False
         except StopIteration as done:
             result: T = done.value
             return result
@@ -164,6 +170,14 @@ class AsyncLedgerClient:
             saved = await asyncio.to_thread(self._shared.with_evidence_saved, error)
             raise saved from error
         finally:
+            if has_turn:
+                self._turn.release()
             steps.close()
             if self._shared.is_save_due:
                 await asyncio.to_thread(self._shared.save_due)
+
+    async def _send(self, request: Request) -> Response | UnavailableError:
+        try:
+            return await self._transport.send(request)
+        except UnavailableError as error:
+            return error

@@ -1,6 +1,7 @@
 """The client for programs with threads. See `LedgerClient`."""
 
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -10,7 +11,7 @@ from ledger.tlog.errors import UnavailableError, VerificationError
 from ledger.tlog.hashing import Hash
 from ledger.tlog.policy import VerifiedHead
 from ledger_client.appending import AnyEvent
-from ledger_client.exchange import Plan, Response
+from ledger_client.exchange import Plan, Request, Response, Turn
 from ledger_client.results import Consistency, Entry, Inclusion, Receipt, Rejected
 from ledger_client.retry import Pause, RetryPolicy
 from ledger_client.shared import AnyPolicy, PathLike, Shared
@@ -62,6 +63,7 @@ class LedgerClient:
             retry=retry or RetryPolicy(),
         )
         self._transport = Transport(self._shared.endpoint, tls=tls)
+        self._turn = threading.Lock()
 
     def append(
         self, event: AnyEvent, *, verify: bool = True, wait_witnessed: bool = False
@@ -144,22 +146,35 @@ class LedgerClient:
     def _run(self, plan: Plan[T]) -> T:
         steps = self._shared.steps(plan)
         answer: Response | UnavailableError | None = None
+        has_turn = False
         try:
             while True:
                 step = steps.send(answer)
-                if isinstance(step, Pause):
-                    time.sleep(step.delay_s)
-                    answer = None
-                    continue
-                try:
-                    answer = self._transport.send(step)
-                except UnavailableError as error:
-                    answer = error
+                answer = None
+                match step:
+                    case Request():
+                        answer = self._send(step)
+                    case Pause():
+                        time.sleep(step.delay_s)
+                    case Turn.TAKE:
+                        self._turn.acquire()
+                        has_turn = True
+                    case Turn.GIVE:
+                        self._turn.release()
+                        has_turn = False
         except StopIteration as done:
             result: T = done.value
             return result
         except VerificationError as error:
             raise self._shared.with_evidence_saved(error) from error
         finally:
+            if has_turn:
+                self._turn.release()
             steps.close()
             self._shared.save_due()
+
+    def _send(self, request: Request) -> Response | UnavailableError:
+        try:
+            return self._transport.send(request)
+        except UnavailableError as error:
+            return error

@@ -1,12 +1,13 @@
 """One HTTP request and its response, as values; and the plans that are made of them.
 
 A `Plan` is a conversation without I/O: a generator that yields the next `Request`, is sent the
-`Response`, and returns its verdict. Both clients run the same plans, one over `http.client`, the
-other over aiohttp, so what is asked and how the answer is judged is written once.
+`Response`, and at last returns its verdict. Both clients run the same plans, one over http.client,
+the other over aiohttp, so what is asked and how the answer is judged is written once.
 """
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -37,7 +38,18 @@ class Response:
     retry_after: str | None = None
 
 
-Plan = Generator[Request, Response, T]
+class Turn(Enum):
+    """A step that sends nothing: `TAKE` waits until no other plan of this client has the turn.
+
+    Who has it says `GIVE` when done; it is also given back when the plan ends.
+    """
+
+    TAKE = "take"
+    GIVE = "give"
+
+
+Plan = Generator[Request | Turn, Response, T]
+"""The answer to a `Turn` means nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,12 @@
 """How a head that a server shows comes to be accepted: the plans around a `TrustedLog`.
 
 A `TrustedLog` is one client's, and a client may be used from many threads: its calls stand under
-one lock here. No plan holds the lock while it waits for an answer, so the sizes that a proof must
-join may have changed when it is there; then it is asked for again. Each round means that another
-thread got a larger head accepted, so the rounds end.
+one lock here, which no plan holds while it waits for an answer.
+
+The events of one commit come back to many threads at once, with one head and often with a proof
+from a head that isn't the latest any more. Only one of them asks for the proof that is missing, the
+others wait for their turn and then find the head accepted. So there is at most one such question
+for each head, however many threads.
 """
 
 import threading
@@ -18,7 +21,7 @@ from ledger.tlog.proof import Proof, RangeProof
 from ledger.tlog.wire import parse_hash
 from ledger_client.answer import check_same, check_status, decode_answer
 from ledger_client.errors import RejectedError
-from ledger_client.exchange import Plan, Request
+from ledger_client.exchange import Plan, Request, Turn
 from ledger_client.results import Consistency
 from ledger_client.trust import ConsistencyProof, TrustedLog, check_consistent, fork_error
 
@@ -125,13 +128,21 @@ class Heads:
         with self._lock:
             head = self._trusted.check_head(note)
         proof = offered
+        has_turn = False
         while True:
             with self._lock:
-                if self._trusted.accept(head, proof):
-                    return judge(head)
+                verdict = judge(head) if self._trusted.accept(head, proof) else None
                 needed = self._trusted.needs(head)
                 latest = self._trusted.latest
+            if verdict is not None:
+                if has_turn:
+                    yield Turn.GIVE
+                return verdict
             if needed is None:
+                continue
+            if not has_turn:
+                yield Turn.TAKE
+                has_turn = True
                 continue
             try:
                 proof = yield from _fetch_consistency(*needed)

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from ledger.tlog.errors import UnavailableError
-from ledger_client.exchange import Plan, Request, Response
+from ledger_client.exchange import Plan, Request, Response, Turn
 
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 RETRY_AFTER_DIGITS_MAX = 9
@@ -78,24 +78,30 @@ class Ambience:
     draw: Callable[[], float]
 
 
-Steps = Generator[Request | Pause, Response | UnavailableError | None, T]
+Step = Request | Turn | Pause
+Steps = Generator[Step, Response | UnavailableError | None, T]
 
 
 def persist(plan: Plan[T], *, retry: RetryPolicy, ambience: Ambience) -> Steps[T]:
     """Run a plan, sending each of its requests again as the policy allows.
 
     Yields a `Request`, to be answered with its `Response` or the `UnavailableError` it met; or a
-    `Pause`, to be answered with None. The last failure of a request is thrown into the plan.
+    `Turn` or a `Pause`, to be answered with None. The last failure of a request is thrown into the
+    plan.
     """
     try:
-        request = next(plan)
+        step = next(plan)
         while True:
+            if isinstance(step, Turn):
+                yield step
+                step = next(plan)
+                continue
             try:
-                response = yield from _exchange(request, retry=retry, ambience=ambience)
+                response = yield from _exchange(step, retry=retry, ambience=ambience)
             except UnavailableError as error:
-                request = plan.throw(error)
+                step = plan.throw(error)
             else:
-                request = plan.send(response)
+                step = plan.send(response)
     except StopIteration as done:
         result: T = done.value
         return result

@@ -33,6 +33,9 @@ from ledger.tlog.wire import decode_text, format_base64
 HEADS_KEPT_MAX = 64
 """Accepted heads kept for rules 3 and 5: as many as a minute of commits may have in flight."""
 
+NOTES_KEPT_MAX = 8
+"""Notes whose signatures are not verified again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsistencyProof:
@@ -62,7 +65,7 @@ class TrustedLog:
         self.policy: Final = policy
         self._heads: dict[int, VerifiedHead] = {}  # By size: the latest, and some before it.
         self._latest: VerifiedHead | None = None
-        self._checked: VerifiedHead | None = None  # The last note that met the policy.
+        self._checked: dict[str, VerifiedHead] = {}  # By note: the last that met the policy.
         if anchor is not None:
             self._remember(check_anchor(anchor, policy), is_latest=True)
 
@@ -77,10 +80,14 @@ class TrustedLog:
         Raises: MalformedError, VerificationError.
         """
         text = decode_text(note)
-        # The answers to one commit all carry one note.
-        if self._checked is None or self._checked.note != text:
-            self._checked = self.policy.check(text)
-        return self._checked
+        # The answers to one commit all carry one note, and the commits in flight are a few.
+        head = self._checked.get(text)
+        if head is None:
+            head = self.policy.check(text)
+            self._checked[text] = head
+            if len(self._checked) > NOTES_KEPT_MAX:
+                del self._checked[next(iter(self._checked))]
+        return head
 
     def needs(self, head: VerifiedHead) -> tuple[int, int] | None:
         """The sizes (old, new) that a proof for `accept` must join now; None when it needs none."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.tlog.errors import UnavailableError
-from ledger_client.exchange import Plan, Request, Response
+from ledger_client.exchange import Plan, Request, Response, Turn
 from ledger_client.retry import Ambience, Pause, RetryPolicy, parse_retry_after, persist
 
 NOV_25_2026 = 1_795_572_216.0
@@ -43,6 +43,8 @@ class World:
                 if isinstance(step, Pause):
                     self.pauses.append(step.delay_s)
                     self.now_s += step.delay_s
+                    answer = None
+                elif isinstance(step, Turn):
                     answer = None
                 else:
                     answer = answers[min(len(self.sent), len(answers) - 1)]

@@ -1,0 +1,107 @@
+"""A server that lies: it asks the real service, and changes what is said on the way.
+
+It stands for whoever holds the ledger's host: it may change what it stores, what it answers and
+what it proves. It does not have the signing key, but in the tests of forks, where real services do.
+"""
+
+import http.client
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import msgspec
+
+
+@dataclass
+class Said:
+    """A request on its way to the service, or the answer on its way back."""
+
+    target: str
+    body: bytes
+    status: int = 0
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+    @json.setter
+    def json(self, value: Any) -> None:
+        self.body = msgspec.json.encode(value)
+
+
+Lie = Callable[[Said], None]
+
+
+def no_lie(_said: Said) -> None:
+    return
+
+
+class Liar:
+    """Tells `lie_to_service` and `lie_to_client` at once, whoever asks."""
+
+    def __init__(self, url: str) -> None:
+        self._peer = urlsplit(url).netloc
+        self.lie_to_service: Lie = no_lie
+        self.lie_to_client: Lie = no_lie
+        self.targets: list[str] = []
+        liar = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                liar._answer(self)
+
+            def do_POST(self) -> None:
+                liar._answer(self)
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+        length = int(handler.headers.get("Content-Length", 0))
+        said = Said(handler.path, handler.rfile.read(length))
+        self.targets.append(said.target)
+        self.lie_to_service(said)
+        peer = http.client.HTTPConnection(self._peer, timeout=30)
+        headers = {
+            name: value
+            for name, value in handler.headers.items()
+            if name in ("Accept", "Authorization", "Content-Type")
+        }
+        method = "POST" if length else "GET"
+        peer.request(method, said.target, body=said.body or None, headers=headers)
+        with peer.getresponse() as answer:
+            told = Said(said.target, answer.read(), answer.status)
+        peer.close()
+        self.lie_to_client(told)
+        handler.send_response(told.status)
+        handler.send_header("Content-Length", str(len(told.body)))
+        handler.end_headers()
+        handler.wfile.write(told.body)

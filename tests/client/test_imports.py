@@ -1,0 +1,46 @@
+"""What importing the client costs an application: nothing of the server, and nothing early."""
+
+import subprocess
+import sys
+
+import pytest
+
+import ledger_client
+
+SERVER = ("lmdb", "zstandard", "uvloop", "ledger.store", "ledger.service", "ledger.sequencer")
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after running this."""
+    script = f"{code}\nimport sys\nprint(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+    return set(output.split())
+
+
+def test_importing_the_client_imports_nothing_else_of_ours() -> None:
+    loaded = loaded_by("import ledger_client")
+    assert not loaded & {*SERVER, "aiohttp", "asyncio", "msgspec", "nacl", "http.client", "ledger"}
+    assert {name for name in loaded if name.startswith("ledger")} == {"ledger_client"}
+
+
+def test_the_client_for_threads_needs_neither_aiohttp_nor_the_server() -> None:
+    loaded = loaded_by(
+        "from ledger_client import LedgerClient\nLedgerClient('http://127.0.0.1:1').close()"
+    )
+    assert not loaded & {*SERVER, "aiohttp", "asyncio"}
+
+
+def test_the_client_for_asyncio_needs_nothing_of_the_server() -> None:
+    loaded = loaded_by("from ledger_client import AsyncLedgerClient")
+    assert "aiohttp" in loaded
+    assert not loaded & set(SERVER)
+
+
+def test_every_name_is_there_and_no_other() -> None:
+    for name in ledger_client.__all__:
+        assert getattr(ledger_client, name).__name__ == name
+    assert dir(ledger_client) == sorted(ledger_client.__all__)
+    with pytest.raises(AttributeError, match="LedgerKlient"):
+        ledger_client.LedgerKlient  # noqa: B018 - asking for it is the test
