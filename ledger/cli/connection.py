@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import click
 
@@ -78,4 +79,11 @@ def connection_options(command: Callable[..., int | None]) -> Callable[..., int 
 
 def parse_reference(text: str) -> int | str:
     """An index, or the id of an event, as a command line names it."""
-    return int(text) if text.isascii() and text.isdigit() else text
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise click.BadParameter(
+            "want the index of an event or its id, a UUID", param_hint="ID|INDEX"
+        ) from None
