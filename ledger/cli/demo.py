@@ -76,18 +76,19 @@ def _tell(scratch: Path, *, once: bool, file: Path | None, format_: str, listen:
         for question in QUESTIONS[:6]:
             click.echo(f"   {question.asks}")
             click.secho(f"     {question.query}  →  {question.finds} events", dim=True)
-        if once:
-            return
-        click.secho(
-            "\nThe service runs on. Ctrl-C ends it and removes the scratch folder.", bold=True
-        )
-        click.echo(f"   address  {service.url}\n   token    {token}\n   policy   {paths.policy}\n")
-        click.echo(
-            f"   export LEDGER_URL={service.url} LEDGER_TOKEN={token} LEDGER_POLICY={paths.policy}"
-            f"\n   ledger show {export.index}"
-        )
-        with suppress(KeyboardInterrupt):
-            service.wait()
+        if not once:
+            with suppress(KeyboardInterrupt):
+                _serve_on(service, token, paths, export)
+
+
+def _serve_on(service: Service, token: str, paths: DirectoryPaths, export: Entry) -> None:
+    click.secho("\nThe service runs on. Ctrl-C ends it and clears it away.", bold=True)
+    click.echo(f"   address  {service.url}\n   token    {token}\n   policy   {paths.policy}\n")
+    click.echo(
+        f"   export LEDGER_URL={service.url} LEDGER_TOKEN={token} LEDGER_POLICY={paths.policy}"
+        f"\n   ledger show {export.index}"
+    )
+    service.wait()
 
 
 class _Steps:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ledger.cli.app import COMMANDS
-from ledger.cli.running import Service
+from ledger.cli.running import Service, make_ledger
+from ledger_client import LedgerClient, Receipt
 from tests.cli.conftest import ORIGIN, Command, Ledger
 
 LOGIN = ("--actor", "user:u_1", "--action", "user.login", "--outcome", "success")
@@ -325,23 +326,22 @@ def test_ctrl_c_ends_the_demo_in_order(tmp_path: Path) -> None:
 
 
 def test_what_was_acknowledged_survives_ctrl_c(tmp_path: Path, ledger: Ledger) -> None:
-    from ledger.cli.running import make_ledger
-    from ledger_client import LedgerClient
-
     directory = tmp_path / "audit"
     token = make_ledger(directory, origin=ORIGIN)
     event = {"actor": {"id": "u_1"}, "action": "user.login", "outcome": "success"}
-    receipts = []
+    receipts: list[Receipt] = []
     for _ in range(2):
         with (
             Service(directory, listen="127.0.0.1:0", flags=("--log-level", "error")) as service,
             LedgerClient(service.url, token, policy=directory / "policy") as client,
         ):
-            receipts += client.append_many([event] * 50)
+            results = client.append_many([event] * 50)
+            receipts += [result for result in results if isinstance(result, Receipt)]
             os.kill(service.process_id, signal.SIGINT)
     with (
         Service(directory, listen="127.0.0.1:0", flags=("--log-level", "error")) as service,
         LedgerClient(service.url, token, policy=directory / "policy") as client,
     ):
+        assert len(receipts) == 100
         for receipt in receipts:
             assert client.event(receipt.index).leaf == receipt.leaf
