@@ -21,11 +21,12 @@ The answer is decided in this order, and the first that holds is given:
     400   the old size is larger than the checkpoint's
     409   the old size is not that of the head cosigned last; the body is that size, a line
     422   the new tree does not begin with the old one: by its root, or by the proof
+    503   the time is earlier than that of the head cosigned last: no earlier one is ever signed
     200   one cosignature line for each key of the witness
 
-`decide` is all of it but the first. It has two halves, because the first needs no state and the
-second must be one transaction with the update: were it not, a slower request could put back a
-smaller head. `cosign` then makes the answer, for a time that is passed in.
+`decide` is the checkpoint's part of it. It has two halves: `authenticate` needs no state, and
+`compare` must be one transaction with the update, or a slower request could put back a smaller
+head. `advance` is that half together with the cosignatures, for a time that is passed in.
 
 Source: c2sp.org/tlog-witness.
 """
@@ -121,14 +122,13 @@ Decision: TypeAlias = Accepted | Refused
 
 @dataclass(frozen=True, slots=True)
 class CosignedHead:
-    """The latest head that a witness stands by for one log.
+    """The latest head that a witness stands by for one log, and since when it says so.
 
-    `note` has the log's signatures that were verified and then the witness's own.
+    `note` has the signatures of the log that were verified, and then the witness's own.
     """
 
     note: Note
     checkpoint: Checkpoint
-    cosignatures: tuple[Signature, ...]
     cosigned_at_unix_s: int
 
 
@@ -232,19 +232,47 @@ def is_fork(authentic: Authentic, known: CosignedHead | None) -> bool:
     return new.tree_size == old.tree_size and new.root_hash != old.root_hash
 
 
+def advance(
+    authentic: Authentic,
+    *,
+    known: CosignedHead | None,
+    signers: Sequence[CosignatureSigner],
+    time_unix_s: int,
+) -> CosignedHead | Refused:
+    """The head to stand by from now on, cosigned; it must be kept before it is shown.
+
+    The checkpoint that was cosigned in the same second before gives that head back.
+    Cost: two hashes for each of the proof and a signature a key, 25 or 640 µs.
+    """
+    decision = compare(authentic, known=known)
+    if isinstance(decision, Refused):
+        return decision
+    if known is not None:
+        behind_s = known.cosigned_at_unix_s - time_unix_s
+        if behind_s > 0:
+            return Refused(503, f"the clock is {behind_s} s behind the head cosigned last")
+        if behind_s == 0 and known.note.text == decision.text:
+            return known
+    return cosign(decision, signers, time_unix_s=time_unix_s)
+
+
 def cosign(
     accepted: Accepted, signers: Sequence[CosignatureSigner], *, time_unix_s: int
 ) -> CosignedHead:
-    """Cosign with each key of the witness. What comes back must be kept before it is shown.
-
-    Precondition: the time is not earlier than that of the head cosigned before.
-    Raises: ValueError for time 0, which would leave the time unsaid.
-    """
+    """Cosign with each key. Raises: ValueError for time 0, which would leave the time unsaid."""
     if time_unix_s <= 0:
         raise ValueError(f"a witness states the time of its cosignature: {time_unix_s}")
-    cosignatures = tuple(signer.sign(accepted.text, time_unix_s=time_unix_s) for signer in signers)
+    cosignatures = [signer.sign(accepted.text, time_unix_s=time_unix_s) for signer in signers]
     note = Note(accepted.text, (*accepted.signatures, *cosignatures))
-    return CosignedHead(note, accepted.checkpoint, cosignatures, time_unix_s)
+    return CosignedHead(note, accepted.checkpoint, time_unix_s)
+
+
+def cosignatures_by(
+    head: CosignedHead, signers: Iterable[CosignatureSigner]
+) -> tuple[Signature, ...]:
+    """The signatures of a head by these keys: what an answer consists of."""
+    keys = {(signer.verifier.name, signer.verifier.key_id) for signer in signers}
+    return tuple(line for line in head.note.signatures if (line.name, line.key_id) in keys)
 
 
 def format_size_answer(size: int) -> str:

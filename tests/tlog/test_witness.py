@@ -24,8 +24,10 @@ from ledger.tlog.witness import (
     CosignedHead,
     Decision,
     Refused,
+    advance,
     authenticate,
     cosign,
+    cosignatures_by,
     decide,
     format_add_checkpoint,
     format_cosignatures,
@@ -279,9 +281,10 @@ def test_the_answer_has_a_line_for_each_key_and_the_note_the_logs_first() -> Non
     assert [line.name for line in made.note.signatures] == [ORIGIN, ORIGIN, *["example.com/w"] * 2]
     verifiers = [*KEYS, *(signer.verifier for signer in WITNESS)]
     assert len(verify_note(made.note, verifiers)) == 4
-    for signer, line in zip(WITNESS, made.cosignatures, strict=True):
+    answer = cosignatures_by(made, WITNESS)
+    for signer, line in zip(WITNESS, answer, strict=True):
         assert signer.verifier.check(made.note.text, line) == NOW
-    assert parse_cosignatures(format_cosignatures(made.cosignatures).encode()) == made.cosignatures
+    assert parse_cosignatures(format_cosignatures(answer).encode()) == answer
 
 
 def test_a_time_that_is_not_said_is_not_signed() -> None:
@@ -289,6 +292,40 @@ def test_a_time_that_is_not_said_is_not_signed() -> None:
     decision = accepted(decide(request, log=KEYS, known=None))
     with pytest.raises(ValueError, match="time"):
         cosign(decision, WITNESS, time_unix_s=0)
+
+
+def authentic(tree_size: int, *, old_size: int) -> Authentic:
+    proof = tuple(TREE.consistency(old_size, tree_size)) if 0 < old_size < tree_size else ()
+    head = Checkpoint(ORIGIN, tree_size, TREE.root(tree_size))
+    asked = authenticate(AddCheckpoint(old_size, proof, note(head, LOG)), log=KEYS)
+    assert isinstance(asked, Authentic)
+    return asked
+
+
+def test_no_time_earlier_than_the_last_is_signed() -> None:
+    known = cosigned(3)
+    for tree_size in (3, 8):
+        asked = authentic(tree_size, old_size=3)
+        late = advance(asked, known=known, signers=WITNESS, time_unix_s=NOW - 1)
+        assert isinstance(late, Refused)
+        assert late.status == 503
+        for time_unix_s in (NOW, NOW + 1):
+            head = advance(asked, known=known, signers=WITNESS[:1], time_unix_s=time_unix_s)
+            assert isinstance(head, CosignedHead)
+            assert head.cosigned_at_unix_s == time_unix_s
+
+
+def test_a_refusal_comes_before_the_clock() -> None:
+    late = advance(authentic(8, old_size=2), known=cosigned(3), signers=WITNESS, time_unix_s=1)
+    assert isinstance(late, Refused)
+    assert late.status == 409
+
+
+def test_the_same_head_in_the_same_second_is_the_one_that_was_kept() -> None:
+    known = cosigned(3)
+    asked = authentic(3, old_size=3)
+    assert advance(asked, known=known, signers=WITNESS[:1], time_unix_s=NOW) is known
+    assert advance(asked, known=known, signers=WITNESS[:1], time_unix_s=NOW + 1) != known
 
 
 def mldsa_note(head: Checkpoint) -> str:
@@ -319,10 +356,10 @@ def test_two_trees_of_one_size_are_a_fork_whatever_old_size_came_with_them() -> 
         (8, FORK, 9, False),
     ]:
         head = Checkpoint(ORIGIN, tree_size, tree.root(tree_size))
-        authentic = authenticate(AddCheckpoint(old_size, (), note(head, LOG)), log=KEYS)
-        assert isinstance(authentic, Authentic)
-        assert is_fork(authentic, cosigned(8)) is want
-        assert not is_fork(authentic, None)
+        asked = authenticate(AddCheckpoint(old_size, (), note(head, LOG)), log=KEYS)
+        assert isinstance(asked, Authentic)
+        assert is_fork(asked, cosigned(8)) is want
+        assert not is_fork(asked, None)
 
 
 def test_a_size_answer_is_one_number_on_a_line() -> None:
