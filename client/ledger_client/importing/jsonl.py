@@ -3,16 +3,23 @@
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from ledger.event.canonical import decode_event
 from ledger.event.ids import derived_id
+from ledger.event.model import EventError
 
 
 def map_json(raw: bytes) -> dict[str, Any]:
     """Read an event; without an id it gets the one derived from its canonical bytes.
 
+    Without a time it is refused: the moment of the import is not when it happened, and would be
+    another one when the file is imported again.
+
     Raises: EventError.
     """
     event, event_json = decode_event(raw)
+    if event.time is UNSET:
+        raise EventError("is required in what is imported", rule="missing-field", field="time")
     members: dict[str, Any] = msgspec.to_builtins(event)
     return {"id": derived_id("jsonl", event_json), **members}
