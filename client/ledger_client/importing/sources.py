@@ -47,7 +47,7 @@ _decode_wrapper = msgspec.json.Decoder(_Wrapper).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(path: Path, *, document_bytes_max: int = DOCUMENT_BYTES_MAX) -> Iterator[Record]:
     """Read the records of a file one after another; blank lines are passed over.
 
     Raises: MalformedError for damaged gzip data and for a line that is too long, after the records
@@ -58,36 +58,36 @@ def read_records(path: Path) -> Iterator[Record]:
         file.seek(0)
         plain = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if is_gzip else file
         try:
-            for line, document in _documents(plain):
+            for line, document in _documents(plain, document_bytes_max):
                 for raw in _unwrap(document):
                     yield Record(raw=raw, line=line, file_offset=file.tell())
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise MalformedError(f"{path.name}: damaged gzip data: {error}") from error
+            raise MalformedError(f"damaged gzip data: {error}") from error
 
 
-def _documents(plain: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _documents(plain: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
+    """Give each line with its number, or the whole file when its first line only opens it."""
     number = 0
     is_first = True
-    while text := plain.readline(DOCUMENT_BYTES_MAX + 1):
+    while text := plain.readline(bytes_max + 1):
         number += 1
         if is_first and text.strip() in (b"{", b"["):
-            text += plain.read(DOCUMENT_BYTES_MAX + 1 - len(text))
-        if len(text) > DOCUMENT_BYTES_MAX:
-            raise MalformedError(f"line {number} has more than {DOCUMENT_BYTES_MAX} bytes")
+            text += plain.read(bytes_max + 1 - len(text))
+        if len(text) > bytes_max:
+            raise MalformedError(f"line {number} has more than {bytes_max} bytes")
         if document := text.strip():
             is_first = False
             yield number, document
 
 
 def _unwrap(document: bytes) -> Iterator[bytes]:
-    """Give the records of a document: many, or itself."""
+    """Give the records of a document: what it wraps, or itself."""
     try:
         if document.startswith(b"["):
-            records = _decode_array(document)
+            yield from map(bytes, _decode_array(document))
         elif b'"Records"' in document[:64]:
-            records = _decode_wrapper(document).records
+            yield from map(bytes, _decode_wrapper(document).records)
         else:
-            records = []
+            yield document
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        records = []
-    yield from map(bytes, records) if records else (document,)
+        yield document
