@@ -49,6 +49,8 @@ from ledger_client.trust import ConsistencyProof
 
 BATCH_EVENTS_MAX = 10_000
 BATCH_BYTES_MAX = 32 * 1024 * 1024
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+"""The longest honest answer: 10,000 duplicates, each with its own proof and signed head."""
 
 AnyEvent = Event | Mapping[str, Any]
 
@@ -216,6 +218,7 @@ def _request(
         target=f"/v1/events{query}",
         content_type="application/x-ndjson" if is_batch else "application/json",
         body=b"\n".join(event.event_json for event in sent),
+        answer_bytes_max=ANSWER_BYTES_MAX,
     )
 
 

@@ -11,8 +11,8 @@ from enum import Enum
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
-ANSWER_BYTES_MAX = 64 * 1024 * 1024
-"""The longest body that is read. The longest honest one: 10,000 results with a proof each."""
+ANSWER_BYTES_MAX = 4 * 1024 * 1024
+"""The longest body that is read: an event and its proof, whatever escapes and signatures cost."""
 
 T = TypeVar("T")
 
@@ -87,8 +87,8 @@ class Endpoint:
 def parse_endpoint(url: str, *, token: str | None, timeout_s: float) -> Endpoint:
     """The endpoint at an address such as `https://ledger.example.com` or `http://h:8765/audit`.
 
-    Raises: ValueError for another scheme, no host, credentials, a query or a fragment in the
-    address; for a token that can't stand in a header; for a time-out that isn't positive.
+    Raises: ValueError for an address with another scheme, no host, credentials, a query or a
+    fragment; for a token that can't stand in a header; for a time-out that isn't positive.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -97,6 +97,8 @@ def parse_endpoint(url: str, *, token: str | None, timeout_s: float) -> Endpoint
         raise ValueError("the ledger's address must hold no credentials: pass the token as token=")
     if parts.query or parts.fragment:
         raise ValueError("the ledger's address must have neither query nor fragment")
+    if not parts.path.isascii() or not parts.path.isprintable() or " " in parts.path:
+        raise ValueError("the path of the ledger's address must be ASCII, percent-encoded")
     # Checked here, for http.client would quote a token with a line break in its message.
     if token is not None and not (token and token.isascii() and token.isprintable()):
         raise ValueError("the token must be printable ASCII without line breaks")

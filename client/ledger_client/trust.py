@@ -127,7 +127,7 @@ class TrustedLog:
             check_consistent(latest, head, proof, offered=head)
         else:
             newer = self._heads.get(proof.new_size)
-            if proof.old_size != size or newer is None:
+            if proof.old_size != size or proof.new_size <= size or newer is None:
                 return False
             check_consistent(head, newer, proof, offered=head)
         self._remember(head, is_latest=is_newer)

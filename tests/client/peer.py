@@ -4,6 +4,7 @@ It plays a foreign or hostile server, or a broken proxy: things that no service 
 """
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -69,8 +70,9 @@ class Talk:
 class Peer:
     """Plays one script for each connection; the last one again for all that follow."""
 
-    def __init__(self, *scripts: Script) -> None:
+    def __init__(self, *scripts: Script, tls: ssl.SSLContext | None = None) -> None:
         self._scripts = scripts
+        self._tls = tls
         self.requests: list[bytes] = []
         self.connections = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -80,7 +82,8 @@ class Peer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> Self:
         self._accepting.start()
@@ -121,6 +124,10 @@ class Peer:
     def _play(self, script: Script, sock: socket.socket) -> None:
         with sock:
             try:
-                script(Talk(sock, self))
+                if self._tls is None:
+                    script(Talk(sock, self))
+                    return
+                with self._tls.wrap_socket(sock, server_side=True) as secured:
+                    script(Talk(secured, self))
             except OSError:
                 return

@@ -1,6 +1,10 @@
 """Both clients against the real service: append, prove, read back, remember."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +157,23 @@ def test_an_event_that_is_not_valid_is_found_before_it_is_sent(client: Client) -
         client.append(event(""))
     assert caught.value.problem.field == "actor.id"
     assert caught.value.problem.slug == "too-short"
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        {"at": datetime(2026, 11, 25, tzinfo=UTC)},
+        {"set": {1}},
+        {"big": 2**53},
+        {"nan": nan},
+        {1: 2},
+    ],
+)
+def test_what_json_does_not_have_is_refused_and_not_guessed(
+    client: Client, context: dict[Any, Any]
+) -> None:
+    with pytest.raises(RejectedError, match="context"):
+        client.append(event(context=context))
 
 
 def test_a_refused_event_of_a_batch_fails_alone(running: Running, client: Client) -> None:
@@ -396,6 +417,31 @@ def test_many_threads_share_one_client(running: Running, tmp_path: Path) -> None
         wait_published(client, max(indices) + 1)
         stored = {entry.index: entry.leaf for entry in client.events(min(indices))}
         assert all(stored[receipt.index] == receipt.leaf for receipt in found)
+
+
+FORKING = """
+import os, sys
+from ledger_client import LedgerClient
+
+url, token, policy = sys.argv[1:]
+event = {"action": "user.changed", "actor": {"id": "u_1"}, "outcome": "success"}
+ledger = LedgerClient(url, token, policy=policy)
+ledger.append(event)
+child = os.fork()
+for _ in range(20):
+    ledger.append(event)
+ledger.close()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_does_not_read_its_parents_answers(running: Running) -> None:
+    arguments = [running.url, running.token, str(running.policy)]
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_closed_client_says_so(client: Client) -> None:

@@ -1,15 +1,23 @@
 """Both transports against peers that misbehave: each ends in an answer or in one of our errors."""
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Protocol
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
-from ledger.tlog.errors import MalformedError, UnavailableError
+from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_client.async_transport import AsyncTransport
-from ledger_client.exchange import Request, Response, parse_endpoint
+from ledger_client.exchange import Endpoint, Request, Response, parse_endpoint
 from ledger_client.transport import Transport
 from tests.client.peer import Peer, Talk
 
@@ -28,10 +36,11 @@ class Sender(Protocol):
 class AsyncSender:
     """An `AsyncTransport` in a loop of its own, so that one test serves both."""
 
-    def __init__(self, url: str, timeout_s: float, runner: asyncio.Runner) -> None:
+    def __init__(
+        self, endpoint: Endpoint, tls: ssl.SSLContext | None, runner: asyncio.Runner
+    ) -> None:
         self._runner = runner
-        endpoint = parse_endpoint(url, token=TOKEN, timeout_s=timeout_s)
-        self._transport = AsyncTransport(endpoint)
+        self._transport = AsyncTransport(endpoint, tls=tls)
 
     def send(self, request: Request) -> Response:
         return self._runner.run(self._transport.send(request))
@@ -47,11 +56,12 @@ Open = Callable[..., Sender]
 def open_sender(request: pytest.FixtureRequest) -> Iterator[Open]:
     senders: list[Sender] = []
 
-    def open_(url: str, *, timeout_s: float = 10.0) -> Sender:
+    def open_(url: str, *, timeout_s: float = 10.0, tls: ssl.SSLContext | None = None) -> Sender:
+        endpoint = parse_endpoint(url, token=TOKEN, timeout_s=timeout_s)
         sender: Sender = (
-            Transport(parse_endpoint(url, token=TOKEN, timeout_s=timeout_s))
+            Transport(endpoint, tls=tls)
             if request.param == "sync"
-            else AsyncSender(url, timeout_s, runner)
+            else AsyncSender(endpoint, tls, runner)
         )
         senders.append(sender)
         return sender
@@ -340,6 +350,58 @@ def test_a_refusal_before_the_body_was_read_is_heard() -> None:
         transport.close()
 
 
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that signed itself, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "peer")])
+    now = datetime.now(UTC)
+    address = x509.IPAddress(IPv4Address("127.0.0.1"))
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "peer.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+def serving_context(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def test_a_certificate_that_nobody_trusts_ends_the_talk_before_it_began(
+    open_sender: Open, certificate: Path
+) -> None:
+    with (
+        Peer(answer_all, tls=serving_context(certificate)) as peer,
+        pytest.raises(VerificationError, match=r"certificate of https://127\.0\.0\.1:"),
+    ):
+        open_sender(peer.url).send(GET)
+    assert peer.requests == []
+
+
+def test_a_certificate_that_the_user_trusts_is_enough(open_sender: Open, certificate: Path) -> None:
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    with Peer(answer_all, tls=serving_context(certificate)) as peer:
+        sender = open_sender(peer.url, tls=trusting)
+        for _ in range(3):
+            assert sender.send(GET).body == b"fine"
+        assert peer.connections == 1
+
+
 def test_threads_share_connections_and_none_is_left_behind() -> None:
     with Peer(answer_all) as peer:
         transport = Transport(parse_endpoint(peer.url, token=None, timeout_s=10))
@@ -377,6 +439,8 @@ def test_a_closed_transport_says_so(open_sender: Open) -> None:
         "http://ledger.example.com/?a=1",
         "http://ledger.example.com/#a",
         "http://ledger.example.com:99999",
+        "http://ledger.example.com/a b",
+        "http://ledger.example.com/ä",
     ],
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:

@@ -71,9 +71,11 @@ def test_a_smaller_head_needs_a_proof_and_moves_nothing() -> None:
 
 
 def test_a_smaller_head_may_be_proven_up_to_any_accepted_head() -> None:
-    trusted = trusting(10, 20)
+    trusted = trusting(0, 10, 20)
     head = trusted.check_head(LOG.note(7))
     assert not trusted.accept(head, LOG.consistency(7, 15))
+    nonsense = ConsistencyProof(old_size=7, new_size=0, hashes=())
+    assert not trusted.accept(head, nonsense)
     assert trusted.accept(head, LOG.consistency(7, 10))
 
 
