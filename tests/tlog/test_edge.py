@@ -6,14 +6,15 @@ from hypothesis import strategies as st
 
 from ledger.tlog.edge import Edge, FilledTile
 from ledger.tlog.hashing import HASH_BYTES, leaf_hash
-from ledger.tlog.tile import TILE_WIDTH, tile_rows
+from ledger.tlog.tile import TILE_WIDTH, TileCoord, tile_rows
 from ledger.tlog.tree import Frontier
 
 LEAVES = [leaf_hash(b"%d" % number) for number in range(70_000)]
 
 
-def grown(size: int, *, step: int) -> tuple[Edge, dict[tuple[int, int], bytes]]:
-    edge, filled = Edge(), {}
+def grown(size: int, *, step: int) -> tuple[Edge, dict[TileCoord, bytes]]:
+    edge = Edge()
+    filled: dict[TileCoord, bytes] = {}
     for start in range(0, size, step):
         for tile in edge.extend(LEAVES[start : min(start + step, size)]):
             filled[tile.coord] = tile.rows
@@ -42,9 +43,9 @@ def test_a_filled_tile_holds_the_rows_of_its_leaves() -> None:
     _, filled = grown(65_600, step=100)
     for index in (0, 1, 255):
         leaves = b"".join(LEAVES[index * TILE_WIDTH : (index + 1) * TILE_WIDTH])
-        assert filled[0, index] == tile_rows(leaves)
-    above = b"".join(filled[0, index][-HASH_BYTES:] for index in range(TILE_WIDTH))
-    assert filled[1, 0] == tile_rows(above)
+        assert filled[TileCoord(0, index)] == tile_rows(leaves)
+    above = b"".join(filled[TileCoord(0, index)][-HASH_BYTES:] for index in range(TILE_WIDTH))
+    assert filled[TileCoord(1, 0)] == tile_rows(above)
 
 
 @settings(deadline=None)
