@@ -20,6 +20,14 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
       outbox       u64 sequence number       an event as JSON that the log has yet to take in
       meta         "format"                  "1"
 
+    DIR/heads    what a witness keeps
+      logs         SHA-256 of the origin     the origin and then the log's vkeys, each a line
+      heads        SHA-256 of the origin     u64 cosigned at, in seconds since 1970 ‖ the signed
+                                             note: the log's signatures, then the witness's own
+      meta         "format"                  "1"
+                   "engine"                  as above
+                   "keys"                    the vkeys of the witness itself, each a line
+
 A full tile is 16,352 bytes because that and LMDB's 16-byte page header are four pages exactly. The
 first 8,192 of them are the public tile. The rows of the open bundle sort before all bundles, so a
 new bundle is always the last key and LMDB fills its pages whole.
@@ -39,13 +47,17 @@ CHECKPOINTS: Final = b"checkpoints"
 META: Final = b"meta"
 TOKENS: Final = b"tokens"
 OUTBOX: Final = b"outbox"
+LOGS: Final = b"logs"
+HEADS: Final = b"heads"
 
 META_FORMAT: Final = b"format"
 META_ORIGIN: Final = b"origin"
 META_ENGINE: Final = b"engine"
 META_TREE: Final = b"tree"
+META_KEYS: Final = b"keys"
 
 ID_BYTES: Final = 16
+U64_BYTES: Final = 8
 
 _U64 = struct.Struct(">Q")
 _TAGGED_U64 = struct.Struct(">BQ")
