@@ -71,7 +71,8 @@ def prefers_json(accept: str | None) -> bool:
     """
     if not accept:
         return False
-    return _preference(accept, JSON_MEDIA) > _preference(accept, TEXT_MEDIA)
+    json = _preference(accept, JSON_MEDIA)
+    return json.quality > 0 and json > _preference(accept, TEXT_MEDIA)
 
 
 def _preference(accept: str, media: str) -> _Preference:

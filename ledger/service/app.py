@@ -170,6 +170,8 @@ async def _background(service: Service) -> AsyncIterator[None]:
         appender=service.appender,
         interval_s=service.settings.outbox_interval_s,
     )
+    # The log knows of a token before anybody can use it.
+    await outbox.drain()
     tasks = [
         asyncio.create_task(_watched(service, name, work))
         for name, work in (("publisher", service.publisher.run()), ("outbox", outbox.run()))

@@ -216,10 +216,7 @@ ROUTES: Final = (
         bodies=(
             Content(media=JSON, type=(Event, Batch)),
             Content(media=NDJSON, type={"type": "string", "description": "One event a line."}),
-            Content(
-                media=MSGPACK,
-                type={"type": "string", "format": "binary", "description": "As application/json."},
-            ),
+            Content(media=MSGPACK, type=(Event, Batch)),
         ),
         successes=(
             Success(

@@ -32,19 +32,19 @@ class Outbox:
         self._refused: set[int] = set()
 
     async def run(self) -> None:
-        """Drain at once and then once an interval, until cancelled."""
+        """Drain once an interval, until cancelled."""
         while True:
-            try:
-                await self.drain()
-            except UnavailableError as error:
-                _log.error("outbox_waits", reason=str(error))
             await asyncio.sleep(self._interval_s)
+            await self.drain()
 
     async def drain(self) -> None:
-        """Append what is there, and clear it. Raises: as `Appender.append`."""
-        waiting = [row for row in self._access.outbox() if row[0] not in self._refused]
-        for start in range(0, len(waiting), EVENTS_MAX):
-            await self._take(waiting[start : start + EVENTS_MAX])
+        """Append what is there, and clear it; what can't be appended now waits."""
+        try:
+            waiting = [row for row in self._access.outbox() if row[0] not in self._refused]
+            for start in range(0, len(waiting), EVENTS_MAX):
+                await self._take(waiting[start : start + EVENTS_MAX])
+        except UnavailableError as error:
+            _log.error("outbox_waits", reason=str(error))
 
     async def _take(self, rows: Sequence[tuple[int, bytes]]) -> None:
         items = Items([event for _, event in rows], self._appender.reader.read, is_batch=True)

@@ -1,0 +1,196 @@
+"""Who may do what: tokens, scopes, tenants."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ledger.event.canonical import parse_leaf
+from tests.service.check_log import check_log
+from tests.service.serving import QUICK, TOKENS, Ledger, event, make_ledger, serving
+
+WAIT_S = 20.0
+
+TENANTS = ("acme", "globex", None)
+
+PUBLIC = (
+    "/checkpoint",
+    "/tile/0/000.p/1",
+    "/v1/proofs/inclusion?index=0",
+    "/v1/proofs/consistency?from=1",
+    "/v1/log",
+    "/v1/problems",
+    "/v1/openapi.json",
+    "/healthz",
+    "/readyz",
+)
+
+MISSING, UNKNOWN, SCOPE, TENANT = "token-missing", "token-unknown", "scope-missing", "wrong-tenant"
+STATUS = {MISSING: 401, UNKNOWN: 401, SCOPE: 403, TENANT: 403}
+
+MATRIX = (
+    # token         append an event of:        read an event of:          read a
+    #               acme     globex   nobody   acme     globex   nobody   bundle
+    (None,          MISSING, MISSING, MISSING, MISSING, MISSING, MISSING, MISSING),
+    ("wl_guessed",  UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN),
+    ("admin",       200,     200,     200,     200,     200,     200,     200),
+    ("append",      200,     200,     200,     SCOPE,   SCOPE,   SCOPE,   SCOPE),
+    ("read",        SCOPE,   SCOPE,   SCOPE,   200,     200,     200,     200),
+    ("admin acme",  200,     TENANT,  TENANT,  200,     TENANT,  TENANT,  TENANT),
+    ("append acme", 200,     TENANT,  TENANT,  SCOPE,   SCOPE,   SCOPE,   SCOPE),
+    ("read acme",   SCOPE,   SCOPE,   SCOPE,   200,     TENANT,  TENANT,  TENANT),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ledger, list[int]]]:
+    """A ledger with an event of each tenant, and their indices."""
+    directory = tmp_path_factory.mktemp("tenants") / "ledger"
+    tokens = make_ledger(directory)
+    with serving(directory, tokens) as ledger:
+        events = [event(tenant=tenant) for tenant in TENANTS]
+        answer = ledger.append(*events, query="?wait=witnessed")
+        yield ledger, [result["index"] for result in answer.json()["results"]]
+        check_log(ledger.url, tokens["admin"], ledger.policy)
+
+
+@pytest.mark.parametrize("row", MATRIX, ids=lambda row: str(row[0]))
+def test_a_token_may_do_what_its_scopes_and_tenant_say(
+    tenants: tuple[Ledger, list[int]], row: tuple[str | None, *tuple[str | int, ...]]
+) -> None:
+    ledger, indices = tenants
+    token, *expected = row
+    got: list[str | int] = []
+    for tenant in TENANTS:
+        answer = ledger.append(event(tenant=tenant), token=token)
+        if answer.status == 422:
+            problem = answer.json()["results"][0]["error"]
+            assert problem["status"] == 403
+            assert problem["field"] == "tenant"
+            got.append(problem["type"].partition("#")[2])
+        else:
+            got.append(answer.status if answer.status == 200 else answer.slug)
+    for target in (*(f"/v1/events/{index}" for index in indices), "/tile/entries/000.p/1"):
+        answer = ledger.ask(target, token=token)
+        if answer.status != 200:
+            assert answer.status == STATUS[answer.slug]
+            assert (answer.headers["WWW-Authenticate"] is not None) == (answer.status == 401)
+        got.append(answer.status if answer.status == 200 else answer.slug)
+    assert got == expected
+
+
+@pytest.mark.parametrize("token", [None, "wl_guessed", "append"])
+@pytest.mark.parametrize("target", PUBLIC)
+def test_what_proves_the_log_is_for_everybody(
+    tenants: tuple[Ledger, list[int]], target: str, token: str | None
+) -> None:
+    ledger, _ = tenants
+    assert ledger.ask(target, token=token).status == 200
+
+
+def test_a_tenant_fails_alone_in_a_batch(tenants: tuple[Ledger, list[int]]) -> None:
+    ledger, _ = tenants
+    events = [event(tenant=tenant) for tenant in TENANTS]
+    answer = ledger.append(*events, token="append acme")
+    assert answer.status == 207
+    assert ["error" in result for result in answer.json()["results"]] == [False, True, True]
+
+
+def test_an_id_of_another_tenant_is_taken(tenants: tuple[Ledger, list[int]]) -> None:
+    ledger, _ = tenants
+    theirs = event(tenant="globex", reason="a secret of theirs")
+    ledger.append(theirs)
+    answer = ledger.append({**theirs, "tenant": "acme"}, token="append acme")
+    assert answer.json()["results"][0]["error"]["type"] == "/v1/problems#id-conflict"
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer ", "Basic dTpw", "wl_x", "Bearer wl_x wl_y", "Bearer é"]
+)
+def test_a_strange_authorization_is_no_token(
+    tenants: tuple[Ledger, list[int]], header: str
+) -> None:
+    ledger, _ = tenants
+    answer = ledger.ask("/v1/events/0", token=None, authorization=header)
+    assert (answer.status, answer.slug) == (401, "token-unknown")
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    assert "wl_x" not in answer.text
+
+
+def test_the_scheme_of_a_token_is_read_in_any_case(tenants: tuple[Ledger, list[int]]) -> None:
+    ledger, _ = tenants
+    token = ledger.tokens["read"]
+    assert ledger.ask("/v1/events/0", token=None, authorization=f"bEARER {token}").status == 200
+
+
+def test_a_refused_append_does_not_even_read_the_body(tenants: tuple[Ledger, list[int]]) -> None:
+    ledger, _ = tenants
+    answer = ledger.ask("/v1/events", method="POST", body=b"not json", token=None)
+    assert answer.slug == "token-missing"
+
+
+def test_entries_can_be_public(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    with serving(directory, tokens, msgspec.structs.replace(QUICK, public_entries=True)) as ledger:
+        assert ledger.append(event(), token=None).slug == "token-missing"
+        index = ledger.append(event(tenant="acme"), query="?wait=witnessed").json()["results"][0][
+            "index"
+        ]
+        assert ledger.ask(f"/v1/events/{index}", token=None).status == 200
+        assert ledger.ask(f"/v1/events/{index}", token="append acme").status == 200
+        bundle = ledger.ask(f"/tile/entries/000.p/{index + 1}", token=None)
+        assert bundle.headers["Cache-Control"] == "public, max-age=60"
+
+
+def ledger_command(*arguments: str) -> str:
+    """Run the command line as an operator would, beside the running service."""
+    command = [sys.executable, "-m", "ledger", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_new_token_works_at_once_and_a_revoked_one_no_more(ledger: Ledger) -> None:
+    directory = str(ledger.directory)
+    token = ledger_command("token", "create", directory, "--name", "billing", "--scope", "append")
+    answer = ledger.append(event(), token=token)
+    assert answer.json()["results"][0]["received"]["by"] == "billing"
+    ledger_command("token", "revoke", directory, "billing")
+    answer = ledger.append(event(), token=token)
+    assert (answer.status, answer.slug) == (401, "token-unknown")
+    again = ledger_command("token", "create", directory, "--name", "billing", "--scope", "read")
+    assert ledger.ask("/v1/events/0", token=again).status == 200
+
+
+def test_making_and_revoking_a_token_is_in_the_log_once(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    actions = [("ledger.token.created", name) for name in TOKENS]
+    with serving(directory, tokens) as ledger:
+        ledger_command("token", "revoke", str(directory), "append")
+        actions.append(("ledger.token.revoked", "append"))
+        wait_for_actions(ledger, actions)
+    ledger_command("token", "revoke", str(directory), "read")
+    actions.append(("ledger.token.revoked", "read"))
+    for _ in range(2):
+        with serving(directory, tokens) as ledger:
+            wait_for_actions(ledger, actions)
+
+
+def wait_for_actions(ledger: Ledger, expected: list[tuple[str, str]]) -> None:
+    """Wait until the log holds as many events, and hold it against what they should be."""
+    deadline_s = time.monotonic() + WAIT_S
+    while True:
+        log = check_log(ledger.url, ledger.tokens["admin"], ledger.policy)
+        if log.size >= len(expected):
+            break
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    parsed = [parse_leaf(leaf) for leaf in log.leaves]
+    assert {leaf.received.by for leaf in parsed} == {"ledger"}
+    found = [(leaf.event.action, leaf.event.targets[0].id) for leaf in parsed if leaf.event.targets]
+    assert found == expected

@@ -1,0 +1,280 @@
+"""What happens at the limits: the queue full, the disk full, a second writer, a broken start."""
+
+import secrets
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from pathlib import Path
+
+import lmdb
+import msgspec
+import pytest
+
+from ledger.service.directory import DirectoryPaths, create_directory
+from ledger.store.log import LogStore
+from ledger.store.writer import LogWriter
+from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
+from tests.service.check_log import check_log
+from tests.service.serving import (
+    JSON,
+    ORIGIN,
+    QUICK,
+    Ledger,
+    event,
+    make_ledger,
+    serving,
+)
+
+TINY_MAP_BYTES = 2 << 20
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A ledger that nobody serves yet."""
+    directory = tmp_path / "ledger"
+    return directory, make_ledger(directory)
+
+
+@pytest.fixture
+def held_writer(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Commits wait, as for a slow disk, until the event is set."""
+    released = threading.Event()
+    released.set()
+    commit = LogWriter.commit
+
+    def held(self: LogWriter, *args: object, **kwargs: object) -> object:
+        released.wait()
+        return commit(self, *args, **kwargs)  # type: ignore[arg-type]  # passed on as they came
+
+    monkeypatch.setattr(LogWriter, "commit", held)
+    yield released
+    released.set()
+
+
+def test_a_full_queue_is_refused_with_nothing_half_done(
+    made: tuple[Path, dict[str, str]], held_writer: threading.Event
+) -> None:
+    directory, tokens = made
+    settings = msgspec.structs.replace(QUICK, waiting_events_max=50)
+    batches = [[event() for _ in range(20)] for _ in range(12)]
+    with serving(directory, tokens, settings) as ledger, ThreadPoolExecutor(12) as pool:
+        before = check_log(ledger.url, tokens["admin"], ledger.policy).size
+        held_writer.clear()
+        futures = [pool.submit(ledger.append, *batch) for batch in batches]
+        next(as_completed(futures))
+        held_writer.set()
+        pairs = [(batch, future.result()) for batch, future in zip(batches, futures, strict=True)]
+        refused = [batch for batch, answer in pairs if answer.status == 503]
+        assert 0 < len(refused) < len(batches)
+        for batch, answer in pairs:
+            if answer.status == 503:
+                assert answer.slug == "queue-full"
+                assert int(answer.headers["Retry-After"]) >= 1
+                assert ledger.ask(f"/v1/events/{batch[0]['id']}").slug == "no-event"
+            else:
+                assert answer.status == 200
+        # What was refused may be sent again, as it is.
+        for batch in refused:
+            assert ledger.append(*batch).status == 200
+        assert check_log(ledger.url, tokens["admin"], ledger.policy).size == before + 240
+
+
+def test_a_full_map_is_refused_and_what_is_there_stays_readable(
+    made: tuple[Path, dict[str, str]],
+) -> None:
+    directory, tokens = made
+    settings = msgspec.structs.replace(QUICK, map_bytes=TINY_MAP_BYTES)
+    with serving(directory, tokens, settings) as ledger:
+        kept = [event()]
+        assert ledger.append(kept[0]).status == 200
+        for count in (100, 10, 1):
+            while True:
+                batch = [event(context={"random": secrets.token_hex(500)}) for _ in range(count)]
+                answer = ledger.append(*batch)
+                if answer.status != 200:
+                    break
+                kept += batch
+            assert (answer.status, answer.slug) == (507, "storage-full")
+            assert ledger.ask(f"/v1/events/{batch[0]['id']}").slug == "no-event"
+        assert ledger.ask("/readyz").json()["warnings"][0].startswith("the log's map is")
+        published = ledger.ask("/v1/log").json()["published_size"]
+        for each in kept[:published:17]:
+            assert ledger.ask(f"/v1/events/{each['id']}").json()["event"] == each
+        assert ledger.ask(f"/v1/proofs/inclusion?index=0&size={published}").status == 200
+    with serving(directory, tokens) as ledger:
+        assert ledger.append(*batch).status == 200
+        log = check_log(ledger.url, tokens["admin"], ledger.policy)
+        assert log.size == len(kept) + len(batch) + len(tokens)
+
+
+def test_after_a_failed_commit_nothing_is_taken_until_a_restart(
+    made: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, tokens = made
+    with serving(directory, tokens) as ledger:
+        before = check_log(ledger.url, tokens["admin"], ledger.policy)
+
+        def failing(self: LogWriter, *_: object, **__: object) -> None:
+            raise lmdb.DiskError("an injected EIO")
+
+        sent = event()
+        with monkeypatch.context() as patched:
+            patched.setattr(LogWriter, "_place", failing)
+            answer = ledger.append(sent)
+            assert (answer.status, answer.slug) == (503, "writing-stopped")
+            assert "EIO" not in answer.text
+        answer = ledger.append(event())
+        assert (answer.status, answer.slug) == (503, "writing-stopped")
+        ready = ledger.ask("/readyz", token=None)
+        assert (ready.status, ready.slug) == (503, "not-ready")
+        assert ready.json()["reasons"][0].startswith("no event is taken")
+        assert ledger.ask("/healthz", token=None).status == 200
+        assert ledger.ask("/v1/events/0").status == 200
+    with serving(directory, tokens) as ledger:
+        assert ledger.append(sent).status == 200
+        after = check_log(ledger.url, tokens["admin"], ledger.policy)
+        assert after.leaves[: before.size] == before.leaves
+
+
+def test_a_second_writer_is_refused(made: tuple[Path, dict[str, str]]) -> None:
+    directory, tokens = made
+    with serving(directory, tokens) as ledger:
+        with pytest.raises(UnavailableError, match="one writer"), serving(directory, tokens):
+            pass
+        assert ledger.append(event()).status == 200
+
+
+def test_an_address_that_is_taken_is_said(
+    made: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    directory, tokens = made
+    other = tmp_path / "other"
+    make_ledger(other)
+    with serving(directory, tokens) as ledger:
+        taken = msgspec.structs.replace(QUICK, listen=ledger.url.removeprefix("http://"))
+        with (
+            pytest.raises(UnavailableError, match="cannot listen on 127"),
+            serving(other, {}, taken),
+        ):
+            pass
+
+
+def test_a_key_that_others_may_read_is_refused(made: tuple[Path, dict[str, str]]) -> None:
+    directory, tokens = made
+    key = DirectoryPaths(directory).key
+    key.chmod(0o640)
+    with pytest.raises(UnavailableError, match="0640, want 0600"), serving(directory, tokens):
+        pass
+
+
+def test_a_key_or_a_policy_of_another_log_is_refused(
+    made: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    directory, tokens = made
+    paths = DirectoryPaths(directory)
+    stranger = create_directory(tmp_path / "other", origin="example.org/other", seed=bytes(32))
+    impostor = create_directory(tmp_path / "same", origin=ORIGIN, seed=bytes(32))
+    key, policy = paths.key.read_text(), paths.policy.read_text()
+    paths.key.write_text(stranger.key.read_text())
+    with pytest.raises(MalformedError, match=r"example\.org/other"), serving(directory, tokens):
+        pass
+    paths.key.write_text(key)
+    paths.policy.write_text(impostor.policy.read_text())
+    with pytest.raises(VerificationError), serving(directory, tokens):
+        pass
+    paths.policy.unlink()
+    with pytest.raises(UnavailableError, match="no policy"), serving(directory, tokens):
+        pass
+    paths.policy.write_text(policy)
+    with serving(directory, tokens) as ledger:
+        assert ledger.append(event()).status == 200
+
+
+def test_a_ledger_is_never_made_over_another(made: tuple[Path, dict[str, str]]) -> None:
+    paths = DirectoryPaths(made[0])
+    before = paths.key.read_bytes()
+    with pytest.raises(FileExistsError, match="made in a new folder"):
+        create_directory(paths.root, origin="example.com/new", seed=bytes(32))
+    assert paths.key.read_bytes() == before
+    assert paths.key.stat().st_mode & 0o777 == 0o600
+    assert paths.root.stat().st_mode & 0o777 == 0o700
+    assert LogStore.open(paths.log).origin() == ORIGIN
+
+
+def test_an_origin_that_no_signature_can_carry_makes_no_folder(tmp_path: Path) -> None:
+    for origin in ("", "two words", "a+b", "a\nb"):
+        with pytest.raises(ValueError, match="key name"):
+            create_directory(tmp_path / "new", origin=origin, seed=bytes(32))
+        assert not (tmp_path / "new").exists()
+
+
+def test_no_log_line_holds_an_event_or_a_token(
+    made: tuple[Path, dict[str, str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    directory, tokens = made
+    marker = "marked-4711"
+    with serving(directory, tokens) as ledger:
+        ledger.append(event(reason=marker))
+        ledger.append(event(reason=marker, colour=marker))
+        ledger.append(event(reason=marker), token="wl_marked-4711")
+        ledger.ask("/v1/events", method="POST", body=marker.encode(), content_type=JSON)
+        ledger.ask(f"/v1/events/{marker}")
+        ledger.append(event(), query="?wait=witnessed")
+    said = capfd.readouterr()
+    assert "checkpoint_published" in said.out
+    for secret in (marker, *tokens.values()):
+        assert secret not in said.out
+        assert secret not in said.err
+
+
+def test_an_error_of_our_own_tells_nothing_and_is_logged(
+    made: tuple[Path, dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    directory, tokens = made
+    with serving(directory, tokens) as ledger:
+        with monkeypatch.context() as patched:
+            patched.setattr(LogStore, "leaf", lambda *_: 1 / 0)
+            answer = ledger.ask("/v1/events/0")
+        assert (answer.status, answer.slug) == (500, "internal")
+        assert answer.json()["detail"] == "an unexpected error"
+        assert ledger.ask("/v1/events/0").status == 200
+    assert "ZeroDivisionError" in capfd.readouterr().out
+
+
+def test_requests_in_flight_are_answered_before_the_service_ends(
+    made: tuple[Path, dict[str, str]], held_writer: threading.Event
+) -> None:
+    directory, tokens = made
+    sent = [event() for _ in range(8)]
+    with ThreadPoolExecutor(9) as pool:
+        with serving(directory, tokens) as ledger:
+            check_log(ledger.url, tokens["admin"], ledger.policy)
+            held_writer.clear()
+            futures = [pool.submit(ledger.append, each, query="?proof=1") for each in sent]
+            wait_until_arrived(ledger)
+            pool.submit(set_when_closed, ledger, held_writer)
+        answers = [future.result() for future in futures]
+    assert [answer.status for answer in answers] == [200] * 8
+    with serving(directory, tokens) as ledger:
+        published = ledger.ask("/v1/log").json()
+        assert published["published_size"] == published["tree_size"] == len(tokens) + 8
+        for each, answer in zip(sent, answers, strict=True):
+            found = ledger.ask(f"/v1/events/{each['id']}").json()
+            assert found["index"] == answer.json()["results"][0]["index"]
+
+
+def wait_until_arrived(ledger: Ledger) -> None:
+    """Let requests that were just sent be read."""
+    for _ in range(20):
+        assert ledger.ask("/healthz").status == 200
+
+
+def set_when_closed(ledger: Ledger, event: threading.Event) -> None:
+    """Set an event as soon as the service takes no more connections."""
+    with suppress(OSError):
+        while True:
+            ledger.ask("/healthz")
+    event.set()
