@@ -27,7 +27,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-async def listen(runner: "web.ServerRunner", text: str) -> str:
+async def listen(runner: "web.BaseRunner", text: str) -> str:
     """Take connections; the address, with the port that was chosen when it was 0.
 
     Raises: UnavailableError when the address can't be had.

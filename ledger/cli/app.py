@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "prove": _Command("ledger.cli.prove", "Write an event and its proof to files."),
     "verify": _Command("ledger.cli.verify", "Verify an event and its proof, offline."),
     "consistency": _Command("ledger.cli.consistency", "Check that the log only grew."),
+    "witness": _Command("ledger.cli.witness", "Run a witness for other people's logs."),
     "fsck": _Command("ledger.cli.fsck", "Recompute a stored ledger and name what is wrong."),
     "demo": _Command("ledger.cli.demo", "See the main job done, step by step."),
 }

@@ -46,7 +46,7 @@ WITNESSES_MAX = 48
 
 GROUPS_MAX = 64
 
-_LOG_ALGORITHMS = (ED25519, MLDSA44_COSIGNATURE)
+LOG_ALGORITHMS = (ED25519, MLDSA44_COSIGNATURE)
 _NONE = "none"
 _FORBIDDEN = re.compile(rb"[^\t\n\x20-\x7e\x80-\xff]")
 
@@ -226,7 +226,7 @@ def format_policy(logs: Iterable[NoteVerifier]) -> str:
     """
     lines = []
     for verifier in logs:
-        check_algorithm(verifier.key, *_LOG_ALGORITHMS)
+        check_algorithm(verifier.key, *LOG_ALGORITHMS)
         lines.append(f"log {verifier}\n")
     return "".join((*lines, f"quorum {_NONE}\n"))
 
@@ -280,7 +280,7 @@ class _Draft:
 
     def _add_log(self, vkey: str, url: str | None = None) -> None:
         verifier = parse_verifier(vkey)
-        if verifier.algorithm not in _LOG_ALGORITHMS:
+        if verifier.algorithm not in LOG_ALGORITHMS:
             raise MalformedError(f"{verifier.key!r} is a key for witnesses, not for logs")
         _check_room("logs", self._logs, LOGS_MAX)
         _check_new_key(verifier, self._logs)

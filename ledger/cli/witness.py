@@ -1,0 +1,144 @@
+"""`ledger witness`: run a witness, which cosigns the heads of other people's logs."""
+
+import secrets
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+import click
+
+from ledger.cli.logs import configure_logs, log_options
+from ledger.cli.output import json_option, note, print_fields, print_json
+from ledger.event.canonical import format_time
+from ledger.hosting import run_until_signal
+from ledger.store.heads import KnownLog
+from ledger.tlog.cosignature import CosignatureSigner, parse_verifier
+from ledger.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SEED_BYTES
+from ledger.tlog.wire import format_base64
+from ledger.tlog.witness import CosignedHead
+from ledger.witness.app import serve as serve_witness
+from ledger.witness.directory import WitnessPaths, add_log, create_witness, open_heads
+
+LISTEN_DEFAULT: Final = "127.0.0.1:8766"
+
+directory_argument = click.argument(
+    "directory", type=click.Path(path_type=Path, exists=True, file_okay=False)
+)
+
+
+@click.group("witness")
+def command() -> None:
+    """Run a witness: it cosigns a log's head only if that extends the last one."""
+
+
+@command.command("init")
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--name",
+    required=True,
+    help="The witness's name for ever, a URL without a scheme: example.com/w1.",
+)
+@click.option("--ml-dsa", is_flag=True, help="Sign with ML-DSA-44 too.")
+@json_option
+def init(directory: Path, name: str, ml_dsa: bool, as_json: bool) -> None:
+    """Make a witness in DIRECTORY: its keys, and an empty memory of what it cosigned."""
+    algorithms = [ED25519_COSIGNATURE, *([MLDSA44_COSIGNATURE] if ml_dsa else [])]
+    try:
+        signers = [
+            CosignatureSigner.generate(
+                name, algorithm=algorithm, seed=secrets.token_bytes(SEED_BYTES)
+            )
+            for algorithm in algorithms
+        ]
+        paths = create_witness(directory, signers)
+    except (FileExistsError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    vkeys = [str(signer.verifier) for signer in signers]
+    if as_json:
+        print_json({"directory": str(directory), "name": name, "verifier_keys": vkeys})
+        return
+    print_fields({"witness": directory, "keys": paths.key})
+    # Whole and alone on their lines: they are copied into policies.
+    click.echo("\n".join(vkeys))
+    note(f"\nnext: ledger witness add-log {directory} --vkey LOG_VKEY")
+
+
+@command.command("add-log")
+@directory_argument
+@click.option("--vkey", "vkeys", multiple=True, required=True, help="A key of the log; repeatable.")
+@click.option("--origin", help="The log's origin; the name of its first key when left out.")
+@json_option
+def add_log_(directory: Path, vkeys: tuple[str, ...], origin: str | None, as_json: bool) -> None:
+    """Cosign a log's heads from now on, or take one more key of it.
+
+    A witness that is running knows at once.
+    """
+    try:
+        first = parse_verifier(vkeys[0])
+        with open_heads(WitnessPaths(directory), readonly=False) as store:
+            log = add_log(store, origin=origin or first.name, vkeys=vkeys)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if as_json:
+        print_json({"origin": log.origin, "verifier_keys": log.vkeys})
+        return
+    print_fields({"log": log.origin, "keys": len(log.vkeys)})
+
+
+@command.command("serve")
+@directory_argument
+@click.option(
+    "--listen",
+    default=LISTEN_DEFAULT,
+    show_default=True,
+    envvar="LEDGER_WITNESS_LISTEN",
+    help="Address and port; port 0 takes a free one. IPv6 as [::1]:8766.",
+)
+@log_options
+@json_option
+def serve(directory: Path, listen: str, log_format: str, log_level: str, as_json: bool) -> None:
+    """Serve the witness in DIRECTORY until Ctrl-C or SIGTERM."""
+    configure_logs(log_format, log_level)
+
+    def ready(address: str) -> None:
+        if as_json:
+            print_json({"address": address})
+        else:
+            click.echo(f"serving on {address}")
+
+    run_until_signal(lambda stop: serve_witness(directory, listen, stop=stop, on_ready=ready))
+
+
+@command.command("status")
+@directory_argument
+@json_option
+def status(directory: Path, as_json: bool) -> None:
+    """Show the witness's keys, the logs that it knows, and the head cosigned last for each."""
+    with open_heads(WitnessPaths(directory), readonly=True) as store:
+        vkeys = store.vkeys()
+        logs = sorted(store.logs(), key=lambda row: row[0].origin)
+    if as_json:
+        print_json({"verifier_keys": vkeys, "logs": [_described(*row) for row in logs]})
+        return
+    click.echo("\n".join(vkeys))
+    for log, head in logs:
+        click.echo()
+        print_fields(_described(log, head) | {"verifier_keys": " ".join(log.vkeys)})
+    if not logs:
+        note(f"no log is known yet; add one: ledger witness add-log {directory} --vkey LOG_VKEY")
+
+
+def _described(log: KnownLog, head: CosignedHead | None) -> dict[str, object]:
+    """A log and its head."""
+    known: dict[str, object] = {
+        "origin": log.origin,
+        "origin_hash": sha256(log.origin.encode()).hexdigest(),
+        "verifier_keys": log.vkeys,
+    }
+    if head is None:
+        return known
+    return known | {
+        "tree_size": head.checkpoint.tree_size,
+        "root_hash": format_base64(head.checkpoint.root_hash),
+        "cosigned_at": format_time(head.cosigned_at_unix_s * 1_000_000),
+    }
