@@ -8,16 +8,16 @@ A verifier key, or *vkey*, is public. It is what a user must have from somewhere
     key id = SHA-256(name ‖ 0x0A ‖ signature type ‖ public key)[:4]
 
 The id is short on purpose: it finds a key and proves nothing. It covers the signature type, so that
-a key of one type is never taken for one of another. A signer key is secret:
+a key of one type is never taken for one of another. The types that are known here, and the modules
+that know which bytes they sign:
+
+    0x01   Ed25519     the text of a note             note
+    0x04   Ed25519     a checkpoint and a time        cosignature
+    0x06   ML-DSA-44   a checkpoint and a time        cosignature
+
+A signer key is secret:
 
     PRIVATE+KEY+example.com/foo+530d903a+<base64(signature type ‖ 32-byte seed)>
-
-    type   made by     over
-    0x01   Ed25519     the text of a note (`note`)
-    0x04   Ed25519     a checkpoint and a time (`cosignature`)
-    0x06   ML-DSA-44   a checkpoint and a time (`cosignature`)
-
-This module signs and checks plain bytes; which bytes a type signs, the modules named above know.
 
 Source: c2sp.org/signed-note; the signer key is that of Go's golang.org/x/mod/sumdb/note.
 """
@@ -157,6 +157,8 @@ class SignerKey:
         except MalformedError:
             # Its message would show what it refuses.
             raise MalformedError("the signer key is not canonical base64") from None
+        if len(material) != 1 + SEED_BYTES or material[0] not in SIGNATURE_BYTES:
+            raise MalformedError("the signer key has no known type, or no seed of 32 bytes")
         with from_wire():
             key = cls(match["name"], algorithm=material[0], seed=material[1:])
         if key.encode() != skey:

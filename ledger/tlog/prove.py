@@ -76,7 +76,7 @@ def plan_consistency(*, old_size: int, new_size: int) -> Plan:
 def plan_range(*, start: int, end: int, tree_size: int) -> Plan:
     """Plan the proof that consecutive leaves [start, end) are in a tree.
 
-    Precondition: 0 <= start < end <= tree_size. Reads at most 2·log2(tree_size) nodes.
+    Precondition: 0 <= start < end <= tree_size. Reads at most 3·log2(tree_size) nodes.
     Raises: ValueError.
     """
     if not 0 <= start < end <= tree_size:

@@ -45,6 +45,7 @@ LEAF_BYTES_MAX = 0xFFFF
 
 LEVEL_MAX = 63
 PATH_CHARS_MAX = 64
+"""The longest path there is, of a partial bundle of the largest tree, has 47."""
 
 _LENGTH_BYTES = 2
 _FULL_TILE_BYTES = FULL_TILE_HASHES * HASH_BYTES
@@ -294,6 +295,7 @@ def _rows(leaves: bytes) -> list[bytes]:
     rows = [leaves]
     row = leaves
     while len(row) > HASH_BYTES:
+        # A node hash is over two neighbours as they lie: they need not be cut apart.
         row = b"".join(
             [
                 sha256(NODE_PREFIX + row[start : start + 2 * HASH_BYTES]).digest()

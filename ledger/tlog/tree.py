@@ -20,10 +20,9 @@ Source: RFC 6962 §2.1.
 """
 
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import NamedTuple, Self
 
-from ledger.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, NODE_PREFIX, Hash, node_hash
+from ledger.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash, node_hash
 
 
 class Node(NamedTuple):
@@ -101,7 +100,7 @@ class Frontier:
         self._size = size + 1
         # Each trailing one bit is a complete subtree that now gets its equal on the right.
         while size & 1:
-            leaf_hash = sha256(NODE_PREFIX + hashes.pop() + leaf_hash).digest()
+            leaf_hash = node_hash(hashes.pop(), leaf_hash)
             size >>= 1
         hashes.append(leaf_hash)
 

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from ledger.tlog.errors import MalformedError, VerificationError
 from ledger.tlog.keys import ED25519_COSIGNATURE, SignerKey
 from ledger.tlog.note import (
+    NOTE_BYTES_MAX,
+    SIGNATURE_BYTES_MAX,
     SIGNATURES_MAX,
     TEXT_BYTES_MAX,
     Note,
@@ -158,6 +160,17 @@ def test_a_text_that_no_note_can_carry_is_not_signed(text: str) -> None:
         LOG.sign(text)
     with pytest.raises(ValueError, match=r"text|control|surrogates"):
         Note(text, (LOG.sign(TEXT),))
+
+
+def test_a_note_that_is_too_large_is_refused_before_it_is_read() -> None:
+    with pytest.raises(MalformedError, match=f"at most {NOTE_BYTES_MAX} bytes"):
+        parse_note(b"\xff" * (NOTE_BYTES_MAX + 1))
+
+
+def test_the_largest_note_is_read_back() -> None:
+    signature = Signature("é" * 127, 1, bytes(SIGNATURE_BYTES_MAX))
+    note = Note("x" * (TEXT_BYTES_MAX - 1) + "\n", (signature,) * SIGNATURES_MAX)
+    assert parse_note(format_note(note)) == note
 
 
 def test_a_note_that_cannot_be_written_cannot_be_made() -> None:

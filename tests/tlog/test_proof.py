@@ -10,6 +10,7 @@ from ledger.tlog.note import Note, Signer, format_note
 from ledger.tlog.policy import format_policy, parse_policy
 from ledger.tlog.proof import (
     EXTRA_BYTES_MAX,
+    PROOF_BYTES_MAX,
     Proof,
     RangeProof,
     check_proof,
@@ -160,3 +161,9 @@ def test_a_range_that_cannot_be_written_cannot_be_made(start: int, end: int) -> 
 def test_the_largest_extra_data_is_read_back() -> None:
     proof = Proof(0, (), head(1), bytes(EXTRA_BYTES_MAX))
     assert parse_proof(format_proof(proof)) == proof
+
+
+def test_a_proof_that_is_too_large_is_refused_before_it_is_read() -> None:
+    for parse in (parse_proof, parse_range_proof):
+        with pytest.raises(MalformedError, match=f"at most {PROOF_BYTES_MAX} bytes"):
+            parse(b"\xff" * (PROOF_BYTES_MAX + 1))

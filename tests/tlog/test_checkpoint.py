@@ -1,0 +1,56 @@
+"""Checkpoints: what they can say, for every value; their faults are in `test_texts`."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.tlog.checkpoint import Checkpoint, format_checkpoint, parse_checkpoint
+from ledger.tlog.errors import MalformedError
+from ledger.tlog.hashing import SIZE_MAX
+
+lines = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60)
+checkpoints = st.builds(
+    Checkpoint,
+    lines,
+    st.integers(0, SIZE_MAX),
+    st.binary(min_size=32, max_size=32),
+    st.lists(lines, max_size=4).map(tuple),
+)
+
+
+@given(checkpoints)
+def test_every_checkpoint_is_read_back(checkpoint: Checkpoint) -> None:
+    text = format_checkpoint(checkpoint)
+    assert parse_checkpoint(text) == checkpoint
+    assert parse_checkpoint(text.encode()) == checkpoint
+
+
+@given(st.text(alphabet="ab\n 019+=AQ", max_size=80))
+def test_what_is_read_as_a_checkpoint_is_written_the_same_again(text: str) -> None:
+    try:
+        checkpoint = parse_checkpoint(text)
+    except MalformedError:
+        return
+    assert format_checkpoint(checkpoint) == text
+
+
+@pytest.mark.parametrize(
+    ("origin", "tree_size", "root_hash", "extensions"),
+    [
+        ("", 7, bytes(32), ()),
+        ("two\nlines", 7, bytes(32), ()),
+        ("tab\t", 7, bytes(32), ()),
+        ("\ud800", 7, bytes(32), ()),
+        ("é" * 128, 7, bytes(32), ()),
+        ("origin", -1, bytes(32), ()),
+        ("origin", SIZE_MAX + 1, bytes(32), ()),
+        ("origin", 7, bytes(31), ()),
+        ("origin", 7, bytes(32), ("",)),
+        ("origin", 7, bytes(32), ("two\nlines",)),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_written_cannot_be_made(
+    origin: str, tree_size: int, root_hash: bytes, extensions: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Checkpoint(origin, tree_size, root_hash, extensions)
