@@ -61,6 +61,15 @@ def test_an_ml_dsa_44_cosignature_signs_the_structure_of_the_specification() -> 
     )
 
 
+def test_an_ml_dsa_44_key_has_the_id_that_torchwood_gives_it() -> None:
+    # From the seed in the test of its litewitness, whose checkpoint verified here when it was tried.
+    seed = bytes.fromhex("2886adc2b0eabfce67c0472939127998bf886cf256bfee8ba76a253fce1146e0")
+    signer = CosignatureSigner.generate(
+        "example.com/mldsa-log", algorithm=MLDSA44_COSIGNATURE, seed=seed
+    )
+    assert signer.verifier.key_id == 0xB5DF45C5
+
+
 @BOTH
 @pytest.mark.parametrize("time_unix_s", [0, 1, TIME, TIME_MAX])
 def test_the_time_that_was_signed_is_told(algorithm: int, time_unix_s: int) -> None:
