@@ -62,7 +62,7 @@ def test_an_ml_dsa_44_cosignature_signs_the_structure_of_the_specification() -> 
 
 
 def test_an_ml_dsa_44_key_has_the_id_that_torchwood_gives_it() -> None:
-    # From the seed in the test of its litewitness, whose checkpoint verified here when it was tried.
+    # The seed is that of a test of its litewitness; the checkpoint of that test verified here.
     seed = bytes.fromhex("2886adc2b0eabfce67c0472939127998bf886cf256bfee8ba76a253fce1146e0")
     signer = CosignatureSigner.generate(
         "example.com/mldsa-log", algorithm=MLDSA44_COSIGNATURE, seed=seed
