@@ -1,17 +1,21 @@
 """What the ledger answered, decoded or turned into the error that it is."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
 
 from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger.tlog.wire import excerpt
 from ledger_client.errors import RejectedError
 from ledger_client.exchange import Request, Response
 from ledger_client.problem import Problem
 
 T = TypeVar("T")
+
+Evidence = Callable[[], Mapping[str, bytes]]
+"""What convinces a third person; it is gathered only when somebody lied."""
 
 _OK = range(200, 300)
 _REFUSED = range(400, 500)
@@ -57,22 +61,23 @@ def decode_problem(response: Response) -> Problem:
     return problem.printable(response.status)
 
 
-def check_same(what: str, *, got: object, want: object, evidence: Mapping[str, bytes]) -> None:
+def check_same(what: str, *, got: object, want: object, evidence: Evidence) -> None:
     """Refuse an answer to another question than the one asked.
 
     Raises: VerificationError saying got and want.
     """
     if got != want:
-        raise VerificationError(f"{what}: got {got}, want {want}", evidence=evidence)
+        shown = excerpt(got) if isinstance(got, str) else got
+        raise VerificationError(f"{what}: got {shown}, want {want}", evidence=evidence())
 
 
 @contextmanager
-def adding_evidence(evidence: Mapping[str, bytes]) -> Iterator[None]:
+def adding_evidence(evidence: Evidence) -> Iterator[None]:
     """Let a VerificationError raised within carry this evidence beside its own."""
     try:
         yield
     except VerificationError as error:
-        raise VerificationError(str(error), evidence={**evidence, **error.evidence}) from error
+        raise VerificationError(str(error), evidence={**evidence(), **error.evidence}) from error
 
 
 def _name(request: Request) -> str:

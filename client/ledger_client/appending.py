@@ -149,7 +149,6 @@ class _Placed:
     leaf: bytes
     leaf_hash: Hash
 
-    @property
     def evidence(self) -> dict[str, bytes]:
         return {
             "sent.json": self.sent.event_json,
@@ -181,7 +180,10 @@ def _append(
     )
     answer = _decode(request, (yield request), latest=latest)
     check_same(
-        "results of an append", got=len(answer.results), want=len(sent), evidence=NO_EVIDENCE
+        "results of an append",
+        got=len(answer.results),
+        want=len(sent),
+        evidence=lambda: NO_EVIDENCE,
     )
     outcomes = [_place(event, result) for event, result in zip(sent, answer.results, strict=True)]
     placed = [outcome for outcome in outcomes if isinstance(outcome, _Placed)]
@@ -250,7 +252,10 @@ def _place(sent: ReadEvent, result: _Result) -> _Placed | Rejected:
         return Rejected(id=event_id, problem=problem, is_sent=True)
     if result.received is None:
         raise MalformedError("a result of an append has neither received nor error")
-    evidence = {"sent.json": sent.event_json, "answer.json": msgspec.json.encode(result)}
+
+    def evidence() -> dict[str, bytes]:
+        return {"sent.json": sent.event_json, "answer.json": msgspec.json.encode(result)}
+
     check_same("id of a result", got=result.id, want=event_id, evidence=evidence)
     check_same("fields filled in by the ledger", got=result.filled, want=(), evidence=evidence)
     received = result.received
@@ -263,7 +268,7 @@ def _place(sent: ReadEvent, result: _Result) -> _Placed | Rejected:
         "leaf hash of what was sent",
         got=result.leaf_hash,
         want=format_base64(rebuilt),
-        evidence={**evidence, "leaf.json": leaf},
+        evidence=lambda: {**evidence(), "leaf.json": leaf},
     )
     return _Placed(sent=sent, result=result, received=received, leaf=leaf, leaf_hash=rebuilt)
 
@@ -298,7 +303,7 @@ def _prove_range(
 ) -> Plan[_Proven]:
     first = new[0].result.index
     if text is None:
-        raise VerificationError("the answer has no range proof", evidence=new[0].evidence)
+        raise VerificationError("the answer has no range proof", evidence=new[0].evidence())
     for position, item in enumerate(new):
         check_same(
             f"index of new event {position} of a request",
@@ -307,10 +312,11 @@ def _prove_range(
             evidence=item.evidence,
         )
     proof = parse_range_proof(text)
-    evidence = {
-        "range-proof.txt": text.encode(),
-        "leaf-hashes.txt": b"".join(f"{format_base64(i.leaf_hash)}\n".encode() for i in new),
-    }
+
+    def evidence() -> dict[str, bytes]:
+        hashes = "".join(f"{format_base64(item.leaf_hash)}\n" for item in new)
+        return {"range-proof.txt": text.encode(), "leaf-hashes.txt": hashes.encode()}
+
     check_same(
         "range of a range proof",
         got=(proof.start, proof.end),
@@ -326,7 +332,7 @@ def _prove_range(
 
 def _prove_one(item: _Placed, *, heads: Heads, offered: ConsistencyProof | None) -> Plan[_Proven]:
     if item.result.proof is None:
-        raise VerificationError("the answer has no proof", evidence=item.evidence)
+        raise VerificationError("the answer has no proof", evidence=item.evidence())
     proof = parse_proof(item.result.proof)
     check_same(
         "index of a proof",

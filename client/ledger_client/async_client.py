@@ -142,7 +142,7 @@ class AsyncLedgerClient:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"AsyncLedgerClient({self._shared.endpoint.origin!r})"
+        return f"AsyncLedgerClient({self._shared.endpoint.address!r})"
 
     async def _run(self, plan: Plan[T]) -> T:
         steps = self._shared.steps(plan)

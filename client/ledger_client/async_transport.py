@@ -42,19 +42,19 @@ class AsyncTransport:
                 return await self._exchange(request)
         except aiohttp.ClientConnectorCertificateError as error:
             raise VerificationError(
-                f"the certificate of {endpoint.origin} is not trusted: {error.certificate_error}"
+                f"the certificate of {endpoint.address} is not trusted: {error.certificate_error}"
             ) from error
         except TimeoutError as error:
             raise UnavailableError(
-                f"no answer from {endpoint.origin} in {endpoint.timeout_s:g} s"
+                f"no answer from {endpoint.address} in {endpoint.timeout_s:g} s"
             ) from error
         except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
             raise UnavailableError(
-                f"{endpoint.origin} answered with something that is not HTTP, or half of it:"
+                f"{endpoint.address} answered with something that is not HTTP, or half of it:"
                 f" {type(error).__name__}"
             ) from error
         except aiohttp.ClientError as error:
-            raise UnavailableError(f"no connection to {endpoint.origin}: {error}") from error
+            raise UnavailableError(f"no connection to {endpoint.address}: {error}") from error
 
     async def close(self) -> None:
         """Close every connection."""
@@ -66,7 +66,7 @@ class AsyncTransport:
         endpoint = self._endpoint
         async with self._open().request(
             request.method,
-            URL(endpoint.origin + endpoint.path + request.target, encoded=True),
+            URL(endpoint.address + endpoint.path + request.target, encoded=True),
             # Given as bytes, a body of megabytes would be one write that holds the loop.
             data=None if request.body is None else BytesIO(request.body),
             headers=endpoint.headers(request),

@@ -141,7 +141,7 @@ class LedgerClient:
         self.close()
 
     def __repr__(self) -> str:
-        return f"LedgerClient({self._shared.endpoint.origin!r})"
+        return f"LedgerClient({self._shared.endpoint.address!r})"
 
     def _run(self, plan: Plan[T]) -> T:
         steps = self._shared.steps(plan)

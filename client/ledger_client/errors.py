@@ -17,7 +17,7 @@ class RejectedError(ValueError):
     """The ledger, or the check before sending, refuses what was asked; again won't help."""
 
     def __init__(self, problem: Problem) -> None:
-        """The message says rule, field and detail; the whole document stays in `problem`."""
+        """The message says field and detail; the whole document stays in `problem`."""
         said = problem.detail or problem.title or f"status {problem.status}"
         super().__init__(f"{problem.field}: {said}" if problem.field else said)
         self.problem = problem
@@ -26,8 +26,9 @@ class RejectedError(ValueError):
 class UnsettledError(UnavailableError):
     """The ledger did not say what became of some events: they may be in it or not.
 
-    `results` are the outcomes known so far, for the events before those of `unsettled`, which have
-    their ids and times: appending them again is safe, and what was stored comes back as duplicate.
+    `results` are the outcomes of the requests before, `unsettled` the events of the one that failed
+    (but for those that the client itself refused), with their ids and times: appending them again
+    is safe, and what was stored comes back as a duplicate. Events after these were not read.
     """
 
     def __init__(

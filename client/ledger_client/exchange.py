@@ -78,7 +78,7 @@ class Endpoint:
         return headers
 
     @property
-    def origin(self) -> str:
+    def address(self) -> str:
         """Scheme, host and port, as messages name the peer."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"

@@ -71,11 +71,14 @@ def read_event(reference: int | str, *, heads: Heads | None) -> Plan[Entry]:
     response = yield request
     answer = decode_answer(request, response, _EventAnswer)
     leaf = answer.leaf.encode()
-    evidence = {"answer.json": response.body}
+
+    def evidence() -> dict[str, bytes]:
+        return {"answer.json": response.body}
+
     head, proof = None, None
     if heads is not None:
         if answer.proof is None:
-            raise VerificationError("the answer has no proof", evidence=evidence)
+            raise VerificationError("the answer has no proof", evidence=evidence())
         proof = parse_proof(answer.proof)
         check_same("index of a proof", got=proof.leaf_index, want=answer.index, evidence=evidence)
         offered = None if answer.consistency is None else answer.consistency.parse()
@@ -94,7 +97,8 @@ def prove_inclusion(
 
     With `expected` it must be the proof of a leaf with that hash.
 
-    Raises: ValueError when the ledger keeps no checkpoint of that size; VerificationError, …
+    Raises: ValueError when the ledger keeps no checkpoint of that size; VerificationError,
+    MalformedError, RejectedError.
     """
     target = f"/v1/proofs/inclusion?index={_check_number(index)}"
     if tree_size is not None:
@@ -104,7 +108,10 @@ def prove_inclusion(
     answer = decode_answer(request, response, _InclusionAnswer)
     if answer.checkpoint is None:
         raise ValueError(f"the ledger keeps no checkpoint of size {answer.tree_size}")
-    evidence = {"answer.json": response.body}
+
+    def evidence() -> dict[str, bytes]:
+        return {"answer.json": response.body}
+
     check_same("index of a proof", got=answer.index, want=index, evidence=evidence)
     with from_wire():
         hashes = tuple(parse_hash(text) for text in answer.hashes)
@@ -113,7 +120,7 @@ def prove_inclusion(
     if expected is not None and claimed != expected:
         raise VerificationError(
             f"the leaf at {index} is another one: got {claimed.hex()}, want {expected.hex()}",
-            evidence=evidence,
+            evidence=evidence(),
         )
     with adding_evidence(evidence):
         head = yield from heads.check_proof(proof, leaf_hash=claimed)
@@ -155,7 +162,7 @@ class Walk:
         if len(leaves) != width:
             raise MalformedError(f"{ref.path} has {len(leaves)} entries")
         if self._tree is not None:
-            with adding_evidence({"bundle.bin": bundle}):
+            with adding_evidence(lambda: {"bundle.bin": bundle}):
                 yield from self._tree.check_bundle(index, leaves)
         first = index * TILE_WIDTH
         end = min(first + width, self._end)
@@ -192,7 +199,7 @@ class _TiledTree:
                 raise VerificationError(
                     f"the bundle of the entries from {first} on is not of the tree of size"
                     f" {self._size}",
-                    evidence=self._evidence,
+                    evidence=self._evidence(),
                 )
 
     def _fetch_hashes(self, index: int) -> Plan[TileHashes]:
@@ -215,7 +222,6 @@ class _TiledTree:
         self._hashes, self._bundles_end = hashes, bundles_end
         return hashes
 
-    @property
     def _evidence(self) -> dict[str, bytes]:
         tiles = {ref.path.replace("/", "-"): tile for ref, tile in self._tiles.items()}
         return {"checkpoint.note": self._head.note.encode(), **tiles}

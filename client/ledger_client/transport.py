@@ -53,6 +53,7 @@ class Transport:
         Raises: UnavailableError when there is none; MalformedError when it is too long;
         VerificationError when the peer's certificate is not trusted; ValueError after `close()`.
         """
+        address = self._endpoint.address
         connection = self._take()
         try:
             if connection is not None:
@@ -61,20 +62,20 @@ class Transport:
             return self._exchange(_Connection(self._endpoint, self._tls), request)
         except ssl.SSLCertVerificationError as error:
             raise VerificationError(
-                f"the certificate of {self._endpoint.origin} is not trusted: {error.verify_message}"
+                f"the certificate of {address} is not trusted: {error.verify_message}"
             ) from error
         except TimeoutError as error:
             raise UnavailableError(
-                f"no answer from {self._endpoint.origin} in {self._endpoint.timeout_s:g} s"
+                f"no answer from {address} in {self._endpoint.timeout_s:g} s"
             ) from error
         except http.client.HTTPException as error:
             raise UnavailableError(
-                f"{self._endpoint.origin} answered with something that is not HTTP, or half of it:"
+                f"{address} answered with something that is not HTTP, or half of it:"
                 f" {type(error).__name__}"
             ) from error
         except OSError as error:
             raise UnavailableError(
-                f"no connection to {self._endpoint.origin}: {error.strerror or error}"
+                f"no connection to {address}: {error.strerror or error}"
             ) from error
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ from ledger.tlog.verify import check_consistency, check_inclusion, check_range
 from ledger.tlog.wire import decode_text, format_base64
 
 HEADS_KEPT_MAX = 64
-"""Accepted heads kept for rules 3 and 5: as many as a minute of commits may have in flight."""
+"""Accepted heads kept for rules 3 and 5; one that was forgotten is proven again."""
 
 NOTES_KEPT_MAX = 8
 """Notes whose signatures are not verified again."""

@@ -460,13 +460,13 @@ def test_the_token_is_in_no_repr() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "origin", "path"),
+    ("url", "address", "path"),
     [
         ("http://h", "http://h:80", ""),
         ("https://h/", "https://h:443", ""),
         ("http://[::1]:8765/audit/", "http://[::1]:8765", "/audit"),
     ],
 )
-def test_an_address_has_a_port_and_no_slash_at_its_end(url: str, origin: str, path: str) -> None:
+def test_an_address_has_a_port_and_no_slash_at_its_end(url: str, address: str, path: str) -> None:
     endpoint = parse_endpoint(url, token=None, timeout_s=1)
-    assert (endpoint.origin, endpoint.path) == (origin, path)
+    assert (endpoint.address, endpoint.path) == (address, path)
