@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.event.canonical import decode_event, decode_event_object
-from ledger.event.model import LIMITS, EventError
+from ledger.event.model import LIMITS, Actor, Change, EventError, Principal, Source, Target
 from tests.event.cases import REFUSED
 
 EVENT: dict[str, Any] = {"action": "a.b", "actor": {"id": "u_1"}, "outcome": "success"}
@@ -132,6 +132,11 @@ def test_an_object_that_holds_itself_is_too_deep() -> None:
         ({"reason": "\ud800"}, "reason"),
         ({"reason": "\0"}, "reason"),
         ({"targets": {"a"}}, "targets"),
+        ({"actor": Actor(id="u_1")}, "actor"),
+        ({"actor": {"id": "u_1", "on_behalf_of": Principal(id="u")}}, "actor.on_behalf_of"),
+        ({"source": Source(port=-1)}, "source"),
+        ({"targets": [{"id": "a"}, Target(id="")]}, "targets[1]"),
+        ({"changes": [Change(path="/a")]}, "changes[0]"),
         ({"time": 0}, "time"),
     ],
 )
@@ -141,6 +146,12 @@ def test_an_object_with_what_json_has_no_form_for_is_refused(
     with pytest.raises(EventError) as caught:
         decode_event_object({**EVENT, **member})
     assert caught.value.field == field
+
+
+def test_an_event_of_the_model_is_no_decoded_object() -> None:
+    event, _ = decode_event_object(EVENT)
+    with pytest.raises(EventError, match="expected an object, got a Python Event"):
+        decode_event_object(event)  # type: ignore[arg-type]  # This is what is tested.
 
 
 @pytest.mark.parametrize(
