@@ -1,37 +1,56 @@
-"""What every test may use. The vectors and samples of other people lie beside the repository."""
+"""What every test may use. What not every machine has is left out loudly, and never in CI."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-SHARED_DIR = Path(__file__).resolve().parents[2] / "shared"
+TESTS_DIR = Path(__file__).resolve().parent
+SHARED_DIR = TESTS_DIR.parents[1] / "shared"
+PEERS_BIN_DIR = TESTS_DIR / "peers" / "bin"
+
+
+class Need(NamedTuple):
+    """What the tests under a mark need, and what to say where it is missing."""
+
+    mark: str
+    is_met: Callable[[], bool]
+    missing: str
+
+
+NEEDS = (
+    Need("shared", SHARED_DIR.is_dir, "there is no ../shared beside this clone"),
+    Need("go", PEERS_BIN_DIR.is_dir, "tests/peers/install was not run, which needs Go"),
+)
+
+LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect, loudly, what needs ../shared where there is none; in CI that is an error."""
-    if SHARED_DIR.is_dir():
-        return
-    left_out = [item for item in items if item.get_closest_marker("shared")]
-    if os.environ.get("CI"):
-        raise pytest.UsageError(f"../shared is missing, and {len(left_out)} tests need it")
-    config.stash[LEFT_OUT] = [item.nodeid for item in left_out]
-    items[:] = [item for item in items if not item.get_closest_marker("shared")]
-    config.hook.pytest_deselected(items=left_out)
-
-
-LEFT_OUT = pytest.StashKey[list[str]]()
+    """Deselect what this machine can't run; in CI that is an error."""
+    left_out = config.stash.setdefault(LEFT_OUT, {})
+    for need in NEEDS:
+        if need.is_met():
+            continue
+        without = [item for item in items if item.get_closest_marker(need.mark)]
+        if without and os.environ.get("CI"):
+            raise pytest.UsageError(f"{need.missing}, and {len(without)} tests need it")
+        left_out[need.missing] = [item.nodeid for item in without]
+        items[:] = [item for item in items if item not in without]
+        config.hook.pytest_deselected(items=without)
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Name what a lone clone did not run."""
-    left_out = config.stash.get(LEFT_OUT, [])
-    if left_out:
-        terminalreporter.section("left out: there is no ../shared beside this clone")
-        for nodeid in left_out:
-            terminalreporter.line(nodeid)
+    """Name what was not run, and why."""
+    for missing, nodeids in config.stash.get(LEFT_OUT, {}).items():
+        if nodeids:
+            terminalreporter.section(f"left out: {missing}")
+            for nodeid in nodeids:
+                terminalreporter.line(nodeid)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,171 @@
+"""Witnesses that other people wrote, started on loopback: litewitness and omniwitness.
+
+`tests/peers/install` puts their programs into tests/peers/bin. Both are told which logs to know by
+the vkeys of those logs, and each ends with its context.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ledger.tlog.hashing import EMPTY_ROOT_HASH
+from ledger.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SignerKey, VerifierKey
+from ledger.tlog.wire import format_base64
+
+BIN_DIR = Path(__file__).parent / "bin"
+START_WAIT_S = 30.0
+STOP_WAIT_S = 10.0
+
+OMNIWITNESS_NAME = "omniwitness.example/w"
+LITEWITNESS_NAME = "litewitness.example/w"
+
+
+@dataclass(frozen=True)
+class PeerWitness:
+    """A witness that runs: where it is asked, and whose cosignatures it gives."""
+
+    url: str
+    vkeys: tuple[str, ...]
+
+
+@contextmanager
+def litewitness(log_vkeys: Sequence[str]) -> Iterator[PeerWitness]:
+    """litewitness of torchwood, whose Ed25519 key is held by an SSH agent of its own."""
+    with _folder() as folder:
+        key = folder / "key"
+        _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+        fingerprint = _run("ssh-keygen", "-l", "-f", f"{key}.pub").split()[1]
+        agent = folder / "agent"
+        with _program(["ssh-agent", "-D", "-a", str(agent)], folder / "agent.log"):
+            _wait_for(agent.exists, folder / "agent.log")
+            _run("ssh-add", "-q", str(key), SSH_AUTH_SOCK=str(agent))
+            port = _free_port()
+            log = folder / "litewitness.log"
+            database = folder / "litewitness.db"
+            command = [
+                *(str(BIN_DIR / "litewitness"), "-name", LITEWITNESS_NAME),
+                *("-db", str(database), "-ssh-agent", str(agent), "-key", fingerprint),
+                *("-listen", f"127.0.0.1:{port}"),
+            ]
+            with _program(command, log):
+                _wait_for(lambda: _is_listening(port), log)
+                _tell_litewitness(database, log_vkeys)
+                vkey = re.search(r'vkey="?([^\s"]+)', log.read_text(encoding="utf-8"))
+                if vkey is None:
+                    raise AssertionError(f"no vkey in {log.read_text(encoding='utf-8')}")
+                yield PeerWitness(f"http://127.0.0.1:{port}", (vkey[1],))
+
+
+@contextmanager
+def omniwitness(log_vkeys: Sequence[str], *, is_mldsa: bool = True) -> Iterator[PeerWitness]:
+    """The omniwitness of transparency-dev, with an Ed25519 and, if wanted, an ML-DSA-44 key."""
+    algorithms = (ED25519_COSIGNATURE, *([MLDSA44_COSIGNATURE] if is_mldsa else []))
+    keys = [
+        SignerKey(OMNIWITNESS_NAME, algorithm=algorithm, seed=secrets.token_bytes(32))
+        for algorithm in algorithms
+    ]
+    with _folder() as folder:
+        flags = []
+        for number, key in enumerate(keys):
+            file = folder / f"key{number}"
+            file.touch(mode=0o600)
+            file.write_text(key.encode(), encoding="utf-8")
+            flags.append(f"--private_key_path={file}")
+        logs = folder / "logs.yaml"
+        logs.write_text(
+            "Logs:\n"
+            + "".join(
+                f'  - Origin: "{VerifierKey.parse(vkey).name}"\n    PublicKey: "{vkey}"\n'
+                for vkey in log_vkeys
+            ),
+            encoding="utf-8",
+        )
+        port = _free_port()
+        log = folder / "omniwitness.log"
+        command = [
+            *(str(BIN_DIR / "omniwitness"), "--logtostderr", *flags),
+            *(f"--additional_logs={logs}", f"--db_file={folder / 'omniwitness.db'}"),
+            *(f"--listen=127.0.0.1:{port}", "--metrics_listen="),
+        ]
+        with _program(command, log):
+            _wait_for(lambda: _is_listening(port), log)
+            yield PeerWitness(
+                f"http://127.0.0.1:{port}", tuple(str(key.verifier_key) for key in keys)
+            )
+
+
+def _tell_litewitness(database: Path, log_vkeys: Sequence[str]) -> None:
+    """Add logs to its database, as its own `witnessctl` does, while it runs."""
+    with sqlite3.connect(database, timeout=START_WAIT_S) as connection:
+        for vkey in log_vkeys:
+            origin = VerifierKey.parse(vkey).name
+            connection.execute(
+                "INSERT OR IGNORE INTO log (origin, tree_size, tree_hash) VALUES (?, 0, ?)",
+                (origin, format_base64(EMPTY_ROOT_HASH)),
+            )
+            connection.execute("INSERT INTO key (origin, key) VALUES (?, ?)", (origin, vkey))
+    connection.close()
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder with a short name: the path of a socket has some 100 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="peer"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@contextmanager
+def _program(command: Sequence[str], log: Path) -> Iterator[None]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_WAIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _run(*command: str, **environ: str) -> str:
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environ}
+    )
+    if done.returncode:
+        raise AssertionError(f"{command[0]} failed: {done.stderr}")
+    return done.stdout
+
+
+def _wait_for(is_ready: Callable[[], bool], log: Path) -> None:
+    """Until it is ready; what the program said stands in the error when it isn't in time."""
+    deadline = time.monotonic() + START_WAIT_S
+    while not is_ready():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not ready: {log.read_text(encoding='utf-8')}")
+        time.sleep(0.02)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
