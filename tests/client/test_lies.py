@@ -18,7 +18,14 @@ from ledger.tlog.keys import ED25519_COSIGNATURE
 from ledger.tlog.note import Note, Signer, format_note, parse_note
 from ledger.tlog.proof import format_proof, format_range_proof, parse_proof, parse_range_proof
 from ledger.tlog.wire import format_base64
-from ledger_client import LedgerClient, Receipt, RetryPolicy, UnsettledError, new_event_id
+from ledger_client import (
+    LedgerClient,
+    Receipt,
+    RejectedError,
+    RetryPolicy,
+    UnsettledError,
+    new_event_id,
+)
 from tests.client.conftest import FLAGS, ORIGIN, Client, OpenClient, Running
 from tests.client.liar import Liar, Lie, Said
 
@@ -462,6 +469,57 @@ def test_a_problem_is_shown_without_what_a_terminal_would_obey(client: Client, l
         client.event(0)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_an_append_whose_answer_was_lost_is_sent_again_and_stored_once(
+    client: Client, liar: Liar, status: int
+) -> None:
+    lost: list[str] = []
+
+    def lose_two_answers(said: Said) -> None:
+        if said.target.startswith("/v1/events") and len(lost) < 2:
+            lost.append(said.target)
+            said.status, said.body = status, b""
+
+    liar.lie_to_client = lose_two_answers
+    receipt = client.append(event())
+    assert len(lost) == 2
+    assert receipt.is_duplicate
+    assert receipt.head is not None
+
+
+def test_a_ledger_that_is_away_leaves_an_append_unsettled(
+    running: Running, open_client: OpenClient
+) -> None:
+    with Liar(running.url) as gone:
+        url = gone.url
+    client = open_client(
+        url, running.token, policy=running.policy, retry=RetryPolicy(attempts_max=2)
+    )
+    with pytest.raises(UnsettledError, match=r"attempt 2 of 2") as caught:
+        client.append(event("u_1"))
+    assert [each.actor.id for each in caught.value.unsettled] == ["u_1"]
+    with pytest.raises(UnavailableError) as lost:
+        client.checkpoint()
+    assert not isinstance(lost.value, UnsettledError)
+
+
+def test_a_proof_that_is_not_for_this_client_is_no_fork(client: Client, liar: Liar) -> None:
+    def refuse(said: Said) -> None:
+        if said.target.startswith("/v1/proofs/consistency"):
+            said.status, said.body = 403, b"{}"
+        elif said.target.startswith("/v1/events"):
+            answer = said.json
+            answer.pop("consistency")
+            said.json = answer
+
+    liar.lie_to_client = refuse
+    with pytest.raises(RejectedError) as caught:
+        client.append(event())
+    assert caught.value.problem.status == 403
+    liar.lie_to_client = lambda _: None
+    assert client.append(event()).head is not None
 
 
 def test_what_is_unsettled_can_be_appended_again(client: Client, liar: Liar) -> None:
