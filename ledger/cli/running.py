@@ -24,11 +24,21 @@ def make_ledger(directory: Path, *, origin: str) -> str:
 
 
 class Service:
-    """`ledger serve` as a child process; its address is read from what it prints."""
+    """`ledger serve` as a child process, or another command that serves a folder.
 
-    def __init__(self, directory: Path, *, listen: str, flags: tuple[str, ...] = ()) -> None:
+    Its address is read from what it prints.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        listen: str,
+        flags: tuple[str, ...] = (),
+        command: tuple[str, ...] = ("serve",),
+    ) -> None:
         self._command = [
-            *(sys.executable, "-m", "ledger", "serve", str(directory), "--listen", listen),
+            *(sys.executable, "-m", "ledger", *command, str(directory), "--listen", listen),
             *flags,
         ]
         self._process: subprocess.Popen[str] | None = None
