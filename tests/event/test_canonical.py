@@ -1,6 +1,7 @@
 """The one form of an event's bytes: RFC 8785, whichever of the two encoders wrote it."""
 
 import json
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -123,3 +124,16 @@ def test_a_refused_time_is_told_why(time: str, says: str) -> None:
     with pytest.raises(EventError, match=says) as caught:
         parse_time(time, field="received.time")
     assert caught.value.field == "received.time"
+
+
+@given(st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3}){3}\n?", fullmatch=True))
+def test_the_short_way_for_ipv4_takes_what_ipaddress_takes(text: str) -> None:
+    try:
+        want: str | None = str(ip_address(text))
+    except ValueError:
+        want = None
+    try:
+        got: str | None = canonical_ip(text)
+    except EventError:
+        got = None
+    assert got == want
