@@ -57,6 +57,15 @@ def encode_answer(
     return make_answer(_encode(value), media=media, status=status, cache=cache, headers=headers)
 
 
+def accepts_gzip(accept_encoding: str | None) -> bool:
+    """Whether an answer may be compressed with gzip. Source: RFC 9110 §12.5.3."""
+    for part in (accept_encoding or "").split(","):
+        coding, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        if coding == "gzip":
+            return _quality(parameters) > 0
+    return False
+
+
 class _Preference(NamedTuple):
     quality: float
     specificity: int

@@ -25,6 +25,7 @@ from ledger.service.directory import DirectoryPaths, read_signer
 from ledger.service.openapi import make_openapi
 from ledger.service.outbox import Outbox
 from ledger.service.parts import Service
+from ledger.service.problems import log_failure
 from ledger.service.routes import ROUTES
 from ledger.service.server import Server
 from ledger.service.settings import Settings
@@ -187,8 +188,8 @@ async def _background(service: Service) -> AsyncIterator[None]:
 async def _watched(service: Service, name: str, work: Awaitable[None]) -> None:
     try:
         await work
-    except Exception:  # noqa: BLE001 - a task's top; whoever asks /readyz must hear of it
-        _log.exception("task_failed", task=name)
+    except Exception as error:  # noqa: BLE001 - a task's top; whoever asks /readyz must hear of it
+        log_failure("task_failed", error, task=name)
     service.broken.append(f"the task {name} has ended")
 
 

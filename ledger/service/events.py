@@ -63,6 +63,9 @@ async def append_events(
         if not proof:
             raise ProblemError("bad-parameter", "needs proof=1", field="from_size")
         check_within("from_size", from_size, tree_size=service.tree_size)
+    if proof and service.publisher.failure is not None:
+        # Before anything is kept: the answer could not say what was asked.
+        raise service.publisher.failure
     settings = service.settings
     body = await read_body(
         request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s

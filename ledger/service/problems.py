@@ -7,6 +7,7 @@ the fault is, and two numbers. No document holds a value of an event or of a tok
 Source: RFC 9457.
 """
 
+import traceback
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -274,8 +275,14 @@ def answer_error(error: Exception) -> web.Response:
     """The answer to a request that ended in an error."""
     explained = explain(error)
     if explained.problem.status == PROBLEMS["internal"].status:
-        _log.error("request_failed", exc_info=error)
+        log_failure("request_failed", error)
     return answer_problem(explained.problem, headers=explained.headers)
+
+
+def log_failure(event: str, error: Exception, **fields: str) -> None:
+    """Log an error of our own: its kind and place. Its text may quote what it was about."""
+    trace = "".join(traceback.format_tb(error.__traceback__))
+    _log.error(event, error=type(error).__name__, trace=trace, **fields)
 
 
 def answer_problem(problem: Problem, *, headers: Mapping[str, str] | None = None) -> web.Response:

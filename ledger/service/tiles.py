@@ -18,6 +18,7 @@ from ledger.service.answers import (
     IMMUTABLE_PRIVATE,
     NO_CACHE,
     TEXT_MEDIA,
+    accepts_gzip,
     make_answer,
 )
 from ledger.service.auth import authenticate
@@ -61,7 +62,11 @@ async def read_bundle(service: Service, request: web.BaseRequest, *, index: str)
         cache = IMMUTABLE if is_public else IMMUTABLE_PRIVATE
     else:
         cache = A_MINUTE if is_public else A_MINUTE_PRIVATE
-    return _answer(bundle, cache)
+    answer = _answer(bundle, cache)
+    answer.headers["Vary"] = "Accept-Encoding"
+    if accepts_gzip(request.headers.get("Accept-Encoding")):
+        answer.enable_compression(web.ContentCoding.gzip)
+    return answer
 
 
 def _find(service: Service, path: str) -> TileRef:

@@ -1,6 +1,7 @@
 """Reading: events, proofs and tiles, and how long each may be kept."""
 
 import base64
+import gzip
 from collections.abc import Iterator
 from typing import Any
 
@@ -194,6 +195,27 @@ def test_partial_tiles_and_bundles_of_every_width_are_the_beginning_of_the_wider
     assert full.ask("/tile/0/%30%30%30").body == whole
 
 
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("gzip", "gzip"),
+        ("br, GZIP;q=0.5", "gzip"),
+        ("gzip;q=0, identity", None),
+        ("identity", None),
+        ("", None),
+    ],
+)
+def test_bundles_are_compressed_for_whoever_takes_it(
+    full: Ledger, accepted: str, encoding: str | None
+) -> None:
+    answer = full.ask("/tile/entries/000", accept_encoding=accepted)
+    assert answer.headers["Content-Encoding"] == encoding
+    assert answer.headers["Vary"] == "Accept-Encoding"
+    plain = full.ask("/tile/entries/000", accept_encoding="identity").body
+    assert (gzip.decompress(answer.body) if encoding else answer.body) == plain
+    assert int(answer.headers["Content-Length"]) == len(answer.body)
+
+
 def test_tiles_end_where_the_published_tree_does(full: Ledger, log: CheckedLog) -> None:
     last = log.size % 256
     assert full.ask(f"/tile/0/002.p/{last}").status == 200
@@ -207,8 +229,8 @@ def test_tiles_end_where_the_published_tree_does(full: Ledger, log: CheckedLog) 
         ("/checkpoint", "no-cache", None),
         ("/tile/0/000", f"public, {FOREVER}", None),
         ("/tile/0/000.p/5", "public, max-age=60", None),
-        ("/tile/entries/000", f"private, {FOREVER}", None),
-        ("/tile/entries/000.p/5", "private, max-age=60", None),
+        ("/tile/entries/000", f"private, {FOREVER}", "Accept-Encoding"),
+        ("/tile/entries/000.p/5", "private, max-age=60", "Accept-Encoding"),
         ("/v1/proofs/inclusion?index=0", "no-cache", "Accept"),
         ("/v1/proofs/consistency?from=0", "no-cache", "Accept"),
         ("/v1/proofs/consistency?from=0&to=5", "public, max-age=86400", "Accept"),
