@@ -114,7 +114,7 @@ class Heads:
             raise ValueError(f"the older head has size {old_size}, the newer one {new_size}")
         proof = ConsistencyProof(old_size=old_size, new_size=new_size, hashes=())
         if 0 < old_size < new_size:
-            proof = yield from _fetch_consistency(old_size, new_size)
+            proof = yield from fetch_consistency(old_size, new_size)
         check_consistent(old, new, proof, offered=new)
         return Consistency(old=old, new=new, proof=proof)
 
@@ -145,7 +145,7 @@ class Heads:
                 has_turn = True
                 continue
             try:
-                proof = yield from _fetch_consistency(*needed)
+                proof = yield from fetch_consistency(*needed)
             except RejectedError as error:
                 if error.problem.status not in PROOF_REFUSED_STATUSES or latest is None:
                     raise
@@ -153,7 +153,11 @@ class Heads:
                 raise fork_error(reason, accepted=latest, offered=head) from error
 
 
-def _fetch_consistency(old_size: int, new_size: int) -> Plan[ConsistencyProof]:
+def fetch_consistency(old_size: int, new_size: int) -> Plan[ConsistencyProof]:
+    """The ledger's proof between two sizes, which nothing has been held against yet.
+
+    Raises: VerificationError when it is between others, MalformedError, RejectedError.
+    """
     request = Request(target=f"/v1/proofs/consistency?from={old_size}&to={new_size}")
     response = yield request
     answer = decode_answer(request, response, WireConsistency)

@@ -157,7 +157,7 @@ class Walk:
         index, skipped = divmod(self._next, TILE_WIDTH)
         width = tile_width(level=0, index=index, tree_size=self._tree_size)
         ref = TileRef(None, index, width)
-        bundle = yield from _fetch(ref, bytes_max=BUNDLE_BYTES_MAX)
+        bundle = yield from fetch_bundle(ref)
         leaves = decode_bundle(bundle)[:width]
         if len(leaves) != width:
             raise MalformedError(f"{ref.path} has {len(leaves)} entries")
@@ -213,7 +213,7 @@ class _TiledTree:
         ]
         tiles = {}
         for ref in tiles_for(nodes, self._size):
-            tiles[ref] = self._tiles.get(ref) or (yield from _fetch_tile(ref))
+            tiles[ref] = self._tiles.get(ref) or (yield from fetch_tile(ref))
         self._tiles = tiles
         with adding_evidence(self._evidence):
             hashes = authenticate_tiles(
@@ -254,7 +254,13 @@ def _subtree_root(leaf_hashes: Sequence[Hash]) -> Hash:
     return frontier.root()
 
 
-def _fetch_tile(ref: TileRef) -> Plan[bytes]:
+def fetch_bundle(ref: TileRef) -> Plan[bytes]:
+    """A bundle of these entries, or more; nothing of it is checked. Raises: RejectedError."""
+    return (yield from _fetch(ref, bytes_max=BUNDLE_BYTES_MAX))
+
+
+def fetch_tile(ref: TileRef) -> Plan[bytes]:
+    """The hashes of a tile, cut to its width; they are not authenticated. Raises: RejectedError."""
     data = yield from _fetch(ref, bytes_max=TILE_WIDTH * HASH_BYTES)
     return data[: ref.width * HASH_BYTES]
 

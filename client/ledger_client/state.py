@@ -47,10 +47,19 @@ class StateFile:
     """The file that holds the latest accepted head of one log. Safe from many threads."""
 
     def __init__(
-        self, path: str | os.PathLike[str], *, policy: Policy, monotonic_s: Callable[[], float]
+        self,
+        path: str | os.PathLike[str],
+        *,
+        policy: Policy,
+        monotonic_s: Callable[[], float],
+        evidence: Path | None = None,
     ) -> None:
-        """The file need not exist; its folder must when it is first written."""
+        """The file need not exist; its folder must when it is first written.
+
+        `evidence` is the folder for evidence, where it isn't `FILE.evidence`.
+        """
         self.path: Final = Path(path)
+        self._evidence: Final = evidence or self.path.with_name(self.path.name + ".evidence")
         self._policy: Final = policy
         self._log_keys: Final = sorted(str(log.verifier) for log in policy.logs)
         self._monotonic_s: Final = monotonic_s
@@ -103,7 +112,9 @@ class StateFile:
             if note == self._saved:
                 return
             state = _State(version=STATE_VERSION, log_keys=self._log_keys, checkpoint=note)
-            _replace(self.path, msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n")
+            replace_file(
+                self.path, msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n"
+            )
             self._saved = note
             self._saved_at_s = self._monotonic_s()
 
@@ -115,7 +126,7 @@ class StateFile:
         name = sha256()
         for part in sorted(evidence):
             name.update(sha256(part.encode()).digest() + sha256(evidence[part]).digest())
-        parent = self.path.with_name(self.path.name + ".evidence")
+        parent = self._evidence
         folder = parent / name.hexdigest()[:16]
         with self._lock:
             parent.mkdir(mode=0o700, exist_ok=True)
@@ -123,7 +134,7 @@ class StateFile:
                 return None
             folder.mkdir(mode=0o700, exist_ok=True)
             for part, data in evidence.items():
-                _replace(folder / part, data)
+                replace_file(folder / part, data)
         return folder
 
     def _decode(self, data: bytes) -> _State:
@@ -138,8 +149,11 @@ class StateFile:
         return state
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one; only its owner reads it."""
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one; only its owner reads it.
+
+    Raises: OSError.
+    """
     with NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
         temporary = Path(file.name)
         try:

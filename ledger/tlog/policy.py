@@ -20,7 +20,7 @@ Source: c2sp.org/tlog-policy.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ledger.tlog.checkpoint import Checkpoint, parse_checkpoint
@@ -87,6 +87,11 @@ class VerifiedHead:
     """The policy's name of each witness that cosigned, and when, in seconds since 1970."""
     log_key: str
     """The vkey of the log that signed."""
+    existed_before_unix_s: int | None
+    """The first time by which the quorum had cosigned; None where there is no quorum, or no time.
+
+    Not the earliest time of all: that is one witness's word, where the policy asks for more.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,13 @@ class Policy:
             note=decode_text(note),
             cosignatures=tuple((_shown(name), time_unix_s) for name, time_unix_s in times.items()),
             log_key=str(log_keys[0]),
+            existed_before_unix_s=self._existed_before(times),
         )
+
+    def is_quorum(self, witnesses: Collection[str]) -> bool:
+        """Whether these are enough, named as in `VerifiedHead.cosignatures`."""
+        names = [witness.name for witness in self.witnesses if _shown(witness.name) in witnesses]
+        return self.quorum is None or self.quorum in self._holding(names)
 
     def _verifiers(self) -> Iterator[NoteVerifier]:
         for log in self.logs:
@@ -177,12 +188,28 @@ class Policy:
                 times[witness.name] = max(stated)
         return times
 
-    def _check_quorum(self, cosigned: Collection[str]) -> None:
+    def _existed_before(self, times: Mapping[str, int]) -> int | None:
+        """The first of these times by which the quorum had cosigned."""
+        if self.quorum is None:
+            return None
+        # Time 0 leaves the time unsaid.
+        stated = {name: time_unix_s for name, time_unix_s in times.items() if time_unix_s}
+        for time_unix_s in sorted(stated.values()):
+            if self.quorum in self._holding([n for n, t in stated.items() if t <= time_unix_s]):
+                return time_unix_s
+        return None
+
+    def _holding(self, cosigned: Collection[str]) -> set[str]:
+        """The witnesses that cosigned, and the groups that hold by them."""
         holding = set(cosigned)
         # Members stand before their group, so one pass settles them all.
         for group in self.groups:
             if len(holding.intersection(group.members)) >= group.threshold:
                 holding.add(group.name)
+        return holding
+
+    def _check_quorum(self, cosigned: Collection[str]) -> None:
+        holding = self._holding(cosigned)
         if self.quorum is not None and self.quorum not in holding:
             reasons = "; ".join(self._missing(self.quorum, holding))
             raise VerificationError(f"the quorum is not met: {reasons}")

@@ -128,6 +128,39 @@ def test_no_quorum_asked_needs_the_log_alone() -> None:
     assert policy.check(head("w1").encode()).cosignatures == (("w1", TIME),)
 
 
+def test_a_head_existed_before_the_quorum_had_cosigned_and_not_before_the_first_witness() -> None:
+    def known_since(rule: str, *names: str) -> int | None:
+        return parse_policy(policy_text(rule)).check(head(*names)).existed_before_unix_s
+
+    two_of_three = "group g 2 w1 w2 w3\nquorum g"
+    assert known_since(two_of_three, "w2", "w1") == TIME + 1
+    assert known_since(two_of_three, "w4", "w3", "w1", "w2") == TIME + 2
+    assert known_since("group g any w1 w2 w3\nquorum g", "w4", "w3", "w1") == TIME + 1
+    assert known_since("group g all w1 w2 w3\nquorum g", "w3", "w1", "w2") == TIME + 2
+    assert known_since("quorum none", "w1") is None
+
+
+def test_a_witness_that_leaves_the_time_unsaid_dates_nothing() -> None:
+    policy = parse_policy(policy_text("group g 2 w1 w2 w3\nquorum g"))
+    lines = [
+        LOG.sign(TEXT),
+        WITNESSES["w1"].sign(TEXT, time_unix_s=TIME),
+        WITNESSES["w3"].sign(TEXT, time_unix_s=0),
+    ]
+    assert policy.check(format_note(Note(TEXT, tuple(lines)))).existed_before_unix_s is None
+    lines.append(WITNESSES["w2"].sign(TEXT, time_unix_s=TIME + 5))
+    verified = policy.check(format_note(Note(TEXT, tuple(lines))))
+    assert verified.existed_before_unix_s == TIME + 5
+
+
+def test_whether_witnesses_are_a_quorum_is_asked_by_the_names_that_are_shown() -> None:
+    policy = parse_policy(NESTED)
+    assert policy.is_quorum({"w1", "w3", "w5"})
+    assert not policy.is_quorum({"w1", "w3"})
+    assert not policy.is_quorum({"x", "y", "all-of"})
+    assert parse_policy(policy_text("quorum none")).is_quorum(())
+
+
 def test_the_latest_of_two_cosignatures_of_one_witness_is_told_and_counts_once() -> None:
     cosigner = WITNESSES["w1"]
     lines = [cosigner.sign(TEXT, time_unix_s=time) for time in (TIME, TIME + 9, TIME + 5)]
