@@ -288,6 +288,8 @@ def _holds_only_dicts(value: Mapping[str, Any]) -> bool:
         return False
     if type(value.get("source", actor)) is not dict:
         return False
+    if type(value.get("recorder", actor)) is not dict:
+        return False
     for name in ("targets", "changes"):
         for part in value.get(name, ()):
             if type(part) is not dict:

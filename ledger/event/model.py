@@ -66,7 +66,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
             256,
             "characters",
             "every `id` but the event's own, and `type`, `session`, `credential`, `service`, "
-            "`tenant`; at least one character",
+            "`tenant`, `instance`; at least one character",
         ),
         "name": Limit(1024, "characters", "every `name`, and `changes[].path`"),
         "user_agent": Limit(1024, "characters", "`source.user_agent`"),
@@ -107,6 +107,7 @@ ContextKey = Annotated[
     str, Meta(max_length=LIMITS["context_key"].most, extra_json_schema=TEXT_SCHEMA)
 ]
 Port = Annotated[int, Meta(ge=0, le=LIMITS["port"].most)]
+Number = Annotated[int, Meta(ge=1, le=LIMITS["integer"].most)]
 Action = Annotated[
     str,
     Meta(
@@ -179,6 +180,13 @@ class Source(_Part, frozen=True, kw_only=True):
     service: Id | UnsetType = UNSET
 
 
+class Numbering(_Part, frozen=True, kw_only=True):
+    """Which recorder an event went through, and its number there: from 1 on, none left out."""
+
+    instance: Id
+    seq: Number
+
+
 class Change(_Part, frozen=True, kw_only=True):
     """One value that the action changed; null is a value here, and an absent key is not."""
 
@@ -206,6 +214,7 @@ class Event(_Part, frozen=True, kw_only=True):
     changes: Changes | UnsetType = UNSET
     context: Context | UnsetType = UNSET
     tenant: Id | UnsetType = UNSET
+    recorder: Numbering | UnsetType = UNSET
 
 
 class Received(_Part, frozen=True, kw_only=True):

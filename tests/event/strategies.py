@@ -68,6 +68,7 @@ events: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "changes": st.lists(changes, max_size=2),
         "context": st.dictionaries(ids | texts, values(3), max_size=4),
         "tenant": ids,
+        "recorder": st.fixed_dictionaries({"instance": ids, "seq": st.integers(1, INTEGER_MAX)}),
     },
 )
 
