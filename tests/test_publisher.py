@@ -27,10 +27,11 @@ async def running(
     sequencer = Sequencer(writer, waiting_events_max=waiting_events_max)
     publisher = Publisher(
         origin=ORIGIN,
-        signer=SIGNER,
+        signers=[SIGNER],
         policy=POLICY,
         store=writer.store,
         sequencer=sequencer,
+        evidence=path.parent / "evidence",
         interval_s=0.01,
     )
     try:
@@ -184,7 +185,7 @@ def test_the_same_head_is_signed_once_and_an_empty_log_has_one_too(path: Path) -
             assert publisher.published is not None
             assert publisher.published.head.tree_size == 0
             await sequencer.append([entry(0)])
-            assert publisher.sign() is publisher.sign()
+            assert publisher.sign() == publisher.sign()
 
     asyncio.run(scenario())
 

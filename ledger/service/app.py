@@ -7,8 +7,9 @@ on the disk in any case.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_bytes
 
@@ -18,10 +19,10 @@ from aiohttp import web
 from ledger.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger.event.reading import Reader
 from ledger.hosting import listen, run_until_signal
-from ledger.publisher import Publisher
+from ledger.publisher import LogSigner, Publisher
 from ledger.sequencer import Sequencer
 from ledger.service.appending import Appender, LogClock
-from ledger.service.directory import DirectoryPaths, read_signer
+from ledger.service.directory import DirectoryPaths, read_signers
 from ledger.service.openapi import make_openapi
 from ledger.service.outbox import Outbox
 from ledger.service.parts import Service
@@ -29,12 +30,10 @@ from ledger.service.problems import log_failure
 from ledger.service.routes import ROUTES
 from ledger.service.server import Server
 from ledger.service.settings import Settings
-from ledger.service.wire import WitnessAnswer
 from ledger.store.access import AccessStore
 from ledger.store.log import last_received_time
 from ledger.store.writer import LogWriter
 from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger.tlog.note import Signer
 from ledger.tlog.policy import Policy, parse_policy
 
 _log = structlog.get_logger("ledger.service")
@@ -80,7 +79,7 @@ async def serve(
 async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Service]:
     """The running parts of a ledger, without a socket. Raises: as `serve`."""
     paths = DirectoryPaths(directory)
-    signer = read_signer(paths)
+    signers = read_signers(paths)
     policy_bytes = _read_policy(paths)
     policy = parse_policy(policy_bytes)
     writer = LogWriter.open(paths.log, map_bytes=settings.map_bytes)
@@ -97,7 +96,8 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
     try:
         service = _make_service(
             settings=settings,
-            signer=signer,
+            signers=signers,
+            evidence=paths.evidence,
             policy=policy,
             policy_text=policy_bytes.decode(errors="replace"),
             writer=writer,
@@ -116,7 +116,8 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
 def _make_service(
     *,
     settings: Settings,
-    signer: Signer,
+    signers: Sequence[LogSigner],
+    evidence: Path,
     policy: Policy,
     policy_text: str,
     writer: LogWriter,
@@ -125,26 +126,27 @@ def _make_service(
 ) -> Service:
     store = writer.store
     origin = store.origin()
-    if signer.verifier.name != origin:
-        raise MalformedError(f"the key is {signer.verifier.name}'s, the log's origin is {origin}")
+    for signer in signers:
+        if signer.verifier.name != origin:
+            raise MalformedError(f"a key is {signer.verifier.name}'s, the log's origin is {origin}")
     publisher = Publisher(
         origin=origin,
-        signer=signer,
+        signers=signers,
         policy=policy,
         store=store,
         sequencer=sequencer,
+        evidence=evidence,
         interval_s=settings.publish_interval_s,
+        heartbeat_s=settings.heartbeat_interval_s,
+        witness_timeout_s=settings.witness_timeout_s,
     )
-    # A policy that our own heads can't meet must end the start, not the first publication.
-    policy.check(publisher.sign().note)
+    # A policy that doesn't know our keys must end the start, not the first publication.
+    replace(policy, quorum=None).check(publisher.sign().note)
     clock = LogClock(last=last_received_time(store), read_unix_ns=time.time_ns)
     return Service(
         origin=origin,
-        verifier_keys=(str(signer.verifier),),
-        witnesses=tuple(
-            WitnessAnswer(name=_printable(each.name), verifier_key=str(each.verifier))
-            for each in policy.witnesses
-        ),
+        verifier_keys=tuple(str(signer.verifier) for signer in signers),
+        policy=policy,
         policy_text=policy_text,
         settings=settings,
         store=store,
@@ -156,11 +158,6 @@ def _make_service(
         ),
         openapi=make_openapi(),
     )
-
-
-def _printable(name: str) -> str:
-    """The name of a witness, whose octets need not be UTF-8, as text."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 @asynccontextmanager

@@ -9,14 +9,21 @@ DIR/access/       LMDB: access tokens, by hash
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ledger.keyfile import read_keys, write_keys
+from ledger.publisher import LogSigner
 from ledger.service.settings import settings_template
 from ledger.store.access import create_access
 from ledger.store.log import create_log
+from ledger.tlog.cosignature import CosignatureSigner
+from ledger.tlog.keys import ED25519, MLDSA44_COSIGNATURE
 from ledger.tlog.note import Signer
 from ledger.tlog.policy import format_policy
 from ledger.tlog.wire import from_wire
+
+KEYS_MAX: Final = 2
+"""Ed25519, and ML-DSA-44 beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +53,19 @@ class DirectoryPaths:
         return self.root / "log"
 
     @property
+    def evidence(self) -> Path:
+        """What shows that a witness knows another history; made when there is some."""
+        return self.root / "evidence"
+
+    @property
     def access(self) -> Path:
         """The environment of access tokens."""
         return self.root / "access"
 
 
-def create_directory(path: Path, *, origin: str, seed: bytes) -> DirectoryPaths:
+def create_directory(
+    path: Path, *, origin: str, seed: bytes, mldsa44_seed: bytes | None = None
+) -> DirectoryPaths:
     """Make a ledger: key, policy, settings, an empty log and no token.
 
     `origin` is the log's name for ever, `seed` 32 random bytes, the signing key. What exists is
@@ -62,22 +76,30 @@ def create_directory(path: Path, *, origin: str, seed: bytes) -> DirectoryPaths:
     for taken in (paths.key, paths.policy, paths.settings, paths.log, paths.access):
         if taken.exists():
             raise FileExistsError(f"{taken} exists already; a ledger is made in a new folder")
-    signer = Signer.generate(origin, seed=seed)
+    signers: list[LogSigner] = [Signer.generate(origin, seed=seed)]
+    if mldsa44_seed is not None:
+        signers.append(
+            CosignatureSigner.generate(origin, algorithm=MLDSA44_COSIGNATURE, seed=mldsa44_seed)
+        )
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     create_log(paths.log, origin=origin)
     create_access(paths.access)
-    paths.policy.write_text(format_policy([signer.verifier]), encoding="utf-8")
+    paths.policy.write_text(
+        format_policy([signer.verifier for signer in signers]), encoding="utf-8"
+    )
     paths.settings.write_text(settings_template(), encoding="utf-8")
-    write_keys(paths.key, [signer.key])
+    write_keys(paths.key, [signer.key for signer in signers])
     return paths
 
 
-def read_signer(paths: DirectoryPaths) -> Signer:
-    """The signing key, refused when others on this machine may read it.
+def read_signers(paths: DirectoryPaths) -> tuple[LogSigner, ...]:
+    """The log's keys, refused when others on this machine may read them.
 
-    Raises: UnavailableError when there is none or its mode is not 0600, MalformedError when it is
-    not one key. No message holds any of it.
+    Raises: UnavailableError when there are none or their file's mode is not 0600, MalformedError
+    when it holds anything else. No message holds any of it.
     """
-    (key,) = read_keys(paths.key, keys_max=1)
     with from_wire():
-        return Signer(key)
+        return tuple(
+            Signer(key) if key.verifier_key.algorithm == ED25519 else CosignatureSigner(key)
+            for key in read_keys(paths.key, keys_max=KEYS_MAX)
+        )

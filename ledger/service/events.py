@@ -82,13 +82,13 @@ async def append_events(
         return _all_refused(outcomes)
     answer = AppendAnswer(results=outcomes)
     head: Published | None = None
+    needed = max(max(result.index for result in logged) + 1, from_size or 0)
     if wait is not None:
-        needed = max(max(result.index for result in logged) + 1, from_size or 0)
         head = await service.publisher.wait_for(needed, timeout_s=settings.witnessed_wait_s)
         answer.witnessed = head is not None
     if proof:
         if head is None:
-            head = service.publisher.sign()
+            head = await service.acknowledged_head(needed)
         await _prove(service, logged, head, answer, is_batch=items.is_batch)
         if from_size is not None:
             answer.consistency = prove_consistency(

@@ -7,9 +7,9 @@ from ledger.sequencer import Sequencer
 from ledger.service.appending import Appender
 from ledger.service.problems import RETRY_AFTER_S, ProblemError
 from ledger.service.settings import Settings
-from ledger.service.wire import WitnessAnswer
 from ledger.store.access import AccessStore
 from ledger.store.log import LogStore, Published
+from ledger.tlog.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +18,7 @@ class Service:
 
     origin: str
     verifier_keys: tuple[str, ...]
-    witnesses: tuple[WitnessAnswer, ...]
+    policy: Policy
     policy_text: str
     settings: Settings
     store: LogStore
@@ -35,7 +35,17 @@ class Service:
         """The durable size of the log."""
         return self.sequencer.head.tree_size
 
-    async def published_covering(self, tree_size: int) -> Published:
+    async def acknowledged_head(self, tree_size: int) -> Published:
+        """A signed head of at least this size, which is durable: what an append is proved against.
+
+        Under a policy without a quorum it is signed now. With one only a published head meets it.
+        Raises: as `published_covering`.
+        """
+        if self.policy.quorum is None:
+            return self.publisher.sign()
+        return await self.published_covering(tree_size, wait_s=self.settings.witnessed_wait_s)
+
+    async def published_covering(self, tree_size: int, *, wait_s: float | None = None) -> Published:
         """The published head, as soon as it is at least this large.
 
         Raises: ProblemError when that takes too long, VerificationError when signing has stopped.
@@ -45,7 +55,8 @@ class Service:
             if self.publisher.failure is not None:
                 raise self.publisher.failure
             published = await self.publisher.wait_for(
-                tree_size, timeout_s=self.settings.published_wait_s
+                tree_size,
+                timeout_s=self.settings.published_wait_s if wait_s is None else wait_s,
             )
         if published is None:
             raise ProblemError(

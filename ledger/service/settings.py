@@ -12,8 +12,9 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from ledger.cosigning import TIMEOUT_S
 from ledger.hosting import parse_listen
-from ledger.publisher import INTERVAL_S
+from ledger.publisher import HEARTBEAT_S, INTERVAL_S
 from ledger.sequencer import WAITING_BYTES_MAX, WAITING_EVENTS_MAX
 from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.tlog.errors import MalformedError
@@ -36,6 +37,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             description="Seconds between published checkpoints while events come in.", gt=0, le=3600
         ),
     ] = INTERVAL_S
+    heartbeat_interval_s: Annotated[
+        float,
+        Meta(description="Seconds after which an unchanged head is cosigned anew.", gt=0),
+    ] = HEARTBEAT_S
+    witness_timeout_s: Annotated[
+        float, Meta(description="Seconds that a witness has to answer.", gt=0, le=600)
+    ] = TIMEOUT_S
     public_entries: Annotated[
         bool, Meta(description="Let everybody read events and entry bundles, without a token.")
     ] = False

@@ -1,8 +1,9 @@
 """What the log is, whether the service is well, and what its problems mean."""
 
-from typing import Final
+from typing import Final, TypeVar
 
 from aiohttp import web
+from msgspec import UNSET, UnsetType
 
 from ledger.service.answers import (
     JSON_MEDIA,
@@ -21,7 +22,10 @@ from ledger.service.wire import (
     ProblemKind,
     ProblemKinds,
     Ready,
+    WitnessAnswer,
 )
+
+T = TypeVar("T")
 
 MAP_FILL_WARNED: Final = 0.9
 
@@ -41,7 +45,7 @@ async def read_log(service: Service, _request: web.BaseRequest) -> web.Response:
     answer = LogAnswer(
         origin=service.origin,
         verifier_keys=service.verifier_keys,
-        witnesses=service.witnesses,
+        witnesses=_witnesses(service),
         policy=service.policy_text,
         tree_size=service.tree_size,
         published_size=0 if published is None else published.head.tree_size,
@@ -60,12 +64,20 @@ async def read_ready(service: Service, _request: web.BaseRequest) -> web.Respons
     if service.sequencer.failure is not None:
         reasons.append("no event is taken: a commit failed, and the service must be started again")
     if service.publisher.failure is not None:
-        reasons.append("no head is signed: the tree does not extend what was signed before")
+        reasons.append(
+            "no head is signed: this log or its store has another history than was signed or "
+            "witnessed; the log lines say which, and the folder evidence/ shows it"
+        )
     if reasons:
         problem = make_problem("not-ready", "; ".join(reasons))
         answer = NotReady(**problem.members(), reasons=tuple(reasons))
         return encode_answer(answer, status=problem.status, media=PROBLEM_MEDIA)
     warnings = []
+    if service.publisher.quorum_missing is not None:
+        warnings.append(
+            f"the newest head is not published, what is published stays: "
+            f"{service.publisher.quorum_missing}"
+        )
     fill = service.store.fill_ratio()
     if fill > MAP_FILL_WARNED:
         warnings.append(f"the log's map is {fill:.0%} full: raise map_bytes and start again")
@@ -80,6 +92,35 @@ async def read_problems(_service: Service, _request: web.BaseRequest) -> web.Res
 async def read_openapi(service: Service, _request: web.BaseRequest) -> web.Response:
     """This interface, described."""
     return make_answer(service.openapi, media=JSON_MEDIA, cache=NO_CACHE)
+
+
+def _witnesses(service: Service) -> tuple[WitnessAnswer, ...]:
+    """The witnesses of the policy, each with how it went."""
+    statuses = {name: status for status in service.publisher.witnesses for name in status.names}
+    answers = []
+    for witness in service.policy.witnesses:
+        answer = WitnessAnswer(name=_printable(witness.name), verifier_key=str(witness.verifier))
+        status = statuses.get(witness.name)
+        if status is not None:
+            answer = WitnessAnswer(
+                name=answer.name,
+                verifier_key=answer.verifier_key,
+                url=status.url,
+                cosigned_size=_given(status.cosigned_size),
+                cosigned_at_unix_s=_given(status.cosigned_at_unix_s),
+                error=_given(status.error),
+            )
+        answers.append(answer)
+    return tuple(answers)
+
+
+def _given(value: T | None) -> T | UnsetType:
+    return UNSET if value is None else value
+
+
+def _printable(name: str) -> str:
+    """The name of a witness, whose octets need not be UTF-8, as text."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _json(type_: object, help_: str) -> Success:

@@ -101,11 +101,15 @@ class ConsistencyAnswer(Consistency, frozen=True, kw_only=True, omit_defaults=Tr
     checkpoint: str | UnsetType = UNSET
 
 
-class WitnessAnswer(Struct, frozen=True, kw_only=True):
-    """A witness of the policy."""
+class WitnessAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A witness of the policy: the last head that it cosigned here, and what went wrong since."""
 
     name: str
     verifier_key: str
+    url: str | UnsetType = UNSET
+    cosigned_size: Size | UnsetType = UNSET
+    cosigned_at_unix_s: int | UnsetType = UNSET
+    error: str | UnsetType = UNSET
 
 
 class LogAnswer(Struct, frozen=True, kw_only=True):
