@@ -13,7 +13,7 @@ from ledger.store.environment import CommitFailedError, StorageFullError
 from ledger.store.log import Head, LogStore
 from ledger.store.writer import LogWriter, Placement
 from ledger.tlog.errors import UnavailableError, VerificationError
-from ledger.tlog.policy import format_policy, parse_policy
+from ledger.tlog.policy import Policy, format_policy, parse_policy
 from tests.store.entries import MAP_BYTES, ORIGIN, SIGNER, entries, entry, new_log, signed
 
 POLICY = parse_policy(format_policy([SIGNER.verifier]).encode())
@@ -21,18 +21,26 @@ POLICY = parse_policy(format_policy([SIGNER.verifier]).encode())
 
 @asynccontextmanager
 async def running(
-    path: Path, *, waiting_events_max: int = 50_000, map_bytes: int = MAP_BYTES
+    path: Path,
+    *,
+    policy: Policy = POLICY,
+    waiting_events_max: int = 50_000,
+    map_bytes: int = MAP_BYTES,
+    heartbeat_s: float = 180.0,
+    witness_timeout_s: float = 5.0,
 ) -> AsyncIterator[tuple[Sequencer, Publisher]]:
     writer = LogWriter.open(path, map_bytes=map_bytes)
     sequencer = Sequencer(writer, waiting_events_max=waiting_events_max)
     publisher = Publisher(
         origin=ORIGIN,
         signers=[SIGNER],
-        policy=POLICY,
+        policy=policy,
         store=writer.store,
         sequencer=sequencer,
         evidence=path.parent / "evidence",
         interval_s=0.01,
+        heartbeat_s=heartbeat_s,
+        witness_timeout_s=witness_timeout_s,
     )
     try:
         yield sequencer, publisher
