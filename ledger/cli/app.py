@@ -5,6 +5,7 @@
     2  malformed input, a wrong command line, or a request that the ledger refused
     3  imported, but for some lines that were rejected
     4  unavailable: the service, the network or the disk; worth trying again
+    5  stale: nothing was false, but there was no fresh word of the log
   130  interrupted
 
 A command's module is imported when the command runs, so that `ledger --help` answers at once and
@@ -21,6 +22,7 @@ EXIT_NOT_VERIFIED: Final = 1
 EXIT_MALFORMED: Final = 2
 EXIT_REJECTED: Final = 3
 EXIT_UNAVAILABLE: Final = 4
+EXIT_STALE: Final = 5
 EXIT_INTERRUPTED: Final = 130
 
 
@@ -40,6 +42,7 @@ COMMANDS: Final = {
     "prove": _Command("ledger.cli.prove", "Write an event and its proof to files."),
     "verify": _Command("ledger.cli.verify", "Verify an event and its proof, offline."),
     "consistency": _Command("ledger.cli.consistency", "Check that the log only grew."),
+    "monitor": _Command("ledger.cli.monitor", "Follow a log from elsewhere and check all of it."),
     "witness": _Command("ledger.cli.witness", "Run a witness for other people's logs."),
     "fsck": _Command("ledger.cli.fsck", "Recompute a stored ledger and name what is wrong."),
     "demo": _Command("ledger.cli.demo", "See the main job done, step by step."),
@@ -117,8 +120,11 @@ def _exit_code(error: Exception) -> int | None:
     # Imported late: `ledger --help` needs none of it.
     from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
     from ledger_client import RejectedError
+    from ledger_client.monitor import StaleError
 
     match error:
+        case StaleError():
+            return EXIT_STALE
         case VerificationError():
             return EXIT_NOT_VERIFIED
         case MalformedError() | RejectedError():

@@ -18,15 +18,22 @@ class Connection:
     """What the options say; `open` makes the client."""
 
     def __init__(
-        self, url: str, token_file: Path | None, token: str | None, policy: Path, state: Path | None
+        self,
+        url: str,
+        token_file: Path | None,
+        token: str | None,
+        policy: Path | None,
+        state: Path | None,
     ) -> None:
         self._url = url
-        self._token = token_file.read_text(encoding="ascii").strip() if token_file else token
+        self._token = read_token(token_file, token)
         self._policy = policy
         self._state = state
 
     def open(self) -> LedgerClient:
         """A client for this ledger. Raises: click.UsageError for an unfit URL or token."""
+        if self._policy is None:
+            raise click.UsageError("Missing option '--policy'.")
         try:
             return LedgerClient(self._url, self._token, policy=self._policy, state=self._state)
         except MalformedError:
@@ -35,26 +42,35 @@ class Connection:
             raise click.UsageError(str(error)) from None
 
 
+def token_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Add --token-file and its variable; the command gets `token_file` and `token`."""
+    command = click.option("--token", envvar="LEDGER_TOKEN", hidden=True)(command)
+    return click.option(
+        "--token-file",
+        envvar="LEDGER_TOKEN_FILE",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="A file with the access token; else LEDGER_TOKEN holds it. It is no option of its own "
+        "because every process on the machine can read another's command line.",
+    )(command)
+
+
+def read_token(token_file: Path | None, token: str | None) -> str | None:
+    """The token that `token_options` say."""
+    return token_file.read_text(encoding="ascii").strip() if token_file else token
+
+
 def connection_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """Add the options; the command gets one Connection as `connection`."""
 
     @click.option(
         "--url", envvar="LEDGER_URL", default=URL_DEFAULT, show_default=True, help="The service."
     )
-    @click.option(
-        "--token-file",
-        envvar="LEDGER_TOKEN_FILE",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="A file with the access token; else LEDGER_TOKEN holds it. It is no option of its own "
-        "because every process on the machine can read another's command line.",
-    )
-    @click.option("--token", envvar="LEDGER_TOKEN", hidden=True)
+    @token_options
     @click.option(
         "--policy",
         envvar="LEDGER_POLICY",
-        required=True,
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="The policy file that the ledger's operator handed over: whom to believe.",
+        help="The policy file that the ledger's operator handed over: whom to believe. Needed.",
     )
     @click.option(
         "--state",
@@ -68,7 +84,7 @@ def connection_options(command: Callable[..., int | None]) -> Callable[..., int 
         url: str,
         token_file: Path | None,
         token: str | None,
-        policy: Path,
+        policy: Path | None,
         state: Path | None,
         **others: Any,
     ) -> int | None:

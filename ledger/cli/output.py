@@ -6,6 +6,8 @@ from typing import Any
 import click
 import msgspec
 
+from ledger.event.canonical import format_time
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
@@ -28,3 +30,11 @@ def print_fields(fields: dict[str, object]) -> None:
 def note(message: str) -> None:
     """Something for the person, not for the pipe: on standard error."""
     click.echo(message, err=True)
+
+
+def format_second(unix_s: int) -> str:
+    """`2026-11-25T02:03:36Z`; a number for a clock that was centuries off, which is no mistake."""
+    try:
+        return f"{format_time(unix_s * 1_000_000).partition('.')[0]}Z"
+    except ValueError:
+        return f"{unix_s} s after 1970"
