@@ -27,7 +27,7 @@ from ledger.tlog.hashing import leaf_hash
 from ledger.tlog.policy import parse_policy
 from ledger.tlog.proof import check_proof, format_proof, parse_proof
 from ledger_client import Entry, LedgerClient, Receipt
-from ledger_client.importing import MAPPERS
+from ledger_client.importing import FORMATS, load_format
 
 ORIGIN = "demo.example/audit"
 SEED = 7
@@ -42,9 +42,7 @@ QUIET = ("--log-level", "warning")
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Bring a file of your own events along.",
 )
-@click.option(
-    "--format", "format_", type=click.Choice(tuple(MAPPERS)), default="jsonl", show_default=True
-)
+@click.option("--format", "format_", type=click.Choice(FORMATS), default="jsonl", show_default=True)
 @click.option("--listen", default="127.0.0.1:0", show_default=True, help="Where to serve.")
 def command(once: bool, file: Path | None, format_: str, listen: str) -> None:
     """Append a company's bad week, prove and verify it, tamper with it, and see that it shows."""
@@ -69,7 +67,7 @@ def _tell(scratch: Path, *, once: bool, file: Path | None, format_: str, listen:
             receipts = _append_week(step, ledger)
             if file is not None:
                 step(f"Your own events, from {file}")
-                import_file(ledger, file, format_, quiet=True).print()
+                import_file(ledger, file, load_format(format_), quiet=True).print()
             export = _prove_and_verify(step, ledger, paths, scratch, receipts)
             _tamper(step, paths, scratch, token, export)
         step("What a responder would ask next")

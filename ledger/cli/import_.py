@@ -7,30 +7,48 @@ import click
 
 from ledger.cli.app import EXIT_REJECTED
 from ledger.cli.connection import Connection, connection_options
-from ledger.cli.importing import import_file
+from ledger.cli.importing import import_file, rehearse_file
 from ledger.cli.output import json_option, print_json
-from ledger_client.importing import MAPPERS
+from ledger_client.importing import FORMATS, Format, load_format, load_format_file
 
 
 @click.command("import")
-@click.option("--format", "format_", type=click.Choice(tuple(MAPPERS)), required=True)
+@click.option("--format", "format_name", type=click.Choice(FORMATS), help="A format we know.")
+@click.option(
+    "--mapping",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A mapping file of your own, for any other JSON (docs/importers.md).",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the events and what they leave over; no ledger is needed.",
+)
 @click.argument(
     "files",
     metavar="FILE…",
     nargs=-1,
     required=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
 )
 @connection_options
 @json_option
 def command(
-    format_: str, files: tuple[Path, ...], connection: Connection, as_json: bool
+    format_name: str | None,
+    mapping: Path | None,
+    dry_run: bool,
+    files: tuple[Path, ...],
+    connection: Connection,
+    as_json: bool,
 ) -> int | None:
-    """Append the events of FILE…, plain or gzip, and verify each.
+    """Append the events of FILE…, plain or gzip, and verify each; `-` is standard input.
 
-    A second import of the same file adds nothing. Lines that can't be taken are written to
+    A second import of the same file adds nothing. Records that can't be taken are written to
     FILE.rejected.jsonl with the reason, and the exit code is 3.
     """
+    format_ = _chosen(format_name, mapping)
+    if dry_run:
+        return _rehearse(files, format_, as_json=as_json)
     with connection.open() as ledger:
         reports = [
             import_file(ledger, file, format_, quiet=as_json or not sys.stderr.isatty())
@@ -53,3 +71,18 @@ def command(
         for report in reports:
             report.print()
     return EXIT_REJECTED if any(report.rejected for report in reports) else None
+
+
+def _chosen(format_name: str | None, mapping: Path | None) -> Format:
+    if format_name and not mapping:
+        return load_format(format_name)
+    if mapping and not format_name:
+        return load_format_file(mapping)
+    raise click.UsageError("Either --format or --mapping is wanted.")
+
+
+def _rehearse(files: tuple[Path, ...], format_: Format, *, as_json: bool) -> int | None:
+    rehearsals = [rehearse_file(file, format_, as_json=as_json) for file in files]
+    for rehearsal in rehearsals:
+        rehearsal.print()
+    return EXIT_REJECTED if any(rehearsal.rejected for rehearsal in rehearsals) else None

@@ -4,23 +4,26 @@ Used by `ledger import` and the demo. Importing the same file again adds nothing
 come from the records; so an import that broke off is simply run again.
 """
 
+import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self, cast
 
 import click
 
 from ledger.cli.output import note
 from ledger.tlog.errors import MalformedError
 from ledger_client import LedgerClient, Receipt
-from ledger_client.importing import MAPPERS, Record, read_records
+from ledger_client.importing import ORIGINALS, Format, Record, read_records
 
-BATCH_EVENTS: Final = 1000
+BATCH_RECORDS: Final = 1000
+STANDARD_INPUT: Final = Path("-")
 
 
 @dataclass(slots=True)
@@ -44,10 +47,14 @@ class ImportReport:
 
 
 class _RejectedFile:
-    """FILE.rejected.jsonl, made when there is something to put in it; a stale one is removed."""
+    """FILE.rejected.jsonl, made when there is something to put in it; a stale one is removed.
+
+    That of standard input is stdin.rejected.jsonl in the working folder.
+    """
 
     def __init__(self, source: Path) -> None:
-        self.path = source.with_name(f"{source.name}.rejected.jsonl")
+        name = "stdin" if source == STANDARD_INPUT else source.name
+        self.path = source.with_name(f"{name}.rejected.jsonl")
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
@@ -75,28 +82,93 @@ class _RejectedFile:
 
 
 def import_file(
-    ledger: LedgerClient, source: Path, format_: str, *, quiet: bool = False
+    ledger: LedgerClient, source: Path, format_: Format, *, quiet: bool = False
 ) -> ImportReport:
-    """Append the records of a file and verify each batch.
+    """Append the records of a file, `-` for standard input, and verify each batch.
 
     Raises: MalformedError for a damaged file, after what stood before the damage was appended; as
     `LedgerClient.append_many`.
     """
     report = ImportReport(source)
+    is_file = source != STANDARD_INPUT
     with (
         _RejectedFile(source) as rejected,
         click.progressbar(
-            length=source.stat().st_size, label=source.name, hidden=quiet, file=sys.stderr
+            length=source.stat().st_size if is_file else 0,
+            label=source.name,
+            hidden=quiet or not is_file,
+            file=sys.stderr,
         ) as bar,
     ):
         read_to = 0
-        for batch in _batches(read_records(source)):
+        for batch in _batches(_records(source, format_)):
             _import_batch(ledger, batch, format_, report, rejected)
             bar.update(batch[-1].file_offset - read_to)
             read_to = batch[-1].file_offset
         if report.rejected:
             report.rejected_file = rejected.path
     return report
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """What an import of one file would do."""
+
+    file: Path
+    records: int = 0
+    events: int = 0
+    rejected: int = 0
+    left_over: Counter[str] = field(default_factory=Counter)
+    """The members of records that no event has a field of its own for, and how often."""
+
+    def print(self) -> None:
+        """For people; on standard error, since the events go to standard output."""
+        note(
+            f"{self.file}: {self.records} records make {self.events} events, "
+            f"{self.rejected} would be rejected"
+        )
+        if self.left_over:
+            note("left over, in context.original alone:")
+            for name, count in self.left_over.most_common():
+                note(f"{count:>8}  {name}")
+
+
+def rehearse_file(source: Path, format_: Format, *, as_json: bool) -> Rehearsal:
+    """Print the events of a file without appending them: JSON lines, or indented for people.
+
+    `context.original` is left out: it is the record itself.
+
+    Raises: MalformedError for a damaged file.
+    """
+    rehearsal = Rehearsal(source)
+    for record in _records(source, format_):
+        rehearsal.records += 1
+        try:
+            mapped = format_.explain(record.raw)
+        except MalformedError as error:
+            rehearsal.rejected += 1
+            _print_line({"line": record.line, "rejected": str(error)}, as_json=as_json)
+            continue
+        for each in mapped:
+            rehearsal.events += 1
+            rehearsal.left_over.update(each.left_over)
+            context = each.event.get("context", {})
+            shown = {name: context[name] for name in context if name not in ORIGINALS}
+            event = {**each.event, "context": shown} if context else each.event
+            line = {"line": record.line, "event": event, "left_over": each.left_over}
+            _print_line(line, as_json=as_json)
+    return rehearsal
+
+
+def _print_line(line: dict[str, Any], *, as_json: bool) -> None:
+    click.echo(json.dumps(line, ensure_ascii=False, indent=None if as_json else 2))
+
+
+def _records(source: Path, format_: Format) -> Iterator[Record]:
+    if source == STANDARD_INPUT:
+        stream = cast("io.BufferedReader", sys.stdin.buffer)
+        return read_records(stream, wrappers=format_.wrappers)
+    return read_records(source, wrappers=format_.wrappers)
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
@@ -111,7 +183,7 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
             damage = error
 
     source = until_damage()
-    while batch := list(islice(source, BATCH_EVENTS)):
+    while batch := list(islice(source, BATCH_RECORDS)):
         yield batch
     if damage is not None:
         raise damage
@@ -120,15 +192,14 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
 def _import_batch(
     ledger: LedgerClient,
     batch: list[Record],
-    format_: str,
+    format_: Format,
     report: ImportReport,
     rejected: _RejectedFile,
 ) -> None:
-    mapper = MAPPERS[format_]
     mapped: list[tuple[Record, dict[str, Any]]] = []
     for record in batch:
         try:
-            mapped.append((record, mapper(record.raw)))
+            mapped.extend((record, event) for event in format_.map(record.raw))
         except MalformedError as error:
             report.rejected += 1
             rejected.add(record, str(error), getattr(error, "field", None))

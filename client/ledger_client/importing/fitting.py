@@ -10,9 +10,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ledger.event.model import LIMITS
+from ledger.event.canonical import canonical_ip
+from ledger.event.model import INTEGER_MAX, LIMITS, EventError
+from ledger_client.importing.originals import canonical_text
+
+VALUE_DEPTH_MAX = LIMITS["depth"].most - 1
+"""Of a value in `context`, which is itself the first level."""
 
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+_NOT_IN_ACTION = re.compile(r"[^A-Za-z0-9_.-]")
+_with_port = re.compile(
+    r"(?:\[(?P<v6>[^\]]*)\]|(?P<v4>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?"
+).fullmatch
 
 
 class Fitter:
@@ -50,6 +59,47 @@ class Fitter:
         }
         return without_empty(members)
 
+    def action(self, text: str) -> str:
+        """Fit an action: other characters become `_`, and empty segments go."""
+        segments = _NOT_IN_ACTION.sub("_", text)[: LIMITS["action"].most].split(".")
+        action = ".".join(segment for segment in segments if segment)
+        if action != text:
+            self.note("action", "cut, or written with other characters, to be one")
+        return action
+
+    def address(self, text: str) -> tuple[str, int]:
+        """Read an address, with a port or without; ("", 0) for what is none."""
+        port = 0
+        if match := _with_port(text):
+            text, port = match["v6"] or match["v4"] or "", int(match["port"] or 0)
+        try:
+            ip = canonical_ip(text)
+        except EventError:
+            return "", 0
+        return ip, port if port <= LIMITS["port"].most else 0
+
+    def value(self, value: Any, *, field: str) -> Any:
+        """Fit any JSON value; one that nests too deep becomes its text."""
+        if _depth(value) > VALUE_DEPTH_MAX:
+            self.note(field, "its JSON text, because it nests too deep")
+            return self._unicode(canonical_text(value), field)
+        return self._fit_value(value, field)
+
+    def _fit_value(self, value: Any, field: str) -> Any:
+        if isinstance(value, str):
+            return self._unicode(value, field)
+        if isinstance(value, list):
+            return [self._fit_value(item, field) for item in value]
+        if isinstance(value, dict):
+            return {
+                self._unicode(key, field): self._fit_value(member, field)
+                for key, member in value.items()
+            }
+        if isinstance(value, int | float) and abs(value) > INTEGER_MAX:
+            self.note(field, "a number as its digits, because it is out of range")
+            return str(value)
+        return value
+
     def _unicode(self, text: str, field: str) -> str:
         replaced = _NOT_TEXT.sub("\ufffd", text)
         if replaced != text:
@@ -60,3 +110,12 @@ class Fitter:
 def without_empty(members: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the members that are empty: absent in the source, absent in the event."""
     return {name: value for name, value in members.items() if value}
+
+
+def _depth(value: Any) -> int:
+    """Count the levels of objects and arrays; 0 for a text or a number."""
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(_depth, value), default=0)
+    return 0

@@ -8,18 +8,29 @@ from msgspec import UNSET
 from ledger.event.canonical import decode_event
 from ledger.event.ids import derived_id
 from ledger.event.model import EventError
+from ledger_client.importing import Mapped
 
 
-def map_json(raw: bytes) -> dict[str, Any]:
-    """Read an event; without an id it gets the one derived from its canonical bytes.
+class JsonLines:
+    """The format of events that need no mapping."""
 
-    Without a time it is refused: the moment of the import is not when it happened, and would be
-    another one when the file is imported again.
+    name = "jsonl"
+    wrappers = ("events",)
 
-    Raises: EventError.
-    """
-    event, event_json = decode_event(raw)
-    if event.time is UNSET:
-        raise EventError("is required in what is imported", rule="missing-field", field="time")
-    members: dict[str, Any] = msgspec.to_builtins(event)
-    return {"id": derived_id("jsonl", event_json), **members}
+    def map(self, raw: bytes) -> list[dict[str, Any]]:
+        """Read an event; without an id it gets the one derived from its canonical bytes.
+
+        Without a time it is refused: the moment of the import is not when it happened, and would
+        be another one when the file is imported again.
+
+        Raises: EventError.
+        """
+        event, event_json = decode_event(raw)
+        if event.time is UNSET:
+            raise EventError("is required in what is imported", rule="missing-field", field="time")
+        members: dict[str, Any] = msgspec.to_builtins(event)
+        return [{"id": derived_id(self.name, event_json), **members}]
+
+    def explain(self, raw: bytes) -> list[Mapped]:
+        """As `map`; nothing is left over."""
+        return [Mapped(event, left_over=[]) for event in self.map(raw)]

@@ -1,22 +1,24 @@
 """Files of records: JSON lines, or documents that wrap many; gzip or plain.
 
 Exports are mostly JSON lines. CloudTrail delivers gzip files that hold one document,
-`{"Records": […]}`, which people also print over many lines. Three shapes are understood, whatever
-the file is called:
+`{"Records": […]}`, other products pages of `items`, `value` or `entries`, and people print both
+over many lines. Three shapes are understood, whatever the file is called:
 
 * a line that is a record: the record;
-* a line that is `{"Records": […]}` or an array: each element;
-* a first line that is only `{` or `[`: the whole file is one document, read as such a line.
+* a line that is an array, or an object with one of the format's wrappers: each element;
+* a first line that only opens such a document: the whole file is one, read as such a line.
 
 Anything else on a line is handed on as it is, for the mapper to refuse with its reason.
 """
 
 import gzip
+import io
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import msgspec
 
@@ -39,30 +41,56 @@ class Record:
     """How far the file had been read, compressed or not: a progress bar's measure."""
 
 
-class _Wrapper(msgspec.Struct):
-    records: list[msgspec.Raw] = msgspec.field(name="Records")
-
-
-_decode_wrapper = msgspec.json.Decoder(_Wrapper).decode
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+# `{`, `[`, `[{`, `{"Records": [` and the like.
+_opens_document = re.compile(rb'\[\s*\{?|\{\s*("[A-Za-z]*"\s*:\s*(\[\s*\{?)?)?').fullmatch
 
 
-def read_records(path: Path, *, document_bytes_max: int = DOCUMENT_BYTES_MAX) -> Iterator[Record]:
+def read_records(
+    source: Path | io.BufferedIOBase,
+    *,
+    wrappers: Collection[str] = (),
+    document_bytes_max: int = DOCUMENT_BYTES_MAX,
+) -> Iterator[Record]:
     """Read the records of a file one after another; blank lines are passed over.
+
+    An open stream, such as standard input, need not be seekable, and is left open.
 
     Raises: MalformedError for damaged gzip data and for a line that is too long, after the records
     before it; OSError.
     """
-    with path.open("rb") as file:
-        is_gzip = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-        file.seek(0)
-        plain = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if is_gzip else file
-        try:
-            for line, document in _documents(plain, document_bytes_max):
-                for raw in _unwrap(document):
-                    yield Record(raw=raw, line=line, file_offset=file.tell())
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise MalformedError(f"damaged gzip data: {error}") from error
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            yield from read_records(file, wrappers=wrappers, document_bytes_max=document_bytes_max)
+        return
+    counted = _Counted(source)
+    stream = io.BufferedReader(counted)
+    is_gzip = stream.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
+    plain = cast("BinaryIO", gzip.GzipFile(fileobj=stream) if is_gzip else stream)
+    try:
+        for line, document in _documents(plain, document_bytes_max):
+            for raw in _unwrap(document, wrappers):
+                yield Record(raw=raw, line=line, file_offset=counted.read_bytes)
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise MalformedError(f"damaged gzip data: {error}") from error
+
+
+class _Counted(io.RawIOBase):
+    """A stream that knows how much of it was read."""
+
+    def __init__(self, source: io.BufferedIOBase) -> None:
+        self._source = source
+        self.read_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._source.read1(len(buffer))
+        buffer[: len(part)] = part
+        self.read_bytes += len(part)
+        return len(part)
 
 
 def _documents(plain: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
@@ -71,7 +99,7 @@ def _documents(plain: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
     is_first = True
     while text := plain.readline(bytes_max + 1):
         number += 1
-        if is_first and text.strip() in (b"{", b"["):
+        if is_first and _opens_document(text.strip()):
             text += plain.read(bytes_max + 1 - len(text))
         if len(text) > bytes_max:
             raise MalformedError(f"line {number} has more than {bytes_max} bytes")
@@ -80,14 +108,20 @@ def _documents(plain: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
             yield number, document
 
 
-def _unwrap(document: bytes) -> Iterator[bytes]:
+def _unwrap(document: bytes, wrappers: Collection[str]) -> Iterator[bytes]:
     """Give the records of a document: what it wraps, or itself."""
     try:
         if document.startswith(b"["):
             yield from map(bytes, _decode_array(document))
-        elif b'"Records"' in document[:64]:
-            yield from map(bytes, _decode_wrapper(document).records)
-        else:
-            yield document
+            return
+        # The search is cheap, and most records have no such key.
+        if any(f'"{wrapper}"'.encode() in document for wrapper in wrappers):
+            members = _decode_object(document)
+            for wrapper in wrappers:
+                wrapped = bytes(members.get(wrapper, b""))
+                if wrapped.startswith(b"["):
+                    yield from map(bytes, _decode_array(wrapped))
+                    return
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        yield document
+        pass
+    yield document

@@ -10,8 +10,8 @@ import pytest
 
 from ledger.event.canonical import decode_event_object, format_leaf
 from ledger.event.model import EventError
-from ledger_client.importing import MAPPERS, read_records
-from ledger_client.importing.cloudtrail import UNKNOWN_TIME, map_record
+from ledger_client.importing import load_format, read_records
+from ledger_client.importing.mapped import UNKNOWN_TIME
 
 VECTORS = json.loads((Path(__file__).parent / "cloudtrail.json").read_text(encoding="utf-8"))
 RECORD: dict[str, Any] = {
@@ -21,7 +21,16 @@ RECORD: dict[str, Any] = {
     "userIdentity": {"type": "IAMUser", "arn": "arn:aws:iam::123456789012:user/jo"},
     "sourceIPAddress": "203.0.113.9",
 }
-map_json = MAPPERS["cloudtrail"]
+CLOUDTRAIL = load_format("cloudtrail")
+
+
+def map_json(raw: bytes) -> dict[str, Any]:
+    (event,) = CLOUDTRAIL.map(raw)
+    return event
+
+
+def map_record(record: dict[str, Any]) -> dict[str, Any]:
+    return map_json(json.dumps(record).encode())
 
 
 def _map(**members: Any) -> dict[str, Any]:

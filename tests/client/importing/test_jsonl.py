@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ledger.event.model import EventError
-from ledger_client.importing import MAPPERS
+from ledger_client.importing import load_format
 
 ID = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
 EVENT: dict[str, Any] = {
@@ -16,7 +16,11 @@ EVENT: dict[str, Any] = {
     "actor": {"id": "u_1"},
     "outcome": "success",
 }
-map_json = MAPPERS["jsonl"]
+
+
+def map_json(raw: bytes) -> dict[str, Any]:
+    (event,) = load_format("jsonl").map(raw)
+    return event
 
 
 def test_an_id_that_is_there_is_kept() -> None:

@@ -16,7 +16,7 @@ def _write(folder: Path, content: bytes) -> Path:
 
 
 def _raws(path: Path) -> list[bytes]:
-    return [record.raw for record in read_records(path)]
+    return [record.raw for record in read_records(path, wrappers=("Records",))]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_line_that_cannot_be_read_is_handed_on_and_the_next_one_is_read(
 
 def test_a_record_knows_its_line_and_how_far_the_file_was_read(tmp_path: Path) -> None:
     path = _write(tmp_path, b'\n{"a":1}\n\n{"Records":[{"a":2},{"a":3}]}\n')
-    records = list(read_records(path))
+    records = list(read_records(path, wrappers=("Records",)))
     assert [record.line for record in records] == [2, 4, 4]
     assert 0 < records[0].file_offset <= records[-1].file_offset == path.stat().st_size
 
