@@ -1,0 +1,178 @@
+"""Our log among witnesses that other people wrote, and its forks before them."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from aics_tlog import parse_note, parse_vkey, verify_checkpoint
+
+from ledger.cli.running import Service, make_ledger
+from ledger.service.directory import DirectoryPaths
+from ledger.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, VerifierKey
+from ledger.tlog.policy import parse_policy
+from ledger.tlog.wire import format_base64
+from ledger_client import LedgerClient, Receipt
+from tests.peers.logcheck import logcheck
+from tests.peers.witnesses import PeerWitness, litewitness, omniwitness
+from tests.witness.witnesses import RunningWitness, aics_witness, our_witness
+
+pytestmark = pytest.mark.go
+
+ORIGIN = "example.com/audit"
+EVENT = {"actor": {"id": "u_1"}, "action": "user.login", "outcome": "success"}
+FLAGS = ("--log-level", "error", "--publish-interval-s", "0.1", "--heartbeat-interval-s", "0.5")
+
+
+@dataclass(frozen=True)
+class KnownLog:
+    """What a witness must know of a log."""
+
+    origin: str
+    vkey: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """A ledger that is not served yet, and the witnesses of its policy."""
+
+    directory: Path
+    token: str
+    log: KnownLog
+    witnesses: dict[str, PeerWitness | RunningWitness]
+
+    @property
+    def policy(self) -> Path:
+        return DirectoryPaths(self.directory).policy
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[Network]:
+    """A ledger whose policy wants all four witnesses, one of them with two keys."""
+    directory = tmp_path / "audit"
+    token = make_ledger(directory, origin=ORIGIN)
+    policy = DirectoryPaths(directory).policy
+    (log_line,) = [
+        line for line in policy.read_text(encoding="utf-8").splitlines() if line.startswith("log ")
+    ]
+    log = KnownLog(ORIGIN, log_line.split()[1])
+    with ExitStack() as stack:
+        witnesses: dict[str, PeerWitness | RunningWitness] = {
+            "lite": stack.enter_context(litewitness([log.vkey])),
+            "omni": stack.enter_context(omniwitness([log.vkey])),
+            "aics": stack.enter_context(aics_witness(tmp_path / "aics", [log])),
+            "ours": stack.enter_context(our_witness(tmp_path / "ours", [log])),
+        }
+        lines, names = [log_line], []
+        for name, witness in witnesses.items():
+            for vkey in witness.vkeys:
+                names.append(f"{name}-{VerifierKey.parse(vkey).algorithm}")
+                lines.append(f"witness {names[-1]} {vkey} {witness.url}")
+        lines += [f"group everybody all {' '.join(names)}", "quorum everybody", ""]
+        policy.write_text("\n".join(lines), encoding="utf-8")
+        yield Network(directory, token, log, witnesses)
+
+
+def ask(url: str, path: str) -> tuple[int, Any]:
+    try:
+        with urlopen(f"{url}{path}") as answer:
+            return answer.status, json.load(answer)
+    except HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def until(condition: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+def test_witnesses_of_four_makers_cosign_our_log_with_both_kinds_of_key(
+    network: Network, tmp_path: Path
+) -> None:
+    policy = parse_policy(network.policy.read_bytes())
+    with (
+        Service(network.directory, listen="127.0.0.1:0", flags=FLAGS) as service,
+        LedgerClient(service.url, network.token, policy=policy, state=tmp_path / "state") as client,
+    ):
+        receipts = [client.append(EVENT | {"reason": str(number)}) for number in range(3)]
+        receipts += [
+            result for result in client.append_many([EVENT] * 600) if isinstance(result, Receipt)
+        ]
+        assert len(receipts) == 603
+        assert all(receipt.is_witnessed for receipt in receipts)
+        head = client.checkpoint()
+        kinds = [name.rsplit("-", 1)[1] for name, _ in head.cosignatures]
+        assert kinds.count(str(ED25519_COSIGNATURE)) == 4
+        assert kinds.count(str(MLDSA44_COSIGNATURE)) == 2
+
+        # Another implementation finds the quorum of the keys that it knows.
+        result = verify_checkpoint(
+            parse_note(head.note.encode()),
+            parse_vkey(network.log.vkey),
+            [parse_vkey(str(w.verifier)) for w in policy.witnesses if "-4" in w.name],
+            quorum=4,
+        )
+        assert result.ok
+
+        # A program on Go's libraries reads the same policy, the checkpoint and the tiles.
+        report = logcheck(
+            service.url,
+            network.policy,
+            leaves={r.index: format_base64(r.leaf_hash) for r in (receipts[0], receipts[-1])},
+        )
+        assert report
+
+        status, answer = ask(service.url, "/v1/log")
+        assert status == 200
+        assert {w["cosigned_size"] for w in answer["witnesses"]} == {answer["published_size"]}
+
+
+def test_each_of_them_refuses_a_fork_which_stops_the_publisher_with_evidence(
+    network: Network, tmp_path: Path
+) -> None:
+    backup = tmp_path / "backup"
+    policy_text = network.policy.read_text(encoding="utf-8")
+    with (
+        Service(network.directory, listen="127.0.0.1:0", flags=FLAGS) as service,
+        LedgerClient(service.url, network.token, policy=network.policy) as client,
+    ):
+        client.append(EVENT)
+    shutil.copytree(network.directory, backup)
+    with (
+        Service(network.directory, listen="127.0.0.1:0", flags=FLAGS) as service,
+        LedgerClient(service.url, network.token, policy=network.policy) as client,
+    ):
+        published = client.append(EVENT).head
+        assert published is not None
+    log_line = policy_text.splitlines()[0]
+    for name, witness in network.witnesses.items():
+        fork = tmp_path / f"fork-{name}"
+        shutil.copytree(backup, fork)
+        vkey = witness.vkeys[0]
+        lines = [log_line, f"witness {name} {vkey} {witness.url}", f"quorum {name}", ""]
+        paths = DirectoryPaths(fork)
+        paths.policy.write_text("\n".join(lines), encoding="utf-8")
+        with (
+            Service(fork, listen="127.0.0.1:0", flags=FLAGS) as service,
+            LedgerClient(service.url, network.token, policy=paths.policy) as client,
+        ):
+            # As large as the tree that the witness knows, and another.
+            client.append_many([EVENT] * 2, verify=False)
+            until(lambda url=service.url: ask(url, "/readyz")[0] == 503)
+        (evidence,) = paths.evidence.iterdir()
+        assert b"witness" in (evidence / "reason").read_bytes()
+        if name == "lite":
+            # It serves no checkpoints: its word, and that it has no more to show, is what is kept.
+            assert (evidence / "theirs-status-404").exists()
+            continue
+        assert published.checkpoint.origin.encode() in (evidence / "theirs").read_bytes()
