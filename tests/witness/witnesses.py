@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from aics_tlog import format_vkey, parse_vkey
 from aics_witness import LogConfig, Witness, WitnessStore, make_server
@@ -14,7 +15,6 @@ from ledger.cli.running import Service
 from ledger.tlog.cosignature import CosignatureSigner
 from ledger.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
 from ledger.witness.directory import WitnessPaths, add_log, create_witness, open_heads
-from tests.witness.logs import Log
 
 NAME = "witness.example/w1"
 SIGNERS = tuple(
@@ -22,6 +22,18 @@ SIGNERS = tuple(
     for algorithm in (ED25519_COSIGNATURE, MLDSA44_COSIGNATURE)
 )
 FLAGS = ("--log-level", "error")
+
+
+class KnownLog(Protocol):
+    """What a witness must know of a log."""
+
+    @property
+    def origin(self) -> str:
+        """Its name."""
+
+    @property
+    def vkey(self) -> str:
+        """Its key."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class RunningWitness:
 
 
 def make_witness(
-    directory: Path, logs: Sequence[Log], *, signers: Sequence[CosignatureSigner] = SIGNERS
+    directory: Path, logs: Sequence[KnownLog], *, signers: Sequence[CosignatureSigner] = SIGNERS
 ) -> WitnessPaths:
     """A witness of ours that knows these logs."""
     paths = create_witness(directory, signers)
@@ -49,7 +61,7 @@ def serve_witness(directory: Path) -> Service:
 
 
 @contextmanager
-def our_witness(directory: Path, logs: Sequence[Log]) -> Iterator[RunningWitness]:
+def our_witness(directory: Path, logs: Sequence[KnownLog]) -> Iterator[RunningWitness]:
     """Ours, new, with both kinds of key."""
     make_witness(directory, logs)
     with serve_witness(directory) as service:
@@ -57,7 +69,7 @@ def our_witness(directory: Path, logs: Sequence[Log]) -> Iterator[RunningWitness
 
 
 @contextmanager
-def aics_witness(directory: Path, logs: Sequence[Log]) -> Iterator[RunningWitness]:
+def aics_witness(directory: Path, logs: Sequence[KnownLog]) -> Iterator[RunningWitness]:
     """aics-witness, new, on its own HTTP server in a thread."""
     directory.mkdir()
     store = WitnessStore(directory / "witness.db", create=True)
