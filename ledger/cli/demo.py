@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from ledger.cli.importing import import_file
+from ledger.cli.output import print_fields
 from ledger.cli.running import Service, make_ledger
 from ledger.cli.story import INTRUDER, QUESTIONS, bad_week, week_before
 from ledger.cli.tampering import alter_entry
@@ -149,9 +150,7 @@ def _prove_and_verify(
     head = check_proof(
         proof, leaf_hash=leaf_hash(leaf), policy=parse_policy(paths.policy.read_bytes())
     )
-    for name, value in described(parse_leaf(leaf), proof.leaf_index, head).items():
-        if value is not None:
-            click.echo(f"   {name:>9}  {value}")
+    print_fields(described(parse_leaf(leaf), proof.leaf_index, head), indent="   ")
     click.echo(f"   {len(proof.hashes)} hashes and {len(leaf)} bytes were all it took")
     return entry
 

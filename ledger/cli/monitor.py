@@ -7,6 +7,7 @@ import msgspec
 
 from ledger.cli.connection import read_token, token_options
 from ledger.cli.output import format_second, json_option, note
+from ledger.cli.verify import cosignatures
 from ledger.tlog.errors import MalformedError
 from ledger.tlog.policy import parse_policy
 from ledger_client.following import INTERVAL_S, STALE_AFTER_S, Follower, Remark, Settings
@@ -117,9 +118,7 @@ def _fields(report: Report) -> dict[str, object]:
         "origin": head.checkpoint.origin,
         "tree_size": head.checkpoint.tree_size,
         "root_hash": head.checkpoint.root_hash.hex(),
-        "cosignatures": [
-            {"witness": name, "cosigned_at_unix_s": time_s} for name, time_s in head.cosignatures
-        ],
+        "cosignatures": cosignatures(head),
         "entries_checked": report.entries_checked,
     }
 

@@ -19,12 +19,15 @@ def print_json(value: Any) -> None:
     click.echo(encoded.decode())
 
 
-def print_fields(fields: dict[str, object]) -> None:
-    """Names and values in two columns; what is None is left out."""
+def print_fields(fields: dict[str, object], *, indent: str = "") -> None:
+    """Names and values in two columns; a tuple takes a line a value, what is None is left out."""
     shown = {name: value for name, value in fields.items() if value is not None}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
-        click.echo(f"{click.style(name.rjust(width), dim=True)}  {value}")
+        label = name
+        for line in value if isinstance(value, tuple) else (value,):
+            click.echo(f"{indent}{click.style(label.rjust(width), dim=True)}  {line}")
+            label = ""
 
 
 def note(message: str) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from ledger.cli.output import json_option, print_fields, print_json
-from ledger.event.canonical import Leaf, format_time, parse_leaf
+from ledger.cli.output import format_second, json_option, print_fields, print_json
+from ledger.event.canonical import Leaf, parse_leaf
 from ledger.event.model import Event
 from ledger.tlog.hashing import leaf_hash
 from ledger.tlog.policy import VerifiedHead, parse_policy
@@ -56,27 +56,52 @@ def verdict(leaf: Leaf, leaf_index: int, head: VerifiedHead) -> dict[str, object
         "origin": head.checkpoint.origin,
         "tree_size": head.checkpoint.tree_size,
         "root_hash": head.checkpoint.root_hash.hex(),
-        "cosignatures": [
-            {"witness": name, "cosigned_at_unix_s": time_s} for name, time_s in head.cosignatures
-        ],
+        "log_key": head.log_key,
+        "cosignatures": cosignatures(head),
+        "existed_before": _second(head.existed_before_unix_s),
     }
+
+
+def cosignatures(head: VerifiedHead) -> list[dict[str, object]]:
+    """Which witnesses of the policy cosigned a head, and when, for programs."""
+    return [
+        {"witness": name, "cosigned_at": _second(time_s), "cosigned_at_unix_s": time_s}
+        for name, time_s in head.cosignatures
+    ]
 
 
 def described(leaf: Leaf, leaf_index: int, head: VerifiedHead) -> dict[str, object]:
     """What was verified, for people."""
-    times = [time_s for _, time_s in head.cosignatures]
     checkpoint = head.checkpoint
     return {
         **event_fields(leaf.event),
         "received": f"{leaf.received.time} by {leaf.received.by}",
         "entry": f"{leaf_index} of {checkpoint.origin}",
         "head": f"size {checkpoint.tree_size}, root {checkpoint.root_hash.hex()}",
-        "cosigned": ", ".join(
-            f"{name} at {format_time(time_s * 1_000_000)}" for name, time_s in head.cosignatures
+        "cosigned": tuple(
+            f"{_second(time_s) or 'at no stated time'} by {name}"
+            for name, time_s in head.cosignatures
         )
         or "by no witness: the log's own word, so far",
-        "existed": f"before {format_time(min(times) * 1_000_000)}" if times else None,
+        "existed": _existed(head),
     }
+
+
+def _existed(head: VerifiedHead) -> str | None:
+    """Since when the entry must have been there, and on whose word."""
+    if head.existed_before_unix_s is not None:
+        before = _second(head.existed_before_unix_s)
+        return f"before {before}, on the word of the policy's quorum"
+    stated = [(time_s, name) for name, time_s in head.cosignatures if time_s]
+    if not stated:
+        return None
+    time_s, name = min(stated)
+    return f"before {_second(time_s)}, on the word of {name} alone"
+
+
+def _second(unix_s: int | None) -> str | None:
+    """A time that was stated; witnesses leave it unsaid with 0."""
+    return format_second(unix_s) if unix_s else None
 
 
 def event_fields(event: Event) -> dict[str, object]:
