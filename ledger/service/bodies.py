@@ -81,7 +81,11 @@ async def read_body(request: web.BaseRequest, *, bytes_max: int, wait_s: float) 
         await _continue(request, expect)
     content = request.content
     if content.is_eof():
-        return content.read_nowait()
+        # All of it came with the head. In chunks it had no length to look at before.
+        whole = content.read_nowait()
+        if len(whole) > bytes_max:
+            raise _too_large(bytes_max, len(whole))
+        return whole
     body = bytearray()
     try:
         async with asyncio.timeout(wait_s):

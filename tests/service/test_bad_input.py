@@ -81,6 +81,9 @@ SIZE = len(TOKENS)
 """Of the tree that the rows are tried on: it holds the making of its tokens."""
 
 LEAF_MAX = 65_535
+PACKED_BYTES = len(packed(event(reason=""))) + 4
+"""Of an event around a reason whose length takes five bytes instead of one."""
+
 EVENTS_MAX = 10_000
 
 ROWS = (
@@ -134,6 +137,8 @@ ROWS = (
     body("MessagePack cut short", packed(event())[:-1], "not-msgpack", content_type=MSGPACK),
     body("MessagePack and more", packed(event()) + b"\0", "not-msgpack", content_type=MSGPACK),
     body("numbers as keys", packed({1: 2, 3: 4}), "not-msgpack", content_type=MSGPACK),
+    body("a batch of two million numbers", '{"events":[' + "1," * (1 << 21) + "1,1]}",
+        "body-too-large", limit=1 << 21, got=(1 << 21) + 1),
     body("an abyss in a batch", '{"events":[' + "[" * 100_000, "too-deep"),
     # One event.
     bad("an array", "[]", "wrong-type"),
@@ -171,6 +176,10 @@ ROWS = (
     bad("33 targets", event(targets=[{"id": "t"}] * 33), "too-many", "targets", limit=32, got=33),
     bad("port 65,536", event(source={"port": 65_536}), "out-of-range", "source.port",
         limit=65_535),
+    bad("a packed abyss", packed(event(context={"n": NESTED_100})), "too-deep",
+        "context.n" + "[0]" * 7, limit=8, content_type=MSGPACK),
+    bad("a packed event of a megabyte", packed(event(reason="x" * 1_000_000)), "leaf-too-large",
+        limit=6 * LEAF_MAX, got=1_000_000 + PACKED_BYTES, content_type=MSGPACK),
     bad("a packed repeated key", b"\x82\xa1a\x01\xa1a\x02", "repeated-key", "a",
         content_type=MSGPACK),
     bad("a packed time", packed({"time": msgpack.Timestamp(1)}), "wrong-type", "time",

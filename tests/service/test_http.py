@@ -201,6 +201,10 @@ def test_a_body_is_too_large_by_its_length_or_by_its_bytes(strict_ledger: Ledger
         for _ in range(3):
             peer.sendall(b"3e8\r\n" + b"x" * 1000 + b"\r\n")
         assert slug(receive(peer)) == "body-too-large"
+    with connected(strict_ledger) as peer:
+        chunk = b"bb8\r\n" + b"x" * 3000 + b"\r\n0\r\n\r\n"
+        peer.sendall(head(strict_ledger, "Transfer-Encoding: chunked") + chunk)
+        assert slug(receive(peer)) == "body-too-large"
 
 
 def test_a_body_that_does_not_come_is_given_up(strict_ledger: Ledger) -> None:
