@@ -45,7 +45,12 @@ def add_checkpoint(url: str, body: bytes) -> Answer:
 def check_cosigned(answer: Answer, note: str, vkeys: Sequence[str]) -> list[int]:
     """The times of an answer that has a good cosignature by each of these keys."""
     assert answer.status == 200, answer
-    by_key = {(line.name, line.key_id): line for line in parse_cosignatures(answer.body)}
+    return check_cosignatures(answer.body, note, vkeys)
+
+
+def check_cosignatures(body: bytes, note: str, vkeys: Sequence[str]) -> list[int]:
+    """The times of signature lines, one good one by each of these keys."""
+    by_key = {(line.name, line.key_id): line for line in parse_cosignatures(body)}
     times = []
     for vkey in vkeys:
         verifier = CosignatureVerifier.parse(vkey)

@@ -41,10 +41,19 @@ class Log:
         """What a witness must know of it."""
         return str(self.signer.verifier)
 
+    @property
+    def origin_hash(self) -> bytes:
+        """What a monitor asks a witness for."""
+        return sha256(self.origin.encode()).digest()
+
+    def checkpoint(self, tree_size: int) -> Checkpoint:
+        """The checkpoint of a size."""
+        return Checkpoint(self.origin, tree_size, self.tree.root(tree_size))
+
     def text(
         self, tree_size: int, *, root: Hash | None = None, extensions: Sequence[str] = ()
     ) -> str:
-        """The text of the checkpoint of a size."""
+        """The text of a checkpoint, right unless it is told otherwise."""
         root_hash = self.tree.root(tree_size) if root is None else root
         return format_checkpoint(Checkpoint(self.origin, tree_size, root_hash, tuple(extensions)))
 

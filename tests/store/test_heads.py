@@ -1,0 +1,207 @@
+"""The store of a witness: heads only go where an update takes them, and stay there."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from ledger.store import keyspace
+from ledger.store.environment import CommitFailedError, StorageFullError
+from ledger.store.heads import LOG_KEYS_MAX, HeadStore, HeadWriter, KnownLog, Update, create_heads
+from ledger.tlog.cosignature import CosignatureSigner
+from ledger.tlog.errors import MalformedError, UnavailableError
+from ledger.tlog.keys import MLDSA44_COSIGNATURE
+from ledger.tlog.note import Note, parse_note
+from ledger.tlog.witness import Accepted, CosignedHead, Refused, cosign
+from tests.witness.logs import Log
+from tests.witness.witnesses import SIGNERS
+
+NOW = 1_790_000_000
+LOG = Log("example.com/log")
+REFUSED = Refused(409, "another size", 7)
+VKEYS = [str(signer.verifier) for signer in SIGNERS]
+MAP_BYTES = 1 << 20
+
+
+def head(tree_size: int, *, log: Log = LOG, time_unix_s: int = NOW) -> CosignedHead:
+    note = parse_note(log.note(tree_size))
+    accepted = Accepted(note.text, log.checkpoint(tree_size), note.signatures)
+    return cosign(accepted, SIGNERS[:1], time_unix_s=time_unix_s)
+
+
+def put(made: CosignedHead) -> Update:
+    return Update(made.checkpoint.origin, lambda _: made)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    create_heads(tmp_path / "heads", vkeys=VKEYS, map_bytes=MAP_BYTES)
+    return tmp_path / "heads"
+
+
+def known(path: Path, log: Log = LOG) -> CosignedHead | None:
+    store = HeadStore.open(path)
+    try:
+        return store.head(log.origin_hash)
+    finally:
+        store.close()
+
+
+def test_a_head_is_read_back_as_it_was_committed(path: Path) -> None:
+    writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
+    assert writer.store.head(LOG.origin_hash) is None
+    made = head(7)
+    assert writer.commit([put(made)]) == [made]
+    assert writer.store.head(LOG.origin_hash) == made
+    writer.close()
+    assert known(path) == made
+
+
+def test_each_update_of_a_batch_is_given_what_the_one_before_left(path: Path) -> None:
+    writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
+    seen: list[int | None] = []
+
+    def grow(before: CosignedHead | None) -> CosignedHead | Refused:
+        seen.append(before.checkpoint.tree_size if before else None)
+        return head((before.checkpoint.tree_size if before else 0) + 1)
+
+    other = Log("example.com/other")
+    writer.commit(
+        [*[Update(LOG.origin, grow)] * 3, put(head(9, log=other)), Update(LOG.origin, grow)]
+    )
+    assert seen == [None, 1, 2, 3]
+    writer.close()
+    assert known(path) == head(4)
+    assert known(path, other) == head(9, log=other)
+
+
+def test_a_refusal_or_the_same_head_changes_nothing(path: Path) -> None:
+    writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
+    writer.commit([put(head(7))])
+    same, refused = writer.commit(
+        [
+            Update(LOG.origin, lambda before: before or REFUSED),
+            Update(LOG.origin, lambda _: REFUSED),
+        ]
+    )
+    assert (same, refused) == (head(7), REFUSED)
+    writer.close()
+    assert known(path) == head(7)
+
+
+def test_a_batch_is_undone_as_a_whole(path: Path) -> None:
+    writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
+    writer.commit([put(head(7))])
+
+    def fail(_: CosignedHead | None) -> Refused:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        writer.commit([put(head(8)), Update(LOG.origin, fail)])
+    assert writer.store.head(LOG.origin_hash) == head(7)
+    writer.commit([put(head(9))])
+    writer.close()
+    assert known(path) == head(9)
+
+
+def test_a_full_map_keeps_nothing_of_the_batch_and_takes_the_next(path: Path) -> None:
+    writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
+    writer.commit([put(head(7))])
+    signer = CosignatureSigner.generate("w", algorithm=MLDSA44_COSIGNATURE, seed=bytes(32))
+    large = head(8)
+    signatures = tuple(signer.sign(large.note.text, time_unix_s=NOW) for _ in range(40))
+    large = CosignedHead(Note(large.note.text, signatures), large.checkpoint, NOW)
+    many = [Update(f"example.com/{number}", lambda _: large) for number in range(10)]
+    with pytest.raises(StorageFullError):
+        writer.commit([put(head(8)), *many])
+    assert writer.store.head(LOG.origin_hash) == head(7)
+    assert writer.commit([put(head(9))]) == [head(9)]
+    writer.close()
+
+
+def test_after_a_failed_commit_nothing_is_written(path: Path) -> None:
+    writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
+
+    def fail(_: CosignedHead | None) -> Refused:
+        raise CommitFailedError("the disk")
+
+    with pytest.raises(CommitFailedError):
+        writer.commit([Update(LOG.origin, fail)])
+    with pytest.raises(CommitFailedError, match="restart"):
+        writer.commit([put(head(7))])
+    writer.close()
+    assert known(path) is None
+
+
+def _try_to_write(path: Path) -> str:
+    try:
+        HeadWriter.open(path, map_bytes=MAP_BYTES).close()
+    except UnavailableError as error:
+        return str(error)
+    return ""
+
+
+def test_a_second_writer_is_refused(path: Path) -> None:
+    writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert "one writer" in pool.apply(_try_to_write, (path,))
+        writer.close()
+        assert pool.apply(_try_to_write, (path,)) == ""
+
+
+def test_a_store_that_is_gone_is_never_made_anew(tmp_path: Path) -> None:
+    gone = tmp_path / "heads"
+    for readonly in (True, False):
+        with pytest.raises(UnavailableError):
+            HeadStore.open(gone, readonly=readonly)
+    with pytest.raises(UnavailableError):
+        HeadWriter.open(gone)
+    assert not gone.exists()
+
+
+def test_another_format_is_refused(path: Path) -> None:
+    store = HeadStore.open(path, readonly=False, map_bytes=MAP_BYTES)
+    with store.environment.begin(write=True) as transaction:
+        store.put(transaction, keyspace.META, keyspace.META_FORMAT, b"2")
+    store.close()
+    with pytest.raises(MalformedError, match="format 2"):
+        HeadStore.open(path)
+
+
+def test_a_log_is_known_with_all_its_keys_and_keeps_its_head(path: Path) -> None:
+    writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
+    store = writer.store
+    assert store.log(LOG.origin) is None
+    store.add_log(LOG.origin, ["one"])
+    writer.commit([put(head(7))])
+    assert store.add_log(LOG.origin, ["two", "one"]) == KnownLog(LOG.origin, ("one", "two"))
+    assert store.log(LOG.origin) == KnownLog(LOG.origin, ("one", "two"))
+    assert store.logs() == [(KnownLog(LOG.origin, ("one", "two")), head(7))]
+    assert store.vkeys() == tuple(VKEYS)
+    writer.close()
+
+
+def test_a_log_has_so_many_keys_at_most(path: Path) -> None:
+    store = HeadStore.open(path, readonly=False, map_bytes=MAP_BYTES)
+    for vkeys in ([], [str(number) for number in range(LOG_KEYS_MAX + 1)]):
+        with pytest.raises(ValueError, match="keys"):
+            store.add_log(LOG.origin, vkeys)
+    assert store.logs() == []
+    store.close()
+
+
+def test_an_origin_may_have_what_python_takes_for_the_end_of_a_line(path: Path) -> None:
+    origin = "example.com/\u2028\x85log"
+    store = HeadStore.open(path, readonly=False, map_bytes=MAP_BYTES)
+    store.add_log(origin, ["one"])
+    assert store.log(origin) == KnownLog(origin, ("one",))
+    store.close()
+
+
+def test_so_many_logs_are_read_and_all_are_counted(path: Path) -> None:
+    store = HeadStore.open(path, readonly=False, map_bytes=MAP_BYTES)
+    for number in range(5):
+        store.add_log(f"example.com/{number}", ["key"])
+    assert len(store.logs(logs_max=3)) == 3
+    assert store.count_logs() == len(store.logs()) == 5
+    store.close()
