@@ -332,11 +332,14 @@ def _save_evidence(folder: Path, error: VerificationError) -> Path | None:
     if not error.evidence:
         return None
     place = folder / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    draft = folder / f"{place.name}.draft"
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "reason").write_text(f"{error}\n", encoding="utf-8")
+        draft.mkdir(parents=True, exist_ok=True)
+        (draft / "reason").write_text(f"{error}\n", encoding="utf-8")
         for name, content in error.evidence.items():
-            (place / name).write_bytes(content)
+            (draft / name).write_bytes(content)
+        # Whoever finds the folder under its name finds all of it.
+        draft.rename(place)
     except OSError as failure:
         _log.error("evidence_not_saved", reason=str(failure))
         return None

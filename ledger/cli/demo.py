@@ -15,7 +15,7 @@ import click
 
 from ledger.cli.importing import import_file
 from ledger.cli.output import print_fields
-from ledger.cli.running import Service, make_ledger
+from ledger.cli.running import Service, make_ledger, require_witnesses, witnesses
 from ledger.cli.story import INTRUDER, QUESTIONS, bad_week, week_before
 from ledger.cli.tampering import alter_entry
 from ledger.cli.verify import described
@@ -32,7 +32,9 @@ from ledger_client.importing import FORMATS, load_format
 
 ORIGIN = "demo.example/audit"
 SEED = 7
-QUIET = ("--log-level", "warning")
+FLAGS = ("--log-level", "error", "--publish-interval-s", "0.2")
+FORK_WAIT_S = 20.0
+FIRST = {"actor": {"id": "demo"}, "action": "demo.started", "outcome": "success"}
 
 
 @click.command("demo")
@@ -57,27 +59,34 @@ def command(once: bool, file: Path | None, format_: str, listen: str) -> None:
 def _tell(scratch: Path, *, once: bool, file: Path | None, format_: str, listen: str) -> None:
     directory = scratch / "audit"
     step = _Steps()
-    step(f"A ledger in {directory}, and a token for the application")
+    step("A ledger, a token for the application, and three witnesses of whom two must cosign")
     token = make_ledger(directory, origin=ORIGIN)
     paths = DirectoryPaths(directory)
-    with Service(directory, listen=listen, flags=QUIET) as service:
-        click.echo(f"   serving on {service.url}")
-        with LedgerClient(
-            service.url, token, policy=paths.policy, state=scratch / "state"
-        ) as ledger:
-            receipts = _append_week(step, ledger)
-            if file is not None:
-                step(f"Your own events, from {file}")
-                import_file(ledger, file, load_format(format_), quiet=True).print()
-            export = _prove_and_verify(step, ledger, paths, scratch, receipts)
-            _tamper(step, paths, scratch, token, export)
-        step("What a responder would ask next")
-        for question in QUESTIONS[:6]:
-            click.echo(f"   {question.asks}")
-            click.secho(f"     {question.query}  →  {question.finds} events", dim=True)
-        if not once:
-            with suppress(KeyboardInterrupt):
-                _serve_on(service, token, paths, export)
+    with witnesses(scratch, 3, log_policy=paths.policy) as running:
+        require_witnesses(paths.policy, running, threshold=2)
+        with Service(directory, listen=listen, flags=FLAGS) as service:
+            for witness in running:
+                click.echo(f"   witness {witness.name} on {witness.url}")
+            click.echo(f"   serving {directory} on {service.url}")
+            with LedgerClient(
+                service.url, token, policy=paths.policy, state=scratch / "state"
+            ) as ledger:
+                ledger.append(FIRST)
+                backup = _copied(paths, scratch / "backup")
+                receipts = _append_week(step, ledger)
+                if file is not None:
+                    step(f"Your own events, from {file}")
+                    import_file(ledger, file, load_format(format_), quiet=True).print()
+                export = _prove_and_verify(step, ledger, paths, scratch, receipts)
+                _tamper(step, paths, scratch, token, export)
+                _fork(step, backup, token)
+            step("What a responder would ask next")
+            for question in QUESTIONS[:6]:
+                click.echo(f"   {question.asks}")
+                click.secho(f"     {question.query}  →  {question.finds} events", dim=True)
+            if not once:
+                with suppress(KeyboardInterrupt):
+                    _serve_on(service, token, paths, export)
 
 
 def _serve_on(service: Service, token: str, paths: DirectoryPaths, export: Entry) -> None:
@@ -157,12 +166,7 @@ def _prove_and_verify(
 
 def _tamper(step: _Steps, paths: DirectoryPaths, scratch: Path, token: str, export: Entry) -> None:
     step("Somebody with the disk changes one byte of that entry, in a copy of the ledger")
-    copy = DirectoryPaths(scratch / "tampered")
-    shutil.copytree(paths.root, copy.root, ignore=shutil.ignore_patterns("log", "*.lock"))
-    copy.log.mkdir()
-    store = LogStore.open(paths.log)
-    store.environment.copy(str(copy.log))
-    store.close()
+    copy = _copied(paths, scratch / "tampered")
     before, after = b'"' + INTRUDER.actor_id.encode() + b'"', b'"u_118"'
     alter_entry(copy.log, export.index, before=before, after=after)
     click.echo(f"   entry {export.index} now blames u_118 instead of {INTRUDER.actor_id}")
@@ -177,7 +181,7 @@ def _tamper(step: _Steps, paths: DirectoryPaths, scratch: Path, token: str, expo
     finally:
         tampered.close()
     with (
-        Service(copy.root, listen="127.0.0.1:0", flags=QUIET) as service,
+        Service(copy.root, listen="127.0.0.1:0", flags=FLAGS) as service,
         LedgerClient(service.url, token, policy=paths.policy) as ledger,
     ):
         try:
@@ -186,6 +190,36 @@ def _tamper(step: _Steps, paths: DirectoryPaths, scratch: Path, token: str, expo
             _caught("the client ", error)
         else:
             raise VerificationError("the client did not see the change")
+
+
+def _fork(step: _Steps, backup: DirectoryPaths, token: str) -> None:
+    step("Somebody with the key, too, puts back an old copy and signs another history of it")
+    with (
+        Service(backup.root, listen="127.0.0.1:0", is_silent=True) as service,
+        LedgerClient(service.url, token, policy=backup.policy) as ledger,
+    ):
+        ledger.append_many([FIRST] * 3, verify=False)
+        deadline_s = time.monotonic() + FORK_WAIT_S
+        while not (found := list(backup.evidence.glob("*Z"))):
+            if time.monotonic() > deadline_s:
+                raise VerificationError("no witness objected to another history")
+            time.sleep(0.05)
+    evidence = found[0]
+    click.secho("   the witnesses caught it: ", fg="green", nl=False)
+    click.echo((evidence / "reason").read_text(encoding="utf-8").strip())
+    kept = ", ".join(sorted(file.name for file in evidence.iterdir()))
+    click.echo(f"   nothing was published; kept as evidence: {kept}")
+
+
+def _copied(paths: DirectoryPaths, to: Path) -> DirectoryPaths:
+    """A copy of a ledger's folder, taken while it is served."""
+    copy = DirectoryPaths(to)
+    shutil.copytree(paths.root, to, ignore=shutil.ignore_patterns("log", "*.lock"))
+    copy.log.mkdir()
+    store = LogStore.open(paths.log)
+    store.environment.copy(str(copy.log))
+    store.close()
+    return copy
 
 
 def _caught(who: str, error: VerificationError) -> None:

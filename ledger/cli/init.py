@@ -7,6 +7,8 @@ import click
 
 from ledger.cli.output import json_option, print_fields, print_json
 from ledger.service.directory import create_directory
+from ledger.tlog.keys import SEED_BYTES
+from ledger.tlog.policy import parse_policy
 
 
 @click.command("init")
@@ -16,19 +18,24 @@ from ledger.service.directory import create_directory
     required=True,
     help="The log's name for ever, a URL without a scheme: example.com/audit.",
 )
+@click.option(
+    "--ml-dsa", is_flag=True, help="Sign with ML-DSA-44 too, which quantum computers don't break."
+)
 @json_option
-def command(directory: Path, origin: str, as_json: bool) -> None:
+def command(directory: Path, origin: str, ml_dsa: bool, as_json: bool) -> None:
     """Make a ledger in DIRECTORY: its signing key, policy, settings and an empty log."""
     try:
-        paths = create_directory(directory, origin=origin, seed=secrets.token_bytes(32))
+        paths = create_directory(
+            directory,
+            origin=origin,
+            seed=secrets.token_bytes(SEED_BYTES),
+            mldsa44_seed=secrets.token_bytes(SEED_BYTES) if ml_dsa else None,
+        )
     except (FileExistsError, ValueError) as error:
         raise click.UsageError(str(error)) from None
-    vkey = next(
-        line.split()[1]
-        for line in paths.policy.read_text(encoding="utf-8").splitlines()
-        if line.startswith("log ")
-    )
-    made = {"directory": str(directory), "origin": origin, "verifier_key": vkey}
+    logs = parse_policy(paths.policy.read_bytes()).logs
+    vkeys = [str(log.verifier) for log in logs]
+    made = {"directory": str(directory), "origin": origin, "verifier_keys": vkeys}
     if as_json:
         print_json(made)
         return
@@ -36,7 +43,7 @@ def command(directory: Path, origin: str, as_json: bool) -> None:
         {
             "ledger": directory,
             "origin": origin,
-            "verifier key": vkey,
+            "verifier key": vkeys[0],
             "signing key": f"{paths.key} (keep a copy offline; nobody else needs it)",
             "policy": f"{paths.policy} (give it to whoever verifies)",
         }

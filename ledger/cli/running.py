@@ -5,13 +5,20 @@ import selectors
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from ledger.cli.token import make_token
 from ledger.service.directory import create_directory
+from ledger.tlog.cosignature import CosignatureSigner
 from ledger.tlog.errors import UnavailableError
+from ledger.tlog.keys import ED25519_COSIGNATURE, SEED_BYTES
+from ledger.tlog.policy import parse_policy
+from ledger.witness.directory import add_log, create_witness, open_heads
 
 START_WAIT_S: Final = 30.0
 STOP_WAIT_S: Final = 30.0
@@ -21,6 +28,56 @@ def make_ledger(directory: Path, *, origin: str) -> str:
     """Make a ledger, and a token that may append and read."""
     create_directory(directory, origin=origin, seed=secrets.token_bytes(32))
     return make_token(directory, name="application", scopes=("append", "read"), tenant=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A witness that runs: what a policy says of it."""
+
+    name: str
+    vkeys: tuple[str, ...]
+    url: str
+
+
+@contextmanager
+def witnesses(folder: Path, count: int, *, log_policy: Path) -> Iterator[tuple[Witness, ...]]:
+    """Witnesses `w1`, `w2` … of the log of a policy, each `ledger witness serve` in a process."""
+    log = parse_policy(log_policy.read_bytes()).logs
+    with ExitStack() as stack:
+        running = []
+        for number in range(1, count + 1):
+            signer = CosignatureSigner.generate(
+                f"w{number}.example",
+                algorithm=ED25519_COSIGNATURE,
+                seed=secrets.token_bytes(SEED_BYTES),
+            )
+            paths = create_witness(folder / f"w{number}", [signer])
+            with open_heads(paths, readonly=False) as store:
+                add_log(
+                    store, origin=log[0].verifier.name, vkeys=[str(each.verifier) for each in log]
+                )
+            service = stack.enter_context(
+                Service(
+                    folder / f"w{number}",
+                    listen="127.0.0.1:0",
+                    command=("witness", "serve"),
+                    flags=("--log-level", "error"),
+                )
+            )
+            running.append(Witness(f"w{number}", (str(signer.verifier),), service.url))
+        yield tuple(running)
+
+
+def require_witnesses(policy: Path, witnesses: Sequence[Witness], *, threshold: int) -> None:
+    """Put a quorum of witnesses in the place of `quorum none`."""
+    names, lines = [], []
+    for witness in witnesses:
+        for number, vkey in enumerate(witness.vkeys):
+            names.append(f"{witness.name}{f'-{number}' if number else ''}")
+            lines.append(f"witness {names[-1]} {vkey} {witness.url}")
+    lines += [f"group witnesses {threshold} {' '.join(names)}", "quorum witnesses"]
+    text = policy.read_text(encoding="utf-8").replace("quorum none", "\n".join(lines))
+    policy.write_text(text, encoding="utf-8")
 
 
 class Service:
@@ -36,11 +93,13 @@ class Service:
         listen: str,
         flags: tuple[str, ...] = (),
         command: tuple[str, ...] = ("serve",),
+        is_silent: bool = False,
     ) -> None:
         self._command = [
             *(sys.executable, "-m", "ledger", *command, str(directory), "--listen", listen),
             *flags,
         ]
+        self._stderr = subprocess.DEVNULL if is_silent else None
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
 
@@ -54,7 +113,11 @@ class Service:
     def __enter__(self) -> Self:
         # A session of its own: Ctrl-C reaches this process, which then ends the child in order.
         self._process = subprocess.Popen(  # noqa: S603 - our own command
-            self._command, stdout=subprocess.PIPE, text=True, start_new_session=True
+            self._command,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            start_new_session=True,
         )
         self.url = self._read_address(self._process)
         return self

@@ -300,11 +300,15 @@ def test_without_the_server_part_the_client_commands_work(name: str) -> None:
     assert without(SERVER_PARTS, [name, "--help"]).returncode == 0
 
 
-def test_the_demo_runs_to_its_end_and_shows_both_catches(command: Command) -> None:
+def test_the_demo_runs_to_its_end_and_shows_who_caught_what(command: Command) -> None:
     done = command("demo", "--once")
     assert done.returncode == 0, done.stderr
-    assert "ledger fsck caught it: tile " in done.stdout
+    assert done.stderr == ""
+    assert " by w1\n" in done.stdout or " by w2\n" in done.stdout
+    assert "ledger fsck caught it: " in done.stdout
     assert "the client  caught it: leaf " in done.stdout
+    assert "the witnesses caught it: the witness w" in done.stdout
+    assert "kept as evidence: ours, reason, said, theirs" in done.stdout
 
 
 def test_ctrl_c_ends_the_demo_in_order(tmp_path: Path) -> None:
