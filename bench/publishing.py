@@ -1,0 +1,79 @@
+"""What a quorum costs: from an append to the checkpoint that covers it."""
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench.append import ORIGIN, QUIET, load
+from bench.rows import Row
+from ledger.cli.running import Service, make_ledger, require_witnesses, witnesses
+from ledger.service.directory import DirectoryPaths
+from ledger_client import LedgerClient
+
+WITNESSES = 8
+ADDED_REACH_MS = 50.0
+ROUNDS = 60
+RATE_PER_S = 1_000
+EVENT = {"actor": {"id": "u_1"}, "action": "record.viewed", "outcome": "success"}
+# An interval so short that what is measured is the round, not the wait for its turn.
+HASTY = ("--log-level", "error", "--publish-interval-s", "0.005")
+
+
+def run(folder: Path, *, seconds: float) -> list[Row]:
+    """Measure the same ledger without witnesses and with eight, each a process of its own."""
+    alone = _measure(folder / "alone", count=0, seconds=seconds)
+    witnessed = _measure(folder / "witnessed", count=WITNESSES, seconds=seconds)
+    return [
+        Row(name="append to published, no witness, p50", figure=alone["published_ms"], unit="ms"),
+        Row(
+            name=f"append to published, {WITNESSES} witnesses, all of them the quorum, p50",
+            figure=witnessed["published_ms"],
+            unit="ms",
+        ),
+        Row(
+            name="what the round adds",
+            figure=witnessed["published_ms"] - alone["published_ms"],
+            unit="ms",
+            reach=ADDED_REACH_MS,
+            at_most=True,
+        ),
+        *(
+            Row(
+                name=f"acknowledgement at {RATE_PER_S:,} a second, {who}, {part}",
+                figure=figures[f"{part}_ms"],
+                unit="ms",
+            )
+            for who, figures in (("no witness", alone), (f"{WITNESSES} witnesses", witnessed))
+            for part in ("p50", "p99")
+        ),
+    ]
+
+
+def _measure(directory: Path, *, count: int, seconds: float) -> dict[str, float]:
+    token = make_ledger(directory, origin=ORIGIN)
+    policy = DirectoryPaths(directory).policy
+    with ExitStack() as stack:
+        if count:
+            running = stack.enter_context(
+                witnesses(directory.parent / f"{directory.name}-w", count, log_policy=policy)
+            )
+            require_witnesses(policy, running, threshold=count)
+        with (
+            Service(directory, listen="127.0.0.1:0", flags=HASTY) as service,
+            LedgerClient(service.url, token, policy=policy) as client,
+        ):
+            client.append(EVENT, wait_witnessed=True)
+            times_s = []
+            for _ in range(ROUNDS):
+                start_s = time.perf_counter()
+                client.append(EVENT, wait_witnessed=True)
+                times_s.append(time.perf_counter() - start_s)
+        with Service(directory, listen="127.0.0.1:0", flags=QUIET) as service:
+            figures = load(
+                service.url,
+                token,
+                *("--connections", "64", "--rate", str(RATE_PER_S)),
+                seconds=seconds,
+            )
+    times_s.sort()
+    return {**figures, "published_ms": times_s[len(times_s) // 2] * 1e3}
