@@ -7,8 +7,15 @@ from ledger.tlog.hashing import Hash, leaf_hash, node_hash
 from ledger.tlog.note import Note, Signer, format_note
 from ledger.tlog.policy import Policy, format_policy, parse_policy
 from ledger.tlog.proof import Proof, RangeProof
-from ledger.tlog.prove import Plan, finish, plan_consistency, plan_inclusion, plan_range
-from ledger.tlog.tree import Frontier, Node
+from ledger.tlog.prove import (
+    Plan,
+    finish,
+    plan_consistency,
+    plan_inclusion,
+    plan_range,
+    plan_root,
+)
+from ledger.tlog.tree import Node
 from ledger_client.trust import ConsistencyProof
 
 ORIGIN = "example.com/audit"
@@ -21,6 +28,7 @@ class SmallLog:
         self.leaves = leaves
         self.leaf_hashes = [leaf_hash(leaf) for leaf in leaves]
         self.signer = Signer.generate(origin, seed=sha256(key.encode()).digest())
+        self._hashes: dict[Node, Hash] = {}
 
     @property
     def policy(self) -> Policy:
@@ -29,10 +37,8 @@ class SmallLog:
     def note(self, size: int | None = None) -> str:
         """The signed head of the first `size` leaves."""
         size = len(self.leaves) if size is None else size
-        frontier = Frontier()
-        for hash_ in self.leaf_hashes[:size]:
-            frontier.append(hash_)
-        return self.sign(Checkpoint(self.signer.verifier.name, size, frontier.root()))
+        (root_hash,) = self._finish(plan_root(tree_size=size))
+        return self.sign(Checkpoint(self.signer.verifier.name, size, root_hash))
 
     def sign(self, checkpoint: Checkpoint) -> str:
         text = format_checkpoint(checkpoint)
@@ -50,14 +56,18 @@ class SmallLog:
         hashes = self._finish(plan_range(start=start, end=end, tree_size=size))
         return RangeProof(start, end, hashes, self.note(size))
 
-    def _finish(self, plan: Plan) -> tuple[Hash, ...]:
-        return finish(plan, [self._hash(node) for node in plan.nodes])
-
-    def _hash(self, node: Node) -> Hash:
+    def hash(self, node: Node) -> Hash:
+        """The hash of a complete subtree; it is remembered."""
         if node.level == 0:
             return self.leaf_hashes[node.index]
-        left = Node(node.level - 1, 2 * node.index)
-        return node_hash(self._hash(left), self._hash(left._replace(index=left.index + 1)))
+        if node not in self._hashes:
+            left = Node(node.level - 1, 2 * node.index)
+            right = left._replace(index=left.index + 1)
+            self._hashes[node] = node_hash(self.hash(left), self.hash(right))
+        return self._hashes[node]
+
+    def _finish(self, plan: Plan) -> tuple[Hash, ...]:
+        return finish(plan, [self.hash(node) for node in plan.nodes])
 
 
 def numbered(count: int) -> list[bytes]:
