@@ -152,12 +152,17 @@ def rehearse_file(source: Path, format_: Format, *, as_json: bool) -> Rehearsal:
         for each in mapped:
             rehearsal.events += 1
             rehearsal.left_over.update(each.left_over)
-            context = each.event.get("context", {})
-            shown = {name: context[name] for name in context if name not in ORIGINALS}
-            event = {**each.event, "context": shown} if context else each.event
+            event = _without_original(each.event)
             line = {"line": record.line, "event": event, "left_over": each.left_over}
             _print_line(line, as_json=as_json)
     return rehearsal
+
+
+def _without_original(event: dict[str, Any]) -> dict[str, Any]:
+    context = event.get("context", {})
+    shown = {name: value for name, value in context.items() if name not in ORIGINALS}
+    others = {name: value for name, value in event.items() if name != "context"}
+    return {**others, "context": shown} if shown else others
 
 
 def _print_line(line: dict[str, Any], *, as_json: bool) -> None:

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from ledger.tlog.proof import check_proof
 from ledger_client import LedgerClient
 from tests.cli.conftest import Command, Ledger
 
+DOCS = Path(__file__).parents[2] / "docs" / "importers.md"
 GOOD = {
     "time": "2026-11-25T02:03:36Z",
     "actor": {"id": "u_1"},
@@ -95,3 +99,95 @@ def test_gzip_is_read_and_what_stands_before_damage_is_kept(
     cut = command("import", "--format", "jsonl", tmp_path / "cut.gz")
     assert cut.returncode == 2
     assert "damaged gzip data" in cut.stderr
+
+
+def test_the_example_of_the_documentation_makes_the_event_that_stands_there(tmp_path: Path) -> None:
+    blocks = re.findall(r"```(?:json|toml)\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    record, mapping, shown, *_ = blocks
+    (tmp_path / "doors.jsonl").write_text(record, encoding="utf-8")
+    (tmp_path / "doors.toml").write_text(mapping, encoding="utf-8")
+    arguments = ("import", "--mapping", "doors.toml", "--dry-run", "doors.jsonl")
+    # As the documentation says, with neither a ledger nor a token nor a policy.
+    done = subprocess.run(
+        [sys.executable, "-m", "ledger", *arguments],
+        capture_output=True,
+        text=True,
+        env={},
+        cwd=tmp_path,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == shown
+    assert "1 records make 1 events, 0 would be rejected" in done.stderr
+    assert "1  battery" in done.stderr
+
+
+def test_a_dry_run_says_what_would_be_rejected_and_appends_nothing(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "okta.json").write_text('[{"eventType": "user.session.start"}, {"a": 1}]')
+    done = command("import", "--format", "okta", "--dry-run", "--json", "okta.json")
+    assert done.returncode == 3
+    one, two = map(json.loads, done.stdout.splitlines())
+    assert one["event"]["action"] == "user.session.start"
+    assert "action: the record has none" in two["rejected"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["okta.json"]
+    assert json.loads(command("import", "--format", "okta", "okta.json", "--json").stdout)[0][
+        "appended"
+    ]
+
+
+def test_standard_input_is_read_and_what_it_cannot_give_is_set_aside(
+    command: Command, tmp_path: Path
+) -> None:
+    lines = json.dumps({**GOOD, "reason": "standard input"}) + "\nnonsense\n"
+    done = command("import", "--format", "jsonl", "-", stdin=lines)
+    assert done.returncode == 3
+    assert "-: 1 appended and verified, 0 were there already, 1 rejected" in done.stdout
+    rejected = json.loads((tmp_path / "stdin.rejected.jsonl").read_bytes())
+    assert (rejected["line"], rejected["record"]) == (2, "nonsense")
+    again = command("import", "--format", "jsonl", "-", stdin=lines)
+    assert "0 appended and verified, 1 were there already" in again.stdout
+
+
+def test_either_a_format_or_a_mapping_is_wanted_and_a_ledger_for_more_than_a_dry_run(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "none.toml").write_text("name = 7")
+    for options, message in (
+        ((), "Either --format or --mapping"),
+        (("--format", "okta", "--mapping", "none.toml"), "Either --format or --mapping"),
+        (("--mapping", "none.toml"), "none.toml: name: "),
+    ):
+        done = command("import", *options, "none.toml")
+        assert done.returncode == 2
+        assert message in done.stderr
+    done = command("import", "--format", "okta", "none.toml", LEDGER_POLICY="")
+    assert done.returncode == 2
+    assert "Missing option '--policy'" in done.stderr
+
+
+SAMPLES = {
+    "azure": ("azure_activity", 212),
+    "gcp": ("gcp_audit", 134),
+    "github": ("github", 166),
+    "gsuite": ("gsuite_activityevent", 105),
+    "kubernetes": ("kubernetes", 236),
+    "okta": ("okta", 63),
+    "teleport": ("gravitational_teleport", 21),
+}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("format_", SAMPLES)
+def test_real_events_of_seven_more_products_go_in_once(
+    command: Command, shared_dir: Path, tmp_path: Path, format_: str
+) -> None:
+    name, events = SAMPLES[format_]
+    file = tmp_path / f"{name}.jsonl"
+    file.write_bytes((shared_dir / "samples" / f"{name}.jsonl").read_bytes())
+    first = json.loads(command("import", "--format", format_, file, "--json").stdout)[0]
+    assert first["appended"] + first["duplicates"] == events
+    again = json.loads(command("import", "--format", format_, file, "--json").stdout)[0]
+    assert (again["appended"], again["duplicates"]) == (0, events)
+    assert first["rejected"] == again["rejected"] == (26 if format_ == "okta" else 0)

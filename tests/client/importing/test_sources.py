@@ -1,6 +1,8 @@
 """Reading the records of files."""
 
 import gzip
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,43 @@ def test_a_line_that_cannot_be_read_is_handed_on_and_the_next_one_is_read(
 ) -> None:
     content = b'{"a":1}\n' + line + b'\n{"a":2}\n'
     assert _raws(_write(tmp_path, content)) == [b'{"a":1}', line, b'{"a":2}']
+
+
+@pytest.mark.parametrize(
+    ("content", "raws"),
+    [
+        (b'{"next":"x","items":[{"a":1},{"a":2}]}', [b'{"a":1}', b'{"a":2}']),
+        (b'{"value": [{"a":1}]}', [b'{"a":1}']),
+        (b'{"items": [\n{"a":1},\n{"a":2}\n]}\n', [b'{"a":1}', b'{"a":2}']),
+        (b'[{\n"a":1},\n{"a":2}\n]\n', [b'{\n"a":1}', b'{"a":2}']),
+        # What only looks like a wrapper is a record.
+        (b'{"items":7}', [b'{"items":7}']),
+        (b'{"a":{"items":[1]}}', [b'{"a":{"items":[1]}}']),
+        (b'{"a":"\\"items\\""}', [b'{"a":"\\"items\\""}']),
+        (b'{"entries":[{"a":1}]}', [b'{"entries":[{"a":1}]}']),
+    ],
+)
+def test_only_the_wrappers_of_the_format_are_unwrapped(
+    tmp_path: Path, content: bytes, raws: list[bytes]
+) -> None:
+    records = read_records(_write(tmp_path, content), wrappers=("items", "value"))
+    assert [record.raw for record in records] == raws
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_pipe_is_read_as_a_file_is(*, compress: bool) -> None:
+    content = b"".join(b'{"a":%d}\n' % number for number in range(20_000))
+    out, into = os.pipe()
+    writing = threading.Thread(target=_pour, args=(into, content, compress))
+    writing.start()
+    with os.fdopen(out, "rb") as pipe:
+        assert [record.raw for record in read_records(pipe)] == content.splitlines()
+    writing.join()
+
+
+def _pour(into: int, content: bytes, compress: bool) -> None:
+    with os.fdopen(into, "wb") as pipe:
+        pipe.write(gzip.compress(content) if compress else content)
 
 
 def test_a_record_knows_its_line_and_how_far_the_file_was_read(tmp_path: Path) -> None:

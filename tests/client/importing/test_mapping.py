@@ -1,0 +1,324 @@
+"""Mapping files: what they say, what is refused in them, and that the documentation has it."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger.event.model import EventError
+from ledger.tlog.errors import MalformedError
+from ledger_client.importing import FORMATS, Mapped, load_format, load_format_file
+from ledger_client.importing.mapped import UNKNOWN_TIME
+from ledger_client.importing.mapping import MAPPING_BYTES_MAX, parse_mapping
+
+DOCS = Path(__file__).parents[3] / "docs" / "importers.md"
+HEAD = 'name = "test"\n'
+EVENT = """
+[event]
+action = "what"
+time = "at"
+[event.actor]
+id = "who"
+[event.outcome]
+success = "`true`"
+"""
+RECORD = {"who": "jo", "what": "door.opened", "at": "2026-11-25T02:03:36Z"}
+
+
+def explain(mapping: str, record: object) -> list[Mapped]:
+    return parse_mapping(mapping).explain(json.dumps(record).encode())
+
+
+def event_of(mapping: str, **members: Any) -> dict[str, Any]:
+    (mapped,) = explain(HEAD + mapping, {**RECORD, **members})
+    return mapped.event
+
+
+def test_the_documentation_names_every_format_function_and_key() -> None:
+    from ledger_client.importing.expressions import _Functions
+    from ledger_client.importing.mapping import _File
+    from ledger_client.importing.tables import EventTable
+
+    text = DOCS.read_text(encoding="utf-8")
+    ours = {name for name in vars(_Functions) if name.startswith("_func_")}
+    for name in [*FORMATS, *_File.__struct_fields__, *EventTable.__struct_fields__]:
+        assert f"`{name}`" in text or f"event.{name}]" in text or f"[{name}]" in text, name
+    for name in ours:
+        assert f"`{name.removeprefix('_func_')}(" in text
+
+
+def test_every_format_but_our_own_is_a_mapping_file_and_every_file_is_a_format() -> None:
+    folder = files("ledger_client.importing") / "mappings"
+    names = {Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".toml")}
+    assert names == {*FORMATS} - {"jsonl"}
+    for name in FORMATS:
+        assert load_format(name).name == name
+    with pytest.raises(ValueError, match="no such format"):
+        load_format("../../secrets")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "not TOML"),
+        ('name = "test"', "missing required field `event`"),
+        ('name = "a b"' + EVENT, "name: at most 64"),
+        (HEAD + "more = 1" + EVENT, "unknown field `more`"),
+        (HEAD + 'keys = "lower"' + EVENT, "keys: "),
+        (HEAD + 'time_zone = "Berlin"' + EVENT, "time_zone: "),
+        (HEAD + EVENT + "failed = 'x'", r"event.outcome: .*unknown field `failed`"),
+        (HEAD + "event = []", "event: "),
+        (HEAD + EVENT.replace('"who"', '"who["'), "event.actor.id: not a JMESPath expression"),
+        (HEAD + EVENT.replace('"who"', '""'), "event.actor.id: not a JMESPath expression"),
+        (HEAD + EVENT.replace('"who"', "[]"), "event.actor.id: an expression is"),
+        (HEAD + EVENT.replace('"who"', "7"), "event.actor.id: an expression is"),
+        (HEAD + EVENT.replace('"who"', '"a && [shout(who)]"'), "event.actor.id: .*function shout"),
+        (HEAD + EVENT.replace('"who"', '"lower(who, what)"'), r"event.actor.id: lower\(\) takes 1"),
+    ],
+)  # fmt: skip
+def test_a_mapping_that_cannot_work_is_refused_with_the_place(text: str, message: str) -> None:
+    with pytest.raises(MalformedError, match=message):
+        parse_mapping(text)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"#" * (MAPPING_BYTES_MAX + 1), b"name = 7"])
+def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(MalformedError, match=r"mine\.toml: "):
+        load_format_file(path)
+
+
+def test_the_first_expression_that_gives_a_text_is_taken() -> None:
+    mapping = EVENT.replace('"who"', '["a.b", "list", "empty", "number", "who"]')
+    assert event_of(mapping, list=["x"], empty="")["actor"] == {"id": "jo"}
+    assert event_of(mapping, list=["x"], number=7)["actor"] == {"id": "7"}
+    assert event_of(mapping, a={"b": "deep"})["actor"] == {"id": "deep"}
+
+
+def test_an_expression_that_fails_on_a_record_gives_nothing() -> None:
+    mapping = EVENT.replace('"who"', '["lower(number)", "sort(mixed)[0]", "who"]')
+    assert event_of(mapping, number=7, mixed=[1, "a"])["actor"] == {"id": "jo"}
+
+
+def test_the_outcome_is_the_first_condition_that_holds() -> None:
+    mapping = EVENT.replace("`true`", "code < `400`") + "denied = 'code == `403`'\nfailure = 'code'"
+    codes: tuple[Any, ...] = (403, 404, None, "", [])
+    outcomes = [event_of(mapping, code=code)["outcome"] for code in codes]
+    assert outcomes == ["denied", "failure", "unknown", "unknown", "unknown"]
+    assert event_of(EVENT)["outcome"] == "success"
+
+
+@pytest.mark.parametrize(
+    ("at", "zone", "time"),
+    [
+        ("2026-11-25 02:03:36", None, UNKNOWN_TIME),
+        ("2026-11-25 02:03:36", "Z", "2026-11-25T02:03:36.000000Z"),
+        ("2026-11-25 02:03:36.5", "+01:00", "2026-11-25T01:03:36.500000Z"),
+        ("2026-11-25T02:03:36-05:00", "+01:00", "2026-11-25T07:03:36.000000Z"),
+        (1_790_000_000, "Z", UNKNOWN_TIME),
+        (None, "Z", UNKNOWN_TIME),
+    ],
+)
+def test_a_time_without_a_zone_is_read_only_in_the_zone_that_the_mapping_names(
+    at: object, zone: str | None, time: str
+) -> None:
+    event = event_of((f'time_zone = "{zone}"' if zone else "") + EVENT, at=at)
+    assert event["time"] == time
+    assert ("import_notes" in event["context"]) is (time == UNKNOWN_TIME)
+
+
+@pytest.mark.parametrize(
+    ("ip", "source"),
+    [
+        ("192.0.2.1", {"ip": "192.0.2.1"}),
+        ("192.0.2.1:443", {"ip": "192.0.2.1", "port": 443}),
+        ("[2001:db8::1]:443", {"ip": "2001:db8::1", "port": 443}),
+        ("[2001:db8::1]", {"ip": "2001:db8::1"}),
+        ("2001:DB8::1", {"ip": "2001:db8::1"}),
+        ("192.0.2.1:99999", {"ip": "192.0.2.1"}),
+    ],
+)
+def test_an_address_may_have_a_port_behind_it(ip: str, source: dict[str, Any]) -> None:
+    event = event_of(EVENT + '[event.source]\nip = "ip"', ip=ip)
+    assert event["source"] == source
+    assert "source_address" not in event["context"]
+
+
+@pytest.mark.parametrize("ip", ["gce-internal-ip", "fe80::1%eth0", "192.0.2.256", "[]:1"])
+def test_an_address_that_is_none_is_kept_beside_and_noted(ip: str) -> None:
+    event = event_of(EVENT + '[event.source]\nip = "ip"', ip=ip)
+    assert "source" not in event
+    assert event["context"]["source_address"] == ip
+    assert "source.ip: not an address" in event["context"]["import_notes"][0]
+
+
+def test_targets_and_changes_come_from_each_item_of_a_list_or_from_the_record() -> None:
+    mapping = (
+        EVENT
+        + """
+[[event.targets]]
+each = "doors"
+id = "name"
+type = "'door'"
+[[event.targets]]
+id = "house"
+[[event.changes]]
+each = "settings"
+path = "key"
+before = "old"
+after = "new"
+"""
+    )
+    event = event_of(
+        mapping,
+        doors=[{"name": "a"}, {"name": "b"}, {"name": "a"}, {}, "c"],
+        house="h",
+        settings=[
+            {"key": "/x", "old": False, "new": 0},
+            {"key": "/y", "new": ""},
+            {"key": "/z"},
+            {"old": 1},
+        ],
+    )
+    assert event["targets"] == [
+        {"id": "a", "type": "door"},
+        {"id": "b", "type": "door"},
+        {"id": "h"},
+    ]
+    assert event["changes"] == [
+        {"path": "/x", "before": False, "after": 0},
+        {"path": "/y", "after": ""},
+    ]
+
+
+def test_the_context_takes_any_value_that_an_event_can_hold_and_fits_the_rest() -> None:
+    deep: Any = "x"
+    for _ in range(12):
+        deep = {"in": deep}
+    event = event_of(
+        EVENT + '[event.context]\na = "a"\nb = "b"\nc = "c"\nd = "d"\ne = "e"',
+        a={"b": [1, None, "x\0"]},
+        b=2**60,
+        c=deep,
+        d=[],
+    )
+    context = event["context"]
+    assert context["a"] == {"b": [1, None, "x\ufffd"]}
+    assert context["b"] == str(2**60)
+    assert json.loads(context["c"]) == deep
+    assert not {"d", "e"} & {*context}
+    assert len(context["import_notes"]) == 3
+
+
+def test_a_record_may_be_looked_at_elsewhere_and_is_kept_as_it_was() -> None:
+    mapping = 'record = "parse_json(wrapped)"' + EVENT
+    wrapped = {"wrapped": json.dumps({**RECORD, "who": "inner"})}
+    assert event_of(mapping, **wrapped)["actor"] == {"id": "inner"}
+    assert event_of(mapping, **wrapped)["context"]["original"] == {**RECORD, **wrapped}
+    assert event_of(mapping, wrapped="not json")["actor"] == {"id": "jo"}
+
+
+def test_a_record_that_spreads_makes_an_event_of_each_part() -> None:
+    record = {"who": "jo", "at": RECORD["at"], "events": [{"what": "a.b"}, {"what": "c.d"}]}
+    one, two = explain(HEAD + 'spread = "events"' + EVENT, record)
+    assert (one.event["action"], two.event["action"]) == ("a.b", "c.d")
+    assert one.event["actor"] == two.event["actor"] == {"id": "jo"}
+    assert one.event["id"] != two.event["id"]
+    assert one.event["context"]["original"] == {"who": "jo", "at": RECORD["at"], "what": "a.b"}
+    assert len(explain(HEAD + 'spread = "events"' + EVENT, RECORD)) == 1
+
+
+def test_ids_belong_to_the_record_the_name_and_what_the_mapping_says() -> None:
+    one = event_of(EVENT)["id"]
+    assert event_of(EVENT + "[event.context]\nw = 'who'")["id"] == one
+    assert event_of(EVENT, more=1)["id"] != one
+    assert explain('name = "other"' + EVENT, RECORD)[0].event["id"] != one
+    natural = 'id = "uid"' + EVENT
+    assert event_of(natural, uid="u", more=1)["id"] == event_of(natural, uid="u")["id"]
+    assert event_of(natural, uid="u")["id"] != event_of(natural, uid="v")["id"]
+    assert event_of(natural)["id"] == one
+
+
+def test_several_tables_are_tried_in_order() -> None:
+    table = EVENT.replace("[event]", "[[event]]\nwhen = \"kind == 'KIND'\"")
+    mapping = table.replace("KIND", "a") + table.replace("KIND", "b").replace('"who"', "\"'bee'\"")
+    assert event_of(mapping, kind="a")["actor"] == {"id": "jo"}
+    assert event_of(mapping, kind="b")["actor"] == {"id": "bee"}
+    with pytest.raises(EventError, match="no table for such a record"):
+        event_of(mapping, kind="c")
+
+
+def test_keys_are_found_in_any_case_only_where_the_mapping_says_so() -> None:
+    record = {"WHO": "jo", "What": "a.b", "at": RECORD["at"]}
+    assert explain(HEAD + 'keys = "any-case"' + EVENT, record)[0].event["actor"] == {"id": "jo"}
+    with pytest.raises(EventError, match="action: the record has none"):
+        explain(HEAD + EVENT, record)
+
+
+def test_a_note_is_written_when_its_condition_holds() -> None:
+    mapping = EVENT + '[event.notes]\n"actor: a guess" = "guessed"'
+    assert event_of(mapping, guessed=True)["context"]["import_notes"] == ["actor: a guess"]
+    assert "import_notes" not in event_of(mapping)["context"]
+
+
+def test_what_no_expression_looked_at_is_left_over() -> None:
+    record = {
+        **RECORD,
+        "used": {"a": 1, "b": {"c": 2}},
+        "half": {"seen": 1, "unseen": 2},
+        "list": [{"id": "x", "colour": "red"}, {"id": "y", "colour": "blue"}],
+        "numbers": [1, 2],
+    }
+    mapping = (
+        EVENT
+        + """
+[[event.targets]]
+each = "list"
+id = "id"
+[event.context]
+used = "used"
+half = "half.seen"
+"""
+    )
+    (mapped,) = explain(HEAD + mapping, record)
+    assert mapped.left_over == ["half.unseen", "list[].colour", "numbers"]
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("lower('ABC')", "abc"),
+        ("replace('a/b/c', '/', '.')", "a.b.c"),
+        ("split('a,b', ',')", ["a", "b"]),
+        ("split('ab', '')", ["ab"]),
+        ("after('a:b:c', ':')", "b:c"),
+        ("after('abc', ':')", None),
+        ("without_suffix('iam.amazonaws.com', '.amazonaws.com')", "iam"),
+        ("member(o, k)", 1),
+        ("is_address('::1')", True),
+        ("is_address('::g')", False),
+        ("parse_json('[1]')", [1]),
+        ("parse_json('[')", None),
+        ("by_name(pairs)", {"a": 1, "b": None}),
+        ("by_name(o)", {"x": 1}),
+        ("from_unix(`1621305118553`, 'ms')", "2021-05-18T02:31:58.553000Z"),
+        ("from_unix(`1621305118`, 's')", "2021-05-18T02:31:58.000000Z"),
+        ("from_unix(`1.5`, 'us')", "1970-01-01T00:00:00.000001Z"),
+        ("from_unix(`-1`, 's')", None),
+        ("from_unix(`1`, 'h')", None),
+        ("identifiers(request, ['noId'])[].id", ["jo", "k"]),
+        ("identifiers(request, ['noId'])[].type", ["user", "key"]),
+    ],
+)  # fmt: skip
+def test_each_function_gives_what_it_says(expression: str, value: object) -> None:
+    event = event_of(
+        EVENT + f'[event.context]\nvalue = "{expression}"',
+        o={"x": 1},
+        k="x",
+        pairs=[{"name": "a", "value": 1}, {"name": "b"}, {"value": 2}, 3],
+        request={"userName": "jo", "noId": "n", "inner": [{"keyId": "k", "id": "filter"}]},
+    )
+    assert event["context"].get("value") == value
