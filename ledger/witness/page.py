@@ -43,6 +43,7 @@ th, td { text-align: left; vertical-align: top; padding: .6rem .9rem;
   border-top: 1px solid var(--line); }
 thead th { border-top: 0; font-size: .85rem; font-weight: 600; color: var(--faint); }
 tbody th { font-weight: 600; overflow-wrap: anywhere; min-width: 12rem; }
+td code { display: block; min-width: 13rem; }
 .size { text-align: right; font-variant-numeric: tabular-nums; }
 time { white-space: nowrap; }
 a { color: var(--accent); }
@@ -77,7 +78,7 @@ def format_page(
 <main>
 <h1>{title}</h1>
 <p class="lead">A witness for transparency logs. It cosigns a log's tree head only when that head
-extends the last one it cosigned, so nobody is shown a history that others are not.</p>
+extends the last one it cosigned, so a log can't show two people two histories unnoticed.</p>
 <h2>Verifier keys</h2>
 {keys}<h2>Logs</h2>
 {_logs(logs, logs_count)}
@@ -102,7 +103,7 @@ def _logs(logs: Sequence[tuple[KnownLog, CosignedHead | None]], logs_count: int)
         return '<p class="none">No log is known here yet.</p>'
     rows = "".join(_row(log, head) for log, head in sorted(logs, key=lambda row: row[0].origin))
     more = "" if len(logs) == logs_count else f"<p>{len(logs)} of {logs_count} logs are shown.</p>"
-    return f"""<div class="card logs">
+    return f"""<div class="card logs" tabindex="0" role="region" aria-label="Logs">
 <table>
 <thead><tr><th scope="col">Origin</th><th scope="col" class="size">Size</th>
 <th scope="col">Root hash</th><th scope="col">Cosigned</th></tr></thead>
