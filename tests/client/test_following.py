@@ -1,0 +1,343 @@
+"""Following a real log over real sockets and a real disk; only the clock and its waits are told."""
+
+import json
+import stat
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger.tlog.policy import parse_policy
+from ledger_client import LedgerClient, RejectedError, following
+from ledger_client.following import BACKOFF_MAX_S, Follower, Remark, Settings, World
+from ledger_client.monitor import Report, StaleError
+from ledger_client.monitor_folder import MonitorFolder
+from ledger_client.retry import Ambience
+from tests.client.conftest import Running
+from tests.client.hosts import W1
+from tests.client.liar import Liar, Said
+from tests.client.trees import SmallLog
+
+NOWHERE = "http://127.0.0.1:1"
+SINCE = 1_764_036_216.0
+
+
+@dataclass
+class Clock:
+    """Time that passes in waits alone."""
+
+    now: float = SINCE
+    waits: list[float] = field(default_factory=list)
+
+    def sleep(self, wait_s: float) -> None:
+        self.waits.append(wait_s)
+        self.now += wait_s
+
+    @property
+    def world(self) -> World:
+        ambience = Ambience(
+            monotonic_s=lambda: self.now, unix_s=lambda: self.now, draw=lambda: 0.999
+        )
+        return World(ambience=ambience, sleep=self.sleep)
+
+
+@dataclass
+class Place:
+    """Where a test's monitor keeps things, and what it is told."""
+
+    running: Running
+    folder: Path
+    clock: Clock = field(default_factory=Clock)
+    policy: bytes = b""
+    token: str | None = None
+
+    def follow(self, url: str, **settings: Any) -> Generator[Report | Remark, None, None]:
+        """Follow until the test has seen enough."""
+        policy = parse_policy(self.policy)
+        with (
+            MonitorFolder(self.folder, policy=policy) as folder,
+            closing(
+                Follower(
+                    url,
+                    self.token,
+                    policy=policy,
+                    folder=folder,
+                    settings=Settings(**settings),
+                    world=self.clock.world,
+                )
+            ) as follower,
+        ):
+            yield from follower.follow()
+
+    def look(self, url: str, **settings: Any) -> list[Report | Remark]:
+        return list(self.follow(url, is_once=True, **settings))
+
+    def evidence(self) -> dict[str, bytes]:
+        (folder,) = (self.folder / "evidence").iterdir()
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def grown(running: Running) -> Running:
+    """The ledger, with more than a few bundles in it, all published."""
+    with LedgerClient(running.url, running.token, policy=running.policy) as ledger:
+        event = {"action": "user.changed", "actor": {"id": "u_1"}, "outcome": "success"}
+        ledger.append_many([event] * 1500, wait_witnessed=True)
+    return running
+
+
+@pytest.fixture
+def place(grown: Running, tmp_path: Path) -> Place:
+    policy = grown.policy.read_bytes()
+    return Place(grown, tmp_path / "state", policy=policy, token=grown.token)
+
+
+@pytest.fixture
+def liar(grown: Running) -> Iterator[Liar]:
+    with Liar(grown.url) as liar:
+        yield liar
+
+
+def bundles(liar: Liar) -> list[str]:
+    return [target for target in liar.targets if target.startswith("/tile/entries/")]
+
+
+def test_a_log_is_read_once_and_then_no_more(place: Place, liar: Liar) -> None:
+    (report,) = place.look(liar.url)
+    assert isinstance(report, Report)
+    size = report.head.checkpoint.tree_size
+    assert report.entries_checked == size
+    assert len(bundles(liar)) == -(-size // 256)
+    liar.targets.clear()
+    (again,) = place.look(liar.url)
+    assert again == report
+    assert liar.targets == ["/checkpoint"]
+
+
+def test_the_files_are_for_their_owner_alone(place: Place) -> None:
+    place.look(place.running.url)
+    assert stat.S_IMODE(place.folder.stat().st_mode) == 0o700
+    files = sorted(path.name for path in place.folder.iterdir())
+    assert files == ["head.json", "lock", "progress.json"]
+    assert all(stat.S_IMODE((place.folder / name).stat().st_mode) == 0o600 for name in files)
+
+
+def test_a_log_that_does_not_answer_is_asked_less_and_less_until_it_is_stale(place: Place) -> None:
+    said = []
+    with pytest.raises(StaleError, match="there is no head"):
+        said += list(place.follow(NOWHERE, interval_s=10, stale_after_s=600))
+    assert place.clock.now - SINCE == pytest.approx(601, abs=10)
+    waits = [wait for wait in place.clock.waits if wait > 1]
+    assert waits[:4] == pytest.approx([10, 20, 40, BACKOFF_MAX_S], abs=0.1)
+    assert max(waits) <= BACKOFF_MAX_S
+
+
+def test_each_failure_is_said_and_the_first_answer_ends_them(place: Place, liar: Liar) -> None:
+    def away(said: Said) -> None:
+        said.status, said.body = 503, b""
+
+    liar.lie_to_client = away
+    following_ = place.follow(liar.url)
+    said = list(islice(following_, 3))
+    assert all(isinstance(one, Remark) and "status 503" in one.text for one in said)
+    liar.lie_to_client = lambda _: None
+    report = next(one for one in following_ if not isinstance(one, Remark))
+    assert isinstance(report, Report)
+    following_.close()
+
+
+def test_one_look_at_a_log_that_does_not_answer_is_an_error_of_its_own(place: Place) -> None:
+    with pytest.raises(UnavailableError, match="Connection refused"):
+        place.look(NOWHERE)
+
+
+def test_what_was_verified_before_the_log_went_away_is_not_fetched_again(
+    place: Place, liar: Liar
+) -> None:
+    def withhold_from_the_third(said: Said) -> None:
+        if said.target.startswith("/tile/entries/003"):
+            said.status, said.body = 503, b""
+
+    liar.lie_to_client = withhold_from_the_third
+    with pytest.raises(UnavailableError, match="/tile/entries/003"):
+        place.look(liar.url)
+    liar.lie_to_client = lambda _: None
+    liar.targets.clear()
+    (report,) = place.look(liar.url)
+    assert isinstance(report, Report)
+    assert report.entries_checked == report.head.checkpoint.tree_size
+    assert bundles(liar)[0].startswith("/tile/entries/003")
+
+
+def test_a_log_that_is_far_ahead_is_read_without_a_pause_and_its_heads_are_looked_at_between(
+    place: Place, liar: Liar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "BUNDLES_PER_ROUND_MAX", 2)
+    reports = []
+    for said in place.follow(liar.url, interval_s=77):
+        assert isinstance(said, Report)
+        reports.append(said.entries_checked)
+        if said.entries_checked == said.head.checkpoint.tree_size:
+            break
+    assert reports[:2] == [512, 1024]
+    assert liar.targets.count("/checkpoint") == len(reports)
+    assert place.clock.waits[0] == 0
+    assert set(place.clock.waits) <= {0, 77}
+
+
+def test_an_altered_bundle_is_saved_with_the_tiles_and_the_head_that_convict(
+    place: Place, liar: Liar
+) -> None:
+    def alter(said: Said) -> None:
+        if said.target == "/tile/entries/002":
+            said.body = said.body.replace(b'"u_1"', b'"u_2"', 1)
+
+    liar.lie_to_client = alter
+    with pytest.raises(VerificationError, match=r"is not in the tree.*; evidence saved in "):
+        place.look(liar.url)
+    evidence = place.evidence()
+    assert b'"u_2"' in evidence["tile-entries-002.bin"]
+    assert evidence["checkpoint.note"].startswith(b"example.com/audit\n")
+    assert b"as it was served is not in the tree" in evidence["verdict.txt"]
+    assert any(name.startswith("tile-1-000") for name in evidence)
+    progress = json.loads((place.folder / "progress.json").read_bytes())["progress"]
+    assert progress["rebuilt"]["entries_checked"] == 512
+    with pytest.raises(VerificationError):
+        place.look(liar.url)
+    assert place.evidence() == evidence
+
+
+def test_a_checkpoint_that_is_none_is_saved_as_it_came(place: Place, liar: Liar) -> None:
+    def say(said: Said) -> None:
+        said.body = b"<html>"
+
+    liar.lie_to_client = say
+    with pytest.raises(MalformedError, match="evidence saved in "):
+        place.look(liar.url)
+    assert place.evidence()["answer.bin"] == b"<html>"
+
+
+def test_a_refused_token_ends_it(place: Place) -> None:
+    place.token = "wl_wrong"
+    with pytest.raises(RejectedError):
+        list(place.follow(place.running.url))
+
+
+def test_two_monitors_do_not_share_a_folder(place: Place) -> None:
+    first = place.follow(place.running.url)
+    next(first)
+    with pytest.raises(UnavailableError, match="another monitor is using"):
+        place.look(place.running.url)
+    first.close()
+    place.look(place.running.url)
+
+
+def test_the_folder_of_another_log_is_refused(place: Place) -> None:
+    place.look(place.running.url)
+    other = SmallLog([], key="another key")
+    place.policy = f"log {other.signer.verifier}\nquorum none\n".encode()
+    with pytest.raises(ValueError, match="keeps the head of a log with another key"):
+        place.look(place.running.url)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": 2}, "has version 2, want 1"),
+        ({"progress": {"published_size": "x"}}, "is not what a monitor wrote"),
+        ({"progress": {"rebuilt": {"size": 3, "entries_checked": 3}}}, "is not what a monitor"),
+        ({"progress": {"rebuilt": {"size": 256, "entries_checked": 256}}}, "is not what a"),
+        ({"more": 1}, "is not what a monitor wrote"),
+    ],
+)
+def test_a_progress_that_no_monitor_wrote_is_refused(
+    place: Place, change: dict[str, Any], said: str
+) -> None:
+    place.look(place.running.url)
+    file = place.folder / "progress.json"
+    file.write_bytes(json.dumps(json.loads(file.read_bytes()) | change).encode())
+    with pytest.raises(MalformedError, match=said):
+        place.look(place.running.url)
+    file.write_bytes(b"\xff")
+    with pytest.raises(MalformedError, match="is not what a monitor wrote"):
+        place.look(place.running.url)
+
+
+def test_progress_without_its_head_is_refused_and_a_head_without_progress_begins_again(
+    place: Place,
+) -> None:
+    place.look(place.running.url)
+    head = (place.folder / "head.json").read_bytes()
+    (place.folder / "head.json").unlink()
+    with pytest.raises(MalformedError, match=r"and no head.json beside it"):
+        place.look(place.running.url)
+    (place.folder / "progress.json").unlink()
+    (place.folder / "head.json").write_bytes(head)
+    (report,) = place.look(place.running.url)
+    assert isinstance(report, Report)
+    assert report.entries_checked == report.head.checkpoint.tree_size
+
+
+class TestWitnesses:
+    """A witness's address in the policy: what is said when it does not answer as it should."""
+
+    @pytest.fixture
+    def elsewhere(self, place: Place, liar: Liar) -> Place:
+        """The log is asked itself; the liar stands where the witness should be."""
+        text = place.policy.decode()
+        line = f"witness w1 {W1.verifier} {liar.url}\nquorum none"
+        place.policy = text.replace("quorum none", line).encode()
+        return place
+
+    def test_a_witness_that_is_away_is_said_to_be_and_to_be_back(
+        self, elsewhere: Place, liar: Liar
+    ) -> None:
+        def away(said: Said) -> None:
+            said.status, said.body = 500, b""
+
+        liar.lie_to_client = away
+        said = elsewhere.follow(elsewhere.running.url, asks_witnesses=True, stale_after_s=0)
+        first = next(said)
+        assert isinstance(first, Remark)
+        assert first.about == f"the witness at {liar.url}"
+        assert "status 500" in first.text
+        assert isinstance(next(said), Report)
+
+        # From now on it is one that has cosigned nothing.
+        liar.lie_to_client = lambda _: None
+        second = next(said)
+        assert isinstance(second, Remark)
+        assert second.text == "it has cosigned nothing of this log"
+        assert elsewhere.clock.waits.count(10) >= 1
+        said.close()
+
+    def test_its_own_lie_ends_the_following(self, elsewhere: Place, liar: Liar) -> None:
+        def show_what_it_did_not_cosign(said: Said) -> None:
+            with LedgerClient(elsewhere.running.url, policy=elsewhere.running.policy) as ledger:
+                said.status, said.body = 200, ledger.checkpoint().note.encode()
+
+        liar.lie_to_client = show_what_it_did_not_cosign
+        with pytest.raises(VerificationError, match="0 of 1 needed, missing w1"):
+            elsewhere.look(elsewhere.running.url, asks_witnesses=True)
+        assert "witness.note" in elsewhere.evidence()
+
+    def test_an_address_that_is_none_and_none_at_all_are_said_at_once(
+        self, elsewhere: Place, liar: Liar
+    ) -> None:
+        elsewhere.policy = elsewhere.policy.replace(liar.url.encode(), b"ftp://w1.example")
+        with pytest.raises(ValueError, match=r"the witness at ftp://w1.example: "):
+            elsewhere.look(elsewhere.running.url, asks_witnesses=True)
+        elsewhere.policy = elsewhere.policy.replace(b" ftp://w1.example", b"")
+        with pytest.raises(ValueError, match="no witness with an address"):
+            elsewhere.look(elsewhere.running.url, asks_witnesses=True)
+
+
+@pytest.mark.parametrize("settings", [{"interval_s": 0}, {"stale_after_s": -1}])
+def test_settings_that_allow_nothing_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        Settings(**settings)  # type: ignore[arg-type]  # one of them is a bool
