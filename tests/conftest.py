@@ -1,6 +1,7 @@
 """What every test may use. What not every machine has is left out loudly, and never in CI."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ NEEDS = (
     Need("go", PEERS_BIN_DIR.is_dir, "tests/peers/install was not run, which needs Go"),
 )
 
-LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
+LEFT_OUT = pytest.StashKey[dict[str, Counter[str]]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -37,8 +38,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         without = [item for item in items if item.get_closest_marker(need.mark)]
         if without and os.environ.get("CI"):
             raise pytest.UsageError(f"{need.missing}, and {len(without)} tests need it")
-        left_out[need.missing] = [item.nodeid for item in without]
-        items[:] = [item for item in items if item not in without]
+        left_out[need.missing] = Counter(item.nodeid.partition("[")[0] for item in without)
+        items[:] = [item for item in items if not item.get_closest_marker(need.mark)]
         config.hook.pytest_deselected(items=without)
 
 
@@ -46,11 +47,11 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Name what was not run, and why."""
-    for missing, nodeids in config.stash.get(LEFT_OUT, {}).items():
-        if nodeids:
+    for missing, tests in config.stash.get(LEFT_OUT, {}).items():
+        if tests:
             terminalreporter.section(f"left out: {missing}")
-            for nodeid in nodeids:
-                terminalreporter.line(nodeid)
+            for name, count in tests.items():
+                terminalreporter.line(name if count == 1 else f"{name} ({count} times)")
 
 
 @pytest.fixture(scope="session")
