@@ -10,10 +10,11 @@ the load and a lone job waits for nothing. Nothing is told before its commit is 
 
 import asyncio
 import contextlib
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import structlog
 
@@ -24,6 +25,13 @@ Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
 
 _log = structlog.get_logger("ledger.groupcommit")
+
+
+class Weight(NamedTuple):
+    """What a job counts for while it waits, and in a commit."""
+
+    items: int = 1
+    bytes_: int = 0
 
 
 class QueueFullError(UnavailableError):
@@ -44,13 +52,26 @@ class GroupCommit(Generic[Job, Outcome]):
         name: str,
         waiting_max: int,
         batch_max: int,
+        weigh: Callable[[Job], Weight] = lambda _job: Weight(),
+        waiting_bytes_max: int | None = None,
+        on_commit: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None,
     ) -> None:
+        """`on_commit` is told the outcomes of each commit, on the loop, before those who wait are.
+
+        `waiting_max` and `batch_max` are in items of `weigh`. A job that is heavier than either is
+        taken when nothing else waits.
+        """
         self._commit = commit
         self._name = name
-        self._waiting_max = waiting_max
+        self._waiting_max = Weight(
+            waiting_max, sys.maxsize if waiting_bytes_max is None else waiting_bytes_max
+        )
         self._batch_max = batch_max
+        self._weigh = weigh
+        self._on_commit = on_commit
         self._wake = threading.Condition()
-        self._waiting: deque[tuple[Job, asyncio.Future[Outcome]]] = deque()
+        self._waiting: deque[tuple[Job, Weight, asyncio.Future[Outcome]]] = deque()
+        self._waiting_weight = Weight(0, 0)
         self._stopping = False
         self._failure: CommitFailedError | None = None
         self._loop = asyncio.get_running_loop()
@@ -62,6 +83,11 @@ class GroupCommit(Generic[Job, Outcome]):
         """Why nothing is accepted any more, or None."""
         return self._failure
 
+    @property
+    def waiting(self) -> Weight:
+        """What waits for a commit."""
+        return self._waiting_weight
+
     async def submit(self, job: Job) -> Outcome:
         """Have a job committed, in the order in which this is called.
 
@@ -71,16 +97,25 @@ class GroupCommit(Generic[Job, Outcome]):
         if self._failure is not None:
             raise self._failure
         future: asyncio.Future[Outcome] = self._loop.create_future()
+        weight = self._weigh(job)
         with self._wake:
             if self._stopping:
                 raise UnavailableError("this service is stopping")
-            if len(self._waiting) >= self._waiting_max:
+            count, bytes_ = self._waiting_weight
+            grown = Weight(count + weight.items, bytes_ + weight.bytes_)
+            if count and (
+                grown.items > self._waiting_max.items or grown.bytes_ > self._waiting_max.bytes_
+            ):
                 raise QueueFullError(
-                    f"{len(self._waiting)} jobs are waiting, which is the limit", retry_after_s=1.0
+                    f"{count} are waiting, {bytes_} bytes; the limits are "
+                    f"{self._waiting_max.items} and {self._waiting_max.bytes_}",
+                    retry_after_s=1.0,
                 )
-            self._waiting.append((job, future))
+            self._waiting.append((job, weight, future))
+            self._waiting_weight = grown
             self._wake.notify()
-        return await asyncio.shield(future)
+        # Cancelled, the future is passed over when the commit is told; the job stays in line.
+        return await future
 
     async def stop(self) -> None:
         """Commit what is waiting, then end the thread."""
@@ -110,8 +145,18 @@ class GroupCommit(Generic[Job, Outcome]):
         with self._wake:
             while not self._waiting and not self._stopping:
                 self._wake.wait()
-            count = min(len(self._waiting), self._batch_max)
-            return [self._waiting.popleft() for _ in range(count)]
+            batch: list[tuple[Job, asyncio.Future[Outcome]]] = []
+            taken = taken_bytes = 0
+            while self._waiting and (
+                not batch or taken + self._waiting[0][1].items <= self._batch_max
+            ):
+                job, weight, future = self._waiting.popleft()
+                taken += weight.items
+                taken_bytes += weight.bytes_
+                batch.append((job, future))
+            count, bytes_ = self._waiting_weight
+            self._waiting_weight = Weight(count - taken, bytes_ - taken_bytes)
+            return batch
 
     def _deliver(
         self,
@@ -121,8 +166,11 @@ class GroupCommit(Generic[Job, Outcome]):
         if isinstance(outcomes, CommitFailedError):
             self._failure = outcomes
             with self._wake:
-                batch = [*batch, *self._waiting]
+                batch = [*batch, *((job, future) for job, _, future in self._waiting)]
                 self._waiting.clear()
+                self._waiting_weight = Weight(0, 0)
+        elif not isinstance(outcomes, UnavailableError):
+            self._on_commit(outcomes)
         for number, (_, future) in enumerate(batch):
             if future.done():
                 continue

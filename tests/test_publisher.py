@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ledger.groupcommit import QueueFullError
 from ledger.publisher import Publisher
-from ledger.sequencer import QueueFullError, Sequencer
+from ledger.sequencer import Sequencer
 from ledger.store.environment import CommitFailedError, StorageFullError
 from ledger.store.log import Head, LogStore
 from ledger.store.writer import LogWriter, Placement

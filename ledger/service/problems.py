@@ -18,7 +18,7 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from ledger.event.model import EventError
-from ledger.sequencer import QueueFullError
+from ledger.groupcommit import QueueFullError
 from ledger.service.answers import PROBLEM_MEDIA, encode_answer
 from ledger.store.environment import CommitFailedError, StorageFullError
 from ledger.tlog.errors import UnavailableError, VerificationError

@@ -104,12 +104,12 @@ class LogWriter:
         return self._head
 
     def commit(
-        self, entries: Sequence[NewEntry], *, published: tuple[int, str] | None = None
+        self, entries: Sequence[NewEntry], *, checkpoints: Sequence[tuple[int, str]] = ()
     ) -> list[Placed]:
-        """Place entries in order, and store a checkpoint that is about to be published.
+        """Place entries in order, and store checkpoints that are about to be published.
 
-        `published`: tree size and signed note. The answer has one Placed for each entry. When this
-        returns, all of it is on the disk.
+        `checkpoints`: tree size and signed note of each. The answer has one Placed for each entry.
+        When this returns, all of it is on the disk.
         Raises: StorageFullError with nothing stored; CommitFailedError with the outcome unknown.
         Cost: two node hashes and two point writes an entry, and one sync.
         """
@@ -121,8 +121,7 @@ class LogWriter:
                 self.store.environment.begin(write=True) as transaction,
             ):
                 placed = self._place(transaction, entries)
-                if published is not None:
-                    tree_size, note = published
+                for tree_size, note in checkpoints:
                     self._put(
                         transaction,
                         keyspace.CHECKPOINTS,

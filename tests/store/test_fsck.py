@@ -28,7 +28,7 @@ def log(tmp_path: Path) -> LogWriter:
     for size in PUBLISHED:
         writer.commit(entries(start, size))
         head = writer.head
-        writer.commit([], published=(head.tree_size, signed(head.tree_size, head.root_hash)))
+        writer.commit([], checkpoints=[(head.tree_size, signed(head.tree_size, head.root_hash))])
         start = size
     return writer
 
