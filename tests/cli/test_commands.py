@@ -295,7 +295,9 @@ def test_without_the_server_part_its_commands_say_what_to_install(name: str) -> 
     assert "pip install 'witnessed-ledger[server]'" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["append", "import", "show", "prove", "verify", "consistency"])
+@pytest.mark.parametrize(
+    "name", ["append", "import", "show", "prove", "verify", "consistency", "monitor"]
+)
 def test_without_the_server_part_the_client_commands_work(name: str) -> None:
     assert without(SERVER_PARTS, [name, "--help"]).returncode == 0
 
