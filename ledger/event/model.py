@@ -147,8 +147,14 @@ Address = Annotated[
 ]
 
 
-class _Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What all parts of an event share: unknown keys are refused, absent ones stay absent."""
+class _Part(
+    Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True, gc=False
+):
+    """What all parts of an event share: unknown keys are refused, absent ones stay absent.
+
+    `gc=False`: no event refers to itself, and the collector's walks over a batch of thousands cost
+    a third of the time to read it.
+    """
 
 
 class Principal(_Part, frozen=True, kw_only=True):
