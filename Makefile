@@ -13,7 +13,8 @@ ARGS ?=
 demo: $(VENV)/server ## The main job, told step by step: append, prove, verify, tamper, catch it.
 	$(BIN)/ledger demo $(if $(ONCE),--once) $(if $(FILE),--import "$(FILE)" --format $(FORMAT))
 
-test: $(VENV)/test ## All tests; says at its end what a lone clone left out.
+test: $(VENV)/test ## All tests; says at its end what a lone clone or a machine without Go left out.
+	@! command -v go >/dev/null || tests/peers/install
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/check ## Format, lint, types, arrows.
