@@ -2,11 +2,11 @@
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import lmdb
+import msgspec
 import zstandard
 
 from ledger.event.reading import is_same_event
@@ -26,8 +26,7 @@ from ledger.tlog.tile import TILE_WIDTH, encode_bundle
 ZSTD_LEVEL = 3
 
 
-@dataclass(frozen=True, slots=True)
-class NewEntry:
+class NewEntry(msgspec.Struct, frozen=True, gc=False):
     """An entry that asks for an index. `time_filled`: the server chose the event's time."""
 
     id_bytes: bytes
@@ -45,8 +44,7 @@ class Placement(enum.Enum):
     CONFLICT = "conflict"
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(msgspec.Struct, frozen=True, gc=False):
     """Where an entry is. `leaf`: the bytes that the log holds there, the first ones it was sent."""
 
     placement: Placement
