@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from ledger_client.async_client import AsyncLedgerClient
     from ledger_client.client import LedgerClient
     from ledger_client.errors import RejectedError, UnsettledError
+    from ledger_client.ids import new_event_id
     from ledger_client.problem import Problem
+    from ledger_client.recording.context import audit_context, extend_audit_context
+    from ledger_client.recording.diff import diff, snapshot
+    from ledger_client.recording.policies import SpoolFullError
+    from ledger_client.recording.recorder import Recorder, RecorderStatus
     from ledger_client.results import Consistency, Entry, Inclusion, Receipt, Rejected
     from ledger_client.retry import RetryPolicy
-    from ledger_client.shared import new_event_id
     from ledger_client.trust import ConsistencyProof, TrustedLog
 
 __all__ = [
@@ -33,14 +37,21 @@ __all__ = [
     "MalformedError",
     "Problem",
     "Receipt",
+    "Recorder",
+    "RecorderStatus",
     "Rejected",
     "RejectedError",
     "RetryPolicy",
+    "SpoolFullError",
     "TrustedLog",
     "UnavailableError",
     "UnsettledError",
     "VerificationError",
+    "audit_context",
+    "diff",
+    "extend_audit_context",
     "new_event_id",
+    "snapshot",
 ]
 
 _MODULES = {
@@ -53,14 +64,21 @@ _MODULES = {
     "MalformedError": "ledger.tlog.errors",
     "Problem": "ledger_client.problem",
     "Receipt": "ledger_client.results",
+    "Recorder": "ledger_client.recording.recorder",
+    "RecorderStatus": "ledger_client.recording.recorder",
     "Rejected": "ledger_client.results",
     "RejectedError": "ledger_client.errors",
     "RetryPolicy": "ledger_client.retry",
+    "SpoolFullError": "ledger_client.recording.policies",
     "TrustedLog": "ledger_client.trust",
     "UnavailableError": "ledger.tlog.errors",
     "UnsettledError": "ledger_client.errors",
     "VerificationError": "ledger.tlog.errors",
-    "new_event_id": "ledger_client.shared",
+    "audit_context": "ledger_client.recording.context",
+    "diff": "ledger_client.recording.diff",
+    "extend_audit_context": "ledger_client.recording.context",
+    "new_event_id": "ledger_client.ids",
+    "snapshot": "ledger_client.recording.diff",
 }
 
 

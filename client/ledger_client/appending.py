@@ -52,7 +52,8 @@ BATCH_BYTES_MAX = 32 * 1024 * 1024
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 """The longest honest answer: 10,000 duplicates, each with its own proof and signed head."""
 
-AnyEvent = Event | Mapping[str, Any]
+AnyEvent = Event | ReadEvent | Mapping[str, Any]
+"""A `ReadEvent` was checked before and is sent as it is, so it must have its id and time."""
 
 
 class _Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +133,8 @@ class Appender:
             yield batch
 
     def _read(self, event: AnyEvent) -> ReadEvent | Rejected:
+        if isinstance(event, ReadEvent):
+            return event
         value = msgspec.to_builtins(event) if isinstance(event, Event) else event
         try:
             return self._reader.read_object(value)

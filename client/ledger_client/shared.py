@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
-from ledger.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger.event.reading import Reader
 from ledger.tlog.errors import VerificationError
 from ledger.tlog.hashing import Hash
@@ -20,6 +19,7 @@ from ledger.tlog.policy import Policy, VerifiedHead, parse_policy
 from ledger_client.appending import AnyEvent, Appender
 from ledger_client.exchange import Plan, parse_endpoint
 from ledger_client.heads import Heads
+from ledger_client.ids import new_event_id
 from ledger_client.reading import Walk, plan_walk, prove_inclusion, read_event
 from ledger_client.results import Consistency, Entry, Inclusion, Receipt, Rejected
 from ledger_client.retry import Ambience, RetryPolicy, Steps, persist
@@ -37,16 +37,6 @@ POLICY_HINT = (
 )
 
 _NS_PER_US = 1_000
-_NS_PER_MS = 1_000_000
-
-
-def new_event_id() -> str:
-    """A fresh event id, a UUID of version 7.
-
-    For an event that must not be stored twice even when this process dies before it hears that it
-    was stored: make the id, keep it with the event, append with it as often as it takes.
-    """
-    return format_uuid7(unix_ms=time.time_ns() // _NS_PER_MS, random=os.urandom(UUID7_RANDOM_BYTES))
 
 
 class Shared:

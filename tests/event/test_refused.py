@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.event.canonical import decode_event, decode_event_object
-from ledger.event.model import LIMITS, Actor, Change, EventError, Principal, Source, Target
+from ledger.event.model import (
+    LIMITS,
+    Actor,
+    Change,
+    EventError,
+    Numbering,
+    Principal,
+    Source,
+    Target,
+)
 from tests.event.cases import REFUSED
 
 EVENT: dict[str, Any] = {"action": "a.b", "actor": {"id": "u_1"}, "outcome": "success"}
@@ -137,6 +146,7 @@ def test_an_object_that_holds_itself_is_too_deep() -> None:
         ({"source": Source(port=-1)}, "source"),
         ({"targets": [{"id": "a"}, Target(id="")]}, "targets[1]"),
         ({"changes": [Change(path="/a")]}, "changes[0]"),
+        ({"recorder": Numbering(instance="i", seq=1)}, "recorder"),
         ({"time": 0}, "time"),
     ],
 )

@@ -1,0 +1,97 @@
+"""A segment file: one line that names it, then frames.
+
+    witnessed-ledger/spool@v1 0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50 1\\n
+    frame = length (4 bytes, little endian) ‖ CRC-32 (4 bytes) ‖ payload
+    payload = msgpack [number, canonical JSON of the event]
+
+The checksum covers the line of the file, the length and the payload. So neither zeros, which a file
+system may leave after a power failure, nor a frame of another file is ever taken for an event.
+
+A crash can cut off the last frame, and that event was never recorded: `record` had not returned.
+Anything else that doesn't fit is damage, and what follows it can't be found again.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+from zlib import crc32
+
+import msgpack
+
+from ledger.event.canonical import LEAF_BYTES_MAX
+
+MAGIC: Final = "witnessed-ledger/spool@v1"
+HEADER: Final = struct.Struct("<II")
+PAYLOAD_BYTES_MAX: Final = LEAF_BYTES_MAX + 1024
+FRAME_BYTES_MAX: Final = HEADER.size + PAYLOAD_BYTES_MAX
+
+Rest = Literal["end", "short", "bad"]
+"""What follows the last whole frame: nothing, the beginning of a frame, or no frame."""
+
+_LENGTH: Final = struct.Struct("<I")
+
+
+class Frame(NamedTuple):
+    """One event as it stands in a segment; `end` is the offset behind it."""
+
+    seq: int
+    event_json: bytes
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The whole frames of a piece of a segment, the offset behind them, and what stands there."""
+
+    frames: list[Frame]
+    end: int
+    rest: Rest
+
+
+def format_header(instance: str, number: int) -> bytes:
+    """The first line of a segment."""
+    return f"{MAGIC} {instance} {number}\n".encode()
+
+
+class FrameCodec:
+    """Frames of one segment. Not for two threads at once."""
+
+    __slots__ = ("_pack", "_seed")
+
+    def __init__(self, header: bytes) -> None:
+        """`header` is the first line of the segment."""
+        self._seed = crc32(header)
+        self._pack = msgpack.Packer(autoreset=True).pack
+
+    def encode(self, seq: int, event_json: bytes) -> bytes:
+        """One frame."""
+        payload: bytes = self._pack((seq, event_json))
+        length = len(payload)
+        checksum = crc32(payload, crc32(_LENGTH.pack(length), self._seed))
+        return HEADER.pack(length, checksum) + payload
+
+    def decode(self, data: bytes, *, start: int, count_max: int) -> Decoded:
+        """The frames at the beginning of `data`, which stands at offset `start` of the segment."""
+        frames: list[Frame] = []
+        at = 0
+        rest: Rest = "end"
+        while at < len(data) and len(frames) < count_max:
+            if len(data) - at < HEADER.size:
+                rest = "short"
+                break
+            length, checksum = HEADER.unpack_from(data, at)
+            if not 0 < length <= PAYLOAD_BYTES_MAX:
+                rest = "bad"
+                break
+            begin, end = at + HEADER.size, at + HEADER.size + length
+            if end > len(data):
+                rest = "short"
+                break
+            payload = data[begin:end]
+            if crc32(payload, crc32(data[at : at + _LENGTH.size], self._seed)) != checksum:
+                rest = "bad"
+                break
+            seq, event_json = msgpack.unpackb(payload)
+            frames.append(Frame(seq, event_json, start + end))
+            at = end
+        return Decoded(frames, start + at, rest)

@@ -1,0 +1,211 @@
+"""The spool of one recorder that lives: it numbers events and appends them to segment files.
+
+A frame is written by one `write` to the file itself, with nothing kept in the process, so it
+outlives the process from the moment at which `append` returns. When it outlives the machine is the
+policy: `each` syncs before `record` returns (threads that wait together share one sync), `interval`
+syncs every so often from a thread of its own, `none` leaves it to the system.
+
+All state is guarded by `lock`, which a signal handler that interrupts an append in its own thread
+may take again.
+"""
+
+import os
+import threading
+from typing import Final, NamedTuple
+
+from ledger_client.recording.folder import Home
+from ledger_client.recording.frames import HEADER, FrameCodec, format_header
+from ledger_client.recording.policies import Fsync, SpoolClosedError
+
+FRAME_OVERHEAD_BYTES: Final = HEADER.size + 32
+"""What a frame has beside its event: header, number and the marks of msgpack, at most."""
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+
+
+class Position(NamedTuple):
+    """A place between two frames."""
+
+    segment: int
+    offset: int
+
+
+class _Segment:
+    """A file that is being appended to, or was and isn't synced yet."""
+
+    __slots__ = ("codec", "end", "fd", "number")
+
+    def __init__(self, number: int, fd: int, header: bytes) -> None:
+        self.number = number
+        self.fd = fd
+        self.codec = FrameCodec(header)
+        self.end = len(header)
+
+
+class Spool:
+    """Appends to the directory of one recorder. Safe from many threads; not across a fork."""
+
+    def __init__(self, home: Home, *, bytes_max: int, segment_bytes_max: int, fsync: Fsync) -> None:
+        """`bytes_max` bounds the whole folder, `others_bytes` being what others hold there."""
+        self.home: Final = home
+        self.lock: Final = threading.RLock()
+        self.room: Final = threading.Condition(self.lock)
+        """Notified when there is more room."""
+        self.others_bytes = 0  # Set by the sender, now and then.
+        self._bytes_max: Final = bytes_max
+        self._segment_bytes_max: Final = segment_bytes_max
+        self._fsync: Final = fsync
+        self._bytes_held = 0
+        self._next_seq = 1
+        self._appended = 0
+        self._segment: _Segment | None = None
+        self._sealed: list[_Segment] = []  # Not synced yet.
+        self._last_number = 0
+        self._sync_lock: Final = threading.Lock()
+        self._synced = 0  # Guarded by _sync_lock: of `_appended`.
+        self._synced_number = 0  # Guarded by _sync_lock: of `_last_number`.
+        self._is_closed = False
+
+    @property
+    def appended(self) -> int:
+        """The number of frames ever appended."""
+        return self._appended
+
+    @property
+    def bytes_held(self) -> int:
+        """The bytes of the segments that aren't freed yet."""
+        return self._bytes_held
+
+    @property
+    def tip(self) -> Position:
+        """The place behind the last frame."""
+        with self.lock:
+            if self._segment is None:
+                return Position(self._last_number + 1, 0)
+            return Position(self._segment.number, self._segment.end)
+
+    def has_room(self, event_bytes: int) -> bool:
+        """Tell that an event of this length fits below the limit."""
+        held = self._bytes_held + self.others_bytes
+        return held + event_bytes + FRAME_OVERHEAD_BYTES <= self._bytes_max
+
+    def take_number(self) -> int:
+        """Use up a number for an event that is not kept. Raises: SpoolClosedError."""
+        with self.lock:
+            if self._is_closed:
+                raise SpoolClosedError
+            seq = self._next_seq
+            self._next_seq = seq + 1
+            return seq
+
+    def append(self, head: bytes, tail: bytes) -> int:
+        """Write one event, its number standing between `head` and `tail`; the number.
+
+        Whether there is room is the caller's to ask.
+
+        Raises: OSError, with nothing appended; SpoolClosedError.
+        """
+        with self.lock:
+            seq = self.take_number()
+            try:
+                segment = self._segment
+                if segment is None or segment.end >= self._segment_bytes_max:
+                    segment = self._begin_segment()
+                self._write(segment, segment.codec.encode(seq, b"%b%d%b" % (head, seq, tail)))
+            except OSError:
+                if self._next_seq == seq + 1:
+                    self._next_seq = seq
+                raise
+            self._appended += 1
+            return seq
+
+    def sync(self) -> None:
+        """Make durable what was appended before. Raises: OSError."""
+        self._sync_through(self._appended)
+
+    def sync_each(self) -> None:
+        """Make durable what was appended before, if that is the policy. Raises: OSError."""
+        if self._fsync == "each":
+            self._sync_through(self._appended)
+
+    def freed(self, byte_count: int) -> None:
+        """Take note that so many bytes are gone from the disk."""
+        with self.room:
+            self._bytes_held -= byte_count
+            self.room.notify_all()
+
+    def close(self) -> None:
+        """Close the files, synced where that is the policy, and append no more. Raises: OSError."""
+        with self.room:
+            self._is_closed = True
+            self.room.notify_all()
+        try:
+            if self._fsync != "none":
+                self.sync()
+        finally:
+            with self._sync_lock, self.lock:
+                self._seal()
+                self._close_files()
+
+    def abandon(self) -> None:
+        """Close this process's copies of the files after a fork: they are the parent's."""
+        self._seal()
+        self._close_files()
+
+    def _begin_segment(self) -> _Segment:
+        self._seal()
+        number = self._last_number + 1
+        header = format_header(self.home.instance, number)
+        fd = os.open(self.home.segment_path(number), _NEW_FILE, 0o600)
+        self._last_number = number
+        segment = _Segment(number, fd, header)
+        self._segment = segment
+        segment.end = 0
+        self._write(segment, header)
+        return segment
+
+    def _write(self, segment: _Segment, data: bytes) -> None:
+        try:
+            done = os.write(segment.fd, data)
+            while done < len(data):
+                done += os.write(segment.fd, data[done:])
+        except OSError:
+            # Half a frame may stand there. If it can't be cut off it is this segment's last.
+            self._seal()
+            os.ftruncate(segment.fd, segment.end)
+            raise
+        segment.end += len(data)
+        self._bytes_held += len(data)
+
+    def _seal(self) -> None:
+        if self._segment is not None:
+            self._sealed.append(self._segment)
+            self._segment = None
+        if self._fsync == "none":
+            self._close_files()
+
+    def _sync_through(self, appended: int) -> None:
+        with self._sync_lock:
+            if self._synced >= appended:
+                return
+            with self.lock:
+                upto = self._appended
+                sealed = list(self._sealed)
+                current = self._segment
+                last_number = self._last_number
+            for segment in sealed:
+                os.fdatasync(segment.fd)
+            if current is not None:
+                os.fdatasync(current.fd)
+            if self._synced_number != last_number:
+                self.home.sync()
+                self._synced_number = last_number
+            with self.lock:
+                for segment in sealed:
+                    os.close(segment.fd)
+                    self._sealed.remove(segment)
+            self._synced = upto
+
+    def _close_files(self) -> None:
+        while self._sealed:
+            os.close(self._sealed.pop().fd)
