@@ -7,5 +7,6 @@ Its modules, from the meaning to the bytes:
     canonical  texts, RFC 8785 bytes, leaves
     reading    events as they arrive, with what is filled in
     ids        UUIDs for new events and for imported ones
+    secrets    what looks like a secret, found and masked
     schema     the JSON Schema, made from the model
 """
