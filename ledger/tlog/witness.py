@@ -247,6 +247,8 @@ def advance(
     decision = compare(authentic, known=known)
     if isinstance(decision, Refused):
         return decision
+    if time_unix_s <= 0:
+        return Refused(503, "the clock is not set")
     if known is not None:
         behind_s = known.cosigned_at_unix_s - time_unix_s
         if behind_s > 0:

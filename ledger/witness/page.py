@@ -16,7 +16,8 @@ from ledger.tlog.keys import MLDSA44_COSIGNATURE
 from ledger.tlog.wire import format_base64
 from ledger.tlog.witness import CosignedHead
 
-LOGS_SHOWN_MAX: Final = 1_000
+LOGS_SHOWN_MAX: Final = 250
+"""Reading them takes some milliseconds, in which nobody else is answered."""
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: #1b1f24; --faint: #62676e; --accent: #0b6e4f;

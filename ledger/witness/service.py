@@ -64,7 +64,7 @@ class Witness:
         self._signers = tuple(signers)
         self._now = now
         self._commits: GroupCommit[Update, Outcome] = GroupCommit(
-            writer.commit, name="witness-writer", waiting_max=WAITING_MAX, batch_max=BATCH_MAX
+            self._commit, name="witness-writer", waiting_max=WAITING_MAX, batch_max=BATCH_MAX
         )
 
     @property
@@ -118,8 +118,16 @@ class Witness:
         head = self.store.head(origin_hash)
         return None if head is None else format_note(head.note)
 
+    def _commit(self, updates: Sequence[Update]) -> list[Outcome]:
+        """On the writer thread: a batch."""
+        outcomes = self._writer.commit(updates)
+        cosigned = sum(isinstance(outcome, CosignedHead) for outcome in outcomes)
+        if cosigned:
+            _log.info("heads_cosigned", heads=cosigned)
+        return outcomes
+
     def _advance(self, authentic: Authentic, known: CosignedHead | None) -> Outcome:
-        """On the writer thread, inside of a transaction."""
+        """On the writer thread, inside of the transaction of a batch."""
         outcome = advance(authentic, known=known, signers=self._signers, time_unix_s=self._now())
         if isinstance(outcome, Refused):
             _tell_refusal(authentic, known, outcome)

@@ -315,6 +315,15 @@ def test_no_time_earlier_than_the_last_is_signed() -> None:
             assert head.cosigned_at_unix_s == time_unix_s
 
 
+def test_a_clock_that_is_not_set_signs_nothing() -> None:
+    for time_unix_s in (0, -1):
+        unset = advance(
+            authentic(8, old_size=0), known=None, signers=WITNESS, time_unix_s=time_unix_s
+        )
+        assert isinstance(unset, Refused)
+        assert unset.status == 503
+
+
 def test_a_refusal_comes_before_the_clock() -> None:
     late = advance(authentic(8, old_size=2), known=cosigned(3), signers=WITNESS, time_unix_s=1)
     assert isinstance(late, Refused)
