@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.peers.witnesses import PeerWitness, litewitness, omniwitness
-from tests.witness.asking import check_row, logs_of
+from tests.witness.asking import check_row
 from tests.witness.table import ROWS, Row
 
 pytestmark = pytest.mark.go
@@ -15,7 +15,7 @@ WITNESSES = {"litewitness": litewitness, "omniwitness": omniwitness}
 
 @pytest.fixture(scope="module", params=WITNESSES)
 def witness(request: pytest.FixtureRequest) -> Iterator[tuple[str, PeerWitness]]:
-    with WITNESSES[request.param]([log.vkey for log in logs_of(ROWS)]) as running:
+    with WITNESSES[request.param]([row.log.vkey for row in ROWS]) as running:
         yield request.param, running
 
 

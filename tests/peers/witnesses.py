@@ -67,12 +67,11 @@ def litewitness(log_vkeys: Sequence[str]) -> Iterator[PeerWitness]:
 
 
 @contextmanager
-def omniwitness(log_vkeys: Sequence[str], *, is_mldsa: bool = True) -> Iterator[PeerWitness]:
-    """The omniwitness of transparency-dev, with an Ed25519 and, if wanted, an ML-DSA-44 key."""
-    algorithms = (ED25519_COSIGNATURE, *([MLDSA44_COSIGNATURE] if is_mldsa else []))
+def omniwitness(log_vkeys: Sequence[str]) -> Iterator[PeerWitness]:
+    """The omniwitness of transparency-dev, with an Ed25519 and an ML-DSA-44 key."""
     keys = [
         SignerKey(OMNIWITNESS_NAME, algorithm=algorithm, seed=secrets.token_bytes(32))
-        for algorithm in algorithms
+        for algorithm in (ED25519_COSIGNATURE, MLDSA44_COSIGNATURE)
     ]
     with _folder() as folder:
         flags = []

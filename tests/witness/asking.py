@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 from ledger.tlog.cosignature import CosignatureVerifier
 from ledger.tlog.note import parse_note
 from ledger.tlog.witness import SIZE_MEDIA, parse_cosignatures, parse_size_answer
-from tests.witness.logs import Log
 from tests.witness.table import Row, want_status
 
 ANSWER_WAIT_S = 60.0
@@ -78,8 +77,3 @@ def check_row(row: Row, url: str, vkeys: Sequence[str], *, witness: str) -> None
     elif want != 200 and size:
         # What was refused has changed nothing.
         check_cosigned(add_checkpoint(url, log.grow(size, size)), log.note(size), vkeys)
-
-
-def logs_of(rows: Sequence[Row]) -> list[Log]:
-    """The logs that a witness must know, so that each row has its own."""
-    return [row.log for row in rows]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.witness.asking import check_row, logs_of
+from tests.witness.asking import check_row
 from tests.witness.table import DIFFERENCES, ROWS, Row
 from tests.witness.witnesses import RunningWitness, aics_witness, our_witness
 
@@ -16,12 +16,12 @@ def witness(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, RunningWitness]]:
     directory = tmp_path_factory.mktemp("witness") / "new"
-    with WITNESSES[request.param](directory, logs_of(ROWS)) as running:
+    with WITNESSES[request.param](directory, [row.log for row in ROWS]) as running:
         yield request.param, running
 
 
 def test_each_row_has_a_log_of_its_own_and_each_difference_its_row() -> None:
-    origins = [log.origin for log in logs_of(ROWS)]
+    origins = [row.log.origin for row in ROWS]
     assert len(set(origins)) == len(origins)
     named = {name for difference in DIFFERENCES for name in difference.rows}
     assert named <= {row.name for row in ROWS}
