@@ -140,7 +140,7 @@ class WriterLock:
             os.close(descriptor)
             raise UnavailableError(
                 f"{self._path.parent} is being written by process {holder}; "
-                "a ledger has one writer, stop that one first"
+                "there is one writer, stop that one first"
             ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
