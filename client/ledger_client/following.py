@@ -9,6 +9,7 @@ What went wrong on the way is a `Remark`; what is untrue, or stale, ends the fol
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -29,6 +30,9 @@ TIMEOUT_S = 30.0
 
 BUNDLES_PER_ROUND_MAX = 256
 """65,536 entries; then the heads are looked at again, however many entries are left."""
+
+ROUND_MAX_S = 60.0
+"""And so they are when the entries come slowly."""
 
 BUNDLES_PER_SAVE = 16
 """What a kill may cost: 4,096 entries are fetched again."""
@@ -114,7 +118,8 @@ class Follower:
             self._sites.append((site, peer))
         if settings.asks_witnesses and not self._sites:
             raise ValueError("the policy names no witness with an address to ask")
-        self._started_at_unix_s: Final = self._world.ambience.unix_s()
+        # When the log last answered all that was asked of it; at first, when one began to ask.
+        self._answered_at_unix_s = self._now()
         self._last_answer: Response | None = None
         self._told: Report | None = None
 
@@ -134,7 +139,9 @@ class Follower:
         except (VerificationError, MalformedError) as error:
             raise self._with_evidence_saved(error) from error
         finally:
-            self._save()
+            # A full disk must not hide a verdict. What isn't kept is fetched again.
+            with suppress(OSError):
+                self._save()
 
     def close(self) -> None:
         """Close the connections."""
@@ -144,6 +151,8 @@ class Follower:
     def _round(self) -> Iterator[Report | Remark]:
         try:
             yield from self._ask_log()
+            for site, peer in self._sites:
+                yield from self._ask_witness(site, peer)
         except UnavailableError as error:
             if self._settings.is_once:
                 raise
@@ -151,41 +160,46 @@ class Follower:
             yield Remark(self._log.name, str(error))
         else:
             self._log.failures = 0
-            for site, peer in self._sites:
-                yield from self._ask_witness(site, peer)
+            self._answered_at_unix_s = self._now()
         self._save()
         report = self._monitor.report
         if report is not None and report != self._told:
             self._told = report
             yield report
-        self._monitor.check_fresh(self._now(), since_unix_s=self._fresh_since_unix_s)
+        self._monitor.check_fresh(self._now(), unanswered_since_unix_s=self._unanswered_since)
 
     def _ask_log(self) -> Iterator[Remark]:
         remark = self._run(self._log, self._monitor.follow(self._now()))
         if remark is not None:
             yield Remark(self._log.name, remark)
         bundles = 0
-        while self._monitor.has_work and (
-            bundles < BUNDLES_PER_ROUND_MAX or self._settings.is_once
-        ):
+        started_s = self._world.ambience.monotonic_s()
+        while self._monitor.has_work:
+            is_long = (
+                bundles >= BUNDLES_PER_ROUND_MAX
+                or self._world.ambience.monotonic_s() - started_s > ROUND_MAX_S
+            )
+            if is_long and not self._settings.is_once:
+                return
             self._run(self._log, self._monitor.check_entries())
             bundles += 1
             if bundles % BUNDLES_PER_SAVE == 0:
                 self._save()
 
     def _ask_witness(self, site: WitnessSite, peer: "_Peer") -> Iterator[Remark]:
+        """Hold what a witness shows against the log. Raises: UnavailableError for the log."""
         if peer.failures and self._now() < peer.resumes_at_unix_s:
             return
         try:
             head = self._run(peer, self._monitor.fetch_from(site))
-            remark = "it has cosigned nothing of this log"
-            if head is not None:
-                remark = self._run(self._log, self._monitor.compare(site, head, self._now())) or ""
         except UnavailableError as error:
             self._back_off(peer, error)
             remark = str(error)
         else:
             peer.failures = 0
+            remark = "it has cosigned nothing of this log"
+            if head is not None:
+                remark = self._run(self._log, self._monitor.compare(site, head, self._now())) or ""
         if remark != peer.told:
             peer.told = remark
             yield Remark(site.name, remark or "it answers again")
@@ -208,10 +222,13 @@ class Follower:
         except StopIteration as done:
             result: T = done.value
             return result
+        except MalformedError as error:
+            raise MalformedError(f"{peer.name}: {error}") from error
         finally:
             steps.close()
 
     def _send(self, peer: "_Peer", request: Request) -> Response | UnavailableError:
+        self._last_answer = None
         try:
             response = peer.transport.send(request)
         except UnavailableError as error:
@@ -237,7 +254,9 @@ class Follower:
         now = self._now()
         if self._log.failures:
             # Not beyond the moment at which silence becomes staleness.
-            stale_at = self._monitor.stale_at_unix_s(now, since_unix_s=self._fresh_since_unix_s)
+            stale_at = self._monitor.stale_at_unix_s(
+                now, unanswered_since_unix_s=self._unanswered_since
+            )
             return max(0.0, min(self._log.resumes_at_unix_s, stale_at + 1) - now)
         report = self._monitor.report
         if report is not None and report.entries_checked is not None:
@@ -250,9 +269,8 @@ class Follower:
         return self._world.ambience.unix_s()
 
     @property
-    def _fresh_since_unix_s(self) -> float:
-        """While the log does not answer, it is not blamed for the time before one asked it."""
-        return self._started_at_unix_s if self._log.failures else 0.0
+    def _unanswered_since(self) -> float | None:
+        return self._answered_at_unix_s if self._log.failures else None
 
     def _save(self) -> None:
         note = self._monitor.latest_note

@@ -14,6 +14,7 @@ show. Its rules:
    witness for a moment. If it can't prove a head that it signed, it has until `stale_after_s`.
 6. There is fresh word of the log (`check_fresh`): cosignatures of a quorum that are not older than
    `stale_after_s`; where the policy asks for no quorum, a head that is larger than the one before.
+   And the log leaves no question unanswered for longer, be it only the one that would convict it.
 
 The plans are small, so that their owner can keep what was verified between two of them.
 """
@@ -157,6 +158,8 @@ class Monitor:
         Raises: VerificationError with the heads; MalformedError; UnavailableError.
         """
         note = yield from _fetch_note(CHECKPOINT_REQUEST)
+        if note is None:
+            raise UnavailableError("GET /checkpoint: status 404")
         with adding_evidence(lambda: {"offered.note": note}):
             head = self._policy.check(note)
         try:
@@ -190,13 +193,9 @@ class Monitor:
         origin = self._policy.logs[0].verifier.name
         target = f"/{sha256(origin.encode()).hexdigest()}/checkpoint"
         request = Request(target=target, accept="text/plain", answer_bytes_max=1 << 20)
-        try:
-            note = yield from _fetch_note(request)
-        except UnavailableError as error:
-            cause = error.__cause__
-            if isinstance(cause, RejectedError) and cause.problem.status == NOT_FOUND:
-                return None
-            raise
+        note = yield from _fetch_note(request)
+        if note is None:
+            return None
         with adding_evidence(lambda: {"witness.note": note}), _told_by(site):
             return _policy_at(self._policy, site).check(note)
 
@@ -217,32 +216,43 @@ class Monitor:
             return f"it cosigned a head of size {size}, which the log can't prove yet: {error}"
         return None
 
-    def stale_at_unix_s(self, now_unix_s: float, *, since_unix_s: float = 0) -> float:
+    def stale_at_unix_s(
+        self, now_unix_s: float, *, unanswered_since_unix_s: float | None = None
+    ) -> float:
         """When the last fresh word becomes stale, unless there is a later one.
 
-        `since_unix_s` counts as fresh word: when one began to ask who had no answer yet.
+        `unanswered_since_unix_s`: when the log last answered all that it was asked, or one began to
+        ask; None when it has.
         """
         if not self._stale_after_s:
             return float("inf")
-        return max(self._vouched_at_unix_s(now_unix_s), since_unix_s) + self._stale_after_s
+        times = [] if unanswered_since_unix_s is None else [unanswered_since_unix_s]
+        # Who has just begun to ask does not blame the log for what they did not see.
+        if self._published is not None or not times:
+            times.append(self._vouched_at_unix_s(now_unix_s))
+        return min(times) + self._stale_after_s
 
-    def check_fresh(self, now_unix_s: float, *, since_unix_s: float = 0) -> None:
+    def check_fresh(
+        self, now_unix_s: float, *, unanswered_since_unix_s: float | None = None
+    ) -> None:
         """Hold the last word of the log against the clock (rule 6). Raises: StaleError."""
-        if now_unix_s <= self.stale_at_unix_s(now_unix_s, since_unix_s=since_unix_s):
+        stale_at = self.stale_at_unix_s(now_unix_s, unanswered_since_unix_s=unanswered_since_unix_s)
+        if now_unix_s <= stale_at:
             return
-        wanted = f"want one of the last {self._stale_after_s:g} s"
-        if self._published is None:
-            raise StaleError(f"stale: there is no head as large as the last one, {wanted}")
-        size = self._published.checkpoint.tree_size
-        if self._policy.quorum is None:
-            said = f"the log has not grown beyond {size} for"
-            age_s = now_unix_s - self._grown_at_unix_s
+        age = f"for {now_unix_s - stale_at + self._stale_after_s:.0f} s"
+        head = self._published
+        if head is None:
+            said = f"no head of size {self._published_size} or more was seen {age}"
+        elif self._vouched_at_unix_s(now_unix_s) + self._stale_after_s > stale_at:
+            said = f"the log has left a question unanswered {age}"
+        elif self._policy.quorum is None:
+            said = f"the log has not grown beyond {self._published_size} {age}"
         else:
-            said = f"no quorum of witnesses has stood by the head of size {size} for"
-            age_s = now_unix_s - self._vouched_at_unix_s(now_unix_s)
+            size = self._published_size
+            said = f"no quorum of witnesses has stood by the head of size {size} {age}"
         raise StaleError(
-            f"stale: {said} {age_s:.0f} s, {wanted}",
-            evidence={"checkpoint.note": self._published.note.encode()},
+            f"stale: {said}, want fresh word within {self._stale_after_s:g} s",
+            evidence={} if head is None else {"checkpoint.note": head.note.encode()},
         )
 
     def _vouched_at_unix_s(self, now_unix_s: float) -> float:
@@ -329,9 +339,11 @@ def _policy_at(policy: Policy, site: WitnessSite) -> Policy:
     return Policy(logs=policy.logs, witnesses=site.witnesses, groups=(group,), quorum=group.name)
 
 
-def _fetch_note(request: Request) -> Plan[bytes]:
-    """A checkpoint. A refusal says nothing about the log: it is asked again later."""
+def _fetch_note(request: Request) -> Plan[bytes | None]:
+    """A checkpoint, None where there is none. Another refusal is no answer: it is asked again."""
     try:
         return check_status(request, (yield request))
     except RejectedError as error:
+        if error.problem.status == NOT_FOUND:
+            return None
         raise UnavailableError(f"no checkpoint: {error}") from error

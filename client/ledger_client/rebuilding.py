@@ -24,7 +24,7 @@ from typing import Final
 import msgspec
 
 from ledger.event.canonical import parse_leaf
-from ledger.tlog.errors import MalformedError, VerificationError
+from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger.tlog.hashing import Hash, leaf_hash
 from ledger.tlog.policy import VerifiedHead
 from ledger.tlog.tile import (
@@ -254,9 +254,15 @@ def _decode(ref: TileRef, bundle: bytes) -> list[bytes]:
 
 
 def _explain(tree: _Tree, first: int, hashes: Sequence[Hash]) -> Plan[str]:
-    """Which of the entries is not the one that the log committed to."""
+    """Which of the entries is not the one that the log committed to.
+
+    It takes a tile more. A log that has been found out can't undo that by not showing it.
+    """
     end = first + len(hashes)
-    wanted = yield from tree.load_leaves(first, end)
+    try:
+        wanted = yield from tree.load_leaves(first, end)
+    except (VerificationError, RejectedError, UnavailableError, MalformedError):
+        return f"the entries [{first}, {end}) as they were served are not in the tree"
     for leaf_index, (got, want) in enumerate(zip(hashes, wanted, strict=True), first):
         if got != want:
             return (

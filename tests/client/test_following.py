@@ -2,7 +2,7 @@
 
 import json
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,11 +19,12 @@ from ledger_client.monitor import Report, StaleError
 from ledger_client.monitor_folder import MonitorFolder
 from ledger_client.retry import Ambience
 from tests.client.conftest import Running
-from tests.client.hosts import W1
+from tests.client.hosts import W1, cosigned
 from tests.client.liar import Liar, Said
 from tests.client.trees import SmallLog
 
 NOWHERE = "http://127.0.0.1:1"
+EVENT = {"action": "user.changed", "actor": {"id": "u_1"}, "outcome": "success"}
 SINCE = 1_764_036_216.0
 
 
@@ -77,6 +78,13 @@ class Place:
     def look(self, url: str, **settings: Any) -> list[Report | Remark]:
         return list(self.follow(url, is_once=True, **settings))
 
+    def grow(self) -> None:
+        """Append an entry and wait until it is published."""
+        with LedgerClient(
+            self.running.url, self.running.token, policy=self.running.policy
+        ) as ledger:
+            ledger.append(EVENT, wait_witnessed=True)
+
     def evidence(self) -> dict[str, bytes]:
         (folder,) = (self.folder / "evidence").iterdir()
         return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -86,8 +94,7 @@ class Place:
 def grown(running: Running) -> Running:
     """The ledger, with more than a few bundles in it, all published."""
     with LedgerClient(running.url, running.token, policy=running.policy) as ledger:
-        event = {"action": "user.changed", "actor": {"id": "u_1"}, "outcome": "success"}
-        ledger.append_many([event] * 1500, wait_witnessed=True)
+        ledger.append_many([EVENT] * 1500, wait_witnessed=True)
     return running
 
 
@@ -101,6 +108,20 @@ def place(grown: Running, tmp_path: Path) -> Place:
 def liar(grown: Running) -> Iterator[Liar]:
     with Liar(grown.url) as liar:
         yield liar
+
+
+def until_stale(
+    told: Iterator[Report | Remark], then: Callable[[], None] = lambda: None
+) -> tuple[list[Report | Remark], StaleError]:
+    """All that is told before staleness ends it; `then` is done after each."""
+    before = []
+    try:
+        for one in told:
+            before.append(one)
+            then()
+    except StaleError as error:
+        return before, error
+    pytest.fail("it ended without being stale")
 
 
 def bundles(liar: Liar) -> list[str]:
@@ -128,13 +149,46 @@ def test_the_files_are_for_their_owner_alone(place: Place) -> None:
 
 
 def test_a_log_that_does_not_answer_is_asked_less_and_less_until_it_is_stale(place: Place) -> None:
-    said = []
-    with pytest.raises(StaleError, match="there is no head"):
-        said += list(place.follow(NOWHERE, interval_s=10, stale_after_s=600))
+    told, error = until_stale(place.follow(NOWHERE, interval_s=10, stale_after_s=600))
+    assert "no head of size 0 or more was seen" in str(error)
+    assert all("Connection refused" in one.text for one in told if isinstance(one, Remark))
     assert place.clock.now - SINCE == pytest.approx(601, abs=10)
     waits = [wait for wait in place.clock.waits if wait > 1]
     assert waits[:4] == pytest.approx([10, 20, 40, BACKOFF_MAX_S], abs=0.1)
     assert max(waits) <= BACKOFF_MAX_S
+    assert len(told) > 10
+
+
+def test_a_log_whose_heads_are_fresh_and_whose_entries_never_come_is_stale(
+    place: Place, liar: Liar
+) -> None:
+    def keep_entries_back(said: Said) -> None:
+        if said.target.startswith("/tile/entries/"):
+            said.status, said.body = 503, b""
+
+    liar.lie_to_client = keep_entries_back
+    told, error = until_stale(place.follow(liar.url, stale_after_s=100), then=place.grow)
+    assert "has left a question unanswered for" in str(error)
+    assert "checkpoint.note" in error.evidence
+    assert any("/tile/entries/" in said.text for said in told if isinstance(said, Remark))
+
+
+def test_a_disk_that_is_full_does_not_hide_a_verdict(
+    place: Place, liar: Liar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def alter(said: Said) -> None:
+        if said.target == "/tile/entries/000":
+            said.body = said.body.replace(b'"u_1"', b'"u_2"', 1)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    liar.lie_to_client = alter
+    monkeypatch.setattr("ledger_client.state.replace_file", full)
+    monkeypatch.setattr("ledger_client.monitor_folder.replace_file", full)
+    said = "not in the tree.*; the evidence could not be saved: No space left on device"
+    with pytest.raises(VerificationError, match=said):
+        place.look(liar.url)
 
 
 def test_each_failure_is_said_and_the_first_answer_ends_them(place: Place, liar: Liar) -> None:
@@ -217,7 +271,7 @@ def test_a_checkpoint_that_is_none_is_saved_as_it_came(place: Place, liar: Liar)
         said.body = b"<html>"
 
     liar.lie_to_client = say
-    with pytest.raises(MalformedError, match="evidence saved in "):
+    with pytest.raises(MalformedError, match=r"^the log: .*evidence saved in "):
         place.look(liar.url)
     assert place.evidence()["answer.bin"] == b"<html>"
 
@@ -325,6 +379,34 @@ class TestWitnesses:
         with pytest.raises(VerificationError, match="0 of 1 needed, missing w1"):
             elsewhere.look(elsewhere.running.url, asks_witnesses=True)
         assert "witness.note" in elsewhere.evidence()
+
+    def test_a_log_that_leaves_a_witness_s_head_unproven_is_stale_and_no_fault_of_the_witness(
+        self, place: Place, liar: Liar
+    ) -> None:
+        """Who forked must not escape by answering 503 to the one question that convicts."""
+        with Liar(place.running.url) as witness:
+            line = f"witness w1 {W1.verifier} {witness.url}\nquorum none"
+            place.policy = place.policy.replace(b"quorum none", line.encode())
+            with LedgerClient(place.running.url, place.token, policy=place.policy) as ledger:
+                old = cosigned(ledger.checkpoint().note, (W1, int(SINCE)))
+            place.grow()
+
+            def show_old(said: Said) -> None:
+                said.status, said.body = 200, old.encode()
+
+            def keep_proofs_back(said: Said) -> None:
+                if said.target.startswith("/v1/proofs/"):
+                    said.status, said.body = 503, b""
+
+            witness.lie_to_client = show_old
+            liar.lie_to_client = keep_proofs_back
+            told, _ = until_stale(
+                place.follow(liar.url, asks_witnesses=True, stale_after_s=100), then=place.grow
+            )
+            assert {one.about for one in told if isinstance(one, Remark)} == {"the log"}
+            liar.lie_to_client = lambda _: None
+            (report,) = place.look(liar.url, asks_witnesses=True, stale_after_s=0)
+            assert isinstance(report, Report)
 
     def test_an_address_that_is_none_and_none_at_all_are_said_at_once(
         self, elsewhere: Place, liar: Liar

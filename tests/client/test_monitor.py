@@ -267,16 +267,18 @@ def test_what_a_log_withholds_or_alters_is_named(
     assert caught.value.evidence["checkpoint.note"] == LOG.note().encode()
 
 
-def test_an_altered_entry_is_named_even_when_the_log_does_not_show_its_leaf_hashes() -> None:
+@pytest.mark.parametrize("status", [401, 404, 503, 200])
+def test_who_was_found_out_is_not_saved_by_withholding_the_leaf_hashes(status: int) -> None:
     auditor = audit(Host(LOG))
 
     def lie(request: Request, response: Response) -> Response:
         if request.target == "/tile/entries/002":
             return replace(response, body=flipped(response.body, 5000))
-        return Response(status=404, body=b"") if request.target == "/tile/0/002" else response
+        return Response(status=status, body=b"") if request.target == "/tile/0/002" else response
 
     auditor.host.lie = lie
-    with pytest.raises(VerificationError, match="withholds tile/0/002") as caught:
+    said = r"the entries \[512, 768\) as they were served are not in the tree"
+    with pytest.raises(VerificationError, match=said) as caught:
         auditor.look()
     assert "tile-entries-002.bin" in caught.value.evidence
 
@@ -455,6 +457,9 @@ def test_a_checkpoint_that_is_none_is_malformed_and_a_refused_one_is_asked_for_a
     with pytest.raises(MalformedError):
         auditor.look()
     auditor.host.lie = about("/checkpoint", lambda _: None)
+    with pytest.raises(UnavailableError, match="/checkpoint: status 404"):
+        auditor.look()
+    auditor.host.lie = lambda _request, _response: Response(status=403, body=b"")
     with pytest.raises(UnavailableError, match="no checkpoint"):
         auditor.look()
 
@@ -665,9 +670,8 @@ def test_without_a_quorum_fresh_is_a_log_that_grows() -> None:
     auditor.now = NOW + 1200
     auditor.look()
     auditor.monitor.check_fresh(auditor.now)
-    with pytest.raises(StaleError, match="has not grown beyond 601 for 601 s, want one of"):
+    with pytest.raises(StaleError, match="has not grown beyond 601 for 601 s, want fresh word"):
         auditor.monitor.check_fresh(auditor.now + 1)
-    auditor.monitor.check_fresh(auditor.now + 1, since_unix_s=auditor.now)
 
 
 def test_word_that_is_never_stale_may_be_asked_for() -> None:
@@ -678,9 +682,31 @@ def test_word_that_is_never_stale_may_be_asked_for() -> None:
 
 def test_a_log_that_was_never_seen_is_stale_once_it_was_asked_for_long_enough() -> None:
     auditor = audit(Host(LOG))
-    auditor.monitor.check_fresh(NOW, since_unix_s=NOW - 600)
-    with pytest.raises(StaleError, match="there is no head"):
-        auditor.monitor.check_fresh(NOW, since_unix_s=NOW - 601)
+    auditor.monitor.check_fresh(NOW, unanswered_since_unix_s=NOW - 600)
+    with pytest.raises(StaleError, match="no head of size 0 or more was seen for 601 s"):
+        auditor.monitor.check_fresh(NOW, unanswered_since_unix_s=NOW - 601)
+
+
+def test_a_monitor_that_was_off_does_not_blame_the_log_for_that() -> None:
+    auditor = audit(Host(LOG, 600))
+    auditor.look()
+    auditor = auditor.restarted()
+    day_later = NOW + 86_400
+    auditor.monitor.check_fresh(day_later, unanswered_since_unix_s=day_later - 600)
+    with pytest.raises(StaleError, match="no head of size 600 or more"):
+        auditor.monitor.check_fresh(day_later, unanswered_since_unix_s=day_later - 601)
+
+
+def test_fresh_heads_do_not_make_up_for_questions_that_are_left_unanswered() -> None:
+    auditor = audit(Host(LOG, 600))
+    auditor.look()
+    auditor.now += 700
+    auditor.host.size = 700
+    auditor.look()
+    auditor.monitor.check_fresh(auditor.now, unanswered_since_unix_s=auditor.now - 600)
+    with pytest.raises(StaleError, match="left a question unanswered for 601 s") as caught:
+        auditor.monitor.check_fresh(auditor.now, unanswered_since_unix_s=auditor.now - 601)
+    assert caught.value.evidence == {"checkpoint.note": LOG.note(700).encode()}
 
 
 def test_an_anchor_of_another_log_is_refused() -> None:
