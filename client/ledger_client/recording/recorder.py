@@ -37,7 +37,7 @@ parts of that are the application's."""
 
 SPOOL_BYTES_MAX: Final = 1 << 30
 SPOOL_BYTES_MIN: Final = 1 << 18
-MASKING_FAILED: Final = "all but action and outcome left out, since masking failed"
+MASKING_FAILED: Final = "left out but for action and outcome, since masking failed"
 
 _NS_PER_US: Final = 1_000
 _US_PER_MS: Final = 1_000
@@ -311,10 +311,12 @@ class Recorder:
     def _encode(self, event: dict[str, Any]) -> tuple[bytes, bytes]:
         """The canonical JSON before and after the event's number. Raises: EventError."""
         try:
-            return split_event(self._masked(event))
-        except EventError:
+            return split_event(event if self._mask is None else self._mask(event))
+        except Exception:  # noqa: BLE001 - the mask is foreign code, and is asked once more below
             # Slow from here: values of other types, texts too long, addresses that are none.
-            masked = self._masked(self._fit.plain_event(event))
+            masked = self._masked(
+                self._fit.plain_event(event), but_for=("id", "time", "action", "outcome")
+            )
             fitted = self._fit.fit_event(masked)
             for make in (fitted.copy, lambda: self._fit.shrink_event(fitted)):
                 try:
@@ -324,7 +326,8 @@ class Recorder:
                         raise
             return split_event(self._fit.bare_event(fitted))
 
-    def _masked(self, event: dict[str, Any]) -> dict[str, Any]:
+    def _masked(self, event: dict[str, Any], *, but_for: tuple[str, ...]) -> dict[str, Any]:
+        """The event masked; the members `but_for` alone when masking fails."""
         if self._mask is None:
             return event
         try:
@@ -332,10 +335,11 @@ class Recorder:
         except Exception as error:  # noqa: BLE001 - foreign code
             # Its message and its traceback may hold what it was to mask.
             _log.error("masking_failed error=%s", type(error).__name__)
-            kept: dict[str, Any] = {
-                name: event[name] for name in ("id", "time", "action", "outcome") if name in event
-            }
-            return {**kept, "actor": {"id": "unknown"}, "context": {"altered": [MASKING_FAILED]}}
+        kept = {name: event[name] for name in but_for if name in event}
+        kept |= {
+            name: self._defaults[name] for name in ("source", "tenant") if name in self._defaults
+        }
+        return {**kept, "actor": {"id": "unknown"}, "context": {"altered": [MASKING_FAILED]}}
 
     def _keep(self, head: bytes, tail: bytes) -> bool:
         while True:
@@ -369,7 +373,7 @@ class Recorder:
         return life is None or life.end(timeout_s)
 
     def _bury(self, event: dict[str, Any], error: EventError) -> None:
-        shown = self._masked(self._fit.plain_value(event))
+        shown = self._masked(self._fit.plain_value(event), but_for=("id", "time"))
         try:
             (self._life or self._begin()).bury(shown, error)
         except OSError as failure:

@@ -252,11 +252,12 @@ class Sender:
         first, second = batch.frames
         try:
             self._append([second.event_json])
+        except (RejectedError, UnavailableError, MalformedError, VerificationError) as failure:
+            self._failed(failure)
+            return False
+        try:
             outcomes = self._append([first.event_json])
         except RejectedError as again:
-            if again.problem != error.problem:
-                self._failed(again)
-                return False
             outcomes = [Rejected(id=None, problem=again.problem, is_sent=True)]
         except (UnavailableError, MalformedError, VerificationError) as failure:
             self._failed(failure)
