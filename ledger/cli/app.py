@@ -3,7 +3,7 @@
     0  done, or verified
     1  not verified: well-formed, but untrue
     2  malformed input, a wrong command line, or a request that the ledger refused
-    3  imported, but for some lines that were rejected
+    3  done, with something to look at: lines that were rejected, secrets that were found
     4  unavailable: the service, the network or the disk; worth trying again
     5  stale: nothing was false, but there was no fresh word of the log
   130  interrupted
@@ -38,12 +38,14 @@ COMMANDS: Final = {
     "serve": _Command("ledger.cli.serve", "Serve a ledger over HTTP."),
     "append": _Command("ledger.cli.append", "Append an event and verify that it is in the log."),
     "import": _Command("ledger.cli.import_", "Append events from files."),
+    "listen": _Command("ledger.cli.listen", "Append what hosts send as syslog."),
     "show": _Command("ledger.cli.show", "Show an event, verified."),
     "prove": _Command("ledger.cli.prove", "Write an event and its proof to files."),
     "verify": _Command("ledger.cli.verify", "Verify an event and its proof, offline."),
     "consistency": _Command("ledger.cli.consistency", "Check that the log only grew."),
     "monitor": _Command("ledger.cli.monitor", "Follow a log from elsewhere and check all of it."),
     "witness": _Command("ledger.cli.witness", "Run a witness for other people's logs."),
+    "scan": _Command("ledger.cli.scan", "Say where secrets are, in a file or in the ledger."),
     "fsck": _Command("ledger.cli.fsck", "Recompute a stored ledger and name what is wrong."),
     "demo": _Command("ledger.cli.demo", "See the main job done, step by step."),
 }

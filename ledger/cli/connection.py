@@ -59,19 +59,23 @@ def read_token(token_file: Path | None, token: str | None) -> str | None:
     return token_file.read_text(encoding="ascii").strip() if token_file else token
 
 
+url_option = click.option(
+    "--url", envvar="LEDGER_URL", default=URL_DEFAULT, show_default=True, help="The service."
+)
+policy_option = click.option(
+    "--policy",
+    envvar="LEDGER_POLICY",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The policy file that the ledger's operator handed over: whom to believe. Needed.",
+)
+
+
 def connection_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """Add the options; the command gets one Connection as `connection`."""
 
-    @click.option(
-        "--url", envvar="LEDGER_URL", default=URL_DEFAULT, show_default=True, help="The service."
-    )
+    @url_option
     @token_options
-    @click.option(
-        "--policy",
-        envvar="LEDGER_POLICY",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="The policy file that the ledger's operator handed over: whom to believe. Needed.",
-    )
+    @policy_option
     @click.option(
         "--state",
         envvar="LEDGER_STATE",

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final, Self, cast
 import click
 
 from ledger.cli.output import note
+from ledger.event.secrets import mask
 from ledger.tlog.errors import MalformedError
 from ledger_client import LedgerClient, Receipt
 from ledger_client.importing import ORIGINALS, Format, Record, read_records
@@ -68,7 +69,7 @@ class _RejectedFile:
         line: dict[str, Any] = {"line": record.line, "reason": reason}
         if field:
             line["field"] = field
-        line["record"] = record.raw.decode(errors="replace")
+        line["record"] = _without_secrets(record.raw)
         self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
     def __exit__(
@@ -79,6 +80,19 @@ class _RejectedFile:
     ) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _without_secrets(raw: bytes) -> str:
+    """The record as it is, or masked: this file is not where its secrets belong either."""
+    text = raw.decode(errors="replace")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    masked = mask({"record": value})["record"]
+    if masked is value:
+        return text
+    return masked if isinstance(masked, str) else json.dumps(masked, ensure_ascii=False)
 
 
 def import_file(
@@ -136,7 +150,7 @@ class Rehearsal:
 def rehearse_file(source: Path, format_: Format, *, as_json: bool) -> Rehearsal:
     """Print the events of a file without appending them: JSON lines, or indented for people.
 
-    `context.original` is left out: it is the record itself.
+    `context.original` is left out: it is the record itself. Secrets are masked as they would be.
 
     Raises: MalformedError for a damaged file.
     """
@@ -152,7 +166,7 @@ def rehearse_file(source: Path, format_: Format, *, as_json: bool) -> Rehearsal:
         for each in mapped:
             rehearsal.events += 1
             rehearsal.left_over.update(each.left_over)
-            event = _without_original(each.event)
+            event = mask(_without_original(each.event))
             line = {"line": record.line, "event": event, "left_over": each.left_over}
             _print_line(line, as_json=as_json)
     return rehearsal

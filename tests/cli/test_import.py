@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ledger.event.canonical import parse_leaf
+from ledger.event.secrets import mask
 from ledger.tlog.hashing import leaf_hash
 from ledger.tlog.policy import parse_policy
 from ledger.tlog.proof import check_proof
@@ -51,7 +52,7 @@ def test_439_real_cloudtrail_events_are_imported_once_and_each_verifies_from_its
                 originals.append(context["original"])
             elif "original_text" in context:
                 originals.append(json.loads(context["original_text"]))
-    assert originals == [json.loads(line) for line in lines]
+    assert originals == [mask({"context": json.loads(line)})["context"] for line in lines]
 
 
 def test_bad_lines_are_set_aside_with_their_reasons_and_the_rest_goes_in(

@@ -1,0 +1,153 @@
+"""Frames of a syslog stream: bytes in, frames out. No I/O.
+
+Two framings are known (RFC 6587), and the first byte of a connection tells which one it is:
+
+    14 <13>1 - - - -        octet counting, the only one of TLS (RFC 5425): a count, a space, so
+                            many bytes, and the next count
+    <13>1 - - - -\n         non-transparent: a message to each line
+
+A digit that is not 0 begins a count, everything else is a line. A connection keeps to its framing:
+a continued line that begins with digits must not swallow what follows.
+
+The text of a message is nobody's business here, but its limits are. A message that is too long is
+cut, and what is cut off is counted; a count that is none, or that is absurd, ends the stream, since
+nobody can tell where the next message begins. At most `frame_bytes_max` bytes are held.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+COUNT_DIGITS_MAX = 9
+COUNT_MAX = 16 * 1024 * 1024
+"""Of what a sender may announce; beyond this it is no count."""
+
+_COUNT_STARTS = frozenset(b"%d" % digit for digit in range(1, 10))
+_ENDS = b"\r\n\0"
+
+_is_count = re.compile(rb"[1-9][0-9]{0,%d}" % (COUNT_DIGITS_MAX - 1)).fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message as it came, without its framing."""
+
+    data: bytes
+    bytes_cut: int = 0
+    """So many bytes at its end were left out, because it was too long."""
+    is_broken_off: bool = False
+    """The stream ended inside it."""
+    is_unframed: bool = False
+    """It is what stood where a frame should have begun, and the stream ended with it."""
+
+
+class FramingError(Exception):
+    """The stream can't be cut into messages any further; `rest` is what came last."""
+
+    def __init__(self, message: str, *, rest: bytes) -> None:
+        super().__init__(message)
+        self.rest = rest
+
+
+class Deframer:
+    """Cuts one stream into frames."""
+
+    def __init__(self, *, frame_bytes_max: int) -> None:
+        self._max = frame_bytes_max
+        self._buffer = bytearray()
+        self._is_counting: bool | None = None  # Not known before the first byte.
+        self._left: int | None = None  # Of the bytes announced; None between frames.
+        self._cut = 0
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Take the next bytes and give the frames that they complete.
+
+        Raises: FramingError, after the frames before the fault.
+        """
+        at = 0
+        while at < len(data):
+            if self._is_counting is None:
+                at = _skip_ends(data, at)
+                if at == len(data):
+                    return
+                self._is_counting = data[at : at + 1] in _COUNT_STARTS
+            frame, at = self._counted(data, at) if self._is_counting else self._line(data, at)
+            if frame is not None and (frame.data or frame.bytes_cut):
+                yield frame
+
+    def end(self) -> Frame | None:
+        """Give what the end of the stream leaves behind, if anything."""
+        data, self._buffer = bytes(self._buffer), bytearray()
+        if not data.strip(_ENDS):
+            return None
+        if self._is_counting and self._left is None:
+            # Only the digits of a count: nothing of a message came.
+            return None
+        # Many senders leave the last line open; a counted frame that is too short was broken off.
+        return Frame(_without_end(data), self._cut, is_broken_off=bool(self._is_counting))
+
+    def _line(self, data: bytes, at: int) -> tuple[Frame | None, int]:
+        end = data.find(b"\n", at)
+        if end < 0:
+            self._hold(data[at:])
+            return None, len(data)
+        self._hold(data[at:end])
+        return self._take(), end + 1
+
+    def _counted(self, data: bytes, at: int) -> tuple[Frame | None, int]:
+        if self._left is None:
+            at = self._read_count(data, at)
+        if self._left is None:
+            return None, at
+        part = data[at : at + self._left]
+        self._hold(part)
+        self._left -= len(part)
+        if self._left:
+            return None, len(data)
+        self._left = None
+        return self._take(), at + len(part)
+
+    def _read_count(self, data: bytes, at: int) -> int:
+        """Read the digits of a count and the space behind them; where the message begins."""
+        if not self._buffer:
+            # Some senders end a counted frame with a line end that they don't count.
+            at = _skip_ends(data, at)
+        held = bytes(self._buffer)
+        # Only so far: a count needs no more than that to tell that it is none.
+        digits, space, _ = data[at : at + COUNT_DIGITS_MAX + 1].partition(b" ")
+        count = held + digits
+        is_count = _is_count(count) or (not count and not space)
+        if not is_count or (space and int(count) > COUNT_MAX):
+            self._buffer.clear()
+            raise FramingError(
+                "no count of octets where the next message would begin",
+                rest=held + data[at : at + self._max],
+            )
+        if space:
+            self._left = int(count)
+            self._buffer.clear()
+        else:
+            self._buffer += digits
+        return at + len(digits) + len(space)
+
+    def _hold(self, part: bytes) -> None:
+        room = self._max - len(self._buffer)
+        self._buffer += part[:room]
+        self._cut += max(0, len(part) - room)
+
+    def _take(self) -> Frame:
+        frame = Frame(_without_end(bytes(self._buffer)), self._cut)
+        self._buffer.clear()
+        self._cut = 0
+        return frame
+
+
+def _skip_ends(data: bytes, at: int) -> int:
+    while at < len(data) and data[at] in _ENDS:
+        at += 1
+    return at
+
+
+def _without_end(data: bytes) -> bytes:
+    """Drop the ends of lines, and the NUL that some senders put there."""
+    return data.rstrip(_ENDS)

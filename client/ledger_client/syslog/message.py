@@ -1,0 +1,124 @@
+"""Syslog messages: RFC 5424 taken apart, anything else kept whole with a note.
+
+    <165>1 2026-11-25T02:03:36.003Z web-1 su 42 ID47 [origin ip="192.0.2.1"] text
+
+A sender that gets a detail wrong has still seen something happen, so the content is read
+tolerantly: names that are too long, a time that is none, structured data that doesn't end. What was
+wrong is noted, and no byte is dropped. RFC 3164 has no year, no zone and no two implementations
+that agree, so nothing is guessed from such a line but its priority.
+
+Source: RFC 5424 §6.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+FACILITIES = (
+    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv",
+    "ftp", "ntp", "audit", "alert", "clock", "local0", "local1", "local2", "local3", "local4",
+    "local5", "local6", "local7",
+)  # fmt: skip
+SEVERITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+
+_NIL = "-"
+_PRIORITY_MAX = len(FACILITIES) * len(SEVERITIES) - 1
+_HEADER_FIELDS = 5
+_BOM = "\ufeff"
+
+_match_priority = re.compile(r"<(0|[1-9][0-9]{0,2})>").match
+_match_element = re.compile(r"\[([^ =\]\"]+)").match
+# A value that has a bare `]` is not well-formed; where it ends is plain all the same.
+_match_parameter = re.compile(r" ([^ =\]\"]+)=\"((?:[^\"\\]|\\.)*)\"", re.DOTALL).match
+_unescape = re.compile(r"\\([\"\\\]])").sub
+
+StructuredData = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """What a message says; empty where it says nothing."""
+
+    text: str
+    """The text, or the whole message when it isn't RFC 5424."""
+    facility: str = ""
+    severity: str = ""
+    time: str = ""
+    host: str = ""
+    app: str = ""
+    process: str = ""
+    message_id: str = ""
+    structured_data: StructuredData = field(default_factory=dict)
+    """By element and parameter; a parameter that stands twice has a list of its values."""
+    notes: tuple[str, ...] = ()
+
+
+def parse_message(data: bytes) -> Message:
+    """Read one message. Nothing is refused: what isn't RFC 5424 is kept whole."""
+    notes: list[str] = []
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = data.decode(errors="backslashreplace")
+        notes.append(r"message: not UTF-8, the bytes that are not are written as \xNN")
+    priority = _match_priority(text)
+    if priority is None or int(priority[1]) > _PRIORITY_MAX:
+        return Message(text=text, notes=(*notes, "message: no priority, so it is kept whole"))
+    facility, severity = divmod(int(priority[1]), len(SEVERITIES))
+    version, *fields = text[priority.end() :].split(" ", _HEADER_FIELDS + 1)
+    if version != "1" or len(fields) <= _HEADER_FIELDS:
+        note = "message: not RFC 5424, so it is kept whole"
+        return Message(
+            text=text,
+            facility=FACILITIES[facility],
+            severity=SEVERITIES[severity],
+            notes=(*notes, note),
+        )
+    *header, rest = fields
+    time, host, app, process, message_id = ("" if name == _NIL else name for name in header)
+    structured_data, rest, note = _split_structured_data(rest)
+    return Message(
+        text=rest.removeprefix(_BOM),
+        facility=FACILITIES[facility],
+        severity=SEVERITIES[severity],
+        time=time,
+        host=host,
+        app=app,
+        process=process,
+        message_id=message_id,
+        structured_data=structured_data,
+        notes=(*notes, note) if note else tuple(notes),
+    )
+
+
+def _split_structured_data(text: str) -> tuple[StructuredData, str, str]:
+    """Give the structured data, the text behind it, and a note."""
+    if text == _NIL or text.startswith(f"{_NIL} "):
+        return {}, text[2:], ""
+    elements: StructuredData = {}
+    notes = set()
+    end = 0
+    while element := _match_element(text, end):
+        parameters = elements.setdefault(element[1], {})
+        if parameters:
+            notes.add("structured_data: an element stands twice, and is one here")
+        end = element.end()
+        while parameter := _match_parameter(text, end):
+            _add(parameters, parameter[1], _unescape(r"\1", parameter[2]))
+            end = parameter.end()
+        if text[end : end + 1] != "]":
+            break
+        end += 1
+    else:
+        if end and text[end : end + 1] in ("", " "):
+            return elements, text[end + 1 :], " ".join(sorted(notes))
+    return {}, text, "structured_data: not well-formed, it is left in the message"
+
+
+def _add(parameters: dict[str, Any], name: str, value: str) -> None:
+    if name not in parameters:
+        parameters[name] = value
+    elif isinstance(parameters[name], list):
+        parameters[name].append(value)
+    else:
+        parameters[name] = [parameters[name], value]
