@@ -160,7 +160,7 @@ class Monitor:
         note = yield from _fetch_note(CHECKPOINT_REQUEST)
         if note is None:
             raise UnavailableError("GET /checkpoint: status 404")
-        with adding_evidence(lambda: {"offered.note": note}):
+        with adding_evidence(lambda: self._latest_evidence() | {"offered.note": note}):
             head = self._policy.check(note)
         try:
             yield from self._accept(head)
@@ -298,6 +298,11 @@ class Monitor:
                 raise UnavailableError(str(error)) from error
         if not self._trusted.accept(head, proof):
             raise AssertionError("a head is accepted, or refused, by the proof that it needs")
+
+    def _latest_evidence(self) -> dict[str, bytes]:
+        """A head without its quorum may be one that witnesses refused: a fork, by these two."""
+        note = self.latest_note
+        return {} if note is None else {"accepted.note": note.encode()}
 
     def _judge_unproven(self, now_unix_s: float) -> Plan[None]:
         """Come back to the heads of witnesses that the log could not prove at the time."""
