@@ -6,7 +6,6 @@ nothing was freed, and then puts a good ledger at the same address.
 
 import datetime as dt
 import logging
-import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from ledger_client import Recorder
 from tests.client.peer import Peer, Script, Talk
 from tests.recording.conftest import OpenRecorder, Running, numbers, wait_until
+from tests.recording.relay import relay
 from tests.service.serving import make_ledger, serving
 
 EVENTS = 20
@@ -179,15 +179,8 @@ def test_the_ledger_of_another_key_is_not_believed(
 def test_when_it_is_back_the_recorder_sends_again_by_itself(
     open_recorder: OpenRecorder, running: Running, name: str
 ) -> None:
-    good = int(running.url.rpartition(":")[2])
-
-    def relay(talk: Talk) -> None:
-        with socket.create_connection(("127.0.0.1", good)) as upstream:
-            while True:
-                upstream.sendall(talk.read_request())
-                talk.say(read_answer(upstream))
-
-    with Peer(not_http, resetting, busy_once, relay) as peer:
+    good = relay(running.url, lambda _: None)
+    with Peer(not_http, resetting, busy_once, good) as peer:
         recorder = open_recorder(url=peer.url, timeout_s=5)
         recorder.record("a.b")
         wait_until(lambda: recorder.status.failures >= 1)
@@ -201,19 +194,10 @@ def test_when_it_is_back_the_recorder_sends_again_by_itself(
 def test_an_event_that_something_on_the_way_refuses_does_not_hold_up_the_others(
     open_recorder: OpenRecorder, running: Running, name: str, tmp_path: Path
 ) -> None:
-    good = int(running.url.rpartition(":")[2])
+    def block(request: bytes) -> tuple[int, bytes] | None:
+        return (403, b"blocked") if b"<script>" in request else None
 
-    def firewall(talk: Talk) -> None:
-        with socket.create_connection(("127.0.0.1", good)) as upstream:
-            while True:
-                request = talk.read_request()
-                if b"<script>" in request:
-                    talk.answer(403, b"blocked")
-                    continue
-                upstream.sendall(request)
-                talk.say(read_answer(upstream))
-
-    with Peer(firewall) as peer:
+    with Peer(relay(running.url, block)) as peer:
         recorder = open_recorder(url=peer.url, timeout_s=5)
         for number in range(10):
             recorder.record("a.b", reason="<script>" if number == 4 else "fine")
@@ -223,17 +207,6 @@ def test_an_event_that_something_on_the_way_refuses_does_not_hold_up_the_others(
     assert sorted(event["recorder"]["seq"] for event in events) == [1, 2, 3, 4, 6, 7, 8, 9, 10]
     assert notice["context"]["rejected"]["recorder"]["seq"] == 5
     assert "<script>" not in (tmp_path / "spool" / "dead-letter.jsonl").read_text()
-
-
-def read_answer(upstream: socket.socket) -> bytes:
-    answer = b""
-    while True:
-        answer += upstream.recv(1 << 16)
-        head, end, body = answer.partition(b"\r\n\r\n")
-        if end:
-            length = head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
-            if len(body) >= int(length):
-                return answer
 
 
 def expired_certificate(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:

@@ -11,6 +11,7 @@ may take again.
 
 import os
 import threading
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from ledger_client.recording.folder import Home
@@ -33,13 +34,13 @@ class Position(NamedTuple):
 class _Segment:
     """A file that is being appended to, or was and isn't synced yet."""
 
-    __slots__ = ("codec", "end", "fd", "number")
+    __slots__ = ("codec", "end", "fd", "number", "start")
 
     def __init__(self, number: int, fd: int, header: bytes) -> None:
         self.number = number
         self.fd = fd
         self.codec = FrameCodec(header)
-        self.end = len(header)
+        self.start = self.end = len(header)
 
 
 class Spool:
@@ -108,10 +109,13 @@ class Spool:
         with self.lock:
             seq = self.take_number()
             try:
-                segment = self._segment
-                if segment is None or segment.end >= self._segment_bytes_max:
-                    segment = self._begin_segment()
-                self._write(segment, segment.codec.encode(seq, b"%b%d%b" % (head, seq, tail)))
+                try:
+                    self._append(seq, b"%b%d%b" % (head, seq, tail))
+                except OSError:
+                    if self._segment is not None:
+                        raise
+                    # That file was given up. A new one may do: its disk may have room again.
+                    self._append(seq, b"%b%d%b" % (head, seq, tail))
             except OSError:
                 if self._next_seq == seq + 1:
                     self._next_seq = seq
@@ -152,27 +156,42 @@ class Spool:
         self._seal()
         self._close_files()
 
+    def _append(self, seq: int, event_json: bytes) -> None:
+        segment = self._segment
+        if segment is None or segment.end >= self._segment_bytes_max:
+            segment = self._begin_segment()
+        self._write(segment, segment.codec.encode(seq, event_json))
+
     def _begin_segment(self) -> _Segment:
         self._seal()
         number = self._last_number + 1
         header = format_header(self.home.instance, number)
-        fd = os.open(self.home.segment_path(number), _NEW_FILE, 0o600)
+        path = self.home.segment_path(number)
+        fd = os.open(path, _NEW_FILE, 0o600)
+        try:
+            _write_whole(fd, header)
+        except OSError:
+            os.close(fd)
+            path.unlink()
+            raise
         self._last_number = number
-        segment = _Segment(number, fd, header)
-        self._segment = segment
-        segment.end = 0
-        self._write(segment, header)
-        return segment
+        self._bytes_held += len(header)
+        self._segment = _Segment(number, fd, header)
+        return self._segment
 
     def _write(self, segment: _Segment, data: bytes) -> None:
         try:
-            done = os.write(segment.fd, data)
-            while done < len(data):
-                done += os.write(segment.fd, data[done:])
+            _write_whole(segment.fd, data)
         except OSError:
-            # Half a frame may stand there. If it can't be cut off it is this segment's last.
-            self._seal()
-            os.ftruncate(segment.fd, segment.end)
+            is_whole = False
+            # Half a frame may stand there. A reader takes it for one that a crash cut off, as long
+            # as nothing comes after it.
+            has_frames = segment.end > segment.start
+            with suppress(OSError):
+                os.ftruncate(segment.fd, segment.end)
+                is_whole = True
+            if has_frames or not is_whole:
+                self._seal()
             raise
         segment.end += len(data)
         self._bytes_held += len(data)
@@ -209,3 +228,9 @@ class Spool:
     def _close_files(self) -> None:
         while self._sealed:
             os.close(self._sealed.pop().fd)
+
+
+def _write_whole(fd: int, data: bytes) -> None:
+    done = os.write(fd, data)
+    while done < len(data):
+        done += os.write(fd, data[done:])
