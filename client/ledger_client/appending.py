@@ -12,7 +12,7 @@ most 10,000 and 32 MiB a request, and the new ones among them come back with one
 duplicate, being anywhere in the log, has a tlog-proof of its own.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -32,7 +32,7 @@ from ledger.tlog.errors import (
 from ledger.tlog.hashing import Hash, leaf_hash
 from ledger.tlog.policy import VerifiedHead
 from ledger.tlog.proof import Proof, RangeProof, parse_proof, parse_range_proof
-from ledger.tlog.wire import format_base64
+from ledger.tlog.wire import excerpt, format_base64
 from ledger_client.answer import (
     adding_evidence,
     check_same,
@@ -55,6 +55,16 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024
 AnyEvent = Event | ReadEvent | Mapping[str, Any]
 """A `ReadEvent` was checked before and is sent as it is, so it must have its id and time."""
 
+Mask = Callable[[dict[str, Any]], dict[str, Any]]
+"""Gives an event without its secrets; `ledger.event.secrets.mask` is one."""
+
+
+class _Masked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ledger took out of an event: where, and by which rule."""
+
+    path: str
+    rule: str
+
 
 class _Result(msgspec.Struct, frozen=True, kw_only=True):
     """The answer for one event: where it is, or why not."""
@@ -65,6 +75,7 @@ class _Result(msgspec.Struct, frozen=True, kw_only=True):
     leaf_hash: str = ""
     duplicate: bool = False
     filled: tuple[str, ...] = ()
+    masked: tuple[_Masked, ...] = ()
     proof: str | None = None
     error: Problem | None = None
 
@@ -79,9 +90,10 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
 class Appender:
     """Plans appends. Holds no state of its own: threads may share it."""
 
-    def __init__(self, *, reader: Reader, heads: Heads | None) -> None:
-        """Without `heads` nothing can be verified."""
+    def __init__(self, *, reader: Reader, heads: Heads | None, mask: Mask | None) -> None:
+        """Without `heads` nothing can be verified; without `mask` secrets are sent."""
         self._reader: Final = reader
+        self._mask: Final = mask
         self._heads: Final = heads
 
     def append(self, event: AnyEvent, *, verify: bool, wait_witnessed: bool) -> Plan[Receipt]:
@@ -136,6 +148,8 @@ class Appender:
         if isinstance(event, ReadEvent):
             return event
         value = msgspec.to_builtins(event) if isinstance(event, Event) else event
+        if self._mask is not None and isinstance(value, Mapping):
+            value = self._mask(dict(value))
         try:
             return self._reader.read_object(value)
         except EventError as error:
@@ -260,6 +274,14 @@ def _place(sent: ReadEvent, result: _Result) -> _Placed | Rejected:
         return {"sent.json": sent.event_json, "answer.json": msgspec.json.encode(result)}
 
     check_same("id of a result", got=result.id, want=event_id, evidence=evidence)
+    if result.masked:
+        path, rule = (excerpt(text) for text in (result.masked[0].path, result.masked[0].rule))
+        raise VerificationError(
+            f"the ledger masked {path} by its rule {rule}, so what it logged is not what was sent:"
+            " mask by the same rules before sending",
+            # Not what was sent: evidence is saved, and the secret with it.
+            evidence={"answer.json": msgspec.json.encode(result)},
+        )
     check_same("fields filled in by the ledger", got=result.filled, want=(), evidence=evidence)
     received = result.received
     # The time is spliced into the leaf as it is: in another form it would be another leaf.

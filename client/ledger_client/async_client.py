@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from typing import Self, TypeVar
 
+from ledger.event.secrets import mask as mask_secrets
 from ledger.tlog.errors import UnavailableError, VerificationError
 from ledger.tlog.hashing import Hash
 from ledger.tlog.policy import VerifiedHead
-from ledger_client.appending import AnyEvent
+from ledger_client.appending import AnyEvent, Mask
 from ledger_client.async_transport import AsyncTransport
 from ledger_client.client import TIMEOUT_S
 from ledger_client.exchange import Plan, Request, Response, Turn
@@ -42,11 +43,14 @@ class AsyncLedgerClient:
         timeout_s: float = TIMEOUT_S,
         retry: RetryPolicy | None = None,
         tls: ssl.SSLContext | None = None,
+        mask: Mask | None = mask_secrets,
     ) -> None:
         """Open nothing yet; read the policy (its bytes, or the file at a path) and the state file.
 
         `timeout_s` bounds one attempt, `retry` their number and the time for all of them. Without
-        `state` the first head of each process is taken on trust in the policy alone.
+        `state` the first head of each process is taken on trust in the policy alone. `mask` takes
+        the secrets out of each event before it is sent: by the rules of the house when it is left
+        out, by `parse_rules(text).mask` with those of a file too, not at all with None.
 
         Raises: ValueError, MalformedError, VerificationError, OSError.
         """
@@ -57,6 +61,7 @@ class AsyncLedgerClient:
             state=state,
             timeout_s=timeout_s,
             retry=retry or RetryPolicy(),
+            mask=mask,
         )
         self._transport = AsyncTransport(self._shared.endpoint, tls=tls)
         self._turn = asyncio.Lock()

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
 
+from ledger.event.secrets import mask as mask_secrets
 from ledger.tlog.errors import UnavailableError, VerificationError
 from ledger.tlog.hashing import Hash
 from ledger.tlog.policy import VerifiedHead
-from ledger_client.appending import AnyEvent
+from ledger_client.appending import AnyEvent, Mask
 from ledger_client.exchange import Plan, Request, Response, Turn
 from ledger_client.results import Consistency, Entry, Inclusion, Receipt, Rejected
 from ledger_client.retry import Pause, RetryPolicy
@@ -46,11 +47,14 @@ class LedgerClient:
         timeout_s: float = TIMEOUT_S,
         retry: RetryPolicy | None = None,
         tls: ssl.SSLContext | None = None,
+        mask: Mask | None = mask_secrets,
     ) -> None:
         """Open nothing yet; read the policy (its bytes, or the file at a path) and the state file.
 
         `timeout_s` bounds one attempt, `retry` their number and the time for all of them. Without
-        `state` the first head of each process is taken on trust in the policy alone.
+        `state` the first head of each process is taken on trust in the policy alone. `mask` takes
+        the secrets out of each event before it is sent: by the rules of the house when it is left
+        out, by `parse_rules(text).mask` with those of a file too, not at all with None.
 
         Raises: ValueError, MalformedError, VerificationError, OSError.
         """
@@ -61,6 +65,7 @@ class LedgerClient:
             state=state,
             timeout_s=timeout_s,
             retry=retry or RetryPolicy(),
+            mask=mask,
         )
         self._transport = Transport(self._shared.endpoint, tls=tls)
         self._turn = threading.Lock()

@@ -6,7 +6,7 @@ DETAIL_CHARS_MAX = 500
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A problem document; `field`, `limit` and `got` are our own members. Source: RFC 9457 §3.1."""
+    """A problem document; the members from `field` on are our own. Source: RFC 9457 §3.1."""
 
     type: str = "about:blank"
     title: str = ""
@@ -15,6 +15,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     field: str | None = None
     limit: int | str | None = None
     got: int | str | None = None
+    rule: str | None = None
 
     @property
     def slug(self) -> str:
@@ -31,6 +32,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
             field=None if self.field is None else _printable(self.field),
             limit=_printable(self.limit) if isinstance(self.limit, str) else self.limit,
             got=_printable(self.got) if isinstance(self.got, str) else self.got,
+            rule=None if self.rule is None else _printable(self.rule),
         )
 
 

@@ -16,7 +16,7 @@ from ledger.event.reading import Reader
 from ledger.tlog.errors import VerificationError
 from ledger.tlog.hashing import Hash
 from ledger.tlog.policy import Policy, VerifiedHead, parse_policy
-from ledger_client.appending import AnyEvent, Appender
+from ledger_client.appending import AnyEvent, Appender, Mask
 from ledger_client.exchange import Plan, parse_endpoint
 from ledger_client.heads import Heads
 from ledger_client.ids import new_event_id
@@ -51,6 +51,7 @@ class Shared:
         state: PathLike | None,
         timeout_s: float,
         retry: RetryPolicy,
+        mask: Mask | None,
     ) -> None:
         """Reads the policy and the state file.
 
@@ -73,7 +74,7 @@ class Shared:
         elif state is not None:
             raise ValueError(f"a state file needs a policy. {POLICY_HINT}")
         reader = Reader(new_event_id, lambda: time.time_ns() // _NS_PER_US)
-        self._appender: Final = Appender(reader=reader, heads=self._heads)
+        self._appender: Final = Appender(reader=reader, heads=self._heads, mask=mask)
 
     def append(self, event: AnyEvent, *, verify: bool, wait_witnessed: bool) -> Plan[Receipt]:
         self._heads_for(verify=verify)

@@ -18,11 +18,13 @@ from aiohttp import web
 
 from ledger.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger.event.reading import Reader
+from ledger.event.secrets import SecretRules, default_rules, parse_rules
 from ledger.hosting import listen, run_until_signal
 from ledger.publisher import LogSigner, Publisher
 from ledger.sequencer import Sequencer
 from ledger.service.appending import Appender, LogClock
 from ledger.service.directory import DirectoryPaths, read_signers
+from ledger.service.guarding import SecretGuard
 from ledger.service.openapi import make_openapi
 from ledger.service.outbox import Outbox
 from ledger.service.parts import Service
@@ -82,6 +84,7 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
     signers = read_signers(paths)
     policy_bytes = _read_policy(paths)
     policy = parse_policy(policy_bytes)
+    rules = _read_rules(paths)
     writer = LogWriter.open(paths.log, map_bytes=settings.map_bytes)
     try:
         access = AccessStore.open(paths.access)
@@ -99,6 +102,7 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
             signers=signers,
             evidence=paths.evidence,
             policy=policy,
+            rules=rules,
             policy_text=policy_bytes.decode(errors="replace"),
             writer=writer,
             access=access,
@@ -119,6 +123,7 @@ def _make_service(
     signers: Sequence[LogSigner],
     evidence: Path,
     policy: Policy,
+    rules: SecretRules,
     policy_text: str,
     writer: LogWriter,
     access: AccessStore,
@@ -143,6 +148,7 @@ def _make_service(
     # A policy that doesn't know our keys must end the start, not the first publication.
     replace(policy, quorum=None).check(publisher.sign().note)
     clock = LogClock(last=last_received_time(store), read_unix_ns=time.time_ns)
+    reader = Reader(_id_maker(clock.now), clock.now)
     return Service(
         origin=origin,
         verifier_keys=tuple(str(signer.verifier) for signer in signers),
@@ -154,7 +160,10 @@ def _make_service(
         sequencer=sequencer,
         publisher=publisher,
         appender=Appender(
-            sequencer=sequencer, clock=clock, reader=Reader(_id_maker(clock.now), clock.now)
+            sequencer=sequencer,
+            clock=clock,
+            reader=reader,
+            guard=SecretGuard(rules, settings.secrets, reader),
         ),
         openapi=make_openapi(),
     )
@@ -199,3 +208,9 @@ def _read_policy(paths: DirectoryPaths) -> bytes:
         return paths.policy.read_bytes()
     except FileNotFoundError:
         raise UnavailableError(f"there is no policy at {paths.policy}") from None
+
+
+def _read_rules(paths: DirectoryPaths) -> SecretRules:
+    if not paths.secrets.exists():
+        return default_rules()
+    return parse_rules(paths.secrets.read_text(encoding="utf-8"))

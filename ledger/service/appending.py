@@ -19,8 +19,9 @@ from ledger.event.model import EventError, Received
 from ledger.event.reading import Reader, ReadEvent
 from ledger.sequencer import Sequencer
 from ledger.service.bodies import Items
+from ledger.service.guarding import MaskedEvent, SecretGuard
 from ledger.service.problems import ProblemError, explain, make_problem
-from ledger.service.wire import Refused, Result
+from ledger.service.wire import Masked, Refused, Result
 from ledger.store.writer import NewEntry, Placed, Placement
 from ledger.tlog.hashing import leaf_hash
 
@@ -49,9 +50,12 @@ class LogClock:
 class Appender:
     """Appends the events of requests to one log."""
 
-    def __init__(self, *, sequencer: Sequencer, clock: LogClock, reader: Reader) -> None:
+    def __init__(
+        self, *, sequencer: Sequencer, clock: LogClock, reader: Reader, guard: SecretGuard
+    ) -> None:
         self._sequencer = sequencer
         self._clock = clock
+        self._guard = guard
         self.reader: Final = reader
 
     async def append(self, items: Items, *, by: str, tenant: str | None) -> list[Result | Refused]:
@@ -62,7 +66,8 @@ class Appender:
         Raises: as `Sequencer.append`, with nothing kept; EventError when a body that should be one
         event isn't even JSON.
         """
-        reads = await _read(items, tenant)
+        reads = await _read(items, tenant, self._guard)
+        self._guard.report()
         # From here to the queue nothing is awaited; append() queues before it awaits.
         received = Received(by=by, time=format_time(self._clock.now()))
         entries = _stamp(reads, received)
@@ -76,14 +81,14 @@ class Appender:
         ]
 
 
-async def _read(items: Items, tenant: str | None) -> list[ReadEvent | Refused]:
+async def _read(items: Items, tenant: str | None, guard: SecretGuard) -> list[ReadEvent | Refused]:
     reads: list[ReadEvent | Refused] = []
     for position, raw in enumerate(items.raws, start=1):
         try:
             read = items.read(bytes(raw))
             if tenant is not None and read.event.tenant != tenant:
                 raise _wrong_tenant(read.event.tenant)
-            reads.append(read)
+            reads.append(guard.check(read))
         except (EventError, ProblemError) as error:
             refused = explain(error).problem
             if not items.is_batch and refused.slug in ("not-json", "not-msgpack"):
@@ -136,6 +141,8 @@ def _outcome(
         duplicate=placed.placement is Placement.DUPLICATE,
         filled=read.filled,
     )
+    if isinstance(read, MaskedEvent):
+        result.masked = tuple(Masked(path=hit.path, rule=hit.rule) for hit in read.masked)
     event = read.event
     if result.duplicate:
         # It is the first one that counts: whoever sent it, and whenever that was.

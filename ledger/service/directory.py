@@ -3,6 +3,7 @@
 DIR/ledger.toml   settings of this ledger
 DIR/key           the signing key, one line, mode 0600
 DIR/policy        the log's verifier key, its witnesses, the quorum
+DIR/secrets.toml  rules of secrets beside those of the house, when there is one
 DIR/log/          LMDB: the log
 DIR/access/       LMDB: access tokens, by hash
 """
@@ -46,6 +47,11 @@ class DirectoryPaths:
     def policy(self) -> Path:
         """The trust policy."""
         return self.root / "policy"
+
+    @property
+    def secrets(self) -> Path:
+        """The user's rules of secrets, which need not exist."""
+        return self.root / "secrets.toml"
 
     @property
     def log(self) -> Path:

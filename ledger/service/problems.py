@@ -1,8 +1,9 @@
 """Why a request is refused: one table of problems, and one place where errors become them.
 
 Every answer that isn't a success is an RFC 9457 problem document. Its `type` is an address on this
-service, `/v1/problems#<slug>`, where the table stands. `field`, `limit` and `got` are ours: where
-the fault is, and two numbers. No document holds a value of an event or of a token.
+service, `/v1/problems#<slug>`, where the table stands. `field`, `limit`, `got` and `rule` are ours:
+where the fault is, two numbers, and the rule by which something is a secret. No document holds a
+value of an event or of a token.
 
 Source: RFC 9457.
 """
@@ -39,6 +40,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     field: str | UnsetType = UNSET
     limit: int | UnsetType = UNSET
     got: int | UnsetType = UNSET
+    rule: str | UnsetType = UNSET
 
     @property
     def slug(self) -> str:
@@ -165,6 +167,12 @@ _KINDS: Final = (
     ),
     Kind("out-of-range", 422, "Out of range", "A number is too small or too large."),
     Kind("repeated-key", 422, "Key repeated", "A key stands twice in one object."),
+    Kind(
+        "secret",
+        422,
+        "Looks like a secret",
+        "A value at `field` is a secret by `rule`: leave it out, or mask it.",
+    ),
     Kind("string", 422, "Not text", "A string holds NUL or a lone surrogate."),
     Kind("time", 422, "Not a time", "A time is RFC 3339 with a zone, and exists."),
     Kind("too-deep", 422, "Too deep", "Objects and arrays are nested too deep."),
@@ -219,10 +227,11 @@ class ProblemError(Exception):
         field: str | None = None,
         limit: int | None = None,
         got: int | None = None,
+        rule: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.problem = make_problem(slug, detail, field=field, limit=limit, got=got)
+        self.problem = make_problem(slug, detail, field=field, limit=limit, got=got, rule=rule)
         self.headers = headers or {}
 
 
@@ -233,6 +242,7 @@ def make_problem(
     field: str | None = None,
     limit: int | None = None,
     got: int | None = None,
+    rule: str | None = None,
 ) -> Problem:
     """A problem document of a row of the table. An empty field is the whole, and left out."""
     kind = PROBLEMS[slug]
@@ -244,6 +254,7 @@ def make_problem(
         field=field or UNSET,
         limit=UNSET if limit is None else limit,
         got=UNSET if got is None else got,
+        rule=rule or UNSET,
     )
 
 

@@ -47,6 +47,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     public_entries: Annotated[
         bool, Meta(description="Let everybody read events and entry bundles, without a token.")
     ] = False
+    secrets: Annotated[
+        str,
+        Meta(
+            description="An event that holds a secret is refused (refuse), logged without it "
+            "(mask), or not looked at (off).",
+            pattern="^(refuse|mask|off)$",
+        ),
+    ] = "refuse"
     map_bytes: Annotated[
         int,
         Meta(

@@ -27,8 +27,18 @@ class Batch(Struct, forbid_unknown_fields=True):
     events: Annotated[list[Event], Meta(min_length=1, max_length=10_000)]
 
 
+class Masked(Struct, frozen=True, kw_only=True):
+    """Where a secret stood in an event, and the rule that it fits."""
+
+    path: str
+    rule: str
+
+
 class Result(Struct, kw_only=True, omit_defaults=True):
-    """Where an event is. `filled` names what the server added, `time` is the one that it chose."""
+    """Where an event is. `filled` names what the server added, `time` is the one that it chose.
+
+    `masked` says what the server took out: the event in the log is then not the one that was sent.
+    """
 
     index: Size
     id: str
@@ -37,6 +47,7 @@ class Result(Struct, kw_only=True, omit_defaults=True):
     duplicate: bool
     filled: tuple[Filled, ...] = ()
     time: str | UnsetType = UNSET
+    masked: tuple[Masked, ...] = ()
     proof: str | UnsetType = UNSET
 
 

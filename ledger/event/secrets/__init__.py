@@ -6,7 +6,6 @@
 `rules` are the tables, `scanning` reads events by them, `choosing` adds what a user's file says.
 """
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -32,11 +31,11 @@ def default_rules() -> SecretRules:
     return SecretRules(KEY_RULES, PATTERN_RULES)
 
 
-def find(event: bytes | Mapping[str, Any]) -> tuple[Hit, ...]:
+def find(event: bytes | dict[str, Any]) -> tuple[Hit, ...]:
     """The secrets in an event, by the rules of the house; see `SecretRules.find`."""
     return default_rules().find(event)
 
 
-def mask(event: Mapping[str, Any]) -> Mapping[str, Any]:
+def mask(event: dict[str, Any]) -> dict[str, Any]:
     """The event without its secrets, by the rules of the house; see `SecretRules.mask`."""
-    return default_rules().mask(event)[0]
+    return default_rules().mask(event)

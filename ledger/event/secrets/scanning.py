@@ -90,23 +90,26 @@ class SecretRules:
         in_json = [(each.rule, _key_pattern(each, start='"', end='"')) for each in self._key_rules]
         self._first_look = _compile_set([*texts, *in_json])
 
-    def find(self, event: bytes | Mapping[str, Any]) -> tuple[Hit, ...]:
+    def find(self, event: bytes | dict[str, Any]) -> tuple[Hit, ...]:
         """The secrets in an event, given as JSON in UTF-8 or as an object.
 
         Precondition: bytes are JSON that has been read already.
         Cost: 2 µs for an event of 480 bytes that has none, ten times that for one taken apart.
         """
         if not isinstance(event, bytes):
-            return self.mask(event)[1]
+            return self._look(event)[1]
         return () if self._is_clean(event) else self._take_apart(_decode(event))[1]
 
-    def mask(self, event: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[Hit, ...]]:
-        """The event without its secrets, and where they were; the event itself if it has none.
+    def mask(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The event without its secrets; the event itself if it has none.
 
         A value of `context`, `before` or `after` becomes `{"masked": "<rule>"}`. All other fields
         are texts of the schema and become `masked.<rule>`; a key becomes `masked.<rule>.name`.
         What no event holds, such as a date, stays where it is: it is refused later by its type.
         """
+        return self._look(event)[0]
+
+    def _look(self, event: dict[str, Any]) -> tuple[dict[str, Any], tuple[Hit, ...]]:
         try:
             if self._is_clean(_encode(event)):
                 return event, ()

@@ -1,0 +1,74 @@
+"""Secrets stay out of the log: events that hold one are refused, or masked if a setting says so.
+
+Counted and logged by rule. The value is in no message: what was refused may be somebody's password.
+"""
+
+from collections import Counter
+from typing import Final
+
+import msgspec
+import structlog
+
+from ledger.event.reading import Reader, ReadEvent
+from ledger.event.secrets import Hit, SecretRules
+from ledger.service.problems import ProblemError
+
+_log = structlog.get_logger("ledger.service")
+_decode = msgspec.json.Decoder(dict).decode
+
+
+class MaskedEvent(ReadEvent, frozen=True):
+    """An event whose secrets the service took out: not what the client sent."""
+
+    masked: tuple[Hit, ...]
+
+
+class SecretGuard:
+    """Looks at every event before it is queued. Used on the event loop alone."""
+
+    def __init__(self, rules: SecretRules, treatment: str, reader: Reader) -> None:
+        """`treatment` is the setting `secrets`."""
+        self._rules = rules
+        self._treatment: Final = treatment
+        self._reader = reader
+        self._unreported: Counter[str] = Counter()
+        self.found: Final[Counter[str]] = Counter()
+        """Events in which a secret was found since the start, by its rule."""
+
+    def check(self, read: ReadEvent) -> ReadEvent:
+        """The event as it may be logged.
+
+        Raises: ProblemError naming path and rule; EventError when the masked event is no event.
+        """
+        if self._treatment == "off" or not (hits := self._rules.find(read.event_json)):
+            return read
+        rules = {hit.rule for hit in hits}
+        self.found.update(rules)
+        self._unreported.update(rules)
+        if self._treatment == "refuse":
+            raise _refusal(hits)
+        masked = self._reader.read_object(self._rules.mask(_decode(read.event_json)))
+        return MaskedEvent(
+            event=masked.event,
+            event_json=masked.event_json,
+            id_bytes=masked.id_bytes,
+            filled=read.filled,
+            masked=hits,
+        )
+
+    def report(self) -> None:
+        """Log what was found since the last report, one line."""
+        if self._unreported:
+            _log.warning("secrets_found", treatment=self._treatment, events=dict(self._unreported))
+            self._unreported.clear()
+
+
+def _refusal(hits: tuple[Hit, ...]) -> ProblemError:
+    path, rule = hits[0]
+    more = f", and {len(hits) - 1} more in this event" if len(hits) > 1 else ""
+    return ProblemError(
+        "secret",
+        f"looks like a secret, by the rule {rule}{more}: leave it out, or mask it before sending",
+        field=path,
+        rule=rule,
+    )
