@@ -102,20 +102,20 @@ class Life:
             if self._syncer is not None:
                 self._syncer.start()
 
-    def keep(self, head: bytes, tail: bytes) -> int | None:
-        """Spool one event, number and all; None when it was dropped.
+    def keep(self, head: bytes, tail: bytes) -> bool:
+        """Spool one event, number and all; False when it was dropped.
 
         Raises: SpoolFullError, SpoolClosedError.
         """
-        seq = self.overflow.keep(head + self.number_head, self.number_tail + tail)
+        is_kept = self.overflow.keep(head + self.number_head, self.number_tail + tail)
         try:
             self.spool.sync_each()
         except OSError as error:
             _log.error("sync_failed reason=%s", error.strerror)
-        if seq is not None and self.notices.is_waiting:
+        if is_kept and self.notices.is_waiting:
             self.settle()
         self.sender.wake()
-        return seq
+        return is_kept
 
     def bury(self, event: dict[str, Any], error: EventError) -> None:
         """Keep what is no event, and may be shown, with the dead letters; and say so in one."""

@@ -24,8 +24,11 @@ class Overflow:
         self._block_s: Final = block_s
         self._is_full = False  # Guarded by the spool's lock.
 
-    def keep(self, head: bytes, tail: bytes) -> int | None:
-        """Append one event; its number, or None when it was dropped. Raises: SpoolFullError."""
+    def keep(self, head: bytes, tail: bytes) -> bool:
+        """Append one event; False when it was dropped.
+
+        Raises: SpoolFullError, SpoolClosedError.
+        """
         spool = self._spool
         deadline_s: float | None = None
         with spool.lock:
@@ -33,12 +36,12 @@ class Overflow:
                 failure: OSError | None = None
                 if spool.has_room(len(head) + len(tail)):
                     try:
-                        seq = spool.append(head, tail)
+                        spool.append(head, tail)
                     except OSError as error:
                         failure = error
                     else:
                         self._is_full = False
-                        return seq
+                        return True
                 if self._on_full == "raise":
                     reason = "it is at its limit" if failure is None else failure.strerror
                     raise SpoolFullError(f"the spool takes no more events: {reason}") from failure
@@ -48,7 +51,7 @@ class Overflow:
                 if self._on_full == "drop" or self._is_full or left_s <= 0:
                     self._is_full = True
                     self._notices.dropped(spool.take_number())
-                    return None
+                    return False
                 spool.room.wait(left_s)
 
     @property

@@ -111,12 +111,14 @@ class Recorder:
     ) -> None:
         """Make the spool folder, read the policy, and take up what a former process left there.
 
-        `service`, `actor` and `tenant` hold for events that say nothing else.
+        `service`, `actor` and `tenant` hold for events that say nothing else. `mask` takes the
+        secrets out of each event, by the rules of the house when it is left out.
 
         Raises: ValueError, MalformedError, VerificationError, OSError: here, so that a wrong
         setting stops the start of the application and nothing later.
         """
         # Loaded with the first recorder, not with the module: TLS and HTTP take a while.
+        from ledger.event.secrets import default_rules
         from ledger_client.client import LedgerClient
         from ledger_client.recording import fit, life
         from ledger_client.retry import RetryPolicy
@@ -144,7 +146,7 @@ class Recorder:
             self._settings, connect=self._connect, defaults=self._defaults
         )
         self._defaults: Final[Scope] = _defaults(service=service, actor=actor, tenant=tenant)
-        self._mask: Final = mask
+        self._mask: Final[Mask] = mask or default_rules().mask
         self._on_invalid: Final[OnInvalid] = on_invalid
         self._settings: Final = life.Settings(
             folder=folder,
@@ -311,7 +313,7 @@ class Recorder:
     def _encode(self, event: dict[str, Any]) -> tuple[bytes, bytes]:
         """The canonical JSON before and after the event's number. Raises: EventError."""
         try:
-            return split_event(event if self._mask is None else self._mask(event))
+            return split_event(self._mask(event))
         except Exception:  # noqa: BLE001 - the mask is foreign code, and is asked once more below
             # Slow from here: values of other types, texts too long, addresses that are none.
             masked = self._masked(
@@ -328,8 +330,6 @@ class Recorder:
 
     def _masked(self, event: dict[str, Any], *, but_for: tuple[str, ...]) -> dict[str, Any]:
         """The event masked; the members `but_for` alone when masking fails."""
-        if self._mask is None:
-            return event
         try:
             return self._mask(event)
         except Exception as error:  # noqa: BLE001 - foreign code
@@ -345,7 +345,7 @@ class Recorder:
         while True:
             try:
                 life = self._life or self._begin()
-                return life.keep(head, tail) is not None
+                return life.keep(head, tail)
             except SpoolClosedError:
                 with self._lock:
                     if self._life is life:
@@ -362,10 +362,16 @@ class Recorder:
         with self._lock:
             if self._is_closed:
                 raise ValueError("the recorder is closed")
-            if self._life is None:
-                self._life = self._new_life()
-                watch_multiprocessing(self)
+            return self._life or self._take_up(self._new_life())
+
+    def _take_up(self, life: "Life") -> "Life":
+        if self._life is not None:
+            # A signal handler recorded in between, and began one.
+            life.end(0.0)
             return self._life
+        self._life = life
+        watch_multiprocessing(self)
+        return life
 
     def _end(self, timeout_s: float) -> bool:
         with self._lock:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -107,7 +108,8 @@ class Sender:
             on_freed=spool.freed,
             on_damage=notices.damaged,
         )
-        self._wake: Final = threading.Event()
+        # The one kind of queue that a signal handler may put into while its thread does.
+        self._wake: Final[SimpleQueue[None]] = SimpleQueue()
         self._hurry: Final = threading.Event()  # Set while somebody waits for a flush.
         self._stop: Final = threading.Event()
         self._progress: Final = threading.Condition()
@@ -122,8 +124,8 @@ class Sender:
 
     def wake(self) -> None:
         """Say that there is something to send. From any thread, at no cost when it is known."""
-        if not self._wake.is_set():
-            self._wake.set()
+        if self._wake.empty():
+            self._wake.put(None)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was recorded before is in the ledger; False when time is up.
@@ -136,7 +138,7 @@ class Sender:
         with self._progress:
             self._waiting += 1
             self._hurry.set()
-            self._wake.set()
+            self.wake()
             try:
                 return self._progress.wait_for(lambda: self._is_through(target), timeout_s)
             finally:
@@ -148,7 +150,7 @@ class Sender:
         """End the thread, waiting so long for the request it may be in. From any thread."""
         self._stop.set()
         self._hurry.set()
-        self._wake.set()
+        self.wake()
         if self._thread.ident is None:
             self._close()
         else:
@@ -173,7 +175,8 @@ class Sender:
         self._close()
 
     def _turn(self) -> None:
-        self._wake.clear()
+        while not self._wake.empty():
+            self._wake.get()
         now_s = time.monotonic()
         if now_s >= self._scan_due_s:
             self._scan_due_s = now_s + SCAN_S
@@ -189,7 +192,8 @@ class Sender:
             return
         if found is None:
             self._tell_progress()
-            self._wake.wait(SCAN_S)
+            with suppress(Empty):
+                self._wake.get(timeout=SCAN_S)
             return
         drain, batch = found
         if self._deliver(drain, batch) and len(batch.frames) < self._batch_events:

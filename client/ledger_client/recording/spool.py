@@ -5,8 +5,8 @@ outlives the process from the moment at which `append` returns. When it outlives
 policy: `each` syncs before `record` returns (threads that wait together share one sync), `interval`
 syncs every so often from a thread of its own, `none` leaves it to the system.
 
-All state is guarded by `lock`, which a signal handler that interrupts an append in its own thread
-may take again.
+All state is guarded by `lock`. A signal handler may record too, in the middle of a recording of its
+own thread, so every lock on this way can be taken again by its holder.
 """
 
 import os
@@ -59,10 +59,12 @@ class Spool:
         self._bytes_held = 0
         self._next_seq = 1
         self._appended = 0
+        self._is_appending = False
+        self._interrupting: list[tuple[bytes, bytes]] = []
         self._segment: _Segment | None = None
         self._sealed: list[_Segment] = []  # Not synced yet.
         self._last_number = 0
-        self._sync_lock: Final = threading.Lock()
+        self._sync_lock: Final = threading.RLock()
         self._synced = 0  # Guarded by _sync_lock: of `_appended`.
         self._synced_number = 0  # Guarded by _sync_lock: of `_last_number`.
         self._is_closed = False
@@ -99,29 +101,25 @@ class Spool:
             self._next_seq = seq + 1
             return seq
 
-    def append(self, head: bytes, tail: bytes) -> int:
-        """Write one event, its number standing between `head` and `tail`; the number.
+    def append(self, head: bytes, tail: bytes) -> None:
+        """Write one event, its number standing between `head` and `tail`.
 
-        Whether there is room is the caller's to ask.
+        Whether there is room is the caller's to ask. What a signal handler appends that interrupts
+        an append of its own thread is written when that one is through.
 
         Raises: OSError, with nothing appended; SpoolClosedError.
         """
         with self.lock:
-            seq = self.take_number()
+            if self._is_appending:
+                self._interrupting.append((head, tail))
+                return
+            self._is_appending = True
             try:
-                try:
-                    self._append(seq, b"%b%d%b" % (head, seq, tail))
-                except OSError:
-                    if self._segment is not None:
-                        raise
-                    # That file was given up. A new one may do: its disk may have room again.
-                    self._append(seq, b"%b%d%b" % (head, seq, tail))
-            except OSError:
-                if self._next_seq == seq + 1:
-                    self._next_seq = seq
-                raise
-            self._appended += 1
-            return seq
+                self._append(head, tail)
+                while self._interrupting:
+                    self._append(*self._interrupting.pop(0))
+            finally:
+                self._is_appending = False
 
     def sync(self) -> None:
         """Make durable what was appended before. Raises: OSError."""
@@ -156,11 +154,28 @@ class Spool:
         self._seal()
         self._close_files()
 
-    def _append(self, seq: int, event_json: bytes) -> None:
-        segment = self._segment
-        if segment is None or segment.end >= self._segment_bytes_max:
-            segment = self._begin_segment()
-        self._write(segment, segment.codec.encode(seq, event_json))
+    def _append(self, head: bytes, tail: bytes) -> None:
+        seq = self.take_number()
+        event_json = b"%b%d%b" % (head, seq, tail)
+        held = self._bytes_held
+        try:
+            try:
+                self._write(seq, event_json)
+            except OSError:
+                if self._segment is not None:
+                    raise
+                # That file was given up. A new one may do: its disk may have room again.
+                self._write(seq, event_json)
+        except OSError:
+            self._next_seq = seq
+            raise
+        except BaseException:
+            # A signal handler raised, as Ctrl-C does. The frame may be there or not: the file's own
+            # length says so to whoever reads it, once it is sealed.
+            if self._bytes_held == held:
+                self._seal()
+            raise
+        self._appended += 1
 
     def _begin_segment(self) -> _Segment:
         self._seal()
@@ -179,9 +194,13 @@ class Spool:
         self._segment = _Segment(number, fd, header)
         return self._segment
 
-    def _write(self, segment: _Segment, data: bytes) -> None:
+    def _write(self, seq: int, event_json: bytes) -> None:
+        segment = self._segment
+        if segment is None or segment.end >= self._segment_bytes_max:
+            segment = self._begin_segment()
+        frame = segment.codec.encode(seq, event_json)
         try:
-            _write_whole(segment.fd, data)
+            _write_whole(segment.fd, frame)
         except OSError:
             is_whole = False
             # Half a frame may stand there. A reader takes it for one that a crash cut off, as long
@@ -193,8 +212,8 @@ class Spool:
             if has_frames or not is_whole:
                 self._seal()
             raise
-        segment.end += len(data)
-        self._bytes_held += len(data)
+        segment.end += len(frame)
+        self._bytes_held += len(frame)
 
     def _seal(self) -> None:
         if self._segment is not None:
@@ -221,9 +240,11 @@ class Spool:
                 self._synced_number = last_number
             with self.lock:
                 for segment in sealed:
-                    os.close(segment.fd)
-                    self._sealed.remove(segment)
-            self._synced = upto
+                    # A signal handler's sync may have been quicker.
+                    if segment in self._sealed:
+                        self._sealed.remove(segment)
+                        os.close(segment.fd)
+            self._synced = max(self._synced, upto)
 
     def _close_files(self) -> None:
         while self._sealed:
