@@ -1,6 +1,7 @@
 """What every test may use. What not every machine has is left out loudly, and never in CI."""
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 TESTS_DIR = Path(__file__).resolve().parent
 SHARED_DIR = TESTS_DIR.parents[1] / "shared"
 PEERS_BIN_DIR = TESTS_DIR / "peers" / "bin"
+SYSLOG_NG_DIR = TESTS_DIR / "peers" / "syslog-ng"
 
 
 class Need(NamedTuple):
@@ -21,8 +23,19 @@ class Need(NamedTuple):
     missing: str
 
 
+def has_syslog_senders() -> bool:
+    """Tell that there are logger, rsyslogd and syslog-ng."""
+    found = (shutil.which("logger"), shutil.which("rsyslogd", path="/usr/sbin"))
+    return all(found) and SYSLOG_NG_DIR.is_dir()
+
+
 NEEDS = (
     Need("shared", SHARED_DIR.is_dir, "there is no ../shared beside this clone"),
+    Need(
+        "peers",
+        has_syslog_senders,
+        "tests/peers/apt-packages.txt is not installed, or tests/peers/install-syslog-ng not run",
+    ),
     Need("go", PEERS_BIN_DIR.is_dir, "tests/peers/install was not run, which needs Go"),
 )
 

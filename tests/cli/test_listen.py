@@ -77,12 +77,12 @@ def started() -> Iterator[list[Listening]]:
 
 
 def events_with(ledger: Ledger, mark: str, count: int) -> list[Event]:
-    """The events of the ledger whose reason begins with a mark, when there are so many."""
+    """The events of the ledger in whose reason a mark stands, when there are so many."""
     deadline_s = time.monotonic() + WAIT_S
     with LedgerClient(ledger.url, ledger.token, policy=ledger.policy) as client:
         while True:
             events = [parse_leaf(entry.leaf).event for entry in client.events()]
-            found = [event for event in events if str(event.reason).startswith(mark)]
+            found = [event for event in events if mark in str(event.reason)]
             if len(found) >= count:
                 return found
             assert time.monotonic() < deadline_s, f"{len(found)} of {count} events"
