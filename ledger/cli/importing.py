@@ -186,8 +186,8 @@ def _print_line(line: dict[str, Any], *, as_json: bool) -> None:
 def _records(source: Path, format_: Format) -> Iterator[Record]:
     if source == STANDARD_INPUT:
         stream = cast("io.BufferedReader", sys.stdin.buffer)
-        return read_records(stream, wrappers=format_.wrappers)
-    return read_records(source, wrappers=format_.wrappers)
+        return read_records(stream, wrappers=format_.wrappers, lines=format_.lines)
+    return read_records(source, wrappers=format_.wrappers, lines=format_.lines)
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:

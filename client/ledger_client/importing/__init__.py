@@ -1,7 +1,7 @@
 """Importing what other systems recorded: records in, events of ours out. No network here.
 
     format = load_format("cloudtrail")
-    for record in read_records(Path("trail.json.gz"), wrappers=format.wrappers):
+    for record in read_records(path, wrappers=format.wrappers, lines=format.lines):
         for event in format.map(record.raw):          # raises EventError, with the reason
             ...
 
@@ -14,15 +14,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from ledger_client.importing.sources import Record, read_records
+from ledger_client.importing.sources import Lines, Record, read_records
 
 FORMATS: Final = (
     "jsonl",
+    "auditd",
     "azure",
     "cloudtrail",
     "gcp",
     "github",
     "gsuite",
+    "journald",
     "kubernetes",
     "okta",
     "teleport",
@@ -61,6 +63,10 @@ class Format(Protocol):
     @property
     def wrappers(self) -> tuple[str, ...]:
         """The keys under which documents of this kind hold their records."""
+
+    @property
+    def lines(self) -> Lines:
+        """What the lines of its files are."""
 
     def map(self, raw: bytes) -> list[dict[str, Any]]:
         """Give the events of a record, mostly one.

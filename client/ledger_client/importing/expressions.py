@@ -20,6 +20,7 @@ import jmespath
 from jmespath import exceptions, functions, visitor
 
 from ledger.event.canonical import format_time
+from ledger_client.importing.auditd import parse_event
 
 _US_EACH = {"s": 1_000_000, "ms": 1_000, "us": 1}
 IDENTIFIERS_DEPTH_MAX = 8
@@ -124,6 +125,11 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
             return json.loads(text, parse_constant=lambda _: None)
         except (ValueError, RecursionError):
             return None
+
+    @_takes(["array-string"])
+    def _func_parse_auditd(self, lines: list[str]) -> dict[str, Any] | None:
+        """The lines of one event of auditd; nothing when one of them isn't auditd's."""
+        return parse_event(lines)
 
     @_takes(["array", "object", "null"])
     def _func_by_name(self, items: Any) -> dict[str, Any]:

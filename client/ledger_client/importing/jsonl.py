@@ -9,6 +9,7 @@ from ledger.event.canonical import decode_event
 from ledger.event.ids import derived_id
 from ledger.event.model import EventError
 from ledger_client.importing import Mapped
+from ledger_client.importing.sources import Lines
 
 
 class JsonLines:
@@ -16,6 +17,7 @@ class JsonLines:
 
     name = "jsonl"
     wrappers = ("events",)
+    lines: Lines = "json"
 
     def map(self, raw: bytes) -> list[dict[str, Any]]:
         """Read an event; without an id it gets the one derived from its canonical bytes.

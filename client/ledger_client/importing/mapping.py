@@ -36,6 +36,7 @@ from ledger_client.importing import Mapped
 from ledger_client.importing.expressions import Expression, RecordReader
 from ledger_client.importing.mapped import map_event
 from ledger_client.importing.originals import read_record
+from ledger_client.importing.sources import Lines
 from ledger_client.importing.tables import EventTable
 
 MAPPING_BYTES_MAX = 1024 * 1024
@@ -47,6 +48,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     name: str
     event: EventTable | Annotated[list[EventTable], Meta(min_length=1)]
     title: str = ""
+    lines: Lines = "json"
     wrappers: list[str] = []
     keys: Literal["exact", "any-case"] = "exact"
     time_zone: Annotated[str, Meta(pattern=r"^(Z|[+-][0-9]{2}:[0-9]{2})$")] | None = None
@@ -61,6 +63,7 @@ class Mapping:
 
     name: str
     title: str
+    lines: Lines
     wrappers: tuple[str, ...]
     _file: _File
 
@@ -135,7 +138,7 @@ def parse_mapping(text: str) -> Mapping:
         raise MalformedError(f"{place.rstrip('`')}: {message}" if message else place) from None
     if not _is_name(file.name):
         raise MalformedError("name: at most 64 of a-z, 0-9, `_`, `.`, `-` are wanted")
-    return Mapping(file.name, file.title or file.name, tuple(file.wrappers), file)
+    return Mapping(file.name, file.title or file.name, file.lines, tuple(file.wrappers), file)
 
 
 def load_mapping(path: Path) -> Mapping:

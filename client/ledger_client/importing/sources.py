@@ -18,11 +18,12 @@ import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import msgspec
 
 from ledger.tlog.errors import MalformedError
+from ledger_client.importing.auditd import group_lines
 
 DOCUMENT_BYTES_MAX = 256 * 1024 * 1024
 """Of one line, or of a document over several lines, after decompression."""
@@ -41,6 +42,9 @@ class Record:
     """How far the file had been read, compressed or not: a progress bar's measure."""
 
 
+Lines = Literal["json", "auditd"]
+"""What the lines of a file are; those of auditd become `{"lines": […]}`, one for each event."""
+
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 # `{`, `[`, `[{`, `{"Records": [` and the like.
@@ -51,6 +55,7 @@ def read_records(
     source: Path | io.BufferedIOBase,
     *,
     wrappers: Collection[str] = (),
+    lines: Lines = "json",
     document_bytes_max: int = DOCUMENT_BYTES_MAX,
 ) -> Iterator[Record]:
     """Read the records of a file one after another; blank lines are passed over.
@@ -62,16 +67,21 @@ def read_records(
     """
     if isinstance(source, Path):
         with source.open("rb") as file:
-            yield from read_records(file, wrappers=wrappers, document_bytes_max=document_bytes_max)
+            yield from read_records(
+                file, wrappers=wrappers, lines=lines, document_bytes_max=document_bytes_max
+            )
         return
     counted = _Counted(source)
     stream = io.BufferedReader(counted)
     is_gzip = stream.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
     plain = cast("BinaryIO", gzip.GzipFile(fileobj=stream) if is_gzip else stream)
     try:
-        for line, document in _documents(plain, document_bytes_max):
-            for raw in _unwrap(document, wrappers):
-                yield Record(raw=raw, line=line, file_offset=counted.read_bytes)
+        if lines == "auditd":
+            raws = _audit_events(plain, document_bytes_max)
+        else:
+            raws = _json_records(plain, wrappers, document_bytes_max)
+        for line, raw in raws:
+            yield Record(raw=raw, line=line, file_offset=counted.read_bytes)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise MalformedError(f"damaged gzip data: {error}") from error
 
@@ -93,10 +103,24 @@ class _Counted(io.RawIOBase):
         return len(part)
 
 
-def _documents(plain: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
+def _audit_events(plain: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
+    for number, lines in group_lines(_documents(plain, bytes_max, is_json=False)):
+        texts = [line.decode(errors="backslashreplace") for line in lines]
+        yield number, msgspec.json.encode({"lines": texts})
+
+
+def _json_records(
+    plain: BinaryIO, wrappers: Collection[str], bytes_max: int
+) -> Iterator[tuple[int, bytes]]:
+    for number, document in _documents(plain, bytes_max, is_json=True):
+        for raw in _unwrap(document, wrappers):
+            yield number, raw
+
+
+def _documents(plain: BinaryIO, bytes_max: int, *, is_json: bool) -> Iterator[tuple[int, bytes]]:
     """Give each line with its number, or the whole file when its first line only opens it."""
     number = 0
-    is_first = True
+    is_first = is_json
     while text := plain.readline(bytes_max + 1):
         number += 1
         if is_first and _opens_document(text.strip()):

@@ -1,0 +1,160 @@
+"""What a Linux machine records of itself: auditd's lines and the journal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.event.model import EventError
+from ledger_client.importing import load_format, read_records
+from ledger_client.importing.auditd import EVENTS_OPEN_MAX, group_lines, parse_event
+
+LOG = Path(__file__).parent / "vectors" / "audit.log"
+AUDITD = load_format("auditd")
+
+
+def events_of(path: Path) -> list[dict[str, Any]]:
+    records = read_records(path, wrappers=AUDITD.wrappers, lines=AUDITD.lines)
+    return [event for record in records for event in AUDITD.map(record.raw)]
+
+
+def line(serial: int, of_type: str = "SYSCALL") -> bytes:
+    return b"type=%b msg=audit(1364481363.243:%d): a=b" % (of_type.encode(), serial)
+
+
+def test_the_lines_of_an_event_say_who_did_what_to_what_and_how_it_ended() -> None:
+    events = events_of(LOG)
+    assert [
+        (
+            event["action"],
+            event["actor"]["id"],
+            [target["id"] for target in event.get("targets", [])],
+            event["outcome"],
+            event.get("source", {}).get("ip"),
+        )
+        for event in events
+    ] == [
+        (
+            "auditd.syscall.sshd_config",
+            "1000",
+            ["/etc/ssh/sshd_config", "/bin/cat"],
+            "denied",
+            None,
+        ),
+        ("auditd.daemon_start", "1000", [], "success", None),
+        ("auditd.user_auth", "1000", ["root", "/bin/su"], "failure", None),
+        ("auditd.avc", "0", ["/usr/bin/certwatch"], "denied", None),
+        ("auditd.user_login", "root", ["root", "/usr/sbin/sshd"], "failure", "192.0.2.9"),
+    ]
+    assert [event["time"] for event in events][::4] == [
+        "2013-03-28T14:36:03.243000Z",
+        "2023-11-14T22:13:20.001000Z",
+    ]
+    assert events[0]["reason"] == "cat /etc/ssh/sshd_config"
+    assert events[4]["context"]["host"] == "web-1"
+    kept = [text for event in events for text in event["context"]["original"]["lines"]]
+    assert kept == LOG.read_text(encoding="utf-8").rstrip().split("\n")
+
+
+def test_interleaved_lines_come_together_and_an_end_ends_an_event() -> None:
+    lines = [line(1), line(2), line(1, "PATH"), b"junk", line(1, "EOE"), line(2, "PATH"), line(1)]
+    groups = list(group_lines(enumerate(lines, 1)))
+    assert groups == [
+        (4, [b"junk"]),
+        (1, [line(1), line(1, "PATH"), line(1, "EOE")]),
+        (2, [line(2), line(2, "PATH")]),
+        (7, [line(1)]),
+    ]
+
+
+def test_no_more_events_are_held_open_than_the_limit() -> None:
+    taken = 0
+
+    def lines() -> Any:
+        nonlocal taken
+        for serial in range(1_000):
+            taken += 1
+            yield serial, line(serial)
+
+    for count, _ in enumerate(group_lines(lines())):
+        assert taken - count <= EVENTS_OPEN_MAX + 1
+
+
+def test_a_line_that_is_not_auditds_is_refused_with_a_reason(tmp_path: Path) -> None:
+    bad = b"type=X msg=audit(1:2): a=b"
+    (tmp_path / "log").write_bytes(b"\n".join((b"junk", bad, line(1))))
+    raws = [record.raw for record in read_records(tmp_path / "log", lines="auditd")]
+    assert [json.loads(raw)["lines"] for raw in raws] == [
+        ["junk"],
+        [bad.decode()],
+        [line(1).decode()],
+    ]
+    for raw in raws[:2]:
+        with pytest.raises(EventError, match="action: the record has none"):
+            AUDITD.map(raw)
+
+
+@given(st.lists(st.text(max_size=60), max_size=4))
+def test_no_text_makes_the_parser_fail(lines: list[str]) -> None:
+    parse_event(lines)
+    parse_event([f"type=SYSCALL msg=audit(1364481363.243:1): {text}" for text in lines])
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("a=1 b=2", {"a": "1", "b": "2"}),
+        ('comm="x y" exe=2F62696E2F61', {"comm": "x y", "exe": "/bin/a"}),
+        ("a0=2F62 inode=4142", {"a0": "2F62", "inode": "4142"}),
+        ("key=(null) tty=(none) addr=? ses=4294967295", {}),
+        ("pid=1 msg='op=x pid=2 res=success'", {"pid": "1", "op": "x", "res": "success"}),
+        ('auid=1000\x1dAUID="jo"', {"auid": "1000", "AUID": "jo"}),
+        ("avc:  denied  { read } for  pid=1", {"pid": "1", "text": "avc: denied { read } for"}),
+    ],
+)
+def test_values_are_read_in_each_form(fields: str, expected: dict[str, str]) -> None:
+    event = parse_event([f"type=SYSCALL msg=audit(1364481363.243:1): {fields}"])
+    assert event is not None
+    assert event["records"] == [{"type": "SYSCALL", **expected}]
+
+
+ENTRY = {
+    "__CURSOR": "s=1;i=2",
+    "__REALTIME_TIMESTAMP": "1790000000123456",
+    "_HOSTNAME": "web-1",
+    "_UID": "0",
+    "_PID": "812",
+    "_SYSTEMD_UNIT": "ssh.service",
+    "PRIORITY": "6",
+    "SYSLOG_IDENTIFIER": "sshd",
+    "MESSAGE": "Accepted publickey for jo",
+}
+
+
+def test_an_entry_of_the_journal_says_who_and_what() -> None:
+    (event,) = load_format("journald").map(json.dumps(ENTRY).encode())
+    del event["id"], event["context"]["original"]
+    assert event == {
+        "time": "2026-09-21T14:13:20.123456Z",
+        "actor": {"id": "0@web-1", "type": "user"},
+        "action": "journal.sshd",
+        "source": {"service": "sshd"},
+        "outcome": "unknown",
+        "reason": "Accepted publickey for jo",
+        "context": {"host": "web-1", "unit": "ssh.service", "priority": "6", "process": "812"},
+    }
+
+
+def test_who_logged_in_is_the_actor_and_what_the_manager_did_has_an_outcome() -> None:
+    entry = {**ENTRY, "_AUDIT_LOGINUID": "1000", "_AUDIT_SESSION": "3", "UNIT": "a.service"}
+    (event,) = load_format("journald").map(json.dumps({**entry, "JOB_RESULT": "failed"}).encode())
+    assert event["actor"] == {"id": "1000@web-1", "type": "user", "session": "3"}
+    assert event["targets"] == [{"id": "a.service", "type": "unit"}]
+    assert event["outcome"] == "failure"
+    kernel = {"_HOSTNAME": "web-1", "SYSLOG_IDENTIFIER": "kernel", "MESSAGE": [1, 2]}
+    (event,) = load_format("journald").map(json.dumps(kernel).encode())
+    assert event["actor"] == {"id": "web-1", "type": "host"}
+    assert "reason" not in event
