@@ -27,7 +27,10 @@ _match_line = re.compile(
     re.DOTALL,
 ).match
 _find_id = re.compile(rb"msg=audit\(([0-9.]+:[0-9]+)\)").search
-_find_fields = re.compile(r"([A-Za-z0-9_-]+)=(\"[^\"]*\"|'[^']*'|[^\s']*)").finditer
+# Only where a name begins, or a long word without a `=` would be read once for each of its letters.
+_find_fields = re.compile(
+    r"(?<![A-Za-z0-9_-])([A-Za-z0-9_-]+)=(\"[^\"]*\"|'[^']*'|[^\s']*)"
+).finditer
 _is_hex = re.compile(r"(?:[0-9A-F]{2})+").fullmatch
 _is_argument = re.compile(r"a[0-9]+(?:\[[0-9]+\])?").fullmatch
 

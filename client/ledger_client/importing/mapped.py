@@ -114,7 +114,7 @@ class _Fields:
         return action
 
     def targets(self, tables: list[TargetTable]) -> list[dict[str, Any]]:
-        found: dict[tuple[str, str], dict[str, Any]] = {}
+        found: dict[str, dict[str, Any]] = {}
         for table, item in self._each(tables):
             target = self._principal(table, item, f"targets[{len(found)}]")
             if target is not None:

@@ -47,7 +47,6 @@ _is_name = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}").fullmatch
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: str
     event: EventTable | Annotated[list[EventTable], Meta(min_length=1)]
-    title: str = ""
     lines: Lines = "json"
     wrappers: list[str] = []
     keys: Literal["exact", "any-case"] = "exact"
@@ -62,7 +61,6 @@ class Mapping:
     """A mapping file, read and compiled."""
 
     name: str
-    title: str
     lines: Lines
     wrappers: tuple[str, ...]
     _file: _File
@@ -85,7 +83,8 @@ class Mapping:
     def _parts(self, record: dict[str, Any]) -> list[dict[str, Any]]:
         """Give the record, or each of what it spreads into, with the record's own members."""
         parts = self._reader().first(self._file.spread, record)
-        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        is_list = isinstance(parts, list) and all(isinstance(part, dict) for part in parts)
+        if not parts or not is_list:
             return [record]
         own = {
             key: member
@@ -138,7 +137,7 @@ def parse_mapping(text: str) -> Mapping:
         raise MalformedError(f"{place.rstrip('`')}: {message}" if message else place) from None
     if not _is_name(file.name):
         raise MalformedError("name: at most 64 of a-z, 0-9, `_`, `.`, `-` are wanted")
-    return Mapping(file.name, file.title or file.name, file.lines, tuple(file.wrappers), file)
+    return Mapping(file.name, file.lines, tuple(file.wrappers), file)
 
 
 def load_mapping(path: Path) -> Mapping:

@@ -150,6 +150,8 @@ class SyslogListener:
             await self._read(reader, peer)
         except OSError as error:
             _log.info("connection_failed ip=%s error=%s", peer.ip, type(error).__name__)
+        except Exception:  # noqa: BLE001 - the top of a task
+            _log.exception("connection_broken ip=%s", peer.ip)
         finally:
             del self._connections[writer]
             writer.close()
@@ -213,11 +215,14 @@ class SyslogListener:
             waiting = [await self._datagrams.get()]
             while len(waiting) < DATAGRAM_BATCH and not self._datagrams.empty():
                 waiting.append(self._datagrams.get_nowait())
-            await self._keep_all([message for message in waiting if message.frame.data])
-            if lost := self._datagrams_lost:
-                self._datagrams_lost = 0
-                _log.warning("datagrams_lost count=%d", lost)
-                await self._tell_lost(lost)
+            try:
+                await self._keep_all([message for message in waiting if message.frame.data])
+                if lost := self._datagrams_lost:
+                    self._datagrams_lost = 0
+                    _log.warning("datagrams_lost count=%d", lost)
+                    await self._tell_lost(lost)
+            except Exception:  # noqa: BLE001 - the top of a task, which must go on
+                _log.exception("datagrams_broken count=%d", len(waiting))
             for _ in waiting:
                 self._datagrams.task_done()
 

@@ -9,7 +9,13 @@ import pytest
 
 from ledger.event.model import EventError
 from ledger.tlog.errors import MalformedError
-from ledger_client.importing import FORMATS, Mapped, load_format, load_format_file
+from ledger_client.importing import (
+    FORMATS,
+    Mapped,
+    load_format,
+    load_format_file,
+    read_records,
+)
 from ledger_client.importing.mapped import UNKNOWN_TIME
 from ledger_client.importing.mapping import MAPPING_BYTES_MAX, parse_mapping
 
@@ -228,7 +234,8 @@ def test_a_record_that_spreads_makes_an_event_of_each_part() -> None:
     assert one.event["actor"] == two.event["actor"] == {"id": "jo"}
     assert one.event["id"] != two.event["id"]
     assert one.event["context"]["original"] == {"who": "jo", "at": RECORD["at"], "what": "a.b"}
-    assert len(explain(HEAD + 'spread = "events"' + EVENT, RECORD)) == 1
+    for events in ([], "none", [1]):
+        assert len(explain(HEAD + 'spread = "events"' + EVENT, {**RECORD, "events": events})) == 1
 
 
 def test_ids_belong_to_the_record_the_name_and_what_the_mapping_says() -> None:
@@ -322,3 +329,37 @@ def test_each_function_gives_what_it_says(expression: str, value: object) -> Non
         request={"userName": "jo", "noId": "n", "inner": [{"keyId": "k", "id": "filter"}]},
     )
     assert event["context"].get("value") == value
+
+
+def test_pages_of_the_reports_api_and_lists_of_the_api_server_are_read_as_they_come(
+    tmp_path: Path,
+) -> None:
+    activity = {
+        "id": {"time": "2026-11-25T02:03:36.000Z", "applicationName": "drive"},
+        "actor": {"email": "jo@example.com"},
+        "ipAddress": "192.0.2.1",
+        "events": [
+            {"name": "view", "parameters": [{"name": "doc_id", "value": "d1"}]},
+            {"name": "download", "parameters": [{"name": "doc_id", "value": "d2"}]},
+        ],
+    }
+    audit = {"kind": "Event", "verb": "get", "objectRef": {"resource": "pods", "name": "a"}}
+    pages = {
+        "gsuite": {"kind": "admin#reports#activities", "items": [activity]},
+        "kubernetes": {"kind": "EventList", "items": [audit]},
+    }
+    said = []
+    for name, page in pages.items():
+        format_ = load_format(name)
+        path = tmp_path / name
+        path.write_text(json.dumps(page, indent=1), encoding="utf-8")
+        for record in read_records(path, wrappers=format_.wrappers):
+            said += [
+                (event["actor"]["id"], event["action"], event["targets"][0]["id"])
+                for event in format_.map(record.raw)
+            ]
+    assert said == [
+        ("jo@example.com", "drive.view", "d1"),
+        ("jo@example.com", "drive.download", "d2"),
+        ("unknown", "pods.get", "pods/a"),
+    ]
