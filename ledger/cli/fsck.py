@@ -1,5 +1,6 @@
 """`ledger fsck`: recompute a stored ledger and name the first thing that is wrong."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,12 @@ def command(directory: Path, as_json: bool) -> None:
     store = LogStore.open(paths.log)
     try:
         total = store.head().tree_size
-        with click.progressbar(length=total, label="entries", hidden=as_json) as bar:
+        with click.progressbar(
+            length=total,
+            label="entries",
+            file=sys.stderr,
+            hidden=as_json or not sys.stderr.isatty(),
+        ) as bar:
             checked = check_store(
                 store,
                 log_keys=[log.verifier for log in policy.logs],
