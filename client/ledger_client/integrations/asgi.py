@@ -1,0 +1,102 @@
+"""Starlette and FastAPI: `AuditMiddleware`, and `caller` as a dependency.
+
+    app.add_middleware(AuditMiddleware, proxies=["10.0.0.0/8"])
+
+The user is the one of Starlette's `AuthenticationMiddleware`, unless `actor` says otherwise. Where
+a dependency finds out who it is, that one tells:
+
+    def current_user(token: Token, caller: Annotated[Caller, Depends(caller)]) -> User:
+        user = …
+        caller.actor = ("user", user.id)
+        return user
+
+Add it last, so that it is the outermost. Messages are handed through as they are, those of
+websockets and of streamed bodies too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Unpack
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ledger_client.integrations.proxies import NOWHERE, Endpoint, parse_peer
+from ledger_client.integrations.requests import RequestReader, RequestSettings, actor_of
+from ledger_client.recording.context import audit_context
+from ledger_client.recording.words import Principal
+
+SCOPE_KEY: Final = "ledger_client.caller"
+"""Where in the ASGI scope the `Caller` stands."""
+
+Actor = Callable[[HTTPConnection], Principal | None]
+
+
+@dataclass(slots=True)
+class Caller:
+    """Who sends the request, as far as something inside the application has found out.
+
+    A context variable would not do: what a synchronous dependency sets in its thread is lost.
+    """
+
+    actor: Principal | None = None
+
+
+class AuditMiddleware:
+    """Says who, from where and in which request, for what is recorded in an ASGI application."""
+
+    def __init__(
+        self, app: ASGIApp, *, actor: Actor | None = None, **settings: Unpack[RequestSettings]
+    ) -> None:
+        """`actor` is asked when something is recorded, after a `Caller` that was told.
+
+        Raises: ValueError for what is no network.
+        """
+        self._app: Final = app
+        self._actor: Final[Actor] = user_actor if actor is None else actor
+        self._reader: Final = RequestReader(**settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or serve one websocket."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        caller = Caller()
+        scope = {**scope, SCOPE_KEY: caller}
+        connection = HTTPConnection(scope)
+
+        def find() -> Principal | None:
+            return self._actor(connection) if caller.actor is None else caller.actor
+
+        said = self._reader.read(_peer(scope), connection.headers.getlist)
+        with audit_context(actor=actor_of(find), **said):
+            await self._app(scope, receive, send)
+
+
+def caller(connection: HTTPConnection) -> Caller:
+    """The `Caller` of this request: a FastAPI dependency, and a function for Starlette.
+
+    Raises: RuntimeError without the middleware.
+    """
+    found: Caller | None = connection.scope.get(SCOPE_KEY)
+    if found is None:
+        raise RuntimeError("AuditMiddleware is not among the middleware of this application")
+    return found
+
+
+def user_actor(connection: HTTPConnection) -> Principal | None:
+    """The user whom Starlette's AuthenticationMiddleware has found."""
+    user = connection.scope.get("user")
+    if user is None or not user.is_authenticated:
+        return None
+    try:
+        identity: str = user.identity
+    except NotImplementedError:
+        # Many user classes have a name for display alone.
+        identity = user.display_name
+    return {"type": "user", "id": identity}
+
+
+def _peer(scope: Scope) -> Endpoint:
+    client = scope.get("client")
+    return (client and parse_peer(*client)) or NOWHERE

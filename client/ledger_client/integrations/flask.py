@@ -1,0 +1,101 @@
+"""Flask: the extension `LedgerAudit`.
+
+    audit = LedgerAudit(actor=lambda: ("user", g.user.id) if g.user else None)
+
+    def create_app():
+        app = Flask(__name__)
+        app.config["LEDGER_PROXIES"] = ["10.0.0.0/8"]
+        audit.init_app(app)
+
+Configuration: `LEDGER_PROXIES`, `LEDGER_FORWARDED_HEADER`, `LEDGER_REQUEST_ID_HEADER`.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from flask import Flask
+
+from ledger_client.integrations.proxies import NOWHERE, parse_peer
+from ledger_client.integrations.requests import (
+    RequestReader,
+    RequestSettings,
+    Within,
+    actor_of,
+)
+from ledger_client.recording.context import audit_context, current_scope
+from ledger_client.recording.words import Principal
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+EXTENSION: Final = "ledger_audit"
+
+
+class LedgerAudit:
+    """Says who, from where and in which request, for what is recorded in a Flask application."""
+
+    def __init__(
+        self, app: Flask | None = None, *, actor: Callable[[], Principal | None] | None = None
+    ) -> None:
+        """`actor` is asked when something is recorded, with the request at hand in Flask's globals.
+
+        Without it nothing is said of who.
+        """
+        self._actor: Final = actor
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Serve one more application. Raises: ValueError for a wrong setting, or a second time."""
+        if EXTENSION in app.extensions:
+            raise ValueError("this application has the extension already")
+        settings: RequestSettings = {}
+        for name in RequestSettings.__annotations__:
+            value = app.config.get(f"LEDGER_{name.upper()}")
+            if value is not None:
+                settings[name] = value  # type: ignore[literal-required] # one of its own names
+        app.extensions[EXTENSION] = self
+        # Around all of it: functions before the request record things too, and may end it.
+        app.wsgi_app = AuditWSGI(  # type: ignore[method-assign] # as Flask's documentation has it
+            app.wsgi_app, RequestReader(**settings), self._actor
+        )
+
+
+class AuditWSGI:
+    """The middleware itself, good for any WSGI application."""
+
+    def __init__(
+        self,
+        app: "WSGIApplication",
+        reader: RequestReader,
+        actor: Callable[[], Principal | None] | None = None,
+    ) -> None:
+        self._app: Final = app
+        self._reader: Final = reader
+        self._actor: Final = None if actor is None else actor_of(actor)
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        """Answer one request."""
+        said = _read(self._reader, environ)
+        with audit_context(actor=self._actor, **said):
+            body = self._app(environ, start_response)
+            scope = current_scope()
+        file_wrapper: Any = environ.get("wsgi.file_wrapper")
+        if isinstance(body, list | tuple) or (
+            isinstance(file_wrapper, type) and isinstance(body, file_wrapper)
+        ):
+            return body  # Nothing of the application runs while this is sent.
+        return Within(scope, body)
+
+
+def _read(reader: RequestReader, environ: "WSGIEnvironment") -> dict[str, Any]:
+    port = str(environ.get("REMOTE_PORT", ""))
+    peer = parse_peer(environ.get("REMOTE_ADDR", ""), int(port) if port.isdecimal() else 0)
+
+    def header(name: str) -> list[str]:
+        value = environ.get(f"HTTP_{name.upper().replace('-', '_')}")
+        return [] if value is None else [value]
+
+    return reader.read(peer or NOWHERE, header)

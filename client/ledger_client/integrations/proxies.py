@@ -1,0 +1,206 @@
+"""The address that a request came from, when proxies stand in between.
+
+Each proxy adds the address of whoever connected to it, on the right:
+
+    X-Forwarded-For: 203.0.113.9, 10.0.0.7
+    Forwarded: for="[2001:db8::17]:4711";proto=https, for=10.0.0.7
+
+What a stranger sends stands on the left, and he may send anything. So the list is read from the
+right, beginning with the address of the connection itself, and each step is believed only while
+the one who told it is a configured proxy. The first address that is none is the client's.
+
+Only one of the headers is read, the one that the proxies write: a proxy that writes
+`X-Forwarded-For` hands on a stranger's `Forwarded` as it came.
+
+A proxy may also name no address: `unknown`, an obfuscated name (`_hidden`), a socket's path, junk.
+Then the client is not known; taking the next address to the right would blame the proxy, and
+taking the next one to the left would believe the stranger.
+
+Source: RFC 7239 for `Forwarded`; `X-Forwarded-For` has no specification.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from itertools import islice
+from typing import Final
+
+FORWARDED: Final = "forwarded"
+X_FORWARDED_FOR: Final = "x-forwarded-for"
+
+UNIX: Final = "unix"
+"""In the place of a network: connections through a Unix socket, which have no address."""
+
+HOPS_MAX: Final = 32
+HEADER_CHARS_MAX: Final = 8_192
+NODE_CHARS_MAX: Final = 256
+COMMAS_MAX: Final = 16
+"""So many commas may stand in the quoted texts of one element of `Forwarded`."""
+
+PORT_MAX: Final = 65_535
+
+_NODE = re.compile(
+    r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<v4>[0-9.]+))"
+    # RFC 7239 lets a proxy hide the port alone.
+    r"(?::(?:(?P<port>[0-9]{1,5})|_[A-Za-z0-9._-]+))?",
+    re.ASCII,
+)
+_WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PAIR: Final = rf'{_WORD}=(?:{_WORD}|"(?:[^"\\]|\\.)*")'
+_is_element = re.compile(rf"\s*(?:{_PAIR})?(?:\s*;\s*(?:{_PAIR})?)*\s*").fullmatch
+_pairs = re.compile(rf'({_WORD})=(?:({_WORD})|"((?:[^"\\]|\\.)*)")').findall
+_escapes = re.compile(r"\\(.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One end of a connection: an address in canonical text, and a port, where they are known."""
+
+    ip: str | None
+    port: int | None = None
+
+
+NOWHERE: Final = Endpoint(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Where a request came from.
+
+    `hidden_by` is the proxy that named no address, where one did; the address is unknown then.
+    """
+
+    endpoint: Endpoint
+    hidden_by: str | None = None
+
+
+class Proxies:
+    """The proxies whose word counts, and the header in which they say it."""
+
+    def __init__(self, networks: Iterable[str] = (), *, header: str = X_FORWARDED_FOR) -> None:
+        """`networks` are addresses, networks (`10.0.0.0/8`) and `unix`.
+
+        Any header that holds addresses like `X-Forwarded-For` will do, one alone too (`X-Real-IP`).
+
+        Raises: TypeError for a text in the place of a list; ValueError for what is no network, and
+        for one that holds every address: whoever connects would be believed.
+        """
+        if isinstance(networks, str):
+            raise TypeError(f"want a list of networks, got the text {networks!r}")
+        self.header: Final = header.lower()
+        said = tuple(networks)
+        self._has_unix: Final = UNIX in said
+        self._networks: Final = tuple(_network(text) for text in said if text != UNIX)
+
+    def client(self, peer: Endpoint, values: Sequence[str]) -> Client:
+        """The client of a request that came over `peer` with so many `values` of the header.
+
+        Precondition: the values are in the order in which they came.
+        """
+        here = peer
+        if not self.is_proxy(peer):
+            return Client(peer)
+        for text in islice(self._nodes(values), HOPS_MAX):
+            node = None if text is None else parse_node(text)
+            if node is None:
+                return Client(NOWHERE, hidden_by=here.ip or UNIX)
+            if not self.is_proxy(node):
+                return Client(node)
+            here = node
+        return Client(here)
+
+    def is_proxy(self, peer: Endpoint) -> bool:
+        """Tell that what this peer says of others counts."""
+        if peer.ip is None:
+            return self._has_unix
+        address = _address(peer.ip)
+        return any(address in network for network in self._networks)
+
+    def _nodes(self, values: Sequence[str]) -> Iterator[str | None]:
+        """The nodes that the header names, from the right; None for what can't be read."""
+        text = ",".join(values)
+        if len(text) > HEADER_CHARS_MAX:
+            # The sign makes what was cut in two unreadable: half of an address may be another one.
+            text = "!" + text[-HEADER_CHARS_MAX:]
+        if not text.strip():
+            return iter(())
+        return _forwarded(text) if self.header == FORWARDED else reversed(text.split(","))
+
+
+def parse_node(text: str) -> Endpoint | None:
+    """Read an address with or without port, as proxies write them; None when it is none.
+
+    `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`, in quotes too.
+    A zone (`%eth0`) is left out: it means something on the proxy's machine alone. So is port 0.
+    """
+    text = text.strip()
+    if len(text) > NODE_CHARS_MAX:
+        return None
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    match = _NODE.fullmatch(text)
+    if match is None:
+        return None if ":" not in text else parse_peer(text)
+    endpoint = parse_peer(match["v6"] or match["v4"], int(match["port"] or 0))
+    is_v6 = match["v6"] is not None
+    if endpoint is None or is_v6 != (":" in (match["v6"] or "")):
+        return None
+    return endpoint if int(match["port"] or 0) <= PORT_MAX else None
+
+
+def parse_peer(host: str, port: int = 0) -> Endpoint | None:
+    """The other end of a connection, as a server tells it; None when `host` is no address."""
+    try:
+        address = _address(host)
+    except ValueError:
+        return None
+    return Endpoint(str(address), port if 0 < port <= PORT_MAX else None)
+
+
+# Of a busy server, most requests come over the same few proxies.
+@lru_cache(maxsize=4_096)
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """Raises: ValueError."""
+    address = ip_address(text)
+    if isinstance(address, IPv4Address):
+        return address
+    return address.ipv4_mapped or IPv6Address(int(address))
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    network = ip_network(text)
+    if network.prefixlen == 0:
+        raise ValueError(f"{text} holds every address: whoever connects would be a proxy")
+    return network
+
+
+def _forwarded(text: str) -> Iterator[str | None]:
+    """What `for` says in each element, from the right; None, and the end, for what is malformed.
+
+    Elements are told apart from the right as well. From the left, a stranger's lone quote would
+    swallow what the proxy has added.
+    """
+    end = len(text)
+    while end >= 0:
+        start = end
+        for _ in range(COMMAS_MAX):
+            start = text.rfind(",", 0, start)
+            element = text[start + 1 : end]
+            if start < 0 or _is_element(element):
+                break
+        if not _is_element(element):
+            yield None
+            return
+        yield _for(element)
+        end = start
+
+
+def _for(element: str) -> str | None:
+    said = [
+        token or _escapes.sub(r"\1", quoted)
+        for name, token, quoted in _pairs(element)
+        if name.lower() == "for"
+    ]
+    return said[0] if len(said) == 1 else None

@@ -1,0 +1,74 @@
+"""Addresses behind proxies: the cases in addresses.toml, and what holds for any input."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger_client.integrations.proxies import (
+    HEADER_CHARS_MAX,
+    HOPS_MAX,
+    NOWHERE,
+    Client,
+    Endpoint,
+    Proxies,
+    parse_peer,
+)
+
+TABLE = tomllib.loads((Path(__file__).parent / "addresses.toml").read_text(encoding="utf-8"))
+CASES = [{**TABLE["defaults"], **case} for case in TABLE["case"]]
+PROXY = Endpoint("10.0.0.1", 40000)
+STRANGER = Endpoint("203.0.113.9")
+junk = st.text(st.characters(codec="latin-1"), max_size=60) | st.text(
+    st.sampled_from('for=",;[]:\\. 0123456789_%unkow'), max_size=60
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["says"] for case in CASES])
+def test_the_client_is(case: dict[str, Any]) -> None:
+    proxies = Proxies(case["proxies"], header=case["header"])
+    peer = parse_peer(case["peer"], case["port"]) or NOWHERE
+    endpoint = Endpoint(case.get("ip"), case.get("ip_port"))
+    assert proxies.client(peer, case["values"]) == Client(endpoint, case.get("hidden_by"))
+
+
+@given(junk, st.sampled_from(["x-forwarded-for", "forwarded"]))
+def test_what_a_stranger_sends_never_hides_what_the_proxy_adds(sent: str, header: str) -> None:
+    proxies = Proxies(["10.0.0.0/8"], header=header)
+    for added in ("203.0.113.9", '"203.0.113.9"'):
+        value = f"for={added}" if header == "forwarded" else added
+        assert proxies.client(PROXY, [sent, value]) == Client(STRANGER)
+        assert proxies.client(PROXY, [f"{sent}, {value}"]) == Client(STRANGER)
+
+
+@given(junk, st.sampled_from(["x-forwarded-for", "forwarded"]))
+def test_junk_gives_an_address_or_none_and_never_an_error(sent: str, header: str) -> None:
+    client = Proxies(["10.0.0.0/8"], header=header).client(PROXY, [sent])
+    assert (client.endpoint == NOWHERE) == (client.hidden_by is not None)
+
+
+@pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded"])
+def test_a_header_of_any_length_is_read_as_far_as_its_limits(header: str) -> None:
+    start = "for=" if header == "forwarded" else ""
+    proxies = Proxies(["10.0.0.0/8"], header=header)
+    hops = [f"{start}203.0.113.9", *[f"{start}10.0.0.2"] * (HOPS_MAX - 1)]
+    assert proxies.client(PROXY, hops) == Client(STRANGER)
+    assert proxies.client(PROXY, [hops[0], *hops]) == Client(STRANGER)
+    long = f"{start}198.51.100.1," * 100_000
+    assert proxies.client(PROXY, [long, hops[0]]) == Client(STRANGER)
+    blanks = " " * (HEADER_CHARS_MAX - len("3.0.113.9"))
+    assert proxies.client(PROXY, [f"{start}203.0.113.9{blanks}"]).hidden_by == "10.0.0.1"
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "10.0.0.1/8", "proxy.example.com", ""])
+def test_what_is_no_network_of_proxies_is_refused(network: str) -> None:
+    with pytest.raises(ValueError, match=r"proxy|host bits|does not appear"):
+        Proxies([network])
+
+
+def test_a_text_in_the_place_of_a_list_is_refused() -> None:
+    with pytest.raises(TypeError, match="a list of networks"):
+        Proxies("10.0.0.0/8")
