@@ -13,14 +13,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ledger.event.model import EventError
     from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
     from ledger_client.async_client import AsyncLedgerClient
     from ledger_client.client import LedgerClient
     from ledger_client.errors import RejectedError, UnsettledError
     from ledger_client.ids import new_event_id
     from ledger_client.problem import Problem
+    from ledger_client.recording.asynchronous import AsyncRecorder
+    from ledger_client.recording.audited import audited
     from ledger_client.recording.context import audit_context, extend_audit_context
+    from ledger_client.recording.current import current_recorder, use_recorder
     from ledger_client.recording.diff import diff, snapshot
+    from ledger_client.recording.logs import AuditHandler, AuditProcessor
     from ledger_client.recording.policies import SpoolFullError
     from ledger_client.recording.recorder import Recorder, RecorderStatus
     from ledger_client.results import Consistency, Entry, Inclusion, Receipt, Rejected
@@ -29,9 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncLedgerClient",
+    "AsyncRecorder",
+    "AuditHandler",
+    "AuditProcessor",
     "Consistency",
     "ConsistencyProof",
     "Entry",
+    "EventError",
     "Inclusion",
     "LedgerClient",
     "MalformedError",
@@ -48,17 +57,24 @@ __all__ = [
     "UnsettledError",
     "VerificationError",
     "audit_context",
+    "audited",
+    "current_recorder",
     "diff",
     "extend_audit_context",
     "new_event_id",
     "snapshot",
+    "use_recorder",
 ]
 
 _MODULES = {
     "AsyncLedgerClient": "ledger_client.async_client",
+    "AsyncRecorder": "ledger_client.recording.asynchronous",
+    "AuditHandler": "ledger_client.recording.logs",
+    "AuditProcessor": "ledger_client.recording.logs",
     "Consistency": "ledger_client.results",
     "ConsistencyProof": "ledger_client.trust",
     "Entry": "ledger_client.results",
+    "EventError": "ledger.event.model",
     "Inclusion": "ledger_client.results",
     "LedgerClient": "ledger_client.client",
     "MalformedError": "ledger.tlog.errors",
@@ -75,10 +91,13 @@ _MODULES = {
     "UnsettledError": "ledger_client.errors",
     "VerificationError": "ledger.tlog.errors",
     "audit_context": "ledger_client.recording.context",
+    "audited": "ledger_client.recording.audited",
+    "current_recorder": "ledger_client.recording.current",
     "diff": "ledger_client.recording.diff",
     "extend_audit_context": "ledger_client.recording.context",
     "new_event_id": "ledger_client.ids",
     "snapshot": "ledger_client.recording.diff",
+    "use_recorder": "ledger_client.recording.current",
 }
 
 

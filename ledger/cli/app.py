@@ -1,7 +1,7 @@
 """The command group, and the one place where errors become exit codes.
 
     0  done, or verified
-    1  not verified: well-formed, but untrue
+    1  not verified: well-formed, but untrue; or numbers of a recorder are missing
     2  malformed input, a wrong command line, or a request that the ledger refused
     3  done, with something to look at: lines that were rejected, secrets that were found
     4  unavailable: the service, the network or the disk; worth trying again
@@ -44,6 +44,7 @@ COMMANDS: Final = {
     "verify": _Command("ledger.cli.verify", "Verify an event and its proof, offline."),
     "consistency": _Command("ledger.cli.consistency", "Check that the log only grew."),
     "monitor": _Command("ledger.cli.monitor", "Follow a log from elsewhere and check all of it."),
+    "gaps": _Command("ledger.cli.gaps", "List the numbers of recorders that are missing."),
     "witness": _Command("ledger.cli.witness", "Run a witness for other people's logs."),
     "scan": _Command("ledger.cli.scan", "Say where secrets are, in a file or in the ledger."),
     "fsck": _Command("ledger.cli.fsck", "Recompute a stored ledger and name what is wrong."),

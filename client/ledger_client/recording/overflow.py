@@ -9,6 +9,7 @@ is down. After the wait the event is dropped, as with `drop`: its number is used
 import time
 from typing import Final
 
+from ledger.event.canonical import LEAF_BYTES_MAX
 from ledger_client.recording.notices import Notices
 from ledger_client.recording.policies import OnFull, SpoolFullError
 from ledger_client.recording.spool import Spool
@@ -56,5 +57,7 @@ class Overflow:
 
     @property
     def would_wait(self) -> bool:
-        """Tell that `keep` may wait: for a caller that must not."""
-        return self._on_full == "block" and not self._is_full and not self._spool.has_room(0)
+        """Tell that `keep` may wait for room, as it is when the largest event would not fit."""
+        if self._on_full != "block" or self._is_full:
+            return False
+        return not self._spool.has_room(LEAF_BYTES_MAX)

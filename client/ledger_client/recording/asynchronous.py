@@ -1,0 +1,52 @@
+"""`AsyncRecorder`: the recorder for an event loop, with the same words."""
+
+import asyncio
+from types import TracebackType
+from typing import Final, Self, Unpack
+
+from ledger_client.recording.recorder import Recorder, RecorderStatus, Said
+
+
+class AsyncRecorder:
+    """`ledger_client.Recorder` for code that must not hold up its event loop.
+
+        async with AsyncRecorder(Recorder(url, token, spool=…, policy=…)) as recorder:
+            await recorder.record("user.deleted", actor=("user", "u_1"), target=("user", "u_2"))
+
+    Recording takes some 20 µs and is done on the loop. Only where it may wait, for the disk with
+    fsync="each" or for room in a full spool, is it done in a thread, with the context of the task.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        """Closing this closes the recorder; code without a loop may use it too until then."""
+        self.recorder: Final = recorder
+
+    async def record(self, action: str, **said: Unpack[Said]) -> str | None:
+        """As `Recorder.record`."""
+        if self.recorder.may_wait:
+            return await asyncio.to_thread(self.recorder.record, action, **said)
+        return self.recorder.record(action, **said)
+
+    async def flush(self, timeout_s: float = 10.0) -> bool:
+        """As `Recorder.flush`."""
+        return await asyncio.to_thread(self.recorder.flush, timeout_s)
+
+    async def close(self, timeout_s: float = 10.0) -> bool:
+        """As `Recorder.close`."""
+        return await asyncio.to_thread(self.recorder.close, timeout_s)
+
+    @property
+    def status(self) -> RecorderStatus:
+        """As `Recorder.status`."""
+        return self.recorder.status
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

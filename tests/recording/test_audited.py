@@ -1,0 +1,311 @@
+"""`@audited`: what comes of a call is recorded, and its caller gets what it would have got."""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from typing import Any
+
+import aiohttp
+import django.core.exceptions
+import fastapi
+import flask
+import pytest
+import starlette.exceptions
+import werkzeug.exceptions
+from aiohttp import web
+
+from ledger.event.model import EventError
+from ledger_client import Recorder, audit_context, audited, diff, use_recorder
+from ledger_client.recording import current
+from ledger_client.recording.outcomes import outcome_of
+from tests.recording.conftest import OpenRecorder, Running
+
+Recorded = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def recorder(open_recorder: OpenRecorder) -> Iterator[Recorder]:
+    yield use_recorder(open_recorder())
+    current._recorders.clear()
+
+
+@pytest.fixture
+def recorded(recorder: Recorder, running: Running, name: str) -> Recorded:
+    def flushed() -> list[dict[str, Any]]:
+        assert recorder.flush(30)
+        return running.recorded(name)
+
+    return flushed
+
+
+def test_a_call_that_returns_is_a_success_and_the_arguments_say_on_what(recorded: Recorded) -> None:
+    @audited(
+        "payment.refunded",
+        target=lambda payment_id: ("payment", payment_id),
+        context=lambda amount, note: {"amount": amount, "note": note},
+    )
+    def refund(payment_id: str, amount: int, *, note: str = "none") -> int:
+        """Give money back."""
+        return amount * 2
+
+    assert refund("p_1", 5) == 10
+    assert refund(amount=6, payment_id="p_2", note="x") == 12
+    assert (refund.__name__, refund.__doc__) == ("refund", "Give money back.")
+    first, second = recorded()
+    assert (first["action"], first["outcome"]) == ("payment.refunded", "success")
+    assert first["targets"] == [{"type": "payment", "id": "p_1"}]
+    assert first["context"] == {"amount": 5, "note": "none"}
+    assert second["targets"] == [{"type": "payment", "id": "p_2"}]
+    assert second["context"] == {"amount": 6, "note": "x"}
+
+
+def test_changes_may_ask_for_what_was_returned(recorded: Recorded) -> None:
+    @audited(
+        "user.renamed",
+        target=("user", "u_2"),
+        changes=lambda name, result: diff({"name": name}, {"name": result}),
+    )
+    def rename(name: str) -> str:
+        return name.upper()
+
+    assert rename("jo") == "JO"
+    (event,) = recorded()
+    assert event["changes"] == [{"path": "/name", "before": "jo", "after": "JO"}]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (ValueError("secret"), "failure"),
+        (PermissionError("secret"), "denied"),
+        (KeyboardInterrupt(), "unknown"),
+        (SystemExit(403), "unknown"),
+    ],
+)
+def test_an_exception_goes_on_to_the_caller_and_its_message_into_no_event(
+    recorded: Recorded, error: BaseException, outcome: str
+) -> None:
+    @audited("door.opened", context={"door": 3})
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        fail()
+    assert caught.value is error
+    (event,) = recorded()
+    assert event["outcome"] == outcome
+    assert event["context"] == {"door": 3, "error": type(error).__name__}
+    assert "secret" not in str(event)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (django.core.exceptions.PermissionDenied(), "denied"),
+        (werkzeug.exceptions.Forbidden(), "denied"),
+        (werkzeug.exceptions.Unauthorized(), "denied"),
+        (werkzeug.exceptions.NotFound(), "failure"),
+        (starlette.exceptions.HTTPException(403), "denied"),
+        (fastapi.HTTPException(401), "denied"),
+        (fastapi.HTTPException(500), "failure"),
+        (web.HTTPForbidden(), "denied"),
+        (web.HTTPUnauthorized(), "denied"),
+        (web.HTTPFound("/"), "success"),
+        (web.HTTPInternalServerError(), "failure"),
+        (asyncio.CancelledError(), "unknown"),
+        (GeneratorExit(), "unknown"),
+    ],
+    ids=repr,
+)
+def test_what_the_frameworks_say(error: BaseException, outcome: str) -> None:
+    assert outcome_of(error) == outcome
+
+
+def test_abort_in_flask_is_a_denial() -> None:
+    with pytest.raises(werkzeug.exceptions.HTTPException) as caught:
+        flask.abort(403)
+    assert outcome_of(caught.value) == "denied"
+
+
+def test_what_another_service_refuses_us_is_a_failure_of_ours() -> None:
+    class UpstreamError(Exception):
+        status = status_code = code = 403
+
+    assert outcome_of(UpstreamError()) == "failure"
+    assert issubclass(aiohttp.ClientResponseError, Exception)
+
+
+def test_no_framework_is_imported_to_find_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("django.core.exceptions", "werkzeug.exceptions", "aiohttp.web_exceptions"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    assert outcome_of(ValueError()) == "failure"
+    assert "werkzeug.exceptions" not in sys.modules
+
+
+def test_a_coroutine_is_recorded_when_it_ends_with_the_context_of_its_task(
+    recorded: Recorded,
+) -> None:
+    @audited("report.made", target=lambda number: ("report", number))
+    async def make(number: int) -> int:
+        await asyncio.sleep(0)
+        if number == 3:
+            raise PermissionError
+        return number
+
+    async def request(number: int) -> None:
+        with audit_context(actor=("user", number)):
+            await make(number)
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*map(request, range(5)), return_exceptions=True)
+
+    asyncio.run(main())
+    events = recorded()
+    assert len(events) == 5
+    for event in events:
+        number = event["targets"][0]["id"]
+        assert event["actor"]["id"] == number
+        assert event["outcome"] == ("denied" if number == "3" else "success")
+
+
+def test_a_task_that_is_cancelled_has_an_unknown_outcome(recorded: Recorded) -> None:
+    @audited("report.made")
+    async def make() -> None:
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        task = asyncio.create_task(make())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    (event,) = recorded()
+    assert (event["outcome"], event["context"]) == ("unknown", {"error": "CancelledError"})
+
+
+def test_a_generator_is_one_event_at_its_end(recorded: Recorded) -> None:
+    @audited("table.exported")
+    def export() -> Generator[int, int, None]:
+        got = yield 1
+        yield got
+        yield 3
+
+    whole = export()
+    assert next(whole) == 1
+    assert recorded() == []
+    assert whole.send(2) == 2
+    assert list(whole) == [3]
+    part = export()
+    next(part)
+    part.close()
+    assert [event["outcome"] for event in recorded()] == ["success", "unknown"]
+
+
+def test_an_asynchronous_generator_is_one_event_at_its_end(recorded: Recorded) -> None:
+    closed: list[str] = []
+
+    @audited("table.exported")
+    async def export(fault: bool) -> AsyncGenerator[int, int]:
+        try:
+            got = yield 1
+            yield got
+            if fault:
+                raise PermissionError
+        except ValueError:
+            yield 99
+        finally:
+            closed.append("closed")
+
+    async def main() -> None:
+        whole: Any = export(False)
+        assert await anext(whole) == 1
+        assert await whole.asend(2) == 2
+        assert [item async for item in whole] == []
+        thrown: Any = export(False)
+        await anext(thrown)
+        assert await thrown.athrow(ValueError()) == 99
+        assert [item async for item in thrown] == []
+        with pytest.raises(PermissionError):
+            [item async for item in export(True)]
+        part: Any = export(False)
+        await anext(part)
+        await part.aclose()
+
+    asyncio.run(main())
+    outcomes = [event["outcome"] for event in recorded()]
+    assert outcomes == ["success", "success", "denied", "unknown"]
+    assert len(closed) == 4
+
+
+def test_a_method_may_name_its_self(recorded: Recorded) -> None:
+    class Account:
+        id = "a_1"
+
+        @audited("account.closed", target=lambda self: ("account", self.id))
+        def close(self) -> None: ...
+
+    Account().close()
+    (event,) = recorded()
+    assert event["targets"] == [{"type": "account", "id": "a_1"}]
+
+
+def test_without_a_recorder_the_function_is_not_called() -> None:
+    called: list[int] = []
+
+    @audited("a.b")
+    def work() -> None:
+        called.append(1)
+
+    with pytest.raises(RuntimeError, match="use_recorder"):
+        work()
+    assert called == []
+
+
+def test_a_mistake_in_the_event_shows_before_the_function_is_called(
+    open_recorder: OpenRecorder,
+) -> None:
+    called: list[int] = []
+
+    @audited("a.b", recorder=open_recorder(actor=None))
+    def work() -> None:
+        called.append(1)
+
+    with pytest.raises(EventError, match="actor: is required"):
+        work()
+    assert called == []
+
+
+def test_what_fails_around_the_call_is_logged_and_changes_nothing_for_the_caller(
+    recorded: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    @audited(
+        "a.b",
+        target=lambda missing: ("x", missing),
+        changes=lambda: [{"path": 1 / 0}],
+        context=lambda number: {"number": number},
+    )
+    def work(number: int) -> int:
+        return number
+
+    assert work(5) == 5
+    with pytest.raises(TypeError):
+        work()  # type: ignore[call-arg] # The mistake of a caller.
+    first, second = recorded()
+    assert first["context"] == {"number": 5}
+    assert "targets" not in first
+    assert second["outcome"] == "failure"
+    assert "audited_function_failed what=target error=KeyError" in caplog.text
+    assert "audited_function_failed what=changes error=ZeroDivisionError" in caplog.text
+
+
+def test_a_full_spool_does_not_reach_the_caller(open_recorder: OpenRecorder) -> None:
+    recorder = open_recorder(url="http://127.0.0.1:1", on_full="raise", spool_bytes_max=1 << 18)
+
+    @audited("a.b", recorder=recorder, reason="x" * 4000)
+    def work() -> int:
+        return 1
+
+    assert sum(work() for _ in range(200)) == 200
+    assert recorder.status.recorded < 100

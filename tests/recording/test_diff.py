@@ -1,0 +1,180 @@
+"""`diff` and `snapshot`: what changed, of mappings, dataclasses, Django models and SQLAlchemy."""
+
+import dataclasses
+import datetime as dt
+import enum
+import json
+import subprocess
+import sys
+import uuid
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from ledger.event.canonical import decode_event_object
+from ledger_client import diff, snapshot
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+states = st.dictionaries(st.text(), values, max_size=5)
+
+
+@given(states, states)
+def test_whatever_the_states_are_the_changes_fit_an_event(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    changes = diff(before, after)
+    decode_event_object(
+        {"action": "a", "actor": {"id": "u"}, "outcome": "success", "changes": changes}
+    )
+
+
+@given(states)
+def test_a_state_does_not_differ_from_itself(state: dict[str, Any]) -> None:
+    assert diff(state, state) == []
+
+
+def test_each_change_is_a_pointer_and_an_absent_value_is_absent() -> None:
+    before = {"role": "member", "gone": None, "same": 1, "in": {"a/b": 1, "~": 2, "same": 3}}
+    after = {"role": "admin", "new": None, "same": 1, "in": {"a/b": 2, "~": 2, "same": 3}}
+    assert diff(before, after) == [
+        {"path": "/role", "before": "member", "after": "admin"},
+        {"path": "/gone", "before": None},
+        {"path": "/in/a~1b", "before": 1, "after": 2},
+        {"path": "/new", "after": None},
+    ]
+
+
+def test_what_is_equal_to_python_only_is_a_change() -> None:
+    assert diff({"a": 1, "b": 0}, {"a": True, "b": 0.0}) == [
+        {"path": "/a", "before": 1, "after": True},
+        {"path": "/b", "before": 0, "after": 0.0},
+    ]
+
+
+def test_making_and_deleting_are_changes_from_and_to_nothing() -> None:
+    assert diff(None, {"a": 1}) == [{"path": "/a", "after": 1}]
+    assert diff({"a": 1}, None) == [{"path": "/a", "before": 1}]
+
+
+def test_what_is_excluded_is_left_out() -> None:
+    assert diff({"password": "a", "b": 1}, {"password": "b", "b": 2}, exclude=["password"]) == [
+        {"path": "/b", "before": 1, "after": 2}
+    ]
+
+
+def test_many_changes_are_cut_and_the_last_says_how_many() -> None:
+    changes = diff({}, {str(i): i for i in range(300)})
+    assert len(changes) == 256
+    assert changes[-1] == {"path": "", "after": {"changes_omitted": 45}}
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Opaque:
+    def __repr__(self) -> str:
+        return "password=hunter2"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (Decimal("1.50"), "1.50"),
+        (uuid.UUID(int=1), str(uuid.UUID(int=1))),
+        (dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "2026-01-01T00:00:00+00:00"),
+        (dt.date(2026, 1, 1), "2026-01-01"),
+        (dt.timedelta(seconds=1), "0:00:01"),
+        (Color.RED, "red"),
+        (b"raw", {"bytes": 3}),
+        ({2, 1}, [1, 2]),
+        ((1, "a"), [1, "a"]),
+        (2**60, str(2**60)),
+        (float("nan"), "nan"),
+        ("a\0\ud800", "a\ufffd\ufffd"),
+        (Opaque(), {"type": "tests.recording.test_diff.Opaque"}),
+        ({1: {None: True}}, {"1": {"None": True}}),
+    ],
+)
+def test_values_of_other_types_are_shown_without_asking_them_what_they_print(
+    value: object, shown: object
+) -> None:
+    assert snapshot({"value": value}) == {"value": shown}
+
+
+def test_an_integer_too_long_to_print_is_shown_in_hex() -> None:
+    assert snapshot({"value": 10**5000}) == {"value": hex(10**5000)}
+
+
+@dataclasses.dataclass
+class User:
+    name: str
+    role: str
+    tags: list[str]
+
+
+def test_a_dataclass() -> None:
+    user = User("Jo", "member", ["a"])
+    before = snapshot(user)
+    user.role = "admin"
+    user.tags.append("b")
+    assert diff(before, user) == [
+        {"path": "/role", "before": "member", "after": "admin"},
+        {"path": "/tags", "before": ["a"], "after": ["a", "b"]},
+    ]
+
+
+def test_a_django_model() -> None:
+    program = [sys.executable, "-m", "tests.recording.django_states"]
+    output = subprocess.run(
+        program, stdout=subprocess.PIPE, check=True, cwd=Path(__file__).parents[2]
+    ).stdout
+    made = json.loads(output)
+    assert made["diff"] == [
+        {"path": "/title", "before": "old", "after": "new"},
+        {"path": "/due", "before": None, "after": "2026-01-01"},
+    ]
+    assert made["deferred"] == {"id": 1, "title": "old"}
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Account(Base):
+    __tablename__ = "accounts"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+    limit: Mapped[int]
+
+
+def test_a_sqlalchemy_instance() -> None:
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        account = Account(id=1, owner="jo", limit=5)
+        session.add(account)
+        session.flush()
+        before = snapshot(account)
+        account.limit = 6
+        assert diff(before, account) == [{"path": "/limit", "before": 5, "after": 6}]
+        session.commit()
+        # Everything is expired now, and nothing is loaded to be shown.
+        assert snapshot(account) == {}
+    engine.dispose()
+
+
+def test_of_any_other_object_nothing_is_known() -> None:
+    for value in (Opaque(), 5, "text", User, Account):
+        with pytest.raises(TypeError, match="no state that is known"):
+            diff(None, value)

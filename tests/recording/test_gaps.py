@@ -1,0 +1,179 @@
+"""`ledger gaps`: numbers that are missing, and what accounts for them."""
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.cli.gaps import Numbers
+from ledger_client import LedgerClient
+from tests.recording.conftest import OpenRecorder, Running, wait_until
+from tests.service.check_log import check_log
+from tests.service.serving import Ledger, make_ledger, serving
+
+INSTANCE = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 5)), max_size=20), st.integers(1, 5))
+def test_numbers_are_a_set(ranges: list[tuple[int, int]], first: int) -> None:
+    numbers = Numbers((first, first + more) for first, more in ranges)
+    expected = {n for first, more in ranges for n in range(first, first + more + 1)}
+    assert {n for first, last in numbers for n in range(first, last + 1)} == expected
+    assert all((n in numbers) == (n in expected) for n in range(70))
+    pairs = list(numbers)
+    assert all(b[0] > a[1] + 1 for a, b in itertools.pairwise(pairs))
+    missing = set(range(first, max(expected, default=0))) - expected
+    assert {n for a, b in numbers.holes(first) for n in range(a, b + 1)} == missing
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    with serving(directory, tokens) as served:
+        yield served
+
+
+def numbered(seq: int, **more: Any) -> dict[str, Any]:
+    return {
+        "action": "a.b",
+        "actor": {"id": "u_1"},
+        "outcome": "success",
+        "recorder": {"instance": INSTANCE, "seq": seq},
+        **more,
+    }
+
+
+def append(ledger: Ledger, token: str, *events: dict[str, Any]) -> None:
+    with LedgerClient(ledger.url, ledger.tokens[token], policy=ledger.policy) as client:
+        client.append_many(list(events))
+
+
+def gaps(ledger: Ledger, *arguments: str) -> tuple[int, Any]:
+    check_log(ledger.url, ledger.tokens["admin"], ledger.policy)  # Until all is published.
+    done = subprocess.run(
+        [sys.executable, "-m", "ledger", "gaps", "--json", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            "LEDGER_URL": ledger.url,
+            "LEDGER_TOKEN": ledger.tokens["read"],
+            "LEDGER_POLICY": str(ledger.directory / "policy"),
+        },
+    )
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_without_a_gap_all_is_well(ledger: Ledger) -> None:
+    append(ledger, "append", numbered(2), numbered(1), numbered(3))
+    assert gaps(ledger) == (0, {"recorders": [], "unexplained": 0})
+    code, answer = gaps(ledger, "--all")
+    assert code == 0
+    assert answer["recorders"][0]["last"] == 3
+
+
+def test_what_nobody_accounts_for_is_named(ledger: Ledger) -> None:
+    append(ledger, "append", numbered(3), numbered(4), numbered(8), numbered(8))
+    code, answer = gaps(ledger)
+    (report,) = answer["recorders"]
+    assert code == 1
+    assert report["unexplained"] == [[1, 2], [5, 7]]
+    assert report["repeated"] == [8]
+    assert answer["unexplained"] == 5
+
+
+def test_what_was_dropped_or_rejected_is_accounted_for_by_the_same_principal_alone(
+    ledger: Ledger,
+) -> None:
+    append(
+        ledger,
+        "append",
+        numbered(1),
+        numbered(
+            6,
+            action="ledger.recorder.dropped",
+            context={"dropped": {"instance": INSTANCE, "count": 2, "numbers": [[2, 3]]}},
+        ),
+        numbered(
+            7,
+            action="ledger.recorder.rejected",
+            context={"rejected": {"recorder": {"instance": INSTANCE, "seq": 4}}},
+        ),
+    )
+    forged = numbered(
+        1,
+        action="ledger.recorder.dropped",
+        recorder={"instance": "another", "seq": 1},
+        context={"dropped": {"instance": INSTANCE, "numbers": [[5, 5]]}},
+    )
+    append(ledger, "admin", forged)
+    code, answer = gaps(ledger)
+    report = next(r for r in answer["recorders"] if r["by"] == "append")
+    assert code == 1
+    assert report["unexplained"] == [[5, 5]]
+    assert report["dropped"] == [[2, 3]]
+    assert report["rejected"] == [[4, 4]]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [5, {}, {"numbers": 5}, {"numbers": [5, [1], [2, 1], ["1", "2"], [0, 2**53 - 1], [1, 2, 3]]}],
+)
+def test_a_notice_that_is_malformed_accounts_for_nothing(ledger: Ledger, told: Any) -> None:
+    for action in ("dropped", "rejected"):
+        event = numbered(3, action=f"ledger.recorder.{action}", context={action: told})
+        append(ledger, "append", event)
+    code, answer = gaps(ledger)
+    assert code == 1
+    assert answer["recorders"][0]["unexplained"] == [[1, 2]]
+
+
+def test_from_an_index_on_what_came_before_is_not_missed(ledger: Ledger) -> None:
+    append(ledger, "append", *(numbered(seq) for seq in (1, 2, 3, 5)))
+    check_log(ledger.url, ledger.tokens["admin"], ledger.policy)
+    with LedgerClient(ledger.url, ledger.tokens["admin"], policy=ledger.policy) as client:
+        indices = [e.index for e in client.events() if e.event.action == "a.b"]
+    assert gaps(ledger, "--from", str(indices[2]))[1]["recorders"][0]["unexplained"] == [[4, 4]]
+    assert gaps(ledger, "--from", str(indices[3])) == (0, {"recorders": [], "unexplained": 0})
+
+
+def test_what_a_recorder_really_drops_is_accounted_for(
+    open_recorder: OpenRecorder, running: Running, tmp_path: Path
+) -> None:
+    recorder = open_recorder(
+        url="http://127.0.0.1:1", on_full="drop", spool_bytes_max=1 << 18, service="shop"
+    )
+    for _ in range(100):
+        recorder.record("a.b", reason="x" * 4000)
+    instance = recorder.status.instance
+    recorder.close(0.1)
+    second = open_recorder()
+    second.record("a.b")
+    assert second.flush(30)
+    wait_until(lambda: not (tmp_path / "spool" / str(instance)).exists())
+    running.events()
+    done = subprocess.run(
+        [sys.executable, "-m", "ledger", "gaps", "--all"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            "LEDGER_URL": running.url,
+            "LEDGER_TOKEN": running.token,
+            "LEDGER_POLICY": str(running.policy),
+            "PYTHONIOENCODING": "utf-8",
+        },
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith(str(instance)))
+    assert " dropped " in line
+    assert " missing " not in line
+    assert "shop" in line

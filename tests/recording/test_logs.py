@@ -1,0 +1,104 @@
+"""Events out of lines that an application logs: logging and structlog."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from ledger_client import AuditHandler, AuditProcessor, Recorder, audit_context
+from tests.recording.conftest import OpenRecorder, Running
+
+
+@pytest.fixture
+def recorder(open_recorder: OpenRecorder) -> Recorder:
+    return open_recorder()
+
+
+@pytest.fixture
+def log(recorder: Recorder) -> Iterator[logging.Logger]:
+    logger = logging.getLogger("shop.audit")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handler = AuditHandler(recorder)
+    logger.addHandler(handler)
+    yield logger
+    logger.removeHandler(handler)
+    logger.propagate = True
+
+
+def recorded(recorder: Recorder, running: Running, name: str) -> list[dict[str, Any]]:
+    assert recorder.flush(30)
+    return running.recorded(name)
+
+
+def test_a_line_with_an_action_is_an_event_and_no_other_line(
+    log: logging.Logger, recorder: Recorder, running: Running, name: str
+) -> None:
+    log.info("only a line")
+    with audit_context(actor=("user", "u_5"), request_id="r-1"):
+        log.info(
+            "refunded %d",
+            500,
+            extra={"action": "payment.refunded", "target": ("payment", "p_1"), "context": {"a": 1}},
+        )
+        log.error("no", extra={"action": "payment.refunded", "actor": "u_6"})
+        log.info("no", extra={"action": "payment.refunded", "outcome": "denied", "reason": "why"})
+    first, second, third = recorded(recorder, running, name)
+    assert first["reason"] == "refunded 500"
+    assert first["targets"] == [{"type": "payment", "id": "p_1"}]
+    assert first["actor"]["id"] == "u_5"
+    assert first["context"] == {"a": 1, "logger": "shop.audit", "request_id": "r-1"}
+    assert (second["outcome"], second["actor"]["id"]) == ("failure", "u_6")
+    assert (third["outcome"], third["reason"]) == ("denied", "why")
+
+
+def test_a_line_with_a_mistake_raises_nothing_and_is_a_dead_letter(
+    log: logging.Logger, recorder: Recorder, running: Running, name: str
+) -> None:
+    log.info("x", extra={"action": "not an action"})
+    log.info("x", extra={"action": "a.b", "context": 5})
+    log.info("x", extra={"action": 5})
+    events = recorded(recorder, running, name)
+    assert [event["action"] for event in events] == ["ledger.recorder.rejected"] * 3
+
+
+def test_what_the_recorder_logs_itself_does_not_go_round_in_circles(
+    open_recorder: OpenRecorder,
+) -> None:
+    recorder = open_recorder(on_invalid="dead-letter")
+    handler = AuditHandler(recorder)
+    own = logging.getLogger("ledger_client.recorder")
+    own.addHandler(handler)
+    try:
+        own.warning("x", extra={"action": "a.b"})
+        recorder.record("not an action")
+    finally:
+        own.removeHandler(handler)
+    assert recorder.status.recorded == 1
+
+
+def test_a_structlog_line_is_recorded_and_handed_on(
+    recorder: Recorder, running: Running, name: str
+) -> None:
+    lines: list[Any] = []
+
+    def keep(_: Any, __: str, line: Any) -> Any:
+        lines.append(dict(line))
+        raise structlog.DropEvent
+
+    log = structlog.wrap_logger(None, processors=[AuditProcessor(recorder), keep])
+    log.info("only a line", amount=1)
+    log.bind(request_id="r-1").info(
+        "refunded", action="payment.refunded", target=("payment", "p_1"), amount=500
+    )
+    log.error("no", action="payment.refunded", actor="u_6")
+    log.info("x", action="a.b", context=5)
+    assert [line["event"] for line in lines] == ["only a line", "refunded", "no", "x"]
+    assert lines[1]["amount"] == 500
+    first, second, notice = recorded(recorder, running, name)
+    assert first["reason"] == "refunded"
+    assert first["context"] == {"amount": 500, "request_id": "r-1"}
+    assert (second["outcome"], second["actor"]["id"]) == ("failure", "u_6")
+    assert notice["action"] == "ledger.recorder.rejected"
