@@ -20,6 +20,18 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
       outbox       u64 sequence number       an event as JSON that the log has yet to take in
       meta         "format"                  "1"
 
+    DIR/private  erasable values, each under the key of its subject (store/private.py)
+      subjects     SHA-256 of the subject    u64 slot
+      values       the commitment's text     u64 slot ‖ a secretbox of the value's opening as JSON
+      by_subject   SHA-256 of the subject ‖ the commitment
+                                             nothing
+      erasing      SHA-256 of the subject    u64 slot ‖ the event that says so, as JSON
+      meta         "format"                  "1"
+                   "engine"                  as above
+                   "slots"                   u64, how many there are
+      keys         a file, 72 bytes a slot: a secretbox of the subject's key under that of
+                   DIR/private.key, overwritten with zeros when the subject is erased
+
     DIR/heads    what a witness keeps
       logs         SHA-256 of the origin     the origin and then the log's vkeys, each a line
       heads        SHA-256 of the origin     u64 cosigned at, in seconds since 1970 ‖ the signed
@@ -28,6 +40,17 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
                    "engine"                  as above
                    "keys"                    the vkeys of the witness itself, each a line
 
+    DIR/index    what finds entries; it can be made again from DIR/log at any time
+      blocks       u32 segment ‖ u8 dimension ‖ the last value of the block
+                                             up to 128 terms of the dimension (store/blocks.py)
+      segments     u32 segment               a SegmentRecord as JSON: its root, times and counts
+      meta         "format"                  "1"
+                   "engine"                  as above
+                   "analysis"                the rules that made the terms (query/terms.py)
+                   "segment"                 u64 entries in a segment: 65,536
+                   "generation"              u64, one more whenever the index was begun anew
+
+A dimension's number is its place in `DIMENSIONS`, counted from 1; values are UTF-8 without NUL.
 A full tile is 16,352 bytes because that and LMDB's 16-byte page header are four pages exactly. The
 first 8,192 of them are the public tile. The rows of the open bundle sort before all bundles, so a
 new bundle is always the last key and LMDB fills its pages whole.
@@ -45,8 +68,14 @@ TILES: Final = b"tiles"
 IDS: Final = b"ids"
 CHECKPOINTS: Final = b"checkpoints"
 META: Final = b"meta"
+BLOCKS: Final = b"blocks"
+SEGMENTS: Final = b"segments"
 TOKENS: Final = b"tokens"
 OUTBOX: Final = b"outbox"
+SUBJECTS: Final = b"subjects"
+VALUES: Final = b"values"
+BY_SUBJECT: Final = b"by_subject"
+ERASING: Final = b"erasing"
 LOGS: Final = b"logs"
 HEADS: Final = b"heads"
 
@@ -54,13 +83,44 @@ META_FORMAT: Final = b"format"
 META_ORIGIN: Final = b"origin"
 META_ENGINE: Final = b"engine"
 META_TREE: Final = b"tree"
+META_ANALYSIS: Final = b"analysis"
+META_SEGMENT: Final = b"segment"
+META_GENERATION: Final = b"generation"
 META_KEYS: Final = b"keys"
+META_SLOTS: Final = b"slots"
 
 ID_BYTES: Final = 16
 U64_BYTES: Final = 8
 
+DIMENSIONS: Final = (
+    "action",
+    "actor",
+    "actor.on_behalf_of",
+    "actor.type",
+    "context",
+    "credential",
+    "field",
+    "hour",
+    "minute",
+    "outcome",
+    "reason",
+    "received",
+    "request",
+    "service",
+    "session",
+    "source",
+    "target",
+    "target.type",
+    "tenant",
+    "trace",
+    "word",
+)
+
 _U64 = struct.Struct(">Q")
 _TAGGED_U64 = struct.Struct(">BQ")
+_DIMENSION_KEY = struct.Struct(">IB")
+_U32 = struct.Struct(">I")
+DIMENSION_NUMBERS: Final = {name: number for number, name in enumerate(DIMENSIONS, start=1)}
 _OPEN_ENTRY_TAG = 0
 _BUNDLE_TAG = 1
 
@@ -86,6 +146,16 @@ def bundle_key(bundle_index: int) -> bytes:
 def tile_key(*, level: int, index: int) -> bytes:
     """Key of a tile, full or partial."""
     return _TAGGED_U64.pack(level, index)
+
+
+def dimension_key(*, segment: int, dimension: str) -> bytes:
+    """What the keys of a dimension's blocks in one segment begin with."""
+    return _DIMENSION_KEY.pack(segment, DIMENSION_NUMBERS[dimension])
+
+
+def segment_key(segment: int) -> bytes:
+    """Key of what is known of a segment."""
+    return _U32.pack(segment)
 
 
 def encode_tree(*, tree_size: int, root_hash: Hash) -> bytes:
