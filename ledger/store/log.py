@@ -116,34 +116,6 @@ class LogStore:
         with self._reading() as transaction:
             return self.leaf_in(transaction, leaf_index)
 
-    def _node_hash(self, transaction: ViewTransaction, node: Node) -> Hash:
-        coord, row, offset = locate(node)
-        growing = self._growing.get(coord)
-        known = growing and growing.hash(row, offset)
-        if known:
-            return known
-        tile = transaction.get(
-            keyspace.tile_key(level=coord.level, index=coord.index),
-            db=self.databases[keyspace.TILES],
-        )
-        if tile is None:
-            raise MalformedError(f"tile {coord.level}/{coord.index} is missing")
-        if len(tile) == FULL_TILE_BYTES:
-            self._growing.pop(coord, None)
-            start = stored_offset(row, offset)
-            # Sliced before it is copied, and copied before the transaction ends.
-            return bytes(tile[start : start + HASH_BYTES])
-        if growing is None:
-            growing = self._growing[coord] = GrowingTile(index=coord.index)
-        growing.extend(bytes(tile[growing.width * HASH_BYTES :]))
-        grown = growing.hash(row, offset)
-        if grown is None:
-            raise MalformedError(
-                f"tile {coord.level}/{coord.index} of width {growing.width} has no hash {offset} "
-                f"in row {row}"
-            )
-        return grown
-
     def leaf_in(self, transaction: Transaction, leaf_index: int) -> bytes | None:
         """As `leaf`, in a transaction of the caller's."""
         leaves = self._leaves(transaction, (leaf_index,))
@@ -224,6 +196,34 @@ class LogStore:
             if value is None:
                 raise MalformedError(f"{self.path} has no {key.decode()!r} in its meta database")
             return value
+
+    def _node_hash(self, transaction: ViewTransaction, node: Node) -> Hash:
+        coord, row, offset = locate(node)
+        growing = self._growing.get(coord)
+        known = growing and growing.hash(row, offset)
+        if known:
+            return known
+        tile = transaction.get(
+            keyspace.tile_key(level=coord.level, index=coord.index),
+            db=self.databases[keyspace.TILES],
+        )
+        if tile is None:
+            raise MalformedError(f"tile {coord.level}/{coord.index} is missing")
+        if len(tile) == FULL_TILE_BYTES:
+            self._growing.pop(coord, None)
+            start = stored_offset(row, offset)
+            # Sliced before it is copied, and copied before the transaction ends.
+            return bytes(tile[start : start + HASH_BYTES])
+        if growing is None:
+            growing = self._growing[coord] = GrowingTile(index=coord.index)
+        growing.extend(bytes(tile[growing.width * HASH_BYTES :]))
+        grown = growing.hash(row, offset)
+        if grown is None:
+            raise MalformedError(
+                f"tile {coord.level}/{coord.index} of width {growing.width} has no hash {offset} "
+                f"in row {row}"
+            )
+        return grown
 
     def _reading(self) -> AbstractContextManager[Transaction]:
         self._check_process()
