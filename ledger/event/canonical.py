@@ -123,8 +123,14 @@ def format_time(unix_us: int) -> str:
     """
     if not 0 <= unix_us <= _UNIX_US_MAX:
         raise ValueError(f"not a time in the years 1970 to 9999: {unix_us} µs")
-    moment = _EPOCH + timedelta(microseconds=unix_us)
-    return f"{moment.isoformat(timespec='microseconds')[:-6]}Z"
+    unix_s, us = divmod(unix_us, 1_000_000)
+    return f"{_format_second(unix_s)}.{us:06d}Z"
+
+
+# The times of now are of the same few seconds.
+@lru_cache(maxsize=64)
+def _format_second(unix_s: int) -> str:
+    return (_EPOCH + timedelta(seconds=unix_s)).isoformat()[:-6]
 
 
 # The same few thousand addresses come back all day, and `ipaddress` takes 3 to 8 µs for one.

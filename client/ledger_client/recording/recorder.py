@@ -1,7 +1,6 @@
 """`Recorder`: what an application uses."""
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict, Unpack, get_args
 
 from ledger.event.canonical import format_time
-from ledger.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger.event.model import EventError
+from ledger_client.ids import new_event_id
 from ledger_client.recording.context import Scope, current_scope, merge
 from ledger_client.recording.numbering import split_event
 from ledger_client.recording.policies import (
@@ -40,7 +39,6 @@ SPOOL_BYTES_MIN: Final = 1 << 18
 MASKING_FAILED: Final = "left out but for action and outcome, since masking failed"
 
 _NS_PER_US: Final = 1_000
-_US_PER_MS: Final = 1_000
 _log = logging.getLogger("ledger_client.recorder")
 
 
@@ -302,12 +300,13 @@ class Recorder:
         if self._defaults:
             scope = merge(self._defaults, scope) if scope else self._defaults
         event = event_of(scope, said)
-        unix_us = time.time_ns() // _NS_PER_US
-        event_time, event_id = said.get("time"), said.get("event_id")
-        event["time"] = format_time(unix_us) if event_time is None else time_text(event_time)
-        event["id"] = event_id or format_uuid7(
-            unix_ms=unix_us // _US_PER_MS, random=os.urandom(UUID7_RANDOM_BYTES)
+        event_time = said.get("time")
+        event["time"] = (
+            format_time(time.time_ns() // _NS_PER_US)
+            if event_time is None
+            else time_text(event_time)
         )
+        event["id"] = said.get("event_id") or new_event_id()
         return event
 
     def _encode(self, event: dict[str, Any]) -> tuple[bytes, bytes]:

@@ -155,7 +155,10 @@ class Spool:
         self._close_files()
 
     def _append(self, head: bytes, tail: bytes) -> None:
-        seq = self.take_number()
+        if self._is_closed:
+            raise SpoolClosedError
+        seq = self._next_seq
+        self._next_seq = seq + 1
         event_json = b"%b%d%b" % (head, seq, tail)
         held = self._bytes_held
         try:

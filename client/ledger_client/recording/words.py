@@ -28,6 +28,7 @@ Time = str | datetime
 CONTEXT_WORDS: Final = ("request_id", "trace_id")
 """What is said beside `context` and stands in it."""
 
+_AS_THEY_ARE: Final[tuple[str, ...]] = ("action", "outcome", "reason", "tenant")
 _PAIR: Final = 2
 _TRIPLE: Final = 3
 
@@ -38,31 +39,30 @@ def event_of(scope: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any
     Raises: EventError for what can't be an actor, a target, or a time; the event itself is not
     checked here.
     """
-    event: dict[str, Any] = {}
-    for name in ("actor", "action", "outcome", "reason", "tenant"):
-        value = said.get(name)
-        if value is None:
-            value = scope.get(name)
-        if value is not None:
-            event[name] = value
-    if "actor" in event:
-        actor = event.pop("actor")
-        actor = actor() if callable(actor) else actor
-        if actor is not None:
-            event["actor"] = principal(actor, "actor")
-    targets = _targets(said.get("target"), said.get("targets"))
-    if targets:
-        event["targets"] = targets
-    source = _members(scope, said, "source")
-    if source:
-        event["source"] = source
-    context = _members(scope, said, "context")
-    context.update((name, said[name]) for name in CONTEXT_WORDS if said.get(name) is not None)
+    merged: dict[str, Any] = {
+        **scope,
+        **{word: value for word, value in said.items() if value is not None},
+    }
+    event: dict[str, Any] = {word: merged[word] for word in _AS_THEY_ARE if word in merged}
+    actor = merged.get("actor")
+    if callable(actor):
+        actor = actor()
+    if actor is not None:
+        event["actor"] = principal(actor, "actor")
+    if "target" in merged:
+        event["targets"] = [principal(merged["target"], "targets[0]")]
+    if "targets" in merged:
+        _add_targets(event.setdefault("targets", []), merged["targets"])
+    if "source" in merged:
+        event["source"] = _members(scope, merged["source"], "source")
+    context = _members(scope, merged["context"], "context") if "context" in merged else {}
+    for word in CONTEXT_WORDS:
+        if word in merged:
+            context[word] = merged[word]
     if context:
         event["context"] = context
-    changes = said.get("changes")
-    if changes is not None:
-        event["changes"] = [dict(change) for change in changes]
+    if "changes" in merged:
+        event["changes"] = [dict(change) for change in merged["changes"]]
     return event
 
 
@@ -75,9 +75,9 @@ def principal(value: Principal, field: str) -> dict[str, Any]:
             return {"type": value[0], "id": _id(value[1])}
         if len(value) == _TRIPLE:
             return {"type": value[0], "id": _id(value[1]), "name": value[2]}
-    elif isinstance(value, Mapping):
+    elif type(value) is dict or isinstance(value, Mapping):
         said = dict(value)
-        if "id" in said:
+        if type(said.get("id", "")) is not str:
             said["id"] = _id(said["id"])
         return said
     elif isinstance(value, ModelPrincipal):
@@ -107,19 +107,15 @@ def _id(value: object) -> object:
     return value
 
 
-def _targets(target: Principal | None, targets: Sequence[Principal] | None) -> list[dict[str, Any]]:
-    said = [] if target is None else [principal(target, "targets[0]")]
-    for value in targets or ():
-        said.append(principal(value, f"targets[{len(said)}]"))
-    return said
+def _add_targets(targets: list[dict[str, Any]], values: Sequence[Principal]) -> None:
+    for value in values:
+        targets.append(principal(value, f"targets[{len(targets)}]"))
 
 
-def _members(scope: Mapping[str, Any], said: Mapping[str, Any], name: str) -> dict[str, Any]:
-    inner = said.get(name)
-    if inner is None:
-        return dict(scope[name]) if name in scope else {}
-    if name == "source" and isinstance(inner, str):
-        inner = {"ip": inner}
-    if not isinstance(inner, Mapping):
+def _members(scope: Mapping[str, Any], said: Any, name: str) -> dict[str, Any]:
+    """What is said, over what holds around it."""
+    if name == "source" and isinstance(said, str):
+        said = {"ip": said}
+    if type(said) is not dict and not isinstance(said, Mapping):
         raise EventError("want a mapping", rule="wrong-type", field=name)
-    return {**scope.get(name, {}), **inner}
+    return {**scope[name], **said} if name in scope else dict(said)
