@@ -9,6 +9,7 @@ be known is not to be signed with unawares. No message holds any of a key.
 """
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,12 +30,7 @@ def write_keys(path: Path, keys: Sequence[SignerKey]) -> None:
 
     Raises: FileExistsError when there is one: a key that was written over is lost for good.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(b"".join(f"{key.encode()}\n".encode() for key in keys))
-        file.flush()
-        os.fsync(file.fileno())
-    _sync_folder(path.parent)
+    _write(path, b"".join(f"{key.encode()}\n".encode() for key in keys))
 
 
 def read_keys(path: Path, *, keys_max: int) -> tuple[SignerKey, ...]:
@@ -50,6 +46,28 @@ def read_keys(path: Path, *, keys_max: int) -> tuple[SignerKey, ...]:
     if len({str(key.verifier_key) for key in keys}) < len(keys):
         raise MalformedError(f"{path} holds a key twice")
     return keys
+
+
+def write_secret_key(path: Path, key: bytes) -> None:
+    """Make a file with one key that signs nothing, in hex. Raises: as `write_keys`."""
+    _write(path, f"{key.hex()}\n".encode())
+
+
+def read_secret_key(path: Path, *, key_bytes: int) -> bytes:
+    """The key in a file of `write_secret_key`. Raises: as `read_keys`."""
+    line = _read(path, 2 * key_bytes + 1)
+    if not re.fullmatch(rb"[0-9a-f]{%d}\n" % (2 * key_bytes), line):
+        raise MalformedError(f"{path} does not hold a key of {key_bytes} bytes in hex")
+    return bytes.fromhex(line.decode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(path.parent)
 
 
 def _read(path: Path, bytes_max: int) -> bytes:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ledger_client.client import LedgerClient
     from ledger_client.errors import RejectedError, UnsettledError
     from ledger_client.ids import new_event_id
+    from ledger_client.private import private
     from ledger_client.problem import Problem
     from ledger_client.recording.asynchronous import AsyncRecorder
     from ledger_client.recording.audited import audited
@@ -28,7 +29,19 @@ if TYPE_CHECKING:
     from ledger_client.recording.logs import AuditHandler, AuditProcessor
     from ledger_client.recording.policies import SpoolFullError
     from ledger_client.recording.recorder import Recorder, RecorderStatus
-    from ledger_client.results import Consistency, Entry, Inclusion, Receipt, Rejected
+    from ledger_client.results import (
+        Consistency,
+        Entry,
+        Erased,
+        Exported,
+        Facet,
+        Histogram,
+        Inclusion,
+        Page,
+        Receipt,
+        Rejected,
+        Seen,
+    )
     from ledger_client.retry import RetryPolicy
     from ledger_client.trust import ConsistencyProof, TrustedLog
 
@@ -40,10 +53,15 @@ __all__ = [
     "Consistency",
     "ConsistencyProof",
     "Entry",
+    "Erased",
     "EventError",
+    "Exported",
+    "Facet",
+    "Histogram",
     "Inclusion",
     "LedgerClient",
     "MalformedError",
+    "Page",
     "Problem",
     "Receipt",
     "Recorder",
@@ -51,6 +69,7 @@ __all__ = [
     "Rejected",
     "RejectedError",
     "RetryPolicy",
+    "Seen",
     "SpoolFullError",
     "TrustedLog",
     "UnavailableError",
@@ -62,6 +81,7 @@ __all__ = [
     "diff",
     "extend_audit_context",
     "new_event_id",
+    "private",
     "snapshot",
     "use_recorder",
 ]
@@ -74,10 +94,15 @@ _MODULES = {
     "Consistency": "ledger_client.results",
     "ConsistencyProof": "ledger_client.trust",
     "Entry": "ledger_client.results",
+    "Erased": "ledger_client.results",
     "EventError": "ledger.event.model",
+    "Exported": "ledger_client.results",
+    "Facet": "ledger_client.results",
+    "Histogram": "ledger_client.results",
     "Inclusion": "ledger_client.results",
     "LedgerClient": "ledger_client.client",
     "MalformedError": "ledger.tlog.errors",
+    "Page": "ledger_client.results",
     "Problem": "ledger_client.problem",
     "Receipt": "ledger_client.results",
     "Recorder": "ledger_client.recording.recorder",
@@ -85,6 +110,7 @@ _MODULES = {
     "Rejected": "ledger_client.results",
     "RejectedError": "ledger_client.errors",
     "RetryPolicy": "ledger_client.retry",
+    "Seen": "ledger_client.results",
     "SpoolFullError": "ledger_client.recording.policies",
     "TrustedLog": "ledger_client.trust",
     "UnavailableError": "ledger.tlog.errors",
@@ -96,6 +122,7 @@ _MODULES = {
     "diff": "ledger_client.recording.diff",
     "extend_audit_context": "ledger_client.recording.context",
     "new_event_id": "ledger_client.ids",
+    "private": "ledger_client.private",
     "snapshot": "ledger_client.recording.diff",
     "use_recorder": "ledger_client.recording.current",
 }

@@ -20,8 +20,19 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from ledger.event.canonical import format_leaf, format_time, parse_time
+from ledger.event.canonical import decode_event_object, format_leaf, format_time, parse_time
 from ledger.event.model import Event, EventError, Received
+from ledger.event.private import (
+    Opening,
+    PrivateEvent,
+    commit,
+    decode_salt,
+    find_values,
+    format_envelope,
+    hide,
+    hide_at,
+    holds_private,
+)
 from ledger.event.reading import Reader, ReadEvent
 from ledger.tlog.errors import (
     NO_EVIDENCE,
@@ -66,6 +77,13 @@ class _Masked(msgspec.Struct, frozen=True, kw_only=True):
     rule: str
 
 
+class _Committed(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the ledger put a commitment in the place of a value, and the salt it took."""
+
+    path: str
+    salt: str
+
+
 class _Result(msgspec.Struct, frozen=True, kw_only=True):
     """The answer for one event: where it is, or why not."""
 
@@ -76,6 +94,7 @@ class _Result(msgspec.Struct, frozen=True, kw_only=True):
     duplicate: bool = False
     filled: tuple[str, ...] = ()
     masked: tuple[_Masked, ...] = ()
+    committed: tuple[_Committed, ...] = ()
     proof: str | None = None
     error: Problem | None = None
 
@@ -90,9 +109,20 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
 class Appender:
     """Plans appends. Holds no state of its own: threads may share it."""
 
-    def __init__(self, *, reader: Reader, heads: Heads | None, mask: Mask | None) -> None:
-        """Without `heads` nothing can be verified; without `mask` secrets are sent."""
+    def __init__(
+        self,
+        *,
+        reader: Reader,
+        heads: Heads | None,
+        mask: Mask | None,
+        make_salt: Callable[[], bytes],
+    ) -> None:
+        """Without `heads` nothing can be verified; without `mask` secrets are sent.
+
+        `make_salt` gives 32 random bytes.
+        """
         self._reader: Final = reader
+        self._make_salt: Final = make_salt
         self._mask: Final = mask
         self._heads: Final = heads
 
@@ -125,7 +155,9 @@ class Appender:
                 raise UnsettledError(
                     error,
                     results=tuple(results),
-                    unsettled=tuple(event.event for event in sent),
+                    unsettled=tuple(
+                        event if isinstance(event, PrivateEvent) else event.event for event in sent
+                    ),
                 ) from error
             results += (next(outcomes) if isinstance(i, ReadEvent) else i for i in batch)
         return results
@@ -135,7 +167,7 @@ class Appender:
         bytes_gathered = 0
         for event in events:
             item = self._read(event)
-            item_bytes = len(item.event_json) + 1 if isinstance(item, ReadEvent) else 0
+            item_bytes = len(_wire_bytes(item)) + 1 if isinstance(item, ReadEvent) else 0
             if len(batch) == BATCH_EVENTS_MAX or bytes_gathered + item_bytes > BATCH_BYTES_MAX:
                 yield batch
                 batch, bytes_gathered = [], 0
@@ -148,12 +180,18 @@ class Appender:
         if isinstance(event, ReadEvent):
             return event
         value = msgspec.to_builtins(event) if isinstance(event, Event) else event
-        if self._mask is not None and isinstance(value, Mapping):
-            value = self._mask(dict(value))
+        openings: tuple[Opening, ...] = ()
         try:
-            return self._reader.read_object(value)
+            if isinstance(value, dict) and holds_private(value):
+                value, openings = hide(value, self._make_salt)
+            if self._mask is not None and isinstance(value, Mapping):
+                value = self._mask(dict(value))
+            read = self._reader.read_object(value)
         except EventError as error:
             return Rejected(id=None, problem=_problem(error), is_sent=False)
+        if not openings:
+            return read
+        return PrivateEvent(read.event, read.event_json, read.id_bytes, read.filled, openings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,9 +274,16 @@ def _request(
         method="POST",
         target=f"/v1/events{query}",
         content_type="application/x-ndjson" if is_batch else "application/json",
-        body=b"\n".join(event.event_json for event in sent),
+        body=b"\n".join(map(_wire_bytes, sent)),
         answer_bytes_max=ANSWER_BYTES_MAX,
     )
+
+
+def _wire_bytes(event: ReadEvent) -> bytes:
+    """An event as it is sent: its canonical JSON, and what opens its commitments beside it."""
+    if isinstance(event, PrivateEvent):
+        return format_envelope(event.event_json, event.openings)
+    return event.event_json
 
 
 def _decode(request: Request, response: Response, *, latest: VerifiedHead | None) -> _Answer:
@@ -282,6 +327,8 @@ def _place(sent: ReadEvent, result: _Result) -> _Placed | Rejected:
             # Not what was sent: evidence is saved, and the secret with it.
             evidence={"answer.json": msgspec.json.encode(result)},
         )
+    if result.committed:
+        sent = _with_commitments(sent, result.committed)
     check_same("fields filled in by the ledger", got=result.filled, want=(), evidence=evidence)
     received = result.received
     # The time is spliced into the leaf as it is: in another form it would be another leaf.
@@ -296,6 +343,23 @@ def _place(sent: ReadEvent, result: _Result) -> _Placed | Rejected:
         evidence=lambda: {**evidence(), "leaf.json": leaf},
     )
     return _Placed(sent=sent, result=result, received=received, leaf=leaf, leaf_hash=rebuilt)
+
+
+def _with_commitments(sent: ReadEvent, committed: Sequence[_Committed]) -> ReadEvent:
+    """What was sent, with the commitments that the ledger says it put in the place of values.
+
+    The client computes them from its own values and the salts that it is told, so the ledger can't
+    have logged commitments to anything else.
+    """
+    event = msgspec.json.decode(sent.event_json)
+    try:
+        for each in committed:
+            for path, _, value in list(find_values(event, each.path)):
+                hide_at(event, path, commit(salt=decode_salt(each.salt), path=path, value=value))
+        hidden, event_json = decode_event_object(event)
+    except ValueError as error:
+        raise MalformedError(f"the ledger's commitments fit no event: {error}") from None
+    return ReadEvent(hidden, event_json, sent.id_bytes, sent.filled)
 
 
 # The events of one commit have one time, or a few.

@@ -14,7 +14,7 @@ from ledger_client.appending import AnyEvent, Mask
 from ledger_client.async_transport import AsyncTransport
 from ledger_client.client import TIMEOUT_S
 from ledger_client.exchange import Plan, Request, Response, Turn
-from ledger_client.results import Consistency, Entry, Inclusion, Receipt, Rejected
+from ledger_client.results import Consistency, Entry, Erased, Inclusion, Receipt, Rejected
 from ledger_client.retry import Pause, RetryPolicy
 from ledger_client.shared import AnyPolicy, PathLike, Shared
 
@@ -89,6 +89,10 @@ class AsyncLedgerClient:
         return await self._run(
             self._shared.append_many(events, verify=verify, wait_witnessed=wait_witnessed)
         )
+
+    async def erase(self, subject: str, *, reason: str) -> Erased:
+        """Destroy what is private of a subject, for good; the ledger logs that it was done."""
+        return await self._run(self._shared.erase(subject, reason=reason))
 
     async def event(self, reference: int | str, *, verify: bool = True) -> Entry:
         """The event at an index, or with an id."""

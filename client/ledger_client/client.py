@@ -13,7 +13,7 @@ from ledger.tlog.hashing import Hash
 from ledger.tlog.policy import VerifiedHead
 from ledger_client.appending import AnyEvent, Mask
 from ledger_client.exchange import Plan, Request, Response, Turn
-from ledger_client.results import Consistency, Entry, Inclusion, Receipt, Rejected
+from ledger_client.results import Consistency, Entry, Erased, Inclusion, Receipt, Rejected
 from ledger_client.retry import Pause, RetryPolicy
 from ledger_client.shared import AnyPolicy, PathLike, Shared
 from ledger_client.transport import Transport
@@ -91,6 +91,10 @@ class LedgerClient:
         return self._run(
             self._shared.append_many(events, verify=verify, wait_witnessed=wait_witnessed)
         )
+
+    def erase(self, subject: str, *, reason: str) -> Erased:
+        """Destroy what is private of a subject, for good; the ledger logs that it was done."""
+        return self._run(self._shared.erase(subject, reason=reason))
 
     def event(self, reference: int | str, *, verify: bool = True) -> Entry:
         """The event at an index, or with an id."""

@@ -8,6 +8,7 @@ UnsettledError      the same for an append, with what to append again
 """
 
 from ledger.event.model import Event
+from ledger.event.private import PrivateEvent
 from ledger.tlog.errors import UnavailableError
 from ledger_client.problem import Problem
 from ledger_client.results import Receipt, Rejected
@@ -36,12 +37,14 @@ class UnsettledError(UnavailableError):
         cause: UnavailableError,
         *,
         results: tuple[Receipt | Rejected, ...],
-        unsettled: tuple[Event, ...],
+        unsettled: tuple[Event | PrivateEvent, ...],
     ) -> None:
         """Precondition: at least one event is unsettled."""
+        first = unsettled[0]
+        event_id = first.event.id if isinstance(first, PrivateEvent) else first.id
         super().__init__(
             f"{cause}; {len(unsettled)} events may be in the ledger or not, from id"
-            f" {unsettled[0].id} on: append them again with their ids",
+            f" {event_id} on: append them again with their ids",
             retry_after_s=cause.retry_after_s,
         )
         self.results = results

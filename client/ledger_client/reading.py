@@ -6,13 +6,17 @@ root of the accepted head, and each bundle's leaves against the tiles. A tile of
 roots of 256 bundles, so verifying 65,536 entries takes a tile or two more than reading them.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from ledger.event.canonical import parse_leaf
+from ledger.event.model import EventError
+from ledger.event.private import Opening, check_openings
 from ledger.tlog.checkpoint import parse_checkpoint
 from ledger.tlog.errors import MalformedError, VerificationError
 from ledger.tlog.hashing import HASH_BYTES, Hash, leaf_hash
@@ -49,6 +53,7 @@ class _EventAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     index: Index
     leaf: str
+    private: tuple[Opening, ...] = ()
     proof: str | None = None
     consistency: WireConsistency | None = None
 
@@ -73,6 +78,9 @@ def read_event(reference: int | str, *, heads: Heads | None) -> Plan[Entry]:
     leaf = answer.leaf.encode()
 
     def evidence() -> dict[str, bytes]:
+        if answer.private:
+            # Evidence is saved and handed on; private values are for neither.
+            return {"answer.json": msgspec.json.encode(replace(answer, private=()))}
         return {"answer.json": response.body}
 
     head, proof = None, None
@@ -87,7 +95,19 @@ def read_event(reference: int | str, *, heads: Heads | None) -> Plan[Entry]:
     entry = _entry(answer.index, leaf, head=head, proof=proof)
     got = entry.index if isinstance(reference, int) else entry.event.id
     check_same("event asked for", got=got, want=reference, evidence=evidence)
+    if answer.private:
+        return dataclasses.replace(entry, private=_private_values(leaf, answer.private))
     return entry
+
+
+def _private_values(leaf: bytes, openings: Sequence[Opening]) -> dict[str, Any]:
+    """The values that open commitments in a leaf. Raises: VerificationError."""
+    try:
+        check_openings(msgspec.json.decode(parse_leaf(leaf).event_json), openings)
+    except EventError as error:
+        # Without evidence, which would be the values.
+        raise VerificationError(f"a private value is not what was committed to: {error}") from None
+    return {opening.path: opening.value for opening in openings}
 
 
 def prove_inclusion(

@@ -1,6 +1,8 @@
 """What the clients return."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from ledger.event.model import Event, Received
 from ledger.tlog.hashing import Hash
@@ -46,7 +48,9 @@ class Entry:
     """An event as the ledger holds it: what `leaf`, the exact bytes, say.
 
     With `head` the leaf was checked to be at `index` in the tree of that accepted head; `proof`
-    shows it to others, and is None for what was read from a bundle.
+    shows it to others, and is None for what was read from a bundle. `private` has the values of
+    erasable fields by their JSON Pointers, each checked against its commitment in the leaf: for a
+    single event, a token with the scope `private`, and as long as nobody erased them.
     """
 
     index: int
@@ -55,6 +59,17 @@ class Entry:
     leaf: bytes
     head: VerifiedHead | None
     proof: Proof | None
+    private: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """What is private of a subject was destroyed; the event at `index` says so."""
+
+    subject: str
+    values: int
+    index: int
+    id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

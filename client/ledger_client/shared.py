@@ -12,16 +12,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
+from ledger.event.private import SALT_BYTES
 from ledger.event.reading import Reader
 from ledger.tlog.errors import VerificationError
 from ledger.tlog.hashing import Hash
 from ledger.tlog.policy import Policy, VerifiedHead, parse_policy
 from ledger_client.appending import AnyEvent, Appender, Mask
+from ledger_client.erasing import plan_erase
 from ledger_client.exchange import Plan, parse_endpoint
 from ledger_client.heads import Heads
 from ledger_client.ids import new_event_id
 from ledger_client.reading import Walk, plan_walk, prove_inclusion, read_event
-from ledger_client.results import Consistency, Entry, Inclusion, Receipt, Rejected
+from ledger_client.results import Consistency, Entry, Erased, Inclusion, Receipt, Rejected
 from ledger_client.retry import Ambience, RetryPolicy, Steps, persist
 from ledger_client.state import StateFile
 from ledger_client.trust import TrustedLog
@@ -37,6 +39,10 @@ POLICY_HINT = (
 )
 
 _NS_PER_US = 1_000
+
+
+def _make_salt() -> bytes:
+    return os.urandom(SALT_BYTES)
 
 
 class Shared:
@@ -74,7 +80,9 @@ class Shared:
         elif state is not None:
             raise ValueError(f"a state file needs a policy. {POLICY_HINT}")
         reader = Reader(new_event_id, lambda: time.time_ns() // _NS_PER_US)
-        self._appender: Final = Appender(reader=reader, heads=self._heads, mask=mask)
+        self._appender: Final = Appender(
+            reader=reader, heads=self._heads, mask=mask, make_salt=_make_salt
+        )
 
     def append(self, event: AnyEvent, *, verify: bool, wait_witnessed: bool) -> Plan[Receipt]:
         self._heads_for(verify=verify)
@@ -88,6 +96,9 @@ class Shared:
 
     def event(self, reference: int | str, *, verify: bool) -> Plan[Entry]:
         return read_event(reference, heads=self._heads_for(verify=verify))
+
+    def erase(self, subject: str, *, reason: str) -> Plan[Erased]:
+        return plan_erase(subject, reason=reason)
 
     def walk(self, start: int, end: int | None, *, verify: bool) -> Plan[Walk]:
         return plan_walk(start, end, heads=self._heads_for(verify=verify))

@@ -46,6 +46,7 @@ COMMANDS: Final = {
     "monitor": _Command("ledger.cli.monitor", "Follow a log from elsewhere and check all of it."),
     "gaps": _Command("ledger.cli.gaps", "List the numbers of recorders that are missing."),
     "witness": _Command("ledger.cli.witness", "Run a witness for other people's logs."),
+    "erase": _Command("ledger.cli.erase", "Destroy what is private of somebody, for good."),
     "scan": _Command("ledger.cli.scan", "Say where secrets are, in a file or in the ledger."),
     "fsck": _Command("ledger.cli.fsck", "Recompute a stored ledger and name what is wrong."),
     "demo": _Command("ledger.cli.demo", "See the main job done, step by step."),

@@ -38,6 +38,7 @@ Rule = Literal[
     "not-listed",
     "number",
     "out-of-range",
+    "private",
     "repeated-key",
     "string",
     "time",

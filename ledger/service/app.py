@@ -17,13 +17,14 @@ import structlog
 from aiohttp import web
 
 from ledger.event.ids import UUID7_RANDOM_BYTES, format_uuid7
-from ledger.event.reading import Reader
+from ledger.event.private import PrivateReader
 from ledger.event.secrets import SecretRules, default_rules, parse_rules
 from ledger.hosting import listen, run_until_signal
 from ledger.publisher import LogSigner, Publisher
 from ledger.sequencer import Sequencer
 from ledger.service.appending import Appender, LogClock
-from ledger.service.directory import DirectoryPaths, read_signers
+from ledger.service.directory import DirectoryPaths, open_private, read_signers
+from ledger.service.erasable import Field, Privacy, parse_fields
 from ledger.service.guarding import SecretGuard
 from ledger.service.openapi import make_openapi
 from ledger.service.outbox import Outbox
@@ -34,6 +35,7 @@ from ledger.service.server import Server
 from ledger.service.settings import Settings
 from ledger.store.access import AccessStore
 from ledger.store.log import last_received_time
+from ledger.store.private import KEY_BYTES
 from ledger.store.writer import LogWriter
 from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger.tlog.policy import Policy, parse_policy
@@ -85,9 +87,15 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
     policy_bytes = _read_policy(paths)
     policy = parse_policy(policy_bytes)
     rules = _read_rules(paths)
+    fields = _read_fields(paths)
     writer = LogWriter.open(paths.log, map_bytes=settings.map_bytes)
     try:
         access = AccessStore.open(paths.access)
+        try:
+            private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES))
+        except BaseException:
+            access.close()
+            raise
     except BaseException:
         writer.close()
         raise
@@ -106,6 +114,7 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
             policy_text=policy_bytes.decode(errors="replace"),
             writer=writer,
             access=access,
+            privacy=Privacy(private, fields),
             sequencer=sequencer,
         )
         async with _background(service):
@@ -114,6 +123,7 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
             await service.publisher.publish()
     finally:
         await sequencer.stop()
+        private.close()
         access.close()
 
 
@@ -127,6 +137,7 @@ def _make_service(
     policy_text: str,
     writer: LogWriter,
     access: AccessStore,
+    privacy: Privacy,
     sequencer: Sequencer,
 ) -> Service:
     store = writer.store
@@ -148,7 +159,7 @@ def _make_service(
     # A policy that doesn't know our keys must end the start, not the first publication.
     replace(policy, quorum=None).check(publisher.sign().note)
     clock = LogClock(last=last_received_time(store), read_unix_ns=time.time_ns)
-    reader = Reader(_id_maker(clock.now), clock.now)
+    reader = PrivateReader(_id_maker(clock.now), clock.now)
     return Service(
         origin=origin,
         verifier_keys=tuple(str(signer.verifier) for signer in signers),
@@ -163,8 +174,10 @@ def _make_service(
             sequencer=sequencer,
             clock=clock,
             reader=reader,
+            privacy=privacy,
             guard=SecretGuard(rules, settings.secrets, reader),
         ),
+        privacy=privacy,
         openapi=make_openapi(),
     )
 
@@ -177,6 +190,10 @@ async def _background(service: Service) -> AsyncIterator[None]:
         appender=service.appender,
         interval_s=service.settings.outbox_interval_s,
     )
+    # An erasure that was done before a crash, its event not logged.
+    for erasure in service.privacy.store.unlogged():
+        service.access.post(erasure.event_json)
+        service.privacy.store.finish(erasure)
     # The log knows of a token before anybody can use it.
     await outbox.drain()
     tasks = [
@@ -214,3 +231,9 @@ def _read_rules(paths: DirectoryPaths) -> SecretRules:
     if not paths.secrets.exists():
         return default_rules()
     return parse_rules(paths.secrets.read_text(encoding="utf-8"))
+
+
+def _read_fields(paths: DirectoryPaths) -> tuple[Field, ...]:
+    if not paths.private_fields.exists():
+        return ()
+    return parse_fields(paths.private_fields.read_text(encoding="utf-8"))

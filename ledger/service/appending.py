@@ -18,8 +18,10 @@ from ledger.event.canonical import format_leaf, format_time, parse_leaf, parse_t
 from ledger.event.model import EventError, Received
 from ledger.event.reading import Reader, ReadEvent
 from ledger.sequencer import Sequencer
+from ledger.service.altered import AlteredEvent
 from ledger.service.bodies import Items
-from ledger.service.guarding import MaskedEvent, SecretGuard
+from ledger.service.erasable import Privacy
+from ledger.service.guarding import SecretGuard
 from ledger.service.problems import ProblemError, explain, make_problem
 from ledger.service.wire import Masked, Refused, Result
 from ledger.store.writer import NewEntry, Placed, Placement
@@ -51,10 +53,17 @@ class Appender:
     """Appends the events of requests to one log."""
 
     def __init__(
-        self, *, sequencer: Sequencer, clock: LogClock, reader: Reader, guard: SecretGuard
+        self,
+        *,
+        sequencer: Sequencer,
+        clock: LogClock,
+        reader: Reader,
+        privacy: Privacy,
+        guard: SecretGuard,
     ) -> None:
         self._sequencer = sequencer
         self._clock = clock
+        self._privacy = privacy
         self._guard = guard
         self.reader: Final = reader
 
@@ -68,6 +77,7 @@ class Appender:
         """
         reads = await _read(items, tenant, self._guard)
         self._guard.report()
+        await self._settle(reads)
         # From here to the queue nothing is awaited; append() queues before it awaits.
         received = Received(by=by, time=format_time(self._clock.now()))
         entries = _stamp(reads, received)
@@ -79,6 +89,25 @@ class Appender:
             read if isinstance(read, Refused) else _outcome(read, *next(landed), received)
             for read in reads
         ]
+
+    def now(self) -> int:
+        """The time of the log, in microseconds since 1970."""
+        return self._clock.now()
+
+    async def _settle(self, reads: list[ReadEvent | Refused]) -> None:
+        """Keep what is private in events, before any of them can be in the log."""
+        concerned = [
+            (position, read)
+            for position, read in enumerate(reads)
+            if isinstance(read, ReadEvent) and self._privacy.is_concerned(read)
+        ]
+        if not concerned:
+            return
+        settled = await asyncio.to_thread(self._privacy.settle, [read for _, read in concerned])
+        for (position, _), outcome in zip(concerned, settled, strict=True):
+            reads[position] = (
+                Refused(explain(outcome).problem) if isinstance(outcome, EventError) else outcome
+            )
 
 
 async def _read(items: Items, tenant: str | None, guard: SecretGuard) -> list[ReadEvent | Refused]:
@@ -141,8 +170,9 @@ def _outcome(
         duplicate=placed.placement is Placement.DUPLICATE,
         filled=read.filled,
     )
-    if isinstance(read, MaskedEvent):
+    if isinstance(read, AlteredEvent):
         result.masked = tuple(Masked(path=hit.path, rule=hit.rule) for hit in read.masked)
+        result.committed = read.committed
     event = read.event
     if result.duplicate:
         # It is the first one that counts: whoever sent it, and whenever that was.

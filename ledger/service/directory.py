@@ -4,19 +4,24 @@ DIR/ledger.toml   settings of this ledger
 DIR/key           the signing key, one line, mode 0600
 DIR/policy        the log's verifier key, its witnesses, the quorum
 DIR/secrets.toml  rules of secrets beside those of the house, when there is one
+DIR/private.toml  fields that the service commits to, when there is one
+DIR/private.key   what wraps the keys of erasable values, mode 0600; made when it is missing
+DIR/private/      LMDB and a file of keys: erasable values; made when it is missing
 DIR/log/          LMDB: the log
 DIR/access/       LMDB: access tokens, by hash
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ledger.keyfile import read_keys, write_keys
+from ledger.keyfile import read_keys, read_secret_key, write_keys, write_secret_key
 from ledger.publisher import LogSigner
 from ledger.service.settings import settings_template
 from ledger.store.access import create_access
 from ledger.store.log import create_log
+from ledger.store.private import KEY_BYTES, PrivateStore, create_private
 from ledger.tlog.cosignature import CosignatureSigner
 from ledger.tlog.keys import ED25519, MLDSA44_COSIGNATURE
 from ledger.tlog.note import Signer
@@ -52,6 +57,21 @@ class DirectoryPaths:
     def secrets(self) -> Path:
         """The user's rules of secrets, which need not exist."""
         return self.root / "secrets.toml"
+
+    @property
+    def private_fields(self) -> Path:
+        """The fields that the service commits to; the file need not exist."""
+        return self.root / "private.toml"
+
+    @property
+    def private_key(self) -> Path:
+        """What wraps the keys of erasable values."""
+        return self.root / "private.key"
+
+    @property
+    def private(self) -> Path:
+        """The store of erasable values."""
+        return self.root / "private"
 
     @property
     def log(self) -> Path:
@@ -96,6 +116,20 @@ def create_directory(
     paths.settings.write_text(settings_template(), encoding="utf-8")
     write_keys(paths.key, [signer.key for signer in signers])
     return paths
+
+
+def open_private(paths: DirectoryPaths, *, make_key: Callable[[], bytes]) -> PrivateStore:
+    """The store of erasable values, made when there is none; `make_key` gives 32 random bytes.
+
+    A store whose key is gone is refused: a new one would open nothing.
+    Raises: as `read_secret_key` and `PrivateStore.open`.
+    """
+    if not paths.private_key.exists() and not paths.private.exists():
+        write_secret_key(paths.private_key, make_key())
+    key = read_secret_key(paths.private_key, key_bytes=KEY_BYTES)
+    if not (paths.private / "data.mdb").exists():
+        create_private(paths.private)
+    return PrivateStore.open(paths.private, key)
 
 
 def read_signers(paths: DirectoryPaths) -> tuple[LogSigner, ...]:

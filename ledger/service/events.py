@@ -10,7 +10,7 @@ from aiohttp import web
 
 from ledger.event.canonical import Leaf, parse_leaf
 from ledger.event.model import Event
-from ledger.service.answers import PROBLEM_MEDIA, encode_answer
+from ledger.service.answers import NO_STORE, PROBLEM_MEDIA, encode_answer
 from ledger.service.auth import authenticate
 from ledger.service.bodies import JSON, MSGPACK, NDJSON, read_body, split_body
 from ledger.service.parts import Service
@@ -34,6 +34,7 @@ from ledger.service.wire import (
     AllRefused,
     AppendAnswer,
     Batch,
+    Envelope,
     EventAnswer,
     Refused,
     Result,
@@ -107,8 +108,11 @@ async def read_event(
 ) -> web.Response:
     """One event by its index or id."""
     tenant = None
+    authorization = request.headers.get("Authorization")
+    may_open = False
     if not service.settings.public_entries:
-        tenant = authenticate(service.access, request.headers.get("Authorization"), "read").tenant
+        token = authenticate(service.access, authorization, "read")
+        tenant, may_open = token.tenant, token.may("private")
     if from_size is not None and not proof:
         raise ProblemError("bad-parameter", "needs proof=1", field="from_size")
     index, stored, parsed = _find(service, ref)
@@ -121,6 +125,8 @@ async def read_event(
         leaf_hash=leaf_hash(stored),
         leaf=stored.decode(),
     )
+    if may_open:
+        answer.private = service.privacy.open(parsed.event_json)
     if proof:
         if from_size is not None:
             check_within("from_size", from_size, tree_size=service.tree_size)
@@ -130,7 +136,7 @@ async def read_event(
             answer.consistency = prove_consistency(
                 service.store, old_size=from_size, new_size=head.head.tree_size
             )
-    return encode_answer(answer, cache=PRIVATE)
+    return encode_answer(answer, cache=NO_STORE if answer.private else PRIVATE)
 
 
 def _all_refused(outcomes: Sequence[Result | Refused]) -> web.Response:
@@ -217,9 +223,9 @@ ROUTES: Final = (
             ),
         ),
         bodies=(
-            Content(media=JSON, type=(Event, Batch)),
+            Content(media=JSON, type=(Event, Envelope, Batch)),
             Content(media=NDJSON, type={"type": "string", "description": "One event a line."}),
-            Content(media=MSGPACK, type=(Event, Batch)),
+            Content(media=MSGPACK, type=(Event, Envelope, Batch)),
         ),
         successes=(
             Success(

@@ -9,18 +9,14 @@ from typing import Final
 import msgspec
 import structlog
 
+from ledger.event.private import PrivateEvent
 from ledger.event.reading import Reader, ReadEvent
 from ledger.event.secrets import Hit, SecretRules
+from ledger.service.altered import AlteredEvent
 from ledger.service.problems import ProblemError
 
 _log = structlog.get_logger("ledger.service")
 _decode = msgspec.json.Decoder(dict).decode
-
-
-class MaskedEvent(ReadEvent, frozen=True):
-    """An event whose secrets the service took out: not what the client sent."""
-
-    masked: tuple[Hit, ...]
 
 
 class SecretGuard:
@@ -48,11 +44,12 @@ class SecretGuard:
         if self._treatment == "refuse":
             raise _refusal(hits)
         masked = self._reader.read_object(self._rules.mask(_decode(read.event_json)))
-        return MaskedEvent(
+        return AlteredEvent(
             event=masked.event,
             event_json=masked.event_json,
             id_bytes=masked.id_bytes,
             filled=read.filled,
+            openings=read.openings if isinstance(read, PrivateEvent) else (),
             masked=hits,
         )
 

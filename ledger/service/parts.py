@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ledger.publisher import Publisher
 from ledger.sequencer import Sequencer
 from ledger.service.appending import Appender
+from ledger.service.erasable import Privacy
 from ledger.service.problems import RETRY_AFTER_S, ProblemError
 from ledger.service.settings import Settings
 from ledger.store.access import AccessStore
@@ -26,6 +27,7 @@ class Service:
     sequencer: Sequencer
     publisher: Publisher
     appender: Appender
+    privacy: Privacy
     openapi: bytes
     broken: list[str] = field(default_factory=list)
     """Background tasks that ended though they should not have."""

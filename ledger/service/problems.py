@@ -166,6 +166,12 @@ _KINDS: Final = (
         "A number is NaN, infinite or beyond ±(2^53−1): send it as a string.",
     ),
     Kind("out-of-range", 422, "Out of range", "A number is too small or too large."),
+    Kind(
+        "private",
+        422,
+        "Private value unfit",
+        "A private value stands where none may stand, or does not open its commitment.",
+    ),
     Kind("repeated-key", 422, "Key repeated", "A key stands twice in one object."),
     Kind(
         "secret",

@@ -2,11 +2,12 @@
 
 from typing import Final
 
-from ledger.service import events, proofs, status, tiles
+from ledger.service import erasures, events, proofs, status, tiles
 from ledger.service.routing import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
     *events.ROUTES,
+    *erasures.ROUTES,
     *proofs.ROUTES,
     *tiles.ROUTES,
     *status.ROUTES,

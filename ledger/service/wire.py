@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from ledger.event.model import Event, Received
+from ledger.event.model import Event, Id, Reason, Received
+from ledger.event.private import Opening
 from ledger.event.reading import Filled
 from ledger.service.problems import Problem
 from ledger.tlog.hashing import Hash
@@ -21,10 +22,30 @@ _RESULTS = {
 }
 
 
+class Envelope(Struct, forbid_unknown_fields=True):
+    """An event whose private values are sent beside it, each opening a commitment in it."""
+
+    event: Event
+    private: tuple[Opening, ...]
+
+
 class Batch(Struct, forbid_unknown_fields=True):
     """Several events in one request."""
 
-    events: Annotated[list[Event], Meta(min_length=1, max_length=10_000)]
+    events: Annotated[
+        list[Any],
+        Meta(
+            min_length=1,
+            max_length=10_000,
+            extra_json_schema={
+                "items": {
+                    "anyOf": [
+                        {"$ref": f"#/components/schemas/{name}"} for name in ("Event", "Envelope")
+                    ]
+                }
+            },
+        ),
+    ]
 
 
 class Masked(Struct, frozen=True, kw_only=True):
@@ -34,10 +55,18 @@ class Masked(Struct, frozen=True, kw_only=True):
     rule: str
 
 
+class Committed(Struct, frozen=True, kw_only=True):
+    """Where the server put a commitment in the place of a value, and the salt it took."""
+
+    path: str
+    salt: str
+
+
 class Result(Struct, kw_only=True, omit_defaults=True):
     """Where an event is. `filled` names what the server added, `time` is the one that it chose.
 
-    `masked` says what the server took out: the event in the log is then not the one that was sent.
+    `masked` says what the server took out, `committed` what it replaced: the event in the log is
+    then not the one that was sent.
     """
 
     index: Size
@@ -48,6 +77,7 @@ class Result(Struct, kw_only=True, omit_defaults=True):
     filled: tuple[Filled, ...] = ()
     time: str | UnsetType = UNSET
     masked: tuple[Masked, ...] = ()
+    committed: tuple[Committed, ...] = ()
     proof: str | UnsetType = UNSET
 
 
@@ -84,15 +114,35 @@ class AllRefused(Problem, frozen=True, kw_only=True):
 
 
 class EventAnswer(Struct, kw_only=True, omit_defaults=True):
-    """An event of the log. `leaf` is the exact text that the leaf hash covers."""
+    """An event of the log. `leaf` is the exact text that the leaf hash covers.
+
+    `private` opens commitments in it: for tokens with that scope, and as long as nobody erased it.
+    """
 
     index: Size
     event: Annotated[msgspec.Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/Event"})]
     received: Received
     leaf_hash: HashText
     leaf: str
+    private: tuple[Opening, ...] = ()
     proof: str | UnsetType = UNSET
     consistency: Consistency | UnsetType = UNSET
+
+
+class Erase(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose private values are to be destroyed, and why."""
+
+    subject: Id
+    reason: Reason
+
+
+class Erased(Struct, frozen=True, kw_only=True):
+    """What was destroyed, and the event that says so."""
+
+    subject: str
+    values: int
+    index: Size
+    id: str
 
 
 class InclusionAnswer(Struct, kw_only=True, omit_defaults=True):

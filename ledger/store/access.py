@@ -26,7 +26,7 @@ from ledger.store.environment import (
     open_environment,
 )
 
-Scope = Literal["append", "read", "admin"]
+Scope = Literal["append", "read", "private", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 TOKEN_PREFIX: Final = "wl_"  # noqa: S105 - what every token starts with, not one
 TOKEN_SECRET_BYTES: Final = 32
@@ -125,6 +125,11 @@ class AccessStore:
             self._put(transaction, key, record)
             self._post(transaction, event)
         return record
+
+    def post(self, event: bytes) -> None:
+        """Leave an event for the log that no change of a token belongs to."""
+        with commit_errors(self._path), self._environment.begin(write=True) as transaction:
+            self._post(transaction, event)
 
     def outbox(self) -> list[tuple[int, bytes]]:
         """Events that the log has yet to take in, oldest first, with their sequence numbers."""

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from ledger.service.settings import Settings
-from ledger_client import LedgerClient, RejectedError, VerificationError
+from ledger_client import LedgerClient, Recorder, RejectedError, VerificationError
 from tests.service.serving import QUICK, event, make_ledger, serving
 from tests.service.serving import Ledger as Served
 
@@ -139,3 +139,21 @@ def test_the_rules_of_a_ledgers_own_file_hold(tmp_path: Path) -> None:
         assert served.append(event(context={"password": "x1"})).status == 200
         answer = served.append(event(context={"frontDoorCode": 1234}))
         assert answer.json()["results"][0]["error"]["rule"] == "door-code"
+
+
+def test_a_recorder_masks_before_it_writes_to_its_spool(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    with serving(directory, make_ledger(directory)) as served:
+        recorder = Recorder(
+            served.url,
+            served.tokens["admin"],
+            spool=tmp_path / "spool",
+            policy=directory / "policy",
+            fsync="each",
+            linger_s=60.0,
+        )
+        recorder.record("user.login", actor="u_1", outcome="success", **SECRET_FIELDS)
+        spooled = [file.read_bytes() for file in (tmp_path / "spool").rglob("*") if file.is_file()]
+        assert any(b"masked.github-token" in data for data in spooled)
+        _assert_unspoken(*(data.decode(errors="replace") for data in spooled))
+        recorder.close()

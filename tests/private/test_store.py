@@ -1,0 +1,123 @@
+"""The store of erasable values: what is kept, what an erasure leaves, and crashes in between."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ledger.event.private import Commitment, Opening, encode_salt
+from ledger.store.private import SLOT_BYTES, PrivateStore, create_private
+from ledger.tlog.errors import MalformedError, UnavailableError
+
+KEY = bytes(range(32))
+EVENT = b'{"action":"ledger.private.erased"}'
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    create_private(tmp_path / "private")
+    return tmp_path / "private"
+
+
+def _opening(subject: str, value: str, path: str = "/context/a") -> Opening:
+    return Opening(path, subject, encode_salt(os.urandom(32)), value)
+
+
+def _commitment(opening: Opening) -> Commitment:
+    return Commitment(opening.path, opening.commitment)
+
+
+def test_what_is_kept_is_found_by_its_commitment_and_path(path: Path) -> None:
+    store = PrivateStore.open(path, KEY)
+    openings = [_opening("u_1", "one"), _opening("u_1", "two"), _opening("u_2", "three")]
+    store.keep(openings)
+    store.keep(openings)
+    for opening in openings:
+        assert store.find(_commitment(opening)) == opening
+        assert store.find(Commitment("/context/b", opening.commitment)) is None
+    assert [store.count(subject) for subject in ("u_1", "u_2", "u_3")] == [2, 1, 0]
+    store.close()
+    again = PrivateStore.open(path, KEY)
+    assert again.find(_commitment(openings[0])) == openings[0]
+    again.close()
+
+
+def test_an_erased_subject_is_gone_and_others_stay(path: Path) -> None:
+    store = PrivateStore.open(path, KEY)
+    gone, stays = _opening("u_1", "gone"), _opening("u_2", "stays")
+    store.keep([gone, stays])
+    wrapped = (path / "keys").read_bytes()[:SLOT_BYTES]
+    erasure = store.erase("u_1", event_json=EVENT)
+    assert store.find(_commitment(gone)) is None
+    assert store.find(_commitment(stays)) == stays
+    assert store.count("u_1") == 0
+    assert wrapped not in (path / "keys").read_bytes()
+    assert wrapped not in (path / "data.mdb").read_bytes()
+    assert store.unlogged() == [erasure]
+    store.finish(erasure)
+    assert store.unlogged() == []
+    # The subject may come back, with another key.
+    later = _opening("u_1", "later")
+    store.keep([later])
+    assert store.find(_commitment(later)) == later
+    assert store.find(_commitment(gone)) is None
+    store.close()
+
+
+def test_an_erasure_that_a_crash_broke_off_is_ended_when_the_store_is_opened(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = PrivateStore.open(path, KEY)
+    gone, stays = _opening("u_1", "gone"), _opening("u_2", "stays")
+    store.keep([gone, stays])
+    wrapped = (path / "keys").read_bytes()[:SLOT_BYTES]
+
+    class PowerCutError(Exception):
+        pass
+
+    def cut(_fd: int, _data: bytes, _at: int) -> int:
+        raise PowerCutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ledger.store.private.os.pwrite", cut)
+        with pytest.raises(PowerCutError):
+            store.erase("u_1", event_json=EVENT)
+    assert wrapped in (path / "keys").read_bytes()
+    store.close()
+    again = PrivateStore.open(path, KEY)
+    assert wrapped not in (path / "keys").read_bytes()
+    assert [erasure.event_json for erasure in again.unlogged()] == [EVENT]
+    assert again.find(_commitment(gone)) is None
+    assert again.find(_commitment(stays)) == stays
+    again.close()
+
+
+def test_a_subject_of_which_nothing_is_kept_is_erased_as_well(path: Path) -> None:
+    store = PrivateStore.open(path, KEY)
+    store.finish(store.erase("nobody", event_json=EVENT))
+    kept = _opening("u_1", "x")
+    store.keep([kept])
+    assert store.find(_commitment(kept)) == kept
+    store.close()
+
+
+def test_another_wrapping_key_opens_nothing(path: Path, tmp_path: Path) -> None:
+    store = PrivateStore.open(path, KEY)
+    kept = _opening("u_1", "x")
+    store.keep([kept])
+    store.close()
+    copied = shutil.copytree(path, tmp_path / "copy")
+    other = PrivateStore.open(copied, bytes(32))
+    with pytest.raises(MalformedError, match="unwrapped"):
+        other.find(_commitment(kept))
+    other.close()
+
+
+def test_without_its_files_there_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError):
+        PrivateStore.open(tmp_path / "nothing", KEY)
+    create_private(tmp_path / "private")
+    (tmp_path / "private" / "keys").unlink()
+    with pytest.raises(UnavailableError, match="keys"):
+        PrivateStore.open(tmp_path / "private", KEY)
