@@ -1,14 +1,27 @@
-"""`ledger verify`: does this leaf, by this proof, lie in a log that the policy trusts? Offline."""
+"""`ledger verify`: do these entries, by these proofs, lie in a log that the policy trusts?
+
+Offline: a leaf and its proof, or a file of evidence with many.
+"""
 
 from pathlib import Path
+from zipfile import is_zipfile
 
 import click
 
-from ledger.cli.output import format_second, json_option, print_fields, print_json
+from ledger.cli.output import (
+    format_second,
+    json_option,
+    note,
+    print_fields,
+    print_json,
+    printable,
+)
 from ledger.event.canonical import Leaf, parse_leaf
 from ledger.event.model import Event
+from ledger.evidence import Evidence, check_evidence
+from ledger.tlog.errors import VerificationError
 from ledger.tlog.hashing import leaf_hash
-from ledger.tlog.policy import VerifiedHead, parse_policy
+from ledger.tlog.policy import Policy, VerifiedHead, parse_policy
 from ledger.tlog.proof import check_proof, parse_proof
 
 TARGETS_SHOWN = 4
@@ -17,8 +30,8 @@ file_argument = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.command("verify")
-@click.argument("leaf_file", metavar="NAME.leaf.json", type=file_argument)
-@click.argument("proof_file", metavar="NAME.tlog-proof", type=file_argument)
+@click.argument("file", metavar="NAME.leaf.json|EVIDENCE.zip", type=file_argument)
+@click.argument("proof_file", metavar="[NAME.tlog-proof]", type=file_argument, required=False)
 @click.option(
     "--policy",
     "policy_file",
@@ -28,12 +41,22 @@ file_argument = click.Path(path_type=Path, exists=True, dir_okay=False)
     help="The policy file that the ledger's operator handed over: log keys, witnesses, quorum.",
 )
 @json_option
-def command(leaf_file: Path, proof_file: Path, policy_file: Path, as_json: bool) -> None:
-    """Verify an event and its proof. Exit code 0: verified, 1: not, 2: malformed.
+def command(file: Path, proof_file: Path | None, policy_file: Path, as_json: bool) -> None:
+    """Verify an event and its proof, or all events of an evidence file.
 
-    Nothing but the three files is needed, and nothing is asked of any server.
+    Exit code 0: verified, 1: not, 2: malformed. Nothing but the files is needed, and nothing is
+    asked of any server.
     """
     policy = parse_policy(policy_file.read_bytes())
+    if proof_file is None:
+        if not is_zipfile(file):
+            raise click.UsageError("want a leaf and its proof, or one .zip of evidence")
+        _verify_evidence(file, policy, as_json=as_json)
+    else:
+        _verify_leaf(file, proof_file, policy, as_json=as_json)
+
+
+def _verify_leaf(leaf_file: Path, proof_file: Path, policy: Policy, *, as_json: bool) -> None:
     proof = parse_proof(proof_file.read_bytes())
     leaf_bytes = leaf_file.read_bytes()
     # Parsed only to be shown: what is proved is the bytes.
@@ -46,6 +69,45 @@ def command(leaf_file: Path, proof_file: Path, policy_file: Path, as_json: bool)
     print_fields(described(leaf, proof.leaf_index, head))
 
 
+def _verify_evidence(file: Path, policy: Policy, *, as_json: bool) -> None:
+    """Raises: VerificationError when anything in the file is not as it should be."""
+    evidence = check_evidence(file, policy)
+    if as_json:
+        print_json(_evidence_verdict(evidence))
+    elif not evidence.faults:
+        click.secho("verified", fg="green", bold=True)
+        print_fields(_evidence_fields(evidence))
+        if evidence.policy_differs:
+            note("the policy inside is not the one given: the one given was used")
+    if evidence.faults:
+        for fault in evidence.faults:
+            note(f"not verified: {printable(fault)}")
+        raise VerificationError(f"{file.name}: {len(evidence.faults)} faults")
+
+
+def _evidence_verdict(evidence: Evidence) -> dict[str, object]:
+    head = evidence.head
+    return {
+        "verified": not evidence.faults,
+        "faults": evidence.faults,
+        "query": evidence.manifest.query,
+        "events": len(evidence.indices),
+        "indices": evidence.indices,
+        **head_verdict(head),
+    }
+
+
+def _evidence_fields(evidence: Evidence) -> dict[str, object]:
+    indices = evidence.indices
+    span = f", entries {min(indices)} to {max(indices)}" if indices else ""
+    return {
+        "query": printable(evidence.manifest.query) or "every event",
+        "events": f"{len(indices)}{span}, each in the log",
+        "log": evidence.head.checkpoint.origin,
+        **head_fields(evidence.head),
+    }
+
+
 def verdict(leaf: Leaf, leaf_index: int, head: VerifiedHead) -> dict[str, object]:
     """What was verified, for programs."""
     return {
@@ -53,6 +115,13 @@ def verdict(leaf: Leaf, leaf_index: int, head: VerifiedHead) -> dict[str, object
         "index": leaf_index,
         "event": leaf.event,
         "received": leaf.received,
+        **head_verdict(head),
+    }
+
+
+def head_verdict(head: VerifiedHead) -> dict[str, object]:
+    """The head that something was verified by, for programs."""
+    return {
         "origin": head.checkpoint.origin,
         "tree_size": head.checkpoint.tree_size,
         "root_hash": head.checkpoint.root_hash.hex(),
@@ -72,11 +141,18 @@ def cosignatures(head: VerifiedHead) -> list[dict[str, object]]:
 
 def described(leaf: Leaf, leaf_index: int, head: VerifiedHead) -> dict[str, object]:
     """What was verified, for people."""
-    checkpoint = head.checkpoint
     return {
         **event_fields(leaf.event),
         "received": f"{leaf.received.time} by {leaf.received.by}",
-        "entry": f"{leaf_index} of {checkpoint.origin}",
+        "entry": f"{leaf_index} of {head.checkpoint.origin}",
+        **head_fields(head),
+    }
+
+
+def head_fields(head: VerifiedHead) -> dict[str, object]:
+    """The head that something was verified by, for people."""
+    checkpoint = head.checkpoint
+    return {
         "head": f"size {checkpoint.tree_size}, root {checkpoint.root_hash.hex()}",
         "cosigned": tuple(
             f"{_second(time_s) or 'at no stated time'} by {name}"

@@ -1,0 +1,123 @@
+"""CSV of events: read back it is what the events say, and no spreadsheet runs any of it."""
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.event.canonical import format_leaf
+from ledger.event.reading import Reader
+from ledger.event.table import COLUMNS, format_header, format_rows, table_row
+from ledger.tlog.errors import MalformedError
+from ledger.tlog.hashing import leaf_hash
+
+READER = Reader(lambda: "0192f0c1-7c1a-7c3a-9d2f-000000000000", lambda: 0)
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+RECEIVED = "2026-11-25T02:03:36.130001Z"
+
+
+def leaf(**fields: Any) -> bytes:
+    event = {"actor": {"id": "u_1"}, "action": "a.b", "outcome": "success", **fields}
+    read = READER.read_object(event)
+    return format_leaf(event_json=read.event_json, by="api", received_time=RECEIVED)
+
+
+def read(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+
+
+def as_row(**fields: Any) -> dict[str, str]:
+    (row,) = read(format_header() + format_rows([table_row(17, leaf(**fields))]))
+    return row
+
+
+def test_every_column_holds_what_the_event_says() -> None:
+    raw = leaf(
+        actor={
+            "id": "u_1",
+            "type": "user",
+            "name": "Ann",
+            "session": "s_9",
+            "credential": "tok_1",
+            "on_behalf_of": {"id": "u_88", "type": "user"},
+        },
+        targets=[{"id": "t_1", "type": "doc", "name": "Plan"}, {"id": "t_2"}],
+        source={"ip": "203.0.113.9", "port": 51234, "service": "web", "user_agent": "UA"},
+        reason='a "reason", with\r\nlines',
+        changes=[{"path": "/role", "before": None, "after": "admin"}],
+        context={"b": 1, "a": "x"},
+        tenant="acme",
+        recorder={"instance": "i", "seq": 5},
+    )
+    (row,) = read(format_header() + format_rows([table_row(17, raw)]))
+    assert row == {
+        "index": "17",
+        "id": "0192f0c1-7c1a-7c3a-9d2f-000000000000",
+        "time": "1970-01-01T00:00:00.000000Z",
+        "received_time": RECEIVED,
+        "received_by": "api",
+        "actor_type": "user",
+        "actor_id": "u_1",
+        "actor_name": "Ann",
+        "session": "s_9",
+        "credential": "tok_1",
+        "on_behalf_of_type": "user",
+        "on_behalf_of_id": "u_88",
+        "action": "a.b",
+        "outcome": "success",
+        "target_type": "doc",
+        "target_id": "t_1",
+        "target_name": "Plan",
+        "targets": '[{"id":"t_1","name":"Plan","type":"doc"},{"id":"t_2"}]',
+        "source_ip": "203.0.113.9",
+        "source_port": "51234",
+        "source_service": "web",
+        "user_agent": "UA",
+        "reason": 'a "reason", with\r\nlines',
+        "changes": '[{"after":"admin","before":null,"path":"/role"}]',
+        "context": '{"a":"x","b":1}',
+        "tenant": "acme",
+        "recorder_instance": "i",
+        "recorder_seq": "5",
+        "leaf_hash": leaf_hash(raw).hex(),
+    }
+
+
+def test_an_event_with_the_required_fields_alone_has_all_columns() -> None:
+    row = as_row()
+    assert tuple(row) == COLUMNS
+    assert row["targets"] == row["source_ip"] == row["context"] == ""
+
+
+@pytest.mark.parametrize("sign", FORMULAS)
+def test_a_text_that_a_spreadsheet_would_run_gets_an_apostrophe(sign: str) -> None:
+    text = f'{sign}cmd|" /C calc"!A0'
+    row = as_row(actor={"id": text}, reason=text)
+    assert row["actor_id"] == row["reason"] == f"'{text}"
+
+
+@given(st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20))
+def test_any_text_comes_back_when_one_apostrophe_is_taken_away(text: str) -> None:
+    cell = as_row(actor={"id": text})["actor_id"]
+    assert not cell.startswith(FORMULAS)
+    assert cell.removeprefix("'") == text
+
+
+def test_lines_end_as_rfc_4180_has_it() -> None:
+    text = format_header() + format_rows([table_row(0, leaf())])
+    assert text.count("\r\n") == 2
+    assert text.endswith("\r\n")
+
+
+def test_cells_with_json_are_json() -> None:
+    targets = [{"id": "=1", "name": "a,b\n"}]
+    assert json.loads(as_row(targets=targets)["targets"]) == targets
+
+
+def test_what_is_no_leaf_is_refused() -> None:
+    with pytest.raises(MalformedError, match="entry 3 is not a leaf"):
+        table_row(3, b"{}")
