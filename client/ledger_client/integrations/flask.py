@@ -11,9 +11,10 @@ Configuration: `LEDGER_PROXIES`, `LEDGER_FORWARDED_HEADER`, `LEDGER_REQUEST_ID_H
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from flask import Flask
+from flask import Flask, Response
 
 from ledger_client.integrations.proxies import NOWHERE, parse_peer
 from ledger_client.integrations.requests import (
@@ -22,7 +23,7 @@ from ledger_client.integrations.requests import (
     Within,
     actor_of,
 )
-from ledger_client.recording.context import audit_context, current_scope
+from ledger_client.recording.context import audit_context, current_scope, extend_audit_context
 from ledger_client.recording.words import Principal
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class LedgerAudit:
 
         Without it nothing is said of who.
         """
-        self._actor: Final = actor
+        self._actor: Final = None if actor is None else actor_of(actor)
         if app is not None:
             self.init_app(app)
 
@@ -55,24 +56,32 @@ class LedgerAudit:
             if value is not None:
                 settings[name] = value  # type: ignore[literal-required] # one of its own names
         app.extensions[EXTENSION] = self
+        app.after_request(self._keep_actor)
         # Around all of it: functions before the request record things too, and may end it.
-        app.wsgi_app = AuditWSGI(  # type: ignore[method-assign] # as Flask's documentation has it
+        app.wsgi_app = _AuditWSGI(  # type: ignore[method-assign] # as Flask's documentation has it
             app.wsgi_app, RequestReader(**settings), self._actor
         )
 
+    def _keep_actor(self, response: Response) -> Response:
+        # Flask's globals are gone while a body is streamed.
+        if response.is_streamed and self._actor is not None:
+            with suppress(RuntimeError):  # Dispatched by something other than `wsgi_app`.
+                extend_audit_context(actor=self._actor())
+        return response
 
-class AuditWSGI:
-    """The middleware itself, good for any WSGI application."""
+
+class _AuditWSGI:
+    """The application, with this said around it."""
 
     def __init__(
         self,
         app: "WSGIApplication",
         reader: RequestReader,
-        actor: Callable[[], Principal | None] | None = None,
+        actor: Callable[[], Principal] | None,
     ) -> None:
         self._app: Final = app
         self._reader: Final = reader
-        self._actor: Final = None if actor is None else actor_of(actor)
+        self._actor: Final = actor
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"

@@ -1,0 +1,212 @@
+"""Django's own: logins, models, settings."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger_client.integrations.requests import ANONYMOUS
+from tests.integrations.conftest import FRAMEWORKS
+from tests.integrations.test_requests import OpenShop
+from tests.recording.conftest import Running
+
+each_view = pytest.mark.parametrize(
+    ("key", "root"),
+    [(key, root) for key, each in FRAMEWORKS.items() if each.has_logins for root in each.roots],
+)
+each_server = pytest.mark.parametrize(
+    "key", [key for key, each in FRAMEWORKS.items() if each.has_logins]
+)
+
+
+def said(event: dict[str, Any]) -> tuple[str, str]:
+    return event["action"], event["outcome"]
+
+
+@each_view
+def test_logins_and_logouts_are_recorded_by_themselves(
+    open_shop: OpenShop, name: str, key: str, root: str
+) -> None:
+    shop = open_shop(key)
+    cookie = shop.log_in("u_5", agent=name, root=root)
+    headers = {"Cookie": cookie}
+    assert shop.ask("POST", f"{root}/logout", agent=name, headers=headers).status == 200
+    assert shop.ask("POST", f"{root}/logout", agent=name, headers=headers).status == 200
+    log_in, log_out = shop.events(name, 2)
+    assert said(log_in) == ("user.login", "success")
+    assert said(log_out) == ("user.logout", "success")
+    for event in (log_in, log_out):
+        assert (event["actor"]["type"], event["actor"]["name"]) == ("user", "u_5")
+        assert event["source"]["ip"] == "127.0.0.1"
+
+
+@each_view
+def test_a_refused_login_says_which_name_was_tried_and_not_with_what(
+    open_shop: OpenShop, name: str, key: str, root: str
+) -> None:
+    shop = open_shop(key)
+    for user in ("u_5", "nobody"):
+        path = f"{root}/login?user={user}&password=guess"
+        assert shop.ask("POST", path, agent=name).status == 401
+    events = shop.events(name, 2)
+    for event, user in zip(events, ("u_5", "nobody"), strict=True):
+        assert said(event) == ("user.login", "failure")
+        assert event["actor"] == ANONYMOUS
+        assert event["targets"] == [{"type": "username", "id": user}]
+        assert "guess" not in str(event)
+
+
+@each_view
+def test_after_a_login_the_same_request_has_its_user(
+    open_shop: OpenShop, name: str, key: str, root: str
+) -> None:
+    shop = open_shop(key)
+    cookie = shop.log_in("u_6", agent="another", root=root)
+    answer = shop.ask(
+        "POST",
+        f"{root}/login_and_refund/p_1?user=u_5&password=secret",
+        agent=name,
+        headers={"Cookie": cookie},
+    )
+    assert answer.status == 200
+    *_, refund = shop.events(name, 2)
+    assert refund["action"] == "payment.refunded"
+    assert refund["actor"]["name"] == "u_5"
+
+
+@each_server
+def test_the_change_of_a_model_is_recorded_with_what_changed(
+    open_shop: OpenShop, name: str, key: str
+) -> None:
+    shop = open_shop(key)
+    assert shop.ask("POST", "/rename/u_8/jo", agent=name, user="u_1").status == 200
+    (event,) = shop.events(name, 1)
+    assert said(event) == ("auth.user.updated", "success")
+    assert event["actor"]["name"] == "u_1"
+    (target,) = event["targets"]
+    assert target["type"] == "auth.user"
+    changes = {change["path"]: change for change in event["changes"]}
+    assert changes["/username"] == {"path": "/username", "before": "u_8", "after": "jo"}
+    # It is seen that the password was changed, and no more; the address is left out by a setting.
+    assert set(changes) == {"/username", "/password"}
+    assert changes["/password"]["after"] == {"masked": "password"}
+
+
+@each_view
+def test_models_are_recorded_from_their_making_to_their_end(
+    open_shop: OpenShop, name: str, key: str, root: str
+) -> None:
+    shop = open_shop(key)
+    group = f"{key}{root}".translate({ord(" "): "-", ord("/"): "-"})
+    assert shop.ask("POST", f"{root}/group/{group}", agent=name, user="u_1").status == 200
+    made, renamed, deleted = shop.events(name, 3)
+    assert [event["action"] for event in (made, renamed, deleted)] == [
+        "auth.group.created",
+        "auth.group.updated",
+        "auth.group.deleted",
+    ]
+    number = int(made["targets"][0]["id"])
+    assert made["changes"] == [
+        {"path": "/id", "after": number},
+        {"path": "/name", "after": group},
+    ]
+    assert renamed["changes"] == [{"path": "/name", "before": group, "after": f"{group}s"}]
+    assert deleted["changes"] == [
+        {"path": "/id", "before": number},
+        {"path": "/name", "before": f"{group}s"},
+    ]
+    for event in (made, renamed, deleted):
+        assert event["targets"] == [{"type": "auth.group", "id": str(number)}]
+        assert event["actor"]["name"] == "u_1"
+
+
+@each_server
+def test_members_that_come_and_go_are_recorded_with_both_ends(
+    open_shop: OpenShop, name: str, key: str
+) -> None:
+    shop = open_shop(key)
+    assert shop.ask("POST", "/members/u_9", agent=name, user="u_1").status == 200
+    made, *events = shop.events(name, 5)
+    group = made["targets"][0]
+    user = events[0]["targets"][0]
+    assert [user["type"], group["type"]] == ["auth.user", "auth.group"]
+    found = [(event["action"], event["targets"], event["changes"]) for event in events]
+    assert found == [
+        ("auth.user.updated", [user, group], [{"path": "/groups", "after": [int(group["id"])]}]),
+        ("auth.user.updated", [user, group], [{"path": "/groups", "before": [int(group["id"])]}]),
+        ("auth.group.updated", [group, user], [{"path": "/user_set", "after": [int(user["id"])]}]),
+        ("auth.group.updated", [group, user], [{"path": "/user_set", "before": [int(user["id"])]}]),
+    ]
+
+
+@each_server
+def test_what_is_rolled_back_is_not_recorded(open_shop: OpenShop, name: str, key: str) -> None:
+    shop = open_shop(key)
+    assert shop.ask("POST", "/roll_back/kept", agent=name).status == 200
+    (event,) = shop.events(name, 1)
+    assert event["changes"][1] == {"path": "/name", "after": "kept"}
+
+
+@each_server
+def test_changes_outside_of_a_request_are_those_of_the_process(
+    open_shop: OpenShop, running: Running, key: str
+) -> None:
+    open_shop(key)
+    made = [e for e in running.events() if e["action"] == "auth.user.created"]
+    assert made
+    assert all(e["actor"] == {"type": "process", "id": "django"} for e in made)
+
+
+WRONG = {
+    "an unknown setting": ({"PROXY": []}, "LEDGER has ['PROXY']"),
+    "an unknown model": ({"MODELS": {"auth.Usr": []}}, "doesn't have a 'Usr' model"),
+    "an unknown field": ({"MODELS": {"auth.User": ["e-mail"]}}, "no field named 'e-mail'"),
+    "a text for a list of fields": ({"MODELS": {"auth.User": "email"}}, "a list of fields"),
+    "no recorder": ({}, "neither LEDGER["),
+    "a network that is none": (
+        {"RECORDER": "real", "PROXIES": ["10.0.0.1/8"]},
+        "10.0.0.1/8 has host bits set",
+    ),
+    "a recorder's setting that is none": (
+        {"RECORDER": {"url": "http://127.0.0.1:1", "spol": "x"}},
+        "unexpected keyword argument 'spol'",
+    ),
+}
+START = """
+import json, os, sys
+import django
+from django.conf import settings
+said = json.loads(sys.argv[1])
+if said.get("RECORDER") == "real":
+    said["RECORDER"] = json.loads(sys.argv[2])
+settings.configure(
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes",
+                    "ledger_client.integrations.django.LedgerConfig"],
+    MIDDLEWARE=["ledger_client.integrations.django.LedgerMiddleware"],
+    LEDGER=said,
+)
+django.setup()
+from django.core.wsgi import get_wsgi_application
+get_wsgi_application()
+"""
+
+
+@pytest.mark.parametrize(("settings", "message"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_setting_stops_the_start(
+    running: Running, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    recorder = {
+        "url": running.url,
+        "token": running.token,
+        "spool": str(tmp_path / "spool"),
+        "policy": str(running.policy),
+    }
+    arguments = [json.dumps(settings), json.dumps(recorder)]
+    done = subprocess.run(
+        [sys.executable, "-c", START, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1]
