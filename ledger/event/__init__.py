@@ -8,5 +8,6 @@ Its modules, from the meaning to the bytes:
     reading    events as they arrive, with what is filled in
     ids        UUIDs for new events and for imported ones
     secrets    what looks like a secret, found and masked
+    private    commitments to erasable values, and what opens them
     schema     the JSON Schema, made from the model
 """
