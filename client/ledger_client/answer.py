@@ -17,7 +17,7 @@ T = TypeVar("T")
 Evidence = Callable[[], Mapping[str, bytes]]
 """What convinces a third person; it is gathered only when somebody lied."""
 
-_OK = range(200, 300)
+GOOD_STATUSES = range(200, 300)
 _REFUSED = range(400, 500)
 _FAILED = range(500, 600)
 
@@ -41,7 +41,7 @@ def decode_json(request: Request, body: bytes, kind: type[T]) -> T:
 
 def check_status(request: Request, response: Response) -> bytes:
     """The body of a good answer. Raises: as `decode_answer`, but for the JSON."""
-    if response.status in _OK:
+    if response.status in GOOD_STATUSES:
         return response.body
     if response.status in _REFUSED:
         raise RejectedError(decode_problem(response))

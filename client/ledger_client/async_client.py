@@ -2,9 +2,10 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from ledger.event.secrets import mask as mask_secrets
 from ledger.tlog.errors import UnavailableError, VerificationError
@@ -14,9 +15,22 @@ from ledger_client.appending import AnyEvent, Mask
 from ledger_client.async_transport import AsyncTransport
 from ledger_client.client import TIMEOUT_S
 from ledger_client.exchange import Plan, Request, Response, Turn
-from ledger_client.results import Consistency, Entry, Erased, Inclusion, Receipt, Rejected
+from ledger_client.exporting import Format, Taking, export_request, replacing
+from ledger_client.results import (
+    Consistency,
+    Entry,
+    Erased,
+    Exported,
+    Inclusion,
+    Page,
+    Receipt,
+    Rejected,
+    Seen,
+)
 from ledger_client.retry import Pause, RetryPolicy
+from ledger_client.searching import PAGE_EVENTS, Order, Search
 from ledger_client.shared import AnyPolicy, PathLike, Shared
+from ledger_client.tailing import Lines
 
 T = TypeVar("T")
 
@@ -107,6 +121,116 @@ class AsyncLedgerClient:
             for entry in await self._run(walk.next_entries()):
                 yield entry
 
+    async def search(
+        self,
+        query: str = "",
+        *,
+        limit: int = PAGE_EVENTS,
+        cursor: str | None = None,
+        order: Order = "newest",
+        facets: Sequence[str] = (),
+        histogram: Literal["hour", "day"] | None = None,
+        explain: bool = False,
+        verify: bool = True,
+    ) -> Page:
+        """One page of what a query finds, with its numbers; `page.cursor` goes on.
+
+        `limit` is 1,000 at most, and 0 only counts.
+        """
+        return await self._run(
+            self._shared.page(
+                query,
+                limit=limit,
+                cursor=cursor,
+                order=order,
+                facets=facets,
+                histogram=histogram,
+                explain=explain,
+                verify=verify,
+            )
+        )
+
+    def query(
+        self,
+        query: str = "",
+        *,
+        order: Order = "newest",
+        limit: int | None = None,
+        verify: bool = True,
+    ) -> AsyncIterator[Entry]:
+        """All that a query finds, or so many, page by page as they are asked for.
+
+        They are those of the tree as it is at the first page, whatever comes in meanwhile.
+        """
+        return self._walk(self._shared.search(query, order=order, limit=limit, verify=verify))
+
+    def around(
+        self,
+        reference: int | str,
+        *,
+        minutes: int = 15,
+        limit: int | None = None,
+        verify: bool = True,
+    ) -> AsyncIterator[Entry]:
+        """What happened around an event: same actor, session, source or target; oldest first."""
+        return self._walk(
+            self._shared.around(reference, minutes=minutes, limit=limit, verify=verify)
+        )
+
+    def timeline(
+        self, actor: str, *, order: Order = "newest", limit: int | None = None, verify: bool = True
+    ) -> AsyncIterator[Entry]:
+        """All that an actor did, that was done for it and to it; `because` says which."""
+        return self._walk(self._shared.timeline(actor, order=order, limit=limit, verify=verify))
+
+    async def seen(self, source: str, *, verify: bool = True) -> Seen:
+        """When an address or a network was first and last seen, and what was done from there."""
+        return await self._run(self._shared.seen(source, verify=verify))
+
+    async def tail(
+        self, query: str = "", *, start: int | None = None, verify: bool = True
+    ) -> AsyncIterator[Entry]:
+        """What a query finds, as it comes in, without an end; from the index `start` on.
+
+        Goes on where it was when the connection breaks, as often as the retry policy allows in a
+        row. With `verify` an event is shown when it is published and proven.
+        """
+        tail = self._shared.tail(query, start=start, verify=verify)
+        while True:
+            failure = None
+            try:
+                async with aclosing(self._transport.stream(tail.request())) as pieces:
+                    lines = Lines()
+                    async for piece in pieces:
+                        for line in lines.feed(piece):
+                            entry = await self._run(tail.read(line))
+                            if entry is not None:
+                                yield entry
+            except UnavailableError as error:
+                failure = error
+            await asyncio.sleep(tail.pause_s(failure))
+
+    async def export(
+        self,
+        query: str,
+        to: PathLike,
+        *,
+        format: Format = "jsonl",  # noqa: A002 - what it is called over the wire too
+        order: Order = "oldest",
+    ) -> Exported:
+        """Write all that a query finds to a file, which is there only when it is whole.
+
+        `evidence` is a .zip with a proof for each event; `ledger verify` checks it offline.
+        """
+        taking = Taking(format)
+        with replacing(to) as file:
+            request = export_request(query, format=format, order=order)
+            async with aclosing(self._transport.stream(request)) as pieces:
+                async for piece in pieces:
+                    taking.feed(piece)
+                    await asyncio.to_thread(file.write, piece)
+            return taking.finish()
+
     async def inclusion(
         self, index: int, *, tree_size: int | None = None, leaf_hash: Hash | None = None
     ) -> Inclusion:
@@ -152,6 +276,11 @@ class AsyncLedgerClient:
 
     def __repr__(self) -> str:
         return f"AsyncLedgerClient({self._shared.endpoint.address!r})"
+
+    async def _walk(self, search: Search) -> AsyncIterator[Entry]:
+        while search.is_open:
+            for entry in (await self._run(search.next_page())).entries:
+                yield entry
 
     async def _run(self, plan: Plan[T]) -> T:
         steps = self._shared.steps(plan)

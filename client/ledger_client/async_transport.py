@@ -1,6 +1,8 @@
 """Requests over aiohttp. The rules are those of `transport`; this module alone imports aiohttp."""
 
 import ssl
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from io import BytesIO
 from typing import Final
 
@@ -8,7 +10,8 @@ import aiohttp
 from yarl import URL
 
 from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_client.exchange import Endpoint, Request, Response
+from ledger_client.answer import GOOD_STATUSES, check_status
+from ledger_client.exchange import STREAM_SILENCE_S, Endpoint, Request, Response
 
 _STALE = (
     aiohttp.ServerDisconnectedError,
@@ -31,8 +34,7 @@ class AsyncTransport:
 
     async def send(self, request: Request) -> Response:
         """The answer to one request, whatever its status. Raises: what `Transport.send` does."""
-        endpoint = self._endpoint
-        try:
+        with self._saying_what_failed(self._endpoint.timeout_s):
             try:
                 return await self._exchange(request)
             except aiohttp.ClientConnectorError:
@@ -40,14 +42,30 @@ class AsyncTransport:
             except _STALE:
                 # aiohttp doesn't say whether this was a kept connection; most likely it was.
                 return await self._exchange(request)
+
+    async def stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """The body of a good answer, piece by piece. Bounds and errors: as `Transport.stream`."""
+        timeout = aiohttp.ClientTimeout(
+            total=None, connect=self._endpoint.timeout_s, sock_read=STREAM_SILENCE_S
+        )
+        with self._saying_what_failed(STREAM_SILENCE_S):
+            async with self._ask(request, timeout=timeout) as answer:
+                if answer.status not in GOOD_STATUSES:
+                    check_status(request, await _read_response(answer, request))
+                async for piece in answer.content.iter_any():
+                    yield piece
+
+    @contextmanager
+    def _saying_what_failed(self, wait_s: float) -> Iterator[None]:
+        endpoint = self._endpoint
+        try:
+            yield
         except aiohttp.ClientConnectorCertificateError as error:
             raise VerificationError(
                 f"the certificate of {endpoint.address} is not trusted: {error.certificate_error}"
             ) from error
         except TimeoutError as error:
-            raise UnavailableError(
-                f"no answer from {endpoint.address} in {endpoint.timeout_s:g} s"
-            ) from error
+            raise UnavailableError(f"no answer from {endpoint.address} in {wait_s:g} s") from error
         except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
             raise UnavailableError(
                 f"{endpoint.address} answered with something that is not HTTP, or half of it:"
@@ -63,8 +81,14 @@ class AsyncTransport:
             await self._session.close()
 
     async def _exchange(self, request: Request) -> Response:
+        async with self._ask(request) as answer:
+            return await _read_response(answer, request)
+
+    def _ask(
+        self, request: Request, *, timeout: aiohttp.ClientTimeout | None = None
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         endpoint = self._endpoint
-        async with self._open().request(
+        return self._open().request(
             request.method,
             URL(endpoint.address + endpoint.path + request.target, encoded=True),
             # Given as bytes, a body of megabytes would be one write that holds the loop.
@@ -72,22 +96,23 @@ class AsyncTransport:
             headers=endpoint.headers(request),
             ssl=True if self._tls is None else self._tls,
             allow_redirects=False,
-        ) as answer:
-            body = await _read_body(answer, bytes_max=request.answer_bytes_max)
-            return Response(
-                status=answer.status, body=body, retry_after=answer.headers.get("Retry-After")
-            )
+            timeout=timeout or aiohttp.ClientTimeout(total=endpoint.timeout_s),
+        )
 
     def _open(self) -> aiohttp.ClientSession:
         if self._closed:
             raise ValueError("the client is closed")
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=self._endpoint.timeout_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )
         return self._session
+
+
+async def _read_response(answer: aiohttp.ClientResponse, request: Request) -> Response:
+    body = await _read_body(answer, bytes_max=request.answer_bytes_max)
+    return Response(status=answer.status, body=body, retry_after=answer.headers.get("Retry-After"))
 
 
 async def _read_body(answer: aiohttp.ClientResponse, *, bytes_max: int) -> bytes:

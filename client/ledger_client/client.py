@@ -3,9 +3,10 @@
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from ledger.event.secrets import mask as mask_secrets
 from ledger.tlog.errors import UnavailableError, VerificationError
@@ -13,9 +14,22 @@ from ledger.tlog.hashing import Hash
 from ledger.tlog.policy import VerifiedHead
 from ledger_client.appending import AnyEvent, Mask
 from ledger_client.exchange import Plan, Request, Response, Turn
-from ledger_client.results import Consistency, Entry, Erased, Inclusion, Receipt, Rejected
+from ledger_client.exporting import Format, Taking, export_request, replacing
+from ledger_client.results import (
+    Consistency,
+    Entry,
+    Erased,
+    Exported,
+    Inclusion,
+    Page,
+    Receipt,
+    Rejected,
+    Seen,
+)
 from ledger_client.retry import Pause, RetryPolicy
+from ledger_client.searching import PAGE_EVENTS, Order, Search
 from ledger_client.shared import AnyPolicy, PathLike, Shared
+from ledger_client.tailing import Lines
 from ledger_client.transport import Transport
 
 T = TypeVar("T")
@@ -108,6 +122,116 @@ class LedgerClient:
         while walk.is_open:
             yield from self._run(walk.next_entries())
 
+    def search(
+        self,
+        query: str = "",
+        *,
+        limit: int = PAGE_EVENTS,
+        cursor: str | None = None,
+        order: Order = "newest",
+        facets: Sequence[str] = (),
+        histogram: Literal["hour", "day"] | None = None,
+        explain: bool = False,
+        verify: bool = True,
+    ) -> Page:
+        """One page of what a query finds, with its numbers; `page.cursor` goes on.
+
+        `limit` is 1,000 at most, and 0 only counts.
+        """
+        return self._run(
+            self._shared.page(
+                query,
+                limit=limit,
+                cursor=cursor,
+                order=order,
+                facets=facets,
+                histogram=histogram,
+                explain=explain,
+                verify=verify,
+            )
+        )
+
+    def query(
+        self,
+        query: str = "",
+        *,
+        order: Order = "newest",
+        limit: int | None = None,
+        verify: bool = True,
+    ) -> Iterator[Entry]:
+        """All that a query finds, or so many, page by page as they are asked for.
+
+        They are those of the tree as it is at the first page, whatever comes in meanwhile.
+        """
+        return self._walk(self._shared.search(query, order=order, limit=limit, verify=verify))
+
+    def around(
+        self,
+        reference: int | str,
+        *,
+        minutes: int = 15,
+        limit: int | None = None,
+        verify: bool = True,
+    ) -> Iterator[Entry]:
+        """What happened around an event: same actor, session, source or target; oldest first."""
+        return self._walk(
+            self._shared.around(reference, minutes=minutes, limit=limit, verify=verify)
+        )
+
+    def timeline(
+        self, actor: str, *, order: Order = "newest", limit: int | None = None, verify: bool = True
+    ) -> Iterator[Entry]:
+        """All that an actor did, that was done for it and to it; `because` says which."""
+        return self._walk(self._shared.timeline(actor, order=order, limit=limit, verify=verify))
+
+    def seen(self, source: str, *, verify: bool = True) -> Seen:
+        """When an address or a network was first and last seen, and what was done from there."""
+        return self._run(self._shared.seen(source, verify=verify))
+
+    def tail(
+        self, query: str = "", *, start: int | None = None, verify: bool = True
+    ) -> Iterator[Entry]:
+        """What a query finds, as it comes in, without an end; from the index `start` on.
+
+        Goes on where it was when the connection breaks, as often as the retry policy allows in a
+        row. With `verify` an event is shown when it is published and proven.
+        """
+        tail = self._shared.tail(query, start=start, verify=verify)
+        while True:
+            failure = None
+            try:
+                with closing(self._transport.stream(tail.request())) as pieces:
+                    lines = Lines()
+                    for piece in pieces:
+                        for line in lines.feed(piece):
+                            entry = self._run(tail.read(line))
+                            if entry is not None:
+                                yield entry
+            except UnavailableError as error:
+                failure = error
+            time.sleep(tail.pause_s(failure))
+
+    def export(
+        self,
+        query: str,
+        to: PathLike,
+        *,
+        format: Format = "jsonl",  # noqa: A002 - what it is called over the wire too
+        order: Order = "oldest",
+    ) -> Exported:
+        """Write all that a query finds to a file, which is there only when it is whole.
+
+        `evidence` is a .zip with a proof for each event; `ledger verify` checks it offline.
+        """
+        taking = Taking(format)
+        with replacing(to) as file:
+            request = export_request(query, format=format, order=order)
+            with closing(self._transport.stream(request)) as pieces:
+                for piece in pieces:
+                    taking.feed(piece)
+                    file.write(piece)
+            return taking.finish()
+
     def inclusion(
         self, index: int, *, tree_size: int | None = None, leaf_hash: Hash | None = None
     ) -> Inclusion:
@@ -151,6 +275,10 @@ class LedgerClient:
 
     def __repr__(self) -> str:
         return f"LedgerClient({self._shared.endpoint.address!r})"
+
+    def _walk(self, search: Search) -> Iterator[Entry]:
+        while search.is_open:
+            yield from self._run(search.next_page()).entries
 
     def _run(self, plan: Plan[T]) -> T:
         steps = self._shared.steps(plan)

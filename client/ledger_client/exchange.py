@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
 """The longest body that is read: an event and its proof, whatever escapes and signatures cost."""
 
+STREAM_SILENCE_S = 60.0
+"""How long a stream may say nothing: twice the longest heartbeat of the service."""
+
 T = TypeVar("T")
 
 

@@ -16,6 +16,10 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     limit: int | str | None = None
     got: int | str | None = None
     rule: str | None = None
+    position: int | None = None
+    length: int | None = None
+    expected: tuple[str, ...] = ()
+    nearest: str | None = None
 
     @property
     def slug(self) -> str:
@@ -33,6 +37,10 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
             limit=_printable(self.limit) if isinstance(self.limit, str) else self.limit,
             got=_printable(self.got) if isinstance(self.got, str) else self.got,
             rule=None if self.rule is None else _printable(self.rule),
+            position=self.position,
+            length=self.length,
+            expected=tuple(map(_printable, self.expected)),
+            nearest=None if self.nearest is None else _printable(self.nearest),
         )
 
 

@@ -71,7 +71,7 @@ def read_event(reference: int | str, *, heads: Heads | None) -> Plan[Entry]:
 
     Raises: ValueError for what can be neither; VerificationError, MalformedError, RejectedError.
     """
-    reference = _check_reference(reference)
+    reference = check_reference(reference)
     request = Request(target=f"/v1/events/{reference}{'' if heads is None else '?proof=1'}")
     response = yield request
     answer = decode_answer(request, response, _EventAnswer)
@@ -92,7 +92,7 @@ def read_event(reference: int | str, *, heads: Heads | None) -> Plan[Entry]:
         offered = None if answer.consistency is None else answer.consistency.parse()
         with adding_evidence(evidence):
             head = yield from heads.check_proof(proof, leaf_hash=leaf_hash(leaf), offered=offered)
-    entry = _entry(answer.index, leaf, head=head, proof=proof)
+    entry = make_entry(answer.index, leaf, head=head, proof=proof)
     got = entry.index if isinstance(reference, int) else entry.event.id
     check_same("event asked for", got=got, want=reference, evidence=evidence)
     if answer.private:
@@ -187,7 +187,7 @@ class Walk:
         first = index * TILE_WIDTH
         end = min(first + width, self._end)
         entries = [
-            _entry(first + offset, leaves[offset], head=self._head, proof=None)
+            make_entry(first + offset, leaves[offset], head=self._head, proof=None)
             for offset in range(skipped, end - first)
         ]
         self._next = end
@@ -304,7 +304,15 @@ def _tile_request(ref: TileRef, *, bytes_max: int) -> Request:
     )
 
 
-def _entry(index: int, leaf: bytes, *, head: VerifiedHead | None, proof: Proof | None) -> Entry:
+def make_entry(
+    index: int,
+    leaf: bytes,
+    *,
+    head: VerifiedHead | None,
+    proof: Proof | None,
+    because: tuple[str, ...] = (),
+) -> Entry:
+    """What the ledger holds at an index. Raises: MalformedError for what is no leaf."""
     parsed = parse_leaf(leaf)
     return Entry(
         index=index,
@@ -313,10 +321,12 @@ def _entry(index: int, leaf: bytes, *, head: VerifiedHead | None, proof: Proof |
         leaf=leaf,
         head=head,
         proof=proof,
+        because=because,
     )
 
 
-def _check_reference(reference: int | str) -> int | str:
+def check_reference(reference: int | str) -> int | str:
+    """An index or a UUID in lower case. Raises: ValueError for what is neither."""
     if isinstance(reference, int):
         return _check_number(reference)
     lowered = reference.lower()

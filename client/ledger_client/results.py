@@ -48,9 +48,10 @@ class Entry:
     """An event as the ledger holds it: what `leaf`, the exact bytes, say.
 
     With `head` the leaf was checked to be at `index` in the tree of that accepted head; `proof`
-    shows it to others, and is None for what was read from a bundle. `private` has the values of
-    erasable fields by their JSON Pointers, each checked against its commitment in the leaf: for a
-    single event, a token with the scope `private`, and as long as nobody erased them.
+    shows it to others, and is None for what was read from a bundle. `because` says by what a pivot
+    found it: actor, session, source or target. `private` has the values of erasable fields by
+    their JSON Pointers, each checked against its commitment in the leaf: for a single event, a
+    token with the scope `private`, and as long as nobody erased them.
     """
 
     index: int
@@ -59,6 +60,7 @@ class Entry:
     leaf: bytes
     head: VerifiedHead | None
     proof: Proof | None
+    because: tuple[str, ...] = ()
     private: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -70,6 +72,81 @@ class Erased:
     values: int
     index: int
     id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facet:
+    """How often each value of a field is among what was found, the most frequent first.
+
+    `others` values more are cut off. Not exact: only `counted` events were looked at.
+    """
+
+    field: str
+    counts: tuple[tuple[str, int], ...]
+    others: int
+    is_exact: bool
+    counted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """How much of what was found happened in each hour or day; empty ones are left out."""
+
+    unit: str
+    buckets: tuple[tuple[str, int], ...]
+    is_exact: bool
+    counted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A part of what a search finds in the tree of size `tree_size`.
+
+    The entries are verified, if that was asked for; the numbers are the service's word. `total` is
+    the least that there is unless `is_total_exact`. Without a `cursor` nothing is left; with one
+    and not `is_complete`, a bound of the service ended the page early.
+    """
+
+    entries: tuple[Entry, ...]
+    query: str
+    order: str
+    tree_size: int
+    total: int
+    is_total_exact: bool
+    scanned: int
+    is_complete: bool
+    took_ms: float
+    cursor: str | None
+    facets: tuple[Facet, ...]
+    histogram: Histogram | None
+    explanation: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """The first and the last event from an address or a network, and what was done from there."""
+
+    source: str
+    tree_size: int
+    total: int
+    is_total_exact: bool
+    actions: Facet
+    first: Entry | None
+    last: Entry | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A file that is whole: its rows, and the SHA-256 of what stands before its trailer.
+
+    Evidence has no trailer but a manifest of its own, which `ledger verify` holds it against:
+    `rows` and `tree_size` are None for it, and the SHA-256 is that of the file.
+    """
+
+    rows: int | None
+    tree_size: int | None
+    sha256: str
+    bytes_written: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

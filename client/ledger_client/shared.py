@@ -7,7 +7,7 @@ plan for each call. The two clients only run the plans, so neither can be laxer 
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
@@ -23,9 +23,28 @@ from ledger_client.exchange import Plan, parse_endpoint
 from ledger_client.heads import Heads
 from ledger_client.ids import new_event_id
 from ledger_client.reading import Walk, plan_walk, prove_inclusion, read_event
-from ledger_client.results import Consistency, Entry, Erased, Inclusion, Receipt, Rejected
+from ledger_client.results import (
+    Consistency,
+    Entry,
+    Erased,
+    Inclusion,
+    Page,
+    Receipt,
+    Rejected,
+    Seen,
+)
 from ledger_client.retry import Ambience, RetryPolicy, Steps, persist
+from ledger_client.searching import (
+    Order,
+    Search,
+    around_path,
+    plan_page,
+    plan_seen,
+    search_parameters,
+    timeline_path,
+)
 from ledger_client.state import StateFile
+from ledger_client.tailing import Tail
 from ledger_client.trust import TrustedLog
 
 PathLike = str | os.PathLike[str]
@@ -99,6 +118,55 @@ class Shared:
 
     def erase(self, subject: str, *, reason: str) -> Plan[Erased]:
         return plan_erase(subject, reason=reason)
+
+    def page(
+        self,
+        query: str,
+        *,
+        limit: int,
+        cursor: str | None,
+        order: Order,
+        facets: Sequence[str],
+        histogram: str | None,
+        explain: bool,
+        verify: bool,
+    ) -> Plan[Page]:
+        parameters = {
+            "q": query,
+            "limit": limit,
+            "cursor": cursor,
+            **search_parameters(order=order, facets=facets, histogram=histogram, explain=explain),
+        }
+        return plan_page("/v1/events", parameters, heads=self._heads_for(verify=verify))
+
+    def search(self, query: str, *, order: Order, limit: int | None, verify: bool) -> Search:
+        parameters = {"q": query, **search_parameters(order=order)}
+        heads = self._heads_for(verify=verify)
+        return Search("/v1/events", parameters, limit=limit, heads=heads)
+
+    def around(
+        self, reference: int | str, *, minutes: int, limit: int | None, verify: bool
+    ) -> Search:
+        parameters = {"minutes": minutes, **search_parameters(order="oldest")}
+        heads = self._heads_for(verify=verify)
+        return Search(around_path(reference), parameters, limit=limit, heads=heads)
+
+    def timeline(self, actor: str, *, order: Order, limit: int | None, verify: bool) -> Search:
+        heads = self._heads_for(verify=verify)
+        parameters = search_parameters(order=order)
+        return Search(timeline_path(actor), parameters, limit=limit, heads=heads)
+
+    def seen(self, source: str, *, verify: bool) -> Plan[Seen]:
+        return plan_seen(source, heads=self._heads_for(verify=verify))
+
+    def tail(self, query: str, *, start: int | None, verify: bool) -> Tail:
+        return Tail(
+            query,
+            start=start,
+            heads=self._heads_for(verify=verify),
+            retry=self._retry,
+            ambience=self._ambience,
+        )
 
     def walk(self, start: int, end: int | None, *, verify: bool) -> Plan[Walk]:
         return plan_walk(start, end, heads=self._heads_for(verify=verify))

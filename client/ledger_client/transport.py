@@ -17,11 +17,13 @@ import socket
 import ssl
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_client.exchange import Endpoint, Request, Response
+from ledger_client.answer import GOOD_STATUSES, check_status
+from ledger_client.exchange import STREAM_SILENCE_S, Endpoint, Request, Response
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -53,21 +55,41 @@ class Transport:
         Raises: UnavailableError when there is none; MalformedError when it is too long;
         VerificationError when the peer's certificate is not trusted; ValueError after `close()`.
         """
-        address = self._endpoint.address
         connection = self._take()
-        try:
+        with self._saying_what_failed(self._endpoint.timeout_s):
             if connection is not None:
                 with suppress(*_STALE):
                     return self._exchange(connection, request)
             return self._exchange(_Connection(self._endpoint, self._tls), request)
+
+    def stream(self, request: Request) -> Generator[bytes, None, None]:
+        """The body of a good answer, piece by piece, on a connection of its own.
+
+        There is no bound on the whole, and one of `STREAM_SILENCE_S` on the time between pieces.
+        To be closed by who doesn't read it to its end.
+        Raises: as `send`, and for a bad status as `check_status`.
+        """
+        with self._lock:
+            if self._closed:
+                raise ValueError("the client is closed")
+        with self._saying_what_failed(STREAM_SILENCE_S):
+            connection = _Connection(self._endpoint, self._tls)
+            try:
+                yield from connection.stream(request)
+            finally:
+                connection.close()
+
+    @contextmanager
+    def _saying_what_failed(self, wait_s: float) -> Iterator[None]:
+        address = self._endpoint.address
+        try:
+            yield
         except ssl.SSLCertVerificationError as error:
             raise VerificationError(
                 f"the certificate of {address} is not trusted: {error.verify_message}"
             ) from error
         except TimeoutError as error:
-            raise UnavailableError(
-                f"no answer from {address} in {self._endpoint.timeout_s:g} s"
-            ) from error
+            raise UnavailableError(f"no answer from {address} in {wait_s:g} s") from error
         except http.client.HTTPException as error:
             raise UnavailableError(
                 f"{address} answered with something that is not HTTP, or half of it:"
@@ -131,6 +153,37 @@ class _Connection:
 
         Raises: OSError, http.client.HTTPException, MalformedError.
         """
+        with self._ask(request) as answer:
+            self.is_open = not answer.will_close
+            return _read_response(answer, request)
+
+    def stream(self, request: Request) -> Iterator[bytes]:
+        """The body of a good answer; the connection is of no use for anything after it.
+
+        Raises: as `exchange`, and as `check_status`.
+        """
+        answer = self._ask(request)
+        if answer.status not in GOOD_STATUSES:
+            check_status(request, _read_response(answer, request))
+        return self._pieces(answer)
+
+    def _pieces(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+        if self._sock is None:
+            raise AssertionError("an answer comes from a socket")
+        while True:
+            self._sock.deadline_s = time.monotonic() + STREAM_SILENCE_S
+            self._sock.bytes_left = OVERHEAD_BYTES_MAX
+            try:
+                piece = answer.read1(READ_BYTES)
+            except ValueError as error:
+                raise http.client.IncompleteRead(b"") from error
+            if not piece:
+                if answer.length:
+                    raise http.client.IncompleteRead(b"", answer.length)
+                return
+            yield piece
+
+    def _ask(self, request: Request) -> http.client.HTTPResponse:
         deadline_s = time.monotonic() + self._endpoint.timeout_s
         if self._sock is None:
             self._http.connect()
@@ -145,12 +198,7 @@ class _Connection:
                 body=request.body,
                 headers=self._endpoint.headers(request),
             )
-        with self._http.getresponse() as answer:
-            self.is_open = not answer.will_close
-            body = _read_body(answer, bytes_max=request.answer_bytes_max)
-            return Response(
-                status=answer.status, body=body, retry_after=answer.getheader("Retry-After")
-            )
+        return self._http.getresponse()
 
     def close(self) -> None:
         """Close the connection, at once."""
@@ -213,6 +261,11 @@ class _BoundedReader(io.RawIOBase):
     def close(self) -> None:
         super().close()
         self._raw.close()
+
+
+def _read_response(answer: http.client.HTTPResponse, request: Request) -> Response:
+    body = _read_body(answer, bytes_max=request.answer_bytes_max)
+    return Response(status=answer.status, body=body, retry_after=answer.getheader("Retry-After"))
 
 
 def _read_body(answer: http.client.HTTPResponse, *, bytes_max: int) -> bytes:
