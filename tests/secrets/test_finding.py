@@ -192,3 +192,11 @@ def test_a_users_file_that_means_nothing_is_refused_with_its_reason(text: str, s
 def test_a_class_in_a_users_pattern_may_hold_a_dollar_or_a_caret() -> None:
     rules = parse_rules("[[patterns]]\nrule = 'a'\npattern = '[^$]cost\\$[0-9]'")
     assert rules.find(event_with(reason="it cost$5")) == (Hit("reason", "a"),)
+
+
+@pytest.mark.parametrize("key", ["trace_id", "traceId", "X-Request-ID", "span.id"])
+def test_a_random_id_of_digits_alone_is_no_card_under_a_name_that_says_so(key: str) -> None:
+    card = "4111111111111111"
+    assert _found(event_with(context={key: card})) == ()
+    assert _found(event_with(context={key: f"{card} {card}"})) != ()
+    assert _found(event_with(context={"paid_with": card})) != ()

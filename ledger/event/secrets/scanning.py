@@ -34,6 +34,11 @@ _TAIL: Final = r"[-_. :/0-9\]]*"
 _BEFORE_NAME: Final = r"/.$\["
 """What a name's key begins behind, in the path of a change: `/user/token`."""
 
+_RANDOM_ID_ENDINGS: Final = ("correlationid", "parentid", "requestid", "spanid", "traceid")
+_NOT_LETTERS: Final = re.compile(r"[^A-Za-z]")
+_is_hex_id = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}").fullmatch
+"""As W3C trace contexts have them."""
+
 _DEPTH_MAX: Final = 64
 _PAIR_NAMES: Final = ("name", "key", "path")
 _PAIR_VALUES: Final = ("value", "values", "before", "after")
@@ -155,6 +160,15 @@ class SecretRules:
         return None
 
 
+def _is_random_id(key: str, value: object) -> bool:
+    """Tell a trace's or a request's id in hexadecimal, one in 60,000 of which looks like a card."""
+    return (
+        isinstance(value, str)
+        and _is_hex_id(value) is not None
+        and _NOT_LETTERS.sub("", key).lower().endswith(_RANDOM_ID_ENDINGS)
+    )
+
+
 class _Walk:
     """One event taken apart: a copy without its secrets is made, and the hits are gathered."""
 
@@ -211,7 +225,9 @@ class _Walk:
             rule = self._key_rule(key, member)
             if rule is None and pair_rule is not None and key.lower() in _PAIR_VALUES:
                 rule = None if _is_harmless(member) else pair_rule
-            if rule is None:
+            if rule is None and _is_random_id(key, member):
+                copied[kept] = member
+            elif rule is None:
                 copied[kept] = self.copy(member, at, depth=depth + 1, is_free=in_free)
             else:
                 copied[kept] = self._hit(at, rule, is_free=in_free)
