@@ -21,7 +21,8 @@ def command(reference: str, connection: Connection, as_json: bool) -> None:
         raise AssertionError("a verified entry has a head")
     leaf = parse_leaf(entry.leaf)
     if as_json:
-        print_json(verdict(leaf, entry.index, entry.head))
+        shown = verdict(leaf, entry.index, entry.head)
+        print_json({**shown, "private": entry.private} if entry.private else shown)
         return
     print_fields(described(leaf, entry.index, entry.head))
     more = {
@@ -29,5 +30,7 @@ def command(reference: str, connection: Connection, as_json: bool) -> None:
         for key, value in msgspec.to_builtins(entry.event).items()
         if key in ("changes", "context")
     }
+    if entry.private:
+        more["private"] = dict(entry.private)
     if more:
         click.echo(msgspec.json.format(msgspec.json.encode(more), indent=2).decode())

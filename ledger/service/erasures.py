@@ -18,6 +18,7 @@ from ledger.service.parts import Service
 from ledger.service.problems import ProblemError
 from ledger.service.routing import Content, Route, Success
 from ledger.service.wire import Erase, Erased, Refused
+from ledger.tlog.errors import MalformedError, UnavailableError
 
 BODY_BYTES_MAX: Final = 65_536
 
@@ -47,9 +48,15 @@ async def erase_subject(service: Service, request: web.BaseRequest) -> web.Respo
     read = service.appender.reader.read_object(mask(event))
     erasure = await asyncio.to_thread(store.erase, erase.subject, event_json=read.event_json)
     items = Items([read.event_json], service.appender.reader.read, is_batch=False)
-    (outcome,) = await service.appender.append(items, by=token.name, tenant=None)
+    try:
+        (outcome,) = await service.appender.append(items, by=token.name, tenant=None)
+    except UnavailableError:
+        # It is erased all the same, so its event must get into the log: by the outbox, then.
+        service.access.post(read.event_json)
+        store.finish(erasure)
+        raise
     if isinstance(outcome, Refused):
-        raise ProblemError("unavailable", "erased; its event will be logged at the next start")
+        raise MalformedError("an event that was read before is refused")
     await asyncio.to_thread(store.finish, erasure)
     return encode_answer(
         Erased(subject=erase.subject, values=values, index=outcome.index, id=outcome.id)
