@@ -157,6 +157,12 @@ def holds_private(value: object, depth: int = 0) -> bool:
     return False
 
 
+def may_be_private(path: str) -> bool:
+    """Tell whether a commitment may stand at a JSON Pointer; a `*` in it is any key or position."""
+    sample = re.sub(r"/\*(?=/|$)", "/0", path)
+    return bool(_FREE_AT.fullmatch(sample) or _TEXT_AT.fullmatch(sample))
+
+
 def is_commitment(value: object) -> bool:
     """Tell that a value is a commitment, in either of its forms."""
     found: object = value

@@ -28,6 +28,7 @@ from ledger.event.private import (
     find_values,
     hide_at,
     is_commitment,
+    may_be_private,
 )
 from ledger.event.reading import ReadEvent
 from ledger.service.altered import AlteredEvent
@@ -125,9 +126,13 @@ class Privacy:
 def parse_fields(text: str) -> tuple[Field, ...]:
     """The fields of a private.toml. Raises: MalformedError."""
     try:
-        return msgspec.convert(tomllib.loads(text), _File).fields
+        fields = msgspec.convert(tomllib.loads(text), _File).fields
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise MalformedError(f"private.toml: {error}") from None
+    for field in fields:
+        if not may_be_private(field.path):
+            raise MalformedError(f"private.toml: nothing private may stand at {field.path}")
+    return fields
 
 
 def _subject_of(event: dict[str, Any], pointer: str, path: str) -> str:

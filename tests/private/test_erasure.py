@@ -16,6 +16,8 @@ import msgpack
 import pytest
 
 from ledger.cli.token import make_token
+from ledger.service.erasable import parse_fields
+from ledger.tlog.errors import MalformedError
 from ledger_client import (
     AsyncLedgerClient,
     LedgerClient,
@@ -392,3 +394,18 @@ def test_a_ledger_whose_wrapping_key_is_gone_does_not_start(tmp_path: Path) -> N
     (directory / "private.key").unlink()
     with pytest.raises(Exception, match="no key file"), serving(directory, tokens):
         pass
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[",
+        "x = 1",
+        "[[fields]]\npath = '/actor/id'\nsubject = '/actor/id'",
+        "[[fields]]\npath = 'context.a'\nsubject = '/actor/id'",
+        "[[fields]]\npath = '/context/a'",
+    ],
+)
+def test_a_file_of_fields_that_means_nothing_is_refused(text: str) -> None:
+    with pytest.raises(MalformedError, match=r"private\.toml"):
+        parse_fields(text)
