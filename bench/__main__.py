@@ -10,7 +10,7 @@ import platform
 import shutil
 from pathlib import Path
 
-from bench import append, million, publishing, secrets, witness
+from bench import append, million, publishing, record, secrets, witness
 from bench.rows import format_table
 
 FOLDER = Path(__file__).parent / "data"
@@ -26,6 +26,7 @@ def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     rows = [
         *append.run(FOLDER, seconds=seconds),
+        *record.run(FOLDER, entries=100_000 if quick else 1_000_000, seconds=seconds),
         *secrets.run(),
         *publishing.run(FOLDER, seconds=seconds),
         *witness.run(FOLDER, seconds=seconds),

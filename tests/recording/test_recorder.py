@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 import uuid
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -306,3 +308,15 @@ def dead_letters(folder: Path) -> list[dict[str, Any]]:
 def spooled_bytes(folder: Path) -> bytes:
     files = [path for path in (folder / "spool").rglob("*") if path.is_file()]
     return b"".join(path.read_bytes() for path in files)
+
+
+def test_importing_the_recorder_pulls_in_no_server_part_and_no_network() -> None:
+    imports = "from ledger_client import Recorder, audited, audit_context"
+    script = f"{imports}\nimport sys\nprint(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+    loaded = set(output.split())
+    assert "ledger_client.recording.recorder" in loaded
+    server = {"lmdb", "zstandard", "uvloop", "ledger.store", "ledger.service", "ledger.sequencer"}
+    assert not loaded & {*server, "aiohttp", "asyncio", "nacl", "ssl", "http.client", "re2"}

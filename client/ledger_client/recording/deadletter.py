@@ -70,12 +70,13 @@ def cut_event(event: dict[str, Any], problem: Problem) -> dict[str, Any]:
         return event
     kept = {name: value for name, value in event.items() if name not in FREE_FIELDS}
     names = [_plain(part) for part in _split_field(problem.field or "")]
-    cut: dict[str, Any] = without(kept, names)
-    return cut
+    if names and names[0] in kept:
+        kept = without(kept, names)
+    return kept
 
 
 def without(value: Any, names: list[str]) -> Any:
-    """The value without the member that the names lead to, or as far as they lead."""
+    """The value without the member that the names lead to; None when they lead nowhere in it."""
     if not names:
         return value
     name, rest = names[0], names[1:]

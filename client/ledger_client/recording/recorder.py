@@ -174,7 +174,7 @@ class Recorder:
         Raises: EventError (a ValueError) for a mistake in the event, unless on_invalid is
         "dead-letter"; SpoolFullError when on_full is "raise"; ValueError after `close`.
         """
-        return self._record({"outcome": "success", **said, "action": action}, self._on_invalid)
+        return self._record(action, said, self._on_invalid)
 
     def record_quietly(self, action: str, **said: Unpack[Said]) -> str | None:
         """As `record`, for code that must not fail at it: a mistake becomes a dead letter.
@@ -182,7 +182,7 @@ class Recorder:
         A full spool drops the event even where `record` would raise.
         """
         try:
-            return self._record({"outcome": "success", **said, "action": action}, "dead-letter")
+            return self._record(action, said, "dead-letter")
         except SpoolFullError as error:
             _log.warning("event_dropped reason=%s", error)
         except ValueError as error:
@@ -194,7 +194,7 @@ class Recorder:
         if self._is_closed:
             raise ValueError("the recorder is closed")
         if self._on_invalid == "raise":
-            self._encode(self._event({"outcome": "success", **said, "action": action}))
+            self._encode(self._event(action, said))
 
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Wait until all that was recorded before is in the ledger; False when time is up."""
@@ -278,13 +278,13 @@ class Recorder:
     def __repr__(self) -> str:
         return f"Recorder(spool={str(self._settings.folder)!r})"
 
-    def _record(self, said: Mapping[str, Any], on_invalid: OnInvalid) -> str | None:
+    def _record(self, action: str, said: Mapping[str, Any], on_invalid: OnInvalid) -> str | None:
         try:
-            event = self._event(said)
+            event = self._event(action, said)
         except EventError as error:
             if on_invalid == "raise":
                 raise
-            self._bury(dict(said), error)
+            self._bury({"action": action, **said}, error)
             return None
         try:
             head, tail = self._encode(event)
@@ -295,11 +295,12 @@ class Recorder:
             return None
         return str(event["id"]) if self._keep(head, tail) else None
 
-    def _event(self, said: Mapping[str, Any]) -> dict[str, Any]:
+    def _event(self, action: str, said: Mapping[str, Any]) -> dict[str, Any]:
         scope = current_scope()
         if self._defaults:
             scope = merge(self._defaults, scope) if scope else self._defaults
         event = event_of(scope, said)
+        event["action"] = action
         event_time = said.get("time")
         event["time"] = (
             format_time(time.time_ns() // _NS_PER_US)

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
@@ -240,7 +241,17 @@ class Sender:
                 self._failed(error)
                 return False
             return self._probe(drain, error)
-        except (UnavailableError, MalformedError, VerificationError) as error:
+        except VerificationError as error:
+            problem = _masked_by_ledger(error)
+            if problem is None:
+                self._failed(error)
+                return False
+            if len(batch.frames) > 1:
+                # Which one it was shows when they are sent one by one.
+                self._batch_events = 1
+                return True
+            outcomes = [Rejected(id=None, problem=problem, is_sent=True)]
+        except (UnavailableError, MalformedError) as error:
             self._failed(error)
             return False
         self._take(drain, batch, outcomes)
@@ -372,6 +383,36 @@ def _read(event_json: bytes) -> ReadEvent | Rejected:
             return _READER.read(event_json)
         except EventError as error:
             return Rejected(id=None, problem=problem_of(error), is_sent=False)
+
+
+def _masked_by_ledger(error: VerificationError) -> Problem | None:
+    """What the ledger says that it masked: the event is in the log, and is not what was sent.
+
+    Trying again would give the same answer for ever. It is no lie, since the ledger says it.
+    """
+    try:
+        answer = msgspec.json.decode(error.evidence.get("answer.json", b""), type=_MaskedAnswer)
+    except msgspec.MsgspecError:
+        return None
+    if not answer.masked:
+        return None
+    first = answer.masked[0]
+    problem = Problem(
+        type=f"#{first.rule}",
+        status=HTTPStatus.OK,
+        field=first.path,
+        detail="the ledger logged the event without this value",
+    )
+    return problem.printable(HTTPStatus.OK)
+
+
+class _MaskedPlace(msgspec.Struct):
+    path: str
+    rule: str
+
+
+class _MaskedAnswer(msgspec.Struct):
+    masked: tuple[_MaskedPlace, ...] = ()
 
 
 def _unix_us() -> int:

@@ -10,7 +10,7 @@ An actor or a target may be said in several ways:
 Ids may be integers and UUIDs, which become texts. Times may be `datetime` with a zone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -28,37 +28,35 @@ Time = str | datetime
 CONTEXT_WORDS: Final = ("request_id", "trace_id")
 """What is said beside `context` and stands in it."""
 
-_AS_THEY_ARE: Final[tuple[str, ...]] = ("action", "outcome", "reason", "tenant")
+_AS_THEY_ARE: Final[tuple[str, ...]] = ("outcome", "reason", "tenant")
 _PAIR: Final = 2
 _TRIPLE: Final = 3
 
 
 def event_of(scope: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an event from what `record` was told and what held around it.
+    """The fields of an event, its action aside, from what `record` was told and what held around.
+
+    The outcome is a success unless told otherwise.
 
     Raises: EventError for what can't be an actor, a target, or a time; the event itself is not
     checked here.
     """
-    merged: dict[str, Any] = {
-        **scope,
-        **{word: value for word, value in said.items() if value is not None},
-    }
-    event: dict[str, Any] = {word: merged[word] for word in _AS_THEY_ARE if word in merged}
+    merged = dict(scope)
+    merged.update([item for item in said.items() if item[1] is not None])
+    event: dict[str, Any] = {"outcome": "success"}
+    for word in _AS_THEY_ARE:
+        if word in merged:
+            event[word] = merged[word]
     actor = merged.get("actor")
     if callable(actor):
         actor = actor()
     if actor is not None:
         event["actor"] = principal(actor, "actor")
-    if "target" in merged:
-        event["targets"] = [principal(merged["target"], "targets[0]")]
-    if "targets" in merged:
-        _add_targets(event.setdefault("targets", []), merged["targets"])
+    if "target" in merged or "targets" in merged:
+        event["targets"] = _targets(merged)
     if "source" in merged:
         event["source"] = _members(scope, merged["source"], "source")
-    context = _members(scope, merged["context"], "context") if "context" in merged else {}
-    for word in CONTEXT_WORDS:
-        if word in merged:
-            context[word] = merged[word]
+    context = _context(scope, merged)
     if context:
         event["context"] = context
     if "changes" in merged:
@@ -107,9 +105,19 @@ def _id(value: object) -> object:
     return value
 
 
-def _add_targets(targets: list[dict[str, Any]], values: Sequence[Principal]) -> None:
-    for value in values:
+def _targets(merged: Mapping[str, Any]) -> list[dict[str, Any]]:
+    targets = [principal(merged["target"], "targets[0]")] if "target" in merged else []
+    for value in merged.get("targets", ()):
         targets.append(principal(value, f"targets[{len(targets)}]"))
+    return targets
+
+
+def _context(scope: Mapping[str, Any], merged: Mapping[str, Any]) -> dict[str, Any]:
+    context = _members(scope, merged["context"], "context") if "context" in merged else {}
+    for word in CONTEXT_WORDS:
+        if word in merged:
+            context[word] = merged[word]
+    return context
 
 
 def _members(scope: Mapping[str, Any], said: Any, name: str) -> dict[str, Any]:
