@@ -216,9 +216,8 @@ def find_values(event: Any, path: str) -> Iterator[tuple[str, tuple[str, ...], A
 
 def fill_stars(path: str, stars: Sequence[str]) -> str:
     """A JSON Pointer with what its stars stand for, in order, as far as there are any."""
-    for star in stars:
-        path = re.sub(r"/\*(?=/|$)", lambda _, star=star: f"/{star}", path, count=1)
-    return path
+    left = iter(stars)
+    return "/".join(next(left, "*") if each == "*" else each for each in path.split("/"))
 
 
 def hide_at(event: dict[str, Any], path: str, commitment: str) -> None:
