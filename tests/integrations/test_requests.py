@@ -1,5 +1,7 @@
 """Who, what, from where and in which request: in each framework, over real sockets."""
 
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from ledger_client import Recorder
-from ledger_client.integrations.requests import ANONYMOUS, parse_trace_id
+from ledger_client.integrations.requests import ANONYMOUS, UNKNOWN, actor_of, parse_trace_id
 from tests.integrations.conftest import FRAMEWORKS, PROXY, Shop, serving
 from tests.recording.conftest import Running
 
@@ -219,3 +221,20 @@ def actor_name(event: dict[str, Any]) -> str:
 def shortened(agent: str) -> str:
     """A text as the recorder cuts it."""
     return f"{agent[:1023]}…"
+
+
+def test_a_framework_is_imported_by_its_own_module_alone() -> None:
+    modules = ("django", "flask", "starlette", "fastapi")
+    shared = "import ledger_client.integrations.requests, ledger_client.recording.audited, sys"
+    check = f"{shared}; print([name for name in {modules} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_actor_that_can_not_be_found_out_is_unknown_and_no_error() -> None:
+    def fail() -> None:
+        raise LookupError
+
+    assert actor_of(fail)() == UNKNOWN
+    assert actor_of(lambda: None)() == ANONYMOUS
+    assert actor_of(lambda: "u_1")() == "u_1"

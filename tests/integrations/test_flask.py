@@ -1,0 +1,70 @@
+"""What Flask and WSGI expect of a middleware."""
+
+from typing import Any
+
+import pytest
+from flask import Flask, Response, g
+from werkzeug.test import EnvironBuilder
+
+from ledger_client.integrations.flask import LedgerAudit
+from ledger_client.recording.context import current_scope
+
+
+def test_the_same_application_twice_is_a_mistake() -> None:
+    app = Flask("shop")
+    audit = LedgerAudit(app)
+    with pytest.raises(ValueError, match="has the extension already"):
+        audit.init_app(app)
+    LedgerAudit().init_app(Flask("another"))
+
+
+def test_a_wrong_setting_stops_the_start() -> None:
+    app = Flask("shop")
+    app.config["LEDGER_PROXIES"] = ["everybody"]
+    with pytest.raises(ValueError, match="everybody"):
+        LedgerAudit(app)
+
+
+def test_a_body_that_nobody_reads_is_closed() -> None:
+    app = Flask("shop")
+    LedgerAudit(app)
+    closed = []
+
+    @app.get("/")
+    def page() -> Response:
+        response = Response(iter([b"never read"]))
+        response.call_on_close(lambda: closed.append(current_scope()["source"]["user_agent"]))
+        return response
+
+    environ = EnvironBuilder(headers=[("User-Agent", "nobody")]).get_environ()
+    body: Any = app(environ, lambda *_: lambda _: None)
+    body.close()
+    assert closed == ["nobody"]
+
+
+def test_nothing_is_left_said_after_a_request() -> None:
+    app = Flask("shop")
+    LedgerAudit(app, actor=lambda: ("user", g.user))
+
+    @app.get("/")
+    def page() -> Response:
+        g.user = "u_1"
+        return Response(str(current_scope()["actor"]) for _ in range(2))
+
+    with app.test_client() as client:
+        for part in client.get("/").iter_encoded():
+            assert part == b"('user', 'u_1')"
+            assert not current_scope()
+    assert not current_scope()
+
+
+def test_what_is_dispatched_without_a_server_needs_no_context() -> None:
+    app = Flask("shop")
+    LedgerAudit(app, actor=lambda: ("user", "u_1"))
+
+    @app.get("/")
+    def page() -> Response:
+        return Response(iter([b"1"]))
+
+    with app.test_request_context("/"):
+        assert app.full_dispatch_request().status_code == 200
