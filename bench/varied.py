@@ -23,34 +23,149 @@ ACTORS: Final = 60_000
 TARGETS: Final = 2_000_000
 TENANTS: Final = 200
 
-_ACTIONS = (
-    "record.viewed record.updated record.created record.exported record.deleted record.shared "
-    "login.succeeded login.failed login.mfa_challenged login.locked session.started session.ended "
-    "file.downloaded file.uploaded file.deleted file.renamed search.run report.run report.exported "
-    "payment.refunded payment.captured payment.disputed invoice.sent invoice.voided "
-    "user.created user.deleted user.role_changed user.password_changed user.mfa_reset "
-    "user.impersonated group.member_added group.member_removed api_key.created api_key.used "
-    "api_key.revoked webhook.created webhook.delivered webhook.failed config.changed config.read "
-    "secret.read secret.rotated iam.CreateUser iam.AttachUserPolicy iam.DeleteAccessKey "
-    "s3.GetObject s3.PutObject s3.DeleteObject ec2.RunInstances ec2.TerminateInstances "
-    "db.queried db.row_deleted db.schema_changed backup.started backup.finished backup.restored "
-    "admin.login admin.settings_changed audit.exported consent.withdrawn"
-).split()
+_ACTIONS = [
+    "record.viewed",
+    "record.updated",
+    "record.created",
+    "record.exported",
+    "record.deleted",
+    "record.shared",
+    "login.succeeded",
+    "login.failed",
+    "login.mfa_challenged",
+    "login.locked",
+    "session.started",
+    "session.ended",
+    "file.downloaded",
+    "file.uploaded",
+    "file.deleted",
+    "file.renamed",
+    "search.run",
+    "report.run",
+    "report.exported",
+    "payment.refunded",
+    "payment.captured",
+    "payment.disputed",
+    "invoice.sent",
+    "invoice.voided",
+    "user.created",
+    "user.deleted",
+    "user.role_changed",
+    "user.password_changed",
+    "user.mfa_reset",
+    "user.impersonated",
+    "group.member_added",
+    "group.member_removed",
+    "api_key.created",
+    "api_key.used",
+    "api_key.revoked",
+    "webhook.created",
+    "webhook.delivered",
+    "webhook.failed",
+    "config.changed",
+    "config.read",
+    "secret.read",
+    "secret.rotated",
+    "iam.CreateUser",
+    "iam.AttachUserPolicy",
+    "iam.DeleteAccessKey",
+    "s3.GetObject",
+    "s3.PutObject",
+    "s3.DeleteObject",
+    "ec2.RunInstances",
+    "ec2.TerminateInstances",
+    "db.queried",
+    "db.row_deleted",
+    "db.schema_changed",
+    "backup.started",
+    "backup.finished",
+    "backup.restored",
+    "admin.login",
+    "admin.settings_changed",
+    "audit.exported",
+    "consent.withdrawn",
+]
 _FAILING = frozenset(("login.failed", "login.locked", "webhook.failed"))
 _TARGET_TYPES = ("record", "file", "invoice", "user", "document", "table", "bucket", "key")
-_SERVICES = (
-    "api admin-web mobile-gateway billing reports worker sso files search webhooks db-proxy cron"
-).split()
+_SERVICES = [
+    "api",
+    "admin-web",
+    "mobile-gateway",
+    "billing",
+    "reports",
+    "worker",
+    "sso",
+    "files",
+    "search",
+    "webhooks",
+    "db-proxy",
+    "cron",
+]
 _REGIONS = ("eu-west-1", "eu-central-1", "us-east-1", "us-west-2", "ap-south-1")
-_PATHS = (
-    "/role /status /email /owner /limits/daily /billing/plan /name /permissions/3 /mfa /expires"
-).split()
-_REASON_WORDS = (
-    "customer request access review quarterly cleanup incident follow up duplicate account "
-    "migration legal hold release finance approval rollback scheduled maintenance support call"
-).split()
-_FIRST = "Ada Grace Linus Edsger Barbara Ken Dennis Radia Leslie Margaret Alan Frances".split()
-_LAST = "Okafor Müller Tanaka Silva Novák Haddad Jensen Rossi Dubois Kim Nowak Larsen".split()
+_PATHS = [
+    "/role",
+    "/status",
+    "/email",
+    "/owner",
+    "/limits/daily",
+    "/billing/plan",
+    "/name",
+    "/permissions/3",
+    "/mfa",
+    "/expires",
+]
+_REASON_WORDS = [
+    "customer",
+    "request",
+    "access",
+    "review",
+    "quarterly",
+    "cleanup",
+    "incident",
+    "follow",
+    "up",
+    "duplicate",
+    "account",
+    "migration",
+    "legal",
+    "hold",
+    "release",
+    "finance",
+    "approval",
+    "rollback",
+    "scheduled",
+    "maintenance",
+    "support",
+    "call",
+]
+_FIRST = [
+    "Ada",
+    "Grace",
+    "Linus",
+    "Edsger",
+    "Barbara",
+    "Ken",
+    "Dennis",
+    "Radia",
+    "Leslie",
+    "Margaret",
+    "Alan",
+    "Frances",
+]
+_LAST = [
+    "Okafor",
+    "Müller",
+    "Tanaka",
+    "Silva",
+    "Novák",
+    "Haddad",
+    "Jensen",
+    "Rossi",
+    "Dubois",
+    "Kim",
+    "Nowak",
+    "Larsen",
+]
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 
@@ -148,7 +263,11 @@ def _event(
         "actor": who,
         "action": action,
         "targets": [target],
-        "source": {"ip": ip, "user_agent": "Mozilla/5.0 Firefox/128.0", "service": actor["service"]},
+        "source": {
+            "ip": ip,
+            "user_agent": "Mozilla/5.0 Firefox/128.0",
+            "service": actor["service"],
+        },
         "outcome": outcome,
         "context": {
             "request_id": f"{rng.getrandbits(64):016x}",
