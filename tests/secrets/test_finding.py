@@ -106,6 +106,14 @@ def test_masking_leaves_a_clean_event_and_what_no_event_holds_as_they_are() -> N
     }
 
 
+def test_a_lone_surrogate_stays_where_it_is_and_hides_nothing() -> None:
+    event = {"source": {"user_agent": "\udcff"}, "context": {"\ud800": "\udcff", "password": "x"}}
+    masked = mask(event)
+    assert masked["source"] == event["source"]
+    assert masked["context"] == {"\ud800": "\udcff", "password": {"masked": "password"}}
+    assert find({"reason": f"\udcff Bearer {'a1B2' * 8}"}) == (Hit("reason", "bearer-header"),)
+
+
 _secrets = st.sampled_from(["".join(row["parts"]) for row in TEXTS])
 _words = st.text(max_size=12) | _secrets | st.sampled_from([row["key"] for row in KEYS])
 _values = st.recursive(

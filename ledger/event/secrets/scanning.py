@@ -89,7 +89,7 @@ class SecretRules:
         # The same few hundred keys come back all day.
         @lru_cache(maxsize=4096)
         def matching_keys(key: str) -> tuple[int, ...]:
-            return tuple(sorted(keys_set.Match(key) or ()))
+            return tuple(sorted(keys_set.Match(_without_surrogates(key)) or ()))
 
         self._matching_keys = matching_keys
         in_json = [(each.rule, _key_pattern(each, start='"', end='"')) for each in self._key_rules]
@@ -144,7 +144,7 @@ class SecretRules:
 
     def _text_rule(self, text: str) -> str | None:
         """The rule by which a text, or a part of it, is a secret."""
-        quoted = f'"{text}"'
+        quoted = f'"{_without_surrogates(text)}"'
         for index in sorted(self._texts.Match(quoted) or ()):
             rule: PatternRule = self._pattern_rules[index]
             if rule.is_secret is None or rule.is_secret(quoted):
@@ -249,6 +249,11 @@ class _Walk:
     def _hit(self, path: str, rule: str, *, is_free: bool) -> dict[str, str] | str:
         self.hits.append(Hit(path, rule))
         return {"masked": rule} if is_free else f"masked.{rule}"
+
+
+def _without_surrogates(text: str) -> str:
+    """A text for RE2, which takes none that stand alone; they are refused later as no text."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _without_escapes(event_json: bytes) -> bytes:
