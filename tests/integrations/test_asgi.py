@@ -54,8 +54,10 @@ def test_what_is_no_request_passes_untouched() -> None:
     assert passed[0][0] is scope
 
 
-@pytest.mark.parametrize("client", [None, ("testclient", 50000), ("", 0)])
-def test_a_server_that_tells_no_address_is_no_trouble(client: tuple[str, int] | None) -> None:
+@pytest.mark.parametrize("client", [None, ("testclient", 50000), ("", 0), ("/a.sock", None)])
+def test_a_server_that_tells_no_address_is_no_trouble(
+    client: tuple[str, int | None] | None,
+) -> None:
     said: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -160,6 +160,29 @@ def test_what_is_recorded_while_a_body_is_streamed_belongs_to_the_request(
     assert actor_name(event) == "u_3"
 
 
+@pytest.mark.parametrize("key", ["flask", "django wsgi"])
+def test_when_the_client_leaves_a_stream_it_is_known_who_left(
+    open_shop: OpenShop, name: str, key: str
+) -> None:
+    shop = open_shop(key)
+    shop.ask("GET", "/feed", agent=name, user="u_3", bytes_max=1)
+    (event,) = shop.events(name, 1)
+    assert (event["action"], event["outcome"]) == ("feed.followed", "unknown")
+    assert actor_name(event) == "u_3"
+
+
+@each_framework
+def test_a_user_agent_that_is_no_text_is_no_reason_not_to_record(
+    open_shop: OpenShop, name: str, key: str
+) -> None:
+    shop = open_shop(key)
+    path = f"{shop.framework.roots[-1]}/refund/p_1"
+    shop.ask("POST", path, agent=f"{name}\xff")
+    shown = "\ufffd" if key == "aiohttp" else "\xff"
+    (event,) = shop.events(f"{name}{shown}", 1)
+    assert event["outcome"] == "success"
+
+
 @each_framework
 def test_a_user_agent_of_any_length_is_no_reason_not_to_record(
     open_shop: OpenShop, name: str, key: str

@@ -99,4 +99,7 @@ def user_actor(connection: HTTPConnection) -> Principal | None:
 
 def _peer(scope: Scope) -> Endpoint:
     client = scope.get("client")
-    return (client and parse_peer(*client)) or NOWHERE
+    if client is None:
+        return NOWHERE
+    host, port = client
+    return parse_peer(host, port or 0) or NOWHERE

@@ -20,7 +20,7 @@ queries then, of the row before and after it. What sends no signal is not seen: 
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -205,7 +205,13 @@ async def _load_user_async(request: HttpRequest, view: Callable[..., Any], *_: A
 
 
 def _may_need_user(request: HttpRequest, view: Callable[..., Any]) -> bool:
-    return iscoroutinefunction(view) and settings.SESSION_COOKIE_NAME in request.COOKIES
+    return (
+        iscoroutinefunction(view)
+        and settings.SESSION_COOKIE_NAME in request.COOKIES
+        # Both are set by AuthenticationMiddleware; one of one's own may set the first alone.
+        and hasattr(request, "user")
+        and hasattr(request, "auser")
+    )
 
 
 @contextmanager
@@ -223,6 +229,14 @@ def _streaming_within(scope: Scope, response: HttpResponseBase) -> HttpResponseB
         response.streaming_content = (
             AsyncWithin(scope, content) if response.is_async else Within(scope, content)
         )
+        close = response.close
+
+        def close_within() -> None:
+            # This ends the body of a client that has gone, which may record something.
+            with audit_context(**scope):
+                close()
+
+        response.close = close_within  # type: ignore[method-assign] # the server calls it
     return response
 
 
@@ -325,7 +339,7 @@ def _row(model: type[Model], instance: Model, using: str) -> Mapping[str, Any] |
 def _record_change(
     model: type[Model],
     what: str,
-    targets: Sequence[Principal],
+    targets: list[Principal],
     changes: Changes,
     using: str,
 ) -> None:

@@ -122,6 +122,10 @@ def report(_: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(shop.report())
 
 
+def feed(_: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(shop.feed())
+
+
 async def report_async(_: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(shop.report_async())
 
@@ -186,6 +190,7 @@ urlpatterns: list[Any] = [
     path("refund/<payment>", refund),
     path("move/<payment>", move),
     path("report", report),
+    path("feed", feed),
     path("rename/<old>/<new>", rename),
     path("group/<name>", group),
     path("members/<username>", members),

@@ -49,6 +49,11 @@ def report() -> Response:
     return Response(shop.report())
 
 
+@app.get("/feed")
+def feed() -> Response:
+    return Response(shop.feed())
+
+
 if __name__ == "__main__":
     shop.make_recorder()
     app.run(port=int(sys.argv[1]))

@@ -74,3 +74,10 @@ async def report_async() -> AsyncIterator[bytes]:
         await asyncio.sleep(PAUSE_S)
         yield b"%d\n" % number
     current_recorder().record("report.sent")
+
+
+@audited("feed.followed")
+def feed() -> Iterator[bytes]:
+    """A body without an end."""
+    while True:
+        yield b"x" * 65_536
