@@ -151,6 +151,18 @@ def test_what_is_rolled_back_is_not_recorded(open_shop: OpenShop, name: str, key
 
 
 @each_server
+def test_a_change_is_its_users_who_may_have_left_before_the_commit(
+    open_shop: OpenShop, name: str, key: str
+) -> None:
+    shop = open_shop(key)
+    headers = {"Cookie": shop.log_in("u_6")}
+    assert shop.ask("POST", "/farewell/leavers", agent=name, headers=headers).status == 200
+    events = shop.events(name, 2)
+    assert {event["action"] for event in events} == {"auth.group.created", "user.logout"}
+    assert {event["actor"].get("name") for event in events} == {"u_6"}
+
+
+@each_server
 def test_changes_outside_of_a_request_are_those_of_the_process(
     open_shop: OpenShop, running: Running, key: str
 ) -> None:

@@ -147,7 +147,7 @@ class LedgerConfig(AppConfig):
     """The application: listens to the signals."""
 
     name = "ledger_client.integrations.django"
-    label = "ledger"
+    label = "witnessed_ledger"
     verbose_name = "Audit ledger"
 
     def ready(self) -> None:
@@ -337,18 +337,16 @@ def _row(model: type[Model], instance: Model, using: str) -> Mapping[str, Any] |
 
 
 def _record_change(
-    model: type[Model],
-    what: str,
-    targets: list[Principal],
-    changes: Changes,
-    using: str,
+    model: type[Model], what: str, targets: list[Principal], changes: Changes, using: str
 ) -> None:
     recorder = ledger_recorder()
-    scope = current_scope()
+    # Of the moment of the change: at the commit the block may be over, and the user logged out.
+    scope = dict(current_scope())
+    if callable(scope.get("actor")):
+        scope["actor"] = actor_of(scope["actor"])()
     at = datetime.now(UTC)
 
     def record() -> None:
-        # Who it was is asked for where the change was made: the block may be over by now.
         with audit_context(**scope):
             recorder.record_quietly(
                 f"{model._meta.label_lower}.{what}", targets=targets, changes=changes, time=at

@@ -17,12 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flask import Flask, Response
 
 from ledger_client.integrations.proxies import NOWHERE, parse_peer
-from ledger_client.integrations.requests import (
-    RequestReader,
-    RequestSettings,
-    Within,
-    actor_of,
-)
+from ledger_client.integrations.requests import RequestReader, RequestSettings, Within, actor_of
 from ledger_client.recording.context import audit_context, current_scope, extend_audit_context
 from ledger_client.recording.words import Principal
 

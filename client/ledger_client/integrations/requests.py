@@ -155,10 +155,3 @@ class AsyncWithin(Generic[T]):
     async def __anext__(self) -> T:
         with audit_context(**self._scope):
             return await anext(self._iterator)
-
-    async def aclose(self) -> None:
-        """Close what is iterated over, if it can be closed."""
-        close = getattr(self._iterator, "aclose", None)
-        if close is not None:
-            with audit_context(**self._scope):
-                await close()

@@ -183,6 +183,14 @@ def roll_back(_: HttpRequest, name: str) -> HttpResponse:
     return HttpResponse()
 
 
+def farewell(request: HttpRequest, name: str) -> HttpResponse:
+    """A change that is committed when its user has logged out."""
+    with transaction.atomic():
+        Group.objects.create(name=name)
+        logout(request)
+    return HttpResponse()
+
+
 urlpatterns: list[Any] = [
     path("login", log_in),
     path("logout", log_out),
@@ -194,6 +202,7 @@ urlpatterns: list[Any] = [
     path("rename/<old>/<new>", rename),
     path("group/<name>", group),
     path("members/<username>", members),
+    path("farewell/<name>", farewell),
     path("roll_back/<name>", roll_back),
     path("async/login", log_in_async),
     path("async/logout", log_out_async),
