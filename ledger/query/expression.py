@@ -16,6 +16,7 @@ from ledger.event.canonical import format_time
 
 MICROSECONDS: Final = 1_000_000
 MINUTE_US: Final = 60 * MICROSECONDS
+HOUR_US: Final = 60 * MINUTE_US
 UNIX_US_END: Final = 253_402_300_800 * MICROSECONDS
 """The first moment of the year 10000, where RFC 3339 ends."""
 
@@ -94,6 +95,13 @@ class IndexBetween:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexIn:
+    """The index is one of these, which ascend; what a condition on ids comes down to."""
+
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class And:
     """All of the parts hold; at least two."""
 
@@ -115,7 +123,7 @@ class Not:
 
 
 Expression: TypeAlias = (
-    Everything | Is | Words | InNetwork | Between | IndexBetween | And | Or | Not
+    Everything | Is | Words | InNetwork | Between | IndexBetween | IndexIn | And | Or | Not
 )
 EVERYTHING: Final = Everything()
 
@@ -180,6 +188,8 @@ def format_query(expression: Expression) -> str:
             return f"source:{network}"
         case IndexBetween(start, end):
             return f"index:{start}..{end - 1}"
+        case IndexIn(indices):
+            return f"index:{','.join(map(str, indices))}"
         case Between(field, start, end):
             return f"{field}:{_format_moment(start)}..{_format_moment(end, is_end=True)}"
 

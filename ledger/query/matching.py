@@ -14,6 +14,7 @@ from ledger.query.expression import (
     Everything,
     Expression,
     IndexBetween,
+    IndexIn,
     InNetwork,
     Is,
     Moment,
@@ -70,6 +71,9 @@ def _test(expression: Expression) -> Test:
             return lambda index, view: not inner(index, view)
         case IndexBetween(start, end):
             return lambda index, _view: start <= index < end
+        case IndexIn(indices):
+            chosen = frozenset(indices)
+            return lambda index, _view: index in chosen
         case Is():
             return _test_value(expression)
         case Words():

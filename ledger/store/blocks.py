@@ -128,6 +128,15 @@ class OpenBlock:
         """The values, ascending."""
         return self._text[1:-1].split(_SEPARATOR)
 
+    def postings(self) -> Postings:
+        """All of the block's terms."""
+        return Postings(
+            self._text[1:-1].decode().split("\0"),
+            counts=self._counts,
+            forms=from_little_endian(self._forms),
+            payload=self._data[self._payloads :],
+        )
+
     def __iter__(self) -> Iterator[tuple[bytes, Container]]:
         return zip(self.values(), self._containers(0, self.count), strict=True)
 

@@ -199,12 +199,10 @@ class IndexSnapshot:
             if found:
                 yield segment, found
 
-    def terms(self, dimension: str, segment: int) -> Iterator[tuple[str, Container]]:
-        """Every term of a dimension in a segment, in order."""
-        prefix = keyspace.dimension_key(segment=segment, dimension=dimension)
-        for _, data in self._from(prefix, prefix):
-            for value, container in OpenBlock(data, self._decompressor):
-                yield value.decode(), container
+    def postings(self, dimension: str, segment: int) -> Iterator[Postings]:
+        """Every term of a dimension in a segment, in order, a block at a time."""
+        for _, data in self.blocks(dimension, segment):
+            yield OpenBlock(data, self._decompressor).postings()
 
     def blocks(self, dimension: str, segment: int) -> Iterator[tuple[bytes, bytes]]:
         """The stored blocks of a dimension in a segment, each with its last value."""

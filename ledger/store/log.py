@@ -127,6 +127,21 @@ class LogStore:
             found = transaction.get(id_bytes, db=self.databases[keyspace.IDS])
             return None if found is None else keyspace.decode_u64(found)
 
+    def indices_between(self, *, low: bytes, last: bytes, most: int) -> list[int] | None:
+        """The indices of the events with ids from `low` to `last`; None for more than `most`."""
+        indices: list[int] = []
+        with (
+            self._reading() as transaction,
+            transaction.cursor(self.databases[keyspace.IDS]) as cursor,
+        ):
+            found = cursor.set_range(low)
+            while found and cursor.key() <= last:
+                if len(indices) == most:
+                    return None
+                indices.append(keyspace.decode_u64(cursor.value()))
+                found = cursor.next()
+        return indices
+
     def node_hashes(self, nodes: Sequence[Node]) -> list[Hash]:
         """The hashes of complete subtrees, in one read transaction.
 

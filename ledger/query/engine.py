@@ -1,0 +1,317 @@
+"""The query engine: a question in, an exact answer out.
+
+    text ──> expression ──> located ──> plan ──> run ──> rows, total, facets, histogram, cursor
+
+A query sees every entry below one tree size, by default the durable one: whatever was acknowledged
+before it came. The tenant of a bound token is a conjunct of the expression before anything else is
+done with it, so that rows, totals, facets, histograms and bounds are of that tenant's entries.
+
+Every method may be called from any thread. They take from a tenth of a millisecond to the limits.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from pyroaring import BitMap
+
+from ledger.query.cursor import Cursor, CursorError, Order
+from ledger.query.explain import Explanation, explain
+from ledger.query.expression import Expression, Is, all_of, format_query, resolve
+from ledger.query.facets import Counting, Facet, FacetField, Histogram, Unit
+from ledger.query.locate import Locator
+from ledger.query.matching import Matcher, make_matcher
+from ledger.query.plan import make_plan, span_of
+from ledger.query.rows import RowReader
+from ledger.query.run import Budget, PageRun, QueryLimits, Scope, decide
+from ledger.query.tail import Tail
+from ledger.query.terms import ANALYSIS
+from ledger.query.window import WINDOW_SEGMENTS, Window
+from ledger.store.containers import SEGMENT_ENTRIES_MAX
+from ledger.store.index import IndexSnapshot, IndexStore
+from ledger.store.log import LogStore
+
+ROWS_MAX: Final = 1000
+DEFAULT_LIMITS: Final = QueryLimits()
+_EXPORT_SEGMENTS = 16
+_EXPORT_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An entry: its index, and its leaf as it is stored."""
+
+    index: int
+    leaf: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One page of matches, and what is known of all of them.
+
+    `complete`: no limit ended the page early. `total` counts all matches below `tree_size`, exactly
+    or, where a limit was reached, at least. `scanned` is how many rows had to be looked at because
+    the index alone did not decide. `cursor` leads to the next page; None is the end.
+    """
+
+    rows: tuple[Row, ...]
+    tree_size: int
+    total: int
+    total_exact: bool
+    scanned: int
+    complete: bool
+    cursor: str | None
+    facets: tuple[Facet, ...]
+    histogram: Histogram | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """The first and the last match of a query, by index."""
+
+    first: Row | None
+    last: Row | None
+    total: int
+    total_exact: bool
+    tree_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexStatus:
+    """How far the index is: entries that are sealed, in memory, and to be looked at row by row."""
+
+    tree_size: int
+    segment_entries: int
+    sealed_segments: int
+    full_segments: int
+    is_current: bool
+    """False while the index is made anew by other rules of analysis."""
+
+
+class QueryEngine:
+    """Answers queries on one log, with its index where there is one."""
+
+    def __init__(
+        self,
+        log: LogStore,
+        index: IndexStore | None,
+        *,
+        segment_entries: int = SEGMENT_ENTRIES_MAX,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log = log
+        self._index = index
+        self._segment_entries = segment_entries
+        self._clock = clock
+        self._rows = RowReader(log)
+        self._tail = Tail(log, self._rows, segment_entries=segment_entries)
+
+    def search(
+        self,
+        query: Expression,
+        *,
+        tenant: str | None,
+        now_unix_us: int,
+        limit: int = 100,
+        order: Order = "newest",
+        cursor: str | None = None,
+        facets: Sequence[FacetField] = (),
+        histogram: Unit | None = None,
+        is_counted: bool = True,
+        tree_size: int | None = None,
+        limits: QueryLimits = DEFAULT_LIMITS,
+    ) -> Answer:
+        """One page of matches.
+
+        `tenant`: that of a bound token, None for a token that sees all. `cursor`: from the answer
+        before, with the same query, order and tenant. `limit` 0 gives counts alone. Unless
+        `is_counted`, the run ends when the page is full, and the total is a bound. `tree_size`: of
+        the tree to search, by default the durable one; a cursor has its own.
+        Raises: CursorError; ValueError for a limit out of range.
+        """
+        if not 0 <= limit <= ROWS_MAX:
+            raise ValueError(f"a page has 0 to {ROWS_MAX} rows, not {limit}")
+        text = format_query(query)
+        durable = self._log.head().tree_size
+        tree_size = durable if tree_size is None else min(tree_size, durable)
+        position = tree_size if order == "newest" else 0
+        if cursor is not None:
+            begun = Cursor.parse(cursor, query=text, tenant=tenant)
+            if begun.order != order:
+                raise CursorError(f"this cursor is of a query {begun.order} first")
+            if begun.tree_size > durable:
+                raise CursorError("this cursor is of a log that was longer than this one")
+            tree_size, position = begun.tree_size, begun.position
+            now_unix_us = begun.now_unix_us
+        budget = Budget(limits, self._clock)
+        counting = Counting(facets, histogram, rows=self._rows, is_over=budget.is_over)
+        with self._scope(query, tenant, now_unix_us, tree_size) as scope:
+            run = PageRun(scope, order=order, position=position, limit=limit, budget=budget)
+            run.run(
+                width=WINDOW_SEGMENTS,
+                is_counted=is_counted or bool(facets or histogram),
+                on_found=partial(_count_in, scope, counting),
+            )
+        rows = self._read(run.indices)
+        following = run.next_position if limit else None
+        return Answer(
+            rows=rows,
+            tree_size=tree_size,
+            total=run.total,
+            total_exact=run.total_exact,
+            scanned=budget.scanned,
+            complete=run.is_complete if limit else run.total_exact,
+            cursor=None
+            if following is None
+            else Cursor(order, tree_size, following, now_unix_us).format(query=text, tenant=tenant),
+            facets=counting.facets(is_all=run.total_exact),
+            histogram=counting.histogram(is_all=run.total_exact),
+        )
+
+    def rows(
+        self,
+        query: Expression,
+        *,
+        tenant: str | None,
+        now_unix_us: int,
+        order: Order = "oldest",
+        tree_size: int | None = None,
+    ) -> Iterator[Row]:
+        """Every match below a tree size, by default the durable one: for exports.
+
+        Memory stays constant, and there is no limit; whoever has read enough stops.
+        """
+        size = self._log.head().tree_size if tree_size is None else tree_size
+        rows = RowReader(self._log, bundles_kept=2)
+        starts = range(0, -(-size // self._segment_entries), _EXPORT_SEGMENTS)
+        for first in starts if order == "oldest" else reversed(starts):
+            # A scope for each step, so that no read transaction lasts as long as the export.
+            with self._scope(query, tenant, now_unix_us, size) as scope:
+                indices = _matches_in(scope, range(first, first + _EXPORT_SEGMENTS), order)
+            for start in range(0, len(indices), _EXPORT_ROWS):
+                some = indices[start : start + _EXPORT_ROWS]
+                yield from map(Row, some, rows.leaves(some))
+
+    def seen(
+        self,
+        query: Expression,
+        *,
+        tenant: str | None,
+        now_unix_us: int,
+        limits: QueryLimits = DEFAULT_LIMITS,
+    ) -> Seen:
+        """The first and the last match, by index, and how many there are."""
+        search = partial(
+            self.search, query, tenant=tenant, now_unix_us=now_unix_us, limit=1, limits=limits
+        )
+        last = search(order="newest")
+        first = search(order="oldest", is_counted=False, tree_size=last.tree_size)
+        return Seen(
+            first=first.rows[0] if first.rows else None,
+            last=last.rows[0] if last.rows else None,
+            total=last.total,
+            total_exact=last.total_exact,
+            tree_size=last.tree_size,
+        )
+
+    def matcher(self, query: Expression, *, tenant: str | None, now_unix_us: int) -> Matcher:
+        """A test of one entry by index and leaf, without the index: for the live tail."""
+        return make_matcher(resolve(_scoped(query, tenant), now_unix_us))
+
+    def explain(self, query: Expression, *, tenant: str | None, now_unix_us: int) -> Explanation:
+        """The plan of a query, with the number of entries at each of its steps."""
+        tree_size = self._log.head().tree_size
+        with self._scope(query, tenant, now_unix_us, tree_size) as scope:
+            return explain(scope, query=format_query(_scoped(query, tenant)))
+
+    def status(self) -> IndexStatus:
+        """How far the index is."""
+        tree_size = self._log.head().tree_size
+        with self._snapshot() as snapshot:
+            return IndexStatus(
+                tree_size=tree_size,
+                segment_entries=self._segment_entries,
+                sealed_segments=0 if snapshot is None else len(snapshot.records),
+                full_segments=tree_size // self._segment_entries,
+                is_current=snapshot is not None,
+            )
+
+    def advance(self, entries: int) -> bool:
+        """Index some of the newest entries in memory, and tell whether there are more.
+
+        Queries do this themselves; called now and then, it spares them the wait.
+        """
+        with self._snapshot() as snapshot:
+            sealed = 0 if snapshot is None else len(snapshot.records)
+        return self._tail.advance(sealed=sealed, entries=entries)
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[IndexSnapshot | None]:
+        """The index as it is, None when there is none that this code may read."""
+        if self._index is None:
+            yield None
+            return
+        with self._index.snapshot() as snapshot:
+            is_ours = snapshot.analysis == ANALYSIS
+            yield (
+                snapshot if is_ours and snapshot.segment_entries == self._segment_entries else None
+            )
+
+    @contextmanager
+    def _scope(
+        self, query: Expression, tenant: str | None, now_unix_us: int, tree_size: int
+    ) -> Iterator[Scope]:
+        expression = resolve(_scoped(query, tenant), now_unix_us)
+        with self._snapshot() as snapshot:
+            locator = Locator(
+                self._log,
+                self._rows,
+                tree_size=tree_size,
+                records=() if snapshot is None else snapshot.records,
+                segment_entries=self._segment_entries,
+            )
+            located = locator.locate(expression)
+            node = make_plan(located)
+            yield Scope(
+                node=node,
+                matches=make_matcher(located),
+                span=span_of(node, tree_size),
+                tree_size=tree_size,
+                segment_entries=self._segment_entries,
+                snapshot=snapshot,
+                tail=self._tail,
+                rows=self._rows,
+            )
+
+    def _read(self, indices: Sequence[int]) -> tuple[Row, ...]:
+        return tuple(map(Row, indices, self._rows.leaves(indices)))
+
+
+def _scoped(query: Expression, tenant: str | None) -> Expression:
+    """The query, for the entries of one tenant where the token is bound to it."""
+    return query if tenant is None else all_of((Is("tenant", tenant), query))
+
+
+def _matches_in(scope: Scope, segments: range, order: Order) -> list[int]:
+    """The indices of all matches in some segments, in order."""
+    end = -(-scope.span.end // scope.segment_entries)
+    segments = range(segments.start, min(segments.stop, end))
+    if not segments:
+        return []
+    with scope.window(segments) as window:
+        decided = window.evaluate(scope.node)
+    within = window.span(scope.span.start, scope.span.end)
+    found = decide(scope, window, decided, within, order=order, take_rows=lambda count: count)
+    indices = list(map(window.index_of, found.members))
+    return indices if order == "oldest" else indices[::-1]
+
+
+def _count_in(scope: Scope, counting: Counting, window: Window, members: BitMap) -> None:
+    """Count the matches of a window, holding the tail for one segment at a time."""
+    if counting.is_asked:
+        for segment, offsets in window.by_segment(members):
+            with scope.window(range(segment, segment + 1)) as single:
+                counting.add(single, segment, offsets)

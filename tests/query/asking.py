@@ -1,0 +1,132 @@
+"""Random queries over the values of `events`."""
+
+import random
+from ipaddress import ip_network
+
+from hypothesis import strategies as st
+
+from ledger.query.expression import (
+    EVERYTHING,
+    Between,
+    Expression,
+    IndexBetween,
+    InNetwork,
+    Is,
+    Moment,
+    Not,
+    Words,
+    all_of,
+    any_of,
+)
+from ledger.query.terms import words_of
+from tests.query import events as ev
+
+ENTRIES = 420
+NOW_UNIX_US = ev.START_UNIX_US + ENTRIES * 3_500_000 + 12_345
+
+
+def _is(field: str, values: tuple[str, ...]) -> st.SearchStrategy[Expression]:
+    exact = st.builds(Is, st.just(field), st.sampled_from(values))
+    prefix = st.builds(
+        lambda value, chars: Is(field, value[:chars], is_prefix=True),
+        st.sampled_from(values),
+        st.sampled_from((0, 1, 3, 5, 119, 120, 121)),
+    )
+    return exact | prefix
+
+
+def _moments() -> st.SearchStrategy[Moment]:
+    whole = st.integers(-10, ENTRIES + 10).map(lambda n: Moment(ev.START_UNIX_US + n * 7_000_000))
+    minutes = st.integers(-130, 60).map(
+        lambda n: Moment((ev.START_UNIX_US // 60_000_000 + n) * 60_000_000)
+    )
+    odd = st.integers(-1000, 5_000_000_000).map(lambda us: Moment(ev.START_UNIX_US + us))
+    back = st.integers(0, 60).map(
+        lambda n: Moment(-n * 60_000_000, relative=True, whole_minutes=True)
+    )
+    return whole | minutes | odd | back | st.just(Moment(0, relative=True))
+
+
+def _betweens() -> st.SearchStrategy[Expression]:
+    return st.builds(
+        Between,
+        st.sampled_from(("time", "received")),
+        st.none() | _moments(),
+        st.none() | _moments(),
+    )
+
+
+def _words() -> st.SearchStrategy[Expression]:
+    texts = st.lists(st.sampled_from(ev.WORDS + ev.ACTIONS), min_size=1, max_size=2).map(" ".join)
+    extra = st.sampled_from(("w1", "w127", "w128", "w139", "rev", "acc", "strasse"))
+    return st.builds(
+        lambda field, text, is_prefix: Words(field, tuple(words_of(text)), is_prefix=is_prefix),
+        st.sampled_from(("", "reason")),
+        texts | extra,
+        st.booleans(),
+    )
+
+
+def _contexts() -> st.SearchStrategy[Expression]:
+    keys = (*ev.KEYS, "nested.a", "nested.b.c", "list.d", "k3", "k40", "a")
+    values = ("eu", "us", "", "1", "1.5", "-7", "true", "null", "3", "40", ev.LONG, f"{ev.LONG}é")
+    return st.builds(
+        lambda key, value, is_prefix: Is("context", value, is_prefix=is_prefix, key=key),
+        st.sampled_from([key for key in keys if key not in ("request_id", "trace_id")]),
+        st.sampled_from(values),
+        st.booleans(),
+    )
+
+
+def _ids() -> st.SearchStrategy[Expression]:
+    rng = random.Random(7)
+    some = [ev.random_event(rng, number)["id"] for number in range(60)]
+    return _is("id", tuple(some)).map(
+        lambda one: Is("id", one.value.rstrip("-"), one.is_prefix) if isinstance(one, Is) else one
+    )
+
+
+CONDITIONS = st.one_of(
+    _is("actor", ev.ACTORS),
+    _is("actor.type", ev.TYPES),
+    _is("actor.on_behalf_of", ev.ACTORS),
+    _is("action", (*ev.ACTIONS, "login.")),
+    _is("target", ev.TARGETS),
+    _is("target.type", ev.TYPES),
+    _is("outcome", ev.OUTCOMES),
+    _is("tenant", ev.TENANTS),
+    _is("session", ("s_1", "s_4", "s_9")),
+    _is("credential", ("tok_0",)),
+    _is("service", ("api", "web")),
+    _is("request", ("eu", "1", "true", ev.LONG)),
+    _is("trace", ("us", "null", f"{ev.LONG}é")),
+    _is("field", ev.PATHS),
+    _ids(),
+    _words(),
+    _contexts(),
+    _betweens(),
+    st.builds(
+        lambda low, size: IndexBetween(low, low + size),
+        st.integers(0, ENTRIES + 5),
+        st.integers(1, 100),
+    ),
+    st.builds(
+        lambda ip, bits: InNetwork(
+            ip_network(f"{ip}/{bits if ':' in ip else bits % 33}", strict=False)
+        ),
+        st.sampled_from(ev.ADDRESSES),
+        st.integers(0, 128),
+    ),
+    st.just(Is("source", "", is_prefix=True)),
+    st.just(EVERYTHING),
+)
+
+QUERIES: st.SearchStrategy[Expression] = st.recursive(
+    CONDITIONS,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map(all_of),
+        st.lists(inner, min_size=1, max_size=3).map(any_of),
+        inner.map(Not),
+    ),
+    max_leaves=6,
+)

@@ -1,0 +1,128 @@
+"""Random events over few values, so that queries meet, and logs of them."""
+
+import json
+import random
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ledger.event.canonical import encode_event, format_leaf, format_time
+from ledger.event.reading import Reader
+from ledger.store.log import create_log
+from ledger.store.writer import LogWriter, NewEntry
+from ledger.tlog.hashing import leaf_hash
+from tests.store.entries import MAP_BYTES, ORIGIN
+
+START_UNIX_US = 1_790_000_000_000_000
+LONG = "x" * 119
+
+ACTORS = ("u_1", "u_2", "u_3", "svc", "Ünal", LONG, f"{LONG}a", f"{LONG}ab", f"{LONG}b")
+ACTIONS = ("login", "login.failed", "login.succeeded", "role_changed", "iam.CreateUser", "log-out")
+OUTCOMES = ("success", "failure", "denied", "unknown")
+TYPES = ("user", "service", "invoice")
+TARGETS = ("r_1", "r_10", "r_2", "u_1", "a b", 'q"uote', "comma,")
+ADDRESSES = (
+    "203.0.113.9",
+    "203.0.113.200",
+    "203.0.114.1",
+    "10.0.0.1",
+    "255.255.255.255",
+    "2001:db8::1",
+    "2001:db8:0:1::9",
+    "::",
+)
+WORDS = ("access", "Review", "legal", "hold", "ÉTÉ", "straße", "OPS-12", "12", "x_y")
+KEYS = ("region", "a.b", "status", "nested", "list", 'k"ey', "request_id", "trace_id")
+TENANTS = ("acme", "umbrella")
+PATHS = ("/role", "/email", "")
+
+
+def random_event(rng: random.Random, number: int) -> dict[str, Any]:
+    """An event as a client sends it; its time wanders around that of its receipt."""
+    time = START_UNIX_US + number * 7_000_000 + rng.choice((0, 0, -1, 250_000, -7_300_000_000))
+    event: dict[str, Any] = {
+        "id": str(uuid.UUID(int=rng.choice((0, 1, 0xA0)) << 120 | number)),
+        "time": format_time(time),
+        "actor": {"id": rng.choice(ACTORS)},
+        "action": rng.choice(ACTIONS),
+        "outcome": rng.choice(OUTCOMES),
+    }
+    actor = event["actor"]
+    if rng.random() < 0.6:
+        actor["type"] = rng.choice(TYPES)
+    if rng.random() < 0.4:
+        actor["session"] = f"s_{rng.randrange(5)}"
+        actor["credential"] = f"tok_{rng.randrange(3)}"
+    if rng.random() < 0.3:
+        actor["name"] = random_text(rng)
+    if rng.random() < 0.2:
+        actor["on_behalf_of"] = {"id": rng.choice(ACTORS), "name": random_text(rng)}
+    if rng.random() < 0.8:
+        event["targets"] = [_target(rng) for _ in range(rng.choice((0, 1, 1, 1, 2, 4)))]
+    if rng.random() < 0.7:
+        event["source"] = {"ip": rng.choice(ADDRESSES), "service": rng.choice(("api", "web"))}
+    if rng.random() < 0.3:
+        many = " ".join(f"w{n}" for n in range(140))
+        event["reason"] = many if rng.random() < 0.1 else random_text(rng)
+    if rng.random() < 0.3:
+        event["changes"] = [{"path": rng.choice(PATHS), "before": 1} for _ in range(2)]
+    if rng.random() < 0.6:
+        event["context"] = _context(rng)
+    if rng.random() < 0.7:
+        event["tenant"] = rng.choice(TENANTS)
+    return event
+
+
+def random_text(rng: random.Random) -> str:
+    """A few words, with signs between them."""
+    return rng.choice((" ", ", ", "-")).join(rng.choices(WORDS, k=rng.randrange(1, 5)))
+
+
+def _target(rng: random.Random) -> dict[str, Any]:
+    target: dict[str, Any] = {"id": rng.choice(TARGETS)}
+    if rng.random() < 0.7:
+        target["type"] = rng.choice(TYPES)
+    if rng.random() < 0.4:
+        target["name"] = random_text(rng)
+    return target
+
+
+def _context(rng: random.Random) -> dict[str, Any]:
+    if rng.random() < 0.05:
+        return {f"k{n}": n for n in range(50)}
+    context = {key: _value(rng) for key in rng.sample(KEYS, k=rng.randrange(4))}
+    if rng.random() < 0.2:
+        context["nested"] = {"a": _value(rng), "b": {"c": _value(rng)}}
+        context["list"] = [_value(rng), _value(rng), {"d": _value(rng)}]
+    return context
+
+
+def _value(rng: random.Random) -> Any:
+    return rng.choice(("eu", "us", "", 1, 1.5, -7, True, None, "1", "true", LONG, f"{LONG}é"))
+
+
+def make_entries(events: Sequence[dict[str, Any]], start: int = 0) -> list[NewEntry]:
+    """The entries of events that are received a second and a half after one another."""
+    reader = Reader(lambda: "", lambda: 0)
+    entries = []
+    for number, event in enumerate(events, start):
+        read = reader.read(json.dumps(event).encode())
+        leaf = format_leaf(
+            event_json=encode_event(read.event),
+            by="tests",
+            received_time=format_time(START_UNIX_US + number * 1_500_000),
+        )
+        entries.append(
+            NewEntry(read.id_bytes, leaf, leaf_hash(leaf), read.event_json, time_filled=False)
+        )
+    return entries
+
+
+def make_log(path: Path, entries: Sequence[NewEntry]) -> LogWriter:
+    """A log of entries, open for writing."""
+    create_log(path, origin=ORIGIN, map_bytes=MAP_BYTES)
+    writer = LogWriter.open(path, map_bytes=MAP_BYTES)
+    if entries:
+        writer.commit(entries)
+    return writer

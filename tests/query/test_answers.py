@@ -1,0 +1,174 @@
+"""Whatever is asked, the engine answers what a look at every event answers."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from ledger.query.engine import QueryEngine
+from ledger.query.expression import EVERYTHING, Expression, Is, all_of, format_query
+from ledger.query.facets import FACET_FIELDS, FACET_VALUES_MAX
+from ledger.query.run import QueryLimits
+from ledger.query.sealing import Sealer, open_index_writer, reindex
+from ledger.store.index import IndexStore
+from ledger.store.log import LogStore
+from tests.query.asking import ENTRIES, NOW_UNIX_US, QUERIES
+from tests.query.events import TENANTS, make_entries, make_log, random_event
+from tests.query.oracle import JSON, facet_counts, matching_indices
+
+SEGMENT_ENTRIES = 64
+EXAMPLES = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+class Case:
+    """A log, an engine on it, and the leaves that it should find."""
+
+    def __init__(self, path: Path, *, sealed: int | None) -> None:
+        rng = random.Random(11)
+        self.entries = make_entries([random_event(rng, number) for number in range(ENTRIES)])
+        self.leaves = [entry.leaf for entry in self.entries]
+        self.events: list[JSON] = [json.loads(leaf) for leaf in self.leaves]
+        make_log(path / "log", self.entries).close()
+        self.log = LogStore.open(path / "log")
+        self.index: IndexStore | None = None
+        if sealed is not None:
+            writer = open_index_writer(path / "index", segment_entries=SEGMENT_ENTRIES)
+            sealer = Sealer(self.log, writer)
+            for _ in range(sealed):
+                assert sealer.seal_next()
+            writer.close()
+            self.index = IndexStore.open(path / "index")
+        self.engine = QueryEngine(self.log, self.index, segment_entries=SEGMENT_ENTRIES)
+
+    def close(self) -> None:
+        self.log.close()
+        if self.index is not None:
+            self.index.close()
+
+    def expected(self, query: Expression) -> list[int]:
+        note(repr(query))
+        return matching_indices(query, self.leaves, now_unix_us=NOW_UNIX_US)
+
+
+# Without an index all but two segments are looked at row by row; with six, all but the open one
+# are sealed.
+@pytest.fixture(scope="module", params=[None, 0, 3, 6], ids=["none", "new", "behind", "sealed"])
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Case]:
+    made = Case(tmp_path_factory.mktemp("log"), sealed=request.param)
+    yield made
+    made.close()
+
+
+@EXAMPLES
+@given(query=QUERIES, order=st.sampled_from(("newest", "oldest")), limit=st.integers(1, 80))
+def test_pages_hold_every_match_once_and_in_order(
+    case: Case, query: Expression, order: str, limit: int
+) -> None:
+    expected = case.expected(query)
+    if order == "newest":
+        expected.reverse()
+    found: list[int] = []
+    cursor = None
+    while True:
+        answer = case.engine.search(
+            query,
+            tenant=None,
+            now_unix_us=NOW_UNIX_US,
+            limit=limit,
+            order="newest" if order == "newest" else "oldest",
+            cursor=cursor,
+        )
+        assert answer.total == len(expected)
+        assert answer.total_exact
+        assert answer.complete
+        assert all(row.leaf == case.leaves[row.index] for row in answer.rows)
+        found += [row.index for row in answer.rows]
+        cursor = answer.cursor
+        if cursor is None:
+            break
+        assert len(answer.rows) == limit
+    assert found == expected
+
+
+@EXAMPLES
+@given(query=QUERIES)
+def test_a_bound_of_rows_is_said_and_gone_on_from(case: Case, query: Expression) -> None:
+    expected = case.expected(query)
+    found: list[int] = []
+    cursor = None
+    pages = 0
+    while True:
+        answer = case.engine.search(
+            query,
+            tenant=None,
+            now_unix_us=NOW_UNIX_US,
+            limit=40,
+            order="oldest",
+            cursor=cursor,
+            limits=QueryLimits(rows_scanned=25),
+        )
+        assert answer.scanned <= 25
+        assert answer.total <= len(expected)
+        if answer.total_exact:
+            assert answer.total == len(expected)
+        found += [row.index for row in answer.rows]
+        cursor = answer.cursor
+        pages += 1
+        assert pages < 200
+        if cursor is None:
+            break
+        assert len(answer.rows) == 40 or not answer.complete
+    assert found == expected
+
+
+@EXAMPLES
+@given(query=QUERIES, tenant=st.sampled_from(TENANTS))
+def test_a_bound_tenant_sees_its_own_entries_alone(
+    case: Case, query: Expression, tenant: str
+) -> None:
+    expected = case.expected(all_of([Is("tenant", tenant), query]))
+    answer = case.engine.search(
+        query, tenant=tenant, now_unix_us=NOW_UNIX_US, limit=1000, order="oldest"
+    )
+    assert [row.index for row in answer.rows] == expected
+    assert answer.total == len(expected)
+    rows = case.engine.rows(query, tenant=tenant, now_unix_us=NOW_UNIX_US)
+    assert [row.index for row in rows] == expected
+    matches = case.engine.matcher(query, tenant=tenant, now_unix_us=NOW_UNIX_US)
+    assert [i for i, leaf in enumerate(case.leaves) if matches(i, leaf)] == expected
+
+
+@EXAMPLES
+@given(query=QUERIES)
+def test_facets_and_histograms_are_exact(case: Case, query: Expression) -> None:
+    expected = [case.events[index] for index in case.expected(query)]
+    answer = case.engine.search(
+        query,
+        tenant=None,
+        now_unix_us=NOW_UNIX_US,
+        limit=0,
+        facets=FACET_FIELDS,
+        histogram="hour",
+    )
+    assert answer.rows == ()
+    assert answer.total == len(expected)
+    for facet in answer.facets:
+        counts = facet_counts(facet.field, expected)
+        want = sorted(counts.items(), key=lambda item: -item[1])[:FACET_VALUES_MAX]
+        assert [count for _, count in facet.counts] == [count for _, count in want]
+        assert all(counts[value] == count for value, count in facet.counts)
+        assert facet.others == max(0, len(counts) - FACET_VALUES_MAX)
+        assert facet.exact
+        assert facet.counted == len(expected)
+    hours = Counter(f"{entry['event']['time'][:13]}:00:00Z" for entry in expected)
+    assert answer.histogram is not None
+    assert answer.histogram.buckets == tuple(sorted(hours.items()))
