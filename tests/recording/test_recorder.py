@@ -104,7 +104,12 @@ def test_numbers_run_from_1_without_a_gap_and_each_recorder_has_its_own(
         ({"actor": {"id": "u", "role": "x"}}, "actor.role", "unknown-key"),
         ({"event_id": "7"}, "id", "id"),
         ({"time": datetime(2026, 1, 1)}, "time", "time"),  # noqa: DTZ001 - this is the mistake
+        ({"time": 5}, "time", "time"),
         ({"context": 5}, "context", "wrong-type"),
+        ({"targets": "u_1"}, "targets", "wrong-type"),
+        ({"changes": 5}, "changes", "wrong-type"),
+        ({"changes": ["role"]}, "changes", "wrong-type"),
+        ({"actor": lambda: 1 / 0}, "actor", "missing-field"),
     ],
 )
 def test_a_mistake_in_the_event_is_raised_at_the_call_and_uses_up_no_number(

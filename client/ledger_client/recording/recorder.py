@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -48,7 +48,7 @@ class Said(TypedDict, total=False):
     outcome: Literal["success", "failure", "denied", "unknown"]
     actor: Principal | Callable[[], Principal | None] | None
     target: Principal | None
-    targets: Sequence[Principal] | None
+    targets: list[Principal] | tuple[Principal, ...] | None
     changes: Changes | None
     reason: str | None
     source: Source | None
@@ -185,8 +185,9 @@ class Recorder:
             return self._record(action, said, "dead-letter")
         except SpoolFullError as error:
             _log.warning("event_dropped reason=%s", error)
-        except ValueError as error:
-            _log.warning("event_not_recorded reason=%s", error)
+        except Exception as error:  # noqa: BLE001 - whoever calls this must not fail at it
+            # Its message may hold a value of the event.
+            _log.error("event_not_recorded error=%s", type(error).__name__)
         return None
 
     def check(self, action: str, **said: Unpack[Said]) -> None:

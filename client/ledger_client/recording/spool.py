@@ -170,7 +170,9 @@ class Spool:
                 # That file was given up. A new one may do: its disk may have room again.
                 self._write(seq, event_json)
         except OSError:
-            self._next_seq = seq
+            # A signal handler may have used up the next one.
+            if self._next_seq == seq + 1:
+                self._next_seq = seq
             raise
         except BaseException:
             # A signal handler raised, as Ctrl-C does. The frame may be there or not: the file's own

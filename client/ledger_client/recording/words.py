@@ -10,7 +10,7 @@ An actor or a target may be said in several ways:
 Ids may be integers and UUIDs, which become texts. Times may be `datetime` with a zone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -49,7 +49,7 @@ def event_of(scope: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any
             event[word] = merged[word]
     actor = merged.get("actor")
     if callable(actor):
-        actor = actor()
+        actor = _ask(actor)
     if actor is not None:
         event["actor"] = principal(actor, "actor")
     if "target" in merged or "targets" in merged:
@@ -60,7 +60,7 @@ def event_of(scope: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any
     if context:
         event["context"] = context
     if "changes" in merged:
-        event["changes"] = [dict(change) for change in merged["changes"]]
+        event["changes"] = _changes(merged["changes"])
     return event
 
 
@@ -94,8 +94,8 @@ def time_text(value: Time) -> str:
     """A time as RFC 3339. Raises: EventError for one without a zone."""
     if isinstance(value, str):
         return value
-    if value.tzinfo is None:
-        raise EventError("a datetime without a zone is no moment", rule="time", field="time")
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise EventError("want a datetime with a zone, or a text", rule="time", field="time")
     return value.isoformat()
 
 
@@ -107,9 +107,30 @@ def _id(value: object) -> object:
 
 def _targets(merged: Mapping[str, Any]) -> list[dict[str, Any]]:
     targets = [principal(merged["target"], "targets[0]")] if "target" in merged else []
-    for value in merged.get("targets", ()):
+    more = merged.get("targets", ())
+    if not isinstance(more, list | tuple):
+        raise EventError("want a list or a tuple", rule="wrong-type", field="targets")
+    for value in more:
         targets.append(principal(value, f"targets[{len(targets)}]"))
     return targets
+
+
+def _changes(said: Any) -> list[dict[str, Any]]:
+    try:
+        return [dict(change) for change in said]
+    except (TypeError, ValueError):
+        raise EventError("want mappings", rule="wrong-type", field="changes") from None
+
+
+def _ask(actor: Callable[[], Principal | None]) -> Principal | None:
+    try:
+        return actor()
+    except Exception as error:
+        raise EventError(
+            f"the function that was to say it raised {type(error).__name__}",
+            rule="missing-field",
+            field="actor",
+        ) from error
 
 
 def _context(scope: Mapping[str, Any], merged: Mapping[str, Any]) -> dict[str, Any]:
