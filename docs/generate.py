@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ledger.event.model import LIMITS
 from ledger.event.schema import event_schema
+from ledger.query.language import FIELDS
 from ledger.service.openapi import route_rows
 from ledger.service.problems import PROBLEMS
 from ledger.service.settings import SETTINGS
@@ -54,6 +55,14 @@ def routes() -> str:
     return _table(("route", "needs", "what it does"), route_rows())
 
 
+def fields() -> str:
+    """The fields of the query language."""
+    return _table(
+        ("field", "what it is", "example"),
+        [(f"`{f.name}`", f.meaning, f"`{f.example}`") for f in FIELDS.values()],
+    )
+
+
 def keyspace_page() -> str:
     """Every key and value of the store."""
     text = (keyspace.__doc__ or "").split("\n\n", 1)[1]
@@ -65,6 +74,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "problems": problems,
     "routes": routes,
+    "fields": fields,
     "keyspace": keyspace_page,
 }
 

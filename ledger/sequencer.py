@@ -4,6 +4,7 @@ An index is told only after its commit is durable, and the new events of one req
 consecutive indices. A checkpoint is stored by the same thread, in the commit that is next.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -47,6 +48,7 @@ class Sequencer:
     ) -> None:
         self._writer = writer
         self.head = writer.head
+        self._grown: asyncio.Event | None = None  # Made by who waits, set by the next commit.
         self._commits: GroupCommit[_Job, Commit] = GroupCommit(
             self._commit,
             name="ledger-writer",
@@ -80,6 +82,14 @@ class Sequencer:
         """Make a signed checkpoint durable. Raises: as `append`."""
         await self._commits.submit(_Job((), (tree_size, note)))
 
+    async def wait_past(self, tree_size: int) -> Head:
+        """The durable head, as soon as it is larger than this size."""
+        while self.head.tree_size <= tree_size:
+            if self._grown is None:
+                self._grown = asyncio.Event()
+            await self._grown.wait()
+        return self.head
+
     async def stop(self) -> None:
         """Commit what is waiting, then end the writer thread and close the log."""
         await self._commits.stop()
@@ -100,6 +110,9 @@ class Sequencer:
 
     def _advance(self, commits: Sequence[Commit]) -> None:
         self.head = commits[-1].head
+        if self._grown is not None:
+            self._grown.set()
+            self._grown = None
 
 
 def _weigh(job: _Job) -> Weight:

@@ -80,10 +80,7 @@ def _tell(scratch: Path, *, once: bool, file: Path | None, format_: str, listen:
                 export = _prove_and_verify(step, ledger, paths, scratch, receipts)
                 _tamper(step, paths, scratch, token, export)
                 _fork(step, backup, token)
-            step("What a responder would ask next")
-            for question in QUESTIONS[:6]:
-                click.echo(f"   {question.asks}")
-                click.secho(f"     {question.query}  →  {question.finds} events", dim=True)
+                _ask(step, ledger, is_story_alone=file is None)
             if not once:
                 with suppress(KeyboardInterrupt):
                     _serve_on(service, token, paths, export)
@@ -95,6 +92,7 @@ def _serve_on(service: Service, token: str, paths: DirectoryPaths, export: Entry
     click.echo(
         f"   export LEDGER_URL={service.url} LEDGER_TOKEN={token} LEDGER_POLICY={paths.policy}"
         f"\n   ledger show {export.index}"
+        f"\n   ledger query {QUESTIONS[2].query}"
     )
     service.wait()
 
@@ -162,6 +160,20 @@ def _prove_and_verify(
     print_fields(described(parse_leaf(leaf), proof.leaf_index, head), indent="   ")
     click.echo(f"   {len(proof.hashes)} hashes and {len(leaf)} bytes were all it took")
     return entry
+
+
+def _ask(step: _Steps, ledger: LedgerClient, *, is_story_alone: bool) -> None:
+    step("What a responder would ask next, each event of the answers verified")
+    for question in QUESTIONS:
+        started_s = time.perf_counter()
+        found = sum(1 for _ in ledger.query(question.query))
+        elapsed_ms = (time.perf_counter() - started_s) * 1000
+        if is_story_alone and found != question.finds:
+            raise VerificationError(
+                f"{question.query}: got {found} events, the story has {question.finds}"
+            )
+        click.echo(f"   {question.asks}")
+        click.secho(f"     {question.query}  →  {found} events in {elapsed_ms:.0f} ms", dim=True)
 
 
 def _tamper(step: _Steps, paths: DirectoryPaths, scratch: Path, token: str, export: Entry) -> None:

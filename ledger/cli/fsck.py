@@ -7,8 +7,11 @@ from pathlib import Path
 import click
 
 from ledger.cli.output import json_option, print_json
+from ledger.query.sealing import check_index
 from ledger.service.directory import DirectoryPaths
+from ledger.store.containers import SEGMENT_ENTRIES_MAX
 from ledger.store.fsck import Checked, check_store
+from ledger.store.index import IndexStore
 from ledger.store.log import LogStore
 from ledger.tlog.policy import parse_policy
 
@@ -19,7 +22,7 @@ from ledger.tlog.policy import parse_policy
 def command(directory: Path, as_json: bool) -> None:
     """Recompute every leaf hash, tile, id, bundle, root and signature of DIRECTORY.
 
-    It reads a snapshot, so the service may go on running.
+    The index too, when there is one. It reads snapshots, so the service may go on running.
     """
     paths = DirectoryPaths(directory)
     policy = parse_policy(paths.policy.read_bytes())
@@ -35,14 +38,28 @@ def command(directory: Path, as_json: bool) -> None:
             checked = check_store(
                 store,
                 log_keys=[log.verifier for log in policy.logs],
-                progress=_advance(bar.update),
+                progress=advance(bar.update),
             )
+        segments = _check_index(store, paths.index, quiet=as_json)
     finally:
         store.close()
-    _report(checked, as_json)
+    _report(checked, segments, as_json)
 
 
-def _advance(update: Callable[[int], None]) -> Callable[[int, int], None]:
+def _check_index(store: LogStore, path: Path, *, quiet: bool) -> int | None:
+    """The number of segments of the index that passed; None where there is no index."""
+    if not path.exists():
+        return None
+    index = IndexStore.open(path)
+    try:
+        total = store.head().tree_size // SEGMENT_ENTRIES_MAX
+        with click.progressbar(length=total, label="segments", hidden=quiet) as bar:
+            return check_index(store, index, progress=advance(bar.update))
+    finally:
+        index.close()
+
+
+def advance(update: Callable[[int], None]) -> Callable[[int, int], None]:
     """A progress callback that turns absolute counts into steps."""
     before = 0
 
@@ -54,7 +71,7 @@ def _advance(update: Callable[[int], None]) -> Callable[[int, int], None]:
     return progress
 
 
-def _report(checked: Checked, as_json: bool) -> None:
+def _report(checked: Checked, segments: int | None, as_json: bool) -> None:
     if as_json:
         print_json(
             {
@@ -62,6 +79,7 @@ def _report(checked: Checked, as_json: bool) -> None:
                 "root_hash": checked.head.root_hash.hex(),
                 "tiles": checked.tiles,
                 "checkpoints": checked.checkpoints,
+                "index_segments": segments,
             }
         )
         return
@@ -69,3 +87,5 @@ def _report(checked: Checked, as_json: bool) -> None:
         f"{checked.head.tree_size} entries, {checked.tiles} tiles and {checked.checkpoints} "
         f"checkpoints agree; root {checked.head.root_hash.hex()}"
     )
+    if segments is not None:
+        click.echo(f"the index agrees: {segments} segments")

@@ -8,7 +8,7 @@ on the disk in any case.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_bytes
@@ -21,6 +21,10 @@ from ledger.event.private import PrivateReader
 from ledger.event.secrets import SecretRules, default_rules, parse_rules
 from ledger.hosting import listen, run_until_signal
 from ledger.publisher import LogSigner, Publisher
+from ledger.query.engine import QueryEngine
+from ledger.query.run import QueryLimits
+from ledger.query.sealing import open_index_writer
+from ledger.query.upkeep import IndexKeeper
 from ledger.sequencer import Sequencer
 from ledger.service.appending import Appender, LogClock
 from ledger.service.directory import DirectoryPaths, open_private, read_signers
@@ -31,10 +35,12 @@ from ledger.service.outbox import Outbox
 from ledger.service.parts import Service
 from ledger.service.problems import log_failure
 from ledger.service.routes import ROUTES
+from ledger.service.searching import Searcher
 from ledger.service.server import Server
 from ledger.service.settings import Settings
 from ledger.store.access import AccessStore
-from ledger.store.log import last_received_time
+from ledger.store.index import IndexStore
+from ledger.store.log import LogStore, last_received_time
 from ledger.store.private import KEY_BYTES
 from ledger.store.writer import LogWriter
 from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
@@ -76,6 +82,7 @@ async def serve(
             await stop.wait()
             _log.info("stopping")
         finally:
+            service.stopping.set()
             await runner.cleanup()
 
 
@@ -89,16 +96,15 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
     rules = _read_rules(paths)
     fields = _read_fields(paths)
     writer = LogWriter.open(paths.log, map_bytes=settings.map_bytes)
-    try:
+    with ExitStack() as opening, ExitStack() as opened:
+        opening.callback(writer.close)  # Later the sequencer does it, when it has stopped.
         access = AccessStore.open(paths.access)
-        try:
-            private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES))
-        except BaseException:
-            access.close()
-            raise
-    except BaseException:
-        writer.close()
-        raise
+        opened.callback(access.close)
+        private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES))
+        opened.callback(private.close)
+        searcher = _open_searcher(paths, writer.store, settings, opened)
+        opening.pop_all()
+        closing = opened.pop_all()
     sequencer = Sequencer(
         writer,
         waiting_events_max=settings.waiting_events_max,
@@ -115,6 +121,7 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
             writer=writer,
             access=access,
             privacy=Privacy(private, fields),
+            searcher=searcher,
             sequencer=sequencer,
         )
         async with _background(service):
@@ -122,9 +129,10 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
         with suppress(UnavailableError, VerificationError):  # either has been logged already
             await service.publisher.publish()
     finally:
+        # First what reads the log, then the log.
+        await asyncio.to_thread(searcher.close)
         await sequencer.stop()
-        private.close()
-        access.close()
+        closing.close()
 
 
 def _make_service(
@@ -138,6 +146,7 @@ def _make_service(
     writer: LogWriter,
     access: AccessStore,
     privacy: Privacy,
+    searcher: Searcher,
     sequencer: Sequencer,
 ) -> Service:
     store = writer.store
@@ -178,7 +187,32 @@ def _make_service(
             guard=SecretGuard(rules, settings.secrets, reader),
         ),
         privacy=privacy,
+        searcher=searcher,
         openapi=make_openapi(),
+        stopping=asyncio.Event(),
+    )
+
+
+def _open_searcher(
+    paths: DirectoryPaths, store: LogStore, settings: Settings, opened: ExitStack
+) -> Searcher:
+    """The engine over the log and its index, which is made when there is none; its keeper runs.
+
+    All of it is closed by `opened`.
+    """
+    if not paths.index.exists():
+        open_index_writer(paths.index).close()
+    index = IndexStore.open(paths.index)
+    opened.callback(index.close)
+    keeper = IndexKeeper(paths.log, paths.index)
+    keeper.start()
+    opened.callback(keeper.stop)
+    return Searcher(
+        QueryEngine(store, index),
+        limits=QueryLimits(rows_scanned=settings.query_rows_max, time_s=settings.query_time_s),
+        threads=settings.query_threads,
+        waiting_max=settings.query_waiting_max,
+        streams_max=settings.streams_max,
     )
 
 

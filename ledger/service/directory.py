@@ -8,6 +8,7 @@ DIR/private.toml  fields that the service commits to, when there is one
 DIR/private.key   what wraps the keys of erasable values, mode 0600; made when it is missing
 DIR/private/      LMDB and a file of keys: erasable values; made when it is missing
 DIR/log/          LMDB: the log
+DIR/index/        LMDB: what finds events; made from the log when it is missing
 DIR/access/       LMDB: access tokens, by hash
 """
 
@@ -77,6 +78,11 @@ class DirectoryPaths:
     def log(self) -> Path:
         """The environment of the log."""
         return self.root / "log"
+
+    @property
+    def index(self) -> Path:
+        """The environment of the index, which can be made again from the log."""
+        return self.root / "index"
 
     @property
     def evidence(self) -> Path:

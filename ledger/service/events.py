@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -115,9 +116,8 @@ async def read_event(
         tenant, may_open = token.tenant, token.may("private")
     if from_size is not None and not proof:
         raise ProblemError("bad-parameter", "needs proof=1", field="from_size")
-    index, stored, parsed = _find(service, ref)
-    if tenant is not None and parsed.event.tenant != tenant:
-        raise ProblemError("wrong-tenant", "the token is bound to one tenant, this is another's")
+    found = find_event(service, ref, tenant=tenant)
+    index, stored, parsed = found.index, found.stored, found.leaf
     answer = EventAnswer(
         index=index,
         event=msgspec.Raw(parsed.event_json),
@@ -126,7 +126,7 @@ async def read_event(
         leaf=stored.decode(),
     )
     if may_open:
-        answer.private = service.privacy.open(parsed.event_json)
+        answer.private = service.privacy.open(found.leaf.event_json)
     if proof:
         if from_size is not None:
             check_within("from_size", from_size, tree_size=service.tree_size)
@@ -172,12 +172,22 @@ async def _prove(
             await asyncio.sleep(0)
 
 
-def _find(service: Service, ref: str) -> tuple[int, bytes, Leaf]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An event that was asked for by its index or id."""
+
+    index: int
+    stored: bytes
+    leaf: Leaf
+
+
+def find_event(service: Service, ref: str, *, tenant: str | None) -> Found:
+    """The event at an index or with an id. Raises: ProblemError, also for another tenant's."""
     if _is_uuid(ref):
-        found = service.store.index_of(bytes.fromhex(ref.replace("-", "")))
-        if found is None:
+        known = service.store.index_of(bytes.fromhex(ref.replace("-", "")))
+        if known is None:
             raise ProblemError("no-event", "no event has this id")
-        index = found
+        index = known
     else:
         try:
             index = parse_size(ref)
@@ -193,7 +203,10 @@ def _find(service: Service, ref: str) -> tuple[int, bytes, Leaf]:
             limit=service.tree_size,
             got=index,
         )
-    return index, stored, parse_leaf(stored)
+    leaf = parse_leaf(stored)
+    if tenant is not None and leaf.event.tenant != tenant:
+        raise ProblemError("wrong-tenant", "the token is bound to one tenant, this is another's")
+    return Found(index, stored, leaf)
 
 
 _PROOF = flag_parameter("proof", "1 adds a proof against a signed head.")

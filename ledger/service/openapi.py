@@ -21,7 +21,9 @@ REF_TEMPLATE: Final = "#/components/schemas/{name}"
 
 _ALWAYS: Final = ("bad-parameter", "internal")
 _WITH_TOKEN: Final = ("token-missing", "token-unknown", "scope-missing")
-_RETRIED: Final = frozenset({"queue-full", "not-yet-published", "writing-stopped", "unavailable"})
+_RETRIED: Final = frozenset(
+    {"queue-full", "too-busy", "not-yet-published", "writing-stopped", "unavailable"}
+)
 
 _DESCRIPTION: Final = """\
 An append-only log of audit events whose every answer can be checked without trusting this service:

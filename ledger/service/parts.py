@@ -1,5 +1,6 @@
 """What a running service consists of, and the heads that it proves against."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 from ledger.publisher import Publisher
@@ -7,6 +8,7 @@ from ledger.sequencer import Sequencer
 from ledger.service.appending import Appender
 from ledger.service.erasable import Privacy
 from ledger.service.problems import RETRY_AFTER_S, ProblemError
+from ledger.service.searching import Searcher
 from ledger.service.settings import Settings
 from ledger.store.access import AccessStore
 from ledger.store.log import LogStore, Published
@@ -28,7 +30,10 @@ class Service:
     publisher: Publisher
     appender: Appender
     privacy: Privacy
+    searcher: Searcher
     openapi: bytes
+    stopping: asyncio.Event
+    """Set when the service is told to stop: what has no end by itself ends then."""
     broken: list[str] = field(default_factory=list)
     """Background tasks that ended though they should not have."""
 

@@ -2,8 +2,9 @@
 
 Every answer that isn't a success is an RFC 9457 problem document. Its `type` is an address on this
 service, `/v1/problems#<slug>`, where the table stands. `field`, `limit`, `got` and `rule` are ours:
-where the fault is, two numbers, and the rule by which something is a secret. No document holds a
-value of an event or of a token.
+where the fault is, two numbers, and the rule by which something is a secret. So are those of a
+query: `position` and `length` of the fault in it, what was `expected` there, and the `nearest` name
+of a field. No document holds a value of an event or of a token.
 
 Source: RFC 9457.
 """
@@ -20,6 +21,8 @@ from msgspec import UNSET, UnsetType
 
 from ledger.event.model import EventError
 from ledger.groupcommit import QueueFullError
+from ledger.query.cursor import CursorError
+from ledger.query.language import QueryError
 from ledger.service.answers import PROBLEM_MEDIA, encode_answer
 from ledger.store.environment import CommitFailedError, StorageFullError
 from ledger.tlog.errors import UnavailableError, VerificationError
@@ -41,6 +44,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     limit: int | UnsetType = UNSET
     got: int | UnsetType = UNSET
     rule: str | UnsetType = UNSET
+    position: int | UnsetType = UNSET
+    length: int | UnsetType = UNSET
+    expected: tuple[str, ...] | UnsetType = UNSET
+    nearest: str | UnsetType = UNSET
 
     @property
     def slug(self) -> str:
@@ -147,6 +154,25 @@ _KINDS: Final = (
         "No event was logged; `results` says why, one by one.",
     ),
     Kind(
+        "query",
+        422,
+        "Not a query",
+        "`position` says where in `q` the fault is, counted in characters from 0; `expected` what "
+        "could stand there, `nearest` which field may have been meant.",
+    ),
+    Kind(
+        "cursor",
+        422,
+        "Not a cursor of this query",
+        "A cursor goes on with the query, order and token that it was given for.",
+    ),
+    Kind(
+        "too-many-rows",
+        422,
+        "Too many events for one file",
+        "Evidence holds so many events; ask for several files, by time.",
+    ),
+    Kind(
         "id-conflict",
         409,
         "Id taken",
@@ -193,6 +219,12 @@ _KINDS: Final = (
         503,
         "Queue full",
         "Too much waits for the disk; nothing of the request was kept.",
+    ),
+    Kind(
+        "too-busy",
+        503,
+        "Too busy",
+        "Too many searches wait, or too many streams are open.",
     ),
     Kind(
         "not-yet-published",
@@ -273,6 +305,10 @@ def explain(error: Exception) -> ProblemError:
             return ProblemError(
                 error.rule, error.message, field=error.field, limit=error.limit, got=error.got
             )
+        case QueryError():
+            return _bad_query(error)
+        case CursorError():
+            return ProblemError("cursor", str(error), field="cursor")
         case QueueFullError():
             return _unavailable("queue-full", error)
         case StorageFullError():
@@ -305,6 +341,18 @@ def log_failure(event: str, error: Exception, **fields: str) -> None:
 def answer_problem(problem: Problem, *, headers: Mapping[str, str] | None = None) -> web.Response:
     """A problem document as an answer."""
     return encode_answer(problem, status=problem.status, media=PROBLEM_MEDIA, headers=headers)
+
+
+def _bad_query(error: QueryError) -> ProblemError:
+    refused = ProblemError("query", error.message, field="q")
+    refused.problem = msgspec.structs.replace(
+        refused.problem,
+        position=error.position,
+        length=error.length,
+        expected=error.expected or UNSET,
+        nearest=error.nearest or UNSET,
+    )
+    return refused
 
 
 def _unavailable(slug: str, error: UnavailableError) -> ProblemError:

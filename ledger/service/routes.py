@@ -2,11 +2,14 @@
 
 from typing import Final
 
-from ledger.service import erasures, events, proofs, status, tiles
+from ledger.service import erasures, events, exporting, proofs, search, status, tail, tiles
 from ledger.service.routing import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
     *events.ROUTES,
+    *search.ROUTES,
+    *tail.ROUTES,
+    *exporting.ROUTES,
     *erasures.ROUTES,
     *proofs.ROUTES,
     *tiles.ROUTES,

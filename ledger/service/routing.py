@@ -21,7 +21,7 @@ from ledger.tlog.wire import excerpt, parse_size
 
 QUERY_PARAMETERS_MAX: Final = 16
 
-Handler = Callable[..., Awaitable[web.Response]]
+Handler = Callable[..., Awaitable[web.StreamResponse]]
 """Called with the service, the request, and the parameters given, as keyword arguments."""
 
 

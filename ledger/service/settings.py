@@ -90,6 +90,40 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float,
         Meta(description="Seconds that a proof waits for the checkpoint that it needs.", gt=0),
     ] = 5.0
+    query_threads: Annotated[
+        int, Meta(description="Searches that run at once, each on a thread.", ge=1, le=64)
+    ] = 4
+    query_waiting_max: Annotated[
+        int,
+        Meta(description="Searches that may wait for a thread; beyond that, 503.", ge=1),
+    ] = 64
+    query_time_s: Annotated[
+        float,
+        Meta(description="Seconds after which a search answers with what it has found.", gt=0),
+    ] = 5.0
+    query_rows_max: Annotated[
+        int,
+        Meta(
+            description="Events that a search reads, where the index alone can't decide, before it "
+            "answers with what it has found.",
+            ge=1,
+        ),
+    ] = 200_000
+    streams_max: Annotated[
+        int, Meta(description="Live streams that may be open; beyond that, 503.", ge=1)
+    ] = 100
+    stream_heartbeat_s: Annotated[
+        float,
+        Meta(description="Seconds of silence after which a stream says where it is.", gt=0, le=30),
+    ] = 15.0
+    reader_wait_s: Annotated[
+        float,
+        Meta(
+            description="Seconds for which a stream or an export waits for its reader to take "
+            "more, before it hangs up.",
+            gt=0,
+        ),
+    ] = 60.0
     outbox_interval_s: Annotated[
         float,
         Meta(description="Seconds between looks at what the command line left for the log.", gt=0),

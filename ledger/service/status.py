@@ -17,6 +17,7 @@ from ledger.service.problems import PROBLEMS, TYPE_PREFIX, make_problem
 from ledger.service.routing import Content, Route, Success
 from ledger.service.wire import (
     Alive,
+    IndexAnswer,
     LogAnswer,
     NotReady,
     ProblemKind,
@@ -28,6 +29,7 @@ from ledger.service.wire import (
 T = TypeVar("T")
 
 MAP_FILL_WARNED: Final = 0.9
+SEGMENTS_BEHIND_WARNED: Final = 1
 
 _KINDS: Final = ProblemKinds(
     problems=tuple(
@@ -41,6 +43,7 @@ _KINDS: Final = ProblemKinds(
 
 async def read_log(service: Service, _request: web.BaseRequest) -> web.Response:
     """Which log this is."""
+    index = await service.searcher.run(service.searcher.engine.status)
     published = service.publisher.published
     answer = LogAnswer(
         origin=service.origin,
@@ -49,6 +52,11 @@ async def read_log(service: Service, _request: web.BaseRequest) -> web.Response:
         policy=service.policy_text,
         tree_size=service.tree_size,
         published_size=0 if published is None else published.head.tree_size,
+        index=IndexAnswer(
+            sealed_segments=index.sealed_segments,
+            full_segments=index.full_segments,
+            current=index.is_current,
+        ),
     )
     return encode_answer(answer, cache=NO_CACHE)
 
@@ -81,6 +89,7 @@ async def read_ready(service: Service, _request: web.BaseRequest) -> web.Respons
     fill = service.store.fill_ratio()
     if fill > MAP_FILL_WARNED:
         warnings.append(f"the log's map is {fill:.0%} full: raise map_bytes and start again")
+    warnings += await _index_warnings(service)
     return encode_answer(Ready(status="ready", warnings=tuple(warnings)))
 
 
@@ -92,6 +101,19 @@ async def read_problems(_service: Service, _request: web.BaseRequest) -> web.Res
 async def read_openapi(service: Service, _request: web.BaseRequest) -> web.Response:
     """This interface, described."""
     return make_answer(service.openapi, media=JSON_MEDIA, cache=NO_CACHE)
+
+
+async def _index_warnings(service: Service) -> list[str]:
+    """What makes searches slower than they should be; never wrong."""
+    index = await service.searcher.run(service.searcher.engine.status)
+    behind = index.full_segments - index.sealed_segments
+    if behind <= SEGMENTS_BEHIND_WARNED:
+        return []
+    what = "is behind" if index.is_current else "is being made anew"
+    return [
+        f"the index {what}: {index.sealed_segments} of {index.full_segments} segments are sealed, "
+        "and searches are slow until it has caught up"
+    ]
 
 
 def _witnesses(service: Service) -> tuple[WitnessAnswer, ...]:

@@ -129,6 +129,100 @@ class EventAnswer(Struct, kw_only=True, omit_defaults=True):
     consistency: Consistency | UnsetType = UNSET
 
 
+class FacetValue(Struct, frozen=True):
+    """A value, and how many of the events found have it."""
+
+    value: str
+    count: Size
+
+
+class FacetAnswer(Struct, frozen=True, kw_only=True):
+    """The values of a field among the events found, the most frequent first.
+
+    `others` values more were found and are cut off. Not `exact`: only `counted` events were looked
+    at, a sample.
+    """
+
+    field: str
+    values: tuple[FacetValue, ...]
+    others: Size
+    exact: bool
+    counted: Size
+
+
+class Bucket(Struct, frozen=True):
+    """The start of an hour or a day, and how many of the events found happened in it."""
+
+    start: str
+    count: Size
+
+
+class HistogramAnswer(Struct, frozen=True, kw_only=True):
+    """The events found by the time at which they happened; what is empty is left out."""
+
+    unit: str
+    buckets: tuple[Bucket, ...]
+    exact: bool
+    counted: Size
+
+
+class FoundEvent(EventAnswer, kw_only=True, omit_defaults=True):
+    """An event that was searched for. `because` says by what a pivot found it."""
+
+    because: tuple[str, ...] = ()
+
+
+class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
+    """A page of what a search found in the tree of size `tree_size`.
+
+    `total` is how many events it finds, or, not exact, the least that it finds. Not `complete`: a
+    bound was reached before the page was full. `cursor` goes on; without one nothing is left.
+    `scanned` is how many events had to be read to decide.
+    """
+
+    query: str
+    order: str
+    tree_size: Size
+    total: Size
+    total_exact: bool
+    scanned: Size
+    complete: bool
+    took_ms: float
+    events: tuple[FoundEvent, ...]
+    cursor: str | UnsetType = UNSET
+    facets: tuple[FacetAnswer, ...] | UnsetType = UNSET
+    histogram: HistogramAnswer | UnsetType = UNSET
+    explanation: str | UnsetType = UNSET
+    consistency: Consistency | UnsetType = UNSET
+
+
+class SeenAnswer(Struct, kw_only=True, omit_defaults=True):
+    """The first and the last event from an address or a network, and what was done from there."""
+
+    source: str
+    tree_size: Size
+    total: Size
+    total_exact: bool
+    actions: FacetAnswer
+    first: FoundEvent | UnsetType = UNSET
+    last: FoundEvent | UnsetType = UNSET
+
+
+class StreamPosition(Struct, frozen=True, kw_only=True):
+    """A line of a stream that is no event: all before `next` has been looked at."""
+
+    next: Size
+    tree_size: Size
+
+
+class ExportTrailer(Struct, frozen=True, kw_only=True):
+    """The end of an export: how many rows stand before it, and the SHA-256 of their bytes."""
+
+    rows: Size
+    sha256: str
+    tree_size: Size
+
+
 class Erase(Struct, frozen=True, forbid_unknown_fields=True):
     """Whose private values are to be destroyed, and why."""
 
@@ -173,6 +267,18 @@ class WitnessAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | UnsetType = UNSET
 
 
+class IndexAnswer(Struct, frozen=True, kw_only=True):
+    """How far the index is: whole segments of 65,536 events that are sealed, of those there are.
+
+    What is not sealed yet is searched too, only slower. Not `current`: it is made anew, by other
+    rules of analysis.
+    """
+
+    sealed_segments: Size
+    full_segments: Size
+    current: bool
+
+
 class LogAnswer(Struct, frozen=True, kw_only=True):
     """Which log this is, and how large. None of it is to be trusted: a verifier has its policy."""
 
@@ -182,6 +288,7 @@ class LogAnswer(Struct, frozen=True, kw_only=True):
     policy: str
     tree_size: Size
     published_size: Size
+    index: IndexAnswer
 
 
 class Alive(Struct, frozen=True, kw_only=True):

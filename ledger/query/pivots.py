@@ -1,0 +1,79 @@
+"""The questions that follow from an answer: what else, around it, by it, from there.
+
+Each is a query like any other, made from an event or a name instead of from text.
+"""
+
+from typing import Final, Literal, TypeAlias
+
+from ledger.event.canonical import parse_time
+from ledger.query.expression import (
+    MINUTE_US,
+    UNIX_US_END,
+    Between,
+    Expression,
+    Is,
+    Moment,
+    all_of,
+    any_of,
+)
+from ledger.query.language import QueryError, parse_query
+from ledger.query.matching import values_of
+from ledger.query.terms import decode_view
+from ledger.tlog.errors import MalformedError
+
+Reason: TypeAlias = Literal["actor", "session", "source", "target"]
+Role: TypeAlias = Literal["actor", "on_behalf_of", "target"]
+
+_REASONS: Final[tuple[Reason, ...]] = ("actor", "session", "source", "target")
+_ROLES: Final[dict[str, Role]] = {
+    "actor": "actor",
+    "actor.on_behalf_of": "on_behalf_of",
+    "target": "target",
+}
+
+
+def around(leaf: bytes, *, minutes: int) -> Expression:
+    """What shares an event's actor, session, source or target, so long before and after it."""
+    view = decode_view(leaf)
+    shared = [Is(field, value) for field in _REASONS for value in values_of(field, view)]
+    at, span = parse_time(view.event.time), minutes * MINUTE_US
+    within = Between("time", Moment(max(at - span, 0)), Moment(min(at + span + 1, UNIX_US_END)))
+    return all_of([any_of(shared), within])
+
+
+def around_reasons(leaf: bytes, other: bytes) -> tuple[Reason, ...]:
+    """What two events share."""
+    one, two = decode_view(leaf), decode_view(other)
+    return tuple(
+        field
+        for field in _REASONS
+        if not set(values_of(field, one)).isdisjoint(values_of(field, two))
+    )
+
+
+def timeline(actor_id: str) -> Expression:
+    """What an actor did, what was done on its behalf, and what was done to it."""
+    return any_of(Is(field, actor_id) for field in _ROLES)
+
+
+def timeline_roles(actor_id: str, leaf: bytes) -> tuple[Role, ...]:
+    """What an actor is in an event."""
+    view = decode_view(leaf)
+    return tuple(role for field, role in _ROLES.items() if actor_id in values_of(field, view))
+
+
+def from_source(text: str) -> Expression:
+    """What came from an address or a network. Raises: QueryError when the text is neither."""
+    wanted = ("an address", "a network such as 203.0.113.0/24")
+    try:
+        # In quotes, nothing but one value can come of it.
+        found = parse_query('source:"{}"'.format(text.replace("\\", "\\\\").replace('"', '\\"')))
+    except MalformedError:
+        raise QueryError(
+            "neither an address nor a network",
+            text=text,
+            position=0,
+            length=len(text),
+            expected=wanted,
+        ) from None
+    return found

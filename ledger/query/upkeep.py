@@ -1,0 +1,100 @@
+"""The keeper of the index: a process of its own that seals what is full, beside a service.
+
+Sealing a segment computes for most of a second, which on a thread of the service would hold up
+its event loop; in a process of its own it holds up nothing. It may be killed at any time. It ends
+when its parent does: that holds the other end of a pipe, which nothing is ever written to.
+"""
+
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from ledger.query.sealing import Sealer, open_index_writer
+from ledger.store.log import LogStore
+from ledger.tlog.errors import UnavailableError
+
+LOOK_S: Final = 1.0
+"""Between two looks for a segment that is full."""
+
+STOP_WAIT_S: Final = 10.0
+NICENESS: Final = 10
+
+
+class IndexKeeper:
+    """Runs the keeper of one log's index."""
+
+    def __init__(self, log_path: Path, index_path: Path) -> None:
+        self._log_path = log_path
+        self._index_path = index_path
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether segments are being sealed."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the process."""
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", __name__, str(self._log_path), str(self._index_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            # Ctrl-C is for the service, which then ends this in order.
+            start_new_session=True,
+        )
+
+    def stop(self) -> None:
+        """End the process; a segment that it was at is sealed by the next."""
+        process = self._process
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_WAIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def keep(log_path: Path, index_path: Path) -> None:
+    """Seal whatever is full until standard input ends.
+
+    Raises: UnavailableError while another process, such as `ledger reindex`, writes the index.
+    """
+    log = LogStore.open(log_path)
+    writer = open_index_writer(index_path)
+    try:
+        sealer = Sealer(log, writer)
+        sealer.prepare()
+        while not _is_alone(0.0):
+            if not sealer.seal_next() and _is_alone(LOOK_S):
+                return
+    finally:
+        writer.close()
+        log.close()
+
+
+def _is_alone(wait_s: float) -> bool:
+    """Whether the parent is gone, which ends the pipe; wait so long for it."""
+    return bool(select.select([sys.stdin], [], [], wait_s)[0])
+
+
+def main() -> None:
+    """Keep the index that the command line names, after what is more urgent."""
+    os.nice(NICENESS)
+    log_path, index_path = map(Path, sys.argv[1:])
+    while True:
+        try:
+            return keep(log_path, index_path)
+        except UnavailableError:
+            if _is_alone(LOOK_S):
+                return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""`ledger query` and `ledger export`, as people and programs use them."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger.cli.running import Service, make_ledger
+from ledger_client import LedgerClient
+from tests.cli.conftest import ORIGIN, Command, Ledger
+
+ESCAPE = "\x1b[31m\x07evil"
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A ledger of its own, with events to find."""
+    directory = tmp_path_factory.mktemp("query") / "audit"
+    token = make_ledger(directory, origin=ORIGIN)
+    with Service(directory, listen="127.0.0.1:0", flags=("--log-level", "error")) as service:
+        with LedgerClient(service.url, token, policy=directory / "policy") as client:
+            client.append_many(
+                [
+                    {
+                        "actor": {"id": f"u_{number % 4}"},
+                        "action": "login.failed" if number % 3 else "login.succeeded",
+                        "outcome": "failure" if number % 3 else "success",
+                        "source": {"ip": f"203.0.113.{number % 10}"},
+                        "targets": [{"type": "shop", "id": f"s_{number}"}],
+                        "time": f"2026-11-2{number % 5}T10:00:00Z",
+                    }
+                    for number in range(90)
+                ]
+            )
+            client.append(
+                {
+                    "actor": {"id": ESCAPE},
+                    "action": "terminal.attacked",
+                    "outcome": "denied",
+                    "targets": [{"id": "=1+1"}],
+                }
+            )
+        yield Ledger(directory, service.url, token)
+
+
+def test_a_query_is_answered_with_a_table_of_verified_events(command: Command) -> None:
+    done = command("query", "action:login.failed", "actor:u_1")
+    assert done.returncode == 0, done.stderr
+    head, *rows = done.stdout.splitlines()
+    assert head.split() == ["index", "time", "actor", "action", "outcome", "target", "source"]
+    assert all("login.failed" in row and "u_1" in row and "shop:s_" in row for row in rows)
+    assert "\x1b[" not in done.stdout
+    assert f"{len(rows)} of {len(rows)} events, proven by the head of size" in done.stderr
+
+
+def test_a_table_shows_some_and_says_how_many_there_are(command: Command) -> None:
+    done = command("query", "action:login.*")
+    assert len(done.stdout.splitlines()) == 1 + 50
+    assert "50 of 90 events" in done.stderr
+    few = command("query", "action:login.*", "--limit", "3", "--order", "oldest")
+    assert len(few.stdout.splitlines()) == 1 + 3
+
+
+def test_json_is_a_line_an_event_and_all_of_them(command: Command) -> None:
+    done = command("query", "--json", "action:login.*")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 90
+    assert all(line["verified"] for line in lines)
+    assert {line["event"]["action"] for line in lines} == {"login.failed", "login.succeeded"}
+
+
+def test_csv_has_all_columns_and_no_formula(command: Command) -> None:
+    done = command("query", "--csv", "action:terminal.attacked")
+    (row,) = csv.DictReader(io.StringIO(done.stdout, newline=""))
+    assert row["target_id"] == "'=1+1"
+    both = command("query", "--json", "--csv")
+    assert both.returncode == 2
+
+
+def test_a_terminal_is_not_told_what_to_do_by_an_event(command: Command) -> None:
+    done = command("query", "action:terminal.attacked")
+    assert "\x1b" not in done.stdout
+    assert "\x07" not in done.stdout
+    assert "evil" in done.stdout
+
+
+def test_a_mistake_is_marked_where_it_is(command: Command) -> None:
+    done = command("query", "action:login.* outcom:failure")
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    mark = next(number for number, line in enumerate(lines) if "^" in line)
+    assert lines[mark - 1].strip() == "action:login.* outcom:failure"
+    assert lines[mark].index("^") == lines[mark - 1].index("outcom")
+    assert "outcome" in done.stderr
+
+
+def test_values_and_days_are_counted(command: Command) -> None:
+    done = command("query", "action:login.*", "--count", "action", "--histogram", "day")
+    assert done.returncode == 0, done.stderr
+    assert "login.failed" in done.stdout
+    assert "60" in done.stdout
+    assert done.stdout.count("2026-11-2") == 5
+    as_json = json.loads(command("query", "--count", "outcome", "--json").stdout)
+    assert as_json["total"] > 90
+
+
+def test_a_query_is_explained_instead_of_answered(command: Command) -> None:
+    done = command("query", "--explain", "actor:u_1", "outcome:failure")
+    assert done.returncode == 0
+    assert "u_1" in done.stdout
+
+
+def test_what_comes_in_is_followed_until_it_is_interrupted(ledger: Ledger, tmp_path: Path) -> None:
+    environ = {
+        **os.environ,
+        "LEDGER_URL": ledger.url,
+        "LEDGER_TOKEN": ledger.token,
+        "LEDGER_POLICY": str(ledger.policy),
+        "PYTHONUNBUFFERED": "1",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ledger", "query", "--follow", "--json", "action:seen.live"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
+        cwd=tmp_path,
+    )
+    output = process.stdout
+    assert output is not None
+    lines: list[str] = []
+    reading = threading.Thread(target=lambda: lines.append(output.readline()))
+    reading.start()
+    deadline_s = time.monotonic() + 30
+    with LedgerClient(ledger.url, ledger.token, policy=ledger.policy) as client:
+        # It may not be listening yet when the first ones come.
+        while not lines and time.monotonic() < deadline_s:
+            client.append({"actor": {"id": "u_1"}, "action": "seen.live", "outcome": "success"})
+            time.sleep(0.1)
+    assert json.loads(lines[0])["event"]["action"] == "seen.live"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    reading.join()
+    assert process.returncode == 130
+
+
+def test_an_export_is_a_whole_file(command: Command, tmp_path: Path) -> None:
+    done = command("export", "action:login.*", "--format", "csv", "-o", "logins.csv", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["exported"]["rows"] == 90
+    assert (tmp_path / "logins.csv").stat().st_size == said["exported"]["bytes_written"]
+    mistaken = command("export", "actoin:x")
+    assert mistaken.returncode == 2
+    assert [each.name for each in tmp_path.iterdir()] == ["logins.csv"]
+
+
+def test_evidence_is_verified_offline_and_what_was_changed_is_named(
+    command: Command, tmp_path: Path
+) -> None:
+    assert command("export", "actor:u_2", "--format", "evidence").returncode == 0
+    offline = {"LEDGER_URL": "http://127.0.0.1:1", "LEDGER_TOKEN": ""}
+    verified = command("verify", "events.zip", **offline)
+    assert verified.returncode == 0, verified.stderr
+    assert verified.stdout.startswith("verified")
+    assert "actor:u_2" in verified.stdout
+    said = json.loads(command("verify", "events.zip", "--json", **offline).stdout)
+    assert (said["verified"], said["events"], said["faults"]) == (True, 22, [])
+    with zipfile.ZipFile(tmp_path / "events.zip") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    leaf = next(name for name in files if name.endswith(".leaf.json"))
+    files[leaf] = files[leaf].replace(b"u_2", b"u_3")
+    with zipfile.ZipFile(tmp_path / "altered.zip", "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    altered = command("verify", "altered.zip", **offline)
+    assert altered.returncode == 1
+    assert f"not verified: {leaf}" in altered.stderr
+    other = command("init", "other", "--origin", ORIGIN)
+    assert other.returncode == 0
+    stranger = command("verify", "events.zip", "--policy", "other/policy", **offline)
+    assert stranger.returncode == 1
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "events.zip").read_bytes()[:-30])
+    assert command("verify", "cut.zip", **offline).returncode == 2
+
+
+def test_an_index_is_checked_and_made_anew(
+    command: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    checked = command("fsck", ledger.directory)
+    assert checked.returncode == 0, checked.stderr
+    assert "the index agrees" in checked.stdout
+    copy = tmp_path / "copy"
+    shutil.copytree(ledger.directory, copy, ignore=shutil.ignore_patterns("*.lock", "index"))
+    assert command("reindex", copy).returncode == 0
+    again = json.loads(command("fsck", copy, "--json").stdout)
+    assert again["index_segments"] == 0
+    shutil.rmtree(copy / "index")
+    assert json.loads(command("fsck", copy, "--json").stdout)["index_segments"] is None

@@ -1,0 +1,420 @@
+"""Both clients ask: what they give is verified, pages by itself, and no lie passes."""
+
+import asyncio
+import hashlib
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ledger.cli.running import Service, make_ledger
+from ledger.evidence import check_evidence
+from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger.tlog.policy import parse_policy
+from ledger.tlog.proof import format_proof
+from ledger_client import AsyncLedgerClient, Entry, LedgerClient, RejectedError, RetryPolicy
+from ledger_client.exchange import Plan, Request, Response
+from ledger_client.exporting import Taking
+from ledger_client.heads import Heads
+from ledger_client.retry import Ambience
+from ledger_client.searching import Search, plan_page
+from ledger_client.tailing import Lines, Tail
+from ledger_client.trust import TrustedLog
+from tests.client.conftest import FLAGS, Running
+from tests.client.hosts import Host, entries
+from tests.client.trees import SmallLog
+
+COUNT = 250
+
+
+def event(number: int, **fields: Any) -> dict[str, Any]:
+    return {
+        "actor": {"id": f"u_{number % 5}"},
+        "action": "page.read" if number % 2 else "page.changed",
+        "outcome": "success",
+        "source": {"ip": f"192.0.2.{number % 7}"},
+        **fields,
+    }
+
+
+@pytest.fixture(scope="module")
+def asked(running: Running) -> Running:
+    """The shared ledger, with events to ask for."""
+    with LedgerClient(running.url, running.token, policy=running.policy) as client:
+        client.append_many([event(number, tenant="asked") for number in range(COUNT)])
+    return running
+
+
+class Blocking:
+    """The questions of either client, answered in lists."""
+
+    def __init__(self, client: Any, runner: asyncio.Runner | None) -> None:
+        self._client = client
+        self._runner = runner
+
+    def many(self, name: str, *arguments: Any, take: int | None = None, **options: Any) -> Any:
+        found = getattr(self._client, name)(*arguments, **options)
+        if self._runner is None:
+            return list(itertools.islice(found, take))
+
+        async def read() -> list[Entry]:
+            some: list[Entry] = []
+            async for entry in found:
+                some.append(entry)
+                if len(some) == take:
+                    await found.aclose()
+                    break
+            return some
+
+        return self._runner.run(read())
+
+    def one(self, name: str, *arguments: Any, **options: Any) -> Any:
+        result = getattr(self._client, name)(*arguments, **options)
+        return result if self._runner is None else self._runner.run(result)
+
+
+@pytest.fixture(params=["sync", "async"])
+def ask(request: pytest.FixtureRequest, asked: Running) -> Iterator[Blocking]:
+    if request.param == "sync":
+        with LedgerClient(asked.url, asked.token, policy=asked.policy) as client:
+            yield Blocking(client, None)
+        return
+    with asyncio.Runner() as runner:
+        asynchronous = AsyncLedgerClient(asked.url, asked.token, policy=asked.policy)
+        yield Blocking(asynchronous, runner)
+        runner.run(asynchronous.close())
+
+
+def test_a_query_pages_by_itself_and_each_entry_is_verified(ask: Blocking) -> None:
+    found = ask.many("query", "tenant:asked")
+    assert len(found) == COUNT
+    assert all(entry.head is not None and entry.proof is not None for entry in found)
+    indices = [entry.index for entry in found]
+    assert indices == sorted(set(indices), reverse=True)
+    oldest = ask.many("query", "tenant:asked", order="oldest", verify=False)
+    assert [entry.index for entry in oldest] == indices[::-1]
+    assert all(entry.head is None for entry in oldest)
+
+
+def test_a_limit_ends_a_query(ask: Blocking) -> None:
+    assert len(ask.many("query", "tenant:asked", limit=130)) == 130
+    assert ask.many("query", "tenant:asked", limit=0) == []
+    with pytest.raises(ValueError, match="limit"):
+        ask.many("query", "tenant:asked", limit=-1)
+
+
+def test_a_page_has_its_numbers(ask: Blocking) -> None:
+    page = ask.one("search", "tenant:asked", limit=3, facets=("action", "source"), histogram="day")
+    assert (page.total, page.is_total_exact, len(page.entries)) == (COUNT, True, 3)
+    facets = {facet.field: dict(facet.counts) for facet in page.facets}
+    assert facets["action"] == {"page.read": COUNT // 2, "page.changed": COUNT // 2}
+    assert len(facets["source"]) == 7
+    assert sum(count for _, count in page.histogram.buckets) == COUNT
+    rest = ask.one("search", "tenant:asked", limit=3, cursor=page.cursor)
+    assert rest.entries[0].index < page.entries[-1].index
+    assert ask.one("search", "tenant:asked", limit=0, explain=True).explanation
+
+
+def test_pivots_say_why_each_entry_is_there(ask: Blocking) -> None:
+    centre = ask.many("query", "tenant:asked actor:u_3", limit=1)[0]
+    around = ask.many("around", centre.index, minutes=60)
+    assert centre.index in [entry.index for entry in around]
+    assert all(entry.because and entry.head is not None for entry in around)
+    by_id = ask.many("around", centre.event.id, minutes=60, limit=5)
+    assert [entry.index for entry in by_id] == [entry.index for entry in around[:5]]
+    timeline = ask.many("timeline", "u_3")
+    assert {"actor"} == set(itertools.chain(*(entry.because for entry in timeline)))
+    seen = ask.one("seen", "192.0.2.3")
+    assert seen.first.index < seen.last.index
+    assert seen.first.head is not None
+    assert sum(count for _, count in seen.actions.counts) == seen.total
+    assert ask.one("seen", "2001:db8::1").first is None
+
+
+def test_a_mistake_in_a_query_says_where(ask: Blocking) -> None:
+    with pytest.raises(RejectedError) as caught:
+        ask.many("query", "tenant:asked actr:u_1")
+    problem = caught.value.problem
+    assert (problem.slug, problem.position, problem.nearest) == ("query", 13, "actor")
+
+
+def test_a_tail_gives_what_comes_in_verified(ask: Blocking, asked: Running) -> None:
+    start = ask.one("search", "", limit=0).tree_size
+
+    def arrive() -> None:
+        with LedgerClient(asked.url, asked.token, policy=asked.policy) as client:
+            for number in range(12):
+                client.append(event(number, tenant="tailed"))
+
+    thread = threading.Thread(target=arrive)
+    thread.start()
+    found = ask.many("tail", "tenant:tailed action:page.read", start=start, take=6)
+    thread.join()
+    assert all(entry.head is not None for entry in found)
+    assert [entry.event.actor.id for entry in found] == [f"u_{n % 5}" for n in (1, 3, 5, 7, 9, 11)]
+
+
+def test_exports_are_written_whole_or_not_at_all(
+    ask: Blocking, asked: Running, tmp_path: Path
+) -> None:
+    for format_ in ("jsonl", "csv"):
+        path = tmp_path / f"events.{format_}"
+        exported = ask.one("export", "tenant:asked", path, format=format_)
+        assert exported.rows == COUNT
+        assert exported.bytes_written == path.stat().st_size
+    lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["event"]["tenant"] for line in lines[:-1]] == ["asked"] * COUNT
+    path = tmp_path / "events.zip"
+    exported = ask.one("export", "tenant:asked actor:u_1", path, format="evidence")
+    assert exported.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    evidence = check_evidence(path, parse_policy(asked.policy.read_bytes()))
+    assert (len(evidence.indices), evidence.faults) == (COUNT // 5, ())
+    with pytest.raises(RejectedError):
+        ask.one("export", "actr:x", tmp_path / "none.jsonl")
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "events.csv",
+        "events.jsonl",
+        "events.zip",
+    ]
+
+
+def test_a_tail_goes_on_after_a_restart_without_a_gap(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    token = make_ledger(directory, origin="example.com/audit")
+    found: list[Entry] = []
+    enough = threading.Event()
+    retry = RetryPolicy(attempts_max=100, delay_base_s=0.05, delay_max_s=0.1)
+    with Service(directory, listen="127.0.0.1:0", flags=FLAGS) as service:
+        url = service.url
+        client = LedgerClient(url, token, policy=directory / "policy", retry=retry)
+
+        def follow() -> None:
+            for entry in client.tail("action:page.*", start=0):
+                found.append(entry)
+                if len(found) == 40:
+                    enough.set()
+                    return
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        with LedgerClient(url, token, policy=directory / "policy") as writer:
+            writer.append_many([event(number) for number in range(20)])
+        deadline_s = time.monotonic() + 20
+        while len(found) < 20 and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+    listen = url.removeprefix("http://")
+    with Service(directory, listen=listen, flags=FLAGS) as service:
+        with LedgerClient(service.url, token, policy=directory / "policy") as writer:
+            writer.append_many([event(number) for number in range(20)])
+        assert enough.wait(20)
+        thread.join()
+        client.close()
+    indices = [entry.index for entry in found]
+    assert indices == sorted(set(indices))
+    assert len(indices) == 40
+
+
+# What a lying service can say, without sockets.
+
+LOG = SmallLog(entries(30))
+
+
+def page_of(indices: list[int], **changes: Any) -> dict[str, Any]:
+    return {
+        "query": "",
+        "order": "newest",
+        "tree_size": 30,
+        "total": len(indices),
+        "total_exact": True,
+        "scanned": 0,
+        "complete": True,
+        "took_ms": 0.1,
+        "events": [
+            {
+                "index": index,
+                "leaf": LOG.leaves[index].decode(),
+                "proof": format_proof(LOG.proof(index, 30)),
+            }
+            for index in indices
+        ],
+        **changes,
+    }
+
+
+def run(plan: Plan[Any], *answers: dict[str, Any]) -> Any:
+    """Answer a plan's searches with these pages, and the rest from the log."""
+    host = Host(LOG)
+    left = list(answers)
+
+    def lie(request: Request, response: Response) -> Response:
+        if request.target.startswith("/v1/events"):
+            return Response(status=200, body=msgspec.json.encode(left.pop(0)))
+        return response
+
+    host.lie = lie
+    return host.run(plan)
+
+
+def heads() -> Heads:
+    return Heads(TrustedLog(LOG.policy))
+
+
+def test_a_true_page_is_accepted() -> None:
+    page = run(plan_page("/v1/events", {}, heads=heads()), page_of([29, 3, 0]))
+    assert [entry.index for entry in page.entries] == [29, 3, 0]
+
+
+def swap_leaf(page: dict[str, Any]) -> None:
+    page["events"][0]["leaf"] = LOG.leaves[4].decode()
+
+
+def swap_proof(page: dict[str, Any]) -> None:
+    page["events"][0]["proof"] = page["events"][1]["proof"]
+
+
+def drop_proof(page: dict[str, Any]) -> None:
+    del page["events"][0]["proof"]
+
+
+def alter_leaf(page: dict[str, Any]) -> None:
+    page["events"][0]["leaf"] = page["events"][0]["leaf"].replace("u_1", "u_2")
+
+
+@pytest.mark.parametrize("lie", [swap_leaf, swap_proof, drop_proof, alter_leaf])
+def test_an_untrue_event_is_refused(lie: Callable[[dict[str, Any]], None]) -> None:
+    page = page_of([29, 3, 0])
+    lie(page)
+    with pytest.raises(VerificationError) as caught:
+        run(plan_page("/v1/events", {}, heads=heads()), page)
+    assert "answer.json" in caught.value.evidence
+
+
+@pytest.mark.parametrize("indices", [[3, 29], [3, 3], [29, 3, 3, 0]])
+def test_events_out_of_order_or_twice_are_refused(indices: list[int]) -> None:
+    with pytest.raises(MalformedError, match="order"):
+        run(plan_page("/v1/events", {}, heads=None), page_of(indices))
+
+
+def test_an_event_past_the_tree_is_refused() -> None:
+    with pytest.raises(MalformedError, match="past the tree"):
+        run(plan_page("/v1/events", {}, heads=None), page_of([29], tree_size=29))
+
+
+def test_a_page_that_repeats_the_one_before_is_refused() -> None:
+    search = Search("/v1/events", {}, limit=None, heads=None)
+    run(search.next_page(), page_of([29, 20], cursor="a"))
+    with pytest.raises(MalformedError, match="order"):
+        run(search.next_page(), page_of([20, 19], cursor="b"))
+    search = Search("/v1/events", {}, limit=None, heads=None)
+    run(search.next_page(), page_of([29], cursor="a"))
+    with pytest.raises(MalformedError, match="does not go on"):
+        run(search.next_page(), page_of([20], cursor="a"))
+
+
+AMBIENCE = Ambience(monotonic_s=lambda: 0.0, unix_s=lambda: 0.0, draw=lambda: 0.5)
+
+
+def make_tail(start: int | None = 0, *, verify: bool = True) -> Tail:
+    return Tail(
+        "",
+        start=start,
+        heads=heads() if verify else None,
+        retry=RetryPolicy(attempts_max=3),
+        ambience=AMBIENCE,
+    )
+
+
+def line(index: int, **changes: Any) -> bytes:
+    return msgspec.json.encode({**page_of([index])["events"][0], **changes})
+
+
+def test_a_tail_asks_again_from_where_it_is() -> None:
+    tail = make_tail(None)
+    assert "from=" not in tail.request().target
+    assert run(tail.read(b'{"next":7,"tree_size":7}')) is None
+    assert "from=7" in tail.request().target
+    assert run(tail.read(line(9))).index == 9
+    assert "from=10" in tail.request().target
+
+
+def test_a_tail_that_goes_back_or_lies_is_refused() -> None:
+    tail = make_tail()
+    run(tail.read(line(9)))
+    with pytest.raises(MalformedError, match="goes back"):
+        run(tail.read(line(9)))
+    with pytest.raises(MalformedError, match="goes back"):
+        run(tail.read(b'{"next":3}'))
+    with pytest.raises(VerificationError):
+        run(tail.read(line(12, leaf=LOG.leaves[13].decode())))
+    with pytest.raises(MalformedError):
+        run(tail.read(b'{"index":14}'))
+
+
+def test_a_tail_gives_up_when_the_retries_are_used_up() -> None:
+    tail = make_tail()
+    failure = UnavailableError("gone")
+    for _ in range(2):
+        assert tail.pause_s(failure) > 0
+    run(tail.read(line(9)))
+    for _ in range(2):
+        assert tail.pause_s(failure) > 0
+    with pytest.raises(UnavailableError, match="gone"):
+        tail.pause_s(failure)
+
+
+def test_lines_come_together_from_any_pieces() -> None:
+    data = b'{"a":1}\n{"b":2}\n\n{"c"'
+    for size in range(1, len(data) + 1):
+        lines = Lines()
+        got = [
+            each
+            for start in range(0, len(data), size)
+            for each in lines.feed(data[start : start + size])
+        ]
+        assert got == [b'{"a":1}', b'{"b":2}', b""]
+
+
+ROWS = b'{"index":0}\n{"index":1}\n'
+
+
+def trailer(rows: bytes, count: int) -> bytes:
+    said = {"rows": count, "sha256": hashlib.sha256(rows).hexdigest(), "tree_size": 9}
+    return msgspec.json.encode({"trailer": said}) + b"\n"
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_an_export_is_whole_when_its_trailer_fits(size: int) -> None:
+    taking = Taking("jsonl")
+    data = ROWS + trailer(ROWS, 2)
+    for start in range(0, len(data), size):
+        taking.feed(data[start : start + size])
+    exported = taking.finish()
+    assert (exported.rows, exported.tree_size, exported.bytes_written) == (2, 9, len(data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        ROWS,
+        ROWS + trailer(ROWS, 3),
+        ROWS + trailer(ROWS + b" ", 2),
+        ROWS + trailer(ROWS, 2)[:-9],
+        trailer(ROWS, 2),
+    ],
+)
+def test_an_export_that_is_cut_short_or_altered_is_refused(data: bytes) -> None:
+    taking = Taking("jsonl")
+    taking.feed(data)
+    with pytest.raises(MalformedError):
+        taking.finish()
+    evidence = Taking("evidence")
+    evidence.feed(data)
+    with pytest.raises(MalformedError, match="cut short"):
+        evidence.finish()

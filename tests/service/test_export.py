@@ -1,0 +1,155 @@
+"""Exports: whole, the same that a search finds, and evidence that others can verify."""
+
+import csv
+import hashlib
+import http.client
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from ledger.evidence import check_evidence
+from ledger.service import exporting
+from ledger.tlog.hashing import leaf_hash
+from ledger.tlog.wire import parse_hash
+from tests.service.serving import Answer, Ledger, event, make_ledger, serving
+
+QUERIES = ("", "action:a.b", "action:a.* outcome:failure", "action:never.seen")
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    directory = tmp_path_factory.mktemp("export") / "ledger"
+    tokens = make_ledger(directory)
+    with serving(directory, tokens) as ledger:
+        for start in range(0, 2600, 650):
+            events = [
+                event(
+                    action="a.b" if number % 2 else "a.c",
+                    outcome="failure" if number % 5 == 0 else "success",
+                    actor={"id": f'=cmd|"{number}"'},
+                    reason="line\r\nline" if number % 7 == 0 else None,
+                )
+                for number in range(start, start + 650)
+            ]
+            assert ledger.append(*events).status == 200
+        yield ledger
+
+
+def export(ledger: Ledger, q: str, format_: str, **parameters: Any) -> Answer:
+    answer = ledger.ask(f"/v1/export?{urlencode({'q': q, 'format': format_, **parameters})}")
+    assert answer.status == 200, answer.text
+    return answer
+
+
+def found_by(ledger: Ledger, q: str) -> list[Any]:
+    found: list[Any] = []
+    cursor: dict[str, str] = {}
+    while True:
+        target = urlencode({"q": q, "order": "oldest", "limit": 1000, **cursor})
+        page = ledger.ask(f"/v1/events?{target}").json()
+        found += page["events"]
+        if "cursor" not in page:
+            return found
+        cursor = {"cursor": page["cursor"]}
+
+
+@pytest.mark.parametrize("q", QUERIES)
+def test_json_lines_are_what_a_search_finds_and_the_trailer_fits(ledger: Ledger, q: str) -> None:
+    answer = export(ledger, q, "jsonl")
+    assert answer.headers["Content-Type"] == "application/x-ndjson"
+    assert answer.headers["Content-Disposition"].endswith('.jsonl"')
+    *lines, last = answer.body.splitlines(keepends=True)
+    trailer = json.loads(last)["trailer"]
+    assert trailer["rows"] == len(lines)
+    assert trailer["sha256"] == hashlib.sha256(b"".join(lines)).hexdigest()
+    wanted = found_by(ledger, q)
+    assert trailer["tree_size"] >= len(wanted)
+    for line, want in zip(lines, wanted, strict=True):
+        got = json.loads(line)
+        assert (got["index"], got["event"]) == (want["index"], want["event"])
+        # The leaf's own bytes stand in the line.
+        start, end = line.index(b'"event"'), line.rindex(b',"leaf_hash"')
+        leaf = b"{" + line[start:end] + b"}"
+        assert leaf == want["leaf"].encode()
+        assert leaf_hash(leaf) == parse_hash(got["leaf_hash"])
+
+
+@pytest.mark.parametrize("q", QUERIES)
+def test_csv_is_what_a_search_finds_and_no_cell_is_a_formula(ledger: Ledger, q: str) -> None:
+    answer = export(ledger, q, "csv")
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    rows = list(csv.DictReader(io.StringIO(answer.text, newline=""), strict=True))
+    *records, last = rows
+    body = answer.body[: answer.body.rindex(b"#trailer")]
+    assert last["index"] == "#trailer"
+    assert list(last.values())[1:4] == [
+        str(len(records)),
+        hashlib.sha256(body).hexdigest(),
+        str(ledger.ask("/v1/log").json()["tree_size"]),
+    ]
+    wanted = found_by(ledger, q)
+    assert [int(row["index"]) for row in records] == [each["index"] for each in wanted]
+    for row, want in zip(records, wanted, strict=True):
+        assert row["reason"] == want["event"].get("reason", "")
+        assert row["actor_id"].removeprefix("'") == want["event"]["actor"]["id"]
+        assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row.values())
+        assert row["time"].endswith("Z")
+        assert row["received_time"].endswith("Z")
+
+
+def test_the_newest_may_come_first(ledger: Ledger) -> None:
+    lines = export(ledger, "action:a.b", "jsonl", order="newest").body.splitlines()[:-1]
+    indices = [json.loads(line)["index"] for line in lines]
+    assert indices == sorted(indices, reverse=True)
+    assert indices
+
+
+@pytest.mark.parametrize("q", QUERIES[1:])
+def test_evidence_is_verified_offline_against_one_published_head(
+    ledger: Ledger, tmp_path: Path, q: str
+) -> None:
+    path = tmp_path / "evidence.zip"
+    path.write_bytes(export(ledger, q, "evidence").body)
+    evidence = check_evidence(path, ledger.policy)
+    assert evidence.faults == ()
+    assert list(evidence.indices) == [each["index"] for each in found_by(ledger, q)]
+    assert evidence.manifest.query == q
+    published = ledger.ask("/checkpoint", token=None).text
+    assert evidence.head.note == published
+
+
+def test_evidence_of_too_many_events_is_refused_before_its_first_byte(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "EVENTS_MAX", 100)
+    answer = ledger.ask("/v1/export?q=action:a.b&format=evidence")
+    assert (answer.status, answer.slug) == (422, "too-many-rows")
+    assert answer.json()["limit"] == 100
+
+
+def test_a_mistake_in_the_query_is_a_problem_and_no_file(ledger: Ledger) -> None:
+    answer = ledger.ask("/v1/export?q=actr:u_1")
+    assert (answer.status, answer.slug, answer.json()["nearest"]) == (422, "query", "actor")
+    assert ledger.ask("/v1/export?format=xml").slug == "bad-parameter"
+
+
+def test_head_gives_the_headers_alone(ledger: Ledger) -> None:
+    answer = ledger.ask("/v1/export?format=csv", method="HEAD")
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+
+
+def test_an_export_that_fails_on_the_way_does_not_look_whole(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> bytes:
+        raise RuntimeError("the disk is gone")
+
+    monkeypatch.setattr(exporting, "format_jsonl_trailer", fail)
+    with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+        export(ledger, "action:a.b", "jsonl")
