@@ -185,7 +185,7 @@ class QueryEngine:
         Memory stays constant, and there is no limit; whoever has read enough stops.
         """
         size = self._log.head().tree_size if tree_size is None else tree_size
-        rows = RowReader(self._log, bundles_kept=2)
+        rows = RowReader(self._log, kept_bytes=0)
         starts = range(0, -(-size // self._segment_entries), _EXPORT_SEGMENTS)
         for first in starts if order == "oldest" else reversed(starts):
             # A scope for each step, so that no read transaction lasts as long as the export.

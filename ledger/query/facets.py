@@ -5,12 +5,14 @@ a segment are in the posting list of a term. All of it is exact, unless the time
 then what was counted so far is given, and said to be a part.
 """
 
+from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
-from itertools import accumulate
-from operator import sub
+from itertools import accumulate, compress
 from typing import Final, Literal, TypeAlias, get_args
 
 from pyroaring import BitMap
@@ -108,13 +110,16 @@ class Counting:
         if self._is_over():
             self._is_cut = True
             return
-        if window.is_indexed(segment):
-            flags = _flags(offsets)
-            for dimension, counts in self._counts.items():
-                _count(window.postings(dimension, segment), offsets, flags, counts)
-        else:
+        if not window.is_indexed(segment):
             start = window.start_of(segment)
             self._count_rows([start + offset for offset in offsets])
+        elif len(offsets) == window.entries_in(segment):
+            for dimension, counts in self._counts.items():
+                _count_all(window.postings(dimension, segment), counts)
+        else:
+            matches = _Matches(offsets)
+            for dimension, counts in self._counts.items():
+                matches.count(window.postings(dimension, segment), counts)
         self._counted += len(offsets)
 
     def _count_rows(self, indices: Sequence[int]) -> None:
@@ -162,38 +167,63 @@ def _most(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:FACET_VALUES_MAX]
 
 
-def _count(runs: Iterable[Postings], offsets: BitMap, flags: bytes, counts: Counter[str]) -> None:
-    """Add how many of the offsets each term has."""
+def _count_all(runs: Iterable[Postings], counts: Counter[str]) -> None:
+    """Add up terms of a segment all of whose entries match."""
     for postings in runs:
-        if any(postings.forms):
-            for value, container in postings:
-                found = _common(container, offsets, flags)
-                if found:
-                    counts[value] += found
-            continue
-        hits = list(map(flags.__getitem__, from_little_endian(postings.payload)))
-        if not any(hits):
-            continue
-        # How many hits there are up to the end of each list, and so in each list.
-        before = list(accumulate(hits, initial=0))
-        ends = accumulate([count + 1 for count in postings.counts])
-        up_to = [before[end] for end in ends]
-        for value, found in zip(postings.values, map(sub, up_to, [0, *up_to]), strict=True):
-            if found:
-                counts[value] += found
+        for value, count in zip(postings.values, postings.counts, strict=True):
+            counts[value] += count + 1
 
 
-def _common(container: Container, offsets: BitMap, flags: bytes) -> int:
-    if container.form == FORM_ARRAY:
-        return sum(map(flags.__getitem__, from_little_endian(container.payload)))
-    if container.form == 1:
-        _, first, more = from_little_endian(container.payload)
-        return offsets.range_cardinality(first, first + more + 1)
-    return offsets.intersection_cardinality(assemble([(0, container)]))
+class _Matches:
+    """The matches of one segment, held against posting lists."""
+
+    def __init__(self, offsets: BitMap) -> None:
+        self._offsets = offsets
+        self._flags = b""
+
+    def count(self, runs: Iterable[Postings], counts: Counter[str]) -> None:
+        """Add how many of the matches each term has.
+
+        Rare terms are many, and are taken together: their lists end to end, and the ends.
+        """
+        values: list[str] = []
+        lengths = array("H")
+        payloads: list[bytes] = []
+        for postings in runs:
+            if any(postings.forms):
+                for value, container in postings:
+                    found = self._common(container)
+                    if found:
+                        counts[value] += found
+            else:
+                values += postings.values
+                lengths += postings.counts
+                payloads.append(postings.payload)
+        if not values:
+            return
+        hits = bytes(map(self.flags.__getitem__, from_little_endian(b"".join(payloads))))
+        ends = list(accumulate([length + 1 for length in lengths]))
+        places = compress(range(len(hits)), hits)
+        for rank, found in Counter(map(partial(bisect_right, ends), places)).items():
+            counts[values[rank]] += found
+
+    @property
+    def flags(self) -> bytes:
+        """A byte for each offset of a segment: 1 for the matches."""
+        if not self._flags:
+            self._flags = _flags(self._offsets)
+        return self._flags
+
+    def _common(self, container: Container) -> int:
+        if container.form == FORM_ARRAY:
+            return sum(map(self.flags.__getitem__, from_little_endian(container.payload)))
+        if container.form == 1:
+            _, first, more = from_little_endian(container.payload)
+            return self._offsets.range_cardinality(first, first + more + 1)
+        return self._offsets.intersection_cardinality(assemble([(0, container)]))
 
 
 def _flags(offsets: BitMap) -> bytes:
-    """A byte for each offset of a segment: 1 for those in the bitmap."""
     _, form, payload = encode_bitmap(offsets)
     if form == FORM_BITSET:
         # As a number in base two, written with the highest digit first.

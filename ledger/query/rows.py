@@ -1,45 +1,50 @@
-"""Leaves by index, for queries: many at once, and the bundles that were just read at hand.
+"""Leaves by index, for queries: many at once, and those that were just read at hand.
 
-A query's page is spread over the log: a hundred rows may lie in a hundred bundles of 256 entries,
-and reading one row costs the decompression of its bundle. The last few bundles stay decompressed,
-because the next page, a refined query or a proof wants rows beside those of the last.
+A page is spread over the log: its hundred rows may lie in a hundred bundles of 256 entries, and
+reading one row costs the decompression of its bundle. So the rows that were read last are kept: the
+next refinement of a query, or a proof, wants them again.
 """
 
+import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Final
 
 from ledger.store.log import LogStore
 from ledger.tlog.errors import MalformedError
 from ledger.tlog.tile import TILE_WIDTH, decode_bundle
 
-BUNDLES_KEPT: Final = 512
-"""About 80 MB of typical events."""
+KEPT_BYTES: Final = 64 << 20
+_ENTRY_BYTES = 100
+"""What an entry of the table takes beside its leaf."""
+
+_read_u16 = struct.Struct(">H").unpack_from
 
 
 class RowReader:
     """Reads leaves, from any thread."""
 
-    def __init__(self, log: LogStore, *, bundles_kept: int = BUNDLES_KEPT) -> None:
+    def __init__(self, log: LogStore, *, kept_bytes: int = KEPT_BYTES) -> None:
         self._log = log
-        self._bundles_kept = bundles_kept
-        self._bundles: OrderedDict[int, list[bytes]] = OrderedDict()
+        self._kept_bytes = kept_bytes
+        self._leaves: OrderedDict[int, bytes] = OrderedDict()
+        self._bytes = 0
         self._lock = threading.Lock()
 
     def leaves(self, indices: Sequence[int]) -> list[bytes]:
         """The leaves at indices, which are below the durable size, in the order of `indices`.
 
-        Cost: 0.1 ms for each bundle that is not at hand.
+        Cost: 0.1 ms for each bundle with rows that are not at hand.
         """
-        leaves: list[bytes] = []
-        number, bundle = -1, list[bytes]()
-        for index in indices:
-            wanted, offset = divmod(index, TILE_WIDTH)
-            if wanted != number or offset >= len(bundle):
-                number, bundle = wanted, self._bundle(wanted, offset + 1)
-            leaves.append(bundle[offset])
-        return leaves
+        found = self._kept(indices)
+        missing = sorted(index for index in indices if index not in found)
+        for number, some in groupby(missing, lambda index: index // TILE_WIDTH):
+            found.update(self._read(number, [index % TILE_WIDTH for index in some]))
+        if missing and self._kept_bytes:
+            self._keep([(index, found[index]) for index in missing])
+        return [found[index] for index in indices]
 
     def bundles(self, start: int, end: int) -> Iterator[tuple[int, list[bytes]]]:
         """The leaves `[start, end)` by bundle, each with the index of its first; none is kept.
@@ -49,28 +54,45 @@ class RowReader:
         while start < end:
             number, offset = divmod(start, TILE_WIDTH)
             stop = min(end - number * TILE_WIDTH, TILE_WIDTH)
-            yield start, self._read(number, stop)[offset:stop]
+            yield start, decode_bundle(self._bundle(number, stop))[offset:stop]
             start = number * TILE_WIDTH + stop
 
-    def _bundle(self, number: int, width: int) -> list[bytes]:
+    def _kept(self, indices: Sequence[int]) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
         with self._lock:
-            kept = self._bundles.get(number)
-            if kept is not None and len(kept) >= width:
-                self._bundles.move_to_end(number)
-                return kept
-        bundle = self._read(number, width)
-        with self._lock:
-            self._bundles[number] = bundle
-            self._bundles.move_to_end(number)
-            while len(self._bundles) > self._bundles_kept:
-                self._bundles.popitem(last=False)
-        return bundle
+            for index in indices:
+                leaf = self._leaves.get(index)
+                if leaf is not None:
+                    self._leaves.move_to_end(index)
+                    found[index] = leaf
+        return found
 
-    def _read(self, number: int, width: int) -> list[bytes]:
-        """At least the first `width` leaves of a bundle."""
+    def _keep(self, rows: Sequence[tuple[int, bytes]]) -> None:
+        with self._lock:
+            for index, leaf in rows:
+                if index not in self._leaves:
+                    self._leaves[index] = leaf
+                    self._bytes += len(leaf) + _ENTRY_BYTES
+            while self._bytes > self._kept_bytes:
+                _, leaf = self._leaves.popitem(last=False)
+                self._bytes -= len(leaf) + _ENTRY_BYTES
+
+    def _read(self, number: int, offsets: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """The leaves at ascending offsets of a bundle, with their indices."""
+        data = self._bundle(number, offsets[-1] + 1)
+        at = passed = 0
+        for offset in offsets:
+            while passed < offset:
+                at += 2 + _read_u16(data, at)[0]
+                passed += 1
+            (length,) = _read_u16(data, at)
+            yield number * TILE_WIDTH + offset, data[at + 2 : at + 2 + length]
+
+    def _bundle(self, number: int, width: int) -> bytes:
+        """At least the first `width` leaves of a bundle, each behind its length."""
         data = self._log.bundle(index=number, width=TILE_WIDTH) or self._log.bundle(
             index=number, width=width
         )
         if data is None:
             raise MalformedError(f"bundle {number} has fewer than {width} entries")
-        return decode_bundle(data)
+        return data

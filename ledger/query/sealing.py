@@ -34,7 +34,7 @@ class Sealer:
     def __init__(self, log: LogStore, writer: IndexWriter) -> None:
         self._log = log
         self._writer = writer
-        self._rows = RowReader(log, bundles_kept=0)
+        self._rows = RowReader(log, kept_bytes=0)
 
     @property
     def segment_entries(self) -> int:
@@ -124,7 +124,7 @@ def check_index(
     Raises: VerificationError or MalformedError that names the first wrong segment.
     Cost: as making it anew.
     """
-    rows = RowReader(log, bundles_kept=0)
+    rows = RowReader(log, kept_bytes=0)
     segment = 0
     while True:
         # One read transaction a segment: a long one would keep pages from being used again.

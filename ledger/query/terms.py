@@ -24,8 +24,9 @@ of the Unicode tables: an index made under another is made again.
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import islice
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Final
 
@@ -54,6 +55,7 @@ MORE: Final = "\x01"
 
 _NAMES = "name"
 _TEXTS = ("action", _NAMES)
+_TIMES = frozenset(("hour", "minute", "received"))
 
 _find_words: Final = re.compile(r"[^\W_]+").findall
 
@@ -126,7 +128,9 @@ class SegmentTerms:
         self.entries = 0
         self.times = ("", "")
         """The earliest and the latest event time."""
-        self._terms = {name: GrowingTerms() for name in (*DIMENSIONS, _NAMES)}
+        self._terms = {name: GrowingTerms(in_runs=name in _TIMES) for name in (*DIMENSIONS, _NAMES)}
+        self._texts: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        self._texts_known = dict.fromkeys(_TEXTS, 0)
 
     def add(self, leaves: Sequence[bytes]) -> None:
         """Add the next entries, at least one; a few hundred at a time is fastest.
@@ -156,14 +160,15 @@ class SegmentTerms:
     def find(self, dimension: str, value: str) -> list[Container]:
         """The posting lists whose union is that of a term."""
         if dimension == "word":
-            return self._texts_with(lambda word: word == value)
+            return self._texts_with((value,))
         found = self._terms[dimension].find(value)
         return [] if found is None else [found]
 
     def between(self, dimension: str, low: str, high: str) -> list[Container]:
         """The posting lists of the values `low <= value < high`."""
         if dimension == "word":
-            return self._texts_with(lambda word: low <= word < high)
+            self._note_texts()
+            return self._texts_with([word for word in self._texts if low <= word < high])
         return self._terms[dimension].between(low, high)
 
     def seal(self, dimension: str) -> Postings:
@@ -177,15 +182,22 @@ class SegmentTerms:
                     words[word].append(container)
         return join((word, union(containers)) for word, containers in sorted(words.items()))
 
-    def _texts_with(self, is_wanted: Callable[[str], bool]) -> list[Container]:
-        """The posting lists of the actions and names that have such a word."""
-        return [
-            container
-            for name in _TEXTS
-            for text in self._terms[name].values
-            if any(map(is_wanted, _terms_of(text)))
-            and (container := self._terms[name].find(text)) is not None
-        ]
+    def _texts_with(self, words: Iterable[str]) -> list[Container]:
+        """The posting lists of the actions and names that have one of the words."""
+        self._note_texts()
+        texts = {place for word in words for place in self._texts.get(word, ())}
+        found = [self._terms[name].find(text) for name, text in texts]
+        return [container for container in found if container is not None]
+
+    def _note_texts(self) -> None:
+        """Note the words of the texts that came since the last time."""
+        for name in _TEXTS:
+            known = self._texts_known[name]
+            texts = list(islice(self._terms[name].values, known, None))
+            for text in texts:
+                for word in _terms_of(text):
+                    self._texts[word].append((name, text))
+            self._texts_known[name] = known + len(texts)
 
     def _add_times(self, views: list[LeafView], first: int) -> None:
         times = [view.event.time for view in views]

@@ -31,7 +31,6 @@ class IndexKeeper:
         self._index_path = index_path
         self._process: subprocess.Popen[bytes] | None = None
 
-    @property
     def is_running(self) -> bool:
         """Whether segments are being sealed."""
         return self._process is not None and self._process.poll() is None

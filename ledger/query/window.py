@@ -96,6 +96,11 @@ class Window:
         """Whether the terms of a segment can be read; where not, everything may be."""
         return segment < len(self._records) or segment in self._tail
 
+    def entries_in(self, segment: int) -> int:
+        """How many entries of a segment its index knows."""
+        terms = self._tail.get(segment)
+        return self._segment_entries if terms is None else terms.entries
+
     def start_of(self, segment: int) -> int:
         """The index of the first entry of a segment."""
         return segment * self._segment_entries

@@ -16,7 +16,9 @@ from typing import Final
 from pyroaring import BitMap
 
 from ledger.store.containers import (
+    FORM_BITSET,
     Container,
+    assemble,
     container_at,
     encode_bitmap,
     read_containers,
@@ -69,11 +71,13 @@ class GrowingTerms:
     """A dimension of a segment that grows. Not thread-safe.
 
     Values are added for entries in ascending order; one that an entry has twice counts once.
+    `in_runs`: neighbours have the same value, and short lists are worth keeping as runs too.
     """
 
-    __slots__ = ("_firsts", "_numbers", "_pending", "_repeats")
+    __slots__ = ("_firsts", "_in_runs", "_numbers", "_pending", "_repeats")
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_runs: bool = False) -> None:
+        self._in_runs = in_runs
         self._numbers = _Numbers()
         self._firsts = array("H")
         self._pending = array("Q")
@@ -81,8 +85,8 @@ class GrowingTerms:
 
     @property
     def values(self) -> Iterable[str]:
-        """All values, in no order."""
-        return self._numbers.keys() - {ABSENT}
+        """All values, in the order in which they came; ABSENT may be among them."""
+        return self._numbers.keys()
 
     def add(self, values: Iterable[str], first: int) -> None:
         """Add the values of consecutive entries, one each. Cost: 0.15 µs each."""
@@ -150,9 +154,13 @@ class GrowingTerms:
             base = place << 16
             numbers = read_containers(bitmap).slots
             whole = bitmap | BitMap(array("I", [n << 16 | self._firsts[base + n] for n in numbers]))
-            _, counts, forms, payloads = read_containers(whole)
-            items = zip(counts, forms, payloads, strict=True)
-            repeats.update(zip([base + number for number in numbers], items, strict=True))
+            if self._in_runs:
+                whole.run_optimize()
+            for number, count, form, payload in zip(*read_containers(whole), strict=True):
+                repeats[base + number] = (count, form, payload)
+                if form == FORM_BITSET:
+                    bits = assemble([(0, Container(count + 1, form, payload))])
+                    repeats[base + number] = (count, *encode_bitmap(bits)[1:])
         return repeats
 
     def _flush(self) -> None:

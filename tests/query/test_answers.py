@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from ledger.query.engine import QueryEngine
-from ledger.query.expression import EVERYTHING, Expression, Is, all_of, format_query
+from ledger.query.expression import Expression, Is, all_of
 from ledger.query.facets import FACET_FIELDS, FACET_VALUES_MAX
 from ledger.query.run import QueryLimits
-from ledger.query.sealing import Sealer, open_index_writer, reindex
+from ledger.query.sealing import Sealer, open_index_writer
 from ledger.store.index import IndexStore
 from ledger.store.log import LogStore
 from tests.query.asking import ENTRIES, NOW_UNIX_US, QUERIES

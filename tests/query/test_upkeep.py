@@ -1,0 +1,38 @@
+"""The keeper of an index: it seals beside whoever else is at work, and ends with its parent."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ledger.query import upkeep
+from ledger.query.sealing import open_index_writer
+from ledger.query.upkeep import IndexKeeper
+from ledger.store.log import create_log
+
+WAIT_S = 20.0
+
+
+def test_a_keeper_runs_until_it_is_stopped(tmp_path: Path) -> None:
+    create_log(tmp_path / "log", origin="example.com/audit")
+    keeper = IndexKeeper(tmp_path / "log", tmp_path / "index")
+    keeper.start()
+    deadline_s = time.monotonic() + WAIT_S
+    while not (tmp_path / "index" / "data.mdb").exists():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    assert keeper.is_running()
+    keeper.stop()
+    assert not keeper.is_running()
+    open_index_writer(tmp_path / "index").close()
+
+
+def test_a_keeper_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
+    create_log(tmp_path / "log", origin="example.com/audit")
+    process = subprocess.Popen(
+        [sys.executable, "-m", upkeep.__name__, tmp_path / "log", tmp_path / "index"],
+        stdin=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(WAIT_S) == 0
