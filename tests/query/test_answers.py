@@ -23,7 +23,7 @@ from tests.query.oracle import JSON, facet_counts, matching_indices
 
 SEGMENT_ENTRIES = 64
 EXAMPLES = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
