@@ -193,11 +193,12 @@ class Window:
         return Decided(sure, sure if decided.maybe is decided.sure else decided.maybe | sure)
 
     def _times(self, segment: int) -> tuple[str, str] | None:
-        """The earliest and the latest event time of a segment that has an index and is full."""
+        """The earliest and the latest event time of a segment that has an index."""
         if segment < len(self._records):
             record = self._records[segment]
             return record.earliest, record.latest
-        return None
+        terms = self._tail.get(segment)
+        return None if terms is None else terms.times
 
     def _read_any(self, reads: Sequence[Read], segments: Sequence[int]) -> BitMap:
         bitmaps = [assemble(list(self._read(read, segments))) for read in reads]

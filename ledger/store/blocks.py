@@ -26,10 +26,10 @@ from typing import Final
 import zstandard
 
 from ledger.store.containers import (
-    FORM_ARRAY,
     Container,
     container_at,
     from_little_endian,
+    loose_container,
     payload_bytes,
     to_little_endian,
 )
@@ -51,6 +51,8 @@ _FULL_ENOUGH = _ROOM * 15 // 16
 _LARGE_BYTES = 8 * _LMDB_PAGE_BYTES - _LMDB_HEAD_BYTES - 64
 _TERM_BYTES = 4
 _TRIES_MAX = 4
+# A list of up to so many offsets is sorted in less time than one is read in order.
+_LOOSE_BYTES_MAX = 2 * 64
 _compressor = zstandard.ZstdCompressor(level=1, write_checksum=False)
 
 
@@ -112,17 +114,16 @@ class OpenBlock:
         return next(self._containers(rank, rank + 1))
 
     def between(self, low: bytes, high: bytes) -> Iterable[Container]:
-        """The posting lists of the values `low <= value < high`, arrays as one of any order."""
+        """The posting lists of the values `low <= value < high`; many short ones as a loose one."""
         values = self.values()
         start, end = bisect_left(values, low), bisect_left(values, high)
         if start == end:
             return ()
-        if not self._is_plain:
-            return self._containers(start, end)
-        before = _payload_bytes(self._counts[:start], ())
         size = _payload_bytes(self._counts[start:end], ())
-        at = self._payloads + before
-        return (Container(size // 2, FORM_ARRAY, self._data[at : at + size]),)
+        if not self._is_plain or size > _LOOSE_BYTES_MAX * (end - start):
+            return self._containers(start, end)
+        at = self._payloads + _payload_bytes(self._counts[:start], ())
+        return (loose_container(self._data[at : at + size]),)
 
     def values(self) -> list[bytes]:
         """The values, ascending."""
@@ -152,11 +153,16 @@ class OpenBlock:
             yield container
 
 
-def plain_container(data: bytes) -> Container | None:
-    """All offsets of a block, in any order, without reading its directory; None: not plain."""
-    _, is_plain, directory_bytes = _HEAD.unpack_from(data)
+def read_loose(data: bytes) -> Container | None:
+    """All offsets of a block as a loose container, without reading its directory.
+
+    None when lists of it are bitsets or runs, or so long that each is better taken for itself.
+    """
+    count, is_plain, directory_bytes = _HEAD.unpack_from(data)
     payload = data[_HEAD.size + directory_bytes :]
-    return Container(len(payload) // 2, FORM_ARRAY, payload) if is_plain else None
+    if not is_plain or len(payload) > _LOOSE_BYTES_MAX * count:
+        return None
+    return loose_container(payload)
 
 
 def check_block(data: bytes) -> list[tuple[bytes, Container]]:

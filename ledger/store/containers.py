@@ -26,6 +26,8 @@ SEGMENT_ENTRIES_MAX: Final = 1 << 16
 ARRAY_OFFSETS_MAX: Final = 4096
 FORM_ARRAY: Final = 0
 FORM_BITSET: Final = 0xFFFF
+FORM_LOOSE: Final = -1
+"""Of lists in memory only: 16-bit offsets in no order, and some maybe twice."""
 
 _BITSET_BYTES = 8192
 _OFFSET_BYTES = 2
@@ -178,17 +180,19 @@ def assemble(containers: Sequence[tuple[int, Container]]) -> BitMap:
 
 
 def union(containers: Sequence[Container]) -> Container:
-    """The union of posting lists of one segment, at least one of them.
-
-    The offsets of arrays need not ascend here: a range over rare values is read as one long array.
-    """
-    if len(containers) == 1 and containers[0].form != FORM_ARRAY:
+    """The union of posting lists of one segment, at least one of them; they may be loose."""
+    if len(containers) == 1 and containers[0].form != FORM_LOOSE:
         return containers[0]
-    arrays = b"".join([some.payload for some in containers if some.form == FORM_ARRAY])
-    bitmaps = [assemble([(0, some)]) for some in containers if some.form != FORM_ARRAY]
-    if arrays:
-        bitmaps.append(BitMap(array("I", from_little_endian(arrays))))
+    loose = b"".join([some.payload for some in containers if some.form == FORM_LOOSE])
+    bitmaps = [assemble([(0, some)]) for some in containers if some.form != FORM_LOOSE]
+    if loose:
+        bitmaps.append(BitMap(array("I", from_little_endian(loose))))
     return encode_bitmap(BitMap.union(*bitmaps))
+
+
+def loose_container(payload: bytes) -> Container:
+    """Offsets in no order, as one container."""
+    return Container(len(payload) // _OFFSET_BYTES, FORM_LOOSE, payload)
 
 
 def _positions(sizes: "array[int]", first: int) -> bytes:

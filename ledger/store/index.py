@@ -28,7 +28,7 @@ from ledger.store.blocks import (
     canonical_pages,
     check_block,
     encode_blocks,
-    plain_container,
+    read_loose,
 )
 from ledger.store.containers import SEGMENT_ENTRIES_MAX, Container
 from ledger.store.environment import (
@@ -175,9 +175,9 @@ class IndexSnapshot:
     def between(
         self, dimension: str, low: str, high: str, segments: Iterable[int]
     ) -> Iterator[tuple[int, list[Container]]]:
-        """The posting lists of the values `low <= value < high` in each of the segments.
+        """The posting lists of the values `low <= value < high` in each segment that has any.
 
-        Those that are arrays may come as one whose offsets are in no order.
+        Short ones come together as loose ones.
         """
         low_encoded, high_encoded = low.encode(), high.encode()
         for segment in segments:
@@ -187,9 +187,9 @@ class IndexSnapshot:
             # The first block may begin before the range, and the last may end after it.
             is_inner = False
             for key, data in self._from(prefix + low_encoded, prefix):
-                plain = plain_container(data) if is_inner and key < end else None
-                if plain is not None:
-                    found.append(plain)
+                loose = read_loose(data) if is_inner and key < end else None
+                if loose is not None:
+                    found.append(loose)
                 else:
                     block = OpenBlock(data, self._decompressor)
                     found += block.between(low_encoded, high_encoded)

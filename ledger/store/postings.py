@@ -21,12 +21,15 @@ from ledger.store.containers import (
     assemble,
     container_at,
     encode_bitmap,
+    loose_container,
     read_containers,
     to_little_endian,
 )
 
 ABSENT: Final = "\0"
 """Stands for no value; no value holds a NUL."""
+
+_TAKEN_SINGLY = 64
 
 
 class Postings:
@@ -119,12 +122,27 @@ class GrowingTerms:
         return None if number is None else self._container(number)
 
     def between(self, low: str, high: str) -> list[Container]:
-        """The posting lists of the values `low <= value < high`. Cost: 30 ns a value."""
-        return [
-            self._container(number)
+        """The posting lists of the values `low <= value < high`; many as a loose one.
+
+        Cost: 50 ns for each value there is.
+        """
+        numbers = [
+            number
             for value, number in self._numbers.items()
             if low <= value < high and value != ABSENT
         ]
+        if len(numbers) <= _TAKEN_SINGLY:
+            return [self._container(number) for number in numbers]
+        self._flush()
+        offsets = array("H", map(self._firsts.__getitem__, numbers))
+        for place, bitmap in enumerate(self._repeats):
+            wanted = BitMap()
+            for number in numbers:
+                if number >> 16 == place:
+                    key = number & 0xFFFF
+                    wanted.add_range(key << 16, (key + 1) << 16)
+            offsets.extend([key & 0xFFFF for key in (bitmap & wanted).to_array()])
+        return [loose_container(to_little_endian(offsets).tobytes())]
 
     def seal(self) -> Postings:
         """The terms in order. Cost: 0.4 µs a value, whatever the number of entries."""
