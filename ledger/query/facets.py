@@ -176,7 +176,7 @@ def _count_all(runs: Iterable[Postings], counts: dict[str, int]) -> None:
     known = counts.get
     for postings in runs:
         for value, count in zip(postings.values, postings.counts, strict=True):
-            counts[value] = known(value, 1) + count
+            counts[value] = known(value, 0) + count + 1
 
 
 class _Matches:
