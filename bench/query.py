@@ -1,0 +1,380 @@
+"""`python -m bench.query`: twenty questions to ten million events, beside SQLite and PostgreSQL.
+
+    --events N     how many; 1,000,000 will do to see that it runs
+    --folder DIR   where everything is built, once, and kept: 30 GB for ten million
+
+Every contender holds the same events (`bench.varied`) and answers with the same: the newest hundred
+matches with their leaves, and exactly how many there are; then, a second time, the page alone.
+Ours is asked in this process, and so is SQLite; PostgreSQL through psql on a Unix socket, by psql's
+own clock. Warm: each question with its eight values, over and over, after a first round. Cold: the
+first time after a restart, with every file gone from the page cache. Totals are held against one
+another.
+"""
+
+import argparse
+import gc
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from bench.questions import VALUES, Case, make_cases
+from bench.rows import Row, format_table
+from bench.tables import (
+    PostgreSQL,
+    Question,
+    SQLite,
+    Timing,
+    forget_files,
+    table_rows,
+)
+from bench.varied import START_UNIX_US, YEAR_US, varied_events
+from ledger.event.canonical import format_leaf, format_time
+from ledger.query.engine import QueryEngine
+from ledger.query.language import parse_query
+from ledger.query.rows import RowReader
+from ledger.query.sealing import reindex
+from ledger.store.index import IndexStore
+from ledger.store.log import LogStore, create_log
+from ledger.store.writer import LogWriter, NewEntry
+from ledger.tlog.hashing import leaf_hash
+
+FOLDER = Path(__file__).parent / "data" / "query"
+NOW_UNIX_US: Final = START_UNIX_US + YEAR_US
+COMMIT_EVENTS = 10_000
+WARM_S = 20.0
+"""For one question to one contender; at least as many samples as there are values."""
+COLD_SAMPLES = 3
+SAMPLES_MAX = 400
+TWO_DIMENSIONS: Final = (
+    "actor and action",
+    "target type and outcome",
+    "tenant and service",
+    "service and outcome, common",
+    "action prefix and failure",
+    "NOT, within a tenant",
+)
+FACETS: Final = ("action", "actor", "source", "outcome")
+
+
+class Ours:
+    """Our engine, in this process."""
+
+    name = "witnessed-ledger"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open()
+
+    def ask(self, case: Case, value: int, *, is_counted: bool) -> Timing:
+        """Answer a question, from its text."""
+        limit = 100 if case.want == "page" else 0
+        cursor = None
+        if case.offset:
+            cursor = self._cursor_after(case.query(value), case.offset)
+        start = time.perf_counter()
+        answer = self._engine.search(
+            parse_query(case.query(value)),
+            tenant=None,
+            now_unix_us=NOW_UNIX_US,
+            limit=limit,
+            cursor=cursor,
+            is_counted=is_counted,
+            facets=FACETS if case.want == "facets" else (),
+            histogram="day" if case.want == "histogram" else None,
+        )
+        elapsed = time.perf_counter() - start
+        assert answer.complete, case.name
+        assert all(facet.exact for facet in answer.facets), case.name
+        return Timing(elapsed, answer.total if is_counted else -1)
+
+    def restart_cold(self) -> None:
+        """Close, let the system forget the files, open."""
+        self.close()
+        forget_files(self._folder / name / "data.mdb" for name in ("log", "index"))
+        self._open()
+
+    def close(self) -> None:
+        """Close log and index."""
+        self._log.close()
+        self._index.close()
+
+    def _open(self) -> None:
+        self._log = LogStore.open(self._folder / "log")
+        self._index = IndexStore.open(self._folder / "index")
+        self._engine = QueryEngine(self._log, self._index)
+        # As a service does in the background before anybody asks.
+        self._engine.advance(1 << 20)
+
+    def _cursor_after(self, query: str, rows: int) -> str | None:
+        cursor = None
+        for start in range(0, rows, 1000):
+            cursor = self._engine.search(
+                parse_query(query),
+                tenant=None,
+                now_unix_us=NOW_UNIX_US,
+                limit=min(1000, rows - start),
+                cursor=cursor,
+                is_counted=False,
+            ).cursor
+        return cursor
+
+
+class Theirs:
+    """A database of tables."""
+
+    def __init__(self, database: SQLite | PostgreSQL) -> None:
+        self.name = database.name
+        self._database = database
+        self.restart_cold = database.restart_cold
+        self.close = database.close
+
+    def ask(self, case: Case, value: int, *, is_counted: bool) -> Timing:
+        """Answer a question."""
+        question = Question(case.sql(value), case.want, case.offset)
+        return self._database.ask(question, is_counted=is_counted)
+
+
+Contender = Ours | Theirs
+
+
+def measure(contender: Contender, case: Case) -> dict[str, list[float]]:
+    """Seconds for a question: cold, warm, and warm for the page alone."""
+    cold = []
+    for value in range(COLD_SAMPLES):
+        contender.restart_cold()
+        cold.append(contender.ask(case, value, is_counted=True).seconds)
+    figures = {"cold": cold, "warm": _warm(contender, case, is_counted=True)}
+    if case.want == "page":
+        figures["page"] = _warm(contender, case, is_counted=False)
+    return figures
+
+
+def _warm(contender: Contender, case: Case, *, is_counted: bool) -> list[float]:
+    for value in range(VALUES):
+        contender.ask(case, value, is_counted=is_counted)
+    seconds: list[float] = []
+    start = time.perf_counter()
+    while len(seconds) < VALUES or time.perf_counter() - start < WARM_S:
+        value = len(seconds) % VALUES
+        seconds.append(contender.ask(case, value, is_counted=is_counted).seconds)
+        if len(seconds) >= SAMPLES_MAX:
+            break
+    return seconds
+
+
+def build(folder: Path, events: int) -> list[Row]:
+    """Build what is not there yet; what it takes to index the log, as rows of the table."""
+    rows = []
+    if not (folder / "log").exists():
+        _build_log(folder / "log", events)
+    log = LogStore.open(folder / "log")
+    figures = folder / "index.json"
+    if not figures.exists():
+        start = time.process_time()
+        gc.disable()
+        segments = reindex(log, folder / "index")
+        gc.enable()
+        cpu_s = time.process_time() - start
+        entries = segments * 65_536
+        size = (folder / "index" / "data.mdb").stat().st_size
+        figures.write_text(
+            json.dumps({"index_us": cpu_s / entries * 1e6, "index_bytes": size / entries})
+        )
+    found = json.loads(figures.read_text())
+    rows.append(
+        Row(
+            name="indexing, processor time an event",
+            figure=found["index_us"],
+            unit="µs",
+            reach=8,
+            at_most=True,
+        )
+    )
+    rows.append(
+        Row(
+            name="index on disk, an event",
+            figure=found["index_bytes"],
+            unit="bytes",
+            reach=60,
+            at_most=True,
+        )
+    )
+    if not (folder / "events.sqlite").exists():
+        SQLite.build(folder / "events.sqlite.new", table_rows(_leaves(log)))
+        (folder / "events.sqlite.new").rename(folder / "events.sqlite")
+    if not (folder / "postgresql" / "built").exists():
+        PostgreSQL.build(folder / "postgresql", table_rows(_leaves(log)))
+        (folder / "postgresql" / "built").touch()
+    log.close()
+    return rows
+
+
+def _build_log(path: Path, events: int) -> None:
+    create_log(path, origin="bench.example/audit")
+    writer = LogWriter.open(path)
+    supply = varied_events(events)
+    while chunk := list(islice(supply, COMMIT_EVENTS)):
+        entries = []
+        for event_json, id_bytes, received_us in chunk:
+            leaf = format_leaf(
+                event_json=event_json, by="billing-api", received_time=format_time(received_us)
+            )
+            entries.append(NewEntry(id_bytes, leaf, leaf_hash(leaf), event_json, time_filled=False))
+        writer.commit(entries)
+    writer.close()
+
+
+def _leaves(log: LogStore) -> Iterator[bytes]:
+    for _, leaves in RowReader(log).bundles(0, log.head().tree_size):
+        yield from leaves
+
+
+def _samples(log_path: Path) -> list[dict[str, Any]]:
+    """One event for each value, from all over the log."""
+    log = LogStore.open(log_path)
+    size = log.head().tree_size
+    leaves = RowReader(log).leaves([size * (2 * n + 1) // (2 * VALUES) for n in range(VALUES)])
+    log.close()
+    return [msgspec.json.decode(leaf)["event"] for leaf in leaves]
+
+
+def main() -> None:
+    """Build, ask, compare, print."""
+    parser = argparse.ArgumentParser(prog="bench.query")
+    parser.add_argument("--events", type=int, default=10_000_000)
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    rows = build(options.folder, options.events)
+    cases = make_cases(_samples(options.folder / "log"))
+    contenders: list[Contender] = [
+        Ours(options.folder),
+        Theirs(SQLite(options.folder / "events.sqlite")),
+        Theirs(PostgreSQL(options.folder / "postgresql")),
+    ]
+    try:
+        results = {case.name: _compare(contenders, case) for case in cases}
+    finally:
+        for contender in contenders:
+            contender.close()
+    (options.folder / "results.json").write_text(json.dumps(results, indent=1))
+    print(format_comparison(results))
+    print()
+    print(format_table([*rows, *verdicts(results)]))
+
+
+Results = dict[str, dict[str, dict[str, list[float]]]]
+"""Question -> contender -> cold, warm, page -> seconds."""
+
+
+def _compare(contenders: Sequence[Contender], case: Case) -> dict[str, dict[str, list[float]]]:
+    totals = {
+        value: {c.ask(case, value, is_counted=True).total for c in contenders} - {-1}
+        for value in range(VALUES)
+    }
+    if any(len(found) > 1 for found in totals.values()):
+        raise SystemExit(f"{case.name}: the contenders count differently: {totals}")
+    found = {contender.name: measure(contender, case) for contender in contenders}
+    print(
+        case.name,
+        {name: f"{_p50(f['warm']) * 1e3:.2f} ms" for name, f in found.items()},
+        flush=True,
+    )
+    return found
+
+
+def format_comparison(results: Results) -> str:
+    """A Markdown table, milliseconds: for each contender warm p50 and p95, the page alone, cold."""
+    names = list(next(iter(results.values())))
+    lines = [
+        "| question | " + " | ".join(f"{n}: p50 | p95 | page | cold" for n in names) + " |",
+        "|---|" + "---:|" * (4 * len(names)),
+    ]
+    for question, found in results.items():
+        cells = []
+        for name in names:
+            figures = found[name]
+            page = _ms(_p50(figures["page"])) if "page" in figures else ""
+            cells += [
+                _ms(_p50(figures["warm"])),
+                _ms(_p95(figures["warm"])),
+                page,
+                _ms(_p50(figures["cold"])),
+            ]
+        lines.append(f"| {question} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def verdicts(results: Results) -> list[Row]:
+    """What was to be reached."""
+    ours, *others = next(iter(results.values()))
+    two = [name for name in results if name in TWO_DIMENSIONS]
+    networks = [name for name in results if name.startswith("/")]
+    slowest = {
+        name: max(_p50(found[name]["warm"]) for found in results.values())
+        for name in (ours, *others)
+    }
+    return [
+        Row(
+            name="two dimensions over everything, the slowest p95, warm",
+            figure=max(_p95(results[name][ours]["warm"]) for name in two) * 1e3,
+            unit="ms",
+            reach=10,
+            at_most=True,
+        ),
+        Row(
+            name="a network and an outcome, the slowest p95, warm",
+            figure=max(_p95(results[name][ours]["warm"]) for name in networks) * 1e3,
+            unit="ms",
+            reach=50,
+            at_most=True,
+        ),
+        Row(
+            name="geometric mean against the faster other, page and total",
+            figure=_mean_ratio(results, ours, others, "warm"),
+            unit="times",
+            reach=3,
+        ),
+        Row(
+            name="geometric mean against the faster other, page alone",
+            figure=_mean_ratio(results, ours, others, "page"),
+            unit="times",
+        ),
+        Row(
+            name="our slowest against their slowest",
+            figure=min(slowest[name] for name in others) / slowest[ours],
+            unit="times",
+            reach=10,
+        ),
+    ]
+
+
+def _mean_ratio(results: Results, ours: str, others: Sequence[str], kind: str) -> float:
+    ratios = [
+        min(_p50(found[name][kind]) for name in others) / _p50(found[ours][kind])
+        for found in results.values()
+        if kind in found[ours]
+    ]
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
+
+
+def _p50(seconds: Sequence[float]) -> float:
+    return sorted(seconds)[len(seconds) // 2]
+
+
+def _p95(seconds: Sequence[float]) -> float:
+    return sorted(seconds)[int(len(seconds) * 0.95)]
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:,.2f}" if seconds < 0.1 else f"{seconds * 1e3:,.0f}"
+
+
+if __name__ == "__main__":
+    main()
