@@ -2,6 +2,7 @@
 
     --events N     how many; 1,000,000 will do to see that it runs
     --folder DIR   where everything is built, once, and kept: 30 GB for ten million
+    --seconds S    how long each question is asked, of each contender
 
 Every contender holds the same events (`bench.varied`) and answers with the same: the newest hundred
 matches with their leaves, and exactly how many there are; then, a second time, the page alone.
@@ -47,8 +48,6 @@ from ledger.tlog.hashing import leaf_hash
 FOLDER = Path(__file__).parent / "data" / "query"
 NOW_UNIX_US: Final = START_UNIX_US + YEAR_US
 COMMIT_EVENTS = 10_000
-WARM_S = 20.0
-"""For one question to one contender; at least as many samples as there are values."""
 COLD_SAMPLES = 3
 SAMPLES_MAX = 400
 TWO_DIMENSIONS: Final = (
@@ -143,24 +142,25 @@ class Theirs:
 Contender = Ours | Theirs
 
 
-def measure(contender: Contender, case: Case) -> dict[str, list[float]]:
+def measure(contender: Contender, case: Case, *, seconds: float) -> dict[str, list[float]]:
     """Seconds for a question: cold, warm, and warm for the page alone."""
     cold = []
     for value in range(COLD_SAMPLES):
         contender.restart_cold()
         cold.append(contender.ask(case, value, is_counted=True).seconds)
-    figures = {"cold": cold, "warm": _warm(contender, case, is_counted=True)}
+    figures = {"cold": cold, "warm": _warm(contender, case, seconds, is_counted=True)}
     if case.want == "page":
-        figures["page"] = _warm(contender, case, is_counted=False)
+        figures["page"] = _warm(contender, case, seconds, is_counted=False)
     return figures
 
 
-def _warm(contender: Contender, case: Case, *, is_counted: bool) -> list[float]:
+def _warm(contender: Contender, case: Case, limit_s: float, *, is_counted: bool) -> list[float]:
+    """Samples of all values in turn, for so long; each value at least once."""
     for value in range(VALUES):
         contender.ask(case, value, is_counted=is_counted)
     seconds: list[float] = []
     start = time.perf_counter()
-    while len(seconds) < VALUES or time.perf_counter() - start < WARM_S:
+    while len(seconds) < VALUES or time.perf_counter() - start < limit_s:
         value = len(seconds) % VALUES
         seconds.append(contender.ask(case, value, is_counted=is_counted).seconds)
         if len(seconds) >= SAMPLES_MAX:
@@ -249,6 +249,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.query")
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     rows = build(options.folder, options.events)
@@ -259,7 +260,7 @@ def main() -> None:
         Theirs(PostgreSQL(options.folder / "postgresql")),
     ]
     try:
-        results = {case.name: _compare(contenders, case) for case in cases}
+        results = {case.name: _compare(contenders, case, options.seconds) for case in cases}
     finally:
         for contender in contenders:
             contender.close()
@@ -273,14 +274,16 @@ Results = dict[str, dict[str, dict[str, list[float]]]]
 """Question -> contender -> cold, warm, page -> seconds."""
 
 
-def _compare(contenders: Sequence[Contender], case: Case) -> dict[str, dict[str, list[float]]]:
+def _compare(
+    contenders: Sequence[Contender], case: Case, seconds: float
+) -> dict[str, dict[str, list[float]]]:
     totals = {
         value: {c.ask(case, value, is_counted=True).total for c in contenders} - {-1}
         for value in range(VALUES)
     }
     if any(len(found) > 1 for found in totals.values()):
         raise SystemExit(f"{case.name}: the contenders count differently: {totals}")
-    found = {contender.name: measure(contender, case) for contender in contenders}
+    found = {contender.name: measure(contender, case, seconds=seconds) for contender in contenders}
     print(
         case.name,
         {name: f"{_p50(f['warm']) * 1e3:.2f} ms" for name, f in found.items()},

@@ -38,20 +38,17 @@ _COLUMNS = (
     "idx", "time_us", "actor", "actor_type", "action", "target", "target_type", "outcome",
     "tenant", "session", "service", "ip", "request", "trace", "region", "status", "words", "leaf",
 )  # fmt: skip
+# Each field with the order of the answer behind it, and the pairs that are asked for most.
 _INDEXES = (
     "(actor, idx)",
-    "(actor, action, idx)",
     "(target, idx)",
-    "(target_type, outcome, idx)",
-    "(action, outcome, time_us)",
-    "(action, outcome, idx)",
-    "(outcome, idx)",
-    "(time_us)",
+    "(action, idx)",
+    "(outcome, action, idx)",
     "(outcome, time_us)",
-    "(ip, time_us)",
-    "(tenant, service, idx)",
-    "(tenant, actor_type, idx)",
-    "(service, outcome, idx)",
+    "(time_us)",
+    "(ip, idx)",
+    "(tenant, idx)",
+    "(service, idx)",
     "(session, idx)",
     "(request)",
     "(trace)",
@@ -169,7 +166,7 @@ class SQLite:
         asked = [
             _ADDRESS.sub(
                 lambda found: f"X'{pack(found[1]).hex()}'",
-                _WORDS.sub(r"idx IN (SELECT rowid FROM texts WHERE words MATCH '\1')", statement),
+                _WORDS.sub(r"idx IN (SELECT rowid FROM texts WHERE texts MATCH '\1')", statement),
             )
             for statement in statements(question, is_counted=is_counted, day=day)
         ]
