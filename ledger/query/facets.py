@@ -5,6 +5,7 @@ a segment are in the posting list of a term. All of it is exact, unless the time
 then what was counted so far is given, and said to be a part.
 """
 
+from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from typing import Final, Literal, TypeAlias, get_args
 from pyroaring import BitMap
 
 from ledger.query.rows import RowReader
-from ledger.query.terms import SegmentTerms
+from ledger.query.terms import COLUMN_DIMENSIONS, SegmentTerms
 from ledger.query.window import Window
 from ledger.store.containers import (
     FORM_ARRAY,
@@ -28,7 +29,7 @@ from ledger.store.containers import (
     encode_bitmap,
     from_little_endian,
 )
-from ledger.store.postings import Postings
+from ledger.store.postings import NO_PLACE, Postings
 
 FacetField: TypeAlias = Literal[
     "action",
@@ -121,7 +122,13 @@ class Counting:
         else:
             matches = _Matches(offsets)
             for dimension, counts in self._counts.items():
-                matches.count(window.postings(dimension, segment), counts)
+                column = (
+                    window.column(dimension, segment) if dimension in COLUMN_DIMENSIONS else None
+                )
+                if column is None:
+                    matches.count(window.postings(dimension, segment), counts)
+                else:
+                    _count_column(offsets, *column, counts)
         self._counted += len(offsets)
 
     def _count_rows(self, indices: Sequence[int]) -> None:
@@ -129,7 +136,7 @@ class Counting:
         terms = SegmentTerms()
         terms.add(self._rows.leaves(indices))
         for dimension, counts in self._counts.items():
-            for value, container in terms.seal(dimension):
+            for value, container in terms.postings(dimension):
                 _add(counts, value, container.cardinality)
 
     def facets(self, *, is_all: bool) -> tuple[Facet, ...]:
@@ -177,6 +184,16 @@ def _count_all(runs: Iterable[Postings], counts: dict[str, int]) -> None:
     for postings in runs:
         for value, count in zip(postings.values, postings.counts, strict=True):
             counts[value] = known(value, 0) + count + 1
+
+
+def _count_column(
+    offsets: BitMap, places: "array[int]", values: list[str], counts: dict[str, int]
+) -> None:
+    """Add up the values of the matches of a segment."""
+    found = Counter(map(places.__getitem__, offsets.to_array()))
+    found.pop(NO_PLACE, None)
+    for place, count in found.items():
+        _add(counts, values[place], count)
 
 
 class _Matches:

@@ -34,6 +34,7 @@ import msgspec
 import rfc8785
 
 from ledger.store.containers import Container, union
+from ledger.store.index import SealedSegment, SegmentFacts, encode_segment
 from ledger.store.keyspace import DIMENSIONS
 from ledger.store.postings import ABSENT, GrowingTerms, Postings, join
 
@@ -52,6 +53,9 @@ MINUTE_CHARS: Final = len("2026-11-25T02:03")
 
 MORE: Final = "\x01"
 """The term of an entry that has more words, or more context, than become terms."""
+
+COLUMN_DIMENSIONS: Final = ("actor", "source")
+"""Dimensions with many values, and at most one an entry, that matches are counted by."""
 
 _NAMES = "name"
 _TEXTS = ("action", _NAMES)
@@ -171,7 +175,17 @@ class SegmentTerms:
             return self._texts_with([word for word in self._texts if low <= word < high])
         return self._terms[dimension].between(low, high)
 
-    def seal(self, dimension: str) -> Postings:
+    def seal(self, facts: SegmentFacts) -> SealedSegment:
+        """The segment, as it is stored."""
+        postings = {name: self.postings(name) for name in DIMENSIONS}
+        columns = [
+            (name, self._terms[name].column(postings[name], self.entries))
+            for name in COLUMN_DIMENSIONS
+        ]
+        kept = [(name, column) for name, column in columns if column is not None]
+        return encode_segment(postings.items(), kept, facts)
+
+    def postings(self, dimension: str) -> Postings:
         """The terms of a dimension, in order."""
         if dimension != "word":
             return self._terms[dimension].seal()

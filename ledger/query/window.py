@@ -5,6 +5,7 @@ A window is up to 256 consecutive segments, and its entries are the members of o
 without touching an offset, and a conjunction is one call into C.
 """
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -116,7 +117,17 @@ class Window:
         if self._snapshot is not None and segment < len(self._records):
             return self._snapshot.postings(dimension, segment)
         terms = self._tail.get(segment)
-        return () if terms is None else (terms.seal(dimension),)
+        return () if terms is None else (terms.postings(dimension),)
+
+    def column(self, dimension: str, segment: int) -> "tuple[array[int], list[str]] | None":
+        """For each entry of a segment the place of its value, and the values; where that is kept.
+
+        NO_PLACE stands for no value.
+        """
+        if self._snapshot is None or segment >= len(self._records):
+            return None
+        column = self._snapshot.column(dimension, segment)
+        return None if column is None else (column, self._snapshot.values(dimension, segment))
 
     def _evaluate(self, node: Node, segments: Sequence[int]) -> Decided:
         """Where in some of the segments a node holds."""

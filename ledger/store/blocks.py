@@ -129,10 +129,14 @@ class OpenBlock:
         """The values, ascending."""
         return self._text[1:-1].split(_SEPARATOR)
 
+    def texts(self) -> list[str]:
+        """The values as text."""
+        return self._text[1:-1].decode().split("\0")
+
     def postings(self) -> Postings:
         """All of the block's terms."""
         return Postings(
-            self._text[1:-1].decode().split("\0"),
+            self.texts(),
             counts=self._counts,
             forms=from_little_endian(self._forms),
             payload=self._data[self._payloads :],

@@ -42,7 +42,10 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
 
     DIR/index    what finds entries; it can be made again from DIR/log at any time
       blocks       u32 segment ‖ u8 dimension ‖ the last value of the block
-                                             up to 128 terms of the dimension (store/blocks.py)
+                                             consecutive terms of the dimension (store/blocks.py)
+      columns      u32 segment ‖ u8 dimension
+                                             one zstd frame: for each entry the place of its
+                                             value in the dimension, u16 little-endian, or 0xFFFF
       segments     u32 segment               a SegmentRecord as JSON: its root, times and counts
       meta         "format"                  "1"
                    "engine"                  as above
@@ -69,6 +72,7 @@ IDS: Final = b"ids"
 CHECKPOINTS: Final = b"checkpoints"
 META: Final = b"meta"
 BLOCKS: Final = b"blocks"
+COLUMNS: Final = b"columns"
 SEGMENTS: Final = b"segments"
 TOKENS: Final = b"tokens"
 OUTBOX: Final = b"outbox"
