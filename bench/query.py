@@ -13,9 +13,9 @@ another.
 """
 
 import argparse
-import gc
 import json
 import math
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -170,41 +170,30 @@ def _warm(contender: Contender, case: Case, limit_s: float, *, is_counted: bool)
 
 def build(folder: Path, events: int) -> list[Row]:
     """Build what is not there yet; what it takes to index the log, as rows of the table."""
-    rows = []
     if not (folder / "log").exists():
         _build_log(folder / "log", events)
     log = LogStore.open(folder / "log")
     figures = folder / "index.json"
     if not figures.exists():
-        start = time.process_time()
-        gc.disable()
-        segments = reindex(log, folder / "index")
-        gc.enable()
-        cpu_s = time.process_time() - start
-        entries = segments * 65_536
-        size = (folder / "index" / "data.mdb").stat().st_size
-        figures.write_text(
-            json.dumps({"index_us": cpu_s / entries * 1e6, "index_bytes": size / entries})
-        )
+        figures.write_text(json.dumps(_build_index(log, folder / "index")))
     found = json.loads(figures.read_text())
-    rows.append(
+    rows = [
         Row(
-            name="indexing, processor time an event",
-            figure=found["index_us"],
+            name="indexing, an event, on all processors",
+            figure=found["wall_us"],
             unit="µs",
             reach=8,
             at_most=True,
-        )
-    )
-    rows.append(
+        ),
+        Row(name="indexing, processor time an event", figure=found["processor_us"], unit="µs"),
         Row(
             name="index on disk, an event",
-            figure=found["index_bytes"],
+            figure=found["bytes"],
             unit="bytes",
             reach=60,
             at_most=True,
-        )
-    )
+        ),
+    ]
     if not (folder / "events.sqlite").exists():
         SQLite.build(folder / "events.sqlite.new", table_rows(_leaves(log)))
         (folder / "events.sqlite.new").rename(folder / "events.sqlite")
@@ -213,6 +202,23 @@ def build(folder: Path, events: int) -> list[Row]:
         (folder / "postgresql" / "built").touch()
     log.close()
     return rows
+
+
+def _build_index(log: LogStore, path: Path) -> dict[str, float]:
+    before = _processor_s()
+    start = time.perf_counter()
+    entries = reindex(log, path) * 65_536
+    return {
+        "wall_us": (time.perf_counter() - start) / entries * 1e6,
+        "processor_us": (_processor_s() - before) / entries * 1e6,
+        "bytes": (path / "data.mdb").stat().st_size / entries,
+    }
+
+
+def _processor_s() -> float:
+    """Processor time of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _build_log(path: Path, events: int) -> None:

@@ -192,8 +192,10 @@ def _count_column(
     """Add up the values of the matches of a segment."""
     found = Counter(map(places.__getitem__, offsets.to_array()))
     found.pop(NO_PLACE, None)
+    known = counts.get
     for place, count in found.items():
-        _add(counts, values[place], count)
+        value = values[place]
+        counts[value] = known(value, 0) + count
 
 
 class _Matches:
