@@ -1,17 +1,26 @@
-"""The keeper of the index: a process of its own that seals what is full, beside a service.
+"""What keeps the index up beside a service: a process for what is full, a thread for what is new.
 
-Sealing a segment computes for most of a second, which on a thread of the service would hold up
-its event loop; in a process of its own it holds up nothing. It may be killed at any time. It ends
+Sealing a segment computes for a second, which on a thread of the service would hold up its event
+loop; in a process of its own it holds up nothing. The keeper may be killed at any time. It ends
 when its parent does: that holds the other end of a pipe, which nothing is ever written to.
+
+The newest entries are indexed in the service's memory, by the first query that wants them or, so
+that no query waits for it, by a follower that works for a millisecond and then rests for ten.
 """
 
+import gc
 import os
 import select
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Final
 
+import structlog
+
+from ledger.query.engine import QueryEngine
 from ledger.query.sealing import Sealer, open_index_writer
 from ledger.store.log import LogStore
 from ledger.tlog.errors import UnavailableError
@@ -19,8 +28,46 @@ from ledger.tlog.errors import UnavailableError
 LOOK_S: Final = 1.0
 """Between two looks for a segment that is full."""
 
+FOLLOW_S: Final = 0.05
+"""Between two looks for entries that are new."""
+
+FOLLOWED_AT_ONCE: Final = 128
+RESTS_FOR: Final = 10
 STOP_WAIT_S: Final = 10.0
 NICENESS: Final = 10
+
+_log = structlog.get_logger("ledger.query")
+
+
+class IndexFollower:
+    """Indexes the newest entries in memory, on a thread of its own, before anybody asks."""
+
+    def __init__(self, engine: QueryEngine) -> None:
+        self._engine = engine
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ledger-follower", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; the log may be closed when this returns."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        rest_s = 0.0
+        while not self._stopping.wait(rest_s):
+            start = time.monotonic()
+            try:
+                is_behind = self._engine.advance(FOLLOWED_AT_ONCE)
+            except Exception:  # noqa: BLE001 - the thread's top; queries do its work, and tell
+                _log.exception("index_follower_failed")
+                return
+            # One processor's share is all that Python has: most of it belongs to the requests.
+            worked_s = time.monotonic() - start
+            rest_s = worked_s * RESTS_FOR if is_behind else FOLLOW_S
 
 
 class IndexKeeper:
@@ -86,6 +133,7 @@ def _is_alone(wait_s: float) -> bool:
 def main() -> None:
     """Keep the index that the command line names, after what is more urgent."""
     os.nice(NICENESS)
+    gc.disable()  # Nothing here has cycles, and a segment is half a million objects.
     log_path, index_path = map(Path, sys.argv[1:])
     while True:
         try:
