@@ -100,6 +100,7 @@ class Load:
             "requests_per_s": len(latencies) / elapsed,
             "p50_ms": latencies[len(latencies) // 2] * 1e3,
             "p99_ms": latencies[int(len(latencies) * 0.99)] * 1e3,
+            "max_ms": latencies[-1] * 1e3,
             "failures": self._failures,
         }
 

@@ -50,7 +50,7 @@ def run(folder: Path, *, entries: int, seconds: float) -> list[Row]:
             str(entries // 256),
             seconds=seconds,
         )
-        memory_mb = _resident_mb(service.process_id)
+        memory_mb = resident_mb(service.process_id)
     return [
         Row(
             name=f"inclusion proofs, tree of {entries:,}, 32 connections",
@@ -118,7 +118,7 @@ def _disk_bytes(path: Path) -> int:
     return (path / "data.mdb").stat().st_blocks * 512
 
 
-def _resident_mb(process_id: int) -> float:
+def resident_mb(process_id: int) -> float:
     """What the process holds for itself: pages of the map are the kernel's to take back."""
     fields = dict(
         line.split(":", 1)

@@ -16,16 +16,19 @@ import argparse
 import json
 import math
 import resource
+import shutil
 import time
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import msgspec
 
+from bench.append import ORIGIN
 from bench.questions import VALUES, Case, make_cases
 from bench.rows import Row, format_table
+from bench.searching import EXPORT_ROWS, asked_over_http, exported, sealing
 from bench.tables import (
     PostgreSQL,
     Question,
@@ -34,20 +37,18 @@ from bench.tables import (
     forget_files,
     table_rows,
 )
-from bench.varied import START_UNIX_US, YEAR_US, varied_events
-from ledger.event.canonical import format_leaf, format_time
+from bench.varied import START_UNIX_US, YEAR_US, fill_log
+from ledger.cli.running import make_ledger
 from ledger.query.engine import QueryEngine
 from ledger.query.language import parse_query
 from ledger.query.rows import RowReader
 from ledger.query.sealing import reindex
+from ledger.service.directory import DirectoryPaths
 from ledger.store.index import IndexStore
-from ledger.store.log import LogStore, create_log
-from ledger.store.writer import LogWriter, NewEntry
-from ledger.tlog.hashing import leaf_hash
+from ledger.store.log import LogStore
 
 FOLDER = Path(__file__).parent / "data" / "query"
 NOW_UNIX_US: Final = START_UNIX_US + YEAR_US
-COMMIT_EVENTS = 10_000
 COLD_SAMPLES = 3
 SAMPLES_MAX = 400
 TWO_DIMENSIONS: Final = (
@@ -66,8 +67,8 @@ class Ours:
 
     name = "witnessed-ledger"
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, paths: DirectoryPaths) -> None:
+        self._paths = paths
         self._open()
 
     def ask(self, case: Case, value: int, *, is_counted: bool) -> Timing:
@@ -95,7 +96,7 @@ class Ours:
     def restart_cold(self) -> None:
         """Close, let the system forget the files, open."""
         self.close()
-        forget_files(self._folder / name / "data.mdb" for name in ("log", "index"))
+        forget_files(path / "data.mdb" for path in (self._paths.log, self._paths.index))
         self._open()
 
     def close(self) -> None:
@@ -104,8 +105,8 @@ class Ours:
         self._index.close()
 
     def _open(self) -> None:
-        self._log = LogStore.open(self._folder / "log")
-        self._index = IndexStore.open(self._folder / "index")
+        self._log = LogStore.open(self._paths.log)
+        self._index = IndexStore.open(self._paths.index)
         self._engine = QueryEngine(self._log, self._index)
         # As a service does in the background before anybody asks.
         self._engine.advance(1 << 20)
@@ -170,12 +171,16 @@ def _warm(contender: Contender, case: Case, limit_s: float, *, is_counted: bool)
 
 def build(folder: Path, events: int) -> list[Row]:
     """Build what is not there yet; what it takes to index the log, as rows of the table."""
-    if not (folder / "log").exists():
-        _build_log(folder / "log", events)
-    log = LogStore.open(folder / "log")
+    paths = DirectoryPaths(folder / "ledger")
+    if not (folder / "token").exists():
+        shutil.rmtree(paths.root, ignore_errors=True)
+        token = make_ledger(paths.root, origin=ORIGIN)
+        fill_log(paths.log, events)
+        (folder / "token").write_text(token)
+    log = LogStore.open(paths.log)
     figures = folder / "index.json"
     if not figures.exists():
-        figures.write_text(json.dumps(_build_index(log, folder / "index")))
+        figures.write_text(json.dumps(_build_index(log, paths.index)))
     found = json.loads(figures.read_text())
     rows = [
         Row(
@@ -221,21 +226,6 @@ def _processor_s() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def _build_log(path: Path, events: int) -> None:
-    create_log(path, origin="bench.example/audit")
-    writer = LogWriter.open(path)
-    supply = varied_events(events)
-    while chunk := list(islice(supply, COMMIT_EVENTS)):
-        entries = []
-        for event_json, id_bytes, received_us in chunk:
-            leaf = format_leaf(
-                event_json=event_json, by="billing-api", received_time=format_time(received_us)
-            )
-            entries.append(NewEntry(id_bytes, leaf, leaf_hash(leaf), event_json, time_filled=False))
-        writer.commit(entries)
-    writer.close()
-
-
 def _leaves(log: LogStore) -> Iterator[bytes]:
     for _, leaves in RowReader(log).bundles(0, log.head().tree_size):
         yield from leaves
@@ -259,9 +249,10 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     rows = build(options.folder, options.events)
-    cases = make_cases(_samples(options.folder / "log"))
+    paths = DirectoryPaths(options.folder / "ledger")
+    cases = make_cases(_samples(paths.log))
     contenders: list[Contender] = [
-        Ours(options.folder),
+        Ours(paths),
         Theirs(SQLite(options.folder / "events.sqlite")),
         Theirs(PostgreSQL(options.folder / "postgresql")),
     ]
@@ -272,8 +263,22 @@ def main() -> None:
             contender.close()
     (options.folder / "results.json").write_text(json.dumps(results, indent=1))
     print(format_comparison(results))
+    rows += verdicts(results)
+    rows += _around(options.folder, cases, rows_exported=min(EXPORT_ROWS, options.events // 2))
     print()
-    print(format_table([*rows, *verdicts(results)]))
+    print(format_table(rows))
+
+
+def _around(folder: Path, cases: Sequence[Case], *, rows_exported: int) -> list[Row]:
+    """What the service adds to a search, and what a search takes from the service."""
+    token = (folder / "token").read_text()
+    asked = [case.query(n) for case in cases if case.name in TWO_DIMENSIONS for n in range(VALUES)]
+    with TemporaryDirectory(dir=folder) as scratch:
+        return [
+            *asked_over_http(folder / "ledger", token, asked, rounds=5),
+            *exported(folder / "ledger", token, rows=rows_exported),
+            *sealing(Path(scratch), seconds=10.0),
+        ]
 
 
 Results = dict[str, dict[str, dict[str, list[float]]]]

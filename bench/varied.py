@@ -10,18 +10,22 @@ seed gives the same events.
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from ledger.event.canonical import format_time
+from ledger.event.canonical import format_leaf, format_time
+from ledger.store.writer import LogWriter, NewEntry
+from ledger.tlog.hashing import leaf_hash
 
 START_UNIX_US: Final = 1_767_225_600_000_000  # 2026-01-01
 YEAR_US: Final = 365 * 86_400 * 1_000_000
 ACTORS: Final = 60_000
 TARGETS: Final = 2_000_000
 TENANTS: Final = 200
+COMMIT_EVENTS: Final = 10_000
 USER_AGENT: Final = "Mozilla/5.0 Firefox/128.0"
 
 _ACTIONS = (
@@ -97,6 +101,21 @@ def varied_events(count: int, *, seed: int = 4) -> Iterator[tuple[bytes, bytes, 
                 trace = f"{rng.getrandbits(128):032x}"
             event, id_bytes = _event(rng, actor, action, trace, received_us)
             yield _encode(event), id_bytes, received_us
+
+
+def fill_log(path: Path, count: int) -> None:
+    """Append so many events straight through the writer of the log at `path`."""
+    writer = LogWriter.open(path)
+    supply = varied_events(count)
+    while chunk := list(islice(supply, COMMIT_EVENTS)):
+        entries = []
+        for event_json, id_bytes, received_us in chunk:
+            leaf = format_leaf(
+                event_json=event_json, by="billing-api", received_time=format_time(received_us)
+            )
+            entries.append(NewEntry(id_bytes, leaf, leaf_hash(leaf), event_json, time_filled=False))
+        writer.commit(entries)
+    writer.close()
 
 
 def _actor(number: int) -> dict[str, Any]:
