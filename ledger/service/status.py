@@ -43,7 +43,7 @@ _KINDS: Final = ProblemKinds(
 
 async def read_log(service: Service, _request: web.BaseRequest) -> web.Response:
     """Which log this is."""
-    index = await service.searcher.run(service.searcher.engine.status)
+    index = service.searcher.engine.status()
     published = service.publisher.published
     answer = LogAnswer(
         origin=service.origin,
@@ -89,7 +89,7 @@ async def read_ready(service: Service, _request: web.BaseRequest) -> web.Respons
     fill = service.store.fill_ratio()
     if fill > MAP_FILL_WARNED:
         warnings.append(f"the log's map is {fill:.0%} full: raise map_bytes and start again")
-    warnings += await _index_warnings(service)
+    warnings += _index_warnings(service)
     return encode_answer(Ready(status="ready", warnings=tuple(warnings)))
 
 
@@ -103,9 +103,9 @@ async def read_openapi(service: Service, _request: web.BaseRequest) -> web.Respo
     return make_answer(service.openapi, media=JSON_MEDIA, cache=NO_CACHE)
 
 
-async def _index_warnings(service: Service) -> list[str]:
+def _index_warnings(service: Service) -> list[str]:
     """What makes searches slower than they should be; never wrong."""
-    index = await service.searcher.run(service.searcher.engine.status)
+    index = service.searcher.engine.status()
     behind = index.full_segments - index.sealed_segments
     if behind <= SEGMENTS_BEHIND_WARNED:
         return []
