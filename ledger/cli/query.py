@@ -1,26 +1,19 @@
 """`ledger query`: ask the log, see the answer as a table, each event of it verified."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
 import click
-import msgspec
 
 from ledger.cli.connection import Connection, connection_options
+from ledger.cli.entries import Show, choose_show, show_counts, show_options, show_table
 from ledger.cli.output import note, print_json, printable
-from ledger.event.table import format_header, format_rows, table_row
 from ledger_client import Entry, LedgerClient, Page, RejectedError
 from ledger_client.searching import PAGE_EVENTS_MAX, Order
 
 SHOWN_MAX = 50
-TARGETS_SHOWN = 2
-CELL_CHARS_MAX = 40
-BAR_CHARS = 40
 Unit = Literal["hour", "day"]
-COLOURS = {"success": "green", "failure": "yellow", "denied": "red", "unknown": "magenta"}
-HEADINGS = ("index", "time", "actor", "action", "outcome", "target", "source")
-OUTCOME_COLUMN = HEADINGS.index("outcome")
 
 order_option = click.option(
     "--order",
@@ -40,8 +33,7 @@ order_option = click.option(
     help=f"At most so many; as a table {SHOWN_MAX} when left out, otherwise all.",
 )
 @order_option
-@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each event.")
-@click.option("--csv", "as_csv", is_flag=True, help="CSV with all columns.")
+@show_options
 @click.option("--follow", is_flag=True, help="Show what comes in from now on, until Ctrl-C.")
 @click.option("--explain", is_flag=True, help="Say how the query is answered, and don't.")
 @click.option("--count", "fields", multiple=True, metavar="FIELD", help="Count a field's values.")
@@ -64,10 +56,8 @@ def command(
 
     Each event shown was proven to be in the log. docs/search.md has the whole language.
     """
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv are one too many")
     query = " ".join(words)
-    show = _show_json if as_json else _show_csv if as_csv else _show_table
+    show = choose_show(as_json=as_json, as_csv=as_csv)
     with connection.open() as ledger, explained(query):
         if explain:
             page = ledger.search(query, limit=0, explain=True)
@@ -78,7 +68,7 @@ def command(
             _follow(ledger.tail(query), show)
         else:
             wanted = limit
-            if limit is None and not (as_json or as_csv):
+            if limit is None and show is show_table:
                 wanted = SHOWN_MAX
             _show_pages(_pages(ledger, query, order=order, limit=wanted), show)
 
@@ -124,10 +114,6 @@ def _pages(ledger: LedgerClient, query: str, *, order: Order, limit: int | None)
             return
 
 
-Show = Callable[[Sequence[Entry], bool], None]
-"""Prints entries; the flag says whether they are the first."""
-
-
 def _show_pages(pages: Iterator[Page], show: Show) -> None:
     shown, took_ms, verified = 0, 0.0, None
     page = None
@@ -163,13 +149,13 @@ def _count(
         print_json({"total": page.total, "facets": page.facets, "histogram": page.histogram})
         return
     for facet in page.facets:
-        _show_counts(facet.field, facet.counts)
+        show_counts(facet.field, facet.counts)
         if facet.others:
             click.secho(f"  and {facet.others:,} more values", dim=True)
         if not facet.is_exact:
             click.secho(f"  a sample of {facet.counted:,} events", dim=True)
     if page.histogram is not None:
-        _show_counts(page.histogram.unit, page.histogram.buckets)
+        show_counts(page.histogram.unit, page.histogram.buckets)
     note(
         f"{'' if page.is_total_exact else 'at least '}{page.total:,} events; {page.took_ms:.1f} ms"
     )
@@ -177,67 +163,3 @@ def _count(
 
 def _total(page: Page) -> str:
     return f"{'' if page.is_total_exact else 'at least '}{page.total:,}"
-
-
-def _show_counts(heading: str, counts: Sequence[tuple[str, int]]) -> None:
-    click.secho(heading, bold=True)
-    most = max((count for _, count in counts), default=1)
-    width = max((len(printable(value)) for value, _ in counts), default=0)
-    for value, count in counts:
-        bar = "█" * max(1, count * BAR_CHARS // most)
-        click.echo(f"  {printable(value):{width}}  {count:>9,}  {click.style(bar, dim=True)}")
-
-
-def _show_json(entries: Sequence[Entry], _is_first: bool) -> None:
-    for entry in entries:
-        line = {
-            "index": entry.index,
-            "event": entry.event,
-            "received": entry.received,
-            "verified": entry.head is not None,
-        }
-        click.echo(msgspec.json.encode(line))
-
-
-def _show_csv(entries: Sequence[Entry], is_first: bool) -> None:
-    text = format_rows(table_row(entry.index, entry.leaf) for entry in entries)
-    # Bytes, so that no line ending is made another.
-    click.echo(((format_header() if is_first else "") + text).encode(), nl=False)
-
-
-def _show_table(entries: Sequence[Entry], is_first: bool) -> None:
-    rows = [_cells(entry) for entry in entries]
-    if is_first and rows:
-        rows.insert(0, HEADINGS)
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(len(HEADINGS))]
-    for row in rows:
-        padded = [f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)]
-        if row is HEADINGS:
-            click.secho("  ".join(padded).rstrip(), dim=True)
-            continue
-        padded[OUTCOME_COLUMN] = click.style(
-            padded[OUTCOME_COLUMN], fg=COLOURS[row[OUTCOME_COLUMN]]
-        )
-        click.echo("  ".join(padded).rstrip())
-
-
-def _cells(entry: Entry) -> tuple[str, ...]:
-    event = entry.event
-    source = event.source or None
-    targets = [":".join(filter(None, (each.type or "", each.id))) for each in event.targets or ()]
-    more = f" +{len(targets) - TARGETS_SHOWN}" if len(targets) > TARGETS_SHOWN else ""
-    time = (event.time or "").partition(".")[0]
-    cells = (
-        str(entry.index),
-        f"{time}Z",
-        event.actor.id,
-        event.action,
-        event.outcome,
-        ", ".join(targets[:TARGETS_SHOWN]) + more,
-        (source and (source.ip or source.service)) or "",
-    )
-    return tuple(_short(printable(cell)) for cell in cells)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= CELL_CHARS_MAX else f"{text[: CELL_CHARS_MAX - 1]}…"

@@ -115,6 +115,52 @@ def test_values_and_days_are_counted(command: Command) -> None:
     assert as_json["total"] > 90
 
 
+def test_what_happened_around_an_event_says_why_it_shows(command: Command) -> None:
+    index = json.loads(command("query", "--json", "target:s_8").stdout)["index"]
+    done = command("around", str(index), "--minutes", "10")
+    assert done.returncode == 0, done.stderr
+    head, *rows = done.stdout.splitlines()
+    assert head.split()[-1] == "because"
+    # Of the same minute, and by the same actor or from the same address: 8, 28, 48 and so on.
+    assert sum("actor, source, target" in row for row in rows) == 1
+    assert all("u_0" in row or "203.0.113.8" in row for row in rows)
+    assert f"{len(rows)} events within 10 minutes" in done.stderr
+    lines = [
+        json.loads(line) for line in command("around", str(index), "--json").stdout.split("\n")[:-1]
+    ]
+    assert [line["event"]["id"] for line in lines if "target" in line["because"]] == [
+        json.loads(command("show", str(index), "--json").stdout)["event"]["id"]
+    ]
+    assert command("around", "999999").returncode == 2
+    assert command("around", "nothing").returncode == 2
+    assert command("around", str(index), "--minutes", "0").returncode == 2
+
+
+def test_a_timeline_has_what_was_done_by_somebody_and_to_them(
+    command: Command, ledger: Ledger
+) -> None:
+    with LedgerClient(ledger.url, ledger.token, policy=ledger.policy) as client:
+        victim = {"targets": [{"type": "user", "id": "u_3"}]}
+        client.append({"actor": {"id": "u_9"}, "action": "x", "outcome": "success", **victim})
+    rows = command("timeline", "u_3").stdout.splitlines()[1:]
+    assert rows[0].split()[-1] == "target"
+    assert all(row.split()[-1] == "actor" for row in rows[1:])
+    assert len(rows) == 1 + len([n for n in range(90) if n % 4 == 3])
+    assert len(command("timeline", "u_3", "--limit", "2", "--csv").stdout.splitlines()) == 1 + 2
+
+
+def test_an_address_was_seen_first_and_last(command: Command) -> None:
+    done = command("seen", "203.0.113.0/29")
+    assert done.returncode == 0, done.stderr
+    assert len([line for line in done.stdout.splitlines() if "203.0.113." in line]) == 2
+    assert "72 events from 203.0.113.0/29" in done.stderr
+    said = json.loads(command("seen", "203.0.113.7", "--json").stdout)
+    assert (said["total"], said["actions"]) == (9, {"login.failed": 6, "login.succeeded": 3})
+    assert said["first"]["index"] < said["last"]["index"]
+    assert "0 events" in command("seen", "192.0.2.1").stderr
+    assert command("seen", "somewhere").returncode == 2
+
+
 def test_a_query_is_explained_instead_of_answered(command: Command) -> None:
     done = command("query", "--explain", "actor:u_1", "outcome:failure")
     assert done.returncode == 0
