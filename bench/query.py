@@ -247,24 +247,25 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    rows = build(options.folder, options.events)
-    paths = DirectoryPaths(options.folder / "ledger")
+    folder: Path = options.folder.resolve()  # PostgreSQL runs elsewhere.
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = build(folder, options.events)
+    paths = DirectoryPaths(folder / "ledger")
     cases = make_cases(_samples(paths.log))
     contenders: list[Contender] = [
         Ours(paths),
-        Theirs(SQLite(options.folder / "events.sqlite")),
-        Theirs(PostgreSQL(options.folder / "postgresql")),
+        Theirs(SQLite(folder / "events.sqlite")),
+        Theirs(PostgreSQL(folder / "postgresql")),
     ]
     try:
         results = {case.name: _compare(contenders, case, options.seconds) for case in cases}
     finally:
         for contender in contenders:
             contender.close()
-    (options.folder / "results.json").write_text(json.dumps(results, indent=1))
+    (folder / "results.json").write_text(json.dumps(results, indent=1))
     print(format_comparison(results))
     rows += verdicts(results)
-    rows += _around(options.folder, cases, rows_exported=min(EXPORT_ROWS, options.events // 2))
+    rows += _around(folder, cases, rows_exported=min(EXPORT_ROWS, options.events // 2))
     print()
     print(format_table(rows))
 

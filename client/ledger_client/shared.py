@@ -22,6 +22,7 @@ from ledger_client.erasing import plan_erase
 from ledger_client.exchange import Plan, parse_endpoint
 from ledger_client.heads import Heads
 from ledger_client.ids import new_event_id
+from ledger_client.masking import guarded
 from ledger_client.reading import Walk, plan_walk, prove_inclusion, read_event
 from ledger_client.results import (
     Consistency,
@@ -100,7 +101,10 @@ class Shared:
             raise ValueError(f"a state file needs a policy. {POLICY_HINT}")
         reader = Reader(new_event_id, lambda: time.time_ns() // _NS_PER_US)
         self._appender: Final = Appender(
-            reader=reader, heads=self._heads, mask=mask, make_salt=_make_salt
+            reader=reader,
+            heads=self._heads,
+            mask=None if mask is None else guarded(mask),
+            make_salt=_make_salt,
         )
 
     def append(self, event: AnyEvent, *, verify: bool, wait_witnessed: bool) -> Plan[Receipt]:

@@ -118,6 +118,7 @@ class Recorder:
         # Loaded with the first recorder, not with the module: TLS and HTTP take a while.
         from ledger.event.secrets import default_rules
         from ledger_client.client import LedgerClient
+        from ledger_client.masking import guarded
         from ledger_client.recording import fit, life
         from ledger_client.retry import RetryPolicy
 
@@ -144,7 +145,7 @@ class Recorder:
             self._settings, connect=self._connect, defaults=self._defaults
         )
         self._defaults: Final[Scope] = _defaults(service=service, actor=actor, tenant=tenant)
-        self._mask: Final[Mask] = mask or default_rules().mask
+        self._mask: Final[Mask] = guarded(mask or default_rules().mask)
         self._on_invalid: Final[OnInvalid] = on_invalid
         self._settings: Final = life.Settings(
             folder=folder,

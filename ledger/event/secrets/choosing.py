@@ -20,9 +20,9 @@ import tomllib
 from typing import Annotated, Final
 
 import msgspec
-import re2
 from msgspec import Meta
 
+from ledger.event.secrets.automata import Pattern
 from ledger.event.secrets.rules import KEY_RULES, PATTERN_RULES, KeyRule, PatternRule
 from ledger.event.secrets.scanning import SecretRules
 from ledger.tlog.errors import MalformedError
@@ -81,14 +81,8 @@ def _check_pattern(pattern: _Pattern) -> None:
     if re.search(r"[$^]|\\[Az]", bare):
         raise ValueError(f'rule {pattern.rule}: ^ and $ have no meaning; a quote, ", ends a text')
     try:
-        compiled = re2.compile(pattern.pattern, _quiet())
-    except re2.error:
-        raise ValueError(f"rule {pattern.rule}: not a pattern in RE2's syntax") from None
-    if compiled.search('""'):
+        compiled = Pattern(pattern.pattern)
+    except ValueError as error:
+        raise ValueError(f"rule {pattern.rule}: {error}") from None
+    if compiled.is_in('""'):
         raise ValueError(f"rule {pattern.rule}: the pattern finds something in an empty text")
-
-
-def _quiet() -> re2.Options:
-    options = re2.Options()
-    options.log_errors = False
-    return options

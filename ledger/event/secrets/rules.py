@@ -15,8 +15,7 @@ import binascii
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-import re2
-
+from ledger.event.secrets.automata import Pattern
 from ledger.event.secrets.cards import CARD_PATTERN, has_card_number
 
 
@@ -119,17 +118,17 @@ def _is_basic(match: str) -> bool:
     return bool(colon and password)
 
 
-_is_placeholder: Final = re2.compile(
+_PLACEHOLDER: Final = Pattern(
     r"(?i)masked\.[a-z0-9-]+"
     r"|[^\pL\pN]*(?:x{3,}|[*•.]*|redacted|masked|hidden|filtered|removed|omitted|none|null|undefined"
     r"|hidden_due_to_security_reasons)[^\pL\pN]*"
     r"|\$\{?[a-z0-9_.]+\}?|\{\{? ?[a-z0-9_.]+ ?\}?\}|<[a-z0-9_ -]+>|%[a-z0-9_]+%"
-).fullmatch
+)
 
 
 def is_placeholder(text: str) -> bool:
     """Tell that a text stands where a secret was or would be: `***`, `[REDACTED]`, `${TOKEN}`."""
-    return _is_placeholder(text) is not None
+    return _PLACEHOLDER.is_whole(text)
 
 
 def _has_url_password(match: str) -> bool:
@@ -142,10 +141,8 @@ def _has_parameter(match: str) -> bool:
 
 def _checked(rule: str, pattern: str, is_secret: Callable[[str], bool]) -> PatternRule:
     """A rule whose check is made of each place that the pattern finds."""
-    find = re2.compile(pattern).finditer
-    return PatternRule(
-        rule, pattern, lambda text: any(is_secret(match.group()) for match in find(text))
-    )
+    found_in = Pattern(pattern).found_in
+    return PatternRule(rule, pattern, lambda text: any(map(is_secret, found_in(text))))
 
 
 _WORD: Final = r"[0-9A-Za-z_-]"

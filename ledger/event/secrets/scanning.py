@@ -19,16 +19,14 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
-import re2
 
+from ledger.event.secrets.automata import PatternSet, escape
 from ledger.event.secrets.cards import is_card_number
 from ledger.event.secrets.rules import KeyRule, PatternRule, is_placeholder
 
 KEY_SHOWN_CHARS_MAX: Final = 64
 PATH_SHOWN_CHARS_MAX: Final = 256
 
-# The automaton is built as texts need it, and begins anew when it has this size.
-_AUTOMATON_BYTES_MAX: Final = 64 << 20
 _SEPARATORS: Final = "[-_. ]*"
 _TAIL: Final = r"[-_. :/0-9\]]*"
 _BEFORE_NAME: Final = r"/.$\["
@@ -81,19 +79,19 @@ class SecretRules:
         self._key_rules = tuple(keys)
         self._pattern_rules = tuple(patterns)
         texts = [(each.rule, each.pattern) for each in self._pattern_rules]
-        self._texts = _compile_set(texts)
-        keys_set = _compile_set(
+        self._texts = PatternSet(texts)
+        keys_set = PatternSet(
             (each.rule, _key_pattern(each, start="^", end="$")) for each in self._key_rules
         )
 
         # The same few hundred keys come back all day.
         @lru_cache(maxsize=4096)
         def matching_keys(key: str) -> tuple[int, ...]:
-            return tuple(sorted(keys_set.Match(_without_surrogates(key)) or ()))
+            return tuple(sorted(keys_set.found_in(_without_surrogates(key))))
 
         self._matching_keys = matching_keys
         in_json = [(each.rule, _key_pattern(each, start='"', end='"')) for each in self._key_rules]
-        self._first_look = _compile_set([*texts, *in_json])
+        self._first_look = PatternSet([*texts, *in_json])
 
     def find(self, event: bytes | dict[str, Any]) -> tuple[Hit, ...]:
         """The secrets in an event, given as JSON in UTF-8 or as an object.
@@ -127,7 +125,7 @@ class SecretRules:
             event_json = _without_escapes(event_json)
             if b'\\"' in event_json:
                 return False  # JSON in a text in a text.
-        return not self._first_look.Match(event_json)
+        return not self._first_look.found_in(event_json)
 
     def _take_apart(self, event: Any) -> tuple[Any, tuple[Hit, ...]]:
         walk = _Walk(self._key_rule, self._text_rule)
@@ -145,7 +143,7 @@ class SecretRules:
     def _text_rule(self, text: str) -> str | None:
         """The rule by which a text, or a part of it, is a secret."""
         quoted = f'"{_without_surrogates(text)}"'
-        for index in sorted(self._texts.Match(quoted) or ()):
+        for index in sorted(self._texts.found_in(quoted)):
             rule: PatternRule = self._pattern_rules[index]
             if rule.is_secret is None or rule.is_secret(quoted):
                 return rule.rule
@@ -300,18 +298,4 @@ def _key_pattern(rule: KeyRule, *, start: str, end: str) -> str:
 
 
 def _words(text: str) -> str:
-    return _SEPARATORS.join(re2.escape(word) for word in text.split())
-
-
-def _compile_set(patterns: Iterable[tuple[str, str]]) -> re2.Set:
-    options = re2.Options()
-    options.max_mem = _AUTOMATON_BYTES_MAX
-    options.log_errors = False
-    compiled = re2.Set.SearchSet(options)
-    for rule, pattern in patterns:
-        try:
-            compiled.Add(pattern)
-        except re2.error:
-            raise ValueError(f"rule {rule}: not a pattern in RE2's syntax") from None
-    compiled.Compile()
-    return compiled
+    return _SEPARATORS.join(escape(word) for word in text.split())
