@@ -227,26 +227,34 @@ class SegmentTerms:
         terms = self._terms
         numbered = list(enumerate(events, first))
         targets = [(target, o) for o, event in numbered for target in event.targets]
-        terms["target"].add_several([(cut(target.id), o) for target, o in targets])
-        terms["target.type"].add_several(
-            [(cut(target.type), o) for target, o in targets if target.type != ABSENT]
-        )
+        self._add_targets(targets, first, entries=len(events))
         names = [(target.name, o) for target, o in targets if target.name != ABSENT]
-        for offset, event in numbered:
-            actor = event.actor
-            if actor.name != ABSENT:
-                names.append((actor.name, offset))
-            principal = actor.on_behalf_of
-            if principal is not None:
-                terms["actor.on_behalf_of"].add_several([(cut(principal.id), offset)])
-                if principal.name != ABSENT:
-                    names.append((principal.name, offset))
+        names += [(event.actor.name, o) for o, event in numbered if event.actor.name != ABSENT]
+        principals = [
+            (event.actor.on_behalf_of, o)
+            for o, event in numbered
+            if event.actor.on_behalf_of is not None
+        ]
+        if principals:
+            terms["actor.on_behalf_of"].add_several([(cut(each.id), o) for each, o in principals])
+            names += [(each.name, o) for each, o in principals if each.name != ABSENT]
         terms[_NAMES].add_several(names)
         terms["field"].add_several(
-            [(cut(c.path), o) for o, event in numbered for c in event.changes]
+            [(cut(c.path), o) for o, event in numbered if event.changes for c in event.changes]
         )
         reasons = [(event.reason, o) for o, event in numbered if event.reason != ABSENT]
         terms["reason"].add_several([(word, o) for text, o in reasons for word in _terms_of(text)])
+
+    def _add_targets(
+        self, targets: list[tuple[_Principal, int]], first: int, *, entries: int
+    ) -> None:
+        ids, types = self._terms["target"], self._terms["target.type"]
+        if [offset for _, offset in targets] == list(range(first, first + entries)):
+            ids.add(_cut_all([target.id for target, _ in targets]), first)
+            types.add(_cut_all([target.type for target, _ in targets]), first)
+            return
+        ids.add_several([(cut(target.id), o) for target, o in targets])
+        types.add_several([(cut(target.type), o) for target, o in targets if target.type != ABSENT])
 
     def _add_context(self, events: list[EventView], first: int) -> None:
         contexts = [event.context for event in events]
@@ -257,8 +265,9 @@ class SegmentTerms:
         for offset, context in enumerate(contexts, first):
             before = len(terms)
             for key, value in context.items():
-                if type(value) is str:
-                    terms.append((cut(context_prefix(key) + value), offset))
+                if type(value) is str or type(value) is int:
+                    term = f"{context_prefix(key)}{value}"
+                    terms.append((term if len(term) <= TERM_CHARS_MAX else cut(term), offset))
                     continue
                 for path, text in scalars(key, value):
                     if path in _OWN_PATHS:

@@ -26,7 +26,7 @@ from ledger.query.plan import (
     Unknown,
 )
 from ledger.query.terms import SegmentTerms
-from ledger.store.containers import Container, assemble, union, whole_container
+from ledger.store.containers import Container, assemble, unite, whole_container
 from ledger.store.index import IndexSnapshot
 from ledger.store.postings import Postings
 
@@ -212,30 +212,29 @@ class Window:
         return None if terms is None else terms.times
 
     def _read_any(self, reads: Sequence[Read], segments: Sequence[int]) -> BitMap:
-        bitmaps = [assemble(list(self._read(read, segments))) for read in reads]
+        bitmaps = [self._read(read, segments) for read in reads]
         if len(bitmaps) == 1:
             return bitmaps[0]
         return BitMap.union(*bitmaps) if bitmaps else BitMap()
 
-    def _read(self, read: Read, segments: Sequence[int]) -> Iterator[tuple[int, Container]]:
-        """The posting list of a read in each of the segments that has one, by slot."""
+    def _read(self, read: Read, segments: Sequence[int]) -> BitMap:
+        """The entries that have a term of a read."""
         first = self.segments.start
         sealed = [segment for segment in segments if segment < len(self._records)]
-        if sealed and self._snapshot is not None:
-            if isinstance(read, Find):
-                found = self._snapshot.find(read.dimension, read.value, sealed)
-                for segment, container in found:
-                    yield segment - first, container
-            else:
-                several = self._snapshot.between(read.dimension, read.low, read.high, sealed)
-                for segment, containers in several:
-                    yield segment - first, union(containers)
-        for segment in segments[len(sealed) :]:
-            terms = self._tail.get(segment)
-            if terms is not None:
-                containers = _read_terms(terms, read)
-                if containers:
-                    yield segment - first, union(containers)
+        rest = [
+            (segment - first, _read_terms(self._tail[segment], read))
+            for segment in segments[len(sealed) :]
+            if segment in self._tail
+        ]
+        if not sealed or self._snapshot is None:
+            return unite(rest)
+        if isinstance(read, Find):
+            one = self._snapshot.find(read.dimension, read.value, sealed)
+            found = assemble([(segment - first, container) for segment, container in one])
+        else:
+            several = self._snapshot.between(read.dimension, read.low, read.high, sealed)
+            found = unite((segment - first, containers) for segment, containers in several)
+        return found | unite(rest) if rest else found
 
 
 def _read_terms(terms: SegmentTerms, read: Read) -> list[Container]:

@@ -24,7 +24,7 @@ from ledger.publisher import LogSigner, Publisher
 from ledger.query.engine import QueryEngine
 from ledger.query.run import QueryLimits
 from ledger.query.sealing import open_index_writer
-from ledger.query.upkeep import IndexFollower, IndexKeeper
+from ledger.query.upkeep import IndexKeeper
 from ledger.sequencer import Sequencer
 from ledger.service.appending import Appender, LogClock
 from ledger.service.directory import DirectoryPaths, open_private, read_signers
@@ -198,7 +198,7 @@ def _open_searcher(
 ) -> Searcher:
     """The engine over the log and its index, which is made when there is none; its keeper runs.
 
-    All of it is closed by `opened`.
+    Index and keeper are closed by `opened`.
     """
     if not paths.index.exists():
         open_index_writer(paths.index).close()
@@ -207,12 +207,8 @@ def _open_searcher(
     keeper = IndexKeeper(paths.log, paths.index)
     keeper.start()
     opened.callback(keeper.stop)
-    engine = QueryEngine(store, index)
-    follower = IndexFollower(engine)
-    follower.start()
-    opened.callback(follower.stop)
     return Searcher(
-        engine,
+        QueryEngine(store, index),
         limits=QueryLimits(rows_scanned=settings.query_rows_max, time_s=settings.query_time_s),
         threads=settings.query_threads,
         waiting_max=settings.query_waiting_max,

@@ -13,13 +13,14 @@ from typing import Final, TypeVar
 
 from ledger.query.engine import QueryEngine
 from ledger.query.run import QueryLimits
+from ledger.query.upkeep import IndexFollower
 from ledger.service.problems import RETRY_AFTER_S, ProblemError
 
 T = TypeVar("T")
 
 
 class Searcher:
-    """The engine and its threads. Belongs to the event loop."""
+    """The engine and its threads, one of which follows the log. Belongs to the event loop."""
 
     def __init__(
         self,
@@ -38,6 +39,8 @@ class Searcher:
         self._at_once = 0
         self._streams_max: Final = streams_max
         self._streams = 0
+        self._follower: Final = IndexFollower(engine)
+        self._follower.start()
 
     async def run(self, work: Callable[[], T]) -> T:
         """The result of some work on a thread. Raises: ProblemError when too much waits already."""
@@ -61,7 +64,8 @@ class Searcher:
             self._streams -= 1
 
     def close(self) -> None:
-        """End the threads, each with what it is at."""
+        """End the threads, each with what it is at; none reads the log when this returns."""
+        self._follower.stop()
         self._pool.shutdown()
 
 

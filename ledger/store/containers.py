@@ -179,20 +179,49 @@ def assemble(containers: Sequence[tuple[int, Container]]) -> BitMap:
     return BitMap.deserialize(b"".join([*parts, *payloads]))
 
 
-def union(containers: Sequence[Container]) -> Container:
-    """The union of posting lists of one segment, at least one of them; they may be loose."""
-    if len(containers) == 1 and containers[0].form != FORM_LOOSE:
-        return containers[0]
-    loose = b"".join([some.payload for some in containers if some.form == FORM_LOOSE])
-    bitmaps = [assemble([(0, some)]) for some in containers if some.form != FORM_LOOSE]
+def unite(slots: Iterable[tuple[int, Iterable[Container]]]) -> BitMap:
+    """One bitmap of several posting lists at each of ascending slots; they may be loose.
+
+    The first lists of all slots are one bitmap, and so are the second ones: C unites these.
+    """
+    layers: list[list[tuple[int, Container]]] = []
+    loose: list[tuple[int, bytes]] = []
+    for slot, containers in slots:
+        depth = 0
+        for container in containers:
+            if container.form == FORM_LOOSE:
+                loose.append((slot, container.payload))
+                continue
+            if depth == len(layers):
+                layers.append([])
+            layers[depth].append((slot, container))
+            depth += 1
+    bitmaps = [assemble(layer) for layer in layers]
     if loose:
-        bitmaps.append(BitMap(array("I", from_little_endian(loose))))
-    return encode_bitmap(BitMap.union(*bitmaps))
+        bitmaps.append(_sort(loose))
+    if len(bitmaps) == 1:
+        return bitmaps[0]
+    return BitMap.union(*bitmaps) if bitmaps else BitMap()
+
+
+def union(containers: Sequence[Container]) -> Container:
+    """The union of posting lists of one segment, at least one of them; none is loose."""
+    return containers[0] if len(containers) == 1 else encode_bitmap(unite([(0, containers)]))
 
 
 def loose_container(payload: bytes) -> Container:
     """Offsets in no order, as one container."""
     return Container(len(payload) // _OFFSET_BYTES, FORM_LOOSE, payload)
+
+
+def _sort(loose: Sequence[tuple[int, bytes]]) -> BitMap:
+    """The bitmap of offsets in no order at some slots: put together as bytes, sorted by C."""
+    lower = b"".join([payload for _, payload in loose])
+    upper = b"".join([_U16.pack(slot) * (len(payload) // 2) for slot, payload in loose])
+    members = bytearray(2 * len(lower))
+    members[0::4], members[1::4] = lower[0::2], lower[1::2]
+    members[2::4], members[3::4] = upper[0::2], upper[1::2]
+    return BitMap(to_little_endian(array("I", bytes(members))))
 
 
 def _positions(sizes: "array[int]", first: int) -> bytes:

@@ -102,32 +102,46 @@ class GrowingTerms:
         return self._numbers.keys()
 
     def add(self, values: Iterable[str], first: int) -> None:
-        """Add the values of consecutive entries, one each. Cost: 0.1 µs each."""
+        """Add the values of consecutive entries, one each. Cost: 0.05 to 0.1 µs each."""
         firsts = self._firsts
         known = len(firsts)
         numbers = list(map(self._numbers.__getitem__, values))
-        if known == len(self._numbers):
+        new = len(self._numbers) - known
+        if new == len(numbers):
+            firsts.extend(range(first, first + new))
+            return
+        if not new:
             self._again_numbers.extend(numbers)
             self._again_offsets.extend(range(first, first + len(numbers)))
             return
+        again: list[int] = []
+        again_offsets: list[int] = []
         for offset, number in enumerate(numbers, first):
             if number == known:
                 firsts.append(offset)
                 known += 1
             else:
-                self._again_numbers.append(number)
-                self._again_offsets.append(offset)
+                again.append(number)
+                again_offsets.append(offset)
+        self._again_numbers.extend(again)
+        self._again_offsets.extend(again_offsets)
 
     def add_several(self, terms: Iterable[tuple[str, int]]) -> None:
         """Add values with the offsets of their entries."""
         numbers, firsts = self._numbers, self._firsts
+        again: list[int] = []
+        again_offsets: list[int] = []
+        known = len(firsts)
         for value, offset in terms:
             number = numbers[value]
-            if number == len(firsts):
+            if number == known:
                 firsts.append(offset)
+                known += 1
             else:
-                self._again_numbers.append(number)
-                self._again_offsets.append(offset)
+                again.append(number)
+                again_offsets.append(offset)
+        self._again_numbers.extend(again)
+        self._again_offsets.extend(again_offsets)
 
     def find(self, value: str) -> Container | None:
         """The posting list of a value."""

@@ -1,14 +1,17 @@
-"""The keeper of an index: it seals beside whoever else is at work, and ends with its parent."""
+"""The keeper and the follower of an index: they work beside whoever else does, and end in time."""
 
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from ledger.query import upkeep
+from ledger.query.engine import QueryEngine
 from ledger.query.sealing import open_index_writer
-from ledger.query.upkeep import IndexKeeper
+from ledger.query.upkeep import IndexFollower, IndexKeeper
 from ledger.store.log import create_log
+from tests.query.events import make_entries, make_log, random_event
 
 WAIT_S = 20.0
 
@@ -36,3 +39,20 @@ def test_a_keeper_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(WAIT_S) == 0
+
+
+def test_the_newest_entries_are_indexed_before_anybody_asks(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    writer = make_log(
+        tmp_path / "log", make_entries([random_event(rng, number) for number in range(1000)])
+    )
+    engine = QueryEngine(writer.store, None)
+    assert engine.advance(0)
+    follower = IndexFollower(engine)
+    follower.start()
+    deadline_s = time.monotonic() + WAIT_S
+    while engine.advance(0):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    follower.stop()
+    writer.close()

@@ -1,5 +1,6 @@
 """Searching over HTTP: the answers are right, page without a gap, and can be verified."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -12,10 +13,14 @@ import pytest
 
 from ledger.cli.story import QUESTIONS, bad_week
 from ledger.event.secrets import mask
+from ledger.query.engine import QueryEngine
+from ledger.query.run import QueryLimits
+from ledger.service.searching import Searcher
+from ledger.store.log import LogStore, create_log
 from ledger.tlog.hashing import leaf_hash
 from ledger.tlog.proof import check_proof, parse_proof
 from tests.service.check_log import check_log
-from tests.service.serving import QUICK, Ledger, event, make_ledger, serving
+from tests.service.serving import ORIGIN, QUICK, Ledger, event, make_ledger, serving
 
 MONDAY_UNIX_US = 1_763_942_400_000_000  # 2025-11-24T00:00:00Z
 
@@ -383,6 +388,24 @@ def test_too_many_searches_at_once_are_told_to_come_again(tmp_path: Path) -> Non
         assert all(after == "1" for status, after in answers if status == 503)
         assert any(status == 200 for status, _ in answers)
         assert set(watched) == {200}
+
+
+def test_no_thread_reads_the_log_any_more_when_searching_has_ended(tmp_path: Path) -> None:
+    create_log(tmp_path, origin=ORIGIN)
+    store = LogStore.open(tmp_path)
+    before = set(threading.enumerate())
+    searcher = Searcher(
+        QueryEngine(store, None),
+        limits=QueryLimits(),
+        threads=2,
+        waiting_max=2,
+        streams_max=2,
+    )
+    asyncio.run(searcher.run(searcher.engine.status))
+    assert set(threading.enumerate()) - before
+    searcher.close()
+    assert not set(threading.enumerate()) - before
+    store.close()
 
 
 def test_the_log_says_how_far_its_index_is(story: Ledger) -> None:

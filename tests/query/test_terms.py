@@ -1,0 +1,41 @@
+"""The terms of a segment are the same however its entries come."""
+
+import random
+
+import pytest
+
+from ledger.query.terms import SegmentTerms
+from ledger.store.keyspace import DIMENSIONS
+from ledger.store.postings import Postings
+from tests.query.events import make_entries, random_event
+
+ENTRIES = 600
+
+
+def terms_of(leaves: list[bytes], *, at_once: int) -> SegmentTerms:
+    terms = SegmentTerms()
+    for start in range(0, len(leaves), at_once):
+        terms.add(leaves[start : start + at_once])
+    return terms
+
+
+def as_lists(postings: Postings) -> list[tuple[str, tuple[int, int, bytes]]]:
+    return [(value, tuple(container)) for value, container in postings]
+
+
+@pytest.mark.parametrize("has_one_target", [False, True])
+@pytest.mark.parametrize("has_own_target", [False, True])
+def test_one_by_one_or_many_at_once(has_one_target: bool, has_own_target: bool) -> None:
+    rng = random.Random(3)
+    events = [random_event(rng, number) for number in range(ENTRIES)]
+    if has_one_target:
+        for number, event in enumerate(events):
+            target = number if has_own_target else number // 3 % 50
+            event["targets"] = [{"id": f"r_{target}", **({"type": "r"} if number % 5 else {})}]
+    leaves = [entry.leaf for entry in make_entries(events)]
+    expected = terms_of(leaves, at_once=1)
+    for at_once in (2, 7, 256, ENTRIES):
+        terms = terms_of(leaves, at_once=at_once)
+        assert terms.times == expected.times
+        for dimension in DIMENSIONS:
+            assert as_lists(terms.postings(dimension)) == as_lists(expected.postings(dimension))
