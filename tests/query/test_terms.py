@@ -5,6 +5,7 @@ import random
 import pytest
 
 from ledger.query.terms import SegmentTerms
+from ledger.store.containers import Container
 from ledger.store.keyspace import DIMENSIONS
 from ledger.store.postings import Postings
 from tests.query.events import make_entries, random_event
@@ -19,8 +20,8 @@ def terms_of(leaves: list[bytes], *, at_once: int) -> SegmentTerms:
     return terms
 
 
-def as_lists(postings: Postings) -> list[tuple[str, tuple[int, int, bytes]]]:
-    return [(value, tuple(container)) for value, container in postings]
+def as_lists(postings: Postings) -> list[tuple[str, Container]]:
+    return list(postings)
 
 
 @pytest.mark.parametrize("has_one_target", [False, True])
