@@ -60,7 +60,8 @@ class Facet:
     """The most frequent values of a field among the matches, most first.
 
     `others` is how many further values there are. Where not `exact`, `counted` of the matches were
-    counted and the rest was not. Values of 120 characters and more are counted by their first 120.
+    counted and the rest was not. Values of 120 characters and more, but no action, are
+    counted by their first 120.
     """
 
     field: FacetField

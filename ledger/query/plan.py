@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, TypeAlias
 
+from ledger.event.model import LIMITS
 from ledger.query.expression import (
     HOUR_US,
     MINUTE_US,
@@ -38,6 +39,7 @@ from ledger.query.expression import (
     time_text,
 )
 from ledger.query.terms import (
+    FAMILY,
     HOUR_CHARS,
     MINUTE_CHARS,
     MORE,
@@ -159,6 +161,7 @@ _RANKS = {
             "word",
             "tenant",
             "action",
+            "action.family",
             "service",
             "target.type",
             "hour",
@@ -233,6 +236,8 @@ def reads_of(node: Node) -> Iterable[Read]:
 def _plan_value(condition: Is) -> Lookup:
     dimension = condition.field
     value = condition.value
+    if dimension == "action":
+        return _plan_action(value, is_prefix=condition.is_prefix)
     prefix = ""
     if dimension == "context":
         prefix = context_prefix(condition.key)
@@ -247,6 +252,17 @@ def _plan_value(condition: Is) -> Lookup:
         read = Find(dimension, cut(value))
         is_sure = not is_hint(value)
     return Lookup((read,), hints) if is_sure else Lookup((), (read, *hints))
+
+
+def _plan_action(value: str, *, is_prefix: bool) -> Lookup:
+    """Actions are never cut: all of a term is known."""
+    if len(value) > LIMITS["action"].most:
+        return Lookup(())
+    if not is_prefix:
+        return Lookup((Find("action", value),))
+    if value.endswith("."):
+        return Lookup((Find(FAMILY, value),))
+    return Lookup((Range("action", value, _after(value)),))
 
 
 def _plan_words(condition: Words) -> Node:

@@ -4,11 +4,13 @@ A term is a dimension and a value, both text, such as ("actor", "u_5") or ("hour
 "2026-11-25T02"). Whatever is asked of the index, `plan` asks as one term or as a range of terms;
 what an event has is decided here and nowhere else.
 
-* Values longer than `TERM_CHARS_MAX` are cut to it. So a term of that very length is a hint, and
-  the rows it leads to are looked at again.
+* Values longer than `TERM_CHARS_MAX` are cut to it, but for actions, which are short. So a term of
+  that very length is a hint, and the rows it leads to are looked at again.
 * An address is its bits as hexadecimal digits behind a `4` or a `6`: a network is a range.
 * A time is the beginning of its RFC 3339 text: `hour` and `minute` for the event's own time,
   `received` for the hour of its receipt.
+* The families of an action are what its name begins with, up to each dot: `iam.` has every
+  `iam.CreateUser`, so that asking for `action:iam.*` reads one term.
 * Words are taken from names, reasons and the action: runs of letters and digits, case folded. Text
   that isn't ASCII is brought into the form NFKC first.
 * `context` holds the scalars of the context: the path as a JSON string, then the value as text, so
@@ -24,7 +26,7 @@ of the Unicode tables: an index made under another is made again.
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
 from socket import AF_INET, AF_INET6, inet_pton
@@ -38,7 +40,7 @@ from ledger.store.index import SealedSegment, SegmentFacts, encode_segment
 from ledger.store.keyspace import DIMENSIONS
 from ledger.store.postings import ABSENT, GrowingTerms, Postings, join
 
-ANALYSIS_VERSION: Final = 1
+ANALYSIS_VERSION: Final = 2
 ANALYSIS: Final = f"{ANALYSIS_VERSION} unicode {unicodedata.unidata_version}"
 
 TERM_CHARS_MAX: Final = 120
@@ -56,6 +58,8 @@ MORE: Final = "\x01"
 
 COLUMN_DIMENSIONS: Final = ("actor", "source")
 """Dimensions with many values, and at most one an entry, that matches are counted by."""
+
+FAMILY: Final = "action.family"
 
 _NAMES = "name"
 _TEXTS = ("action", _NAMES)
@@ -124,8 +128,8 @@ decode_view = msgspec.json.Decoder(LeafView).decode
 class SegmentTerms:
     """The terms of consecutive entries of one segment, as they are added. Not thread-safe.
 
-    The words of names and actions are not kept, but read out of these when they are asked for: many
-    entries share a text.
+    The words of names and actions and the families of actions are not kept, but read out of these
+    when they are asked for: many entries share a text.
     """
 
     def __init__(self) -> None:
@@ -165,6 +169,8 @@ class SegmentTerms:
         """The posting lists whose union is that of a term."""
         if dimension == "word":
             return self._texts_with((value,))
+        if dimension == FAMILY:
+            return self._terms["action"].between(value, _end_of_family(value))
         found = self._terms[dimension].find(value)
         return [] if found is None else [found]
 
@@ -187,14 +193,22 @@ class SegmentTerms:
 
     def postings(self, dimension: str) -> Postings:
         """The terms of a dimension, in order."""
-        if dimension != "word":
-            return self._terms[dimension].seal()
-        words: dict[str, list[Container]] = defaultdict(list)
-        for name in _TEXTS:
+        if dimension == "word":
+            return self._derived(_TEXTS, _terms_of)
+        if dimension == FAMILY:
+            return self._derived(("action",), families_of)
+        return self._terms[dimension].seal()
+
+    def _derived(
+        self, dimensions: Iterable[str], terms_of: Callable[[str], Iterable[str]]
+    ) -> Postings:
+        """The terms that are made of the values of some dimensions."""
+        derived: dict[str, list[Container]] = defaultdict(list)
+        for name in dimensions:
             for text, container in self._terms[name].seal():
-                for word in _terms_of(text):
-                    words[word].append(container)
-        return join((word, union(containers)) for word, containers in sorted(words.items()))
+                for term in terms_of(text):
+                    derived[term].append(container)
+        return join((term, union(containers)) for term, containers in sorted(derived.items()))
 
     def _texts_with(self, words: Iterable[str]) -> list[Container]:
         """The posting lists of the actions and names that have one of the words."""
@@ -289,6 +303,11 @@ def is_hint(value: str) -> bool:
     return len(value) >= TERM_CHARS_MAX
 
 
+def families_of(action: str) -> list[str]:
+    """What an action begins with, up to each of its dots: `iam.` and `iam.user.`"""
+    return [action[: at + 1] for at, char in enumerate(action) if char == "."]
+
+
 def words_of(text: str) -> list[str]:
     """The words of a text, in their order."""
     folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
@@ -338,6 +357,11 @@ def text_of(value: object) -> str:
     if type(value) is int:
         return str(value)
     return rfc8785.dumps(value).decode()  # type: ignore[arg-type]  # a scalar of a checked leaf
+
+
+def _end_of_family(family: str) -> str:
+    """The first text above every action of a family."""
+    return f"{family[:-1]}{chr(ord('.') + 1)}"
 
 
 def _terms_of(text: str) -> list[str]:

@@ -26,7 +26,13 @@ from ledger.query.plan import (
     Unknown,
 )
 from ledger.query.terms import SegmentTerms
-from ledger.store.containers import Container, assemble, unite, whole_container
+from ledger.store.containers import (
+    SEGMENT_ENTRIES_MAX,
+    Container,
+    assemble,
+    unite,
+    whole_container,
+)
 from ledger.store.index import IndexSnapshot
 from ledger.store.postings import Postings
 
@@ -60,6 +66,7 @@ class Window:
         self._records = () if snapshot is None else snapshot.records
         self._tail = tail
         self._whole = whole_container(segment_entries)
+        self._is_dense = segment_entries == SEGMENT_ENTRIES_MAX
 
     def evaluate(self, node: Node) -> Decided:
         """Where in the window a plan holds."""
@@ -87,10 +94,13 @@ class Window:
     def span(self, start: int, end: int) -> BitMap:
         """The members of the entries `[start, end)` that lie in the window."""
         first, last = self.member_of(start), self.member_of(end)
-        return self.universe(self.segments) & BitMap(range(first, max(first, last)))
+        members = BitMap(range(first, max(first, last)))
+        return members if self._is_dense else members & self.universe(self.segments)
 
-    def universe(self, segments: Iterable[int]) -> BitMap:
+    def universe(self, segments: Sequence[int]) -> BitMap:
         """All members of some of the segments, which ascend."""
+        if self._is_dense and len(segments) == len(self.segments):
+            return BitMap(range(self.end))
         return assemble([(segment - self.segments.start, self._whole) for segment in segments])
 
     def is_indexed(self, segment: int) -> bool:

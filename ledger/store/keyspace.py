@@ -98,6 +98,7 @@ U64_BYTES: Final = 8
 
 DIMENSIONS: Final = (
     "action",
+    "action.family",
     "actor",
     "actor.on_behalf_of",
     "actor.type",

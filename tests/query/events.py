@@ -18,7 +18,16 @@ START_UNIX_US = 1_790_000_000_000_000
 LONG = "x" * 119
 
 ACTORS = ("u_1", "u_2", "u_3", "svc", "Ünal", LONG, f"{LONG}a", f"{LONG}ab", f"{LONG}b")
-ACTIONS = ("login", "login.failed", "login.succeeded", "role_changed", "iam.CreateUser", "log-out")
+ACTIONS = (
+    "login",
+    "login.failed",
+    "login.succeeded",
+    "role_changed",
+    "iam.user.add",
+    "log-out",
+    f"{LONG}.a",
+    f"{LONG}.b",
+)  # Longer than a term.
 OUTCOMES = ("success", "failure", "denied", "unknown")
 TYPES = ("user", "service", "invoice")
 TARGETS = ("r_1", "r_10", "r_2", "u_1", "a b", 'q"uote', "comma,")

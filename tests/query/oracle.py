@@ -94,10 +94,10 @@ def values_of(field: str, event: JSON, key: str = "") -> list[str]:
 
 
 def facet_counts(field: str, entries: Sequence[JSON]) -> Counter[str]:
-    """How many entries have each value of a field; long values by their first 120 characters."""
+    """How many entries have each value of a field; long values, but no action, by their first 120 characters."""
     counts: Counter[str] = Counter()
     for entry in entries:
-        counts.update({value[:120] for value in values_of(field, entry["event"])})
+        counts.update({value if field == "action" else value[:120] for value in values_of(field, entry["event"])})
     return counts
 
 
