@@ -63,7 +63,7 @@ FAMILY: Final = "action.family"
 
 _NAMES = "name"
 _TEXTS = ("action", _NAMES)
-_TIMES = frozenset(("hour", "minute", "received"))
+_TIMES = frozenset(("minute", "received"))
 
 _find_words: Final = re.compile(r"[^\W_]+").findall
 
@@ -128,15 +128,18 @@ decode_view = msgspec.json.Decoder(LeafView).decode
 class SegmentTerms:
     """The terms of consecutive entries of one segment, as they are added. Not thread-safe.
 
-    The words of names and actions and the families of actions are not kept, but read out of these
-    when they are asked for: many entries share a text.
+    The words of names and actions, the families of actions and the hours are not kept, but read out
+    of names, actions and minutes when they are asked for: many entries share one.
     """
 
     def __init__(self) -> None:
         self.entries = 0
         self.times = ("", "")
         """The earliest and the latest event time."""
-        self._terms = {name: GrowingTerms(in_runs=name in _TIMES) for name in (*DIMENSIONS, _NAMES)}
+        self._terms = {
+            name: GrowingTerms(in_runs=name in _TIMES, in_column=name in COLUMN_DIMENSIONS)
+            for name in (*DIMENSIONS, _NAMES)
+        }
         self._texts: dict[str, list[tuple[str, str]]] = defaultdict(list)
         self._texts_known = dict.fromkeys(_TEXTS, 0)
 
@@ -179,15 +182,13 @@ class SegmentTerms:
         if dimension == "word":
             self._note_texts()
             return self._texts_with([word for word in self._texts if low <= word < high])
-        return self._terms[dimension].between(low, high)
+        # Between two hours are the minutes between these.
+        return self._terms["minute" if dimension == "hour" else dimension].between(low, high)
 
     def seal(self, facts: SegmentFacts) -> SealedSegment:
         """The segment, as it is stored."""
         postings = {name: self.postings(name) for name in DIMENSIONS}
-        columns = [
-            (name, self._terms[name].column(postings[name], self.entries))
-            for name in COLUMN_DIMENSIONS
-        ]
+        columns = [(name, self._terms[name].column(postings[name])) for name in COLUMN_DIMENSIONS]
         kept = [(name, column) for name, column in columns if column is not None]
         return encode_segment(postings.items(), kept, facts)
 
@@ -197,6 +198,8 @@ class SegmentTerms:
             return self._derived(_TEXTS, _terms_of)
         if dimension == FAMILY:
             return self._derived(("action",), families_of)
+        if dimension == "hour":
+            return self._derived(("minute",), lambda minute: (minute[:HOUR_CHARS],))
         return self._terms[dimension].seal()
 
     def _derived(
@@ -231,7 +234,6 @@ class SegmentTerms:
         times = [view.event.time for view in views]
         earliest, latest = self.times
         self.times = (min(earliest or times[0], *times), max(latest, *times))
-        self._terms["hour"].add([time[:HOUR_CHARS] for time in times], first)
         self._terms["minute"].add([time[:MINUTE_CHARS] for time in times], first)
         received = [view.received.time[:HOUR_CHARS] for view in views]
         self._terms["received"].add(received, first)
@@ -240,9 +242,7 @@ class SegmentTerms:
         """Add what an entry may have none or several of."""
         terms = self._terms
         numbered = list(enumerate(events, first))
-        targets = [(target, o) for o, event in numbered for target in event.targets]
-        self._add_targets(targets, first, entries=len(events))
-        names = [(target.name, o) for target, o in targets if target.name != ABSENT]
+        names = self._add_targets(numbered, first)
         names += [(event.actor.name, o) for o, event in numbered if event.actor.name != ABSENT]
         principals = [
             (event.actor.on_behalf_of, o)
@@ -260,21 +260,26 @@ class SegmentTerms:
         terms["reason"].add_several([(word, o) for text, o in reasons for word in _terms_of(text)])
 
     def _add_targets(
-        self, targets: list[tuple[_Principal, int]], first: int, *, entries: int
-    ) -> None:
+        self, numbered: list[tuple[int, EventView]], first: int
+    ) -> list[tuple[str, int]]:
+        """Add the targets; their names, each with the offset of its entry."""
         ids, types = self._terms["target"], self._terms["target.type"]
-        if [offset for _, offset in targets] == list(range(first, first + entries)):
-            ids.add(_cut_all([target.id for target, _ in targets]), first)
-            types.add(_cut_all([target.type for target, _ in targets]), first)
-            return
-        ids.add_several([(cut(target.id), o) for target, o in targets])
-        types.add_several([(cut(target.type), o) for target, o in targets if target.type != ABSENT])
+        several = [event.targets for _, event in numbered]
+        if set(map(len, several)) == {1}:
+            targets = [target for (target,) in several]
+            ids.add(_cut_all([target.id for target in targets]), first)
+            types.add(_cut_all([target.type for target in targets]), first)
+            return [(each.name, o) for o, each in enumerate(targets, first) if each.name != ABSENT]
+        all_targets = [(target, o) for o, event in numbered for target in event.targets]
+        ids.add_several([(cut(target.id), o) for target, o in all_targets])
+        types.add_several([(cut(each.type), o) for each, o in all_targets if each.type != ABSENT])
+        return [(target.name, o) for target, o in all_targets if target.name != ABSENT]
 
     def _add_context(self, events: list[EventView], first: int) -> None:
         contexts = [event.context for event in events]
         dimensions = self._terms
-        dimensions["request"].add([_take(context, REQUEST_KEY) for context in contexts], first)
-        dimensions["trace"].add([_take(context, TRACE_KEY) for context in contexts], first)
+        dimensions["request"].add(_take_all(contexts, REQUEST_KEY), first)
+        dimensions["trace"].add(_take_all(contexts, TRACE_KEY), first)
         terms: list[tuple[str, int]] = []
         for offset, context in enumerate(contexts, first):
             before = len(terms)
@@ -370,15 +375,17 @@ def _terms_of(text: str) -> list[str]:
     return words if len(words) <= WORDS_MAX else [*words[:WORDS_MAX], MORE]
 
 
-def _take(context: dict[str, Any], key: str) -> str:
-    """Take a scalar out of a context, as a term; an object or array stays there."""
-    value = context.pop(key, ABSENT)
-    if type(value) is str:
-        return value if len(value) <= TERM_CHARS_MAX else cut(value)
-    if isinstance(value, dict | list):
-        context[key] = value
-        return ABSENT
-    return cut(text_of(value))
+def _take_all(contexts: list[dict[str, Any]], key: str) -> list[str]:
+    """Take a scalar out of each context, as a term; an object or array stays there."""
+    values = [context.pop(key, ABSENT) for context in contexts]
+    if set(map(type, values)) != {str}:
+        for place, value in enumerate(values):
+            if isinstance(value, dict | list):
+                contexts[place][key] = value
+                values[place] = ABSENT
+            else:
+                values[place] = text_of(value)
+    return _cut_all(values)
 
 
 def _cut_all(values: list[str]) -> list[str]:

@@ -94,21 +94,17 @@ class Containers(NamedTuple):
     payloads: list[bytes]
 
 
+def read_slots(bitmap: BitMap) -> "array[int]":
+    """The slots at which a bitmap has containers."""
+    return _read_head(bitmap.serialize())[1][::2]
+
+
 def read_containers(bitmap: BitMap) -> Containers:
     """The containers of a bitmap, each in the form in which it is there. Cost: 0.2 µs each."""
     data = bitmap.serialize()
-    cookie, number = _RUNS_HEAD.unpack_from(data)
-    run_flags = 0
-    if cookie == _COOKIE_RUNS:
-        count = number + 1
-        at = _RUNS_HEAD.size + (count + 7) // 8
-        run_flags = int.from_bytes(data[_RUNS_HEAD.size : at], "little")
-    else:
-        _, count = _HEAD.unpack_from(data)
-        at = _HEAD.size
-    descriptors = from_little_endian(data[at : at + _DESCRIPTOR_BYTES * count])
+    run_flags, descriptors, at = _read_head(data)
     slots, counts = descriptors[::2], descriptors[1::2]
-    at += _DESCRIPTOR_BYTES * count
+    count = len(slots)
     if not run_flags or count >= _NO_POSITIONS_BELOW:
         at += _POSITION_BYTES * count
     forms = array("H", bytes(2 * count))
@@ -125,6 +121,21 @@ def read_containers(bitmap: BitMap) -> Containers:
         payloads.append(data[at:end])
         at = end
     return Containers(slots, counts, forms, payloads)
+
+
+def _read_head(data: bytes) -> "tuple[int, array[int], int]":
+    """A bit for each container that says whether it has runs, slot and count of each, its end."""
+    cookie, number = _RUNS_HEAD.unpack_from(data)
+    run_flags = 0
+    if cookie == _COOKIE_RUNS:
+        count = number + 1
+        at = _RUNS_HEAD.size + (count + 7) // 8
+        run_flags = int.from_bytes(data[_RUNS_HEAD.size : at], "little")
+    else:
+        _, count = _HEAD.unpack_from(data)
+        at = _HEAD.size
+    end = at + _DESCRIPTOR_BYTES * count
+    return run_flags, from_little_endian(data[at:end]), end
 
 
 def container_at(payloads: bytes, at: int, *, cardinality: int, form: int) -> Container:

@@ -9,7 +9,9 @@ lists, and C builds it. Sealing puts the containers into the order of the values
     sealed                    a: {1}  b: {0, 2}  c: {3}
 """
 
+import itertools
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -17,12 +19,14 @@ from pyroaring import BitMap
 
 from ledger.store.containers import (
     FORM_BITSET,
+    SEGMENT_ENTRIES_MAX,
     Container,
     assemble,
     container_at,
     encode_bitmap,
     loose_container,
     read_containers,
+    read_slots,
     to_little_endian,
 )
 
@@ -32,6 +36,7 @@ ABSENT: Final = "\0"
 NO_PLACE: Final = 0xFFFF
 
 _TAKEN_SINGLY = 64
+_OFFSETS: Final = array("H", range(SEGMENT_ENTRIES_MAX))
 
 
 class Postings:
@@ -77,20 +82,24 @@ class GrowingTerms:
 
     Values are added for entries in ascending order; one that an entry has twice counts once.
     `in_runs`: neighbours have the same value, and short lists are worth keeping as runs too.
+    `in_column`: each entry has its value by `add`, and the column of them will be asked for.
     """
 
     __slots__ = (
         "_again_numbers",
         "_again_offsets",
+        "_column",
         "_firsts",
         "_in_runs",
         "_numbers",
         "_repeats",
     )
 
-    def __init__(self, *, in_runs: bool = False) -> None:
+    def __init__(self, *, in_runs: bool = False, in_column: bool = False) -> None:
         self._in_runs = in_runs
-        self._numbers = _Numbers()
+        self._column = array("I") if in_column else None
+        # Numbers values in the order in which they are asked for, without a frame of Python.
+        self._numbers: dict[str, int] = defaultdict(itertools.count().__next__)
         self._firsts = array("H")
         self._again_numbers = array("I")
         self._again_offsets = array("H")
@@ -103,45 +112,41 @@ class GrowingTerms:
 
     def add(self, values: Iterable[str], first: int) -> None:
         """Add the values of consecutive entries, one each. Cost: 0.05 to 0.1 µs each."""
-        firsts = self._firsts
-        known = len(firsts)
+        known = len(self._firsts)
         numbers = list(map(self._numbers.__getitem__, values))
+        if self._column is not None:
+            self._column.fromlist(numbers)
+        offsets = _OFFSETS[first : first + len(numbers)]
         new = len(self._numbers) - known
         if new == len(numbers):
-            firsts.extend(range(first, first + new))
-            return
-        if not new:
-            self._again_numbers.extend(numbers)
-            self._again_offsets.extend(range(first, first + len(numbers)))
-            return
-        again: list[int] = []
-        again_offsets: list[int] = []
-        for offset, number in enumerate(numbers, first):
-            if number == known:
-                firsts.append(offset)
-                known += 1
-            else:
-                again.append(number)
-                again_offsets.append(offset)
-        self._again_numbers.extend(again)
-        self._again_offsets.extend(again_offsets)
+            self._firsts.extend(offsets)
+        elif not new:
+            self._again_numbers.fromlist(numbers)
+            self._again_offsets.extend(offsets)
+        else:
+            self._add_mixed(numbers, offsets)
 
-    def add_several(self, terms: Iterable[tuple[str, int]]) -> None:
+    def add_several(self, terms: Sequence[tuple[str, int]]) -> None:
         """Add values with the offsets of their entries."""
-        numbers, firsts = self._numbers, self._firsts
+        if not terms:
+            return
+        values, offsets = zip(*terms, strict=True)
+        self._add_mixed(list(map(self._numbers.__getitem__, values)), offsets)
+
+    def _add_mixed(self, numbers: Iterable[int], offsets: Iterable[int]) -> None:
+        firsts = self._firsts
+        known = len(firsts)
         again: list[int] = []
         again_offsets: list[int] = []
-        known = len(firsts)
-        for value, offset in terms:
-            number = numbers[value]
+        for number, offset in zip(numbers, offsets, strict=True):
             if number == known:
                 firsts.append(offset)
                 known += 1
             else:
                 again.append(number)
                 again_offsets.append(offset)
-        self._again_numbers.extend(again)
-        self._again_offsets.extend(again_offsets)
+        self._again_numbers.fromlist(again)
+        self._again_offsets.fromlist(again_offsets)
 
     def find(self, value: str) -> Container | None:
         """The posting list of a value."""
@@ -179,7 +184,7 @@ class GrowingTerms:
         order = list(map(self._numbers.__getitem__, values))
         counts = array("H", bytes(2 * len(values)))
         forms = counts[:]
-        singles = to_little_endian(array("H", map(self._firsts.__getitem__, order))).tobytes()
+        singles = to_little_endian(array("H", list(map(self._firsts.__getitem__, order)))).tobytes()
         repeats = self._all_repeats()
         payloads: list[bytes] = []
         start = 0
@@ -191,24 +196,17 @@ class GrowingTerms:
         payloads.append(singles[start:])
         return Postings(values, counts=counts, forms=forms, payload=b"".join(payloads))
 
-    def column(self, postings: Postings, entries: int) -> "array[int] | None":
+    def column(self, postings: Postings) -> "array[int] | None":
         """For each entry the place of its value in the sealed postings, NO_PLACE for none.
 
-        None where that is more than 16 bits can tell, and for an entry with several values it is
-        any of them. Cost: 0.1 µs an entry.
+        None where no column is kept, or where places are more than 16 bits can tell.
         """
-        if len(postings.values) >= NO_PLACE:
+        if self._column is None or len(postings.values) >= NO_PLACE:
             return None
-        places = array("H", (NO_PLACE,)) * len(self._numbers)
-        for place, value in enumerate(postings.values):
-            places[self._numbers[value]] = place
-        column = array("H", (NO_PLACE,)) * entries
-        for place, offset in zip(places, self._firsts, strict=True):
-            column[offset] = place
-        for number, bitmap in enumerate(self._repeats):
-            for key in bitmap.to_array():
-                column[key & 0xFFFF] = places[number << 16 | key >> 16]
-        return column
+        places = [NO_PLACE] * len(self._numbers)
+        for place, number in enumerate(map(self._numbers.__getitem__, postings.values)):
+            places[number] = place
+        return array("H", list(map(places.__getitem__, self._column)))
 
     def _all_repeats(self) -> dict[int, tuple[int, int, bytes]]:
         """Of every value that occurs more than once: count − 1, form and payload."""
@@ -216,8 +214,9 @@ class GrowingTerms:
         repeats: dict[int, tuple[int, int, bytes]] = {}
         for place, bitmap in enumerate(self._repeats):
             base = place << 16
-            numbers = read_containers(bitmap).slots
-            whole = bitmap | BitMap(array("I", [n << 16 | self._firsts[base + n] for n in numbers]))
+            numbers = list(read_slots(bitmap))
+            firsts = array("H", [self._firsts[base + number] for number in numbers])
+            whole = bitmap | BitMap(_join_halves(array("I", numbers), firsts))
             if self._in_runs:
                 whole.run_optimize()
             for number, count, form, payload in zip(*read_containers(whole), strict=True):
@@ -254,16 +253,6 @@ class GrowingTerms:
             whole = BitMap(range(key << 16, (key + 1) << 16))
             found |= (self._repeats[place] & whole).shift(-(key << 16))
         return encode_bitmap(found)
-
-
-class _Numbers(dict[str, int]):
-    """Numbers values in the order in which they are asked for."""
-
-    __slots__ = ()
-
-    def __missing__(self, value: str) -> int:
-        number = self[value] = len(self)
-        return number
 
 
 def _join_halves(upper: "array[int]", lower: "array[int]") -> "array[int]":
