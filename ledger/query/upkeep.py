@@ -5,7 +5,7 @@ loop; in a process of its own it holds up nothing. The keeper may be killed at a
 when its parent does: that holds the other end of a pipe, which nothing is ever written to.
 
 The newest entries are indexed in the service's memory, by the first query that wants them or, so
-that no query waits for it, by a follower that works for a millisecond and then rests for ten.
+that no query waits for it, by a follower that works for a millisecond and then rests for thirty.
 """
 
 import gc
@@ -32,7 +32,7 @@ FOLLOW_S: Final = 0.05
 """Between two looks for entries that are new."""
 
 FOLLOWED_AT_ONCE: Final = 128
-RESTS_FOR: Final = 10
+RESTS_FOR: Final = 30
 STOP_WAIT_S: Final = 10.0
 NICENESS: Final = 10
 

@@ -9,11 +9,16 @@ from typing import Final
 import msgspec
 import structlog
 
+from ledger.event.model import EventError
 from ledger.event.private import PrivateEvent
 from ledger.event.reading import Reader, ReadEvent
 from ledger.event.secrets import Hit, SecretRules
 from ledger.service.altered import AlteredEvent
-from ledger.service.problems import ProblemError
+from ledger.service.problems import ProblemError, explain
+from ledger.service.wire import Refused
+
+LOOKED_AT_ONCE: Final = 64
+"""One look at so many takes half as long as a look at each; one that finds something is in vain."""
 
 _log = structlog.get_logger("ledger.service")
 _decode = msgspec.json.Decoder(dict).decode
@@ -31,12 +36,27 @@ class SecretGuard:
         self.found: Final[Counter[str]] = Counter()
         """Events in which a secret was found since the start, by its rule."""
 
-    def check(self, read: ReadEvent) -> ReadEvent:
-        """The event as it may be logged.
+    def check(self, reads: list[ReadEvent | Refused]) -> list[ReadEvent | Refused]:
+        """The events as they may be logged; one that may not is refused, naming path and rule."""
+        if self._treatment == "off":
+            return reads
+        checked: list[ReadEvent | Refused] = []
+        for start in range(0, len(reads), LOOKED_AT_ONCE):
+            some = reads[start : start + LOOKED_AT_ONCE]
+            together = [read.event_json for read in some if isinstance(read, ReadEvent)]
+            checked += some if self._rules.are_clean(together) else map(self._check_one, some)
+        return checked
 
-        Raises: ProblemError naming path and rule; EventError when the masked event is no event.
-        """
-        if self._treatment == "off" or not (hits := self._rules.find(read.event_json)):
+    def _check_one(self, read: ReadEvent | Refused) -> ReadEvent | Refused:
+        if isinstance(read, Refused):
+            return read
+        try:
+            return self._check(read)
+        except (EventError, ProblemError) as error:
+            return Refused(explain(error).problem)
+
+    def _check(self, read: ReadEvent) -> ReadEvent:
+        if not (hits := self._rules.find(read.event_json)):
             return read
         rules = {hit.rule for hit in hits}
         self.found.update(rules)
