@@ -97,7 +97,12 @@ def facet_counts(field: str, entries: Sequence[JSON]) -> Counter[str]:
     """How many entries have each value of a field; long values, but no action, by their first 120 characters."""
     counts: Counter[str] = Counter()
     for entry in entries:
-        counts.update({value if field == "action" else value[:120] for value in values_of(field, entry["event"])})
+        counts.update(
+            {
+                value if field == "action" else value[:120]
+                for value in values_of(field, entry["event"])
+            }
+        )
     return counts
 
 
