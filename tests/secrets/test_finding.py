@@ -24,6 +24,9 @@ def _found(event: dict[str, Any]) -> tuple[Hit, ...]:
     assert find(msgspec.json.encode(event)) == walked
     assert find(event) == walked
     assert find(mask(event)) == ()
+    if walked:
+        others = [msgspec.json.encode(event_with(context={"n": n})) for n in range(2)]
+        assert not default_rules().are_clean([others[0], msgspec.json.encode(event), others[1]])
     return walked
 
 
