@@ -22,6 +22,8 @@ ORIGIN = "bench.example/audit"
 QUIET = ("--log-level", "warning")
 AWAY = "http://127.0.0.1:1"
 CALL_REACH_US = 25.0
+IMPORT_REACH_MS = 60.0
+IMPORTS = 9
 FLOW_REACH = 20_000
 MEMORY_REACH_MB = 50.0
 RATE_PER_S = 1_000
@@ -44,7 +46,15 @@ def run(folder: Path, *, entries: int, seconds: float) -> list[Row]:
     directory = folder / "record"
     token = make_ledger(directory, origin=ORIGIN)
     common = ("--token", token, "--policy", str(directory / "policy"), "--seconds", str(seconds))
-    rows = []
+    rows = [
+        Row(
+            name="import of ledger_client with its recorder",
+            figure=_import_ms(),
+            unit="ms",
+            reach=IMPORT_REACH_MS,
+            at_most=True,
+        )
+    ]
     for fsync in ("interval", "each"):
         figures = _measure("call", *common, "--fsync", fsync, spool=folder / f"spool-{fsync}")
         reach = CALL_REACH_US if fsync == "interval" else None
@@ -91,6 +101,20 @@ def run(folder: Path, *, entries: int, seconds: float) -> list[Row]:
             )
         )
     return rows
+
+
+def _import_ms() -> float:
+    """The median time that a process takes longer for the import than for nothing."""
+
+    def median_s(statement: str) -> float:
+        seconds = []
+        for _ in range(IMPORTS):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", statement], check=True)
+            seconds.append(time.perf_counter() - start)
+        return sorted(seconds)[IMPORTS // 2]
+
+    return (median_s("from ledger_client import Recorder, audited") - median_s("pass")) * 1e3
 
 
 def _measure(mode: str, *flags: str, spool: Path) -> dict[str, float]:
