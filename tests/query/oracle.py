@@ -94,7 +94,7 @@ def values_of(field: str, event: JSON, key: str = "") -> list[str]:
 
 
 def facet_counts(field: str, entries: Sequence[JSON]) -> Counter[str]:
-    """How many entries have each value of a field; long values, but no action, by their first 120 characters."""
+    """How many entries have each value of a field; long ones, but no action, by their beginning."""
     counts: Counter[str] = Counter()
     for entry in entries:
         counts.update(

@@ -18,7 +18,7 @@ def written(events: list[tuple[int, bytes]]) -> bytes:
 
 def read(data: bytes, codec: FrameCodec = CODEC) -> list[tuple[int, bytes]]:
     decoded = codec.decode(data, start=0, count_max=100)
-    return [(frame.seq, frame.event_json) for frame in decoded.frames]
+    return [(frame.seq, frame.sent_json) for frame in decoded.frames]
 
 
 @given(payloads)

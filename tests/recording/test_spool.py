@@ -43,7 +43,7 @@ def read_all(drain: Drain, count_max: int = 3) -> list[int]:
     found: list[int] = []
     while batch := drain.read(count_max):
         for frame in batch.frames:
-            assert frame.event_json == b"[%d,%b" % (frame.seq, BODY)
+            assert frame.sent_json == b"[%d,%b" % (frame.seq, BODY)
             found.append(frame.seq)
         drain.free(batch.end)
     return found

@@ -22,7 +22,7 @@ from ledger_client.recording.frames import (
 )
 from ledger_client.recording.spool import Position
 
-READ_BYTES: Final = 1 << 20
+READ_BYTES: Final = 2 << 20
 DAMAGED_FOLDER: Final = "damaged"
 
 _CURSOR: Final = struct.Struct("<QQI")

@@ -4,6 +4,8 @@
     frame = length (4 bytes, little endian) ‖ CRC-32 (4 bytes) ‖ payload
     payload = msgpack [number, canonical JSON of the event]
 
+An event with private values stands there as it is sent, with what opens its commitments beside it.
+
 The checksum covers the line of the file, the length and the payload. So neither zeros, which a file
 system may leave after a power failure, nor a frame of another file is ever taken for an event.
 
@@ -13,16 +15,18 @@ Anything else that doesn't fit is damage, and what follows it can't be found aga
 
 import struct
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from zlib import crc32
 
 import msgpack
-
-from ledger.event.canonical import LEAF_BYTES_MAX
+import msgspec
 
 MAGIC: Final = "witnessed-ledger/spool@v1"
 HEADER: Final = struct.Struct("<II")
-PAYLOAD_BYTES_MAX: Final = LEAF_BYTES_MAX + 1024
+PAYLOAD_BYTES_MAX: Final = 1 << 20
+"""An event has at most 65,535 bytes, and its private values 32 times 16,384."""
+
+_ENVELOPE_HEAD: Final = b'{"event":'
 FRAME_BYTES_MAX: Final = HEADER.size + PAYLOAD_BYTES_MAX
 
 Rest = Literal["end", "short", "bad"]
@@ -32,11 +36,17 @@ _LENGTH: Final = struct.Struct("<I")
 
 
 class Frame(NamedTuple):
-    """One event as it stands in a segment; `end` is the offset behind it."""
+    """One event as it stands in a segment, and is sent; `end` is the offset behind it."""
 
     seq: int
-    event_json: bytes
+    sent_json: bytes
     end: int
+
+    def event(self) -> dict[str, Any]:
+        """The event, without what opens its commitments."""
+        value = msgspec.json.decode(self.sent_json)
+        event: dict[str, Any] = value["event"] if is_enveloped(self.sent_json) else value
+        return event
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,11 @@ class Decoded:
     frames: list[Frame]
     end: int
     rest: Rest
+
+
+def is_enveloped(sent_json: bytes) -> bool:
+    """Whether private values stand beside the event; the first key of an event is `action`."""
+    return sent_json.startswith(_ENVELOPE_HEAD)
 
 
 def format_header(instance: str, number: int) -> bytes:
@@ -63,9 +78,9 @@ class FrameCodec:
         self._seed = crc32(header)
         self._pack = msgpack.Packer(autoreset=True).pack
 
-    def encode(self, seq: int, event_json: bytes) -> bytes:
+    def encode(self, seq: int, sent_json: bytes) -> bytes:
         """One frame."""
-        payload: bytes = self._pack((seq, event_json))
+        payload: bytes = self._pack((seq, sent_json))
         length = len(payload)
         checksum = crc32(payload, crc32(_LENGTH.pack(length), self._seed))
         return HEADER.pack(length, checksum) + payload
@@ -91,7 +106,7 @@ class FrameCodec:
             if crc32(payload, crc32(data[at : at + _LENGTH.size], self._seed)) != checksum:
                 rest = "bad"
                 break
-            seq, event_json = msgpack.unpackb(payload)
-            frames.append(Frame(seq, event_json, start + end))
+            seq, sent_json = msgpack.unpackb(payload)
+            frames.append(Frame(seq, sent_json, start + end))
             at = end
         return Decoded(frames, start + at, rest)

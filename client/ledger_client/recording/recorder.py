@@ -119,7 +119,7 @@ class Recorder:
         from ledger.event.secrets import default_rules
         from ledger_client.client import LedgerClient
         from ledger_client.masking import guarded
-        from ledger_client.recording import fit, life
+        from ledger_client.recording import erasable, fit, life
         from ledger_client.retry import RetryPolicy
 
         _check_choice("fsync", fsync, Fsync)
@@ -141,6 +141,7 @@ class Recorder:
         )
         self._connect().close()
         self._fit: Final = fit
+        self._erasable: Final = erasable
         self._new_life: Final[Callable[[], Life]] = lambda: life.Life(
             self._settings, connect=self._connect, defaults=self._defaults
         )
@@ -313,7 +314,14 @@ class Recorder:
         return event
 
     def _encode(self, event: dict[str, Any]) -> tuple[bytes, bytes]:
-        """The canonical JSON before and after the event's number. Raises: EventError."""
+        """What is sent before and after the event's number. Raises: EventError."""
+        if not self._erasable.holds_private(event):
+            return self._encode_plain(event)
+        hidden, openings = self._erasable.hide_private(event)
+        head, tail = self._encode_plain(hidden)
+        return self._erasable.envelope(head, tail, openings)
+
+    def _encode_plain(self, event: dict[str, Any]) -> tuple[bytes, bytes]:
         try:
             return split_event(self._mask(event))
         except Exception:  # noqa: BLE001 - the mask is foreign code, and is asked once more below

@@ -28,7 +28,8 @@ import msgspec
 
 from ledger.event.canonical import format_time
 from ledger.event.model import Event, EventError
-from ledger.event.reading import Reader, ReadEvent
+from ledger.event.private import PrivateReader
+from ledger.event.reading import ReadEvent
 from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_client.errors import RejectedError
 from ledger_client.ids import new_event_id
@@ -204,6 +205,7 @@ class Sender:
     def _next(self) -> tuple[Drain, Batch] | None:
         """What to send next: by turns our own events and what others left."""
         self._is_own_turn = not self._is_own_turn
+        self._spool.retire(self._own.at)
         own = [self._own]
         for drain in own + self._adopted if self._is_own_turn else self._adopted + own:
             batch = drain.read(self._batch_events)
@@ -235,7 +237,7 @@ class Sender:
     def _deliver(self, drain: Drain, batch: Batch) -> bool:
         """Send one batch, and free it when it is in the ledger."""
         try:
-            outcomes = self._append([frame.event_json for frame in batch.frames])
+            outcomes = self._append([frame.sent_json for frame in batch.frames])
         except RejectedError as error:
             if len(batch.frames) > 1:
                 self._failed(error)
@@ -266,12 +268,12 @@ class Sender:
             return False
         first, second = batch.frames
         try:
-            self._append([second.event_json])
+            self._append([second.sent_json])
         except (RejectedError, UnavailableError, MalformedError, VerificationError) as failure:
             self._failed(failure)
             return False
         try:
-            outcomes = self._append([first.event_json])
+            outcomes = self._append([first.sent_json])
         except RejectedError as again:
             outcomes = [Rejected(id=None, problem=again.problem, is_sent=True)]
         except (UnavailableError, MalformedError, VerificationError) as failure:
@@ -280,14 +282,14 @@ class Sender:
         self._take(drain, Batch([first], Position(batch.end.segment, first.end)), outcomes)
         return True
 
-    def _append(self, events: list[bytes]) -> list[Receipt | Rejected]:
+    def _append(self, frames: list[bytes]) -> list[Receipt | Rejected]:
         """One request, verified; an outcome for each event.
 
         Raises: RejectedError, UnavailableError, MalformedError, VerificationError.
         """
         if self._client is None:
             self._client = self._connect()
-        items = [_read(event_json) for event_json in events]
+        items = [_read(sent_json) for sent_json in frames]
         results = self._client.append_many([i for i in items if isinstance(i, ReadEvent)])
         outcomes = iter(results)
         return [next(outcomes) if isinstance(item, ReadEvent) else item for item in items]
@@ -312,7 +314,7 @@ class Sender:
 
     def _reject(self, instance: str, frame: Frame, problem: Problem) -> None:
         self.counts.rejected += 1
-        event = cut_event(msgspec.json.decode(frame.event_json), problem)
+        event = cut_event(frame.event(), problem)
         by = "ledger" if problem.status else "recorder"
         is_kept = False
         try:
@@ -373,16 +375,16 @@ class Sender:
                 self._client.close()
 
 
-def _read(event_json: bytes) -> ReadEvent | Rejected:
+def _read(sent_json: bytes) -> ReadEvent | Rejected:
     """A frame's event. It was checked and made canonical before it was framed, with a checksum."""
+    with suppress(msgspec.MsgspecError):
+        return ReadEvent(_decode(sent_json), sent_json, b"", ())
+    # It has private values beside it, or another version of this program wrote it: the full check
+    # reads the one and says what is wrong with the other.
     try:
-        return ReadEvent(_decode(event_json), event_json, b"", ())
-    except msgspec.MsgspecError:
-        # Another version of this program wrote it. The full check says what is wrong with it.
-        try:
-            return _READER.read(event_json)
-        except EventError as error:
-            return Rejected(id=None, problem=problem_of(error), is_sent=False)
+        return _READER.read(sent_json)
+    except EventError as error:
+        return Rejected(id=None, problem=problem_of(error), is_sent=False)
 
 
 def _masked_by_ledger(error: VerificationError) -> Problem | None:
@@ -420,4 +422,4 @@ def _unix_us() -> int:
 
 
 _decode = msgspec.json.Decoder(Event).decode
-_READER: Final = Reader(new_event_id, _unix_us)
+_READER: Final = PrivateReader(new_event_id, _unix_us)

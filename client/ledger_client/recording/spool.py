@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from ledger_client.recording.folder import Home
-from ledger_client.recording.frames import HEADER, FrameCodec, format_header
+from ledger_client.recording.frames import HEADER, FrameCodec, format_header, is_enveloped
 from ledger_client.recording.policies import Fsync, SpoolClosedError
 
 FRAME_OVERHEAD_BYTES: Final = HEADER.size + 32
@@ -34,13 +34,14 @@ class Position(NamedTuple):
 class _Segment:
     """A file that is being appended to, or was and isn't synced yet."""
 
-    __slots__ = ("codec", "end", "fd", "number", "start")
+    __slots__ = ("codec", "end", "fd", "is_private", "number", "start")
 
     def __init__(self, number: int, fd: int, header: bytes) -> None:
         self.number = number
         self.fd = fd
         self.codec = FrameCodec(header)
         self.start = self.end = len(header)
+        self.is_private = False
 
 
 class Spool:
@@ -121,6 +122,18 @@ class Spool:
             finally:
                 self._is_appending = False
 
+    def retire(self, freed: Position | None) -> None:
+        """End the file that is written to if it held private values and all of it is freed.
+
+        Whoever frees it then finds that nobody writes to it any more, and removes it.
+        """
+        with self.lock:
+            segment = self._segment
+            if segment is None or not segment.is_private or self._is_appending:
+                return
+            if freed == Position(segment.number, segment.end):
+                self._seal()
+
     def sync(self) -> None:
         """Make durable what was appended before. Raises: OSError."""
         self._sync_through(self._appended)
@@ -159,16 +172,16 @@ class Spool:
             raise SpoolClosedError
         seq = self._next_seq
         self._next_seq = seq + 1
-        event_json = b"%b%d%b" % (head, seq, tail)
+        sent_json = b"%b%d%b" % (head, seq, tail)
         held = self._bytes_held
         try:
             try:
-                self._write(seq, event_json)
+                self._write(seq, sent_json)
             except OSError:
                 if self._segment is not None:
                     raise
                 # That file was given up. A new one may do: its disk may have room again.
-                self._write(seq, event_json)
+                self._write(seq, sent_json)
         except OSError:
             # A signal handler may have used up the next one.
             if self._next_seq == seq + 1:
@@ -199,11 +212,11 @@ class Spool:
         self._segment = _Segment(number, fd, header)
         return self._segment
 
-    def _write(self, seq: int, event_json: bytes) -> None:
+    def _write(self, seq: int, sent_json: bytes) -> None:
         segment = self._segment
         if segment is None or segment.end >= self._segment_bytes_max:
             segment = self._begin_segment()
-        frame = segment.codec.encode(seq, event_json)
+        frame = segment.codec.encode(seq, sent_json)
         try:
             _write_whole(segment.fd, frame)
         except OSError:
@@ -218,6 +231,7 @@ class Spool:
                 self._seal()
             raise
         segment.end += len(frame)
+        segment.is_private |= is_enveloped(sent_json)
         self._bytes_held += len(frame)
 
     def _seal(self) -> None:
