@@ -13,7 +13,7 @@ from pathlib import Path
 from bench import append, million, publishing, record, secrets, witness
 from bench.rows import format_table
 
-FOLDER = Path(__file__).parent / "data"
+FOLDER = Path(__file__).parent / "data" / "run"  # What bench.query keeps is beside it.
 RESULTS = Path(__file__).parent / "results.json"
 
 

@@ -23,8 +23,8 @@ from ledger.query.expression import (
 )
 from ledger.query.rows import RowReader
 from ledger.query.terms import decode_view
-from ledger.store.index import SegmentRecord
 from ledger.store.log import LogStore
+from ledger.store.segment import SegmentRecord
 
 IDS_MAX: Final = 10_000
 """Where more ids begin so, the rows are looked at instead."""

@@ -21,12 +21,11 @@ from ledger.store.containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index import (
     IndexStore,
     IndexWriter,
-    SealedSegment,
-    SegmentFacts,
     check_segment,
     create_index,
 )
 from ledger.store.log import LogStore
+from ledger.store.segment import SealedSegment, SegmentFacts
 from ledger.tlog.errors import VerificationError
 
 Progress = Callable[[int, int], None]

@@ -36,9 +36,9 @@ import msgspec
 import rfc8785
 
 from ledger.store.containers import Container, union
-from ledger.store.index import SealedSegment, SegmentFacts, encode_segment
 from ledger.store.keyspace import DIMENSIONS
 from ledger.store.postings import ABSENT, GrowingTerms, Postings, join
+from ledger.store.segment import SealedSegment, SegmentFacts, encode_segment
 
 ANALYSIS_VERSION: Final = 2
 ANALYSIS: Final = f"{ANALYSIS_VERSION} unicode {unicodedata.unidata_version}"
@@ -190,7 +190,7 @@ class SegmentTerms:
         postings = {name: self.postings(name) for name in DIMENSIONS}
         columns = [(name, self._terms[name].column(postings[name])) for name in COLUMN_DIMENSIONS]
         kept = [(name, column) for name, column in columns if column is not None]
-        return encode_segment(postings.items(), kept, facts)
+        return encode_segment(tuple(postings.items()), kept, facts)
 
     def postings(self, dimension: str) -> Postings:
         """The terms of a dimension, in order."""

@@ -5,10 +5,6 @@ LMDB transaction, and never changes; segments are sealed in order, so those that
 first ones. The index is no evidence: it can be made again from the log, and is, when the rules of
 analysis change. But each segment has a root, so that two who hold the same log can tell that they
 would give the same answers, and `check_index` recomputes it.
-
-The root of a segment is the RFC 6962 root over its pages in order. A page is up to 128 consecutive
-terms of one dimension; what is hashed of it is the number of the dimension, one byte, and then its
-directory and its payloads, as store/blocks.py describes them, uncompressed.
 """
 
 import os
@@ -17,7 +13,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 import lmdb
 import msgspec
@@ -26,16 +22,13 @@ import zstandard
 from ledger.store import keyspace
 from ledger.store.blocks import (
     OpenBlock,
-    canonical_pages,
     check_block,
-    encode_blocks,
     read_loose,
 )
 from ledger.store.containers import (
     SEGMENT_ENTRIES_MAX,
     Container,
     from_little_endian,
-    to_little_endian,
 )
 from ledger.store.environment import (
     MAP_BYTES_DEFAULT,
@@ -48,37 +41,10 @@ from ledger.store.environment import (
     open_environment,
 )
 from ledger.store.postings import Postings, join
+from ledger.store.segment import SealedSegment, SegmentRecord, segment_root
 from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.hashing import Hash, leaf_hash
-from ledger.tlog.tree import Frontier
 
 _DATABASES: Final = (keyspace.BLOCKS, keyspace.COLUMNS, keyspace.SEGMENTS, keyspace.META)
-
-
-class SegmentFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a segment before it is stored: its times, as they stand in the leaves."""
-
-    earliest: str
-    latest: str
-    first_received: str
-    last_received: str
-
-
-class SegmentRecord(SegmentFacts, frozen=True, kw_only=True):
-    """What is known of a sealed segment. `root` is its root hash as hexadecimal digits."""
-
-    root: str
-    terms: int
-    block_bytes: int
-
-
-class SealedSegment(NamedTuple):
-    """A segment as it is stored: keys and values of its rows, the keys without the segment."""
-
-    record: SegmentRecord
-    blocks: list[tuple[str, bytes, bytes]]
-    """Dimension, last value, block; in their order."""
-    columns: list[tuple[str, bytes]]
 
 
 _record_decoder = msgspec.json.Decoder(SegmentRecord)
@@ -344,33 +310,6 @@ class IndexWriter:
             append(keyspace.SEGMENTS, keyspace.segment_key(segment), record)
 
 
-def encode_segment(
-    dimensions: Iterable[tuple[str, Postings]],
-    columns: Iterable[tuple[str, "array[int]"]],
-    facts: SegmentFacts,
-) -> SealedSegment:
-    """A segment from its dimensions, in their order, and its columns, in the order of theirs."""
-    root = Frontier()
-    terms = 0
-    blocks: list[tuple[str, bytes, bytes]] = []
-    for dimension, postings in dimensions:
-        terms += len(postings.values)
-        _append_pages(root, dimension, postings)
-        blocks += [(dimension, last, block) for last, block in encode_blocks(postings)]
-    compressor = zstandard.ZstdCompressor(level=1)
-    record = SegmentRecord(
-        root=root.root().hex(),
-        terms=terms,
-        block_bytes=sum(len(block) for _, _, block in blocks),
-        **msgspec.structs.asdict(facts),
-    )
-    frames = [
-        (name, compressor.compress(to_little_endian(column[:]).tobytes()))
-        for name, column in columns
-    ]
-    return SealedSegment(record, blocks, frames)
-
-
 def create_index(
     path: Path,
     *,
@@ -409,7 +348,7 @@ def check_segment(snapshot: IndexSnapshot, segment: int, made: SealedSegment) ->
     Raises: VerificationError or MalformedError that names the first wrong thing.
     """
     record = snapshot.records[segment]
-    root = _root_of(
+    root = segment_root(
         (name, join(_stored_terms(snapshot, name, segment))) for name in keyspace.DIMENSIONS
     ).hex()
     if root != record.root:
@@ -429,13 +368,6 @@ def check_segment(snapshot: IndexSnapshot, segment: int, made: SealedSegment) ->
             raise VerificationError(f"segment {segment}: the log gives another column {dimension}")
 
 
-def _root_of(dimensions: Iterable[tuple[str, Postings]]) -> Hash:
-    root = Frontier()
-    for dimension, postings in dimensions:
-        _append_pages(root, dimension, postings)
-    return root.root()
-
-
 def _stored_terms(
     snapshot: IndexSnapshot, dimension: str, segment: int
 ) -> Iterator[tuple[str, Container]]:
@@ -448,12 +380,6 @@ def _stored_terms(
             raise MalformedError(f"segment {segment}, {dimension}: a block has another's key")
         for value, container in terms:
             yield value.decode(), container
-
-
-def _append_pages(root: Frontier, dimension: str, postings: Postings) -> None:
-    number = bytes((keyspace.DIMENSION_NUMBERS[dimension],))
-    for page in canonical_pages(postings):
-        root.append(leaf_hash(number + page))
 
 
 def _meta(analysis: str, segment_entries: int, generation: int) -> list[tuple[bytes, bytes]]:
