@@ -49,7 +49,7 @@ class Everything:
 
 @dataclass(frozen=True, slots=True)
 class Is:
-    """The field has this value, or a value that begins with it."""
+    """The field has this value, or a value that begins with it. `source` has `InNetwork`."""
 
     field: str
     value: str

@@ -3,6 +3,7 @@
 Each is a query like any other, made from an event or a name instead of from text.
 """
 
+from ipaddress import ip_network
 from typing import Final, Literal, TypeAlias
 
 from ledger.event.canonical import parse_time
@@ -11,6 +12,7 @@ from ledger.query.expression import (
     UNIX_US_END,
     Between,
     Expression,
+    InNetwork,
     Is,
     Moment,
     all_of,
@@ -35,10 +37,15 @@ _ROLES: Final[dict[str, Role]] = {
 def around(leaf: bytes, *, minutes: int) -> Expression:
     """What shares an event's actor, session, source or target, so long before and after it."""
     view = decode_view(leaf)
-    shared = [Is(field, value) for field in _REASONS for value in values_of(field, view)]
+    shared = [_same(field, value) for field in _REASONS for value in values_of(field, view)]
     at, span = parse_time(view.event.time), minutes * MINUTE_US
     within = Between("time", Moment(max(at - span, 0)), Moment(min(at + span + 1, UNIX_US_END)))
     return all_of([any_of(shared), within])
+
+
+def _same(field: str, value: str) -> Expression:
+    """The condition on one value; an address is a network of one."""
+    return InNetwork(ip_network(value)) if field == "source" else Is(field, value)
 
 
 def around_reasons(leaf: bytes, other: bytes) -> tuple[Reason, ...]:
