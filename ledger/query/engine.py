@@ -135,7 +135,7 @@ class QueryEngine:
         if not 0 <= limit <= ROWS_MAX:
             raise ValueError(f"a page has 0 to {ROWS_MAX} rows, not {limit}")
         text = format_query(query)
-        durable = self._log.head().tree_size
+        durable = self.tree_size()
         tree_size = durable if tree_size is None else min(tree_size, durable)
         position = tree_size if order == "newest" else 0
         if cursor is not None:
@@ -184,7 +184,7 @@ class QueryEngine:
 
         Memory stays constant, and there is no limit; whoever has read enough stops.
         """
-        size = self._log.head().tree_size if tree_size is None else tree_size
+        size = self.tree_size() if tree_size is None else tree_size
         rows = RowReader(self._log, kept_bytes=0)
         starts = range(0, -(-size // self._segment_entries), _EXPORT_SEGMENTS)
         for first in starts if order == "oldest" else reversed(starts):
@@ -223,13 +223,17 @@ class QueryEngine:
 
     def explain(self, query: Expression, *, tenant: str | None, now_unix_us: int) -> Explanation:
         """The plan of a query, with the number of entries at each of its steps."""
-        tree_size = self._log.head().tree_size
+        tree_size = self.tree_size()
         with self._scope(query, tenant, now_unix_us, tree_size) as scope:
             return explain(scope, query=format_query(_scoped(query, tenant)))
 
+    def tree_size(self) -> int:
+        """The number of entries that a query sees."""
+        return self._log.head().tree_size
+
     def status(self) -> IndexStatus:
         """How far the index is."""
-        tree_size = self._log.head().tree_size
+        tree_size = self.tree_size()
         with self._snapshot() as snapshot:
             return IndexStatus(
                 tree_size=tree_size,
