@@ -104,7 +104,7 @@ class PatternSet(_Automaton[re2.Set]):
 
 
 def forget_compiled() -> None:
-    """Compile everything anew when it is next needed: for a forked child, before it does else."""
+    """Compile everything anew when it is next needed: for a forked child, first of all."""
     for automaton in tuple(_automata):
         automaton.forget()
     re2.purge()  # It keeps what it compiled, for whoever asks for the same pattern.
