@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,14 @@ NEEDS = (
 )
 
 LEFT_OUT = pytest.StashKey[dict[str, Counter[str]]]()
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C even where a shell started us in the background, with SIGINT ignored.
+
+    What tests start inherits that, and some of it is interrupted to see how it ends.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
