@@ -100,7 +100,7 @@ class Counting:
         self._rows = rows
         self._is_over = is_over
         dimensions = (*self._fields, "hour") if unit else self._fields
-        self._counts: dict[str, dict[str, int]] = {name: {} for name in dimensions}
+        self._counts: dict[str, Counter[str]] = {name: Counter() for name in dimensions}
         self._counted = 0
         self._is_cut = False
 
@@ -188,15 +188,13 @@ def _count_all(runs: Iterable[Postings], counts: dict[str, int]) -> None:
 
 
 def _count_column(
-    offsets: BitMap, places: "array[int]", values: list[str], counts: dict[str, int]
+    offsets: BitMap, places: "array[int]", values: list[str], counts: Counter[str]
 ) -> None:
     """Add up the values of the matches of a segment."""
-    found = Counter(map(places.__getitem__, offsets.to_array()))
-    found.pop(NO_PLACE, None)
-    known = counts.get
-    for place, count in found.items():
-        value = values[place]
-        counts[value] = known(value, 0) + count
+    found = list(map(places.__getitem__, offsets.to_array()))
+    if NO_PLACE in found:
+        found = [place for place in found if place != NO_PLACE]
+    counts.update(map(values.__getitem__, found))
 
 
 class _Matches:

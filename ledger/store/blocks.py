@@ -157,6 +157,15 @@ class OpenBlock:
             yield container
 
 
+def read_text(data: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
+    """The values of a block, ascending, a NUL between two of them."""
+    count, _, directory_bytes = _HEAD.unpack_from(data)
+    directory = decompressor.decompress(
+        data[_HEAD.size : _HEAD.size + directory_bytes], max_output_size=_DIRECTORY_BYTES_MAX
+    )
+    return directory[4 * count + 1 : -1]
+
+
 def read_loose(data: bytes) -> Container | None:
     """All offsets of a block as a loose container, without reading its directory.
 

@@ -24,6 +24,7 @@ from ledger.store.blocks import (
     OpenBlock,
     check_block,
     read_loose,
+    read_text,
 )
 from ledger.store.containers import (
     SEGMENT_ENTRIES_MAX,
@@ -197,11 +198,8 @@ class IndexSnapshot:
 
     def values(self, dimension: str, segment: int) -> list[str]:
         """Every value of a dimension in a segment, in order."""
-        return [
-            value
-            for _, data in self.blocks(dimension, segment)
-            for value in OpenBlock(data, self._decompressor).texts()
-        ]
+        found = [read_text(data, self._decompressor) for _, data in self.blocks(dimension, segment)]
+        return b"\0".join(found).decode().split("\0") if found else []
 
     def postings(self, dimension: str, segment: int) -> Iterator[Postings]:
         """Every term of a dimension in a segment, in order, a block at a time."""
