@@ -29,6 +29,7 @@ def ask(url: str, method: str, path: str, body: bytes | None = None) -> Answer:
     with closing(
         http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=ANSWER_WAIT_S)
     ) as connection:
+        connection.connect()
         # Refused before all of it was sent: what was said to it is there to be read.
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.request(method, path, body)
