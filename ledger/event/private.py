@@ -25,7 +25,7 @@ import hmac
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
 
 import msgspec
 import rfc8785
@@ -72,6 +72,14 @@ class Private:
     """A value that an application marks as erasable; it shows itself nowhere."""
 
     __slots__ = ("subject", "value")
+
+    is_used: ClassVar[bool] = False
+    """Whether there ever was one in this process: where there was none, none is looked for."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        # Not in `__init__`, which an object that was pickled elsewhere is made without.
+        Private.is_used = True
+        return super().__new__(cls)
 
     def __init__(self, value: Any, subject: str) -> None:
         self.value = value
@@ -147,6 +155,8 @@ def hide(
 
 def holds_private(value: object, depth: int = 0) -> bool:
     """Tell whether a value marked `Private` stands somewhere in an object."""
+    if not Private.is_used:
+        return False
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, list | tuple):

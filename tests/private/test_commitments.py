@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -34,6 +37,16 @@ def _event(**fields: Any) -> dict[str, Any]:
 
 def _reader() -> PrivateReader:
     return PrivateReader(lambda: ID, lambda: 0)
+
+
+def test_a_marked_value_is_found_in_a_process_that_only_unpickled_it() -> None:
+    marked = pickle.dumps({"context": {"name": Private("x", "u_1")}})
+    program = (
+        "import pickle, sys; from ledger.event.private import holds_private\n"
+        "assert not holds_private({'context': {}})\n"
+        "assert holds_private(pickle.load(sys.stdin.buffer))"
+    )
+    subprocess.run([sys.executable, "-c", program], input=marked, check=True)
 
 
 def test_a_commitment_is_what_the_documentation_says() -> None:
