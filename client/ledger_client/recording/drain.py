@@ -93,6 +93,9 @@ class Drain:
             end = tip.offset if is_live and tip is not None else os.fstat(segment.fd).st_size
             if offset < end:
                 data = os.pread(segment.fd, min(READ_BYTES, end - offset), offset)
+                if not data and not is_live:
+                    # Half a frame, for which the disk had no room, was taken back in between.
+                    continue
                 decoded = segment.codec.decode(data, start=offset, count_max=count_max)
                 if decoded.frames:
                     return Batch(decoded.frames, Position(segment.number, decoded.end))
@@ -185,6 +188,8 @@ def _is_torn(decoded: Decoded, data: bytes, *, end: int) -> bool:
         return True
     if decoded.end + len(data) == end and not data.strip(b"\0"):
         return True
+    if len(data) < HEADER.size:
+        return False
     # The length is there and the file ends as it says, but some page of it was not written.
     length, _ = HEADER.unpack_from(data)
     return bool(decoded.end + HEADER.size + length == end)
