@@ -73,11 +73,6 @@ def from_little_endian(data: bytes) -> "array[int]":
     return to_little_endian(array("H", data))
 
 
-def encode_offsets(offsets: Iterable[int]) -> Container:
-    """The smallest container for offsets, in any order, `0 <= offset < 65,536`, at least one."""
-    return encode_bitmap(BitMap(array("I", offsets)))
-
-
 def encode_bitmap(bitmap: BitMap) -> Container:
     """The smallest container for a bitmap whose members lie in one container; it isn't empty."""
     bitmap.run_optimize()
@@ -147,13 +142,6 @@ def container_at(payloads: bytes, at: int, *, cardinality: int, form: int) -> Co
 def whole_container(entries: int) -> Container:
     """The container of the offsets `[0, entries)`, `1 <= entries <= 65,536`."""
     return Container(entries, 1, _ONE_RUN.pack(1, 0, entries - 1))
-
-
-def decode_offsets(container: Container) -> list[int]:
-    """The offsets, ascending."""
-    if container.form == FORM_ARRAY:
-        return from_little_endian(container.payload).tolist()
-    return list(assemble([(0, container)]))
 
 
 def assemble(containers: Sequence[tuple[int, Container]]) -> BitMap:

@@ -99,10 +99,6 @@ class IndexStore:
                 records=self._records(transaction),
             )
 
-    def disk_bytes(self) -> int:
-        """What the index takes of the disk, free pages counted."""
-        return (self.path / "data.mdb").stat().st_size
-
     def _records(self, transaction: Transaction) -> Sequence[SegmentRecord]:
         """What is known of every sealed segment. They never change, so each is read once."""
         found = transaction.get(keyspace.META_GENERATION, db=self._databases[keyspace.META])

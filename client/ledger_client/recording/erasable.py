@@ -20,7 +20,7 @@ from ledger.event.private import (
     holds_private,
 )
 
-__all__ = ["Opening", "envelope", "hide_private", "holds_private"]
+__all__ = ["envelope", "hide_private", "holds_private"]
 
 
 def hide_private(event: dict[str, Any]) -> tuple[dict[str, Any], tuple[Opening, ...]]:
