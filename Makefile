@@ -37,13 +37,13 @@ docs: $(VENV)/check ## Writes the parts of docs/ that come from the code.
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-$(VENV)/pip: pyproject.toml
+$(VENV)/pip: pyproject.toml client/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade 'pip>=25.1'
 	touch $@
 
 $(VENV)/server: $(VENV)/pip
-	$(PIP) install --editable '.[server]'
+	$(PIP) install --editable './client[async,importers,ml-dsa]' --editable .
 	touch $@
 
 # --ignore-requires-python: see the group `peers` in pyproject.toml.

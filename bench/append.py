@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.events import event_stream
 from bench.rows import Row
-from ledger.cli.running import Service, make_ledger
+from ledger.demo.child_service import Service, make_ledger
 from ledger_client import LedgerClient
 
 ORIGIN = "bench.example/audit"

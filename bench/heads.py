@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 import uvloop
 
 from bench.load import Connection
-from ledger.tlog.checkpoint import Checkpoint, format_checkpoint
-from ledger.tlog.hashing import Hash, leaf_hash, node_hash
-from ledger.tlog.note import Note, Signer, format_note
-from ledger.tlog.prove import finish, plan_consistency, plan_root
-from ledger.tlog.tree import Node
-from ledger.tlog.witness import AddCheckpoint, format_add_checkpoint
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger_core.tlog.hashing import Hash, leaf_hash, node_hash
+from ledger_core.tlog.note import Note, Signer, format_note
+from ledger_core.tlog.prove import finish, plan_consistency, plan_root
+from ledger_core.tlog.tree import Node
+from ledger_core.tlog.witness import AddCheckpoint, format_add_checkpoint
 
 HEADS_A_SECOND_MAX = 6_000
 """More than a witness may answer: so many are made beforehand for each second."""

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from bench.events import event_stream
-from ledger.tlog.tile import TILE_WIDTH, format_tile_path
+from ledger_core.tlog.tile import TILE_WIDTH, format_tile_path
 
 MakeRequest = Callable[[], bytes]
 

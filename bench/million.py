@@ -8,13 +8,13 @@ from urllib.request import urlopen
 from bench.append import ORIGIN, QUIET, load
 from bench.events import event_stream
 from bench.rows import Row
-from ledger.cli.running import Service, make_ledger
-from ledger.event.canonical import format_leaf
-from ledger.event.reading import Reader
-from ledger.query.sealing import reindex
-from ledger.service.directory import DirectoryPaths
+from ledger.demo.child_service import Service, make_ledger
+from ledger.query.segment_builder import reindex
+from ledger.service.data_dir import DirectoryPaths
 from ledger.store.writer import LogWriter, NewEntry
-from ledger.tlog.hashing import leaf_hash
+from ledger_core.event.canonical import format_leaf
+from ledger_core.event.reader import Reader
+from ledger_core.tlog.hashing import leaf_hash
 
 PROOFS_REACH = 4_000
 START_REACH_S = 2.0

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from bench.append import ORIGIN, QUIET, load
 from bench.rows import Row
-from ledger.cli.running import Service, make_ledger, require_witnesses, witnesses
-from ledger.service.directory import DirectoryPaths
+from ledger.demo.child_service import Service, make_ledger, require_witnesses, witnesses
+from ledger.service.data_dir import DirectoryPaths
 from ledger_client import LedgerClient
 
 WITNESSES = 8

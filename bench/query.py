@@ -38,14 +38,14 @@ from bench.tables import (
     table_rows,
 )
 from bench.varied import START_UNIX_US, YEAR_US, fill_log
-from ledger.cli.running import make_ledger
+from ledger.demo.child_service import make_ledger
 from ledger.query.engine import QueryEngine
-from ledger.query.language import parse_query
-from ledger.query.rows import RowReader
-from ledger.query.sealing import reindex
-from ledger.service.directory import DirectoryPaths
-from ledger.store.index import IndexStore
+from ledger.query.leaf_cache import RowReader
+from ledger.query.segment_builder import reindex
+from ledger.service.data_dir import DirectoryPaths
+from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
+from ledger_core.query.parser import parse_query
 
 FOLDER = Path(__file__).parent / "data" / "query"
 NOW_UNIX_US: Final = START_UNIX_US + YEAR_US

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.rows import Row
-from ledger.cli.running import Service, make_ledger
+from ledger.demo.child_service import Service, make_ledger
 from ledger_client import Recorder
 
 ORIGIN = "bench.example/audit"

@@ -13,9 +13,9 @@ from bench.append import ORIGIN, QUIET, RATE_PER_S, load
 from bench.million import resident_mb
 from bench.rows import Row
 from bench.varied import fill_log
-from ledger.cli.running import Service, make_ledger
-from ledger.service.directory import DirectoryPaths
-from ledger.store.containers import SEGMENT_ENTRIES_MAX
+from ledger.demo.child_service import Service, make_ledger
+from ledger.service.data_dir import DirectoryPaths
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 
 EXPORT_ROWS = 1_000_000
 EXPORT_REACH_S = 30.0

@@ -9,7 +9,7 @@ import msgspec
 
 from bench.events import event_stream
 from bench.rows import Row
-from ledger.event.secrets import default_rules
+from ledger_core.event.secrets import default_rules
 
 T = TypeVar("T")
 

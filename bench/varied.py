@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import msgspec
 
-from ledger.event.canonical import format_leaf, format_time
 from ledger.store.writer import LogWriter, NewEntry
-from ledger.tlog.hashing import leaf_hash
+from ledger_core.event.canonical import format_leaf, format_time
+from ledger_core.tlog.hashing import leaf_hash
 
 START_UNIX_US: Final = 1_767_225_600_000_000  # 2026-01-01
 YEAR_US: Final = 365 * 86_400 * 1_000_000

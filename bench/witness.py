@@ -10,10 +10,10 @@ from pathlib import Path
 
 from bench.heads import log_signer
 from bench.rows import Row, format_table
-from ledger.cli.running import Service
-from ledger.tlog.cosignature import CosignatureSigner
-from ledger.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
-from ledger.witness.directory import add_log, create_witness, open_heads
+from ledger.demo.child_service import Service
+from ledger.witness.data_dir import add_log, create_witness, open_heads
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
 
 LOGS = 64
 HEADS_REACH = 2_000

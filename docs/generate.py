@@ -11,13 +11,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ledger.event.model import LIMITS
-from ledger.event.schema import event_schema
-from ledger.query.language import FIELDS
-from ledger.service.openapi import route_rows
-from ledger.service.problems import PROBLEMS
+from ledger.service.http.openapi import route_rows
+from ledger.service.http.problems import PROBLEMS
 from ledger.service.settings import SETTINGS
 from ledger.store import keyspace
+from ledger_core.event.model import LIMITS
+from ledger_core.event.schema import event_schema
+from ledger_core.query.parser import FIELDS
 
 DOCS = Path(__file__).parent
 SCHEMA = DOCS / "event.schema.json"

@@ -7,10 +7,10 @@ from typing import Final
 
 from aiohttp import web
 
-from ledger.tlog.cosignature import CosignatureSigner
-from ledger.tlog.keys import ED25519_COSIGNATURE
-from ledger.tlog.note import NoteVerifier
-from ledger.tlog.witness import (
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.keys import ED25519_COSIGNATURE
+from ledger_core.tlog.note import NoteVerifier
+from ledger_core.tlog.witness import (
     Accepted,
     CosignedHead,
     cosign,

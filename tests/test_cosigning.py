@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from ledger.publisher import Publisher
-from ledger.sequencer import Sequencer
-from ledger.tlog.errors import VerificationError
-from ledger.tlog.note import parse_note
-from ledger.tlog.policy import Policy, format_policy, parse_policy
-from ledger.tlog.witness import parse_add_checkpoint
+from ledger.log.publisher import Publisher
+from ledger.log.sequencer import Sequencer
+from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.note import parse_note
+from ledger_core.tlog.policy import Policy, format_policy, parse_policy
+from ledger_core.tlog.witness import parse_add_checkpoint
 from tests.scripted_witness import (
     TIME_UNIX_S,
     Behaviour,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ledger.evidence import EvidenceEvent, check_evidence, event_stem, write_evidence
-from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.policy import format_policy, parse_policy
-from ledger.tlog.proof import format_proof
+from ledger_core.evidence.bundle import EvidenceEvent, check_evidence, event_stem, write_evidence
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.policy import format_policy, parse_policy
+from ledger_core.tlog.proof import format_proof
 from tests.client.hosts import entries
 from tests.client.trees import SmallLog
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from ledger.groupcommit import GroupCommit, QueueFullError
+from ledger.log.group_commit import GroupCommit, QueueFullError
 from ledger.store.environment import CommitFailedError, StorageFullError
-from ledger.tlog.errors import UnavailableError
+from ledger_core.tlog.errors import UnavailableError
 
 
 class Disk:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.keyfile import LINE_BYTES_MAX, read_keys, write_keys
-from ledger.tlog.errors import MalformedError, UnavailableError
-from ledger.tlog.keys import ED25519, ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SignerKey
+from ledger.runtime.keys import LINE_BYTES_MAX, read_keys, write_keys
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.keys import ED25519, ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SignerKey
 
 KEYS = [
     SignerKey(name, algorithm=algorithm, seed=bytes([number]) * 32)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ledger.groupcommit import QueueFullError
-from ledger.publisher import Publisher
-from ledger.sequencer import Sequencer
+from ledger.log.group_commit import QueueFullError
+from ledger.log.publisher import Publisher
+from ledger.log.sequencer import Sequencer
 from ledger.store.environment import CommitFailedError, StorageFullError
-from ledger.store.log import Head, LogStore
+from ledger.store.log import LogStore, TreeHead
 from ledger.store.writer import LogWriter, Placement
-from ledger.tlog.errors import UnavailableError, VerificationError
-from ledger.tlog.policy import Policy, format_policy, parse_policy
+from ledger_core.tlog.errors import UnavailableError, VerificationError
+from ledger_core.tlog.policy import Policy, format_policy, parse_policy
 from tests.store.entries import MAP_BYTES, ORIGIN, SIGNER, entries, entry, new_log, signed
 
 POLICY = parse_policy(format_policy([SIGNER.verifier]).encode())
@@ -223,9 +223,9 @@ def test_a_head_that_does_not_extend_the_last_is_never_signed(path: Path, spoil:
     asyncio.run(scenario())
 
 
-SPOILS: dict[str, Callable[[Head], Head]] = {
-    "smaller": lambda head: Head(head.tree_size - 15, head.root_hash),
-    "other": lambda head: Head(head.tree_size, bytes(32)),
+SPOILS: dict[str, Callable[[TreeHead], TreeHead]] = {
+    "smaller": lambda head: TreeHead(head.tree_size - 15, head.root_hash),
+    "other": lambda head: TreeHead(head.tree_size, bytes(32)),
 }
 
 

@@ -13,21 +13,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ledger.event.model import EventError
-    from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
     from ledger_client.async_client import AsyncLedgerClient
     from ledger_client.client import LedgerClient
     from ledger_client.errors import RejectedError, UnsettledError
     from ledger_client.ids import new_event_id
-    from ledger_client.private import private
-    from ledger_client.problem import Problem
+    from ledger_client.mark_private import private
+    from ledger_client.problem_details import Problem
     from ledger_client.recording.asynchronous import AsyncRecorder
-    from ledger_client.recording.audited import audited
     from ledger_client.recording.context import audit_context, extend_audit_context
     from ledger_client.recording.current import current_recorder, use_recorder
+    from ledger_client.recording.decorator import audited
     from ledger_client.recording.diff import diff, snapshot
-    from ledger_client.recording.logs import AuditHandler, AuditProcessor
-    from ledger_client.recording.policies import SpoolFullError
+    from ledger_client.recording.logging_handlers import AuditHandler, AuditProcessor
+    from ledger_client.recording.options import SpoolFullError
     from ledger_client.recording.recorder import Recorder, RecorderStatus
     from ledger_client.results import (
         Consistency,
@@ -43,7 +41,9 @@ if TYPE_CHECKING:
         Seen,
     )
     from ledger_client.retry import RetryPolicy
-    from ledger_client.trust import ConsistencyProof, TrustedLog
+    from ledger_core.event.model import EventError
+    from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+    from ledger_core.tlog.trust import ConsistencyProof, TrustedLog
 
 __all__ = [
     "AsyncLedgerClient",
@@ -89,21 +89,21 @@ __all__ = [
 _MODULES = {
     "AsyncLedgerClient": "ledger_client.async_client",
     "AsyncRecorder": "ledger_client.recording.asynchronous",
-    "AuditHandler": "ledger_client.recording.logs",
-    "AuditProcessor": "ledger_client.recording.logs",
+    "AuditHandler": "ledger_client.recording.logging_handlers",
+    "AuditProcessor": "ledger_client.recording.logging_handlers",
     "Consistency": "ledger_client.results",
-    "ConsistencyProof": "ledger_client.trust",
+    "ConsistencyProof": "ledger_core.tlog.trust",
     "Entry": "ledger_client.results",
     "Erased": "ledger_client.results",
-    "EventError": "ledger.event.model",
+    "EventError": "ledger_core.event.model",
     "Exported": "ledger_client.results",
     "Facet": "ledger_client.results",
     "Histogram": "ledger_client.results",
     "Inclusion": "ledger_client.results",
     "LedgerClient": "ledger_client.client",
-    "MalformedError": "ledger.tlog.errors",
+    "MalformedError": "ledger_core.tlog.errors",
     "Page": "ledger_client.results",
-    "Problem": "ledger_client.problem",
+    "Problem": "ledger_client.problem_details",
     "Receipt": "ledger_client.results",
     "Recorder": "ledger_client.recording.recorder",
     "RecorderStatus": "ledger_client.recording.recorder",
@@ -111,18 +111,18 @@ _MODULES = {
     "RejectedError": "ledger_client.errors",
     "RetryPolicy": "ledger_client.retry",
     "Seen": "ledger_client.results",
-    "SpoolFullError": "ledger_client.recording.policies",
-    "TrustedLog": "ledger_client.trust",
-    "UnavailableError": "ledger.tlog.errors",
+    "SpoolFullError": "ledger_client.recording.options",
+    "TrustedLog": "ledger_core.tlog.trust",
+    "UnavailableError": "ledger_core.tlog.errors",
     "UnsettledError": "ledger_client.errors",
-    "VerificationError": "ledger.tlog.errors",
+    "VerificationError": "ledger_core.tlog.errors",
     "audit_context": "ledger_client.recording.context",
-    "audited": "ledger_client.recording.audited",
+    "audited": "ledger_client.recording.decorator",
     "current_recorder": "ledger_client.recording.current",
     "diff": "ledger_client.recording.diff",
     "extend_audit_context": "ledger_client.recording.context",
     "new_event_id": "ledger_client.ids",
-    "private": "ledger_client.private",
+    "private": "ledger_client.mark_private",
     "snapshot": "ledger_client.recording.diff",
     "use_recorder": "ledger_client.recording.current",
 }

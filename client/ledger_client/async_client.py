@@ -7,15 +7,13 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from ledger.event.secrets import mask as mask_secrets
-from ledger.tlog.errors import UnavailableError, VerificationError
-from ledger.tlog.hashing import Hash
-from ledger.tlog.policy import VerifiedHead
-from ledger_client.appending import AnyEvent, Mask
 from ledger_client.async_transport import AsyncTransport
-from ledger_client.client import TIMEOUT_S
-from ledger_client.exchange import Plan, Request, Response, Turn
-from ledger_client.exporting import Format, Taking, export_request, replacing
+from ledger_client.base_client import TIMEOUT_S, AnyPolicy, BaseClient, PathLike
+from ledger_client.messages import Plan, Request, Response, Turn
+from ledger_client.plans.append import AnyEvent, Mask
+from ledger_client.plans.export import ExportVerifier, Format, export_request, replacing
+from ledger_client.plans.search import PAGE_EVENTS, Order, Search
+from ledger_client.plans.stream import LineSplitter
 from ledger_client.results import (
     Consistency,
     Entry,
@@ -27,10 +25,11 @@ from ledger_client.results import (
     Rejected,
     Seen,
 )
-from ledger_client.retry import Pause, RetryPolicy
-from ledger_client.searching import PAGE_EVENTS, Order, Search
-from ledger_client.shared import AnyPolicy, PathLike, Shared
-from ledger_client.tailing import Lines
+from ledger_client.retry import RetryPolicy, Sleep
+from ledger_core.event.secrets import mask as mask_secrets
+from ledger_core.tlog.errors import UnavailableError, VerificationError
+from ledger_core.tlog.hashing import Hash
+from ledger_core.tlog.policy import VerifiedHead
 
 T = TypeVar("T")
 
@@ -68,7 +67,7 @@ class AsyncLedgerClient:
 
         Raises: ValueError, MalformedError, VerificationError, OSError.
         """
-        self._shared = Shared(
+        self._shared = BaseClient(
             url,
             token,
             policy=policy,
@@ -200,7 +199,7 @@ class AsyncLedgerClient:
             failure = None
             try:
                 async with aclosing(self._transport.stream(tail.request())) as pieces:
-                    lines = Lines()
+                    lines = LineSplitter()
                     async for piece in pieces:
                         for line in lines.feed(piece):
                             entry = await self._run(tail.read(line))
@@ -222,7 +221,7 @@ class AsyncLedgerClient:
 
         `evidence` is a .zip with a proof for each event; `ledger verify` checks it offline.
         """
-        taking = Taking(format)
+        taking = ExportVerifier(format)
         with replacing(to) as file:
             request = export_request(query, format=format, order=order)
             async with aclosing(self._transport.stream(request)) as pieces:
@@ -293,7 +292,7 @@ class AsyncLedgerClient:
                 match step:
                     case Request():
                         answer = await self._send(step)
-                    case Pause():
+                    case Sleep():
                         await asyncio.sleep(step.delay_s)
                     case Turn.TAKE:
                         await self._turn.acquire()

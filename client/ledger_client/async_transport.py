@@ -9,9 +9,9 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_client.answer import GOOD_STATUSES, check_status
-from ledger_client.exchange import STREAM_SILENCE_S, Endpoint, Request, Response
+from ledger_client.messages import STREAM_SILENCE_S, Endpoint, Request, Response
+from ledger_client.responses import GOOD_STATUSES, check_status
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 
 _STALE = (
     aiohttp.ServerDisconnectedError,

@@ -1,17 +1,17 @@
 """What a call can end in beside its result, by whose fault it is.
 
 RejectedError       the ledger refuses what was asked: the caller's mistake (a ValueError)
-MalformedError      the answer is not the format (ledger.tlog.errors)
-VerificationError   the answer is well-formed and untrue (ledger.tlog.errors)
-UnavailableError    no answer now; worth trying again (ledger.tlog.errors)
+MalformedError      the answer is not the format (ledger_core.tlog.errors)
+VerificationError   the answer is well-formed and untrue (ledger_core.tlog.errors)
+UnavailableError    no answer now; worth trying again (ledger_core.tlog.errors)
 UnsettledError      the same for an append, with what to append again
 """
 
-from ledger.event.model import Event
-from ledger.event.private import PrivateEvent
-from ledger.tlog.errors import UnavailableError
-from ledger_client.problem import Problem
+from ledger_client.problem_details import Problem
 from ledger_client.results import Receipt, Rejected
+from ledger_core.event.commitments import PrivateEvent
+from ledger_core.event.model import Event
+from ledger_core.tlog.errors import UnavailableError
 
 
 class RejectedError(ValueError):

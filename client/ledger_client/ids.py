@@ -4,7 +4,7 @@ import os
 import time
 from collections import deque
 
-from ledger.event.ids import UUID7_RANDOM_BYTES, format_uuid7
+from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 
 _NS_PER_MS = 1_000_000
 _DRAWN_AT_ONCE = 64

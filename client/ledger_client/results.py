@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ledger.event.model import Event, Received
-from ledger.tlog.hashing import Hash
-from ledger.tlog.policy import VerifiedHead
-from ledger.tlog.proof import Proof, RangeProof
-from ledger_client.problem import Problem
-from ledger_client.trust import ConsistencyProof
+from ledger_client.problem_details import Problem
+from ledger_core.event.model import Event, Received
+from ledger_core.tlog.hashing import Hash
+from ledger_core.tlog.policy import VerifiedHead
+from ledger_core.tlog.proof import Proof, RangeProof
+from ledger_core.tlog.trust import ConsistencyProof
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

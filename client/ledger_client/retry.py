@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-from ledger.tlog.errors import UnavailableError
-from ledger_client.exchange import Plan, Request, Response, Turn
+from ledger_client.messages import Plan, Request, Response, Turn
+from ledger_core.tlog.errors import UnavailableError
 
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 RETRY_AFTER_DIGITS_MAX = 9
@@ -63,14 +63,14 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class Sleep:
     """A step of `persist` that sends nothing: wait so long, then go on."""
 
     delay_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ambience:
+class Environment:
     """What the retry policy reads of the world."""
 
     monotonic_s: Callable[[], float]
@@ -78,15 +78,15 @@ class Ambience:
     draw: Callable[[], float]
 
 
-Step = Request | Turn | Pause
+Step = Request | Turn | Sleep
 Steps = Generator[Step, Response | UnavailableError | None, T]
 
 
-def persist(plan: Plan[T], *, retry: RetryPolicy, ambience: Ambience) -> Steps[T]:
+def persist(plan: Plan[T], *, retry: RetryPolicy, environment: Environment) -> Steps[T]:
     """Run a plan, sending each of its requests again as the policy allows.
 
     Yields a `Request`, to be answered with its `Response` or the `UnavailableError` it met; or a
-    `Turn` or a `Pause`, to be answered with None. The last failure of a request is thrown into the
+    `Turn` or a `Sleep`, to be answered with None. The last failure of a request is thrown into the
     plan.
     """
     try:
@@ -97,7 +97,7 @@ def persist(plan: Plan[T], *, retry: RetryPolicy, ambience: Ambience) -> Steps[T
                 step = next(plan)
                 continue
             try:
-                response = yield from _exchange(step, retry=retry, ambience=ambience)
+                response = yield from _exchange(step, retry=retry, environment=environment)
             except UnavailableError as error:
                 step = plan.throw(error)
             else:
@@ -109,9 +109,9 @@ def persist(plan: Plan[T], *, retry: RetryPolicy, ambience: Ambience) -> Steps[T
         plan.close()
 
 
-def _exchange(request: Request, *, retry: RetryPolicy, ambience: Ambience) -> Steps[Response]:
+def _exchange(request: Request, *, retry: RetryPolicy, environment: Environment) -> Steps[Response]:
     """One request, until it has an answer that isn't worth another attempt."""
-    started_s = ambience.monotonic_s()
+    started_s = environment.monotonic_s()
     attempts = 0
     while True:
         answer = yield request
@@ -120,17 +120,17 @@ def _exchange(request: Request, *, retry: RetryPolicy, ambience: Ambience) -> St
             if answer.status not in RETRIED_STATUSES:
                 return answer
             failure = f"status {answer.status}"
-            retry_after_s = parse_retry_after(answer.retry_after, unix_s=ambience.unix_s())
+            retry_after_s = parse_retry_after(answer.retry_after, unix_s=environment.unix_s())
         elif isinstance(answer, UnavailableError):
             failure, retry_after_s = str(answer), answer.retry_after_s
         else:
             raise TypeError("a request must be answered before the next step")
-        elapsed_s = ambience.monotonic_s() - started_s
+        elapsed_s = environment.monotonic_s() - started_s
         delay_s = retry.delay_s(
             attempts=attempts,
             elapsed_s=elapsed_s,
             retry_after_s=retry_after_s,
-            draw=ambience.draw,
+            draw=environment.draw,
         )
         if delay_s is None:
             path = request.target.partition("?")[0]
@@ -139,7 +139,7 @@ def _exchange(request: Request, *, retry: RetryPolicy, ambience: Ambience) -> St
                 f" (attempt {attempts} of {retry.attempts_max}, {elapsed_s:.1f} s)",
                 retry_after_s=retry_after_s,
             )
-        yield Pause(delay_s)
+        yield Sleep(delay_s)
 
 
 def parse_retry_after(text: str | None, *, unix_s: float) -> float | None:

@@ -21,9 +21,9 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_client.answer import GOOD_STATUSES, check_status
-from ledger_client.exchange import STREAM_SILENCE_S, Endpoint, Request, Response
+from ledger_client.messages import STREAM_SILENCE_S, Endpoint, Request, Response
+from ledger_client.responses import GOOD_STATUSES, check_status
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

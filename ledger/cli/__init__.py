@@ -1,5 +1,3 @@
-"""The command `ledger`: the composition root. Everything else is reached from here."""
+"""The commands of the service, which entry points join to the client's command `ledger`."""
 
-from ledger.cli.app import main
-
-__all__ = ["main"]
+from ledger_client.cli.app import main as main

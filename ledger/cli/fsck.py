@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from ledger.cli.output import json_option, print_json
-from ledger.query.sealing import check_index
-from ledger.service.directory import DirectoryPaths
-from ledger.store.containers import SEGMENT_ENTRIES_MAX
+from ledger.query.segment_builder import check_index
+from ledger.service.data_dir import DirectoryPaths
 from ledger.store.fsck import Checked, check_store
-from ledger.store.index import IndexStore
+from ledger.store.index.index_store import IndexStore
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import LogStore
-from ledger.tlog.policy import parse_policy
+from ledger_client.cli.console import json_option, print_json
+from ledger_core.tlog.policy import parse_policy
 
 
 @click.command("fsck")

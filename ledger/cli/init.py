@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from ledger.cli.output import json_option, print_fields, print_json
-from ledger.service.directory import create_directory
-from ledger.tlog.keys import SEED_BYTES
-from ledger.tlog.policy import parse_policy
+from ledger.service.data_dir import create_directory
+from ledger_client.cli.console import json_option, print_fields, print_json
+from ledger_core.tlog.keys import SEED_BYTES
+from ledger_core.tlog.policy import parse_policy
 
 
 @click.command("init")

@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 
 from ledger.cli.fsck import advance
-from ledger.cli.output import json_option, print_json
-from ledger.query.sealing import reindex
-from ledger.service.directory import DirectoryPaths
+from ledger.query.segment_builder import reindex
+from ledger.service.data_dir import DirectoryPaths
 from ledger.store.log import LogStore
+from ledger_client.cli.console import json_option, print_json
 
 
 @click.command("reindex")

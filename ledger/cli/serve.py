@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from ledger.cli.logs import configure_logs, log_options
-from ledger.cli.output import note
+from ledger.cli.log_options import configure_logs, log_options
 from ledger.service.app import run
-from ledger.service.directory import DirectoryPaths
+from ledger.service.data_dir import DirectoryPaths
 from ledger.service.settings import SETTINGS, read_settings
-from ledger.store.access import AccessStore
+from ledger.store.tokens import AccessStore
+from ledger_client.cli.console import note
 
 
 def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -7,17 +7,17 @@ from typing import Final
 
 import click
 
-from ledger.cli.logs import configure_logs, log_options
-from ledger.cli.output import json_option, note, print_fields, print_json
-from ledger.event.canonical import format_time
-from ledger.hosting import run_until_signal
-from ledger.store.heads import KnownLog
-from ledger.tlog.cosignature import CosignatureSigner, parse_verifier
-from ledger.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SEED_BYTES
-from ledger.tlog.wire import format_base64
-from ledger.tlog.witness import CosignedHead
+from ledger.cli.log_options import configure_logs, log_options
 from ledger.witness.app import serve as serve_witness
-from ledger.witness.directory import WitnessPaths, add_log, create_witness, open_heads
+from ledger.witness.data_dir import WitnessPaths, add_log, create_witness, open_heads
+from ledger.witness.store import KnownLog
+from ledger_client.cli.console import json_option, note, print_fields, print_json
+from ledger_client.runtime.server import run_until_signal
+from ledger_core.event.canonical import format_time
+from ledger_core.tlog.cosignature import CosignatureSigner, parse_verifier
+from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SEED_BYTES
+from ledger_core.tlog.text import format_base64
+from ledger_core.tlog.witness import CosignedHead
 
 LISTEN_DEFAULT: Final = "127.0.0.1:8766"
 

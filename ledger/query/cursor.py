@@ -18,7 +18,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final, Literal, Self, TypeAlias
 
-from ledger.tlog.errors import MalformedError
+from ledger_core.tlog.errors import MalformedError
 
 Order: TypeAlias = Literal["newest", "oldest"]
 ORDERS: Final[tuple[Order, ...]] = ("newest", "oldest")

@@ -19,20 +19,20 @@ from typing import Final
 from pyroaring import BitMap
 
 from ledger.query.cursor import Cursor, CursorError, Order
+from ledger.query.evaluator import WINDOW_SEGMENTS, Window
+from ledger.query.executor import Budget, PageRun, QueryLimits, QueryScope, decide
 from ledger.query.explain import Explanation, explain
-from ledger.query.expression import Expression, Is, all_of, format_query, resolve
-from ledger.query.facets import Counting, Facet, FacetField, Histogram, Unit
-from ledger.query.locate import Locator
-from ledger.query.matching import Matcher, make_matcher
+from ledger.query.facets import Facet, FacetCounter, FacetField, Histogram, Unit
+from ledger.query.leaf_cache import RowReader
+from ledger.query.open_segments import OpenSegments
 from ledger.query.plan import make_plan, span_of
-from ledger.query.rows import RowReader
-from ledger.query.run import Budget, PageRun, QueryLimits, Scope, decide
-from ledger.query.tail import Tail
-from ledger.query.terms import ANALYSIS
-from ledger.query.window import WINDOW_SEGMENTS, Window
-from ledger.store.containers import SEGMENT_ENTRIES_MAX
-from ledger.store.index import IndexSnapshot, IndexStore
+from ledger.query.resolve_ids import IdResolver
+from ledger.store.index.index_store import IndexSnapshot, IndexStore
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import LogStore
+from ledger_core.query.analyzer import ANALYSIS
+from ledger_core.query.ast import Expression, Is, all_of, format_query, resolve
+from ledger_core.query.predicate import Matcher, make_matcher
 
 ROWS_MAX: Final = 1000
 DEFAULT_LIMITS: Final = QueryLimits()
@@ -107,7 +107,7 @@ class QueryEngine:
         self._segment_entries = segment_entries
         self._clock = clock
         self._rows = RowReader(log)
-        self._tail = Tail(log, self._rows, segment_entries=segment_entries)
+        self._tail = OpenSegments(log, self._rows, segment_entries=segment_entries)
 
     def search(
         self,
@@ -147,7 +147,7 @@ class QueryEngine:
             tree_size, position = begun.tree_size, begun.position
             now_unix_us = begun.now_unix_us
         budget = Budget(limits, self._clock)
-        counting = Counting(facets, histogram, rows=self._rows, is_over=budget.is_over)
+        counting = FacetCounter(facets, histogram, rows=self._rows, is_over=budget.is_over)
         with self._scope(query, tenant, now_unix_us, tree_size) as scope:
             run = PageRun(scope, order=order, position=position, limit=limit, budget=budget)
             run.run(
@@ -267,10 +267,10 @@ class QueryEngine:
     @contextmanager
     def _scope(
         self, query: Expression, tenant: str | None, now_unix_us: int, tree_size: int
-    ) -> Iterator[Scope]:
+    ) -> Iterator[QueryScope]:
         expression = resolve(_scoped(query, tenant), now_unix_us)
         with self._snapshot() as snapshot:
-            locator = Locator(
+            locator = IdResolver(
                 self._log,
                 self._rows,
                 tree_size=tree_size,
@@ -279,7 +279,7 @@ class QueryEngine:
             )
             located = locator.locate(expression)
             node = make_plan(located)
-            yield Scope(
+            yield QueryScope(
                 node=node,
                 matches=make_matcher(located),
                 span=span_of(node, tree_size),
@@ -299,7 +299,7 @@ def _scoped(query: Expression, tenant: str | None) -> Expression:
     return query if tenant is None else all_of((Is("tenant", tenant), query))
 
 
-def _matches_in(scope: Scope, segments: range, order: Order) -> list[int]:
+def _matches_in(scope: QueryScope, segments: range, order: Order) -> list[int]:
     """The indices of all matches in some segments, in order."""
     end = -(-scope.span.end // scope.segment_entries)
     segments = range(segments.start, min(segments.stop, end))
@@ -313,7 +313,7 @@ def _matches_in(scope: Scope, segments: range, order: Order) -> list[int]:
     return indices if order == "oldest" else indices[::-1]
 
 
-def _count_in(scope: Scope, counting: Counting, window: Window, members: BitMap) -> None:
+def _count_in(scope: QueryScope, counting: FacetCounter, window: Window, members: BitMap) -> None:
     """Count the matches of a window, holding the tail for one segment at a time."""
     if counting.is_asked:
         for segment, offsets in window.by_segment(members):

@@ -2,19 +2,19 @@
 
 from dataclasses import dataclass
 
+from ledger.query.evaluator import WINDOW_SEGMENTS
+from ledger.query.executor import QueryScope
 from ledger.query.plan import (
-    All,
-    Any,
     Complement,
-    During,
     Entries,
+    Intersection,
     Lookup,
     Node,
     Span,
+    TimeRange,
+    Union,
     Unknown,
 )
-from ledger.query.run import Scope
-from ledger.query.window import WINDOW_SEGMENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Explanation:
         return head + "\n".join(map(_line, self.steps))
 
 
-def explain(scope: Scope, *, query: str) -> Explanation:
+def explain(scope: QueryScope, *, query: str) -> Explanation:
     """Explain the plan of a scope. Cost: that of running each of its steps."""
     sealed = 0 if scope.snapshot is None else len(scope.snapshot.records)
     return Explanation(
@@ -60,7 +60,7 @@ def explain(scope: Scope, *, query: str) -> Explanation:
     )
 
 
-def _steps(scope: Scope, node: Node, depth: int) -> list[Step]:
+def _steps(scope: QueryScope, node: Node, depth: int) -> list[Step]:
     sure = maybe = 0
     for segments in scope.windows("oldest", WINDOW_SEGMENTS):
         with scope.window(segments) as window:
@@ -70,7 +70,7 @@ def _steps(scope: Scope, node: Node, depth: int) -> list[Step]:
         maybe += decided.maybe.intersection_cardinality(within)
     steps = [Step(depth, _text(node), sure, maybe)]
     match node:
-        case All(parts) | Any(parts):
+        case Intersection(parts) | Union(parts):
             for part in parts:
                 steps += _steps(scope, part, depth + 1)
         case Complement(part):
@@ -83,7 +83,7 @@ def _text(node: Node) -> str:
         case Lookup(sure, hints):
             read = [f"read {read}" for read in sure]
             return "; ".join([*read, *(f"look into the rows of {read}" for read in hints)])
-        case During(start, end, across):
+        case TimeRange(start, end, across):
             return f"event time from {start} to {end}: {_text(across)}"
         case Span(start, end):
             return f"index from {start} to {end}"
@@ -91,9 +91,9 @@ def _text(node: Node) -> str:
             return f"{len(indices)} entries by their ids"
         case Unknown():
             return "look into every row"
-        case All():
+        case Intersection():
             return "all of"
-        case Any():
+        case Union():
             return "any of"
         case Complement():
             return "not"

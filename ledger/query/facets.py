@@ -17,10 +17,11 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from pyroaring import BitMap
 
-from ledger.query.rows import RowReader
-from ledger.query.terms import COLUMN_DIMENSIONS, SegmentTerms
-from ledger.query.window import Window
-from ledger.store.containers import (
+from ledger.query.evaluator import Window
+from ledger.query.leaf_cache import RowReader
+from ledger.query.segment_terms import COLUMN_DIMENSIONS, SegmentTerms
+from ledger.store.index.postings import NO_PLACE, Postings
+from ledger.store.index.roaring_containers import (
     FORM_ARRAY,
     FORM_BITSET,
     SEGMENT_ENTRIES_MAX,
@@ -29,7 +30,6 @@ from ledger.store.containers import (
     encode_bitmap,
     from_little_endian,
 )
-from ledger.store.postings import NO_PLACE, Postings
 
 FacetField: TypeAlias = Literal[
     "action",
@@ -84,7 +84,7 @@ class Histogram:
     counted: int
 
 
-class Counting:
+class FacetCounter:
     """Counts the matches of one query by the values of some dimensions."""
 
     def __init__(

@@ -6,8 +6,9 @@ Each is a query like any other, made from an event or a name instead of from tex
 from ipaddress import ip_network
 from typing import Final, Literal, TypeAlias
 
-from ledger.event.canonical import parse_time
-from ledger.query.expression import (
+from ledger_core.event.canonical import parse_time
+from ledger_core.query.analyzer import decode_view
+from ledger_core.query.ast import (
     MINUTE_US,
     UNIX_US_END,
     Between,
@@ -18,10 +19,9 @@ from ledger.query.expression import (
     all_of,
     any_of,
 )
-from ledger.query.language import QueryError, parse_query
-from ledger.query.matching import values_of
-from ledger.query.terms import decode_view
-from ledger.tlog.errors import MalformedError
+from ledger_core.query.parser import QueryError, parse_query
+from ledger_core.query.predicate import values_of
+from ledger_core.tlog.errors import MalformedError
 
 Reason: TypeAlias = Literal["actor", "session", "source", "target"]
 Role: TypeAlias = Literal["actor", "on_behalf_of", "target"]

@@ -19,8 +19,19 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, TypeAlias
 
-from ledger.event.model import LIMITS
-from ledger.query.expression import (
+from ledger_core.event.model import LIMITS
+from ledger_core.query.analyzer import (
+    FAMILY,
+    HOUR_CHARS,
+    MINUTE_CHARS,
+    MORE,
+    TERM_CHARS_MAX,
+    context_prefix,
+    cut,
+    is_hint,
+    pack_address,
+)
+from ledger_core.query.ast import (
     HOUR_US,
     MINUTE_US,
     UNIX_US_END,
@@ -38,18 +49,7 @@ from ledger.query.expression import (
     Words,
     time_text,
 )
-from ledger.query.terms import (
-    FAMILY,
-    HOUR_CHARS,
-    MINUTE_CHARS,
-    MORE,
-    TERM_CHARS_MAX,
-    context_prefix,
-    cut,
-    is_hint,
-    pack_address,
-)
-from ledger.tlog.hashing import SIZE_MAX
+from ledger_core.tlog.hashing import SIZE_MAX
 
 _LAST_CHAR = "\U0010ffff"
 LAST: Final = _LAST_CHAR * (TERM_CHARS_MAX + 1)
@@ -91,7 +91,7 @@ class Lookup:
 
 
 @dataclass(frozen=True, slots=True)
-class During:
+class TimeRange:
     """An event time `start <= time < end`, as text; the look-up is for segments that lie across."""
 
     start: str
@@ -120,14 +120,14 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True)
-class All:
+class Intersection:
     """Where all parts are, the one that costs least first."""
 
     parts: "tuple[Node, ...]"
 
 
 @dataclass(frozen=True, slots=True)
-class Any:
+class Union:
     """Where one of the parts is."""
 
     parts: "tuple[Node, ...]"
@@ -140,7 +140,7 @@ class Complement:
     part: "Node"
 
 
-Node: TypeAlias = Lookup | During | Span | Entries | Unknown | All | Any | Complement
+Node: TypeAlias = Lookup | TimeRange | Span | Entries | Unknown | Intersection | Union | Complement
 
 # How many entries a value of a dimension has, as a rule: few first.
 _RANKS = {
@@ -179,9 +179,9 @@ def make_plan(expression: Expression) -> Node:
         case Everything():
             return Span(0, SIZE_MAX)
         case And(parts):
-            return All(tuple(sorted((make_plan(part) for part in parts), key=_rank)))
+            return Intersection(tuple(sorted((make_plan(part) for part in parts), key=_rank)))
         case Or(parts):
-            return Any(tuple(make_plan(part) for part in parts))
+            return Union(tuple(make_plan(part) for part in parts))
         case Not(part):
             return Complement(make_plan(part))
         case IndexBetween(start, end):
@@ -209,11 +209,11 @@ def span_of(node: Node, tree_size: int) -> Span:
         case Entries(indices):
             ends = (indices[0], indices[-1] + 1) if indices else (0, 0)
             return span_of(Span(*ends), tree_size)
-        case All(parts):
+        case Intersection(parts):
             spans = [span_of(part, tree_size) for part in parts]
             start = max(span.start for span in spans)
             return Span(start, max(start, min(span.end for span in spans)))
-        case Any(parts):
+        case Union(parts):
             spans = [span_of(part, tree_size) for part in parts]
             return Span(min(span.start for span in spans), max(span.end for span in spans))
     return Span(0, tree_size)
@@ -224,9 +224,9 @@ def reads_of(node: Node) -> Iterable[Read]:
     match node:
         case Lookup(sure, hints):
             return (*sure, *hints)
-        case During(_, _, across):
+        case TimeRange(_, _, across):
             return reads_of(across)
-        case All(parts) | Any(parts):
+        case Intersection(parts) | Union(parts):
             return [read for part in parts for read in reads_of(part)]
         case Complement(part):
             return reads_of(part)
@@ -280,7 +280,7 @@ def _plan_words(condition: Words) -> Node:
         # Several words must stand side by side, which the index does not know.
         is_sure = len(condition.words) == 1 and not is_hint(word)
         parts.append(Lookup(tuple(reads), more) if is_sure else Lookup((), (*reads, *more)))
-    return parts[0] if len(parts) == 1 else All(tuple(parts))
+    return parts[0] if len(parts) == 1 else Intersection(tuple(parts))
 
 
 def _plan_time(start: Moment | None, end: Moment | None) -> Node:
@@ -301,7 +301,7 @@ def _plan_time(start: Moment | None, end: Moment | None) -> Node:
         for us in (start_us, end_us)
         if us % MINUTE_US
     )
-    return During(_time_text(start_us), _time_text(end_us), Lookup(tuple(sure), hints))
+    return TimeRange(_time_text(start_us), _time_text(end_us), Lookup(tuple(sure), hints))
 
 
 def _times(dimension: str, start_us: int, end_us: int) -> list[Read]:
@@ -346,11 +346,11 @@ def _rank(node: Node) -> int:
             return -1
         case Lookup(sure, hints):
             return max((_RANKS[read.dimension] for read in (*sure, *hints)), default=0)
-        case During():
+        case TimeRange():
             return _RANKS["hour"]
-        case All(parts):
+        case Intersection(parts):
             return min(map(_rank, parts))
-        case Any(parts):
+        case Union(parts):
             return max(map(_rank, parts))
         case Complement(part):
             return len(_RANKS) + _rank(part)

@@ -1,8 +1,8 @@
 """An event that the service logs otherwise than it was sent, and must say so."""
 
-from ledger.event.private import PrivateEvent
-from ledger.event.secrets import Hit
-from ledger.service.wire import Committed
+from ledger_core.api import Committed
+from ledger_core.event.commitments import PrivateEvent
+from ledger_core.event.secrets import Hit
 
 
 class AlteredEvent(PrivateEvent, frozen=True):

@@ -16,35 +16,35 @@ from secrets import token_bytes
 import structlog
 from aiohttp import web
 
-from ledger.event.ids import UUID7_RANDOM_BYTES, format_uuid7
-from ledger.event.private import PrivateReader
-from ledger.event.secrets import SecretRules, default_rules, parse_rules
-from ledger.hosting import listen, run_until_signal
-from ledger.publisher import LogSigner, Publisher
+from ledger.log.publisher import LogSigner, Publisher
+from ledger.log.sequencer import Sequencer
 from ledger.query.engine import QueryEngine
-from ledger.query.run import QueryLimits
-from ledger.query.sealing import open_index_writer
-from ledger.query.upkeep import IndexKeeper
-from ledger.sequencer import Sequencer
-from ledger.service.appending import Appender, LogClock
-from ledger.service.directory import DirectoryPaths, open_private, read_signers
-from ledger.service.erasable import Field, Privacy, parse_fields
-from ledger.service.guarding import SecretGuard
-from ledger.service.openapi import make_openapi
+from ledger.query.executor import QueryLimits
+from ledger.query.indexer import IndexerProcess
+from ledger.query.segment_builder import open_index_writer
+from ledger.service.context import Service
+from ledger.service.data_dir import DirectoryPaths, open_private, read_signers
+from ledger.service.http.openapi import make_openapi
+from ledger.service.http.problems import log_failure
+from ledger.service.http.server import Server
+from ledger.service.ingest import Appender, LogClock
 from ledger.service.outbox import Outbox
-from ledger.service.parts import Service
-from ledger.service.problems import log_failure
+from ledger.service.private_fields import Field, PrivateFields, parse_fields
+from ledger.service.query_pool import Searcher
 from ledger.service.routes import ROUTES
-from ledger.service.searching import Searcher
-from ledger.service.server import Server
+from ledger.service.secret_filter import SecretFilter
 from ledger.service.settings import Settings
-from ledger.store.access import AccessStore
-from ledger.store.index import IndexStore
+from ledger.store.erasable_values import KEY_BYTES
+from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore, last_received_time
-from ledger.store.private import KEY_BYTES
+from ledger.store.tokens import AccessStore
 from ledger.store.writer import LogWriter
-from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger.tlog.policy import Policy, parse_policy
+from ledger_client.runtime.server import listen, run_until_signal
+from ledger_core.event.commitments import PrivateReader
+from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
+from ledger_core.event.secrets import SecretRules, default_rules, parse_rules
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.policy import Policy, parse_policy
 
 _log = structlog.get_logger("ledger.service")
 
@@ -120,7 +120,7 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
             policy_text=policy_bytes.decode(errors="replace"),
             writer=writer,
             access=access,
-            privacy=Privacy(private, fields),
+            privacy=PrivateFields(private, fields),
             searcher=searcher,
             sequencer=sequencer,
         )
@@ -145,7 +145,7 @@ def _make_service(
     policy_text: str,
     writer: LogWriter,
     access: AccessStore,
-    privacy: Privacy,
+    privacy: PrivateFields,
     searcher: Searcher,
     sequencer: Sequencer,
 ) -> Service:
@@ -184,7 +184,7 @@ def _make_service(
             clock=clock,
             reader=reader,
             privacy=privacy,
-            guard=SecretGuard(rules, settings.secrets, reader),
+            guard=SecretFilter(rules, settings.secrets, reader),
         ),
         privacy=privacy,
         searcher=searcher,
@@ -204,7 +204,7 @@ def _open_searcher(
         open_index_writer(paths.index).close()
     index = IndexStore.open(paths.index)
     opened.callback(index.close)
-    keeper = IndexKeeper(paths.log, paths.index)
+    keeper = IndexerProcess(paths.log, paths.index)
     keeper.start()
     opened.callback(keeper.stop)
     return Searcher(

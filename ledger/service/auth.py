@@ -9,15 +9,15 @@ Source: RFC 6750.
 
 from typing import Final
 
-from ledger.service.problems import ProblemError
-from ledger.store.access import AccessStore, Scope, TokenRecord
+from ledger.service.http.problems import ProblemError
+from ledger.store.tokens import AccessStore, TokenRecord, TokenScope
 
 _SCHEME: Final = "bearer "
 _CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
 _INVALID: Final = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
-def authenticate(access: AccessStore, authorization: str | None, scope: Scope) -> TokenRecord:
+def authenticate(access: AccessStore, authorization: str | None, scope: TokenScope) -> TokenRecord:
     """The token that a request carries, when it has the scope.
 
     Raises: ProblemError with 401 for none or an unknown one, 403 without the scope.

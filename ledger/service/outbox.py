@@ -10,11 +10,11 @@ from typing import Final
 
 import structlog
 
-from ledger.service.appending import Appender
-from ledger.service.bodies import Items
-from ledger.service.wire import Refused
-from ledger.store.access import AccessStore
-from ledger.tlog.errors import UnavailableError
+from ledger.service.http.request_body import ParsedBody
+from ledger.service.ingest import Appender
+from ledger.store.tokens import AccessStore
+from ledger_core.api import Refused
+from ledger_core.tlog.errors import UnavailableError
 
 BY: Final = "ledger"
 EVENTS_MAX: Final = 1000
@@ -47,7 +47,7 @@ class Outbox:
             _log.error("outbox_waits", reason=str(error))
 
     async def _take(self, rows: Sequence[tuple[int, bytes]]) -> None:
-        items = Items([event for _, event in rows], self._appender.reader.read, is_batch=True)
+        items = ParsedBody([event for _, event in rows], self._appender.reader.read, is_batch=True)
         outcomes = await self._appender.append(items, by=BY, tenant=None)
         done: list[int] = []
         for (number, _), outcome in zip(rows, outcomes, strict=True):

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from ledger.cosigning import TIMEOUT_S
-from ledger.hosting import parse_listen
-from ledger.publisher import HEARTBEAT_S, INTERVAL_S
-from ledger.sequencer import WAITING_BYTES_MAX, WAITING_EVENTS_MAX
+from ledger.log.publisher import HEARTBEAT_S, INTERVAL_S
+from ledger.log.sequencer import WAITING_BYTES_MAX, WAITING_EVENTS_MAX
+from ledger.log.witness_client import TIMEOUT_S
 from ledger.store.environment import MAP_BYTES_DEFAULT
-from ledger.tlog.errors import MalformedError
+from ledger_client.runtime.server import parse_listen
+from ledger_core.tlog.errors import MalformedError
 
 VARIABLE_PREFIX: Final = "LEDGER_"
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 import lmdb
 
 from ledger.store import keyspace
-from ledger.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 if TYPE_CHECKING:
     # Values are copied out. Views are for slicing at once: they dangle when a transaction ends.

@@ -12,23 +12,23 @@ from itertools import pairwise
 
 import zstandard
 
-from ledger.event.canonical import Leaf, parse_leaf
 from ledger.store import keyspace
 from ledger.store.environment import Transaction
-from ledger.store.log import BUNDLE_BYTES_MAX, Head, LogStore
-from ledger.tlog.checkpoint import parse_checkpoint
-from ledger.tlog.edge import Edge
-from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.hashing import HASH_BYTES, leaf_hash
-from ledger.tlog.note import NoteVerifier, parse_note, verify_note
-from ledger.tlog.tile import TILE_WIDTH, decode_bundle
+from ledger.store.log import BUNDLE_BYTES_MAX, LogStore, TreeHead
+from ledger_core.event.canonical import Leaf, parse_leaf
+from ledger_core.tlog.checkpoint import parse_checkpoint
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.growing_tiles import GrowingTiles
+from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash
+from ledger_core.tlog.note import NoteVerifier, parse_note, verify_note
+from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
     """What a log that passed holds."""
 
-    head: Head
+    head: TreeHead
     tiles: int
     checkpoints: int
 
@@ -70,14 +70,14 @@ class _Pass:
         tree = self._get(keyspace.META, keyspace.META_TREE)
         if tree is None:
             raise MalformedError("meta: the tree head is missing")
-        head = Head(*keyspace.decode_tree(tree))
+        head = TreeHead(*keyspace.decode_tree(tree))
         checkpoints = self._read_checkpoints(head)
         self._check_entries(head, checkpoints)
         self._check_counts(head)
         return Checked(head, self._tiles, len(checkpoints))
 
-    def _check_entries(self, head: Head, checkpoints: dict[int, bytes]) -> None:
-        edge = Edge()
+    def _check_entries(self, head: TreeHead, checkpoints: dict[int, bytes]) -> None:
+        edge = GrowingTiles()
         self._check_root(edge, checkpoints)
         sizes = sorted(checkpoints.keys() | {head.tree_size})
         for first, leaves in self._bundles(head.tree_size):
@@ -170,7 +170,7 @@ class _Pass:
             f"tile {level}/{index}, row {row}, hash {hash_index}: the entries give another hash"
         )
 
-    def _check_root(self, edge: Edge, checkpoints: dict[int, bytes]) -> None:
+    def _check_root(self, edge: GrowingTiles, checkpoints: dict[int, bytes]) -> None:
         root_hash = checkpoints.get(edge.size)
         if root_hash is not None and root_hash != edge.root():
             raise VerificationError(
@@ -178,7 +178,7 @@ class _Pass:
                 f"the entries give {edge.root().hex()}"
             )
 
-    def _read_checkpoints(self, head: Head) -> dict[int, bytes]:
+    def _read_checkpoints(self, head: TreeHead) -> dict[int, bytes]:
         """The signed root of every size that was published."""
         roots: dict[int, bytes] = {}
         with self._transaction.cursor(self._databases[keyspace.CHECKPOINTS]) as cursor:
@@ -202,7 +202,7 @@ class _Pass:
                 roots[tree_size] = checkpoint.root_hash
         return roots
 
-    def _check_counts(self, head: Head) -> None:
+    def _check_counts(self, head: TreeHead) -> None:
         """Nothing may lie in the store beside what the entries account for."""
         whole, rest = divmod(head.tree_size, TILE_WIDTH)
         for name, want in (

@@ -20,7 +20,7 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
       outbox       u64 sequence number       an event as JSON that the log has yet to take in
       meta         "format"                  "1"
 
-    DIR/private  erasable values, each under the key of its subject (store/private.py)
+    DIR/private  erasable values, each under the key of its subject (store/erasable_values.py)
       subjects     SHA-256 of the subject    u64 slot
       values       the commitment's text     u64 slot ‖ a secretbox of the value's opening as JSON
       by_subject   SHA-256 of the subject ‖ the commitment
@@ -42,14 +42,14 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
 
     DIR/index    what finds entries; it can be made again from DIR/log at any time
       blocks       u32 segment ‖ u8 dimension ‖ the last value of the block
-                                             consecutive terms of the dimension (store/blocks.py)
+                                             consecutive terms of the dimension (term_blocks.py)
       columns      u32 segment ‖ u8 dimension
                                              one zstd frame: for each entry the place of its
                                              value in the dimension, u16 little-endian, or 0xFFFF
       segments     u32 segment               a SegmentRecord as JSON: its root, times and counts
       meta         "format"                  "1"
                    "engine"                  as above
-                   "analysis"                the rules that made the terms (query/terms.py)
+                   "analysis"                the rules that made the terms (query/analyzer.py)
                    "segment"                 u64 entries in a segment: 65,536
                    "generation"              u64, one more whenever the index was begun anew
 
@@ -62,7 +62,8 @@ new bundle is always the last key and LMDB fills its pages whole.
 import struct
 from typing import Final
 
-from ledger.tlog.hashing import HASH_BYTES, Hash
+from ledger_core.query.fields import DIMENSION_NUMBERS
+from ledger_core.tlog.hashing import HASH_BYTES, Hash
 
 FORMAT_VERSION: Final = b"1"
 
@@ -96,36 +97,10 @@ META_SLOTS: Final = b"slots"
 ID_BYTES: Final = 16
 U64_BYTES: Final = 8
 
-DIMENSIONS: Final = (
-    "action",
-    "action.family",
-    "actor",
-    "actor.on_behalf_of",
-    "actor.type",
-    "context",
-    "credential",
-    "field",
-    "hour",
-    "minute",
-    "outcome",
-    "reason",
-    "received",
-    "request",
-    "service",
-    "session",
-    "source",
-    "target",
-    "target.type",
-    "tenant",
-    "trace",
-    "word",
-)
-
 _U64 = struct.Struct(">Q")
 _TAGGED_U64 = struct.Struct(">BQ")
 _DIMENSION_KEY = struct.Struct(">IB")
 _U32 = struct.Struct(">I")
-DIMENSION_NUMBERS: Final = {name: number for number, name in enumerate(DIMENSIONS, start=1)}
 _OPEN_ENTRY_TAG = 0
 _BUNDLE_TAG = 1
 

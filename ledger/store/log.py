@@ -16,7 +16,6 @@ from typing import Self
 import lmdb
 import zstandard
 
-from ledger.event.canonical import parse_leaf
 from ledger.store import keyspace
 from ledger.store.environment import (
     MAP_BYTES_DEFAULT,
@@ -26,13 +25,14 @@ from ledger.store.environment import (
     open_databases,
     open_environment,
 )
-from ledger.tlog.checkpoint import parse_checkpoint
-from ledger.tlog.edge import GrowingTile
-from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash
-from ledger.tlog.note import parse_note
-from ledger.tlog.prove import Plan, finish, plan_root
-from ledger.tlog.tile import (
+from ledger_core.event.canonical import parse_leaf
+from ledger_core.tlog.checkpoint import parse_checkpoint
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.growing_tiles import GrowingTile
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash
+from ledger_core.tlog.note import parse_note
+from ledger_core.tlog.prove import Plan, finish, plan_root
+from ledger_core.tlog.tile import (
     FULL_TILE_HASHES,
     TILE_WIDTH,
     TileCoord,
@@ -41,7 +41,7 @@ from ledger.tlog.tile import (
     locate,
     stored_offset,
 )
-from ledger.tlog.tree import Node
+from ledger_core.tlog.tree import Node
 
 FULL_TILE_BYTES = FULL_TILE_HASHES * HASH_BYTES
 PUBLIC_TILE_BYTES = TILE_WIDTH * HASH_BYTES
@@ -56,7 +56,7 @@ _DATABASES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class TreeHead:
     """A durable tree head, not yet signed."""
 
     tree_size: int
@@ -64,10 +64,10 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class SignedCheckpoint:
     """A checkpoint that the log stood by in public: the signed note, and what it says."""
 
-    head: Head
+    head: TreeHead
     note: str
 
 
@@ -107,10 +107,10 @@ class LogStore:
         """The origin that this log was made with."""
         return self._meta(keyspace.META_ORIGIN).decode()
 
-    def head(self) -> Head:
+    def head(self) -> TreeHead:
         """The durable tree head."""
         tree_size, root_hash = keyspace.decode_tree(self._meta(keyspace.META_TREE))
-        return Head(tree_size, root_hash)
+        return TreeHead(tree_size, root_hash)
 
     def leaf(self, leaf_index: int) -> bytes | None:
         """The leaf bytes at an index, or None past the end."""
@@ -183,7 +183,7 @@ class LogStore:
             leaves = self._leaves(transaction, range(first, first + width))
         return encode_bundle(leaves) if len(leaves) == width else None
 
-    def published(self, tree_size: int | None = None) -> Published | None:
+    def published(self, tree_size: int | None = None) -> SignedCheckpoint | None:
         """The checkpoint that was published with this size, or the latest."""
         with (
             self._reading() as transaction,
@@ -198,7 +198,7 @@ class LogStore:
                 return None
             note = cursor.value().decode()
         checkpoint = parse_checkpoint(parse_note(note).text)
-        return Published(Head(checkpoint.tree_size, checkpoint.root_hash), note)
+        return SignedCheckpoint(TreeHead(checkpoint.tree_size, checkpoint.root_hash), note)
 
     def fill_ratio(self) -> float:
         """How much of the map is in use, from 0 to 1; pages that wait for reuse count."""
@@ -368,7 +368,7 @@ def last_received_time(store: LogStore) -> str | None:
     return parse_leaf(leaf).received.time
 
 
-def partial_tile_bytes(store: LogStore, head: Head) -> list[bytes]:
+def partial_tile_bytes(store: LogStore, head: TreeHead) -> list[bytes]:
     """The leaves of the partial tile of every level of the tree, level 0 first."""
     tiles: list[bytes] = []
     level = 0

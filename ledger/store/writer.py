@@ -9,7 +9,6 @@ import lmdb
 import msgspec
 import zstandard
 
-from ledger.event.reading import is_same_event
 from ledger.store import keyspace
 from ledger.store.environment import (
     MAP_BYTES_DEFAULT,
@@ -18,10 +17,11 @@ from ledger.store.environment import (
     WriterLock,
     commit_errors,
 )
-from ledger.store.log import Head, LogStore, check_right_edge, partial_tile_bytes
-from ledger.tlog.edge import Edge
-from ledger.tlog.hashing import Hash
-from ledger.tlog.tile import TILE_WIDTH, encode_bundle
+from ledger.store.log import LogStore, TreeHead, check_right_edge, partial_tile_bytes
+from ledger_core.event.reader import is_same_event
+from ledger_core.tlog.growing_tiles import GrowingTiles
+from ledger_core.tlog.hashing import Hash
+from ledger_core.tlog.tile import TILE_WIDTH, encode_bundle
 
 ZSTD_LEVEL = 3
 
@@ -44,7 +44,7 @@ class Placement(enum.Enum):
     CONFLICT = "conflict"
 
 
-class Placed(msgspec.Struct, frozen=True, gc=False):
+class AppendResult(msgspec.Struct, frozen=True, gc=False):
     """Where an entry is. `leaf`: the bytes that the log holds there, the first ones it was sent."""
 
     placement: Placement
@@ -64,7 +64,7 @@ class LogWriter:
         self.store = store
         self._lock = lock
         self._failed: CommitFailedError | None = None
-        self._edge: Edge
+        self._edge: GrowingTiles
         self._root_hash: Hash
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
         self._recover()
@@ -97,13 +97,13 @@ class LogWriter:
         self._lock.release()
 
     @property
-    def head(self) -> Head:
+    def head(self) -> TreeHead:
         """The durable head, after the last commit that returned."""
         return self._head
 
     def commit(
         self, entries: Sequence[NewEntry], *, checkpoints: Sequence[tuple[int, str]] = ()
-    ) -> list[Placed]:
+    ) -> list[AppendResult]:
         """Place entries in order, and store checkpoints that are about to be published.
 
         `checkpoints`: tree size and signed note of each. The answer has one Placed for each entry.
@@ -133,7 +133,7 @@ class LogWriter:
             # The transaction was undone, and with it what the edge in memory already counted.
             self._recover()
             raise
-        self._head = Head(self._edge.size, self._root_hash)
+        self._head = TreeHead(self._edge.size, self._root_hash)
         return placed
 
     def _recover(self) -> None:
@@ -142,7 +142,7 @@ class LogWriter:
         head = self.store.head()
         self._head = head
         self._root_hash = head.root_hash
-        self._edge = Edge.restore(
+        self._edge = GrowingTiles.restore(
             size=head.tree_size, partial_tiles=partial_tile_bytes(self.store, head)
         )
         first = head.tree_size - head.tree_size % TILE_WIDTH
@@ -153,17 +153,17 @@ class LogWriter:
                 raise CommitFailedError(f"entry {leaf_index} of the open bundle is missing")
             self._open_leaves.append(leaf)
 
-    def _place(self, transaction: Transaction, entries: Sequence[NewEntry]) -> list[Placed]:
+    def _place(self, transaction: Transaction, entries: Sequence[NewEntry]) -> list[AppendResult]:
         ids = self.store.databases[keyspace.IDS]
         first_index = next_index = self._edge.size
-        placed: list[Placed] = []
+        placed: list[AppendResult] = []
         fresh: list[NewEntry] = []
         for entry in entries:
             # One call looks the id up and claims it. Claims of this batch are seen by the next.
             if transaction.put(
                 entry.id_bytes, keyspace.encode_u64(next_index), overwrite=False, db=ids
             ):
-                placed.append(Placed(Placement.APPENDED, next_index, entry.leaf))
+                placed.append(AppendResult(Placement.APPENDED, next_index, entry.leaf))
                 fresh.append(entry)
                 next_index += 1
                 continue
@@ -180,7 +180,7 @@ class LogWriter:
                 raise lmdb.CorruptedError(f"entry {leaf_index} is missing")
             same = is_same_event(leaf, entry.event_json, ignore_time=entry.time_filled)
             placement = Placement.DUPLICATE if same else Placement.CONFLICT
-            placed.append(Placed(placement, leaf_index, leaf))
+            placed.append(AppendResult(placement, leaf_index, leaf))
         if fresh:
             self._append(transaction, fresh)
         return placed

@@ -19,13 +19,13 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from ledger.hosting import listen
-from ledger.store.heads import HeadWriter
-from ledger.tlog.cosignature import self_test
-from ledger.tlog.witness import BODY_BYTES_MAX
-from ledger.witness.directory import WitnessPaths, read_signers
+from ledger.witness.data_dir import WitnessPaths, read_signers
 from ledger.witness.page import CONTENT_SECURITY_POLICY, LOGS_SHOWN_MAX, format_page
 from ledger.witness.service import Answer, Witness
+from ledger.witness.store import HeadWriter
+from ledger_client.runtime.server import listen
+from ledger_core.tlog.cosignature import self_test
+from ledger_core.tlog.witness import BODY_BYTES_MAX
 
 BODY_WAIT_S: Final = 10.0
 """How long a request may take to arrive. A log sends a few kilobytes."""

@@ -10,11 +10,11 @@ from hashlib import sha256
 from html import escape
 from typing import Final
 
-from ledger.store.heads import KnownLog
-from ledger.tlog.cosignature import parse_verifier
-from ledger.tlog.keys import MLDSA44_COSIGNATURE
-from ledger.tlog.wire import format_base64
-from ledger.tlog.witness import CosignedHead
+from ledger.witness.store import KnownLog
+from ledger_core.tlog.cosignature import parse_verifier
+from ledger_core.tlog.keys import MLDSA44_COSIGNATURE
+from ledger_core.tlog.text import format_base64
+from ledger_core.tlog.witness import CosignedHead
 
 LOGS_SHOWN_MAX: Final = 250
 """Reading them takes some milliseconds, in which nobody else is answered."""

@@ -12,12 +12,12 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from ledger.groupcommit import GroupCommit
-from ledger.store.heads import HeadStore, HeadWriter, KnownLog, Outcome, Update
-from ledger.tlog.cosignature import CosignatureSigner, CosignatureVerifier, parse_verifier
-from ledger.tlog.errors import MalformedError, UnavailableError
-from ledger.tlog.note import Verifier, format_note
-from ledger.tlog.witness import (
+from ledger.log.group_commit import GroupCommit
+from ledger.witness.store import HeadStore, HeadWriter, KnownLog, Outcome, Update
+from ledger_core.tlog.cosignature import CosignatureSigner, CosignatureVerifier, parse_verifier
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.note import Verifier, format_note
+from ledger_core.tlog.witness import (
     SIZE_MEDIA,
     Authentic,
     CosignedHead,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.cli.running import Service, make_ledger
+from ledger.demo.child_service import Service, make_ledger
 
 ORIGIN = "example.com/audit"
 Done = subprocess.CompletedProcess[str]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ledger.cli.app import COMMANDS
-from ledger.cli.running import Service, make_ledger
+from ledger.demo.child_service import Service, make_ledger
 from ledger_client import LedgerClient, Receipt
+from ledger_client.cli.app import COMMANDS
 from tests.cli.conftest import ORIGIN, Command, Ledger
 
 LOGIN = ("--actor", "user:u_1", "--action", "user.login", "--outcome", "success")

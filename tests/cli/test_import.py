@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ledger.event.canonical import parse_leaf
-from ledger.event.secrets import mask
-from ledger.tlog.hashing import leaf_hash
-from ledger.tlog.policy import parse_policy
-from ledger.tlog.proof import check_proof
 from ledger_client import LedgerClient
+from ledger_core.event.canonical import parse_leaf
+from ledger_core.event.secrets import mask
+from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.proof import check_proof
 from tests.cli.conftest import Command, Ledger
 
 DOCS = Path(__file__).parents[2] / "docs" / "importers.md"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ledger.event.canonical import parse_leaf
-from ledger.event.model import Event
 from ledger_client import LedgerClient
+from ledger_core.event.canonical import parse_leaf
+from ledger_core.event.model import Event
 from tests.cli.conftest import Command, Ledger
 from tests.client.syslog.certificates import Authority
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from ledger.cli.running import Service, Witness, make_ledger, require_witnesses, witnesses
-from ledger.tlog.cosignature import CosignatureSigner
-from ledger.tlog.keys import ED25519_COSIGNATURE
-from ledger.tlog.note import Note, format_note, parse_note
-from ledger.tlog.policy import parse_policy
-from ledger.tlog.proof import Proof, format_proof, parse_proof
+from ledger.demo.child_service import Service, Witness, make_ledger, require_witnesses, witnesses
 from ledger_client import LedgerClient
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.keys import ED25519_COSIGNATURE
+from ledger_core.tlog.note import Note, format_note, parse_note
+from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.proof import Proof, format_proof, parse_proof
 from tests.cli.conftest import ORIGIN, Command, Done, Ledger
 from tests.client.liar import Liar, Said
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ledger.cli.running import Service, make_ledger
+from ledger.demo.child_service import Service, make_ledger
 from ledger_client import LedgerClient
 from tests.cli.conftest import ORIGIN, Command, Ledger
 

@@ -11,11 +11,11 @@ from uuid import UUID
 
 import pytest
 
-from ledger.cli.story import INTRUDER, QUESTIONS, Question, bad_week, week_before
-from ledger.cli.story.company import SHOPS, STAFF
-from ledger.cli.story.telling import DAY_US, MINUTE_US, Day
-from ledger.event.canonical import parse_time
-from ledger.event.reading import Reader
+from ledger.demo.data import INTRUDER, QUESTIONS, Question, bad_week, week_before
+from ledger.demo.data.company import SHOPS, STAFF
+from ledger.demo.data.telling import DAY_US, MINUTE_US, Day
+from ledger_core.event.canonical import parse_time
+from ledger_core.event.reader import Reader
 
 MONDAY_UNIX_US = 1_763_942_400_000_000  # 2025-11-24T00:00:00Z
 SEEDS = (0, 1, 7)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ledger.tlog.note import Note, format_note, parse_note
-from ledger.tlog.policy import Policy
-from ledger_client.exchange import Request, Response
-from ledger_client.monitor import Monitor, Progress, Report, WitnessSite
+from ledger_client.audit.monitor import Monitor, Progress, Report, WitnessSite
+from ledger_client.messages import Request, Response
+from ledger_core.tlog.note import Note, format_note, parse_note
+from ledger_core.tlog.policy import Policy
 from tests.client.hosts import Host, entries, entry
 from tests.client.trees import SmallLog
 

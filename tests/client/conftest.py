@@ -8,9 +8,7 @@ from typing import Any, Self
 
 import pytest
 
-from ledger.cli.running import Service, make_ledger
-from ledger.tlog.hashing import Hash
-from ledger.tlog.policy import VerifiedHead
+from ledger.demo.child_service import Service, make_ledger
 from ledger_client import (
     AsyncLedgerClient,
     Consistency,
@@ -20,7 +18,9 @@ from ledger_client import (
     Receipt,
     Rejected,
 )
-from ledger_client.appending import AnyEvent
+from ledger_client.plans.append import AnyEvent
+from ledger_core.tlog.hashing import Hash
+from ledger_core.tlog.policy import VerifiedHead
 
 ORIGIN = "example.com/audit"
 FLAGS = ("--log-level", "error", "--publish-interval-s", "0.05")

@@ -6,17 +6,17 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ledger.event.canonical import encode_event, format_leaf, format_time
-from ledger.event.model import Event
-from ledger.event.reading import Reader
-from ledger.tlog.cosignature import CosignatureSigner
-from ledger.tlog.keys import ED25519_COSIGNATURE
-from ledger.tlog.note import Note, format_note, parse_note
-from ledger.tlog.policy import Policy, parse_policy
-from ledger.tlog.tile import TILE_WIDTH, encode_bundle, parse_tile_path, tile_width
-from ledger.tlog.tree import Node
-from ledger.tlog.wire import format_base64
-from ledger_client.exchange import Plan, Request, Response, Turn
+from ledger_client.messages import Plan, Request, Response, Turn
+from ledger_core.event.canonical import encode_event, format_leaf, format_time
+from ledger_core.event.model import Event
+from ledger_core.event.reader import Reader
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.keys import ED25519_COSIGNATURE
+from ledger_core.tlog.note import Note, format_note, parse_note
+from ledger_core.tlog.policy import Policy, parse_policy
+from ledger_core.tlog.text import format_base64
+from ledger_core.tlog.tile import TILE_WIDTH, encode_bundle, parse_tile_path, tile_width
+from ledger_core.tlog.tree import Node
 from tests.client.trees import SmallLog
 
 T = TypeVar("T")

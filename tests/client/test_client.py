@@ -12,11 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ledger.cli.token import make_token
-from ledger.event.model import Actor, Event
-from ledger.tlog.hashing import leaf_hash
-from ledger.tlog.policy import parse_policy
-from ledger.tlog.proof import Proof, RangeProof, check_proof, format_proof, parse_proof
+from ledger.service.token_admin import make_token
 from ledger_client import (
     AsyncLedgerClient,
     LedgerClient,
@@ -27,6 +23,10 @@ from ledger_client import (
     VerificationError,
     new_event_id,
 )
+from ledger_core.event.model import Actor, Event
+from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.proof import Proof, RangeProof, check_proof, format_proof, parse_proof
 from tests.client.conftest import Client, OpenClient, Running
 
 

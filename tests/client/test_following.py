@@ -11,13 +11,20 @@ from typing import Any
 
 import pytest
 
-from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger.tlog.policy import parse_policy
-from ledger_client import LedgerClient, RejectedError, following
-from ledger_client.following import BACKOFF_MAX_S, Follower, Remark, Settings, World
-from ledger_client.monitor import Report, StaleError
-from ledger_client.monitor_folder import MonitorFolder
-from ledger_client.retry import Ambience
+from ledger_client import LedgerClient, RejectedError
+from ledger_client.audit import monitor_loop as following
+from ledger_client.audit.monitor import Report, StaleError
+from ledger_client.audit.monitor_dir import MonitorFolder
+from ledger_client.audit.monitor_loop import (
+    BACKOFF_MAX_S,
+    MonitorEnvironment,
+    MonitorLoop,
+    Remark,
+    Settings,
+)
+from ledger_client.retry import Environment
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.policy import parse_policy
 from tests.client.conftest import Running
 from tests.client.hosts import W1, cosigned
 from tests.client.liar import Liar, Said
@@ -40,11 +47,11 @@ class Clock:
         self.now += wait_s
 
     @property
-    def world(self) -> World:
-        ambience = Ambience(
+    def world(self) -> MonitorEnvironment:
+        clocks = Environment(
             monotonic_s=lambda: self.now, unix_s=lambda: self.now, draw=lambda: 0.999
         )
-        return World(ambience=ambience, sleep=self.sleep)
+        return MonitorEnvironment(clocks=clocks, sleep=self.sleep)
 
 
 @dataclass
@@ -63,13 +70,13 @@ class Place:
         with (
             MonitorFolder(self.folder, policy=policy) as folder,
             closing(
-                Follower(
+                MonitorLoop(
                     url,
                     self.token,
                     policy=policy,
                     folder=folder,
                     settings=Settings(**settings),
-                    world=self.clock.world,
+                    environment=self.clock.world,
                 )
             ) as follower,
         ):
@@ -184,8 +191,8 @@ def test_a_disk_that_is_full_does_not_hide_a_verdict(
         raise OSError(28, "No space left on device")
 
     liar.lie_to_client = alter
-    monkeypatch.setattr("ledger_client.state.replace_file", full)
-    monkeypatch.setattr("ledger_client.monitor_folder.replace_file", full)
+    monkeypatch.setattr("ledger_client.state_file.replace_file", full)
+    monkeypatch.setattr("ledger_client.audit.monitor_dir.replace_file", full)
     said = "not in the tree.*; the evidence could not be saved: No space left on device"
     with pytest.raises(VerificationError, match=said):
         place.look(liar.url)

@@ -7,7 +7,7 @@ import pytest
 
 import ledger_client
 
-SERVER = ("lmdb", "zstandard", "uvloop", "ledger.store", "ledger.service", "ledger.sequencer")
+SERVER = ("lmdb", "zstandard", "uvloop", "ledger.store", "ledger.service", "ledger.log.sequencer")
 
 
 def loaded_by(code: str) -> set[str]:

@@ -8,17 +8,7 @@ from typing import Any
 
 import pytest
 
-from ledger.cli.running import Service, make_ledger
-from ledger.event.canonical import format_leaf
-from ledger.event.model import Event
-from ledger.tlog.checkpoint import Checkpoint, format_checkpoint, parse_checkpoint
-from ledger.tlog.cosignature import CosignatureSigner
-from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger.tlog.hashing import leaf_hash
-from ledger.tlog.keys import ED25519_COSIGNATURE
-from ledger.tlog.note import Note, Signer, format_note, parse_note
-from ledger.tlog.proof import format_proof, format_range_proof, parse_proof, parse_range_proof
-from ledger.tlog.wire import format_base64
+from ledger.demo.child_service import Service, make_ledger
 from ledger_client import (
     LedgerClient,
     Receipt,
@@ -27,6 +17,16 @@ from ledger_client import (
     UnsettledError,
     new_event_id,
 )
+from ledger_core.event.canonical import format_leaf
+from ledger_core.event.model import Event
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint, parse_checkpoint
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.keys import ED25519_COSIGNATURE
+from ledger_core.tlog.note import Note, Signer, format_note, parse_note
+from ledger_core.tlog.proof import format_proof, format_range_proof, parse_proof, parse_range_proof
+from ledger_core.tlog.text import format_base64
 from tests.client.conftest import FLAGS, ORIGIN, Client, OpenClient, Running
 from tests.client.liar import Liar, Lie, Said
 

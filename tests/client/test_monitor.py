@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from ledger.tlog.checkpoint import Checkpoint
-from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger.tlog.policy import parse_policy
-from ledger_client.exchange import Response
-from ledger_client.monitor import StaleError
+from ledger_client.audit.monitor import StaleError
+from ledger_client.messages import Response
+from ledger_core.tlog.checkpoint import Checkpoint
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.policy import parse_policy
 from tests.client.auditing import (
     FORK,
     LOG,

@@ -13,19 +13,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from ledger.cli.running import Service, make_ledger
-from ledger.evidence import check_evidence
-from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger.tlog.policy import parse_policy
-from ledger.tlog.proof import format_proof
+from ledger.demo.child_service import Service, make_ledger
 from ledger_client import AsyncLedgerClient, Entry, LedgerClient, RejectedError, RetryPolicy
-from ledger_client.exchange import Plan, Request, Response
-from ledger_client.exporting import Taking
-from ledger_client.heads import Heads
-from ledger_client.retry import Ambience
-from ledger_client.searching import Search, plan_page
-from ledger_client.tailing import Lines, Tail
-from ledger_client.trust import TrustedLog
+from ledger_client.messages import Plan, Request, Response
+from ledger_client.plans.export import ExportVerifier
+from ledger_client.plans.heads import Heads
+from ledger_client.plans.search import Search, plan_page
+from ledger_client.plans.stream import EventStream, LineSplitter
+from ledger_client.retry import Environment
+from ledger_core.evidence.bundle import check_evidence
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.proof import format_proof
+from ledger_core.tlog.trust import TrustedLog
 from tests.client.conftest import FLAGS, Running
 from tests.client.hosts import Host, entries
 from tests.client.trees import SmallLog
@@ -317,16 +317,16 @@ def test_a_page_that_repeats_the_one_before_is_refused() -> None:
         run(search.next_page(), page_of([20], cursor="a"))
 
 
-AMBIENCE = Ambience(monotonic_s=lambda: 0.0, unix_s=lambda: 0.0, draw=lambda: 0.5)
+AMBIENCE = Environment(monotonic_s=lambda: 0.0, unix_s=lambda: 0.0, draw=lambda: 0.5)
 
 
-def make_tail(start: int | None = 0, *, verify: bool = True) -> Tail:
-    return Tail(
+def make_tail(start: int | None = 0, *, verify: bool = True) -> EventStream:
+    return EventStream(
         "",
         start=start,
         heads=heads() if verify else None,
         retry=RetryPolicy(attempts_max=3),
-        ambience=AMBIENCE,
+        environment=AMBIENCE,
     )
 
 
@@ -371,7 +371,7 @@ def test_a_tail_gives_up_when_the_retries_are_used_up() -> None:
 def test_lines_come_together_from_any_pieces() -> None:
     data = b'{"a":1}\n{"b":2}\n\n{"c"'
     for size in range(1, len(data) + 1):
-        lines = Lines()
+        lines = LineSplitter()
         got = [
             each
             for start in range(0, len(data), size)
@@ -390,7 +390,7 @@ def trailer(rows: bytes, count: int) -> bytes:
 
 @pytest.mark.parametrize("size", [1, 5, 1000])
 def test_an_export_is_whole_when_its_trailer_fits(size: int) -> None:
-    taking = Taking("jsonl")
+    taking = ExportVerifier("jsonl")
     data = ROWS + trailer(ROWS, 2)
     for start in range(0, len(data), size):
         taking.feed(data[start : start + size])
@@ -410,11 +410,11 @@ def test_an_export_is_whole_when_its_trailer_fits(size: int) -> None:
     ],
 )
 def test_an_export_that_is_cut_short_or_altered_is_refused(data: bytes) -> None:
-    taking = Taking("jsonl")
+    taking = ExportVerifier("jsonl")
     taking.feed(data)
     with pytest.raises(MalformedError):
         taking.finish()
-    evidence = Taking("evidence")
+    evidence = ExportVerifier("evidence")
     evidence.feed(data)
     with pytest.raises(MalformedError, match="cut short"):
         evidence.finish()

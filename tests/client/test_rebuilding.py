@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.tile import encode_bundle
 from ledger_client import RejectedError
-from ledger_client.exchange import Request, Response
-from ledger_client.monitor import Progress
-from ledger_client.rebuilding import Rebuilding, Rebuilt
+from ledger_client.audit.monitor import Progress
+from ledger_client.audit.tree_replay import ReplayState, TreeReplay
+from ledger_client.messages import Request, Response
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.tile import encode_bundle
 from tests.client.auditing import (
     LOG,
     about,
@@ -251,14 +251,14 @@ def test_only_so_many_ids_are_remembered() -> None:
     log = SmallLog([*entries(600), entry(600, id_=event_id(560)), entry(601, id_=event_id(7))])
     host = Host(log, 600)
     head = log.policy.check(log.note(600))
-    rebuilding = Rebuilding(Rebuilt(), ids_max=100)
+    rebuilding = TreeReplay(ReplayState(), ids_max=100)
     while rebuilding.entries_checked < 600:
         host.run(rebuilding.check_next(head))
     host.size = 602
     with pytest.raises(VerificationError, match="the entries 560 and 600 have the same id"):
         host.run(rebuilding.check_next(log.policy.check(log.note(602))))
     other = SmallLog([*entries(600), entry(600, id_=event_id(7))])
-    rebuilding = Rebuilding(Rebuilt(), ids_max=100)
+    rebuilding = TreeReplay(ReplayState(), ids_max=100)
     while rebuilding.entries_checked < 601:
         Host(other).run(rebuilding.check_next(other.policy.check(other.note())))
 
@@ -266,11 +266,11 @@ def test_only_so_many_ids_are_remembered() -> None:
 @pytest.mark.parametrize(
     "kept",
     [
-        Rebuilt(size=256, hashes=(bytes(32),), entries_checked=300),
-        Rebuilt(size=512, hashes=(LOG.leaf_hashes[0],), entries_checked=512),
+        ReplayState(size=256, hashes=(bytes(32),), entries_checked=300),
+        ReplayState(size=512, hashes=(LOG.leaf_hashes[0],), entries_checked=512),
     ],
 )
-def test_a_damaged_frontier_is_blamed_on_the_files_and_not_on_the_log(kept: Rebuilt) -> None:
+def test_a_damaged_frontier_is_blamed_on_the_files_and_not_on_the_log(kept: ReplayState) -> None:
     with pytest.raises(MalformedError, match="the files of the state were damaged"):
         audit(Host(LOG), progress=Progress(rebuilt=kept)).look()
 
@@ -278,14 +278,14 @@ def test_a_damaged_frontier_is_blamed_on_the_files_and_not_on_the_log(kept: Rebu
 @pytest.mark.parametrize(
     "kept",
     [
-        Rebuilt(size=255, hashes=(bytes(32),) * 8, entries_checked=255),
-        Rebuilt(size=256, hashes=(), entries_checked=256),
-        Rebuilt(size=256, hashes=(bytes(31),), entries_checked=256),
-        Rebuilt(size=256, hashes=(bytes(32),), entries_checked=512),
-        Rebuilt(size=256, hashes=(bytes(32),), entries_checked=255),
-        Rebuilt(size=-256, hashes=(), entries_checked=-256),
+        ReplayState(size=255, hashes=(bytes(32),) * 8, entries_checked=255),
+        ReplayState(size=256, hashes=(), entries_checked=256),
+        ReplayState(size=256, hashes=(bytes(31),), entries_checked=256),
+        ReplayState(size=256, hashes=(bytes(32),), entries_checked=512),
+        ReplayState(size=256, hashes=(bytes(32),), entries_checked=255),
+        ReplayState(size=-256, hashes=(), entries_checked=-256),
     ],
 )
-def test_what_can_not_be_a_frontier_is_refused(kept: Rebuilt) -> None:
+def test_what_can_not_be_a_frontier_is_refused(kept: ReplayState) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - each says another thing
         audit(Host(LOG), progress=Progress(rebuilt=kept))

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.tlog.errors import UnavailableError
-from ledger_client.exchange import Plan, Request, Response, Turn
-from ledger_client.retry import Ambience, Pause, RetryPolicy, parse_retry_after, persist
+from ledger_client.messages import Plan, Request, Response, Turn
+from ledger_client.retry import Environment, RetryPolicy, Sleep, parse_retry_after, persist
+from ledger_core.tlog.errors import UnavailableError
 
 NOV_25_2026 = 1_795_572_216.0
 
@@ -23,8 +23,8 @@ class World:
     pauses: list[float] = field(default_factory=list)
     sent: list[Request] = field(default_factory=list)
 
-    def ambience(self) -> Ambience:
-        return Ambience(
+    def environment(self) -> Environment:
+        return Environment(
             monotonic_s=lambda: self.now_s, unix_s=lambda: NOV_25_2026, draw=lambda: self.drawn
         )
 
@@ -35,12 +35,12 @@ class World:
         retry: RetryPolicy,
     ) -> str:
         """Run a plan against these answers, the last one again and again."""
-        steps = persist(plan, retry=retry, ambience=self.ambience())
+        steps = persist(plan, retry=retry, environment=self.environment())
         answer: Response | UnavailableError | None = None
         try:
             while True:
                 step = steps.send(answer)
-                if isinstance(step, Pause):
+                if isinstance(step, Sleep):
                     self.pauses.append(step.delay_s)
                     self.now_s += step.delay_s
                     answer = None
@@ -208,7 +208,7 @@ def test_a_plan_is_closed_when_nobody_runs_it_to_its_end() -> None:
         return ""
 
     steps: Generator[object, Response | UnavailableError | None, str] = persist(
-        ask(), retry=RetryPolicy(), ambience=World().ambience()
+        ask(), retry=RetryPolicy(), environment=World().environment()
     )
     next(steps)
     steps.close()

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ledger.tlog.cosignature import CosignatureSigner
-from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.keys import ED25519_COSIGNATURE
-from ledger.tlog.policy import Policy, parse_policy
-from ledger_client.state import EVIDENCE_FOLDERS_MAX, SAVE_INTERVAL_S, StateFile
+from ledger_client.state_file import EVIDENCE_FOLDERS_MAX, SAVE_INTERVAL_S, StateFile
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.keys import ED25519_COSIGNATURE
+from ledger_core.tlog.policy import Policy, parse_policy
 from tests.client.trees import SmallLog, numbered
 
 LOG = SmallLog(numbered(20))

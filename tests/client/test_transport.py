@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_client.async_transport import AsyncTransport
-from ledger_client.exchange import Endpoint, Request, Response, parse_endpoint
+from ledger_client.messages import Endpoint, Request, Response, parse_endpoint
 from ledger_client.transport import Transport
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from tests.client.peer import Peer, Talk
 
 TOKEN = "wl_secret"

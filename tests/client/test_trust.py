@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.tlog.checkpoint import Checkpoint
-from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.policy import parse_policy
-from ledger.tlog.verify import check_consistency
-from ledger_client.trust import HEADS_KEPT_MAX, ConsistencyProof, TrustedLog
+from ledger_core.tlog.checkpoint import Checkpoint
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.trust import HEADS_KEPT_MAX, ConsistencyProof, TrustedLog
+from ledger_core.tlog.verify import check_consistency
 from tests.client.trees import SmallLog, numbered
 
 SIZE_MAX = 40

@@ -2,12 +2,12 @@
 
 from hashlib import sha256
 
-from ledger.tlog.checkpoint import Checkpoint, format_checkpoint
-from ledger.tlog.hashing import Hash, leaf_hash, node_hash
-from ledger.tlog.note import Note, Signer, format_note
-from ledger.tlog.policy import Policy, format_policy, parse_policy
-from ledger.tlog.proof import Proof, RangeProof
-from ledger.tlog.prove import (
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger_core.tlog.hashing import Hash, leaf_hash, node_hash
+from ledger_core.tlog.note import Note, Signer, format_note
+from ledger_core.tlog.policy import Policy, format_policy, parse_policy
+from ledger_core.tlog.proof import Proof, RangeProof
+from ledger_core.tlog.prove import (
     Plan,
     finish,
     plan_consistency,
@@ -15,8 +15,8 @@ from ledger.tlog.prove import (
     plan_range,
     plan_root,
 )
-from ledger.tlog.tree import Node
-from ledger_client.trust import ConsistencyProof
+from ledger_core.tlog.tree import Node
+from ledger_core.tlog.trust import ConsistencyProof
 
 ORIGIN = "example.com/audit"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ledger.event.model import INTEGER_MAX
+from ledger_core.event.model import INTEGER_MAX
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 

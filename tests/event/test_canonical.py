@@ -10,7 +10,7 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.event.canonical import (
+from ledger_core.event.canonical import (
     canonical_ip,
     decode_event,
     decode_event_object,
@@ -18,7 +18,7 @@ from ledger.event.canonical import (
     format_time,
     parse_time,
 )
-from ledger.event.model import EventError
+from ledger_core.event.model import EventError
 from tests.event.cases import ACCEPTED
 from tests.event.strategies import events, values, write_spelled
 

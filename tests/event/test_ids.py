@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.event.ids import derived_id, format_uuid7
+from ledger_core.event.ids import derived_id, format_uuid7
 
 
 def test_version_7_is_the_example_of_the_rfc() -> None:

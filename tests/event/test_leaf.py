@@ -8,10 +8,10 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.event.canonical import LEAF_BYTES_MAX, decode_event_object, format_leaf, parse_leaf
-from ledger.event.model import EventError
-from ledger.event.reading import Reader, is_same_event
-from ledger.tlog.errors import MalformedError
+from ledger_core.event.canonical import LEAF_BYTES_MAX, decode_event_object, format_leaf, parse_leaf
+from ledger_core.event.model import EventError
+from ledger_core.event.reader import Reader, is_same_event
+from ledger_core.tlog.errors import MalformedError
 from tests.event.strategies import events, ids
 
 ID = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from ledger.event.reading import Reader
+from ledger_core.event.reader import Reader
 from tests.event.strategies import events
 
 ID = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.event.canonical import decode_event, decode_event_object
-from ledger.event.model import (
+from ledger_core.event.canonical import decode_event, decode_event_object
+from ledger_core.event.model import (
     LIMITS,
     Actor,
     Change,

@@ -7,9 +7,9 @@ import jsonschema_rs
 import pytest
 from hypothesis import given, settings
 
-from ledger.event.canonical import decode_event
-from ledger.event.model import LIMITS
-from ledger.event.schema import event_schema
+from ledger_core.event.canonical import decode_event
+from ledger_core.event.model import LIMITS
+from ledger_core.event.schema import event_schema
 from tests.event.cases import ACCEPTED, REFUSED
 from tests.event.strategies import events
 from tests.event.test_refused import EVENT, LIMITED

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.event.canonical import format_leaf
-from ledger.event.reading import Reader
-from ledger.event.table import COLUMNS, format_header, format_rows, table_row
-from ledger.tlog.errors import MalformedError
-from ledger.tlog.hashing import leaf_hash
+from ledger_core.event.canonical import format_leaf
+from ledger_core.event.csv import COLUMNS, format_header, format_rows, table_row
+from ledger_core.event.reader import Reader
+from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.hashing import leaf_hash
 
 READER = Reader(lambda: "0192f0c1-7c1a-7c3a-9d2f-000000000000", lambda: 0)
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")

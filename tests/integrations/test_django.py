@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ledger_client.integrations.requests import ANONYMOUS
+from ledger_client.integrations.request_info import ANONYMOUS
 from tests.integrations.conftest import FRAMEWORKS
 from tests.integrations.test_requests import OpenShop
 from tests.recording.conftest import Running

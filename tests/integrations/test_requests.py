@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ledger_client import Recorder
-from ledger_client.integrations.requests import ANONYMOUS, UNKNOWN, actor_of, parse_trace_id
+from ledger_client.integrations.request_info import ANONYMOUS, UNKNOWN, actor_of, parse_trace_id
 from tests.integrations.conftest import FRAMEWORKS, PROXY, Shop, serving
 from tests.recording.conftest import Running
 
@@ -248,7 +248,9 @@ def shortened(agent: str) -> str:
 
 def test_a_framework_is_imported_by_its_own_module_alone() -> None:
     modules = ("django", "flask", "starlette", "fastapi")
-    shared = "import ledger_client.integrations.requests, ledger_client.recording.audited, sys"
+    shared = (
+        "import ledger_client.integrations.request_info, ledger_client.recording.decorator, sys"
+    )
     check = f"{shared}; print([name for name in {modules} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from ledger.tlog.checkpoint import Checkpoint, format_checkpoint
-from ledger.tlog.hashing import HASH_BYTES, Hash, leaf_hash
-from ledger.tlog.note import Signer, format_note
-from ledger.tlog.tile import (
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hash
+from ledger_core.tlog.note import Signer, format_note
+from ledger_core.tlog.text import format_base64
+from ledger_core.tlog.tile import (
     TILE_WIDTH,
     encode_bundle,
     format_bundle_path,
     format_tile_path,
     tile_rows,
 )
-from ledger.tlog.tree import Frontier
-from ledger.tlog.wire import format_base64
-from ledger.tlog.witness import Accepted, cosign
+from ledger_core.tlog.tree import Frontier
+from ledger_core.tlog.witness import Accepted, cosign
 from tests.peers.logcheck import LogCheckError, logcheck
 from tests.witness.witnesses import SIGNERS
 

@@ -16,12 +16,12 @@ from urllib.request import urlopen
 import pytest
 from aics_tlog import parse_note, parse_vkey, verify_checkpoint
 
-from ledger.cli.running import Service, make_ledger
-from ledger.service.directory import DirectoryPaths
-from ledger.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, VerifierKey
-from ledger.tlog.policy import parse_policy
-from ledger.tlog.wire import format_base64
+from ledger.demo.child_service import Service, make_ledger
+from ledger.service.data_dir import DirectoryPaths
 from ledger_client import LedgerClient, Receipt
+from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, VerifierKey
+from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.text import format_base64
 from tests.peers.logcheck import logcheck
 from tests.peers.witnesses import PeerWitness, litewitness, omniwitness
 from tests.witness.witnesses import RunningWitness, aics_witness, our_witness

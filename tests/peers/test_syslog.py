@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.cli.running import Service, make_ledger
+from ledger.demo.child_service import Service, make_ledger
 from tests.cli.conftest import ORIGIN, Ledger
 from tests.cli.test_listen import HOST, WAIT_S, Listening, events_with, texts
 from tests.client.syslog.certificates import Authority

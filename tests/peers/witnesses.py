@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ledger.tlog.hashing import EMPTY_ROOT_HASH
-from ledger.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SignerKey, VerifierKey
-from ledger.tlog.wire import format_base64
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
+from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SignerKey, VerifierKey
+from ledger_core.tlog.text import format_base64
 
 BIN_DIR = Path(__file__).parent / "bin"
 START_WAIT_S = 30.0

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.event.model import EventError
-from ledger.event.private import (
+from ledger_core.event.commitments import (
     Opening,
     Private,
     PrivateEvent,
@@ -26,6 +25,7 @@ from ledger.event.private import (
     hide,
     holds_private,
 )
+from ledger_core.event.model import EventError
 
 SALT = bytes(range(32))
 ID = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
@@ -42,7 +42,7 @@ def _reader() -> PrivateReader:
 def test_a_marked_value_is_found_in_a_process_that_only_unpickled_it() -> None:
     marked = pickle.dumps({"context": {"name": Private("x", "u_1")}})
     program = (
-        "import pickle, sys; from ledger.event.private import holds_private\n"
+        "import pickle, sys; from ledger_core.event.commitments import holds_private\n"
         "assert not holds_private({'context': {}})\n"
         "assert holds_private(pickle.load(sys.stdin.buffer))"
     )

@@ -15,9 +15,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from ledger.cli.token import make_token
-from ledger.service.erasable import parse_fields
-from ledger.tlog.errors import MalformedError
+from ledger.service.private_fields import parse_fields
+from ledger.service.token_admin import make_token
 from ledger_client import (
     AsyncLedgerClient,
     LedgerClient,
@@ -27,6 +26,7 @@ from ledger_client import (
     private,
 )
 from ledger_client.transport import Transport
+from ledger_core.tlog.errors import MalformedError
 from tests.service.check_log import check_log
 from tests.service.serving import MSGPACK, NDJSON, Ledger, event, make_ledger, send, serving
 
@@ -165,9 +165,9 @@ def test_a_copy_from_before_an_erasure_is_opened_by_the_wrapping_key_alone(
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from ledger.event.private import Commitment\n"
-        "from ledger.keyfile import read_secret_key\n"
-        "from ledger.store.private import PrivateStore\n"
+        "from ledger_core.event.commitments import Commitment\n"
+        "from ledger.runtime.keys import read_secret_key\n"
+        "from ledger.store.erasable_values import PrivateStore\n"
         "key = read_secret_key(Path(sys.argv[2]), key_bytes=32)\n"
         "store = PrivateStore.open(Path(sys.argv[1]), key)\n"
         "print(store.find(Commitment(sys.argv[3], sys.argv[4])).value)\n"
@@ -359,7 +359,7 @@ def test_an_erasure_before_a_crash_is_logged_at_the_next_start(tmp_path: Path) -
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from ledger.service.directory import DirectoryPaths, open_private\n"
+        "from ledger.service.data_dir import DirectoryPaths, open_private\n"
         "store = open_private(DirectoryPaths(Path(sys.argv[1])), make_key=bytes)\n"
         "store.erase('u_12345', event_json=sys.argv[2].encode())\n"
     )

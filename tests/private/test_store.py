@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ledger.event.private import Commitment, Opening, encode_salt
-from ledger.store.private import SLOT_BYTES, PrivateStore, create_private
-from ledger.tlog.errors import MalformedError, UnavailableError
+from ledger.store.erasable_values import SLOT_BYTES, PrivateStore, create_private
+from ledger_core.event.commitments import Commitment, Opening, encode_salt
+from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 KEY = bytes(range(32))
 EVENT = b'{"action":"ledger.private.erased"}'
@@ -80,7 +80,7 @@ def test_an_erasure_that_a_crash_broke_off_is_ended_when_the_store_is_opened(
         raise PowerCutError
 
     with monkeypatch.context() as patched:
-        patched.setattr("ledger.store.private.os.pwrite", cut)
+        patched.setattr("ledger.store.erasable_values.os.pwrite", cut)
         with pytest.raises(PowerCutError):
             store.erase("u_1", event_json=EVENT)
     assert wrapped in (path / "keys").read_bytes()

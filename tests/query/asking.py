@@ -5,7 +5,8 @@ from ipaddress import ip_network
 
 from hypothesis import strategies as st
 
-from ledger.query.expression import (
+from ledger_core.query.analyzer import words_of
+from ledger_core.query.ast import (
     EVERYTHING,
     Between,
     Expression,
@@ -18,7 +19,6 @@ from ledger.query.expression import (
     all_of,
     any_of,
 )
-from ledger.query.terms import words_of
 from tests.query import events as ev
 
 ENTRIES = 420

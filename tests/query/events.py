@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ledger.event.canonical import encode_event, format_leaf, format_time
-from ledger.event.reading import Reader
 from ledger.store.log import create_log
 from ledger.store.writer import LogWriter, NewEntry
-from ledger.tlog.hashing import leaf_hash
+from ledger_core.event.canonical import encode_event, format_leaf, format_time
+from ledger_core.event.reader import Reader
+from ledger_core.tlog.hashing import leaf_hash
 from tests.store.entries import MAP_BYTES, ORIGIN
 
 START_UNIX_US = 1_790_000_000_000_000

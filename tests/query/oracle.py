@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from ledger.query.expression import (
+from ledger_core.query.ast import (
     And,
     Between,
     Everything,

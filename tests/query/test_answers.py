@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from ledger.query.engine import QueryEngine
-from ledger.query.expression import Expression, Is, all_of
+from ledger.query.executor import QueryLimits
 from ledger.query.facets import FACET_FIELDS, FACET_VALUES_MAX
-from ledger.query.run import QueryLimits
-from ledger.query.sealing import Sealer, open_index_writer
-from ledger.store.index import IndexStore
+from ledger.query.segment_builder import SegmentBuilder, open_index_writer
+from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
+from ledger_core.query.ast import Expression, Is, all_of
 from tests.query.asking import ENTRIES, NOW_UNIX_US, QUERIES
 from tests.query.events import TENANTS, make_entries, make_log, random_event
 from tests.query.oracle import JSON, facet_counts, matching_indices
@@ -40,7 +40,7 @@ class Case:
         self.index: IndexStore | None = None
         if sealed is not None:
             writer = open_index_writer(path / "index", segment_entries=SEGMENT_ENTRIES)
-            sealer = Sealer(self.log, writer)
+            sealer = SegmentBuilder(self.log, writer)
             for _ in range(sealed):
                 assert sealer.seal_next()
             writer.close()

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from ledger.query.terms import SegmentTerms
-from ledger.store.containers import Container
-from ledger.store.keyspace import DIMENSIONS
-from ledger.store.postings import Postings
+from ledger.query.segment_terms import SegmentTerms
+from ledger.store.index.postings import Postings
+from ledger.store.index.roaring_containers import Container
+from ledger_core.query.fields import DIMENSIONS
 from tests.query.events import make_entries, random_event
 
 ENTRIES = 600

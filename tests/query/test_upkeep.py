@@ -6,10 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-from ledger.query import upkeep
+from ledger.query import indexer as upkeep
 from ledger.query.engine import QueryEngine
-from ledger.query.sealing import open_index_writer
-from ledger.query.upkeep import IndexFollower, IndexKeeper
+from ledger.query.indexer import IndexerProcess, IndexFollower
+from ledger.query.segment_builder import open_index_writer
 from ledger.store.log import create_log
 from tests.query.events import make_entries, make_log, random_event
 
@@ -18,7 +18,7 @@ WAIT_S = 20.0
 
 def test_a_keeper_runs_until_it_is_stopped(tmp_path: Path) -> None:
     create_log(tmp_path / "log", origin="example.com/audit")
-    keeper = IndexKeeper(tmp_path / "log", tmp_path / "index")
+    keeper = IndexerProcess(tmp_path / "log", tmp_path / "index")
     keeper.start()
     deadline_s = time.monotonic() + WAIT_S
     while not (tmp_path / "index" / "data.mdb").exists():

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from ledger.cli.running import Service, make_ledger
-from ledger.tlog.policy import parse_policy
+from ledger.demo.child_service import Service, make_ledger
 from ledger_client import LedgerClient, Recorder
+from ledger_core.tlog.policy import parse_policy
 from tests.service.check_log import check_log
 
 ORIGIN = "example.com/audit"

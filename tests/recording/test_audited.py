@@ -14,10 +14,10 @@ import starlette.exceptions
 import werkzeug.exceptions
 from aiohttp import web
 
-from ledger.event.model import EventError
 from ledger_client import Recorder, audit_context, audited, diff, use_recorder
 from ledger_client.recording import current
-from ledger_client.recording.outcomes import outcome_of
+from ledger_client.recording.exception_outcomes import outcome_of
+from ledger_core.event.model import EventError
 from tests.recording.conftest import OpenRecorder, Running
 
 Recorded = Callable[[], list[dict[str, Any]]]

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from ledger.event.canonical import decode_event_object
 from ledger_client import diff, snapshot
+from ledger_core.event.canonical import decode_event_object
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),

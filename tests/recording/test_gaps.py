@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.cli.gaps import Numbers
 from ledger_client import LedgerClient
+from ledger_client.cli.gaps import Numbers
 from tests.recording.conftest import OpenRecorder, Running, wait_until
 from tests.service.check_log import check_log
 from tests.service.serving import Ledger, make_ledger, serving

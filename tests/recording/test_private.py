@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from ledger.cli.token import make_token
-from ledger.event.model import EventError
-from ledger.event.private import is_commitment
+from ledger.service.token_admin import make_token
 from ledger_client import LedgerClient, private
-from ledger_client.recording.deadletter import FILE_NAME
+from ledger_client.recording.dead_letters import FILE_NAME
+from ledger_core.event.commitments import is_commitment
+from ledger_core.event.model import EventError
 from tests.recording.conftest import OpenRecorder, Running, wait_until
 
 NAME = "Zoë Unmistakable-Quillfeather"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ledger.event.model import EventError
+from ledger_core.event.model import EventError
 from tests.recording.conftest import OpenRecorder, Running, numbers, wait_until
 
 
@@ -323,5 +323,12 @@ def test_importing_the_recorder_pulls_in_no_server_part_and_no_network() -> None
     ).stdout
     loaded = set(output.split())
     assert "ledger_client.recording.recorder" in loaded
-    server = {"lmdb", "zstandard", "uvloop", "ledger.store", "ledger.service", "ledger.sequencer"}
+    server = {
+        "lmdb",
+        "zstandard",
+        "uvloop",
+        "ledger.store",
+        "ledger.service",
+        "ledger.log.sequencer",
+    }
     assert not loaded & {*server, "aiohttp", "asyncio", "nacl", "ssl", "http.client", "re2"}

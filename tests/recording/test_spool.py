@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from ledger_client.recording.drain import Damage, Drain
-from ledger_client.recording.folder import Home, bytes_of_others, make_home, take_abandoned
-from ledger_client.recording.policies import SpoolClosedError
+from ledger_client.recording.options import SpoolClosedError
 from ledger_client.recording.spool import Spool
+from ledger_client.recording.spool_dir import (
+    InstanceDir,
+    bytes_of_others,
+    make_home,
+    take_abandoned,
+)
+from ledger_client.recording.spool_reader import Damage, SpoolReader
 
 INSTANCE = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
 OTHER = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f51"
@@ -30,16 +35,16 @@ def fill(spool: Spool, count: int) -> None:
     spool.sync_each()
 
 
-def drain_of(spool: Spool, on_damage: Callable[[Damage], None] = lambda _: None) -> Drain:
-    return Drain(spool.home, tip=lambda: spool.tip, on_freed=spool.freed, on_damage=on_damage)
+def drain_of(spool: Spool, on_damage: Callable[[Damage], None] = lambda _: None) -> SpoolReader:
+    return SpoolReader(spool.home, tip=lambda: spool.tip, on_freed=spool.freed, on_damage=on_damage)
 
 
-def left_by(home: Home, on_damage: Callable[[Damage], None] = lambda _: None) -> Drain:
+def left_by(home: InstanceDir, on_damage: Callable[[Damage], None] = lambda _: None) -> SpoolReader:
     """A drain for a directory whose recorder is gone."""
-    return Drain(home, tip=lambda: None, on_freed=lambda _: None, on_damage=on_damage)
+    return SpoolReader(home, tip=lambda: None, on_freed=lambda _: None, on_damage=on_damage)
 
 
-def read_all(drain: Drain, count_max: int = 3) -> list[int]:
+def read_all(drain: SpoolReader, count_max: int = 3) -> list[int]:
     found: list[int] = []
     while batch := drain.read(count_max):
         for frame in batch.frames:
@@ -49,7 +54,7 @@ def read_all(drain: Drain, count_max: int = 3) -> list[int]:
     return found
 
 
-def crash(spool: Spool) -> Home:
+def crash(spool: Spool) -> InstanceDir:
     """Let go of a spool as the kernel does it for a killed process; then take it over."""
     spool.close()
     spool.home.leave()

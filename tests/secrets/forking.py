@@ -9,8 +9,8 @@ import signal
 import sys
 import threading
 
-from ledger.event.secrets import mask
-from ledger_client.masking import guarded
+from ledger_client.fork_safe_masking import guarded
+from ledger_core.event.secrets import mask
 
 CHILD_LIMIT_S = 10
 

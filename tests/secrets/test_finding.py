@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.event.secrets import Hit, default_rules, find, mask, parse_rules
-from ledger.event.secrets.cards import is_card_number
-from ledger.tlog.errors import MalformedError
+from ledger_core.event.secrets import Hit, default_rules, find, mask, parse_rules
+from ledger_core.event.secrets.luhn import is_card_number
+from ledger_core.tlog.errors import MalformedError
 from tests.secrets.events import event_with, rows
 
 TEXTS = rows("texts.jsonl")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.event.secrets import find
+from ledger_core.event.secrets import find
 
 SESSION = "true: an STS session token under its own name; AWS hides it, who recorded these did not"
 SIGNED = "true: a signed URL of Azure's storage; whoever has it reads or writes the blob"

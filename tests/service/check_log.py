@@ -4,12 +4,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ledger.event.canonical import parse_leaf
-from ledger.tlog.checkpoint import parse_checkpoint
-from ledger.tlog.hashing import HASH_BYTES, leaf_hash
-from ledger.tlog.note import parse_note
-from ledger.tlog.policy import Policy, VerifiedHead
-from ledger.tlog.tile import (
+from ledger_core.event.canonical import parse_leaf
+from ledger_core.tlog.checkpoint import parse_checkpoint
+from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash
+from ledger_core.tlog.note import parse_note
+from ledger_core.tlog.policy import Policy, VerifiedHead
+from ledger_core.tlog.tile import (
     TILE_WIDTH,
     decode_bundle,
     format_bundle_path,
@@ -17,7 +17,7 @@ from ledger.tlog.tile import (
     tile_rows,
     tile_width,
 )
-from ledger.tlog.tree import Frontier
+from ledger_core.tlog.tree import Frontier
 from tests.service.serving import send
 
 PUBLISH_WAIT_S = 20.0

@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from ledger.cli.token import make_token
-from ledger.event.ids import format_uuid7
 from ledger.service.app import serve
-from ledger.service.directory import DirectoryPaths, create_directory
+from ledger.service.data_dir import DirectoryPaths, create_directory
 from ledger.service.settings import Settings
-from ledger.tlog.policy import Policy, parse_policy
+from ledger.service.token_admin import make_token
+from ledger_core.event.ids import format_uuid7
+from ledger_core.tlog.policy import Policy, parse_policy
 
 ORIGIN = "example.com/audit"
 START_WAIT_S = 30.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ledger.event.canonical import parse_leaf
+from ledger_core.event.canonical import parse_leaf
 from tests.service.check_log import check_log
 from tests.service.serving import QUICK, TOKENS, Ledger, event, make_ledger, serving
 

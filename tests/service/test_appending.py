@@ -8,13 +8,13 @@ from typing import Any
 import msgpack
 import pytest
 
-from ledger.event.canonical import encode_event, format_leaf, parse_leaf
-from ledger.event.reading import Reader
-from ledger.service.appending import LogClock
-from ledger.tlog.hashing import EMPTY_ROOT_HASH, leaf_hash
-from ledger.tlog.policy import VerifiedHead
-from ledger.tlog.proof import check_proof, check_range_proof, parse_proof, parse_range_proof
-from ledger.tlog.verify import check_consistency
+from ledger.service.ingest import LogClock
+from ledger_core.event.canonical import encode_event, format_leaf, parse_leaf
+from ledger_core.event.reader import Reader
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, leaf_hash
+from ledger_core.tlog.policy import VerifiedHead
+from ledger_core.tlog.proof import check_proof, check_range_proof, parse_proof, parse_range_proof
+from ledger_core.tlog.verify import check_consistency
 from tests.service.check_log import check_log
 from tests.service.serving import JSON, MSGPACK, NDJSON, Answer, Ledger, event, new_id
 

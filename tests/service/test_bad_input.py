@@ -12,8 +12,8 @@ from typing import Any, get_args
 import msgpack
 import pytest
 
-from ledger.event.model import Rule
-from ledger.service.problems import PROBLEMS
+from ledger.service.http.problems import PROBLEMS
+from ledger_core.event.model import Rule
 from tests.service.check_log import check_log
 from tests.service.serving import (
     JSON,

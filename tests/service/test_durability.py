@@ -19,15 +19,15 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from ledger.service.directory import DirectoryPaths
-from ledger.tlog.checkpoint import Checkpoint, parse_checkpoint
-from ledger.tlog.hashing import leaf_hash
-from ledger.tlog.note import parse_note
-from ledger.tlog.policy import Policy, parse_policy
-from ledger.tlog.proof import parse_proof, parse_range_proof
-from ledger.tlog.tree import Frontier
-from ledger.tlog.verify import check_inclusion
-from ledger.tlog.wire import parse_hash
+from ledger.service.data_dir import DirectoryPaths
+from ledger_core.tlog.checkpoint import Checkpoint, parse_checkpoint
+from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.note import parse_note
+from ledger_core.tlog.policy import Policy, parse_policy
+from ledger_core.tlog.proof import parse_proof, parse_range_proof
+from ledger_core.tlog.text import parse_hash
+from ledger_core.tlog.tree import Frontier
+from ledger_core.tlog.verify import check_inclusion
 from tests.service.check_log import CheckedLog, check_log
 from tests.service.serving import JSON, event, make_ledger, send
 

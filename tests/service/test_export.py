@@ -12,10 +12,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from ledger.evidence import check_evidence
-from ledger.service import exporting
-from ledger.tlog.hashing import leaf_hash
-from ledger.tlog.wire import parse_hash
+from ledger.service.routes import export as exporting
+from ledger_core.evidence.bundle import check_evidence
+from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.text import parse_hash
 from tests.service.serving import Answer, Ledger, event, make_ledger, serving
 
 QUERIES = ("", "action:a.b", "action:a.* outcome:failure", "action:never.seen")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ledger.publisher import Publisher
-from ledger.service.directory import DirectoryPaths
+from ledger.log.publisher import Publisher
+from ledger.service.data_dir import DirectoryPaths
 from ledger.service.outbox import Outbox
-from ledger.store.access import AccessStore, TokenRecord
-from ledger.tlog.errors import VerificationError
+from ledger.store.tokens import AccessStore, TokenRecord
+from ledger_core.tlog.errors import VerificationError
 from tests.service.check_log import check_log
 from tests.service.serving import Answer, event, make_ledger, serving
 

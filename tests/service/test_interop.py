@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from aics_tlog.checkpoint import checkpoint_from_note
 
-from ledger.tlog.proof import parse_proof
+from ledger_core.tlog.proof import parse_proof
 from tests.service.check_log import check_log
 from tests.service.serving import ORIGIN, QUICK, Ledger, event, make_ledger, serving
 

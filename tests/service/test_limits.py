@@ -11,10 +11,10 @@ import lmdb
 import msgspec
 import pytest
 
-from ledger.service.directory import DirectoryPaths, create_directory
+from ledger.service.data_dir import DirectoryPaths, create_directory
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter
-from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from tests.service.check_log import check_log
 from tests.service.serving import (
     JSON,

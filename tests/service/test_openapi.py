@@ -16,8 +16,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from ledger.service.openapi import make_openapi, route_rows
-from ledger.service.problems import PROBLEMS
+from ledger.service.http.openapi import make_openapi, route_rows
+from ledger.service.http.problems import PROBLEMS
 from ledger.service.routes import ROUTES
 from tests.service.serving import Ledger
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from ledger.event.canonical import parse_leaf
-from ledger.service.answers import prefers_json
-from ledger.tlog.checkpoint import Checkpoint, parse_checkpoint
-from ledger.tlog.hashing import leaf_hash
-from ledger.tlog.note import parse_note
-from ledger.tlog.proof import check_proof, parse_proof
-from ledger.tlog.tile import decode_bundle
-from ledger.tlog.tree import Frontier
-from ledger.tlog.verify import check_consistency, check_inclusion
+from ledger.service.http.responses import prefers_json
+from ledger_core.event.canonical import parse_leaf
+from ledger_core.tlog.checkpoint import Checkpoint, parse_checkpoint
+from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.note import parse_note
+from ledger_core.tlog.proof import check_proof, parse_proof
+from ledger_core.tlog.tile import decode_bundle
+from ledger_core.tlog.tree import Frontier
+from ledger_core.tlog.verify import check_consistency, check_inclusion
 from tests.service.check_log import CheckedLog, check_log
 from tests.service.serving import Ledger, event, make_ledger, serving
 

@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from ledger.event.model import EventError
-from ledger.event.secrets import mask
-from ledger_client.importing import load_format, read_records
+from ledger_client.collect.importers import load_format, read_records
+from ledger_core.event.model import EventError
+from ledger_core.event.secrets import mask
 from tests.service.check_log import check_log
 from tests.service.serving import Ledger, make_ledger, serving
 

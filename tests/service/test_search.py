@@ -11,14 +11,14 @@ from urllib.parse import quote, urlencode
 import msgspec
 import pytest
 
-from ledger.cli.story import QUESTIONS, bad_week
-from ledger.event.secrets import mask
+from ledger.demo.data import QUESTIONS, bad_week
 from ledger.query.engine import QueryEngine
-from ledger.query.run import QueryLimits
-from ledger.service.searching import Searcher
+from ledger.query.executor import QueryLimits
+from ledger.service.query_pool import Searcher
 from ledger.store.log import LogStore, create_log
-from ledger.tlog.hashing import leaf_hash
-from ledger.tlog.proof import check_proof, parse_proof
+from ledger_core.event.secrets import mask
+from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.proof import check_proof, parse_proof
 from tests.service.check_log import check_log
 from tests.service.serving import ORIGIN, QUICK, Ledger, event, make_ledger, serving
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from ledger.hosting import parse_listen
 from ledger.service.settings import SETTINGS, Settings, read_settings, settings_template
-from ledger.tlog.errors import MalformedError
+from ledger_client.runtime.server import parse_listen
+from ledger_core.tlog.errors import MalformedError
 
 
 def test_every_setting_has_a_type_a_default_and_a_sentence() -> None:

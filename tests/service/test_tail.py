@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ledger.tlog.hashing import leaf_hash
-from ledger.tlog.proof import check_proof, parse_proof
+from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.proof import check_proof, parse_proof
 from tests.service.serving import QUICK, Ledger, event, make_ledger, serving
 from tests.service.streams import lines_of
 

@@ -3,13 +3,13 @@
 import uuid
 from pathlib import Path
 
-from ledger.event.canonical import encode_event, format_leaf, format_time
-from ledger.event.model import Actor, Event
 from ledger.store.log import create_log
 from ledger.store.writer import LogWriter, NewEntry
-from ledger.tlog.checkpoint import Checkpoint, format_checkpoint
-from ledger.tlog.hashing import leaf_hash
-from ledger.tlog.note import Note, Signer, format_note
+from ledger_core.event.canonical import encode_event, format_leaf, format_time
+from ledger_core.event.model import Actor, Event
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.note import Note, Signer, format_note
 
 ORIGIN = "example.com/audit"
 MAP_BYTES = 1 << 28

@@ -8,9 +8,9 @@ import zstandard
 
 from ledger.store.fsck import Checked, check_store
 from ledger.store.writer import LogWriter
-from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.note import Signer
-from ledger.tlog.tile import decode_bundle, encode_bundle
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.note import Signer
+from ledger_core.tlog.tile import decode_bundle, encode_bundle
 from tests.store.entries import ORIGIN, SIGNER, entries, new_log, signed
 
 STRANGER = Signer.generate(ORIGIN, seed=bytes(32))

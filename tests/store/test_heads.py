@@ -7,12 +7,12 @@ import pytest
 
 from ledger.store import keyspace
 from ledger.store.environment import CommitFailedError, StorageFullError
-from ledger.store.heads import LOG_KEYS_MAX, HeadStore, HeadWriter, KnownLog, Update, create_heads
-from ledger.tlog.cosignature import CosignatureSigner
-from ledger.tlog.errors import MalformedError, UnavailableError
-from ledger.tlog.keys import MLDSA44_COSIGNATURE
-from ledger.tlog.note import Note, parse_note
-from ledger.tlog.witness import Accepted, CosignedHead, Refused, cosign
+from ledger.witness.store import LOG_KEYS_MAX, HeadStore, HeadWriter, KnownLog, Update, create_heads
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.keys import MLDSA44_COSIGNATURE
+from ledger_core.tlog.note import Note, parse_note
+from ledger_core.tlog.witness import Accepted, CosignedHead, Refused, cosign
 from tests.witness.logs import Log
 from tests.witness.witnesses import SIGNERS
 

@@ -13,12 +13,12 @@ import pytest
 from ledger.store.environment import StorageFullError
 from ledger.store.log import LogStore, create_log
 from ledger.store.writer import LogWriter, Placement
-from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger.tlog.hashing import HASH_BYTES, leaf_hash
-from ledger.tlog.prove import plan_consistency, plan_inclusion, plan_range
-from ledger.tlog.tile import TILE_WIDTH, decode_bundle
-from ledger.tlog.tree import Frontier
-from ledger.tlog.verify import check_consistency, check_inclusion, check_range
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash
+from ledger_core.tlog.prove import plan_consistency, plan_inclusion, plan_range
+from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle
+from ledger_core.tlog.tree import Frontier
+from ledger_core.tlog.verify import check_consistency, check_inclusion, check_range
 from tests.store.entries import MAP_BYTES, ORIGIN, entries, entry, new_log
 
 

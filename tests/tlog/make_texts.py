@@ -7,9 +7,9 @@ is replaced, and by what. A fault that meets no message is none, and that text i
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from ledger.tlog.cosignature import CosignatureSigner
-from ledger.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
-from ledger.tlog.note import Signer
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
+from ledger_core.tlog.note import Signer
 
 Fault: TypeAlias = tuple[str, str | None, str, str]
 

@@ -1,7 +1,7 @@
 """RFC 6962 §2.1 written down as it stands there: recursive, slow, and the judge of the fast code.
 
-It shares nothing with `ledger.tlog`. `Oracle` remembers the hash of each range of its leaves, which
-changes no answer and lets a test ask for all of them.
+It shares nothing with `ledger_core.tlog`. `Oracle` remembers the hash of each range of its leaves,
+which changes no answer and lets a test ask for all of them.
 """
 
 from collections.abc import Sequence

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.tlog.checkpoint import Checkpoint, format_checkpoint, parse_checkpoint
-from ledger.tlog.errors import MalformedError
-from ledger.tlog.hashing import SIZE_MAX
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint, parse_checkpoint
+from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.hashing import SIZE_MAX
 
 lines = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60)
 checkpoints = st.builds(

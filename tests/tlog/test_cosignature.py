@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.tlog.checkpoint import Checkpoint, format_checkpoint
-from ledger.tlog.cosignature import (
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger_core.tlog.cosignature import (
     TIME_MAX,
     CosignatureSigner,
     CosignatureVerifier,
@@ -16,9 +16,17 @@ from ledger.tlog.cosignature import (
     parse_verifier,
     self_test,
 )
-from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.keys import ED25519, ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
-from ledger.tlog.note import Note, Signature, Signer, Verifier, format_note, parse_note, verify_note
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.keys import ED25519, ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
+from ledger_core.tlog.note import (
+    Note,
+    Signature,
+    Signer,
+    Verifier,
+    format_note,
+    parse_note,
+    verify_note,
+)
 from tests.tlog.make_texts import CHECKPOINT, HASH
 from tests.tlog.vector_files import read_vectors
 

@@ -4,16 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.tlog.edge import Edge, FilledTile
-from ledger.tlog.hashing import HASH_BYTES, leaf_hash
-from ledger.tlog.tile import TILE_WIDTH, TileCoord, tile_rows
-from ledger.tlog.tree import Frontier
+from ledger_core.tlog.growing_tiles import FilledTile, GrowingTiles
+from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash
+from ledger_core.tlog.tile import TILE_WIDTH, TileCoord, tile_rows
+from ledger_core.tlog.tree import Frontier
 
 LEAVES = [leaf_hash(b"%d" % number) for number in range(70_000)]
 
 
-def grown(size: int, *, step: int) -> tuple[Edge, dict[TileCoord, bytes]]:
-    edge = Edge()
+def grown(size: int, *, step: int) -> tuple[GrowingTiles, dict[TileCoord, bytes]]:
+    edge = GrowingTiles()
     filled: dict[TileCoord, bytes] = {}
     for start in range(0, size, step):
         for tile in edge.extend(LEAVES[start : min(start + step, size)]):
@@ -21,7 +21,7 @@ def grown(size: int, *, step: int) -> tuple[Edge, dict[TileCoord, bytes]]:
     return edge, filled
 
 
-def partials(edge: Edge) -> list[bytes]:
+def partials(edge: GrowingTiles) -> list[bytes]:
     return [edge.partial_tile(level)[1] for level in range(edge.levels)]
 
 
@@ -52,7 +52,7 @@ def test_a_filled_tile_holds_the_rows_of_its_leaves() -> None:
 @given(st.integers(0, 1500), st.integers(0, 600))
 def test_a_restored_edge_goes_on_like_the_one_it_was_read_from(size: int, more: int) -> None:
     edge, _ = grown(size, step=300)
-    restored = Edge.restore(size=size, partial_tiles=partials(edge)[: _levels(size)])
+    restored = GrowingTiles.restore(size=size, partial_tiles=partials(edge)[: _levels(size)])
     assert restored.root() == edge.root()
     filled: list[FilledTile] = edge.extend(LEAVES[size : size + more])
     assert restored.extend(LEAVES[size : size + more]) == filled
@@ -66,6 +66,6 @@ def _levels(size: int) -> int:
 
 def test_partial_tiles_that_do_not_fit_the_size_are_refused() -> None:
     with pytest.raises(ValueError, match="level 0 has 32 bytes, want 64"):
-        Edge.restore(size=2, partial_tiles=[LEAVES[0]])
+        GrowingTiles.restore(size=2, partial_tiles=[LEAVES[0]])
     with pytest.raises(ValueError, match="cannot hold a tree of size 257"):
-        Edge.restore(size=257, partial_tiles=[LEAVES[0]])
+        GrowingTiles.restore(size=257, partial_tiles=[LEAVES[0]])

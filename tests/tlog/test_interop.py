@@ -6,16 +6,16 @@ from aics_tlog.tiles import materialise_tiles
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pymerkle import InmemoryTree
 
-from ledger.tlog.checkpoint import Checkpoint, format_checkpoint, parse_checkpoint
-from ledger.tlog.cosignature import CosignatureSigner, CosignatureVerifier
-from ledger.tlog.hashing import leaf_hash
-from ledger.tlog.keys import ED25519_COSIGNATURE
-from ledger.tlog.note import Note, Signer, Verifier, format_note, parse_note, verify_note
-from ledger.tlog.policy import parse_policy
-from ledger.tlog.prove import finish, plan_consistency, plan_inclusion
-from ledger.tlog.tile import authenticate_tiles, decode_bundle, parse_tile_path, tiles_for
-from ledger.tlog.tree import Frontier, Node
-from ledger.tlog.verify import check_consistency, check_inclusion
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint, parse_checkpoint
+from ledger_core.tlog.cosignature import CosignatureSigner, CosignatureVerifier
+from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.keys import ED25519_COSIGNATURE
+from ledger_core.tlog.note import Note, Signer, Verifier, format_note, parse_note, verify_note
+from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.prove import finish, plan_consistency, plan_inclusion
+from ledger_core.tlog.tile import authenticate_tiles, decode_bundle, parse_tile_path, tiles_for
+from ledger_core.tlog.tree import Frontier, Node
+from ledger_core.tlog.verify import check_consistency, check_inclusion
 from tests.tlog.oracle import oracle
 
 SIZE = 70

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nacl.bindings import crypto_core_ed25519_add
 
-from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.keys import (
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.keys import (
     ED25519,
     ED25519_COSIGNATURE,
     MLDSA44_COSIGNATURE,

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.keys import ED25519_COSIGNATURE, SignerKey
-from ledger.tlog.note import (
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.keys import ED25519_COSIGNATURE, SignerKey
+from ledger_core.tlog.note import (
     NOTE_BYTES_MAX,
     SIGNATURE_BYTES_MAX,
     SIGNATURES_MAX,

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.tlog.checkpoint import Checkpoint, format_checkpoint
-from ledger.tlog.cosignature import CosignatureSigner
-from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.hashing import EMPTY_ROOT_HASH
-from ledger.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
-from ledger.tlog.note import Note, Signature, Signer, format_note
-from ledger.tlog.policy import (
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
+from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
+from ledger_core.tlog.note import Note, Signature, Signer, format_note
+from ledger_core.tlog.policy import (
     GROUPS_MAX,
     LOGS_MAX,
     WITNESSES_MAX,

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.tlog.checkpoint import Checkpoint, format_checkpoint
-from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.note import Note, Signer, format_note
-from ledger.tlog.policy import format_policy, parse_policy
-from ledger.tlog.proof import (
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.note import Note, Signer, format_note
+from ledger_core.tlog.policy import format_policy, parse_policy
+from ledger_core.tlog.proof import (
     EXTRA_BYTES_MAX,
     PROOF_BYTES_MAX,
     Proof,

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.tlog.hashing import SIZE_MAX
-from ledger.tlog.prove import (
+from ledger_core.tlog.hashing import SIZE_MAX
+from ledger_core.tlog.prove import (
     Plan,
     finish,
     plan_consistency,
@@ -13,8 +13,8 @@ from ledger.tlog.prove import (
     plan_range,
     plan_root,
 )
-from ledger.tlog.tree import decompose
-from ledger.tlog.verify import check_consistency, check_inclusion, check_range
+from ledger_core.tlog.tree import decompose
+from ledger_core.tlog.verify import check_consistency, check_inclusion, check_range
 from tests.tlog.oracle import SIZE_MAX as ORACLE_SIZE_MAX
 from tests.tlog.oracle import Oracle, oracle
 

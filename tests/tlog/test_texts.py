@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from ledger.tlog.checkpoint import format_checkpoint, parse_checkpoint
-from ledger.tlog.errors import MalformedError
-from ledger.tlog.keys import VerifierKey
-from ledger.tlog.note import format_note, parse_note
-from ledger.tlog.policy import parse_policy
-from ledger.tlog.proof import format_proof, format_range_proof, parse_proof, parse_range_proof
-from ledger.tlog.tile import TileRef, parse_tile_path
+from ledger_core.tlog.checkpoint import format_checkpoint, parse_checkpoint
+from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.keys import VerifierKey
+from ledger_core.tlog.note import format_note, parse_note
+from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.proof import format_proof, format_range_proof, parse_proof, parse_range_proof
+from ledger_core.tlog.tile import TileRef, parse_tile_path
 from tests.tlog.vector_files import read_vectors
 
 FORMATS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], str]]] = {

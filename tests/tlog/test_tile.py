@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.tlog.errors import MalformedError, VerificationError
-from ledger.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, SIZE_MAX, leaf_hash
-from ledger.tlog.prove import finish, plan_inclusion, plan_range
-from ledger.tlog.tile import (
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, SIZE_MAX, leaf_hash
+from ledger_core.tlog.prove import finish, plan_inclusion, plan_range
+from ledger_core.tlog.tile import (
     FULL_TILE_HASHES,
     TILE_WIDTH,
     TileCoord,
@@ -27,8 +27,8 @@ from ledger.tlog.tile import (
     tile_width,
     tiles_for,
 )
-from ledger.tlog.tree import Frontier, Node, decompose, fold_right
-from ledger.tlog.verify import check_inclusion, check_range
+from ledger_core.tlog.tree import Frontier, Node, decompose, fold_right
+from ledger_core.tlog.verify import check_inclusion, check_range
 
 LARGE = 2 * 256**2 + 3 * 256 + 100
 """A tree with full tiles on two levels, and a partial one on each of three."""

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.tlog.hashing import EMPTY_ROOT_HASH, SIZE_MAX, leaf_hash, node_hash
-from ledger.tlog.tree import Frontier, Node, decompose, fold_right
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, SIZE_MAX, leaf_hash, node_hash
+from ledger_core.tlog.tree import Frontier, Node, decompose, fold_right
 from tests.tlog.oracle import SIZE_MAX as ORACLE_SIZE_MAX
 from tests.tlog.oracle import oracle
 

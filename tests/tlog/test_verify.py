@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ledger.tlog.errors import VerificationError
-from ledger.tlog.prove import plan_consistency, plan_inclusion, plan_range
-from ledger.tlog.verify import check_consistency, check_inclusion, check_range
+from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.prove import plan_consistency, plan_inclusion, plan_range
+from ledger_core.tlog.verify import check_consistency, check_inclusion, check_range
 from tests.tlog.oracle import SIZE_MAX as ORACLE_SIZE_MAX
 from tests.tlog.oracle import oracle
 from tests.tlog.vector_files import decode_hashes, read_vectors

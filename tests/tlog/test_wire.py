@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.tlog.errors import MalformedError
-from ledger.tlog.hashing import SIZE_MAX
-from ledger.tlog.wire import (
+from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.hashing import SIZE_MAX
+from ledger_core.tlog.text import (
     decode_text,
     excerpt,
     format_base64,

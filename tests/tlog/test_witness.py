@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from ledger.tlog.checkpoint import Checkpoint, format_checkpoint
-from ledger.tlog.cosignature import CosignatureSigner
-from ledger.tlog.errors import MalformedError
-from ledger.tlog.hashing import EMPTY_ROOT_HASH
-from ledger.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
-from ledger.tlog.note import Note, Signature, Signer, format_note, verify_note
-from ledger.tlog.witness import (
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
+from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
+from ledger_core.tlog.note import Note, Signature, Signer, format_note, verify_note
+from ledger_core.tlog.witness import (
     ANSWER_BYTES_MAX,
     BODY_BYTES_MAX,
     PROOF_HASHES_MAX,

@@ -6,9 +6,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from ledger.tlog.cosignature import CosignatureVerifier
-from ledger.tlog.note import parse_note
-from ledger.tlog.witness import SIZE_MEDIA, parse_cosignatures, parse_size_answer
+from ledger_core.tlog.cosignature import CosignatureVerifier
+from ledger_core.tlog.note import parse_note
+from ledger_core.tlog.witness import SIZE_MEDIA, parse_cosignatures, parse_size_answer
 from tests.witness.table import Row, want_status
 
 ANSWER_WAIT_S = 60.0

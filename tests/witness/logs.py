@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 
-from ledger.tlog.checkpoint import Checkpoint, format_checkpoint
-from ledger.tlog.hashing import Hash
-from ledger.tlog.note import Note, Signature, Signer, format_note, format_signature_line
-from ledger.tlog.wire import format_base64
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger_core.tlog.hashing import Hash
+from ledger_core.tlog.note import Note, Signature, Signer, format_note, format_signature_line
+from ledger_core.tlog.text import format_base64
 from tests.tlog.oracle import Oracle
 
 SIZE_MAX = 64

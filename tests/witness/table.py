@@ -8,8 +8,8 @@ sizes `known`, one after the other, before the request is made.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ledger.tlog.note import Signer
-from ledger.tlog.wire import format_base64
+from ledger_core.tlog.note import Signer
+from ledger_core.tlog.text import format_base64
 from tests.witness.logs import FORK, FORK_SIZE, TREE, Log
 
 BODY_BYTES = 10_000_000

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ledger.tlog.policy import parse_policy
-from ledger.tlog.witness import BODY_BYTES_MAX
+from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.witness import BODY_BYTES_MAX
 from tests.witness.asking import add_checkpoint, ask, check_cosigned
 from tests.witness.logs import Log
 from tests.witness.witnesses import RunningWitness, our_witness

@@ -15,10 +15,10 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
-from ledger.cli.running import Service
-from ledger.tlog.checkpoint import parse_checkpoint
-from ledger.tlog.note import parse_note
-from ledger.tlog.witness import parse_size_answer
+from ledger.demo.child_service import Service
+from ledger_core.tlog.checkpoint import parse_checkpoint
+from ledger_core.tlog.note import parse_note
+from ledger_core.tlog.witness import parse_size_answer
 from tests.tlog.oracle import Oracle
 from tests.witness.asking import add_checkpoint, ask, check_cosigned
 from tests.witness.logs import Log

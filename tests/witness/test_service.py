@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from ledger.keyfile import write_keys
-from ledger.tlog.cosignature import CosignatureSigner
-from ledger.tlog.errors import MalformedError, UnavailableError
-from ledger.tlog.note import parse_note
-from ledger.tlog.witness import SIZE_MEDIA
+from ledger.runtime.keys import write_keys
 from ledger.witness.app import open_witness
-from ledger.witness.directory import WitnessPaths, add_log, open_heads
+from ledger.witness.data_dir import WitnessPaths, add_log, open_heads
 from ledger.witness.service import Answer, Witness
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.note import parse_note
+from ledger_core.tlog.witness import SIZE_MEDIA
 from tests.witness.asking import check_cosignatures
 from tests.witness.logs import FORK, Log
 from tests.witness.witnesses import SIGNERS, make_witness

@@ -11,10 +11,10 @@ from aics_tlog import format_vkey, parse_vkey
 from aics_witness import LogConfig, Witness, WitnessStore, make_server
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ledger.cli.running import Service
-from ledger.tlog.cosignature import CosignatureSigner
-from ledger.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
-from ledger.witness.directory import WitnessPaths, add_log, create_witness, open_heads
+from ledger.demo.child_service import Service
+from ledger.witness.data_dir import WitnessPaths, add_log, create_witness, open_heads
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
 
 NAME = "witness.example/w1"
 SIGNERS = tuple(

@@ -14,9 +14,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ledger_client.integrations.proxies import NOWHERE, Endpoint, parse_peer
-from ledger_client.integrations.requests import RequestReader, RequestSettings, actor_of
+from ledger_client.integrations.request_info import RequestReader, RequestSettings, actor_of
+from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import audit_context
-from ledger_client.recording.words import Principal
 
 Actor = Callable[[web.Request], Principal | None]
 

@@ -22,9 +22,9 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ledger_client.integrations.proxies import NOWHERE, Endpoint, parse_peer
-from ledger_client.integrations.requests import RequestReader, RequestSettings, actor_of
+from ledger_client.integrations.request_info import RequestReader, RequestSettings, actor_of
+from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import audit_context
-from ledger_client.recording.words import Principal
 
 SCOPE_KEY: Final = "ledger_client.caller"
 """Where in the ASGI scope the `Caller` stands."""

@@ -39,18 +39,18 @@ from django.http.response import HttpResponseBase
 from django.utils.module_loading import import_string
 
 from ledger_client.integrations.proxies import NOWHERE, Endpoint, parse_peer
-from ledger_client.integrations.requests import (
-    AsyncWithin,
+from ledger_client.integrations.request_info import (
+    AsyncIterateInContext,
+    IterateInContext,
     RequestReader,
     RequestSettings,
-    Within,
     actor_of,
 )
-from ledger_client.recording.context import Scope, audit_context, current_scope
+from ledger_client.recording.arguments import Changes, Principal
+from ledger_client.recording.context import AuditContext, audit_context, current_scope
 from ledger_client.recording.current import current_recorder, use_recorder
 from ledger_client.recording.diff import diff
 from ledger_client.recording.recorder import Recorder
-from ledger_client.recording.words import Changes, Principal
 
 PROCESS: Final = {"type": "process", "id": "django"}
 """The actor outside of any request, unless `RECORDER` names one: a command, a worker."""
@@ -222,12 +222,14 @@ def _noting_failure() -> Iterator[None]:
         _log.error("user_not_loaded error=%s", type(error).__name__)
 
 
-def _streaming_within(scope: Scope, response: HttpResponseBase) -> HttpResponseBase:
+def _streaming_within(scope: AuditContext, response: HttpResponseBase) -> HttpResponseBase:
     # Of a FileResponse the server sends the file itself.
     if isinstance(response, StreamingHttpResponse) and not isinstance(response, FileResponse):
         content: Any = response.streaming_content
         response.streaming_content = (
-            AsyncWithin(scope, content) if response.is_async else Within(scope, content)
+            AsyncIterateInContext(scope, content)
+            if response.is_async
+            else IterateInContext(scope, content)
         )
         close = response.close
 

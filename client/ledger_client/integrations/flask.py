@@ -17,9 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 from flask import Flask, Response
 
 from ledger_client.integrations.proxies import NOWHERE, parse_peer
-from ledger_client.integrations.requests import RequestReader, RequestSettings, Within, actor_of
+from ledger_client.integrations.request_info import (
+    IterateInContext,
+    RequestReader,
+    RequestSettings,
+    actor_of,
+)
+from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import audit_context, current_scope, extend_audit_context
-from ledger_client.recording.words import Principal
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -91,7 +96,7 @@ class _AuditWSGI:
             isinstance(file_wrapper, type) and isinstance(body, file_wrapper)
         ):
             return body  # Nothing of the application runs while this is sent.
-        return Within(scope, body)
+        return IterateInContext(scope, body)
 
 
 def _read(reader: RequestReader, environ: "WSGIEnvironment") -> dict[str, Any]:

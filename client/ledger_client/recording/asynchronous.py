@@ -4,7 +4,7 @@ import asyncio
 from types import TracebackType
 from typing import Final, Self, Unpack
 
-from ledger_client.recording.recorder import Recorder, RecorderStatus, Said
+from ledger_client.recording.recorder import RecordArguments, Recorder, RecorderStatus
 
 
 class AsyncRecorder:
@@ -21,7 +21,7 @@ class AsyncRecorder:
         """Closing this closes the recorder; code without a loop may use it too until then."""
         self.recorder: Final = recorder
 
-    async def record(self, action: str, **said: Unpack[Said]) -> str | None:
+    async def record(self, action: str, **said: Unpack[RecordArguments]) -> str | None:
         """As `Recorder.record`."""
         if self.recorder.may_wait:
             return await asyncio.to_thread(self.recorder.record, action, **said)

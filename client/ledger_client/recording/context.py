@@ -14,14 +14,14 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Final
 
-from ledger_client.recording.words import Principal, Source
+from ledger_client.recording.arguments import Principal, Source
 
-Scope = Mapping[str, Any]
+AuditContext = Mapping[str, Any]
 """What is said so far, by the words of `record`."""
 
-NOTHING: Final[Scope] = MappingProxyType({})
+NOTHING: Final[AuditContext] = MappingProxyType({})
 
-_scope: ContextVar[Scope | None] = ContextVar("ledger_audit_scope", default=None)
+_scope: ContextVar[AuditContext | None] = ContextVar("ledger_audit_scope", default=None)
 
 
 @contextmanager
@@ -73,12 +73,12 @@ def extend_audit_context(
     _scope.set(merge(scope, said))
 
 
-def current_scope() -> Scope:
+def current_scope() -> AuditContext:
     """What was said for what is recorded here."""
     return _scope.get() or NOTHING
 
 
-def merge(outer: Scope, inner: Scope) -> Scope:
+def merge(outer: AuditContext, inner: AuditContext) -> AuditContext:
     """The words of both, the inner ones winning; `source` and `context` member by member."""
     merged = {**outer, **inner}
     for name in ("source", "context"):
@@ -95,7 +95,7 @@ def _said(
     tenant: str | None,
     reason: str | None,
     context: Mapping[str, Any] | None,
-) -> Scope:
+) -> AuditContext:
     said: dict[str, Any] = {"actor": actor, "tenant": tenant, "reason": reason}
     said = {name: value for name, value in said.items() if value is not None}
     if source is not None:

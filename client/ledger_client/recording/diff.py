@@ -15,8 +15,8 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from ledger.event.model import LIMITS
-from ledger_client.recording.plain import LEVELS_MAX, key_text, plain
+from ledger_client.recording.jsonable import LEVELS_MAX, key_text, plain
+from ledger_core.event.model import LIMITS
 
 CHANGES_MAX: Final = LIMITS["changes"].most
 PATH_CHARS_MAX: Final = LIMITS["name"].most

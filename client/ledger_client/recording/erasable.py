@@ -12,13 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ledger.event.private import (
-    SALT_BYTES,
-    Opening,
-    find_commitments,
-    hide,
-    holds_private,
-)
+from ledger_core.event.commitments import SALT_BYTES, Opening, find_commitments, hide, holds_private
 
 __all__ = ["envelope", "hide_private", "holds_private"]
 

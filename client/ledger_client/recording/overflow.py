@@ -9,10 +9,10 @@ is down. After the wait the event is dropped, as with `drop`: its number is used
 import time
 from typing import Final
 
-from ledger.event.canonical import LEAF_BYTES_MAX
-from ledger_client.recording.notices import Notices
-from ledger_client.recording.policies import OnFull, SpoolFullError
+from ledger_client.recording.meta_events import Notices
+from ledger_client.recording.options import OnFull, SpoolFullError
 from ledger_client.recording.spool import Spool
+from ledger_core.event.canonical import LEAF_BYTES_MAX
 
 
 class Overflow:

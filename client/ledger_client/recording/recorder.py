@@ -9,26 +9,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict, Unpack, get_args
 
-from ledger.event.canonical import format_time
-from ledger.event.model import EventError
 from ledger_client.ids import new_event_id
-from ledger_client.recording.context import Scope, current_scope, merge
-from ledger_client.recording.numbering import split_event
-from ledger_client.recording.policies import (
+from ledger_client.recording.arguments import Changes, Principal, Source, Time, event_of, time_text
+from ledger_client.recording.context import AuditContext, current_scope, merge
+from ledger_client.recording.encoding import split_event
+from ledger_client.recording.fork_hooks import watch, watch_multiprocessing
+from ledger_client.recording.options import (
     Fsync,
     OnFull,
     OnInvalid,
     SpoolClosedError,
     SpoolFullError,
 )
-from ledger_client.recording.process import watch, watch_multiprocessing
-from ledger_client.recording.words import Changes, Principal, Source, Time, event_of, time_text
+from ledger_core.event.canonical import format_time
+from ledger_core.event.model import EventError
 
 if TYPE_CHECKING:
     import ssl
 
-    from ledger_client.recording.life import Life
-    from ledger_client.shared import AnyPolicy, PathLike
+    from ledger_client.base_client import AnyPolicy, PathLike
+    from ledger_client.recording.session import RecorderSession
 
 Mask = Callable[[dict[str, Any]], dict[str, Any]]
 """Gives the event to record, without what must not be in it. It must not change what it is given:
@@ -42,7 +42,7 @@ _NS_PER_US: Final = 1_000
 _log = logging.getLogger("ledger_client.recorder")
 
 
-class Said(TypedDict, total=False):
+class RecordArguments(TypedDict, total=False):
     """What `record` may be told beside the action."""
 
     outcome: Literal["success", "failure", "denied", "unknown"]
@@ -116,11 +116,13 @@ class Recorder:
         setting stops the start of the application and nothing later.
         """
         # Loaded with the first recorder, not with the module: TLS and HTTP take a while.
-        from ledger.event.secrets import default_rules
         from ledger_client.client import LedgerClient
-        from ledger_client.masking import guarded
-        from ledger_client.recording import erasable, fit, life
+        from ledger_client.fork_safe_masking import guarded
+        from ledger_client.recording import erasable
+        from ledger_client.recording import session as life
+        from ledger_client.recording import truncation as fit
         from ledger_client.retry import RetryPolicy
+        from ledger_core.event.secrets import default_rules
 
         _check_choice("fsync", fsync, Fsync)
         _check_choice("on_full", on_full, OnFull)
@@ -142,10 +144,10 @@ class Recorder:
         self._connect().close()
         self._fit: Final = fit
         self._erasable: Final = erasable
-        self._new_life: Final[Callable[[], Life]] = lambda: life.Life(
+        self._new_life: Final[Callable[[], RecorderSession]] = lambda: life.RecorderSession(
             self._settings, connect=self._connect, defaults=self._defaults
         )
-        self._defaults: Final[Scope] = _defaults(service=service, actor=actor, tenant=tenant)
+        self._defaults: Final[AuditContext] = _defaults(service=service, actor=actor, tenant=tenant)
         self._mask: Final[Mask] = guarded(mask or default_rules().mask)
         self._on_invalid: Final[OnInvalid] = on_invalid
         self._settings: Final = life.Settings(
@@ -160,14 +162,16 @@ class Recorder:
         )
         self._exit_flush_s: Final = exit_flush_s
         self._lock = threading.RLock()
-        self._life: Life | None = None  # Begun under _lock, when there is something to do.
-        self._resting: Life | None = None  # The one whose locks are held across a fork.
+        self._life: RecorderSession | None = (
+            None  # Begun under _lock, when there is something to do.
+        )
+        self._resting: RecorderSession | None = None  # The one whose locks are held across a fork.
         self._is_closed = False
         watch(self)
         if life.has_left_overs(folder):
             self._begin()
 
-    def record(self, action: str, **said: Unpack[Said]) -> str | None:
+    def record(self, action: str, **said: Unpack[RecordArguments]) -> str | None:
         """Record one event; its id, or None when it was dropped or is a dead letter.
 
         The outcome is `success` unless told otherwise. When this returns, the event outlives the
@@ -178,7 +182,7 @@ class Recorder:
         """
         return self._record(action, said, self._on_invalid)
 
-    def record_quietly(self, action: str, **said: Unpack[Said]) -> str | None:
+    def record_quietly(self, action: str, **said: Unpack[RecordArguments]) -> str | None:
         """As `record`, for code that must not fail at it: a mistake becomes a dead letter.
 
         A full spool drops the event even where `record` would raise.
@@ -192,7 +196,7 @@ class Recorder:
             _log.error("event_not_recorded error=%s", type(error).__name__)
         return None
 
-    def check(self, action: str, **said: Unpack[Said]) -> None:
+    def check(self, action: str, **said: Unpack[RecordArguments]) -> None:
         """Raise what `record` would raise for a mistake in this event, and record nothing."""
         if self._is_closed:
             raise ValueError("the recorder is closed")
@@ -368,13 +372,13 @@ class Recorder:
                 _log.error("event_lost reason=%s", error.strerror)
                 return False
 
-    def _begin(self) -> "Life":
+    def _begin(self) -> "RecorderSession":
         with self._lock:
             if self._is_closed:
                 raise ValueError("the recorder is closed")
             return self._life or self._take_up(self._new_life())
 
-    def _take_up(self, life: "Life") -> "Life":
+    def _take_up(self, life: "RecorderSession") -> "RecorderSession":
         if self._life is not None:
             # A signal handler recorded in between, and began one.
             life.end(0.0)
@@ -396,7 +400,7 @@ class Recorder:
             _log.error("event_lost reason=%s", failure.strerror)
 
 
-def _defaults(*, service: str | None, actor: Principal | None, tenant: str | None) -> Scope:
+def _defaults(*, service: str | None, actor: Principal | None, tenant: str | None) -> AuditContext:
     said: dict[str, Any] = {"actor": actor, "tenant": tenant}
     if service is not None:
         said["source"] = {"service": service}

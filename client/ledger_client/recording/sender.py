@@ -26,22 +26,22 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from ledger.event.canonical import format_time
-from ledger.event.model import Event, EventError
-from ledger.event.private import PrivateReader
-from ledger.event.reading import ReadEvent
-from ledger.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_client.errors import RejectedError
 from ledger_client.ids import new_event_id
-from ledger_client.problem import Problem
-from ledger_client.recording.deadletter import DeadLetters, cut_event, problem_of
-from ledger_client.recording.drain import Batch, Drain
-from ledger_client.recording.folder import bytes_of_others, take_abandoned
+from ledger_client.problem_details import Problem
+from ledger_client.recording.dead_letters import DeadLetters, cut_event, problem_of
 from ledger_client.recording.frames import Frame
-from ledger_client.recording.notices import PREFIX, Notices
-from ledger_client.recording.policies import SpoolClosedError
+from ledger_client.recording.meta_events import PREFIX, Notices
+from ledger_client.recording.options import SpoolClosedError
 from ledger_client.recording.spool import Position, Spool
+from ledger_client.recording.spool_dir import bytes_of_others, take_abandoned
+from ledger_client.recording.spool_reader import Batch, SpoolReader
 from ledger_client.results import Receipt, Rejected
+from ledger_core.event.canonical import format_time
+from ledger_core.event.commitments import PrivateReader
+from ledger_core.event.model import Event, EventError
+from ledger_core.event.reader import ReadEvent
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 
 if TYPE_CHECKING:
     from ledger_client.client import LedgerClient
@@ -100,11 +100,11 @@ class Sender:
         self._batch_events_max: Final = batch_events_max
         self._batch_events = batch_events_max
         self._client: LedgerClient | None = None
-        self._adopted: list[Drain] = []
+        self._adopted: list[SpoolReader] = []
         self._is_own_turn = False
         self._scan_due_s = 0.0
         self._settle_due_s = 0.0
-        self._own: Final = Drain(
+        self._own: Final = SpoolReader(
             spool.home,
             tip=lambda: spool.tip,
             on_freed=spool.freed,
@@ -202,7 +202,7 @@ class Sender:
             # Few events at a time are not worth a request each: some more are let come.
             self._hurry.wait(self._linger_s)
 
-    def _next(self) -> tuple[Drain, Batch] | None:
+    def _next(self) -> tuple[SpoolReader, Batch] | None:
         """What to send next: by turns our own events and what others left."""
         self._is_own_turn = not self._is_own_turn
         self._spool.retire(self._own.at)
@@ -226,7 +226,7 @@ class Sender:
                 if home is None:
                     break
                 self._adopted.append(
-                    Drain(
+                    SpoolReader(
                         home,
                         tip=lambda: None,
                         on_freed=lambda _: None,
@@ -234,7 +234,7 @@ class Sender:
                     )
                 )
 
-    def _deliver(self, drain: Drain, batch: Batch) -> bool:
+    def _deliver(self, drain: SpoolReader, batch: Batch) -> bool:
         """Send one batch, and free it when it is in the ledger."""
         try:
             outcomes = self._append([frame.sent_json for frame in batch.frames])
@@ -259,7 +259,7 @@ class Sender:
         self._take(drain, batch, outcomes)
         return True
 
-    def _probe(self, drain: Drain, error: RejectedError) -> bool:
+    def _probe(self, drain: SpoolReader, error: RejectedError) -> bool:
         """A request with a single event was refused: is it the event, or any request?"""
         with self.file_lock:
             batch = drain.read(2)
@@ -294,7 +294,7 @@ class Sender:
         outcomes = iter(results)
         return [next(outcomes) if isinstance(item, ReadEvent) else item for item in items]
 
-    def _take(self, drain: Drain, batch: Batch, outcomes: list[Receipt | Rejected]) -> None:
+    def _take(self, drain: SpoolReader, batch: Batch, outcomes: list[Receipt | Rejected]) -> None:
         """The ledger's word on a batch is verified: keep what it refused, and free the rest."""
         for frame, outcome in zip(batch.frames, outcomes, strict=True):
             if isinstance(outcome, Rejected):

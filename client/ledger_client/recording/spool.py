@@ -14,9 +14,9 @@ import threading
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from ledger_client.recording.folder import Home
 from ledger_client.recording.frames import HEADER, FrameCodec, format_header, is_enveloped
-from ledger_client.recording.policies import Fsync, SpoolClosedError
+from ledger_client.recording.options import Fsync, SpoolClosedError
+from ledger_client.recording.spool_dir import InstanceDir
 
 FRAME_OVERHEAD_BYTES: Final = HEADER.size + 32
 """What a frame has beside its event: header, number and the marks of msgpack, at most."""
@@ -47,7 +47,9 @@ class _Segment:
 class Spool:
     """Appends to the directory of one recorder. Safe from many threads; not across a fork."""
 
-    def __init__(self, home: Home, *, bytes_max: int, segment_bytes_max: int, fsync: Fsync) -> None:
+    def __init__(
+        self, home: InstanceDir, *, bytes_max: int, segment_bytes_max: int, fsync: Fsync
+    ) -> None:
         """`bytes_max` bounds the whole folder, `others_bytes` being what others hold there."""
         self.home: Final = home
         self.lock: Final = threading.RLock()

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from ledger.cli.scratch import scratch_ledger
+from ledger.demo.scratch import scratch_ledger
 from ledger_client import Recorder, audited, diff, use_recorder
 from ledger_client.integrations.aiohttp import audit_middleware
-from ledger_client.recording.words import Principal
+from ledger_client.recording.arguments import Principal
 
 ROLES = {"ann": "admin", "jo": "member"}
 

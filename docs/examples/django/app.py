@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
 
-from ledger.cli.scratch import scratch_ledger
+from ledger.demo.scratch import scratch_ledger
 from ledger_client import audited
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import uvicorn
 from fastapi import Body, Depends, FastAPI, Header, HTTPException
 
-from ledger.cli.scratch import scratch_ledger
+from ledger.demo.scratch import scratch_ledger
 from ledger_client import Recorder, audited, diff, use_recorder
 from ledger_client.integrations.asgi import AuditMiddleware, Caller, caller
 

@@ -7,7 +7,7 @@ import os
 
 from flask import Flask, abort, g, request
 
-from ledger.cli.scratch import scratch_ledger
+from ledger.demo.scratch import scratch_ledger
 from ledger_client import Recorder, audited, diff, use_recorder
 from ledger_client.integrations.flask import LedgerAudit
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ledger.event.canonical import decode_event_object, format_leaf
-from ledger.event.model import EventError
-from ledger_client.importing import load_format, read_records
-from ledger_client.importing.mapped import UNKNOWN_TIME
+from ledger_client.collect.importers import load_format, read_records
+from ledger_client.collect.importers.apply_mapping import UNKNOWN_TIME
+from ledger_core.event.canonical import decode_event_object, format_leaf
+from ledger_core.event.model import EventError
 
 VECTORS = json.loads((Path(__file__).parent / "cloudtrail.json").read_text(encoding="utf-8"))
 RECORD: dict[str, Any] = {

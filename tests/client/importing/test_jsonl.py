@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ledger.event.model import EventError
-from ledger_client.importing import load_format
+from ledger_client.collect.importers import load_format
+from ledger_core.event.model import EventError
 
 ID = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
 EVENT: dict[str, Any] = {

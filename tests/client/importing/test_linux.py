@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.event.model import EventError
-from ledger_client.importing import load_format, read_records
-from ledger_client.importing.auditd import EVENTS_OPEN_MAX, group_lines, parse_event
+from ledger_client.collect.importers import load_format, read_records
+from ledger_client.collect.importers.auditd import EVENTS_OPEN_MAX, group_lines, parse_event
+from ledger_core.event.model import EventError
 
 LOG = Path(__file__).parent / "vectors" / "audit.log"
 AUDITD = load_format("auditd")

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from ledger.event.model import EventError
-from ledger.tlog.errors import MalformedError
-from ledger_client.importing import (
+from ledger_client.collect.importers import (
     FORMATS,
     Mapped,
     load_format,
     load_format_file,
     read_records,
 )
-from ledger_client.importing.mapped import UNKNOWN_TIME
-from ledger_client.importing.mapping import MAPPING_BYTES_MAX, parse_mapping
+from ledger_client.collect.importers.apply_mapping import UNKNOWN_TIME
+from ledger_client.collect.importers.mapping import MAPPING_BYTES_MAX, parse_mapping
+from ledger_core.event.model import EventError
+from ledger_core.tlog.errors import MalformedError
 
 DOCS = Path(__file__).parents[3] / "docs" / "importers.md"
 HEAD = 'name = "test"\n'
@@ -43,9 +43,9 @@ def event_of(mapping: str, **members: Any) -> dict[str, Any]:
 
 
 def test_the_documentation_names_every_format_function_and_key() -> None:
-    from ledger_client.importing.expressions import _Functions
-    from ledger_client.importing.mapping import _File
-    from ledger_client.importing.tables import EventTable
+    from ledger_client.collect.importers.expressions import _Functions
+    from ledger_client.collect.importers.mapping import _File
+    from ledger_client.collect.importers.mapping_schema import EventTable
 
     text = DOCS.read_text(encoding="utf-8")
     ours = {name for name in vars(_Functions) if name.startswith("_func_")}
@@ -56,7 +56,7 @@ def test_the_documentation_names_every_format_function_and_key() -> None:
 
 
 def test_every_format_but_our_own_is_a_mapping_file_and_every_file_is_a_format() -> None:
-    folder = files("ledger_client.importing") / "mappings"
+    folder = files("ledger_client.collect.importers") / "mappings"
     names = {Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".toml")}
     assert names == {*FORMATS} - {"jsonl"}
     for name in FORMATS:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ledger.event.canonical import decode_event_object
-from ledger.event.model import EventError
-from ledger_client.importing import load_format, read_records
-from ledger_client.importing.mapped import UNKNOWN_TIME
+from ledger_client.collect.importers import load_format, read_records
+from ledger_client.collect.importers.apply_mapping import UNKNOWN_TIME
+from ledger_core.event.canonical import decode_event_object
+from ledger_core.event.model import EventError
 
 Record = dict[str, Any]
 

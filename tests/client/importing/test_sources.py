@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ledger.tlog.errors import MalformedError
-from ledger_client.importing import read_records
+from ledger_client.collect.importers import read_records
+from ledger_core.tlog.errors import MalformedError
 
 
 def _write(folder: Path, content: bytes) -> Path:

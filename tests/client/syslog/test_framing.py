@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger_client.syslog.framing import COUNT_DIGITS_MAX, Deframer, Frame, FramingError
+from ledger_client.collect.syslog.framing import COUNT_DIGITS_MAX, Deframer, Frame, FramingError
 
 VECTORS = json.loads(
     (Path(__file__).parent / "vectors" / "frames.json").read_text(encoding="utf-8")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ledger.tlog.errors import UnavailableError
-from ledger_client.recording.policies import SpoolFullError
-from ledger_client.syslog.listener import DATAGRAMS_WAITING_MAX, SyslogListener
+from ledger_client.collect.syslog.listener import DATAGRAMS_WAITING_MAX, SyslogListener
+from ledger_client.recording.options import SpoolFullError
+from ledger_core.tlog.errors import UnavailableError
 from tests.client.syslog.certificates import Authority
 
 HOST = "127.0.0.1"

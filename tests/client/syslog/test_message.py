@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.event.canonical import decode_event_object, format_time
-from ledger_client.syslog.events import Peer, map_frame
-from ledger_client.syslog.framing import Frame
-from ledger_client.syslog.message import Message, parse_message
+from ledger_client.collect.syslog.events import Peer, map_frame
+from ledger_client.collect.syslog.framing import Frame
+from ledger_client.collect.syslog.message import Message, parse_message
+from ledger_core.event.canonical import decode_event_object, format_time
 
 VECTORS = json.loads(
     (Path(__file__).parent / "vectors" / "messages.json").read_text(encoding="utf-8")

@@ -1,0 +1,112 @@
+"""A monitor's folder: what it must know after a restart, and the evidence of what it saw.
+
+    STATE/head.json       the head accepted last, as every client keeps it (`state`)
+    STATE/progress.json   how far the entries were checked, and when the log last grew
+    STATE/evidence/NAME/  what convicts: both signed heads and the proof, or the head, the tiles and
+                          the bundle, and the verdict in words
+    STATE/lock            held while a monitor runs: two would put back each other's progress
+
+    {"version": 1,
+     "progress": {"published_size": 600, "grown_at_unix_s": 1764036216,
+                  "rebuilt": {"size": 512, "hashes": ["…"], "received_time": "…",
+                              "entries_checked": 600}}}
+
+Each file is replaced whole. The head is written first: a crash between the two leaves a progress
+that is behind the head, and what it is behind by is checked again.
+"""
+
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from ledger_client.audit.monitor import Progress
+from ledger_client.state_file import STATE_BYTES_MAX, StateFile, replace_file
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.policy import Policy
+
+PROGRESS_VERSION = 1
+
+
+class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    version: int
+    progress: Progress
+
+
+class MonitorFolder:
+    """The folder of one monitor, locked for as long as this is open."""
+
+    def __init__(self, path: Path, *, policy: Policy) -> None:
+        """The folder need not exist. Raises: UnavailableError when it is in use, OSError."""
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path: Final = path
+        self._progress: Final = path / "progress.json"
+        self._head: Final = StateFile(
+            path / "head.json", policy=policy, monotonic_s=lambda: 0.0, evidence=path / "evidence"
+        )
+        self._saved: tuple[str, Progress] | None = None
+        self._lock: Final = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise UnavailableError(f"another monitor is using {path}") from None
+
+    def load(self) -> tuple[str | None, Progress]:
+        """The note of the head accepted last, and how far one was; nothing at first.
+
+        Raises: as `StateFile.load`; MalformedError for a progress that no monitor wrote.
+        """
+        anchor = self._head.load()
+        try:
+            with self._progress.open("rb") as file:
+                data = file.read(STATE_BYTES_MAX + 1)
+        except FileNotFoundError:
+            return anchor, Progress()
+        try:
+            kept = msgspec.json.decode(data, type=_Kept)
+            kept.progress.rebuilt.frontier()
+        except ValueError as error:  # msgspec's errors are of this kind.
+            raise MalformedError(f"{self._progress} is not what a monitor wrote: {error}") from None
+        if kept.version != PROGRESS_VERSION:
+            raise MalformedError(
+                f"{self._progress} has version {kept.version}, want {PROGRESS_VERSION}"
+            )
+        if anchor is None:
+            raise MalformedError(f"{self._progress} is there, and no head.json beside it")
+        return anchor, kept.progress
+
+    def save(self, note: str, progress: Progress) -> None:
+        """Keep a head and the progress under it. Raises: OSError."""
+        if (note, progress) == self._saved:
+            return
+        self._head.save(note)
+        kept = _Kept(version=PROGRESS_VERSION, progress=progress)
+        replace_file(self._progress, msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
+        self._saved = note, progress
+
+    def save_evidence(self, evidence: Mapping[str, bytes]) -> Path | None:
+        """The folder that holds this evidence from now on; None when there is too much.
+
+        Raises: OSError.
+        """
+        return self._head.save_evidence(evidence)
+
+    def close(self) -> None:
+        """Let another monitor have the folder."""
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

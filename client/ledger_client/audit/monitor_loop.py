@@ -1,0 +1,308 @@
+"""Following a log: the clock, the sockets and the disk around a `Monitor`.
+
+A round asks the log for its head, checks entries under it, asks the witnesses, keeps what was
+verified, and holds all that against the clock. Rounds come every `interval_s`; at once when more
+than a bundle of entries is still unchecked; and after a growing wait when the log did not answer.
+What went wrong on the way is a `Remark`; what is untrue, or stale, ends the following.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from ledger_client.audit.monitor import Monitor, Report, WitnessSite
+from ledger_client.audit.monitor_dir import MonitorFolder
+from ledger_client.messages import Plan, Request, Response, Turn, parse_endpoint
+from ledger_client.retry import Environment, RetryPolicy, Sleep, persist
+from ledger_client.transport import Transport
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.policy import Policy
+from ledger_core.tlog.tile import TILE_WIDTH
+
+T = TypeVar("T")
+
+INTERVAL_S = 10.0
+STALE_AFTER_S = 600.0
+TIMEOUT_S = 30.0
+
+BUNDLES_PER_ROUND_MAX = 256
+"""65,536 entries; then the heads are looked at again, however many entries are left."""
+
+ROUND_MAX_S = 60.0
+"""And so they are when the entries come slowly."""
+
+BUNDLES_PER_SAVE = 16
+"""What a kill may cost: 4,096 entries are fetched again."""
+
+BACKOFF_MAX_S = 60.0
+RETRY: Final = RetryPolicy(attempts_max=3, total_s=10.0)
+"""For what is over in a moment and need not be said. The rounds are the retries of the rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a log is followed. `stale_after_s` 0 asks for no fresh word."""
+
+    interval_s: float = INTERVAL_S
+    stale_after_s: float = STALE_AFTER_S
+    is_once: bool = False
+    asks_witnesses: bool = False
+    timeout_s: float = TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError."""
+        if not (self.interval_s > 0 and self.stale_after_s >= 0):
+            raise ValueError("the interval must be positive, and stale-after not negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something for people, that convicts nobody."""
+
+    about: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorEnvironment:
+    """What following reads of the world, and how it waits."""
+
+    clocks: Environment = field(
+        default_factory=lambda: Environment(
+            monotonic_s=time.monotonic, unix_s=time.time, draw=secrets.SystemRandom().random
+        )
+    )
+    sleep: Callable[[float], None] = time.sleep
+
+
+class MonitorLoop:
+    """Follows one log. `follow` is to be iterated once; `close` ends the connections."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None,
+        *,
+        policy: Policy,
+        folder: MonitorFolder,
+        settings: Settings,
+        environment: MonitorEnvironment | None = None,
+    ) -> None:
+        """Read the folder; open no connection yet. Entries are checked when there is a token.
+
+        Raises: ValueError for an address that is none, the log's or a witness's, for a policy of
+        several logs and for a folder of another one; MalformedError, VerificationError, OSError.
+        """
+        self._settings: Final = settings
+        self._environment: Final = environment or MonitorEnvironment()
+        self._folder: Final = folder
+        anchor, progress = folder.load()
+        self._monitor: Final = Monitor(
+            policy,
+            anchor=anchor,
+            progress=progress,
+            is_reader=token is not None,
+            is_patient=not settings.is_once,
+            stale_after_s=settings.stale_after_s,
+        )
+        self._log: Final = _Peer("the log", url, token=token, timeout_s=settings.timeout_s)
+        self._sites: Final[list[tuple[WitnessSite, _Peer]]] = []
+        for site in self._monitor.sites if settings.asks_witnesses else ():
+            try:
+                peer = _Peer(site.name, site.url, token=None, timeout_s=settings.timeout_s)
+            except ValueError as error:
+                raise ValueError(f"{site.name}: {error}") from error
+            self._sites.append((site, peer))
+        if settings.asks_witnesses and not self._sites:
+            raise ValueError("the policy names no witness with an address to ask")
+        # When the log last answered all that was asked of it; at first, when one began to ask.
+        self._answered_at_unix_s = self._now()
+        self._last_answer: Response | None = None
+        self._told: Report | None = None
+
+    def follow(self) -> Iterator[Report | Remark]:
+        """Each report that differs from the one before, and remarks, until something is wrong.
+
+        With `is_once` until one round is over. Raises: VerificationError, its kind StaleError and
+        MalformedError, with the evidence saved; RejectedError for a refused token; OSError; with
+        `is_once` also UnavailableError.
+        """
+        try:
+            while True:
+                yield from self._round()
+                if self._settings.is_once:
+                    return
+                self._environment.sleep(self._wait_s())
+        except (VerificationError, MalformedError) as error:
+            raise self._with_evidence_saved(error) from error
+        finally:
+            # A full disk must not hide a verdict. What isn't kept is fetched again.
+            with suppress(OSError):
+                self._save()
+
+    def close(self) -> None:
+        """Close the connections."""
+        for peer in (self._log, *(peer for _, peer in self._sites)):
+            peer.transport.close()
+
+    def _round(self) -> Iterator[Report | Remark]:
+        try:
+            yield from self._ask_log()
+            for site, peer in self._sites:
+                yield from self._ask_witness(site, peer)
+        except UnavailableError as error:
+            if self._settings.is_once:
+                raise
+            self._back_off(self._log, error)
+            yield Remark(self._log.name, str(error))
+        else:
+            self._log.failures = 0
+            self._answered_at_unix_s = self._now()
+        self._save()
+        report = self._monitor.report
+        if report is not None and report != self._told:
+            self._told = report
+            yield report
+        self._monitor.check_fresh(self._now(), unanswered_since_unix_s=self._unanswered_since)
+
+    def _ask_log(self) -> Iterator[Remark]:
+        remark = self._run(self._log, self._monitor.follow(self._now()))
+        if remark is not None:
+            yield Remark(self._log.name, remark)
+        bundles = 0
+        started_s = self._environment.clocks.monotonic_s()
+        while self._monitor.has_work:
+            is_long = (
+                bundles >= BUNDLES_PER_ROUND_MAX
+                or self._environment.clocks.monotonic_s() - started_s > ROUND_MAX_S
+            )
+            if is_long and not self._settings.is_once:
+                return
+            self._run(self._log, self._monitor.check_entries())
+            bundles += 1
+            if bundles % BUNDLES_PER_SAVE == 0:
+                self._save()
+
+    def _ask_witness(self, site: WitnessSite, peer: "_Peer") -> Iterator[Remark]:
+        """Hold what a witness shows against the log. Raises: UnavailableError for the log."""
+        if peer.failures and self._now() < peer.resumes_at_unix_s:
+            return
+        try:
+            head = self._run(peer, self._monitor.fetch_from(site))
+        except UnavailableError as error:
+            self._back_off(peer, error)
+            remark = str(error)
+        else:
+            peer.failures = 0
+            remark = "it has cosigned nothing of this log"
+            if head is not None:
+                remark = self._run(self._log, self._monitor.compare(site, head, self._now())) or ""
+        if remark != peer.told:
+            peer.told = remark
+            yield Remark(site.name, remark or "it answers again")
+
+    def _run(self, peer: "_Peer", plan: Plan[T]) -> T:
+        """Run a plan against one peer. Raises: what the plan does."""
+        steps = persist(plan, retry=RETRY, environment=self._environment.clocks)
+        answer: Response | UnavailableError | None = None
+        try:
+            while True:
+                step = steps.send(answer)
+                answer = None
+                match step:
+                    case Request():
+                        answer = self._send(peer, step)
+                    case Sleep():
+                        self._environment.sleep(step.delay_s)
+                    case Turn():
+                        pass  # There is nobody else to wait for.
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        except MalformedError as error:
+            raise MalformedError(f"{peer.name}: {error}") from error
+        finally:
+            steps.close()
+
+    def _send(self, peer: "_Peer", request: Request) -> Response | UnavailableError:
+        self._last_answer = None
+        try:
+            response = peer.transport.send(request)
+        except UnavailableError as error:
+            return error
+        except VerificationError as error:
+            # A certificate that isn't trusted: whoever answers, it is not whom we asked.
+            return UnavailableError(str(error))
+        self._last_answer = response
+        return response
+
+    def _back_off(self, peer: "_Peer", error: UnavailableError) -> None:
+        """Wait longer each time, and as long as the other side asks for, within reason."""
+        interval_s = self._settings.interval_s
+        wait_s = min(interval_s * 2.0 ** min(peer.failures, 32), max(interval_s, BACKOFF_MAX_S))
+        # Monitors that lost a log together don't come back together.
+        wait_s *= 0.5 + self._environment.clocks.draw() / 2
+        wait_s = max(wait_s, min(error.retry_after_s or 0.0, BACKOFF_MAX_S))
+        peer.failures += 1
+        peer.resumes_at_unix_s = self._now() + wait_s
+
+    def _wait_s(self) -> float:
+        """Until the next round."""
+        now = self._now()
+        if self._log.failures:
+            # Not beyond the moment at which silence becomes staleness.
+            stale_at = self._monitor.stale_at_unix_s(
+                now, unanswered_since_unix_s=self._unanswered_since
+            )
+            return max(0.0, min(self._log.resumes_at_unix_s, stale_at + 1) - now)
+        report = self._monitor.report
+        if report is not None and report.entries_checked is not None:
+            behind = report.head.checkpoint.tree_size - report.entries_checked
+            if behind > TILE_WIDTH:
+                return 0.0
+        return self._settings.interval_s
+
+    def _now(self) -> float:
+        return self._environment.clocks.unix_s()
+
+    @property
+    def _unanswered_since(self) -> float | None:
+        return self._answered_at_unix_s if self._log.failures else None
+
+    def _save(self) -> None:
+        note = self._monitor.latest_note
+        if note is not None:
+            self._folder.save(note, self._monitor.progress)
+
+    def _with_evidence_saved(
+        self, error: VerificationError | MalformedError
+    ) -> VerificationError | MalformedError:
+        """The same error, saying where its evidence lies."""
+        if isinstance(error, VerificationError):
+            evidence = dict(error.evidence)
+        else:
+            evidence = {"answer.bin": b"" if self._last_answer is None else self._last_answer.body}
+        try:
+            folder = self._folder.save_evidence({"verdict.txt": f"{error}\n".encode(), **evidence})
+        except OSError as failure:
+            where = f"the evidence could not be saved: {failure.strerror}"
+        else:
+            where = f"evidence saved in {folder}" if folder else "too much evidence to save more"
+        if isinstance(error, VerificationError):
+            return type(error)(f"{error}; {where}", evidence=error.evidence)
+        return MalformedError(f"{error}; {where}")
+
+
+class _Peer:
+    """Whom one asks, and how that went lately."""
+
+    def __init__(self, name: str, url: str, *, token: str | None, timeout_s: float) -> None:
+        """Raises: ValueError for an address that is none."""
+        self.name: Final = name
+        self.transport: Final = Transport(parse_endpoint(url, token=token, timeout_s=timeout_s))
+        self.failures = 0
+        self.resumes_at_unix_s = 0.0
+        self.told = ""

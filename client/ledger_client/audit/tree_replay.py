@@ -1,0 +1,276 @@
+"""A log's tree, rebuilt by a reader from the entries themselves. No I/O.
+
+Bundle after bundle is fetched and appended to a frontier, and the frontier is held against the
+tiles of an accepted head, which were held against its root. So the tree that the log signed is the
+tree of these entries, of all of them and in this order, and a bundle that is not of it is named.
+
+A `ReplayState` is all that is kept between runs: the frontier before the bundle that is still open,
+at most 63 hashes however large the log. Full bundles are fetched once; the open one is
+fetched whole each time that it has grown.
+
+An entry that is in the tree is then held against what an honest log never commits to:
+
+* It is a leaf: an event within its limits, in its one form (`parse_leaf`).
+* It was not received before the entry in front of it.
+* Its id is that of no other of the last `ids_max` entries that this object has seen.
+
+An id that was used longer ago, or before a restart, is not noticed: that takes an index of all ids.
+Nor does any of this say that what an event tells is true, or that nothing was kept from the log.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from ledger_client.errors import RejectedError
+from ledger_client.messages import Plan
+from ledger_client.plans.read import fetch_bundle, fetch_tile
+from ledger_client.responses import adding_evidence
+from ledger_core.event.canonical import parse_leaf
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.hashing import Hash, leaf_hash
+from ledger_core.tlog.policy import VerifiedHead
+from ledger_core.tlog.tile import (
+    TILE_WIDTH,
+    TileHashes,
+    TileRef,
+    authenticate_tiles,
+    decode_bundle,
+    tile_width,
+    tiles_for,
+)
+from ledger_core.tlog.tree import Frontier, Node, decompose
+
+IDS_MAX = 100_000
+TOKEN_REFUSED_STATUSES = frozenset({401, 403})
+"""What says something about who asks, and nothing about the entries."""
+
+
+class ReplayState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is left to keep of a tree that was rebuilt up to the bundle that is still open."""
+
+    size: int = 0
+    """The entries before that bundle: a multiple of 256."""
+    hashes: tuple[bytes, ...] = ()
+    """Those of `decompose(0, size)`."""
+    received_time: str = ""
+    """When the last of these entries was received."""
+    entries_checked: int = 0
+    """All entries checked; those from `size` on come again with their bundle."""
+
+    def frontier(self) -> Frontier:
+        """The frontier. Raises: ValueError when these are not the parts of one."""
+        if self.size % TILE_WIDTH or not 0 <= self.entries_checked - self.size < TILE_WIDTH:
+            raise ValueError(
+                f"{self.entries_checked} entries can't have been checked with"
+                f" {self.size} before the open bundle"
+            )
+        return Frontier(self.size, self.hashes)
+
+
+class TreeReplay:
+    """Rebuilds the tree of one log, a bundle at a time. Mutable; one reader's."""
+
+    def __init__(self, kept: ReplayState, *, ids_max: int = IDS_MAX) -> None:
+        """Raises: ValueError when `kept` is none that an object of this class gave."""
+        self._frontier = kept.frontier()  # Of the full bundles.
+        self._received_time = kept.received_time
+        self._entries_checked = kept.entries_checked
+        self._is_kept_checked = False  # Whether the frontier was held against any head yet.
+        self._ids: dict[str, int] = {}  # The newest last.
+        self._ids_max: Final = ids_max
+        self._tree: _Tree | None = None
+
+    @property
+    def entries_checked(self) -> int:
+        """The entries [0, entries_checked) are in the tree."""
+        return self._entries_checked
+
+    @property
+    def kept(self) -> ReplayState:
+        """What another object of this class can go on from."""
+        return ReplayState(
+            size=self._frontier.size,
+            hashes=self._frontier.hashes,
+            received_time=self._received_time,
+            entries_checked=self._entries_checked,
+        )
+
+    def check_next(self, head: VerifiedHead) -> Plan[None]:
+        """Fetch the next bundle that isn't checked to its end, and check it.
+
+        Preconditions: `head` was accepted, as was every head given before, and its tree has entries
+        that are not checked. Raises: VerificationError with the head, the tiles and the bundle;
+        MalformedError when what was kept is of no such tree; RejectedError for a refused token.
+        """
+        first = self._frontier.size
+        index = first // TILE_WIDTH
+        width = tile_width(level=0, index=index, tree_size=head.checkpoint.tree_size)
+        tree = yield from self._reach(head, index)
+        ref = TileRef(None, index, width)
+        bundle = yield from tree.fetch(ref)
+        with adding_evidence(lambda: {_file_name(ref): bundle, **tree.evidence()}):
+            leaves = _decode(ref, bundle)
+            hashes = [leaf_hash(leaf) for leaf in leaves]
+            frontier = self._frontier.copy()
+            for hash_ in hashes:
+                frontier.append(hash_)
+            if not tree.has(frontier):
+                raise VerificationError((yield from _explain(tree, first, hashes)))
+            received_time = self._check_leaves(first, leaves)
+        self._entries_checked = first + width
+        if width == TILE_WIDTH:
+            self._frontier, self._received_time = frontier, received_time
+
+    def _reach(self, head: VerifiedHead, index: int) -> Plan["_Tree"]:
+        """The tree of a head, with its tiles for a bundle and for those after it."""
+        tree = self._tree
+        if tree is None or not tree.reaches(head, index):
+            tree = _Tree(head, index, known={} if tree is None else tree.tiles)
+            yield from tree.load(self._frontier)
+            self._tree = tree
+        if not self._is_kept_checked and not tree.has(self._frontier):
+            raise MalformedError(
+                f"the hashes kept of the first {self._frontier.size} entries are not of this log:"
+                " the files of the state were damaged or mixed up; begin again with new ones"
+            )
+        self._is_kept_checked = True
+        return tree
+
+    def _check_leaves(self, first: int, leaves: Sequence[bytes]) -> str:
+        """What entries say that are in the tree; when the last one was received."""
+        received_time = self._received_time
+        for leaf_index, leaf in enumerate(leaves, first):
+            try:
+                parsed = parse_leaf(leaf)
+            except MalformedError as error:
+                raise VerificationError(f"the log committed to entry {leaf_index}: {error}") from (
+                    error
+                )
+            # Both are in their one form, in which texts are ordered as times are.
+            if parsed.received.time < received_time:
+                raise VerificationError(
+                    f"entry {leaf_index} was received at {parsed.received.time}, and the one"
+                    f" before it at {received_time}: the log's clock ran backwards"
+                )
+            received_time = parsed.received.time
+            self._check_id(leaf_index, str(parsed.event.id))
+        return received_time
+
+    def _check_id(self, leaf_index: int, id_: str) -> None:
+        known = self._ids.setdefault(id_, leaf_index)
+        if known != leaf_index:
+            raise VerificationError(f"the entries {known} and {leaf_index} have the same id, {id_}")
+        if len(self._ids) > self._ids_max:
+            del self._ids[next(iter(self._ids))]
+
+
+class _Tree:
+    """The tree of one head, as far as its tiles were fetched and authenticated."""
+
+    def __init__(self, head: VerifiedHead, index: int, *, known: dict[TileRef, bytes]) -> None:
+        """For the bundles from `index` on that lie under the same tile of level 1.
+
+        `known` are tiles of a smaller tree that this one extends: what they hold doesn't change.
+        """
+        self._head: Final = head
+        self._size: Final = head.checkpoint.tree_size
+        self._index: Final = index
+        bundles = -(-self._size // TILE_WIDTH)
+        self._bundles_end: Final = min((index // TILE_WIDTH + 1) * TILE_WIDTH, bundles)
+        self._hashes: TileHashes
+        self.tiles = known
+
+    def reaches(self, head: VerifiedHead, index: int) -> bool:
+        """Whether a bundle can be checked against this head without another tile."""
+        return head.checkpoint == self._head.checkpoint and self._index <= index < self._bundles_end
+
+    def load(self, frontier: Frontier) -> Plan[None]:
+        """Fetch the tiles for the frontier as it is, and as it is after each of the bundles."""
+        nodes = dict.fromkeys(decompose(0, frontier.size))
+        for index in range(self._index, self._bundles_end):
+            nodes |= dict.fromkeys(decompose(0, min((index + 1) * TILE_WIDTH, self._size)))
+        yield from self._authenticate(tuple(nodes))
+
+    def has(self, frontier: Frontier) -> bool:
+        """Whether the tree begins with these leaves. Precondition: `load` was told of the size."""
+        nodes = decompose(0, frontier.size)
+        return frontier.hashes == tuple(self._hashes.hash(node) for node in nodes)
+
+    def load_leaves(self, start: int, end: int) -> Plan[tuple[Hash, ...]]:
+        """The leaf hashes [start, end). Raises: VerificationError when the log has none to show."""
+        nodes = tuple(Node(0, index) for index in range(start, end))
+        yield from self._authenticate(nodes)
+        return tuple(self._hashes.hash(node) for node in nodes)
+
+    def fetch(self, ref: TileRef) -> Plan[bytes]:
+        """A tile or a bundle, which the log must have: it signed a head that covers it.
+
+        Raises: VerificationError when the log says that it hasn't, RejectedError for the token.
+        """
+        try:
+            return (yield from (fetch_bundle(ref) if ref.level is None else fetch_tile(ref)))
+        except RejectedError as error:
+            if error.problem.status in TOKEN_REFUSED_STATUSES:
+                raise
+            raise VerificationError(
+                f"the log withholds {ref.path}, which its head of size {self._size} covers:"
+                f" {error}",
+                evidence=self.evidence(),
+            ) from error
+
+    def evidence(self) -> dict[str, bytes]:
+        """The signed head and the tiles under its root."""
+        tiles = {_file_name(ref): tile for ref, tile in self.tiles.items()}
+        return {"checkpoint.note": self._head.note.encode(), **tiles}
+
+    def _authenticate(self, nodes: Sequence[Node]) -> Plan[None]:
+        tiles = {}
+        for ref in tiles_for(nodes, self._size):
+            known = self.tiles.get(ref)
+            tiles[ref] = (yield from self.fetch(ref)) if known is None else known
+        self.tiles = tiles
+        with adding_evidence(self.evidence):
+            try:
+                self._hashes = authenticate_tiles(
+                    tree_size=self._size,
+                    root_hash=self._head.checkpoint.root_hash,
+                    tiles=self.tiles,
+                )
+            except MalformedError as error:
+                raise VerificationError(f"a tile of the log is none: {error}") from error
+
+
+def _decode(ref: TileRef, bundle: bytes) -> list[bytes]:
+    """The entries of a bundle, cut to its width: a full one may come in place of a partial one."""
+    try:
+        leaves = decode_bundle(bundle)[: ref.width]
+    except MalformedError as error:
+        raise VerificationError(f"{ref.path} is no bundle: {error}") from error
+    if len(leaves) != ref.width:
+        raise VerificationError(f"{ref.path} has {len(leaves)} entries, want {ref.width}")
+    return leaves
+
+
+def _explain(tree: _Tree, first: int, hashes: Sequence[Hash]) -> Plan[str]:
+    """Which of the entries is not the one that the log committed to.
+
+    It takes a tile more. A log that has been found out can't undo that by not showing it.
+    """
+    end = first + len(hashes)
+    try:
+        wanted = yield from tree.load_leaves(first, end)
+    except (VerificationError, RejectedError, UnavailableError, MalformedError):
+        return f"the entries [{first}, {end}) as they were served are not in the tree"
+    for leaf_index, (got, want) in enumerate(zip(hashes, wanted, strict=True), first):
+        if got != want:
+            return (
+                f"entry {leaf_index} as it was served is not in the tree: its leaf hash is"
+                f" {got.hex()}, the tree has {want.hex()}"
+            )
+    return f"the entries [{first}, {end}) do not follow those before them in the tree"
+
+
+def _file_name(ref: TileRef) -> str:
+    return f"{ref.path.replace('/', '-')}.bin"

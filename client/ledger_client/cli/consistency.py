@@ -1,0 +1,66 @@
+"""`ledger consistency`: the log only grew since a head that somebody kept."""
+
+from pathlib import Path
+
+import click
+
+from ledger_client import LedgerClient
+from ledger_client.cli.client_options import Connection, connection_options
+from ledger_client.cli.console import json_option, print_fields, print_json
+
+
+@click.command("consistency")
+@click.option(
+    "--old",
+    "old_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A checkpoint that was saved earlier; else the head that --state remembers.",
+)
+@click.option(
+    "--save",
+    "save_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the current checkpoint to this file once it is accepted.",
+)
+@connection_options
+@json_option
+def command(
+    old_file: Path | None, save_file: Path | None, connection: Connection, as_json: bool
+) -> None:
+    """Prove that the ledger's current head extends an earlier one. Exit code 1 when it doesn't."""
+    with connection.open() as ledger:
+        old_note = old_file.read_bytes() if old_file else _remembered(ledger)
+        head = ledger.checkpoint()
+        old_size = None
+        if old_note is not None:
+            old_size = ledger.consistency(old_note, head.note).old.checkpoint.tree_size
+        elif save_file is None:
+            raise click.UsageError(
+                "nothing to compare with: give --old FILE, or --state with a file that remembers a "
+                "head, or --save FILE to begin"
+            )
+    if save_file is not None:
+        save_file.write_text(head.note, encoding="utf-8")
+    checkpoint = head.checkpoint
+    if as_json:
+        print_json(
+            {
+                "origin": checkpoint.origin,
+                "old_size": old_size,
+                "tree_size": checkpoint.tree_size,
+                "root_hash": checkpoint.root_hash.hex(),
+            }
+        )
+        return
+    print_fields(
+        {
+            "log": checkpoint.origin,
+            "head": f"size {checkpoint.tree_size}, root {checkpoint.root_hash.hex()}",
+            "extends": None if old_size is None else f"the head of size {old_size}",
+            "saved": save_file,
+        }
+    )
+
+
+def _remembered(ledger: LedgerClient) -> str | None:
+    return None if ledger.latest is None else ledger.latest.note

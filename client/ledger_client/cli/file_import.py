@@ -1,0 +1,234 @@
+"""Importing a file: its records mapped, sent in batches, and what was refused set aside.
+
+Used by `ledger import` and the demo. Importing the same file again adds nothing, since the ids
+come from the records; so an import that broke off is simply run again.
+"""
+
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self, cast
+
+import click
+
+from ledger_client import LedgerClient, Receipt
+from ledger_client.cli.console import note
+from ledger_client.collect.importers import ORIGINALS, Format, Record, read_records
+from ledger_core.event.secrets import mask
+from ledger_core.tlog.errors import MalformedError
+
+BATCH_RECORDS: Final = 1000
+STANDARD_INPUT: Final = Path("-")
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What became of the records of one file."""
+
+    file: Path
+    appended: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    rejected_file: Path | None = None
+
+    def print(self) -> None:
+        """For people."""
+        click.echo(
+            f"   {self.file}: {self.appended} appended and verified, {self.duplicates} were there "
+            f"already, {self.rejected} rejected"
+        )
+        if self.rejected_file is not None:
+            note(f"   the rejected ones and why: {self.rejected_file}")
+
+
+class _RejectedFile:
+    """FILE.rejected.jsonl, made when there is something to put in it; a stale one is removed.
+
+    That of standard input is stdin.rejected.jsonl in the working folder.
+    """
+
+    def __init__(self, source: Path) -> None:
+        name = "stdin" if source == STANDARD_INPUT else source.name
+        self.path = source.with_name(f"{name}.rejected.jsonl")
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        self.path.unlink(missing_ok=True)
+        return self
+
+    def add(self, record: Record, reason: str, field: str | None) -> None:
+        """One line: where the record stands, why it was refused, and the record itself."""
+        if self._file is None:
+            self._file = self.path.open("wb")
+        line: dict[str, Any] = {"line": record.line, "reason": reason}
+        if field:
+            line["field"] = field
+        line["record"] = _without_secrets(record.raw)
+        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _without_secrets(raw: bytes) -> str:
+    """The record as it is, or masked: this file is not where its secrets belong either."""
+    text = raw.decode(errors="replace")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    masked = mask({"record": value})["record"]
+    if masked is value:
+        return text
+    return masked if isinstance(masked, str) else json.dumps(masked, ensure_ascii=False)
+
+
+def import_file(
+    ledger: LedgerClient, source: Path, format_: Format, *, quiet: bool = False
+) -> ImportReport:
+    """Append the records of a file, `-` for standard input, and verify each batch.
+
+    Raises: MalformedError for a damaged file, after what stood before the damage was appended; as
+    `LedgerClient.append_many`.
+    """
+    report = ImportReport(source)
+    is_file = source != STANDARD_INPUT
+    with (
+        _RejectedFile(source) as rejected,
+        click.progressbar(
+            length=source.stat().st_size if is_file else 0,
+            label=source.name,
+            hidden=quiet or not is_file,
+            file=sys.stderr,
+        ) as bar,
+    ):
+        read_to = 0
+        for batch in _batches(_records(source, format_)):
+            _import_batch(ledger, batch, format_, report, rejected)
+            bar.update(batch[-1].file_offset - read_to)
+            read_to = batch[-1].file_offset
+        if report.rejected:
+            report.rejected_file = rejected.path
+    return report
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """What an import of one file would do."""
+
+    file: Path
+    records: int = 0
+    events: int = 0
+    rejected: int = 0
+    left_over: Counter[str] = field(default_factory=Counter)
+    """The members of records that no event has a field of its own for, and how often."""
+
+    def print(self) -> None:
+        """For people; on standard error, since the events go to standard output."""
+        note(
+            f"{self.file}: {self.records} records make {self.events} events, "
+            f"{self.rejected} would be rejected"
+        )
+        if self.left_over:
+            note("left over, in context.original alone:")
+            for name, count in self.left_over.most_common():
+                note(f"{count:>8}  {name}")
+
+
+def rehearse_file(source: Path, format_: Format, *, as_json: bool) -> Rehearsal:
+    """Print the events of a file without appending them: JSON lines, or indented for people.
+
+    `context.original` is left out: it is the record itself. Secrets are masked as they would be.
+
+    Raises: MalformedError for a damaged file.
+    """
+    rehearsal = Rehearsal(source)
+    for record in _records(source, format_):
+        rehearsal.records += 1
+        try:
+            mapped = format_.explain(record.raw)
+        except MalformedError as error:
+            rehearsal.rejected += 1
+            _print_line({"line": record.line, "rejected": str(error)}, as_json=as_json)
+            continue
+        for each in mapped:
+            rehearsal.events += 1
+            rehearsal.left_over.update(each.left_over)
+            event = mask(_without_original(each.event))
+            line = {"line": record.line, "event": event, "left_over": each.left_over}
+            _print_line(line, as_json=as_json)
+    return rehearsal
+
+
+def _without_original(event: dict[str, Any]) -> dict[str, Any]:
+    context = event.get("context", {})
+    shown = {name: value for name, value in context.items() if name not in ORIGINALS}
+    others = {name: value for name, value in event.items() if name != "context"}
+    return {**others, "context": shown} if shown else others
+
+
+def _print_line(line: dict[str, Any], *, as_json: bool) -> None:
+    click.echo(json.dumps(line, ensure_ascii=False, indent=None if as_json else 2))
+
+
+def _records(source: Path, format_: Format) -> Iterator[Record]:
+    if source == STANDARD_INPUT:
+        stream = cast("io.BufferedReader", sys.stdin.buffer)
+        return read_records(stream, wrappers=format_.wrappers, lines=format_.lines)
+    return read_records(source, wrappers=format_.wrappers, lines=format_.lines)
+
+
+def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """Batches of records; what stands before a damaged part is handed on first."""
+    damage: MalformedError | None = None
+
+    def until_damage() -> Iterator[Record]:
+        nonlocal damage
+        try:
+            yield from records
+        except MalformedError as error:
+            damage = error
+
+    source = until_damage()
+    while batch := list(islice(source, BATCH_RECORDS)):
+        yield batch
+    if damage is not None:
+        raise damage
+
+
+def _import_batch(
+    ledger: LedgerClient,
+    batch: list[Record],
+    format_: Format,
+    report: ImportReport,
+    rejected: _RejectedFile,
+) -> None:
+    mapped: list[tuple[Record, dict[str, Any]]] = []
+    for record in batch:
+        try:
+            mapped.extend((record, event) for event in format_.map(record.raw))
+        except MalformedError as error:
+            report.rejected += 1
+            rejected.add(record, str(error), getattr(error, "field", None))
+    if not mapped:
+        return
+    results = ledger.append_many([event for _, event in mapped])
+    for (record, _), result in zip(mapped, results, strict=True):
+        if isinstance(result, Receipt):
+            report.appended += not result.is_duplicate
+            report.duplicates += result.is_duplicate
+        else:
+            report.rejected += 1
+            rejected.add(record, result.problem.detail, result.problem.field)

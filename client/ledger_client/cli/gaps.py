@@ -1,0 +1,231 @@
+"""`ledger gaps`: which numbers of which recorders are missing in the log.
+
+Every recorder numbers its events from 1 on. A number that is not there was dropped for want of
+room or rejected, which the recorder says in an event of its own, or it was lost or taken away. What
+comes after an instance's last number can't be missed: it may not have happened yet.
+
+An instance is told apart by the principal that the ledger authenticated, too, so that nobody fills
+another's gaps. Recorders that share a spool folder must therefore share a token.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import click
+import msgspec
+from msgspec import UNSET
+
+from ledger_client import Entry
+from ledger_client.cli.app import EXIT_NOT_VERIFIED
+from ledger_client.cli.client_options import Connection, connection_options
+from ledger_client.cli.console import json_option, print_json
+from ledger_core.event.model import INTEGER_MAX, Event
+
+DROPPED: Final = "ledger.recorder.dropped"
+REJECTED: Final = "ledger.recorder.rejected"
+
+Range = tuple[int, int]
+"""Numbers from the first to the last, both included."""
+
+
+class Key(NamedTuple):
+    """Whose numbers they are."""
+
+    by: str
+    instance: str
+
+
+@click.command("gaps")
+@click.option(
+    "--from",
+    "start",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Read from this index on; what came before is not missed.",
+)
+@click.option("--all", "show_all", is_flag=True, help="Show recorders without a gap, too.")
+@connection_options
+@json_option
+def command(start: int, show_all: bool, connection: Connection, as_json: bool) -> int:
+    """List the numbers that are missing. Exit code 1 when a recorder doesn't account for one."""
+    with connection.open() as ledger:
+        reports = find_gaps(ledger.events(start), is_whole=start == 0)
+    shown = [report for report in reports if show_all or not report.is_complete]
+    if as_json:
+        print_json({"recorders": shown, "unexplained": sum(r.unexplained_count for r in reports)})
+    else:
+        for report in shown:
+            click.echo(_line(report))
+        click.echo(_verdict(reports))
+    return EXIT_NOT_VERIFIED if any(report.unexplained for report in reports) else 0
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What is there of one recorder, and what isn't."""
+
+    by: str
+    instance: str
+    service: str | None
+    last: int
+    first_time: str
+    last_time: str
+    unexplained: list[Range]
+    dropped: list[Range]
+    rejected: list[Range]
+    repeated: list[int]
+
+    @property
+    def is_complete(self) -> bool:
+        """Every number is there, once."""
+        return not (self.unexplained or self.dropped or self.rejected or self.repeated)
+
+    @property
+    def unexplained_count(self) -> int:
+        """How many numbers nobody accounts for."""
+        return sum(last - first + 1 for first, last in self.unexplained)
+
+
+class Numbers:
+    """A set of numbers as ranges, ascending and apart from one another."""
+
+    def __init__(self, ranges: Iterable[Range] = ()) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        for first, last in ranges:
+            self.add(first, last)
+
+    def __contains__(self, number: int) -> bool:
+        at = bisect_right(self._firsts, number) - 1
+        return at >= 0 and number <= self._lasts[at]
+
+    def __iter__(self) -> Iterator[Range]:
+        return zip(self._firsts, self._lasts, strict=True)
+
+    def add(self, first: int, last: int) -> None:
+        """Add a range; it may overlap others. Nearly always it follows the last one."""
+        begin = bisect_right(self._lasts, first - 2)
+        end = bisect_right(self._firsts, last + 1)
+        if begin < end:
+            first = min(first, self._firsts[begin])
+            last = max(last, self._lasts[end - 1])
+        self._firsts[begin:end] = [first]
+        self._lasts[begin:end] = [last]
+
+    def holes(self, first: int) -> list[Range]:
+        """The ranges that are missing between `first` and the last number."""
+        missing: list[Range] = []
+        for begin, end in self:
+            if begin > first:
+                missing.append((first, begin - 1))
+            first = max(first, end + 1)
+        return missing
+
+
+class _Recorder:
+    """What was seen of one recorder."""
+
+    def __init__(self, time: str) -> None:
+        self.numbers = Numbers()
+        self.dropped = Numbers()
+        self.rejected = Numbers()
+        self.repeated: list[int] = []
+        self.service: str | None = None
+        self.first_time = self.last_time = time
+
+
+def find_gaps(entries: Iterable[Entry], *, is_whole: bool) -> list[Report]:
+    """What is missing of each recorder in these entries; `is_whole` when they begin with the log.
+
+    Cost: memory for each recorder and each of its gaps, none for an event.
+    """
+    seen: dict[Key, _Recorder] = {}
+    for entry in entries:
+        event, by = entry.event, entry.received.by
+        if event.recorder is not UNSET:
+            _take(seen, Key(by, event.recorder.instance), event.recorder.seq, event)
+        for instance, first, last in _explained(event):
+            recorder = seen.setdefault(Key(by, instance), _Recorder(str(event.time)))
+            explained = recorder.dropped if event.action == DROPPED else recorder.rejected
+            explained.add(first, last)
+    return [_report(key, recorder, is_whole=is_whole) for key, recorder in seen.items()]
+
+
+def _take(seen: dict[Key, _Recorder], key: Key, seq: int, event: Event) -> None:
+    time = str(event.time)
+    recorder = seen.get(key)
+    if recorder is None:
+        recorder = seen[key] = _Recorder(time)
+    if seq in recorder.numbers:
+        recorder.repeated.append(seq)
+    recorder.numbers.add(seq, seq)
+    recorder.first_time = min(recorder.first_time, time)
+    recorder.last_time = max(recorder.last_time, time)
+    if event.source is not UNSET and event.source.service is not UNSET:
+        recorder.service = event.source.service
+
+
+def _explained(event: Event) -> Iterator[tuple[str, int, int]]:
+    """The numbers that an event accounts for, with their instance; what is malformed is nothing."""
+    if event.context is UNSET:
+        return
+    if event.action == DROPPED:
+        told = _mapping(event.context.get("dropped"))
+        numbers = told.get("numbers")
+        for pair in numbers if isinstance(numbers, list) else ():
+            match pair:
+                case [int() as first, int() as last] if 0 < first <= last <= INTEGER_MAX:
+                    yield str(told.get("instance")), first, last
+    elif event.action == REJECTED:
+        number = _mapping(_mapping(event.context.get("rejected")).get("recorder"))
+        match number.get("seq"):
+            case int() as seq if 0 < seq <= INTEGER_MAX:
+                yield str(number.get("instance")), seq, seq
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _report(key: Key, recorder: _Recorder, *, is_whole: bool) -> Report:
+    there = Numbers(recorder.numbers)
+    first_seen = next(iter(recorder.numbers), (1, 0))[0]
+    for first, last in (*recorder.dropped, *recorder.rejected):
+        there.add(first, last)
+    ranges = list(recorder.numbers)
+    return Report(
+        by=key.by,
+        instance=key.instance,
+        service=recorder.service,
+        last=ranges[-1][1] if ranges else 0,
+        first_time=recorder.first_time,
+        last_time=recorder.last_time,
+        unexplained=there.holes(1 if is_whole else first_seen),
+        dropped=list(recorder.dropped),
+        rejected=list(recorder.rejected),
+        repeated=recorder.repeated,
+    )
+
+
+def _line(report: Report) -> str:
+    whose = f"{report.by} {report.service or ''}".strip()
+    parts = [f"{report.instance}  {whose}  1–{report.last}  {report.first_time[:19]}Z"]
+    for name in ("unexplained", "dropped", "rejected"):
+        ranges = getattr(report, name)
+        if ranges:
+            parts.append(f"{'missing' if name == 'unexplained' else name} {_text(ranges)}")
+    if report.repeated:
+        parts.append(f"twice {', '.join(map(str, report.repeated))}")
+    return "  ".join(parts)
+
+
+def _text(ranges: Iterable[Range]) -> str:
+    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in ranges)
+
+
+def _verdict(reports: list[Report]) -> str:
+    missing = sum(report.unexplained_count for report in reports)
+    if missing:
+        return f"{missing} numbers of {len(reports)} recorders are missing, and nobody says why"
+    return f"no number of {len(reports)} recorders is missing without a reason"

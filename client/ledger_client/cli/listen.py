@@ -1,0 +1,153 @@
+"""`ledger listen`: take events from what can send nothing but its own protocol."""
+
+import asyncio
+import logging
+import ssl
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from ledger_client import Recorder
+from ledger_client.cli.client_options import policy_option, read_token, token_options, url_option
+from ledger_client.collect.syslog.listener import FRAME_BYTES_MAX, SyslogListener
+from ledger_client.runtime.server import parse_listen, run_until_signal
+from ledger_core.tlog.errors import MalformedError
+
+MIB: Final = 1024 * 1024
+MESSAGE_BYTES_MIN: Final = 2048
+"""What RFC 5425 §4.3.1 wants of every receiver."""
+
+_file = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.group("listen")
+def command() -> None:
+    """Take events from what can send nothing but its own protocol."""
+
+
+@command.command("syslog")
+@click.option(
+    "--listen",
+    "tcp",
+    metavar="ADDRESS:PORT",
+    default="127.0.0.1:6514",
+    show_default=True,
+    help="Where to take TCP connections, or TLS with --tls-cert.",
+)
+@click.option("--udp", metavar="ADDRESS:PORT", help="Take datagrams here too; they can be lost.")
+@click.option("--tls-cert", type=_file, help="The listener's certificate, and its chain, as PEM.")
+@click.option("--tls-key", type=_file, help="The key of the certificate, as PEM.")
+@click.option("--tls-client-ca", type=_file, help="Ask senders for a certificate of these CAs.")
+@click.option(
+    "--spool",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="A folder of its own for what isn't in the ledger yet.",
+)
+@click.option(
+    "--spool-max",
+    "spool_mib",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    help="MiB in the spool, beyond which nothing is read.",
+)
+@click.option(
+    "--fsync",
+    type=click.Choice(("each", "interval", "none")),
+    default="interval",
+    show_default=True,
+    help="When the spool is forced to the disk: with each message, each second, or never by us.",
+)
+@click.option(
+    "--message-max",
+    type=click.IntRange(MESSAGE_BYTES_MIN, 64 * 1024),
+    default=FRAME_BYTES_MAX,
+    show_default=True,
+    help="Bytes of a message; longer ones are cut, which is noted in the event.",
+)
+@url_option
+@token_options
+@policy_option
+def syslog(
+    tcp: str,
+    udp: str | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    spool: Path,
+    spool_mib: int,
+    fsync: Any,
+    message_max: int,
+    url: str,
+    token_file: Path | None,
+    token: str | None,
+    policy: Path | None,
+) -> None:
+    """Take syslog (RFC 5424) over TCP or TLS and append it, verified, until Ctrl-C or SIGTERM.
+
+    What was read is in --spool before more is read, so it survives this process, and waits there
+    while the ledger is away. docs/syslog.md says what a sender can rely on.
+    """
+    if policy is None:
+        raise click.UsageError("Missing option '--policy'.")
+    tls = _tls(tls_cert, tls_key, tls_client_ca)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    try:
+        recorder = Recorder(
+            url,
+            read_token(token_file, token),
+            policy=policy,
+            spool=spool,
+            spool_bytes_max=spool_mib * MIB,
+            fsync=fsync,
+            on_full="raise",
+            on_invalid="dead-letter",
+        )
+    except MalformedError:
+        raise
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+    async def serve(stop: asyncio.Event) -> None:
+        listener = SyslogListener(
+            lambda event: recorder.record(**event), frame_bytes_max=message_max
+        )
+        try:
+            _say("TLS" if tls else "TCP", await listener.listen_tcp(*parse_listen(tcp), tls))
+            if udp is not None:
+                _say("UDP", await listener.listen_udp(*parse_listen(udp)))
+            await stop.wait()
+        finally:
+            await listener.close()
+
+    with recorder:
+        run_until_signal(serve)
+
+
+def _say(protocol: str, address: tuple[str, int]) -> None:
+    host, port = address
+    click.echo(f"listening on {f'[{host}]' if ':' in host else host}:{port} ({protocol})")
+
+
+def _tls(
+    certificate: Path | None, key: Path | None, client_ca: Path | None
+) -> ssl.SSLContext | None:
+    if certificate is None or key is None:
+        if certificate or key or client_ca:
+            raise click.UsageError("TLS needs both --tls-cert and --tls-key.")
+        return None
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(certificate, key)
+        if client_ca is not None:
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except ssl.SSLError as error:
+        raise MalformedError(f"the certificate, its key or the CAs: {error.reason}") from None
+    return context

@@ -1,0 +1,165 @@
+"""`ledger query`: ask the log, see the answer as a table, each event of it verified."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import click
+
+from ledger_client import Entry, LedgerClient, Page, RejectedError
+from ledger_client.cli.client_options import Connection, connection_options
+from ledger_client.cli.console import note, print_json, printable
+from ledger_client.cli.render import Show, choose_show, show_counts, show_options, show_table
+from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
+
+SHOWN_MAX = 50
+Unit = Literal["hour", "day"]
+
+order_option = click.option(
+    "--order",
+    type=click.Choice(("newest", "oldest")),
+    default="newest",
+    show_default=True,
+    help="Which come first.",
+)
+
+
+@click.command("query")
+@click.argument("words", metavar="[QUERY]...", nargs=-1)
+@connection_options
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    help=f"At most so many; as a table {SHOWN_MAX} when left out, otherwise all.",
+)
+@order_option
+@show_options
+@click.option("--follow", is_flag=True, help="Show what comes in from now on, until Ctrl-C.")
+@click.option("--explain", is_flag=True, help="Say how the query is answered, and don't.")
+@click.option("--count", "fields", multiple=True, metavar="FIELD", help="Count a field's values.")
+@click.option(
+    "--histogram", type=click.Choice(("hour", "day")), help="Count by when it happened, in UTC."
+)
+def command(
+    words: tuple[str, ...],
+    connection: Connection,
+    limit: int | None,
+    order: Order,
+    as_json: bool,
+    as_csv: bool,
+    follow: bool,
+    explain: bool,
+    fields: tuple[str, ...],
+    histogram: Unit | None,
+) -> None:
+    """Find events, such as actor:u_5 action:login.* outcome:failure since:-24h.
+
+    Each event shown was proven to be in the log. docs/search.md has the whole language.
+    """
+    query = " ".join(words)
+    show = choose_show(as_json=as_json, as_csv=as_csv)
+    with connection.open() as ledger, explained(query):
+        if explain:
+            page = ledger.search(query, limit=0, explain=True)
+            click.echo(page.explanation)
+        elif fields or histogram:
+            _count(ledger, query, fields, histogram, as_json=as_json)
+        elif follow:
+            _follow(ledger.tail(query), show)
+        else:
+            wanted = limit
+            if limit is None and show is show_table:
+                wanted = SHOWN_MAX
+            _show_pages(_pages(ledger, query, order=order, limit=wanted), show)
+
+
+class QueryMistakeError(click.ClickException):
+    """A query that the ledger does not understand, with the place marked."""
+
+    exit_code = 2
+
+    def __init__(self, query: str, error: RejectedError) -> None:
+        problem = error.problem
+        lines = [problem.detail]
+        if problem.position is not None:
+            mark = "^" * max(1, problem.length or 1)
+            lines += [f"  {printable(query)}", f"  {' ' * problem.position}{mark}"]
+        if problem.nearest:
+            lines.append(f"did you mean {problem.nearest}?")
+        elif problem.expected:
+            lines.append(f"expected: {', '.join(problem.expected)}")
+        super().__init__("\n".join(lines))
+
+
+@contextmanager
+def explained(query: str) -> Iterator[None]:
+    """Show where a query is wrong, when the ledger says so."""
+    try:
+        yield
+    except RejectedError as error:
+        if error.problem.slug == "query":
+            raise QueryMistakeError(query, error) from None
+        raise
+
+
+def _pages(ledger: LedgerClient, query: str, *, order: Order, limit: int | None) -> Iterator[Page]:
+    cursor, left = None, limit
+    while True:
+        size = PAGE_EVENTS_MAX if left is None else min(left, PAGE_EVENTS_MAX)
+        page = ledger.search(query, limit=size, cursor=cursor, order=order)
+        yield page
+        cursor = page.cursor
+        left = None if left is None else left - len(page.entries)
+        if cursor is None or left == 0:
+            return
+
+
+def _show_pages(pages: Iterator[Page], show: Show) -> None:
+    shown, took_ms, verified = 0, 0.0, None
+    page = None
+    for number, page in enumerate(pages):
+        show(page.entries, number == 0)
+        shown += len(page.entries)
+        took_ms += page.took_ms
+        if page.entries:
+            verified = page.entries[-1].head
+    if page is None:
+        return
+    against = f", proven by the head of size {verified.checkpoint.tree_size}" if verified else ""
+    note(f"{shown:,} of {_total(page)} events{against}; {took_ms:.1f} ms")
+
+
+def _follow(entries: Iterator[Entry], show: Show) -> None:
+    is_first = True
+    for entry in entries:
+        show([entry], is_first)
+        is_first = False
+
+
+def _count(
+    ledger: LedgerClient,
+    query: str,
+    fields: Sequence[str],
+    histogram: Unit | None,
+    *,
+    as_json: bool,
+) -> None:
+    page = ledger.search(query, limit=0, facets=fields, histogram=histogram)
+    if as_json:
+        print_json({"total": page.total, "facets": page.facets, "histogram": page.histogram})
+        return
+    for facet in page.facets:
+        show_counts(facet.field, facet.counts)
+        if facet.others:
+            click.secho(f"  and {facet.others:,} more values", dim=True)
+        if not facet.is_exact:
+            click.secho(f"  a sample of {facet.counted:,} events", dim=True)
+    if page.histogram is not None:
+        show_counts(page.histogram.unit, page.histogram.buckets)
+    note(
+        f"{'' if page.is_total_exact else 'at least '}{page.total:,} events; {page.took_ms:.1f} ms"
+    )
+
+
+def _total(page: Page) -> str:
+    return f"{'' if page.is_total_exact else 'at least '}{page.total:,}"

@@ -1,0 +1,106 @@
+"""Lines of the Linux audit daemon: which belong together, and what they say.
+
+    type=SYSCALL msg=audit(1364481363.243:24287): syscall=2 success=no exit=-13 auid=1000 key="x"
+    type=PATH msg=audit(1364481363.243:24287): item=0 name="/etc/ssh/sshd_config" nametype=NORMAL
+
+One event is several lines with one time and serial. They mostly stand together, but the kernel's
+threads interleave, so several events are open at once: one ends with its `EOE` line, or when later
+ones have begun since.
+
+Values are bare, quoted, or hexadecimal where a program chose the bytes. A message of a program
+stands in single quotes and holds fields of its own. Behind a byte 1D stand the names that belong to
+the numbers, when the daemon was told to add them: `UID="jo"`.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ledger_core.event.canonical import format_time
+
+EVENTS_OPEN_MAX = 32
+
+_match_line = re.compile(
+    r"(?:node=(?P<node>\S+) )?type=(?P<type>\S+) "
+    r"msg=audit\((?P<seconds>[0-9]{1,11})\.(?P<millis>[0-9]{3}):(?P<serial>[0-9]+)\): ?"
+    r"(?P<fields>.*)",
+    re.DOTALL,
+).match
+_find_id = re.compile(rb"msg=audit\(([0-9.]+:[0-9]+)\)").search
+# Only where a name begins, or a long word without a `=` would be read once for each of its letters.
+_find_fields = re.compile(
+    r"(?<![A-Za-z0-9_-])([A-Za-z0-9_-]+)=(\"[^\"]*\"|'[^']*'|[^\s']*)"
+).finditer
+_is_hex = re.compile(r"(?:[0-9A-F]{2})+").fullmatch
+_is_argument = re.compile(r"a[0-9]+(?:\[[0-9]+\])?").fullmatch
+
+# What a program or its user chose, so that the kernel writes it as hexadecimal when it must.
+_TEXTS = frozenset(
+    {"acct", "cmd", "comm", "cwd", "data", "exe", "name", "ocomm", "proctitle", "vm"}
+)
+_ABSENT = frozenset({"", "?", "(null)", "(none)", "4294967295", "-1", "unset"})
+
+
+def group_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, list[bytes]]]:
+    """Give the lines of each event, with the number of its first line, in the order of these."""
+    open_events: dict[bytes, tuple[int, list[bytes]]] = {}
+    for number, line in lines:
+        match = _find_id(line)
+        if match is None:
+            yield number, [line]
+            continue
+        key = match[1]
+        open_events.setdefault(key, (number, []))[1].append(line)
+        if line.startswith(b"type=EOE ") or b" type=EOE " in line[:300]:
+            yield open_events.pop(key)
+        elif len(open_events) > EVENTS_OPEN_MAX:
+            yield open_events.pop(next(iter(open_events)))
+    yield from open_events.values()
+
+
+def parse_event(lines: list[str]) -> dict[str, Any] | None:
+    """Read the lines of one event; None when one of them isn't auditd's.
+
+    `{"time", "serial", "node", "records": [{"type", …fields}]}`; what says that there is nothing,
+    such as `?` and `(null)`, is left out.
+    """
+    matches = [_match_line(line) for line in lines]
+    if not matches or matches[0] is None:
+        return None
+    first = matches[0]
+    records = [
+        {"type": match["type"], **_fields(match["type"], match["fields"])}
+        for match in matches
+        if match is not None and match["type"] != "EOE"
+    ]
+    if len(records) < sum("type=EOE " not in line for line in lines):
+        return None
+    unix_us = (int(first["seconds"]) * 1_000 + int(first["millis"])) * 1_000
+    event = {"time": format_time(unix_us), "serial": first["serial"], "records": records}
+    return {**event, "node": first["node"]} if first["node"] else event
+
+
+def _fields(of_type: str, text: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    end = 0
+    words: list[str] = []
+    for match in _find_fields(text):
+        words.append(text[end : match.start()])
+        end = match.end()
+        name, value = match[1], match[2]
+        if value.startswith("'"):
+            # What the kernel says stands first, and a program can't say otherwise behind it.
+            fields = {**_fields(of_type, value[1:-1]), **fields}
+        elif (value := _value(of_type, name, value)) not in _ABSENT:
+            fields.setdefault(name, value)
+    said = " ".join(" ".join([*words, text[end:]]).split())
+    return {**fields, "text": said} if said else fields
+
+
+def _value(of_type: str, name: str, value: str) -> str:
+    if value.startswith('"'):
+        return value[1:-1]
+    is_text = name in _TEXTS or (of_type == "EXECVE" and _is_argument(name))
+    if is_text and _is_hex(value):
+        return bytes.fromhex(value).decode(errors="replace").replace("\0", " ").rstrip()
+    return value

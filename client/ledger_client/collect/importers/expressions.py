@@ -1,0 +1,261 @@
+"""JMESPath over one foreign record, with the few functions that mappings need.
+
+The language is that of https://jmespath.org. Three things differ, because foreign records do:
+
+* an expression may be a list of expressions: the first that gives what is wanted is taken;
+* an expression that fails on a record, since a part of it has another type, gives nothing; an
+  unknown function or a wrong number of arguments is refused when the mapping is read;
+* keys are matched without regard to case where the mapping says so.
+
+What was read of a record is remembered, so that `left_over` can name what no expression looked at.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from typing import Any, TypeVar
+
+import jmespath
+from jmespath import exceptions, functions, visitor
+
+from ledger_client.collect.importers.auditd import parse_event
+from ledger_core.event.canonical import format_time
+
+_US_EACH = {"s": 1_000_000, "ms": 1_000, "us": 1}
+IDENTIFIERS_DEPTH_MAX = 8
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# Letters and digits alone: keys with colons are the conditions of a policy.
+_names_target = re.compile(
+    r"([A-Za-z0-9]*?)(?:Name|Id|ID|Arn|ARN|Identifier)|name|id|arn"
+).fullmatch
+
+
+class Expression:
+    """One or more JMESPath texts, compiled; the first that gives what is wanted is taken.
+
+    Raises: ValueError for a text that isn't JMESPath, or names a function that doesn't exist.
+    """
+
+    __slots__ = ("parsed", "texts")
+
+    def __init__(self, texts: str | list[str]) -> None:
+        self.texts = (texts,) if isinstance(texts, str) else tuple(texts)
+        self.parsed = tuple(map(_compile, self.texts))
+
+    def __str__(self) -> str:
+        return ", ".join(f"`{text}`" for text in self.texts)
+
+
+def _compile(text: str) -> dict[str, Any]:
+    try:
+        parsed: dict[str, Any] = jmespath.compile(text).parsed
+    except exceptions.JMESPathError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"not a JMESPath expression: {reason}") from None
+    _check_functions(parsed)
+    return parsed
+
+
+def _check_functions(node: dict[str, Any]) -> None:
+    children = [child for child in node.get("children", ()) if isinstance(child, dict)]
+    if node["type"] == "function_expression":
+        known = _Functions.FUNCTION_TABLE.get(node["value"])
+        if known is None:
+            raise ValueError(f"there is no function {node['value']}()")
+        wanted = known["signature"]
+        is_variadic = bool(wanted) and wanted[-1].get("variadic", False)
+        if len(children) < len(wanted) or (len(children) > len(wanted) and not is_variadic):
+            raise ValueError(f"{node['value']}() takes {len(wanted)} arguments")
+    for child in children:
+        _check_functions(child)
+
+
+def _takes(*arguments: list[str]) -> Callable[[_Function], _Function]:
+    """Make a method a function that takes arguments of these types; an empty list is any type."""
+    decorate: Callable[[_Function], _Function] = functions.signature(
+        *({"types": types} for types in arguments)
+    )
+    return decorate
+
+
+class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no types
+    """The functions of JMESPath, and ours; `docs/importers.md` lists them."""
+
+    @_takes(["string"])
+    def _func_lower(self, text: str) -> str:
+        return text.lower()
+
+    @_takes(["string"], ["string"], ["string"])
+    def _func_replace(self, text: str, old: str, new: str) -> str:
+        return text.replace(old, new)
+
+    @_takes(["string"], ["string"])
+    def _func_split(self, text: str, separator: str) -> list[str]:
+        return text.split(separator) if separator else [text]
+
+    @_takes(["string"], ["string"])
+    def _func_after(self, text: str, separator: str) -> str:
+        """What follows the first separator; empty when there is none."""
+        return text.partition(separator)[2] if separator else ""
+
+    @_takes(["string"], ["string"])
+    def _func_without_suffix(self, text: str, suffix: str) -> str:
+        return text.removesuffix(suffix)
+
+    @_takes(["object"], ["string"])
+    def _func_member(self, members: dict[str, Any], key: str) -> Any:
+        """A member whose key is itself in the record; otherwise as the record's own keys."""
+        return members.get(key)
+
+    @_takes(["string"])
+    def _func_is_address(self, text: str) -> bool:
+        try:
+            ip_address(text)
+        except ValueError:
+            return False
+        return True
+
+    @_takes(["string"])
+    def _func_parse_json(self, text: str) -> Any:
+        """The value of a JSON text inside the record; nothing when it isn't JSON."""
+        try:
+            return json.loads(text, parse_constant=lambda _: None)
+        except (ValueError, RecursionError):
+            return None
+
+    @_takes(["array-string"])
+    def _func_parse_auditd(self, lines: list[str]) -> dict[str, Any] | None:
+        """The lines of one event of auditd; nothing when one of them isn't auditd's."""
+        return parse_event(lines)
+
+    @_takes(["array", "object", "null"])
+    def _func_by_name(self, items: Any) -> dict[str, Any]:
+        """`[{"name": "a", "value": 1}]` as `{"a": 1}`; an object is given as it is."""
+        if not isinstance(items, list):
+            return items or {}
+        return {
+            item["name"]: next((item[key] for key in item if key != "name"), None)
+            for item in items
+            if isinstance(item, dict) and isinstance(item.get("name"), str)
+        }
+
+    @_takes(["number"], ["string"])
+    def _func_from_unix(self, moment: float, unit: str) -> str | None:
+        """The time of a number of `s`, `ms` or `us` since 1970."""
+        try:
+            return format_time(int(moment * _US_EACH[unit]))
+        except (KeyError, ValueError, OverflowError):
+            return None
+
+    @_takes([], ["array-string"])
+    def _func_identifiers(self, value: Any, but: list[str]) -> list[dict[str, str]]:
+        """What `…Name`, `…Id`, `…Arn` and `…Identifier` name, as `{"id", "type"}`; inner ones too.
+
+        `{"userName": "jo"}` names a `user`. A plain `name`, `id` or `arn` says what is meant only
+        at the top: further in it is mostly that of a filter.
+        """
+        return list(_identifiers(value, frozenset(but), depth=1))
+
+
+def _identifiers(value: object, but: frozenset[str], *, depth: int) -> Iterator[dict[str, str]]:
+    if depth > IDENTIFIERS_DEPTH_MAX:
+        return
+    if isinstance(value, list):
+        for item in value:
+            yield from _identifiers(item, but, depth=depth + 1)
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            match = _names_target(name)
+            if match and isinstance(member, str) and member and name not in but:
+                if match[1] or depth == 1:
+                    yield {"id": member, "type": match[1] or ""}
+            else:
+                yield from _identifiers(member, but, depth=depth + 1)
+
+
+class RecordReader(visitor.TreeInterpreter):  # type: ignore[misc]  # jmespath has no types
+    """Evaluates the expressions of a mapping over one record."""
+
+    def __init__(self, *, any_case: bool) -> None:
+        super().__init__(jmespath.Options(custom_functions=_Functions()))
+        self._any_case = any_case
+        # By identity. The object is kept beside what is known of it, so that its id stays its own.
+        self._read: dict[int, tuple[dict[str, Any], set[str]]] = {}
+        self._folded: dict[int, tuple[dict[str, Any], dict[str, str]]] = {}
+        self._taken: dict[int, dict[str, Any]] = {}
+
+    def values(self, expression: Expression | None, value: Any) -> Iterator[Any]:
+        """Give what each text of an expression finds, in order; null is left out."""
+        for parsed in expression.parsed if expression else ():
+            try:
+                found = self.visit(parsed, value)
+            except (ValueError, TypeError, AttributeError):
+                continue
+            if found is not None:
+                yield found
+
+    def first(self, expression: Expression | None, value: Any) -> Any:
+        """Give the first that is there, and take all of it for read; None when there is none."""
+        found = next(self.values(expression, value), None)
+        self._take(found)
+        return found
+
+    def text(self, expression: Expression | None, value: Any) -> str:
+        """Give the first that is a text, or a whole number as its digits; otherwise ""."""
+        for found in self.values(expression, value):
+            if found and isinstance(found, str):
+                return found
+            if isinstance(found, int) and not isinstance(found, bool):
+                return str(found)
+        return ""
+
+    def is_true(self, expression: Expression | None, value: Any) -> bool:
+        """Tell that one of them holds, as JMESPath has it: empty values don't."""
+        return any(self._is_true(found) for found in self.values(expression, value))
+
+    def left_over(self, record: Any) -> list[str]:
+        """Name the members that no expression looked at: `actor.type`, `target[].id`."""
+        return list(dict.fromkeys(self._unread(record, "")))
+
+    def visit_field(self, node: dict[str, Any], value: Any) -> Any:
+        """Look a member up; called by the interpreter for each name in an expression."""
+        if not isinstance(value, dict):
+            return None
+        key = node["value"]
+        if self._any_case and key not in value:
+            key = self._folded_keys(value).get(key.lower(), key)
+        self._read.setdefault(id(value), (value, set()))[1].add(key)
+        return value.get(key)
+
+    def _folded_keys(self, members: dict[str, Any]) -> dict[str, str]:
+        known = self._folded.get(id(members))
+        if known is None:
+            known = self._folded[id(members)] = (members, {key.lower(): key for key in members})
+        return known[1]
+
+    def _take(self, value: Any) -> None:
+        if isinstance(value, dict):
+            self._taken[id(value)] = value
+            for member in value.values():
+                self._take(member)
+        elif isinstance(value, list):
+            for item in value:
+                self._take(item)
+
+    def _unread(self, value: Any, path: str) -> Iterator[str]:
+        if isinstance(value, list):
+            for item in value:
+                yield from self._unread(item, f"{path}[]")
+        elif isinstance(value, dict) and id(value) not in self._taken:
+            _, read = self._read.get(id(value), (value, frozenset()))
+            for key, member in value.items():
+                inner = f"{path}.{key}" if path else key
+                if isinstance(member, dict) or (
+                    isinstance(member, list) and any(isinstance(item, dict) for item in member)
+                ):
+                    yield from self._unread(member, inner)
+                elif key not in read:
+                    yield inner

@@ -1,0 +1,168 @@
+"""Mapping files: how the records of one product become events of ours.
+
+    name = "billing"
+
+    [event]
+    time = "at"
+    action = "join('.', ['invoice', verb])"
+
+    [event.actor]
+    id = "by.login"
+
+    [[event.targets]]
+    id = "invoice"
+    type = "'invoice'"
+
+    [event.outcome]
+    failure = "error"
+    success = "!error"
+
+Every value under `event` is a JMESPath expression, or a list of them. The types below are the
+format; `docs/importers.md` explains it to people. Which record becomes which event is `mapped`'s.
+"""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ledger_client.collect.importers import Mapped
+from ledger_client.collect.importers.apply_mapping import map_event
+from ledger_client.collect.importers.expressions import Expression, RecordReader
+from ledger_client.collect.importers.mapping_schema import EventTable
+from ledger_client.collect.importers.raw_record import read_record
+from ledger_client.collect.importers.record_reader import Lines
+from ledger_core.event.model import EventError
+from ledger_core.tlog.errors import MalformedError
+
+MAPPING_BYTES_MAX = 1024 * 1024
+
+_is_name = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}").fullmatch
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    name: str
+    event: EventTable | Annotated[list[EventTable], Meta(min_length=1)]
+    lines: Lines = "json"
+    wrappers: list[str] = []
+    keys: Literal["exact", "any-case"] = "exact"
+    time_zone: Annotated[str, Meta(pattern=r"^(Z|[+-][0-9]{2}:[0-9]{2})$")] | None = None
+    record: Expression | None = None
+    spread: Expression | None = None
+    id: Expression | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A mapping file, read and compiled."""
+
+    name: str
+    lines: Lines
+    wrappers: tuple[str, ...]
+    _file: _File
+
+    def map(self, raw: bytes) -> list[dict[str, Any]]:
+        """Give the events of a record: one, unless the mapping spreads records.
+
+        Raises: EventError, with the reason.
+        """
+        return [mapped.event for mapped in self.explain(raw)]
+
+    def explain(self, raw: bytes) -> list[Mapped]:
+        """Give the events of a record with what they left over; as `map`."""
+        record = read_record(raw)
+        try:
+            return [self._map_part(part) for part in self._parts(record)]
+        except RecursionError:
+            raise EventError("the record nests too deep to be mapped", rule="too-deep") from None
+
+    def _parts(self, record: dict[str, Any]) -> list[dict[str, Any]]:
+        """Give the record, or each of what it spreads into, with the record's own members."""
+        parts = self._reader().first(self._file.spread, record)
+        is_list = isinstance(parts, list) and all(isinstance(part, dict) for part in parts)
+        if not parts or not is_list:
+            return [record]
+        own = {
+            key: member
+            for key, member in record.items()
+            if not (isinstance(member, list) and member == parts)
+        }
+        return [{**own, **part} for part in parts]
+
+    def _map_part(self, record: dict[str, Any]) -> Mapped:
+        reader = self._reader()
+        file = self._file
+        root = record
+        for found in reader.values(file.record, record):
+            if isinstance(found, dict):
+                root = found
+                break
+        tables = file.event if isinstance(file.event, list) else [file.event]
+        for table in tables:
+            # A reader of its own: what a condition looked at isn't in the event.
+            if table.when is None or self._reader().is_true(table.when, root):
+                event = map_event(
+                    table,
+                    reader,
+                    root,
+                    record=record,
+                    name=file.name,
+                    natural_id=file.id,
+                    time_zone=file.time_zone,
+                )
+                return Mapped(event, reader.left_over(root))
+        raise EventError(
+            "the mapping has no table for such a record", rule="missing-field", field="action"
+        )
+
+    def _reader(self) -> RecordReader:
+        return RecordReader(any_case=self._file.keys == "any-case")
+
+
+def parse_mapping(text: str) -> Mapping:
+    """Read a mapping file.
+
+    Raises: MalformedError, naming the place: `event.actor.id: not a JMESPath expression: …`.
+    """
+    try:
+        file = msgspec.convert(tomllib.loads(text), _File, dec_hook=_decode_expression)
+    except tomllib.TOMLDecodeError as error:
+        raise MalformedError(f"not TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).rpartition(" - at `$.")
+        raise MalformedError(f"{place.rstrip('`')}: {message}" if message else place) from None
+    if not _is_name(file.name):
+        raise MalformedError("name: at most 64 of a-z, 0-9, `_`, `.`, `-` are wanted")
+    return Mapping(file.name, file.lines, tuple(file.wrappers), file)
+
+
+def load_mapping(path: Path) -> Mapping:
+    """Read a mapping file from disk.
+
+    Raises: MalformedError, naming the file; OSError.
+    """
+    with path.open("rb") as file:
+        content = file.read(MAPPING_BYTES_MAX + 1)
+    if len(content) > MAPPING_BYTES_MAX:
+        raise MalformedError(f"{path}: a mapping has at most {MAPPING_BYTES_MAX} bytes")
+    try:
+        return parse_mapping(content.decode())
+    except UnicodeDecodeError:
+        raise MalformedError(f"{path}: not UTF-8") from None
+    except MalformedError as error:
+        raise MalformedError(f"{path}: {error}") from None
+
+
+def _decode_expression(kind: type, value: Any) -> Any:
+    if kind is not Expression:
+        raise NotImplementedError
+    is_text = isinstance(value, str)
+    if not is_text and not (
+        isinstance(value, list) and value and all(isinstance(item, str) for item in value)
+    ):
+        raise ValueError("an expression is a text or a list of texts")
+    return Expression(value)

@@ -1,0 +1,97 @@
+"""Syslog messages as events of ours.
+
+| event | from the message |
+|---|---|
+| `time` | its TIMESTAMP; when it has none that can be read, the listener's clock, noted |
+| `action` | `syslog.`, the facility, and the MSGID if it has one: `syslog.local0.ID47` |
+| `actor` | the host that it names, of type `host`, else the address that it came from |
+| `actor.session` | its PROCID |
+| `actor.credential` | `sha256:` and the fingerprint of the certificate that the sender showed |
+| `source` | the address and port that it came from: a relay's, if one stands between |
+| `source.service` | its APP-NAME |
+| `reason` | its text |
+| `outcome` | `unknown`: syslog has no place for it |
+| `context` | `facility`, `severity`, `structured_data`; `message` where `reason` had to be cut |
+| `context.import_notes` | what could not be taken as it stands |
+
+Who sends syslog in plain TCP can write any host's name into it. `source.ip` and, with client
+certificates, `actor.credential` are what the listener saw itself.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ledger_client.collect.syslog.framing import Frame
+from ledger_client.collect.syslog.message import Message, parse_message
+from ledger_core.event.canonical import format_time, parse_time
+from ledger_core.event.model import LIMITS, EventError
+from ledger_core.event.truncation import Fitter, without_empty
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Where messages come from, as the listener saw it."""
+
+    ip: str
+    port: int
+    fingerprint: str = ""
+    """The SHA-256 of the sender's certificate in hexadecimal, when it showed one."""
+
+
+def map_frame(frame: Frame, *, peer: Peer, received_unix_us: int) -> dict[str, Any]:
+    """Give the event of a message, without an id: nothing in syslog says that two are one."""
+    message = parse_message(frame.data)
+    fitter = Fitter()
+    fitter.notes.extend(message.notes)
+    if frame.bytes_cut:
+        fitter.note("message", f"cut, {frame.bytes_cut} bytes more were sent")
+    if frame.is_broken_off:
+        fitter.note("message", "the connection ended inside it")
+    if frame.is_unframed:
+        fitter.note("message", "no count of octets before it, so the connection was closed")
+    source = {
+        "ip": peer.ip,
+        "port": peer.port,
+        "service": fitter.id(message.app, field="source.service"),
+    }
+    reason = fitter.text(message.text, field="reason", chars_max=LIMITS["reason"].most)
+    whole = message.text if len(message.text) > LIMITS["reason"].most else ""
+    event = {
+        "time": _time(message, fitter, received_unix_us),
+        "action": _action(message, fitter),
+        "actor": _actor(message, peer, fitter),
+        "source": without_empty(source),
+        "outcome": "unknown",
+        "reason": reason,
+    }
+    context = {
+        "facility": message.facility,
+        "severity": message.severity,
+        "structured_data": fitter.value(message.structured_data, field="context.structured_data"),
+        "message": fitter.value(whole, field="context.message"),
+        "import_notes": fitter.notes,
+    }
+    return without_empty({**event, "context": without_empty(context)})
+
+
+def _time(message: Message, fitter: Fitter, received_unix_us: int) -> str:
+    try:
+        return format_time(parse_time(message.time))
+    except EventError:
+        what = "that can't be read" if message.time else "at all"
+        fitter.note("time", f"the message has none {what}, this is when it was read")
+        return format_time(received_unix_us)
+
+
+def _action(message: Message, fitter: Fitter) -> str:
+    parts = ("syslog", message.facility, message.message_id.replace(".", "_"))
+    return fitter.action(".".join(part for part in parts if part))
+
+
+def _actor(message: Message, peer: Peer, fitter: Fitter) -> dict[str, Any]:
+    actor = fitter.principal(
+        field="actor", of_id=message.host or peer.ip or "unknown", of_type="host", name=""
+    )
+    actor["session"] = fitter.id(message.process, field="actor.session")
+    actor["credential"] = f"sha256:{peer.fingerprint}" if peer.fingerprint else ""
+    return without_empty(actor)

@@ -1,0 +1,275 @@
+"""The sockets of syslog: messages are read, recorded, and only then is more read.
+
+A message is safe when the recorder has it: then it survives the process, waits for the ledger, and
+is verified once it is there. Nothing tells the sender so. TCP acknowledges bytes to the sender's
+kernel, and what is in flight when this process or the network dies is lost, whatever the sender
+believes; syslog has no word for more.
+
+While the spool is full, nothing is read: the sender's window closes, and it queues or drops by its
+own settings. Of each connection at most one read and one unfinished message are held, so memory is
+bounded by the number of connections. A datagram can't be held back: those that find no room are
+counted, and an event says how many were lost.
+"""
+
+import asyncio
+import hashlib
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from ledger_client.collect.syslog.events import Peer, map_frame
+from ledger_client.collect.syslog.framing import Deframer, Frame, FramingError
+from ledger_client.recording.options import SpoolFullError
+from ledger_core.event.canonical import canonical_ip
+from ledger_core.event.model import EventError
+from ledger_core.tlog.errors import UnavailableError
+
+FRAME_BYTES_MAX: Final = 16 * 1024
+"""RFC 5425 asks for 2,048 and would like 8,192."""
+CONNECTIONS_MAX: Final = 512
+READ_BYTES: Final = 32 * 1024
+DATAGRAMS_WAITING_MAX: Final = 1024
+DATAGRAM_BATCH: Final = 256
+HANDSHAKE_S: Final = 10.0
+RETRY_S: Final = 0.25
+DRAIN_S: Final = 5.0
+THREADS: Final = 4
+
+_NS_PER_US: Final = 1_000
+_log = logging.getLogger("ledger_client.collect.syslog")
+
+Record = Callable[[Mapping[str, Any]], object]
+"""Keeps one event. Raises: SpoolFullError."""
+
+
+class _Waiting(NamedTuple):
+    """A message that isn't recorded yet."""
+
+    frame: Frame
+    peer: Peer
+    received_unix_us: int
+
+
+class SyslogListener:
+    """Listens, until it is closed, and records what it hears. For one event loop."""
+
+    def __init__(
+        self,
+        record: Record,
+        *,
+        frame_bytes_max: int = FRAME_BYTES_MAX,
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> None:
+        self._record: Final = record
+        self._frame_bytes_max: Final = frame_bytes_max
+        self._connections_max: Final = connections_max
+        # Recording may wait for the disk.
+        self._threads: Final = ThreadPoolExecutor(THREADS, thread_name_prefix="syslog")
+        self._servers: list[asyncio.Server] = []
+        self._transports: list[asyncio.DatagramTransport] = []
+        self._connections: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
+        self._datagrams: asyncio.Queue[_Waiting] = asyncio.Queue(DATAGRAMS_WAITING_MAX)
+        self._datagrams_lost = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_full = False
+
+    async def listen_tcp(
+        self, host: str, port: int, tls: ssl.SSLContext | None = None
+    ) -> tuple[str, int]:
+        """Take connections; the address, with the port that was chosen when it was 0.
+
+        Raises: UnavailableError when the address can't be had.
+        """
+        try:
+            server = await asyncio.start_server(
+                self._connected,
+                host,
+                port,
+                limit=READ_BYTES,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_S if tls else None,
+            )
+        except OSError as error:
+            raise _cannot_listen(host, port, error) from error
+        self._servers.append(server)
+        bound = server.sockets[0].getsockname()
+        return bound[0], bound[1]
+
+    async def listen_udp(self, host: str, port: int) -> tuple[str, int]:
+        """Take datagrams, a message in each; otherwise as `listen_tcp`."""
+        loop = asyncio.get_running_loop()
+        try:
+            transport, _ = await loop.create_datagram_endpoint(
+                lambda: _Datagrams(self._take_datagram), local_addr=(host, port)
+            )
+        except OSError as error:
+            raise _cannot_listen(host, port, error) from error
+        self._transports.append(transport)
+        self._tasks.append(asyncio.create_task(self._keep_datagrams()))
+        bound = transport.get_extra_info("sockname")
+        return bound[0], bound[1]
+
+    async def close(self) -> None:
+        """Stop reading and record what was read, as long as there is room for it within 5 s."""
+        for server in self._servers:
+            server.close()
+        for transport in self._transports:
+            transport.close()
+        for writer in self._connections:
+            # What has been read stays in the reader, and ends there.
+            writer.transport.abort()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                await asyncio.gather(*self._connections.values(), self._datagrams.join())
+        left = [*self._connections.values(), *self._tasks]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.to_thread(self._threads.shutdown)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = _peer(writer)
+        if len(self._connections) >= self._connections_max:
+            _log.warning("connection_refused ip=%s limit=%d", peer.ip, self._connections_max)
+            writer.transport.abort()
+            return
+        self._connections[writer] = asyncio.create_task(self._serve(reader, writer, peer))
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer
+    ) -> None:
+        _log.info("connection_opened ip=%s port=%d", peer.ip, peer.port)
+        try:
+            # A sender that vanished is noticed by the kernel.
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            await self._read(reader, peer)
+        except OSError as error:
+            _log.info("connection_failed ip=%s error=%s", peer.ip, type(error).__name__)
+        except Exception:  # noqa: BLE001 - the top of a task
+            _log.exception("connection_broken ip=%s", peer.ip)
+        finally:
+            del self._connections[writer]
+            writer.close()
+            _log.info("connection_closed ip=%s port=%d", peer.ip, peer.port)
+
+    async def _read(self, reader: asyncio.StreamReader, peer: Peer) -> None:
+        deframer = Deframer(frame_bytes_max=self._frame_bytes_max)
+        try:
+            while data := await reader.read(READ_BYTES):
+                frames: list[Frame] = []
+                try:
+                    for frame in deframer.feed(data):
+                        frames.append(frame)  # noqa: PERF402 - those before a fault are kept
+                except FramingError as error:
+                    _log.warning("framing_lost ip=%s reason=%s", peer.ip, error)
+                    frames.append(Frame(error.rest, is_unframed=True))
+                    await self._keep(frames, peer)
+                    return
+                await self._keep(frames, peer)
+        finally:
+            last = deframer.end()
+            if last is not None:
+                await self._keep([last], peer)
+
+    async def _keep(self, frames: list[Frame], peer: Peer) -> None:
+        now_unix_us = time.time_ns() // _NS_PER_US
+        await self._keep_all([_Waiting(frame, peer, now_unix_us) for frame in frames])
+
+    async def _keep_all(self, waiting: list[_Waiting]) -> None:
+        """Record messages, and wait for room as long as there is none."""
+        loop = asyncio.get_running_loop()
+        while waiting:
+            kept = await loop.run_in_executor(self._threads, self._record_some, waiting)
+            waiting = waiting[kept:]
+            if bool(waiting) is not self._is_full:
+                self._is_full = bool(waiting)
+                _log.warning("spool_full reading=%s", "stopped" if waiting else "resumed")
+            if waiting:
+                await asyncio.sleep(RETRY_S)
+
+    def _record_some(self, waiting: list[_Waiting]) -> int:
+        """Record messages until there is no room; how many."""
+        for count, (frame, peer, received_unix_us) in enumerate(waiting):
+            try:
+                self._record(map_frame(frame, peer=peer, received_unix_us=received_unix_us))
+            except SpoolFullError:
+                return count
+        return len(waiting)
+
+    def _take_datagram(self, data: bytes, address: tuple[Any, ...]) -> None:
+        most = self._frame_bytes_max
+        frame = Frame(data[:most].rstrip(b"\r\n\0"), bytes_cut=max(0, len(data) - most))
+        peer = Peer(ip=_ip(address[0]), port=address[1])
+        try:
+            self._datagrams.put_nowait(_Waiting(frame, peer, time.time_ns() // _NS_PER_US))
+        except asyncio.QueueFull:
+            self._datagrams_lost += 1
+
+    async def _keep_datagrams(self) -> None:
+        while True:
+            waiting = [await self._datagrams.get()]
+            while len(waiting) < DATAGRAM_BATCH and not self._datagrams.empty():
+                waiting.append(self._datagrams.get_nowait())
+            try:
+                await self._keep_all([message for message in waiting if message.frame.data])
+                if lost := self._datagrams_lost:
+                    self._datagrams_lost = 0
+                    _log.warning("datagrams_lost count=%d", lost)
+                    await self._tell_lost(lost)
+            except Exception:  # noqa: BLE001 - the top of a task, which must go on
+                _log.exception("datagrams_broken count=%d", len(waiting))
+            for _ in waiting:
+                self._datagrams.task_done()
+
+    async def _tell_lost(self, lost: int) -> None:
+        event = {
+            "action": "ledger.syslog.datagrams_lost",
+            "actor": {"type": "host", "id": socket.gethostname() or "unknown"},
+            "outcome": "failure",
+            "reason": f"{lost} datagrams came while the spool was full",
+            "context": {"count": lost},
+        }
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                await loop.run_in_executor(self._threads, self._record, event)
+            except SpoolFullError:
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    def __init__(self, take: Callable[[bytes, tuple[Any, ...]], None]) -> None:
+        self._take = take
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        self._take(data, addr)
+
+
+def _peer(writer: asyncio.StreamWriter) -> Peer:
+    address = writer.get_extra_info("peername") or ("", 0)
+    tls = writer.get_extra_info("ssl_object")
+    certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+    return Peer(
+        ip=_ip(address[0]),
+        port=address[1],
+        fingerprint=hashlib.sha256(certificate).hexdigest() if certificate else "",
+    )
+
+
+def _ip(text: str) -> str:
+    try:
+        # The zone of a link-local address means nothing on another host.
+        return canonical_ip(text.partition("%")[0])
+    except EventError:
+        return ""
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> UnavailableError:
+    return UnavailableError(f"cannot listen on {host} port {port}: {error.strerror or error}")

@@ -1,0 +1,170 @@
+"""How a head that a server shows comes to be accepted: the plans around a `TrustedLog`.
+
+A `TrustedLog` is one client's, and a client may be used from many threads: its calls stand under
+one lock here, which no plan holds while it waits for an answer.
+
+The events of one commit come back to many threads at once, with one head and often with a proof
+from a head that isn't the latest any more. Only one of them asks for the proof that is missing, the
+others wait for their turn and then find the head accepted. So there is at most one such question
+for each head, however many threads.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from ledger_client.errors import RejectedError
+from ledger_client.messages import Plan, Request, Turn
+from ledger_client.responses import check_same, check_status, decode_answer
+from ledger_client.results import Consistency
+from ledger_core.tlog.hashing import Hash
+from ledger_core.tlog.policy import Policy, VerifiedHead
+from ledger_core.tlog.proof import Proof, RangeProof
+from ledger_core.tlog.text import parse_hash
+from ledger_core.tlog.trust import ConsistencyProof, TrustedLog, check_consistent, fork_error
+
+CHECKPOINT_REQUEST = Request(target="/checkpoint", accept="text/plain", answer_bytes_max=1 << 20)
+PROOF_REFUSED_STATUSES = frozenset({400, 404, 409, 422})
+"""What says that there is no such proof, where a 401 would say nothing about the tree."""
+
+
+class WireConsistency(msgspec.Struct, frozen=True, kw_only=True):
+    """A consistency proof as JSON answers hold it."""
+
+    old_size: int = msgspec.field(name="from")
+    new_size: int = msgspec.field(name="to")
+    hashes: list[str]
+
+    def parse(self) -> ConsistencyProof:
+        """The proof. Raises: MalformedError for what is no hash."""
+        return ConsistencyProof(
+            old_size=self.old_size,
+            new_size=self.new_size,
+            hashes=tuple(parse_hash(text) for text in self.hashes),
+        )
+
+
+class Heads:
+    """The accepted heads of one log, for many threads."""
+
+    def __init__(self, trusted: TrustedLog) -> None:
+        self._trusted: Final = trusted
+        self._lock: Final = threading.Lock()
+        self.policy: Final[Policy] = trusted.policy
+
+    @property
+    def latest(self) -> VerifiedHead | None:
+        """The largest accepted head."""
+        with self._lock:
+            return self._trusted.latest
+
+    def checkpoint(self) -> Plan[VerifiedHead]:
+        """Fetch the published head and accept it."""
+        note = check_status(CHECKPOINT_REQUEST, (yield CHECKPOINT_REQUEST))
+        return (yield from self.accept(note))
+
+    def accept(
+        self, note: bytes | str, *, offered: ConsistencyProof | None = None
+    ) -> Plan[VerifiedHead]:
+        """Accept a head, asking for the consistency proof that this takes unless `offered` is it.
+
+        Raises: MalformedError, VerificationError.
+        """
+        return (yield from self._accept(note, offered, lambda head: head))
+
+    def check_proof(
+        self, proof: Proof, *, leaf_hash: Hash, offered: ConsistencyProof | None = None
+    ) -> Plan[VerifiedHead]:
+        """The accepted head in whose tree the leaf is. Raises: VerificationError."""
+        return (
+            yield from self._accept(
+                proof.checkpoint,
+                offered,
+                lambda _: self._trusted.check_proof(proof, leaf_hash=leaf_hash),
+            )
+        )
+
+    def check_range_proof(
+        self,
+        proof: RangeProof,
+        *,
+        leaf_hashes: Sequence[Hash],
+        offered: ConsistencyProof | None = None,
+    ) -> Plan[VerifiedHead]:
+        """The accepted head in whose tree the leaves are. Raises: VerificationError."""
+        return (
+            yield from self._accept(
+                proof.checkpoint,
+                offered,
+                lambda _: self._trusted.check_range_proof(proof, leaf_hashes=leaf_hashes),
+            )
+        )
+
+    def consistency(self, old_note: bytes | str, new_note: bytes | str | None) -> Plan[Consistency]:
+        """Prove that the tree of one head begins with that of another; both become accepted.
+
+        Without `new_note` the published head is taken. Raises: ValueError when old is the larger.
+        """
+        old = yield from self.accept(old_note)
+        new = yield from (self.checkpoint() if new_note is None else self.accept(new_note))
+        old_size, new_size = old.checkpoint.tree_size, new.checkpoint.tree_size
+        if old_size > new_size:
+            raise ValueError(f"the older head has size {old_size}, the newer one {new_size}")
+        proof = ConsistencyProof(old_size=old_size, new_size=new_size, hashes=())
+        if 0 < old_size < new_size:
+            proof = yield from fetch_consistency(old_size, new_size)
+        check_consistent(old, new, proof, offered=new)
+        return Consistency(old=old, new=new, proof=proof)
+
+    def _accept(
+        self,
+        note: bytes | str,
+        offered: ConsistencyProof | None,
+        judge: Callable[[VerifiedHead], VerifiedHead],
+    ) -> Plan[VerifiedHead]:
+        """Accept a head, and judge by it before another thread may displace it."""
+        with self._lock:
+            head = self._trusted.check_head(note)
+        proof = offered
+        has_turn = False
+        while True:
+            with self._lock:
+                verdict = judge(head) if self._trusted.accept(head, proof) else None
+                needed = self._trusted.needs(head)
+                latest = self._trusted.latest
+            if verdict is not None:
+                if has_turn:
+                    yield Turn.GIVE
+                return verdict
+            if needed is None:
+                raise AssertionError("a head that needs no proof is accepted or refused")
+            if not has_turn:
+                yield Turn.TAKE
+                has_turn = True
+                continue
+            try:
+                proof = yield from fetch_consistency(*needed)
+            except RejectedError as error:
+                if error.problem.status not in PROOF_REFUSED_STATUSES or latest is None:
+                    raise
+                reason = f"the ledger has no proof between them ({error})"
+                raise fork_error(reason, accepted=latest, offered=head) from error
+
+
+def fetch_consistency(old_size: int, new_size: int) -> Plan[ConsistencyProof]:
+    """The ledger's proof between two sizes, which nothing has been held against yet.
+
+    Raises: VerificationError when it is between others, MalformedError, RejectedError.
+    """
+    request = Request(target=f"/v1/proofs/consistency?from={old_size}&to={new_size}")
+    response = yield request
+    answer = decode_answer(request, response, WireConsistency)
+    check_same(
+        "a consistency proof between other sizes",
+        got=(answer.old_size, answer.new_size),
+        want=(old_size, new_size),
+        evidence=lambda: {"answer.json": response.body},
+    )
+    return answer.parse()

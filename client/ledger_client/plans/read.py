@@ -1,0 +1,341 @@
+"""Reading entries back, without I/O: nothing is returned before its leaf is under an accepted head.
+
+A single event comes with its tlog-proof. Many are read as entry bundles, 256 to a request, along
+the published tree. What makes them true is the tree's own tiles: the tiles are held against the
+root of the accepted head, and each bundle's leaves against the tiles. A tile of level 1 has the
+roots of 256 bundles, so verifying 65,536 entries takes a tile or two more than reading them.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from ledger_client.messages import Plan, Request
+from ledger_client.plans.heads import CHECKPOINT_REQUEST, Heads, WireConsistency
+from ledger_client.responses import adding_evidence, check_same, check_status, decode_answer
+from ledger_client.results import Entry, Inclusion
+from ledger_core.event.canonical import parse_leaf
+from ledger_core.event.commitments import Opening, check_openings
+from ledger_core.event.model import EventError
+from ledger_core.tlog.checkpoint import parse_checkpoint
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hash
+from ledger_core.tlog.note import parse_note
+from ledger_core.tlog.policy import VerifiedHead
+from ledger_core.tlog.proof import Proof, parse_proof
+from ledger_core.tlog.text import from_wire, parse_hash
+from ledger_core.tlog.tile import (
+    LEAF_BYTES_MAX,
+    TILE_WIDTH,
+    TileHashes,
+    TileRef,
+    authenticate_tiles,
+    decode_bundle,
+    tile_width,
+    tiles_for,
+)
+from ledger_core.tlog.tree import Frontier, decompose
+
+BUNDLE_BYTES_MAX = TILE_WIDTH * (2 + LEAF_BYTES_MAX)
+NOT_FOUND = 404
+
+_is_id = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+
+Index = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _EventAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The event and `received` stand in the answer too, for other readers; the leaf is both."""
+
+    index: Index
+    leaf: str
+    private: tuple[Opening, ...] = ()
+    proof: str | None = None
+    consistency: WireConsistency | None = None
+
+
+class _InclusionAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    index: Index
+    tree_size: Index
+    leaf_hash: str
+    hashes: list[str]
+    checkpoint: str | None = None
+
+
+def read_event(reference: int | str, *, heads: Heads | None) -> Plan[Entry]:
+    """The event at an index, or with an id; verified when there are `heads`.
+
+    Raises: ValueError for what can be neither; VerificationError, MalformedError, RejectedError.
+    """
+    reference = check_reference(reference)
+    request = Request(target=f"/v1/events/{reference}{'' if heads is None else '?proof=1'}")
+    response = yield request
+    answer = decode_answer(request, response, _EventAnswer)
+    leaf = answer.leaf.encode()
+
+    def evidence() -> dict[str, bytes]:
+        if answer.private:
+            # Evidence is saved and handed on; private values are for neither.
+            return {"answer.json": msgspec.json.encode(replace(answer, private=()))}
+        return {"answer.json": response.body}
+
+    head, proof = None, None
+    if heads is not None:
+        if answer.proof is None:
+            raise VerificationError("the answer has no proof", evidence=evidence())
+        proof = parse_proof(answer.proof)
+        check_same("index of a proof", got=proof.leaf_index, want=answer.index, evidence=evidence)
+        offered = None if answer.consistency is None else answer.consistency.parse()
+        with adding_evidence(evidence):
+            head = yield from heads.check_proof(proof, leaf_hash=leaf_hash(leaf), offered=offered)
+    entry = make_entry(answer.index, leaf, head=head, proof=proof)
+    got = entry.index if isinstance(reference, int) else entry.event.id
+    check_same("event asked for", got=got, want=reference, evidence=evidence)
+    if answer.private:
+        return dataclasses.replace(entry, private=_private_values(leaf, answer.private))
+    return entry
+
+
+def _private_values(leaf: bytes, openings: Sequence[Opening]) -> dict[str, Any]:
+    """The values that open commitments in a leaf. Raises: VerificationError."""
+    try:
+        check_openings(msgspec.json.decode(parse_leaf(leaf).event_json), openings)
+    except EventError as error:
+        # Without evidence, which would be the values.
+        raise VerificationError(f"a private value is not what was committed to: {error}") from None
+    return {opening.path: opening.value for opening in openings}
+
+
+def prove_inclusion(
+    index: int, *, tree_size: int | None, expected: Hash | None, heads: Heads
+) -> Plan[Inclusion]:
+    """The proof for the leaf at an index, in the published tree or in that of a kept checkpoint.
+
+    With `expected` it must be the proof of a leaf with that hash.
+
+    Raises: ValueError when the ledger keeps no checkpoint of that size; VerificationError,
+    MalformedError, RejectedError.
+    """
+    target = f"/v1/proofs/inclusion?index={_check_number(index)}"
+    if tree_size is not None:
+        target += f"&size={_check_number(tree_size)}"
+    request = Request(target=target)
+    response = yield request
+    answer = decode_answer(request, response, _InclusionAnswer)
+    if answer.checkpoint is None:
+        raise ValueError(f"the ledger keeps no checkpoint of size {answer.tree_size}")
+
+    def evidence() -> dict[str, bytes]:
+        return {"answer.json": response.body}
+
+    check_same("index of a proof", got=answer.index, want=index, evidence=evidence)
+    with from_wire():
+        hashes = tuple(parse_hash(text) for text in answer.hashes)
+        proof = Proof(leaf_index=index, hashes=hashes, checkpoint=answer.checkpoint)
+    claimed = parse_hash(answer.leaf_hash)
+    if expected is not None and claimed != expected:
+        raise VerificationError(
+            f"the leaf at {index} is another one: got {claimed.hex()}, want {expected.hex()}",
+            evidence=evidence(),
+        )
+    with adding_evidence(evidence):
+        head = yield from heads.check_proof(proof, leaf_hash=claimed)
+    if tree_size is not None:
+        got = head.checkpoint.tree_size
+        check_same("size of a proof's tree", got=got, want=tree_size, evidence=evidence)
+    return Inclusion(leaf_hash=claimed, proof=proof, head=head)
+
+
+class BundleIterator:
+    """A way through the entries [start, end) of the published tree, a bundle at a step.
+
+    Mutable; one reader's. Made by `plan_walk`, it goes on with `next_entries` while `is_open`.
+    """
+
+    def __init__(self, *, start: int, end: int, tree_size: int, head: VerifiedHead | None) -> None:
+        """With `head`, the head of that size, the entries are verified."""
+        self._next = start
+        self._end: Final = end
+        self._tree_size: Final = tree_size
+        self._head: Final = head
+        self._tree: Final = None if head is None else _TiledTree(head, leaves_end=end)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there are entries left."""
+        return self._next < self._end
+
+    def next_entries(self) -> Plan[list[Entry]]:
+        """The entries of the next bundle that lie in the range.
+
+        Raises: VerificationError, MalformedError, RejectedError.
+        """
+        index, skipped = divmod(self._next, TILE_WIDTH)
+        width = tile_width(level=0, index=index, tree_size=self._tree_size)
+        ref = TileRef(None, index, width)
+        bundle = yield from fetch_bundle(ref)
+        leaves = decode_bundle(bundle)[:width]
+        if len(leaves) != width:
+            raise MalformedError(f"{ref.path} has {len(leaves)} entries")
+        if self._tree is not None:
+            with adding_evidence(lambda: {"bundle.bin": bundle}):
+                yield from self._tree.check_bundle(index, leaves)
+        first = index * TILE_WIDTH
+        end = min(first + width, self._end)
+        entries = [
+            make_entry(first + offset, leaves[offset], head=self._head, proof=None)
+            for offset in range(skipped, end - first)
+        ]
+        self._next = end
+        return entries
+
+
+class _TiledTree:
+    """The tree of one accepted head, as far as its tiles were fetched and authenticated."""
+
+    def __init__(self, head: VerifiedHead, *, leaves_end: int) -> None:
+        """Tiles are fetched for the leaves before `leaves_end` alone."""
+        self._head: Final = head
+        self._size: Final = head.checkpoint.tree_size
+        self._leaves_end: Final = leaves_end
+        self._tiles: dict[TileRef, bytes] = {}
+        self._hashes: TileHashes | None = None
+        self._bundles_end = 0  # The first bundle that `_hashes` does not reach.
+
+    def check_bundle(self, index: int, leaves: Sequence[bytes]) -> Plan[None]:
+        """Hold a bundle's leaves against the tree. Raises: VerificationError, MalformedError."""
+        hashes = self._hashes
+        if hashes is None or index >= self._bundles_end:
+            hashes = yield from self._fetch_hashes(index)
+        leaf_hashes = [leaf_hash(leaf) for leaf in leaves]
+        first = index * TILE_WIDTH
+        for node in decompose(first, first + len(leaves)):
+            start = (node.index << node.level) - first
+            if _subtree_root(leaf_hashes[start : start + (1 << node.level)]) != hashes.hash(node):
+                raise VerificationError(
+                    f"the bundle of the entries from {first} on is not of the tree of size"
+                    f" {self._size}",
+                    evidence=self._evidence(),
+                )
+
+    def _fetch_hashes(self, index: int) -> Plan[TileHashes]:
+        """Fetch what is needed for this bundle and for those after it under the same tile."""
+        bundles = -(-self._leaves_end // TILE_WIDTH)
+        bundles_end = min((index // TILE_WIDTH + 1) * TILE_WIDTH, bundles)
+        nodes = [
+            node
+            for first in range(index * TILE_WIDTH, bundles_end * TILE_WIDTH, TILE_WIDTH)
+            for node in decompose(first, min(first + TILE_WIDTH, self._size))
+        ]
+        tiles = {}
+        for ref in tiles_for(nodes, self._size):
+            tiles[ref] = self._tiles.get(ref) or (yield from fetch_tile(ref))
+        self._tiles = tiles
+        with adding_evidence(self._evidence):
+            hashes = authenticate_tiles(
+                tree_size=self._size, root_hash=self._head.checkpoint.root_hash, tiles=tiles
+            )
+        self._hashes, self._bundles_end = hashes, bundles_end
+        return hashes
+
+    def _evidence(self) -> dict[str, bytes]:
+        tiles = {ref.path.replace("/", "-"): tile for ref, tile in self._tiles.items()}
+        return {"checkpoint.note": self._head.note.encode(), **tiles}
+
+
+def plan_walk(start: int, end: int | None, *, heads: Heads | None) -> Plan[BundleIterator]:
+    """A walk from `start` to `end`, or to the end of the tree that is published now.
+
+    Raises: ValueError for a range that isn't within that tree.
+    """
+    head = None
+    if heads is None:
+        note = check_status(CHECKPOINT_REQUEST, (yield CHECKPOINT_REQUEST))
+        tree_size = parse_checkpoint(parse_note(note).text).tree_size
+    else:
+        head = yield from heads.checkpoint()
+        tree_size = head.checkpoint.tree_size
+    end = tree_size if end is None else end
+    if not 0 <= start <= end <= tree_size:
+        raise ValueError(
+            f"the range [{start}, {end}) is not in the published tree of size {tree_size}"
+        )
+    return BundleIterator(start=start, end=end, tree_size=tree_size, head=head)
+
+
+def _subtree_root(leaf_hashes: Sequence[Hash]) -> Hash:
+    frontier = Frontier()
+    for hash_ in leaf_hashes:
+        frontier.append(hash_)
+    return frontier.root()
+
+
+def fetch_bundle(ref: TileRef) -> Plan[bytes]:
+    """A bundle of these entries, or more; nothing of it is checked. Raises: RejectedError."""
+    return (yield from _fetch(ref, bytes_max=BUNDLE_BYTES_MAX))
+
+
+def fetch_tile(ref: TileRef) -> Plan[bytes]:
+    """The hashes of a tile, cut to its width; they are not authenticated. Raises: RejectedError."""
+    data = yield from _fetch(ref, bytes_max=TILE_WIDTH * HASH_BYTES)
+    return data[: ref.width * HASH_BYTES]
+
+
+def _fetch(ref: TileRef, *, bytes_max: int) -> Plan[bytes]:
+    """A tile or bundle; the full one when a log no longer has it at this width.
+
+    Source: c2sp.org/tlog-tiles, "Partial Tiles".
+    """
+    request = _tile_request(ref, bytes_max=bytes_max)
+    response = yield request
+    if response.status == NOT_FOUND and ref.width < TILE_WIDTH:
+        request = _tile_request(ref._replace(width=TILE_WIDTH), bytes_max=bytes_max)
+        response = yield request
+    return check_status(request, response)
+
+
+def _tile_request(ref: TileRef, *, bytes_max: int) -> Request:
+    return Request(
+        target=f"/{ref.path}", accept="application/octet-stream", answer_bytes_max=bytes_max
+    )
+
+
+def make_entry(
+    index: int,
+    leaf: bytes,
+    *,
+    head: VerifiedHead | None,
+    proof: Proof | None,
+    because: tuple[str, ...] = (),
+) -> Entry:
+    """What the ledger holds at an index. Raises: MalformedError for what is no leaf."""
+    parsed = parse_leaf(leaf)
+    return Entry(
+        index=index,
+        event=parsed.event,
+        received=parsed.received,
+        leaf=leaf,
+        head=head,
+        proof=proof,
+        because=because,
+    )
+
+
+def check_reference(reference: int | str) -> int | str:
+    """An index or a UUID in lower case. Raises: ValueError for what is neither."""
+    if isinstance(reference, int):
+        return _check_number(reference)
+    lowered = reference.lower()
+    if not _is_id(lowered):
+        raise ValueError("an event is asked for by its index or by its id, a UUID")
+    return lowered
+
+
+def _check_number(number: int) -> int:
+    if isinstance(number, bool) or number < 0:
+        raise ValueError(f"want a number that isn't negative, got {number}")
+    return number

@@ -1,0 +1,283 @@
+"""Searching, without I/O: pages of entries, each verified before it is returned.
+
+What is proved is each entry: that it is in the log, at its index. That a page has all that the
+query finds, and its counts, are the service's word; pages are held to what they say themselves, so
+nothing comes twice and the order is the one asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Final, Literal
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from ledger_client.messages import Plan, Request
+from ledger_client.plans.heads import Heads
+from ledger_client.plans.read import check_reference, make_entry, read_event
+from ledger_client.responses import adding_evidence, check_same, decode_answer
+from ledger_client.results import Entry, Facet, Histogram, Page, Seen
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.proof import parse_proof
+
+PAGE_EVENTS: Final = 100
+PAGE_EVENTS_MAX: Final = 1000
+PAGE_BYTES_MAX: Final = 256 << 20
+"""A thousand of the largest events, with their escapes and proofs."""
+
+Order = Literal["newest", "oldest"]
+Number = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class WireEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event in an answer or a line of a stream: the leaf says what it is."""
+
+    index: Number
+    leaf: str
+    proof: str | None = None
+    because: tuple[str, ...] = ()
+
+
+class _Value(msgspec.Struct, frozen=True):
+    value: str
+    count: Number
+
+
+class _Facet(msgspec.Struct, frozen=True):
+    field: str
+    values: tuple[_Value, ...]
+    others: Number
+    exact: bool
+    counted: Number
+
+    def result(self) -> Facet:
+        return Facet(
+            field=self.field,
+            counts=tuple((each.value, each.count) for each in self.values),
+            others=self.others,
+            is_exact=self.exact,
+            counted=self.counted,
+        )
+
+
+class _Bucket(msgspec.Struct, frozen=True):
+    start: str
+    count: Number
+
+
+class _Histogram(msgspec.Struct, frozen=True):
+    unit: str
+    buckets: tuple[_Bucket, ...]
+    exact: bool
+    counted: Number
+
+    def result(self) -> Histogram:
+        return Histogram(
+            unit=self.unit,
+            buckets=tuple((each.start, each.count) for each in self.buckets),
+            is_exact=self.exact,
+            counted=self.counted,
+        )
+
+
+class _SearchAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    query: str
+    order: Order
+    tree_size: Number
+    total: Number
+    total_exact: bool
+    scanned: Number
+    complete: bool
+    took_ms: float
+    events: tuple[WireEvent, ...]
+    cursor: str | None = None
+    facets: tuple[_Facet, ...] = ()
+    histogram: _Histogram | None = None
+    explanation: str | None = None
+
+
+class _SeenAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    source: str
+    tree_size: Number
+    total: Number
+    total_exact: bool
+    actions: _Facet
+    first: WireEvent | None = None
+    last: WireEvent | None = None
+
+
+def plan_page(
+    path: str,
+    parameters: Mapping[str, str | int | None],
+    *,
+    heads: Heads | None,
+    after: int | None = None,
+) -> Plan[Page]:
+    """A page of what is found; `after` is the index of the last event of the page before.
+
+    Raises: VerificationError, MalformedError, RejectedError.
+    """
+    given = {name: value for name, value in parameters.items() if value is not None}
+    if heads is not None:
+        given["proof"] = 1
+    request = Request(target=f"{path}?{urlencode(given)}", answer_bytes_max=PAGE_BYTES_MAX)
+    response = yield request
+    answer = decode_answer(request, response, _SearchAnswer)
+    _check_order(answer, after)
+    with adding_evidence(lambda: {"answer.json": response.body}):
+        entries: list[Entry] = []
+        for found in answer.events:
+            entry = yield from read_found(found, heads=heads)
+            entries.append(entry)
+    return Page(
+        entries=tuple(entries),
+        query=answer.query,
+        order=answer.order,
+        tree_size=answer.tree_size,
+        total=answer.total,
+        is_total_exact=answer.total_exact,
+        scanned=answer.scanned,
+        is_complete=answer.complete,
+        took_ms=answer.took_ms,
+        cursor=answer.cursor,
+        facets=tuple(facet.result() for facet in answer.facets),
+        histogram=None if answer.histogram is None else answer.histogram.result(),
+        explanation=answer.explanation,
+    )
+
+
+def read_found(found: WireEvent, *, heads: Heads | None) -> Plan[Entry]:
+    """An event of an answer, verified when there are `heads`.
+
+    Raises: VerificationError, MalformedError.
+    """
+    leaf = found.leaf.encode()
+    if heads is None:
+        return make_entry(found.index, leaf, head=None, proof=None, because=found.because)
+    if found.proof is None:
+        raise VerificationError(f"the event at {found.index} has no proof")
+    proof = parse_proof(found.proof)
+    check_same("index of a proof", got=proof.leaf_index, want=found.index, evidence=dict)
+    head = yield from heads.check_proof(proof, leaf_hash=leaf_hash(leaf))
+    return make_entry(found.index, leaf, head=head, proof=proof, because=found.because)
+
+
+class Search:
+    """A way through all that is found, a page at a step.
+
+    Mutable; one reader's. It goes on with `next_page` while `is_open`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        parameters: Mapping[str, str | int | None],
+        *,
+        limit: int | None,
+        heads: Heads | None,
+    ) -> None:
+        """At most `limit` entries in all. Raises: ValueError."""
+        if limit is not None and limit < 0:
+            raise ValueError(f"want a limit that isn't negative, got {limit}")
+        self._path: Final = path
+        self._parameters: Final = dict(parameters)
+        self._heads: Final = heads
+        self._left = limit
+        self._cursor: str | None = None
+        self._after: int | None = None
+        self.is_open = limit != 0
+
+    def next_page(self) -> Plan[Page]:
+        """The next page, which may be empty where a bound of the service was reached."""
+        page = yield from plan_page(
+            self._path,
+            {
+                **self._parameters,
+                "limit": PAGE_EVENTS if self._left is None else min(self._left, PAGE_EVENTS),
+                "cursor": self._cursor,
+            },
+            heads=self._heads,
+            after=self._after,
+        )
+        if page.cursor is not None and page.cursor == self._cursor:
+            raise MalformedError("the cursor does not go on")
+        self._cursor = page.cursor
+        if page.entries:
+            self._after = page.entries[-1].index
+        if self._left is not None:
+            self._left -= len(page.entries)
+        self.is_open = page.cursor is not None and self._left != 0
+        return page
+
+
+def search_parameters(
+    *,
+    order: Order,
+    facets: Sequence[str] = (),
+    histogram: str | None = None,
+    explain: bool = False,
+) -> dict[str, str | int | None]:
+    """Parameters that several routes share."""
+    return {
+        "order": order,
+        "facets": ",".join(facets) or None,
+        "histogram": histogram,
+        "explain": 1 if explain else None,
+    }
+
+
+def around_path(reference: int | str) -> str:
+    """The path of what happened around an event. Raises: ValueError."""
+    return f"/v1/events/{check_reference(reference)}/around"
+
+
+def timeline_path(actor: str) -> str:
+    """The path of an actor's timeline."""
+    return f"/v1/actors/{quote(actor, safe='')}/timeline"
+
+
+def plan_seen(source: str, *, heads: Heads | None) -> Plan[Seen]:
+    """When an address or a network was first and last seen; both events verified with `heads`.
+
+    The two are asked for again, with their proofs, from the log itself.
+    Raises: VerificationError, MalformedError, RejectedError.
+    """
+    request = Request(
+        target=f"/v1/sources/{quote(source, safe='')}/seen", answer_bytes_max=PAGE_BYTES_MAX
+    )
+    response = yield request
+    answer = decode_answer(request, response, _SeenAnswer)
+    ends: list[Entry | None] = []
+    for found in (answer.first, answer.last):
+        entry = None
+        if found is not None:
+            entry = yield from read_event(found.index, heads=heads)
+            check_same(
+                "event at an index",
+                got=found.leaf,
+                want=entry.leaf.decode(),
+                evidence=lambda: {"answer.json": response.body},
+            )
+        ends.append(entry)
+    first, last = ends
+    return Seen(
+        source=answer.source,
+        tree_size=answer.tree_size,
+        total=answer.total,
+        is_total_exact=answer.total_exact,
+        actions=answer.actions.result(),
+        first=first,
+        last=last,
+    )
+
+
+def _check_order(answer: _SearchAnswer, after: int | None) -> None:
+    """Hold a page against its own words. Raises: MalformedError."""
+    indices = [event.index for event in answer.events]
+    if any(index >= answer.tree_size for index in indices):
+        raise MalformedError(f"an event past the tree of size {answer.tree_size} was found")
+    whole = indices if after is None else [after, *indices]
+    ascending = whole if answer.order == "oldest" else whole[::-1]
+    if any(one >= next_ for one, next_ in pairwise(ascending)):
+        raise MalformedError("the events found are not in their order, or one stands twice")

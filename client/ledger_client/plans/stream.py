@@ -1,0 +1,116 @@
+"""Following a stream of events, without I/O: lines in, entries out, and where to go on.
+
+A stream may end at any time: the service stops, a proxy has had enough. The follower then asks
+again from the index that it has reached, so nothing is missed and nothing comes twice. What it is
+shown is held against that place: an entry behind it is refused.
+"""
+
+from typing import Annotated, Final
+from urllib.parse import urlencode
+
+import msgspec
+
+from ledger_client.messages import ANSWER_BYTES_MAX, Plan, Request
+from ledger_client.plans.heads import Heads
+from ledger_client.plans.search import WireEvent, read_found
+from ledger_client.responses import decode_json
+from ledger_client.results import Entry
+from ledger_client.retry import Environment, RetryPolicy
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+
+LINE_BYTES_MAX: Final = ANSWER_BYTES_MAX
+
+
+class _Line(msgspec.Struct, frozen=True, kw_only=True):
+    """An event, or a position: what is looked at next."""
+
+    index: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    leaf: str | None = None
+    proof: str | None = None
+    next: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class LineSplitter:
+    """Cuts pieces into lines. Mutable."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """The lines that this piece completes. Raises: MalformedError for an endless one."""
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        if len(self._rest) > LINE_BYTES_MAX:
+            raise MalformedError(f"a line of the stream is longer than {LINE_BYTES_MAX} bytes")
+        return lines
+
+
+class EventStream:
+    """One follower's place in a log. Mutable; one reader's."""
+
+    def __init__(
+        self,
+        query: str,
+        *,
+        start: int | None,
+        heads: Heads | None,
+        retry: RetryPolicy,
+        environment: Environment,
+    ) -> None:
+        """From the entry at `start` on; None is what comes next."""
+        self._query: Final = query
+        self._heads: Final = heads
+        self._retry: Final = retry
+        self._environment: Final = environment
+        self._next = start
+        self._failures = 0
+        self._failing_since_s = 0.0
+
+    def request(self) -> Request:
+        """What to ask for, the first time and after each end."""
+        given: dict[str, str | int] = {"q": self._query}
+        if self._next is not None:
+            given["from"] = self._next
+        if self._heads is not None:
+            given["proof"] = 1
+        return Request(
+            target=f"/v1/events/stream?{urlencode(given)}", accept="application/x-ndjson"
+        )
+
+    def read(self, line: bytes) -> Plan[Entry | None]:
+        """The entry of a line, verified when that was asked for; None when it has none.
+
+        Raises: VerificationError, MalformedError.
+        """
+        said = decode_json(self.request(), line, _Line)
+        self._failures = 0
+        place = said.next if said.index is None else said.index
+        if place is None or place < (self._next or 0):
+            raise MalformedError(f"the stream goes back: got {place}, want {self._next} or more")
+        if said.index is None:
+            self._next = place
+            return None
+        if said.leaf is None:
+            raise MalformedError("a line of the stream has an index and no leaf")
+        found = WireEvent(index=said.index, leaf=said.leaf, proof=said.proof)
+        entry = yield from read_found(found, heads=self._heads)
+        self._next = said.index + 1
+        return entry
+
+    def pause_s(self, failure: UnavailableError | None) -> float:
+        """How long to wait before asking again; None is a stream that ended in order.
+
+        Raises: the failure, when the retries are used up.
+        """
+        now_s = self._environment.monotonic_s()
+        if self._failures == 0:
+            self._failing_since_s = now_s
+        self._failures += 1
+        delay_s = self._retry.delay_s(
+            attempts=self._failures,
+            elapsed_s=now_s - self._failing_since_s,
+            retry_after_s=None if failure is None else failure.retry_after_s,
+            draw=self._environment.draw,
+        )
+        if delay_s is None:
+            raise failure or UnavailableError("the stream ends again and again")
+        return delay_s

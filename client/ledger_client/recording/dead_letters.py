@@ -1,0 +1,97 @@
+"""The dead-letter file: what the ledger never takes, with the reason, a JSON object on each line.
+
+    {"event": {…}, "rejected": {"at": "2026-11-25T02:03:36.123456Z", "by": "ledger",
+     "rule": "leaf-too-large", "field": "", "detail": "…", "status": 413}}
+
+When a value is what was refused, it may be a secret, and another one may stand beside it. So what
+`field` names is cut out of the event, and so are the places for free text and values. The three
+refusals that are about no value (`WHOLE_RULES`) keep the event whole, to be sent again by hand.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from ledger_client.problem_details import Problem
+from ledger_core.event.model import EventError
+
+FILE_NAME: Final = "dead-letter.jsonl"
+BYTES_MAX: Final = 64 * 1024 * 1024
+
+WHOLE_RULES: Final = frozenset({"wrong-tenant", "id-conflict", "leaf-too-large"})
+FREE_FIELDS: Final = ("changes", "context", "reason")
+
+_split_field = re.compile(r'[^.\[\]"]+|\["(?:[^"\\]|\\.)*"\]|\[[0-9]+\]').findall
+
+
+class DeadLetters:
+    """Appends to the file, which several processes may share."""
+
+    def __init__(self, spool: Path) -> None:
+        self._path: Final = spool / FILE_NAME
+
+    def add(self, event: Mapping[str, Any], problem: Problem, *, by: str, at: str) -> bool:
+        """Keep one event, cut as the reason asks, durably; False when the file is full.
+
+        Raises: OSError.
+        """
+        rejected = {
+            "at": at,
+            "by": by,
+            "rule": problem.slug,
+            "field": problem.field or "",
+            "detail": problem.detail,
+            "status": problem.status,
+        }
+        line = msgspec.json.encode({"event": event, "rejected": rejected}) + b"\n"
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            if os.fstat(fd).st_size + len(line) > BYTES_MAX:
+                return False
+            os.write(fd, line)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+        return True
+
+
+def problem_of(error: EventError) -> Problem:
+    """What a check of our own refuses, in the form in which the ledger says such things."""
+    return Problem(type=f"#{error.rule}", detail=error.message, field=error.field or None)
+
+
+def cut_event(event: dict[str, Any], problem: Problem) -> dict[str, Any]:
+    """What of a refused event may be kept."""
+    if problem.slug in WHOLE_RULES:
+        return event
+    kept = {name: value for name, value in event.items() if name not in FREE_FIELDS}
+    names = [_plain(part) for part in _split_field(problem.field or "")]
+    if names and names[0] in kept:
+        kept = without(kept, names)
+    return kept
+
+
+def without(value: Any, names: list[str]) -> Any:
+    """The value without the member that the names lead to; None when they lead nowhere in it."""
+    if not names:
+        return value
+    name, rest = names[0], names[1:]
+    if isinstance(value, dict) and name in value:
+        others = {key: member for key, member in value.items() if key != name}
+        return {**others, name: without(value[name], rest)} if rest else others
+    if isinstance(value, list) and name.isdigit() and int(name) < len(value):
+        index = int(name)
+        middle = [without(value[index], rest)] if rest else []
+        return [*value[:index], *middle, *value[index + 1 :]]
+    return None
+
+
+def _plain(part: str) -> str:
+    """The name in one part of a field: `context`, `[3]`, `["a b"]`."""
+    if part.startswith('["'):
+        return str(msgspec.json.decode(part[1:-1]))
+    return part.strip("[]")

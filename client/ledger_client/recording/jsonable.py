@@ -1,0 +1,88 @@
+"""Any value as JSON that an event may hold.
+
+Nothing here calls `repr` or `str` on a value of unknown type: what an object prints is the business
+of whoever wrote it, and may be a password. Such an object becomes the name of its type.
+"""
+
+import datetime as dt
+import decimal
+import enum
+import fractions
+import ipaddress
+import math
+import pathlib
+import re
+import uuid
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
+
+from ledger_core.event.model import INTEGER_MAX, LIMITS
+
+LEVELS_MAX: Final = LIMITS["depth"].most
+TOO_DEEP: Final = "…"
+REPLACEMENT: Final = "\ufffd"
+INTEGER_BITS_MAX: Final = 4096
+
+_not_text = re.compile("[\0\ud800-\udfff]").sub
+_PRINTED: Final = (
+    decimal.Decimal,
+    fractions.Fraction,
+    uuid.UUID,
+    pathlib.PurePath,
+    dt.timedelta,
+    ipaddress.IPv4Address,
+    ipaddress.IPv6Address,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Network,
+)
+
+
+def plain(value: object, levels: int = LEVELS_MAX) -> Any:
+    """The value as JSON, objects and arrays at most `levels` deep.
+
+    Numbers that JSON doesn't hold exactly become texts. Texts are never cut here, where secrets
+    aren't masked yet: half of one would not be known as one.
+    """
+    match value:
+        case enum.Enum():
+            return plain(value.value, levels)
+        case None | bool():
+            return value
+        case str():
+            return _not_text(REPLACEMENT, str(value))
+        case int():
+            return int(value) if abs(value) <= INTEGER_MAX else _integer_text(value)
+        case float():
+            return value if math.isfinite(value) and abs(value) <= INTEGER_MAX else str(value)
+        case dt.datetime() | dt.date() | dt.time():
+            return value.isoformat()
+        case bytes() | bytearray() | memoryview():
+            return {"bytes": len(value)} if levels else TOO_DEEP
+    if isinstance(value, _PRINTED):
+        return str(value)
+    return _plain_container(value, levels)
+
+
+def _plain_container(value: object, levels: int) -> Any:
+    if not levels:
+        return TOO_DEEP
+    if isinstance(value, Mapping):
+        return {key_text(key): plain(member, levels - 1) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, levels - 1) for item in value]
+    if isinstance(value, AbstractSet):
+        return sorted((plain(item, levels - 1) for item in value), key=str)
+    kind = type(value)
+    return {"type": f"{kind.__module__}.{kind.__qualname__}"}
+
+
+def key_text(key: object) -> str:
+    """The key of a mapping as the key of a JSON object."""
+    text = plain(key, 0)
+    return text if isinstance(text, str) else str(text)
+
+
+def _integer_text(value: int) -> str:
+    # Python refuses to print more than 4,300 digits.
+    return str(value) if value.bit_length() <= INTEGER_BITS_MAX else hex(value)

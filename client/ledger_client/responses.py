@@ -1,0 +1,84 @@
+"""What the ledger answered, decoded or turned into the error that it is."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
+
+from ledger_client.errors import RejectedError
+from ledger_client.messages import Request, Response
+from ledger_client.problem_details import Problem
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.text import excerpt
+
+T = TypeVar("T")
+
+Evidence = Callable[[], Mapping[str, bytes]]
+"""What convinces a third person; it is gathered only when somebody lied."""
+
+GOOD_STATUSES = range(200, 300)
+_REFUSED = range(400, 500)
+_FAILED = range(500, 600)
+
+
+def decode_answer(request: Request, response: Response, kind: type[T]) -> T:
+    """The JSON of a good answer.
+
+    Raises: RejectedError for a 4xx, UnavailableError for a 5xx, MalformedError for any other
+    status and for what isn't this JSON.
+    """
+    return decode_json(request, check_status(request, response), kind)
+
+
+def decode_json(request: Request, body: bytes, kind: type[T]) -> T:
+    """A body as the JSON of this type. Raises: MalformedError."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedError(f"{_name(request)}: the answer is not as agreed: {error}") from None
+
+
+def check_status(request: Request, response: Response) -> bytes:
+    """The body of a good answer. Raises: as `decode_answer`, but for the JSON."""
+    if response.status in GOOD_STATUSES:
+        return response.body
+    if response.status in _REFUSED:
+        raise RejectedError(decode_problem(response))
+    if response.status in _FAILED:
+        problem = decode_problem(response)
+        said = f": {problem.detail}" if problem.detail else ""
+        raise UnavailableError(f"{_name(request)}: status {response.status}{said}")
+    raise MalformedError(f"{_name(request)}: got status {response.status}, want 2xx, 4xx or 5xx")
+
+
+def decode_problem(response: Response) -> Problem:
+    """The problem document of a response; a proxy's page becomes one that has the status alone."""
+    try:
+        problem = msgspec.json.decode(response.body, type=Problem)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Problem(title=f"status {response.status}", status=response.status)
+    return problem.printable(response.status)
+
+
+def check_same(what: str, *, got: object, want: object, evidence: Evidence) -> None:
+    """Refuse an answer to another question than the one asked.
+
+    Raises: VerificationError saying got and want.
+    """
+    if got != want:
+        shown = excerpt(got) if isinstance(got, str) else got
+        raise VerificationError(f"{what}: got {shown}, want {want}", evidence=evidence())
+
+
+@contextmanager
+def adding_evidence(evidence: Evidence) -> Iterator[None]:
+    """Let a VerificationError raised within carry this evidence beside its own."""
+    try:
+        yield
+    except VerificationError as error:
+        raise VerificationError(str(error), evidence={**evidence(), **error.evidence}) from error
+
+
+def _name(request: Request) -> str:
+    return f"{request.method} {request.target.partition('?')[0]}"

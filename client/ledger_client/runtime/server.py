@@ -1,0 +1,73 @@
+"""How a server lives in this process: its event loop, its address, and the signal to end."""
+
+import asyncio
+import gc
+import signal
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+CONNECTIONS_WAITING_MAX: Final = 1024
+GC_THRESHOLDS: Final = (20_000, 20, 50)
+
+_PORT_MAX: Final = 65535
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Host and port of `127.0.0.1:8765` or `[::1]:8765`. Raises: MalformedError."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= _PORT_MAX):
+        raise MalformedError(f"not an address and a port, such as 127.0.0.1:8765: {text!a}")
+    return host, int(port)
+
+
+async def listen(runner: "web.BaseRunner", text: str) -> str:
+    """Take connections; the address, with the port that was chosen when it was 0.
+
+    Raises: UnavailableError when the address can't be had.
+    """
+    # Imported late: whoever only parses an address need not wait for aiohttp.
+    from aiohttp import web
+
+    host, port = parse_listen(text)
+    try:
+        await web.TCPSite(runner, host, port, backlog=CONNECTIONS_WAITING_MAX).start()
+    except OSError as error:
+        raise UnavailableError(f"cannot listen on {text}: {error.strerror}") from error
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run_until_signal(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run a server on an event loop of its own; SIGTERM and SIGINT set the event that ends it."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_until_signal(serve))
+
+
+async def _until_signal(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    # What a request makes refers to nothing that refers back, so most collections find nothing;
+    # and what was made at the start stays until the end.
+    gc.set_threshold(*GC_THRESHOLDS)
+    gc.freeze()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await serve(stop)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed, else None for asyncio's own."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return uvloop.new_event_loop

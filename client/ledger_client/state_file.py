@@ -1,0 +1,171 @@
+"""The accepted head on disk, so that a client that starts again still knows its log.
+
+    {"version": 1,
+     "log_keys": ["example.com/audit+1c2d3e4f+AYKW0zR…"],
+     "checkpoint": "example.com/audit\\n1024\\n…\\n\\n— example.com/audit …\\n"}
+
+* `log_keys` are those of the policy that the user configured. A file for other keys is refused:
+  what the server says about itself is never asked.
+* The checkpoint is checked again whenever the file is read (`trust.check_anchor`).
+* A file is replaced whole: written beside itself, synced, renamed, and the folder synced. Readers
+  see the old head or the new one, and so does the client after a crash.
+* It is written at most once a second, and at `close()`. After a crash it may be a second old, and
+  several clients may share it and overwrite each other's: any head that was once accepted is a
+  sound anchor, for later heads must be proven to extend it.
+* Evidence of a lie is saved in a folder beside it, `FILE.evidence/NAME/`, one file for each part.
+  NAME comes from the content, so the same lie is saved once.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Final
+
+import msgspec
+
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.policy import Policy
+from ledger_core.tlog.trust import check_anchor
+
+STATE_VERSION = 1
+STATE_BYTES_MAX = 1 << 20
+SAVE_INTERVAL_S = 1.0
+EVIDENCE_FOLDERS_MAX = 100
+"""A server that lies all day must not fill the client's disk."""
+
+
+class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    version: int
+    log_keys: list[str]
+    checkpoint: str
+
+
+class StateFile:
+    """The file that holds the latest accepted head of one log. Safe from many threads."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        policy: Policy,
+        monotonic_s: Callable[[], float],
+        evidence: Path | None = None,
+    ) -> None:
+        """The file need not exist; its folder must when it is first written.
+
+        `evidence` is the folder for evidence, where it isn't `FILE.evidence`.
+        """
+        self.path: Final = Path(path)
+        self._evidence: Final = evidence or self.path.with_name(self.path.name + ".evidence")
+        self._policy: Final = policy
+        self._log_keys: Final = sorted(str(log.verifier) for log in policy.logs)
+        self._monotonic_s: Final = monotonic_s
+        self._lock: Final = threading.Lock()
+        self._saved: str | None = None  # Guarded by _lock: the note that is on disk.
+        self._saved_at_s: float | None = None  # Guarded by _lock.
+
+    def load(self) -> str | None:
+        """The signed note kept, checked; None when there is no file yet.
+
+        Raises: ValueError when it belongs to another log; MalformedError, VerificationError when
+        it isn't what a client wrote; OSError. Each message names the file.
+        """
+        try:
+            with self.path.open("rb") as file:
+                data = file.read(STATE_BYTES_MAX + 1)
+        except FileNotFoundError:
+            return None
+        state = self._decode(data)
+        if not set(state.log_keys) & set(self._log_keys):
+            raise ValueError(
+                f"{self.path} keeps the head of a log with another key than the policy names:"
+                f" got {', '.join(state.log_keys)}; name another state file"
+            )
+        try:
+            check_anchor(state.checkpoint, self._policy)
+        except MalformedError as error:
+            raise MalformedError(f"{self.path} holds no signed head: {error}") from error
+        except VerificationError as error:
+            raise VerificationError(
+                f"{self.path} holds a head that no log of the policy signed: {error}",
+                evidence={"state.json": data},
+            ) from error
+        with self._lock:
+            self._saved = state.checkpoint
+        return state.checkpoint
+
+    def is_due(self, note: str) -> bool:
+        """Whether `save` is worth calling: another head, and a second since the last one."""
+        with self._lock:
+            if note == self._saved:
+                return False
+            if self._saved_at_s is None:
+                return True
+            return self._monotonic_s() - self._saved_at_s >= SAVE_INTERVAL_S
+
+    def save(self, note: str) -> None:
+        """Replace the file by one that holds this note. Raises: OSError."""
+        with self._lock:
+            if note == self._saved:
+                return
+            state = _State(version=STATE_VERSION, log_keys=self._log_keys, checkpoint=note)
+            replace_file(
+                self.path, msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n"
+            )
+            self._saved = note
+            self._saved_at_s = self._monotonic_s()
+
+    def save_evidence(self, evidence: Mapping[str, bytes]) -> Path | None:
+        """The folder that holds this evidence from now on; None when there are too many.
+
+        Raises: OSError.
+        """
+        name = sha256()
+        for part in sorted(evidence):
+            name.update(sha256(part.encode()).digest() + sha256(evidence[part]).digest())
+        parent = self._evidence
+        folder = parent / name.hexdigest()[:16]
+        with self._lock:
+            parent.mkdir(mode=0o700, exist_ok=True)
+            if not folder.exists() and len(list(parent.iterdir())) >= EVIDENCE_FOLDERS_MAX:
+                return None
+            folder.mkdir(mode=0o700, exist_ok=True)
+            for part, data in evidence.items():
+                replace_file(folder / part, data)
+        return folder
+
+    def _decode(self, data: bytes) -> _State:
+        if len(data) > STATE_BYTES_MAX:
+            raise MalformedError(f"{self.path} is too long: want {STATE_BYTES_MAX} bytes at most")
+        try:
+            state = msgspec.json.decode(data, type=_State)
+        except msgspec.DecodeError as error:
+            raise MalformedError(f"{self.path} is not a state file: {error}") from error
+        if state.version != STATE_VERSION:
+            raise MalformedError(f"{self.path} has version {state.version}, want {STATE_VERSION}")
+        return state
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one; only its owner reads it.
+
+    Raises: OSError.
+    """
+    with NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink()
+            raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

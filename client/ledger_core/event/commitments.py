@@ -1,0 +1,387 @@
+"""Erasable fields: the leaf holds a commitment, and the value stands outside the tree.
+
+    {"context": {"patient": {"commitment": "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"}}}
+
+The commitment is the SHA-256, in base64url without padding, of the RFC 8785 JSON of
+
+    ["<salt, base64url>", "/context/patient", <value>]
+
+with a salt of 32 random bytes, and as path the JSON Pointer (RFC 6901) of the field in the event.
+Who has salt and value can check it; who has not learns nothing, however few values are possible.
+
+Where only a text may stand (`reason`, `source.user_agent`, and the `name` of actor and targets)
+the commitment is the text `commitment.47DEQ…`; elsewhere in the schema there is none.
+
+An **opening** is what belongs to one commitment: path, subject, salt, value. A client makes both
+and sends the event with its openings beside it, so the leaf is known to it and only its own words
+are hashed:
+
+    {"event": {…}, "private": [{"path": "/context/patient", "subject": "u_12345",
+                                "salt": "…", "value": {"name": "…"}}]}
+"""
+
+import hashlib
+import hmac
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
+
+import msgspec
+import rfc8785
+from msgspec import Meta
+
+from ledger_core.event.diagnostics import parse_json
+from ledger_core.event.model import EventError, Id
+from ledger_core.event.reader import Reader, ReadEvent
+
+SALT_BYTES: Final = 32
+VALUE_BYTES_MAX: Final = 16_384
+OPENINGS_MAX: Final = 32
+_ENVELOPE_BYTES_MAX: Final = 1 << 20
+_DEPTH_MAX: Final = 64
+_HASH_CHARS: Final = 43
+_TEXT_PREFIX: Final = "commitment."
+_FIELD: Final = "commitment"
+_FREE_AT: Final = re.compile(r"/context/.+|/changes/[0-9]+/(?:before|after)(?:/.*)?", re.DOTALL)
+_TEXT_AT: Final = re.compile(
+    r"/reason|/source/user_agent|/actor(?:/on_behalf_of)?/name|/targets/[0-9]+/name"
+)
+_is_hash: Final = re.compile(rf"[A-Za-z0-9_-]{{{_HASH_CHARS}}}").fullmatch
+_looks_enveloped: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"(?:event|private)"[ \t\r\n]*:').match
+
+
+class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What opens one commitment. Not in any message: its repr has no value and no salt."""
+
+    path: Annotated[str, Meta(max_length=4096)]
+    subject: Id
+    salt: Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_-]{{{_HASH_CHARS}}}$")]
+    value: Any
+
+    def __repr__(self) -> str:
+        return f"Opening(path={self.path!r})"
+
+    @property
+    def commitment(self) -> str:
+        """Raises: EventError for a value that is too long or no JSON."""
+        return commit(salt=decode_salt(self.salt), path=self.path, value=self.value)
+
+
+class Private:
+    """A value that an application marks as erasable; it shows itself nowhere."""
+
+    __slots__ = ("subject", "value")
+
+    is_used: ClassVar[bool] = False
+    """Whether there ever was one in this process: where there was none, none is looked for."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        # Not in `__init__`, which an object that was pickled elsewhere is made without.
+        Private.is_used = True
+        return super().__new__(cls)
+
+    def __init__(self, value: Any, subject: str) -> None:
+        self.value = value
+        self.subject = subject
+
+    def __repr__(self) -> str:
+        return "private(…)"
+
+
+class PrivateEvent(ReadEvent, frozen=True):
+    """An event with the openings of its commitments, each checked."""
+
+    openings: tuple[Opening, ...]
+
+
+class Commitment(NamedTuple):
+    """A commitment and where it stands."""
+
+    path: str
+    hash: str
+
+
+def commit(*, salt: bytes, path: str, value: Any) -> str:
+    """The commitment to a value. Raises: EventError for a value that is too long or no JSON."""
+    if len(salt) != SALT_BYTES:
+        raise ValueError(f"want a salt of {SALT_BYTES} bytes, got {len(salt)}")
+    try:
+        value_json = rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError, TypeError):
+        raise _refuse(path, "a private value is JSON, its numbers within ±(2^53−1)") from None
+    if len(value_json) > VALUE_BYTES_MAX:
+        raise EventError(
+            f"a private value has at most {VALUE_BYTES_MAX} bytes of JSON, got {len(value_json)}",
+            rule="too-long",
+            field=path,
+            limit=VALUE_BYTES_MAX,
+            got=len(value_json),
+        )
+    head = rfc8785.dumps([encode_salt(salt), path])
+    return _base64url(hashlib.sha256(b"%b,%b]" % (head[:-1], value_json)).digest())
+
+
+def hide(
+    event: Mapping[str, Any], make_salt: Callable[[], bytes]
+) -> tuple[dict[str, Any], tuple[Opening, ...]]:
+    """Put commitments in the places of the values marked `Private`.
+
+    `make_salt` gives 32 random bytes. Raises: EventError where nothing private may stand.
+    """
+    openings: list[Opening] = []
+
+    def copy(value: Any, path: str, depth: int) -> Any:
+        if isinstance(value, Private):
+            salt = encode_salt(make_salt())
+            opening = _convert({"path": path, "subject": value.subject, "salt": salt}, value.value)
+            openings.append(opening)
+            return _shown(path, opening.commitment)
+        if depth > _DEPTH_MAX:
+            return value
+        if isinstance(value, Mapping):
+            return {
+                key: copy(member, f"{path}/{_escape(key)}", depth + 1)
+                for key, member in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [copy(item, f"{path}/{at}", depth + 1) for at, item in enumerate(value)]
+        return value
+
+    hidden: dict[str, Any] = copy(dict(event), "", 0)
+    _check_count(len(openings))
+    return hidden, tuple(openings)
+
+
+def holds_private(value: object, depth: int = 0) -> bool:
+    """Tell whether a value marked `Private` stands somewhere in an object."""
+    if not Private.is_used:
+        return False
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return isinstance(value, Private)
+    for member in value:
+        if type(member) is not str and depth < _DEPTH_MAX and holds_private(member, depth + 1):
+            return True
+    return False
+
+
+def may_be_private(path: str) -> bool:
+    """Tell whether a commitment may stand at a JSON Pointer; a `*` in it is any key or position."""
+    sample = re.sub(r"/\*(?=/|$)", "/0", path)
+    return bool(_FREE_AT.fullmatch(sample) or _TEXT_AT.fullmatch(sample))
+
+
+def is_commitment(value: object) -> bool:
+    """Tell that a value is a commitment, in either of its forms."""
+    found: object = value
+    if isinstance(value, dict):
+        found = value[_FIELD] if value.keys() == {_FIELD} else None
+    elif isinstance(value, str):
+        found = value.removeprefix(_TEXT_PREFIX) if value.startswith(_TEXT_PREFIX) else None
+    return isinstance(found, str) and bool(_is_hash(found))
+
+
+def find_commitments(event: Mapping[str, Any]) -> Iterator[Commitment]:
+    """The commitments in an event, given as decoded JSON, where they may stand."""
+    waiting: list[tuple[str, Any]] = [("", event)]
+    while waiting:
+        path, value = waiting.pop()
+        found = _commitment_at(path, value)
+        if found is not None:
+            yield Commitment(path, found)
+        else:
+            waiting += [(f"{path}/{key}", member) for key, member in _members(value)]
+
+
+def check_openings(event: Mapping[str, Any], openings: Sequence[Opening]) -> None:
+    """Hold openings against the commitments in an event, given as decoded JSON.
+
+    Raises: EventError for one that opens nothing.
+    """
+    _check_count(len(openings))
+    standing = {found.path: found.hash for found in find_commitments(event)}
+    for opening in openings:
+        want = standing.pop(opening.path, "")
+        if not hmac.compare_digest(opening.commitment, want):
+            raise _refuse(opening.path, "does not open a commitment that stands there")
+
+
+def find_values(event: Any, path: str) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+    """The values at a JSON Pointer in which `*` is any key or position.
+
+    Each with its own path and what its stars stand for; what is not there is left out.
+    """
+    waiting: list[tuple[str, tuple[str, ...], Any]] = [("", (), event)]
+    for segment in path.split("/")[1:]:
+        waiting = [
+            (f"{at}/{key}", (*stars, key) if segment == "*" else stars, member)
+            for at, stars, value in waiting
+            for key, member in _members(value)
+            if segment in ("*", key)
+        ]
+    yield from waiting
+
+
+def fill_stars(path: str, stars: Sequence[str]) -> str:
+    """A JSON Pointer with what its stars stand for, in order, as far as there are any."""
+    left = iter(stars)
+    return "/".join(next(left, "*") if each == "*" else each for each in path.split("/"))
+
+
+def hide_at(event: dict[str, Any], path: str, commitment: str) -> None:
+    """Put a commitment in the place of what stands at a JSON Pointer, in an object of one's own.
+
+    Raises: EventError where nothing stands, or nothing private may stand.
+    """
+    shown = _shown(path, commitment)
+    *parents, last = path.split("/")
+    for _, _, parent in find_values(event, "/".join(parents)):
+        if isinstance(parent, dict):
+            parent[_unescape(last)] = shown
+        else:
+            parent[int(last)] = shown
+        return
+    raise _refuse(path, "nothing stands here")
+
+
+def erasure_event(
+    *, subject: str, reason: str, actor: Mapping[str, str], values: int, event_id: str, time: str
+) -> dict[str, Any]:
+    """The event that says that a subject was erased."""
+    return {
+        "id": event_id,
+        "time": time,
+        "actor": dict(actor),
+        "action": "ledger.private.erased",
+        "targets": [{"type": "ledger.subject", "id": subject}],
+        "outcome": "success",
+        "reason": reason,
+        "context": {"values": values},
+    }
+
+
+class PrivateReader(Reader):
+    """Reads events with their openings beside them, and events alone as `Reader` does."""
+
+    __slots__ = ()
+
+    def read(self, raw: bytes) -> ReadEvent:
+        """Raises: EventError, also for an opening that opens nothing."""
+        if not _looks_enveloped(raw):
+            return super().read(raw)
+        if len(raw) > _ENVELOPE_BYTES_MAX:
+            raise EventError(
+                f"an event with its private values has at most {_ENVELOPE_BYTES_MAX} bytes",
+                rule="leaf-too-large",
+                limit=_ENVELOPE_BYTES_MAX,
+                got=len(raw),
+            )
+        parse_json(raw, read_object=_check_repeated)
+        try:
+            envelope = msgspec.json.decode(raw, type=_RawEnvelope)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise _refuse("", "want event and private, and nothing else") from None
+        return self._opened(super().read(bytes(envelope.event)), envelope.private)
+
+    def read_object(self, value: Mapping[str, Any]) -> ReadEvent:
+        """Raises: as `read`."""
+        if not isinstance(value, Mapping) or "event" not in value or "private" not in value:
+            return super().read_object(value)
+        try:
+            envelope = msgspec.convert(value, _Envelope)
+        except (msgspec.ValidationError, RecursionError):
+            raise _refuse("", "want event and private, and nothing else") from None
+        return self._opened(super().read_object(envelope.event), envelope.private)
+
+    def _opened(self, read: ReadEvent, openings: tuple[Opening, ...]) -> ReadEvent:
+        check_openings(msgspec.json.decode(read.event_json), openings)
+        return PrivateEvent(read.event, read.event_json, read.id_bytes, read.filled, openings)
+
+
+def format_envelope(event_json: bytes, openings: Sequence[Opening]) -> bytes:
+    """An event and its openings, as they are sent."""
+    return b'{"event":%b,"private":%b}' % (event_json, msgspec.json.encode(openings))
+
+
+def encode_salt(salt: bytes) -> str:
+    """The text of a salt."""
+    return _base64url(salt)
+
+
+def decode_salt(text: str) -> bytes:
+    """The salt of a text of 43 characters. Raises: ValueError."""
+    return urlsafe_b64decode(f"{text}=")
+
+
+class _RawEnvelope(msgspec.Struct, forbid_unknown_fields=True):
+    event: msgspec.Raw
+    private: tuple[Opening, ...]
+
+
+class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    event: dict[str, Any]
+    private: tuple[Opening, ...]
+
+
+def _convert(members: dict[str, Any], value: Any) -> Opening:
+    try:
+        return msgspec.convert({**members, "value": value}, Opening)
+    except msgspec.ValidationError:
+        raise _refuse(members["path"], "a subject is an id of 1 to 256 characters") from None
+
+
+def _shown(path: str, hash_: str) -> dict[str, str] | str:
+    if _FREE_AT.fullmatch(path):
+        return {_FIELD: hash_}
+    if _TEXT_AT.fullmatch(path):
+        return _TEXT_PREFIX + hash_
+    raise _refuse(path, "nothing private may stand here, only in context, changes, names, reason")
+
+
+def _commitment_at(path: str, value: object) -> str | None:
+    if not is_commitment(value):
+        return None
+    if isinstance(value, str):
+        return value.removeprefix(_TEXT_PREFIX) if _TEXT_AT.fullmatch(path) else None
+    return str(value[_FIELD]) if isinstance(value, dict) and _FREE_AT.fullmatch(path) else None
+
+
+def _check_repeated(pairs: list[tuple[str, Any]]) -> None:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise EventError("a key stands twice in one object", rule="repeated-key")
+
+
+def _check_count(count: int) -> None:
+    if count > OPENINGS_MAX:
+        raise EventError(
+            f"an event has at most {OPENINGS_MAX} private values, got {count}",
+            rule="too-many",
+            field="private",
+            limit=OPENINGS_MAX,
+            got=count,
+        )
+
+
+def _refuse(path: str, message: str) -> EventError:
+    return EventError(message, rule="private", field=path or "private")
+
+
+def _members(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        yield from ((_escape(key), member) for key, member in value.items())
+    elif isinstance(value, list):
+        yield from ((str(at), item) for at, item in enumerate(value))
+
+
+def _unescape(segment: str) -> str:
+    return segment.replace("~1", "/").replace("~0", "~")
+
+
+def _escape(key: object) -> str:
+    return str(key).replace("~", "~0").replace("/", "~1")
+
+
+def _base64url(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()

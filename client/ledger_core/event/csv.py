@@ -1,0 +1,159 @@
+"""Events as rows of a table: the columns of every CSV that leaves this house, and their order.
+
+    index,id,time,received_time,received_by,actor_type,actor_id,…
+    17,0192f0c1-…,2026-11-25T02:03:36.123456Z,2026-11-25T02:03:36.130001Z,billing-api,user,u_12345,…
+
+Columns are added at the end and never change their place. Times are UTC and say so. What an event
+has several of (targets, changes, context) stands in one cell as JSON; the first target has cells of
+its own too. A cell that a spreadsheet would run as a formula gets an apostrophe in front, and so
+does one that begins with an apostrophe: taking one away gives the text back.
+
+Source: RFC 4180; OWASP, "CSV Injection".
+"""
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET
+
+from ledger_core.event.model import Event, Received
+from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.hashing import leaf_hash
+
+COLUMNS: Final = (
+    "index",
+    "id",
+    "time",
+    "received_time",
+    "received_by",
+    "actor_type",
+    "actor_id",
+    "actor_name",
+    "session",
+    "credential",
+    "on_behalf_of_type",
+    "on_behalf_of_id",
+    "action",
+    "outcome",
+    "target_type",
+    "target_id",
+    "target_name",
+    "targets",
+    "source_ip",
+    "source_port",
+    "source_service",
+    "user_agent",
+    "reason",
+    "changes",
+    "context",
+    "tenant",
+    "recorder_instance",
+    "recorder_seq",
+    "leaf_hash",
+)
+
+_DEFUSED: Final = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+    "\n",
+    "'",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)
+"""What begins a formula in one spreadsheet or another, the full-width signs too."""
+
+Cell = str | int
+
+
+class _Leaf(msgspec.Struct, frozen=True, gc=False):
+    """A leaf of the log, which was checked when it came in."""
+
+    event: Event
+    received: Received
+    v: Literal[1]
+
+
+_decode_leaf = msgspec.json.Decoder(_Leaf).decode
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+def format_header() -> str:
+    """The first line."""
+    return format_rows([COLUMNS])
+
+
+def format_rows(rows: Iterable[Iterable[Cell]]) -> str:
+    """Rows as CSV, each with its CRLF."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    return text.getvalue()
+
+
+def table_row(leaf_index: int, leaf: bytes) -> list[Cell]:
+    """The cells of one entry. Raises: MalformedError for what is no leaf."""
+    try:
+        fields = _decode_leaf(leaf)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise MalformedError(f"entry {leaf_index} is not a leaf") from None
+    event, received = fields.event, fields.received
+    actor, source = event.actor, event.source or None
+    principal = actor.on_behalf_of or None
+    targets = event.targets or ()
+    target = targets[0] if targets else None
+    return [
+        leaf_index,
+        _text(event.id),
+        _text(event.time),
+        received.time,
+        _text(received.by),
+        _text(actor.type),
+        _text(actor.id),
+        _text(actor.name),
+        _text(actor.session),
+        _text(actor.credential),
+        _text(principal and principal.type),
+        _text(principal and principal.id),
+        _text(event.action),
+        event.outcome,
+        _text(target and target.type),
+        _text(target and target.id),
+        _text(target and target.name),
+        _json(targets),
+        _text(source and source.ip),
+        _number(source and source.port),
+        _text(source and source.service),
+        _text(source and source.user_agent),
+        _text(event.reason),
+        _json(event.changes),
+        _json(event.context),
+        _text(event.tenant),
+        _text(event.recorder and event.recorder.instance),
+        _number(event.recorder and event.recorder.seq),
+        leaf_hash(leaf).hex(),
+    ]
+
+
+def _text(value: Any) -> str:
+    """A text that no spreadsheet runs; nothing for what is absent."""
+    if value is UNSET or value is None:
+        return ""
+    text: str = value
+    return f"'{text}" if text.startswith(_DEFUSED) else text
+
+
+def _number(value: Any) -> Cell:
+    return "" if value is UNSET or value is None else int(value)
+
+
+def _json(value: Any) -> str:
+    """JSON begins with a bracket, so it is never taken for a formula."""
+    return "" if value is UNSET or not value else _encode(value).decode()

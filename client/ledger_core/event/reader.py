@@ -1,0 +1,89 @@
+"""Reading events as they arrive: the hot path of the service and of the client.
+
+A reader decodes, checks and makes canonical, and fills what may be left out: the id and the time.
+The clock and the randomness are the caller's.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+
+from ledger_core.event.canonical import (
+    decode_event,
+    decode_event_object,
+    encode_event,
+    format_time,
+    parse_leaf,
+)
+from ledger_core.event.model import Event
+
+Filled = Literal["id", "time"]
+
+
+class ReadEvent(Struct, frozen=True):
+    """An event ready to be logged; `filled` names what it came without."""
+
+    event: Event
+    event_json: bytes
+    id_bytes: bytes
+    """The 16 bytes of the event's UUID."""
+    filled: tuple[Filled, ...]
+
+
+class Reader:
+    """Reads events; `make_id()` gives a UUID's text, `now()` microseconds since 1970."""
+
+    __slots__ = ("_make_id", "_now")
+
+    def __init__(self, make_id: Callable[[], str], now: Callable[[], int]) -> None:
+        self._make_id = make_id
+        self._now = now
+
+    def read(self, raw: bytes) -> ReadEvent:
+        """Read one event from JSON.
+
+        Raises: EventError.
+        """
+        return self._fill(*decode_event(raw))
+
+    def read_object(self, value: Mapping[str, Any]) -> ReadEvent:
+        """Read one event from a decoded object, in which nobody can see repeated keys any more.
+
+        Raises: EventError.
+        """
+        return self._fill(*decode_event_object(value))
+
+    def _fill(self, event: Event, event_json: bytes) -> ReadEvent:
+        filled: tuple[Filled, ...] = ()
+        event_id, time = event.id, event.time
+        if event_id is UNSET or time is UNSET:
+            if event_id is UNSET:
+                event_id = self._make_id()
+                filled = ("id",)
+            if time is UNSET:
+                time = format_time(self._now())
+                filled = (*filled, "time")
+            event = replace(event, id=event_id, time=time)
+            event_json = encode_event(event)
+        return ReadEvent(event, event_json, bytes.fromhex(event_id.replace("-", "")), filled)
+
+
+def is_same_event(stored_leaf: bytes, event_json: bytes, *, ignore_time: bool) -> bool:
+    """Tell whether a leaf holds this very event; with `ignore_time`, whatever the two times are.
+
+    `ignore_time` is for a repetition that came without a time: the one filled in says nothing.
+    `event_json` is canonical, and so is every leaf stored, so equal events are equal bytes.
+
+    Raises: MalformedError when the leaf is none.
+    """
+    stored = parse_leaf(stored_leaf)
+    if not ignore_time:
+        return stored.event_json == event_json
+    return _without_time(stored.event) == _without_time(decode_event(event_json)[0])
+
+
+def _without_time(event: Event) -> bytes:
+    # Compared as bytes: to Python, 1 == 1.0 == True.
+    return encode_event(replace(event, time=UNSET))

@@ -1,0 +1,134 @@
+"""Texts of other systems, made to fit an event; nothing is altered silently.
+
+A text that is too long is cut and ends in `…`. An id that is too long becomes `sha256:` and its
+hash, so that two ids stay two. NUL and lone surrogates, which no event holds, become U+FFFD. Each
+alteration is noted, and the notes go into the event.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ledger_core.event.canonical import canonical_ip
+from ledger_core.event.model import INTEGER_MAX, LIMITS, EventError
+
+VALUE_DEPTH_MAX = LIMITS["depth"].most - 1
+"""Of a value in `context`, which is itself the first level."""
+
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+_NOT_IN_ACTION = re.compile(r"[^A-Za-z0-9_.-]")
+_with_port = re.compile(
+    r"(?:\[(?P<v6>[^\]]*)\]|(?P<v4>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?"
+).fullmatch
+
+
+class Fitter:
+    """Fits texts into the fields of one event and notes what it had to alter."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, field: str, message: str) -> None:
+        """Add a note about a field of the event."""
+        self.notes.append(f"{field}: {message}")
+
+    def text(self, text: str, *, field: str, chars_max: int) -> str:
+        """Fit a text of at most so many characters."""
+        text = self._unicode(text, field)
+        if len(text) <= chars_max:
+            return text
+        self.note(field, f"cut, it has {len(text)} characters")
+        return f"{text[: chars_max - 1]}…"
+
+    def id(self, text: str, *, field: str) -> str:
+        """Fit an id, or what stands in a field for ids."""
+        text = self._unicode(text, field)
+        if len(text) <= LIMITS["id"].most:
+            return text
+        self.note(field, f"replaced by its hash, it has {len(text)} characters")
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    def principal(self, *, field: str, of_id: str, of_type: str, name: str) -> dict[str, Any]:
+        """Fit an actor or a target; empty texts are left out."""
+        members = {
+            "id": self.id(of_id, field=f"{field}.id"),
+            "type": self.id(of_type, field=f"{field}.type"),
+            "name": self.text(name, field=f"{field}.name", chars_max=LIMITS["name"].most),
+        }
+        return without_empty(members)
+
+    def action(self, text: str) -> str:
+        """Fit an action: other characters become `_`, and empty segments go."""
+        segments = _NOT_IN_ACTION.sub("_", text)[: LIMITS["action"].most].split(".")
+        action = ".".join(segment for segment in segments if segment)
+        if action != text:
+            self.note("action", "cut, or written with other characters, to be one")
+        return action
+
+    def address(self, text: str) -> tuple[str, int]:
+        """Read an address, with a port or without; ("", 0) for what is none."""
+        port = 0
+        if match := _with_port(text):
+            text, port = match["v6"] or match["v4"] or "", int(match["port"] or 0)
+        try:
+            ip = canonical_ip(text)
+        except EventError:
+            return "", 0
+        return ip, port if port <= LIMITS["port"].most else 0
+
+    def value(self, value: Any, *, field: str) -> Any:
+        """Fit any JSON value; one that nests too deep becomes its text."""
+        if _depth(value) > VALUE_DEPTH_MAX:
+            self.note(field, "its JSON text, because it nests too deep")
+            return self._unicode(canonical_text(value), field)
+        return self._fit_value(value, field)
+
+    def _fit_value(self, value: Any, field: str) -> Any:
+        if isinstance(value, str):
+            return self._unicode(value, field)
+        if isinstance(value, list):
+            return [self._fit_value(item, field) for item in value]
+        if isinstance(value, dict):
+            return {
+                self._unicode(key, field): self._fit_value(member, field)
+                for key, member in value.items()
+            }
+        if isinstance(value, int | float) and abs(value) > INTEGER_MAX:
+            self.note(field, "a number as its digits, because it is out of range")
+            return str(value)
+        return value
+
+    def _unicode(self, text: str, field: str) -> str:
+        replaced = _NOT_TEXT.sub("\ufffd", text)
+        if replaced != text:
+            self.note(field, "characters that an event can't hold are replaced by U+FFFD")
+        return replaced
+
+
+def without_empty(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the members that are empty: absent in the source, absent in the event."""
+    return {name: value for name, value in members.items() if value}
+
+
+def _depth(value: Any) -> int:
+    """Count the levels of objects and arrays; 0 for a text or a number."""
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(_depth, value), default=0)
+    return 0
+
+
+def canonical_text(value: Any) -> str:
+    """Write a JSON value as ASCII with sorted keys: the same value always gives the same text.
+
+    Raises: EventError for what JSON has no form for.
+    """
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except RecursionError:
+        raise EventError("the record nests too deep to be written", rule="too-deep") from None
+    except ValueError:
+        raise EventError("a number is out of JSON's range", rule="number") from None

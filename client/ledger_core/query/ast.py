@@ -1,0 +1,225 @@
+"""What a query says, as a value: conditions on an event, joined by and, or and not.
+
+`language` reads it from text, `pivots` builds it, `plan` turns it into reads of the index and
+`matching` into a test of one leaf. `format_query` writes it as text that reads back as the same.
+Values are kept as they were asked for; times stay relative until `resolve` is told the time.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final, TypeAlias
+
+from ledger_core.event.canonical import format_time
+
+MICROSECONDS: Final = 1_000_000
+MINUTE_US: Final = 60 * MICROSECONDS
+HOUR_US: Final = 60 * MINUTE_US
+UNIX_US_END: Final = 253_402_300_800 * MICROSECONDS
+"""The first moment of the year 10000, where RFC 3339 ends."""
+
+_PLAIN = re.compile(r"[^\s\"(),:*\\]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A time in a query: microseconds since 1970, or so many before or after now.
+
+    `whole_minutes`: a relative one counts from the start of the current minute.
+    """
+
+    unix_us: int
+    relative: bool = False
+    whole_minutes: bool = False
+
+    def resolve(self, now_unix_us: int) -> "Moment":
+        """The moment that this means at a time."""
+        if not self.relative:
+            return self
+        base = now_unix_us - now_unix_us % MINUTE_US if self.whole_minutes else now_unix_us
+        return Moment(min(max(base + self.unix_us, 0), UNIX_US_END))
+
+
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """Every event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Is:
+    """The field has this value, or a value that begins with it. `source` has `InNetwork`."""
+
+    field: str
+    value: str
+    is_prefix: bool = False
+    key: str = ""
+    """Where the field is `context`: the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """These words stand beside one another in one text: a reason, or any of name, reason, action.
+
+    `is_prefix`: the last word is the beginning of one.
+    """
+
+    field: str
+    words: tuple[str, ...]
+    is_prefix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InNetwork:
+    """The source address lies in a network."""
+
+    network: IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """A time, `time` or `received`, is `start <= time < end`; None: no such end."""
+
+    field: str
+    start: Moment | None
+    end: Moment | None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexBetween:
+    """The index is `start <= index < end`."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexIn:
+    """The index is one of these, which ascend; what a condition on ids comes down to."""
+
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    """All of the parts hold; at least two."""
+
+    parts: "tuple[Expression, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """One of the parts holds; at least two."""
+
+    parts: "tuple[Expression, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The part does not hold."""
+
+    part: "Expression"
+
+
+Expression: TypeAlias = (
+    Everything | Is | Words | InNetwork | Between | IndexBetween | IndexIn | And | Or | Not
+)
+EVERYTHING: Final = Everything()
+
+
+def all_of(parts: Iterable[Expression]) -> Expression:
+    """The conjunction, flattened; of none it is every event."""
+    flat: list[Expression] = []
+    for part in parts:
+        if isinstance(part, And):
+            flat += part.parts
+        elif not isinstance(part, Everything):
+            flat.append(part)
+    if not flat:
+        return EVERYTHING
+    return flat[0] if len(flat) == 1 else And(tuple(flat))
+
+
+def any_of(parts: Iterable[Expression]) -> Expression:
+    """The disjunction, flattened. Precondition: there is a part."""
+    flat: list[Expression] = []
+    for part in parts:
+        flat += part.parts if isinstance(part, Or) else (part,)
+    return flat[0] if len(flat) == 1 else Or(tuple(flat))
+
+
+def resolve(expression: Expression, now_unix_us: int) -> Expression:
+    """The same, with every relative time made absolute."""
+    match expression:
+        case And(parts):
+            return And(tuple(resolve(part, now_unix_us) for part in parts))
+        case Or(parts):
+            return Or(tuple(resolve(part, now_unix_us) for part in parts))
+        case Not(part):
+            return Not(resolve(part, now_unix_us))
+        case Between(field, start, end):
+            return Between(
+                field,
+                None if start is None else start.resolve(now_unix_us),
+                None if end is None else end.resolve(now_unix_us),
+            )
+    return expression
+
+
+def format_query(expression: Expression) -> str:
+    """The expression as query text; parsed, it is the same expression again."""
+    match expression:
+        case Everything():
+            return ""
+        case And(parts):
+            return " ".join(_inner(part, within=And) for part in parts)
+        case Or(parts):
+            return " OR ".join(_inner(part, within=Or) for part in parts)
+        case Not(part):
+            return f"NOT {_inner(part, within=Not)}"
+        case Is(field, value, is_prefix, key):
+            name = f"context.{_quote(key)}" if field == "context" else field
+            return f"{name}:{_quote(value, is_prefix=is_prefix)}"
+        case Words(field, words, is_prefix):
+            text = _quote(" ".join(words), is_prefix=is_prefix)
+            return f"{field}:{text}" if field else text
+        case InNetwork(network):
+            return f"source:{network}"
+        case IndexBetween(start, end):
+            return f"index:{start}..{end - 1}"
+        case IndexIn(indices):
+            return f"index:{','.join(map(str, indices))}"
+        case Between(field, start, end):
+            return f"{field}:{_format_moment(start)}..{_format_moment(end, is_end=True)}"
+
+
+def time_text(moment: Moment) -> str:
+    """A resolved moment as times stand in the log, where the order of texts is that of times."""
+    if moment.unix_us >= UNIX_US_END:
+        return "~"
+    return format_time(moment.unix_us)
+
+
+def _inner(part: Expression, *, within: type) -> str:
+    text = format_query(part)
+    if isinstance(part, Or) or (isinstance(part, And) and within is not And) or not text:
+        return f"({text})" if text else "NOT ()"
+    return text
+
+
+def _quote(text: str, *, is_prefix: bool = False) -> str:
+    star = "*" if is_prefix else ""
+    if _PLAIN.fullmatch(text):
+        return text + star
+    return json.dumps(text, ensure_ascii=False) + star
+
+
+def _format_moment(moment: Moment | None, *, is_end: bool = False) -> str:
+    if moment is None:
+        return ""
+    if moment.relative:
+        amount, unit = (MINUTE_US, "m") if moment.whole_minutes else (MICROSECONDS, "s")
+        return f"-{-moment.unix_us // amount}{unit}"
+    # The end of a range is the last unit that lies in it, and the smallest unit is a microsecond.
+    return format_time(moment.unix_us - 1 if is_end else moment.unix_us)

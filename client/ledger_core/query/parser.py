@@ -1,0 +1,308 @@
+"""The language that a responder types, read into an expression.
+
+    actor:u_5 action:login.* outcome:failure source:203.0.113.0/24 since:-24h
+    (target.type:invoice OR target:r_17) NOT actor.type:service "access review"
+
+* Conditions side by side must all hold; `AND` may stand between them, `OR` is weaker, `NOT` binds
+  what follows it. These three are written in capitals; parentheses group.
+* `field:value` is exact. `a,b` is any of them. A `*` at the end of a value: whatever begins so.
+  A value with a space, a comma, a quote, a parenthesis or a star in it goes into quotes; there,
+  `\\"` and `\\\\` stand for `"` and `\\`.
+* A text without a field is looked for in names, reasons and actions: all of its words, whatever the
+  case of their letters; in quotes, side by side in one text.
+* `time` and `received` take a range `A..B`, one end of which may be missing, or one time that means
+  all of its day, hour, minute, second. `since:A` and `until:B` are `time:A..B`. Days are those of
+  UTC, or of the zone behind them (`2026-11-24+02:00`); a time of day needs its zone. `-24h` is so
+  long ago: whole minutes, counted from the start of this one, or seconds with `s`; `now` is now.
+
+    query  = and *( "OR" and )          and   = not *( ["AND"] not )
+    not    = "NOT" not / "(" query ")" / field ":" value *( "," value ) / text
+
+A mistake is one error that says where, what was expected, and the nearest name there is.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Final, NoReturn
+
+from ledger_core.query.analyzer import REQUEST_KEY, TRACE_KEY
+from ledger_core.query.ast import Everything, Expression, Not, all_of, any_of
+from ledger_core.query.value_parser import RefusedValueError, Value, read_condition, read_words
+from ledger_core.tlog.errors import MalformedError
+
+QUERY_CHARS_MAX: Final = 4096
+CONDITIONS_MAX: Final = 256
+NESTING_MAX: Final = 32
+
+
+class QueryError(MalformedError):
+    """A query is refused: what is wrong, where in `text`, and what would have been right.
+
+    `position` counts characters from 0, `length` may be 0 at the end of the text. `nearest` is the
+    name of a field or of a value that may have been meant.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        text: str,
+        position: int,
+        length: int,
+        expected: Sequence[str] = (),
+        nearest: str | None = None,
+    ) -> None:
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        super().__init__(f"at character {position + 1}: {message}{hint}")
+        self.message = message
+        self.text = text
+        self.position = position
+        self.length = length
+        self.expected = tuple(expected)
+        self.nearest = nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field that can be asked for: what it means, and an example."""
+
+    name: str
+    meaning: str
+    example: str
+    aliases: tuple[str, ...] = ()
+
+
+_FIELDS = (
+    Field("actor", "the id of the actor", "actor:u_5", ("actor.id",)),
+    Field("actor.type", "the type of the actor", "actor.type:service"),
+    Field("actor.on_behalf_of", "the id of whom the actor acted for", "actor.on_behalf_of:u_88"),
+    Field("action", "the action", "action:login.*"),
+    Field("target", "the id of a target", "target:r_17,r_18", ("target.id",)),
+    Field("target.type", "the type of a target", "target.type:invoice"),
+    Field("source", "the source address, or its network", "source:203.0.113.0/24", ("source.ip",)),
+    Field("outcome", "success, failure, denied or unknown", "outcome:failure,denied"),
+    Field("tenant", "the tenant", "tenant:acme"),
+    Field("session", "the session of the actor", "session:s_9", ("actor.session",)),
+    Field("credential", "the credential of the actor", "credential:tok_17", ("actor.credential",)),
+    Field("service", "the service that the event came through", "service:api", ("source.service",)),
+    Field("request", "the request id in the context", "request:r-1", (f"context.{REQUEST_KEY}",)),
+    Field("trace", "the trace id in the context", "trace:4bf9*", (f"context.{TRACE_KEY}",)),
+    Field("reason", "words of the reason", 'reason:"legal hold"'),
+    Field("id", "the id of the event", "id:0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"),
+    Field("index", "the index in the log, or a range", "index:100..199"),
+    Field("time", "when it happened", "time:2026-11-24..2026-11-25"),
+    Field("since", "as `time`, from then on", "since:-24h"),
+    Field("until", "as `time`, up to then", "until:2026-11-25T12:00Z"),
+    Field("received", "when the log received it", "received:-1h.."),
+    Field("field", "the path of a change", "field:/role"),
+    Field("context.KEY", "a value of the context by its path", "context.region:eu-west-1"),
+)
+FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field for field in _FIELDS})
+"""Every field of the language by its name; `context.KEY` stands for all paths."""
+
+_NAMES = {name: field.name for field in _FIELDS for name in (field.name, *field.aliases)}
+_CONTEXT = "context."
+
+_match_space = re.compile(r"\s*").match
+_match_run = re.compile(r"[^\s\"()]+").match
+_match_value = re.compile(r"[^\s\"(),]+").match
+_QUOTED = r'"(?:[^"\\]|\\["\\])*"'
+_match_quoted = re.compile(_QUOTED).match
+# The name as it stands, and of `context.` the path: in quotes, or plain.
+_match_field = re.compile(rf'(context\.(?:({_QUOTED})|([^\s":(),*]+))|[^\s":(),*]+):').match
+_KEYWORDS = ("AND", "OR", "NOT")
+
+
+def parse_query(text: str) -> Expression:
+    """Read a query; an empty one is every event.
+
+    Raises: QueryError.
+    """
+    if len(text) > QUERY_CHARS_MAX:
+        raise QueryError(
+            f"a query has at most {QUERY_CHARS_MAX} characters, this one has {len(text)}",
+            text=text,
+            position=QUERY_CHARS_MAX,
+            length=len(text) - QUERY_CHARS_MAX,
+        )
+    return _Parser(text).parse()
+
+
+class _Parser:
+    """Reads one text, from left to right."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._depth = 0
+        self._conditions = 0
+
+    def parse(self) -> Expression:
+        self._skip_space()
+        if self._is_end():
+            return Everything()
+        expression = self._or()
+        if not self._is_end():
+            self._fail("no parenthesis is open here", length=1, expected=("the end", "a condition"))
+        return expression
+
+    def _or(self) -> Expression:
+        parts = [self._and()]
+        while self._take("OR"):
+            parts.append(self._and())
+        return any_of(parts)
+
+    def _and(self) -> Expression:
+        parts = [self._not()]
+        while True:
+            if self._take("AND"):
+                parts.append(self._not())
+            elif self._is_end() or self._text[self._at] == ")" or self._peek() == "OR":
+                return all_of(parts)
+            else:
+                parts.append(self._not())
+
+    def _not(self) -> Expression:
+        self._nest()
+        try:
+            if self._take("NOT"):
+                return Not(self._not())
+            if not self._is_end() and self._text[self._at] == "(":
+                return self._group()
+            return self._condition()
+        finally:
+            self._depth -= 1
+
+    def _group(self) -> Expression:
+        opened = self._at
+        self._advance(1)
+        expression = self._or()
+        if self._is_end():
+            self._fail("this parenthesis is never closed", at=opened, length=1, expected=(")",))
+        self._advance(1)
+        return expression
+
+    def _condition(self) -> Expression:
+        if self._is_end() or self._text[self._at] == ")" or self._peek() in _KEYWORDS:
+            self._fail("a condition is missing", expected=("field:value", "a word", "NOT", "("))
+        start = self._at
+        named = _match_field(self._text, start)
+        if named:
+            field, key = self._field(*named.groups(default=""))
+            self._at = named.end()
+            parts = [self._read(field, key)]
+            while self._text[self._at : self._at + 1] == ",":
+                self._at += 1
+                parts.append(self._read(field, key))
+        elif self._text[start] == "-":
+            self._fail("a minus does not negate", length=1, expected=("NOT",))
+        else:
+            parts = [self._read("", "")]
+        self._skip_space()
+        return any_of(parts)
+
+    def _field(self, name: str, quoted: str, plain: str) -> tuple[str, str]:
+        """The field of a name, and the path where it is `context`."""
+        if name in _NAMES:
+            return _NAMES[name], ""
+        key = _unquote(quoted) if quoted else plain
+        if f"{_CONTEXT}{key}" in _NAMES:
+            return _NAMES[f"{_CONTEXT}{key}"], ""
+        if not key:
+            near = get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.6)
+            self._fail(
+                f"there is no field {name[:64]}",
+                length=len(name),
+                expected=tuple(FIELDS),
+                nearest=near[0] if near else None,
+            )
+        return "context", key
+
+    def _read(self, field: str, key: str) -> Expression:
+        self._conditions += 1
+        if self._conditions > CONDITIONS_MAX:
+            self._fail(f"a query has at most {CONDITIONS_MAX} conditions")
+        start = self._at
+        value = self._value()
+        try:
+            return read_condition(field, value, key=key) if field else read_words("", value)
+        except RefusedValueError as error:
+            self._fail(
+                error.message,
+                at=start,
+                length=self._at - start,
+                expected=error.expected,
+                nearest=error.nearest,
+            )
+
+    def _value(self) -> Value:
+        start = self._at
+        if self._text[start : start + 1] == '"':
+            found = _match_quoted(self._text, start)
+            if found is None:
+                self._fail(
+                    'this quote is never closed, or a \\ in it is not before " or \\', length=1
+                )
+            is_prefix = self._text[found.end() : found.end() + 1] == "*"
+            self._at = found.end() + is_prefix
+            return Value(_unquote(found[0]), is_prefix, is_quoted=True)
+        found = _match_value(self._text, start)
+        if found is None:
+            self._fail("a value is missing", expected=("a value", '"a value"'))
+        self._at = found.end()
+        star = found[0].find("*")
+        if 0 <= star < len(found[0]) - 1:
+            self._fail("a star stands at the end of a value", at=start + star, length=1)
+        return Value(found[0].removesuffix("*"), star >= 0)
+
+    def _peek(self) -> str:
+        run = _match_run(self._text, self._at)
+        return run[0] if run else ""
+
+    def _take(self, keyword: str) -> bool:
+        if self._peek() != keyword:
+            return False
+        self._advance(len(keyword))
+        return True
+
+    def _advance(self, count: int) -> None:
+        self._at += count
+        self._skip_space()
+
+    def _skip_space(self) -> None:
+        space = _match_space(self._text, self._at)
+        if space:
+            self._at = space.end()
+
+    def _is_end(self) -> bool:
+        return self._at >= len(self._text)
+
+    def _nest(self) -> None:
+        self._depth += 1
+        if self._depth > NESTING_MAX:
+            self._fail(f"conditions stand more than {NESTING_MAX} deep in one another")
+
+    def _fail(
+        self,
+        message: str,
+        *,
+        at: int | None = None,
+        length: int = 0,
+        expected: Sequence[str] = (),
+        nearest: str | None = None,
+    ) -> NoReturn:
+        raise QueryError(
+            message,
+            text=self._text,
+            position=self._at if at is None else at,
+            length=length,
+            expected=expected,
+            nearest=nearest,
+        )
+
+
+def _unquote(quoted: str) -> str:
+    return re.sub(r"\\(.)", r"\1", quoted[1:-1])

@@ -1,0 +1,223 @@
+"""Values of the query language: what stands behind a field's colon, read into a condition.
+
+Each kind of field has its own reader here; where a value is no such thing, `RefusedValueError`
+says what would be, and the parser adds the place.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Final, get_args
+
+from ledger_core.event.canonical import canonical_ip, parse_time
+from ledger_core.event.model import ACTION_PATTERN, EventError, Outcome
+from ledger_core.query.analyzer import words_of
+from ledger_core.query.ast import (
+    MICROSECONDS,
+    UNIX_US_END,
+    Between,
+    Expression,
+    IndexBetween,
+    InNetwork,
+    Is,
+    Moment,
+    Words,
+    all_of,
+)
+from ledger_core.tlog.hashing import SIZE_MAX
+
+_TIMES = ("2026-11-24", "2026-11-24T10:00Z", "2026-11-24..2026-11-25", "-24h", "now")
+_ADDRESSES = ("203.0.113.9", "203.0.113.0/24", "203.0.113.*", "2001:db8::/32")
+_INDICES = ("17", "100..199", "100..")
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+_is_action = re.compile(ACTION_PATTERN).fullmatch
+_is_uuid = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+_match_octets = re.compile(r"(?:[0-9]{1,3}\.){1,3}").fullmatch
+_match_relative = re.compile(r"-([0-9]{1,9})([smhdw])").fullmatch
+_match_time = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[Tt]([0-9]{2})(?::([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,6}))?)?)?)?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})?"
+).fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value as it was written: its text without quotes, and what stood around it."""
+
+    text: str
+    is_prefix: bool = False
+    is_quoted: bool = False
+
+
+class RefusedValueError(Exception):
+    """The value is none of this field: why, what would be, and what may have been meant."""
+
+    def __init__(
+        self, message: str, *, expected: Sequence[str] = (), nearest: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.expected = expected
+        self.nearest = nearest
+
+
+def read_condition(field: str, value: Value, *, key: str = "") -> Expression:
+    """The condition that a field has this value; `key` is the path where it is `context`.
+
+    Raises: RefusedValueError.
+    """
+    if "\0" in value.text:
+        raise RefusedValueError("no value of the log holds a NUL")
+    read = _READERS.get(field)
+    if read is not None:
+        return read(field, value)
+    return Is(field, value.text, is_prefix=value.is_prefix, key=key)
+
+
+def read_words(field: str, value: Value) -> Expression:
+    """The condition that an event has these words: in quotes, side by side in one text.
+
+    Raises: RefusedValueError.
+    """
+    words = tuple(words_of(value.text))
+    if not words:
+        raise RefusedValueError("there is no word in it", expected=("letters or digits",))
+    if value.is_quoted:
+        return Words(field, words, is_prefix=value.is_prefix)
+    last = Words(field, words[-1:], is_prefix=value.is_prefix)
+    return all_of([*(Words(field, (word,)) for word in words[:-1]), last])
+
+
+def _read_action(field: str, value: Value) -> Expression:
+    text = value.text.removesuffix(".") if value.is_prefix else value.text
+    if not _is_action(text) and not (value.is_prefix and not text):
+        raise RefusedValueError(
+            "not an action", expected=("segments joined by dots: user.created",)
+        )
+    return Is(field, value.text, is_prefix=value.is_prefix)
+
+
+def _read_outcome(field: str, value: Value) -> Expression:
+    outcomes = get_args(Outcome)
+    if not value.is_prefix and value.text not in outcomes:
+        near = get_close_matches(value.text, outcomes, n=1, cutoff=0.5)
+        raise RefusedValueError(
+            "not an outcome", expected=outcomes, nearest=near[0] if near else None
+        )
+    return Is(field, value.text, is_prefix=value.is_prefix)
+
+
+def _read_source(field: str, value: Value) -> Expression:
+    if value.is_prefix and not value.text:
+        return Is(field, "", is_prefix=True)
+    try:
+        return InNetwork(_network_of(value))
+    except ValueError:
+        raise RefusedValueError("neither an address nor a network", expected=_ADDRESSES) from None
+
+
+def _network_of(value: Value) -> IPv4Network | IPv6Network:
+    if value.is_prefix:
+        if not _match_octets(value.text):
+            raise ValueError("a star stands for whole numbers between dots")
+        given = value.text.count(".")
+        return ip_network(f"{value.text}{'.'.join('0' * (4 - given))}/{8 * given}")
+    if "/" in value.text:
+        return ip_network(value.text, strict=False)
+    return ip_network(ip_address(canonical_ip(value.text)))
+
+
+def _read_id(field: str, value: Value) -> Expression:
+    text = value.text.lower()
+    whole = text + "00000000-0000-0000-0000-000000000000"[len(text) :]
+    if not _is_uuid(whole if value.is_prefix else text):
+        raise RefusedValueError(
+            "not the id of an event", expected=("a UUID", "its beginning and *")
+        )
+    return Is(field, text, is_prefix=value.is_prefix)
+
+
+def _read_index(_field: str, value: Value) -> Expression:
+    low, dots, high = value.text.partition("..")
+    if value.is_prefix or not (low or high):
+        raise RefusedValueError("not an index", expected=_INDICES)
+    start = _read_number(low) if low else 0
+    end = start + 1
+    if dots:
+        end = _read_number(high) + 1 if high else SIZE_MAX
+    if end <= start:
+        raise RefusedValueError("the range ends before it begins")
+    return IndexBetween(start, end)
+
+
+def _read_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(SIZE_MAX))):
+        raise RefusedValueError("not an index", expected=_INDICES)
+    return min(int(text), SIZE_MAX - 1)
+
+
+def _read_time(field: str, value: Value) -> Expression:
+    text = value.text
+    low, dots, high = text.partition("..")
+    if value.is_prefix or not (low or high):
+        raise RefusedValueError("not a time", expected=_TIMES)
+    if field == "since":
+        return Between("time", _read_moment(text)[0], None)
+    if field == "until":
+        return Between("time", None, _read_moment(text)[1])
+    if not dots:
+        start, end = _read_moment(text)
+        if start == end:
+            raise RefusedValueError("one moment, not a span", expected=(f"{text}..", f"..{text}"))
+        return Between(field, start, end)
+    first = _read_moment(low)[0] if low else None
+    last = _read_moment(high)[1] if high else None
+    if first and last and first.relative == last.relative and last.unix_us <= first.unix_us:
+        raise RefusedValueError("the range ends before it begins")
+    return Between(field, first, last)
+
+
+def _read_moment(text: str) -> tuple[Moment, Moment]:
+    """The first moment of what a text names, and the first after it."""
+    if text == "now":
+        return (Moment(0, relative=True),) * 2
+    relative = _match_relative(text)
+    if relative:
+        amount, unit = relative.groups()
+        back_us = int(amount) * _UNITS_S[unit] * MICROSECONDS
+        return (Moment(-back_us, relative=True, whole_minutes=unit != "s"),) * 2
+    found = _match_time(text)
+    if found is None:
+        raise RefusedValueError("not a time", expected=_TIMES)
+    date, hour, minute, second, fraction, zone = found.groups(default="")
+    if hour and not zone:
+        raise RefusedValueError("a time of day needs its zone", expected=(f"{text}Z",))
+    clock = f"{hour or '00'}:{minute or '00'}:{second or '00'}.{fraction or '0'}"
+    try:
+        start = parse_time(f"{date}T{clock}{zone or 'Z'}")
+    except EventError as error:
+        raise RefusedValueError(error.message) from None
+    if fraction:
+        unit_us = 10 ** (6 - len(fraction))
+    else:
+        unit = "s" if second else "m" if minute else "h" if hour else "d"
+        unit_us = _UNITS_S[unit] * MICROSECONDS
+    return Moment(start), Moment(min(start + unit_us, UNIX_US_END))
+
+
+_READERS: Mapping[str, Callable[[str, Value], Expression]] = {
+    "action": _read_action,
+    "outcome": _read_outcome,
+    "source": _read_source,
+    "reason": read_words,
+    "id": _read_id,
+    "index": _read_index,
+    "time": _read_time,
+    "since": _read_time,
+    "until": _read_time,
+    "received": _read_time,
+}

@@ -1,0 +1,71 @@
+"""Checkpoints: what a log says of its tree, as the text of a signed note.
+
+    example.com/behind-the-sofa                       origin, which names the log for ever
+    20852163                                          tree size
+    CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=      root hash
+                                                      extension lines, if any; not recommended
+
+Source: c2sp.org/tlog-checkpoint.
+"""
+
+from dataclasses import dataclass
+
+from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.hashing import HASH_BYTES, SIZE_MAX, Hash
+from ledger_core.tlog.note import check_note_text
+from ledger_core.tlog.text import decode_text, format_base64, from_wire, parse_hash, parse_size
+
+ORIGIN_BYTES_MAX = 255
+"""What an ML-DSA-44 cosignature can state. Source: c2sp.org/tlog-cosignature."""
+
+LINES_MIN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A tree head. It is the log's word only when it comes out of a note that was verified."""
+
+    origin: str
+    tree_size: int
+    root_hash: Hash
+    extensions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError for what no checkpoint can say."""
+        if not 0 <= self.tree_size <= SIZE_MAX:
+            raise ValueError(f"a tree size is below 2^63 and not negative: {self.tree_size}")
+        if len(self.root_hash) != HASH_BYTES:
+            raise ValueError(f"a root hash has {HASH_BYTES} bytes, got {len(self.root_hash)}")
+        for line in (self.origin, *self.extensions):
+            if not line or "\n" in line:
+                raise ValueError("a line of a checkpoint is empty, or is two lines")
+            check_note_text(line + "\n")
+        size_bytes = len(self.origin.encode())
+        if size_bytes > ORIGIN_BYTES_MAX:
+            raise ValueError(f"an origin has at most {ORIGIN_BYTES_MAX} bytes, got {size_bytes}")
+
+
+def parse_checkpoint(text: bytes | str) -> Checkpoint:
+    """The checkpoint that the text of a note says. `format_checkpoint` gives the same text back.
+
+    The text is that of the note, without its signatures. Raises: MalformedError.
+    """
+    *lines, rest = decode_text(text).split("\n")
+    if rest or len(lines) < LINES_MIN:
+        raise MalformedError(
+            f"a checkpoint has {LINES_MIN} lines at least, and ends with a newline"
+        )
+    origin, tree_size, root_hash, *extensions = lines
+    with from_wire():
+        return Checkpoint(origin, parse_size(tree_size), parse_hash(root_hash), tuple(extensions))
+
+
+def format_checkpoint(checkpoint: Checkpoint) -> str:
+    """The text to sign."""
+    lines = (
+        checkpoint.origin,
+        str(checkpoint.tree_size),
+        format_base64(checkpoint.root_hash),
+        *checkpoint.extensions,
+    )
+    return "".join(f"{line}\n" for line in lines)

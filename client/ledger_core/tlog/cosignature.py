@@ -1,0 +1,191 @@
+r"""Cosignatures: a witness says that it saw a tree head, and when.
+
+A cosignature is a signature line of a checkpoint's note, and its bytes are a time and a signature:
+
+    — witness.example.com/w1 base64(key id ‖ uint64 seconds since 1970 ‖ signature)
+
+It says that the head is consistent with all that the witness saw of this log before, and that at
+this time it knew of no larger one. There are two types. Ed25519 (0x04) signs two lines and the text
+of the checkpoint:
+
+    cosignature/v1
+    time 1679315147
+    example.com/behind-the-sofa
+    20852163
+    CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=
+
+ML-DSA-44 (0x06), which quantum computers don't break, signs a structure with its own name in it;
+logs sign with it too. Numbers are big-endian uint64, `name` and `origin` follow their length in one
+byte, and for a checkpoint `start` is 0 and `end` is the tree size:
+
+    "subtree/v1\n\0" ‖ name ‖ time ‖ origin ‖ start ‖ end ‖ root hash
+
+Extension lines are not in it. Where nothing but such a signature stands behind a checkpoint, they
+are nobody's word.
+
+The time is an argument here: this package has no clock.
+
+Source: c2sp.org/tlog-cosignature, FIPS 204.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint, parse_checkpoint
+from ledger_core.tlog.errors import UnavailableError, VerificationError
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, SIZE_MAX
+from ledger_core.tlog.keys import (
+    ED25519,
+    ED25519_COSIGNATURE,
+    MLDSA44_COSIGNATURE,
+    SEED_BYTES,
+    SignerKey,
+    VerifierKey,
+)
+from ledger_core.tlog.note import (
+    NoteVerifier,
+    Signature,
+    Verifier,
+    check_algorithm,
+    check_note_text,
+    check_signed_by,
+)
+from ledger_core.tlog.text import from_wire
+
+TIME_MAX = SIZE_MAX
+
+_NUMBER_BYTES = 8
+_SUBTREE_LABEL = b"subtree/v1\n\x00"
+
+
+@dataclass(frozen=True, slots=True)
+class CosignatureVerifier(NoteVerifier):
+    """A public key for cosignatures, type 0x04 or 0x06."""
+
+    key: VerifierKey
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError for a key of another type."""
+        check_algorithm(self.key, ED25519_COSIGNATURE, MLDSA44_COSIGNATURE)
+
+    @classmethod
+    def parse(cls, vkey: str) -> Self:
+        """The verifier that a vkey says. Raises: MalformedError."""
+        with from_wire():
+            return cls(VerifierKey.parse(vkey))
+
+    def check(self, text: str, signature: Signature) -> int:
+        """Check a cosignature of a checkpoint, given as the text of its note; returns its time.
+
+        Raises: VerificationError; MalformedError when the text is not a checkpoint.
+        """
+        check_signed_by(self.key, signature)
+        time_unix_s = cosigned_at_unix_s(signature)
+        message = cosigned_message(self.key, text, time_unix_s=time_unix_s)
+        self.key.check(message, signature.signature[_NUMBER_BYTES:])
+        return time_unix_s
+
+
+@dataclass(frozen=True, slots=True)
+class CosignatureSigner:
+    """A private key for cosignatures, type 0x04 or 0x06."""
+
+    key: SignerKey
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError for a key of another type."""
+        check_algorithm(self.key.verifier_key, ED25519_COSIGNATURE, MLDSA44_COSIGNATURE)
+
+    @classmethod
+    def generate(cls, name: str, *, algorithm: int, seed: bytes) -> Self:
+        """A new key from 32 random bytes of the caller's. Raises: ValueError."""
+        return cls(SignerKey(name, algorithm=algorithm, seed=seed))
+
+    @classmethod
+    def parse(cls, skey: str) -> Self:
+        """The signer that `encode` gave the text of. Raises: MalformedError, without that text."""
+        with from_wire():
+            return cls(SignerKey.parse(skey))
+
+    def encode(self) -> str:
+        """The text of the private key. It is secret."""
+        return self.key.encode()
+
+    @property
+    def verifier(self) -> CosignatureVerifier:
+        """Who can check what this signs."""
+        return CosignatureVerifier(self.key.verifier_key)
+
+    def sign(self, text: str, *, time_unix_s: int) -> Signature:
+        """Cosign a checkpoint, given as the text of its note.
+
+        Precondition: the signer has verified what a cosignature says. A witness never signs time 0.
+        Raises: ValueError for a time out of range, and for a text that is not a checkpoint.
+        """
+        if not 0 <= time_unix_s <= TIME_MAX:
+            raise ValueError(f"a time is below 2^63 and not negative: {time_unix_s}")
+        check_note_text(text)
+        public = self.key.verifier_key
+        signature = self.key.sign(cosigned_message(public, text, time_unix_s=time_unix_s))
+        return Signature(
+            public.name, public.key_id, time_unix_s.to_bytes(_NUMBER_BYTES) + signature
+        )
+
+
+def parse_verifier(vkey: str) -> Verifier | CosignatureVerifier:
+    """The verifier that a vkey says, by its signature type. Raises: MalformedError."""
+    key = VerifierKey.parse(vkey)
+    return Verifier(key) if key.algorithm == ED25519 else CosignatureVerifier(key)
+
+
+def cosigned_at_unix_s(signature: Signature) -> int:
+    """The time that a cosignature states: as true as the cosignature. Raises: VerificationError."""
+    time_unix_s = int.from_bytes(signature.signature[:_NUMBER_BYTES])
+    if len(signature.signature) <= _NUMBER_BYTES or time_unix_s > TIME_MAX:
+        raise VerificationError(f"the cosignature of {signature.name} does not begin with a time")
+    return time_unix_s
+
+
+def cosigned_message(key: VerifierKey, text: str, *, time_unix_s: int) -> bytes:
+    """The bytes that a key of type 0x04 or 0x06 signs for a checkpoint at a time.
+
+    Raises: MalformedError when the text is not a checkpoint. Source: c2sp.org/tlog-cosignature.
+    """
+    checkpoint = parse_checkpoint(text)
+    if key.algorithm == ED25519_COSIGNATURE:
+        return f"cosignature/v1\ntime {time_unix_s}\n{text}".encode()
+    return b"".join(
+        (
+            _SUBTREE_LABEL,
+            _length_prefixed(key.name),
+            time_unix_s.to_bytes(_NUMBER_BYTES),
+            _length_prefixed(checkpoint.origin),
+            (0).to_bytes(_NUMBER_BYTES),
+            checkpoint.tree_size.to_bytes(_NUMBER_BYTES),
+            checkpoint.root_hash,
+        )
+    )
+
+
+def self_test() -> None:
+    """Sign and check with each type of key, for those who start a service with such keys.
+
+    Raises: UnavailableError saying what is missing, where the library of this machine can't.
+    """
+    head = Checkpoint("self-test.example", 0, EMPTY_ROOT_HASH)
+    text = format_checkpoint(head)
+    for algorithm in (ED25519_COSIGNATURE, MLDSA44_COSIGNATURE):
+        signer = CosignatureSigner.generate(
+            head.origin, algorithm=algorithm, seed=bytes(SEED_BYTES)
+        )
+        try:
+            signer.verifier.check(text, signer.sign(text, time_unix_s=1))
+        except VerificationError as error:
+            raise UnavailableError(
+                f"the cryptographic library does not verify what it signs: {error}"
+            ) from error
+
+
+def _length_prefixed(text: str) -> bytes:
+    data = text.encode()
+    return bytes([len(data)]) + data

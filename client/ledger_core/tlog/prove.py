@@ -1,0 +1,144 @@
+"""The prover: plan which nodes a proof needs, let the edge read them, assemble the proof.
+
+    plan = plan_inclusion(leaf_index=5, tree_size=7)
+    hashes = [read(node) for node in plan.nodes]     # the edge: one batch, from wherever they are
+    proof = finish(plan, hashes)
+
+Nothing here does I/O, so LMDB, HTTP tiles and plain folders share one prover. Only complete
+subtrees are ever read: their hashes never change. Where a proof needs the hash of an incomplete
+one, which happens at the right edge alone, the plan names the complete subtrees it consists of, and
+`finish` folds them. For leaf 1 of 7 the proof is three hashes from four nodes:
+
+    Node(0, 0)                the sibling of the leaf
+    Node(1, 1)                the sibling one level up
+    Node(1, 2), Node(0, 6)    the right half of the tree, leaves 4 to 6, folded into one hash
+
+Three kinds of proof:
+
+* inclusion: from the leaf's sibling up to the root's child.
+* consistency: the node where the old tree ends, unless it is the whole old tree, and then that
+  node's siblings up to the root's child.
+* range, for the consecutive leaves [start, end): each maximal subtree that holds none of them,
+  left to right. For one leaf these are the hashes of its inclusion proof, in left-to-right order.
+
+Source: RFC 6962 §2.1.1, §2.1.2.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from ledger_core.tlog.hashing import Hash
+from ledger_core.tlog.tree import Node, decompose, fold_right
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The nodes to read, and how many consecutive ones of them make each hash of the answer."""
+
+    nodes: tuple[Node, ...]
+    groups: tuple[int, ...]
+
+
+def plan_inclusion(*, leaf_index: int, tree_size: int) -> Plan:
+    """Plan the proof that a leaf is in a tree.
+
+    Precondition: 0 <= leaf_index < tree_size. Reads at most 2·log2(tree_size) nodes.
+    Raises: ValueError. Source: RFC 6962 §2.1.1.
+    """
+    if not 0 <= leaf_index < tree_size:
+        raise ValueError(f"leaf {leaf_index} is not in a tree of size {tree_size}")
+    draft = _Draft(tree_size)
+    draft.add_siblings(Node(0, leaf_index))
+    return draft.finish()
+
+
+def plan_consistency(*, old_size: int, new_size: int) -> Plan:
+    """Plan the proof that a tree begins with all the leaves of an older one.
+
+    Precondition: 0 <= old_size <= new_size. Equal sizes, and an empty old tree, need no hashes:
+    the plan is empty. Reads at most 2·log2(new_size) nodes.
+    Raises: ValueError. Source: RFC 6962 §2.1.2.
+    """
+    if not 0 <= old_size <= new_size:
+        raise ValueError(f"a tree of size {new_size} does not begin with one of size {old_size}")
+    if old_size in (0, new_size):
+        return Plan((), ())
+    draft = _Draft(new_size)
+    last = decompose(0, old_size)[-1]
+    # With index 0 the node is the whole old tree, and the verifier has its hash: the old root.
+    if last.index:
+        draft.add(*last)
+    draft.add_siblings(last)
+    return draft.finish()
+
+
+def plan_range(*, start: int, end: int, tree_size: int) -> Plan:
+    """Plan the proof that consecutive leaves [start, end) are in a tree.
+
+    Precondition: 0 <= start < end <= tree_size. Reads at most 3·log2(tree_size) nodes.
+    Raises: ValueError.
+    """
+    if not 0 <= start < end <= tree_size:
+        raise ValueError(f"[{start}, {end}) is not a range of leaves in a tree of size {tree_size}")
+    draft = _Draft(tree_size)
+    for node in decompose(0, start):
+        draft.add(*node)
+    while end < tree_size:
+        # The largest subtree that begins here; the last may run into the edge of the tree.
+        level = (end & -end).bit_length() - 1
+        draft.add(level, end >> level)
+        end += 1 << level
+    return draft.finish()
+
+
+def plan_root(*, tree_size: int) -> Plan:
+    """Plan the root hash of a tree: `finish` answers with one hash, for an empty tree too.
+
+    Precondition: 0 <= tree_size. Raises: ValueError.
+    """
+    nodes = decompose(0, tree_size)
+    return Plan(nodes, (len(nodes),))
+
+
+def finish(plan: Plan, hashes: Sequence[Hash]) -> tuple[Hash, ...]:
+    """The proof, from the hashes of `plan.nodes` in their order.
+
+    Raises: ValueError when their number is not that of the nodes.
+    """
+    if len(hashes) != len(plan.nodes):
+        raise ValueError(f"the plan has {len(plan.nodes)} nodes, got {len(hashes)} hashes")
+    rest = iter(hashes)
+    return tuple(fold_right(tuple(islice(rest, count))) for count in plan.groups)
+
+
+class _Draft:
+    """A plan for one tree, hash by hash."""
+
+    def __init__(self, tree_size: int) -> None:
+        self._tree_size = tree_size
+        self._nodes: list[Node] = []
+        self._groups: list[int] = []
+
+    def add(self, level: int, index: int) -> None:
+        """The hash of the subtree that begins like this node, and ends with the tree if sooner."""
+        if (index + 1) << level <= self._tree_size:
+            self._nodes.append(Node(level, index))
+            self._groups.append(1)
+        else:
+            parts = decompose(index << level, self._tree_size)
+            self._nodes += parts
+            self._groups.append(len(parts))
+
+    def add_siblings(self, node: Node) -> None:
+        """The hashes that this one is hashed with, level by level, until the root stands."""
+        level, index = node
+        while (1 << level) < self._tree_size:
+            sibling = index ^ 1
+            # Past the edge there is no sibling: the node is carried up a level as it is.
+            if sibling << level < self._tree_size:
+                self.add(level, sibling)
+            level, index = level + 1, index >> 1
+
+    def finish(self) -> Plan:
+        return Plan(tuple(self._nodes), tuple(self._groups))

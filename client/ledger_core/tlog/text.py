@@ -1,0 +1,103 @@
+"""Strict text, as every format of a transparency log shares it.
+
+Each value has one spelling. What is accepted here formats back to the same bytes, so two readers
+never see one text as two values, and nobody can vary a signed text's wrapping without being seen.
+
+    size     20852163                                      no sign, no leading zero, < 2^63
+    base64   CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=  RFC 4648 §4, padded, trailing bits zero
+    text     UTF-8, well-formed; lone surrogates are refused
+
+Python's own `int()` takes `+5`, `1_000` and `٣`; its `b64decode()` skips what it does not know and
+ignores trailing bits. Neither may touch text that came from elsewhere.
+"""
+
+import re
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.hashing import HASH_BYTES, SIZE_MAX, Hash
+
+EXCERPT_CHARS_MAX = 64
+
+_DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
+
+
+@contextmanager
+def from_wire() -> Iterator[None]:
+    """The values made in this block come from elsewhere: a ValueError there is a MalformedError.
+
+    So a rule is written once, where the value is made, and is the caller's mistake or the sender's
+    by who called.
+    """
+    try:
+        yield
+    except MalformedError:
+        raise
+    except ValueError as error:
+        raise MalformedError(str(error)) from None
+
+
+def parse_size(text: str) -> int:
+    """A decimal number in [0, 2^63): a tree size, an index or a time.
+
+    Raises: MalformedError for anything but ASCII digits without a leading zero.
+    Source: c2sp.org/tlog-checkpoint, "Note text".
+    """
+    if _DECIMAL.fullmatch(text) is None:
+        raise MalformedError(f"not a decimal number without leading zeros: {excerpt(text)}")
+    size = int(text)
+    if size > SIZE_MAX:
+        raise MalformedError(f"number out of range: {text} is not below 2^63")
+    return size
+
+
+def parse_base64(text: str) -> bytes:
+    """The bytes of canonical, padded, standard base64.
+
+    Raises: MalformedError for another alphabet, missing padding, spaces, or trailing bits that
+    are not zero.
+    Source: RFC 4648 §4, §3.5.
+    """
+    try:
+        data = b64decode(text, validate=True)
+    except (Base64Error, ValueError):
+        raise MalformedError(f"not base64: {excerpt(text)}") from None
+    if format_base64(data) != text:
+        raise MalformedError(f"not canonical base64: {excerpt(text)}")
+    return data
+
+
+def format_base64(data: bytes) -> str:
+    """Canonical, padded, standard base64. Source: RFC 4648 §4."""
+    return b64encode(data).decode("ascii")
+
+
+def parse_hash(text: str) -> Hash:
+    """A hash in base64: 44 characters, 32 bytes. Raises: MalformedError."""
+    data = parse_base64(text)
+    if len(data) != HASH_BYTES:
+        raise MalformedError(f"not a hash: got {len(data)} bytes, want {HASH_BYTES}")
+    return data
+
+
+def decode_text(data: bytes | str) -> str:
+    """The text of UTF-8 bytes; a str is held to what UTF-8 can carry.
+
+    Raises: MalformedError for ill-formed UTF-8, and for a str with lone surrogates.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode()
+        text.encode()
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise MalformedError(f"not UTF-8: {error.reason} at {error.start}") from None
+    return text
+
+
+def excerpt(text: str) -> str:
+    """Foreign text as an error message may show it: quoted, printable and short."""
+    if len(text) <= EXCERPT_CHARS_MAX:
+        return ascii(text)
+    return f"{text[:EXCERPT_CHARS_MAX]!a}… ({len(text)} characters)"

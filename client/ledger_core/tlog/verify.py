@@ -1,0 +1,177 @@
+"""The verifier: is this leaf in that tree, does this tree begin with that one?
+
+Every check takes what is trusted already (a tree size and a root hash, out of one signed
+checkpoint), what is claimed, and the proof of it. It returns nothing, or raises VerificationError.
+No size or index is ever taken from a proof, and every number, length and count that is wrong is
+refused in the same way: what a server sent is not a mistake of the caller.
+
+All of them are one walk, from a node up to the root. The nodes of each level are numbered from the
+left. An odd node is hashed with its sibling on the left, an even one with its sibling on the right;
+only the last node of a level may be even and have none, and then it stands in for its parent:
+
+    leaf 4 of 7      index 4, last 6     even: sibling 5 on the right
+                     index 2, last 3     even: sibling 3 on the right, which is leaf 6 carried up
+                     index 1, last 1     odd:  sibling 0 on the left
+                     index 0, last 0     the root: the proof must be used up now, and not before
+
+This is written apart from the prover and shares the node hash alone with it, so that neither can
+hide a mistake of the other.
+
+Source: RFC 9162 §2.1.3.2 and §2.1.4.2, for the proofs of RFC 6962 §2.1.1 and §2.1.2.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, SIZE_MAX, Hash, node_hash
+
+
+def check_inclusion(
+    *, leaf_hash: Hash, leaf_index: int, tree_size: int, proof: Sequence[Hash], root_hash: Hash
+) -> None:
+    """Check that the tree has this leaf at this index.
+
+    Cost: one hash for each hash of the proof. Raises: VerificationError. Source: RFC 9162 §2.1.3.2.
+    """
+    if not 0 <= leaf_index < tree_size <= SIZE_MAX:
+        raise VerificationError(f"leaf {leaf_index} is not in a tree of size {tree_size}")
+    _check_lengths(leaf_hash, root_hash, *proof)
+    computed = leaf_hash
+    for sibling, is_left in _walk(leaf_index, tree_size - 1, proof):
+        computed = node_hash(sibling, computed) if is_left else node_hash(computed, sibling)
+    if computed != root_hash:
+        raise VerificationError(
+            f"leaf {leaf_index} is not in the tree of size {tree_size}: "
+            f"the proof gives the root {computed.hex()}, want {root_hash.hex()}"
+        )
+
+
+def check_consistency(
+    *, old_size: int, new_size: int, proof: Sequence[Hash], old_root: Hash, new_root: Hash
+) -> None:
+    """Check that the new tree begins with all the leaves of the old one.
+
+    Every tree begins with the empty one, and with itself: those proofs are empty.
+    Cost: at most two hashes for each hash of the proof. Raises: VerificationError.
+    Source: RFC 9162 §2.1.4.2.
+    """
+    if not 0 <= old_size <= new_size <= SIZE_MAX:
+        raise VerificationError(
+            f"a tree of size {new_size} does not begin with a tree of size {old_size}"
+        )
+    if old_size == 0 and old_root != EMPTY_ROOT_HASH:
+        raise VerificationError(f"{old_root.hex()} is not the root of the empty tree")
+    if old_size in (0, new_size) and proof:
+        raise VerificationError(f"want an empty consistency proof, got {len(proof)} hashes")
+    if old_size == new_size:
+        # One tree, if it has one root. Nothing is hashed, so any root will do.
+        if old_root != new_root:
+            raise VerificationError(
+                f"two trees of size {new_size}: "
+                f"their roots are {old_root.hex()} and {new_root.hex()}"
+            )
+        return
+    _check_lengths(old_root, new_root, *proof)
+    if old_size == 0:
+        return
+    old, new = _roots(old_size, new_size, proof, old_root)
+    for size, computed, root in ((old_size, old, old_root), (new_size, new, new_root)):
+        if computed != root:
+            raise VerificationError(
+                f"the tree of size {new_size} does not begin with the tree of size {old_size}: "
+                f"the proof gives the root {computed.hex()} at {size}, want {root.hex()}"
+            )
+
+
+def check_range(
+    *,
+    leaf_hashes: Sequence[Hash],
+    start: int,
+    tree_size: int,
+    proof: Sequence[Hash],
+    root_hash: Hash,
+) -> None:
+    """Check that the tree has these consecutive leaves from index `start` on.
+
+    The proof has the hash of each maximal subtree without any of them, left to right: those before
+    `start` (one for each bit set in it), and then those after the last leaf. An empty range would
+    prove nothing, and is refused.
+
+    Cost: one hash a leaf, and one for each hash of the proof. Raises: VerificationError.
+    """
+    end = start + len(leaf_hashes)
+    if not 0 <= start < end <= tree_size <= SIZE_MAX:
+        raise VerificationError(
+            f"[{start}, {end}) is not a range of leaves in a tree of size {tree_size}"
+        )
+    _check_lengths(root_hash, *leaf_hashes, *proof)
+    left = list(proof[: start.bit_count()])
+    right = iter(proof[start.bit_count() :])
+    # The nodes [first, end) of a level, and how many the level has.
+    row, first, count = list(leaf_hashes), start, tree_size
+    try:
+        while count > 1:
+            if first & 1:
+                row.insert(0, left.pop())
+            if end & 1 and end < count:
+                row.append(next(right))
+            parents = list(map(node_hash, row[::2], row[1::2]))
+            if len(row) & 1:
+                # The last node of its level has no sibling and stands in for its parent.
+                parents.append(row[-1])
+            row, first, end, count = parents, first >> 1, (end + 1) >> 1, (count + 1) >> 1
+    except (IndexError, StopIteration):
+        raise VerificationError(f"the range proof is too short: {len(proof)} hashes") from None
+    if left or next(right, None) is not None:
+        raise VerificationError(f"the range proof is too long: {len(proof)} hashes")
+    if row != [root_hash]:
+        raise VerificationError(
+            f"the leaves from {start} on are not in the tree of size {tree_size}: "
+            f"the proof gives the root {row[0].hex()}, want {root_hash.hex()}"
+        )
+
+
+def _roots(
+    old_size: int, new_size: int, proof: Sequence[Hash], old_root: Hash
+) -> tuple[Hash, Hash]:
+    """The roots of the old tree and of the new one, as the proof has them; 0 < old < new."""
+    # The last complete subtree of the old tree is a node of both trees.
+    index, last = old_size - 1, new_size - 1
+    while index & 1:
+        index >>= 1
+        last >>= 1
+    # Number 0 is all of the old tree, and its hash is the old root. Else the proof begins with it.
+    if index == 0:
+        proof = (old_root, *proof)
+    if not proof:
+        raise VerificationError(f"the consistency proof from {old_size} to {new_size} is empty")
+    old = new = proof[0]
+    for sibling, is_left in _walk(index, last, proof[1:]):
+        if is_left:
+            old = node_hash(sibling, old)
+            new = node_hash(sibling, new)
+        else:
+            # What stands on the right came after the old tree.
+            new = node_hash(new, sibling)
+    return old, new
+
+
+def _walk(index: int, last: int, proof: Sequence[Hash]) -> Iterator[tuple[Hash, bool]]:
+    """Each hash of the proof with whether it is on the left, from node `index` up to the root."""
+    for sibling in proof:
+        if last == 0:
+            raise VerificationError(f"the proof is too long: {len(proof)} hashes")
+        while index == last and not index & 1:
+            index >>= 1
+            last >>= 1
+        yield sibling, bool(index & 1)
+        index >>= 1
+        last >>= 1
+    if last != 0:
+        raise VerificationError(f"the proof is too short: {len(proof)} hashes")
+
+
+def _check_lengths(*hashes: Hash) -> None:
+    lengths = set(map(len, hashes))
+    if lengths != {HASH_BYTES}:
+        raise VerificationError(f"a hash has {HASH_BYTES} bytes, got {min(lengths - {HASH_BYTES})}")

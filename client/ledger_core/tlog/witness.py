@@ -1,0 +1,311 @@
+"""The witness protocol: a log asks for a cosignature, and what a witness makes of that.
+
+A log sends its new checkpoint, the size that it believes this witness cosigned last, and the proof
+that the new tree begins with that old one:
+
+    old 20852014                                      the old size
+    PlRNCrwHpqhGrupue0L7gxbjbMiKA9temvuZZDDpkaw=      a consistency proof: at most 63 hashes
+    jrJZDmY8Y7SyJE0MWLpLozkIVMSMZcD5kvuKxPC3swk=
+                                                      an empty line, the first one
+    example.com/behind-the-sofa                       a checkpoint, signed by the log
+    20852163
+    CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=
+
+    — example.com/behind-the-sofa Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5…
+
+The answer is decided in this order, and the first that holds is given:
+
+    400   the bytes are not this format
+    404   no log of this origin is known
+    403   no trusted key of the log signed the checkpoint, or a signature by one of them is bad
+    400   the old size is larger than the checkpoint's
+    409   the old size is not that of the head cosigned last; the body is that size, a line
+    422   the new tree does not begin with the old one: by its root, or by the proof
+    503   the time is earlier than that of the head cosigned last: no earlier one is ever signed
+    200   one cosignature line for each key of the witness
+
+`decide` is the checkpoint's part of it. It has two halves: `authenticate` needs no state, and
+`compare` must be one transaction with the update, or a slower request could put back a smaller
+head. `advance` is that half together with the cosignatures, for a time that is passed in.
+
+Source: c2sp.org/tlog-witness.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ledger_core.tlog.checkpoint import Checkpoint, parse_checkpoint
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, SIZE_MAX, Hash
+from ledger_core.tlog.keys import MLDSA44_COSIGNATURE
+from ledger_core.tlog.note import (
+    Note,
+    NoteVerifier,
+    Signature,
+    format_signature_line,
+    parse_note,
+    parse_signature_line,
+    verify_note,
+)
+from ledger_core.tlog.text import decode_text, format_base64, from_wire, parse_hash, parse_size
+from ledger_core.tlog.verify import check_consistency
+
+PROOF_HASHES_MAX = 63
+
+BODY_BYTES_MAX = 1 << 18
+"""A checkpoint with 16 post-quantum signatures of 5,000 bytes takes half of it."""
+
+ANSWER_BYTES_MAX = 1 << 16
+"""A few cosignature lines. What a witness sends beyond it is not read."""
+
+SIZE_MEDIA = "text/x.tlog.size"
+
+_OLD = "old "
+
+
+@dataclass(frozen=True, slots=True)
+class AddCheckpoint:
+    """What a log asks. `note` is the signed checkpoint, verbatim; nothing in it is verified yet."""
+
+    old_size: int
+    proof: tuple[Hash, ...]
+    note: str
+    signed: Note = field(init=False, repr=False, compare=False)
+    checkpoint: Checkpoint = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError for what no request can say."""
+        if not 0 <= self.old_size <= SIZE_MAX:
+            raise ValueError(f"a tree size is below 2^63 and not negative: {self.old_size}")
+        if len(self.proof) > PROOF_HASHES_MAX:
+            raise ValueError(
+                f"a consistency proof has at most {PROOF_HASHES_MAX} hashes, got {len(self.proof)}"
+            )
+        if any(len(hash_) != HASH_BYTES for hash_ in self.proof):
+            raise ValueError(f"a hash has {HASH_BYTES} bytes")
+        signed = parse_note(self.note)
+        object.__setattr__(self, "signed", signed)
+        object.__setattr__(self, "checkpoint", parse_checkpoint(signed.text))
+
+
+@dataclass(frozen=True, slots=True)
+class Authentic:
+    """A request whose checkpoint the log has signed; `signatures` are those that verified."""
+
+    request: AddCheckpoint
+    signatures: tuple[Signature, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A checkpoint to cosign: it extends what was cosigned before. `signatures` are the log's."""
+
+    text: str
+    checkpoint: Checkpoint
+    signatures: tuple[Signature, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why nothing is cosigned: a status of HTTP, and the reason in words."""
+
+    status: int
+    reason: str
+    known_size: int | None = None
+    """With 409: the size of the head that was cosigned last."""
+
+
+Decision: TypeAlias = Accepted | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class CosignedHead:
+    """The latest head that a witness stands by for one log, and since when it says so.
+
+    `note` has the signatures of the log that were verified, and then the witness's own.
+    """
+
+    note: Note
+    checkpoint: Checkpoint
+    cosigned_at_unix_s: int
+
+
+def parse_add_checkpoint(body: bytes) -> AddCheckpoint:
+    """The request in a body. `format_add_checkpoint` gives the same bytes back.
+
+    Raises: MalformedError.
+    """
+    if len(body) > BODY_BYTES_MAX:
+        raise MalformedError(f"a request has at most {BODY_BYTES_MAX} bytes, got {len(body)}")
+    # No line above the separator can be empty, so the first empty line is it.
+    head, separator, note = decode_text(body).partition("\n\n")
+    if not separator:
+        raise MalformedError("a request has an empty line between its proof and its checkpoint")
+    old, *hashes = head.split("\n")
+    if not old.startswith(_OLD):
+        raise MalformedError(f"the first line of a request is `{_OLD}<size>`")
+    if len(hashes) > PROOF_HASHES_MAX:
+        raise MalformedError(
+            f"a consistency proof has at most {PROOF_HASHES_MAX} hashes, got {len(hashes)}"
+        )
+    with from_wire():
+        return AddCheckpoint(
+            parse_size(old.removeprefix(_OLD)), tuple(map(parse_hash, hashes)), note
+        )
+
+
+def format_add_checkpoint(request: AddCheckpoint) -> bytes:
+    """The body of a request."""
+    proof = "".join(f"{format_base64(hash_)}\n" for hash_ in request.proof)
+    return f"{_OLD}{request.old_size}\n{proof}\n{request.note}".encode()
+
+
+def decide(
+    request: AddCheckpoint, *, log: Iterable[NoteVerifier] | None, known: CosignedHead | None
+) -> Decision:
+    """Whether to cosign. `log`: the trusted keys of the origin, None when it is not known.
+
+    `known` is the head that this witness cosigned last for the origin, None when there is none.
+    Cost: 60 to 120 µs for each signature of a trusted key, and two hashes for each of the proof.
+    """
+    authentic = authenticate(request, log=log)
+    return authentic if isinstance(authentic, Refused) else compare(authentic, known=known)
+
+
+def authenticate(
+    request: AddCheckpoint, *, log: Iterable[NoteVerifier] | None
+) -> Authentic | Refused:
+    """The half that needs no state: who signed, and sizes that can't be."""
+    checkpoint = request.checkpoint
+    keys = {} if log is None else {(key.name, key.key_id): key for key in log}
+    if not keys:
+        return Refused(404, "no log of this origin is known here")
+    try:
+        signatures = verify_note(request.signed, keys.values())
+    except VerificationError as error:
+        return Refused(403, str(error))
+    # One line for each key: a checkpoint of sixty by the same one is not kept as such.
+    by_key: dict[tuple[str, int], Signature] = {}
+    for signature in signatures:
+        by_key.setdefault((signature.name, signature.key_id), signature)
+    if checkpoint.extensions and all(keys[key].algorithm == MLDSA44_COSIGNATURE for key in by_key):
+        # Such a signature leaves them out: anybody could have written them.
+        return Refused(403, "no trusted key signed the extension lines")
+    if request.old_size > checkpoint.tree_size:
+        return Refused(
+            400,
+            f"the old size {request.old_size} is larger than the checkpoint's, "
+            f"{checkpoint.tree_size}",
+        )
+    return Authentic(request, tuple(by_key.values()))
+
+
+def compare(authentic: Authentic, *, known: CosignedHead | None) -> Decision:
+    """The half that must be one transaction with the update: is it more of the same tree?"""
+    request = authentic.request
+    checkpoint = request.checkpoint
+    known_size, known_root = 0, EMPTY_ROOT_HASH
+    if known is not None:
+        known_size, known_root = known.checkpoint.tree_size, known.checkpoint.root_hash
+    if request.old_size != known_size:
+        return Refused(409, f"the head cosigned last has size {known_size}", known_size)
+    try:
+        check_consistency(
+            old_size=known_size,
+            new_size=checkpoint.tree_size,
+            proof=request.proof,
+            old_root=known_root,
+            new_root=checkpoint.root_hash,
+        )
+    except VerificationError as error:
+        return Refused(422, str(error))
+    return Accepted(request.signed.text, checkpoint, authentic.signatures)
+
+
+def is_fork(authentic: Authentic, known: CosignedHead | None) -> bool:
+    """Whether the log signed two trees of one size, which proves that it misbehaves."""
+    if known is None:
+        return False
+    old, new = known.checkpoint, authentic.request.checkpoint
+    return new.tree_size == old.tree_size and new.root_hash != old.root_hash
+
+
+def advance(
+    authentic: Authentic,
+    *,
+    known: CosignedHead | None,
+    signers: Sequence[CosignatureSigner],
+    time_unix_s: int,
+) -> CosignedHead | Refused:
+    """The head to stand by from now on, cosigned; it must be kept before it is shown.
+
+    The checkpoint that was cosigned in the same second before gives that head back.
+    Cost: two hashes for each of the proof and a signature a key, 25 or 640 µs.
+    """
+    decision = compare(authentic, known=known)
+    if isinstance(decision, Refused):
+        return decision
+    if time_unix_s <= 0:
+        return Refused(503, "the clock is not set")
+    if known is not None:
+        behind_s = known.cosigned_at_unix_s - time_unix_s
+        if behind_s > 0:
+            return Refused(503, f"the clock is {behind_s} s behind the head cosigned last")
+        if behind_s == 0 and known.note.text == decision.text:
+            return known
+    return cosign(decision, signers, time_unix_s=time_unix_s)
+
+
+def cosign(
+    accepted: Accepted, signers: Sequence[CosignatureSigner], *, time_unix_s: int
+) -> CosignedHead:
+    """Cosign with each key. Raises: ValueError for time 0, which would leave the time unsaid."""
+    if time_unix_s <= 0:
+        raise ValueError(f"a witness states the time of its cosignature: {time_unix_s}")
+    cosignatures = [signer.sign(accepted.text, time_unix_s=time_unix_s) for signer in signers]
+    note = Note(accepted.text, (*accepted.signatures, *cosignatures))
+    return CosignedHead(note, accepted.checkpoint, time_unix_s)
+
+
+def cosignatures_by(
+    head: CosignedHead, signers: Iterable[CosignatureSigner]
+) -> tuple[Signature, ...]:
+    """The signatures of a head by these keys: what an answer consists of."""
+    keys = {(signer.verifier.name, signer.verifier.key_id) for signer in signers}
+    return tuple(line for line in head.note.signatures if (line.name, line.key_id) in keys)
+
+
+def format_size_answer(size: int) -> str:
+    """The body of a 409: the size, a line."""
+    return f"{size}\n"
+
+
+def parse_size_answer(body: bytes) -> int:
+    """The size in the body of a 409: the witness's word, which nothing proves.
+
+    Raises: MalformedError.
+    """
+    line, newline, rest = decode_text(body).partition("\n")
+    if not newline or rest:
+        raise MalformedError("the answer is not one line")
+    return parse_size(line)
+
+
+def format_cosignatures(cosignatures: Iterable[Signature]) -> str:
+    """The body of a 200: signature lines."""
+    return "".join(f"{format_signature_line(cosignature)}\n" for cosignature in cosignatures)
+
+
+def parse_cosignatures(body: bytes) -> tuple[Signature, ...]:
+    """The signature lines in the body of a 200; nothing in them is verified yet.
+
+    Raises: MalformedError for anything else, and for none at all.
+    """
+    if len(body) > ANSWER_BYTES_MAX:
+        raise MalformedError(f"an answer has at most {ANSWER_BYTES_MAX} bytes, got {len(body)}")
+    *lines, rest = decode_text(body).split("\n")
+    if rest or not lines:
+        raise MalformedError("an answer is signature lines, each with its newline")
+    return tuple(map(parse_signature_line, lines))

@@ -1,0 +1,160 @@
+"""A ledger made and served by a process of its own, for the demo and the benchmarks."""
+
+import secrets
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from ledger.service.data_dir import create_directory
+from ledger.service.token_admin import make_token
+from ledger.witness.data_dir import add_log, create_witness, open_heads
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.errors import UnavailableError
+from ledger_core.tlog.keys import ED25519_COSIGNATURE, SEED_BYTES
+from ledger_core.tlog.policy import parse_policy
+
+START_WAIT_S: Final = 30.0
+STOP_WAIT_S: Final = 30.0
+
+
+def make_ledger(directory: Path, *, origin: str) -> str:
+    """Make a ledger, and a token that may append and read."""
+    create_directory(directory, origin=origin, seed=secrets.token_bytes(32))
+    return make_token(directory, name="application", scopes=("append", "read"), tenant=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A witness that runs: what a policy says of it."""
+
+    name: str
+    vkeys: tuple[str, ...]
+    url: str
+
+
+@contextmanager
+def witnesses(folder: Path, count: int, *, log_policy: Path) -> Iterator[tuple[Witness, ...]]:
+    """Witnesses `w1`, `w2` … of the log of a policy, each `ledger witness serve` in a process."""
+    log = parse_policy(log_policy.read_bytes()).logs
+    with ExitStack() as stack:
+        running = []
+        for number in range(1, count + 1):
+            signer = CosignatureSigner.generate(
+                f"w{number}.example",
+                algorithm=ED25519_COSIGNATURE,
+                seed=secrets.token_bytes(SEED_BYTES),
+            )
+            paths = create_witness(folder / f"w{number}", [signer])
+            with open_heads(paths, readonly=False) as store:
+                add_log(
+                    store, origin=log[0].verifier.name, vkeys=[str(each.verifier) for each in log]
+                )
+            service = stack.enter_context(
+                Service(
+                    folder / f"w{number}",
+                    listen="127.0.0.1:0",
+                    command=("witness", "serve"),
+                    flags=("--log-level", "error"),
+                )
+            )
+            running.append(Witness(f"w{number}", (str(signer.verifier),), service.url))
+        yield tuple(running)
+
+
+def require_witnesses(policy: Path, witnesses: Sequence[Witness], *, threshold: int) -> None:
+    """Put a quorum of witnesses in the place of `quorum none`."""
+    names, lines = [], []
+    for witness in witnesses:
+        for number, vkey in enumerate(witness.vkeys):
+            names.append(f"{witness.name}{f'-{number}' if number else ''}")
+            lines.append(f"witness {names[-1]} {vkey} {witness.url}")
+    lines += [f"group witnesses {threshold} {' '.join(names)}", "quorum witnesses"]
+    text = policy.read_text(encoding="utf-8").replace("quorum none", "\n".join(lines))
+    policy.write_text(text, encoding="utf-8")
+
+
+class Service:
+    """`ledger serve` as a child process, or another command that serves a folder.
+
+    Its address is read from what it prints.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        listen: str,
+        flags: tuple[str, ...] = (),
+        command: tuple[str, ...] = ("serve",),
+        is_silent: bool = False,
+    ) -> None:
+        self._command = [
+            *(sys.executable, "-m", "ledger", *command, str(directory), "--listen", listen),
+            *flags,
+        ]
+        self._stderr = subprocess.DEVNULL if is_silent else None
+        self._process: subprocess.Popen[str] | None = None
+        self.url = ""
+
+    @property
+    def process_id(self) -> int:
+        """Of the child. Precondition: it was started."""
+        if self._process is None:
+            raise ValueError("the service was not started")
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        # A session of its own: Ctrl-C reaches this process, which then ends the child in order.
+        self._process = subprocess.Popen(  # noqa: S603 - our own command
+            self._command,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            start_new_session=True,
+        )
+        self.url = self._read_address(self._process)
+        return self
+
+    def wait(self) -> None:
+        """Until the child ends, or Ctrl-C."""
+        if self._process is not None:
+            self._process.wait()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    @staticmethod
+    def _read_address(process: subprocess.Popen[str]) -> str:
+        if process.stdout is None:
+            raise AssertionError("the child's output is a pipe")
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            line = process.stdout.readline() if selector.select(START_WAIT_S) else ""
+        address = line.strip().rpartition(" ")[2]
+        if not address.startswith("http"):
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            raise UnavailableError("the service did not start; what it said stands above")
+        return address

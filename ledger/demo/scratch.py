@@ -1,0 +1,43 @@
+"""A ledger to try an application with: made, served, and cleared away at the end."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import click
+
+from ledger.demo.child_service import Service, make_ledger
+from ledger.service.data_dir import DirectoryPaths
+
+ORIGIN: Final = "scratch.example/audit"
+FLAGS: Final = ("--log-level", "error")
+
+
+@contextmanager
+def scratch_ledger() -> Iterator[None]:
+    """Serve a ledger and say where in the variables LEDGER_URL, _TOKEN, _POLICY and _SPOOL.
+
+    Nothing is done when LEDGER_URL is set: then there is one. LEDGER_SPOOL is a folder for a
+    `Recorder`.
+
+    Raises: UnavailableError when the service does not start.
+    """
+    if "LEDGER_URL" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="ledger-scratch-") as scratch:
+        directory = Path(scratch, "audit")
+        token = make_ledger(directory, origin=ORIGIN)
+        with Service(directory, listen="127.0.0.1:0", flags=FLAGS) as service:
+            said = {
+                "LEDGER_URL": service.url,
+                "LEDGER_TOKEN": token,
+                "LEDGER_POLICY": str(DirectoryPaths(directory).policy),
+            }
+            exports = " ".join(f"{name}={value}" for name, value in said.items())
+            click.echo(f"A scratch ledger, gone when this ends. To look into it:\nexport {exports}")
+            os.environ.update(said, LEDGER_SPOOL=str(Path(scratch, "spool")))
+            yield

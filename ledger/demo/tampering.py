@@ -1,0 +1,45 @@
+"""What an intruder with the disk could do to an entry, for the demo to show that it is noticed.
+
+The entry is changed inside its compressed bundle, which is then compressed anew, so that only the
+tree can tell. Nothing in the product imports this but the demo.
+"""
+
+from pathlib import Path
+
+import zstandard
+
+from ledger.store import keyspace
+from ledger.store.log import LogStore
+from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle, encode_bundle
+
+
+def alter_entry(log: Path, leaf_index: int, *, before: bytes, after: bytes) -> None:
+    """Replace bytes of a stored entry, behind the back of everything that guards it.
+
+    Raises: ValueError when the entry does not hold `before`, or the lengths differ.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"want {len(before)} bytes in place of as many, got {len(after)}")
+    store = LogStore.open(log, readonly=False)
+    try:
+        entries = store.databases[keyspace.ENTRIES]
+        bundle_index, offset = divmod(leaf_index, TILE_WIDTH)
+        with store.environment.begin(write=True) as transaction:
+            row_key, key = keyspace.open_entry_key(leaf_index), keyspace.bundle_key(bundle_index)
+            row = transaction.get(row_key, db=entries)
+            if row is not None:
+                transaction.put(row_key, _replaced(row, before, after), db=entries)
+                return
+            frame = transaction.get(key, db=entries)
+            leaves = decode_bundle(zstandard.ZstdDecompressor().decompress(frame or b""))
+            leaves[offset] = _replaced(leaves[offset], before, after)
+            frame = zstandard.ZstdCompressor().compress(encode_bundle(leaves))
+            transaction.put(key, frame, db=entries)
+    finally:
+        store.close()
+
+
+def _replaced(leaf: bytes, before: bytes, after: bytes) -> bytes:
+    if before not in leaf:
+        raise ValueError("the entry does not hold what was to be replaced")
+    return leaf.replace(before, after, 1)

@@ -1,0 +1,236 @@
+"""Asking witnesses for cosignatures: one request each, over kept connections, believing little.
+
+A witness is asked under its URL in the policy; two keys at one URL are one witness with two keys.
+It gets the checkpoint with the log's own signatures only, and a consistency proof from the size
+that it cosigned last. What it answers:
+
+    200   signature lines; those of its keys in the policy are verified, others are ignored
+    409   its size: used once, as the start of the proof, and only if the tree here is that large
+    409   a size that the tree here never had, and
+    422   a refusal of the proof: it knows another history. Either somebody forked this log or an
+          old backup was restored, and nothing may be signed any more: VerificationError, with the
+          head that the witness shows
+    else  an error of the witness or of the way to it; it is asked again next round
+
+A witness can thus stop the publisher by lying. That is the safe side to err on: the append path
+goes on, and the operator who finds the evidence false takes the witness out of the policy.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+import aiohttp
+
+from ledger.store.log import TreeHead
+from ledger_core.tlog.cosignature import CosignatureVerifier
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.hashing import Hash
+from ledger_core.tlog.note import Note, Signature, format_note
+from ledger_core.tlog.policy import PolicyWitness
+from ledger_core.tlog.witness import (
+    ANSWER_BYTES_MAX,
+    AddCheckpoint,
+    format_add_checkpoint,
+    parse_cosignatures,
+    parse_size_answer,
+)
+
+TIMEOUT_S: Final = 5.0
+EVIDENCE_BYTES_MAX: Final = 1 << 18
+
+Prove = Callable[[int, int], Sequence[Hash]]
+"""The consistency proof between two sizes of the tree here."""
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessStatus:
+    """How it went with one witness: the last head that it cosigned, and what went wrong since."""
+
+    names: tuple[str, ...]
+    url: str
+    cosigned_size: int | None = None
+    cosigned_at_unix_s: int | None = None
+    error: str | None = None
+
+
+class WitnessPeer:
+    """One witness, as this log knows it. Used from one event loop, one request at a time."""
+
+    def __init__(
+        self,
+        url: str,
+        witnesses: Sequence[PolicyWitness],
+        *,
+        session: aiohttp.ClientSession,
+        prove: Prove,
+        now_unix_s: Callable[[], int],
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._keys: dict[tuple[str, int], CosignatureVerifier] = {
+            (w.verifier.name, w.verifier.key_id): w.verifier for w in witnesses
+        }
+        self._session = session
+        self._prove = prove
+        self._now_unix_s = now_unix_s
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._known_size = 0
+        self.status = WitnessStatus(tuple(w.name for w in witnesses), self._url)
+        self.is_busy = False
+
+    async def ask(
+        self, head: TreeHead, signed: Note, *, durable_size: int
+    ) -> tuple[Signature, ...]:
+        """This witness's verified cosignatures of a head; `signed` has the log's signatures only.
+
+        Raises: UnavailableError when there are none now; VerificationError, with evidence, when it
+        knows another history.
+        """
+        self.is_busy = True
+        try:
+            cosignatures = await self._ask(head, signed, durable_size)
+        except (UnavailableError, VerificationError) as error:
+            self._note_error(str(error))
+            raise
+        finally:
+            self.is_busy = False
+        self._known_size = head.tree_size
+        self.status = WitnessStatus(
+            self.status.names, self._url, head.tree_size, self._now_unix_s(), None
+        )
+        return cosignatures
+
+    async def _ask(self, head: TreeHead, signed: Note, durable_size: int) -> tuple[Signature, ...]:
+        old_size = min(self._known_size, head.tree_size)
+        for _ in range(2):
+            status, body = await self._post(head, signed, old_size)
+            if status == HTTPStatus.OK:
+                return self._verified(signed, body)
+            if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+                raise await self._other_history(
+                    head, signed, f"refuses the proof from size {old_size}: {_excerpt(body)}"
+                )
+            if status != HTTPStatus.CONFLICT:
+                raise self._failed(f"answered {status}: {_excerpt(body)}")
+            old_size = self._size(body)
+            if old_size > durable_size:
+                raise await self._other_history(
+                    head, signed, f"knows size {old_size}, the log here has {durable_size}"
+                )
+            if old_size > head.tree_size:
+                raise self._failed(f"cosigned size {old_size} already, this head is older")
+        raise self._failed("answered 409 to the size that it gave itself")
+
+    async def _post(self, head: TreeHead, signed: Note, old_size: int) -> tuple[int, bytes]:
+        # Size 0 needs no proof, and the same size has an empty one.
+        proof = self._prove(old_size, head.tree_size) if old_size else ()
+        request = AddCheckpoint(old_size, tuple(proof), format_note(signed))
+        return await self._send(
+            "POST", "/add-checkpoint", ANSWER_BYTES_MAX, format_add_checkpoint(request)
+        )
+
+    async def _send(
+        self, method: str, path: str, bytes_max: int, body: bytes | None = None
+    ) -> tuple[int, bytes]:
+        """Status and body of an answer. Never more than `bytes_max` of it is read."""
+        try:
+            async with self._session.request(
+                method, self._url + path, data=body, timeout=self._timeout, allow_redirects=False
+            ) as answer:
+                content = bytearray()
+                while chunk := await answer.content.read(bytes_max + 1 - len(content)):
+                    content += chunk
+                    if len(content) > bytes_max:
+                        answer.close()
+                        raise self._failed(f"sent more than {bytes_max} bytes")
+                return answer.status, bytes(content)
+        except TimeoutError:
+            raise self._failed(f"no answer in {self._timeout.total:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise self._failed(f"{type(error).__name__}: {error}") from error
+
+    def _verified(self, signed: Note, body: bytes) -> tuple[Signature, ...]:
+        """The cosignatures by keys of the policy. One bad one condemns the answer."""
+        cosignatures: dict[tuple[str, int], Signature] = {}
+        try:
+            for signature in parse_cosignatures(body):
+                key = (signature.name, signature.key_id)
+                if key in self._keys:
+                    self._keys[key].check(signed.text, signature)
+                    cosignatures[key] = signature
+        except (MalformedError, VerificationError) as error:
+            raise self._failed(f"a bad answer: {error}") from error
+        if not cosignatures:
+            raise self._failed("answered without a signature by a key of the policy")
+        return tuple(cosignatures.values())
+
+    def _size(self, body: bytes) -> int:
+        try:
+            return parse_size_answer(body)
+        except MalformedError as error:
+            raise self._failed(f"a bad answer of 409: {error}") from error
+
+    async def _other_history(self, head: TreeHead, signed: Note, said: str) -> VerificationError:
+        """The error that ends publishing, with both heads where the witness shows its own."""
+        evidence = {"ours": format_note(signed).encode(), "said": said.encode()}
+        origin = signed.text.split("\n", 1)[0]
+        path = f"/{hashlib.sha256(origin.encode()).hexdigest()}/checkpoint"
+        try:
+            status, theirs = await self._send("GET", path, EVIDENCE_BYTES_MAX)
+        except UnavailableError as error:
+            evidence["theirs-unavailable"] = str(error).encode()
+        else:
+            evidence["theirs" if status == HTTPStatus.OK else f"theirs-status-{status}"] = theirs
+        return VerificationError(
+            f"the witness {', '.join(self.status.names)} {said} (our head: {head.tree_size})",
+            evidence=evidence,
+        )
+
+    def _failed(self, what: str) -> UnavailableError:
+        return UnavailableError(f"the witness {', '.join(self.status.names)}: {what}")
+
+    def _note_error(self, error: str) -> None:
+        old = self.status
+        self.status = WitnessStatus(
+            old.names, old.url, old.cosigned_size, old.cosigned_at_unix_s, error
+        )
+
+
+def make_peers(
+    witnesses: Sequence[PolicyWitness],
+    *,
+    session: aiohttp.ClientSession,
+    prove: Prove,
+    now_unix_s: Callable[[], int],
+    timeout_s: float = TIMEOUT_S,
+) -> tuple[WitnessPeer, ...]:
+    """A peer for each URL of a policy. A witness without one can't be asked and has none."""
+    by_url: dict[str, list[PolicyWitness]] = {}
+    for witness in witnesses:
+        if witness.url is not None:
+            by_url.setdefault(witness.url, []).append(witness)
+    return tuple(
+        WitnessPeer(
+            url, group, session=session, prove=prove, now_unix_s=now_unix_s, timeout_s=timeout_s
+        )
+        for url, group in by_url.items()
+    )
+
+
+def make_session() -> aiohttp.ClientSession:
+    """Kept connections, no cookies, no proxies from the environment, nothing inflated."""
+    return aiohttp.ClientSession(
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        headers={"User-Agent": "witnessed-ledger", "Accept-Encoding": "identity"},
+    )
+
+
+def _excerpt(body: bytes) -> str:
+    """The beginning of a stranger's text, fit for a log line."""
+    text = body[:200].decode(errors="replace")
+    return "".join(c if c.isprintable() else " " for c in text).strip()

@@ -1,0 +1,104 @@
+"""Key files: private keys, one to a line, in a file that its owner alone may read.
+
+    PRIVATE+KEY+example.com/w1+3eb5f1aa+BF0…      Ed25519, as `ledger_core.tlog.keys` writes it
+    PRIVATE+KEY+example.com/w1+0be9f9bd+Bo9…      ML-DSA-44
+
+A log has one such file and a witness another. It is made once and never written over. A file that
+others on this machine may read is refused, since whoever could read it may have: a key that might
+be known is not to be signed with unawares. No message holds any of a key.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.keys import SignerKey
+
+LINE_BYTES_MAX: Final = 512
+"""A name of 255 bytes and the rest of a line take 340."""
+
+MODE: Final = 0o600
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+def write_keys(path: Path, keys: Sequence[SignerKey]) -> None:
+    """Make a key file; when this returns, it is on the disk.
+
+    Raises: FileExistsError when there is one: a key that was written over is lost for good.
+    """
+    _write(path, b"".join(f"{key.encode()}\n".encode() for key in keys))
+
+
+def read_keys(path: Path, *, keys_max: int) -> tuple[SignerKey, ...]:
+    """The keys in a file, at least one, in order.
+
+    Raises: UnavailableError when there is no file or others may read it; MalformedError when it
+    holds anything but 1 to `keys_max` different keys.
+    """
+    lines = _read(path, (LINE_BYTES_MAX + 1) * keys_max).split(b"\n")
+    if lines.pop() or not 1 <= len(lines) <= keys_max:
+        raise MalformedError(f"{path} does not hold 1 to {keys_max} keys, each a line")
+    keys = tuple(_parse(line, path, number) for number, line in enumerate(lines, 1))
+    if len({str(key.verifier_key) for key in keys}) < len(keys):
+        raise MalformedError(f"{path} holds a key twice")
+    return keys
+
+
+def write_secret_key(path: Path, key: bytes) -> None:
+    """Make a file with one key that signs nothing, in hex. Raises: as `write_keys`."""
+    _write(path, f"{key.hex()}\n".encode())
+
+
+def read_secret_key(path: Path, *, key_bytes: int) -> bytes:
+    """The key in a file of `write_secret_key`. Raises: as `read_keys`."""
+    line = _read(path, 2 * key_bytes + 1)
+    if not re.fullmatch(rb"[0-9a-f]{%d}\n" % (2 * key_bytes), line):
+        raise MalformedError(f"{path} does not hold a key of {key_bytes} bytes in hex")
+    return bytes.fromhex(line.decode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(path.parent)
+
+
+def _read(path: Path, bytes_max: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if mode & _OTHERS:
+                raise UnavailableError(
+                    f"{path} can be read by others: its mode is {stat.S_IMODE(mode):04o}, "
+                    f"want {MODE:04o} (chmod {MODE:o} {path})"
+                )
+            data = file.read(bytes_max + 1)
+    except FileNotFoundError:
+        raise UnavailableError(f"there is no key file at {path}") from None
+    if len(data) > bytes_max:
+        raise MalformedError(f"{path} is larger than a key file can be: {bytes_max} bytes")
+    return data
+
+
+def _parse(line: bytes, path: Path, number: int) -> SignerKey:
+    try:
+        return SignerKey.parse(line.decode())
+    except ValueError:
+        # Whatever is wrong with it, what stands there may be most of a key.
+        raise MalformedError(f"line {number} of {path} is not a signer key") from None
+
+
+def _sync_folder(path: Path) -> None:
+    """Make a file's name durable, too."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,76 @@
+"""What a running service consists of, and the heads that it proves against."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from ledger.log.publisher import Publisher
+from ledger.log.sequencer import Sequencer
+from ledger.service.http.problems import RETRY_AFTER_S, ProblemError
+from ledger.service.ingest import Appender
+from ledger.service.private_fields import PrivateFields
+from ledger.service.query_pool import Searcher
+from ledger.service.settings import Settings
+from ledger.store.log import LogStore, SignedCheckpoint
+from ledger.store.tokens import AccessStore
+from ledger_core.tlog.policy import Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The parts, made once at the start; every handler gets them as its first argument."""
+
+    origin: str
+    verifier_keys: tuple[str, ...]
+    policy: Policy
+    policy_text: str
+    settings: Settings
+    store: LogStore
+    access: AccessStore
+    sequencer: Sequencer
+    publisher: Publisher
+    appender: Appender
+    privacy: PrivateFields
+    searcher: Searcher
+    openapi: bytes
+    stopping: asyncio.Event
+    """Set when the service is told to stop: what has no end by itself ends then."""
+    broken: list[str] = field(default_factory=list)
+    """Background tasks that ended though they should not have."""
+
+    @property
+    def tree_size(self) -> int:
+        """The durable size of the log."""
+        return self.sequencer.head.tree_size
+
+    async def acknowledged_head(self, tree_size: int) -> SignedCheckpoint:
+        """A signed head of at least this size, which is durable: what an append is proved against.
+
+        Under a policy without a quorum it is signed now. With one only a published head meets it.
+        Raises: as `published_covering`.
+        """
+        if self.policy.quorum is None:
+            return self.publisher.sign()
+        return await self.published_covering(tree_size, wait_s=self.settings.witnessed_wait_s)
+
+    async def published_covering(
+        self, tree_size: int, *, wait_s: float | None = None
+    ) -> SignedCheckpoint:
+        """The published head, as soon as it is at least this large.
+
+        Raises: ProblemError when that takes too long, VerificationError when signing has stopped.
+        """
+        published = self.publisher.published
+        if published is None or published.head.tree_size < tree_size:
+            if self.publisher.failure is not None:
+                raise self.publisher.failure
+            published = await self.publisher.wait_for(
+                tree_size,
+                timeout_s=self.settings.published_wait_s if wait_s is None else wait_s,
+            )
+        if published is None:
+            raise ProblemError(
+                "not-yet-published",
+                f"no checkpoint of size {tree_size} or more is published yet",
+                headers={"Retry-After": str(round(RETRY_AFTER_S))},
+            )
+        return published

@@ -1,0 +1,151 @@
+"""A ledger's folder: what lies where, and how one is made.
+
+DIR/ledger.toml   settings of this ledger
+DIR/key           the signing key, one line, mode 0600
+DIR/policy        the log's verifier key, its witnesses, the quorum
+DIR/secrets.toml  rules of secrets beside those of the house, when there is one
+DIR/private.toml  fields that the service commits to, when there is one
+DIR/private.key   what wraps the keys of erasable values, mode 0600; made when it is missing
+DIR/private/      LMDB and a file of keys: erasable values; made when it is missing
+DIR/log/          LMDB: the log
+DIR/index/        LMDB: what finds events; made from the log when it is missing
+DIR/access/       LMDB: access tokens, by hash
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ledger.log.publisher import LogSigner
+from ledger.runtime.keys import read_keys, read_secret_key, write_keys, write_secret_key
+from ledger.service.settings import settings_template
+from ledger.store.erasable_values import KEY_BYTES, PrivateStore, create_private
+from ledger.store.log import create_log
+from ledger.store.tokens import create_access
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.keys import ED25519, MLDSA44_COSIGNATURE
+from ledger_core.tlog.note import Signer
+from ledger_core.tlog.policy import format_policy
+from ledger_core.tlog.text import from_wire
+
+KEYS_MAX: Final = 2
+"""Ed25519, and ML-DSA-44 beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryPaths:
+    """The places inside a ledger's folder."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """The settings file."""
+        return self.root / "ledger.toml"
+
+    @property
+    def key(self) -> Path:
+        """The signing key."""
+        return self.root / "key"
+
+    @property
+    def policy(self) -> Path:
+        """The trust policy."""
+        return self.root / "policy"
+
+    @property
+    def secrets(self) -> Path:
+        """The user's rules of secrets, which need not exist."""
+        return self.root / "secrets.toml"
+
+    @property
+    def private_fields(self) -> Path:
+        """The fields that the service commits to; the file need not exist."""
+        return self.root / "private.toml"
+
+    @property
+    def private_key(self) -> Path:
+        """What wraps the keys of erasable values."""
+        return self.root / "private.key"
+
+    @property
+    def private(self) -> Path:
+        """The store of erasable values."""
+        return self.root / "private"
+
+    @property
+    def log(self) -> Path:
+        """The environment of the log."""
+        return self.root / "log"
+
+    @property
+    def index(self) -> Path:
+        """The environment of the index, which can be made again from the log."""
+        return self.root / "index"
+
+    @property
+    def evidence(self) -> Path:
+        """What shows that a witness knows another history; made when there is some."""
+        return self.root / "evidence"
+
+    @property
+    def access(self) -> Path:
+        """The environment of access tokens."""
+        return self.root / "access"
+
+
+def create_directory(
+    path: Path, *, origin: str, seed: bytes, mldsa44_seed: bytes | None = None
+) -> DirectoryPaths:
+    """Make a ledger: key, policy, settings, an empty log and no token.
+
+    `origin` is the log's name for ever, `seed` 32 random bytes, the signing key. What exists is
+    never overwritten. The key is written last: a folder without one was left half-made.
+    Raises: FileExistsError when there is a ledger already, ValueError for an unfit origin.
+    """
+    paths = DirectoryPaths(path)
+    for taken in (paths.key, paths.policy, paths.settings, paths.log, paths.access):
+        if taken.exists():
+            raise FileExistsError(f"{taken} exists already; a ledger is made in a new folder")
+    signers: list[LogSigner] = [Signer.generate(origin, seed=seed)]
+    if mldsa44_seed is not None:
+        signers.append(
+            CosignatureSigner.generate(origin, algorithm=MLDSA44_COSIGNATURE, seed=mldsa44_seed)
+        )
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    create_log(paths.log, origin=origin)
+    create_access(paths.access)
+    paths.policy.write_text(
+        format_policy([signer.verifier for signer in signers]), encoding="utf-8"
+    )
+    paths.settings.write_text(settings_template(), encoding="utf-8")
+    write_keys(paths.key, [signer.key for signer in signers])
+    return paths
+
+
+def open_private(paths: DirectoryPaths, *, make_key: Callable[[], bytes]) -> PrivateStore:
+    """The store of erasable values, made when there is none; `make_key` gives 32 random bytes.
+
+    A store whose key is gone is refused: a new one would open nothing.
+    Raises: as `read_secret_key` and `PrivateStore.open`.
+    """
+    if not paths.private_key.exists() and not paths.private.exists():
+        write_secret_key(paths.private_key, make_key())
+    key = read_secret_key(paths.private_key, key_bytes=KEY_BYTES)
+    if not (paths.private / "data.mdb").exists():
+        create_private(paths.private)
+    return PrivateStore.open(paths.private, key)
+
+
+def read_signers(paths: DirectoryPaths) -> tuple[LogSigner, ...]:
+    """The log's keys, refused when others on this machine may read them.
+
+    Raises: UnavailableError when there are none or their file's mode is not 0600, MalformedError
+    when it holds anything else. No message holds any of it.
+    """
+    with from_wire():
+        return tuple(
+            Signer(key) if key.verifier_key.algorithm == ED25519 else CosignatureSigner(key)
+            for key in read_keys(paths.key, keys_max=KEYS_MAX)
+        )

@@ -1,0 +1,281 @@
+"""Request bodies: read within limits, and split into events that are read one by one.
+
+    application/json        one event, or {"events": [event, …]}
+    application/x-ndjson    one event a line
+    application/msgpack     the MessagePack form of either JSON one
+
+Splitting finds where each event begins and ends and decodes none of them, so that a bad event
+fails alone, and so that no body makes more objects than its limits allow: elements are counted and
+measured before they are decoded.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+import msgspec
+from aiohttp import web
+
+from ledger.service.http.problems import ProblemError
+from ledger_core.event.model import LIMITS, EventError
+from ledger_core.event.reader import Reader, ReadEvent
+
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+MSGPACK: Final = "application/msgpack"
+
+COMMAS_MAX: Final = 1 << 21
+"""In a JSON body. Splitting takes 56 bytes of memory for a comma that separates two elements."""
+
+KEY_SHOWN_CHARS_MAX: Final = 64
+
+_INPUT_BYTES_MAX: Final = LIMITS["input"].most
+_EVENTS_KEY: Final = "events"
+_KEY_BYTES_MAX: Final = 16
+_EXPECTED: Final = "100-continue"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+# JSON's white space: `\s` would take more.
+_match_batch = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"events"[ \t\r\n]*:[ \t\r\n]*').match
+_is_end = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*").fullmatch
+_is_blank = re.compile(rb"[ \t\r]*").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedBody:
+    """The events of a body, undecoded, and how each is read.
+
+    `read` raises EventError or ProblemError for an event that is refused.
+    """
+
+    raws: Sequence[bytes | msgspec.Raw]
+    read: Callable[[bytes], ReadEvent]
+    is_batch: bool
+
+
+class _Batch(msgspec.Struct, forbid_unknown_fields=True):
+    events: msgspec.Raw
+
+
+_decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_batch = msgspec.json.Decoder(_Batch).decode
+
+
+async def read_body(request: web.BaseRequest, *, bytes_max: int, wait_s: float) -> bytes:
+    """The body of a request, never holding more than `bytes_max` of it.
+
+    Raises: ProblemError for one that is encoded, too large, too slow or cut short.
+    """
+    headers = request.headers
+    encoding = headers.get("Content-Encoding")
+    if encoding is not None and encoding.strip().lower() != "identity":
+        raise ProblemError("unsupported-media-type", "a body with a content encoding is not read")
+    length = request.content_length
+    if length is not None and length > bytes_max:
+        raise _too_large(bytes_max, length)
+    expect = headers.get("Expect")
+    if expect is not None:
+        await _continue(request, expect)
+    content = request.content
+    if content.is_eof():
+        # All of it came with the head. In chunks it had no length to look at before.
+        whole = content.read_nowait()
+        if len(whole) > bytes_max:
+            raise _too_large(bytes_max, len(whole))
+        return whole
+    body = bytearray()
+    try:
+        async with asyncio.timeout(wait_s):
+            while chunk := await content.readany():
+                if len(body) + len(chunk) > bytes_max:
+                    raise _too_large(bytes_max, len(body) + len(chunk))
+                body += chunk
+    except TimeoutError:
+        raise ProblemError(
+            "body-too-slow",
+            f"the body did not arrive in {wait_s:g} s",
+            headers={"Connection": "close"},
+        ) from None
+    return bytes(body)
+
+
+def split_body(
+    body: bytes, *, content_type: str | None, events_max: int, reader: Reader
+) -> ParsedBody:
+    """The events of a body.
+
+    Raises: ProblemError when it is of another type, not well-formed, has no event or too many.
+    """
+    media = _media_type(content_type)
+    if media == JSON:
+        items = _split_json(body, reader)
+    elif media == NDJSON:
+        items = _split_lines(body, events_max, reader)
+    elif media == MSGPACK:
+        items = _split_msgpack(body, events_max, reader)
+    else:
+        raise ProblemError(
+            "unsupported-media-type", f"a body is {JSON}, {NDJSON} or {MSGPACK}, in UTF-8"
+        )
+    if not items.raws:
+        raise ProblemError("empty-batch", "the request holds no event")
+    if len(items.raws) > events_max:
+        raise _too_many(events_max, len(items.raws))
+    return items
+
+
+async def _continue(request: web.BaseRequest, expect: str) -> None:
+    """Ask for the body, as curl expects for a large one. Source: RFC 9110 §10.1.1."""
+    if expect.lower() != _EXPECTED:
+        raise ProblemError("expectation-failed", f"the only expectation met is {_EXPECTED}")
+    await request.writer.write(_CONTINUE)
+    # An interim answer is no part of the answer, which has yet to begin.
+    request.writer.output_size = 0
+
+
+def _media_type(content_type: str | None) -> str | None:
+    """The media type, or None for one that is missing or not in UTF-8."""
+    if content_type is None or content_type == JSON:
+        return content_type
+    media, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name == "charset" and value.strip('"') not in ("utf-8", "utf8", "us-ascii"):
+            return None
+    return media
+
+
+def _split_json(body: bytes, reader: Reader) -> ParsedBody:
+    head = _match_batch(body)
+    if head is None:
+        return ParsedBody((body,), reader.read, is_batch=False)
+    start = head.end()
+    end = body.rfind(b"]") + 1
+    if len(body) > COMMAS_MAX and (commas := body.count(b",")) > COMMAS_MAX:
+        raise ProblemError(
+            "body-too-large",
+            f"the body has {commas} commas, {COMMAS_MAX} are read; send fewer events at once",
+            limit=COMMAS_MAX,
+            got=commas,
+        )
+    # Held to both ends: a decoder would keep the last of two "events" and drop the other.
+    if body[start : start + 1] != b"[" or not _is_end(body, end):
+        raise _explain_batch(body)
+    try:
+        raws = _decode_raws(memoryview(body)[start:end])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise _explain_batch(body) from None
+    return ParsedBody(raws, reader.read, is_batch=True)
+
+
+def _explain_batch(body: bytes) -> ProblemError:
+    """Why a body that begins as a batch is none."""
+    try:
+        events = bytes(_decode_batch(body).events)
+    except msgspec.ValidationError:
+        return ProblemError("unknown-key", f'only "{_EVENTS_KEY}" may stand in a batch')
+    except RecursionError:
+        return ProblemError("too-deep", "objects and arrays are nested too deep")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return ProblemError("not-json", f"the body is not JSON: {error}")
+    if not events.startswith(b"["):
+        return ProblemError("wrong-type", "expected an array of events", field=_EVENTS_KEY)
+    return ProblemError("repeated-key", "stands twice in one object", field=_EVENTS_KEY)
+
+
+def _split_lines(body: bytes, events_max: int, reader: Reader) -> ParsedBody:
+    """One event a line; blank lines are none, but count, so that there is an end to them."""
+    lines = body.count(b"\n") + (not body.endswith(b"\n"))
+    if lines > events_max:
+        raise _too_many(events_max, lines)
+    raws = [line for line in body.split(b"\n") if not _is_blank(line)]
+    return ParsedBody(raws, reader.read, is_batch=True)
+
+
+def _split_msgpack(body: bytes, events_max: int, reader: Reader) -> ParsedBody:
+    def read(raw: bytes) -> ReadEvent:
+        return reader.read_object(_decode_msgpack(raw))
+
+    unpacker = msgpack.Unpacker(max_buffer_size=max(len(body), 1))
+    unpacker.feed(body)
+    try:
+        is_batch = unpacker.read_map_header() == 1 and _is_events_key(unpacker, body)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise _not_msgpack() from error
+    if not is_batch:
+        return ParsedBody((body,), read, is_batch=False)
+    try:
+        count = unpacker.read_array_header()
+        if count > events_max:
+            raise _too_many(events_max, count)
+        raws = [_skip(unpacker, body) for _ in range(count)]
+    except (ValueError, msgpack.UnpackException) as error:
+        raise _not_msgpack() from error
+    if unpacker.tell() != len(body):
+        raise _not_msgpack()
+    return ParsedBody(raws, read, is_batch=True)
+
+
+def _is_events_key(unpacker: msgpack.Unpacker, body: bytes) -> bool:
+    key = _skip(unpacker, body)
+    return len(key) <= _KEY_BYTES_MAX and msgpack.unpackb(key) == _EVENTS_KEY
+
+
+def _skip(unpacker: msgpack.Unpacker, body: bytes) -> bytes:
+    """The bytes of the next value, of which nothing is decoded."""
+    start = unpacker.tell()
+    unpacker.skip()
+    return body[start : unpacker.tell()]
+
+
+def _decode_msgpack(raw: bytes) -> Any:
+    if len(raw) > _INPUT_BYTES_MAX:
+        raise EventError(
+            f"the event has {len(raw)} bytes, at most {_INPUT_BYTES_MAX} are read",
+            rule="leaf-too-large",
+            limit=_INPUT_BYTES_MAX,
+            got=len(raw),
+        )
+    try:
+        return msgpack.unpackb(raw, object_pairs_hook=_make_object)
+    except EventError:
+        raise
+    except (ValueError, msgpack.UnpackException) as error:
+        raise _not_msgpack() from error
+
+
+def _make_object(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: set[Any] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise EventError(
+                    "stands twice in one object",
+                    rule="repeated-key",
+                    field=ascii(key)[1:-1][:KEY_SHOWN_CHARS_MAX],
+                )
+            seen.add(key)
+    return made
+
+
+def _not_msgpack() -> ProblemError:
+    return ProblemError("not-msgpack", "not one MessagePack map with strings as keys")
+
+
+def _too_large(bytes_max: int, got: int) -> ProblemError:
+    return ProblemError(
+        "body-too-large", f"a body has at most {bytes_max} bytes", limit=bytes_max, got=got
+    )
+
+
+def _too_many(events_max: int, got: int) -> ProblemError:
+    return ProblemError(
+        "too-many-events",
+        f"a request has at most {events_max} events, got {got}",
+        limit=events_max,
+        got=got,
+    )

@@ -1,0 +1,191 @@
+"""What the log is, whether the service is well, and what its problems mean."""
+
+from typing import Final, TypeVar
+
+from aiohttp import web
+from msgspec import UNSET, UnsetType
+
+from ledger.service.context import Service
+from ledger.service.http.problems import PROBLEMS, make_problem
+from ledger.service.http.responses import (
+    JSON_MEDIA,
+    NO_CACHE,
+    PROBLEM_MEDIA,
+    encode_answer,
+    make_answer,
+)
+from ledger.service.http.router import Content, Route, Success
+from ledger_core.api import (
+    TYPE_PREFIX,
+    Alive,
+    IndexAnswer,
+    LogAnswer,
+    NotReady,
+    ProblemKind,
+    ProblemKinds,
+    Ready,
+    WitnessAnswer,
+)
+
+T = TypeVar("T")
+
+MAP_FILL_WARNED: Final = 0.9
+SEGMENTS_BEHIND_WARNED: Final = 1
+
+_KINDS: Final = ProblemKinds(
+    problems=tuple(
+        ProblemKind(
+            type=TYPE_PREFIX + slug, title=kind.title, status=kind.status, meaning=kind.meaning
+        )
+        for slug, kind in PROBLEMS.items()
+    )
+)
+
+
+async def read_log(service: Service, _request: web.BaseRequest) -> web.Response:
+    """Which log this is."""
+    index = service.searcher.engine.status()
+    published = service.publisher.published
+    answer = LogAnswer(
+        origin=service.origin,
+        verifier_keys=service.verifier_keys,
+        witnesses=_witnesses(service),
+        policy=service.policy_text,
+        tree_size=service.tree_size,
+        published_size=0 if published is None else published.head.tree_size,
+        index=IndexAnswer(
+            sealed_segments=index.sealed_segments,
+            full_segments=index.full_segments,
+            current=index.is_current,
+        ),
+    )
+    return encode_answer(answer, cache=NO_CACHE)
+
+
+async def read_alive(_service: Service, _request: web.BaseRequest) -> web.Response:
+    """Whether the process answers."""
+    return encode_answer(Alive(status="ok"))
+
+
+async def read_ready(service: Service, _request: web.BaseRequest) -> web.Response:
+    """Whether events are taken and heads are signed."""
+    reasons = list(service.broken)
+    if service.sequencer.failure is not None:
+        reasons.append("no event is taken: a commit failed, and the service must be started again")
+    if service.publisher.failure is not None:
+        reasons.append(
+            "no head is signed: this log or its store has another history than was signed or "
+            "witnessed; the log lines say which, and the folder evidence/ shows it"
+        )
+    if reasons:
+        problem = make_problem("not-ready", "; ".join(reasons))
+        answer = NotReady(**problem.members(), reasons=tuple(reasons))
+        return encode_answer(answer, status=problem.status, media=PROBLEM_MEDIA)
+    warnings = []
+    if service.publisher.quorum_missing is not None:
+        warnings.append(
+            f"the newest head is not published, what is published stays: "
+            f"{service.publisher.quorum_missing}"
+        )
+    fill = service.store.fill_ratio()
+    if fill > MAP_FILL_WARNED:
+        warnings.append(f"the log's map is {fill:.0%} full: raise map_bytes and start again")
+    warnings += _index_warnings(service)
+    return encode_answer(Ready(status="ready", warnings=tuple(warnings)))
+
+
+async def read_problems(_service: Service, _request: web.BaseRequest) -> web.Response:
+    """What the types of problem documents mean."""
+    return encode_answer(_KINDS, cache=NO_CACHE)
+
+
+async def read_openapi(service: Service, _request: web.BaseRequest) -> web.Response:
+    """This interface, described."""
+    return make_answer(service.openapi, media=JSON_MEDIA, cache=NO_CACHE)
+
+
+def _index_warnings(service: Service) -> list[str]:
+    """What makes searches slower than they should be; never wrong."""
+    index = service.searcher.engine.status()
+    behind = index.full_segments - index.sealed_segments
+    if behind <= SEGMENTS_BEHIND_WARNED:
+        return []
+    what = "is behind" if index.is_current else "is being made anew"
+    return [
+        f"the index {what}: {index.sealed_segments} of {index.full_segments} segments are sealed, "
+        "and searches are slow until it has caught up"
+    ]
+
+
+def _witnesses(service: Service) -> tuple[WitnessAnswer, ...]:
+    """The witnesses of the policy, each with how it went."""
+    statuses = {name: status for status in service.publisher.witnesses for name in status.names}
+    answers = []
+    for witness in service.policy.witnesses:
+        answer = WitnessAnswer(name=_printable(witness.name), verifier_key=str(witness.verifier))
+        status = statuses.get(witness.name)
+        if status is not None:
+            answer = WitnessAnswer(
+                name=answer.name,
+                verifier_key=answer.verifier_key,
+                url=status.url,
+                cosigned_size=_given(status.cosigned_size),
+                cosigned_at_unix_s=_given(status.cosigned_at_unix_s),
+                error=_given(status.error),
+            )
+        answers.append(answer)
+    return tuple(answers)
+
+
+def _given(value: T | None) -> T | UnsetType:
+    return UNSET if value is None else value
+
+
+def _printable(name: str) -> str:
+    """The name of a witness, whose octets need not be UTF-8, as text."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _json(type_: object, help_: str) -> Success:
+    return Success(help=help_, contents=(Content(media=JSON_MEDIA, type=type_),))
+
+
+ROUTES: Final = (
+    Route(
+        path="/v1/log",
+        handler=read_log,
+        summary="Which log this is, and how large",
+        successes=(_json(LogAnswer, "The log."),),
+    ),
+    Route(
+        path="/healthz",
+        handler=read_alive,
+        summary="Whether the process answers",
+        successes=(_json(Alive, "It does."),),
+    ),
+    Route(
+        path="/readyz",
+        handler=read_ready,
+        summary="Whether events are taken and heads are signed",
+        successes=(
+            _json(Ready, "They are."),
+            Success(
+                status=PROBLEMS["not-ready"].status,
+                help="They are not.",
+                contents=(Content(media=PROBLEM_MEDIA, type=NotReady),),
+            ),
+        ),
+    ),
+    Route(
+        path="/v1/problems",
+        handler=read_problems,
+        summary="What the types of problem documents mean",
+        successes=(_json(ProblemKinds, "The table."),),
+    ),
+    Route(
+        path="/v1/openapi.json",
+        handler=read_openapi,
+        summary="This document",
+        successes=(_json({"type": "object"}, "OpenAPI 3.1."),),
+    ),
+)

@@ -1,0 +1,223 @@
+"""`GET /v1/events/stream`: the events that a query finds, as they come in.
+
+NDJSON, or server-sent events when `Accept` names them. Both say where the stream is, so a reader
+that was cut off goes on without a gap: with `from`, or with Last-Event-ID. Nothing is queued for a
+reader: the stream's place in the log is all that is kept of it.
+
+    {"index":17,"event":{…},"received":{…},"leaf_hash":"…","leaf":"…"}      an event
+    {"next":42,"tree_size":42}            nothing else up to here; also sent when it is silent
+
+    id: 17
+    data: {"index":17,…}
+
+Source: html.spec.whatwg.org, "Server-sent events".
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, NamedTuple
+
+import msgspec
+from aiohttp import web
+
+from ledger.query.engine import Row
+from ledger.query.leaf_cache import RowReader
+from ledger.service.context import Service
+from ledger.service.http.problems import ProblemError
+from ledger.service.http.request_body import NDJSON
+from ledger.service.http.router import Content, Route, Success, flag_parameter, size_parameter
+from ledger.service.http.streaming_response import stream_answer
+from ledger.service.routes.proving import check_within, prove_inclusion
+from ledger.service.routes.search import QUERY_PARAMETER, found_event, now_unix_us, reading_tenant
+from ledger.store.log import SignedCheckpoint
+from ledger_core.api import FoundEvent, StreamPosition
+from ledger_core.query.parser import parse_query
+from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.text import parse_size
+
+EVENTS: Final = "text/event-stream"
+STEP_EVENTS: Final = 1024
+"""Entries looked at in one go: what a stream holds in memory is never more."""
+
+STOP_LOOK_S: Final = 0.5
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Scanned(NamedTuple):
+    """What was found in a stretch of the log, and where the next one begins."""
+
+    found: Sequence[FoundEvent]
+    next_index: int
+    tree_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _EventStream:
+    """One stream: what it looks for."""
+
+    service: Service
+    matches: Callable[[int, bytes], bool]
+    proof: bool
+
+    async def scan(self, start: int) -> AsyncIterator[Scanned]:
+        """Stretch after stretch from `start` on, and one without events in each silence."""
+        heartbeat_s = self.service.settings.stream_heartbeat_s
+        tree_size, head = await self._reach(start, wait_s=0)
+        yield Scanned((), start, tree_size)
+        while not self.service.stopping.is_set():
+            if start >= tree_size:
+                tree_size, head = await self._reach(start + 1, wait_s=heartbeat_s)
+                if start >= tree_size:
+                    yield Scanned((), start, tree_size)
+                    continue
+            end = min(tree_size, start + STEP_EVENTS)
+            found = await self.service.searcher.run(partial(self._find, start, end, head))
+            start = end
+            yield Scanned(found, start, tree_size)
+
+    def _find(self, start: int, end: int, head: SignedCheckpoint | None) -> list[FoundEvent]:
+        store = self.service.store
+        found = []
+        for first, leaves in RowReader(store).bundles(start, end):
+            for index, leaf in enumerate(leaves, first):
+                if self.matches(index, leaf):
+                    event = found_event(Row(index, leaf))
+                    if head is not None:
+                        event.proof = prove_inclusion(store, leaf_index=index, head=head)
+                    found.append(event)
+        return found
+
+    async def _reach(self, tree_size: int, *, wait_s: float) -> tuple[int, SignedCheckpoint | None]:
+        """The size that may be shown, as soon as it is this large, or when the wait is over.
+
+        With proofs it is the size of the published head, which every proof is against.
+        """
+        waited_s = 0.0
+        while True:
+            if not self.proof:
+                size, head = self.service.tree_size, None
+            else:
+                head = self.service.publisher.published
+                size = 0 if head is None else head.head.tree_size
+            if size >= tree_size or waited_s >= wait_s or self.service.stopping.is_set():
+                return size, head
+            # Short, so that a stop is seen.
+            step_s = min(STOP_LOOK_S, wait_s - waited_s)
+            await self._wait(tree_size, step_s)
+            waited_s += step_s
+
+    async def _wait(self, tree_size: int, wait_s: float) -> None:
+        if self.proof:
+            await self.service.publisher.wait_for(tree_size, timeout_s=wait_s)
+            return
+        try:
+            async with asyncio.timeout(wait_s):
+                await self.service.sequencer.wait_past(tree_size - 1)
+        except TimeoutError:
+            return
+
+
+async def stream_events(
+    service: Service,
+    request: web.BaseRequest,
+    *,
+    q: str = "",
+    from_: int | None = None,
+    proof: bool = False,
+) -> web.StreamResponse:
+    """The events that a query finds, from an index on and without an end."""
+    tenant = reading_tenant(service, request)
+    is_sse = EVENTS in request.headers.get("Accept", "")
+    start = _start(service, request, from_)
+    tail = _EventStream(
+        service=service,
+        matches=service.searcher.engine.matcher(
+            parse_query(q), tenant=tenant, now_unix_us=now_unix_us()
+        ),
+        proof=proof,
+    )
+    with service.searcher.stream():
+        async with aclosing(_write(tail, start, is_sse=is_sse)) as chunks:
+            return await stream_answer(
+                request,
+                chunks,
+                media=EVENTS if is_sse else NDJSON,
+                reader_wait_s=service.settings.reader_wait_s,
+            )
+
+
+def _start(service: Service, request: web.BaseRequest, from_: int | None) -> int:
+    """Where the stream begins: what a reader saw last wins, for it repeats its first request."""
+    last = request.headers.get("Last-Event-ID")
+    if last:
+        try:
+            from_ = parse_size(last) + 1
+        except MalformedError as error:
+            raise ProblemError("bad-parameter", str(error), field="Last-Event-ID") from None
+    if from_ is None:
+        return service.tree_size
+    check_within("from", from_, tree_size=service.tree_size)
+    return from_
+
+
+async def _write(tail: _EventStream, start: int, *, is_sse: bool) -> AsyncGenerator[bytes, None]:
+    said_s = 0.0
+    heartbeat_s = tail.service.settings.stream_heartbeat_s
+    clock = asyncio.get_running_loop().time
+    async for scanned in tail.scan(start):
+        parts = [_format(event.index, _encode(event), is_sse=is_sse) for event in scanned.found]
+        is_caught_up = scanned.next_index >= scanned.tree_size
+        if parts or is_caught_up or clock() - said_s >= heartbeat_s:
+            position = StreamPosition(next=scanned.next_index, tree_size=scanned.tree_size)
+            parts.append(_format_position(position, is_sse=is_sse))
+            said_s = clock()
+            yield b"".join(parts)
+
+
+def _format(index: int, json: bytes, *, is_sse: bool) -> bytes:
+    return b"id: %d\ndata: %b\n\n" % (index, json) if is_sse else json + b"\n"
+
+
+def _format_position(position: StreamPosition, *, is_sse: bool) -> bytes:
+    """Where the stream is. An id without data is remembered by a reader and shown to nobody."""
+    if not is_sse:
+        return _encode(position) + b"\n"
+    if position.next == 0:
+        return b": nothing yet\n\n"
+    return b": position\nid: %d\n\n" % (position.next - 1)
+
+
+ROUTES: Final = (
+    Route(
+        path="/v1/events/stream",
+        handler=stream_events,
+        summary="The events that a query finds, as they come in",
+        scope="read",
+        parameters=(
+            QUERY_PARAMETER,
+            size_parameter(
+                "from", "Begin with the entry at this index; left out, with the next to come."
+            ),
+            flag_parameter(
+                "proof",
+                "1 adds to each event a tlog-proof against the published head, and so shows an "
+                "event when it is published.",
+            ),
+        ),
+        successes=(
+            Success(
+                help="Without an end: a line for each event found, and now and then one that says "
+                "where the stream is.",
+                contents=(
+                    Content(media=NDJSON, type={"type": "string"}),
+                    Content(media=EVENTS, type={"type": "string"}),
+                ),
+            ),
+        ),
+        problems=("bad-parameter", "past-the-end", "query", "too-busy"),
+    ),
+)

@@ -1,0 +1,65 @@
+"""Making tokens in a ledger's folder; each change to a token is an event that the log takes in."""
+
+import getpass
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ledger.service.data_dir import DirectoryPaths
+from ledger.store.tokens import (
+    NAME_LENGTH_MAX,
+    TOKEN_PREFIX,
+    TOKEN_SECRET_BYTES,
+    AccessStore,
+    TokenRecord,
+    TokenScope,
+)
+from ledger_core.event.canonical import format_time
+from ledger_core.event.ids import format_uuid7
+
+
+def make_token(
+    directory: Path, *, name: str, scopes: tuple[TokenScope, ...], tenant: str | None
+) -> str:
+    """Make a token in a ledger's folder. Raises: ValueError for a name that is taken or unfit."""
+    if not 0 < len(name) <= NAME_LENGTH_MAX:
+        raise ValueError(f"a name has 1 to {NAME_LENGTH_MAX} characters, got {len(name)}")
+    token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_SECRET_BYTES)
+    created = time.time_ns() // 1000
+    record = TokenRecord(
+        name=name, scopes=tuple(dict.fromkeys(scopes)), created=format_time(created), tenant=tenant
+    )
+    with open_access(directory) as access:
+        access.add(token, record, event=token_event("ledger.token.created", record, created))
+    return token
+
+
+@contextmanager
+def open_access(directory: Path) -> Iterator[AccessStore]:
+    """The tokens of a ledger's folder."""
+    access = AccessStore.open(DirectoryPaths(directory).access)
+    try:
+        yield access
+    finally:
+        access.close()
+
+
+def token_event(action: str, record: TokenRecord, unix_us: int) -> bytes:
+    """The audit event of a change to a token, for the log to take in."""
+    event: dict[str, Any] = {
+        "id": format_uuid7(unix_ms=unix_us // 1000, random=secrets.token_bytes(10)),
+        "time": format_time(unix_us),
+        "actor": {"type": "operator", "id": getpass.getuser()},
+        "action": action,
+        "targets": [{"type": "ledger.token", "id": record.name}],
+        "outcome": "success",
+        "context": {"scopes": list(record.scopes)},
+    }
+    if record.tenant is not None:
+        event["tenant"] = record.tenant
+    return msgspec.json.encode(event)

@@ -1,0 +1,376 @@
+"""The index on disk: for each sealed segment of the log, which entries have which terms.
+
+A segment is 65,536 consecutive entries, the span of one level-1 tile. It is sealed once, in one
+LMDB transaction, and never changes; segments are sealed in order, so those that are there are the
+first ones. The index is no evidence: it can be made again from the log, and is, when the rules of
+analysis change. But each segment has a root, so that two who hold the same log can tell that they
+would give the same answers, and `check_index` recomputes it.
+"""
+
+import os
+import threading
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Self
+
+import lmdb
+import msgspec
+import zstandard
+
+from ledger.store import keyspace
+from ledger.store.environment import (
+    MAP_BYTES_DEFAULT,
+    Database,
+    Transaction,
+    WriterLock,
+    commit_errors,
+    engine_version,
+    open_databases,
+    open_environment,
+)
+from ledger.store.index.postings import Postings, join
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
+from ledger.store.index.segment import SealedSegment, SegmentRecord, segment_root
+from ledger.store.index.term_blocks import OpenBlock, check_block, read_loose, read_text
+from ledger_core.query.fields import DIMENSIONS
+from ledger_core.tlog.errors import MalformedError, VerificationError
+
+_DATABASES: Final = (keyspace.BLOCKS, keyspace.COLUMNS, keyspace.SEGMENTS, keyspace.META)
+
+
+_record_decoder = msgspec.json.Decoder(SegmentRecord)
+
+
+class IndexStore:
+    """Reads the index, from any thread of the process that opened it."""
+
+    def __init__(self, path: Path, environment: lmdb.Environment) -> None:
+        self.path = path
+        self._environment = environment
+        self._process = os.getpid()
+        self._databases = open_databases(environment, _DATABASES, path)
+        self._lock = threading.Lock()
+        self._known: tuple[int, list[SegmentRecord]] = (-1, [])
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open an existing index for reading.
+
+        Raises: UnavailableError when there is none, MalformedError when its format is another.
+        """
+        environment = open_environment(path, readonly=True, databases_max=len(_DATABASES))
+        try:
+            return cls(path, environment)
+        except BaseException:
+            environment.close()
+            raise
+
+    def close(self) -> None:
+        """Close the environment; every other method is an error from here on."""
+        self._environment.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator["IndexSnapshot"]:
+        """The index as it is now, for one thread, until the context ends."""
+        if os.getpid() != self._process:
+            raise RuntimeError("this index was opened before fork(); open it in this process")
+        with self._environment.begin() as transaction:
+            meta = self._databases[keyspace.META]
+            analysis = transaction.get(keyspace.META_ANALYSIS, db=meta)
+            segment_entries = transaction.get(keyspace.META_SEGMENT, db=meta)
+            if analysis is None or segment_entries is None:
+                raise MalformedError(f"{self.path} does not say how it was made")
+            yield IndexSnapshot(
+                transaction,
+                blocks=self._databases[keyspace.BLOCKS],
+                columns=self._databases[keyspace.COLUMNS],
+                analysis=analysis.decode(),
+                segment_entries=keyspace.decode_u64(segment_entries),
+                records=self._records(transaction),
+            )
+
+    def _records(self, transaction: Transaction) -> Sequence[SegmentRecord]:
+        """What is known of every sealed segment. They never change, so each is read once."""
+        found = transaction.get(keyspace.META_GENERATION, db=self._databases[keyspace.META])
+        generation = 0 if found is None else keyspace.decode_u64(found)
+        segments = self._databases[keyspace.SEGMENTS]
+        count = transaction.stat(segments)["entries"]
+        with self._lock:
+            known_generation, known = self._known
+            # A longer list is one that a later snapshot made: what this one may see is its start.
+            if known_generation == generation and len(known) >= count:
+                return known[:count]
+            records = known[:count] if known_generation == generation else []
+            for segment in range(len(records), count):
+                value = transaction.get(keyspace.segment_key(segment), db=segments)
+                if value is None:
+                    raise MalformedError(f"{self.path}: segment {segment} is missing")
+                records.append(_record_decoder.decode(value))
+            self._known = (generation, records)
+            return records
+
+
+class IndexSnapshot:
+    """One state of the index. Not thread-safe, and it ends with the context that made it."""
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        *,
+        blocks: Database,
+        columns: Database,
+        analysis: str,
+        segment_entries: int,
+        records: Sequence[SegmentRecord],
+    ) -> None:
+        self.analysis: Final = analysis
+        self.segment_entries: Final = segment_entries
+        self.records: Final = records
+        self._transaction = transaction
+        self._columns = columns
+        self._cursor = transaction.cursor(blocks)
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def find(
+        self, dimension: str, value: str, segments: Iterable[int]
+    ) -> Iterator[tuple[int, Container]]:
+        """The posting list of a term in each of the segments that has it. Cost: 5 µs each."""
+        encoded = value.encode()
+        cursor = self._cursor
+        for segment in segments:
+            prefix = keyspace.dimension_key(segment=segment, dimension=dimension)
+            if cursor.set_range(prefix + encoded) and cursor.key().startswith(prefix):
+                found = OpenBlock(cursor.value(), self._decompressor).find(encoded)
+                if found is not None:
+                    yield segment, found
+
+    def between(
+        self, dimension: str, low: str, high: str, segments: Iterable[int]
+    ) -> Iterator[tuple[int, list[Container]]]:
+        """The posting lists of the values `low <= value < high` in each segment that has any.
+
+        Short ones come together as loose ones.
+        """
+        low_encoded, high_encoded = low.encode(), high.encode()
+        for segment in segments:
+            prefix = keyspace.dimension_key(segment=segment, dimension=dimension)
+            end = prefix + high_encoded
+            found: list[Container] = []
+            # The first block may begin before the range, and the last may end after it.
+            is_inner = False
+            for key, data in self._from(prefix + low_encoded, prefix):
+                loose = read_loose(data) if is_inner and key < end else None
+                if loose is not None:
+                    found.append(loose)
+                else:
+                    block = OpenBlock(data, self._decompressor)
+                    found += block.between(low_encoded, high_encoded)
+                if key >= end:
+                    break
+                is_inner = True
+            if found:
+                yield segment, found
+
+    def column(self, dimension: str, segment: int) -> "array[int] | None":
+        """For each entry of a segment the place of its value, where that is kept."""
+        key = keyspace.dimension_key(segment=segment, dimension=dimension)
+        frame = self._transaction.get(key, db=self._columns)
+        return None if frame is None else self.decode_column(frame)
+
+    def decode_column(self, frame: bytes) -> "array[int]":
+        """The places in a stored column."""
+        size = 2 * self.segment_entries
+        return from_little_endian(self._decompressor.decompress(frame, max_output_size=size))
+
+    def values(self, dimension: str, segment: int) -> list[str]:
+        """Every value of a dimension in a segment, in order."""
+        found = [read_text(data, self._decompressor) for _, data in self.blocks(dimension, segment)]
+        return b"\0".join(found).decode().split("\0") if found else []
+
+    def postings(self, dimension: str, segment: int) -> Iterator[Postings]:
+        """Every term of a dimension in a segment, in order, a block at a time."""
+        for _, data in self.blocks(dimension, segment):
+            yield OpenBlock(data, self._decompressor).postings()
+
+    def blocks(self, dimension: str, segment: int) -> Iterator[tuple[bytes, bytes]]:
+        """The stored blocks of a dimension in a segment, each with its last value."""
+        prefix = keyspace.dimension_key(segment=segment, dimension=dimension)
+        for key, data in self._from(prefix, prefix):
+            yield key[len(prefix) :], data
+
+    def _from(self, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        cursor = self._cursor
+        found = cursor.set_range(start)
+        while found:
+            key = cursor.key()
+            if not key.startswith(prefix):
+                return
+            yield key, cursor.value()
+            found = cursor.next()
+
+
+class IndexWriter:
+    """The one writer of an index, on the thread that calls it."""
+
+    def __init__(self, path: Path, environment: lmdb.Environment, lock: WriterLock) -> None:
+        self.path = path
+        self._environment = environment
+        self._lock = lock
+        self._databases = open_databases(environment, _DATABASES, path)
+
+    @classmethod
+    def open(cls, path: Path, *, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
+        """Open an existing index for writing.
+
+        Raises: UnavailableError when there is none, or when another process writes it.
+        """
+        IndexStore.open(path).close()
+        lock = WriterLock(path).acquire()
+        try:
+            environment = open_environment(
+                path, readonly=False, databases_max=len(_DATABASES), map_bytes=map_bytes
+            )
+            try:
+                return cls(path, environment, lock)
+            except BaseException:
+                environment.close()
+                raise
+        except BaseException:
+            lock.release()
+            raise
+
+    def close(self) -> None:
+        """Close the index and give the right to write back."""
+        self._environment.close()
+        self._lock.release()
+
+    def sealed(self) -> int:
+        """The number of sealed segments: the next one to seal."""
+        with self._environment.begin() as transaction:
+            return transaction.stat(self._databases[keyspace.SEGMENTS])["entries"]
+
+    def made_by(self) -> tuple[str, int]:
+        """The rules of analysis that the index was made by, and the entries in a segment."""
+        meta = self._databases[keyspace.META]
+        with self._environment.begin() as transaction:
+            analysis = transaction.get(keyspace.META_ANALYSIS, db=meta)
+            segment_entries = transaction.get(keyspace.META_SEGMENT, db=meta)
+        if analysis is None or segment_entries is None:
+            raise MalformedError(f"{self.path} does not say how it was made")
+        return analysis.decode(), keyspace.decode_u64(segment_entries)
+
+    def clear(self, *, analysis: str, segment_entries: int) -> None:
+        """Forget every segment, and begin anew by other rules."""
+        with commit_errors(self.path), self._environment.begin(write=True) as transaction:
+            meta = self._databases[keyspace.META]
+            found = transaction.get(keyspace.META_GENERATION, db=meta)
+            generation = 0 if found is None else keyspace.decode_u64(found) + 1
+            for name in (keyspace.BLOCKS, keyspace.COLUMNS, keyspace.SEGMENTS):
+                transaction.drop(self._databases[name], delete=False)
+            for key, value in _meta(analysis, segment_entries, generation):
+                transaction.put(key, value, db=meta)
+
+    def put(self, segment: int, sealed: SealedSegment) -> None:
+        """Store the next segment. Durable, and as a whole, when this returns.
+
+        Raises: ValueError for another segment.
+        """
+        with commit_errors(self.path), self._environment.begin(write=True) as transaction:
+            segments = self._databases[keyspace.SEGMENTS]
+            if transaction.stat(segments)["entries"] != segment:
+                raise ValueError(f"segment {segment} is not the next one to seal")
+
+            def append(database: bytes, key: bytes, value: bytes) -> None:
+                if not transaction.put(key, value, append=True, db=self._databases[database]):
+                    raise lmdb.CorruptedError(f"not the last key of {database.decode()}")
+
+            for dimension, last, block in sealed.blocks:
+                prefix = keyspace.dimension_key(segment=segment, dimension=dimension)
+                append(keyspace.BLOCKS, prefix + last, block)
+            for dimension, column in sealed.columns:
+                key = keyspace.dimension_key(segment=segment, dimension=dimension)
+                append(keyspace.COLUMNS, key, column)
+            record = msgspec.json.encode(sealed.record)
+            append(keyspace.SEGMENTS, keyspace.segment_key(segment), record)
+
+
+def create_index(
+    path: Path,
+    *,
+    analysis: str,
+    segment_entries: int = SEGMENT_ENTRIES_MAX,
+    map_bytes: int = MAP_BYTES_DEFAULT,
+) -> None:
+    """Make an empty index in the folder `path`.
+
+    Raises: FileExistsError when it has one already.
+    """
+    if not 1 <= segment_entries <= SEGMENT_ENTRIES_MAX:
+        raise ValueError(f"a segment has 1 to {SEGMENT_ENTRIES_MAX} entries")
+    if (path / "data.mdb").exists():
+        raise FileExistsError(f"{path} already holds an index")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    environment = open_environment(
+        path, readonly=False, databases_max=len(_DATABASES), map_bytes=map_bytes
+    )
+    try:
+        with environment.begin(write=True) as transaction:
+            for name in _DATABASES:
+                environment.open_db(name, txn=transaction)
+            meta = environment.open_db(keyspace.META, txn=transaction)
+            transaction.put(keyspace.META_FORMAT, keyspace.FORMAT_VERSION, db=meta)
+            transaction.put(keyspace.META_ENGINE, engine_version().encode(), db=meta)
+            for key, value in _meta(analysis, segment_entries, 0):
+                transaction.put(key, value, db=meta)
+    finally:
+        environment.close()
+
+
+def check_segment(snapshot: IndexSnapshot, segment: int, made: SealedSegment) -> None:
+    """Hold a stored segment against its own record, and against one made anew from the log.
+
+    Raises: VerificationError or MalformedError that names the first wrong thing.
+    """
+    record = snapshot.records[segment]
+    root = segment_root(
+        (name, join(_stored_terms(snapshot, name, segment))) for name in DIMENSIONS
+    ).hex()
+    if root != record.root:
+        raise VerificationError(
+            f"segment {segment}: its blocks give the root {root}, its record says {record.root}"
+        )
+    if record.root != made.record.root:
+        raise VerificationError(
+            f"segment {segment}: the log gives the root {made.record.root}, the index has "
+            f"{record.root}"
+        )
+    # Sizes are another matter: other versions of zstd give other sizes.
+    if msgspec.structs.replace(made.record, block_bytes=record.block_bytes) != record:
+        raise VerificationError(f"segment {segment}: the log gives another record")
+    for dimension, frame in made.columns:
+        if snapshot.column(dimension, segment) != snapshot.decode_column(frame):
+            raise VerificationError(f"segment {segment}: the log gives another column {dimension}")
+
+
+def _stored_terms(
+    snapshot: IndexSnapshot, dimension: str, segment: int
+) -> Iterator[tuple[str, Container]]:
+    for last, data in snapshot.blocks(dimension, segment):
+        try:
+            terms = check_block(data)
+        except MalformedError as error:
+            raise MalformedError(f"segment {segment}, {dimension}: {error}") from None
+        if terms[-1][0] != last:
+            raise MalformedError(f"segment {segment}, {dimension}: a block has another's key")
+        for value, container in terms:
+            yield value.decode(), container
+
+
+def _meta(analysis: str, segment_entries: int, generation: int) -> list[tuple[bytes, bytes]]:
+    return [
+        (keyspace.META_ANALYSIS, analysis.encode()),
+        (keyspace.META_SEGMENT, keyspace.encode_u64(segment_entries)),
+        (keyspace.META_GENERATION, keyspace.encode_u64(generation)),
+    ]

@@ -1,0 +1,264 @@
+"""One dimension of one segment: its values, and for each the offsets of the entries that have it.
+
+While a segment grows, a dimension numbers its values as they come, and notes for each the first
+entry that has it. What comes again is a member of one roaring bitmap, `number << 16 | offset`: such
+a bitmap keeps the members of each upper half in a container of their own, so it *is* the posting
+lists, and C builds it. Sealing puts the containers into the order of the values.
+
+    values "b" "a" "b" "c"    numbers b=0 a=1 c=2    firsts 0 1 3    again 0 << 16 | 2
+    sealed                    a: {1}  b: {0, 2}  c: {3}
+"""
+
+import itertools
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from pyroaring import BitMap
+
+from ledger.store.index.roaring_containers import (
+    FORM_BITSET,
+    SEGMENT_ENTRIES_MAX,
+    Container,
+    assemble,
+    container_at,
+    encode_bitmap,
+    loose_container,
+    read_containers,
+    read_slots,
+    to_little_endian,
+)
+from ledger_core.query.analyzer import ABSENT
+
+NO_PLACE: Final = 0xFFFF
+
+_TAKEN_SINGLY = 64
+_OFFSETS: Final = array("H", range(SEGMENT_ENTRIES_MAX))
+
+
+class Postings:
+    """The terms of one dimension, ascending: `counts[i] + 1` offsets in form `forms[i]` each.
+
+    `payload` holds the payloads of their containers end to end.
+    """
+
+    __slots__ = ("counts", "forms", "payload", "values")
+
+    def __init__(
+        self, values: Sequence[str], *, counts: "array[int]", forms: "array[int]", payload: bytes
+    ) -> None:
+        self.values: Final = values
+        self.counts: Final = counts
+        self.forms: Final = forms
+        self.payload: Final = payload
+
+    def __iter__(self) -> Iterator[tuple[str, Container]]:
+        at = 0
+        for value, count, form in zip(self.values, self.counts, self.forms, strict=True):
+            container = container_at(self.payload, at, cardinality=count + 1, form=form)
+            at += len(container.payload)
+            yield value, container
+
+
+def join(terms: Iterable[tuple[str, Container]]) -> Postings:
+    """The postings of terms that are in order."""
+    values: list[str] = []
+    counts = array("H")
+    forms = array("H")
+    payloads: list[bytes] = []
+    for value, (cardinality, form, payload) in terms:
+        values.append(value)
+        counts.append(cardinality - 1)
+        forms.append(form)
+        payloads.append(payload)
+    return Postings(values, counts=counts, forms=forms, payload=b"".join(payloads))
+
+
+class TermsBuilder:
+    """A dimension of a segment that grows. Not thread-safe.
+
+    Values are added for entries in ascending order; one that an entry has twice counts once.
+    `in_runs`: neighbours have the same value, and short lists are worth keeping as runs too.
+    `in_column`: each entry has its value by `add`, and the column of them will be asked for.
+    """
+
+    __slots__ = (
+        "_again_numbers",
+        "_again_offsets",
+        "_column",
+        "_firsts",
+        "_in_runs",
+        "_numbers",
+        "_repeats",
+    )
+
+    def __init__(self, *, in_runs: bool = False, in_column: bool = False) -> None:
+        self._in_runs = in_runs
+        self._column = array("I") if in_column else None
+        # Numbers values in the order in which they are asked for, without a frame of Python.
+        self._numbers: dict[str, int] = defaultdict(itertools.count().__next__)
+        self._firsts = array("H")
+        self._again_numbers = array("I")
+        self._again_offsets = array("H")
+        self._repeats: list[BitMap] = []
+
+    @property
+    def values(self) -> Iterable[str]:
+        """All values, in the order in which they came; ABSENT may be among them."""
+        return self._numbers.keys()
+
+    def add(self, values: Iterable[str], first: int) -> None:
+        """Add the values of consecutive entries, one each. Cost: 0.05 to 0.1 µs each."""
+        known = len(self._firsts)
+        numbers = list(map(self._numbers.__getitem__, values))
+        if self._column is not None:
+            self._column.fromlist(numbers)
+        offsets = _OFFSETS[first : first + len(numbers)]
+        new = len(self._numbers) - known
+        if new == len(numbers):
+            self._firsts.extend(offsets)
+        elif not new:
+            self._again_numbers.fromlist(numbers)
+            self._again_offsets.extend(offsets)
+        else:
+            self._add_mixed(numbers, offsets)
+
+    def add_several(self, terms: Sequence[tuple[str, int]]) -> None:
+        """Add values with the offsets of their entries."""
+        if not terms:
+            return
+        values, offsets = zip(*terms, strict=True)
+        self._add_mixed(list(map(self._numbers.__getitem__, values)), offsets)
+
+    def _add_mixed(self, numbers: Iterable[int], offsets: Iterable[int]) -> None:
+        firsts = self._firsts
+        known = len(firsts)
+        again: list[int] = []
+        again_offsets: list[int] = []
+        for number, offset in zip(numbers, offsets, strict=True):
+            if number == known:
+                firsts.append(offset)
+                known += 1
+            else:
+                again.append(number)
+                again_offsets.append(offset)
+        self._again_numbers.fromlist(again)
+        self._again_offsets.fromlist(again_offsets)
+
+    def find(self, value: str) -> Container | None:
+        """The posting list of a value."""
+        number = self._numbers.get(value)
+        return None if number is None else self._container(number)
+
+    def between(self, low: str, high: str) -> list[Container]:
+        """The posting lists of the values `low <= value < high`; many as a loose one.
+
+        Cost: 50 ns for each value there is.
+        """
+        numbers = [
+            number
+            for value, number in self._numbers.items()
+            if low <= value < high and value != ABSENT
+        ]
+        if len(numbers) <= _TAKEN_SINGLY:
+            return [self._container(number) for number in numbers]
+        self._flush()
+        offsets = array("H", map(self._firsts.__getitem__, numbers))
+        for place, bitmap in enumerate(self._repeats):
+            wanted = BitMap()
+            for number in numbers:
+                if number >> 16 == place:
+                    key = number & 0xFFFF
+                    wanted.add_range(key << 16, (key + 1) << 16)
+            offsets.extend([key & 0xFFFF for key in (bitmap & wanted).to_array()])
+        return [loose_container(to_little_endian(offsets).tobytes())]
+
+    def seal(self) -> Postings:
+        """The terms in order. Cost: 0.4 µs a value, whatever the number of entries."""
+        values = sorted(self._numbers)
+        if ABSENT in self._numbers:
+            values.remove(ABSENT)
+        order = list(map(self._numbers.__getitem__, values))
+        counts = array("H", bytes(2 * len(values)))
+        forms = counts[:]
+        singles = to_little_endian(array("H", list(map(self._firsts.__getitem__, order)))).tobytes()
+        repeats = self._all_repeats()
+        payloads: list[bytes] = []
+        start = 0
+        for rank, number in enumerate(order):
+            if number in repeats:
+                counts[rank], forms[rank], payload = repeats[number]
+                payloads += (singles[start : 2 * rank], payload)
+                start = 2 * rank + 2
+        payloads.append(singles[start:])
+        return Postings(values, counts=counts, forms=forms, payload=b"".join(payloads))
+
+    def column(self, postings: Postings) -> "array[int] | None":
+        """For each entry the place of its value in the sealed postings, NO_PLACE for none.
+
+        None where no column is kept, or where places are more than 16 bits can tell.
+        """
+        if self._column is None or len(postings.values) >= NO_PLACE:
+            return None
+        places = [NO_PLACE] * len(self._numbers)
+        for place, number in enumerate(map(self._numbers.__getitem__, postings.values)):
+            places[number] = place
+        return array("H", list(map(places.__getitem__, self._column)))
+
+    def _all_repeats(self) -> dict[int, tuple[int, int, bytes]]:
+        """Of every value that occurs more than once: count − 1, form and payload."""
+        self._flush()
+        repeats: dict[int, tuple[int, int, bytes]] = {}
+        for place, bitmap in enumerate(self._repeats):
+            base = place << 16
+            numbers = list(read_slots(bitmap))
+            firsts = array("H", [self._firsts[base + number] for number in numbers])
+            whole = bitmap | BitMap(_join_halves(array("I", numbers), firsts))
+            if self._in_runs:
+                whole.run_optimize()
+            for number, count, form, payload in zip(*read_containers(whole), strict=True):
+                repeats[base + number] = (count, form, payload)
+                if form == FORM_BITSET:
+                    bits = assemble([(0, Container(count + 1, form, payload))])
+                    repeats[base + number] = (count, *encode_bitmap(bits)[1:])
+        return repeats
+
+    def _flush(self) -> None:
+        """Bring what came again since the last time into the bitmaps, one for 65,536 values."""
+        while len(self._numbers) > len(self._repeats) << 16:
+            self._repeats.append(BitMap())
+        numbers, offsets = self._again_numbers, self._again_offsets
+        if not numbers:
+            return
+        if len(self._repeats) == 1:
+            self._repeats[0].update(_join_halves(numbers, offsets))
+        else:
+            for place, bitmap in enumerate(self._repeats):
+                keys = [
+                    (number & 0xFFFF) << 16 | offset
+                    for number, offset in zip(numbers, offsets, strict=True)
+                    if number >> 16 == place
+                ]
+                bitmap.update(array("I", keys))
+        self._again_numbers, self._again_offsets = array("I"), array("H")
+
+    def _container(self, number: int) -> Container:
+        self._flush()
+        found = BitMap([self._firsts[number]])
+        place, key = divmod(number, 1 << 16)
+        if place < len(self._repeats):
+            whole = BitMap(range(key << 16, (key + 1) << 16))
+            found |= (self._repeats[place] & whole).shift(-(key << 16))
+        return encode_bitmap(found)
+
+
+def _join_halves(upper: "array[int]", lower: "array[int]") -> "array[int]":
+    """`upper << 16 | lower` of each pair, put together as bytes: no number becomes an object."""
+    keys = bytearray(to_little_endian(upper[:]).tobytes())
+    halves = to_little_endian(lower[:]).tobytes()
+    keys[3::4] = keys[1::4]
+    keys[2::4] = keys[0::4]
+    keys[1::4] = halves[1::2]
+    keys[0::4] = halves[0::2]
+    return to_little_endian(array("I", bytes(keys)))
