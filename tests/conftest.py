@@ -80,3 +80,9 @@ def pytest_terminal_summary(
 def shared_dir() -> Path:
     """The folder with vectors/ and samples/; ask for it only under @pytest.mark.shared."""
     return SHARED_DIR
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop of tests marked `anyio`: asyncio, as in production."""
+    return "asyncio"
