@@ -40,6 +40,7 @@ from ledger_client.results import (
     Seen,
 )
 from ledger_client.retry import Environment, RetryPolicy, Steps, persist
+from ledger_client.runtime.clock import unix_us
 from ledger_client.state_file import StateFile
 from ledger_core.event.commitments import SALT_BYTES
 from ledger_core.event.reader import Reader
@@ -59,8 +60,6 @@ POLICY_HINT = (
     "Pass policy=, the file DIR/policy of the ledger, which its operator hands over: a server's own"
     " word for its key proves nothing. With verify=False nothing is checked."
 )
-
-_NS_PER_US = 1_000
 
 
 def _make_salt() -> bytes:
@@ -101,7 +100,7 @@ class BaseClient:
             self._heads = Heads(TrustedLog(parsed, anchor=anchor))
         elif state is not None:
             raise ValueError(f"a state file needs a policy. {POLICY_HINT}")
-        reader = Reader(new_event_id, lambda: time.time_ns() // _NS_PER_US)
+        reader = Reader(new_event_id, unix_us)
         self._appender: Final = Appender(
             reader=reader,
             heads=self._heads,

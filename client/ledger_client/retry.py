@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from ledger_client.messages import Plan, Request, Response, Turn
+from ledger_client.runtime.backoff import exponential_s
 from ledger_core.tlog.errors import UnavailableError
 
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
@@ -56,8 +57,7 @@ class RetryPolicy:
         """
         if attempts >= self.attempts_max:
             return None
-        # 2^32 base delays are beyond any cap; a larger exponent would overflow a float.
-        spread_s = min(self.delay_max_s, self.delay_base_s * 2 ** min(attempts - 1, 32))
+        spread_s = exponential_s(attempts, base_s=self.delay_base_s, limit_s=self.delay_max_s)
         delay_s = min(retry_after_s or 0.0, self.retry_after_max_s) + draw() * spread_s
         return delay_s if elapsed_s + delay_s <= self.total_s else None
 

@@ -21,11 +21,11 @@ import threading
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Final
 
 import msgspec
 
+from ledger_client.runtime.files import write_atomically
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.policy import Policy
 from ledger_core.tlog.trust import check_anchor
@@ -112,7 +112,7 @@ class StateFile:
             if note == self._saved:
                 return
             state = _State(version=STATE_VERSION, log_keys=self._log_keys, checkpoint=note)
-            replace_file(
+            write_atomically(
                 self.path, msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n"
             )
             self._saved = note
@@ -134,7 +134,7 @@ class StateFile:
                 return None
             folder.mkdir(mode=0o700, exist_ok=True)
             for part, data in evidence.items():
-                replace_file(folder / part, data)
+                write_atomically(folder / part, data)
         return folder
 
     def _decode(self, data: bytes) -> _State:
@@ -147,25 +147,3 @@ class StateFile:
         if state.version != STATE_VERSION:
             raise MalformedError(f"{self.path} has version {state.version}, want {STATE_VERSION}")
         return state
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one; only its owner reads it.
-
-    Raises: OSError.
-    """
-    with NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink()
-            raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

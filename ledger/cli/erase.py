@@ -2,13 +2,13 @@
 
 import getpass
 import secrets
-import time
 from pathlib import Path
 
 from ledger.service.data_dir import DirectoryPaths, open_private
 from ledger.store.erasable_values import KEY_BYTES
 from ledger.store.tokens import AccessStore
 from ledger_client import new_event_id
+from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import decode_event_object, format_time
 from ledger_core.event.commitments import erasure_event
 from ledger_core.event.secrets import mask
@@ -28,7 +28,7 @@ def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
                 actor={"type": "operator", "id": getpass.getuser()},
                 values=values,
                 event_id=event_id,
-                time=format_time(time.time_ns() // 1000),
+                time=format_time(unix_us()),
             )
             # Read before anything is destroyed: an event that can't be logged must stop it.
             _, event_json = decode_event_object(mask(event))

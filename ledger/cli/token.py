@@ -1,6 +1,5 @@
 """`ledger token`: make, list and revoke access tokens, while the service runs or not."""
 
-import time
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from ledger.store.tokens import (
     TokenScope,
 )
 from ledger_client.cli.console import json_option, note, print_json
+from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time
 
 directory_argument = click.argument(
@@ -75,7 +75,7 @@ def list_(directory: Path, as_json: bool) -> None:
 @json_option
 def revoke(directory: Path, name: str, as_json: bool) -> None:
     """End the token NAME. A running service refuses it from the next request on."""
-    revoked = time.time_ns() // 1000
+    revoked = unix_us()
     with open_access(directory) as access:
         found = next((r for r in access.records() if r.name == name and not r.revoked), None)
         if found is None:

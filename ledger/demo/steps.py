@@ -23,6 +23,7 @@ from ledger_client.cli.console import print_fields
 from ledger_client.cli.file_import import import_file
 from ledger_client.cli.verify import described
 from ledger_client.collect.importers import load_format
+from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import leaf_hash
@@ -89,7 +90,7 @@ class _Steps:
 
 
 def _append_week(step: _Steps, ledger: LedgerClient) -> list[Receipt]:
-    week = list(bad_week(start_unix_us=week_before(time.time_ns() // 1000), seed=SEED))
+    week = list(bad_week(start_unix_us=week_before(unix_us()), seed=SEED))
     step(f"A small company's bad week: {len(week)} events, each verified when it is acknowledged")
     start = time.perf_counter()
     receipts: list[Receipt] = []

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from ledger_client.runtime.files import OWNER_ONLY_MODE, create_file
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.keys import SignerKey
 
 LINE_BYTES_MAX: Final = 512
 """A name of 255 bytes and the rest of a line take 340."""
 
-MODE: Final = 0o600
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -30,7 +30,7 @@ def write_keys(path: Path, keys: Sequence[SignerKey]) -> None:
 
     Raises: FileExistsError when there is one: a key that was written over is lost for good.
     """
-    _write(path, b"".join(f"{key.encode()}\n".encode() for key in keys))
+    create_file(path, b"".join(f"{key.encode()}\n".encode() for key in keys))
 
 
 def read_keys(path: Path, *, keys_max: int) -> tuple[SignerKey, ...]:
@@ -50,7 +50,7 @@ def read_keys(path: Path, *, keys_max: int) -> tuple[SignerKey, ...]:
 
 def write_secret_key(path: Path, key: bytes) -> None:
     """Make a file with one key that signs nothing, in hex. Raises: as `write_keys`."""
-    _write(path, f"{key.hex()}\n".encode())
+    create_file(path, f"{key.hex()}\n".encode())
 
 
 def read_secret_key(path: Path, *, key_bytes: int) -> bytes:
@@ -61,15 +61,6 @@ def read_secret_key(path: Path, *, key_bytes: int) -> bytes:
     return bytes.fromhex(line.decode())
 
 
-def _write(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync_folder(path.parent)
-
-
 def _read(path: Path, bytes_max: int) -> bytes:
     try:
         with path.open("rb") as file:
@@ -77,7 +68,7 @@ def _read(path: Path, bytes_max: int) -> bytes:
             if mode & _OTHERS:
                 raise UnavailableError(
                     f"{path} can be read by others: its mode is {stat.S_IMODE(mode):04o}, "
-                    f"want {MODE:04o} (chmod {MODE:o} {path})"
+                    f"want {OWNER_ONLY_MODE:04o} (chmod {OWNER_ONLY_MODE:o} {path})"
                 )
             data = file.read(bytes_max + 1)
     except FileNotFoundError:
@@ -93,12 +84,3 @@ def _parse(line: bytes, path: Path, number: int) -> SignerKey:
     except ValueError:
         # Whatever is wrong with it, what stands there may be most of a key.
         raise MalformedError(f"line {number} of {path} is not a signer key") from None
-
-
-def _sync_folder(path: Path) -> None:
-    """Make a file's name durable, too."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

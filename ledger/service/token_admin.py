@@ -2,7 +2,6 @@
 
 import getpass
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from ledger.store.tokens import (
     TokenRecord,
     TokenScope,
 )
+from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time
 from ledger_core.event.ids import format_uuid7
 
@@ -30,7 +30,7 @@ def make_token(
     if not 0 < len(name) <= NAME_LENGTH_MAX:
         raise ValueError(f"a name has 1 to {NAME_LENGTH_MAX} characters, got {len(name)}")
     token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_SECRET_BYTES)
-    created = time.time_ns() // 1000
+    created = unix_us()
     record = TokenRecord(
         name=name, scopes=tuple(dict.fromkeys(scopes)), created=format_time(created), tenant=tenant
     )

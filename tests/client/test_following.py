@@ -191,8 +191,8 @@ def test_a_disk_that_is_full_does_not_hide_a_verdict(
         raise OSError(28, "No space left on device")
 
     liar.lie_to_client = alter
-    monkeypatch.setattr("ledger_client.state_file.replace_file", full)
-    monkeypatch.setattr("ledger_client.audit.monitor_dir.replace_file", full)
+    monkeypatch.setattr("ledger_client.state_file.write_atomically", full)
+    monkeypatch.setattr("ledger_client.audit.monitor_dir.write_atomically", full)
     said = "not in the tree.*; the evidence could not be saved: No space left on device"
     with pytest.raises(VerificationError, match=said):
         place.look(liar.url)

@@ -15,8 +15,6 @@ Each file is replaced whole. The head is written first: a crash between the two 
 that is behind the head, and what it is behind by is checked again.
 """
 
-import fcntl
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +23,8 @@ from typing import Final, Self
 import msgspec
 
 from ledger_client.audit.monitor import Progress
-from ledger_client.state_file import STATE_BYTES_MAX, StateFile, replace_file
+from ledger_client.runtime.files import FileLock, FileLockedError, write_atomically
+from ledger_client.state_file import STATE_BYTES_MAX, StateFile
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.policy import Policy
 
@@ -49,11 +48,9 @@ class MonitorFolder:
             path / "head.json", policy=policy, monotonic_s=lambda: 0.0, evidence=path / "evidence"
         )
         self._saved: tuple[str, Progress] | None = None
-        self._lock: Final = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
+            self._lock: Final = FileLock(path / "lock")
+        except FileLockedError:
             raise UnavailableError(f"another monitor is using {path}") from None
 
     def load(self) -> tuple[str | None, Progress]:
@@ -86,7 +83,7 @@ class MonitorFolder:
             return
         self._head.save(note)
         kept = _Kept(version=PROGRESS_VERSION, progress=progress)
-        replace_file(self._progress, msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
+        write_atomically(self._progress, msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
         self._saved = note, progress
 
     def save_evidence(self, evidence: Mapping[str, bytes]) -> Path | None:
@@ -98,7 +95,7 @@ class MonitorFolder:
 
     def close(self) -> None:
         """Let another monitor have the folder."""
-        os.close(self._lock)
+        self._lock.release()
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ from ledger_client.audit.monitor import Monitor, Report, WitnessSite
 from ledger_client.audit.monitor_dir import MonitorFolder
 from ledger_client.messages import Plan, Request, Response, Turn, parse_endpoint
 from ledger_client.retry import Environment, RetryPolicy, Sleep, persist
+from ledger_client.runtime.backoff import exponential_s, spread
 from ledger_client.transport import Transport
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import Policy
@@ -242,11 +243,11 @@ class MonitorLoop:
     def _back_off(self, peer: "_Peer", error: UnavailableError) -> None:
         """Wait longer each time, and as long as the other side asks for, within reason."""
         interval_s = self._settings.interval_s
-        wait_s = min(interval_s * 2.0 ** min(peer.failures, 32), max(interval_s, BACKOFF_MAX_S))
-        # Monitors that lost a log together don't come back together.
-        wait_s *= 0.5 + self._environment.clocks.draw() / 2
-        wait_s = max(wait_s, min(error.retry_after_s or 0.0, BACKOFF_MAX_S))
         peer.failures += 1
+        limit_s = max(interval_s, BACKOFF_MAX_S)
+        wait_s = exponential_s(peer.failures, base_s=interval_s, limit_s=limit_s)
+        wait_s = spread(wait_s, self._environment.clocks.draw())
+        wait_s = max(wait_s, min(error.retry_after_s or 0.0, BACKOFF_MAX_S))
         peer.resumes_at_unix_s = self._now() + wait_s
 
     def _wait_s(self) -> float:

@@ -1,7 +1,6 @@
 """`ledger append`: one event, from flags or from standard input, verified when it is in."""
 
 import sys
-import time
 from typing import Any
 
 import click
@@ -9,6 +8,7 @@ import click
 from ledger_client import Receipt, new_event_id
 from ledger_client.cli.client_options import Connection, connection_options
 from ledger_client.cli.console import json_option, print_fields, print_json
+from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import INPUT_BYTES_MAX
 from ledger_core.event.model import Event
 from ledger_core.event.reader import Reader
@@ -41,7 +41,7 @@ def command(connection: Connection, as_json: bool, **flags: Any) -> None:
 
 def _event_of(flags: dict[str, Any]) -> Event:
     """The event that was asked for, checked here already: a mistake is named by its field."""
-    reader = Reader(new_event_id, lambda: time.time_ns() // 1_000)
+    reader = Reader(new_event_id, unix_us)
     if any(flags.values()):
         return reader.read_object(_from_flags(flags)).event
     if sys.stdin.isatty():

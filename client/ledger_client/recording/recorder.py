@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from ledger_client.recording.options import (
     SpoolClosedError,
     SpoolFullError,
 )
+from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time
 from ledger_core.event.model import EventError
 
@@ -38,7 +38,6 @@ SPOOL_BYTES_MAX: Final = 1 << 30
 SPOOL_BYTES_MIN: Final = 1 << 18
 MASKING_FAILED: Final = "left out but for action and outcome, since masking failed"
 
-_NS_PER_US: Final = 1_000
 _log = logging.getLogger("ledger_client.recorder")
 
 
@@ -309,11 +308,7 @@ class Recorder:
         event = event_of(scope, said)
         event["action"] = action
         event_time = said.get("time")
-        event["time"] = (
-            format_time(time.time_ns() // _NS_PER_US)
-            if event_time is None
-            else time_text(event_time)
-        )
+        event["time"] = format_time(unix_us()) if event_time is None else time_text(event_time)
         event["id"] = said.get("event_id") or new_event_id()
         return event
 

@@ -37,6 +37,8 @@ from ledger_client.recording.spool import Position, Spool
 from ledger_client.recording.spool_dir import bytes_of_others, take_abandoned
 from ledger_client.recording.spool_reader import Batch, SpoolReader
 from ledger_client.results import Receipt, Rejected
+from ledger_client.runtime.backoff import exponential_s, spread
+from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time
 from ledger_core.event.commitments import PrivateReader
 from ledger_core.event.model import Event, EventError
@@ -58,7 +60,6 @@ RETRY_AFTER_MAX_S: Final = 120.0
 HURRIED_DELAY_S: Final = 0.1
 ADOPTED_MAX: Final = 16
 
-_NS_PER_US: Final = 1_000
 _log = logging.getLogger("ledger_client.recorder")
 
 _Failure = UnavailableError | MalformedError | VerificationError | RejectedError
@@ -318,7 +319,7 @@ class Sender:
         by = "ledger" if problem.status else "recorder"
         is_kept = False
         try:
-            is_kept = self._dead_letters.add(event, problem, by=by, at=format_time(_unix_us()))
+            is_kept = self._dead_letters.add(event, problem, by=by, at=format_time(unix_us()))
         except OSError as error:
             _log.error("dead_letter_failed reason=%s", error.strerror)
         _log.warning(
@@ -341,8 +342,8 @@ class Sender:
         if counts.failures == 1:
             _log.warning("recorder_cannot_send reason=%s", counts.last_failure)
         self._batch_events = max(1, self._batch_events // 2)
-        spread_s = min(DELAY_MAX_S, DELAY_BASE_S * 2 ** min(counts.failures - 1, 16))
-        delay_s = spread_s * (0.5 + random.random() / 2)  # noqa: S311 - it only spreads load
+        limit_s = exponential_s(counts.failures, base_s=DELAY_BASE_S, limit_s=DELAY_MAX_S)
+        delay_s = spread(limit_s, random.random())  # noqa: S311 - it only spreads load
         if isinstance(error, UnavailableError) and error.retry_after_s is not None:
             delay_s += min(error.retry_after_s, RETRY_AFTER_MAX_S)
         if self._hurry.is_set():
@@ -417,9 +418,5 @@ class _MaskedAnswer(msgspec.Struct):
     masked: tuple[_MaskedPlace, ...] = ()
 
 
-def _unix_us() -> int:
-    return time.time_ns() // _NS_PER_US
-
-
 _decode = msgspec.json.Decoder(Event).decode
-_READER: Final = PrivateReader(new_event_id, _unix_us)
+_READER: Final = PrivateReader(new_event_id, unix_us)

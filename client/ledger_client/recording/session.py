@@ -4,7 +4,6 @@ A life begins when there is something to record or to send. A forked child gets 
 """
 
 import logging
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from ledger_client.recording.sender import Sender
 from ledger_client.recording.spool import Spool
 from ledger_client.recording.spool_dir import make_home, take_abandoned
 from ledger_client.recording.syncing import Syncer
+from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time
 from ledger_core.event.model import EventError
 
@@ -36,7 +36,6 @@ SEGMENTS_MIN: Final = 8
 STOP_S: Final = 1.0
 """How long an ending life waits for a request that is under way, after the flush."""
 
-_NS_PER_US: Final = 1_000
 _log = logging.getLogger("ledger_client.recorder")
 
 
@@ -175,4 +174,4 @@ class RecorderSession:
 
 
 def _now() -> str:
-    return format_time(time.time_ns() // _NS_PER_US)
+    return format_time(unix_us())

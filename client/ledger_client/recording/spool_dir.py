@@ -13,7 +13,6 @@ The lock belongs to the open directory, which a forked child shares. `process` c
 copy, so that a child does not keep what its dead parent left.
 """
 
-import fcntl
 import os
 import re
 import time
@@ -21,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from ledger_client.runtime.files import sync_directory, try_lock
 
 SEGMENT_SUFFIX: Final = ".segment"
 NEW_PREFIX: Final = ".new-"
@@ -69,10 +70,10 @@ def make_home(spool: Path, instance: str) -> InstanceDir:
     new.mkdir(mode=0o700)
     lock_fd = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX)
+        try_lock(lock_fd)  # Nobody else locks a directory of this name.
         home = spool / instance
         new.rename(home)
-        _sync_directory(spool)
+        sync_directory(spool)
     except BaseException:
         os.close(lock_fd)
         raise
@@ -116,9 +117,8 @@ def _take(path: Path) -> InstanceDir | None:
     except OSError:
         return None
     try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Whoever held it may have removed it between the two calls.
-        if os.fstat(lock_fd).st_ino == path.stat().st_ino:
+        if try_lock(lock_fd) and os.fstat(lock_fd).st_ino == path.stat().st_ino:
             return InstanceDir(path, path.name, lock_fd)
     except OSError:
         pass
@@ -138,11 +138,3 @@ def _names(path: Path) -> list[str]:
         return sorted(os.listdir(path))  # noqa: PTH208 - names are all that is wanted
     except OSError:
         return []
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

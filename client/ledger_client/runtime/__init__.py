@@ -1,0 +1,7 @@
+"""What any process of ours needs of its host, client or server.
+
+files     durable writes, directory syncs, locks that end with their process
+clock     the time of day in the unit that events use
+backoff   how long to wait after failures in a row
+server    the event loop, the address and the stop signal of a server process
+"""

@@ -28,8 +28,9 @@ from ledger.service.http.request_body import NDJSON
 from ledger.service.http.router import Content, Route, Success, choice_parameter
 from ledger.service.http.streaming_response import stream_answer
 from ledger.service.routes.proving import prove_inclusion
-from ledger.service.routes.search import QUERY_PARAMETER, now_unix_us, reading_tenant
+from ledger.service.routes.search import QUERY_PARAMETER, reading_tenant
 from ledger.store.log import SignedCheckpoint
+from ledger_client.runtime.clock import unix_us
 from ledger_core.api import ExportTrailer
 from ledger_core.event.csv import COLUMNS, Cell, format_header, format_rows, table_row
 from ledger_core.evidence.bundle import EVENTS_MAX, EvidenceEvent, write_evidence
@@ -58,7 +59,7 @@ async def export_events(
     tenant = reading_tenant(service, request)
     query = parse_query(q)
     tree_size = service.tree_size
-    now = now_unix_us()
+    now = unix_us()
     head: SignedCheckpoint | None = None
     if format == "evidence":
         head = await service.published_covering(tree_size)

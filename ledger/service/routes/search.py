@@ -35,6 +35,7 @@ from ledger.service.http.router import (
 from ledger.service.routes.events import PRIVATE, find_event
 from ledger.service.routes.proving import check_within, prove_consistency, prove_inclusion
 from ledger.store.log import SignedCheckpoint
+from ledger_client.runtime.clock import unix_us
 from ledger_core.api import (
     Bucket,
     FacetAnswer,
@@ -177,7 +178,7 @@ async def read_seen(service: Service, request: web.BaseRequest, *, source: str) 
     """When an address or a network was first and last seen, and what was done from there."""
     tenant = reading_tenant(service, request)
     query = from_source(source)
-    now = now_unix_us()
+    now = unix_us()
     engine, limits = service.searcher.engine, service.searcher.limits
 
     def work() -> SeenAnswer:
@@ -213,11 +214,6 @@ def reading_tenant(service: Service, request: web.BaseRequest) -> str | None:
     return authenticate(service.access, request.headers.get("Authorization"), "read").tenant
 
 
-def now_unix_us() -> int:
-    """What relative times in a query count from."""
-    return time.time_ns() // 1000
-
-
 def found_event(row: Row, *, because: tuple[str, ...] = ()) -> FoundEvent:
     """An event as answers show it. Its leaf was checked when it came in."""
     parts = _decode_leaf(row.leaf)
@@ -243,7 +239,7 @@ async def _search(
         if not page.proof:
             raise ProblemError("bad-parameter", "needs proof=1", field="from_size")
         check_within("from_size", page.from_size, tree_size=service.tree_size)
-    engine, limits, now = service.searcher.engine, service.searcher.limits, now_unix_us()
+    engine, limits, now = service.searcher.engine, service.searcher.limits, unix_us()
 
     def work() -> tuple[SearchAnswer, float]:
         started_s = time.perf_counter()

@@ -31,8 +31,9 @@ from ledger.service.http.request_body import NDJSON
 from ledger.service.http.router import Content, Route, Success, flag_parameter, size_parameter
 from ledger.service.http.streaming_response import stream_answer
 from ledger.service.routes.proving import check_within, prove_inclusion
-from ledger.service.routes.search import QUERY_PARAMETER, found_event, now_unix_us, reading_tenant
+from ledger.service.routes.search import QUERY_PARAMETER, found_event, reading_tenant
 from ledger.store.log import SignedCheckpoint
+from ledger_client.runtime.clock import unix_us
 from ledger_core.api import FoundEvent, StreamPosition
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.errors import MalformedError
@@ -136,7 +137,7 @@ async def stream_events(
     tail = _EventStream(
         service=service,
         matches=service.searcher.engine.matcher(
-            parse_query(q), tenant=tenant, now_unix_us=now_unix_us()
+            parse_query(q), tenant=tenant, now_unix_us=unix_us()
         ),
         proof=proof,
     )

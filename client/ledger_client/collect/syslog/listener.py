@@ -16,7 +16,6 @@ import hashlib
 import logging
 import socket
 import ssl
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +24,7 @@ from typing import Any, Final, NamedTuple
 from ledger_client.collect.syslog.events import Peer, map_frame
 from ledger_client.collect.syslog.framing import Deframer, Frame, FramingError
 from ledger_client.recording.options import SpoolFullError
+from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import canonical_ip
 from ledger_core.event.model import EventError
 from ledger_core.tlog.errors import UnavailableError
@@ -40,7 +40,6 @@ RETRY_S: Final = 0.25
 DRAIN_S: Final = 5.0
 THREADS: Final = 4
 
-_NS_PER_US: Final = 1_000
 _log = logging.getLogger("ledger_client.collect.syslog")
 
 Record = Callable[[Mapping[str, Any]], object]
@@ -177,7 +176,7 @@ class SyslogListener:
                 await self._keep([last], peer)
 
     async def _keep(self, frames: list[Frame], peer: Peer) -> None:
-        now_unix_us = time.time_ns() // _NS_PER_US
+        now_unix_us = unix_us()
         await self._keep_all([_Waiting(frame, peer, now_unix_us) for frame in frames])
 
     async def _keep_all(self, waiting: list[_Waiting]) -> None:
@@ -206,7 +205,7 @@ class SyslogListener:
         frame = Frame(data[:most].rstrip(b"\r\n\0"), bytes_cut=max(0, len(data) - most))
         peer = Peer(ip=_ip(address[0]), port=address[1])
         try:
-            self._datagrams.put_nowait(_Waiting(frame, peer, time.time_ns() // _NS_PER_US))
+            self._datagrams.put_nowait(_Waiting(frame, peer, unix_us()))
         except asyncio.QueueFull:
             self._datagrams_lost += 1
 

@@ -1,0 +1,11 @@
+"""The time of day in the unit that events use."""
+
+import time
+from typing import Final
+
+_NS_PER_US: Final = 1_000
+
+
+def unix_us() -> int:
+    """Microseconds since 1970, by this host's clock, which may be wrong and may jump."""
+    return time.time_ns() // _NS_PER_US

@@ -1,0 +1,99 @@
+"""Durable writes, directory syncs and locks.
+
+A file's content and its name are two things to a file system: `fsync` on the file makes the content
+durable, `fsync` on the directory the name. Each function here that writes does both before it
+returns, and the file can be read and written by its owner alone.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Final, Self
+
+OWNER_ONLY_MODE: Final = 0o600
+_HOLDER_BYTES_MAX: Final = 256
+
+
+class FileLockedError(Exception):
+    """Another process holds the lock. `holder` is what that process wrote into the lock file."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(holder)
+        self.holder: Final = holder
+
+
+class FileLock:
+    """A lock (flock) on one file, which the kernel releases however its process ends.
+
+    The file stays when the lock is released: removing it would let two processes lock two files of
+    the same name.
+    """
+
+    def __init__(self, path: Path, *, holder: str = "") -> None:
+        """Take the lock, and write `holder` into the file for the next one who tries.
+
+        Raises: FileLockedError when another process holds it, OSError.
+        """
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY_MODE)
+        if not try_lock(self._descriptor):
+            found = os.read(self._descriptor, _HOLDER_BYTES_MAX).decode(errors="replace").strip()
+            self.release()
+            raise FileLockedError(found or "unknown")
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, holder.encode())
+
+    def release(self) -> None:
+        """Release the lock; harmless when that has been done."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.release()
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file or directory unless another process has. Raises: OSError."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """Write a new file durably. Raises: FileExistsError when there is one, OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, OWNER_ONLY_MODE), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_directory(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write or replace a file; after a crash it is the old one or the new one. Raises: OSError."""
+    with NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink()
+            raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable. Raises: OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
