@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 import uvloop
 
 from bench.load import Connection
-from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
 from ledger_core.tlog.hashing import Hash, leaf_hash, node_hash
-from ledger_core.tlog.note import Note, Signer, format_note
+from ledger_core.tlog.note import Signer
 from ledger_core.tlog.prove import finish, plan_consistency, plan_root
 from ledger_core.tlog.tree import Node
 from ledger_core.tlog.witness import AddCheckpoint, format_add_checkpoint
@@ -58,9 +58,9 @@ def _requests(signer: Signer, host: str, count: int) -> list[bytes]:
     """The heads of one log, each a leaf larger than the one before."""
     requests = []
     for size in range(1, count + 1):
-        text = format_checkpoint(Checkpoint(signer.verifier.name, size, _root(size)))
-        note = format_note(Note(text, (signer.sign(text),)))
-        body = format_add_checkpoint(AddCheckpoint(size - 1, _consistency(size - 1), note))
+        checkpoint = Checkpoint(signer.verifier.name, size, _root(size))
+        signed = SignedCheckpoint(checkpoint, (signer.sign(format_checkpoint(checkpoint)),))
+        body = format_add_checkpoint(AddCheckpoint(size - 1, _consistency(size - 1), signed))
         head = f"POST /add-checkpoint HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
         requests.append(f"{head}\r\n".encode() + body)
     return requests

@@ -7,12 +7,12 @@ from typing import Final
 
 from aiohttp import web
 
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from ledger_core.tlog.note import NoteVerifier
 from ledger_core.tlog.witness import (
     Accepted,
-    CosignedHead,
     cosign,
     cosignatures_by,
     decide,
@@ -35,7 +35,7 @@ class ScriptedWitness:
         )
         self.log_keys = log_keys
         self.behave: Behaviour = honest
-        self.known: CosignedHead | None = None
+        self.known: SignedCheckpoint | None = None
         self.time_unix_s = TIME_UNIX_S + number
         self.url = ""
         self.bodies: list[bytes] = []

@@ -120,7 +120,7 @@ def test_witnesses_get_the_logs_own_signatures_only_and_sound_requests(path: Pat
         for witness in witnesses:
             for body in witness.bodies:
                 request = parse_add_checkpoint(body)
-                names = {line.name for line in parse_note(request.note).signatures}
+                names = {line.name for line in request.signed.signatures}
                 assert names == {SIGNER.verifier.name}
 
     asyncio.run(scenario())

@@ -11,10 +11,11 @@ from ledger.log.group_commit import QueueFullError
 from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
 from ledger.store.environment import CommitFailedError, StorageFullError
-from ledger.store.log import LogStore, TreeHead
+from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter, Placement
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.policy import Policy, format_policy, parse_policy
+from ledger_core.tlog.tree import TreeHead
 from tests.store.entries import MAP_BYTES, ORIGIN, SIGNER, entries, entry, new_log, signed
 
 POLICY = parse_policy(format_policy([SIGNER.verifier]).encode())

@@ -14,10 +14,11 @@ from ledger.witness.store import KnownLog
 from ledger_client.cli.console import json_option, note, print_fields, print_json
 from ledger_client.runtime.server import run_until_signal
 from ledger_core.event.canonical import format_time
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, parse_verifier
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SEED_BYTES
 from ledger_core.tlog.text import format_base64
-from ledger_core.tlog.witness import CosignedHead
+from ledger_core.tlog.witness import cosigned_at
 
 LISTEN_DEFAULT: Final = "127.0.0.1:8766"
 
@@ -128,7 +129,7 @@ def status(directory: Path, as_json: bool) -> None:
         note(f"no log is known yet; add one: ledger witness add-log {directory} --vkey LOG_VKEY")
 
 
-def _described(log: KnownLog, head: CosignedHead | None) -> dict[str, object]:
+def _described(log: KnownLog, head: SignedCheckpoint | None) -> dict[str, object]:
     """A log and its head."""
     known: dict[str, object] = {
         "origin": log.origin,
@@ -140,5 +141,5 @@ def _described(log: KnownLog, head: CosignedHead | None) -> dict[str, object]:
     return known | {
         "tree_size": head.checkpoint.tree_size,
         "root_hash": format_base64(head.checkpoint.root_hash),
-        "cosigned_at": format_time(head.cosigned_at_unix_s * 1_000_000),
+        "cosigned_at": format_time(cosigned_at(head) * 1_000_000),
     }

@@ -19,7 +19,6 @@ that the log ever does. Under a policy with a quorum there are none: nobody woul
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -34,14 +33,15 @@ from ledger.log.witness_client import (
     make_peers,
     make_session,
 )
-from ledger.store.log import LogStore, SignedCheckpoint, TreeHead
-from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger.store.log import LogStore
+from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.hashing import Hash
-from ledger_core.tlog.note import Note, Signature, Signer, format_note
+from ledger_core.tlog.note import Signature, Signer
 from ledger_core.tlog.policy import Policy
 from ledger_core.tlog.prove import plan_consistency
+from ledger_core.tlog.tree import TreeHead
 from ledger_core.tlog.verify import check_consistency
 
 INTERVAL_S: Final = 1.0
@@ -52,19 +52,6 @@ LogSigner = Signer | CosignatureSigner
 """A key of the log: Ed25519, or ML-DSA-44, which states a time."""
 
 _log = structlog.get_logger("ledger.log.publisher")
-
-
-@dataclass(frozen=True, slots=True)
-class SignedHead:
-    """A head, and its note with the log's own signatures only."""
-
-    head: TreeHead
-    note: Note
-
-    @property
-    def published(self) -> SignedCheckpoint:
-        """As proofs show it while no witness has cosigned it."""
-        return SignedCheckpoint(self.head, format_note(self.note))
 
 
 class Publisher:
@@ -95,7 +82,7 @@ class Publisher:
         self._witness_timeout_s = witness_timeout_s
         self._published = store.published()
         self._published_at_s = 0.0
-        self._signed: SignedHead | None = None
+        self._signed: SignedCheckpoint | None = None
         self._peers: tuple[WitnessPeer, ...] = ()
         self._asking: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
@@ -131,7 +118,7 @@ class Publisher:
         signed = self._sign()
         if self._published is not None and self._published.head == signed.head:
             return self._published
-        return signed.published
+        return signed
 
     async def run(self) -> None:
         """Publish whenever there is something new, once an interval, until cancelled."""
@@ -199,23 +186,22 @@ class Publisher:
         except TimeoutError:
             return None
 
-    def _sign(self) -> SignedHead:
+    def _sign(self) -> SignedCheckpoint:
         if self._failure is not None:
             raise self._failure
         head = self._sequencer.head
         if self._signed is not None and self._signed.head == head:
             return self._signed
-        before = self._signed.published if self._signed is not None else self._published
+        before = self._signed if self._signed is not None else self._published
         if before is not None:
             try:
                 self._check_extends(before, head)
             except VerificationError as error:
                 self._stop(error)
                 raise
-        text = format_checkpoint(Checkpoint(self._origin, head.tree_size, head.root_hash))
-        self._signed = SignedHead(
-            head, Note(text, tuple(map(partial(_signature, text), self._signers)))
-        )
+        checkpoint = Checkpoint(self._origin, head.tree_size, head.root_hash)
+        sign = partial(_signature, format_checkpoint(checkpoint))
+        self._signed = SignedCheckpoint(checkpoint, tuple(map(sign, self._signers)))
         return self._signed
 
     def _check_extends(self, before: SignedCheckpoint, head: TreeHead) -> None:
@@ -248,9 +234,7 @@ class Publisher:
         task = asyncio.current_task()
         try:
             signatures = await peer.ask(
-                gathering.signed.head,
-                gathering.signed.note,
-                durable_size=self._sequencer.head.tree_size,
+                gathering.signed, durable_size=self._sequencer.head.tree_size
             )
         except VerificationError as error:
             self._stop(error)
@@ -314,7 +298,7 @@ def _signature(text: str, signer: LogSigner) -> Signature:
 class _Gathering:
     """One round: a signed head, and the cosignatures that came for it so far."""
 
-    def __init__(self, signed: SignedHead) -> None:
+    def __init__(self, signed: SignedCheckpoint) -> None:
         self.signed = signed
         self.is_published = False
         self.missing: str | None = None
@@ -328,9 +312,8 @@ class _Gathering:
     @property
     def published(self) -> SignedCheckpoint:
         """The head with all signatures, as it would be published."""
-        note = self.signed.note
-        signatures = (*note.signatures, *self._cosignatures.values())
-        return SignedCheckpoint(self.signed.head, format_note(Note(note.text, signatures)))
+        signatures = (*self.signed.signatures, *self._cosignatures.values())
+        return SignedCheckpoint(self.signed.checkpoint, signatures)
 
 
 def _save_evidence(folder: Path, error: VerificationError) -> Path | None:

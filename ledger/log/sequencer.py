@@ -11,8 +11,8 @@ from typing import Final
 
 from ledger.log.group_commit import GroupCommit, Weight
 from ledger.store.environment import CommitFailedError
-from ledger.store.log import TreeHead
 from ledger.store.writer import AppendResult, LogWriter, NewEntry
+from ledger_core.tlog.tree import TreeHead
 
 WAITING_EVENTS_MAX: Final = 50_000
 WAITING_BYTES_MAX: Final = 64 << 20

@@ -24,11 +24,11 @@ from typing import Final
 
 import aiohttp
 
-from ledger.store.log import TreeHead
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureVerifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import Hash
-from ledger_core.tlog.note import Note, Signature, format_note
+from ledger_core.tlog.note import Signature
 from ledger_core.tlog.policy import PolicyWitness
 from ledger_core.tlog.witness import (
     ANSWER_BYTES_MAX,
@@ -81,53 +81,52 @@ class WitnessPeer:
         self.status = WitnessStatus(tuple(w.name for w in witnesses), self._url)
         self.is_busy = False
 
-    async def ask(
-        self, head: TreeHead, signed: Note, *, durable_size: int
-    ) -> tuple[Signature, ...]:
-        """This witness's verified cosignatures of a head; `signed` has the log's signatures only.
+    async def ask(self, signed: SignedCheckpoint, *, durable_size: int) -> tuple[Signature, ...]:
+        """This witness's verified cosignatures of a checkpoint that the log alone has signed.
 
         Raises: UnavailableError when there are none now; VerificationError, with evidence, when it
         knows another history.
         """
         self.is_busy = True
         try:
-            cosignatures = await self._ask(head, signed, durable_size)
+            cosignatures = await self._ask(signed, durable_size)
         except (UnavailableError, VerificationError) as error:
             self._note_error(str(error))
             raise
         finally:
             self.is_busy = False
-        self._known_size = head.tree_size
+        tree_size = self._known_size = signed.head.tree_size
         self.status = WitnessStatus(
-            self.status.names, self._url, head.tree_size, self._now_unix_s(), None
+            self.status.names, self._url, tree_size, self._now_unix_s(), None
         )
         return cosignatures
 
-    async def _ask(self, head: TreeHead, signed: Note, durable_size: int) -> tuple[Signature, ...]:
-        old_size = min(self._known_size, head.tree_size)
+    async def _ask(self, signed: SignedCheckpoint, durable_size: int) -> tuple[Signature, ...]:
+        tree_size = signed.head.tree_size
+        old_size = min(self._known_size, tree_size)
         for _ in range(2):
-            status, body = await self._post(head, signed, old_size)
+            status, body = await self._post(signed, old_size)
             if status == HTTPStatus.OK:
                 return self._verified(signed, body)
             if status == HTTPStatus.UNPROCESSABLE_ENTITY:
                 raise await self._other_history(
-                    head, signed, f"refuses the proof from size {old_size}: {_excerpt(body)}"
+                    signed, f"refuses the proof from size {old_size}: {_excerpt(body)}"
                 )
             if status != HTTPStatus.CONFLICT:
                 raise self._failed(f"answered {status}: {_excerpt(body)}")
             old_size = self._size(body)
             if old_size > durable_size:
                 raise await self._other_history(
-                    head, signed, f"knows size {old_size}, the log here has {durable_size}"
+                    signed, f"knows size {old_size}, the log here has {durable_size}"
                 )
-            if old_size > head.tree_size:
+            if old_size > tree_size:
                 raise self._failed(f"cosigned size {old_size} already, this head is older")
         raise self._failed("answered 409 to the size that it gave itself")
 
-    async def _post(self, head: TreeHead, signed: Note, old_size: int) -> tuple[int, bytes]:
+    async def _post(self, signed: SignedCheckpoint, old_size: int) -> tuple[int, bytes]:
         # Size 0 needs no proof, and the same size has an empty one.
-        proof = self._prove(old_size, head.tree_size) if old_size else ()
-        request = AddCheckpoint(old_size, tuple(proof), format_note(signed))
+        proof = self._prove(old_size, signed.head.tree_size) if old_size else ()
+        request = AddCheckpoint(old_size, tuple(proof), signed)
         return await self._send(
             "POST", "/add-checkpoint", ANSWER_BYTES_MAX, format_add_checkpoint(request)
         )
@@ -152,14 +151,15 @@ class WitnessPeer:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._failed(f"{type(error).__name__}: {error}") from error
 
-    def _verified(self, signed: Note, body: bytes) -> tuple[Signature, ...]:
+    def _verified(self, signed: SignedCheckpoint, body: bytes) -> tuple[Signature, ...]:
         """The cosignatures by keys of the policy. One bad one condemns the answer."""
         cosignatures: dict[tuple[str, int], Signature] = {}
+        text = signed.as_note().text
         try:
             for signature in parse_cosignatures(body):
                 key = (signature.name, signature.key_id)
                 if key in self._keys:
-                    self._keys[key].check(signed.text, signature)
+                    self._keys[key].check(text, signature)
                     cosignatures[key] = signature
         except (MalformedError, VerificationError) as error:
             raise self._failed(f"a bad answer: {error}") from error
@@ -173,10 +173,10 @@ class WitnessPeer:
         except MalformedError as error:
             raise self._failed(f"a bad answer of 409: {error}") from error
 
-    async def _other_history(self, head: TreeHead, signed: Note, said: str) -> VerificationError:
+    async def _other_history(self, signed: SignedCheckpoint, said: str) -> VerificationError:
         """The error that ends publishing, with both heads where the witness shows its own."""
-        evidence = {"ours": format_note(signed).encode(), "said": said.encode()}
-        origin = signed.text.split("\n", 1)[0]
+        evidence = {"ours": signed.note.encode(), "said": said.encode()}
+        origin = signed.checkpoint.origin
         path = f"/{hashlib.sha256(origin.encode()).hexdigest()}/checkpoint"
         try:
             status, theirs = await self._send("GET", path, EVIDENCE_BYTES_MAX)
@@ -185,7 +185,8 @@ class WitnessPeer:
         else:
             evidence["theirs" if status == HTTPStatus.OK else f"theirs-status-{status}"] = theirs
         return VerificationError(
-            f"the witness {', '.join(self.status.names)} {said} (our head: {head.tree_size})",
+            f"the witness {', '.join(self.status.names)} {said}"
+            f" (our head: {signed.head.tree_size})",
             evidence=evidence,
         )
 

@@ -10,8 +10,9 @@ from ledger.service.ingest import Appender
 from ledger.service.private_fields import PrivateFields
 from ledger.service.query_pool import Searcher
 from ledger.service.settings import Settings
-from ledger.store.log import LogStore, SignedCheckpoint
+from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.policy import Policy
 
 

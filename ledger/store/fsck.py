@@ -14,7 +14,7 @@ import zstandard
 
 from ledger.store import keyspace
 from ledger.store.environment import Transaction
-from ledger.store.log import BUNDLE_BYTES_MAX, LogStore, TreeHead
+from ledger.store.log import BUNDLE_BYTES_MAX, LogStore
 from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.tlog.checkpoint import parse_checkpoint
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -22,6 +22,7 @@ from ledger_core.tlog.growing_tiles import GrowingTiles
 from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash
 from ledger_core.tlog.note import NoteVerifier, parse_note, verify_note
 from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle
+from ledger_core.tlog.tree import TreeHead
 
 
 @dataclass(frozen=True, slots=True)

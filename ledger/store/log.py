@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -26,11 +25,10 @@ from ledger.store.environment import (
     open_environment,
 )
 from ledger_core.event.canonical import parse_leaf
-from ledger_core.tlog.checkpoint import parse_checkpoint
+from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.growing_tiles import GrowingTile
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash
-from ledger_core.tlog.note import parse_note
 from ledger_core.tlog.prove import Plan, finish, plan_root
 from ledger_core.tlog.tile import (
     FULL_TILE_HASHES,
@@ -41,7 +39,7 @@ from ledger_core.tlog.tile import (
     locate,
     stored_offset,
 )
-from ledger_core.tlog.tree import Node
+from ledger_core.tlog.tree import Node, TreeHead
 
 FULL_TILE_BYTES = FULL_TILE_HASHES * HASH_BYTES
 PUBLIC_TILE_BYTES = TILE_WIDTH * HASH_BYTES
@@ -53,22 +51,6 @@ _DATABASES = (
     keyspace.CHECKPOINTS,
     keyspace.META,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class TreeHead:
-    """A durable tree head, not yet signed."""
-
-    tree_size: int
-    root_hash: Hash
-
-
-@dataclass(frozen=True, slots=True)
-class SignedCheckpoint:
-    """A checkpoint that the log stood by in public: the signed note, and what it says."""
-
-    head: TreeHead
-    note: str
 
 
 class LogStore:
@@ -196,9 +178,8 @@ class LogStore:
             )
             if not found:
                 return None
-            note = cursor.value().decode()
-        checkpoint = parse_checkpoint(parse_note(note).text)
-        return SignedCheckpoint(TreeHead(checkpoint.tree_size, checkpoint.root_hash), note)
+            note = cursor.value()
+        return parse_signed_checkpoint(note)
 
     def fill_ratio(self) -> float:
         """How much of the map is in use, from 0 to 1; pages that wait for reuse count."""

@@ -17,11 +17,12 @@ from ledger.store.environment import (
     WriterLock,
     commit_errors,
 )
-from ledger.store.log import LogStore, TreeHead, check_right_edge, partial_tile_bytes
+from ledger.store.log import LogStore, check_right_edge, partial_tile_bytes
 from ledger_core.event.reader import is_same_event
 from ledger_core.tlog.growing_tiles import GrowingTiles
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.tile import TILE_WIDTH, encode_bundle
+from ledger_core.tlog.tree import TreeHead
 
 ZSTD_LEVEL = 3
 

@@ -11,10 +11,11 @@ from html import escape
 from typing import Final
 
 from ledger.witness.store import KnownLog
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import parse_verifier
 from ledger_core.tlog.keys import MLDSA44_COSIGNATURE
 from ledger_core.tlog.text import format_base64
-from ledger_core.tlog.witness import CosignedHead
+from ledger_core.tlog.witness import cosigned_at
 
 LOGS_SHOWN_MAX: Final = 250
 """Reading them takes some milliseconds, in which nobody else is answered."""
@@ -61,7 +62,7 @@ def format_page(
     *,
     name: str,
     vkeys: Sequence[str],
-    logs: Sequence[tuple[KnownLog, CosignedHead | None]],
+    logs: Sequence[tuple[KnownLog, SignedCheckpoint | None]],
     logs_count: int,
 ) -> str:
     """The page. `logs` are those to show, of `logs_count` in all."""
@@ -99,7 +100,7 @@ def _key(vkey: str) -> str:
     return f'<div class="card key"><b>{kind}</b><code>{escape(vkey)}</code></div>\n'
 
 
-def _logs(logs: Sequence[tuple[KnownLog, CosignedHead | None]], logs_count: int) -> str:
+def _logs(logs: Sequence[tuple[KnownLog, SignedCheckpoint | None]], logs_count: int) -> str:
     if not logs:
         return '<p class="none">No log is known here yet.</p>'
     rows = "".join(_row(log, head) for log, head in sorted(logs, key=lambda row: row[0].origin))
@@ -114,7 +115,7 @@ def _logs(logs: Sequence[tuple[KnownLog, CosignedHead | None]], logs_count: int)
 </div>{more}"""
 
 
-def _row(log: KnownLog, head: CosignedHead | None) -> str:
+def _row(log: KnownLog, head: SignedCheckpoint | None) -> str:
     origin = escape(log.origin)
     if head is None:
         return (
@@ -123,7 +124,7 @@ def _row(log: KnownLog, head: CosignedHead | None) -> str:
         )
     checkpoint = head.checkpoint
     path = f"{sha256(log.origin.encode()).hexdigest()}/checkpoint"
-    time = escape(_time(head.cosigned_at_unix_s))
+    time = escape(_time(cosigned_at(head)))
     return (
         f'<tr><th scope="row"><a href="{path}">{origin}</a></th>'
         f'<td class="size">{checkpoint.tree_size:,}</td>'

@@ -14,13 +14,13 @@ import structlog
 
 from ledger.log.group_commit import GroupCommit
 from ledger.witness.store import HeadStore, HeadWriter, KnownLog, Outcome, Update
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, CosignatureVerifier, parse_verifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError
-from ledger_core.tlog.note import Verifier, format_note
+from ledger_core.tlog.note import Verifier
 from ledger_core.tlog.witness import (
     SIZE_MEDIA,
     Authentic,
-    CosignedHead,
     Refused,
     advance,
     authenticate,
@@ -98,7 +98,7 @@ class Witness:
             request = parse_add_checkpoint(body)
         except MalformedError as error:
             return _refusal(Refused(HTTPStatus.BAD_REQUEST, str(error)))
-        origin = request.checkpoint.origin
+        origin = request.signed.checkpoint.origin
         log = self.store.log(origin)
         authentic = authenticate(request, log=None if log is None else _verifiers(log))
         if isinstance(authentic, Refused):
@@ -116,17 +116,17 @@ class Witness:
     def checkpoint(self, origin_hash: bytes) -> str | None:
         """The head cosigned last for an origin, by its SHA-256: a signed note, or None."""
         head = self.store.head(origin_hash)
-        return None if head is None else format_note(head.note)
+        return None if head is None else head.note
 
     def _commit(self, updates: Sequence[Update]) -> list[Outcome]:
         """On the writer thread: a batch."""
         outcomes = self._writer.commit(updates)
-        cosigned = sum(isinstance(outcome, CosignedHead) for outcome in outcomes)
+        cosigned = sum(isinstance(outcome, SignedCheckpoint) for outcome in outcomes)
         if cosigned:
             _log.info("heads_cosigned", heads=cosigned)
         return outcomes
 
-    def _advance(self, authentic: Authentic, known: CosignedHead | None) -> Outcome:
+    def _advance(self, authentic: Authentic, known: SignedCheckpoint | None) -> Outcome:
         """On the writer thread, inside of the transaction of a batch."""
         outcome = advance(authentic, known=known, signers=self._signers, time_unix_s=self._now())
         if isinstance(outcome, Refused):
@@ -134,15 +134,15 @@ class Witness:
         return outcome
 
 
-def _tell_refusal(authentic: Authentic, known: CosignedHead | None, refused: Refused) -> None:
+def _tell_refusal(authentic: Authentic, known: SignedCheckpoint | None, refused: Refused) -> None:
     """Log what an operator must know of: a fork with both heads, which are the evidence."""
-    origin = authentic.request.checkpoint.origin
+    origin = authentic.request.signed.checkpoint.origin
     if known is not None and is_fork(authentic, known):
         _log.critical(
             "log_forked",
             origin=origin,
-            cosigned_note=format_note(known.note),
-            refused_note=authentic.request.note,
+            cosigned_note=known.note,
+            refused_note=authentic.request.signed.note,
         )
     elif refused.status != HTTPStatus.CONFLICT:
         _log.warning("head_refused", origin=origin, status=refused.status, reason=refused.reason)

@@ -32,9 +32,8 @@ from ledger.store.environment import (
     open_databases,
     open_environment,
 )
-from ledger_core.tlog.checkpoint import parse_checkpoint
-from ledger_core.tlog.note import format_note, parse_note
-from ledger_core.tlog.witness import CosignedHead, Refused
+from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
+from ledger_core.tlog.witness import Refused, cosigned_at
 
 LOG_KEYS_MAX: Final = 8
 _DATABASES: Final = (keyspace.LOGS, keyspace.HEADS, keyspace.META)
@@ -57,10 +56,10 @@ class Update:
     """
 
     origin: str
-    advance: Callable[[CosignedHead | None], CosignedHead | Refused]
+    advance: Callable[[SignedCheckpoint | None], SignedCheckpoint | Refused]
 
 
-Outcome: TypeAlias = CosignedHead | Refused
+Outcome: TypeAlias = SignedCheckpoint | Refused
 
 
 class HeadStore:
@@ -100,7 +99,9 @@ class HeadStore:
             value = transaction.get(_key(origin), db=self.databases[keyspace.LOGS])
         return None if value is None else _decode_log(value)
 
-    def logs(self, *, logs_max: int | None = None) -> list[tuple[KnownLog, CosignedHead | None]]:
+    def logs(
+        self, *, logs_max: int | None = None
+    ) -> list[tuple[KnownLog, SignedCheckpoint | None]]:
         """The logs, each with its head, in an order that means nothing."""
         with (
             self.environment.begin() as transaction,
@@ -116,7 +117,7 @@ class HeadStore:
         with self.environment.begin() as transaction:
             return int(transaction.stat(self.databases[keyspace.LOGS])["entries"])
 
-    def head(self, origin_hash: bytes) -> CosignedHead | None:
+    def head(self, origin_hash: bytes) -> SignedCheckpoint | None:
         """The head cosigned last for the log of the SHA-256 of an origin."""
         with self.environment.begin() as transaction:
             return self._head(transaction, origin_hash)
@@ -138,11 +139,11 @@ class HeadStore:
             self.put(transaction, keyspace.LOGS, _key(origin), _encode_lines(origin, *log.vkeys))
         return log
 
-    def head_in(self, transaction: Transaction, origin: str) -> CosignedHead | None:
+    def head_in(self, transaction: Transaction, origin: str) -> SignedCheckpoint | None:
         """The head of a log inside of a transaction."""
         return self._head(transaction, _key(origin))
 
-    def put_head(self, transaction: Transaction, origin: str, head: CosignedHead) -> None:
+    def put_head(self, transaction: Transaction, origin: str, head: SignedCheckpoint) -> None:
         """Replace the head of a log inside of a transaction."""
         self.put(transaction, keyspace.HEADS, _key(origin), _encode_head(head))
 
@@ -152,7 +153,7 @@ class HeadStore:
         if not transaction.put(key, value, db=self.databases[database]):
             raise lmdb.CorruptedError(f"a row of {database.decode()} was not stored")
 
-    def _head(self, transaction: Transaction, key: bytes) -> CosignedHead | None:
+    def _head(self, transaction: Transaction, key: bytes) -> SignedCheckpoint | None:
         value = transaction.get(key, db=self.databases[keyspace.HEADS])
         return None if value is None else _decode_head(value)
 
@@ -208,7 +209,7 @@ class HeadWriter:
     def _advance(self, transaction: Transaction, update: Update) -> Outcome:
         known = self.store.head_in(transaction, update.origin)
         outcome = update.advance(known)
-        if isinstance(outcome, CosignedHead) and outcome is not known:
+        if isinstance(outcome, SignedCheckpoint) and outcome is not known:
             self.store.put_head(transaction, update.origin, outcome)
         return outcome
 
@@ -253,12 +254,10 @@ def _decode_log(value: bytes) -> KnownLog:
     return KnownLog(origin, tuple(vkeys))
 
 
-def _encode_head(head: CosignedHead) -> bytes:
-    return keyspace.encode_u64(head.cosigned_at_unix_s) + format_note(head.note).encode()
+def _encode_head(head: SignedCheckpoint) -> bytes:
+    return keyspace.encode_u64(cosigned_at(head)) + head.note.encode()
 
 
-def _decode_head(value: bytes) -> CosignedHead:
-    note = parse_note(value[keyspace.U64_BYTES :])
-    return CosignedHead(
-        note, parse_checkpoint(note.text), keyspace.decode_u64(value[: keyspace.U64_BYTES])
-    )
+def _decode_head(value: bytes) -> SignedCheckpoint:
+    # The time before the note is the one that the witness's cosignatures state.
+    return parse_signed_checkpoint(value[keyspace.U64_BYTES :])

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
 from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hash
-from ledger_core.tlog.note import Signer, format_note
+from ledger_core.tlog.note import Signer
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.tile import (
     TILE_WIDTH,
@@ -46,8 +46,8 @@ def head(tree_size: int, leaves: list[Hash] = LEAVES) -> str:
         frontier.append(leaf)
     checkpoint = Checkpoint(ORIGIN, tree_size, frontier.root())
     text = format_checkpoint(checkpoint)
-    accepted = Accepted(text, checkpoint, (SIGNER.sign(text),))
-    return format_note(cosign(accepted, SIGNERS, time_unix_s=NOW).note)
+    accepted = Accepted(SignedCheckpoint(checkpoint, (SIGNER.sign(text),)))
+    return cosign(accepted, SIGNERS, time_unix_s=NOW).note
 
 
 def write_log(folder: Path, tree_size: int) -> None:

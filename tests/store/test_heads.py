@@ -8,11 +8,11 @@ import pytest
 from ledger.store import keyspace
 from ledger.store.environment import CommitFailedError, StorageFullError
 from ledger.witness.store import LOG_KEYS_MAX, HeadStore, HeadWriter, KnownLog, Update, create_heads
+from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.keys import MLDSA44_COSIGNATURE
-from ledger_core.tlog.note import Note, parse_note
-from ledger_core.tlog.witness import Accepted, CosignedHead, Refused, cosign
+from ledger_core.tlog.witness import Accepted, Refused, cosign
 from tests.witness.logs import Log
 from tests.witness.witnesses import SIGNERS
 
@@ -23,13 +23,12 @@ VKEYS = [str(signer.verifier) for signer in SIGNERS]
 MAP_BYTES = 1 << 20
 
 
-def head(tree_size: int, *, log: Log = LOG, time_unix_s: int = NOW) -> CosignedHead:
-    note = parse_note(log.note(tree_size))
-    accepted = Accepted(note.text, log.checkpoint(tree_size), note.signatures)
+def head(tree_size: int, *, log: Log = LOG, time_unix_s: int = NOW) -> SignedCheckpoint:
+    accepted = Accepted(parse_signed_checkpoint(log.note(tree_size)))
     return cosign(accepted, SIGNERS[:1], time_unix_s=time_unix_s)
 
 
-def put(made: CosignedHead) -> Update:
+def put(made: SignedCheckpoint) -> Update:
     return Update(made.checkpoint.origin, lambda _: made)
 
 
@@ -39,7 +38,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "heads"
 
 
-def known(path: Path, log: Log = LOG) -> CosignedHead | None:
+def known(path: Path, log: Log = LOG) -> SignedCheckpoint | None:
     store = HeadStore.open(path)
     try:
         return store.head(log.origin_hash)
@@ -61,7 +60,7 @@ def test_each_update_of_a_batch_is_given_what_the_one_before_left(path: Path) ->
     writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
     seen: list[int | None] = []
 
-    def grow(before: CosignedHead | None) -> CosignedHead | Refused:
+    def grow(before: SignedCheckpoint | None) -> SignedCheckpoint | Refused:
         seen.append(before.checkpoint.tree_size if before else None)
         return head((before.checkpoint.tree_size if before else 0) + 1)
 
@@ -93,7 +92,7 @@ def test_a_batch_is_undone_as_a_whole(path: Path) -> None:
     writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
     writer.commit([put(head(7))])
 
-    def fail(_: CosignedHead | None) -> Refused:
+    def fail(_: SignedCheckpoint | None) -> Refused:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -109,8 +108,8 @@ def test_a_full_map_keeps_nothing_of_the_batch_and_takes_the_next(path: Path) ->
     writer.commit([put(head(7))])
     signer = CosignatureSigner.generate("w", algorithm=MLDSA44_COSIGNATURE, seed=bytes(32))
     large = head(8)
-    signatures = tuple(signer.sign(large.note.text, time_unix_s=NOW) for _ in range(40))
-    large = CosignedHead(Note(large.note.text, signatures), large.checkpoint, NOW)
+    signatures = tuple(signer.sign(large.as_note().text, time_unix_s=NOW) for _ in range(40))
+    large = SignedCheckpoint(large.checkpoint, signatures)
     many = [Update(f"example.com/{number}", lambda _: large) for number in range(10)]
     with pytest.raises(StorageFullError):
         writer.commit([put(head(8)), *many])
@@ -122,7 +121,7 @@ def test_a_full_map_keeps_nothing_of_the_batch_and_takes_the_next(path: Path) ->
 def test_after_a_failed_commit_nothing_is_written(path: Path) -> None:
     writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
 
-    def fail(_: CosignedHead | None) -> Refused:
+    def fail(_: SignedCheckpoint | None) -> Refused:
         raise CommitFailedError("the disk")
 
     with pytest.raises(CommitFailedError):

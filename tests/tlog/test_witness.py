@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
-from ledger_core.tlog.note import Note, Signature, Signer, format_note, verify_note
+from ledger_core.tlog.note import Signature, Signer, verify_note
 from ledger_core.tlog.witness import (
     ANSWER_BYTES_MAX,
     BODY_BYTES_MAX,
@@ -21,13 +21,13 @@ from ledger_core.tlog.witness import (
     Accepted,
     AddCheckpoint,
     Authentic,
-    CosignedHead,
     Decision,
     Refused,
     advance,
     authenticate,
     cosign,
     cosignatures_by,
+    cosigned_at,
     decide,
     format_add_checkpoint,
     format_cosignatures,
@@ -57,17 +57,18 @@ FORK = Oracle([b"leaf %d" % min(number, 6) for number in range(SIZES_MAX)])
 """The same tree up to size 7, and another from 8 on."""
 
 
-def note(checkpoint: Checkpoint, *signers: Signer, bad: tuple[Signer, ...] = ()) -> str:
+def note(
+    checkpoint: Checkpoint, *signers: Signer, bad: tuple[Signer, ...] = ()
+) -> SignedCheckpoint:
     text = format_checkpoint(checkpoint)
     lines = [signer.sign(text) for signer in signers]
     lines += [signer.sign("another text\n") for signer in bad]
-    return format_note(Note(text, tuple(lines)))
+    return SignedCheckpoint(checkpoint, tuple(lines))
 
 
-def cosigned(tree_size: int, tree: Oracle = TREE) -> CosignedHead:
-    head = Checkpoint(ORIGIN, tree_size, tree.root(tree_size))
-    text = format_checkpoint(head)
-    return cosign(Accepted(text, head, (LOG.sign(text),)), WITNESS[:1], time_unix_s=NOW)
+def cosigned(tree_size: int, tree: Oracle = TREE) -> SignedCheckpoint:
+    signed = note(Checkpoint(ORIGIN, tree_size, tree.root(tree_size)), LOG)
+    return cosign(Accepted(signed), WITNESS[:1], time_unix_s=NOW)
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class DecidingMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.known: CosignedHead | None = None
+        self.known: SignedCheckpoint | None = None
 
     @rule(data=st.data(), is_known_log=st.integers(0, 9).map(bool))
     def ask(self, data: st.DataObject, is_known_log: bool) -> None:
@@ -167,10 +168,10 @@ class DecidingMachine(RuleBasedStateMachine):
             assert decision.known_size == (known_size if want == 409 else None)
             return
         assert want == 200
-        assert decision.checkpoint.tree_size >= known_size
-        assert set(decision.signatures) <= {
-            signer.sign(decision.text) for signer in (LOG, LATER_LOG)
-        }
+        signed = decision.signed
+        assert signed.head.tree_size >= known_size
+        text = signed.as_note().text
+        assert set(signed.signatures) <= {signer.sign(text) for signer in (LOG, LATER_LOG)}
         self.known = cosign(decision, WITNESS[:1], time_unix_s=NOW)
 
 
@@ -198,7 +199,7 @@ def test_a_request_comes_back_as_it_was_written(request: AddCheckpoint) -> None:
     assert len(body) <= BODY_BYTES_MAX
     read = parse_add_checkpoint(body)
     assert read == request
-    assert read.checkpoint == request.checkpoint
+    assert read.signed.note == request.signed.note
     assert format_add_checkpoint(read) == body
 
 
@@ -278,12 +279,12 @@ def test_the_answer_has_a_line_for_each_key_and_the_note_the_logs_first() -> Non
     head = Checkpoint(ORIGIN, 8, TREE.root(8))
     request = AddCheckpoint(0, (), note(head, STRANGER, LOG, LOG, LATER_LOG))
     made = cosign(accepted(decide(request, log=KEYS, known=None)), WITNESS, time_unix_s=NOW)
-    assert [line.name for line in made.note.signatures] == [ORIGIN, ORIGIN, *["example.com/w"] * 2]
+    assert [line.name for line in made.signatures] == [ORIGIN, ORIGIN, *["example.com/w"] * 2]
     verifiers = [*KEYS, *(signer.verifier for signer in WITNESS)]
-    assert len(verify_note(made.note, verifiers)) == 4
+    assert len(verify_note(made.as_note(), verifiers)) == 4
     answer = cosignatures_by(made, WITNESS)
     for signer, line in zip(WITNESS, answer, strict=True):
-        assert signer.verifier.check(made.note.text, line) == NOW
+        assert signer.verifier.check(made.as_note().text, line) == NOW
     assert parse_cosignatures(format_cosignatures(answer).encode()) == answer
 
 
@@ -311,8 +312,8 @@ def test_no_time_earlier_than_the_last_is_signed() -> None:
         assert late.status == 503
         for time_unix_s in (NOW, NOW + 1):
             head = advance(asked, known=known, signers=WITNESS[:1], time_unix_s=time_unix_s)
-            assert isinstance(head, CosignedHead)
-            assert head.cosigned_at_unix_s == time_unix_s
+            assert isinstance(head, SignedCheckpoint)
+            assert cosigned_at(head) == time_unix_s
 
 
 def test_a_clock_that_is_not_set_signs_nothing() -> None:
@@ -334,12 +335,15 @@ def test_the_same_head_in_the_same_second_is_the_one_that_was_kept() -> None:
     known = cosigned(3)
     asked = authentic(3, old_size=3)
     assert advance(asked, known=known, signers=WITNESS[:1], time_unix_s=NOW) is known
-    assert advance(asked, known=known, signers=WITNESS[:1], time_unix_s=NOW + 1) != known
+    later = advance(asked, known=known, signers=WITNESS[:1], time_unix_s=NOW + 1)
+    assert isinstance(later, SignedCheckpoint)
+    assert later != known
+    assert cosigned_at(later) == NOW + 1
 
 
-def mldsa_note(head: Checkpoint) -> str:
+def mldsa_note(head: Checkpoint) -> SignedCheckpoint:
     text = format_checkpoint(head)
-    return format_note(Note(text, (MLDSA_LOG.sign(text, time_unix_s=NOW),)))
+    return SignedCheckpoint(head, (MLDSA_LOG.sign(text, time_unix_s=NOW),))
 
 
 def test_a_log_may_sign_with_ml_dsa_alone() -> None:

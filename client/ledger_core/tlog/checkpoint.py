@@ -8,12 +8,13 @@
 Source: c2sp.org/tlog-checkpoint.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import HASH_BYTES, SIZE_MAX, Hash
-from ledger_core.tlog.note import check_note_text
+from ledger_core.tlog.note import Note, Signature, check_note_text, format_note, parse_note
 from ledger_core.tlog.text import decode_text, format_base64, from_wire, parse_hash, parse_size
+from ledger_core.tlog.tree import TreeHead
 
 ORIGIN_BYTES_MAX = 255
 """What an ML-DSA-44 cosignature can state. Source: c2sp.org/tlog-cosignature."""
@@ -23,7 +24,7 @@ LINES_MIN = 3
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A tree head. It is the log's word only when it comes out of a note that was verified."""
+    """What the text of a checkpoint says. Only a verified signature makes it a log's statement."""
 
     origin: str
     tree_size: int
@@ -44,6 +45,37 @@ class Checkpoint:
         if size_bytes > ORIGIN_BYTES_MAX:
             raise ValueError(f"an origin has at most {ORIGIN_BYTES_MAX} bytes, got {size_bytes}")
 
+    @property
+    def head(self) -> TreeHead:
+        """The tree size and the root hash."""
+        return TreeHead(self.tree_size, self.root_hash)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCheckpoint:
+    """A checkpoint and the signatures of its note. Making one verifies none of them.
+
+    `policy.VerifiedHead` is the type of a checkpoint whose signatures met a policy.
+    """
+
+    checkpoint: Checkpoint
+    signatures: tuple[Signature, ...]
+    note: str = field(init=False, repr=False, compare=False)
+    """The signed note, as it is stored, sent and shown."""
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError when no note can carry it."""
+        object.__setattr__(self, "note", format_note(self.as_note()))
+
+    @property
+    def head(self) -> TreeHead:
+        """The tree size and the root hash."""
+        return self.checkpoint.head
+
+    def as_note(self) -> Note:
+        """The text of the checkpoint and its signatures."""
+        return Note(format_checkpoint(self.checkpoint), self.signatures)
+
 
 def parse_checkpoint(text: bytes | str) -> Checkpoint:
     """The checkpoint that the text of a note says. `format_checkpoint` gives the same text back.
@@ -58,6 +90,15 @@ def parse_checkpoint(text: bytes | str) -> Checkpoint:
     origin, tree_size, root_hash, *extensions = lines
     with from_wire():
         return Checkpoint(origin, parse_size(tree_size), parse_hash(root_hash), tuple(extensions))
+
+
+def parse_signed_checkpoint(note: bytes | str) -> SignedCheckpoint:
+    """The checkpoint and the signatures of a note; `note` of the result is the same text.
+
+    Nothing in it is verified. Raises: MalformedError.
+    """
+    parsed = parse_note(note)
+    return SignedCheckpoint(parse_checkpoint(parsed.text), parsed.signatures)
 
 
 def format_checkpoint(checkpoint: Checkpoint) -> str:

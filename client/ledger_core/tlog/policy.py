@@ -23,7 +23,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ledger_core.tlog.checkpoint import Checkpoint, parse_checkpoint
+from ledger_core.tlog.checkpoint import Checkpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import CosignatureVerifier, cosigned_at_unix_s, parse_verifier
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
@@ -34,10 +34,9 @@ from ledger_core.tlog.note import (
     Verifier,
     check_algorithm,
     known_keys,
-    parse_note,
     verify_note,
 )
-from ledger_core.tlog.text import decode_text, excerpt, from_wire, parse_size
+from ledger_core.tlog.text import excerpt, from_wire, parse_size
 
 POLICY_BYTES_MAX = 1 << 20
 LOGS_MAX = 64
@@ -79,7 +78,11 @@ class PolicyGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedHead:
-    """A checkpoint that met a policy, and on whose word."""
+    """A checkpoint whose signatures met a policy. `Policy.check` alone makes it.
+
+    It is a type of its own beside `SignedCheckpoint`, so that a function that takes one can't be
+    given a checkpoint that nobody verified.
+    """
 
     checkpoint: Checkpoint
     note: str
@@ -120,11 +123,11 @@ class Policy:
         Raises: MalformedError when it is not a note or not a checkpoint; VerificationError saying
         which log, or which part of the quorum, is missing.
         """
-        parsed = parse_note(note)
-        checkpoint = parse_checkpoint(parsed.text)
+        signed = parse_signed_checkpoint(note)
+        checkpoint = signed.checkpoint
         if not any(log.verifier.name == checkpoint.origin for log in self.logs):
             raise VerificationError(f"no log of the policy has the origin {checkpoint.origin}")
-        verified = verify_note(parsed, self._verifiers())
+        verified = verify_note(signed.as_note(), self._verifiers())
         log_keys = self._log_keys(checkpoint, verified)
         if checkpoint.tree_size == 0 and checkpoint.root_hash != EMPTY_ROOT_HASH:
             raise VerificationError(
@@ -134,7 +137,7 @@ class Policy:
         self._check_quorum(times)
         return VerifiedHead(
             checkpoint=checkpoint,
-            note=decode_text(note),
+            note=signed.note,
             cosignatures=tuple((_shown(name), time_unix_s) for name, time_unix_s in times.items()),
             log_key=str(log_keys[0]),
             existed_before_unix_s=self._existed_before(times),

@@ -27,10 +27,10 @@ Source: c2sp.org/tlog-proof.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ledger_core.tlog.checkpoint import parse_checkpoint
+from ledger_core.tlog.checkpoint import parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import HASH_BYTES, SIZE_MAX, Hash
-from ledger_core.tlog.note import NOTE_BYTES_MAX, parse_note
+from ledger_core.tlog.note import NOTE_BYTES_MAX
 from ledger_core.tlog.policy import Policy, VerifiedHead
 from ledger_core.tlog.text import (
     decode_text,
@@ -193,7 +193,7 @@ def _split(data: bytes | str, header: str) -> tuple[list[str], str]:
         raise MalformedError(f"want the first line {header}, got {excerpt(first)}")
     if not separator:
         raise MalformedError("a proof has an empty line before its checkpoint")
-    parse_checkpoint(parse_note(checkpoint).text)
+    parse_signed_checkpoint(checkpoint)
     return lines, checkpoint
 
 

@@ -20,9 +20,18 @@ Source: RFC 6962 §2.1.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash, node_hash
+
+
+@dataclass(frozen=True, slots=True)
+class TreeHead:
+    """A tree size and the root hash of that tree, with nobody's signature."""
+
+    tree_size: int
+    root_hash: Hash
 
 
 class Node(NamedTuple):

@@ -32,20 +32,18 @@ Source: c2sp.org/tlog-witness.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
-from ledger_core.tlog.checkpoint import Checkpoint, parse_checkpoint
-from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
+from ledger_core.tlog.cosignature import CosignatureSigner, cosigned_at_unix_s
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, SIZE_MAX, Hash
 from ledger_core.tlog.keys import MLDSA44_COSIGNATURE
 from ledger_core.tlog.note import (
-    Note,
     NoteVerifier,
     Signature,
     format_signature_line,
-    parse_note,
     parse_signature_line,
     verify_note,
 )
@@ -67,13 +65,11 @@ _OLD = "old "
 
 @dataclass(frozen=True, slots=True)
 class AddCheckpoint:
-    """What a log asks. `note` is the signed checkpoint, verbatim; nothing in it is verified yet."""
+    """A request of a log: cosign this checkpoint. Nothing in it is verified yet."""
 
     old_size: int
     proof: tuple[Hash, ...]
-    note: str
-    signed: Note = field(init=False, repr=False, compare=False)
-    checkpoint: Checkpoint = field(init=False, repr=False, compare=False)
+    signed: SignedCheckpoint
 
     def __post_init__(self) -> None:
         """Raises: ValueError for what no request can say."""
@@ -85,9 +81,6 @@ class AddCheckpoint:
             )
         if any(len(hash_) != HASH_BYTES for hash_ in self.proof):
             raise ValueError(f"a hash has {HASH_BYTES} bytes")
-        signed = parse_note(self.note)
-        object.__setattr__(self, "signed", signed)
-        object.__setattr__(self, "checkpoint", parse_checkpoint(signed.text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +93,12 @@ class Authentic:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A checkpoint to cosign: it extends what was cosigned before. `signatures` are the log's."""
+    """A checkpoint to cosign: it extends what was cosigned before.
 
-    text: str
-    checkpoint: Checkpoint
-    signatures: tuple[Signature, ...]
+    `signed` has the verified signatures of the log alone.
+    """
+
+    signed: SignedCheckpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +112,6 @@ class Refused:
 
 
 Decision: TypeAlias = Accepted | Refused
-
-
-@dataclass(frozen=True, slots=True)
-class CosignedHead:
-    """The latest head that a witness stands by for one log, and since when it says so.
-
-    `note` has the signatures of the log that were verified, and then the witness's own.
-    """
-
-    note: Note
-    checkpoint: Checkpoint
-    cosigned_at_unix_s: int
 
 
 def parse_add_checkpoint(body: bytes) -> AddCheckpoint:
@@ -152,18 +134,20 @@ def parse_add_checkpoint(body: bytes) -> AddCheckpoint:
         )
     with from_wire():
         return AddCheckpoint(
-            parse_size(old.removeprefix(_OLD)), tuple(map(parse_hash, hashes)), note
+            parse_size(old.removeprefix(_OLD)),
+            tuple(map(parse_hash, hashes)),
+            parse_signed_checkpoint(note),
         )
 
 
 def format_add_checkpoint(request: AddCheckpoint) -> bytes:
     """The body of a request."""
     proof = "".join(f"{format_base64(hash_)}\n" for hash_ in request.proof)
-    return f"{_OLD}{request.old_size}\n{proof}\n{request.note}".encode()
+    return f"{_OLD}{request.old_size}\n{proof}\n{request.signed.note}".encode()
 
 
 def decide(
-    request: AddCheckpoint, *, log: Iterable[NoteVerifier] | None, known: CosignedHead | None
+    request: AddCheckpoint, *, log: Iterable[NoteVerifier] | None, known: SignedCheckpoint | None
 ) -> Decision:
     """Whether to cosign. `log`: the trusted keys of the origin, None when it is not known.
 
@@ -178,12 +162,12 @@ def authenticate(
     request: AddCheckpoint, *, log: Iterable[NoteVerifier] | None
 ) -> Authentic | Refused:
     """The half that needs no state: who signed, and sizes that can't be."""
-    checkpoint = request.checkpoint
+    checkpoint = request.signed.checkpoint
     keys = {} if log is None else {(key.name, key.key_id): key for key in log}
     if not keys:
         return Refused(404, "no log of this origin is known here")
     try:
-        signatures = verify_note(request.signed, keys.values())
+        signatures = verify_note(request.signed.as_note(), keys.values())
     except VerificationError as error:
         return Refused(403, str(error))
     # One line for each key: a checkpoint of sixty by the same one is not kept as such.
@@ -202,10 +186,10 @@ def authenticate(
     return Authentic(request, tuple(by_key.values()))
 
 
-def compare(authentic: Authentic, *, known: CosignedHead | None) -> Decision:
+def compare(authentic: Authentic, *, known: SignedCheckpoint | None) -> Decision:
     """The half that must be one transaction with the update: is it more of the same tree?"""
     request = authentic.request
-    checkpoint = request.checkpoint
+    checkpoint = request.signed.checkpoint
     known_size, known_root = 0, EMPTY_ROOT_HASH
     if known is not None:
         known_size, known_root = known.checkpoint.tree_size, known.checkpoint.root_hash
@@ -221,24 +205,24 @@ def compare(authentic: Authentic, *, known: CosignedHead | None) -> Decision:
         )
     except VerificationError as error:
         return Refused(422, str(error))
-    return Accepted(request.signed.text, checkpoint, authentic.signatures)
+    return Accepted(SignedCheckpoint(checkpoint, authentic.signatures))
 
 
-def is_fork(authentic: Authentic, known: CosignedHead | None) -> bool:
+def is_fork(authentic: Authentic, known: SignedCheckpoint | None) -> bool:
     """Whether the log signed two trees of one size, which proves that it misbehaves."""
     if known is None:
         return False
-    old, new = known.checkpoint, authentic.request.checkpoint
+    old, new = known.checkpoint, authentic.request.signed.checkpoint
     return new.tree_size == old.tree_size and new.root_hash != old.root_hash
 
 
 def advance(
     authentic: Authentic,
     *,
-    known: CosignedHead | None,
+    known: SignedCheckpoint | None,
     signers: Sequence[CosignatureSigner],
     time_unix_s: int,
-) -> CosignedHead | Refused:
+) -> SignedCheckpoint | Refused:
     """The head to stand by from now on, cosigned; it must be kept before it is shown.
 
     The checkpoint that was cosigned in the same second before gives that head back.
@@ -250,31 +234,42 @@ def advance(
     if time_unix_s <= 0:
         return Refused(503, "the clock is not set")
     if known is not None:
-        behind_s = known.cosigned_at_unix_s - time_unix_s
+        behind_s = cosigned_at(known) - time_unix_s
         if behind_s > 0:
             return Refused(503, f"the clock is {behind_s} s behind the head cosigned last")
-        if behind_s == 0 and known.note.text == decision.text:
+        if behind_s == 0 and known.checkpoint == decision.signed.checkpoint:
             return known
     return cosign(decision, signers, time_unix_s=time_unix_s)
 
 
 def cosign(
     accepted: Accepted, signers: Sequence[CosignatureSigner], *, time_unix_s: int
-) -> CosignedHead:
+) -> SignedCheckpoint:
     """Cosign with each key. Raises: ValueError for time 0, which would leave the time unsaid."""
     if time_unix_s <= 0:
         raise ValueError(f"a witness states the time of its cosignature: {time_unix_s}")
-    cosignatures = [signer.sign(accepted.text, time_unix_s=time_unix_s) for signer in signers]
-    note = Note(accepted.text, (*accepted.signatures, *cosignatures))
-    return CosignedHead(note, accepted.checkpoint, time_unix_s)
+    if not signers:
+        raise ValueError("a witness has at least one key")
+    signed = accepted.signed
+    text = signed.as_note().text
+    cosignatures = [signer.sign(text, time_unix_s=time_unix_s) for signer in signers]
+    return SignedCheckpoint(signed.checkpoint, (*signed.signatures, *cosignatures))
+
+
+def cosigned_at(head: SignedCheckpoint) -> int:
+    """The time of a head that `cosign` made, in seconds since 1970.
+
+    The witness's own cosignatures stand last, and state one time.
+    """
+    return cosigned_at_unix_s(head.signatures[-1])
 
 
 def cosignatures_by(
-    head: CosignedHead, signers: Iterable[CosignatureSigner]
+    head: SignedCheckpoint, signers: Iterable[CosignatureSigner]
 ) -> tuple[Signature, ...]:
     """The signatures of a head by these keys: what an answer consists of."""
     keys = {(signer.verifier.name, signer.verifier.key_id) for signer in signers}
-    return tuple(line for line in head.note.signatures if (line.name, line.key_id) in keys)
+    return tuple(line for line in head.signatures if (line.name, line.key_id) in keys)
 
 
 def format_size_answer(size: int) -> str:

@@ -29,10 +29,10 @@ from ledger.service.routes.proving import (
     prove_inclusion,
     prove_range,
 )
-from ledger.store.log import SignedCheckpoint
 from ledger_core.api import AllRefused, AppendAnswer, Batch, Envelope, EventAnswer, Refused, Result
 from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.event.model import Event
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import parse_size

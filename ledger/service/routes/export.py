@@ -29,13 +29,13 @@ from ledger.service.http.router import Content, Route, Success, choice_parameter
 from ledger.service.http.streaming_response import stream_answer
 from ledger.service.routes.proving import prove_inclusion
 from ledger.service.routes.search import QUERY_PARAMETER, reading_tenant
-from ledger.store.log import SignedCheckpoint
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import ExportTrailer
 from ledger_core.event.csv import COLUMNS, Cell, format_header, format_rows, table_row
 from ledger_core.evidence.bundle import EVENTS_MAX, EvidenceEvent, write_evidence
 from ledger_core.query.ast import Expression, format_query
 from ledger_core.query.parser import parse_query
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64
 

@@ -25,8 +25,8 @@ from ledger.service.routes.proving import (
     prove_consistency,
     prove_inclusion,
 )
-from ledger.store.log import SignedCheckpoint
 from ledger_core.api import ConsistencyAnswer, InclusionAnswer
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.prove import plan_inclusion
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.tree import Node

@@ -1,8 +1,9 @@
 """Proofs as answers carry them: read from the store, against a signed head."""
 
 from ledger.service.http.problems import ProblemError
-from ledger.store.log import LogStore, SignedCheckpoint
+from ledger.store.log import LogStore
 from ledger_core.api import Consistency
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.proof import Proof, RangeProof, format_proof, format_range_proof
 from ledger_core.tlog.prove import plan_consistency, plan_inclusion, plan_range
 

@@ -34,7 +34,6 @@ from ledger.service.http.router import (
 )
 from ledger.service.routes.events import PRIVATE, find_event
 from ledger.service.routes.proving import check_within, prove_consistency, prove_inclusion
-from ledger.store.log import SignedCheckpoint
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import (
     Bucket,
@@ -48,6 +47,7 @@ from ledger_core.api import (
 from ledger_core.event.model import Received
 from ledger_core.query.ast import Expression, format_query
 from ledger_core.query.parser import QUERY_CHARS_MAX, parse_query
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import excerpt, parse_size

@@ -32,10 +32,10 @@ from ledger.service.http.router import Content, Route, Success, flag_parameter, 
 from ledger.service.http.streaming_response import stream_answer
 from ledger.service.routes.proving import check_within, prove_inclusion
 from ledger.service.routes.search import QUERY_PARAMETER, found_event, reading_tenant
-from ledger.store.log import SignedCheckpoint
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import FoundEvent, StreamPosition
 from ledger_core.query.parser import parse_query
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.text import parse_size
 
