@@ -1,4 +1,11 @@
-"""The story of a small company's bad week, told as audit events.
+"""The audit events of a small company's bad week, for the demo and for tests.
+
+    event_maker  times, randomness, and what an event is made of
+    company      people, shops, machines, addresses
+    facts        what the intruder did, and the questions that find it
+    staff tasks  the ordinary week of the staff, and the tasks of each team
+    shops machines
+    intrusion response
 
 Tillwhistle is invented: twenty-five people (`u_101` to `u_125`) who run payment pages for six
 shops. Its office is 192.0.2.0/24 and its VPN 2001:db8:40::/64; there, an address ends in its
@@ -44,13 +51,13 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ledger.demo.data.event_maker import DAY_US, EventMaker, TimedEvent
 from ledger.demo.data.facts import INTRUDER, QUESTIONS, Intruder, Question
 from ledger.demo.data.intrusion import intrusion
 from ledger.demo.data.machines import machines
 from ledger.demo.data.response import response
 from ledger.demo.data.shops import shops
 from ledger.demo.data.staff import staff
-from ledger.demo.data.telling import DAY_US, Moment, Teller
 from ledger_core.event.canonical import format_time
 from ledger_core.event.ids import format_uuid7
 
@@ -60,7 +67,7 @@ WEEK_US = 7 * DAY_US
 # 1970 began on a Thursday.
 FIRST_MONDAY_US = 4 * DAY_US
 
-SCENES: tuple[Callable[[Teller], Iterator[Moment]], ...] = (
+SCENES: tuple[Callable[[EventMaker], Iterator[TimedEvent]], ...] = (
     staff,
     shops,
     machines,
@@ -72,24 +79,19 @@ SCENES: tuple[Callable[[Teller], Iterator[Moment]], ...] = (
 def bad_week(*, start_unix_us: int, seed: int) -> Iterator[dict[str, Any]]:
     """Some 2,700 events in order of time; the same arguments give the same events and ids.
 
-    The seed moves the ordinary week and the seconds; what the text above says holds for each.
-    Precondition: `start_unix_us` opens a Monday in UTC.
+    The seed changes the ordinary week and the seconds; what the text above says holds for each.
 
-    Raises:
-        ValueError: it does not.
+    Raises: ValueError when `start_unix_us` is not the start of a Monday in UTC.
     """
     if start_unix_us % WEEK_US != FIRST_MONDAY_US:
         raise ValueError(f"the week starts on a Monday at 00:00 UTC, got {start_unix_us} µs")
-    moments = [
-        moment
-        for scene in SCENES
-        for moment in scene(
-            Teller(start_unix_us=start_unix_us, rng=_generator(seed, scene.__name__))
-        )
-    ]
-    moments.sort(key=lambda moment: moment.at_unix_us)
+    timed_events: list[TimedEvent] = []
+    for scene in SCENES:
+        maker = EventMaker(start_unix_us=start_unix_us, rng=_generator(seed, scene.__name__))
+        timed_events.extend(scene(maker))
+    timed_events.sort(key=lambda timed: timed.at_unix_us)
     ids = _generator(seed, "ids")
-    return (_dated(moment, ids) for moment in moments)
+    return (_with_id_and_time(timed, ids) for timed in timed_events)
 
 
 def week_before(unix_us: int) -> int:
@@ -98,13 +100,13 @@ def week_before(unix_us: int) -> int:
 
 
 def _generator(seed: int, scene: str) -> random.Random:
-    # Each scene has its own, so that a line added to one leaves the others as they were.
-    return random.Random(f"{seed} {scene}")  # noqa: S311 -- a story, not a secret
+    # Each scene has its own generator, so a line added to one leaves the others as they were.
+    return random.Random(f"{seed} {scene}")  # noqa: S311 -- invented events need no secrecy
 
 
-def _dated(moment: Moment, ids: random.Random) -> dict[str, Any]:
+def _with_id_and_time(timed: TimedEvent, ids: random.Random) -> dict[str, Any]:
     return {
-        "id": format_uuid7(unix_ms=moment.at_unix_us // 1000, random=ids.randbytes(10)),
-        "time": format_time(moment.at_unix_us),
-        **moment.event,
+        "id": format_uuid7(unix_ms=timed.at_unix_us // 1000, random=ids.randbytes(10)),
+        "time": format_time(timed.at_unix_us),
+        **timed.event,
     }

@@ -1,15 +1,15 @@
-"""Tillwhistle: its people, its shops, its machines and their addresses. All of it is invented."""
+"""The invented company Tillwhistle: its people, shops, machines and addresses."""
 
 from dataclasses import dataclass
 
-from ledger.demo.data.telling import Day, Presence, Teller, thing
+from ledger.demo.data.event_maker import Caller, Day, EventMaker, thing
 
 COMPANY = "tillwhistle"
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One of the staff; works from the VPN on the days named, else in the office."""
+    """An employee: on the days in `remote` on the VPN, on the others in the office."""
 
     number: int
     title: str
@@ -30,9 +30,9 @@ class Person:
             return TRIP_IP
         return f"2001:db8:40::{self.number}" if day in self.remote else f"192.0.2.{self.number}"
 
-    def presence(self, teller: Teller, day: Day, *, service: str = "admin-web") -> Presence:
-        return Presence(
-            self.principal() | {"session": teller.session(self.id, day)},
+    def caller(self, maker: EventMaker, day: Day, *, service: str = "admin-web") -> Caller:
+        return Caller(
+            self.principal() | {"session": maker.session(self.id, day)},
             {
                 "ip": self.ip(day),
                 "user_agent": BROWSERS[self.number % len(BROWSERS)],
@@ -43,7 +43,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """A customer of ours, its people and the line that they come in on."""
+    """A customer of the company, its people and the address that they share."""
 
     tenant: str
     name: str
@@ -57,16 +57,16 @@ class Shop:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A service that acts by itself."""
+    """A service that acts on its own schedule."""
 
     id: str
     name: str
     host: int
     version: str
 
-    def presence(self) -> Presence:
-        return Presence(
-            {"type": "service", "id": self.id, "name": self.name},
+    def caller(self) -> Caller:
+        return Caller(
+            thing("service", self.id, self.name),
             {
                 "ip": f"2001:db8:10::{self.host}",
                 "service": "scheduler",
@@ -82,7 +82,7 @@ BROWSERS = (
     "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) Safari/605.1.15",
 )
 
-# The saleswoman's trip: an unknown address, but her own second factor.
+# The sales trip: an unknown address, but the right second factor. A false lead.
 TRIP, TRIP_IP = (121, Day.THURSDAY), "198.51.100.201"
 
 TUESDAYS, FRIDAYS = (Day.TUESDAY,), (Day.FRIDAY,)

@@ -1,13 +1,13 @@
-"""What a responder must find out: the intruder's facts, and the questions that lead to them."""
+"""The facts of the intrusion, and the questions by which a responder finds them."""
 
 from dataclasses import dataclass
 
-from ledger.demo.data.telling import Day
+from ledger.demo.data.event_maker import Day
 
 
 @dataclass(frozen=True, slots=True)
 class Intruder:
-    """Who the intruder was in our log, from where it came, and what it left behind."""
+    """The intruder in the log: its account and session, its addresses, and what it created."""
 
     actor_id: str
     session_id: str
@@ -85,7 +85,7 @@ QUESTIONS = (
     ),
     Question("What else was done from that address?", "source:198.51.100.77", 73),
     Question("And what was it denied?", "source:198.51.100.77 outcome:denied", 9),
-    Question("What left the house?", "source:198.51.100.77 action:customer.exported", 1),
+    Question("Which data left the company?", "source:198.51.100.77 action:customer.exported", 1),
     Question(
         "Where had the session been before?", "session:s_7f3a11c4 NOT source:198.51.100.77", 2
     ),

@@ -1,83 +1,66 @@
-"""The staff's ordinary week: people come in, prove who they are, do their chores and go home."""
+"""The staff's ordinary week: each person logs in, does some tasks of the team, and goes home."""
 
 from collections.abc import Iterator
+from functools import partial
 
-from ledger.demo.data.chores import CHORES, Shift
 from ledger.demo.data.company import COMPANY, STAFF, Person
+from ledger.demo.data.event_maker import MINUTE_US, WORKDAYS, Day, EventMaker, TimedEvent, thing
 from ledger.demo.data.facts import INTRUDER
-from ledger.demo.data.telling import MINUTE_US, WORKDAYS, Day, Moment, Teller, thing
+from ledger.demo.data.tasks import TASKS, Shift
 
-CHORES_A_DAY, CHORES_ON_CALL = range(6, 11), range(2, 5)
+TASKS_A_DAY, TASKS_ON_CALL = range(6, 11), range(2, 5)
 ON_CALL = {Day.SATURDAY: ("u_102", "u_110", "u_119"), Day.SUNDAY: ("u_102", "u_120")}
 
 
-def staff(teller: Teller) -> Iterator[Moment]:
-    """Everybody's days; the Friday of `u_117` is told with the response."""
+def staff(maker: EventMaker) -> Iterator[TimedEvent]:
+    """The days of all people, but for the Friday of `u_117`, which is part of the response."""
     for person in STAFF:
         for day in Day:
             locked_out = person.id == INTRUDER.actor_id and day == Day.FRIDAY
             if (day in WORKDAYS and not locked_out) or person.id in ON_CALL.get(day, ()):
-                yield from working_day(teller, person, day)
+                yield from working_day(maker, person, day)
 
 
-def working_day(teller: Teller, person: Person, day: Day) -> Iterator[Moment]:
-    arrives = teller.at(day, person.starts) + teller.rng.randrange(-15, 20) * MINUTE_US
+def working_day(maker: EventMaker, person: Person, day: Day) -> Iterator[TimedEvent]:
+    arrives = maker.at(day, person.starts) + maker.rng.randrange(-15, 20) * MINUTE_US
     leaves = arrives + person.hours * 60 * MINUTE_US
-    shift = Shift(teller, person, person.presence(teller, day))
-    yield from come_in(shift, arrives)
-    chores = CHORES[person.team]
-    count = teller.rng.choice(CHORES_A_DAY if day in WORKDAYS else CHORES_ON_CALL)
-    for chore in teller.rng.choices(list(chores), list(chores.values()), k=count):
-        for moment in chore(shift, work_time(teller, arrives, leaves)):
-            leaves = max(leaves, moment.at_unix_us)
-            yield moment
-    if teller.chance(0.7):
-        yield shift.tell(teller.later(leaves, seconds=600), "session.ended", tenant=COMPANY)
+    shift = Shift(maker, person, person.caller(maker, day))
+    yield from log_in(shift, arrives)
+    tasks = TASKS[person.team]
+    count = maker.rng.choice(TASKS_A_DAY if day in WORKDAYS else TASKS_ON_CALL)
+    for task in maker.rng.choices(list(tasks), list(tasks.values()), k=count):
+        for timed in task(shift, work_time(maker, arrives, leaves)):
+            leaves = max(leaves, timed.at_unix_us)
+            yield timed
+    if maker.chance(0.7):
+        yield shift.event(maker.later(leaves, seconds=600), "session.ended")
 
 
-def work_time(teller: Teller, arrives: int, leaves: int) -> int:
-    """Some time of the shift; half of what would fall into the middle hour comes after lunch."""
-    at = teller.rng.randrange(arrives + 5 * MINUTE_US, leaves)
+def work_time(maker: EventMaker, arrives: int, leaves: int) -> int:
+    """A time of the shift; half of what would fall into the middle hour comes after lunch."""
+    at = maker.rng.randrange(arrives + 5 * MINUTE_US, leaves)
     lunch = (arrives + leaves) // 2
-    if abs(at - lunch) < 30 * MINUTE_US and teller.chance(0.5):
-        at += 60 * MINUTE_US
-    return at
+    is_after_lunch = abs(at - lunch) < 30 * MINUTE_US and maker.chance(0.5)
+    return at + 60 * MINUTE_US if is_after_lunch else at
 
 
-def come_in(shift: Shift, at: int) -> Iterator[Moment]:
-    """Password, perhaps at the second try, then the second factor, unless one is exempt."""
-    teller, me = shift.teller, thing("user", shift.person.id)
-    gate, trace = shift.who.through("gate"), teller.trace()
-    door = gate.signed_out()
-    if teller.chance(0.12):
-        yield teller.tell(
-            at,
-            door,
-            "login.failed",
-            me,
-            outcome="failure",
-            reason="wrong password",
-            tenant=COMPANY,
-            trace=trace,
-        )
-        at = teller.later(at, seconds=40)
-        if teller.chance(0.25):
-            yield teller.tell(at, door, "password.reset_requested", me, tenant=COMPANY, trace=trace)
-            at = teller.later(at, seconds=240)
-            yield teller.tell(at, door, "password.changed", me, tenant=COMPANY, trace=trace)
-            at = teller.later(at, seconds=30)
-    exempt = shift.person.id == INTRUDER.actor_id
-    if not exempt:
+def log_in(shift: Shift, at: int) -> Iterator[TimedEvent]:
+    """Password, perhaps at the second try, then the second factor, unless the person is exempt."""
+    maker, me, gate = shift.maker, thing("user", shift.person.id), shift.caller.via("gate")
+    event = partial(maker.event, tenant=COMPANY, trace=maker.trace())
+    door = gate.without_session()
+    if maker.chance(0.12):
+        yield event(at, door, "login.failed", me, outcome="failure", reason="wrong password")
+        at = maker.later(at, seconds=40)
+        if maker.chance(0.25):
+            yield event(at, door, "password.reset_requested", me)
+            at = maker.later(at, seconds=240)
+            yield event(at, door, "password.changed", me)
+            at = maker.later(at, seconds=30)
+    is_exempt = shift.person.id == INTRUDER.actor_id
+    if not is_exempt:
         device = thing("mfa_device", f"dev_{shift.person.number - 80}")
-        yield teller.tell(at, door, "mfa.verified", me, device, tenant=COMPANY, trace=trace)
-        at = teller.later(at, seconds=10)
-    yield teller.tell(
-        at,
-        gate,
-        "login.succeeded",
-        me,
-        tenant=COMPANY,
-        trace=trace,
-        method="password",
-        mfa="exempt" if exempt else "verified",
-    )
+        yield event(at, door, "mfa.verified", me, device)
+        at = maker.later(at, seconds=10)
+    mfa = "exempt" if is_exempt else "verified"
+    yield event(at, gate, "login.succeeded", me, method="password", mfa=mfa)

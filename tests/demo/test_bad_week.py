@@ -1,5 +1,6 @@
-"""The story must be valid, repeatable, and such that a responder can find the intruder in it."""
+"""The demo's week is valid and repeatable, and a responder can find the intruder in it."""
 
+import hashlib
 import json
 import re
 import statistics
@@ -13,12 +14,18 @@ import pytest
 
 from ledger.demo.data import INTRUDER, QUESTIONS, Question, bad_week, week_before
 from ledger.demo.data.company import SHOPS, STAFF
-from ledger.demo.data.telling import DAY_US, MINUTE_US, Day
+from ledger.demo.data.event_maker import DAY_US, MINUTE_US, Day
 from ledger_core.event.canonical import parse_time
 from ledger_core.event.reader import Reader
 
 MONDAY_UNIX_US = 1_763_942_400_000_000  # 2025-11-24T00:00:00Z
 SEEDS = (0, 1, 7)
+# Seed: the number of events, and the SHA-256 of all of them as JSON with sorted keys.
+CONTENTS = {
+    0: (2632, "9d6aeb178231fcb026a123c989e0eccaaec5933b1dc0ebeb4343cd90f128e8a9"),
+    1: (2561, "df989820b41b6e2fc0246ce7450234be9afb176cfc0bc88fac6dcd19100ae9bc"),
+    7: (2587, "cd1cd4a58edd2be00d96b515da7fcd2480f11a30d2e2871e2195ba7bdf947181"),
+}
 DOCUMENTATION = tuple(
     ip_network(text)
     for text in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
@@ -104,7 +111,14 @@ def test_ids_are_unique_and_hold_the_time(week: Events) -> None:
     assert [id_.int >> 80 for id_ in ids] == [parse_time(event["time"]) // 1000 for event in week]
 
 
-def test_the_same_seed_tells_the_same_story() -> None:
+@pytest.mark.parametrize("seed", CONTENTS)
+def test_the_events_are_those_of_every_earlier_version(seed: int) -> None:
+    week = list(bad_week(start_unix_us=MONDAY_UNIX_US, seed=seed))
+    text = json.dumps(week, sort_keys=True, ensure_ascii=False)
+    assert (len(week), hashlib.sha256(text.encode()).hexdigest()) == CONTENTS[seed]
+
+
+def test_the_same_seed_makes_the_same_week() -> None:
     first, second = (list(bad_week(start_unix_us=MONDAY_UNIX_US, seed=3)) for _ in range(2))
     assert first == second
 
