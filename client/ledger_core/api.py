@@ -1,57 +1,72 @@
-"""What goes over the wire as JSON: the types that answers are encoded and documented from.
+"""The JSON that the service and its clients exchange: one type for each body, request or answer.
 
-Bytes are base64 in JSON: msgspec's encoder writes them so.
+The service encodes answers from these types and prints its OpenAPI document from them; clients
+decode with them. A decoder passes over members that it does not know, so a newer service may add
+some. A member without a value is left out; it is never null. Hashes stay base64 text here, for
+msgspec's decoder takes base64 that is not canonical: `parse_hash` does not.
 """
 
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from ledger_core.event.commitments import Opening
 from ledger_core.event.model import Event, Id, Reason, Received
 from ledger_core.event.reader import Filled
-from ledger_core.tlog.hashing import Hash
-
-Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-HashText = Annotated[Hash, Meta(description="32 bytes", extra_json_schema={"maxLength": 44})]
-
-_RESULTS = {
-    "items": {"oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("Result", "Refused")]}
-}
-
+from ledger_core.tlog.text import parse_hash
+from ledger_core.tlog.trust import ConsistencyProof
 
 TYPE_PREFIX: Final = "/v1/problems#"
+SHOWN_CHARS_MAX: Final = 500
+
+Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+HashText = Annotated[
+    str,
+    Meta(description="32 bytes", max_length=44, extra_json_schema={"contentEncoding": "base64"}),
+]
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A problem document, and what stands in the place of a refused event in a list of results."""
+class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A problem document, and the reason in a list of results why an event was refused.
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    field: str | UnsetType = UNSET
-    limit: int | UnsetType = UNSET
-    got: int | UnsetType = UNSET
-    rule: str | UnsetType = UNSET
-    position: int | UnsetType = UNSET
-    length: int | UnsetType = UNSET
-    expected: tuple[str, ...] | UnsetType = UNSET
-    nearest: str | UnsetType = UNSET
+    The members from `field` on are the ledger's own. Source: RFC 9457 §3.1.
+    """
+
+    type: str = "about:blank"
+    title: str = ""
+    status: int = 0
+    detail: str = ""
+    field: str | None = None
+    limit: int | None = None
+    got: int | None = None
+    rule: str | None = None
+    position: int | None = None
+    length: int | None = None
+    expected: tuple[str, ...] = ()
+    nearest: str | None = None
 
     @property
     def slug(self) -> str:
-        """Its name in the table."""
-        return self.type.removeprefix(TYPE_PREFIX)
+        """The name of the row in the service's table of problems."""
+        return self.type.rpartition("#")[2]
 
     def members(self) -> dict[str, Any]:
-        """Its members, for a document that has more of them (RFC 9457 §3.2)."""
+        """The members, for a document that has more of them (RFC 9457 §3.2)."""
         return msgspec.structs.asdict(self)
+
+    def printable(self, status: int) -> "Problem":
+        """The problem as a terminal or a log may show it, with the status of the response."""
+        shown: dict[str, Any] = {
+            name: _printable(value) if isinstance(value, str) else value
+            for name, value in self.members().items()
+        }
+        shown |= {"status": status, "expected": tuple(map(_printable, self.expected))}
+        return Problem(**shown)
 
 
 class Envelope(Struct, forbid_unknown_fields=True):
-    """An event whose private values are sent beside it, each opening a commitment in it."""
+    """An event with its private values beside it; each value opens a commitment in the event."""
 
     event: Event
     private: tuple[Opening, ...]
@@ -77,24 +92,24 @@ class Batch(Struct, forbid_unknown_fields=True):
 
 
 class Masked(Struct, frozen=True, kw_only=True):
-    """Where a secret stood in an event, and the rule that it fits."""
+    """The place of a secret that the service took out of an event, and the rule that matched."""
 
     path: str
     rule: str
 
 
 class Committed(Struct, frozen=True, kw_only=True):
-    """Where the server put a commitment in the place of a value, and the salt it took."""
+    """The place of a value that the service replaced by a commitment, and the salt that it used."""
 
     path: str
     salt: str
 
 
 class Result(Struct, kw_only=True, omit_defaults=True):
-    """Where an event is. `filled` names what the server added, `time` is the one that it chose.
+    """The place of an event in the log.
 
-    `masked` says what the server took out, `committed` what it replaced: the event in the log is
-    then not the one that was sent.
+    `filled` names the fields that the service added; `time` is the time that it chose. With
+    `masked` or `committed` the logged event differs from the one that was sent.
     """
 
     index: Size
@@ -103,40 +118,68 @@ class Result(Struct, kw_only=True, omit_defaults=True):
     leaf_hash: HashText
     duplicate: bool
     filled: tuple[Filled, ...] = ()
-    time: str | UnsetType = UNSET
+    time: str | None = None
     masked: tuple[Masked, ...] = ()
     committed: tuple[Committed, ...] = ()
-    proof: str | UnsetType = UNSET
+    proof: str | None = None
 
 
 class Refused(Struct, frozen=True):
-    """Why an event is not in the log."""
+    """The reason why an event is not in the log."""
 
     error: Problem
 
 
-Results = Annotated[list[Any], Meta(extra_json_schema=_RESULTS)]
+Results = Annotated[
+    list[Any],
+    Meta(
+        extra_json_schema={
+            "items": {
+                "oneOf": [
+                    {"$ref": f"#/components/schemas/{name}"} for name in ("Result", "Refused")
+                ]
+            }
+        }
+    ),
+]
+"""Encoded from `Result`s and `Refused`s; `read_results` makes these of what was decoded."""
+
+
+def read_results(results: Results) -> list[Result | Refused]:
+    """The typed outcomes of decoded `results`. Raises: msgspec.ValidationError."""
+    return [
+        msgspec.convert(each, Refused)
+        if isinstance(each, dict) and "error" in each
+        else msgspec.convert(each, Result)
+        for each in results
+    ]
 
 
 class Consistency(Struct, frozen=True, kw_only=True):
-    """That the tree of size `to` begins with that of size `from`."""
+    """A proof that the tree of size `to` begins with the tree of size `from`."""
 
     from_: Size = msgspec.field(name="from")
     to: Size
     hashes: tuple[HashText, ...]
 
+    def proof(self) -> ConsistencyProof:
+        """The proof, which nothing has been checked against yet. Raises: MalformedError."""
+        return ConsistencyProof(
+            old_size=self.from_, new_size=self.to, hashes=tuple(map(parse_hash, self.hashes))
+        )
+
 
 class AppendAnswer(Struct, kw_only=True, omit_defaults=True):
-    """The outcome of every event of a request, in its order."""
+    """The outcome of every event of a request, in the order of the request."""
 
     results: Results
-    range_proof: str | UnsetType = UNSET
-    consistency: Consistency | UnsetType = UNSET
-    witnessed: bool | UnsetType = UNSET
+    range_proof: str | None = None
+    consistency: Consistency | None = None
+    witnessed: bool | None = None
 
 
 class AllRefused(Problem, frozen=True, kw_only=True):
-    """A problem document that has the outcome of every event too."""
+    """A problem document with the outcome of every event."""
 
     results: Results
 
@@ -144,7 +187,8 @@ class AllRefused(Problem, frozen=True, kw_only=True):
 class EventAnswer(Struct, kw_only=True, omit_defaults=True):
     """An event of the log. `leaf` is the exact text that the leaf hash covers.
 
-    `private` opens commitments in it: for tokens with that scope, and as long as nobody erased it.
+    `private` opens commitments in the event, for tokens with the scope `private`, until the values
+    are erased.
     """
 
     index: Size
@@ -153,12 +197,12 @@ class EventAnswer(Struct, kw_only=True, omit_defaults=True):
     leaf_hash: HashText
     leaf: str
     private: tuple[Opening, ...] = ()
-    proof: str | UnsetType = UNSET
-    consistency: Consistency | UnsetType = UNSET
+    proof: str | None = None
+    consistency: Consistency | None = None
 
 
 class FacetValue(Struct, frozen=True):
-    """A value, and how many of the events found have it."""
+    """A value, and the number of found events that have it."""
 
     value: str
     count: Size
@@ -167,8 +211,8 @@ class FacetValue(Struct, frozen=True):
 class FacetAnswer(Struct, frozen=True, kw_only=True):
     """The values of a field among the events found, the most frequent first.
 
-    `others` values more were found and are cut off. Not `exact`: only `counted` events were looked
-    at, a sample.
+    `others` counts the further values, which are cut off. Unless `exact`, the counts are of a
+    sample of `counted` events.
     """
 
     field: str
@@ -179,14 +223,14 @@ class FacetAnswer(Struct, frozen=True, kw_only=True):
 
 
 class Bucket(Struct, frozen=True):
-    """The start of an hour or a day, and how many of the events found happened in it."""
+    """The start of an hour or a day, and the number of found events that happened in it."""
 
     start: str
     count: Size
 
 
 class HistogramAnswer(Struct, frozen=True, kw_only=True):
-    """The events found by the time at which they happened; what is empty is left out."""
+    """The events found by the time at which they happened; empty buckets are left out."""
 
     unit: str
     buckets: tuple[Bucket, ...]
@@ -195,7 +239,7 @@ class HistogramAnswer(Struct, frozen=True, kw_only=True):
 
 
 class FoundEvent(EventAnswer, kw_only=True, omit_defaults=True):
-    """An event that was searched for. `because` says by what a pivot found it."""
+    """An event that a search found. `because` names the relations by which a pivot found it."""
 
     because: tuple[str, ...] = ()
 
@@ -203,9 +247,9 @@ class FoundEvent(EventAnswer, kw_only=True, omit_defaults=True):
 class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
     """A page of what a search found in the tree of size `tree_size`.
 
-    `total` is how many events it finds, or, not exact, the least that it finds. Not `complete`: a
-    bound was reached before the page was full. `cursor` goes on; without one nothing is left.
-    `scanned` is how many events had to be read to decide.
+    `total` is the number of events found, or at least found unless `total_exact`. Unless
+    `complete`, a bound was reached before the page was full. `cursor` gets the next page; without
+    one nothing is left. `scanned` is the number of events that had to be read to decide.
     """
 
     query: str
@@ -217,89 +261,110 @@ class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
     complete: bool
     took_ms: float
     events: tuple[FoundEvent, ...]
-    cursor: str | UnsetType = UNSET
-    facets: tuple[FacetAnswer, ...] | UnsetType = UNSET
-    histogram: HistogramAnswer | UnsetType = UNSET
-    explanation: str | UnsetType = UNSET
-    consistency: Consistency | UnsetType = UNSET
+    cursor: str | None = None
+    facets: tuple[FacetAnswer, ...] = ()
+    histogram: HistogramAnswer | None = None
+    explanation: str | None = None
+    consistency: Consistency | None = None
 
 
 class SeenAnswer(Struct, kw_only=True, omit_defaults=True):
-    """The first and the last event from an address or a network, and what was done from there."""
+    """The first and the last event from an address or a network, and the actions from there."""
 
     source: str
     tree_size: Size
     total: Size
     total_exact: bool
     actions: FacetAnswer
-    first: FoundEvent | UnsetType = UNSET
-    last: FoundEvent | UnsetType = UNSET
+    first: FoundEvent | None = None
+    last: FoundEvent | None = None
 
 
 class StreamPosition(Struct, frozen=True, kw_only=True):
-    """A line of a stream that is no event: all before `next` has been looked at."""
+    """A line of a stream without an event: all entries before `next` have been scanned."""
 
     next: Size
     tree_size: Size
 
 
+class _StreamLine(Struct):
+    index: msgspec.Raw | None = None
+
+
+_decode_stream_line = msgspec.json.Decoder(_StreamLine).decode
+_decode_found_event = msgspec.json.Decoder(FoundEvent).decode
+_decode_stream_position = msgspec.json.Decoder(StreamPosition).decode
+
+
+def decode_stream_line(line: bytes) -> FoundEvent | StreamPosition:
+    """A line of a stream, as JSON without its newline. Raises: msgspec.DecodeError."""
+    is_event = _decode_stream_line(line).index is not None
+    return _decode_found_event(line) if is_event else _decode_stream_position(line)
+
+
 class ExportTrailer(Struct, frozen=True, kw_only=True):
-    """The end of an export: how many rows stand before it, and the SHA-256 of their bytes."""
+    """The end of an export: the number of rows before it, and the SHA-256 of their bytes."""
 
     rows: Size
     sha256: str
     tree_size: Size
 
 
+class TrailerLine(Struct, frozen=True):
+    """The last line of an export as JSON lines."""
+
+    trailer: ExportTrailer
+
+
 class Erase(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose private values are to be destroyed, and why."""
+    """The subject whose private values are to be destroyed, and the reason."""
 
     subject: Id
     reason: Reason
 
 
 class Erased(Struct, frozen=True, kw_only=True):
-    """What was destroyed, and the event that says so."""
+    """The number of destroyed values, and the event that records the erasure."""
 
     subject: str
-    values: int
+    values: Size
     index: Size
     id: str
 
 
 class InclusionAnswer(Struct, kw_only=True, omit_defaults=True):
-    """An inclusion proof, and the signed checkpoint of its tree where one was published."""
+    """An inclusion proof, and the signed checkpoint of its tree if one was published."""
 
     index: Size
     tree_size: Size
     leaf_hash: HashText
     hashes: tuple[HashText, ...]
-    checkpoint: str | UnsetType = UNSET
-    consistency: Consistency | UnsetType = UNSET
+    checkpoint: str | None = None
+    consistency: Consistency | None = None
 
 
 class ConsistencyAnswer(Consistency, frozen=True, kw_only=True, omit_defaults=True):
-    """A consistency proof, and the signed checkpoint of the larger tree where one was published."""
+    """A consistency proof, and the signed checkpoint of the larger tree if one was published."""
 
-    checkpoint: str | UnsetType = UNSET
+    checkpoint: str | None = None
 
 
 class WitnessAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A witness of the policy: the last head that it cosigned here, and what went wrong since."""
+    """A witness of the policy: the last head that it cosigned here, and any error since."""
 
     name: str
     verifier_key: str
-    url: str | UnsetType = UNSET
-    cosigned_size: Size | UnsetType = UNSET
-    cosigned_at_unix_s: int | UnsetType = UNSET
-    error: str | UnsetType = UNSET
+    url: str | None = None
+    cosigned_size: Size | None = None
+    cosigned_at_unix_s: int | None = None
+    error: str | None = None
 
 
 class IndexAnswer(Struct, frozen=True, kw_only=True):
-    """How far the index is: whole segments of 65,536 events that are sealed, of those there are.
+    """How many of the full segments of 65,536 events are sealed in the index.
 
-    What is not sealed yet is searched too, only slower. Not `current`: it is made anew, by other
-    rules of analysis.
+    Events outside sealed segments are searched too, only slower. Unless `current`, the index is
+    being rebuilt by newer rules of analysis.
     """
 
     sealed_segments: Size
@@ -308,7 +373,7 @@ class IndexAnswer(Struct, frozen=True, kw_only=True):
 
 
 class LogAnswer(Struct, frozen=True, kw_only=True):
-    """Which log this is, and how large. None of it is to be trusted: a verifier has its policy."""
+    """The name, keys and size of the log. A verifier trusts its own policy instead of these."""
 
     origin: str
     verifier_keys: tuple[str, ...]
@@ -326,14 +391,14 @@ class Alive(Struct, frozen=True, kw_only=True):
 
 
 class Ready(Struct, frozen=True, kw_only=True):
-    """The service takes and proves events; `warnings` says what will stop it before long."""
+    """The service takes and proves events; `warnings` names what will soon prevent it."""
 
     status: str
     warnings: tuple[str, ...]
 
 
 class NotReady(Problem, frozen=True, kw_only=True):
-    """A problem document that says what stands in the way."""
+    """A problem document that lists why the service is not ready."""
 
     reasons: tuple[str, ...]
 
@@ -351,3 +416,8 @@ class ProblemKinds(Struct, frozen=True, kw_only=True):
     """The table of problems."""
 
     problems: tuple[ProblemKind, ...]
+
+
+def _printable(text: str) -> str:
+    """Foreign text, cut short, without line breaks and terminal escapes."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:SHOWN_CHARS_MAX])

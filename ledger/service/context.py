@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
-from ledger.service.http.problems import RETRY_AFTER_S, ProblemError
+from ledger.service.http.problems import retry_later
 from ledger.service.ingest import Appender
 from ledger.service.private_fields import PrivateFields
 from ledger.service.query_pool import Searcher
@@ -69,9 +69,7 @@ class Service:
                 timeout_s=self.settings.published_wait_s if wait_s is None else wait_s,
             )
         if published is None:
-            raise ProblemError(
-                "not-yet-published",
-                f"no checkpoint of size {tree_size} or more is published yet",
-                headers={"Retry-After": str(round(RETRY_AFTER_S))},
+            raise retry_later(
+                "not-yet-published", f"no checkpoint of size {tree_size} or more is published yet"
             )
         return published

@@ -26,6 +26,7 @@ from ledger_core.event.canonical import format_leaf, format_time, parse_leaf, pa
 from ledger_core.event.model import EventError, Received
 from ledger_core.event.reader import Reader, ReadEvent
 from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.text import format_base64
 
 YIELD_EVERY: Final = 256
 """Events read between two chances for other requests: a few milliseconds of work."""
@@ -175,7 +176,7 @@ def _outcome(
         index=placed.leaf_index,
         id=str(read.event.id),
         received=received,
-        leaf_hash=entry.leaf_hash,
+        leaf_hash=format_base64(entry.leaf_hash),
         duplicate=placed.placement is Placement.DUPLICATE,
         filled=read.filled,
     )
@@ -188,7 +189,7 @@ def _outcome(
         stored = parse_leaf(placed.leaf)
         event = stored.event
         result.received = stored.received
-        result.leaf_hash = leaf_hash(placed.leaf)
+        result.leaf_hash = format_base64(leaf_hash(placed.leaf))
     if "time" in read.filled:
-        result.time = event.time
+        result.time = event.time or None
     return result

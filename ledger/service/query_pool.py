@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from ledger.query.engine import QueryEngine
 from ledger.query.executor import QueryLimits
 from ledger.query.indexer import IndexFollower
-from ledger.service.http.problems import RETRY_AFTER_S, ProblemError
+from ledger.service.http.problems import retry_later
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class Searcher:
     async def run(self, work: Callable[[], T]) -> T:
         """The result of some work on a thread. Raises: ProblemError when too much waits already."""
         if self._at_once >= self._at_once_max:
-            raise _too_busy("too many searches wait", limit=self._at_once_max)
+            raise retry_later("too-busy", "too many searches wait", limit=self._at_once_max)
         self._at_once += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -56,7 +56,7 @@ class Searcher:
     def stream(self) -> Iterator[None]:
         """The place of one open stream. Raises: ProblemError when all are taken."""
         if self._streams >= self._streams_max:
-            raise _too_busy("too many streams are open", limit=self._streams_max)
+            raise retry_later("too-busy", "too many streams are open", limit=self._streams_max)
         self._streams += 1
         try:
             yield
@@ -67,12 +67,3 @@ class Searcher:
         """End the threads, each with what it is at; none reads the log when this returns."""
         self._follower.stop()
         self._pool.shutdown()
-
-
-def _too_busy(detail: str, *, limit: int) -> ProblemError:
-    return ProblemError(
-        "too-busy",
-        detail,
-        limit=limit,
-        headers={"Retry-After": str(round(RETRY_AFTER_S))},
-    )

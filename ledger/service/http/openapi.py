@@ -14,7 +14,7 @@ from ledger.service.http.problems import PROBLEMS
 from ledger.service.http.responses import PROBLEM_MEDIA
 from ledger.service.http.router import Content, Parameter, Route
 from ledger.service.routes import ROUTES
-from ledger_core.api import Problem, Refused, Result
+from ledger_core.api import AllRefused, NotReady, Problem, Refused, Result
 from ledger_core.event.model import Event
 
 REF_TEMPLATE: Final = "#/components/schemas/{name}"
@@ -24,6 +24,9 @@ _WITH_TOKEN: Final = ("token-missing", "token-unknown", "scope-missing")
 _RETRIED: Final = frozenset(
     {"queue-full", "too-busy", "not-yet-published", "writing-stopped", "unavailable"}
 )
+
+_PROBLEM_DOCUMENTS: Final = frozenset({Problem.__name__, AllRefused.__name__, NotReady.__name__})
+_ALWAYS_SENT: Final = ("type", "title", "status", "detail")
 
 _DESCRIPTION: Final = """\
 An append-only log of audit events whose every answer can be checked without trusting this service:
@@ -76,7 +79,26 @@ def _schemas() -> tuple[dict[Any, dict[str, Any]], dict[str, Any]]:
     """The schema of every type that the routes name, and the components that they refer to."""
     types = [*dict.fromkeys(_types()), Problem, Event, Result, Refused]
     schemas, components = msgspec.json.schema_components(types, ref_template=REF_TEMPLATE)
-    return dict(zip(types, schemas, strict=True)), dict(components)
+    return dict(zip(types, schemas, strict=True)), {
+        name: _as_sent(component) for name, component in components.items()
+    }
+
+
+def _as_sent(component: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a type as this service encodes it.
+
+    An answer leaves a member without a value out instead of sending null, and a problem document
+    always has the members that a decoder of foreign ones must do without.
+    """
+    properties = component.get("properties", {})
+    for name, schema in properties.items():
+        if schema.get("default", "") is None:
+            (properties[name],) = (each for each in schema["anyOf"] if each != {"type": "null"})
+    if component["title"] in _PROBLEM_DOCUMENTS:
+        for name in _ALWAYS_SENT:
+            properties[name].pop("default")
+        component["required"] = [*_ALWAYS_SENT, *component["required"]]
+    return component
 
 
 def _types() -> Iterator[Any]:

@@ -35,7 +35,7 @@ from ledger_core.event.model import Event
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import leaf_hash
-from ledger_core.tlog.text import parse_size
+from ledger_core.tlog.text import format_base64, parse_size
 
 PROOFS_BETWEEN_YIELDS: Final = 64
 PRIVATE: Final = "private, no-cache"
@@ -114,7 +114,7 @@ async def read_event(
         index=index,
         event=msgspec.Raw(parsed.event_json),
         received=parsed.received,
-        leaf_hash=leaf_hash(stored),
+        leaf_hash=format_base64(leaf_hash(stored)),
         leaf=stored.decode(),
     )
     if may_open:

@@ -30,7 +30,7 @@ from ledger.service.http.streaming_response import stream_answer
 from ledger.service.routes.proving import prove_inclusion
 from ledger.service.routes.search import QUERY_PARAMETER, reading_tenant
 from ledger_client.runtime.clock import unix_us
-from ledger_core.api import ExportTrailer
+from ledger_core.api import ExportTrailer, TrailerLine
 from ledger_core.event.csv import COLUMNS, Cell, format_header, format_rows, table_row
 from ledger_core.evidence.bundle import EVENTS_MAX, EvidenceEvent, write_evidence
 from ledger_core.query.ast import Expression, format_query
@@ -138,7 +138,7 @@ def _format_line(row: Row) -> bytes:
 
 def format_jsonl_trailer(trailer: ExportTrailer) -> bytes:
     """The last line."""
-    return msgspec.json.encode({"trailer": trailer}) + b"\n"
+    return msgspec.json.encode(TrailerLine(trailer)) + b"\n"
 
 
 def _csv(rows: Iterator[Row]) -> Iterator[tuple[int, bytes]]:

@@ -6,7 +6,6 @@ Leaf hashes cover a random id, so a proof tells nothing of an event that one doe
 from typing import Final
 
 from aiohttp import web
-from msgspec import UNSET, UnsetType
 
 from ledger.service.context import Service
 from ledger.service.http.problems import ProblemError
@@ -66,8 +65,8 @@ async def read_inclusion(
     answer = InclusionAnswer(
         index=index,
         tree_size=tree_size,
-        leaf_hash=leaf_hash,
-        hashes=service.store.prove(plan),
+        leaf_hash=format_base64(leaf_hash),
+        hashes=tuple(map(format_base64, service.store.prove(plan))),
         checkpoint=_note(head),
     )
     if from_size is not None:
@@ -90,7 +89,7 @@ async def read_consistency(
     proof = prove_consistency(service.store, old_size=from_, new_size=new_size)
     cache = NO_CACHE if to is None else FIXED
     if not prefers_json(request.headers.get("Accept")):
-        text = "".join(f"{format_base64(each)}\n" for each in proof.hashes)
+        text = "".join(f"{each}\n" for each in proof.hashes)
         return make_answer(text.encode(), media=TEXT_MEDIA, cache=cache, headers=VARY)
     answer = ConsistencyAnswer(
         from_=proof.from_, to=proof.to, hashes=proof.hashes, checkpoint=_note(head)
@@ -118,8 +117,8 @@ async def _tree(
     return published.head.tree_size, published
 
 
-def _note(head: SignedCheckpoint | None) -> str | UnsetType:
-    return UNSET if head is None else head.note
+def _note(head: SignedCheckpoint | None) -> str | None:
+    return None if head is None else head.note
 
 
 ROUTES: Final = (

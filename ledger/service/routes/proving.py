@@ -6,6 +6,7 @@ from ledger_core.api import Consistency
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.proof import Proof, RangeProof, format_proof, format_range_proof
 from ledger_core.tlog.prove import plan_consistency, plan_inclusion, plan_range
+from ledger_core.tlog.text import format_base64
 
 
 def prove_inclusion(store: LogStore, *, leaf_index: int, head: SignedCheckpoint) -> str:
@@ -36,7 +37,8 @@ def prove_consistency(store: LogStore, *, old_size: int, new_size: int) -> Consi
     Precondition: old_size <= new_size <= the durable size.
     """
     plan = plan_consistency(old_size=old_size, new_size=new_size)
-    return Consistency(from_=old_size, to=new_size, hashes=store.prove(plan))
+    hashes = tuple(map(format_base64, store.prove(plan)))
+    return Consistency(from_=old_size, to=new_size, hashes=hashes)
 
 
 def check_within(name: str, number: int, *, tree_size: int) -> None:

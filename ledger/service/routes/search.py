@@ -11,7 +11,6 @@ from typing import Final
 
 import msgspec
 from aiohttp import web
-from msgspec import UNSET
 
 from ledger.query.cursor import ORDERS, Order
 from ledger.query.engine import Answer, Row
@@ -50,7 +49,7 @@ from ledger_core.query.parser import QUERY_CHARS_MAX, parse_query
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import leaf_hash
-from ledger_core.tlog.text import excerpt, parse_size
+from ledger_core.tlog.text import excerpt, format_base64, parse_size
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
@@ -198,8 +197,8 @@ async def read_seen(service: Service, request: web.BaseRequest, *, source: str) 
             total=seen.total,
             total_exact=seen.total_exact,
             actions=_facet(answer.facets[0]),
-            first=UNSET if seen.first is None else found_event(seen.first),
-            last=UNSET if seen.last is None else found_event(seen.last),
+            first=None if seen.first is None else found_event(seen.first),
+            last=None if seen.last is None else found_event(seen.last),
         )
 
     return encode_answer(await service.searcher.run(work), cache=PRIVATE)
@@ -221,7 +220,7 @@ def found_event(row: Row, *, because: tuple[str, ...] = ()) -> FoundEvent:
         index=row.index,
         event=parts.event,
         received=parts.received,
-        leaf_hash=leaf_hash(row.leaf),
+        leaf_hash=format_base64(leaf_hash(row.leaf)),
         leaf=row.leaf.decode(),
         because=because,
     )
@@ -300,9 +299,9 @@ def _answer(
             found_event(row, because=() if because is None else because(row.leaf))
             for row in found.rows
         ),
-        cursor=UNSET if found.cursor is None else found.cursor,
-        facets=tuple(map(_facet, found.facets)) if found.facets else UNSET,
-        histogram=UNSET if found.histogram is None else _histogram(found.histogram),
+        cursor=found.cursor,
+        facets=tuple(map(_facet, found.facets)),
+        histogram=None if found.histogram is None else _histogram(found.histogram),
     )
 
 

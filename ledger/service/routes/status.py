@@ -1,9 +1,9 @@
 """What the log is, whether the service is well, and what its problems mean."""
 
-from typing import Final, TypeVar
+from typing import Final
 
+import msgspec
 from aiohttp import web
-from msgspec import UNSET, UnsetType
 
 from ledger.service.context import Service
 from ledger.service.http.problems import PROBLEMS, make_problem
@@ -26,8 +26,6 @@ from ledger_core.api import (
     Ready,
     WitnessAnswer,
 )
-
-T = TypeVar("T")
 
 MAP_FILL_WARNED: Final = 0.9
 SEGMENTS_BEHIND_WARNED: Final = 1
@@ -123,22 +121,16 @@ def _witnesses(service: Service) -> tuple[WitnessAnswer, ...]:
     answers = []
     for witness in service.policy.witnesses:
         answer = WitnessAnswer(name=_printable(witness.name), verifier_key=str(witness.verifier))
-        status = statuses.get(witness.name)
-        if status is not None:
-            answer = WitnessAnswer(
-                name=answer.name,
-                verifier_key=answer.verifier_key,
+        if (status := statuses.get(witness.name)) is not None:
+            answer = msgspec.structs.replace(
+                answer,
                 url=status.url,
-                cosigned_size=_given(status.cosigned_size),
-                cosigned_at_unix_s=_given(status.cosigned_at_unix_s),
-                error=_given(status.error),
+                cosigned_size=status.cosigned_size,
+                cosigned_at_unix_s=status.cosigned_at_unix_s,
+                error=status.error,
             )
         answers.append(answer)
     return tuple(answers)
-
-
-def _given(value: T | None) -> T | UnsetType:
-    return UNSET if value is None else value
 
 
 def _printable(name: str) -> str:
