@@ -1,9 +1,15 @@
-"""Secrets in events: found by the name of a key or the form of a text, and masked.
+"""Finds secrets in events, by the name of a key or the form of a text, and masks them.
 
     find({"actor": …, "context": {"db": {"password": "…"}}})
         (Hit(path="context.db.password", rule="password"),)
 
-`rules` are the tables, `scanning` reads events by them, `choosing` adds what a user's file says.
+Its modules, in reading order:
+
+    rules       the tables: names of keys, forms of tokens
+    luhn        payment card numbers
+    scanner     applies the rules to an event, in linear time
+    user_rules  a user's file, which adds rules and turns rules off
+    re2_sets    patterns compiled by RE2, and what a fork requires of them
 """
 
 from functools import lru_cache
@@ -27,15 +33,15 @@ __all__ = [
 
 @lru_cache(maxsize=1)
 def default_rules() -> SecretRules:
-    """The rules of the house, compiled once in a process, on first use."""
+    """Return the built-in rules, compiled once in a process, on first use."""
     return SecretRules(KEY_RULES, PATTERN_RULES)
 
 
 def find(event: bytes | dict[str, Any]) -> tuple[Hit, ...]:
-    """The secrets in an event, by the rules of the house; see `SecretRules.find`."""
+    """Find the secrets in an event by the built-in rules; see `SecretRules.find`."""
     return default_rules().find(event)
 
 
 def mask(event: dict[str, Any]) -> dict[str, Any]:
-    """The event without its secrets, by the rules of the house; see `SecretRules.mask`."""
+    """Return the event without its secrets by the built-in rules; see `SecretRules.mask`."""
     return default_rules().mask(event)

@@ -1,9 +1,9 @@
-"""Payment card numbers: the ranges that issuers use, the lengths they give, and Luhn's digit.
+"""Payment card numbers: an issuer's range, the length that belongs to it, and Luhn's check digit.
 
-Sixteen digits are more often an order or a snowflake than a card, so all three must fit, and the
-digits must stand alone or in the groups that cards are printed with. Left out on purpose: Visa
-numbers of 13 digits, which were withdrawn and look like article and telephone numbers, and most of
-Maestro's range, which takes in half of all numbers.
+Sixteen digits are more often an order or a snowflake than a card, so all three must match, and the
+digits must be alone or in the groups that cards are printed with. Two kinds are left out on
+purpose: Visa numbers of 13 digits, which were withdrawn and look like article and telephone
+numbers, and most of Maestro's range, which contains half of all numbers.
 
 Source: ISO/IEC 7812-1, annex B (the check digit).
 """
@@ -15,7 +15,7 @@ CARD_PATTERN: Final = (
     r"\b[2-69][0-9]{13,18}\b|\b[2-69][0-9]{3}[ -][0-9]{4}[ -][0-9]{4}[ -][0-9]{4}\b"
     r"|\b3[0-9]{3}[ -][0-9]{6}[ -][0-9]{4,5}\b"
 )
-"""What may be one; a necessary condition, in RE2 syntax."""
+"""Text that may hold a card number, in RE2 syntax. A necessary condition."""
 
 _RANGES: Final = (
     # First and last prefix, then the lengths.
@@ -44,12 +44,12 @@ _runs = re.compile(r"(?<![0-9A-Za-z_.])[0-9]+(?:[ -][0-9]+)*(?![0-9A-Za-z_])").f
 
 
 def has_card_number(text: str) -> bool:
-    """Tell that a text holds a card number, alone or printed in groups."""
+    """Tell whether a text holds a card number, alone or printed in groups."""
     return any(_has_card(run.group()) for run in _runs(text))
 
 
 def is_card_number(digits: str) -> bool:
-    """Tell that digits have the range, the length and the check digit of a card."""
+    """Tell whether digits have the range, the length and the check digit of a card."""
     fits = any(
         len(digits) in lengths and low <= int(digits[: len(str(low))]) <= high
         for low, high, lengths in _RANGES
@@ -62,7 +62,7 @@ def _has_card(run: str) -> bool:
     if any(is_card_number(group) for group in groups):
         return True
     if "-" in run:
-        # Groups that a hyphen joins to others are parts of something longer, such as a UUID.
+        # Groups joined by a hyphen to others are parts of something longer, such as a UUID.
         return tuple(map(len, groups)) in _SHAPES and is_card_number("".join(groups))
     return any(
         tuple(map(len, groups[start : start + count])) in _SHAPES

@@ -1,9 +1,9 @@
-"""Patterns as RE2's automata, which a forked child must compile anew.
+"""Patterns compiled by RE2, which a forked child must compile anew.
 
-RE2 builds an automaton bit by bit, as texts need it, under locks of its own and while other threads
-of Python run. A fork in the middle of that leaves the child with a lock that nobody will ever give
-back. So a child has to forget what its parent compiled; whoever may fork sees to it that
-`forget_compiled` is called there (`os.register_at_fork`), for nothing here knows of processes.
+RE2 builds an automaton step by step, as texts need it. It does so under locks of its own and while
+other threads of Python run. If the process forks at that moment, the child gets a lock that is held
+for ever. So a child must drop what its parent compiled: a program that may fork registers
+`forget_compiled` with `os.register_at_fork`, since this package knows nothing of processes.
 """
 
 from abc import ABC, abstractmethod
@@ -15,21 +15,21 @@ import re2
 
 T = TypeVar("T")
 
-# The automaton is built as texts need it, and begins anew when it has this size.
+# An automaton grows as texts need it, and is built anew when it has this size.
 _AUTOMATON_BYTES_MAX: Final = 64 << 20
 
 _automata: "WeakSet[_Automaton[Any]]" = WeakSet()
 _forgotten: list[object] = []
-"""Never destroyed: a lock that somebody holds must not be."""
+"""Objects of the parent. They are never destroyed, because their locks may be held."""
 
 
 class _Automaton(ABC, Generic[T]):
-    """Something compiled, that can be compiled again."""
+    """Something that RE2 compiled, and can compile again."""
 
     __slots__ = ("__weakref__", "_compiled")
 
     def __init__(self) -> None:
-        """Raises: ValueError for what is no pattern."""
+        """Raises: ValueError for what is not RE2 syntax."""
         self._compiled: T | None = self._compile()
         _automata.add(self)
 
@@ -37,14 +37,14 @@ class _Automaton(ABC, Generic[T]):
     def _compile(self) -> T: ...
 
     def compiled(self) -> T:
-        """What RE2 made of it. Cost: 10 ms for a hundred patterns, the first time in a child."""
+        """Return RE2's object. Cost: 10 ms for a hundred patterns, the first time in a child."""
         compiled = self._compiled
         if compiled is None:
             compiled = self._compiled = self._compile()
         return compiled
 
     def forget(self) -> None:
-        """Compile it anew when it is next needed."""
+        """Compile the patterns anew when they are next needed."""
         if self._compiled is not None:
             _forgotten.append(self._compiled)
             self._compiled = None
@@ -59,16 +59,12 @@ class Pattern(_Automaton[Any]):
         self._pattern = pattern
         super().__init__()
 
-    def is_whole(self, text: str) -> bool:
-        """Whether it is the whole text."""
-        return self.compiled().fullmatch(text) is not None
-
     def is_in(self, text: str) -> bool:
-        """Whether it is somewhere in the text."""
+        """Tell whether the pattern matches anywhere in the text."""
         return self.compiled().search(text) is not None
 
     def found_in(self, text: str) -> Iterator[str]:
-        """Every part of the text that it is."""
+        """Return every part of the text that matches, from left to right."""
         return (match.group() for match in self.compiled().finditer(text))
 
     def _compile(self) -> Any:
@@ -84,12 +80,12 @@ class PatternSet(_Automaton[re2.Set]):
     __slots__ = ("_patterns",)
 
     def __init__(self, patterns: Iterable[tuple[str, str]]) -> None:
-        """`patterns`: the name of each, for errors, and what it is."""
+        """`patterns`: pairs of a name, for errors, and a pattern."""
         self._patterns = tuple(patterns)
         super().__init__()
 
     def found_in(self, text: str | bytes) -> list[int]:
-        """The numbers of those that are somewhere in the text, in no order."""
+        """Return the numbers of the patterns that match anywhere in the text, unordered."""
         return self.compiled().Match(text) or []
 
     def _compile(self) -> re2.Set:
@@ -104,14 +100,14 @@ class PatternSet(_Automaton[re2.Set]):
 
 
 def forget_compiled() -> None:
-    """Compile everything anew when it is next needed: for a forked child, first of all."""
+    """Compile everything anew when it is next needed. A forked child calls this first of all."""
     for automaton in tuple(_automata):
         automaton.forget()
-    re2.purge()  # It keeps what it compiled, for whoever asks for the same pattern.
+    re2.purge()  # The module's cache would return the parent's objects.
 
 
 def escape(text: str) -> str:
-    """The pattern of a text."""
+    """Return the pattern that matches a text literally."""
     escaped: str = re2.escape(text)
     return escaped
 

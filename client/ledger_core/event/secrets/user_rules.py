@@ -1,4 +1,4 @@
-"""What a user's file adds to the rules of the house, and which of them it turns off.
+"""A user's file of rules: it adds rules to the built-in ones, and turns some of these off.
 
     off = ["card-number"]
 
@@ -11,8 +11,8 @@
     rule = "acme-token"
     pattern = '\\bacme_[0-9a-f]{32}\\b'
 
-A pattern has no `^` and `$`: every text is looked at between quotes, so `"acme-[0-9]+"` is a whole
-text. What is found is named by `rule`: small letters, digits and hyphens.
+A pattern has no `^` and `$`: every text is read between quotes, so `"acme-[0-9]+"` is a whole text.
+`rule` names what is found: small letters, digits and hyphens.
 """
 
 import re
@@ -51,7 +51,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def parse_rules(text: str) -> SecretRules:
-    """The rules of the house as a user's file changes them. Raises: MalformedError."""
+    """Read the built-in rules as a user's file changes them. Raises: MalformedError."""
     if len(text) > FILE_BYTES_MAX:
         raise MalformedError(f"rules of secrets: more than {FILE_BYTES_MAX} characters")
     try:
