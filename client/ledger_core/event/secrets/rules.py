@@ -192,7 +192,7 @@ def _tokens() -> list[PatternRule]:
     return [PatternRule(rule, pattern) for rule, pattern in rows]
 
 
-PATTERN_RULES: Final = (
+PATTERN_RULES: Final[tuple[PatternRule, ...]] = (
     *_tokens(),
     # Headers and URLs. The value may be the whole text, so the header's name is not required.
     _checked("bearer-header", r"(?i)\bbearer +[0-9a-z._~+/-]{20,}", _is_bearer),

@@ -60,7 +60,7 @@ def parse_rules(text: str) -> SecretRules:
             _check_pattern(pattern)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, ValueError) as error:
         raise MalformedError(f"rules of secrets: {error}") from None
-    known = {rule.rule for rule in (*KEY_RULES, *PATTERN_RULES)}
+    known = {rule.rule for rule in KEY_RULES} | {rule.rule for rule in PATTERN_RULES}
     unknown = sorted(set(file.off) - known)
     if unknown:
         raise MalformedError(f"rules of secrets: off names {unknown[0]}, which is no rule")
