@@ -240,10 +240,9 @@ def test_a_store_that_was_put_back_behind_its_published_head_is_refused(path: Pa
 
     assert asyncio.run(grow(0)) != asyncio.run(grow(10))
     writer = LogWriter.open(path, map_bytes=MAP_BYTES)
-    with writer.store.environment.begin(write=True) as transaction:
+    with writer.store.environment.write() as transaction:
         note = signed(99, bytes(32)).encode()
-        handle = writer.store.databases[b"checkpoints"]
-        transaction.put((99).to_bytes(8, "big"), note, db=handle)
+        transaction.put(b"checkpoints", (99).to_bytes(8, "big"), note)
     writer.close()
     with pytest.raises(
         VerificationError, match=r"a head of size 99 was signed, but .* restored backup"

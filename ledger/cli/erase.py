@@ -33,7 +33,7 @@ def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
             # Read before anything is destroyed: an event that can't be logged must stop it.
             _, event_json = decode_event_object(mask(event))
             erasure = store.erase(subject, event_json=event_json)
-            access.post(event_json)
+            access.enqueue(event_json)
             store.finish(erasure)
         finally:
             store.close()

@@ -210,7 +210,7 @@ def _copied(paths: DirectoryPaths, to: Path) -> DirectoryPaths:
     shutil.copytree(paths.root, to, ignore=shutil.ignore_patterns("log", "*.lock"))
     copy.log.mkdir()
     store = LogStore.open(paths.log)
-    store.environment.copy(str(copy.log))
+    store.environment.copy(copy.log)
     store.close()
     return copy
 

@@ -22,19 +22,18 @@ def alter_entry(log: Path, leaf_index: int, *, before: bytes, after: bytes) -> N
         raise ValueError(f"want {len(before)} bytes in place of as many, got {len(after)}")
     store = LogStore.open(log, readonly=False)
     try:
-        entries = store.databases[keyspace.ENTRIES]
         bundle_index, offset = divmod(leaf_index, TILE_WIDTH)
-        with store.environment.begin(write=True) as transaction:
+        with store.environment.write() as transaction:
             row_key, key = keyspace.open_entry_key(leaf_index), keyspace.bundle_key(bundle_index)
-            row = transaction.get(row_key, db=entries)
+            row = transaction.get(keyspace.ENTRIES, row_key)
             if row is not None:
-                transaction.put(row_key, _replaced(row, before, after), db=entries)
+                transaction.put(keyspace.ENTRIES, row_key, _replaced(row, before, after))
                 return
-            frame = transaction.get(key, db=entries)
+            frame = transaction.get(keyspace.ENTRIES, key)
             leaves = decode_bundle(zstandard.ZstdDecompressor().decompress(frame or b""))
             leaves[offset] = _replaced(leaves[offset], before, after)
             frame = zstandard.ZstdCompressor().compress(encode_bundle(leaves))
-            transaction.put(key, frame, db=entries)
+            transaction.put(keyspace.ENTRIES, key, frame)
     finally:
         store.close()
 

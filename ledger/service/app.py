@@ -226,7 +226,7 @@ async def _background(service: Service) -> AsyncIterator[None]:
     )
     # An erasure that was done before a crash, its event not logged.
     for erasure in service.privacy.store.unlogged():
-        service.access.post(erasure.event_json)
+        service.access.enqueue(erasure.event_json)
         service.privacy.store.finish(erasure)
     # The log knows of a token before anybody can use it.
     await outbox.drain()

@@ -66,7 +66,7 @@ class PrivateFields:
         """Commit to the fields of the settings, and keep all openings, durably.
 
         For a thread of its own: it waits for the disk.
-        Raises: as `PrivateStore.keep`, with nothing kept.
+        Raises: as `PrivateStore.put`, with nothing kept.
         """
         settled: list[ReadEvent | EventError] = []
         openings: list[Opening] = []
@@ -79,7 +79,7 @@ class PrivateFields:
             settled.append(hidden)
             openings += own
         if openings:
-            self.store.keep(openings)
+            self.store.put(openings)
         return settled
 
     def open(self, event_json: bytes) -> tuple[Opening, ...]:

@@ -1,64 +1,263 @@
-"""Opening LMDB environments the one way that is right for evidence.
+"""One LMDB environment, opened the one way that is right for evidence.
 
-Full `sync` and no `writemap`: a commit that returned is on the disk. The engine is the 0.9 series,
-named explicitly, because the bundled engines write files that the other can't read, and 0.9 is
-what other people's tools read. The map is sized once, large: it is address space, not disk, and
-growing it under readers corrupts.
+The log, the index, the access tokens, the erasable values and the heads of a witness each have an
+environment of their own: a folder with `data.mdb` and `lock.mdb`, and in it named databases.
+
+* Full `sync` and no `writemap`: a commit that returned is on the disk.
+* The engine is the 0.9 series, named explicitly: the bundled engines write files that the other
+  can't read, and 0.9 is what other people's tools read.
+* The map is sized once, large: it is address space, not disk. Growing it under readers corrupts.
+* Nothing is read after `fork()`: LMDB does not refuse this, and its reader table would be wrong.
+* `put` of LMDB reports some refusals by returning False. `Transaction.put` raises instead.
 """
 
 import errno
-import fcntl
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from tempfile import mkdtemp
+from typing import Final, Generic, Self, TypeVar
 
 import lmdb
 
 from ledger.store import keyspace
+from ledger_client.runtime.files import FileLock, FileLockedError, sync_directory
 from ledger_core.tlog.errors import MalformedError, UnavailableError
-
-if TYPE_CHECKING:
-    # Values are copied out. Views are for slicing at once: they dangle when a transaction ends.
-    Transaction = lmdb.Transaction[bytes]
-    ViewTransaction = lmdb.Transaction[memoryview]
-else:
-    Transaction = ViewTransaction = lmdb.Transaction  # generic in its stubs only
-Database = lmdb._Database  # noqa: SLF001 - the type has no public name
 
 ENGINE_MAJOR: Final = 0
 READERS_MAX: Final = 512
 MAP_BYTES_DEFAULT: Final = 1 << 40
+DATA_FILE: Final = "data.mdb"
+LOCK_FILE: Final = "writer.lock"
+
+Value = TypeVar("Value", bound=bytes | memoryview)
+Databases = Mapping[bytes, lmdb._Database]  # noqa: SLF001 - the type has no public name
+
+CorruptedError: Final = lmdb.CorruptedError
+"""Raised inside a write transaction, it undoes the transaction: see `Environment.write`."""
 
 
 class StorageFullError(UnavailableError):
-    """The map or the disk has no room; the transaction was undone as a whole."""
+    """The map has no room; the transaction was undone as a whole."""
 
 
 class CommitFailedError(UnavailableError):
     """A commit may or may not have reached the disk. Only a restart, which reads it, can tell."""
 
 
+class Transaction(Generic[Value]):
+    """A transaction of an environment; its databases are called by their names.
+
+    `Transaction[memoryview]` gives views for slicing at once: they dangle when it ends.
+    """
+
+    __slots__ = ("_databases", "_raw")
+
+    def __init__(self, raw: "lmdb.Transaction[Value]", databases: Databases) -> None:
+        self._raw = raw
+        self._databases = databases
+
+    def get(self, database: bytes, key: bytes) -> Value | None:
+        """The value of a key."""
+        return self._raw.get(key, db=self._databases[database])
+
+    def require(self, database: bytes, key: bytes) -> Value:
+        """The value of a key that must be there. Raises: MalformedError when it is not."""
+        value = self._raw.get(key, db=self._databases[database])
+        if value is None:
+            raise MalformedError(f"the database {database.decode()} has no {key!r}")
+        return value
+
+    def put(self, database: bytes, key: bytes, value: bytes, *, append: bool = False) -> None:
+        """Store a row. `append`: its key must be the largest, and LMDB fills its pages whole."""
+        if not self._raw.put(key, value, append=append, db=self._databases[database]):
+            raise CorruptedError(f"a row of {database.decode()} was not stored")
+
+    def claim(self, database: bytes, key: bytes, value: bytes) -> bool:
+        """Store a row unless its key is there already; whether it was stored."""
+        return self._raw.put(key, value, overwrite=False, db=self._databases[database])
+
+    def delete(self, database: bytes, key: bytes) -> bool:
+        """Delete a row; whether it was there."""
+        return self._raw.delete(key, db=self._databases[database])
+
+    def clear(self, database: bytes) -> None:
+        """Delete all rows of a database."""
+        self._raw.drop(self._databases[database], delete=False)
+
+    def count(self, database: bytes) -> int:
+        """The number of rows of a database."""
+        return int(self._raw.stat(self._databases[database])["entries"])
+
+    def cursor(self, database: bytes) -> "lmdb.Cursor[Value]":
+        """A cursor of a database, to be closed by `with` or by the end of the transaction."""
+        return self._raw.cursor(self._databases[database])
+
+    def rows(self, database: bytes) -> "Iterator[tuple[Value, Value]]":
+        """All rows of a database in the order of their keys."""
+        with self.cursor(database) as cursor:
+            yield from cursor
+
+
+class Environment:
+    """An environment whose format this code reads, open in one process. Safe from any thread."""
+
+    def __init__(self, path: Path, raw: lmdb.Environment, names: Sequence[bytes]) -> None:
+        self.path: Final = path
+        self._raw = raw
+        self._process = os.getpid()
+        self._databases = _open_databases(raw, names, path)
+        with self.read() as transaction:
+            _check_format(transaction, path)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        names: Sequence[bytes],
+        *,
+        readonly: bool,
+        map_bytes: int = MAP_BYTES_DEFAULT,
+    ) -> Self:
+        """Open the environment in a folder. It is never made by this, not even for writing.
+
+        Raises: UnavailableError when there is none or it can't be opened, MalformedError when it
+        lacks one of the databases `names` or has another format.
+        """
+        if not (path / DATA_FILE).is_file():
+            raise UnavailableError(f"there is no ledger data in {path}")
+        raw = _open_raw(path, names, readonly=readonly, map_bytes=map_bytes)
+        try:
+            # A reader that was killed holds its pages until somebody clears its slot.
+            raw.reader_check()
+            return cls(path, raw, names)
+        except BaseException:
+            raw.close()
+            raise
+
+    def close(self) -> None:
+        """Close the environment; every other method is an error from here on."""
+        self._raw.close()
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction[bytes]]:
+        """A read transaction: one snapshot, whose values are copies."""
+        self._check_process()
+        with self._raw.begin() as raw:
+            yield Transaction(raw, self._databases)
+
+    @contextmanager
+    def view(self) -> Iterator[Transaction[memoryview]]:
+        """A read transaction whose values are views of LMDB's pages."""
+        self._check_process()
+        with self._raw.begin(buffers=True) as raw:
+            yield Transaction(raw, self._databases)
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction[bytes]]:
+        """A write transaction, durable when the block ends, undone as a whole when it raises.
+
+        Raises: StorageFullError with nothing stored; CommitFailedError for every other error of
+        LMDB. An error of the commit itself (EIO, ENOSPC) leaves the outcome unknown.
+        """
+        self._check_process()
+        with _commit_errors(self.path), self._raw.begin(write=True) as raw:
+            yield Transaction(raw, self._databases)
+
+    def get(self, database: bytes, key: bytes) -> bytes | None:
+        """The value of a key, in a transaction of its own."""
+        with self.read() as transaction:
+            return transaction.get(database, key)
+
+    def count(self, database: bytes) -> int:
+        """The number of rows of a database."""
+        with self.read() as transaction:
+            return transaction.count(database)
+
+    def fill_ratio(self) -> float:
+        """How much of the map is in use, from 0 to 1; pages that wait for reuse count."""
+        info = self._raw.info()
+        return float((info["last_pgno"] + 1) * self._raw.stat()["psize"] / info["map_size"])
+
+    def copy(self, folder: Path) -> None:
+        """Write a compact copy of one snapshot into an empty folder."""
+        self._raw.copy(str(folder), compact=True)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError(f"{self.path} was opened before fork(); open it in this process")
+
+
+def create_environment(
+    path: Path,
+    names: Sequence[bytes],
+    *,
+    meta: Mapping[bytes, bytes],
+    map_bytes: int = MAP_BYTES_DEFAULT,
+    records_engine: bool = True,
+) -> None:
+    """Make an environment with empty databases in the folder `path`, which need not exist.
+
+    It is made aside and renamed: after a crash it is there as a whole or not at all. What a crash
+    leaves is a folder `.new-…`, which nothing reads. `records_engine`: meta names the LMDB version.
+    Raises: FileExistsError when there is one, UnavailableError when it can't be made, OSError.
+    """
+    if (path / DATA_FILE).exists():
+        raise FileExistsError(f"{path} already holds an environment")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = Path(mkdtemp(prefix=".new-", dir=path))
+    try:
+        raw = _open_raw(draft, names, readonly=False, map_bytes=map_bytes)
+        try:
+            engine = {keyspace.META_ENGINE: engine_version().encode()} if records_engine else {}
+            rows = {keyspace.META_FORMAT: keyspace.FORMAT_VERSION, **engine, **meta}
+            with _commit_errors(path), raw.begin(write=True) as transaction:
+                handles = {name: raw.open_db(name, txn=transaction) for name in names}
+                for key, value in rows.items():
+                    Transaction(transaction, handles).put(keyspace.META, key, value)
+        finally:
+            raw.close()
+        (draft / DATA_FILE).rename(path / DATA_FILE)
+    finally:
+        shutil.rmtree(draft)
+    sync_directory(path)
+    sync_directory(path.parent)
+
+
+def lock_for_writing(path: Path) -> FileLock:
+    """Take the right to write the environment in a folder until it is released or we end.
+
+    Raises: UnavailableError when another process has it, with that process's number and host.
+    """
+    since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        return FileLock(
+            path / LOCK_FILE, holder=f"{os.getpid()} on {socket.gethostname()} since {since}\n"
+        )
+    except FileLockedError as error:
+        raise UnavailableError(
+            f"{path} is being written by process {error.holder}; "
+            "there is one writer, stop that one first"
+        ) from None
+
+
 def engine_version() -> str:
-    """The version of the engine that this house uses, such as "0.9.36"."""
+    """The version of the LMDB engine in use, such as "0.9.36"."""
     return ".".join(str(part) for part in lmdb.version(lib_version=ENGINE_MAJOR))
 
 
-def open_environment(
-    path: Path, *, readonly: bool, databases_max: int, map_bytes: int = MAP_BYTES_DEFAULT
+def _open_raw(
+    path: Path, names: Sequence[bytes], *, readonly: bool, map_bytes: int
 ) -> lmdb.Environment:
-    """Open the environment in the folder `path`, making its files when it is to be written.
-
-    Raises: UnavailableError when there is none to read or it can't be opened.
-    """
-    if readonly and not (path / "data.mdb").is_file():
-        raise UnavailableError(f"there is no ledger data in {path}")
     try:
-        environment = lmdb.open(
+        return lmdb.open(
             str(path),
             map_size=map_bytes,
-            max_dbs=databases_max,
+            max_dbs=len(names),
             max_readers=READERS_MAX,
             readonly=readonly,
             readahead=False,
@@ -68,35 +267,24 @@ def open_environment(
         )
     except lmdb.Error as error:
         raise UnavailableError(f"cannot open {path}: {error}") from error
-    # A reader that was killed holds its pages until somebody clears its slot.
-    environment.reader_check()
-    return environment
 
 
-def open_databases(
-    environment: lmdb.Environment, names: Sequence[bytes], path: Path
-) -> dict[bytes, Database]:
-    """Handles of the named databases of an environment whose format this code reads.
-
-    A handle that is opened inside a read transaction ends with it, so each has its own here.
-    Raises: MalformedError when one is missing or the format is another.
-    """
-    databases: dict[bytes, Database] = {}
+def _open_databases(raw: lmdb.Environment, names: Sequence[bytes], path: Path) -> Databases:
+    # A handle that is opened inside a read transaction ends with it, so each has its own here.
+    databases: dict[bytes, lmdb._Database] = {}
     for name in names:
         try:
-            databases[name] = environment.open_db(name, create=False)
+            databases[name] = raw.open_db(name, create=False)
         except lmdb.NotFoundError:
             raise MalformedError(
                 f"{path} is not a ledger's data: it has no database {name.decode()}"
             ) from None
-    with environment.begin() as transaction:
-        _check_format(transaction, databases[keyspace.META], path)
     return databases
 
 
-def _check_format(transaction: Transaction, meta: Database, path: Path) -> None:
+def _check_format(transaction: Transaction[bytes], path: Path) -> None:
     """Refuse data that another version of this code wrote in a way that this one can't read."""
-    found = transaction.get(keyspace.META_FORMAT, db=meta)
+    found = transaction.get(keyspace.META, keyspace.META_FORMAT)
     if found is None:
         raise MalformedError(f"{path} is not a ledger's data: it has no format version")
     if found != keyspace.FORMAT_VERSION:
@@ -104,15 +292,17 @@ def _check_format(transaction: Transaction, meta: Database, path: Path) -> None:
             f"{path} has format {found.decode(errors='replace')}, "
             f"this version reads {keyspace.FORMAT_VERSION.decode()}"
         )
+    engine = transaction.get(keyspace.META, keyspace.META_ENGINE)
+    if engine is not None and not engine.startswith(b"%d." % ENGINE_MAJOR):
+        raise MalformedError(
+            f"{path} was made by LMDB {engine.decode(errors='replace')}, "
+            f"this version uses {engine_version()}"
+        )
 
 
 @contextmanager
-def commit_errors(path: Path) -> Iterator[None]:
-    """Translate what LMDB raises inside a write transaction.
-
-    LMDB undoes the transaction as a whole on every error before the commit call. An error of the
-    commit call itself (EIO, ENOSPC) leaves the outcome unknown.
-    """
+def _commit_errors(path: Path) -> Iterator[None]:
+    """Translate what LMDB raises inside a write transaction."""
     try:
         yield
     except lmdb.MapFullError as error:
@@ -121,34 +311,3 @@ def commit_errors(path: Path) -> Iterator[None]:
         full = getattr(error, "code", None) == errno.ENOSPC
         reason = "the disk is full" if full else str(error)
         raise CommitFailedError(f"a commit to {path} failed: {reason}") from error
-
-
-class WriterLock:
-    """The right to write one environment, held by one process until it ends, however it ends."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path / "writer.lock"
-        self._descriptor: int | None = None
-
-    def acquire(self) -> Self:
-        """Raises: UnavailableError when another process holds it, with that process's number."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            os.close(descriptor)
-            raise UnavailableError(
-                f"{self._path.parent} is being written by process {holder}; "
-                "there is one writer, stop that one first"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        self._descriptor = descriptor
-        return self
-
-    def release(self) -> None:
-        """Give the right back; harmless when it isn't held."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None

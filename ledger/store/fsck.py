@@ -45,7 +45,7 @@ def check_store(
     Raises: VerificationError or MalformedError that names the first wrong thing.
     Cost: reads the whole log; memory for one bundle.
     """
-    with store.environment.begin() as transaction:
+    with store.environment.read() as transaction:
         return _Pass(store, transaction, log_keys, progress).run()
 
 
@@ -55,12 +55,11 @@ class _Pass:
     def __init__(
         self,
         store: LogStore,
-        transaction: Transaction,
+        transaction: Transaction[bytes],
         log_keys: Sequence[NoteVerifier],
         progress: Callable[[int, int], None],
     ) -> None:
         self._transaction = transaction
-        self._databases = store.databases
         self._log_keys = log_keys
         self._progress = progress
         self._origin = store.origin()
@@ -68,9 +67,7 @@ class _Pass:
         self._received = ""
 
     def run(self) -> Checked:
-        tree = self._get(keyspace.META, keyspace.META_TREE)
-        if tree is None:
-            raise MalformedError("meta: the tree head is missing")
+        tree = self._transaction.require(keyspace.META, keyspace.META_TREE)
         head = TreeHead(*keyspace.decode_tree(tree))
         checkpoints = self._read_checkpoints(head)
         self._check_entries(head, checkpoints)
@@ -104,7 +101,7 @@ class _Pass:
         """The entries by bundle, each with the index of its first."""
         whole, rest = divmod(tree_size, TILE_WIDTH)
         for index in range(whole):
-            frame = self._get(keyspace.ENTRIES, keyspace.bundle_key(index))
+            frame = self._transaction.get(keyspace.ENTRIES, keyspace.bundle_key(index))
             if frame is None:
                 raise VerificationError(f"bundle {index} is missing")
             try:
@@ -121,7 +118,7 @@ class _Pass:
             yield index * TILE_WIDTH, leaves
         first = whole * TILE_WIDTH
         rows = [
-            self._get(keyspace.ENTRIES, keyspace.open_entry_key(leaf_index))
+            self._transaction.get(keyspace.ENTRIES, keyspace.open_entry_key(leaf_index))
             for leaf_index in range(first, first + rest)
         ]
         if None in rows:
@@ -141,7 +138,7 @@ class _Pass:
             )
         self._received = parsed.received.time
         id_bytes = bytes.fromhex(str(parsed.event.id).replace("-", ""))
-        found = self._get(keyspace.IDS, id_bytes)
+        found = self._transaction.get(keyspace.IDS, id_bytes)
         if found is None:
             raise VerificationError(f"entry {leaf_index}: its id leads nowhere")
         if keyspace.decode_u64(found) != leaf_index:
@@ -152,7 +149,7 @@ class _Pass:
 
     def _check_tile(self, level: int, index: int, want: bytes) -> None:
         self._tiles += 1
-        got = self._get(keyspace.TILES, keyspace.tile_key(level=level, index=index))
+        got = self._transaction.get(keyspace.TILES, keyspace.tile_key(level=level, index=index))
         if got == want:
             return
         if got is None:
@@ -182,7 +179,7 @@ class _Pass:
     def _read_checkpoints(self, head: TreeHead) -> dict[int, bytes]:
         """The signed root of every size that was published."""
         roots: dict[int, bytes] = {}
-        with self._transaction.cursor(self._databases[keyspace.CHECKPOINTS]) as cursor:
+        with self._transaction.cursor(keyspace.CHECKPOINTS) as cursor:
             for key, value in cursor:
                 tree_size = keyspace.decode_u64(key)
                 try:
@@ -211,11 +208,8 @@ class _Pass:
             (keyspace.TILES, self._tiles),
             (keyspace.IDS, head.tree_size),
         ):
-            got = self._transaction.stat(self._databases[name])["entries"]
+            got = self._transaction.count(name)
             if got != want:
                 raise VerificationError(
                     f"the database {name.decode()} has {got} rows, the entries account for {want}"
                 )
-
-    def _get(self, database: bytes, key: bytes) -> bytes | None:
-        return self._transaction.get(key, db=self._databases[database])

@@ -1,28 +1,23 @@
 """The log on disk: entries, tiles, ids and published checkpoints in one LMDB environment.
 
-`LogStore` reads from any thread of the process that opened it. `LogWriter` is the only writer and
-belongs to one thread. A commit is one LMDB transaction: the entries, the tiles that they grow or
-fill, their ids and the new tree head become durable together or not at all.
+`LogStore` reads from any thread of the process that opened it. `LogWriter` (writer.py) is the only
+writer and belongs to one thread. A commit is one LMDB transaction: the entries, the tiles that they
+grow or fill, their ids and the new tree head become durable together or not at all.
 """
 
-import os
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
-import lmdb
 import zstandard
 
 from ledger.store import keyspace
 from ledger.store.environment import (
     MAP_BYTES_DEFAULT,
+    Environment,
     Transaction,
-    ViewTransaction,
-    engine_version,
-    open_databases,
-    open_environment,
+    create_environment,
 )
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
@@ -56,37 +51,25 @@ _DATABASES = (
 class LogStore:
     """Reads the log. Every method is one short read transaction, from any thread."""
 
-    def __init__(self, path: Path, environment: lmdb.Environment) -> None:
-        self.path = path
+    def __init__(self, environment: Environment) -> None:
+        self.path = environment.path
         self.environment = environment
-        self._process = os.getpid()
         self._threads = threading.local()
-        # What is known of the tiles that grow; complete subtrees never change. Under the lock.
+        # Inner hashes of tiles that grow; complete subtrees never change. Under the lock.
         self._growing: dict[TileCoord, GrowingTile] = {}
         self._lock = threading.Lock()
-        self.databases = open_databases(environment, _DATABASES, path)
 
     @classmethod
     def open(cls, path: Path, *, readonly: bool = True, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
-        """Open an existing log.
-
-        Raises: UnavailableError when there is none, MalformedError when its format is another.
-        """
-        environment = open_environment(
-            path, readonly=readonly, databases_max=len(_DATABASES), map_bytes=map_bytes
-        )
-        try:
-            return cls(path, environment)
-        except BaseException:
-            environment.close()
-            raise
+        """Open an existing log. Raises: as `Environment.open`."""
+        return cls(Environment.open(path, _DATABASES, readonly=readonly, map_bytes=map_bytes))
 
     def close(self) -> None:
         """Close the environment; every other method is an error from here on."""
         self.environment.close()
 
     def origin(self) -> str:
-        """The origin that this log was made with."""
+        """The origin that the log was created with."""
         return self._meta(keyspace.META_ORIGIN).decode()
 
     def head(self) -> TreeHead:
@@ -96,26 +79,25 @@ class LogStore:
 
     def leaf(self, leaf_index: int) -> bytes | None:
         """The leaf bytes at an index, or None past the end."""
-        with self._reading() as transaction:
+        with self.environment.read() as transaction:
             return self.leaf_in(transaction, leaf_index)
 
-    def leaf_in(self, transaction: Transaction, leaf_index: int) -> bytes | None:
-        """As `leaf`, in a transaction of the caller's."""
+    def leaf_in(self, transaction: Transaction[bytes], leaf_index: int) -> bytes | None:
+        """As `leaf`, in the caller's transaction."""
         leaves = self._leaves(transaction, (leaf_index,))
         return leaves[0] if leaves else None
 
     def index_of(self, id_bytes: bytes) -> int | None:
         """The index of the event with this id."""
-        with self._reading() as transaction:
-            found = transaction.get(id_bytes, db=self.databases[keyspace.IDS])
-            return None if found is None else keyspace.decode_u64(found)
+        found = self.environment.get(keyspace.IDS, id_bytes)
+        return None if found is None else keyspace.decode_u64(found)
 
     def indices_between(self, *, low: bytes, last: bytes, most: int) -> list[int] | None:
         """The indices of the events with ids from `low` to `last`; None for more than `most`."""
         indices: list[int] = []
         with (
-            self._reading() as transaction,
-            transaction.cursor(self.databases[keyspace.IDS]) as cursor,
+            self.environment.read() as transaction,
+            transaction.cursor(keyspace.IDS) as cursor,
         ):
             found = cursor.set_range(low)
             while found and cursor.key() <= last:
@@ -131,7 +113,7 @@ class LogStore:
         Precondition: every node lies within the durable tree.
         Cost: at most one point read a node; the inner hashes of partial tiles are kept.
         """
-        with self._lock, self._viewing() as transaction:
+        with self._lock, self.environment.view() as transaction:
             return [self._node_hash(transaction, node) for node in nodes]
 
     def prove(self, plan: Plan) -> tuple[Hash, ...]:
@@ -147,18 +129,15 @@ class LogStore:
 
     def tile(self, *, level: int, index: int, width: int) -> bytes | None:
         """The first `width` hashes of a tile as tlog-tiles serves them; None when it has fewer."""
-        with self._reading() as transaction:
-            stored = transaction.get(
-                keyspace.tile_key(level=level, index=index), db=self.databases[keyspace.TILES]
-            )
-            if stored is None:
-                return None
-            public = stored[: min(width * HASH_BYTES, PUBLIC_TILE_BYTES)]
+        stored = self.environment.get(keyspace.TILES, keyspace.tile_key(level=level, index=index))
+        if stored is None:
+            return None
+        public = stored[: min(width * HASH_BYTES, PUBLIC_TILE_BYTES)]
         return public if len(public) == width * HASH_BYTES else None
 
     def bundle(self, *, index: int, width: int) -> bytes | None:
         """The first `width` entries of a bundle, each behind its length; None when it has fewer."""
-        with self._reading() as transaction:
+        with self.environment.read() as transaction:
             if width == TILE_WIDTH:
                 return self._full_bundle(transaction, index)
             first = index * TILE_WIDTH
@@ -168,8 +147,8 @@ class LogStore:
     def published(self, tree_size: int | None = None) -> SignedCheckpoint | None:
         """The checkpoint that was published with this size, or the latest."""
         with (
-            self._reading() as transaction,
-            transaction.cursor(self.databases[keyspace.CHECKPOINTS]) as cursor,
+            self.environment.read() as transaction,
+            transaction.cursor(keyspace.CHECKPOINTS) as cursor,
         ):
             found = (
                 cursor.last()
@@ -182,27 +161,21 @@ class LogStore:
         return parse_signed_checkpoint(note)
 
     def fill_ratio(self) -> float:
-        """How much of the map is in use, from 0 to 1; pages that wait for reuse count."""
-        info = self.environment.info()
-        page_bytes = self.environment.stat()["psize"]
-        return (info["last_pgno"] + 1) * page_bytes / info["map_size"]
+        """How much of the map is in use, from 0 to 1."""
+        return self.environment.fill_ratio()
 
     def _meta(self, key: bytes) -> bytes:
-        with self._reading() as transaction:
-            value = transaction.get(key, db=self.databases[keyspace.META])
-            if value is None:
-                raise MalformedError(f"{self.path} has no {key.decode()!r} in its meta database")
-            return value
+        with self.environment.read() as transaction:
+            return transaction.require(keyspace.META, key)
 
-    def _node_hash(self, transaction: ViewTransaction, node: Node) -> Hash:
+    def _node_hash(self, transaction: Transaction[memoryview], node: Node) -> Hash:
         coord, row, offset = locate(node)
         growing = self._growing.get(coord)
         known = growing and growing.hash(row, offset)
         if known:
             return known
         tile = transaction.get(
-            keyspace.tile_key(level=coord.level, index=coord.index),
-            db=self.databases[keyspace.TILES],
+            keyspace.TILES, keyspace.tile_key(level=coord.level, index=coord.index)
         )
         if tile is None:
             raise MalformedError(f"tile {coord.level}/{coord.index} is missing")
@@ -222,28 +195,14 @@ class LogStore:
             )
         return grown
 
-    def _reading(self) -> AbstractContextManager[Transaction]:
-        self._check_process()
-        return self.environment.begin()
-
-    def _viewing(self) -> AbstractContextManager[ViewTransaction]:
-        self._check_process()
-        return self.environment.begin(buffers=True)
-
-    def _check_process(self) -> None:
-        if os.getpid() != self._process:
-            # LMDB does not refuse this, and its reader table would silently be wrong.
-            raise RuntimeError("this log was opened before fork(); open it in this process")
-
-    def _leaves(self, transaction: Transaction, indices: Iterable[int]) -> list[bytes]:
+    def _leaves(self, transaction: Transaction[bytes], indices: Iterable[int]) -> list[bytes]:
         """Leaves at ascending indices of one bundle, up to the first that isn't there."""
-        entries = self.databases[keyspace.ENTRIES]
         leaves: list[bytes] = []
         full: list[bytes] | None = None
         for leaf_index in indices:
             bundle_index, offset = divmod(leaf_index, TILE_WIDTH)
             if full is None:
-                row = transaction.get(keyspace.open_entry_key(leaf_index), db=entries)
+                row = transaction.get(keyspace.ENTRIES, keyspace.open_entry_key(leaf_index))
                 if row is not None:
                     leaves.append(row)
                     continue
@@ -255,14 +214,14 @@ class LogStore:
         return leaves
 
     def _decompressor(self) -> zstandard.ZstdDecompressor:
-        """That of the calling thread: making one takes half as long as reading a bundle."""
+        """The calling thread's own: making one takes half as long as reading a bundle."""
         made: zstandard.ZstdDecompressor | None = getattr(self._threads, "decompressor", None)
         if made is None:
             made = self._threads.decompressor = zstandard.ZstdDecompressor()
         return made
 
-    def _full_bundle(self, transaction: Transaction, index: int) -> bytes | None:
-        frame = transaction.get(keyspace.bundle_key(index), db=self.databases[keyspace.ENTRIES])
+    def _full_bundle(self, transaction: Transaction[bytes], index: int) -> bytes | None:
+        frame = transaction.get(keyspace.ENTRIES, keyspace.bundle_key(index))
         if frame is None:
             return None
         try:
@@ -272,37 +231,14 @@ class LogStore:
 
 
 def create_log(path: Path, *, origin: str, map_bytes: int = MAP_BYTES_DEFAULT) -> None:
-    """Make an empty log in the folder `path`.
-
-    Raises: FileExistsError when it has one already.
-    """
-    if (path / "data.mdb").exists():
-        raise FileExistsError(f"{path} already holds a log")
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    environment = open_environment(
-        path, readonly=False, databases_max=len(_DATABASES), map_bytes=map_bytes
-    )
-    try:
-        with environment.begin(write=True) as transaction:
-            for name in _DATABASES:
-                environment.open_db(name, txn=transaction)
-            meta = environment.open_db(keyspace.META, txn=transaction)
-            for key, value in (
-                (keyspace.META_FORMAT, keyspace.FORMAT_VERSION),
-                (keyspace.META_ORIGIN, origin.encode()),
-                (keyspace.META_ENGINE, engine_version().encode()),
-                (
-                    keyspace.META_TREE,
-                    keyspace.encode_tree(tree_size=0, root_hash=EMPTY_ROOT_HASH),
-                ),
-            ):
-                transaction.put(key, value, db=meta)
-    finally:
-        environment.close()
+    """Make an empty log in the folder `path`. Raises: as `create_environment`."""
+    tree = keyspace.encode_tree(tree_size=0, root_hash=EMPTY_ROOT_HASH)
+    meta = {keyspace.META_ORIGIN: origin.encode(), keyspace.META_TREE: tree}
+    create_environment(path, _DATABASES, meta=meta, map_bytes=map_bytes)
 
 
 def check_right_edge(store: LogStore) -> None:
-    """Hold the stored tree against its own head and against the last published checkpoint.
+    """Compare the stored tree with its own head and with the last published checkpoint.
 
     Raises: VerificationError that says what disagrees; the log must not be served or grown then.
     Cost: reads at most 2·log2(n) nodes.
@@ -339,7 +275,7 @@ def check_right_edge(store: LogStore) -> None:
 
 
 def last_received_time(store: LogStore) -> str | None:
-    """When the last entry was received; the clock of the log goes on from there."""
+    """When the last entry was received; later entries are never stamped with an earlier time."""
     tree_size = store.head().tree_size
     if tree_size == 0:
         return None

@@ -2,24 +2,22 @@
 
 Only the SHA-256 of a token is stored; the token itself is shown once, when it is made. The command
 line changes tokens while the service runs: LMDB lets both processes in, and the service looks a
-token up on every request, so a revoked one is refused from the next request on.
+token up on every request, so a revoked token is refused from the next request on.
 
-Making and revoking are audit events themselves. The command can't append to the log that the
-service owns, so it leaves the event in an outbox, in the same transaction as the change, and the
-service takes it into the log. The event has its id from the start: taken in twice, it is still one
-entry.
+Making and revoking are audit events themselves. The command can't append to the log, which the
+service writes, so it stores the event in an outbox, in the same transaction as the change, and the
+service appends it. The event has its id from the start: appended twice, it is still one entry.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal, Self, get_args
 
-import lmdb
 import msgspec
 
 from ledger.store import keyspace
-from ledger.store.environment import Transaction, commit_errors, open_databases, open_environment
+from ledger.store.environment import Environment, Transaction, create_environment
 
 TokenScope = Literal["append", "read", "private", "admin"]
 SCOPES: Final[tuple[TokenScope, ...]] = get_args(TokenScope)
@@ -31,7 +29,7 @@ _DATABASES: Final = (keyspace.TOKENS, keyspace.OUTBOX, keyspace.META)
 
 
 class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is known of a token. Times are RFC 3339; a revoked token stays as a record."""
+    """A stored token. Times are RFC 3339; a revoked token stays as a record."""
 
     name: str
     scopes: tuple[TokenScope, ...]
@@ -40,7 +38,7 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     revoked: str | None = None
 
     def may(self, scope: TokenScope) -> bool:
-        """Whether the token carries a scope; `admin` carries all of them."""
+        """Whether the token is in use and has a scope; `admin` includes all of them."""
         return self.revoked is None and (scope in self.scopes or "admin" in self.scopes)
 
 
@@ -50,24 +48,13 @@ _record_decoder = msgspec.json.Decoder(TokenRecord)
 class AccessStore:
     """The environment of tokens, open in one process."""
 
-    def __init__(self, path: Path, environment: lmdb.Environment) -> None:
-        self._path = path
+    def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        self._databases = open_databases(environment, _DATABASES, path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Raises: UnavailableError when there is none, MalformedError for another format."""
-        # The check for existing data is that of a reader; changes need write access.
-        open_environment(path, readonly=True, databases_max=len(_DATABASES)).close()
-        environment = open_environment(
-            path, readonly=False, databases_max=len(_DATABASES), map_bytes=_MAP_BYTES
-        )
-        try:
-            return cls(path, environment)
-        except BaseException:
-            environment.close()
-            raise
+        """Open existing tokens, to read and to change. Raises: as `Environment.open`."""
+        return cls(Environment.open(path, _DATABASES, readonly=False, map_bytes=_MAP_BYTES))
 
     def close(self) -> None:
         """Close the environment."""
@@ -76,8 +63,7 @@ class AccessStore:
     def find(self, token: str) -> TokenRecord | None:
         """The record of a token that is not revoked. Cost: one hash and one point read."""
         key = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-        with self._environment.begin() as transaction:
-            value = transaction.get(key, db=self._databases[keyspace.TOKENS])
+        value = self._environment.get(keyspace.TOKENS, key)
         if value is None:
             return None
         record = _record_decoder.decode(value)
@@ -85,99 +71,81 @@ class AccessStore:
 
     def records(self) -> list[TokenRecord]:
         """Every token that was ever made, oldest first."""
-        return sorted((r for _, r in self._rows()), key=lambda record: record.created)
+        with self._environment.read() as transaction:
+            records = [record for _, record in _rows(transaction)]
+        return sorted(records, key=lambda record: record.created)
 
     def is_empty(self) -> bool:
         """Whether no token was ever made."""
-        with self._environment.begin() as transaction:
-            return transaction.stat(self._databases[keyspace.TOKENS])["entries"] == 0
+        return self._environment.count(keyspace.TOKENS) == 0
 
     def add(self, token: str, record: TokenRecord, *, event: bytes) -> None:
-        """Keep a new token by its hash, and the event that says so.
+        """Store a new token by its hash, and the event that records it.
 
         Raises: ValueError when a token of this name is in use.
         """
         key = hashlib.sha256(token.encode()).digest()
-        with commit_errors(self._path), self._environment.begin(write=True) as transaction:
-            if self._live_key(transaction, record.name) is not None:
+        with self._environment.write() as transaction:
+            if _find_in_use(transaction, record.name) is not None:
                 raise ValueError(f"there is a token named {record.name!r} already; revoke it first")
-            self._put(transaction, key, record)
-            self._post(transaction, event)
+            _put_token(transaction, key, record)
+            _enqueue(transaction, event)
 
     def revoke(self, name: str, *, revoked: str, event: bytes) -> TokenRecord:
-        """End the token of this name, and keep the event that says so.
+        """Revoke the token of this name, and store the event that records it.
 
         Raises: KeyError when no token of this name is in use.
         """
-        with commit_errors(self._path), self._environment.begin(write=True) as transaction:
-            key = self._live_key(transaction, name)
-            if key is None:
-                raise KeyError(name)
-            found = transaction.get(key, db=self._databases[keyspace.TOKENS])
+        with self._environment.write() as transaction:
+            found = _find_in_use(transaction, name)
             if found is None:
-                raise lmdb.CorruptedError("a token that was just read is gone")
-            record = msgspec.structs.replace(_record_decoder.decode(found), revoked=revoked)
-            self._put(transaction, key, record)
-            self._post(transaction, event)
+                raise KeyError(name)
+            key, record = found
+            record = msgspec.structs.replace(record, revoked=revoked)
+            _put_token(transaction, key, record)
+            _enqueue(transaction, event)
         return record
 
-    def post(self, event: bytes) -> None:
-        """Leave an event for the log that no change of a token belongs to."""
-        with commit_errors(self._path), self._environment.begin(write=True) as transaction:
-            self._post(transaction, event)
+    def enqueue(self, event: bytes) -> None:
+        """Store an event in the outbox that belongs to no change of a token."""
+        with self._environment.write() as transaction:
+            _enqueue(transaction, event)
 
     def outbox(self) -> list[tuple[int, bytes]]:
-        """Events that the log has yet to take in, oldest first, with their sequence numbers."""
-        with (
-            self._environment.begin() as transaction,
-            transaction.cursor(self._databases[keyspace.OUTBOX]) as cursor,
-        ):
-            return [(keyspace.decode_u64(key), value) for key, value in cursor]
+        """Events that may not be in the log yet, with their sequence numbers, ascending."""
+        with self._environment.read() as transaction:
+            rows = transaction.rows(keyspace.OUTBOX)
+            return [(keyspace.decode_u64(key), event) for key, event in rows]
 
     def clear_outbox(self, sequence_numbers: Sequence[int]) -> None:
-        """Forget events that are durable in the log."""
-        with commit_errors(self._path), self._environment.begin(write=True) as transaction:
+        """Delete events that are durable in the log."""
+        with self._environment.write() as transaction:
             for number in sequence_numbers:
-                transaction.delete(keyspace.encode_u64(number), db=self._databases[keyspace.OUTBOX])
-
-    def _rows(self) -> list[tuple[bytes, TokenRecord]]:
-        with self._environment.begin() as transaction:
-            return self._rows_in(transaction)
-
-    def _rows_in(self, transaction: Transaction) -> list[tuple[bytes, TokenRecord]]:
-        with transaction.cursor(self._databases[keyspace.TOKENS]) as cursor:
-            return [(key, _record_decoder.decode(value)) for key, value in cursor]
-
-    def _live_key(self, transaction: Transaction, name: str) -> bytes | None:
-        for key, record in self._rows_in(transaction):
-            if record.name == name and record.revoked is None:
-                return key
-        return None
-
-    def _put(self, transaction: Transaction, key: bytes, record: TokenRecord) -> None:
-        value = msgspec.json.encode(record)
-        if not transaction.put(key, value, db=self._databases[keyspace.TOKENS]):
-            raise lmdb.CorruptedError("a token was not stored")
-
-    def _post(self, transaction: Transaction, event: bytes) -> None:
-        outbox = self._databases[keyspace.OUTBOX]
-        with transaction.cursor(outbox) as cursor:
-            number = keyspace.decode_u64(cursor.key()) + 1 if cursor.last() else 0
-        if not transaction.put(keyspace.encode_u64(number), event, append=True, db=outbox):
-            raise lmdb.CorruptedError("an event was not stored in the outbox")
+                transaction.delete(keyspace.OUTBOX, keyspace.encode_u64(number))
 
 
 def create_access(path: Path) -> None:
-    """Make an empty environment of tokens in the folder `path`."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    environment = open_environment(
-        path, readonly=False, databases_max=len(_DATABASES), map_bytes=_MAP_BYTES
-    )
-    try:
-        with environment.begin(write=True) as transaction:
-            for name in _DATABASES:
-                environment.open_db(name, txn=transaction)
-            meta = environment.open_db(keyspace.META, txn=transaction)
-            transaction.put(keyspace.META_FORMAT, keyspace.FORMAT_VERSION, db=meta)
-    finally:
-        environment.close()
+    """Make an empty environment of tokens in the folder `path`. Raises: as `create_environment`."""
+    create_environment(path, _DATABASES, meta={}, map_bytes=_MAP_BYTES, records_engine=False)
+
+
+def _rows(transaction: Transaction[bytes]) -> Iterator[tuple[bytes, TokenRecord]]:
+    for key, value in transaction.rows(keyspace.TOKENS):
+        yield key, _record_decoder.decode(value)
+
+
+def _find_in_use(transaction: Transaction[bytes], name: str) -> tuple[bytes, TokenRecord] | None:
+    for key, record in _rows(transaction):
+        if record.name == name and record.revoked is None:
+            return key, record
+    return None
+
+
+def _put_token(transaction: Transaction[bytes], key: bytes, record: TokenRecord) -> None:
+    transaction.put(keyspace.TOKENS, key, msgspec.json.encode(record))
+
+
+def _enqueue(transaction: Transaction[bytes], event: bytes) -> None:
+    with transaction.cursor(keyspace.OUTBOX) as cursor:
+        number = keyspace.decode_u64(cursor.key()) + 1 if cursor.last() else 0
+    transaction.put(keyspace.OUTBOX, keyspace.encode_u64(number), event, append=True)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-import lmdb
 import msgspec
 import zstandard
 
@@ -13,22 +12,23 @@ from ledger.store import keyspace
 from ledger.store.environment import (
     MAP_BYTES_DEFAULT,
     CommitFailedError,
+    CorruptedError,
     Transaction,
-    WriterLock,
-    commit_errors,
+    lock_for_writing,
 )
 from ledger.store.log import LogStore, check_right_edge, partial_tile_bytes
+from ledger_client.runtime.files import FileLock
 from ledger_core.event.reader import is_same_event
 from ledger_core.tlog.growing_tiles import GrowingTiles
 from ledger_core.tlog.hashing import Hash
-from ledger_core.tlog.tile import TILE_WIDTH, encode_bundle
+from ledger_core.tlog.tile import TILE_WIDTH, TileCoord, encode_bundle
 from ledger_core.tlog.tree import TreeHead
 
 ZSTD_LEVEL = 3
 
 
 class NewEntry(msgspec.Struct, frozen=True, gc=False):
-    """An entry that asks for an index. `time_filled`: the server chose the event's time."""
+    """An entry to append. `time_filled`: the server chose the event's time."""
 
     id_bytes: bytes
     leaf: bytes
@@ -38,7 +38,7 @@ class NewEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Placement(enum.Enum):
-    """What the log did with an entry that asked for an index."""
+    """What the log did with an entry that it was given to append."""
 
     APPENDED = "appended"
     DUPLICATE = "duplicate"
@@ -46,7 +46,7 @@ class Placement(enum.Enum):
 
 
 class AppendResult(msgspec.Struct, frozen=True, gc=False):
-    """Where an entry is. `leaf`: the bytes that the log holds there, the first ones it was sent."""
+    """Where an entry is. `leaf`: the bytes stored there; a repeated event doesn't change them."""
 
     placement: Placement
     leaf_index: int
@@ -56,12 +56,12 @@ class AppendResult(msgspec.Struct, frozen=True, gc=False):
 class LogWriter:
     """Owns the write transactions of a log, on the thread that calls it.
 
-    Opening reads the right edge back from disk and refuses when it disagrees with itself or with
-    the last published checkpoint. A commit that failed at the disk closes the writer for good:
-    whether it was kept is known only to whoever opens the log next.
+    Opening reads the right edge back from disk, and fails when it disagrees with itself or with the
+    last published checkpoint. After a commit that failed at the disk every commit fails: only the
+    next process, which reads the log, can know whether it was stored.
     """
 
-    def __init__(self, store: LogStore, lock: WriterLock) -> None:
+    def __init__(self, store: LogStore, lock: FileLock) -> None:
         self.store = store
         self._lock = lock
         self._failed: CommitFailedError | None = None
@@ -78,9 +78,9 @@ class LogWriter:
         stored disagrees with what was signed.
         """
         if not path.is_dir():
-            # The error a reader gets, before a lock file is made in a folder that isn't ours.
+            # No lock file in a folder that isn't ours: this raises the error that a reader gets.
             LogStore.open(path)
-        lock = WriterLock(path).acquire()
+        lock = lock_for_writing(path)
         try:
             store = LogStore.open(path, readonly=False, map_bytes=map_bytes)
             try:
@@ -93,7 +93,7 @@ class LogWriter:
             raise
 
     def close(self) -> None:
-        """Close the log and give the right to write back."""
+        """Close the log and release the right to write."""
         self.store.close()
         self._lock.release()
 
@@ -107,7 +107,7 @@ class LogWriter:
     ) -> list[AppendResult]:
         """Place entries in order, and store checkpoints that are about to be published.
 
-        `checkpoints`: tree size and signed note of each. The answer has one Placed for each entry.
+        `checkpoints`: tree size and signed note of each. One result for each entry.
         When this returns, all of it is on the disk.
         Raises: StorageFullError with nothing stored; CommitFailedError with the outcome unknown.
         Cost: two node hashes and two point writes an entry, and one sync.
@@ -115,23 +115,16 @@ class LogWriter:
         if self._failed is not None:
             raise CommitFailedError("the writer stopped after a failed commit; restart to go on")
         try:
-            with (
-                commit_errors(self.store.path),
-                self.store.environment.begin(write=True) as transaction,
-            ):
+            with self.store.environment.write() as transaction:
                 placed = self._place(transaction, entries)
                 for tree_size, note in checkpoints:
-                    self._put(
-                        transaction,
-                        keyspace.CHECKPOINTS,
-                        keyspace.encode_u64(tree_size),
-                        note.encode(),
-                    )
+                    key = keyspace.encode_u64(tree_size)
+                    transaction.put(keyspace.CHECKPOINTS, key, note.encode())
         except CommitFailedError as error:
             self._failed = error
             raise
         except BaseException:
-            # The transaction was undone, and with it what the edge in memory already counted.
+            # The transaction was undone, but the edge in memory has counted its entries already.
             self._recover()
             raise
         self._head = TreeHead(self._edge.size, self._root_hash)
@@ -154,31 +147,27 @@ class LogWriter:
                 raise CommitFailedError(f"entry {leaf_index} of the open bundle is missing")
             self._open_leaves.append(leaf)
 
-    def _place(self, transaction: Transaction, entries: Sequence[NewEntry]) -> list[AppendResult]:
-        ids = self.store.databases[keyspace.IDS]
+    def _place(
+        self, transaction: Transaction[bytes], entries: Sequence[NewEntry]
+    ) -> list[AppendResult]:
         first_index = next_index = self._edge.size
         placed: list[AppendResult] = []
         fresh: list[NewEntry] = []
         for entry in entries:
-            # One call looks the id up and claims it. Claims of this batch are seen by the next.
-            if transaction.put(
-                entry.id_bytes, keyspace.encode_u64(next_index), overwrite=False, db=ids
-            ):
+            # Looks the id up and stores it in one call; the next entries of the batch see it.
+            if transaction.claim(keyspace.IDS, entry.id_bytes, keyspace.encode_u64(next_index)):
                 placed.append(AppendResult(Placement.APPENDED, next_index, entry.leaf))
                 fresh.append(entry)
                 next_index += 1
                 continue
-            known = transaction.get(entry.id_bytes, db=ids)
-            if known is None:
-                raise lmdb.CorruptedError("an id that could not be claimed is not there")
-            leaf_index = keyspace.decode_u64(known)
+            leaf_index = keyspace.decode_u64(transaction.require(keyspace.IDS, entry.id_bytes))
             leaf = (
                 fresh[leaf_index - first_index].leaf
                 if leaf_index >= first_index
                 else self.store.leaf_in(transaction, leaf_index)
             )
             if leaf is None:
-                raise lmdb.CorruptedError(f"entry {leaf_index} is missing")
+                raise CorruptedError(f"entry {leaf_index} is missing")
             same = is_same_event(leaf, entry.event_json, ignore_time=entry.time_filled)
             placement = Placement.DUPLICATE if same else Placement.CONFLICT
             placed.append(AppendResult(placement, leaf_index, leaf))
@@ -186,12 +175,12 @@ class LogWriter:
             self._append(transaction, fresh)
         return placed
 
-    def _append(self, transaction: Transaction, fresh: Sequence[NewEntry]) -> None:
+    def _append(self, transaction: Transaction[bytes], fresh: Sequence[NewEntry]) -> None:
         stored_before = len(self._open_leaves)
         first_open = self._edge.size - stored_before
         self._write_entries(transaction, first_open, stored_before, [e.leaf for e in fresh])
         for tile in self._edge.extend([entry.leaf_hash for entry in fresh]):
-            self._put_tile(transaction, tile.coord.level, tile.coord.index, tile.rows)
+            _put_tile(transaction, tile.coord, tile.rows)
         grown = self._edge.size
         before = grown - len(fresh)
         for level in range(self._edge.levels):
@@ -200,40 +189,31 @@ class LogWriter:
                 break
             coord, leaves = self._edge.partial_tile(level)
             if leaves:
-                self._put_tile(transaction, coord.level, coord.index, leaves)
+                _put_tile(transaction, coord, leaves)
         self._root_hash = self._edge.root()
-        self._put(
-            transaction,
-            keyspace.META,
-            keyspace.META_TREE,
-            keyspace.encode_tree(tree_size=grown, root_hash=self._root_hash),
-        )
+        tree = keyspace.encode_tree(tree_size=grown, root_hash=self._root_hash)
+        transaction.put(keyspace.META, keyspace.META_TREE, tree)
 
     def _write_entries(
-        self, transaction: Transaction, first_open: int, stored: int, leaves: Sequence[bytes]
+        self, transaction: Transaction[bytes], first_open: int, stored: int, leaves: Sequence[bytes]
     ) -> None:
         """Bundles for what fills one, rows for the rest. `stored` rows of the open bundle exist."""
-        entries = self.store.databases[keyspace.ENTRIES]
         pending = [*self._open_leaves, *leaves]
         whole = len(pending) - len(pending) % TILE_WIDTH
         for start in range(0, whole, TILE_WIDTH):
             frame = self._compressor.compress(encode_bundle(pending[start : start + TILE_WIDTH]))
             key = keyspace.bundle_key((first_open + start) // TILE_WIDTH)
-            if not transaction.put(key, frame, append=True, db=entries):
-                raise lmdb.CorruptedError("a bundle is not the last key of its database")
+            transaction.put(keyspace.ENTRIES, key, frame, append=True)
         if whole:
             for leaf_index in range(first_open, first_open + stored):
-                transaction.delete(keyspace.open_entry_key(leaf_index), db=entries)
+                transaction.delete(keyspace.ENTRIES, keyspace.open_entry_key(leaf_index))
         # A row that is stored already is not written again.
         for offset in range(whole or stored, len(pending)):
             key = keyspace.open_entry_key(first_open + offset)
-            self._put(transaction, keyspace.ENTRIES, key, pending[offset])
+            transaction.put(keyspace.ENTRIES, key, pending[offset])
         self._open_leaves = pending[whole:]
 
-    def _put_tile(self, transaction: Transaction, level: int, index: int, value: bytes) -> None:
-        self._put(transaction, keyspace.TILES, keyspace.tile_key(level=level, index=index), value)
 
-    def _put(self, transaction: Transaction, database: bytes, key: bytes, value: bytes) -> None:
-        # put() reports some refusals by returning False, which must not pass for success.
-        if not transaction.put(key, value, db=self.store.databases[database]):
-            raise lmdb.CorruptedError(f"a row of {database.decode()} was not stored")
+def _put_tile(transaction: Transaction[bytes], coord: TileCoord, value: bytes) -> None:
+    key = keyspace.tile_key(level=coord.level, index=coord.index)
+    transaction.put(keyspace.TILES, key, value)

@@ -19,19 +19,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, Self, TypeAlias
 
-import lmdb
-
 from ledger.store import keyspace
 from ledger.store.environment import (
     MAP_BYTES_DEFAULT,
     CommitFailedError,
+    Environment,
     Transaction,
-    WriterLock,
-    commit_errors,
-    engine_version,
-    open_databases,
-    open_environment,
+    create_environment,
+    lock_for_writing,
 )
+from ledger_client.runtime.files import FileLock
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.witness import Refused, cosigned_at
 
@@ -63,26 +60,18 @@ Outcome: TypeAlias = SignedCheckpoint | Refused
 
 
 class HeadStore:
-    """The environment of a witness, open in one process."""
+    """The environment of a witness, open in one process.
 
-    def __init__(self, path: Path, environment: lmdb.Environment) -> None:
-        self.path = path
+    A witness with a new environment would cosign any history. So none is ever made by `open`.
+    """
+
+    def __init__(self, environment: Environment) -> None:
         self.environment = environment
-        self.databases = open_databases(environment, _DATABASES, path)
 
     @classmethod
     def open(cls, path: Path, *, readonly: bool = True, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
-        """Raises: UnavailableError when there is none, MalformedError for another format."""
-        # A witness that made a new environment would begin at size 0, and sign any history.
-        open_environment(path, readonly=True, databases_max=len(_DATABASES)).close()
-        environment = open_environment(
-            path, readonly=readonly, databases_max=len(_DATABASES), map_bytes=map_bytes
-        )
-        try:
-            return cls(path, environment)
-        except BaseException:
-            environment.close()
-            raise
+        """Open existing heads. Raises: as `Environment.open`."""
+        return cls(Environment.open(path, _DATABASES, readonly=readonly, map_bytes=map_bytes))
 
     def close(self) -> None:
         """Close the environment."""
@@ -90,153 +79,114 @@ class HeadStore:
 
     def vkeys(self) -> tuple[str, ...]:
         """The witness's own keys, which this environment belongs to."""
-        with self.environment.begin() as transaction:
-            return _lines(self._meta(transaction, keyspace.META_KEYS))
+        with self.environment.read() as transaction:
+            return _lines(transaction.require(keyspace.META, keyspace.META_KEYS))
 
     def log(self, origin: str) -> KnownLog | None:
         """The log of an origin, None when it is not known."""
-        with self.environment.begin() as transaction:
-            value = transaction.get(_key(origin), db=self.databases[keyspace.LOGS])
+        value = self.environment.get(keyspace.LOGS, _key(origin))
         return None if value is None else _decode_log(value)
 
     def logs(
         self, *, logs_max: int | None = None
     ) -> list[tuple[KnownLog, SignedCheckpoint | None]]:
-        """The logs, each with its head, in an order that means nothing."""
-        with (
-            self.environment.begin() as transaction,
-            transaction.cursor(self.databases[keyspace.LOGS]) as cursor,
-        ):
+        """The logs, each with its head, in the order of the hashes of their origins."""
+        with self.environment.read() as transaction:
             return [
-                (_decode_log(value), self._head(transaction, key))
-                for key, value in islice(cursor, logs_max)
+                (_decode_log(value), _read_head(transaction, key))
+                for key, value in islice(transaction.rows(keyspace.LOGS), logs_max)
             ]
 
     def count_logs(self) -> int:
-        """How many logs are known."""
-        with self.environment.begin() as transaction:
-            return int(transaction.stat(self.databases[keyspace.LOGS])["entries"])
+        """The number of known logs."""
+        return self.environment.count(keyspace.LOGS)
 
     def head(self, origin_hash: bytes) -> SignedCheckpoint | None:
-        """The head cosigned last for the log of the SHA-256 of an origin."""
-        with self.environment.begin() as transaction:
-            return self._head(transaction, origin_hash)
+        """The last cosigned head of the log whose origin has this SHA-256."""
+        with self.environment.read() as transaction:
+            return _read_head(transaction, origin_hash)
 
     def add_log(self, origin: str, vkeys: Sequence[str]) -> KnownLog:
-        """Make a log known, or more keys of one that is. Its head, if it has one, stays.
+        """Add a log, or keys to a known one. Its head, if it has one, stays.
 
         Raises: ValueError when it would have more keys than a log can have.
         """
-        with commit_errors(self.path), self.environment.begin(write=True) as transaction:
-            logs = self.databases[keyspace.LOGS]
-            value = transaction.get(_key(origin), db=logs)
+        with self.environment.write() as transaction:
+            value = transaction.get(keyspace.LOGS, _key(origin))
             before = () if value is None else _decode_log(value).vkeys
             log = KnownLog(origin, tuple(dict.fromkeys((*before, *vkeys))))
             if not 1 <= len(log.vkeys) <= LOG_KEYS_MAX:
                 raise ValueError(
                     f"a log has 1 to {LOG_KEYS_MAX} keys, {origin} would have {len(log.vkeys)}"
                 )
-            self.put(transaction, keyspace.LOGS, _key(origin), _encode_lines(origin, *log.vkeys))
+            transaction.put(keyspace.LOGS, _key(origin), _encode_lines(origin, *log.vkeys))
         return log
-
-    def head_in(self, transaction: Transaction, origin: str) -> SignedCheckpoint | None:
-        """The head of a log inside of a transaction."""
-        return self._head(transaction, _key(origin))
-
-    def put_head(self, transaction: Transaction, origin: str, head: SignedCheckpoint) -> None:
-        """Replace the head of a log inside of a transaction."""
-        self.put(transaction, keyspace.HEADS, _key(origin), _encode_head(head))
-
-    def put(self, transaction: Transaction, database: bytes, key: bytes, value: bytes) -> None:
-        """Put a row inside of a transaction."""
-        # put() reports some refusals by returning False, which must not pass for success.
-        if not transaction.put(key, value, db=self.databases[database]):
-            raise lmdb.CorruptedError(f"a row of {database.decode()} was not stored")
-
-    def _head(self, transaction: Transaction, key: bytes) -> SignedCheckpoint | None:
-        value = transaction.get(key, db=self.databases[keyspace.HEADS])
-        return None if value is None else _decode_head(value)
-
-    def _meta(self, transaction: Transaction, key: bytes) -> bytes:
-        value = transaction.get(key, db=self.databases[keyspace.META])
-        if value is None:
-            raise lmdb.CorruptedError(f"{self.path} does not say its {key.decode()}")
-        return value
 
 
 class HeadWriter:
     """Owns the changes to heads, in one process and on the thread that calls `commit`."""
 
-    def __init__(self, store: HeadStore, lock: WriterLock) -> None:
+    def __init__(self, store: HeadStore, lock: FileLock) -> None:
         self.store = store
         self._lock = lock
         self._failed: CommitFailedError | None = None
 
     @classmethod
     def open(cls, path: Path, *, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
-        """Raises: UnavailableError when there is none or another process writes it."""
+        """Raises: as `Environment.open`, UnavailableError when another process writes it."""
         store = HeadStore.open(path, readonly=False, map_bytes=map_bytes)
         try:
-            return cls(store, WriterLock(path).acquire())
+            return cls(store, lock_for_writing(path))
         except BaseException:
             store.close()
             raise
 
     def close(self) -> None:
-        """Close the environment and give the right to write back."""
+        """Close the environment and release the right to write."""
         self.store.close()
         self._lock.release()
 
     def commit(self, updates: Sequence[Update]) -> list[Outcome]:
-        """Advance heads in order, each from what the one before left. One outcome for each.
+        """Advance heads in order, each from what the update before it left. One outcome for each.
 
-        When this returns, they are on the disk. Without any change there is nothing to wait for.
-        Raises: StorageFullError with nothing kept; CommitFailedError with the outcome unknown, and
-        from then on always: what was kept shows when the environment is opened again.
+        When this returns, they are on the disk. Without any change there is no sync to wait for.
+        Raises: StorageFullError with nothing stored; CommitFailedError with the outcome unknown,
+        and from then on always: what was stored shows when the environment is opened again.
         """
         if self._failed is not None:
             raise CommitFailedError("the witness stopped after a failed commit; restart to go on")
         try:
-            with (
-                commit_errors(self.store.path),
-                self.store.environment.begin(write=True) as transaction,
-            ):
-                return [self._advance(transaction, update) for update in updates]
+            with self.store.environment.write() as transaction:
+                return [_advance(transaction, update) for update in updates]
         except CommitFailedError as error:
             self._failed = error
             raise
 
-    def _advance(self, transaction: Transaction, update: Update) -> Outcome:
-        known = self.store.head_in(transaction, update.origin)
-        outcome = update.advance(known)
-        if isinstance(outcome, SignedCheckpoint) and outcome is not known:
-            self.store.put_head(transaction, update.origin, outcome)
-        return outcome
-
 
 def create_heads(path: Path, *, vkeys: Sequence[str], map_bytes: int = MAP_BYTES_DEFAULT) -> None:
-    """Make the environment of a new witness, which belongs to these keys, in the folder `path`."""
-    path.mkdir(mode=0o700, parents=True)
-    environment = open_environment(
-        path, readonly=False, databases_max=len(_DATABASES), map_bytes=map_bytes
-    )
-    try:
-        with environment.begin(write=True) as transaction:
-            for name in _DATABASES:
-                environment.open_db(name, txn=transaction)
-            meta = environment.open_db(keyspace.META, txn=transaction)
-            for key, value in (
-                (keyspace.META_FORMAT, keyspace.FORMAT_VERSION),
-                (keyspace.META_ENGINE, engine_version().encode()),
-                (keyspace.META_KEYS, _encode_lines(*vkeys)),
-            ):
-                transaction.put(key, value, db=meta)
-    finally:
-        environment.close()
+    """Make the environment of a new witness with these keys in the folder `path`.
+
+    Raises: as `create_environment`.
+    """
+    meta = {keyspace.META_KEYS: _encode_lines(*vkeys)}
+    create_environment(path, _DATABASES, meta=meta, map_bytes=map_bytes)
+
+
+def _advance(transaction: Transaction[bytes], update: Update) -> Outcome:
+    known = _read_head(transaction, _key(update.origin))
+    outcome = update.advance(known)
+    if isinstance(outcome, SignedCheckpoint) and outcome != known:
+        transaction.put(keyspace.HEADS, _key(update.origin), _encode_head(outcome))
+    return outcome
+
+
+def _read_head(transaction: Transaction[bytes], key: bytes) -> SignedCheckpoint | None:
+    value = transaction.get(keyspace.HEADS, key)
+    return None if value is None else _decode_head(value)
 
 
 def _key(origin: str) -> bytes:
-    """By its hash: that is how the protocol asks for a log's head."""
+    """The SHA-256 of the origin, by which the protocol asks for a log's head."""
     return sha256(origin.encode()).digest()
 
 

@@ -31,8 +31,8 @@ def _commitment(opening: Opening) -> Commitment:
 def test_what_is_kept_is_found_by_its_commitment_and_path(path: Path) -> None:
     store = PrivateStore.open(path, KEY)
     openings = [_opening("u_1", "one"), _opening("u_1", "two"), _opening("u_2", "three")]
-    store.keep(openings)
-    store.keep(openings)
+    store.put(openings)
+    store.put(openings)
     for opening in openings:
         assert store.find(_commitment(opening)) == opening
         assert store.find(Commitment("/context/b", opening.commitment)) is None
@@ -46,7 +46,7 @@ def test_what_is_kept_is_found_by_its_commitment_and_path(path: Path) -> None:
 def test_an_erased_subject_is_gone_and_others_stay(path: Path) -> None:
     store = PrivateStore.open(path, KEY)
     gone, stays = _opening("u_1", "gone"), _opening("u_2", "stays")
-    store.keep([gone, stays])
+    store.put([gone, stays])
     wrapped = (path / "keys").read_bytes()[:SLOT_BYTES]
     erasure = store.erase("u_1", event_json=EVENT)
     assert store.find(_commitment(gone)) is None
@@ -59,7 +59,7 @@ def test_an_erased_subject_is_gone_and_others_stay(path: Path) -> None:
     assert store.unlogged() == []
     # The subject may come back, with another key.
     later = _opening("u_1", "later")
-    store.keep([later])
+    store.put([later])
     assert store.find(_commitment(later)) == later
     assert store.find(_commitment(gone)) is None
     store.close()
@@ -70,7 +70,7 @@ def test_an_erasure_that_a_crash_broke_off_is_ended_when_the_store_is_opened(
 ) -> None:
     store = PrivateStore.open(path, KEY)
     gone, stays = _opening("u_1", "gone"), _opening("u_2", "stays")
-    store.keep([gone, stays])
+    store.put([gone, stays])
     wrapped = (path / "keys").read_bytes()[:SLOT_BYTES]
 
     class PowerCutError(Exception):
@@ -97,7 +97,7 @@ def test_a_subject_of_which_nothing_is_kept_is_erased_as_well(path: Path) -> Non
     store = PrivateStore.open(path, KEY)
     store.finish(store.erase("nobody", event_json=EVENT))
     kept = _opening("u_1", "x")
-    store.keep([kept])
+    store.put([kept])
     assert store.find(_commitment(kept)) == kept
     store.close()
 
@@ -105,7 +105,7 @@ def test_a_subject_of_which_nothing_is_kept_is_erased_as_well(path: Path) -> Non
 def test_another_wrapping_key_opens_nothing(path: Path, tmp_path: Path) -> None:
     store = PrivateStore.open(path, KEY)
     kept = _opening("u_1", "x")
-    store.keep([kept])
+    store.put([kept])
     store.close()
     copied = shutil.copytree(path, tmp_path / "copy")
     other = PrivateStore.open(copied, bytes(32))

@@ -39,13 +39,12 @@ def check(log: LogWriter) -> Checked:
 
 def alter(log: LogWriter, database: bytes, key: bytes, change: Change | None) -> None:
     """Change one stored row, or delete it, as somebody with the disk would."""
-    handle = log.store.databases[database]
-    with log.store.environment.begin(write=True) as transaction:
+    with log.store.environment.write() as transaction:
         if change is None:
-            assert transaction.delete(key, db=handle)
+            assert transaction.delete(database, key)
             return
-        value = bytearray(transaction.get(key, db=handle) or b"")
-        assert transaction.put(key, change(value), db=handle)
+        value = bytearray(transaction.get(database, key) or b"")
+        transaction.put(database, key, change(value))
 
 
 def u64(number: int) -> bytes:

@@ -160,8 +160,8 @@ def test_a_store_that_is_gone_is_never_made_anew(tmp_path: Path) -> None:
 
 def test_another_format_is_refused(path: Path) -> None:
     store = HeadStore.open(path, readonly=False, map_bytes=MAP_BYTES)
-    with store.environment.begin(write=True) as transaction:
-        store.put(transaction, keyspace.META, keyspace.META_FORMAT, b"2")
+    with store.environment.write() as transaction:
+        transaction.put(keyspace.META, keyspace.META_FORMAT, b"2")
     store.close()
     with pytest.raises(MalformedError, match="format 2"):
         HeadStore.open(path)

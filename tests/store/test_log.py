@@ -266,8 +266,8 @@ def test_partial_tiles_and_bundles_are_served_at_every_width_up_to_what_is_there
 
 def test_a_format_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
     log = new_log(tmp_path / "log")
-    with log.store.environment.begin(write=True) as transaction:
-        transaction.put(b"format", b"2", db=log.store.databases[b"meta"])
+    with log.store.environment.write() as transaction:
+        transaction.put(b"meta", b"format", b"2")
     log.close()
     with pytest.raises(MalformedError, match="has format 2, this version reads 1"):
         LogStore.open(tmp_path / "log")
@@ -279,12 +279,11 @@ def test_a_store_that_disagrees_with_its_own_head_is_not_opened_for_writing(
 ) -> None:
     log = new_log(tmp_path / "log")
     log.commit(entries(0, size))
-    tiles = log.store.databases[b"tiles"]
-    with log.store.environment.begin(write=True) as transaction:
+    with log.store.environment.write() as transaction:
         key = b"\0" + (size // TILE_WIDTH).to_bytes(8, "big")
-        tile = bytearray(transaction.get(key, db=tiles) or b"")
+        tile = bytearray(transaction.require(b"tiles", key))
         tile[-1] ^= 1
-        transaction.put(key, bytes(tile), db=tiles)
+        transaction.put(b"tiles", key, bytes(tile))
     log.close()
     with pytest.raises(VerificationError, match=f"another root than its head of size {size}"):
         LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES)

@@ -52,7 +52,7 @@ async def erase_subject(service: Service, request: web.BaseRequest) -> web.Respo
         (outcome,) = await service.appender.append(items, by=token.name, tenant=None)
     except UnavailableError:
         # It is erased all the same, so its event must get into the log: by the outbox, then.
-        service.access.post(read.event_json)
+        service.access.enqueue(read.event_json)
         store.finish(erasure)
         raise
     if isinstance(outcome, Refused):

@@ -7,7 +7,6 @@ analysis change. But each segment has a root, so that two who hold the same log 
 would give the same answers, and `check_index` recomputes it.
 """
 
-import os
 import threading
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,25 +14,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
-import lmdb
 import msgspec
 import zstandard
 
 from ledger.store import keyspace
 from ledger.store.environment import (
     MAP_BYTES_DEFAULT,
-    Database,
+    Environment,
     Transaction,
-    WriterLock,
-    commit_errors,
-    engine_version,
-    open_databases,
-    open_environment,
+    create_environment,
+    lock_for_writing,
 )
 from ledger.store.index.postings import Postings, join
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
 from ledger.store.index.segment import SealedSegment, SegmentRecord, segment_root
 from ledger.store.index.term_blocks import OpenBlock, check_block, read_loose, read_text
+from ledger_client.runtime.files import FileLock
 from ledger_core.query.fields import DIMENSIONS
 from ledger_core.tlog.errors import MalformedError, VerificationError
 
@@ -46,26 +42,16 @@ _record_decoder = msgspec.json.Decoder(SegmentRecord)
 class IndexStore:
     """Reads the index, from any thread of the process that opened it."""
 
-    def __init__(self, path: Path, environment: lmdb.Environment) -> None:
-        self.path = path
+    def __init__(self, environment: Environment) -> None:
+        self.path = environment.path
         self._environment = environment
-        self._process = os.getpid()
-        self._databases = open_databases(environment, _DATABASES, path)
         self._lock = threading.Lock()
         self._known: tuple[int, list[SegmentRecord]] = (-1, [])
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open an existing index for reading.
-
-        Raises: UnavailableError when there is none, MalformedError when its format is another.
-        """
-        environment = open_environment(path, readonly=True, databases_max=len(_DATABASES))
-        try:
-            return cls(path, environment)
-        except BaseException:
-            environment.close()
-            raise
+        """Open an existing index for reading. Raises: as `Environment.open`."""
+        return cls(Environment.open(path, _DATABASES, readonly=True))
 
     def close(self) -> None:
         """Close the environment; every other method is an error from here on."""
@@ -74,29 +60,20 @@ class IndexStore:
     @contextmanager
     def snapshot(self) -> Iterator["IndexSnapshot"]:
         """The index as it is now, for one thread, until the context ends."""
-        if os.getpid() != self._process:
-            raise RuntimeError("this index was opened before fork(); open it in this process")
-        with self._environment.begin() as transaction:
-            meta = self._databases[keyspace.META]
-            analysis = transaction.get(keyspace.META_ANALYSIS, db=meta)
-            segment_entries = transaction.get(keyspace.META_SEGMENT, db=meta)
-            if analysis is None or segment_entries is None:
-                raise MalformedError(f"{self.path} does not say how it was made")
+        with self._environment.read() as transaction:
+            analysis, segment_entries = _made_by(transaction)
             yield IndexSnapshot(
                 transaction,
-                blocks=self._databases[keyspace.BLOCKS],
-                columns=self._databases[keyspace.COLUMNS],
-                analysis=analysis.decode(),
-                segment_entries=keyspace.decode_u64(segment_entries),
+                analysis=analysis,
+                segment_entries=segment_entries,
                 records=self._records(transaction),
             )
 
-    def _records(self, transaction: Transaction) -> Sequence[SegmentRecord]:
+    def _records(self, transaction: Transaction[bytes]) -> Sequence[SegmentRecord]:
         """What is known of every sealed segment. They never change, so each is read once."""
-        found = transaction.get(keyspace.META_GENERATION, db=self._databases[keyspace.META])
+        found = transaction.get(keyspace.META, keyspace.META_GENERATION)
         generation = 0 if found is None else keyspace.decode_u64(found)
-        segments = self._databases[keyspace.SEGMENTS]
-        count = transaction.stat(segments)["entries"]
+        count = transaction.count(keyspace.SEGMENTS)
         with self._lock:
             known_generation, known = self._known
             # A longer list is one that a later snapshot made: what this one may see is its start.
@@ -104,7 +81,7 @@ class IndexStore:
                 return known[:count]
             records = known[:count] if known_generation == generation else []
             for segment in range(len(records), count):
-                value = transaction.get(keyspace.segment_key(segment), db=segments)
+                value = transaction.get(keyspace.SEGMENTS, keyspace.segment_key(segment))
                 if value is None:
                     raise MalformedError(f"{self.path}: segment {segment} is missing")
                 records.append(_record_decoder.decode(value))
@@ -117,10 +94,8 @@ class IndexSnapshot:
 
     def __init__(
         self,
-        transaction: Transaction,
+        transaction: Transaction[bytes],
         *,
-        blocks: Database,
-        columns: Database,
         analysis: str,
         segment_entries: int,
         records: Sequence[SegmentRecord],
@@ -129,8 +104,7 @@ class IndexSnapshot:
         self.segment_entries: Final = segment_entries
         self.records: Final = records
         self._transaction = transaction
-        self._columns = columns
-        self._cursor = transaction.cursor(blocks)
+        self._cursor = transaction.cursor(keyspace.BLOCKS)
         self._decompressor = zstandard.ZstdDecompressor()
 
     def find(
@@ -176,7 +150,7 @@ class IndexSnapshot:
     def column(self, dimension: str, segment: int) -> "array[int] | None":
         """For each entry of a segment the place of its value, where that is kept."""
         key = keyspace.dimension_key(segment=segment, dimension=dimension)
-        frame = self._transaction.get(key, db=self._columns)
+        frame = self._transaction.get(keyspace.COLUMNS, key)
         return None if frame is None else self.decode_column(frame)
 
     def decode_column(self, frame: bytes) -> "array[int]":
@@ -214,11 +188,10 @@ class IndexSnapshot:
 class IndexWriter:
     """The one writer of an index, on the thread that calls it."""
 
-    def __init__(self, path: Path, environment: lmdb.Environment, lock: WriterLock) -> None:
-        self.path = path
+    def __init__(self, environment: Environment, lock: FileLock) -> None:
+        self.path = environment.path
         self._environment = environment
         self._lock = lock
-        self._databases = open_databases(environment, _DATABASES, path)
 
     @classmethod
     def open(cls, path: Path, *, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
@@ -226,19 +199,11 @@ class IndexWriter:
 
         Raises: UnavailableError when there is none, or when another process writes it.
         """
-        IndexStore.open(path).close()
-        lock = WriterLock(path).acquire()
+        environment = Environment.open(path, _DATABASES, readonly=False, map_bytes=map_bytes)
         try:
-            environment = open_environment(
-                path, readonly=False, databases_max=len(_DATABASES), map_bytes=map_bytes
-            )
-            try:
-                return cls(path, environment, lock)
-            except BaseException:
-                environment.close()
-                raise
+            return cls(environment, lock_for_writing(path))
         except BaseException:
-            lock.release()
+            environment.close()
             raise
 
     def close(self) -> None:
@@ -248,52 +213,39 @@ class IndexWriter:
 
     def sealed(self) -> int:
         """The number of sealed segments: the next one to seal."""
-        with self._environment.begin() as transaction:
-            return transaction.stat(self._databases[keyspace.SEGMENTS])["entries"]
+        return self._environment.count(keyspace.SEGMENTS)
 
     def made_by(self) -> tuple[str, int]:
         """The rules of analysis that the index was made by, and the entries in a segment."""
-        meta = self._databases[keyspace.META]
-        with self._environment.begin() as transaction:
-            analysis = transaction.get(keyspace.META_ANALYSIS, db=meta)
-            segment_entries = transaction.get(keyspace.META_SEGMENT, db=meta)
-        if analysis is None or segment_entries is None:
-            raise MalformedError(f"{self.path} does not say how it was made")
-        return analysis.decode(), keyspace.decode_u64(segment_entries)
+        with self._environment.read() as transaction:
+            return _made_by(transaction)
 
     def clear(self, *, analysis: str, segment_entries: int) -> None:
         """Forget every segment, and begin anew by other rules."""
-        with commit_errors(self.path), self._environment.begin(write=True) as transaction:
-            meta = self._databases[keyspace.META]
-            found = transaction.get(keyspace.META_GENERATION, db=meta)
+        with self._environment.write() as transaction:
+            found = transaction.get(keyspace.META, keyspace.META_GENERATION)
             generation = 0 if found is None else keyspace.decode_u64(found) + 1
             for name in (keyspace.BLOCKS, keyspace.COLUMNS, keyspace.SEGMENTS):
-                transaction.drop(self._databases[name], delete=False)
-            for key, value in _meta(analysis, segment_entries, generation):
-                transaction.put(key, value, db=meta)
+                transaction.clear(name)
+            for key, value in _meta(analysis, segment_entries, generation).items():
+                transaction.put(keyspace.META, key, value)
 
     def put(self, segment: int, sealed: SealedSegment) -> None:
         """Store the next segment. Durable, and as a whole, when this returns.
 
         Raises: ValueError for another segment.
         """
-        with commit_errors(self.path), self._environment.begin(write=True) as transaction:
-            segments = self._databases[keyspace.SEGMENTS]
-            if transaction.stat(segments)["entries"] != segment:
+        with self._environment.write() as transaction:
+            if transaction.count(keyspace.SEGMENTS) != segment:
                 raise ValueError(f"segment {segment} is not the next one to seal")
-
-            def append(database: bytes, key: bytes, value: bytes) -> None:
-                if not transaction.put(key, value, append=True, db=self._databases[database]):
-                    raise lmdb.CorruptedError(f"not the last key of {database.decode()}")
-
             for dimension, last, block in sealed.blocks:
                 prefix = keyspace.dimension_key(segment=segment, dimension=dimension)
-                append(keyspace.BLOCKS, prefix + last, block)
+                transaction.put(keyspace.BLOCKS, prefix + last, block, append=True)
             for dimension, column in sealed.columns:
                 key = keyspace.dimension_key(segment=segment, dimension=dimension)
-                append(keyspace.COLUMNS, key, column)
-            record = msgspec.json.encode(sealed.record)
-            append(keyspace.SEGMENTS, keyspace.segment_key(segment), record)
+                transaction.put(keyspace.COLUMNS, key, column, append=True)
+            key, record = keyspace.segment_key(segment), msgspec.json.encode(sealed.record)
+            transaction.put(keyspace.SEGMENTS, key, record, append=True)
 
 
 def create_index(
@@ -309,23 +261,8 @@ def create_index(
     """
     if not 1 <= segment_entries <= SEGMENT_ENTRIES_MAX:
         raise ValueError(f"a segment has 1 to {SEGMENT_ENTRIES_MAX} entries")
-    if (path / "data.mdb").exists():
-        raise FileExistsError(f"{path} already holds an index")
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    environment = open_environment(
-        path, readonly=False, databases_max=len(_DATABASES), map_bytes=map_bytes
-    )
-    try:
-        with environment.begin(write=True) as transaction:
-            for name in _DATABASES:
-                environment.open_db(name, txn=transaction)
-            meta = environment.open_db(keyspace.META, txn=transaction)
-            transaction.put(keyspace.META_FORMAT, keyspace.FORMAT_VERSION, db=meta)
-            transaction.put(keyspace.META_ENGINE, engine_version().encode(), db=meta)
-            for key, value in _meta(analysis, segment_entries, 0):
-                transaction.put(key, value, db=meta)
-    finally:
-        environment.close()
+    meta = _meta(analysis, segment_entries, 0)
+    create_environment(path, _DATABASES, meta=meta, map_bytes=map_bytes)
 
 
 def check_segment(snapshot: IndexSnapshot, segment: int, made: SealedSegment) -> None:
@@ -368,9 +305,16 @@ def _stored_terms(
             yield value.decode(), container
 
 
-def _meta(analysis: str, segment_entries: int, generation: int) -> list[tuple[bytes, bytes]]:
-    return [
-        (keyspace.META_ANALYSIS, analysis.encode()),
-        (keyspace.META_SEGMENT, keyspace.encode_u64(segment_entries)),
-        (keyspace.META_GENERATION, keyspace.encode_u64(generation)),
-    ]
+def _made_by(transaction: Transaction[bytes]) -> tuple[str, int]:
+    """The rules of analysis and the entries in a segment. Raises: MalformedError."""
+    segment_entries = transaction.require(keyspace.META, keyspace.META_SEGMENT)
+    analysis = transaction.require(keyspace.META, keyspace.META_ANALYSIS).decode()
+    return analysis, keyspace.decode_u64(segment_entries)
+
+
+def _meta(analysis: str, segment_entries: int, generation: int) -> dict[bytes, bytes]:
+    return {
+        keyspace.META_ANALYSIS: analysis.encode(),
+        keyspace.META_SEGMENT: keyspace.encode_u64(segment_entries),
+        keyspace.META_GENERATION: keyspace.encode_u64(generation),
+    }
