@@ -33,13 +33,11 @@ from ledger_core.tlog.hashing import Hash, leaf_hash
 from ledger_core.tlog.policy import VerifiedHead
 from ledger_core.tlog.tile import (
     TILE_WIDTH,
-    TileHashes,
     TileRef,
-    authenticate_tiles,
     decode_bundle,
     tile_width,
-    tiles_for,
 )
+from ledger_core.tlog.tiled_tree import TiledTree, bundles_under_tile, evidence_name
 from ledger_core.tlog.tree import Frontier, Node, decompose
 
 IDS_MAX = 100_000
@@ -110,7 +108,7 @@ class TreeReplay:
         tree = yield from self._reach(head, index)
         ref = TileRef(None, index, width)
         bundle = yield from tree.fetch(ref)
-        with adding_evidence(lambda: {_file_name(ref): bundle, **tree.evidence()}):
+        with adding_evidence(lambda: {evidence_name(ref): bundle, **tree.evidence()}):
             leaves = _decode(ref, bundle)
             hashes = [leaf_hash(leaf) for leaf in leaves]
             frontier = self._frontier.copy()
@@ -176,33 +174,35 @@ class _Tree:
         """
         self._head: Final = head
         self._size: Final = head.checkpoint.tree_size
-        self._index: Final = index
-        bundles = -(-self._size // TILE_WIDTH)
-        self._bundles_end: Final = min((index // TILE_WIDTH + 1) * TILE_WIDTH, bundles)
-        self._hashes: TileHashes
-        self.tiles = known
+        self._bundles: Final = bundles_under_tile(index, leaves_end=self._size)
+        self._tree: Final = TiledTree(head, tiles=known)
+
+    @property
+    def tiles(self) -> dict[TileRef, bytes]:
+        """The tiles that were fetched and authenticated."""
+        return self._tree.tiles
 
     def reaches(self, head: VerifiedHead, index: int) -> bool:
         """Whether a bundle can be checked against this head without another tile."""
-        return head.checkpoint == self._head.checkpoint and self._index <= index < self._bundles_end
+        return head.checkpoint == self._head.checkpoint and index in self._bundles
 
     def load(self, frontier: Frontier) -> Plan[None]:
         """Fetch the tiles for the frontier as it is, and as it is after each of the bundles."""
         nodes = dict.fromkeys(decompose(0, frontier.size))
-        for index in range(self._index, self._bundles_end):
+        for index in self._bundles:
             nodes |= dict.fromkeys(decompose(0, min((index + 1) * TILE_WIDTH, self._size)))
         yield from self._authenticate(tuple(nodes))
 
     def has(self, frontier: Frontier) -> bool:
         """Whether the tree begins with these leaves. Precondition: `load` was told of the size."""
         nodes = decompose(0, frontier.size)
-        return frontier.hashes == tuple(self._hashes.hash(node) for node in nodes)
+        return frontier.hashes == tuple(self._tree.hash(node) for node in nodes)
 
     def load_leaves(self, start: int, end: int) -> Plan[tuple[Hash, ...]]:
         """The leaf hashes [start, end). Raises: VerificationError when the log has none to show."""
         nodes = tuple(Node(0, index) for index in range(start, end))
         yield from self._authenticate(nodes)
-        return tuple(self._hashes.hash(node) for node in nodes)
+        return tuple(self._tree.hash(node) for node in nodes)
 
     def fetch(self, ref: TileRef) -> Plan[bytes]:
         """A tile or a bundle, which the log must have: it signed a head that covers it.
@@ -222,24 +222,18 @@ class _Tree:
 
     def evidence(self) -> dict[str, bytes]:
         """The signed head and the tiles under its root."""
-        tiles = {_file_name(ref): tile for ref, tile in self.tiles.items()}
-        return {"checkpoint.note": self._head.note.encode(), **tiles}
+        return self._tree.evidence()
 
     def _authenticate(self, nodes: Sequence[Node]) -> Plan[None]:
         tiles = {}
-        for ref in tiles_for(nodes, self._size):
-            known = self.tiles.get(ref)
-            tiles[ref] = (yield from self.fetch(ref)) if known is None else known
-        self.tiles = tiles
-        with adding_evidence(self.evidence):
-            try:
-                self._hashes = authenticate_tiles(
-                    tree_size=self._size,
-                    root_hash=self._head.checkpoint.root_hash,
-                    tiles=self.tiles,
-                )
-            except MalformedError as error:
-                raise VerificationError(f"a tile of the log is none: {error}") from error
+        for ref in self._tree.plan(nodes):
+            tiles[ref] = yield from self.fetch(ref)
+        try:
+            self._tree.finish(nodes, tiles)
+        except MalformedError as error:
+            raise VerificationError(
+                f"a tile of the log is none: {error}", evidence=self.evidence()
+            ) from error
 
 
 def _decode(ref: TileRef, bundle: bytes) -> list[bytes]:
@@ -270,7 +264,3 @@ def _explain(tree: _Tree, first: int, hashes: Sequence[Hash]) -> Plan[str]:
                 f" {got.hex()}, the tree has {want.hex()}"
             )
     return f"the entries [{first}, {end}) do not follow those before them in the tree"
-
-
-def _file_name(ref: TileRef) -> str:
-    return f"{ref.path.replace('/', '-')}.bin"

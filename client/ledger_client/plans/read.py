@@ -31,14 +31,11 @@ from ledger_core.tlog.text import from_wire, parse_hash
 from ledger_core.tlog.tile import (
     LEAF_BYTES_MAX,
     TILE_WIDTH,
-    TileHashes,
     TileRef,
-    authenticate_tiles,
     decode_bundle,
     tile_width,
-    tiles_for,
 )
-from ledger_core.tlog.tree import Frontier, decompose
+from ledger_core.tlog.tiled_tree import TiledTree, bundles_under_tile
 
 BUNDLE_BYTES_MAX = TILE_WIDTH * (2 + LEAF_BYTES_MAX)
 NOT_FOUND = 404
@@ -162,7 +159,8 @@ class BundleIterator:
         self._end: Final = end
         self._tree_size: Final = tree_size
         self._head: Final = head
-        self._tree: Final = None if head is None else _TiledTree(head, leaves_end=end)
+        self._tree: Final = None if head is None else TiledTree(head)
+        self._reached = range(0)  # The bundles that need no further tile.
 
     @property
     def is_open(self) -> bool:
@@ -183,7 +181,7 @@ class BundleIterator:
             raise MalformedError(f"{ref.path} has {len(leaves)} entries")
         if self._tree is not None:
             with adding_evidence(lambda: {"bundle.bin": bundle}):
-                yield from self._tree.check_bundle(index, leaves)
+                yield from self._check_bundle(self._tree, index, leaves)
         first = index * TILE_WIDTH
         end = min(first + width, self._end)
         entries = [
@@ -193,58 +191,16 @@ class BundleIterator:
         self._next = end
         return entries
 
-
-class _TiledTree:
-    """The tree of one accepted head, as far as its tiles were fetched and authenticated."""
-
-    def __init__(self, head: VerifiedHead, *, leaves_end: int) -> None:
-        """Tiles are fetched for the leaves before `leaves_end` alone."""
-        self._head: Final = head
-        self._size: Final = head.checkpoint.tree_size
-        self._leaves_end: Final = leaves_end
-        self._tiles: dict[TileRef, bytes] = {}
-        self._hashes: TileHashes | None = None
-        self._bundles_end = 0  # The first bundle that `_hashes` does not reach.
-
-    def check_bundle(self, index: int, leaves: Sequence[bytes]) -> Plan[None]:
-        """Hold a bundle's leaves against the tree. Raises: VerificationError, MalformedError."""
-        hashes = self._hashes
-        if hashes is None or index >= self._bundles_end:
-            hashes = yield from self._fetch_hashes(index)
-        leaf_hashes = [leaf_hash(leaf) for leaf in leaves]
-        first = index * TILE_WIDTH
-        for node in decompose(first, first + len(leaves)):
-            start = (node.index << node.level) - first
-            if _subtree_root(leaf_hashes[start : start + (1 << node.level)]) != hashes.hash(node):
-                raise VerificationError(
-                    f"the bundle of the entries from {first} on is not of the tree of size"
-                    f" {self._size}",
-                    evidence=self._evidence(),
-                )
-
-    def _fetch_hashes(self, index: int) -> Plan[TileHashes]:
-        """Fetch what is needed for this bundle and for those after it under the same tile."""
-        bundles = -(-self._leaves_end // TILE_WIDTH)
-        bundles_end = min((index // TILE_WIDTH + 1) * TILE_WIDTH, bundles)
-        nodes = [
-            node
-            for first in range(index * TILE_WIDTH, bundles_end * TILE_WIDTH, TILE_WIDTH)
-            for node in decompose(first, min(first + TILE_WIDTH, self._size))
-        ]
-        tiles = {}
-        for ref in tiles_for(nodes, self._size):
-            tiles[ref] = self._tiles.get(ref) or (yield from fetch_tile(ref))
-        self._tiles = tiles
-        with adding_evidence(self._evidence):
-            hashes = authenticate_tiles(
-                tree_size=self._size, root_hash=self._head.checkpoint.root_hash, tiles=tiles
-            )
-        self._hashes, self._bundles_end = hashes, bundles_end
-        return hashes
-
-    def _evidence(self) -> dict[str, bytes]:
-        tiles = {ref.path.replace("/", "-"): tile for ref, tile in self._tiles.items()}
-        return {"checkpoint.note": self._head.note.encode(), **tiles}
+    def _check_bundle(self, tree: TiledTree, index: int, leaves: Sequence[bytes]) -> Plan[None]:
+        if index not in self._reached:
+            bundles = bundles_under_tile(index, leaves_end=self._end)
+            nodes = tree.bundle_nodes(bundles)
+            tiles = {}
+            for ref in tree.plan(nodes):
+                tiles[ref] = yield from fetch_tile(ref)
+            tree.finish(nodes, tiles)
+            self._reached = bundles
+        tree.check_bundle(index, list(map(leaf_hash, leaves)))
 
 
 def plan_walk(start: int, end: int | None, *, heads: Heads | None) -> Plan[BundleIterator]:
@@ -265,13 +221,6 @@ def plan_walk(start: int, end: int | None, *, heads: Heads | None) -> Plan[Bundl
             f"the range [{start}, {end}) is not in the published tree of size {tree_size}"
         )
     return BundleIterator(start=start, end=end, tree_size=tree_size, head=head)
-
-
-def _subtree_root(leaf_hashes: Sequence[Hash]) -> Hash:
-    frontier = Frontier()
-    for hash_ in leaf_hashes:
-        frontier.append(hash_)
-    return frontier.root()
 
 
 def fetch_bundle(ref: TileRef) -> Plan[bytes]:
