@@ -23,8 +23,10 @@ check: $(VENV)/check ## Format, lint, types, arrows.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m docs.generate --check
+	$(BIN)/python client/generate_sync.py --check
 
 fix: $(VENV)/check
+	$(BIN)/python client/generate_sync.py
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

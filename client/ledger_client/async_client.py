@@ -1,19 +1,30 @@
 """The client for programs with an event loop. See `AsyncLedgerClient`."""
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Final, Literal, Self, TypeVar
 
-from ledger_client.async_transport import AsyncTransport
+from ledger_client.async_driver import AsyncDriver
+from ledger_client.async_transport import AsyncTransport, run_blocking, sleep
 from ledger_client.base_client import TIMEOUT_S, AnyPolicy, BaseClient, PathLike
-from ledger_client.messages import Plan, Request, Response, Turn
+from ledger_client.messages import Plan
 from ledger_client.plans.append import AnyEvent, Mask
+from ledger_client.plans.erase import plan_erase
 from ledger_client.plans.export import ExportVerifier, Format, export_request, replacing
-from ledger_client.plans.search import PAGE_EVENTS, Order, Search
-from ledger_client.plans.stream import LineSplitter
+from ledger_client.plans.read import plan_walk, prove_inclusion, read_event
+from ledger_client.plans.search import (
+    PAGE_EVENTS,
+    Order,
+    Parameters,
+    Search,
+    around_path,
+    plan_page,
+    plan_seen,
+    timeline_path,
+)
+from ledger_client.plans.stream import EventStream, LineSplitter
 from ledger_client.results import (
     Consistency,
     Entry,
@@ -25,7 +36,7 @@ from ledger_client.results import (
     Rejected,
     Seen,
 )
-from ledger_client.retry import RetryPolicy, Sleep
+from ledger_client.retry import Environment, RetryPolicy
 from ledger_core.event.secrets import mask as mask_secrets
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.hashing import Hash
@@ -35,15 +46,20 @@ T = TypeVar("T")
 
 
 class AsyncLedgerClient:
-    """`ledger_client.LedgerClient` with the same methods and rules, for one event loop.
+    """Appends events to a ledger and reads them back; every answer is verified.
 
-        async with AsyncLedgerClient(url, token, policy="ledger.policy") as ledger:
+        async with AsyncLedgerClient(url, token, policy="p.policy", state="p.state") as ledger:
             receipt = await ledger.append(
                 {"action": "user.deleted", "actor": {"id": "u_1"}, "outcome": "success"}
             )
 
-    Many tasks may use it at once. Reading and verifying is computed on the loop, some 20 µs an
-    event: a batch of 10,000 holds the loop for a fifth of a second, a batch of 100 for 2 ms.
+    Every method raises `RejectedError` for what the ledger refuses, `VerificationError` for an
+    answer that is not true (with the evidence, saved beside the state file), `MalformedError` for
+    one that is not the format, and `UnavailableError` when the retries are used up; an append
+    raises its kind `UnsettledError`, which holds what to append again.
+
+    Many tasks of one event loop may use it. Verifying runs on the loop, 20 µs an event:
+    a batch of 10,000 holds the loop for a fifth of a second, a batch of 100 for 2 ms.
     """
 
     def __init__(
@@ -58,38 +74,37 @@ class AsyncLedgerClient:
         tls: ssl.SSLContext | None = None,
         mask: Mask | None = mask_secrets,
     ) -> None:
-        """Open nothing yet; read the policy (its bytes, or the file at a path) and the state file.
+        """Read policy (its bytes, or the file at a path) and state file; open no connection.
 
-        `timeout_s` bounds one attempt, `retry` their number and the time for all of them. Without
-        `state` the first head of each process is taken on trust in the policy alone. `mask` takes
-        the secrets out of each event before it is sent: by the rules of the house when it is left
-        out, by `parse_rules(text).mask` with those of a file too, not at all with None.
+        `timeout_s` bounds one attempt, `retry` the number of attempts and the time for all of them.
+        Without `state`, each process accepts its first head by the policy alone. `mask` removes
+        secrets from each event before it is sent. The default has the built-in rules,
+        `parse_rules(text).mask` those of a file too; None sends events as they are.
 
         Raises: ValueError, MalformedError, VerificationError, OSError.
         """
-        self._shared = BaseClient(
-            url,
-            token,
-            policy=policy,
-            state=state,
-            timeout_s=timeout_s,
-            retry=retry or RetryPolicy(),
-            mask=mask,
+        self._base: Final = BaseClient(
+            url, token, policy=policy, state=state, timeout_s=timeout_s, mask=mask
         )
-        self._transport = AsyncTransport(self._shared.endpoint, tls=tls)
-        self._turn = asyncio.Lock()
+        self._transport: Final = AsyncTransport(self._base.endpoint, tls=tls)
+        self._retry: Final = retry or RetryPolicy()
+        self._environment: Final = Environment()
+        self._driver: Final = AsyncDriver(
+            self._transport.send, sleep=sleep, retry=self._retry, environment=self._environment
+        )
 
     async def append(
         self, event: AnyEvent, *, verify: bool = True, wait_witnessed: bool = False
     ) -> Receipt:
-        """Append one event; with `verify` prove that it, and nothing else, is in the ledger.
+        """Append one event; with `verify` check the proof that exactly this event is in the ledger.
 
-        The id and the time are filled in when the event has none. An event whose id is in the
-        ledger already comes back as a duplicate when it is the same, its time included. A policy
-        with a quorum of witnesses implies `wait_witnessed`: no other head could meet it.
+        The client fills in id and time when the event has none. An event that is in the ledger
+        already, with the same id, time and content, comes back as a duplicate. A policy with a
+        quorum of witnesses implies `wait_witnessed`: no other head could meet it.
         """
+        heads = self._base.heads_for(verify=verify)
         return await self._run(
-            self._shared.append(event, verify=verify, wait_witnessed=wait_witnessed)
+            self._base.appender.append(event, heads=heads, wait_witnessed=wait_witnessed)
         )
 
     async def append_many(
@@ -99,23 +114,24 @@ class AsyncLedgerClient:
 
         An event that is refused is a `Rejected` in its place; the others are stored.
         """
+        heads = self._base.heads_for(verify=verify)
         return await self._run(
-            self._shared.append_many(events, verify=verify, wait_witnessed=wait_witnessed)
+            self._base.appender.append_many(events, heads=heads, wait_witnessed=wait_witnessed)
         )
 
     async def erase(self, subject: str, *, reason: str) -> Erased:
-        """Destroy what is private of a subject, for good; the ledger logs that it was done."""
-        return await self._run(self._shared.erase(subject, reason=reason))
+        """Destroy the private values of a subject, for good; the ledger logs the erasure."""
+        return await self._run(plan_erase(subject, reason=reason))
 
     async def event(self, reference: int | str, *, verify: bool = True) -> Entry:
         """The event at an index, or with an id."""
-        return await self._run(self._shared.event(reference, verify=verify))
+        return await self._run(read_event(reference, heads=self._base.heads_for(verify=verify)))
 
     async def events(
         self, start: int = 0, end: int | None = None, *, verify: bool = True
     ) -> AsyncIterator[Entry]:
         """The entries [start, end) of the published tree, or all of them, 256 a request."""
-        walk = await self._run(self._shared.walk(start, end, verify=verify))
+        walk = await self._run(plan_walk(start, end, heads=self._base.heads_for(verify=verify)))
         while walk.is_open:
             for entry in await self._run(walk.next_entries()):
                 yield entry
@@ -132,22 +148,21 @@ class AsyncLedgerClient:
         explain: bool = False,
         verify: bool = True,
     ) -> Page:
-        """One page of what a query finds, with its numbers; `page.cursor` goes on.
+        """One page of the events that a query finds, with counts; `page.cursor` asks for the next.
 
         `limit` is 1,000 at most, and 0 only counts.
         """
-        return await self._run(
-            self._shared.page(
-                query,
-                limit=limit,
-                cursor=cursor,
-                order=order,
-                facets=facets,
-                histogram=histogram,
-                explain=explain,
-                verify=verify,
-            )
-        )
+        parameters: Parameters = {
+            "q": query,
+            "limit": limit,
+            "cursor": cursor,
+            "order": order,
+            "facets": ",".join(facets) or None,
+            "histogram": histogram,
+            "explain": 1 if explain else None,
+        }
+        heads = self._base.heads_for(verify=verify)
+        return await self._run(plan_page("/v1/events", parameters, heads=heads))
 
     def query(
         self,
@@ -157,11 +172,12 @@ class AsyncLedgerClient:
         limit: int | None = None,
         verify: bool = True,
     ) -> AsyncIterator[Entry]:
-        """All that a query finds, or so many, page by page as they are asked for.
+        """The events that a query finds, at most `limit` of them, fetched page by page.
 
-        They are those of the tree as it is at the first page, whatever comes in meanwhile.
+        All pages are of the tree as it was at the first page.
         """
-        return self._walk(self._shared.search(query, order=order, limit=limit, verify=verify))
+        parameters: Parameters = {"q": query, "order": order}
+        return self._search("/v1/events", parameters, limit=limit, verify=verify)
 
     def around(
         self,
@@ -171,96 +187,102 @@ class AsyncLedgerClient:
         limit: int | None = None,
         verify: bool = True,
     ) -> AsyncIterator[Entry]:
-        """What happened around an event: same actor, session, source or target; oldest first."""
-        return self._walk(
-            self._shared.around(reference, minutes=minutes, limit=limit, verify=verify)
-        )
+        """The events around an event with its actor, session, source or target, oldest first."""
+        parameters: Parameters = {"minutes": minutes, "order": "oldest"}
+        return self._search(around_path(reference), parameters, limit=limit, verify=verify)
 
     def timeline(
         self, actor: str, *, order: Order = "newest", limit: int | None = None, verify: bool = True
     ) -> AsyncIterator[Entry]:
-        """All that an actor did, that was done for it and to it; `because` says which."""
-        return self._walk(self._shared.timeline(actor, order=order, limit=limit, verify=verify))
+        """The events in which an actor acted or was the target; `because` says which."""
+        return self._search(timeline_path(actor), {"order": order}, limit=limit, verify=verify)
 
     async def seen(self, source: str, *, verify: bool = True) -> Seen:
-        """When an address or a network was first and last seen, and what was done from there."""
-        return await self._run(self._shared.seen(source, verify=verify))
+        """The first and the last event from an address or a network, and the actions from there."""
+        return await self._run(plan_seen(source, heads=self._base.heads_for(verify=verify)))
 
     async def tail(
         self, query: str = "", *, start: int | None = None, verify: bool = True
     ) -> AsyncIterator[Entry]:
-        """What a query finds, as it comes in, without an end; from the index `start` on.
+        """The events that a query finds, as they come in, without an end; from index `start` on.
 
-        Goes on where it was when the connection breaks, as often as the retry policy allows in a
-        row. With `verify` an event is shown when it is published and proven.
+        When the connection breaks it continues from the same place, as often in a row as the retry
+        policy allows. With `verify` it yields an event once it is published and proven.
         """
-        tail = self._shared.tail(query, start=start, verify=verify)
+        stream = EventStream(
+            query,
+            start=start,
+            heads=self._base.heads_for(verify=verify),
+            retry=self._retry,
+            environment=self._environment,
+        )
         while True:
             failure = None
             try:
-                async with aclosing(self._transport.stream(tail.request())) as pieces:
+                async with aclosing(self._transport.stream(stream.request())) as pieces:
                     lines = LineSplitter()
                     async for piece in pieces:
                         for line in lines.feed(piece):
-                            entry = await self._run(tail.read(line))
+                            entry = await self._run(stream.read(line))
                             if entry is not None:
                                 yield entry
             except UnavailableError as error:
                 failure = error
-            await asyncio.sleep(tail.pause_s(failure))
+            await sleep(stream.pause_s(failure))
 
     async def export(
         self,
         query: str,
         to: PathLike,
         *,
-        format: Format = "jsonl",  # noqa: A002 - what it is called over the wire too
+        format: Format = "jsonl",  # noqa: A002 - the parameter's name in the HTTP API too
         order: Order = "oldest",
     ) -> Exported:
-        """Write all that a query finds to a file, which is there only when it is whole.
+        """Write the events that a query finds to a file, which appears only when it is complete.
 
         `evidence` is a .zip with a proof for each event; `ledger verify` checks it offline.
         """
-        taking = ExportVerifier(format)
+        verifier = ExportVerifier(format)
         with replacing(to) as file:
             request = export_request(query, format=format, order=order)
             async with aclosing(self._transport.stream(request)) as pieces:
                 async for piece in pieces:
-                    taking.feed(piece)
-                    await asyncio.to_thread(file.write, piece)
-            return taking.finish()
+                    verifier.feed(piece)
+                    await run_blocking(file.write, piece)
+            return verifier.finish()
 
     async def inclusion(
         self, index: int, *, tree_size: int | None = None, leaf_hash: Hash | None = None
     ) -> Inclusion:
-        """The proof for the leaf at an index, to keep or hand on; of this very leaf when given.
+        """The inclusion proof for the leaf at an index, which must have `leaf_hash` when given.
 
-        It is against the published head, or against the checkpoint kept for `tree_size`.
+        It leads to the published head, or to the kept checkpoint of size `tree_size`.
         """
+        heads = self._base.required_heads()
         return await self._run(
-            self._shared.inclusion(index, tree_size=tree_size, leaf_hash=leaf_hash)
+            prove_inclusion(index, tree_size=tree_size, expected=leaf_hash, heads=heads)
         )
 
     async def consistency(self, old: bytes | str, new: bytes | str | None = None) -> Consistency:
-        """Prove that the tree of the signed head `old` is the beginning of that of `new`.
+        """Check the proof that the tree of the signed head `old` is the beginning of that of `new`.
 
-        Both are notes as they were signed; `new` is the published head when it is left out.
+        Both are signed notes; `new` defaults to the published head.
         """
-        return await self._run(self._shared.consistency(old, new))
+        return await self._run(self._base.required_heads().consistency(old, new))
 
     async def checkpoint(self) -> VerifiedHead:
-        """The published head, checked against the policy and against all heads seen before."""
-        return await self._run(self._shared.checkpoint())
+        """The published head, checked against the policy and against all heads accepted before."""
+        return await self._run(self._base.required_heads().checkpoint())
 
     @property
     def latest(self) -> VerifiedHead | None:
-        """The largest head accepted so far, without asking."""
-        return self._shared.latest
+        """The largest head accepted so far; sends no request."""
+        return self._base.latest
 
     async def close(self) -> None:
         """Write the state file and close the connections. Raises: OSError."""
         await self._transport.close()
-        await asyncio.to_thread(self._shared.save)
+        await run_blocking(self._base.save)
 
     async def __aenter__(self) -> Self:
         return self
@@ -274,47 +296,26 @@ class AsyncLedgerClient:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"AsyncLedgerClient({self._shared.endpoint.address!r})"
+        return f"{type(self).__name__}({self._base.endpoint.address!r})"
 
-    async def _walk(self, search: Search) -> AsyncIterator[Entry]:
+    async def _pages(self, search: Search) -> AsyncIterator[Entry]:
         while search.is_open:
-            for entry in (await self._run(search.next_page())).entries:
+            page = await self._run(search.next_page())
+            for entry in page.entries:
                 yield entry
 
+    def _search(
+        self, path: str, parameters: Parameters, *, limit: int | None, verify: bool
+    ) -> AsyncIterator[Entry]:
+        heads = self._base.heads_for(verify=verify)
+        return self._pages(Search(path, parameters, limit=limit, heads=heads))
+
     async def _run(self, plan: Plan[T]) -> T:
-        steps = self._shared.steps(plan)
-        answer: Response | UnavailableError | None = None
-        has_turn = False
         try:
-            while True:
-                step = steps.send(answer)
-                answer = None
-                match step:
-                    case Request():
-                        answer = await self._send(step)
-                    case Sleep():
-                        await asyncio.sleep(step.delay_s)
-                    case Turn.TAKE:
-                        await self._turn.acquire()
-                        has_turn = True
-                    case Turn.GIVE:
-                        self._turn.release()
-                        has_turn = False
-        except StopIteration as done:
-            result: T = done.value
-            return result
+            return await self._driver.run(plan)
         except VerificationError as error:
-            saved = await asyncio.to_thread(self._shared.with_evidence_saved, error)
+            saved = await run_blocking(self._base.with_evidence_saved, error)
             raise saved from error
         finally:
-            if has_turn:
-                self._turn.release()
-            steps.close()
-            if self._shared.is_save_due:
-                await asyncio.to_thread(self._shared.save_due)
-
-    async def _send(self, request: Request) -> Response | UnavailableError:
-        try:
-            return await self._transport.send(request)
-        except UnavailableError as error:
-            return error
+            if self._base.is_save_due:
+                await run_blocking(self._base.save_due)

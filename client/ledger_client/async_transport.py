@@ -1,7 +1,8 @@
 """Requests over aiohttp. The rules are those of `transport`; this module alone imports aiohttp."""
 
+import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from io import BytesIO
 from typing import Final
@@ -12,6 +13,12 @@ from yarl import URL
 from ledger_client.messages import STREAM_SILENCE_S, Endpoint, Request, Response
 from ledger_client.responses import GOOD_STATUSES, check_status
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+
+Send = Callable[[Request], Awaitable[Response]]
+Sleep = Callable[[float], Awaitable[None]]
+
+sleep: Final[Sleep] = asyncio.sleep
+run_blocking: Final = asyncio.to_thread
 
 _STALE = (
     aiohttp.ServerDisconnectedError,

@@ -1,28 +1,27 @@
-"""One HTTP request and its response, as values; and the plans that are made of them.
+"""An HTTP request and its response as values, and the plans that are made of them.
 
-A `Plan` is a conversation without I/O: a generator that yields the next `Request`, is sent the
-`Response`, and at last returns its verdict. Both clients run the same plans, one over http.client,
-the other over aiohttp, so what is asked and how the answer is judged is written once.
+A `Plan` is a protocol without I/O: a generator that yields the next `Request`, is sent the
+`Response`, and returns its result. Both clients and the monitor run the same plans, over
+http.client or aiohttp, so requests and the checks of their answers are written once.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
-"""The longest body that is read: an event and its proof, whatever escapes and signatures cost."""
+"""The longest body that is read: one event and its proof, with escapes and many signatures."""
 
 STREAM_SILENCE_S = 60.0
-"""How long a stream may say nothing: twice the longest heartbeat of the service."""
+"""The longest pause within a stream: twice the longest heartbeat of the service."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked of the ledger; `target` is path and query below its base address."""
+    """A request to the ledger; `target` is path and query below its base address."""
 
     target: str
     method: Literal["GET", "POST"] = "GET"
@@ -30,34 +29,35 @@ class Request:
     content_type: str | None = None
     body: bytes | None = None
     answer_bytes_max: int = ANSWER_BYTES_MAX
+    unless: Callable[[], bool] | None = field(default=None, compare=False)
+    """For a question that many threads have at once. A client sends one such request at a time,
+    and answers `NOT_SENT` when this is true by then."""
+
+    @property
+    def name(self) -> str:
+        """Method and path, as messages name the request."""
+        return f"{self.method} {self.target.partition('?')[0]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What came back, whole: its body has at most the request's `answer_bytes_max` bytes."""
+    """A whole response; its body has at most the request's `answer_bytes_max` bytes."""
 
     status: int
     body: bytes
     retry_after: str | None = None
 
 
-class Turn(Enum):
-    """A step that sends nothing: `TAKE` waits until no other plan of this client has the turn.
+NOT_SENT: Final = Response(status=0, body=b"")
+"""The answer to a request that was not sent, because its `unless` was true."""
 
-    Who has it says `GIVE` when done; it is also given back when the plan ends.
-    """
-
-    TAKE = "take"
-    GIVE = "give"
-
-
-Plan = Generator[Request | Turn, Response, T]
-"""The answer to a `Turn` means nothing."""
+Plan = Generator[Request, Response, T]
+"""Yields requests, is sent their responses, and returns its result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where a ledger is and how to speak to it. The token is in no repr and no message."""
+    """Address, time-out and token of a ledger. The token is in no repr and no message."""
 
     scheme: Literal["http", "https"]
     host: str
@@ -67,10 +67,10 @@ class Endpoint:
     token: str | None = field(repr=False)
 
     def headers(self, request: Request) -> dict[str, str]:
-        """The headers of a request, but for Host and Content-Length."""
+        """The headers of a request, without Host and Content-Length."""
         headers = {
             "Accept": request.accept,
-            # A compressed answer could be small on the wire and endless in memory.
+            # A compressed answer can be small on the wire and huge in memory.
             "Accept-Encoding": "identity",
             "User-Agent": "witnessed-ledger-client",
         }
@@ -102,7 +102,7 @@ def parse_endpoint(url: str, *, token: str | None, timeout_s: float) -> Endpoint
         raise ValueError("the ledger's address must have neither query nor fragment")
     if not parts.path.isascii() or not parts.path.isprintable() or " " in parts.path:
         raise ValueError("the path of the ledger's address must be ASCII, percent-encoded")
-    # Checked here, for http.client would quote a token with a line break in its message.
+    # http.client would quote a token with a line break in its message.
     if token is not None and not (token and token.isascii() and token.isprintable()):
         raise ValueError("the token must be printable ASCII without line breaks")
     if not timeout_s > 0:

@@ -36,7 +36,7 @@ def decode_json(request: Request, body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedError(f"{_name(request)}: the answer is not as agreed: {error}") from None
+        raise MalformedError(f"{request.name}: the answer is not as agreed: {error}") from None
 
 
 def check_status(request: Request, response: Response) -> bytes:
@@ -48,8 +48,8 @@ def check_status(request: Request, response: Response) -> bytes:
     if response.status in _FAILED:
         problem = decode_problem(response)
         said = f": {problem.detail}" if problem.detail else ""
-        raise UnavailableError(f"{_name(request)}: status {response.status}{said}")
-    raise MalformedError(f"{_name(request)}: got status {response.status}, want 2xx, 4xx or 5xx")
+        raise UnavailableError(f"{request.name}: status {response.status}{said}")
+    raise MalformedError(f"{request.name}: got status {response.status}, want 2xx, 4xx or 5xx")
 
 
 def decode_problem(response: Response) -> Problem:
@@ -78,7 +78,3 @@ def adding_evidence(evidence: Evidence) -> Iterator[None]:
         yield
     except VerificationError as error:
         raise VerificationError(str(error), evidence={**evidence(), **error.evidence}) from error
-
-
-def _name(request: Request) -> str:
-    return f"{request.method} {request.target.partition('?')[0]}"

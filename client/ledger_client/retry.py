@@ -1,28 +1,28 @@
-"""When a request is sent again, and after how long: one policy, no clock and no I/O of its own.
+"""When a request is sent again, and after how long. Clocks and random numbers are passed in.
 
 * Sent again: after connection errors and time-outs, and after 429, 502, 503 and 504. Never after
   any other answer: a 400 will be a 400 the next time too.
-* An append may be sent again because its events carry ids which the client made before the first
-  attempt: what was stored already comes back as a duplicate.
-* The wait is drawn from [0, min(cap, base·2^n)] (full jitter), so that clients which failed
-  together don't come back together. A Retry-After is waited for in full, up to a cap of its own,
-  and the jitter is added to it.
-* Attempts and total time are both bounded; the last failure is what the caller sees.
+* An append may be sent again: the client made the ids of its events before the first attempt, so an
+  event that is stored already comes back as a duplicate.
+* The wait is drawn from [0, min(cap, base·2^n)] (full jitter), so clients that failed together do
+  not come back together. A Retry-After is waited for in full, up to a cap of its own, and the
+  jitter is added to it.
+* Attempts and total time are both bounded. The caller sees the last failure.
 """
 
-from collections.abc import Callable, Generator
+import secrets
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
+from typing import Final
 
-from ledger_client.messages import Plan, Request, Response, Turn
+from ledger_client.messages import Response
 from ledger_client.runtime.backoff import exponential_s
 from ledger_core.tlog.errors import UnavailableError
 
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 RETRY_AFTER_DIGITS_MAX = 9
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,84 +62,53 @@ class RetryPolicy:
         return delay_s if elapsed_s + delay_s <= self.total_s else None
 
 
-@dataclass(frozen=True, slots=True)
-class Sleep:
-    """A step of `persist` that sends nothing: wait so long, then go on."""
-
-    delay_s: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What the retry policy reads of the world."""
+    """The clocks and the random numbers that retries use; by default those of the system."""
 
-    monotonic_s: Callable[[], float]
-    unix_s: Callable[[], float]
-    draw: Callable[[], float]
-
-
-Step = Request | Turn | Sleep
-Steps = Generator[Step, Response | UnavailableError | None, T]
+    monotonic_s: Callable[[], float] = time.monotonic
+    unix_s: Callable[[], float] = time.time
+    draw: Callable[[], float] = secrets.SystemRandom().random
 
 
-def persist(plan: Plan[T], *, retry: RetryPolicy, environment: Environment) -> Steps[T]:
-    """Run a plan, sending each of its requests again as the policy allows.
+class Attempts:
+    """Counts the failed attempts at one request. Mutable; owned by the caller that makes them."""
 
-    Yields a `Request`, to be answered with its `Response` or the `UnavailableError` it met; or a
-    `Turn` or a `Sleep`, to be answered with None. The last failure of a request is thrown into the
-    plan.
-    """
-    try:
-        step = next(plan)
-        while True:
-            if isinstance(step, Turn):
-                yield step
-                step = next(plan)
-                continue
-            try:
-                response = yield from _exchange(step, retry=retry, environment=environment)
-            except UnavailableError as error:
-                step = plan.throw(error)
-            else:
-                step = plan.send(response)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    finally:
-        plan.close()
+    def __init__(self, retry: RetryPolicy, environment: Environment) -> None:
+        """The total time of the policy begins now."""
+        self._retry: Final = retry
+        self._environment: Final = environment
+        self._started_s: Final = environment.monotonic_s()
+        self._count = 0
 
+    def pause_s(self, failure: UnavailableError, *, name: str) -> float:
+        """The wait between this failure and the next attempt; `name` is the request in messages.
 
-def _exchange(request: Request, *, retry: RetryPolicy, environment: Environment) -> Steps[Response]:
-    """One request, until it has an answer that isn't worth another attempt."""
-    started_s = environment.monotonic_s()
-    attempts = 0
-    while True:
-        answer = yield request
-        attempts += 1
-        if isinstance(answer, Response):
-            if answer.status not in RETRIED_STATUSES:
-                return answer
-            failure = f"status {answer.status}"
-            retry_after_s = parse_retry_after(answer.retry_after, unix_s=environment.unix_s())
-        elif isinstance(answer, UnavailableError):
-            failure, retry_after_s = str(answer), answer.retry_after_s
-        else:
-            raise TypeError("a request must be answered before the next step")
-        elapsed_s = environment.monotonic_s() - started_s
-        delay_s = retry.delay_s(
-            attempts=attempts,
+        Raises: UnavailableError when the policy allows no further attempt.
+        """
+        self._count += 1
+        elapsed_s = self._environment.monotonic_s() - self._started_s
+        delay_s = self._retry.delay_s(
+            attempts=self._count,
             elapsed_s=elapsed_s,
-            retry_after_s=retry_after_s,
-            draw=environment.draw,
+            retry_after_s=failure.retry_after_s,
+            draw=self._environment.draw,
         )
         if delay_s is None:
-            path = request.target.partition("?")[0]
             raise UnavailableError(
-                f"{request.method} {path}: {failure}"
-                f" (attempt {attempts} of {retry.attempts_max}, {elapsed_s:.1f} s)",
-                retry_after_s=retry_after_s,
-            )
-        yield Sleep(delay_s)
+                f"{name}: {failure}"
+                f" (attempt {self._count} of {self._retry.attempts_max}, {elapsed_s:.1f} s)",
+                retry_after_s=failure.retry_after_s,
+            ) from failure
+        return delay_s
+
+
+def retried_failure(response: Response, *, unix_s: float) -> UnavailableError | None:
+    """The failure that a response stands for when its request is sent again, else None."""
+    if response.status not in RETRIED_STATUSES:
+        return None
+    retry_after_s = parse_retry_after(response.retry_after, unix_s=unix_s)
+    return UnavailableError(f"status {response.status}", retry_after_s=retry_after_s)
 
 
 def parse_retry_after(text: str | None, *, unix_s: float) -> float | None:

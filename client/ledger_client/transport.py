@@ -17,9 +17,9 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from ledger_client.messages import STREAM_SILENCE_S, Endpoint, Request, Response
 from ledger_client.responses import GOOD_STATUSES, check_status
@@ -28,11 +28,24 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError, Verificati
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Send = Callable[[Request], Response]
+Sleep = Callable[[float], None]
+
+sleep: Final[Sleep] = time.sleep
+
 READ_BYTES = 1 << 16
 OVERHEAD_BYTES_MAX = 1 << 20
 """Room for a status line, headers and the sizes of chunks, beyond twice the longest body."""
 
 _STALE = (ConnectionError, http.client.BadStatusLine, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
+def run_blocking(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function that waits for the disk. The asynchronous client uses a thread for it."""
+    return function(*args, **kwargs)
 
 
 class Transport:

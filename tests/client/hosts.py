@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ledger_client.messages import Plan, Request, Response, Turn
+from ledger_client.messages import Plan, Request, Response
 from ledger_core.event.canonical import encode_event, format_leaf, format_time
 from ledger_core.event.model import Event
 from ledger_core.event.reader import Reader
@@ -94,7 +94,6 @@ class Host:
         try:
             step = next(plan)
             while True:
-                assert not isinstance(step, Turn)
                 step = plan.send(self.answer(step))
         except StopIteration as done:
             result: T = done.value

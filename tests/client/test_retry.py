@@ -1,15 +1,16 @@
 """When a request is sent again. All of it is pure: time and chance are told."""
 
-from collections.abc import Generator
+import time
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger_client.messages import Plan, Request, Response, Turn
-from ledger_client.retry import Environment, RetryPolicy, Sleep, parse_retry_after, persist
-from ledger_core.tlog.errors import UnavailableError
+from ledger_client.driver import Driver
+from ledger_client.messages import NOT_SENT, Plan, Request, Response
+from ledger_client.retry import Environment, RetryPolicy, parse_retry_after
+from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 NOV_25_2026 = 1_795_572_216.0
 
@@ -34,23 +35,21 @@ class World:
         answers: list[Response | UnavailableError],
         retry: RetryPolicy,
     ) -> str:
-        """Run a plan against these answers, the last one again and again."""
-        steps = persist(plan, retry=retry, environment=self.environment())
-        answer: Response | UnavailableError | None = None
-        try:
-            while True:
-                step = steps.send(answer)
-                if isinstance(step, Sleep):
-                    self.pauses.append(step.delay_s)
-                    self.now_s += step.delay_s
-                    answer = None
-                elif isinstance(step, Turn):
-                    answer = None
-                else:
-                    answer = answers[min(len(self.sent), len(answers) - 1)]
-                    self.sent.append(step)
-        except StopIteration as done:
-            return str(done.value)
+        """Run a plan against these answers; the last one comes again and again."""
+
+        def send(request: Request) -> Response:
+            answer = answers[min(len(self.sent), len(answers) - 1)]
+            self.sent.append(request)
+            if isinstance(answer, UnavailableError):
+                raise answer
+            return answer
+
+        def sleep(delay_s: float) -> None:
+            self.pauses.append(delay_s)
+            self.now_s += delay_s
+
+        driver = Driver(send, sleep=sleep, retry=retry, environment=self.environment())
+        return driver.run(plan)
 
 
 def ask_once() -> Plan[str]:
@@ -197,7 +196,7 @@ def test_a_plan_hears_of_the_failure_and_may_go_on() -> None:
     assert World().run(ask_twice(), answers, RetryPolicy(attempts_max=1)) == "b"
 
 
-def test_a_plan_is_closed_when_nobody_runs_it_to_its_end() -> None:
+def test_a_plan_is_closed_when_it_does_not_run_to_its_end() -> None:
     closed = []
 
     def ask() -> Plan[str]:
@@ -207,12 +206,24 @@ def test_a_plan_is_closed_when_nobody_runs_it_to_its_end() -> None:
             closed.append(True)
         return ""
 
-    steps: Generator[object, Response | UnavailableError | None, str] = persist(
-        ask(), retry=RetryPolicy(), environment=World().environment()
-    )
-    next(steps)
-    steps.close()
+    def send(_request: Request) -> Response:
+        raise MalformedError("answer too long")
+
+    driver = Driver(send, sleep=time.sleep, retry=RetryPolicy(), environment=World().environment())
+    with pytest.raises(MalformedError, match="too long"):
+        driver.run(ask())
     assert closed == [True]
+
+
+@pytest.mark.parametrize("is_needed", [True, False])
+def test_a_request_with_unless_is_sent_when_it_is_still_needed(is_needed: bool) -> None:
+    def ask() -> Plan[str]:
+        response = yield Request(target="/a", unless=lambda: not is_needed)
+        return "not sent" if response == NOT_SENT else response.body.decode()
+
+    world = World()
+    assert world.run(ask(), [ok()], RetryPolicy()) == ("fine" if is_needed else "not sent")
+    assert len(world.sent) == is_needed
 
 
 @pytest.mark.parametrize("bounds", [{"attempts_max": 0}, {"total_s": -1.0}, {"delay_base_s": -0.1}])

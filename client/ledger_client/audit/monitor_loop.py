@@ -6,19 +6,19 @@ than a bundle of entries is still unchecked; and after a growing wait when the l
 What went wrong on the way is a `Remark`; what is untrue, or stale, ends the following.
 """
 
-import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from ledger_client.audit.monitor import Monitor, Report, WitnessSite
 from ledger_client.audit.monitor_dir import MonitorFolder
-from ledger_client.messages import Plan, Request, Response, Turn, parse_endpoint
-from ledger_client.retry import Environment, RetryPolicy, Sleep, persist
+from ledger_client.driver import Driver
+from ledger_client.messages import Plan, Request, Response, parse_endpoint
+from ledger_client.retry import Environment, RetryPolicy
 from ledger_client.runtime.backoff import exponential_s, spread
-from ledger_client.transport import Transport
+from ledger_client.transport import Sleep, Transport
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import Policy
 from ledger_core.tlog.tile import TILE_WIDTH
@@ -69,14 +69,10 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class MonitorEnvironment:
-    """What following reads of the world, and how it waits."""
+    """The clocks of a monitor, and how it waits."""
 
-    clocks: Environment = field(
-        default_factory=lambda: Environment(
-            monotonic_s=time.monotonic, unix_s=time.time, draw=secrets.SystemRandom().random
-        )
-    )
-    sleep: Callable[[float], None] = time.sleep
+    clocks: Environment = field(default_factory=Environment)
+    sleep: Sleep = time.sleep
 
 
 class MonitorLoop:
@@ -109,11 +105,11 @@ class MonitorLoop:
             is_patient=not settings.is_once,
             stale_after_s=settings.stale_after_s,
         )
-        self._log: Final = _Peer("the log", url, token=token, timeout_s=settings.timeout_s)
+        self._log: Final = self._peer("the log", url, token=token)
         self._sites: Final[list[tuple[WitnessSite, _Peer]]] = []
         for site in self._monitor.sites if settings.asks_witnesses else ():
             try:
-                peer = _Peer(site.name, site.url, token=None, timeout_s=settings.timeout_s)
+                peer = self._peer(site.name, site.url, token=None)
             except ValueError as error:
                 raise ValueError(f"{site.name}: {error}") from error
             self._sites.append((site, peer))
@@ -201,44 +197,37 @@ class MonitorLoop:
             remark = "it has cosigned nothing of this log"
             if head is not None:
                 remark = self._run(self._log, self._monitor.compare(site, head, self._now())) or ""
-        if remark != peer.told:
-            peer.told = remark
+        if remark != peer.last_remark:
+            peer.last_remark = remark
             yield Remark(site.name, remark or "it answers again")
 
     def _run(self, peer: "_Peer", plan: Plan[T]) -> T:
         """Run a plan against one peer. Raises: what the plan does."""
-        steps = persist(plan, retry=RETRY, environment=self._environment.clocks)
-        answer: Response | UnavailableError | None = None
         try:
-            while True:
-                step = steps.send(answer)
-                answer = None
-                match step:
-                    case Request():
-                        answer = self._send(peer, step)
-                    case Sleep():
-                        self._environment.sleep(step.delay_s)
-                    case Turn():
-                        pass  # There is nobody else to wait for.
-        except StopIteration as done:
-            result: T = done.value
-            return result
+            return peer.driver.run(plan)
         except MalformedError as error:
             raise MalformedError(f"{peer.name}: {error}") from error
-        finally:
-            steps.close()
 
-    def _send(self, peer: "_Peer", request: Request) -> Response | UnavailableError:
+    def _peer(self, name: str, url: str, *, token: str | None) -> "_Peer":
+        """Raises: ValueError for an address that is none."""
+        endpoint = parse_endpoint(url, token=token, timeout_s=self._settings.timeout_s)
+        transport = Transport(endpoint)
+        driver = Driver(
+            lambda request: self._send(transport, request),
+            sleep=self._environment.sleep,
+            retry=RETRY,
+            environment=self._environment.clocks,
+        )
+        return _Peer(name, transport, driver)
+
+    def _send(self, transport: Transport, request: Request) -> Response:
         self._last_answer = None
         try:
-            response = peer.transport.send(request)
-        except UnavailableError as error:
-            return error
+            self._last_answer = transport.send(request)
         except VerificationError as error:
-            # A certificate that isn't trusted: whoever answers, it is not whom we asked.
-            return UnavailableError(str(error))
-        self._last_answer = response
-        return response
+            # A certificate that isn't trusted: this is not the peer that was asked.
+            raise UnavailableError(str(error)) from error
+        return self._last_answer
 
     def _back_off(self, peer: "_Peer", error: UnavailableError) -> None:
         """Wait longer each time, and as long as the other side asks for, within reason."""
@@ -297,13 +286,13 @@ class MonitorLoop:
         return MalformedError(f"{error}; {where}")
 
 
+@dataclass(slots=True)
 class _Peer:
-    """Whom one asks, and how that went lately."""
+    """The log or a witness: how it is asked, and its failures in a row."""
 
-    def __init__(self, name: str, url: str, *, token: str | None, timeout_s: float) -> None:
-        """Raises: ValueError for an address that is none."""
-        self.name: Final = name
-        self.transport: Final = Transport(parse_endpoint(url, token=token, timeout_s=timeout_s))
-        self.failures = 0
-        self.resumes_at_unix_s = 0.0
-        self.told = ""
+    name: str
+    transport: Transport
+    driver: Driver
+    failures: int = 0
+    resumes_at_unix_s: float = 0.0
+    last_remark: str = ""

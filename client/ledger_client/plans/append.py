@@ -108,37 +108,33 @@ class Appender:
         self,
         *,
         reader: Reader,
-        heads: Heads | None,
         mask: Mask | None,
         make_salt: Callable[[], bytes],
     ) -> None:
-        """Without `heads` nothing can be verified; without `mask` secrets are sent.
-
-        `make_salt` gives 32 random bytes.
-        """
+        """Without `mask` secrets are sent. `make_salt` gives 32 random bytes."""
         self._reader: Final = reader
         self._make_salt: Final = make_salt
         self._mask: Final = mask
-        self._heads: Final = heads
 
-    def append(self, event: AnyEvent, *, verify: bool, wait_witnessed: bool) -> Plan[Receipt]:
+    def append(
+        self, event: AnyEvent, *, heads: Heads | None, wait_witnessed: bool
+    ) -> Plan[Receipt]:
         """Append one event. Raises: RejectedError, and what `append_many` raises."""
-        (result,) = yield from self.append_many(
-            [event], verify=verify, wait_witnessed=wait_witnessed
-        )
+        (result,) = yield from self.append_many([event], heads=heads, wait_witnessed=wait_witnessed)
         if isinstance(result, Rejected):
             raise RejectedError(result.problem)
         return result
 
     def append_many(
-        self, events: Iterable[AnyEvent], *, verify: bool, wait_witnessed: bool
+        self, events: Iterable[AnyEvent], *, heads: Heads | None, wait_witnessed: bool
     ) -> Plan[list[Receipt | Rejected]]:
         """Append events in as few requests as the limits allow; the outcomes in the same order.
+
+        Events are verified against `heads`, when given.
 
         Raises: UnsettledError, VerificationError, MalformedError; RejectedError when a whole
         request is refused, as for a token that isn't valid.
         """
-        heads = self._heads if verify else None
         results: list[Receipt | Rejected] = []
         for batch in self._batches(events):
             sent = [item for item in batch if isinstance(item, ReadEvent)]

@@ -1,12 +1,12 @@
-"""How a head that a server shows comes to be accepted: the plans around a `TrustedLog`.
+"""The plans that accept a head from a server, around a `TrustedLog`.
 
-A `TrustedLog` is one client's, and a client may be used from many threads: its calls stand under
-one lock here, which no plan holds while it waits for an answer.
+Many threads may use one client. One lock guards the `TrustedLog`; no plan holds it while it waits
+for an answer.
 
 The events of one commit come back to many threads at once, with one head and often with a proof
-from a head that isn't the latest any more. Only one of them asks for the proof that is missing, the
-others wait for their turn and then find the head accepted. So there is at most one such question
-for each head, however many threads.
+from a head that is no longer the latest. One thread asks for the missing proof. The others wait
+(`Request.unless`) and then find the head accepted, so nearly always one request is sent for each
+head: 32 appends in flight sent 2,223 of these requests for 1,920 appends without this.
 """
 
 import threading
@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from ledger_client.errors import RejectedError
-from ledger_client.messages import Plan, Request, Turn
+from ledger_client.messages import NOT_SENT, Plan, Request, Response
 from ledger_client.responses import check_same, check_status, decode_answer
 from ledger_client.results import Consistency
 from ledger_core.tlog.hashing import Hash
@@ -128,38 +128,51 @@ class Heads:
         with self._lock:
             head = self._trusted.check_head(note)
         proof = offered
-        has_turn = False
         while True:
             with self._lock:
                 verdict = judge(head) if self._trusted.accept(head, proof) else None
                 needed = self._trusted.needs(head)
                 latest = self._trusted.latest
             if verdict is not None:
-                if has_turn:
-                    yield Turn.GIVE
                 return verdict
             if needed is None:
                 raise AssertionError("a head that needs no proof is accepted or refused")
-            if not has_turn:
-                yield Turn.TAKE
-                has_turn = True
+            request = _consistency_request(*needed, unless=lambda: self._needs_none(head))
+            response = yield request
+            if response == NOT_SENT:
                 continue
             try:
-                proof = yield from fetch_consistency(*needed)
+                proof = _parse_consistency(request, response, *needed)
             except RejectedError as error:
                 if error.problem.status not in PROOF_REFUSED_STATUSES or latest is None:
                     raise
                 reason = f"the ledger has no proof between them ({error})"
                 raise fork_error(reason, accepted=latest, offered=head) from error
 
+    def _needs_none(self, head: VerifiedHead) -> bool:
+        with self._lock:
+            return self._trusted.needs(head) is None
+
 
 def fetch_consistency(old_size: int, new_size: int) -> Plan[ConsistencyProof]:
-    """The ledger's proof between two sizes, which nothing has been held against yet.
+    """The ledger's proof between two sizes, not yet checked against their heads.
 
     Raises: VerificationError when it is between others, MalformedError, RejectedError.
     """
-    request = Request(target=f"/v1/proofs/consistency?from={old_size}&to={new_size}")
-    response = yield request
+    request = _consistency_request(old_size, new_size)
+    return _parse_consistency(request, (yield request), old_size, new_size)
+
+
+def _consistency_request(
+    old_size: int, new_size: int, *, unless: Callable[[], bool] | None = None
+) -> Request:
+    target = f"/v1/proofs/consistency?from={old_size}&to={new_size}"
+    return Request(target=target, unless=unless)
+
+
+def _parse_consistency(
+    request: Request, response: Response, old_size: int, new_size: int
+) -> ConsistencyProof:
     answer = decode_answer(request, response, WireConsistency)
     check_same(
         "a consistency proof between other sizes",

@@ -5,7 +5,7 @@ query finds, and its counts, are the service's word; pages are held to what they
 nothing comes twice and the order is the one asked for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Final, Literal
 from urllib.parse import quote, urlencode
@@ -27,6 +27,9 @@ PAGE_BYTES_MAX: Final = 256 << 20
 """A thousand of the largest events, with their escapes and proofs."""
 
 Order = Literal["newest", "oldest"]
+Parameters = Mapping[str, str | int | None]
+"""Those of a query string; None leaves one out."""
+
 Number = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -109,7 +112,7 @@ class _SeenAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 def plan_page(
     path: str,
-    parameters: Mapping[str, str | int | None],
+    parameters: Parameters,
     *,
     heads: Heads | None,
     after: int | None = None,
@@ -172,7 +175,7 @@ class Search:
     def __init__(
         self,
         path: str,
-        parameters: Mapping[str, str | int | None],
+        parameters: Parameters,
         *,
         limit: int | None,
         heads: Heads | None,
@@ -209,22 +212,6 @@ class Search:
             self._left -= len(page.entries)
         self.is_open = page.cursor is not None and self._left != 0
         return page
-
-
-def search_parameters(
-    *,
-    order: Order,
-    facets: Sequence[str] = (),
-    histogram: str | None = None,
-    explain: bool = False,
-) -> dict[str, str | int | None]:
-    """Parameters that several routes share."""
-    return {
-        "order": order,
-        "facets": ",".join(facets) or None,
-        "histogram": histogram,
-        "explain": 1 if explain else None,
-    }
 
 
 def around_path(reference: int | str) -> str:

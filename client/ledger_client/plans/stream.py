@@ -15,7 +15,7 @@ from ledger_client.plans.heads import Heads
 from ledger_client.plans.search import WireEvent, read_found
 from ledger_client.responses import decode_json
 from ledger_client.results import Entry
-from ledger_client.retry import Environment, RetryPolicy
+from ledger_client.retry import Attempts, Environment, RetryPolicy
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 LINE_BYTES_MAX: Final = ANSWER_BYTES_MAX
@@ -62,8 +62,7 @@ class EventStream:
         self._retry: Final = retry
         self._environment: Final = environment
         self._next = start
-        self._failures = 0
-        self._failing_since_s = 0.0
+        self._attempts: Attempts | None = None  # Those since the last line.
 
     def request(self) -> Request:
         """What to ask for, the first time and after each end."""
@@ -82,7 +81,7 @@ class EventStream:
         Raises: VerificationError, MalformedError.
         """
         said = decode_json(self.request(), line, _Line)
-        self._failures = 0
+        self._attempts = None
         place = said.next if said.index is None else said.index
         if place is None or place < (self._next or 0):
             raise MalformedError(f"the stream goes back: got {place}, want {self._next} or more")
@@ -97,20 +96,11 @@ class EventStream:
         return entry
 
     def pause_s(self, failure: UnavailableError | None) -> float:
-        """How long to wait before asking again; None is a stream that ended in order.
+        """The wait before the next request; None stands for a stream that ended in order.
 
-        Raises: the failure, when the retries are used up.
+        Raises: UnavailableError when the retries are used up.
         """
-        now_s = self._environment.monotonic_s()
-        if self._failures == 0:
-            self._failing_since_s = now_s
-        self._failures += 1
-        delay_s = self._retry.delay_s(
-            attempts=self._failures,
-            elapsed_s=now_s - self._failing_since_s,
-            retry_after_s=None if failure is None else failure.retry_after_s,
-            draw=self._environment.draw,
-        )
-        if delay_s is None:
-            raise failure or UnavailableError("the stream ends again and again")
-        return delay_s
+        if self._attempts is None:
+            self._attempts = Attempts(self._retry, self._environment)
+        failure = failure or UnavailableError("the stream ended")
+        return self._attempts.pause_s(failure, name=self.request().name)
