@@ -19,22 +19,30 @@ A signer key is secret:
 
     PRIVATE+KEY+example.com/foo+530d903a+<base64(signature type ‖ 32-byte seed)>
 
+ML-DSA-44 needs the package `cryptography`, which comes with the extra `ml-dsa` and is imported with
+the first key of that type. Without it such a key is refused with UnavailableError where it is read,
+so that no policy is ever checked without one of its keys.
+
 Source: c2sp.org/signed-note; the signer key is that of Go's golang.org/x/mod/sumdb/note.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Self, TypeAlias
+from types import ModuleType
+from typing import TYPE_CHECKING, Self, TypeAlias
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA44PublicKey
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.text import excerpt, format_base64, from_wire, parse_base64
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA44PublicKey
 
 ED25519 = 0x01
 ED25519_COSIGNATURE = 0x04
@@ -57,8 +65,8 @@ _KEY_ID_BYTES = 4
 _SIGNER_PREFIX = "PRIVATE+KEY+"
 _KEY_TEXT = re.compile(r"(?P<name>[^+]+)\+(?P<key_id>[0-9a-f]{8})\+(?P<material>[A-Za-z0-9+/=]+)")
 
-_PublicKey: TypeAlias = VerifyKey | MLDSA44PublicKey
-_PrivateKey: TypeAlias = SigningKey | MLDSA44PrivateKey
+_PublicKey: TypeAlias = "VerifyKey | MLDSA44PublicKey"
+_PrivateKey: TypeAlias = "SigningKey | MLDSA44PrivateKey"
 
 
 def check_key_name(name: str) -> None:
@@ -86,7 +94,11 @@ class VerifierKey:
     _loaded: _PublicKey = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Raises: ValueError for a bad name, for an unknown type, and for a weak or bad key."""
+        """Load the key.
+
+        Raises: ValueError for a bad name, an unknown type, and a weak or bad key; UnavailableError
+        for an ML-DSA-44 key without `cryptography`.
+        """
         check_key_name(self.name)
         object.__setattr__(self, "_loaded", _load_public(self.algorithm, self.public_key))
         key = self.name.encode() + b"\n" + bytes([self.algorithm]) + self.public_key
@@ -122,15 +134,10 @@ class VerifierKey:
             raise VerificationError(
                 f"a signature of {self.name} has {want} bytes, got {len(signature)}"
             )
-        try:
-            if isinstance(self._loaded, VerifyKey):
-                self._loaded.verify(message, signature)
-            else:
-                self._loaded.verify(signature, message)
-        except (BadSignatureError, InvalidSignature):
+        if not _is_valid(self._loaded, message, signature):
             raise VerificationError(
                 f"the signature of {self.name}+{self.key_id:08x} does not verify"
-            ) from None
+            )
 
 
 class SignerKey:
@@ -139,7 +146,7 @@ class SignerKey:
     __slots__ = ("_loaded", "_seed", "verifier_key")
 
     def __init__(self, name: str, *, algorithm: int, seed: bytes) -> None:
-        """Raises: ValueError for a bad name, an unknown type, or a seed that hasn't 32 bytes."""
+        """Raises: as `VerifierKey`, and ValueError for a seed that hasn't 32 bytes."""
         if len(seed) != SEED_BYTES:
             raise ValueError(f"a seed has {SEED_BYTES} bytes, got {len(seed)}")
         self._seed = seed
@@ -197,10 +204,9 @@ def _load_public(algorithm: int, public_key: bytes) -> _PublicKey:
         return VerifyKey(public_key)
     if algorithm == MLDSA44_COSIGNATURE:
         _check_length(public_key, MLDSA44_KEY_BYTES)
-        try:
-            return MLDSA44PublicKey.from_public_bytes(public_key)
-        except UnsupportedAlgorithm as error:
-            raise _no_mldsa44() from error
+        with _mldsa44() as mldsa:
+            key: MLDSA44PublicKey = mldsa.MLDSA44PublicKey.from_public_bytes(public_key)
+            return key
     raise ValueError(f"unknown signature type {algorithm:#04x}")
 
 
@@ -208,10 +214,9 @@ def _load_private(algorithm: int, seed: bytes) -> _PrivateKey:
     if algorithm in (ED25519, ED25519_COSIGNATURE):
         return SigningKey(seed)
     if algorithm == MLDSA44_COSIGNATURE:
-        try:
-            return MLDSA44PrivateKey.from_seed_bytes(seed)
-        except UnsupportedAlgorithm as error:
-            raise _no_mldsa44() from error
+        with _mldsa44() as mldsa:
+            key: MLDSA44PrivateKey = mldsa.MLDSA44PrivateKey.from_seed_bytes(seed)
+            return key
     raise ValueError(f"unknown signature type {algorithm:#04x}")
 
 
@@ -226,7 +231,36 @@ def _check_length(public_key: bytes, want: int) -> None:
         raise ValueError(f"a public key of this type has {want} bytes, got {len(public_key)}")
 
 
-def _no_mldsa44() -> UnavailableError:
-    return UnavailableError(
-        "this build of the package `cryptography` has no ML-DSA-44; its wheels since 50 do"
-    )
+def _is_valid(key: _PublicKey, message: bytes, signature: bytes) -> bool:
+    if isinstance(key, VerifyKey):
+        try:
+            key.verify(message, signature)
+        except BadSignatureError:
+            return False
+        return True
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+@contextmanager
+def _mldsa44() -> Iterator[ModuleType]:
+    """The module that has ML-DSA-44. Raises: UnavailableError saying what to install."""
+    try:
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric import mldsa
+    except ImportError as error:
+        raise UnavailableError(
+            "an ML-DSA-44 key needs the package cryptography, 50 or later:"
+            " pip install 'witnessed-ledger-client[ml-dsa]'"
+        ) from error
+    try:
+        yield mldsa
+    except UnsupportedAlgorithm as error:
+        raise UnavailableError(
+            "this build of the package cryptography has no ML-DSA-44; its wheels since 50 do"
+        ) from error

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from ledger_core.tlog.checkpoint import Checkpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import CosignatureVerifier, cosigned_at_unix_s, parse_verifier
-from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
 from ledger_core.tlog.keys import ED25519, MLDSA44_COSIGNATURE
 from ledger_core.tlog.note import (
@@ -234,7 +234,11 @@ class Policy:
 
 
 def parse_policy(data: bytes) -> Policy:
-    """The policy in a file. Raises: MalformedError naming the line."""
+    """The policy in a file.
+
+    Raises: MalformedError naming the line; UnavailableError when a key is of type ML-DSA-44 and the
+    extra `ml-dsa` is not installed: no key is left out, for a quorum could be met without it.
+    """
     if len(data) > POLICY_BYTES_MAX:
         raise MalformedError(f"a policy has at most {POLICY_BYTES_MAX} bytes, got {len(data)}")
     *lines, rest = data.split(b"\n")
@@ -244,8 +248,8 @@ def parse_policy(data: bytes) -> Policy:
     for number, line in enumerate(lines, 1):
         try:
             draft.add(line)
-        except MalformedError as error:
-            raise MalformedError(f"line {number} of the policy: {error}") from None
+        except (MalformedError, UnavailableError) as error:
+            raise type(error)(f"line {number} of the policy: {error}") from None
     return draft.finish()
 
 
