@@ -19,14 +19,18 @@ if TYPE_CHECKING:
     from ledger_client.ids import new_event_id
     from ledger_client.mark_private import private
     from ledger_client.problem_details import Problem
-    from ledger_client.recording.asynchronous import AsyncRecorder
+    from ledger_client.recording.async_recorder import AsyncRecorder
     from ledger_client.recording.context import audit_context, extend_audit_context
-    from ledger_client.recording.current import current_recorder, use_recorder
     from ledger_client.recording.decorator import audited
     from ledger_client.recording.diff import diff, snapshot
     from ledger_client.recording.logging_handlers import AuditHandler, AuditProcessor
     from ledger_client.recording.options import SpoolFullError
-    from ledger_client.recording.recorder import Recorder, RecorderStatus
+    from ledger_client.recording.recorder import (
+        Recorder,
+        RecorderStatus,
+        current_recorder,
+        use_recorder,
+    )
     from ledger_client.results import (
         Consistency,
         Entry,
@@ -88,7 +92,7 @@ __all__ = [
 
 _MODULES = {
     "AsyncLedgerClient": "ledger_client.async_client",
-    "AsyncRecorder": "ledger_client.recording.asynchronous",
+    "AsyncRecorder": "ledger_client.recording.async_recorder",
     "AuditHandler": "ledger_client.recording.logging_handlers",
     "AuditProcessor": "ledger_client.recording.logging_handlers",
     "Consistency": "ledger_client.results",
@@ -118,13 +122,13 @@ _MODULES = {
     "VerificationError": "ledger_core.tlog.errors",
     "audit_context": "ledger_client.recording.context",
     "audited": "ledger_client.recording.decorator",
-    "current_recorder": "ledger_client.recording.current",
+    "current_recorder": "ledger_client.recording.recorder",
     "diff": "ledger_client.recording.diff",
     "extend_audit_context": "ledger_client.recording.context",
     "new_event_id": "ledger_client.ids",
     "private": "ledger_client.mark_private",
     "snapshot": "ledger_client.recording.diff",
-    "use_recorder": "ledger_client.recording.current",
+    "use_recorder": "ledger_client.recording.recorder",
 }
 
 

@@ -15,7 +15,7 @@ import werkzeug.exceptions
 from aiohttp import web
 
 from ledger_client import Recorder, audit_context, audited, diff, use_recorder
-from ledger_client.recording import current
+from ledger_client.recording import recorder as recorder_module
 from ledger_client.recording.exception_outcomes import outcome_of
 from ledger_core.event.model import EventError
 from tests.recording.conftest import OpenRecorder, Running
@@ -26,7 +26,7 @@ Recorded = Callable[[], list[dict[str, Any]]]
 @pytest.fixture
 def recorder(open_recorder: OpenRecorder) -> Iterator[Recorder]:
     yield use_recorder(open_recorder())
-    current._recorders.clear()
+    recorder_module._recorders.clear()
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_what_others_left_counts_towards_the_limit(
     kept = fill(first, 100)
     second = open_recorder(url=DOWN, on_full="drop", spool_bytes_max=LIMIT)
     second.record("a.b")
-    wait_until(lambda: second._life is not None and second._life.spool.others_bytes > 0)
+    wait_until(lambda: second._session is not None and second._session.spool.others_bytes > 0)
     assert fill(second, 100) < kept // 4
     assert size_of(tmp_path) <= LIMIT + 3 * 4096
 

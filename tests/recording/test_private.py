@@ -1,6 +1,7 @@
 """Private values through the recorder: they reach the ledger, and then the spool forgets them."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ def said(**context: Any) -> dict[str, Any]:
 
 
 def holds_name(folder: Path) -> bool:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return any(NAME.encode() in path.read_bytes() for path in files)
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError, IsADirectoryError):  # Sent and removed meanwhile.
+            if NAME.encode() in path.read_bytes():
+                return True
+    return False
 
 
 def values_of(running: Running, opener: str, event_id: str) -> dict[str, Any]:

@@ -48,9 +48,8 @@ from ledger_client.integrations.request_info import (
 )
 from ledger_client.recording.arguments import Changes, Principal
 from ledger_client.recording.context import AuditContext, audit_context, current_scope
-from ledger_client.recording.current import current_recorder, use_recorder
 from ledger_client.recording.diff import diff
-from ledger_client.recording.recorder import Recorder
+from ledger_client.recording.recorder import Recorder, current_recorder, use_recorder
 
 PROCESS: Final = {"type": "process", "id": "django"}
 """The actor outside of any request, unless `RECORDER` names one: a command, a worker."""

@@ -5,19 +5,37 @@
         masks,           the disk         retries           acknowledgement
         numbers                           frees what is verified
 
-frames      what stands in a segment file, as bytes
-spool       the folder of one recorder that lives: numbered frames, segments, syncing
-drain       the same folder read from the other side: what isn't sent yet, and freeing it
-folder      the folders of all recorders on one spool: who lives, who left something behind
-overflow    what happens when the spool is full
-deadletter  what the ledger never takes, with the reason
-notices     the recorder's own events: dropped, rejected, damaged
-sender      the background thread
-recorder    `Recorder`, which applications use; asynchronous: the same for an event loop
-words       what an application says, as an event
-context     who, from where, in which request: `audit_context`
-audited     `@audited`; outcomes: which exception means what
-diff        `changes` from two states of an object; plain: any value as JSON
-logs        a logging.Handler and a structlog processor
-process     forks and exits
+What an application uses, in reading order:
+
+recorder            `Recorder`: records events; `use_recorder` sets the one of the application
+async_recorder      `AsyncRecorder`: the same for an event loop
+options             the options of a recorder, and the errors of a spool that refuses an event
+arguments           the arguments of `record` as the fields of an event
+context             `audit_context`: who acts, from where, in which request
+decorator           `@audited`: each call of a function is an event
+exception_outcomes  the outcome that an exception stands for
+diff                `changes` computed from two states of an object
+logging_handlers    a `logging.Handler` and a structlog processor
+
+How an event becomes bytes:
+
+jsonable            any Python value as JSON that an event may hold
+truncation          an event that is too long, made to fit
+encoding            the mask, the commitments, the canonical JSON, and the number of the recorder
+
+How the bytes reach the ledger:
+
+session             all that a recorder has in one process, and what happens when the spool is full
+frames              the bytes of a segment file
+spool_dir           the directories of all recorders on one spool, and the locks on them
+spool               the writing side of one directory: numbered frames, segments, syncing
+spool_reader        the reading side of one directory: unsent frames, and freeing them
+dead_letters        the file of events that the ledger never takes
+meta_events         the recorder's own events: dropped, rejected, damaged
+delivery            one batch to the ledger, and a verified outcome for each event
+sender              the background thread
+fork_hooks          what recorders do at a fork and at the exit
+
+The weak spot is `spool.Spool`: signal handlers may record in the middle of a recording, so its
+locks are reentrant, and each of its invariants has to hold at every write.
 """

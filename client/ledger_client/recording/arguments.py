@@ -1,6 +1,6 @@
-"""What an application says, as the fields of an event.
+"""The arguments of `record`, as the fields of an event.
 
-An actor or a target may be said in several ways:
+An actor or a target may be written in several ways:
 
     "u_1"                          an id
     ("user", "u_1")                type and id
@@ -25,31 +25,30 @@ Source = str | Mapping[str, Any]
 Changes = Iterable[Mapping[str, Any]]
 Time = str | datetime
 
-CONTEXT_WORDS: Final = ("request_id", "trace_id")
-"""What is said beside `context` and stands in it."""
+CONTEXT_MEMBERS: Final = ("request_id", "trace_id")
+"""Arguments of their own that become members of `context`."""
 
-_AS_THEY_ARE: Final[tuple[str, ...]] = ("outcome", "reason", "tenant")
+_COPIED: Final = ("outcome", "reason", "tenant")
 _PAIR: Final = 2
 _TRIPLE: Final = 3
 
 
-def event_of(scope: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an event, its action aside, from what `record` was told and what held around.
+def event_fields(scope: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the fields of an event, its action aside, from the audit context and the arguments.
 
-    The outcome is a success unless told otherwise.
+    The default outcome is `success`.
 
-    Raises: EventError for what can't be an actor, a target, or a time; the event itself is not
-    checked here.
+    Raises: EventError for an invalid actor, target or time; the event itself is not checked here.
     """
     merged = dict(scope)
-    merged.update([item for item in said.items() if item[1] is not None])
+    merged.update([item for item in arguments.items() if item[1] is not None])
     event: dict[str, Any] = {"outcome": "success"}
-    for word in _AS_THEY_ARE:
-        if word in merged:
-            event[word] = merged[word]
+    for name in _COPIED:
+        if name in merged:
+            event[name] = merged[name]
     actor = merged.get("actor")
     if callable(actor):
-        actor = _ask(actor)
+        actor = _call(actor)
     if actor is not None:
         event["actor"] = principal(actor, "actor")
     if "target" in merged or "targets" in merged:
@@ -65,7 +64,7 @@ def event_of(scope: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any
 
 
 def principal(value: Principal, field: str) -> dict[str, Any]:
-    """An actor or a target. Raises: EventError."""
+    """Make an actor or a target as it stands in an event. Raises: EventError."""
     if isinstance(value, str):
         return {"id": value}
     if isinstance(value, tuple):
@@ -74,10 +73,10 @@ def principal(value: Principal, field: str) -> dict[str, Any]:
         if len(value) == _TRIPLE:
             return {"type": value[0], "id": _id(value[1]), "name": value[2]}
     elif type(value) is dict or isinstance(value, Mapping):
-        said = dict(value)
-        if type(said.get("id", "")) is not str:
-            said["id"] = _id(said["id"])
-        return said
+        members = dict(value)
+        if type(members.get("id", "")) is not str:
+            members["id"] = _id(members["id"])
+        return members
     elif isinstance(value, ModelPrincipal):
         built: dict[str, Any] = msgspec.to_builtins(value)
         return built
@@ -91,7 +90,7 @@ def principal(value: Principal, field: str) -> dict[str, Any]:
 
 
 def time_text(value: Time) -> str:
-    """A time as RFC 3339. Raises: EventError for one without a zone."""
+    """Write a time as RFC 3339. Raises: EventError for one without a zone."""
     if isinstance(value, str):
         return value
     if not isinstance(value, datetime) or value.tzinfo is None:
@@ -115,19 +114,19 @@ def _targets(merged: Mapping[str, Any]) -> list[dict[str, Any]]:
     return targets
 
 
-def _changes(said: Any) -> list[dict[str, Any]]:
+def _changes(changes: Any) -> list[dict[str, Any]]:
     try:
-        return [dict(change) for change in said]
+        return [dict(change) for change in changes]
     except (TypeError, ValueError):
         raise EventError("want mappings", rule="wrong-type", field="changes") from None
 
 
-def _ask(actor: Callable[[], Principal | None]) -> Principal | None:
+def _call(actor: Callable[[], Principal | None]) -> Principal | None:
     try:
         return actor()
     except Exception as error:
         raise EventError(
-            f"the function that was to say it raised {type(error).__name__}",
+            f"the function that was to return it raised {type(error).__name__}",
             rule="missing-field",
             field="actor",
         ) from error
@@ -135,16 +134,16 @@ def _ask(actor: Callable[[], Principal | None]) -> Principal | None:
 
 def _context(scope: Mapping[str, Any], merged: Mapping[str, Any]) -> dict[str, Any]:
     context = _members(scope, merged["context"], "context") if "context" in merged else {}
-    for word in CONTEXT_WORDS:
-        if word in merged:
-            context[word] = merged[word]
+    for name in CONTEXT_MEMBERS:
+        if name in merged:
+            context[name] = merged[name]
     return context
 
 
-def _members(scope: Mapping[str, Any], said: Any, name: str) -> dict[str, Any]:
-    """What is said, over what holds around it."""
-    if name == "source" and isinstance(said, str):
-        said = {"ip": said}
-    if type(said) is not dict and not isinstance(said, Mapping):
+def _members(scope: Mapping[str, Any], members: Any, name: str) -> dict[str, Any]:
+    """Make a field of members, those of the argument overriding those of the audit context."""
+    if name == "source" and isinstance(members, str):
+        members = {"ip": members}
+    if type(members) is not dict and not isinstance(members, Mapping):
         raise EventError("want a mapping", rule="wrong-type", field=name)
-    return {**scope[name], **said} if name in scope else dict(said)
+    return {**scope[name], **members} if name in scope else dict(members)

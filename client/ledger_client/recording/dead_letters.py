@@ -1,11 +1,11 @@
-"""The dead-letter file: what the ledger never takes, with the reason, a JSON object on each line.
+"""The dead-letter file: events that the ledger never takes, a JSON object on each line.
 
     {"event": {…}, "rejected": {"at": "2026-11-25T02:03:36.123456Z", "by": "ledger",
      "rule": "leaf-too-large", "field": "", "detail": "…", "status": 413}}
 
-When a value is what was refused, it may be a secret, and another one may stand beside it. So what
-`field` names is cut out of the event, and so are the places for free text and values. The three
-refusals that are about no value (`WHOLE_RULES`) keep the event whole, to be sent again by hand.
+When a value is what was refused, it may be a secret, and another one may stand beside it. So the
+value at `field` is removed from the event, and so are the fields for free text and values. The
+three refusals that concern no value (`WHOLE_RULES`) keep the event whole, to be sent again by hand.
 """
 
 import os
@@ -34,11 +34,8 @@ class DeadLetters:
     def __init__(self, spool: Path) -> None:
         self._path: Final = spool / FILE_NAME
 
-    def add(self, event: Mapping[str, Any], problem: Problem, *, by: str, at: str) -> bool:
-        """Keep one event, cut as the reason asks, durably; False when the file is full.
-
-        Raises: OSError.
-        """
+    def append(self, event: Mapping[str, Any], problem: Problem, *, by: str, at: str) -> bool:
+        """Write one redacted event durably; False when the file is full. Raises: OSError."""
         rejected = {
             "at": at,
             "by": by,
@@ -60,23 +57,21 @@ class DeadLetters:
 
 
 def problem_of(error: EventError) -> Problem:
-    """What a check of our own refuses, in the form in which the ledger says such things."""
+    """A refusal by the recorder's own check, in the form of the ledger's refusals."""
     return Problem(type=f"#{error.rule}", detail=error.message, field=error.field or None)
 
 
-def cut_event(event: dict[str, Any], problem: Problem) -> dict[str, Any]:
-    """What of a refused event may be kept."""
+def redact(event: dict[str, Any], problem: Problem) -> dict[str, Any]:
+    """The part of a refused event that may be kept."""
     if problem.slug in WHOLE_RULES:
         return event
     kept = {name: value for name, value in event.items() if name not in FREE_FIELDS}
-    names = [_plain(part) for part in _split_field(problem.field or "")]
-    if names and names[0] in kept:
-        kept = without(kept, names)
-    return kept
+    names = [_member_name(part) for part in _split_field(problem.field or "")]
+    return without(kept, names) if names and names[0] in kept else kept
 
 
 def without(value: Any, names: list[str]) -> Any:
-    """The value without the member that the names lead to; None when they lead nowhere in it."""
+    """The value without the member at the path `names`; None if the path leaves the value."""
     if not names:
         return value
     name, rest = names[0], names[1:]
@@ -90,7 +85,7 @@ def without(value: Any, names: list[str]) -> Any:
     return None
 
 
-def _plain(part: str) -> str:
+def _member_name(part: str) -> str:
     """The name in one part of a field: `context`, `[3]`, `["a b"]`."""
     if part.startswith('["'):
         return str(msgspec.json.decode(part[1:-1]))

@@ -1,4 +1,4 @@
-"""`@audited`: each call of a function is an event, whatever comes of it.
+"""`@audited`: records each call of a function as an event, whatever its outcome.
 
     @audited("payment.refunded", target=lambda payment_id: ("payment", payment_id))
     def refund(payment_id: str, amount: int) -> None: ...
@@ -7,9 +7,9 @@ It works on functions, coroutine functions, generators and asynchronous generato
 the whole run is one event, at its end.
 
 `target`, `changes` and `context` may be functions: they are called with those arguments of the call
-that they name, `target` and `context` before the function runs and `changes` after. What the event
-lacks shows before too, so that a mistake never turns up after the money has been sent; and nothing
-that goes wrong with recording afterwards changes what the caller gets.
+that they name, `target` and `context` before the function runs and `changes` after. The event is
+checked before too, so that a mistake never turns up after the money has been sent. No failure of
+recording afterwards changes what the caller gets.
 """
 
 import functools
@@ -20,14 +20,13 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar, cast
 
 from ledger_client.recording.arguments import Changes, Principal
-from ledger_client.recording.current import current_recorder
 from ledger_client.recording.exception_outcomes import Outcome, outcome_of
-from ledger_client.recording.recorder import RecordArguments, Recorder
+from ledger_client.recording.recorder import RecordArguments, Recorder, current_recorder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 RESULT: Final = "result"
-"""The name under which `changes` may ask for what the function returned."""
+"""The name of the parameter by which `changes` gets the return value of the function."""
 
 _log = logging.getLogger("ledger_client.recorder")
 
@@ -44,18 +43,18 @@ def audited(
 ) -> Callable[[F], F]:
     """Record each call: `success`, `failure` on an exception, `denied` on a forbidden one.
 
-    The exception goes on to the caller; the event names its type and not its message, which may
-    hold anything. Without `recorder` the one of `use_recorder` is taken, at the call.
+    The exception is raised to the caller; the event names its type and not its message, which may
+    hold a secret. The default `recorder` is the one of `use_recorder` at the time of the call.
 
     The decorated function raises, before anything is done: RuntimeError without a recorder, and
     EventError for a mistake in the event when the recorder raises those.
     """
-    said: RecordArguments = {"actor": actor, "reason": reason}
+    fixed: RecordArguments = {"actor": actor, "reason": reason}
 
     def decorate(function: F) -> F:
         audit = _Audit(
             action,
-            said,
+            fixed,
             signature=inspect.signature(function),
             target=target,
             changes=changes,
@@ -68,12 +67,12 @@ def audited(
 
 
 class _Audit:
-    """What is to be recorded of each call of one function."""
+    """Records the calls of one function."""
 
     def __init__(
         self,
         action: str,
-        said: RecordArguments,
+        fixed: RecordArguments,
         *,
         signature: inspect.Signature,
         target: Principal | Callable[..., Principal | None] | None,
@@ -82,24 +81,24 @@ class _Audit:
         recorder: Recorder | None,
     ) -> None:
         self._action: Final = action
-        self._said: Final[RecordArguments] = said
+        self._fixed: Final[RecordArguments] = fixed
         self._signature: Final = signature
-        self._target: Final = _Asked("target", target)
-        self._changes: Final = _Asked("changes", changes)
-        self._context: Final = _Asked("context", context)
+        self._target: Final = _FromArguments("target", target)
+        self._changes: Final = _FromArguments("changes", changes)
+        self._context: Final = _FromArguments("context", context)
         self._recorder: Final = recorder
 
     @contextmanager
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Around one call: what it leaves as `result` in the mapping may be asked for."""
+        """Record the call inside the block, which puts its `result` into the mapping."""
         recorder = self._recorder or current_recorder()
         arguments = self._arguments(args, kwargs)
-        said: RecordArguments = {
-            **self._said,
+        event: RecordArguments = {
+            **self._fixed,
             "target": self._target.of(arguments),
             "context": self._context.of(arguments),
         }
-        recorder.check(self._action, **said)
+        recorder.check(self._action, **event)
         outcome: Outcome = "success"
         error_type: str | None = None
         try:
@@ -109,39 +108,39 @@ class _Audit:
             error_type = type(error).__name__
             raise
         finally:
-            said["changes"] = self._changes.of(arguments) if outcome == "success" else None
-            said["outcome"] = outcome
+            event["changes"] = self._changes.of(arguments) if outcome == "success" else None
+            event["outcome"] = outcome
             if error_type is not None:
-                said["context"] = {**(said["context"] or {}), "error": error_type}
-            recorder.record_quietly(self._action, **said)
+                event["context"] = {**(event["context"] or {}), "error": error_type}
+            recorder.record_quietly(self._action, **event)
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        if not (self._target.is_asked or self._changes.is_asked or self._context.is_asked):
+        if not (self._target.is_function or self._changes.is_function or self._context.is_function):
             return {}
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError:
-            return {}  # The call itself will say what is wrong with it.
+            return {}  # The call itself will raise it too.
         bound.apply_defaults()
         return bound.arguments
 
 
-class _Asked:
-    """A value, or a function that gives it from the arguments of a call."""
+class _FromArguments:
+    """A value, or a function that computes it from the arguments of a call."""
 
-    def __init__(self, what: str, value: Any) -> None:
-        self._what: Final = what
+    def __init__(self, name: str, value: Any) -> None:
+        self._name: Final = name
         self._value: Final = value
-        self.is_asked: Final = callable(value)
-        self._names: Final = tuple(inspect.signature(value).parameters) if self.is_asked else ()
+        self.is_function: Final = callable(value)
+        self._names: Final = tuple(inspect.signature(value).parameters) if self.is_function else ()
 
     def of(self, arguments: Mapping[str, Any]) -> Any:
-        if not self.is_asked:
+        if not self.is_function:
             return self._value
         try:
             return self._value(**{name: arguments[name] for name in self._names})
-        except Exception as error:  # noqa: BLE001 - the application's code, and not what was called
-            _log.error("audited_function_failed what=%s error=%s", self._what, type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - the application's code, which must not stop the call
+            _log.error("audited_function_failed what=%s error=%s", self._name, type(error).__name__)
             return None
 
 
@@ -192,7 +191,7 @@ def _wrap_async_generator(function: Callable[..., Any], audit: _Audit) -> Callab
                         sent = yield item
                     except GeneratorExit:
                         raise
-                    except BaseException as error:  # noqa: BLE001 - it is handed on, as `yield from` does
+                    except BaseException as error:  # noqa: BLE001 - thrown on, as `yield from` does
                         step = inner.athrow(error)
                     else:
                         step = inner.asend(sent)

@@ -1,21 +1,21 @@
-"""`changes` of an event from two states of an object.
+"""`diff` and `snapshot`: the `changes` of an event, from two states of an object.
 
     before = snapshot(user)
     user.role = "admin"
     recorder.record("user.role_changed", changes=diff(before, user), …)
 
-A state is a mapping, a dataclass, a Django model, a SQLAlchemy instance, or None where there is
-none: before it was made, or after it was deleted. Django and SQLAlchemy are never imported here; an
-instance of theirs is known by its class. Nothing is loaded from a database: what an instance has
-not loaded is no part of its state.
+A state is a mapping, a dataclass, a Django model, a SQLAlchemy instance, or None before the object
+was created or after it was deleted. Django and SQLAlchemy are never imported here; their instances
+are recognised by class. Nothing is loaded from a database: an attribute that an instance has not
+loaded is no part of its state.
 """
 
 import dataclasses
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
-from ledger_client.recording.jsonable import LEVELS_MAX, key_text, plain
+from ledger_client.recording.jsonable import LEVELS_MAX, jsonable, key_text
 from ledger_core.event.model import LIMITS
 
 CHANGES_MAX: Final = LIMITS["changes"].most
@@ -25,27 +25,27 @@ _ABSENT: Final = object()
 
 
 def snapshot(value: object) -> dict[str, Any]:
-    """The state of an object now, as a mapping that later changes of the object don't reach.
+    """Copy the state of an object as JSON, which later changes of the object don't alter.
 
-    Raises: TypeError for an object of which nothing is known.
+    Raises: TypeError for an object whose state is unknown.
     """
-    return {name: plain(member, LEVELS_MAX) for name, member in _state(value).items()}
+    return {name: jsonable(member, LEVELS_MAX) for name, member in _state(value).items()}
 
 
 def diff(before: object, after: object, *, exclude: Collection[str] = ()) -> list[dict[str, Any]]:
-    """What differs: a JSON Pointer each, with the value before and after, absent where it was not.
+    """List the differences: a JSON Pointer each, with the values before and after.
 
-    Mappings inside are compared key by key, anything else as a whole. `exclude` names what is left
-    out at the top. More than 256 changes are cut, and the last says how many.
+    A side that lacks the value lacks the key `before` or `after`. Mappings inside are compared key
+    by key, anything else as a whole. `exclude` names top-level keys to leave out. More than 256
+    changes are cut, and the last one counts the omitted ones.
 
-    Raises: TypeError for an object of which nothing is known.
+    Raises: TypeError for an object whose state is unknown.
     """
-    left, right = snapshot(before), snapshot(after)
-    for name in exclude:
-        left.pop(name, None)
-        right.pop(name, None)
-    changes: list[dict[str, Any]] = []
-    _compare(left, right, "", changes)
+    left, right = (
+        {name: member for name, member in snapshot(state).items() if name not in exclude}
+        for state in (before, after)
+    )
+    changes = list(_compare(left, right, ""))
     if len(changes) > CHANGES_MAX:
         omitted = len(changes) - CHANGES_MAX + 1
         changes[CHANGES_MAX - 1 :] = [{"path": "", "after": {"changes_omitted": omitted}}]
@@ -53,20 +53,20 @@ def diff(before: object, after: object, *, exclude: Collection[str] = ()) -> lis
 
 
 def _compare(
-    before: Mapping[str, Any], after: Mapping[str, Any], path: str, changes: list[dict[str, Any]]
-) -> None:
+    before: Mapping[str, Any], after: Mapping[str, Any], path: str
+) -> Iterator[dict[str, Any]]:
     for name in dict.fromkeys((*before, *after)):
         old, new = before.get(name, _ABSENT), after.get(name, _ABSENT)
         here = f"{path}/{name.replace('~', '~0').replace('/', '~1')}"
         if isinstance(old, dict) and isinstance(new, dict):
-            _compare(old, new, here, changes)
+            yield from _compare(old, new, here)
         elif _differ(old, new):
             change: dict[str, Any] = {"path": here[:PATH_CHARS_MAX]}
             if old is not _ABSENT:
                 change["before"] = old
             if new is not _ABSENT:
                 change["after"] = new
-            changes.append(change)
+            yield change
 
 
 def _differ(old: object, new: object) -> bool:

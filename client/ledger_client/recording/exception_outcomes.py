@@ -1,8 +1,8 @@
-"""What an exception says of an action: denied, failed, done, or nobody knows.
+"""The outcome of an action that raised an exception: denied, failure, success or unknown.
 
-The frameworks' own exceptions are looked up among the modules that are loaded, and nothing is
-imported. They are known by class, not by an attribute: the `status_code` of an HTTP client's error
-is what another service said, and no denial of ours.
+The frameworks' exceptions are looked up among the loaded modules, and nothing is imported. They are
+recognised by class, not by an attribute: the `status_code` of an HTTP client's error is the answer
+of another service, and no denial by this application.
 """
 
 import sys
@@ -14,7 +14,7 @@ DENIED_STATUSES: Final = frozenset({401, 403})
 ERROR_STATUS_MIN: Final = 400
 
 _DENIALS: Final = (("django.core.exceptions", "PermissionDenied"),)
-"""Classes that say it by themselves."""
+"""Classes that always mean a denial."""
 
 _HTTP_ERRORS: Final = (
     ("aiohttp.web_exceptions", "HTTPException", "status_code"),
@@ -26,14 +26,14 @@ _HTTP_ERRORS: Final = (
     ("tornado.web", "HTTPError", "status_code"),
     ("werkzeug.exceptions", "HTTPException", "code"),
 )
-"""Classes that are an answer, and the attribute that holds its status."""
+"""Classes that stand for an HTTP response, and the attribute that holds its status."""
 
 
 def outcome_of(error: BaseException) -> Outcome:
     """The outcome of an action that raised this.
 
-    An answer below 400 that a framework has raised, a redirect say, is a success. What is no
-    `Exception`, such as a task's cancellation or Ctrl-C, came from outside in the middle of things.
+    A raised response below 400, such as a redirect, is a success. A `BaseException` that is no
+    `Exception`, such as a task's cancellation or Ctrl-C, interrupted the action: unknown.
     """
     if isinstance(error, PermissionError):
         return "denied"

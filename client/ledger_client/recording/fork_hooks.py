@@ -1,11 +1,11 @@
-"""Forks and exits: what the recorders of a process are told about them.
+"""Forks and exits of the process, and what its recorders do at them.
 
 A fork copies one thread and every open file. The locks of all recorders are held across it, so that
-the child finds them in order; then the child lets go of its copies of the files, and its recorders
-begin anew, with instances of their own, when it first records something.
+the child finds their state consistent. The child then closes its copies of the files, and each of
+its recorders starts a new session, with an instance of its own, at its first event.
 
-At exit each recorder gets some time to send what it holds. What remains stays in the spool, for the
-next recorder on that folder.
+At exit each recorder gets some time to send its events. The rest stays in the spool, for the next
+recorder on that folder.
 """
 
 import atexit
@@ -15,69 +15,69 @@ from typing import Any, Protocol
 from weakref import WeakSet, ref
 
 
-class Living(Protocol):
-    """What a recorder does at a fork and at the exit."""
+class ProcessHooks(Protocol):
+    """What an object does at a fork and at the exit."""
 
     def before_fork(self) -> None:
-        """Come to rest."""
+        """Take every lock."""
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Release the locks."""
 
     def after_fork_in_child(self) -> None:
-        """Forget the parent's files and threads."""
+        """Forget the parent's files, locks and threads."""
 
     def at_exit(self) -> None:
         """Send what can be sent in time."""
 
 
-_living: WeakSet[Any] = WeakSet()
-_resting: list[Living] = []
+_registered: WeakSet[Any] = WeakSet()
+_forking: list[ProcessHooks] = []
 
 
-def watch(recorder: Living) -> None:
-    """Tell this recorder of forks and of the exit, as long as it lives."""
-    _living.add(recorder)
+def register(recorder: ProcessHooks) -> None:
+    """Call these hooks at forks and at the exit, until the recorder is garbage."""
+    _registered.add(recorder)
 
 
-def watch_multiprocessing(recorder: Living) -> None:
-    """Tell a recorder of the exit of a multiprocessing child, which runs no atexit functions."""
+def register_multiprocessing_exit(recorder: ProcessHooks) -> None:
+    """Call `at_exit` at the end of a multiprocessing child, which runs no atexit functions."""
     process = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None:
         return
-    from multiprocessing.util import Finalize  # It is loaded in such a child.
+    from multiprocessing.util import Finalize  # Such a child has loaded it.
 
     weak = ref(recorder)
 
     def end() -> None:
-        living = weak()
-        if living is not None:
-            living.at_exit()
+        registered = weak()
+        if registered is not None:
+            registered.at_exit()
 
     Finalize(None, end, exitpriority=100)
 
 
 def _before_fork() -> None:
-    # Kept until the fork is over: none may be collected between the two.
-    _resting[:] = sorted(_living, key=id)
-    for recorder in _resting:
+    # This list keeps them from being collected between the two hooks of one fork.
+    _forking[:] = sorted(_registered, key=id)
+    for recorder in _forking:
         recorder.before_fork()
 
 
 def _after_fork_in_parent() -> None:
-    for recorder in reversed(_resting):
+    for recorder in reversed(_forking):
         recorder.after_fork_in_parent()
-    _resting.clear()
+    _forking.clear()
 
 
 def _after_fork_in_child() -> None:
-    for recorder in _resting:
+    for recorder in _forking:
         recorder.after_fork_in_child()
-    _resting.clear()
+    _forking.clear()
 
 
 def _at_exit() -> None:
-    for recorder in sorted(_living, key=id):
+    for recorder in sorted(_registered, key=id):
         recorder.at_exit()
 
 

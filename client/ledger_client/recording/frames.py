@@ -1,16 +1,16 @@
-"""A segment file: one line that names it, then frames.
+"""The bytes of a segment file: one line that names it, then frames.
 
     witnessed-ledger/spool@v1 0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50 1\\n
     frame = length (4 bytes, little endian) ‖ CRC-32 (4 bytes) ‖ payload
     payload = msgpack [number, canonical JSON of the event]
 
-An event with private values stands there as it is sent, with what opens its commitments beside it.
+The payload of an event with private values is its envelope (see `encoding`), as it is sent.
 
 The checksum covers the line of the file, the length and the payload. So neither zeros, which a file
 system may leave after a power failure, nor a frame of another file is ever taken for an event.
 
 A crash can cut off the last frame, and that event was never recorded: `record` had not returned.
-Anything else that doesn't fit is damage, and what follows it can't be found again.
+Any other bytes that are no frame are damage, and the frames behind it can't be found again.
 """
 
 import struct
@@ -36,14 +36,14 @@ _LENGTH: Final = struct.Struct("<I")
 
 
 class Frame(NamedTuple):
-    """One event as it stands in a segment, and is sent; `end` is the offset behind it."""
+    """One event as it is spooled and sent; `end` is the offset behind it."""
 
     seq: int
     sent_json: bytes
     end: int
 
     def event(self) -> dict[str, Any]:
-        """The event, without what opens its commitments."""
+        """The event, without the openings of its commitments."""
         value = msgspec.json.decode(self.sent_json)
         event: dict[str, Any] = value["event"] if is_enveloped(self.sent_json) else value
         return event
@@ -51,7 +51,7 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The whole frames of a piece of a segment, the offset behind them, and what stands there."""
+    """The whole frames of a piece of a segment, the offset behind them, and what follows there."""
 
     frames: list[Frame]
     end: int
@@ -59,7 +59,7 @@ class Decoded:
 
 
 def is_enveloped(sent_json: bytes) -> bool:
-    """Whether private values stand beside the event; the first key of an event is `action`."""
+    """Whether these bytes are an event with private values: an event's first key is `action`."""
     return sent_json.startswith(_ENVELOPE_HEAD)
 
 

@@ -1,7 +1,7 @@
-"""Any value as JSON that an event may hold.
+"""Any Python value as JSON that an event may hold.
 
-Nothing here calls `repr` or `str` on a value of unknown type: what an object prints is the business
-of whoever wrote it, and may be a password. Such an object becomes the name of its type.
+Nothing here calls `repr` or `str` on a value of unknown type: what such an object prints may be a
+password. It becomes the name of its type instead.
 """
 
 import datetime as dt
@@ -38,15 +38,15 @@ _PRINTED: Final = (
 )
 
 
-def plain(value: object, levels: int = LEVELS_MAX) -> Any:
+def jsonable(value: object, levels: int = LEVELS_MAX) -> Any:
     """The value as JSON, objects and arrays at most `levels` deep.
 
     Numbers that JSON doesn't hold exactly become texts. Texts are never cut here, where secrets
-    aren't masked yet: half of one would not be known as one.
+    aren't masked yet: the mask would not recognise half a secret.
     """
     match value:
         case enum.Enum():
-            return plain(value.value, levels)
+            return jsonable(value.value, levels)
         case None | bool():
             return value
         case str():
@@ -61,25 +61,25 @@ def plain(value: object, levels: int = LEVELS_MAX) -> Any:
             return {"bytes": len(value)} if levels else TOO_DEEP
     if isinstance(value, _PRINTED):
         return str(value)
-    return _plain_container(value, levels)
+    return _jsonable_container(value, levels)
 
 
-def _plain_container(value: object, levels: int) -> Any:
+def _jsonable_container(value: object, levels: int) -> Any:
     if not levels:
         return TOO_DEEP
     if isinstance(value, Mapping):
-        return {key_text(key): plain(member, levels - 1) for key, member in value.items()}
+        return {key_text(key): jsonable(member, levels - 1) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item, levels - 1) for item in value]
+        return [jsonable(item, levels - 1) for item in value]
     if isinstance(value, AbstractSet):
-        return sorted((plain(item, levels - 1) for item in value), key=str)
+        return sorted((jsonable(item, levels - 1) for item in value), key=str)
     kind = type(value)
     return {"type": f"{kind.__module__}.{kind.__qualname__}"}
 
 
 def key_text(key: object) -> str:
-    """The key of a mapping as the key of a JSON object."""
-    text = plain(key, 0)
+    """The key of a mapping, as the key of a JSON object."""
+    text = jsonable(key, 0)
     return text if isinstance(text, str) else str(text)
 
 

@@ -1,4 +1,4 @@
-"""Events out of what an application logs already: a logging.Handler and a structlog processor.
+"""A `logging.Handler` and a structlog processor: log lines with an `action` become events.
 
     logging.getLogger("app.audit").addHandler(AuditHandler(recorder))
     log.info("refunded", extra={"action": "payment.refunded", "target": ("payment", "p_1")})
@@ -6,9 +6,8 @@
     structlog.configure(processors=[..., AuditProcessor(recorder), ...])
     log.info("refunded", action="payment.refunded", target=("payment", "p_1"), amount=500)
 
-A line with an `action` is an event; every other one is left alone. The words of `record` mean the
-same here; the message becomes the reason. Neither ever raises: an event with a mistake in it is a
-dead letter.
+Every other line is ignored. The arguments of `record` mean the same here; the message becomes the
+reason. Neither ever raises: an event with a mistake in it is a dead letter.
 """
 
 import logging
@@ -18,9 +17,9 @@ from typing import Any, Final, cast
 from ledger_client.recording.recorder import RecordArguments, Recorder
 
 ACTION: Final = "action"
-WORDS: Final = frozenset(RecordArguments.__annotations__)
+ARGUMENTS: Final = frozenset(RecordArguments.__annotations__)
 OWN_LOGGERS: Final = "ledger_client"
-"""What the recorder itself logs is not recorded: that would go round in circles."""
+"""The recorder's own log lines are not recorded: each would cause another one."""
 
 _FAILURES: Final = frozenset({"error", "exception", "critical", "fatal"})
 _STRUCTLOG_KEYS: Final = frozenset(
@@ -36,22 +35,24 @@ class AuditHandler(logging.Handler):
         self._recorder: Final = recorder
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Record one line, if it is an event."""
+        """Record one line, if it has an action."""
         action = record.__dict__.get(ACTION)
         if action is None or record.name.partition(".")[0] == OWN_LOGGERS:
             return
         try:
-            said = {word: record.__dict__[word] for word in WORDS if word in record.__dict__}
-            said.setdefault("reason", record.getMessage())
-            said.setdefault("outcome", _outcome(failed=record.levelno >= logging.ERROR))
-            _add_context(said, {"logger": record.name})
-            self._recorder.record_quietly(action, **cast("RecordArguments", said))
+            arguments = _event_arguments(
+                record.__dict__,
+                reason=record.getMessage(),
+                failed=record.levelno >= logging.ERROR,
+                context={"logger": record.name},
+            )
+            self._recorder.record_quietly(action, **arguments)
         except Exception:  # noqa: BLE001 - as every handler of the standard library does
             self.handleError(record)
 
 
 class AuditProcessor:
-    """A structlog processor: records the lines that have an `action`, and hands every line on."""
+    """A structlog processor: records the lines that have an `action`, and returns every line."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder: Final = recorder
@@ -59,32 +60,37 @@ class AuditProcessor:
     def __call__(
         self, _logger: Any, method: str, line: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
-        """Record one line, if it is an event."""
+        """Record one line, if it has an action."""
         if line.get(ACTION) is not None:
-            self._recorder.record_quietly(line[ACTION], **_said_in(line, method))
+            others = {
+                name: value
+                for name, value in line.items()
+                if name not in ARGUMENTS and name not in _STRUCTLOG_KEYS and name != ACTION
+            }
+            message = line.get("event")
+            arguments = _event_arguments(
+                line,
+                reason=message if isinstance(message, str) else None,
+                failed=method in _FAILURES,
+                context=others,
+            )
+            self._recorder.record_quietly(line[ACTION], **arguments)
         return line
 
 
-def _said_in(line: Mapping[str, Any], method: str) -> RecordArguments:
-    said = {word: line[word] for word in WORDS if word in line}
-    if isinstance(line.get("event"), str):
-        said.setdefault("reason", line["event"])
-    said.setdefault("outcome", _outcome(failed=method in _FAILURES))
-    others = {
-        name: value
-        for name, value in line.items()
-        if name not in WORDS and name not in _STRUCTLOG_KEYS and name != ACTION
+def _event_arguments(
+    line: Mapping[str, Any], *, reason: str | None, failed: bool, context: Mapping[str, Any]
+) -> RecordArguments:
+    """The arguments of `record` in a line, over what the line itself implies.
+
+    A context that is no mapping stays as it is, and the event is refused for it.
+    """
+    arguments = {
+        "reason": reason,
+        "outcome": "failure" if failed else "success",
+        **{name: line[name] for name in ARGUMENTS if name in line},
     }
-    _add_context(said, others)
-    return cast("RecordArguments", said)
-
-
-def _add_context(said: dict[str, Any], members: Mapping[str, Any]) -> None:
-    """Add members to the context; one that is no mapping stays, and the event is refused for it."""
-    context = said.setdefault("context", {})
-    if isinstance(context, Mapping):
-        said["context"] = {**members, **context}
-
-
-def _outcome(*, failed: bool) -> str:
-    return "failure" if failed else "success"
+    own_context = arguments.get("context", {})
+    if isinstance(own_context, Mapping):
+        arguments["context"] = {**context, **own_context}
+    return cast("RecordArguments", arguments)

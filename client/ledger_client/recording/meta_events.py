@@ -4,8 +4,9 @@
     ledger.recorder.rejected   which event, by which rule at which field; never the value
     ledger.recorder.damaged    which segment, and how many bytes of it
 
-They go through the spool like any event, with numbers of their own, but past its limit: else nobody
-would hear of what the limit cost. There are few of them, since drops are counted up to one event.
+They go through the spool like any event, with numbers of their own, but are written even past its
+limit: otherwise a full spool could not report what it dropped. They are few, since one event
+reports many drops.
 """
 
 from collections import deque
@@ -23,87 +24,85 @@ REJECTED: Final = f"{PREFIX}rejected"
 DAMAGED: Final = f"{PREFIX}damaged"
 
 RANGES_MAX: Final = 500
-WAITING_MAX: Final = 1_000
-"""Of notices that can't be written down now; what comes then is counted in the log alone."""
+"""Ranges of numbers in one event; more of them make another event."""
+
+PENDING_MAX: Final = 1_000
+"""Events that can't be written yet; the oldest are lost beyond that, and only logged."""
 
 Fields = dict[str, Any]
 
 
-class Notices:
-    """Gathers what is to be told, and writes it to the spool when it can. Under the spool's lock.
+class MetaEvents:
+    """Collects what is to be reported, and writes it to the spool. Guarded by the spool's lock.
 
     `write` makes an event of some fields and appends it. It may raise OSError.
     """
 
     def __init__(self, spool: Spool, write: Callable[[Fields], None]) -> None:
-        self._instance: Final = spool.home.instance
+        self._instance: Final = spool.instance_dir.instance
         self._lock: Final = spool.lock
         self._write: Final = write
-        self._dropped: list[list[int]] = []  # Ranges, both ends included.
-        self._waiting: deque[Fields] = deque(maxlen=WAITING_MAX)
+        self._dropped: list[tuple[int, int]] = []  # Ranges, both ends included.
+        self._pending: deque[Fields] = deque(maxlen=PENDING_MAX)
 
     @property
-    def is_waiting(self) -> bool:
-        """Tell that something isn't written down yet."""
-        return bool(self._dropped or self._waiting)
+    def is_pending(self) -> bool:
+        """Whether something isn't written yet."""
+        return bool(self._dropped or self._pending)
 
-    def dropped(self, seq: int) -> None:
-        """A number was used up, and its event is gone."""
+    def note_dropped(self, seq: int) -> None:
+        """Report that the event of this number is gone."""
         with self._lock:
+            first = seq
             if self._dropped and self._dropped[-1][1] == seq - 1:
-                self._dropped[-1][1] = seq
-            else:
-                self._dropped.append([seq, seq])
+                first, _ = self._dropped.pop()
+            self._dropped.append((first, seq))
 
-    def rejected(
-        self,
-        event: dict[str, Any],
-        problem: Problem,
-        *,
-        number: dict[str, Any] | None,
-        is_kept: bool,
+    def note_rejected(
+        self, event: Fields, problem: Problem, *, seq_of: Fields | None, is_kept: bool
     ) -> None:
-        """An event is in the dead-letter file, or not even there. `event` is cut already."""
-        told: dict[str, Any] = {
+        """Report a rejected event. `event` is redacted; `is_kept` as a dead letter.
+
+        `seq_of` names its instance and number, which an event with a mistake has not.
+        """
+        rejected: Fields = {
             "rule": problem.slug,
             "field": (problem.field or "")[: LIMITS["name"].most],
             "in_dead_letter_file": is_kept,
         }
         for name in ("action", "outcome", "time"):
             if isinstance(event.get(name), str):
-                told[name] = event[name][: LIMITS["action"].most]
-        if number is not None:
-            told["recorder"] = number
-        fields: Fields = {"action": REJECTED, "context": {"rejected": told}}
+                rejected[name] = event[name][: LIMITS["action"].most]
+        if seq_of is not None:
+            rejected["recorder"] = seq_of
+        fields: Fields = {"action": REJECTED, "context": {"rejected": rejected}}
         if isinstance(event.get("id"), str):
             fields["targets"] = [{"type": "event", "id": event["id"][: LIMITS["id"].most]}]
-        self._add(fields)
+        self._enqueue(fields)
 
-    def damaged(self, damage: Damage) -> None:
-        """A segment could not be read to its end."""
-        told = {
-            "instance": damage.instance,
-            "segment": damage.segment,
-            "bytes_lost": damage.bytes_lost,
-        }
-        self._add({"action": DAMAGED, "context": {"damaged": told}})
+    def note_damaged(self, damage: Damage) -> None:
+        """Report a segment that could not be read to its end."""
+        self._enqueue({"action": DAMAGED, "context": {"damaged": damage._asdict()}})
 
-    def settle(self) -> None:
-        """Write down what waits, as far as the disk allows. Raises: OSError."""
+    def flush(self) -> None:
+        """Write what is pending. Raises: OSError, and what is not written stays pending."""
         with self._lock:
-            while self._waiting:
-                self._write(self._waiting[0])
-                self._waiting.popleft()
+            while self._pending:
+                self._write(self._pending[0])
+                self._pending.popleft()
             while self._dropped:
                 ranges = self._dropped[:RANGES_MAX]
-                told = {
+                dropped = {
                     "instance": self._instance,
                     "count": sum(last - first + 1 for first, last in ranges),
-                    "numbers": ranges,
+                    "numbers": [list(each) for each in ranges],
                 }
-                self._write({"action": DROPPED, "context": {"dropped": told}})
-                del self._dropped[: len(ranges)]
+                self._write({"action": DROPPED, "context": {"dropped": dropped}})
+                # Window: a signal handler may have dropped more during the write, and so have made
+                # the last range longer. That one is not written yet, and stays.
+                written = set(ranges)
+                self._dropped = [each for each in self._dropped if each not in written]
 
-    def _add(self, fields: Fields) -> None:
+    def _enqueue(self, fields: Fields) -> None:
         with self._lock:
-            self._waiting.append(fields)
+            self._pending.append(fields)

@@ -1,29 +1,31 @@
-"""What a recorder has in one process: a numbered spool, the threads, and an instance of its own.
+"""Per-process state of a `Recorder`: its instance id, spool, sender and threads.
 
-A life begins when there is something to record or to send. A forked child gets a new one.
+A recorder creates its session when there is something to record or to send. A forked child creates
+its own.
+
+When the spool is full, or its disk refuses to write, `append` acts as `on_full` says. "block" waits
+for room, but after one wait in vain it drops at once until there is room again: an application with
+a hundred requests a second must not wait a hundred times for a ledger that is down. A dropped event
+uses up its number, and `ledger.recorder.dropped` reports it. "raise" uses up no number.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from ledger_client.ids import new_event_id
-from ledger_client.recording.context import AuditContext
 from ledger_client.recording.dead_letters import DeadLetters, problem_of
-from ledger_client.recording.encoding import recorder_json, split_event
-from ledger_client.recording.meta_events import Fields, Notices
-from ledger_client.recording.options import Fsync, OnFull, SpoolClosedError
-from ledger_client.recording.overflow import Overflow
+from ledger_client.recording.encoding import EncodedEvent, encode_checked, own_fields
+from ledger_client.recording.meta_events import Fields, MetaEvents
+from ledger_client.recording.options import RecorderOptions, SpoolClosedError, SpoolFullError
 from ledger_client.recording.sender import Sender
-from ledger_client.recording.spool import Spool
-from ledger_client.recording.spool_dir import make_home, take_abandoned
-from ledger_client.recording.syncing import Syncer
+from ledger_client.recording.spool import PeriodicSync, Spool
+from ledger_client.recording.spool_dir import adopt_orphans, create_instance_dir
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.canonical import format_time
+from ledger_core.event.canonical import LEAF_BYTES_MAX, format_time
 from ledger_core.event.model import EventError
 
 if TYPE_CHECKING:
@@ -31,113 +33,99 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES_MAX: Final = 8 << 20
 SEGMENTS_MIN: Final = 8
-"""The limit has room for so many segments: a small one makes them smaller too."""
+"""A small spool gets smaller segments, so that its limit holds at least this many."""
 
 STOP_S: Final = 1.0
-"""How long an ending life waits for a request that is under way, after the flush."""
+"""How long the end of a session waits for a request under way, after the flush."""
 
 _log = logging.getLogger("ledger_client.recorder")
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a recorder spools and sends."""
-
-    folder: Path
-    fsync: Fsync
-    fsync_interval_s: float
-    on_full: OnFull
-    block_s: float
-    bytes_max: int
-    linger_s: float
-    batch_events_max: int
-
-
-def has_left_overs(folder: Path) -> bool:
-    """Tell that something lies in the spool folder and nobody looks after it."""
-    for home in take_abandoned(folder):
-        home.leave()
+def has_orphans(folder: Path) -> bool:
+    """Whether the spool folder has a directory whose recorder is gone."""
+    for orphan in adopt_orphans(folder):
+        orphan.release_lock()
         return True
     return False
 
 
 class RecorderSession:
-    """Begins when it is made; `end` ends it."""
+    """Starts when it is made; `end` ends it."""
 
     def __init__(
-        self, settings: Settings, *, connect: "Callable[[], LedgerClient]", defaults: AuditContext
+        self, folder: Path, options: RecorderOptions, *, connect: "Callable[[], LedgerClient]"
     ) -> None:
-        """Make the directory and start the threads. Raises: OSError."""
-        dead_letters = DeadLetters(settings.folder)
-        home = make_home(settings.folder, new_event_id())
-        self.instance: Final = home.instance
-        self.number_head, self.number_tail = recorder_json(home.instance)
+        """Create the directory and start the threads. Raises: OSError."""
+        bytes_max = options.spool_bytes_max
         self.spool: Final = Spool(
-            home,
-            bytes_max=settings.bytes_max,
-            segment_bytes_max=min(SEGMENT_BYTES_MAX, settings.bytes_max // SEGMENTS_MIN),
-            fsync=settings.fsync,
+            create_instance_dir(folder, new_event_id()),
+            bytes_max=bytes_max,
+            segment_bytes_max=min(SEGMENT_BYTES_MAX, bytes_max // SEGMENTS_MIN),
+            fsync=options.fsync,
         )
-        self.notices: Final = Notices(self.spool, self._write_notice)
-        self.overflow: Final = Overflow(
-            self.spool, self.notices, on_full=settings.on_full, block_s=settings.block_s
-        )
+        self._options: Final = options
+        self._dead_letters: Final = DeadLetters(folder)
+        self._meta_events: Final = MetaEvents(self.spool, self._append_meta_event)
         self.sender: Final = Sender(
-            self.spool,
-            self.notices,
-            dead_letters,
-            folder=settings.folder,
-            connect=connect,
-            linger_s=settings.linger_s,
-            batch_events_max=settings.batch_events_max,
+            self.spool, self._meta_events, self._dead_letters, options=options, connect=connect
         )
+        self._is_full = False  # Guarded by the spool's lock.
         self._syncer: Final = (
-            Syncer(self.spool, settings.fsync_interval_s) if settings.fsync == "interval" else None
+            PeriodicSync(self.spool, options.fsync_interval_s)
+            if options.fsync == "interval"
+            else None
         )
-        self._defaults: Final = defaults
-        self._dead_letters: Final = dead_letters
-        # At the very end of the interpreter no thread starts; what is recorded then waits.
+        # Window: at the very end of the interpreter no thread starts. Events of then wait in the
+        # spool for the next recorder.
         with suppress(RuntimeError):
             self.sender.start()
             if self._syncer is not None:
                 self._syncer.start()
 
-    def keep(self, head: bytes, tail: bytes) -> bool:
-        """Spool one event, number and all; False when it was dropped.
+    @property
+    def instance(self) -> str:
+        """The id of this session's instance."""
+        return self.spool.instance_dir.instance
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether `append` may wait for room: the largest event would not fit."""
+        if self._options.on_full != "block" or self._is_full:
+            return False
+        return not self.spool.has_room(LEAF_BYTES_MAX)
+
+    def append(self, event: EncodedEvent) -> bool:
+        """Spool one event and wake the sender; False when it was dropped.
 
         Raises: SpoolFullError, SpoolClosedError.
         """
-        is_kept = self.overflow.keep(head + self.number_head, self.number_tail + tail)
+        is_kept = self._append_or_drop(event)
         try:
             self.spool.sync_each()
         except OSError as error:
             _log.error("sync_failed reason=%s", error.strerror)
-        if is_kept and self.notices.is_waiting:
-            self.settle()
+        if is_kept and self._meta_events.is_pending:
+            self._flush_meta_events()
         self.sender.wake()
         return is_kept
 
-    def bury(self, event: dict[str, Any], error: EventError) -> None:
-        """Keep what is no event, and may be shown, with the dead letters; and say so in one."""
+    def dead_letter(self, event: dict[str, Any], error: EventError) -> None:
+        """Keep a masked event with a mistake as a dead letter, and report it in a meta event."""
         problem = problem_of(error)
         is_kept = False
         try:
-            is_kept = self._dead_letters.add(event, problem, by="recorder", at=_now())
+            is_kept = self._dead_letters.append(event, problem, by="recorder", at=_now())
         except OSError as failure:
             _log.error("dead_letter_failed reason=%s", failure.strerror)
         _log.warning("event_invalid rule=%s field=%s", problem.slug, problem.field)
-        self.notices.rejected(event, problem, number=None, is_kept=is_kept)
-        self.settle()
+        self._meta_events.note_rejected(event, problem, seq_of=None, is_kept=is_kept)
+        self._flush_meta_events()
         self.sender.wake()
 
-    def settle(self) -> None:
-        """Write down what the recorder itself has to tell, if the disk lets it."""
-        with suppress(OSError, SpoolClosedError):
-            self.notices.settle()
-
     def end(self, timeout_s: float) -> bool:
-        """Flush and stop; False when something stays in the spool for another time."""
+        """Flush and stop; False when events stay in the spool for another session."""
         is_sent = self.sender.flush(timeout_s)
-        self.settle()
+        self._flush_meta_events()
         try:
             self.spool.close()
         except OSError as error:
@@ -147,30 +135,56 @@ class RecorderSession:
         self.sender.stop(STOP_S)
         return is_sent
 
-    def abandon(self) -> None:
-        """Let go of all files after a fork: they are the parent's."""
-        self.spool.abandon()
-        self.sender.abandon()
+    def close_files(self) -> None:
+        """Close this process's copies of the files after a fork: they belong to the parent."""
+        self.spool.close_files()
+        self.sender.close_files()
 
-    def _write_notice(self, fields: Fields) -> None:
+    def _append_or_drop(self, event: EncodedEvent) -> bool:
+        spool, on_full = self.spool, self._options.on_full
+        deadline_s: float | None = None
+        with spool.lock:
+            while True:
+                failure: OSError | None = None
+                if spool.has_room(event.byte_count):
+                    try:
+                        spool.append(event)
+                    except OSError as error:
+                        failure = error
+                    else:
+                        self._is_full = False
+                        return True
+                if on_full == "raise":
+                    reason = "it is at its limit" if failure is None else failure.strerror
+                    raise SpoolFullError(f"the spool takes no more events: {reason}") from failure
+                if deadline_s is None:
+                    deadline_s = time.monotonic() + self._options.block_s
+                left_s = deadline_s - time.monotonic()
+                if on_full == "drop" or self._is_full or left_s <= 0:
+                    self._is_full = True
+                    self._meta_events.note_dropped(spool.skip_number())
+                    return False
+                spool.room.wait(left_s)
+
+    def _flush_meta_events(self) -> None:
+        with suppress(OSError, SpoolClosedError):
+            self._meta_events.flush()
+
+    def _append_meta_event(self, fields: Fields) -> None:
         event: dict[str, Any] = {
             "id": new_event_id(),
             "time": _now(),
             "actor": {"type": "recorder", "id": self.instance},
             "outcome": "failure",
-            **{
-                name: self._defaults[name]
-                for name in ("source", "tenant")
-                if name in self._defaults
-            },
+            **own_fields(self._options.default_scope()),
             **fields,
         }
         try:
-            head, tail = split_event(event)
+            encoded = encode_checked(event)
         except EventError:
-            _log.exception("notice_invalid")
+            _log.exception("meta_event_invalid")
             return
-        self.spool.append(head + self.number_head, self.number_tail + tail)
+        self.spool.append(encoded)
 
 
 def _now() -> str:

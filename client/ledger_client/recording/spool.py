@@ -1,27 +1,42 @@
-"""The spool of one recorder that lives: it numbers events and appends them to segment files.
+"""The writing side of one spool directory: numbers events and appends them to segment files.
 
-A frame is written by one `write` to the file itself, with nothing kept in the process, so it
-outlives the process from the moment at which `append` returns. When it outlives the machine is the
-policy: `each` syncs before `record` returns (threads that wait together share one sync), `interval`
-syncs every so often from a thread of its own, `none` leaves it to the system.
+One `write` puts a whole frame into the file itself, and nothing is buffered in the process, so the
+frame outlives the process once `append` has returned. `fsync` decides when it outlives the machine:
+`each` syncs before `record` returns (threads that wait together share one sync), `interval` syncs
+regularly from a thread of its own, `none` leaves it to the system.
 
-All state is guarded by `lock`. A signal handler may record too, in the middle of a recording of its
-own thread, so every lock on this way can be taken again by its holder.
+`lock` guards all state. A signal handler may record in the middle of a recording of its own thread,
+so every lock on this path is reentrant.
+
+Crash windows, and what closes each:
+
+* The process dies in the middle of a write: half a frame ends the file. The reader takes it for no
+  event, since `record` had not returned; a new process writes to a directory of its own.
+* A write fails in the middle (disk full): the half frame is cut off again, or the file is sealed,
+  so that no frame ever follows a half one.
+* A signal handler raises in the middle of a write: nobody knows how much was written. The file is
+  sealed, and its reader decides.
+* The machine loses power: a sync covers the file's data and, for a new file, the directory's entry.
 """
 
+import logging
 import os
 import threading
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ledger_client.recording.frames import HEADER, FrameCodec, format_header, is_enveloped
 from ledger_client.recording.options import Fsync, SpoolClosedError
 from ledger_client.recording.spool_dir import InstanceDir
 
+if TYPE_CHECKING:
+    from ledger_client.recording.encoding import EncodedEvent
+
 FRAME_OVERHEAD_BYTES: Final = HEADER.size + 32
-"""What a frame has beside its event: header, number and the marks of msgpack, at most."""
+"""What a frame has beside its event, at most: header, number and the type bytes of msgpack."""
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+_log = logging.getLogger("ledger_client.recorder")
 
 
 class Position(NamedTuple):
@@ -32,7 +47,7 @@ class Position(NamedTuple):
 
 
 class _Segment:
-    """A file that is being appended to, or was and isn't synced yet."""
+    """A file that is open for appending, or is sealed and not synced yet."""
 
     __slots__ = ("codec", "end", "fd", "is_private", "number", "start")
 
@@ -48,14 +63,15 @@ class Spool:
     """Appends to the directory of one recorder. Safe from many threads; not across a fork."""
 
     def __init__(
-        self, home: InstanceDir, *, bytes_max: int, segment_bytes_max: int, fsync: Fsync
+        self, instance_dir: InstanceDir, *, bytes_max: int, segment_bytes_max: int, fsync: Fsync
     ) -> None:
-        """`bytes_max` bounds the whole folder, `others_bytes` being what others hold there."""
-        self.home: Final = home
+        """`bytes_max` is for the whole folder, of which other recorders hold `others_bytes`."""
+        self.instance_dir: Final = instance_dir
         self.lock: Final = threading.RLock()
         self.room: Final = threading.Condition(self.lock)
         """Notified when there is more room."""
-        self.others_bytes = 0  # Set by the sender, now and then.
+        self.others_bytes = 0  # The sender sets it regularly.
+        self._instance: Final = instance_dir.instance.encode()
         self._bytes_max: Final = bytes_max
         self._segment_bytes_max: Final = segment_bytes_max
         self._fsync: Final = fsync
@@ -63,13 +79,13 @@ class Spool:
         self._next_seq = 1
         self._appended = 0
         self._is_appending = False
-        self._interrupting: list[tuple[bytes, bytes]] = []
+        self._interrupting: list[EncodedEvent] = []
         self._segment: _Segment | None = None
         self._sealed: list[_Segment] = []  # Not synced yet.
         self._last_number = 0
         self._sync_lock: Final = threading.RLock()
-        self._synced = 0  # Guarded by _sync_lock: of `_appended`.
-        self._synced_number = 0  # Guarded by _sync_lock: of `_last_number`.
+        self._synced = 0  # Guarded by _sync_lock: how many of `_appended` are durable.
+        self._synced_number = 0  # Guarded by _sync_lock: the `_last_number` whose name is durable.
         self._is_closed = False
 
     @property
@@ -83,7 +99,7 @@ class Spool:
         return self._bytes_held
 
     @property
-    def tip(self) -> Position:
+    def end_position(self) -> Position:
         """The place behind the last frame."""
         with self.lock:
             if self._segment is None:
@@ -91,12 +107,12 @@ class Spool:
             return Position(self._segment.number, self._segment.end)
 
     def has_room(self, event_bytes: int) -> bool:
-        """Tell that an event of this length fits below the limit."""
+        """Whether an event of this length fits below the limit."""
         held = self._bytes_held + self.others_bytes
         return held + event_bytes + FRAME_OVERHEAD_BYTES <= self._bytes_max
 
-    def take_number(self) -> int:
-        """Use up a number for an event that is not kept. Raises: SpoolClosedError."""
+    def skip_number(self) -> int:
+        """Use up the number of an event that is dropped. Raises: SpoolClosedError."""
         with self.lock:
             if self._is_closed:
                 raise SpoolClosedError
@@ -104,30 +120,30 @@ class Spool:
             self._next_seq = seq + 1
             return seq
 
-    def append(self, head: bytes, tail: bytes) -> None:
-        """Write one event, its number standing between `head` and `tail`.
+    def append(self, event: "EncodedEvent") -> None:
+        """Number one event and write it, however full the spool is.
 
-        Whether there is room is the caller's to ask. What a signal handler appends that interrupts
-        an append of its own thread is written when that one is through.
+        If a signal handler interrupts an append and appends an event itself, that event is written
+        after the interrupted one.
 
         Raises: OSError, with nothing appended; SpoolClosedError.
         """
         with self.lock:
             if self._is_appending:
-                self._interrupting.append((head, tail))
+                self._interrupting.append(event)
                 return
             self._is_appending = True
             try:
-                self._append(head, tail)
+                self._append(event)
                 while self._interrupting:
-                    self._append(*self._interrupting.pop(0))
+                    self._append(self._interrupting.pop(0))
             finally:
                 self._is_appending = False
 
-    def retire(self, freed: Position | None) -> None:
-        """End the file that is written to if it held private values and all of it is freed.
+    def rotate(self, freed: Position | None) -> None:
+        """Seal the open file if it holds private values and all of it is freed.
 
-        Whoever frees it then finds that nobody writes to it any more, and removes it.
+        The reader then finds that nobody writes to it any more, and removes it.
         """
         with self.lock:
             segment = self._segment
@@ -141,18 +157,18 @@ class Spool:
         self._sync_through(self._appended)
 
     def sync_each(self) -> None:
-        """Make durable what was appended before, if that is the policy. Raises: OSError."""
+        """As `sync`, when `fsync` is "each". Raises: OSError."""
         if self._fsync == "each":
-            self._sync_through(self._appended)
+            self.sync()
 
-    def freed(self, byte_count: int) -> None:
-        """Take note that so many bytes are gone from the disk."""
+    def note_freed(self, byte_count: int) -> None:
+        """Take note that a file of so many bytes was removed."""
         with self.room:
             self._bytes_held -= byte_count
             self.room.notify_all()
 
     def close(self) -> None:
-        """Close the files, synced where that is the policy, and append no more. Raises: OSError."""
+        """Sync unless `fsync` is "none", close the files, append no more. Raises: OSError."""
         with self.room:
             self._is_closed = True
             self.room.notify_all()
@@ -161,20 +177,19 @@ class Spool:
                 self.sync()
         finally:
             with self._sync_lock, self.lock:
-                self._seal()
-                self._close_files()
+                self.close_files()
 
-    def abandon(self) -> None:
-        """Close this process's copies of the files after a fork: they are the parent's."""
+    def close_files(self) -> None:
+        """Close the files and sync nothing. Without a lock: for a forked child, and for `close`."""
         self._seal()
-        self._close_files()
+        self._close_sealed()
 
-    def _append(self, head: bytes, tail: bytes) -> None:
+    def _append(self, event: "EncodedEvent") -> None:
         if self._is_closed:
             raise SpoolClosedError
         seq = self._next_seq
         self._next_seq = seq + 1
-        sent_json = b"%b%d%b" % (head, seq, tail)
+        sent_json = event.numbered(self._instance, seq)
         held = self._bytes_held
         try:
             try:
@@ -182,16 +197,17 @@ class Spool:
             except OSError:
                 if self._segment is not None:
                     raise
-                # That file was given up. A new one may do: its disk may have room again.
+                # The file was sealed. A new one may succeed: its disk may have room again.
                 self._write(seq, sent_json)
         except OSError:
-            # A signal handler may have used up the next one.
+            # Window: a signal handler may have skipped the next number during the write. Then this
+            # number stays used up, for to give it out again would give out the next one twice.
             if self._next_seq == seq + 1:
                 self._next_seq = seq
             raise
         except BaseException:
-            # A signal handler raised, as Ctrl-C does. The frame may be there or not: the file's own
-            # length says so to whoever reads it, once it is sealed.
+            # Window: a signal handler raised during the write, as Ctrl-C does. The frame may be
+            # whole, half or missing. Sealed, the file's own length tells the reader.
             if self._bytes_held == held:
                 self._seal()
             raise
@@ -200,8 +216,8 @@ class Spool:
     def _begin_segment(self) -> _Segment:
         self._seal()
         number = self._last_number + 1
-        header = format_header(self.home.instance, number)
-        path = self.home.segment_path(number)
+        header = format_header(self.instance_dir.instance, number)
+        path = self.instance_dir.segment_path(number)
         fd = os.open(path, _NEW_FILE, 0o600)
         try:
             _write_whole(fd, header)
@@ -222,26 +238,33 @@ class Spool:
         try:
             _write_whole(segment.fd, frame)
         except OSError:
-            is_whole = False
-            # Half a frame may stand there. A reader takes it for one that a crash cut off, as long
-            # as nothing comes after it.
-            has_frames = segment.end > segment.start
-            with suppress(OSError):
-                os.ftruncate(segment.fd, segment.end)
-                is_whole = True
-            if has_frames or not is_whole:
-                self._seal()
+            self._cut_half_frame(segment)
             raise
         segment.end += len(frame)
         segment.is_private |= is_enveloped(sent_json)
         self._bytes_held += len(frame)
+
+    def _cut_half_frame(self, segment: _Segment) -> None:
+        """After a failed write, cut the file back to its last whole frame.
+
+        A file with frames is sealed, so that the next attempt tries a new file. One without frames
+        stays open if it could be cut, or a full disk would collect empty files. One that could not
+        be cut is sealed: the reader drops half a frame at the end of a file, and nowhere else.
+        """
+        is_whole = False
+        has_frames = segment.end > segment.start
+        with suppress(OSError):
+            os.ftruncate(segment.fd, segment.end)
+            is_whole = True
+        if has_frames or not is_whole:
+            self._seal()
 
     def _seal(self) -> None:
         if self._segment is not None:
             self._sealed.append(self._segment)
             self._segment = None
         if self._fsync == "none":
-            self._close_files()
+            self._close_sealed()
 
     def _sync_through(self, appended: int) -> None:
         with self._sync_lock:
@@ -252,24 +275,53 @@ class Spool:
                 sealed = list(self._sealed)
                 current = self._segment
                 last_number = self._last_number
-            for segment in sealed:
-                os.fdatasync(segment.fd)
-            if current is not None:
-                os.fdatasync(current.fd)
+            for segment in (*sealed, current):
+                if segment is not None:
+                    os.fdatasync(segment.fd)
+            # Window: a power failure may lose the name of a new file, and its frames with it.
             if self._synced_number != last_number:
-                self.home.sync()
+                self.instance_dir.sync()
                 self._synced_number = last_number
             with self.lock:
                 for segment in sealed:
-                    # A signal handler's sync may have been quicker.
+                    # A signal handler's sync may have closed it already.
                     if segment in self._sealed:
                         self._sealed.remove(segment)
                         os.close(segment.fd)
             self._synced = max(self._synced, upto)
 
-    def _close_files(self) -> None:
+    def _close_sealed(self) -> None:
         while self._sealed:
             os.close(self._sealed.pop().fd)
+
+
+class PeriodicSync:
+    """A thread that syncs the spool once an interval, even while the sender waits."""
+
+    def __init__(self, spool: Spool, interval_s: float) -> None:
+        self._spool: Final = spool
+        self._interval_s: Final = interval_s
+        self._stop: Final = threading.Event()
+        self._thread: Final = threading.Thread(target=self._run, name="ledger-sync", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. Raises: RuntimeError when the interpreter is about to end."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; `Spool.close` does the last sync."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        is_failing = False
+        while not self._stop.wait(self._interval_s):
+            try:
+                self._spool.sync()
+                is_failing = False
+            except OSError as error:
+                if not is_failing:
+                    _log.error("sync_failed reason=%s", error.strerror)
+                is_failing = True
 
 
 def _write_whole(fd: int, data: bytes) -> None:

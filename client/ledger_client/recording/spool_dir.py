@@ -1,16 +1,16 @@
 """The spool folder: a directory for each recorder that has recorded here and isn't sent yet.
 
     spool/0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50/1.segment, 2.segment, …, cursor
-    spool/damaged/…            segments that can't be read, for a person to look at
-    spool/dead-letter.jsonl    what the ledger does not take
+    spool/damaged/…            segments that can't be read, for a person to examine
+    spool/dead-letter.jsonl    events that the ledger does not take
     spool/state                the head that the client accepted last
 
-A recorder holds a lock (flock) on its own directory as long as its process lives, and the kernel
-gives it back however the process ends. A directory that nobody holds was left behind: any recorder
-on the same folder takes it over, sends what is in it, and removes it.
+A recorder holds a lock (flock) on its own directory while its process runs, and the kernel releases
+it however the process ends. A directory that nobody holds is an orphan: any recorder on the same
+folder adopts it, sends its events, and removes it.
 
-The lock belongs to the open directory, which a forked child shares. `process` closes the child's
-copy, so that a child does not keep what its dead parent left.
+The lock belongs to the open directory, which a forked child shares. `fork_hooks` closes the child's
+copy, so that a child does not keep its dead parent's directory from being adopted.
 """
 
 import os
@@ -31,15 +31,16 @@ _is_instance = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullma
 
 
 class InstanceDir(NamedTuple):
-    """The directory of one recorder, held by this process through `lock_fd`."""
+    """The directory of one recorder, which this process has locked through `lock_fd`."""
 
     path: Path
     instance: str
     lock_fd: int
 
-    def segments(self) -> list[int]:
+    def segment_numbers(self) -> list[int]:
         """The numbers of the segments, ascending."""
-        return segments_of(self.path)
+        names = (name.removesuffix(SEGMENT_SUFFIX) for name in _names(self.path))
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
     def segment_path(self, number: int) -> Path:
         """The file of one segment."""
@@ -49,53 +50,53 @@ class InstanceDir(NamedTuple):
         """Make the names in the directory durable. Raises: OSError."""
         os.fsync(self.lock_fd)
 
-    def leave(self) -> None:
-        """Let go of the directory: from here on any recorder may take it over."""
+    def release_lock(self) -> None:
+        """Unlock the directory: from here on any recorder may adopt it."""
         os.close(self.lock_fd)
 
     def remove(self) -> None:
-        """Remove the directory with all that is in it, and let go of it."""
+        """Remove the directory with its files, and unlock it."""
         with suppress(OSError):
-            for name in os.listdir(self.path):  # noqa: PTH208 - names are all that is wanted
+            for name in _names(self.path):
                 (self.path / name).unlink()
             self.path.rmdir()
-        self.leave()
+        self.release_lock()
 
 
-def make_home(spool: Path, instance: str) -> InstanceDir:
-    """Make and lock the directory of a new recorder. Raises: OSError."""
+def create_instance_dir(spool: Path, instance: str) -> InstanceDir:
+    """Create and lock the directory of a new recorder. Raises: OSError."""
     spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Named so that nobody takes it over before it is locked.
+    # Under this name nobody adopts it in the moment between its creation and its lock.
     new = spool / f"{NEW_PREFIX}{instance}"
     new.mkdir(mode=0o700)
     lock_fd = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try_lock(lock_fd)  # Nobody else locks a directory of this name.
-        home = spool / instance
-        new.rename(home)
+        new.rename(spool / instance)
+        # A power failure after the first event was synced must not take the directory with it.
         sync_directory(spool)
     except BaseException:
         os.close(lock_fd)
         raise
-    return InstanceDir(home, instance, lock_fd)
+    return InstanceDir(spool / instance, instance, lock_fd)
 
 
-def take_abandoned(spool: Path) -> Iterator[InstanceDir]:
+def adopt_orphans(spool: Path) -> Iterator[InstanceDir]:
     """Lock the directories that nobody holds, the oldest first.
 
-    The caller sends what is in them and removes them, or leaves them again.
+    The caller sends their events and removes them, or releases their locks.
     """
     for name in _names(spool):
         if name.startswith(NEW_PREFIX):
             _remove_stale(spool / name)
         elif _is_instance(name):
-            home = _take(spool / name)
-            if home is not None:
-                yield home
+            orphan = _try_lock(spool / name)
+            if orphan is not None:
+                yield orphan
 
 
-def bytes_of_others(spool: Path, own: str | None) -> int:
-    """The bytes of all segments in the folder but those of the recorder `own`."""
+def bytes_of_other_instances(spool: Path, own: str) -> int:
+    """The bytes that the directories of all recorders but `own` hold."""
     total = 0
     for name in _names(spool):
         if name == own or not _is_instance(name):
@@ -105,19 +106,13 @@ def bytes_of_others(spool: Path, own: str | None) -> int:
     return total
 
 
-def segments_of(path: Path) -> list[int]:
-    """The numbers of the segments in a directory, ascending."""
-    names = (name.removesuffix(SEGMENT_SUFFIX) for name in _names(path))
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
-
-
-def _take(path: Path) -> InstanceDir | None:
+def _try_lock(path: Path) -> InstanceDir | None:
     try:
         lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         return None
     try:
-        # Whoever held it may have removed it between the two calls.
+        # The recorder that held it may have removed it between the two calls.
         if try_lock(lock_fd) and os.fstat(lock_fd).st_ino == path.stat().st_ino:
             return InstanceDir(path, path.name, lock_fd)
     except OSError:
@@ -127,7 +122,7 @@ def _take(path: Path) -> InstanceDir | None:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the directory of a recorder that ended before it could rename it."""
+    """Remove the directory of a recorder that was killed before it could rename it."""
     with suppress(OSError):
         if time.time() - path.stat().st_mtime > STALE_NEW_S:
             path.rmdir()
@@ -135,6 +130,6 @@ def _remove_stale(path: Path) -> None:
 
 def _names(path: Path) -> list[str]:
     try:
-        return sorted(os.listdir(path))  # noqa: PTH208 - names are all that is wanted
+        return sorted(os.listdir(path))  # noqa: PTH208 - names are enough, and cheaper than paths
     except OSError:
         return []

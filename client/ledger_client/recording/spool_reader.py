@@ -1,8 +1,16 @@
-"""The directory of a recorder from its other side: what isn't sent yet, in order, and freeing it.
+"""The reading side of one spool directory: the unsent frames in order, and freeing them.
 
-The cursor says how far the ledger has taken the events. It is written after an acknowledgement was
-verified, and a segment is removed when the cursor has passed its end. A cursor that a crash lost or
-tore counts as none: then events are sent again, and their ids tell the ledger that it has them.
+The file `cursor` holds the position up to which the ledger has taken the events. It is written
+after an acknowledgement was verified, and a segment is removed when the cursor has passed its end.
+
+Crash windows, and what closes each:
+
+* The process dies between the acknowledgement and the cursor, or a crash tears the cursor: the
+  events are sent again, and the ledger knows them by their ids.
+* The process dies between the cursor's passing a segment and the segment's removal: the next reader
+  removes it unread.
+* The process died in the middle of a write: half a frame, or a page of zeros, ends the last file.
+  Anything else that is no frame is damage, and the file is moved aside for a person to examine.
 """
 
 import os
@@ -19,8 +27,9 @@ from ledger_client.recording.spool_dir import InstanceDir
 READ_BYTES: Final = 2 << 20
 DAMAGED_FOLDER: Final = "damaged"
 
-_CURSOR: Final = struct.Struct("<QQI")
-_CURSOR_TAG: Final = b"witnessed-ledger/cursor@v1"
+_POSITION: Final = struct.Struct("<QQ")
+_CHECKSUM: Final = struct.Struct("<I")
+_CURSOR_SEED: Final = crc32(b"witnessed-ledger/cursor@v1")
 
 
 class Batch(NamedTuple):
@@ -31,144 +40,146 @@ class Batch(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """A segment that can't be read from some offset on; it was moved aside."""
+    """A segment that is unreadable from some offset on, and was moved aside."""
 
     instance: str
     segment: int
     bytes_lost: int
 
 
-class _Open(NamedTuple):
+class _OpenSegment(NamedTuple):
     number: int
     fd: int
     codec: FrameCodec
+    start: int
 
 
 class SpoolReader:
     """Reads and frees the frames of one directory. For one thread.
 
-    `tip` gives the end of what a living recorder has appended; None for a directory that was left
-    behind, where all of every file counts.
+    `end_position` returns the end of what a living recorder has appended, and None for an orphan,
+    where every file is read to its end.
     """
 
     def __init__(
         self,
-        home: InstanceDir,
+        instance_dir: InstanceDir,
         *,
-        tip: Callable[[], Position | None],
+        end_position: Callable[[], Position | None],
         on_freed: Callable[[int], None],
         on_damage: Callable[[Damage], None],
     ) -> None:
-        self.home: Final = home
-        self._tip: Final = tip
+        self.instance_dir: Final = instance_dir
+        self._end_position: Final = end_position
         self._on_freed: Final = on_freed
         self._on_damage: Final = on_damage
-        self._open: _Open | None = None
-        self._cursor_fd = os.open(home.path / "cursor", os.O_RDWR | os.O_CREAT, 0o600)
-        self._at: Position | None = self._read_cursor()
+        self._open: _OpenSegment | None = None
+        self._cursor_fd = os.open(instance_dir.path / "cursor", os.O_RDWR | os.O_CREAT, 0o600)
+        self._freed: Position | None = self._read_cursor()
 
     @property
-    def at(self) -> Position | None:
-        """Everything before this place is in the ledger."""
-        return self._at
+    def freed_position(self) -> Position | None:
+        """The place before which everything is in the ledger."""
+        return self._freed
 
     def read(self, count_max: int) -> Batch | None:
-        """The first frames that aren't freed; None when there are none.
+        """The first frames that aren't freed, the same ones until they are; None for none.
 
-        The same again until they are freed. Raises: OSError.
+        Raises: OSError.
         """
         while True:
-            tip = self._tip()
+            live_end = self._end_position()
             segment = self._open_first()
             if segment is None:
                 return None
             offset = self._offset(segment)
-            is_live = tip is not None and tip.segment == segment.number
-            end = tip.offset if is_live and tip is not None else os.fstat(segment.fd).st_size
+            is_live = live_end is not None and live_end.segment == segment.number
+            end = live_end.offset if live_end and is_live else os.fstat(segment.fd).st_size
             if offset < end:
                 data = os.pread(segment.fd, min(READ_BYTES, end - offset), offset)
                 if not data and not is_live:
-                    # Half a frame, for which the disk had no room, was taken back in between.
+                    # Window: after `fstat` the spool cut half a frame off, which had failed.
                     continue
                 decoded = segment.codec.decode(data, start=offset, count_max=count_max)
                 if decoded.frames:
                     return Batch(decoded.frames, Position(segment.number, decoded.end))
                 if not _is_torn(decoded, data, end=end):
-                    self._set_aside(segment, bytes_lost=end - offset)
+                    self._quarantine(segment, bytes_lost=end - offset)
                     continue
             if is_live:
                 return None
             self._remove(segment)
 
     def free(self, end: Position) -> None:
-        """Say that everything before `end` is in the ledger. Raises: OSError."""
-        self._at = end
-        fields = _CURSOR.pack(end.segment, end.offset, 0)[:16]
-        os.pwrite(self._cursor_fd, fields + struct.pack("<I", crc32(fields, crc32(_CURSOR_TAG))), 0)
+        """Record that everything before `end` is in the ledger. Raises: OSError."""
+        self._freed = end
+        position = _POSITION.pack(*end)
+        os.pwrite(self._cursor_fd, position + _CHECKSUM.pack(crc32(position, _CURSOR_SEED)), 0)
 
     def close(self, *, remove: bool) -> None:
-        """Close the files; with `remove` the directory goes too, else others may take it over."""
+        """Close the files; remove the directory, or release its lock so that others adopt it."""
         self._close_segment()
         os.close(self._cursor_fd)
         if remove:
-            self.home.remove()
+            self.instance_dir.remove()
         else:
-            self.home.leave()
+            self.instance_dir.release_lock()
 
     def _read_cursor(self) -> Position | None:
-        data = os.pread(self._cursor_fd, _CURSOR.size, 0)
-        if len(data) != _CURSOR.size:
+        data = os.pread(self._cursor_fd, _POSITION.size + _CHECKSUM.size, 0)
+        position, checksum = data[: _POSITION.size], data[_POSITION.size :]
+        if checksum != _CHECKSUM.pack(crc32(position, _CURSOR_SEED)):
             return None
-        segment, offset, checksum = _CURSOR.unpack(data)
-        if crc32(data[:16], crc32(_CURSOR_TAG)) != checksum:
-            return None
-        return Position(segment, offset)
+        return Position(*_POSITION.unpack(position))
 
-    def _open_first(self) -> _Open | None:
-        """The segment that the next frame is in, or may be."""
+    def _open_first(self) -> _OpenSegment | None:
+        """Open the segment that the next frame is in, or will be."""
         if self._open is not None:
             return self._open
-        for number in self.home.segments():
-            if self._at is not None and number < self._at.segment:
-                # A crash came between the cursor's passing it and its removal.
+        for number in self.instance_dir.segment_numbers():
+            if self._freed is not None and number < self._freed.segment:
+                # Window: a crash came between the cursor's passing it and its removal.
                 self._unlink(number)
                 continue
-            fd = os.open(self.home.segment_path(number), os.O_RDONLY)
-            header = format_header(self.home.instance, number)
-            self._open = _Open(number, fd, FrameCodec(header))
+            fd = os.open(self.instance_dir.segment_path(number), os.O_RDONLY)
+            header = format_header(self.instance_dir.instance, number)
+            self._open = _OpenSegment(number, fd, FrameCodec(header), len(header))
             found = os.pread(fd, len(header), 0)
+            # Window: a crash may have cut the header short, or left zeros. No frame follows then.
             if found != header and not header.startswith(found.rstrip(b"\0")):
-                self._set_aside(self._open, bytes_lost=os.fstat(fd).st_size)
+                self._quarantine(self._open, bytes_lost=os.fstat(fd).st_size)
                 continue
             return self._open
         return None
 
-    def _offset(self, segment: _Open) -> int:
-        if self._at is not None and self._at.segment == segment.number:
-            return self._at.offset
-        return len(format_header(self.home.instance, segment.number))
+    def _offset(self, segment: _OpenSegment) -> int:
+        if self._freed is not None and self._freed.segment == segment.number:
+            return self._freed.offset
+        return segment.start
 
-    def _remove(self, segment: _Open) -> None:
+    def _remove(self, segment: _OpenSegment) -> None:
         self._close_segment()
         following = segment.number + 1
-        self.free(Position(following, len(format_header(self.home.instance, following))))
+        header = format_header(self.instance_dir.instance, following)
+        # First the cursor: a crash in between leaves a file that the next reader removes.
+        self.free(Position(following, len(header)))
         self._unlink(segment.number)
 
     def _unlink(self, number: int) -> None:
-        path = self.home.segment_path(number)
+        path = self.instance_dir.segment_path(number)
         size = path.stat().st_size
         path.unlink()
         self._on_freed(size)
 
-    def _set_aside(self, segment: _Open, *, bytes_lost: int) -> None:
+    def _quarantine(self, segment: _OpenSegment, *, bytes_lost: int) -> None:
         self._close_segment()
-        path = self.home.segment_path(segment.number)
+        path = self.instance_dir.segment_path(segment.number)
         size = path.stat().st_size
-        aside = self.home.path.parent / DAMAGED_FOLDER
+        aside = self.instance_dir.path.parent / DAMAGED_FOLDER
         aside.mkdir(mode=0o700, exist_ok=True)
-        path.rename(_free_name(aside / f"{self.home.instance}.{path.name}"))
+        path.rename(_unused_name(aside / f"{self.instance_dir.instance}.{path.name}"))
         self._on_freed(size)
-        self._on_damage(Damage(self.home.instance, segment.number, bytes_lost))
+        self._on_damage(Damage(self.instance_dir.instance, segment.number, bytes_lost))
 
     def _close_segment(self) -> None:
         if self._open is not None:
@@ -177,19 +188,19 @@ class SpoolReader:
 
 
 def _is_torn(decoded: Decoded, data: bytes, *, end: int) -> bool:
-    """Tell that what stands at the end of a file is what a crash leaves of its last frame."""
+    """Whether the bytes that end a file are what a crash leaves of its last frame."""
     if decoded.rest == "short":
         return True
     if decoded.end + len(data) == end and not data.strip(b"\0"):
         return True
     if len(data) < HEADER.size:
         return False
-    # The length is there and the file ends as it says, but some page of it was not written.
+    # The length is there and the file ends where it says, but some page of it was not written.
     length, _ = HEADER.unpack_from(data)
     return bool(decoded.end + HEADER.size + length == end)
 
 
-def _free_name(path: Path) -> Path:
+def _unused_name(path: Path) -> Path:
     count = 0
     while path.exists():
         count += 1

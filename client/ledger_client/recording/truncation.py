@@ -1,16 +1,16 @@
-"""An event that says too much, made to fit: better with a text cut short than not at all.
+"""An event that exceeds the limits, made to fit: a shortened event is better than none.
 
-What a request brings along must not decide whether it is recorded: else a user agent of 2,000
-characters would keep any action out of the log. So texts are cut, ids that are too long are hashed,
-what is no address is left out, and of too many targets, changes or keys the first are kept. Each
-alteration is noted in `context.altered`. Mistakes of the program (an unknown outcome, no actor, no
-such action) stay as they are, to be refused.
+Data that comes with a request must not decide whether it is recorded: otherwise a user agent of
+2,000 characters would keep any action out of the log. So texts are cut, ids that are too long are
+hashed, invalid addresses are left out, and of too many targets, changes or keys the first are kept.
+`context.altered` lists each alteration. Mistakes of the program (an unknown outcome, no actor, an
+invalid action) are not corrected, so that they are refused.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from ledger_client.recording.jsonable import plain
+from ledger_client.recording.jsonable import jsonable
 from ledger_core.event.canonical import canonical_ip
 from ledger_core.event.model import LIMITS, EventError
 from ledger_core.event.truncation import Fitter
@@ -18,7 +18,7 @@ from ledger_core.event.truncation import Fitter
 ALTERED: Final = "altered"
 NOTES_MAX: Final = 32
 LONG_TEXT_CHARS: Final = 1024
-"""What a text of `changes` or `context` is cut to when the whole event is too large."""
+"""The length of a text of `changes` or `context` when the whole event is too large."""
 
 _ID_MEMBERS: Final = ("id", "type", "session", "credential", "service")
 _TEXT_MEMBERS: Final = {
@@ -28,20 +28,17 @@ _TEXT_MEMBERS: Final = {
 }
 
 
-def plain_value(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Anything said of an event as JSON."""
-    made: dict[str, Any] = plain(value)
-    return made
-
-
-def plain_event(event: Mapping[str, Any]) -> dict[str, Any]:
+def jsonable_event(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event with values of any type in `context` and `changes` as JSON."""
     made = dict(event)
     if isinstance(made.get("context"), Mapping):
-        made["context"] = plain(made["context"])
+        made["context"] = jsonable(made["context"])
     if "changes" in made:
         made["changes"] = [
-            {name: member if name == "path" else plain(member) for name, member in change.items()}
+            {
+                name: member if name == "path" else jsonable(member)
+                for name, member in change.items()
+            }
             for change in made["changes"]
         ]
     return made
@@ -61,21 +58,21 @@ def fit_event(event: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(made.get("tenant"), str):
         made["tenant"] = fitter.id(made["tenant"], field="tenant")
     made = _with(made, "context", lambda members, _: _fit_context(members, fitter))
-    return _noted(made, fitter)
+    return _with_notes(made, fitter)
 
 
 def shrink_event(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The event with its long texts cut."""
+    """The event with the long texts of its changes and context cut."""
     fitter = Fitter()
     made = dict(event)
     for name in ("changes", "context"):
         if name in made:
             made[name] = _shrink(made[name], fitter, name)
-    return _noted(made, fitter)
+    return _with_notes(made, fitter)
 
 
 def bare_event(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The event without its changes, and of its context the ids of request and trace alone."""
+    """The event without its changes, and with only the ids of request and trace as its context."""
     fitter = Fitter()
     made = {name: part for name, part in event.items() if name not in ("changes", "context")}
     for name in ("changes", "context"):
@@ -85,7 +82,7 @@ def bare_event(event: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: context[name] for name in ("request_id", "trace_id") if name in context}
     if kept:
         made["context"] = _shrink(kept, fitter, "context")
-    return _noted(made, fitter)
+    return _with_notes(made, fitter)
 
 
 def _with(event: dict[str, Any], name: str, fit: Callable[[Any, str], Any]) -> dict[str, Any]:
@@ -144,7 +141,7 @@ def _shrink(value: Any, fitter: Fitter, field: str) -> Any:
     return value
 
 
-def _noted(event: dict[str, Any], fitter: Fitter) -> dict[str, Any]:
+def _with_notes(event: dict[str, Any], fitter: Fitter) -> dict[str, Any]:
     if not fitter.notes:
         return event
     context = event.get("context", {})

@@ -1,4 +1,4 @@
-"""`AsyncRecorder`: the recorder for an event loop, with the same words."""
+"""`AsyncRecorder`: a recorder for an event loop, with the same arguments."""
 
 import asyncio
 from types import TracebackType
@@ -8,7 +8,7 @@ from ledger_client.recording.recorder import RecordArguments, Recorder, Recorder
 
 
 class AsyncRecorder:
-    """`ledger_client.Recorder` for code that must not hold up its event loop.
+    """A `Recorder` for code that must not hold up its event loop.
 
         async with AsyncRecorder(Recorder(url, token, spool=…, policy=…)) as recorder:
             await recorder.record("user.deleted", actor=("user", "u_1"), target=("user", "u_2"))
@@ -18,14 +18,14 @@ class AsyncRecorder:
     """
 
     def __init__(self, recorder: Recorder) -> None:
-        """Closing this closes the recorder; code without a loop may use it too until then."""
+        """Closing this closes `recorder`; until then code without a loop may use that too."""
         self.recorder: Final = recorder
 
-    async def record(self, action: str, **said: Unpack[RecordArguments]) -> str | None:
+    async def record(self, action: str, **arguments: Unpack[RecordArguments]) -> str | None:
         """As `Recorder.record`."""
         if self.recorder.may_wait:
-            return await asyncio.to_thread(self.recorder.record, action, **said)
-        return self.recorder.record(action, **said)
+            return await asyncio.to_thread(self.recorder.record, action, **arguments)
+        return self.recorder.record(action, **arguments)
 
     async def flush(self, timeout_s: float = 10.0) -> bool:
         """As `Recorder.flush`."""
