@@ -135,7 +135,13 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_MODULES[name]), name)
+    try:
+        module = import_module(_MODULES[name])
+    except ModuleNotFoundError as error:
+        from ledger_client.extras import missing_extra
+
+        raise missing_extra(name, error) from error
+    value: object = getattr(module, name)
     globals()[name] = value
     return value
 

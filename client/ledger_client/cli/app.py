@@ -91,11 +91,11 @@ class LazyGroup(click.Group):
 def load_server_part(name: str, *, needed_by: str) -> Any:
     """What the service's distribution offers the command line under a name.
 
-    Raises: click.ClickException, which says what to install, where it isn't installed.
+    Raises: click.UsageError, which says what to install, where it isn't installed.
     """
     for entry_point in entry_points(group=SERVER_PARTS, name=name):
         return entry_point.load()
-    raise click.ClickException(
+    raise click.UsageError(
         f"`{needed_by}` needs the service, which isn't installed: pip install witnessed-ledger"
     )
 
@@ -128,6 +128,14 @@ def run(arguments: list[str]) -> int:
         # Whoever read our output has seen enough (`ledger show 3 | head -1`).
         sys.stderr.close()
         return 0
+    except ModuleNotFoundError as error:
+        from ledger_client.extras import MissingExtraError, missing_extra
+
+        missing = missing_extra(f"`ledger {' '.join(arguments[:1])}`", error)
+        if not isinstance(missing, MissingExtraError):
+            raise
+        click.echo(f"error: {missing}", err=True)
+        return EXIT_MALFORMED
     except Exception as error:
         code = _exit_code(error)
         if code is None:
