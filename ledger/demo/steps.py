@@ -20,7 +20,7 @@ from ledger.store.fsck import check_store
 from ledger.store.log import LogStore
 from ledger_client import Entry, LedgerClient, Receipt
 from ledger_client.cli.console import print_fields
-from ledger_client.cli.file_import import import_file
+from ledger_client.cli.import_ import import_file
 from ledger_client.cli.verify import described
 from ledger_client.collect.importers import load_format
 from ledger_client.runtime.clock import unix_us

@@ -151,13 +151,13 @@ def test_standard_input_is_read_and_what_it_cannot_give_is_set_aside(
     assert "0 appended and verified, 1 were there already" in again.stdout
 
 
-def test_either_a_format_or_a_mapping_is_wanted_and_a_ledger_for_more_than_a_dry_run(
+def test_either_a_format_or_a_mapping_is_required_and_a_ledger_unless_it_is_a_dry_run(
     command: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "none.toml").write_text("name = 7")
     for options, message in (
-        ((), "Either --format or --mapping"),
-        (("--format", "okta", "--mapping", "none.toml"), "Either --format or --mapping"),
+        ((), "Use either --format or --mapping"),
+        (("--format", "okta", "--mapping", "none.toml"), "Use either --format or --mapping"),
         (("--mapping", "none.toml"), "none.toml: name: "),
     ):
         done = command("import", *options, "none.toml")

@@ -1,19 +1,44 @@
-"""`ledger import`: append what files hold, and set aside what can't be taken."""
+"""`ledger import`: maps the records of files, appends them in batches, sets refused ones aside.
 
+The ids come from the records, so a second import of the same file adds nothing, and an import that
+broke off is run again. The demo uses `import_file` too.
+"""
+
+import io
+import json
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self, cast
 
 import click
 
+from ledger_client import LedgerClient, Receipt
 from ledger_client.cli.app import EXIT_REJECTED
 from ledger_client.cli.client_options import Connection, connection_options
-from ledger_client.cli.console import json_option, print_json
-from ledger_client.cli.file_import import import_file, rehearse_file
-from ledger_client.collect.importers import FORMATS, Format, load_format, load_format_file
+from ledger_client.cli.console import json_option, note, print_json
+from ledger_client.collect.importers import (
+    FORMATS,
+    ORIGINALS,
+    Format,
+    Record,
+    load_format,
+    load_format_file,
+    read_records,
+)
+from ledger_core.event.secrets import mask
+from ledger_core.tlog.errors import MalformedError
+
+BATCH_RECORDS: Final = 1000
+STANDARD_INPUT: Final = Path("-")
 
 
 @click.command("import")
-@click.option("--format", "format_name", type=click.Choice(FORMATS), help="A format we know.")
+@click.option("--format", "format_name", type=click.Choice(FORMATS), help="A built-in format.")
 @click.option(
     "--mapping",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -22,7 +47,7 @@ from ledger_client.collect.importers import FORMATS, Format, load_format, load_f
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Print the events and what they leave over; no ledger is needed.",
+    help="Print the events and the members that have no field; no ledger is needed.",
 )
 @click.argument(
     "files",
@@ -43,46 +68,246 @@ def command(
 ) -> int | None:
     """Append the events of FILE…, plain or gzip, and verify each; `-` is standard input.
 
-    A second import of the same file adds nothing. Records that can't be taken are written to
+    A second import of the same file adds nothing. Refused records are written to
     FILE.rejected.jsonl with the reason, and the exit code is 3.
     """
-    format_ = _chosen(format_name, mapping)
+    format_ = _load(format_name, mapping)
     if dry_run:
-        return _rehearse(files, format_, as_json=as_json)
+        rehearsals = [rehearse_file(file, format_, as_json=as_json) for file in files]
+        for rehearsal in rehearsals:
+            rehearsal.print()
+        return EXIT_REJECTED if any(rehearsal.rejected for rehearsal in rehearsals) else None
     with connection.open() as ledger:
-        reports = [
-            import_file(ledger, file, format_, quiet=as_json or not sys.stderr.isatty())
-            for file in files
-        ]
+        quiet = as_json or not sys.stderr.isatty()
+        reports = [import_file(ledger, file, format_, quiet=quiet) for file in files]
     if as_json:
-        print_json(
-            [
-                {
-                    "file": str(report.file),
-                    "appended": report.appended,
-                    "duplicates": report.duplicates,
-                    "rejected": report.rejected,
-                    "rejected_file": report.rejected_file and str(report.rejected_file),
-                }
-                for report in reports
-            ]
-        )
+        print_json([report.as_json() for report in reports])
     else:
         for report in reports:
             report.print()
     return EXIT_REJECTED if any(report.rejected for report in reports) else None
 
 
-def _chosen(format_name: str | None, mapping: Path | None) -> Format:
+def _load(format_name: str | None, mapping: Path | None) -> Format:
     if format_name and not mapping:
         return load_format(format_name)
     if mapping and not format_name:
         return load_format_file(mapping)
-    raise click.UsageError("Either --format or --mapping is wanted.")
+    raise click.UsageError("Use either --format or --mapping.")
 
 
-def _rehearse(files: tuple[Path, ...], format_: Format, *, as_json: bool) -> int | None:
-    rehearsals = [rehearse_file(file, format_, as_json=as_json) for file in files]
-    for rehearsal in rehearsals:
-        rehearsal.print()
-    return EXIT_REJECTED if any(rehearsal.rejected for rehearsal in rehearsals) else None
+@dataclass(slots=True)
+class ImportReport:
+    """The results of importing one file: how many events of each kind."""
+
+    file: Path
+    appended: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    rejected_file: Path | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report for programs."""
+        rejected_file = self.rejected_file and str(self.rejected_file)
+        return {
+            "file": str(self.file),
+            "appended": self.appended,
+            "duplicates": self.duplicates,
+            "rejected": self.rejected,
+            "rejected_file": rejected_file,
+        }
+
+    def print(self) -> None:
+        """Print the report for people."""
+        click.echo(
+            f"   {self.file}: {self.appended} appended and verified, {self.duplicates} were there "
+            f"already, {self.rejected} rejected"
+        )
+        if self.rejected_file is not None:
+            note(f"   the rejected ones and why: {self.rejected_file}")
+
+
+class _RejectedFile:
+    """FILE.rejected.jsonl, created with the first refused record; an old one is removed.
+
+    That of standard input is stdin.rejected.jsonl in the current folder.
+    """
+
+    def __init__(self, source: Path) -> None:
+        name = "stdin" if source == STANDARD_INPUT else source.name
+        self.path = source.with_name(f"{name}.rejected.jsonl")
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        self.path.unlink(missing_ok=True)
+        return self
+
+    def write(self, record: Record, reason: str, field: str | None) -> None:
+        """Write one line: the place of the record, why it was refused, and the record itself."""
+        if self._file is None:
+            self._file = self.path.open("wb")
+        line: dict[str, Any] = {"line": record.line, "reason": reason}
+        if field:
+            line["field"] = field
+        line["record"] = _without_secrets(record.raw)
+        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _without_secrets(raw: bytes) -> str:
+    """Return the text of a record, masked if it has secrets: they don't belong in a file either."""
+    text = raw.decode(errors="replace")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    masked = mask({"record": value})["record"]
+    if masked is value:
+        return text
+    return masked if isinstance(masked, str) else json.dumps(masked, ensure_ascii=False)
+
+
+def import_file(
+    ledger: LedgerClient, source: Path, format_: Format, *, quiet: bool = False
+) -> ImportReport:
+    """Append the records of a file, `-` for standard input, and verify each batch.
+
+    Raises: MalformedError for a damaged file, after the records before the damage were appended; as
+    `LedgerClient.append_many`.
+    """
+    report = ImportReport(source)
+    is_file = source != STANDARD_INPUT
+    with (
+        _RejectedFile(source) as rejected,
+        click.progressbar(
+            length=source.stat().st_size if is_file else 0,
+            label=source.name,
+            hidden=quiet or not is_file,
+            file=sys.stderr,
+        ) as bar,
+    ):
+        read_to = 0
+        for batch in _batches(_records(source, format_)):
+            _import_batch(ledger, batch, format_, report, rejected)
+            bar.update(batch[-1].file_offset - read_to)
+            read_to = batch[-1].file_offset
+        if report.rejected:
+            report.rejected_file = rejected.path
+    return report
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """The results of a dry run of one file."""
+
+    file: Path
+    records: int = 0
+    events: int = 0
+    rejected: int = 0
+    left_over: Counter[str] = field(default_factory=Counter)
+    """How often each member of the records has no field in the event."""
+
+    def print(self) -> None:
+        """Print the results for people, on standard error: the events go to standard output."""
+        note(
+            f"{self.file}: {self.records} records make {self.events} events, "
+            f"{self.rejected} would be rejected"
+        )
+        if self.left_over:
+            note("left over, in context.original alone:")
+            for name, count in self.left_over.most_common():
+                note(f"{count:>8}  {name}")
+
+
+def rehearse_file(source: Path, format_: Format, *, as_json: bool) -> Rehearsal:
+    """Print the events of a file without appending them: JSON lines, or indented for people.
+
+    `context.original` is left out: it is the record itself. Secrets are masked, as in an import.
+
+    Raises: MalformedError for a damaged file.
+    """
+    rehearsal = Rehearsal(source)
+    for record in _records(source, format_):
+        rehearsal.records += 1
+        try:
+            mapped = format_.explain(record.raw)
+        except MalformedError as error:
+            rehearsal.rejected += 1
+            _print_line({"line": record.line, "rejected": str(error)}, as_json=as_json)
+            continue
+        for each in mapped:
+            rehearsal.events += 1
+            rehearsal.left_over.update(each.left_over)
+            event = mask(_without_original(each.event))
+            line = {"line": record.line, "event": event, "left_over": each.left_over}
+            _print_line(line, as_json=as_json)
+    return rehearsal
+
+
+def _without_original(event: dict[str, Any]) -> dict[str, Any]:
+    context = event.get("context", {})
+    shown = {name: value for name, value in context.items() if name not in ORIGINALS}
+    others = {name: value for name, value in event.items() if name != "context"}
+    return {**others, "context": shown} if shown else others
+
+
+def _print_line(line: dict[str, Any], *, as_json: bool) -> None:
+    click.echo(json.dumps(line, ensure_ascii=False, indent=None if as_json else 2))
+
+
+def _records(source: Path, format_: Format) -> Iterator[Record]:
+    is_stdin = source == STANDARD_INPUT
+    stream = cast("io.BufferedReader", sys.stdin.buffer) if is_stdin else source
+    return read_records(stream, wrappers=format_.wrappers, lines=format_.lines)
+
+
+def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """Yield batches of records. Raises: MalformedError, after the records before the damage."""
+    damage: MalformedError | None = None
+
+    def until_damage() -> Iterator[Record]:
+        nonlocal damage
+        try:
+            yield from records
+        except MalformedError as error:
+            damage = error
+
+    source = until_damage()
+    while batch := list(islice(source, BATCH_RECORDS)):
+        yield batch
+    if damage is not None:
+        raise damage
+
+
+def _import_batch(
+    ledger: LedgerClient,
+    batch: list[Record],
+    format_: Format,
+    report: ImportReport,
+    rejected: _RejectedFile,
+) -> None:
+    mapped: list[tuple[Record, dict[str, Any]]] = []
+    for record in batch:
+        try:
+            mapped.extend((record, event) for event in format_.map(record.raw))
+        except MalformedError as error:
+            report.rejected += 1
+            rejected.write(record, str(error), getattr(error, "field", None))
+    if not mapped:
+        return
+    results = ledger.append_many([event for _, event in mapped])
+    for (record, _), result in zip(mapped, results, strict=True):
+        if isinstance(result, Receipt):
+            report.appended += not result.is_duplicate
+            report.duplicates += result.is_duplicate
+        else:
+            report.rejected += 1
+            rejected.write(record, result.problem.detail, result.problem.field)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,142 +67,124 @@ def counted(*texts: str) -> bytes:
     return b"".join(b"%d %b" % (len(frame), frame) for frame in frames)
 
 
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(test)
+@pytest.mark.anyio
+async def test_messages_in_both_framings_are_recorded_in_order() -> None:
+    spool = Spool()
+    async with listening(spool) as (_, port):
+        await send(port, counted("one", "two"))
+        await spool.until(lambda: len(spool.events) == 2)
+        await send(port, f"{HEADER}three\n{HEADER}four".encode())
+        await spool.until(lambda: len(spool.events) == 4)
+    assert spool.texts == ["one", "two", "three", "four"]
+    assert {event["source"]["ip"] for event in spool.events} == {HOST}
 
 
-def test_messages_in_both_framings_are_recorded_in_order() -> None:
-    async def test() -> None:
-        spool = Spool()
-        async with listening(spool) as (_, port):
-            await send(port, counted("one", "two"))
-            await spool.until(lambda: len(spool.events) == 2)
-            await send(port, f"{HEADER}three\n{HEADER}four".encode())
-            await spool.until(lambda: len(spool.events) == 4)
-        assert spool.texts == ["one", "two", "three", "four"]
-        assert {event["source"]["ip"] for event in spool.events} == {HOST}
-
-    run(test())
-
-
-def test_nothing_more_is_read_while_the_spool_is_full_and_nothing_is_lost() -> None:
+@pytest.mark.anyio
+async def test_nothing_more_is_read_while_the_spool_is_full_and_nothing_is_lost() -> None:
     texts = [f"{number} {'x' * 1000}" for number in range(20_000)]
-
-    async def test() -> None:
-        spool = Spool()
-        spool.is_full = True
-        async with listening(spool) as (_, port):
-            _, writer = await asyncio.open_connection(HOST, port)
-            writer.transport.set_write_buffer_limits(high=0)
-            for at in range(0, len(texts), 100):
-                writer.write(counted(*texts[at : at + 100]))
-            sent = asyncio.create_task(writer.drain())
-            # What the kernel's buffers and one read hold goes out, and then no byte more.
-            before, unsent = -1, 0
-            while before != unsent:
-                before = unsent
-                await asyncio.sleep(0.5)
-                unsent = writer.transport.get_write_buffer_size()
-            assert not sent.done()
-            assert unsent > 8 * 1024 * 1024
-            assert spool.events == []
-            spool.is_full = False
-            await sent
-            writer.close()
-            await spool.until(lambda: len(spool.events) == len(texts))
-        assert spool.texts == texts
-
-    run(test())
+    spool = Spool()
+    spool.is_full = True
+    async with listening(spool) as (_, port):
+        _, writer = await asyncio.open_connection(HOST, port)
+        writer.transport.set_write_buffer_limits(high=0)
+        for at in range(0, len(texts), 100):
+            writer.write(counted(*texts[at : at + 100]))
+        sent = asyncio.create_task(writer.drain())
+        # What the kernel's buffers and one read hold goes out, and then no byte more.
+        before, unsent = -1, 0
+        while before != unsent:
+            before = unsent
+            await asyncio.sleep(0.5)
+            unsent = writer.transport.get_write_buffer_size()
+        assert not sent.done()
+        assert unsent > 8 * 1024 * 1024
+        assert spool.events == []
+        spool.is_full = False
+        await sent
+        writer.close()
+        await spool.until(lambda: len(spool.events) == len(texts))
+    assert spool.texts == texts
 
 
-def test_what_was_read_is_recorded_when_the_listener_ends() -> None:
-    async def test() -> None:
-        spool = Spool()
-        spool.is_full = True
-        async with listening(spool) as (listener, port):
-            _, writer = await asyncio.open_connection(HOST, port)
-            writer.write(counted("one", "two") + b"9999 <13>1 - - - - - - half")
-            await writer.drain()
-            await spool.until(lambda: listener._is_full)
-            closing = asyncio.create_task(listener.close())
-            await asyncio.sleep(0)
-            spool.is_full = False
-            await closing
-            writer.close()
-        assert spool.texts == ["one", "two", "half"]
-        assert "the connection ended inside it" in spool.events[2]["context"]["import_notes"][0]
-
-    run(test())
+@pytest.mark.anyio
+async def test_what_was_read_is_recorded_when_the_listener_ends() -> None:
+    spool = Spool()
+    spool.is_full = True
+    async with listening(spool) as (listener, port):
+        _, writer = await asyncio.open_connection(HOST, port)
+        writer.write(counted("one", "two") + b"9999 <13>1 - - - - - - half")
+        await writer.drain()
+        await spool.until(lambda: listener._is_full)
+        closing = asyncio.create_task(listener.close())
+        await asyncio.sleep(0)
+        spool.is_full = False
+        await closing
+        writer.close()
+    assert spool.texts == ["one", "two", "half"]
+    assert "the connection ended inside it" in spool.events[2]["context"]["import_notes"][0]
 
 
-def test_a_stream_that_lost_its_framing_is_closed_and_its_rest_is_kept() -> None:
-    async def test() -> None:
-        spool = Spool()
-        async with listening(spool) as (_, port):
-            reader, writer = await asyncio.open_connection(HOST, port)
-            writer.write(counted("one") + b"no count")
+@pytest.mark.anyio
+async def test_a_stream_that_lost_its_framing_is_closed_and_its_rest_is_kept() -> None:
+    spool = Spool()
+    async with listening(spool) as (_, port):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(counted("one") + b"no count")
+        assert await reader.read() == b""
+        writer.close()
+    assert spool.texts == ["one", "no count"]
+    notes = spool.events[1]["context"]["import_notes"]
+    assert "message: no count of octets before it, so the connection was closed" in notes
+
+
+@pytest.mark.anyio
+async def test_connections_beyond_the_limit_are_refused_and_the_others_served() -> None:
+    spool = Spool()
+    async with listening(spool, connections_max=2) as (listener, port):
+        writers = [(await asyncio.open_connection(HOST, port))[1] for _ in range(2)]
+        await spool.until(lambda: len(listener._connections) == 2)
+        reader, writer = await asyncio.open_connection(HOST, port)
+        with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
+        writer.close()
+        for writer in writers:
+            writer.write(counted("served"))
             writer.close()
-        assert spool.texts == ["one", "no count"]
-        notes = spool.events[1]["context"]["import_notes"]
-        assert "message: no count of octets before it, so the connection was closed" in notes
-
-    run(test())
-
-
-def test_connections_beyond_the_limit_are_refused_and_the_others_served() -> None:
-    async def test() -> None:
-        spool = Spool()
-        async with listening(spool, connections_max=2) as (listener, port):
-            writers = [(await asyncio.open_connection(HOST, port))[1] for _ in range(2)]
-            await spool.until(lambda: len(listener._connections) == 2)
-            reader, writer = await asyncio.open_connection(HOST, port)
-            with contextlib.suppress(ConnectionResetError):
-                assert await reader.read() == b""
-            writer.close()
-            for writer in writers:
-                writer.write(counted("served"))
-                writer.close()
-            await spool.until(lambda: len(spool.events) == 2)
-            await spool.until(lambda: not listener._connections)
-            await send(port, counted("later"))
-            await spool.until(lambda: len(spool.events) == 3)
-
-    run(test())
+        await spool.until(lambda: len(spool.events) == 2)
+        await spool.until(lambda: not listener._connections)
+        await send(port, counted("later"))
+        await spool.until(lambda: len(spool.events) == 3)
 
 
-def test_each_datagram_is_a_message_and_those_that_found_no_room_are_counted() -> None:
-    async def test() -> None:
-        spool = Spool()
-        listener = SyslogListener(spool.record, frame_bytes_max=2_048)
-        _, port = await listener.listen_udp(HOST, 0)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.connect((HOST, port))
-            sender.send(f"{HEADER}one\n".encode())
-            sender.send(f"{HEADER}{'x' * 3_000}".encode())
-            await spool.until(lambda: len(spool.events) == 2)
-            assert spool.texts[0] == "one"
-            assert "message: cut," in spool.events[1]["context"]["import_notes"][0]
-            spool.is_full = True
-            count = 0
-            while not listener._datagrams_lost:
-                sender.send(f"{HEADER}{count}".encode())
-                count += 1
-                await asyncio.sleep(0)
-            assert count > DATAGRAMS_WAITING_MAX
-            spool.is_full = False
-            await spool.until(lambda: any("lost" in event["action"] for event in spool.events))
-            lost = sum(
-                event["context"]["count"] for event in spool.events if "lost" in event["action"]
-            )
-            await listener.close()
-        kept = [event for event in spool.events if "lost" not in event["action"]]
-        assert len(kept) + lost == 2 + count
-
-    run(test())
+@pytest.mark.anyio
+async def test_each_datagram_is_a_message_and_those_that_found_no_room_are_counted() -> None:
+    spool = Spool()
+    listener = SyslogListener(spool.record, frame_bytes_max=2_048)
+    _, port = await listener.listen_udp(HOST, 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.connect((HOST, port))
+        sender.send(f"{HEADER}one\n".encode())
+        sender.send(f"{HEADER}{'x' * 3_000}".encode())
+        await spool.until(lambda: len(spool.events) == 2)
+        assert spool.texts[0] == "one"
+        assert "message: cut," in spool.events[1]["context"]["import_notes"][0]
+        spool.is_full = True
+        count = 0
+        while not listener._datagrams_lost:
+            sender.send(f"{HEADER}{count}".encode())
+            count += 1
+            await asyncio.sleep(0)
+        assert count > DATAGRAMS_WAITING_MAX
+        spool.is_full = False
+        await spool.until(lambda: any("lost" in event["action"] for event in spool.events))
+        lost = sum(event["context"]["count"] for event in spool.events if "lost" in event["action"])
+        await listener.close()
+    kept = [event for event in spool.events if "lost" not in event["action"]]
+    assert len(kept) + lost == 2 + count
 
 
-def test_over_tls_a_sender_is_known_by_its_certificate_and_one_without_is_refused(
+@pytest.mark.anyio
+async def test_over_tls_a_sender_is_known_by_its_certificate_and_one_without_is_refused(
     tmp_path: Path,
 ) -> None:
     authority = Authority(tmp_path)
@@ -214,28 +196,22 @@ def test_over_tls_a_sender_is_known_by_its_certificate_and_one_without_is_refuse
     server.verify_mode = ssl.CERT_REQUIRED
     known, unknown = (ssl.create_default_context(cafile=authority.certificate) for _ in range(2))
     known.load_cert_chain(sender_certificate, sender_key)
-
-    async def test() -> None:
-        spool = Spool()
-        async with listening(spool, tls=server) as (_, port):
-            await send(port, counted("one", "two"), known)
-            await spool.until(lambda: len(spool.events) == 2)
-            with contextlib.suppress(ssl.SSLError, OSError):
-                await send(port, counted("three"), unknown)
-            await send(port, counted("four"), known)
-            await spool.until(lambda: len(spool.events) == 3)
-        assert spool.texts == ["one", "two", "four"]
-        credentials = {event["actor"]["credential"] for event in spool.events}
-        assert credentials == {f"sha256:{fingerprint}"}
-
-    run(test())
+    spool = Spool()
+    async with listening(spool, tls=server) as (_, port):
+        await send(port, counted("one", "two"), known)
+        await spool.until(lambda: len(spool.events) == 2)
+        with contextlib.suppress(ssl.SSLError, OSError):
+            await send(port, counted("three"), unknown)
+        await send(port, counted("four"), known)
+        await spool.until(lambda: len(spool.events) == 3)
+    assert spool.texts == ["one", "two", "four"]
+    credentials = {event["actor"]["credential"] for event in spool.events}
+    assert credentials == {f"sha256:{fingerprint}"}
 
 
-def test_an_address_that_is_taken_is_said() -> None:
-    async def test() -> None:
-        spool = Spool()
-        async with listening(spool) as (listener, port):
-            with pytest.raises(UnavailableError, match=f"cannot listen on {HOST} port {port}"):
-                await listener.listen_tcp(HOST, port)
-
-    run(test())
+@pytest.mark.anyio
+async def test_an_address_that_is_taken_is_said() -> None:
+    spool = Spool()
+    async with listening(spool) as (listener, port):
+        with pytest.raises(UnavailableError, match=f"cannot listen on {HOST} port {port}"):
+            await listener.listen_tcp(HOST, port)
