@@ -28,9 +28,9 @@ from ledger_core.event.commitments import (
     fill_stars,
     find_commitments,
     find_values,
-    hide_at,
     is_commitment,
     may_be_private,
+    replace_at,
 )
 from ledger_core.event.model import EventError
 from ledger_core.event.reader import ReadEvent
@@ -108,7 +108,7 @@ class PrivateFields:
         if event is None or not openings:
             return read, sent
         for opening in openings:
-            hide_at(event, opening.path, opening.commitment)
+            replace_at(event, opening.path, opening.commitment)
         hidden, event_json = decode_event_object(event)
         committed = tuple(Committed(path=each.path, salt=each.salt) for each in openings)
         altered = AlteredEvent(

@@ -17,12 +17,12 @@ from ledger_core.event.commitments import (
     PrivateEvent,
     PrivateReader,
     check_openings,
-    commit,
+    commit_private,
+    commitment_to,
     encode_salt,
     find_commitments,
     find_values,
     format_envelope,
-    hide,
     holds_private,
 )
 from ledger_core.event.model import EventError
@@ -53,7 +53,7 @@ def test_a_commitment_is_what_the_documentation_says() -> None:
     text = '["AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8","/context/patient",{"a":1,"b":"é"}]'
     digest = hashlib.sha256(text.encode()).digest()
     value = {"b": "é", "a": 1}
-    assert commit(salt=SALT, path="/context/patient", value=value) == encode_salt(digest)
+    assert commitment_to(salt=SALT, path="/context/patient", value=value) == encode_salt(digest)
 
 
 def test_marked_values_become_commitments_where_they_may_stand() -> None:
@@ -64,7 +64,7 @@ def test_marked_values_become_commitments_where_they_may_stand() -> None:
         changes=[{"path": "/name", "before": Private("Jo", "u_1"), "after": None}],
     )
     assert holds_private(event)
-    hidden, openings = hide(event, lambda: SALT)
+    hidden, openings = commit_private(event, lambda: SALT)
     assert not holds_private(hidden)
     assert {opening.path for opening in openings} == {
         "/actor/name",
@@ -95,7 +95,7 @@ def test_marked_values_become_commitments_where_they_may_stand() -> None:
 )
 def test_nothing_private_stands_elsewhere_or_is_too_large(fields: dict[str, Any]) -> None:
     with pytest.raises(EventError):
-        hide(_event(**fields), lambda: SALT)
+        commit_private(_event(**fields), lambda: SALT)
 
 
 def test_a_marked_value_and_an_opening_show_no_value() -> None:
@@ -117,7 +117,9 @@ def test_only_the_value_the_salt_and_the_path_open_a_commitment(
     value: Any, other: Any, salt: bytes
 ) -> None:
     try:
-        hidden, (opening,) = hide(_event(context={"a": Private(value, "u")}), lambda: salt)
+        hidden, (opening,) = commit_private(
+            _event(context={"a": Private(value, "u")}), lambda: salt
+        )
         changed = Opening(opening.path, "u", opening.salt, other)
         is_same = changed.commitment == opening.commitment
     except EventError:
@@ -138,7 +140,7 @@ def test_only_the_value_the_salt_and_the_path_open_a_commitment(
 
 
 def test_an_envelope_is_read_as_its_event_and_checked() -> None:
-    hidden, openings = hide(_event(context={"a": Private("x", "u")}), lambda: SALT)
+    hidden, openings = commit_private(_event(context={"a": Private("x", "u")}), lambda: SALT)
     plain = _reader().read_object(hidden)
     envelope = format_envelope(plain.event_json, openings)
     for read in (_reader().read(envelope), _reader().read_object(json.loads(envelope))):
@@ -160,7 +162,7 @@ def test_an_envelope_is_read_as_its_event_and_checked() -> None:
     ],
 )
 def test_an_envelope_that_does_not_fit_is_refused(change: Any, rule: str) -> None:
-    hidden, openings = hide(_event(context={"a": Private("x", "u")}), lambda: SALT)
+    hidden, openings = commit_private(_event(context={"a": Private("x", "u")}), lambda: SALT)
     envelope = json.loads(format_envelope(_reader().read_object(hidden).event_json, openings))
     with pytest.raises(EventError) as caught:
         _reader().read(json.dumps(change(envelope)).encode())
@@ -168,7 +170,7 @@ def test_an_envelope_that_does_not_fit_is_refused(change: Any, rule: str) -> Non
 
 
 def test_a_repeated_key_in_an_envelope_is_refused() -> None:
-    hidden, openings = hide(_event(context={"a": Private("x", "u")}), lambda: SALT)
+    hidden, openings = commit_private(_event(context={"a": Private("x", "u")}), lambda: SALT)
     envelope = format_envelope(_reader().read_object(hidden).event_json, openings)
     with pytest.raises(EventError, match="twice"):
         _reader().read(envelope[:-1] + b',"private":[]}')

@@ -36,13 +36,13 @@ from ledger_core.event.canonical import decode_event_object, format_leaf, format
 from ledger_core.event.commitments import (
     Opening,
     PrivateEvent,
-    commit,
+    commit_private,
+    commitment_to,
     decode_salt,
     find_values,
     format_envelope,
-    hide,
-    hide_at,
     holds_private,
+    replace_at,
 )
 from ledger_core.event.model import Event, EventError, Received
 from ledger_core.event.reader import Reader, ReadEvent
@@ -174,7 +174,7 @@ class Appender:
         openings: tuple[Opening, ...] = ()
         try:
             if isinstance(value, dict) and holds_private(value):
-                value, openings = hide(value, self._make_salt)
+                value, openings = commit_private(value, self._make_salt)
             if self._mask is not None and isinstance(value, Mapping):
                 value = self._mask(dict(value))
             read = self._reader.read_object(value)
@@ -346,7 +346,9 @@ def _with_commitments(sent: ReadEvent, committed: Sequence[_Committed]) -> ReadE
     try:
         for each in committed:
             for path, _, value in list(find_values(event, each.path)):
-                hide_at(event, path, commit(salt=decode_salt(each.salt), path=path, value=value))
+                replace_at(
+                    event, path, commitment_to(salt=decode_salt(each.salt), path=path, value=value)
+                )
         hidden, event_json = decode_event_object(event)
     except ValueError as error:
         raise MalformedError(f"the ledger's commitments fit no event: {error}") from None

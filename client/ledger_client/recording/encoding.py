@@ -25,7 +25,13 @@ from ledger_client.recording.truncation import (
     shrink_event,
 )
 from ledger_core.event.canonical import decode_event_object
-from ledger_core.event.commitments import SALT_BYTES, Opening, find_commitments, hide, holds_private
+from ledger_core.event.commitments import (
+    SALT_BYTES,
+    Opening,
+    commit_private,
+    find_commitments,
+    holds_private,
+)
 from ledger_core.event.model import EventError
 
 Mask = Callable[[dict[str, Any]], dict[str, Any]]
@@ -71,7 +77,7 @@ class EventEncoder:
         """Encode one event. Raises: EventError."""
         if not holds_private(event):
             return self._encode(event)
-        hidden, openings = hide(event, lambda: os.urandom(SALT_BYTES))
+        hidden, openings = commit_private(event, lambda: os.urandom(SALT_BYTES))
         return _with_openings(self._encode(hidden), openings)
 
     def masked(self, event: dict[str, Any], *, keep: tuple[str, ...]) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""What an audit event is, and the one form of its bytes. Pure: no I/O, clock or randomness.
+"""Audit events and the one form of their bytes. Pure: no I/O, clock or randomness.
 
-Its modules, from the meaning to the bytes:
+Its modules, in reading order:
 
-    model      the fields, the one table of limits, the error that refuses an event
-    checking   the slow second reading, which names what is wrong and where
-    canonical  texts, RFC 8785 bytes, leaves
-    reading    events as they arrive, with what is filled in
-    ids        UUIDs for new events and for imported ones
-    secrets    what looks like a secret, found and masked
-    private    commitments to erasable values, and what opens them
-    schema     the JSON Schema, made from the model
+    model        the fields, the one table of limits, the error that refuses an event
+    diagnostics  the slow second reading, which names what is wrong and where
+    canonical    texts, RFC 8785 bytes, leaves
+    reader       reads events as they arrive, and fills in id and time
+    ids          UUIDs for new events and for imported ones
+    truncation   makes texts of other systems fit the limits, and notes each change
+    secrets      finds secrets and masks them
+    commitments  commitments to erasable values, and the openings that prove them
+    csv          events as rows of a table
+    schema       the JSON Schema, made from the model
 """

@@ -1,4 +1,4 @@
-"""An event as bytes: the one form that is hashed, and the texts inside it.
+"""The canonical bytes of an event, which are hashed, and the canonical texts inside it.
 
 The **leaf** is the RFC 8785 JSON of
 
@@ -10,15 +10,15 @@ at most 65,535 bytes long. Before that, the texts of an event get one form each:
 * an address becomes the text of Python's `ipaddress`, IPv4-mapped IPv6 unwrapped;
 * the event's id becomes lower case.
 
-All other strings are kept exactly as they came.
+All other strings are kept exactly as they arrived.
 
 RFC 8785 sorts keys by UTF-16 code units and prints numbers as ECMAScript does. For ASCII keys,
 integers and fractions like 12.5 that is what msgspec's sorted encoder writes, in under a
 microsecond; an event with a non-ASCII key, or a float like 1.0 or 1e-7, takes the `rfc8785`
 package, forty times slower.
 
-Decoding is fast and sure in the same way: what needs a closer look is noticed cheaply, and then
-`checking` reads the input a second time and names the fault.
+Decoding is fast in the same way: it detects cheaply that something may be wrong, and then
+`diagnostics` reads the input a second time and names the fault.
 """
 
 import re
@@ -66,7 +66,7 @@ _has_port = re.compile(r"[0-9.]+:[0-9]+|\[.*\](?::[0-9]+)?").fullmatch
 
 
 class Leaf(NamedTuple):
-    """What a leaf holds; `event_json` is its event as it stands there."""
+    """The content of a leaf; `event_json` is the bytes of its event."""
 
     event: Event
     received: Received
@@ -137,7 +137,7 @@ def canonical_ip(text: str, *, field: str = "source.ip") -> str:
         return text
     if _has_port(text):
         raise _address_error(
-            "an address without brackets and port is wanted; the port goes into source.port", field
+            "want an address without brackets and port; the port goes into source.port", field
         )
     if "%" in text:
         raise _address_error("has a zone, which means nothing on another host", field)
@@ -151,7 +151,7 @@ def canonical_ip(text: str, *, field: str = "source.ip") -> str:
 
 
 def decode_event(raw: bytes) -> tuple[Event, bytes]:
-    """Read one event from JSON: checked, its texts made canonical; and its own RFC 8785 JSON.
+    """Read one event from JSON and check it; return it with canonical texts, and its RFC 8785 JSON.
 
     Raises: EventError.
     """
@@ -167,15 +167,13 @@ def decode_event(raw: bytes) -> tuple[Event, bytes]:
     if event_json is None or not _kept_all_keys(raw, event_json, colons_added):
         check_json(raw)
         event_json = event_json or _encode_any(event)
-    if len(event_json) > LEAF_BYTES_MAX:
-        raise _too_large(len(event_json))
-    return event, event_json
+    return event, _check_length(event_json)
 
 
 def decode_event_object(value: Mapping[str, Any]) -> tuple[Event, bytes]:
-    """Read one event from what a decoder or an application made; otherwise as `decode_event`.
+    """Read one event from a decoded object; otherwise as `decode_event`.
 
-    Repeated keys can't be seen here: whoever decoded the value must have refused them.
+    Repeated keys can't be detected here: the decoder of the value must have refused them.
 
     Raises: EventError.
     """
@@ -191,21 +189,19 @@ def decode_event_object(value: Mapping[str, Any]) -> tuple[Event, bytes]:
     if event_json is None:
         check_object(value)
         event_json = _encode_any(event)
-    if len(event_json) > LEAF_BYTES_MAX:
-        raise _too_large(len(event_json))
-    return event, event_json
+    return event, _check_length(event_json)
 
 
 def encode_event(event: Event) -> bytes:
     """Write an event as RFC 8785 JSON.
 
-    Raises: ValueError when the event holds what no checked event holds.
+    Raises: ValueError when the event has a value that no checked event has.
     """
     return _encode_plain(event) or _encode_any(event)
 
 
 def format_leaf(*, event_json: bytes, by: str, received_time: str) -> bytes:
-    """Splice the leaf together from canonical parts: no event is encoded twice.
+    """Write a leaf from canonical parts, so that no event is encoded twice.
 
     Raises: EventError (rule "leaf-too-large") beyond 65,535 bytes.
     """
@@ -214,20 +210,18 @@ def format_leaf(*, event_json: bytes, by: str, received_time: str) -> bytes:
         _encode(by),
         received_time.encode(),
     )
-    if len(leaf) > LEAF_BYTES_MAX:
-        raise _too_large(len(leaf))
-    return leaf
+    return _check_length(leaf)
 
 
 def parse_leaf(leaf: bytes) -> Leaf:
-    """Read a leaf strictly: writing again what was read gives the same bytes.
+    """Read a leaf strictly: its bytes must be the ones that `format_leaf` writes.
 
     Raises: MalformedError.
     """
     try:
         fields = _decode_leaf(leaf)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise MalformedError("not a leaf: event, received and v are wanted, and v is 1") from None
+        raise MalformedError("not a leaf: want event, received and v, and v is 1") from None
     event, event_json = decode_event(bytes(fields.event))
     received = fields.received
     if event.id is UNSET or event.time is UNSET:
@@ -239,9 +233,9 @@ def parse_leaf(leaf: bytes) -> Leaf:
 
 
 def _make_canonical(event: Event) -> int:
-    """Give the texts of a freshly decoded event their one form, and say how many colons came in.
+    """Make the texts of a freshly decoded event canonical; return how many colons that added.
 
-    The event is changed in place: only the caller has seen it, and a copy costs twice as much.
+    The event is changed in place: only the caller has it, and a copy costs twice as much.
     """
     if not _is_action(event.action):
         raise EventError(
@@ -281,7 +275,7 @@ def _is_canonical_time(text: str) -> bool:
 
 
 def _holds_only_dicts(value: Mapping[str, Any]) -> bool:
-    """Tell that each part of an event is a dict; msgspec passes structs on without a check."""
+    """Tell whether each part of an event is a dict; msgspec accepts structs without a check."""
     actor = value["actor"] if type(value) is dict else None
     if type(actor) is not dict or type(actor.get("on_behalf_of", actor)) is not dict:
         return False
@@ -297,12 +291,12 @@ def _holds_only_dicts(value: Mapping[str, Any]) -> bool:
 
 
 def _kept_all_keys(raw: bytes, event_json: bytes, colons_added: int) -> bool:
-    """Tell that decoding dropped no repeated key; False where that needs the strict parse.
+    """Tell whether decoding dropped no repeated key; False where only the strict parse can tell.
 
-    Each colon of `raw` stands in a string that was kept, after a key that was kept, or in a member
-    that was dropped, and a dropped one has at least the colon after its key. So equal counts mean
-    that none was dropped, unless a string spells a colon as an escape and so hides one from the
-    count of `raw`.
+    Each colon of `raw` is in a string that was kept, after a key that was kept, or in a member that
+    was dropped, and a dropped member has at least the colon after its key. So equal counts mean
+    that none was dropped, unless a string has a colon as an escape, which hides it from the count
+    of `raw`.
     """
     # The search for one byte first: it is ten times faster, and most events have no escape.
     if b"\\" in raw and (b"\\u003a" in raw or b"\\u003A" in raw):
@@ -328,7 +322,7 @@ def _encode_plain(event: Event) -> bytes | None:
 
 
 def _is_plain(value: object, depth: int) -> bool:
-    """Tell that a value may be encoded fast; an object or array would stand at level `depth`."""
+    """Tell whether a value may be encoded fast; an object or array would be at level `depth`."""
     kind = type(value)
     if kind in _PLAIN_SCALARS:
         return True
@@ -368,6 +362,12 @@ def _time_error(message: str, field: str) -> EventError:
 
 def _address_error(message: str, field: str) -> EventError:
     return EventError(message, rule="address", field=field)
+
+
+def _check_length(encoded: bytes) -> bytes:
+    if len(encoded) > LEAF_BYTES_MAX:
+        raise _too_large(len(encoded))
+    return encoded
 
 
 def _too_large(got: int) -> EventError:

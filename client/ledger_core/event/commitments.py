@@ -1,4 +1,4 @@
-"""Erasable fields: the leaf holds a commitment, and the value stands outside the tree.
+"""Erasable fields: the leaf holds a commitment, and the value is kept outside the tree.
 
     {"context": {"patient": {"commitment": "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"}}}
 
@@ -7,14 +7,14 @@ The commitment is the SHA-256, in base64url without padding, of the RFC 8785 JSO
     ["<salt, base64url>", "/context/patient", <value>]
 
 with a salt of 32 random bytes, and as path the JSON Pointer (RFC 6901) of the field in the event.
-Who has salt and value can check it; who has not learns nothing, however few values are possible.
+Anyone who has salt and value can check it. Without them it reveals nothing, however few values are
+possible.
 
-Where only a text may stand (`reason`, `source.user_agent`, and the `name` of actor and targets)
-the commitment is the text `commitment.47DEQ…`; elsewhere in the schema there is none.
+In fields that hold only a text (`reason`, `source.user_agent`, and the `name` of actor and targets)
+the commitment is the text `commitment.47DEQ…`. The other fields of the schema can't be erasable.
 
-An **opening** is what belongs to one commitment: path, subject, salt, value. A client makes both
-and sends the event with its openings beside it, so the leaf is known to it and only its own words
-are hashed:
+An **opening** proves one commitment: path, subject, salt, value. A client makes both and sends the
+event with its openings beside it, so it knows the leaf:
 
     {"event": {…}, "private": [{"path": "/context/patient", "subject": "u_12345",
                                 "salt": "…", "value": {"name": "…"}}]}
@@ -52,7 +52,7 @@ _looks_enveloped: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"(?:event|private)
 
 
 class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What opens one commitment. Not in any message: its repr has no value and no salt."""
+    """The opening of one commitment. Its repr has no value and no salt, so no message has them."""
 
     path: Annotated[str, Meta(max_length=4096)]
     subject: Id
@@ -64,20 +64,20 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def commitment(self) -> str:
-        """Raises: EventError for a value that is too long or no JSON."""
-        return commit(salt=decode_salt(self.salt), path=self.path, value=self.value)
+        """The commitment. Raises: EventError for a value that is too long or not JSON."""
+        return commitment_to(salt=decode_salt(self.salt), path=self.path, value=self.value)
 
 
 class Private:
-    """A value that an application marks as erasable; it shows itself nowhere."""
+    """A value that an application marks as erasable; its repr does not show it."""
 
     __slots__ = ("subject", "value")
 
     is_used: ClassVar[bool] = False
-    """Whether there ever was one in this process: where there was none, none is looked for."""
+    """Whether this process ever made one. Without one, events are not searched for them."""
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
-        # Not in `__init__`, which an object that was pickled elsewhere is made without.
+        # Not in `__init__`, which unpickling does not call.
         Private.is_used = True
         return super().__new__(cls)
 
@@ -96,14 +96,17 @@ class PrivateEvent(ReadEvent, frozen=True):
 
 
 class Commitment(NamedTuple):
-    """A commitment and where it stands."""
+    """A commitment and its path."""
 
     path: str
     hash: str
 
 
-def commit(*, salt: bytes, path: str, value: Any) -> str:
-    """The commitment to a value. Raises: EventError for a value that is too long or no JSON."""
+def commitment_to(*, salt: bytes, path: str, value: Any) -> str:
+    """Compute the commitment to a value.
+
+    Raises: EventError for a value that is too long or not JSON.
+    """
     if len(salt) != SALT_BYTES:
         raise ValueError(f"want a salt of {SALT_BYTES} bytes, got {len(salt)}")
     try:
@@ -122,12 +125,12 @@ def commit(*, salt: bytes, path: str, value: Any) -> str:
     return _base64url(hashlib.sha256(b"%b,%b]" % (head[:-1], value_json)).digest())
 
 
-def hide(
+def commit_private(
     event: Mapping[str, Any], make_salt: Callable[[], bytes]
 ) -> tuple[dict[str, Any], tuple[Opening, ...]]:
-    """Put commitments in the places of the values marked `Private`.
+    """Replace the values marked `Private` by commitments; return their openings too.
 
-    `make_salt` gives 32 random bytes. Raises: EventError where nothing private may stand.
+    `make_salt` returns 32 random bytes. Raises: EventError for a field that can't be private.
     """
     openings: list[Opening] = []
 
@@ -154,7 +157,7 @@ def hide(
 
 
 def holds_private(value: object, depth: int = 0) -> bool:
-    """Tell whether a value marked `Private` stands somewhere in an object."""
+    """Tell whether an object holds a value marked `Private` at any depth."""
     if not Private.is_used:
         return False
     if isinstance(value, dict):
@@ -168,13 +171,13 @@ def holds_private(value: object, depth: int = 0) -> bool:
 
 
 def may_be_private(path: str) -> bool:
-    """Tell whether a commitment may stand at a JSON Pointer; a `*` in it is any key or position."""
+    """Tell whether a JSON Pointer may hold a commitment; a `*` in it is any key or position."""
     sample = re.sub(r"/\*(?=/|$)", "/0", path)
     return bool(_FREE_AT.fullmatch(sample) or _TEXT_AT.fullmatch(sample))
 
 
 def is_commitment(value: object) -> bool:
-    """Tell that a value is a commitment, in either of its forms."""
+    """Tell whether a value is a commitment, in either of its forms."""
     found: object = value
     if isinstance(value, dict):
         found = value[_FIELD] if value.keys() == {_FIELD} else None
@@ -184,7 +187,7 @@ def is_commitment(value: object) -> bool:
 
 
 def find_commitments(event: Mapping[str, Any]) -> Iterator[Commitment]:
-    """The commitments in an event, given as decoded JSON, where they may stand."""
+    """Find the commitments in an event, given as decoded JSON, in the fields that may hold them."""
     waiting: list[tuple[str, Any]] = [("", event)]
     while waiting:
         path, value = waiting.pop()
@@ -196,22 +199,22 @@ def find_commitments(event: Mapping[str, Any]) -> Iterator[Commitment]:
 
 
 def check_openings(event: Mapping[str, Any], openings: Sequence[Opening]) -> None:
-    """Hold openings against the commitments in an event, given as decoded JSON.
+    """Check openings against the commitments in an event, given as decoded JSON.
 
-    Raises: EventError for one that opens nothing.
+    Raises: EventError for an opening without its commitment.
     """
     _check_count(len(openings))
-    standing = {found.path: found.hash for found in find_commitments(event)}
+    expected = {found.path: found.hash for found in find_commitments(event)}
     for opening in openings:
-        want = standing.pop(opening.path, "")
+        want = expected.pop(opening.path, "")
         if not hmac.compare_digest(opening.commitment, want):
             raise _refuse(opening.path, "does not open a commitment that stands there")
 
 
 def find_values(event: Any, path: str) -> Iterator[tuple[str, tuple[str, ...], Any]]:
-    """The values at a JSON Pointer in which `*` is any key or position.
+    """Find the values at a JSON Pointer in which `*` is any key or position.
 
-    Each with its own path and what its stars stand for; what is not there is left out.
+    Yields the path of each, what its stars stand for, and the value.
     """
     waiting: list[tuple[str, tuple[str, ...], Any]] = [("", (), event)]
     for segment in path.split("/")[1:]:
@@ -225,15 +228,15 @@ def find_values(event: Any, path: str) -> Iterator[tuple[str, tuple[str, ...], A
 
 
 def fill_stars(path: str, stars: Sequence[str]) -> str:
-    """A JSON Pointer with what its stars stand for, in order, as far as there are any."""
+    """Replace the stars of a JSON Pointer by keys, in order, as far as there are any."""
     left = iter(stars)
     return "/".join(next(left, "*") if each == "*" else each for each in path.split("/"))
 
 
-def hide_at(event: dict[str, Any], path: str, commitment: str) -> None:
-    """Put a commitment in the place of what stands at a JSON Pointer, in an object of one's own.
+def replace_at(event: dict[str, Any], path: str, commitment: str) -> None:
+    """Replace the value at a JSON Pointer by its commitment. The event is changed in place.
 
-    Raises: EventError where nothing stands, or nothing private may stand.
+    Raises: EventError if nothing is there, or the field can't be private.
     """
     shown = _shown(path, commitment)
     *parents, last = path.split("/")
@@ -249,7 +252,7 @@ def hide_at(event: dict[str, Any], path: str, commitment: str) -> None:
 def erasure_event(
     *, subject: str, reason: str, actor: Mapping[str, str], values: int, event_id: str, time: str
 ) -> dict[str, Any]:
-    """The event that says that a subject was erased."""
+    """Make the event that records the erasure of a subject."""
     return {
         "id": event_id,
         "time": time,
@@ -263,12 +266,12 @@ def erasure_event(
 
 
 class PrivateReader(Reader):
-    """Reads events with their openings beside them, and events alone as `Reader` does."""
+    """Reads events with openings beside them, and events without as `Reader` does."""
 
     __slots__ = ()
 
     def read(self, raw: bytes) -> ReadEvent:
-        """Raises: EventError, also for an opening that opens nothing."""
+        """Read one event from JSON. Raises: EventError, also for an opening that opens nothing."""
         if not _looks_enveloped(raw):
             return super().read(raw)
         if len(raw) > _ENVELOPE_BYTES_MAX:
@@ -286,7 +289,7 @@ class PrivateReader(Reader):
         return self._opened(super().read(bytes(envelope.event)), envelope.private)
 
     def read_object(self, value: Mapping[str, Any]) -> ReadEvent:
-        """Raises: as `read`."""
+        """Read one event from a decoded object. Raises: as `read`."""
         if not isinstance(value, Mapping) or "event" not in value or "private" not in value:
             return super().read_object(value)
         try:
@@ -301,17 +304,17 @@ class PrivateReader(Reader):
 
 
 def format_envelope(event_json: bytes, openings: Sequence[Opening]) -> bytes:
-    """An event and its openings, as they are sent."""
+    """Write an event and its openings as they are sent."""
     return b'{"event":%b,"private":%b}' % (event_json, msgspec.json.encode(openings))
 
 
 def encode_salt(salt: bytes) -> str:
-    """The text of a salt."""
+    """Write a salt as text."""
     return _base64url(salt)
 
 
 def decode_salt(text: str) -> bytes:
-    """The salt of a text of 43 characters. Raises: ValueError."""
+    """Read a salt from a text of 43 characters. Raises: ValueError."""
     return urlsafe_b64decode(f"{text}=")
 
 

@@ -1,12 +1,12 @@
-"""Events as rows of a table: the columns of every CSV that leaves this house, and their order.
+"""Events as rows of a table: the columns of every CSV export, and their order.
 
     index,id,time,received_time,received_by,actor_type,actor_id,…
     17,0192f0c1-…,2026-11-25T02:03:36.123456Z,2026-11-25T02:03:36.130001Z,billing-api,user,u_12345,…
 
-Columns are added at the end and never change their place. Times are UTC and say so. What an event
-has several of (targets, changes, context) stands in one cell as JSON; the first target has cells of
-its own too. A cell that a spreadsheet would run as a formula gets an apostrophe in front, and so
-does one that begins with an apostrophe: taking one away gives the text back.
+Columns are added at the end and never change their place. Times are UTC, with a `Z`. Targets,
+changes and context are each one cell of JSON; the first target has cells of its own too. A cell
+that a spreadsheet would run as a formula gets an apostrophe in front, and so does one that begins
+with an apostrophe: removing one gives the text back.
 
 Source: RFC 4180; OWASP, "CSV Injection".
 """
@@ -24,58 +24,21 @@ from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import leaf_hash
 
 COLUMNS: Final = (
-    "index",
-    "id",
-    "time",
-    "received_time",
-    "received_by",
-    "actor_type",
-    "actor_id",
-    "actor_name",
-    "session",
-    "credential",
-    "on_behalf_of_type",
-    "on_behalf_of_id",
-    "action",
-    "outcome",
-    "target_type",
-    "target_id",
-    "target_name",
-    "targets",
-    "source_ip",
-    "source_port",
-    "source_service",
-    "user_agent",
-    "reason",
-    "changes",
-    "context",
-    "tenant",
-    "recorder_instance",
-    "recorder_seq",
-    "leaf_hash",
-)
+    "index", "id", "time", "received_time", "received_by", "actor_type", "actor_id", "actor_name",
+    "session", "credential", "on_behalf_of_type", "on_behalf_of_id", "action", "outcome",
+    "target_type", "target_id", "target_name", "targets", "source_ip", "source_port",
+    "source_service", "user_agent", "reason", "changes", "context", "tenant", "recorder_instance",
+    "recorder_seq", "leaf_hash",
+)  # fmt: skip
 
-_DEFUSED: Final = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "'",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)
-"""What begins a formula in one spreadsheet or another, the full-width signs too."""
+_DEFUSED: Final = tuple("=+-@\t\r\n'\uff1d\uff0b\uff0d\uff20")
+"""Signs that begin a formula in one spreadsheet or another, the full-width ones too."""
 
 Cell = str | int
 
 
 class _Leaf(msgspec.Struct, frozen=True, gc=False):
-    """A leaf of the log, which was checked when it came in."""
+    """A leaf of the log, which was checked when it was appended."""
 
     event: Event
     received: Received
@@ -87,19 +50,19 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 
 def format_header() -> str:
-    """The first line."""
+    """Write the header line."""
     return format_rows([COLUMNS])
 
 
 def format_rows(rows: Iterable[Iterable[Cell]]) -> str:
-    """Rows as CSV, each with its CRLF."""
+    """Write rows as CSV, each with its CRLF."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerows(rows)
     return text.getvalue()
 
 
 def table_row(leaf_index: int, leaf: bytes) -> list[Cell]:
-    """The cells of one entry. Raises: MalformedError for what is no leaf."""
+    """Return the cells of one entry. Raises: MalformedError for bytes that are not a leaf."""
     try:
         fields = _decode_leaf(leaf)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -143,7 +106,7 @@ def table_row(leaf_index: int, leaf: bytes) -> list[Cell]:
 
 
 def _text(value: Any) -> str:
-    """A text that no spreadsheet runs; nothing for what is absent."""
+    """Return a text that no spreadsheet runs; "" for an absent field."""
     if value is UNSET or value is None:
         return ""
     text: str = value
@@ -155,5 +118,5 @@ def _number(value: Any) -> Cell:
 
 
 def _json(value: Any) -> str:
-    """JSON begins with a bracket, so it is never taken for a formula."""
+    """Return JSON, which begins with a bracket and so is never run as a formula."""
     return "" if value is UNSET or not value else _encode(value).decode()

@@ -1,13 +1,13 @@
-"""Why an event is refused: the slow, strict second reading.
+"""Finds the reason why an event is refused: the slow, strict second reading.
 
-The fast path (`canonical.decode_event`) only notices *that* something may be wrong: msgspec refused
-the bytes, the colons don't add up, a value isn't plain. Then the input is read again here with the
-standard library's parser, which shows repeated keys, and walked along the types of the model, so
-that the error names the place with its index, the rule, the limit and what was found. Nothing here
-depends on the wording of msgspec's messages.
+The fast path (`canonical.decode_event`) only detects *that* something may be wrong: msgspec refused
+the bytes, the colons don't add up, a value isn't plain. This module reads the input again with the
+standard library's parser, which shows repeated keys, and walks it along the types of the model, so
+that the error names the place with its index, the rule, the limit and the value's size. Nothing
+here depends on the wording of msgspec's messages.
 
-A walk goes in the order of the document and raises at the first fault. It refuses at least all that
-msgspec refuses; a property test holds the two against each other.
+The walk follows the order of the document and raises at the first fault. It refuses at least what
+msgspec refuses; a property test compares the two.
 """
 
 import json
@@ -36,7 +36,7 @@ _JSON_NAMES = {
 def check_json(raw: bytes) -> None:
     """Refuse bytes that aren't one event without repeated keys; formats of texts aside.
 
-    What a time, an address, an id or an action looks like is `canonical`'s to check.
+    `canonical` checks the formats of times, addresses, ids and actions.
 
     Raises: EventError.
     """
@@ -134,7 +134,7 @@ def _check_struct(value: object, kind: inspect.StructType, field: str) -> None:
     for key, member in members.items():
         if key not in fields:
             raise EventError(
-                "no such key; what has no field of its own goes into `context`",
+                "no such key; put what has no field of its own into `context`",
                 rule="unknown-key",
                 field=_member(field, key),
             )

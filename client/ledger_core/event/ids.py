@@ -1,7 +1,7 @@
-"""Identifiers of events, RFC 9562: version 7 for new ones, version 8 for what is imported.
+"""Identifiers of events (RFC 9562): version 7 for new events, version 8 for imported ones.
 
-An id is the idempotency key for ever, so an importer derives it from what it imports: the same
-source record gives the same id, and a second import adds nothing.
+An id is the idempotency key for ever. So an importer derives it from the source record: the same
+record gives the same id, and a second import adds nothing.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ def format_uuid7(*, unix_ms: int, random: bytes) -> str:
         raise ValueError(f"want {UUID7_RANDOM_BYTES} random bytes, got {len(random)}")
     if not 0 <= unix_ms < _UNIX_MS_END:
         raise ValueError(f"want a time of 48 bits, got {unix_ms} ms")
-    # In texts and not by _format_uuid, in a third of its time: an application waits for this one.
+    # In texts and not by _format_uuid, in a third of its time: an application waits for this id.
     high, low = f"{unix_ms:012x}", random.hex()
     variant = "89ab"[random[2] >> 4 & 0x3]
     return f"{high[:8]}-{high[8:]}-7{low[1:4]}-{variant}{low[5:8]}-{low[8:]}"

@@ -1,4 +1,4 @@
-"""What an audit event is: its fields, its limits, and the one error that refuses it.
+"""The model of an audit event: its fields, its limits, and the one error that refuses it.
 
     {"action": "user.role_changed", "outcome": "success",
      "actor": {"id": "u_12345", "type": "user", "session": "s_9"},
@@ -8,10 +8,10 @@
      "context": {"request_id": "r-1"}}
 
 Only `action`, `actor.id` and `outcome` are required. A key that is not listed here is refused, and
-so is null where a key may be left out; `context`, `before` and `after` alone hold any JSON value.
+so is null where a key may be left out. Only `context`, `before` and `after` hold any JSON value.
 
-`LIMITS` is the one table of maxima. The types below take theirs from it, so that msgspec checks
-them while decoding, and the documentation and the JSON Schema are printed from both.
+`LIMITS` is the one table of maxima. The types below take theirs from it, so msgspec checks them
+while decoding, and the documentation and the JSON Schema are printed from both.
 """
 
 from collections.abc import Mapping
@@ -96,17 +96,19 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
 Outcome = Literal["success", "failure", "denied", "unknown"]
 
 TEXT_SCHEMA = {"pattern": r"^[^\x00]*$"}
-"""What a schema says of every string; msgspec does not look at it."""
+"""Part of the schema of every string; msgspec does not check it."""
 
-Id = Annotated[str, Meta(min_length=1, max_length=LIMITS["id"].most, extra_json_schema=TEXT_SCHEMA)]
-Name = Annotated[str, Meta(max_length=LIMITS["name"].most, extra_json_schema=TEXT_SCHEMA)]
-UserAgent = Annotated[
-    str, Meta(max_length=LIMITS["user_agent"].most, extra_json_schema=TEXT_SCHEMA)
-]
-Reason = Annotated[str, Meta(max_length=LIMITS["reason"].most, extra_json_schema=TEXT_SCHEMA)]
-ContextKey = Annotated[
-    str, Meta(max_length=LIMITS["context_key"].most, extra_json_schema=TEXT_SCHEMA)
-]
+
+def _text(limit: str, *, min_length: int | None = None) -> Meta:
+    chars_max = LIMITS[limit].most
+    return Meta(min_length=min_length, max_length=chars_max, extra_json_schema=TEXT_SCHEMA)
+
+
+Id = Annotated[str, _text("id", min_length=1)]
+Name = Annotated[str, _text("name")]
+UserAgent = Annotated[str, _text("user_agent")]
+Reason = Annotated[str, _text("reason")]
+ContextKey = Annotated[str, _text("context_key")]
 Port = Annotated[int, Meta(ge=0, le=LIMITS["port"].most)]
 Number = Annotated[int, Meta(ge=1, le=LIMITS["integer"].most)]
 Action = Annotated[
@@ -151,10 +153,10 @@ Address = Annotated[
 class _Part(
     Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True, gc=False
 ):
-    """What all parts of an event share: unknown keys are refused, absent ones stay absent.
+    """The base of all parts of an event: unknown keys are refused, absent ones stay absent.
 
-    `gc=False`: no event refers to itself, and the collector's walks over a batch of thousands cost
-    a third of the time to read it.
+    `gc=False`: no event refers to itself, and for a batch of thousands the collector would take a
+    third of the time to read it.
     """
 
 
@@ -232,11 +234,11 @@ class Received(_Part, frozen=True, kw_only=True):
 
 
 class EventError(MalformedError):
-    """An event is refused, and why.
+    """The error that refuses an event.
 
-    `field` says where ("targets[3].name", "" for the whole event), `rule` which rule is broken;
-    `limit` and `got` are numbers where the rule has them. No part holds a value of the event: what
-    is refused may be a secret, and errors end up in logs. Names of keys do appear, cut short.
+    `field` names the place ("targets[3].name", "" for the whole event), `rule` the broken rule;
+    `limit` and `got` are numbers where the rule has them. No part holds a value of the event: a
+    refused value may be a secret, and errors end up in logs. Names of keys do appear, cut short.
     """
 
     def __init__(

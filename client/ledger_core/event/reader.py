@@ -1,7 +1,7 @@
-"""Reading events as they arrive: the hot path of the service and of the client.
+"""Reads events as they arrive: the hot path of the service and of the client.
 
-A reader decodes, checks and makes canonical, and fills what may be left out: the id and the time.
-The clock and the randomness are the caller's.
+A reader decodes an event, checks it, makes it canonical, and fills in a missing id and time. The
+caller passes in the clock and the randomness.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ Filled = Literal["id", "time"]
 
 
 class ReadEvent(Struct, frozen=True):
-    """An event ready to be logged; `filled` names what it came without."""
+    """An event ready to be logged; `filled` names the fields that it arrived without."""
 
     event: Event
     event_json: bytes
@@ -33,7 +33,7 @@ class ReadEvent(Struct, frozen=True):
 
 
 class Reader:
-    """Reads events; `make_id()` gives a UUID's text, `now()` microseconds since 1970."""
+    """Reads events; `make_id()` returns the text of a UUID, `now()` microseconds since 1970."""
 
     __slots__ = ("_make_id", "_now")
 
@@ -49,7 +49,7 @@ class Reader:
         return self._fill(*decode_event(raw))
 
     def read_object(self, value: Mapping[str, Any]) -> ReadEvent:
-        """Read one event from a decoded object, in which nobody can see repeated keys any more.
+        """Read one event from a decoded object, in which repeated keys can't be detected any more.
 
         Raises: EventError.
         """
@@ -71,12 +71,12 @@ class Reader:
 
 
 def is_same_event(stored_leaf: bytes, event_json: bytes, *, ignore_time: bool) -> bool:
-    """Tell whether a leaf holds this very event; with `ignore_time`, whatever the two times are.
+    """Tell whether a leaf holds exactly this event; with `ignore_time`, at whatever time.
 
-    `ignore_time` is for a repetition that came without a time: the one filled in says nothing.
-    `event_json` is canonical, and so is every leaf stored, so equal events are equal bytes.
+    `ignore_time` is for a retry without a time, where the time filled in has no meaning.
+    `event_json` and every stored leaf are canonical, so equal events are equal bytes.
 
-    Raises: MalformedError when the leaf is none.
+    Raises: MalformedError for bytes that are not a leaf.
     """
     stored = parse_leaf(stored_leaf)
     if not ignore_time:

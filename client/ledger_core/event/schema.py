@@ -1,7 +1,7 @@
 """The JSON Schema (2020-12) of an event as it may be sent, made from the model and its limits.
 
-The reader refuses some events that the schema accepts, because a schema can't speak of repeated
-keys, nesting, the length of a leaf or lone surrogates. It never is the other way round.
+The reader refuses some events that the schema accepts, because a schema can't express repeated
+keys, nesting, the length of a leaf or lone surrogates. The reverse never happens.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
-"""Texts of other systems, made to fit an event; nothing is altered silently.
+"""Makes texts of other systems fit the limits of an event, and notes each change.
 
 A text that is too long is cut and ends in `…`. An id that is too long becomes `sha256:` and its
-hash, so that two ids stay two. NUL and lone surrogates, which no event holds, become U+FFFD. Each
-alteration is noted, and the notes go into the event.
+hash, so that two ids stay two. NUL and lone surrogates, which no event may hold, become U+FFFD. The
+notes go into the event.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from ledger_core.event.canonical import canonical_ip
 from ledger_core.event.model import INTEGER_MAX, LIMITS, EventError
 
 VALUE_DEPTH_MAX = LIMITS["depth"].most - 1
-"""Of a value in `context`, which is itself the first level."""
+"""Levels of a value in `context`, which is itself the first level."""
 
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 _NOT_IN_ACTION = re.compile(r"[^A-Za-z0-9_.-]")
@@ -25,7 +25,7 @@ _with_port = re.compile(
 
 
 class Fitter:
-    """Fits texts into the fields of one event and notes what it had to alter."""
+    """Makes values fit the fields of one event, and notes each change."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -35,7 +35,7 @@ class Fitter:
         self.notes.append(f"{field}: {message}")
 
     def text(self, text: str, *, field: str, chars_max: int) -> str:
-        """Fit a text of at most so many characters."""
+        """Cut a text to `chars_max` characters."""
         text = self._unicode(text, field)
         if len(text) <= chars_max:
             return text
@@ -43,7 +43,7 @@ class Fitter:
         return f"{text[: chars_max - 1]}…"
 
     def id(self, text: str, *, field: str) -> str:
-        """Fit an id, or what stands in a field for ids."""
+        """Replace an id that is too long by its hash; also for other fields that hold ids."""
         text = self._unicode(text, field)
         if len(text) <= LIMITS["id"].most:
             return text
@@ -51,7 +51,7 @@ class Fitter:
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
     def principal(self, *, field: str, of_id: str, of_type: str, name: str) -> dict[str, Any]:
-        """Fit an actor or a target; empty texts are left out."""
+        """Make an actor or a target; empty texts are left out."""
         members = {
             "id": self.id(of_id, field=f"{field}.id"),
             "type": self.id(of_type, field=f"{field}.type"),
@@ -60,7 +60,7 @@ class Fitter:
         return without_empty(members)
 
     def action(self, text: str) -> str:
-        """Fit an action: other characters become `_`, and empty segments go."""
+        """Make an action: other characters become `_`, and empty segments are removed."""
         segments = _NOT_IN_ACTION.sub("_", text)[: LIMITS["action"].most].split(".")
         action = ".".join(segment for segment in segments if segment)
         if action != text:
@@ -68,7 +68,7 @@ class Fitter:
         return action
 
     def address(self, text: str) -> tuple[str, int]:
-        """Read an address, with a port or without; ("", 0) for what is none."""
+        """Read an address, with a port or without; ("", 0) if it is not an address."""
         port = 0
         if match := _with_port(text):
             text, port = match["v6"] or match["v4"] or "", int(match["port"] or 0)
@@ -79,7 +79,7 @@ class Fitter:
         return ip, port if port <= LIMITS["port"].most else 0
 
     def value(self, value: Any, *, field: str) -> Any:
-        """Fit any JSON value; one that nests too deep becomes its text."""
+        """Make any JSON value fit; one that nests too deep becomes its text."""
         if _depth(value) > VALUE_DEPTH_MAX:
             self.note(field, "its JSON text, because it nests too deep")
             return self._unicode(canonical_text(value), field)
@@ -108,7 +108,7 @@ class Fitter:
 
 
 def without_empty(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the members that are empty: absent in the source, absent in the event."""
+    """Drop the empty members: absent in the source, absent in the event."""
     return {name: value for name, value in members.items() if value}
 
 
@@ -124,7 +124,7 @@ def _depth(value: Any) -> int:
 def canonical_text(value: Any) -> str:
     """Write a JSON value as ASCII with sorted keys: the same value always gives the same text.
 
-    Raises: EventError for what JSON has no form for.
+    Raises: EventError for a value that JSON can't express.
     """
     try:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
