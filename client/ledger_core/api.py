@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from ledger_core.event.commitments import Opening
 from ledger_core.event.model import Event, Id, Reason, Received
 from ledger_core.event.reader import Filled
-from ledger_core.tlog.text import parse_hash
+from ledger_core.tlog.text import parse_hash, printable
 from ledger_core.tlog.trust import ConsistencyProof
 
 TYPE_PREFIX: Final = "/v1/problems#"
@@ -58,10 +58,13 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def printable(self, status: int) -> "Problem":
         """The problem as a terminal or a log may show it, with the status of the response."""
         shown: dict[str, Any] = {
-            name: _printable(value) if isinstance(value, str) else value
+            name: printable(value[:SHOWN_CHARS_MAX]) if isinstance(value, str) else value
             for name, value in self.members().items()
         }
-        shown |= {"status": status, "expected": tuple(map(_printable, self.expected))}
+        shown |= {
+            "status": status,
+            "expected": tuple(printable(v[:SHOWN_CHARS_MAX]) for v in self.expected),
+        }
         return Problem(**shown)
 
 
@@ -416,8 +419,3 @@ class ProblemKinds(Struct, frozen=True, kw_only=True):
     """The table of problems."""
 
     problems: tuple[ProblemKind, ...]
-
-
-def _printable(text: str) -> str:
-    """Foreign text, cut short, without line breaks and terminal escapes."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text[:SHOWN_CHARS_MAX])

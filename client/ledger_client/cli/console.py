@@ -35,11 +35,6 @@ def note(message: str) -> None:
     click.echo(message, err=True)
 
 
-def printable(text: str) -> str:
-    """A stranger's text on one line, without what a terminal would obey."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
-
-
 def format_second(unix_s: int) -> str:
     """`2026-11-25T02:03:36Z`; a number for a clock that was centuries off, which is no mistake."""
     try:

@@ -8,9 +8,10 @@ import click
 
 from ledger_client import Entry, LedgerClient, Page, RejectedError
 from ledger_client.cli.client_options import Connection, connection_options
-from ledger_client.cli.console import note, print_json, printable
+from ledger_client.cli.console import note, print_json
 from ledger_client.cli.render import Show, choose_show, show_counts, show_options, show_table
 from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
+from ledger_core.tlog.text import printable
 
 SHOWN_MAX = 50
 Unit = Literal["hour", "day"]

@@ -6,8 +6,8 @@ import click
 import msgspec
 
 from ledger_client import Entry
-from ledger_client.cli.console import printable
 from ledger_core.event.csv import format_header, format_rows, table_row
+from ledger_core.tlog.text import printable
 
 TARGETS_SHOWN = 2
 CELL_CHARS_MAX = 40

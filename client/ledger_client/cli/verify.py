@@ -14,7 +14,6 @@ from ledger_client.cli.console import (
     note,
     print_fields,
     print_json,
-    printable,
 )
 from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.event.model import Event
@@ -23,6 +22,7 @@ from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.policy import Policy, VerifiedHead, parse_policy
 from ledger_core.tlog.proof import check_proof, parse_proof
+from ledger_core.tlog.text import printable
 
 TARGETS_SHOWN = 4
 

@@ -7,7 +7,6 @@ roots of 256 bundles, so verifying 65,536 entries takes a tile or two more than 
 """
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
@@ -20,6 +19,7 @@ from ledger_client.responses import adding_evidence, check_same, check_status, d
 from ledger_client.results import Entry, Inclusion
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.commitments import Opening, check_openings
+from ledger_core.event.ids import is_uuid
 from ledger_core.event.model import EventError
 from ledger_core.tlog.checkpoint import parse_checkpoint
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -40,7 +40,6 @@ from ledger_core.tlog.tiled_tree import TiledTree, bundles_under_tile
 BUNDLE_BYTES_MAX = TILE_WIDTH * (2 + LEAF_BYTES_MAX)
 NOT_FOUND = 404
 
-_is_id = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 Index = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -279,7 +278,7 @@ def check_reference(reference: int | str) -> int | str:
     if isinstance(reference, int):
         return _check_number(reference)
     lowered = reference.lower()
-    if not _is_id(lowered):
+    if not is_uuid(lowered):
         raise ValueError("an event is asked for by its index or by its id, a UUID")
     return lowered
 

@@ -14,7 +14,6 @@ copy, so that a child does not keep its dead parent's directory from being adopt
 """
 
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,12 +21,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ledger_client.runtime.files import sync_directory, try_lock
+from ledger_core.event.ids import is_uuid
 
 SEGMENT_SUFFIX: Final = ".segment"
 NEW_PREFIX: Final = ".new-"
 STALE_NEW_S: Final = 3600.0
-
-_is_instance = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
 class InstanceDir(NamedTuple):
@@ -89,7 +87,7 @@ def adopt_orphans(spool: Path) -> Iterator[InstanceDir]:
     for name in _names(spool):
         if name.startswith(NEW_PREFIX):
             _remove_stale(spool / name)
-        elif _is_instance(name):
+        elif is_uuid(name):
             orphan = _try_lock(spool / name)
             if orphan is not None:
                 yield orphan
@@ -99,7 +97,7 @@ def bytes_of_other_instances(spool: Path, own: str) -> int:
     """The bytes that the directories of all recorders but `own` hold."""
     total = 0
     for name in _names(spool):
-        if name == own or not _is_instance(name):
+        if name == own or not is_uuid(name):
             continue
         with suppress(OSError), os.scandir(spool / name) as files:
             total += sum(file.stat().st_size for file in files)

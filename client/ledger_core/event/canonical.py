@@ -35,6 +35,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import force_setattr
 
 from ledger_core.event.diagnostics import check_json, check_object
+from ledger_core.event.ids import is_uuid
 from ledger_core.event.model import ACTION_PATTERN, INTEGER_MAX, LIMITS, Event, EventError, Received
 from ledger_core.tlog.errors import MalformedError
 
@@ -53,7 +54,6 @@ _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 # The common case in a fifth of the time that `ipaddress` takes to parse it and print it again.
 _is_canonical_ipv4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}").fullmatch
 _is_action = re.compile(ACTION_PATTERN).fullmatch
-_is_canonical_id = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 _looks_canonical_time = re.compile(
     r"(?:19[7-9]|[2-9][0-9]{2})[0-9]-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{6}Z"
 ).fullmatch
@@ -245,9 +245,9 @@ def _make_canonical(event: Event) -> int:
         )
     colons_added = 0
     event_id, time, source = event.id, event.time, event.source
-    if event_id is not UNSET and not _is_canonical_id(event_id):
+    if event_id is not UNSET and not is_uuid(event_id):
         lowered = event_id.lower()
-        if not _is_canonical_id(lowered):
+        if not is_uuid(lowered):
             raise EventError(
                 "not a UUID, such as 0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50", rule="id", field="id"
             )

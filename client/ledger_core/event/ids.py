@@ -5,6 +5,10 @@ record gives the same id, and a second import adds nothing.
 """
 
 import hashlib
+import re
+
+is_uuid = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+"""Whether a text is a UUID in its one form: lower case, with hyphens."""
 
 UUID7_RANDOM_BYTES = 10
 _UNIX_MS_END = 2**48

@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final, get_args
 
 from ledger_core.event.canonical import canonical_ip, parse_time
+from ledger_core.event.ids import is_uuid
 from ledger_core.event.model import ACTION_PATTERN, EventError, Outcome
 from ledger_core.query.analyzer import words_of
 from ledger_core.query.ast import (
@@ -34,7 +35,6 @@ _INDICES = ("17", "100..199", "100..")
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 _is_action = re.compile(ACTION_PATTERN).fullmatch
-_is_uuid = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 _match_octets = re.compile(r"(?:[0-9]{1,3}\.){1,3}").fullmatch
 _match_relative = re.compile(r"-([0-9]{1,9})([smhdw])").fullmatch
 _match_time = re.compile(
@@ -134,7 +134,7 @@ def _network_of(value: Value) -> IPv4Network | IPv6Network:
 def _read_id(field: str, value: Value) -> Expression:
     text = value.text.lower()
     whole = text + "00000000-0000-0000-0000-000000000000"[len(text) :]
-    if not _is_uuid(whole if value.is_prefix else text):
+    if not is_uuid(whole if value.is_prefix else text):
         raise RefusedValueError(
             "not the id of an event", expected=("a UUID", "its beginning and *")
         )

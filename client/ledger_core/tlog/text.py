@@ -96,6 +96,11 @@ def decode_text(data: bytes | str) -> str:
     return text
 
 
+def printable(text: str) -> str:
+    """Foreign text on one line, without terminal escapes: U+FFFD for what can't be printed."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
 def excerpt(text: str) -> str:
     """Foreign text as an error message may show it: quoted, printable and short."""
     if len(text) <= EXCERPT_CHARS_MAX:
