@@ -40,7 +40,7 @@ from bench.tables import (
 from bench.varied import START_UNIX_US, YEAR_US, fill_log
 from ledger.demo.child_service import make_ledger
 from ledger.query.engine import QueryEngine
-from ledger.query.leaf_cache import RowReader
+from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_builder import reindex
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store.index.index_store import IndexStore
@@ -227,7 +227,7 @@ def _processor_s() -> float:
 
 
 def _leaves(log: LogStore) -> Iterator[bytes]:
-    for _, leaves in RowReader(log).bundles(0, log.head().tree_size):
+    for _, leaves in LeafCache(log).bundles(0, log.head().tree_size):
         yield from leaves
 
 
@@ -235,7 +235,7 @@ def _samples(log_path: Path) -> list[dict[str, Any]]:
     """One event for each value, from all over the log."""
     log = LogStore.open(log_path)
     size = log.head().tree_size
-    leaves = RowReader(log).leaves([size * (2 * n + 1) // (2 * VALUES) for n in range(VALUES)])
+    leaves = LeafCache(log).leaves([size * (2 * n + 1) // (2 * VALUES) for n in range(VALUES)])
     log.close()
     return [msgspec.json.decode(leaf)["event"] for leaf in leaves]
 

@@ -17,7 +17,7 @@ from ledger.service.settings import SETTINGS
 from ledger.store import keyspace
 from ledger_core.event.model import LIMITS
 from ledger_core.event.schema import event_schema
-from ledger_core.query.parser import FIELDS
+from ledger_core.query.fields import LANGUAGE
 
 DOCS = Path(__file__).parent
 SCHEMA = DOCS / "event.schema.json"
@@ -59,7 +59,7 @@ def fields() -> str:
     """The fields of the query language."""
     return _table(
         ("field", "what it is", "example"),
-        [(f"`{f.name}`", f.meaning, f"`{f.example}`") for f in FIELDS.values()],
+        [(f"`{f.syntax}`", f.meaning, f"`{f.example}`") for f in LANGUAGE],
     )
 
 

@@ -1,14 +1,14 @@
-"""Cursors: where the next page begins, as a text that the client hands back.
+"""Cursors: the position of the next page, as text that the client sends back.
 
     base64url of   u8 version ‖ u8 order ‖ u64 tree size ‖ u64 position ‖ u64 now
                    ‖ the first 16 bytes of the SHA-256 of these, the tenant and the query
 
-Pinned to a tree size: what is appended in between is in none of the later pages, so that nothing
-comes twice and nothing is missed. `now` is when the first page was asked for, so that `-24h` means
-the same on every page. Nothing is kept on the server, and a restart changes nothing.
+A cursor is pinned to a tree size: later pages leave out entries that were appended in between, so
+no entry comes twice and none is missed. `now` is the time of the first page, so `-24h` means the
+same on every page. The server stores nothing, and cursors survive its restart.
 
-The hash ties a cursor to its query; it is no secret and no permission. Whoever forges one gets
-another page of a query that he may ask anyway, for the tenant is applied anew each time.
+The hash ties a cursor to its query; it is neither a secret nor a permission. A forged cursor gives
+another page of a query that its sender may ask anyway, since the tenant applies to every page.
 """
 
 import base64
@@ -30,12 +30,12 @@ _U63_END = 1 << 63
 
 
 class CursorError(MalformedError):
-    """The cursor is none of ours, or that of another query."""
+    """The text is no cursor, or the cursor of another query."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The next page of a query: of entries below `position` if newest first, else from it on."""
+    """The next page of a query: entries below `position` if newest first, else from it on."""
 
     order: Order
     tree_size: int
@@ -75,6 +75,6 @@ class Cursor:
 
 
 def _tag(head: bytes, query: str, tenant: str | None) -> bytes:
-    # A tenant holds no NUL, and none is told apart from every tenant's name by the first byte.
+    # The first byte separates no tenant from every tenant's name; a name holds no NUL.
     scope = b"\0" if tenant is None else b"\1" + tenant.encode()
     return hashlib.sha256(b"\0".join((head, scope, query.encode()))).digest()[:_TAG_BYTES]

@@ -1,12 +1,13 @@
-"""The query engine: a question in, an exact answer out.
+"""Answers queries on one log: rows, totals, facets, histograms and cursors.
 
-    text ──> expression ──> located ──> plan ──> run ──> rows, total, facets, histogram, cursor
+    expression ──> ids resolved ──> plan ──> run ──> rows, total, facets, histogram, cursor
 
-A query sees every entry below one tree size, by default the durable one: whatever was acknowledged
-before it came. The tenant of a bound token is a conjunct of the expression before anything else is
-done with it, so that rows, totals, facets, histograms and bounds are of that tenant's entries.
+A query sees every entry below one tree size, by default the durable one, so it sees every entry
+that was acknowledged before it came. The tenant of a bound token is a conjunct of the expression
+from the first step on, so rows, totals, facets, histograms and bounds cover that tenant's entries
+alone.
 
-Every method may be called from any thread. They take from a tenth of a millisecond to the limits.
+All methods are safe from any thread. They take from a tenth of a millisecond up to the limits.
 """
 
 import time
@@ -20,16 +21,17 @@ from pyroaring import BitMap
 
 from ledger.query.cursor import Cursor, CursorError, Order
 from ledger.query.evaluator import WINDOW_SEGMENTS, Window
-from ledger.query.executor import Budget, PageRun, QueryLimits, QueryScope, decide
+from ledger.query.executor import Budget, PageRun, QueryLimits, QueryScope, find_matches
 from ledger.query.explain import Explanation, explain
-from ledger.query.facets import Facet, FacetCounter, FacetField, Histogram, Unit
-from ledger.query.leaf_cache import RowReader
+from ledger.query.facets import FacetCounter, Unit
+from ledger.query.leaf_cache import LeafCache
 from ledger.query.open_segments import OpenSegments
 from ledger.query.plan import make_plan, span_of
 from ledger.query.resolve_ids import IdResolver
 from ledger.store.index.index_store import IndexSnapshot, IndexStore
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import LogStore
+from ledger_core.api import FacetAnswer, HistogramAnswer
 from ledger_core.query.analyzer import ANALYSIS
 from ledger_core.query.ast import Expression, Is, all_of, format_query, resolve
 from ledger_core.query.predicate import Matcher, make_matcher
@@ -42,7 +44,7 @@ _EXPORT_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An entry: its index, and its leaf as it is stored."""
+    """An entry: its index and its leaf bytes."""
 
     index: int
     leaf: bytes
@@ -50,11 +52,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One page of matches, and what is known of all of them.
+    """One page of matches with counts of all matches.
 
-    `complete`: no limit ended the page early. `total` counts all matches below `tree_size`, exactly
-    or, where a limit was reached, at least. `scanned` is how many rows had to be looked at because
-    the index alone did not decide. `cursor` leads to the next page; None is the end.
+    `complete`: no limit ended the page early. `total` counts all matches below `tree_size`; after a
+    limit it is a lower bound. `scanned` counts the rows that were read because the index alone did
+    not decide. `cursor` continues with the next page; None is the end.
     """
 
     rows: tuple[Row, ...]
@@ -64,8 +66,8 @@ class Answer:
     scanned: int
     complete: bool
     cursor: str | None
-    facets: tuple[Facet, ...]
-    histogram: Histogram | None
+    facets: tuple[FacetAnswer, ...]
+    histogram: HistogramAnswer | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,14 +83,14 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexStatus:
-    """How far the index is: entries that are sealed, in memory, and to be looked at row by row."""
+    """How many of the full segments are sealed in the index on disk."""
 
     tree_size: int
     segment_entries: int
     sealed_segments: int
     full_segments: int
     is_current: bool
-    """False while the index is made anew by other rules of analysis."""
+    """False while the index is built anew for other rules of analysis."""
 
 
 class QueryEngine:
@@ -100,14 +102,16 @@ class QueryEngine:
         index: IndexStore | None,
         *,
         segment_entries: int = SEGMENT_ENTRIES_MAX,
+        window_segments: int = WINDOW_SEGMENTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = log
         self._index = index
         self._segment_entries = segment_entries
+        self._window_segments = window_segments
         self._clock = clock
-        self._rows = RowReader(log)
-        self._tail = OpenSegments(log, self._rows, segment_entries=segment_entries)
+        self._leaf_cache = LeafCache(log)
+        self._open_segments = OpenSegments(log, self._leaf_cache, segment_entries=segment_entries)
 
     def search(
         self,
@@ -118,7 +122,7 @@ class QueryEngine:
         limit: int = 100,
         order: Order = "newest",
         cursor: str | None = None,
-        facets: Sequence[FacetField] = (),
+        facets: Sequence[str] = (),
         histogram: Unit | None = None,
         is_counted: bool = True,
         tree_size: int | None = None,
@@ -126,10 +130,10 @@ class QueryEngine:
     ) -> Answer:
         """One page of matches.
 
-        `tenant`: that of a bound token, None for a token that sees all. `cursor`: from the answer
-        before, with the same query, order and tenant. `limit` 0 gives counts alone. Unless
-        `is_counted`, the run ends when the page is full, and the total is a bound. `tree_size`: of
-        the tree to search, by default the durable one; a cursor has its own.
+        `tenant`: that of a bound token, None for a token that sees all. `cursor`: from the previous
+        answer to the same query, order and tenant. `limit` 0 gives counts alone. Unless
+        `is_counted`, the run ends when the page is full, and the total is a lower bound.
+        `tree_size`: the tree to search, by default the durable one; a cursor has its own.
         Raises: CursorError; ValueError for a limit out of range.
         """
         if not 0 <= limit <= ROWS_MAX:
@@ -147,13 +151,14 @@ class QueryEngine:
             tree_size, position = begun.tree_size, begun.position
             now_unix_us = begun.now_unix_us
         budget = Budget(limits, self._clock)
-        counting = FacetCounter(facets, histogram, rows=self._rows, is_over=budget.is_over)
+        counter = FacetCounter(
+            facets, histogram, leaf_cache=self._leaf_cache, is_over=budget.is_over
+        )
         with self._scope(query, tenant, now_unix_us, tree_size) as scope:
             run = PageRun(scope, order=order, position=position, limit=limit, budget=budget)
             run.run(
-                width=WINDOW_SEGMENTS,
                 is_counted=is_counted or bool(facets or histogram),
-                on_found=partial(_count_in, scope, counting),
+                on_found=partial(_count_in, scope, counter),
             )
         rows = self._read(run.indices)
         following = run.next_position if limit else None
@@ -167,8 +172,8 @@ class QueryEngine:
             cursor=None
             if following is None
             else Cursor(order, tree_size, following, now_unix_us).format(query=text, tenant=tenant),
-            facets=counting.facets(is_all=run.total_exact),
-            histogram=counting.histogram(is_all=run.total_exact),
+            facets=counter.facets(is_all=run.total_exact),
+            histogram=counter.histogram(is_all=run.total_exact),
         )
 
     def rows(
@@ -180,20 +185,19 @@ class QueryEngine:
         order: Order = "oldest",
         tree_size: int | None = None,
     ) -> Iterator[Row]:
-        """Every match below a tree size, by default the durable one: for exports.
+        """Every match below a tree size, by default the durable one, without limits: for exports.
 
-        Memory stays constant, and there is no limit; whoever has read enough stops.
+        Memory stays constant, and no read transaction lasts longer than one step.
         """
         size = self.tree_size() if tree_size is None else tree_size
-        rows = RowReader(self._log, kept_bytes=0)
+        leaf_cache = LeafCache(self._log, bytes_max=0)
         starts = range(0, -(-size // self._segment_entries), _EXPORT_SEGMENTS)
         for first in starts if order == "oldest" else reversed(starts):
-            # A scope for each step, so that no read transaction lasts as long as the export.
             with self._scope(query, tenant, now_unix_us, size) as scope:
                 indices = _matches_in(scope, range(first, first + _EXPORT_SEGMENTS), order)
             for start in range(0, len(indices), _EXPORT_ROWS):
                 some = indices[start : start + _EXPORT_ROWS]
-                yield from map(Row, some, rows.leaves(some))
+                yield from map(Row, some, leaf_cache.leaves(some))
 
     def seen(
         self,
@@ -218,21 +222,21 @@ class QueryEngine:
         )
 
     def matcher(self, query: Expression, *, tenant: str | None, now_unix_us: int) -> Matcher:
-        """A test of one entry by index and leaf, without the index: for the live tail."""
+        """A test of one entry by index and leaf, without the index: for the live stream."""
         return make_matcher(resolve(_scoped(query, tenant), now_unix_us))
 
     def explain(self, query: Expression, *, tenant: str | None, now_unix_us: int) -> Explanation:
-        """The plan of a query, with the number of entries at each of its steps."""
+        """The plan of a query with the number of entries at each of its steps."""
         tree_size = self.tree_size()
         with self._scope(query, tenant, now_unix_us, tree_size) as scope:
             return explain(scope, query=format_query(_scoped(query, tenant)))
 
     def tree_size(self) -> int:
-        """The number of entries that a query sees."""
+        """The durable tree size: the number of entries that a query sees."""
         return self._log.head().tree_size
 
     def status(self) -> IndexStatus:
-        """How far the index is."""
+        """How much of the log the index on disk covers."""
         tree_size = self.tree_size()
         with self._snapshot() as snapshot:
             return IndexStatus(
@@ -243,18 +247,18 @@ class QueryEngine:
                 is_current=snapshot is not None,
             )
 
-    def advance(self, entries: int) -> bool:
-        """Index some of the newest entries in memory, and tell whether there are more.
+    def advance(self, entries_max: int) -> bool:
+        """Index at most so many of the newest entries in memory; return whether there are more.
 
-        Queries do this themselves; called now and then, it spares them the wait.
+        Queries index what they need themselves; calling this beforehand saves them the time.
         """
         with self._snapshot() as snapshot:
             sealed = 0 if snapshot is None else len(snapshot.records)
-        return self._tail.advance(sealed=sealed, entries=entries)
+        return self._open_segments.advance(sealed=sealed, entries_max=entries_max)
 
     @contextmanager
     def _snapshot(self) -> Iterator[IndexSnapshot | None]:
-        """The index as it is, None when there is none that this code may read."""
+        """The index as it is now; None when this code cannot use it."""
         if self._index is None:
             yield None
             return
@@ -270,32 +274,33 @@ class QueryEngine:
     ) -> Iterator[QueryScope]:
         expression = resolve(_scoped(query, tenant), now_unix_us)
         with self._snapshot() as snapshot:
-            locator = IdResolver(
+            resolver = IdResolver(
                 self._log,
-                self._rows,
+                self._leaf_cache,
                 tree_size=tree_size,
                 records=() if snapshot is None else snapshot.records,
                 segment_entries=self._segment_entries,
             )
-            located = locator.locate(expression)
-            node = make_plan(located)
+            resolved = resolver.resolve(expression)
+            node = make_plan(resolved)
             yield QueryScope(
                 node=node,
-                matches=make_matcher(located),
+                matches=make_matcher(resolved),
                 span=span_of(node, tree_size),
                 tree_size=tree_size,
                 segment_entries=self._segment_entries,
+                window_segments=self._window_segments,
                 snapshot=snapshot,
-                tail=self._tail,
-                rows=self._rows,
+                open_segments=self._open_segments,
+                leaf_cache=self._leaf_cache,
             )
 
     def _read(self, indices: Sequence[int]) -> tuple[Row, ...]:
-        return tuple(map(Row, indices, self._rows.leaves(indices)))
+        return tuple(map(Row, indices, self._leaf_cache.leaves(indices)))
 
 
 def _scoped(query: Expression, tenant: str | None) -> Expression:
-    """The query, for the entries of one tenant where the token is bound to it."""
+    """The query, restricted to one tenant if the token is bound to it."""
     return query if tenant is None else all_of((Is("tenant", tenant), query))
 
 
@@ -306,16 +311,16 @@ def _matches_in(scope: QueryScope, segments: range, order: Order) -> list[int]:
     if not segments:
         return []
     with scope.window(segments) as window:
-        decided = window.evaluate(scope.node)
+        bounds = window.evaluate(scope.node)
     within = window.span(scope.span.start, scope.span.end)
-    found = decide(scope, window, decided, within, order=order, take_rows=lambda count: count)
+    found = find_matches(scope, window, bounds, within, order=order, spend_rows=lambda count: count)
     indices = list(map(window.index_of, found.members))
     return indices if order == "oldest" else indices[::-1]
 
 
-def _count_in(scope: QueryScope, counting: FacetCounter, window: Window, members: BitMap) -> None:
-    """Count the matches of a window, holding the tail for one segment at a time."""
-    if counting.is_asked:
+def _count_in(scope: QueryScope, counter: FacetCounter, window: Window, members: BitMap) -> None:
+    """Count the matches of a window, locking open segments for one segment at a time."""
+    if counter.is_needed:
         for segment, offsets in window.by_segment(members):
             with scope.window(range(segment, segment + 1)) as single:
-                counting.add(single, segment, offsets)
+                counter.add(single, segment, offsets)

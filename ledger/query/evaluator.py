@@ -1,8 +1,9 @@
-"""A plan, evaluated over some segments at once.
+"""Evaluates a plan over some segments at once.
 
-A window is up to 256 consecutive segments, and its entries are the members of one roaring bitmap,
-`slot << 16 | offset`: a posting list of the whole window is put together from those of its segments
-without touching an offset, and a conjunction is one call into C.
+A window is up to 256 consecutive segments. Its entries are the members of one roaring bitmap, `slot
+<< 16 | offset`, where the slot counts the segments of the window. The posting list of a term is
+assembled from those of its segments without touching an offset, and a conjunction is one call into
+C.
 """
 
 from array import array
@@ -42,14 +43,18 @@ _SLOT_BITS = 16
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Members for which it is sure, and those for which it may be; `sure` is within `maybe`."""
+    """The members that must match, and those that may; `must` is within `may`.
 
-    sure: BitMap
-    maybe: BitMap
+    `is_exact`: the two are the same by construction, so no row decides anything.
+    """
+
+    must: BitMap
+    may: BitMap
+    is_exact: bool
 
 
 class Window:
-    """Some consecutive segments, and where their terms are: in the index, in memory, or nowhere."""
+    """Consecutive segments with their terms from the index or from memory, if they have any."""
 
     def __init__(
         self,
@@ -57,19 +62,19 @@ class Window:
         *,
         segment_entries: int,
         snapshot: IndexSnapshot | None,
-        tail: Mapping[int, SegmentTerms],
+        open_terms: Mapping[int, SegmentTerms],
     ) -> None:
-        """Precondition: at most `WINDOW_SEGMENTS` segments."""
+        """`open_terms`: of unsealed segments. Precondition: at most `WINDOW_SEGMENTS` segments."""
         self.segments: Final = segments
         self._segment_entries = segment_entries
         self._snapshot = snapshot
         self._records = () if snapshot is None else snapshot.records
-        self._tail = tail
+        self._open_terms = open_terms
         self._whole = whole_container(segment_entries)
         self._is_dense = segment_entries == SEGMENT_ENTRIES_MAX
 
     def evaluate(self, node: Node) -> Bounds:
-        """Where in the window a plan holds."""
+        """The members of the window that match a plan."""
         return self._evaluate(node, self.segments)
 
     @property
@@ -78,7 +83,7 @@ class Window:
         return len(self.segments) << _SLOT_BITS
 
     def member_of(self, index: int) -> int:
-        """The member of an entry; beyond the window, that of its nearest end."""
+        """The member of an entry; for an entry outside the window, the nearest end."""
         segment, offset = divmod(index, self._segment_entries)
         if segment < self.segments.start:
             return 0
@@ -89,7 +94,7 @@ class Window:
     def index_of(self, member: int) -> int:
         """The index of a member."""
         slot, offset = member >> _SLOT_BITS, member & 0xFFFF
-        return (self.segments.start + slot) * self._segment_entries + offset
+        return self.start_of(self.segments.start + slot) + offset
 
     def span(self, start: int, end: int) -> BitMap:
         """The members of the entries `[start, end)` that lie in the window."""
@@ -104,12 +109,12 @@ class Window:
         return assemble([(segment - self.segments.start, self._whole) for segment in segments])
 
     def is_indexed(self, segment: int) -> bool:
-        """Whether the terms of a segment can be read; where not, everything may be."""
-        return segment < len(self._records) or segment in self._tail
+        """Whether the terms of a segment can be read; otherwise each of its entries may match."""
+        return segment < len(self._records) or segment in self._open_terms
 
     def entries_in(self, segment: int) -> int:
-        """How many entries of a segment its index knows."""
-        terms = self._tail.get(segment)
+        """The number of entries of a segment that are indexed."""
+        terms = self._open_terms.get(segment)
         return self._segment_entries if terms is None else terms.entries
 
     def start_of(self, segment: int) -> int:
@@ -118,21 +123,21 @@ class Window:
 
     def by_segment(self, members: BitMap) -> Iterator[tuple[int, BitMap]]:
         """The members of each segment that has any, as offsets."""
-        for segment in self._slots_of(members, self.segments):
+        for segment in self._segments_of(members, self.segments):
             start = segment - self.segments.start << _SLOT_BITS
             yield segment, (members & BitMap(range(start, start + (1 << _SLOT_BITS)))).shift(-start)
 
     def postings(self, dimension: str, segment: int) -> Iterable[Postings]:
-        """Every term of a dimension in a segment that has an index."""
+        """Every term of a dimension in a segment that is indexed."""
         if self._snapshot is not None and segment < len(self._records):
             return self._snapshot.postings(dimension, segment)
-        terms = self._tail.get(segment)
+        terms = self._open_terms.get(segment)
         return () if terms is None else (terms.postings(dimension),)
 
     def column(self, dimension: str, segment: int) -> "tuple[array[int], list[str]] | None":
-        """For each entry of a segment the place of its value, and the values; where that is kept.
+        """The rank of each entry's value, and the values by rank; None where no column is stored.
 
-        NO_PLACE stands for no value.
+        NO_PLACE is the rank of an entry without a value.
         """
         if self._snapshot is None or segment >= len(self._records):
             return None
@@ -140,47 +145,46 @@ class Window:
         return None if column is None else (column, self._snapshot.values(dimension, segment))
 
     def _evaluate(self, node: Node, segments: Sequence[int]) -> Bounds:
-        """Where in some of the segments a node holds."""
+        """The members of some of the segments that match a node."""
         match node:
             case Lookup():
-                return self._lookup(node, segments)
+                return self._look_up(node, segments)
             case TimeRange():
-                return self._during(node, segments)
+                return self._time_range(node, segments)
             case Span(start, end):
-                span = self.span(start, end)
-                return Bounds(span, span)
+                return _exactly(self.span(start, end))
             case Entries(indices):
-                start = self.segments.start * self._segment_entries
-                end = self.segments.stop * self._segment_entries
-                chosen = BitMap([self.member_of(i) for i in indices if start <= i < end])
-                return Bounds(chosen, chosen)
+                start, end = map(self.start_of, (self.segments.start, self.segments.stop))
+                return _exactly(BitMap([self.member_of(i) for i in indices if start <= i < end]))
             case Unknown():
-                return Bounds(BitMap(), self.universe(segments))
+                return Bounds(BitMap(), self.universe(segments), is_exact=False)
             case Complement(part):
-                inner = self._evaluate(part, segments)
-                universe = self.universe(segments)
-                outside = universe - inner.maybe
-                is_decided = inner.maybe is inner.sure
-                return Bounds(outside, outside if is_decided else universe - inner.sure)
+                inner, universe = self._evaluate(part, segments), self.universe(segments)
+                outside = universe - inner.may
+                if inner.is_exact:
+                    return _exactly(outside)
+                return Bounds(outside, universe - inner.must, is_exact=False)
             case Union(parts):
                 return _unite([self._evaluate(part, segments) for part in parts])
             case Intersection(parts):
-                return self._all(parts, segments)
+                return self._intersect(parts, segments)
 
-    def _all(self, parts: Sequence[Node], segments: Sequence[int]) -> Bounds:
-        """The parts in turn, each only where those before it left something."""
-        decided = self._evaluate(parts[0], segments)
+    def _intersect(self, parts: Sequence[Node], segments: Sequence[int]) -> Bounds:
+        """Evaluate the parts in turn, each only in segments where the parts before left members."""
+        bounds = self._evaluate(parts[0], segments)
         for part in parts[1:]:
-            segments = self._slots_of(decided.maybe, segments)
+            segments = self._segments_of(bounds.may, segments)
             if not segments:
-                return decided
+                return bounds
             other = self._evaluate(part, segments)
-            sure = decided.sure & other.sure
-            is_decided = decided.maybe is decided.sure and other.maybe is other.sure
-            decided = Bounds(sure, sure if is_decided else decided.maybe & other.maybe)
-        return decided
+            must = bounds.must & other.must
+            if bounds.is_exact and other.is_exact:
+                bounds = _exactly(must)
+            else:
+                bounds = Bounds(must, bounds.may & other.may, is_exact=False)
+        return bounds
 
-    def _slots_of(self, members: BitMap, segments: Sequence[int]) -> Sequence[int]:
+    def _segments_of(self, members: BitMap, segments: Sequence[int]) -> Sequence[int]:
         """Those of the segments that have members."""
         first = self.segments.start
         return [
@@ -191,15 +195,16 @@ class Window:
             )
         ]
 
-    def _lookup(self, node: Lookup, segments: Sequence[int]) -> Bounds:
-        sure = self._read_any(node.sure, segments)
-        hints = self._read_any(node.hints, segments) if node.hints else BitMap()
+    def _look_up(self, node: Lookup, segments: Sequence[int]) -> Bounds:
+        must = self._read_any(node.must, segments)
+        hints = self._read_any(node.hints, segments)
         unindexed = [segment for segment in segments if not self.is_indexed(segment)]
         if unindexed:
             hints |= self.universe(unindexed)
-        return Bounds(sure, sure | hints if hints else sure)
+        return Bounds(must, must | hints, is_exact=False) if hints else _exactly(must)
 
-    def _during(self, node: TimeRange, segments: Sequence[int]) -> Bounds:
+    def _time_range(self, node: TimeRange, segments: Sequence[int]) -> Bounds:
+        """Whole segments by their earliest and latest times; terms only for those across an end."""
         inside: list[int] = []
         across: list[int] = []
         for segment in segments:
@@ -207,18 +212,15 @@ class Window:
             if times is None or (times[0] < node.end and node.start <= times[1]):
                 is_inside = times and node.start <= times[0] and times[1] < node.end
                 (inside if is_inside else across).append(segment)
-        decided = self._lookup(node.across, across)
-        if not inside:
-            return decided
-        sure = decided.sure | self.universe(inside)
-        return Bounds(sure, sure if decided.maybe is decided.sure else decided.maybe | sure)
+        bounds = self._look_up(node.across, across)
+        return _unite([bounds, _exactly(self.universe(inside))]) if inside else bounds
 
     def _times(self, segment: int) -> tuple[str, str] | None:
-        """The earliest and the latest event time of a segment that has an index."""
+        """The earliest and the latest event time of a segment; None if it is not indexed."""
         if segment < len(self._records):
             record = self._records[segment]
             return record.earliest, record.latest
-        terms = self._tail.get(segment)
+        terms = self._open_terms.get(segment)
         return None if terms is None else terms.times
 
     def _read_any(self, reads: Sequence[Read], segments: Sequence[int]) -> BitMap:
@@ -232,9 +234,9 @@ class Window:
         first = self.segments.start
         sealed = [segment for segment in segments if segment < len(self._records)]
         rest = [
-            (segment - first, _read_terms(self._tail[segment], read))
+            (segment - first, _read_terms(self._open_terms[segment], read))
             for segment in segments[len(sealed) :]
-            if segment in self._tail
+            if segment in self._open_terms
         ]
         if not sealed or self._snapshot is None:
             return unite(rest)
@@ -253,8 +255,12 @@ def _read_terms(terms: SegmentTerms, read: Read) -> list[Container]:
     return terms.between(read.dimension, read.low, read.high)
 
 
+def _exactly(members: BitMap) -> Bounds:
+    return Bounds(members, members, is_exact=True)
+
+
 def _unite(parts: Sequence[Bounds]) -> Bounds:
-    sure = BitMap.union(*[part.sure for part in parts])
-    if all(part.maybe is part.sure for part in parts):
-        return Bounds(sure, sure)
-    return Bounds(sure, BitMap.union(*[part.maybe for part in parts]))
+    must = BitMap.union(*[part.must for part in parts])
+    if all(part.is_exact for part in parts):
+        return _exactly(must)
+    return Bounds(must, BitMap.union(*[part.may for part in parts]), is_exact=False)

@@ -1,11 +1,11 @@
-"""Running a plan: every entry that matches, newest or oldest first, and how many there are.
+"""Runs a plan: finds every entry that matches, newest or oldest first, and counts them.
 
-    the sealed segments, the tail in memory ──> sure and maybe ──> rows looked at ──> rows, total
+    sealed segments, open segments ──> must and may ──> rows read ──> page, total
 
-A run covers all entries below one tree size. It goes window by window, from where the page begins,
-and keeps within limits of rows and of time. Where a limit ends it before the page is full, the page
-says that it isn't complete, and where to go on; where it ends the counting, the total is a lower
-bound and says so. It never leaves out a match silently.
+A run covers all entries below one tree size. It evaluates the plan window by window, beginning
+where the page begins, within limits of rows and time. If a limit ends it before the page is full,
+the page is marked incomplete and names the position to continue at. If a limit ends the counting,
+the total is a lower bound and marked inexact. A match is never left out silently.
 """
 
 import time
@@ -19,27 +19,27 @@ from pyroaring import BitMap
 
 from ledger.query.cursor import Order
 from ledger.query.evaluator import Bounds, Window
-from ledger.query.leaf_cache import RowReader
+from ledger.query.leaf_cache import LeafCache
 from ledger.query.open_segments import OpenSegments
 from ledger.query.plan import Node, Span
 from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index.index_store import IndexSnapshot
 from ledger_core.query.predicate import Matcher
 
-_CHECKED_AT_ONCE = 256
+_ROWS_AT_ONCE = 256
 _NO_TERMS: Final[Mapping[int, SegmentTerms]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
-    """What one query may take: rows looked at, and seconds."""
+    """The most that one query may take: rows read, and seconds."""
 
     rows_scanned: int = 200_000
     time_s: float = 5.0
 
 
 class Budget:
-    """What is left of the limits of one query."""
+    """The rest of the limits of one query."""
 
     def __init__(self, limits: QueryLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -51,8 +51,8 @@ class Budget:
         """Whether the time is up."""
         return self._clock() >= self._end
 
-    def take_rows(self, count: int) -> int:
-        """How many of so many rows may still be looked at; they count as looked at."""
+    def spend_rows(self, count: int) -> int:
+        """Spend up to `count` rows; return how many of them may be read."""
         if self.is_over():
             return 0
         allowed = min(count, self._rows_max - self.scanned)
@@ -62,19 +62,26 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class QueryScope:
-    """A plan, and the entries to run it on: those of `span`, in a tree of one size."""
+    """A plan and the entries to run it on: those of `span`, in a tree of one size."""
 
     node: Node
     matches: Matcher
     span: Span
     tree_size: int
     segment_entries: int
+    window_segments: int
     snapshot: IndexSnapshot | None
-    tail: OpenSegments
-    rows: RowReader
+    open_segments: OpenSegments
+    leaf_cache: LeafCache
 
-    def windows(self, order: Order, width: int) -> Iterator[range]:
-        """The segments of the span, so many at a time, in the order of the answer."""
+    @property
+    def sealed_segments(self) -> int:
+        """The number of segments that the index holds."""
+        return 0 if self.snapshot is None else len(self.snapshot.records)
+
+    def windows(self, order: Order) -> Iterator[range]:
+        """The segments of the span by window, in the order of the answer."""
+        width = self.window_segments
         first = self.span.start // self.segment_entries
         end = -(-self.span.end // self.segment_entries)
         starts = range(first - first % width, end, width)
@@ -83,67 +90,67 @@ class QueryScope:
 
     @contextmanager
     def window(self, segments: range) -> Iterator[Window]:
-        """Some of the segments; the tail is held for as long as one of them is in it."""
-
-        sealed = 0 if self.snapshot is None else len(self.snapshot.records)
-        held = (
-            self.tail.reading(tree_size=self.tree_size, sealed=sealed)
+        """A window of some segments. It locks the open segments while one of them is in it."""
+        sealed = self.sealed_segments
+        reading = (
+            self.open_segments.reading(tree_size=self.tree_size, sealed=sealed)
             if segments.stop > sealed
             else nullcontext(_NO_TERMS)
         )
-        with held as terms:
+        with reading as open_terms:
             yield Window(
                 segments,
                 segment_entries=self.segment_entries,
                 snapshot=self.snapshot,
-                tail=terms,
+                open_terms=open_terms,
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Matches in a part of a window, and the first member that nobody looked at, if any.
+    """Matches in a part of a window, and the first member whose row was not read, if any.
 
-    Matches beyond `open_from`, in the order of the answer, may be missing.
+    Matches beyond `unread_from`, in the order of the answer, may be missing.
     """
 
     members: BitMap
-    open_from: int | None
+    unread_from: int | None
 
 
-def decide(
+def find_matches(
     scope: QueryScope,
     window: Window,
-    decided: Bounds,
+    bounds: Bounds,
     within: BitMap,
     *,
     order: Order,
-    take_rows: Callable[[int], int],
+    spend_rows: Callable[[int], int],
 ) -> Found:
-    """The matches in a part of a window, by looking at the rows that its plan left open."""
-    sure = decided.sure & within
-    if decided.maybe is decided.sure:
-        return Found(sure, None)
-    undecided = (decided.maybe & within) - sure
-    matched: list[int] = []
+    """The matches in a part of a window, reading the rows that the plan left undecided."""
+    must = bounds.must & within
+    if bounds.is_exact:
+        return Found(must, None)
+    undecided = (bounds.may & within) - must
+    matched = BitMap()
     for members in _in_order(undecided, order):
-        allowed = take_rows(len(members))
+        allowed = spend_rows(len(members))
         indices = [window.index_of(member) for member in members[:allowed]]
-        leaves = scope.rows.leaves(indices)
-        # Members left over at the end are those for which there were no rows any more.
-        for member, index, leaf in zip(members, indices, leaves, strict=False):
-            if scope.matches(index, leaf):
-                matched.append(member)
+        leaves = scope.leaf_cache.leaves(indices)
+        matched.update(
+            member
+            for member, index, leaf in zip(members[:allowed], indices, leaves, strict=True)
+            if scope.matches(index, leaf)
+        )
         if allowed < len(members):
-            return Found(sure | BitMap(matched), members[allowed])
-    return Found(sure | BitMap(matched), None)
+            return Found(must | matched, members[allowed])
+    return Found(must | matched, None)
 
 
 def _in_order(members: BitMap, order: Order) -> Iterator[list[int]]:
     """The members in the order of the answer, some at a time."""
     count = len(members)
-    for start in range(0, count, _CHECKED_AT_ONCE):
-        end = min(start + _CHECKED_AT_ONCE, count)
+    for start in range(0, count, _ROWS_AT_ONCE):
+        end = min(start + _ROWS_AT_ONCE, count)
         if order == "oldest":
             yield list(members[start:end])
         else:
@@ -151,9 +158,10 @@ def _in_order(members: BitMap, order: Order) -> Iterator[list[int]]:
 
 
 class PageRun:
-    """One run for one page: its rows, the total, and where the next page begins.
+    """One run for one page: its rows, the total, and the position of the next page.
 
-    `position` is where the page begins: it holds entries below it if newest first, else from it on.
+    `position` is where the page begins: it holds the entries below it if the order is newest first,
+    else the entries from it on. These lie ahead; the others lie behind and are only counted.
     """
 
     def __init__(
@@ -166,63 +174,55 @@ class PageRun:
         self._limit = limit
         self._budget = budget
         self._ahead = 0
-        self._ahead_exact = True
-        self._open_position: int | None = None
+        self._is_ahead_exact = True
+        self._unread_position: int | None = None
         self.indices: list[int] = []
         self.total = 0
         self.total_exact = True
 
-    def run(
-        self, *, width: int, is_counted: bool, on_found: Callable[[Window, BitMap], None]
-    ) -> None:
-        """Run over the windows, each `width` segments; `on_found` is told the matches of each.
+    def run(self, *, is_counted: bool, on_found: Callable[[Window, BitMap], None]) -> None:
+        """Run over the windows, and pass the matches of each to `on_found`.
 
-        Unless `is_counted` it ends when the page is full, and the total is of what was seen.
+        Unless `is_counted`, the run ends when the page is full, and the total is a lower bound.
         """
-        for segments in self._windows(width):
+        span = self._scope.span
+        for segments in self._windows():
             if self._budget.is_over() or (not is_counted and self._is_full):
                 self.total_exact = False
                 if self._is_ahead(segments):
-                    self._leave(segments)
+                    self._stop_before(segments)
                 return
             with self._scope.window(segments) as window:
-                decided = window.evaluate(self._scope.node)
-            span = self._scope.span
-            ahead, behind = (
-                window.span(span.start, self._position),
-                window.span(self._position, span.end),
-            )
-            if not self._is_newest:
-                ahead, behind = behind, ahead
-            found = self._decide(window, decided, ahead)
-            self._take(window, found)
-            rest = self._decide(window, decided, behind)
+                bounds = window.evaluate(self._scope.node)
+            below = window.span(span.start, self._position)
+            above = window.span(self._position, span.end)
+            ahead, behind = (below, above) if self._is_newest else (above, below)
+            found = self._find(window, bounds, ahead)
+            self._fill_page(window, found)
+            rest = self._find(window, bounds, behind)
             on_found(window, found.members | rest.members)
 
     @property
     def next_position(self) -> int | None:
         """Where the next page begins; None when nothing is left."""
-        if self._open_position is not None:
-            return self._open_position
-        if not self.indices or (self._ahead_exact and self._ahead == len(self.indices)):
+        if self._unread_position is not None:
+            return self._unread_position
+        if not self.indices or (self._is_ahead_exact and self._ahead == len(self.indices)):
             return None
         return self.indices[-1] + (not self._is_newest)
 
     @property
     def is_complete(self) -> bool:
         """Whether no limit ended the page before it was full."""
-        return self._open_position is None
+        return self._unread_position is None
 
     @property
     def _is_full(self) -> bool:
         return len(self.indices) >= self._limit
 
-    def _windows(self, width: int) -> list[range]:
-        """The windows from where the page begins; then those before it, which are only counted."""
-        windows = list(self._scope.windows(self._order, width))
-        return [w for w in windows if self._is_ahead(w)] + [
-            w for w in windows if not self._is_ahead(w)
-        ]
+    def _windows(self) -> list[range]:
+        """The windows that lie ahead, then those behind. `sorted` keeps their order otherwise."""
+        return sorted(self._scope.windows(self._order), key=self._is_ahead, reverse=True)
 
     def _is_ahead(self, segments: range) -> bool:
         size = self._scope.segment_entries
@@ -230,49 +230,48 @@ class PageRun:
             return segments.start * size < self._position
         return segments.stop * size > self._position
 
-    def _leave(self, segments: range) -> None:
-        """Leave these segments, and those behind them, to the next page."""
-        self._ahead_exact = False
-        if self._is_full or self._open_position is not None:
+    def _stop_before(self, segments: range) -> None:
+        """Leave these segments and those after them to the next page."""
+        self._is_ahead_exact = False
+        if self._is_full or self._unread_position is not None:
             return
         size = self._scope.segment_entries
         if self._is_newest:
-            self._open_position = min(segments.stop * size, self._position)
+            self._unread_position = min(segments.stop * size, self._position)
         else:
-            self._open_position = max(segments.start * size, self._position)
+            self._unread_position = max(segments.start * size, self._position)
 
-    def _decide(self, window: Window, decided: Bounds, within: BitMap) -> Found:
-        found = decide(
+    def _find(self, window: Window, bounds: Bounds, within: BitMap) -> Found:
+        found = find_matches(
             self._scope,
             window,
-            decided,
+            bounds,
             within,
             order=self._order,
-            take_rows=self._budget.take_rows,
+            spend_rows=self._budget.spend_rows,
         )
         self.total += len(found.members)
-        if found.open_from is not None:
+        if found.unread_from is not None:
             self.total_exact = False
         return found
 
-    def _take(self, window: Window, found: Found) -> None:
-        """Fill the page with matches that lie ahead."""
+    def _fill_page(self, window: Window, found: Found) -> None:
+        """Append matches that lie ahead to the page, up to the first row that was not read."""
         self._ahead += len(found.members)
-        self._ahead_exact = self._ahead_exact and found.open_from is None
-        if self._is_full or self._open_position is not None:
+        self._is_ahead_exact = self._is_ahead_exact and found.unread_from is None
+        if self._is_full or self._unread_position is not None:
             return
         members = found.members
-        if found.open_from is not None:
-            # Beyond the first row that nobody looked at, there may be a match in between.
-            known = (0, found.open_from)
+        if found.unread_from is not None:
+            known = (0, found.unread_from)
             if self._is_newest:
-                known = (found.open_from + 1, window.end)
+                known = (found.unread_from + 1, window.end)
             members = members & BitMap(range(*known))
         wanted = self._limit - len(self.indices)
         if self._is_newest:
             chosen = list(members[max(0, len(members) - wanted) :])[::-1]
         else:
             chosen = list(members[:wanted])
-        self.indices += [window.index_of(member) for member in chosen]
-        if found.open_from is not None and not self._is_full:
-            self._open_position = window.index_of(found.open_from) + self._is_newest
+        self.indices += map(window.index_of, chosen)
+        if found.unread_from is not None and not self._is_full:
+            self._unread_position = window.index_of(found.unread_from) + self._is_newest

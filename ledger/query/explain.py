@@ -1,8 +1,7 @@
-"""A plan in words, with what each of its steps finds: `ledger query --explain`."""
+"""Shows a plan as text with the number of entries at each step: `ledger query --explain`."""
 
 from dataclasses import dataclass
 
-from ledger.query.evaluator import WINDOW_SEGMENTS
 from ledger.query.executor import QueryScope
 from ledger.query.plan import (
     Complement,
@@ -19,12 +18,16 @@ from ledger.query.plan import (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of a plan, and the entries for which it is sure to hold, or may."""
+    """A step of a plan, and how many entries must match it and may match it."""
 
     depth: int
     text: str
-    sure: int
-    maybe: int
+    must: int
+    may: int
+
+    def __str__(self) -> str:
+        found = f"{self.must:,}" if self.must == self.may else f"{self.must:,} to {self.may:,}"
+        return f"{found:>20}  {'  ' * self.depth}{self.text}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,44 +47,43 @@ class Explanation:
             f"entries   [{self.span.start}, {self.span.end}) of {self.tree_size}\n"
             f"segments  {self.segments}, of which {self.sealed_segments} are sealed\n"
         )
-        return head + "\n".join(map(_line, self.steps))
+        return head + "\n".join(map(str, self.steps))
 
 
 def explain(scope: QueryScope, *, query: str) -> Explanation:
     """Explain the plan of a scope. Cost: that of running each of its steps."""
-    sealed = 0 if scope.snapshot is None else len(scope.snapshot.records)
     return Explanation(
         query=query,
         tree_size=scope.tree_size,
         span=scope.span,
-        sealed_segments=sealed,
+        sealed_segments=scope.sealed_segments,
         segments=-(-scope.tree_size // scope.segment_entries),
         steps=tuple(_steps(scope, scope.node, 0)),
     )
 
 
 def _steps(scope: QueryScope, node: Node, depth: int) -> list[Step]:
-    sure = maybe = 0
-    for segments in scope.windows("oldest", WINDOW_SEGMENTS):
+    must = may = 0
+    for segments in scope.windows("oldest"):
         with scope.window(segments) as window:
-            decided = window.evaluate(node)
+            bounds = window.evaluate(node)
         within = window.span(scope.span.start, scope.span.end)
-        sure += decided.sure.intersection_cardinality(within)
-        maybe += decided.maybe.intersection_cardinality(within)
-    steps = [Step(depth, _text(node), sure, maybe)]
+        must += bounds.must.intersection_cardinality(within)
+        may += bounds.may.intersection_cardinality(within)
+    parts: tuple[Node, ...] = ()
     match node:
         case Intersection(parts) | Union(parts):
-            for part in parts:
-                steps += _steps(scope, part, depth + 1)
+            pass
         case Complement(part):
-            steps += _steps(scope, part, depth + 1)
-    return steps
+            parts = (part,)
+    inner = [step for part in parts for step in _steps(scope, part, depth + 1)]
+    return [Step(depth, _text(node), must, may), *inner]
 
 
 def _text(node: Node) -> str:
     match node:
-        case Lookup(sure, hints):
-            read = [f"read {read}" for read in sure]
+        case Lookup(must, hints):
+            read = [f"read {read}" for read in must]
             return "; ".join([*read, *(f"look into the rows of {read}" for read in hints)])
         case TimeRange(start, end, across):
             return f"event time from {start} to {end}: {_text(across)}"
@@ -97,8 +99,3 @@ def _text(node: Node) -> str:
             return "any of"
         case Complement():
             return "not"
-
-
-def _line(step: Step) -> str:
-    found = f"{step.sure:,}" if step.sure == step.maybe else f"{step.sure:,} to {step.maybe:,}"
-    return f"{found:>20}  {'  ' * step.depth}{step.text}"

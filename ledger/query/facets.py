@@ -1,15 +1,15 @@
-"""Counts by value and by time, of the entries that a query matched.
+"""Counts the matches of a query by value (facets) and by time (histogram).
 
-They are read out of the index, term by term, and not out of the entries: how many of the matches in
-a segment are in the posting list of a term. All of it is exact, unless the time for it runs out;
-then what was counted so far is given, and said to be a part.
+The counts come from the index, not from the entries: each posting list of a dimension is
+intersected with the matches of its segment. They are exact unless the time runs out; then `exact`
+is false and `counted` says how many matches were counted. Values of 120 characters and more, except
+actions, are counted by their first 120.
 """
 
 from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from heapq import nlargest
 from ipaddress import ip_address
 from itertools import accumulate, compress
@@ -18,8 +18,8 @@ from typing import Final, Literal, TypeAlias, get_args
 from pyroaring import BitMap
 
 from ledger.query.evaluator import Window
-from ledger.query.leaf_cache import RowReader
-from ledger.query.segment_terms import COLUMN_DIMENSIONS, SegmentTerms
+from ledger.query.leaf_cache import LeafCache
+from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index.postings import NO_PLACE, Postings
 from ledger.store.index.roaring_containers import (
     FORM_ARRAY,
@@ -30,58 +30,17 @@ from ledger.store.index.roaring_containers import (
     encode_bitmap,
     from_little_endian,
 )
+from ledger_core.api import Bucket, FacetAnswer, FacetValue, HistogramAnswer
+from ledger_core.query.fields import COLUMNS
 
-FacetField: TypeAlias = Literal[
-    "action",
-    "actor",
-    "actor.on_behalf_of",
-    "actor.type",
-    "credential",
-    "outcome",
-    "service",
-    "session",
-    "source",
-    "target",
-    "target.type",
-    "tenant",
-]
-FACET_FIELDS: Final[tuple[FacetField, ...]] = get_args(FacetField)
 Unit: TypeAlias = Literal["hour", "day"]
 UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
 FACET_VALUES_MAX: Final = 10
 _LONG_BYTES = 200
-"""From lists of so many bytes on, intersecting two bitmaps takes less than looking at offsets."""
+"""From this mean length on, intersecting bitmaps is faster than testing single offsets."""
 _SEARCH_COST = 2
+"""Finding the term of one hit costs as much as counting the hits of two terms."""
 _DIGIT_VALUES = bytes.maketrans(b"01", b"\0\1")
-
-
-@dataclass(frozen=True, slots=True)
-class Facet:
-    """The most frequent values of a field among the matches, most first.
-
-    `others` is how many further values there are. Where not `exact`, `counted` of the matches were
-    counted and the rest was not. Values of 120 characters and more, but no action, are
-    counted by their first 120.
-    """
-
-    field: FacetField
-    counts: tuple[tuple[str, int], ...]
-    others: int
-    exact: bool
-    counted: int
-
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """The matches by the hour or day, in UTC, of their event time: those with any, in order.
-
-    `exact` and `counted` as in a facet.
-    """
-
-    unit: Unit
-    buckets: tuple[tuple[str, int], ...]
-    exact: bool
-    counted: int
 
 
 class FacetCounter:
@@ -89,30 +48,31 @@ class FacetCounter:
 
     def __init__(
         self,
-        fields: Sequence[FacetField],
+        fields: Sequence[str],
         unit: Unit | None,
         *,
-        rows: RowReader,
+        leaf_cache: LeafCache,
         is_over: Callable[[], bool],
     ) -> None:
+        """Precondition: the fields are `FACETS`."""
         self._fields = tuple(dict.fromkeys(fields))
         self._unit = unit
-        self._rows = rows
+        self._leaf_cache = leaf_cache
         self._is_over = is_over
         dimensions = (*self._fields, "hour") if unit else self._fields
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in dimensions}
         self._counted = 0
-        self._is_cut = False
+        self._is_partial = False
 
     @property
-    def is_asked(self) -> bool:
+    def is_needed(self) -> bool:
         """Whether there is anything to count."""
         return bool(self._counts)
 
     def add(self, window: Window, segment: int, offsets: BitMap) -> None:
-        """Count the matches of a segment of a window, as long as there is time."""
+        """Count the matches of a segment of a window, if there is time left."""
         if self._is_over():
-            self._is_cut = True
+            self._is_partial = True
             return
         if not window.is_indexed(segment):
             start = window.start_of(segment)
@@ -123,9 +83,7 @@ class FacetCounter:
         else:
             matches = _Matches(offsets)
             for dimension, counts in self._counts.items():
-                column = (
-                    window.column(dimension, segment) if dimension in COLUMN_DIMENSIONS else None
-                )
+                column = window.column(dimension, segment) if dimension in COLUMNS else None
                 if column is None:
                     matches.count(window.postings(dimension, segment), counts)
                 else:
@@ -133,64 +91,63 @@ class FacetCounter:
         self._counted += len(offsets)
 
     def _count_rows(self, indices: Sequence[int]) -> None:
-        """Count entries that no index knows yet by their leaves."""
+        """Count entries that are not indexed yet, from their leaves."""
         terms = SegmentTerms()
-        terms.add(self._rows.leaves(indices))
+        terms.add(self._leaf_cache.leaves(indices))
         for dimension, counts in self._counts.items():
             for value, container in terms.postings(dimension):
                 _add(counts, value, container.cardinality)
 
-    def facets(self, *, is_all: bool) -> tuple[Facet, ...]:
-        """The facets, in the order in which they were asked for; `is_all`: of all matches."""
+    def facets(self, *, is_all: bool) -> tuple[FacetAnswer, ...]:
+        """The facets in the order of the fields; `is_all`: the run found all matches."""
         return tuple(
-            Facet(
-                field,
-                tuple(
-                    (_address_of(value) if field == "source" else value, count)
-                    for value, count in _most(self._counts[field])
+            FacetAnswer(
+                field=field,
+                values=tuple(
+                    FacetValue(_address_of(value) if field == "source" else value, count)
+                    for value, count in _most_frequent(self._counts[field])
                 ),
                 others=max(0, len(self._counts[field]) - FACET_VALUES_MAX),
-                exact=is_all and not self._is_cut,
+                exact=is_all and not self._is_partial,
                 counted=self._counted,
             )
             for field in self._fields
         )
 
-    def histogram(self, *, is_all: bool) -> Histogram | None:
-        """The histogram, if one was asked for; `is_all`: of all matches."""
+    def histogram(self, *, is_all: bool) -> HistogramAnswer | None:
+        """The histogram by hour or day in UTC, if one was asked for; `is_all` as in `facets`."""
         if self._unit is None:
             return None
         buckets: Counter[str] = Counter()
         for hour, count in self._counts["hour"].items():
             start = hour if self._unit == "hour" else f"{hour[: len('2026-11-25')]}T00"
             buckets[f"{start}:00:00Z"] += count
-        return Histogram(
-            self._unit,
-            tuple(sorted(buckets.items())),
-            exact=is_all and not self._is_cut,
+        return HistogramAnswer(
+            unit=self._unit,
+            buckets=tuple(Bucket(start, count) for start, count in sorted(buckets.items())),
+            exact=is_all and not self._is_partial,
             counted=self._counted,
         )
 
 
-def _most(counts: dict[str, int]) -> list[tuple[str, int]]:
-    """The most frequent values; equal ones in the order of their text, the same every time."""
+def _most_frequent(counts: dict[str, int]) -> list[tuple[str, int]]:
+    """The most frequent values; those with equal counts in the order of their text."""
     least = min(nlargest(FACET_VALUES_MAX, counts.values()), default=0)
     frequent = [item for item in counts.items() if item[1] >= least]
     return sorted(frequent, key=lambda item: (-item[1], item[0]))[:FACET_VALUES_MAX]
 
 
 def _count_all(runs: Iterable[Postings], counts: dict[str, int]) -> None:
-    """Add up terms of a segment all of whose entries match."""
-    known = counts.get
+    """Add up the terms of a segment in which every entry matches."""
     for postings in runs:
         for value, count in zip(postings.values, postings.counts, strict=True):
-            counts[value] = known(value, 0) + count + 1
+            counts[value] = counts.get(value, 0) + count + 1
 
 
 def _count_column(
     offsets: BitMap, places: "array[int]", values: list[str], counts: Counter[str]
 ) -> None:
-    """Add up the values of the matches of a segment."""
+    """Add up the values of the matches of a segment from its column."""
     found = list(map(places.__getitem__, offsets.to_array()))
     if NO_PLACE in found:
         found = [place for place in found if place != NO_PLACE]
@@ -198,7 +155,7 @@ def _count_column(
 
 
 class _Matches:
-    """The matches of one segment, held against posting lists."""
+    """The matches of one segment, to be intersected with posting lists."""
 
     def __init__(self, offsets: BitMap) -> None:
         self._offsets = offsets
@@ -207,8 +164,8 @@ class _Matches:
     def count(self, runs: Iterable[Postings], counts: dict[str, int]) -> None:
         """Add how many of the matches each term has.
 
-        Long lists are intersected, one by one. Short ones are many, and are taken together: end to
-        end, a byte for each offset that says whether it matches.
+        Long lists are intersected one by one. Short lists are many, so they are joined, and each of
+        their offsets becomes a byte that says whether it matches.
         """
         values: list[str] = []
         lengths: list[int] = []
@@ -242,7 +199,7 @@ class _Matches:
         return self._flags
 
     def _common(self, container: Container) -> int:
-        if container.form == 1:
+        if container.form == 1:  # One run.
             _, first, more = from_little_endian(container.payload)
             return self._offsets.range_cardinality(first, first + more + 1)
         return self._offsets.intersection_cardinality(assemble([(0, container)]))
@@ -256,7 +213,7 @@ def _add(counts: dict[str, int], value: str, found: int) -> None:
 def _flags(offsets: BitMap) -> bytes:
     _, form, payload = encode_bitmap(offsets)
     if form == FORM_BITSET:
-        # As a number in base two, written with the highest digit first.
+        # A number in base two; its text has the highest digit first.
         digits = f"{int.from_bytes(payload, 'little'):0{SEGMENT_ENTRIES_MAX}b}"
         return digits[::-1].encode().translate(_DIGIT_VALUES)
     flags = bytearray(SEGMENT_ENTRIES_MAX)

@@ -1,12 +1,12 @@
-"""What keeps the index up beside a service: a process for what is full, a thread for what is new.
+"""Keeps the index of a service up to date: a process for full segments, a thread for new entries.
 
-Sealing a segment computes for a second, which on a thread of the service would hold up its event
-loop; in a process of its own it holds up nothing. The keeper may be killed at any time. It ends
-when its parent does: that holds the other end of a pipe, which nothing is ever written to.
+Sealing a segment computes for a second, which on a thread of the service would delay its event
+loop. So the indexer is a process of its own. It may be killed at any time. It ends when its parent
+ends, because that closes the pipe on its standard input; nothing is ever written to the pipe.
 
-The newest entries are indexed in the service's memory, by the first query that wants them or, so
-that no query waits for it, by a follower that works for a millisecond and then rests: for thirty
-while events come in, for three while none do, as after a start.
+New entries are indexed in the service's memory. A query does this itself for the entries it needs.
+The index follower does it beforehand, so that queries need not wait. It works for a millisecond and
+then rests: for thirty while events come in, for three while none do, as after a start.
 """
 
 import gc
@@ -26,15 +26,15 @@ from ledger.query.segment_builder import SegmentBuilder, open_index_writer
 from ledger.store.log import LogStore
 from ledger_core.tlog.errors import UnavailableError
 
-LOOK_S: Final = 1.0
-"""Between two looks for a segment that is full."""
+SEAL_POLL_S: Final = 1.0
+"""Seconds between two checks for a full segment."""
 
-FOLLOW_S: Final = 0.05
-"""Between two looks for entries that are new."""
+FOLLOW_POLL_S: Final = 0.05
+"""Seconds between two checks for new entries."""
 
-FOLLOWED_AT_ONCE: Final = 128
-RESTS_FOR: Final = 30
-RESTS_FOR_WHEN_QUIET: Final = 3
+FOLLOW_ENTRIES: Final = 128
+REST_RATIO: Final = 30
+REST_RATIO_WHEN_QUIET: Final = 3
 STOP_WAIT_S: Final = 10.0
 NICENESS: Final = 10
 
@@ -42,7 +42,7 @@ _log = structlog.get_logger("ledger.query")
 
 
 class IndexFollower:
-    """Indexes the newest entries in memory, on a thread of its own, before anybody asks."""
+    """Indexes new entries in memory on a thread of its own, before a query needs them."""
 
     def __init__(self, engine: QueryEngine) -> None:
         self._engine = engine
@@ -65,18 +65,18 @@ class IndexFollower:
             start = time.monotonic()
             try:
                 size_before, size = size, self._engine.tree_size()
-                is_behind = self._engine.advance(FOLLOWED_AT_ONCE)
-            except Exception:  # noqa: BLE001 - the thread's top; queries do its work, and tell
+                is_behind = self._engine.advance(FOLLOW_ENTRIES)
+            except Exception:  # noqa: BLE001 - the thread's top; queries index for themselves
                 _log.exception("index_follower_failed")
                 return
-            # One processor's share is all that Python has: most of it belongs to the requests.
+            # All threads share one processor, and most of it belongs to the requests.
             worked_s = time.monotonic() - start
-            rests_for = RESTS_FOR_WHEN_QUIET if size == size_before else RESTS_FOR
-            rest_s = worked_s * rests_for if is_behind else FOLLOW_S
+            ratio = REST_RATIO_WHEN_QUIET if size == size_before else REST_RATIO
+            rest_s = worked_s * ratio if is_behind else FOLLOW_POLL_S
 
 
 class IndexerProcess:
-    """Runs the keeper of one log's index."""
+    """Starts and stops the process that seals the segments of one log."""
 
     def __init__(self, log_path: Path, index_path: Path) -> None:
         self._log_path = log_path
@@ -84,7 +84,7 @@ class IndexerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def is_running(self) -> bool:
-        """Whether segments are being sealed."""
+        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
@@ -93,12 +93,12 @@ class IndexerProcess:
             [sys.executable, "-m", __name__, str(self._log_path), str(self._index_path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            # Ctrl-C is for the service, which then ends this in order.
+            # Ctrl-C reaches only the service, which then stops this process.
             start_new_session=True,
         )
 
     def stop(self) -> None:
-        """End the process; a segment that it was at is sealed by the next."""
+        """End the process; its successor seals the segment that it was building."""
         process = self._process
         if process is None:
             return
@@ -112,39 +112,39 @@ class IndexerProcess:
             process.stdin.close()
 
 
-def keep(log_path: Path, index_path: Path) -> None:
-    """Seal whatever is full until standard input ends.
+def seal_until_orphaned(log_path: Path, index_path: Path) -> None:
+    """Seal full segments until standard input ends.
 
     Raises: UnavailableError while another process, such as `ledger reindex`, writes the index.
     """
     log = LogStore.open(log_path)
     writer = open_index_writer(index_path)
     try:
-        sealer = SegmentBuilder(log, writer)
-        sealer.prepare()
-        while not _is_alone(0.0):
-            if not sealer.seal_next() and _is_alone(LOOK_S):
+        builder = SegmentBuilder(log, writer)
+        builder.prepare()
+        while not _is_orphaned(0.0):
+            if not builder.seal_next() and _is_orphaned(SEAL_POLL_S):
                 return
     finally:
         writer.close()
         log.close()
 
 
-def _is_alone(wait_s: float) -> bool:
-    """Whether the parent is gone, which ends the pipe; wait so long for it."""
+def _is_orphaned(wait_s: float) -> bool:
+    """Whether the parent ended, which closes the pipe; wait up to `wait_s` for it."""
     return bool(select.select([sys.stdin], [], [], wait_s)[0])
 
 
 def main() -> None:
-    """Keep the index that the command line names, after what is more urgent."""
+    """Seal the segments of the log and index that the command line names, at low priority."""
     os.nice(NICENESS)
-    gc.disable()  # Nothing here has cycles, and a segment is half a million objects.
+    gc.disable()  # A segment is half a million objects without a cycle.
     log_path, index_path = map(Path, sys.argv[1:])
     while True:
         try:
-            return keep(log_path, index_path)
+            return seal_until_orphaned(log_path, index_path)
         except UnavailableError:
-            if _is_alone(LOOK_S):
+            if _is_orphaned(SEAL_POLL_S):
                 return None
 
 

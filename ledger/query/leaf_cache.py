@@ -1,14 +1,14 @@
-"""Leaves by index, for queries: many at once, and those that were just read at hand.
+"""Reads leaves by index for queries, many at once, and caches those that were read last.
 
-A page is spread over the log: its hundred rows may lie in a hundred bundles of 256 entries, and
-reading one row costs the decompression of its bundle. So the rows that were read last are kept: the
-next refinement of a query, or a proof, wants them again.
+The hundred rows of a page may lie in a hundred bundles of 256 entries, and reading one row costs
+the decompression of its bundle. The next refinement of a query, or a proof, wants the same rows
+again.
 """
 
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -16,38 +16,39 @@ from ledger.store.log import LogStore
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle
 
-KEPT_BYTES: Final = 64 << 20
+CACHE_BYTES: Final = 64 << 20
 _ENTRY_BYTES = 100
-"""What an entry of the table takes beside its leaf."""
+"""The memory that an entry of the table takes beside its leaf."""
 
 _read_u16 = struct.Struct(">H").unpack_from
 
 
-class RowReader:
-    """Reads leaves, from any thread."""
+class LeafCache:
+    """Reads leaves and evicts the least recently used ones. Safe from any thread."""
 
-    def __init__(self, log: LogStore, *, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, log: LogStore, *, bytes_max: int = CACHE_BYTES) -> None:
+        """`bytes_max` 0 turns caching off."""
         self._log = log
-        self._kept_bytes = kept_bytes
+        self._bytes_max = bytes_max
         self._leaves: OrderedDict[int, bytes] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
     def leaves(self, indices: Sequence[int]) -> list[bytes]:
-        """The leaves at indices, which are below the durable size, in the order of `indices`.
+        """The leaves at indices below the durable size, in the order of `indices`.
 
-        Cost: 0.1 ms for each bundle with rows that are not at hand.
+        Cost: 0.1 ms for each bundle with rows that are not cached.
         """
-        found = self._kept(indices)
+        found = self._cached(indices)
         missing = sorted(index for index in indices if index not in found)
         for number, some in groupby(missing, lambda index: index // TILE_WIDTH):
             found.update(self._read(number, [index % TILE_WIDTH for index in some]))
-        if missing and self._kept_bytes:
-            self._keep([(index, found[index]) for index in missing])
+        if missing and self._bytes_max:
+            self._cache((index, found[index]) for index in missing)
         return [found[index] for index in indices]
 
     def bundles(self, start: int, end: int) -> Iterator[tuple[int, list[bytes]]]:
-        """The leaves `[start, end)` by bundle, each with the index of its first; none is kept.
+        """The leaves `[start, end)` by bundle, each with the index of its first; none is cached.
 
         Precondition: `end` is at most the durable size.
         """
@@ -57,7 +58,7 @@ class RowReader:
             yield start, decode_bundle(self._bundle(number, stop))[offset:stop]
             start = number * TILE_WIDTH + stop
 
-    def _kept(self, indices: Sequence[int]) -> dict[int, bytes]:
+    def _cached(self, indices: Sequence[int]) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
         with self._lock:
             for index in indices:
@@ -67,18 +68,21 @@ class RowReader:
                     found[index] = leaf
         return found
 
-    def _keep(self, rows: Sequence[tuple[int, bytes]]) -> None:
+    def _cache(self, rows: Iterable[tuple[int, bytes]]) -> None:
         with self._lock:
             for index, leaf in rows:
                 if index not in self._leaves:
                     self._leaves[index] = leaf
                     self._bytes += len(leaf) + _ENTRY_BYTES
-            while self._bytes > self._kept_bytes:
+            while self._bytes > self._bytes_max:
                 _, leaf = self._leaves.popitem(last=False)
                 self._bytes -= len(leaf) + _ENTRY_BYTES
 
     def _read(self, number: int, offsets: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-        """The leaves at ascending offsets of a bundle, with their indices."""
+        """The leaves at ascending offsets of a bundle, with their indices.
+
+        It skips from length to length: most queries want one of the 256 leaves.
+        """
         data = self._bundle(number, offsets[-1] + 1)
         at = passed = 0
         for offset in offsets:

@@ -1,6 +1,6 @@
-"""The questions that follow from an answer: what else, around it, by it, from there.
+"""Builds the follow-up queries of an investigation: around an event, by an actor, from an address.
 
-Each is a query like any other, made from an event or a name instead of from text.
+Each is an expression like any other, built from an event or a name instead of from text.
 """
 
 from ipaddress import ip_network
@@ -35,7 +35,7 @@ _ROLES: Final[dict[str, Role]] = {
 
 
 def around(leaf: bytes, *, minutes: int) -> Expression:
-    """What shares an event's actor, session, source or target, so long before and after it."""
+    """The events that share an actor, session, source or target with one, close to it in time."""
     view = decode_view(leaf)
     shared = [_same(field, value) for field in _REASONS for value in values_of(field, view)]
     at, span = parse_time(view.event.time), minutes * MINUTE_US
@@ -44,12 +44,12 @@ def around(leaf: bytes, *, minutes: int) -> Expression:
 
 
 def _same(field: str, value: str) -> Expression:
-    """The condition on one value; an address is a network of one."""
+    """The condition on one value; an address is a network of one address."""
     return InNetwork(ip_network(value)) if field == "source" else Is(field, value)
 
 
 def around_reasons(leaf: bytes, other: bytes) -> tuple[Reason, ...]:
-    """What two events share."""
+    """The fields that two events share a value of."""
     one, two = decode_view(leaf), decode_view(other)
     return tuple(
         field
@@ -59,28 +59,26 @@ def around_reasons(leaf: bytes, other: bytes) -> tuple[Reason, ...]:
 
 
 def timeline(actor_id: str) -> Expression:
-    """What an actor did, what was done on its behalf, and what was done to it."""
+    """The events of an actor, on its behalf, and with it as a target."""
     return any_of(Is(field, actor_id) for field in _ROLES)
 
 
 def timeline_roles(actor_id: str, leaf: bytes) -> tuple[Role, ...]:
-    """What an actor is in an event."""
+    """The roles of an actor in an event."""
     view = decode_view(leaf)
     return tuple(role for field, role in _ROLES.items() if actor_id in values_of(field, view))
 
 
 def from_source(text: str) -> Expression:
-    """What came from an address or a network. Raises: QueryError when the text is neither."""
-    wanted = ("an address", "a network such as 203.0.113.0/24")
+    """The events from an address or network. Raises: QueryError when the text is neither."""
     try:
-        # In quotes, nothing but one value can come of it.
-        found = parse_query('source:"{}"'.format(text.replace("\\", "\\\\").replace('"', '\\"')))
+        # Quotes keep any text within one value.
+        return parse_query('source:"{}"'.format(text.replace("\\", "\\\\").replace('"', '\\"')))
     except MalformedError:
         raise QueryError(
             "neither an address nor a network",
             text=text,
             position=0,
             length=len(text),
-            expected=wanted,
+            expected=("an address", "a network such as 203.0.113.0/24"),
         ) from None
-    return found

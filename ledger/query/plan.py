@@ -1,20 +1,19 @@
-"""Expression -> plan: which terms of the index to read, and how their answers combine.
+"""Expression -> plan: which terms of the index to read, and how to combine their posting lists.
 
-The index knows most things exactly, and some only nearly: the minute of an event but not its
-second, the beginning of a long value, the first hundred words of a text. So each condition becomes
-two sets,
+The index is exact for most conditions and imprecise for some: it knows the minute of an event but
+not the second, the beginning of a long value, the first 128 words of a text. So each condition
+becomes two sets,
 
-    sure  ⊆  the entries for which it holds  ⊆  maybe
+    must  ⊆  the entries that match  ⊆  may
 
-`and` and `or` act on both alike, `not` swaps their complements, and what lies between the two at
-the end is looked at, row by row (`matching`). Most plans leave nothing between them. A segment that
-has no index yet is the same thing once more: nothing there is sure, and everything may be.
+`and` and `or` act on both alike, and `not` swaps their complements. At the end the executor reads
+the rows that lie between the two (`predicate`); most plans leave none. In a segment that has no
+index yet, `must` is empty and `may` is everything.
 
-Conditions on the index, on ids and on the time of receipt are spans of indices; whoever makes a
-plan has looked these up (`locate`). All of it is pure.
+Conditions on the index, on ids and on the time of receipt are spans of indices: `resolve_ids` looks
+them up before there is a plan. Everything here is pure.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, TypeAlias
@@ -49,11 +48,12 @@ from ledger_core.query.ast import (
     Words,
     time_text,
 )
+from ledger_core.query.fields import DIMENSIONS, FIELDS
 from ledger_core.tlog.hashing import SIZE_MAX
 
 _LAST_CHAR = "\U0010ffff"
 LAST: Final = _LAST_CHAR * (TERM_CHARS_MAX + 1)
-"""Above every value: the upper end of a range that has none."""
+"""A text above every value: the upper end of an open range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +84,15 @@ Read: TypeAlias = Find | Range
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Sure where one of `sure` is; maybe where one of `sure` or `hints` is."""
+    """Must match where a term of `must` stands; may match where one of `must` or `hints` does."""
 
-    sure: tuple[Read, ...]
+    must: tuple[Read, ...]
     hints: tuple[Read, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """An event time `start <= time < end`, as text; the look-up is for segments that lie across."""
+    """An event time `start <= time < end`, as text; `across` is for segments partly inside."""
 
     start: str
     end: str
@@ -116,65 +116,35 @@ class Entries:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Nothing is sure and everything may be."""
+    """Every entry may match and none must: the rows decide."""
 
 
 @dataclass(frozen=True, slots=True)
 class Intersection:
-    """Where all parts are, the one that costs least first."""
+    """The entries of all parts, the cheapest part first."""
 
     parts: "tuple[Node, ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Union:
-    """Where one of the parts is."""
+    """The entries of any part."""
 
     parts: "tuple[Node, ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Complement:
-    """Where the part is not."""
+    """The entries outside the part."""
 
     part: "Node"
 
 
 Node: TypeAlias = Lookup | TimeRange | Span | Entries | Unknown | Intersection | Union | Complement
 
-# How many entries a value of a dimension has, as a rule: few first.
-_RANKS = {
-    name: rank
-    for rank, name in enumerate(
-        (
-            "request",
-            "trace",
-            "session",
-            "target",
-            "credential",
-            "actor",
-            "source",
-            "actor.on_behalf_of",
-            "context",
-            "reason",
-            "field",
-            "word",
-            "tenant",
-            "action",
-            "action.family",
-            "service",
-            "target.type",
-            "hour",
-            "minute",
-            "actor.type",
-            "outcome",
-        )
-    )
-}
-
 
 def make_plan(expression: Expression) -> Node:
-    """The plan of an expression that is resolved and located."""
+    """The plan of an expression whose times and ids are resolved."""
     match expression:
         case Everything():
             return Span(0, SIZE_MAX)
@@ -189,7 +159,7 @@ def make_plan(expression: Expression) -> Node:
         case IndexIn(indices):
             return Entries(indices)
         case Is(field="id") | Between(field="received"):
-            # Left by `locate` because too many ids begin so.
+            # `resolve_ids` leaves a prefix that too many ids share.
             return Unknown()
         case Is():
             return _plan_value(expression)
@@ -202,7 +172,7 @@ def make_plan(expression: Expression) -> Node:
 
 
 def span_of(node: Node, tree_size: int) -> Span:
-    """A span outside of which the node holds for no entry of the tree."""
+    """A span of the tree outside of which no entry matches."""
     match node:
         case Span(start, end):
             return Span(min(start, tree_size), min(end, tree_size))
@@ -219,43 +189,27 @@ def span_of(node: Node, tree_size: int) -> Span:
     return Span(0, tree_size)
 
 
-def reads_of(node: Node) -> Iterable[Read]:
-    """Everything that the plan may read."""
-    match node:
-        case Lookup(sure, hints):
-            return (*sure, *hints)
-        case TimeRange(_, _, across):
-            return reads_of(across)
-        case Intersection(parts) | Union(parts):
-            return [read for part in parts for read in reads_of(part)]
-        case Complement(part):
-            return reads_of(part)
-    return ()
-
-
 def _plan_value(condition: Is) -> Lookup:
-    dimension = condition.field
-    value = condition.value
-    if dimension == "action":
+    dimension, value = condition.field, condition.value
+    if FIELDS[dimension].kind == "action":
         return _plan_action(value, is_prefix=condition.is_prefix)
-    prefix = ""
+    hints: tuple[Read, ...] = ()
     if dimension == "context":
-        prefix = context_prefix(condition.key)
-        value = prefix + value
-    hints: tuple[Read, ...] = (Find(dimension, MORE),) if prefix else ()
+        value = context_prefix(condition.key) + value
+        hints = (Find(dimension, MORE),)
     if condition.is_prefix:
         low = cut(value)
         read: Read = Range(dimension, low, _after(low))
-        # A term that was cut at the very end of the prefix is that of other values too.
-        is_sure = len(value) <= len(low)
+        # A longer prefix is cut, and then other values share its term.
+        is_exact = len(value) <= len(low)
     else:
         read = Find(dimension, cut(value))
-        is_sure = not is_hint(value)
-    return Lookup((read,), hints) if is_sure else Lookup((), (read, *hints))
+        is_exact = not is_hint(value)
+    return Lookup((read,), hints) if is_exact else Lookup((), (read, *hints))
 
 
 def _plan_action(value: str, *, is_prefix: bool) -> Lookup:
-    """Actions are never cut: all of a term is known."""
+    """Actions are never cut, so their terms are exact."""
     if len(value) > LIMITS["action"].most:
         return Lookup(())
     if not is_prefix:
@@ -277,31 +231,32 @@ def _plan_words(condition: Words) -> Node:
             for dimension in dimensions
         ]
         more = tuple(Find(dimension, MORE) for dimension in dimensions)
-        # Several words must stand side by side, which the index does not know.
-        is_sure = len(condition.words) == 1 and not is_hint(word)
-        parts.append(Lookup(tuple(reads), more) if is_sure else Lookup((), (*reads, *more)))
+        # Several words must stand side by side, and the index has no positions.
+        is_exact = len(condition.words) == 1 and not is_hint(word)
+        parts.append(Lookup(tuple(reads), more) if is_exact else Lookup((), (*reads, *more)))
     return parts[0] if len(parts) == 1 else Intersection(tuple(parts))
 
 
 def _plan_time(start: Moment | None, end: Moment | None) -> Node:
-    """Whole hours, whole minutes before and after them, and at the ends minutes to look into."""
+    """Whole hours, whole minutes around them, and as hints the cut minutes at both ends."""
     start_us = start.unix_us if start else 0
     end_us = end.unix_us if end else UNIX_US_END
     first_minute, last_minute = _ceil(start_us, MINUTE_US), _floor(end_us, MINUTE_US)
     first_hour, last_hour = _ceil(first_minute, HOUR_US), _floor(last_minute, HOUR_US)
-    sure: list[Read] = []
     if first_hour < last_hour:
-        sure += _times("minute", first_minute, first_hour)
-        sure += _times("hour", first_hour, last_hour)
-        sure += _times("minute", last_hour, last_minute)
+        must = [
+            *_times("minute", first_minute, first_hour),
+            *_times("hour", first_hour, last_hour),
+            *_times("minute", last_hour, last_minute),
+        ]
     else:
-        sure += _times("minute", first_minute, last_minute)
+        must = _times("minute", first_minute, last_minute)
     hints = tuple(
         Find("minute", _time_text(_floor(us, MINUTE_US))[:MINUTE_CHARS])
         for us in (start_us, end_us)
         if us % MINUTE_US
     )
-    return TimeRange(_time_text(start_us), _time_text(end_us), Lookup(tuple(sure), hints))
+    return TimeRange(_time_text(start_us), _time_text(end_us), Lookup(tuple(must), hints))
 
 
 def _times(dimension: str, start_us: int, end_us: int) -> list[Read]:
@@ -330,28 +285,28 @@ def _network_range(network: IPv4Network | IPv6Network) -> Range:
 
 
 def _after(prefix: str) -> str:
-    """The first text above every text that begins so."""
+    """The first text above every text with this prefix."""
     head = prefix.rstrip(_LAST_CHAR)
     if not head:
         return LAST
     following = chr(ord(head[-1]) + 1)
-    # No text holds a lone surrogate, and none could be encoded.
+    # Values hold no surrogates, and UTF-8 could not encode one.
     return head[:-1] + ("\ue000" if "\ud800" <= following <= "\udfff" else following)
 
 
 def _rank(node: Node) -> int:
-    """A guess at how much a part costs; that of a conjunction which costs least is read first."""
+    """An estimate of a part's cost: an intersection reads its cheapest part first."""
     match node:
         case Span() | Entries():
             return -1
-        case Lookup(sure, hints):
-            return max((_RANKS[read.dimension] for read in (*sure, *hints)), default=0)
+        case Lookup(must, hints):
+            return max((FIELDS[read.dimension].rank for read in (*must, *hints)), default=0)
         case TimeRange():
-            return _RANKS["hour"]
+            return FIELDS["hour"].rank
         case Intersection(parts):
             return min(map(_rank, parts))
         case Union(parts):
             return max(map(_rank, parts))
         case Complement(part):
-            return len(_RANKS) + _rank(part)
-    return 2 * len(_RANKS)
+            return len(DIMENSIONS) + _rank(part)
+    return 2 * len(DIMENSIONS)

@@ -1,14 +1,14 @@
-"""Conditions that the log itself answers, put into terms of indices before there is a plan.
+"""Replaces conditions on ids and on the time of receipt by conditions on indices.
 
-The ids of the log are a sorted table, and the time of receipt never decreases along the log: an id,
-the beginning of one, or a span of receipt is a set of indices, found without the index.
+The log itself answers both without the index, before there is a plan: its ids are a sorted table,
+and the time of receipt never decreases along the log.
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
-from ledger.query.leaf_cache import RowReader
+from ledger.query.leaf_cache import LeafCache
 from ledger.store.index.segment import SegmentRecord
 from ledger.store.log import LogStore
 from ledger_core.query.analyzer import decode_view
@@ -27,36 +27,36 @@ from ledger_core.query.ast import (
 )
 
 IDS_MAX: Final = 10_000
-"""Where more ids begin so, the rows are looked at instead."""
+"""Above this many ids with one prefix, the query reads rows instead."""
 
 
 class IdResolver:
-    """Locates conditions in a tree of one size."""
+    """Resolves conditions in a tree of one size."""
 
     def __init__(
         self,
         log: LogStore,
-        rows: RowReader,
+        leaf_cache: LeafCache,
         *,
         tree_size: int,
         records: Sequence[SegmentRecord],
         segment_entries: int,
     ) -> None:
         self._log = log
-        self._rows = rows
+        self._leaf_cache = leaf_cache
         self._tree_size = tree_size
         self._records = records
         self._segment_entries = segment_entries
 
-    def locate(self, expression: Expression) -> Expression:
-        """The same expression, with the conditions on id and receipt as ones on the index."""
+    def resolve(self, expression: Expression) -> Expression:
+        """The expression with conditions on id and receipt as conditions on the index."""
         match expression:
             case And(parts):
-                return And(tuple(self.locate(part) for part in parts))
+                return And(tuple(self.resolve(part) for part in parts))
             case Or(parts):
-                return Or(tuple(self.locate(part) for part in parts))
+                return Or(tuple(self.resolve(part) for part in parts))
             case Not(part):
-                return Not(self.locate(part))
+                return Not(self.resolve(part))
             case Is("id", value, is_prefix):
                 return self._ids(value) if is_prefix else self._id(value)
             case Between("received", start, end):
@@ -82,14 +82,14 @@ class IdResolver:
         return IndexIn(tuple(sorted(indices)))
 
     def _first_at(self, moment: Moment) -> int:
-        """The first index whose time of receipt is not before a moment.
+        """The first index that was received at a moment or later.
 
         Cost: at most 17 reads of rows, most of them in one bundle.
         """
         text = time_text(moment)
         segment = bisect_left(self._records, text, key=lambda record: record.last_received)
         start = segment * self._segment_entries
-        # Behind the last sealed segment there is no record, and all of the rest is searched.
+        # No records exist past the last sealed segment: the search covers all of that.
         end = start + self._segment_entries if segment < len(self._records) else self._tree_size
         end = min(end, self._tree_size)
         if start >= end:
@@ -97,5 +97,5 @@ class IdResolver:
         return bisect_left(range(end), text, lo=start, key=self._received_at)
 
     def _received_at(self, index: int) -> str:
-        (leaf,) = self._rows.leaves((index,))
+        (leaf,) = self._leaf_cache.leaves((index,))
         return decode_view(leaf).received.time

@@ -1,9 +1,8 @@
-"""Sealing: full segments of the log become segments of the index.
+"""Seals full segments of the log: encodes them and stores them in the index.
 
-It reads the log as any reader does, and nothing waits for it: not the writer, whose entries are
-there to be read the moment they are durable, and no query, which indexes in memory what is not
-sealed yet. So it may be killed at any time; a segment is stored as a whole or not at all, and the
-next one to seal is the number of those that are there.
+The builder reads the log as any reader does, and nothing waits for it: neither the writer, nor a
+query, which indexes unsealed segments in memory. It may be killed at any time: a segment is stored
+as a whole or not at all, and the number of stored segments is the next one to seal.
 """
 
 import gc
@@ -15,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from ledger.query.leaf_cache import RowReader
+from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index.index_store import IndexStore, IndexWriter, check_segment, create_index
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
@@ -25,22 +24,22 @@ from ledger_core.query.analyzer import ANALYSIS, decode_view
 from ledger_core.tlog.errors import VerificationError
 
 Progress = Callable[[int, int], None]
-"""Told the segments done, and their number."""
+"""A callback for the number of finished segments and of all."""
 
 _AHEAD: Final = 2
-"""Segments that each process may be ahead of the writer: 4 MB each."""
+"""Segments, 4 MB each, by which a process may be ahead of the writer."""
 
 
 class SegmentBuilder:
-    """Seals what there is to seal, on the thread that calls it."""
+    """Seals full segments one by one, on the thread that calls it."""
 
     def __init__(self, log: LogStore, writer: IndexWriter) -> None:
         self._log = log
         self._writer = writer
-        self._rows = RowReader(log, kept_bytes=0)
+        self._leaf_cache = LeafCache(log, bytes_max=0)
 
     def prepare(self) -> bool:
-        """Begin the index anew when other rules made it; tell whether that was so."""
+        """Clear the index if other rules of analysis made it; return whether they did."""
         analysis, segment_entries = self._writer.made_by()
         if analysis == ANALYSIS:
             return False
@@ -48,21 +47,24 @@ class SegmentBuilder:
         return True
 
     def seal_next(self) -> bool:
-        """Seal one segment if there is one. Cost: 15 µs an entry, and one sync."""
+        """Seal the next segment if it is full; return whether it was.
+
+        Cost: 15 µs an entry, and one sync.
+        """
         segment = self._writer.sealed()
         _, segment_entries = self._writer.made_by()
         if self._log.head().tree_size < (segment + 1) * segment_entries:
             return False
-        self._writer.put(segment, make_segment(self._rows, segment, segment_entries))
+        self._writer.put(segment, build_segment(self._leaf_cache, segment, segment_entries))
         return True
 
 
-def make_segment(rows: RowReader, segment: int, segment_entries: int) -> SealedSegment:
-    """A full segment of the log, as it is stored in the index."""
+def build_segment(leaf_cache: LeafCache, segment: int, segment_entries: int) -> SealedSegment:
+    """A full segment of the log as the index stores it."""
     start = segment * segment_entries
     terms = SegmentTerms()
     first = last = b""
-    for _, leaves in rows.bundles(start, start + segment_entries):
+    for _, leaves in leaf_cache.bundles(start, start + segment_entries):
         terms.add(leaves)
         first = first or leaves[0]
         last = leaves[-1]
@@ -78,7 +80,7 @@ def make_segment(rows: RowReader, segment: int, segment_entries: int) -> SealedS
 
 
 def open_index_writer(path: Path, *, segment_entries: int = SEGMENT_ENTRIES_MAX) -> IndexWriter:
-    """The index at `path`, for writing; made when there is none."""
+    """Open the index at `path` for writing; create it if there is none."""
     if not (path / "data.mdb").exists():
         create_index(path, analysis=ANALYSIS, segment_entries=segment_entries)
     return IndexWriter.open(path)
@@ -92,9 +94,9 @@ def reindex(
     processes: int | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> int:
-    """Make the index anew from the log; the number of segments sealed.
+    """Build the index anew from the log; return the number of segments.
 
-    As many processes make segments as there are processors, or as are asked for.
+    It starts `processes` processes, by default one for each processor.
     Raises: UnavailableError while another process, such as the service, writes it.
     """
     writer = open_index_writer(path, segment_entries=segment_entries)
@@ -103,8 +105,8 @@ def reindex(
         total = log.head().tree_size // segment_entries
         workers = min(processes or os.cpu_count() or 1, total)
         progress(0, total)
-        made = _make_all(log, total, segment_entries, workers)
-        for segment, sealed in enumerate(made):
+        built = _build_all(log, total, segment_entries, workers)
+        for segment, sealed in enumerate(built):
             writer.put(segment, sealed)
             progress(segment + 1, total)
         return total
@@ -115,47 +117,47 @@ def reindex(
 def check_index(
     log: LogStore, index: IndexStore, *, progress: Progress = lambda _done, _total: None
 ) -> int:
-    """Hold the index against itself and against the log; the number of segments that passed.
+    """Check the index against itself and against the log; return the number of segments.
 
     Raises: VerificationError or MalformedError that names the first wrong segment.
-    Cost: as making it anew, in one process.
+    Cost: that of building it anew in one process.
     """
-    rows = RowReader(log, kept_bytes=0)
+    leaf_cache = LeafCache(log, bytes_max=0)
     segment = 0
     while True:
-        # One read transaction a segment: a long one would keep pages from being used again.
+        # One read transaction a segment: LMDB cannot reuse pages while a long one lasts.
         with index.snapshot() as snapshot:
             total = len(snapshot.records)
             if segment >= total:
                 return segment
             if snapshot.analysis != ANALYSIS:
                 raise VerificationError(
-                    f"the index was made by the rules {snapshot.analysis!r}, these are {ANALYSIS!r}"
+                    f"the index was built by the rules {snapshot.analysis!r}, want {ANALYSIS!r}"
                 )
             if (segment + 1) * snapshot.segment_entries > log.head().tree_size:
-                raise VerificationError(
-                    f"segment {segment} is of entries that the log does not have"
-                )
-            check_segment(snapshot, segment, make_segment(rows, segment, snapshot.segment_entries))
+                raise VerificationError(f"segment {segment} has entries that the log does not have")
+            check_segment(
+                snapshot, segment, build_segment(leaf_cache, segment, snapshot.segment_entries)
+            )
         segment += 1
         progress(segment, total)
 
 
-def _make_all(
+def _build_all(
     log: LogStore, total: int, segment_entries: int, workers: int
 ) -> Iterator[SealedSegment]:
     """All segments, in order."""
     if workers <= 1:
-        rows = RowReader(log, kept_bytes=0)
+        leaf_cache = LeafCache(log, bytes_max=0)
         for segment in range(total):
-            yield make_segment(rows, segment, segment_entries)
+            yield build_segment(leaf_cache, segment, segment_entries)
         return
-    # LMDB must not be carried through fork().
+    # An LMDB environment must not cross fork().
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _Worker.start, (log.path,)) as pool:
         pending: deque[Future[SealedSegment]] = deque()
         for segment in range(total):
-            pending.append(pool.submit(_Worker.make, segment, segment_entries))
+            pending.append(pool.submit(_Worker.build, segment, segment_entries))
             if len(pending) > _AHEAD * workers:
                 yield pending.popleft().result()
         while pending:
@@ -163,17 +165,17 @@ def _make_all(
 
 
 class _Worker:
-    """What a process that makes segments holds."""
+    """The state of a process that builds segments."""
 
-    rows: RowReader
+    leaf_cache: LeafCache
 
     @classmethod
     def start(cls, log_path: Path) -> None:
-        """Open the log in this process. Nothing that is made here has cycles to collect."""
+        """Open the log in this process. Segments have no cycles, so collection is off."""
         gc.disable()
-        cls.rows = RowReader(LogStore.open(log_path), kept_bytes=0)
+        cls.leaf_cache = LeafCache(LogStore.open(log_path), bytes_max=0)
 
     @classmethod
-    def make(cls, segment: int, segment_entries: int) -> SealedSegment:
-        """Make one segment."""
-        return make_segment(cls.rows, segment, segment_entries)
+    def build(cls, segment: int, segment_entries: int) -> SealedSegment:
+        """Build one segment."""
+        return build_segment(cls.leaf_cache, segment, segment_entries)

@@ -53,7 +53,7 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
                    "segment"                 u64 entries in a segment: 65,536
                    "generation"              u64, one more whenever the index was begun anew
 
-A dimension's number is its place in `DIMENSIONS`, counted from 1; values are UTF-8 without NUL.
+A dimension has its number in the table `ledger_core.query.fields`; values are UTF-8 without NUL.
 A full tile is 16,352 bytes because that and LMDB's 16-byte page header are four pages exactly. The
 first 8,192 of them are the public tile. The rows of the open bundle sort before all bundles, so a
 new bundle is always the last key and LMDB fills its pages whole.

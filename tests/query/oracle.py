@@ -1,14 +1,16 @@
-"""What a query should answer, told by looking at every event: slow, plain, and no code of ours.
+"""The oracle: tests every event against a query, slowly and plainly, without any code of ours.
 
-It reads leaves with the standard library's JSON and knows the conditions as the documentation
-tells them, not as the index keeps them.
+It reads leaves with the standard library's JSON and implements conditions as the documentation
+describes them, not as the index stores them.
 """
 
 import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import cache, lru_cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -28,9 +30,8 @@ from ledger_core.query.ast import (
 JSON = dict[str, Any]
 
 
-def matching_indices(query: Expression, leaves: Sequence[bytes], *, now_unix_us: int) -> list[int]:
-    """The indices of the leaves for which a query holds."""
-    entries = [json.loads(leaf) for leaf in leaves]
+def matching_indices(query: Expression, entries: Sequence[JSON], *, now_unix_us: int) -> list[int]:
+    """The indices of the entries for which a query holds."""
     return [i for i, entry in enumerate(entries) if holds(query, i, entry, now_unix_us)]
 
 
@@ -69,28 +70,33 @@ def holds(query: Expression, index: int, entry: JSON, now: int) -> bool:
 
 def values_of(field: str, event: JSON, key: str = "") -> list[str]:
     """The values of a field in an event."""
-    actor, source = event["actor"], event.get("source", {})
-    context = event.get("context", {})
-    found: dict[str, list[Any]] = {
-        "action": [event["action"]],
-        "actor": [actor["id"]],
-        "actor.type": [actor.get("type")],
-        "actor.on_behalf_of": [actor.get("on_behalf_of", {}).get("id")],
-        "context": [text for path, text in scalars("", context) if path == key],
-        "credential": [actor.get("credential")],
-        "field": [change["path"] for change in event.get("changes", [])],
-        "id": [event["id"]],
-        "outcome": [event["outcome"]],
-        "request": [text for path, text in scalars("", context) if path == "request_id"],
-        "service": [source.get("service")],
-        "session": [actor.get("session")],
-        "source": [source.get("ip")],
-        "target": [target["id"] for target in event.get("targets", [])],
-        "target.type": [target.get("type") for target in event.get("targets", [])],
-        "tenant": [event.get("tenant")],
-        "trace": [text for path, text in scalars("", context) if path == "trace_id"],
-    }
-    return [value for value in found[field] if value is not None]
+    return [value for value in VALUES[field](event, key) if value is not None]
+
+
+def context_values(event: JSON, key: str) -> list[str]:
+    """The values of the context at a path."""
+    return [text for path, text in scalars("", event.get("context", {})) if path == key]
+
+
+VALUES: dict[str, Callable[[JSON, str], list[Any]]] = {
+    "context": context_values,
+    "action": lambda e, _: [e["action"]],
+    "actor": lambda e, _: [e["actor"]["id"]],
+    "actor.type": lambda e, _: [e["actor"].get("type")],
+    "actor.on_behalf_of": lambda e, _: [e["actor"].get("on_behalf_of", {}).get("id")],
+    "credential": lambda e, _: [e["actor"].get("credential")],
+    "field": lambda e, _: [change["path"] for change in e.get("changes", [])],
+    "id": lambda e, _: [e["id"]],
+    "outcome": lambda e, _: [e["outcome"]],
+    "request": lambda e, _: context_values(e, "request_id"),
+    "service": lambda e, _: [e.get("source", {}).get("service")],
+    "session": lambda e, _: [e["actor"].get("session")],
+    "source": lambda e, _: [e.get("source", {}).get("ip")],
+    "target": lambda e, _: [target["id"] for target in e.get("targets", [])],
+    "target.type": lambda e, _: [target.get("type") for target in e.get("targets", [])],
+    "tenant": lambda e, _: [e.get("tenant")],
+    "trace": lambda e, _: context_values(e, "trace_id"),
+}
 
 
 def facet_counts(field: str, entries: Sequence[JSON]) -> Counter[str]:
@@ -127,7 +133,7 @@ def names_of(event: JSON) -> list[str]:
 
 def has_words(text: str, words: list[str], is_prefix: bool) -> bool:
     """Whether words stand side by side in a text."""
-    found = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold())
+    found = words_in(text)
     for start in range(len(found) - len(words) + 1):
         part = found[start : start + len(words)]
         last = part[-1].startswith(words[-1]) if is_prefix else part[-1] == words[-1]
@@ -136,9 +142,14 @@ def has_words(text: str, words: list[str], is_prefix: bool) -> bool:
     return False
 
 
+@lru_cache
+def words_in(text: str) -> list[str]:
+    """The words of a text, folded."""
+    return re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold())
+
+
+@cache
 def unix_us(time: str) -> int:
     """Microseconds since 1970 of a time as it stands in the log."""
-    from datetime import UTC, datetime
-
     moment = datetime.fromisoformat(time) - datetime(1970, 1, 1, tzinfo=UTC)
     return moment.days * 86_400_000_000 + moment.seconds * 1_000_000 + moment.microseconds

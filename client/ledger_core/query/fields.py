@@ -1,30 +1,148 @@
-"""The dimensions of the index, and the numbers that stand for them on disk."""
+"""The one table of query fields: what a query can name, and what the index stores of an event.
 
-from typing import Final
+From a row derive the field's name and help in the language (`parser`, docs/search.md), how its
+value is read (`value_parser`), its values in an event (`predicate`), its dimension in the index
+with the number that stands for it on disk (`ledger.store.keyspace`), its place in a plan
+(`ledger.query.plan`), and whether a search can count it (`ledger.query.facets`).
 
-DIMENSIONS: Final = (
-    "action",
-    "action.family",
-    "actor",
-    "actor.on_behalf_of",
-    "actor.type",
-    "context",
-    "credential",
-    "field",
-    "hour",
-    "minute",
-    "outcome",
-    "reason",
-    "received",
-    "request",
-    "service",
-    "session",
-    "source",
-    "target",
-    "target.type",
-    "tenant",
-    "trace",
-    "word",
+A new dimension is one row here with the next free number, and one line in `analyzer.EventView`
+where that does not decode the value yet. Numbers are part of the index format: never change or
+reuse one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias
+
+from ledger_core.query.analyzer import EventView, context_values
+
+Kind: TypeAlias = Literal[
+    "action", "address", "id", "index", "outcome", "since", "text", "time", "until", "words"
+]
+"""How a value is read and compared. `text`: exactly, or by its beginning."""
+
+ReadValues: TypeAlias = Callable[[EventView], Sequence[str]]
+"""The values of a field in an event; ABSENT may be among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A row of the table.
+
+    At most one of `attribute`, `read_several` and `context_key` says where the values are.
+    """
+
+    name: str
+    meaning: str = ""
+    """Help for users; empty for a dimension that the index derives and the language cannot name."""
+    example: str = ""
+    aliases: tuple[str, ...] = ()
+    kind: Kind = "text"
+    number: int | None = None
+    """The dimension's number on disk, 1 to 255; None: not in the index."""
+    rank: int = 0
+    """How many entries share a value, compared to other fields: plans read low ranks first."""
+    attribute: str = ""
+    """Where an EventView holds the one value."""
+    read_several: ReadValues | None = None
+    """Reads the values where an event may have none or many."""
+    context_key: str = ""
+    """The key of `context` that holds the value."""
+    is_facet: bool = False
+    """Whether a search can count its values."""
+    has_column: bool = False
+    """Whether segments store the value of each entry too: for facets over very many values."""
+
+    @property
+    def syntax(self) -> str:
+        """The name as the documentation shows it."""
+        return "context.KEY" if self.name == "context" else self.name
+
+    def reader(self, path: str = "") -> ReadValues:
+        """A function that reads the field's values from an event; `path` is one of `context`."""
+        if self.attribute:
+            read_one = attrgetter(self.attribute)
+            return lambda event: (read_one(event),)
+        return self.read_several or partial(context_values, path=self.context_key or path)
+
+
+def _behalf_ids(event: EventView) -> tuple[str, ...]:
+    principal = event.actor.on_behalf_of
+    return () if principal is None else (principal.id,)
+
+
+_ROWS = (
+    Field("actor", "the id of the actor", "actor:u_5", ("actor.id",), number=3, rank=5,
+          attribute="actor.id", is_facet=True, has_column=True),
+    Field("actor.type", "the type of the actor", "actor.type:service", number=5, rank=19,
+          attribute="actor.type", is_facet=True),
+    Field("actor.on_behalf_of", "the id of whom the actor acted for", "actor.on_behalf_of:u_88",
+          number=4, rank=7, read_several=_behalf_ids, is_facet=True),
+    Field("action", "the action", "action:login.*", kind="action", number=1, rank=13,
+          attribute="action", is_facet=True),
+    Field("target", "the id of a target", "target:r_17,r_18", ("target.id",), number=18, rank=3,
+          read_several=lambda event: [target.id for target in event.targets], is_facet=True),
+    Field("target.type", "the type of a target", "target.type:invoice", number=19, rank=16,
+          read_several=lambda event: [target.type for target in event.targets], is_facet=True),
+    Field("source", "the source address, or its network", "source:203.0.113.0/24", ("source.ip",),
+          kind="address", number=17, rank=6, attribute="source.ip", is_facet=True, has_column=True),
+    Field("outcome", "success, failure, denied or unknown", "outcome:failure,denied",
+          kind="outcome", number=11, rank=20, attribute="outcome", is_facet=True),
+    Field("tenant", "the tenant", "tenant:acme", number=20, rank=12,
+          attribute="tenant", is_facet=True),
+    Field("session", "the session of the actor", "session:s_9", ("actor.session",),
+          number=16, rank=2, attribute="actor.session", is_facet=True),
+    Field("credential", "the credential of the actor", "credential:tok_17", ("actor.credential",),
+          number=7, rank=4, attribute="actor.credential", is_facet=True),
+    Field("service", "the service that the event came through", "service:api",
+          ("source.service",), number=15, rank=15, attribute="source.service", is_facet=True),
+    Field("request", "the request id in the context", "request:r-1", ("context.request_id",),
+          number=14, rank=0, context_key="request_id"),
+    Field("trace", "the trace id in the context", "trace:4bf9*", ("context.trace_id",),
+          number=21, rank=1, context_key="trace_id"),
+    Field("reason", "words of the reason", 'reason:"legal hold"', kind="words", number=12, rank=9),
+    Field("id", "the id of the event", "id:0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50", kind="id",
+          attribute="id"),
+    Field("index", "the index in the log, or a range", "index:100..199", kind="index"),
+    Field("time", "when it happened", "time:2026-11-24..2026-11-25", kind="time"),
+    Field("since", "as `time`, from then on", "since:-24h", kind="since"),
+    Field("until", "as `time`, up to then", "until:2026-11-25T12:00Z", kind="until"),
+    Field("received", "when the log received it", "received:-1h..", kind="time", number=13),
+    Field("field", "the path of a change", "field:/role", number=8, rank=10,
+          read_several=lambda event: [change.path for change in event.changes]),
+    Field("context", "a value of the context by its path", "context.region:eu-west-1",
+          number=6, rank=8),
+    # The index derives these from other fields, for `action:iam.*`, for times and for free text.
+    Field("action.family", number=2, rank=14),
+    Field("hour", number=9, rank=17),
+    Field("minute", number=10, rank=18),
+    Field("word", number=22, rank=11),
+)  # fmt: skip
+
+FIELDS: Final[Mapping[str, Field]] = MappingProxyType({row.name: row for row in _ROWS})
+"""Every row by its name."""
+
+LANGUAGE: Final = tuple(row for row in _ROWS if row.meaning)
+"""The fields that a query can name, in the order of the documentation."""
+
+DIMENSION_NUMBERS: Final[Mapping[str, int]] = MappingProxyType(
+    {row.name: row.number for row in _ROWS if row.number is not None}
 )
+"""The number that stands for a dimension on disk."""
 
-DIMENSION_NUMBERS: Final = {name: number for number, name in enumerate(DIMENSIONS, start=1)}
+DIMENSIONS: Final = tuple(sorted(DIMENSION_NUMBERS, key=DIMENSION_NUMBERS.__getitem__))
+"""The dimensions of the index in the order in which segments store them."""
+
+FACETS: Final = tuple(sorted(row.name for row in _ROWS if row.is_facet))
+"""The fields whose values a search can count."""
+
+COLUMNS: Final = tuple(name for name in DIMENSIONS if FIELDS[name].has_column)
+"""The dimensions of which segments store the value of each entry."""
+
+CONTEXT_DIMENSIONS: Final[Mapping[str, str]] = MappingProxyType(
+    {row.context_key: row.name for row in _ROWS if row.context_key}
+)
+"""The keys of `context` that have dimensions of their own."""

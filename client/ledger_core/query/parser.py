@@ -1,35 +1,33 @@
-"""The language that a responder types, read into an expression.
+"""Query text -> expression.
 
     actor:u_5 action:login.* outcome:failure source:203.0.113.0/24 since:-24h
     (target.type:invoice OR target:r_17) NOT actor.type:service "access review"
 
-* Conditions side by side must all hold; `AND` may stand between them, `OR` is weaker, `NOT` binds
-  what follows it. These three are written in capitals; parentheses group.
-* `field:value` is exact. `a,b` is any of them. A `*` at the end of a value: whatever begins so.
-  A value with a space, a comma, a quote, a parenthesis or a star in it goes into quotes; there,
-  `\\"` and `\\\\` stand for `"` and `\\`.
-* A text without a field is looked for in names, reasons and actions: all of its words, whatever the
-  case of their letters; in quotes, side by side in one text.
-* `time` and `received` take a range `A..B`, one end of which may be missing, or one time that means
-  all of its day, hour, minute, second. `since:A` and `until:B` are `time:A..B`. Days are those of
-  UTC, or of the zone behind them (`2026-11-24+02:00`); a time of day needs its zone. `-24h` is so
-  long ago: whole minutes, counted from the start of this one, or seconds with `s`; `now` is now.
+* Conditions side by side must all hold; `AND` between them is optional, `OR` binds weaker, `NOT`
+  negates the condition behind it. These three are written in capitals; parentheses group.
+* `field:value` is exact; `a,b` is any of the values; a `*` at the end matches every value that
+  begins so. Quote a value with a space, a comma, a quote, a parenthesis or a star in it; inside
+  quotes, `\\"` and `\\\\` stand for `"` and `\\`.
+* Text without a field searches names, reasons and actions for all of its words, ignoring case;
+  quoted words must stand side by side in one text.
+* `time` and `received` take a range `A..B`, of which one end may be missing, or one time that means
+  its whole day, hour, minute or second. `since:A` and `until:B` are `time:A..B`. Days are UTC, or
+  of the zone behind them (`2026-11-24+02:00`); a time of day needs its zone. `-24h` is 24 hours
+  ago, counted from the start of the current minute, with `s` from the current second; `now` is now.
 
     query  = and *( "OR" and )          and   = not *( ["AND"] not )
     not    = "NOT" not / "(" query ")" / field ":" value *( "," value ) / text
 
-A mistake is one error that says where, what was expected, and the nearest name there is.
+A mistake raises one QueryError with its place, what was expected, and the nearest known name.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from difflib import get_close_matches
-from types import MappingProxyType
 from typing import Final, NoReturn
 
-from ledger_core.query.analyzer import REQUEST_KEY, TRACE_KEY
 from ledger_core.query.ast import Everything, Expression, Not, all_of, any_of
+from ledger_core.query.fields import FIELDS, LANGUAGE
 from ledger_core.query.value_parser import RefusedValueError, Value, read_condition, read_words
 from ledger_core.tlog.errors import MalformedError
 
@@ -39,10 +37,10 @@ NESTING_MAX: Final = 32
 
 
 class QueryError(MalformedError):
-    """A query is refused: what is wrong, where in `text`, and what would have been right.
+    """A query is wrong: what is wrong, where in `text`, and what was `expected` there.
 
-    `position` counts characters from 0, `length` may be 0 at the end of the text. `nearest` is the
-    name of a field or of a value that may have been meant.
+    `position` counts characters from 0; `length` may be 0 at the end of the text. `nearest` is the
+    known field or value that is spelled most like the wrong one.
     """
 
     def __init__(
@@ -65,45 +63,9 @@ class QueryError(MalformedError):
         self.nearest = nearest
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A field that can be asked for: what it means, and an example."""
-
-    name: str
-    meaning: str
-    example: str
-    aliases: tuple[str, ...] = ()
-
-
-_FIELDS = (
-    Field("actor", "the id of the actor", "actor:u_5", ("actor.id",)),
-    Field("actor.type", "the type of the actor", "actor.type:service"),
-    Field("actor.on_behalf_of", "the id of whom the actor acted for", "actor.on_behalf_of:u_88"),
-    Field("action", "the action", "action:login.*"),
-    Field("target", "the id of a target", "target:r_17,r_18", ("target.id",)),
-    Field("target.type", "the type of a target", "target.type:invoice"),
-    Field("source", "the source address, or its network", "source:203.0.113.0/24", ("source.ip",)),
-    Field("outcome", "success, failure, denied or unknown", "outcome:failure,denied"),
-    Field("tenant", "the tenant", "tenant:acme"),
-    Field("session", "the session of the actor", "session:s_9", ("actor.session",)),
-    Field("credential", "the credential of the actor", "credential:tok_17", ("actor.credential",)),
-    Field("service", "the service that the event came through", "service:api", ("source.service",)),
-    Field("request", "the request id in the context", "request:r-1", (f"context.{REQUEST_KEY}",)),
-    Field("trace", "the trace id in the context", "trace:4bf9*", (f"context.{TRACE_KEY}",)),
-    Field("reason", "words of the reason", 'reason:"legal hold"'),
-    Field("id", "the id of the event", "id:0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"),
-    Field("index", "the index in the log, or a range", "index:100..199"),
-    Field("time", "when it happened", "time:2026-11-24..2026-11-25"),
-    Field("since", "as `time`, from then on", "since:-24h"),
-    Field("until", "as `time`, up to then", "until:2026-11-25T12:00Z"),
-    Field("received", "when the log received it", "received:-1h.."),
-    Field("field", "the path of a change", "field:/role"),
-    Field("context.KEY", "a value of the context by its path", "context.region:eu-west-1"),
-)
-FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field for field in _FIELDS})
-"""Every field of the language by its name; `context.KEY` stands for all paths."""
-
-_NAMES = {name: field.name for field in _FIELDS for name in (field.name, *field.aliases)}
+_NAMES = {name: field.name for field in LANGUAGE for name in (field.name, *field.aliases)}
+_NAMES.pop("context")  # Its path is part of the name.
+_SPELLINGS = (*_NAMES, FIELDS["context"].syntax)
 _CONTEXT = "context."
 
 _match_space = re.compile(r"\s*").match
@@ -111,13 +73,13 @@ _match_run = re.compile(r"[^\s\"()]+").match
 _match_value = re.compile(r"[^\s\"(),]+").match
 _QUOTED = r'"(?:[^"\\]|\\["\\])*"'
 _match_quoted = re.compile(_QUOTED).match
-# The name as it stands, and of `context.` the path: in quotes, or plain.
+# The name as written; behind `context.` the path, quoted or plain.
 _match_field = re.compile(rf'(context\.(?:({_QUOTED})|([^\s":(),*]+))|[^\s":(),*]+):').match
 _KEYWORDS = ("AND", "OR", "NOT")
 
 
 def parse_query(text: str) -> Expression:
-    """Read a query; an empty one is every event.
+    """Read a query; an empty text means every event.
 
     Raises: QueryError.
     """
@@ -132,7 +94,7 @@ def parse_query(text: str) -> Expression:
 
 
 class _Parser:
-    """Reads one text, from left to right."""
+    """A recursive-descent parser of one text."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -151,14 +113,14 @@ class _Parser:
 
     def _or(self) -> Expression:
         parts = [self._and()]
-        while self._take("OR"):
+        while self._accept("OR"):
             parts.append(self._and())
         return any_of(parts)
 
     def _and(self) -> Expression:
         parts = [self._not()]
         while True:
-            if self._take("AND"):
+            if self._accept("AND"):
                 parts.append(self._not())
             elif self._is_end() or self._text[self._at] == ")" or self._peek() == "OR":
                 return all_of(parts)
@@ -168,7 +130,7 @@ class _Parser:
     def _not(self) -> Expression:
         self._nest()
         try:
-            if self._take("NOT"):
+            if self._accept("NOT"):
                 return Not(self._not())
             if not self._is_end() and self._text[self._at] == "(":
                 return self._group()
@@ -205,18 +167,18 @@ class _Parser:
         return any_of(parts)
 
     def _field(self, name: str, quoted: str, plain: str) -> tuple[str, str]:
-        """The field of a name, and the path where it is `context`."""
+        """The field of a name, and the path if the field is `context`."""
         if name in _NAMES:
             return _NAMES[name], ""
         key = _unquote(quoted) if quoted else plain
         if f"{_CONTEXT}{key}" in _NAMES:
             return _NAMES[f"{_CONTEXT}{key}"], ""
         if not key:
-            near = get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.6)
+            near = get_close_matches(name.lower(), _SPELLINGS, n=1, cutoff=0.6)
             self._fail(
                 f"there is no field {name[:64]}",
                 length=len(name),
-                expected=tuple(FIELDS),
+                expected=tuple(field.syntax for field in LANGUAGE),
                 nearest=near[0] if near else None,
             )
         return "context", key
@@ -262,7 +224,7 @@ class _Parser:
         run = _match_run(self._text, self._at)
         return run[0] if run else ""
 
-    def _take(self, keyword: str) -> bool:
+    def _accept(self, keyword: str) -> bool:
         if self._peek() != keyword:
             return False
         self._advance(len(keyword))

@@ -1,7 +1,7 @@
-"""Values of the query language: what stands behind a field's colon, read into a condition.
+"""Reads a value of the query language, the text behind a field's colon, into a condition.
 
-Each kind of field has its own reader here; where a value is no such thing, `RefusedValueError`
-says what would be, and the parser adds the place.
+Each kind of field (`fields.Kind`) has its reader here. A reader refuses a wrong value with
+`RefusedValueError`, which lists right ones; the parser adds the place in the query.
 """
 
 import re
@@ -27,6 +27,7 @@ from ledger_core.query.ast import (
     Words,
     all_of,
 )
+from ledger_core.query.fields import FIELDS, Kind
 from ledger_core.tlog.hashing import SIZE_MAX
 
 _TIMES = ("2026-11-24", "2026-11-24T10:00Z", "2026-11-24..2026-11-25", "-24h", "now")
@@ -46,7 +47,7 @@ _match_time = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value as it was written: its text without quotes, and what stood around it."""
+    """A value as it was written: its text without quotes and star, and whether it had them."""
 
     text: str
     is_prefix: bool = False
@@ -54,7 +55,7 @@ class Value:
 
 
 class RefusedValueError(Exception):
-    """The value is none of this field: why, what would be, and what may have been meant."""
+    """A value does not fit its field: why, which values would, and the nearest of these."""
 
     def __init__(
         self, message: str, *, expected: Sequence[str] = (), nearest: str | None = None
@@ -66,20 +67,20 @@ class RefusedValueError(Exception):
 
 
 def read_condition(field: str, value: Value, *, key: str = "") -> Expression:
-    """The condition that a field has this value; `key` is the path where it is `context`.
+    """The condition that a field has this value; `key` is the path if the field is `context`.
 
     Raises: RefusedValueError.
     """
     if "\0" in value.text:
         raise RefusedValueError("no value of the log holds a NUL")
-    read = _READERS.get(field)
+    read = _READERS.get(FIELDS[field].kind)
     if read is not None:
         return read(field, value)
     return Is(field, value.text, is_prefix=value.is_prefix, key=key)
 
 
 def read_words(field: str, value: Value) -> Expression:
-    """The condition that an event has these words: in quotes, side by side in one text.
+    """The condition that an event has these words; quoted ones stand side by side in one text.
 
     Raises: RefusedValueError.
     """
@@ -123,7 +124,7 @@ def _read_source(field: str, value: Value) -> Expression:
 def _network_of(value: Value) -> IPv4Network | IPv6Network:
     if value.is_prefix:
         if not _match_octets(value.text):
-            raise ValueError("a star stands for whole numbers between dots")
+            raise ValueError("a star replaces whole numbers between dots")
         given = value.text.count(".")
         return ip_network(f"{value.text}{'.'.join('0' * (4 - given))}/{8 * given}")
     if "/" in value.text:
@@ -182,7 +183,7 @@ def _read_time(field: str, value: Value) -> Expression:
 
 
 def _read_moment(text: str) -> tuple[Moment, Moment]:
-    """The first moment of what a text names, and the first after it."""
+    """The first moment of the time that a text names, and the first moment after it."""
     if text == "now":
         return (Moment(0, relative=True),) * 2
     relative = _match_relative(text)
@@ -209,15 +210,14 @@ def _read_moment(text: str) -> tuple[Moment, Moment]:
     return Moment(start), Moment(min(start + unit_us, UNIX_US_END))
 
 
-_READERS: Mapping[str, Callable[[str, Value], Expression]] = {
+_READERS: Mapping[Kind, Callable[[str, Value], Expression]] = {
     "action": _read_action,
-    "outcome": _read_outcome,
-    "source": _read_source,
-    "reason": read_words,
+    "address": _read_source,
     "id": _read_id,
     "index": _read_index,
-    "time": _read_time,
+    "outcome": _read_outcome,
     "since": _read_time,
+    "time": _read_time,
     "until": _read_time,
-    "received": _read_time,
+    "words": read_words,
 }

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from ledger.query.cursor import ORDERS, Order
 from ledger.query.engine import Answer, Row
-from ledger.query.facets import FACET_FIELDS, UNITS, Facet, FacetField, Histogram, Unit
+from ledger.query.facets import UNITS, Unit
 from ledger.query.pivots import around, around_reasons, from_source, timeline, timeline_roles
 from ledger.service.auth import authenticate
 from ledger.service.context import Service
@@ -34,17 +34,10 @@ from ledger.service.http.router import (
 from ledger.service.routes.events import PRIVATE, find_event
 from ledger.service.routes.proving import check_within, prove_consistency, prove_inclusion
 from ledger_client.runtime.clock import unix_us
-from ledger_core.api import (
-    Bucket,
-    FacetAnswer,
-    FacetValue,
-    FoundEvent,
-    HistogramAnswer,
-    SearchAnswer,
-    SeenAnswer,
-)
+from ledger_core.api import FoundEvent, SearchAnswer, SeenAnswer
 from ledger_core.event.model import Received
 from ledger_core.query.ast import Expression, format_query
+from ledger_core.query.fields import FACETS
 from ledger_core.query.parser import QUERY_CHARS_MAX, parse_query
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
@@ -79,7 +72,7 @@ class Page:
     order: Order = "newest"
     proof: bool = False
     from_size: int | None = None
-    facets: tuple[FacetField, ...] = ()
+    facets: tuple[str, ...] = ()
     histogram: Unit | None = None
     explain: bool = False
 
@@ -92,7 +85,7 @@ async def search_events(
     limit: int = LIMIT_DEFAULT,
     cursor: str | None = None,
     order: Order = "newest",
-    facets: tuple[FacetField, ...] = (),
+    facets: tuple[str, ...] = (),
     histogram: Unit | None = None,
     explain: bool = False,
     proof: bool = False,
@@ -148,7 +141,7 @@ async def read_timeline(
     limit: int = LIMIT_DEFAULT,
     cursor: str | None = None,
     order: Order = "newest",
-    facets: tuple[FacetField, ...] = (),
+    facets: tuple[str, ...] = (),
     histogram: Unit | None = None,
     proof: bool = False,
     from_size: int | None = None,
@@ -196,7 +189,7 @@ async def read_seen(service: Service, request: web.BaseRequest, *, source: str) 
             tree_size=seen.tree_size,
             total=seen.total,
             total_exact=seen.total_exact,
-            actions=_facet(answer.facets[0]),
+            actions=answer.facets[0],
             first=None if seen.first is None else found_event(seen.first),
             last=None if seen.last is None else found_event(seen.last),
         )
@@ -300,27 +293,8 @@ def _answer(
             for row in found.rows
         ),
         cursor=found.cursor,
-        facets=tuple(map(_facet, found.facets)),
-        histogram=None if found.histogram is None else _histogram(found.histogram),
-    )
-
-
-def _facet(facet: Facet) -> FacetAnswer:
-    return FacetAnswer(
-        field=facet.field,
-        values=tuple(FacetValue(value, count) for value, count in facet.counts),
-        others=facet.others,
-        exact=facet.exact,
-        counted=facet.counted,
-    )
-
-
-def _histogram(histogram: Histogram) -> HistogramAnswer:
-    return HistogramAnswer(
-        unit=histogram.unit,
-        buckets=tuple(Bucket(start, count) for start, count in histogram.buckets),
-        exact=histogram.exact,
-        counted=histogram.counted,
+        facets=found.facets,
+        histogram=found.histogram,
     )
 
 
@@ -342,12 +316,12 @@ def bounded_parameter(name: str, help_: str, *, most: int, least: int = 0) -> Pa
     )
 
 
-def _parse_facets(text: str) -> tuple[FacetField, ...]:
+def _parse_facets(text: str) -> tuple[str, ...]:
     names = text.split(",")
-    fields = tuple(field for field in FACET_FIELDS if field in names)
+    fields = tuple(field for field in FACETS if field in names)
     for name in names:
-        if name not in FACET_FIELDS:
-            raise MalformedError(f"{excerpt(name)} is not one of {', '.join(FACET_FIELDS)}")
+        if name not in FACETS:
+            raise MalformedError(f"{excerpt(name)} is not one of {', '.join(FACETS)}")
     if len(fields) != len(names):
         raise MalformedError("a field stands twice")
     return fields
@@ -379,9 +353,9 @@ _FACETS: Final = Parameter(
     parse=_parse_facets,
     schema={
         "type": "string",
-        "pattern": "^({0})(,({0}))*$".format("|".join(FACET_FIELDS).replace(".", r"\.")),
+        "pattern": "^({0})(,({0}))*$".format("|".join(FACETS).replace(".", r"\.")),
     },
-    help=f"Count the values of these fields, with commas between: {', '.join(FACET_FIELDS)}.",
+    help=f"Count the values of these fields, with commas between: {', '.join(FACETS)}.",
 )
 _HISTOGRAM: Final = choice_parameter(
     "histogram", UNITS, "Count the events by the hour or day at which they happened."

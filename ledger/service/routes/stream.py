@@ -24,7 +24,7 @@ import msgspec
 from aiohttp import web
 
 from ledger.query.engine import Row
-from ledger.query.leaf_cache import RowReader
+from ledger.query.leaf_cache import LeafCache
 from ledger.service.context import Service
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import NDJSON
@@ -83,7 +83,7 @@ class _EventStream:
     def _find(self, start: int, end: int, head: SignedCheckpoint | None) -> list[FoundEvent]:
         store = self.service.store
         found = []
-        for first, leaves in RowReader(store).bundles(start, end):
+        for first, leaves in LeafCache(store).bundles(start, end):
             for index, leaf in enumerate(leaves, first):
                 if self.matches(index, leaf):
                     event = found_event(Row(index, leaf))

@@ -1,4 +1,4 @@
-"""The keeper and the follower of an index: they work beside whoever else does, and end in time."""
+"""The indexer process and the index follower: they work beside other users of the log, and end."""
 
 import random
 import subprocess
@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from ledger.query import indexer as upkeep
+from ledger.query import indexer
 from ledger.query.engine import QueryEngine
 from ledger.query.indexer import IndexerProcess, IndexFollower
 from ledger.query.segment_builder import open_index_writer
@@ -16,24 +16,24 @@ from tests.query.events import make_entries, make_log, random_event
 WAIT_S = 20.0
 
 
-def test_a_keeper_runs_until_it_is_stopped(tmp_path: Path) -> None:
+def test_the_indexer_runs_until_it_is_stopped(tmp_path: Path) -> None:
     create_log(tmp_path / "log", origin="example.com/audit")
-    keeper = IndexerProcess(tmp_path / "log", tmp_path / "index")
-    keeper.start()
+    process = IndexerProcess(tmp_path / "log", tmp_path / "index")
+    process.start()
     deadline_s = time.monotonic() + WAIT_S
     while not (tmp_path / "index" / "data.mdb").exists():
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
-    assert keeper.is_running()
-    keeper.stop()
-    assert not keeper.is_running()
+    assert process.is_running()
+    process.stop()
+    assert not process.is_running()
     open_index_writer(tmp_path / "index").close()
 
 
-def test_a_keeper_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
+def test_the_indexer_ends_when_its_parent_has_ended(tmp_path: Path) -> None:
     create_log(tmp_path / "log", origin="example.com/audit")
     process = subprocess.Popen(
-        [sys.executable, "-m", upkeep.__name__, tmp_path / "log", tmp_path / "index"],
+        [sys.executable, "-m", indexer.__name__, tmp_path / "log", tmp_path / "index"],
         stdin=subprocess.PIPE,
     )
     assert process.stdin is not None
@@ -41,7 +41,7 @@ def test_a_keeper_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
     assert process.wait(WAIT_S) == 0
 
 
-def test_the_newest_entries_are_indexed_before_anybody_asks(tmp_path: Path) -> None:
+def test_the_follower_indexes_new_entries_before_a_query_needs_them(tmp_path: Path) -> None:
     rng = random.Random(1)
     writer = make_log(
         tmp_path / "log", make_entries([random_event(rng, number) for number in range(1000)])
