@@ -1,0 +1,17 @@
+"""The HTTP service of a ledger. Its modules in reading order:
+
+settings        every setting, in one table
+data_dir        the files of a ledger's folder
+app             opens the parts, runs and stops them
+context         the parts of a running service, as handlers get them
+ingest          the append path, from a body to the sequencer
+secret_filter   refuses or masks events with secrets
+private_fields  erasable fields: commitments, and the values behind them
+query_pool      the threads that run searches
+stored_events   events of the log as answers show them
+auth            bearer tokens
+token_admin     makes tokens, beside a running service
+outbox          appends the events that `token_admin` leaves
+http/           requests and answers, whatever they are about
+routes/         the resources, a module each
+"""

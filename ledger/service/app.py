@@ -1,8 +1,8 @@
-"""A ledger's folder, served: the parts are put together, run, and stopped in order.
+"""The life cycle of a service: its parts are opened, run, and stopped in order.
 
-Stopping: no new connection, then the requests in flight are answered (the writer and the publisher
-still run for them), then the last head is published, then the writer ends. What was acknowledged is
-on the disk in any case.
+A stop takes no new connection, answers the requests in flight (the writer and the publisher still
+run for them), publishes the last head, and ends the writer. Acknowledged events are on the disk in
+any case.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ from ledger.query.engine import QueryEngine
 from ledger.query.executor import QueryLimits
 from ledger.query.indexer import IndexerProcess
 from ledger.query.segment_builder import open_index_writer
-from ledger.service.context import Service
+from ledger.service.context import ServiceContext
 from ledger.service.data_dir import DirectoryPaths, open_private, read_signers
 from ledger.service.http.openapi import make_openapi
 from ledger.service.http.problems import log_failure
 from ledger.service.http.server import Server
-from ledger.service.ingest import Appender, LogClock
+from ledger.service.ingest import IngestPipeline, LogClock
 from ledger.service.outbox import Outbox
-from ledger.service.private_fields import Field, PrivateFields, parse_fields
-from ledger.service.query_pool import Searcher
+from ledger.service.private_fields import PrivateField, PrivateFields, parse_fields
+from ledger.service.query_pool import QueryPool
 from ledger.service.routes import ROUTES
 from ledger.service.secret_filter import SecretFilter
 from ledger.service.settings import Settings
@@ -71,23 +71,23 @@ async def serve(
     Raises: UnavailableError when another process writes the ledger, a part of it is missing or
     the address is taken; MalformedError and VerificationError when what is there can't be trusted.
     """
-    async with open_service(directory, settings) as service:
-        runner = web.ServerRunner(Server(service, ROUTES), shutdown_timeout=settings.stop_wait_s)
+    async with open_service(directory, settings) as context:
+        runner = web.ServerRunner(Server(context, ROUTES), shutdown_timeout=settings.stop_wait_s)
         await runner.setup()
         try:
             address = await listen(runner, settings.listen)
-            _log.info("serving", address=address, tree_size=service.tree_size)
+            _log.info("serving", address=address, tree_size=context.tree_size)
             if on_ready is not None:
                 on_ready(address)
             await stop.wait()
             _log.info("stopping")
         finally:
-            service.stopping.set()
+            context.stopping.set()
             await runner.cleanup()
 
 
 @asynccontextmanager
-async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Service]:
+async def open_service(directory: Path, settings: Settings) -> AsyncIterator[ServiceContext]:
     """The running parts of a ledger, without a socket. Raises: as `serve`."""
     paths = DirectoryPaths(directory)
     signers = read_signers(paths)
@@ -97,12 +97,12 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
     fields = _read_fields(paths)
     writer = LogWriter.open(paths.log, map_bytes=settings.map_bytes)
     with ExitStack() as opening, ExitStack() as opened:
-        opening.callback(writer.close)  # Later the sequencer does it, when it has stopped.
+        opening.callback(writer.close)  # After this block the sequencer closes it.
         access = AccessStore.open(paths.access)
         opened.callback(access.close)
         private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES))
         opened.callback(private.close)
-        searcher = _open_searcher(paths, writer.store, settings, opened)
+        query_pool = _open_query_pool(paths, writer.store, settings, opened)
         opening.pop_all()
         closing = opened.pop_all()
     sequencer = Sequencer(
@@ -111,7 +111,7 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
         waiting_bytes_max=settings.waiting_bytes_max,
     )
     try:
-        service = _make_service(
+        context = _make_context(
             settings=settings,
             signers=signers,
             evidence=paths.evidence,
@@ -120,22 +120,22 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
             policy_text=policy_bytes.decode(errors="replace"),
             writer=writer,
             access=access,
-            privacy=PrivateFields(private, fields),
-            searcher=searcher,
+            private_fields=PrivateFields(private, fields),
+            query_pool=query_pool,
             sequencer=sequencer,
         )
-        async with _background(service):
-            yield service
+        async with _background(context):
+            yield context
         with suppress(UnavailableError, VerificationError):  # either has been logged already
-            await service.publisher.publish()
+            await context.publisher.publish()
     finally:
-        # First what reads the log, then the log.
-        await asyncio.to_thread(searcher.close)
+        # The readers of the log close before the log.
+        await asyncio.to_thread(query_pool.close)
         await sequencer.stop()
         closing.close()
 
 
-def _make_service(
+def _make_context(
     *,
     settings: Settings,
     signers: Sequence[LogSigner],
@@ -145,10 +145,10 @@ def _make_service(
     policy_text: str,
     writer: LogWriter,
     access: AccessStore,
-    privacy: PrivateFields,
-    searcher: Searcher,
+    private_fields: PrivateFields,
+    query_pool: QueryPool,
     sequencer: Sequencer,
-) -> Service:
+) -> ServiceContext:
     store = writer.store
     origin = store.origin()
     for signer in signers:
@@ -169,7 +169,7 @@ def _make_service(
     replace(policy, quorum=None).check(publisher.sign().note)
     clock = LogClock(last=last_received_time(store), read_unix_ns=time.time_ns)
     reader = PrivateReader(_id_maker(clock.now), clock.now)
-    return Service(
+    return ServiceContext(
         origin=origin,
         verifier_keys=tuple(str(signer.verifier) for signer in signers),
         policy=policy,
@@ -179,35 +179,35 @@ def _make_service(
         access=access,
         sequencer=sequencer,
         publisher=publisher,
-        appender=Appender(
+        ingest=IngestPipeline(
             sequencer=sequencer,
             clock=clock,
             reader=reader,
-            privacy=privacy,
-            guard=SecretFilter(rules, settings.secrets, reader),
+            private_fields=private_fields,
+            secret_filter=SecretFilter(rules, settings.secrets, reader),
         ),
-        privacy=privacy,
-        searcher=searcher,
+        private_fields=private_fields,
+        query_pool=query_pool,
         openapi=make_openapi(),
         stopping=asyncio.Event(),
     )
 
 
-def _open_searcher(
+def _open_query_pool(
     paths: DirectoryPaths, store: LogStore, settings: Settings, opened: ExitStack
-) -> Searcher:
-    """The engine over the log and its index, which is made when there is none; its keeper runs.
+) -> QueryPool:
+    """The query engine over the log and its index, with the indexer process running.
 
-    Index and keeper are closed by `opened`.
+    A missing index is made. `opened` closes the index and stops the process.
     """
     if not paths.index.exists():
         open_index_writer(paths.index).close()
     index = IndexStore.open(paths.index)
     opened.callback(index.close)
-    keeper = IndexerProcess(paths.log, paths.index)
-    keeper.start()
-    opened.callback(keeper.stop)
-    return Searcher(
+    indexer = IndexerProcess(paths.log, paths.index)
+    indexer.start()
+    opened.callback(indexer.stop)
+    return QueryPool(
         QueryEngine(store, index),
         limits=QueryLimits(rows_scanned=settings.query_rows_max, time_s=settings.query_time_s),
         threads=settings.query_threads,
@@ -217,22 +217,22 @@ def _open_searcher(
 
 
 @asynccontextmanager
-async def _background(service: Service) -> AsyncIterator[None]:
-    """The tasks beside the requests; one that ends by itself makes the service not ready."""
+async def _background(context: ServiceContext) -> AsyncIterator[None]:
+    """Run the tasks beside the requests; one that fails makes the service not ready."""
     outbox = Outbox(
-        access=service.access,
-        appender=service.appender,
-        interval_s=service.settings.outbox_interval_s,
+        access=context.access,
+        ingest=context.ingest,
+        interval_s=context.settings.outbox_interval_s,
     )
-    # An erasure that was done before a crash, its event not logged.
-    for erasure in service.privacy.store.unlogged():
-        service.access.enqueue(erasure.event_json)
-        service.privacy.store.finish(erasure)
-    # The log knows of a token before anybody can use it.
-    await outbox.drain()
+    # A crash may have come between an erasure and its event.
+    for erasure in context.private_fields.store.unlogged():
+        context.access.enqueue(erasure.event_json)
+        context.private_fields.store.finish(erasure)
+    # The log has the event of a token before anybody can use the token.
+    await outbox.append_waiting()
     tasks = [
-        asyncio.create_task(_watched(service, name, work))
-        for name, work in (("publisher", service.publisher.run()), ("outbox", outbox.run()))
+        asyncio.create_task(_watched(context, name, work))
+        for name, work in (("publisher", context.publisher.run()), ("outbox", outbox.run()))
     ]
     try:
         yield
@@ -242,12 +242,12 @@ async def _background(service: Service) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _watched(service: Service, name: str, work: Awaitable[None]) -> None:
+async def _watched(context: ServiceContext, name: str, work: Awaitable[None]) -> None:
     try:
         await work
-    except Exception as error:  # noqa: BLE001 - a task's top; whoever asks /readyz must hear of it
+    except Exception as error:  # noqa: BLE001 - a task's top; /readyz reports it
         log_failure("task_failed", error, task=name)
-    service.broken.append(f"the task {name} has ended")
+    context.broken.append(f"the task {name} has ended")
 
 
 def _id_maker(now: Callable[[], int]) -> Callable[[], str]:
@@ -267,7 +267,7 @@ def _read_rules(paths: DirectoryPaths) -> SecretRules:
     return parse_rules(paths.secrets.read_text(encoding="utf-8"))
 
 
-def _read_fields(paths: DirectoryPaths) -> tuple[Field, ...]:
+def _read_fields(paths: DirectoryPaths) -> tuple[PrivateField, ...]:
     if not paths.private_fields.exists():
         return ()
     return parse_fields(paths.private_fields.read_text(encoding="utf-8"))

@@ -1,13 +1,15 @@
-"""Who asks, and what they may do: bearer tokens.
+"""Authentication by bearer tokens: which token a request carries, and its scopes.
 
-A token is looked up on every request, so one that was revoked is refused from the next request on.
-A known and an unknown token cost the same: one SHA-256 and one point read by the hash, in which no
-comparison of secrets can leak.
+A token is looked up on every request, so a revoked one is refused from the next request on. A known
+and an unknown token cost the same: one SHA-256 and one point read by the hash. No secret is
+compared with another, so no comparison can leak one.
 
 Source: RFC 6750.
 """
 
 from typing import Final
+
+from aiohttp import web
 
 from ledger.service.http.problems import ProblemError
 from ledger.store.tokens import AccessStore, TokenRecord, TokenScope
@@ -17,11 +19,12 @@ _CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
 _INVALID: Final = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
-def authenticate(access: AccessStore, authorization: str | None, scope: TokenScope) -> TokenRecord:
-    """The token that a request carries, when it has the scope.
+def authenticate(access: AccessStore, request: web.BaseRequest, scope: TokenScope) -> TokenRecord:
+    """The token that a request carries, if it has the scope.
 
-    Raises: ProblemError with 401 for none or an unknown one, 403 without the scope.
+    Raises: ProblemError with 401 for a missing or unknown token, 403 without the scope.
     """
+    authorization = request.headers.get("Authorization")
     if authorization is None:
         raise ProblemError("token-missing", "a token is needed", headers=_CHALLENGE)
     if authorization[: len(_SCHEME)].lower() != _SCHEME:

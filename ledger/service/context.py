@@ -1,4 +1,4 @@
-"""What a running service consists of, and the heads that it proves against."""
+"""The parts of a running service, and the signed heads that answers are proved against."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
 from ledger.service.http.problems import retry_later
-from ledger.service.ingest import Appender
+from ledger.service.ingest import IngestPipeline
 from ledger.service.private_fields import PrivateFields
-from ledger.service.query_pool import Searcher
+from ledger.service.query_pool import QueryPool
 from ledger.service.settings import Settings
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
@@ -17,8 +17,8 @@ from ledger_core.tlog.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
-    """The parts, made once at the start; every handler gets them as its first argument."""
+class ServiceContext:
+    """The parts, made once at the start; the first argument of every handler."""
 
     origin: str
     verifier_keys: tuple[str, ...]
@@ -29,14 +29,14 @@ class Service:
     access: AccessStore
     sequencer: Sequencer
     publisher: Publisher
-    appender: Appender
-    privacy: PrivateFields
-    searcher: Searcher
+    ingest: IngestPipeline
+    private_fields: PrivateFields
+    query_pool: QueryPool
     openapi: bytes
     stopping: asyncio.Event
-    """Set when the service is told to stop: what has no end by itself ends then."""
+    """Set when the service is told to stop: streams end then."""
     broken: list[str] = field(default_factory=list)
-    """Background tasks that ended though they should not have."""
+    """Reasons why the service is not ready: background tasks that ended by an error."""
 
     @property
     def tree_size(self) -> int:
@@ -44,9 +44,9 @@ class Service:
         return self.sequencer.head.tree_size
 
     async def acknowledged_head(self, tree_size: int) -> SignedCheckpoint:
-        """A signed head of at least this size, which is durable: what an append is proved against.
+        """A signed head of at least this durable size, against which an append is proved.
 
-        Under a policy without a quorum it is signed now. With one only a published head meets it.
+        Under a policy without a quorum it is signed now; only a published head meets a quorum.
         Raises: as `published_covering`.
         """
         if self.policy.quorum is None:
@@ -56,7 +56,7 @@ class Service:
     async def published_covering(
         self, tree_size: int, *, wait_s: float | None = None
     ) -> SignedCheckpoint:
-        """The published head, as soon as it is at least this large.
+        """Wait until the published head is at least this large.
 
         Raises: ProblemError when that takes too long, VerificationError when signing has stopped.
         """

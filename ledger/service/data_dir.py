@@ -1,19 +1,19 @@
-"""A ledger's folder: what lies where, and how one is made.
+"""The folder of a ledger: its files, and how it is made.
 
 DIR/ledger.toml   settings of this ledger
 DIR/key           the signing key, one line, mode 0600
 DIR/policy        the log's verifier key, its witnesses, the quorum
-DIR/secrets.toml  rules of secrets beside those of the house, when there is one
-DIR/private.toml  fields that the service commits to, when there is one
-DIR/private.key   what wraps the keys of erasable values, mode 0600; made when it is missing
-DIR/private/      LMDB and a file of keys: erasable values; made when it is missing
+DIR/secrets.toml  the user's own rules of secrets; optional
+DIR/private.toml  fields that the service commits to; optional
+DIR/private.key   wraps the keys of erasable values, mode 0600; made if it is missing
+DIR/private/      LMDB and a file of keys: erasable values; made if it is missing
 DIR/log/          LMDB: the log
-DIR/index/        LMDB: what finds events; made from the log when it is missing
+DIR/index/        LMDB: the index; made from the log if it is missing
 DIR/access/       LMDB: access tokens, by hash
+DIR/evidence/     heads that show that a witness has seen another history; made when needed
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -33,66 +33,22 @@ KEYS_MAX: Final = 2
 """Ed25519, and ML-DSA-44 beside it."""
 
 
-@dataclass(frozen=True, slots=True)
 class DirectoryPaths:
-    """The places inside a ledger's folder."""
+    """The paths inside a ledger's folder, which the head of this module describes."""
 
-    root: Path
-
-    @property
-    def settings(self) -> Path:
-        """The settings file."""
-        return self.root / "ledger.toml"
-
-    @property
-    def key(self) -> Path:
-        """The signing key."""
-        return self.root / "key"
-
-    @property
-    def policy(self) -> Path:
-        """The trust policy."""
-        return self.root / "policy"
-
-    @property
-    def secrets(self) -> Path:
-        """The user's rules of secrets, which need not exist."""
-        return self.root / "secrets.toml"
-
-    @property
-    def private_fields(self) -> Path:
-        """The fields that the service commits to; the file need not exist."""
-        return self.root / "private.toml"
-
-    @property
-    def private_key(self) -> Path:
-        """What wraps the keys of erasable values."""
-        return self.root / "private.key"
-
-    @property
-    def private(self) -> Path:
-        """The store of erasable values."""
-        return self.root / "private"
-
-    @property
-    def log(self) -> Path:
-        """The environment of the log."""
-        return self.root / "log"
-
-    @property
-    def index(self) -> Path:
-        """The environment of the index, which can be made again from the log."""
-        return self.root / "index"
-
-    @property
-    def evidence(self) -> Path:
-        """What shows that a witness knows another history; made when there is some."""
-        return self.root / "evidence"
-
-    @property
-    def access(self) -> Path:
-        """The environment of access tokens."""
-        return self.root / "access"
+    def __init__(self, root: Path) -> None:
+        self.root: Final = root
+        self.settings: Final = root / "ledger.toml"
+        self.key: Final = root / "key"
+        self.policy: Final = root / "policy"
+        self.secrets: Final = root / "secrets.toml"
+        self.private_fields: Final = root / "private.toml"
+        self.private_key: Final = root / "private.key"
+        self.private: Final = root / "private"
+        self.log: Final = root / "log"
+        self.index: Final = root / "index"
+        self.access: Final = root / "access"
+        self.evidence: Final = root / "evidence"
 
 
 def create_directory(

@@ -1,24 +1,23 @@
-"""The hot path: a body's events become prepared entries, a place in the queue, and an outcome each.
+"""The append path: the events of a body become prepared entries, are queued, and get outcomes.
 
     raw ── read ──> event ── stamp ──> leaf, leaf hash ── queue ──> commit ──> index
          (may yield)      └── one synchronous step, no await ──┘
 
 The time of receipt never runs backwards along the log. So the clock is read, the leaves are made
 and the entries are queued in one step of the event loop: the order of the queue is the order of the
-times. Whatever takes long, decoding and checking, comes before it.
+times. Slow work, decoding and checking, comes before that step.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from msgspec import UNSET, UnsetType
 
 from ledger.log.sequencer import Sequencer
-from ledger.service.altered import AlteredEvent
 from ledger.service.http.problems import ProblemError, explain, make_problem
 from ledger.service.http.request_body import ParsedBody
-from ledger.service.private_fields import PrivateFields
+from ledger.service.private_fields import ChangedEvent, PrivateFields
 from ledger.service.secret_filter import SecretFilter
 from ledger.store.writer import AppendResult, NewEntry, Placement
 from ledger_core.api import Masked, Refused, Result
@@ -29,13 +28,13 @@ from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64
 
 YIELD_EVERY: Final = 256
-"""Events read between two chances for other requests: a few milliseconds of work."""
+"""Events read before other requests get their turn: a few milliseconds of work."""
 
 
 class LogClock:
-    """Microseconds since 1970 that never decrease, whatever happens to the system's clock.
+    """Microseconds since 1970 that never decrease, even if the system's clock is set back.
 
-    `last` is when the last entry of the log was received, None for an empty log.
+    `last` is the time of receipt of the last entry of the log, None for an empty log.
     """
 
     def __init__(self, *, last: str | None, read_unix_ns: Callable[[], int]) -> None:
@@ -43,14 +42,12 @@ class LogClock:
         self._read_unix_ns = read_unix_ns
 
     def now(self) -> int:
-        """The time now, or that of the last call when the system's clock went back since."""
-        now_us = self._read_unix_ns() // 1000
-        if now_us > self._last_us:
-            self._last_us = now_us
+        """The time now, or that of the last call if the system's clock went back since."""
+        self._last_us = max(self._last_us, self._read_unix_ns() // 1000)
         return self._last_us
 
 
-class Appender:
+class IngestPipeline:
     """Appends the events of requests to one log."""
 
     def __init__(
@@ -59,80 +56,86 @@ class Appender:
         sequencer: Sequencer,
         clock: LogClock,
         reader: Reader,
-        privacy: PrivateFields,
-        guard: SecretFilter,
+        private_fields: PrivateFields,
+        secret_filter: SecretFilter,
     ) -> None:
         self._sequencer = sequencer
         self._clock = clock
-        self._privacy = privacy
-        self._guard = guard
+        self._private_fields = private_fields
+        self._secret_filter = secret_filter
         self.reader: Final = reader
 
     async def append(
-        self, items: ParsedBody, *, by: str, tenant: str | None
+        self, body: ParsedBody, *, by: str, tenant: str | None
     ) -> list[Result | Refused]:
         """Log the events of a body for the principal `by`; the outcome of each, in their order.
 
-        `tenant`: the only one whose events are taken, None for all. The new events get consecutive
-        indices. When this returns they are durable.
+        `tenant` is the only one whose events are accepted; None accepts all. The new events get
+        consecutive indices. They are durable when this returns.
         Raises: as `Sequencer.append`, with nothing kept; EventError when a body that should be one
         event isn't even JSON.
         """
-        reads = await _read(items, tenant, self._guard)
-        self._guard.report()
-        await self._settle(reads)
+        reads = await self._read(body, tenant)
+        self._secret_filter.report()
+        reads = await self._store_private(reads)
         # From here to the queue nothing is awaited; append() queues before it awaits.
         received = Received(by=by, time=format_time(self._clock.now()))
-        entries = _stamp(reads, received)
+        stamped = [_stamp(read, received) for read in reads]
+        entries = [entry for entry in stamped if isinstance(entry, NewEntry)]
         if not entries:
-            return [read for read in reads if isinstance(read, Refused)]
+            return [entry for entry in stamped if isinstance(entry, Refused)]
         commit = await self._sequencer.append(entries)
-        landed = iter(zip(entries, commit.placed, strict=True))
+        placed = iter(commit.placed)
         return [
-            read if isinstance(read, Refused) else _outcome(read, *next(landed), received)
-            for read in reads
+            entry if isinstance(entry, Refused) else _outcome(read, entry, next(placed), received)
+            for read, entry in zip(reads, stamped, strict=True)
         ]
 
     def now(self) -> int:
         """The time of the log, in microseconds since 1970."""
         return self._clock.now()
 
-    async def _settle(self, reads: list[ReadEvent | Refused]) -> None:
-        """Keep what is private in events, before any of them can be in the log."""
-        concerned = [
-            (position, read)
-            for position, read in enumerate(reads)
-            if isinstance(read, ReadEvent) and self._privacy.is_concerned(read)
-        ]
-        if not concerned:
-            return
-        settled = await asyncio.to_thread(self._privacy.settle, [read for _, read in concerned])
-        for (position, _), outcome in zip(concerned, settled, strict=True):
-            reads[position] = (
-                Refused(explain(outcome).problem) if isinstance(outcome, EventError) else outcome
+    async def _read(self, body: ParsedBody, tenant: str | None) -> list[ReadEvent | Refused]:
+        reads: list[ReadEvent | Refused] = []
+        for start in range(0, len(body.raws), YIELD_EVERY):
+            if start:
+                await asyncio.sleep(0)
+            some = body.raws[start : start + YIELD_EVERY]
+            reads += self._secret_filter.check(
+                [_read_one(body, bytes(raw), tenant) for raw in some]
             )
+        return reads
+
+    async def _store_private(
+        self, reads: Sequence[ReadEvent | Refused]
+    ) -> list[ReadEvent | Refused]:
+        """Store the private values of events, before any of the events can be in the log."""
+        affected = {
+            position: read
+            for position, read in enumerate(reads)
+            if isinstance(read, ReadEvent) and self._private_fields.applies_to(read)
+        }
+        if not affected:
+            return list(reads)
+        stored = await asyncio.to_thread(
+            self._private_fields.commit_and_store, list(affected.values())
+        )
+        replaced = dict(zip(affected, map(_refuse_error, stored), strict=True))
+        return [replaced.get(position, read) for position, read in enumerate(reads)]
 
 
-async def _read(
-    items: ParsedBody, tenant: str | None, guard: SecretFilter
-) -> list[ReadEvent | Refused]:
-    reads: list[ReadEvent | Refused] = []
-    for start in range(0, len(items.raws), YIELD_EVERY):
-        if start:
-            await asyncio.sleep(0)
-        some = items.raws[start : start + YIELD_EVERY]
-        reads += guard.check([_read_one(items, bytes(raw), tenant) for raw in some])
-    return reads
+def _refuse_error(read: ReadEvent | EventError) -> ReadEvent | Refused:
+    return Refused(explain(read).problem) if isinstance(read, EventError) else read
 
 
-def _read_one(items: ParsedBody, raw: bytes, tenant: str | None) -> ReadEvent | Refused:
+def _read_one(body: ParsedBody, raw: bytes, tenant: str | None) -> ReadEvent | Refused:
     try:
-        read = items.read(raw)
+        read = body.read(raw)
         if tenant is not None and read.event.tenant != tenant:
             raise _wrong_tenant(read.event.tenant)
     except (EventError, ProblemError) as error:
         refused = explain(error).problem
-        if not items.is_batch and refused.slug in ("not-json", "not-msgpack"):
+        if not body.is_batch and refused.slug in ("not-json", "not-msgpack"):
             raise
         return Refused(refused)
     return read
@@ -145,27 +148,23 @@ def _wrong_tenant(got: str | UnsetType) -> ProblemError:
     )
 
 
-def _stamp(reads: list[ReadEvent | Refused], received: Received) -> list[NewEntry]:
-    """The entries of the events that were read; one whose leaf is too large becomes refused."""
-    entries: list[NewEntry] = []
-    for position, read in enumerate(reads):
-        if isinstance(read, Refused):
-            continue
-        event_json = read.event_json
-        try:
-            leaf = format_leaf(event_json=event_json, by=received.by, received_time=received.time)
-        except EventError as error:
-            reads[position] = Refused(explain(error).problem)
-            continue
-        entries.append(
-            NewEntry(read.id_bytes, leaf, leaf_hash(leaf), event_json, "time" in read.filled)
-        )
-    return entries
+def _stamp(read: ReadEvent | Refused, received: Received) -> NewEntry | Refused:
+    """The entry of an event; an event whose leaf would be too large is refused."""
+    if isinstance(read, Refused):
+        return read
+    event_json = read.event_json
+    try:
+        leaf = format_leaf(event_json=event_json, by=received.by, received_time=received.time)
+    except EventError as error:
+        return Refused(explain(error).problem)
+    return NewEntry(read.id_bytes, leaf, leaf_hash(leaf), event_json, "time" in read.filled)
 
 
 def _outcome(
-    read: ReadEvent, entry: NewEntry, placed: AppendResult, received: Received
+    read: ReadEvent | Refused, entry: NewEntry, placed: AppendResult, received: Received
 ) -> Result | Refused:
+    if isinstance(read, Refused):
+        return read
     if placed.placement is Placement.CONFLICT:
         return Refused(
             make_problem(
@@ -180,12 +179,12 @@ def _outcome(
         duplicate=placed.placement is Placement.DUPLICATE,
         filled=read.filled,
     )
-    if isinstance(read, AlteredEvent):
+    if isinstance(read, ChangedEvent):
         result.masked = tuple(Masked(path=hit.path, rule=hit.rule) for hit in read.masked)
         result.committed = read.committed
     event = read.event
     if result.duplicate:
-        # It is the first one that counts: whoever sent it, and whenever that was.
+        # The first event counts, with its own sender and time of receipt.
         stored = parse_leaf(placed.leaf)
         event = stored.event
         result.received = stored.received

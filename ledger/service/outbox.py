@@ -1,7 +1,7 @@
-"""Events that the command line left for the log: the making and revoking of tokens.
+"""The outbox: events about tokens, made by the command line, that the running service appends.
 
-Each has its id from the start. It is cleared once it is durable in the log, so a crash between the
-two only makes it a duplicate.
+An event has its id from the start and is cleared once it is durable in the log. A crash between the
+two only appends it again, as a duplicate.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from ledger.service.http.request_body import ParsedBody
-from ledger.service.ingest import Appender
+from ledger.service.ingest import IngestPipeline
 from ledger.store.tokens import AccessStore
 from ledger_core.api import Refused
 from ledger_core.tlog.errors import UnavailableError
@@ -23,40 +23,40 @@ _log = structlog.get_logger("ledger.service")
 
 
 class Outbox:
-    """Takes the outbox of the access store into the log."""
+    """Appends the events of the access store's outbox to the log."""
 
-    def __init__(self, *, access: AccessStore, appender: Appender, interval_s: float) -> None:
+    def __init__(self, *, access: AccessStore, ingest: IngestPipeline, interval_s: float) -> None:
         self._access = access
-        self._appender = appender
+        self._ingest = ingest
         self._interval_s = interval_s
         self._refused: set[int] = set()
 
     async def run(self) -> None:
-        """Drain once an interval, until cancelled."""
+        """Append what waits, once an interval, until cancelled."""
         while True:
             await asyncio.sleep(self._interval_s)
-            await self.drain()
+            await self.append_waiting()
 
-    async def drain(self) -> None:
-        """Append what is there, and clear it; what can't be appended now waits."""
+    async def append_waiting(self) -> None:
+        """Append the waiting events and clear them; after an error they stay for the next time."""
         try:
             waiting = [row for row in self._access.outbox() if row[0] not in self._refused]
             for start in range(0, len(waiting), EVENTS_MAX):
-                await self._take(waiting[start : start + EVENTS_MAX])
+                await self._append(waiting[start : start + EVENTS_MAX])
         except UnavailableError as error:
             _log.error("outbox_waits", reason=str(error))
 
-    async def _take(self, rows: Sequence[tuple[int, bytes]]) -> None:
-        items = ParsedBody([event for _, event in rows], self._appender.reader.read, is_batch=True)
-        outcomes = await self._appender.append(items, by=BY, tenant=None)
-        done: list[int] = []
+    async def _append(self, rows: Sequence[tuple[int, bytes]]) -> None:
+        body = ParsedBody([event for _, event in rows], self._ingest.reader.read, is_batch=True)
+        outcomes = await self._ingest.append(body, by=BY, tenant=None)
+        logged: list[int] = []
         for (number, _), outcome in zip(rows, outcomes, strict=True):
             if isinstance(outcome, Refused):
-                # It stays where it is, for a person to look at.
+                # It stays in the outbox, so that an operator can inspect it.
                 self._refused.add(number)
                 _log.error("outbox_event_refused", number=number, reason=outcome.error.slug)
             else:
-                done.append(number)
-        if done:
-            self._access.clear_outbox(done)
-            _log.info("outbox_taken", events=len(done))
+                logged.append(number)
+        if logged:
+            self._access.clear_outbox(logged)
+            _log.info("outbox_taken", events=len(logged))

@@ -1,11 +1,11 @@
-"""Erasable fields in the service: values kept before their event is logged, and opened for readers.
+"""Erasable fields in the service: their values are stored before the event is logged.
 
-    private.toml    [[fields]]                       fields that the service itself commits to
+    private.toml    [[fields]]                       the fields that the service commits to
                     path = "/targets/*/name"         a JSON Pointer; `*` is any key or position
-                    subject = "/targets/*/id"        whose value it is
+                    subject = "/targets/*/id"        the id of its subject
 
-The salt of such a field is derived from the subject's key, the event's id and the path. So an event
-that is sent again becomes the same leaf again, and the salt vanishes with the key.
+The salt of such a field is derived from the subject's key, the event's id and the path. So a resent
+event becomes the same leaf again, and erasing the key destroys the salt.
 """
 
 import hashlib
@@ -16,7 +16,6 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from ledger.service.altered import AlteredEvent
 from ledger.store.erasable_values import PrivateStore
 from ledger_core.api import Committed
 from ledger_core.event.canonical import decode_event_object
@@ -34,62 +33,71 @@ from ledger_core.event.commitments import (
 )
 from ledger_core.event.model import EventError
 from ledger_core.event.reader import ReadEvent
+from ledger_core.event.secrets import Hit
 from ledger_core.tlog.errors import MalformedError
 
 _Pointer = Annotated[str, Meta(pattern="^(/[^/]+)+$", max_length=4096)]
 _decode = msgspec.json.Decoder(dict).decode
 
 
-class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A field that the service commits to, and where its subject's id stands."""
+class ChangedEvent(PrivateEvent, frozen=True):
+    """An event that the service changed: masked or committed. The answer reports the changes."""
+
+    masked: tuple[Hit, ...] = ()
+    committed: tuple[Committed, ...] = ()
+
+
+class PrivateField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A field that the service commits to, and the place of its subject's id."""
 
     path: _Pointer
     subject: _Pointer
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
-    fields: tuple[Field, ...] = ()
+    fields: tuple[PrivateField, ...] = ()
 
 
 class PrivateFields:
-    """What the service does with private values."""
+    """Commits to private values, stores what opens the commitments, and opens them for readers."""
 
-    def __init__(self, store: PrivateStore, fields: Sequence[Field]) -> None:
+    def __init__(self, store: PrivateStore, fields: Sequence[PrivateField]) -> None:
         self.store: Final = store
         self._fields = tuple(fields)
 
-    def is_concerned(self, read: ReadEvent) -> bool:
-        """Whether `settle` has anything to do with an event."""
+    def applies_to(self, read: ReadEvent) -> bool:
+        """Whether `commit_and_store` has anything to do for an event."""
         return bool(self._fields) or (isinstance(read, PrivateEvent) and bool(read.openings))
 
-    def settle(self, reads: Sequence[ReadEvent]) -> list[ReadEvent | EventError]:
-        """Commit to the fields of the settings, and keep all openings, durably.
+    def commit_and_store(self, reads: Sequence[ReadEvent]) -> list[ReadEvent | EventError]:
+        """Commit to the configured fields of events, and store all openings durably.
 
-        For a thread of its own: it waits for the disk.
-        Raises: as `PrivateStore.put`, with nothing kept.
+        Waits for the disk, so it runs on a thread of its own. The result has an EventError in the
+        place of each event whose field has no subject.
+        Raises: as `PrivateStore.put`, with nothing stored.
         """
-        settled: list[ReadEvent | EventError] = []
+        outcomes: list[ReadEvent | EventError] = []
         openings: list[Opening] = []
         for read in reads:
             try:
-                hidden, own = self._hide(read)
+                hidden, own = self._commit_fields(read)
             except EventError as error:
-                settled.append(error)
+                outcomes.append(error)
                 continue
-            settled.append(hidden)
+            outcomes.append(hidden)
             openings += own
         if openings:
             self.store.put(openings)
-        return settled
+        return outcomes
 
     def open(self, event_json: bytes) -> tuple[Opening, ...]:
-        """What opens the commitments of a stored event, as far as it was not erased."""
+        """The openings of a stored event's commitments, except those that were erased."""
         found = find_commitments(_decode(event_json))
         openings = (self.store.find(commitment) for commitment in found)
         return tuple(opening for opening in openings if opening is not None)
 
-    def _hide(self, read: ReadEvent) -> tuple[ReadEvent, list[Opening]]:
-        """The event with commitments where the settings want them, and all its openings.
+    def _commit_fields(self, read: ReadEvent) -> tuple[ReadEvent, list[Opening]]:
+        """The event with commitments in its configured fields, and all its openings.
 
         Raises: EventError.
         """
@@ -103,27 +111,26 @@ class PrivateFields:
                     continue
                 subject = _subject_of(event, fill_stars(field.subject, stars), path)
                 salt = _salt(self.store.subject_key(subject), str(read.event.id), path)
-                opening = Opening(path, subject, encode_salt(salt), value)
-                openings.append(opening)
+                openings.append(Opening(path, subject, encode_salt(salt), value))
         if event is None or not openings:
             return read, sent
         for opening in openings:
             replace_at(event, opening.path, opening.commitment)
         hidden, event_json = decode_event_object(event)
         committed = tuple(Committed(path=each.path, salt=each.salt) for each in openings)
-        altered = AlteredEvent(
+        changed = ChangedEvent(
             event=hidden,
             event_json=event_json,
             id_bytes=read.id_bytes,
             filled=read.filled,
             openings=(),
-            masked=read.masked if isinstance(read, AlteredEvent) else (),
+            masked=read.masked if isinstance(read, ChangedEvent) else (),
             committed=committed,
         )
-        return altered, [*sent, *openings]
+        return changed, [*sent, *openings]
 
 
-def parse_fields(text: str) -> tuple[Field, ...]:
+def parse_fields(text: str) -> tuple[PrivateField, ...]:
     """The fields of a private.toml. Raises: MalformedError."""
     try:
         fields = msgspec.convert(tomllib.loads(text), _File).fields

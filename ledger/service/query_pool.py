@@ -1,8 +1,7 @@
-"""Where searches run: on a few threads beside the event loop, with as many waiting as may.
+"""The threads that run searches beside the event loop, and the bounds on how many wait.
 
-A search takes a tenth of a millisecond or, at its bound, seconds; the loop must go on acknowledging
-events meanwhile. An export and a live stream come here for each piece of theirs, so none of them
-holds a thread while its reader is slow.
+A search takes from a tenth of a millisecond to several seconds, and the loop must acknowledge
+events meanwhile. An export or a stream uses a thread for each piece, so a slow reader holds none.
 """
 
 import asyncio
@@ -19,8 +18,11 @@ from ledger.service.http.problems import retry_later
 T = TypeVar("T")
 
 
-class Searcher:
-    """The engine and its threads, one of which follows the log. Belongs to the event loop."""
+class QueryPool:
+    """The query engine and its threads, one of which follows the log.
+
+    Used on the event loop alone.
+    """
 
     def __init__(
         self,
@@ -31,30 +33,30 @@ class Searcher:
         waiting_max: int,
         streams_max: int,
     ) -> None:
-        """`limits`: what one search may take."""
+        """`limits` bound one search, the other numbers all of them together."""
         self.engine: Final = engine
         self.limits: Final = limits
         self._pool: Final = ThreadPoolExecutor(threads, thread_name_prefix="ledger-query")
-        self._at_once_max: Final = threads + waiting_max
-        self._at_once = 0
+        self._running_max: Final = threads + waiting_max
+        self._running = 0
         self._streams_max: Final = streams_max
         self._streams = 0
         self._follower: Final = IndexFollower(engine)
         self._follower.start()
 
     async def run(self, work: Callable[[], T]) -> T:
-        """The result of some work on a thread. Raises: ProblemError when too much waits already."""
-        if self._at_once >= self._at_once_max:
-            raise retry_later("too-busy", "too many searches wait", limit=self._at_once_max)
-        self._at_once += 1
+        """Run a function on a thread. Raises: ProblemError when too many wait already."""
+        if self._running >= self._running_max:
+            raise retry_later("too-busy", "too many searches wait", limit=self._running_max)
+        self._running += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         finally:
-            self._at_once -= 1
+            self._running -= 1
 
     @contextmanager
     def stream(self) -> Iterator[None]:
-        """The place of one open stream. Raises: ProblemError when all are taken."""
+        """Count one open stream. Raises: ProblemError when too many are open already."""
         if self._streams >= self._streams_max:
             raise retry_later("too-busy", "too many streams are open", limit=self._streams_max)
         self._streams += 1
@@ -64,6 +66,6 @@ class Searcher:
             self._streams -= 1
 
     def close(self) -> None:
-        """End the threads, each with what it is at; none reads the log when this returns."""
+        """Wait for running searches and end the threads; afterwards none reads the log."""
         self._follower.stop()
         self._pool.shutdown()

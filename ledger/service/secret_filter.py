@@ -1,31 +1,32 @@
-"""Secrets stay out of the log: events that hold one are refused, or masked if a setting says so.
+"""The filter that keeps secrets out of the log: an event with one is refused, or masked by setting.
 
-Counted and logged by rule. The value is in no message: what was refused may be somebody's password.
+Findings are counted and logged by rule. No message holds the value, which may be a password.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import structlog
 
-from ledger.service.altered import AlteredEvent
 from ledger.service.http.problems import ProblemError, explain
+from ledger.service.private_fields import ChangedEvent
 from ledger_core.api import Refused
 from ledger_core.event.commitments import PrivateEvent
 from ledger_core.event.model import EventError
 from ledger_core.event.reader import Reader, ReadEvent
 from ledger_core.event.secrets import Hit, SecretRules
 
-LOOKED_AT_ONCE: Final = 64
-"""One look at so many takes half as long as a look at each; one that finds something is in vain."""
+EVENTS_PER_PASS: Final = 64
+"""A pass over many events halves the cost if none has a secret; else each is scanned again."""
 
 _log = structlog.get_logger("ledger.service")
 _decode = msgspec.json.Decoder(dict).decode
 
 
 class SecretFilter:
-    """Looks at every event before it is queued. Used on the event loop alone."""
+    """Scans every event before it is queued. Used on the event loop alone."""
 
     def __init__(self, rules: SecretRules, treatment: str, reader: Reader) -> None:
         """`treatment` is the setting `secrets`."""
@@ -33,16 +34,14 @@ class SecretFilter:
         self._treatment: Final = treatment
         self._reader = reader
         self._unreported: Counter[str] = Counter()
-        self.found: Final[Counter[str]] = Counter()
-        """Events in which a secret was found since the start, by its rule."""
 
-    def check(self, reads: list[ReadEvent | Refused]) -> list[ReadEvent | Refused]:
-        """The events as they may be logged; one that may not is refused, naming path and rule."""
+    def check(self, reads: Sequence[ReadEvent | Refused]) -> Sequence[ReadEvent | Refused]:
+        """The events as they may be logged; a refusal names path and rule."""
         if self._treatment == "off":
             return reads
         checked: list[ReadEvent | Refused] = []
-        for start in range(0, len(reads), LOOKED_AT_ONCE):
-            some = reads[start : start + LOOKED_AT_ONCE]
+        for start in range(0, len(reads), EVENTS_PER_PASS):
+            some = reads[start : start + EVENTS_PER_PASS]
             together = [read.event_json for read in some if isinstance(read, ReadEvent)]
             checked += some if self._rules.are_clean(together) else map(self._check_one, some)
         return checked
@@ -58,13 +57,11 @@ class SecretFilter:
     def _check(self, read: ReadEvent) -> ReadEvent:
         if not (hits := self._rules.find(read.event_json)):
             return read
-        rules = {hit.rule for hit in hits}
-        self.found.update(rules)
-        self._unreported.update(rules)
+        self._unreported.update({hit.rule for hit in hits})
         if self._treatment == "refuse":
             raise _refusal(hits)
         masked = self._reader.read_object(self._rules.mask(_decode(read.event_json)))
-        return AlteredEvent(
+        return ChangedEvent(
             event=masked.event,
             event_json=masked.event_json,
             id_bytes=masked.id_bytes,
@@ -74,7 +71,7 @@ class SecretFilter:
         )
 
     def report(self) -> None:
-        """Log what was found since the last report, one line."""
+        """Log in one line the number of events with secrets since the last report, by rule."""
         if self._unreported:
             _log.warning("secrets_found", treatment=self._treatment, events=dict(self._unreported))
             self._unreported.clear()

@@ -51,7 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str,
         Meta(
             description="An event that holds a secret is refused (refuse), logged without it "
-            "(mask), or not looked at (off).",
+            "(mask), or not scanned (off).",
             pattern="^(refuse|mask|off)$",
         ),
     ] = "refuse"
@@ -126,7 +126,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 60.0
     outbox_interval_s: Annotated[
         float,
-        Meta(description="Seconds between looks at what the command line left for the log.", gt=0),
+        Meta(
+            description="Seconds between polls of the outbox that the command line fills.",
+            gt=0,
+        ),
     ] = 1.0
     stop_wait_s: Annotated[
         float, Meta(description="Seconds that requests in flight have to finish at a stop.", gt=0)

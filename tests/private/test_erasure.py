@@ -1,11 +1,11 @@
 """Erasable fields from end to end: a real service, real clients, and a search of every file."""
 
-import asyncio
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from base64 import b64encode, urlsafe_b64decode
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import msgspec
 import pytest
+from msgspec import structs
 
 from ledger.service.private_fields import parse_fields
 from ledger.service.token_admin import make_token
@@ -26,9 +28,10 @@ from ledger_client import (
     private,
 )
 from ledger_client.transport import Transport
+from ledger_core.event.commitments import Opening, encode_salt
 from ledger_core.tlog.errors import MalformedError
-from tests.service.check_log import check_log
-from tests.service.serving import MSGPACK, NDJSON, Ledger, event, make_ledger, send, serving
+from tests.service.check_log import check_ledger
+from tests.service.serving import MSGPACK, NDJSON, QUICK, Ledger, event, make_ledger, send, serving
 
 NAME = "Zoë Unmistakable-Quillfeather"
 DIAGNOSIS = {"code": "F41.1-unmistakable", "note": "Sehr vertraulich: unmistakable"}
@@ -50,7 +53,7 @@ def served(tmp_path: Path) -> Iterator[Ledger]:
     tokens["opener"] = make_token(directory, name="opener", scopes=("read", "private"), tenant=None)
     with serving(directory, tokens) as ledger:
         yield ledger
-        check_log(ledger.url, tokens["admin"], ledger.policy)
+        check_ledger(ledger)
 
 
 def _open(served: Ledger, token: str = "admin", **others: Any) -> LedgerClient:
@@ -280,7 +283,45 @@ def test_the_service_commits_to_the_fields_of_its_settings_and_the_client_verifi
             with pytest.raises(RejectedError, match="whose it is"):
                 client.append(event(context={"diagnosis": DIAGNOSIS}))
         assert _files_with(BYTES, directory) == []
-        check_log(served.url, tokens["admin"], served.policy)
+        check_ledger(served)
+
+
+def test_a_service_that_masks_keeps_private_values_and_each_outcome_in_its_place(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    (directory / "private.toml").write_text(
+        "[[fields]]\npath = '/targets/*/name'\nsubject = '/targets/*/id'\n"
+        "[[fields]]\npath = '/context/a'\nsubject = '/context/b'\n"
+    )
+    opening = Opening("/context/diagnosis", "u_1", encode_salt(bytes(32)), "F41.1")
+    enveloped = {
+        "event": event(
+            targets=[{"id": "p_1", "name": NAME}],
+            context={"diagnosis": {"commitment": opening.commitment}, "password": "zxq-hunter-2"},
+        ),
+        "private": [msgspec.to_builtins(opening)],
+    }
+    with serving(directory, tokens, structs.replace(QUICK, secrets="mask")) as served:
+        answer = served.append(event(), event(context={"a": 1}), enveloped, event(id="not one"))
+        assert answer.status == 207
+        results = answer.json()["results"]
+        assert [result.get("error", {}).get("field") for result in results] == [
+            None,
+            "/context/a",
+            None,
+            "id",
+        ]
+        assert results[2]["masked"] == [{"path": "context.password", "rule": "password"}]
+        assert [each["path"] for each in results[2]["committed"]] == ["/targets/0/name"]
+        read = served.ask(f"/v1/events/{results[2]['index']}").json()
+        assert {each["path"]: each["value"] for each in read["private"]} == {
+            "/context/diagnosis": "F41.1",
+            "/targets/0/name": NAME,
+        }
+        assert read["event"]["context"]["password"] == {"masked": "password"}
+        check_ledger(served)
 
 
 def test_erasing_needs_the_scope_admin_and_a_token_without_a_tenant(served: Ledger) -> None:
@@ -335,7 +376,7 @@ def test_the_command_erases_beside_a_running_service_and_through_it(served: Ledg
             )
             if answer.status == 200:
                 break
-            asyncio.run(asyncio.sleep(0.05))
+            time.sleep(0.05)
         assert answer.json()["event"]["reason"] == "by hand"
         assert client.event(through.index).private
         done = _erase(
@@ -372,17 +413,15 @@ def test_an_erasure_before_a_crash_is_logged_at_the_next_start(tmp_path: Path) -
         assert client.event(receipt.index).private == {}
 
 
-def test_the_asynchronous_client_marks_reads_and_erases_as_well(served: Ledger) -> None:
-    async def main() -> None:
-        async with AsyncLedgerClient(
-            served.url, served.tokens["admin"], policy=served.directory / "policy"
-        ) as client:
-            receipt = await client.append(_patient_event())
-            assert (await client.event(receipt.index)).private["/targets/0/name"] == NAME
-            assert (await client.erase("u_12345", reason="r")).values == 2
-            assert (await client.event(receipt.index)).private == {}
-
-    asyncio.run(main())
+@pytest.mark.anyio
+async def test_the_asynchronous_client_marks_reads_and_erases_as_well(served: Ledger) -> None:
+    async with AsyncLedgerClient(
+        served.url, served.tokens["admin"], policy=served.directory / "policy"
+    ) as client:
+        receipt = await client.append(_patient_event())
+        assert (await client.event(receipt.index)).private["/targets/0/name"] == NAME
+        assert (await client.erase("u_12345", reason="r")).values == 2
+        assert (await client.event(receipt.index)).private == {}
 
 
 def test_a_ledger_whose_wrapping_key_is_gone_does_not_start(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ledger_core.tlog.tile import (
     tile_width,
 )
 from ledger_core.tlog.tree import Frontier
-from tests.service.serving import send
+from tests.service.serving import Ledger, send
 
 PUBLISH_WAIT_S = 20.0
 
@@ -57,6 +57,11 @@ def check_log(url: str, token: str, policy: Policy) -> CheckedLog:
     times = [leaf.received.time for leaf in parsed]
     assert times == sorted(times)
     return CheckedLog(head, tuple(leaves))
+
+
+def check_ledger(ledger: Ledger) -> CheckedLog:
+    """Verify the whole log of a served ledger, as `check_log` does."""
+    return check_log(ledger.url, ledger.tokens["admin"], ledger.policy)
 
 
 def _published_note(url: str) -> bytes:

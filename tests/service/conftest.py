@@ -5,25 +5,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.check_log import check_log
-from tests.service.serving import Ledger, make_ledger, serving
+from tests.service.check_log import check_ledger
+from tests.service.serving import Ledger, make_ledger, serving_new
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     """A served ledger with the tokens of `TOKENS`."""
-    directory = tmp_path / "ledger"
-    tokens = make_ledger(directory)
-    with serving(directory, tokens) as ledger:
+    with serving_new(tmp_path) as ledger:
         yield ledger
-        check_log(ledger.url, tokens["admin"], ledger.policy)
+        check_ledger(ledger)
+
+
+@pytest.fixture
+def unserved(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """The folder and the tokens of a ledger that is not served yet."""
+    directory = tmp_path / "ledger"
+    return directory, make_ledger(directory)
 
 
 @pytest.fixture(scope="module")
 def shared_ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     """A served ledger for tests that don't mind one another's events."""
-    directory = tmp_path_factory.mktemp("shared") / "ledger"
-    tokens = make_ledger(directory)
-    with serving(directory, tokens) as ledger:
+    with serving_new(tmp_path_factory.mktemp("shared")) as ledger:
         yield ledger
-        check_log(ledger.url, tokens["admin"], ledger.policy)
+        check_ledger(ledger)

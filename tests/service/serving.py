@@ -153,6 +153,14 @@ def make_ledger(directory: Path) -> dict[str, str]:
 
 
 @contextmanager
+def serving_new(folder: Path, settings: Settings = QUICK) -> Iterator[Ledger]:
+    """Serve a new ledger, made inside a folder, until the block ends."""
+    directory = folder / "ledger"
+    with serving(directory, make_ledger(directory), settings) as ledger:
+        yield ledger
+
+
+@contextmanager
 def serving(
     directory: Path, tokens: Mapping[str, str], settings: Settings = QUICK
 ) -> Iterator[Ledger]:

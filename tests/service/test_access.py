@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from ledger_core.event.canonical import parse_leaf
-from tests.service.check_log import check_log
-from tests.service.serving import QUICK, TOKENS, Ledger, event, make_ledger, serving
+from tests.service.check_log import check_ledger
+from tests.service.serving import QUICK, TOKENS, Ledger, event, make_ledger, serving, serving_new
 
 WAIT_S = 20.0
 
@@ -49,13 +49,11 @@ MATRIX = (
 @pytest.fixture(scope="module")
 def tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ledger, list[int]]]:
     """A ledger with an event of each tenant, and their indices."""
-    directory = tmp_path_factory.mktemp("tenants") / "ledger"
-    tokens = make_ledger(directory)
-    with serving(directory, tokens) as ledger:
+    with serving_new(tmp_path_factory.mktemp("tenants")) as ledger:
         events = [event(tenant=tenant) for tenant in TENANTS]
         answer = ledger.append(*events, query="?wait=witnessed")
         yield ledger, [result["index"] for result in answer.json()["results"]]
-        check_log(ledger.url, tokens["admin"], ledger.policy)
+        check_ledger(ledger)
 
 
 @pytest.mark.parametrize("row", MATRIX, ids=lambda row: str(row[0]))
@@ -135,9 +133,7 @@ def test_a_refused_append_does_not_even_read_the_body(tenants: tuple[Ledger, lis
 
 
 def test_entries_can_be_public(tmp_path: Path) -> None:
-    directory = tmp_path / "ledger"
-    tokens = make_ledger(directory)
-    with serving(directory, tokens, msgspec.structs.replace(QUICK, public_entries=True)) as ledger:
+    with serving_new(tmp_path, msgspec.structs.replace(QUICK, public_entries=True)) as ledger:
         assert ledger.append(event(), token=None).slug == "token-missing"
         index = ledger.append(event(tenant="acme"), query="?wait=witnessed").json()["results"][0][
             "index"
@@ -185,7 +181,7 @@ def wait_for_actions(ledger: Ledger, expected: list[tuple[str, str]]) -> None:
     """Wait until the log holds as many events, and hold it against what they should be."""
     deadline_s = time.monotonic() + WAIT_S
     while True:
-        log = check_log(ledger.url, ledger.tokens["admin"], ledger.policy)
+        log = check_ledger(ledger)
         if log.size >= len(expected):
             break
         assert time.monotonic() < deadline_s

@@ -15,7 +15,7 @@ from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, leaf_hash
 from ledger_core.tlog.policy import VerifiedHead
 from ledger_core.tlog.proof import check_proof, check_range_proof, parse_proof, parse_range_proof
 from ledger_core.tlog.verify import check_consistency
-from tests.service.check_log import check_log
+from tests.service.check_log import check_ledger
 from tests.service.serving import JSON, MSGPACK, NDJSON, Answer, Ledger, event, new_id
 
 
@@ -64,7 +64,7 @@ def test_each_form_of_a_body_holds_the_same_events(ledger: Ledger, media: str, c
     got = results(answer)
     first = got[0]["index"]
     assert [result["index"] for result in got] == list(range(first, first + count))
-    log = check_log(ledger.url, ledger.tokens["admin"], ledger.policy)
+    log = check_ledger(ledger)
     for each, result in zip(sent, got, strict=True):
         assert leaf_hash(log.leaves[result["index"]]) == rebuilt_hash(each, result)
         assert result["received"]["by"] == "admin"
@@ -258,7 +258,7 @@ def test_many_clients_at_once_get_one_index_each(ledger: Ledger) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         indices = [index for got in pool.map(append, range(200)) for index in got]
-    log = check_log(ledger.url, ledger.tokens["admin"], ledger.policy)
+    log = check_ledger(ledger)
     assert len(set(indices)) == 20 + sum(number % 5 for number in range(200))
     assert set(indices) | set(range(log.size - len(set(indices)))) == set(range(log.size))
 

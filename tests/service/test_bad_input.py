@@ -14,7 +14,7 @@ import pytest
 
 from ledger.service.http.problems import PROBLEMS
 from ledger_core.event.model import Rule
-from tests.service.check_log import check_log
+from tests.service.check_log import check_ledger
 from tests.service.serving import (
     JSON,
     MSGPACK,
@@ -22,8 +22,7 @@ from tests.service.serving import (
     TOKENS,
     Ledger,
     event,
-    make_ledger,
-    serving,
+    serving_new,
 )
 
 NESTED_100: Any = 1
@@ -246,12 +245,10 @@ ROWS = (
 @pytest.fixture(scope="module")
 def small_ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     """A ledger to which nothing is added, since all that the rows ask is refused."""
-    directory = tmp_path_factory.mktemp("small") / "ledger"
-    tokens = make_ledger(directory)
-    with serving(directory, tokens) as ledger:
-        assert check_log(ledger.url, tokens["admin"], ledger.policy).size == SIZE
+    with serving_new(tmp_path_factory.mktemp("small")) as ledger:
+        assert check_ledger(ledger).size == SIZE
         yield ledger
-        assert check_log(ledger.url, tokens["admin"], ledger.policy).size == SIZE
+        assert check_ledger(ledger).size == SIZE
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

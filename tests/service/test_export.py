@@ -16,16 +16,14 @@ from ledger.service.routes import export as exporting
 from ledger_core.evidence.bundle import check_evidence
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import parse_hash
-from tests.service.serving import Answer, Ledger, event, make_ledger, serving
+from tests.service.serving import Answer, Ledger, event, serving_new
 
 QUERIES = ("", "action:a.b", "action:a.* outcome:failure", "action:never.seen")
 
 
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    directory = tmp_path_factory.mktemp("export") / "ledger"
-    tokens = make_ledger(directory)
-    with serving(directory, tokens) as ledger:
+    with serving_new(tmp_path_factory.mktemp("export")) as ledger:
         for start in range(0, 2600, 650):
             events = [
                 event(

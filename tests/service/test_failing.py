@@ -6,22 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from ledger.log.group_commit import QueueFullError
 from ledger.log.publisher import Publisher
-from ledger.service.data_dir import DirectoryPaths
+from ledger.log.sequencer import Sequencer
+from ledger.service import outbox
+from ledger.service.data_dir import DirectoryPaths, open_private
 from ledger.service.outbox import Outbox
 from ledger.store.tokens import AccessStore, TokenRecord
+from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.errors import VerificationError
-from tests.service.check_log import check_log
-from tests.service.serving import Answer, event, make_ledger, serving
+from tests.service.check_log import check_ledger
+from tests.service.serving import QUICK, Answer, event, serving
 
 WAIT_S = 20.0
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """A ledger that nobody serves yet."""
-    directory = tmp_path / "ledger"
-    return directory, make_ledger(directory)
 
 
 def wait_for(ask: Callable[[], Answer], status: int) -> Answer:
@@ -34,15 +31,15 @@ def wait_for(ask: Callable[[], Answer], status: int) -> Answer:
 
 
 def test_events_are_taken_and_proved_no_more_when_signing_has_stopped(
-    made: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    unserved: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory, tokens = made
+    directory, tokens = unserved
 
     def fork(*_: object) -> None:
         raise VerificationError("a fork, as far as this test goes")
 
     with serving(directory, tokens) as ledger:
-        size = check_log(ledger.url, tokens["admin"], ledger.policy).size
+        size = check_ledger(ledger).size
         with monkeypatch.context() as patched:
             patched.setattr(Publisher, "_check_extends", fork)
             assert ledger.append(event()).status == 200
@@ -66,19 +63,19 @@ def test_events_are_taken_and_proved_no_more_when_signing_has_stopped(
         assert ledger.ask("/v1/events/0?proof=1").status == 200
         assert ledger.ask("/checkpoint").status == 200
     with serving(directory, tokens) as ledger:
-        assert check_log(ledger.url, tokens["admin"], ledger.policy).size == size + 2
+        assert check_ledger(ledger).size == size + 2
 
 
 def test_a_head_that_is_late_is_waited_for_and_then_not(
-    made: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    unserved: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory, tokens = made
+    directory, tokens = unserved
 
     async def never(*_: object, **__: object) -> None:
         return None
 
     with serving(directory, tokens) as ledger:
-        check_log(ledger.url, tokens["admin"], ledger.policy)
+        check_ledger(ledger)
         with monkeypatch.context() as patched:
             patched.setattr(Publisher, "publish", never)
             patched.setattr(Publisher, "wait_for", never)
@@ -89,37 +86,78 @@ def test_a_head_that_is_late_is_waited_for_and_then_not(
             answer = ledger.append(event(), query="?wait=witnessed&proof=1")
             assert answer.json()["witnessed"] is False
             assert answer.json()["results"][0]["proof"]
-        check_log(ledger.url, tokens["admin"], ledger.policy)
+        check_ledger(ledger)
 
 
-def test_an_event_that_the_log_refuses_stays_in_the_outbox(tmp_path: Path) -> None:
-    directory = tmp_path / "ledger"
-    tokens = make_ledger(directory)
+def test_an_event_that_the_log_refuses_stays_in_the_outbox_and_is_reported_once(
+    unserved: tuple[Path, dict[str, str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    directory, tokens = unserved
     access = AccessStore.open(DirectoryPaths(directory).access)
     record = TokenRecord(name="odd", scopes=("read",), created="2026-11-25T02:03:36.123456Z")
     access.add("wl_odd", record, event=b'{"action":"not an event"}')
     access.close()
     with serving(directory, {**tokens, "odd": "wl_odd"}) as ledger:
         assert ledger.ask("/v1/events/0", token="odd").status == 200
-        assert check_log(ledger.url, tokens["admin"], ledger.policy).size == len(tokens)
+        assert check_ledger(ledger).size == len(tokens)
+        time.sleep(4 * QUICK.outbox_interval_s)
         assert ledger.ask("/readyz").status == 200
+    assert capfd.readouterr().out.count("outbox_event_refused") == 1
     access = AccessStore.open(DirectoryPaths(directory).access)
     assert [row for _, row in access.outbox()] == [b'{"action":"not an event"}']
     access.close()
 
 
+def test_all_of_the_outbox_is_logged_in_its_order_however_much_it_is(
+    unserved: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, tokens = unserved
+    monkeypatch.setattr(outbox, "EVENTS_MAX", 4)
+    with serving(directory, tokens) as ledger:
+        events = [parse_leaf(leaf).event for leaf in check_ledger(ledger).leaves]
+        assert [event.targets[0].id for event in events if event.targets] == list(tokens)
+
+
+def test_an_erasure_that_can_not_be_logged_at_once_is_logged_by_the_outbox(
+    unserved: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, tokens = unserved
+    found = "/v1/events?q=action:ledger.private.erased"
+
+    async def refuse(*_: object) -> None:
+        raise QueueFullError("too much waits, as far as this test goes")
+
+    with serving(directory, tokens) as ledger:
+        with monkeypatch.context() as patched:
+            patched.setattr(Sequencer, "append", refuse)
+            answer = ledger.ask(
+                "/v1/private/erasures", method="POST", body=b'{"subject":"u_1","reason":"asked"}'
+            )
+            assert (answer.status, answer.slug) == (503, "queue-full")
+            assert ledger.ask(found).json()["total"] == 0
+        deadline_s = time.monotonic() + WAIT_S
+        while ledger.ask(found).json()["total"] == 0:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+        size = check_ledger(ledger).size
+        assert size == len(tokens) + 1
+    private = open_private(DirectoryPaths(directory), make_key=bytes)
+    assert private.unlogged() == []
+    private.close()
+
+
 def test_a_task_that_dies_is_logged_without_its_words_and_seen_in_readyz(
-    made: tuple[Path, dict[str, str]],
+    unserved: tuple[Path, dict[str, str]],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    directory, tokens = made
+    directory, tokens = unserved
 
     async def broken(_: Outbox) -> None:
         raise RuntimeError("-".join(("words", "of", "an", "event")))
 
     with serving(directory, tokens) as ledger:
-        monkeypatch.setattr(Outbox, "drain", broken)
+        monkeypatch.setattr(Outbox, "append_waiting", broken)
         answer = wait_for(lambda: ledger.ask("/readyz"), 503)
         assert answer.json()["reasons"] == ["the task outbox has ended"]
         assert ledger.append(event()).status == 200

@@ -13,15 +13,14 @@ import msgspec
 import pytest
 
 from ledger.service.routes import ROUTES
-from tests.service.check_log import check_log
+from tests.service.check_log import check_ledger
 from tests.service.serving import (
     ANSWER_WAIT_S,
     JSON,
     QUICK,
     Ledger,
     event,
-    make_ledger,
-    serving,
+    serving_new,
 )
 
 BODY = json.dumps(event()).encode()
@@ -195,12 +194,10 @@ def test_an_identity_encoding_is_none(shared_ledger: Ledger) -> None:
 def strict_ledger(tmp_path: Path) -> Iterator[Ledger]:
     """A ledger with small limits."""
     settings = msgspec.structs.replace(QUICK, request_bytes_max=2000, body_wait_s=0.3)
-    directory = tmp_path / "ledger"
-    tokens = make_ledger(directory)
-    with serving(directory, tokens, settings) as ledger:
+    with serving_new(tmp_path, settings) as ledger:
         yield ledger
-        checked = check_log(ledger.url, tokens["admin"], ledger.policy)
-        assert checked.size == len(tokens)
+        checked = check_ledger(ledger)
+        assert checked.size == len(ledger.tokens)
 
 
 def test_a_body_is_too_large_by_its_length_or_by_its_bytes(strict_ledger: Ledger) -> None:

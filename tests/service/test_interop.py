@@ -8,8 +8,8 @@ import pytest
 from aics_tlog.checkpoint import checkpoint_from_note
 
 from ledger_core.tlog.proof import parse_proof
-from tests.service.check_log import check_log
-from tests.service.serving import ORIGIN, QUICK, Ledger, event, make_ledger, serving
+from tests.service.check_log import check_ledger
+from tests.service.serving import ORIGIN, QUICK, Ledger, event, serving_new
 
 COUNT = 700
 
@@ -17,12 +17,10 @@ COUNT = 700
 @pytest.fixture(scope="module")
 def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     """A ledger with public entries: aics-tlog knows no tokens."""
-    directory = tmp_path_factory.mktemp("public") / "ledger"
-    tokens = make_ledger(directory)
     settings = msgspec.structs.replace(QUICK, public_entries=True)
-    with serving(directory, tokens, settings) as ledger:
+    with serving_new(tmp_path_factory.mktemp("public"), settings) as ledger:
         ledger.append(*(event(reason=f"because {number} é") for number in range(COUNT)))
-        check_log(ledger.url, tokens["admin"], ledger.policy)
+        check_ledger(ledger)
         yield ledger
 
 

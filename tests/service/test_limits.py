@@ -15,7 +15,7 @@ from ledger.service.data_dir import DirectoryPaths, create_directory
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from tests.service.check_log import check_log
+from tests.service.check_log import check_ledger
 from tests.service.serving import (
     JSON,
     ORIGIN,
@@ -27,13 +27,6 @@ from tests.service.serving import (
 )
 
 TINY_MAP_BYTES = 2 << 20
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """A ledger that nobody serves yet."""
-    directory = tmp_path / "ledger"
-    return directory, make_ledger(directory)
 
 
 @pytest.fixture
@@ -53,13 +46,13 @@ def held_writer(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def test_a_full_queue_is_refused_with_nothing_half_done(
-    made: tuple[Path, dict[str, str]], held_writer: threading.Event
+    unserved: tuple[Path, dict[str, str]], held_writer: threading.Event
 ) -> None:
-    directory, tokens = made
+    directory, tokens = unserved
     settings = msgspec.structs.replace(QUICK, waiting_events_max=50)
     batches = [[event() for _ in range(20)] for _ in range(12)]
     with serving(directory, tokens, settings) as ledger, ThreadPoolExecutor(12) as pool:
-        before = check_log(ledger.url, tokens["admin"], ledger.policy).size
+        before = check_ledger(ledger).size
         held_writer.clear()
         futures = [pool.submit(ledger.append, *batch) for batch in batches]
         next(as_completed(futures))
@@ -77,13 +70,13 @@ def test_a_full_queue_is_refused_with_nothing_half_done(
         # What was refused may be sent again, as it is.
         for batch in refused:
             assert ledger.append(*batch).status == 200
-        assert check_log(ledger.url, tokens["admin"], ledger.policy).size == before + 240
+        assert check_ledger(ledger).size == before + 240
 
 
 def test_a_full_map_is_refused_and_what_is_there_stays_readable(
-    made: tuple[Path, dict[str, str]],
+    unserved: tuple[Path, dict[str, str]],
 ) -> None:
-    directory, tokens = made
+    directory, tokens = unserved
     settings = msgspec.structs.replace(QUICK, map_bytes=TINY_MAP_BYTES)
     with serving(directory, tokens, settings) as ledger:
         kept = [event()]
@@ -104,16 +97,16 @@ def test_a_full_map_is_refused_and_what_is_there_stays_readable(
         assert ledger.ask(f"/v1/proofs/inclusion?index=0&size={published}").status == 200
     with serving(directory, tokens) as ledger:
         assert ledger.append(*batch).status == 200
-        log = check_log(ledger.url, tokens["admin"], ledger.policy)
+        log = check_ledger(ledger)
         assert log.size == len(kept) + len(batch) + len(tokens)
 
 
 def test_after_a_failed_commit_nothing_is_taken_until_a_restart(
-    made: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    unserved: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory, tokens = made
+    directory, tokens = unserved
     with serving(directory, tokens) as ledger:
-        before = check_log(ledger.url, tokens["admin"], ledger.policy)
+        before = check_ledger(ledger)
 
         def failing(self: LogWriter, *_: object, **__: object) -> None:
             raise lmdb.DiskError("an injected EIO")
@@ -133,12 +126,12 @@ def test_after_a_failed_commit_nothing_is_taken_until_a_restart(
         assert ledger.ask("/v1/events/0").status == 200
     with serving(directory, tokens) as ledger:
         assert ledger.append(sent).status == 200
-        after = check_log(ledger.url, tokens["admin"], ledger.policy)
+        after = check_ledger(ledger)
         assert after.leaves[: before.size] == before.leaves
 
 
-def test_a_second_writer_is_refused(made: tuple[Path, dict[str, str]]) -> None:
-    directory, tokens = made
+def test_a_second_writer_is_refused(unserved: tuple[Path, dict[str, str]]) -> None:
+    directory, tokens = unserved
     with serving(directory, tokens) as ledger:
         with pytest.raises(UnavailableError, match="one writer"), serving(directory, tokens):
             pass
@@ -146,9 +139,9 @@ def test_a_second_writer_is_refused(made: tuple[Path, dict[str, str]]) -> None:
 
 
 def test_an_address_that_is_taken_is_said(
-    made: tuple[Path, dict[str, str]], tmp_path: Path
+    unserved: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
-    directory, tokens = made
+    directory, tokens = unserved
     other = tmp_path / "other"
     make_ledger(other)
     with serving(directory, tokens) as ledger:
@@ -160,8 +153,8 @@ def test_an_address_that_is_taken_is_said(
             pass
 
 
-def test_a_key_that_others_may_read_is_refused(made: tuple[Path, dict[str, str]]) -> None:
-    directory, tokens = made
+def test_a_key_that_others_may_read_is_refused(unserved: tuple[Path, dict[str, str]]) -> None:
+    directory, tokens = unserved
     key = DirectoryPaths(directory).key
     key.chmod(0o640)
     with pytest.raises(UnavailableError, match="0640, want 0600"), serving(directory, tokens):
@@ -169,9 +162,9 @@ def test_a_key_that_others_may_read_is_refused(made: tuple[Path, dict[str, str]]
 
 
 def test_a_key_or_a_policy_of_another_log_is_refused(
-    made: tuple[Path, dict[str, str]], tmp_path: Path
+    unserved: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
-    directory, tokens = made
+    directory, tokens = unserved
     paths = DirectoryPaths(directory)
     stranger = create_directory(tmp_path / "other", origin="example.org/other", seed=bytes(32))
     impostor = create_directory(tmp_path / "same", origin=ORIGIN, seed=bytes(32))
@@ -191,8 +184,8 @@ def test_a_key_or_a_policy_of_another_log_is_refused(
         assert ledger.append(event()).status == 200
 
 
-def test_a_ledger_is_never_made_over_another(made: tuple[Path, dict[str, str]]) -> None:
-    paths = DirectoryPaths(made[0])
+def test_a_ledger_is_never_made_over_another(unserved: tuple[Path, dict[str, str]]) -> None:
+    paths = DirectoryPaths(unserved[0])
     before = paths.key.read_bytes()
     with pytest.raises(FileExistsError, match="made in a new folder"):
         create_directory(paths.root, origin="example.com/new", seed=bytes(32))
@@ -210,9 +203,9 @@ def test_an_origin_that_no_signature_can_carry_makes_no_folder(tmp_path: Path) -
 
 
 def test_no_log_line_holds_an_event_or_a_token(
-    made: tuple[Path, dict[str, str]], capfd: pytest.CaptureFixture[str]
+    unserved: tuple[Path, dict[str, str]], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    directory, tokens = made
+    directory, tokens = unserved
     marker = "marked-4711"
     with serving(directory, tokens) as ledger:
         ledger.append(event(reason=marker))
@@ -229,11 +222,11 @@ def test_no_log_line_holds_an_event_or_a_token(
 
 
 def test_an_error_of_our_own_tells_nothing_and_is_logged(
-    made: tuple[Path, dict[str, str]],
+    unserved: tuple[Path, dict[str, str]],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    directory, tokens = made
+    directory, tokens = unserved
     with serving(directory, tokens) as ledger:
         with monkeypatch.context() as patched:
             patched.setattr(LogStore, "leaf", lambda *_: 1 / 0)
@@ -245,13 +238,13 @@ def test_an_error_of_our_own_tells_nothing_and_is_logged(
 
 
 def test_requests_in_flight_are_answered_before_the_service_ends(
-    made: tuple[Path, dict[str, str]], held_writer: threading.Event
+    unserved: tuple[Path, dict[str, str]], held_writer: threading.Event
 ) -> None:
-    directory, tokens = made
+    directory, tokens = unserved
     sent = [event() for _ in range(8)]
     with ThreadPoolExecutor(9) as pool:
         with serving(directory, tokens) as ledger:
-            check_log(ledger.url, tokens["admin"], ledger.policy)
+            check_ledger(ledger)
             held_writer.clear()
             futures = [pool.submit(ledger.append, each, query="?proof=1") for each in sent]
             wait_until_arrived(ledger)

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema_rs
 import msgpack
@@ -46,12 +46,14 @@ def test_every_route_parameter_and_problem_is_in_the_document() -> None:
 
 def test_handlers_take_the_parameters_that_their_routes_name() -> None:
     for route in ROUTES:
-        taken = [
-            name
-            for name, parameter in inspect.signature(route.handler).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        ]
-        assert taken == [each.argument for each in route.parameters], route.path
+        taken: list[str] = []
+        for name, parameter in inspect.signature(route.handler).parameters.items():
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                taken.append(name)
+            elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                (arguments,) = get_args(parameter.annotation)
+                taken += arguments.__annotations__
+        assert sorted(taken) == sorted(each.argument for each in route.parameters), route.path
 
 
 def test_every_reference_in_the_document_leads_somewhere() -> None:

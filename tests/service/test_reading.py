@@ -16,8 +16,8 @@ from ledger_core.tlog.proof import check_proof, parse_proof
 from ledger_core.tlog.tile import decode_bundle
 from ledger_core.tlog.tree import Frontier
 from ledger_core.tlog.verify import check_consistency, check_inclusion
-from tests.service.check_log import CheckedLog, check_log
-from tests.service.serving import Ledger, event, make_ledger, serving
+from tests.service.check_log import CheckedLog, check_ledger
+from tests.service.serving import Ledger, event, serving_new
 
 COUNT = 600
 FOREVER = "max-age=31536000, immutable"
@@ -26,9 +26,7 @@ FOREVER = "max-age=31536000, immutable"
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     """A ledger with two full tiles and a partial one, published at several sizes."""
-    directory = tmp_path_factory.mktemp("full") / "ledger"
-    tokens = make_ledger(directory)
-    with serving(directory, tokens) as ledger:
+    with serving_new(tmp_path_factory.mktemp("full")) as ledger:
         for _ in range(3):
             answer = ledger.append(*(event() for _ in range(COUNT // 3)), query="?wait=witnessed")
             assert answer.json()["witnessed"] is True
@@ -38,7 +36,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
 @pytest.fixture(scope="module")
 def log(full: Ledger) -> CheckedLog:
     """The log of `full`, verified, with all its leaves."""
-    return check_log(full.url, full.tokens["admin"], full.policy)
+    return check_ledger(full)
 
 
 def hashes(texts: list[str]) -> list[bytes]:

@@ -12,8 +12,8 @@ import pytest
 from ledger_client.collect.importers import load_format, read_records
 from ledger_core.event.model import EventError
 from ledger_core.event.secrets import mask
-from tests.service.check_log import check_log
-from tests.service.serving import Ledger, make_ledger, serving
+from tests.service.check_log import check_ledger
+from tests.service.serving import Ledger, serving_new
 
 FILES = {
     "azure": "azure_activity",
@@ -55,9 +55,7 @@ def served(
     tmp_path_factory: pytest.TempPathFactory, shared_dir: Path
 ) -> Iterator[tuple[Ledger, Events]]:
     """All samples in one ledger, and what it holds by index."""
-    directory = tmp_path_factory.mktemp("samples") / "ledger"
-    tokens = make_ledger(directory)
-    with serving(directory, tokens) as ledger:
+    with serving_new(tmp_path_factory.mktemp("samples")) as ledger:
         for name, file in FILES.items():
             format_ = load_format(name)
             events: list[dict[str, Any]] = []
@@ -72,7 +70,7 @@ def served(
         size = ledger.ask("/v1/log").json()["tree_size"]
         stored = {index: ledger.ask(f"/v1/events/{index}").json()["event"] for index in range(size)}
         yield ledger, stored
-        check_log(ledger.url, tokens["admin"], ledger.policy)
+        check_ledger(ledger)
 
 
 def search(ledger: Ledger, q: str) -> list[int]:

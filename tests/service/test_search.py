@@ -1,6 +1,5 @@
 """Searching over HTTP: the answers are right, page without a gap, and can be verified."""
 
-import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -14,13 +13,13 @@ import pytest
 from ledger.demo.data import QUESTIONS, bad_week
 from ledger.query.engine import QueryEngine
 from ledger.query.executor import QueryLimits
-from ledger.service.query_pool import Searcher
+from ledger.service.query_pool import QueryPool
 from ledger.store.log import LogStore, create_log
 from ledger_core.event.secrets import mask
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.proof import check_proof, parse_proof
-from tests.service.check_log import check_log
-from tests.service.serving import ORIGIN, QUICK, Ledger, event, make_ledger, serving
+from tests.service.check_log import check_ledger
+from tests.service.serving import ORIGIN, QUICK, Ledger, event, make_ledger, serving, serving_new
 
 MONDAY_UNIX_US = 1_763_942_400_000_000  # 2025-11-24T00:00:00Z
 
@@ -55,13 +54,11 @@ def append_all(ledger: Ledger, events: list[dict[str, Any]]) -> None:
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     """A company's bad week, served."""
-    directory = tmp_path_factory.mktemp("story") / "ledger"
-    tokens = make_ledger(directory)
-    with serving(directory, tokens) as ledger:
+    with serving_new(tmp_path_factory.mktemp("story")) as ledger:
         # A client masks before it sends; the service refuses what was not.
         append_all(ledger, [mask(e) for e in bad_week(start_unix_us=MONDAY_UNIX_US, seed=7)])
         yield ledger
-        check_log(ledger.url, tokens["admin"], ledger.policy)
+        check_ledger(ledger)
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.query)
@@ -390,20 +387,21 @@ def test_too_many_searches_at_once_are_told_to_come_again(tmp_path: Path) -> Non
         assert set(watched) == {200}
 
 
-def test_no_thread_reads_the_log_any_more_when_searching_has_ended(tmp_path: Path) -> None:
+@pytest.mark.anyio
+async def test_no_thread_reads_the_log_after_the_query_pool_is_closed(tmp_path: Path) -> None:
     create_log(tmp_path, origin=ORIGIN)
     store = LogStore.open(tmp_path)
     before = set(threading.enumerate())
-    searcher = Searcher(
+    pool = QueryPool(
         QueryEngine(store, None),
         limits=QueryLimits(),
         threads=2,
         waiting_max=2,
         streams_max=2,
     )
-    asyncio.run(searcher.run(searcher.engine.status))
+    await pool.run(pool.engine.status)
     assert set(threading.enumerate()) - before
-    searcher.close()
+    pool.close()
     assert not set(threading.enumerate()) - before
     store.close()
 

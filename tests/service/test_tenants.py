@@ -9,8 +9,8 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from tests.service.check_log import check_log
-from tests.service.serving import Answer, Ledger, event, make_ledger, serving
+from tests.service.check_log import check_ledger
+from tests.service.serving import Answer, Ledger, event, serving_new
 from tests.service.streams import lines_of
 
 ACME, OTHER, NONE = "acme", "other", None
@@ -23,9 +23,7 @@ SECRETS = ("u_other", "198.51.100.66", "s_other", "doc_other", "other_reason", "
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     """The events of two tenants and of none, in turn, that share what they can."""
-    directory = tmp_path_factory.mktemp("tenants") / "ledger"
-    tokens = make_ledger(directory)
-    with serving(directory, tokens) as ledger:
+    with serving_new(tmp_path_factory.mktemp("tenants")) as ledger:
         events = []
         for number in range(60):
             tenant = (ACME, OTHER, NONE)[number % 3]
@@ -42,7 +40,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
             )
         assert ledger.append(*events).status == 200
         yield ledger
-        check_log(ledger.url, tokens["admin"], ledger.policy)
+        check_ledger(ledger)
 
 
 def ask(ledger: Ledger, target: str) -> Answer:

@@ -1,0 +1,11 @@
+"""Requests and answers, whatever they are about. The modules in reading order:
+
+server              from a connection to a handler
+router              the route table, and the search for a request's route
+parameters          parameters of paths and queries
+request_body        reads a body within limits and splits it into events
+responses           answers with a body, and the negotiation of their form
+streaming_response  answers that are written while they are made
+problems            problem documents, and the mapping from errors to them
+openapi             the OpenAPI document, printed from the routes
+"""

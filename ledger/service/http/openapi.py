@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import msgspec
 
+from ledger.service.http.parameters import Parameter
 from ledger.service.http.problems import PROBLEMS
 from ledger.service.http.responses import PROBLEM_MEDIA
-from ledger.service.http.router import Content, Parameter, Route
+from ledger.service.http.router import Content, Route
 from ledger.service.routes import ROUTES
 from ledger_core.api import AllRefused, NotReady, Problem, Refused, Result
 from ledger_core.event.model import Event

@@ -1,12 +1,12 @@
-"""Request bodies: read within limits, and split into events that are read one by one.
+"""Request bodies: read within limits, and split into events that are decoded one by one.
 
     application/json        one event, or {"events": [event, …]}
     application/x-ndjson    one event a line
     application/msgpack     the MessagePack form of either JSON one
 
-Splitting finds where each event begins and ends and decodes none of them, so that a bad event
-fails alone, and so that no body makes more objects than its limits allow: elements are counted and
-measured before they are decoded.
+Splitting finds where each event begins and ends and decodes none of them. So a bad event fails
+alone, and no body makes more objects than its limits allow: elements are counted and measured
+before they are decoded.
 """
 
 import asyncio
@@ -20,15 +20,23 @@ import msgspec
 from aiohttp import web
 
 from ledger.service.http.problems import ProblemError
+from ledger.service.http.responses import JSON_MEDIA, NDJSON_MEDIA
 from ledger_core.event.model import LIMITS, EventError
 from ledger_core.event.reader import Reader, ReadEvent
 
-JSON: Final = "application/json"
-NDJSON: Final = "application/x-ndjson"
 MSGPACK: Final = "application/msgpack"
 
+BODY_PROBLEMS: Final = (
+    "body-cut-short",
+    "body-too-slow",
+    "body-too-large",
+    "unsupported-media-type",
+    "expectation-failed",
+)
+"""What `read_body` may refuse a body with."""
+
 COMMAS_MAX: Final = 1 << 21
-"""In a JSON body. Splitting takes 56 bytes of memory for a comma that separates two elements."""
+"""Commas in a JSON body. Splitting takes 56 bytes of memory for each that separates elements."""
 
 KEY_SHOWN_CHARS_MAX: Final = 64
 
@@ -46,9 +54,9 @@ _is_blank = re.compile(rb"[ \t\r]*").fullmatch
 
 @dataclass(frozen=True, slots=True)
 class ParsedBody:
-    """The events of a body, undecoded, and how each is read.
+    """The undecoded events of a body, and the function that reads each.
 
-    `read` raises EventError or ProblemError for an event that is refused.
+    `read` raises EventError or ProblemError to refuse an event.
     """
 
     raws: Sequence[bytes | msgspec.Raw]
@@ -81,7 +89,7 @@ async def read_body(request: web.BaseRequest, *, bytes_max: int, wait_s: float) 
         await _continue(request, expect)
     content = request.content
     if content.is_eof():
-        # All of it came with the head. In chunks it had no length to look at before.
+        # The whole body came with the head. A chunked body had no length to check before.
         whole = content.read_nowait()
         if len(whole) > bytes_max:
             raise _too_large(bytes_max, len(whole))
@@ -110,15 +118,16 @@ def split_body(
     Raises: ProblemError when it is of another type, not well-formed, has no event or too many.
     """
     media = _media_type(content_type)
-    if media == JSON:
+    if media == JSON_MEDIA:
         items = _split_json(body, reader)
-    elif media == NDJSON:
+    elif media == NDJSON_MEDIA:
         items = _split_lines(body, events_max, reader)
     elif media == MSGPACK:
         items = _split_msgpack(body, events_max, reader)
     else:
         raise ProblemError(
-            "unsupported-media-type", f"a body is {JSON}, {NDJSON} or {MSGPACK}, in UTF-8"
+            "unsupported-media-type",
+            f"a body is {JSON_MEDIA}, {NDJSON_MEDIA} or {MSGPACK}, in UTF-8",
         )
     if not items.raws:
         raise ProblemError("empty-batch", "the request holds no event")
@@ -132,13 +141,13 @@ async def _continue(request: web.BaseRequest, expect: str) -> None:
     if expect.lower() != _EXPECTED:
         raise ProblemError("expectation-failed", f"the only expectation met is {_EXPECTED}")
     await request.writer.write(_CONTINUE)
-    # An interim answer is no part of the answer, which has yet to begin.
+    # An interim answer does not count as the beginning of the answer.
     request.writer.output_size = 0
 
 
 def _media_type(content_type: str | None) -> str | None:
     """The media type, or None for one that is missing or not in UTF-8."""
-    if content_type is None or content_type == JSON:
+    if content_type is None or content_type == JSON_MEDIA:
         return content_type
     media, *parameters = (part.strip().lower() for part in content_type.split(";"))
     for parameter in parameters:
@@ -161,7 +170,7 @@ def _split_json(body: bytes, reader: Reader) -> ParsedBody:
             limit=COMMAS_MAX,
             got=commas,
         )
-    # Held to both ends: a decoder would keep the last of two "events" and drop the other.
+    # Checked at both ends: a decoder would keep the last of two "events" and drop the other.
     if body[start : start + 1] != b"[" or not _is_end(body, end):
         raise _explain_batch(body)
     try:
@@ -172,7 +181,7 @@ def _split_json(body: bytes, reader: Reader) -> ParsedBody:
 
 
 def _explain_batch(body: bytes) -> ProblemError:
-    """Why a body that begins as a batch is none."""
+    """The reason why a body that begins like a batch is refused."""
     try:
         events = bytes(_decode_batch(body).events)
     except msgspec.ValidationError:
@@ -187,7 +196,7 @@ def _explain_batch(body: bytes) -> ProblemError:
 
 
 def _split_lines(body: bytes, events_max: int, reader: Reader) -> ParsedBody:
-    """One event a line; blank lines are none, but count, so that there is an end to them."""
+    """One event a line; blank lines are skipped, but count toward the limit."""
     lines = body.count(b"\n") + (not body.endswith(b"\n"))
     if lines > events_max:
         raise _too_many(events_max, lines)

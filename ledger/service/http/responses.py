@@ -1,4 +1,4 @@
-"""Answers: bytes, a media type, and how long they may be kept."""
+"""Answers with a body: media types, Cache-Control, and the negotiation of compression and JSON."""
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -8,6 +8,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 JSON_MEDIA: Final = "application/json"
+NDJSON_MEDIA: Final = "application/x-ndjson"
 PROBLEM_MEDIA: Final = "application/problem+json"
 TEXT_MEDIA: Final = "text/plain"
 BYTES_MEDIA: Final = "application/octet-stream"

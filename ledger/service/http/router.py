@@ -1,52 +1,34 @@
-"""The route table: which requests there are, what they take and what they answer.
+"""The route table: the requests that are served, their parameters and their answers.
 
-Each resource's module lists its `Route`s. The server finds the handler of a request in them, reads
-its parameters by them, and the OpenAPI document is printed from them, so the three can't disagree.
+Each module of `ledger.service.routes` lists its `Route`s. The server finds the handler of a request
+in them and reads its parameters by them, and the OpenAPI document is printed from them, so the
+three can't disagree.
 """
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from keyword import iskeyword
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import unquote_plus
 
 from aiohttp import web
 
+from ledger.service.http.parameters import Parameter
 from ledger.service.http.problems import ProblemError
+from ledger.service.http.responses import JSON_MEDIA
 from ledger.store.tokens import TokenScope
 from ledger_core.tlog.errors import MalformedError
-from ledger_core.tlog.hashing import SIZE_MAX
-from ledger_core.tlog.text import excerpt, parse_size
+from ledger_core.tlog.text import excerpt
 
 QUERY_PARAMETERS_MAX: Final = 16
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
-"""Called with the service, the request, and the parameters given, as keyword arguments."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
-    """A parameter of the path or the query."""
-
-    name: str
-    place: Literal["path", "query"]
-    parse: Callable[[str], Any]
-    schema: Mapping[str, Any]
-    help: str
-    required: bool = False
-    pattern: str = "[^/]+"
-    """What it may look like in a path."""
-
-    @property
-    def argument(self) -> str:
-        """The name under which a handler gets it: `from` can't be one in Python."""
-        return f"{self.name}_" if iskeyword(self.name) else self.name
+"""Called with the context, the request, and the parsed parameters as keyword arguments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """A body, as one media type has it: a msgspec type, a tuple of such, or a JSON Schema."""
+    """The form of a body in one media type: a msgspec type, a tuple of them, or a JSON Schema."""
 
     media: str
     type: Any
@@ -54,7 +36,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Success:
-    """An answer that is no problem document."""
+    """An answer that is not a plain problem document."""
 
     status: int = 200
     help: str
@@ -81,7 +63,7 @@ class Route:
         object.__setattr__(self, "query", query)
 
     def pattern(self) -> re.Pattern[str]:
-        """What the path of a request looks like, percent-decoded."""
+        """The pattern that the percent-decoded path of a request matches."""
         path = re.escape(self.path)
         for each in self.parameters:
             if each.place == "path":
@@ -89,7 +71,7 @@ class Route:
         return re.compile(path)
 
 
-class Found(NamedTuple):
+class RouteMatch(NamedTuple):
     """The route of a request, and the values of its path's parameters."""
 
     route: Route
@@ -97,7 +79,7 @@ class Found(NamedTuple):
 
 
 class Router:
-    """Finds the route of a request: by one look-up for paths without parameters."""
+    """Finds the route of a request; a path without parameters takes one look-up in a dict."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._fixed: dict[str, dict[str, Route]] = {}
@@ -108,7 +90,7 @@ class Router:
             else:
                 self._fixed.setdefault(route.path, {}).update(_methods(route))
 
-    def find(self, method: str, path: str) -> Found:
+    def find(self, method: str, path: str) -> RouteMatch:
         """The route. Raises: ProblemError with 404, or 405 and Allow."""
         values: Mapping[str, str] = {}
         methods = self._fixed.get(path)
@@ -120,7 +102,7 @@ class Router:
             raise ProblemError(
                 "method-not-allowed", f"this path takes {allow}", headers={"Allow": allow}
             )
-        return Found(route, values)
+        return RouteMatch(route, values)
 
     def _match(self, path: str) -> tuple[dict[str, Route], Mapping[str, str]]:
         for pattern, methods in self._patterns:
@@ -129,86 +111,32 @@ class Router:
         raise ProblemError("not-found", "there is nothing at this path")
 
 
-def read_parameters(route: Route, values: Mapping[str, str], query_string: str) -> dict[str, Any]:
+def read_parameters(match: RouteMatch, query_string: str) -> dict[str, Any]:
     """The parameters of a request, parsed, by name.
 
     Raises: ProblemError for one that is unknown, repeated, missing or malformed.
     """
-    given: dict[str, Any] = dict(values)
+    route = match.route
+    arguments: dict[str, Any] = dict(match.values)
     if query_string:
-        _read_query(route, query_string, given)
+        arguments |= _read_query(route, query_string)
     for each in route.parameters:
-        if each.required and each.argument not in given:
+        if each.required and each.argument not in arguments:
             raise ProblemError("bad-parameter", "is required", field=each.name)
-    return given
+    return arguments
 
 
-def size_parameter(name: str, help_: str, *, required: bool = False) -> Parameter:
-    """A tree size or an index in the query."""
-    return Parameter(
-        name=name,
-        place="query",
-        parse=parse_size,
-        schema={"type": "integer", "minimum": 0, "maximum": SIZE_MAX},
-        help=help_,
-        required=required,
-    )
-
-
-def choice_parameter(name: str, choices: Sequence[str], help_: str) -> Parameter:
-    """One of a few words in the query."""
-
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise MalformedError(f"not one of {', '.join(choices)}: {excerpt(text)}")
-        return text
-
-    return Parameter(
-        name=name,
-        place="query",
-        parse=parse,
-        schema={"type": "string", "enum": list(choices)},
-        help=help_,
-    )
-
-
-def flag_parameter(name: str, help_: str) -> Parameter:
-    """1 or 0 in the query."""
-
-    def parse(text: str) -> bool:
-        if text not in ("0", "1"):
-            raise MalformedError(f"not 0 or 1: {excerpt(text)}")
-        return text == "1"
-
-    return Parameter(
-        name=name,
-        place="query",
-        parse=parse,
-        schema={"type": "string", "enum": ["0", "1"]},
-        help=help_,
-    )
-
-
-def path_parameter(
-    name: str, help_: str, *, pattern: str = "[^/]+", schema: Mapping[str, Any] | None = None
-) -> Parameter:
-    """A part of the path."""
-    return Parameter(
-        name=name,
-        place="path",
-        parse=str,
-        schema=schema or {"type": "string"},
-        help=help_,
-        required=True,
-        pattern=pattern,
-    )
+def json_answer(type_: Any, help_: str, *, status: int = 200) -> Success:
+    """A success that is documented as JSON of one type."""
+    return Success(status=status, help=help_, contents=(Content(media=JSON_MEDIA, type=type_),))
 
 
 def _methods(route: Route) -> dict[str, Route]:
     return {"GET": route, "HEAD": route} if route.method == "GET" else {route.method: route}
 
 
-def _read_query(route: Route, query_string: str, given: dict[str, Any]) -> None:
+def _read_query(route: Route, query_string: str) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
     pieces = query_string.split("&")
     if len(pieces) > QUERY_PARAMETERS_MAX:
         raise ProblemError(
@@ -223,9 +151,10 @@ def _read_query(route: Route, query_string: str, given: dict[str, Any]) -> None:
         parameter = route.query.get(name)
         if parameter is None:
             raise ProblemError("bad-parameter", f"there is no parameter {excerpt(name)}")
-        if parameter.argument in given:
+        if parameter.argument in arguments:
             raise ProblemError("bad-parameter", "stands twice", field=name)
         try:
-            given[parameter.argument] = parameter.parse(text)
+            arguments[parameter.argument] = parameter.parse(text)
         except MalformedError as error:
             raise ProblemError("bad-parameter", str(error), field=name) from None
+    return arguments

@@ -1,4 +1,14 @@
-"""All routes of the service: the modules of its resources, in the order of the documentation."""
+"""All routes of the service, a module for each resource, in the order of the documentation.
+
+events      append events, and read one back
+search      search, and the pivots from an answer
+stream      events as they come in
+export      everything that a query finds, as a file
+erasures    destroy the private values of a subject
+proofs      inclusion and consistency
+tiles       the log as any tlog client reads it
+status      the log, its health, and this interface
+"""
 
 from typing import Final
 
@@ -6,23 +16,19 @@ from ledger.service.http.router import Route
 from ledger.service.routes import (
     erasures,
     events,
+    export,
     proofs,
     search,
     status,
+    stream,
     tiles,
-)
-from ledger.service.routes import (
-    export as exporting,
-)
-from ledger.service.routes import (
-    stream as tail,
 )
 
 ROUTES: Final[tuple[Route, ...]] = (
     *events.ROUTES,
     *search.ROUTES,
-    *tail.ROUTES,
-    *exporting.ROUTES,
+    *stream.ROUTES,
+    *export.ROUTES,
     *erasures.ROUTES,
     *proofs.ROUTES,
     *tiles.ROUTES,

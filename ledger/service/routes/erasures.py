@@ -1,4 +1,4 @@
-"""`/v1/private/erasures`: destroy what is private of one subject, and log that it was done."""
+"""`/v1/private/erasures`: destroy the private values of one subject, and log the erasure."""
 
 import asyncio
 from secrets import token_bytes
@@ -8,11 +8,11 @@ import msgspec
 from aiohttp import web
 
 from ledger.service.auth import authenticate
-from ledger.service.context import Service
+from ledger.service.context import ServiceContext
 from ledger.service.http.problems import ProblemError
-from ledger.service.http.request_body import ParsedBody, read_body
+from ledger.service.http.request_body import BODY_PROBLEMS, ParsedBody, read_body
 from ledger.service.http.responses import JSON_MEDIA, encode_answer
-from ledger.service.http.router import Content, Route, Success
+from ledger.service.http.router import Content, Route, json_answer
 from ledger_core.api import Erase, Erased, Refused
 from ledger_core.event.canonical import format_time
 from ledger_core.event.commitments import erasure_event
@@ -23,18 +23,18 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError
 BODY_BYTES_MAX: Final = 65_536
 
 
-async def erase_subject(service: Service, request: web.BaseRequest) -> web.Response:
-    """Destroy key, salts and values of a subject, then log it."""
-    token = authenticate(service.access, request.headers.get("Authorization"), "admin")
+async def erase_subject(context: ServiceContext, request: web.BaseRequest) -> web.Response:
+    """Destroy key, salts and values of a subject, then log the erasure."""
+    token = authenticate(context.access, request, "admin")
     if token.tenant is not None:
         raise ProblemError("wrong-tenant", "a subject's values may be of every tenant")
-    body = await read_body(request, bytes_max=BODY_BYTES_MAX, wait_s=service.settings.body_wait_s)
+    body = await read_body(request, bytes_max=BODY_BYTES_MAX, wait_s=context.settings.body_wait_s)
     try:
         erase = msgspec.json.decode(body, type=Erase)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ProblemError("not-json", "want subject and reason, both texts of an event") from None
-    store = service.privacy.store
-    unix_us = service.appender.now()
+    store = context.private_fields.store
+    unix_us = context.ingest.now()
     values = store.count(erase.subject)
     event = erasure_event(
         subject=erase.subject,
@@ -44,15 +44,15 @@ async def erase_subject(service: Service, request: web.BaseRequest) -> web.Respo
         event_id=format_uuid7(unix_ms=unix_us // 1000, random=token_bytes(UUID7_RANDOM_BYTES)),
         time=format_time(unix_us),
     )
-    # Read before anything is destroyed: an event that can't be logged must stop it.
-    read = service.appender.reader.read_object(mask(event))
+    # Read before anything is destroyed: an erasure whose event can't be logged must not happen.
+    read = context.ingest.reader.read_object(mask(event))
     erasure = await asyncio.to_thread(store.erase, erase.subject, event_json=read.event_json)
-    items = ParsedBody([read.event_json], service.appender.reader.read, is_batch=False)
+    parsed = ParsedBody([read.event_json], context.ingest.reader.read, is_batch=False)
     try:
-        (outcome,) = await service.appender.append(items, by=token.name, tenant=None)
+        (outcome,) = await context.ingest.append(parsed, by=token.name, tenant=None)
     except UnavailableError:
-        # It is erased all the same, so its event must get into the log: by the outbox, then.
-        service.access.enqueue(read.event_json)
+        # The values are destroyed already, so the outbox must bring the event into the log.
+        context.access.enqueue(read.event_json)
         store.finish(erasure)
         raise
     if isinstance(outcome, Refused):
@@ -72,19 +72,14 @@ ROUTES: Final = (
         scope="admin",
         bodies=(Content(media=JSON_MEDIA, type=Erase),),
         successes=(
-            Success(
-                help="Key, salts and values are destroyed, and the event that says so is logged.",
-                contents=(Content(media=JSON_MEDIA, type=Erased),),
+            json_answer(
+                Erased, "Key, salts and values are destroyed, and the event of it is logged."
             ),
         ),
         problems=(
             "wrong-tenant",
             "not-json",
-            "body-cut-short",
-            "body-too-slow",
-            "body-too-large",
-            "unsupported-media-type",
-            "expectation-failed",
+            *BODY_PROBLEMS,
             "string",
             "queue-full",
             "writing-stopped",

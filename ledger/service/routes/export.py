@@ -1,4 +1,4 @@
-"""`GET /v1/export`: everything that a query finds, as one file, written while it is found.
+"""`GET /v1/export`: everything that a query finds, as one file that is written while it is found.
 
 * `jsonl`: a line an event, `{"index":…,` then the leaf's own bytes `"event":…,"received":…,"v":1`
   then `,"leaf_hash":"…"}`; at the end `{"trailer":{"rows":…,"sha256":…,"tree_size":…}}`.
@@ -22,13 +22,14 @@ from aiohttp import web
 
 from ledger.query.cursor import ORDERS, Order
 from ledger.query.engine import Row
-from ledger.service.context import Service
+from ledger.service.auth import authenticate
+from ledger.service.context import ServiceContext
+from ledger.service.http.parameters import QUERY, choice_parameter
 from ledger.service.http.problems import ProblemError
-from ledger.service.http.request_body import NDJSON
-from ledger.service.http.router import Content, Route, Success, choice_parameter
+from ledger.service.http.responses import NDJSON_MEDIA
+from ledger.service.http.router import Content, Route, Success
 from ledger.service.http.streaming_response import stream_answer
-from ledger.service.routes.proving import prove_inclusion
-from ledger.service.routes.search import QUERY_PARAMETER, reading_tenant
+from ledger.service.routes.proofs import prove_inclusion
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import ExportTrailer, TrailerLine
 from ledger_core.event.csv import COLUMNS, Cell, format_header, format_rows, table_row
@@ -44,11 +45,11 @@ ZIP: Final = "application/zip"
 BATCH_ROWS: Final = 1000
 
 Format = Literal["jsonl", "csv", "evidence"]
-_MEDIA: Final = {"jsonl": (NDJSON, "jsonl"), "csv": (CSV, "csv"), "evidence": (ZIP, "zip")}
+_MEDIA: Final = {"jsonl": (NDJSON_MEDIA, "jsonl"), "csv": (CSV, "csv"), "evidence": (ZIP, "zip")}
 
 
 async def export_events(
-    service: Service,
+    context: ServiceContext,
     request: web.BaseRequest,
     *,
     q: str = "",
@@ -56,49 +57,51 @@ async def export_events(
     order: Order = "oldest",
 ) -> web.StreamResponse:
     """Everything that a query finds, as a file."""
-    tenant = reading_tenant(service, request)
+    tenant = authenticate(context.access, request, "read").tenant
     query = parse_query(q)
-    tree_size = service.tree_size
+    tree_size = context.tree_size
     now = unix_us()
     head: SignedCheckpoint | None = None
     if format == "evidence":
-        head = await service.published_covering(tree_size)
+        head = await context.published_covering(tree_size)
         tree_size = head.head.tree_size
-        await _check_count(service, query, tenant=tenant, now=now, tree_size=tree_size)
-    rows = service.searcher.engine.rows(
+        await _check_count(context, query, tenant=tenant, now=now, tree_size=tree_size)
+    rows = context.query_pool.engine.rows(
         query, tenant=tenant, now_unix_us=now, order=order, tree_size=tree_size
     )
     chunks: Iterator[bytes]
     if head is not None:
-        chunks = _evidence(service, rows, query=format_query(query), head=head)
+        chunks = _evidence(context, rows, query=format_query(query), head=head)
     elif format == "csv":
         chunks = _with_trailer(_csv(rows), tree_size, format_csv_trailer)
     else:
         chunks = _with_trailer(_jsonl(rows), tree_size, format_jsonl_trailer)
     media, ending = _MEDIA[format]
     name = f"events-{datetime.fromtimestamp(now / 1e6, UTC):%Y%m%dT%H%M%SZ}.{ending}"
-    async with aclosing(_on_threads(service, chunks)) as pieces:
+    async with aclosing(_on_threads(context, chunks)) as pieces:
         return await stream_answer(
             request,
             pieces,
             media=f"{media}; charset=utf-8" if media == CSV else media,
-            reader_wait_s=service.settings.reader_wait_s,
+            reader_wait_s=context.settings.reader_wait_s,
             headers={"Content-Disposition": f'attachment; filename="{name}"'},
         )
 
 
-async def _on_threads(service: Service, chunks: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """The chunks, each made on a thread while the loop does something else."""
-    while (chunk := await service.searcher.run(partial(next, chunks, None))) is not None:
+async def _on_threads(
+    context: ServiceContext, chunks: Iterator[bytes]
+) -> AsyncGenerator[bytes, None]:
+    """The chunks, each made on a thread of the query pool."""
+    while (chunk := await context.query_pool.run(partial(next, chunks, None))) is not None:
         yield chunk
 
 
 async def _check_count(
-    service: Service, query: Expression, *, tenant: str | None, now: int, tree_size: int
+    context: ServiceContext, query: Expression, *, tenant: str | None, now: int, tree_size: int
 ) -> None:
-    """Refuse what is too much for one file of evidence before its first byte."""
-    answer = await service.searcher.run(
-        lambda: service.searcher.engine.search(
+    """Refuse a query that finds more events than one file of evidence may hold."""
+    answer = await context.query_pool.run(
+        lambda: context.query_pool.engine.search(
             query, tenant=tenant, now_unix_us=now, limit=0, tree_size=tree_size
         )
     )
@@ -131,13 +134,13 @@ def _jsonl(rows: Iterator[Row]) -> Iterator[tuple[int, bytes]]:
 
 
 def _format_line(row: Row) -> bytes:
-    """The leaf's bytes stay as they are: they are what the hash covers."""
+    """A row with the leaf's own bytes, which its hash covers."""
     hash_ = format_base64(leaf_hash(row.leaf)).encode()
     return b'{"index":%d,%b,"leaf_hash":"%b"}\n' % (row.index, row.leaf[1:-1], hash_)
 
 
 def format_jsonl_trailer(trailer: ExportTrailer) -> bytes:
-    """The last line."""
+    """The last line of JSON lines."""
     return msgspec.json.encode(TrailerLine(trailer)) + b"\n"
 
 
@@ -149,30 +152,28 @@ def _csv(rows: Iterator[Row]) -> Iterator[tuple[int, bytes]]:
 
 
 def format_csv_trailer(trailer: ExportTrailer) -> bytes:
-    """The last record, as wide as the others (RFC 4180 §2.4)."""
+    """The last record of CSV, as wide as the others (RFC 4180 §2.4)."""
     cells: list[Cell] = ["#trailer", trailer.rows, trailer.sha256, trailer.tree_size]
     return format_rows([cells + [""] * (len(COLUMNS) - len(cells))]).encode()
 
 
 def _evidence(
-    service: Service, rows: Iterator[Row], *, query: str, head: SignedCheckpoint
+    context: ServiceContext, rows: Iterator[Row], *, query: str, head: SignedCheckpoint
 ) -> Iterator[bytes]:
     def prove() -> Iterator[EvidenceEvent]:
         for row in rows:
-            proof = prove_inclusion(service.store, leaf_index=row.index, head=head)
+            proof = prove_inclusion(context.store, leaf_index=row.index, head=head)
             yield EvidenceEvent(index=row.index, leaf=row.leaf, proof=proof)
 
     return write_evidence(
         islice(prove(), EVENTS_MAX),
         query=query,
-        origin=service.origin,
+        origin=context.origin,
         tree_size=head.head.tree_size,
         checkpoint=head.note,
-        policy=service.policy_text,
+        policy=context.policy_text,
     )
 
-
-_BINARY: Final = {"type": "string", "format": "binary"}
 
 ROUTES: Final = (
     Route(
@@ -181,7 +182,7 @@ ROUTES: Final = (
         summary="Everything that a query finds, as one file",
         scope="read",
         parameters=(
-            QUERY_PARAMETER,
+            QUERY,
             choice_parameter(
                 "format",
                 tuple(_MEDIA),
@@ -195,9 +196,9 @@ ROUTES: Final = (
                 help="The file. Its trailer holds the number of rows and a SHA-256: a file without "
                 "one was cut short.",
                 contents=(
-                    Content(media=NDJSON, type={"type": "string"}),
+                    Content(media=NDJSON_MEDIA, type={"type": "string"}),
                     Content(media=CSV, type={"type": "string"}),
-                    Content(media=ZIP, type=_BINARY),
+                    Content(media=ZIP, type={"type": "string", "format": "binary"}),
                 ),
             ),
         ),

@@ -1,13 +1,16 @@
-"""`/v1/proofs`: inclusion and consistency, for everybody.
+"""`/v1/proofs`: inclusion and consistency proofs, which need no token.
 
-Leaf hashes cover a random id, so a proof tells nothing of an event that one doesn't have already.
+A leaf hash covers a random id, so a proof reveals nothing about an event to a reader without it.
+Other routes add proofs to their answers with `prove_inclusion`, `prove_range` and
+`prove_consistency`.
 """
 
 from typing import Final
 
 from aiohttp import web
 
-from ledger.service.context import Service
+from ledger.service.context import ServiceContext
+from ledger.service.http.parameters import size_parameter
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import (
     JSON_MEDIA,
@@ -17,76 +20,72 @@ from ledger.service.http.responses import (
     make_answer,
     prefers_json,
 )
-from ledger.service.http.router import Content, Route, Success, size_parameter
-from ledger.service.routes.proving import (
-    check_within,
-    past_the_end,
-    prove_consistency,
-    prove_inclusion,
-)
-from ledger_core.api import ConsistencyAnswer, InclusionAnswer
+from ledger.service.http.router import Content, Route, Success
+from ledger.store.log import LogStore
+from ledger_core.api import Consistency, ConsistencyAnswer, InclusionAnswer
 from ledger_core.tlog.checkpoint import SignedCheckpoint
-from ledger_core.tlog.prove import plan_inclusion
+from ledger_core.tlog.proof import Proof, RangeProof, format_proof, format_range_proof
+from ledger_core.tlog.prove import plan_consistency, plan_inclusion, plan_range
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.tree import Node
 
 VARY: Final = {"Vary": "Accept"}
 FIXED: Final = "public, max-age=86400"
-"""For sizes that the request names: such a proof never changes."""
+"""The Cache-Control for sizes that the request names: such a proof never changes."""
 
 
 async def read_inclusion(
-    service: Service,
+    context: ServiceContext,
     request: web.BaseRequest,
     *,
     index: int,
     size: int | None = None,
     from_size: int | None = None,
 ) -> web.Response:
-    """That a leaf is in the tree of a size, the published one when none is named."""
+    """Prove that a leaf is in the tree of a size, by default the published one."""
     as_json = prefers_json(request.headers.get("Accept"))
     if from_size is not None and not as_json:
         raise ProblemError("bad-parameter", f"needs Accept: {JSON_MEDIA}", field="from_size")
-    bound = _bound(service, "size", size)
+    bound = _bound(context, "size", size)
     if index >= bound:
         raise past_the_end("index", index, tree_size=bound)
     check_within("from_size", from_size or 0, tree_size=bound)
-    tree_size, head = await _tree(service, size, at_least=max(index + 1, from_size or 0))
+    tree_size, head = await _tree(context, size, at_least=max(index + 1, from_size or 0))
     cache = NO_CACHE if size is None else FIXED
     if not as_json:
         if head is None:
             raise ProblemError(
                 "no-checkpoint", f"no checkpoint of size {tree_size} was published", field="size"
             )
-        text = prove_inclusion(service.store, leaf_index=index, head=head)
+        text = prove_inclusion(context.store, leaf_index=index, head=head)
         return make_answer(text.encode(), media=TEXT_MEDIA, cache=cache, headers=VARY)
-    (leaf_hash,) = service.store.node_hashes((Node(0, index),))
+    (leaf_hash,) = context.store.node_hashes((Node(0, index),))
     plan = plan_inclusion(leaf_index=index, tree_size=tree_size)
     answer = InclusionAnswer(
         index=index,
         tree_size=tree_size,
         leaf_hash=format_base64(leaf_hash),
-        hashes=tuple(map(format_base64, service.store.prove(plan))),
+        hashes=tuple(map(format_base64, context.store.prove(plan))),
         checkpoint=_note(head),
     )
     if from_size is not None:
         answer.consistency = prove_consistency(
-            service.store, old_size=from_size, new_size=tree_size
+            context.store, old_size=from_size, new_size=tree_size
         )
     return encode_answer(answer, cache=cache, headers=VARY)
 
 
 async def read_consistency(
-    service: Service, request: web.BaseRequest, *, from_: int, to: int | None = None
+    context: ServiceContext, request: web.BaseRequest, *, from_: int, to: int | None = None
 ) -> web.Response:
-    """That the tree of one size begins with that of another, or the published one does."""
+    """Prove that the tree of one size begins with that of another, by default the published."""
     if to is not None and from_ > to:
         raise ProblemError(
             "bad-parameter", f"{from_} is larger than to, {to}", field="from", limit=to, got=from_
         )
-    check_within("from", from_, tree_size=_bound(service, "to", to))
-    new_size, head = await _tree(service, to, at_least=from_)
-    proof = prove_consistency(service.store, old_size=from_, new_size=new_size)
+    check_within("from", from_, tree_size=_bound(context, "to", to))
+    new_size, head = await _tree(context, to, at_least=from_)
+    proof = prove_consistency(context.store, old_size=from_, new_size=new_size)
     cache = NO_CACHE if to is None else FIXED
     if not prefers_json(request.headers.get("Accept")):
         text = "".join(f"{each}\n" for each in proof.hashes)
@@ -97,23 +96,72 @@ async def read_consistency(
     return encode_answer(answer, cache=cache, headers=VARY)
 
 
-def _bound(service: Service, name: str, size: int | None) -> int:
-    """The size of the tree that is asked about, at most; the durable one when none is named."""
+def prove_inclusion(store: LogStore, *, leaf_index: int, head: SignedCheckpoint) -> str:
+    """A tlog-proof that a leaf is in the tree of a head.
+
+    Precondition: leaf_index < the head's size <= the durable size. Cost: 2·log2(size) point reads.
+    """
+    plan = plan_inclusion(leaf_index=leaf_index, tree_size=head.head.tree_size)
+    return format_proof(
+        Proof(leaf_index=leaf_index, hashes=store.prove(plan), checkpoint=head.note)
+    )
+
+
+def prove_range(store: LogStore, *, start: int, end: int, head: SignedCheckpoint) -> str:
+    """A range proof that the leaves [start, end) are in the tree of a head.
+
+    Precondition: start < end <= the head's size <= the durable size.
+    """
+    plan = plan_range(start=start, end=end, tree_size=head.head.tree_size)
+    return format_range_proof(
+        RangeProof(start=start, end=end, hashes=store.prove(plan), checkpoint=head.note)
+    )
+
+
+def prove_consistency(store: LogStore, *, old_size: int, new_size: int) -> Consistency:
+    """A proof that the tree of one size begins with the tree of another.
+
+    Precondition: old_size <= new_size <= the durable size.
+    """
+    plan = plan_consistency(old_size=old_size, new_size=new_size)
+    hashes = tuple(map(format_base64, store.prove(plan)))
+    return Consistency(from_=old_size, to=new_size, hashes=hashes)
+
+
+def check_within(name: str, number: int, *, tree_size: int) -> None:
+    """Refuse a size that is larger than the tree. Raises: ProblemError."""
+    if number > tree_size:
+        raise past_the_end(name, number, tree_size=tree_size)
+
+
+def past_the_end(name: str, number: int, *, tree_size: int) -> ProblemError:
+    """The refusal of an index or a size past the end of the tree."""
+    return ProblemError(
+        "past-the-end",
+        f"got {number}, the tree has size {tree_size}",
+        field=name,
+        limit=tree_size,
+        got=number,
+    )
+
+
+def _bound(context: ServiceContext, name: str, size: int | None) -> int:
+    """The largest size that the proof may be for: the named one, or the durable one."""
     if size is None:
-        return service.tree_size
-    check_within(name, size, tree_size=service.tree_size)
+        return context.tree_size
+    check_within(name, size, tree_size=context.tree_size)
     return size
 
 
 async def _tree(
-    service: Service, size: int | None, *, at_least: int
+    context: ServiceContext, size: int | None, *, at_least: int
 ) -> tuple[int, SignedCheckpoint | None]:
-    """The size to prove for, and the head that was published with it, if one was."""
-    published = service.publisher.published
+    """The size to prove for, and the head that was published with it, if any."""
+    published = context.publisher.published
     if size is None:
-        published = await service.published_covering(at_least)
+        published = await context.published_covering(at_least)
     elif published is None or published.head.tree_size != size:
-        return size, service.store.published(size)
+        return size, context.store.published(size)
     return published.head.tree_size, published
 
 

@@ -1,11 +1,11 @@
-"""What the log is, whether the service is well, and what its problems mean."""
+"""The log's name and size, the health of the service, and the description of this interface."""
 
 from typing import Final
 
 import msgspec
 from aiohttp import web
 
-from ledger.service.context import Service
+from ledger.service.context import ServiceContext
 from ledger.service.http.problems import PROBLEMS, make_problem
 from ledger.service.http.responses import (
     JSON_MEDIA,
@@ -14,7 +14,7 @@ from ledger.service.http.responses import (
     encode_answer,
     make_answer,
 )
-from ledger.service.http.router import Content, Route, Success
+from ledger.service.http.router import Content, Route, Success, json_answer
 from ledger_core.api import (
     TYPE_PREFIX,
     Alive,
@@ -40,16 +40,16 @@ _KINDS: Final = ProblemKinds(
 )
 
 
-async def read_log(service: Service, _request: web.BaseRequest) -> web.Response:
-    """Which log this is."""
-    index = service.searcher.engine.status()
-    published = service.publisher.published
+async def read_log(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
+    """The name, keys, witnesses and size of the log."""
+    index = context.query_pool.engine.status()
+    published = context.publisher.published
     answer = LogAnswer(
-        origin=service.origin,
-        verifier_keys=service.verifier_keys,
-        witnesses=_witnesses(service),
-        policy=service.policy_text,
-        tree_size=service.tree_size,
+        origin=context.origin,
+        verifier_keys=context.verifier_keys,
+        witnesses=_witnesses(context),
+        policy=context.policy_text,
+        tree_size=context.tree_size,
         published_size=0 if published is None else published.head.tree_size,
         index=IndexAnswer(
             sealed_segments=index.sealed_segments,
@@ -60,17 +60,17 @@ async def read_log(service: Service, _request: web.BaseRequest) -> web.Response:
     return encode_answer(answer, cache=NO_CACHE)
 
 
-async def read_alive(_service: Service, _request: web.BaseRequest) -> web.Response:
+async def read_alive(_context: ServiceContext, _request: web.BaseRequest) -> web.Response:
     """Whether the process answers."""
     return encode_answer(Alive(status="ok"))
 
 
-async def read_ready(service: Service, _request: web.BaseRequest) -> web.Response:
+async def read_ready(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
     """Whether events are taken and heads are signed."""
-    reasons = list(service.broken)
-    if service.sequencer.failure is not None:
+    reasons = list(context.broken)
+    if context.sequencer.failure is not None:
         reasons.append("no event is taken: a commit failed, and the service must be started again")
-    if service.publisher.failure is not None:
+    if context.publisher.failure is not None:
         reasons.append(
             "no head is signed: this log or its store has another history than was signed or "
             "witnessed; the log lines say which, and the folder evidence/ shows it"
@@ -80,31 +80,31 @@ async def read_ready(service: Service, _request: web.BaseRequest) -> web.Respons
         answer = NotReady(**problem.members(), reasons=tuple(reasons))
         return encode_answer(answer, status=problem.status, media=PROBLEM_MEDIA)
     warnings = []
-    if service.publisher.quorum_missing is not None:
+    if context.publisher.quorum_missing is not None:
         warnings.append(
             f"the newest head is not published, what is published stays: "
-            f"{service.publisher.quorum_missing}"
+            f"{context.publisher.quorum_missing}"
         )
-    fill = service.store.fill_ratio()
+    fill = context.store.fill_ratio()
     if fill > MAP_FILL_WARNED:
         warnings.append(f"the log's map is {fill:.0%} full: raise map_bytes and start again")
-    warnings += _index_warnings(service)
+    warnings += _index_warnings(context)
     return encode_answer(Ready(status="ready", warnings=tuple(warnings)))
 
 
-async def read_problems(_service: Service, _request: web.BaseRequest) -> web.Response:
-    """What the types of problem documents mean."""
+async def read_problems(_context: ServiceContext, _request: web.BaseRequest) -> web.Response:
+    """The table of problem documents."""
     return encode_answer(_KINDS, cache=NO_CACHE)
 
 
-async def read_openapi(service: Service, _request: web.BaseRequest) -> web.Response:
-    """This interface, described."""
-    return make_answer(service.openapi, media=JSON_MEDIA, cache=NO_CACHE)
+async def read_openapi(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
+    """The OpenAPI document."""
+    return make_answer(context.openapi, media=JSON_MEDIA, cache=NO_CACHE)
 
 
-def _index_warnings(service: Service) -> list[str]:
-    """What makes searches slower than they should be; never wrong."""
-    index = service.searcher.engine.status()
+def _index_warnings(context: ServiceContext) -> list[str]:
+    """A warning while the index is behind, which makes searches slower but never wrong."""
+    index = context.query_pool.engine.status()
     behind = index.full_segments - index.sealed_segments
     if behind <= SEGMENTS_BEHIND_WARNED:
         return []
@@ -115,11 +115,11 @@ def _index_warnings(service: Service) -> list[str]:
     ]
 
 
-def _witnesses(service: Service) -> tuple[WitnessAnswer, ...]:
-    """The witnesses of the policy, each with how it went."""
-    statuses = {name: status for status in service.publisher.witnesses for name in status.names}
+def _witnesses(context: ServiceContext) -> tuple[WitnessAnswer, ...]:
+    """The witnesses of the policy, each with the result of the last request to it."""
+    statuses = {name: status for status in context.publisher.witnesses for name in status.names}
     answers = []
-    for witness in service.policy.witnesses:
+    for witness in context.policy.witnesses:
         answer = WitnessAnswer(name=_printable(witness.name), verifier_key=str(witness.verifier))
         if (status := statuses.get(witness.name)) is not None:
             answer = msgspec.structs.replace(
@@ -134,12 +134,8 @@ def _witnesses(service: Service) -> tuple[WitnessAnswer, ...]:
 
 
 def _printable(name: str) -> str:
-    """The name of a witness, whose octets need not be UTF-8, as text."""
+    """The name of a witness as text; its bytes need not be UTF-8."""
     return name.encode(errors="surrogateescape").decode(errors="replace")
-
-
-def _json(type_: object, help_: str) -> Success:
-    return Success(help=help_, contents=(Content(media=JSON_MEDIA, type=type_),))
 
 
 ROUTES: Final = (
@@ -147,20 +143,20 @@ ROUTES: Final = (
         path="/v1/log",
         handler=read_log,
         summary="Which log this is, and how large",
-        successes=(_json(LogAnswer, "The log."),),
+        successes=(json_answer(LogAnswer, "The log."),),
     ),
     Route(
         path="/healthz",
         handler=read_alive,
         summary="Whether the process answers",
-        successes=(_json(Alive, "It does."),),
+        successes=(json_answer(Alive, "It does."),),
     ),
     Route(
         path="/readyz",
         handler=read_ready,
         summary="Whether events are taken and heads are signed",
         successes=(
-            _json(Ready, "They are."),
+            json_answer(Ready, "They are."),
             Success(
                 status=PROBLEMS["not-ready"].status,
                 help="They are not.",
@@ -172,12 +168,12 @@ ROUTES: Final = (
         path="/v1/problems",
         handler=read_problems,
         summary="What the types of problem documents mean",
-        successes=(_json(ProblemKinds, "The table."),),
+        successes=(json_answer(ProblemKinds, "The table."),),
     ),
     Route(
         path="/v1/openapi.json",
         handler=read_openapi,
         summary="This document",
-        successes=(_json({"type": "object"}, "OpenAPI 3.1."),),
+        successes=(json_answer({"type": "object"}, "OpenAPI 3.1."),),
     ),
 )

@@ -1,11 +1,11 @@
 """`GET /v1/events/stream`: the events that a query finds, as they come in.
 
-NDJSON, or server-sent events when `Accept` names them. Both say where the stream is, so a reader
-that was cut off goes on without a gap: with `from`, or with Last-Event-ID. Nothing is queued for a
-reader: the stream's place in the log is all that is kept of it.
+The format is NDJSON, or server-sent events when `Accept` names them. Both carry the position of the
+stream, so a reader that was cut off continues without a gap, with `from` or Last-Event-ID. Nothing
+is queued for a reader: the service keeps only the position of the stream.
 
     {"index":17,"event":{…},"received":{…},"leaf_hash":"…","leaf":"…"}      an event
-    {"next":42,"tree_size":42}            nothing else up to here; also sent when it is silent
+    {"next":42,"tree_size":42}            the position; also sent as a heartbeat
 
     id: 17
     data: {"index":17,…}
@@ -25,13 +25,15 @@ from aiohttp import web
 
 from ledger.query.engine import Row
 from ledger.query.leaf_cache import LeafCache
-from ledger.service.context import Service
+from ledger.service.auth import authenticate
+from ledger.service.context import ServiceContext
+from ledger.service.http.parameters import QUERY, flag_parameter, size_parameter
 from ledger.service.http.problems import ProblemError
-from ledger.service.http.request_body import NDJSON
-from ledger.service.http.router import Content, Route, Success, flag_parameter, size_parameter
+from ledger.service.http.responses import NDJSON_MEDIA
+from ledger.service.http.router import Content, Route, Success
 from ledger.service.http.streaming_response import stream_answer
-from ledger.service.routes.proving import check_within, prove_inclusion
-from ledger.service.routes.search import QUERY_PARAMETER, found_event, reading_tenant
+from ledger.service.routes.proofs import check_within, prove_inclusion
+from ledger.service.stored_events import make_found_event
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import FoundEvent, StreamPosition
 from ledger_core.query.parser import parse_query
@@ -41,15 +43,16 @@ from ledger_core.tlog.text import parse_size
 
 EVENTS: Final = "text/event-stream"
 STEP_EVENTS: Final = 1024
-"""Entries looked at in one go: what a stream holds in memory is never more."""
+"""Entries scanned in one step: the most that a stream holds in memory."""
 
-STOP_LOOK_S: Final = 0.5
+STOP_POLL_S: Final = 0.5
+"""The longest wait before a stream notices that the service stops."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Scanned(NamedTuple):
-    """What was found in a stretch of the log, and where the next one begins."""
+    """The events found in a step through the log, and the index where the next step begins."""
 
     found: Sequence[FoundEvent]
     next_index: int
@@ -58,72 +61,73 @@ class Scanned(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _EventStream:
-    """One stream: what it looks for."""
+    """One stream: the predicate of its events, and whether they carry proofs."""
 
-    service: Service
+    context: ServiceContext
     matches: Callable[[int, bytes], bool]
     proof: bool
 
     async def scan(self, start: int) -> AsyncIterator[Scanned]:
-        """Stretch after stretch from `start` on, and one without events in each silence."""
-        heartbeat_s = self.service.settings.stream_heartbeat_s
-        tree_size, head = await self._reach(start, wait_s=0)
+        """Step after step from `start` on; a step without events is the heartbeat."""
+        heartbeat_s = self.context.settings.stream_heartbeat_s
+        tree_size, head = await self._wait_for_size(start, wait_s=0)
         yield Scanned((), start, tree_size)
-        while not self.service.stopping.is_set():
+        while not self.context.stopping.is_set():
             if start >= tree_size:
-                tree_size, head = await self._reach(start + 1, wait_s=heartbeat_s)
+                tree_size, head = await self._wait_for_size(start + 1, wait_s=heartbeat_s)
                 if start >= tree_size:
                     yield Scanned((), start, tree_size)
                     continue
             end = min(tree_size, start + STEP_EVENTS)
-            found = await self.service.searcher.run(partial(self._find, start, end, head))
+            found = await self.context.query_pool.run(partial(self._find, start, end, head))
             start = end
             yield Scanned(found, start, tree_size)
 
     def _find(self, start: int, end: int, head: SignedCheckpoint | None) -> list[FoundEvent]:
-        store = self.service.store
+        store = self.context.store
         found = []
         for first, leaves in LeafCache(store).bundles(start, end):
             for index, leaf in enumerate(leaves, first):
                 if self.matches(index, leaf):
-                    event = found_event(Row(index, leaf))
+                    event = make_found_event(Row(index, leaf))
                     if head is not None:
                         event.proof = prove_inclusion(store, leaf_index=index, head=head)
                     found.append(event)
         return found
 
-    async def _reach(self, tree_size: int, *, wait_s: float) -> tuple[int, SignedCheckpoint | None]:
-        """The size that may be shown, as soon as it is this large, or when the wait is over.
+    async def _wait_for_size(
+        self, tree_size: int, *, wait_s: float
+    ) -> tuple[int, SignedCheckpoint | None]:
+        """The size up to which events are shown, once it is this large or the wait is over.
 
-        With proofs it is the size of the published head, which every proof is against.
+        With proofs it is the size of the published head, against which every event is proved.
         """
         waited_s = 0.0
         while True:
             if not self.proof:
-                size, head = self.service.tree_size, None
+                size, head = self.context.tree_size, None
             else:
-                head = self.service.publisher.published
+                head = self.context.publisher.published
                 size = 0 if head is None else head.head.tree_size
-            if size >= tree_size or waited_s >= wait_s or self.service.stopping.is_set():
+            if size >= tree_size or waited_s >= wait_s or self.context.stopping.is_set():
                 return size, head
-            # Short, so that a stop is seen.
-            step_s = min(STOP_LOOK_S, wait_s - waited_s)
+            step_s = min(STOP_POLL_S, wait_s - waited_s)
             await self._wait(tree_size, step_s)
             waited_s += step_s
 
     async def _wait(self, tree_size: int, wait_s: float) -> None:
         if self.proof:
-            await self.service.publisher.wait_for(tree_size, timeout_s=wait_s)
+            await self.context.publisher.wait_for(tree_size, timeout_s=wait_s)
             return
         try:
             async with asyncio.timeout(wait_s):
-                await self.service.sequencer.wait_past(tree_size - 1)
+                await self.context.sequencer.wait_past(tree_size - 1)
         except TimeoutError:
             return
 
 
 async def stream_events(
-    service: Service,
+    context: ServiceContext,
     request: web.BaseRequest,
     *,
     q: str = "",
@@ -131,28 +135,28 @@ async def stream_events(
     proof: bool = False,
 ) -> web.StreamResponse:
     """The events that a query finds, from an index on and without an end."""
-    tenant = reading_tenant(service, request)
+    tenant = authenticate(context.access, request, "read").tenant
     is_sse = EVENTS in request.headers.get("Accept", "")
-    start = _start(service, request, from_)
-    tail = _EventStream(
-        service=service,
-        matches=service.searcher.engine.matcher(
+    start = _start(context, request, from_)
+    stream = _EventStream(
+        context=context,
+        matches=context.query_pool.engine.matcher(
             parse_query(q), tenant=tenant, now_unix_us=unix_us()
         ),
         proof=proof,
     )
-    with service.searcher.stream():
-        async with aclosing(_write(tail, start, is_sse=is_sse)) as chunks:
+    with context.query_pool.stream():
+        async with aclosing(_write(stream, start, is_sse=is_sse)) as chunks:
             return await stream_answer(
                 request,
                 chunks,
-                media=EVENTS if is_sse else NDJSON,
-                reader_wait_s=service.settings.reader_wait_s,
+                media=EVENTS if is_sse else NDJSON_MEDIA,
+                reader_wait_s=context.settings.reader_wait_s,
             )
 
 
-def _start(service: Service, request: web.BaseRequest, from_: int | None) -> int:
-    """Where the stream begins: what a reader saw last wins, for it repeats its first request."""
+def _start(context: ServiceContext, request: web.BaseRequest, from_: int | None) -> int:
+    """Where the stream begins. Last-Event-ID wins, for a browser repeats its first request."""
     last = request.headers.get("Last-Event-ID")
     if last:
         try:
@@ -160,22 +164,22 @@ def _start(service: Service, request: web.BaseRequest, from_: int | None) -> int
         except MalformedError as error:
             raise ProblemError("bad-parameter", str(error), field="Last-Event-ID") from None
     if from_ is None:
-        return service.tree_size
-    check_within("from", from_, tree_size=service.tree_size)
+        return context.tree_size
+    check_within("from", from_, tree_size=context.tree_size)
     return from_
 
 
-async def _write(tail: _EventStream, start: int, *, is_sse: bool) -> AsyncGenerator[bytes, None]:
-    said_s = 0.0
-    heartbeat_s = tail.service.settings.stream_heartbeat_s
+async def _write(stream: _EventStream, start: int, *, is_sse: bool) -> AsyncGenerator[bytes, None]:
+    position_sent_s = 0.0
+    heartbeat_s = stream.context.settings.stream_heartbeat_s
     clock = asyncio.get_running_loop().time
-    async for scanned in tail.scan(start):
+    async for scanned in stream.scan(start):
         parts = [_format(event.index, _encode(event), is_sse=is_sse) for event in scanned.found]
         is_caught_up = scanned.next_index >= scanned.tree_size
-        if parts or is_caught_up or clock() - said_s >= heartbeat_s:
+        if parts or is_caught_up or clock() - position_sent_s >= heartbeat_s:
             position = StreamPosition(next=scanned.next_index, tree_size=scanned.tree_size)
             parts.append(_format_position(position, is_sse=is_sse))
-            said_s = clock()
+            position_sent_s = clock()
             yield b"".join(parts)
 
 
@@ -184,7 +188,7 @@ def _format(index: int, json: bytes, *, is_sse: bool) -> bytes:
 
 
 def _format_position(position: StreamPosition, *, is_sse: bool) -> bytes:
-    """Where the stream is. An id without data is remembered by a reader and shown to nobody."""
+    """The position of the stream. Browsers remember an id without data and show no event for it."""
     if not is_sse:
         return _encode(position) + b"\n"
     if position.next == 0:
@@ -199,7 +203,7 @@ ROUTES: Final = (
         summary="The events that a query finds, as they come in",
         scope="read",
         parameters=(
-            QUERY_PARAMETER,
+            QUERY,
             size_parameter(
                 "from", "Begin with the entry at this index; left out, with the next to come."
             ),
@@ -214,7 +218,7 @@ ROUTES: Final = (
                 help="Without an end: a line for each event found, and now and then one that says "
                 "where the stream is.",
                 contents=(
-                    Content(media=NDJSON, type={"type": "string"}),
+                    Content(media=NDJSON_MEDIA, type={"type": "string"}),
                     Content(media=EVENTS, type={"type": "string"}),
                 ),
             ),

@@ -1,7 +1,7 @@
-"""`/checkpoint` and `/tile/…`: the log as any tlog client reads it.
+"""`/checkpoint` and `/tile/…`: the log in the form that any tlog client reads.
 
-Tiles are served up to the published size. Hash tiles are for everybody; bundles hold events, so
-they need the scope `read`, and a token without a tenant, for a bundle mixes tenants.
+Tiles are served up to the published size. Hash tiles need no token. Bundles hold the events of all
+tenants, so they need the scope `read` and a token without a tenant.
 
 Source: c2sp.org/tlog-tiles.
 """
@@ -11,7 +11,8 @@ from typing import Final
 from aiohttp import web
 
 from ledger.service.auth import authenticate
-from ledger.service.context import Service
+from ledger.service.context import ServiceContext
+from ledger.service.http.parameters import path_parameter
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import (
     A_MINUTE,
@@ -24,40 +25,42 @@ from ledger.service.http.responses import (
     accepts_gzip,
     make_answer,
 )
-from ledger.service.http.router import Content, Route, Success, path_parameter
+from ledger.service.http.router import Content, Route, Success
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.tile import TILE_WIDTH, TileRef, parse_tile_path, tile_width
 
 
-async def read_checkpoint(service: Service, _request: web.BaseRequest) -> web.Response:
+async def read_checkpoint(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
     """The published head."""
-    published = await service.published_covering(0)
+    published = await context.published_covering(0)
     return make_answer(published.note.encode(), media=TEXT_MEDIA, cache=NO_CACHE)
 
 
 async def read_tile(
-    service: Service,
+    context: ServiceContext,
     _request: web.BaseRequest,
     *,
     level: str,
     index: str,
 ) -> web.Response:
     """A tile of hashes, full or partial."""
-    ref = _find(service, f"tile/{level}/{index}")
-    tile = service.store.tile(level=int(level), index=ref.index, width=ref.width)
+    ref = _find(context, f"tile/{level}/{index}")
+    tile = context.store.tile(level=int(level), index=ref.index, width=ref.width)
     cache = IMMUTABLE if ref.width == TILE_WIDTH else A_MINUTE
     return _answer(tile, cache)
 
 
-async def read_bundle(service: Service, request: web.BaseRequest, *, index: str) -> web.Response:
+async def read_bundle(
+    context: ServiceContext, request: web.BaseRequest, *, index: str
+) -> web.Response:
     """The entries under a tile of level 0."""
-    is_public = service.settings.public_entries
+    is_public = context.settings.public_entries
     if not is_public:
-        token = authenticate(service.access, request.headers.get("Authorization"), "read")
+        token = authenticate(context.access, request, "read")
         if token.tenant is not None:
             raise ProblemError("wrong-tenant", "a bundle holds the events of every tenant")
-    ref = _find(service, f"tile/entries/{index}")
-    bundle = service.store.bundle(index=ref.index, width=ref.width)
+    ref = _find(context, f"tile/entries/{index}")
+    bundle = context.store.bundle(index=ref.index, width=ref.width)
     if ref.width == TILE_WIDTH:
         cache = IMMUTABLE if is_public else IMMUTABLE_PRIVATE
     else:
@@ -69,13 +72,13 @@ async def read_bundle(service: Service, request: web.BaseRequest, *, index: str)
     return answer
 
 
-def _find(service: Service, path: str) -> TileRef:
-    """The tile of a path, when the published tree has it. Raises: ProblemError."""
+def _find(context: ServiceContext, path: str) -> TileRef:
+    """The tile of a path, if the published tree has it. Raises: ProblemError."""
     try:
         ref = parse_tile_path(path)
     except MalformedError as error:
         raise ProblemError("no-tile", str(error)) from None
-    published = service.publisher.published
+    published = context.publisher.published
     tree_size = 0 if published is None else published.head.tree_size
     width = tile_width(level=ref.level or 0, index=ref.index, tree_size=tree_size)
     if ref.width > width:

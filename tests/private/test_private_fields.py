@@ -1,0 +1,107 @@
+"""The fields that the service commits to: what becomes of an event, and what is stored for it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ledger.service.private_fields import ChangedEvent, PrivateField, PrivateFields
+from ledger.store.erasable_values import PrivateStore, create_private
+from ledger_core.api import Committed
+from ledger_core.event.commitments import Opening, PrivateReader, encode_salt, format_envelope
+from ledger_core.event.model import EventError
+from ledger_core.event.reader import ReadEvent
+from ledger_core.event.secrets import Hit
+from tests.service.serving import event, new_id
+
+FIELDS = (PrivateField("/targets/*/name", "/targets/*/id"),)
+NAMED = {"targets": [{"id": "p_1", "name": "Zoë"}]}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[PrivateStore]:
+    create_private(tmp_path / "private")
+    store = PrivateStore.open(tmp_path / "private", bytes(range(32)))
+    yield store
+    store.close()
+
+
+def read(**fields: Any) -> ReadEvent:
+    return PrivateReader(new_id, lambda: 0).read(msgspec.json.encode(event(**fields)))
+
+
+def read_private(**fields: Any) -> ReadEvent:
+    """An event that comes with a commitment to its diagnosis."""
+    opening = Opening("/context/diagnosis", "u_1", encode_salt(bytes(32)), "F41.1")
+    sent = event(context={"diagnosis": {"commitment": opening.commitment}}, **fields)
+    reader = PrivateReader(new_id, lambda: 0)
+    return reader.read(format_envelope(msgspec.json.encode(sent), [opening]))
+
+
+def test_only_events_with_something_private_wait_for_the_disk(store: PrivateStore) -> None:
+    without_fields = PrivateFields(store, ())
+    assert not without_fields.applies_to(read())
+    assert without_fields.applies_to(read_private())
+    assert PrivateFields(store, FIELDS).applies_to(read())
+
+
+def test_the_values_of_the_sender_and_of_the_settings_are_both_stored(store: PrivateStore) -> None:
+    private_fields = PrivateFields(store, FIELDS)
+    sent = read_private(**NAMED)
+    (stored,) = private_fields.commit_and_store([sent])
+    assert isinstance(stored, ChangedEvent)
+    assert b"Zo" not in stored.event_json
+    assert [each.path for each in stored.committed] == ["/targets/0/name"]
+    opened = {each.path: each.value for each in private_fields.open(stored.event_json)}
+    assert opened == {"/targets/0/name": "Zoë", "/context/diagnosis": "F41.1"}
+    assert [store.count(subject) for subject in ("p_1", "u_1")] == [1, 1]
+    assert (stored.id_bytes, stored.filled) == (sent.id_bytes, sent.filled)
+
+
+def test_the_same_event_again_becomes_the_same_leaf(store: PrivateStore) -> None:
+    private_fields = PrivateFields(store, FIELDS)
+    sent = read(**NAMED)
+    first, again = (private_fields.commit_and_store([sent])[0] for _ in range(2))
+    assert isinstance(first, ReadEvent)
+    assert isinstance(again, ReadEvent)
+    assert first.event_json == again.event_json
+    assert store.count("p_1") == 1
+
+
+def test_what_was_masked_is_still_reported_of_an_event_with_commitments(
+    store: PrivateStore,
+) -> None:
+    sent = read(**NAMED)
+    masked = ChangedEvent(
+        event=sent.event,
+        event_json=sent.event_json,
+        id_bytes=sent.id_bytes,
+        filled=sent.filled,
+        openings=(),
+        masked=(Hit("context.password", "password"),),
+    )
+    (stored,) = PrivateFields(store, FIELDS).commit_and_store([masked])
+    assert isinstance(stored, ChangedEvent)
+    assert stored.masked == masked.masked
+    assert [type(each) for each in stored.committed] == [Committed]
+
+
+def test_an_event_whose_field_has_no_subject_fails_alone(store: PrivateStore) -> None:
+    sent = [read(**NAMED), read(targets=[{"id": "p_2", "name": "Quill"}], context={"a": 1}), read()]
+    fields = (*FIELDS, PrivateField("/context/a", "/context/b"))
+    first, failed, last = PrivateFields(store, fields).commit_and_store(sent)
+    assert isinstance(first, ChangedEvent)
+    assert isinstance(failed, EventError)
+    assert (failed.rule, failed.field) == ("private", "/context/a")
+    assert last is sent[2]
+    assert [store.count(subject) for subject in ("p_1", "p_2")] == [1, 0]
+
+
+def test_a_commitment_of_the_sender_is_not_committed_to_again(store: PrivateStore) -> None:
+    fields = (PrivateField("/context/diagnosis", "/actor/id"),)
+    sent = read_private()
+    (stored,) = PrivateFields(store, fields).commit_and_store([sent])
+    assert stored is sent
+    assert [each.value for each in PrivateFields(store, ()).open(sent.event_json)] == ["F41.1"]
