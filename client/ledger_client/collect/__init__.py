@@ -1,0 +1,5 @@
+"""Collects events that other systems recorded.
+
+importers  files of records: one mapping file for each product
+syslog     a listener for hosts that can send nothing else
+"""

@@ -1,12 +1,23 @@
-"""Importing what other systems recorded: records in, events of ours out. No network here.
+"""Importers: read records of other systems and map them to events. No network.
 
     format = load_format("cloudtrail")
     for record in read_records(path, wrappers=format.wrappers, lines=format.lines):
         for event in format.map(record.raw):          # raises EventError, with the reason
             ...
 
-A format gives every record the same ids each time, so a second import adds nothing. All formats
-but `jsonl`, which is our own, are mapping files, and so is what people write for themselves.
+A format gives each record the same ids every time, so a second import adds nothing. All formats are
+mapping files, the built-in ones and those that users write, but for `jsonl`, which holds events.
+
+Its modules, in reading order:
+
+    record_reader   files of records: JSON lines, documents, gzip
+    auditd          lines of the Linux audit daemon, grouped into events
+    mapping         a mapping file, read and compiled
+    mapping_schema  the tables of a mapping file
+    expressions     JMESPath over one record, with the functions of mappings
+    apply_mapping   one record to one event
+    raw_record      records read strictly, and kept in `context.original`
+    jsonl           events, one to a line
 """
 
 from dataclasses import dataclass
@@ -31,7 +42,7 @@ FORMATS: Final = (
 )
 
 ORIGINALS: Final = ("original", "original_text", "original_omitted")
-"""The keys of `context` of which one holds the record itself, or says why not."""
+"""Keys of `context`. One of them holds the record itself, or the reason why it is missing."""
 
 __all__ = [
     "FORMATS",
@@ -47,18 +58,18 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """One event of a record, and the members of the record that it took nothing from."""
+    """One event of a record, and the members of the record that no expression read."""
 
     event: dict[str, Any]
     left_over: list[str]
 
 
 class Format(Protocol):
-    """What one kind of record is, and how its records become events."""
+    """One kind of record, and how its records become events."""
 
     @property
     def name(self) -> str:
-        """Its name, which the ids of its events are derived with."""
+        """The name of the format. The ids of its events are derived from it."""
 
     @property
     def wrappers(self) -> tuple[str, ...]:
@@ -66,20 +77,20 @@ class Format(Protocol):
 
     @property
     def lines(self) -> Lines:
-        """What the lines of its files are."""
+        """The kind of lines in its files."""
 
     def map(self, raw: bytes) -> list[dict[str, Any]]:
-        """Give the events of a record, mostly one.
+        """Return the events of a record, mostly one.
 
         Raises: EventError, with the reason.
         """
 
     def explain(self, raw: bytes) -> list[Mapped]:
-        """Give the events of a record with what they left over; as `map`."""
+        """Return the events of a record with the members that they left over; as `map`."""
 
 
 def load_format(name: str) -> Format:
-    """Load one of `FORMATS`. JMESPath is imported here, and not before."""
+    """Load one of `FORMATS`. JMESPath is imported only here."""
     if name == "jsonl":
         from ledger_client.collect.importers.jsonl import JsonLines
 
@@ -93,7 +104,7 @@ def load_format(name: str) -> Format:
 
 
 def load_format_file(path: Path) -> Format:
-    """Load a mapping file of somebody's own.
+    """Load a user's mapping file.
 
     Raises: MalformedError, naming the file and the place in it; OSError.
     """

@@ -1,15 +1,16 @@
-"""One record to one event, by the tables of a mapping.
+"""Maps one record to one event, by the tables of a mapping.
 
 | event | |
 |---|---|
-| `id` | derived from the mapping's name and the whole record, or from what its `id` gives |
-| `time` | the first that can be read; 1970-01-01, noted, when there is none |
+| `id` | derived from the mapping's name and the whole record, or from the value of its `id` |
+| `time` | the first one that can be read; otherwise 1970-01-01, noted |
 | `actor` | `unknown`, noted, when the record names none |
-| `action` | the only field without which there is no event |
-| `context.import_notes` | what could not be taken as it stands |
+| `action` | required: without it the record is refused |
+| `context.import_notes` | each value that had to be changed |
 | `context.original` | the record itself, untouched |
 
-The time of an import would be a lie, and another at the next import; so it is never used.
+The time of the import is never used: it is not when the event happened, and differs at the next
+import.
 """
 
 import re
@@ -48,9 +49,9 @@ def map_event(
     natural_id: Expression | None,
     time_zone: str | None,
 ) -> dict[str, Any]:
-    """Map what `root` holds to an event that the ledger takes; `record` is the original.
+    """Map `root` to an event that the ledger accepts; `record` is the original.
 
-    Raises: EventError for a record without an action, or with what JSON has no form for.
+    Raises: EventError for a record without an action, or with a value that JSON can't express.
     """
     text = canonical_text(record)
     natural = reader.first(natural_id, root)
@@ -72,7 +73,7 @@ def map_event(
 
 
 class _Fields:
-    """Makes the fields of one event, and notes what it had to alter."""
+    """Makes the fields of one event, and notes each change."""
 
     def __init__(self, reader: RecordReader, root: dict[str, Any], fitter: Fitter) -> None:
         self._reader = reader
@@ -221,9 +222,9 @@ class _Fields:
 
 
 def _read_time(text: str, time_zone: str | None) -> str | None:
-    """Read a time in the forms that exports have; without a zone only where the mapping says it."""
+    """Read a time in the forms of exports; without a zone only if the mapping names one."""
     text = text.strip().replace(" ", "T", 1)
-    # What stands behind the seconds and their decimals.
+    # What follows the seconds and their decimals is the zone.
     if not text[19:].lstrip(".0123456789"):
         text += time_zone or ""
     try:

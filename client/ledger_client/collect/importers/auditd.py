@@ -1,15 +1,15 @@
-"""Lines of the Linux audit daemon: which belong together, and what they say.
+"""Lines of the Linux audit daemon: grouped into events, and parsed.
 
     type=SYSCALL msg=audit(1364481363.243:24287): syscall=2 success=no exit=-13 auid=1000 key="x"
     type=PATH msg=audit(1364481363.243:24287): item=0 name="/etc/ssh/sshd_config" nametype=NORMAL
 
-One event is several lines with one time and serial. They mostly stand together, but the kernel's
-threads interleave, so several events are open at once: one ends with its `EOE` line, or when later
-ones have begun since.
+One event is several lines with one time and serial. Mostly they are adjacent, but the kernel's
+threads interleave, so several events are open at once. An event ends with its `EOE` line, or when
+`EVENTS_OPEN_MAX` later ones have begun.
 
-Values are bare, quoted, or hexadecimal where a program chose the bytes. A message of a program
-stands in single quotes and holds fields of its own. Behind a byte 1D stand the names that belong to
-the numbers, when the daemon was told to add them: `UID="jo"`.
+Values are bare, quoted, or hexadecimal where a program chose the bytes. A message of a program is
+in single quotes and holds fields of its own. After a byte 1D come the names for the numbers, if the
+daemon is configured to add them: `UID="jo"`.
 """
 
 import re
@@ -27,14 +27,14 @@ _match_line = re.compile(
     re.DOTALL,
 ).match
 _find_id = re.compile(rb"msg=audit\(([0-9.]+:[0-9]+)\)").search
-# Only where a name begins, or a long word without a `=` would be read once for each of its letters.
+# Only where a name begins: otherwise a long word without a `=` is read once for each letter.
 _find_fields = re.compile(
     r"(?<![A-Za-z0-9_-])([A-Za-z0-9_-]+)=(\"[^\"]*\"|'[^']*'|[^\s']*)"
 ).finditer
 _is_hex = re.compile(r"(?:[0-9A-F]{2})+").fullmatch
 _is_argument = re.compile(r"a[0-9]+(?:\[[0-9]+\])?").fullmatch
 
-# What a program or its user chose, so that the kernel writes it as hexadecimal when it must.
+# Chosen by a program or its user, so the kernel writes these as hexadecimal if necessary.
 _TEXTS = frozenset(
     {"acct", "cmd", "comm", "cwd", "data", "exe", "name", "ocomm", "proctitle", "vm"}
 )
@@ -42,7 +42,7 @@ _ABSENT = frozenset({"", "?", "(null)", "(none)", "4294967295", "-1", "unset"})
 
 
 def group_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, list[bytes]]]:
-    """Give the lines of each event, with the number of its first line, in the order of these."""
+    """Yield the lines of each event, with the number of its first line."""
     open_events: dict[bytes, tuple[int, list[bytes]]] = {}
     for number, line in lines:
         match = _find_id(line)
@@ -59,10 +59,10 @@ def group_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, list[
 
 
 def parse_event(lines: list[str]) -> dict[str, Any] | None:
-    """Read the lines of one event; None when one of them isn't auditd's.
+    """Parse the lines of one event; None if one of them isn't auditd's.
 
-    `{"time", "serial", "node", "records": [{"type", …fields}]}`; what says that there is nothing,
-    such as `?` and `(null)`, is left out.
+    `{"time", "serial", "node", "records": [{"type", …fields}]}`; values for nothing, such as `?`
+    and `(null)`, are left out.
     """
     matches = [_match_line(line) for line in lines]
     if not matches or matches[0] is None:
@@ -89,12 +89,12 @@ def _fields(of_type: str, text: str) -> dict[str, str]:
         end = match.end()
         name, value = match[1], match[2]
         if value.startswith("'"):
-            # What the kernel says stands first, and a program can't say otherwise behind it.
+            # The kernel's fields come first, so a program can't override them.
             fields = {**_fields(of_type, value[1:-1]), **fields}
         elif (value := _value(of_type, name, value)) not in _ABSENT:
             fields.setdefault(name, value)
-    said = " ".join(" ".join([*words, text[end:]]).split())
-    return {**fields, "text": said} if said else fields
+    between = " ".join(" ".join([*words, text[end:]]).split())
+    return {**fields, "text": between} if between else fields
 
 
 def _value(of_type: str, name: str, value: str) -> str:

@@ -1,13 +1,13 @@
-"""JMESPath over one foreign record, with the few functions that mappings need.
+"""JMESPath over one record, with the few functions that mappings need.
 
-The language is that of https://jmespath.org. Three things differ, because foreign records do:
+The language is that of https://jmespath.org, with three differences:
 
-* an expression may be a list of expressions: the first that gives what is wanted is taken;
-* an expression that fails on a record, since a part of it has another type, gives nothing; an
+* an expression may be a list of expressions: the first one that gives a suitable value is used;
+* an expression that fails on a record, because a part of it has another type, gives nothing; an
   unknown function or a wrong number of arguments is refused when the mapping is read;
-* keys are matched without regard to case where the mapping says so.
+* keys are matched without regard to case if the mapping says so.
 
-What was read of a record is remembered, so that `left_over` can name what no expression looked at.
+The reader remembers which members it read, so that `left_over` can name the others.
 """
 
 import json
@@ -34,7 +34,7 @@ _names_target = re.compile(
 
 
 class Expression:
-    """One or more JMESPath texts, compiled; the first that gives what is wanted is taken.
+    """One or more JMESPath texts, compiled; the first that gives a suitable value is used.
 
     Raises: ValueError for a text that isn't JMESPath, or names a function that doesn't exist.
     """
@@ -74,7 +74,7 @@ def _check_functions(node: dict[str, Any]) -> None:
 
 
 def _takes(*arguments: list[str]) -> Callable[[_Function], _Function]:
-    """Make a method a function that takes arguments of these types; an empty list is any type."""
+    """Declare the types of a function's arguments; an empty list is any type."""
     decorate: Callable[[_Function], _Function] = functions.signature(
         *({"types": types} for types in arguments)
     )
@@ -82,7 +82,7 @@ def _takes(*arguments: list[str]) -> Callable[[_Function], _Function]:
 
 
 class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no types
-    """The functions of JMESPath, and ours; `docs/importers.md` lists them."""
+    """The functions of JMESPath and of mappings; `docs/importers.md` lists them."""
 
     @_takes(["string"])
     def _func_lower(self, text: str) -> str:
@@ -98,7 +98,7 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
 
     @_takes(["string"], ["string"])
     def _func_after(self, text: str, separator: str) -> str:
-        """What follows the first separator; empty when there is none."""
+        """Return the text after the first separator; "" without one."""
         return text.partition(separator)[2] if separator else ""
 
     @_takes(["string"], ["string"])
@@ -107,7 +107,7 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
 
     @_takes(["object"], ["string"])
     def _func_member(self, members: dict[str, Any], key: str) -> Any:
-        """A member whose key is itself in the record; otherwise as the record's own keys."""
+        """Return the member whose key is a value of the record."""
         return members.get(key)
 
     @_takes(["string"])
@@ -120,7 +120,7 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
 
     @_takes(["string"])
     def _func_parse_json(self, text: str) -> Any:
-        """The value of a JSON text inside the record; nothing when it isn't JSON."""
+        """Decode a JSON text inside the record; null if it isn't JSON."""
         try:
             return json.loads(text, parse_constant=lambda _: None)
         except (ValueError, RecursionError):
@@ -128,12 +128,12 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
 
     @_takes(["array-string"])
     def _func_parse_auditd(self, lines: list[str]) -> dict[str, Any] | None:
-        """The lines of one event of auditd; nothing when one of them isn't auditd's."""
+        """Parse the lines of one event of auditd; null if one of them isn't auditd's."""
         return parse_event(lines)
 
     @_takes(["array", "object", "null"])
     def _func_by_name(self, items: Any) -> dict[str, Any]:
-        """`[{"name": "a", "value": 1}]` as `{"a": 1}`; an object is given as it is."""
+        """Turn `[{"name": "a", "value": 1}]` into `{"a": 1}`; an object is returned as it is."""
         if not isinstance(items, list):
             return items or {}
         return {
@@ -144,7 +144,7 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
 
     @_takes(["number"], ["string"])
     def _func_from_unix(self, moment: float, unit: str) -> str | None:
-        """The time of a number of `s`, `ms` or `us` since 1970."""
+        """Format the time that is a number of `s`, `ms` or `us` after 1970."""
         try:
             return format_time(int(moment * _US_EACH[unit]))
         except (KeyError, ValueError, OverflowError):
@@ -152,10 +152,10 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
 
     @_takes([], ["array-string"])
     def _func_identifiers(self, value: Any, but: list[str]) -> list[dict[str, str]]:
-        """What `…Name`, `…Id`, `…Arn` and `…Identifier` name, as `{"id", "type"}`; inner ones too.
+        """List what `…Name`, `…Id`, `…Arn` and `…Identifier` name, at any depth: `{"id", "type"}`.
 
-        `{"userName": "jo"}` names a `user`. A plain `name`, `id` or `arn` says what is meant only
-        at the top: further in it is mostly that of a filter.
+        `{"userName": "jo"}` names a `user`. A plain `name`, `id` or `arn` counts only at the top:
+        deeper it mostly belongs to a filter.
         """
         return list(_identifiers(value, frozenset(but), depth=1))
 
@@ -182,13 +182,13 @@ class RecordReader(visitor.TreeInterpreter):  # type: ignore[misc]  # jmespath h
     def __init__(self, *, any_case: bool) -> None:
         super().__init__(jmespath.Options(custom_functions=_Functions()))
         self._any_case = any_case
-        # By identity. The object is kept beside what is known of it, so that its id stays its own.
+        # By identity. The object is kept beside the answer, so that its id stays its own.
         self._read: dict[int, tuple[dict[str, Any], set[str]]] = {}
         self._folded: dict[int, tuple[dict[str, Any], dict[str, str]]] = {}
-        self._taken: dict[int, dict[str, Any]] = {}
+        self._read_whole: dict[int, dict[str, Any]] = {}
 
     def values(self, expression: Expression | None, value: Any) -> Iterator[Any]:
-        """Give what each text of an expression finds, in order; null is left out."""
+        """Yield what each text of an expression finds, in order; null is left out."""
         for parsed in expression.parsed if expression else ():
             try:
                 found = self.visit(parsed, value)
@@ -198,13 +198,13 @@ class RecordReader(visitor.TreeInterpreter):  # type: ignore[misc]  # jmespath h
                 yield found
 
     def first(self, expression: Expression | None, value: Any) -> Any:
-        """Give the first that is there, and take all of it for read; None when there is none."""
+        """Return the first value found, and mark all of it as read; None if there is none."""
         found = next(self.values(expression, value), None)
-        self._take(found)
+        self._mark_read(found)
         return found
 
     def text(self, expression: Expression | None, value: Any) -> str:
-        """Give the first that is a text, or a whole number as its digits; otherwise ""."""
+        """Return the first text, or whole number as its digits; otherwise ""."""
         for found in self.values(expression, value):
             if found and isinstance(found, str):
                 return found
@@ -213,15 +213,15 @@ class RecordReader(visitor.TreeInterpreter):  # type: ignore[misc]  # jmespath h
         return ""
 
     def is_true(self, expression: Expression | None, value: Any) -> bool:
-        """Tell that one of them holds, as JMESPath has it: empty values don't."""
+        """Tell whether one of them is true in the sense of JMESPath: empty values are false."""
         return any(self._is_true(found) for found in self.values(expression, value))
 
     def left_over(self, record: Any) -> list[str]:
-        """Name the members that no expression looked at: `actor.type`, `target[].id`."""
+        """Name the members that no expression read: `actor.type`, `target[].id`."""
         return list(dict.fromkeys(self._unread(record, "")))
 
     def visit_field(self, node: dict[str, Any], value: Any) -> Any:
-        """Look a member up; called by the interpreter for each name in an expression."""
+        """Read a member; the interpreter calls this for each name in an expression."""
         if not isinstance(value, dict):
             return None
         key = node["value"]
@@ -236,20 +236,20 @@ class RecordReader(visitor.TreeInterpreter):  # type: ignore[misc]  # jmespath h
             known = self._folded[id(members)] = (members, {key.lower(): key for key in members})
         return known[1]
 
-    def _take(self, value: Any) -> None:
+    def _mark_read(self, value: Any) -> None:
         if isinstance(value, dict):
-            self._taken[id(value)] = value
+            self._read_whole[id(value)] = value
             for member in value.values():
-                self._take(member)
+                self._mark_read(member)
         elif isinstance(value, list):
             for item in value:
-                self._take(item)
+                self._mark_read(item)
 
     def _unread(self, value: Any, path: str) -> Iterator[str]:
         if isinstance(value, list):
             for item in value:
                 yield from self._unread(item, f"{path}[]")
-        elif isinstance(value, dict) and id(value) not in self._taken:
+        elif isinstance(value, dict) and id(value) not in self._read_whole:
             _, read = self._read.get(id(value), (value, frozenset()))
             for key, member in value.items():
                 inner = f"{path}.{key}" if path else key

@@ -1,4 +1,4 @@
-"""Events of ours, one to a line."""
+"""The format `jsonl`: events, one to a line, which need no mapping."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ from ledger_core.event.model import EventError
 
 
 class JsonLines:
-    """The format of events that need no mapping."""
+    """Reads events."""
 
     name = "jsonl"
     wrappers = ("events",)
     lines: Lines = "json"
 
     def map(self, raw: bytes) -> list[dict[str, Any]]:
-        """Read an event; without an id it gets the one derived from its canonical bytes.
+        """Read an event; if it has no id, one is derived from its canonical bytes.
 
-        Without a time it is refused: the moment of the import is not when it happened, and would
-        be another one when the file is imported again.
+        An event without a time is refused: the time of the import is not when it happened, and
+        differs at the next import.
 
         Raises: EventError.
         """

@@ -1,4 +1,4 @@
-"""Mapping files: how the records of one product become events of ours.
+"""Mapping files: how the records of one product become events.
 
     name = "billing"
 
@@ -18,7 +18,7 @@
     success = "!error"
 
 Every value under `event` is a JMESPath expression, or a list of them. The types below are the
-format; `docs/importers.md` explains it to people. Which record becomes which event is `mapped`'s.
+format; `docs/importers.md` documents it. `apply_mapping` maps each record.
 """
 
 import re
@@ -66,14 +66,14 @@ class Mapping:
     _file: _File
 
     def map(self, raw: bytes) -> list[dict[str, Any]]:
-        """Give the events of a record: one, unless the mapping spreads records.
+        """Return the events of a record: one, unless the mapping spreads records.
 
         Raises: EventError, with the reason.
         """
         return [mapped.event for mapped in self.explain(raw)]
 
     def explain(self, raw: bytes) -> list[Mapped]:
-        """Give the events of a record with what they left over; as `map`."""
+        """Return the events of a record with the members that they left over; as `map`."""
         record = read_record(raw)
         try:
             return [self._map_part(part) for part in self._parts(record)]
@@ -81,7 +81,7 @@ class Mapping:
             raise EventError("the record nests too deep to be mapped", rule="too-deep") from None
 
     def _parts(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """Give the record, or each of what it spreads into, with the record's own members."""
+        """Return the record, or the parts that it spreads into, with the record's own members."""
         parts = self._reader().first(self._file.spread, record)
         is_list = isinstance(parts, list) and all(isinstance(part, dict) for part in parts)
         if not parts or not is_list:
@@ -103,7 +103,7 @@ class Mapping:
                 break
         tables = file.event if isinstance(file.event, list) else [file.event]
         for table in tables:
-            # A reader of its own: what a condition looked at isn't in the event.
+            # A separate reader, because a member that only a condition read isn't in the event.
             if table.when is None or self._reader().is_true(table.when, root):
                 event = map_event(
                     table,
@@ -136,7 +136,7 @@ def parse_mapping(text: str) -> Mapping:
         message, _, place = str(error).rpartition(" - at `$.")
         raise MalformedError(f"{place.rstrip('`')}: {message}" if message else place) from None
     if not _is_name(file.name):
-        raise MalformedError("name: at most 64 of a-z, 0-9, `_`, `.`, `-` are wanted")
+        raise MalformedError("name: at most 64 of a-z, 0-9, `_`, `.`, `-` are allowed")
     return Mapping(file.name, file.lines, tuple(file.wrappers), file)
 
 

@@ -1,4 +1,4 @@
-"""The tables of a mapping file that make an event: what stands in each field, as expressions."""
+"""The tables of a mapping file: an expression for each field of the event."""
 
 import msgspec
 
@@ -6,11 +6,11 @@ from ledger_client.collect.importers.expressions import Expression
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What all tables share: unknown keys are refused."""
+    """The base of all tables: unknown keys are refused."""
 
 
 class PrincipalTable(_Table, frozen=True, kw_only=True):
-    """Someone or something."""
+    """A person or a thing."""
 
     id: Expression
     type: Expression | None = None
@@ -18,7 +18,7 @@ class PrincipalTable(_Table, frozen=True, kw_only=True):
 
 
 class ActorTable(PrincipalTable, frozen=True, kw_only=True):
-    """Who acted."""
+    """The actor."""
 
     session: Expression | None = None
     credential: Expression | None = None
@@ -26,13 +26,13 @@ class ActorTable(PrincipalTable, frozen=True, kw_only=True):
 
 
 class TargetTable(PrincipalTable, frozen=True, kw_only=True):
-    """What was acted on: one target, or one for each of what `each` gives."""
+    """Targets: one, or one for each item of `each`."""
 
     each: Expression | None = None
 
 
 class SourceTable(_Table, frozen=True, kw_only=True):
-    """Where it came from; `ip` may have a port behind it."""
+    """The source; `ip` may be followed by a port."""
 
     ip: Expression | None = None
     port: Expression | None = None
@@ -41,7 +41,7 @@ class SourceTable(_Table, frozen=True, kw_only=True):
 
 
 class OutcomeTable(_Table, frozen=True, kw_only=True):
-    """Conditions, tried in this order; when none holds, the outcome is `unknown`."""
+    """Conditions, tried in this order; if none is true, the outcome is `unknown`."""
 
     denied: Expression | None = None
     failure: Expression | None = None
@@ -49,7 +49,7 @@ class OutcomeTable(_Table, frozen=True, kw_only=True):
 
 
 class ChangeTable(_Table, frozen=True, kw_only=True):
-    """What was changed: one value, or one for each of what `each` gives."""
+    """Changes: one, or one for each item of `each`."""
 
     path: Expression
     before: Expression | None = None
@@ -58,7 +58,7 @@ class ChangeTable(_Table, frozen=True, kw_only=True):
 
 
 class EventTable(_Table, frozen=True, kw_only=True):
-    """An event; `when` says for which records, if not for all."""
+    """The event; `when` restricts it to some records."""
 
     action: Expression
     actor: ActorTable

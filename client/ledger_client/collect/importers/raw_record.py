@@ -1,8 +1,8 @@
-"""Foreign records as they are: read strictly, written canonically, and kept beside the event.
+"""Records of other systems: read strictly, and kept in the event.
 
-A record that nests too deep for `context.original`, or holds what no event holds, is kept as its
-JSON text in `context.original_text`. Only where the leaf would be too long is it left out, and
-`context.original_omitted` says so.
+A record that nests too deep for `context.original`, or has a value that no event may have, is kept
+as its JSON text in `context.original_text`. It is left out only where the leaf would be too long,
+and `context.original_omitted` gives the reason.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from ledger_core.event.diagnostics import parse_json
 from ledger_core.event.model import EventError
 
 RECEIVED_BYTES_MAX = 2048
-"""Left free in the leaf for what the server adds: `by` of 256 characters, each an escape."""
+"""Left free in the leaf for the server's part: `by` of 256 characters, each an escape."""
 INTEGER_CHARS_MAX = 1000
 
 
@@ -30,9 +30,9 @@ def read_record(raw: bytes) -> dict[str, Any]:
 def add_original(
     event: dict[str, Any], *, context: dict[str, Any], record: dict[str, Any], text: str
 ) -> dict[str, Any]:
-    """Add the context with the record in the first of its forms that the limits allow.
+    """Add the context, with the record in the first form that the limits allow.
 
-    Raises: EventError when the event without the record is none that the ledger takes.
+    Raises: EventError if the ledger refuses the event even without the record.
     """
     for original in ({"original": record}, {"original_text": text}):
         whole = {**event, "context": {**context, **original}}

@@ -1,14 +1,14 @@
-"""Files of records: JSON lines, or documents that wrap many; gzip or plain.
+"""Reads files of records: JSON lines, or documents that wrap many records; gzip or plain.
 
 Exports are mostly JSON lines. CloudTrail delivers gzip files that hold one document,
 `{"Records": […]}`, other products pages of `items`, `value` or `entries`, and people print both
-over many lines. Three shapes are understood, whatever the file is called:
+over many lines. Three shapes are read, whatever the file is called:
 
 * a line that is a record: the record;
 * a line that is an array, or an object with one of the format's wrappers: each element;
 * a first line that only opens such a document: the whole file is one, read as such a line.
 
-Anything else on a line is handed on as it is, for the mapper to refuse with its reason.
+Anything else on a line is yielded as it is, for the mapping to refuse with a reason.
 """
 
 import gzip
@@ -26,24 +26,24 @@ from ledger_client.collect.importers.auditd import group_lines
 from ledger_core.tlog.errors import MalformedError
 
 DOCUMENT_BYTES_MAX = 256 * 1024 * 1024
-"""Of one line, or of a document over several lines, after decompression."""
+"""For one line, or a document over several lines, after decompression."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One record as it stands in its file."""
+    """One record of a file."""
 
     raw: bytes
     line: int
-    """Counted from 1; where the document starts for a record out of one."""
+    """Counted from 1; for a record of a document, the line where the document starts."""
     file_offset: int
-    """How far the file had been read, compressed or not: a progress bar's measure."""
+    """Bytes of the file read so far, compressed or not, for a progress bar."""
 
 
 Lines = Literal["json", "auditd"]
-"""What the lines of a file are; those of auditd become `{"lines": […]}`, one for each event."""
+"""The kind of lines in a file; those of auditd become `{"lines": […]}`, one for each event."""
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -58,9 +58,9 @@ def read_records(
     lines: Lines = "json",
     document_bytes_max: int = DOCUMENT_BYTES_MAX,
 ) -> Iterator[Record]:
-    """Read the records of a file one after another; blank lines are passed over.
+    """Yield the records of a file; blank lines are skipped.
 
-    An open stream, such as standard input, need not be seekable, and is left open.
+    An open stream, such as standard input, need not be seekable, and stays open.
 
     Raises: MalformedError for damaged gzip data and for a line that is too long, after the records
     before it; OSError.
@@ -87,7 +87,7 @@ def read_records(
 
 
 class _Counted(io.RawIOBase):
-    """A stream that knows how much of it was read."""
+    """A stream that counts the bytes read from it."""
 
     def __init__(self, source: io.BufferedIOBase) -> None:
         self._source = source
@@ -118,7 +118,7 @@ def _json_records(
 
 
 def _documents(plain: BinaryIO, bytes_max: int, *, is_json: bool) -> Iterator[tuple[int, bytes]]:
-    """Give each line with its number, or the whole file when its first line only opens it."""
+    """Yield each line and its number, or the whole file if its first line only opens a document."""
     number = 0
     is_first = is_json
     while text := plain.readline(bytes_max + 1):
@@ -133,7 +133,7 @@ def _documents(plain: BinaryIO, bytes_max: int, *, is_json: bool) -> Iterator[tu
 
 
 def _unwrap(document: bytes, wrappers: Collection[str]) -> Iterator[bytes]:
-    """Give the records of a document: what it wraps, or itself."""
+    """Yield the records that a document wraps, or the document itself."""
     try:
         if document.startswith(b"["):
             yield from map(bytes, _decode_array(document))

@@ -1,11 +1,13 @@
-"""Taking syslog from hosts that can send nothing else, and recording it as events.
+"""Receives syslog from hosts that can send nothing else, and records it as events.
 
     socket ──▶ framing ──▶ message ──▶ events ──▶ Recorder ──▶ the ledger
                frames      RFC 5424    an event   spool, then
-                           or whole    of ours    verified
+                           or whole               verified
 
-framing    what is one message in a stream of bytes; pure
-message    what a message says; pure
-events     a message as an event of ours; pure
-listener   the sockets: bounded memory, and no more is read while nothing can be kept
+Its modules, in reading order:
+
+    framing   cuts a stream of bytes into messages; pure
+    message   parses a message; pure
+    events    maps a message to an event; pure
+    listener  the sockets: bounded memory; stops reading while the spool is full
 """

@@ -1,21 +1,21 @@
-"""Syslog messages as events of ours.
+"""Maps syslog messages to events.
 
 | event | from the message |
 |---|---|
-| `time` | its TIMESTAMP; when it has none that can be read, the listener's clock, noted |
+| `time` | its TIMESTAMP; if that is missing or can't be read, the listener's clock, noted |
 | `action` | `syslog.`, the facility, and the MSGID if it has one: `syslog.local0.ID47` |
-| `actor` | the host that it names, of type `host`, else the address that it came from |
+| `actor` | the host that it names, of type `host`, else the sender's address |
 | `actor.session` | its PROCID |
-| `actor.credential` | `sha256:` and the fingerprint of the certificate that the sender showed |
-| `source` | the address and port that it came from: a relay's, if one stands between |
+| `actor.credential` | `sha256:` and the fingerprint of the sender's client certificate |
+| `source` | the sender's address and port: those of a relay, if there is one |
 | `source.service` | its APP-NAME |
 | `reason` | its text |
 | `outcome` | `unknown`: syslog has no place for it |
 | `context` | `facility`, `severity`, `structured_data`; `message` where `reason` had to be cut |
-| `context.import_notes` | what could not be taken as it stands |
+| `context.import_notes` | each value that had to be changed |
 
-Who sends syslog in plain TCP can write any host's name into it. `source.ip` and, with client
-certificates, `actor.credential` are what the listener saw itself.
+Weak: a sender over plain TCP or UDP can write any host's name into a message. The listener verifies
+only `source.ip` (TCP) and, with client certificates, `actor.credential`.
 """
 
 from dataclasses import dataclass
@@ -30,16 +30,16 @@ from ledger_core.event.truncation import Fitter, without_empty
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """Where messages come from, as the listener saw it."""
+    """The sender of messages, as its connection shows it."""
 
     ip: str
     port: int
     fingerprint: str = ""
-    """The SHA-256 of the sender's certificate in hexadecimal, when it showed one."""
+    """The SHA-256 of the sender's certificate in hexadecimal; "" without one."""
 
 
 def map_frame(frame: Frame, *, peer: Peer, received_unix_us: int) -> dict[str, Any]:
-    """Give the event of a message, without an id: nothing in syslog says that two are one."""
+    """Map a message to an event without an id: nothing in syslog identifies a repeated message."""
     message = parse_message(frame.data)
     fitter = Fitter()
     fitter.notes.extend(message.notes)

@@ -1,17 +1,17 @@
-"""Frames of a syslog stream: bytes in, frames out. No I/O.
+"""Cuts a syslog stream into frames: bytes in, frames out. No I/O.
 
-Two framings are known (RFC 6587), and the first byte of a connection tells which one it is:
+There are two framings (RFC 6587), and the first byte of a connection tells which one it is:
 
     14 <13>1 - - - -        octet counting, the only one of TLS (RFC 5425): a count, a space, so
                             many bytes, and the next count
-    <13>1 - - - -\n         non-transparent: a message to each line
+    <13>1 - - - -\n         non-transparent: one message a line
 
-A digit that is not 0 begins a count, everything else is a line. A connection keeps to its framing:
-a continued line that begins with digits must not swallow what follows.
+A digit other than 0 begins a count, everything else a line. A connection keeps its framing, so a
+continued line that begins with digits is not read as a count.
 
-The text of a message is nobody's business here, but its limits are. A message that is too long is
-cut, and what is cut off is counted; a count that is none, or that is absurd, ends the stream, since
-nobody can tell where the next message begins. At most `frame_bytes_max` bytes are held.
+A message that is too long is cut, and the bytes cut off are counted. A count that is malformed or
+above `COUNT_MAX` ends the stream, because the start of the next message is unknown. At most
+`frame_bytes_max` bytes are held.
 """
 
 import re
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 COUNT_DIGITS_MAX = 9
 COUNT_MAX = 16 * 1024 * 1024
-"""Of what a sender may announce; beyond this it is no count."""
+"""The largest count that a sender may announce."""
 
 _COUNT_STARTS = frozenset(b"%d" % digit for digit in range(1, 10))
 _ENDS = b"\r\n\0"
@@ -30,19 +30,19 @@ _is_count = re.compile(rb"[1-9][0-9]{0,%d}" % (COUNT_DIGITS_MAX - 1)).fullmatch
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message as it came, without its framing."""
+    """One message as received, without its framing."""
 
     data: bytes
     bytes_cut: int = 0
-    """So many bytes at its end were left out, because it was too long."""
+    """Number of bytes dropped at its end, because it was too long."""
     is_broken_off: bool = False
-    """The stream ended inside it."""
+    """The stream ended inside the message."""
     is_unframed: bool = False
-    """It is what stood where a frame should have begun, and the stream ended with it."""
+    """The bytes where a frame should have begun; the stream ended there."""
 
 
 class FramingError(Exception):
-    """The stream can't be cut into messages any further; `rest` is what came last."""
+    """The stream can't be cut into messages any further; `rest` holds the last bytes."""
 
     def __init__(self, message: str, *, rest: bytes) -> None:
         super().__init__(message)
@@ -50,17 +50,17 @@ class FramingError(Exception):
 
 
 class Deframer:
-    """Cuts one stream into frames."""
+    """Cuts one stream into frames. Holds at most one unfinished message."""
 
     def __init__(self, *, frame_bytes_max: int) -> None:
         self._max = frame_bytes_max
         self._buffer = bytearray()
         self._is_counting: bool | None = None  # Not known before the first byte.
-        self._left: int | None = None  # Of the bytes announced; None between frames.
+        self._bytes_left: int | None = None  # Of the announced message; None between frames.
         self._cut = 0
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Take the next bytes and give the frames that they complete.
+        """Feed the next bytes, and yield the frames that they complete.
 
         Raises: FramingError, after the frames before the fault.
         """
@@ -76,14 +76,14 @@ class Deframer:
                 yield frame
 
     def end(self) -> Frame | None:
-        """Give what the end of the stream leaves behind, if anything."""
+        """Return the unfinished message at the end of the stream, if there is one."""
         data, self._buffer = bytes(self._buffer), bytearray()
         if not data.strip(_ENDS):
             return None
-        if self._is_counting and self._left is None:
+        if self._is_counting and self._bytes_left is None:
             # Only the digits of a count: nothing of a message came.
             return None
-        # Many senders leave the last line open; a counted frame that is too short was broken off.
+        # Many senders omit the last line end; a counted frame that is too short was broken off.
         return Frame(_without_end(data), self._cut, is_broken_off=bool(self._is_counting))
 
     def _line(self, data: bytes, at: int) -> tuple[Frame | None, int]:
@@ -92,28 +92,28 @@ class Deframer:
             self._hold(data[at:])
             return None, len(data)
         self._hold(data[at:end])
-        return self._take(), end + 1
+        return self._finish_frame(), end + 1
 
     def _counted(self, data: bytes, at: int) -> tuple[Frame | None, int]:
-        if self._left is None:
+        if self._bytes_left is None:
             at = self._read_count(data, at)
-        if self._left is None:
+        if self._bytes_left is None:
             return None, at
-        part = data[at : at + self._left]
+        part = data[at : at + self._bytes_left]
         self._hold(part)
-        self._left -= len(part)
-        if self._left:
+        self._bytes_left -= len(part)
+        if self._bytes_left:
             return None, len(data)
-        self._left = None
-        return self._take(), at + len(part)
+        self._bytes_left = None
+        return self._finish_frame(), at + len(part)
 
     def _read_count(self, data: bytes, at: int) -> int:
-        """Read the digits of a count and the space behind them; where the message begins."""
+        """Read the digits of a count and the space after them; return where the message begins."""
         if not self._buffer:
             # Some senders end a counted frame with a line end that they don't count.
             at = _skip_ends(data, at)
         held = bytes(self._buffer)
-        # Only so far: a count needs no more than that to tell that it is none.
+        # A longer count is malformed, so no more bytes are needed.
         digits, space, _ = data[at : at + COUNT_DIGITS_MAX + 1].partition(b" ")
         count = held + digits
         is_count = _is_count(count) or (not count and not space)
@@ -124,7 +124,7 @@ class Deframer:
                 rest=held + data[at : at + self._max],
             )
         if space:
-            self._left = int(count)
+            self._bytes_left = int(count)
             self._buffer.clear()
         else:
             self._buffer += digits
@@ -135,7 +135,7 @@ class Deframer:
         self._buffer += part[:room]
         self._cut += max(0, len(part) - room)
 
-    def _take(self) -> Frame:
+    def _finish_frame(self) -> Frame:
         frame = Frame(_without_end(bytes(self._buffer)), self._cut)
         self._buffer.clear()
         self._cut = 0
@@ -149,5 +149,5 @@ def _skip_ends(data: bytes, at: int) -> int:
 
 
 def _without_end(data: bytes) -> bytes:
-    """Drop the ends of lines, and the NUL that some senders put there."""
+    """Drop line ends, and the NUL that some senders add."""
     return data.rstrip(_ENDS)

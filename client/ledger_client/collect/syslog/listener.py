@@ -1,14 +1,15 @@
-"""The sockets of syslog: messages are read, recorded, and only then is more read.
+"""The sockets of syslog: reads messages, records them, and only then reads more.
 
-A message is safe when the recorder has it: then it survives the process, waits for the ledger, and
-is verified once it is there. Nothing tells the sender so. TCP acknowledges bytes to the sender's
-kernel, and what is in flight when this process or the network dies is lost, whatever the sender
-believes; syslog has no word for more.
+A message is safe once the recorder has it: it survives the process, waits for the ledger, and is
+verified there.
 
-While the spool is full, nothing is read: the sender's window closes, and it queues or drops by its
-own settings. Of each connection at most one read and one unfinished message are held, so memory is
-bounded by the number of connections. A datagram can't be held back: those that find no room are
-counted, and an event says how many were lost.
+Weak: the sender can't know this. TCP acknowledges bytes to the sender's kernel, so bytes in flight
+are lost if this process or the network dies. Syslog has no acknowledgement of its own.
+
+While the spool is full, the listener does not read: the sender's window closes, and it queues or
+drops by its own settings. For each connection at most one read and one unfinished message are held,
+so the number of connections bounds the memory. Datagrams can't be held back: those without room are
+counted, and an event records how many were lost.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ from ledger_core.event.model import EventError
 from ledger_core.tlog.errors import UnavailableError
 
 FRAME_BYTES_MAX: Final = 16 * 1024
-"""RFC 5425 asks for 2,048 and would like 8,192."""
+"""RFC 5425 §4.3.1: at least 2,048, and 8,192 should be supported."""
 CONNECTIONS_MAX: Final = 512
 READ_BYTES: Final = 32 * 1024
 DATAGRAMS_WAITING_MAX: Final = 1024
@@ -43,11 +44,11 @@ THREADS: Final = 4
 _log = logging.getLogger("ledger_client.collect.syslog")
 
 Record = Callable[[Mapping[str, Any]], object]
-"""Keeps one event. Raises: SpoolFullError."""
+"""Records one event. Raises: SpoolFullError."""
 
 
 class _Waiting(NamedTuple):
-    """A message that isn't recorded yet."""
+    """A message that is not recorded yet."""
 
     frame: Frame
     peer: Peer
@@ -55,7 +56,7 @@ class _Waiting(NamedTuple):
 
 
 class SyslogListener:
-    """Listens, until it is closed, and records what it hears. For one event loop."""
+    """Receives messages and records them until it is closed. For one event loop."""
 
     def __init__(
         self,
@@ -80,9 +81,9 @@ class SyslogListener:
     async def listen_tcp(
         self, host: str, port: int, tls: ssl.SSLContext | None = None
     ) -> tuple[str, int]:
-        """Take connections; the address, with the port that was chosen when it was 0.
+        """Accept connections; return the address, with the actual port if `port` is 0.
 
-        Raises: UnavailableError when the address can't be had.
+        Raises: UnavailableError if the address can't be bound.
         """
         try:
             server = await asyncio.start_server(
@@ -100,27 +101,27 @@ class SyslogListener:
         return bound[0], bound[1]
 
     async def listen_udp(self, host: str, port: int) -> tuple[str, int]:
-        """Take datagrams, a message in each; otherwise as `listen_tcp`."""
+        """Receive datagrams, a message in each; otherwise as `listen_tcp`."""
         loop = asyncio.get_running_loop()
         try:
             transport, _ = await loop.create_datagram_endpoint(
-                lambda: _Datagrams(self._take_datagram), local_addr=(host, port)
+                lambda: _Datagrams(self._datagram_received), local_addr=(host, port)
             )
         except OSError as error:
             raise _cannot_listen(host, port, error) from error
         self._transports.append(transport)
-        self._tasks.append(asyncio.create_task(self._keep_datagrams()))
+        self._tasks.append(asyncio.create_task(self._record_datagrams()))
         bound = transport.get_extra_info("sockname")
         return bound[0], bound[1]
 
     async def close(self) -> None:
-        """Stop reading and record what was read, as long as there is room for it within 5 s."""
+        """Stop reading and record the messages read so far, if there is room within 5 s."""
         for server in self._servers:
             server.close()
         for transport in self._transports:
             transport.close()
         for writer in self._connections:
-            # What has been read stays in the reader, and ends there.
+            # Bytes that were received stay in the reader, and are read to their end.
             writer.transport.abort()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
@@ -144,7 +145,7 @@ class SyslogListener:
     ) -> None:
         _log.info("connection_opened ip=%s port=%d", peer.ip, peer.port)
         try:
-            # A sender that vanished is noticed by the kernel.
+            # The kernel detects a sender that vanished.
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             await self._read(reader, peer)
         except OSError as error:
@@ -163,28 +164,28 @@ class SyslogListener:
                 frames: list[Frame] = []
                 try:
                     for frame in deframer.feed(data):
-                        frames.append(frame)  # noqa: PERF402 - those before a fault are kept
+                        frames.append(frame)  # noqa: PERF402 - those before a fault are recorded
                 except FramingError as error:
                     _log.warning("framing_lost ip=%s reason=%s", peer.ip, error)
                     frames.append(Frame(error.rest, is_unframed=True))
-                    await self._keep(frames, peer)
+                    await self._record_frames(frames, peer)
                     return
-                await self._keep(frames, peer)
+                await self._record_frames(frames, peer)
         finally:
             last = deframer.end()
             if last is not None:
-                await self._keep([last], peer)
+                await self._record_frames([last], peer)
 
-    async def _keep(self, frames: list[Frame], peer: Peer) -> None:
+    async def _record_frames(self, frames: list[Frame], peer: Peer) -> None:
         now_unix_us = unix_us()
-        await self._keep_all([_Waiting(frame, peer, now_unix_us) for frame in frames])
+        await self._record_all([_Waiting(frame, peer, now_unix_us) for frame in frames])
 
-    async def _keep_all(self, waiting: list[_Waiting]) -> None:
-        """Record messages, and wait for room as long as there is none."""
+    async def _record_all(self, waiting: list[_Waiting]) -> None:
+        """Record messages; wait while the spool has no room."""
         loop = asyncio.get_running_loop()
         while waiting:
-            kept = await loop.run_in_executor(self._threads, self._record_some, waiting)
-            waiting = waiting[kept:]
+            recorded = await loop.run_in_executor(self._threads, self._record_some, waiting)
+            waiting = waiting[recorded:]
             if bool(waiting) is not self._is_full:
                 self._is_full = bool(waiting)
                 _log.warning("spool_full reading=%s", "stopped" if waiting else "resumed")
@@ -192,7 +193,7 @@ class SyslogListener:
                 await asyncio.sleep(RETRY_S)
 
     def _record_some(self, waiting: list[_Waiting]) -> int:
-        """Record messages until there is no room; how many."""
+        """Record messages until there is no room; return how many."""
         for count, (frame, peer, received_unix_us) in enumerate(waiting):
             try:
                 self._record(map_frame(frame, peer=peer, received_unix_us=received_unix_us))
@@ -200,7 +201,7 @@ class SyslogListener:
                 return count
         return len(waiting)
 
-    def _take_datagram(self, data: bytes, address: tuple[Any, ...]) -> None:
+    def _datagram_received(self, data: bytes, address: tuple[Any, ...]) -> None:
         most = self._frame_bytes_max
         frame = Frame(data[:most].rstrip(b"\r\n\0"), bytes_cut=max(0, len(data) - most))
         peer = Peer(ip=_ip(address[0]), port=address[1])
@@ -209,23 +210,23 @@ class SyslogListener:
         except asyncio.QueueFull:
             self._datagrams_lost += 1
 
-    async def _keep_datagrams(self) -> None:
+    async def _record_datagrams(self) -> None:
         while True:
             waiting = [await self._datagrams.get()]
             while len(waiting) < DATAGRAM_BATCH and not self._datagrams.empty():
                 waiting.append(self._datagrams.get_nowait())
             try:
-                await self._keep_all([message for message in waiting if message.frame.data])
+                await self._record_all([message for message in waiting if message.frame.data])
                 if lost := self._datagrams_lost:
                     self._datagrams_lost = 0
                     _log.warning("datagrams_lost count=%d", lost)
-                    await self._tell_lost(lost)
+                    await self._record_loss(lost)
             except Exception:  # noqa: BLE001 - the top of a task, which must go on
                 _log.exception("datagrams_broken count=%d", len(waiting))
             for _ in waiting:
                 self._datagrams.task_done()
 
-    async def _tell_lost(self, lost: int) -> None:
+    async def _record_loss(self, lost: int) -> None:
         event = {
             "action": "ledger.syslog.datagrams_lost",
             "actor": {"type": "host", "id": socket.gethostname() or "unknown"},
@@ -244,11 +245,11 @@ class SyslogListener:
 
 
 class _Datagrams(asyncio.DatagramProtocol):
-    def __init__(self, take: Callable[[bytes, tuple[Any, ...]], None]) -> None:
-        self._take = take
+    def __init__(self, on_datagram: Callable[[bytes, tuple[Any, ...]], None]) -> None:
+        self._on_datagram = on_datagram
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        self._take(data, addr)
+        self._on_datagram(data, addr)
 
 
 def _peer(writer: asyncio.StreamWriter) -> Peer:

@@ -1,11 +1,11 @@
-"""Syslog messages: RFC 5424 taken apart, anything else kept whole with a note.
+"""Parses syslog messages: RFC 5424 into its fields, anything else whole, with a note.
 
     <165>1 2026-11-25T02:03:36.003Z web-1 su 42 ID47 [origin ip="192.0.2.1"] text
 
-A sender that gets a detail wrong has still seen something happen, so the content is read
-tolerantly: names that are too long, a time that is none, structured data that doesn't end. What was
-wrong is noted, and no byte is dropped. RFC 3164 has no year, no zone and no two implementations
-that agree, so nothing is guessed from such a line but its priority.
+A message with a mistake still records an event, so the parser is tolerant: of names that are too
+long, an invalid time, structured data that doesn't end. Each mistake is noted, and no byte is
+dropped. RFC 3164 has no year and no zone, and its implementations differ, so only the priority of
+such a line is read.
 
 Source: RFC 5424 §6.
 """
@@ -28,7 +28,7 @@ _BOM = "\ufeff"
 
 _match_priority = re.compile(r"<(0|[1-9][0-9]{0,2})>").match
 _match_element = re.compile(r"\[([^ =\]\"]+)").match
-# A value that has a bare `]` is not well-formed; where it ends is plain all the same.
+# A value that has a bare `]` is not well-formed, but its end is still unambiguous.
 _match_parameter = re.compile(r" ([^ =\]\"]+)=\"((?:[^\"\\]|\\.)*)\"", re.DOTALL).match
 _unescape = re.compile(r"\\([\"\\\]])").sub
 
@@ -37,10 +37,10 @@ StructuredData = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What a message says; empty where it says nothing."""
+    """A parsed message; absent fields are empty."""
 
     text: str
-    """The text, or the whole message when it isn't RFC 5424."""
+    """The text, or the whole message if it isn't RFC 5424."""
     facility: str = ""
     severity: str = ""
     time: str = ""
@@ -49,12 +49,12 @@ class Message:
     process: str = ""
     message_id: str = ""
     structured_data: StructuredData = field(default_factory=dict)
-    """By element and parameter; a parameter that stands twice has a list of its values."""
+    """By element and parameter; a repeated parameter has a list of its values."""
     notes: tuple[str, ...] = ()
 
 
 def parse_message(data: bytes) -> Message:
-    """Read one message. Nothing is refused: what isn't RFC 5424 is kept whole."""
+    """Parse one message. Nothing is refused: a message that isn't RFC 5424 is kept whole."""
     notes: list[str] = []
     try:
         text = data.decode()
@@ -64,23 +64,19 @@ def parse_message(data: bytes) -> Message:
     priority = _match_priority(text)
     if priority is None or int(priority[1]) > _PRIORITY_MAX:
         return Message(text=text, notes=(*notes, "message: no priority, so it is kept whole"))
-    facility, severity = divmod(int(priority[1]), len(SEVERITIES))
+    numbers = divmod(int(priority[1]), len(SEVERITIES))
+    facility, severity = FACILITIES[numbers[0]], SEVERITIES[numbers[1]]
     version, *fields = text[priority.end() :].split(" ", _HEADER_FIELDS + 1)
     if version != "1" or len(fields) <= _HEADER_FIELDS:
         note = "message: not RFC 5424, so it is kept whole"
-        return Message(
-            text=text,
-            facility=FACILITIES[facility],
-            severity=SEVERITIES[severity],
-            notes=(*notes, note),
-        )
+        return Message(text=text, facility=facility, severity=severity, notes=(*notes, note))
     *header, rest = fields
     time, host, app, process, message_id = ("" if name == _NIL else name for name in header)
     structured_data, rest, note = _split_structured_data(rest)
     return Message(
         text=rest.removeprefix(_BOM),
-        facility=FACILITIES[facility],
-        severity=SEVERITIES[severity],
+        facility=facility,
+        severity=severity,
         time=time,
         host=host,
         app=app,
@@ -92,7 +88,7 @@ def parse_message(data: bytes) -> Message:
 
 
 def _split_structured_data(text: str) -> tuple[StructuredData, str, str]:
-    """Give the structured data, the text behind it, and a note."""
+    """Return the structured data, the text after it, and a note."""
     if text == _NIL or text.startswith(f"{_NIL} "):
         return {}, text[2:], ""
     elements: StructuredData = {}
