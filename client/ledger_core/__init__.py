@@ -1,0 +1,11 @@
+"""The logic that client, service, mirror and monitor share.
+
+Nothing here has a clock, randomness, sockets, tasks or logs, and the packages of the service and of
+the client are never imported.
+
+    tlog       the transparency log: hashes, proofs, notes, witnesses
+    event      an audit event, its canonical leaf, its secrets
+    query      the query language
+    evidence   the file of evidence, and its check offline
+    api        the messages between client and service
+"""

@@ -21,7 +21,7 @@ from ledger_client.plans.heads import Heads
 from ledger_client.plans.search import Search, plan_page
 from ledger_client.plans.stream import EventStream, LineSplitter
 from ledger_client.retry import Environment
-from ledger_core.evidence.bundle import check_evidence
+from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.proof import format_proof

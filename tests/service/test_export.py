@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import pytest
 
 from ledger.service.routes import export as exporting
-from ledger_core.evidence.bundle import check_evidence
+from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import parse_hash
 from tests.service.serving import Answer, Ledger, event, serving_new

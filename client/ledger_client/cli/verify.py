@@ -17,7 +17,7 @@ from ledger_client.cli.console import (
 )
 from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.event.model import Event
-from ledger_core.evidence.bundle import Evidence, check_evidence
+from ledger_core.evidence.verifier import Evidence, check_evidence
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.policy import Policy, VerifiedHead, parse_policy
