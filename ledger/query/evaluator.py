@@ -13,19 +13,8 @@ from typing import Final
 
 from pyroaring import BitMap
 
-from ledger.query.plan import (
-    Complement,
-    Entries,
-    Find,
-    Intersection,
-    Lookup,
-    Node,
-    Read,
-    Span,
-    TimeRange,
-    Union,
-    Unknown,
-)
+from ledger.query import plan
+from ledger.query.plan import Node, Read
 from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index.index_store import IndexSnapshot
 from ledger.store.index.postings import Postings
@@ -147,26 +136,26 @@ class Window:
     def _evaluate(self, node: Node, segments: Sequence[int]) -> Bounds:
         """The members of some of the segments that match a node."""
         match node:
-            case Lookup():
+            case plan.Lookup():
                 return self._look_up(node, segments)
-            case TimeRange():
+            case plan.TimeRange():
                 return self._time_range(node, segments)
-            case Span(start, end):
+            case plan.Span(start, end):
                 return _exactly(self.span(start, end))
-            case Entries(indices):
+            case plan.Entries(indices):
                 start, end = map(self.start_of, (self.segments.start, self.segments.stop))
                 return _exactly(BitMap([self.member_of(i) for i in indices if start <= i < end]))
-            case Unknown():
+            case plan.Unknown():
                 return Bounds(BitMap(), self.universe(segments), is_exact=False)
-            case Complement(part):
+            case plan.Complement(part):
                 inner, universe = self._evaluate(part, segments), self.universe(segments)
                 outside = universe - inner.may
                 if inner.is_exact:
                     return _exactly(outside)
                 return Bounds(outside, universe - inner.must, is_exact=False)
-            case Union(parts):
+            case plan.Union(parts):
                 return _unite([self._evaluate(part, segments) for part in parts])
-            case Intersection(parts):
+            case plan.Intersection(parts):
                 return self._intersect(parts, segments)
 
     def _intersect(self, parts: Sequence[Node], segments: Sequence[int]) -> Bounds:
@@ -195,7 +184,7 @@ class Window:
             )
         ]
 
-    def _look_up(self, node: Lookup, segments: Sequence[int]) -> Bounds:
+    def _look_up(self, node: plan.Lookup, segments: Sequence[int]) -> Bounds:
         must = self._read_any(node.must, segments)
         hints = self._read_any(node.hints, segments)
         unindexed = [segment for segment in segments if not self.is_indexed(segment)]
@@ -203,7 +192,7 @@ class Window:
             hints |= self.universe(unindexed)
         return Bounds(must, must | hints, is_exact=False) if hints else _exactly(must)
 
-    def _time_range(self, node: TimeRange, segments: Sequence[int]) -> Bounds:
+    def _time_range(self, node: plan.TimeRange, segments: Sequence[int]) -> Bounds:
         """Whole segments by their earliest and latest times; terms only for those across an end."""
         inside: list[int] = []
         across: list[int] = []
@@ -240,7 +229,7 @@ class Window:
         ]
         if not sealed or self._snapshot is None:
             return unite(rest)
-        if isinstance(read, Find):
+        if isinstance(read, plan.Find):
             one = self._snapshot.find(read.dimension, read.value, sealed)
             found = assemble([(segment - first, container) for segment, container in one])
         else:
@@ -250,7 +239,7 @@ class Window:
 
 
 def _read_terms(terms: SegmentTerms, read: Read) -> list[Container]:
-    if isinstance(read, Find):
+    if isinstance(read, plan.Find):
         return terms.find(read.dimension, read.value)
     return terms.between(read.dimension, read.low, read.high)
 

@@ -2,18 +2,9 @@
 
 from dataclasses import dataclass
 
+from ledger.query import plan
 from ledger.query.executor import QueryScope
-from ledger.query.plan import (
-    Complement,
-    Entries,
-    Intersection,
-    Lookup,
-    Node,
-    Span,
-    TimeRange,
-    Union,
-    Unknown,
-)
+from ledger.query.plan import Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +27,7 @@ class Explanation:
 
     query: str
     tree_size: int
-    span: Span
+    span: plan.Span
     sealed_segments: int
     segments: int
     steps: tuple[Step, ...]
@@ -72,9 +63,9 @@ def _steps(scope: QueryScope, node: Node, depth: int) -> list[Step]:
         may += bounds.may.intersection_cardinality(within)
     parts: tuple[Node, ...] = ()
     match node:
-        case Intersection(parts) | Union(parts):
+        case plan.Intersection(parts) | plan.Union(parts):
             pass
-        case Complement(part):
+        case plan.Complement(part):
             parts = (part,)
     inner = [step for part in parts for step in _steps(scope, part, depth + 1)]
     return [Step(depth, _text(node), must, may), *inner]
@@ -82,20 +73,20 @@ def _steps(scope: QueryScope, node: Node, depth: int) -> list[Step]:
 
 def _text(node: Node) -> str:
     match node:
-        case Lookup(must, hints):
+        case plan.Lookup(must, hints):
             read = [f"read {read}" for read in must]
             return "; ".join([*read, *(f"look into the rows of {read}" for read in hints)])
-        case TimeRange(start, end, across):
+        case plan.TimeRange(start, end, across):
             return f"event time from {start} to {end}: {_text(across)}"
-        case Span(start, end):
+        case plan.Span(start, end):
             return f"index from {start} to {end}"
-        case Entries(indices):
+        case plan.Entries(indices):
             return f"{len(indices)} entries by their ids"
-        case Unknown():
+        case plan.Unknown():
             return "look into every row"
-        case Intersection():
+        case plan.Intersection():
             return "all of"
-        case Union():
+        case plan.Union():
             return "any of"
-        case Complement():
+        case plan.Complement():
             return "not"

@@ -7,18 +7,9 @@ from ipaddress import ip_network
 from typing import Final, Literal, TypeAlias
 
 from ledger_core.event.canonical import parse_time
+from ledger_core.query import ast
 from ledger_core.query.analyzer import decode_view
-from ledger_core.query.ast import (
-    MINUTE_US,
-    UNIX_US_END,
-    Between,
-    Expression,
-    InNetwork,
-    Is,
-    Moment,
-    all_of,
-    any_of,
-)
+from ledger_core.query.ast import Expression
 from ledger_core.query.parser import QueryError, parse_query
 from ledger_core.query.predicate import values_of
 from ledger_core.tlog.errors import MalformedError
@@ -38,14 +29,16 @@ def around(leaf: bytes, *, minutes: int) -> Expression:
     """The events that share an actor, session, source or target with one, close to it in time."""
     view = decode_view(leaf)
     shared = [_same(field, value) for field in _REASONS for value in values_of(field, view)]
-    at, span = parse_time(view.event.time), minutes * MINUTE_US
-    within = Between("time", Moment(max(at - span, 0)), Moment(min(at + span + 1, UNIX_US_END)))
-    return all_of([any_of(shared), within])
+    at, span = parse_time(view.event.time), minutes * ast.MINUTE_US
+    within = ast.Between(
+        "time", ast.Moment(max(at - span, 0)), ast.Moment(min(at + span + 1, ast.UNIX_US_END))
+    )
+    return ast.all_of([ast.any_of(shared), within])
 
 
 def _same(field: str, value: str) -> Expression:
     """The condition on one value; an address is a network of one address."""
-    return InNetwork(ip_network(value)) if field == "source" else Is(field, value)
+    return ast.InNetwork(ip_network(value)) if field == "source" else ast.Is(field, value)
 
 
 def around_reasons(leaf: bytes, other: bytes) -> tuple[Reason, ...]:
@@ -60,7 +53,7 @@ def around_reasons(leaf: bytes, other: bytes) -> tuple[Reason, ...]:
 
 def timeline(actor_id: str) -> Expression:
     """The events of an actor, on its behalf, and with it as a target."""
-    return any_of(Is(field, actor_id) for field in _ROLES)
+    return ast.any_of(ast.Is(field, actor_id) for field in _ROLES)
 
 
 def timeline_roles(actor_id: str, leaf: bytes) -> tuple[Role, ...]:

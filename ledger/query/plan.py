@@ -19,6 +19,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Final, TypeAlias
 
 from ledger_core.event.model import LIMITS
+from ledger_core.query import ast
 from ledger_core.query.analyzer import (
     FAMILY,
     HOUR_CHARS,
@@ -30,24 +31,7 @@ from ledger_core.query.analyzer import (
     is_hint,
     pack_address,
 )
-from ledger_core.query.ast import (
-    HOUR_US,
-    MINUTE_US,
-    UNIX_US_END,
-    And,
-    Between,
-    Everything,
-    Expression,
-    IndexBetween,
-    IndexIn,
-    InNetwork,
-    Is,
-    Moment,
-    Not,
-    Or,
-    Words,
-    time_text,
-)
+from ledger_core.query.ast import HOUR_US, MINUTE_US, UNIX_US_END, Expression
 from ledger_core.query.fields import DIMENSIONS, FIELDS
 from ledger_core.tlog.hashing import SIZE_MAX
 
@@ -146,28 +130,28 @@ Node: TypeAlias = Lookup | TimeRange | Span | Entries | Unknown | Intersection |
 def make_plan(expression: Expression) -> Node:
     """The plan of an expression whose times and ids are resolved."""
     match expression:
-        case Everything():
+        case ast.Everything():
             return Span(0, SIZE_MAX)
-        case And(parts):
+        case ast.And(parts):
             return Intersection(tuple(sorted((make_plan(part) for part in parts), key=_rank)))
-        case Or(parts):
+        case ast.Or(parts):
             return Union(tuple(make_plan(part) for part in parts))
-        case Not(part):
+        case ast.Not(part):
             return Complement(make_plan(part))
-        case IndexBetween(start, end):
+        case ast.IndexBetween(start, end):
             return Span(start, end)
-        case IndexIn(indices):
+        case ast.IndexIn(indices):
             return Entries(indices)
-        case Is(field="id") | Between(field="received"):
+        case ast.Is(field="id") | ast.Between(field="received"):
             # `resolve_ids` leaves a prefix that too many ids share.
             return Unknown()
-        case Is():
+        case ast.Is():
             return _plan_value(expression)
-        case Words():
+        case ast.Words():
             return _plan_words(expression)
-        case InNetwork(network):
+        case ast.InNetwork(network):
             return Lookup((_network_range(network),))
-        case Between(_, start, end):
+        case ast.Between(_, start, end):
             return _plan_time(start, end)
 
 
@@ -189,7 +173,7 @@ def span_of(node: Node, tree_size: int) -> Span:
     return Span(0, tree_size)
 
 
-def _plan_value(condition: Is) -> Lookup:
+def _plan_value(condition: ast.Is) -> Lookup:
     dimension, value = condition.field, condition.value
     if FIELDS[dimension].kind == "action":
         return _plan_action(value, is_prefix=condition.is_prefix)
@@ -219,7 +203,7 @@ def _plan_action(value: str, *, is_prefix: bool) -> Lookup:
     return Lookup((Range("action", value, _after(value)),))
 
 
-def _plan_words(condition: Words) -> Node:
+def _plan_words(condition: ast.Words) -> Node:
     parts: list[Node] = []
     for place, word in enumerate(condition.words):
         is_prefix = condition.is_prefix and place == len(condition.words) - 1
@@ -237,7 +221,7 @@ def _plan_words(condition: Words) -> Node:
     return parts[0] if len(parts) == 1 else Intersection(tuple(parts))
 
 
-def _plan_time(start: Moment | None, end: Moment | None) -> Node:
+def _plan_time(start: ast.Moment | None, end: ast.Moment | None) -> Node:
     """Whole hours, whole minutes around them, and as hints the cut minutes at both ends."""
     start_us = start.unix_us if start else 0
     end_us = end.unix_us if end else UNIX_US_END
@@ -267,7 +251,7 @@ def _times(dimension: str, start_us: int, end_us: int) -> list[Read]:
 
 
 def _time_text(unix_us: int) -> str:
-    return time_text(Moment(unix_us))
+    return ast.time_text(ast.Moment(unix_us))
 
 
 def _floor(unix_us: int, unit_us: int) -> int:

@@ -11,20 +11,9 @@ from typing import Final
 from ledger.query.leaf_cache import LeafCache
 from ledger.store.index.segment import SegmentRecord
 from ledger.store.log import LogStore
+from ledger_core.query import ast
 from ledger_core.query.analyzer import decode_view
-from ledger_core.query.ast import (
-    EVERYTHING,
-    And,
-    Between,
-    Expression,
-    IndexBetween,
-    IndexIn,
-    Is,
-    Moment,
-    Not,
-    Or,
-    time_text,
-)
+from ledger_core.query.ast import Expression
 
 IDS_MAX: Final = 10_000
 """Above this many ids with one prefix, the query reads rows instead."""
@@ -51,42 +40,42 @@ class IdResolver:
     def resolve(self, expression: Expression) -> Expression:
         """The expression with conditions on id and receipt as conditions on the index."""
         match expression:
-            case And(parts):
-                return And(tuple(self.resolve(part) for part in parts))
-            case Or(parts):
-                return Or(tuple(self.resolve(part) for part in parts))
-            case Not(part):
-                return Not(self.resolve(part))
-            case Is("id", value, is_prefix):
+            case ast.And(parts):
+                return ast.And(tuple(self.resolve(part) for part in parts))
+            case ast.Or(parts):
+                return ast.Or(tuple(self.resolve(part) for part in parts))
+            case ast.Not(part):
+                return ast.Not(self.resolve(part))
+            case ast.Is("id", value, is_prefix):
                 return self._ids(value) if is_prefix else self._id(value)
-            case Between("received", start, end):
+            case ast.Between("received", start, end):
                 first = self._first_at(start) if start else 0
-                return IndexBetween(first, self._first_at(end) if end else self._tree_size)
+                return ast.IndexBetween(first, self._first_at(end) if end else self._tree_size)
         return expression
 
     def _id(self, value: str) -> Expression:
         index = self._log.index_of(bytes.fromhex(value.replace("-", "")))
-        return IndexIn(() if index is None else (index,))
+        return ast.IndexIn(() if index is None else (index,))
 
     def _ids(self, prefix: str) -> Expression:
         digits = prefix.replace("-", "")
         if not digits:
-            return EVERYTHING
+            return ast.EVERYTHING
         indices = self._log.indices_between(
             low=bytes.fromhex(digits.ljust(32, "0")),
             last=bytes.fromhex(digits.ljust(32, "f")),
             most=IDS_MAX,
         )
         if indices is None:
-            return Is("id", prefix, is_prefix=True)
-        return IndexIn(tuple(sorted(indices)))
+            return ast.Is("id", prefix, is_prefix=True)
+        return ast.IndexIn(tuple(sorted(indices)))
 
-    def _first_at(self, moment: Moment) -> int:
+    def _first_at(self, moment: ast.Moment) -> int:
         """The first index that was received at a moment or later.
 
         Cost: at most 17 reads of rows, most of them in one bundle.
         """
-        text = time_text(moment)
+        text = ast.time_text(moment)
         segment = bisect_left(self._records, text, key=lambda record: record.last_received)
         start = segment * self._segment_entries
         # No records exist past the last sealed segment: the search covers all of that.

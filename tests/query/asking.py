@@ -5,20 +5,9 @@ from ipaddress import ip_network
 
 from hypothesis import strategies as st
 
+from ledger_core.query import ast
 from ledger_core.query.analyzer import words_of
-from ledger_core.query.ast import (
-    EVERYTHING,
-    Between,
-    Expression,
-    IndexBetween,
-    InNetwork,
-    Is,
-    Moment,
-    Not,
-    Words,
-    all_of,
-    any_of,
-)
+from ledger_core.query.ast import Expression
 from tests.query import events as ev
 
 ENTRIES = 420
@@ -26,30 +15,32 @@ NOW_UNIX_US = ev.START_UNIX_US + ENTRIES * 3_500_000 + 12_345
 
 
 def _is(field: str, values: tuple[str, ...]) -> st.SearchStrategy[Expression]:
-    exact = st.builds(Is, st.just(field), st.sampled_from(values))
+    exact = st.builds(ast.Is, st.just(field), st.sampled_from(values))
     prefix = st.builds(
-        lambda value, chars: Is(field, value[:chars], is_prefix=True),
+        lambda value, chars: ast.Is(field, value[:chars], is_prefix=True),
         st.sampled_from(values),
         st.sampled_from((0, 1, 3, 4, 5, 6, 9, 119, 120, 121)),
     )
     return exact | prefix
 
 
-def _moments() -> st.SearchStrategy[Moment]:
-    whole = st.integers(-10, ENTRIES + 10).map(lambda n: Moment(ev.START_UNIX_US + n * 7_000_000))
+def _moments() -> st.SearchStrategy[ast.Moment]:
+    whole = st.integers(-10, ENTRIES + 10).map(
+        lambda n: ast.Moment(ev.START_UNIX_US + n * 7_000_000)
+    )
     minutes = st.integers(-130, 60).map(
-        lambda n: Moment((ev.START_UNIX_US // 60_000_000 + n) * 60_000_000)
+        lambda n: ast.Moment((ev.START_UNIX_US // 60_000_000 + n) * 60_000_000)
     )
-    odd = st.integers(-1000, 5_000_000_000).map(lambda us: Moment(ev.START_UNIX_US + us))
+    odd = st.integers(-1000, 5_000_000_000).map(lambda us: ast.Moment(ev.START_UNIX_US + us))
     back = st.integers(0, 60).map(
-        lambda n: Moment(-n * 60_000_000, relative=True, whole_minutes=True)
+        lambda n: ast.Moment(-n * 60_000_000, relative=True, whole_minutes=True)
     )
-    return whole | minutes | odd | back | st.just(Moment(0, relative=True))
+    return whole | minutes | odd | back | st.just(ast.Moment(0, relative=True))
 
 
 def _betweens() -> st.SearchStrategy[Expression]:
     return st.builds(
-        Between,
+        ast.Between,
         st.sampled_from(("time", "received")),
         st.none() | _moments(),
         st.none() | _moments(),
@@ -60,7 +51,7 @@ def _words() -> st.SearchStrategy[Expression]:
     texts = st.lists(st.sampled_from(ev.WORDS + ev.ACTIONS), min_size=1, max_size=2).map(" ".join)
     extra = st.sampled_from(("w1", "w127", "w128", "w139", "rev", "acc", "strasse"))
     return st.builds(
-        lambda field, text, is_prefix: Words(field, tuple(words_of(text)), is_prefix=is_prefix),
+        lambda field, text, is_prefix: ast.Words(field, tuple(words_of(text)), is_prefix=is_prefix),
         st.sampled_from(("", "reason")),
         texts | extra,
         st.booleans(),
@@ -71,7 +62,7 @@ def _contexts() -> st.SearchStrategy[Expression]:
     keys = (*ev.KEYS, "nested.a", "nested.b.c", "list.d", "k3", "k40", "a")
     values = ("eu", "us", "", "1", "1.5", "-7", "true", "null", "3", "40", ev.LONG, f"{ev.LONG}é")
     return st.builds(
-        lambda key, value, is_prefix: Is("context", value, is_prefix=is_prefix, key=key),
+        lambda key, value, is_prefix: ast.Is("context", value, is_prefix=is_prefix, key=key),
         st.sampled_from([key for key in keys if key not in ("request_id", "trace_id")]),
         st.sampled_from(values),
         st.booleans(),
@@ -82,7 +73,9 @@ def _ids() -> st.SearchStrategy[Expression]:
     rng = random.Random(7)
     some = [ev.random_event(rng, number)["id"] for number in range(60)]
     return _is("id", tuple(some)).map(
-        lambda one: Is("id", one.value.rstrip("-"), one.is_prefix) if isinstance(one, Is) else one
+        lambda one: (
+            ast.Is("id", one.value.rstrip("-"), one.is_prefix) if isinstance(one, ast.Is) else one
+        )
     )
 
 
@@ -106,27 +99,27 @@ CONDITIONS = st.one_of(
     _contexts(),
     _betweens(),
     st.builds(
-        lambda low, size: IndexBetween(low, low + size),
+        lambda low, size: ast.IndexBetween(low, low + size),
         st.integers(0, ENTRIES + 5),
         st.integers(1, 100),
     ),
     st.builds(
-        lambda ip, bits: InNetwork(
+        lambda ip, bits: ast.InNetwork(
             ip_network(f"{ip}/{bits if ':' in ip else bits % 33}", strict=False)
         ),
         st.sampled_from(ev.ADDRESSES),
         st.integers(0, 128),
     ),
-    st.just(Is("source", "", is_prefix=True)),
-    st.just(EVERYTHING),
+    st.just(ast.Is("source", "", is_prefix=True)),
+    st.just(ast.EVERYTHING),
 )
 
 QUERIES: st.SearchStrategy[Expression] = st.recursive(
     CONDITIONS,
     lambda inner: st.one_of(
-        st.lists(inner, min_size=1, max_size=3).map(all_of),
-        st.lists(inner, min_size=1, max_size=3).map(any_of),
-        inner.map(Not),
+        st.lists(inner, min_size=1, max_size=3).map(ast.all_of),
+        st.lists(inner, min_size=1, max_size=3).map(ast.any_of),
+        inner.map(ast.Not),
     ),
     max_leaves=6,
 )

@@ -14,18 +14,8 @@ from functools import cache, lru_cache
 from ipaddress import ip_address
 from typing import Any
 
-from ledger_core.query.ast import (
-    And,
-    Between,
-    Everything,
-    Expression,
-    IndexBetween,
-    InNetwork,
-    Is,
-    Not,
-    Or,
-    Words,
-)
+from ledger_core.query import ast
+from ledger_core.query.ast import Expression
 
 JSON = dict[str, Any]
 
@@ -38,29 +28,29 @@ def matching_indices(query: Expression, entries: Sequence[JSON], *, now_unix_us:
 def holds(query: Expression, index: int, entry: JSON, now: int) -> bool:
     """Whether a query holds for one entry."""
     match query:
-        case Everything():
+        case ast.Everything():
             return True
-        case And(parts):
+        case ast.And(parts):
             return all(holds(part, index, entry, now) for part in parts)
-        case Or(parts):
+        case ast.Or(parts):
             return any(holds(part, index, entry, now) for part in parts)
-        case Not(part):
+        case ast.Not(part):
             return not holds(part, index, entry, now)
-        case IndexBetween(start, end):
+        case ast.IndexBetween(start, end):
             return start <= index < end
-        case Is(field, value, is_prefix, key):
+        case ast.Is(field, value, is_prefix, key):
             found = values_of(field, entry["event"], key)
             return any(v.startswith(value) if is_prefix else v == value for v in found)
-        case Words(field, words, is_prefix):
+        case ast.Words(field, words, is_prefix):
             event = entry["event"]
             texts = [event.get("reason", "")]
             if not field:
                 texts += [event["action"], *names_of(event)]
             return any(has_words(text, list(words), is_prefix) for text in texts)
-        case InNetwork(network):
+        case ast.InNetwork(network):
             found = values_of("source", entry["event"])
             return any(ip_address(ip) in network for ip in found)
-        case Between(field, start, end):
+        case ast.Between(field, start, end):
             time = unix_us(entry["event" if field == "time" else "received"]["time"])
             first = start.resolve(now).unix_us if start else 0
             last = end.resolve(now).unix_us if end else 1 << 62

@@ -1,8 +1,8 @@
-"""What a query says, as a value: conditions on an event, joined by and, or and not.
+"""A query as a value: conditions on an event, joined by and, or and not.
 
-`language` reads it from text, `pivots` builds it, `plan` turns it into reads of the index and
-`matching` into a test of one leaf. `format_query` writes it as text that reads back as the same.
-Values are kept as they were asked for; times stay relative until `resolve` is told the time.
+`parser` reads it from text, `ledger.query.pivots` builds it, `ledger.query.plan` turns it into
+reads of the index, and `predicate` into a test of one leaf. `format_query` writes it as text that
+parses to the same value. Times stay relative until `resolve` makes them absolute.
 """
 
 import json
@@ -25,9 +25,9 @@ _PLAIN = re.compile(r"[^\s\"(),:*\\]+")
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A time in a query: microseconds since 1970, or so many before or after now.
+    """A time in a query: microseconds since 1970, or relative to now.
 
-    `whole_minutes`: a relative one counts from the start of the current minute.
+    `whole_minutes`: a relative time counts from the start of the current minute.
     """
 
     unix_us: int
@@ -35,7 +35,7 @@ class Moment:
     whole_minutes: bool = False
 
     def resolve(self, now_unix_us: int) -> "Moment":
-        """The moment that this means at a time."""
+        """The absolute moment, given the present time."""
         if not self.relative:
             return self
         base = now_unix_us - now_unix_us % MINUTE_US if self.whole_minutes else now_unix_us
@@ -49,20 +49,20 @@ class Everything:
 
 @dataclass(frozen=True, slots=True)
 class Is:
-    """The field has this value, or a value that begins with it. `source` has `InNetwork`."""
+    """The field has this value, or a value with this prefix. `source` uses `InNetwork`."""
 
     field: str
     value: str
     is_prefix: bool = False
     key: str = ""
-    """Where the field is `context`: the path."""
+    """The path, if the field is `context`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """These words stand beside one another in one text: a reason, or any of name, reason, action.
+    """These words stand side by side in one text: a reason, or any name, reason or action.
 
-    `is_prefix`: the last word is the beginning of one.
+    `is_prefix`: the last word is a prefix.
     """
 
     field: str
@@ -79,7 +79,7 @@ class InNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """A time, `time` or `received`, is `start <= time < end`; None: no such end."""
+    """`time` or `received` is in `start <= time < end`; None leaves that end open."""
 
     field: str
     start: Moment | None
@@ -96,21 +96,21 @@ class IndexBetween:
 
 @dataclass(frozen=True, slots=True)
 class IndexIn:
-    """The index is one of these, which ascend; what a condition on ids comes down to."""
+    """The index is one of these, which ascend. Conditions on ids are resolved to it."""
 
     indices: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class And:
-    """All of the parts hold; at least two."""
+    """All of the parts hold, at least two."""
 
     parts: "tuple[Expression, ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Or:
-    """One of the parts holds; at least two."""
+    """One of the parts holds, of at least two."""
 
     parts: "tuple[Expression, ...]"
 
@@ -129,7 +129,7 @@ EVERYTHING: Final = Everything()
 
 
 def all_of(parts: Iterable[Expression]) -> Expression:
-    """The conjunction, flattened; of none it is every event."""
+    """The conjunction, flattened; without parts it is every event."""
     flat: list[Expression] = []
     for part in parts:
         if isinstance(part, And):
@@ -142,7 +142,7 @@ def all_of(parts: Iterable[Expression]) -> Expression:
 
 
 def any_of(parts: Iterable[Expression]) -> Expression:
-    """The disjunction, flattened. Precondition: there is a part."""
+    """The disjunction, flattened. Precondition: at least one part."""
     flat: list[Expression] = []
     for part in parts:
         flat += part.parts if isinstance(part, Or) else (part,)
@@ -150,7 +150,7 @@ def any_of(parts: Iterable[Expression]) -> Expression:
 
 
 def resolve(expression: Expression, now_unix_us: int) -> Expression:
-    """The same, with every relative time made absolute."""
+    """The expression with every relative time made absolute."""
     match expression:
         case And(parts):
             return And(tuple(resolve(part, now_unix_us) for part in parts))
@@ -168,7 +168,7 @@ def resolve(expression: Expression, now_unix_us: int) -> Expression:
 
 
 def format_query(expression: Expression) -> str:
-    """The expression as query text; parsed, it is the same expression again."""
+    """The expression as query text, which parses to the same expression."""
     match expression:
         case Everything():
             return ""
@@ -195,7 +195,7 @@ def format_query(expression: Expression) -> str:
 
 
 def time_text(moment: Moment) -> str:
-    """A resolved moment as times stand in the log, where the order of texts is that of times."""
+    """A resolved moment as the log spells times; texts sort as times do."""
     if moment.unix_us >= UNIX_US_END:
         return "~"
     return format_time(moment.unix_us)
@@ -221,5 +221,5 @@ def _format_moment(moment: Moment | None, *, is_end: bool = False) -> str:
     if moment.relative:
         amount, unit = (MINUTE_US, "m") if moment.whole_minutes else (MICROSECONDS, "s")
         return f"-{-moment.unix_us // amount}{unit}"
-    # The end of a range is the last unit that lies in it, and the smallest unit is a microsecond.
+    # The end of a range is the last unit inside it; the smallest unit is a microsecond.
     return format_time(moment.unix_us - 1 if is_end else moment.unix_us)

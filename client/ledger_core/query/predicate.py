@@ -8,22 +8,9 @@ may only hint, this test is exact.
 from collections.abc import Callable
 from ipaddress import ip_address
 
+from ledger_core.query import ast
 from ledger_core.query.analyzer import ABSENT, LeafView, decode_view, names_of, words_of
-from ledger_core.query.ast import (
-    And,
-    Between,
-    Everything,
-    Expression,
-    IndexBetween,
-    IndexIn,
-    InNetwork,
-    Is,
-    Moment,
-    Not,
-    Or,
-    Words,
-    time_text,
-)
+from ledger_core.query.ast import Expression
 from ledger_core.query.fields import FIELDS
 
 Test = Callable[[int, LeafView], bool]
@@ -50,33 +37,33 @@ def values_of(field: str, view: LeafView, *, key: str = "") -> list[str]:
 
 def _test(expression: Expression) -> Test:
     match expression:
-        case Everything():
+        case ast.Everything():
             return lambda _index, _view: True
-        case And(parts):
+        case ast.And(parts):
             tests = [_test(part) for part in parts]
             return lambda index, view: all(test(index, view) for test in tests)
-        case Or(parts):
+        case ast.Or(parts):
             tests = [_test(part) for part in parts]
             return lambda index, view: any(test(index, view) for test in tests)
-        case Not(part):
+        case ast.Not(part):
             inner = _test(part)
             return lambda index, view: not inner(index, view)
-        case IndexBetween(start, end):
+        case ast.IndexBetween(start, end):
             return lambda index, _view: start <= index < end
-        case IndexIn(indices):
+        case ast.IndexIn(indices):
             chosen = frozenset(indices)
             return lambda index, _view: index in chosen
-        case Is():
+        case ast.Is():
             return _test_value(expression)
-        case Words():
+        case ast.Words():
             return _test_words(expression)
-        case InNetwork():
+        case ast.InNetwork():
             return _test_network(expression)
-        case Between():
+        case ast.Between():
             return _test_time(expression)
 
 
-def _test_value(condition: Is) -> Test:
+def _test_value(condition: ast.Is) -> Test:
     read, wanted = FIELDS[condition.field].reader(condition.key), condition.value
     if condition.is_prefix:
         return lambda _index, view: any(
@@ -85,7 +72,7 @@ def _test_value(condition: Is) -> Test:
     return lambda _index, view: wanted in read(view.event)
 
 
-def _test_words(condition: Words) -> Test:
+def _test_words(condition: ast.Words) -> Test:
     *head, last = condition.words
     size = len(condition.words)
 
@@ -106,7 +93,7 @@ def _test_words(condition: Words) -> Test:
     )
 
 
-def _test_network(condition: InNetwork) -> Test:
+def _test_network(condition: ast.InNetwork) -> Test:
     network = condition.network
 
     def is_inside(_index: int, view: LeafView) -> bool:
@@ -116,7 +103,7 @@ def _test_network(condition: InNetwork) -> Test:
     return is_inside
 
 
-def _test_time(condition: Between) -> Test:
+def _test_time(condition: ast.Between) -> Test:
     # All times in the log have one form, so they compare as text.
     start, end = _bound(condition.start), _bound(condition.end)
     is_received = condition.field == "received"
@@ -128,5 +115,5 @@ def _test_time(condition: Between) -> Test:
     return is_between
 
 
-def _bound(moment: Moment | None) -> str | None:
-    return None if moment is None else time_text(moment)
+def _bound(moment: ast.Moment | None) -> str | None:
+    return None if moment is None else ast.time_text(moment)

@@ -14,19 +14,9 @@ from typing import Final, get_args
 from ledger_core.event.canonical import canonical_ip, parse_time
 from ledger_core.event.ids import is_uuid
 from ledger_core.event.model import ACTION_PATTERN, EventError, Outcome
+from ledger_core.query import ast
 from ledger_core.query.analyzer import words_of
-from ledger_core.query.ast import (
-    MICROSECONDS,
-    UNIX_US_END,
-    Between,
-    Expression,
-    IndexBetween,
-    InNetwork,
-    Is,
-    Moment,
-    Words,
-    all_of,
-)
+from ledger_core.query.ast import Expression
 from ledger_core.query.fields import FIELDS, Kind
 from ledger_core.tlog.hashing import SIZE_MAX
 
@@ -76,7 +66,7 @@ def read_condition(field: str, value: Value, *, key: str = "") -> Expression:
     read = _READERS.get(FIELDS[field].kind)
     if read is not None:
         return read(field, value)
-    return Is(field, value.text, is_prefix=value.is_prefix, key=key)
+    return ast.Is(field, value.text, is_prefix=value.is_prefix, key=key)
 
 
 def read_words(field: str, value: Value) -> Expression:
@@ -88,9 +78,9 @@ def read_words(field: str, value: Value) -> Expression:
     if not words:
         raise RefusedValueError("there is no word in it", expected=("letters or digits",))
     if value.is_quoted:
-        return Words(field, words, is_prefix=value.is_prefix)
-    last = Words(field, words[-1:], is_prefix=value.is_prefix)
-    return all_of([*(Words(field, (word,)) for word in words[:-1]), last])
+        return ast.Words(field, words, is_prefix=value.is_prefix)
+    last = ast.Words(field, words[-1:], is_prefix=value.is_prefix)
+    return ast.all_of([*(ast.Words(field, (word,)) for word in words[:-1]), last])
 
 
 def _read_action(field: str, value: Value) -> Expression:
@@ -99,7 +89,7 @@ def _read_action(field: str, value: Value) -> Expression:
         raise RefusedValueError(
             "not an action", expected=("segments joined by dots: user.created",)
         )
-    return Is(field, value.text, is_prefix=value.is_prefix)
+    return ast.Is(field, value.text, is_prefix=value.is_prefix)
 
 
 def _read_outcome(field: str, value: Value) -> Expression:
@@ -109,14 +99,14 @@ def _read_outcome(field: str, value: Value) -> Expression:
         raise RefusedValueError(
             "not an outcome", expected=outcomes, nearest=near[0] if near else None
         )
-    return Is(field, value.text, is_prefix=value.is_prefix)
+    return ast.Is(field, value.text, is_prefix=value.is_prefix)
 
 
 def _read_source(field: str, value: Value) -> Expression:
     if value.is_prefix and not value.text:
-        return Is(field, "", is_prefix=True)
+        return ast.Is(field, "", is_prefix=True)
     try:
-        return InNetwork(_network_of(value))
+        return ast.InNetwork(_network_of(value))
     except ValueError:
         raise RefusedValueError("neither an address nor a network", expected=_ADDRESSES) from None
 
@@ -139,7 +129,7 @@ def _read_id(field: str, value: Value) -> Expression:
         raise RefusedValueError(
             "not the id of an event", expected=("a UUID", "its beginning and *")
         )
-    return Is(field, text, is_prefix=value.is_prefix)
+    return ast.Is(field, text, is_prefix=value.is_prefix)
 
 
 def _read_index(_field: str, value: Value) -> Expression:
@@ -152,7 +142,7 @@ def _read_index(_field: str, value: Value) -> Expression:
         end = _read_number(high) + 1 if high else SIZE_MAX
     if end <= start:
         raise RefusedValueError("the range ends before it begins")
-    return IndexBetween(start, end)
+    return ast.IndexBetween(start, end)
 
 
 def _read_number(text: str) -> int:
@@ -167,30 +157,30 @@ def _read_time(field: str, value: Value) -> Expression:
     if value.is_prefix or not (low or high):
         raise RefusedValueError("not a time", expected=_TIMES)
     if field == "since":
-        return Between("time", _read_moment(text)[0], None)
+        return ast.Between("time", _read_moment(text)[0], None)
     if field == "until":
-        return Between("time", None, _read_moment(text)[1])
+        return ast.Between("time", None, _read_moment(text)[1])
     if not dots:
         start, end = _read_moment(text)
         if start == end:
             raise RefusedValueError("one moment, not a span", expected=(f"{text}..", f"..{text}"))
-        return Between(field, start, end)
+        return ast.Between(field, start, end)
     first = _read_moment(low)[0] if low else None
     last = _read_moment(high)[1] if high else None
     if first and last and first.relative == last.relative and last.unix_us <= first.unix_us:
         raise RefusedValueError("the range ends before it begins")
-    return Between(field, first, last)
+    return ast.Between(field, first, last)
 
 
-def _read_moment(text: str) -> tuple[Moment, Moment]:
+def _read_moment(text: str) -> tuple[ast.Moment, ast.Moment]:
     """The first moment of the time that a text names, and the first moment after it."""
     if text == "now":
-        return (Moment(0, relative=True),) * 2
+        return (ast.Moment(0, relative=True),) * 2
     relative = _match_relative(text)
     if relative:
         amount, unit = relative.groups()
-        back_us = int(amount) * _UNITS_S[unit] * MICROSECONDS
-        return (Moment(-back_us, relative=True, whole_minutes=unit != "s"),) * 2
+        back_us = int(amount) * _UNITS_S[unit] * ast.MICROSECONDS
+        return (ast.Moment(-back_us, relative=True, whole_minutes=unit != "s"),) * 2
     found = _match_time(text)
     if found is None:
         raise RefusedValueError("not a time", expected=_TIMES)
@@ -206,8 +196,8 @@ def _read_moment(text: str) -> tuple[Moment, Moment]:
         unit_us = 10 ** (6 - len(fraction))
     else:
         unit = "s" if second else "m" if minute else "h" if hour else "d"
-        unit_us = _UNITS_S[unit] * MICROSECONDS
-    return Moment(start), Moment(min(start + unit_us, UNIX_US_END))
+        unit_us = _UNITS_S[unit] * ast.MICROSECONDS
+    return ast.Moment(start), ast.Moment(min(start + unit_us, ast.UNIX_US_END))
 
 
 _READERS: Mapping[Kind, Callable[[str, Value], Expression]] = {

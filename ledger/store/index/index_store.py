@@ -1,10 +1,10 @@
 """The index on disk: for each sealed segment of the log, which entries have which terms.
 
 A segment is 65,536 consecutive entries, the span of one level-1 tile. It is sealed once, in one
-LMDB transaction, and never changes; segments are sealed in order, so those that are there are the
-first ones. The index is no evidence: it can be made again from the log, and is, when the rules of
-analysis change. But each segment has a root, so that two who hold the same log can tell that they
-would give the same answers, and `check_index` recomputes it.
+LMDB transaction, and never changes. Segments are sealed in order, so the stored ones are the first
+ones. The index is no evidence: it can be built again from the log, and is when the rules of
+analysis change. But each segment has a root, by which two holders of the same log can compare their
+indexes, and `check_index` recomputes it.
 """
 
 import threading
@@ -34,13 +34,11 @@ from ledger_core.query.fields import DIMENSIONS
 from ledger_core.tlog.errors import MalformedError, VerificationError
 
 _DATABASES: Final = (keyspace.BLOCKS, keyspace.COLUMNS, keyspace.SEGMENTS, keyspace.META)
-
-
 _record_decoder = msgspec.json.Decoder(SegmentRecord)
 
 
 class IndexStore:
-    """Reads the index, from any thread of the process that opened it."""
+    """Reads the index. Safe from any thread of the process that opened it."""
 
     def __init__(self, environment: Environment) -> None:
         self.path = environment.path
@@ -70,13 +68,13 @@ class IndexStore:
             )
 
     def _records(self, transaction: Transaction[bytes]) -> Sequence[SegmentRecord]:
-        """What is known of every sealed segment. They never change, so each is read once."""
+        """The record of every sealed segment; records never change, so each is read once."""
         found = transaction.get(keyspace.META, keyspace.META_GENERATION)
         generation = 0 if found is None else keyspace.decode_u64(found)
         count = transaction.count(keyspace.SEGMENTS)
         with self._lock:
             known_generation, known = self._known
-            # A longer list is one that a later snapshot made: what this one may see is its start.
+            # A later snapshot may have made a longer list; this snapshot sees its beginning.
             if known_generation == generation and len(known) >= count:
                 return known[:count]
             records = known[:count] if known_generation == generation else []
@@ -90,7 +88,7 @@ class IndexStore:
 
 
 class IndexSnapshot:
-    """One state of the index. Not thread-safe, and it ends with the context that made it."""
+    """One state of the index. Not thread-safe, and valid only inside `IndexStore.snapshot`."""
 
     def __init__(
         self,
@@ -125,7 +123,7 @@ class IndexSnapshot:
     ) -> Iterator[tuple[int, list[Container]]]:
         """The posting lists of the values `low <= value < high` in each segment that has any.
 
-        Short ones come together as loose ones.
+        Short lists of one block come together as one loose list.
         """
         low_encoded, high_encoded = low.encode(), high.encode()
         for segment in segments:
@@ -148,13 +146,13 @@ class IndexSnapshot:
                 yield segment, found
 
     def column(self, dimension: str, segment: int) -> "array[int] | None":
-        """For each entry of a segment the place of its value, where that is kept."""
+        """The rank of the value of each entry of a segment, where a column is stored."""
         key = keyspace.dimension_key(segment=segment, dimension=dimension)
         frame = self._transaction.get(keyspace.COLUMNS, key)
         return None if frame is None else self.decode_column(frame)
 
     def decode_column(self, frame: bytes) -> "array[int]":
-        """The places in a stored column."""
+        """The ranks in a stored column."""
         size = 2 * self.segment_entries
         return from_little_endian(self._decompressor.decompress(frame, max_output_size=size))
 
@@ -207,7 +205,7 @@ class IndexWriter:
             raise
 
     def close(self) -> None:
-        """Close the index and give the right to write back."""
+        """Close the index and release the right to write."""
         self._environment.close()
         self._lock.release()
 
@@ -216,12 +214,12 @@ class IndexWriter:
         return self._environment.count(keyspace.SEGMENTS)
 
     def made_by(self) -> tuple[str, int]:
-        """The rules of analysis that the index was made by, and the entries in a segment."""
+        """The rules of analysis that built the index, and the entries in a segment."""
         with self._environment.read() as transaction:
             return _made_by(transaction)
 
     def clear(self, *, analysis: str, segment_entries: int) -> None:
-        """Forget every segment, and begin anew by other rules."""
+        """Delete every segment, and record other rules for the next ones."""
         with self._environment.write() as transaction:
             found = transaction.get(keyspace.META, keyspace.META_GENERATION)
             generation = 0 if found is None else keyspace.decode_u64(found) + 1
@@ -231,9 +229,9 @@ class IndexWriter:
                 transaction.put(keyspace.META, key, value)
 
     def put(self, segment: int, sealed: SealedSegment) -> None:
-        """Store the next segment. Durable, and as a whole, when this returns.
+        """Store the next segment. It is durable as a whole when this returns.
 
-        Raises: ValueError for another segment.
+        Raises: ValueError for any other segment.
         """
         with self._environment.write() as transaction:
             if transaction.count(keyspace.SEGMENTS) != segment:
@@ -255,9 +253,9 @@ def create_index(
     segment_entries: int = SEGMENT_ENTRIES_MAX,
     map_bytes: int = MAP_BYTES_DEFAULT,
 ) -> None:
-    """Make an empty index in the folder `path`.
+    """Create an empty index in the folder `path`.
 
-    Raises: FileExistsError when it has one already.
+    Raises: FileExistsError when it has one.
     """
     if not 1 <= segment_entries <= SEGMENT_ENTRIES_MAX:
         raise ValueError(f"a segment has 1 to {SEGMENT_ENTRIES_MAX} entries")
@@ -265,10 +263,10 @@ def create_index(
     create_environment(path, _DATABASES, meta=meta, map_bytes=map_bytes)
 
 
-def check_segment(snapshot: IndexSnapshot, segment: int, made: SealedSegment) -> None:
-    """Hold a stored segment against its own record, and against one made anew from the log.
+def check_segment(snapshot: IndexSnapshot, segment: int, rebuilt: SealedSegment) -> None:
+    """Check a stored segment against its own record and against one rebuilt from the log.
 
-    Raises: VerificationError or MalformedError that names the first wrong thing.
+    Raises: VerificationError or MalformedError that names the first difference.
     """
     record = snapshot.records[segment]
     root = segment_root(
@@ -278,15 +276,15 @@ def check_segment(snapshot: IndexSnapshot, segment: int, made: SealedSegment) ->
         raise VerificationError(
             f"segment {segment}: its blocks give the root {root}, its record says {record.root}"
         )
-    if record.root != made.record.root:
+    if record.root != rebuilt.record.root:
         raise VerificationError(
-            f"segment {segment}: the log gives the root {made.record.root}, the index has "
+            f"segment {segment}: the log gives the root {rebuilt.record.root}, the index has "
             f"{record.root}"
         )
-    # Sizes are another matter: other versions of zstd give other sizes.
-    if msgspec.structs.replace(made.record, block_bytes=record.block_bytes) != record:
+    # Other versions of zstd give other sizes.
+    if msgspec.structs.replace(rebuilt.record, block_bytes=record.block_bytes) != record:
         raise VerificationError(f"segment {segment}: the log gives another record")
-    for dimension, frame in made.columns:
+    for dimension, frame in rebuilt.columns:
         if snapshot.column(dimension, segment) != snapshot.decode_column(frame):
             raise VerificationError(f"segment {segment}: the log gives another column {dimension}")
 

@@ -1,9 +1,9 @@
-"""One dimension of one segment: its values, and for each the offsets of the entries that have it.
+"""One dimension of one segment: its values, and for each value the offsets of its entries.
 
-While a segment grows, a dimension numbers its values as they come, and notes for each the first
-entry that has it. What comes again is a member of one roaring bitmap, `number << 16 | offset`: such
-a bitmap keeps the members of each upper half in a container of their own, so it *is* the posting
-lists, and C builds it. Sealing puts the containers into the order of the values.
+While a segment grows, `TermsBuilder` numbers the values as they come and stores the first entry of
+each. Every further entry is a member of one roaring bitmap, `number << 16 | offset`. Such a bitmap
+keeps the members of each upper half in a container of their own, so it *is* the posting lists, and
+C builds it. Sealing sorts the containers by value.
 
     values "b" "a" "b" "c"    numbers b=0 a=1 c=2    firsts 0 1 3    again 0 << 16 | 2
     sealed                    a: {1}  b: {0, 2}  c: {3}
@@ -38,9 +38,9 @@ _OFFSETS: Final = array("H", range(SEGMENT_ENTRIES_MAX))
 
 
 class Postings:
-    """The terms of one dimension, ascending: `counts[i] + 1` offsets in form `forms[i]` each.
+    """The terms of one dimension, ascending: value i has `counts[i] + 1` offsets in `forms[i]`.
 
-    `payload` holds the payloads of their containers end to end.
+    `payload` is the payloads of their containers, joined.
     """
 
     __slots__ = ("counts", "forms", "payload", "values")
@@ -76,11 +76,11 @@ def join(terms: Iterable[tuple[str, Container]]) -> Postings:
 
 
 class TermsBuilder:
-    """A dimension of a segment that grows. Not thread-safe.
+    """A dimension of a segment while it grows. Not thread-safe.
 
-    Values are added for entries in ascending order; one that an entry has twice counts once.
-    `in_runs`: neighbours have the same value, and short lists are worth keeping as runs too.
-    `in_column`: each entry has its value by `add`, and the column of them will be asked for.
+    Values are added for entries in ascending order; a value that an entry has twice counts once.
+    `in_runs`: neighbours share values, so even short lists are smaller as runs.
+    `in_column`: every entry gets its value by `add`, and `column` returns their ranks.
     """
 
     __slots__ = (
@@ -96,7 +96,7 @@ class TermsBuilder:
     def __init__(self, *, in_runs: bool = False, in_column: bool = False) -> None:
         self._in_runs = in_runs
         self._column = array("I") if in_column else None
-        # Numbers values in the order in which they are asked for, without a frame of Python.
+        # The dictionary numbers new values in C, without a Python frame for each.
         self._numbers: dict[str, int] = defaultdict(itertools.count().__next__)
         self._firsts = array("H")
         self._again_numbers = array("I")
@@ -105,7 +105,7 @@ class TermsBuilder:
 
     @property
     def values(self) -> Iterable[str]:
-        """All values, in the order in which they came; ABSENT may be among them."""
+        """All values in the order in which they came; ABSENT may be among them."""
         return self._numbers.keys()
 
     def add(self, values: Iterable[str], first: int) -> None:
@@ -152,9 +152,9 @@ class TermsBuilder:
         return None if number is None else self._container(number)
 
     def between(self, low: str, high: str) -> list[Container]:
-        """The posting lists of the values `low <= value < high`; many as a loose one.
+        """The posting lists of the values `low <= value < high`; many of them as one loose list.
 
-        Cost: 50 ns for each value there is.
+        Cost: 50 ns for each value of the dimension.
         """
         numbers = [
             number
@@ -175,7 +175,7 @@ class TermsBuilder:
         return [loose_container(to_little_endian(offsets).tobytes())]
 
     def seal(self) -> Postings:
-        """The terms in order. Cost: 0.4 µs a value, whatever the number of entries."""
+        """The terms in order. Cost: 0.4 µs a value, however many entries it has."""
         values = sorted(self._numbers)
         if ABSENT in self._numbers:
             values.remove(ABSENT)
@@ -195,9 +195,9 @@ class TermsBuilder:
         return Postings(values, counts=counts, forms=forms, payload=b"".join(payloads))
 
     def column(self, postings: Postings) -> "array[int] | None":
-        """For each entry the place of its value in the sealed postings, NO_PLACE for none.
+        """The rank of each entry's value in the sealed postings, NO_PLACE for none.
 
-        None where no column is kept, or where places are more than 16 bits can tell.
+        None if no column was asked for, or if a rank does not fit into 16 bits.
         """
         if self._column is None or len(postings.values) >= NO_PLACE:
             return None
@@ -207,7 +207,7 @@ class TermsBuilder:
         return array("H", list(map(places.__getitem__, self._column)))
 
     def _all_repeats(self) -> dict[int, tuple[int, int, bytes]]:
-        """Of every value that occurs more than once: count − 1, form and payload."""
+        """Count − 1, form and payload of every value that several entries have, by its number."""
         self._flush()
         repeats: dict[int, tuple[int, int, bytes]] = {}
         for place, bitmap in enumerate(self._repeats):
@@ -225,7 +225,7 @@ class TermsBuilder:
         return repeats
 
     def _flush(self) -> None:
-        """Bring what came again since the last time into the bitmaps, one for 65,536 values."""
+        """Move repeated values into the bitmaps, of which each holds 65,536 values."""
         while len(self._numbers) > len(self._repeats) << 16:
             self._repeats.append(BitMap())
         numbers, offsets = self._again_numbers, self._again_offsets
@@ -254,7 +254,7 @@ class TermsBuilder:
 
 
 def _join_halves(upper: "array[int]", lower: "array[int]") -> "array[int]":
-    """`upper << 16 | lower` of each pair, put together as bytes: no number becomes an object."""
+    """`upper << 16 | lower` of each pair, joined as bytes, so no number becomes an object."""
     keys = bytearray(to_little_endian(upper[:]).tobytes())
     halves = to_little_endian(lower[:]).tobytes()
     keys[3::4] = keys[1::4]

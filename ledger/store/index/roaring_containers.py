@@ -1,15 +1,14 @@
-"""Offsets of entries inside a segment, in the form in which roaring bitmaps hold them.
+"""A posting list of one segment, stored as one container of a roaring bitmap.
 
-A segment is 65,536 consecutive entries, and that is also the span of one container of a roaring
-bitmap. So a posting list is stored as the payload of one container, in whichever of its three
-forms is smallest:
+A segment is 65,536 consecutive entries, which is also the span of a container. Its payload has the
+smallest of three forms:
 
     form 0        array    the offsets, 16 bits each, ascending; at most 4,096 of them
     form 0xFFFF   bitset   8,192 bytes, bit i for offset i; more than 4,096 of them
     form n        runs     u16 n, then n pairs of u16: the first offset of a run, its length − 1
 
-and the containers of many segments become one bitmap by writing a header in front of them: no
-offset is touched in Python. All integers are little-endian, as in the files of roaring.
+A header in front of the containers of many segments makes one bitmap of them, without touching an
+offset in Python. All integers are little-endian, as in files of roaring bitmaps.
 
 Source: the portable format, github.com/RoaringBitmap/RoaringFormatSpec.
 """
@@ -18,6 +17,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from pyroaring import BitMap
@@ -27,7 +27,7 @@ ARRAY_OFFSETS_MAX: Final = 4096
 FORM_ARRAY: Final = 0
 FORM_BITSET: Final = 0xFFFF
 FORM_LOOSE: Final = -1
-"""Of lists in memory only: 16-bit offsets in no order, and some maybe twice."""
+"""Only in memory: 16-bit offsets in any order, some possibly twice."""
 
 _BITSET_BYTES = 8192
 _OFFSET_BYTES = 2
@@ -45,7 +45,7 @@ _ONE_RUN = struct.Struct("<HHH")
 
 
 class Container(NamedTuple):
-    """The offsets of one posting list in one segment; `cardinality` of them, at least one."""
+    """The offsets of one posting list in one segment: `cardinality` of them, at least one."""
 
     cardinality: int
     form: int
@@ -53,7 +53,7 @@ class Container(NamedTuple):
 
 
 def payload_bytes(*, cardinality: int, form: int) -> int:
-    """The length of the payload that a container of this form and cardinality has."""
+    """The length of the payload of a container."""
     if form == FORM_ARRAY:
         return cardinality * _OFFSET_BYTES
     if form == FORM_BITSET:
@@ -62,7 +62,7 @@ def payload_bytes(*, cardinality: int, form: int) -> int:
 
 
 def to_little_endian(numbers: "array[int]") -> "array[int]":
-    """Put the bytes of integers into the order in which they are stored; done in place."""
+    """Swap the bytes of integers to or from the stored order, in place; returns its argument."""
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers
@@ -74,14 +74,17 @@ def from_little_endian(data: bytes) -> "array[int]":
 
 
 def encode_bitmap(bitmap: BitMap) -> Container:
-    """The smallest container for a bitmap whose members lie in one container; it isn't empty."""
+    """The smallest container for a bitmap whose members, at least one, lie in one container.
+
+    It optimises the bitmap in place.
+    """
     bitmap.run_optimize()
     read = read_containers(bitmap)
     return Container(read.counts[0] + 1, read.forms[0], read.payloads[0])
 
 
 class Containers(NamedTuple):
-    """All containers of a bitmap: one of `counts[i] + 1` members at `slots[i]`, and so on."""
+    """All containers of a bitmap: container i has `counts[i] + 1` members, at `slots[i]`."""
 
     slots: "array[int]"
     counts: "array[int]"
@@ -90,12 +93,12 @@ class Containers(NamedTuple):
 
 
 def read_slots(bitmap: BitMap) -> "array[int]":
-    """The slots at which a bitmap has containers."""
+    """The slots of a bitmap that have containers."""
     return _read_head(bitmap.serialize())[1][::2]
 
 
 def read_containers(bitmap: BitMap) -> Containers:
-    """The containers of a bitmap, each in the form in which it is there. Cost: 0.2 µs each."""
+    """The containers of a bitmap, each in its present form. Cost: 0.2 µs each."""
     data = bitmap.serialize()
     run_flags, descriptors, at = _read_head(data)
     slots, counts = descriptors[::2], descriptors[1::2]
@@ -119,7 +122,7 @@ def read_containers(bitmap: BitMap) -> Containers:
 
 
 def _read_head(data: bytes) -> "tuple[int, array[int], int]":
-    """A bit for each container that says whether it has runs, slot and count of each, its end."""
+    """The bits of containers with runs, slot and count of each container, the header's end."""
     cookie, number = _RUNS_HEAD.unpack_from(data)
     run_flags = 0
     if cookie == _COOKIE_RUNS:
@@ -134,7 +137,7 @@ def _read_head(data: bytes) -> "tuple[int, array[int], int]":
 
 
 def container_at(payloads: bytes, at: int, *, cardinality: int, form: int) -> Container:
-    """The container whose payload begins at a place among others."""
+    """The container whose payload begins at `at` among others."""
     end = at + payload_bytes(cardinality=cardinality, form=form)
     return Container(cardinality, form, payloads[at:end])
 
@@ -148,20 +151,17 @@ def assemble(containers: Sequence[tuple[int, Container]]) -> BitMap:
     """One bitmap of containers at ascending slots: offset i in slot s is the member 65,536·s + i.
 
     Precondition: `0 <= slot < 65,536`, strictly ascending.
-    Cost: one copy of the payloads; nothing is done for each offset.
+    Cost: one copy of the payloads, nothing for each offset.
     """
     if not containers:
         return BitMap()
     count = len(containers)
     descriptors = array("H")
     payloads: list[bytes] = []
-    positions = array("I")
     runs = bytearray((count + 7) // 8)
     for number, (slot, (cardinality, form, payload)) in enumerate(containers):
-        descriptors.append(slot)
-        descriptors.append(cardinality - 1)
+        descriptors.extend((slot, cardinality - 1))
         payloads.append(payload)
-        positions.append(len(payload))
         if 0 < form < FORM_BITSET:
             runs[number >> 3] |= 1 << (number & 7)
     has_runs = any(runs)
@@ -172,16 +172,15 @@ def assemble(containers: Sequence[tuple[int, Container]]) -> BitMap:
     )
     parts = [head, to_little_endian(descriptors).tobytes()]
     if not has_runs or count >= _NO_POSITIONS_BELOW:
-        parts.append(
-            _positions(positions, len(head) + (_DESCRIPTOR_BYTES + _POSITION_BYTES) * count)
-        )
+        first = len(head) + (_DESCRIPTOR_BYTES + _POSITION_BYTES) * count
+        parts.append(_positions(map(len, payloads), first))
     return BitMap.deserialize(b"".join([*parts, *payloads]))
 
 
 def unite(slots: Iterable[tuple[int, Iterable[Container]]]) -> BitMap:
-    """One bitmap of several posting lists at each of ascending slots; they may be loose.
+    """One bitmap of several posting lists at each of ascending slots; lists may be loose.
 
-    The first lists of all slots are one bitmap, and so are the second ones: C unites these.
+    The first lists of all slots make one bitmap, the second lists another; C unites these.
     """
     layers: list[list[tuple[int, Container]]] = []
     loose: list[tuple[int, bytes]] = []
@@ -204,17 +203,17 @@ def unite(slots: Iterable[tuple[int, Iterable[Container]]]) -> BitMap:
 
 
 def union(containers: Sequence[Container]) -> Container:
-    """The union of posting lists of one segment, at least one of them; none is loose."""
+    """The union of posting lists of one segment, at least one; none is loose."""
     return containers[0] if len(containers) == 1 else encode_bitmap(unite([(0, containers)]))
 
 
 def loose_container(payload: bytes) -> Container:
-    """Offsets in no order, as one container."""
+    """Offsets in any order as one container."""
     return Container(len(payload) // _OFFSET_BYTES, FORM_LOOSE, payload)
 
 
 def _sort(loose: Sequence[tuple[int, bytes]]) -> BitMap:
-    """The bitmap of offsets in no order at some slots: put together as bytes, sorted by C."""
+    """The bitmap of offsets in any order at some slots, joined as bytes and sorted in C."""
     lower = b"".join([payload for _, payload in loose])
     upper = b"".join([_U16.pack(slot) * (len(payload) // 2) for slot, payload in loose])
     members = bytearray(2 * len(lower))
@@ -223,10 +222,7 @@ def _sort(loose: Sequence[tuple[int, bytes]]) -> BitMap:
     return BitMap(to_little_endian(array("I", bytes(members))))
 
 
-def _positions(sizes: "array[int]", first: int) -> bytes:
-    """Where each payload begins, counted from the start of the file."""
-    position = first
-    for number, size in enumerate(sizes):
-        sizes[number] = position
-        position += size
-    return to_little_endian(sizes).tobytes()
+def _positions(sizes: Iterable[int], first: int) -> bytes:
+    """The position of each payload, counted from the start of the file."""
+    *positions, _end = accumulate(sizes, initial=first)
+    return to_little_endian(array("I", positions)).tobytes()

@@ -1,8 +1,8 @@
-"""A sealed segment: what is known of it, what is stored of it, and its root.
+"""A sealed segment: its record, its stored rows, and its root.
 
 The root is the RFC 6962 root over the segment's pages in order. A page is up to 128 consecutive
-terms of one dimension; what is hashed of it is the number of the dimension, one byte, and then its
-directory and its payloads, as store/index/term_blocks.py describes them, uncompressed.
+terms of one dimension. Its leaf is the number of the dimension, one byte, and then the directory
+and the payloads of `term_blocks`, uncompressed.
 """
 
 from array import array
@@ -21,7 +21,7 @@ from ledger_core.tlog.tree import Frontier
 
 
 class SegmentFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a segment before it is stored: its times, as they stand in the leaves."""
+    """The earliest and latest times of a segment, as the leaves spell them."""
 
     earliest: str
     latest: str
@@ -30,7 +30,7 @@ class SegmentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SegmentRecord(SegmentFacts, frozen=True, kw_only=True):
-    """What is known of a sealed segment. `root` is its root hash as hexadecimal digits."""
+    """The record of a sealed segment. `root` is its root hash in hexadecimal digits."""
 
     root: str
     terms: int
@@ -38,11 +38,11 @@ class SegmentRecord(SegmentFacts, frozen=True, kw_only=True):
 
 
 class SealedSegment(NamedTuple):
-    """A segment as it is stored: keys and values of its rows, the keys without the segment."""
+    """The rows of a segment; their keys lack the segment number."""
 
     record: SegmentRecord
     blocks: list[tuple[str, bytes, bytes]]
-    """Dimension, last value, block; in their order."""
+    """Dimension, last value and block, in the order of the keys."""
     columns: list[tuple[str, bytes]]
 
 
@@ -51,7 +51,7 @@ def encode_segment(
     columns: Iterable[tuple[str, "array[int]"]],
     facts: SegmentFacts,
 ) -> SealedSegment:
-    """A segment from its dimensions, in their order, and its columns, in the order of theirs."""
+    """Encode a segment. Precondition: dimensions and columns are in the order of their numbers."""
     blocks = [
         (dimension, last, block)
         for dimension, postings in dimensions
@@ -72,7 +72,7 @@ def encode_segment(
 
 
 def segment_root(dimensions: Iterable[tuple[str, Postings]]) -> Hash:
-    """The root of a segment from its dimensions, in their order."""
+    """The root of a segment from its dimensions in the order of their numbers."""
     root = Frontier()
     for dimension, postings in dimensions:
         number = bytes((DIMENSION_NUMBERS[dimension],))

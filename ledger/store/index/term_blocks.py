@@ -1,7 +1,7 @@
-"""Blocks: the terms of one dimension in one segment, some at a time, as LMDB values.
+"""Blocks: consecutive terms of one dimension in one segment, as one LMDB value.
 
-Most terms of a segment occur once (a request's id, a target), so a row for each would be mostly
-overhead. A block holds consecutive terms, as many as fill a third of an LMDB page:
+Most terms of a segment occur once (the id of a request, a target), so a row for each would be
+mostly overhead. A block holds as many terms as fill a third of an LMDB page:
 
     u16 terms n ‖ u8 plain ‖ u16 directory bytes ‖ the directory as one zstd frame ‖ n payloads
 
@@ -9,12 +9,13 @@ overhead. A block holds consecutive terms, as many as fill a third of an LMDB pa
     directory    n × u16 count − 1 ‖ n × u16 form ‖ NUL ‖ value ‖ NUL ‖ value … ‖ NUL
     payload      that of a container (roaring_containers.py), its length given by the two numbers
 
-and its key ends in its last value: the first block whose key is not below that of a term is the
-only one that can hold it. Values hold no NUL, so one search finds a value with both its ends, and
-counting the NULs before it gives its place. All integers are little-endian.
+The key ends in the block's last value, so only the first block whose key is not below a term's can
+hold that term. Values hold no NUL: one search finds a value with both its ends, and the number of
+NULs before it is its rank. All integers are little-endian.
 
-A sorted list of identifiers shrinks to a few bytes each: the directory costs 8 bytes for 16 random
-hexadecimal digits, 3 for one of two million record numbers.
+Sorted identifiers compress to a few bytes each: 8 for 16 random hexadecimal digits, 3 for one of
+two million record numbers. Weak: `_fit` finds the size of a block by trial and error, since zstd
+does not tell it beforehand.
 """
 
 import struct
@@ -44,14 +45,14 @@ _SEPARATOR = b"\0"
 _DIRECTORY_BYTES_MAX = BLOCK_TERMS_MAX * (4 + 512) + 1
 _LMDB_PAGE_BYTES = 4096
 _LMDB_HEAD_BYTES = 16
-# A third of a page, less what LMDB and the start of the key take.
+# A third of a page, less the room of LMDB's header and of the start of the key.
 _ROOM = (_LMDB_PAGE_BYTES - _LMDB_HEAD_BYTES) // 3 - 16 - _HEAD.size
 _FULL_ENOUGH = _ROOM * 15 // 16
-# What LMDB gives pages of its own; a look-up copies it whole.
+# The largest value on overflow pages; a lookup copies it whole.
 _LARGE_BYTES = 8 * _LMDB_PAGE_BYTES - _LMDB_HEAD_BYTES - 64
 _TERM_BYTES = 4
 _TRIES_MAX = 4
-# A list of up to so many offsets is sorted in less time than one is read in order.
+# Up to this length, sorting lists together is faster than reading them one by one.
 _LOOSE_BYTES_MAX = 2 * 64
 _compressor = zstandard.ZstdCompressor(level=1, write_checksum=False)
 
@@ -69,14 +70,14 @@ def encode_blocks(postings: Postings) -> Iterator[tuple[bytes, bytes]]:
         yield postings.values[end - 1].encode(), b"".join((head, directory, payload))
         start = end
         at += size
-        # Neighbours shrink alike.
+        # Neighbouring blocks compress alike.
         guess = _scale(count, size + len(directory))
 
 
 def canonical_pages(postings: Postings) -> Iterator[bytes]:
-    """What the root of a segment hashes of a dimension: 128 terms at a time, in order.
+    """The pages of a dimension for the root of a segment: 128 terms each, in order.
 
-    It is the directory, uncompressed, and the payloads; blocks are cut elsewhere.
+    A page is the uncompressed directory and the payloads. Blocks have other boundaries.
     """
     at = 0
     for start in range(0, len(postings.values), PAGE_TERMS_MAX):
@@ -87,9 +88,9 @@ def canonical_pages(postings: Postings) -> Iterator[bytes]:
 
 
 class OpenBlock:
-    """A block as read. Precondition of the constructor: `data` is one of ours.
+    """Reads a block. Precondition of the constructor: `data` is a block that this code wrote.
 
-    The decompressor belongs to the thread of the caller. Cost: one decompression, 2 to 4 µs.
+    The decompressor belongs to the caller's thread. Cost: one decompression, 2 to 4 µs.
     """
 
     __slots__ = ("_counts", "_data", "_forms", "_is_plain", "_payloads", "_text", "count")
@@ -114,7 +115,7 @@ class OpenBlock:
         return next(self._containers(rank, rank + 1))
 
     def between(self, low: bytes, high: bytes) -> Iterable[Container]:
-        """The posting lists of the values `low <= value < high`; many short ones as a loose one."""
+        """The posting lists of the values `low <= value < high`; short ones as one loose list."""
         values = self.values()
         start, end = bisect_left(values, low), bisect_left(values, high)
         if start == end:
@@ -158,7 +159,7 @@ class OpenBlock:
 
 
 def read_text(data: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
-    """The values of a block, ascending, a NUL between two of them."""
+    """The values of a block, ascending, joined by NULs."""
     count, _, directory_bytes = _HEAD.unpack_from(data)
     directory = decompressor.decompress(
         data[_HEAD.size : _HEAD.size + directory_bytes], max_output_size=_DIRECTORY_BYTES_MAX
@@ -167,9 +168,9 @@ def read_text(data: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
 
 
 def read_loose(data: bytes) -> Container | None:
-    """All offsets of a block as a loose container, without reading its directory.
+    """All offsets of a block as one loose container, without reading its directory.
 
-    None when lists of it are bitsets or runs, or so long that each is better taken for itself.
+    None if some lists are bitsets or runs, or so long that reading each by itself is faster.
     """
     count, is_plain, directory_bytes = _HEAD.unpack_from(data)
     payload = data[_HEAD.size + directory_bytes :]
@@ -179,7 +180,7 @@ def read_loose(data: bytes) -> Container | None:
 
 
 def check_block(data: bytes) -> list[tuple[bytes, Container]]:
-    """Read a block that may be anything: its terms.
+    """The terms of a block from a source that may be corrupt.
 
     Raises: MalformedError.
     """
@@ -192,12 +193,12 @@ def check_block(data: bytes) -> list[tuple[bytes, Container]]:
     if not values or any(low >= high for low, high in pairwise(values)):
         raise MalformedError("not a block: its values do not ascend")
     if _HEAD.size + _HEAD.unpack_from(data)[2] + sum(len(c.payload) for _, c in terms) != len(data):
-        raise MalformedError("not a block: its payloads are not as long as it is")
+        raise MalformedError("not a block: its payloads do not fill it")
     return terms
 
 
 def _fit(postings: Postings, start: int, guess: int) -> tuple[int, bytes]:
-    """How many terms the block that begins at `start` takes, and its directory."""
+    """The number of terms in the block that begins at `start`, and its directory."""
     most = min(len(postings.values) - start, BLOCK_TERMS_MAX)
     fitting, directory = 0, b""
     count = min(guess, most)
@@ -223,7 +224,7 @@ def _fit(postings: Postings, start: int, guess: int) -> tuple[int, bytes]:
 
 
 def _fit_large(postings: Postings, start: int) -> int:
-    """As `_fit`, for a term that has LMDB pages of its own: the terms that fill them best."""
+    """As `_fit`, for a term that needs overflow pages: the terms that fill them best."""
     best, best_waste = 1, 1.0
     size = 0
     for rank in range(start, min(start + BLOCK_TERMS_MAX, len(postings.values))):
@@ -238,7 +239,7 @@ def _fit_large(postings: Postings, start: int) -> int:
 
 
 def _scale(count: int, size: int) -> int:
-    """How many terms should fill the room, if so many take `size` bytes."""
+    """An estimate of the terms that fill the room, given that `count` take `size` bytes."""
     return max(1, min(BLOCK_TERMS_MAX, count * _ROOM * 62 // 64 // max(size, 1)))
 
 
