@@ -1,4 +1,4 @@
-"""A log of a million entries: proofs and tiles a second, the start, the memory, the disk."""
+"""Measures a log of a million entries: proofs and tiles a second, start, memory, disk."""
 
 import json
 import time
@@ -24,7 +24,7 @@ BATCH = 1_000
 
 
 def run(folder: Path, *, entries: int, seconds: float) -> list[Row]:
-    """Measure on a log that is filled beforehand, by the writer itself."""
+    """Measure on a log that the log writer filled beforehand, without the service."""
     directory = folder / "million"
     token = make_ledger(directory, origin=ORIGIN)
     event_bytes = _fill(directory, entries)
@@ -43,45 +43,35 @@ def run(folder: Path, *, entries: int, seconds: float) -> list[Row]:
             seconds=seconds,
         )
         tiles = load(
-            service.url,
-            token,
-            "--get",
-            "/{tile}",
-            "--below",
-            str(entries // 256),
-            seconds=seconds,
+            service.url, token, "--get", "/{tile}", "--below", str(entries // 256), seconds=seconds
         )
         memory_mb = resident_mb(service.process_id)
     return [
         Row(
-            name=f"inclusion proofs, tree of {entries:,}, 32 connections",
-            figure=proofs["requests_per_s"],
-            unit="proofs/s",
+            f"inclusion proofs, tree of {entries:,}, 32 connections",
+            proofs["requests_per_s"],
+            "proofs/s",
             reach=PROOFS_REACH,
         ),
+        Row("full tiles, 32 connections", tiles["requests_per_s"], "tiles/s"),
         Row(
-            name="full tiles, 32 connections",
-            figure=tiles["requests_per_s"],
-            unit="tiles/s",
-        ),
-        Row(
-            name=f"from start to first answer, {entries:,} entries",
-            figure=started_s,
-            unit="s",
+            f"from start to first answer, {entries:,} entries",
+            started_s,
+            "s",
             reach=START_REACH_S,
             at_most=True,
         ),
         Row(
-            name=f"resident memory after that load, {entries:,} entries",
-            figure=memory_mb,
-            unit="MB",
+            f"resident memory after that load, {entries:,} entries",
+            memory_mb,
+            "MB",
             reach=MEMORY_REACH_MB,
             at_most=True,
         ),
         Row(
-            name=f"on disk, an event of {event_bytes:.0f} bytes",
-            figure=disk / entries,
-            unit="bytes",
+            f"on disk, an event of {event_bytes:.0f} bytes",
+            disk / entries,
+            "bytes",
             reach=DISK_REACH_BYTES,
             at_most=True,
         ),
@@ -89,7 +79,7 @@ def run(folder: Path, *, entries: int, seconds: float) -> list[Row]:
 
 
 def _fill(directory: Path, entries: int) -> float:
-    """Append straight through the writer; the mean size of an event."""
+    """Append through the log writer; return the mean size of an event."""
     reader = Reader(lambda: "", lambda: 0)
     events = event_stream(1)
     size = 0
@@ -106,7 +96,7 @@ def _fill(directory: Path, entries: int) -> float:
                 NewEntry(read.id_bytes, leaf, leaf_hash(leaf), read.event_json, time_filled=False)
             )
         writer.commit(batch)
-    # As it is beside a log that has grown for months: nothing is left to be sealed.
+    # As in a log that grew for months, all segments are sealed.
     reindex(writer.store, DirectoryPaths(directory).index)
     writer.close()
     return size / entries
@@ -122,7 +112,7 @@ def _disk_bytes(path: Path) -> int:
 
 
 def resident_mb(process_id: int) -> float:
-    """What the process holds for itself: pages of the map are the kernel's to take back."""
+    """The anonymous memory of a process: the kernel can reclaim the pages of the map."""
     fields = dict(
         line.split(":", 1)
         for line in Path(f"/proc/{process_id}/status").read_text(encoding="ascii").splitlines()

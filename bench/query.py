@@ -1,15 +1,15 @@
 """`python -m bench.query`: twenty questions to ten million events, beside SQLite and PostgreSQL.
 
-    --events N     how many; 1,000,000 will do to see that it runs
-    --folder DIR   where everything is built, once, and kept: 30 GB for ten million
-    --seconds S    how long each question is asked, of each contender
+    --events N     number of events; 1,000,000 suffice for a trial run
+    --folder DIR   folder of all data, which is built once and kept: 30 GB for ten million
+    --seconds S    seconds for each question and contender
 
-Every contender holds the same events (`bench.varied`) and answers with the same: the newest hundred
-matches with their leaves, and exactly how many there are; then, a second time, the page alone.
-Ours is asked in this process, and so is SQLite; PostgreSQL through psql on a Unix socket, by psql's
-own clock. Warm: each question with its eight values, over and over, after a first round. Cold: the
-first time after a restart, with every file gone from the page cache. Totals are held against one
-another.
+Every contender holds the same events (`bench.varied`) and gives the same answers: the newest
+hundred matches with their leaves and the exact total, then a second time the page alone. Our engine
+and SQLite run in this process; PostgreSQL is asked through psql on a Unix socket, by psql's own
+clock. Warm: each question with its eight values, repeatedly, after a first round. Cold: the first
+time after a restart, with every file dropped from the page cache. The totals of all contenders must
+agree.
 """
 
 import argparse
@@ -29,14 +29,7 @@ from bench.append import ORIGIN
 from bench.questions import VALUES, Case, make_cases
 from bench.rows import Row, format_table
 from bench.searching import EXPORT_ROWS, asked_over_http, exported, sealing
-from bench.tables import (
-    PostgreSQL,
-    Question,
-    SQLite,
-    Timing,
-    forget_files,
-    table_rows,
-)
+from bench.tables import PostgreSQL, Question, SQLite, Timing, forget_files, table_rows
 from bench.varied import START_UNIX_US, YEAR_US, fill_log
 from ledger.demo.child_service import make_ledger
 from ledger.query.engine import QueryEngine
@@ -72,7 +65,7 @@ class Ours:
         self._open()
 
     def ask(self, case: Case, value: int, *, is_counted: bool) -> Timing:
-        """Answer a question, from its text."""
+        """Answer a question from its text."""
         limit = 100 if case.want == "page" else 0
         cursor = None
         if case.offset:
@@ -94,7 +87,7 @@ class Ours:
         return Timing(elapsed, answer.total if is_counted else -1)
 
     def restart_cold(self) -> None:
-        """Close, let the system forget the files, open."""
+        """Close, drop the files from the page cache, open."""
         self.close()
         forget_files(path / "data.mdb" for path in (self._paths.log, self._paths.index))
         self._open()
@@ -108,7 +101,7 @@ class Ours:
         self._log = LogStore.open(self._paths.log)
         self._index = IndexStore.open(self._paths.index)
         self._engine = QueryEngine(self._log, self._index)
-        # As a service does in the background before anybody asks.
+        # A service does this in the background.
         self._engine.advance(1 << 20)
 
     def _cursor_after(self, query: str, rows: int) -> str | None:
@@ -126,7 +119,7 @@ class Ours:
 
 
 class Theirs:
-    """A database of tables."""
+    """A relational database."""
 
     def __init__(self, database: SQLite | PostgreSQL) -> None:
         self.name = database.name
@@ -156,7 +149,7 @@ def measure(contender: Contender, case: Case, *, seconds: float) -> dict[str, li
 
 
 def _warm(contender: Contender, case: Case, limit_s: float, *, is_counted: bool) -> list[float]:
-    """Samples of all values in turn, for so long; each value at least once."""
+    """Seconds for all values in turn, for up to `limit_s`; each value at least once."""
     for value in range(VALUES):
         contender.ask(case, value, is_counted=is_counted)
     seconds: list[float] = []
@@ -170,7 +163,7 @@ def _warm(contender: Contender, case: Case, limit_s: float, *, is_counted: bool)
 
 
 def build(folder: Path, events: int) -> list[Row]:
-    """Build what is not there yet; what it takes to index the log, as rows of the table."""
+    """Build what is missing; return the cost of indexing the log as rows of the table."""
     paths = DirectoryPaths(folder / "ledger")
     if not (folder / "token").exists():
         shutil.rmtree(paths.root, ignore_errors=True)
@@ -183,21 +176,9 @@ def build(folder: Path, events: int) -> list[Row]:
         figures.write_text(json.dumps(_build_index(log, paths.index)))
     found = json.loads(figures.read_text())
     rows = [
-        Row(
-            name="indexing, an event, on all processors",
-            figure=found["wall_us"],
-            unit="µs",
-            reach=8,
-            at_most=True,
-        ),
-        Row(name="indexing, processor time an event", figure=found["processor_us"], unit="µs"),
-        Row(
-            name="index on disk, an event",
-            figure=found["bytes"],
-            unit="bytes",
-            reach=60,
-            at_most=True,
-        ),
+        Row("indexing, an event, on all processors", found["wall_us"], "µs", reach=8, at_most=True),
+        Row("indexing, processor time an event", found["processor_us"], "µs"),
+        Row("index on disk, an event", found["bytes"], "bytes", reach=60, at_most=True),
     ]
     if not (folder / "events.sqlite").exists():
         SQLite.build(folder / "events.sqlite.new", table_rows(_leaves(log)))
@@ -232,7 +213,7 @@ def _leaves(log: LogStore) -> Iterator[bytes]:
 
 
 def _samples(log_path: Path) -> list[dict[str, Any]]:
-    """One event for each value, from all over the log."""
+    """One event for each value, spread over the log."""
     log = LogStore.open(log_path)
     size = log.head().tree_size
     leaves = LeafCache(log).leaves([size * (2 * n + 1) // (2 * VALUES) for n in range(VALUES)])
@@ -271,7 +252,7 @@ def main() -> None:
 
 
 def _around(folder: Path, cases: Sequence[Case], *, rows_exported: int) -> list[Row]:
-    """What the service adds to a search, and what a search takes from the service."""
+    """The cost of a search in a service, and for the service."""
     token = (folder / "token").read_text()
     asked = [case.query(n) for case in cases if case.name in TWO_DIMENSIONS for n in range(VALUES)]
     with TemporaryDirectory(dir=folder) as scratch:
@@ -327,7 +308,7 @@ def format_comparison(results: Results) -> str:
 
 
 def verdicts(results: Results) -> list[Row]:
-    """What was to be reached."""
+    """The targets of docs/benchmarks.md."""
     ours, *others = next(iter(results.values()))
     two = [name for name in results if name in TWO_DIMENSIONS]
     networks = [name for name in results if name.startswith("/")]
@@ -337,34 +318,34 @@ def verdicts(results: Results) -> list[Row]:
     }
     return [
         Row(
-            name="two dimensions over everything, the slowest p95, warm",
-            figure=max(_p95(results[name][ours]["warm"]) for name in two) * 1e3,
-            unit="ms",
+            "two dimensions over everything, the slowest p95, warm",
+            max(_p95(results[name][ours]["warm"]) for name in two) * 1e3,
+            "ms",
             reach=10,
             at_most=True,
         ),
         Row(
-            name="a network and an outcome, the slowest p95, warm",
-            figure=max(_p95(results[name][ours]["warm"]) for name in networks) * 1e3,
-            unit="ms",
+            "a network and an outcome, the slowest p95, warm",
+            max(_p95(results[name][ours]["warm"]) for name in networks) * 1e3,
+            "ms",
             reach=50,
             at_most=True,
         ),
         Row(
-            name="geometric mean against the faster other, page and total",
-            figure=_mean_ratio(results, ours, others, "warm"),
-            unit="times",
+            "geometric mean against the faster other, page and total",
+            _mean_ratio(results, ours, others, "warm"),
+            "times",
             reach=3,
         ),
         Row(
-            name="geometric mean against the faster other, page alone",
-            figure=_mean_ratio(results, ours, others, "page"),
-            unit="times",
+            "geometric mean against the faster other, page alone",
+            _mean_ratio(results, ours, others, "page"),
+            "times",
         ),
         Row(
-            name="our slowest against their slowest",
-            figure=min(slowest[name] for name in others) / slowest[ours],
-            unit="times",
+            "our slowest against their slowest",
+            min(slowest[name] for name in others) / slowest[ours],
+            "times",
             reach=10,
         ),
     ]

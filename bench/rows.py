@@ -1,12 +1,12 @@
-"""One row of the table of results: what was measured, the figure, and what it should reach."""
+"""One row of the table of results: a name, a figure with its unit, and the target."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Row:
-    """A figure. `reach` is the target, met when the figure is at least (or `at_most`) that."""
+    """A figure. `reach` is the target: the least that meets it, or the most if `at_most`."""
 
     name: str
     figure: float
@@ -22,12 +22,12 @@ class Row:
         return self.figure <= self.reach if self.at_most else self.figure >= self.reach
 
     def as_json(self) -> dict[str, object]:
-        """For results.json."""
+        """The row for results.json."""
         return {**asdict(self), "is_met": self.is_met}
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """A Markdown table, as docs/benchmarks.md has it."""
+    """A Markdown table like those of docs/benchmarks.md."""
     lines = ["| measured | figure | reach | |", "|---|---:|---:|---|"]
     for row in rows:
         reach = ""

@@ -1,4 +1,4 @@
-"""What a search costs the service around it: over HTTP, in an export, and to whoever appends."""
+"""The cost of searches in a service: over HTTP, as exports, and for acknowledgements."""
 
 import http.client
 import json
@@ -39,12 +39,8 @@ def asked_over_http(
                 took.append(_search(service.url, token, query))
                 seen.append((time.perf_counter() - start) * 1e3)
     return [
-        Row(name="two dimensions over HTTP, took_ms, p95", figure=_p95(took), unit="ms"),
-        Row(
-            name="two dimensions over HTTP, as the client sees it, p95",
-            figure=_p95(seen),
-            unit="ms",
-        ),
+        Row("two dimensions over HTTP, took_ms, p95", _p95(took), "ms"),
+        Row("two dimensions over HTTP, as the client sees it, p95", _p95(seen), "ms"),
     ]
 
 
@@ -62,16 +58,16 @@ def exported(directory: Path, token: str, *, rows: int) -> list[Row]:
             seconds = time.perf_counter() - start
         found += [
             Row(
-                name=f"export of {rows:,} rows as {form}, {size / 1e6:,.0f} MB",
-                figure=seconds,
-                unit="s",
+                f"export of {rows:,} rows as {form}, {size / 1e6:,.0f} MB",
+                seconds,
+                "s",
                 reach=EXPORT_REACH_S * rows / EXPORT_ROWS,
                 at_most=True,
             ),
             Row(
-                name=f"memory of the service during it, {form}",
-                figure=peak_mb[-1],
-                unit="MB",
+                f"memory of the service during it, {form}",
+                peak_mb[-1],
+                "MB",
                 reach=EXPORT_REACH_MB,
                 at_most=True,
             ),
@@ -93,9 +89,9 @@ def sealing(folder: Path, *, seconds: float) -> list[Row]:
             sealed = _sealed(service.url) - before
             rows += [
                 Row(
-                    name=f"acknowledgement at {RATE_PER_S:,} a second, {what} ({sealed}), {name}",
-                    figure=figures[f"{name}_ms"],
-                    unit="ms",
+                    f"acknowledgement at {RATE_PER_S:,} a second, {what} ({sealed}), {name}",
+                    figures[f"{name}_ms"],
+                    "ms",
                 )
                 for name in ("p50", "p99", "max")
             ]
@@ -105,9 +101,9 @@ def sealing(folder: Path, *, seconds: float) -> list[Row]:
     return [
         *rows,
         Row(
-            name="the longest pause that sealing adds",
-            figure=max(0.0, busy - idle),
-            unit="ms",
+            "the longest pause that sealing adds",
+            max(0.0, busy - idle),
+            "ms",
             reach=PAUSE_REACH_MS,
             at_most=True,
         ),

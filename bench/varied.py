@@ -1,10 +1,10 @@
-"""A year of a company's audit events, as varied as such logs are, as many as are asked for.
+"""Generates a year of a company's audit events, any number of them, as varied as real ones.
 
-Actors, tenants, actions and services are heavy-tailed; two million targets; a session is an actor's
-shift at one address; a request has an id of its own and a trace spans three requests in the mean;
-some events carry reasons, names, changes and further context. The hour of an event is that of its
-receipt or, for one in fifty, up to two days earlier, as from a laptop that was offline. The same
-seed gives the same events.
+Actors, tenants, actions and services are heavy-tailed, and there are two million targets. A session
+is an actor's shift at one address, a request has its own id, and a trace spans three requests on
+average. Some events have reasons, names, changes and further context. An event happens when it is
+received, or for one in fifty up to two days earlier, as on a laptop that was offline. The same seed
+gives the same events.
 """
 
 import hashlib
@@ -71,8 +71,8 @@ _LAST = (
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
-class _Tail:
-    """Picks from a sequence with weights 1/(rank + 3): few are seen often, most hardly ever."""
+class _HeavyTail:
+    """Picks from a sequence with weights 1/(rank + 3): few items often, most of them rarely."""
 
     def __init__(self, items: Sequence[Any]) -> None:
         self._items = items
@@ -86,8 +86,8 @@ class _Tail:
 def varied_events(count: int, *, seed: int = 4) -> Iterator[tuple[bytes, bytes, int]]:
     """`count` events over one year: canonical JSON, id bytes, and the time of receipt."""
     rng = random.Random(seed)
-    actors = _Tail([_actor(number) for number in range(ACTORS)])
-    actions = _Tail(_ACTIONS)
+    actors = _HeavyTail([_actor(number) for number in range(ACTORS)])
+    actions = _HeavyTail(_ACTIONS)
     step_us = YEAR_US // count
     trace = ""
     chunk = 10_000
@@ -104,7 +104,7 @@ def varied_events(count: int, *, seed: int = 4) -> Iterator[tuple[bytes, bytes, 
 
 
 def fill_log(path: Path, count: int) -> None:
-    """Append so many events straight through the writer of the log at `path`."""
+    """Append `count` events through the writer of the log at `path`."""
     writer = LogWriter.open(path)
     supply = varied_events(count)
     while chunk := list(islice(supply, COMMIT_EVENTS)):
@@ -119,7 +119,7 @@ def fill_log(path: Path, count: int) -> None:
 
 
 def _actor(number: int) -> dict[str, Any]:
-    """What stays the same for one actor."""
+    """The properties of one actor."""
     digest = hashlib.sha256(b"actor %d" % number).digest()
     service = number % 50 == 0
     octets = (203 if digest[0] < 60 else 100, digest[1] % 40, digest[2], digest[3])

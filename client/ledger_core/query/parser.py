@@ -104,10 +104,10 @@ class _Parser:
 
     def parse(self) -> Expression:
         self._skip_space()
-        if self._is_end():
+        if self._is_at(""):
             return Everything()
         expression = self._or()
-        if not self._is_end():
+        if not self._is_at(""):
             self._fail("no parenthesis is open here", length=1, expected=("the end", "a condition"))
         return expression
 
@@ -119,20 +119,16 @@ class _Parser:
 
     def _and(self) -> Expression:
         parts = [self._not()]
-        while True:
-            if self._accept("AND"):
-                parts.append(self._not())
-            elif self._is_end() or self._text[self._at] == ")" or self._peek() == "OR":
-                return all_of(parts)
-            else:
-                parts.append(self._not())
+        while self._accept("AND") or not (self._is_at(")", "") or self._peek() == "OR"):
+            parts.append(self._not())
+        return all_of(parts)
 
     def _not(self) -> Expression:
         self._nest()
         try:
             if self._accept("NOT"):
                 return Not(self._not())
-            if not self._is_end() and self._text[self._at] == "(":
+            if self._is_at("("):
                 return self._group()
             return self._condition()
         finally:
@@ -142,13 +138,13 @@ class _Parser:
         opened = self._at
         self._advance(1)
         expression = self._or()
-        if self._is_end():
+        if self._is_at(""):
             self._fail("this parenthesis is never closed", at=opened, length=1, expected=(")",))
         self._advance(1)
         return expression
 
     def _condition(self) -> Expression:
-        if self._is_end() or self._text[self._at] == ")" or self._peek() in _KEYWORDS:
+        if self._is_at(")", "") or self._peek() in _KEYWORDS:
             self._fail("a condition is missing", expected=("field:value", "a word", "NOT", "("))
         start = self._at
         named = _match_field(self._text, start)
@@ -156,10 +152,10 @@ class _Parser:
             field, key = self._field(*named.groups(default=""))
             self._at = named.end()
             parts = [self._read(field, key)]
-            while self._text[self._at : self._at + 1] == ",":
+            while self._is_at(","):
                 self._at += 1
                 parts.append(self._read(field, key))
-        elif self._text[start] == "-":
+        elif self._is_at("-"):
             self._fail("a minus does not negate", length=1, expected=("NOT",))
         else:
             parts = [self._read("", "")]
@@ -202,14 +198,15 @@ class _Parser:
 
     def _value(self) -> Value:
         start = self._at
-        if self._text[start : start + 1] == '"':
+        if self._is_at('"'):
             found = _match_quoted(self._text, start)
             if found is None:
                 self._fail(
                     'this quote is never closed, or a \\ in it is not before " or \\', length=1
                 )
-            is_prefix = self._text[found.end() : found.end() + 1] == "*"
-            self._at = found.end() + is_prefix
+            self._at = found.end()
+            is_prefix = self._is_at("*")
+            self._at += is_prefix
             return Value(_unquote(found[0]), is_prefix, is_quoted=True)
         found = _match_value(self._text, start)
         if found is None:
@@ -239,8 +236,9 @@ class _Parser:
         if space:
             self._at = space.end()
 
-    def _is_end(self) -> bool:
-        return self._at >= len(self._text)
+    def _is_at(self, *chars: str) -> bool:
+        """Whether the next character is one of these; the end of the text is an empty one."""
+        return self._text[self._at : self._at + 1] in chars
 
     def _nest(self) -> None:
         self._depth += 1
