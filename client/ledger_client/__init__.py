@@ -1,135 +1,105 @@
-"""The client of a witnessed ledger: append events, read them, and check every answer.
+"""The client of a witnessed ledger: append events, read them, and verify every answer.
 
     from ledger_client import LedgerClient
 
     with LedgerClient("https://ledger.example.com", token, policy="ledger.policy") as ledger:
         ledger.append({"action": "user.deleted", "actor": {"id": "u_1"}, "outcome": "success"})
 
-Importing this package imports nothing else: an application pays for a client when it makes one, and
-for aiohttp when it makes an asynchronous one. The names come in on first use (PEP 562).
+The modules, in reading order:
+
+messages          a request and its response as values; plans, which are made of them
+responses         decoding of answers; the errors that they stand for
+errors, results   what a call raises, and what it returns
+retry             when a request is sent again, and after how long
+plans             what is sent and what an answer must prove, for each call
+state_file        the accepted head on disk, and evidence
+base_client       settings, accepted heads and state file of a client
+async_transport   requests over aiohttp; transport: over http.client
+async_driver      runs plans; driver: generated from it
+async_client      the public methods; client: generated from it
+ids, mark_private, fork_safe_masking   what events need before they are sent
+
+recording         the recorder: events from an application, by way of a spool on disk
+integrations      the recorder in web frameworks and task queues
+collect           importers of other systems' records, and a syslog listener
+audit             a monitor that follows a log for an auditor
+cli               the command `ledger`
+
+Importing this package imports nothing else: each name is imported on first use (PEP 562).
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ledger_client.async_client import AsyncLedgerClient
-    from ledger_client.client import LedgerClient
-    from ledger_client.errors import RejectedError, UnsettledError
-    from ledger_client.ids import new_event_id
-    from ledger_client.mark_private import private
-    from ledger_client.problem_details import Problem
-    from ledger_client.recording.async_recorder import AsyncRecorder
-    from ledger_client.recording.context import audit_context, extend_audit_context
-    from ledger_client.recording.decorator import audited
-    from ledger_client.recording.diff import diff, snapshot
-    from ledger_client.recording.logging_handlers import AuditHandler, AuditProcessor
-    from ledger_client.recording.options import SpoolFullError
-    from ledger_client.recording.recorder import (
-        Recorder,
-        RecorderStatus,
-        current_recorder,
-        use_recorder,
-    )
-    from ledger_client.results import (
-        Consistency,
-        Entry,
-        Erased,
-        Exported,
-        Facet,
-        Histogram,
-        Inclusion,
-        Page,
-        Receipt,
-        Rejected,
-        Seen,
-    )
-    from ledger_client.retry import RetryPolicy
-    from ledger_core.event.model import EventError
-    from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-    from ledger_core.tlog.trust import ConsistencyProof, TrustedLog
+    from ledger_client.async_client import AsyncLedgerClient as AsyncLedgerClient
+    from ledger_client.client import LedgerClient as LedgerClient
+    from ledger_client.errors import RejectedError as RejectedError
+    from ledger_client.errors import UnsettledError as UnsettledError
+    from ledger_client.ids import new_event_id as new_event_id
+    from ledger_client.mark_private import private as private
+    from ledger_client.recording.async_recorder import AsyncRecorder as AsyncRecorder
+    from ledger_client.recording.context import audit_context as audit_context
+    from ledger_client.recording.context import extend_audit_context as extend_audit_context
+    from ledger_client.recording.decorator import audited as audited
+    from ledger_client.recording.diff import diff as diff
+    from ledger_client.recording.diff import snapshot as snapshot
+    from ledger_client.recording.logging_handlers import AuditHandler as AuditHandler
+    from ledger_client.recording.logging_handlers import AuditProcessor as AuditProcessor
+    from ledger_client.recording.options import SpoolFullError as SpoolFullError
+    from ledger_client.recording.recorder import Recorder as Recorder
+    from ledger_client.recording.recorder import RecorderStatus as RecorderStatus
+    from ledger_client.recording.recorder import current_recorder as current_recorder
+    from ledger_client.recording.recorder import use_recorder as use_recorder
+    from ledger_client.results import Consistency as Consistency
+    from ledger_client.results import Entry as Entry
+    from ledger_client.results import Exported as Exported
+    from ledger_client.results import Facet as Facet
+    from ledger_client.results import Histogram as Histogram
+    from ledger_client.results import Inclusion as Inclusion
+    from ledger_client.results import Page as Page
+    from ledger_client.results import Receipt as Receipt
+    from ledger_client.results import Rejected as Rejected
+    from ledger_client.results import Seen as Seen
+    from ledger_client.retry import RetryPolicy as RetryPolicy
+    from ledger_core.api import Erased as Erased
+    from ledger_core.api import Problem as Problem
+    from ledger_core.event.model import EventError as EventError
+    from ledger_core.tlog.errors import MalformedError as MalformedError
+    from ledger_core.tlog.errors import UnavailableError as UnavailableError
+    from ledger_core.tlog.errors import VerificationError as VerificationError
+    from ledger_core.tlog.trust import ConsistencyProof as ConsistencyProof
+    from ledger_core.tlog.trust import TrustedLog as TrustedLog
 
-__all__ = [
-    "AsyncLedgerClient",
-    "AsyncRecorder",
-    "AuditHandler",
-    "AuditProcessor",
-    "Consistency",
-    "ConsistencyProof",
-    "Entry",
-    "Erased",
-    "EventError",
-    "Exported",
-    "Facet",
-    "Histogram",
-    "Inclusion",
-    "LedgerClient",
-    "MalformedError",
-    "Page",
-    "Problem",
-    "Receipt",
-    "Recorder",
-    "RecorderStatus",
-    "Rejected",
-    "RejectedError",
-    "RetryPolicy",
-    "Seen",
-    "SpoolFullError",
-    "TrustedLog",
-    "UnavailableError",
-    "UnsettledError",
-    "VerificationError",
-    "audit_context",
-    "audited",
-    "current_recorder",
-    "diff",
-    "extend_audit_context",
-    "new_event_id",
-    "private",
-    "snapshot",
-    "use_recorder",
-]
-
-_MODULES = {
-    "AsyncLedgerClient": "ledger_client.async_client",
-    "AsyncRecorder": "ledger_client.recording.async_recorder",
-    "AuditHandler": "ledger_client.recording.logging_handlers",
-    "AuditProcessor": "ledger_client.recording.logging_handlers",
-    "Consistency": "ledger_client.results",
-    "ConsistencyProof": "ledger_core.tlog.trust",
-    "Entry": "ledger_client.results",
-    "Erased": "ledger_client.results",
-    "EventError": "ledger_core.event.model",
-    "Exported": "ledger_client.results",
-    "Facet": "ledger_client.results",
-    "Histogram": "ledger_client.results",
-    "Inclusion": "ledger_client.results",
-    "LedgerClient": "ledger_client.client",
-    "MalformedError": "ledger_core.tlog.errors",
-    "Page": "ledger_client.results",
-    "Problem": "ledger_client.problem_details",
-    "Receipt": "ledger_client.results",
-    "Recorder": "ledger_client.recording.recorder",
-    "RecorderStatus": "ledger_client.recording.recorder",
-    "Rejected": "ledger_client.results",
-    "RejectedError": "ledger_client.errors",
-    "RetryPolicy": "ledger_client.retry",
-    "Seen": "ledger_client.results",
-    "SpoolFullError": "ledger_client.recording.options",
-    "TrustedLog": "ledger_core.tlog.trust",
-    "UnavailableError": "ledger_core.tlog.errors",
-    "UnsettledError": "ledger_client.errors",
-    "VerificationError": "ledger_core.tlog.errors",
-    "audit_context": "ledger_client.recording.context",
-    "audited": "ledger_client.recording.decorator",
-    "current_recorder": "ledger_client.recording.recorder",
-    "diff": "ledger_client.recording.diff",
-    "extend_audit_context": "ledger_client.recording.context",
-    "new_event_id": "ledger_client.ids",
-    "private": "ledger_client.mark_private",
-    "snapshot": "ledger_client.recording.diff",
-    "use_recorder": "ledger_client.recording.recorder",
+_NAMES = {
+    "ledger_client.async_client": "AsyncLedgerClient",
+    "ledger_client.client": "LedgerClient",
+    "ledger_client.errors": "RejectedError UnsettledError",
+    "ledger_client.ids": "new_event_id",
+    "ledger_client.mark_private": "private",
+    "ledger_client.recording.async_recorder": "AsyncRecorder",
+    "ledger_client.recording.context": "audit_context extend_audit_context",
+    "ledger_client.recording.decorator": "audited",
+    "ledger_client.recording.diff": "diff snapshot",
+    "ledger_client.recording.logging_handlers": "AuditHandler AuditProcessor",
+    "ledger_client.recording.options": "SpoolFullError",
+    "ledger_client.recording.recorder": "Recorder RecorderStatus current_recorder use_recorder",
+    "ledger_client.results": (
+        "Consistency Entry Exported Facet Histogram Inclusion Page Receipt Rejected Seen"
+    ),
+    "ledger_client.retry": "RetryPolicy",
+    "ledger_core.api": "Erased Problem",
+    "ledger_core.event.model": "EventError",
+    "ledger_core.tlog.errors": "MalformedError UnavailableError VerificationError",
+    "ledger_core.tlog.trust": "ConsistencyProof TrustedLog",
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = sorted(_MODULES)  # noqa: PLE0605 - a list: the names of the table
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = sorted(_MODULES)  # noqa: PLE0605 - a list: the names of the table
 
 
 def __getattr__(name: str) -> object:

@@ -10,8 +10,7 @@ from ledger_client.async_driver import AsyncDriver
 from ledger_client.async_transport import AsyncTransport, run_blocking, sleep
 from ledger_client.base_client import TIMEOUT_S, AnyPolicy, BaseClient, PathLike
 from ledger_client.messages import Plan
-from ledger_client.plans.append import AnyEvent, Mask
-from ledger_client.plans.erase import plan_erase
+from ledger_client.plans.append import AnyEvent, Mask, plan_erase
 from ledger_client.plans.export import ExportVerifier, Format, export_request, replacing
 from ledger_client.plans.read import plan_walk, prove_inclusion, read_event
 from ledger_client.plans.search import (
@@ -28,7 +27,6 @@ from ledger_client.plans.stream import EventStream, LineSplitter
 from ledger_client.results import (
     Consistency,
     Entry,
-    Erased,
     Exported,
     Inclusion,
     Page,
@@ -37,6 +35,7 @@ from ledger_client.results import (
     Seen,
 )
 from ledger_client.retry import Environment, RetryPolicy
+from ledger_core.api import Erased
 from ledger_core.event.secrets import mask as mask_secrets
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.hashing import Hash

@@ -7,8 +7,8 @@ UnavailableError    no answer now; worth trying again (ledger_core.tlog.errors)
 UnsettledError      the same for an append, with what to append again
 """
 
-from ledger_client.problem_details import Problem
 from ledger_client.results import Receipt, Rejected
+from ledger_core.api import Problem
 from ledger_core.event.commitments import PrivateEvent
 from ledger_core.event.model import Event
 from ledger_core.tlog.errors import UnavailableError

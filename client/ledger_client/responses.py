@@ -1,4 +1,4 @@
-"""What the ledger answered, decoded or turned into the error that it is."""
+"""Decodes the ledger's answers, or raises the error that they stand for."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ import msgspec
 
 from ledger_client.errors import RejectedError
 from ledger_client.messages import Request, Response
-from ledger_client.problem_details import Problem
+from ledger_core.api import Problem
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.text import excerpt
 
 T = TypeVar("T")
 
 Evidence = Callable[[], Mapping[str, bytes]]
-"""What convinces a third person; it is gathered only when somebody lied."""
+"""Makes the files that convince a third person; called only for an answer that is not true."""
 
 GOOD_STATUSES = range(200, 300)
 _REFUSED = range(400, 500)
@@ -33,8 +33,15 @@ def decode_answer(request: Request, response: Response, kind: type[T]) -> T:
 
 def decode_json(request: Request, body: bytes, kind: type[T]) -> T:
     """A body as the JSON of this type. Raises: MalformedError."""
-    try:
+    with malformed_as(request):
         return msgspec.json.decode(body, type=kind)
+
+
+@contextmanager
+def malformed_as(request: Request) -> Iterator[None]:
+    """Turn errors of decoding into a MalformedError that names the request."""
+    try:
+        yield
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(f"{request.name}: the answer is not as agreed: {error}") from None
 
@@ -53,7 +60,7 @@ def check_status(request: Request, response: Response) -> bytes:
 
 
 def decode_problem(response: Response) -> Problem:
-    """The problem document of a response; a proxy's page becomes one that has the status alone."""
+    """The problem document of a response; for a proxy's page one with the status alone."""
     try:
         problem = msgspec.json.decode(response.body, type=Problem)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -62,7 +69,7 @@ def decode_problem(response: Response) -> Problem:
 
 
 def check_same(what: str, *, got: object, want: object, evidence: Evidence) -> None:
-    """Refuse an answer to another question than the one asked.
+    """Refuse an answer that differs from the request.
 
     Raises: VerificationError saying got and want.
     """
@@ -73,7 +80,7 @@ def check_same(what: str, *, got: object, want: object, evidence: Evidence) -> N
 
 @contextmanager
 def adding_evidence(evidence: Evidence) -> Iterator[None]:
-    """Let a VerificationError raised within carry this evidence beside its own."""
+    """Add evidence to a VerificationError raised within."""
     try:
         yield
     except VerificationError as error:

@@ -1,10 +1,10 @@
-"""What the clients return."""
+"""The results that the clients return."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ledger_client.problem_details import Problem
+from ledger_core.api import FacetAnswer, HistogramAnswer, Problem
 from ledger_core.event.model import Event, Received
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import VerifiedHead
@@ -14,13 +14,13 @@ from ledger_core.tlog.trust import ConsistencyProof
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """An event is in the ledger, at `index`.
+    """An event that is in the ledger, at `index`.
 
-    `leaf` is what the client itself rebuilt from what it sent and `received`. With `head` that leaf
-    was checked to be in the tree of that accepted head, by `proof`: a tlog-proof, or the range
-    proof that the new events of one request share. Without (verify=False) all but the leaf is only
-    the server's word. `is_duplicate` says that the same event was there before; `is_witnessed` that
-    a published checkpoint covered it when the server answered (False: not asked for, or not yet).
+    The client itself rebuilt `leaf` from the event that it sent and `received`. With `head`,
+    `proof` shows that the leaf is in the tree of that accepted head: a tlog-proof, or the range
+    proof that the new events of one request share. Without (verify=False) everything but the leaf
+    is the server's claim. `is_duplicate`: the same event was there before. `is_witnessed`: a
+    published checkpoint covered it when the server answered (False: not asked for, or not yet).
     """
 
     index: int
@@ -36,7 +36,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """An event is not in the ledger, and why; it was not even sent when the client found out."""
+    """An event that is not in the ledger, and why; not `is_sent` when the client refused it."""
 
     id: str | None
     problem: Problem
@@ -45,13 +45,13 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """An event as the ledger holds it: what `leaf`, the exact bytes, say.
+    """An event as the ledger holds it; `leaf` has its exact bytes.
 
-    With `head` the leaf was checked to be at `index` in the tree of that accepted head; `proof`
-    shows it to others, and is None for what was read from a bundle. `because` says by what a pivot
-    found it: actor, session, source or target. `private` has the values of erasable fields by
-    their JSON Pointers, each checked against its commitment in the leaf: for a single event, a
-    token with the scope `private`, and as long as nobody erased them.
+    With `head` the leaf was verified to be at `index` in the tree of that accepted head. `proof`
+    shows that to others; it is None for an entry that was read from a bundle. `because` names the
+    relations by which a pivot found the event: actor, session, source or target. `private` maps
+    JSON Pointers to the values of erasable fields, each checked against its commitment in the
+    leaf: for a single event, for a token with the scope `private`, until the values are erased.
     """
 
     index: int
@@ -65,20 +65,10 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Erased:
-    """What is private of a subject was destroyed; the event at `index` says so."""
-
-    subject: str
-    values: int
-    index: int
-    id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Facet:
-    """How often each value of a field is among what was found, the most frequent first.
+    """The values of a field among the events found with their counts, the most frequent first.
 
-    `others` values more are cut off. Not exact: only `counted` events were looked at.
+    `others` further values are cut off. Unless `is_exact`, the counts are of `counted` events.
     """
 
     field: str
@@ -87,24 +77,45 @@ class Facet:
     is_exact: bool
     counted: int
 
+    @classmethod
+    def of(cls, answer: FacetAnswer) -> "Facet":
+        """The facet of an answer."""
+        return cls(
+            field=answer.field,
+            counts=tuple((each.value, each.count) for each in answer.values),
+            others=answer.others,
+            is_exact=answer.exact,
+            counted=answer.counted,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """How much of what was found happened in each hour or day; empty ones are left out."""
+    """How many of the events found happened in each hour or day; empty ones are left out."""
 
     unit: str
     buckets: tuple[tuple[str, int], ...]
     is_exact: bool
     counted: int
 
+    @classmethod
+    def of(cls, answer: HistogramAnswer) -> "Histogram":
+        """The histogram of an answer."""
+        return cls(
+            unit=answer.unit,
+            buckets=tuple((each.start, each.count) for each in answer.buckets),
+            is_exact=answer.exact,
+            counted=answer.counted,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """A part of what a search finds in the tree of size `tree_size`.
+    """A page of the events that a search finds in the tree of size `tree_size`.
 
-    The entries are verified, if that was asked for; the numbers are the service's word. `total` is
-    the least that there is unless `is_total_exact`. Without a `cursor` nothing is left; with one
-    and not `is_complete`, a bound of the service ended the page early.
+    The entries are verified unless verify=False; the counts are the service's claim. `total` is a
+    lower bound unless `is_total_exact`. Without a `cursor` nothing is left; with one and not
+    `is_complete`, a bound of the service ended the page early.
     """
 
     entries: tuple[Entry, ...]
@@ -124,7 +135,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """The first and the last event from an address or a network, and what was done from there."""
+    """The first and the last event from an address or a network, and the actions from there."""
 
     source: str
     tree_size: int
@@ -137,10 +148,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A file that is whole: its rows, and the SHA-256 of what stands before its trailer.
+    """A complete export: its rows, and the SHA-256 of the bytes before its trailer.
 
-    Evidence has no trailer but a manifest of its own, which `ledger verify` holds it against:
-    `rows` and `tree_size` are None for it, and the SHA-256 is that of the file.
+    Evidence has a manifest instead of a trailer, which `ledger verify` checks: `rows` and
+    `tree_size` are None for it, and the SHA-256 is that of the whole file.
     """
 
     rows: int | None

@@ -38,6 +38,33 @@ def test_the_client_for_asyncio_needs_nothing_of_the_server() -> None:
     assert not loaded & set(SERVER)
 
 
+WITHOUT_EXTRAS = (
+    "import sys\nsys.modules.update(dict.fromkeys(('aiohttp', 'cryptography', 'jmespath')))"
+)
+
+
+def test_without_its_extra_the_client_for_asyncio_says_what_to_install() -> None:
+    script = f"{WITHOUT_EXTRAS}\nfrom ledger_client import AsyncLedgerClient"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "pip install 'witnessed-ledger-client[async]'" in done.stderr
+
+
+def test_the_command_line_and_the_monitor_need_no_extra() -> None:
+    loaded_by(f"{WITHOUT_EXTRAS}\nimport ledger_client.audit.monitor_loop")
+    script = f"{WITHOUT_EXTRAS}\nfrom ledger_client.cli.app import main\nmain()"
+    for command in ("monitor", "import", "query"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, command, "--help"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_every_name_is_there_and_no_other() -> None:
     for name in ledger_client.__all__:
         assert getattr(ledger_client, name).__name__ == name

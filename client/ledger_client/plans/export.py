@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final, Literal
+from typing import BinaryIO, Final, Literal
 from urllib.parse import urlencode
 
 import msgspec
@@ -19,6 +19,7 @@ from ledger_client.messages import Request
 from ledger_client.plans.search import Order
 from ledger_client.plans.stream import LINE_BYTES_MAX
 from ledger_client.results import Exported
+from ledger_core.api import ExportTrailer, TrailerLine
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.text import parse_size
 
@@ -27,16 +28,6 @@ Format = Literal["jsonl", "csv", "evidence"]
 CSV_TRAILER: Final = "#trailer"
 ZIP_END: Final = b"PK\x05\x06"
 ZIP_END_BYTES: Final = 22
-
-
-class _Trailer(msgspec.Struct, frozen=True, kw_only=True):
-    rows: Annotated[int, msgspec.Meta(ge=0)]
-    sha256: str
-    tree_size: Annotated[int, msgspec.Meta(ge=0)]
-
-
-class _LastLine(msgspec.Struct, frozen=True):
-    trailer: _Trailer
 
 
 def export_request(query: str, *, format: Format, order: Order) -> Request:  # noqa: A002 - its name
@@ -90,13 +81,13 @@ class ExportVerifier:
             bytes_written=self._bytes,
         )
 
-    def _trailer(self) -> _Trailer:
+    def _trailer(self) -> ExportTrailer:
         try:
             if self._format == "jsonl":
-                return msgspec.json.decode(self._held, type=_LastLine).trailer
+                return msgspec.json.decode(self._held, type=TrailerLine).trailer
             cells = next(csv.reader([self._held.decode()]))
             if cells[0] == CSV_TRAILER:
-                return _Trailer(
+                return ExportTrailer(
                     rows=parse_size(cells[1]), sha256=cells[2], tree_size=parse_size(cells[3])
                 )
         except (msgspec.MsgspecError, ValueError, IndexError, StopIteration, csv.Error):

@@ -13,37 +13,19 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
-
 from ledger_client.errors import RejectedError
 from ledger_client.messages import NOT_SENT, Plan, Request, Response
 from ledger_client.responses import check_same, check_status, decode_answer
 from ledger_client.results import Consistency
+from ledger_core.api import ConsistencyAnswer
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import Policy, VerifiedHead
 from ledger_core.tlog.proof import Proof, RangeProof
-from ledger_core.tlog.text import parse_hash
 from ledger_core.tlog.trust import ConsistencyProof, TrustedLog, check_consistent, fork_error
 
 CHECKPOINT_REQUEST = Request(target="/checkpoint", accept="text/plain", answer_bytes_max=1 << 20)
 PROOF_REFUSED_STATUSES = frozenset({400, 404, 409, 422})
 """What says that there is no such proof, where a 401 would say nothing about the tree."""
-
-
-class WireConsistency(msgspec.Struct, frozen=True, kw_only=True):
-    """A consistency proof as JSON answers hold it."""
-
-    old_size: int = msgspec.field(name="from")
-    new_size: int = msgspec.field(name="to")
-    hashes: list[str]
-
-    def parse(self) -> ConsistencyProof:
-        """The proof. Raises: MalformedError for what is no hash."""
-        return ConsistencyProof(
-            old_size=self.old_size,
-            new_size=self.new_size,
-            hashes=tuple(parse_hash(text) for text in self.hashes),
-        )
 
 
 class Heads:
@@ -173,11 +155,11 @@ def _consistency_request(
 def _parse_consistency(
     request: Request, response: Response, old_size: int, new_size: int
 ) -> ConsistencyProof:
-    answer = decode_answer(request, response, WireConsistency)
+    answer = decode_answer(request, response, ConsistencyAnswer)
     check_same(
         "a consistency proof between other sizes",
-        got=(answer.old_size, answer.new_size),
+        got=(answer.from_, answer.to),
         want=(old_size, new_size),
         evidence=lambda: {"answer.json": response.body},
     )
-    return answer.parse()
+    return answer.proof()

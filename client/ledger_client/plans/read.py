@@ -8,15 +8,16 @@ roots of 256 bundles, so verifying 65,536 entries takes a tile or two more than 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
 from ledger_client.messages import Plan, Request
-from ledger_client.plans.heads import CHECKPOINT_REQUEST, Heads, WireConsistency
+from ledger_client.plans.heads import CHECKPOINT_REQUEST, Heads
 from ledger_client.responses import adding_evidence, check_same, check_status, decode_answer
 from ledger_client.results import Entry, Inclusion
+from ledger_core.api import EventAnswer, InclusionAnswer
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.commitments import Opening, check_openings
 from ledger_core.event.ids import is_uuid
@@ -41,27 +42,6 @@ BUNDLE_BYTES_MAX = TILE_WIDTH * (2 + LEAF_BYTES_MAX)
 NOT_FOUND = 404
 
 
-Index = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class _EventAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The event and `received` stand in the answer too, for other readers; the leaf is both."""
-
-    index: Index
-    leaf: str
-    private: tuple[Opening, ...] = ()
-    proof: str | None = None
-    consistency: WireConsistency | None = None
-
-
-class _InclusionAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    index: Index
-    tree_size: Index
-    leaf_hash: str
-    hashes: list[str]
-    checkpoint: str | None = None
-
-
 def read_event(reference: int | str, *, heads: Heads | None) -> Plan[Entry]:
     """The event at an index, or with an id; verified when there are `heads`.
 
@@ -70,7 +50,7 @@ def read_event(reference: int | str, *, heads: Heads | None) -> Plan[Entry]:
     reference = check_reference(reference)
     request = Request(target=f"/v1/events/{reference}{'' if heads is None else '?proof=1'}")
     response = yield request
-    answer = decode_answer(request, response, _EventAnswer)
+    answer = decode_answer(request, response, EventAnswer)
     leaf = answer.leaf.encode()
 
     def evidence() -> dict[str, bytes]:
@@ -85,7 +65,7 @@ def read_event(reference: int | str, *, heads: Heads | None) -> Plan[Entry]:
             raise VerificationError("the answer has no proof", evidence=evidence())
         proof = parse_proof(answer.proof)
         check_same("index of a proof", got=proof.leaf_index, want=answer.index, evidence=evidence)
-        offered = None if answer.consistency is None else answer.consistency.parse()
+        offered = None if answer.consistency is None else answer.consistency.proof()
         with adding_evidence(evidence):
             head = yield from heads.check_proof(proof, leaf_hash=leaf_hash(leaf), offered=offered)
     entry = make_entry(answer.index, leaf, head=head, proof=proof)
@@ -121,7 +101,7 @@ def prove_inclusion(
         target += f"&size={_check_number(tree_size)}"
     request = Request(target=target)
     response = yield request
-    answer = decode_answer(request, response, _InclusionAnswer)
+    answer = decode_answer(request, response, InclusionAnswer)
     if answer.checkpoint is None:
         raise ValueError(f"the ledger keeps no checkpoint of size {answer.tree_size}")
 

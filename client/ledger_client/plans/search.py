@@ -7,16 +7,15 @@ nothing comes twice and the order is the one asked for.
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Final, Literal
+from typing import Final, Literal, get_args
 from urllib.parse import quote, urlencode
-
-import msgspec
 
 from ledger_client.messages import Plan, Request
 from ledger_client.plans.heads import Heads
 from ledger_client.plans.read import check_reference, make_entry, read_event
 from ledger_client.responses import adding_evidence, check_same, decode_answer
 from ledger_client.results import Entry, Facet, Histogram, Page, Seen
+from ledger_core.api import FoundEvent, SearchAnswer, SeenAnswer
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.proof import parse_proof
@@ -29,85 +28,6 @@ PAGE_BYTES_MAX: Final = 256 << 20
 Order = Literal["newest", "oldest"]
 Parameters = Mapping[str, str | int | None]
 """Those of a query string; None leaves one out."""
-
-Number = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class WireEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event in an answer or a line of a stream: the leaf says what it is."""
-
-    index: Number
-    leaf: str
-    proof: str | None = None
-    because: tuple[str, ...] = ()
-
-
-class _Value(msgspec.Struct, frozen=True):
-    value: str
-    count: Number
-
-
-class _Facet(msgspec.Struct, frozen=True):
-    field: str
-    values: tuple[_Value, ...]
-    others: Number
-    exact: bool
-    counted: Number
-
-    def result(self) -> Facet:
-        return Facet(
-            field=self.field,
-            counts=tuple((each.value, each.count) for each in self.values),
-            others=self.others,
-            is_exact=self.exact,
-            counted=self.counted,
-        )
-
-
-class _Bucket(msgspec.Struct, frozen=True):
-    start: str
-    count: Number
-
-
-class _Histogram(msgspec.Struct, frozen=True):
-    unit: str
-    buckets: tuple[_Bucket, ...]
-    exact: bool
-    counted: Number
-
-    def result(self) -> Histogram:
-        return Histogram(
-            unit=self.unit,
-            buckets=tuple((each.start, each.count) for each in self.buckets),
-            is_exact=self.exact,
-            counted=self.counted,
-        )
-
-
-class _SearchAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    query: str
-    order: Order
-    tree_size: Number
-    total: Number
-    total_exact: bool
-    scanned: Number
-    complete: bool
-    took_ms: float
-    events: tuple[WireEvent, ...]
-    cursor: str | None = None
-    facets: tuple[_Facet, ...] = ()
-    histogram: _Histogram | None = None
-    explanation: str | None = None
-
-
-class _SeenAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    source: str
-    tree_size: Number
-    total: Number
-    total_exact: bool
-    actions: _Facet
-    first: WireEvent | None = None
-    last: WireEvent | None = None
 
 
 def plan_page(
@@ -126,7 +46,7 @@ def plan_page(
         given["proof"] = 1
     request = Request(target=f"{path}?{urlencode(given)}", answer_bytes_max=PAGE_BYTES_MAX)
     response = yield request
-    answer = decode_answer(request, response, _SearchAnswer)
+    answer = decode_answer(request, response, SearchAnswer)
     _check_order(answer, after)
     with adding_evidence(lambda: {"answer.json": response.body}):
         entries: list[Entry] = []
@@ -144,13 +64,13 @@ def plan_page(
         is_complete=answer.complete,
         took_ms=answer.took_ms,
         cursor=answer.cursor,
-        facets=tuple(facet.result() for facet in answer.facets),
-        histogram=None if answer.histogram is None else answer.histogram.result(),
+        facets=tuple(map(Facet.of, answer.facets)),
+        histogram=None if answer.histogram is None else Histogram.of(answer.histogram),
         explanation=answer.explanation,
     )
 
 
-def read_found(found: WireEvent, *, heads: Heads | None) -> Plan[Entry]:
+def read_found(found: FoundEvent, *, heads: Heads | None) -> Plan[Entry]:
     """An event of an answer, verified when there are `heads`.
 
     Raises: VerificationError, MalformedError.
@@ -234,7 +154,7 @@ def plan_seen(source: str, *, heads: Heads | None) -> Plan[Seen]:
         target=f"/v1/sources/{quote(source, safe='')}/seen", answer_bytes_max=PAGE_BYTES_MAX
     )
     response = yield request
-    answer = decode_answer(request, response, _SeenAnswer)
+    answer = decode_answer(request, response, SeenAnswer)
     ends: list[Entry | None] = []
     for found in (answer.first, answer.last):
         entry = None
@@ -253,14 +173,16 @@ def plan_seen(source: str, *, heads: Heads | None) -> Plan[Seen]:
         tree_size=answer.tree_size,
         total=answer.total,
         is_total_exact=answer.total_exact,
-        actions=answer.actions.result(),
+        actions=Facet.of(answer.actions),
         first=first,
         last=last,
     )
 
 
-def _check_order(answer: _SearchAnswer, after: int | None) -> None:
-    """Hold a page against its own words. Raises: MalformedError."""
+def _check_order(answer: SearchAnswer, after: int | None) -> None:
+    """Check that the events of a page are in its order and its tree. Raises: MalformedError."""
+    if answer.order not in get_args(Order):
+        raise MalformedError("the order of a page is neither newest nor oldest")
     indices = [event.index for event in answer.events]
     if any(index >= answer.tree_size for index in indices):
         raise MalformedError(f"an event past the tree of size {answer.tree_size} was found")

@@ -5,29 +5,19 @@ again from the index that it has reached, so nothing is missed and nothing comes
 shown is held against that place: an entry behind it is refused.
 """
 
-from typing import Annotated, Final
+from typing import Final
 from urllib.parse import urlencode
-
-import msgspec
 
 from ledger_client.messages import ANSWER_BYTES_MAX, Plan, Request
 from ledger_client.plans.heads import Heads
-from ledger_client.plans.search import WireEvent, read_found
-from ledger_client.responses import decode_json
+from ledger_client.plans.search import read_found
+from ledger_client.responses import malformed_as
 from ledger_client.results import Entry
 from ledger_client.retry import Attempts, Environment, RetryPolicy
+from ledger_core.api import FoundEvent, decode_stream_line
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 LINE_BYTES_MAX: Final = ANSWER_BYTES_MAX
-
-
-class _Line(msgspec.Struct, frozen=True, kw_only=True):
-    """An event, or a position: what is looked at next."""
-
-    index: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    leaf: str | None = None
-    proof: str | None = None
-    next: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class LineSplitter:
@@ -80,19 +70,16 @@ class EventStream:
 
         Raises: VerificationError, MalformedError.
         """
-        said = decode_json(self.request(), line, _Line)
+        with malformed_as(self.request()):
+            found = decode_stream_line(line)
         self._attempts = None
-        place = said.next if said.index is None else said.index
-        if place is None or place < (self._next or 0):
-            raise MalformedError(f"the stream goes back: got {place}, want {self._next} or more")
-        if said.index is None:
-            self._next = place
-            return None
-        if said.leaf is None:
-            raise MalformedError("a line of the stream has an index and no leaf")
-        found = WireEvent(index=said.index, leaf=said.leaf, proof=said.proof)
-        entry = yield from read_found(found, heads=self._heads)
-        self._next = said.index + 1
+        position = found.index if isinstance(found, FoundEvent) else found.next
+        if position < (self._next or 0):
+            raise MalformedError(f"the stream goes back: got {position}, want {self._next} or more")
+        entry = None
+        if isinstance(found, FoundEvent):
+            entry = yield from read_found(found, heads=self._heads)
+        self._next = position + (entry is not None)
         return entry
 
     def pause_s(self, failure: UnavailableError | None) -> float:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ledger_client.problem_details import Problem
+from ledger_core.api import Problem
 from ledger_core.event.model import EventError
 
 FILE_NAME: Final = "dead-letter.jsonl"

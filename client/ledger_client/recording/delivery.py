@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from ledger_client.ids import new_event_id
-from ledger_client.problem_details import Problem
 from ledger_client.recording.dead_letters import problem_of
 from ledger_client.recording.frames import Frame
 from ledger_client.results import Receipt, Rejected
 from ledger_client.runtime.clock import unix_us
+from ledger_core.api import Problem
 from ledger_core.event.commitments import PrivateReader
 from ledger_core.event.model import Event, EventError
 from ledger_core.event.reader import ReadEvent

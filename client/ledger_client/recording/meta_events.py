@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from ledger_client.problem_details import Problem
 from ledger_client.recording.spool import Spool
 from ledger_client.recording.spool_reader import Damage
+from ledger_core.api import Problem
 from ledger_core.event.model import LIMITS
 
 PREFIX: Final = "ledger.recorder."

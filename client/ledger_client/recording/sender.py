@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from ledger_client.errors import RejectedError
-from ledger_client.problem_details import Problem
 from ledger_client.recording.dead_letters import DeadLetters, redact
 from ledger_client.recording.delivery import Delivery, masked_by_ledger, refused
 from ledger_client.recording.frames import Frame
@@ -41,6 +40,7 @@ from ledger_client.recording.spool_reader import Batch, SpoolReader
 from ledger_client.results import Receipt, Rejected
 from ledger_client.runtime.backoff import exponential_s, spread
 from ledger_client.runtime.clock import unix_us
+from ledger_core.api import Problem
 from ledger_core.event.canonical import format_time
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 

@@ -1,0 +1,266 @@
+"""Checks the answer to an append and makes receipts of it, without I/O.
+
+The client fills in ids and times itself and sends the very bytes that it hashes, so it knows the
+leaf of an event but for `received`, which the ledger answers:
+
+    leaf = {"event": what was sent, "received": what was answered, "v": 1}
+
+If a ledger alters an event after taking it, answers for another one, leaves one out or puts it
+elsewhere, it can't prove the leaf that the client rebuilds from its own bytes.
+
+The answer for one event has a tlog-proof. The new events of a batch share one range proof; each
+duplicate may be anywhere in the log and has a tlog-proof of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from http import HTTPStatus
+
+import msgspec
+
+from ledger_client.errors import RejectedError
+from ledger_client.messages import Plan, Request, Response
+from ledger_client.plans.heads import Heads
+from ledger_client.responses import (
+    adding_evidence,
+    check_same,
+    decode_answer,
+    decode_json,
+    decode_problem,
+    malformed_as,
+)
+from ledger_client.results import Receipt, Rejected
+from ledger_core.api import AppendAnswer, Committed, Refused, Result, read_results
+from ledger_core.event.canonical import decode_event_object, format_leaf, format_time, parse_time
+from ledger_core.event.commitments import commitment_to, decode_salt, find_values, replace_at
+from ledger_core.event.model import Received
+from ledger_core.event.reader import ReadEvent
+from ledger_core.tlog.errors import NO_EVIDENCE, MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.hashing import Hash, leaf_hash
+from ledger_core.tlog.policy import VerifiedHead
+from ledger_core.tlog.proof import Proof, RangeProof, parse_proof, parse_range_proof
+from ledger_core.tlog.text import excerpt, format_base64
+from ledger_core.tlog.trust import ConsistencyProof
+
+
+def check_appended(
+    sent: Sequence[ReadEvent],
+    request: Request,
+    response: Response,
+    *,
+    heads: Heads | None,
+    latest: VerifiedHead | None,
+) -> Plan[list[Receipt | Rejected]]:
+    """The outcome of each event sent, in order; verified when there are `heads`.
+
+    `latest` is the head that the request named. Raises: VerificationError, MalformedError,
+    UnavailableError when no checkpoint meets the policy yet, RejectedError.
+    """
+    answer = _decode(request, response, latest=latest)
+    with malformed_as(request):
+        results = read_results(answer.results)
+    check_same(
+        "results of an append", got=len(results), want=len(sent), evidence=lambda: NO_EVIDENCE
+    )
+    outcomes = [_place(event, result) for event, result in zip(sent, results, strict=True)]
+    placed = [outcome for outcome in outcomes if isinstance(outcome, _Placed)]
+    is_witnessed = bool(answer.witnessed)
+    proven: dict[int, _Proven] = {}
+    if heads is not None and placed:
+        if heads.policy.quorum is not None and not is_witnessed:
+            raise UnavailableError(
+                "no checkpoint with the witnesses of the policy covers the events yet"
+            )
+        proven = yield from _prove(placed, answer, heads=heads, is_batch=len(sent) > 1)
+    return [
+        outcome
+        if isinstance(outcome, Rejected)
+        else _receipt(outcome, proven.get(id(outcome)), is_witnessed=is_witnessed)
+        for outcome in outcomes
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placed:
+    """An event that the ledger claims to hold, and the leaf rebuilt from what was sent."""
+
+    sent: ReadEvent
+    result: Result
+    received: Received
+    leaf: bytes
+    leaf_hash: Hash
+
+    def evidence(self) -> dict[str, bytes]:
+        return {
+            "sent.json": self.sent.event_json,
+            "leaf.json": self.leaf,
+            "answer.json": msgspec.json.encode(self.result),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    head: VerifiedHead
+    proof: Proof | RangeProof
+
+
+def _decode(request: Request, response: Response, *, latest: VerifiedHead | None) -> AppendAnswer:
+    """The answer: results for each event, or the error for the whole request.
+
+    When every event is refused the status is a 4xx, and the results say why.
+    """
+    if not HTTPStatus.BAD_REQUEST <= response.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return decode_answer(request, response, AppendAnswer)
+    try:
+        return decode_json(request, response.body, AppendAnswer)
+    except MalformedError:
+        problem = decode_problem(response)
+    if latest is not None and problem.field == "from_size":
+        raise VerificationError(
+            "the log was rewritten: it says that it is smaller than the accepted head of size"
+            f" {latest.checkpoint.tree_size} ({problem.detail})",
+            evidence={"accepted.note": latest.note.encode(), "answer.json": response.body},
+        )
+    raise RejectedError(problem)
+
+
+def _place(sent: ReadEvent, result: Result | Refused) -> _Placed | Rejected:
+    """What the answer means for one event. Raises: VerificationError, MalformedError."""
+    event_id = str(sent.event.id)
+    if isinstance(result, Refused):
+        problem = result.error.printable(result.error.status)
+        return Rejected(id=event_id, problem=problem, is_sent=True)
+
+    def evidence() -> dict[str, bytes]:
+        return {"sent.json": sent.event_json, "answer.json": msgspec.json.encode(result)}
+
+    check_same("id of a result", got=result.id, want=event_id, evidence=evidence)
+    if result.masked:
+        path, rule = (excerpt(text) for text in (result.masked[0].path, result.masked[0].rule))
+        raise VerificationError(
+            f"the ledger masked {path} by its rule {rule}, so what it logged is not what was sent:"
+            " mask by the same rules before sending",
+            # Not what was sent: evidence is saved, and the secret with it.
+            evidence={"answer.json": msgspec.json.encode(result)},
+        )
+    if result.committed:
+        sent = _with_commitments(sent, result.committed)
+    check_same("fields filled in by the ledger", got=result.filled, want=(), evidence=evidence)
+    received = result.received
+    # The time is spliced into the leaf as it is: in another form it would be another leaf.
+    if not _is_canonical_time(received.time):
+        raise MalformedError("received.time is not in canonical form")
+    leaf = format_leaf(event_json=sent.event_json, by=received.by, received_time=received.time)
+    rebuilt = leaf_hash(leaf)
+    check_same(
+        "leaf hash of what was sent",
+        got=result.leaf_hash,
+        want=format_base64(rebuilt),
+        evidence=lambda: {**evidence(), "leaf.json": leaf},
+    )
+    return _Placed(sent=sent, result=result, received=received, leaf=leaf, leaf_hash=rebuilt)
+
+
+def _with_commitments(sent: ReadEvent, committed: Sequence[Committed]) -> ReadEvent:
+    """What was sent, with the commitments that the ledger says it put in the place of values.
+
+    The client computes them from its own values and the salts that it is told, so the ledger can't
+    have logged commitments to anything else.
+    """
+    event = msgspec.json.decode(sent.event_json)
+    try:
+        for each in committed:
+            for path, _, value in list(find_values(event, each.path)):
+                commitment = commitment_to(salt=decode_salt(each.salt), path=path, value=value)
+                replace_at(event, path, commitment)
+        hidden, event_json = decode_event_object(event)
+    except ValueError as error:
+        raise MalformedError(f"the ledger's commitments fit no event: {error}") from None
+    return ReadEvent(hidden, event_json, sent.id_bytes, sent.filled)
+
+
+# The events of one commit have one time, or a few.
+@lru_cache(maxsize=64)
+def _is_canonical_time(text: str) -> bool:
+    return format_time(parse_time(text, field="received.time")) == text
+
+
+def _prove(
+    placed: Sequence[_Placed], answer: AppendAnswer, *, heads: Heads, is_batch: bool
+) -> Plan[dict[int, _Proven]]:
+    """Check that each event is in the tree of an accepted head, by id() of the `_Placed`.
+
+    Raises: VerificationError for the first one that isn't, with its evidence.
+    """
+    offered = None if answer.consistency is None else answer.consistency.proof()
+    proven: dict[int, _Proven] = {}
+    new = [item for item in placed if is_batch and not item.result.duplicate]
+    if new:
+        shared = yield from _prove_range(new, answer.range_proof, heads=heads, offered=offered)
+        proven = {id(item): shared for item in new}
+    for item in placed:
+        if id(item) not in proven:
+            proven[id(item)] = yield from _prove_one(item, heads=heads, offered=offered)
+    return proven
+
+
+def _prove_range(
+    new: Sequence[_Placed], text: str | None, *, heads: Heads, offered: ConsistencyProof | None
+) -> Plan[_Proven]:
+    first = new[0].result.index
+    if text is None:
+        raise VerificationError("the answer has no range proof", evidence=new[0].evidence())
+    for position, item in enumerate(new):
+        check_same(
+            f"index of new event {position} of a request",
+            got=item.result.index,
+            want=first + position,
+            evidence=item.evidence,
+        )
+    proof = parse_range_proof(text)
+
+    def evidence() -> dict[str, bytes]:
+        hashes = "".join(f"{format_base64(item.leaf_hash)}\n" for item in new)
+        return {"range-proof.txt": text.encode(), "leaf-hashes.txt": hashes.encode()}
+
+    check_same(
+        "range of a range proof",
+        got=(proof.start, proof.end),
+        want=(first, first + len(new)),
+        evidence=evidence,
+    )
+    with adding_evidence(evidence):
+        head = yield from heads.check_range_proof(
+            proof, leaf_hashes=[item.leaf_hash for item in new], offered=offered
+        )
+    return _Proven(head, proof)
+
+
+def _prove_one(item: _Placed, *, heads: Heads, offered: ConsistencyProof | None) -> Plan[_Proven]:
+    if item.result.proof is None:
+        raise VerificationError("the answer has no proof", evidence=item.evidence())
+    proof = parse_proof(item.result.proof)
+    check_same(
+        "index of a proof",
+        got=proof.leaf_index,
+        want=item.result.index,
+        evidence=item.evidence,
+    )
+    with adding_evidence(item.evidence):
+        head = yield from heads.check_proof(proof, leaf_hash=item.leaf_hash, offered=offered)
+    return _Proven(head, proof)
+
+
+def _receipt(item: _Placed, proven: _Proven | None, *, is_witnessed: bool) -> Receipt:
+    return Receipt(
+        index=item.result.index,
+        id=item.result.id,
+        received=item.received,
+        leaf=item.leaf,
+        leaf_hash=item.leaf_hash,
+        is_duplicate=item.result.duplicate,
+        is_witnessed=is_witnessed,
+        head=None if proven is None else proven.head,
+        proof=None if proven is None else proven.proof,
+    )
