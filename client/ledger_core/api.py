@@ -291,7 +291,7 @@ class StreamPosition(Struct, frozen=True, kw_only=True):
 
 
 class _StreamLine(Struct):
-    index: msgspec.Raw | None = None
+    index: Size | None = None
 
 
 _decode_stream_line = msgspec.json.Decoder(_StreamLine).decode
