@@ -28,7 +28,7 @@ class Auditor:
 
     def look(self) -> str | None:
         """One round, without witnesses."""
-        remark = self.host.run(self.monitor.follow(self.now))
+        remark = self.host.run(self.monitor.fetch_head(self.now))
         while self.monitor.has_work:
             self.host.run(self.monitor.check_entries())
         return remark
@@ -37,9 +37,9 @@ class Auditor:
         """Be shown a head by a witness."""
         shown = Host(LOG)
         shown.lie = lambda _request, _response: Response(status=200, body=note.encode())
-        head = shown.run(self.monitor.fetch_from(site))
+        head = shown.run(self.monitor.fetch_witness_head(site))
         assert head is not None
-        return self.host.run(self.monitor.compare(site, head, self.now))
+        return self.host.run(self.monitor.check_witness_head(site, head, self.now))
 
     @property
     def report(self) -> Report:
@@ -70,7 +70,7 @@ def audit(host: Host, *, policy: Policy | None = None, **changes: Any) -> Audito
         "anchor": None,
         "progress": Progress(),
         "is_reader": True,
-        "is_patient": False,
+        "is_polling": False,
         "stale_after_s": STALE_S,
     }
     return Auditor(Monitor(policy or LOG.policy, **(options | changes)), host)

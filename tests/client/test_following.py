@@ -14,12 +14,12 @@ import pytest
 from ledger_client import LedgerClient, RejectedError
 from ledger_client.audit import monitor_loop as following
 from ledger_client.audit.monitor import Report, StaleError
-from ledger_client.audit.monitor_dir import MonitorFolder
+from ledger_client.audit.monitor_dir import MonitorDir
 from ledger_client.audit.monitor_loop import (
     BACKOFF_MAX_S,
     MonitorEnvironment,
     MonitorLoop,
-    Remark,
+    Notice,
     Settings,
 )
 from ledger_client.retry import Environment
@@ -64,11 +64,11 @@ class Place:
     policy: bytes = b""
     token: str | None = None
 
-    def follow(self, url: str, **settings: Any) -> Generator[Report | Remark, None, None]:
+    def follow(self, url: str, **settings: Any) -> Generator[Report | Notice, None, None]:
         """Follow until the test has seen enough."""
         policy = parse_policy(self.policy)
         with (
-            MonitorFolder(self.folder, policy=policy) as folder,
+            MonitorDir(self.folder, policy=policy) as folder,
             closing(
                 MonitorLoop(
                     url,
@@ -82,7 +82,7 @@ class Place:
         ):
             yield from follower.follow()
 
-    def look(self, url: str, **settings: Any) -> list[Report | Remark]:
+    def look(self, url: str, **settings: Any) -> list[Report | Notice]:
         return list(self.follow(url, is_once=True, **settings))
 
     def grow(self) -> None:
@@ -118,8 +118,8 @@ def liar(grown: Running) -> Iterator[Liar]:
 
 
 def until_stale(
-    told: Iterator[Report | Remark], then: Callable[[], None] = lambda: None
-) -> tuple[list[Report | Remark], StaleError]:
+    told: Iterator[Report | Notice], then: Callable[[], None] = lambda: None
+) -> tuple[list[Report | Notice], StaleError]:
     """All that is told before staleness ends it; `then` is done after each."""
     before = []
     try:
@@ -158,7 +158,7 @@ def test_the_files_are_for_their_owner_alone(place: Place) -> None:
 def test_a_log_that_does_not_answer_is_asked_less_and_less_until_it_is_stale(place: Place) -> None:
     told, error = until_stale(place.follow(NOWHERE, interval_s=10, stale_after_s=600))
     assert "no head of size 0 or more was seen" in str(error)
-    assert all("Connection refused" in one.text for one in told if isinstance(one, Remark))
+    assert all("Connection refused" in one.text for one in told if isinstance(one, Notice))
     assert place.clock.now - SINCE == pytest.approx(601, abs=10)
     waits = [wait for wait in place.clock.waits if wait > 1]
     assert waits[:4] == pytest.approx([10, 20, 40, BACKOFF_MAX_S], abs=0.1)
@@ -177,7 +177,7 @@ def test_a_log_whose_heads_are_fresh_and_whose_entries_never_come_is_stale(
     told, error = until_stale(place.follow(liar.url, stale_after_s=100), then=place.grow)
     assert "has left a question unanswered for" in str(error)
     assert "checkpoint.note" in error.evidence
-    assert any("/tile/entries/" in said.text for said in told if isinstance(said, Remark))
+    assert any("/tile/entries/" in said.text for said in told if isinstance(said, Notice))
 
 
 def test_a_disk_that_is_full_does_not_hide_a_verdict(
@@ -205,9 +205,9 @@ def test_each_failure_is_said_and_the_first_answer_ends_them(place: Place, liar:
     liar.lie_to_client = away
     following_ = place.follow(liar.url)
     said = list(islice(following_, 3))
-    assert all(isinstance(one, Remark) and "status 503" in one.text for one in said)
+    assert all(isinstance(one, Notice) and "status 503" in one.text for one in said)
     liar.lie_to_client = lambda _: None
-    report = next(one for one in following_ if not isinstance(one, Remark))
+    report = next(one for one in following_ if not isinstance(one, Notice))
     assert isinstance(report, Report)
     following_.close()
 
@@ -364,15 +364,15 @@ class TestWitnesses:
         liar.lie_to_client = away
         said = elsewhere.follow(elsewhere.running.url, asks_witnesses=True, stale_after_s=0)
         first = next(said)
-        assert isinstance(first, Remark)
-        assert first.about == f"the witness at {liar.url}"
+        assert isinstance(first, Notice)
+        assert first.source == f"the witness at {liar.url}"
         assert "status 500" in first.text
         assert isinstance(next(said), Report)
 
         # From now on it is one that has cosigned nothing.
         liar.lie_to_client = lambda _: None
         second = next(said)
-        assert isinstance(second, Remark)
+        assert isinstance(second, Notice)
         assert second.text == "it has cosigned nothing of this log"
         assert elsewhere.clock.waits.count(10) >= 1
         said.close()
@@ -410,7 +410,7 @@ class TestWitnesses:
             told, _ = until_stale(
                 place.follow(liar.url, asks_witnesses=True, stale_after_s=100), then=place.grow
             )
-            assert {one.about for one in told if isinstance(one, Remark)} == {"the log"}
+            assert {one.source for one in told if isinstance(one, Notice)} == {"the log"}
             liar.lie_to_client = lambda _: None
             (report,) = place.look(liar.url, asks_witnesses=True, stale_after_s=0)
             assert isinstance(report, Report)

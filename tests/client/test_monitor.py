@@ -127,7 +127,7 @@ class TestWitnesses:
     def auditor(self) -> Auditor:
         host = Host(LOG, 600)
         host.cosigners = [(W1, NOW - 5), (W2, NOW - 4)]
-        auditor = audit(host, policy=quorum_policy(LOG), is_patient=True)
+        auditor = audit(host, policy=quorum_policy(LOG), is_polling=True)
         auditor.look()
         return auditor
 
@@ -230,7 +230,7 @@ class TestWitnesses:
         assert caught.value.evidence["offered.note"] == note.encode()
 
     def test_who_looks_once_waits_for_no_proof(self, auditor: Auditor) -> None:
-        auditor = auditor.restarted(is_patient=False)
+        auditor = auditor.restarted(is_polling=False)
         auditor.look()
         with pytest.raises(VerificationError, match="has no proof between them"):
             auditor.compare(auditor.sites[0], cosigned(LOG.note(700), (W1, NOW)))
@@ -259,12 +259,12 @@ class TestWitnesses:
     ) -> None:
         host = Host(LOG)
         host.lie = lambda _request, _response: Response(status=404, body=b"nothing")
-        assert host.run(auditor.monitor.fetch_from(auditor.sites[1])) is None
+        assert host.run(auditor.monitor.fetch_witness_head(auditor.sites[1])) is None
         origin_hash = "f02bc92b2809f8bbe828f66916118479fb7c13f7e29bd56008fd0946371303ca"
         assert host.targets == [f"/{origin_hash}/checkpoint"]
         host.lie = lambda _request, _response: Response(status=403, body=b"no")
         with pytest.raises(UnavailableError):
-            host.run(auditor.monitor.fetch_from(auditor.sites[1]))
+            host.run(auditor.monitor.fetch_witness_head(auditor.sites[1]))
 
     @pytest.mark.parametrize(
         ("times", "is_fresh"),

@@ -101,7 +101,7 @@ def test_without_a_token_heads_are_checked_and_no_tile_is_fetched() -> None:
 
 
 def test_of_a_log_that_grows_by_bundles_the_open_one_is_left_until_it_is_full() -> None:
-    auditor = audit(Host(LOG, 300), is_patient=True)
+    auditor = audit(Host(LOG, 300), is_polling=True)
     auditor.look()
     assert auditor.checked == 256
     auditor.host.size = 900

@@ -1,0 +1,7 @@
+"""The auditor's monitor: it follows a log from another host and raises an alarm.
+
+tree_replay    rebuilds the tree from the entries, bundle by bundle, and checks each entry
+monitor        the rules: which heads and entries an honest log may show; no I/O
+monitor_dir    what a monitor keeps on disk, and the evidence
+monitor_loop   the clock, the sockets and the rounds around a monitor
+"""

@@ -1,18 +1,18 @@
-"""A monitor's folder: what it must know after a restart, and the evidence of what it saw.
+"""A monitor's directory: its state for the next start, and the evidence that it saved.
 
     STATE/head.json       the head accepted last, as every client keeps it (`state`)
     STATE/progress.json   how far the entries were checked, and when the log last grew
-    STATE/evidence/NAME/  what convicts: both signed heads and the proof, or the head, the tiles and
-                          the bundle, and the verdict in words
-    STATE/lock            held while a monitor runs: two would put back each other's progress
+    STATE/evidence/NAME/  both signed heads and the proof, or the head, the tiles and the bundle,
+                          and the verdict as text
+    STATE/lock            held while a monitor runs: two would overwrite each other's progress
 
     {"version": 1,
      "progress": {"published_size": 600, "grown_at_unix_s": 1764036216,
                   "rebuilt": {"size": 512, "hashes": ["…"], "received_time": "…",
                               "entries_checked": 600}}}
 
-Each file is replaced whole. The head is written first: a crash between the two leaves a progress
-that is behind the head, and what it is behind by is checked again.
+Each file is replaced as a whole. The head is written first: a crash between the two leaves a
+progress that is behind the head, and the entries between them are checked again.
 """
 
 from collections.abc import Mapping
@@ -31,16 +31,16 @@ from ledger_core.tlog.policy import Policy
 PROGRESS_VERSION = 1
 
 
-class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _ProgressFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     version: int
     progress: Progress
 
 
-class MonitorFolder:
-    """The folder of one monitor, locked for as long as this is open."""
+class MonitorDir:
+    """The directory of one monitor, locked for as long as this is open."""
 
     def __init__(self, path: Path, *, policy: Policy) -> None:
-        """The folder need not exist. Raises: UnavailableError when it is in use, OSError."""
+        """The directory need not exist. Raises: UnavailableError when it is in use, OSError."""
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path: Final = path
         self._progress: Final = path / "progress.json"
@@ -54,9 +54,9 @@ class MonitorFolder:
             raise UnavailableError(f"another monitor is using {path}") from None
 
     def load(self) -> tuple[str | None, Progress]:
-        """The note of the head accepted last, and how far one was; nothing at first.
+        """The note of the head accepted last, and the progress; None and nothing at first.
 
-        Raises: as `StateFile.load`; MalformedError for a progress that no monitor wrote.
+        Raises: as `StateFile.load`; MalformedError for a progress file that no monitor wrote.
         """
         anchor = self._head.load()
         try:
@@ -65,36 +65,36 @@ class MonitorFolder:
         except FileNotFoundError:
             return anchor, Progress()
         try:
-            kept = msgspec.json.decode(data, type=_Kept)
-            kept.progress.rebuilt.frontier()
-        except ValueError as error:  # msgspec's errors are of this kind.
+            saved = msgspec.json.decode(data, type=_ProgressFile)
+            saved.progress.rebuilt.frontier()
+        except ValueError as error:  # msgspec's errors are ValueErrors.
             raise MalformedError(f"{self._progress} is not what a monitor wrote: {error}") from None
-        if kept.version != PROGRESS_VERSION:
+        if saved.version != PROGRESS_VERSION:
             raise MalformedError(
-                f"{self._progress} has version {kept.version}, want {PROGRESS_VERSION}"
+                f"{self._progress} has version {saved.version}, want {PROGRESS_VERSION}"
             )
         if anchor is None:
             raise MalformedError(f"{self._progress} is there, and no head.json beside it")
-        return anchor, kept.progress
+        return anchor, saved.progress
 
     def save(self, note: str, progress: Progress) -> None:
-        """Keep a head and the progress under it. Raises: OSError."""
+        """Save a head and the progress under it. Raises: OSError."""
         if (note, progress) == self._saved:
             return
         self._head.save(note)
-        kept = _Kept(version=PROGRESS_VERSION, progress=progress)
-        write_atomically(self._progress, msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
+        saved = _ProgressFile(version=PROGRESS_VERSION, progress=progress)
+        write_atomically(self._progress, msgspec.json.format(msgspec.json.encode(saved)) + b"\n")
         self._saved = note, progress
 
     def save_evidence(self, evidence: Mapping[str, bytes]) -> Path | None:
-        """The folder that holds this evidence from now on; None when there is too much.
+        """Save evidence. Returns its folder, or None when there are too many.
 
         Raises: OSError.
         """
         return self._head.save_evidence(evidence)
 
     def close(self) -> None:
-        """Let another monitor have the folder."""
+        """Release the lock."""
         self._lock.release()
 
     def __enter__(self) -> Self:

@@ -1,9 +1,9 @@
-"""Following a log: the clock, the sockets and the disk around a `Monitor`.
+"""Follows a log: the clock, the sockets and the disk around a `Monitor`.
 
-A round asks the log for its head, checks entries under it, asks the witnesses, keeps what was
-verified, and holds all that against the clock. Rounds come every `interval_s`; at once when more
-than a bundle of entries is still unchecked; and after a growing wait when the log did not answer.
-What went wrong on the way is a `Remark`; what is untrue, or stale, ends the following.
+A round fetches the log's head, checks entries under it, asks the witnesses, saves what was verified
+and checks that the log is fresh. The next round begins after `interval_s`; at once when more than a
+bundle of entries is still unchecked; after a growing wait when the log did not answer. Problems on
+the way are `Notice`s. An untrue answer, or a stale log, ends the loop with an error.
 """
 
 import time
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from ledger_client.audit.monitor import Monitor, Report, WitnessSite
-from ledger_client.audit.monitor_dir import MonitorFolder
+from ledger_client.audit.monitor_dir import MonitorDir
 from ledger_client.driver import Driver
 from ledger_client.messages import Plan, Request, Response, parse_endpoint
 from ledger_client.retry import Environment, RetryPolicy
@@ -30,22 +30,22 @@ STALE_AFTER_S = 600.0
 TIMEOUT_S = 30.0
 
 BUNDLES_PER_ROUND_MAX = 256
-"""65,536 entries; then the heads are looked at again, however many entries are left."""
+"""65,536 entries; then the heads are fetched again, however many entries are left."""
 
 ROUND_MAX_S = 60.0
-"""And so they are when the entries come slowly."""
+"""The same bound in time, for entries that come slowly."""
 
 BUNDLES_PER_SAVE = 16
-"""What a kill may cost: 4,096 entries are fetched again."""
+"""After a kill at most 4,096 entries are fetched again."""
 
 BACKOFF_MAX_S = 60.0
 RETRY: Final = RetryPolicy(attempts_max=3, total_s=10.0)
-"""For what is over in a moment and need not be said. The rounds are the retries of the rest."""
+"""For failures of a few seconds, which give no notice. Longer ones wait for the next round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a log is followed. `stale_after_s` 0 asks for no fresh word."""
+    """How a log is followed. `stale_after_s` 0 turns the alarm for a stale log off."""
 
     interval_s: float = INTERVAL_S
     stale_after_s: float = STALE_AFTER_S
@@ -60,10 +60,10 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
-    """Something for people, that convicts nobody."""
+class Notice:
+    """A message for people about the log or a witness; it proves nothing."""
 
-    about: str
+    source: str
     text: str
 
 
@@ -76,7 +76,7 @@ class MonitorEnvironment:
 
 
 class MonitorLoop:
-    """Follows one log. `follow` is to be iterated once; `close` ends the connections."""
+    """Follows one log. Iterate `follow` once; `close` ends the connections."""
 
     def __init__(
         self,
@@ -84,14 +84,14 @@ class MonitorLoop:
         token: str | None,
         *,
         policy: Policy,
-        folder: MonitorFolder,
+        folder: MonitorDir,
         settings: Settings,
         environment: MonitorEnvironment | None = None,
     ) -> None:
         """Read the folder; open no connection yet. Entries are checked when there is a token.
 
-        Raises: ValueError for an address that is none, the log's or a witness's, for a policy of
-        several logs and for a folder of another one; MalformedError, VerificationError, OSError.
+        Raises: ValueError for an invalid address of the log or a witness, for a policy of
+        several logs and for the folder of another log; MalformedError, VerificationError, OSError.
         """
         self._settings: Final = settings
         self._environment: Final = environment or MonitorEnvironment()
@@ -102,7 +102,7 @@ class MonitorLoop:
             anchor=anchor,
             progress=progress,
             is_reader=token is not None,
-            is_patient=not settings.is_once,
+            is_polling=not settings.is_once,
             stale_after_s=settings.stale_after_s,
         )
         self._log: Final = self._peer("the log", url, token=token)
@@ -115,15 +115,15 @@ class MonitorLoop:
             self._sites.append((site, peer))
         if settings.asks_witnesses and not self._sites:
             raise ValueError("the policy names no witness with an address to ask")
-        # When the log last answered all that was asked of it; at first, when one began to ask.
+        # When the log last answered every request; at first, when this loop began.
         self._answered_at_unix_s = self._now()
         self._last_answer: Response | None = None
-        self._told: Report | None = None
+        self._last_report: Report | None = None
 
-    def follow(self) -> Iterator[Report | Remark]:
-        """Each report that differs from the one before, and remarks, until something is wrong.
+    def follow(self) -> Iterator[Report | Notice]:
+        """Yields each report that differs from the one before, and notices, until an error.
 
-        With `is_once` until one round is over. Raises: VerificationError, its kind StaleError and
+        Ends after one round with `is_once`. Raises: VerificationError, its kind StaleError and
         MalformedError, with the evidence saved; RejectedError for a refused token; OSError; with
         `is_once` also UnavailableError.
         """
@@ -136,7 +136,7 @@ class MonitorLoop:
         except (VerificationError, MalformedError) as error:
             raise self._with_evidence_saved(error) from error
         finally:
-            # A full disk must not hide a verdict. What isn't kept is fetched again.
+            # A full disk must not hide a verdict. What is not saved is fetched again.
             with suppress(OSError):
                 self._save()
 
@@ -145,7 +145,7 @@ class MonitorLoop:
         for peer in (self._log, *(peer for _, peer in self._sites)):
             peer.transport.close()
 
-    def _round(self) -> Iterator[Report | Remark]:
+    def _round(self) -> Iterator[Report | Notice]:
         try:
             yield from self._ask_log()
             for site, peer in self._sites:
@@ -154,21 +154,21 @@ class MonitorLoop:
             if self._settings.is_once:
                 raise
             self._back_off(self._log, error)
-            yield Remark(self._log.name, str(error))
+            yield Notice(self._log.name, str(error))
         else:
             self._log.failures = 0
             self._answered_at_unix_s = self._now()
         self._save()
         report = self._monitor.report
-        if report is not None and report != self._told:
-            self._told = report
+        if report is not None and report != self._last_report:
+            self._last_report = report
             yield report
         self._monitor.check_fresh(self._now(), unanswered_since_unix_s=self._unanswered_since)
 
-    def _ask_log(self) -> Iterator[Remark]:
-        remark = self._run(self._log, self._monitor.follow(self._now()))
-        if remark is not None:
-            yield Remark(self._log.name, remark)
+    def _ask_log(self) -> Iterator[Notice]:
+        notice = self._run(self._log, self._monitor.fetch_head(self._now()))
+        if notice is not None:
+            yield Notice(self._log.name, notice)
         bundles = 0
         started_s = self._environment.clocks.monotonic_s()
         while self._monitor.has_work:
@@ -183,33 +183,36 @@ class MonitorLoop:
             if bundles % BUNDLES_PER_SAVE == 0:
                 self._save()
 
-    def _ask_witness(self, site: WitnessSite, peer: "_Peer") -> Iterator[Remark]:
-        """Hold what a witness shows against the log. Raises: UnavailableError for the log."""
+    def _ask_witness(self, site: WitnessSite, peer: "_Peer") -> Iterator[Notice]:
+        """Check the head that a witness shows. Raises: UnavailableError for the log."""
         if peer.failures and self._now() < peer.resumes_at_unix_s:
             return
         try:
-            head = self._run(peer, self._monitor.fetch_from(site))
+            head = self._run(peer, self._monitor.fetch_witness_head(site))
         except UnavailableError as error:
             self._back_off(peer, error)
-            remark = str(error)
+            notice = str(error)
         else:
             peer.failures = 0
-            remark = "it has cosigned nothing of this log"
+            notice = "it has cosigned nothing of this log"
             if head is not None:
-                remark = self._run(self._log, self._monitor.compare(site, head, self._now())) or ""
-        if remark != peer.last_remark:
-            peer.last_remark = remark
-            yield Remark(site.name, remark or "it answers again")
+                notice = (
+                    self._run(self._log, self._monitor.check_witness_head(site, head, self._now()))
+                    or ""
+                )
+        if notice != peer.last_notice:
+            peer.last_notice = notice
+            yield Notice(site.name, notice or "it answers again")
 
     def _run(self, peer: "_Peer", plan: Plan[T]) -> T:
-        """Run a plan against one peer. Raises: what the plan does."""
+        """Run a plan against one peer. Raises: what the plan raises."""
         try:
             return peer.driver.run(plan)
         except MalformedError as error:
             raise MalformedError(f"{peer.name}: {error}") from error
 
     def _peer(self, name: str, url: str, *, token: str | None) -> "_Peer":
-        """Raises: ValueError for an address that is none."""
+        """The log or a witness at an address. Raises: ValueError for an invalid address."""
         endpoint = parse_endpoint(url, token=token, timeout_s=self._settings.timeout_s)
         transport = Transport(endpoint)
         driver = Driver(
@@ -230,7 +233,7 @@ class MonitorLoop:
         return self._last_answer
 
     def _back_off(self, peer: "_Peer", error: UnavailableError) -> None:
-        """Wait longer each time, and as long as the other side asks for, within reason."""
+        """Wait longer after each failure, and as long as Retry-After says, up to BACKOFF_MAX_S."""
         interval_s = self._settings.interval_s
         peer.failures += 1
         limit_s = max(interval_s, BACKOFF_MAX_S)
@@ -240,10 +243,10 @@ class MonitorLoop:
         peer.resumes_at_unix_s = self._now() + wait_s
 
     def _wait_s(self) -> float:
-        """Until the next round."""
+        """The wait until the next round."""
         now = self._now()
         if self._log.failures:
-            # Not beyond the moment at which silence becomes staleness.
+            # Not beyond the moment at which the log becomes stale.
             stale_at = self._monitor.stale_at_unix_s(
                 now, unanswered_since_unix_s=self._unanswered_since
             )
@@ -270,7 +273,7 @@ class MonitorLoop:
     def _with_evidence_saved(
         self, error: VerificationError | MalformedError
     ) -> VerificationError | MalformedError:
-        """The same error, saying where its evidence lies."""
+        """The same error, with the place of its evidence in the message."""
         if isinstance(error, VerificationError):
             evidence = dict(error.evidence)
         else:
@@ -295,4 +298,4 @@ class _Peer:
     driver: Driver
     failures: int = 0
     resumes_at_unix_s: float = 0.0
-    last_remark: str = ""
+    last_notice: str = ""

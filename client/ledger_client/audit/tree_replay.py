@@ -1,21 +1,20 @@
-"""A log's tree, rebuilt by a reader from the entries themselves. No I/O.
+"""Rebuilds a log's tree from its entries and checks each entry. No I/O.
 
-Bundle after bundle is fetched and appended to a frontier, and the frontier is held against the
-tiles of an accepted head, which were held against its root. So the tree that the log signed is the
-tree of these entries, of all of them and in this order, and a bundle that is not of it is named.
+Bundle after bundle is fetched and appended to a frontier. The frontier is compared with the tiles
+of an accepted head, which were checked against its root. So the signed tree is the tree of exactly
+these entries in this order, and a bundle that is not of it is named.
 
-A `ReplayState` is all that is kept between runs: the frontier before the bundle that is still open,
-at most 63 hashes however large the log. Full bundles are fetched once; the open one is
-fetched whole each time that it has grown.
+A `ReplayState` is all that is kept between runs: the frontier before the open bundle, at most 63
+hashes however large the log. A full bundle is fetched once, the open one each time it has grown.
 
-An entry that is in the tree is then held against what an honest log never commits to:
+Each entry of the tree is then checked for what an honest log never commits to:
 
-* It is a leaf: an event within its limits, in its one form (`parse_leaf`).
+* It is a leaf: an event within its limits, in canonical form (`parse_leaf`).
 * It was not received before the entry in front of it.
-* Its id is that of no other of the last `ids_max` entries that this object has seen.
+* Its id differs from those of the last `ids_max` entries that this object has seen.
 
 An id that was used longer ago, or before a restart, is not noticed: that takes an index of all ids.
-Nor does any of this say that what an event tells is true, or that nothing was kept from the log.
+None of this shows that an event is true, or that every event reached the log.
 """
 
 from collections.abc import Sequence
@@ -42,23 +41,23 @@ from ledger_core.tlog.tree import Frontier, Node, decompose
 
 IDS_MAX = 100_000
 TOKEN_REFUSED_STATUSES = frozenset({401, 403})
-"""What says something about who asks, and nothing about the entries."""
+"""Refusals of the token, which show nothing about the entries."""
 
 
 class ReplayState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is left to keep of a tree that was rebuilt up to the bundle that is still open."""
+    """The state of a tree that was rebuilt up to the bundle that is still open."""
 
     size: int = 0
     """The entries before that bundle: a multiple of 256."""
     hashes: tuple[bytes, ...] = ()
-    """Those of `decompose(0, size)`."""
+    """The hashes of the nodes `decompose(0, size)`."""
     received_time: str = ""
-    """When the last of these entries was received."""
+    """The receipt time of the last of these entries."""
     entries_checked: int = 0
-    """All entries checked; those from `size` on come again with their bundle."""
+    """The number of entries checked; those from `size` on are fetched again with their bundle."""
 
     def frontier(self) -> Frontier:
-        """The frontier. Raises: ValueError when these are not the parts of one."""
+        """The frontier. Raises: ValueError when size, hashes and count don't fit each other."""
         if self.size % TILE_WIDTH or not 0 <= self.entries_checked - self.size < TILE_WIDTH:
             raise ValueError(
                 f"{self.entries_checked} entries can't have been checked with"
@@ -70,12 +69,12 @@ class ReplayState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class TreeReplay:
     """Rebuilds the tree of one log, a bundle at a time. Mutable; one reader's."""
 
-    def __init__(self, kept: ReplayState, *, ids_max: int = IDS_MAX) -> None:
-        """Raises: ValueError when `kept` is none that an object of this class gave."""
-        self._frontier = kept.frontier()  # Of the full bundles.
-        self._received_time = kept.received_time
-        self._entries_checked = kept.entries_checked
-        self._is_kept_checked = False  # Whether the frontier was held against any head yet.
+    def __init__(self, state: ReplayState, *, ids_max: int = IDS_MAX) -> None:
+        """Continue from a saved state. Raises: ValueError for an inconsistent one."""
+        self._frontier = state.frontier()  # Of the full bundles.
+        self._received_time = state.received_time
+        self._entries_checked = state.entries_checked
+        self._is_start_checked = False  # Whether the loaded frontier was compared with a head.
         self._ids: dict[str, int] = {}  # The newest last.
         self._ids_max: Final = ids_max
         self._tree: _Tree | None = None
@@ -86,8 +85,8 @@ class TreeReplay:
         return self._entries_checked
 
     @property
-    def kept(self) -> ReplayState:
-        """What another object of this class can go on from."""
+    def state(self) -> ReplayState:
+        """The state from which another replay can continue."""
         return ReplayState(
             size=self._frontier.size,
             hashes=self._frontier.hashes,
@@ -96,11 +95,11 @@ class TreeReplay:
         )
 
     def check_next(self, head: VerifiedHead) -> Plan[None]:
-        """Fetch the next bundle that isn't checked to its end, and check it.
+        """Fetch and check the next bundle that has unchecked entries.
 
         Preconditions: `head` was accepted, as was every head given before, and its tree has entries
         that are not checked. Raises: VerificationError with the head, the tiles and the bundle;
-        MalformedError when what was kept is of no such tree; RejectedError for a refused token.
+        MalformedError when the loaded state is not of this tree; RejectedError for a refused token.
         """
         first = self._frontier.size
         index = first // TILE_WIDTH
@@ -128,16 +127,16 @@ class TreeReplay:
             tree = _Tree(head, index, known={} if tree is None else tree.tiles)
             yield from tree.load(self._frontier)
             self._tree = tree
-        if not self._is_kept_checked and not tree.has(self._frontier):
+        if not self._is_start_checked and not tree.has(self._frontier):
             raise MalformedError(
                 f"the hashes kept of the first {self._frontier.size} entries are not of this log:"
                 " the files of the state were damaged or mixed up; begin again with new ones"
             )
-        self._is_kept_checked = True
+        self._is_start_checked = True
         return tree
 
     def _check_leaves(self, first: int, leaves: Sequence[bytes]) -> str:
-        """What entries say that are in the tree; when the last one was received."""
+        """Check entries that are in the tree. Returns the receipt time of the last."""
         received_time = self._received_time
         for leaf_index, leaf in enumerate(leaves, first):
             try:
@@ -146,7 +145,7 @@ class TreeReplay:
                 raise VerificationError(f"the log committed to entry {leaf_index}: {error}") from (
                     error
                 )
-            # Both are in their one form, in which texts are ordered as times are.
+            # Both times are canonical text, which sorts as the times do.
             if parsed.received.time < received_time:
                 raise VerificationError(
                     f"entry {leaf_index} was received at {parsed.received.time}, and the one"
@@ -183,7 +182,7 @@ class _Tree:
         return self._tree.tiles
 
     def reaches(self, head: VerifiedHead, index: int) -> bool:
-        """Whether a bundle can be checked against this head without another tile."""
+        """Whether the loaded tiles suffice to check a bundle against this head."""
         return head.checkpoint == self._head.checkpoint and index in self._bundles
 
     def load(self, frontier: Frontier) -> Plan[None]:
@@ -194,12 +193,12 @@ class _Tree:
         yield from self._authenticate(tuple(nodes))
 
     def has(self, frontier: Frontier) -> bool:
-        """Whether the tree begins with these leaves. Precondition: `load` was told of the size."""
+        """Whether the tree begins with these leaves. Precondition: `load` covered the size."""
         nodes = decompose(0, frontier.size)
         return frontier.hashes == tuple(self._tree.hash(node) for node in nodes)
 
     def load_leaves(self, start: int, end: int) -> Plan[tuple[Hash, ...]]:
-        """The leaf hashes [start, end). Raises: VerificationError when the log has none to show."""
+        """The leaf hashes [start, end). Raises: VerificationError when the log shows none."""
         nodes = tuple(Node(0, index) for index in range(start, end))
         yield from self._authenticate(nodes)
         return tuple(self._tree.hash(node) for node in nodes)
@@ -237,7 +236,7 @@ class _Tree:
 
 
 def _decode(ref: TileRef, bundle: bytes) -> list[bytes]:
-    """The entries of a bundle, cut to its width: a full one may come in place of a partial one."""
+    """The entries of a bundle, cut to its width, for a log may send the full one instead."""
     try:
         leaves = decode_bundle(bundle)[: ref.width]
     except MalformedError as error:
@@ -248,9 +247,9 @@ def _decode(ref: TileRef, bundle: bytes) -> list[bytes]:
 
 
 def _explain(tree: _Tree, first: int, hashes: Sequence[Hash]) -> Plan[str]:
-    """Which of the entries is not the one that the log committed to.
+    """The message that names the entry to which the log did not commit.
 
-    It takes a tile more. A log that has been found out can't undo that by not showing it.
+    This fetches one more tile. The verdict stands even if the log withholds that tile.
     """
     end = first + len(hashes)
     try:

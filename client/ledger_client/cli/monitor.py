@@ -6,12 +6,12 @@ import click
 import msgspec
 
 from ledger_client.audit.monitor import Report
-from ledger_client.audit.monitor_dir import MonitorFolder
+from ledger_client.audit.monitor_dir import MonitorDir
 from ledger_client.audit.monitor_loop import (
     INTERVAL_S,
     STALE_AFTER_S,
     MonitorLoop,
-    Remark,
+    Notice,
     Settings,
 )
 from ledger_client.cli.client_options import read_token, token_options
@@ -88,7 +88,7 @@ def command(
         asks_witnesses=ask_witnesses,
     )
     policy = parse_policy(policy_file.read_bytes())
-    with MonitorFolder(folder, policy=policy) as opened:
+    with MonitorDir(folder, policy=policy) as opened:
         try:
             follower = MonitorLoop(
                 url,
@@ -108,9 +108,9 @@ def command(
             follower.close()
 
 
-def _print(said: Report | Remark, *, as_json: bool) -> None:
-    if isinstance(said, Remark):
-        note(f"{said.about}: {said.text}")
+def _print(said: Report | Notice, *, as_json: bool) -> None:
+    if isinstance(said, Notice):
+        note(f"{said.source}: {said.text}")
     elif as_json:
         click.echo(msgspec.json.encode(_fields(said)))
     else:
