@@ -18,6 +18,7 @@ async_transport   requests over aiohttp; transport: over http.client
 async_driver      runs plans; driver: generated from it
 async_client      the public methods; client: generated from it
 ids, mark_private, fork_safe_masking   what events need before they are sent
+extras            the optional dependencies, and the message without one
 
 recording         the recorder: events from an application, by way of a spool on disk
 integrations      the recorder in web frameworks and task queues
@@ -92,10 +93,6 @@ _NAMES = {
     "ledger_core.event.model": "EventError",
     "ledger_core.tlog.errors": "MalformedError UnavailableError VerificationError",
     "ledger_core.tlog.trust": "ConsistencyProof TrustedLog",
-}
-_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
-
-__all__ = sorted(_MODULES)  # noqa: PLE0605 - a list: the names of the table
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -7,13 +7,8 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from io import BytesIO
 from typing import Final
 
-try:
-    import aiohttp
-    from yarl import URL
-except ImportError as error:
-    raise ImportError(
-        "the asynchronous client needs aiohttp: pip install 'witnessed-ledger-client[async]'"
-    ) from error
+import aiohttp
+from yarl import URL
 
 from ledger_client.messages import STREAM_SILENCE_S, Endpoint, Request, Response
 from ledger_client.responses import GOOD_STATUSES, check_status
