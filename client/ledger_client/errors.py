@@ -1,10 +1,10 @@
-"""What a call can end in beside its result, by whose fault it is.
+"""The errors that calls raise, by whose fault it is.
 
-RejectedError       the ledger refuses what was asked: the caller's mistake (a ValueError)
+RejectedError       the ledger refuses the request: the caller's mistake (a ValueError)
 MalformedError      the answer is not the format (ledger_core.tlog.errors)
 VerificationError   the answer is well-formed and untrue (ledger_core.tlog.errors)
 UnavailableError    no answer now; worth trying again (ledger_core.tlog.errors)
-UnsettledError      the same for an append, with what to append again
+UnsettledError      the same for an append, with the events to append again
 """
 
 from ledger_client.results import Receipt, Rejected
@@ -15,21 +15,21 @@ from ledger_core.tlog.errors import UnavailableError
 
 
 class RejectedError(ValueError):
-    """The ledger, or the check before sending, refuses what was asked; again won't help."""
+    """The ledger, or the check before sending, refuses a request; retrying does not help."""
 
     def __init__(self, problem: Problem) -> None:
-        """The message says field and detail; the whole document stays in `problem`."""
+        """The message has field and detail; `problem` has the whole document."""
         said = problem.detail or problem.title or f"status {problem.status}"
         super().__init__(f"{problem.field}: {said}" if problem.field else said)
         self.problem = problem
 
 
 class UnsettledError(UnavailableError):
-    """The ledger did not say what became of some events: they may be in it or not.
+    """An append got no answer, so some events may be in the ledger or not.
 
-    `results` are the outcomes of the requests before, `unsettled` the events of the one that failed
-    (but for those that the client itself refused), with their ids and times: appending them again
-    is safe, and what was stored comes back as a duplicate. Events after these were not read.
+    `results` are the outcomes of the requests before. `unsettled` are the events of the failed
+    request, without those that the client itself refused, with their ids and times. Appending them
+    again is safe: stored ones come back as duplicates. Events after these were not read.
     """
 
     def __init__(

@@ -1,12 +1,11 @@
-"""Taking secrets out of events, in a process that forks and that ends.
+"""Makes masking safe in a process that forks, and when the interpreter exits.
 
-RE2 takes locks of its own and lets other threads run while it looks at a text. That has to be kept
-from two moments in the life of a process:
+RE2 takes locks of its own and releases the GIL while it scans a text. Two moments are dangerous:
 
-* A fork in the middle copies a lock that is held. The child compiles everything anew.
-* A thread that is still inside when the interpreter ends is unwound by force when it comes back,
-  which C++ answers with `abort()`. So a thread enters only while it holds a lock that the main
-  thread takes at the end, and threads that would still enter wait, as a rule until they are gone.
+* A fork during a scan copies a lock that is held. The child compiles all patterns anew.
+* If the interpreter exits while a thread scans, Python unwinds that thread by force when it
+  returns, and C++ calls `abort()`. So each scan holds a lock that the main thread takes at exit;
+  threads that would scan later wait for it, usually until they end.
 """
 
 import atexit
@@ -18,14 +17,14 @@ from ledger_client.plans.append import Mask
 from ledger_core.event.secrets.re2_sets import forget_compiled
 
 END_WAIT_S: Final = 1.0
-"""A thread may be waited for at the end by somebody who registered that earlier than we did."""
+"""Bounded, for an exit handler that runs after this one may itself wait for such a thread."""
 
-# Reentrant, for a signal handler may record in the middle of a recording.
+# Reentrant: a signal handler may record during a recording.
 _inside = threading.RLock()
 
 
 def guarded(mask: Mask) -> Mask:
-    """The mask, for any thread at any time."""
+    """The mask, safe in any thread at any time."""
 
     def masked(event: dict[str, Any]) -> dict[str, Any]:
         lock = _inside
@@ -40,7 +39,7 @@ def guarded(mask: Mask) -> Mask:
 
 
 def _after_fork_in_child() -> None:
-    global _inside  # noqa: PLW0603 - a thread that isn't here may hold the one that was copied
+    global _inside  # noqa: PLW0603 - a thread of the parent may hold the copied lock
     _inside = threading.RLock()
     forget_compiled()
 

@@ -13,14 +13,14 @@ _DRAWN_AT_ONCE = 64
 def new_event_id() -> str:
     """A fresh event id, a UUID of version 7.
 
-    For an event that must not be stored twice even when this process dies before it hears that it
-    was stored: make the id, keep it with the event, append with it as often as it takes.
+    For an event that must not be stored twice even if this process dies before it gets the answer:
+    make the id, save it with the event, and append with it until that succeeds.
     """
     return format_uuid7(unix_ms=time.time_ns() // _NS_PER_MS, random=_draw())
 
 
-# Asking the system each time takes as long as all the rest of an id. Taking one from a deque is
-# atomic, so neither two threads nor a signal handler get the same; a forked child must begin anew.
+# A system call for each id would double its cost. `deque.pop` is atomic, so neither two threads nor
+# a signal handler get the same bytes; a forked child draws its own.
 _drawn: deque[bytes] = deque()
 
 

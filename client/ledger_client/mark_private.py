@@ -1,4 +1,4 @@
-"""Marking what the law may require to be erased."""
+"""Marks values of events that the law may require to be erased."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ def private(value: Any, subject: str) -> Any:
 
         ledger.append({…, "context": {"patient": private({"name": name}, subject="u_12345")}})
 
-    `value` is any JSON value of up to 16 KiB; it may stand in `context` and `changes`, and as a
-    text in `reason`, `source.user_agent` and the names of actor and targets. `subject` is whose it
-    is: an id, for it will be in the log when it is erased, and everything that is private of one
-    subject is erased at once.
+    `value` is a JSON value of up to 16 KiB, anywhere in `context` and `changes`, or a string in
+    `reason`, `source.user_agent` and the names of actor and targets. `subject` names the person
+    whose value it is, by an id: it is logged when the value is erased. All private values of one
+    subject are erased together.
     """
     return Private(value, subject)

@@ -1,19 +1,18 @@
-"""The accepted head on disk, so that a client that starts again still knows its log.
+"""The file that keeps the accepted head, so that a restarted client still knows its log.
 
     {"version": 1,
      "log_keys": ["example.com/audit+1c2d3e4f+AYKW0zR…"],
      "checkpoint": "example.com/audit\\n1024\\n…\\n\\n— example.com/audit …\\n"}
 
-* `log_keys` are those of the policy that the user configured. A file for other keys is refused:
-  what the server says about itself is never asked.
+* `log_keys` are the keys in the policy that the user configured. A file for other keys is refused;
+  the server is never asked for its keys.
 * The checkpoint is checked again whenever the file is read (`trust.check_anchor`).
-* A file is replaced whole: written beside itself, synced, renamed, and the folder synced. Readers
-  see the old head or the new one, and so does the client after a crash.
+* The file is replaced atomically: readers see the old head or the new one, also after a crash.
 * It is written at most once a second, and at `close()`. After a crash it may be a second old, and
-  several clients may share it and overwrite each other's: any head that was once accepted is a
-  sound anchor, for later heads must be proven to extend it.
-* Evidence of a lie is saved in a folder beside it, `FILE.evidence/NAME/`, one file for each part.
-  NAME comes from the content, so the same lie is saved once.
+  clients that share it overwrite each other's head. Both are sound: any accepted head is an anchor,
+  since later heads must be proven to extend it.
+* Evidence of an untrue answer is saved in a folder beside it, `FILE.evidence/NAME/`, one file for
+  each part. NAME is a hash of the content, so the same evidence is saved once.
 """
 
 import os
@@ -34,7 +33,7 @@ STATE_VERSION = 1
 STATE_BYTES_MAX = 1 << 20
 SAVE_INTERVAL_S = 1.0
 EVIDENCE_FOLDERS_MAX = 100
-"""A server that lies all day must not fill the client's disk."""
+"""A server that answers falsely all day must not fill the client's disk."""
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -68,10 +67,10 @@ class StateFile:
         self._saved_at_s: float | None = None  # Guarded by _lock.
 
     def load(self) -> str | None:
-        """The signed note kept, checked; None when there is no file yet.
+        """The saved note, checked; None when there is no file yet.
 
         Raises: ValueError when it belongs to another log; MalformedError, VerificationError when
-        it isn't what a client wrote; OSError. Each message names the file.
+        no client wrote the file; OSError. Each message names the file.
         """
         try:
             with self.path.open("rb") as file:
@@ -98,7 +97,7 @@ class StateFile:
         return state.checkpoint
 
     def is_due(self, note: str) -> bool:
-        """Whether `save` is worth calling: another head, and a second since the last one."""
+        """Whether `save` is due: another head, and a second since the last save."""
         with self._lock:
             if note == self._saved:
                 return False
@@ -119,7 +118,7 @@ class StateFile:
             self._saved_at_s = self._monotonic_s()
 
     def save_evidence(self, evidence: Mapping[str, bytes]) -> Path | None:
-        """The folder that holds this evidence from now on; None when there are too many.
+        """Save evidence. Returns its folder, or None when there are too many.
 
         Raises: OSError.
         """

@@ -1,7 +1,7 @@
-"""Taking an export: is the file whole? It has its name only when it is.
+"""Checks while an export is received that its file is complete.
 
-The bytes go by; at the end the trailer, its last line, must fit what went by before it. Evidence
-has a manifest inside instead, and is verified as a whole by `ledger verify`.
+At the end the trailer, the last line, must match the bytes before it. Evidence has a manifest
+instead, which `ledger verify` checks. The entries of an export are not verified here.
 """
 
 import csv
@@ -31,13 +31,13 @@ ZIP_END_BYTES: Final = 22
 
 
 def export_request(query: str, *, format: Format, order: Order) -> Request:  # noqa: A002 - its name
-    """What to ask for."""
+    """The request for an export."""
     given = urlencode({"q": query, "format": format, "order": order})
     return Request(target=f"/v1/export?{given}", accept="*/*")
 
 
 class ExportVerifier:
-    """What went by of one file. Mutable."""
+    """Checks one file against its trailer as its bytes are received. Mutable."""
 
     def __init__(self, format: Format) -> None:  # noqa: A002 - the parameter's name
         self._format: Final = format
@@ -47,14 +47,14 @@ class ExportVerifier:
         self._bytes = 0
 
     def feed(self, piece: bytes) -> None:
-        """Take note of what is written to the file. Raises: MalformedError."""
+        """Count and hash the next bytes of the file. Raises: MalformedError."""
         self._bytes += len(piece)
         if self._format == "evidence":
             self._sha256.update(piece)
             self._held = (self._held + piece)[-ZIP_END_BYTES:]
             return
         held = self._held + piece
-        # The last line is held back: it may be the trailer, which doesn't cover itself.
+        # The last line is held back: it may be the trailer, which does not cover itself.
         end = held.rfind(b"\n", 0, -1) + 1
         self._sha256.update(held[:end])
         self._lines += held.count(b"\n", 0, end)
@@ -63,7 +63,7 @@ class ExportVerifier:
             raise MalformedError(f"a line of the export is longer than {LINE_BYTES_MAX} bytes")
 
     def finish(self) -> Exported:
-        """The file is whole. Raises: MalformedError when it isn't."""
+        """The result for a complete file. Raises: MalformedError for an incomplete one."""
         sha256 = self._sha256.hexdigest()
         if self._format == "evidence":
             if not self._held.startswith(ZIP_END):
@@ -97,7 +97,7 @@ class ExportVerifier:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A new file beside this path, which takes its place when the block ends without an error."""
+    """A new file that replaces the one at this path when the block ends without an error."""
     target = Path(path)
     part = target.with_name(f"{target.name}.part")
     try:

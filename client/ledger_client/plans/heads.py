@@ -25,7 +25,7 @@ from ledger_core.tlog.trust import ConsistencyProof, TrustedLog, check_consisten
 
 CHECKPOINT_REQUEST = Request(target="/checkpoint", accept="text/plain", answer_bytes_max=1 << 20)
 PROOF_REFUSED_STATUSES = frozenset({400, 404, 409, 422})
-"""What says that there is no such proof, where a 401 would say nothing about the tree."""
+"""Refusals that mean there is no such proof; a 401 says nothing about the tree."""
 
 
 class Heads:

@@ -1,9 +1,8 @@
-"""Reading entries back, without I/O: nothing is returned before its leaf is under an accepted head.
+"""Reads entries, without I/O. With `heads`, an entry is returned once its leaf is proven.
 
-A single event comes with its tlog-proof. Many are read as entry bundles, 256 to a request, along
-the published tree. What makes them true is the tree's own tiles: the tiles are held against the
-root of the accepted head, and each bundle's leaves against the tiles. A tile of level 1 has the
-roots of 256 bundles, so verifying 65,536 entries takes a tile or two more than reading them.
+A single event has a tlog-proof. Ranges are read as entry bundles of the published tree, 256
+entries a request (`BundleIterator`). The tree's tiles are checked against the root of the accepted
+head, and the leaves of each bundle against the tiles (`ledger_core.tlog.tiled_tree`).
 """
 
 import dataclasses
@@ -45,7 +44,7 @@ NOT_FOUND = 404
 def read_event(reference: int | str, *, heads: Heads | None) -> Plan[Entry]:
     """The event at an index, or with an id; verified when there are `heads`.
 
-    Raises: ValueError for what can be neither; VerificationError, MalformedError, RejectedError.
+    Raises: ValueError for another form; VerificationError, MalformedError, RejectedError.
     """
     reference = check_reference(reference)
     request = Request(target=f"/v1/events/{reference}{'' if heads is None else '?proof=1'}")
@@ -55,7 +54,7 @@ def read_event(reference: int | str, *, heads: Heads | None) -> Plan[Entry]:
 
     def evidence() -> dict[str, bytes]:
         if answer.private:
-            # Evidence is saved and handed on; private values are for neither.
+            # Evidence is saved and given to others, so it must hold no private values.
             return {"answer.json": msgspec.json.encode(replace(answer, private=()))}
         return {"answer.json": response.body}
 
@@ -77,11 +76,11 @@ def read_event(reference: int | str, *, heads: Heads | None) -> Plan[Entry]:
 
 
 def _private_values(leaf: bytes, openings: Sequence[Opening]) -> dict[str, Any]:
-    """The values that open commitments in a leaf. Raises: VerificationError."""
+    """The values by path, checked against the commitments in a leaf. Raises: VerificationError."""
     try:
         check_openings(msgspec.json.decode(parse_leaf(leaf).event_json), openings)
     except EventError as error:
-        # Without evidence, which would be the values.
+        # The evidence would be the private values.
         raise VerificationError(f"a private value is not what was committed to: {error}") from None
     return {opening.path: opening.value for opening in openings}
 
@@ -127,9 +126,9 @@ def prove_inclusion(
 
 
 class BundleIterator:
-    """A way through the entries [start, end) of the published tree, a bundle at a step.
+    """Iterates over the entries [start, end) of the published tree, a bundle at a step.
 
-    Mutable; one reader's. Made by `plan_walk`, it goes on with `next_entries` while `is_open`.
+    Mutable; owned by one reader. `plan_walk` makes it; call `next_entries` while `is_open`.
     """
 
     def __init__(self, *, start: int, end: int, tree_size: int, head: VerifiedHead | None) -> None:
@@ -183,7 +182,7 @@ class BundleIterator:
 
 
 def plan_walk(start: int, end: int | None, *, heads: Heads | None) -> Plan[BundleIterator]:
-    """A walk from `start` to `end`, or to the end of the tree that is published now.
+    """An iterator from `start` to `end`, or to the end of the tree that is published now.
 
     Raises: ValueError for a range that isn't within that tree.
     """
@@ -203,7 +202,7 @@ def plan_walk(start: int, end: int | None, *, heads: Heads | None) -> Plan[Bundl
 
 
 def fetch_bundle(ref: TileRef) -> Plan[bytes]:
-    """A bundle of these entries, or more; nothing of it is checked. Raises: RejectedError."""
+    """A bundle with at least these entries, unchecked. Raises: RejectedError."""
     return (yield from _fetch(ref, bytes_max=BUNDLE_BYTES_MAX))
 
 
@@ -214,7 +213,7 @@ def fetch_tile(ref: TileRef) -> Plan[bytes]:
 
 
 def _fetch(ref: TileRef, *, bytes_max: int) -> Plan[bytes]:
-    """A tile or bundle; the full one when a log no longer has it at this width.
+    """A tile or bundle; the full one if the log no longer has it at this width.
 
     Source: c2sp.org/tlog-tiles, "Partial Tiles".
     """
@@ -240,7 +239,7 @@ def make_entry(
     proof: Proof | None,
     because: tuple[str, ...] = (),
 ) -> Entry:
-    """What the ledger holds at an index. Raises: MalformedError for what is no leaf."""
+    """The entry that a leaf makes. Raises: MalformedError for bytes that are no leaf."""
     parsed = parse_leaf(leaf)
     return Entry(
         index=index,
@@ -254,7 +253,7 @@ def make_entry(
 
 
 def check_reference(reference: int | str) -> int | str:
-    """An index or a UUID in lower case. Raises: ValueError for what is neither."""
+    """An index, or an id in lower case. Raises: ValueError for anything else."""
     if isinstance(reference, int):
         return _check_number(reference)
     lowered = reference.lower()

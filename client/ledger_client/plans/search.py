@@ -1,8 +1,8 @@
-"""Searching, without I/O: pages of entries, each verified before it is returned.
+"""Searches, without I/O: pages of entries, each verified before it is returned.
 
-What is proved is each entry: that it is in the log, at its index. That a page has all that the
-query finds, and its counts, are the service's word; pages are held to what they say themselves, so
-nothing comes twice and the order is the one asked for.
+Each entry is proven to be in the log at its index. The service claims, without proof, that the
+entries match the query, that none is missing, and the counts. Pages are checked for their order, so
+no entry comes twice.
 """
 
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ from ledger_core.tlog.proof import parse_proof
 PAGE_EVENTS: Final = 100
 PAGE_EVENTS_MAX: Final = 1000
 PAGE_BYTES_MAX: Final = 256 << 20
-"""A thousand of the largest events, with their escapes and proofs."""
+"""The size of a page of a thousand of the largest events, with escapes and proofs."""
 
 Order = Literal["newest", "oldest"]
 Parameters = Mapping[str, str | int | None]
-"""Those of a query string; None leaves one out."""
+"""The parameters of a query string; one with the value None is left out."""
 
 
 def plan_page(
@@ -37,7 +37,7 @@ def plan_page(
     heads: Heads | None,
     after: int | None = None,
 ) -> Plan[Page]:
-    """A page of what is found; `after` is the index of the last event of the page before.
+    """A page of the events found; `after` is the index of the last event of the page before.
 
     Raises: VerificationError, MalformedError, RejectedError.
     """
@@ -87,9 +87,9 @@ def read_found(found: FoundEvent, *, heads: Heads | None) -> Plan[Entry]:
 
 
 class Search:
-    """A way through all that is found, a page at a step.
+    """Iterates over the events found, a page at a step.
 
-    Mutable; one reader's. It goes on with `next_page` while `is_open`.
+    Mutable; owned by one reader. Call `next_page` while `is_open`.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Search:
 
 
 def around_path(reference: int | str) -> str:
-    """The path of what happened around an event. Raises: ValueError."""
+    """The path of the events around an event. Raises: ValueError."""
     return f"/v1/events/{check_reference(reference)}/around"
 
 
@@ -145,9 +145,9 @@ def timeline_path(actor: str) -> str:
 
 
 def plan_seen(source: str, *, heads: Heads | None) -> Plan[Seen]:
-    """When an address or a network was first and last seen; both events verified with `heads`.
+    """The first and the last event from an address or a network, verified with `heads`.
 
-    The two are asked for again, with their proofs, from the log itself.
+    Both are read again from the log, with their proofs.
     Raises: VerificationError, MalformedError, RejectedError.
     """
     request = Request(

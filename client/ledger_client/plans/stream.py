@@ -1,8 +1,8 @@
-"""Following a stream of events, without I/O: lines in, entries out, and where to go on.
+"""Follows a stream of events, without I/O: lines in, entries out, and the index to resume at.
 
-A stream may end at any time: the service stops, a proxy has had enough. The follower then asks
-again from the index that it has reached, so nothing is missed and nothing comes twice. What it is
-shown is held against that place: an entry behind it is refused.
+A stream may end at any time, as when the service stops or a proxy times out. The client then
+requests it again from the index that it has reached, so no entry is missed and none comes twice. An
+entry before that index is refused.
 """
 
 from typing import Final
@@ -21,7 +21,7 @@ LINE_BYTES_MAX: Final = ANSWER_BYTES_MAX
 
 
 class LineSplitter:
-    """Cuts pieces into lines. Mutable."""
+    """Splits pieces of bytes into lines. Mutable."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -35,7 +35,7 @@ class LineSplitter:
 
 
 class EventStream:
-    """One follower's place in a log. Mutable; one reader's."""
+    """The position of one reader in a stream. Mutable."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class EventStream:
         retry: RetryPolicy,
         environment: Environment,
     ) -> None:
-        """From the entry at `start` on; None is what comes next."""
+        """Begins at the entry at `start`; None stands for the next new entry."""
         self._query: Final = query
         self._heads: Final = heads
         self._retry: Final = retry
@@ -55,7 +55,7 @@ class EventStream:
         self._attempts: Attempts | None = None  # Those since the last line.
 
     def request(self) -> Request:
-        """What to ask for, the first time and after each end."""
+        """The request for the stream, at first and after each end."""
         given: dict[str, str | int] = {"q": self._query}
         if self._next is not None:
             given["from"] = self._next
@@ -66,7 +66,7 @@ class EventStream:
         )
 
     def read(self, line: bytes) -> Plan[Entry | None]:
-        """The entry of a line, verified when that was asked for; None when it has none.
+        """The entry of a line, verified when there are `heads`; None for a line without one.
 
         Raises: VerificationError, MalformedError.
         """
