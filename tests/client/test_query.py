@@ -189,7 +189,7 @@ def test_a_tail_goes_on_after_a_restart_without_a_gap(tmp_path: Path) -> None:
     token = make_ledger(directory, origin="example.com/audit")
     found: list[Entry] = []
     enough = threading.Event()
-    retry = RetryPolicy(attempts_max=100, delay_base_s=0.05, delay_max_s=0.1)
+    retry = RetryPolicy(attempts_max=1000, delay_base_s=0.05, delay_max_s=0.1)
     with Service(directory, listen="127.0.0.1:0", flags=FLAGS) as service:
         url = service.url
         client = LedgerClient(url, token, policy=directory / "policy", retry=retry)
