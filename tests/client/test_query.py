@@ -25,6 +25,7 @@ from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.proof import format_proof
+from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.trust import TrustedLog
 from tests.client.conftest import FLAGS, Running
 from tests.client.hosts import Host, entries
@@ -235,15 +236,21 @@ def page_of(indices: list[int], **changes: Any) -> dict[str, Any]:
         "scanned": 0,
         "complete": True,
         "took_ms": 0.1,
-        "events": [
-            {
-                "index": index,
-                "leaf": LOG.leaves[index].decode(),
-                "proof": format_proof(LOG.proof(index, 30)),
-            }
-            for index in indices
-        ],
+        "events": list(map(found_event, indices)),
         **changes,
+    }
+
+
+def found_event(index: int) -> dict[str, Any]:
+    leaf = LOG.leaves[index]
+    parts = json.loads(leaf)
+    return {
+        "index": index,
+        "event": parts["event"],
+        "received": parts["received"],
+        "leaf_hash": format_base64(LOG.leaf_hashes[index]),
+        "leaf": leaf.decode(),
+        "proof": format_proof(LOG.proof(index, 30)),
     }
 
 
@@ -317,7 +324,7 @@ def test_a_page_that_repeats_the_one_before_is_refused() -> None:
         run(search.next_page(), page_of([20], cursor="a"))
 
 
-AMBIENCE = Environment(monotonic_s=lambda: 0.0, unix_s=lambda: 0.0, draw=lambda: 0.5)
+ENVIRONMENT = Environment(monotonic_s=lambda: 0.0, unix_s=lambda: 0.0, draw=lambda: 0.5)
 
 
 def make_tail(start: int | None = 0, *, verify: bool = True) -> EventStream:
@@ -326,12 +333,12 @@ def make_tail(start: int | None = 0, *, verify: bool = True) -> EventStream:
         start=start,
         heads=heads() if verify else None,
         retry=RetryPolicy(attempts_max=3),
-        environment=AMBIENCE,
+        environment=ENVIRONMENT,
     )
 
 
 def line(index: int, **changes: Any) -> bytes:
-    return msgspec.json.encode({**page_of([index])["events"][0], **changes})
+    return msgspec.json.encode({**found_event(index), **changes})
 
 
 def test_a_tail_asks_again_from_where_it_is() -> None:
@@ -349,7 +356,7 @@ def test_a_tail_that_goes_back_or_lies_is_refused() -> None:
     with pytest.raises(MalformedError, match="goes back"):
         run(tail.read(line(9)))
     with pytest.raises(MalformedError, match="goes back"):
-        run(tail.read(b'{"next":3}'))
+        run(tail.read(b'{"next":3,"tree_size":30}'))
     with pytest.raises(VerificationError):
         run(tail.read(line(12, leaf=LOG.leaves[13].decode())))
     with pytest.raises(MalformedError):
