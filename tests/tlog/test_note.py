@@ -22,7 +22,7 @@ from ledger_core.tlog.note import (
     parse_signature_line,
     verify_note,
 )
-from tests.tlog.make_texts import NOTE, VKEY
+from tests.tlog.vector_files import good_text
 
 TEXT = "example.com/audit\nand more\n"
 
@@ -43,11 +43,12 @@ notes = st.builds(Note, texts, st.lists(signatures, min_size=1, max_size=8).map(
 
 
 def test_the_example_of_the_specification_verifies() -> None:
-    note = parse_note(NOTE)
-    verifier = Verifier.parse(VKEY)
+    note = parse_note(good_text("note"))
+    vkey = good_text("vkey")
+    verifier = Verifier.parse(vkey)
     assert verify_note(note, [verifier]) == note.signatures
     assert note.text == "This is an example message.\n"
-    assert str(verifier) == VKEY
+    assert str(verifier) == vkey
     assert (verifier.name, verifier.key_id, verifier.algorithm) == (
         "example.com/foo",
         0x530D903A,

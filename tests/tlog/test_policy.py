@@ -20,7 +20,7 @@ from ledger_core.tlog.policy import (
     format_policy,
     parse_policy,
 )
-from tests.tlog.make_texts import POLICY
+from tests.tlog.vector_files import good_text
 
 ORIGIN = "example.com/audit"
 TIME = 1679315147
@@ -58,7 +58,7 @@ NESTED = policy_text("group x 2 w1 w2 w3\ngroup y any w4 w5\ngroup all-of all x 
 
 
 def test_a_policy_says_what_its_lines_say() -> None:
-    policy = parse_policy(POLICY.encode())
+    policy = parse_policy(good_text("policy").encode())
     assert [(log.verifier.name, log.url) for log in policy.logs] == [
         (ORIGIN, "https://log.example/")
     ]

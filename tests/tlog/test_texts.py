@@ -12,7 +12,7 @@ from ledger_core.tlog.note import format_note, parse_note
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.proof import format_proof, format_range_proof, parse_proof, parse_range_proof
 from ledger_core.tlog.tile import TileRef, parse_tile_path
-from tests.tlog.vector_files import read_vectors
+from tests.tlog.vector_files import read_texts
 
 FORMATS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], str]]] = {
     "vkey": (VerifierKey.parse, str),
@@ -23,9 +23,9 @@ FORMATS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], str]]] = {
     "tile_path": (parse_tile_path, lambda ref: TileRef(*ref).path),
 }
 
-ROWS = [(kind, row) for kind in FORMATS for row in read_vectors(kind)]
+ROWS = [(kind, row) for kind in FORMATS for row in read_texts(kind)]
 
-POLICIES = read_vectors("policy")
+POLICIES = read_texts("policy")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_each_policy_is_taken_or_refused_for_its_fault(row: dict[str, Any]) -> N
 @pytest.mark.parametrize("kind", ["note", "checkpoint", "proof", "range_proof"])
 def test_text_that_is_not_utf_8_is_refused(kind: str) -> None:
     parse, write = FORMATS[kind]
-    good = read_vectors(kind)[0]["text"].encode()
+    good = read_texts(kind)[0]["text"].encode()
     assert write(parse(good)).encode() == good
     with pytest.raises(MalformedError, match="UTF-8"):
         parse(good.replace(b"example", b"ex\xffample", 1))
