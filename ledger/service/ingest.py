@@ -30,6 +30,10 @@ from ledger_core.tlog.text import format_base64
 YIELD_EVERY: Final = 256
 """Events read before other requests get their turn: a few milliseconds of work."""
 
+RESERVED_PREFIX: Final = "ledger."
+CLIENT_PREFIXES: Final = ("ledger.recorder.", "ledger.syslog.")
+"""Reserved actions that clients log all the same: about their own losses."""
+
 
 class LogClock:
     """Microseconds since 1970 that never decrease, even if the system's clock is set back.
@@ -66,16 +70,17 @@ class IngestPipeline:
         self.reader: Final = reader
 
     async def append(
-        self, body: ParsedBody, *, by: str, tenant: str | None
+        self, body: ParsedBody, *, by: str, tenant: str | None, is_own: bool = False
     ) -> list[Result | Refused]:
         """Log the events of a body for the principal `by`; the outcome of each, in their order.
 
-        `tenant` is the only one whose events are accepted; None accepts all. The new events get
+        `tenant` is the only one whose events are accepted; None accepts all. With `is_own` the
+        service itself made the events, so their actions may be reserved ones. The new events get
         consecutive indices. They are durable when this returns.
         Raises: as `Sequencer.append`, with nothing kept; EventError when a body that should be one
         event isn't even JSON.
         """
-        reads = await self._read(body, tenant)
+        reads = await self._read(body, tenant, is_own=is_own)
         self._secret_filter.report()
         reads = await self._store_private(reads)
         # From here to the queue nothing is awaited; append() queues before it awaits.
@@ -95,14 +100,16 @@ class IngestPipeline:
         """The time of the log, in microseconds since 1970."""
         return self._clock.now()
 
-    async def _read(self, body: ParsedBody, tenant: str | None) -> list[ReadEvent | Refused]:
+    async def _read(
+        self, body: ParsedBody, tenant: str | None, *, is_own: bool
+    ) -> list[ReadEvent | Refused]:
         reads: list[ReadEvent | Refused] = []
         for start in range(0, len(body.raws), YIELD_EVERY):
             if start:
                 await asyncio.sleep(0)
             some = body.raws[start : start + YIELD_EVERY]
             reads += self._secret_filter.check(
-                [_read_one(body, bytes(raw), tenant) for raw in some]
+                [_read_one(body, bytes(raw), tenant, is_own=is_own) for raw in some]
             )
         return reads
 
@@ -128,17 +135,28 @@ def _refuse_error(read: ReadEvent | EventError) -> ReadEvent | Refused:
     return Refused(explain(read).problem) if isinstance(read, EventError) else read
 
 
-def _read_one(body: ParsedBody, raw: bytes, tenant: str | None) -> ReadEvent | Refused:
+def _read_one(
+    body: ParsedBody, raw: bytes, tenant: str | None, *, is_own: bool
+) -> ReadEvent | Refused:
     try:
         read = body.read(raw)
         if tenant is not None and read.event.tenant != tenant:
             raise _wrong_tenant(read.event.tenant)
+        if not is_own:
+            _check_action(read.event.action)
     except (EventError, ProblemError) as error:
         refused = explain(error).problem
         if not body.is_batch and refused.slug in ("not-json", "not-msgpack"):
             raise
         return Refused(refused)
     return read
+
+
+def _check_action(action: str) -> None:
+    if action.startswith(RESERVED_PREFIX) and not action.startswith(CLIENT_PREFIXES):
+        raise ProblemError(
+            "reserved-action", "only the service itself logs this action", field="action"
+        )
 
 
 def _wrong_tenant(got: str | UnsetType) -> ProblemError:

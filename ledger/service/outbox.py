@@ -12,11 +12,11 @@ import structlog
 
 from ledger.service.http.request_body import ParsedBody
 from ledger.service.ingest import IngestPipeline
+from ledger.service.token_admin import SERVICE_NAME
 from ledger.store.tokens import AccessStore
 from ledger_core.api import Refused
 from ledger_core.tlog.errors import UnavailableError
 
-BY: Final = "ledger"
 EVENTS_MAX: Final = 1000
 
 _log = structlog.get_logger("ledger.service")
@@ -48,7 +48,7 @@ class Outbox:
 
     async def _append(self, rows: Sequence[tuple[int, bytes]]) -> None:
         body = ParsedBody([event for _, event in rows], self._ingest.reader.read, is_batch=True)
-        outcomes = await self._ingest.append(body, by=BY, tenant=None)
+        outcomes = await self._ingest.append(body, by=SERVICE_NAME, tenant=None, is_own=True)
         logged: list[int] = []
         for (number, _), outcome in zip(rows, outcomes, strict=True):
             if isinstance(outcome, Refused):

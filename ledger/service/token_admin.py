@@ -1,11 +1,11 @@
-"""Making tokens in a ledger's folder; each change to a token is an event that the log takes in."""
+"""Making tokens in a ledger's folder; each change to a token is an event for the outbox."""
 
 import getpass
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -22,13 +22,18 @@ from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time
 from ledger_core.event.ids import format_uuid7
 
+SERVICE_NAME: Final = "ledger"
+"""The principal of the service's own events, which no token may be named after."""
+
 
 def make_token(
     directory: Path, *, name: str, scopes: tuple[TokenScope, ...], tenant: str | None
 ) -> str:
-    """Make a token in a ledger's folder. Raises: ValueError for a name that is taken or unfit."""
-    if not 0 < len(name) <= NAME_LENGTH_MAX:
-        raise ValueError(f"a name has 1 to {NAME_LENGTH_MAX} characters, got {len(name)}")
+    """Make a token in a ledger's folder.
+
+    Raises: ValueError for a name that is in use, too long, not printable, or the service's own.
+    """
+    _check_name(name)
     token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_SECRET_BYTES)
     created = unix_us()
     record = TokenRecord(
@@ -37,6 +42,15 @@ def make_token(
     with open_access(directory) as access:
         access.add(token, record, event=token_event("ledger.token.created", record, created))
     return token
+
+
+def _check_name(name: str) -> None:
+    if not 0 < len(name) <= NAME_LENGTH_MAX:
+        raise ValueError(f"a name has 1 to {NAME_LENGTH_MAX} characters, got {len(name)}")
+    if not name.isprintable() or name != name.strip():
+        raise ValueError("a name has printable characters alone, and no space at its ends")
+    if name.casefold() == SERVICE_NAME:
+        raise ValueError(f"the name {SERVICE_NAME} is the service's own in the log")
 
 
 @contextmanager
@@ -50,7 +64,7 @@ def open_access(directory: Path) -> Iterator[AccessStore]:
 
 
 def token_event(action: str, record: TokenRecord, unix_us: int) -> bytes:
-    """The audit event of a change to a token, for the log to take in."""
+    """The audit event of a change to a token."""
     event: dict[str, Any] = {
         "id": format_uuid7(unix_ms=unix_us // 1000, random=secrets.token_bytes(10)),
         "time": format_time(unix_us),

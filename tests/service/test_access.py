@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ledger.service.token_admin import make_token
 from ledger_core.event.canonical import parse_leaf
 from tests.service.check_log import check_ledger
 from tests.service.serving import QUICK, TOKENS, Ledger, event, make_ledger, serving, serving_new
@@ -142,6 +143,31 @@ def test_entries_can_be_public(tmp_path: Path) -> None:
         assert ledger.ask(f"/v1/events/{index}", token="append acme").status == 200
         bundle = ledger.ask(f"/tile/entries/000.p/{index + 1}", token=None)
         assert bundle.headers["Cache-Control"] == "public, max-age=60"
+
+
+@pytest.mark.parametrize(
+    "action", ["ledger.private.erased", "ledger.token.created", "ledger.x", "ledger.recorderx.y"]
+)
+def test_no_token_logs_an_action_of_the_service(shared_ledger: Ledger, action: str) -> None:
+    answer = shared_ledger.append(event(action=action), event())
+    refused, logged = answer.json()["results"]
+    assert refused["error"]["type"] == "/v1/problems#reserved-action"
+    assert refused["error"]["field"] == "action"
+    assert logged["duplicate"] is False
+
+
+@pytest.mark.parametrize(
+    "action", ["ledger.recorder.dropped", "ledger.syslog.datagrams_lost", "ledgers.closed"]
+)
+def test_clients_report_their_own_losses(shared_ledger: Ledger, action: str) -> None:
+    assert shared_ledger.append(event(action=action)).status == 200
+
+
+@pytest.mark.parametrize("name", ["", "x" * 257, "a\nb", "a\x1b[2Jb", " a", "ledger", "LEDGER"])
+def test_a_token_has_a_printable_name_that_is_not_the_services(tmp_path: Path, name: str) -> None:
+    make_ledger(tmp_path / "ledger")
+    with pytest.raises(ValueError, match="name"):
+        make_token(tmp_path / "ledger", name=name, scopes=("read",), tenant=None)
 
 
 def ledger_command(*arguments: str) -> str:

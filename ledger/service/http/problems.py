@@ -150,6 +150,11 @@ _TABLE: Final = {
             "A private value stands where none may stand, or does not open its commitment.",
         ),
         "repeated-key": ("Key repeated", "A key stands twice in one object."),
+        "reserved-action": (
+            "Reserved action",
+            "Actions that begin with `ledger.` are the service's own, except those with "
+            "which clients report their losses: `ledger.recorder.…` and `ledger.syslog.…`.",
+        ),
         "secret": (
             "Looks like a secret",
             "A value at `field` is a secret by `rule`: leave it out, or mask it.",

@@ -49,7 +49,7 @@ async def erase_subject(context: ServiceContext, request: web.BaseRequest) -> we
     erasure = await asyncio.to_thread(store.erase, erase.subject, event_json=read.event_json)
     parsed = ParsedBody([read.event_json], context.ingest.reader.read, is_batch=False)
     try:
-        (outcome,) = await context.ingest.append(parsed, by=token.name, tenant=None)
+        (outcome,) = await context.ingest.append(parsed, by=token.name, tenant=None, is_own=True)
     except UnavailableError:
         # The values are destroyed already, so the outbox must bring the event into the log.
         context.access.enqueue(read.event_json)
