@@ -211,3 +211,22 @@ def test_a_random_id_of_digits_alone_is_no_card_under_a_name_that_says_so(key: s
     assert _found(event_with(context={key: card})) == ()
     assert _found(event_with(context={key: f"{card} {card}"})) != ()
     assert _found(event_with(context={"paid_with": card})) != ()
+
+
+def test_headers_as_pairs_are_masked_and_lists_of_two_names_are_not() -> None:
+    headers = [["Host", "example.com"], ["Cookie", "sid=1"], ["X-Api-Key", "k"]]
+    assert mask(event_with(context={"headers": headers}))["context"]["headers"] == [
+        ["Host", "example.com"],
+        ["Cookie", {"masked": "cookie"}],
+        ["X-Api-Key", {"masked": "api-key"}],
+    ]
+    assert _found(event_with(context={"headers": headers}))[0].path == "context.headers[1][1]"
+    assert _found(event_with(context={"changed": ["password", "email"]})) == ()
+
+
+def test_a_mask_names_a_rule_or_is_a_secret_like_any_other() -> None:
+    rules = parse_rules("[[keys]]\nrule = 'door-code'\nnames = ['gate']")
+    masked = rules.mask(event_with(context={"gate": 1}))
+    assert masked["context"] == {"gate": {"masked": "door-code"}}
+    assert rules.find(masked) == ()
+    assert rules.find(event_with(context={"gate": {"masked": "1234"}})) != ()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ledger_core.event.secrets import Hit, default_rules, find, mask
-from ledger_core.event.secrets.scanner import TEXT_DEPTH_MAX, WORK_MAX, Work
+from ledger_core.event.secrets.walk import TEXT_DEPTH_MAX, WORK_MAX, Work
 from tests.secrets.events import event_with
 
 TOKEN = "gh" + "p_" + "a1B2" * 9
@@ -68,6 +68,10 @@ KINDS: dict[str, Callable[[int], str]] = {
     "URLs without an end": lambda n: "http://a:" * (n // 9),
     "harmless headers": lambda n: "bearer abcdefghijklmnopqrstuv " * (n // 30),
     "a long prefix": lambda n: f"bearer {'a' * n}",
+    "members in other text": lambda n: 'x "otp": null, ' * (n // 15),
+    "quotes": lambda n: '"otp"' * (n // 5),
+    "blanks after names": lambda n: ('"otp"' + " " * 500) * (n // 505),
+    "pairs in lists": lambda n: json.dumps([["otp", ""]] * (n // 12)),
     "parameters": lambda n: "?token=***" * (n // 10),
     "asterisks": lambda n: json.dumps({"password": "*" * n + "a"}),
 }

@@ -7,7 +7,8 @@ Its modules, in reading order:
 
     rules       the tables: names of keys, forms of tokens
     luhn        payment card numbers
-    scanner     applies the rules to an event, in linear time
+    walk        reads each key and text of one event, in linear time
+    scanner     the rules compiled, and the prefilter that spares most events the walk
     user_rules  a user's file, which adds rules and turns rules off
     re2_sets    patterns compiled by RE2, and what a fork requires of them
 """
@@ -16,8 +17,9 @@ from functools import lru_cache
 from typing import Any
 
 from ledger_core.event.secrets.rules import KEY_RULES, PATTERN_RULES, KeyRule, PatternRule
-from ledger_core.event.secrets.scanner import Hit, SecretRules
+from ledger_core.event.secrets.scanner import SecretRules
 from ledger_core.event.secrets.user_rules import parse_rules
+from ledger_core.event.secrets.walk import Hit
 
 __all__ = [
     "Hit",

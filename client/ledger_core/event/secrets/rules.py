@@ -28,12 +28,16 @@ class KeyRule(NamedTuple):
 
     `endings` may have other words before them, `names` are the whole key; digits and separators
     after either don't count. `of_texts`: only if the value is a text, or a list of texts.
+    `not_after`: letters before an ending that make it part of another word. `passes`: texts that
+    are no secret under such a name.
     """
 
     rule: str
     endings: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     of_texts: bool = False
+    not_after: str = ""
+    passes: Callable[[str], object] | None = None
 
 
 class PatternRule(NamedTuple):
@@ -48,8 +52,19 @@ def _listed(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(","))
 
 
+# `PWD` is also the working directory of a process.
+_is_path = re.compile(r"(?:~|[A-Za-z]:)?(?:[/\\][\w .@+-]*)+").fullmatch
+
 KEY_RULES: Final = (
-    KeyRule("password", endings=_listed("pass word, pass wd, pass phrase, pass code, pwd")),
+    KeyRule(
+        "password",
+        endings=_listed(
+            "pass word, pass wd, pass phrase, password confirmation, password confirm,"
+            "password repeat"
+        ),
+    ),
+    KeyRule("password", endings=("pass code",), not_after="m"),  # compass code
+    KeyRule("password", endings=("pwd",), passes=_is_path),
     KeyRule("password", names=("pass", "pw"), of_texts=True),
     KeyRule("private-key", endings=_listed("private key, private key pem, signing key")),
     KeyRule(
@@ -64,7 +79,8 @@ KEY_RULES: Final = (
         "token",
         endings=_listed(
             "access token, api token, auth token, authentication token, bearer token, bot token,"
-            "deploy token, id token, job token, oauth token, private token, refresh token,"
+            "csrf token, csrf middleware token, xsrf token, deploy token, id token, job token,"
+            "oauth token, private token, refresh token,"
             "registration token, reset token, security token, session token, vault token"
         ),
         names=("token", "jwt", "bearer"),
@@ -75,7 +91,8 @@ KEY_RULES: Final = (
         names=("otp", "totp", "backup codes"),
     ),
     KeyRule("authorization", endings=("authorization",), of_texts=True),
-    KeyRule("cookie", endings=("cookie", "cookies"), of_texts=True),
+    KeyRule("cookie", endings=("cookie", "cookies"), names=_listed("phpsessid, jsessionid")),
+    KeyRule("credentials", endings=("credentials",), of_texts=True),
     KeyRule("card-number", endings=_listed("card number, card no, cc number")),
     KeyRule("card-code", endings=_listed("cvv, cvc, card pin, card security code"), names=("pin",)),
 )
@@ -177,6 +194,10 @@ def _has_url_password(match: str) -> bool:
     return not is_placeholder(match.rpartition("@")[0].rpartition(":")[2])
 
 
+def _has_credential(match: str) -> bool:
+    return not is_placeholder(re.split("[ =:]", match)[-1])
+
+
 def _has_parameter(match: str) -> bool:
     return not is_placeholder(match.partition("=")[2])
 
@@ -206,8 +227,20 @@ PATTERN_RULES: Final[tuple[PatternRule, ...]] = (
         "url-secret",
         r"(?i)[?&;#\"](?:access_?token|refresh_?token|id_?token|auth_?token|token|api_?key|apikey"
         r"|pass(?:word|wd)?|pwd|secret|client_?secret|sig|signature|private_?token"
-        r"|x-(?:amz|goog|oss)-signature|x-amz-security-token|security-token)=[^\s\"&;#]+",
+        r"|x-(?:amz|goog|oss)-signature|x-amz-security-token|security-token"
+        r"|(?:csrf|xsrf|session|reset|verification|confirmation|invitation|login)_?token"
+        r"|sessionid|phpsessid|jsessionid)=[^\s\"&;#]+",
         _has_parameter,
     ),
+    _checked(
+        "authorization",
+        r"(?i)\bauthorization['\" ]{0,3}[:=][ '\"]{0,3}(?:token|api-?key|key|negotiate)[ =:]+"
+        r"[^\s'\",;]{6,}",
+        _has_credential,
+    ),
     PatternRule("card-number", CARD_PATTERN, has_card_number),
+)
+
+RULE_NAMES: Final = frozenset(
+    [*(each.rule for each in KEY_RULES), *(each.rule for each in PATTERN_RULES)]
 )

@@ -1,0 +1,290 @@
+"""The walk: reads each key and each text of an event, and copies the event without its secrets.
+
+The cost is linear in the length of the event, whatever is nested in it. Each value is visited once;
+whether it is harmless is computed once, from the leaves up. A text that is JSON itself is read once
+more, and so is JSON in a text of that, down to `TEXT_DEPTH_MAX`. Beyond this depth, or when the
+work for one event exceeds `WORK_MAX`, the text is masked as a whole by the rule `SCAN_LIMIT`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from ledger_core.event.secrets.luhn import is_card_number
+from ledger_core.event.secrets.rules import is_placeholder
+
+if TYPE_CHECKING:
+    from ledger_core.event.secrets.scanner import SecretRules
+
+KEY_SHOWN_CHARS_MAX: Final = 64
+PATH_SHOWN_CHARS_MAX: Final = 256
+SCAN_LIMIT: Final = "scan-limit"
+"""The rule of a text that nests too much JSON to be read to its end."""
+WORK_MAX: Final = 1 << 20
+"""Units of work for the JSON in the texts of one event: characters read, and `VALUE_WORK` a value.
+
+An event of 64 KB that has no JSON in its texts needs at most a half of this.
+"""
+VALUE_WORK: Final = 8
+TEXT_DEPTH_MAX: Final = 4
+"""JSON in a text in JSON in a text: so many levels of texts are read."""
+_DEPTH_MAX: Final = 64
+
+_RANDOM_ID_ENDINGS: Final = ("correlationid", "parentid", "requestid", "spanid", "traceid")
+_NOT_LETTERS: Final = re.compile(r"[^A-Za-z]")
+_is_hex_id = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}").fullmatch
+"""As W3C trace contexts have them."""
+
+_PAIR_NAMES: Final = ("name", "key", "path")
+_PAIR_VALUES: Final = ("value", "values", "before", "after")
+
+_is_commitment = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
+_find_members = re.compile(
+    r'"([^"\\{}\[\],:]{1,64})\\{0,7}"\s*:\s*(?:\\{0,7}"([^"\\]*)|([^\s"\\{}\[\],]+))'
+).finditer
+"""A member with a plain value in JSON that can't be decoded: it is cut short, or other text is
+before it. Its quotes may be escaped."""
+_ITEM: Final = re.compile(r"\[[0-9]+\]$")
+_FREE_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "": ("context",),
+    "changes": ("before", "after"),
+}
+"""The keys that hold any JSON, by the path of their object without its index."""
+
+_decode = msgspec.json.Decoder().decode
+
+
+class Hit(NamedTuple):
+    """A secret: the rule that it matches, and where it is: `changes[0].after.password`.
+
+    A key that is a secret itself is shown as `[key]`.
+    """
+
+    path: str
+    rule: str
+
+
+class Work:
+    """Counts the work of scanning one event: characters read, and `VALUE_WORK` for each value."""
+
+    __slots__ = ("done",)
+
+    def __init__(self) -> None:
+        self.done = 0
+
+
+class _LimitError(Exception):
+    """The JSON in a text nests too deep, or the work for this event is used up."""
+
+
+class Walk:
+    """Copies one document without its secrets, and collects the hits.
+
+    The document is an event (`text_depth` 0) or the JSON in one of its texts.
+    """
+
+    __slots__ = ("_harmless", "_rules", "_text_depth", "_work", "hits")
+
+    def __init__(self, rules: "SecretRules", work: Work, text_depth: int = 0) -> None:
+        self._rules = rules
+        self._work = work
+        self._text_depth = text_depth
+        self._harmless: dict[int, tuple[object, bool]] = {}
+        """By identity. The value is kept beside the answer, so that its id stays its own."""
+        self.hits: list[Hit] = []
+
+    def copy(self, value: Any, path: str, *, depth: int, is_free: bool) -> Any:
+        """`is_free`: an object may be put here, not only a text of the schema.
+
+        Raises: _LimitError inside the JSON of a text.
+        """
+        self._spend(VALUE_WORK)
+        if isinstance(value, str):
+            rule = self._text_rule(value)
+            return value if rule is None else self._hit(path, rule, is_free=is_free)
+        if isinstance(value, int):
+            if isinstance(value, bool) or not is_card_number(str(abs(value))):
+                return value
+            return self._hit(path, "card-number", is_free=is_free)
+        if not isinstance(value, Mapping | list | tuple):
+            return value
+        if depth > _DEPTH_MAX:
+            if self._text_depth:
+                raise _LimitError
+            return value  # No event nests so deep: it is refused later.
+        if isinstance(value, Mapping):
+            return self._copy_object(value, path, depth=depth, is_free=is_free)
+        if value and all(map(_is_pair, value)):
+            return [
+                self._copy_pair(item, f"{path}[{position}]", depth=depth + 1, is_free=is_free)
+                for position, item in enumerate(value)
+            ]
+        return [
+            self.copy(item, f"{path}[{position}]", depth=depth + 1, is_free=is_free)
+            for position, item in enumerate(value)
+        ]
+
+    def _copy_pair(self, pair: Any, path: str, *, depth: int, is_free: bool) -> Any:
+        """Copy a header as servers pass it, `["Cookie", "sid=1"]`, in a list of such pairs."""
+        rule = self._key_rule(*pair)
+        if rule is None:
+            return self.copy(pair, path, depth=depth, is_free=is_free)
+        return [pair[0], self._hit(f"{path}[1]", rule, is_free=is_free)]
+
+    def _copy_object(
+        self, value: Mapping[Any, Any], path: str, *, depth: int, is_free: bool
+    ) -> dict[Any, Any]:
+        copied: dict[Any, Any] = {}
+        pair_rule = self._pair_rule(value)
+        free_keys = () if is_free else _FREE_KEYS.get(_ITEM.sub("", path), ())
+        masked_keys = 0
+        for key, member in value.items():
+            if not isinstance(key, str):
+                copied[key] = member
+                continue
+            in_free = is_free or key in free_keys
+            kept, shown = key, key[:KEY_SHOWN_CHARS_MAX]
+            key_secret = self._text_rule(key)
+            if key_secret is not None:
+                shown = "[key]"
+                kept = base = f"masked.{key_secret}.name"
+                while kept in copied or kept in value:
+                    masked_keys += 1
+                    kept = f"{base}-" if masked_keys == 1 else f"{base}-{masked_keys}"
+                self.hits.append(Hit(_join(path, shown), key_secret))
+            at = _join(path, shown)
+            rule = self._key_rule(key, member)
+            if rule is None and pair_rule is not None and key.lower() in _PAIR_VALUES:
+                rule = None if self._is_harmless(member) else pair_rule
+            if rule is None and _is_random_id(key, member):
+                copied[kept] = member
+            elif rule is None:
+                copied[kept] = self.copy(member, at, depth=depth + 1, is_free=in_free)
+            else:
+                copied[kept] = self._hit(at, rule, is_free=in_free)
+        return copied
+
+    def _key_rule(self, key: str, value: object) -> str | None:
+        """Return the rule by which the value of this key is a secret."""
+        self._spend(len(key))
+        for rule in self._rules.key_rules(key):
+            passes = rule.passes and isinstance(value, str) and rule.passes(value)
+            if (
+                not passes
+                and not self._is_harmless(value)
+                and (not rule.of_texts or _is_text(value))
+            ):
+                return rule.rule
+        return None
+
+    def _pair_rule(self, value: Mapping[Any, Any]) -> str | None:
+        """Return the rule of `{"name": "password", "value": …}` and of a change at "/password"."""
+        members = {key.lower(): member for key, member in value.items() if isinstance(key, str)}
+        values = [members[key] for key in _PAIR_VALUES if key in members]
+        names = [members[key] for key in _PAIR_NAMES if isinstance(members.get(key), str)]
+        found = (self._key_rule(name, each) for name in names for each in values)
+        return next((rule for rule in found if rule is not None), None)
+
+    def _text_rule(self, text: str) -> str | None:
+        """Return the rule by which a text, or a part of it, is a secret."""
+        self._spend(len(text))
+        rule = self._rules.pattern_rule(text)
+        if rule is not None:
+            return rule
+        if text[:1] not in ("{", "["):
+            return self._member_rule(text)
+        # A request body that was logged as a text is JSON as well.
+        try:
+            hits = self._hits_in_json(text)
+        except (_LimitError, RecursionError):
+            if self._text_depth:
+                raise
+            return SCAN_LIMIT
+        return hits[0].rule if hits else None
+
+    def _hits_in_json(self, text: str) -> list[Hit]:
+        self._spend(len(text))
+        try:
+            if self._rules.is_clean(text.encode()):
+                return []
+            if self._text_depth == TEXT_DEPTH_MAX:
+                raise _LimitError
+            inner = _decode(text)
+        except (msgspec.MsgspecError, UnicodeEncodeError):
+            rule = self._member_rule(text)
+            return [] if rule is None else [Hit("", rule)]
+        walk = Walk(self._rules, self._work, self._text_depth + 1)
+        walk.copy(inner, "", depth=0, is_free=False)
+        return walk.hits
+
+    def _member_rule(self, text: str) -> str | None:
+        """Return the rule of the first secret member of the JSON in a text: `body={"otp": 1`."""
+        for match in _find_members(text):
+            quoted, bare = match[2], match[3]
+            is_constant = bare in ("null", "true", "false")
+            rule = self._key_rule(match[1], None if is_constant else bare or quoted)
+            if rule is not None:
+                return rule
+        return None
+
+    def _is_harmless(self, value: object, depth: int = 0) -> bool:
+        """Tell whether a value can't be a secret, whatever its key: empty, yes or no, a mask."""
+        if value is None or isinstance(value, bool):
+            return True
+        if isinstance(value, str):
+            self._spend(len(value))
+            return not value or is_placeholder(value)
+        if not isinstance(value, Mapping | list | tuple) or depth > _DEPTH_MAX:
+            return False
+        known = self._harmless.get(id(value))
+        if known is None:
+            self._spend(VALUE_WORK * len(value))
+            is_mask = isinstance(value, Mapping) and self._is_mask(value)
+            members = value.values() if isinstance(value, Mapping) else value
+            harmless = is_mask or all(self._is_harmless(each, depth + 1) for each in members)
+            known = self._harmless[id(value)] = (value, harmless)
+        return known[1]
+
+    def _is_mask(self, value: Mapping[Any, Any]) -> bool:
+        if len(value) != 1:
+            return False
+        (key, member), *_ = value.items()
+        if key == "masked":
+            return isinstance(member, str) and member in self._rules.names
+        is_hash = isinstance(member, str) and _is_commitment(member) is not None
+        return key == "commitment" and is_hash
+
+    def _hit(self, path: str, rule: str, *, is_free: bool) -> dict[str, str] | str:
+        self.hits.append(Hit(path, rule))
+        return {"masked": rule} if is_free else f"masked.{rule}"
+
+    def _spend(self, units: int) -> None:
+        self._work.done += units
+        if self._text_depth and self._work.done > WORK_MAX:
+            raise _LimitError
+
+
+def _is_random_id(key: str, value: object) -> bool:
+    """Tell a trace's or a request's id in hexadecimal, one in 60,000 of which looks like a card."""
+    return (
+        isinstance(value, str)
+        and _is_hex_id(value) is not None
+        and _NOT_LETTERS.sub("", key).lower().endswith(_RANDOM_ID_ENDINGS)
+    )
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list | tuple) and [type(item) for item in value[:3]] == [str, str]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list | tuple) and any(isinstance(item, str) for item in value)
+    )
+
+
+def _join(path: str, key: str) -> str:
+    joined = f"{path}.{key}" if path else key
+    return joined[:PATH_SHOWN_CHARS_MAX]
