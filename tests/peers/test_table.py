@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.peers.witnesses import PeerWitness, litewitness, omniwitness
+from tests.peers.witnesses import PeerWitness, litewitness, omniwitness, sunlight
 from tests.witness.asking import check_row
 from tests.witness.table import ROWS, Row
 
 pytestmark = pytest.mark.go
 
-WITNESSES = {"litewitness": litewitness, "omniwitness": omniwitness}
+WITNESSES = {"litewitness": litewitness, "omniwitness": omniwitness, "sunlight": sunlight}
 
 
 @pytest.fixture(scope="module", params=WITNESSES)

@@ -1,9 +1,10 @@
-"""Witnesses that other people wrote, started on loopback: litewitness and omniwitness.
+"""Starts witnesses that other people wrote on loopback: litewitness, omniwitness and Sunlight's.
 
-`tests/peers/install` puts their programs into tests/peers/bin. Both are told which logs to know by
-the vkeys of those logs, and each ends with its context.
+`tests/peers/install` puts their programs into tests/peers/bin. Each is given the vkeys of the logs
+that it may cosign, and ends with its context.
 """
 
+import json
 import os
 import re
 import secrets
@@ -14,9 +15,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SignerKey, VerifierKey
@@ -28,6 +33,9 @@ STOP_WAIT_S = 10.0
 
 OMNIWITNESS_NAME = "omniwitness.example/w"
 LITEWITNESS_NAME = "litewitness.example/w"
+SUNLIGHT_NAME = "sunlight.example/w"
+
+_SELF_SIGNED = ("req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=test root")
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,76 @@ def omniwitness(log_vkeys: Sequence[str]) -> Iterator[PeerWitness]:
             yield PeerWitness(
                 f"http://127.0.0.1:{port}", tuple(str(key.verifier_key) for key in keys)
             )
+
+
+@contextmanager
+def sunlight(log_vkeys: Sequence[str]) -> Iterator[PeerWitness]:
+    """The witness that Sunlight serves beside its CT logs, with an Ed25519 and an ML-DSA-44 key."""
+    with _folder() as folder:
+        seed, logs, database = folder / "seed", folder / "logs", folder / "checkpoints.db"
+        roots = folder / "roots.pem"
+        _run("openssl", *_SELF_SIGNED, "-keyout", str(folder / "ca.key"), "-out", str(roots))
+        seed.write_bytes(secrets.token_bytes(32))
+        lines = ["logs/v0", *(line for vkey in log_vkeys for line in (f"vkey {vkey}", ""))]
+        logs.write_text("\n".join(lines), encoding="utf-8")
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute(
+                "CREATE TABLE checkpoints (logID BLOB PRIMARY KEY, body BLOB NOT NULL) STRICT"
+            )
+        port = _free_port()
+        today = datetime.now().date().isoformat()  # noqa: DTZ005 - Sunlight takes its own zone's date
+        config = {
+            "listen": [f"127.0.0.1:{port}"],
+            "checkpoints": str(database),
+            "witness": {
+                "name": SUNLIGHT_NAME,
+                # It wants https here and serves HTTP, as behind a proxy.
+                "submissionprefix": "https://127.0.0.1",
+                "monitoringprefix": "https://127.0.0.1/monitor",
+                "secret": str(seed),
+                "loglists": [str(logs)],
+                "localdirectory": str(folder / "public"),
+            },
+            # Without a CT log Sunlight ends at once.
+            "logs": [
+                {
+                    "shortname": "ct",
+                    "inception": today,
+                    "submissionprefix": "https://localhost/ct",
+                    "monitoringprefix": "https://localhost/ct",
+                    "roots": str(roots),
+                    "secret": str(seed),
+                    "cache": str(folder / "cache.db"),
+                    "localdirectory": str(folder / "ct"),
+                    "notafterstart": f"{today}T00:00:00Z",
+                    "notafterlimit": "2100-01-01T00:00:00Z",
+                }
+            ],
+        }
+        # JSON is YAML.
+        (folder / "sunlight.yaml").write_text(json.dumps(config), encoding="utf-8")
+        log = folder / "sunlight.log"
+        url = f"http://127.0.0.1:{port}"
+        with _program([str(BIN_DIR / "sunlight"), "-c", str(folder / "sunlight.yaml")], log):
+            _wait_for(lambda: _is_listening(port), log)
+            with urlopen(f"{url}/witness.v0.json") as answer:
+                vkeys = json.load(answer)["verifier_keys"]
+            # It reads the list of logs after it has begun to serve.
+            origin = VerifierKey.parse(log_vkeys[-1]).name
+            _wait_for(lambda: _knows(url, origin), log)
+            yield PeerWitness(url, tuple(vkeys))
+
+
+def _knows(url: str, origin: str) -> bool:
+    """Whether the witness answers otherwise than 404 to a checkpoint with a false signature."""
+    root, signature = format_base64(bytes(32)), format_base64(bytes(4 + 64))
+    body = f"old 0\n\n{origin}\n1\n{root}\n\n\u2014 {origin} {signature}\n"
+    try:
+        with urlopen(f"{url}/add-checkpoint", data=body.encode()):
+            return True
+    except HTTPError as error:
+        with error:
+            return error.code != HTTPStatus.NOT_FOUND
 
 
 def _tell_litewitness(database: Path, log_vkeys: Sequence[str]) -> None:

@@ -471,6 +471,40 @@ DIFFERENCES = (
         "the first head is taken as it comes, whatever old size and proof are with it",
         ("an old size where nothing is known", "a proof from nothing", "a proof of nothing"),
     ),
+    Difference(
+        "sunlight",
+        400,
+        "extension lines are refused",
+        ("extension lines",),
+    ),
+    Difference(
+        "sunlight",
+        422,
+        "the hashes of a proof are counted when it is checked",
+        ("64 hashes in the proof",),
+    ),
+    Difference(
+        "sunlight",
+        200,
+        "base64 may have any bits behind its end",
+        (
+            "loose base64 in the proof",
+            "loose base64 in the root",
+            "loose base64 in the signature",
+        ),
+    ),
+    Difference(
+        "sunlight",
+        500,
+        "a body over its limit is an error of the reader",
+        ("ten megabytes",),
+    ),
+    Difference(
+        "sunlight",
+        200,
+        "Go's note.Open skips further lines by a key of which it has seen a good one",
+        ("a bad signature behind the good one",),
+    ),
 )
 
 
