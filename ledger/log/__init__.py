@@ -1,0 +1,7 @@
+"""The engine of the log: from entries to durable, signed and cosigned tree heads.
+
+group_commit     one writer thread behind many callers
+sequencer        entries in order, durable, acknowledged
+publisher        signs heads, publishes those that meet the policy
+witness_client   asks witnesses for cosignatures
+"""

@@ -1,11 +1,11 @@
-"""Group commit: what is waiting becomes one commit, and then another.
+"""Group commit: jobs that wait are committed together, while the next ones gather.
 
     event loop      submit() submit() submit()   ···   they return, once a commit
                         \\        |       /                    ^
     writer thread    [ commit in flight ] [ next batch ] ─────┘
 
-There is no timer: while one commit is at the disk the next batch gathers, so the batch grows with
-the load and a lone job waits for nothing. Nothing is told before its commit is durable.
+There is no timer: while one commit is at the disk the next batch gathers, so batches grow with the
+load, and a lone job is committed at once. No caller gets a result before its commit is durable.
 """
 
 import asyncio
@@ -28,21 +28,21 @@ _log = structlog.get_logger("ledger.log.group_commit")
 
 
 class Weight(NamedTuple):
-    """What a job counts for while it waits, and in a commit."""
+    """The size of a job: how many items, how many bytes."""
 
     items: int = 1
     bytes_: int = 0
 
 
 class QueueFullError(UnavailableError):
-    """More is waiting than the writer can soon take; nothing of this was kept."""
+    """Too much is waiting for the writer already; the job was not queued."""
 
 
 class GroupCommit(Generic[Job, Outcome]):
-    """Feeds one writer thread from one event loop, to which `submit` and `stop` belong.
+    """Passes jobs from one event loop, which calls `submit` and `stop`, to one writer thread.
 
-    `_waiting` and `_stopping` are shared with the thread under `_wake`. After a commit of which the
-    outcome is unknown nothing is accepted any more, until the process is started again.
+    `_waiting` and `_stopping` are shared with the thread under `_wake`. After a commit with an
+    unknown outcome no job is accepted any more, until the process is started again.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class GroupCommit(Generic[Job, Outcome]):
         waiting_bytes_max: int | None = None,
         on_commit: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None,
     ) -> None:
-        """`on_commit` is told the outcomes of each commit, on the loop, before those who wait are.
+        """`on_commit` gets the outcomes of each commit, on the loop, before the callers get theirs.
 
-        `waiting_max` and `batch_max` are in items of `weigh`. A job that is heavier than either is
-        taken when nothing else waits.
+        `waiting_max` and `batch_max` count items of `weigh`. A job that is larger than either is
+        accepted when nothing else waits.
         """
         self._commit = commit
         self._name = name
@@ -83,16 +83,11 @@ class GroupCommit(Generic[Job, Outcome]):
         """Why nothing is accepted any more, or None."""
         return self._failure
 
-    @property
-    def waiting(self) -> Weight:
-        """What waits for a commit."""
-        return self._waiting_weight
-
     async def submit(self, job: Job) -> Outcome:
-        """Have a job committed, in the order in which this is called.
+        """Commit a job, in the order of the calls, and return its outcome.
 
-        A caller that goes away does not take its job back: it is in line already.
-        Raises: QueueFullError, StorageFullError (nothing kept); CommitFailedError.
+        A cancelled caller does not take its job back: it is queued already.
+        Raises: QueueFullError, StorageFullError (nothing stored); CommitFailedError.
         """
         if self._failure is not None:
             raise self._failure
@@ -114,34 +109,33 @@ class GroupCommit(Generic[Job, Outcome]):
             self._waiting.append((job, weight, future))
             self._waiting_weight = grown
             self._wake.notify()
-        # Cancelled, the future is passed over when the commit is told; the job stays in line.
         return await future
 
     async def stop(self) -> None:
-        """Commit what is waiting, then end the thread."""
+        """Commit the waiting jobs, then end the thread."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        while batch := self._take():
+        while batch := self._next_batch():
             outcomes: Sequence[Outcome] | UnavailableError
             try:
                 outcomes = self._commit([job for job, _ in batch])
             except (StorageFullError, CommitFailedError) as error:
                 outcomes = error
                 _log.error("commit_failed", writer=self._name, jobs=len(batch), reason=str(error))
-            except Exception as error:  # noqa: BLE001 - the thread's top: whoever waits must hear
+            except Exception as error:  # noqa: BLE001 - the thread's top: callers wait for an outcome
                 outcomes = CommitFailedError(f"a commit failed: {type(error).__name__}")
                 _log.exception("commit_failed", writer=self._name, jobs=len(batch))
-            with contextlib.suppress(RuntimeError):  # the loop is gone, and with it who waited
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
                 self._loop.call_soon_threadsafe(self._deliver, batch, outcomes)
             if isinstance(outcomes, CommitFailedError):
                 return
 
-    def _take(self) -> list[tuple[Job, asyncio.Future[Outcome]]]:
-        """All that is waiting, up to one commit's worth; empty when the work is over."""
+    def _next_batch(self) -> list[tuple[Job, asyncio.Future[Outcome]]]:
+        """The waiting jobs, up to one commit's worth; empty when the thread is to end."""
         with self._wake:
             while not self._waiting and not self._stopping:
                 self._wake.wait()

@@ -1,4 +1,4 @@
-"""Order, durability, acknowledgement of events: a log's writer behind a group commit.
+"""The sequencer orders events, makes them durable and acknowledges them, by group commit.
 
 An index is told only after its commit is durable, and the new events of one request have
 consecutive indices. A checkpoint is stored by the same thread, in the commit that is next.
@@ -21,7 +21,7 @@ COMMIT_EVENTS_MAX: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What became of one request: where each of its entries is, and the head that holds them."""
+    """The result of one request: the place of each entry, and a durable head that covers them."""
 
     placed: Sequence[AppendResult]
     head: TreeHead
@@ -34,9 +34,9 @@ class _Job:
 
 
 class Sequencer:
-    """Feeds the writer of a log from an event loop, to which all of this belongs.
+    """Passes entries from one event loop, which calls all methods, to the writer of a log.
 
-    `head` changes in the order of the commits, so whoever reads it sees heads that never shrink.
+    `head` changes in the order of the commits, so its size never shrinks.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Sequencer:
     ) -> None:
         self._writer = writer
         self.head = writer.head
-        self._grown: asyncio.Event | None = None  # Made by who waits, set by the next commit.
+        self._grown: asyncio.Event | None = None  # Made by `wait_past`, set by the next commit.
         self._commits: GroupCommit[_Job, Commit] = GroupCommit(
             self._commit,
             name="ledger-writer",
@@ -64,16 +64,11 @@ class Sequencer:
         """Why no write is accepted any more, or None."""
         return self._commits.failure
 
-    @property
-    def waiting_events(self) -> int:
-        """Events that no commit has taken yet."""
-        return self._commits.waiting.items
-
     async def append(self, entries: Sequence[NewEntry]) -> Commit:
         """Make entries durable, the new ones at consecutive indices in the order given.
 
-        Requests are placed in the order in which this is called: it queues before it awaits.
-        Raises: QueueFullError, StorageFullError (nothing kept); CommitFailedError (outcome
+        Requests are placed in the order of the calls: a call queues before it awaits.
+        Raises: QueueFullError, StorageFullError (nothing stored); CommitFailedError (outcome
         unknown until the log is opened again; the id makes a repetition safe).
         """
         return await self._commits.submit(_Job(entries))

@@ -1,0 +1,11 @@
+"""All that is stored in LMDB, and the only package that imports it.
+
+keyspace          every key and value, on one page
+environment       one LMDB environment: open, create, read, write, lock
+log               reads the log: entries, tiles, proofs, checkpoints
+writer            the one writer of a log
+fsck              recomputes a whole log
+index/            which entries have which terms
+tokens            access tokens, and the outbox of their events
+erasable_values   values that can be destroyed, and their keys
+"""

@@ -94,7 +94,6 @@ META_GENERATION: Final = b"generation"
 META_KEYS: Final = b"keys"
 META_SLOTS: Final = b"slots"
 
-ID_BYTES: Final = 16
 U64_BYTES: Final = 8
 
 _U64 = struct.Struct(">Q")

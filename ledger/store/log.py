@@ -250,8 +250,9 @@ def check_right_edge(store: LogStore) -> None:
             f"the tiles of {store.path} give another root than its head of size {head.tree_size}: "
             f"got {root_hash.hex()}, want {head.root_hash.hex()}"
         )
-    past = store.tile(level=0, index=head.tree_size // TILE_WIDTH, width=TILE_WIDTH)
-    if past is not None or store.leaf(head.tree_size) is not None:
+    index, width = divmod(head.tree_size, TILE_WIDTH)
+    next_hash = store.tile(level=0, index=index, width=width + 1)
+    if next_hash is not None or store.leaf(head.tree_size) is not None:
         raise VerificationError(
             f"{store.path} holds entries past its head of size {head.tree_size}"
         )

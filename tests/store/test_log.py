@@ -9,17 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from ledger.store.environment import StorageFullError
+from ledger.store.fsck import check_store
 from ledger.store.log import LogStore, create_log
 from ledger.store.writer import LogWriter, Placement
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash
+from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash, node_hash
 from ledger_core.tlog.prove import plan_consistency, plan_inclusion, plan_range
-from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle
+from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle, encode_bundle
 from ledger_core.tlog.tree import Frontier
 from ledger_core.tlog.verify import check_consistency, check_inclusion, check_range
-from tests.store.entries import MAP_BYTES, ORIGIN, entries, entry, new_log
+from tests.store.entries import MAP_BYTES, ORIGIN, SIGNER, entries, entry, new_log
 
 
 @pytest.fixture
@@ -287,3 +289,57 @@ def test_a_store_that_disagrees_with_its_own_head_is_not_opened_for_writing(
     log.close()
     with pytest.raises(VerificationError, match=f"another root than its head of size {size}"):
         LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES)
+
+
+@pytest.mark.parametrize("size", [5, 256, 300])
+@pytest.mark.parametrize("past", ["entry", "bundle", "hash", "tile"])
+def test_rows_past_the_head_are_refused_at_start(tmp_path: Path, size: int, past: str) -> None:
+    log = new_log(tmp_path / "log")
+    log.commit(entries(0, size))
+    index, width = divmod(size, TILE_WIDTH)
+    next_leaves = [e.leaf for e in entries(index * TILE_WIDTH, (index + 1) * TILE_WIDTH)]
+    hashes = b"".join(map(leaf_hash, next_leaves))
+    rows = {
+        "entry": (b"entries", b"\0" + size.to_bytes(8, "big"), entry(size).leaf),
+        "bundle": (
+            b"entries",
+            b"\1" + index.to_bytes(8, "big"),
+            zstandard.compress(encode_bundle(next_leaves)),
+        ),
+        "hash": (b"tiles", b"\0" + index.to_bytes(8, "big"), hashes[: (width + 1) * HASH_BYTES]),
+        "tile": (b"tiles", b"\0" + index.to_bytes(8, "big"), b"".join(_rows(hashes))),
+    }
+    with log.store.environment.write() as transaction:
+        transaction.put(*rows[past])
+    log.close()
+    with pytest.raises(VerificationError, match="holds entries past its head"):
+        LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES)
+
+
+def _rows(row: bytes) -> Iterator[bytes]:
+    """The rows of a tile from its leaves up."""
+    while row:
+        yield row
+        pairs = range(0, len(row) - HASH_BYTES, 2 * HASH_BYTES)
+        row = b"".join(
+            node_hash(row[at : at + HASH_BYTES], row[at + HASH_BYTES : at + 2 * HASH_BYTES])
+            for at in pairs
+        )
+
+
+@pytest.mark.parametrize("undone", [1, 7, 44, 211, 212, 213, 256, 300, 513])
+def test_a_transaction_that_was_undone_leaves_nothing_in_memory_either(
+    writer: LogWriter, undone: int
+) -> None:
+    writer.commit(entries(0, 300))
+    head = writer.head
+    with pytest.raises(UnicodeEncodeError):
+        # The entries are placed already when this note turns out not to be text.
+        writer.commit(entries(300, 300 + undone), checkpoints=[(300, "\ud800")])
+    assert (writer.head, writer.store.head()) == (head, head)
+    check_log(writer.store, [e.leaf for e in entries(0, 300)])
+    for start, end in ((300, 301), (301, 520), (520, 800)):
+        placed = writer.commit(entries(start, end))
+        assert [p.leaf_index for p in placed] == list(range(start, end))
+    check_log(writer.store, [e.leaf for e in entries(0, 800)])
+    check_store(writer.store, log_keys=[SIGNER.verifier])

@@ -1,0 +1,259 @@
+"""Sequencer and publisher together, over a real log: order, acknowledgement, signing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ledger.log.group_commit import QueueFullError
+from ledger.log.publisher import Publisher
+from ledger.log.sequencer import Sequencer
+from ledger.store.environment import CommitFailedError, StorageFullError
+from ledger.store.log import LogStore
+from ledger.store.writer import LogWriter, Placement
+from ledger_core.tlog.errors import UnavailableError, VerificationError
+from ledger_core.tlog.policy import Policy, format_policy, parse_policy
+from ledger_core.tlog.tree import TreeHead
+from tests.store.entries import MAP_BYTES, ORIGIN, SIGNER, entries, entry, new_log, signed
+
+POLICY = parse_policy(format_policy([SIGNER.verifier]).encode())
+
+
+@asynccontextmanager
+async def running(
+    path: Path,
+    *,
+    policy: Policy = POLICY,
+    waiting_events_max: int = 50_000,
+    map_bytes: int = MAP_BYTES,
+    heartbeat_s: float = 180.0,
+    witness_timeout_s: float = 5.0,
+) -> AsyncIterator[tuple[Sequencer, Publisher]]:
+    writer = LogWriter.open(path, map_bytes=map_bytes)
+    sequencer = Sequencer(writer, waiting_events_max=waiting_events_max)
+    publisher = Publisher(
+        origin=ORIGIN,
+        signers=[SIGNER],
+        policy=policy,
+        store=writer.store,
+        sequencer=sequencer,
+        evidence=path.parent / "evidence",
+        interval_s=0.01,
+        heartbeat_s=heartbeat_s,
+        witness_timeout_s=witness_timeout_s,
+    )
+    try:
+        yield sequencer, publisher
+    finally:
+        await sequencer.stop()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    new_log(tmp_path / "log").close()
+    return tmp_path / "log"
+
+
+@pytest.mark.anyio
+async def test_requests_are_placed_in_the_order_in_which_they_came(path: Path) -> None:
+    async with running(path) as (sequencer, _):
+        commits = await asyncio.gather(
+            *(sequencer.append(entries(n * 3, n * 3 + 3)) for n in range(200))
+        )
+        indices = [p.leaf_index for commit in commits for p in commit.placed]
+        assert indices == list(range(600))
+        assert all(c.head.tree_size >= 3 * (n + 1) for n, c in enumerate(commits))
+        assert sequencer.head.tree_size == 600
+
+
+@pytest.mark.anyio
+async def test_a_caller_that_goes_away_does_not_take_its_events_back(path: Path) -> None:
+    async with running(path) as (sequencer, _):
+        task = asyncio.create_task(sequencer.append(entries(0, 5)))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        again = await sequencer.append([entry(4), entry(5)])
+        placements = [p.placement for p in again.placed]
+        assert placements == [Placement.DUPLICATE, Placement.APPENDED]
+
+
+@pytest.mark.anyio
+async def test_too_much_waiting_is_refused_whole_and_the_rest_goes_on(path: Path) -> None:
+    async with running(path, waiting_events_max=100) as (sequencer, _):
+        results = await asyncio.gather(
+            *(sequencer.append(entries(n * 40, n * 40 + 40)) for n in range(8)),
+            return_exceptions=True,
+        )
+        refused = [n for n, r in enumerate(results) if isinstance(r, QueueFullError)]
+        assert refused
+        assert refused[0] > 0
+        kept = 8 - len(refused)
+        assert sequencer.head.tree_size == kept * 40
+        after = await sequencer.append(entries(900, 901))
+        assert after.placed[0].leaf_index == kept * 40
+
+
+@pytest.mark.anyio
+async def test_a_stopped_sequencer_refuses_and_has_kept_what_was_in_line(path: Path) -> None:
+    async with running(path) as (sequencer, _):
+        pending = asyncio.gather(*(sequencer.append([entry(n)]) for n in range(50)))
+        await asyncio.sleep(0)
+        await sequencer.stop()
+        await pending
+        with pytest.raises(UnavailableError, match="stopping"):
+            await sequencer.append([entry(99)])
+
+    store = LogStore.open(path)
+    assert store.head().tree_size == 50
+    store.close()
+
+
+@pytest.mark.anyio
+async def test_a_full_log_answers_so_and_publishes_nothing_more(tmp_path: Path) -> None:
+    new_log(tmp_path / "small", map_bytes=1 << 20).close()
+
+    async with running(tmp_path / "small", map_bytes=1 << 20) as (sequencer, publisher):
+        kept = 0
+        while await _fits(sequencer, kept):
+            kept += 200
+        assert kept
+        assert sequencer.failure is None
+        assert sequencer.head.tree_size == kept
+        assert publisher.sign().head == sequencer.head
+
+
+async def _fits(sequencer: Sequencer, kept: int) -> bool:
+    try:
+        await sequencer.append(entries(kept, kept + 200))
+    except StorageFullError:
+        return False
+    return True
+
+
+@pytest.mark.anyio
+async def test_after_a_failed_commit_whoever_is_in_line_and_whoever_comes_is_refused(
+    path: Path,
+) -> None:
+    async with running(path) as (sequencer, _):
+        await sequencer.append([entry(0)])
+        # The environment is closed under the writer: the next write transaction can't begin.
+        sequencer._writer.store.environment.close()
+        results = await asyncio.gather(
+            *(sequencer.append([entry(n)]) for n in range(1, 20)), return_exceptions=True
+        )
+        assert {type(r) for r in results} == {CommitFailedError}
+        with pytest.raises(CommitFailedError):
+            await sequencer.append([entry(50)])
+        assert isinstance(sequencer.failure, CommitFailedError)
+
+
+@pytest.mark.anyio
+async def test_published_heads_extend_each_other_and_survive_a_restart(path: Path) -> None:
+    async def grow(first: int) -> None:
+        async with running(path) as (sequencer, publisher):
+            task = asyncio.create_task(publisher.run())
+            for n in range(first, first + 300, 10):
+                await sequencer.append(entries(n, n + 10))
+                if n % 50 == 0:
+                    covering = await publisher.wait_for(n + 10, timeout_s=5)
+                    assert covering is not None
+                    head = POLICY.check(covering.note).checkpoint
+                    assert head.tree_size >= n + 10
+                    assert publisher.published == covering
+            task.cancel()
+
+    await grow(0)
+    await grow(300)
+
+
+@pytest.mark.anyio
+async def test_a_checkpoint_that_is_stored_late_does_not_replace_a_newer_one(path: Path) -> None:
+    async with running(path) as (sequencer, publisher):
+        store_checkpoint, may_return = sequencer.publish, asyncio.Event()
+
+        async def store_late(*, tree_size: int, note: str) -> None:
+            await store_checkpoint(tree_size=tree_size, note=note)
+            if tree_size == 10:
+                await may_return.wait()
+
+        sequencer.publish = store_late  # type: ignore[method-assign]  # holds up one of two
+        await sequencer.append(entries(0, 10))
+        older = asyncio.create_task(publisher.publish())
+        await asyncio.sleep(0.01)
+        await sequencer.append(entries(10, 20))
+        await publisher.publish()
+        newer = publisher.published
+        assert newer is not None
+        assert newer.head.tree_size == 20
+        may_return.set()
+        await older
+        assert publisher.published == newer
+
+
+@pytest.mark.anyio
+async def test_waiting_for_a_head_that_does_not_come_ends(path: Path) -> None:
+    async with running(path) as (_, publisher):
+        assert await publisher.wait_for(1, timeout_s=0.01) is None
+
+
+@pytest.mark.anyio
+async def test_the_same_head_is_signed_once_and_an_empty_log_has_one_too(path: Path) -> None:
+    async with running(path) as (sequencer, publisher):
+        await publisher.publish()
+        assert publisher.published is not None
+        assert publisher.published.head.tree_size == 0
+        await sequencer.append([entry(0)])
+        assert publisher.sign() == publisher.sign()
+
+
+@pytest.mark.parametrize("spoil", ["smaller", "other"])
+@pytest.mark.anyio
+async def test_a_head_that_does_not_extend_the_last_is_never_signed(path: Path, spoil: str) -> None:
+    async with running(path) as (sequencer, publisher):
+        await sequencer.append(entries(0, 20))
+        await publisher.publish()
+        published = publisher.published
+        assert published is not None
+        await sequencer.append(entries(20, 30))
+        head = sequencer.head
+        sequencer.head = SPOILS[spoil](head)
+        with pytest.raises(VerificationError):
+            publisher.sign()
+        assert publisher.failure is not None
+        # Stopped for good, also when the head is right again.
+        sequencer.head = head
+        with pytest.raises(VerificationError):
+            await publisher.publish()
+        await asyncio.wait_for(publisher.run(), timeout=5)
+        assert publisher.published == published
+
+
+SPOILS: dict[str, Callable[[TreeHead], TreeHead]] = {
+    "smaller": lambda head: TreeHead(head.tree_size - 15, head.root_hash),
+    "other": lambda head: TreeHead(head.tree_size, bytes(32)),
+}
+
+
+@pytest.mark.anyio
+async def test_a_store_that_was_put_back_behind_its_published_head_is_refused(path: Path) -> None:
+    async def grow(first: int) -> str:
+        async with running(path) as (sequencer, publisher):
+            await sequencer.append(entries(first, first + 10))
+            await publisher.publish()
+            assert publisher.published is not None
+            return publisher.published.note
+
+    assert await grow(0) != await grow(10)
+    writer = LogWriter.open(path, map_bytes=MAP_BYTES)
+    with writer.store.environment.write() as transaction:
+        note = signed(99, bytes(32)).encode()
+        transaction.put(b"checkpoints", (99).to_bytes(8, "big"), note)
+    writer.close()
+    with pytest.raises(
+        VerificationError, match=r"a head of size 99 was signed, but .* restored backup"
+    ):
+        LogWriter.open(path, map_bytes=MAP_BYTES)

@@ -1,0 +1,359 @@
+"""The publisher among witnesses: good ones, bad ones, and ones that know another history."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from ledger.log.publisher import Publisher
+from ledger.log.sequencer import Sequencer
+from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.note import parse_note
+from ledger_core.tlog.policy import Policy, format_policy, parse_policy
+from ledger_core.tlog.witness import parse_add_checkpoint
+from tests.log.scripted_witness import (
+    TIME_UNIX_S,
+    Behaviour,
+    ScriptedWitness,
+    around,
+    endless,
+    honest,
+    says,
+    serving,
+    silent,
+)
+from tests.log.test_publisher import running
+from tests.store.entries import SIGNER, entries, new_log
+
+QUORUM = "group q 2 w1 w2 w3\nquorum q\n"
+STRANGER = "— stranger.example AAAAAAAA\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    new_log(tmp_path / "log").close()
+    return tmp_path / "log"
+
+
+def policy_of(witnesses: list[ScriptedWitness], quorum: str = QUORUM) -> Policy:
+    lines = [
+        f"witness w{number} {witness.vkey} {witness.url}/\n"
+        for number, witness in enumerate(witnesses, 1)
+    ]
+    log = format_policy([SIGNER.verifier]).removesuffix("quorum none\n")
+    return parse_policy((log + "".join(lines) + quorum).encode())
+
+
+@asynccontextmanager
+async def among(
+    path: Path,
+    witnesses: list[ScriptedWitness],
+    *,
+    timeout_s: float = 0.3,
+    heartbeat_s: float = 180,
+) -> AsyncIterator[tuple[Sequencer, Publisher, Policy]]:
+    """A publisher that runs among witnesses."""
+    async with serving(witnesses):
+        policy = policy_of(witnesses)
+        async with running(
+            path, policy=policy, witness_timeout_s=timeout_s, heartbeat_s=heartbeat_s
+        ) as (sequencer, publisher):
+            task = asyncio.create_task(publisher.run())
+            await asyncio.sleep(0)
+            try:
+                yield sequencer, publisher, policy
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+
+def three() -> list[ScriptedWitness]:
+    return [ScriptedWitness(number, [SIGNER.verifier]) for number in (1, 2, 3)]
+
+
+async def until(condition: object, *, timeout_s: float = 5.0) -> None:
+    """Wait until a callable is true."""
+    assert callable(condition)
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - it watches what tells nobody of its changes
+            await asyncio.sleep(0.005)
+
+
+def error_of(publisher: Publisher, name: str) -> str | None:
+    (status,) = [status for status in publisher.witnesses if status.names == (name,)]
+    return status.error
+
+
+@pytest.mark.anyio
+async def test_every_published_head_has_its_quorum_and_late_cosignatures_are_added(
+    path: Path,
+) -> None:
+    witnesses = three()
+    async with among(path, witnesses) as (sequencer, publisher, policy):
+        for start in range(0, 500, 50):
+            await sequencer.append(entries(start, start + 50))
+            published = await publisher.wait_for(start + 50, timeout_s=5)
+            assert published is not None
+            assert len(policy.check(published.note).cosignatures) >= 2
+        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        assert publisher.quorum_missing is None
+        assert [status.cosigned_size for status in publisher.witnesses] == [500] * 3
+        stored = sequencer._writer.store.published(500)
+        assert stored == publisher.published
+
+
+def _cosigners(policy: Policy, publisher: Publisher) -> dict[str, int]:
+    assert publisher.published is not None
+    return dict(policy.check(publisher.published.note).cosignatures)
+
+
+@pytest.mark.anyio
+async def test_witnesses_get_the_logs_own_signatures_only_and_sound_requests(path: Path) -> None:
+    witnesses = three()
+    async with among(path, witnesses) as (sequencer, publisher, _):
+        for start in range(0, 60, 20):
+            await sequencer.append(entries(start, start + 20))
+            assert await publisher.wait_for(start + 20, timeout_s=5)
+    for witness in witnesses:
+        for body in witness.bodies:
+            request = parse_add_checkpoint(body)
+            names = {line.name for line in request.signed.signatures}
+            assert names == {SIGNER.verifier.name}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [
+        (says(404, "who?"), "answered 404: who?"),
+        (says(403), "answered 403"),
+        (says(400), "answered 400"),
+        (says(500, "\x1b[31moops\n"), "answered 500: [31moops"),
+        (says(503), "answered 503"),
+        (says(302, Location="http://127.0.0.1:1/"), "answered 302"),
+        (says(200), "a bad answer"),
+        (says(200, "junk\n"), "a bad answer"),
+        (says(200, STRANGER.replace(" AAAA", " AA")), "a bad answer"),
+        (says(200, STRANGER), "without a signature by a key"),
+        (says(200, b"\x1f\x8b", **{"Content-Encoding": "gzip"}), "a bad answer"),
+        (says(200, "x" * 70_000), "sent more than 65536 bytes"),
+        (endless, "sent more than 65536 bytes"),
+        (silent, "no answer in 0.3 s"),
+        (around(after="\n"), "a bad answer"),
+        (around(change=("\n", "\r\n")), "a bad answer"),
+        (around(change=("— w1", "—  w1")), "a bad answer"),
+        (says(409, "0\n"), "answered 409 to the size that it gave itself"),
+        (says(409, "+5\n"), "a bad answer of 409"),
+        (says(409, "05\n"), "a bad answer of 409"),
+        (says(409, "5"), "a bad answer of 409"),
+        (says(409, "٣\n"), "a bad answer of 409"),
+        (says(409, "9223372036854775808\n"), "a bad answer of 409"),
+    ],
+)
+@pytest.mark.anyio
+async def test_a_bad_witness_is_named_and_holds_nobody_up(
+    path: Path, behaviour: Behaviour, said: str
+) -> None:
+    witnesses = three()
+    witnesses[0].behave = behaviour
+    async with among(path, witnesses) as (sequencer, publisher, policy):
+        for start in range(0, 40, 20):
+            await sequencer.append(entries(start, start + 20))
+            assert await publisher.wait_for(start + 20, timeout_s=5)
+        await until(lambda: error_of(publisher, "w1"))
+        assert said in str(error_of(publisher, "w1"))
+        assert set(_cosigners(policy, publisher)) == {"w2", "w3"}
+        assert publisher.failure is None
+        # It comes to its senses, and is asked again.
+        witnesses[0].behave = honest
+        await sequencer.append(entries(40, 60))
+        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        assert error_of(publisher, "w1") is None
+
+
+@pytest.mark.anyio
+async def test_unknown_signatures_beside_a_good_one_are_ignored_and_never_published(
+    path: Path,
+) -> None:
+    witnesses = three()
+    stranger = "— stranger.example AAAAAAAAAAA=\n"
+    witnesses[0].behave = around(before=stranger, after=stranger)
+    async with among(path, witnesses) as (sequencer, publisher, policy):
+        await sequencer.append(entries(0, 20))
+        await until(lambda: publisher.published and publisher.published.head.tree_size == 20)
+        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        assert publisher.published is not None
+        assert "stranger" not in publisher.published.note
+
+
+@pytest.mark.anyio
+async def test_a_bad_signature_under_a_known_key_condemns_the_answer(path: Path) -> None:
+    witnesses = three()
+    old: list[bytes] = []
+
+    async def replay(
+        witness: ScriptedWitness, request: web.Request, body: bytes
+    ) -> web.StreamResponse:
+        """The cosignature of the first head, for ever."""
+        answer = await honest(witness, request, body)
+        assert isinstance(answer, web.Response)
+        old.append(answer.body if isinstance(answer.body, bytes) else b"")
+        return web.Response(body=old[0])
+
+    witnesses[0].behave = replay
+    async with among(path, witnesses) as (sequencer, publisher, policy):
+        for start in range(0, 40, 20):
+            await sequencer.append(entries(start, start + 20))
+            assert await publisher.wait_for(start + 20, timeout_s=5)
+        await until(lambda: error_of(publisher, "w1"))
+        assert "a bad answer" in str(error_of(publisher, "w1"))
+        assert set(_cosigners(policy, publisher)) == {"w2", "w3"}
+
+
+@pytest.mark.anyio
+async def test_a_size_in_a_409_is_used_once(path: Path) -> None:
+    witnesses = three()
+    async with among(path, witnesses) as (sequencer, publisher, policy):
+        await sequencer.append(entries(0, 30))
+        await until(lambda: publisher.published and len(_cosigners(policy, publisher)) == 3)
+    # A new process remembers no sizes: the witnesses tell them.
+    async with among(path, witnesses) as (sequencer, publisher, policy):
+        await sequencer.append(entries(30, 50))
+        assert await publisher.wait_for(50, timeout_s=5)
+        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        sizes = [parse_add_checkpoint(body).old_size for body in witnesses[0].bodies]
+        assert 30 in sizes
+        assert publisher.failure is None
+
+
+@pytest.mark.anyio
+async def test_without_a_quorum_what_is_published_stays_and_appending_goes_on(path: Path) -> None:
+    witnesses = three()
+    async with among(path, witnesses) as (sequencer, publisher, _):
+        await sequencer.append(entries(0, 20))
+        assert await publisher.wait_for(20, timeout_s=5)
+        witnesses[0].behave = silent
+        witnesses[1].behave = says(500)
+        before = publisher.published
+        for start in range(20, 520, 20):
+            await sequencer.append(entries(start, start + 20))
+        await until(lambda: publisher.quorum_missing)
+        assert "missing w1, w2" in str(publisher.quorum_missing)
+        assert before is not None
+        assert publisher.published is not None
+        assert publisher.published.head == before.head
+        assert sequencer.head.tree_size == 520
+        witnesses[0].behave = witnesses[1].behave = honest
+        assert await publisher.wait_for(520, timeout_s=5)
+        assert publisher.quorum_missing is None
+
+
+@pytest.mark.anyio
+async def test_a_late_cosignature_of_an_older_head_is_not_stored(path: Path) -> None:
+    witnesses = three()
+    may_answer = asyncio.Event()
+
+    async def late(
+        witness: ScriptedWitness, request: web.Request, body: bytes
+    ) -> web.StreamResponse:
+        witness.behave = honest
+        await may_answer.wait()
+        return await honest(witness, request, body)
+
+    witnesses[2].behave = late
+    async with among(path, witnesses, timeout_s=5) as (sequencer, publisher, policy):
+        stored: list[int] = []
+        store_checkpoint = sequencer.publish
+
+        async def count(*, tree_size: int, note: str) -> None:
+            stored.append(tree_size)
+            await store_checkpoint(tree_size=tree_size, note=note)
+
+        sequencer.publish = count  # type: ignore[method-assign]  # sees what is stored
+        await sequencer.append(entries(0, 20))
+        await sequencer.append(entries(20, 40))
+        assert await publisher.wait_for(40, timeout_s=5)
+        stored.clear()
+        may_answer.set()
+        await until(lambda: publisher.witnesses[2].cosigned_size is not None)
+        await sequencer.append(entries(40, 60))
+        assert await publisher.wait_for(60, timeout_s=5)
+        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        assert set(stored) == {60}
+
+
+@pytest.mark.anyio
+async def test_an_unchanged_head_is_cosigned_anew_after_a_while(path: Path) -> None:
+    witnesses = three()
+    async with among(path, witnesses, heartbeat_s=0.05) as (sequencer, publisher, policy):
+        await sequencer.append(entries(0, 20))
+        assert await publisher.wait_for(20, timeout_s=5)
+        for witness in witnesses:
+            witness.time_unix_s += 1000
+        await until(lambda: min(_cosigners(policy, publisher).values()) > TIME_UNIX_S + 900)
+        assert publisher.published is not None
+        assert publisher.published.head.tree_size == 20
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [
+        (says(409, "1000\n"), "knows size 1000, the log here has 20"),
+        (says(422, "no"), "refuses the proof from size"),
+    ],
+)
+@pytest.mark.anyio
+async def test_a_witness_that_knows_another_history_stops_the_publisher_with_evidence(
+    path: Path, behaviour: Behaviour, said: str
+) -> None:
+    witnesses = three()
+    async with among(path, witnesses, heartbeat_s=0.05) as (sequencer, publisher, _):
+        await sequencer.append(entries(0, 20))
+        assert await publisher.wait_for(20, timeout_s=5)
+        witnesses[1].shown = b"the head that it knows"
+        witnesses[1].behave = behaviour
+        await until(lambda: publisher.failure)
+        assert said in str(publisher.failure)
+        with pytest.raises(VerificationError):
+            publisher.sign()
+        # The append path goes on, and what was published stays.
+        await sequencer.append(entries(30, 40))
+        assert publisher.published is not None
+        assert publisher.published.head.tree_size == 20
+
+    (folder,) = (path.parent / "evidence").iterdir()
+    assert (folder / "theirs").read_bytes() == b"the head that it knows"
+    assert said in (folder / "reason").read_text(encoding="utf-8")
+    parse_note((folder / "ours").read_bytes())
+
+
+@pytest.mark.anyio
+async def test_a_restored_backup_signs_nothing_that_anybody_sees(
+    path: Path, tmp_path: Path
+) -> None:
+    witnesses = three()
+
+    async def grow(where: Path, start: int) -> int:
+        async with among(where, witnesses) as (sequencer, publisher, policy):
+            await sequencer.append(entries(start, start + 50))
+            await publisher.wait_for(start + 50, timeout_s=5)
+            await until(lambda: len(_cosigners(policy, publisher)) == 3)
+            return sequencer.head.tree_size
+
+    await grow(path, 0)
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    (backup / "data.mdb").write_bytes((path / "data.mdb").read_bytes())
+    assert await grow(path, 50) == 100
+
+    async def restored() -> None:
+        async with among(backup, witnesses) as (sequencer, publisher, _):
+            await until(lambda: publisher.failure)
+            assert "knows size 100, the log here has 50" in str(publisher.failure)
+            await sequencer.append(entries(500, 510))
+            with pytest.raises(VerificationError):
+                publisher.sign()
+
+    await restored()
