@@ -1,10 +1,10 @@
 """The twenty questions that responders ask, each in our language and as a condition in SQL.
 
-In SQL, `[words]` stands for a search in the text and `{address}` for an address, which every
-database writes in its own way.
+Names in braces stand for the values of `_values`. In SQL, `[words]` is a search in the text and
+`{address}` an address, which every database writes in its own way.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any, Literal
@@ -21,155 +21,121 @@ _TENANTS = ("t_000", "t_001", "t_005", "t_020", "t_050", "t_090", "t_140", "t_19
 _SERVICES = ("api", "admin-web", "billing", "reports", "worker", "mobile-gateway", "api", "billing")
 _WORDS = ("okafor", "jensen", "tanaka", "silva", "legal", "quarterly", "rollback", "finance")
 
+Want = Literal["page", "count", "histogram", "facets"]
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One question, in our language and in SQL, by the number of its value, below 8."""
+    """One question with its eight values; `offset` rows lie before the page."""
 
     name: str
-    query: Callable[[int], str]
-    sql: Callable[[int], str]
-    want: Literal["page", "count", "histogram", "facets"] = "page"
+    query_template: str
+    sql_template: str
+    values: Sequence[Mapping[str, str]]
+    want: Want = "page"
     offset: int = 0
+
+    def query(self, value: int) -> str:
+        """The question in our language."""
+        return self.query_template.format_map(self.values[value])
+
+    def sql(self, value: int) -> str:
+        """The question as a condition in SQL."""
+        return self.sql_template.format_map(self.values[value])
+
+
+# Name, query, SQL.
+_PAGES = (
+    ("actor", "actor:{actor}", "actor = '{actor}'"),
+    ("rare actor", "actor:{rare}", "actor = '{rare}'"),
+    ("actor and action", "actor:{actor} action:record.deleted",
+     "actor = '{actor}' AND action = 'record.deleted'"),
+    ("rare target", "target:{target}", "target = '{target}'"),
+    ("target type and outcome", "target.type:{type} outcome:denied",
+     "target_type = '{type}' AND outcome = 'denied'"),
+    ("tenant and service", "tenant:{tenant} service:{service}",
+     "tenant = '{tenant}' AND service = '{service}'"),
+    ("service and outcome, common", "service:{service} outcome:success",
+     "service = '{service}' AND outcome = 'success'"),
+    ("outcome and action in a day", "outcome:failure action:login.failed time:{day}",
+     "outcome = 'failure' AND action = 'login.failed' AND {day_sql}"),
+    ("action prefix and failure", "action:{prefix}.* outcome:failure",
+     "action LIKE '{prefix}.%' AND outcome = 'failure'"),
+    ("/24 and failure in 30 days", "source:{net24} outcome:failure time:{month}",
+     "{net24_sql} AND outcome = 'failure' AND {month_sql}"),
+    ("/20 and failure, all time", "source:{net20} outcome:failure",
+     "{net20_sql} AND outcome = 'failure'"),
+    ("a bare word", "{word}", "[{word}]"),
+    ("two words and an actor type", "{reason} access actor.type:user",
+     "[{reason} access] AND actor_type = 'user'"),
+    ("NOT, within a tenant", "tenant:{tenant} NOT actor.type:user",
+     "tenant = '{tenant}' AND NOT actor_type = 'user'"),
+    ("a session or a request", "session:{session} OR request:{request}",
+     "(session = '{session}' OR request = '{request}')"),
+    ("the last hours of a day", "time:{hours}", "{hours_sql}"),
+)  # fmt: skip
+_IN_A_MONTH = ("outcome:failure time:{month}", "outcome = 'failure' AND {month_sql}")
 
 
 def make_cases(samples: Sequence[dict[str, Any]]) -> list[Case]:
-    """The twenty questions. `samples`: events that are there, one for each value."""
-
-    def actor(value: int) -> str:
-        return f"u_{value + 1:05d}"
-
-    def rare(value: int) -> str:
-        return f"u_{30_001 + 7 * value:05d}"
-
-    def day(value: int) -> tuple[str, str]:
-        return _days(30 * value + 20, 1)
-
-    def month(value: int) -> tuple[str, str]:
-        return _days(30 * value + 40, 30)
-
-    def network(value: int, bits: int) -> tuple[str, str]:
-        net = ip_network(f"198.51.{17 * value}.0/{bits}", strict=False)
-        low, high = net.network_address, net.broadcast_address
-        return str(net), f"ip BETWEEN {{{low}}} AND {{{high}}}"
-
-    def target(value: int) -> str:
-        return str(samples[value]["targets"][0]["id"])
-
-    def session(value: int) -> str:
-        return str(samples[value]["actor"]["session"])
-
-    def request(value: int) -> str:
-        return str(samples[-value]["context"]["request_id"])
-
+    """The twenty questions. `samples`: events of the log, one for each value."""
+    values = [_values(value, samples) for value in range(VALUES)]
     return [
-        Case("actor", lambda v: f"actor:{actor(v)}", lambda v: f"actor = '{actor(v)}'"),
-        Case("rare actor", lambda v: f"actor:{rare(v)}", lambda v: f"actor = '{rare(v)}'"),
-        Case(
-            "actor and action",
-            lambda v: f"actor:{actor(v)} action:record.deleted",
-            lambda v: f"actor = '{actor(v)}' AND action = 'record.deleted'",
-        ),
-        Case(
-            "rare target",
-            lambda v: f"target:{target(v)}",
-            lambda v: f"target = '{target(v)}'",
-        ),
-        Case(
-            "target type and outcome",
-            lambda v: f"target.type:{_TYPES[v % 4]} outcome:denied",
-            lambda v: f"target_type = '{_TYPES[v % 4]}' AND outcome = 'denied'",
-        ),
-        Case(
-            "tenant and service",
-            lambda v: f"tenant:{_TENANTS[v]} service:{_SERVICES[v]}",
-            lambda v: f"tenant = '{_TENANTS[v]}' AND service = '{_SERVICES[v]}'",
-        ),
-        Case(
-            "service and outcome, common",
-            lambda v: f"service:{_SERVICES[v]} outcome:success",
-            lambda v: f"service = '{_SERVICES[v]}' AND outcome = 'success'",
-        ),
-        Case(
-            "outcome and action in a day",
-            lambda v: f"outcome:failure action:login.failed time:{day(v)[0]}",
-            lambda v: f"outcome = 'failure' AND action = 'login.failed' AND {day(v)[1]}",
-        ),
-        Case(
-            "action prefix and failure",
-            lambda v: f"action:{_PREFIXES[v]}.* outcome:failure",
-            lambda v: f"action LIKE '{_PREFIXES[v]}.%' AND outcome = 'failure'",
-        ),
-        Case(
-            "/24 and failure in 30 days",
-            lambda v: f"source:{network(v, 24)[0]} outcome:failure time:{month(v)[0]}",
-            lambda v: f"{network(v, 24)[1]} AND outcome = 'failure' AND {month(v)[1]}",
-        ),
-        Case(
-            "/20 and failure, all time",
-            lambda v: f"source:{network(v, 20)[0]} outcome:failure",
-            lambda v: f"{network(v, 20)[1]} AND outcome = 'failure'",
-        ),
-        Case("a bare word", lambda v: _WORDS[v], lambda v: f"[{_WORDS[v]}]"),
-        Case(
-            "two words and an actor type",
-            lambda v: f"{_WORDS[4 + v % 4]} access actor.type:user",
-            lambda v: f"[{_WORDS[4 + v % 4]} access] AND actor_type = 'user'",
-        ),
-        Case(
-            "NOT, within a tenant",
-            lambda v: f"tenant:{_TENANTS[v]} NOT actor.type:user",
-            lambda v: f"tenant = '{_TENANTS[v]}' AND NOT actor_type = 'user'",
-        ),
-        Case(
-            "a session or a request",
-            lambda v: f"session:{session(v)} OR request:{request(v)}",
-            lambda v: f"(session = '{session(v)}' OR request = '{request(v)}')",
-        ),
-        Case(
-            "the last hours of a day",
-            lambda v: f"time:{_hours(v)[0]}",
-            lambda v: _hours(v)[1],
-        ),
+        *(Case(*page, values) for page in _PAGES),
         Case(
             "count alone",
-            lambda v: f"outcome:failure NOT action:{_PREFIXES[v]}.*",
-            lambda v: f"outcome = 'failure' AND NOT action LIKE '{_PREFIXES[v]}.%'",
+            "outcome:failure NOT action:{prefix}.*",
+            "outcome = 'failure' AND NOT action LIKE '{prefix}.%'",
+            values,
             want="count",
         ),
-        Case(
-            "histogram over a month",
-            lambda v: f"outcome:failure time:{month(v)[0]}",
-            lambda v: f"outcome = 'failure' AND {month(v)[1]}",
-            want="histogram",
-        ),
-        Case(
-            "four facets over a month",
-            lambda v: f"outcome:failure time:{month(v)[0]}",
-            lambda v: f"outcome = 'failure' AND {month(v)[1]}",
-            want="facets",
-        ),
+        Case("histogram over a month", *_IN_A_MONTH, values, want="histogram"),
+        Case("four facets over a month", *_IN_A_MONTH, values, want="facets"),
         Case(
             "page 100 of a large answer",
-            lambda v: f"action:{_COMMON[v % 4]} outcome:success",
-            lambda v: f"action = '{_COMMON[v % 4]}' AND outcome = 'success'",
+            "action:{common} outcome:success",
+            "action = '{common}' AND outcome = 'success'",
+            values,
             offset=9900,
         ),
     ]
 
 
-def _days(first: int, count: int) -> tuple[str, str]:
-    """Some days of the year, in our language and in SQL."""
+def _values(value: int, samples: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The names in the templates, for the question's value of this number."""
+    found = {
+        "actor": f"u_{value + 1:05d}",
+        "rare": f"u_{30_001 + 7 * value:05d}",
+        "target": samples[value]["targets"][0]["id"],
+        "session": samples[value]["actor"]["session"],
+        "request": samples[-value]["context"]["request_id"],
+        "type": _TYPES[value % 4],
+        "tenant": _TENANTS[value],
+        "service": _SERVICES[value],
+        "prefix": _PREFIXES[value],
+        "common": _COMMON[value % 4],
+        "word": _WORDS[value],
+        "reason": _WORDS[4 + value % 4],
+    }
+    for bits in (20, 24):
+        network = ip_network(f"198.51.{17 * value}.0/{bits}", strict=False)
+        low, high = network.network_address, network.broadcast_address
+        found |= {
+            f"net{bits}": str(network),
+            f"net{bits}_sql": f"ip BETWEEN {{{low}}} AND {{{high}}}",
+        }
+    evening = START_UNIX_US + (43 * value + 9) * DAY_US + 79_500_000_000
+    for name, start, end, chars in (
+        ("day", *_days(30 * value + 20, 1), 10),
+        ("month", *_days(30 * value + 40, 30), 10),
+        ("hours", evening, evening + 5_400_000_000, None),
+    ):
+        found[name] = f"{format_time(start)[:chars]}..{format_time(end - 1)[:chars]}"
+        found[f"{name}_sql"] = f"time_us >= {start} AND time_us < {end}"
+    return found
+
+
+def _days(first: int, count: int) -> tuple[int, int]:
+    """The start and end of some days of the year."""
     start = START_UNIX_US + first * DAY_US
-    end = start + count * DAY_US
-    ours = f"{format_time(start)[:10]}..{format_time(end - 1)[:10]}"
-    return ours, f"time_us >= {start} AND time_us < {end}"
-
-
-def _hours(value: int) -> tuple[str, str]:
-    start = START_UNIX_US + (43 * value + 9) * DAY_US + 79_500_000_000
-    end = start + 5_400_000_000
-    return (
-        f"{format_time(start)}..{format_time(end - 1)}",
-        f"time_us >= {start} AND time_us < {end}",
-    )
+    return start, start + count * DAY_US
