@@ -27,7 +27,7 @@ import msgspec
 
 from bench.append import ORIGIN
 from bench.questions import VALUES, Case, make_cases
-from bench.rows import Row, format_table
+from bench.rows import Row, format_table, p50, p95
 from bench.searching import EXPORT_ROWS, asked_over_http, exported, sealing
 from bench.tables import PostgreSQL, Question, SQLite, Timing, forget_files, table_rows
 from bench.varied import START_UNIX_US, YEAR_US, fill_log
@@ -279,7 +279,7 @@ def _compare(
     found = {contender.name: measure(contender, case, seconds=seconds) for contender in contenders}
     print(
         case.name,
-        {name: f"{_p50(f['warm']) * 1e3:.2f} ms" for name, f in found.items()},
+        {name: f"{p50(f['warm']) * 1e3:.2f} ms" for name, f in found.items()},
         flush=True,
     )
     return found
@@ -296,12 +296,12 @@ def format_comparison(results: Results) -> str:
         cells = []
         for name in names:
             figures = found[name]
-            page = _ms(_p50(figures["page"])) if "page" in figures else ""
+            page = _ms(p50(figures["page"])) if "page" in figures else ""
             cells += [
-                _ms(_p50(figures["warm"])),
-                _ms(_p95(figures["warm"])),
+                _ms(p50(figures["warm"])),
+                _ms(p95(figures["warm"])),
                 page,
-                _ms(_p50(figures["cold"])),
+                _ms(p50(figures["cold"])),
             ]
         lines.append(f"| {question} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -313,20 +313,20 @@ def verdicts(results: Results) -> list[Row]:
     two = [name for name in results if name in TWO_DIMENSIONS]
     networks = [name for name in results if name.startswith("/")]
     slowest = {
-        name: max(_p50(found[name]["warm"]) for found in results.values())
+        name: max(p50(found[name]["warm"]) for found in results.values())
         for name in (ours, *others)
     }
     return [
         Row(
             "two dimensions over everything, the slowest p95, warm",
-            max(_p95(results[name][ours]["warm"]) for name in two) * 1e3,
+            max(p95(results[name][ours]["warm"]) for name in two) * 1e3,
             "ms",
             reach=10,
             at_most=True,
         ),
         Row(
             "a network and an outcome, the slowest p95, warm",
-            max(_p95(results[name][ours]["warm"]) for name in networks) * 1e3,
+            max(p95(results[name][ours]["warm"]) for name in networks) * 1e3,
             "ms",
             reach=50,
             at_most=True,
@@ -353,19 +353,11 @@ def verdicts(results: Results) -> list[Row]:
 
 def _mean_ratio(results: Results, ours: str, others: Sequence[str], kind: str) -> float:
     ratios = [
-        min(_p50(found[name][kind]) for name in others) / _p50(found[ours][kind])
+        min(p50(found[name][kind]) for name in others) / p50(found[ours][kind])
         for found in results.values()
         if kind in found[ours]
     ]
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
-
-
-def _p50(seconds: Sequence[float]) -> float:
-    return sorted(seconds)[len(seconds) // 2]
-
-
-def _p95(seconds: Sequence[float]) -> float:
-    return sorted(seconds)[int(len(seconds) * 0.95)]
 
 
 def _ms(seconds: float) -> str:

@@ -38,5 +38,15 @@ def format_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def p50(values: Sequence[float]) -> float:
+    """The median."""
+    return sorted(values)[len(values) // 2]
+
+
+def p95(values: Sequence[float]) -> float:
+    """The 95th percentile."""
+    return sorted(values)[int(len(values) * 0.95)]
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.2f}"

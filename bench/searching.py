@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 from bench.append import ORIGIN, QUIET, RATE_PER_S, load
 from bench.million import resident_mb
-from bench.rows import Row
+from bench.rows import Row, p95
 from bench.varied import fill_log
 from ledger.demo.child_service import Service, make_ledger
 from ledger.service.data_dir import DirectoryPaths
@@ -39,8 +39,8 @@ def asked_over_http(
                 took.append(_search(service.url, token, query))
                 seen.append((time.perf_counter() - start) * 1e3)
     return [
-        Row("two dimensions over HTTP, took_ms, p95", _p95(took), "ms"),
-        Row("two dimensions over HTTP, as the client sees it, p95", _p95(seen), "ms"),
+        Row("two dimensions over HTTP, took_ms, p95", p95(took), "ms"),
+        Row("two dimensions over HTTP, as the client sees it, p95", p95(seen), "ms"),
     ]
 
 
@@ -162,7 +162,3 @@ def _peak_mb(process_id: int) -> Iterator[list[float]]:
     finally:
         is_over.set()
         watcher.join()
-
-
-def _p95(values: Sequence[float]) -> float:
-    return sorted(values)[int(len(values) * 0.95)]

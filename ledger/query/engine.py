@@ -71,17 +71,6 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """The first and the last match of a query, by index."""
-
-    first: Row | None
-    last: Row | None
-    total: int
-    total_exact: bool
-    tree_size: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexStatus:
     """How many of the full segments are sealed in the index on disk."""
 
@@ -199,28 +188,6 @@ class QueryEngine:
                 some = indices[start : start + _EXPORT_ROWS]
                 yield from map(Row, some, leaf_cache.leaves(some))
 
-    def seen(
-        self,
-        query: Expression,
-        *,
-        tenant: str | None,
-        now_unix_us: int,
-        limits: QueryLimits = DEFAULT_LIMITS,
-    ) -> Seen:
-        """The first and the last match, by index, and how many there are."""
-        search = partial(
-            self.search, query, tenant=tenant, now_unix_us=now_unix_us, limit=1, limits=limits
-        )
-        last = search(order="newest")
-        first = search(order="oldest", is_counted=False, tree_size=last.tree_size)
-        return Seen(
-            first=first.rows[0] if first.rows else None,
-            last=last.rows[0] if last.rows else None,
-            total=last.total,
-            total_exact=last.total_exact,
-            tree_size=last.tree_size,
-        )
-
     def matcher(self, query: Expression, *, tenant: str | None, now_unix_us: int) -> Matcher:
         """A test of one entry by index and leaf, without the index: for the live stream."""
         return make_matcher(resolve(_scoped(query, tenant), now_unix_us))
@@ -275,8 +242,8 @@ class QueryEngine:
         expression = resolve(_scoped(query, tenant), now_unix_us)
         with self._snapshot() as snapshot:
             resolver = IdResolver(
-                self._log,
-                self._leaf_cache,
+                log=self._log,
+                leaf_cache=self._leaf_cache,
                 tree_size=tree_size,
                 records=() if snapshot is None else snapshot.records,
                 segment_entries=self._segment_entries,

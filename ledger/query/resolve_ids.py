@@ -6,6 +6,7 @@ and the time of receipt never decreases along the log.
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from ledger.query.leaf_cache import LeafCache
@@ -19,49 +20,38 @@ IDS_MAX: Final = 10_000
 """Above this many ids with one prefix, the query reads rows instead."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IdResolver:
     """Resolves conditions in a tree of one size."""
 
-    def __init__(
-        self,
-        log: LogStore,
-        leaf_cache: LeafCache,
-        *,
-        tree_size: int,
-        records: Sequence[SegmentRecord],
-        segment_entries: int,
-    ) -> None:
-        self._log = log
-        self._leaf_cache = leaf_cache
-        self._tree_size = tree_size
-        self._records = records
-        self._segment_entries = segment_entries
+    log: LogStore
+    leaf_cache: LeafCache
+    tree_size: int
+    records: Sequence[SegmentRecord]
+    segment_entries: int
 
     def resolve(self, expression: Expression) -> Expression:
         """The expression with conditions on id and receipt as conditions on the index."""
-        match expression:
-            case ast.And(parts):
-                return ast.And(tuple(self.resolve(part) for part in parts))
-            case ast.Or(parts):
-                return ast.Or(tuple(self.resolve(part) for part in parts))
-            case ast.Not(part):
-                return ast.Not(self.resolve(part))
+        return ast.replace_conditions(expression, self._resolve)
+
+    def _resolve(self, condition: Expression) -> Expression:
+        match condition:
             case ast.Is("id", value, is_prefix):
                 return self._ids(value) if is_prefix else self._id(value)
             case ast.Between("received", start, end):
                 first = self._first_at(start) if start else 0
-                return ast.IndexBetween(first, self._first_at(end) if end else self._tree_size)
-        return expression
+                return ast.IndexBetween(first, self._first_at(end) if end else self.tree_size)
+        return condition
 
     def _id(self, value: str) -> Expression:
-        index = self._log.index_of(bytes.fromhex(value.replace("-", "")))
+        index = self.log.index_of(bytes.fromhex(value.replace("-", "")))
         return ast.IndexIn(() if index is None else (index,))
 
     def _ids(self, prefix: str) -> Expression:
         digits = prefix.replace("-", "")
         if not digits:
             return ast.EVERYTHING
-        indices = self._log.indices_between(
+        indices = self.log.indices_between(
             low=bytes.fromhex(digits.ljust(32, "0")),
             last=bytes.fromhex(digits.ljust(32, "f")),
             most=IDS_MAX,
@@ -76,15 +66,15 @@ class IdResolver:
         Cost: at most 17 reads of rows, most of them in one bundle.
         """
         text = ast.time_text(moment)
-        segment = bisect_left(self._records, text, key=lambda record: record.last_received)
-        start = segment * self._segment_entries
+        segment = bisect_left(self.records, text, key=lambda record: record.last_received)
+        start = segment * self.segment_entries
         # No records exist past the last sealed segment: the search covers all of that.
-        end = start + self._segment_entries if segment < len(self._records) else self._tree_size
-        end = min(end, self._tree_size)
+        end = start + self.segment_entries if segment < len(self.records) else self.tree_size
+        end = min(end, self.tree_size)
         if start >= end:
-            return self._tree_size
+            return self.tree_size
         return bisect_left(range(end), text, lo=start, key=self._received_at)
 
     def _received_at(self, index: int) -> str:
-        (leaf,) = self._leaf_cache.leaves((index,))
+        (leaf,) = self.leaf_cache.leaves((index,))
         return decode_view(leaf).received.time

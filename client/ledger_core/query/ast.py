@@ -7,7 +7,7 @@ parses to the same value. Times stay relative until `resolve` makes them absolut
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, TypeAlias
@@ -149,22 +149,32 @@ def any_of(parts: Iterable[Expression]) -> Expression:
     return flat[0] if len(flat) == 1 else Or(tuple(flat))
 
 
-def resolve(expression: Expression, now_unix_us: int) -> Expression:
-    """The expression with every relative time made absolute."""
+def replace_conditions(
+    expression: Expression, replace: Callable[[Expression], Expression]
+) -> Expression:
+    """The expression with every condition replaced; `And`, `Or` and `Not` stay."""
     match expression:
         case And(parts):
-            return And(tuple(resolve(part, now_unix_us) for part in parts))
+            return And(tuple(replace_conditions(part, replace) for part in parts))
         case Or(parts):
-            return Or(tuple(resolve(part, now_unix_us) for part in parts))
+            return Or(tuple(replace_conditions(part, replace) for part in parts))
         case Not(part):
-            return Not(resolve(part, now_unix_us))
-        case Between(field, start, end):
-            return Between(
-                field,
-                None if start is None else start.resolve(now_unix_us),
-                None if end is None else end.resolve(now_unix_us),
-            )
-    return expression
+            return Not(replace_conditions(part, replace))
+    return replace(expression)
+
+
+def resolve(expression: Expression, now_unix_us: int) -> Expression:
+    """The expression with every relative time made absolute."""
+
+    def absolute(condition: Expression) -> Expression:
+        if not isinstance(condition, Between):
+            return condition
+        start, end = condition.start, condition.end
+        return Between(
+            condition.field, start and start.resolve(now_unix_us), end and end.resolve(now_unix_us)
+        )
+
+    return replace_conditions(expression, absolute)
 
 
 def format_query(expression: Expression) -> str:

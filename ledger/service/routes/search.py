@@ -144,24 +144,19 @@ async def read_seen(
     engine, limits = context.query_pool.engine, context.query_pool.limits
 
     def find() -> SeenAnswer:
-        seen = engine.seen(query, tenant=tenant, now_unix_us=now, limits=limits)
-        answer = engine.search(
-            query,
-            tenant=tenant,
-            now_unix_us=now,
-            limit=0,
-            facets=("action",),
-            tree_size=seen.tree_size,
-            limits=limits,
+        search = partial(
+            engine.search, query, tenant=tenant, now_unix_us=now, limit=1, limits=limits
         )
+        last = search(order="newest", facets=("action",))
+        first = search(order="oldest", is_counted=False, tree_size=last.tree_size)
         return SeenAnswer(
             source=source,
-            tree_size=seen.tree_size,
-            total=seen.total,
-            total_exact=seen.total_exact,
-            actions=answer.facets[0],
-            first=None if seen.first is None else make_found_event(seen.first),
-            last=None if seen.last is None else make_found_event(seen.last),
+            tree_size=last.tree_size,
+            total=last.total,
+            total_exact=last.total_exact,
+            actions=last.facets[0],
+            first=make_found_event(first.rows[0]) if first.rows else None,
+            last=make_found_event(last.rows[0]) if last.rows else None,
         )
 
     return encode_answer(await context.query_pool.run(find), cache=PRIVATE)
