@@ -1,6 +1,7 @@
 """Authentication by bearer tokens: which token a request carries, and its scopes.
 
-A token is looked up on every request, so a revoked one is refused from the next request on. A known
+A token is looked up on every request, so a revoked one is refused from the next request on; open
+streams and exports look it up again and again with `is_authorized`. A known
 and an unknown token cost the same: one SHA-256 and one point read by the hash. No secret is
 compared with another, so no comparison can leak one.
 
@@ -35,3 +36,12 @@ def authenticate(access: AccessStore, request: web.BaseRequest, scope: TokenScop
     if not record.may(scope):
         raise ProblemError("scope-missing", f"the token does not carry the scope {scope}")
     return record
+
+
+def is_authorized(access: AccessStore, request: web.BaseRequest, scope: TokenScope) -> bool:
+    """Whether the token of a request is still in use and still has the scope."""
+    try:
+        authenticate(access, request, scope)
+    except ProblemError:
+        return False
+    return True

@@ -49,7 +49,8 @@ def test_only_events_with_something_private_wait_for_the_disk(store: PrivateStor
 
 def test_the_values_of_the_sender_and_of_the_settings_are_both_stored(store: PrivateStore) -> None:
     private_fields = PrivateFields(store, FIELDS)
-    sent = read_private(**NAMED)
+    sent = read_private(**NAMED, time=None)
+    assert sent.filled == ("time",)
     (stored,) = private_fields.commit_and_store([sent])
     assert isinstance(stored, ChangedEvent)
     assert b"Zo" not in stored.event_json

@@ -4,6 +4,8 @@ import asyncio
 import http.client
 import json
 import secrets
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -131,6 +133,12 @@ def event(**fields: Any) -> dict[str, Any]:
 def new_id() -> str:
     """A UUID that was never used."""
     return format_uuid7(unix_ms=1_790_000_000_000, random=secrets.token_bytes(10))
+
+
+def ledger_command(*arguments: str) -> str:
+    """Run the command line as an operator would, beside the running service."""
+    command = [sys.executable, "-m", "ledger", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 TOKENS: Mapping[str, tuple[tuple[Any, ...], str | None]] = {

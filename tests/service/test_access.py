@@ -1,7 +1,5 @@
 """Who may do what: tokens, scopes, tenants."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +10,16 @@ import pytest
 from ledger.service.token_admin import make_token
 from ledger_core.event.canonical import parse_leaf
 from tests.service.check_log import check_ledger
-from tests.service.serving import QUICK, TOKENS, Ledger, event, make_ledger, serving, serving_new
+from tests.service.serving import (
+    QUICK,
+    TOKENS,
+    Ledger,
+    event,
+    ledger_command,
+    make_ledger,
+    serving,
+    serving_new,
+)
 
 WAIT_S = 20.0
 
@@ -168,12 +175,6 @@ def test_a_token_has_a_printable_name_that_is_not_the_services(tmp_path: Path, n
     make_ledger(tmp_path / "ledger")
     with pytest.raises(ValueError, match="name"):
         make_token(tmp_path / "ledger", name=name, scopes=("read",), tenant=None)
-
-
-def ledger_command(*arguments: str) -> str:
-    """Run the command line as an operator would, beside the running service."""
-    command = [sys.executable, "-m", "ledger", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def test_a_new_token_works_at_once_and_a_revoked_one_no_more(ledger: Ledger) -> None:

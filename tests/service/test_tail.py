@@ -6,15 +6,26 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+import pytest
 
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.proof import check_proof, parse_proof
-from tests.service.serving import QUICK, Ledger, event, make_ledger, serving
+from tests.service.serving import (
+    QUICK,
+    Ledger,
+    event,
+    ledger_command,
+    make_ledger,
+    new_id,
+    serving,
+    serving_new,
+)
 from tests.service.streams import lines_of
 
 BRISK = msgspec.structs.replace(QUICK, stream_heartbeat_s=0.1)
@@ -205,3 +216,42 @@ def test_a_stream_does_not_begin_past_the_end(ledger: Ledger) -> None:
     assert (refused.status, refused.slug) == (400, "past-the-end")
     mistaken = ledger.ask("/v1/events/stream?q=actr:u_1")
     assert (mistaken.status, mistaken.slug) == (422, "query")
+
+
+def test_a_revoked_token_ends_its_open_streams_and_no_others(ledger: Ledger) -> None:
+    with (
+        lines_of(ledger, "/v1/events/stream", token="read") as revoked,
+        lines_of(ledger, "/v1/events/stream", token="admin") as other,
+    ):
+        assert "next" in json.loads(next(revoked))
+        ledger_command("token", "revoke", str(ledger.directory), "read")
+        # This goes on when the stream has ended; a time-out of the socket is no ConnectionError.
+        with suppress(ConnectionError, http.client.HTTPException):
+            list(revoked)
+        ledger.append(event(action="a.b"))
+        assert events_in(other, 1)[0]["event"]["action"] == "ledger.token.revoked"
+    assert ledger.ask("/v1/events/stream", token="read").slug == "token-unknown"
+
+
+def test_a_revoked_token_ends_an_export_that_nobody_reads(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving_new(tmp_path) as ledger:
+        big = [event(context={"text": "x" * 40_000}) for _ in range(100)]
+        for _ in range(5):
+            assert ledger.append(*[{**each, "id": new_id()} for each in big]).status == 200
+        parts = urlsplit(ledger.url)
+        stalled = socket.create_connection((str(parts.hostname), int(parts.port or 0)))
+        head = (
+            f"GET /v1/export HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ledger.tokens['read']}"
+        )
+        stalled.sendall(f"{head}\r\n\r\n".encode())
+        assert stalled.recv(1)
+        ledger_command("token", "revoke", str(ledger.directory), "read")
+        deadline_s = time.monotonic() + 10
+        said = ""
+        while "reader_unauthorized" not in said:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+            said += capfd.readouterr().out
+        stalled.close()

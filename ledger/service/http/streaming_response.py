@@ -1,18 +1,21 @@
-"""Answers that are written while they are made: none is ever whole in memory.
+"""Answers that are written while they are made, so that none is ever whole in memory.
 
-A reader that takes nothing for a while is hung up on. An error after the first byte can't become a
-problem document any more, so the connection is cut where it stands: an answer that isn't whole
-must not look whole.
+Three things cut the connection: a reader that accepts no bytes for a while, a token that is revoked
+meanwhile, and an error after the first byte. None of them can become a problem document any more,
+and an answer that is cut short must not look whole.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import structlog
 from aiohttp import web
 
 from ledger.service.http.problems import log_failure
 from ledger.service.http.responses import make_answer
+
+AUTHORIZATION_POLL_S = 0.5
+"""How often the token of an open answer is looked up again: it ends a second after revocation."""
 
 _log = structlog.get_logger("ledger.service")
 
@@ -23,9 +26,10 @@ async def stream_answer(
     *,
     media: str,
     reader_wait_s: float,
+    is_authorized: Callable[[], bool],
     headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
-    """Write the chunks as the answer; HEAD gets the headers alone.
+    """Write the chunks as the answer, as long as it `is_authorized`; HEAD gets the headers alone.
 
     Raises: what the first chunk raises. What a later one raises is logged and cuts the connection.
     """
@@ -38,18 +42,34 @@ async def stream_answer(
     answer.enable_chunked_encoding()
     await answer.prepare(request)
     try:
-        if first is not None:
-            await _write(answer, first, reader_wait_s)
-        async for chunk in chunks:
-            await _write(answer, chunk, reader_wait_s)
-        await answer.write_eof()
+        async with asyncio.timeout(None) as deadline:
+            watch = asyncio.create_task(_expire_unauthorized(deadline, is_authorized))
+            try:
+                if first is not None:
+                    await _write(answer, first, reader_wait_s)
+                async for chunk in chunks:
+                    await _write(answer, chunk, reader_wait_s)
+                await answer.write_eof()
+            finally:
+                watch.cancel()
     except (ConnectionError, TimeoutError):
-        _log.info("reader_gone", path=request.path)
+        _log.info("reader_gone" if is_authorized() else "reader_unauthorized", path=request.path)
         _cut(request)
     except Exception as error:  # noqa: BLE001 - the answer's top: it can't become a problem now
         log_failure("stream_failed", error, path=request.path)
         _cut(request)
     return answer
+
+
+async def _expire_unauthorized(
+    deadline: asyncio.Timeout, is_authorized: Callable[[], bool]
+) -> None:
+    """End the answer by its deadline when its token is in use no more."""
+    while True:
+        await asyncio.sleep(AUTHORIZATION_POLL_S)
+        if not is_authorized():
+            deadline.reschedule(asyncio.get_running_loop().time())
+            return
 
 
 async def _write(answer: web.StreamResponse, chunk: bytes, reader_wait_s: float) -> None:

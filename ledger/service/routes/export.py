@@ -22,7 +22,7 @@ from aiohttp import web
 
 from ledger.query.cursor import ORDERS, Order
 from ledger.query.engine import Row
-from ledger.service.auth import authenticate
+from ledger.service.auth import authenticate, is_authorized
 from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import QUERY, choice_parameter
 from ledger.service.http.problems import ProblemError
@@ -84,6 +84,7 @@ async def export_events(
             pieces,
             media=f"{media}; charset=utf-8" if media == CSV else media,
             reader_wait_s=context.settings.reader_wait_s,
+            is_authorized=partial(is_authorized, context.access, request, "read"),
             headers={"Content-Disposition": f'attachment; filename="{name}"'},
         )
 

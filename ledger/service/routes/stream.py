@@ -25,7 +25,7 @@ from aiohttp import web
 
 from ledger.query.engine import Row
 from ledger.query.leaf_cache import LeafCache
-from ledger.service.auth import authenticate
+from ledger.service.auth import authenticate, is_authorized
 from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import QUERY, flag_parameter, size_parameter
 from ledger.service.http.problems import ProblemError
@@ -152,6 +152,7 @@ async def stream_events(
                 chunks,
                 media=EVENTS if is_sse else NDJSON_MEDIA,
                 reader_wait_s=context.settings.reader_wait_s,
+                is_authorized=partial(is_authorized, context.access, request, "read"),
             )
 
 
