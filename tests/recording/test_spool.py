@@ -1,14 +1,20 @@
 """The spool and its other side: numbered, in order, freed when told, read after a crash."""
 
+import errno
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ledger_client.recording.encoding import EncodedEvent
+from ledger_client.recording.meta_events import MetaEvents
 from ledger_client.recording.options import SpoolClosedError
-from ledger_client.recording.spool import Spool
+from ledger_client.recording.spool import Position, Spool
 from ledger_client.recording.spool_dir import (
+    STALE_NEW_S,
     InstanceDir,
     adopt_orphans,
     bytes_of_other_instances,
@@ -239,3 +245,225 @@ def test_only_the_owner_may_read_what_is_spooled(tmp_path: Path) -> None:
     fill(spool, 1)
     assert spool.instance_dir.path.stat().st_mode & 0o077 == 0
     assert spool.instance_dir.segment_path(1).stat().st_mode & 0o077 == 0
+
+
+class Disk:
+    """Stands in for `os.write`: writes some bytes of a frame, then runs something."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._write = os.write
+        self._interruptions: list[tuple[int, Callable[[], None]]] = []
+        monkeypatch.setattr(os, "write", self.write)
+
+    def interrupt(self, then: Callable[[], None], *, after_bytes: int = 0) -> None:
+        """At the next write that isn't interrupted yet."""
+        self._interruptions.append((after_bytes, then))
+
+    def write(self, fd: int, data: bytes) -> int:
+        if not self._interruptions:
+            return self._write(fd, data)
+        after_bytes, then = self._interruptions.pop(0)
+        done = self._write(fd, data[:after_bytes])
+        then()
+        return done
+
+
+def refuse() -> None:
+    raise OSError(errno.ENOSPC, "no space left on device")
+
+
+def press_ctrl_c() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+def test_a_number_that_a_signal_handler_skipped_during_a_failed_write_is_not_given_out_again(
+    tmp_path: Path, disk: Disk
+) -> None:
+    spool = make_spool(tmp_path)
+    fill(spool, 1)
+    skipped: list[int] = []
+
+    def handle_signal_and_fail() -> None:
+        skipped.append(spool.skip_number())
+        refuse()
+
+    disk.interrupt(handle_signal_and_fail)
+    disk.interrupt(refuse)  # The attempt in a new file, whose header can't be written either.
+    with pytest.raises(OSError, match="no space"):
+        spool.append(EVENT)
+    assert skipped == [3]
+    fill(spool, 1)
+    assert read_all(reader_of(spool)) == [1, 4]
+
+
+def test_a_failed_write_gives_its_number_back(tmp_path: Path, disk: Disk) -> None:
+    spool = make_spool(tmp_path)
+    fill(spool, 1)
+    disk.interrupt(refuse)
+    disk.interrupt(refuse)
+    with pytest.raises(OSError, match="no space"):
+        spool.append(EVENT)
+    fill(spool, 1)
+    assert read_all(reader_of(spool)) == [1, 2]
+
+
+@pytest.mark.parametrize("after_bytes", [0, 1, 50, 10_000])
+def test_an_exception_of_a_signal_handler_in_mid_frame_damages_no_later_frame(
+    tmp_path: Path, disk: Disk, after_bytes: int
+) -> None:
+    damages: list[Damage] = []
+    spool = make_spool(tmp_path)
+    fill(spool, 1)
+    disk.interrupt(press_ctrl_c, after_bytes=after_bytes)
+    with pytest.raises(KeyboardInterrupt):
+        spool.append(EVENT)
+    fill(spool, 2)
+    whole = [2] if after_bytes == 10_000 else []
+    assert read_all(reader_of(spool, damages.append)) == [1, *whole, 3, 4]
+    assert damages == []
+
+
+@pytest.mark.parametrize("frames_before", [0, 1])
+def test_a_half_frame_that_can_not_be_cut_off_ends_its_file(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, frames_before: int
+) -> None:
+    damages: list[Damage] = []
+    spool = make_spool(tmp_path)
+    fill(spool, frames_before)
+    if not frames_before:
+        disk.interrupt(lambda: None, after_bytes=10_000)  # The header is written.
+    disk.interrupt(lambda: None, after_bytes=20)
+    disk.interrupt(refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", lambda *_: refuse())
+        spool.append(EVENT)
+    fill(spool, 1)
+    assert read_all(reader_of(spool, damages.append)) == list(range(1, frames_before + 3))
+    assert damages == []
+    assert spool.end_position.segment == 2
+
+
+def test_a_full_disk_does_not_collect_files_without_frames(tmp_path: Path, disk: Disk) -> None:
+    spool = make_spool(tmp_path)
+    disk.interrupt(lambda: None, after_bytes=10_000)  # The header is written.
+    for _ in range(10):
+        disk.interrupt(refuse)
+        with pytest.raises(OSError, match="no space"):
+            spool.append(EVENT)
+    assert spool.instance_dir.segment_numbers() == [1]
+    fill(spool, 1)
+    assert read_all(reader_of(spool)) == [1]
+
+
+def test_a_file_that_a_write_failed_in_is_ended_and_the_event_goes_into_a_new_one(
+    tmp_path: Path, disk: Disk
+) -> None:
+    spool = make_spool(tmp_path)
+    fill(spool, 1)
+    disk.interrupt(lambda: None, after_bytes=20)
+    disk.interrupt(refuse)
+    spool.append(EVENT)
+    assert spool.instance_dir.segment_numbers() == [1, 2]
+    assert read_all(reader_of(spool)) == [1, 2]
+
+
+def test_a_new_file_is_durable_with_its_name_and_an_old_one_costs_no_second_sync_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    for name in ("fsync", "fdatasync"):
+        real = getattr(os, name)
+
+        def sync(fd: int, name: str = name, real: Callable[[int], None] = real) -> None:
+            synced.append(name)
+            real(fd)
+
+        monkeypatch.setattr(os, name, sync)
+    spool = make_spool(tmp_path, segment_bytes_max=500)
+    synced.clear()
+    fill(spool, 1)
+    assert synced == ["fdatasync", "fsync"]
+    fill(spool, 1)
+    assert synced == ["fdatasync", "fsync", "fdatasync"]
+    spool.sync()
+    assert synced == ["fdatasync", "fsync", "fdatasync"]
+    fill(spool, 3)
+    assert spool.end_position.segment == 2
+    # The file that is full, the new one, and the name of the new one.
+    assert synced[3:] == ["fdatasync", "fdatasync", "fsync"]
+
+
+def test_a_segment_that_the_cursor_has_passed_is_removed_unread(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path)
+    fill(spool, 30)
+    orphan = crash(spool)
+    kept = orphan.segment_path(1).read_bytes()
+    reader = orphan_reader(orphan)
+    assert read_all(reader) == list(range(1, 31))
+    orphan.segment_path(1).write_bytes(kept)  # As when a crash came before its removal.
+    freed: list[int] = []
+    again = SpoolReader(
+        orphan, end_position=lambda: None, on_freed=freed.append, on_damage=lambda _: None
+    )
+    assert again.read(1) is None
+    assert freed == [len(kept)]
+    assert orphan.segment_numbers() == []
+
+
+def test_a_file_with_private_values_is_sealed_once_all_of_it_is_freed(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path)
+    fill(spool, 1)
+    spool.rotate(spool.end_position)
+    assert spool.end_position.segment == 1
+    spool.append(EncodedEvent(b'{"event":{', b'},"private":[]}'))
+    spool.rotate(None)
+    spool.rotate(Position(1, spool.end_position.offset - 1))
+    assert spool.end_position.segment == 1
+    spool.rotate(spool.end_position)
+    assert spool.end_position == Position(2, 0)
+
+
+def test_a_directory_that_was_never_renamed_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    for name, age_s in ((f".new-{INSTANCE}", STALE_NEW_S + 60), (f".new-{OTHER}", 60)):
+        (tmp_path / name).mkdir()
+        then_s = time.time() - age_s
+        os.utime(tmp_path / name, (then_s, then_s))
+    assert list(adopt_orphans(tmp_path)) == []
+    assert [path.name for path in tmp_path.iterdir()] == [f".new-{OTHER}"]
+
+
+def test_a_second_file_of_one_name_is_set_aside_under_another(tmp_path: Path) -> None:
+    (tmp_path / "damaged").mkdir()
+    taken = tmp_path / "damaged" / f"{INSTANCE}.1.segment"
+    taken.write_text("an earlier one")
+    spool = make_spool(tmp_path)
+    fill(spool, 2)
+    orphan = crash(spool)
+    data = bytearray(orphan.segment_path(1).read_bytes())
+    data[100] ^= 1
+    orphan.segment_path(1).write_bytes(data)
+    assert read_all(orphan_reader(orphan)) == []
+    assert taken.read_text() == "an earlier one"
+    assert taken.with_name(f"{taken.name}.1").read_bytes() == data
+
+
+def test_drops_during_a_report_of_drops_are_reported_too(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path)
+    reported: list[list[list[int]]] = []
+
+    def write(fields: dict[str, Any]) -> None:
+        reported.append(fields["context"]["dropped"]["numbers"])
+        if len(reported) == 1:
+            meta_events.note_dropped(3)  # By a signal handler.
+
+    meta_events = MetaEvents(spool, write)
+    for seq in (1, 2):
+        meta_events.note_dropped(seq)
+    meta_events.flush()
+    assert reported == [[[1, 2]], [[1, 3]]]
+    assert not meta_events.is_pending
