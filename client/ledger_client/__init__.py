@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from ledger_client.mark_private import private as private
     from ledger_client.recording.async_recorder import AsyncRecorder as AsyncRecorder
     from ledger_client.recording.context import audit_context as audit_context
+    from ledger_client.recording.context import capture_scope as capture_scope
     from ledger_client.recording.context import extend_audit_context as extend_audit_context
+    from ledger_client.recording.context import restored as restored
     from ledger_client.recording.decorator import audited as audited
     from ledger_client.recording.diff import diff as diff
     from ledger_client.recording.diff import snapshot as snapshot
@@ -79,7 +81,9 @@ _NAMES = {
     "ledger_client.ids": "new_event_id",
     "ledger_client.mark_private": "private",
     "ledger_client.recording.async_recorder": "AsyncRecorder",
-    "ledger_client.recording.context": "audit_context extend_audit_context",
+    "ledger_client.recording.context": (
+        "audit_context capture_scope extend_audit_context restored"
+    ),
     "ledger_client.recording.decorator": "audited",
     "ledger_client.recording.diff": "diff snapshot",
     "ledger_client.recording.logging_handlers": "AuditHandler AuditProcessor",

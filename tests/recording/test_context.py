@@ -2,13 +2,20 @@
 
 import asyncio
 import contextvars
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from ledger_client import AsyncRecorder, audit_context, extend_audit_context
+from ledger_client import (
+    AsyncRecorder,
+    audit_context,
+    capture_scope,
+    extend_audit_context,
+    restored,
+)
 from ledger_client.recording.context import current_scope
 from tests.recording.conftest import OpenRecorder, Running
 
@@ -103,6 +110,43 @@ def test_more_may_be_said_while_a_block_is_open() -> None:
     assert current_scope() == {}
     with pytest.raises(RuntimeError, match="no audit_context is open"):
         extend_audit_context(actor="u_1")
+
+
+def test_a_fresh_block_begins_with_nothing_and_ends_with_what_was_around_it() -> None:
+    with audit_context(actor="u_1", tenant="t_1", source={"ip": "203.0.113.9"}, trace_id="t"):
+        outer = current_scope()
+        with audit_context(fresh=True, source={"port": 80}):
+            assert current_scope() == {"source": {"port": 80}}
+            with audit_context(request_id="r-1"):
+                assert current_scope() == {
+                    "source": {"port": 80},
+                    "context": {"request_id": "r-1"},
+                }
+        assert current_scope() == outer
+        with audit_context(fresh=True):
+            assert current_scope() == {}
+
+
+@pytest.mark.parametrize("actor", [("user", "u_1"), {"type": "user", "id": "u_1"}, ["user", "u_1"]])
+def test_a_captured_scope_is_restored_after_a_trip_through_json(actor: Any) -> None:
+    with audit_context(actor=lambda: actor, source="203.0.113.9", request_id="r-1", tenant="t_1"):
+        captured = json.loads(json.dumps(capture_scope()))
+    with audit_context(actor="another", reason="another job"):
+        with restored(captured):
+            assert current_scope() == {
+                "actor": {"type": "user", "id": "u_1"},
+                "source": {"ip": "203.0.113.9"},
+                "context": {"request_id": "r-1"},
+                "tenant": "t_1",
+            }
+            assert capture_scope() == captured
+        assert current_scope() == {"actor": "another", "reason": "another job"}
+    assert capture_scope() == {}
+
+
+def test_an_unknown_argument_of_a_context_is_a_mistake() -> None:
+    with pytest.raises(TypeError, match="unexpected arguments of an audit context: actr"):
+        restored({"actr": "u_1"}).__enter__()
 
 
 def test_a_block_may_be_left_in_another_context_than_it_was_entered_in() -> None:

@@ -1,5 +1,12 @@
-"""Web frameworks: who acts, from where and in which request, known to all that is recorded.
+"""Middleware for web frameworks: sets the audit context of each request.
 
-django, flask, asgi (Starlette, FastAPI), aiohttp: one module a framework, and only that one imports
-it. `requests` reads a request for all of them, `proxies` finds the address that it came from.
+proxies       the address that a request came from, behind proxies
+request_info  a request as the arguments of `audit_context`, for all frameworks
+asgi          Starlette and FastAPI
+flask         Flask
+aiohttp       aiohttp
+django        Django, its logins and its models
+
+Only the module of a framework imports it. Each request starts with an empty audit context, since a
+server may run it in the context of an earlier one, and leaves the one that it found.
 """

@@ -24,21 +24,21 @@ Actor = Callable[[web.Request], Principal | None]
 def audit_middleware(
     *, actor: Actor | None = None, **settings: Unpack[RequestSettings]
 ) -> Middleware:
-    """Say who, from where and in which request, for what is recorded in a handler.
+    """Set the audit context of each request.
 
-    `actor` is asked when something is recorded, so that an inner middleware may find the user.
-    Without it nothing is said of who.
+    `actor` is called when something is recorded, so that an inner middleware may find the user.
+    Without `actor`, events have no actor from the request.
 
-    Raises: ValueError for what is no network.
+    Raises: ValueError for a proxy that is no network.
     """
     reader = RequestReader(**settings)
 
     @web.middleware
     async def audit(request: web.Request, handler: Handler) -> web.StreamResponse:
-        said = reader.read(_peer(request), lambda name: request.headers.getall(name, []))
+        arguments = reader.read(_peer(request), lambda name: request.headers.getall(name, []))
         if actor is not None:
-            said["actor"] = actor_of(lambda: actor(request))
-        with audit_context(**said):
+            arguments["actor"] = actor_of(lambda: actor(request))
+        with audit_context(fresh=True, **arguments):
             return await handler(request)
 
     return audit
@@ -46,5 +46,5 @@ def audit_middleware(
 
 def _peer(request: web.Request) -> Endpoint:
     name = request.get_extra_info("peername")
-    # A text for a Unix socket; of IPv6 it has four members.
+    # A text for a Unix socket; a tuple of four for IPv6.
     return (isinstance(name, tuple) and parse_peer(*name[:2])) or NOWHERE

@@ -2,15 +2,15 @@
 
     app.add_middleware(AuditMiddleware, proxies=["10.0.0.0/8"])
 
-The user is the one of Starlette's `AuthenticationMiddleware`, unless `actor` says otherwise. Where
-a dependency finds out who it is, that one tells:
+The user is the one of Starlette's `AuthenticationMiddleware`, unless `actor` is given. A dependency
+that finds the user sets it:
 
     def current_user(token: Token, caller: Annotated[Caller, Depends(caller)]) -> User:
         user = …
         caller.actor = ("user", user.id)
         return user
 
-Add it last, so that it is the outermost. Messages are handed through as they are, those of
+Add the middleware last, so that it is the outermost. It passes every message on unchanged, those of
 websockets and of streamed bodies too.
 """
 
@@ -27,14 +27,14 @@ from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import audit_context
 
 SCOPE_KEY: Final = "ledger_client.caller"
-"""Where in the ASGI scope the `Caller` stands."""
+"""The key of the `Caller` in the ASGI scope."""
 
 Actor = Callable[[HTTPConnection], Principal | None]
 
 
 @dataclass(slots=True)
 class Caller:
-    """Who sends the request, as far as something inside the application has found out.
+    """The user of a request, once the application has found out.
 
     A context variable would not do: what a synchronous dependency sets in its thread is lost.
     """
@@ -43,14 +43,14 @@ class Caller:
 
 
 class AuditMiddleware:
-    """Says who, from where and in which request, for what is recorded in an ASGI application."""
+    """Sets the audit context of each request and websocket of an ASGI application."""
 
     def __init__(
         self, app: ASGIApp, *, actor: Actor | None = None, **settings: Unpack[RequestSettings]
     ) -> None:
-        """`actor` is asked when something is recorded, after a `Caller` that was told.
+        """`actor` is called when something is recorded, unless the `Caller` has an actor.
 
-        Raises: ValueError for what is no network.
+        Raises: ValueError for a proxy that is no network.
         """
         self._app: Final = app
         self._actor: Final[Actor] = user_actor if actor is None else actor
@@ -68,8 +68,8 @@ class AuditMiddleware:
         def find() -> Principal | None:
             return self._actor(connection) if caller.actor is None else caller.actor
 
-        said = self._reader.read(_peer(scope), connection.headers.getlist)
-        with audit_context(actor=actor_of(find), **said):
+        arguments = self._reader.read(_peer(scope), connection.headers.getlist)
+        with audit_context(fresh=True, actor=actor_of(find), **arguments):
             await self._app(scope, receive, send)
 
 
@@ -85,7 +85,7 @@ def caller(connection: HTTPConnection) -> Caller:
 
 
 def user_actor(connection: HTTPConnection) -> Principal | None:
-    """The user whom Starlette's AuthenticationMiddleware has found."""
+    """The user that Starlette's AuthenticationMiddleware has found."""
     user = connection.scope.get("user")
     if user is None or not user.is_authenticated:
         return None

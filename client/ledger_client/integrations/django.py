@@ -47,7 +47,7 @@ from ledger_client.integrations.request_info import (
     actor_of,
 )
 from ledger_client.recording.arguments import Changes, Principal
-from ledger_client.recording.context import AuditContext, audit_context, current_scope
+from ledger_client.recording.context import AuditContext, audit_context, current_scope, restored
 from ledger_client.recording.diff import diff
 from ledger_client.recording.recorder import Recorder, current_recorder, use_recorder
 
@@ -77,14 +77,14 @@ def ledger_recorder() -> Recorder:
         try:
             return current_recorder()
         except RuntimeError:
-            said = _ledger_settings().get("RECORDER")
-        if said is None:
+            options = _ledger_settings().get("RECORDER")
+        if options is None:
             raise ImproperlyConfigured('neither LEDGER["RECORDER"] nor use_recorder() was given')
-        return use_recorder(Recorder(**{"actor": PROCESS, **said}))
+        return use_recorder(Recorder(**{"actor": PROCESS, **options}))
 
 
 class LedgerMiddleware:
-    """Says who, from where and in which request, for what is recorded in a view."""
+    """Sets the audit context of each request."""
 
     sync_capable = True
     async_capable = True
@@ -94,14 +94,14 @@ class LedgerMiddleware:
 
         Raises: ImproperlyConfigured, and what `Recorder` raises.
         """
-        said = _ledger_settings()
+        chosen = _ledger_settings()
         ledger_recorder()
         self._get_response: Final = get_response
         self._reader: Final = RequestReader(
-            **{name: said[name.upper()] for name in _REQUEST_SETTINGS if name.upper() in said}
+            **{name: chosen[name.upper()] for name in _REQUEST_SETTINGS if name.upper() in chosen}
         )
         self._actor: Final[Callable[[HttpRequest], Principal | None]] = (
-            import_string(said["ACTOR"]) if "ACTOR" in said else user_actor
+            import_string(chosen["ACTOR"]) if "ACTOR" in chosen else user_actor
         )
         self._is_async: Final = iscoroutinefunction(get_response)
         self.process_view: Final = _load_user_async if self._is_async else _load_user
@@ -112,22 +112,22 @@ class LedgerMiddleware:
         """Answer one request."""
         if self._is_async:
             return self._respond_async(request)
-        with audit_context(**self._read(request)):
+        with audit_context(fresh=True, **self._read(request)):
             response = self._get_response(request)
             return _streaming_within(current_scope(), response)
 
     async def _respond_async(self, request: HttpRequest) -> HttpResponseBase:
-        with audit_context(**self._read(request)):
+        with audit_context(fresh=True, **self._read(request)):
             response = await self._get_response(request)
             return _streaming_within(current_scope(), response)
 
     def _read(self, request: HttpRequest) -> dict[str, Any]:
-        said = self._reader.read(_peer(request), lambda name: _header(request, name))
-        return {**said, "actor": actor_of(lambda: self._actor(request))}
+        arguments = self._reader.read(_peer(request), lambda name: _header(request, name))
+        return {**arguments, "actor": actor_of(lambda: self._actor(request))}
 
 
 def user_actor(request: HttpRequest) -> Principal | None:
-    """The user whom Django's AuthenticationMiddleware, or a login since, has found."""
+    """The user that Django's AuthenticationMiddleware, or a login since, has found."""
     user = getattr(request, "user", None)
     lazy, loaded = getattr(request, _USER, (None, None))
     if user is not None and user is lazy:
@@ -166,12 +166,12 @@ class LedgerConfig(AppConfig):
 
 
 def _ledger_settings() -> Mapping[str, Any]:
-    said: Mapping[str, Any] = getattr(settings, "LEDGER", {})
+    chosen: Mapping[str, Any] = getattr(settings, "LEDGER", {})
     known = _OWN_SETTINGS.union(name.upper() for name in _REQUEST_SETTINGS)
-    unknown = sorted(set(said) - known)
+    unknown = sorted(set(chosen) - known)
     if unknown:
         raise ImproperlyConfigured(f"LEDGER has {unknown}; it may have {sorted(known)}")
-    return said
+    return chosen
 
 
 def _peer(request: HttpRequest) -> Endpoint:
@@ -234,7 +234,7 @@ def _streaming_within(scope: AuditContext, response: HttpResponseBase) -> HttpRe
 
         def close_within() -> None:
             # This ends the body of a client that has gone, which may record something.
-            with audit_context(**scope):
+            with restored(scope):
                 close()
 
         response.close = close_within  # type: ignore[method-assign] # the server calls it
@@ -348,7 +348,7 @@ def _record_change(
     at = datetime.now(UTC)
 
     def record() -> None:
-        with audit_context(**scope):
+        with restored(scope):
             recorder.record_quietly(
                 f"{model._meta.label_lower}.{what}", targets=targets, changes=changes, time=at
             )

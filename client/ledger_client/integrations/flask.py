@@ -33,14 +33,14 @@ EXTENSION: Final = "ledger_audit"
 
 
 class LedgerAudit:
-    """Says who, from where and in which request, for what is recorded in a Flask application."""
+    """Sets the audit context of each request of a Flask application."""
 
     def __init__(
         self, app: Flask | None = None, *, actor: Callable[[], Principal | None] | None = None
     ) -> None:
-        """`actor` is asked when something is recorded, with the request at hand in Flask's globals.
+        """`actor` is called when something is recorded; Flask's globals have the request then.
 
-        Without it nothing is said of who.
+        Without `actor`, events have no actor from the request.
         """
         self._actor: Final = None if actor is None else actor_of(actor)
         if app is not None:
@@ -57,7 +57,7 @@ class LedgerAudit:
                 settings[name] = value  # type: ignore[literal-required] # one of its own names
         app.extensions[EXTENSION] = self
         app.after_request(self._keep_actor)
-        # Around all of it: functions before the request record things too, and may end it.
+        # Around all of it: functions before the request record events too, and may end it.
         app.wsgi_app = _AuditWSGI(  # type: ignore[method-assign] # as Flask's documentation has it
             app.wsgi_app, RequestReader(**settings), self._actor
         )
@@ -71,7 +71,7 @@ class LedgerAudit:
 
 
 class _AuditWSGI:
-    """The application, with this said around it."""
+    """The WSGI application, with an audit context around it."""
 
     def __init__(
         self,
@@ -87,8 +87,8 @@ class _AuditWSGI:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Answer one request."""
-        said = _read(self._reader, environ)
-        with audit_context(actor=self._actor, **said):
+        arguments = _read(self._reader, environ)
+        with audit_context(fresh=True, actor=self._actor, **arguments):
             body = self._app(environ, start_response)
             scope = current_scope()
         file_wrapper: Any = environ.get("wsgi.file_wrapper")

@@ -1,20 +1,20 @@
-"""The address that a request came from, when proxies stand in between.
+"""The address that a request came from, behind proxies.
 
-Each proxy adds the address of whoever connected to it, on the right:
+Each proxy adds the address of its own client on the right:
 
     X-Forwarded-For: 203.0.113.9, 10.0.0.7
     Forwarded: for="[2001:db8::17]:4711";proto=https, for=10.0.0.7
 
-What a stranger sends stands on the left, and he may send anything. So the list is read from the
-right, beginning with the address of the connection itself, and each step is believed only while
-the one who told it is a configured proxy. The first address that is none is the client's.
+A client may send any addresses itself, and they come first, on the left. So the list is read from
+the right, starting with the address of the connection, and each step is trusted only while the
+address that reported it is a configured proxy. The first address that is no proxy is the client's.
 
-Only one of the headers is read, the one that the proxies write: a proxy that writes
-`X-Forwarded-For` hands on a stranger's `Forwarded` as it came.
+Only one header is read, the one that the proxies write: a proxy that writes `X-Forwarded-For`
+passes on a client's `Forwarded` unchanged.
 
 A proxy may also name no address: `unknown`, an obfuscated name (`_hidden`), a socket's path, junk.
-Then the client is not known; taking the next address to the right would blame the proxy, and
-taking the next one to the left would believe the stranger.
+Then the client is unknown. The next address to the right would blame the proxy, and the next one to
+the left would trust the client.
 
 Source: RFC 7239 for `Forwarded`; `X-Forwarded-For` has no specification.
 """
@@ -31,13 +31,13 @@ FORWARDED: Final = "forwarded"
 X_FORWARDED_FOR: Final = "x-forwarded-for"
 
 UNIX: Final = "unix"
-"""In the place of a network: connections through a Unix socket, which have no address."""
+"""Stands for a network: connections through a Unix socket, which have no address."""
 
 HOPS_MAX: Final = 32
 HEADER_CHARS_MAX: Final = 8_192
 NODE_CHARS_MAX: Final = 256
 COMMAS_MAX: Final = 16
-"""So many commas may stand in the quoted texts of one element of `Forwarded`."""
+"""In the quoted texts of one element of `Forwarded`."""
 
 PORT_MAX: Final = 65_535
 
@@ -56,7 +56,7 @@ _escapes = re.compile(r"\\(.)")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One end of a connection: an address in canonical text, and a port, where they are known."""
+    """One end of a connection: an address in canonical text, and a port, if they are known."""
 
     ip: str | None
     port: int | None = None
@@ -67,17 +67,14 @@ NOWHERE: Final = Endpoint(None)
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Where a request came from.
-
-    `hidden_by` is the proxy that named no address, where one did; the address is unknown then.
-    """
+    """The origin of a request. If a proxy named no address, `hidden_by` is that proxy."""
 
     endpoint: Endpoint
     hidden_by: str | None = None
 
 
 class Proxies:
-    """The proxies whose word counts, and the header in which they say it."""
+    """The trusted proxies, and the header that they write."""
 
     def __init__(self, networks: Iterable[str] = (), *, header: str = X_FORWARDED_FOR) -> None:
         """`networks` are addresses, networks (`10.0.0.0/8`) and `unix`.
@@ -90,9 +87,9 @@ class Proxies:
         if isinstance(networks, str):
             raise TypeError(f"want a list of networks, got the text {networks!r}")
         self.header: Final = header.lower()
-        said = tuple(networks)
-        self._has_unix: Final = UNIX in said
-        self._networks: Final = tuple(_network(text) for text in said if text != UNIX)
+        texts = tuple(networks)
+        self._has_unix: Final = UNIX in texts
+        self._networks: Final = tuple(_network(text) for text in texts if text != UNIX)
 
     def client(self, peer: Endpoint, values: Sequence[str]) -> Client:
         """The client of a request that came over `peer` with so many `values` of the header.
@@ -112,7 +109,7 @@ class Proxies:
         return Client(here)
 
     def is_proxy(self, peer: Endpoint) -> bool:
-        """Tell that what this peer says of others counts."""
+        """Whether this peer is a trusted proxy."""
         if peer.ip is None:
             return self._has_unix
         address = _address(peer.ip)
@@ -151,7 +148,7 @@ def parse_node(text: str) -> Endpoint | None:
 
 
 def parse_peer(host: str, port: int = 0) -> Endpoint | None:
-    """The other end of a connection, as a server tells it; None when `host` is no address."""
+    """The other end of a connection, as the server reports it; None if `host` is no address."""
     try:
         address = _address(host)
     except ValueError:
@@ -177,7 +174,7 @@ def _network(text: str) -> IPv4Network | IPv6Network:
 
 
 def _forwarded(text: str) -> Iterator[str | None]:
-    """What `for` says in each element, from the right; None, and the end, for what is malformed.
+    """The `for` of each element, from the right; None, and the end, for a malformed element.
 
     Elements are told apart from the right as well. From the left, a stranger's lone quote would
     swallow what the proxy has added.
@@ -198,9 +195,9 @@ def _forwarded(text: str) -> Iterator[str | None]:
 
 
 def _for(element: str) -> str | None:
-    said = [
+    nodes = [
         token or _escapes.sub(r"\1", quoted)
         for name, token, quoted in _pairs(element)
         if name.lower() == "for"
     ]
-    return said[0] if len(said) == 1 else None
+    return nodes[0] if len(nodes) == 1 else None

@@ -1,6 +1,6 @@
-"""What a request says of itself, as the words of `audit_context`.
+"""A request as the arguments of `audit_context`.
 
-source.ip, source.port   who connected; behind configured proxies what they say: see `proxies`
+source.ip, source.port   the connection; behind configured proxies, what they report: see `proxies`
 source.user_agent        as it was sent
 context.request_id       `X-Request-ID` from a configured proxy, else a fresh UUID: a stranger
                          could give his request the id of another one
@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Self, TypedDict, TypeVar, Unpack
 from ledger_client.ids import new_event_id
 from ledger_client.integrations.proxies import X_FORWARDED_FOR, Endpoint, Proxies
 from ledger_client.recording.arguments import Principal
-from ledger_client.recording.context import AuditContext, audit_context
+from ledger_client.recording.context import AuditContext, restored
 
 T = TypeVar("T")
 
@@ -24,9 +24,9 @@ ANONYMOUS: Final = {"type": "anonymous", "id": "anonymous"}
 """The actor of a request whose user has not logged in."""
 
 UNKNOWN: Final = {"id": "unknown"}
-"""The actor where finding out failed."""
+"""The actor of a request whose user could not be found out, because of an exception."""
 
-# Printable ASCII without blanks and commas, which part two values that a server has joined.
+# Printable ASCII without blanks and commas, which separate values that a server has joined.
 _is_request_id = re.compile(r"[!-+\--~]{1,128}").fullmatch
 _match_traceparent = re.compile(
     r"(?P<version>[0-9a-f]{2})-(?P<trace_id>[0-9a-f]{32})-(?P<parent_id>[0-9a-f]{16})-[0-9a-f]{2}"
@@ -36,7 +36,7 @@ _log = logging.getLogger("ledger_client.integrations")
 
 
 class RequestSettings(TypedDict, total=False):
-    """What each integration may be told of the way to the application."""
+    """The settings of each integration about the proxies in front of the application."""
 
     proxies: Iterable[str]
     forwarded_header: str
@@ -44,9 +44,9 @@ class RequestSettings(TypedDict, total=False):
 
 
 class RequestReader:
-    """Reads requests, believing these proxies.
+    """Reads requests, trusting these proxies.
 
-    Raises: ValueError for what is no network.
+    Raises: ValueError for a proxy that is no network.
     """
 
     def __init__(self, **settings: Unpack[RequestSettings]) -> None:
@@ -56,7 +56,7 @@ class RequestReader:
         self._request_id_header: Final = settings.get("request_id_header", "x-request-id").lower()
 
     def read(self, peer: Endpoint, header: Callable[[str], Sequence[str]]) -> dict[str, Any]:
-        """The words of `audit_context` for a request.
+        """Read the arguments of `audit_context` from a request.
 
         `header` gives the values of a header by its name in lower case, in their order.
         """
@@ -69,14 +69,14 @@ class RequestReader:
         user_agent = " ".join(header("user-agent"))
         if user_agent:
             source["user_agent"] = user_agent
-        said: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "source": source,
             "request_id": self._request_id(peer, header),
             "trace_id": parse_trace_id(header("traceparent")),
         }
         if client.hidden_by is not None:
-            said["context"] = {"hidden_by": client.hidden_by}
-        return said
+            arguments["context"] = {"hidden_by": client.hidden_by}
+        return arguments
 
     def _request_id(self, peer: Endpoint, header: Callable[[str], Sequence[str]]) -> str:
         if self._proxies.is_proxy(peer):
@@ -87,7 +87,7 @@ class RequestReader:
 
 
 def parse_trace_id(values: Sequence[str]) -> str | None:
-    """The trace id in the values of `traceparent`; None when it holds none.
+    """Read the trace id from the values of `traceparent`; None for an invalid header.
 
     Source: W3C Trace Context §3.2: version ff and ids of zeros are none, later versions may go on.
     """
@@ -102,24 +102,24 @@ def parse_trace_id(values: Sequence[str]) -> str | None:
 
 
 def actor_of(find: Callable[[], Principal | None]) -> Callable[[], Principal]:
-    """The actor of a request, to be asked when something is recorded; asking never raises."""
+    """Wrap a function that finds the user of a request, so that it never raises."""
 
-    def ask() -> Principal:
+    def actor() -> Principal:
         try:
-            actor = find()
+            found = find()
         except Exception as error:  # noqa: BLE001 - the application's code, and recording must not fail
             _log.error("actor_not_found error=%s", type(error).__name__)
             return UNKNOWN
-        return ANONYMOUS if actor is None else actor
+        return ANONYMOUS if found is None else found
 
-    return ask
+    return actor
 
 
 class IterateInContext(Generic[T]):
-    """Iterates with this said around each step, and not around what the caller does in between.
+    """Iterates with the audit context active during each `next()`, and not between them.
 
-    A streamed body is made after the middleware has returned. No generator: the `close` of one that
-    was never begun does nothing, and that of the body must be called.
+    A streamed body is made after the middleware has returned. This is no generator, because `close`
+    of a generator that never began does nothing, and `close` of the body must be called.
     """
 
     def __init__(self, scope: AuditContext, items: Iterable[T]) -> None:
@@ -131,14 +131,14 @@ class IterateInContext(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        with audit_context(**self._scope):
+        with restored(self._scope):
             return next(self._iterator)
 
     def close(self) -> None:
-        """Close what is iterated over, if it can be closed."""
+        """Close the body, if it can be closed."""
         close = getattr(self._items, "close", None)
         if close is not None:
-            with audit_context(**self._scope):
+            with restored(self._scope):
                 close()
 
 
@@ -153,5 +153,5 @@ class AsyncIterateInContext(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        with audit_context(**self._scope):
+        with restored(self._scope):
             return await anext(self._iterator)

@@ -20,7 +20,7 @@ import msgspec
 from ledger_core.event.model import EventError
 from ledger_core.event.model import Principal as ModelPrincipal
 
-Principal = str | int | UUID | tuple[Any, ...] | Mapping[str, Any] | ModelPrincipal
+Principal = str | int | UUID | tuple[Any, ...] | list[Any] | Mapping[str, Any] | ModelPrincipal
 Source = str | Mapping[str, Any]
 Changes = Iterable[Mapping[str, Any]]
 Time = str | datetime
@@ -46,11 +46,9 @@ def event_fields(scope: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict
     for name in _COPIED:
         if name in merged:
             event[name] = merged[name]
-    actor = merged.get("actor")
-    if callable(actor):
-        actor = _call(actor)
+    actor = resolve_actor(merged.get("actor"))
     if actor is not None:
-        event["actor"] = principal(actor, "actor")
+        event["actor"] = actor
     if "target" in merged or "targets" in merged:
         event["targets"] = _targets(merged)
     if "source" in merged:
@@ -63,11 +61,18 @@ def event_fields(scope: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict
     return event
 
 
+def resolve_actor(actor: Any) -> dict[str, Any] | None:
+    """Make the actor of an event, calling a function that returns it. Raises: EventError."""
+    if callable(actor):
+        actor = _call(actor)
+    return None if actor is None else principal(actor, "actor")
+
+
 def principal(value: Principal, field: str) -> dict[str, Any]:
     """Make an actor or a target as it stands in an event. Raises: EventError."""
     if isinstance(value, str):
         return {"id": value}
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):  # A list is a tuple after a trip through JSON.
         if len(value) == _PAIR:
             return {"type": value[0], "id": _id(value[1])}
         if len(value) == _TRIPLE:

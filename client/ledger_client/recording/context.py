@@ -9,12 +9,13 @@ starts without one; run it in `contextvars.copy_context()` to hand it on.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, Final, TypedDict, Unpack, cast
 
-from ledger_client.recording.arguments import CONTEXT_MEMBERS, Principal, Source
+from ledger_client.recording.arguments import CONTEXT_MEMBERS, Principal, Source, resolve_actor
+from ledger_client.recording.jsonable import jsonable
 
 AuditContext = Mapping[str, Any]
 """Arguments of `record` that hold for several events."""
@@ -41,13 +42,16 @@ class ContextArguments(TypedDict, total=False):
 
 
 @contextmanager
-def audit_context(**arguments: Unpack[ContextArguments]) -> Iterator[None]:
+def audit_context(*, fresh: bool = False, **arguments: Unpack[ContextArguments]) -> Iterator[None]:
     """Set who acts, from where and in which request for what is recorded inside the block.
 
     Inner blocks add to outer ones, member by member for `source` and `context`; the arguments of
-    `record` itself override both.
+    `record` itself override both. With `fresh`, nothing of the outer blocks holds inside: use it
+    where the work of somebody else begins, as a request, a message or a job. Servers and workers
+    may begin it in the context of an earlier one.
     """
-    token = _scope.set(merge(current_scope(), _scope_of(arguments)))
+    outer = EMPTY if fresh else current_scope()
+    token = _scope.set(merge(outer, _scope_of(arguments)))
     try:
         yield
     finally:
@@ -80,6 +84,29 @@ def merge(outer: AuditContext, inner: AuditContext) -> AuditContext:
         if name in outer and name in inner:
             merged[name] = {**outer[name], **inner[name]}
     return merged
+
+
+def restored(scope: AuditContext) -> AbstractContextManager[None]:
+    """Make exactly this the audit context inside the block, whatever the outer blocks are.
+
+    `scope` is what `capture_scope` returned, also after a trip through JSON.
+    """
+    return audit_context(fresh=True, **cast("ContextArguments", scope))
+
+
+def capture_scope() -> dict[str, Any]:
+    """Copy the audit context as JSON: a job of another process can work in it, by `restored`.
+
+    If the actor is a function, it is called now, while its request still exists.
+
+    Raises: EventError for an actor that is none, or whose function failed.
+    """
+    scope = dict(current_scope())
+    actor = resolve_actor(scope.pop("actor", None))
+    if actor is not None:
+        scope["actor"] = actor
+    captured: dict[str, Any] = jsonable(scope)
+    return captured
 
 
 def _scope_of(arguments: ContextArguments) -> AuditContext:
