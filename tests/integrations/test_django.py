@@ -163,6 +163,26 @@ def test_a_change_is_its_users_who_may_have_left_before_the_commit(
 
 
 @each_server
+def test_a_user_who_deletes_himself_keeps_the_id_that_the_request_began_with(
+    open_shop: OpenShop, name: str, key: str
+) -> None:
+    shop = open_shop(key)
+    headers = {"Cookie": shop.log_in("u_15")}
+    assert shop.ask("POST", "/close_account", agent=name, headers=headers).status == 200
+    events = shop.events(name, 3)
+    assert {event["action"] for event in events} == {
+        "auth.user.deleted",
+        "payment.refunded",
+        "user.logout",
+    }
+    (deleted,) = (event for event in events if event["action"] == "auth.user.deleted")
+    user_id = deleted["targets"][0]["id"]
+    assert user_id.isdigit()
+    for event in events:
+        assert event["actor"] == {"type": "user", "id": user_id, "name": "u_15"}
+
+
+@each_server
 def test_changes_outside_of_a_request_are_those_of_the_process(
     open_shop: OpenShop, running: Running, key: str
 ) -> None:

@@ -40,6 +40,7 @@ from django.utils.module_loading import import_string
 
 from ledger_client.integrations.proxies import NOWHERE, Endpoint, parse_peer
 from ledger_client.integrations.request_info import (
+    UNKNOWN,
     AsyncIterateInContext,
     IterateInContext,
     RequestReader,
@@ -61,6 +62,7 @@ _SIDES: Final = {"post_add": "after", "post_remove": "before", "pre_clear": "bef
 
 _BEFORE: Final = "_ledger_before"
 _USER: Final = "_ledger_user"
+_DELETED_KEY: Final = "_ledger_deleted_key"
 
 _lock = threading.Lock()
 _excluded: dict[type[Model], frozenset[str]] = {}
@@ -138,8 +140,10 @@ def user_actor(request: HttpRequest) -> Principal | None:
 
 
 def principal_of(user: Any) -> Principal:
-    """A user as an actor or a target."""
-    return {"type": "user", "id": _id_text(user.pk), "name": user.get_username()}
+    """A user as an actor or a target, also after its row was deleted."""
+    key = getattr(user, _DELETED_KEY, None) if user.pk is None else user.pk
+    known = UNKNOWN if key is None else {"id": _id_text(key)}
+    return {**known, "type": "user", "name": user.get_username()}
 
 
 class LedgerConfig(AppConfig):
@@ -157,6 +161,7 @@ class LedgerConfig(AppConfig):
         user_logged_in.connect(_record_login, dispatch_uid=_record_login)
         user_logged_out.connect(_record_logout, dispatch_uid=_record_logout)
         user_login_failed.connect(_record_login_failed, dispatch_uid=_record_login_failed)
+        pre_delete.connect(_keep_key, sender=get_user_model(), dispatch_uid=_keep_key)
         if _excluded:
             pre_save.connect(_keep_before, dispatch_uid=_keep_before)
             post_save.connect(_record_save, dispatch_uid=_record_save)
@@ -248,6 +253,11 @@ def _record_login(*, user: Any, **_: Any) -> None:
 def _record_logout(*, user: Any | None, **_: Any) -> None:
     if user is not None:
         ledger_recorder().record_quietly("user.logout", actor=principal_of(user))
+
+
+def _keep_key(*, instance: Model, **_: Any) -> None:
+    """Keep the key of a user, which `delete` sets to None: its request may record more events."""
+    setattr(instance, _DELETED_KEY, instance.pk)
 
 
 def _record_login_failed(*, credentials: Mapping[str, Any], **_: Any) -> None:

@@ -183,6 +183,14 @@ def roll_back(_: HttpRequest, name: str) -> HttpResponse:
     return HttpResponse()
 
 
+def close_account(request: HttpRequest) -> HttpResponse:
+    """A user who deletes himself, and what he does after that."""
+    request.user.delete()
+    shop.refund("p_1")
+    logout(request)
+    return HttpResponse()
+
+
 def farewell(request: HttpRequest, name: str) -> HttpResponse:
     """A change that is committed when its user has logged out."""
     with transaction.atomic():
@@ -203,6 +211,7 @@ urlpatterns: list[Any] = [
     path("group/<name>", group),
     path("members/<username>", members),
     path("farewell/<name>", farewell),
+    path("close_account", close_account),
     path("roll_back/<name>", roll_back),
     path("async/login", log_in_async),
     path("async/logout", log_out_async),
