@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
 from ledger_client.integrations.asgi import AuditMiddleware, caller, user_actor
+from ledger_client.integrations.proxies import Endpoint, parse_peer
 from ledger_client.recording.context import current_scope
 from tests.integrations.test_requests import OpenShop, actor_name
 
@@ -52,6 +53,14 @@ def test_what_is_no_request_passes_untouched() -> None:
     asyncio.run(AuditMiddleware(app)(scope, receive_nothing, send_nothing))
     assert passed == [(scope, receive_nothing, send_nothing)]
     assert passed[0][0] is scope
+
+
+@pytest.mark.parametrize(
+    ("port", "known"),
+    [(50000, 50000), ("50000", 50000), ("x", None), ("9" * 5000, None), (0, None)],
+)
+def test_a_port_may_be_a_text(port: Any, known: int | None) -> None:
+    assert parse_peer("192.0.2.1", port) == Endpoint("192.0.2.1", known)
 
 
 @pytest.mark.parametrize("client", [None, ("testclient", 50000), ("", 0), ("/a.sock", None)])

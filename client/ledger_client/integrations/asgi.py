@@ -102,4 +102,4 @@ def _peer(scope: Scope) -> Endpoint:
     if client is None:
         return NOWHERE
     host, port = client
-    return parse_peer(host, port or 0) or NOWHERE
+    return parse_peer(host, port) or NOWHERE

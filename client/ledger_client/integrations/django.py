@@ -180,9 +180,8 @@ def _ledger_settings() -> Mapping[str, Any]:
 
 
 def _peer(request: HttpRequest) -> Endpoint:
-    port = str(request.META.get("REMOTE_PORT", ""))  # ASGI alone tells it.
     host = request.META.get("REMOTE_ADDR") or ""
-    return parse_peer(host, int(port) if port.isdecimal() else 0) or NOWHERE
+    return parse_peer(host, request.META.get("REMOTE_PORT")) or NOWHERE  # The port in ASGI alone.
 
 
 def _header(request: HttpRequest, name: str) -> list[str]:

@@ -100,8 +100,7 @@ class _AuditWSGI:
 
 
 def _read(reader: RequestReader, environ: "WSGIEnvironment") -> dict[str, Any]:
-    port = str(environ.get("REMOTE_PORT", ""))
-    peer = parse_peer(environ.get("REMOTE_ADDR", ""), int(port) if port.isdecimal() else 0)
+    peer = parse_peer(environ.get("REMOTE_ADDR", ""), environ.get("REMOTE_PORT"))
 
     def header(name: str) -> list[str]:
         value = environ.get(f"HTTP_{name.upper().replace('-', '_')}")

@@ -40,6 +40,7 @@ COMMAS_MAX: Final = 16
 """In the quoted texts of one element of `Forwarded`."""
 
 PORT_MAX: Final = 65_535
+PORT_DIGITS: Final = 5
 
 _NODE = re.compile(
     r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<v4>[0-9.]+))"
@@ -147,13 +148,18 @@ def parse_node(text: str) -> Endpoint | None:
     return endpoint if int(match["port"] or 0) <= PORT_MAX else None
 
 
-def parse_peer(host: str, port: int = 0) -> Endpoint | None:
-    """The other end of a connection, as the server reports it; None if `host` is no address."""
+def parse_peer(host: str, port: int | str | None = None) -> Endpoint | None:
+    """The other end of a connection, as the server reports it; None if `host` is no address.
+
+    The port is a text in WSGI, and in ASGI under granian.
+    """
     try:
         address = _address(host)
     except ValueError:
         return None
-    return Endpoint(str(address), port if 0 < port <= PORT_MAX else None)
+    text = str(port)
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= PORT_DIGITS else 0
+    return Endpoint(str(address), number if 0 < number <= PORT_MAX else None)
 
 
 # Of a busy server, most requests come over the same few proxies.

@@ -56,7 +56,7 @@ async def answer_aiohttp(request: web.Request) -> web.Response:
     return web.json_response(scope_of(request.headers.get("X-Tenant")))
 
 
-def make_aiohttp() -> web.Application:
+def make_aiohttp(_: list[str]) -> web.Application:
     app = web.Application(middlewares=[audit_middleware()])
     app.router.add_route("*", "/", answer_aiohttp)
     return app
