@@ -421,20 +421,18 @@ def test_many_threads_share_one_client(running: Running, tmp_path: Path) -> None
         assert all(stored[receipt.index] == receipt.leaf for receipt in found)
 
 
-def test_cancelled_tasks_leave_an_asynchronous_client_usable(running: Running) -> None:
-    async def append_and_cancel() -> None:
-        async with AsyncLedgerClient(running.url, running.token, policy=running.policy) as ledger:
-            for wait_s in (0.0, 0.001, 0.003, 0.005, 0.01, 0.02):
-                tasks = [asyncio.create_task(ledger.append(event())) for _ in range(32)]
-                await asyncio.sleep(wait_s)
-                for task in tasks[::2]:
-                    task.cancel()
-                outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-                kinds = {type(outcome) for outcome in outcomes}
-                assert kinds <= {Receipt, asyncio.CancelledError}
-            assert (await ledger.append(event())).head is not None
-
-    asyncio.run(append_and_cancel())
+@pytest.mark.anyio
+async def test_cancelled_tasks_leave_an_asynchronous_client_usable(running: Running) -> None:
+    async with AsyncLedgerClient(running.url, running.token, policy=running.policy) as ledger:
+        for wait_s in (0.0, 0.001, 0.003, 0.005, 0.01, 0.02):
+            tasks = [asyncio.create_task(ledger.append(event())) for _ in range(32)]
+            await asyncio.sleep(wait_s)
+            for task in tasks[::2]:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            kinds = {type(outcome) for outcome in outcomes}
+            assert kinds <= {Receipt, asyncio.CancelledError}
+        assert (await ledger.append(event())).head is not None
 
 
 FORKING = """

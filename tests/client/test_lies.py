@@ -11,12 +11,14 @@ import pytest
 from ledger.demo.child_service import Service, make_ledger
 from ledger_client import (
     LedgerClient,
+    Problem,
     Receipt,
     RejectedError,
     RetryPolicy,
     UnsettledError,
     new_event_id,
 )
+from ledger_client.cli.query import QueryMistakeError
 from ledger_core.event.canonical import format_leaf
 from ledger_core.event.model import Event
 from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint, parse_checkpoint
@@ -646,3 +648,10 @@ def test_a_restored_backup_and_a_second_history_are_found_out(
         assert client.latest is not None
         assert client.latest.note == kept.note
         client.append(event("u_8"))
+
+
+@pytest.mark.parametrize(("position", "length"), [(10**9, 1), (0, 10**9), (10**9, 10**9), (-5, -5)])
+def test_a_place_beyond_the_query_costs_no_memory(position: int, length: int) -> None:
+    problem = Problem(detail="unknown field", position=position, length=length)
+    error = QueryMistakeError("actr:x", RejectedError(problem))
+    assert len(error.message) < 100

@@ -302,6 +302,23 @@ def test_an_untrue_event_is_refused(lie: Callable[[dict[str, Any]], None]) -> No
     assert "answer.json" in caught.value.evidence
 
 
+@pytest.mark.parametrize(
+    ("asked", "indices", "order"),
+    [
+        ({"order": "oldest"}, [29, 3], "newest"),
+        ({"order": "newest"}, [3, 29], "oldest"),
+        ({"limit": 1}, [29, 3], "newest"),
+        ({"limit": 0}, [29], "newest"),
+    ],
+)
+def test_a_page_of_another_order_or_beyond_its_limit_is_refused(
+    asked: dict[str, str | int | None], indices: list[int], order: str
+) -> None:
+    with pytest.raises(VerificationError, match=r"order of a page|a page has") as caught:
+        run(plan_page("/v1/events", asked, heads=heads()), page_of(indices, order=order))
+    assert "answer.json" in caught.value.evidence
+
+
 @pytest.mark.parametrize("indices", [[3, 29], [3, 3], [29, 3, 3, 0]])
 def test_events_out_of_order_or_twice_are_refused(indices: list[int]) -> None:
     with pytest.raises(MalformedError, match="order"):

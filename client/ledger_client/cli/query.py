@@ -83,8 +83,10 @@ class QueryMistakeError(click.ClickException):
         problem = error.problem
         lines = [problem.detail]
         if problem.position is not None:
-            mark = "^" * max(1, problem.length or 1)
-            lines += [f"  {printable(query)}", f"  {' ' * problem.position}{mark}"]
+            # Both numbers are the ledger's claim: beyond the query they mark nothing.
+            position = min(max(problem.position, 0), len(query))
+            length = min(max(problem.length or 1, 1), len(query) - position + 1)
+            lines += [f"  {printable(query)}", f"  {' ' * position}{'^' * length}"]
         if problem.nearest:
             lines.append(f"did you mean {problem.nearest}?")
         elif problem.expected:

@@ -48,7 +48,19 @@ def plan_page(
     response = yield request
     answer = decode_answer(request, response, SearchAnswer)
     _check_order(answer, after)
-    with adding_evidence(lambda: {"answer.json": response.body}):
+
+    def evidence() -> dict[str, bytes]:
+        return {"answer.json": response.body}
+
+    # A cursor has an order of its own, which the caller need not repeat.
+    if "order" in given and "cursor" not in given:
+        check_same("order of a page", got=answer.order, want=given["order"], evidence=evidence)
+    limit = given.get("limit", PAGE_EVENTS_MAX)
+    if isinstance(limit, int) and len(answer.events) > limit:
+        raise VerificationError(
+            f"a page has {len(answer.events)} events, want {limit} at most", evidence=evidence()
+        )
+    with adding_evidence(evidence):
         entries: list[Entry] = []
         for found in answer.events:
             entry = yield from read_found(found, heads=heads)
