@@ -20,7 +20,7 @@ Sleep = Callable[[float], Awaitable[None]]
 sleep: Final[Sleep] = asyncio.sleep
 run_blocking: Final = asyncio.to_thread
 
-_STALE = (
+_STALE_CONNECTION = (
     aiohttp.ServerDisconnectedError,
     aiohttp.ClientOSError,
     aiohttp.ClientResponseError,  # As for what isn't HTTP: the rest of an earlier answer.
@@ -41,12 +41,12 @@ class AsyncTransport:
 
     async def send(self, request: Request) -> Response:
         """The answer to one request, whatever its status. Raises: what `Transport.send` does."""
-        with self._saying_what_failed(self._endpoint.timeout_s):
+        with self._translating_errors(self._endpoint.timeout_s):
             try:
                 return await self._exchange(request)
             except aiohttp.ClientConnectorError:
                 raise
-            except _STALE:
+            except _STALE_CONNECTION:
                 # aiohttp doesn't say whether this was a kept connection; most likely it was.
                 return await self._exchange(request)
 
@@ -55,15 +55,15 @@ class AsyncTransport:
         timeout = aiohttp.ClientTimeout(
             total=None, connect=self._endpoint.timeout_s, sock_read=STREAM_SILENCE_S
         )
-        with self._saying_what_failed(STREAM_SILENCE_S):
-            async with self._ask(request, timeout=timeout) as answer:
+        with self._translating_errors(STREAM_SILENCE_S):
+            async with self._start(request, timeout=timeout) as answer:
                 if answer.status not in GOOD_STATUSES:
                     check_status(request, await _read_response(answer, request))
                 async for piece in answer.content.iter_any():
                     yield piece
 
     @contextmanager
-    def _saying_what_failed(self, wait_s: float) -> Iterator[None]:
+    def _translating_errors(self, wait_s: float) -> Iterator[None]:
         endpoint = self._endpoint
         try:
             yield
@@ -88,10 +88,10 @@ class AsyncTransport:
             await self._session.close()
 
     async def _exchange(self, request: Request) -> Response:
-        async with self._ask(request) as answer:
+        async with self._start(request) as answer:
             return await _read_response(answer, request)
 
-    def _ask(
+    def _start(
         self, request: Request, *, timeout: aiohttp.ClientTimeout | None = None
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         endpoint = self._endpoint

@@ -1,13 +1,13 @@
-"""Requests over `http.client`, from many threads, on kept connections.
+"""Sends requests over `http.client`, from many threads, on kept connections.
 
 Each request takes an idle connection or opens one, so there are never more connections than
 threads that were in a request at once, and a thread that ends leaves none behind.
 
-* A kept connection may have been closed by the peer since its last answer. A request that fails on
-  one is sent once more on a new connection, at once; that is not a retry.
+* The peer may have closed a kept connection since its last answer. A request that fails on one is
+  sent once more on a new connection, at once; that does not count as a retry.
 * `timeout_s` bounds the whole attempt: a peer that sends a byte a second does not hold a thread.
-* What is read is bounded below `http.client`, which would read a chunk of size -1 to its end.
-* Redirects are not followed: the token goes to the configured host alone.
+* Reads are bounded below `http.client`, which would read a chunk of size -1 to its end.
+* Redirects are not followed: the token is sent to the configured host alone.
 """
 
 import http.client
@@ -40,7 +40,12 @@ READ_BYTES = 1 << 16
 OVERHEAD_BYTES_MAX = 1 << 20
 """Room for a status line, headers and the sizes of chunks, beyond twice the longest body."""
 
-_STALE = (ConnectionError, http.client.BadStatusLine, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_STALE_CONNECTION = (
+    ConnectionError,
+    http.client.BadStatusLine,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+)
 
 
 def run_blocking(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -68,10 +73,10 @@ class Transport:
         Raises: UnavailableError when there is none; MalformedError when it is too long;
         VerificationError when the peer's certificate is not trusted; ValueError after `close()`.
         """
-        connection = self._take()
-        with self._saying_what_failed(self._endpoint.timeout_s):
+        connection = self._take_idle()
+        with self._translating_errors(self._endpoint.timeout_s):
             if connection is not None:
-                with suppress(*_STALE):
+                with suppress(*_STALE_CONNECTION):
                     return self._exchange(connection, request)
             return self._exchange(_Connection(self._endpoint, self._tls), request)
 
@@ -79,13 +84,13 @@ class Transport:
         """The body of a good answer, piece by piece, on a connection of its own.
 
         There is no bound on the whole, and one of `STREAM_SILENCE_S` on the time between pieces.
-        To be closed by who doesn't read it to its end.
+        Close it unless it is read to its end.
         Raises: as `send`, and for a bad status as `check_status`.
         """
         with self._lock:
             if self._closed:
                 raise ValueError("the client is closed")
-        with self._saying_what_failed(STREAM_SILENCE_S):
+        with self._translating_errors(STREAM_SILENCE_S):
             connection = _Connection(self._endpoint, self._tls)
             try:
                 yield from connection.stream(request)
@@ -93,7 +98,7 @@ class Transport:
                 connection.close()
 
     @contextmanager
-    def _saying_what_failed(self, wait_s: float) -> Iterator[None]:
+    def _translating_errors(self, wait_s: float) -> Iterator[None]:
         address = self._endpoint.address
         try:
             yield
@@ -135,7 +140,7 @@ class Transport:
             connection.close()
         return response
 
-    def _take(self) -> "_Connection | None":
+    def _take_idle(self) -> "_Connection | None":
         with self._lock:
             if self._closed:
                 raise ValueError("the client is closed")
@@ -166,7 +171,7 @@ class _Connection:
 
         Raises: OSError, http.client.HTTPException, MalformedError.
         """
-        with self._ask(request) as answer:
+        with self._start(request) as answer:
             self.is_open = not answer.will_close
             return _read_response(answer, request)
 
@@ -175,7 +180,7 @@ class _Connection:
 
         Raises: as `exchange`, and as `check_status`.
         """
-        answer = self._ask(request)
+        answer = self._start(request)
         if answer.status not in GOOD_STATUSES:
             check_status(request, _read_response(answer, request))
         return self._pieces(answer)
@@ -196,7 +201,7 @@ class _Connection:
                 return
             yield piece
 
-    def _ask(self, request: Request) -> http.client.HTTPResponse:
+    def _start(self, request: Request) -> http.client.HTTPResponse:
         deadline_s = time.monotonic() + self._endpoint.timeout_s
         if self._sock is None:
             self._http.connect()
@@ -219,7 +224,7 @@ class _Connection:
 
 
 class _BoundedSocket:
-    """What `http.client` needs of a socket, until a deadline and up to a number of bytes.
+    """A socket for `http.client` with a deadline and a limit of bytes to read.
 
     A socket's own time-out begins anew with each byte that arrives.
     """

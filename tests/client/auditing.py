@@ -26,7 +26,7 @@ class Auditor:
     host: Host
     now: float = NOW
 
-    def look(self) -> str | None:
+    def run_round(self) -> str | None:
         """One round, without witnesses."""
         remark = self.host.run(self.monitor.fetch_head(self.now))
         while self.monitor.has_work:

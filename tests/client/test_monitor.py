@@ -37,11 +37,11 @@ def test_a_fork_is_found_by_its_heads_and_the_two_convict_the_log(
     kept: int, size: int, is_reader: bool
 ) -> None:
     auditor = audit(Host(LOG, kept), is_reader=is_reader)
-    auditor.look()
+    auditor.run_round()
     progress = auditor.monitor.progress
     auditor.host = Host(FORK, size)
     with pytest.raises(VerificationError, match="the log forked or was rewritten") as caught:
-        auditor.look()
+        auditor.run_round()
     assert caught.value.evidence["accepted.note"] == LOG.note(kept).encode()
     assert caught.value.evidence["offered.note"] == FORK.note(size).encode()
     assert ("proof.txt" in caught.value.evidence) == (kept < size)
@@ -51,29 +51,29 @@ def test_a_fork_is_found_by_its_heads_and_the_two_convict_the_log(
 
 def test_a_log_that_refuses_a_proof_of_its_next_head_is_not_believed() -> None:
     auditor = audit(Host(LOG, 600))
-    auditor.look()
+    auditor.run_round()
     auditor.host.size = 700
     auditor.host.lie = about("/v1/proofs/consistency", lambda _: None)
     with pytest.raises(VerificationError, match="has no proof between them") as caught:
-        auditor.look()
+        auditor.run_round()
     assert set(caught.value.evidence) == {"accepted.note", "offered.note"}
 
 
 def test_a_log_that_shrank_can_not_prove_what_it_lost() -> None:
     auditor = audit(Host(LOG, 600))
-    auditor.look()
+    auditor.run_round()
     auditor.host.size = 500
     with pytest.raises(VerificationError, match=r"it shrank, ") as caught:
-        auditor.look()
+        auditor.run_round()
     assert caught.value.evidence["offered.note"] == LOG.note(500).encode()
 
 
 def test_an_old_head_shown_again_by_a_log_that_kept_its_entries_is_only_odd() -> None:
     auditor = audit(Host(LOG, 600))
-    auditor.look()
+    auditor.run_round()
     old = LOG.note(500).encode()
     auditor.host.lie = about("/checkpoint", lambda _: old)
-    assert auditor.look() == "it showed a head of size 500 again, after one of 600"
+    assert auditor.run_round() == "it showed a head of size 500 again, after one of 600"
     assert (auditor.size, auditor.checked) == (600, 600)
 
 
@@ -89,11 +89,11 @@ def test_a_head_that_the_log_did_not_sign_is_kept_as_evidence(
     change: Callable[[str], str], said: str
 ) -> None:
     auditor = audit(Host(LOG, 600))
-    auditor.look()
+    auditor.run_round()
     note = change(LOG.note(600))
     auditor.host.lie = about("/checkpoint", lambda _: note.encode())
     with pytest.raises(VerificationError, match=said) as caught:
-        auditor.look()
+        auditor.run_round()
     assert caught.value.evidence == {
         "offered.note": note.encode(),
         "accepted.note": LOG.note(600).encode(),
@@ -104,13 +104,13 @@ def test_a_checkpoint_that_is_none_is_malformed_and_a_refused_one_is_asked_for_a
     auditor = audit(Host(LOG, 600))
     auditor.host.lie = about("/checkpoint", lambda _: b"<html>")
     with pytest.raises(MalformedError):
-        auditor.look()
+        auditor.run_round()
     auditor.host.lie = about("/checkpoint", lambda _: None)
     with pytest.raises(UnavailableError, match="/checkpoint: status 404"):
-        auditor.look()
+        auditor.run_round()
     auditor.host.lie = lambda _request, _response: Response(status=403, body=b"")
     with pytest.raises(UnavailableError, match="no checkpoint"):
-        auditor.look()
+        auditor.run_round()
 
 
 def test_a_policy_of_two_logs_is_refused() -> None:
@@ -128,14 +128,14 @@ class TestWitnesses:
         host = Host(LOG, 600)
         host.cosigners = [(W1, NOW - 5), (W2, NOW - 4)]
         auditor = audit(host, policy=quorum_policy(LOG), is_polling=True)
-        auditor.look()
+        auditor.run_round()
         return auditor
 
     def test_a_head_says_who_cosigned_it_and_when(self, auditor: Auditor) -> None:
         assert auditor.report.head.cosignatures == (("w1", NOW - 5), ("w2", NOW - 4))
         auditor.host.cosigners = [(W1, NOW - 5), (W2, NOW - 4), (W3, NOW)]
         before = auditor.report
-        auditor.look()
+        auditor.run_round()
         assert auditor.report != before
 
     def test_a_missing_quorum_is_the_end_and_its_head_is_kept(self, auditor: Auditor) -> None:
@@ -143,7 +143,7 @@ class TestWitnesses:
         auditor.host.size = 700
         accepted = auditor.report.head.note.encode()
         with pytest.raises(VerificationError, match="1 of 2 needed, missing w2, w3") as caught:
-            auditor.look()
+            auditor.run_round()
         offered = auditor.host.note().encode()
         assert caught.value.evidence == {"accepted.note": accepted, "offered.note": offered}
 
@@ -155,7 +155,7 @@ class TestWitnesses:
         auditor = audit(Host(LOG, 600), policy=parse_policy(text.encode()))
         (site,) = auditor.sites
         assert site.url == "https://w.example"
-        auditor.look()
+        auditor.run_round()
         assert auditor.compare(site, cosigned(LOG.note(600), (W2, NOW))) is None
         with pytest.raises(VerificationError, match="0 of 1 needed, missing a, b"):
             auditor.compare(site, cosigned(LOG.note(600), (W3, NOW)))
@@ -178,7 +178,7 @@ class TestWitnesses:
         auditor.host.size = 700
         auditor.host.log = FORK
         with pytest.raises(VerificationError, match="two roots at size 700"):
-            auditor.look()
+            auditor.run_round()
 
     @pytest.mark.parametrize("size", [301, 599, 600])
     def test_a_split_view_is_a_fork_with_both_heads(self, auditor: Auditor, size: int) -> None:
@@ -202,12 +202,12 @@ class TestWitnesses:
         remark = auditor.compare(site, cosigned(LOG.note(700), (W1, NOW)))
         assert remark is not None
         assert remark.startswith("it cosigned a head of size 700, which the log can't prove yet")
-        auditor.look()
+        auditor.run_round()
         auditor.host.size = 720
-        auditor.look()
+        auditor.run_round()
         assert auditor.size == 720
         auditor.now += 2 * STALE_S
-        auditor.look()
+        auditor.run_round()
 
     def test_a_log_that_stays_behind_its_witness_is_not_waited_for_longer_than_for_fresh_word(
         self, auditor: Auditor
@@ -215,10 +215,10 @@ class TestWitnesses:
         note = cosigned(LOG.note(700), (W1, NOW))
         assert auditor.compare(auditor.sites[0], note) is not None
         auditor.now += STALE_S
-        auditor.look()
+        auditor.run_round()
         auditor.now += 1
         with pytest.raises(VerificationError, match=r"w1.example shows: .* has no proof") as caught:
-            auditor.look()
+            auditor.run_round()
         assert caught.value.evidence["offered.note"] == note.encode()
 
     def test_a_fork_behind_its_witness_is_found_when_it_has_grown(self, auditor: Auditor) -> None:
@@ -226,12 +226,12 @@ class TestWitnesses:
         assert auditor.compare(auditor.sites[0], note) is not None
         auditor.host.size = 700
         with pytest.raises(VerificationError, match="two roots at size 700") as caught:
-            auditor.look()
+            auditor.run_round()
         assert caught.value.evidence["offered.note"] == note.encode()
 
     def test_who_looks_once_waits_for_no_proof(self, auditor: Auditor) -> None:
         auditor = auditor.restarted(is_polling=False)
-        auditor.look()
+        auditor.run_round()
         with pytest.raises(VerificationError, match="has no proof between them"):
             auditor.compare(auditor.sites[0], cosigned(LOG.note(700), (W1, NOW)))
 
@@ -286,7 +286,7 @@ class TestWitnesses:
         host = Host(LOG, 600)
         host.cosigners = list(zip((W1, W2, W3), times, strict=False))
         auditor = audit(host, policy=quorum_policy(LOG))
-        auditor.look()
+        auditor.run_round()
         if is_fresh:
             auditor.monitor.check_fresh(NOW)
             return
@@ -301,7 +301,7 @@ class TestWitnesses:
             auditor.now += 500
             now = int(auditor.now)
             auditor.host.cosigners = [(W1, now), (W3, now)]
-            auditor.look()
+            auditor.run_round()
             auditor.monitor.check_fresh(auditor.now)
         auditor.now += 601
         with pytest.raises(StaleError):
@@ -310,16 +310,16 @@ class TestWitnesses:
 
 def test_without_a_quorum_fresh_is_a_log_that_grows() -> None:
     auditor = audit(Host(LOG, 600))
-    auditor.look()
+    auditor.run_round()
     auditor.now += 600
-    auditor.look()
+    auditor.run_round()
     auditor.monitor.check_fresh(auditor.now)
     auditor.host.size = 601
-    auditor.look()
+    auditor.run_round()
     auditor.now += 600
     auditor = auditor.restarted()
     auditor.now = NOW + 1200
-    auditor.look()
+    auditor.run_round()
     auditor.monitor.check_fresh(auditor.now)
     with pytest.raises(StaleError, match="has not grown beyond 601 for 601 s, want fresh word"):
         auditor.monitor.check_fresh(auditor.now + 1)
@@ -327,7 +327,7 @@ def test_without_a_quorum_fresh_is_a_log_that_grows() -> None:
 
 def test_word_that_is_never_stale_may_be_asked_for() -> None:
     auditor = audit(Host(LOG, 600), stale_after_s=0)
-    auditor.look()
+    auditor.run_round()
     auditor.monitor.check_fresh(NOW + 10**9)
 
 
@@ -340,7 +340,7 @@ def test_a_log_that_was_never_seen_is_stale_once_it_was_asked_for_long_enough() 
 
 def test_a_monitor_that_was_off_does_not_blame_the_log_for_that() -> None:
     auditor = audit(Host(LOG, 600))
-    auditor.look()
+    auditor.run_round()
     auditor = auditor.restarted()
     day_later = NOW + 86_400
     auditor.monitor.check_fresh(day_later, unanswered_since_unix_s=day_later - 600)
@@ -350,10 +350,10 @@ def test_a_monitor_that_was_off_does_not_blame_the_log_for_that() -> None:
 
 def test_fresh_heads_do_not_make_up_for_questions_that_are_left_unanswered() -> None:
     auditor = audit(Host(LOG, 600))
-    auditor.look()
+    auditor.run_round()
     auditor.now += 700
     auditor.host.size = 700
-    auditor.look()
+    auditor.run_round()
     auditor.monitor.check_fresh(auditor.now, unanswered_since_unix_s=auditor.now - 600)
     with pytest.raises(StaleError, match="left a question unanswered for 601 s") as caught:
         auditor.monitor.check_fresh(auditor.now, unanswered_since_unix_s=auditor.now - 601)
@@ -366,4 +366,4 @@ def test_an_anchor_of_another_log_is_refused() -> None:
         audit(Host(LOG), anchor=other.note())
     text = Checkpoint("example.com/audit", 3, bytes(32))
     with pytest.raises(VerificationError, match="the log forked"):
-        audit(Host(LOG, 3), anchor=LOG.sign(text)).look()
+        audit(Host(LOG, 3), anchor=LOG.sign(text)).run_round()

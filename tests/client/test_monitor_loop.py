@@ -47,7 +47,7 @@ class Clock:
         self.now += wait_s
 
     @property
-    def world(self) -> MonitorEnvironment:
+    def environment(self) -> MonitorEnvironment:
         clocks = Environment(
             monotonic_s=lambda: self.now, unix_s=lambda: self.now, draw=lambda: 0.999
         )
@@ -76,13 +76,13 @@ class Place:
                     policy=policy,
                     folder=folder,
                     settings=Settings(**settings),
-                    environment=self.clock.world,
+                    environment=self.clock.environment,
                 )
             ) as follower,
         ):
             yield from follower.follow()
 
-    def look(self, url: str, **settings: Any) -> list[Report | Notice]:
+    def run_round(self, url: str, **settings: Any) -> list[Report | Notice]:
         return list(self.follow(url, is_once=True, **settings))
 
     def grow(self) -> None:
@@ -136,19 +136,19 @@ def bundles(liar: Liar) -> list[str]:
 
 
 def test_a_log_is_read_once_and_then_no_more(place: Place, liar: Liar) -> None:
-    (report,) = place.look(liar.url)
+    (report,) = place.run_round(liar.url)
     assert isinstance(report, Report)
     size = report.head.checkpoint.tree_size
     assert report.entries_checked == size
     assert len(bundles(liar)) == -(-size // 256)
     liar.targets.clear()
-    (again,) = place.look(liar.url)
+    (again,) = place.run_round(liar.url)
     assert again == report
     assert liar.targets == ["/checkpoint"]
 
 
 def test_the_files_are_for_their_owner_alone(place: Place) -> None:
-    place.look(place.running.url)
+    place.run_round(place.running.url)
     assert stat.S_IMODE(place.folder.stat().st_mode) == 0o700
     files = sorted(path.name for path in place.folder.iterdir())
     assert files == ["head.json", "lock", "progress.json"]
@@ -195,7 +195,7 @@ def test_a_disk_that_is_full_does_not_hide_a_verdict(
     monkeypatch.setattr("ledger_client.audit.monitor_dir.write_atomically", full)
     said = "not in the tree.*; the evidence could not be saved: No space left on device"
     with pytest.raises(VerificationError, match=said):
-        place.look(liar.url)
+        place.run_round(liar.url)
 
 
 def test_each_failure_is_said_and_the_first_answer_ends_them(place: Place, liar: Liar) -> None:
@@ -214,7 +214,7 @@ def test_each_failure_is_said_and_the_first_answer_ends_them(place: Place, liar:
 
 def test_one_look_at_a_log_that_does_not_answer_is_an_error_of_its_own(place: Place) -> None:
     with pytest.raises(UnavailableError, match="Connection refused"):
-        place.look(NOWHERE)
+        place.run_round(NOWHERE)
 
 
 def test_what_was_verified_before_the_log_went_away_is_not_fetched_again(
@@ -226,10 +226,10 @@ def test_what_was_verified_before_the_log_went_away_is_not_fetched_again(
 
     liar.lie_to_client = withhold_from_the_third
     with pytest.raises(UnavailableError, match="/tile/entries/003"):
-        place.look(liar.url)
+        place.run_round(liar.url)
     liar.lie_to_client = lambda _: None
     liar.targets.clear()
-    (report,) = place.look(liar.url)
+    (report,) = place.run_round(liar.url)
     assert isinstance(report, Report)
     assert report.entries_checked == report.head.checkpoint.tree_size
     assert bundles(liar)[0].startswith("/tile/entries/003")
@@ -260,7 +260,7 @@ def test_an_altered_bundle_is_saved_with_the_tiles_and_the_head_that_convict(
 
     liar.lie_to_client = alter
     with pytest.raises(VerificationError, match=r"is not in the tree.*; evidence saved in "):
-        place.look(liar.url)
+        place.run_round(liar.url)
     evidence = place.evidence()
     assert b'"u_2"' in evidence["tile-entries-002.bin"]
     assert evidence["checkpoint.note"].startswith(b"example.com/audit\n")
@@ -269,7 +269,7 @@ def test_an_altered_bundle_is_saved_with_the_tiles_and_the_head_that_convict(
     progress = json.loads((place.folder / "progress.json").read_bytes())["progress"]
     assert progress["rebuilt"]["entries_checked"] == 512
     with pytest.raises(VerificationError):
-        place.look(liar.url)
+        place.run_round(liar.url)
     assert place.evidence() == evidence
 
 
@@ -279,7 +279,7 @@ def test_a_checkpoint_that_is_none_is_saved_as_it_came(place: Place, liar: Liar)
 
     liar.lie_to_client = say
     with pytest.raises(MalformedError, match=r"^the log: .*evidence saved in "):
-        place.look(liar.url)
+        place.run_round(liar.url)
     assert place.evidence()["answer.bin"] == b"<html>"
 
 
@@ -293,17 +293,17 @@ def test_two_monitors_do_not_share_a_folder(place: Place) -> None:
     first = place.follow(place.running.url)
     next(first)
     with pytest.raises(UnavailableError, match="another monitor is using"):
-        place.look(place.running.url)
+        place.run_round(place.running.url)
     first.close()
-    place.look(place.running.url)
+    place.run_round(place.running.url)
 
 
 def test_the_folder_of_another_log_is_refused(place: Place) -> None:
-    place.look(place.running.url)
+    place.run_round(place.running.url)
     other = SmallLog([], key="another key")
     place.policy = f"log {other.signer.verifier}\nquorum none\n".encode()
     with pytest.raises(ValueError, match="keeps the head of a log with another key"):
-        place.look(place.running.url)
+        place.run_round(place.running.url)
 
 
 @pytest.mark.parametrize(
@@ -319,27 +319,27 @@ def test_the_folder_of_another_log_is_refused(place: Place) -> None:
 def test_a_progress_that_no_monitor_wrote_is_refused(
     place: Place, change: dict[str, Any], said: str
 ) -> None:
-    place.look(place.running.url)
+    place.run_round(place.running.url)
     file = place.folder / "progress.json"
     file.write_bytes(json.dumps(json.loads(file.read_bytes()) | change).encode())
     with pytest.raises(MalformedError, match=said):
-        place.look(place.running.url)
+        place.run_round(place.running.url)
     file.write_bytes(b"\xff")
     with pytest.raises(MalformedError, match="is not what a monitor wrote"):
-        place.look(place.running.url)
+        place.run_round(place.running.url)
 
 
 def test_progress_without_its_head_is_refused_and_a_head_without_progress_begins_again(
     place: Place,
 ) -> None:
-    place.look(place.running.url)
+    place.run_round(place.running.url)
     head = (place.folder / "head.json").read_bytes()
     (place.folder / "head.json").unlink()
     with pytest.raises(MalformedError, match=r"and no head.json beside it"):
-        place.look(place.running.url)
+        place.run_round(place.running.url)
     (place.folder / "progress.json").unlink()
     (place.folder / "head.json").write_bytes(head)
-    (report,) = place.look(place.running.url)
+    (report,) = place.run_round(place.running.url)
     assert isinstance(report, Report)
     assert report.entries_checked == report.head.checkpoint.tree_size
 
@@ -384,7 +384,7 @@ class TestWitnesses:
 
         liar.lie_to_client = show_what_it_did_not_cosign
         with pytest.raises(VerificationError, match="0 of 1 needed, missing w1"):
-            elsewhere.look(elsewhere.running.url, asks_witnesses=True)
+            elsewhere.run_round(elsewhere.running.url, asks_witnesses=True)
         assert "witness.note" in elsewhere.evidence()
 
     def test_a_log_that_leaves_a_witness_s_head_unproven_is_stale_and_no_fault_of_the_witness(
@@ -412,7 +412,7 @@ class TestWitnesses:
             )
             assert {one.source for one in told if isinstance(one, Notice)} == {"the log"}
             liar.lie_to_client = lambda _: None
-            (report,) = place.look(liar.url, asks_witnesses=True, stale_after_s=0)
+            (report,) = place.run_round(liar.url, asks_witnesses=True, stale_after_s=0)
             assert isinstance(report, Report)
 
     def test_an_address_that_is_none_and_none_at_all_are_said_at_once(
@@ -420,10 +420,10 @@ class TestWitnesses:
     ) -> None:
         elsewhere.policy = elsewhere.policy.replace(liar.url.encode(), b"ftp://w1.example")
         with pytest.raises(ValueError, match=r"the witness at ftp://w1.example: "):
-            elsewhere.look(elsewhere.running.url, asks_witnesses=True)
+            elsewhere.run_round(elsewhere.running.url, asks_witnesses=True)
         elsewhere.policy = elsewhere.policy.replace(b" ftp://w1.example", b"")
         with pytest.raises(ValueError, match="no witness with an address"):
-            elsewhere.look(elsewhere.running.url, asks_witnesses=True)
+            elsewhere.run_round(elsewhere.running.url, asks_witnesses=True)
 
 
 @pytest.mark.parametrize("settings", [{"interval_s": 0}, {"stale_after_s": -1}])

@@ -16,7 +16,7 @@ NOV_25_2026 = 1_795_572_216.0
 
 
 @dataclass
-class World:
+class FakeTime:
     """Time that moves when somebody sleeps, and a fixed chance."""
 
     now_s: float = 0.0
@@ -67,66 +67,66 @@ def failed(status: int, retry_after: str | None = None) -> Response:
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_an_answer_that_says_later_is_asked_for_again(status: int) -> None:
-    world = World()
-    assert world.run(ask_once(), [failed(status), ok()], RetryPolicy()) == "200 fine"
-    assert len(world.sent) == 2
+    fake = FakeTime()
+    assert fake.run(ask_once(), [failed(status), ok()], RetryPolicy()) == "200 fine"
+    assert len(fake.sent) == 2
 
 
 @pytest.mark.parametrize("status", [200, 207, 301, 400, 401, 403, 404, 409, 413, 422, 500, 507])
 def test_any_other_answer_is_an_answer(status: int) -> None:
-    world = World()
-    assert world.run(ask_once(), [failed(status), ok()], RetryPolicy()).startswith(str(status))
-    assert world.pauses == []
+    fake = FakeTime()
+    assert fake.run(ask_once(), [failed(status), ok()], RetryPolicy()).startswith(str(status))
+    assert fake.pauses == []
 
 
 def test_a_lost_connection_is_tried_again() -> None:
-    world = World()
+    fake = FakeTime()
     answers: list[Response | UnavailableError] = [UnavailableError("reset"), ok()]
-    assert world.run(ask_once(), answers, RetryPolicy()) == "200 fine"
+    assert fake.run(ask_once(), answers, RetryPolicy()) == "200 fine"
 
 
 def test_attempts_are_bounded_and_the_last_failure_is_told() -> None:
-    world = World()
+    fake = FakeTime()
     with pytest.raises(
         UnavailableError, match=r"GET /checkpoint: reset \(attempt 3 of 3"
     ) as caught:
-        world.run(ask_once(), [UnavailableError("reset")], RetryPolicy(attempts_max=3))
-    assert len(world.sent) == 3
+        fake.run(ask_once(), [UnavailableError("reset")], RetryPolicy(attempts_max=3))
+    assert len(fake.sent) == 3
     assert caught.value.retry_after_s is None
 
 
-def test_total_time_is_bounded() -> None:
-    world = World(drawn=0.99)
+def test_total_fakeis_bounded() -> None:
+    fake = FakeTime(drawn=0.99)
     retry = RetryPolicy(attempts_max=1000, total_s=20.0, delay_base_s=1.0, delay_max_s=5.0)
     with pytest.raises(UnavailableError):
-        world.run(ask_once(), [failed(503)], retry)
-    assert world.now_s <= 20.0
-    assert len(world.sent) > 4
+        fake.run(ask_once(), [failed(503)], retry)
+    assert fake.now_s <= 20.0
+    assert len(fake.sent) > 4
 
 
 def test_waits_grow_and_are_drawn_from_all_of_the_interval() -> None:
     retry = RetryPolicy(attempts_max=6, delay_base_s=1.0, delay_max_s=5.0)
-    world = World(drawn=0.5)
+    fake = FakeTime(drawn=0.5)
     with pytest.raises(UnavailableError):
-        world.run(ask_once(), [failed(503)], retry)
-    assert world.pauses == [0.5, 1.0, 2.0, 2.5, 2.5]
-    world = World(drawn=0.0)
+        fake.run(ask_once(), [failed(503)], retry)
+    assert fake.pauses == [0.5, 1.0, 2.0, 2.5, 2.5]
+    fake = FakeTime(drawn=0.0)
     with pytest.raises(UnavailableError):
-        world.run(ask_once(), [failed(503)], retry)
-    assert world.pauses == [0.0] * 5
+        fake.run(ask_once(), [failed(503)], retry)
+    assert fake.pauses == [0.0] * 5
 
 
 def test_retry_after_is_waited_for_up_to_its_cap() -> None:
-    world = World(drawn=0.0)
+    fake = FakeTime(drawn=0.0)
     retry = RetryPolicy(retry_after_max_s=10.0)
     answers: list[Response | UnavailableError] = [failed(503, "7"), failed(429, "3600"), ok()]
-    assert world.run(ask_once(), answers, retry) == "200 fine"
-    assert world.pauses == [7.0, 10.0]
+    assert fake.run(ask_once(), answers, retry) == "200 fine"
+    assert fake.pauses == [7.0, 10.0]
 
 
 def test_the_wait_that_was_asked_for_reaches_the_caller() -> None:
     with pytest.raises(UnavailableError) as caught:
-        World().run(ask_once(), [failed(503, "7")], RetryPolicy(attempts_max=1))
+        FakeTime().run(ask_once(), [failed(503, "7")], RetryPolicy(attempts_max=1))
     assert caught.value.retry_after_s == 7.0
 
 
@@ -193,7 +193,7 @@ def test_a_plan_hears_of_the_failure_and_may_go_on() -> None:
         return "a"
 
     answers: list[Response | UnavailableError] = [failed(503), ok("b")]
-    assert World().run(ask_twice(), answers, RetryPolicy(attempts_max=1)) == "b"
+    assert FakeTime().run(ask_twice(), answers, RetryPolicy(attempts_max=1)) == "b"
 
 
 def test_a_plan_is_closed_when_it_does_not_run_to_its_end() -> None:
@@ -209,7 +209,9 @@ def test_a_plan_is_closed_when_it_does_not_run_to_its_end() -> None:
     def send(_request: Request) -> Response:
         raise MalformedError("answer too long")
 
-    driver = Driver(send, sleep=time.sleep, retry=RetryPolicy(), environment=World().environment())
+    driver = Driver(
+        send, sleep=time.sleep, retry=RetryPolicy(), environment=FakeTime().environment()
+    )
     with pytest.raises(MalformedError, match="too long"):
         driver.run(ask())
     assert closed == [True]
@@ -221,9 +223,9 @@ def test_a_request_with_unless_is_sent_when_it_is_still_needed(is_needed: bool) 
         response = yield Request(target="/a", unless=lambda: not is_needed)
         return "not sent" if response == NOT_SENT else response.body.decode()
 
-    world = World()
-    assert world.run(ask(), [ok()], RetryPolicy()) == ("fine" if is_needed else "not sent")
-    assert len(world.sent) == is_needed
+    fake = FakeTime()
+    assert fake.run(ask(), [ok()], RetryPolicy()) == ("fine" if is_needed else "not sent")
+    assert len(fake.sent) == is_needed
 
 
 @pytest.mark.parametrize("bounds", [{"attempts_max": 0}, {"total_s": -1.0}, {"delay_base_s": -0.1}])

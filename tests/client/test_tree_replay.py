@@ -39,7 +39,7 @@ def entry_targets(host: Host) -> list[str]:
 @pytest.mark.parametrize("size", [0, 1, 2, 255, 256, 257, 511, 512, 513, 700, 1024, 1100])
 def test_all_entries_of_a_log_are_checked_whatever_its_size(size: int) -> None:
     auditor = audit(Host(LOG, size))
-    assert auditor.look() is None
+    assert auditor.run_round() is None
     assert (auditor.size, auditor.checked) == (size, size)
 
 
@@ -53,7 +53,7 @@ def test_a_log_that_grows_is_checked_to_its_end_through_any_restarts(
         auditor.host.size = size
         if data.draw(st.booleans()):
             auditor = auditor.restarted()
-        assert auditor.look() is None
+        assert auditor.run_round() is None
         assert (auditor.size, auditor.checked) == (size, size)
     fetched = [target for target in entry_targets(auditor.host) if ".p/" not in target]
     assert len(fetched) == len(set(fetched)) == sizes[-1] // 256
@@ -62,37 +62,37 @@ def test_a_log_that_grows_is_checked_to_its_end_through_any_restarts(
 def test_bundles_under_the_second_tile_of_level_1_are_checked() -> None:
     log = SmallLog(entries(65_536 + 300))
     auditor = audit(Host(log, 65_300), policy=log.policy)
-    auditor.look()
+    auditor.run_round()
     auditor = auditor.restarted()
     auditor.host.size = 65_536 + 300
-    auditor.look()
+    auditor.run_round()
     assert auditor.checked == 65_836
     altered = audit(Host(log), policy=log.policy)
     altered.host.lie = about("/tile/entries/256", lambda body: flipped(body, -1))
     with pytest.raises(VerificationError, match="entry 65791 as it was served is not in the tree"):
-        altered.look()
+        altered.run_round()
 
 
 def test_a_restart_fetches_the_open_bundle_alone() -> None:
     auditor = audit(Host(LOG, 700))
-    auditor.look()
+    auditor.run_round()
     auditor.host.targets.clear()
     auditor = auditor.restarted()
     auditor.host.size = 760
-    auditor.look()
+    auditor.run_round()
     assert entry_targets(auditor.host) == ["/tile/entries/002.p/248"]
     assert auditor.monitor.progress.rebuilt.entries_checked == 760
     assert len(auditor.monitor.progress.rebuilt.hashes) == 1
     auditor.host.targets.clear()
-    auditor.look()
+    auditor.run_round()
     assert auditor.host.targets == ["/checkpoint"]
 
 
 def test_without_a_token_heads_are_checked_and_no_tile_is_fetched() -> None:
     auditor = audit(Host(LOG, 600), is_reader=False)
-    auditor.look()
+    auditor.run_round()
     auditor.host.size = 700
-    auditor.look()
+    auditor.run_round()
     assert auditor.host.targets == [
         "/checkpoint",
         "/checkpoint",
@@ -103,13 +103,13 @@ def test_without_a_token_heads_are_checked_and_no_tile_is_fetched() -> None:
 
 def test_of_a_log_that_grows_by_bundles_the_open_one_is_left_until_it_is_full() -> None:
     auditor = audit(Host(LOG, 300), is_polling=True)
-    auditor.look()
+    auditor.run_round()
     assert auditor.checked == 256
     auditor.host.size = 900
-    auditor.look()
+    auditor.run_round()
     assert auditor.checked == 768
     assert entry_targets(auditor.host) == [f"/tile/entries/00{index}" for index in range(3)]
-    auditor.look()
+    auditor.run_round()
     assert auditor.checked == 900
     assert entry_targets(auditor.host)[3:] == ["/tile/entries/003.p/132"]
 
@@ -127,7 +127,7 @@ def test_a_full_bundle_and_full_tiles_serve_where_partial_ones_were_deleted() ->
         return response
 
     auditor.host.lie = frozen
-    auditor.look()
+    auditor.run_round()
     assert auditor.checked == 300
     assert entry_targets(auditor.host)[1:] == ["/tile/entries/001.p/44", "/tile/entries/001"]
 
@@ -137,7 +137,7 @@ def test_no_flipped_bit_of_any_bundle_is_overlooked(place: int, index: int) -> N
     auditor = audit(Host(LOG))
     auditor.host.lie = about(f"/tile/entries/00{index}", lambda body: flipped(body, place))
     with pytest.raises(VerificationError) as caught:
-        auditor.look()
+        auditor.run_round()
     assert auditor.monitor.progress.rebuilt.entries_checked == 256 * index
     evidence = caught.value.evidence
     name = f"tile-entries-00{index}{'.p-76' if index == 4 else ''}.bin"
@@ -152,7 +152,7 @@ def test_no_flipped_bit_of_a_tile_is_overlooked(place: int, which: str) -> None:
     auditor = audit(Host(LOG))
     auditor.host.lie = about(f"/tile/{which}", lambda body: flipped(body, place))
     with pytest.raises(VerificationError, match="root hash") as caught:
-        auditor.look()
+        auditor.run_round()
     assert f"tile-{which.replace('/', '-')}.bin" in caught.value.evidence
 
 
@@ -181,7 +181,7 @@ def test_what_a_log_withholds_or_alters_is_named(
     auditor = audit(Host(LOG))
     auditor.host.lie = about(path, change)
     with pytest.raises(VerificationError, match=said) as caught:
-        auditor.look()
+        auditor.run_round()
     assert caught.value.evidence["checkpoint.note"] == LOG.note().encode()
 
 
@@ -197,7 +197,7 @@ def test_who_was_found_out_is_not_saved_by_withholding_the_leaf_hashes(status: i
     auditor.host.lie = lie
     said = r"the entries \[512, 768\) as they were served are not in the tree"
     with pytest.raises(VerificationError, match=said) as caught:
-        auditor.look()
+        auditor.run_round()
     assert "tile-entries-002.bin" in caught.value.evidence
 
 
@@ -211,7 +211,7 @@ def test_a_refused_token_is_no_lie_of_the_log(status: int) -> None:
 
     auditor.host.lie = refuse
     with pytest.raises(RejectedError):
-        auditor.look()
+        auditor.run_round()
 
 
 @pytest.mark.parametrize(
@@ -228,24 +228,24 @@ def test_what_no_honest_log_commits_to_is_found(leaf: bytes, said: str) -> None:
     log = SmallLog([*LOG.leaves[:300], leaf, *LOG.leaves[301:400]])
     auditor = audit(Host(log))
     with pytest.raises(VerificationError, match=said) as caught:
-        auditor.look()
+        auditor.run_round()
     assert leaf in caught.value.evidence["tile-entries-001.p-144.bin"]
 
 
 def test_a_clock_that_stands_still_is_none_that_ran_backwards() -> None:
     log = SmallLog([*LOG.leaves[:300], entry(300, at=299), *LOG.leaves[301:400]])
     auditor = audit(Host(log))
-    auditor.look()
+    auditor.run_round()
     assert auditor.checked == 400
 
 
 def test_a_clock_is_seen_to_run_backwards_across_a_restart_too() -> None:
     log = SmallLog([*LOG.leaves[:512], entry(512, at=0)])
     auditor = audit(Host(log, 512))
-    auditor.look()
+    auditor.run_round()
     auditor.host.size = 513
     with pytest.raises(VerificationError, match="entry 512 was received at"):
-        auditor.restarted().look()
+        auditor.restarted().run_round()
 
 
 def test_only_so_many_ids_are_remembered() -> None:
@@ -273,7 +273,7 @@ def test_only_so_many_ids_are_remembered() -> None:
 )
 def test_a_damaged_frontier_is_blamed_on_the_files_and_not_on_the_log(kept: ReplayState) -> None:
     with pytest.raises(MalformedError, match="the files of the state were damaged"):
-        audit(Host(LOG), progress=Progress(rebuilt=kept)).look()
+        audit(Host(LOG), progress=Progress(rebuilt=kept)).run_round()
 
 
 @pytest.mark.parametrize(

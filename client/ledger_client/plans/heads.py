@@ -104,15 +104,15 @@ class Heads:
         self,
         note: bytes | str,
         offered: ConsistencyProof | None,
-        judge: Callable[[VerifiedHead], VerifiedHead],
+        check: Callable[[VerifiedHead], VerifiedHead],
     ) -> Plan[VerifiedHead]:
-        """Accept a head, and judge by it before another thread may displace it."""
+        """Accept a head, and run a check against it while it is surely still known."""
         with self._lock:
             head = self._trusted.check_head(note)
         proof = offered
         while True:
             with self._lock:
-                verdict = judge(head) if self._trusted.accept(head, proof) else None
+                verdict = check(head) if self._trusted.accept(head, proof) else None
                 needed = self._trusted.needs(head)
                 latest = self._trusted.latest
             if verdict is not None:

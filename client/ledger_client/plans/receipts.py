@@ -63,16 +63,16 @@ def check_appended(
     check_same(
         "results of an append", got=len(results), want=len(sent), evidence=lambda: NO_EVIDENCE
     )
-    outcomes = [_place(event, result) for event, result in zip(sent, results, strict=True)]
-    placed = [outcome for outcome in outcomes if isinstance(outcome, _Placed)]
+    outcomes = [_check_result(event, result) for event, result in zip(sent, results, strict=True)]
+    stored = [outcome for outcome in outcomes if isinstance(outcome, _Stored)]
     is_witnessed = bool(answer.witnessed)
     proven: dict[int, _Proven] = {}
-    if heads is not None and placed:
+    if heads is not None and stored:
         if heads.policy.quorum is not None and not is_witnessed:
             raise UnavailableError(
                 "no checkpoint with the witnesses of the policy covers the events yet"
             )
-        proven = yield from _prove(placed, answer, heads=heads, is_batch=len(sent) > 1)
+        proven = yield from _prove(stored, answer, heads=heads, is_batch=len(sent) > 1)
     return [
         outcome
         if isinstance(outcome, Rejected)
@@ -82,7 +82,7 @@ def check_appended(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Placed:
+class _Stored:
     """An event that the ledger claims to hold, and the leaf rebuilt from what was sent."""
 
     sent: ReadEvent
@@ -125,8 +125,8 @@ def _decode(request: Request, response: Response, *, latest: VerifiedHead | None
     raise RejectedError(problem)
 
 
-def _place(sent: ReadEvent, result: Result | Refused) -> _Placed | Rejected:
-    """What the answer means for one event. Raises: VerificationError, MalformedError."""
+def _check_result(sent: ReadEvent, result: Result | Refused) -> _Stored | Rejected:
+    """Check the result for one event. Raises: VerificationError, MalformedError."""
     event_id = str(sent.event.id)
     if isinstance(result, Refused):
         problem = result.error.printable(result.error.status)
@@ -159,7 +159,7 @@ def _place(sent: ReadEvent, result: Result | Refused) -> _Placed | Rejected:
         want=format_base64(rebuilt),
         evidence=lambda: {**evidence(), "leaf.json": leaf},
     )
-    return _Placed(sent=sent, result=result, received=received, leaf=leaf, leaf_hash=rebuilt)
+    return _Stored(sent=sent, result=result, received=received, leaf=leaf, leaf_hash=rebuilt)
 
 
 def _with_commitments(sent: ReadEvent, committed: Sequence[Committed]) -> ReadEvent:
@@ -187,26 +187,26 @@ def _is_canonical_time(text: str) -> bool:
 
 
 def _prove(
-    placed: Sequence[_Placed], answer: AppendAnswer, *, heads: Heads, is_batch: bool
+    stored: Sequence[_Stored], answer: AppendAnswer, *, heads: Heads, is_batch: bool
 ) -> Plan[dict[int, _Proven]]:
-    """Check that each event is in the tree of an accepted head, by id() of the `_Placed`.
+    """Check that each event is in the tree of an accepted head, by id() of the `_Stored`.
 
     Raises: VerificationError for the first one that isn't, with its evidence.
     """
     offered = None if answer.consistency is None else answer.consistency.proof()
     proven: dict[int, _Proven] = {}
-    new = [item for item in placed if is_batch and not item.result.duplicate]
+    new = [item for item in stored if is_batch and not item.result.duplicate]
     if new:
         shared = yield from _prove_range(new, answer.range_proof, heads=heads, offered=offered)
         proven = {id(item): shared for item in new}
-    for item in placed:
+    for item in stored:
         if id(item) not in proven:
             proven[id(item)] = yield from _prove_one(item, heads=heads, offered=offered)
     return proven
 
 
 def _prove_range(
-    new: Sequence[_Placed], text: str | None, *, heads: Heads, offered: ConsistencyProof | None
+    new: Sequence[_Stored], text: str | None, *, heads: Heads, offered: ConsistencyProof | None
 ) -> Plan[_Proven]:
     first = new[0].result.index
     if text is None:
@@ -237,7 +237,7 @@ def _prove_range(
     return _Proven(head, proof)
 
 
-def _prove_one(item: _Placed, *, heads: Heads, offered: ConsistencyProof | None) -> Plan[_Proven]:
+def _prove_one(item: _Stored, *, heads: Heads, offered: ConsistencyProof | None) -> Plan[_Proven]:
     if item.result.proof is None:
         raise VerificationError("the answer has no proof", evidence=item.evidence())
     proof = parse_proof(item.result.proof)
@@ -252,7 +252,7 @@ def _prove_one(item: _Placed, *, heads: Heads, offered: ConsistencyProof | None)
     return _Proven(head, proof)
 
 
-def _receipt(item: _Placed, proven: _Proven | None, *, is_witnessed: bool) -> Receipt:
+def _receipt(item: _Stored, proven: _Proven | None, *, is_witnessed: bool) -> Receipt:
     return Receipt(
         index=item.result.index,
         id=item.result.id,
