@@ -48,8 +48,8 @@ class Response:
     retry_after: str | None = None
 
 
-NOT_SENT: Final = Response(status=0, body=b"")
-"""The answer to a request that was not sent, because its `unless` was true."""
+NOT_SENT: Final = Response(status=-1, body=b"")
+"""The answer to a request whose `unless` was true. No server can send a status below zero."""
 
 Plan = Generator[Request, Response, T]
 """Yields requests, is sent their responses, and returns its result."""
