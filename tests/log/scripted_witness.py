@@ -12,10 +12,10 @@ from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from ledger_core.tlog.note import NoteVerifier
 from ledger_core.tlog.witness import (
-    Accepted,
-    cosign,
+    Refused,
+    advance,
+    authenticate,
     cosignatures_by,
-    decide,
     format_cosignatures,
     format_size_answer,
     parse_add_checkpoint,
@@ -61,13 +61,20 @@ async def honest(
     witness: ScriptedWitness, _request: web.Request, body: bytes
 ) -> web.StreamResponse:
     """As the specification says."""
-    decision = decide(parse_add_checkpoint(body), log=witness.log_keys, known=witness.known)
-    if not isinstance(decision, Accepted):
-        text = decision.reason
-        if decision.known_size is not None:
-            text = format_size_answer(decision.known_size)
-        return web.Response(status=decision.status, text=text)
-    witness.known = cosign(decision, [witness.signer], time_unix_s=witness.time_unix_s)
+    asked = authenticate(parse_add_checkpoint(body), log=witness.log_keys)
+    outcome = (
+        asked
+        if isinstance(asked, Refused)
+        else advance(
+            asked, known=witness.known, signers=[witness.signer], time_unix_s=witness.time_unix_s
+        )
+    )
+    if isinstance(outcome, Refused):
+        text = outcome.reason
+        if outcome.known_size is not None:
+            text = format_size_answer(outcome.known_size)
+        return web.Response(status=outcome.status, text=text)
+    witness.known = outcome
     return web.Response(text=format_cosignatures(cosignatures_by(witness.known, [witness.signer])))
 
 

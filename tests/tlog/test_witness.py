@@ -1,6 +1,7 @@
 """The decision of a witness, held against the specification written down a second time."""
 
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -13,7 +14,7 @@ from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
-from ledger_core.tlog.note import Signature, Signer, verify_note
+from ledger_core.tlog.note import NoteVerifier, Signature, Signer, verify_note
 from ledger_core.tlog.witness import (
     ANSWER_BYTES_MAX,
     BODY_BYTES_MAX,
@@ -25,10 +26,10 @@ from ledger_core.tlog.witness import (
     Refused,
     advance,
     authenticate,
+    compare,
     cosign,
     cosignatures_by,
     cosigned_at,
-    decide,
     format_add_checkpoint,
     format_cosignatures,
     format_size_answer,
@@ -115,6 +116,14 @@ def status_by_the_letter(ask: Ask, *, is_known_log: bool, known: tuple[int, byte
         ):
             return 200
     return 422
+
+
+def decide(
+    request: AddCheckpoint, *, log: Sequence[NoteVerifier] | None, known: SignedCheckpoint | None
+) -> Decision:
+    """Both halves of a decision, as `advance` runs them."""
+    asked = authenticate(request, log=log)
+    return asked if isinstance(asked, Refused) else compare(asked, known=known)
 
 
 sizes = st.integers(0, SIZES_MAX)

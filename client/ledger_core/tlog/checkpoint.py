@@ -1,4 +1,4 @@
-"""Checkpoints: what a log says of its tree, as the text of a signed note.
+"""Checkpoints: a log's statement of its tree head, as the text of a signed note.
 
     example.com/behind-the-sofa                       origin, which names the log for ever
     20852163                                          tree size
@@ -17,14 +17,14 @@ from ledger_core.tlog.text import decode_text, format_base64, from_wire, parse_h
 from ledger_core.tlog.tree import TreeHead
 
 ORIGIN_BYTES_MAX = 255
-"""What an ML-DSA-44 cosignature can state. Source: c2sp.org/tlog-cosignature."""
+"""The limit of an ML-DSA-44 cosignature. Source: c2sp.org/tlog-cosignature."""
 
 LINES_MIN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What the text of a checkpoint says. Only a verified signature makes it a log's statement."""
+    """The values in a checkpoint. Only a verified signature makes them a log's statement."""
 
     origin: str
     tree_size: int
@@ -32,7 +32,7 @@ class Checkpoint:
     extensions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises: ValueError for what no checkpoint can say."""
+        """Raises: ValueError for values that no checkpoint can have."""
         if not 0 <= self.tree_size <= SIZE_MAX:
             raise ValueError(f"a tree size is below 2^63 and not negative: {self.tree_size}")
         if len(self.root_hash) != HASH_BYTES:
@@ -78,7 +78,7 @@ class SignedCheckpoint:
 
 
 def parse_checkpoint(text: bytes | str) -> Checkpoint:
-    """The checkpoint that the text of a note says. `format_checkpoint` gives the same text back.
+    """Parse the text of a note. `format_checkpoint` gives the same text back.
 
     The text is that of the note, without its signatures. Raises: MalformedError.
     """

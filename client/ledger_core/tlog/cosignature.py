@@ -1,12 +1,12 @@
-r"""Cosignatures: a witness says that it saw a tree head, and when.
+r"""Cosignatures: a witness signs a tree head and the time when it saw it.
 
 A cosignature is a signature line of a checkpoint's note, and its bytes are a time and a signature:
 
     — witness.example.com/w1 base64(key id ‖ uint64 seconds since 1970 ‖ signature)
 
-It says that the head is consistent with all that the witness saw of this log before, and that at
-this time it knew of no larger one. There are two types. Ed25519 (0x04) signs two lines and the text
-of the checkpoint:
+It states that the head is consistent with every head of this log that the witness saw before, and
+that the witness knew of no larger one at this time. There are two types. Ed25519 (0x04) signs two
+lines and the text of the checkpoint:
 
     cosignature/v1
     time 1679315147
@@ -20,10 +20,10 @@ byte, and for a checkpoint `start` is 0 and `end` is the tree size:
 
     "subtree/v1\n\0" ‖ name ‖ time ‖ origin ‖ start ‖ end ‖ root hash
 
-Extension lines are not in it. Where nothing but such a signature stands behind a checkpoint, they
-are nobody's word.
+Weak: extension lines are not in that structure. If a checkpoint has only such signatures, nobody
+has signed its extension lines.
 
-The time is an argument here: this package has no clock.
+The time is an argument: this package has no clock.
 
 Source: c2sp.org/tlog-cosignature, FIPS 204.
 """
@@ -70,7 +70,7 @@ class CosignatureVerifier(NoteVerifier):
 
     @classmethod
     def parse(cls, vkey: str) -> Self:
-        """The verifier that a vkey says. Raises: MalformedError."""
+        """Parse a vkey. Raises: MalformedError."""
         with from_wire():
             return cls(VerifierKey.parse(vkey))
 
@@ -98,12 +98,12 @@ class CosignatureSigner:
 
     @classmethod
     def generate(cls, name: str, *, algorithm: int, seed: bytes) -> Self:
-        """A new key from 32 random bytes of the caller's. Raises: ValueError."""
+        """Make a key from 32 random bytes that the caller drew. Raises: ValueError."""
         return cls(SignerKey(name, algorithm=algorithm, seed=seed))
 
     @classmethod
     def parse(cls, skey: str) -> Self:
-        """The signer that `encode` gave the text of. Raises: MalformedError, without that text."""
+        """Parse the text of `encode`. Raises: MalformedError, whose message omits that text."""
         with from_wire():
             return cls(SignerKey.parse(skey))
 
@@ -113,13 +113,14 @@ class CosignatureSigner:
 
     @property
     def verifier(self) -> CosignatureVerifier:
-        """Who can check what this signs."""
+        """The verifier of these cosignatures."""
         return CosignatureVerifier(self.key.verifier_key)
 
     def sign(self, text: str, *, time_unix_s: int) -> Signature:
         """Cosign a checkpoint, given as the text of its note.
 
-        Precondition: the signer has verified what a cosignature says. A witness never signs time 0.
+        Precondition: the signer has verified what a cosignature states. A witness never signs time
+        0, which stands for an unknown time.
         Raises: ValueError for a time out of range, and for a text that is not a checkpoint.
         """
         if not 0 <= time_unix_s <= TIME_MAX:
@@ -133,13 +134,13 @@ class CosignatureSigner:
 
 
 def parse_verifier(vkey: str) -> Verifier | CosignatureVerifier:
-    """The verifier that a vkey says, by its signature type. Raises: MalformedError."""
+    """Parse a vkey of any known signature type. Raises: MalformedError."""
     key = VerifierKey.parse(vkey)
     return Verifier(key) if key.algorithm == ED25519 else CosignatureVerifier(key)
 
 
 def cosigned_at_unix_s(signature: Signature) -> int:
-    """The time that a cosignature states: as true as the cosignature. Raises: VerificationError."""
+    """The time in a cosignature, which only a verified one states. Raises: VerificationError."""
     time_unix_s = int.from_bytes(signature.signature[:_NUMBER_BYTES])
     if len(signature.signature) <= _NUMBER_BYTES or time_unix_s > TIME_MAX:
         raise VerificationError(f"the cosignature of {signature.name} does not begin with a time")
@@ -168,9 +169,9 @@ def cosigned_message(key: VerifierKey, text: str, *, time_unix_s: int) -> bytes:
 
 
 def self_test() -> None:
-    """Sign and check with each type of key, for those who start a service with such keys.
+    """Sign and check with each type of key, before a service starts with such keys.
 
-    Raises: UnavailableError saying what is missing, where the library of this machine can't.
+    Raises: UnavailableError saying what the library of this machine lacks.
     """
     head = Checkpoint("self-test.example", 0, EMPTY_ROOT_HASH)
     text = format_checkpoint(head)

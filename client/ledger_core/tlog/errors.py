@@ -1,12 +1,12 @@
-"""The errors of the house, by whose fault it is.
+"""The errors that all packages share, by whose fault it is.
 
     ValueError, TypeError   the caller broke a precondition
     MalformedError          the bytes are not the format
-    VerificationError       well-formed, but untrue: someone lies, or something is broken
+    VerificationError       well-formed, but untrue: a party lies, or something is broken
     UnavailableError        I/O failed; the same call may succeed later
 
-They are never mixed: a proof that doesn't verify is not malformed, and a server that is away has
-not lied. Messages are lower case, say got and want, and hold no secret.
+They are never mixed: a proof that doesn't verify is not malformed, and a server that can't be
+reached has not lied. Messages are lower case, say got and want, and hold no secret.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ class MalformedError(ValueError):
 class VerificationError(Exception):
     """A well-formed statement is not true.
 
-    `evidence` is what convinces a third person, as bytes by name: {"old": a signed note, "new":
-    another, "proof": text}. It is empty where the message says all that there is.
+    `evidence` is bytes by name that convince a third person: {"old": a signed note, "new": another,
+    "proof": text}. It is empty where the message has all that there is.
     """
 
     def __init__(self, message: str, *, evidence: Mapping[str, bytes] = NO_EVIDENCE) -> None:
@@ -32,9 +32,9 @@ class VerificationError(Exception):
 
 
 class UnavailableError(Exception):
-    """What was asked for can't be had now; it is worth trying again.
+    """A request can't be answered now; it is worth trying again.
 
-    `retry_after_s` is the wait that the other side asked for, None when it said nothing.
+    `retry_after_s` is the wait that the other side asked for, None when it named none.
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The right edge of a tiled tree: the one tile a level that still grows.
+"""The right edge of a tiled tree: the one tile of each level that still grows.
 
 A tree of any size is its full tiles, which never change, and at most one growing tile on each
 level. Appending a leaf touches the growing tiles alone, and every inner hash is computed once: the

@@ -1,6 +1,6 @@
-"""Keys: their text, and the name and number by which a signature says whose it is.
+"""Keys: their text, and the name and id by which a signature refers to its key.
 
-A verifier key, or *vkey*, is public. It is what a user must have from somewhere else than the log:
+A verifier key, or *vkey*, is public. A user must get it from a source other than the log:
 
     example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k
     └ name          └ key id └ base64(signature type ‖ public key)
@@ -8,8 +8,8 @@ A verifier key, or *vkey*, is public. It is what a user must have from somewhere
     key id = SHA-256(name ‖ 0x0A ‖ signature type ‖ public key)[:4]
 
 The id is short on purpose: it finds a key and proves nothing. It covers the signature type, so that
-a key of one type is never taken for one of another. The types that are known here, and the modules
-that know which bytes they sign:
+a key of one type is never taken for one of another. The known types, and the modules that build the
+bytes that they sign:
 
     0x01   Ed25519     the text of a note             note
     0x04   Ed25519     a checkpoint and a time        cosignature
@@ -49,7 +49,7 @@ ED25519_COSIGNATURE = 0x04
 MLDSA44_COSIGNATURE = 0x06
 
 KEY_NAME_BYTES_MAX = 255
-"""What an ML-DSA-44 cosignature can state. Source: c2sp.org/tlog-cosignature."""
+"""The limit of an ML-DSA-44 cosignature. Source: c2sp.org/tlog-cosignature."""
 
 KEY_TEXT_CHARS_MAX = 4096
 """An ML-DSA-44 public key takes 1,752 characters."""
@@ -59,7 +59,7 @@ ED25519_KEY_BYTES = 32
 MLDSA44_KEY_BYTES = 1312
 
 SIGNATURE_BYTES = {ED25519: 64, ED25519_COSIGNATURE: 64, MLDSA44_COSIGNATURE: 2420}
-"""By signature type, what its algorithm makes."""
+"""The length of a signature, by signature type."""
 
 _KEY_ID_BYTES = 4
 _SIGNER_PREFIX = "PRIVATE+KEY+"
@@ -107,7 +107,7 @@ class VerifierKey:
 
     @classmethod
     def parse(cls, vkey: str) -> Self:
-        """The key that a vkey says; `str()` of it is the same vkey. Raises: MalformedError."""
+        """Parse a vkey; `str()` of the key is the same vkey. Raises: MalformedError."""
         match = _KEY_TEXT.fullmatch(vkey) if len(vkey) <= KEY_TEXT_CHARS_MAX else None
         if match is None:
             raise MalformedError(f"not a verifier key: {excerpt(vkey)}")
@@ -141,7 +141,7 @@ class VerifierKey:
 
 
 class SignerKey:
-    """A private key of one signature type. Its text and its bytes are told by `encode` alone."""
+    """A private key of one signature type. Only `encode` shows its text and bytes."""
 
     __slots__ = ("_loaded", "_seed", "verifier_key")
 
@@ -155,14 +155,14 @@ class SignerKey:
 
     @classmethod
     def parse(cls, skey: str) -> Self:
-        """The key that `encode` gave the text of. Raises: MalformedError, without that text."""
+        """Parse the text of `encode`. Raises: MalformedError, whose message omits that text."""
         match = _KEY_TEXT.fullmatch(skey.removeprefix(_SIGNER_PREFIX))
         if match is None or not skey.startswith(_SIGNER_PREFIX):
             raise MalformedError("not a signer key")
         try:
             material = parse_base64(match["material"])
         except MalformedError:
-            # Its message would show what it refuses.
+            # The message of that error would show the secret.
             raise MalformedError("the signer key is not canonical base64") from None
         if len(material) != 1 + SEED_BYTES or material[0] not in SIGNATURE_BYTES:
             raise MalformedError("the signer key has no known type, or no seed of 32 bytes")
@@ -181,7 +181,7 @@ class SignerKey:
         return f"<signer key {self.verifier_key.name}+{self.verifier_key.key_id:08x}>"
 
     def sign(self, message: bytes) -> bytes:
-        """Sign bytes: the same each time with Ed25519, another each time with ML-DSA-44."""
+        """Sign bytes. Ed25519 gives the same signature each time, ML-DSA-44 a new one."""
         if isinstance(self._loaded, SigningKey):
             return self._loaded.sign(message).signature
         return self._loaded.sign(message)
@@ -194,8 +194,8 @@ def _format(name: str, key_id: int, algorithm: int, material: bytes) -> str:
 def _load_public(algorithm: int, public_key: bytes) -> _PublicKey:
     if algorithm in (ED25519, ED25519_COSIGNATURE):
         _check_length(public_key, ED25519_KEY_BYTES)
-        # Anybody can sign under a point of small order, and a point that can be written in two ways
-        # makes two keys of one.
+        # Anybody can sign under a point of small order, and a point with a second encoding would
+        # count as two keys.
         if not crypto_core_ed25519_is_valid_point(public_key):
             raise ValueError(
                 "the ed25519 public key is not a point, not its canonical encoding, or a point of "

@@ -1,4 +1,4 @@
-"""Signed notes: a text, and the signatures of those who stand by it.
+"""Signed notes: a text and its signatures.
 
     This is an example message.
                                                            an empty line, the last one
@@ -8,9 +8,9 @@ The text is UTF-8 without control characters but for newlines, ends with one, an
 lines of its own. Each signature is over the text with its last newline, and without the empty line
 that follows. Names have no space and no plus.
 
-A signature that no known key made is ignored, so that a log can change its key and a witness can
-add its word. A bad signature under the name and id of a known key condemns the whole note. A text
-that no known key has signed must not be looked at.
+A verifier ignores a signature by an unknown key, so that a log can change its key and a witness can
+add a signature. A bad signature under the name and id of a known key condemns the whole note. A
+text that no known key has signed must not be used.
 
 This module knows the signatures of type 0x01, Ed25519 over the text; `cosignature` knows those that
 carry a time.
@@ -30,10 +30,10 @@ from ledger_core.tlog.text import decode_text, excerpt, format_base64, from_wire
 TEXT_BYTES_MAX = 1 << 16
 
 SIGNATURE_BYTES_MAX = 1 << 13
-"""Post-quantum signatures take up to 5,000."""
+"""Post-quantum signatures have up to 5,000."""
 
 SIGNATURES_MAX = 64
-"""Forty-eight witnesses and then some. The specification asks for 16 at least."""
+"""Room for 48 witnesses and the log. The specification asks for 16 at least."""
 
 NOTE_BYTES_MAX = 1 << 20
 """More than the limits above add up to."""
@@ -46,14 +46,14 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """One signature line: by which key, and the bytes that it made."""
+    """One signature line: the name and id of a key, and the bytes of the signature."""
 
     name: str
     key_id: int
     signature: bytes
 
     def __post_init__(self) -> None:
-        """Raises: ValueError for what no line can carry."""
+        """Raises: ValueError for values that no line can carry."""
         check_key_name(self.name)
         if not 0 <= self.key_id <= _KEY_ID_MAX:
             raise ValueError(f"a key id has 32 bits: {self.key_id}")
@@ -71,7 +71,7 @@ class Note:
     signatures: tuple[Signature, ...]
 
     def __post_init__(self) -> None:
-        """Raises: ValueError for what no note can carry."""
+        """Raises: ValueError for values that no note can carry."""
         check_note_text(self.text)
         if not 1 <= len(self.signatures) <= SIGNATURES_MAX:
             raise ValueError(
@@ -91,7 +91,7 @@ def check_note_text(text: str) -> None:
 
 
 def parse_note(data: bytes | str) -> Note:
-    """The note; nothing in it is verified yet. `format_note` gives the same bytes back.
+    """Parse a note, verifying nothing. `format_note` gives the same bytes back.
 
     Raises: MalformedError.
     """
@@ -134,7 +134,7 @@ def format_signature_line(signature: Signature) -> str:
 
 
 class NoteVerifier(Protocol):
-    """A public key, and what it signs. `str()` of it is its vkey."""
+    """A public key that checks signatures over the texts of notes. `str()` of it is its vkey."""
 
     key: VerifierKey
 
@@ -178,7 +178,7 @@ def known_keys(verifiers: Iterable[NoteVerifier]) -> dict[tuple[str, int], NoteV
 
 
 def verify_note(note: Note, verifiers: Iterable[NoteVerifier]) -> tuple[Signature, ...]:
-    """The signatures that known keys made, each of them verified, in the order of the note.
+    """Verify the signatures by known keys; returns them in the order of the note.
 
     Signatures by unknown keys are ignored.
 
@@ -210,7 +210,7 @@ class Verifier(NoteVerifier):
 
     @classmethod
     def parse(cls, vkey: str) -> Self:
-        """The verifier that a vkey says. Raises: MalformedError."""
+        """Parse a vkey. Raises: MalformedError."""
         with from_wire():
             return cls(VerifierKey.parse(vkey))
 
@@ -232,12 +232,12 @@ class Signer:
 
     @classmethod
     def generate(cls, name: str, *, seed: bytes) -> Self:
-        """A new key from 32 random bytes of the caller's. Raises: ValueError."""
+        """Make a key from 32 random bytes that the caller drew. Raises: ValueError."""
         return cls(SignerKey(name, algorithm=ED25519, seed=seed))
 
     @classmethod
     def parse(cls, skey: str) -> Self:
-        """The signer that `encode` gave the text of. Raises: MalformedError, without that text."""
+        """Parse the text of `encode`. Raises: MalformedError, whose message omits that text."""
         with from_wire():
             return cls(SignerKey.parse(skey))
 
@@ -247,7 +247,7 @@ class Signer:
 
     @property
     def verifier(self) -> Verifier:
-        """Who can check what this signs."""
+        """The verifier of these signatures."""
         return Verifier(self.key.verifier_key)
 
     def sign(self, text: str) -> Signature:
@@ -265,7 +265,7 @@ def check_algorithm(key: VerifierKey, *algorithms: int) -> None:
 
 
 def check_signed_by(key: VerifierKey, signature: Signature) -> None:
-    """Check that a signature says of itself that this key made it. Raises: VerificationError."""
+    """Check that a signature line has the name and id of this key. Raises: VerificationError."""
     if (signature.name, signature.key_id) != (key.name, key.key_id):
         raise VerificationError(
             f"want a signature of {key.name}+{key.key_id:08x}, "

@@ -1,4 +1,4 @@
-"""Policies: whose word makes a checkpoint worth believing.
+"""Policies: the logs, and the quorum of witnesses, that make a checkpoint valid.
 
     # Two of three, on hosts that the log's operator does not own.
     log example.com/audit+7df6c1fa+AXd… https://log.example.com/
@@ -10,7 +10,8 @@
 
 A checkpoint is valid when a log of the policy signed it, its origin being the name of that key, and
 when the quorum holds: a witness by its cosignature, a group by enough of its members (`any`, `all`
-or a number), `quorum none` always. A name is a member once at most, so that nobody counts twice.
+or a number), `quorum none` always. A witness or group may belong to one group only, so that no
+cosignature counts twice.
 
 The file is lines of octets, each ending with a newline. Spaces and tabs separate words; a line that
 begins with `#`, spaces apart, is a comment. Octets above 0x7F mean nothing and are compared as they
@@ -41,7 +42,7 @@ from ledger_core.tlog.text import excerpt, from_wire, parse_size
 POLICY_BYTES_MAX = 1 << 20
 LOGS_MAX = 64
 WITNESSES_MAX = 48
-"""A note carries 64 signatures: all of these witnesses, the log's own, and some of strangers."""
+"""A note carries 64 signatures: of all witnesses, of the log, and some by unknown keys."""
 
 GROUPS_MAX = 64
 
@@ -52,7 +53,7 @@ _FORBIDDEN = re.compile(rb"[^\t\n\x20-\x7e\x80-\xff]")
 
 @dataclass(frozen=True, slots=True)
 class PolicyLog:
-    """A log to believe. Its origin is the name of its key."""
+    """A trusted log. Its origin is the name of its key."""
 
     verifier: Verifier | CosignatureVerifier
     url: str | None = None
@@ -60,7 +61,7 @@ class PolicyLog:
 
 @dataclass(frozen=True, slots=True)
 class PolicyWitness:
-    """A witness, under the name that this policy has for it."""
+    """A trusted witness, under the name that this policy gives it."""
 
     name: str
     verifier: CosignatureVerifier
@@ -69,7 +70,7 @@ class PolicyWitness:
 
 @dataclass(frozen=True, slots=True)
 class PolicyGroup:
-    """Names of which `threshold` are enough; they were all defined before the group."""
+    """A group that holds when `threshold` of its members do; each is defined before the group."""
 
     name: str
     threshold: int
@@ -93,13 +94,13 @@ class VerifiedHead:
     existed_before_unix_s: int | None
     """The first time by which the quorum had cosigned; None where there is no quorum, or no time.
 
-    Not the earliest time of all: that is one witness's word, where the policy asks for more.
+    The earliest time of all would be the statement of one witness, where the policy asks for more.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a verifier was configured with; `parse_policy` makes it.
+    """The configuration of a verifier; `parse_policy` makes it.
 
     Names that are not UTF-8 are kept as Python keeps such file names (PEP 383).
     """
@@ -115,7 +116,7 @@ class Policy:
         known_keys(self._verifiers())
 
     def check(self, note: bytes | str) -> VerifiedHead:
-        """The checkpoint of a signed note, when it meets this policy.
+        """Check a signed note by this policy; returns its checkpoint.
 
         Every signature of a key in the policy is verified, and one bad one condemns the note.
         Cost: 60 to 120 µs a signature.
@@ -144,7 +145,7 @@ class Policy:
         )
 
     def is_quorum(self, witnesses: Collection[str]) -> bool:
-        """Whether these are enough, named as in `VerifiedHead.cosignatures`."""
+        """Whether these witnesses meet the quorum, named as in `VerifiedHead.cosignatures`."""
         names = [witness.name for witness in self.witnesses if _shown(witness.name) in witnesses]
         return self.quorum is None or self.quorum in self._holding(names)
 
@@ -195,7 +196,7 @@ class Policy:
         """The first of these times by which the quorum had cosigned."""
         if self.quorum is None:
             return None
-        # Time 0 leaves the time unsaid.
+        # Time 0 stands for an unknown time.
         stated = {name: time_unix_s for name, time_unix_s in times.items() if time_unix_s}
         for time_unix_s in sorted(stated.values()):
             if self.quorum in self._holding([n for n, t in stated.items() if t <= time_unix_s]):
@@ -205,7 +206,7 @@ class Policy:
     def _holding(self, cosigned: Collection[str]) -> set[str]:
         """The witnesses that cosigned, and the groups that hold by them."""
         holding = set(cosigned)
-        # Members stand before their group, so one pass settles them all.
+        # Members stand before their group, so one pass is enough.
         for group in self.groups:
             if len(holding.intersection(group.members)) >= group.threshold:
                 holding.add(group.name)
@@ -254,7 +255,7 @@ def parse_policy(data: bytes) -> Policy:
 
 
 def format_policy(logs: Iterable[NoteVerifier]) -> str:
-    """A policy that believes these logs on their own word.
+    """Format a policy that trusts these logs without witnesses.
 
     Raises: ValueError for a key that is for witnesses.
     """
@@ -277,7 +278,7 @@ class _Draft:
         self._members: set[str] = set()
 
     def add(self, line: bytes) -> None:
-        """Take one line, without its newline. Raises: MalformedError."""
+        """Add one line, without its newline. Raises: MalformedError."""
         if octet := _FORBIDDEN.search(line):
             raise MalformedError(f"the octet {octet[0].hex()} is not allowed")
         # bytes.split knows the spaces of ASCII alone, of which only two are left.
@@ -301,7 +302,7 @@ class _Draft:
                 raise MalformedError(f"unknown keyword {excerpt(keyword)}")
 
     def finish(self) -> Policy:
-        """The policy, all lines having been read. Raises: MalformedError."""
+        """The policy after its last line. Raises: MalformedError."""
         if not self._quorums:
             raise MalformedError("the policy has no quorum line")
         with from_wire():
@@ -336,7 +337,7 @@ class _Draft:
             if member in self._members:
                 raise MalformedError(f"{_shown(member)} is a member already, here or elsewhere")
             self._members.add(member)
-        # Defined after its members were looked at: a group is no member of itself.
+        # Defined after its members, so that a group is no member of itself.
         self._define(name)
         words = {"any": 1, "all": len(members)}
         count = words[threshold] if threshold in words else parse_size(threshold)
@@ -371,11 +372,11 @@ def _check_room(what: str, entries: Collection[object], count_max: int) -> None:
 def _check_new_key(
     verifier: NoteVerifier, entries: Iterable[PolicyLog] | Iterable[PolicyWitness]
 ) -> None:
-    # By the key itself: under another name it would be the same party once more.
+    # By the public key: under a second name the same party would count twice.
     if any(entry.verifier.public_key == verifier.public_key for entry in entries):
         raise MalformedError(f"{verifier.key!r} has the public key of a line above")
 
 
 def _shown(name: str) -> str:
-    """A name of the policy as people and JSON can take it, octets that are not UTF-8 escaped."""
+    """A name of the policy as valid text, with octets that are not UTF-8 escaped."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")

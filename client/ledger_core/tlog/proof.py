@@ -1,4 +1,4 @@
-"""Proofs to keep: an index, the hashes and the signed checkpoint in one text.
+"""Proof files: an index, the hashes and the signed checkpoint in one text.
 
     c2sp.org/tlog-proof@v1
     extra YWdlLXYxLjIuMQ==                            optional; nobody signed it
@@ -12,7 +12,8 @@
 
     — example.com/fancylog hI2DJw…
 
-Whoever has the leaf and a policy can check it offline, for ever. Such files end in `.tlog-proof`.
+Anyone who has the leaf and a policy can check it offline, at any time. The files end in
+`.tlog-proof`.
 
 A range proof does the same for the consecutive leaves [start, end), and is a format of our own. It
 differs in two lines, and its hashes are those of the maximal subtrees that have none of the leaves,
@@ -59,7 +60,7 @@ _RANGE_HEADER = "witnessed-ledger/range-proof@v1"
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """That a leaf is in a log, for `check_proof` to verify.
+    """A claim that a leaf is in a log, for `check_proof` to verify.
 
     `checkpoint` is the whole signed note.
     """
@@ -70,7 +71,7 @@ class Proof:
     extra: bytes | None = None
 
     def __post_init__(self) -> None:
-        """Raises: ValueError for what the text of a proof can't say."""
+        """Raises: ValueError for values that no proof can have."""
         _check_hashes(self.hashes, INCLUSION_HASHES_MAX)
         if not 0 <= self.leaf_index < SIZE_MAX:
             raise ValueError(f"not the index of a leaf: {self.leaf_index}")
@@ -80,7 +81,7 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class RangeProof:
-    """That the leaves [start, end) are in a log, for `check_range_proof` to verify.
+    """A claim that the leaves [start, end) are in a log, for `check_range_proof` to verify.
 
     `checkpoint` is the whole signed note.
     """
@@ -91,14 +92,14 @@ class RangeProof:
     checkpoint: str
 
     def __post_init__(self) -> None:
-        """Raises: ValueError for what the text of a range proof can't say."""
+        """Raises: ValueError for values that no range proof can have."""
         _check_hashes(self.hashes, RANGE_HASHES_MAX)
         if not 0 <= self.start < self.end <= SIZE_MAX:
             raise ValueError(f"not a range of leaves: [{self.start}, {self.end})")
 
 
 def parse_proof(data: bytes | str) -> Proof:
-    """The proof in a text; `format_proof` gives the same text back. Raises: MalformedError."""
+    """Parse a proof; `format_proof` gives the same text back. Raises: MalformedError."""
     lines, checkpoint = _split(data, _HEADER)
     extra = None
     if lines and lines[0].startswith("extra "):
@@ -118,9 +119,9 @@ def format_proof(proof: Proof) -> str:
 
 
 def check_proof(proof: Proof, *, leaf_hash: Hash, policy: Policy) -> VerifiedHead:
-    """Check that a leaf is in a log that the policy believes; the head by which it is known.
+    """Check that a leaf is in a log of the policy; returns the head that proves it.
 
-    `extra` says nothing that is checked here. Cost: `Policy.check`, and one hash a proof hash.
+    `extra` is not checked. Cost: `Policy.check`, and one hash a proof hash.
     Raises: VerificationError with the proof as evidence; MalformedError when the checkpoint is not
     a signed checkpoint. Source: c2sp.org/tlog-proof, "Verifying a tlog proof".
     """
@@ -140,7 +141,7 @@ def check_proof(proof: Proof, *, leaf_hash: Hash, policy: Policy) -> VerifiedHea
 
 
 def parse_range_proof(data: bytes | str) -> RangeProof:
-    """The range proof in a text; `format_range_proof` gives the same text back.
+    """Parse a range proof; `format_range_proof` gives the same text back.
 
     Raises: MalformedError.
     """
@@ -159,7 +160,7 @@ def format_range_proof(proof: RangeProof) -> str:
 def check_range_proof(
     proof: RangeProof, *, leaf_hashes: Sequence[Hash], policy: Policy
 ) -> VerifiedHead:
-    """Check that leaves are in a log that the policy believes; the head by which they are known.
+    """Check that leaves are in a log of the policy; returns the head that proves it.
 
     Cost: `Policy.check`, and one hash a leaf and a proof hash. Raises: VerificationError, with the
     proof as evidence when it is false, and also when it is for another number of leaves;

@@ -1,7 +1,7 @@
-"""The prover: plan which nodes a proof needs, let the edge read them, assemble the proof.
+"""The prover: plan which nodes a proof needs, let the caller read them, assemble the proof.
 
     plan = plan_inclusion(leaf_index=5, tree_size=7)
-    hashes = [read(node) for node in plan.nodes]     # the edge: one batch, from wherever they are
+    hashes = [read(node) for node in plan.nodes]     # the caller: one batch, from any source
     proof = finish(plan, hashes)
 
 Nothing here does I/O, so LMDB, HTTP tiles and plain folders share one prover. Only complete

@@ -1,14 +1,14 @@
-"""Strict text, as every format of a transparency log shares it.
+"""The text of numbers, base64 and hashes, as all formats of a transparency log share it.
 
-Each value has one spelling. What is accepted here formats back to the same bytes, so two readers
-never see one text as two values, and nobody can vary a signed text's wrapping without being seen.
+Each value has one spelling. An accepted text formats back to the same bytes, so two readers never
+see one text as two values, and nobody can change a proof or a note without changing a value.
 
     size     20852163                                      no sign, no leading zero, < 2^63
     base64   CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=  RFC 4648 §4, padded, trailing bits zero
     text     UTF-8, well-formed; lone surrogates are refused
 
-Python's own `int()` takes `+5`, `1_000` and `٣`; its `b64decode()` skips what it does not know and
-ignores trailing bits. Neither may touch text that came from elsewhere.
+Python's `int()` accepts `+5`, `1_000` and `٣`; its `b64decode()` skips unknown characters and
+ignores trailing bits. Neither may read foreign text.
 """
 
 import re
@@ -27,10 +27,10 @@ _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 
 @contextmanager
 def from_wire() -> Iterator[None]:
-    """The values made in this block come from elsewhere: a ValueError there is a MalformedError.
+    """Turn a ValueError in this block into a MalformedError: its values come from elsewhere.
 
-    So a rule is written once, where the value is made, and is the caller's mistake or the sender's
-    by who called.
+    So each rule is written once, where the value is made: breaking it is the caller's mistake
+    there, and the sender's mistake in such a block.
     """
     try:
         yield
@@ -41,7 +41,7 @@ def from_wire() -> Iterator[None]:
 
 
 def parse_size(text: str) -> int:
-    """A decimal number in [0, 2^63): a tree size, an index or a time.
+    """Parse a decimal number in [0, 2^63): a tree size, an index or a time.
 
     Raises: MalformedError for anything but ASCII digits without a leading zero.
     Source: c2sp.org/tlog-checkpoint, "Note text".
@@ -55,7 +55,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_base64(text: str) -> bytes:
-    """The bytes of canonical, padded, standard base64.
+    """Decode canonical, padded, standard base64.
 
     Raises: MalformedError for another alphabet, missing padding, spaces, or trailing bits that
     are not zero.
@@ -76,7 +76,7 @@ def format_base64(data: bytes) -> str:
 
 
 def parse_hash(text: str) -> Hash:
-    """A hash in base64: 44 characters, 32 bytes. Raises: MalformedError."""
+    """Decode a hash in base64: 44 characters, 32 bytes. Raises: MalformedError."""
     data = parse_base64(text)
     if len(data) != HASH_BYTES:
         raise MalformedError(f"not a hash: got {len(data)} bytes, want {HASH_BYTES}")
@@ -84,7 +84,7 @@ def parse_hash(text: str) -> Hash:
 
 
 def decode_text(data: bytes | str) -> str:
-    """The text of UTF-8 bytes; a str is held to what UTF-8 can carry.
+    """Decode UTF-8 bytes; a str is checked to be text that UTF-8 can carry.
 
     Raises: MalformedError for ill-formed UTF-8, and for a str with lone surrogates.
     """

@@ -21,7 +21,7 @@ index in groups of three digits, and the width when it is partial:
 
 Our own store keeps a full tile with all of its rows, from the leaves up: 511 hashes. The first
 8,192 bytes are the public tile, and any node in it is read by offset (`locate`). Tiles that come
-from elsewhere are worth nothing until `authenticate_tiles` has held them against a root hash.
+from elsewhere must not be used before `authenticate_tiles` has checked them by a root hash.
 
 Source: c2sp.org/tlog-tiles.
 """
@@ -41,7 +41,7 @@ TILE_WIDTH = 1 << TILE_HEIGHT
 FULL_TILE_HASHES = 2 * TILE_WIDTH - 1
 
 LEAF_BYTES_MAX = 0xFFFF
-"""What the uint16 before an entry can say."""
+"""The limit of the uint16 before an entry."""
 
 LEVEL_MAX = 63
 PATH_CHARS_MAX = 64
@@ -60,14 +60,14 @@ class TileCoord(NamedTuple):
     """A place for a tile: its hashes are Node(8 * level, 256 * index) and those to its right."""
 
     level: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a place
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no caller of a place needs
 
 
 class TileRef(NamedTuple):
     """A tile, or the entry bundle when `level` is None, with its width: 256 when it is full."""
 
     level: int | None
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a tile
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no caller of a tile needs
     width: int
 
     @property
@@ -91,7 +91,7 @@ def format_bundle_path(index: int, width: int) -> str:
 
 
 def parse_tile_path(path: str) -> TileRef:
-    """The tile or the bundle that a path names.
+    """Parse the path of a tile or a bundle.
 
     Raises: MalformedError for another spelling than the one `format_tile_path` gives, and for a
     tile that no tree of a size below 2^63 has.
@@ -131,7 +131,7 @@ def tile_rows(leaves: bytes) -> bytes:
 def locate(node: Node) -> tuple[TileCoord, int, int]:
     """Where a node is: its tile, the row in it, and the offset in that row.
 
-    The root of a full tile is looked for as a leaf of the tile above, where it is public.
+    The root of a full tile is found as a leaf of the tile above, where it is public.
     """
     level, row = divmod(node.level, TILE_HEIGHT)
     index, offset = divmod(node.index, TILE_WIDTH >> row)
@@ -174,7 +174,7 @@ def encode_bundle(leaves: Sequence[bytes]) -> bytes:
 
 
 def decode_bundle(data: bytes) -> list[bytes]:
-    """The entries of a bundle. They are as true as the leaf hashes they are then held against.
+    """Decode a bundle. Its entries are not verified: the caller checks their leaf hashes.
 
     Raises: MalformedError when the lengths don't add up, for no entry and for more than 256.
     """
@@ -237,7 +237,7 @@ class TileHashes:
 def authenticate_tiles(
     *, tree_size: int, root_hash: Hash, tiles: Mapping[TileRef, bytes]
 ) -> TileHashes:
-    """Hold public tiles against the root hash of a tree; only then may they be read, or kept.
+    """Check public tiles by the root hash of a tree, before they are read or kept.
 
     Precondition: `tiles` has what `tiles_for` named for this tree size. (A full tile fetched
     instead of a partial one, which a log may have deleted, is cut to the partial width first.)

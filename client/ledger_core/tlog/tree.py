@@ -1,4 +1,4 @@
-r"""The shape of a tree: complete subtrees, and the edge by which a log grows.
+r"""The shape of a tree: complete subtrees, and the frontier that a log appends to.
 
 A *node* is a complete subtree whose leaves begin at a multiple of their number: `Node(level,
 index)` covers the leaves [index·2^level, (index+1)·2^level), and its hash never changes once they
@@ -14,7 +14,7 @@ leaves:
       0   1   2  3  4  5    6       Node(2, 0), Node(1, 2), Node(0, 6)
 
 The root is H(Node(2, 0), H(Node(1, 2), Node(0, 6))): the row, folded from the right. The row is all
-that a log must hold to go on appending: its *frontier*, at most 63 hashes.
+that a log needs to append more leaves: its *frontier*, at most 63 hashes.
 
 Source: RFC 6962 §2.1.
 """
@@ -28,7 +28,7 @@ from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash, node_has
 
 @dataclass(frozen=True, slots=True)
 class TreeHead:
-    """A tree size and the root hash of that tree, with nobody's signature."""
+    """A tree size and the root hash of that tree, without a signature."""
 
     tree_size: int
     root_hash: Hash
@@ -38,7 +38,7 @@ class Node(NamedTuple):
     """The complete subtree over the leaves [index << level, (index + 1) << level)."""
 
     level: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a node
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no caller of a node needs
 
 
 def decompose(start: int, end: int) -> tuple[Node, ...]:
@@ -62,7 +62,7 @@ def decompose(start: int, end: int) -> tuple[Node, ...]:
 def fold_right(hashes: Sequence[Hash]) -> Hash:
     """The root over consecutive nodes whose levels fall, as `decompose(0, size)` names them.
 
-    None at all is the empty tree. Cost: one hash for each node but the first.
+    No hashes are the empty tree. Cost: one hash for each node but the first.
     """
     if not hashes:
         return EMPTY_ROOT_HASH
@@ -73,9 +73,9 @@ def fold_right(hashes: Sequence[Hash]) -> Hash:
 
 
 class Frontier:
-    """The right edge of a growing tree: its size, and the hashes of `decompose(0, size)`.
+    """The size of a growing tree and the hashes of `decompose(0, size)`.
 
-    Mutable, and owned by the one who appends; `copy()` for a trial that may be dropped.
+    Mutable, and owned by the code that appends; `copy()` serves a trial that may be dropped.
     """
 
     __slots__ = ("_hashes", "_size")
@@ -103,11 +103,11 @@ class Frontier:
         return tuple(self._hashes)
 
     def append(self, leaf_hash: Hash) -> None:
-        """Add one leaf. Cost: one node hash on average, log2(size) at most."""
+        """Append one leaf. Cost: one node hash on average, log2(size) at most."""
         hashes = self._hashes
         size = self._size
         self._size = size + 1
-        # Each trailing one bit is a complete subtree that now gets its equal on the right.
+        # Each trailing one bit is a complete subtree that now gets a sibling on its right.
         while size & 1:
             leaf_hash = node_hash(hashes.pop(), leaf_hash)
             size >>= 1
@@ -118,5 +118,5 @@ class Frontier:
         return fold_right(self._hashes)
 
     def copy(self) -> Self:
-        """A frontier of its own with the same leaves behind it."""
+        """A second frontier of the same leaves, which changes on its own."""
         return type(self)(self._size, self._hashes)

@@ -1,9 +1,9 @@
-"""What a client takes for true: bytes in, verdicts out, and no I/O.
+"""The heads of a log that a client accepts, as a state machine without I/O.
 
 The rules, in the order in which they are applied:
 
-1. A head is nothing until the policy holds: a log key that the user configured, and the quorum of
-   witnesses. Nothing else of a note, and nothing at all of a proof, is looked at before.
+1. A head must meet the policy: a log key that the user configured, and the quorum of witnesses.
+   Nothing else of a note, and no part of a proof, is used before.
 2. The first head is accepted on that alone: it is the anchor. All others must be of its tree.
 3. A head of a size that is known must have the root that is known.
 4. A larger head needs a consistency proof from the latest accepted head, and becomes the latest.
@@ -11,12 +11,12 @@ The rules, in the order in which they are applied:
    each other) needs a proof from itself to an accepted head. The latest stays where it is.
 6. A leaf is in the log when its proof leads to the root of an accepted head.
 
-What breaks rule 3, 4 or 5 is a fork or a rewritten log. The error carries both signed notes and the
-proof: two heads that the log's key signed and that can't belong to one tree convict it before
+A head that breaks rule 3, 4 or 5 shows a fork or a rewritten log. The error carries both signed
+notes and the proof: two heads that the log's key signed and that can't belong to one tree convince
 anybody who has the policy.
 
-A log that a client has never seen may show it any tree: rule 2 is why the state file matters, and
-why a policy with witnesses is stronger than one without.
+Weak: a log can show any tree to a client that has accepted no head yet. This is why the state file
+matters, and why a policy with witnesses is stronger than one without.
 """
 
 from collections.abc import Sequence
@@ -187,7 +187,7 @@ class TrustedLog:
 def check_consistent(
     old: VerifiedHead, new: VerifiedHead, proof: ConsistencyProof, *, offered: VerifiedHead
 ) -> None:
-    """Hold two heads against a proof; `offered` is the one of the two that isn't accepted yet.
+    """Check two heads by a proof; `offered` is the one of the two that isn't accepted yet.
 
     Raises: VerificationError with both notes and the proof.
     """
@@ -207,8 +207,8 @@ def check_consistent(
 def check_anchor(note: str, policy: Policy) -> VerifiedHead:
     """The head of a note that was accepted earlier: signed by a log of the policy.
 
-    The quorum is not asked for again: a user who adds a witness to the policy keeps the anchor,
-    which no witness had cosigned. It binds what comes later and vouches for nothing by itself.
+    The quorum is not required again: a user who adds a witness to the policy keeps an anchor that
+    this witness had not cosigned. The anchor binds later heads and proves no leaf by itself.
 
     Raises: MalformedError, VerificationError.
     """

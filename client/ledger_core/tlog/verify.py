@@ -1,11 +1,11 @@
-"""The verifier: is this leaf in that tree, does this tree begin with that one?
+"""The verifier of inclusion, consistency and range proofs.
 
-Every check takes what is trusted already (a tree size and a root hash, out of one signed
-checkpoint), what is claimed, and the proof of it. It returns nothing, or raises VerificationError.
-No size or index is ever taken from a proof, and every number, length and count that is wrong is
-refused in the same way: what a server sent is not a mistake of the caller.
+Each check takes a tree size and a root hash that are trusted already (from one signed checkpoint),
+a claim, and its proof. It returns nothing, or raises VerificationError. No size or index is ever
+taken from a proof. A wrong number, length or count is a VerificationError too, because it came from
+a server and is no mistake of the caller.
 
-All of them are one walk, from a node up to the root. The nodes of each level are numbered from the
+Each check walks from a node up to the root. The nodes of each level are numbered from the
 left. An odd node is hashed with its sibling on the left, an even one with its sibling on the right;
 only the last node of a level may be even and have none, and then it stands in for its parent:
 
@@ -14,8 +14,8 @@ only the last node of a level may be even and have none, and then it stands in f
                      index 1, last 1     odd:  sibling 0 on the left
                      index 0, last 0     the root: the proof must be used up now, and not before
 
-This is written apart from the prover and shares the node hash alone with it, so that neither can
-hide a mistake of the other.
+The verifier shares only the node hash with the prover, so that neither hides a mistake of the
+other.
 
 Source: RFC 9162 §2.1.3.2 and §2.1.4.2, for the proofs of RFC 6962 §2.1.1 and §2.1.2.
 """
@@ -64,7 +64,7 @@ def check_consistency(
     if old_size in (0, new_size) and proof:
         raise VerificationError(f"want an empty consistency proof, got {len(proof)} hashes")
     if old_size == new_size:
-        # One tree, if it has one root. Nothing is hashed, so any root will do.
+        # The same tree must have the same root. Nothing is hashed, so roots of any length do.
         if old_root != new_root:
             raise VerificationError(
                 f"two trees of size {new_size}: "
@@ -151,7 +151,7 @@ def _roots(
             old = node_hash(sibling, old)
             new = node_hash(sibling, new)
         else:
-            # What stands on the right came after the old tree.
+            # A sibling on the right came after the old tree.
             new = node_hash(new, sibling)
     return old, new
 

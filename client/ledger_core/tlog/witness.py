@@ -1,4 +1,4 @@
-"""The witness protocol: a log asks for a cosignature, and what a witness makes of that.
+"""The witness protocol: a log asks for a cosignature, and a witness decides.
 
 A log sends its new checkpoint, the size that it believes this witness cosigned last, and the proof
 that the new tree begins with that old one:
@@ -24,9 +24,9 @@ The answer is decided in this order, and the first that holds is given:
     503   the time is earlier than that of the head cosigned last: no earlier one is ever signed
     200   one cosignature line for each key of the witness
 
-`decide` is the checkpoint's part of it. It has two halves: `authenticate` needs no state, and
-`compare` must be one transaction with the update, or a slower request could put back a smaller
-head. `advance` is that half together with the cosignatures, for a time that is passed in.
+The decision has two halves. `authenticate` needs no state. `advance` compares with the head that
+was cosigned last and cosigns; it must be one transaction with the update of that head, or a slower
+request could put back a smaller one.
 
 Source: c2sp.org/tlog-witness.
 """
@@ -56,7 +56,7 @@ BODY_BYTES_MAX = 1 << 18
 """A checkpoint with 16 post-quantum signatures of 5,000 bytes takes half of it."""
 
 ANSWER_BYTES_MAX = 1 << 16
-"""A few cosignature lines. What a witness sends beyond it is not read."""
+"""A few cosignature lines. A client reads no more of an answer."""
 
 SIZE_MEDIA = "text/x.tlog.size"
 
@@ -72,7 +72,7 @@ class AddCheckpoint:
     signed: SignedCheckpoint
 
     def __post_init__(self) -> None:
-        """Raises: ValueError for what no request can say."""
+        """Raises: ValueError for values that no request can have."""
         if not 0 <= self.old_size <= SIZE_MAX:
             raise ValueError(f"a tree size is below 2^63 and not negative: {self.old_size}")
         if len(self.proof) > PROOF_HASHES_MAX:
@@ -103,7 +103,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why nothing is cosigned: a status of HTTP, and the reason in words."""
+    """A refusal: a status of HTTP, and the reason."""
 
     status: int
     reason: str
@@ -115,7 +115,7 @@ Decision: TypeAlias = Accepted | Refused
 
 
 def parse_add_checkpoint(body: bytes) -> AddCheckpoint:
-    """The request in a body. `format_add_checkpoint` gives the same bytes back.
+    """Parse the body of a request. `format_add_checkpoint` gives the same bytes back.
 
     Raises: MalformedError.
     """
@@ -146,22 +146,10 @@ def format_add_checkpoint(request: AddCheckpoint) -> bytes:
     return f"{_OLD}{request.old_size}\n{proof}\n{request.signed.note}".encode()
 
 
-def decide(
-    request: AddCheckpoint, *, log: Iterable[NoteVerifier] | None, known: SignedCheckpoint | None
-) -> Decision:
-    """Whether to cosign. `log`: the trusted keys of the origin, None when it is not known.
-
-    `known` is the head that this witness cosigned last for the origin, None when there is none.
-    Cost: 60 to 120 µs for each signature of a trusted key, and two hashes for each of the proof.
-    """
-    authentic = authenticate(request, log=log)
-    return authentic if isinstance(authentic, Refused) else compare(authentic, known=known)
-
-
 def authenticate(
     request: AddCheckpoint, *, log: Iterable[NoteVerifier] | None
 ) -> Authentic | Refused:
-    """The half that needs no state: who signed, and sizes that can't be."""
+    """Check the log's signatures and the sizes, without any state."""
     checkpoint = request.signed.checkpoint
     keys = {} if log is None else {(key.name, key.key_id): key for key in log}
     if not keys:
@@ -170,12 +158,12 @@ def authenticate(
         signatures = verify_note(request.signed.as_note(), keys.values())
     except VerificationError as error:
         return Refused(403, str(error))
-    # One line for each key: a checkpoint of sixty by the same one is not kept as such.
+    # One line for each key, so that repeated lines of one key are not stored.
     by_key: dict[tuple[str, int], Signature] = {}
     for signature in signatures:
         by_key.setdefault((signature.name, signature.key_id), signature)
     if checkpoint.extensions and all(keys[key].algorithm == MLDSA44_COSIGNATURE for key in by_key):
-        # Such a signature leaves them out: anybody could have written them.
+        # An ML-DSA-44 signature leaves them out: anybody could have written them.
         return Refused(403, "no trusted key signed the extension lines")
     if request.old_size > checkpoint.tree_size:
         return Refused(
@@ -187,7 +175,7 @@ def authenticate(
 
 
 def compare(authentic: Authentic, *, known: SignedCheckpoint | None) -> Decision:
-    """The half that must be one transaction with the update: is it more of the same tree?"""
+    """Check that the tree extends the one cosigned last; one transaction with the update."""
     request = authentic.request
     checkpoint = request.signed.checkpoint
     known_size, known_root = 0, EMPTY_ROOT_HASH
@@ -223,9 +211,9 @@ def advance(
     signers: Sequence[CosignatureSigner],
     time_unix_s: int,
 ) -> SignedCheckpoint | Refused:
-    """The head to stand by from now on, cosigned; it must be kept before it is shown.
+    """Compare and cosign; the result must be stored before it is shown.
 
-    The checkpoint that was cosigned in the same second before gives that head back.
+    A checkpoint that was cosigned in the same second gives the stored head back.
     Cost: two hashes for each of the proof and a signature a key, 25 or 640 µs.
     """
     decision = compare(authentic, known=known)
@@ -245,7 +233,7 @@ def advance(
 def cosign(
     accepted: Accepted, signers: Sequence[CosignatureSigner], *, time_unix_s: int
 ) -> SignedCheckpoint:
-    """Cosign with each key. Raises: ValueError for time 0, which would leave the time unsaid."""
+    """Cosign with each key. Raises: ValueError for time 0, which stands for an unknown time."""
     if time_unix_s <= 0:
         raise ValueError(f"a witness states the time of its cosignature: {time_unix_s}")
     if not signers:
@@ -267,7 +255,7 @@ def cosigned_at(head: SignedCheckpoint) -> int:
 def cosignatures_by(
     head: SignedCheckpoint, signers: Iterable[CosignatureSigner]
 ) -> tuple[Signature, ...]:
-    """The signatures of a head by these keys: what an answer consists of."""
+    """The signatures of a head by these keys, for the answer."""
     keys = {(signer.verifier.name, signer.verifier.key_id) for signer in signers}
     return tuple(line for line in head.signatures if (line.name, line.key_id) in keys)
 
@@ -278,7 +266,7 @@ def format_size_answer(size: int) -> str:
 
 
 def parse_size_answer(body: bytes) -> int:
-    """The size in the body of a 409: the witness's word, which nothing proves.
+    """The size in the body of a 409: the witness claims it, and nothing proves it.
 
     Raises: MalformedError.
     """
