@@ -1,3 +1,10 @@
-"""The commands of the service, which entry points join to the client's command `ledger`."""
+"""The service's commands. Entry points in pyproject.toml join them to the command `ledger`.
+
+init serve demo          make and run a ledger
+token erase              access, and private values
+fsck reindex             check the store, rebuild the index
+witness                  run a witness
+log_options progress     shared: log lines, progress bars
+"""
 
 from ledger_client.cli.app import main as main

@@ -1,4 +1,4 @@
-"""`ledger demo`: the main job, step by step, on a scratch ledger."""
+"""`ledger demo`: show the main job, step by step, on a temporary ledger."""
 
 import shutil
 import tempfile
@@ -11,17 +11,17 @@ from ledger_client.collect.importers import FORMATS
 
 
 @click.command("demo")
-@click.option("--once", is_flag=True, help="End after the last step instead of serving on.")
+@click.option("--once", is_flag=True, help="Exit after the last step instead of serving on.")
 @click.option(
     "--import",
     "file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Bring a file of your own events along.",
+    help="Import a file of your own events too.",
 )
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="jsonl", show_default=True)
 @click.option("--listen", default="127.0.0.1:0", show_default=True, help="Where to serve.")
 def command(once: bool, file: Path | None, format_: str, listen: str) -> None:
-    """Append a company's bad week, prove and verify it, tamper with it, and see that it shows."""
+    """Append the events of a company's bad week, prove and verify one, tamper, and be caught."""
     scratch = Path(tempfile.mkdtemp(prefix="ledger-demo-"))
     try:
         run_demo(scratch, once=once, file=file, format_=format_, listen=listen)

@@ -1,4 +1,4 @@
-"""Destroying what is private of one subject in a folder on this machine: `ledger erase DIR`."""
+"""`ledger erase DIR`: destroy the private values of one subject in a folder on this machine."""
 
 import getpass
 import secrets
@@ -15,7 +15,7 @@ from ledger_core.event.secrets import mask
 
 
 def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
-    """Erase, and leave the event for the log; how many values there were, and the event's id."""
+    """Erase, and put the event into the outbox. Returns the number of values and the event's id."""
     paths = DirectoryPaths(directory)
     access = AccessStore.open(paths.access)
     try:
@@ -30,7 +30,7 @@ def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
                 event_id=event_id,
                 time=format_time(unix_us()),
             )
-            # Read before anything is destroyed: an event that can't be logged must stop it.
+            # Checked first: an event that can't be logged must stop the erasure.
             _, event_json = decode_event_object(mask(event))
             erasure = store.erase(subject, event_json=event_json)
             access.enqueue(event_json)

@@ -16,10 +16,10 @@ from ledger_core.tlog.policy import parse_policy
 @click.option(
     "--origin",
     required=True,
-    help="The log's name for ever, a URL without a scheme: example.com/audit.",
+    help="The log's permanent name, a URL without a scheme: example.com/audit.",
 )
 @click.option(
-    "--ml-dsa", is_flag=True, help="Sign with ML-DSA-44 too, which quantum computers don't break."
+    "--ml-dsa", is_flag=True, help="Also sign with ML-DSA-44, which resists quantum computers."
 )
 @json_option
 def command(directory: Path, origin: str, ml_dsa: bool, as_json: bool) -> None:
@@ -44,8 +44,8 @@ def command(directory: Path, origin: str, ml_dsa: bool, as_json: bool) -> None:
             "ledger": directory,
             "origin": origin,
             "verifier key": vkeys[0],
-            "signing key": f"{paths.key} (keep a copy offline; nobody else needs it)",
-            "policy": f"{paths.policy} (give it to whoever verifies)",
+            "signing key": f"{paths.key} (keep a copy offline; share it with nobody)",
+            "policy": f"{paths.policy} (give it to everybody who verifies)",
         }
     )
     click.echo(f"\nnext: ledger token create {directory} --name my-app --scope append --scope read")

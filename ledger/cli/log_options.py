@@ -1,4 +1,4 @@
-"""Where log lines go: to standard error, for eyes on a terminal and as JSON otherwise."""
+"""Log lines go to standard error: as text on a terminal, otherwise as JSON."""
 
 import logging
 import sys
@@ -11,14 +11,14 @@ LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "wa
 
 
 def log_options(command: Callable[..., None]) -> Callable[..., None]:
-    """--log-format and --log-level."""
+    """Add --log-format and --log-level."""
     command = click.option(
         "--log-level",
         type=click.Choice(tuple(LEVELS)),
         default="info",
         envvar="LEDGER_LOG_LEVEL",
         show_default=True,
-        help="The least that is logged.",
+        help="Minimum level to log.",
     )(command)
     return click.option(
         "--log-format",

@@ -1,4 +1,4 @@
-"""`ledger serve`: the service, with every setting as a flag, a variable or a line of the file."""
+"""`ledger serve`: run the service. Every setting is a flag, a variable or a line of the file."""
 
 import os
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def command(directory: Path, log_format: str, log_level: str, **flags: Any) -> N
     try:
         if access.is_empty():
             note(
-                "no token has been made yet, so nobody can append or read. Make one:\n"
+                "there is no token yet, so nobody can append or read. Make one:\n"
                 f"  ledger token create {directory} --name my-app --scope append --scope read"
             )
     finally:

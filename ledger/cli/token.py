@@ -5,10 +5,7 @@ from pathlib import Path
 import click
 
 from ledger.service.token_admin import make_token, open_access, token_event
-from ledger.store.tokens import (
-    SCOPES,
-    TokenScope,
-)
+from ledger.store.tokens import SCOPES, TokenScope
 from ledger_client.cli.console import json_option, note, print_json
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time
@@ -25,21 +22,21 @@ def command() -> None:
 
 @command.command("create")
 @directory_argument
-@click.option("--name", required=True, help="Who holds it; events say `received.by` this name.")
+@click.option("--name", required=True, help="The holder; events have this name in `received.by`.")
 @click.option(
     "--scope",
     "scopes",
     type=click.Choice(SCOPES),
     multiple=True,
     required=True,
-    help="What it may do; give the option again for more. admin includes the others.",
+    help="What the token allows; repeatable. admin includes the others.",
 )
 @click.option("--tenant", help="Bind the token to one tenant's events.")
 @json_option
 def create(
     directory: Path, name: str, scopes: tuple[TokenScope, ...], tenant: str | None, as_json: bool
 ) -> None:
-    """Make a token and print it, this once, alone on standard output."""
+    """Make a token and print it, alone on standard output. It is never shown again."""
     try:
         token = make_token(directory, name=name, scopes=scopes, tenant=tenant)
     except ValueError as error:
@@ -47,7 +44,7 @@ def create(
     if as_json:
         print_json({"token": token, "name": name, "scopes": scopes, "tenant": tenant})
         return
-    note(f"token {name!r} with {', '.join(scopes)}; it is shown this once:")
+    note(f"token {name!r} with {', '.join(scopes)}; it is never shown again:")
     click.echo(token)
 
 
@@ -55,7 +52,7 @@ def create(
 @directory_argument
 @json_option
 def list_(directory: Path, as_json: bool) -> None:
-    """List the tokens that were ever made, oldest first."""
+    """List all tokens, revoked ones too, oldest first."""
     with open_access(directory) as access:
         records = access.records()
     if as_json:
@@ -74,7 +71,7 @@ def list_(directory: Path, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def revoke(directory: Path, name: str, as_json: bool) -> None:
-    """End the token NAME. A running service refuses it from the next request on."""
+    """Revoke the token NAME. A running service refuses it from the next request on."""
     revoked = unix_us()
     with open_access(directory) as access:
         found = next((r for r in access.records() if r.name == name and not r.revoked), None)

@@ -37,12 +37,12 @@ def command() -> None:
 @click.option(
     "--name",
     required=True,
-    help="The witness's name for ever, a URL without a scheme: example.com/w1.",
+    help="The witness's permanent name, a URL without a scheme: example.com/w1.",
 )
-@click.option("--ml-dsa", is_flag=True, help="Sign with ML-DSA-44 too.")
+@click.option("--ml-dsa", is_flag=True, help="Also sign with ML-DSA-44.")
 @json_option
 def init(directory: Path, name: str, ml_dsa: bool, as_json: bool) -> None:
-    """Make a witness in DIRECTORY: its keys, and an empty memory of what it cosigned."""
+    """Make a witness in DIRECTORY: its keys, and an empty store of cosigned heads."""
     algorithms = [ED25519_COSIGNATURE, *([MLDSA44_COSIGNATURE] if ml_dsa else [])]
     try:
         signers = [
@@ -59,7 +59,7 @@ def init(directory: Path, name: str, ml_dsa: bool, as_json: bool) -> None:
         print_json({"directory": str(directory), "name": name, "verifier_keys": vkeys})
         return
     print_fields({"witness": directory, "keys": paths.key})
-    # Whole and alone on their lines: they are copied into policies.
+    # Each alone on its line, to be copied into policies.
     click.echo("\n".join(vkeys))
     note(f"\nnext: ledger witness add-log {directory} --vkey LOG_VKEY")
 
@@ -67,12 +67,12 @@ def init(directory: Path, name: str, ml_dsa: bool, as_json: bool) -> None:
 @command.command("add-log")
 @directory_argument
 @click.option("--vkey", "vkeys", multiple=True, required=True, help="A key of the log; repeatable.")
-@click.option("--origin", help="The log's origin; the name of its first key when left out.")
+@click.option("--origin", help="The log's origin. Default: the name of its first key.")
 @json_option
 def add_log_(directory: Path, vkeys: tuple[str, ...], origin: str | None, as_json: bool) -> None:
-    """Cosign a log's heads from now on, or take one more key of it.
+    """Cosign a log's heads from now on, or add a key of a known log.
 
-    A witness that is running knows at once.
+    It takes effect at once, in a running witness too.
     """
     try:
         first = parse_verifier(vkeys[0])
@@ -93,7 +93,7 @@ def add_log_(directory: Path, vkeys: tuple[str, ...], origin: str | None, as_jso
     default=LISTEN_DEFAULT,
     show_default=True,
     envvar="LEDGER_WITNESS_LISTEN",
-    help="Address and port; port 0 takes a free one. IPv6 as [::1]:8766.",
+    help="Address and port; port 0 picks a free one. IPv6 as [::1]:8766.",
 )
 @log_options
 @json_option
@@ -114,7 +114,7 @@ def serve(directory: Path, listen: str, log_format: str, log_level: str, as_json
 @directory_argument
 @json_option
 def status(directory: Path, as_json: bool) -> None:
-    """Show the witness's keys, the logs that it knows, and the head cosigned last for each."""
+    """Show the witness's keys, its logs, and the last cosigned head of each."""
     with open_heads(WitnessPaths(directory), readonly=True) as store:
         vkeys = store.vkeys()
         logs = sorted(store.logs(), key=lambda row: row[0].origin)

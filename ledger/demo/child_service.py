@@ -1,4 +1,4 @@
-"""A ledger made and served by a process of its own, for the demo and the benchmarks."""
+"""Makes ledgers and witnesses and serves each in a child process: for demo, tests, benchmarks."""
 
 import secrets
 import selectors
@@ -32,7 +32,7 @@ def make_ledger(directory: Path, *, origin: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """A witness that runs: what a policy says of it."""
+    """A running witness, as a policy names it."""
 
     name: str
     vkeys: tuple[str, ...]
@@ -41,7 +41,7 @@ class Witness:
 
 @contextmanager
 def witnesses(folder: Path, count: int, *, log_policy: Path) -> Iterator[tuple[Witness, ...]]:
-    """Witnesses `w1`, `w2` … of the log of a policy, each `ledger witness serve` in a process."""
+    """Run witnesses `w1`, `w2` … of a policy's log, each `ledger witness serve` in a process."""
     log = parse_policy(log_policy.read_bytes()).logs
     with ExitStack() as stack:
         running = []
@@ -69,7 +69,7 @@ def witnesses(folder: Path, count: int, *, log_policy: Path) -> Iterator[tuple[W
 
 
 def require_witnesses(policy: Path, witnesses: Sequence[Witness], *, threshold: int) -> None:
-    """Put a quorum of witnesses in the place of `quorum none`."""
+    """Replace `quorum none` in a policy file by a quorum of witnesses."""
     names, lines = [], []
     for witness in witnesses:
         for number, vkey in enumerate(witness.vkeys):
@@ -111,7 +111,7 @@ class Service:
         return self._process.pid
 
     def __enter__(self) -> Self:
-        # A session of its own: Ctrl-C reaches this process, which then ends the child in order.
+        # A session of its own: Ctrl-C reaches only this process, which then stops the child.
         self._process = subprocess.Popen(  # noqa: S603 - our own command
             self._command,
             stdout=subprocess.PIPE,
@@ -156,5 +156,5 @@ class Service:
             process.kill()
             process.wait()
             process.stdout.close()
-            raise UnavailableError("the service did not start; what it said stands above")
+            raise UnavailableError("the service did not start; its output is above")
         return address

@@ -1,4 +1,4 @@
-"""A ledger to try an application with: made, served, and cleared away at the end."""
+"""A temporary ledger for trying out an application: made, served, and deleted at the end."""
 
 import os
 import tempfile
@@ -18,10 +18,9 @@ FLAGS: Final = ("--log-level", "error")
 
 @contextmanager
 def scratch_ledger() -> Iterator[None]:
-    """Serve a ledger and say where in the variables LEDGER_URL, _TOKEN, _POLICY and _SPOOL.
+    """Serve a ledger and set LEDGER_URL, LEDGER_TOKEN, LEDGER_POLICY and LEDGER_SPOOL.
 
-    Nothing is done when LEDGER_URL is set: then there is one. LEDGER_SPOOL is a folder for a
-    `Recorder`.
+    Does nothing when LEDGER_URL is already set. LEDGER_SPOOL is a folder for a `Recorder`.
 
     Raises: UnavailableError when the service does not start.
     """
@@ -32,12 +31,14 @@ def scratch_ledger() -> Iterator[None]:
         directory = Path(scratch, "audit")
         token = make_ledger(directory, origin=ORIGIN)
         with Service(directory, listen="127.0.0.1:0", flags=FLAGS) as service:
-            said = {
+            variables = {
                 "LEDGER_URL": service.url,
                 "LEDGER_TOKEN": token,
                 "LEDGER_POLICY": str(DirectoryPaths(directory).policy),
             }
-            exports = " ".join(f"{name}={value}" for name, value in said.items())
-            click.echo(f"A scratch ledger, gone when this ends. To look into it:\nexport {exports}")
-            os.environ.update(said, LEDGER_SPOOL=str(Path(scratch, "spool")))
+            exports = " ".join(f"{name}={value}" for name, value in variables.items())
+            click.echo(
+                f"A temporary ledger, deleted at the end. To use it elsewhere:\nexport {exports}"
+            )
+            os.environ.update(variables, LEDGER_SPOOL=str(Path(scratch, "spool")))
             yield

@@ -1,7 +1,7 @@
-"""The steps of `ledger demo`: the main job on a scratch ledger, from appending to a caught fork.
+"""The steps of `ledger demo`: the main job on a temporary ledger, from appending to a fork.
 
-Everything here is what a user would run or write: the commands, the client, the service as a
-process of its own. Only the tampering reaches into the store, as an intruder with the disk would.
+The steps use only what a user would: commands, client, and the service in its own process. Only
+the tampering writes to the store directly, as an intruder with access to the disk would.
 """
 
 import shutil
@@ -61,14 +61,14 @@ def run_demo(scratch: Path, *, once: bool, file: Path | None, format_: str, list
                 export = _prove_and_verify(step, ledger, paths, scratch, receipts)
                 _tamper(step, paths, scratch, token, export)
                 _fork(step, backup, token)
-                _ask(step, ledger, is_story_alone=file is None)
+                _ask(step, ledger, has_only_demo_events=file is None)
             if not once:
                 with suppress(KeyboardInterrupt):
                     _serve_on(service, token, paths, export)
 
 
 def _serve_on(service: Service, token: str, paths: DirectoryPaths, export: Entry) -> None:
-    click.secho("\nThe service runs on. Ctrl-C ends it and clears it away.", bold=True)
+    click.secho("\nThe service keeps running. Ctrl-C stops and deletes it.", bold=True)
     click.echo(f"   address  {service.url}\n   token    {token}\n   policy   {paths.policy}\n")
     click.echo(
         f"   export LEDGER_URL={service.url} LEDGER_TOKEN={token} LEDGER_POLICY={paths.policy}"
@@ -97,7 +97,7 @@ def _append_week(step: _Steps, ledger: LedgerClient) -> list[Receipt]:
     for first in range(0, len(week), 500):
         for result in ledger.append_many(week[first : first + 500]):
             if not isinstance(result, Receipt):
-                raise VerificationError(f"an event of the story was refused: {result.problem}")
+                raise VerificationError(f"an event of the demo was refused: {result.problem}")
             receipts.append(result)
     elapsed = time.perf_counter() - start
     latest = ledger.latest
@@ -143,22 +143,22 @@ def _prove_and_verify(
     return entry
 
 
-def _ask(step: _Steps, ledger: LedgerClient, *, is_story_alone: bool) -> None:
-    step("What a responder would ask next, each event of the answers verified")
+def _ask(step: _Steps, ledger: LedgerClient, *, has_only_demo_events: bool) -> None:
+    step("What a responder asks next; each event of the answers is verified")
     for question in QUESTIONS:
         started_s = time.perf_counter()
         found = sum(1 for _ in ledger.query(question.query))
         elapsed_ms = (time.perf_counter() - started_s) * 1000
-        if is_story_alone and found != question.finds:
+        if has_only_demo_events and found != question.finds:
             raise VerificationError(
-                f"{question.query}: got {found} events, the story has {question.finds}"
+                f"{question.query}: got {found} events, the demo has {question.finds}"
             )
         click.echo(f"   {question.asks}")
         click.secho(f"     {question.query}  →  {found} events in {elapsed_ms:.0f} ms", dim=True)
 
 
 def _tamper(step: _Steps, paths: DirectoryPaths, scratch: Path, token: str, export: Entry) -> None:
-    step("Somebody with the disk changes one byte of that entry, in a copy of the ledger")
+    step("An intruder with access to the disk changes one byte of that entry, in a copy")
     copy = _copied(paths, scratch / "tampered")
     before, after = b'"' + INTRUDER.actor_id.encode() + b'"', b'"u_118"'
     alter_entry(copy.log, export.index, before=before, after=after)
@@ -186,7 +186,7 @@ def _tamper(step: _Steps, paths: DirectoryPaths, scratch: Path, token: str, expo
 
 
 def _fork(step: _Steps, backup: DirectoryPaths, token: str) -> None:
-    step("Somebody with the key, too, puts back an old copy and signs another history of it")
+    step("An intruder with the signing key restores an old copy and signs a second history")
     with (
         Service(backup.root, listen="127.0.0.1:0", is_silent=True) as service,
         LedgerClient(service.url, token, policy=backup.policy) as ledger,
@@ -205,7 +205,7 @@ def _fork(step: _Steps, backup: DirectoryPaths, token: str) -> None:
 
 
 def _copied(paths: DirectoryPaths, to: Path) -> DirectoryPaths:
-    """A copy of a ledger's folder, taken while it is served."""
+    """Copy a ledger's folder while it is served."""
     copy = DirectoryPaths(to)
     shutil.copytree(paths.root, to, ignore=shutil.ignore_patterns("log", "*.lock"))
     copy.log.mkdir()

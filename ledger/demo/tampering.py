@@ -1,7 +1,7 @@
-"""What an intruder with the disk could do to an entry, for the demo to show that it is noticed.
+"""Changes a stored entry, as an intruder with access to the disk could: only the demo uses it.
 
-The entry is changed inside its compressed bundle, which is then compressed anew, so that only the
-tree can tell. Nothing in the product imports this but the demo.
+The entry is changed inside its compressed bundle, which is then compressed again, so only the
+hashes of the tree reveal the change.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle, encode_bundle
 
 
 def alter_entry(log: Path, leaf_index: int, *, before: bytes, after: bytes) -> None:
-    """Replace bytes of a stored entry, behind the back of everything that guards it.
+    """Replace bytes of a stored entry, bypassing every check of the store.
 
     Raises: ValueError when the entry does not hold `before`, or the lengths differ.
     """
@@ -40,5 +40,5 @@ def alter_entry(log: Path, leaf_index: int, *, before: bytes, after: bytes) -> N
 
 def _replaced(leaf: bytes, before: bytes, after: bytes) -> bytes:
     if before not in leaf:
-        raise ValueError("the entry does not hold what was to be replaced")
+        raise ValueError("the entry does not contain the bytes to replace")
     return leaf.replace(before, after, 1)

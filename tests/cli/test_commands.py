@@ -143,7 +143,7 @@ def test_tokens_are_made_listed_and_revoked_while_the_service_runs(
     assert made.returncode == 0
     token = made.stdout.strip()
     assert token.startswith("wl_")
-    assert "shown this once" in made.stderr
+    assert "never shown again" in made.stderr
     assert command("show", "0", LEDGER_TOKEN=token).returncode == 0
     refused = command("append", *LOGIN, LEDGER_TOKEN=token)
     assert refused.returncode == 2
@@ -261,7 +261,7 @@ WITHOUT = """
 import sys
 for name in {missing}:
     sys.modules[name] = None
-from ledger.cli.app import run
+from ledger_client.cli.app import run
 code = run({arguments})
 loaded = [name for name in ("lmdb", "aiohttp", "msgspec", "nacl") if sys.modules.get(name)]
 print("loaded", loaded)

@@ -400,7 +400,7 @@ def test_a_proof_cosigned_by_three_witnesses_says_who_when_and_before_which_time
         "cosigned  2025-11-25T02:03:36Z by w1",
         "          2025-11-25T02:04:26Z by w2",
         "          2025-11-25T02:03:45Z by w3",
-        " existed  before 2025-11-25T02:03:45Z, on the word of the policy's quorum",
+        " existed  before 2025-11-25T02:03:45Z, as the policy's quorum states",
     ]
     told = json.loads(verify(quorum, "--json").stdout)
     assert told["verified"] is True
@@ -414,7 +414,7 @@ def test_a_proof_cosigned_by_three_witnesses_says_who_when_and_before_which_time
     assert told["event"]["actor"] == {"type": "user", "id": "u_7"}
     assert told["received"]["by"] == "application"
     nobody_asked = verify("quorum none")
-    assert "existed  before 2025-11-25T02:03:36Z, on the word of w1 alone" in nobody_asked.stdout
+    assert "existed  before 2025-11-25T02:03:36Z, as w1 alone states" in nobody_asked.stdout
     assert json.loads(verify("quorum none", "--json").stdout)["existed_before"] is None
     all_of_them = json.loads(verify("group all-of all w1 w2 w3\nquorum all-of", "--json").stdout)
     assert all_of_them["existed_before"] == "2025-11-25T02:04:26Z"

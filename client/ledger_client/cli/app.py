@@ -1,15 +1,15 @@
-"""The command group, and the one place where errors become exit codes.
+"""The table of commands, and the one place that maps errors to exit codes.
 
     0  done, or verified
-    1  not verified: well-formed, but untrue; or numbers of a recorder are missing
+    1  not verified: well-formed but untrue; or numbers of a recorder are missing
     2  malformed input, a wrong command line, or a request that the ledger refused
-    3  done, with something to look at: lines that were rejected, secrets that were found
+    3  done, but lines were rejected or secrets were found
     4  unavailable: the service, the network or the disk; worth trying again
-    5  stale: nothing was false, but there was no fresh word of the log
+    5  stale: nothing was false, but the log showed no new head in time
   130  interrupted
 
-A command's module is imported when the command runs, so `ledger --help` answers at once. The
-commands of the service are found by entry points, so the client's work where it isn't installed.
+A command's module is imported when the command runs, so `ledger --help` is fast. The commands of
+the service are found by entry points, so the client's commands work where it isn't installed.
 """
 
 import importlib
@@ -31,36 +31,38 @@ SERVER_PARTS: Final = "ledger.server_parts"
 
 
 class _Command(NamedTuple):
-    module: str | None
+    place: str | None
     help: str
 
 
-# In the order in which a newcomer meets them. A command with a module is the client's own. The
-# others belong to the service; the distribution `witnessed-ledger` registers them as entry points.
+# In the order in which a newcomer meets them. A command with a place, "module:attribute", is the
+# client's own. The distribution `witnessed-ledger` registers the others as entry points.
 COMMANDS: Final = {
     "init": _Command(None, "Make a ledger in a folder."),
     "token": _Command(None, "Make, list and revoke access tokens."),
     "serve": _Command(None, "Serve a ledger over HTTP."),
-    "append": _Command("append", "Append an event and verify that it is in the log."),
-    "import": _Command("import_", "Append events from files."),
-    "listen": _Command("listen", "Append what hosts send as syslog."),
-    "query": _Command("query", "Find events, each verified; count them; follow."),
-    "around": _Command("around", "What happened around an event, and why it shows."),
-    "timeline": _Command("timeline", "What an actor did, and what was done to it."),
-    "seen": _Command("seen", "When an address was first and last seen."),
-    "export": _Command("export", "Write what a query finds to a file; evidence too."),
-    "show": _Command("show", "Show an event, verified."),
-    "prove": _Command("prove", "Write an event and its proof to files."),
-    "verify": _Command("verify", "Verify an event, or a file of evidence, offline."),
-    "consistency": _Command("consistency", "Check that the log only grew."),
-    "monitor": _Command("monitor", "Follow a log from elsewhere and check all of it."),
-    "gaps": _Command("gaps", "List the numbers of recorders that are missing."),
+    "append": _Command("append:command", "Append an event and verify that it is in the log."),
+    "import": _Command("import_:command", "Append events from files."),
+    "listen": _Command("listen:command", "Append events that hosts send as syslog."),
+    "query": _Command("query:command", "Find, count or follow events, each verified."),
+    "around": _Command("pivots:around", "Show what else happened around an event."),
+    "timeline": _Command("pivots:timeline", "Show what an actor did, and what was done to it."),
+    "seen": _Command("pivots:seen", "Show when an address was first and last seen."),
+    "export": _Command(
+        "export:command", "Write what a query finds to a file, with proofs if wanted."
+    ),
+    "show": _Command("show:show", "Show an event, verified."),
+    "prove": _Command("show:prove", "Write an event and its proof to files."),
+    "verify": _Command("verify:command", "Verify an event, or a file of evidence, offline."),
+    "consistency": _Command("consistency:command", "Check that the log only grew."),
+    "monitor": _Command("monitor:command", "Follow a log from another host and check all of it."),
+    "gaps": _Command("gaps:command", "List the numbers of recorders that are missing."),
     "witness": _Command(None, "Run a witness for other people's logs."),
-    "erase": _Command("erase", "Destroy what is private of somebody, for good."),
-    "scan": _Command("scan", "Say where secrets are, in a file or in the ledger."),
-    "reindex": _Command(None, "Make the index anew from the log."),
+    "erase": _Command("erase:command", "Destroy the private values of a person, for good."),
+    "scan": _Command("scan:command", "Find secrets in a file or in the ledger."),
+    "reindex": _Command(None, "Rebuild the index from the log."),
     "fsck": _Command(None, "Recompute a stored ledger and name what is wrong."),
-    "demo": _Command(None, "See the main job done, step by step."),
+    "demo": _Command(None, "Show the main job, step by step."),
 }
 
 
@@ -72,15 +74,16 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of one command."""
+        """Import one command."""
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        if entry.module is None:
+        if entry.place is None:
             command: click.Command = load_server_part(cmd_name, needed_by=f"ledger {cmd_name}")
-        else:
-            command = importlib.import_module(f"ledger_client.cli.{entry.module}").command
-        return command
+            return command
+        module, _, attribute = entry.place.partition(":")
+        own: click.Command = getattr(importlib.import_module(f"{__package__}.{module}"), attribute)
+        return own
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table of commands, without importing any."""
@@ -89,9 +92,9 @@ class LazyGroup(click.Group):
 
 
 def load_server_part(name: str, *, needed_by: str) -> Any:
-    """What the service's distribution offers the command line under a name.
+    """Load an entry point of the service's distribution.
 
-    Raises: click.UsageError, which says what to install, where it isn't installed.
+    Raises: click.UsageError saying what to install, where the service isn't installed.
     """
     for entry_point in entry_points(group=SERVER_PARTS, name=name):
         return entry_point.load()
@@ -110,12 +113,12 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line and exit with the code that the table above gives."""
+    """Run the command line and exit with its code."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line; the exit code. Errors go to standard error."""
+    """Run one command line and return its exit code. Errors go to standard error."""
     try:
         result = cli.main(args=arguments, prog_name="ledger", standalone_mode=False)
     except click.ClickException as error:
@@ -125,7 +128,7 @@ def run(arguments: list[str]) -> int:
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough (`ledger show 3 | head -1`).
+        # The reader of the pipe has closed it, as in `ledger show 3 | head -1`.
         sys.stderr.close()
         return 0
     except ModuleNotFoundError as error:
@@ -146,8 +149,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _exit_code(error: Exception) -> int | None:
-    """The exit code of one of the house's errors; None for a mistake of our own."""
-    # Imported late: `ledger --help` needs none of it.
+    """The exit code of an expected error; None for a fault of the program."""
+    # Imported late, because `ledger --help` needs none of these.
     from ledger_client import RejectedError
     from ledger_client.audit.monitor import StaleError
     from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError

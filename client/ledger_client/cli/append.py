@@ -1,4 +1,4 @@
-"""`ledger append`: one event, from flags or from standard input, verified when it is in."""
+"""`ledger append`: append one event, from flags or standard input, and verify it."""
 
 import sys
 from typing import Any
@@ -18,14 +18,16 @@ from ledger_core.event.reader import Reader
 @click.option("--actor", help="Who did it: ID or TYPE:ID (user:u_1).")
 @click.option("--action", help="What was done: user.role_changed.")
 @click.option("--outcome", help="success, failure, denied or unknown.")
-@click.option("--target", "targets", multiple=True, help="On what: ID or TYPE:ID; repeatable.")
+@click.option(
+    "--target", "targets", multiple=True, help="What it was done to: ID or TYPE:ID; repeatable."
+)
 @click.option("--ip", help="The address it came from.")
 @click.option("--service", help="The service it came through.")
-@click.option("--reason", help="Why: a ticket, a sentence.")
-@click.option("--tenant", help="Whose event it is.")
+@click.option("--reason", help="Why: a ticket or a sentence.")
+@click.option("--tenant", help="The tenant that the event belongs to.")
 @click.option("--context", multiple=True, metavar="KEY=VALUE", help="Anything else; repeatable.")
-@click.option("--id", "event_id", help="The event's UUID; made when left out.")
-@click.option("--time", "event_time", help="When it happened, RFC 3339 with a zone; else now.")
+@click.option("--id", "event_id", help="The event's UUID. Default: a new one.")
+@click.option("--time", "event_time", help="When it happened, RFC 3339 with a zone. Default: now.")
 @connection_options
 @json_option
 def command(connection: Connection, as_json: bool, **flags: Any) -> None:
@@ -40,7 +42,7 @@ def command(connection: Connection, as_json: bool, **flags: Any) -> None:
 
 
 def _event_of(flags: dict[str, Any]) -> Event:
-    """The event that was asked for, checked here already: a mistake is named by its field."""
+    """Make the event and check it before it is sent, so that an error names the field."""
     reader = Reader(new_event_id, unix_us)
     if any(flags.values()):
         return reader.read_object(_from_flags(flags)).event
@@ -98,7 +100,7 @@ def _print(receipt: Receipt, as_json: bool) -> None:
     head = receipt.head
     print_fields(
         {
-            "entry": f"{receipt.index}{' (it was there already)' if receipt.is_duplicate else ''}",
+            "entry": f"{receipt.index}{' (already in the log)' if receipt.is_duplicate else ''}",
             "id": receipt.id,
             "received": f"{receipt.received.time} by {receipt.received.by}",
             "verified": head and f"in the tree of size {head.checkpoint.tree_size}",

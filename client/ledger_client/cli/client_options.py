@@ -1,7 +1,8 @@
-"""How a command reaches a ledger: options that the client's commands share."""
+"""The options by which a command reaches a ledger, and the types of file arguments."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,9 +14,24 @@ from ledger_core.tlog.errors import MalformedError
 
 URL_DEFAULT = "http://127.0.0.1:8765"
 
+EXISTING_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+NEW_FILE = click.Path(path_type=Path, dir_okay=False)
+NEW_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Report a ValueError as a wrong command line; a MalformedError keeps its own exit code."""
+    try:
+        yield
+    except MalformedError:
+        raise
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
 
 class Connection:
-    """What the options say; `open` makes the client."""
+    """The values of `connection_options`; `open` makes the client."""
 
     def __init__(
         self,
@@ -31,15 +47,11 @@ class Connection:
         self._state = state
 
     def open(self) -> LedgerClient:
-        """A client for this ledger. Raises: click.UsageError for an unfit URL or token."""
+        """Make a client for this ledger. Raises: click.UsageError for a bad URL or token."""
         if self._policy is None:
             raise click.UsageError("Missing option '--policy'.")
-        try:
+        with usage_errors():
             return LedgerClient(self._url, self._token, policy=self._policy, state=self._state)
-        except MalformedError:
-            raise
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
 
 
 def token_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -48,14 +60,14 @@ def token_options(command: Callable[..., int | None]) -> Callable[..., int | Non
     return click.option(
         "--token-file",
         envvar="LEDGER_TOKEN_FILE",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="A file with the access token; else LEDGER_TOKEN holds it. It is no option of its own "
-        "because every process on the machine can read another's command line.",
+        type=EXISTING_FILE,
+        help="A file with the access token. Without it the token is read from LEDGER_TOKEN; it is "
+        "never an option, because every process on a machine can read the command lines.",
     )(command)
 
 
 def read_token(token_file: Path | None, token: str | None) -> str | None:
-    """The token that `token_options` say."""
+    """The token that `token_options` name."""
     return token_file.read_text(encoding="ascii").strip() if token_file else token
 
 
@@ -65,13 +77,14 @@ url_option = click.option(
 policy_option = click.option(
     "--policy",
     envvar="LEDGER_POLICY",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The policy file that the ledger's operator handed over: whom to believe. Needed.",
+    type=EXISTING_FILE,
+    help="The policy file that the ledger's operator gave you: log keys, witnesses, quorum. "
+    "Required.",
 )
 
 
 def connection_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Add the options; the command gets one Connection as `connection`."""
+    """Add the options of a client; the command gets a Connection as `connection`."""
 
     @url_option
     @token_options
@@ -79,8 +92,8 @@ def connection_options(command: Callable[..., int | None]) -> Callable[..., int 
     @click.option(
         "--state",
         envvar="LEDGER_STATE",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Remember accepted heads in this file, and refuse a ledger that changed its past.",
+        type=NEW_FILE,
+        help="Remember accepted heads in this file; refuse a head that contradicts them.",
     )
     @functools.wraps(command)
     def connected(
@@ -98,7 +111,7 @@ def connection_options(command: Callable[..., int | None]) -> Callable[..., int 
 
 
 def parse_reference(text: str) -> int | str:
-    """An index, or the id of an event, as a command line names it."""
+    """Parse the index or the id of an event."""
     if text.isascii() and text.isdigit():
         return int(text)
     try:

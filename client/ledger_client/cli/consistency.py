@@ -1,11 +1,11 @@
-"""`ledger consistency`: the log only grew since a head that somebody kept."""
+"""`ledger consistency`: prove that the log has only grown since a saved head."""
 
 from pathlib import Path
 
 import click
 
 from ledger_client import LedgerClient
-from ledger_client.cli.client_options import Connection, connection_options
+from ledger_client.cli.client_options import EXISTING_FILE, NEW_FILE, Connection, connection_options
 from ledger_client.cli.console import json_option, print_fields, print_json
 
 
@@ -13,13 +13,13 @@ from ledger_client.cli.console import json_option, print_fields, print_json
 @click.option(
     "--old",
     "old_file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A checkpoint that was saved earlier; else the head that --state remembers.",
+    type=EXISTING_FILE,
+    help="A checkpoint that was saved earlier. Default: the head that --state remembers.",
 )
 @click.option(
     "--save",
     "save_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NEW_FILE,
     help="Write the current checkpoint to this file once it is accepted.",
 )
 @connection_options

@@ -1,4 +1,4 @@
-"""What commands print: text for people by default, JSON for programs with --json."""
+"""Printing: text for people by default, JSON for programs with --json."""
 
 import sys
 from typing import Any
@@ -12,7 +12,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 
 
 def print_json(value: Any) -> None:
-    """One JSON document, indented when it goes to a terminal, on one line otherwise."""
+    """Print one JSON document: indented on a terminal, otherwise on one line."""
     encoded = msgspec.json.encode(value)
     if sys.stdout.isatty():
         encoded = msgspec.json.format(encoded, indent=2)
@@ -20,7 +20,7 @@ def print_json(value: Any) -> None:
 
 
 def print_fields(fields: dict[str, object], *, indent: str = "") -> None:
-    """Names and values in two columns; a tuple takes a line a value, what is None is left out."""
+    """Print names and values in two columns: a line for each value of a tuple, none for None."""
     shown = {name: value for name, value in fields.items() if value is not None}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
@@ -31,12 +31,12 @@ def print_fields(fields: dict[str, object], *, indent: str = "") -> None:
 
 
 def note(message: str) -> None:
-    """Something for the person, not for the pipe: on standard error."""
+    """Print a remark on standard error, so that a pipe does not get it."""
     click.echo(message, err=True)
 
 
 def format_second(unix_s: int) -> str:
-    """`2026-11-25T02:03:36Z`; a number for a clock that was centuries off, which is no mistake."""
+    """`2026-11-25T02:03:36Z`; the bare number when a clock was so wrong that no date fits."""
     try:
         return f"{format_time(unix_s * 1_000_000).partition('.')[0]}Z"
     except ValueError:

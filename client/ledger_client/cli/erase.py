@@ -1,4 +1,4 @@
-"""`ledger erase`: destroy what is private of one subject, here or through the service."""
+"""`ledger erase`: destroy the private values of one subject, here or through the service."""
 
 from pathlib import Path
 
@@ -12,8 +12,12 @@ from ledger_client.cli.console import json_option, note, print_json
 
 @click.command("erase")
 @click.argument("ledger", metavar="DIR|URL")
-@click.option("--subject", required=True, help="Whose values: the id that `private` was given.")
-@click.option("--reason", required=True, help="Why: it will be in the log.")
+@click.option(
+    "--subject",
+    required=True,
+    help="The subject whose values are destroyed: the id that was given to `private`.",
+)
+@click.option("--reason", required=True, help="The reason, which the log records.")
 @token_options
 @json_option
 def command(
@@ -24,10 +28,10 @@ def command(
     token: str | None,
     as_json: bool,
 ) -> None:
-    """Destroy key, salts and values of a subject, for good. The log says that it was done.
+    """Destroy the key, salts and values of a subject, for good. The log records that it was done.
 
     With a folder the service may run or not: its log takes the event within a second, or at the
-    next start. With an address a token with the scope admin is needed.
+    next start. With an address you need a token with the scope admin.
     """
     if ledger.startswith(("http://", "https://")):
         with LedgerClient(ledger, read_token(token_file, token)) as client:
@@ -40,5 +44,5 @@ def command(
     if as_json:
         print_json({"subject": subject, "values": values, "id": event_id, "index": index})
     else:
-        note(f"{values} values of {subject!r} are destroyed; the event that says so:")
+        note(f"{values} values of {subject!r} are destroyed; the event that records it:")
         click.echo(event_id)

@@ -1,10 +1,10 @@
-"""`ledger export`: all that a query finds, as one file."""
+"""`ledger export`: write all events that a query finds to one file."""
 
 from pathlib import Path
 
 import click
 
-from ledger_client.cli.client_options import Connection, connection_options
+from ledger_client.cli.client_options import NEW_FILE, Connection, connection_options
 from ledger_client.cli.console import json_option, note, print_json
 from ledger_client.cli.query import explained
 from ledger_client.plans.export import Format
@@ -26,8 +26,8 @@ ENDINGS = {"jsonl": "jsonl", "csv": "csv", "evidence": "zip"}
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The file; events.jsonl, events.csv or events.zip when left out.",
+    type=NEW_FILE,
+    help="The file. Default: events.jsonl, events.csv or events.zip.",
 )
 @json_option
 def command(
@@ -37,9 +37,9 @@ def command(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Write all that a query finds to a file, the oldest first.
+    """Write all events that a query finds to a file, the oldest first.
 
-    The file is there only when it is whole. Evidence is verified with `ledger verify FILE.zip`.
+    The file appears only when it is complete. `ledger verify FILE.zip` verifies evidence.
     """
     query = " ".join(words)
     output = output or Path(f"events.{ENDINGS[format_]}")

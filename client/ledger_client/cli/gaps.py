@@ -1,11 +1,12 @@
-"""`ledger gaps`: which numbers of which recorders are missing in the log.
+"""`ledger gaps`: list the numbers of recorders that are missing in the log.
 
-Every recorder numbers its events from 1 on. A number that is not there was dropped for want of
-room or rejected, which the recorder says in an event of its own, or it was lost or taken away. What
-comes after an instance's last number can't be missed: it may not have happened yet.
+Every recorder numbers its events from 1. A missing number was dropped because the spool was full,
+or rejected, and then the recorder recorded an event about it; or it was lost or removed. Numbers
+after an instance's last one can't be missed: they may not have happened yet.
 
-An instance is told apart by the principal that the ledger authenticated, too, so that nobody fills
-another's gaps. Recorders that share a spool folder must therefore share a token.
+A recorder is identified by its instance and by the principal that the ledger authenticated, so one
+principal can't fill the gaps of another. Recorders that share a spool folder must therefore share
+a token.
 """
 
 from bisect import bisect_right
@@ -29,8 +30,8 @@ Range = tuple[int, int]
 """Numbers from the first to the last, both included."""
 
 
-class Key(NamedTuple):
-    """Whose numbers they are."""
+class RecorderKey(NamedTuple):
+    """Identifies a recorder."""
 
     by: str
     instance: str
@@ -43,13 +44,13 @@ class Key(NamedTuple):
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Read from this index on; what came before is not missed.",
+    help="Read from this index on. Numbers before it are not counted as missing.",
 )
-@click.option("--all", "show_all", is_flag=True, help="Show recorders without a gap, too.")
+@click.option("--all", "show_all", is_flag=True, help="Show recorders without a gap too.")
 @connection_options
 @json_option
 def command(start: int, show_all: bool, connection: Connection, as_json: bool) -> int:
-    """List the numbers that are missing. Exit code 1 when a recorder doesn't account for one."""
+    """List the missing numbers of recorders. Exit code 1 when one has no recorded reason."""
     with connection.open() as ledger:
         reports = find_gaps(ledger.events(start), is_whole=start == 0)
     shown = [report for report in reports if show_all or not report.is_complete]
@@ -63,7 +64,7 @@ def command(start: int, show_all: bool, connection: Connection, as_json: bool) -
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What is there of one recorder, and what isn't."""
+    """The numbers of one recorder: present, missing and repeated."""
 
     by: str
     instance: str
@@ -78,17 +79,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_complete(self) -> bool:
-        """Every number is there, once."""
+        """Whether every number is there exactly once."""
         return not (self.unexplained or self.dropped or self.rejected or self.repeated)
 
     @property
     def unexplained_count(self) -> int:
-        """How many numbers nobody accounts for."""
+        """How many numbers are missing without a recorded reason."""
         return sum(last - first + 1 for first, last in self.unexplained)
 
 
 class Numbers:
-    """A set of numbers as ranges, ascending and apart from one another."""
+    """A set of numbers, kept as ascending ranges that do not touch."""
 
     def __init__(self, ranges: Iterable[Range] = ()) -> None:
         self._firsts: list[int] = []
@@ -123,8 +124,8 @@ class Numbers:
         return missing
 
 
-class _Recorder:
-    """What was seen of one recorder."""
+class _RecorderNumbers:
+    """The numbers of one recorder that were read so far."""
 
     def __init__(self, time: str) -> None:
         self.numbers = Numbers()
@@ -136,27 +137,29 @@ class _Recorder:
 
 
 def find_gaps(entries: Iterable[Entry], *, is_whole: bool) -> list[Report]:
-    """What is missing of each recorder in these entries; `is_whole` when they begin with the log.
+    """Find the missing numbers of each recorder; `is_whole` when the entries begin at index 0.
 
     Cost: memory for each recorder and each of its gaps, none for an event.
     """
-    seen: dict[Key, _Recorder] = {}
+    seen: dict[RecorderKey, _RecorderNumbers] = {}
     for entry in entries:
         event, by = entry.event, entry.received.by
         if event.recorder is not UNSET:
-            _take(seen, Key(by, event.recorder.instance), event.recorder.seq, event)
+            _note_number(seen, RecorderKey(by, event.recorder.instance), event.recorder.seq, event)
         for instance, first, last in _explained(event):
-            recorder = seen.setdefault(Key(by, instance), _Recorder(str(event.time)))
+            recorder = seen.setdefault(RecorderKey(by, instance), _RecorderNumbers(str(event.time)))
             explained = recorder.dropped if event.action == DROPPED else recorder.rejected
             explained.add(first, last)
     return [_report(key, recorder, is_whole=is_whole) for key, recorder in seen.items()]
 
 
-def _take(seen: dict[Key, _Recorder], key: Key, seq: int, event: Event) -> None:
+def _note_number(
+    seen: dict[RecorderKey, _RecorderNumbers], key: RecorderKey, seq: int, event: Event
+) -> None:
     time = str(event.time)
     recorder = seen.get(key)
     if recorder is None:
-        recorder = seen[key] = _Recorder(time)
+        recorder = seen[key] = _RecorderNumbers(time)
     if seq in recorder.numbers:
         recorder.repeated.append(seq)
     recorder.numbers.add(seq, seq)
@@ -167,16 +170,16 @@ def _take(seen: dict[Key, _Recorder], key: Key, seq: int, event: Event) -> None:
 
 
 def _explained(event: Event) -> Iterator[tuple[str, int, int]]:
-    """The numbers that an event accounts for, with their instance; what is malformed is nothing."""
+    """The numbers that an event explains, with their instance. Malformed ones are ignored."""
     if event.context is UNSET:
         return
     if event.action == DROPPED:
-        told = _mapping(event.context.get("dropped"))
-        numbers = told.get("numbers")
+        dropped = _mapping(event.context.get("dropped"))
+        numbers = dropped.get("numbers")
         for pair in numbers if isinstance(numbers, list) else ():
             match pair:
                 case [int() as first, int() as last] if 0 < first <= last <= INTEGER_MAX:
-                    yield str(told.get("instance")), first, last
+                    yield str(dropped.get("instance")), first, last
     elif event.action == REJECTED:
         number = _mapping(_mapping(event.context.get("rejected")).get("recorder"))
         match number.get("seq"):
@@ -188,7 +191,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _report(key: Key, recorder: _Recorder, *, is_whole: bool) -> Report:
+def _report(key: RecorderKey, recorder: _RecorderNumbers, *, is_whole: bool) -> Report:
     there = Numbers(recorder.numbers)
     first_seen = next(iter(recorder.numbers), (1, 0))[0]
     for first, last in (*recorder.dropped, *recorder.rejected):
@@ -227,5 +230,5 @@ def _text(ranges: Iterable[Range]) -> str:
 def _verdict(reports: list[Report]) -> str:
     missing = sum(report.unexplained_count for report in reports)
     if missing:
-        return f"{missing} numbers of {len(reports)} recorders are missing, and nobody says why"
-    return f"no number of {len(reports)} recorders is missing without a reason"
+        return f"{len(reports)} recorders checked, {missing} numbers missing without a reason"
+    return f"{len(reports)} recorders checked, no unexplained gaps"

@@ -1,4 +1,4 @@
-"""`ledger listen`: take events from what can send nothing but its own protocol."""
+"""`ledger listen`: receive events from hosts that can send only their own protocol."""
 
 import asyncio
 import logging
@@ -10,21 +10,27 @@ from typing import Any, Final
 import click
 
 from ledger_client import Recorder
-from ledger_client.cli.client_options import policy_option, read_token, token_options, url_option
+from ledger_client.cli.client_options import (
+    EXISTING_FILE,
+    NEW_FOLDER,
+    policy_option,
+    read_token,
+    token_options,
+    url_option,
+    usage_errors,
+)
 from ledger_client.collect.syslog.listener import FRAME_BYTES_MAX, SyslogListener
 from ledger_client.runtime.server import parse_listen, run_until_signal
 from ledger_core.tlog.errors import MalformedError
 
 MIB: Final = 1024 * 1024
 MESSAGE_BYTES_MIN: Final = 2048
-"""What RFC 5425 §4.3.1 wants of every receiver."""
-
-_file = click.Path(path_type=Path, exists=True, dir_okay=False)
+"""The least that RFC 5425 §4.3.1 requires of a receiver."""
 
 
 @click.group("listen")
 def command() -> None:
-    """Take events from what can send nothing but its own protocol."""
+    """Receive events from hosts that can send only their own protocol."""
 
 
 @command.command("syslog")
@@ -34,17 +40,23 @@ def command() -> None:
     metavar="ADDRESS:PORT",
     default="127.0.0.1:6514",
     show_default=True,
-    help="Where to take TCP connections, or TLS with --tls-cert.",
+    help="Where to accept TCP connections; TLS with --tls-cert.",
 )
-@click.option("--udp", metavar="ADDRESS:PORT", help="Take datagrams here too; they can be lost.")
-@click.option("--tls-cert", type=_file, help="The listener's certificate, and its chain, as PEM.")
-@click.option("--tls-key", type=_file, help="The key of the certificate, as PEM.")
-@click.option("--tls-client-ca", type=_file, help="Ask senders for a certificate of these CAs.")
+@click.option("--udp", metavar="ADDRESS:PORT", help="Accept datagrams here too; they can be lost.")
+@click.option(
+    "--tls-cert", type=EXISTING_FILE, help="The listener's certificate and its chain, PEM."
+)
+@click.option("--tls-key", type=EXISTING_FILE, help="The key of the certificate, PEM.")
+@click.option(
+    "--tls-client-ca",
+    type=EXISTING_FILE,
+    help="Require senders to have a certificate of these CAs.",
+)
 @click.option(
     "--spool",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=NEW_FOLDER,
     required=True,
-    help="A folder of its own for what isn't in the ledger yet.",
+    help="A folder for messages that are not in the ledger yet, used by this process alone.",
 )
 @click.option(
     "--spool-max",
@@ -52,21 +64,21 @@ def command() -> None:
     type=click.IntRange(1),
     default=1024,
     show_default=True,
-    help="MiB in the spool, beyond which nothing is read.",
+    help="MiB in the spool at which reading stops.",
 )
 @click.option(
     "--fsync",
     type=click.Choice(("each", "interval", "none")),
     default="interval",
     show_default=True,
-    help="When the spool is forced to the disk: with each message, each second, or never by us.",
+    help="When the spool is synced to the disk: after each message, each second, or never.",
 )
 @click.option(
     "--message-max",
     type=click.IntRange(MESSAGE_BYTES_MIN, 64 * 1024),
     default=FRAME_BYTES_MAX,
     show_default=True,
-    help="Bytes of a message; longer ones are cut, which is noted in the event.",
+    help="Bytes of a message. A longer one is cut, and the event says so.",
 )
 @url_option
 @token_options
@@ -86,10 +98,10 @@ def syslog(
     token: str | None,
     policy: Path | None,
 ) -> None:
-    """Take syslog (RFC 5424) over TCP or TLS and append it, verified, until Ctrl-C or SIGTERM.
+    """Append syslog messages (RFC 5424) from TCP or TLS, verified, until Ctrl-C or SIGTERM.
 
-    What was read is in --spool before more is read, so it survives this process, and waits there
-    while the ledger is away. docs/syslog.md says what a sender can rely on.
+    A message is in --spool before the next one is read, so it survives a crash of this process and
+    waits there while the ledger is down. docs/syslog.md says what a sender can rely on.
     """
     if policy is None:
         raise click.UsageError("Missing option '--policy'.")
@@ -97,7 +109,7 @@ def syslog(
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
-    try:
+    with usage_errors():
         recorder = Recorder(
             url,
             read_token(token_file, token),
@@ -108,19 +120,17 @@ def syslog(
             on_full="raise",
             on_invalid="dead-letter",
         )
-    except MalformedError:
-        raise
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
 
     async def serve(stop: asyncio.Event) -> None:
         listener = SyslogListener(
             lambda event: recorder.record(**event), frame_bytes_max=message_max
         )
         try:
-            _say("TLS" if tls else "TCP", await listener.listen_tcp(*parse_listen(tcp), tls))
+            _print_address(
+                "TLS" if tls else "TCP", await listener.listen_tcp(*parse_listen(tcp), tls)
+            )
             if udp is not None:
-                _say("UDP", await listener.listen_udp(*parse_listen(udp)))
+                _print_address("UDP", await listener.listen_udp(*parse_listen(udp)))
             await stop.wait()
         finally:
             await listener.close()
@@ -129,7 +139,7 @@ def syslog(
         run_until_signal(serve)
 
 
-def _say(protocol: str, address: tuple[str, int]) -> None:
+def _print_address(protocol: str, address: tuple[str, int]) -> None:
     host, port = address
     click.echo(f"listening on {f'[{host}]' if ':' in host else host}:{port} ({protocol})")
 

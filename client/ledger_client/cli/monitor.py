@@ -1,4 +1,4 @@
-"""`ledger monitor`: an auditor's own eyes on a log, from another host than the log's."""
+"""`ledger monitor`: follow a log from another host, and check all of it."""
 
 from pathlib import Path
 
@@ -14,10 +14,15 @@ from ledger_client.audit.monitor_loop import (
     Notice,
     Settings,
 )
-from ledger_client.cli.client_options import read_token, token_options
+from ledger_client.cli.client_options import (
+    EXISTING_FILE,
+    NEW_FOLDER,
+    read_token,
+    token_options,
+    usage_errors,
+)
 from ledger_client.cli.console import format_second, json_option, note
 from ledger_client.cli.verify import cosignatures
-from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.policy import parse_policy
 
 
@@ -28,21 +33,21 @@ from ledger_core.tlog.policy import parse_policy
     "policy_file",
     envvar="LEDGER_POLICY",
     required=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The policy file that the ledger's operator handed over: whom to believe.",
+    type=EXISTING_FILE,
+    help="The policy file that the ledger's operator gave you: log keys, witnesses, quorum.",
 )
 @click.option(
     "--state",
     "folder",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="A folder, made when there is none: what was verified, and evidence. Keep it.",
+    type=NEW_FOLDER,
+    help="A folder for what was verified and for evidence; created if missing. Keep it.",
 )
 @token_options
 @click.option(
     "--ask-witnesses",
     is_flag=True,
-    help="Ask the witnesses that the policy gives an address for, and compare their heads.",
+    help="Ask the witnesses that have a URL in the policy, and compare their heads.",
 )
 @click.option(
     "--interval",
@@ -50,7 +55,7 @@ from ledger_core.tlog.policy import parse_policy
     type=click.FloatRange(min=0, min_open=True),
     default=INTERVAL_S,
     show_default=True,
-    help="Seconds between two looks at the log.",
+    help="Seconds between two requests for the head.",
 )
 @click.option(
     "--stale-after",
@@ -58,10 +63,10 @@ from ledger_core.tlog.policy import parse_policy
     type=click.FloatRange(min=0),
     default=STALE_AFTER_S,
     show_default=True,
-    help="Seconds without fresh word of the log that are too many: without cosignatures of a "
-    "quorum, or without a larger head where the policy asks for no quorum. 0: none are.",
+    help="Alarm after this many seconds without a newly cosigned head, or, where the policy has no "
+    "quorum, without a larger head. 0 turns this off.",
 )
-@click.option("--once", is_flag=True, help="End after one look, entries included.")
+@click.option("--once", is_flag=True, help="Check the head and its entries once, then exit.")
 @json_option
 def command(
     url: str,
@@ -75,11 +80,11 @@ def command(
     once: bool,
     as_json: bool,
 ) -> None:
-    """Follow the log at URL: heads, their witnesses, and with a `read` token every entry.
+    """Check the log at URL: its heads, their witnesses, and with a `read` token every entry.
 
-    Prints a line for each head that is verified. Ends with exit code 1 when the log forked, shrank
-    or shows what it did not sign, and 5 when there is no fresh word of it; the evidence is then in
-    the folder `evidence` of --state.
+    Prints a line for each verified head. Exits with 1 when the log forked, shrank or serves what it
+    did not sign, and with 5 when no new head came in time. The evidence is then in the folder
+    `evidence` of --state.
     """
     settings = Settings(
         interval_s=interval_s,
@@ -89,32 +94,28 @@ def command(
     )
     policy = parse_policy(policy_file.read_bytes())
     with MonitorDir(folder, policy=policy) as opened:
-        try:
-            follower = MonitorLoop(
+        with usage_errors():
+            loop = MonitorLoop(
                 url,
                 read_token(token_file, token),
                 policy=policy,
                 folder=opened,
                 settings=settings,
             )
-        except MalformedError:
-            raise
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
         try:
-            for said in follower.follow():
-                _print(said, as_json=as_json)
+            for result in loop.follow():
+                _print(result, as_json=as_json)
         finally:
-            follower.close()
+            loop.close()
 
 
-def _print(said: Report | Notice, *, as_json: bool) -> None:
-    if isinstance(said, Notice):
-        note(f"{said.source}: {said.text}")
+def _print(result: Report | Notice, *, as_json: bool) -> None:
+    if isinstance(result, Notice):
+        note(f"{result.source}: {result.text}")
     elif as_json:
-        click.echo(msgspec.json.encode(_fields(said)))
+        click.echo(msgspec.json.encode(_fields(result)))
     else:
-        click.echo(_line(said))
+        click.echo(_line(result))
 
 
 def _fields(report: Report) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`ledger query`: ask the log, see the answer as a table, each event of it verified."""
+"""`ledger query`: find, count or follow events, each verified before it is shown."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,10 +6,10 @@ from typing import Literal
 
 import click
 
-from ledger_client import Entry, LedgerClient, Page, RejectedError
+from ledger_client import LedgerClient, Page, RejectedError
 from ledger_client.cli.client_options import Connection, connection_options
 from ledger_client.cli.console import note, print_json
-from ledger_client.cli.render import Show, choose_show, show_counts, show_options, show_table
+from ledger_client.cli.render import Renderer, renderer_options, show_counts
 from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
 from ledger_core.tlog.text import printable
 
@@ -21,7 +21,7 @@ order_option = click.option(
     type=click.Choice(("newest", "oldest")),
     default="newest",
     show_default=True,
-    help="Which come first.",
+    help="Which events come first.",
 )
 
 
@@ -31,23 +31,24 @@ order_option = click.option(
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
-    help=f"At most so many; as a table {SHOWN_MAX} when left out, otherwise all.",
+    help=f"At most so many events. Default: {SHOWN_MAX} as a table, otherwise all.",
 )
 @order_option
-@show_options
-@click.option("--follow", is_flag=True, help="Show what comes in from now on, until Ctrl-C.")
-@click.option("--explain", is_flag=True, help="Say how the query is answered, and don't.")
-@click.option("--count", "fields", multiple=True, metavar="FIELD", help="Count a field's values.")
+@renderer_options
+@click.option("--follow", is_flag=True, help="Show new events as they come in, until Ctrl-C.")
+@click.option("--explain", is_flag=True, help="Show the query plan without running the query.")
 @click.option(
-    "--histogram", type=click.Choice(("hour", "day")), help="Count by when it happened, in UTC."
+    "--count", "fields", multiple=True, metavar="FIELD", help="Count the values of a field."
+)
+@click.option(
+    "--histogram", type=click.Choice(("hour", "day")), help="Count by hour or day, in UTC."
 )
 def command(
     words: tuple[str, ...],
     connection: Connection,
     limit: int | None,
     order: Order,
-    as_json: bool,
-    as_csv: bool,
+    renderer: Renderer,
     follow: bool,
     explain: bool,
     fields: tuple[str, ...],
@@ -55,27 +56,25 @@ def command(
 ) -> None:
     """Find events, such as actor:u_5 action:login.* outcome:failure since:-24h.
 
-    Each event shown was proven to be in the log. docs/search.md has the whole language.
+    Each event shown has been proven to be in the log. docs/search.md describes the language.
     """
     query = " ".join(words)
-    show = choose_show(as_json=as_json, as_csv=as_csv)
     with connection.open() as ledger, explained(query):
         if explain:
             page = ledger.search(query, limit=0, explain=True)
             click.echo(page.explanation)
         elif fields or histogram:
-            _count(ledger, query, fields, histogram, as_json=as_json)
+            _count(ledger, query, fields, histogram, as_json=renderer.form == "json")
         elif follow:
-            _follow(ledger.tail(query), show)
+            renderer.show_all(ledger.tail(query), batch_entries=1)
         else:
-            wanted = limit
-            if limit is None and show is show_table:
-                wanted = SHOWN_MAX
-            _show_pages(_pages(ledger, query, order=order, limit=wanted), show)
+            if limit is None and renderer.form == "table":
+                limit = SHOWN_MAX
+            _show_pages(_pages(ledger, query, order=order, limit=limit), renderer)
 
 
 class QueryMistakeError(click.ClickException):
-    """A query that the ledger does not understand, with the place marked."""
+    """A query that the ledger does not understand; the message marks the place."""
 
     exit_code = 2
 
@@ -96,7 +95,7 @@ class QueryMistakeError(click.ClickException):
 
 @contextmanager
 def explained(query: str) -> Iterator[None]:
-    """Show where a query is wrong, when the ledger says so."""
+    """Turn the ledger's refusal of a query into an error that marks the place."""
     try:
         yield
     except RejectedError as error:
@@ -117,11 +116,11 @@ def _pages(ledger: LedgerClient, query: str, *, order: Order, limit: int | None)
             return
 
 
-def _show_pages(pages: Iterator[Page], show: Show) -> None:
+def _show_pages(pages: Iterator[Page], renderer: Renderer) -> None:
     shown, took_ms, verified = 0, 0.0, None
     page = None
-    for number, page in enumerate(pages):
-        show(page.entries, number == 0)
+    for page in pages:
+        renderer.show(page.entries, shown)
         shown += len(page.entries)
         took_ms += page.took_ms
         if page.entries:
@@ -130,13 +129,6 @@ def _show_pages(pages: Iterator[Page], show: Show) -> None:
         return
     against = f", proven by the head of size {verified.checkpoint.tree_size}" if verified else ""
     note(f"{shown:,} of {_total(page)} events{against}; {took_ms:.1f} ms")
-
-
-def _follow(entries: Iterator[Entry], show: Show) -> None:
-    is_first = True
-    for entry in entries:
-        show([entry], is_first)
-        is_first = False
 
 
 def _count(
@@ -159,9 +151,7 @@ def _count(
             click.secho(f"  a sample of {facet.counted:,} events", dim=True)
     if page.histogram is not None:
         show_counts(page.histogram.unit, page.histogram.buckets)
-    note(
-        f"{'' if page.is_total_exact else 'at least '}{page.total:,} events; {page.took_ms:.1f} ms"
-    )
+    note(f"{_total(page)} events; {page.took_ms:.1f} ms")
 
 
 def _total(page: Page) -> str:

@@ -1,11 +1,16 @@
-"""How entries are shown: a table with colours, JSON lines, or CSV with all columns."""
+"""Printing entries: as a table with colours, as JSON lines, or as CSV with all columns."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Literal
 
 import click
 import msgspec
 
 from ledger_client import Entry
+from ledger_client.plans.search import PAGE_EVENTS
 from ledger_core.event.csv import format_header, format_rows, table_row
 from ledger_core.tlog.text import printable
 
@@ -16,41 +21,41 @@ COLOURS = {"success": "green", "failure": "yellow", "denied": "red", "unknown": 
 HEADINGS = ("index", "time", "actor", "action", "outcome", "target", "source")
 OUTCOME_COLUMN = HEADINGS.index("outcome")
 
-Show = Callable[[Sequence[Entry], bool], None]
-"""Prints entries; the flag says whether they are the first."""
 
+@dataclass(frozen=True, slots=True)
+class Renderer:
+    """Prints entries in one form. `show` takes a batch, and how many were printed before."""
 
-def show_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Add --json and --csv; the command gets `as_json` and `as_csv`, and asks `choose_show`."""
-    command = click.option("--csv", "as_csv", is_flag=True, help="CSV with all columns.")(command)
-    return click.option("--json", "as_json", is_flag=True, help="A line of JSON for each event.")(
-        command
-    )
+    form: Literal["table", "json", "csv"]
+    show: Callable[[Sequence[Entry], int], None]
 
-
-def choose_show(*, as_json: bool, as_csv: bool) -> Show:
-    """What prints entries, as the options say. Raises: click.UsageError for both."""
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv are one too many")
-    return _show_json if as_json else _show_csv if as_csv else show_table
-
-
-def show_several(entries: Iterable[Entry], show: Show, *, at_once: int) -> int:
-    """Print entries, so many at a time; how many they were."""
-    shown = 0
-    batch: list[Entry] = []
-    for entry in entries:
-        batch.append(entry)
-        if len(batch) == at_once:
-            show(batch, shown == 0)
+    def show_all(self, entries: Iterable[Entry], *, batch_entries: int = PAGE_EVENTS) -> int:
+        """Print entries in batches, as they come; return their number."""
+        source, shown = iter(entries), 0
+        while batch := list(islice(source, batch_entries)):
+            self.show(batch, shown)
             shown += len(batch)
-            batch = []
-    show(batch, shown == 0)
-    return shown + len(batch)
+        if not shown:
+            self.show([], 0)  # The header of CSV.
+        return shown
+
+
+def renderer_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Add --json and --csv; the command gets a Renderer as `renderer`."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each event.")
+    @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with all columns.")
+    @functools.wraps(command)
+    def rendered(*, as_json: bool, as_csv: bool, **others: Any) -> int | None:
+        if as_json and as_csv:
+            raise click.UsageError("use --json or --csv, not both")
+        return command(renderer=JSON if as_json else CSV if as_csv else TABLE, **others)
+
+    return rendered
 
 
 def show_counts(heading: str, counts: Sequence[tuple[str, int]]) -> None:
-    """A value or time, its count, and a bar, on a line each."""
+    """Print a line for each value or time: its count, and a bar."""
     click.secho(heading, bold=True)
     most = max((count for _, count in counts), default=1)
     width = max((len(printable(value)) for value, _ in counts), default=0)
@@ -59,7 +64,7 @@ def show_counts(heading: str, counts: Sequence[tuple[str, int]]) -> None:
         click.echo(f"  {printable(value):{width}}  {count:>9,}  {click.style(bar, dim=True)}")
 
 
-def _show_json(entries: Sequence[Entry], _is_first: bool) -> None:
+def _show_json(entries: Sequence[Entry], _shown: int) -> None:
     for entry in entries:
         line = {
             "index": entry.index,
@@ -72,17 +77,17 @@ def _show_json(entries: Sequence[Entry], _is_first: bool) -> None:
         click.echo(msgspec.json.encode(line))
 
 
-def _show_csv(entries: Sequence[Entry], is_first: bool) -> None:
+def _show_csv(entries: Sequence[Entry], shown: int) -> None:
     text = format_rows(table_row(entry.index, entry.leaf) for entry in entries)
-    # Bytes, so that no line ending is made another.
-    click.echo(((format_header() if is_first else "") + text).encode(), nl=False)
+    # Bytes, so that no line ending is translated.
+    click.echo((("" if shown else format_header()) + text).encode(), nl=False)
 
 
-def show_table(entries: Sequence[Entry], is_first: bool) -> None:
-    """A line an entry, its columns as wide as they must be."""
+def show_table(entries: Sequence[Entry], shown: int) -> None:
+    """Print a line for each entry, its columns as wide as they must be."""
     headings = (*HEADINGS, "because" if any(entry.because for entry in entries) else "")
     rows = [_cells(entry) for entry in entries]
-    if is_first and rows:
+    if not shown and rows:
         rows.insert(0, headings)
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(len(headings))]
     for row in rows:
@@ -117,3 +122,8 @@ def _cells(entry: Entry) -> tuple[str, ...]:
 
 def _short(text: str) -> str:
     return text if len(text) <= CELL_CHARS_MAX else f"{text[: CELL_CHARS_MAX - 1]}…"
+
+
+TABLE: Final = Renderer("table", show_table)
+JSON: Final = Renderer("json", _show_json)
+CSV: Final = Renderer("csv", _show_csv)

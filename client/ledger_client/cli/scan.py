@@ -1,4 +1,4 @@
-"""`ledger scan`: what would be taken for a secret, in a file or in what the log holds already."""
+"""`ledger scan`: find secrets in a file, or in events that are already in the log."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -9,7 +9,7 @@ import msgspec
 
 from ledger_client import LedgerClient
 from ledger_client.cli.app import EXIT_REJECTED
-from ledger_client.cli.client_options import Connection, connection_options
+from ledger_client.cli.client_options import EXISTING_FILE, Connection, connection_options
 from ledger_client.cli.console import json_option, note, print_json
 from ledger_client.collect.importers import read_records
 from ledger_core.event.canonical import format_time, parse_leaf, parse_time
@@ -17,17 +17,17 @@ from ledger_core.event.secrets import Hit, SecretRules, default_rules, parse_rul
 
 
 @click.command("scan")
-@click.argument(
-    "files", nargs=-1, metavar="FILE…", type=click.Path(path_type=Path, exists=True, dir_okay=False)
-)
+@click.argument("files", nargs=-1, metavar="FILE…", type=EXISTING_FILE)
 @click.option(
-    "--since", metavar="TIME", help="Scan what the ledger received since then: RFC 3339, or 0."
+    "--since",
+    metavar="TIME",
+    help="Scan the events that the ledger received since this time: RFC 3339, or 0 for all.",
 )
 @click.option(
     "--rules",
     "rules_file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A ledger's secrets.toml: rules beside those of the house.",
+    type=EXISTING_FILE,
+    help="A ledger's secrets.toml, whose rules are added to the built-in ones.",
 )
 @connection_options
 @json_option
@@ -38,13 +38,13 @@ def command(
     connection: Connection,
     as_json: bool,
 ) -> int:
-    """Say where secrets are and by which rule, never what they are.
+    """Print where secrets are and by which rule they were found, never the secrets.
 
-    FILE holds JSON records, of events or of anything else; no ledger is asked. With --since the
-    ledger's own events are read and verified. Exit code 3 when something was found.
+    FILE holds JSON records of any kind; no ledger is asked. With --since the events of the ledger
+    are read and verified. Exit code 3 when something was found.
     """
     if bool(files) == (since is not None):
-        raise click.UsageError("give either FILE or --since")
+        raise click.UsageError("use FILE or --since, not both")
     rules = parse_rules(rules_file.read_text(encoding="utf-8")) if rules_file else default_rules()
     since_us = None if since is None else 0 if since == "0" else parse_time(since, field="--since")
     found = (
@@ -70,7 +70,7 @@ def _scan_file(file: Path, rules: SecretRules) -> Iterator[tuple[str, Hit]]:
             msgspec.json.decode(record.raw, type=dict[str, msgspec.Raw])
             hits = rules.find(record.raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            note(f"{where}: not a JSON object, left out")
+            note(f"{where}: skipped, not a JSON object")
             continue
         for hit in hits:
             yield where, hit
@@ -87,7 +87,7 @@ def _scan_log(
 
 
 def _first_since(ledger: LedgerClient, size: int, since_us: int) -> int:
-    """The first index that was received then or later: times of receipt never run backwards."""
+    """The first index received at that time or later: `received.time` never decreases."""
     since = format_time(since_us)
     low, high = 0, size
     while low < high:

@@ -1,20 +1,28 @@
-"""`ledger show`: an event, verified before it is shown."""
+"""`ledger show` and `ledger prove`: one event, verified, on the terminal or as two files."""
+
+from pathlib import Path
 
 import click
 import msgspec
 
-from ledger_client.cli.client_options import Connection, connection_options, parse_reference
-from ledger_client.cli.console import json_option, print_fields, print_json
+from ledger_client.cli.client_options import (
+    NEW_FILE,
+    Connection,
+    connection_options,
+    parse_reference,
+)
+from ledger_client.cli.console import json_option, note, print_fields, print_json
 from ledger_client.cli.verify import described, verdict
 from ledger_core.event.canonical import parse_leaf
+from ledger_core.tlog.proof import format_proof
 
 
 @click.command("show")
 @click.argument("reference", metavar="ID|INDEX")
 @connection_options
 @json_option
-def command(reference: str, connection: Connection, as_json: bool) -> None:
-    """Show the event with this id or at this index, once its proof is verified."""
+def show(reference: str, connection: Connection, as_json: bool) -> None:
+    """Show the event with this id or index, after its proof has been verified."""
     with connection.open() as ledger:
         entry = ledger.event(parse_reference(reference))
     if entry.head is None:
@@ -25,12 +33,39 @@ def command(reference: str, connection: Connection, as_json: bool) -> None:
         print_json({**shown, "private": entry.private} if entry.private else shown)
         return
     print_fields(described(leaf, entry.index, entry.head))
-    more = {
-        key: value
-        for key, value in msgspec.to_builtins(entry.event).items()
-        if key in ("changes", "context")
-    }
+    event = msgspec.to_builtins(entry.event)
+    more = {key: event[key] for key in ("changes", "context") if key in event}
     if entry.private:
         more["private"] = dict(entry.private)
     if more:
         click.echo(msgspec.json.format(msgspec.json.encode(more), indent=2).decode())
+
+
+@click.command("prove")
+@click.argument("reference", metavar="ID|INDEX")
+@click.option(
+    "-o",
+    "--output",
+    "name",
+    required=True,
+    type=NEW_FILE,
+    help="Write NAME.leaf.json and NAME.tlog-proof.",
+)
+@connection_options
+@json_option
+def prove(reference: str, name: Path, connection: Connection, as_json: bool) -> None:
+    """Write the event with this id or index and its proof, verified, to two files."""
+    with connection.open() as ledger:
+        entry = ledger.event(parse_reference(reference))
+    if entry.proof is None:
+        raise AssertionError("a verified entry has a proof")
+    leaf_file = name.with_name(f"{name.name}.leaf.json")
+    proof_file = name.with_name(f"{name.name}.tlog-proof")
+    # The exact leaf bytes: a final newline would make them another leaf.
+    leaf_file.write_bytes(entry.leaf)
+    proof_file.write_text(format_proof(entry.proof), encoding="utf-8")
+    if as_json:
+        print_json({"index": entry.index, "leaf": str(leaf_file), "proof": str(proof_file)})
+        return
+    click.echo(f"{leaf_file}\n{proof_file}")
+    note(f"to verify them anywhere: ledger verify {leaf_file} {proof_file} --policy FILE")

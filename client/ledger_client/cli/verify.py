@@ -1,6 +1,6 @@
-"""`ledger verify`: do these entries, by these proofs, lie in a log that the policy trusts?
+"""`ledger verify`: verify offline that events are in a log that the policy trusts.
 
-Offline: a leaf and its proof, or a file of evidence with many.
+The input is a leaf and its proof, or a file of evidence with many.
 """
 
 from pathlib import Path
@@ -8,6 +8,7 @@ from zipfile import is_zipfile
 
 import click
 
+from ledger_client.cli.client_options import EXISTING_FILE
 from ledger_client.cli.console import (
     format_second,
     json_option,
@@ -26,31 +27,28 @@ from ledger_core.tlog.text import printable
 
 TARGETS_SHOWN = 4
 
-file_argument = click.Path(path_type=Path, exists=True, dir_okay=False)
-
 
 @click.command("verify")
-@click.argument("file", metavar="NAME.leaf.json|EVIDENCE.zip", type=file_argument)
-@click.argument("proof_file", metavar="[NAME.tlog-proof]", type=file_argument, required=False)
+@click.argument("file", metavar="NAME.leaf.json|EVIDENCE.zip", type=EXISTING_FILE)
+@click.argument("proof_file", metavar="[NAME.tlog-proof]", type=EXISTING_FILE, required=False)
 @click.option(
     "--policy",
     "policy_file",
     required=True,
     envvar="LEDGER_POLICY",
-    type=file_argument,
-    help="The policy file that the ledger's operator handed over: log keys, witnesses, quorum.",
+    type=EXISTING_FILE,
+    help="The policy file that the ledger's operator gave you: log keys, witnesses, quorum.",
 )
 @json_option
 def command(file: Path, proof_file: Path | None, policy_file: Path, as_json: bool) -> None:
     """Verify an event and its proof, or all events of an evidence file.
 
-    Exit code 0: verified, 1: not, 2: malformed. Nothing but the files is needed, and nothing is
-    asked of any server.
+    Exit code 0: verified; 1: not verified; 2: malformed. Needs only the files, and no server.
     """
     policy = parse_policy(policy_file.read_bytes())
     if proof_file is None:
         if not is_zipfile(file):
-            raise click.UsageError("want a leaf and its proof, or one .zip of evidence")
+            raise click.UsageError("give a leaf and its proof, or one .zip of evidence")
         _verify_evidence(file, policy, as_json=as_json)
     else:
         _verify_leaf(file, proof_file, policy, as_json=as_json)
@@ -59,7 +57,7 @@ def command(file: Path, proof_file: Path | None, policy_file: Path, as_json: boo
 def _verify_leaf(leaf_file: Path, proof_file: Path, policy: Policy, *, as_json: bool) -> None:
     proof = parse_proof(proof_file.read_bytes())
     leaf_bytes = leaf_file.read_bytes()
-    # Parsed only to be shown: what is proved is the bytes.
+    # Parsed only to be shown: the proof is over the bytes.
     leaf = parse_leaf(leaf_bytes)
     head = check_proof(proof, leaf_hash=leaf_hash(leaf_bytes), policy=policy)
     if as_json:
@@ -70,7 +68,7 @@ def _verify_leaf(leaf_file: Path, proof_file: Path, policy: Policy, *, as_json: 
 
 
 def _verify_evidence(file: Path, policy: Policy, *, as_json: bool) -> None:
-    """Raises: VerificationError when anything in the file is not as it should be."""
+    """Raises: VerificationError when anything in the file does not verify."""
     evidence = check_evidence(file, policy)
     if as_json:
         print_json(_evidence_verdict(evidence))
@@ -78,7 +76,7 @@ def _verify_evidence(file: Path, policy: Policy, *, as_json: bool) -> None:
         click.secho("verified", fg="green", bold=True)
         print_fields(_evidence_fields(evidence))
         if evidence.policy_differs:
-            note("the policy inside is not the one given: the one given was used")
+            note("the policy inside differs from the one given; the one given was used")
     if evidence.faults:
         for fault in evidence.faults:
             note(f"not verified: {printable(fault)}")
@@ -109,7 +107,7 @@ def _evidence_fields(evidence: Evidence) -> dict[str, object]:
 
 
 def verdict(leaf: Leaf, leaf_index: int, head: VerifiedHead) -> dict[str, object]:
-    """What was verified, for programs."""
+    """What was verified, as JSON for programs."""
     return {
         "verified": True,
         "index": leaf_index,
@@ -120,7 +118,7 @@ def verdict(leaf: Leaf, leaf_index: int, head: VerifiedHead) -> dict[str, object
 
 
 def head_verdict(head: VerifiedHead) -> dict[str, object]:
-    """The head that something was verified by, for programs."""
+    """The head that the proof is against, as JSON for programs."""
     return {
         "origin": head.checkpoint.origin,
         "tree_size": head.checkpoint.tree_size,
@@ -132,7 +130,7 @@ def head_verdict(head: VerifiedHead) -> dict[str, object]:
 
 
 def cosignatures(head: VerifiedHead) -> list[dict[str, object]]:
-    """Which witnesses of the policy cosigned a head, and when, for programs."""
+    """The witnesses of the policy that cosigned a head, and when, as JSON for programs."""
     return [
         {"witness": name, "cosigned_at": _second(time_s), "cosigned_at_unix_s": time_s}
         for name, time_s in head.cosignatures
@@ -140,7 +138,7 @@ def cosignatures(head: VerifiedHead) -> list[dict[str, object]]:
 
 
 def described(leaf: Leaf, leaf_index: int, head: VerifiedHead) -> dict[str, object]:
-    """What was verified, for people."""
+    """What was verified, as fields for people."""
     return {
         **event_fields(leaf.event),
         "received": f"{leaf.received.time} by {leaf.received.by}",
@@ -150,7 +148,7 @@ def described(leaf: Leaf, leaf_index: int, head: VerifiedHead) -> dict[str, obje
 
 
 def head_fields(head: VerifiedHead) -> dict[str, object]:
-    """The head that something was verified by, for people."""
+    """The head that the proof is against, as fields for people."""
     checkpoint = head.checkpoint
     return {
         "head": f"size {checkpoint.tree_size}, root {checkpoint.root_hash.hex()}",
@@ -158,30 +156,30 @@ def head_fields(head: VerifiedHead) -> dict[str, object]:
             f"{_second(time_s) or 'at no stated time'} by {name}"
             for name, time_s in head.cosignatures
         )
-        or "by no witness: the log's own word, so far",
+        or "by no witness: only the log itself has signed it",
         "existed": _existed(head),
     }
 
 
 def _existed(head: VerifiedHead) -> str | None:
-    """Since when the entry must have been there, and on whose word."""
+    """The time before which the entry existed, and who states it."""
     if head.existed_before_unix_s is not None:
         before = _second(head.existed_before_unix_s)
-        return f"before {before}, on the word of the policy's quorum"
+        return f"before {before}, as the policy's quorum states"
     stated = [(time_s, name) for name, time_s in head.cosignatures if time_s]
     if not stated:
         return None
     time_s, name = min(stated)
-    return f"before {_second(time_s)}, on the word of {name} alone"
+    return f"before {_second(time_s)}, as {name} alone states"
 
 
 def _second(unix_s: int | None) -> str | None:
-    """A time that was stated; witnesses leave it unsaid with 0."""
+    """A time that a witness stated; 0 means that it stated none."""
     return format_second(unix_s) if unix_s else None
 
 
 def event_fields(event: Event) -> dict[str, object]:
-    """Who did what to what, from where, with what outcome."""
+    """An event, as fields for people."""
     source = event.source or None
     where = source and " ".join(
         str(part) for part in (source.ip, source.service, source.user_agent) if part

@@ -1,0 +1,81 @@
+"""`ledger around`, `timeline` and `seen`: the events around an event, an actor or an address."""
+
+import click
+
+from ledger_client.cli.client_options import Connection, connection_options, parse_reference
+from ledger_client.cli.console import json_option, note, print_json
+from ledger_client.cli.query import explained, order_option
+from ledger_client.cli.render import TABLE, Renderer, renderer_options, show_counts
+from ledger_client.plans.search import Order
+
+MINUTES_DEFAULT = 15
+
+limit_option = click.option(
+    "--limit", type=click.IntRange(min=1), help="At most so many events. Default: all."
+)
+
+
+@click.command("around")
+@click.argument("reference", metavar="ID|INDEX")
+@connection_options
+@click.option(
+    "--minutes",
+    type=click.IntRange(min=1),
+    default=MINUTES_DEFAULT,
+    show_default=True,
+    help="Minutes before the event, and after it.",
+)
+@limit_option
+@renderer_options
+def around(
+    reference: str, connection: Connection, minutes: int, limit: int | None, renderer: Renderer
+) -> None:
+    """Show what else happened around an event, the oldest first.
+
+    That is: by the same actor or session, from the same address, or to the same target. Each event
+    is verified; `because` names what it shares with the first.
+    """
+    with connection.open() as ledger:
+        found = ledger.around(parse_reference(reference), minutes=minutes, limit=limit)
+        shown = renderer.show_all(found)
+    note(f"{shown:,} events within {minutes} minutes of it")
+
+
+@click.command("timeline")
+@click.argument("actor")
+@connection_options
+@limit_option
+@order_option
+@renderer_options
+def timeline(
+    actor: str, connection: Connection, limit: int | None, order: Order, renderer: Renderer
+) -> None:
+    """Show what an actor did, what was done on its behalf, and what was done to it.
+
+    Each event is verified; `because` says which of the three it is.
+    """
+    with connection.open() as ledger:
+        shown = renderer.show_all(ledger.timeline(actor, order=order, limit=limit))
+    note(f"{shown:,} events")
+
+
+@click.command("seen")
+@click.argument("source", metavar="ADDRESS|NETWORK")
+@connection_options
+@json_option
+def seen(source: str, connection: Connection, as_json: bool) -> None:
+    """Show the first and the last event from an address or a network, and count its actions."""
+    with connection.open() as ledger, explained(source):
+        found = ledger.seen(source)
+    if as_json:
+        first, last = (
+            end and {"index": end.index, "event": end.event} for end in (found.first, found.last)
+        )
+        actions = dict(found.actions.counts)
+        counts = {"source": found.source, "total": found.total}
+        print_json({**counts, "first": first, "last": last, "actions": actions})
+        return
+    if found.first and found.last:
+        TABLE.show_all({end.index: end for end in (found.first, found.last)}.values())
+        show_counts("actions", found.actions.counts)
+    note(f"{'' if found.is_total_exact else 'at least '}{found.total:,} events from {source}")
