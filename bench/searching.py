@@ -45,7 +45,7 @@ def asked_over_http(
 
 
 def exported(directory: Path, token: str, *, rows: int) -> list[Row]:
-    """An export of the first so many entries, in both formats of rows."""
+    """Exports of the first `rows` entries, as JSON lines and as CSV."""
     query = f"index:0..{rows - 1}"
     found = []
     for form in ("jsonl", "csv"):
@@ -147,7 +147,7 @@ def _get(url: str, token: str, path: str) -> Iterator[bytes]:
 
 @contextmanager
 def _peak_mb(process_id: int) -> Iterator[list[float]]:
-    """The most memory that a process holds for itself while the context lasts, in the last item."""
+    """The peak of the anonymous memory of a process inside the context, as the last item."""
     peak = [0.0]
     is_over = threading.Event()
 

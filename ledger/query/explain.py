@@ -75,7 +75,7 @@ def _text(node: Node) -> str:
     match node:
         case plan.Lookup(must, hints):
             read = [f"read {read}" for read in must]
-            return "; ".join([*read, *(f"look into the rows of {read}" for read in hints)])
+            return "; ".join([*read, *(f"read the rows of {read}" for read in hints)])
         case plan.TimeRange(start, end, across):
             return f"event time from {start} to {end}: {_text(across)}"
         case plan.Span(start, end):
@@ -83,7 +83,7 @@ def _text(node: Node) -> str:
         case plan.Entries(indices):
             return f"{len(indices)} entries by their ids"
         case plan.Unknown():
-            return "look into every row"
+            return "read every row"
         case plan.Intersection():
             return "all of"
         case plan.Union():

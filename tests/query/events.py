@@ -1,4 +1,4 @@
-"""Random events over few values, so that queries meet, and logs of them."""
+"""Random events over few values, so that queries match several, and logs of these events."""
 
 import json
 import random
@@ -48,7 +48,7 @@ PATHS = ("/role", "/email", "")
 
 
 def random_event(rng: random.Random, number: int) -> dict[str, Any]:
-    """An event as a client sends it; its time wanders around that of its receipt."""
+    """An event as a client sends it; its time is near that of its receipt, on either side."""
     time = START_UNIX_US + number * 7_000_000 + rng.choice((0, 0, -1, 250_000, -7_300_000_000))
     event: dict[str, Any] = {
         "id": str(uuid.UUID(int=rng.choice((0, 1, 0xA0)) << 120 | number)),
@@ -112,7 +112,7 @@ def _value(rng: random.Random) -> Any:
 
 
 def make_entries(events: Sequence[dict[str, Any]], start: int = 0) -> list[NewEntry]:
-    """The entries of events that are received a second and a half after one another."""
+    """The entries of events, received a second and a half apart."""
     reader = Reader(lambda: "", lambda: 0)
     entries = []
     for number, event in enumerate(events, start):

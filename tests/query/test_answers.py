@@ -21,9 +21,9 @@ from ledger.store.log import LogStore
 from ledger.store.writer import NewEntry
 from ledger_core.query.ast import Expression, Is, all_of
 from ledger_core.query.fields import FACETS
-from tests.query.asking import ENTRIES, NOW_UNIX_US, QUERIES
 from tests.query.events import TENANTS, make_entries, make_log, random_event
 from tests.query.oracle import JSON, facet_counts, matching_indices
+from tests.query.queries import ENTRIES, NOW_UNIX_US, QUERIES
 
 SEGMENT_ENTRIES = 64
 EXAMPLES = settings(
@@ -138,7 +138,9 @@ def test_pages_hold_every_match_once_and_in_order(
 
 @EXAMPLES
 @given(query=QUERIES)
-def test_a_bound_of_rows_is_said_and_gone_on_from(case: Case, query: Expression) -> None:
+def test_a_page_cut_short_by_the_row_limit_goes_on_where_it_stopped(
+    case: Case, query: Expression
+) -> None:
     expected = case.expected(query)
     found: list[int] = []
     cursor = None

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from ledger_core.query import ast
 from ledger_core.query.ast import Expression, format_query
 from ledger_core.query.parser import CONDITIONS_MAX, NESTING_MAX, QueryError, parse_query
-from tests.query.asking import QUERIES
+from tests.query.queries import QUERIES
 
 HOUR = -3_600_000_000
 

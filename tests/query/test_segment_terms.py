@@ -1,12 +1,10 @@
-"""The terms of a segment are the same however its entries come."""
+"""The terms of a segment do not depend on how many entries are added at once."""
 
 import random
 
 import pytest
 
 from ledger.query.segment_terms import SegmentTerms
-from ledger.store.index.postings import Postings
-from ledger.store.index.roaring_containers import Container
 from ledger_core.query.fields import DIMENSIONS
 from tests.query.events import make_entries, random_event
 
@@ -20,13 +18,11 @@ def terms_of(leaves: list[bytes], *, at_once: int) -> SegmentTerms:
     return terms
 
 
-def as_lists(postings: Postings) -> list[tuple[str, Container]]:
-    return list(postings)
-
-
 @pytest.mark.parametrize("has_one_target", [False, True])
 @pytest.mark.parametrize("has_own_target", [False, True])
-def test_one_by_one_or_many_at_once(has_one_target: bool, has_own_target: bool) -> None:
+def test_terms_are_the_same_one_by_one_or_many_at_once(
+    has_one_target: bool, has_own_target: bool
+) -> None:
     rng = random.Random(3)
     events = [random_event(rng, number) for number in range(ENTRIES)]
     if has_one_target:
@@ -39,4 +35,4 @@ def test_one_by_one_or_many_at_once(has_one_target: bool, has_own_target: bool) 
         terms = terms_of(leaves, at_once=at_once)
         assert terms.times == expected.times
         for dimension in DIMENSIONS:
-            assert as_lists(terms.postings(dimension)) == as_lists(expected.postings(dimension))
+            assert list(terms.postings(dimension)) == list(expected.postings(dimension))
