@@ -215,7 +215,7 @@ class QueryEngine:
             )
 
     def advance(self, entries_max: int) -> bool:
-        """Index at most so many of the newest entries in memory; return whether there are more.
+        """Index up to `entries_max` new entries in memory; return whether there are more.
 
         Queries index what they need themselves; calling this beforehand saves them the time.
         """

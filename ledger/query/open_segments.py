@@ -41,7 +41,7 @@ class OpenSegments:
             yield {number: self._segments[number] for number in wanted}
 
     def advance(self, *, sealed: int, entries_max: int) -> bool:
-        """Index at most so many durable entries; return whether there are more."""
+        """Index up to `entries_max` durable entries; return whether there are more."""
         tree_size = self._log.head().tree_size
         with self._lock:
             return self._index_new(tree_size, sealed, entries_max)
