@@ -1,4 +1,4 @@
-"""Asking witnesses for cosignatures: one request each, over kept connections, believing little.
+"""The client of witnesses: asks each for cosignatures, and verifies all that it answers.
 
 A witness is asked under its URL in the policy; two keys at one URL are one witness with two keys.
 It gets the checkpoint with the log's own signatures only, and a consistency proof from the size
@@ -7,13 +7,13 @@ that it cosigned last. What it answers:
     200   signature lines; those of its keys in the policy are verified, others are ignored
     409   its size: used once, as the start of the proof, and only if the tree here is that large
     409   a size that the tree here never had, and
-    422   a refusal of the proof: it knows another history. Either somebody forked this log or an
-          old backup was restored, and nothing may be signed any more: VerificationError, with the
+    422   a refusal of the proof: it knows another history. Either this log was forked or an old
+          backup was restored, and nothing may be signed any more: VerificationError, with the
           head that the witness shows
-    else  an error of the witness or of the way to it; it is asked again next round
+    else  an error of the witness or of the network; it is asked again next round
 
-A witness can thus stop the publisher by lying. That is the safe side to err on: the append path
-goes on, and the operator who finds the evidence false takes the witness out of the policy.
+A weakness: a witness can stop the publisher by lying. That errs on the safe side: appending goes
+on, and an operator who finds the evidence false removes the witness from the policy.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ Prove = Callable[[int, int], Sequence[Hash]]
 
 @dataclass(frozen=True, slots=True)
 class WitnessStatus:
-    """How it went with one witness: the last head that it cosigned, and what went wrong since."""
+    """Result of the last request to one witness. The size is that of its last cosignature."""
 
     names: tuple[str, ...]
     url: str
@@ -57,7 +57,7 @@ class WitnessStatus:
 
 
 class WitnessPeer:
-    """One witness, as this log knows it. Used from one event loop, one request at a time."""
+    """The client of one witness. Used from one event loop, one request at a time."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class WitnessPeer:
         self.is_busy = False
 
     async def ask(self, signed: SignedCheckpoint, *, durable_size: int) -> tuple[Signature, ...]:
-        """This witness's verified cosignatures of a checkpoint that the log alone has signed.
+        """Ask for cosignatures of a checkpoint that has the log's signatures only, and verify them.
 
         Raises: UnavailableError when there are none now; VerificationError, with evidence, when it
         knows another history.

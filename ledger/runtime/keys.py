@@ -3,9 +3,9 @@
     PRIVATE+KEY+example.com/w1+3eb5f1aa+BF0…      Ed25519, as `ledger_core.tlog.keys` writes it
     PRIVATE+KEY+example.com/w1+0be9f9bd+Bo9…      ML-DSA-44
 
-A log has one such file and a witness another. It is made once and never written over. A file that
-others on this machine may read is refused, since whoever could read it may have: a key that might
-be known is not to be signed with unawares. No message holds any of a key.
+A log has one such file and a witness another. It is created once and never overwritten. A file that
+other users of this machine may read is refused: they may know the key already. No message contains
+any part of a key.
 """
 
 import os

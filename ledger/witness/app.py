@@ -1,15 +1,14 @@
-"""A witness over HTTP.
+"""The HTTP interface of a witness.
 
     POST /add-checkpoint              a log asks for cosignatures
     GET  /<origin hash>/checkpoint    the head cosigned last, for monitors
     GET  /                            a page for people
-    GET  /healthz                     200, or 503 when nothing is cosigned any more
+    GET  /healthz                     200, or 503 after a failure that ended cosigning
 
 Source: c2sp.org/tlog-witness.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -23,6 +22,7 @@ from ledger.witness.data_dir import WitnessPaths, read_signers
 from ledger.witness.page import CONTENT_SECURITY_POLICY, LOGS_SHOWN_MAX, format_page
 from ledger.witness.service import Answer, Witness
 from ledger.witness.store import HeadWriter
+from ledger_client.runtime.clock import unix_s
 from ledger_client.runtime.server import listen
 from ledger_core.tlog.cosignature import self_test
 from ledger_core.tlog.witness import BODY_BYTES_MAX
@@ -46,7 +46,7 @@ async def serve(
     *,
     stop: asyncio.Event,
     on_ready: Callable[[str], None] | None = None,
-    now: Callable[[], int] = lambda: int(time.time()),
+    now: Callable[[], int] = unix_s,
 ) -> None:
     """Serve the witness in a folder until `stop` is set. `on_ready` gets `http://host:port`.
 
@@ -76,7 +76,7 @@ async def serve(
 
 @asynccontextmanager
 async def open_witness(directory: Path, *, now: Callable[[], int]) -> AsyncIterator[Witness]:
-    """The witness in a folder, without a socket. Raises: as `serve`."""
+    """Open the witness in a folder, without a socket. Raises: as `serve`."""
     paths = WitnessPaths(directory)
     writer = HeadWriter.open(paths.heads)
     try:

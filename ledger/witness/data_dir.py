@@ -1,10 +1,10 @@
-"""A witness's folder: what lies where, and how one is made.
+"""The folder of a witness: where its parts are, and how it is created.
 
     DIR/key      the witness's keys, one to a line, mode 0600
     DIR/heads/   LMDB: the logs that it knows and the head that it cosigned last for each
 
-The two belong together for ever. The keys with another DIR/heads, or with an old copy of it, would
-sign a second history of a log: what a witness exists to prevent.
+The two belong together for ever. With another DIR/heads, or an old copy of it, the keys would sign
+a second history of a log, which a witness exists to prevent.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,9 +44,9 @@ class WitnessPaths:
 
 
 def create_witness(path: Path, signers: Sequence[CosignatureSigner]) -> WitnessPaths:
-    """Make a witness that knows no log. What exists is never overwritten.
+    """Create a witness that knows no log. Existing files are never overwritten.
 
-    The keys are written last: a folder without them was left half-made and has signed nothing.
+    The keys are written last: a folder without them is incomplete and has signed nothing.
     Raises: FileExistsError when there is a witness already.
     """
     paths = WitnessPaths(path)
@@ -60,7 +60,7 @@ def create_witness(path: Path, signers: Sequence[CosignatureSigner]) -> WitnessP
 
 
 def read_signers(paths: WitnessPaths, store: HeadStore) -> tuple[CosignatureSigner, ...]:
-    """The keys of the witness to which the store belongs.
+    """Read the keys of a witness, which must be those of its store.
 
     Raises: UnavailableError when there are none or others can read them; MalformedError when they
     are not cosigners' keys, or are not those that the store belongs to.
@@ -68,8 +68,8 @@ def read_signers(paths: WitnessPaths, store: HeadStore) -> tuple[CosignatureSign
     keys = read_keys(paths.key, keys_max=KEYS_MAX)
     if tuple(str(key.verifier_key) for key in keys) != store.vkeys():
         raise MalformedError(
-            f"{paths.heads} is not of the keys in {paths.key}: with another's memory of what it "
-            "signed, a witness would sign a second history"
+            f"{paths.heads} does not belong to the keys in {paths.key}: with the heads of another "
+            "witness, it would sign a second history"
         )
     with from_wire():
         return tuple(map(CosignatureSigner, keys))
@@ -77,7 +77,7 @@ def read_signers(paths: WitnessPaths, store: HeadStore) -> tuple[CosignatureSign
 
 @contextmanager
 def open_heads(paths: WitnessPaths, *, readonly: bool) -> Iterator[HeadStore]:
-    """The logs and heads of a witness, while it runs or not. Raises: as `HeadStore.open`."""
+    """Open the logs and heads of a witness, which may be running. Raises: as `HeadStore.open`."""
     store = HeadStore.open(paths.heads, readonly=readonly)
     try:
         yield store
@@ -86,7 +86,7 @@ def open_heads(paths: WitnessPaths, *, readonly: bool) -> Iterator[HeadStore]:
 
 
 def add_log(store: HeadStore, *, origin: str, vkeys: Sequence[str]) -> KnownLog:
-    """Make a log known to a witness, or more keys of one that is; a running one knows at once.
+    """Add a log, or keys to a known one; a running witness uses them from the next request on.
 
     Raises: ValueError for an origin that no checkpoint can have, for a key of another type or of
     this witness itself, and for too many.

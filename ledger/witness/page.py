@@ -1,6 +1,6 @@
-"""The page of a witness, for people: whose it is, its keys, and the logs that it watches.
+"""The page of a witness, for people: its name, its keys, and the logs that it cosigns.
 
-It is one HTML document without a script and without anything from elsewhere. Every text on it that
+It is one HTML document without scripts and without resources from elsewhere. Every text on it that
 comes from a log or a key is escaped.
 """
 
@@ -18,7 +18,7 @@ from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.witness import cosigned_at
 
 LOGS_SHOWN_MAX: Final = 250
-"""Reading them takes some milliseconds, in which nobody else is answered."""
+"""Reading them takes milliseconds, during which no other request is answered."""
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: #1b1f24; --faint: #62676e; --accent: #0b6e4f;
@@ -65,7 +65,7 @@ def format_page(
     logs: Sequence[tuple[KnownLog, SignedCheckpoint | None]],
     logs_count: int,
 ) -> str:
-    """The page. `logs` are those to show, of `logs_count` in all."""
+    """Format the page. `logs` are those to show, of `logs_count` in all."""
     title = escape(name)
     keys = "".join(map(_key, vkeys))
     return f"""<!doctype html>
@@ -137,5 +137,5 @@ def _time(unix_s: int) -> str:
     try:
         return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (OverflowError, ValueError, OSError):
-        # A clock that was centuries ahead is a number, and no reason to show no page.
+        # A clock that was centuries ahead must not make the page fail.
         return f"{unix_s} s after 1970"

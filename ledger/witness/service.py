@@ -1,8 +1,7 @@
-"""What a request to a witness comes to.
+"""The service of a witness: it answers requests, without HTTP.
 
-A request is parsed and its signatures are verified on the event loop. What is left, comparing it
-with the head that is known and replacing that, is done by the writer thread, in a transaction that
-it shares with whatever else was waiting.
+A request is parsed and its signatures are verified on the event loop. The writer thread then
+compares it with the stored head and replaces that, in a transaction shared by all waiting requests.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,9 +47,9 @@ class Answer(NamedTuple):
 
 
 class Witness:
-    """One witness, on the event loop of its process; made inside of that loop.
+    """One witness, created and used on the event loop of its process.
 
-    `now` gives the time in whole seconds since 1970. It is read on the writer thread.
+    `now` gives the time in whole seconds since 1970, on the writer thread.
     """
 
     def __init__(
@@ -74,12 +73,12 @@ class Witness:
 
     @property
     def vkeys(self) -> tuple[str, ...]:
-        """What a policy needs to believe it."""
+        """Its verifier keys, for policies."""
         return tuple(str(signer.verifier) for signer in self._signers)
 
     @property
     def store(self) -> HeadStore:
-        """The logs that it knows and their heads."""
+        """The known logs and their heads."""
         return self._writer.store
 
     @property
@@ -88,7 +87,7 @@ class Witness:
         return self._commits.failure
 
     async def stop(self) -> None:
-        """Commit what is waiting, then end the writer thread and close the store."""
+        """Commit the waiting requests, then end the writer thread and close the store."""
         await self._commits.stop()
         self._writer.close()
 
@@ -119,7 +118,7 @@ class Witness:
         return None if head is None else head.note
 
     def _commit(self, updates: Sequence[Update]) -> list[Outcome]:
-        """On the writer thread: a batch."""
+        """Commit a batch, on the writer thread."""
         outcomes = self._writer.commit(updates)
         cosigned = sum(isinstance(outcome, SignedCheckpoint) for outcome in outcomes)
         if cosigned:
@@ -127,15 +126,15 @@ class Witness:
         return outcomes
 
     def _advance(self, authentic: Authentic, known: SignedCheckpoint | None) -> Outcome:
-        """On the writer thread, inside of the transaction of a batch."""
+        """Decide one request, on the writer thread, inside the transaction of its batch."""
         outcome = advance(authentic, known=known, signers=self._signers, time_unix_s=self._now())
         if isinstance(outcome, Refused):
-            _tell_refusal(authentic, known, outcome)
+            _log_refusal(authentic, known, outcome)
         return outcome
 
 
-def _tell_refusal(authentic: Authentic, known: SignedCheckpoint | None, refused: Refused) -> None:
-    """Log what an operator must know of: a fork with both heads, which are the evidence."""
+def _log_refusal(authentic: Authentic, known: SignedCheckpoint | None, refused: Refused) -> None:
+    """Log a refusal; a fork is logged with both heads, which are the evidence."""
     origin = authentic.request.signed.checkpoint.origin
     if known is not None and is_fork(authentic, known):
         _log.critical(
@@ -156,5 +155,5 @@ def _refusal(refused: Refused) -> Answer:
 
 @lru_cache(LOGS_CACHED_MAX)
 def _verifiers(log: KnownLog) -> tuple[Verifier | CosignatureVerifier, ...]:
-    """The keys of a log, parsed once for as long as it has these."""
+    """The parsed keys of a log, cached."""
     return tuple(map(parse_verifier, log.vkeys))

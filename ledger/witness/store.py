@@ -1,15 +1,18 @@
-"""What a witness keeps: the logs that it knows, and the head that it cosigned last for each.
+"""The store of a witness: the logs that it knows, and the head that it cosigned last for each.
 
 `HeadStore` reads from any thread, and adds logs from any process: the command line does so while
-the witness runs. `HeadWriter` is the only one to change heads, on one thread. A commit is one LMDB
-transaction in which each head is read, compared and replaced, so that no slower request puts back
-a smaller one; when it returns, all of it is on the disk, and only then may a cosignature be shown.
+the witness runs. `HeadWriter` alone changes heads, on one thread. A commit is one LMDB transaction
+in which each head is read, compared and replaced, so that a slow request never puts back a smaller
+head; when it returns, all of it is on the disk, and only then may a cosignature leave the process.
 
-The crash window: a process that dies after the commit and before the answer stands by a head whose
-cosignature nobody has seen. The log asks again, is told the size that is known here, and gets a
-cosignature of that head. The other way round, a cosignature that was shown and that nobody here
-knows of, does not happen while this environment is kept. One that was lost or put back from a copy
-would sign a second history, so that witness has ended: its keys must never be used again.
+The crash window: a process that dies after the commit and before the answer has stored a head whose
+cosignature nobody has seen. The log asks again, gets the size that is stored here, and then a
+cosignature of that head. The opposite, a cosignature that was sent but whose head is not stored,
+does not happen while this environment exists. A witness whose environment was lost, or restored
+from a copy, would sign a second history: its keys must never be used again.
+
+A damaged key would make the head of a known log look like that of an unknown one. So the keys of
+all heads are checked against their origins at start, and again before a first head is accepted.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,6 +33,7 @@ from ledger.store.environment import (
 )
 from ledger_client.runtime.files import FileLock
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
+from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.witness import Refused, cosigned_at
 
 LOG_KEYS_MAX: Final = 8
@@ -48,8 +52,8 @@ class KnownLog:
 class Update:
     """A change to the head of one log.
 
-    `advance` is given the head that is known when its turn comes. It gives back the head to keep,
-    which may be the same, or why there is none.
+    `advance` gets the stored head when its turn comes, and returns the head to store, which may be
+    the same, or a refusal.
     """
 
     origin: str
@@ -133,9 +137,15 @@ class HeadWriter:
 
     @classmethod
     def open(cls, path: Path, *, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
-        """Raises: as `Environment.open`, UnavailableError when another process writes it."""
+        """Open existing heads to change them.
+
+        Raises: as `Environment.open`, UnavailableError when another process writes it,
+        MalformedError when a head is stored under another origin's key.
+        """
         store = HeadStore.open(path, readonly=False, map_bytes=map_bytes)
         try:
+            with store.environment.read() as transaction:
+                _check_head_keys(transaction)
             return cls(store, lock_for_writing(path))
         except BaseException:
             store.close()
@@ -174,6 +184,8 @@ def create_heads(path: Path, *, vkeys: Sequence[str], map_bytes: int = MAP_BYTES
 
 def _advance(transaction: Transaction[bytes], update: Update) -> Outcome:
     known = _read_head(transaction, _key(update.origin))
+    if known is None:
+        _check_head_keys(transaction)
     outcome = update.advance(known)
     if isinstance(outcome, SignedCheckpoint) and outcome != known:
         transaction.put(keyspace.HEADS, _key(update.origin), _encode_head(outcome))
@@ -183,6 +195,17 @@ def _advance(transaction: Transaction[bytes], update: Update) -> Outcome:
 def _read_head(transaction: Transaction[bytes], key: bytes) -> SignedCheckpoint | None:
     value = transaction.get(keyspace.HEADS, key)
     return None if value is None else _decode_head(value)
+
+
+def _check_head_keys(transaction: Transaction[bytes]) -> None:
+    """Raises: MalformedError for a damaged key or origin. Cost: 1 µs a head."""
+    for key, value in transaction.rows(keyspace.HEADS):
+        origin = value[keyspace.U64_BYTES :].partition(b"\n")[0]
+        if sha256(origin).digest() != key:
+            raise MalformedError(
+                f"the head of {origin.decode(errors='replace')!a} is stored under a wrong key, "
+                f"{key.hex()}: the store is damaged, and this witness must not sign"
+            )
 
 
 def _key(origin: str) -> bytes:

@@ -107,10 +107,14 @@ def test_a_full_map_keeps_nothing_of_the_batch_and_takes_the_next(path: Path) ->
     writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
     writer.commit([put(head(7))])
     signer = CosignatureSigner.generate("w", algorithm=MLDSA44_COSIGNATURE, seed=bytes(32))
-    large = head(8)
-    signatures = tuple(signer.sign(large.as_note().text, time_unix_s=NOW) for _ in range(40))
-    large = SignedCheckpoint(large.checkpoint, signatures)
-    many = [Update(f"example.com/{number}", lambda _: large) for number in range(10)]
+
+    def large(log: Log) -> Update:
+        small = head(8, log=log)
+        text = small.as_note().text
+        signatures = tuple(signer.sign(text, time_unix_s=NOW) for _ in range(40))
+        return put(SignedCheckpoint(small.checkpoint, signatures))
+
+    many = [large(Log(f"example.com/{number}")) for number in range(10)]
     with pytest.raises(StorageFullError):
         writer.commit([put(head(8)), *many])
     assert writer.store.head(LOG.origin_hash) == head(7)
@@ -204,3 +208,22 @@ def test_so_many_logs_are_read_and_all_are_counted(path: Path) -> None:
     assert len(store.logs(logs_max=3)) == 3
     assert store.count_logs() == len(store.logs()) == 5
     store.close()
+
+
+def _damage_key(store: HeadStore) -> None:
+    with store.environment.write() as transaction:
+        ((key, value),) = transaction.rows(keyspace.HEADS)
+        transaction.delete(keyspace.HEADS, key)
+        transaction.put(keyspace.HEADS, bytes([key[0] ^ 1, *key[1:]]), value)
+
+
+def test_a_damaged_key_of_a_head_does_not_make_its_log_a_new_one(path: Path) -> None:
+    writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
+    writer.commit([put(head(7))])
+    _damage_key(writer.store)
+    with pytest.raises(MalformedError, match="stored under a wrong key"):
+        writer.commit([put(head(5))])
+    assert writer.store.head(LOG.origin_hash) is None
+    writer.close()
+    with pytest.raises(MalformedError, match="stored under a wrong key"):
+        HeadWriter.open(path, map_bytes=MAP_BYTES)
