@@ -6,6 +6,7 @@ any case.
 """
 
 import asyncio
+import resource
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -46,6 +47,8 @@ from ledger_core.event.secrets import SecretRules, default_rules, parse_rules
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import Policy, parse_policy
 
+DESCRIPTORS_WANTED = 65_536
+
 _log = structlog.get_logger("ledger.service")
 
 
@@ -76,7 +79,12 @@ async def serve(
         await runner.setup()
         try:
             address = await listen(runner, settings.listen)
-            _log.info("serving", address=address, tree_size=context.tree_size)
+            _log.info(
+                "serving",
+                address=address,
+                tree_size=context.tree_size,
+                descriptors_max=_raise_descriptor_limit(),
+            )
             if on_ready is not None:
                 on_ready(address)
             await stop.wait()
@@ -248,6 +256,16 @@ async def _watched(context: ServiceContext, name: str, work: Awaitable[None]) ->
     except Exception as error:  # noqa: BLE001 - a task's top; /readyz reports it
         log_failure("task_failed", error, task=name)
     context.broken.append(f"the task {name} has ended")
+
+
+def _raise_descriptor_limit() -> int:
+    """Raise the number of files that this process may have open; the limit afterwards."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_WANTED)
+    if wanted > soft >= 0:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
 
 
 def _id_maker(now: Callable[[], int]) -> Callable[[], str]:

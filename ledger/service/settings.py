@@ -68,6 +68,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     request_bytes_max: Annotated[
         int, Meta(description="Bytes in the body of one request.", ge=1, le=1 << 30)
     ] = 32 << 20
+    connections_max: Annotated[
+        int,
+        Meta(description="Connections that may be open; one more is closed at once.", ge=1),
+    ] = 2048
+    connections_per_address_max: Annotated[
+        int,
+        Meta(
+            description="Connections that one address may have open. A reverse proxy is one "
+            "address.",
+            ge=1,
+        ),
+    ] = 512
     body_wait_s: Annotated[
         float, Meta(description="Seconds in which the body of a request must have arrived.", gt=0)
     ] = 60.0
@@ -119,8 +131,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reader_wait_s: Annotated[
         float,
         Meta(
-            description="Seconds for which a stream or an export waits for its reader to take "
-            "more, before it hangs up.",
+            description="Seconds for which an answer waits for its reader to accept more bytes, "
+            "before it is cut.",
             gt=0,
         ),
     ] = 60.0

@@ -1,17 +1,22 @@
 """What happens at the limits: the queue full, the disk full, a second writer, a broken start."""
 
+import http.client
 import secrets
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import lmdb
 import msgspec
 import pytest
 
 from ledger.service.data_dir import DirectoryPaths, create_directory
+from ledger.service.http.server import ConnectionCounts
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
@@ -24,9 +29,11 @@ from tests.service.serving import (
     event,
     make_ledger,
     serving,
+    serving_new,
 )
 
 TINY_MAP_BYTES = 2 << 20
+WAIT_S = 20.0
 
 
 @pytest.fixture
@@ -271,3 +278,67 @@ def set_when_closed(ledger: Ledger, event: threading.Event) -> None:
         while True:
             ledger.ask("/healthz")
     event.set()
+
+
+def test_a_connection_too_many_is_closed_and_others_are_served(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = msgspec.structs.replace(QUICK, connections_per_address_max=3)
+    with serving_new(tmp_path, settings) as ledger:
+        parts = urlsplit(ledger.url)
+        kept = [http.client.HTTPConnection(parts.netloc, timeout=WAIT_S) for _ in range(3)]
+        for connection in kept:
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read()
+        with socket.create_connection((str(parts.hostname), int(parts.port or 0))) as refused:
+            refused.settimeout(WAIT_S)
+            assert refused.recv(1) == b""
+        for connection in kept:
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().status == 200
+            connection.close()
+        deadline_s = time.monotonic() + WAIT_S
+        while True:
+            # Their places are free when the service has seen that they are closed.
+            with suppress(ConnectionError, http.client.HTTPException):
+                assert ledger.ask("/healthz").status == 200
+                break
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+    assert "connection_refused" in capfd.readouterr().out
+
+
+def test_connections_are_counted_in_all_and_by_address() -> None:
+    counts = ConnectionCounts(most=3, most_per_address=2)
+    assert [counts.try_add(address) for address in "aaabb"] == [True, True, False, True, False]
+    counts.remove("a")
+    assert [counts.try_add(address) for address in "bc"] == [True, False]
+    for address in "abb":
+        counts.remove(address)
+    assert [counts.try_add(address) for address in "cca"] == [True, True, True]
+
+
+def test_an_answer_that_nobody_reads_is_cut(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = msgspec.structs.replace(QUICK, reader_wait_s=0.3)
+    with serving_new(tmp_path, settings) as ledger:
+        for _ in range(3):
+            events = [event(context={"text": "x" * 40_000}) for _ in range(100)]
+            assert ledger.append(*events).status == 200
+        parts = urlsplit(ledger.url)
+        token = ledger.tokens["admin"]
+        with socket.socket() as stalled:
+            stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stalled.connect((str(parts.hostname), int(parts.port or 0)))
+            stalled.sendall(
+                b"GET /v1/events?limit=1000 HTTP/1.1\r\nHost: x\r\n"
+                b"Authorization: Bearer " + token.encode() + b"\r\n\r\n"
+            )
+            deadline_s = time.monotonic() + WAIT_S
+            said = ""
+            while "reader_gone" not in said:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.05)
+                said += capfd.readouterr().out
+        assert ledger.ask("/v1/events?limit=1").status == 200

@@ -1,14 +1,20 @@
-"""The path from a connection to a handler: routing, and every error as a problem document.
+"""The path from a connection to a handler: limits, routing, and errors as problem documents.
 
 The server is aiohttp's low-level one. aiohttp's Application has error pages of its own, for bytes
 that are not HTTP and for unknown paths, and nothing above a connection can replace them. Here the
 connection itself answers those with problem documents, and a request is routed by one look-up.
+
+Connections are counted, in all and by address; one too many is closed before anything is read from
+it. A client that accepts no bytes of its answer is disconnected too, so neither takes the service
+down. An address behind which many clients stand, a reverse proxy, needs the larger limit.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+import structlog
 from aiohttp import web
 
 from ledger.service.context import ServiceContext
@@ -18,11 +24,84 @@ from ledger.service.http.router import Route, Router, read_parameters
 KEEPALIVE_S: Final = 75.0
 """How long a connection may be idle, before its first request too."""
 
+_log = structlog.get_logger("ledger.service")
+
+
+class ConnectionCounts:
+    """The open connections, in all and by address. Used on the event loop alone."""
+
+    def __init__(self, *, most: int, most_per_address: int) -> None:
+        self._most: Final = most
+        self._most_per_address: Final = most_per_address
+        self._by_address: Counter[str] = Counter()
+        self._open = 0
+
+    def try_add(self, address: str) -> bool:
+        """Count a new connection, unless it is one too many."""
+        if self._open >= self._most or self._by_address[address] >= self._most_per_address:
+            return False
+        self._open += 1
+        self._by_address[address] += 1
+        return True
+
+    def remove(self, address: str) -> None:
+        """Count a connection that was added as closed."""
+        self._open -= 1
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+
 
 class _Connection(web.RequestHandler):
-    """A connection that answers malformed requests with problem documents."""
+    """A connection within limits that answers malformed requests with problem documents."""
 
-    __slots__ = ()
+    __slots__ = ("_address", "_counts", "_reader_wait_s")
+
+    def __init__(
+        self, server: web.Server, *, counts: ConnectionCounts, reader_wait_s: float
+    ) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=KEEPALIVE_S,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp takes None, its type does not
+            # A compressed body is refused, not inflated.
+            auto_decompress=False,
+        )
+        self._counts = counts
+        self._reader_wait_s = reader_wait_s
+        self._address: str | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Serve the connection, or close it when there are too many."""
+        peer = transport.get_extra_info("peername")
+        address = peer[0] if isinstance(peer, tuple) else ""
+        if not self._counts.try_add(address):
+            _log.warning("connection_refused", address=address)
+            transport.close()
+            return
+        self._address = address
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give up the place of a connection that was served."""
+        if self._address is not None:
+            self._counts.remove(self._address)
+            self._address = None
+            super().connection_lost(exc)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Write an answer; a client that accepts no more of it is disconnected."""
+        try:
+            async with asyncio.timeout(self._reader_wait_s):
+                return await super().finish_response(request, resp, start_time)
+        except TimeoutError:
+            _log.info("reader_gone", path=request.path)
+            if request.transport is not None:
+                request.transport.abort()
+            return resp, True
 
     def handle_error(
         self,
@@ -48,19 +127,16 @@ class Server(web.Server):
     def __init__(self, context: ServiceContext, routes: Sequence[Route]) -> None:
         self._context = context
         self._router = Router(routes)
-        self._event_loop = asyncio.get_running_loop()
-        super().__init__(self.answer, loop=self._event_loop)
+        settings = context.settings
+        self._counts = ConnectionCounts(
+            most=settings.connections_max, most_per_address=settings.connections_per_address_max
+        )
+        super().__init__(self.answer, loop=asyncio.get_running_loop())
 
     def __call__(self) -> web.RequestHandler:
         """A new connection."""
-        return _Connection(
-            self,
-            loop=self._event_loop,
-            keepalive_timeout=KEEPALIVE_S,
-            access_log=None,  # type: ignore[arg-type]  # aiohttp takes None, its type does not
-            # A compressed body is refused, not inflated.
-            auto_decompress=False,
-        )
+        reader_wait_s = self._context.settings.reader_wait_s
+        return _Connection(self, counts=self._counts, reader_wait_s=reader_wait_s)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to one request; an error becomes a problem document."""
