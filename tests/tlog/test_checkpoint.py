@@ -4,9 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint, parse_checkpoint
+from ledger_core.tlog.checkpoint import (
+    Checkpoint,
+    SignedCheckpoint,
+    format_checkpoint,
+    parse_checkpoint,
+    parse_signed_checkpoint,
+)
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import SIZE_MAX
+from ledger_core.tlog.note import Note, Signer, format_note
+from ledger_core.tlog.tree import TreeHead
 
 lines = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60)
 checkpoints = st.builds(
@@ -54,3 +62,32 @@ def test_a_checkpoint_that_cannot_be_written_cannot_be_made(
 ) -> None:
     with pytest.raises(ValueError, match=r"."):
         Checkpoint(origin, tree_size, root_hash, extensions)
+
+
+SIGNER = Signer.generate("example.com/audit", seed=bytes(32))
+
+
+def test_a_signed_checkpoint_is_its_note_and_the_note_is_read_back() -> None:
+    checkpoint = Checkpoint("example.com/audit", 7, bytes(32), ("an extension",))
+    text = format_checkpoint(checkpoint)
+    signed = SignedCheckpoint(checkpoint, (SIGNER.sign(text),))
+    assert signed.note.startswith(f"{text}\n— example.com/audit ")
+    assert parse_signed_checkpoint(signed.note) == signed
+    assert parse_signed_checkpoint(signed.note.encode()).note == signed.note
+    assert signed.head == checkpoint.head == TreeHead(7, bytes(32))
+    SIGNER.verifier.check(signed.as_note().text, signed.signatures[0])
+
+
+def test_a_checkpoint_without_a_signature_has_no_note() -> None:
+    checkpoint = Checkpoint("example.com/audit", 7, bytes(32))
+    with pytest.raises(ValueError, match="1 to 64 signatures, got 0"):
+        SignedCheckpoint(checkpoint, ())
+    with pytest.raises(MalformedError):
+        parse_signed_checkpoint(format_checkpoint(checkpoint))
+
+
+def test_a_note_that_is_no_checkpoint_is_malformed() -> None:
+    text = "example.com/audit\n7\n"
+    note = format_note(Note(text, (SIGNER.sign(text),)))
+    with pytest.raises(MalformedError, match="3 lines"):
+        parse_signed_checkpoint(note)

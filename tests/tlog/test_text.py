@@ -16,6 +16,7 @@ from ledger_core.tlog.text import (
     parse_base64,
     parse_hash,
     parse_size,
+    printable,
 )
 
 OTHER_NUMBERS = (
@@ -103,3 +104,17 @@ def test_an_excerpt_is_short_and_printable() -> None:
 def test_a_rule_broken_by_what_was_received_is_malformed() -> None:
     with pytest.raises(MalformedError, match="too big"), from_wire():
         raise ValueError("too big")
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("a b", "a b"),
+        ("a\nb", "a\ufffdb"),
+        ("\x1b[31m", "\ufffd[31m"),
+        ("é\u202e", "é\ufffd"),
+        ("", ""),
+    ],
+)
+def test_foreign_text_is_shown_on_one_line_without_escapes(text: str, want: str) -> None:
+    assert printable(text) == want

@@ -304,6 +304,13 @@ def test_a_time_that_is_not_said_is_not_signed() -> None:
         cosign(decision, WITNESS, time_unix_s=0)
 
 
+def test_a_witness_without_a_key_cosigns_nothing() -> None:
+    request = AddCheckpoint(0, (), note(Checkpoint(ORIGIN, 8, TREE.root(8)), LOG))
+    decision = accepted(decide(request, log=KEYS, known=None))
+    with pytest.raises(ValueError, match="at least one key"):
+        cosign(decision, [], time_unix_s=NOW)
+
+
 def authentic(tree_size: int, *, old_size: int) -> Authentic:
     proof = tuple(TREE.consistency(old_size, tree_size)) if 0 < old_size < tree_size else ()
     head = Checkpoint(ORIGIN, tree_size, TREE.root(tree_size))
