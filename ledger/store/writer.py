@@ -116,6 +116,7 @@ class LogWriter:
             raise CommitFailedError("the writer stopped after a failed commit; restart to go on")
         try:
             with self.store.environment.write() as transaction:
+                self._check_alone(transaction)
                 placed = self._place(transaction, entries)
                 for tree_size, note in checkpoints:
                     key = keyspace.encode_u64(tree_size)
@@ -129,6 +130,17 @@ class LogWriter:
             raise
         self._head = TreeHead(self._edge.size, self._root_hash)
         return placed
+
+    def _check_alone(self, transaction: Transaction[bytes]) -> None:
+        """Fail when somebody removed the lock file and another process has written since."""
+        stored = TreeHead(
+            *keyspace.decode_tree(transaction.require(keyspace.META, keyspace.META_TREE))
+        )
+        if stored != self._head:
+            raise CommitFailedError(
+                f"another process writes {self.store.path}: its head has size {stored.tree_size}, "
+                f"the head of this process {self._head.tree_size}; stop one and restart the other"
+            )
 
     def _recover(self) -> None:
         """Read the right edge from disk: at start, and after a transaction that was undone."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from ledger.store.environment import StorageFullError
+from ledger.store.environment import CommitFailedError, StorageFullError
 from ledger.store.fsck import check_store
 from ledger.store.log import LogStore, create_log
 from ledger.store.writer import LogWriter, Placement
@@ -134,6 +134,25 @@ def test_proofs_between_any_sizes_are_read_from_the_grown_tree(writer: LogWriter
 def test_a_second_writer_is_refused_and_told_who_writes(writer: LogWriter) -> None:
     with pytest.raises(UnavailableError, match=f"written by process {os.getpid()}"):
         LogWriter.open(writer.store.path, map_bytes=MAP_BYTES)
+
+
+def test_two_writers_without_a_lock_do_not_overwrite_each_other(writer: LogWriter) -> None:
+    writer.commit(entries(0, 10))
+    (writer.store.path / "writer.lock").unlink()
+    program = (
+        "import sys; from pathlib import Path; from ledger.store.writer import LogWriter\n"
+        "from tests.store.entries import MAP_BYTES, entries\n"
+        "LogWriter.open(Path(sys.argv[1]), map_bytes=MAP_BYTES).commit(entries(10, 20))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, str(writer.store.path)],
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    for _ in range(2):
+        with pytest.raises(CommitFailedError):
+            writer.commit(entries(20, 30))
+    check_log(writer.store, [e.leaf for e in entries(0, 20)])
 
 
 def test_a_writer_that_closed_or_died_is_followed_by_another(tmp_path: Path) -> None:
