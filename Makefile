@@ -10,19 +10,20 @@ ARGS ?=
 
 .PHONY: demo test check fix bench docs clean
 
-demo: $(VENV)/server ## The main job, told step by step: append, prove, verify, tamper, catch it.
+demo: $(VENV)/server ## The main job, told step by step: append, prove, verify, tamper, be caught.
 	$(BIN)/ledger demo $(if $(ONCE),--once) $(if $(FILE),--import "$(FILE)" --format $(FORMAT))
 
-test: $(VENV)/test ## All tests; says at its end what a lone clone or a machine without Go left out.
+test: $(VENV)/test ## All tests; names at its end those that this machine can't run.
 	@! command -v go >/dev/null || tests/peers/install
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/check ## Format, lint, types, arrows.
+check: $(VENV)/check ## Format, lint, types, import contracts, docs, retired words.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m docs.generate --check
+	$(BIN)/python -m docs.retired_words
 	$(BIN)/python client/generate_sync.py --check
 
 fix: $(VENV)/check
@@ -30,10 +31,10 @@ fix: $(VENV)/check
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/test ## Prints the table of docs/benchmarks.md and writes bench/results.json.
+bench: $(VENV)/test ## Print the table of docs/benchmarks.md and write bench/results.json.
 	$(BIN)/python -m bench $(ARGS)
 
-docs: $(VENV)/check ## Writes the parts of docs/ that come from the code.
+docs: $(VENV)/check ## Write the parts of docs/ that come from the code.
 	$(BIN)/python -m docs.generate
 
 clean:

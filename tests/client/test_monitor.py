@@ -321,7 +321,7 @@ def test_without_a_quorum_fresh_is_a_log_that_grows() -> None:
     auditor.now = NOW + 1200
     auditor.run_round()
     auditor.monitor.check_fresh(auditor.now)
-    with pytest.raises(StaleError, match="has not grown beyond 601 for 601 s, want fresh word"):
+    with pytest.raises(StaleError, match="has not grown beyond 601 for 601 s, want a new head"):
         auditor.monitor.check_fresh(auditor.now + 1)
 
 

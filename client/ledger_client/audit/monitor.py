@@ -254,7 +254,7 @@ class Monitor:
             size = self._published_size
             said = f"no quorum of witnesses has stood by the head of size {size} {age}"
         raise StaleError(
-            f"stale: {said}, want fresh word within {self._stale_after_s:g} s",
+            f"stale: {said}, want a new head within {self._stale_after_s:g} s",
             evidence={} if head is None else {"checkpoint.note": head.note.encode()},
         )
 
