@@ -14,6 +14,7 @@ the service are found by entry points, so the client's commands work where it is
 
 import importlib
 import sys
+from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import Any, Final, NamedTuple
 
@@ -97,7 +98,9 @@ def load_server_part(name: str, *, needed_by: str) -> Any:
     Raises: click.UsageError saying what to install, where the service isn't installed.
     """
     for entry_point in entry_points(group=SERVER_PARTS, name=name):
-        return entry_point.load()
+        # A service without one of its packages counts as not installed.
+        with suppress(ModuleNotFoundError):
+            return entry_point.load()
     raise click.UsageError(
         f"`{needed_by}` needs the service, which isn't installed: pip install witnessed-ledger"
     )
