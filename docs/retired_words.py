@@ -81,7 +81,7 @@ PHRASES: Final = {
     r"rules? of the house|those of the house|left the house": "built-in; the company",
     r"on the word of|own word\b": "as … states",
     r"fresh word": "a new head",
-    r"one too many": "use A or B, not both",
+    r"are one too many": "use A or B, not both",
     r"nobody says why": "without a reason",
     r"[Ww]ho alters, drops": "If anyone alters, drops",
     r"leaves heads that no longer fit": "the signed heads no longer match",
