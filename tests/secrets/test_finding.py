@@ -230,3 +230,48 @@ def test_a_mask_names_a_rule_or_is_a_secret_like_any_other() -> None:
     assert masked["context"] == {"gate": {"masked": "door-code"}}
     assert rules.find(masked) == ()
     assert rules.find(event_with(context={"gate": {"masked": "1234"}})) != ()
+
+
+PROSE = "The deployment of the billing service to the second region went on for an hour. " * 3
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in TEXTS if row["rule"] and not row.get("whole")],
+    ids=lambda row: row["rule"],
+)
+def test_in_a_long_text_only_the_secret_is_masked(row: dict[str, Any]) -> None:
+    secret, rule = "".join(row["parts"]), row["rule"]
+    event = event_with(reason=f"{PROSE}({secret})", context={"log": f"({secret}) {PROSE}"})
+    masked = mask(event)
+    assert {hit.rule for hit in _found(event)} == {rule}
+    for text in (masked["reason"], masked["context"]["log"]):
+        if isinstance(text, str):
+            assert secret not in text
+    assert masked["reason"] == f"masked.{rule}" or masked["reason"].startswith(PROSE)
+
+
+def test_a_long_text_of_the_schema_that_masking_would_lengthen_is_masked_whole() -> None:
+    cards = "4111111111111111 " * 20
+    assert mask(event_with(reason=cards))["reason"] == "masked.card-number"
+    assert mask(event_with(reason=f"{PROSE}{'a' * 40} ghp_{'a1B2' * 9} b"))["reason"] == (
+        f"{PROSE}{'a' * 40} masked.github-token b"
+    )
+
+
+def test_a_long_json_text_with_one_password_keeps_what_happened() -> None:
+    body = {"user": "jo", "password": "hunter2", "note": PROSE, "inner": json.dumps({"otp": 12345})}
+    masked = mask(event_with(context={"body": json.dumps(body)}))["context"]["body"]
+    assert json.loads(masked) == {
+        **body,
+        "password": {"masked": "password"},
+        "inner": {"masked": "one-time-code"},
+    }
+    cut = f'POST {{"note": "{PROSE}", "password": "hunter2", "otp": 123, "x": "cut sho'
+    masked = mask(event_with(context={"line": cut}))["context"]["line"]
+    assert masked == cut.replace("hunter2", "masked.password").replace(
+        "123", "masked.one-time-code"
+    )
+    assert mask(event_with(reason=cut))["reason"] == "masked.password"
+    key = "-----BEGIN PRIVATE " + "KEY-----\nMIIB" + "A" * 300
+    assert mask(event_with(reason=PROSE + key))["reason"] == f"{PROSE}masked.pem-private-key"

@@ -7,7 +7,7 @@ for ever. So a child must drop what its parent compiled: a program that may fork
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 from weakref import WeakSet
 
@@ -66,6 +66,11 @@ class Pattern(_Automaton[Any]):
     def found_in(self, text: str) -> Iterator[str]:
         """Return every part of the text that matches, from left to right."""
         return (match.group() for match in self.compiled().finditer(text))
+
+    def replaced_in(self, text: str, replace: Callable[[str], str]) -> str:
+        """Return the text with every part that matches replaced."""
+        replaced: str = self.compiled().sub(lambda match: replace(match.group()), text)
+        return replaced
 
     def _compile(self) -> Any:
         try:

@@ -40,12 +40,28 @@ class KeyRule(NamedTuple):
     passes: Callable[[str], object] | None = None
 
 
+_BLOCKS: Final = ("pem-private-key", "putty-private-key")
+"""Rules whose pattern matches the first line of a key that is many lines long."""
+
+
 class PatternRule(NamedTuple):
     """A pattern that makes a text a secret, if the text also passes the check, where one is set."""
 
     rule: str
     pattern: str
     is_secret: Callable[[str], bool] | None = None
+
+    def masked(self, part: str) -> str:
+        """Return the text to put in the place of a part that the pattern matches."""
+        is_secret = self.is_secret is None or self.is_secret(part)
+        return f"masked.{self.rule}" if is_secret else part
+
+    @property
+    def span(self) -> str:
+        """The pattern of the part of a long text to mask: a token to its end, a key block whole."""
+        if self.rule in _BLOCKS:
+            return rf"(?s:(?:{self.pattern}).*)"
+        return self.pattern if self.is_secret else rf"(?:{self.pattern})[\w+/=~.-]*"
 
 
 def _listed(names: str) -> tuple[str, ...]:

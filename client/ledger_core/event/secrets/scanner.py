@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ledger_core.event.secrets.re2_sets import PatternSet, escape
+from ledger_core.event.secrets.re2_sets import Pattern, PatternSet, escape
 from ledger_core.event.secrets.rules import RULE_NAMES, KeyRule, PatternRule
 from ledger_core.event.secrets.walk import SCAN_LIMIT, Hit, Walk, Work
 
@@ -44,7 +44,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 class SecretRules:
-    """A set of rules, compiled. Immutable: threads may share it."""
+    """A set of rules, compiled. Threads may share it."""
 
     __slots__ = (
         "_key_rules",
@@ -52,6 +52,7 @@ class SecretRules:
         "_pattern_rules",
         "_patterns",
         "_prefilter",
+        "_spans",
         "names",
     )
 
@@ -77,6 +78,7 @@ class SecretRules:
         self._matching_keys = matching_keys
         in_json = [(each.rule, _key_pattern(each, start='"', end='"')) for each in self._key_rules]
         self._prefilter = PatternSet([*texts, *in_json])
+        self._spans: dict[int, Pattern] = {}
 
     def find(self, event: bytes | dict[str, Any]) -> tuple[Hit, ...]:
         """Find the secrets in an event, given as JSON in UTF-8 or as an object.
@@ -100,7 +102,8 @@ class SecretRules:
         """Return the event without its secrets; the event itself if it has none.
 
         A value of `context`, `before` or `after` becomes `{"masked": "<rule>"}`. All other fields
-        are texts of the schema and become `masked.<rule>`; a key becomes `masked.<rule>.name`.
+        are texts of the schema and become `masked.<rule>`; a key becomes `masked.<rule>.name`. In
+        a text of `LONG_TEXT_CHARS` or more, only the secret is replaced, by `masked.<rule>`.
         A value that no event may hold, such as a date, stays: its type refuses it later.
         """
         return self._scan(event)[0]
@@ -140,6 +143,16 @@ class SecretRules:
             if rule.is_secret is None or rule.is_secret(quoted):
                 return rule.rule
         return None
+
+    def redact(self, text: str) -> str:
+        """Return a text with `masked.<rule>` in the place of each part that a pattern matches."""
+        quoted = f'"{_without_surrogates(text)}"'
+        for index in sorted(self._patterns.found_in(quoted)):
+            if index not in self._spans:
+                self._spans[index] = Pattern(self._pattern_rules[index].span)
+            quoted = self._spans[index].replaced_in(quoted, self._pattern_rules[index].masked)
+        # A pattern may have matched the quotes too.
+        return quoted.removeprefix('"').removesuffix('"')
 
     def _scan(self, event: dict[str, Any]) -> tuple[dict[str, Any], tuple[Hit, ...]]:
         try:

@@ -8,6 +8,7 @@ work for one event exceeds `WORK_MAX`, the text is masked as a whole by the rule
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -28,6 +29,8 @@ WORK_MAX: Final = 1 << 20
 An event of 64 KB that has no JSON in its texts needs at most a half of this.
 """
 VALUE_WORK: Final = 8
+LONG_TEXT_CHARS: Final = 200
+"""In a text of so many characters, only the secret is masked. A shorter one is masked whole."""
 TEXT_DEPTH_MAX: Final = 4
 """JSON in a text in JSON in a text: so many levels of texts are read."""
 _DEPTH_MAX: Final = 64
@@ -41,9 +44,9 @@ _PAIR_NAMES: Final = ("name", "key", "path")
 _PAIR_VALUES: Final = ("value", "values", "before", "after")
 
 _is_commitment = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
-_find_members = re.compile(
+_members = re.compile(
     r'"([^"\\{}\[\],:]{1,64})\\{0,7}"\s*:\s*(?:\\{0,7}"([^"\\]*)|([^\s"\\{}\[\],]+))'
-).finditer
+)
 """A member with a plain value in JSON that can't be decoded: it is cut short, or other text is
 before it. Its quotes may be escaped."""
 _ITEM: Final = re.compile(r"\[[0-9]+\]$")
@@ -53,6 +56,7 @@ _FREE_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The keys that hold any JSON, by the path of their object without its index."""
 
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
@@ -85,12 +89,14 @@ class Walk:
     The document is an event (`text_depth` 0) or the JSON in one of its texts.
     """
 
-    __slots__ = ("_harmless", "_rules", "_text_depth", "_work", "hits")
+    __slots__ = ("_harmless", "_redacted", "_rules", "_text_depth", "_work", "hits")
 
     def __init__(self, rules: "SecretRules", work: Work, text_depth: int = 0) -> None:
         self._rules = rules
         self._work = work
         self._text_depth = text_depth
+        self._redacted: str | None = None
+        """The JSON of the text that was read last, without its secrets, if it had any."""
         self._harmless: dict[int, tuple[object, bool]] = {}
         """By identity. The value is kept beside the answer, so that its id stays its own."""
         self.hits: list[Hit] = []
@@ -102,8 +108,11 @@ class Walk:
         """
         self._spend(VALUE_WORK)
         if isinstance(value, str):
-            rule = self._text_rule(value)
-            return value if rule is None else self._hit(path, rule, is_free=is_free)
+            rule, redacted = self._scan_text(value, is_free=is_free)
+            if rule is None:
+                return value
+            masked = self._hit(path, rule, is_free=is_free)
+            return masked if redacted is None else redacted
         if isinstance(value, int):
             if isinstance(value, bool) or not is_card_number(str(abs(value))):
                 return value
@@ -187,6 +196,36 @@ class Walk:
         found = (self._key_rule(name, each) for name in names for each in values)
         return next((rule for rule in found if rule is not None), None)
 
+    def _scan_text(self, text: str, *, is_free: bool) -> tuple[str | None, str | None]:
+        """Return the rule of a text, and the text with its secrets masked if it is long."""
+        self._redacted = None
+        rule = self._text_rule(text)
+        if rule is None or rule == SCAN_LIMIT or len(text) < LONG_TEXT_CHARS:
+            return rule, None
+        redacted = self._redacted or self._redact(text)
+        # A field of the schema has a limit, which a longer text may exceed.
+        if not is_free and len(redacted) > len(text):
+            return rule, None
+        # Only the outermost text is read again: if anything is left, all of it is masked.
+        if not self._text_depth and self._text_rule(redacted) is not None:
+            return rule, None
+        return rule, redacted
+
+    def _redact(self, text: str) -> str:
+        self._spend(len(text))
+        if text[:1] in ("{", "["):
+            with suppress(_LimitError, RecursionError):
+                self._hits_in_json(text)
+            if self._redacted is not None:
+                return self._redacted
+
+        def replace_member(match: re.Match[str]) -> str:
+            value = match[3] or match[2]
+            rule = self._key_rule(match[1], _member_value(match))
+            return match[0] if not rule else f"{match[0].removesuffix(value)}masked.{rule}"
+
+        return _members.sub(replace_member, self._rules.redact(text))
+
     def _text_rule(self, text: str) -> str | None:
         """Return the rule by which a text, or a part of it, is a secret."""
         self._spend(len(text))
@@ -216,15 +255,15 @@ class Walk:
             rule = self._member_rule(text)
             return [] if rule is None else [Hit("", rule)]
         walk = Walk(self._rules, self._work, self._text_depth + 1)
-        walk.copy(inner, "", depth=0, is_free=False)
+        copied = walk.copy(inner, "", depth=0, is_free=True)
+        if walk.hits:
+            self._redacted = _encode(copied).decode()
         return walk.hits
 
     def _member_rule(self, text: str) -> str | None:
         """Return the rule of the first secret member of the JSON in a text: `body={"otp": 1`."""
-        for match in _find_members(text):
-            quoted, bare = match[2], match[3]
-            is_constant = bare in ("null", "true", "false")
-            rule = self._key_rule(match[1], None if is_constant else bare or quoted)
+        for match in _members.finditer(text):
+            rule = self._key_rule(match[1], _member_value(match))
             if rule is not None:
                 return rule
         return None
@@ -273,6 +312,11 @@ def _is_random_id(key: str, value: object) -> bool:
         and _is_hex_id(value) is not None
         and _NOT_LETTERS.sub("", key).lower().endswith(_RANDOM_ID_ENDINGS)
     )
+
+
+def _member_value(match: re.Match[str]) -> str | None:
+    is_constant = match[3] in ("null", "true", "false")
+    return None if is_constant else match[3] or match[2]
 
 
 def _is_pair(value: object) -> bool:
