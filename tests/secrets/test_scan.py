@@ -46,7 +46,7 @@ def test_a_file_is_scanned_without_a_ledger(tmp_path: Path) -> None:
         f"{file}:1  context.password  password",
         f"{file}:3  any.record  url-password",
     ]
-    assert f"{file}:2: not a JSON object" in done.stderr
+    assert f"{file}:2: skipped, not a JSON object" in done.stderr
     assert PASSWORD not in done.stdout + done.stderr
     clean = tmp_path / "clean.jsonl"
     clean.write_text(json.dumps(event()))
