@@ -1,8 +1,10 @@
 """`@audited`: what comes of a call is recorded, and its caller gets what it would have got."""
 
 import asyncio
+import functools
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
@@ -237,6 +239,68 @@ def test_an_asynchronous_generator_is_one_event_at_its_end(recorded: Recorded) -
     outcomes = [event["outcome"] for event in recorded()]
     assert outcomes == ["success", "success", "denied", "unknown"]
     assert len(closed) == 4
+
+
+class Payments:
+    async def __call__(self, number: int) -> int:
+        return await pay(number)
+
+
+async def pay(number: int) -> int:
+    await asyncio.sleep(0)
+    if number == 3:
+        raise PermissionError
+    return number
+
+
+def decorated(function: Callable[[int], Any]) -> Callable[[int], Any]:
+    @functools.wraps(function)
+    def call(number: int) -> Any:
+        return function(number)
+
+    return call
+
+
+AWAITABLES: dict[str, Callable[[int], Any]] = {
+    "a decorated coroutine function": decorated(pay),
+    "an async __call__": Payments(),
+    "a task": lambda number: asyncio.create_task(pay(number)),
+    "a future of an executor": lambda number: asyncio.get_running_loop().run_in_executor(
+        None, asyncio.run, pay(number)
+    ),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("key", AWAITABLES)
+async def test_what_a_function_returns_is_waited_for(recorded: Recorded, key: str) -> None:
+    call = audited("payment.sent", changes=lambda result: [{"path": "/n", "after": result}])(
+        AWAITABLES[key]
+    )
+    with audit_context(actor=("user", "u_7")):
+        assert await call(2) == 2
+        with pytest.raises(PermissionError):
+            await call(3)
+    sent, denied = await asyncio.to_thread(recorded)
+    assert (sent["outcome"], sent["changes"]) == ("success", [{"path": "/n", "after": 2}])
+    assert (denied["outcome"], denied["context"]) == ("denied", {"error": "PermissionError"})
+    assert sent["actor"]["id"] == denied["actor"]["id"] == "u_7"
+
+
+def test_a_future_of_a_thread_is_recorded_when_it_is_done(recorded: Recorded) -> None:
+    with ThreadPoolExecutor(1) as pool:
+
+        @audited("payment.sent")
+        def submit(number: int) -> Any:
+            return pool.submit(asyncio.run, pay(number))
+
+        with audit_context(actor=("user", "u_7")):
+            assert submit(2).result() == 2
+            with pytest.raises(PermissionError):
+                submit(3).result()
+    events = recorded()
+    assert [event["outcome"] for event in events] == ["success", "denied"]
+    assert {event["actor"]["id"] for event in events} == {"u_7"}
 
 
 def test_a_method_may_name_its_self(recorded: Recorded) -> None:

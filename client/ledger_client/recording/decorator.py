@@ -4,7 +4,9 @@
     def refund(payment_id: str, amount: int) -> None: ...
 
 It works on functions, coroutine functions, generators and asynchronous generators; of a generator
-the whole run is one event, at its end.
+the whole run is one event, at its end. If a function returns an awaitable or a future, as a
+decorated coroutine function does, the call ends when that is done. A coroutine that is never
+awaited is no event: nothing of it ran.
 
 `target`, `changes` and `context` may be functions: they are called with those arguments of the call
 that they name, `target` and `context` before the function runs and `changes` after. The event is
@@ -15,8 +17,9 @@ recording afterwards changes what the caller gets.
 import functools
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import copy_context
 from typing import Any, Final, TypeVar, cast
 
 from ledger_client.recording.arguments import Changes, Principal
@@ -168,11 +171,38 @@ def _wrap(function: Callable[..., Any], audit: _Audit) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        with audit.call(args, kwargs) as arguments:
-            arguments[RESULT] = function(*args, **kwargs)
-        return arguments[RESULT]
+        with ExitStack() as stack:
+            arguments = stack.enter_context(audit.call(args, kwargs))
+            result = arguments[RESULT] = function(*args, **kwargs)
+            # The type is asked, since a lazy object would be evaluated by a question to itself.
+            if hasattr(type(result), "add_done_callback"):
+                return _record_when_done(result, arguments, stack.pop_all())
+            if hasattr(type(result), "__await__"):
+                return _record_when_awaited(result, arguments, stack.pop_all())
+        return result
 
     return run
+
+
+def _record_when_done(future: Any, arguments: dict[str, Any], call: ExitStack) -> Any:
+    """End the call when a future of asyncio or concurrent.futures is done; it is returned."""
+
+    def end(_: object) -> None:
+        with suppress(BaseException), call:  # The caller of the function gets the exception.
+            arguments[RESULT] = future.result()
+
+    # A future of concurrent.futures runs this in its thread, which has no audit context.
+    context = copy_context()
+    future.add_done_callback(lambda done: context.run(end, done))
+    return future
+
+
+async def _record_when_awaited(
+    awaitable: Awaitable[Any], arguments: dict[str, Any], call: ExitStack
+) -> Any:
+    with call:
+        arguments[RESULT] = await awaitable
+    return arguments[RESULT]
 
 
 def _wrap_async_generator(function: Callable[..., Any], audit: _Audit) -> Callable[..., Any]:
