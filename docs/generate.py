@@ -46,7 +46,7 @@ def problems() -> str:
     """The table of problem documents."""
     return _table(
         ("type", "status", "title", "meaning"),
-        [(f"`#{p.slug}`", str(p.status), p.title, p.meaning) for p in PROBLEMS.values()],
+        [(f"`#{slug}`", str(p.status), p.title, p.meaning) for slug, p in PROBLEMS.items()],
     )
 
 

@@ -61,11 +61,8 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
             name: printable(value[:SHOWN_CHARS_MAX]) if isinstance(value, str) else value
             for name, value in self.members().items()
         }
-        shown |= {
-            "status": status,
-            "expected": tuple(printable(v[:SHOWN_CHARS_MAX]) for v in self.expected),
-        }
-        return Problem(**shown)
+        shown["expected"] = tuple(printable(each[:SHOWN_CHARS_MAX]) for each in self.expected)
+        return Problem(**{**shown, "status": status})
 
 
 class Envelope(Struct, forbid_unknown_fields=True):
@@ -73,6 +70,11 @@ class Envelope(Struct, forbid_unknown_fields=True):
 
     event: Event
     private: tuple[Opening, ...]
+
+
+def _one_of(keyword: str, *names: str) -> dict[str, Any]:
+    """The JSON Schema of a list whose items are of these types."""
+    return {"items": {keyword: [{"$ref": f"#/components/schemas/{name}"} for name in names]}}
 
 
 class Batch(Struct, forbid_unknown_fields=True):
@@ -83,13 +85,7 @@ class Batch(Struct, forbid_unknown_fields=True):
         Meta(
             min_length=1,
             max_length=10_000,
-            extra_json_schema={
-                "items": {
-                    "anyOf": [
-                        {"$ref": f"#/components/schemas/{name}"} for name in ("Event", "Envelope")
-                    ]
-                }
-            },
+            extra_json_schema=_one_of("anyOf", "Event", "Envelope"),
         ),
     ]
 
@@ -133,18 +129,7 @@ class Refused(Struct, frozen=True):
     error: Problem
 
 
-Results = Annotated[
-    list[Any],
-    Meta(
-        extra_json_schema={
-            "items": {
-                "oneOf": [
-                    {"$ref": f"#/components/schemas/{name}"} for name in ("Result", "Refused")
-                ]
-            }
-        }
-    ),
-]
+Results = Annotated[list[Any], Meta(extra_json_schema=_one_of("oneOf", "Result", "Refused"))]
 """Encoded from `Result`s and `Refused`s; `read_results` makes these of what was decoded."""
 
 
@@ -406,7 +391,7 @@ class NotReady(Problem, frozen=True, kw_only=True):
     reasons: tuple[str, ...]
 
 
-class ProblemKind(Struct, frozen=True, kw_only=True):
+class ProblemKind(Struct, frozen=True):
     """A row of the table of problems."""
 
     type: str

@@ -8,8 +8,8 @@ any case.
 import asyncio
 import resource
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_bytes
@@ -17,7 +17,7 @@ from secrets import token_bytes
 import structlog
 from aiohttp import web
 
-from ledger.log.publisher import LogSigner, Publisher
+from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
 from ledger.query.engine import QueryEngine
 from ledger.query.executor import QueryLimits
@@ -30,7 +30,7 @@ from ledger.service.http.problems import log_failure
 from ledger.service.http.server import Server
 from ledger.service.ingest import IngestPipeline, LogClock
 from ledger.service.outbox import Outbox
-from ledger.service.private_fields import PrivateField, PrivateFields, parse_fields
+from ledger.service.private_fields import PrivateFields, parse_fields
 from ledger.service.query_pool import QueryPool
 from ledger.service.routes import ROUTES
 from ledger.service.secret_filter import SecretFilter
@@ -43,9 +43,9 @@ from ledger.store.writer import LogWriter
 from ledger_client.runtime.server import listen, run_until_signal
 from ledger_core.event.commitments import PrivateReader
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
-from ledger_core.event.secrets import SecretRules, default_rules, parse_rules
+from ledger_core.event.secrets import parse_rules
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.policy import Policy, parse_policy
+from ledger_core.tlog.policy import parse_policy
 
 DESCRIPTORS_WANTED = 65_536
 
@@ -98,67 +98,35 @@ async def serve(
 async def open_service(directory: Path, settings: Settings) -> AsyncIterator[ServiceContext]:
     """The running parts of a ledger, without a socket. Raises: as `serve`."""
     paths = DirectoryPaths(directory)
+    async with AsyncExitStack() as opened:
+        context = _open_parts(paths, settings, opened)
+        async with _background(context):
+            yield context
+        with suppress(UnavailableError, VerificationError):  # either has been logged already
+            await context.publisher.publish()
+
+
+def _open_parts(
+    paths: DirectoryPaths, settings: Settings, opened: AsyncExitStack
+) -> ServiceContext:
+    """The parts of a ledger; `opened` closes them. The readers of the log close before the log."""
     signers = read_signers(paths)
     policy_bytes = _read_policy(paths)
     policy = parse_policy(policy_bytes)
-    rules = _read_rules(paths)
-    fields = _read_fields(paths)
+    rules = parse_rules(_read_optional(paths.secrets))
+    fields = parse_fields(_read_optional(paths.private_fields))
     writer = LogWriter.open(paths.log, map_bytes=settings.map_bytes)
-    with ExitStack() as opening, ExitStack() as opened:
-        opening.callback(writer.close)  # After this block the sequencer closes it.
-        access = AccessStore.open(paths.access)
-        opened.callback(access.close)
-        private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES))
-        opened.callback(private.close)
-        query_pool = _open_query_pool(paths, writer.store, settings, opened)
-        opening.pop_all()
-        closing = opened.pop_all()
     sequencer = Sequencer(
         writer,
         waiting_events_max=settings.waiting_events_max,
         waiting_bytes_max=settings.waiting_bytes_max,
     )
-    try:
-        context = _make_context(
-            settings=settings,
-            signers=signers,
-            evidence=paths.evidence,
-            policy=policy,
-            rules=rules,
-            policy_text=policy_bytes.decode(errors="replace"),
-            writer=writer,
-            access=access,
-            private_fields=PrivateFields(private, fields),
-            query_pool=query_pool,
-            sequencer=sequencer,
-        )
-        async with _background(context):
-            yield context
-        with suppress(UnavailableError, VerificationError):  # either has been logged already
-            await context.publisher.publish()
-    finally:
-        # The readers of the log close before the log.
-        await asyncio.to_thread(query_pool.close)
-        await sequencer.stop()
-        closing.close()
-
-
-def _make_context(
-    *,
-    settings: Settings,
-    signers: Sequence[LogSigner],
-    evidence: Path,
-    policy: Policy,
-    rules: SecretRules,
-    policy_text: str,
-    writer: LogWriter,
-    access: AccessStore,
-    private_fields: PrivateFields,
-    query_pool: QueryPool,
-    sequencer: Sequencer,
-) -> ServiceContext:
-    store = writer.store
-    origin = store.origin()
+    opened.push_async_callback(sequencer.stop)
+    access = opened.enter_context(closing(AccessStore.open(paths.access)))
+    private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES))
+    private_fields = PrivateFields(opened.enter_context(closing(private)), fields)
+    query_pool = _open_query_pool(paths, writer.store, settings, opened)
+    origin = writer.store.origin()
     for signer in signers:
         if signer.verifier.name != origin:
             raise MalformedError(f"a key is {signer.verifier.name}'s, the log's origin is {origin}")
@@ -166,24 +134,24 @@ def _make_context(
         origin=origin,
         signers=signers,
         policy=policy,
-        store=store,
+        store=writer.store,
         sequencer=sequencer,
-        evidence=evidence,
+        evidence=paths.evidence,
         interval_s=settings.publish_interval_s,
         heartbeat_s=settings.heartbeat_interval_s,
         witness_timeout_s=settings.witness_timeout_s,
     )
     # A policy that doesn't know our keys must end the start, not the first publication.
     replace(policy, quorum=None).check(publisher.sign().note)
-    clock = LogClock(last=last_received_time(store), read_unix_ns=time.time_ns)
+    clock = LogClock(last=last_received_time(writer.store), read_unix_ns=time.time_ns)
     reader = PrivateReader(_id_maker(clock.now), clock.now)
     return ServiceContext(
         origin=origin,
         verifier_keys=tuple(str(signer.verifier) for signer in signers),
         policy=policy,
-        policy_text=policy_text,
+        policy_text=policy_bytes.decode(errors="replace"),
         settings=settings,
-        store=store,
+        store=writer.store,
         access=access,
         sequencer=sequencer,
         publisher=publisher,
@@ -202,26 +170,27 @@ def _make_context(
 
 
 def _open_query_pool(
-    paths: DirectoryPaths, store: LogStore, settings: Settings, opened: ExitStack
+    paths: DirectoryPaths, store: LogStore, settings: Settings, opened: AsyncExitStack
 ) -> QueryPool:
     """The query engine over the log and its index, with the indexer process running.
 
-    A missing index is made. `opened` closes the index and stops the process.
+    A missing index is made.
     """
     if not paths.index.exists():
         open_index_writer(paths.index).close()
-    index = IndexStore.open(paths.index)
-    opened.callback(index.close)
+    index = opened.enter_context(closing(IndexStore.open(paths.index)))
     indexer = IndexerProcess(paths.log, paths.index)
     indexer.start()
     opened.callback(indexer.stop)
-    return QueryPool(
+    query_pool = QueryPool(
         QueryEngine(store, index),
         limits=QueryLimits(rows_scanned=settings.query_rows_max, time_s=settings.query_time_s),
         threads=settings.query_threads,
         waiting_max=settings.query_waiting_max,
         streams_max=settings.streams_max,
     )
+    opened.push_async_callback(asyncio.to_thread, query_pool.close)
+    return query_pool
 
 
 @asynccontextmanager
@@ -279,13 +248,5 @@ def _read_policy(paths: DirectoryPaths) -> bytes:
         raise UnavailableError(f"there is no policy at {paths.policy}") from None
 
 
-def _read_rules(paths: DirectoryPaths) -> SecretRules:
-    if not paths.secrets.exists():
-        return default_rules()
-    return parse_rules(paths.secrets.read_text(encoding="utf-8"))
-
-
-def _read_fields(paths: DirectoryPaths) -> tuple[PrivateField, ...]:
-    if not paths.private_fields.exists():
-        return ()
-    return parse_fields(paths.private_fields.read_text(encoding="utf-8"))
+def _read_optional(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""

@@ -30,6 +30,9 @@ from ledger_core.tlog.text import format_base64
 YIELD_EVERY: Final = 256
 """Events read before other requests get their turn: a few milliseconds of work."""
 
+WRITE_PROBLEMS: Final = ("queue-full", "writing-stopped", "storage-full")
+"""What `IngestPipeline.append` may refuse a request with."""
+
 RESERVED_PREFIX: Final = "ledger."
 CLIENT_PREFIXES: Final = ("ledger.recorder.", "ledger.syslog.")
 """Reserved actions that clients log all the same: about their own losses."""

@@ -22,130 +22,90 @@ from ledger_core.tlog.errors import MalformedError
 VARIABLE_PREFIX: Final = "LEDGER_"
 
 
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What can be set; every value has a default that suits a first try on one machine."""
 
     listen: Annotated[
-        str,
-        Meta(
-            description="Address and port to serve on; port 0 takes a free one. IPv6 as [::1]:8765."
-        ),
+        str, "Address and port to serve on; port 0 takes a free one. IPv6 as [::1]:8765."
     ] = "127.0.0.1:8765"
     publish_interval_s: Annotated[
-        float,
-        Meta(
-            description="Seconds between published checkpoints while events come in.", gt=0, le=3600
-        ),
+        Seconds, Meta(le=3600), "Seconds between published checkpoints while events come in."
     ] = INTERVAL_S
     heartbeat_interval_s: Annotated[
-        float,
-        Meta(description="Seconds after which an unchanged head is cosigned anew.", gt=0),
+        Seconds, "Seconds after which an unchanged head is cosigned anew."
     ] = HEARTBEAT_S
-    witness_timeout_s: Annotated[
-        float, Meta(description="Seconds that a witness has to answer.", gt=0, le=600)
-    ] = TIMEOUT_S
+    witness_timeout_s: Annotated[Seconds, Meta(le=600), "Seconds that a witness has to answer."] = (
+        TIMEOUT_S
+    )
     public_entries: Annotated[
-        bool, Meta(description="Let everybody read events and entry bundles, without a token.")
+        bool, "Let everybody read events and entry bundles, without a token."
     ] = False
     secrets: Annotated[
         str,
-        Meta(
-            description="An event that holds a secret is refused (refuse), logged without it "
-            "(mask), or not scanned (off).",
-            pattern="^(refuse|mask|off)$",
-        ),
+        Meta(pattern="^(refuse|mask|off)$"),
+        "An event that holds a secret is refused (refuse), logged without it (mask), or not "
+        "scanned (off).",
     ] = "refuse"
     map_bytes: Annotated[
         int,
-        Meta(
-            description="Address space for the log, its largest size; disk is taken as needed.",
-            ge=1 << 16,
-        ),
+        Meta(ge=1 << 16),
+        "Address space for the log, its largest size; disk is taken as needed.",
     ] = MAP_BYTES_DEFAULT
-    request_events_max: Annotated[
-        int, Meta(description="Events in one request.", ge=1, le=10_000)
-    ] = 10_000
-    request_bytes_max: Annotated[
-        int, Meta(description="Bytes in the body of one request.", ge=1, le=1 << 30)
-    ] = 32 << 20
+    request_events_max: Annotated[Count, Meta(le=10_000), "Events in one request."] = 10_000
+    request_bytes_max: Annotated[Count, Meta(le=1 << 30), "Bytes in the body of one request."] = (
+        32 << 20
+    )
     connections_max: Annotated[
-        int,
-        Meta(description="Connections that may be open; one more is closed at once.", ge=1),
+        Count, "Connections that may be open; one more is closed at once."
     ] = 2048
     connections_per_address_max: Annotated[
-        int,
-        Meta(
-            description="Connections that one address may have open. A reverse proxy is one "
-            "address.",
-            ge=1,
-        ),
+        Count, "Connections that one address may have open. A reverse proxy is one address."
     ] = 512
-    body_wait_s: Annotated[
-        float, Meta(description="Seconds in which the body of a request must have arrived.", gt=0)
-    ] = 60.0
+    body_wait_s: Annotated[Seconds, "Seconds in which the body of a request must have arrived."] = (
+        60.0
+    )
     waiting_events_max: Annotated[
-        int,
-        Meta(
-            description="Events that may wait for the disk; beyond that, 503 and Retry-After.", ge=1
-        ),
+        Count, "Events that may wait for the disk; beyond that, 503 and Retry-After."
     ] = WAITING_EVENTS_MAX
     waiting_bytes_max: Annotated[
-        int,
-        Meta(
-            description="Bytes that may wait for the disk; beyond that, 503 and Retry-After.", ge=1
-        ),
+        Count, "Bytes that may wait for the disk; beyond that, 503 and Retry-After."
     ] = WAITING_BYTES_MAX
     witnessed_wait_s: Annotated[
-        float, Meta(description="Seconds that an append with wait=witnessed waits at most.", gt=0)
+        Seconds, "Seconds that an append with wait=witnessed waits at most."
     ] = 10.0
     published_wait_s: Annotated[
-        float,
-        Meta(description="Seconds that a proof waits for the checkpoint that it needs.", gt=0),
+        Seconds, "Seconds that a proof waits for the checkpoint that it needs."
     ] = 5.0
-    query_threads: Annotated[
-        int, Meta(description="Searches that run at once, each on a thread.", ge=1, le=64)
-    ] = 4
+    query_threads: Annotated[Count, Meta(le=64), "Searches that run at once, each on a thread."] = 4
     query_waiting_max: Annotated[
-        int,
-        Meta(description="Searches that may wait for a thread; beyond that, 503.", ge=1),
+        Count, "Searches that may wait for a thread; beyond that, 503."
     ] = 64
     query_time_s: Annotated[
-        float,
-        Meta(description="Seconds after which a search answers with what it has found.", gt=0),
+        Seconds, "Seconds after which a search answers with what it has found."
     ] = 5.0
     query_rows_max: Annotated[
-        int,
-        Meta(
-            description="Events that a search reads, where the index alone can't decide, before it "
-            "answers with what it has found.",
-            ge=1,
-        ),
+        Count,
+        "Events that a search reads, where the index alone can't decide, before it answers with "
+        "what it has found.",
     ] = 200_000
-    streams_max: Annotated[
-        int, Meta(description="Live streams that may be open; beyond that, 503.", ge=1)
-    ] = 100
+    streams_max: Annotated[Count, "Live streams that may be open; beyond that, 503."] = 100
     stream_heartbeat_s: Annotated[
-        float,
-        Meta(description="Seconds of silence after which a stream says where it is.", gt=0, le=30),
+        Seconds, Meta(le=30), "Seconds of silence after which a stream says where it is."
     ] = 15.0
     reader_wait_s: Annotated[
-        float,
-        Meta(
-            description="Seconds for which an answer waits for its reader to accept more bytes, "
-            "before it is cut.",
-            gt=0,
-        ),
+        Seconds,
+        "Seconds for which an answer waits for its reader to accept more bytes, before it is cut.",
     ] = 60.0
     outbox_interval_s: Annotated[
-        float,
-        Meta(
-            description="Seconds between polls of the outbox that the command line fills.",
-            gt=0,
-        ),
+        Seconds, "Seconds between polls of the outbox that the command line fills."
     ] = 1.0
-    stop_wait_s: Annotated[
-        float, Meta(description="Seconds that requests in flight have to finish at a stop.", gt=0)
-    ] = 10.0
+    stop_wait_s: Annotated[Seconds, "Seconds that requests in flight have to finish at a stop."] = (
+        10.0
+    )
 
 
 class Setting(NamedTuple):
@@ -167,15 +127,10 @@ class Setting(NamedTuple):
         return f"{VARIABLE_PREFIX}{self.name.upper()}"
 
 
-def _settings() -> tuple[Setting, ...]:
-    rows = []
-    for field in msgspec.structs.fields(Settings):
-        kind, meta = field.type.__origin__, field.type.__metadata__[0]
-        rows.append(Setting(field.name, kind, field.default, meta.description))
-    return tuple(rows)
-
-
-SETTINGS: Final = _settings()
+SETTINGS: Final = tuple(
+    Setting(field.name, field.type.__origin__, field.default, field.type.__metadata__[-1])
+    for field in msgspec.structs.fields(Settings)
+)
 
 
 def read_settings(

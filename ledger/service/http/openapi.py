@@ -13,7 +13,7 @@ import msgspec
 from ledger.service.http.parameters import Parameter
 from ledger.service.http.problems import PROBLEMS
 from ledger.service.http.responses import PROBLEM_MEDIA
-from ledger.service.http.router import Content, Route
+from ledger.service.http.router import Contents, Route
 from ledger.service.routes import ROUTES
 from ledger_core.api import AllRefused, NotReady, Problem, Refused, Result
 from ledger_core.event.model import Event
@@ -104,11 +104,10 @@ def _as_sent(component: dict[str, Any]) -> dict[str, Any]:
 
 def _types() -> Iterator[Any]:
     for route in ROUTES:
-        for content in (*route.bodies, *(c for each in route.successes for c in each.contents)):
-            if isinstance(content.type, tuple):
-                yield from content.type
-            elif not isinstance(content.type, Mapping):
-                yield content.type
+        for contents in (route.bodies, *(each.contents for each in route.successes)):
+            for form in contents.values():
+                if not isinstance(form, Mapping):
+                    yield from form if isinstance(form, tuple) else (form,)
 
 
 def _operation(route: Route, schemas: Mapping[Any, Any]) -> dict[str, Any]:
@@ -130,7 +129,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     return {
         "name": parameter.name,
         "in": parameter.place,
-        "required": parameter.required,
+        "required": parameter.required or parameter.place == "path",
         "description": parameter.help,
         "schema": dict(parameter.schema),
     }
@@ -172,14 +171,11 @@ def _add_problems(responses: dict[str, Any], status: int, slugs: Sequence[str]) 
     responses[str(status)] = response
 
 
-def _contents(contents: Sequence[Content], schemas: Mapping[Any, Any]) -> dict[str, Any]:
-    return {each.media: {"schema": _schema(each.type, schemas)} for each in contents}
+def _contents(contents: Contents, schemas: Mapping[Any, Any]) -> dict[str, Any]:
+    return {media: {"schema": _schema(form, schemas)} for media, form in contents.items()}
 
 
-def _schema(type_: Any, schemas: Mapping[Any, Any]) -> dict[str, Any]:
-    if isinstance(type_, Mapping):
-        return dict(type_)
-    if isinstance(type_, tuple):
-        return {"anyOf": [schemas[each] for each in type_]}
-    schema: dict[str, Any] = schemas[type_]
-    return schema
+def _schema(form: Any, schemas: Mapping[Any, Any]) -> dict[str, Any]:
+    if isinstance(form, tuple):
+        return {"anyOf": [schemas[each] for each in form]}
+    return dict(form if isinstance(form, Mapping) else schemas[form])

@@ -10,10 +10,11 @@ event or of a token.
 Source: RFC 9457.
 """
 
+import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Final, NamedTuple, TypedDict, Unpack
+from typing import Final, TypedDict, Unpack
 
 import structlog
 from aiohttp import web
@@ -22,7 +23,7 @@ from ledger.log.group_commit import QueueFullError
 from ledger.query.cursor import CursorError
 from ledger.service.http.responses import PROBLEM_MEDIA, encode_answer
 from ledger.store.environment import CommitFailedError, StorageFullError
-from ledger_core.api import TYPE_PREFIX, Problem
+from ledger_core.api import TYPE_PREFIX, Problem, ProblemKind
 from ledger_core.event.model import EventError
 from ledger_core.query.parser import QueryError
 from ledger_core.tlog.errors import UnavailableError, VerificationError
@@ -32,180 +33,86 @@ RETRY_AFTER_S: Final = 1.0
 _log = structlog.get_logger("ledger.service")
 
 
-class ProblemType(NamedTuple):
-    """A row of the table."""
+_TABLE: Final = """\
+400 malformed-request | Malformed request | The bytes are not HTTP/1.1.
+400 body-cut-short | Body cut short | The connection or a chunk ended before the body did.
+400 bad-parameter | Bad parameter | A parameter is unknown, repeated, missing or not in its one
+    form: numbers are ASCII digits without sign or leading zero, below 2^63.
+400 past-the-end | Past the end of the tree | An index or a size is larger than the tree; `limit` is
+    the tree's size.
+400 not-json | Not JSON | The body, or a line of it, is not JSON in UTF-8.
+400 not-msgpack | Not MessagePack | The body is not MessagePack.
+401 token-missing | Token missing | The request needs `Authorization: Bearer <token>`.
+401 token-unknown | Token unknown | There is no such token, or it has been revoked.
+403 scope-missing | Scope missing | The token may not do this.
+403 wrong-tenant | Wrong tenant | The token is bound to a tenant, and this is not that tenant's.
+404 not-found | Not found | There is nothing at this path.
+404 no-event | No such event | No event has this index or id.
+404 no-tile | No such tile | The published tree has no tile or bundle of this name and width.
+404 no-checkpoint | No such checkpoint | No checkpoint of this size was published; ask with `Accept:
+    application/json`.
+405 method-not-allowed | Method not allowed | `Allow` names the methods of this path.
+408 body-too-slow | Body too slow | The body did not arrive in time.
+409 id-conflict | Id taken | Another event has this id: an id names one event, for ever.
+413 body-too-large | Body too large | A request takes so many bytes; send several requests.
+413 too-many-events | Too many events | A request takes so many events; send several requests.
+413 leaf-too-large | Event too large | An event makes a leaf of so many bytes.
+415 unsupported-media-type | Unsupported media type | A body is application/json,
+    application/x-ndjson or application/msgpack, in UTF-8, without a content encoding.
+417 expectation-failed | Expectation failed | The only expectation that is met is 100-continue.
+422 empty-batch | Empty batch | The request holds no event.
+422 all-refused | All events refused | No event was logged; `results` says why, one by one.
+422 query | Not a query | `position` says where in `q` the fault is, counted in characters from 0;
+    `expected` what could stand there, `nearest` which field may have been meant.
+422 cursor | Not a cursor of this query | A cursor goes on with the query, order and token that it
+    was given for.
+422 too-many-rows | Too many events for one file | Evidence holds so many events; ask for several
+    files, by time.
+422 action | Not an action | An action is segments joined by dots.
+422 address | Not an address | An address is IPv4 or IPv6, no port, no zone.
+422 id | Not an id | The id of an event is a UUID.
+422 missing-field | Field missing | A required field is missing.
+422 not-listed | Not one of the values | The field takes one of a few values.
+422 number | Number not exact | A number is NaN, infinite or beyond ±(2^53−1): send it as a string.
+422 out-of-range | Out of range | A number is too small or too large.
+422 private | Private value unfit | A private value stands where none may stand, or does not open
+    its commitment.
+422 repeated-key | Key repeated | A key stands twice in one object.
+422 reserved-action | Reserved action | Actions that begin with `ledger.` are the service's own,
+    except those with which clients report their losses: `ledger.recorder.…` and `ledger.syslog.…`.
+422 secret | Looks like a secret | A value at `field` is a secret by `rule`: leave it out, or mask
+    it.
+422 string | Not text | A string holds NUL or a lone surrogate.
+422 time | Not a time | A time is RFC 3339 with a zone, and exists.
+422 too-deep | Too deep | Objects and arrays are nested too deep.
+422 too-long | Too long | A string has too many characters.
+422 too-many | Too many | A list or an object has too many members.
+422 too-short | Too short | A string has too few characters.
+422 unknown-key | Unknown key | An event has no such key; use `context`.
+422 wrong-type | Wrong type | A value is of another JSON type.
+500 internal | Internal error | A fault of the service; its log has the cause.
+503 queue-full | Queue full | Too much waits for the disk; nothing of the request was kept.
+503 too-busy | Too busy | Too many searches wait, or too many streams are open.
+503 not-yet-published | Not yet published | The checkpoint that the proof needs is not published
+    yet.
+503 signing-stopped | Signing stopped | The tree does not extend what was signed before; an operator
+    must look.
+503 writing-stopped | Writing stopped | A commit failed; whether it was kept shows when the service
+    is started again. Sending an event again with its id is safe.
+503 unavailable | Unavailable | The service can't do this now.
+503 not-ready | Not ready | `reasons` says what stands in the way.
+507 storage-full | Storage full | There is no room; nothing of the request was kept.
+"""
 
-    slug: str
-    status: int
-    title: str
-    meaning: str
+
+def _read_table(table: str) -> Iterator[tuple[str, ProblemKind]]:
+    for row in re.split(r"\n(?=\d)", table):
+        head, title, meaning = " ".join(row.split()).split(" | ")
+        status, slug = head.split()
+        yield slug, ProblemKind(TYPE_PREFIX + slug, title, int(status), meaning)
 
 
-_TABLE: Final = {
-    400: {
-        "malformed-request": ("Malformed request", "The bytes are not HTTP/1.1."),
-        "body-cut-short": (
-            "Body cut short",
-            "The connection or a chunk ended before the body did.",
-        ),
-        "bad-parameter": (
-            "Bad parameter",
-            "A parameter is unknown, repeated, missing or not in its one form: numbers are "
-            "ASCII digits without sign or leading zero, below 2^63.",
-        ),
-        "past-the-end": (
-            "Past the end of the tree",
-            "An index or a size is larger than the tree; `limit` is the tree's size.",
-        ),
-        "not-json": ("Not JSON", "The body, or a line of it, is not JSON in UTF-8."),
-        "not-msgpack": ("Not MessagePack", "The body is not MessagePack."),
-    },
-    401: {
-        "token-missing": ("Token missing", "The request needs `Authorization: Bearer <token>`."),
-        "token-unknown": ("Token unknown", "There is no such token, or it has been revoked."),
-    },
-    403: {
-        "scope-missing": ("Scope missing", "The token may not do this."),
-        "wrong-tenant": (
-            "Wrong tenant",
-            "The token is bound to a tenant, and this is not that tenant's.",
-        ),
-    },
-    404: {
-        "not-found": ("Not found", "There is nothing at this path."),
-        "no-event": ("No such event", "No event has this index or id."),
-        "no-tile": (
-            "No such tile",
-            "The published tree has no tile or bundle of this name and width.",
-        ),
-        "no-checkpoint": (
-            "No such checkpoint",
-            "No checkpoint of this size was published; ask with `Accept: application/json`.",
-        ),
-    },
-    405: {
-        "method-not-allowed": ("Method not allowed", "`Allow` names the methods of this path."),
-    },
-    408: {
-        "body-too-slow": ("Body too slow", "The body did not arrive in time."),
-    },
-    409: {
-        "id-conflict": ("Id taken", "Another event has this id: an id names one event, for ever."),
-    },
-    413: {
-        "body-too-large": (
-            "Body too large",
-            "A request takes so many bytes; send several requests.",
-        ),
-        "too-many-events": (
-            "Too many events",
-            "A request takes so many events; send several requests.",
-        ),
-        "leaf-too-large": ("Event too large", "An event makes a leaf of so many bytes."),
-    },
-    415: {
-        "unsupported-media-type": (
-            "Unsupported media type",
-            "A body is application/json, application/x-ndjson or application/msgpack, in UTF-8, "
-            "without a content encoding.",
-        ),
-    },
-    417: {
-        "expectation-failed": (
-            "Expectation failed",
-            "The only expectation that is met is 100-continue.",
-        ),
-    },
-    422: {
-        "empty-batch": ("Empty batch", "The request holds no event."),
-        "all-refused": (
-            "All events refused",
-            "No event was logged; `results` says why, one by one.",
-        ),
-        "query": (
-            "Not a query",
-            "`position` says where in `q` the fault is, counted in characters from 0; "
-            "`expected` what could stand there, `nearest` which field may have been meant.",
-        ),
-        "cursor": (
-            "Not a cursor of this query",
-            "A cursor goes on with the query, order and token that it was given for.",
-        ),
-        "too-many-rows": (
-            "Too many events for one file",
-            "Evidence holds so many events; ask for several files, by time.",
-        ),
-        "action": ("Not an action", "An action is segments joined by dots."),
-        "address": ("Not an address", "An address is IPv4 or IPv6, no port, no zone."),
-        "id": ("Not an id", "The id of an event is a UUID."),
-        "missing-field": ("Field missing", "A required field is missing."),
-        "not-listed": ("Not one of the values", "The field takes one of a few values."),
-        "number": (
-            "Number not exact",
-            "A number is NaN, infinite or beyond ±(2^53−1): send it as a string.",
-        ),
-        "out-of-range": ("Out of range", "A number is too small or too large."),
-        "private": (
-            "Private value unfit",
-            "A private value stands where none may stand, or does not open its commitment.",
-        ),
-        "repeated-key": ("Key repeated", "A key stands twice in one object."),
-        "reserved-action": (
-            "Reserved action",
-            "Actions that begin with `ledger.` are the service's own, except those with "
-            "which clients report their losses: `ledger.recorder.…` and `ledger.syslog.…`.",
-        ),
-        "secret": (
-            "Looks like a secret",
-            "A value at `field` is a secret by `rule`: leave it out, or mask it.",
-        ),
-        "string": ("Not text", "A string holds NUL or a lone surrogate."),
-        "time": ("Not a time", "A time is RFC 3339 with a zone, and exists."),
-        "too-deep": ("Too deep", "Objects and arrays are nested too deep."),
-        "too-long": ("Too long", "A string has too many characters."),
-        "too-many": ("Too many", "A list or an object has too many members."),
-        "too-short": ("Too short", "A string has too few characters."),
-        "unknown-key": ("Unknown key", "An event has no such key; use `context`."),
-        "wrong-type": ("Wrong type", "A value is of another JSON type."),
-    },
-    500: {
-        "internal": ("Internal error", "A fault of the service; its log has the cause."),
-    },
-    503: {
-        "queue-full": (
-            "Queue full",
-            "Too much waits for the disk; nothing of the request was kept.",
-        ),
-        "too-busy": ("Too busy", "Too many searches wait, or too many streams are open."),
-        "not-yet-published": (
-            "Not yet published",
-            "The checkpoint that the proof needs is not published yet.",
-        ),
-        "signing-stopped": (
-            "Signing stopped",
-            "The tree does not extend what was signed before; an operator must look.",
-        ),
-        "writing-stopped": (
-            "Writing stopped",
-            "A commit failed; whether it was kept shows when the service is started again. "
-            "Sending an event again with its id is safe.",
-        ),
-        "unavailable": ("Unavailable", "The service can't do this now."),
-        "not-ready": ("Not ready", "`reasons` says what stands in the way."),
-    },
-    507: {
-        "storage-full": ("Storage full", "There is no room; nothing of the request was kept."),
-    },
-}
-"""The title and the meaning of each problem, by status and slug."""
-
-PROBLEMS: Final[Mapping[str, ProblemType]] = MappingProxyType(
-    {
-        slug: ProblemType(slug, status, title, meaning)
-        for status, rows in _TABLE.items()
-        for slug, (title, meaning) in rows.items()
-    }
-)
+PROBLEMS: Final[Mapping[str, ProblemKind]] = MappingProxyType(dict(_read_table(_TABLE)))
 
 
 class ProblemMembers(TypedDict, total=False):
@@ -244,9 +151,7 @@ def make_problem(slug: str, detail: str, **members: Unpack[ProblemMembers]) -> P
     """
     row = PROBLEMS[slug]
     members["field"] = members.get("field") or None
-    return Problem(
-        type=TYPE_PREFIX + slug, title=row.title, status=row.status, detail=detail, **members
-    )
+    return Problem(type=row.type, title=row.title, status=row.status, detail=detail, **members)
 
 
 def retry_later(
@@ -284,15 +189,11 @@ def explain(error: Exception) -> ProblemError:
         case StorageFullError():
             return ProblemError("storage-full", "the log has no room for more events")
         case CommitFailedError():
-            return retry_later(
-                "writing-stopped",
-                "the log takes no events until it has been started again",
-                after_s=error.retry_after_s,
-            )
+            stopped = "the log takes no events until it has been started again"
+            return retry_later("writing-stopped", stopped, after_s=error.retry_after_s)
         case UnavailableError():
-            return retry_later(
-                "unavailable", "the service can't do this now", after_s=error.retry_after_s
-            )
+            cannot = "the service can't do this now"
+            return retry_later("unavailable", cannot, after_s=error.retry_after_s)
         case VerificationError():
             return ProblemError("signing-stopped", "the log signs no heads any more")
         case web.RequestPayloadError() | ConnectionError():

@@ -27,13 +27,16 @@ from ledger_core.event.reader import Reader, ReadEvent
 MSGPACK: Final = "application/msgpack"
 
 BODY_PROBLEMS: Final = (
-    "body-cut-short",
-    "body-too-slow",
-    "body-too-large",
-    "unsupported-media-type",
-    "expectation-failed",
+    *("body-cut-short", "body-too-slow", "body-too-large"),
+    *("unsupported-media-type", "expectation-failed"),
 )
 """What `read_body` may refuse a body with."""
+
+BATCH_PROBLEMS: Final = (
+    *("not-json", "not-msgpack", "too-many-events", "empty-batch"),
+    *("unknown-key", "repeated-key", "wrong-type", "too-deep"),
+)
+"""What `split_body` may refuse a body with."""
 
 COMMAS_MAX: Final = 1 << 21
 """Commas in a JSON body. Splitting takes 56 bytes of memory for each that separates elements."""

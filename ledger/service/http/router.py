@@ -15,7 +15,6 @@ from aiohttp import web
 
 from ledger.service.http.parameters import Parameter
 from ledger.service.http.problems import ProblemError
-from ledger.service.http.responses import JSON_MEDIA
 from ledger.store.tokens import TokenScope
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.text import excerpt
@@ -26,21 +25,19 @@ Handler = Callable[..., Awaitable[web.StreamResponse]]
 """Called with the context, the request, and the parsed parameters as keyword arguments."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Content:
-    """The form of a body in one media type: a msgspec type, a tuple of them, or a JSON Schema."""
+TEXT_SCHEMA: Final = {"type": "string"}
+BYTES_SCHEMA: Final = {"type": "string", "format": "binary"}
 
-    media: str
-    type: Any
+Contents = Mapping[str, Any]
+"""By media type, the form of a body: a msgspec type, a tuple of them, or a JSON Schema."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Success:
+class Success(NamedTuple):
     """An answer that is not a plain problem document."""
 
-    status: int = 200
     help: str
-    contents: Sequence[Content]
+    contents: Contents
+    status: int = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +50,7 @@ class Route:
     summary: str
     scope: TokenScope | None = None
     parameters: Sequence[Parameter] = ()
-    bodies: Sequence[Content] = ()
+    bodies: Contents = field(default_factory=dict)
     successes: Sequence[Success]
     problems: Sequence[str] = ()
     query: Mapping[str, Parameter] = field(init=False)
@@ -124,11 +121,6 @@ def read_parameters(match: RouteMatch, query_string: str) -> dict[str, Any]:
         if each.required and each.argument not in arguments:
             raise ProblemError("bad-parameter", "is required", field=each.name)
     return arguments
-
-
-def json_answer(type_: Any, help_: str, *, status: int = 200) -> Success:
-    """A success that is documented as JSON of one type."""
-    return Success(status=status, help=help_, contents=(Content(media=JSON_MEDIA, type=type_),))
 
 
 def _methods(route: Route) -> dict[str, Route]:

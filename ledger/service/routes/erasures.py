@@ -12,7 +12,8 @@ from ledger.service.context import ServiceContext
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import BODY_PROBLEMS, ParsedBody, read_body
 from ledger.service.http.responses import JSON_MEDIA, encode_answer
-from ledger.service.http.router import Content, Route, json_answer
+from ledger.service.http.router import Route, Success
+from ledger.service.ingest import WRITE_PROBLEMS
 from ledger_core.api import Erase, Erased, Refused
 from ledger_core.event.canonical import format_time
 from ledger_core.event.commitments import erasure_event
@@ -70,21 +71,17 @@ ROUTES: Final = (
         handler=erase_subject,
         summary="Destroy what is private of one subject",
         scope="admin",
-        bodies=(Content(media=JSON_MEDIA, type=Erase),),
+        bodies={JSON_MEDIA: Erase},
         successes=(
-            json_answer(
-                Erased, "Key, salts and values are destroyed, and the event of it is logged."
+            Success(
+                "Key, salts and values are destroyed, and the event of it is logged.",
+                {JSON_MEDIA: Erased},
             ),
         ),
         problems=(
-            "wrong-tenant",
-            "not-json",
+            *("wrong-tenant", "not-json", "string", "unavailable"),
             *BODY_PROBLEMS,
-            "string",
-            "queue-full",
-            "writing-stopped",
-            "storage-full",
-            "unavailable",
+            *WRITE_PROBLEMS,
         ),
     ),
 )

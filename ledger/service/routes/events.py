@@ -10,8 +10,14 @@ from aiohttp import web
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import EVENT_REF, FROM_SIZE, choice_parameter, flag_parameter
-from ledger.service.http.problems import ProblemError, make_problem
-from ledger.service.http.request_body import BODY_PROBLEMS, MSGPACK, read_body, split_body
+from ledger.service.http.problems import make_problem
+from ledger.service.http.request_body import (
+    BATCH_PROBLEMS,
+    BODY_PROBLEMS,
+    MSGPACK,
+    read_body,
+    split_body,
+)
 from ledger.service.http.responses import (
     JSON_MEDIA,
     NDJSON_MEDIA,
@@ -19,10 +25,12 @@ from ledger.service.http.responses import (
     PROBLEM_MEDIA,
     encode_answer,
 )
-from ledger.service.http.router import Content, Route, Success, json_answer
+from ledger.service.http.router import TEXT_SCHEMA, Route, Success
+from ledger.service.ingest import WRITE_PROBLEMS
 from ledger.service.routes.proofs import (
-    check_within,
-    prove_consistency,
+    PROOF_PROBLEMS,
+    check_from_size,
+    prove_growth,
     prove_inclusion,
     prove_range,
 )
@@ -46,10 +54,7 @@ async def append_events(
 ) -> web.Response:
     """Append the events of the body."""
     token = authenticate(context.access, request, "append")
-    if from_size is not None:
-        if not proof:
-            raise ProblemError("bad-parameter", "needs proof=1", field="from_size")
-        check_within("from_size", from_size, tree_size=context.tree_size)
+    check_from_size(context, from_size, has_proof=proof)
     if proof and context.publisher.failure is not None:
         # Refused before anything is logged, for no answer could hold the proof.
         raise context.publisher.failure
@@ -77,10 +82,7 @@ async def append_events(
         if head is None:
             head = await context.acknowledged_head(needed)
         await _prove(context, logged, head, answer, is_batch=parsed.is_batch)
-        if from_size is not None:
-            answer.consistency = prove_consistency(
-                context.store, old_size=from_size, new_size=head.head.tree_size
-            )
+        answer.consistency = prove_growth(context, from_size, head)
     return encode_answer(answer, status=200 if len(logged) == len(outcomes) else 207)
 
 
@@ -97,8 +99,7 @@ async def read_event(
     if not context.settings.public_entries:
         token = authenticate(context.access, request, "read")
         tenant, may_open = token.tenant, token.may("private")
-    if from_size is not None and not proof:
-        raise ProblemError("bad-parameter", "needs proof=1", field="from_size")
+    check_from_size(context, from_size, has_proof=proof)
     found = find_event(context, ref, tenant=tenant)
     index, event_json = found.index, found.parsed.event_json
     answer = EventAnswer(
@@ -111,14 +112,9 @@ async def read_event(
     if may_open:
         answer.private = context.private_fields.open(event_json)
     if proof:
-        if from_size is not None:
-            check_within("from_size", from_size, tree_size=context.tree_size)
         head = await context.published_covering(max(index + 1, from_size or 0))
         answer.proof = prove_inclusion(context.store, leaf_index=index, head=head)
-        if from_size is not None:
-            answer.consistency = prove_consistency(
-                context.store, old_size=from_size, new_size=head.head.tree_size
-            )
+        answer.consistency = prove_growth(context, from_size, head)
     return encode_answer(answer, cache=NO_STORE if answer.private else PRIVATE)
 
 
@@ -176,42 +172,26 @@ ROUTES: Final = (
                 "long; `witnessed` says which.",
             ),
         ),
-        bodies=(
-            Content(media=JSON_MEDIA, type=(Event, Envelope, Batch)),
-            Content(
-                media=NDJSON_MEDIA, type={"type": "string", "description": "One event a line."}
-            ),
-            Content(media=MSGPACK, type=(Event, Envelope, Batch)),
-        ),
+        bodies={
+            JSON_MEDIA: (Event, Envelope, Batch),
+            NDJSON_MEDIA: TEXT_SCHEMA | {"description": "One event a line."},
+            MSGPACK: (Event, Envelope, Batch),
+        },
         successes=(
-            json_answer(AppendAnswer, "All events are in the log, durably."),
-            json_answer(
-                AppendAnswer,
-                "Some events are in the log, durably; `results` says which.",
-                status=207,
-            ),
+            Success("All events are in the log, durably.", {JSON_MEDIA: AppendAnswer}),
             Success(
-                status=422,
-                help="No event is in the log.",
-                contents=(Content(media=PROBLEM_MEDIA, type=AllRefused),),
+                "Some events are in the log, durably; `results` says which.",
+                {JSON_MEDIA: AppendAnswer},
+                207,
             ),
+            Success("No event is in the log.", {PROBLEM_MEDIA: AllRefused}, 422),
         ),
         problems=(
-            "bad-parameter",
             "past-the-end",
-            "not-json",
-            "not-msgpack",
             *BODY_PROBLEMS,
-            "too-many-events",
-            "empty-batch",
-            "unknown-key",
-            "repeated-key",
-            "wrong-type",
-            "too-deep",
-            "queue-full",
-            "writing-stopped",
+            *BATCH_PROBLEMS,
             "signing-stopped",
-            "storage-full",
+            *WRITE_PROBLEMS,
         ),
     ),
     Route(
@@ -224,14 +204,7 @@ ROUTES: Final = (
             flag_parameter("proof", "1 adds a proof against a signed head."),
             FROM_SIZE,
         ),
-        successes=(json_answer(EventAnswer, "The event."),),
-        problems=(
-            "bad-parameter",
-            "past-the-end",
-            "wrong-tenant",
-            "no-event",
-            "not-yet-published",
-            "signing-stopped",
-        ),
+        successes=(Success("The event.", {JSON_MEDIA: EventAnswer}),),
+        problems=("wrong-tenant", "no-event", *PROOF_PROBLEMS),
     ),
 )

@@ -27,9 +27,9 @@ from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import QUERY, choice_parameter
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import NDJSON_MEDIA
-from ledger.service.http.router import Content, Route, Success
+from ledger.service.http.router import BYTES_SCHEMA, TEXT_SCHEMA, Route, Success
 from ledger.service.http.streaming_response import stream_answer
-from ledger.service.routes.proofs import prove_inclusion
+from ledger.service.routes.proofs import HEAD_PROBLEMS, prove_inclusion
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import ExportTrailer, TrailerLine
 from ledger_core.event.csv import COLUMNS, Cell, format_header, format_rows, table_row
@@ -194,22 +194,11 @@ ROUTES: Final = (
         ),
         successes=(
             Success(
-                help="The file. Its trailer holds the number of rows and a SHA-256: a file without "
-                "one was cut short.",
-                contents=(
-                    Content(media=NDJSON_MEDIA, type={"type": "string"}),
-                    Content(media=CSV, type={"type": "string"}),
-                    Content(media=ZIP, type={"type": "string", "format": "binary"}),
-                ),
+                "The file. Its trailer holds the number of rows and a SHA-256: a file without one "
+                "was cut short.",
+                {NDJSON_MEDIA: TEXT_SCHEMA, CSV: TEXT_SCHEMA, ZIP: BYTES_SCHEMA},
             ),
         ),
-        problems=(
-            "bad-parameter",
-            "query",
-            "too-many-rows",
-            "too-busy",
-            "not-yet-published",
-            "signing-stopped",
-        ),
+        problems=("query", "too-many-rows", "too-busy", *HEAD_PROBLEMS),
     ),
 )

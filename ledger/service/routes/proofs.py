@@ -20,7 +20,7 @@ from ledger.service.http.responses import (
     make_answer,
     prefers_json,
 )
-from ledger.service.http.router import Content, Route, Success
+from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.store.log import LogStore
 from ledger_core.api import Consistency, ConsistencyAnswer, InclusionAnswer
 from ledger_core.tlog.checkpoint import SignedCheckpoint
@@ -28,6 +28,10 @@ from ledger_core.tlog.proof import Proof, RangeProof, format_proof, format_range
 from ledger_core.tlog.prove import plan_consistency, plan_inclusion, plan_range
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.tree import Node
+
+HEAD_PROBLEMS: Final = ("not-yet-published", "signing-stopped")
+PROOF_PROBLEMS: Final = ("past-the-end", *HEAD_PROBLEMS)
+"""What `published_covering` and `check_within` may refuse a request with."""
 
 VARY: Final = {"Vary": "Accept"}
 FIXED: Final = "public, max-age=86400"
@@ -128,6 +132,23 @@ def prove_consistency(store: LogStore, *, old_size: int, new_size: int) -> Consi
     return Consistency(from_=old_size, to=new_size, hashes=hashes)
 
 
+def prove_growth(
+    context: ServiceContext, from_size: int | None, head: SignedCheckpoint
+) -> Consistency | None:
+    """A proof that the tree of a head begins with the one of `from_size`, if that was asked for."""
+    if from_size is None:
+        return None
+    return prove_consistency(context.store, old_size=from_size, new_size=head.head.tree_size)
+
+
+def check_from_size(context: ServiceContext, from_size: int | None, *, has_proof: bool) -> None:
+    """Refuse the parameter `from_size` without a proof, or past the end. Raises: ProblemError."""
+    if from_size is not None:
+        if not has_proof:
+            raise ProblemError("bad-parameter", "needs proof=1", field="from_size")
+        check_within("from_size", from_size, tree_size=context.tree_size)
+
+
 def check_within(name: str, number: int, *, tree_size: int) -> None:
     """Refuse a size that is larger than the tree. Raises: ProblemError."""
     if number > tree_size:
@@ -183,20 +204,11 @@ ROUTES: Final = (
         ),
         successes=(
             Success(
-                help="The proof: a tlog-proof, or its parts as JSON.",
-                contents=(
-                    Content(media=TEXT_MEDIA, type={"type": "string"}),
-                    Content(media=JSON_MEDIA, type=InclusionAnswer),
-                ),
+                "The proof: a tlog-proof, or its parts as JSON.",
+                {TEXT_MEDIA: TEXT_SCHEMA, JSON_MEDIA: InclusionAnswer},
             ),
         ),
-        problems=(
-            "bad-parameter",
-            "past-the-end",
-            "no-checkpoint",
-            "not-yet-published",
-            "signing-stopped",
-        ),
+        problems=("no-checkpoint", *PROOF_PROBLEMS),
     ),
     Route(
         path="/v1/proofs/consistency",
@@ -208,13 +220,10 @@ ROUTES: Final = (
         ),
         successes=(
             Success(
-                help="The proof: one base64 hash a line, or JSON.",
-                contents=(
-                    Content(media=TEXT_MEDIA, type={"type": "string"}),
-                    Content(media=JSON_MEDIA, type=ConsistencyAnswer),
-                ),
+                "The proof: one base64 hash a line, or JSON.",
+                {TEXT_MEDIA: TEXT_SCHEMA, JSON_MEDIA: ConsistencyAnswer},
             ),
         ),
-        problems=("bad-parameter", "past-the-end", "not-yet-published", "signing-stopped"),
+        problems=PROOF_PROBLEMS,
     ),
 )

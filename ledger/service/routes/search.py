@@ -22,16 +22,20 @@ from ledger.service.http.parameters import (
     EVENT_REF,
     FROM_SIZE,
     QUERY,
+    Parameter,
     choice_parameter,
     flag_parameter,
     number_parameter,
-    path_parameter,
-    query_parameter,
 )
 from ledger.service.http.problems import ProblemError
-from ledger.service.http.responses import encode_answer
-from ledger.service.http.router import Route, json_answer
-from ledger.service.routes.proofs import check_within, prove_consistency, prove_inclusion
+from ledger.service.http.responses import JSON_MEDIA, encode_answer
+from ledger.service.http.router import Route, Success
+from ledger.service.routes.proofs import (
+    PROOF_PROBLEMS,
+    check_from_size,
+    prove_growth,
+    prove_inclusion,
+)
 from ledger.service.stored_events import PRIVATE, find_event, make_found_event
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import SearchAnswer, SeenAnswer
@@ -170,10 +174,7 @@ async def _search(
     tenant: str | None,
     because: Because | None = None,
 ) -> web.Response:
-    if page.from_size is not None:
-        if not page.proof:
-            raise ProblemError("bad-parameter", "needs proof=1", field="from_size")
-        check_within("from_size", page.from_size, tree_size=context.tree_size)
+    check_from_size(context, page.from_size, has_proof=page.proof)
     engine, limits, now = context.query_pool.engine, context.query_pool.limits, unix_us()
 
     def find() -> tuple[SearchAnswer, float]:
@@ -211,10 +212,7 @@ async def _prove(context: ServiceContext, answer: SearchAnswer, *, from_size: in
     def prove() -> None:
         for event in answer.events:
             event.proof = prove_inclusion(context.store, leaf_index=event.index, head=head)
-        if from_size is not None:
-            answer.consistency = prove_consistency(
-                context.store, old_size=from_size, new_size=head.head.tree_size
-            )
+        answer.consistency = prove_growth(context, from_size, head)
 
     await context.query_pool.run(prove)
 
@@ -256,7 +254,7 @@ _PAGING: Final = (
     number_parameter(
         "limit", f"Events in a page, {LIMIT_DEFAULT} when left out; 0 only counts.", most=LIMIT_MAX
     ),
-    query_parameter(
+    Parameter(
         "cursor",
         "Where the page before ended: its `cursor`, with the same query, order and token.",
         schema={"type": "string", "maxLength": 1024},
@@ -264,7 +262,7 @@ _PAGING: Final = (
     choice_parameter("order", ORDERS, "Which come first: by index, that is, by when they came in."),
 )
 _COUNTS: Final = (
-    query_parameter(
+    Parameter(
         "facets",
         f"Count the values of these fields, with commas between: {', '.join(FACETS)}.",
         schema={
@@ -281,15 +279,8 @@ _PROVING: Final = (
     flag_parameter("proof", "1 adds to each event a tlog-proof, all against one published head."),
     FROM_SIZE,
 )
-_PAGE: Final = (json_answer(SearchAnswer, "The events found, a page."),)
-_SEARCH_PROBLEMS: Final = (
-    "bad-parameter",
-    "past-the-end",
-    "cursor",
-    "too-busy",
-    "not-yet-published",
-    "signing-stopped",
-)
+_PAGE: Final = (Success("The events found, a page.", {JSON_MEDIA: SearchAnswer}),)
+_SEARCH_PROBLEMS: Final = ("cursor", "too-busy", *PROOF_PROBLEMS)
 
 ROUTES: Final = (
     Route(
@@ -333,7 +324,12 @@ ROUTES: Final = (
         summary="All that an actor did, had done for it, and had done to it",
         scope="read",
         parameters=(
-            path_parameter("actor", "The id of the actor, percent-encoded.", pattern="(?s:.+)"),
+            Parameter(
+                "actor",
+                "The id of the actor, percent-encoded.",
+                place="path",
+                pattern="(?s:.+)",
+            ),
             *_PAGING,
             *_COUNTS,
             *_PROVING,
@@ -347,11 +343,14 @@ ROUTES: Final = (
         summary="When an address or a network was first and last seen, and what it did",
         scope="read",
         parameters=(
-            path_parameter(
-                "source", "An address, or a network such as `203.0.113.0/24`.", pattern="(?s:.+)"
+            Parameter(
+                "source",
+                "An address, or a network such as `203.0.113.0/24`.",
+                place="path",
+                pattern="(?s:.+)",
             ),
         ),
-        successes=(json_answer(SeenAnswer, "The source."),),
+        successes=(Success("The source.", {JSON_MEDIA: SeenAnswer}),),
         problems=("query", "too-busy"),
     ),
 )

@@ -14,14 +14,12 @@ from ledger.service.http.responses import (
     encode_answer,
     make_answer,
 )
-from ledger.service.http.router import Content, Route, Success, json_answer
+from ledger.service.http.router import Route, Success
 from ledger_core.api import (
-    TYPE_PREFIX,
     Alive,
     IndexAnswer,
     LogAnswer,
     NotReady,
-    ProblemKind,
     ProblemKinds,
     Ready,
     WitnessAnswer,
@@ -29,15 +27,6 @@ from ledger_core.api import (
 
 MAP_FILL_WARNED: Final = 0.9
 SEGMENTS_BEHIND_WARNED: Final = 1
-
-_KINDS: Final = ProblemKinds(
-    problems=tuple(
-        ProblemKind(
-            type=TYPE_PREFIX + slug, title=kind.title, status=kind.status, meaning=kind.meaning
-        )
-        for slug, kind in PROBLEMS.items()
-    )
-)
 
 
 async def read_log(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
@@ -94,7 +83,7 @@ async def read_ready(context: ServiceContext, _request: web.BaseRequest) -> web.
 
 async def read_problems(_context: ServiceContext, _request: web.BaseRequest) -> web.Response:
     """The table of problem documents."""
-    return encode_answer(_KINDS, cache=NO_CACHE)
+    return encode_answer(ProblemKinds(problems=tuple(PROBLEMS.values())), cache=NO_CACHE)
 
 
 async def read_openapi(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
@@ -143,37 +132,33 @@ ROUTES: Final = (
         path="/v1/log",
         handler=read_log,
         summary="Which log this is, and how large",
-        successes=(json_answer(LogAnswer, "The log."),),
+        successes=(Success("The log.", {JSON_MEDIA: LogAnswer}),),
     ),
     Route(
         path="/healthz",
         handler=read_alive,
         summary="Whether the process answers",
-        successes=(json_answer(Alive, "It does."),),
+        successes=(Success("It does.", {JSON_MEDIA: Alive}),),
     ),
     Route(
         path="/readyz",
         handler=read_ready,
         summary="Whether events are taken and heads are signed",
         successes=(
-            json_answer(Ready, "They are."),
-            Success(
-                status=PROBLEMS["not-ready"].status,
-                help="They are not.",
-                contents=(Content(media=PROBLEM_MEDIA, type=NotReady),),
-            ),
+            Success("They are.", {JSON_MEDIA: Ready}),
+            Success("They are not.", {PROBLEM_MEDIA: NotReady}, PROBLEMS["not-ready"].status),
         ),
     ),
     Route(
         path="/v1/problems",
         handler=read_problems,
         summary="What the types of problem documents mean",
-        successes=(json_answer(ProblemKinds, "The table."),),
+        successes=(Success("The table.", {JSON_MEDIA: ProblemKinds}),),
     ),
     Route(
         path="/v1/openapi.json",
         handler=read_openapi,
         summary="This document",
-        successes=(json_answer({"type": "object"}, "OpenAPI 3.1."),),
+        successes=(Success("OpenAPI 3.1.", {JSON_MEDIA: {"type": "object"}}),),
     ),
 )

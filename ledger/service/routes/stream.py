@@ -30,7 +30,7 @@ from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import QUERY, flag_parameter, size_parameter
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import NDJSON_MEDIA
-from ledger.service.http.router import Content, Route, Success
+from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.http.streaming_response import stream_answer
 from ledger.service.routes.proofs import check_within, prove_inclusion
 from ledger.service.stored_events import make_found_event
@@ -216,14 +216,11 @@ ROUTES: Final = (
         ),
         successes=(
             Success(
-                help="Without an end: a line for each event found, and now and then one that says "
-                "where the stream is.",
-                contents=(
-                    Content(media=NDJSON_MEDIA, type={"type": "string"}),
-                    Content(media=EVENTS, type={"type": "string"}),
-                ),
+                "Without an end: a line for each event found, and now and then one that says where "
+                "the stream is.",
+                {NDJSON_MEDIA: TEXT_SCHEMA, EVENTS: TEXT_SCHEMA},
             ),
         ),
-        problems=("bad-parameter", "past-the-end", "query", "too-busy"),
+        problems=("past-the-end", "query", "too-busy"),
     ),
 )

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
-from ledger.service.http.parameters import path_parameter
+from ledger.service.http.parameters import Parameter
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import (
     A_MINUTE,
@@ -25,7 +25,8 @@ from ledger.service.http.responses import (
     accepts_gzip,
     make_answer,
 )
-from ledger.service.http.router import Content, Route, Success
+from ledger.service.http.router import BYTES_SCHEMA, TEXT_SCHEMA, Route, Success
+from ledger.service.routes.proofs import HEAD_PROBLEMS
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.tile import TILE_WIDTH, TileRef, parse_tile_path, tile_width
 
@@ -98,26 +99,22 @@ def _answer(body: bytes | None, cache: str) -> web.Response:
 
 
 _INDEX_PATTERN: Final = r"(?:x[0-9]{3}/)*[0-9]{3}(?:\.p/[0-9]{1,3})?"
-_INDEX: Final = path_parameter(
+_INDEX: Final = Parameter(
     "index",
     "Its index in groups of three digits, all but the last behind an x, and `.p/` with its width "
     "when it is partial: `x001/x234/067.p/12`. The slashes are part of the path.",
+    place="path",
     pattern=".+",
     schema={"type": "string", "pattern": f"^{_INDEX_PATTERN}$"},
 )
-_BYTES: Final = (Content(media=BYTES_MEDIA, type={"type": "string", "format": "binary"}),)
 
 ROUTES: Final = (
     Route(
         path="/checkpoint",
         handler=read_checkpoint,
         summary="The published head, a signed note",
-        successes=(
-            Success(
-                help="The note.", contents=(Content(media=TEXT_MEDIA, type={"type": "string"}),)
-            ),
-        ),
-        problems=("not-yet-published", "signing-stopped"),
+        successes=(Success("The note.", {TEXT_MEDIA: TEXT_SCHEMA}),),
+        problems=HEAD_PROBLEMS,
     ),
     Route(
         path="/tile/entries/{index}",
@@ -125,7 +122,7 @@ ROUTES: Final = (
         summary="A bundle of entries",
         scope="read",
         parameters=(_INDEX,),
-        successes=(Success(help="The entries, each behind its length.", contents=_BYTES),),
+        successes=(Success("The entries, each behind its length.", {BYTES_MEDIA: BYTES_SCHEMA}),),
         problems=("no-tile", "wrong-tenant"),
     ),
     Route(
@@ -133,14 +130,15 @@ ROUTES: Final = (
         handler=read_tile,
         summary="A tile of hashes",
         parameters=(
-            path_parameter(
+            Parameter(
                 "level",
                 "The level of the tile, 0 for leaf hashes.",
+                place="path",
                 schema={"type": "string", "pattern": "^(0|[1-9][0-9]?)$"},
             ),
             _INDEX,
         ),
-        successes=(Success(help="The hashes.", contents=_BYTES),),
+        successes=(Success("The hashes.", {BYTES_MEDIA: BYTES_SCHEMA}),),
         problems=("no-tile",),
     ),
 )
