@@ -22,7 +22,7 @@ from pyroaring import BitMap
 from ledger.query.cursor import Cursor, CursorError, Order
 from ledger.query.evaluator import WINDOW_SEGMENTS, Window
 from ledger.query.executor import Budget, PageRun, QueryLimits, QueryScope, find_matches
-from ledger.query.explain import Explanation, explain
+from ledger.query.explain import explain
 from ledger.query.facets import FacetCounter, Unit
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.open_segments import OpenSegments
@@ -192,7 +192,7 @@ class QueryEngine:
         """A test of one entry by index and leaf, without the index: for the live stream."""
         return make_matcher(resolve(_scoped(query, tenant), now_unix_us))
 
-    def explain(self, query: Expression, *, tenant: str | None, now_unix_us: int) -> Explanation:
+    def explain(self, query: Expression, *, tenant: str | None, now_unix_us: int) -> str:
         """The plan of a query with the number of entries at each of its steps."""
         tree_size = self.tree_size()
         with self._scope(query, tenant, now_unix_us, tree_size) as scope:

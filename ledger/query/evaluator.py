@@ -22,6 +22,7 @@ from ledger.store.index.roaring_containers import (
     SEGMENT_ENTRIES_MAX,
     Container,
     assemble,
+    union_of,
     unite,
     whole_container,
 )
@@ -213,10 +214,7 @@ class Window:
         return None if terms is None else terms.times
 
     def _read_any(self, reads: Sequence[Read], segments: Sequence[int]) -> BitMap:
-        bitmaps = [self._read(read, segments) for read in reads]
-        if len(bitmaps) == 1:
-            return bitmaps[0]
-        return BitMap.union(*bitmaps) if bitmaps else BitMap()
+        return union_of([self._read(read, segments) for read in reads])
 
     def _read(self, read: Read, segments: Sequence[int]) -> BitMap:
         """The entries that have a term of a read."""

@@ -1,59 +1,26 @@
 """Shows a plan as text with the number of entries at each step: `ledger query --explain`."""
 
-from dataclasses import dataclass
-
 from ledger.query import plan
 from ledger.query.executor import QueryScope
 from ledger.query.plan import Node
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A step of a plan, and how many entries must match it and may match it."""
+def explain(scope: QueryScope, *, query: str) -> str:
+    """The plan of a scope, outermost step first; each step is run by itself over the whole span.
 
-    depth: int
-    text: str
-    must: int
-    may: int
-
-    def __str__(self) -> str:
-        found = f"{self.must:,}" if self.must == self.may else f"{self.must:,} to {self.may:,}"
-        return f"{found:>20}  {'  ' * self.depth}{self.text}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
-    """A plan, outermost step first; each step was run by itself over the whole span."""
-
-    query: str
-    tree_size: int
-    span: plan.Span
-    sealed_segments: int
-    segments: int
-    steps: tuple[Step, ...]
-
-    def __str__(self) -> str:
-        head = (
-            f"query     {self.query or 'every event'}\n"
-            f"entries   [{self.span.start}, {self.span.end}) of {self.tree_size}\n"
-            f"segments  {self.segments}, of which {self.sealed_segments} are sealed\n"
-        )
-        return head + "\n".join(map(str, self.steps))
-
-
-def explain(scope: QueryScope, *, query: str) -> Explanation:
-    """Explain the plan of a scope. Cost: that of running each of its steps."""
-    return Explanation(
-        query=query,
-        tree_size=scope.tree_size,
-        span=scope.span,
-        sealed_segments=scope.sealed_segments,
-        segments=-(-scope.tree_size // scope.segment_entries),
-        steps=tuple(_steps(scope, scope.node, 0)),
+    Cost: that of running each of its steps.
+    """
+    head = (
+        f"query     {query or 'every event'}",
+        f"entries   [{scope.span.start}, {scope.span.end}) of {scope.tree_size}",
+        f"segments  {-(-scope.tree_size // scope.segment_entries)}, "
+        f"of which {scope.sealed_segments} are sealed",
     )
+    return "\n".join((*head, *_steps(scope, scope.node, "")))
 
 
-def _steps(scope: QueryScope, node: Node, depth: int) -> list[Step]:
+def _steps(scope: QueryScope, node: Node, indent: str) -> list[str]:
+    """A line for a step and each below it: how many entries must match it to how many may."""
     must = may = 0
     for segments in scope.windows("oldest"):
         with scope.window(segments) as window:
@@ -67,8 +34,9 @@ def _steps(scope: QueryScope, node: Node, depth: int) -> list[Step]:
             pass
         case plan.Complement(part):
             parts = (part,)
-    inner = [step for part in parts for step in _steps(scope, part, depth + 1)]
-    return [Step(depth, _text(node), must, may), *inner]
+    found = f"{must:,}" if must == may else f"{must:,} to {may:,}"
+    inner = [line for part in parts for line in _steps(scope, part, f"{indent}  ")]
+    return [f"{found:>20}  {indent}{_text(node)}", *inner]
 
 
 def _text(node: Node) -> str:

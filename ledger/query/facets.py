@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from heapq import nlargest
 from ipaddress import ip_address
 from itertools import accumulate, compress
@@ -20,16 +21,9 @@ from pyroaring import BitMap
 from ledger.query.evaluator import Window
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
+from ledger.store.index import roaring_containers as roaring
 from ledger.store.index.postings import NO_PLACE, Postings
-from ledger.store.index.roaring_containers import (
-    FORM_ARRAY,
-    FORM_BITSET,
-    SEGMENT_ENTRIES_MAX,
-    Container,
-    assemble,
-    encode_bitmap,
-    from_little_endian,
-)
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
 from ledger_core.api import Bucket, FacetAnswer, FacetValue, HistogramAnswer
 from ledger_core.query.fields import COLUMNS
 
@@ -159,7 +153,6 @@ class _Matches:
 
     def __init__(self, offsets: BitMap) -> None:
         self._offsets = offsets
-        self._flags = b""
 
     def count(self, runs: Iterable[Postings], counts: dict[str, int]) -> None:
         """Add how many of the matches each term has.
@@ -180,7 +173,7 @@ class _Matches:
                 payloads.append(postings.payload)
         if not values:
             return
-        hits = bytes(map(self.flags.__getitem__, from_little_endian(b"".join(payloads))))
+        hits = bytes(map(self._flags.__getitem__, from_little_endian(b"".join(payloads))))
         ends = list(accumulate(lengths))
         if hits.count(1) * _SEARCH_COST < len(ends):
             for place in compress(range(len(hits)), hits):
@@ -191,18 +184,16 @@ class _Matches:
             _add(counts, value, hits.count(1, start, end))
             start = end
 
-    @property
-    def flags(self) -> bytes:
+    @cached_property
+    def _flags(self) -> bytes:
         """A byte for each offset of a segment: 1 for the matches."""
-        if not self._flags:
-            self._flags = _flags(self._offsets)
-        return self._flags
+        return _flags(self._offsets)
 
     def _common(self, container: Container) -> int:
         if container.form == 1:  # One run.
             _, first, more = from_little_endian(container.payload)
             return self._offsets.range_cardinality(first, first + more + 1)
-        return self._offsets.intersection_cardinality(assemble([(0, container)]))
+        return self._offsets.intersection_cardinality(roaring.assemble([(0, container)]))
 
 
 def _add(counts: dict[str, int], value: str, found: int) -> None:
@@ -211,14 +202,14 @@ def _add(counts: dict[str, int], value: str, found: int) -> None:
 
 
 def _flags(offsets: BitMap) -> bytes:
-    _, form, payload = encode_bitmap(offsets)
-    if form == FORM_BITSET:
+    _, form, payload = roaring.encode_bitmap(offsets)
+    if form == roaring.FORM_BITSET:
         # A number in base two; its text has the highest digit first.
         digits = f"{int.from_bytes(payload, 'little'):0{SEGMENT_ENTRIES_MAX}b}"
         return digits[::-1].encode().translate(_DIGIT_VALUES)
     flags = bytearray(SEGMENT_ENTRIES_MAX)
     numbers = from_little_endian(payload)
-    if form == FORM_ARRAY:
+    if form == roaring.FORM_ARRAY:
         for offset in numbers:
             flags[offset] = 1
     else:

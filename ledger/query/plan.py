@@ -19,24 +19,14 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Final, TypeAlias
 
 from ledger_core.event.model import LIMITS
-from ledger_core.query import ast
-from ledger_core.query.analyzer import (
-    FAMILY,
-    HOUR_CHARS,
-    MINUTE_CHARS,
-    MORE,
-    TERM_CHARS_MAX,
-    context_prefix,
-    cut,
-    is_hint,
-    pack_address,
-)
-from ledger_core.query.ast import HOUR_US, MINUTE_US, UNIX_US_END, Expression
+from ledger_core.query import analyzer, ast
+from ledger_core.query.analyzer import MORE, cut, is_hint, pack_address
+from ledger_core.query.ast import HOUR_US, MINUTE_US, UNIX_US_END, Expression, time_text
 from ledger_core.query.fields import DIMENSIONS, FIELDS
 from ledger_core.tlog.hashing import SIZE_MAX
 
 _LAST_CHAR = "\U0010ffff"
-LAST: Final = _LAST_CHAR * (TERM_CHARS_MAX + 1)
+LAST: Final = _LAST_CHAR * (analyzer.TERM_CHARS_MAX + 1)
 """A text above every value: the upper end of an open range."""
 
 
@@ -179,7 +169,7 @@ def _plan_value(condition: ast.Is) -> Lookup:
         return _plan_action(value, is_prefix=condition.is_prefix)
     hints: tuple[Read, ...] = ()
     if dimension == "context":
-        value = context_prefix(condition.key) + value
+        value = analyzer.context_prefix(condition.key) + value
         hints = (Find(dimension, MORE),)
     if condition.is_prefix:
         low = cut(value)
@@ -199,7 +189,7 @@ def _plan_action(value: str, *, is_prefix: bool) -> Lookup:
     if not is_prefix:
         return Lookup((Find("action", value),))
     if value.endswith("."):
-        return Lookup((Find(FAMILY, value),))
+        return Lookup((Find(analyzer.FAMILY, value),))
     return Lookup((Range("action", value, _after(value)),))
 
 
@@ -208,10 +198,9 @@ def _plan_words(condition: ast.Words) -> Node:
     for place, word in enumerate(condition.words):
         is_prefix = condition.is_prefix and place == len(condition.words) - 1
         dimensions = (condition.field,) if condition.field else ("word", "reason")
+        low = cut(word)
         reads: list[Read] = [
-            Range(dimension, cut(word), _after(cut(word)))
-            if is_prefix
-            else Find(dimension, cut(word))
+            Range(dimension, low, _after(low)) if is_prefix else Find(dimension, low)
             for dimension in dimensions
         ]
         more = tuple(Find(dimension, MORE) for dimension in dimensions)
@@ -236,22 +225,18 @@ def _plan_time(start: ast.Moment | None, end: ast.Moment | None) -> Node:
     else:
         must = _times("minute", first_minute, last_minute)
     hints = tuple(
-        Find("minute", _time_text(_floor(us, MINUTE_US))[:MINUTE_CHARS])
+        Find("minute", time_text(_floor(us, MINUTE_US))[: analyzer.MINUTE_CHARS])
         for us in (start_us, end_us)
         if us % MINUTE_US
     )
-    return TimeRange(_time_text(start_us), _time_text(end_us), Lookup(tuple(must), hints))
+    return TimeRange(time_text(start_us), time_text(end_us), Lookup(tuple(must), hints))
 
 
 def _times(dimension: str, start_us: int, end_us: int) -> list[Read]:
     if start_us >= end_us:
         return []
-    chars = HOUR_CHARS if dimension == "hour" else MINUTE_CHARS
-    return [Range(dimension, _time_text(start_us)[:chars], _time_text(end_us)[:chars])]
-
-
-def _time_text(unix_us: int) -> str:
-    return ast.time_text(ast.Moment(unix_us))
+    chars = analyzer.HOUR_CHARS if dimension == "hour" else analyzer.MINUTE_CHARS
+    return [Range(dimension, time_text(start_us)[:chars], time_text(end_us)[:chars])]
 
 
 def _floor(unix_us: int, unit_us: int) -> int:

@@ -65,7 +65,7 @@ class IdResolver:
 
         Cost: at most 17 reads of rows, most of them in one bundle.
         """
-        text = ast.time_text(moment)
+        text = ast.time_text(moment.unix_us)
         segment = bisect_left(self.records, text, key=lambda record: record.last_received)
         start = segment * self.segment_entries
         # No records exist past the last sealed segment: the search covers all of that.

@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -154,28 +155,21 @@ def _build_all(
         return
     # An LMDB environment must not cross fork().
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _Worker.start, (log.path,)) as pool:
+    # Segments have no cycles, so collection is off.
+    with ProcessPoolExecutor(workers, context, gc.disable) as pool:
         pending: deque[Future[SealedSegment]] = deque()
         for segment in range(total):
-            pending.append(pool.submit(_Worker.build, segment, segment_entries))
+            pending.append(pool.submit(_build_in_process, log.path, segment, segment_entries))
             if len(pending) > _AHEAD * workers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
 
-class _Worker:
-    """The state of a process that builds segments."""
+@cache
+def _open_leaf_cache(log_path: Path) -> LeafCache:
+    return LeafCache(LogStore.open(log_path), bytes_max=0)
 
-    leaf_cache: LeafCache
 
-    @classmethod
-    def start(cls, log_path: Path) -> None:
-        """Open the log in this process. Segments have no cycles, so collection is off."""
-        gc.disable()
-        cls.leaf_cache = LeafCache(LogStore.open(log_path), bytes_max=0)
-
-    @classmethod
-    def build(cls, segment: int, segment_entries: int) -> SealedSegment:
-        """Build one segment."""
-        return build_segment(cls.leaf_cache, segment, segment_entries)
+def _build_in_process(log_path: Path, segment: int, segment_entries: int) -> SealedSegment:
+    return build_segment(_open_leaf_cache(log_path), segment, segment_entries)

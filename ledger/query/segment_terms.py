@@ -16,25 +16,8 @@ from typing import Any, Final
 from ledger.store.index.postings import Postings, TermsBuilder, join
 from ledger.store.index.roaring_containers import Container, union
 from ledger.store.index.segment import SealedSegment, SegmentFacts, encode_segment
-from ledger_core.query.analyzer import (
-    ABSENT,
-    CONTEXT_TERMS_MAX,
-    FAMILY,
-    HOUR_CHARS,
-    MINUTE_CHARS,
-    MORE,
-    TERM_CHARS_MAX,
-    EventView,
-    LeafView,
-    context_prefix,
-    cut,
-    decode_view,
-    families_of,
-    pack_address,
-    scalars,
-    terms_of,
-    text_of,
-)
+from ledger_core.query import analyzer
+from ledger_core.query.analyzer import ABSENT, TERM_CHARS_MAX, EventView, LeafView, cut, terms_of
 from ledger_core.query.fields import COLUMNS, CONTEXT_DIMENSIONS, DIMENSIONS, FIELDS, Kind
 
 _NAMES = "name"
@@ -76,7 +59,7 @@ class SegmentTerms:
         Cost: 1.3 µs an entry to decode it, and as much again for its terms.
         """
         first = self.entries
-        views = [decode_view(leaf) for leaf in leaves]
+        views = [analyzer.decode_view(leaf) for leaf in leaves]
         events = [view.event for view in views]
         self._add_times(views, first)
         for name, kind, read in _SINGLE:
@@ -89,7 +72,7 @@ class SegmentTerms:
         """Posting lists whose union is that of a term."""
         if dimension == "word":
             return self._texts_with((value,))
-        if dimension == FAMILY:
+        if dimension == analyzer.FAMILY:
             # The first text above every action of `iam.` is `iam/`.
             return self._terms["action"].between(value, f"{value[:-1]}{chr(ord('.') + 1)}")
         found = self._terms[dimension].find(value)
@@ -114,10 +97,10 @@ class SegmentTerms:
         """The terms of a dimension, in order."""
         if dimension == "word":
             return self._derived(_TEXTS, terms_of)
-        if dimension == FAMILY:
-            return self._derived(("action",), families_of)
+        if dimension == analyzer.FAMILY:
+            return self._derived(("action",), analyzer.families_of)
         if dimension == "hour":
-            return self._derived(("minute",), lambda minute: (minute[:HOUR_CHARS],))
+            return self._derived(("minute",), lambda minute: (minute[: analyzer.HOUR_CHARS],))
         return self._terms[dimension].seal()
 
     def _derived(
@@ -151,8 +134,8 @@ class SegmentTerms:
         times = [view.event.time for view in views]
         earliest, latest = self.times
         self.times = (min(earliest or times[0], *times), max(latest, *times))
-        self._terms["minute"].add([time[:MINUTE_CHARS] for time in times], first)
-        received = [view.received.time[:HOUR_CHARS] for view in views]
+        self._terms["minute"].add([time[: analyzer.MINUTE_CHARS] for time in times], first)
+        received = [view.received.time[: analyzer.HOUR_CHARS] for view in views]
         self._terms["received"].add(received, first)
 
     def _add_several(self, events: list[EventView], first: int) -> None:
@@ -203,16 +186,16 @@ class SegmentTerms:
             before = len(terms)
             for key, value in context.items():
                 if type(value) is str or type(value) is int:
-                    term = f"{context_prefix(key)}{value}"
+                    term = f"{analyzer.context_prefix(key)}{value}"
                     terms.append((term if len(term) <= TERM_CHARS_MAX else cut(term), offset))
                     continue
-                for path, text in scalars(key, value):
+                for path, text in analyzer.scalars(key, value):
                     if path in CONTEXT_DIMENSIONS:
                         self._terms[CONTEXT_DIMENSIONS[path]].add_several([(cut(text), offset)])
                     else:
-                        terms.append((cut(context_prefix(path) + text), offset))
-            if len(terms) - before > CONTEXT_TERMS_MAX:
-                terms[before + CONTEXT_TERMS_MAX :] = [(MORE, offset)]
+                        terms.append((cut(analyzer.context_prefix(path) + text), offset))
+            if len(terms) - before > analyzer.CONTEXT_TERMS_MAX:
+                terms[before + analyzer.CONTEXT_TERMS_MAX :] = [(analyzer.MORE, offset)]
         self._terms["context"].add_several(terms)
 
 
@@ -220,7 +203,7 @@ def _terms_for(kind: Kind, values: list[str]) -> list[str]:
     """The terms of the values of a field that every entry has at most once."""
     if kind == "action":
         return values
-    return list(map(pack_address, values)) if kind == "address" else _cut_all(values)
+    return list(map(analyzer.pack_address, values)) if kind == "address" else _cut_all(values)
 
 
 def _pop_all(contexts: list[dict[str, Any]], key: str) -> list[str]:
@@ -232,7 +215,7 @@ def _pop_all(contexts: list[dict[str, Any]], key: str) -> list[str]:
                 contexts[place][key] = value
                 values[place] = ABSENT
             else:
-                values[place] = text_of(value)
+                values[place] = analyzer.text_of(value)
     return _cut_all(values)
 
 

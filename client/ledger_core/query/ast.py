@@ -136,9 +136,7 @@ def all_of(parts: Iterable[Expression]) -> Expression:
             flat += part.parts
         elif not isinstance(part, Everything):
             flat.append(part)
-    if not flat:
-        return EVERYTHING
-    return flat[0] if len(flat) == 1 else And(tuple(flat))
+    return And(tuple(flat)) if len(flat) > 1 else flat[0] if flat else EVERYTHING
 
 
 def any_of(parts: Iterable[Expression]) -> Expression:
@@ -204,25 +202,22 @@ def format_query(expression: Expression) -> str:
             return f"{field}:{_format_moment(start)}..{_format_moment(end, is_end=True)}"
 
 
-def time_text(moment: Moment) -> str:
-    """A resolved moment as the log spells times; texts sort as times do."""
-    if moment.unix_us >= UNIX_US_END:
-        return "~"
-    return format_time(moment.unix_us)
+def time_text(unix_us: int) -> str:
+    """A time as the log spells it; texts sort as times do."""
+    return format_time(unix_us) if unix_us < UNIX_US_END else "~"
 
 
 def _inner(part: Expression, *, within: type) -> str:
     text = format_query(part)
-    if isinstance(part, Or) or (isinstance(part, And) and within is not And) or not text:
-        return f"({text})" if text else "NOT ()"
-    return text
+    if not text:
+        return "NOT ()"
+    is_grouped = isinstance(part, Or) or (isinstance(part, And) and within is not And)
+    return f"({text})" if is_grouped else text
 
 
 def _quote(text: str, *, is_prefix: bool = False) -> str:
-    star = "*" if is_prefix else ""
-    if _PLAIN.fullmatch(text):
-        return text + star
-    return json.dumps(text, ensure_ascii=False) + star
+    quoted = text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    return f"{quoted}*" if is_prefix else quoted
 
 
 def _format_moment(moment: Moment | None, *, is_end: bool = False) -> str:

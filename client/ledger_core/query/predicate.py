@@ -105,7 +105,8 @@ def _test_network(condition: ast.InNetwork) -> Test:
 
 def _test_time(condition: ast.Between) -> Test:
     # All times in the log have one form, so they compare as text.
-    start, end = _bound(condition.start), _bound(condition.end)
+    start = condition.start and ast.time_text(condition.start.unix_us)
+    end = condition.end and ast.time_text(condition.end.unix_us)
     is_received = condition.field == "received"
 
     def is_between(_index: int, view: LeafView) -> bool:
@@ -113,7 +114,3 @@ def _test_time(condition: ast.Between) -> Test:
         return (start is None or start <= time) and (end is None or time < end)
 
     return is_between
-
-
-def _bound(moment: ast.Moment | None) -> str | None:
-    return None if moment is None else ast.time_text(moment)

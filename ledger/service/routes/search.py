@@ -192,7 +192,7 @@ async def _search(
         )
         answer = _answer(query, found, because, order=page.order)
         if page.explain:
-            answer.explanation = str(engine.explain(query, tenant=tenant, now_unix_us=now))
+            answer.explanation = engine.explain(query, tenant=tenant, now_unix_us=now)
         return answer, started_s
 
     answer, started_s = await context.query_pool.run(find)

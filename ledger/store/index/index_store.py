@@ -28,7 +28,7 @@ from ledger.store.environment import (
 from ledger.store.index.postings import Postings, join
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
 from ledger.store.index.segment import SealedSegment, SegmentRecord, segment_root
-from ledger.store.index.term_blocks import OpenBlock, check_block, read_loose, read_text
+from ledger.store.index.term_blocks import OpenBlock, check_block, read_loose
 from ledger_client.runtime.files import FileLock
 from ledger_core.query.fields import DIMENSIONS
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -59,18 +59,11 @@ class IndexStore:
     def snapshot(self) -> Iterator["IndexSnapshot"]:
         """The index as it is now, for one thread, until the context ends."""
         with self._environment.read() as transaction:
-            analysis, segment_entries = _made_by(transaction)
-            yield IndexSnapshot(
-                transaction,
-                analysis=analysis,
-                segment_entries=segment_entries,
-                records=self._records(transaction),
-            )
+            yield IndexSnapshot(transaction, self._records(transaction))
 
     def _records(self, transaction: Transaction[bytes]) -> Sequence[SegmentRecord]:
         """The record of every sealed segment; records never change, so each is read once."""
-        found = transaction.get(keyspace.META, keyspace.META_GENERATION)
-        generation = 0 if found is None else keyspace.decode_u64(found)
+        generation = _generation(transaction)
         count = transaction.count(keyspace.SEGMENTS)
         with self._lock:
             known_generation, known = self._known
@@ -90,16 +83,8 @@ class IndexStore:
 class IndexSnapshot:
     """One state of the index. Not thread-safe, and valid only inside `IndexStore.snapshot`."""
 
-    def __init__(
-        self,
-        transaction: Transaction[bytes],
-        *,
-        analysis: str,
-        segment_entries: int,
-        records: Sequence[SegmentRecord],
-    ) -> None:
-        self.analysis: Final = analysis
-        self.segment_entries: Final = segment_entries
+    def __init__(self, transaction: Transaction[bytes], records: Sequence[SegmentRecord]) -> None:
+        self.analysis, self.segment_entries = _made_by(transaction)
         self.records: Final = records
         self._transaction = transaction
         self._cursor = transaction.cursor(keyspace.BLOCKS)
@@ -158,8 +143,8 @@ class IndexSnapshot:
 
     def values(self, dimension: str, segment: int) -> list[str]:
         """Every value of a dimension in a segment, in order."""
-        found = [read_text(data, self._decompressor) for _, data in self.blocks(dimension, segment)]
-        return b"\0".join(found).decode().split("\0") if found else []
+        postings = self.postings(dimension, segment)
+        return [value for block in postings for value in block.values]
 
     def postings(self, dimension: str, segment: int) -> Iterator[Postings]:
         """Every term of a dimension in a segment, in order, a block at a time."""
@@ -221,8 +206,7 @@ class IndexWriter:
     def clear(self, *, analysis: str, segment_entries: int) -> None:
         """Delete every segment, and record other rules for the next ones."""
         with self._environment.write() as transaction:
-            found = transaction.get(keyspace.META, keyspace.META_GENERATION)
-            generation = 0 if found is None else keyspace.decode_u64(found) + 1
+            generation = _generation(transaction) + 1
             for name in (keyspace.BLOCKS, keyspace.COLUMNS, keyspace.SEGMENTS):
                 transaction.clear(name)
             for key, value in _meta(analysis, segment_entries, generation).items():
@@ -308,6 +292,12 @@ def _made_by(transaction: Transaction[bytes]) -> tuple[str, int]:
     segment_entries = transaction.require(keyspace.META, keyspace.META_SEGMENT)
     analysis = transaction.require(keyspace.META, keyspace.META_ANALYSIS).decode()
     return analysis, keyspace.decode_u64(segment_entries)
+
+
+def _generation(transaction: Transaction[bytes]) -> int:
+    """How often the index was cleared."""
+    found = transaction.get(keyspace.META, keyspace.META_GENERATION)
+    return 0 if found is None else keyspace.decode_u64(found)
 
 
 def _meta(analysis: str, segment_entries: int, generation: int) -> dict[bytes, bytes]:

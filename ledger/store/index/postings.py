@@ -13,6 +13,7 @@ import itertools
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from pyroaring import BitMap
@@ -37,21 +38,17 @@ _TAKEN_SINGLY = 64
 _OFFSETS: Final = array("H", range(SEGMENT_ENTRIES_MAX))
 
 
+@dataclass(frozen=True, slots=True)
 class Postings:
     """The terms of one dimension, ascending: value i has `counts[i] + 1` offsets in `forms[i]`.
 
     `payload` is the payloads of their containers, joined.
     """
 
-    __slots__ = ("counts", "forms", "payload", "values")
-
-    def __init__(
-        self, values: Sequence[str], *, counts: "array[int]", forms: "array[int]", payload: bytes
-    ) -> None:
-        self.values: Final = values
-        self.counts: Final = counts
-        self.forms: Final = forms
-        self.payload: Final = payload
+    values: Sequence[str]
+    counts: "array[int]" = field(kw_only=True)
+    forms: "array[int]" = field(kw_only=True)
+    payload: bytes = field(kw_only=True)
 
     def __iter__(self) -> Iterator[tuple[str, Container]]:
         at = 0
@@ -64,9 +61,8 @@ class Postings:
 def join(terms: Iterable[tuple[str, Container]]) -> Postings:
     """The postings of terms that are in order."""
     values: list[str] = []
-    counts = array("H")
-    forms = array("H")
     payloads: list[bytes] = []
+    counts, forms = array("H"), array("H")
     for value, (cardinality, form, payload) in terms:
         values.append(value)
         counts.append(cardinality - 1)
@@ -82,16 +78,6 @@ class TermsBuilder:
     `in_runs`: neighbours share values, so even short lists are smaller as runs.
     `in_column`: every entry gets its value by `add`, and `column` returns their ranks.
     """
-
-    __slots__ = (
-        "_again_numbers",
-        "_again_offsets",
-        "_column",
-        "_firsts",
-        "_in_runs",
-        "_numbers",
-        "_repeats",
-    )
 
     def __init__(self, *, in_runs: bool = False, in_column: bool = False) -> None:
         self._in_runs = in_runs
@@ -132,10 +118,8 @@ class TermsBuilder:
         self._add_mixed(list(map(self._numbers.__getitem__, values)), offsets)
 
     def _add_mixed(self, numbers: Iterable[int], offsets: Iterable[int]) -> None:
-        firsts = self._firsts
+        firsts, again, again_offsets = self._firsts, self._again_numbers, self._again_offsets
         known = len(firsts)
-        again: list[int] = []
-        again_offsets: list[int] = []
         for number, offset in zip(numbers, offsets, strict=True):
             if number == known:
                 firsts.append(offset)
@@ -143,8 +127,6 @@ class TermsBuilder:
             else:
                 again.append(number)
                 again_offsets.append(offset)
-        self._again_numbers.fromlist(again)
-        self._again_offsets.fromlist(again_offsets)
 
     def find(self, value: str) -> Container | None:
         """The posting list of a value."""
@@ -156,11 +138,8 @@ class TermsBuilder:
 
         Cost: 50 ns for each value of the dimension.
         """
-        numbers = [
-            number
-            for value, number in self._numbers.items()
-            if low <= value < high and value != ABSENT
-        ]
+        values = self._numbers.items()
+        numbers = [number for value, number in values if low <= value < high and value != ABSENT]
         if len(numbers) <= _TAKEN_SINGLY:
             return [self._container(number) for number in numbers]
         self._flush()

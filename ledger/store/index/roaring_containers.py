@@ -165,15 +165,14 @@ def assemble(containers: Sequence[tuple[int, Container]]) -> BitMap:
         if 0 < form < FORM_BITSET:
             runs[number >> 3] |= 1 << (number & 7)
     has_runs = any(runs)
-    head = (
-        _RUNS_HEAD.pack(_COOKIE_RUNS, count - 1) + bytes(runs)
-        if has_runs
-        else _HEAD.pack(_COOKIE, count)
-    )
+    head = _HEAD.pack(_COOKIE, count)
+    if has_runs:
+        head = _RUNS_HEAD.pack(_COOKIE_RUNS, count - 1) + bytes(runs)
     parts = [head, to_little_endian(descriptors).tobytes()]
     if not has_runs or count >= _NO_POSITIONS_BELOW:
         first = len(head) + (_DESCRIPTOR_BYTES + _POSITION_BYTES) * count
-        parts.append(_positions(map(len, payloads), first))
+        *positions, _end = accumulate(map(len, payloads), initial=first)
+        parts.append(to_little_endian(array("I", positions)).tobytes())
     return BitMap.deserialize(b"".join([*parts, *payloads]))
 
 
@@ -185,18 +184,23 @@ def unite(slots: Iterable[tuple[int, Iterable[Container]]]) -> BitMap:
     layers: list[list[tuple[int, Container]]] = []
     loose: list[tuple[int, bytes]] = []
     for slot, containers in slots:
-        depth = 0
+        tight = []
         for container in containers:
             if container.form == FORM_LOOSE:
                 loose.append((slot, container.payload))
-                continue
-            if depth == len(layers):
-                layers.append([])
-            layers[depth].append((slot, container))
-            depth += 1
+            else:
+                tight.append((slot, container))
+        layers += [[] for _ in range(len(tight) - len(layers))]
+        for layer, placed in zip(layers, tight, strict=False):
+            layer.append(placed)
     bitmaps = [assemble(layer) for layer in layers]
     if loose:
         bitmaps.append(_sort(loose))
+    return union_of(bitmaps)
+
+
+def union_of(bitmaps: Sequence[BitMap]) -> BitMap:
+    """The union of any number of bitmaps; of one it is that one."""
     if len(bitmaps) == 1:
         return bitmaps[0]
     return BitMap.union(*bitmaps) if bitmaps else BitMap()
@@ -220,9 +224,3 @@ def _sort(loose: Sequence[tuple[int, bytes]]) -> BitMap:
     members[0::4], members[1::4] = lower[0::2], lower[1::2]
     members[2::4], members[3::4] = upper[0::2], upper[1::2]
     return BitMap(to_little_endian(array("I", bytes(members))))
-
-
-def _positions(sizes: Iterable[int], first: int) -> bytes:
-    """The position of each payload, counted from the start of the file."""
-    *positions, _end = accumulate(sizes, initial=first)
-    return to_little_endian(array("I", positions)).tobytes()

@@ -26,15 +26,9 @@ from typing import Final
 
 import zstandard
 
+from ledger.store.index import roaring_containers as roaring
 from ledger.store.index.postings import Postings
-from ledger.store.index.roaring_containers import (
-    Container,
-    container_at,
-    from_little_endian,
-    loose_container,
-    payload_bytes,
-    to_little_endian,
-)
+from ledger.store.index.roaring_containers import Container, from_little_endian, payload_bytes
 from ledger_core.tlog.errors import MalformedError
 
 BLOCK_TERMS_MAX: Final = 512
@@ -124,20 +118,16 @@ class OpenBlock:
         if not self._is_plain or size > _LOOSE_BYTES_MAX * (end - start):
             return self._containers(start, end)
         at = self._payloads + _payload_bytes(self._counts[:start], ())
-        return (loose_container(self._data[at : at + size]),)
+        return (roaring.loose_container(self._data[at : at + size]),)
 
     def values(self) -> list[bytes]:
         """The values, ascending."""
         return self._text[1:-1].split(_SEPARATOR)
 
-    def texts(self) -> list[str]:
-        """The values as text."""
-        return self._text[1:-1].decode().split("\0")
-
     def postings(self) -> Postings:
         """All of the block's terms."""
         return Postings(
-            self.texts(),
+            self._text[1:-1].decode().split("\0"),
             counts=self._counts,
             forms=from_little_endian(self._forms),
             payload=self._data[self._payloads :],
@@ -151,20 +141,11 @@ class OpenBlock:
         before = () if self._is_plain else forms[:start]
         at = self._payloads + _payload_bytes(self._counts[:start], before)
         for rank in range(start, end):
-            container = container_at(
+            container = roaring.container_at(
                 self._data, at, cardinality=self._counts[rank] + 1, form=forms[rank]
             )
             at += len(container.payload)
             yield container
-
-
-def read_text(data: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
-    """The values of a block, ascending, joined by NULs."""
-    count, _, directory_bytes = _HEAD.unpack_from(data)
-    directory = decompressor.decompress(
-        data[_HEAD.size : _HEAD.size + directory_bytes], max_output_size=_DIRECTORY_BYTES_MAX
-    )
-    return directory[4 * count + 1 : -1]
 
 
 def read_loose(data: bytes) -> Container | None:
@@ -176,7 +157,7 @@ def read_loose(data: bytes) -> Container | None:
     payload = data[_HEAD.size + directory_bytes :]
     if not is_plain or len(payload) > _LOOSE_BYTES_MAX * count:
         return None
-    return loose_container(payload)
+    return roaring.loose_container(payload)
 
 
 def check_block(data: bytes) -> list[tuple[bytes, Container]]:
@@ -246,8 +227,8 @@ def _scale(count: int, size: int) -> int:
 def _directory(postings: Postings, start: int, end: int) -> bytes:
     return b"".join(
         (
-            to_little_endian(postings.counts[start:end]).tobytes(),
-            to_little_endian(postings.forms[start:end]).tobytes(),
+            roaring.to_little_endian(postings.counts[start:end]).tobytes(),
+            roaring.to_little_endian(postings.forms[start:end]).tobytes(),
             _SEPARATOR,
             "\0".join(postings.values[start:end]).encode(),
             _SEPARATOR,
