@@ -45,11 +45,7 @@ class Cursor:
     def format(self, *, query: str, tenant: str | None) -> str:
         """The cursor as text, for this query and tenant."""
         head = _HEAD.pack(
-            _VERSION,
-            ORDERS.index(self.order),
-            self.tree_size,
-            self.position,
-            self.now_unix_us,
+            _VERSION, ORDERS.index(self.order), self.tree_size, self.position, self.now_unix_us
         )
         return base64.urlsafe_b64encode(head + _tag(head, query, tenant)).decode().rstrip("=")
 

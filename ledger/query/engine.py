@@ -267,7 +267,6 @@ class QueryEngine:
 
 
 def _scoped(query: Expression, tenant: str | None) -> Expression:
-    """The query, restricted to one tenant if the token is bound to it."""
     return query if tenant is None else all_of((Is("tenant", tenant), query))
 
 

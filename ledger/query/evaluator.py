@@ -135,7 +135,6 @@ class Window:
         return None if column is None else (column, self._snapshot.values(dimension, segment))
 
     def _evaluate(self, node: Node, segments: Sequence[int]) -> Bounds:
-        """The members of some of the segments that match a node."""
         match node:
             case plan.Lookup():
                 return self._look_up(node, segments)
@@ -175,7 +174,6 @@ class Window:
         return bounds
 
     def _segments_of(self, members: BitMap, segments: Sequence[int]) -> Sequence[int]:
-        """Those of the segments that have members."""
         first = self.segments.start
         return [
             segment
@@ -217,7 +215,6 @@ class Window:
         return union_of([self._read(read, segments) for read in reads])
 
     def _read(self, read: Read, segments: Sequence[int]) -> BitMap:
-        """The entries that have a term of a read."""
         first = self.segments.start
         sealed = [segment for segment in segments if segment < len(self._records)]
         rest = [

@@ -132,7 +132,6 @@ def _most_frequent(counts: dict[str, int]) -> list[tuple[str, int]]:
 
 
 def _count_all(runs: Iterable[Postings], counts: dict[str, int]) -> None:
-    """Add up the terms of a segment in which every entry matches."""
     for postings in runs:
         for value, count in zip(postings.values, postings.counts, strict=True):
             counts[value] = counts.get(value, 0) + count + 1
@@ -141,7 +140,6 @@ def _count_all(runs: Iterable[Postings], counts: dict[str, int]) -> None:
 def _count_column(
     offsets: BitMap, places: "array[int]", values: list[str], counts: Counter[str]
 ) -> None:
-    """Add up the values of the matches of a segment from its column."""
     found = list(map(places.__getitem__, offsets.to_array()))
     if NO_PLACE in found:
         found = [place for place in found if place != NO_PLACE]

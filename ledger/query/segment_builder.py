@@ -147,7 +147,6 @@ def check_index(
 def _build_all(
     log: LogStore, total: int, segment_entries: int, workers: int
 ) -> Iterator[SealedSegment]:
-    """All segments, in order."""
     if workers <= 1:
         leaf_cache = LeafCache(log, bytes_max=0)
         for segment in range(total):

@@ -106,7 +106,6 @@ class SegmentTerms:
     def _derived(
         self, dimensions: Iterable[str], terms_of: Callable[[str], Iterable[str]]
     ) -> Postings:
-        """The terms that a function derives from the values of some dimensions."""
         derived: dict[str, list[Container]] = defaultdict(list)
         for name in dimensions:
             for text, container in self._terms[name].seal():
@@ -115,7 +114,6 @@ class SegmentTerms:
         return join((term, union(containers)) for term, containers in sorted(derived.items()))
 
     def _texts_with(self, words: Iterable[str]) -> list[Container]:
-        """The posting lists of the actions and names that contain any of the words."""
         self._read_new_texts()
         texts = {place for word in words for place in self._texts.get(word, ())}
         found = [self._terms[name].find(text) for name, text in texts]
@@ -139,7 +137,6 @@ class SegmentTerms:
         self._terms["received"].add(received, first)
 
     def _add_several(self, events: list[EventView], first: int) -> None:
-        """Add the fields of which an entry may have none or several values."""
         terms = self._terms
         numbered = list(enumerate(events, first))
         for name, read in _SEVERAL:
@@ -200,7 +197,6 @@ class SegmentTerms:
 
 
 def _terms_for(kind: Kind, values: list[str]) -> list[str]:
-    """The terms of the values of a field that every entry has at most once."""
     if kind == "action":
         return values
     return list(map(analyzer.pack_address, values)) if kind == "address" else _cut_all(values)
