@@ -105,8 +105,8 @@ def _test_network(condition: ast.InNetwork) -> Test:
 
 def _test_time(condition: ast.Between) -> Test:
     # All times in the log have one form, so they compare as text.
-    start = condition.start and ast.time_text(condition.start.unix_us)
-    end = condition.end and ast.time_text(condition.end.unix_us)
+    start = ast.time_text(condition.start.unix_us) if condition.start else None
+    end = ast.time_text(condition.end.unix_us) if condition.end else None
     is_received = condition.field == "received"
 
     def is_between(_index: int, view: LeafView) -> bool:
