@@ -8,7 +8,7 @@ FORMAT ?= jsonl
 ONCE ?=
 ARGS ?=
 
-.PHONY: demo test check fix bench docs clean
+.PHONY: demo test check fix bench mutants docs clean
 
 demo: $(VENV)/server ## The main job, told step by step: append, prove, verify, tamper, be caught.
 	$(BIN)/ledger demo $(if $(ONCE),--once) $(if $(FILE),--import "$(FILE)" --format $(FORMAT))
@@ -34,6 +34,9 @@ fix: $(VENV)/check
 bench: $(VENV)/test ## Print the table of docs/benchmarks.md and write bench/results.json.
 	$(BIN)/python -m bench $(ARGS)
 
+mutants: $(VENV)/mutants ## Mutation tests of the code that guards against loss; takes an hour.
+	$(BIN)/python -m tests.mutants $(ARGS)
+
 docs: $(VENV)/check ## Write the parts of docs/ that come from the code.
 	$(BIN)/python -m docs.generate
 
@@ -57,4 +60,8 @@ $(VENV)/test: $(VENV)/server
 
 $(VENV)/check: $(VENV)/test
 	$(PIP) install --group check
+	touch $@
+
+$(VENV)/mutants: $(VENV)/test
+	$(PIP) install --group mutants
 	touch $@

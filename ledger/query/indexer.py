@@ -1,8 +1,8 @@
 """Keeps the index of a service up to date: a process for full segments, a thread for new entries.
 
 Sealing a segment computes for a second, which on a thread of the service would delay its event
-loop. So the indexer is a process of its own. It may be killed at any time. It ends when its parent
-ends, because that closes the pipe on its standard input; nothing is ever written to the pipe.
+loop. So the indexer is a follower (`ledger/follow/`): a process of its own that may be killed at
+any time.
 
 New entries are indexed in the service's memory. A query does this itself for the entries it needs.
 The index follower does it beforehand, so that queries need not wait. It works for a millisecond and
@@ -10,9 +10,6 @@ then rests: for thirty while events come in, for three while none do, as after a
 """
 
 import gc
-import os
-import select
-import subprocess
 import sys
 import threading
 import time
@@ -21,6 +18,7 @@ from typing import Final
 
 import structlog
 
+from ledger.follow.process import is_orphaned, lower_priority
 from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import SegmentBuilder, open_index_writer
 from ledger.store.log import LogStore
@@ -35,8 +33,6 @@ FOLLOW_POLL_S: Final = 0.05
 FOLLOW_ENTRIES: Final = 128
 REST_RATIO: Final = 30
 REST_RATIO_WHEN_QUIET: Final = 3
-STOP_WAIT_S: Final = 10.0
-NICENESS: Final = 10
 
 _log = structlog.get_logger("ledger.query")
 
@@ -75,43 +71,6 @@ class IndexFollower:
             rest_s = worked_s * ratio if is_behind else FOLLOW_POLL_S
 
 
-class IndexerProcess:
-    """Starts and stops the process that seals the segments of one log."""
-
-    def __init__(self, log_path: Path, index_path: Path) -> None:
-        self._log_path = log_path
-        self._index_path = index_path
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def is_running(self) -> bool:
-        """Whether the process runs."""
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> None:
-        """Start the process."""
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", __name__, str(self._log_path), str(self._index_path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            # Ctrl-C reaches only the service, which then stops this process.
-            start_new_session=True,
-        )
-
-    def stop(self) -> None:
-        """End the process; its successor seals the segment that it was building."""
-        process = self._process
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_WAIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
-
-
 def seal_until_orphaned(log_path: Path, index_path: Path) -> None:
     """Seal full segments until standard input ends.
 
@@ -122,29 +81,24 @@ def seal_until_orphaned(log_path: Path, index_path: Path) -> None:
     try:
         builder = SegmentBuilder(log, writer)
         builder.prepare()
-        while not _is_orphaned(0.0):
-            if not builder.seal_next() and _is_orphaned(SEAL_POLL_S):
+        while not is_orphaned(0.0):
+            if not builder.seal_next() and is_orphaned(SEAL_POLL_S):
                 return
     finally:
         writer.close()
         log.close()
 
 
-def _is_orphaned(wait_s: float) -> bool:
-    """Whether the parent ended, which closes the pipe; wait up to `wait_s` for it."""
-    return bool(select.select([sys.stdin], [], [], wait_s)[0])
-
-
 def main() -> None:
     """Seal the segments of the log and index that the command line names, at low priority."""
-    os.nice(NICENESS)
+    lower_priority()
     gc.disable()  # A segment is half a million objects without a cycle.
     log_path, index_path = map(Path, sys.argv[1:])
     while True:
         try:
             return seal_until_orphaned(log_path, index_path)
         except UnavailableError:
-            if _is_orphaned(SEAL_POLL_S):
+            if is_orphaned(SEAL_POLL_S):
                 return None
 
 

@@ -17,11 +17,11 @@ from secrets import token_bytes
 import structlog
 from aiohttp import web
 
+from ledger.follow.followers import Followers
 from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
 from ledger.query.engine import QueryEngine
 from ledger.query.executor import QueryLimits
-from ledger.query.indexer import IndexerProcess
 from ledger.query.segment_builder import open_index_writer
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import DirectoryPaths, open_private, read_signers
@@ -126,6 +126,9 @@ def _open_parts(
     private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES))
     private_fields = PrivateFields(opened.enter_context(closing(private)), fields)
     query_pool = _open_query_pool(paths, writer.store, settings, opened)
+    followers = Followers(paths.root)
+    followers.start()
+    opened.callback(followers.stop)
     origin = writer.store.origin()
     for signer in signers:
         if signer.verifier.name != origin:
@@ -164,6 +167,7 @@ def _open_parts(
         ),
         private_fields=private_fields,
         query_pool=query_pool,
+        followers=followers,
         openapi=make_openapi(),
         stopping=asyncio.Event(),
     )
@@ -172,16 +176,10 @@ def _open_parts(
 def _open_query_pool(
     paths: DirectoryPaths, store: LogStore, settings: Settings, opened: AsyncExitStack
 ) -> QueryPool:
-    """The query engine over the log and its index, with the indexer process running.
-
-    A missing index is made.
-    """
+    """The query engine over the log and its index; a missing index is made."""
     if not paths.index.exists():
         open_index_writer(paths.index).close()
     index = opened.enter_context(closing(IndexStore.open(paths.index)))
-    indexer = IndexerProcess(paths.log, paths.index)
-    indexer.start()
-    opened.callback(indexer.stop)
     query_pool = QueryPool(
         QueryEngine(store, index),
         limits=QueryLimits(rows_scanned=settings.query_rows_max, time_s=settings.query_time_s),

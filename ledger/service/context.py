@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from ledger.follow.followers import Followers
 from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
 from ledger.service.http.problems import retry_later
@@ -32,6 +33,7 @@ class ServiceContext:
     ingest: IngestPipeline
     private_fields: PrivateFields
     query_pool: QueryPool
+    followers: Followers
     openapi: bytes
     stopping: asyncio.Event
     """Set when the service is told to stop: streams end then."""

@@ -6,9 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+from ledger.follow.followers import Followers
 from ledger.query import indexer
 from ledger.query.engine import QueryEngine
-from ledger.query.indexer import IndexerProcess, IndexFollower
+from ledger.query.indexer import IndexFollower
 from ledger.query.segment_builder import open_index_writer
 from ledger.store.log import create_log
 from tests.query.events import make_entries, make_log, random_event
@@ -18,15 +19,15 @@ WAIT_S = 20.0
 
 def test_the_indexer_runs_until_it_is_stopped(tmp_path: Path) -> None:
     create_log(tmp_path / "log", origin="example.com/audit")
-    process = IndexerProcess(tmp_path / "log", tmp_path / "index")
-    process.start()
+    followers = Followers(tmp_path)
+    followers.start()
     deadline_s = time.monotonic() + WAIT_S
     while not (tmp_path / "index" / "data.mdb").exists():
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
-    assert process.is_running()
-    process.stop()
-    assert not process.is_running()
+    assert followers.not_running() == []
+    followers.stop()
+    assert followers.not_running() == ["index"]
     open_index_writer(tmp_path / "index").close()
 
 

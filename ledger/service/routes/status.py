@@ -78,6 +78,10 @@ async def read_ready(context: ServiceContext, _request: web.BaseRequest) -> web.
     if fill > MAP_FILL_WARNED:
         warnings.append(f"the log's map is {fill:.0%} full: raise map_bytes and start again")
     warnings += _index_warnings(context)
+    warnings += [
+        f"the follower {name} has ended and will be started again"
+        for name in context.followers.not_running()
+    ]
     return encode_answer(Ready(status="ready", warnings=tuple(warnings)))
 
 

@@ -1,0 +1,115 @@
+"""Runs one follower as a child process: start, restart after a failure, stop.
+
+The child's standard input is a pipe to which nothing is ever written. When the parent ends, even by
+SIGKILL, the pipe closes; the child sees that by `is_orphaned` and ends.
+"""
+
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from ledger_client.runtime import backoff
+
+STOP_WAIT_S: Final = 10.0
+RESTART_BASE_S: Final = 0.5
+RESTART_MAX_S: Final = 60.0
+HEALTHY_S: Final = 60.0
+"""A child that ran for so long failed for a new reason, so the wait begins small again."""
+
+NICENESS: Final = 10
+
+_log = structlog.get_logger("ledger.follow")
+
+
+class FollowerProcess:
+    """One follower: a child process and the thread that starts it again when it ends."""
+
+    def __init__(
+        self, name: str, module: str, arguments: Sequence[str], *, restart_s: float = RESTART_BASE_S
+    ) -> None:
+        """`module` is run with `python -m`; `restart_s` is the wait after a first failure."""
+        self.name: Final = name
+        self._command: Final = [sys.executable, "-m", module, *arguments]
+        self._restart_s: Final = restart_s
+        self._lock: Final = threading.Lock()
+        self._stopping: Final = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None  # Replaced under _lock.
+        self._thread: Final = threading.Thread(
+            target=self._supervise, name=f"ledger-{name}", daemon=True
+        )
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the child, None while none runs."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the child and its supervision."""
+        self._start_child()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the child: SIGTERM, and SIGKILL after `STOP_WAIT_S`."""
+        with self._lock:
+            self._stopping.set()
+            process = self._process
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_WAIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._thread.join()
+
+    def _start_child(self) -> subprocess.Popen[bytes] | None:
+        """The new child, None after `stop`."""
+        with self._lock:
+            if self._stopping.is_set():
+                return None
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                # Ctrl-C reaches only the service, which then stops this process.
+                start_new_session=True,
+            )
+            return self._process
+
+    def _supervise(self) -> None:
+        failures = 0
+        process = self._process
+        while process is not None:
+            started_s = time.monotonic()
+            exit_code = process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+            if self._stopping.is_set():
+                return
+            failures = 1 if time.monotonic() - started_s > HEALTHY_S else failures + 1
+            wait_s = backoff.exponential_s(failures, base_s=self._restart_s, limit_s=RESTART_MAX_S)
+            _log.warning(
+                "follower_ended", follower=self.name, exit_code=exit_code, restart_s=wait_s
+            )
+            if self._stopping.wait(wait_s):
+                return
+            process = self._start_child()
+
+
+def lower_priority() -> None:
+    """Let the service's own work go first. Called once, by the child."""
+    os.nice(NICENESS)
+
+
+def is_orphaned(wait_s: float) -> bool:
+    """Whether the parent ended, which closes standard input; wait up to `wait_s` for it."""
+    return bool(select.select([sys.stdin], [], [], wait_s)[0])

@@ -1,0 +1,77 @@
+"""Followers run in processes of their own, are started again when they end, and can be stopped."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ledger.follow.process import FollowerProcess
+
+WAIT_S = 20.0
+
+COUNTING = """\
+import sys
+from pathlib import Path
+from ledger.follow.process import is_orphaned
+starts = Path(sys.argv[1])
+with starts.open("a") as file:
+    file.write("started\\n")
+is_orphaned(60)
+"""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FollowerProcess:
+    """A follower that writes a line whenever it starts."""
+    (tmp_path / "counting_follower.py").write_text(COUNTING, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    starts = str(tmp_path / "starts")
+    return FollowerProcess("counting", "counting_follower", [starts], restart_s=0.05)
+
+
+def starts(tmp_path: Path) -> int:
+    file = tmp_path / "starts"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+def test_a_killed_follower_is_started_again(tmp_path: Path, counting: FollowerProcess) -> None:
+    counting.start()
+    for number in range(1, 4):
+        until(lambda number=number: starts(tmp_path) == number)  # type: ignore[misc]  # its default
+        process_id = counting.process_id
+        assert process_id is not None
+        os.kill(process_id, signal.SIGKILL)
+    until(lambda: starts(tmp_path) == 4)
+    counting.stop()
+    assert counting.process_id is None
+
+
+def test_a_stopped_follower_is_not_started_again(tmp_path: Path, counting: FollowerProcess) -> None:
+    counting.start()
+    until(lambda: starts(tmp_path) == 1)
+    counting.stop()
+    time.sleep(0.3)
+    assert starts(tmp_path) == 1
+    assert counting.process_id is None
+
+
+def test_a_follower_that_cannot_run_is_tried_with_growing_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    process = FollowerProcess("missing", "no_such_module", [], restart_s=0.05)
+    process.start()
+    until(lambda: process.process_id is None)
+    process.stop()
+    assert process.process_id is None
