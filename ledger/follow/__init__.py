@@ -5,8 +5,8 @@
 
 A follower reads the entries of the log in order and keeps its position itself, in the transaction
 that keeps its result. So a kill at any moment repeats entries and loses none (at least once). It
-runs at low priority in a process of its own, so it slows neither appends nor another follower. A new
-follower is a module with a `main`, and a row in `followers.FOLLOWERS`.
+runs at low priority in a process of its own, so it slows neither appends nor other followers. A
+new follower is a module with a `main`, and a row in `followers.FOLLOWERS`.
 
 The weak point: a follower is given paths, so it runs on the host of the log alone.
 """
