@@ -40,7 +40,7 @@ def make_spool(folder: Path, *, instance: str = INSTANCE, segment_bytes_max: int
 def fill(spool: Spool, count: int) -> None:
     for _ in range(count):
         spool.append(EVENT)
-    spool.sync_each()
+    spool.sync()
 
 
 def reader_of(spool: Spool, on_damage: Callable[[Damage], None] = lambda _: None) -> SpoolReader:
@@ -324,6 +324,26 @@ def test_an_exception_of_a_signal_handler_in_mid_frame_damages_no_later_frame(
         spool.append(EVENT)
     fill(spool, 2)
     whole = [2] if after_bytes == 10_000 else []
+    assert read_all(reader_of(spool, damages.append)) == [1, *whole, 3, 4]
+    assert damages == []
+
+
+@pytest.mark.parametrize("after_bytes", [0, 1, 50, 10_000])
+@pytest.mark.parametrize("writes_before", [0, 1])
+def test_nor_does_one_in_the_header_or_the_first_frame_of_a_new_file(
+    tmp_path: Path, disk: Disk, writes_before: int, after_bytes: int
+) -> None:
+    damages: list[Damage] = []
+    spool = make_spool(tmp_path, segment_bytes_max=1)
+    fill(spool, 1)
+    if writes_before:
+        disk.interrupt(lambda: None, after_bytes=10_000)  # The header is written.
+    disk.interrupt(press_ctrl_c, after_bytes=after_bytes)
+    with pytest.raises(KeyboardInterrupt):
+        spool.append(EVENT)
+    spool._segment_bytes_max = 1000  # type: ignore[misc] # the next events share a file
+    fill(spool, 2)
+    whole = [2] if writes_before and after_bytes == 10_000 else []
     assert read_all(reader_of(spool, damages.append)) == [1, *whole, 3, 4]
     assert damages == []
 

@@ -71,32 +71,22 @@ class Spool:
         self.room: Final = threading.Condition(self.lock)
         """Notified when there is more room."""
         self.others_bytes = 0  # The sender sets it regularly.
+        self.appended = 0  # The number of frames ever appended.
+        self.bytes_held = 0  # By the segments that aren't freed yet.
         self._instance: Final = instance_dir.instance.encode()
         self._bytes_max: Final = bytes_max
         self._segment_bytes_max: Final = segment_bytes_max
         self._fsync: Final = fsync
-        self._bytes_held = 0
         self._next_seq = 1
-        self._appended = 0
         self._is_appending = False
         self._interrupting: list[EncodedEvent] = []
         self._segment: _Segment | None = None
         self._sealed: list[_Segment] = []  # Not synced yet.
         self._last_number = 0
         self._sync_lock: Final = threading.RLock()
-        self._synced = 0  # Guarded by _sync_lock: how many of `_appended` are durable.
+        self._synced = 0  # Guarded by _sync_lock: how many of `appended` are durable.
         self._synced_number = 0  # Guarded by _sync_lock: the `_last_number` whose name is durable.
         self._is_closed = False
-
-    @property
-    def appended(self) -> int:
-        """The number of frames ever appended."""
-        return self._appended
-
-    @property
-    def bytes_held(self) -> int:
-        """The bytes of the segments that aren't freed yet."""
-        return self._bytes_held
 
     @property
     def end_position(self) -> Position:
@@ -108,7 +98,7 @@ class Spool:
 
     def has_room(self, event_bytes: int) -> bool:
         """Whether an event of this length fits below the limit."""
-        held = self._bytes_held + self.others_bytes
+        held = self.bytes_held + self.others_bytes
         return held + event_bytes + FRAME_OVERHEAD_BYTES <= self._bytes_max
 
     def skip_number(self) -> int:
@@ -154,17 +144,34 @@ class Spool:
 
     def sync(self) -> None:
         """Make durable what was appended before. Raises: OSError."""
-        self._sync_through(self._appended)
-
-    def sync_each(self) -> None:
-        """As `sync`, when `fsync` is "each". Raises: OSError."""
-        if self._fsync == "each":
-            self.sync()
+        appended = self.appended
+        with self._sync_lock:
+            if self._synced >= appended:
+                return
+            with self.lock:
+                upto = self.appended
+                sealed = list(self._sealed)
+                current = self._segment
+                last_number = self._last_number
+            for segment in (*sealed, current):
+                if segment is not None:
+                    os.fdatasync(segment.fd)
+            # Window: a power failure may lose the name of a new file, and its frames with it.
+            if self._synced_number != last_number:
+                self.instance_dir.sync()
+                self._synced_number = last_number
+            with self.lock:
+                for segment in sealed:
+                    # A signal handler's sync may have closed it already.
+                    if segment in self._sealed:
+                        self._sealed.remove(segment)
+                        os.close(segment.fd)
+            self._synced = max(self._synced, upto)
 
     def note_freed(self, byte_count: int) -> None:
         """Take note that a file of so many bytes was removed."""
         with self.room:
-            self._bytes_held -= byte_count
+            self.bytes_held -= byte_count
             self.room.notify_all()
 
     def close(self) -> None:
@@ -190,7 +197,6 @@ class Spool:
         seq = self._next_seq
         self._next_seq = seq + 1
         sent_json = event.numbered(self._instance, seq)
-        held = self._bytes_held
         try:
             try:
                 self._write(seq, sent_json)
@@ -208,16 +214,17 @@ class Spool:
         except BaseException:
             # Window: a signal handler raised during the write, as Ctrl-C does. The frame may be
             # whole, half or missing. Sealed, the file's own length tells the reader.
-            if self._bytes_held == held:
-                self._seal()
+            self._seal()
             raise
-        self._appended += 1
+        self.appended += 1
 
     def _begin_segment(self) -> _Segment:
         self._seal()
         number = self._last_number + 1
         header = format_header(self.instance_dir.instance, number)
         path = self.instance_dir.segment_path(number)
+        # First the number: a signal handler that raises must not leave a file in the way.
+        self._last_number = number
         fd = os.open(path, _NEW_FILE, 0o600)
         try:
             _write_whole(fd, header)
@@ -225,8 +232,7 @@ class Spool:
             os.close(fd)
             path.unlink()
             raise
-        self._last_number = number
-        self._bytes_held += len(header)
+        self.bytes_held += len(header)
         self._segment = _Segment(number, fd, header)
         return self._segment
 
@@ -242,7 +248,7 @@ class Spool:
             raise
         segment.end += len(frame)
         segment.is_private |= is_enveloped(sent_json)
-        self._bytes_held += len(frame)
+        self.bytes_held += len(frame)
 
     def _cut_half_frame(self, segment: _Segment) -> None:
         """After a failed write, cut the file back to its last whole frame.
@@ -266,55 +272,23 @@ class Spool:
         if self._fsync == "none":
             self._close_sealed()
 
-    def _sync_through(self, appended: int) -> None:
-        with self._sync_lock:
-            if self._synced >= appended:
-                return
-            with self.lock:
-                upto = self._appended
-                sealed = list(self._sealed)
-                current = self._segment
-                last_number = self._last_number
-            for segment in (*sealed, current):
-                if segment is not None:
-                    os.fdatasync(segment.fd)
-            # Window: a power failure may lose the name of a new file, and its frames with it.
-            if self._synced_number != last_number:
-                self.instance_dir.sync()
-                self._synced_number = last_number
-            with self.lock:
-                for segment in sealed:
-                    # A signal handler's sync may have closed it already.
-                    if segment in self._sealed:
-                        self._sealed.remove(segment)
-                        os.close(segment.fd)
-            self._synced = max(self._synced, upto)
-
     def _close_sealed(self) -> None:
         while self._sealed:
             os.close(self._sealed.pop().fd)
 
 
-class PeriodicSync:
-    """A thread that syncs the spool once an interval, even while the sender waits."""
+class PeriodicSync(threading.Thread):
+    """Syncs the spool once an interval, even while the sender waits, until `stopping` is set."""
 
     def __init__(self, spool: Spool, interval_s: float) -> None:
+        super().__init__(name="ledger-sync", daemon=True)
+        self.stopping: Final = threading.Event()
         self._spool: Final = spool
         self._interval_s: Final = interval_s
-        self._stop: Final = threading.Event()
-        self._thread: Final = threading.Thread(target=self._run, name="ledger-sync", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread. Raises: RuntimeError when the interpreter is about to end."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread; `Spool.close` does the last sync."""
-        self._stop.set()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         is_failing = False
-        while not self._stop.wait(self._interval_s):
+        while not self.stopping.wait(self._interval_s):
             try:
                 self._spool.sync()
                 is_failing = False
