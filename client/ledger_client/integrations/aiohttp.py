@@ -13,7 +13,7 @@ from typing import Unpack
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from ledger_client.integrations.proxies import NOWHERE, Endpoint, parse_peer
+from ledger_client.integrations.proxies import Endpoint, parse_peer
 from ledger_client.integrations.request_info import RequestReader, RequestSettings, actor_of
 from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import audit_context
@@ -44,7 +44,7 @@ def audit_middleware(
     return audit
 
 
-def _peer(request: web.Request) -> Endpoint:
+def _peer(request: web.Request) -> Endpoint | None:
     name = request.get_extra_info("peername")
     # A text for a Unix socket; a tuple of four for IPv6.
-    return (isinstance(name, tuple) and parse_peer(*name[:2])) or NOWHERE
+    return parse_peer(*name[:2]) if isinstance(name, tuple) else None

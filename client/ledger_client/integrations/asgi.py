@@ -21,7 +21,7 @@ from typing import Final, Unpack
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ledger_client.integrations.proxies import NOWHERE, Endpoint, parse_peer
+from ledger_client.integrations.proxies import parse_peer
 from ledger_client.integrations.request_info import RequestReader, RequestSettings, actor_of
 from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import audit_context
@@ -68,7 +68,9 @@ class AuditMiddleware:
         def find() -> Principal | None:
             return self._actor(connection) if caller.actor is None else caller.actor
 
-        arguments = self._reader.read(_peer(scope), connection.headers.getlist)
+        client = scope.get("client")
+        peer = None if client is None else parse_peer(*client)
+        arguments = self._reader.read(peer, connection.headers.getlist)
         with audit_context(fresh=True, actor=actor_of(find), **arguments):
             await self._app(scope, receive, send)
 
@@ -95,11 +97,3 @@ def user_actor(connection: HTTPConnection) -> Principal | None:
         # Many user classes have a name for display alone.
         identity = user.display_name
     return {"type": "user", "id": identity}
-
-
-def _peer(scope: Scope) -> Endpoint:
-    client = scope.get("client")
-    if client is None:
-        return NOWHERE
-    host, port = client
-    return parse_peer(host, port) or NOWHERE

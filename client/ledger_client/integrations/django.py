@@ -38,7 +38,7 @@ from django.http import FileResponse, HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.module_loading import import_string
 
-from ledger_client.integrations.proxies import NOWHERE, Endpoint, parse_peer
+from ledger_client.integrations.proxies import parse_peer
 from ledger_client.integrations.request_info import (
     UNKNOWN,
     AsyncIterateInContext,
@@ -124,7 +124,9 @@ class LedgerMiddleware:
             return _streaming_within(current_scope(), response)
 
     def _read(self, request: HttpRequest) -> dict[str, Any]:
-        arguments = self._reader.read(_peer(request), lambda name: _header(request, name))
+        host = request.META.get("REMOTE_ADDR") or ""
+        peer = parse_peer(host, request.META.get("REMOTE_PORT"))  # The port in ASGI alone.
+        arguments = self._reader.read(peer, lambda name: _header(request, name))
         return {**arguments, "actor": actor_of(lambda: self._actor(request))}
 
 
@@ -177,11 +179,6 @@ def _ledger_settings() -> Mapping[str, Any]:
     if unknown:
         raise ImproperlyConfigured(f"LEDGER has {unknown}; it may have {sorted(known)}")
     return chosen
-
-
-def _peer(request: HttpRequest) -> Endpoint:
-    host = request.META.get("REMOTE_ADDR") or ""
-    return parse_peer(host, request.META.get("REMOTE_PORT")) or NOWHERE  # The port in ASGI alone.
 
 
 def _header(request: HttpRequest, name: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flask import Flask, Response
 
-from ledger_client.integrations.proxies import NOWHERE, parse_peer
+from ledger_client.integrations.proxies import parse_peer
 from ledger_client.integrations.request_info import (
     IterateInContext,
     RequestReader,
@@ -106,4 +106,4 @@ def _read(reader: RequestReader, environ: "WSGIEnvironment") -> dict[str, Any]:
         value = environ.get(f"HTTP_{name.upper().replace('-', '_')}")
         return [] if value is None else [value]
 
-    return reader.read(peer or NOWHERE, header)
+    return reader.read(peer, header)

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import Any, Final, Generic, Self, TypedDict, TypeVar, Unpack
 
 from ledger_client.ids import new_event_id
-from ledger_client.integrations.proxies import X_FORWARDED_FOR, Endpoint, Proxies
+from ledger_client.integrations.proxies import NOWHERE, X_FORWARDED_FOR, Endpoint, Proxies
 from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import AuditContext, restored
 
@@ -55,28 +55,24 @@ class RequestReader:
         )
         self._request_id_header: Final = settings.get("request_id_header", "x-request-id").lower()
 
-    def read(self, peer: Endpoint, header: Callable[[str], Sequence[str]]) -> dict[str, Any]:
-        """Read the arguments of `audit_context` from a request.
+    def read(self, peer: Endpoint | None, header: Callable[[str], Sequence[str]]) -> dict[str, Any]:
+        """Read the arguments of `audit_context` from a request; None is a peer without address.
 
         `header` gives the values of a header by its name in lower case, in their order.
         """
+        peer = peer or NOWHERE
         client = self._proxies.client(peer, header(self._proxies.header))
-        source: dict[str, Any] = {}
-        if client.endpoint.ip is not None:
-            source["ip"] = client.endpoint.ip
-        if client.endpoint.port is not None:
-            source["port"] = client.endpoint.port
-        user_agent = " ".join(header("user-agent"))
-        if user_agent:
-            source["user_agent"] = user_agent
-        arguments: dict[str, Any] = {
-            "source": source,
+        source = {
+            "ip": client.endpoint.ip,
+            "port": client.endpoint.port,
+            "user_agent": " ".join(header("user-agent")) or None,
+        }
+        return {
+            "source": {name: value for name, value in source.items() if value is not None},
             "request_id": self._request_id(peer, header),
             "trace_id": parse_trace_id(header("traceparent")),
+            "context": client.hidden_by and {"hidden_by": client.hidden_by},
         }
-        if client.hidden_by is not None:
-            arguments["context"] = {"hidden_by": client.hidden_by}
-        return arguments
 
     def _request_id(self, peer: Endpoint, header: Callable[[str], Sequence[str]]) -> str:
         if self._proxies.is_proxy(peer):

@@ -10,7 +10,7 @@ An actor or a target may be written in several ways:
 Ids may be integers and UUIDs, which become texts. Times may be `datetime` with a zone.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -29,8 +29,6 @@ CONTEXT_MEMBERS: Final = ("request_id", "trace_id")
 """Arguments of their own that become members of `context`."""
 
 _COPIED: Final = ("outcome", "reason", "tenant")
-_PAIR: Final = 2
-_TRIPLE: Final = 3
 
 
 def event_fields(scope: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,34 +62,34 @@ def event_fields(scope: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict
 def resolve_actor(actor: Any) -> dict[str, Any] | None:
     """Make the actor of an event, calling a function that returns it. Raises: EventError."""
     if callable(actor):
-        actor = _call(actor)
+        try:
+            actor = actor()
+        except Exception as error:
+            message = f"the function that was to return it raised {type(error).__name__}"
+            raise EventError(message, rule="missing-field", field="actor") from error
     return None if actor is None else principal(actor, "actor")
 
 
 def principal(value: Principal, field: str) -> dict[str, Any]:
     """Make an actor or a target as it stands in an event. Raises: EventError."""
-    if isinstance(value, str):
-        return {"id": value}
-    if isinstance(value, tuple | list):  # A list is a tuple after a trip through JSON.
-        if len(value) == _PAIR:
-            return {"type": value[0], "id": _id(value[1])}
-        if len(value) == _TRIPLE:
-            return {"type": value[0], "id": _id(value[1]), "name": value[2]}
-    elif type(value) is dict or isinstance(value, Mapping):
-        members = dict(value)
-        if type(members.get("id", "")) is not str:
-            members["id"] = _id(members["id"])
-        return members
-    elif isinstance(value, ModelPrincipal):
-        built: dict[str, Any] = msgspec.to_builtins(value)
-        return built
-    elif isinstance(value, int | UUID) and not isinstance(value, bool):
-        return {"id": _id(value)}
-    raise EventError(
-        "want an id, (type, id), (type, id, name) or a mapping",
-        rule="wrong-type",
-        field=field,
-    )
+    match value:
+        case str():
+            return {"id": value}
+        # A list is a tuple after a trip through JSON.
+        case [kind, id_]:
+            return {"type": kind, "id": _id(id_)}
+        case [kind, id_, name]:
+            return {"type": kind, "id": _id(id_), "name": name}
+        case Mapping():
+            members = dict(value)
+            return {**members, "id": _id(members["id"])} if "id" in members else members
+        case ModelPrincipal():
+            built: dict[str, Any] = msgspec.to_builtins(value)
+            return built
+        case int() | UUID() if not isinstance(value, bool):
+            return {"id": _id(value)}
+    message = "want an id, (type, id), (type, id, name) or a mapping"
+    raise EventError(message, rule="wrong-type", field=field)
 
 
 def time_text(value: Time) -> str:
@@ -124,17 +122,6 @@ def _changes(changes: Any) -> list[dict[str, Any]]:
         return [dict(change) for change in changes]
     except (TypeError, ValueError):
         raise EventError("want mappings", rule="wrong-type", field="changes") from None
-
-
-def _call(actor: Callable[[], Principal | None]) -> Principal | None:
-    try:
-        return actor()
-    except Exception as error:
-        raise EventError(
-            f"the function that was to return it raised {type(error).__name__}",
-            rule="missing-field",
-            field="actor",
-        ) from error
 
 
 def _context(scope: Mapping[str, Any], merged: Mapping[str, Any]) -> dict[str, Any]:

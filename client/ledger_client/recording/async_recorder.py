@@ -1,7 +1,6 @@
 """`AsyncRecorder`: a recorder for an event loop, with the same arguments."""
 
 import asyncio
-from types import TracebackType
 from typing import Final, Self, Unpack
 
 from ledger_client.recording.recorder import RecordArguments, Recorder, RecorderStatus
@@ -43,10 +42,5 @@ class AsyncRecorder:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()

@@ -20,6 +20,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 from ledger_client.recording.arguments import Changes, Principal
@@ -52,56 +53,45 @@ def audited(
     The decorated function raises, before anything is done: RuntimeError without a recorder, and
     EventError for a mistake in the event when the recorder raises those.
     """
-    fixed: RecordArguments = {"actor": actor, "reason": reason}
 
     def decorate(function: F) -> F:
         audit = _Audit(
             action,
-            fixed,
-            signature=inspect.signature(function),
-            target=target,
-            changes=changes,
-            context=context,
-            recorder=recorder,
+            {"actor": actor, "reason": reason},
+            recorder,
+            inspect.signature(function),
+            target=_FromArguments("target", target),
+            changes=_FromArguments("changes", changes),
+            context=_FromArguments("context", context),
         )
         return cast("F", _wrap(function, audit))
 
     return decorate
 
 
+@dataclass(frozen=True, slots=True)
 class _Audit:
     """Records the calls of one function."""
 
-    def __init__(
-        self,
-        action: str,
-        fixed: RecordArguments,
-        *,
-        signature: inspect.Signature,
-        target: Principal | Callable[..., Principal | None] | None,
-        changes: Callable[..., Changes | None] | None,
-        context: Mapping[str, Any] | Callable[..., Mapping[str, Any] | None] | None,
-        recorder: Recorder | None,
-    ) -> None:
-        self._action: Final = action
-        self._fixed: Final[RecordArguments] = fixed
-        self._signature: Final = signature
-        self._target: Final = _FromArguments("target", target)
-        self._changes: Final = _FromArguments("changes", changes)
-        self._context: Final = _FromArguments("context", context)
-        self._recorder: Final = recorder
+    action: str
+    fixed: RecordArguments
+    recorder: Recorder | None
+    signature: inspect.Signature
+    target: "_FromArguments"
+    changes: "_FromArguments"
+    context: "_FromArguments"
 
     @contextmanager
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Record the call inside the block, which puts its `result` into the mapping."""
-        recorder = self._recorder or current_recorder()
+        recorder = self.recorder or current_recorder()
         arguments = self._arguments(args, kwargs)
         event: RecordArguments = {
-            **self._fixed,
-            "target": self._target.of(arguments),
-            "context": self._context.of(arguments),
+            **self.fixed,
+            "target": self.target.of(arguments),
+            "context": self.context.of(arguments),
         }
-        recorder.check(self._action, **event)
+        recorder.check(self.action, **event)
         outcome: Outcome = "success"
         error_type: str | None = None
         try:
@@ -111,17 +101,17 @@ class _Audit:
             error_type = type(error).__name__
             raise
         finally:
-            event["changes"] = self._changes.of(arguments) if outcome == "success" else None
+            event["changes"] = self.changes.of(arguments) if outcome == "success" else None
             event["outcome"] = outcome
             if error_type is not None:
                 event["context"] = {**(event["context"] or {}), "error": error_type}
-            recorder.record_quietly(self._action, **event)
+            recorder.record_quietly(self.action, **event)
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        if not (self._target.is_function or self._changes.is_function or self._context.is_function):
+        if not (self.target.is_function or self.changes.is_function or self.context.is_function):
             return {}
         try:
-            bound = self._signature.bind(*args, **kwargs)
+            bound = self.signature.bind(*args, **kwargs)
         except TypeError:
             return {}  # The call itself will raise it too.
         bound.apply_defaults()

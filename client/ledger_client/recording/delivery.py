@@ -48,11 +48,6 @@ class Delivery:
                 self._client.close()
 
 
-def refused(problem: Problem) -> Rejected:
-    """The outcome of an event that was sent and refused."""
-    return Rejected(id=None, problem=problem, is_sent=True)
-
-
 def masked_by_ledger(error: VerificationError) -> Problem | None:
     """The reason if the ledger says that it logged the event without a value; None otherwise.
 

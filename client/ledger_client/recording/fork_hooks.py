@@ -11,50 +11,29 @@ recorder on that folder.
 import atexit
 import os
 import sys
-from typing import Any, Protocol
-from weakref import WeakSet, ref
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    from ledger_client.recording.recorder import Recorder
 
 
-class ProcessHooks(Protocol):
-    """What an object does at a fork and at the exit."""
-
-    def before_fork(self) -> None:
-        """Take every lock."""
-
-    def after_fork_in_parent(self) -> None:
-        """Release the locks."""
-
-    def after_fork_in_child(self) -> None:
-        """Forget the parent's files, locks and threads."""
-
-    def at_exit(self) -> None:
-        """Send what can be sent in time."""
+_registered: "WeakSet[Recorder]" = WeakSet()
+_forking: "list[Recorder]" = []
 
 
-_registered: WeakSet[Any] = WeakSet()
-_forking: list[ProcessHooks] = []
-
-
-def register(recorder: ProcessHooks) -> None:
-    """Call these hooks at forks and at the exit, until the recorder is garbage."""
+def register(recorder: "Recorder") -> None:
+    """Call the recorder's hooks at forks and at the exit, until it is garbage."""
     _registered.add(recorder)
 
 
-def register_multiprocessing_exit(recorder: ProcessHooks) -> None:
+def register_multiprocessing_exit() -> None:
     """Call `at_exit` at the end of a multiprocessing child, which runs no atexit functions."""
     process = sys.modules.get("multiprocessing.process")
-    if process is None or process.parent_process() is None:
-        return
-    from multiprocessing.util import Finalize  # Such a child has loaded it.
+    if process is not None and process.parent_process() is not None:
+        from multiprocessing.util import Finalize  # Such a child has loaded it.
 
-    weak = ref(recorder)
-
-    def end() -> None:
-        registered = weak()
-        if registered is not None:
-            registered.at_exit()
-
-    Finalize(None, end, exitpriority=100)
+        Finalize(None, _at_exit, exitpriority=100)
 
 
 def _before_fork() -> None:

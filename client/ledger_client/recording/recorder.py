@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict, Unpack
 
 from ledger_client.ids import new_event_id
@@ -235,12 +234,7 @@ class Recorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -310,7 +304,7 @@ class Recorder:
             session.end(0.0)
             return self._session
         self._session = session
-        register_multiprocessing_exit(self)
+        register_multiprocessing_exit()
         return session
 
     def _end_session(self, timeout_s: float) -> bool:

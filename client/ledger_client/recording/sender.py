@@ -26,7 +26,7 @@ import msgspec
 
 from ledger_client.errors import RejectedError
 from ledger_client.recording.dead_letters import DeadLetters, redact
-from ledger_client.recording.delivery import Delivery, masked_by_ledger, refused
+from ledger_client.recording.delivery import Delivery, masked_by_ledger
 from ledger_client.recording.frames import Frame
 from ledger_client.recording.meta_events import PREFIX, MetaEvents
 from ledger_client.recording.options import RecorderOptions, SpoolClosedError
@@ -131,12 +131,17 @@ class Sender:
         with suppress(OSError, SpoolClosedError):
             self._meta_events.flush()
         target = self._spool.end_position
+
+        def has_freed() -> bool:
+            freed = self._own.freed_position
+            return self._spool.appended == 0 or (freed is not None and freed >= target)
+
         with self._progress:
             self._flushes_waiting += 1
             self._hurry.set()
             self.wake()
             try:
-                return self._progress.wait_for(lambda: self._has_freed(target), timeout_s)
+                return self._progress.wait_for(has_freed, timeout_s)
             finally:
                 self._flushes_waiting -= 1
                 if not self._flushes_waiting and not self._stop.is_set():
@@ -164,10 +169,6 @@ class Sender:
             on_freed=(lambda _: None) if adopted else self._spool.note_freed,
             on_damage=self._meta_events.note_damaged,
         )
-
-    def _has_freed(self, target: Position) -> bool:
-        freed = self._own.freed_position
-        return self._spool.appended == 0 or (freed is not None and freed >= target)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -248,7 +249,7 @@ class Sender:
                 # Sent one by one, the events show which of them was masked.
                 self._batch_events = 1
                 return True
-            outcomes = [refused(problem)]
+            outcomes = [Rejected(id=None, problem=problem, is_sent=True)]
         except (UnavailableError, MalformedError) as error:
             self._back_off(error)
             return False
@@ -272,7 +273,7 @@ class Sender:
             try:
                 outcomes = self._delivery.append([first])
             except RejectedError as again:
-                outcomes = [refused(again.problem)]
+                outcomes = [Rejected(id=None, problem=again.problem, is_sent=True)]
         except _FAILURES as failure:
             self._back_off(failure)
             return False

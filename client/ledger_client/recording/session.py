@@ -57,8 +57,9 @@ class RecorderSession:
     ) -> None:
         """Create the directory and start the threads. Raises: OSError."""
         bytes_max = options.spool_bytes_max
+        self.instance: Final = new_event_id()
         self.spool: Final = Spool(
-            create_instance_dir(folder, new_event_id()),
+            create_instance_dir(folder, self.instance),
             bytes_max=bytes_max,
             segment_bytes_max=min(SEGMENT_BYTES_MAX, bytes_max // SEGMENTS_MIN),
             fsync=options.fsync,
@@ -70,22 +71,13 @@ class RecorderSession:
             self.spool, self._meta_events, self._dead_letters, options=options, connect=connect
         )
         self._is_full = False  # Guarded by the spool's lock.
-        self._syncer: Final = (
-            PeriodicSync(self.spool, options.fsync_interval_s)
-            if options.fsync == "interval"
-            else None
-        )
+        self._syncer: Final = PeriodicSync(self.spool, options.fsync_interval_s)
         # Window: at the very end of the interpreter no thread starts. Events of then wait in the
         # spool for the next recorder.
         with suppress(RuntimeError):
             self.sender.start()
-            if self._syncer is not None:
+            if options.fsync == "interval":
                 self._syncer.start()
-
-    @property
-    def instance(self) -> str:
-        """The id of this session's instance."""
-        return self.spool.instance_dir.instance
 
     @property
     def may_wait(self) -> bool:
@@ -100,10 +92,11 @@ class RecorderSession:
         Raises: SpoolFullError, SpoolClosedError.
         """
         is_kept = self._append_or_drop(event)
-        try:
-            self.spool.sync_each()
-        except OSError as error:
-            _log.error("sync_failed reason=%s", error.strerror)
+        if self._options.fsync == "each":
+            try:
+                self.spool.sync()
+            except OSError as error:
+                _log.error("sync_failed reason=%s", error.strerror)
         if is_kept and self._meta_events.is_pending:
             self._flush_meta_events()
         self.sender.wake()
@@ -130,8 +123,7 @@ class RecorderSession:
             self.spool.close()
         except OSError as error:
             _log.error("sync_failed reason=%s", error.strerror)
-        if self._syncer is not None:
-            self._syncer.stop()
+        self._syncer.stopping.set()
         self.sender.stop(STOP_S)
         return is_sent
 

@@ -75,12 +75,8 @@ class SpoolReader:
         self._on_damage: Final = on_damage
         self._open: _OpenSegment | None = None
         self._cursor_fd = os.open(instance_dir.path / "cursor", os.O_RDWR | os.O_CREAT, 0o600)
-        self._freed: Position | None = self._read_cursor()
-
-    @property
-    def freed_position(self) -> Position | None:
+        self.freed_position: Position | None = self._read_cursor()
         """The place before which everything is in the ledger."""
-        return self._freed
 
     def read(self, count_max: int) -> Batch | None:
         """The first frames that aren't freed, the same ones until they are; None for none.
@@ -112,7 +108,7 @@ class SpoolReader:
 
     def free(self, end: Position) -> None:
         """Record that everything before `end` is in the ledger. Raises: OSError."""
-        self._freed = end
+        self.freed_position = end
         position = _POSITION.pack(*end)
         os.pwrite(self._cursor_fd, position + _CHECKSUM.pack(crc32(position, _CURSOR_SEED)), 0)
 
@@ -137,7 +133,7 @@ class SpoolReader:
         if self._open is not None:
             return self._open
         for number in self.instance_dir.segment_numbers():
-            if self._freed is not None and number < self._freed.segment:
+            if self.freed_position is not None and number < self.freed_position.segment:
                 # Window: a crash came between the cursor's passing it and its removal.
                 self._unlink(number)
                 continue
@@ -153,8 +149,8 @@ class SpoolReader:
         return None
 
     def _offset(self, segment: _OpenSegment) -> int:
-        if self._freed is not None and self._freed.segment == segment.number:
-            return self._freed.offset
+        if self.freed_position is not None and self.freed_position.segment == segment.number:
+            return self.freed_position.offset
         return segment.start
 
     def _remove(self, segment: _OpenSegment) -> None:

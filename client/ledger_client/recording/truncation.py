@@ -8,6 +8,7 @@ invalid action) are not corrected, so that they are refused.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from ledger_client.recording.jsonable import jsonable
@@ -20,11 +21,12 @@ NOTES_MAX: Final = 32
 LONG_TEXT_CHARS: Final = 1024
 """The length of a text of `changes` or `context` when the whole event is too large."""
 
-_ID_MEMBERS: Final = ("id", "type", "session", "credential", "service")
+_ID_MEMBERS: Final = ("id", "type", "session", "credential", "service", "tenant")
 _TEXT_MEMBERS: Final = {
     "name": LIMITS["name"].most,
     "user_agent": LIMITS["user_agent"].most,
     "path": LIMITS["name"].most,
+    "reason": LIMITS["reason"].most,
 }
 
 
@@ -47,28 +49,15 @@ def jsonable_event(event: Mapping[str, Any]) -> dict[str, Any]:
 def fit_event(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event with every part within its limit, but for the size of the whole."""
     fitter = Fitter()
-    made = dict(event)
-    for name in ("actor", "source"):
-        made = _with(made, name, lambda part, field: _fit_part(part, fitter, field))
-    for name in ("targets", "changes"):
-        made = _with(made, name, lambda parts, field: _fit_parts(parts, fitter, field))
-    if isinstance(made.get("reason"), str):
-        most = LIMITS["reason"].most
-        made["reason"] = fitter.text(made["reason"], field="reason", chars_max=most)
-    if isinstance(made.get("tenant"), str):
-        made["tenant"] = fitter.id(made["tenant"], field="tenant")
-    made = _with(made, "context", lambda members, _: _fit_context(members, fitter))
-    return _with_notes(made, fitter)
+    fitted = {name: fit(event[name], fitter, name) for name, fit in _FITS.items() if name in event}
+    return _with_notes({**event, **fitted}, fitter)
 
 
 def shrink_event(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event with the long texts of its changes and context cut."""
     fitter = Fitter()
-    made = dict(event)
-    for name in ("changes", "context"):
-        if name in made:
-            made[name] = _shrink(made[name], fitter, name)
-    return _with_notes(made, fitter)
+    shrunk = {n: _shrink(event[n], fitter, n) for n in ("changes", "context") if n in event}
+    return _with_notes({**event, **shrunk}, fitter)
 
 
 def bare_event(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,10 +72,6 @@ def bare_event(event: Mapping[str, Any]) -> dict[str, Any]:
     if kept:
         made["context"] = _shrink(kept, fitter, "context")
     return _with_notes(made, fitter)
-
-
-def _with(event: dict[str, Any], name: str, fit: Callable[[Any, str], Any]) -> dict[str, Any]:
-    return {**event, name: fit(event[name], name)} if name in event else event
 
 
 def _fit_parts(parts: Any, fitter: Fitter, field: str) -> Any:
@@ -108,16 +93,21 @@ def _fit_part(part: Any, fitter: Fitter, field: str) -> Any:
             made[name] = _fit_part(member, fitter, here)
         elif name == "ip" and isinstance(member, str) and not _is_address(member):
             fitter.note(here, "left out, it is no address")
-        elif name in _ID_MEMBERS and isinstance(member, str):
-            made[name] = fitter.id(member, field=here)
-        elif name in _TEXT_MEMBERS and isinstance(member, str):
-            made[name] = fitter.text(member, field=here, chars_max=_TEXT_MEMBERS[name])
         else:
-            made[name] = member
+            made[name] = _fit_text(member, fitter, here)
     return made
 
 
-def _fit_context(members: Any, fitter: Fitter) -> Any:
+def _fit_text(member: Any, fitter: Fitter, field: str) -> Any:
+    name = field.rpartition(".")[2]
+    if name in _ID_MEMBERS and isinstance(member, str):
+        return fitter.id(member, field=field)
+    if name in _TEXT_MEMBERS and isinstance(member, str):
+        return fitter.text(member, field=field, chars_max=_TEXT_MEMBERS[name])
+    return member
+
+
+def _fit_context(members: Any, fitter: Fitter, _: str) -> Any:
     # One key is for the notes.
     most = LIMITS["context_keys"].most - 1
     if not isinstance(members, dict):
@@ -152,8 +142,18 @@ def _with_notes(event: dict[str, Any], fitter: Fitter) -> dict[str, Any]:
 
 
 def _is_address(text: str) -> bool:
-    try:
+    with suppress(EventError):
         canonical_ip(text)
-    except EventError:
-        return False
-    return True
+        return True
+    return False
+
+
+_FITS: Final[dict[str, Callable[[Any, Fitter, str], Any]]] = {
+    "actor": _fit_part,
+    "source": _fit_part,
+    "targets": _fit_parts,
+    "changes": _fit_parts,
+    "reason": _fit_text,
+    "tenant": _fit_text,
+    "context": _fit_context,
+}
