@@ -23,6 +23,7 @@ Decoding is fast in the same way: it detects cheaply that something may be wrong
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
@@ -93,19 +94,20 @@ def parse_time(text: str, *, field: str = "time") -> int:
     """
     match = _match_time(text)
     if match is None:
-        raise _time_error(
-            "not an RFC 3339 time with a zone, such as 2026-11-25T02:03:36.123456Z", field
-        )
+        message = "not an RFC 3339 time with a zone, such as 2026-11-25T02:03:36.123456Z"
+        raise EventError(message, rule="time", field=field)
     date, clock, second, fraction, offset = match.groups()
     if second == "60":
-        raise _time_error("second 60, a leap second, can't be kept; send second 59", field)
+        message = "second 60, a leap second, can't be kept; send second 59"
+        raise EventError(message, rule="time", field=field)
     local = f"{date}T{clock}.{(fraction or '')[:6]:0<6}"
     try:
         unix_us = (datetime.fromisoformat(f"{local}{offset or '+00:00'}") - _EPOCH) // _MICROSECOND
     except ValueError:
         unix_us = -1  # No such date; refused with the years before 1970.
     if not 0 <= unix_us <= _UNIX_US_MAX:
-        raise _time_error("no such date or time of day in the years 1970 to 9999", field)
+        message = "no such date or time of day in the years 1970 to 9999"
+        raise EventError(message, rule="time", field=field)
     return unix_us
 
 
@@ -136,37 +138,33 @@ def canonical_ip(text: str, *, field: str = "source.ip") -> str:
     if _is_canonical_ipv4(text):
         return text
     if _has_port(text):
-        raise _address_error(
-            "want an address without brackets and port; the port goes into source.port", field
-        )
-    if "%" in text:
-        raise _address_error("has a zone, which means nothing on another host", field)
-    try:
-        address = ip_address(text)
-    except ValueError:
-        raise _address_error("not an IPv4 or IPv6 address", field) from None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(address)
+        message = "want an address without brackets and port; the port goes into source.port"
+    elif "%" in text:
+        message = "has a zone, which means nothing on another host"
+    else:
+        try:
+            address = ip_address(text)
+        except ValueError:
+            message = "not an IPv4 or IPv6 address"
+        else:
+            return str((isinstance(address, IPv6Address) and address.ipv4_mapped) or address)
+    raise EventError(message, rule="address", field=field)
 
 
 def decode_event(raw: bytes) -> tuple[Event, bytes]:
-    """Read one event from JSON and check it; return it with canonical texts, and its RFC 8785 JSON.
-
-    Raises: EventError.
-    """
+    """Check one event; return it in canonical form, and its RFC 8785 JSON. Raises: EventError."""
     if len(raw) > INPUT_BYTES_MAX:
         raise _too_large(len(raw))
     try:
         event = _decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         check_json(raw)
-        raise _unexplained() from error
+        raise EventError("not an event", rule="wrong-type") from error
     colons_added = _make_canonical(event)
     event_json = _encode_plain(event)
     if event_json is None or not _kept_all_keys(raw, event_json, colons_added):
         check_json(raw)
-        event_json = event_json or _encode_any(event)
+        event_json = event_json or encode_event(event)
     return event, _check_length(event_json)
 
 
@@ -181,14 +179,14 @@ def decode_event_object(value: Mapping[str, Any]) -> tuple[Event, bytes]:
         event = msgspec.convert(value, Event)
     except (msgspec.ValidationError, RecursionError) as error:
         check_object(value)
-        raise _unexplained() from error
+        raise EventError("not an event", rule="wrong-type") from error
     if not _holds_only_dicts(value):
         check_object(value)
     _make_canonical(event)
     event_json = _encode_plain(event)
     if event_json is None:
         check_object(value)
-        event_json = _encode_any(event)
+        event_json = encode_event(event)
     return event, _check_length(event_json)
 
 
@@ -197,7 +195,7 @@ def encode_event(event: Event) -> bytes:
 
     Raises: ValueError when the event has a value that no checked event has.
     """
-    return _encode_plain(event) or _encode_any(event)
+    return _encode_plain(event) or rfc8785.dumps(msgspec.to_builtins(event))
 
 
 def format_leaf(*, event_json: bytes, by: str, received_time: str) -> bytes:
@@ -205,12 +203,8 @@ def format_leaf(*, event_json: bytes, by: str, received_time: str) -> bytes:
 
     Raises: EventError (rule "leaf-too-large") beyond 65,535 bytes.
     """
-    leaf = b'{"event":%b,"received":{"by":%b,"time":"%b"},"v":1}' % (
-        event_json,
-        _encode(by),
-        received_time.encode(),
-    )
-    return _check_length(leaf)
+    received = b'{"by":%b,"time":"%b"}' % (_encode(by), received_time.encode())
+    return _check_length(b'{"event":%b,"received":%b,"v":1}' % (event_json, received))
 
 
 def parse_leaf(leaf: bytes) -> Leaf:
@@ -238,19 +232,17 @@ def _make_canonical(event: Event) -> int:
     The event is changed in place: only the caller has it, and a copy costs twice as much.
     """
     if not _is_action(event.action):
-        raise EventError(
-            "not segments of letters, digits, _ and - joined by dots, such as user.role_changed",
-            rule="action",
-            field="action",
+        message = (
+            "not segments of letters, digits, _ and - joined by dots, such as user.role_changed"
         )
+        raise EventError(message, rule="action", field="action")
     colons_added = 0
     event_id, time, source = event.id, event.time, event.source
     if event_id is not UNSET and not is_uuid(event_id):
         lowered = event_id.lower()
         if not is_uuid(lowered):
-            raise EventError(
-                "not a UUID, such as 0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50", rule="id", field="id"
-            )
+            message = "not a UUID, such as 0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
+            raise EventError(message, rule="id", field="id")
         force_setattr(event, "id", lowered)
     if time is not UNSET and not _is_canonical_time(time):
         canonical_time = format_time(parse_time(time))
@@ -265,29 +257,19 @@ def _make_canonical(event: Event) -> int:
 
 
 def _is_canonical_time(text: str) -> bool:
-    if not _looks_canonical_time(text):
-        return False
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
+    with suppress(ValueError):
+        return bool(_looks_canonical_time(text) and datetime.fromisoformat(text))
+    return False
 
 
 def _holds_only_dicts(value: Mapping[str, Any]) -> bool:
     """Tell whether each part of an event is a dict; msgspec accepts structs without a check."""
     actor = value["actor"] if type(value) is dict else None
-    if type(actor) is not dict or type(actor.get("on_behalf_of", actor)) is not dict:
+    if type(actor) is not dict:
         return False
-    if type(value.get("source", actor)) is not dict:
-        return False
-    if type(value.get("recorder", actor)) is not dict:
-        return False
-    for name in ("targets", "changes"):
-        for part in value.get(name, ()):
-            if type(part) is not dict:
-                return False
-    return True
+    parts = [actor.get("on_behalf_of", actor), value.get("source", actor)]
+    parts += [value.get("recorder", actor), *value.get("targets", ()), *value.get("changes", ())]
+    return all(type(part) is dict for part in parts)
 
 
 def _kept_all_keys(raw: bytes, event_json: bytes, colons_added: int) -> bool:
@@ -346,22 +328,7 @@ def _is_plain_object(members: dict[str, Any], depth: int) -> bool:
             return False
     except TypeError:
         return False
-    for member in members.values():
-        if type(member) is not str and not _is_plain(member, depth + 1):
-            return False
-    return True
-
-
-def _encode_any(event: Event) -> bytes:
-    return rfc8785.dumps(msgspec.to_builtins(event))
-
-
-def _time_error(message: str, field: str) -> EventError:
-    return EventError(message, rule="time", field=field)
-
-
-def _address_error(message: str, field: str) -> EventError:
-    return EventError(message, rule="address", field=field)
+    return all(type(member) is str or _is_plain(member, depth + 1) for member in members.values())
 
 
 def _check_length(encoded: bytes) -> bytes:
@@ -371,13 +338,5 @@ def _check_length(encoded: bytes) -> bytes:
 
 
 def _too_large(got: int) -> EventError:
-    return EventError(
-        f"the event makes a leaf of {got} bytes or more, at most {LEAF_BYTES_MAX} are allowed",
-        rule="leaf-too-large",
-        limit=LEAF_BYTES_MAX,
-        got=got,
-    )
-
-
-def _unexplained() -> EventError:
-    return EventError("not an event", rule="wrong-type")
+    what, unit = "the event makes a leaf of", "bytes or more"
+    return EventError.exceeds(what, unit, got, LEAF_BYTES_MAX, rule="leaf-too-large", field="")

@@ -25,7 +25,7 @@ import hmac
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Final, Generic, NamedTuple, Self, TypeVar
 
 import msgspec
 import rfc8785
@@ -34,6 +34,8 @@ from msgspec import Meta
 from ledger_core.event.diagnostics import parse_json
 from ledger_core.event.model import EventError, Id
 from ledger_core.event.reader import Reader, ReadEvent
+
+_Event = TypeVar("_Event")
 
 SALT_BYTES: Final = 32
 VALUE_BYTES_MAX: Final = 16_384
@@ -103,26 +105,18 @@ class Commitment(NamedTuple):
 
 
 def commitment_to(*, salt: bytes, path: str, value: Any) -> str:
-    """Compute the commitment to a value.
-
-    Raises: EventError for a value that is too long or not JSON.
-    """
+    """Compute the commitment to a value. Raises: EventError if it is too long or not JSON."""
     if len(salt) != SALT_BYTES:
         raise ValueError(f"want a salt of {SALT_BYTES} bytes, got {len(salt)}")
     try:
         value_json = rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError, TypeError):
         raise _refuse(path, "a private value is JSON, its numbers within ±(2^53−1)") from None
-    if len(value_json) > VALUE_BYTES_MAX:
-        raise EventError(
-            f"a private value has at most {VALUE_BYTES_MAX} bytes of JSON, got {len(value_json)}",
-            rule="too-long",
-            field=path,
-            limit=VALUE_BYTES_MAX,
-            got=len(value_json),
-        )
+    if (got := len(value_json)) > VALUE_BYTES_MAX:
+        what, unit = "a private value has", "bytes of JSON"
+        raise EventError.exceeds(what, unit, got, VALUE_BYTES_MAX, rule="too-long", field=path)
     head = rfc8785.dumps([encode_salt(salt), path])
-    return _base64url(hashlib.sha256(b"%b,%b]" % (head[:-1], value_json)).digest())
+    return encode_salt(hashlib.sha256(b"%b,%b]" % (head[:-1], value_json)).digest())
 
 
 def commit_private(
@@ -164,10 +158,9 @@ def holds_private(value: object, depth: int = 0) -> bool:
         value = value.values()
     elif not isinstance(value, list | tuple):
         return isinstance(value, Private)
-    for member in value:
-        if type(member) is not str and depth < _DEPTH_MAX and holds_private(member, depth + 1):
-            return True
-    return False
+    return depth < _DEPTH_MAX and any(
+        type(member) is not str and holds_private(member, depth + 1) for member in value
+    )
 
 
 def may_be_private(path: str) -> bool:
@@ -199,10 +192,7 @@ def find_commitments(event: Mapping[str, Any]) -> Iterator[Commitment]:
 
 
 def check_openings(event: Mapping[str, Any], openings: Sequence[Opening]) -> None:
-    """Check openings against the commitments in an event, given as decoded JSON.
-
-    Raises: EventError for an opening without its commitment.
-    """
+    """Check openings against an event as decoded JSON. Raises: EventError if one opens nothing."""
     _check_count(len(openings))
     expected = {found.path: found.hash for found in find_commitments(event)}
     for opening in openings:
@@ -242,7 +232,7 @@ def replace_at(event: dict[str, Any], path: str, commitment: str) -> None:
     *parents, last = path.split("/")
     for _, _, parent in find_values(event, "/".join(parents)):
         if isinstance(parent, dict):
-            parent[_unescape(last)] = shown
+            parent[last.replace("~1", "/").replace("~0", "~")] = shown
         else:
             parent[int(last)] = shown
         return
@@ -274,16 +264,12 @@ class PrivateReader(Reader):
         """Read one event from JSON. Raises: EventError, also for an opening that opens nothing."""
         if not _looks_enveloped(raw):
             return super().read(raw)
-        if len(raw) > _ENVELOPE_BYTES_MAX:
-            raise EventError(
-                f"an event with its private values has at most {_ENVELOPE_BYTES_MAX} bytes",
-                rule="leaf-too-large",
-                limit=_ENVELOPE_BYTES_MAX,
-                got=len(raw),
-            )
+        if (got := len(raw)) > (most := _ENVELOPE_BYTES_MAX):
+            what = "an event with its private values has"
+            raise EventError.exceeds(what, "bytes", got, most, rule="leaf-too-large", field="")
         parse_json(raw, read_object=_check_repeated)
         try:
-            envelope = msgspec.json.decode(raw, type=_RawEnvelope)
+            envelope = msgspec.json.decode(raw, type=_Envelope[msgspec.Raw])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise _refuse("", "want event and private, and nothing else") from None
         return self._opened(super().read(bytes(envelope.event)), envelope.private)
@@ -293,7 +279,7 @@ class PrivateReader(Reader):
         if not isinstance(value, Mapping) or "event" not in value or "private" not in value:
             return super().read_object(value)
         try:
-            envelope = msgspec.convert(value, _Envelope)
+            envelope = msgspec.convert(value, _Envelope[dict[str, Any]])
         except (msgspec.ValidationError, RecursionError):
             raise _refuse("", "want event and private, and nothing else") from None
         return self._opened(super().read_object(envelope.event), envelope.private)
@@ -309,8 +295,8 @@ def format_envelope(event_json: bytes, openings: Sequence[Opening]) -> bytes:
 
 
 def encode_salt(salt: bytes) -> str:
-    """Write a salt as text."""
-    return _base64url(salt)
+    """Write a salt, or a hash, as text: base64url without padding."""
+    return urlsafe_b64encode(salt).rstrip(b"=").decode()
 
 
 def decode_salt(text: str) -> bytes:
@@ -318,13 +304,8 @@ def decode_salt(text: str) -> bytes:
     return urlsafe_b64decode(f"{text}=")
 
 
-class _RawEnvelope(msgspec.Struct, forbid_unknown_fields=True):
-    event: msgspec.Raw
-    private: tuple[Opening, ...]
-
-
-class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
-    event: dict[str, Any]
+class _Envelope(msgspec.Struct, Generic[_Event], forbid_unknown_fields=True):
+    event: _Event
     private: tuple[Opening, ...]
 
 
@@ -358,13 +339,8 @@ def _check_repeated(pairs: list[tuple[str, Any]]) -> None:
 
 def _check_count(count: int) -> None:
     if count > OPENINGS_MAX:
-        raise EventError(
-            f"an event has at most {OPENINGS_MAX} private values, got {count}",
-            rule="too-many",
-            field="private",
-            limit=OPENINGS_MAX,
-            got=count,
-        )
+        what, unit = "an event has", "private values"
+        raise EventError.exceeds(what, unit, count, OPENINGS_MAX, rule="too-many", field="private")
 
 
 def _refuse(path: str, message: str) -> EventError:
@@ -378,13 +354,5 @@ def _members(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((str(at), item) for at, item in enumerate(value))
 
 
-def _unescape(segment: str) -> str:
-    return segment.replace("~1", "/").replace("~0", "~")
-
-
 def _escape(key: object) -> str:
     return str(key).replace("~", "~0").replace("/", "~1")
-
-
-def _base64url(data: bytes) -> str:
-    return urlsafe_b64encode(data).rstrip(b"=").decode()

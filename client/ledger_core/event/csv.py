@@ -13,7 +13,7 @@ Source: RFC 4180; OWASP, "CSV Injection".
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Literal
 
 import msgspec
@@ -68,53 +68,35 @@ def table_row(leaf_index: int, leaf: bytes) -> list[Cell]:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise MalformedError(f"entry {leaf_index} is not a leaf") from None
     event, received = fields.event, fields.received
-    actor, source = event.actor, event.source or None
-    principal = actor.on_behalf_of or None
-    targets = event.targets or ()
-    target = targets[0] if targets else None
+    actor, targets = event.actor, event.targets or ()
     return [
         leaf_index,
-        _text(event.id),
-        _text(event.time),
-        received.time,
-        _text(received.by),
-        _text(actor.type),
-        _text(actor.id),
-        _text(actor.name),
-        _text(actor.session),
-        _text(actor.credential),
-        _text(principal and principal.type),
-        _text(principal and principal.id),
-        _text(event.action),
-        event.outcome,
-        _text(target and target.type),
-        _text(target and target.id),
-        _text(target and target.name),
+        *_cells(event, "id", "time"),
+        *_cells(received, "time", "by"),
+        *_cells(actor, "type", "id", "name", "session", "credential"),
+        *_cells(actor.on_behalf_of, "type", "id"),
+        *_cells(event, "action", "outcome"),
+        *_cells(targets[0] if targets else UNSET, "type", "id", "name"),
         _json(targets),
-        _text(source and source.ip),
-        _number(source and source.port),
-        _text(source and source.service),
-        _text(source and source.user_agent),
-        _text(event.reason),
+        *_cells(event.source, "ip", "port", "service", "user_agent"),
+        *_cells(event, "reason"),
         _json(event.changes),
         _json(event.context),
-        _text(event.tenant),
-        _text(event.recorder and event.recorder.instance),
-        _number(event.recorder and event.recorder.seq),
+        *_cells(event, "tenant"),
+        *_cells(event.recorder, "instance", "seq"),
         leaf_hash(leaf).hex(),
     ]
 
 
-def _text(value: Any) -> str:
-    """Return a text that no spreadsheet runs; "" for an absent field."""
-    if value is UNSET or value is None:
-        return ""
-    text: str = value
-    return f"'{text}" if text.startswith(_DEFUSED) else text
-
-
-def _number(value: Any) -> Cell:
-    return "" if value is UNSET or value is None else int(value)
+def _cells(part: Any, *names: str) -> Iterator[Cell]:
+    """Yield fields, a text as one that no spreadsheet runs; "" for an absent field or part."""
+    for name in names:
+        value = getattr(part, name, UNSET)
+        if value is UNSET:
+            yield ""
+        else:
+            is_formula = isinstance(value, str) and value.startswith(_DEFUSED)
+            yield f"'{value}" if is_formula else value
 
 
 def _json(value: Any) -> str:

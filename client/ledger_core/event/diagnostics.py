@@ -11,7 +11,8 @@ msgspec refuses; a property test compares the two.
 """
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import inspect
@@ -54,29 +55,21 @@ def parse_json(
     Raises: EventError (rules "not-json" and "too-deep"), and what the two functions raise.
     """
     try:
+        text = raw.decode()
         return json.loads(
-            raw.decode(),
-            object_pairs_hook=read_object,
-            parse_int=read_integer,
-            parse_constant=float,
+            text, object_pairs_hook=read_object, parse_int=read_integer, parse_constant=float
         )
     except UnicodeDecodeError as error:
-        raise EventError(
-            f"not JSON: the byte at {error.start} is not UTF-8", rule="not-json"
-        ) from None
+        reason = f"the byte at {error.start} is not UTF-8"
     except json.JSONDecodeError as error:
-        raise EventError(
-            f"not JSON: {error.msg.lower()} at character {error.pos}", rule="not-json"
-        ) from None
+        reason = f"{error.msg.lower()} at character {error.pos}"
     except RecursionError:
         raise _too_deep("") from None
+    raise EventError(f"not JSON: {reason}", rule="not-json")
 
 
 def check_object(value: object) -> None:
-    """Refuse a decoded value that isn't an event; as `check_json`.
-
-    Raises: EventError.
-    """
+    """Refuse a decoded value that isn't an event; as `check_json`. Raises: EventError."""
     _check(value, _EVENT_TYPE, "")
 
 
@@ -90,13 +83,9 @@ def _mark_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) == len(pairs):
         return members
+    counted = Counter(key for key, _ in pairs)
     repeating = _Repeating(members)
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in seen:
-            repeating.repeated_key = key
-            break
-        seen.add(key)
+    repeating.repeated_key = next(key for key, count in counted.items() if count > 1)
     return repeating
 
 
@@ -107,25 +96,14 @@ def _read_integer(text: str) -> int:
 
 
 def _check(value: object, kind: inspect.Type, field: str) -> None:
-    match kind:
-        case inspect.Metadata():
-            _check(value, kind.type, field)
-        case inspect.StructType():
-            _check_struct(value, kind, field)
-        case inspect.DictType():
-            _check_map(value, kind, field)
-        case inspect.VarTupleType():
-            _check_array(value, kind, field)
-        case inspect.StrType():
-            _check_string(value, kind, field)
-        case inspect.IntType():
-            _check_integer(value, kind, field)
-        case inspect.LiteralType():
-            _check_literal(value, kind, field)
-        case inspect.AnyType():
-            _check_any(value, field, depth=1)
-        case _:
-            raise TypeError(f"the model has a type that is not checked here: {kind}")
+    if isinstance(kind, inspect.Metadata):
+        _check(value, kind.type, field)
+    elif isinstance(kind, inspect.AnyType):
+        _check_any(value, field, depth=1)
+    elif type(kind) in _CHECKS:
+        _CHECKS[type(kind)](value, kind, field)
+    else:
+        raise TypeError(f"the model has a type that is not checked here: {kind}")
 
 
 def _check_struct(value: object, kind: inspect.StructType, field: str) -> None:
@@ -133,11 +111,8 @@ def _check_struct(value: object, kind: inspect.StructType, field: str) -> None:
     fields = {entry.encode_name: entry for entry in kind.fields}
     for key, member in members.items():
         if key not in fields:
-            raise EventError(
-                "no such key; put what has no field of its own into `context`",
-                rule="unknown-key",
-                field=_member(field, key),
-            )
+            message = "no such key; put what has no field of its own into `context`"
+            raise EventError(message, rule="unknown-key", field=_member(field, key))
         _check(member, fields[key].type, _member(field, key))
     for name, entry in fields.items():
         if entry.required and name not in members:
@@ -164,34 +139,20 @@ def _check_string(value: object, kind: inspect.StrType, field: str) -> None:
     if type(value) is not str:
         raise _wrong_type("a string", value, field)
     _check_text(value, field)
-    if kind.min_length is not None and len(value) < kind.min_length:
-        raise EventError(
-            "is empty; leave it out or give at least one character",
-            rule="too-short",
-            field=field,
-            limit=kind.min_length,
-            got=len(value),
-        )
-    if kind.max_length is not None and len(value) > kind.max_length:
-        raise EventError(
-            f"has {len(value)} characters, at most {kind.max_length} are allowed",
-            rule="too-long",
-            field=field,
-            limit=kind.max_length,
-            got=len(value),
-        )
+    got, least, most = len(value), kind.min_length, kind.max_length
+    if least is not None and got < least:
+        message = "is empty; leave it out or give at least one character"
+        raise EventError(message, rule="too-short", field=field, limit=least, got=got)
+    if most is not None and got > most:
+        raise EventError.exceeds("has", "characters", got, most, rule="too-long", field=field)
 
 
 def _check_integer(value: object, kind: inspect.IntType, field: str) -> None:
     if type(value) is not int:
         raise _wrong_type("an integer", value, field)
     if kind.ge is not None and kind.le is not None and not kind.ge <= value <= kind.le:
-        raise EventError(
-            f"is not between {kind.ge} and {kind.le}",
-            rule="out-of-range",
-            field=field,
-            limit=kind.le,
-        )
+        message = f"is not between {kind.ge} and {kind.le}"
+        raise EventError(message, rule="out-of-range", field=field, limit=kind.le)
 
 
 def _check_literal(value: object, kind: inspect.LiteralType, field: str) -> None:
@@ -202,6 +163,16 @@ def _check_literal(value: object, kind: inspect.LiteralType, field: str) -> None
         raise EventError(f"is not one of {listed}", rule="not-listed", field=field)
 
 
+_CHECKS: Mapping[type, Callable[[object, Any, str], None]] = {
+    inspect.StructType: _check_struct,
+    inspect.DictType: _check_map,
+    inspect.VarTupleType: _check_array,
+    inspect.StrType: _check_string,
+    inspect.IntType: _check_integer,
+    inspect.LiteralType: _check_literal,
+}
+
+
 def _check_any(value: object, field: str, *, depth: int) -> None:
     """Check a free value; an object or array stands at level `depth`."""
     if type(value) is str:
@@ -209,21 +180,17 @@ def _check_any(value: object, field: str, *, depth: int) -> None:
     elif type(value) is int or type(value) is float:
         # NaN is in no interval, and infinities are outside this one.
         if not -INTEGER_MAX <= value <= INTEGER_MAX:
-            raise EventError(
-                f"not a number between ±{INTEGER_MAX}, where JSON is exact; send it as a string",
-                rule="number",
-                field=field,
-                limit=INTEGER_MAX,
+            message = (
+                f"not a number between ±{INTEGER_MAX}, where JSON is exact; send it as a string"
             )
+            raise EventError(message, rule="number", field=field, limit=INTEGER_MAX)
+    elif isinstance(value, dict | list) and depth > _DEPTH_MAX:
+        raise _too_deep(field)
     elif isinstance(value, dict):
-        if depth > _DEPTH_MAX:
-            raise _too_deep(field)
         for key, member in _expect_object(value, field).items():
             _check_text(key, _member(field, key))
             _check_any(member, _member(field, key), depth=depth + 1)
     elif type(value) is list:
-        if depth > _DEPTH_MAX:
-            raise _too_deep(field)
         for index, item in enumerate(value):
             _check_any(item, f"{field}[{index}]", depth=depth + 1)
     elif value is not None and type(value) is not bool:
@@ -234,14 +201,11 @@ def _expect_object(value: object, field: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise _wrong_type("an object", value, field)
     if isinstance(value, _Repeating):
-        raise EventError(
-            "stands twice in one object",
-            rule="repeated-key",
-            field=_member(field, value.repeated_key),
-        )
-    for key in value:
-        if type(key) is not str:
-            raise _wrong_type("a string as key", key, field)
+        key = _member(field, value.repeated_key)
+        raise EventError("stands twice in one object", rule="repeated-key", field=key)
+    for each in value:
+        if type(each) is not str:
+            raise _wrong_type("a string as key", each, field)
     return value
 
 
@@ -251,22 +215,13 @@ def _check_text(value: str, field: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise EventError(
-            f"holds a lone surrogate at character {error.start}, which is no Unicode text",
-            rule="string",
-            field=field,
-        ) from None
+        message = f"holds a lone surrogate at character {error.start}, which is no Unicode text"
+        raise EventError(message, rule="string", field=field) from None
 
 
 def _check_count(count: int, count_max: int | None, unit: str, field: str) -> None:
     if count_max is not None and count > count_max:
-        raise EventError(
-            f"has {count} {unit}, at most {count_max} are allowed",
-            rule="too-many",
-            field=field,
-            limit=count_max,
-            got=count,
-        )
+        raise EventError.exceeds("has", unit, count, count_max, rule="too-many", field=field)
 
 
 def _wrong_type(want: str, value: object, field: str) -> EventError:
@@ -275,12 +230,8 @@ def _wrong_type(want: str, value: object, field: str) -> EventError:
 
 
 def _too_deep(field: str) -> EventError:
-    return EventError(
-        f"objects and arrays stand more than {_DEPTH_MAX} deep in one another",
-        rule="too-deep",
-        field=field,
-        limit=_DEPTH_MAX,
-    )
+    message = f"objects and arrays stand more than {_DEPTH_MAX} deep in one another"
+    return EventError(message, rule="too-deep", field=field, limit=_DEPTH_MAX)
 
 
 def _member(field: str, key: object) -> str:

@@ -17,7 +17,7 @@ while decoding, and the documentation and the JSON Schema are printed from both.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -29,26 +29,10 @@ INTEGER_MAX = 2**53 - 1
 ACTION_PATTERN = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"
 
 Rule = Literal[
-    "action",
-    "address",
-    "id",
-    "leaf-too-large",
-    "missing-field",
-    "not-json",
-    "not-listed",
-    "number",
-    "out-of-range",
-    "private",
-    "repeated-key",
-    "string",
-    "time",
-    "too-deep",
-    "too-long",
-    "too-many",
-    "too-short",
-    "unknown-key",
-    "wrong-type",
-]
+    "action", "address", "id", "leaf-too-large", "missing-field", "not-json", "not-listed",
+    "number", "out-of-range", "private", "repeated-key", "string", "time", "too-deep", "too-long",
+    "too-many", "too-short", "unknown-key", "wrong-type",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,3 +240,9 @@ class EventError(MalformedError):
         self.field = field
         self.limit = limit
         self.got = got
+
+    @classmethod
+    def exceeds(cls, what: str, unit: str, got: int, limit: int, *, rule: Rule, field: str) -> Self:
+        """Return the error for something of which there is too much."""
+        message = f"{what} {got} {unit}, at most {limit} are allowed"
+        return cls(message, rule=rule, field=field, limit=limit, got=got)

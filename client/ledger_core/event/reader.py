@@ -10,13 +10,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
-from ledger_core.event.canonical import (
-    decode_event,
-    decode_event_object,
-    encode_event,
-    format_time,
-    parse_leaf,
-)
+from ledger_core.event import canonical
 from ledger_core.event.model import Event
 
 Filled = Literal["id", "time"]
@@ -42,32 +36,27 @@ class Reader:
         self._now = now
 
     def read(self, raw: bytes) -> ReadEvent:
-        """Read one event from JSON.
-
-        Raises: EventError.
-        """
-        return self._fill(*decode_event(raw))
+        """Read one event from JSON. Raises: EventError."""
+        return self._fill(*canonical.decode_event(raw))
 
     def read_object(self, value: Mapping[str, Any]) -> ReadEvent:
-        """Read one event from a decoded object, in which repeated keys can't be detected any more.
-
-        Raises: EventError.
-        """
-        return self._fill(*decode_event_object(value))
+        """As `read`, from a decoded object, where repeated keys can't be detected any more."""
+        return self._fill(*canonical.decode_event_object(value))
 
     def _fill(self, event: Event, event_json: bytes) -> ReadEvent:
-        filled: tuple[Filled, ...] = ()
+        filled: list[Filled] = []
         event_id, time = event.id, event.time
-        if event_id is UNSET or time is UNSET:
-            if event_id is UNSET:
-                event_id = self._make_id()
-                filled = ("id",)
-            if time is UNSET:
-                time = format_time(self._now())
-                filled = (*filled, "time")
+        if event_id is UNSET:
+            event_id = self._make_id()
+            filled.append("id")
+        if time is UNSET:
+            time = canonical.format_time(self._now())
+            filled.append("time")
+        if filled:
             event = replace(event, id=event_id, time=time)
-            event_json = encode_event(event)
-        return ReadEvent(event, event_json, bytes.fromhex(event_id.replace("-", "")), filled)
+            event_json = canonical.encode_event(event)
+        id_bytes = bytes.fromhex(event_id.replace("-", ""))
+        return ReadEvent(event, event_json, id_bytes, tuple(filled))
 
 
 def is_same_event(stored_leaf: bytes, event_json: bytes, *, ignore_time: bool) -> bool:
@@ -78,12 +67,12 @@ def is_same_event(stored_leaf: bytes, event_json: bytes, *, ignore_time: bool) -
 
     Raises: MalformedError for bytes that are not a leaf.
     """
-    stored = parse_leaf(stored_leaf)
+    stored = canonical.parse_leaf(stored_leaf)
     if not ignore_time:
         return stored.event_json == event_json
-    return _without_time(stored.event) == _without_time(decode_event(event_json)[0])
+    return _without_time(stored.event) == _without_time(canonical.decode_event(event_json)[0])
 
 
 def _without_time(event: Event) -> bytes:
     # Compared as bytes: to Python, 1 == 1.0 == True.
-    return encode_event(replace(event, time=UNSET))
+    return canonical.encode_event(replace(event, time=UNSET))

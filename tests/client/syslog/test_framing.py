@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger_client.collect.syslog.framing import COUNT_DIGITS_MAX, Deframer, Frame, FramingError
+from ledger_client.collect.syslog.framing import COUNT_DIGITS_MAX, Deframer, Frame
 
 VECTORS = json.loads(
     (Path(__file__).parent / "vectors" / "frames.json").read_text(encoding="utf-8")
@@ -22,10 +22,9 @@ def deframe(parts: Iterable[bytes]) -> tuple[list[Frame], bytes | None]:
     deframer = Deframer(frame_bytes_max=FRAME_BYTES_MAX)
     frames: list[Frame] = []
     for part in parts:
-        try:
-            frames.extend(deframer.feed(part))
-        except FramingError as error:
-            return frames, error.rest
+        frames.extend(deframer.feed(part))
+        if frames and frames[-1].is_unframed:
+            return frames[:-1], frames[-1].data
         assert len(deframer._buffer) <= FRAME_BYTES_MAX
     last = deframer.end()
     return ([*frames, last] if last else frames), None

@@ -12,34 +12,30 @@ Its modules, in reading order:
 
     record_reader   files of records: JSON lines, documents, gzip
     auditd          lines of the Linux audit daemon, grouped into events
-    mapping         a mapping file, read and compiled
     mapping_schema  the tables of a mapping file
     expressions     JMESPath over one record, with the functions of mappings
     apply_mapping   one record to one event
-    raw_record      records read strictly, and kept in `context.original`
-    jsonl           events, one to a line
+    mapping         a mapping file, read and compiled
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
 
 from ledger_client.collect.importers.record_reader import Lines, Record, read_records
+from ledger_core.event.canonical import decode_event
+from ledger_core.event.ids import derived_id
+from ledger_core.event.model import EventError
 
 FORMATS: Final = (
-    "jsonl",
-    "auditd",
-    "azure",
-    "cloudtrail",
-    "gcp",
-    "github",
-    "gsuite",
-    "journald",
-    "kubernetes",
-    "okta",
-    "teleport",
-)
+    "jsonl", "auditd", "azure", "cloudtrail", "gcp", "github", "gsuite", "journald", "kubernetes",
+    "okta", "teleport",
+)  # fmt: skip
 
 ORIGINALS: Final = ("original", "original_text", "original_omitted")
 """Keys of `context`. One of them holds the record itself, or the reason why it is missing."""
@@ -64,37 +60,27 @@ class Mapped:
     left_over: list[str]
 
 
-class Format(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
     """One kind of record, and how its records become events."""
 
-    @property
-    def name(self) -> str:
-        """The name of the format. The ids of its events are derived from it."""
-
-    @property
-    def wrappers(self) -> tuple[str, ...]:
-        """The keys under which documents of this kind hold their records."""
-
-    @property
-    def lines(self) -> Lines:
-        """The kind of lines in its files."""
+    name: str
+    """The ids of its events are derived from it."""
+    explain: Callable[[bytes], list[Mapped]]
+    """Return the events of a record, mostly one. Raises: EventError, with the reason."""
+    wrappers: tuple[str, ...] = ()
+    """The keys under which documents of this kind hold their records."""
+    lines: Lines = "json"
 
     def map(self, raw: bytes) -> list[dict[str, Any]]:
-        """Return the events of a record, mostly one.
-
-        Raises: EventError, with the reason.
-        """
-
-    def explain(self, raw: bytes) -> list[Mapped]:
-        """Return the events of a record with the members that they left over; as `map`."""
+        """Return the events of a record alone. Raises: EventError."""
+        return [mapped.event for mapped in self.explain(raw)]
 
 
 def load_format(name: str) -> Format:
     """Load one of `FORMATS`. JMESPath is imported only here."""
     if name == "jsonl":
-        from ledger_client.collect.importers.jsonl import JsonLines
-
-        return JsonLines()
+        return Format(name=name, explain=_explain_event, wrappers=("events",))
     if name not in FORMATS:
         raise ValueError(f"no such format: {name}")
     from ledger_client.collect.importers.mapping import parse_mapping
@@ -104,10 +90,22 @@ def load_format(name: str) -> Format:
 
 
 def load_format_file(path: Path) -> Format:
-    """Load a user's mapping file.
-
-    Raises: MalformedError, naming the file and the place in it; OSError.
-    """
+    """Load a user's mapping file. Raises: MalformedError, naming the place in it; OSError."""
     from ledger_client.collect.importers.mapping import load_mapping
 
     return load_mapping(path)
+
+
+def _explain_event(raw: bytes) -> list[Mapped]:
+    """Read an event; if it has no id, one is derived from its canonical bytes.
+
+    An event without a time is refused: the time of the import is not when it happened, and
+    differs at the next import.
+
+    Raises: EventError.
+    """
+    event, event_json = decode_event(raw)
+    if event.time is UNSET:
+        raise EventError("is required in what is imported", rule="missing-field", field="time")
+    members: dict[str, Any] = msgspec.to_builtins(event)
+    return [Mapped({"id": derived_id("jsonl", event_json), **members}, left_over=[])]

@@ -8,6 +8,8 @@
 | `action` | required: without it the record is refused |
 | `context.import_notes` | each value that had to be changed |
 | `context.original` | the record itself, untouched |
+| `context.original_text` | its JSON text: it nests too deep, or has a value that no event has |
+| `context.original_omitted` | why it is missing: the leaf would be too long |
 
 The time of the import is never used: it is not when the event happened, and differs at the next
 import.
@@ -17,30 +19,38 @@ import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from ledger_client.collect.importers import mapping_schema as tables
 from ledger_client.collect.importers.expressions import Expression, RecordReader
-from ledger_client.collect.importers.mapping_schema import (
-    ActorTable,
-    ChangeTable,
-    EventTable,
-    OutcomeTable,
-    PrincipalTable,
-    SourceTable,
-    TargetTable,
+from ledger_core.event.canonical import (
+    LEAF_BYTES_MAX,
+    decode_event_object,
+    format_time,
+    parse_time,
 )
-from ledger_client.collect.importers.raw_record import add_original
-from ledger_core.event.canonical import format_time, parse_time
+from ledger_core.event.diagnostics import parse_json
 from ledger_core.event.ids import derived_id
 from ledger_core.event.model import LIMITS, EventError
 from ledger_core.event.truncation import Fitter, canonical_text, without_empty
 
 UNKNOWN_TIME = format_time(0)
+RECEIVED_BYTES_MAX = 2048
+"""Left free in the leaf for the server's part: `by` of 256 characters, each an escape."""
+INTEGER_CHARS_MAX = 1000
 
 _is_port = re.compile(r"[0-9]{1,5}").fullmatch
-_Table = TypeVar("_Table", TargetTable, ChangeTable)
+_Table = TypeVar("_Table", tables.TargetTable, tables.ChangeTable)
+
+
+def read_record(raw: bytes) -> dict[str, Any]:
+    """Read one JSON object, in which no key stands twice. Raises: EventError."""
+    record = parse_json(raw, read_object=_read_object, read_integer=_read_integer)
+    if not isinstance(record, dict):
+        raise EventError("a record is a JSON object", rule="wrong-type")
+    return record
 
 
 def map_event(
-    table: EventTable,
+    table: tables.EventTable,
     reader: RecordReader,
     root: dict[str, Any],
     *,
@@ -64,12 +74,35 @@ def map_event(
         "targets": fields.targets(table.targets),
         "source": fields.source(table.source),
         "outcome": fields.outcome(table.outcome),
-        "reason": fields.long_text(table.reason, "reason"),
+        "reason": fields.text(table.reason, "reason", "reason"),
         "changes": fields.changes(table.changes),
         "tenant": fields.id(table.tenant, "tenant"),
     }
     context = fields.context(table)
-    return add_original(without_empty(event), context=context, record=record, text=text)
+    return _add_original(without_empty(event), context=context, record=record, text=text)
+
+
+def _add_original(
+    event: dict[str, Any], *, context: dict[str, Any], record: dict[str, Any], text: str
+) -> dict[str, Any]:
+    """Add the context, with the record in the first form that the limits allow.
+
+    Raises: EventError if the ledger refuses the event even without the record.
+    """
+    for original in ({"original": record}, {"original_text": text}):
+        whole = {**event, "context": {**context, **original}}
+        try:
+            _, event_json = decode_event_object(whole)
+        except EventError as error:
+            if error.rule != "leaf-too-large" and not error.field.startswith("context.original"):
+                raise
+            continue
+        if len(event_json) <= LEAF_BYTES_MAX - RECEIVED_BYTES_MAX:
+            return whole
+    omitted = f"the record has {len(text)} bytes, too many for a leaf of {LEAF_BYTES_MAX}"
+    whole = {**event, "context": {**context, "original_omitted": omitted}}
+    decode_event_object(whole)
+    return whole
 
 
 class _Fields:
@@ -85,78 +118,62 @@ class _Fields:
         for found in self._reader.values(expression, self._root):
             if isinstance(found, str) and (time := _read_time(found, time_zone)):
                 return time
-        self._fitter.note(
-            "time", "the record has none that can be read, 1970-01-01 stands in for it"
-        )
+        note = "the record has none that can be read, 1970-01-01 stands in for it"
+        self._fitter.note("time", note)
         return UNKNOWN_TIME
 
-    def actor(self, table: ActorTable) -> dict[str, Any]:
+    def actor(self, table: tables.ActorTable) -> dict[str, Any]:
         actor = self._principal(table, self._root, "actor")
         if actor is None:
             self._fitter.note("actor", "the record names none")
             actor = {"id": "unknown"}
         actor["session"] = self.id(table.session, "actor.session")
         actor["credential"] = self.id(table.credential, "actor.credential")
-        if table.on_behalf_of is not None:
-            actor["on_behalf_of"] = self._principal(
-                table.on_behalf_of, self._root, "actor.on_behalf_of"
-            )
+        if (other := table.on_behalf_of) is not None:
+            actor["on_behalf_of"] = self._principal(other, self._root, "actor.on_behalf_of")
         return without_empty(actor)
 
     def action(self, expression: Expression) -> str:
-        text = self._reader.text(expression, self._root)
-        action = self._fitter.action(text)
+        action = self._fitter.action(self._reader.text(expression, self._root))
         if not action:
-            raise EventError(
-                f"the record has none, which would be its {expression}",
-                rule="missing-field",
-                field="action",
-            )
+            message = f"the record has none, which would be its {expression}"
+            raise EventError(message, rule="missing-field", field="action")
         return action
 
-    def targets(self, tables: list[TargetTable]) -> list[dict[str, Any]]:
+    def targets(self, listed: list[tables.TargetTable]) -> list[dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
-        for table, item in self._each(tables):
+        for table, item in self._each(listed):
             target = self._principal(table, item, f"targets[{len(found)}]")
             if target is not None:
                 found.setdefault(target["id"], target)
         return self._at_most("targets", [*found.values()])
 
-    def source(self, table: SourceTable) -> dict[str, Any]:
+    def source(self, table: tables.SourceTable) -> dict[str, Any]:
         address = self._reader.text(table.ip, self._root)
         ip, port = self._fitter.address(address)
         if address and not ip:
             self._fitter.note("source.ip", "not an address, kept in context.source_address")
             self._source_address = address
         port = port or self._port(table.port)
-        return without_empty(
-            {
-                "ip": ip,
-                "port": port,
-                "service": self.id(table.service, "source.service"),
-                "user_agent": self._fitter.text(
-                    self._reader.text(table.user_agent, self._root),
-                    field="source.user_agent",
-                    chars_max=LIMITS["user_agent"].most,
-                ),
-            }
-        )
+        source = {
+            "ip": ip,
+            "port": port,
+            "service": self.id(table.service, "source.service"),
+            "user_agent": self.text(table.user_agent, "source.user_agent", "user_agent"),
+        }
+        return without_empty(source)
 
-    def outcome(self, table: OutcomeTable) -> str:
+    def outcome(self, table: tables.OutcomeTable) -> str:
         for outcome in ("denied", "failure", "success"):
             if self._reader.is_true(getattr(table, outcome), self._root):
                 return outcome
         return "unknown"
 
-    def changes(self, tables: list[ChangeTable]) -> list[dict[str, Any]]:
+    def changes(self, listed: list[tables.ChangeTable]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        for table, item in self._each(tables):
+        for table, item in self._each(listed):
             field = f"changes[{len(found)}]"
-            path = self._fitter.text(
-                self._reader.text(table.path, item),
-                field=f"{field}.path",
-                chars_max=LIMITS["name"].most,
-            )
+            path = self.text(table.path, f"{field}.path", "name", item)
             change = {
                 name: self._fitter.value(value, field=f"{field}.{name}")
                 for name, expression in (("before", table.before), ("after", table.after))
@@ -166,16 +183,16 @@ class _Fields:
                 found.append({"path": path, **change})
         return self._at_most("changes", found)
 
-    def context(self, table: EventTable) -> dict[str, Any]:
-        context = {
-            name: self._fitter.value(
-                self._reader.first(expression, self._root), field=f"context.{name}"
-            )
+    def context(self, table: tables.EventTable) -> dict[str, Any]:
+        found = {
+            name: self._reader.first(expression, self._root)
             for name, expression in table.context.items()
         }
-        context["source_address"] = self._fitter.value(
-            self._source_address, field="context.source_address"
-        )
+        found["source_address"] = self._source_address
+        context = {
+            name: self._fitter.value(value, field=f"context.{name}")
+            for name, value in found.items()
+        }
         for note, expression in table.notes.items():
             if self._reader.is_true(expression, self._root):
                 self._fitter.notes.append(note)
@@ -185,11 +202,14 @@ class _Fields:
     def id(self, expression: Expression | None, field: str) -> str:
         return self._fitter.id(self._reader.text(expression, self._root), field=field)
 
-    def long_text(self, expression: Expression | None, field: str) -> str:
-        text = self._reader.text(expression, self._root)
-        return self._fitter.text(text, field=field, chars_max=LIMITS["reason"].most)
+    def text(self, expression: Expression | None, field: str, limit: str, item: Any = None) -> str:
+        """Return a text of the record, or of a part of it, cut to one of `LIMITS`."""
+        text = self._reader.text(expression, self._root if item is None else item)
+        return self._fitter.text(text, field=field, chars_max=LIMITS[limit].most)
 
-    def _principal(self, table: PrincipalTable, item: Any, field: str) -> dict[str, Any] | None:
+    def _principal(
+        self, table: tables.PrincipalTable, item: Any, field: str
+    ) -> dict[str, Any] | None:
         of_id = self._reader.text(table.id, item)
         if not of_id:
             return None
@@ -200,15 +220,13 @@ class _Fields:
             name=self._reader.text(table.name, item),
         )
 
-    def _each(self, tables: list[_Table]) -> Iterator[tuple[_Table, Any]]:
-        for table in tables:
-            if table.each is None:
-                yield table, self._root
-                continue
-            found = next(self._reader.values(table.each, self._root), None)
-            for item in found if isinstance(found, list) else [found]:
-                if item is not None:
-                    yield table, item
+    def _each(self, listed: list[_Table]) -> Iterator[tuple[_Table, Any]]:
+        for table in listed:
+            found: Any = self._root
+            if table.each is not None:
+                found = next(self._reader.values(table.each, self._root), None)
+            items = found if isinstance(found, list) else [found]
+            yield from ((table, item) for item in items if item is not None)
 
     def _at_most(self, field: str, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         most = LIMITS[field].most
@@ -231,3 +249,18 @@ def _read_time(text: str, time_zone: str | None) -> str | None:
         return format_time(parse_time(text))
     except EventError:
         return None
+
+
+def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise EventError("a key stands twice in one object", rule="repeated-key")
+    return members
+
+
+def _read_integer(digits: str) -> int:
+    got = len(digits)
+    if got > INTEGER_CHARS_MAX:
+        message = f"a number has {got} digits"
+        raise EventError(message, rule="number", limit=INTEGER_CHARS_MAX, got=got)
+    return int(digits)

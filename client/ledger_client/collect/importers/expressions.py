@@ -13,6 +13,7 @@ The reader remembers which members it read, so that `left_over` can name the oth
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
@@ -41,8 +42,8 @@ class Expression:
 
     __slots__ = ("parsed", "texts")
 
-    def __init__(self, texts: str | list[str]) -> None:
-        self.texts = (texts,) if isinstance(texts, str) else tuple(texts)
+    def __init__(self, texts: list[str]) -> None:
+        self.texts = tuple(texts)
         self.parsed = tuple(map(_compile, self.texts))
 
     def __str__(self) -> str:
@@ -112,11 +113,9 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
 
     @_takes(["string"])
     def _func_is_address(self, text: str) -> bool:
-        try:
-            ip_address(text)
-        except ValueError:
-            return False
-        return True
+        with suppress(ValueError):
+            return bool(ip_address(text))
+        return False
 
     @_takes(["string"])
     def _func_parse_json(self, text: str) -> Any:
@@ -231,10 +230,9 @@ class RecordReader(visitor.TreeInterpreter):  # type: ignore[misc]  # jmespath h
         return value.get(key)
 
     def _folded_keys(self, members: dict[str, Any]) -> dict[str, str]:
-        known = self._folded.get(id(members))
-        if known is None:
-            known = self._folded[id(members)] = (members, {key.lower(): key for key in members})
-        return known[1]
+        if id(members) not in self._folded:
+            self._folded[id(members)] = (members, {key.lower(): key for key in members})
+        return self._folded[id(members)][1]
 
     def _mark_read(self, value: Any) -> None:
         if isinstance(value, dict):

@@ -23,18 +23,17 @@ format; `docs/importers.md` documents it. `apply_mapping` maps each record.
 
 import re
 import tomllib
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from ledger_client.collect.importers import Mapped
-from ledger_client.collect.importers.apply_mapping import map_event
+from ledger_client.collect.importers import Format, Mapped
+from ledger_client.collect.importers.apply_mapping import map_event, read_record
 from ledger_client.collect.importers.expressions import Expression, RecordReader
 from ledger_client.collect.importers.mapping_schema import EventTable
-from ledger_client.collect.importers.raw_record import read_record
 from ledger_client.collect.importers.record_reader import Lines
 from ledger_core.event.model import EventError
 from ledger_core.tlog.errors import MalformedError
@@ -56,74 +55,50 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     id: Expression | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
-    """A mapping file, read and compiled."""
-
-    name: str
-    lines: Lines
-    wrappers: tuple[str, ...]
-    _file: _File
-
-    def map(self, raw: bytes) -> list[dict[str, Any]]:
-        """Return the events of a record: one, unless the mapping spreads records.
-
-        Raises: EventError, with the reason.
-        """
-        return [mapped.event for mapped in self.explain(raw)]
-
-    def explain(self, raw: bytes) -> list[Mapped]:
-        """Return the events of a record with the members that they left over; as `map`."""
-        record = read_record(raw)
-        try:
-            return [self._map_part(part) for part in self._parts(record)]
-        except RecursionError:
-            raise EventError("the record nests too deep to be mapped", rule="too-deep") from None
-
-    def _parts(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the record, or the parts that it spreads into, with the record's own members."""
-        parts = self._reader().first(self._file.spread, record)
-        is_list = isinstance(parts, list) and all(isinstance(part, dict) for part in parts)
-        if not parts or not is_list:
-            return [record]
-        own = {
-            key: member
-            for key, member in record.items()
-            if not (isinstance(member, list) and member == parts)
-        }
-        return [{**own, **part} for part in parts]
-
-    def _map_part(self, record: dict[str, Any]) -> Mapped:
-        reader = self._reader()
-        file = self._file
-        root = record
-        for found in reader.values(file.record, record):
-            if isinstance(found, dict):
-                root = found
-                break
-        tables = file.event if isinstance(file.event, list) else [file.event]
-        for table in tables:
-            # A separate reader, because a member that only a condition read isn't in the event.
-            if table.when is None or self._reader().is_true(table.when, root):
-                event = map_event(
-                    table,
-                    reader,
-                    root,
-                    record=record,
-                    name=file.name,
-                    natural_id=file.id,
-                    time_zone=file.time_zone,
-                )
-                return Mapped(event, reader.left_over(root))
-        raise EventError(
-            "the mapping has no table for such a record", rule="missing-field", field="action"
-        )
-
-    def _reader(self) -> RecordReader:
-        return RecordReader(any_case=self._file.keys == "any-case")
+def _explain(file: _File, raw: bytes) -> list[Mapped]:
+    record = read_record(raw)
+    try:
+        return [_map_part(file, part) for part in _parts(file, record)]
+    except RecursionError:
+        raise EventError("the record nests too deep to be mapped", rule="too-deep") from None
 
 
-def parse_mapping(text: str) -> Mapping:
+def _parts(file: _File, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the record, or the parts that it spreads into, with the record's own members."""
+    parts = _reader(file).first(file.spread, record)
+    is_list = isinstance(parts, list) and all(isinstance(part, dict) for part in parts)
+    if not parts or not is_list:
+        return [record]
+    own = {key: member for key, member in record.items() if member != parts}
+    return [{**own, **part} for part in parts]
+
+
+def _map_part(file: _File, record: dict[str, Any]) -> Mapped:
+    reader = _reader(file)
+    found = (each for each in reader.values(file.record, record) if isinstance(each, dict))
+    root = next(found, record)
+    for table in file.event if isinstance(file.event, list) else [file.event]:
+        # A separate reader, because a member that only a condition read isn't in the event.
+        if table.when is None or _reader(file).is_true(table.when, root):
+            event = map_event(
+                table,
+                reader,
+                root,
+                record=record,
+                name=file.name,
+                natural_id=file.id,
+                time_zone=file.time_zone,
+            )
+            return Mapped(event, reader.left_over(root))
+    message = "the mapping has no table for such a record"
+    raise EventError(message, rule="missing-field", field="action")
+
+
+def _reader(file: _File) -> RecordReader:
+    return RecordReader(any_case=file.keys == "any-case")
+
+
+def parse_mapping(text: str) -> Format:
     """Read a mapping file.
 
     Raises: MalformedError, naming the place: `event.actor.id: not a JMESPath expression: …`.
@@ -137,14 +112,16 @@ def parse_mapping(text: str) -> Mapping:
         raise MalformedError(f"{place.rstrip('`')}: {message}" if message else place) from None
     if not _is_name(file.name):
         raise MalformedError("name: at most 64 of a-z, 0-9, `_`, `.`, `-` are allowed")
-    return Mapping(file.name, file.lines, tuple(file.wrappers), file)
+    return Format(
+        name=file.name,
+        explain=partial(_explain, file),
+        wrappers=tuple(file.wrappers),
+        lines=file.lines,
+    )
 
 
-def load_mapping(path: Path) -> Mapping:
-    """Read a mapping file from disk.
-
-    Raises: MalformedError, naming the file; OSError.
-    """
+def load_mapping(path: Path) -> Format:
+    """Read a mapping file from disk. Raises: MalformedError, naming the file; OSError."""
     with path.open("rb") as file:
         content = file.read(MAPPING_BYTES_MAX + 1)
     if len(content) > MAPPING_BYTES_MAX:
@@ -160,9 +137,7 @@ def load_mapping(path: Path) -> Mapping:
 def _decode_expression(kind: type, value: Any) -> Any:
     if kind is not Expression:
         raise NotImplementedError
-    is_text = isinstance(value, str)
-    if not is_text and not (
-        isinstance(value, list) and value and all(isinstance(item, str) for item in value)
-    ):
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts or not all(isinstance(each, str) for each in texts):
         raise ValueError("an expression is a text or a list of texts")
-    return Expression(value)
+    return Expression(texts)

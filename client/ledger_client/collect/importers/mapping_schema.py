@@ -5,12 +5,8 @@ import msgspec
 from ledger_client.collect.importers.expressions import Expression
 
 
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The base of all tables: unknown keys are refused."""
-
-
-class PrincipalTable(_Table, frozen=True, kw_only=True):
-    """A person or a thing."""
+class PrincipalTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A person or a thing. All tables refuse unknown keys."""
 
     id: Expression
     type: Expression | None = None
@@ -18,20 +14,18 @@ class PrincipalTable(_Table, frozen=True, kw_only=True):
 
 
 class ActorTable(PrincipalTable, frozen=True, kw_only=True):
-    """The actor."""
-
     session: Expression | None = None
     credential: Expression | None = None
     on_behalf_of: PrincipalTable | None = None
 
 
 class TargetTable(PrincipalTable, frozen=True, kw_only=True):
-    """Targets: one, or one for each item of `each`."""
+    """One target, or one for each item of `each`; a change likewise."""
 
     each: Expression | None = None
 
 
-class SourceTable(_Table, frozen=True, kw_only=True):
+class SourceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The source; `ip` may be followed by a port."""
 
     ip: Expression | None = None
@@ -40,7 +34,7 @@ class SourceTable(_Table, frozen=True, kw_only=True):
     service: Expression | None = None
 
 
-class OutcomeTable(_Table, frozen=True, kw_only=True):
+class OutcomeTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Conditions, tried in this order; if none is true, the outcome is `unknown`."""
 
     denied: Expression | None = None
@@ -48,16 +42,14 @@ class OutcomeTable(_Table, frozen=True, kw_only=True):
     success: Expression | None = None
 
 
-class ChangeTable(_Table, frozen=True, kw_only=True):
-    """Changes: one, or one for each item of `each`."""
-
+class ChangeTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     path: Expression
     before: Expression | None = None
     after: Expression | None = None
     each: Expression | None = None
 
 
-class EventTable(_Table, frozen=True, kw_only=True):
+class EventTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The event; `when` restricts it to some records."""
 
     action: Expression

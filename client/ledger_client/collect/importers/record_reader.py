@@ -76,10 +76,15 @@ def read_records(
     is_gzip = stream.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
     plain = cast("BinaryIO", gzip.GzipFile(fileobj=stream) if is_gzip else stream)
     try:
-        if lines == "auditd":
-            raws = _audit_events(plain, document_bytes_max)
-        else:
-            raws = _json_records(plain, wrappers, document_bytes_max)
+        raws = (
+            _audit_events(plain, document_bytes_max)
+            if lines == "auditd"
+            else (
+                (number, raw)
+                for number, document in _documents(plain, document_bytes_max, is_json=True)
+                for raw in _unwrap(document, wrappers)
+            )
+        )
         for line, raw in raws:
             yield Record(raw=raw, line=line, file_offset=counted.read_bytes)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
@@ -107,14 +112,6 @@ def _audit_events(plain: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]
     for number, lines in group_lines(_documents(plain, bytes_max, is_json=False)):
         texts = [line.decode(errors="backslashreplace") for line in lines]
         yield number, msgspec.json.encode({"lines": texts})
-
-
-def _json_records(
-    plain: BinaryIO, wrappers: Collection[str], bytes_max: int
-) -> Iterator[tuple[int, bytes]]:
-    for number, document in _documents(plain, bytes_max, is_json=True):
-        for raw in _unwrap(document, wrappers):
-            yield number, raw
 
 
 def _documents(plain: BinaryIO, bytes_max: int, *, is_json: bool) -> Iterator[tuple[int, bytes]]:

@@ -43,12 +43,13 @@ def map_frame(frame: Frame, *, peer: Peer, received_unix_us: int) -> dict[str, A
     message = parse_message(frame.data)
     fitter = Fitter()
     fitter.notes.extend(message.notes)
-    if frame.bytes_cut:
-        fitter.note("message", f"cut, {frame.bytes_cut} bytes more were sent")
-    if frame.is_broken_off:
-        fitter.note("message", "the connection ended inside it")
-    if frame.is_unframed:
-        fitter.note("message", "no count of octets before it, so the connection was closed")
+    for is_noted, note in (
+        (frame.bytes_cut, f"cut, {frame.bytes_cut} bytes more were sent"),
+        (frame.is_broken_off, "the connection ended inside it"),
+        (frame.is_unframed, "no count of octets before it, so the connection was closed"),
+    ):
+        if is_noted:
+            fitter.note("message", note)
     source = {
         "ip": peer.ip,
         "port": peer.port,
@@ -56,9 +57,10 @@ def map_frame(frame: Frame, *, peer: Peer, received_unix_us: int) -> dict[str, A
     }
     reason = fitter.text(message.text, field="reason", chars_max=LIMITS["reason"].most)
     whole = message.text if len(message.text) > LIMITS["reason"].most else ""
+    action = ("syslog", message.facility, message.message_id.replace(".", "_"))
     event = {
         "time": _time(message, fitter, received_unix_us),
-        "action": _action(message, fitter),
+        "action": fitter.action(".".join(part for part in action if part)),
         "actor": _actor(message, peer, fitter),
         "source": without_empty(source),
         "outcome": "unknown",
@@ -81,11 +83,6 @@ def _time(message: Message, fitter: Fitter, received_unix_us: int) -> str:
         what = "that can't be read" if message.time else "at all"
         fitter.note("time", f"the message has none {what}, this is when it was read")
         return format_time(received_unix_us)
-
-
-def _action(message: Message, fitter: Fitter) -> str:
-    parts = ("syslog", message.facility, message.message_id.replace(".", "_"))
-    return fitter.action(".".join(part for part in parts if part))
 
 
 def _actor(message: Message, peer: Peer, fitter: Fitter) -> dict[str, Any]:

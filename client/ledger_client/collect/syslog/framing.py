@@ -41,14 +41,6 @@ class Frame:
     """The bytes where a frame should have begun; the stream ended there."""
 
 
-class FramingError(Exception):
-    """The stream can't be cut into messages any further; `rest` holds the last bytes."""
-
-    def __init__(self, message: str, *, rest: bytes) -> None:
-        super().__init__(message)
-        self.rest = rest
-
-
 class Deframer:
     """Cuts one stream into frames. Holds at most one unfinished message."""
 
@@ -62,7 +54,7 @@ class Deframer:
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Feed the next bytes, and yield the frames that they complete.
 
-        Raises: FramingError, after the frames before the fault.
+        After a frame that `is_unframed`, nothing more can be read.
         """
         at = 0
         while at < len(data):
@@ -74,6 +66,8 @@ class Deframer:
             frame, at = self._counted(data, at) if self._is_counting else self._line(data, at)
             if frame is not None and (frame.data or frame.bytes_cut):
                 yield frame
+            if frame is not None and frame.is_unframed:
+                return
 
     def end(self) -> Frame | None:
         """Return the unfinished message at the end of the stream, if there is one."""
@@ -96,9 +90,9 @@ class Deframer:
 
     def _counted(self, data: bytes, at: int) -> tuple[Frame | None, int]:
         if self._bytes_left is None:
-            at = self._read_count(data, at)
-        if self._bytes_left is None:
-            return None, at
+            unframed, at = self._read_count(data, at)
+            if self._bytes_left is None:
+                return unframed, at
         part = data[at : at + self._bytes_left]
         self._hold(part)
         self._bytes_left -= len(part)
@@ -107,8 +101,11 @@ class Deframer:
         self._bytes_left = None
         return self._finish_frame(), at + len(part)
 
-    def _read_count(self, data: bytes, at: int) -> int:
-        """Read the digits of a count and the space after them; return where the message begins."""
+    def _read_count(self, data: bytes, at: int) -> tuple[Frame | None, int]:
+        """Read the digits of a count and the space after them; return where the message begins.
+
+        The frame is what stands in the place of a count.
+        """
         if not self._buffer:
             # Some senders end a counted frame with a line end that they don't count.
             at = _skip_ends(data, at)
@@ -119,16 +116,13 @@ class Deframer:
         is_count = _is_count(count) or (not count and not space)
         if not is_count or (space and int(count) > COUNT_MAX):
             self._buffer.clear()
-            raise FramingError(
-                "no count of octets where the next message would begin",
-                rest=held + data[at : at + self._max],
-            )
+            return Frame(held + data[at : at + self._max], is_unframed=True), len(data)
         if space:
             self._bytes_left = int(count)
             self._buffer.clear()
         else:
             self._buffer += digits
-        return at + len(digits) + len(space)
+        return None, at + len(digits) + len(space)
 
     def _hold(self, part: bytes) -> None:
         room = self._max - len(self._buffer)

@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from ledger_client.collect.syslog.events import Peer, map_frame
-from ledger_client.collect.syslog.framing import Deframer, Frame, FramingError
+from ledger_client.collect.syslog.framing import Deframer, Frame
 from ledger_client.recording.options import SpoolFullError
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import canonical_ip
@@ -55,7 +55,7 @@ class _Waiting(NamedTuple):
     received_unix_us: int
 
 
-class SyslogListener:
+class SyslogListener(asyncio.DatagramProtocol):
     """Receives messages and records them until it is closed. For one event loop."""
 
     def __init__(
@@ -105,7 +105,7 @@ class SyslogListener:
         loop = asyncio.get_running_loop()
         try:
             transport, _ = await loop.create_datagram_endpoint(
-                lambda: _Datagrams(self._datagram_received), local_addr=(host, port)
+                lambda: self, local_addr=(host, port)
             )
         except OSError as error:
             raise _cannot_listen(host, port, error) from error
@@ -161,19 +161,13 @@ class SyslogListener:
         deframer = Deframer(frame_bytes_max=self._frame_bytes_max)
         try:
             while data := await reader.read(READ_BYTES):
-                frames: list[Frame] = []
-                try:
-                    for frame in deframer.feed(data):
-                        frames.append(frame)  # noqa: PERF402 - those before a fault are recorded
-                except FramingError as error:
-                    _log.warning("framing_lost ip=%s reason=%s", peer.ip, error)
-                    frames.append(Frame(error.rest, is_unframed=True))
-                    await self._record_frames(frames, peer)
-                    return
+                frames = list(deframer.feed(data))
                 await self._record_frames(frames, peer)
+                if frames and frames[-1].is_unframed:
+                    _log.warning("framing_lost ip=%s", peer.ip)
+                    return
         finally:
-            last = deframer.end()
-            if last is not None:
+            if last := deframer.end():
                 await self._record_frames([last], peer)
 
     async def _record_frames(self, frames: list[Frame], peer: Peer) -> None:
@@ -201,10 +195,11 @@ class SyslogListener:
                 return count
         return len(waiting)
 
-    def _datagram_received(self, data: bytes, address: tuple[Any, ...]) -> None:
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        """Queue a datagram, or count it as lost; the transport calls this."""
         most = self._frame_bytes_max
         frame = Frame(data[:most].rstrip(b"\r\n\0"), bytes_cut=max(0, len(data) - most))
-        peer = Peer(ip=_ip(address[0]), port=address[1])
+        peer = Peer(ip=_ip(addr[0]), port=addr[1])
         try:
             self._datagrams.put_nowait(_Waiting(frame, peer, unix_us()))
         except asyncio.QueueFull:
@@ -236,20 +231,10 @@ class SyslogListener:
         }
         loop = asyncio.get_running_loop()
         while True:
-            try:
+            with suppress(SpoolFullError):
                 await loop.run_in_executor(self._threads, self._record, event)
-            except SpoolFullError:
-                await asyncio.sleep(RETRY_S)
-            else:
                 return
-
-
-class _Datagrams(asyncio.DatagramProtocol):
-    def __init__(self, on_datagram: Callable[[bytes, tuple[Any, ...]], None]) -> None:
-        self._on_datagram = on_datagram
-
-    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        self._on_datagram(data, addr)
+            await asyncio.sleep(RETRY_S)
 
 
 def _peer(writer: asyncio.StreamWriter) -> Peer:

@@ -71,19 +71,15 @@ def parse_message(data: bytes) -> Message:
         note = "message: not RFC 5424, so it is kept whole"
         return Message(text=text, facility=facility, severity=severity, notes=(*notes, note))
     *header, rest = fields
-    time, host, app, process, message_id = ("" if name == _NIL else name for name in header)
     structured_data, rest, note = _split_structured_data(rest)
+    names = ("time", "host", "app", "process", "message_id")
     return Message(
         text=rest.removeprefix(_BOM),
         facility=facility,
         severity=severity,
-        time=time,
-        host=host,
-        app=app,
-        process=process,
-        message_id=message_id,
         structured_data=structured_data,
         notes=(*notes, note) if note else tuple(notes),
+        **{name: value for name, value in zip(names, header, strict=True) if value != _NIL},
     )
 
 
@@ -91,7 +87,7 @@ def _split_structured_data(text: str) -> tuple[StructuredData, str, str]:
     """Return the structured data, the text after it, and a note."""
     if text == _NIL or text.startswith(f"{_NIL} "):
         return {}, text[2:], ""
-    elements: StructuredData = {}
+    elements: dict[str, dict[str, list[str]]] = {}
     notes = set()
     end = 0
     while element := _match_element(text, end):
@@ -100,21 +96,16 @@ def _split_structured_data(text: str) -> tuple[StructuredData, str, str]:
             notes.add("structured_data: an element stands twice, and is one here")
         end = element.end()
         while parameter := _match_parameter(text, end):
-            _add(parameters, parameter[1], _unescape(r"\1", parameter[2]))
+            parameters.setdefault(parameter[1], []).append(_unescape(r"\1", parameter[2]))
             end = parameter.end()
         if text[end : end + 1] != "]":
             break
         end += 1
     else:
         if end and text[end : end + 1] in ("", " "):
-            return elements, text[end + 1 :], " ".join(sorted(notes))
+            data: StructuredData = {
+                name: {each: values if values[1:] else values[0] for each, values in of.items()}
+                for name, of in elements.items()
+            }
+            return data, text[end + 1 :], " ".join(sorted(notes))
     return {}, text, "structured_data: not well-formed, it is left in the message"
-
-
-def _add(parameters: dict[str, Any], name: str, value: str) -> None:
-    if name not in parameters:
-        parameters[name] = value
-    elif isinstance(parameters[name], list):
-        parameters[name].append(value)
-    else:
-        parameters[name] = [parameters[name], value]

@@ -6,37 +6,33 @@ for ever. So a child must drop what its parent compiled: a program that may fork
 `forget_compiled` with `os.register_at_fork`, since this package knows nothing of processes.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, Generic, TypeVar
+from functools import partial
+from typing import Any, Final
 from weakref import WeakSet
 
 import re2
 
-T = TypeVar("T")
-
 # An automaton grows as texts need it, and is built anew when it has this size.
 _AUTOMATON_BYTES_MAX: Final = 64 << 20
 
-_automata: "WeakSet[_Automaton[Any]]" = WeakSet()
+_automata: "WeakSet[_Automaton]" = WeakSet()
 _forgotten: list[object] = []
 """Objects of the parent. They are never destroyed, because their locks may be held."""
 
 
-class _Automaton(ABC, Generic[T]):
+class _Automaton:
     """Something that RE2 compiled, and can compile again."""
 
-    __slots__ = ("__weakref__", "_compiled")
+    __slots__ = ("__weakref__", "_compile", "_compiled")
 
-    def __init__(self) -> None:
+    def __init__(self, compile_: Callable[[], Any]) -> None:
         """Raises: ValueError for what is not RE2 syntax."""
-        self._compiled: T | None = self._compile()
+        self._compile = compile_
+        self._compiled: Any = compile_()
         _automata.add(self)
 
-    @abstractmethod
-    def _compile(self) -> T: ...
-
-    def compiled(self) -> T:
+    def compiled(self) -> Any:
         """Return RE2's object. Cost: 10 ms for a hundred patterns, the first time in a child."""
         compiled = self._compiled
         if compiled is None:
@@ -50,14 +46,13 @@ class _Automaton(ABC, Generic[T]):
             self._compiled = None
 
 
-class Pattern(_Automaton[Any]):
+class Pattern(_Automaton):
     """One pattern."""
 
-    __slots__ = ("_pattern",)
+    __slots__ = ()
 
     def __init__(self, pattern: str) -> None:
-        self._pattern = pattern
-        super().__init__()
+        super().__init__(partial(_compile, pattern))
 
     def is_in(self, text: str) -> bool:
         """Tell whether the pattern matches anywhere in the text."""
@@ -72,36 +67,19 @@ class Pattern(_Automaton[Any]):
         replaced: str = self.compiled().sub(lambda match: replace(match.group()), text)
         return replaced
 
-    def _compile(self) -> Any:
-        try:
-            return re2.compile(self._pattern, _options())
-        except re2.error:
-            raise ValueError("not a pattern in RE2's syntax") from None
 
-
-class PatternSet(_Automaton[re2.Set]):
+class PatternSet(_Automaton):
     """Many patterns in one automaton, which reads a text once."""
 
-    __slots__ = ("_patterns",)
+    __slots__ = ()
 
     def __init__(self, patterns: Iterable[tuple[str, str]]) -> None:
         """`patterns`: pairs of a name, for errors, and a pattern."""
-        self._patterns = tuple(patterns)
-        super().__init__()
+        super().__init__(partial(_compile_set, tuple(patterns)))
 
     def found_in(self, text: str | bytes) -> list[int]:
         """Return the numbers of the patterns that match anywhere in the text, unordered."""
         return self.compiled().Match(text) or []
-
-    def _compile(self) -> re2.Set:
-        compiled = re2.Set.SearchSet(_options())
-        for name, pattern in self._patterns:
-            try:
-                compiled.Add(pattern)
-            except re2.error:
-                raise ValueError(f"rule {name}: not a pattern in RE2's syntax") from None
-        compiled.Compile()
-        return compiled
 
 
 def forget_compiled() -> None:
@@ -111,14 +89,26 @@ def forget_compiled() -> None:
     re2.purge()  # The module's cache would return the parent's objects.
 
 
-def escape(text: str) -> str:
-    """Return the pattern that matches a text literally."""
-    escaped: str = re2.escape(text)
-    return escaped
-
-
 def _options() -> re2.Options:
     options = re2.Options()
     options.max_mem = _AUTOMATON_BYTES_MAX
     options.log_errors = False
     return options
+
+
+def _compile(pattern: str) -> Any:
+    try:
+        return re2.compile(pattern, _options())
+    except re2.error:
+        raise ValueError("not a pattern in RE2's syntax") from None
+
+
+def _compile_set(patterns: tuple[tuple[str, str], ...]) -> re2.Set:
+    compiled = re2.Set.SearchSet(_options())
+    for name, pattern in patterns:
+        try:
+            compiled.Add(pattern)
+        except re2.error:
+            raise ValueError(f"rule {name}: not a pattern in RE2's syntax") from None
+    compiled.Compile()
+    return compiled

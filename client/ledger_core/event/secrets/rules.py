@@ -17,6 +17,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
+from itertools import starmap
 from typing import Final, NamedTuple
 
 from ledger_core.event.secrets.luhn import CARD_PATTERN, has_card_number
@@ -174,11 +175,6 @@ postman-key          \bPMAK-[0-9a-f]{24}-[0-9a-f]{34}\b
 """Token formats, a rule and its pattern on each line: general, clouds, code hosts, chat, others."""
 
 
-def _is_bearer(match: str) -> bool:
-    # Without a digit it is prose: "Bearer authentication-is-required".
-    return any(character.isdigit() for character in match)
-
-
 def _is_basic(match: str) -> bool:
     """Tell whether base64 of a name, a colon and a password follows `Basic` (RFC 7617 §2)."""
     encoded = match.split()[-1]
@@ -192,7 +188,7 @@ def _is_basic(match: str) -> bool:
 
 # Python's own `re`, which answers for a short text in a tenth of the time that RE2's binding takes.
 # It stays linear: no alternative can begin with what the repetition before it takes.
-_is_placeholder = re.compile(
+is_placeholder = re.compile(
     r"masked\.[a-z0-9-]+"
     r"|[\W_]*(?:(?:x{3,}|redacted|masked|hidden|filtered|removed|omitted|none|null|undefined"
     r"|hidden_due_to_security_reasons)[\W_]*)?"
@@ -200,44 +196,25 @@ _is_placeholder = re.compile(
     re.IGNORECASE,
 ).fullmatch
 
-
-def is_placeholder(text: str) -> bool:
-    """Tell whether a text replaces a secret: `***`, `[REDACTED]`, `${TOKEN}`."""
-    return _is_placeholder(text) is not None
+"""Matches a text that replaces a secret: `***`, `[REDACTED]`, `${TOKEN}`."""
 
 
-def _has_url_password(match: str) -> bool:
-    return not is_placeholder(match.rpartition("@")[0].rpartition(":")[2])
-
-
-def _has_credential(match: str) -> bool:
-    return not is_placeholder(re.split("[ =:]", match)[-1])
-
-
-def _has_parameter(match: str) -> bool:
-    return not is_placeholder(match.partition("=")[2])
-
-
-def _checked(rule: str, pattern: str, is_secret: Callable[[str], bool]) -> PatternRule:
+def _checked(rule: str, pattern: str, is_secret: Callable[[str], object]) -> PatternRule:
     """A rule whose check is made of each place that the pattern finds."""
     found_in = Pattern(pattern).found_in
     return PatternRule(rule, pattern, lambda text: any(map(is_secret, found_in(text))))
 
 
-def _tokens() -> list[PatternRule]:
-    rows = (line.split(maxsplit=1) for line in _TOKENS.splitlines() if line)
-    return [PatternRule(rule, pattern) for rule, pattern in rows]
-
-
 PATTERN_RULES: Final[tuple[PatternRule, ...]] = (
-    *_tokens(),
+    *starmap(PatternRule, re.findall(r"(?m)^(\S+) +(.+)$", _TOKENS)),
     # Headers and URLs. The value may be the whole text, so the header's name is not required.
-    _checked("bearer-header", r"(?i)\bbearer +[0-9a-z._~+/-]{20,}", _is_bearer),
+    # Without a digit it is prose: "Bearer authentication-is-required".
+    _checked("bearer-header", r"(?i)\bbearer +[0-9a-z._~+/-]{20,}", re.compile("[0-9]").search),
     _checked("basic-header", r"(?i)\bbasic +[0-9a-z+/]{6,}={0,2}", _is_basic),
     _checked(
         "url-password",
         r"(?i)\b[a-z][a-z0-9+.-]{1,20}://[^\s\"/?#@:]*:[^\s\"/?#@]+@",
-        _has_url_password,
+        lambda match: not is_placeholder(match.rpartition("@")[0].rpartition(":")[2]),
     ),
     _checked(
         "url-secret",
@@ -246,13 +223,13 @@ PATTERN_RULES: Final[tuple[PatternRule, ...]] = (
         r"|x-(?:amz|goog|oss)-signature|x-amz-security-token|security-token"
         r"|(?:csrf|xsrf|session|reset|verification|confirmation|invitation|login)_?token"
         r"|sessionid|phpsessid|jsessionid)=[^\s\"&;#]+",
-        _has_parameter,
+        lambda match: not is_placeholder(match.partition("=")[2]),
     ),
     _checked(
         "authorization",
         r"(?i)\bauthorization['\" ]{0,3}[:=][ '\"]{0,3}(?:token|api-?key|key|negotiate)[ =:]+"
         r"[^\s'\",;]{6,}",
-        _has_credential,
+        lambda match: not is_placeholder(re.split("[ =:]", match)[-1]),
     ),
     PatternRule("card-number", CARD_PATTERN, has_card_number),
 )

@@ -19,8 +19,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
+import re2
 
-from ledger_core.event.secrets.re2_sets import Pattern, PatternSet, escape
+from ledger_core.event.secrets.re2_sets import Pattern, PatternSet
 from ledger_core.event.secrets.rules import RULE_NAMES, KeyRule, PatternRule
 from ledger_core.event.secrets.walk import SCAN_LIMIT, Hit, Walk, Work
 
@@ -45,16 +46,6 @@ _decode = msgspec.json.Decoder().decode
 
 class SecretRules:
     """A set of rules, compiled. Threads may share it."""
-
-    __slots__ = (
-        "_key_rules",
-        "_matching_keys",
-        "_pattern_rules",
-        "_patterns",
-        "_prefilter",
-        "_spans",
-        "names",
-    )
 
     def __init__(self, keys: Iterable[KeyRule], patterns: Iterable[PatternRule]) -> None:
         """Raises: ValueError naming the rule whose pattern is not RE2 syntax."""
@@ -186,4 +177,4 @@ def _key_pattern(rule: KeyRule, *, start: str, end: str) -> str:
 
 
 def _words(text: str) -> str:
-    return _SEPARATORS.join(escape(word) for word in text.split())
+    return _SEPARATORS.join(re2.escape(word) for word in text.split())

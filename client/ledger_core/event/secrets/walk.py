@@ -125,13 +125,9 @@ class Walk:
             return value  # No event nests so deep: it is refused later.
         if isinstance(value, Mapping):
             return self._copy_object(value, path, depth=depth, is_free=is_free)
-        if value and all(map(_is_pair, value)):
-            return [
-                self._copy_pair(item, f"{path}[{position}]", depth=depth + 1, is_free=is_free)
-                for position, item in enumerate(value)
-            ]
+        copy = self._copy_pair if all(map(_is_pair, value)) else self.copy
         return [
-            self.copy(item, f"{path}[{position}]", depth=depth + 1, is_free=is_free)
+            copy(item, f"{path}[{position}]", depth=depth + 1, is_free=is_free)
             for position, item in enumerate(value)
         ]
 
@@ -180,11 +176,7 @@ class Walk:
         self._spend(len(key))
         for rule in self._rules.key_rules(key):
             passes = rule.passes and isinstance(value, str) and rule.passes(value)
-            if (
-                not passes
-                and not self._is_harmless(value)
-                and (not rule.of_texts or _is_text(value))
-            ):
+            if not (passes or self._is_harmless(value) or (rule.of_texts and not _is_text(value))):
                 return rule.rule
         return None
 
@@ -274,7 +266,7 @@ class Walk:
             return True
         if isinstance(value, str):
             self._spend(len(value))
-            return not value or is_placeholder(value)
+            return not value or is_placeholder(value) is not None
         if not isinstance(value, Mapping | list | tuple) or depth > _DEPTH_MAX:
             return False
         known = self._harmless.get(id(value))
