@@ -43,7 +43,7 @@ from ledger.store.writer import LogWriter
 from ledger_client.runtime.server import listen, run_until_signal
 from ledger_core.event.commitments import PrivateReader
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
-from ledger_core.event.secrets import parse_rules
+from ledger_core.event.secrets import default_rules, parse_rules
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import parse_policy
 
@@ -113,7 +113,8 @@ def _open_parts(
     signers = read_signers(paths)
     policy_bytes = _read_policy(paths)
     policy = parse_policy(policy_bytes)
-    rules = parse_rules(_read_optional(paths.secrets))
+    rules_text = _read_optional(paths.secrets)
+    rules = parse_rules(rules_text) if rules_text else default_rules()
     fields = parse_fields(_read_optional(paths.private_fields))
     writer = LogWriter.open(paths.log, map_bytes=settings.map_bytes)
     sequencer = Sequencer(
@@ -124,7 +125,9 @@ def _open_parts(
     opened.push_async_callback(sequencer.stop)
     access = opened.enter_context(closing(AccessStore.open(paths.access)))
     private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES))
-    private_fields = PrivateFields(opened.enter_context(closing(private)), fields)
+    private_fields = PrivateFields(
+        opened.enter_context(closing(private)), fields, writer.store.index_of
+    )
     query_pool = _open_query_pool(paths, writer.store, settings, opened)
     followers = Followers(paths.root)
     followers.start()

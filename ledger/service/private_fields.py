@@ -10,15 +10,15 @@ event becomes the same leaf again, and erasing the key destroys the salt.
 
 import hashlib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
-from ledger.store.erasable_values import PrivateStore
+from ledger.store.erasable_values import PrivateStore, event_key
 from ledger_core.api import Committed
-from ledger_core.event.canonical import decode_event_object
+from ledger_core.event.canonical import decode_event, decode_event_object
 from ledger_core.event.commitments import (
     SALT_BYTES,
     Opening,
@@ -31,7 +31,7 @@ from ledger_core.event.commitments import (
     may_be_private,
     replace_at,
 )
-from ledger_core.event.model import EventError
+from ledger_core.event.model import Event, EventError
 from ledger_core.event.reader import ReadEvent
 from ledger_core.event.secrets import Hit
 from ledger_core.tlog.errors import MalformedError
@@ -61,23 +61,32 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 class PrivateFields:
     """Commits to private values, stores what opens the commitments, and opens them for readers."""
 
-    def __init__(self, store: PrivateStore, fields: Sequence[PrivateField]) -> None:
+    def __init__(
+        self,
+        store: PrivateStore,
+        fields: Sequence[PrivateField],
+        index_of: Callable[[bytes], int | None],
+    ) -> None:
+        """`index_of` finds an event of the log by the 16 bytes of its id."""
         self.store: Final = store
         self._fields = tuple(fields)
+        self._index_of = index_of
 
     def applies_to(self, read: ReadEvent) -> bool:
         """Whether `commit_and_store` has anything to do for an event."""
         return bool(self._fields) or (isinstance(read, PrivateEvent) and bool(read.openings))
 
     def commit_and_store(self, reads: Sequence[ReadEvent]) -> list[ReadEvent | EventError]:
-        """Commit to the configured fields of events, and store all openings durably.
+        """Commit to the configured fields of events, and store the openings of new ones durably.
+
+        A value comes with a new event, once: a repeated one brings back nothing that was erased.
 
         Waits for the disk, so it runs on a thread of its own. The result has an EventError in the
         place of each event whose field has no subject.
         Raises: as `PrivateStore.put`, with nothing stored.
         """
         outcomes: list[ReadEvent | EventError] = []
-        openings: list[Opening] = []
+        openings: list[tuple[bytes, Opening]] = []
         for read in reads:
             try:
                 hidden, own = self._commit_fields(read)
@@ -85,15 +94,18 @@ class PrivateFields:
                 outcomes.append(error)
                 continue
             outcomes.append(hidden)
-            openings += own
+            if self._index_of(read.id_bytes) is None:
+                event = _event_key(read.event)
+                openings += ((event, opening) for opening in own)
         if openings:
             self.store.put(openings)
         return outcomes
 
     def open(self, event_json: bytes) -> tuple[Opening, ...]:
         """The openings of a stored event's commitments, except those that were erased."""
+        key = _event_key(decode_event(event_json)[0])
         found = find_commitments(_decode(event_json))
-        openings = (self.store.find(commitment) for commitment in found)
+        openings = (self.store.find(commitment, key) for commitment in found)
         return tuple(opening for opening in openings if opening is not None)
 
     def _commit_fields(self, read: ReadEvent) -> tuple[ReadEvent, list[Opening]]:
@@ -140,6 +152,10 @@ def parse_fields(text: str) -> tuple[PrivateField, ...]:
         if not may_be_private(field.path):
             raise MalformedError(f"private.toml: nothing private may stand at {field.path}")
     return fields
+
+
+def _event_key(event: Event) -> bytes:
+    return event_key(str(event.id), event.tenant or None)
 
 
 def _subject_of(event: dict[str, Any], pointer: str, path: str) -> str:

@@ -16,6 +16,10 @@ An erasure is written down before it is done, in the transaction that deletes th
 is deleted once its event is in the log: after a crash at any moment, the next process that opens
 the store completes what was begun. A slot is never used again.
 
+A value belongs to one event: its row is found by the commitment and by the event. The commitment of
+an erased value is remembered, so no repeated request stores the value again. Rows of version 0.1
+lack the event; they are found by the commitment alone.
+
 Several processes may have the store open: LMDB lets one write at a time, and a slot is read from
 the file whenever it is needed and cached nowhere.
 """
@@ -35,7 +39,7 @@ from nacl.utils import random
 from ledger.store import keyspace
 from ledger.store.environment import Environment, Transaction, create_environment
 from ledger_client.runtime.files import OWNER_ONLY_MODE
-from ledger_core.event.commitments import Commitment, Opening
+from ledger_core.event.commitments import HASH_CHARS, Commitment, Opening
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 KEY_BYTES: Final = SecretBox.KEY_SIZE
@@ -43,6 +47,8 @@ SLOT_BYTES: Final = SecretBox.NONCE_SIZE + KEY_BYTES + SecretBox.MACBYTES
 KEYS_FILE: Final = "keys"
 MAP_BYTES: Final = 1 << 36
 _ERASED: Final = bytes(SLOT_BYTES)
+_FORGOTTEN: Final = b""
+"""The row of a commitment whose value was erased."""
 _DATABASES: Final = (
     keyspace.SUBJECTS,
     keyspace.VALUES,
@@ -94,39 +100,47 @@ class PrivateStore:
         os.close(self._keys)
         self._environment.close()
 
-    def put(self, openings: Sequence[Opening]) -> None:
-        """Store values durably; those that are stored already stay as they are.
+    def put(self, openings: Sequence[tuple[bytes, Opening]]) -> None:
+        """Store values durably, each with the `event_key` of its event.
+
+        Those that are stored already stay as they are, under the subject that they came with first,
+        and those that were erased stay erased.
 
         Cost: a sync of LMDB, and one of the keys when a subject is new.
         Raises: StorageFullError with nothing stored, CommitFailedError.
         """
         with self._environment.write() as transaction:
-            for opening in openings:
-                subject = _subject_hash(opening.subject)
-                slot, box = self._subject_box(transaction, subject)
+            for event, opening in openings:
                 commitment = opening.commitment.encode()
-                known = transaction.get(keyspace.VALUES, commitment)
+                key = commitment + event
+                if transaction.get(keyspace.VALUES, commitment) == _FORGOTTEN:
+                    continue
+                known = transaction.get(keyspace.VALUES, key)
                 if known is not None and self._box(_slot_of(known)) is not None:
                     continue
+                subject = _subject_hash(opening.subject)
+                slot, box = self._subject_box(transaction, subject)
                 value = keyspace.encode_u64(slot) + box.encrypt(msgspec.json.encode(opening))
-                transaction.put(keyspace.VALUES, commitment, value)
-                transaction.put(keyspace.BY_SUBJECT, subject + commitment, b"")
+                transaction.put(keyspace.VALUES, key, value)
+                transaction.put(keyspace.BY_SUBJECT, subject + key, b"")
 
-    def find(self, commitment: Commitment) -> Opening | None:
-        """The opening of a commitment at its path, verified; None when it is erased or unknown.
+    def find(self, commitment: Commitment, event: bytes) -> Opening | None:
+        """The opening of a commitment in the event of this `event_key`, verified.
 
-        Raises: MalformedError when the stored value doesn't open it.
+        None when it is erased or unknown. Raises: MalformedError when the value doesn't open it.
         """
-        row = self._environment.get(keyspace.VALUES, commitment.hash.encode())
-        box = None if row is None else self._box(_slot_of(row))
-        if row is None or box is None:
+        key = commitment.hash.encode()
+        row = self._environment.get(keyspace.VALUES, key + event)
+        row = row or self._environment.get(keyspace.VALUES, key)
+        box = self._box(_slot_of(row)) if row else None
+        if not row or box is None:
             return None
         try:
             opening = _decode_opening(box.decrypt(row[keyspace.U64_BYTES :]))
         except (CryptoError, msgspec.MsgspecError):
             raise MalformedError(f"a value in {self._path} can't be decrypted") from None
         if opening.path != commitment.path:
-            return None  # Another event's commitment, copied to this place.
+            return None  # A row of version 0.1: another event's commitment, copied to this place.
         if opening.commitment != commitment.hash:
             raise MalformedError(f"a value in {self._path} does not open its commitment")
         return opening
@@ -139,7 +153,7 @@ class PrivateStore:
     def count(self, subject: str) -> int:
         """The number of stored values of a subject."""
         with self._environment.read() as transaction:
-            return len(_commitments(transaction, _subject_hash(subject)))
+            return len(_value_keys(transaction, _subject_hash(subject)))
 
     def erase(self, subject: str, *, event_json: bytes) -> Erasure:
         """Destroy key, salts and values of a subject; `event_json` is the event that records it.
@@ -150,9 +164,12 @@ class PrivateStore:
         hashed = _subject_hash(subject)
         with self._environment.write() as transaction:
             row = transaction.get(keyspace.SUBJECTS, hashed)
-            for commitment in _commitments(transaction, hashed):
-                transaction.delete(keyspace.VALUES, commitment)
-                transaction.delete(keyspace.BY_SUBJECT, hashed + commitment)
+            for key in _value_keys(transaction, hashed):
+                transaction.delete(keyspace.VALUES, key)
+                transaction.delete(keyspace.BY_SUBJECT, hashed + key)
+                commitment = key[:HASH_CHARS]
+                if transaction.get(keyspace.VALUES, commitment) is None:
+                    transaction.put(keyspace.VALUES, commitment, _FORGOTTEN)
             # Without a slot to write zeros over, one is used up that no subject has.
             slot = _claim_slot(transaction) if row is None else keyspace.decode_u64(row)
             transaction.delete(keyspace.SUBJECTS, hashed)
@@ -223,8 +240,13 @@ def _claim_slot(transaction: Transaction[bytes]) -> int:
     return slot
 
 
-def _commitments(transaction: Transaction[bytes], subject: bytes) -> list[bytes]:
-    """The commitments to stored values of a subject."""
+def event_key(event_id: str, tenant: str | None) -> bytes:
+    """The 32 bytes that name the event of a value."""
+    return hashlib.sha256(msgspec.json.encode((event_id.lower(), tenant))).digest()
+
+
+def _value_keys(transaction: Transaction[bytes], subject: bytes) -> list[bytes]:
+    """The keys of the stored values of a subject: a commitment, then the event."""
     with transaction.cursor(keyspace.BY_SUBJECT) as cursor:
         cursor.set_range(subject)
         keys = takewhile(lambda key: key.startswith(subject), cursor.iternext(values=False))

@@ -170,10 +170,11 @@ def test_a_copy_from_before_an_erasure_is_opened_by_the_wrapping_key_alone(
         "from pathlib import Path\n"
         "from ledger_core.event.commitments import Commitment\n"
         "from ledger.runtime.keys import read_secret_key\n"
-        "from ledger.store.erasable_values import PrivateStore\n"
+        "from ledger.store.erasable_values import PrivateStore, event_key\n"
         "key = read_secret_key(Path(sys.argv[2]), key_bytes=32)\n"
         "store = PrivateStore.open(Path(sys.argv[1]), key)\n"
-        "print(store.find(Commitment(sys.argv[3], sys.argv[4])).value)\n"
+        "commitment = Commitment(sys.argv[3], sys.argv[4])\n"
+        "print(store.find(commitment, event_key(sys.argv[5], None)).value)\n"
     )
     answer = served.ask(f"/v1/events/{receipt.index}", token="read").json()
     commitment = answer["event"]["targets"][0]["name"].removeprefix("commitment.")
@@ -186,6 +187,7 @@ def test_a_copy_from_before_an_erasure_is_opened_by_the_wrapping_key_alone(
             str(served.directory / "private.key"),
             "/targets/0/name",
             commitment,
+            answer["event"]["id"],
         ],
         capture_output=True,
         text=True,
@@ -210,6 +212,32 @@ def test_repeating_an_append_changes_nothing_and_a_wrong_value_is_refused(served
         # Salts are random, so the same words marked again are another event.
         with pytest.raises(RejectedError, match="has this id"):
             client.append(marked)
+
+
+def test_a_retry_brings_back_nothing_that_was_erased(served: Ledger) -> None:
+    with _open(served) as client:
+        receipt = client.append(_patient_event())
+        opened = served.ask(f"/v1/events/{receipt.index}", token="opener").json()["private"]
+        sent = {"event": json.loads(receipt.leaf)["event"], "private": opened}
+        assert client.erase("u_12345", reason="DSR-7").values == 2
+        for subject in ("u_12345", "u_else"):
+            again = {**sent, "private": [{**each, "subject": subject} for each in opened]}
+            assert served.append(again).json()["results"][0]["duplicate"] is True
+            assert "private" not in served.ask(f"/v1/events/{receipt.index}").json()
+            assert client.erase(subject, reason="DSR-7").values == 0
+
+
+def test_a_copied_commitment_opens_in_no_event_but_its_own(served: Ledger) -> None:
+    with _open(served) as client:
+        receipt = client.append(_patient_event(tenant="acme"))
+    opened = served.ask(f"/v1/events/{receipt.index}", token="opener").json()["private"]
+    assert len(opened) == 2
+    for tenant in ("acme", "other"):
+        copied = json.loads(receipt.leaf)["event"] | event(
+            context=json.loads(receipt.leaf)["event"]["context"], tenant=tenant
+        )
+        index = served.append(copied).json()["results"][0]["index"]
+        assert "private" not in served.ask(f"/v1/events/{index}", token="opener").json()
 
 
 def test_envelopes_come_as_batches_lines_and_msgpack_too(served: Ledger) -> None:

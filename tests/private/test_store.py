@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ledger.store.erasable_values import SLOT_BYTES, PrivateStore, create_private
+from ledger.store.erasable_values import SLOT_BYTES, PrivateStore, create_private, event_key
 from ledger_core.event.commitments import Commitment, Opening, encode_salt
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 KEY = bytes(range(32))
+EVENT_KEY = event_key("0199f3a1-0000-7000-8000-000000000001", None)
 EVENT = b'{"action":"ledger.private.erased"}'
 
 
@@ -31,26 +32,26 @@ def _commitment(opening: Opening) -> Commitment:
 def test_what_is_kept_is_found_by_its_commitment_and_path(path: Path) -> None:
     store = PrivateStore.open(path, KEY)
     openings = [_opening("u_1", "one"), _opening("u_1", "two"), _opening("u_2", "three")]
-    store.put(openings)
-    store.put(openings)
+    store.put([(EVENT_KEY, opening) for opening in openings])
+    store.put([(EVENT_KEY, opening) for opening in openings])
     for opening in openings:
-        assert store.find(_commitment(opening)) == opening
-        assert store.find(Commitment("/context/b", opening.commitment)) is None
+        assert store.find(_commitment(opening), EVENT_KEY) == opening
+        assert store.find(Commitment("/context/b", opening.commitment), EVENT_KEY) is None
     assert [store.count(subject) for subject in ("u_1", "u_2", "u_3")] == [2, 1, 0]
     store.close()
     again = PrivateStore.open(path, KEY)
-    assert again.find(_commitment(openings[0])) == openings[0]
+    assert again.find(_commitment(openings[0]), EVENT_KEY) == openings[0]
     again.close()
 
 
 def test_an_erased_subject_is_gone_and_others_stay(path: Path) -> None:
     store = PrivateStore.open(path, KEY)
     gone, stays = _opening("u_1", "gone"), _opening("u_2", "stays")
-    store.put([gone, stays])
+    store.put([(EVENT_KEY, gone), (EVENT_KEY, stays)])
     wrapped = (path / "keys").read_bytes()[:SLOT_BYTES]
     erasure = store.erase("u_1", event_json=EVENT)
-    assert store.find(_commitment(gone)) is None
-    assert store.find(_commitment(stays)) == stays
+    assert store.find(_commitment(gone), EVENT_KEY) is None
+    assert store.find(_commitment(stays), EVENT_KEY) == stays
     assert store.count("u_1") == 0
     assert wrapped not in (path / "keys").read_bytes()
     assert wrapped not in (path / "data.mdb").read_bytes()
@@ -59,9 +60,9 @@ def test_an_erased_subject_is_gone_and_others_stay(path: Path) -> None:
     assert store.unlogged() == []
     # The subject may come back, with another key.
     later = _opening("u_1", "later")
-    store.put([later])
-    assert store.find(_commitment(later)) == later
-    assert store.find(_commitment(gone)) is None
+    store.put([(EVENT_KEY, later)])
+    assert store.find(_commitment(later), EVENT_KEY) == later
+    assert store.find(_commitment(gone), EVENT_KEY) is None
     store.close()
 
 
@@ -70,7 +71,7 @@ def test_an_erasure_that_a_crash_broke_off_is_ended_when_the_store_is_opened(
 ) -> None:
     store = PrivateStore.open(path, KEY)
     gone, stays = _opening("u_1", "gone"), _opening("u_2", "stays")
-    store.put([gone, stays])
+    store.put([(EVENT_KEY, gone), (EVENT_KEY, stays)])
     wrapped = (path / "keys").read_bytes()[:SLOT_BYTES]
 
     class PowerCutError(Exception):
@@ -88,8 +89,8 @@ def test_an_erasure_that_a_crash_broke_off_is_ended_when_the_store_is_opened(
     again = PrivateStore.open(path, KEY)
     assert wrapped not in (path / "keys").read_bytes()
     assert [erasure.event_json for erasure in again.unlogged()] == [EVENT]
-    assert again.find(_commitment(gone)) is None
-    assert again.find(_commitment(stays)) == stays
+    assert again.find(_commitment(gone), EVENT_KEY) is None
+    assert again.find(_commitment(stays), EVENT_KEY) == stays
     again.close()
 
 
@@ -97,20 +98,20 @@ def test_a_subject_of_which_nothing_is_kept_is_erased_as_well(path: Path) -> Non
     store = PrivateStore.open(path, KEY)
     store.finish(store.erase("nobody", event_json=EVENT))
     kept = _opening("u_1", "x")
-    store.put([kept])
-    assert store.find(_commitment(kept)) == kept
+    store.put([(EVENT_KEY, kept)])
+    assert store.find(_commitment(kept), EVENT_KEY) == kept
     store.close()
 
 
 def test_another_wrapping_key_opens_nothing(path: Path, tmp_path: Path) -> None:
     store = PrivateStore.open(path, KEY)
     kept = _opening("u_1", "x")
-    store.put([kept])
+    store.put([(EVENT_KEY, kept)])
     store.close()
     copied = shutil.copytree(path, tmp_path / "copy")
     other = PrivateStore.open(copied, bytes(32))
     with pytest.raises(MalformedError, match="unwrapped"):
-        other.find(_commitment(kept))
+        other.find(_commitment(kept), EVENT_KEY)
     other.close()
 
 
@@ -121,3 +122,29 @@ def test_without_its_files_there_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "private" / "keys").unlink()
     with pytest.raises(UnavailableError, match="keys"):
         PrivateStore.open(tmp_path / "private", KEY)
+
+
+def test_a_value_opens_its_commitment_in_its_own_event_alone(path: Path) -> None:
+    store = PrivateStore.open(path, KEY)
+    opening = _opening("u_1", "one")
+    store.put([(EVENT_KEY, opening)])
+    for others in (event_key("0199f3a1-0000-7000-8000-000000000002", None), event_key("x", "acme")):
+        assert store.find(_commitment(opening), others) is None
+    store.close()
+
+
+def test_an_erased_value_is_not_stored_again_and_a_value_keeps_its_subject(path: Path) -> None:
+    store = PrivateStore.open(path, KEY)
+    opening = _opening("u_1", "one")
+    renamed = Opening(opening.path, "u_2", opening.salt, opening.value)
+    other = event_key("0199f3a1-0000-7000-8000-000000000002", None)
+    store.put([(EVENT_KEY, opening)])
+    store.put([(EVENT_KEY, renamed), (other, renamed)])
+    assert [store.count(subject) for subject in ("u_1", "u_2")] == [1, 1]
+    store.erase("u_1", event_json=EVENT)
+    assert store.find(_commitment(opening), EVENT_KEY) is None
+    store.put([(EVENT_KEY, opening), (EVENT_KEY, renamed)])
+    assert store.find(_commitment(opening), EVENT_KEY) is None
+    assert store.find(_commitment(opening), other) == renamed
+    assert [store.count(subject) for subject in ("u_1", "u_2")] == [0, 1]
+    store.close()

@@ -42,14 +42,14 @@ VALUE_BYTES_MAX: Final = 16_384
 OPENINGS_MAX: Final = 32
 _ENVELOPE_BYTES_MAX: Final = 1 << 20
 _DEPTH_MAX: Final = 64
-_HASH_CHARS: Final = 43
+HASH_CHARS: Final = 43
 _TEXT_PREFIX: Final = "commitment."
 _FIELD: Final = "commitment"
 _FREE_AT: Final = re.compile(r"/context/.+|/changes/[0-9]+/(?:before|after)(?:/.*)?", re.DOTALL)
 _TEXT_AT: Final = re.compile(
     r"/reason|/source/user_agent|/actor(?:/on_behalf_of)?/name|/targets/[0-9]+/name"
 )
-_is_hash: Final = re.compile(rf"[A-Za-z0-9_-]{{{_HASH_CHARS}}}").fullmatch
+_is_hash: Final = re.compile(rf"[A-Za-z0-9_-]{{{HASH_CHARS}}}").fullmatch
 _looks_enveloped: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"(?:event|private)"[ \t\r\n]*:').match
 
 
@@ -58,7 +58,7 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     path: Annotated[str, Meta(max_length=4096)]
     subject: Id
-    salt: Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_-]{{{_HASH_CHARS}}}$")]
+    salt: Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_-]{{{HASH_CHARS}}}$")]
     value: Any
 
     def __repr__(self) -> str:
