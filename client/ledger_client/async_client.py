@@ -3,7 +3,6 @@
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
-from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
 
 from ledger_client.async_driver import AsyncDriver
@@ -286,12 +285,7 @@ class AsyncLedgerClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:

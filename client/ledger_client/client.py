@@ -4,7 +4,6 @@
 import ssl
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
 
 from ledger_client.base_client import TIMEOUT_S, AnyPolicy, BaseClient, PathLike
@@ -285,12 +284,7 @@ class LedgerClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

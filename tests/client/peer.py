@@ -7,7 +7,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 ACCEPT_TIMEOUT_S = 20.0
@@ -89,12 +88,7 @@ class Peer:
         self._accepting.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         # Closing a listener does not wake the thread in accept(); shutting it down does.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
