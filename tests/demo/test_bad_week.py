@@ -197,7 +197,11 @@ def test_by_night_people_sleep_but_for_the_intruder(week: Events) -> None:
 
 
 def test_the_key_actions_happen_at_their_minute(week: Events) -> None:
-    inside = [(*when(event), event["action"]) for event in of_the_intruder(week)]
+    inside = [
+        f"{day.short} {clock} {event['action']}"
+        for event in of_the_intruder(week)
+        for day, clock in [when(event)]
+    ]
     found = [key for key in inside if key in INTRUDER.key_actions]
     assert tuple(found) == INTRUDER.key_actions
 

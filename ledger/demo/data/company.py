@@ -1,22 +1,25 @@
-"""The invented company Tillwhistle: its people, shops, machines and addresses."""
+"""The invented company Tillwhistle and the facts of its bad week, read from `bad_week.toml`."""
 
-from dataclasses import dataclass
+import tomllib
+from importlib import resources
+from typing import Any, Final
 
-from ledger.demo.data.event_maker import Caller, Day, EventMaker, thing
+import msgspec
 
-COMPANY = "tillwhistle"
+from ledger.demo.data.event_maker import Caller, Day, EventMaker, Thing, thing
+
+COMPANY: Final = "tillwhistle"
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
-    """An employee: on the days in `remote` on the VPN, on the others in the office."""
+class Person(msgspec.Struct, array_like=True, frozen=True):
+    """An employee: on the days in `remote` ("Tue Wed") on the VPN, on the others in the office."""
 
     number: int
     title: str
     team: str
-    starts: str = "09:00"
-    hours: int = 8
-    remote: tuple[Day, ...] = ()
+    starts: str
+    hours: int
+    remote: str
 
     @property
     def id(self) -> str:
@@ -26,23 +29,19 @@ class Person:
         return thing("user", self.id, self.title)
 
     def ip(self, day: Day) -> str:
-        if (self.number, day) == TRIP:
-            return TRIP_IP
-        return f"2001:db8:40::{self.number}" if day in self.remote else f"192.0.2.{self.number}"
+        if (self.number, day.short) == (WEEK.trip.person, WEEK.trip.day):
+            return WEEK.trip.ip
+        network = "2001:db8:40::" if day.short in self.remote else "192.0.2."
+        return f"{network}{self.number}"
 
     def caller(self, maker: EventMaker, day: Day, *, service: str = "admin-web") -> Caller:
         return Caller(
             self.principal() | {"session": maker.session(self.id, day)},
-            {
-                "ip": self.ip(day),
-                "user_agent": BROWSERS[self.number % len(BROWSERS)],
-                "service": service,
-            },
+            {"ip": self.ip(day), "user_agent": browser(self.number), "service": service},
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Shop:
+class Shop(msgspec.Struct, array_like=True, frozen=True):
     """A customer of the company, its people and the address that they share."""
 
     tenant: str
@@ -55,8 +54,7 @@ class Shop:
         return thing("shop", self.tenant, self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(msgspec.Struct, array_like=True, frozen=True):
     """A service that acts on its own schedule."""
 
     id: str
@@ -65,72 +63,122 @@ class Machine:
     version: str
 
     def caller(self) -> Caller:
+        agent = f"tillwhistle-{self.id.removeprefix('svc_')}/{self.version} (python)"
         return Caller(
             thing("service", self.id, self.name),
-            {
-                "ip": f"2001:db8:10::{self.host}",
-                "service": "scheduler",
-                "user_agent": f"tillwhistle-{self.id.removeprefix('svc_')}/{self.version} (python)",
-            },
+            {"ip": f"2001:db8:10::{self.host}", "service": "scheduler", "user_agent": agent},
         )
 
 
-BROWSERS = (
-    "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
-    "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0",
-    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) Chrome/137.0.0.0",
-    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) Safari/605.1.15",
-)
+class Intruder(msgspec.Struct, frozen=True):
+    """The intruder in the log: its account and session, its addresses, and what it created."""
 
-# The sales trip: an unknown address, but the right second factor. A false lead.
-TRIP, TRIP_IP = (121, Day.THURSDAY), "198.51.100.201"
+    actor_id: str
+    session_id: str
+    token_id: str
+    spray_network: str
+    entry_ip: str
+    pivot_ip: str
+    guessed_only_id: str
+    impersonated_id: str
+    reused_ticket: str
+    export_id: str
+    exported_records: int
+    payout_account_id: str
+    refund_amounts_cents: tuple[int, ...]
+    discovered_by_id: str
+    incident_id: str
+    key_actions: tuple[str, ...]
 
-TUESDAYS, FRIDAYS = (Day.TUESDAY,), (Day.FRIDAY,)
-MIDWEEK = (Day.TUESDAY, Day.WEDNESDAY, Day.THURSDAY)
-AWAY = (Day.MONDAY, Day.TUESDAY, Day.WEDNESDAY, Day.THURSDAY, Day.FRIDAY)
 
-STAFF = (
-    Person(101, "managing director", "office", "09:00", 9, TUESDAYS),
-    Person(102, "head of engineering", "engineering", "08:30", 9),
-    Person(103, "head of support", "support", "09:00", 8),
-    Person(104, "IT administrator", "it", "08:15", 8),
-    Person(105, "head of finance", "finance", "08:30", 8, TUESDAYS),
-    Person(106, "accountant", "finance", "09:00", 6),
-    Person(107, "payments clerk", "finance", "09:00", 8, MIDWEEK),
-    Person(108, "settlement analyst", "finance", "08:00", 8),
-    Person(109, "platform engineer", "engineering", "10:00", 8, AWAY),
-    Person(110, "backend engineer", "engineering", "09:30", 8, MIDWEEK),
-    Person(111, "backend engineer, payments", "engineering", "09:00", 8),
-    Person(112, "frontend engineer", "engineering", "10:00", 8, AWAY),
-    Person(113, "data engineer", "engineering", "09:15", 8, FRIDAYS),
-    Person(114, "mobile engineer", "engineering", "10:15", 7, MIDWEEK),
-    Person(115, "quality engineer", "engineering", "08:30", 8),
-    Person(116, "support, early desk", "support", "07:00", 8),
-    Person(117, "support, day desk", "support", "09:00", 7),
-    Person(118, "support, day desk", "support", "09:30", 8, TUESDAYS),
-    Person(119, "support, late desk", "support", "12:00", 8, AWAY),
-    Person(120, "support, late desk", "support", "12:30", 8, MIDWEEK),
-    Person(121, "sales, new shops", "sales", "09:00", 8),
-    Person(122, "sales, existing shops", "sales", "09:30", 8, FRIDAYS),
-    Person(123, "marketing", "sales", "09:30", 6, MIDWEEK),
-    Person(124, "product manager", "office", "09:00", 8),
-    Person(125, "office manager", "office", "08:00", 6),
-)
-PERSON = {person.id: person for person in STAFF}
+class Question(msgspec.Struct, array_like=True, frozen=True):
+    """A responder's question, the query that answers it, and how many events the answer has."""
 
-SHOPS = (
-    Shop("moonjar-honey", "Moonjar Honey", ("m_201", "m_202"), "198.51.100.12", "08:00"),
-    Shop("oddsock-wool", "Oddsock Wool", ("m_211", "m_212"), "2001:db8:77:2::9", "09:30"),
-    Shop("puddle-boots", "Puddle Boots", ("m_221", "m_222", "m_223"), "198.51.100.21", "09:00"),
-    Shop("tin-comet-toys", "Tin Comet Toys", ("m_231", "m_232"), "198.51.100.33", "10:00"),
-    Shop(
-        "fennel-and-fog", "Fennel & Fog Gärtnerei", ("m_241", "m_242"), "2001:db8:77:5::9", "07:30"
-    ),
-    Shop("brass-otter-books", "Brass Otter Books", ("m_251", "m_252"), "198.51.100.48", "10:00"),
-)
+    asks: str
+    query: str
+    finds: int
 
-SETTLEMENT = Machine("svc_settlement", "settlement run", 21, "4.12.0")
-BACKUP = Machine("svc_backup", "backups", 22, "2.3.1")
-REPORTS = Machine("svc_reports", "nightly reports", 23, "1.8.4")
-WATCH = Machine("svc_watch", "alerts", 24, "3.0.2")
-DEPLOYER = Machine("svc_deployer", "deployments", 25, "6.1.0")
+
+class Row(msgspec.Struct, array_like=True, frozen=True):
+    """A line of a scene, such as "Thu 03:12": a caller does an action to targets."""
+
+    time: str
+    caller: str
+    action: str
+    targets: tuple[str, ...]
+    details: dict[str, Any] = {}
+
+    @property
+    def day(self) -> Day:
+        return DAYS[self.time[:3]]
+
+    @property
+    def clock(self) -> str:
+        return self.time[4:]
+
+
+class Scene(msgspec.Struct, frozen=True):
+    """Events in order, the details that all have, and whether they share a trace id."""
+
+    rows: tuple[Row, ...]
+    common: dict[str, Any]
+    traced: bool = False
+
+
+class Trip(msgspec.Struct, frozen=True):
+    """The address of one person on one day."""
+
+    person: int
+    day: str
+    ip: str
+
+
+class Week(msgspec.Struct, frozen=True):
+    """All of `bad_week.toml`, which explains its members."""
+
+    staff: tuple[Person, ...]
+    shops: tuple[Shop, ...]
+    browsers: tuple[str, ...]
+    machines: tuple[Machine, ...]
+    questions: tuple[Question, ...]
+    trip: Trip
+    intruder: Intruder
+    callers: dict[str, Caller]
+    scenes: dict[str, Scene]
+
+
+def _read_week() -> Week:
+    text = resources.files(__package__).joinpath("bad_week.toml").read_text(encoding="utf-8")
+    return msgspec.convert(tomllib.loads(text), Week)
+
+
+WEEK: Final = _read_week()
+STAFF, SHOPS, INTRUDER, QUESTIONS = WEEK.staff, WEEK.shops, WEEK.intruder, WEEK.questions
+PERSON: Final = {person.id: person for person in STAFF}
+SHOP: Final = {shop.tenant: shop for shop in SHOPS}
+MACHINE: Final = {machine.id: machine for machine in WEEK.machines}
+DAYS: Final = {day.short: day for day in Day}
+
+
+def browser(number: int) -> str:
+    """The user agent of the person with this number."""
+    return WEEK.browsers[number % len(WEEK.browsers)]
+
+
+def caller(maker: EventMaker, text: str, day: Day) -> Caller:
+    """The caller of a row; `bad_week.toml` describes the text."""
+    name, _, service = text.partition(" via ")
+    name, _, other_day = name.partition(" on ")
+    if name in PERSON:
+        day = DAYS.get(other_day, day)
+        return PERSON[name].caller(maker, day, service=service or "admin-web")
+    found = MACHINE[name].caller() if name in MACHINE else WEEK.callers[name]
+    return found.via(service) if service else found
+
+
+def target(text: str) -> Thing:
+    """The target of a row: a person's id, or kind, id and name."""
+    if text in PERSON:
+        return PERSON[text].principal()
+    kind, id_, *name = text.split(" ", 2)
+    return SHOP[id_].target() if kind == "shop" else thing(kind, id_, *name)

@@ -2,8 +2,8 @@
 
 import enum
 import random
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
 
@@ -28,6 +28,11 @@ class Day(enum.IntEnum):
     FRIDAY = 4
     SATURDAY = 5
     SUNDAY = 6
+
+    @property
+    def short(self) -> str:
+        """Three letters, such as "Mon"."""
+        return self.name[:3].title()
 
 
 WORKDAYS = (Day.MONDAY, Day.TUESDAY, Day.WEDNESDAY, Day.THURSDAY, Day.FRIDAY)
@@ -58,17 +63,6 @@ class Caller:
 
     def on_behalf_of(self, principal: Thing) -> "Caller":
         return replace(self, actor={**self.actor, "on_behalf_of": principal})
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A line of a scene: at a minute of a day, a caller does an action to targets."""
-
-    clock: str
-    caller: Caller
-    action: str
-    targets: tuple[Thing, ...] = ()
-    details: Details = field(default_factory=dict)
 
 
 def thing(kind: str, id_: str, name: str | None = None) -> dict[str, str]:
@@ -148,10 +142,3 @@ class EventMaker:
             "tenant": tenant,
         }
         return TimedEvent(at_unix_us, {key: value for key, value in event.items() if value})
-
-    def events(self, day: Day, rows: Iterable[Row], **common: Any) -> Iterator[TimedEvent]:
-        """The events of a scene; a row's details win over the common ones."""
-        for row in rows:
-            at_unix_us = self.at(day, row.clock)
-            details = {**common, **row.details}
-            yield self.event(at_unix_us, row.caller, row.action, *row.targets, **details)

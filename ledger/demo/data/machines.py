@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
-from ledger.demo.data.company import BACKUP, COMPANY, REPORTS, SETTLEMENT, SHOPS
-from ledger.demo.data.event_maker import Day, Details, EventMaker, Row, TimedEvent, thing
+from ledger.demo.data.company import COMPANY, MACHINE, SHOPS
+from ledger.demo.data.event_maker import Day, Details, EventMaker, TimedEvent, thing
 
+BACKUP, REPORTS = MACHINE["svc_backup"].caller(), MACHINE["svc_reports"].caller()
+SETTLEMENT = MACHINE["svc_settlement"].caller()
 # A run that failed, and the next one, whose result nobody knows: not the intruder's work.
 BAD_RUNS = {
     (Day.WEDNESDAY, 14): ("failure", "the bank's side closed the connection"),
@@ -19,7 +21,7 @@ def machines(maker: EventMaker) -> Iterator[TimedEvent]:
             yield run_settlement(maker, day, hour)
         yield maker.event(
             maker.at(day, "02:30"),
-            BACKUP.caller(),
+            BACKUP,
             "backup.created",
             *(thing("backup", f"bak_{100 + day}"), thing("host", "host-db-1")),
             tenant=COMPANY,
@@ -30,18 +32,18 @@ def machines(maker: EventMaker) -> Iterator[TimedEvent]:
             report = thing("report", f"rep_{shop.tenant}", f"daily report of {shop.name}")
             at, records = maker.at(day, "03:05"), maker.rng.randrange(40, 400)
             counts: Details = {"tenant": shop.tenant, "format": "csv", "records": records}
-            yield maker.event(at, REPORTS.caller(), "report.exported", report, **counts, **NIGHTLY)
+            yield maker.event(at, REPORTS, "report.exported", report, **counts, **NIGHTLY)
         backup = thing("backup", f"bak_{70 + day}")
         expired = {"reason": "older than 30 days", "/status": ("kept", "deleted")}
-        row = Row("04:00", BACKUP.caller(), "backup.expired", (backup,), expired)
-        yield from maker.events(day, [row], tenant=COMPANY)
+        at = maker.at(day, "04:00")
+        yield maker.event(at, BACKUP, "backup.expired", backup, tenant=COMPANY, **expired)
 
 
 def run_settlement(maker: EventMaker, day: Day, hour: int) -> TimedEvent:
     outcome, reason = BAD_RUNS.get((day, hour), ("success", "hourly schedule"))
     return maker.event(
         maker.at(day, f"{hour:02}:05"),
-        SETTLEMENT.caller(),
+        SETTLEMENT,
         "job.completed",
         thing("job", "job_settlement", "hourly settlement"),
         outcome=outcome,

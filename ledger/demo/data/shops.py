@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
-from ledger.demo.data.company import BROWSERS, SHOPS, Shop
+from ledger.demo.data.company import SHOPS, Shop, browser
 from ledger.demo.data.event_maker import (
     MINUTE_US,
     Caller,
@@ -40,10 +40,9 @@ def visit(maker: EventMaker, shop: Shop, person: str, day: Day) -> Iterator[Time
         maker.at(day, shop.opens) + maker.rng.randrange(8 * 60) * MINUTE_US,
         thing("user", person),
     )
-    browser = BROWSERS[int(person[-1]) % len(BROWSERS)]
     caller = Caller(
         me | {"session": maker.session(person, day)},
-        {"ip": shop.ip, "user_agent": browser, "service": "merchant-web"},
+        {"ip": shop.ip, "user_agent": browser(int(person[-1])), "service": "merchant-web"},
     )
     gate, event = caller.via("gate"), partial(maker.event, tenant=shop.tenant, trace=maker.trace())
     if maker.chance(0.1):

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from functools import partial
 
-from ledger.demo.data.company import COMPANY, STAFF, Person
+from ledger.demo.data.company import COMPANY, INTRUDER, STAFF, Person
 from ledger.demo.data.event_maker import MINUTE_US, WORKDAYS, Day, EventMaker, TimedEvent, thing
-from ledger.demo.data.facts import INTRUDER
 from ledger.demo.data.tasks import TASKS, Shift
 
 TASKS_A_DAY, TASKS_ON_CALL = range(6, 11), range(2, 5)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ledger.demo.data.company import COMPANY, DEPLOYER, SHOPS, STAFF, Person, Shop
+from ledger.demo.data.company import COMPANY, INTRUDER, MACHINE, SHOPS, STAFF, Person, Shop
 from ledger.demo.data.event_maker import Caller, Details, EventMaker, Thing, TimedEvent, thing
-from ledger.demo.data.facts import INTRUDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +170,7 @@ def deploy(shift: Shift, at: int) -> Iterator[TimedEvent]:
     review = shift.caller.via("code-review")
     yield event(at, review, "change.merged", target, reason=reason, reviewers=reviewers)
     at = maker.later(at, seconds=600)
-    deployer = DEPLOYER.caller().on_behalf_of(shift.person.principal())
+    deployer = MACHINE["svc_deployer"].caller().on_behalf_of(shift.person.principal())
     deployed: Details = {"/build": (old, new)}
     yield event(at, deployer, "service.deployed", target, **deployed)
     if maker.chance(1 / 12):
