@@ -4,7 +4,7 @@ init serve demo          make and run a ledger
 token erase              access, and private values
 fsck reindex             check the store, rebuild the index
 witness                  run a witness
-log_options progress     shared: log lines, progress bars
+options                  shared: the argument DIRECTORY, log lines, progress bars
 """
 
 from ledger_client.cli.app import main as main

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ledger.demo.steps import run_demo
+from ledger_client.cli.client_options import EXISTING_FILE
 from ledger_client.collect.importers import FORMATS
 
 
@@ -15,7 +16,7 @@ from ledger_client.collect.importers import FORMATS
 @click.option(
     "--import",
     "file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=EXISTING_FILE,
     help="Import a file of your own events too.",
 )
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="jsonl", show_default=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ledger.cli.progress import progress_bar
+from ledger.cli.options import directory_argument, progress_bar
 from ledger.query.segment_builder import check_index
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store.fsck import Checked, check_store
@@ -15,7 +15,7 @@ from ledger_core.tlog.policy import parse_policy
 
 
 @click.command("fsck")
-@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@directory_argument
 @json_option
 def command(directory: Path, as_json: bool) -> None:
     """Recompute every leaf hash, tile, id, bundle, root and signature of DIRECTORY.

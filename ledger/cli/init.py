@@ -6,13 +6,14 @@ from pathlib import Path
 import click
 
 from ledger.service.data_dir import create_directory
+from ledger_client.cli.client_options import NEW_FOLDER
 from ledger_client.cli.console import json_option, print_fields, print_json
 from ledger_core.tlog.keys import SEED_BYTES
 from ledger_core.tlog.policy import parse_policy
 
 
 @click.command("init")
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("directory", type=NEW_FOLDER)
 @click.option(
     "--origin",
     required=True,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ledger.cli.log_options import configure_logs, log_options
+from ledger.cli.options import configure_logs, directory_argument, log_options
 from ledger.service.app import run
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.settings import SETTINGS, read_settings
@@ -29,7 +29,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command("serve")
-@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@directory_argument
 @_setting_flags
 @log_options
 def command(directory: Path, log_format: str, log_level: str, **flags: Any) -> None:

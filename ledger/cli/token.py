@@ -4,15 +4,12 @@ from pathlib import Path
 
 import click
 
+from ledger.cli.options import directory_argument
 from ledger.service.token_admin import make_token, open_access, token_event
 from ledger.store.tokens import SCOPES, TokenScope
 from ledger_client.cli.console import json_option, note, print_json
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time
-
-directory_argument = click.argument(
-    "directory", type=click.Path(path_type=Path, exists=True, file_okay=False)
-)
 
 
 @click.group("token")

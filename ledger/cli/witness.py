@@ -7,11 +7,12 @@ from typing import Final
 
 import click
 
-from ledger.cli.log_options import configure_logs, log_options
+from ledger.cli.options import configure_logs, directory_argument, log_options
 from ledger.witness.app import serve as serve_witness
 from ledger.witness.data_dir import WitnessPaths, add_log, create_witness, open_heads
 from ledger.witness.store import KnownLog
-from ledger_client.cli.console import json_option, note, print_fields, print_json
+from ledger_client.cli.client_options import NEW_FOLDER
+from ledger_client.cli.console import json_option, note, print_fields, print_json, print_result
 from ledger_client.runtime.server import run_until_signal
 from ledger_core.event.canonical import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint
@@ -22,10 +23,6 @@ from ledger_core.tlog.witness import cosigned_at
 
 LISTEN_DEFAULT: Final = "127.0.0.1:8766"
 
-directory_argument = click.argument(
-    "directory", type=click.Path(path_type=Path, exists=True, file_okay=False)
-)
-
 
 @click.group("witness")
 def command() -> None:
@@ -33,7 +30,7 @@ def command() -> None:
 
 
 @command.command("init")
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("directory", type=NEW_FOLDER)
 @click.option(
     "--name",
     required=True,
@@ -80,10 +77,8 @@ def add_log_(directory: Path, vkeys: tuple[str, ...], origin: str | None, as_jso
             log = add_log(store, origin=origin or first.name, vkeys=vkeys)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    if as_json:
-        print_json({"origin": log.origin, "verifier_keys": log.vkeys})
-        return
-    print_fields({"log": log.origin, "keys": len(log.vkeys)})
+    fields: dict[str, object] = {"log": log.origin, "keys": len(log.vkeys)}
+    print_result(as_json, {"origin": log.origin, "verifier_keys": log.vkeys}, fields)
 
 
 @command.command("serve")

@@ -7,7 +7,7 @@ import click
 
 from ledger_client import Receipt, new_event_id
 from ledger_client.cli.client_options import Connection, connection_options
-from ledger_client.cli.console import json_option, print_fields, print_json
+from ledger_client.cli.console import json_option, print_result
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import INPUT_BYTES_MAX
 from ledger_core.event.model import Event
@@ -85,24 +85,21 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _print(receipt: Receipt, as_json: bool) -> None:
-    if as_json:
-        print_json(
-            {
-                "index": receipt.index,
-                "id": receipt.id,
-                "received": receipt.received,
-                "leaf_hash": receipt.leaf_hash.hex(),
-                "duplicate": receipt.is_duplicate,
-                "verified": receipt.head is not None,
-            }
-        )
-        return
     head = receipt.head
-    print_fields(
+    print_result(
+        as_json,
+        {
+            "index": receipt.index,
+            "id": receipt.id,
+            "received": receipt.received,
+            "leaf_hash": receipt.leaf_hash.hex(),
+            "duplicate": receipt.is_duplicate,
+            "verified": head is not None,
+        },
         {
             "entry": f"{receipt.index}{' (already in the log)' if receipt.is_duplicate else ''}",
             "id": receipt.id,
             "received": f"{receipt.received.time} by {receipt.received.by}",
             "verified": head and f"in the tree of size {head.checkpoint.tree_size}",
-        }
+        },
     )

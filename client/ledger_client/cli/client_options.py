@@ -16,6 +16,7 @@ URL_DEFAULT = "http://127.0.0.1:8765"
 
 EXISTING_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 NEW_FILE = click.Path(path_type=Path, dir_okay=False)
+EXISTING_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 NEW_FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -74,12 +75,15 @@ def read_token(token_file: Path | None, token: str | None) -> str | None:
 url_option = click.option(
     "--url", envvar="LEDGER_URL", default=URL_DEFAULT, show_default=True, help="The service."
 )
-policy_option = click.option(
-    "--policy",
-    envvar="LEDGER_POLICY",
-    type=EXISTING_FILE,
-    help="The policy file that the ledger's operator gave you: log keys, witnesses, quorum. "
-    "Required.",
+required_policy_option, policy_option = (
+    click.option(
+        "--policy",
+        required=is_required,
+        envvar="LEDGER_POLICY",
+        type=EXISTING_FILE,
+        help="The policy file that the ledger's operator gave you: log keys, witnesses, quorum.",
+    )
+    for is_required in (True, False)
 )
 
 

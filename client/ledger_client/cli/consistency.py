@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from ledger_client import LedgerClient
 from ledger_client.cli.client_options import EXISTING_FILE, NEW_FILE, Connection, connection_options
-from ledger_client.cli.console import json_option, print_fields, print_json
+from ledger_client.cli.console import json_option, print_result
 
 
 @click.command("consistency")
@@ -29,7 +28,8 @@ def command(
 ) -> None:
     """Prove that the ledger's current head extends an earlier one. Exit code 1 when it doesn't."""
     with connection.open() as ledger:
-        old_note = old_file.read_bytes() if old_file else _remembered(ledger)
+        remembered = ledger.latest.note if ledger.latest else None
+        old_note = old_file.read_bytes() if old_file else remembered
         head = ledger.checkpoint()
         old_size = None
         if old_note is not None:
@@ -42,25 +42,18 @@ def command(
     if save_file is not None:
         save_file.write_text(head.note, encoding="utf-8")
     checkpoint = head.checkpoint
-    if as_json:
-        print_json(
-            {
-                "origin": checkpoint.origin,
-                "old_size": old_size,
-                "tree_size": checkpoint.tree_size,
-                "root_hash": checkpoint.root_hash.hex(),
-            }
-        )
-        return
-    print_fields(
+    print_result(
+        as_json,
+        {
+            "origin": checkpoint.origin,
+            "old_size": old_size,
+            "tree_size": checkpoint.tree_size,
+            "root_hash": checkpoint.root_hash.hex(),
+        },
         {
             "log": checkpoint.origin,
             "head": f"size {checkpoint.tree_size}, root {checkpoint.root_hash.hex()}",
             "extends": None if old_size is None else f"the head of size {old_size}",
             "saved": save_file,
-        }
+        },
     )
-
-
-def _remembered(ledger: LedgerClient) -> str | None:
-    return None if ledger.latest is None else ledger.latest.note

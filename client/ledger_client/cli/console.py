@@ -30,6 +30,14 @@ def print_fields(fields: dict[str, object], *, indent: str = "") -> None:
             label = ""
 
 
+def print_result(as_json: bool, value: Any, fields: dict[str, object]) -> None:
+    """Print `value` for programs, or `fields` for people."""
+    if as_json:
+        print_json(value)
+    else:
+        print_fields(fields)
+
+
 def note(message: str) -> None:
     """Print a remark on standard error, so that a pipe does not get it."""
     click.echo(message, err=True)

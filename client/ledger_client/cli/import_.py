@@ -18,7 +18,7 @@ import click
 
 from ledger_client import LedgerClient, Receipt
 from ledger_client.cli.app import EXIT_REJECTED
-from ledger_client.cli.client_options import Connection, connection_options
+from ledger_client.cli.client_options import EXISTING_FILE, Connection, connection_options
 from ledger_client.cli.console import json_option, note, print_json
 from ledger_client.collect.importers import (
     FORMATS,
@@ -40,7 +40,7 @@ STANDARD_INPUT: Final = Path("-")
 @click.option("--format", "format_name", type=click.Choice(FORMATS), help="A built-in format.")
 @click.option(
     "--mapping",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=EXISTING_FILE,
     help="A mapping file of your own, for any other JSON (docs/importers.md).",
 )
 @click.option(
@@ -80,7 +80,7 @@ def command(
         quiet = as_json or not sys.stderr.isatty()
         reports = [import_file(ledger, file, format_, quiet=quiet) for file in files]
     if as_json:
-        print_json([report.as_json() for report in reports])
+        print_json(reports)
     else:
         for report in reports:
             report.print()
@@ -99,22 +99,11 @@ def _load(format_name: str | None, mapping: Path | None) -> Format:
 class ImportReport:
     """The results of importing one file: how many events of each kind."""
 
-    file: Path
+    file: str
     appended: int = 0
     duplicates: int = 0
     rejected: int = 0
-    rejected_file: Path | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report for programs."""
-        rejected_file = self.rejected_file and str(self.rejected_file)
-        return {
-            "file": str(self.file),
-            "appended": self.appended,
-            "duplicates": self.duplicates,
-            "rejected": self.rejected,
-            "rejected_file": rejected_file,
-        }
+    rejected_file: str | None = None
 
     def print(self) -> None:
         """Print the report for people."""
@@ -177,7 +166,7 @@ def import_file(
     Raises: MalformedError for a damaged file, after the records before the damage were appended; as
     `LedgerClient.append_many`.
     """
-    report = ImportReport(source)
+    report = ImportReport(str(source))
     is_file = source != STANDARD_INPUT
     with (
         _RejectedFile(source) as rejected,
@@ -194,7 +183,7 @@ def import_file(
             bar.update(batch[-1].file_offset - read_to)
             read_to = batch[-1].file_offset
         if report.rejected:
-            report.rejected_file = rejected.path
+            report.rejected_file = str(rejected.path)
     return report
 
 

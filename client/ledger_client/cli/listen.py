@@ -13,8 +13,8 @@ from ledger_client import Recorder
 from ledger_client.cli.client_options import (
     EXISTING_FILE,
     NEW_FOLDER,
-    policy_option,
     read_token,
+    required_policy_option,
     token_options,
     url_option,
     usage_errors,
@@ -82,7 +82,7 @@ def command() -> None:
 )
 @url_option
 @token_options
-@policy_option
+@required_policy_option
 def syslog(
     tcp: str,
     udp: str | None,
@@ -96,15 +96,13 @@ def syslog(
     url: str,
     token_file: Path | None,
     token: str | None,
-    policy: Path | None,
+    policy: Path,
 ) -> None:
     """Append syslog messages (RFC 5424) from TCP or TLS, verified, until Ctrl-C or SIGTERM.
 
     A message is in --spool before the next one is read, so it survives a crash of this process and
     waits there while the ledger is down. docs/syslog.md says what a sender can rely on.
     """
-    if policy is None:
-        raise click.UsageError("Missing option '--policy'.")
     tls = _tls(tls_cert, tls_key, tls_client_ca)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"

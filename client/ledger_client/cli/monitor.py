@@ -15,9 +15,9 @@ from ledger_client.audit.monitor_loop import (
     Settings,
 )
 from ledger_client.cli.client_options import (
-    EXISTING_FILE,
     NEW_FOLDER,
     read_token,
+    required_policy_option,
     token_options,
     usage_errors,
 )
@@ -28,14 +28,7 @@ from ledger_core.tlog.policy import parse_policy
 
 @click.command("monitor")
 @click.argument("url", envvar="LEDGER_URL")
-@click.option(
-    "--policy",
-    "policy_file",
-    envvar="LEDGER_POLICY",
-    required=True,
-    type=EXISTING_FILE,
-    help="The policy file that the ledger's operator gave you: log keys, witnesses, quorum.",
-)
+@required_policy_option
 @click.option(
     "--state",
     "folder",
@@ -70,7 +63,7 @@ from ledger_core.tlog.policy import parse_policy
 @json_option
 def command(
     url: str,
-    policy_file: Path,
+    policy: Path,
     folder: Path,
     token_file: Path | None,
     token: str | None,
@@ -92,13 +85,13 @@ def command(
         is_once=once,
         asks_witnesses=ask_witnesses,
     )
-    policy = parse_policy(policy_file.read_bytes())
-    with MonitorDir(folder, policy=policy) as opened:
+    trusted = parse_policy(policy.read_bytes())
+    with MonitorDir(folder, policy=trusted) as opened:
         with usage_errors():
             loop = MonitorLoop(
                 url,
                 read_token(token_file, token),
-                policy=policy,
+                policy=trusted,
                 folder=opened,
                 settings=settings,
             )

@@ -8,14 +8,8 @@ from zipfile import is_zipfile
 
 import click
 
-from ledger_client.cli.client_options import EXISTING_FILE
-from ledger_client.cli.console import (
-    format_second,
-    json_option,
-    note,
-    print_fields,
-    print_json,
-)
+from ledger_client.cli.client_options import EXISTING_FILE, required_policy_option
+from ledger_client.cli.console import format_second, json_option, note, print_fields, print_json
 from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.event.model import Event
 from ledger_core.evidence.verifier import Evidence, check_evidence
@@ -31,27 +25,20 @@ TARGETS_SHOWN = 4
 @click.command("verify")
 @click.argument("file", metavar="NAME.leaf.json|EVIDENCE.zip", type=EXISTING_FILE)
 @click.argument("proof_file", metavar="[NAME.tlog-proof]", type=EXISTING_FILE, required=False)
-@click.option(
-    "--policy",
-    "policy_file",
-    required=True,
-    envvar="LEDGER_POLICY",
-    type=EXISTING_FILE,
-    help="The policy file that the ledger's operator gave you: log keys, witnesses, quorum.",
-)
+@required_policy_option
 @json_option
-def command(file: Path, proof_file: Path | None, policy_file: Path, as_json: bool) -> None:
+def command(file: Path, proof_file: Path | None, policy: Path, as_json: bool) -> None:
     """Verify an event and its proof, or all events of an evidence file.
 
     Exit code 0: verified; 1: not verified; 2: malformed. Needs only the files, and no server.
     """
-    policy = parse_policy(policy_file.read_bytes())
+    trusted = parse_policy(policy.read_bytes())
     if proof_file is None:
         if not is_zipfile(file):
             raise click.UsageError("give a leaf and its proof, or one .zip of evidence")
-        _verify_evidence(file, policy, as_json=as_json)
+        _verify_evidence(file, trusted, as_json=as_json)
     else:
-        _verify_leaf(file, proof_file, policy, as_json=as_json)
+        _verify_leaf(file, proof_file, trusted, as_json=as_json)
 
 
 def _verify_leaf(leaf_file: Path, proof_file: Path, policy: Policy, *, as_json: bool) -> None:

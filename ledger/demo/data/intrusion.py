@@ -45,7 +45,7 @@ def response(maker: EventMaker) -> Iterator[TimedEvent]:
 
 
 def play(maker: EventMaker, name: str, *, first: Iterable[Row] = ()) -> Iterator[TimedEvent]:
-    """Make the events of a scene, of `first` before its own rows."""
+    """Make the events of the rows in `first`, then of the scene's own rows."""
     scene = WEEK.scenes[name]
     common = scene.common | ({"trace": maker.trace()} if scene.traced else {})
     for row in chain(first, scene.rows):
@@ -119,7 +119,7 @@ def read_customers(maker: EventMaker) -> Iterator[TimedEvent]:
 
 
 def new_passwords(maker: EventMaker) -> Iterator[Row]:
-    """At eleven IT expires all passwords; `u_117` chooses hers at the IT desk, later than others."""
+    """At eleven IT expires all passwords. `u_117` chooses hers later, at the IT desk."""
     expired = {"/password": ("current", "expired")}
     for person in STAFF:
         yield Row("Fri 11:00", "u_104", "password.reset_required", (person.id,), expired)

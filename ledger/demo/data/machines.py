@@ -34,7 +34,7 @@ def machines(maker: EventMaker) -> Iterator[TimedEvent]:
             counts: Details = {"tenant": shop.tenant, "format": "csv", "records": records}
             yield maker.event(at, REPORTS, "report.exported", report, **counts, **NIGHTLY)
         backup = thing("backup", f"bak_{70 + day}")
-        expired = {"reason": "older than 30 days", "/status": ("kept", "deleted")}
+        expired: Details = {"reason": "older than 30 days", "/status": ("kept", "deleted")}
         at = maker.at(day, "04:00")
         yield maker.event(at, BACKUP, "backup.expired", backup, tenant=COMPANY, **expired)
 

@@ -1,8 +1,7 @@
 """What each team does all day.
 
-A task is a function of a shift and a time. Most are one event, a row of the table `_one`: the
-callables in it are evaluated from left to right, each with the shift's randomness. `TASKS` says
-how often each team does what.
+A task is a function of a shift and a time. It draws from the shift's randomness in the order of its
+lines. `TASKS` says how often each team does what.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,6 +24,11 @@ class Shift:
     def shop(self) -> Shop:
         return self.maker.rng.choice(SHOPS)
 
+    def numbered(
+        self, kind: str, prefix: str, first: int, end: int, name: str | None = None
+    ) -> Thing:
+        return thing(kind, self.maker.number(prefix, first, end), name)
+
     def ticket(self, desk: str) -> str:
         return f"ticket {desk}-{self.maker.rng.randrange(2100, 2400)}"
 
@@ -36,47 +40,12 @@ class Shift:
 
 
 Task = Callable[[Shift, int], Iterator[TimedEvent]]
-Draw = Callable[[Shift], Any]
-
-
-def numbered(kind: str, prefix: str, first: int, end: int, name: str | None = None) -> Draw:
-    return lambda shift: thing(kind, shift.maker.number(prefix, first, end), name)
-
-
-def between(first: int, end: int, step: int = 1) -> Draw:
-    return lambda shift: shift.maker.rng.randrange(first, end, step)
-
-
-def one_of(*choices: Any) -> Draw:
-    return lambda shift: shift.pick(*choices)
-
-
-def ticket(desk: str) -> Draw:
-    return lambda shift: shift.ticket(desk)
-
-
-def tenant(shift: Shift) -> str:
-    return shift.shop().tenant
-
-
-def _one(target: Draw, action: str | Draw, **details: Any) -> Task:
-    """A task of one event with one target."""
-
-    def task(shift: Shift, at: int) -> Iterator[TimedEvent]:
-        def draw(value: Any) -> Any:
-            return value(shift) if callable(value) else value
-
-        drawn_target, drawn_action = draw(target), draw(action)
-        drawn = {name: draw(value) for name, value in details.items()}
-        yield shift.event(at, drawn_action, drawn_target, **drawn)
-
-    return task
 
 
 def help_a_customer(shift: Shift, at: int) -> Iterator[TimedEvent]:
     """Find the customer, read the record, and sometimes correct it."""
     maker, shop, trace = shift.maker, shift.shop(), shift.maker.trace()
-    customer = thing("customer", maker.number("cus", 4000, 4900))
+    customer = shift.numbered("customer", "cus", 4000, 4900)
     event = partial(shift.event, reason=shift.ticket("SUP"), tenant=shop.tenant, trace=trace)
     yield event(at, "customer.searched", shop.target(), results=maker.rng.randrange(1, 9))
     at = maker.later(at, seconds=90)
@@ -93,8 +62,8 @@ def refund_an_order(shift: Shift, at: int) -> Iterator[TimedEvent]:
     yield shift.event(
         at,
         "refund.created",
-        thing("refund", shift.maker.number("rf", 61_000, 69_000)),
-        thing("order", shift.maker.number("ord", 12_000, 19_000)),
+        shift.numbered("refund", "rf", 61_000, 69_000),
+        shift.numbered("order", "ord", 12_000, 19_000),
         reason=f"{shift.ticket('SUP')}: {shift.pick(*REFUND_REASONS)}",
         tenant=shop.tenant,
         currency="EUR",
@@ -144,26 +113,20 @@ def try_what_is_denied(shift: Shift, at: int) -> Iterator[TimedEvent]:
 
 def reconcile(shift: Shift, at: int) -> Iterator[TimedEvent]:
     shop, maker = shift.shop(), shift.maker
-    settlement = thing("settlement", maker.number("set", 880, 960))
+    settlement = shift.numbered("settlement", "set", 880, 960)
     event = partial(shift.event, tenant=shop.tenant)
     yield event(at, "settlement.viewed", settlement)
-    at = maker.later(at, seconds=900)
-    result = {
-        "/status": ("open", "reconciled"),
-        "difference_cents": shift.pick(0, 0, 0, 0, 5, -120),
-    }
+    at, cents = maker.later(at, seconds=900), shift.pick(0, 0, 0, 0, 5, -120)
+    result: Details = {"/status": ("open", "reconciled"), "difference_cents": cents}
     yield event(at, "settlement.reconciled", settlement, **result)
 
 
 def deploy(shift: Shift, at: int) -> Iterator[TimedEvent]:
     """Merge a change, which the deployer then deploys; one in twelve is rolled back."""
-    maker, event = (
-        shift.maker,
-        partial(shift.maker.event, tenant=COMPANY, trace=shift.maker.trace()),
-    )
-    target = thing(
-        "service", shift.pick("checkout", "merchant-web", "public-api", "gate", "ledger-sync")
-    )
+    maker = shift.maker
+    event = partial(maker.event, tenant=COMPANY, trace=maker.trace())
+    services = ("checkout", "merchant-web", "public-api", "gate", "ledger-sync")
+    target = thing("service", shift.pick(*services))
     build = maker.number("build", 7100, 7900)[6:]
     old, new = f"{build}-a", f"{build}-b"
     reason, reviewers = shift.ticket("ENG"), maker.rng.randrange(1, 3)
@@ -180,23 +143,16 @@ def deploy(shift: Shift, at: int) -> Iterator[TimedEvent]:
 
 
 def change_a_flag(shift: Shift, at: int) -> Iterator[TimedEvent]:
-    flag = shift.pick(
-        "new-receipts", "one-page-checkout", "quiet-emails", "fast-refunds", "dark-mode"
-    )
-    percent = shift.pick(5, 10, 25, 50, 100)
+    flags = ("new-receipts", "one-page-checkout", "quiet-emails", "fast-refunds", "dark-mode")
+    flag, percent = thing("feature_flag", shift.pick(*flags)), shift.pick(5, 10, 25, 50, 100)
     details = {"reason": shift.ticket("ENG"), "/percent": (percent // 2, percent)}
-    tenant = shift.shop().tenant
-    yield shift.event(
-        at, "feature_flag.changed", thing("feature_flag", flag), tenant=tenant, **details
-    )
+    yield shift.event(at, "feature_flag.changed", flag, tenant=shift.shop().tenant, **details)
 
 
 def change_a_setting(shift: Shift, at: int) -> Iterator[TimedEvent]:
     key, before, after = shift.pick(*SETTINGS)
-    change = {f"/{key.replace('.', '/')}": (before, after)}
-    yield shift.event(
-        at, "config.changed", thing("config", key), reason=shift.ticket("ENG"), **change
-    )
+    change = {"reason": shift.ticket("ENG"), f"/{key.replace('.', '/')}": (before, after)}
+    yield shift.event(at, "config.changed", thing("config", key), **change)
 
 
 SETTINGS: tuple[tuple[str, object, object], ...] = (
@@ -240,8 +196,7 @@ def talk_to_a_shop(shift: Shift, at: int) -> Iterator[TimedEvent]:
 
 def delete_a_draft(shift: Shift, at: int) -> Iterator[TimedEvent]:
     kind, prefix = shift.pick(("document", "doc"), ("saved_search", "sea"), ("draft", "dra"))
-    target = thing(kind, shift.maker.number(prefix, 100, 900))
-    yield shift.event(at, f"{kind}.deleted", target)
+    yield shift.event(at, f"{kind}.deleted", shift.numbered(kind, prefix, 100, 900))
 
 
 def read_a_document(shift: Shift, at: int) -> Iterator[TimedEvent]:
@@ -251,47 +206,58 @@ def read_a_document(shift: Shift, at: int) -> Iterator[TimedEvent]:
 
 DOCUMENTS = ("onboarding", "fee table", "holiday plan", "shop contract", "runbook: late settlement")
 
-view_an_order = _one(numbered("order", "ord", 4000, 4900), "order.viewed", tenant=tenant)
-view_a_refund = _one(numbered("refund", "rf", 4000, 4900), "refund.viewed", tenant=tenant)
-approve_a_refund = _one(
-    numbered("refund", "rf", 61_000, 69_000),
-    "refund.approved",
-    reason=ticket("FIN"),
-    tenant=tenant,
-    amount_cents=between(50_000, 140_000, 100),
-    **{"/status": ("awaiting_approval", "approved")},
-)
-export_the_books = _one(
-    lambda shift: thing(
-        "report", shift.pick("rep_vat", "rep_fees", "rep_chargebacks"), "monthly books"
-    ),
-    "report.exported",
-    reason=ticket("FIN"),
-    format="csv",
-    records=between(80, 900),
-)
-contest_a_chargeback = _one(
-    numbered("chargeback", "cb", 300, 400),
-    "chargeback.contested",
-    reason=one_of("delivery is proven", "the order was collected in the shop", "past the term"),
-    tenant=tenant,
-)
-read_the_logs = _one(
-    lambda shift: thing("service", shift.pick("checkout", "public-api", "gate")),
-    "service_log.viewed",
-    reason=ticket("ENG"),
-    span_minutes=between(5, 120),
-)
-maintain_a_device = _one(
-    numbered("device", "lap", 300, 340, "laptop"),
-    one_of("device.enrolled", "device.wiped", "device.patched"),
-    reason=ticket("IT"),
-)
-edit_a_campaign = _one(
-    numbered("campaign", "cmp", 40, 70, "spring letter"),
-    one_of("campaign.edited", "campaign.previewed", "campaign.scheduled"),
-    recipients=between(90, 400),
-)
+
+def view_an_order(shift: Shift, at: int) -> Iterator[TimedEvent]:
+    order = shift.numbered("order", "ord", 4000, 4900)
+    yield shift.event(at, "order.viewed", order, tenant=shift.shop().tenant)
+
+
+def view_a_refund(shift: Shift, at: int) -> Iterator[TimedEvent]:
+    refund = shift.numbered("refund", "rf", 4000, 4900)
+    yield shift.event(at, "refund.viewed", refund, tenant=shift.shop().tenant)
+
+
+def approve_a_refund(shift: Shift, at: int) -> Iterator[TimedEvent]:
+    refund = shift.numbered("refund", "rf", 61_000, 69_000)
+    details = {
+        "reason": shift.ticket("FIN"),
+        "tenant": shift.shop().tenant,
+        "amount_cents": shift.maker.rng.randrange(50_000, 140_000, 100),
+        "/status": ("awaiting_approval", "approved"),
+    }
+    yield shift.event(at, "refund.approved", refund, **details)
+
+
+def export_the_books(shift: Shift, at: int) -> Iterator[TimedEvent]:
+    id_, reason = shift.pick("rep_vat", "rep_fees", "rep_chargebacks"), shift.ticket("FIN")
+    details = {"reason": reason, "format": "csv", "records": shift.maker.rng.randrange(80, 900)}
+    yield shift.event(at, "report.exported", thing("report", id_, "monthly books"), **details)
+
+
+def contest_a_chargeback(shift: Shift, at: int) -> Iterator[TimedEvent]:
+    chargeback = shift.numbered("chargeback", "cb", 300, 400)
+    reasons = ("delivery is proven", "the order was collected in the shop", "past the term")
+    details = {"reason": shift.pick(*reasons), "tenant": shift.shop().tenant}
+    yield shift.event(at, "chargeback.contested", chargeback, **details)
+
+
+def read_the_logs(shift: Shift, at: int) -> Iterator[TimedEvent]:
+    service = thing("service", shift.pick("checkout", "public-api", "gate"))
+    details = {"reason": shift.ticket("ENG"), "span_minutes": shift.maker.rng.randrange(5, 120)}
+    yield shift.event(at, "service_log.viewed", service, **details)
+
+
+def maintain_a_device(shift: Shift, at: int) -> Iterator[TimedEvent]:
+    device = shift.numbered("device", "lap", 300, 340, "laptop")
+    action = shift.pick("device.enrolled", "device.wiped", "device.patched")
+    yield shift.event(at, action, device, reason=shift.ticket("IT"))
+
+
+def edit_a_campaign(shift: Shift, at: int) -> Iterator[TimedEvent]:
+    campaign = shift.numbered("campaign", "cmp", 40, 70, "spring letter")
+    action = shift.pick("campaign.edited", "campaign.previewed", "campaign.scheduled")
+    yield shift.event(at, action, campaign, recipients=shift.maker.rng.randrange(90, 400))
+
 
 # fmt: off
 TASKS: dict[str, dict[Task, int]] = {

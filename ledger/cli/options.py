@@ -1,11 +1,19 @@
-"""Log lines go to standard error: as text on a terminal, otherwise as JSON."""
+"""What several commands share: the argument DIRECTORY, log lines, a progress bar.
+
+Log lines go to standard error: as text on a terminal, otherwise as JSON.
+"""
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 import structlog
+
+from ledger_client.cli.client_options import EXISTING_FOLDER
+
+directory_argument = click.argument("directory", type=EXISTING_FOLDER)
 
 LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error")}
 
@@ -48,3 +56,16 @@ def configure_logs(log_format: str, log_level: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+@contextmanager
+def progress_bar(label: str, *, is_quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Draw a bar on standard error, on a terminal only. Call the result with done and total."""
+    is_hidden = is_quiet or not sys.stderr.isatty()
+    with click.progressbar(length=0, label=label, file=sys.stderr, hidden=is_hidden) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        yield progress
