@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
 
 TESTS_DIR = Path(__file__).resolve().parent
 SHARED_DIR = TESTS_DIR.parents[1] / "shared"
@@ -39,6 +40,10 @@ NEEDS = (
     ),
     Need("go", PEERS_BIN_DIR.is_dir, "tests/peers/install was not run, which needs Go"),
 )
+
+# No deadline for an example: how long one takes on a machine with other load says nothing.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 LEFT_OUT = pytest.StashKey[dict[str, Counter[str]]]()
 

@@ -17,7 +17,7 @@ base_client       settings, accepted heads and state file of a client
 async_transport   requests over aiohttp; transport: over http.client
 async_driver      runs plans; driver: generated from it
 async_client      the public methods; client: generated from it
-ids, mark_private, fork_safe_masking   what events need before they are sent
+event_values      ids and erasable values of events; fork_safe_masking: masks that survive a fork
 extras            the optional dependencies, and the message without one
 
 recording         the recorder: events from an application, by way of a spool on disk
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from ledger_client.client import LedgerClient as LedgerClient
     from ledger_client.errors import RejectedError as RejectedError
     from ledger_client.errors import UnsettledError as UnsettledError
-    from ledger_client.ids import new_event_id as new_event_id
-    from ledger_client.mark_private import private as private
+    from ledger_client.event_values import new_event_id as new_event_id
+    from ledger_client.event_values import private as private
     from ledger_client.recording.async_recorder import AsyncRecorder as AsyncRecorder
     from ledger_client.recording.context import audit_context as audit_context
     from ledger_client.recording.context import capture_scope as capture_scope
@@ -78,8 +78,7 @@ _NAMES = {
     "ledger_client.async_client": "AsyncLedgerClient",
     "ledger_client.client": "LedgerClient",
     "ledger_client.errors": "RejectedError UnsettledError",
-    "ledger_client.ids": "new_event_id",
-    "ledger_client.mark_private": "private",
+    "ledger_client.event_values": "new_event_id private",
     "ledger_client.recording.async_recorder": "AsyncRecorder",
     "ledger_client.recording.context": (
         "audit_context capture_scope extend_audit_context restored"

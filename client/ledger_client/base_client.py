@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from ledger_client.event_values import new_event_id
 from ledger_client.fork_safe_masking import guarded
-from ledger_client.ids import new_event_id
 from ledger_client.messages import parse_endpoint
 from ledger_client.plans.append import Appender, Mask
 from ledger_client.plans.heads import Heads

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_client import RejectedError
@@ -43,7 +43,6 @@ def test_all_entries_of_a_log_are_checked_whatever_its_size(size: int) -> None:
     assert (auditor.size, auditor.checked) == (size, size)
 
 
-@settings(deadline=None)
 @given(sizes=st.lists(st.integers(0, 1100), min_size=1, max_size=6).map(sorted), data=st.data())
 def test_a_log_that_grows_is_checked_to_its_end_through_any_restarts(
     sizes: list[int], data: st.DataObject

@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import Any, Final, Generic, Self, TypedDict, TypeVar, Unpack
 
-from ledger_client.ids import new_event_id
+from ledger_client.event_values import new_event_id
 from ledger_client.integrations.proxies import NOWHERE, X_FORWARDED_FOR, Endpoint, Proxies
 from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import AuditContext, restored

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from ledger_client.ids import new_event_id
+from ledger_client.event_values import new_event_id
 from ledger_client.recording.dead_letters import problem_of
 from ledger_client.recording.frames import Frame
 from ledger_client.results import Receipt, Rejected

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict, Unpack
 
-from ledger_client.ids import new_event_id
+from ledger_client.event_values import new_event_id
 from ledger_client.recording.arguments import (
     Changes,
     Principal,

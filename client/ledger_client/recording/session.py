@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ledger_client.ids import new_event_id
+from ledger_client.event_values import new_event_id
 from ledger_client.recording.dead_letters import DeadLetters, problem_of
 from ledger_client.recording.encoding import EncodedEvent, encode_checked, own_fields
 from ledger_client.recording.meta_events import Fields, MetaEvents
