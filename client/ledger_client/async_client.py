@@ -11,16 +11,17 @@ from ledger_client.base_client import TIMEOUT_S, AnyPolicy, BaseClient, PathLike
 from ledger_client.messages import Plan
 from ledger_client.plans.append import AnyEvent, Mask, plan_erase
 from ledger_client.plans.export import ExportVerifier, Format, export_request, replacing
+from ledger_client.plans.question import Parameters, ask_query
 from ledger_client.plans.read import plan_walk, prove_inclusion, read_event
 from ledger_client.plans.search import (
     PAGE_EVENTS,
     Order,
-    Parameters,
     Search,
-    around_path,
     plan_page,
     plan_seen,
-    timeline_path,
+    search_around,
+    search_query,
+    search_timeline,
 )
 from ledger_client.plans.stream import EventStream, LineSplitter
 from ledger_client.results import (
@@ -34,6 +35,7 @@ from ledger_client.results import (
     Seen,
 )
 from ledger_client.retry import Environment, RetryPolicy
+from ledger_client.runtime.clock import unix_us
 from ledger_core.api import Erased
 from ledger_core.event.secrets import mask as mask_secrets
 from ledger_core.tlog.errors import UnavailableError, VerificationError
@@ -148,10 +150,12 @@ class AsyncLedgerClient:
     ) -> Page:
         """One page of the events that a query finds, with counts; `page.cursor` asks for the next.
 
-        `limit` is 1,000 at most, and 0 only counts.
+        `limit` is 1,000 at most, and 0 only counts. `pages` checks more: each page against those
+        before it.
         """
+        question = ask_query(query, now_unix_us=unix_us(), cursor=cursor)
         parameters: Parameters = {
-            "q": query,
+            "q": question.text,
             "limit": limit,
             "cursor": cursor,
             "order": order,
@@ -160,7 +164,30 @@ class AsyncLedgerClient:
             "explain": 1 if explain else None,
         }
         heads = self._base.heads_for(verify=verify)
-        return await self._run(plan_page("/v1/events", parameters, heads=heads))
+        page, _ = await self._run(
+            plan_page("/v1/events", parameters, question=question, heads=heads)
+        )
+        return page
+
+    async def pages(
+        self,
+        query: str = "",
+        *,
+        order: Order = "newest",
+        limit: int | None = None,
+        page_events: int = PAGE_EVENTS,
+        verify: bool = True,
+    ) -> AsyncIterator[Page]:
+        """The pages of a query, `limit` events in all, each held against those before it."""
+        search = search_query(
+            ask_query(query, now_unix_us=unix_us()),
+            order=order,
+            limit=limit,
+            heads=self._base.heads_for(verify=verify),
+            page_events=page_events,
+        )
+        while search.is_open:
+            yield await self._run(search.next_page())
 
     def query(
         self,
@@ -174,8 +201,9 @@ class AsyncLedgerClient:
 
         All pages are of the tree as it was at the first page.
         """
-        parameters: Parameters = {"q": query, "order": order}
-        return self._search("/v1/events", parameters, limit=limit, verify=verify)
+        question = ask_query(query, now_unix_us=unix_us())
+        heads = self._base.heads_for(verify=verify)
+        return self._entries(search_query(question, order=order, limit=limit, heads=heads))
 
     def around(
         self,
@@ -186,14 +214,15 @@ class AsyncLedgerClient:
         verify: bool = True,
     ) -> AsyncIterator[Entry]:
         """The events around an event with its actor, session, source or target, oldest first."""
-        parameters: Parameters = {"minutes": minutes, "order": "oldest"}
-        return self._search(around_path(reference), parameters, limit=limit, verify=verify)
+        heads = self._base.heads_for(verify=verify)
+        return self._entries(search_around(reference, minutes=minutes, limit=limit, heads=heads))
 
     def timeline(
         self, actor: str, *, order: Order = "newest", limit: int | None = None, verify: bool = True
     ) -> AsyncIterator[Entry]:
         """The events in which an actor acted or was the target; `because` says which."""
-        return self._search(timeline_path(actor), {"order": order}, limit=limit, verify=verify)
+        heads = self._base.heads_for(verify=verify)
+        return self._entries(search_timeline(actor, order=order, limit=limit, heads=heads))
 
     async def seen(self, source: str, *, verify: bool = True) -> Seen:
         """The first and the last event from an address or a network, and the actions from there."""
@@ -208,7 +237,7 @@ class AsyncLedgerClient:
         policy allows. With `verify` it yields an event once it is published and proven.
         """
         stream = EventStream(
-            query,
+            ask_query(query, now_unix_us=unix_us()),
             start=start,
             heads=self._base.heads_for(verify=verify),
             retry=self._retry,
@@ -238,11 +267,14 @@ class AsyncLedgerClient:
     ) -> Exported:
         """Write the events that a query finds to a file, which appears only when it is complete.
 
-        `evidence` is a .zip with a proof for each event; `ledger verify` checks it offline.
+        Each line of `jsonl` must be a leaf that meets the query, in order; it is not proven to be
+        in the log. `evidence` is a .zip with a proof for each event; `ledger verify` checks it
+        offline.
         """
-        verifier = ExportVerifier(format)
+        question = ask_query(query, now_unix_us=unix_us())
+        verifier = ExportVerifier(format, question=question, order=order)
         with replacing(to) as file:
-            request = export_request(query, format=format, order=order)
+            request = export_request(question.text, format=format, order=order)
             async with aclosing(self._transport.stream(request)) as pieces:
                 async for piece in pieces:
                     verifier.feed(piece)
@@ -291,17 +323,11 @@ class AsyncLedgerClient:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._base.endpoint.address!r})"
 
-    async def _pages(self, search: Search) -> AsyncIterator[Entry]:
+    async def _entries(self, search: Search) -> AsyncIterator[Entry]:
         while search.is_open:
             page = await self._run(search.next_page())
             for entry in page.entries:
                 yield entry
-
-    def _search(
-        self, path: str, parameters: Parameters, *, limit: int | None, verify: bool
-    ) -> AsyncIterator[Entry]:
-        heads = self._base.heads_for(verify=verify)
-        return self._pages(Search(path, parameters, limit=limit, heads=heads))
 
     async def _run(self, plan: Plan[T]) -> T:
         try:

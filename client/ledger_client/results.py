@@ -113,8 +113,11 @@ class Histogram:
 class Page:
     """A page of the events that a search finds in the tree of size `tree_size`.
 
-    The entries are verified unless verify=False; the counts are the service's claim. `total` is a
-    lower bound unless `is_total_exact`. Without a `cursor` nothing is left; with one and not
+    Unless verify=False the entries are verified and meet the query, and the numbers agree with each
+    other and with them; that no event was withheld is the service's claim. `query` has no relative
+    times: the client resolved them. `head` is the latest accepted head: if its size is another than
+    `tree_size`, the page is of an older tree, or of entries that are not published yet. `total` is
+    a lower bound unless `is_total_exact`. Without a `cursor` nothing is left; with one and not
     `is_complete`, a bound of the service ended the page early.
     """
 
@@ -122,6 +125,7 @@ class Page:
     query: str
     order: str
     tree_size: int
+    head: VerifiedHead | None
     total: int
     is_total_exact: bool
     scanned: int

@@ -10,7 +10,6 @@
     facets           counts by value and by time
     cursor           the position of the next page, as text
     explain          a plan as text, with counts
-    pivots           the follow-up queries of an investigation
     engine           all of the above behind one class; the service calls it
     segment_builder  seals full segments into the index; rebuilds and checks it
     indexer          the process and the thread that keep the index up to date

@@ -18,7 +18,8 @@ from ledger_client import AsyncLedgerClient, Entry, LedgerClient, RejectedError,
 from ledger_client.messages import Plan, Request, Response
 from ledger_client.plans.export import ExportVerifier
 from ledger_client.plans.heads import Heads
-from ledger_client.plans.search import Search, plan_page
+from ledger_client.plans.question import ask_query
+from ledger_client.plans.search import plan_page, search_query
 from ledger_client.plans.stream import EventStream, LineSplitter
 from ledger_client.retry import Environment
 from ledger_core.evidence.verifier import check_evidence
@@ -272,8 +273,21 @@ def heads() -> Heads:
     return Heads(TrustedLog(LOG.policy))
 
 
+EVERYTHING = ask_query("", now_unix_us=0)
+
+
+def ask_page(*, order: str = "newest", limit: int = 100, verify: bool = True) -> Plan[Any]:
+    """The plan for a page of all events."""
+    return plan_page(
+        "/v1/events",
+        {"order": order, "limit": limit},
+        question=EVERYTHING,
+        heads=heads() if verify else None,
+    )
+
+
 def test_a_true_page_is_accepted() -> None:
-    page = run(plan_page("/v1/events", {}, heads=heads()), page_of([29, 3, 0]))
+    page, _ = run(ask_page(), page_of([29, 3, 0]))
     assert [entry.index for entry in page.entries] == [29, 3, 0]
 
 
@@ -298,7 +312,7 @@ def test_an_untrue_event_is_refused(lie: Callable[[dict[str, Any]], None]) -> No
     page = page_of([29, 3, 0])
     lie(page)
     with pytest.raises(VerificationError) as caught:
-        run(plan_page("/v1/events", {}, heads=heads()), page)
+        run(ask_page(), page)
     assert "answer.json" in caught.value.evidence
 
 
@@ -312,30 +326,30 @@ def test_an_untrue_event_is_refused(lie: Callable[[dict[str, Any]], None]) -> No
     ],
 )
 def test_a_page_of_another_order_or_beyond_its_limit_is_refused(
-    asked: dict[str, str | int | None], indices: list[int], order: str
+    asked: dict[str, Any], indices: list[int], order: str
 ) -> None:
     with pytest.raises(VerificationError, match=r"order of a page|a page has") as caught:
-        run(plan_page("/v1/events", asked, heads=heads()), page_of(indices, order=order))
+        run(ask_page(**asked), page_of(indices, order=order))
     assert "answer.json" in caught.value.evidence
 
 
 @pytest.mark.parametrize("indices", [[3, 29], [3, 3], [29, 3, 3, 0]])
 def test_events_out_of_order_or_twice_are_refused(indices: list[int]) -> None:
     with pytest.raises(MalformedError, match="order"):
-        run(plan_page("/v1/events", {}, heads=None), page_of(indices))
+        run(ask_page(verify=False), page_of(indices))
 
 
 def test_an_event_past_the_tree_is_refused() -> None:
     with pytest.raises(MalformedError, match="past the tree"):
-        run(plan_page("/v1/events", {}, heads=None), page_of([29], tree_size=29))
+        run(ask_page(verify=False), page_of([29], tree_size=29))
 
 
 def test_a_page_that_repeats_the_one_before_is_refused() -> None:
-    search = Search("/v1/events", {}, limit=None, heads=None)
+    search = search_query(EVERYTHING, order="newest", limit=None, heads=None)
     run(search.next_page(), page_of([29, 20], cursor="a"))
     with pytest.raises(MalformedError, match="order"):
         run(search.next_page(), page_of([20, 19], cursor="b"))
-    search = Search("/v1/events", {}, limit=None, heads=None)
+    search = search_query(EVERYTHING, order="newest", limit=None, heads=None)
     run(search.next_page(), page_of([29], cursor="a"))
     with pytest.raises(MalformedError, match="does not go on"):
         run(search.next_page(), page_of([20], cursor="a"))
@@ -346,7 +360,7 @@ ENVIRONMENT = Environment(monotonic_s=lambda: 0.0, unix_s=lambda: 0.0, draw=lamb
 
 def make_tail(start: int | None = 0, *, verify: bool = True) -> EventStream:
     return EventStream(
-        "",
+        EVERYTHING,
         start=start,
         heads=heads() if verify else None,
         retry=RetryPolicy(attempts_max=3),

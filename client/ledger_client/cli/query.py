@@ -70,7 +70,8 @@ def command(
         else:
             if limit is None and renderer.form == "table":
                 limit = SHOWN_MAX
-            _show_pages(_pages(ledger, query, order=order, limit=limit), renderer)
+            pages = ledger.pages(query, order=order, limit=limit, page_events=PAGE_EVENTS_MAX)
+            _show_pages(pages, renderer)
 
 
 class QueryMistakeError(click.ClickException):
@@ -104,31 +105,16 @@ def explained(query: str) -> Iterator[None]:
         raise
 
 
-def _pages(ledger: LedgerClient, query: str, *, order: Order, limit: int | None) -> Iterator[Page]:
-    cursor, left = None, limit
-    while True:
-        size = PAGE_EVENTS_MAX if left is None else min(left, PAGE_EVENTS_MAX)
-        page = ledger.search(query, limit=size, cursor=cursor, order=order)
-        yield page
-        cursor = page.cursor
-        left = None if left is None else left - len(page.entries)
-        if cursor is None or left == 0:
-            return
-
-
 def _show_pages(pages: Iterator[Page], renderer: Renderer) -> None:
-    shown, took_ms, verified = 0, 0.0, None
+    shown, took_ms = 0, 0.0
     page = None
     for page in pages:
         renderer.show(page.entries, shown)
         shown += len(page.entries)
         took_ms += page.took_ms
-        if page.entries:
-            verified = page.entries[-1].head
     if page is None:
         return
-    against = f", proven by the head of size {verified.checkpoint.tree_size}" if verified else ""
-    note(f"{shown:,} of {_total(page)} events{against}; {took_ms:.1f} ms")
+    note(f"{shown:,} of {_total(page)} events, {_as_of(page)}; {took_ms:.1f} ms")
 
 
 def _count(
@@ -151,7 +137,15 @@ def _count(
             click.secho(f"  a sample of {facet.counted:,} events", dim=True)
     if page.histogram is not None:
         show_counts(page.histogram.unit, page.histogram.buckets)
-    note(f"{_total(page)} events; {page.took_ms:.1f} ms")
+    note(f"{_total(page)} events, {_as_of(page)}; {page.took_ms:.1f} ms")
+
+
+def _as_of(page: Page) -> str:
+    """The tree that the answer is of, and the head that proves its events."""
+    size = page.head.checkpoint.tree_size if page.head else None
+    if size == page.tree_size:
+        return f"proven by the head of size {size:,}"
+    return f"as of size {page.tree_size:,}; the head has size {size:,}"
 
 
 def _total(page: Page) -> str:

@@ -4,6 +4,7 @@ heads      accepting a head by a consistency proof, and the proofs that lead to 
 append     what an append or an erasure sends
 receipts   what the answer to an append must prove
 read       one entry, all entries bundle by bundle, inclusion proofs
+question   what an answer to a query must hold
 search     pages of events, pivots
 stream     following new events
 export     whole files of events

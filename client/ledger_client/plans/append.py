@@ -13,7 +13,7 @@ from ledger_client.errors import RejectedError, UnsettledError
 from ledger_client.messages import Plan, Request
 from ledger_client.plans.heads import Heads
 from ledger_client.plans.receipts import check_appended
-from ledger_client.responses import decode_answer
+from ledger_client.responses import check_same, decode_answer
 from ledger_client.results import Receipt, Rejected
 from ledger_core.api import Erase, Erased, Problem
 from ledger_core.event.commitments import (
@@ -173,14 +173,25 @@ def _wire_bytes(event: ReadEvent) -> bytes:
 
 
 def plan_erase(subject: str, *, reason: str) -> Plan[Erased]:
-    """Destroy the key, salts and values of a subject. Raises: RejectedError, MalformedError."""
+    """Destroy the key, salts and values of a subject.
+
+    Raises: RejectedError, MalformedError; VerificationError when the answer is about another one.
+    """
     request = Request(
         method="POST",
         target="/v1/private/erasures",
         content_type="application/json",
         body=msgspec.json.encode(Erase(subject=subject, reason=reason)),
     )
-    return decode_answer(request, (yield request), Erased)
+    response = yield request
+    erased = decode_answer(request, response, Erased)
+    check_same(
+        "subject of an erasure",
+        got=erased.subject,
+        want=subject,
+        evidence=lambda: {"answer.json": response.body},
+    )
+    return erased
 
 
 def _problem(error: EventError) -> Problem:

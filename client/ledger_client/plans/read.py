@@ -27,7 +27,7 @@ from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hash
 from ledger_core.tlog.note import parse_note
 from ledger_core.tlog.policy import VerifiedHead
 from ledger_core.tlog.proof import Proof, parse_proof
-from ledger_core.tlog.text import from_wire, parse_hash
+from ledger_core.tlog.text import format_base64, from_wire, parse_hash
 from ledger_core.tlog.tile import (
     LEAF_BYTES_MAX,
     TILE_WIDTH,
@@ -67,7 +67,8 @@ def read_event(reference: int | str, *, heads: Heads | None) -> Plan[Entry]:
         offered = None if answer.consistency is None else answer.consistency.proof()
         with adding_evidence(evidence):
             head = yield from heads.check_proof(proof, leaf_hash=leaf_hash(leaf), offered=offered)
-    entry = make_entry(answer.index, leaf, head=head, proof=proof)
+    with adding_evidence(evidence):
+        entry = answered_entry(answer, head=head, proof=proof)
     got = entry.index if isinstance(reference, int) else entry.event.id
     check_same("event asked for", got=got, want=reference, evidence=evidence)
     if answer.private:
@@ -119,9 +120,9 @@ def prove_inclusion(
         )
     with adding_evidence(evidence):
         head = yield from heads.check_proof(proof, leaf_hash=claimed)
-    if tree_size is not None:
-        got = head.checkpoint.tree_size
-        check_same("size of a proof's tree", got=got, want=tree_size, evidence=evidence)
+    got = head.checkpoint.tree_size
+    for want in (answer.tree_size, got if tree_size is None else tree_size):
+        check_same("size of a proof's tree", got=got, want=want, evidence=evidence)
     return Inclusion(leaf_hash=claimed, proof=proof, head=head)
 
 
@@ -250,6 +251,32 @@ def make_entry(
         proof=proof,
         because=because,
     )
+
+
+def answered_entry(
+    answer: EventAnswer,
+    *,
+    head: VerifiedHead | None,
+    proof: Proof | None,
+    because: tuple[str, ...] = (),
+) -> Entry:
+    """The entry of an answer; with `head`, the other members must say what its leaf says.
+
+    Raises: VerificationError, MalformedError.
+    """
+    leaf = answer.leaf.encode()
+    entry = make_entry(answer.index, leaf, head=head, proof=proof, because=because)
+    if head is not None:
+        want = format_base64(leaf_hash(leaf))
+        check_same("leaf hash of an event", got=answer.leaf_hash, want=want, evidence=dict)
+        check_same("received of an event", got=answer.received, want=entry.received, evidence=dict)
+        event = bytes(answer.event)
+        # Bytes that differ may still be the same JSON, as when a proxy writes it anew.
+        if not leaf.startswith(b'{"event":%b,"received":' % event) and (
+            msgspec.json.decode(event) != msgspec.json.decode(leaf)["event"]
+        ):
+            raise VerificationError(f"the event at {answer.index} is not what its leaf says")
+    return entry
 
 
 def check_reference(reference: int | str) -> int | str:

@@ -1,18 +1,26 @@
 """Searches, without I/O: pages of entries, each verified before it is returned.
 
-Each entry is proven to be in the log at its index. The service claims, without proof, that the
-entries match the query, that none is missing, and the counts. Pages are checked for their order, so
-no entry comes twice.
+Each entry is proven to be in the log at its index, and held against the question, as are the
+numbers of a page (`question`). That no event was withheld is the service's claim, without proof.
 """
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Final, Literal, get_args
 from urllib.parse import quote, urlencode
 
 from ledger_client.messages import Plan, Request
 from ledger_client.plans.heads import Heads
-from ledger_client.plans.read import check_reference, make_entry, read_event
+from ledger_client.plans.question import (
+    CURSOR_MARK,
+    PagesBefore,
+    Parameters,
+    Question,
+    ask_around,
+    ask_timeline,
+    check_numbers,
+    check_seen,
+)
+from ledger_client.plans.read import answered_entry, check_reference, read_event
 from ledger_client.responses import adding_evidence, check_same, decode_answer
 from ledger_client.results import Entry, Facet, Histogram, Page, Seen
 from ledger_core.api import FoundEvent, SearchAnswer, SeenAnswer
@@ -26,36 +34,38 @@ PAGE_BYTES_MAX: Final = 256 << 20
 """The size of a page of a thousand of the largest events, with escapes and proofs."""
 
 Order = Literal["newest", "oldest"]
-Parameters = Mapping[str, str | int | None]
-"""The parameters of a query string; one with the value None is left out."""
 
 
 def plan_page(
     path: str,
     parameters: Parameters,
     *,
+    question: Question,
     heads: Heads | None,
-    after: int | None = None,
-) -> Plan[Page]:
-    """A page of the events found; `after` is the index of the last event of the page before.
+    before: PagesBefore | None = None,
+) -> Plan[tuple[Page, PagesBefore]]:
+    """A page of the events found, and the pages so far, of which `before` are those before it.
 
-    Raises: VerificationError, MalformedError, RejectedError.
+    `parameters` has limit and order. Raises: VerificationError, MalformedError, RejectedError.
     """
     given = {name: value for name, value in parameters.items() if value is not None}
+    cursor = given.get("cursor")
+    if cursor is None:
+        before = PagesBefore()
+    else:
+        given["cursor"] = str(cursor).partition(CURSOR_MARK)[0]
     if heads is not None:
         given["proof"] = 1
     request = Request(target=f"{path}?{urlencode(given)}", answer_bytes_max=PAGE_BYTES_MAX)
     response = yield request
     answer = decode_answer(request, response, SearchAnswer)
-    _check_order(answer, after)
+    _check_order(answer, None if before is None else before.last_index)
 
     def evidence() -> dict[str, bytes]:
-        return {"answer.json": response.body}
+        return {"request.txt": request.target.encode(), "answer.json": response.body}
 
-    # A cursor has an order of its own, which the caller need not repeat.
-    if "order" in given and "cursor" not in given:
-        check_same("order of a page", got=answer.order, want=given["order"], evidence=evidence)
-    limit = given.get("limit", PAGE_EVENTS_MAX)
+    check_same("order of a page", got=answer.order, want=given["order"], evidence=evidence)
+    limit = given["limit"]
     if isinstance(limit, int) and len(answer.events) > limit:
         raise VerificationError(
             f"a page has {len(answer.events)} events, want {limit} at most", evidence=evidence()
@@ -63,13 +73,22 @@ def plan_page(
     with adding_evidence(evidence):
         entries: list[Entry] = []
         for found in answer.events:
-            entry = yield from read_found(found, heads=heads)
+            entry = yield from read_found(found, heads=heads, question=question)
             entries.append(entry)
-    return Page(
+        head = None
+        if heads is not None:
+            question.check_query(answer.query)
+            check_numbers(answer, parameters, before=before)
+            # Without an event no proof brought a head along.
+            head = heads.latest if entries else (yield from heads.checkpoint())
+    if answer.cursor is not None and question.now_unix_us is not None:
+        answer.cursor += f"{CURSOR_MARK}{question.now_unix_us}"
+    page = Page(
         entries=tuple(entries),
         query=answer.query,
         order=answer.order,
         tree_size=answer.tree_size,
+        head=head,
         total=answer.total,
         is_total_exact=answer.total_exact,
         scanned=answer.scanned,
@@ -80,22 +99,25 @@ def plan_page(
         histogram=None if answer.histogram is None else Histogram.of(answer.histogram),
         explanation=answer.explanation,
     )
+    return page, (before or PagesBefore()).and_page(answer)
 
 
-def read_found(found: FoundEvent, *, heads: Heads | None) -> Plan[Entry]:
-    """An event of an answer, verified when there are `heads`.
+def read_found(found: FoundEvent, *, heads: Heads | None, question: Question) -> Plan[Entry]:
+    """An event of an answer; with `heads` it is verified and held against the question.
 
     Raises: VerificationError, MalformedError.
     """
-    leaf = found.leaf.encode()
     if heads is None:
-        return make_entry(found.index, leaf, head=None, proof=None, because=found.because)
+        return answered_entry(found, head=None, proof=None, because=found.because)
     if found.proof is None:
         raise VerificationError(f"the event at {found.index} has no proof")
     proof = parse_proof(found.proof)
     check_same("index of a proof", got=proof.leaf_index, want=found.index, evidence=dict)
+    leaf = found.leaf.encode()
     head = yield from heads.check_proof(proof, leaf_hash=leaf_hash(leaf))
-    return make_entry(found.index, leaf, head=head, proof=proof, because=found.because)
+    entry = answered_entry(found, head=head, proof=proof, because=found.because)
+    question.check_event(found.index, leaf, because=found.because)
+    return entry
 
 
 class Search:
@@ -109,51 +131,95 @@ class Search:
         path: str,
         parameters: Parameters,
         *,
+        question: Question | Plan[Question],
         limit: int | None,
         heads: Heads | None,
+        page_events: int = PAGE_EVENTS,
     ) -> None:
         """At most `limit` entries in all. Raises: ValueError."""
         if limit is not None and limit < 0:
             raise ValueError(f"want a limit that isn't negative, got {limit}")
         self._path: Final = path
         self._parameters: Final = dict(parameters)
+        self._question = question
         self._heads: Final = heads
+        self._page_events: Final = page_events
         self._left = limit
         self._cursor: str | None = None
-        self._after: int | None = None
+        self._before = PagesBefore()
         self.is_open = limit != 0
 
     def next_page(self) -> Plan[Page]:
         """The next page, which may be empty where a bound of the service was reached."""
-        page = yield from plan_page(
+        if not isinstance(self._question, Question):
+            self._question = yield from self._question
+        left = self._page_events if self._left is None else self._left
+        page, self._before = yield from plan_page(
             self._path,
             {
                 **self._parameters,
-                "limit": PAGE_EVENTS if self._left is None else min(self._left, PAGE_EVENTS),
+                "limit": min(left, self._page_events),
                 "cursor": self._cursor,
             },
+            question=self._question,
             heads=self._heads,
-            after=self._after,
+            before=self._before,
         )
         if page.cursor is not None and page.cursor == self._cursor:
             raise MalformedError("the cursor does not go on")
         self._cursor = page.cursor
-        if page.entries:
-            self._after = page.entries[-1].index
         if self._left is not None:
             self._left -= len(page.entries)
         self.is_open = page.cursor is not None and self._left != 0
         return page
 
 
-def around_path(reference: int | str) -> str:
-    """The path of the events around an event. Raises: ValueError."""
-    return f"/v1/events/{check_reference(reference)}/around"
+def search_query(
+    question: Question,
+    *,
+    order: Order,
+    limit: int | None,
+    heads: Heads | None,
+    page_events: int = PAGE_EVENTS,
+) -> Search:
+    """The pages of a query."""
+    return Search(
+        "/v1/events",
+        {"q": question.text, "order": order},
+        question=question,
+        limit=limit,
+        heads=heads,
+        page_events=page_events,
+    )
 
 
-def timeline_path(actor: str) -> str:
-    """The path of an actor's timeline."""
-    return f"/v1/actors/{quote(actor, safe='')}/timeline"
+def search_around(
+    reference: int | str, *, minutes: int, limit: int | None, heads: Heads | None
+) -> Search:
+    """The pages of the events around an event, which is read first. Raises: ValueError."""
+
+    def ask() -> Plan[Question]:
+        entry = yield from read_event(reference, heads=heads)
+        return ask_around(entry.leaf, minutes=minutes)
+
+    return Search(
+        f"/v1/events/{check_reference(reference)}/around",
+        {"minutes": minutes, "order": "oldest"},
+        question=ask(),
+        limit=limit,
+        heads=heads,
+    )
+
+
+def search_timeline(actor: str, *, order: Order, limit: int | None, heads: Heads | None) -> Search:
+    """The pages of an actor's timeline."""
+    return Search(
+        f"/v1/actors/{quote(actor, safe='')}/timeline",
+        {"order": order},
+        question=ask_timeline(actor),
+        limit=limit,
+        heads=heads,
+    )
 
 
 def plan_seen(source: str, *, heads: Heads | None) -> Plan[Seen]:
@@ -167,6 +233,10 @@ def plan_seen(source: str, *, heads: Heads | None) -> Plan[Seen]:
     )
     response = yield request
     answer = decode_answer(request, response, SeenAnswer)
+
+    def evidence() -> dict[str, bytes]:
+        return {"request.txt": request.target.encode(), "answer.json": response.body}
+
     ends: list[Entry | None] = []
     for found in (answer.first, answer.last):
         entry = None
@@ -176,9 +246,12 @@ def plan_seen(source: str, *, heads: Heads | None) -> Plan[Seen]:
                 "event at an index",
                 got=found.leaf,
                 want=entry.leaf.decode(),
-                evidence=lambda: {"answer.json": response.body},
+                evidence=evidence,
             )
         ends.append(entry)
+    if heads is not None:
+        with adding_evidence(evidence):
+            check_seen(answer, source)
     first, last = ends
     return Seen(
         source=answer.source,

@@ -10,8 +10,9 @@ from urllib.parse import urlencode
 
 from ledger_client.messages import ANSWER_BYTES_MAX, Plan, Request
 from ledger_client.plans.heads import Heads
+from ledger_client.plans.question import Question
 from ledger_client.plans.search import read_found
-from ledger_client.responses import malformed_as
+from ledger_client.responses import adding_evidence, malformed_as
 from ledger_client.results import Entry
 from ledger_client.retry import Attempts, Environment, RetryPolicy
 from ledger_core.api import FoundEvent, decode_stream_line
@@ -39,7 +40,7 @@ class EventStream:
 
     def __init__(
         self,
-        query: str,
+        question: Question,
         *,
         start: int | None,
         heads: Heads | None,
@@ -47,7 +48,7 @@ class EventStream:
         environment: Environment,
     ) -> None:
         """Begins at the entry at `start`; None stands for the next new entry."""
-        self._query: Final = query
+        self._question: Final = question
         self._heads: Final = heads
         self._retry: Final = retry
         self._environment: Final = environment
@@ -56,7 +57,7 @@ class EventStream:
 
     def request(self) -> Request:
         """The request for the stream, at first and after each end."""
-        given: dict[str, str | int] = {"q": self._query}
+        given: dict[str, str | int] = {"q": self._question.text}
         if self._next is not None:
             given["from"] = self._next
         if self._heads is not None:
@@ -78,7 +79,8 @@ class EventStream:
             raise MalformedError(f"the stream goes back: got {position}, want {self._next} or more")
         entry = None
         if isinstance(found, FoundEvent):
-            entry = yield from read_found(found, heads=self._heads)
+            with adding_evidence(lambda: {"line.json": line}):
+                entry = yield from read_found(found, heads=self._heads, question=self._question)
         self._next = position + (entry is not None)
         return entry
 

@@ -1,10 +1,12 @@
 """The query language, and what one event says to it: pure functions, used by service and client.
 
     fields        the one table of fields: fields of the language, dimensions of the index
-    index ast           a query as a value, and back to text parser        text -> ast; the grammar,
-    and errors that name the place value_parser  the values behind a field's colon: addresses,
-    times, ids, words analyzer      leaf -> values; words, cut values, addresses as terms predicate
-    ast -> an exact test of one leaf
+    ast           a query as a value, and back to text
+    parser        text -> ast; the grammar, and errors that name the place
+    value_parser  the values behind a field's colon: addresses, times, ids, words
+    analyzer      leaf -> values; words, cut values, addresses as terms
+    predicate     ast -> an exact test of one leaf
+    pivots        the follow-up queries of an investigation
 
 How the index stores the terms is `ledger.store.index`; how a query is answered is `ledger.query`.
 """

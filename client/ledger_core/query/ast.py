@@ -1,6 +1,6 @@
 """A query as a value: conditions on an event, joined by and, or and not.
 
-`parser` reads it from text, `ledger.query.pivots` builds it, `ledger.query.plan` turns it into
+`parser` reads it from text, `pivots` builds it, `ledger.query.plan` turns it into
 reads of the index, and `predicate` into a test of one leaf. `format_query` writes it as text that
 parses to the same value. Times stay relative until `resolve` makes them absolute.
 """

@@ -3,8 +3,12 @@
 The executor uses it to decide what the index leaves open, the stream to filter new entries. It
 reads events by the rules of `analyzer` but ignores terms, cut values and overflows: where the index
 may only hint, this test is exact.
+
+Weak: how words are folded depends on Python's Unicode tables. `is_stable` tells the texts that all
+versions fold alike from those that two machines may decide otherwise.
 """
 
+import unicodedata
 from collections.abc import Callable
 from ipaddress import ip_address
 
@@ -28,6 +32,26 @@ def make_matcher(expression: Expression) -> Matcher:
         return test(index, decode_view(leaf))
 
     return matches
+
+
+def is_stable(text: str) -> bool:
+    """Whether each version of Unicode finds the same words in a text.
+
+    Folding and classes are stable for the characters of version 3.2, the oldest that Python knows.
+    """
+    return text.isascii() or all(
+        unicodedata.ucd_3_2_0.category(character) != "Cn" for character in text
+    )
+
+
+def has_words(expression: Expression) -> bool:
+    """Whether some condition is on words, which need folding."""
+    match expression:
+        case ast.And(parts) | ast.Or(parts):
+            return any(map(has_words, parts))
+        case ast.Not(part):
+            return has_words(part)
+    return isinstance(expression, ast.Words)
 
 
 def values_of(field: str, view: LeafView, *, key: str = "") -> list[str]:

@@ -15,7 +15,6 @@ from aiohttp import web
 from ledger.query.cursor import ORDERS, Order
 from ledger.query.engine import Answer
 from ledger.query.facets import UNITS, Unit
-from ledger.query.pivots import around, around_reasons, from_source, timeline, timeline_roles
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import (
@@ -42,6 +41,13 @@ from ledger_core.api import SearchAnswer, SeenAnswer
 from ledger_core.query.ast import Expression, format_query
 from ledger_core.query.fields import FACETS
 from ledger_core.query.parser import parse_query
+from ledger_core.query.pivots import (
+    around,
+    around_reasons,
+    from_source,
+    timeline,
+    timeline_roles,
+)
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.text import excerpt
 

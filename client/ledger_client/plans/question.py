@@ -1,0 +1,307 @@
+"""Holds answers against their question: are these events the ones that were asked for?
+
+Proofs show that an event is in the log. These checks show that it answers the question:
+
+* A question has no relative times: the client resolves `-24h` by its own clock before it asks, so
+  the ledger can't choose the day that it answers for. The answer must repeat this query.
+* Each event must meet the query, by the predicate that the ledger itself uses.
+* The numbers of a page must agree with each other, with its events and with the pages before.
+
+Weak: an event that was withheld is not missed, and a count is checked only as far as the events
+are at hand. A word is not held against a text with characters that are newer than Unicode 3.2,
+because another version of Python may fold them otherwise.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from ledger_core.api import FacetAnswer, HistogramAnswer, SearchAnswer, SeenAnswer
+from ledger_core.query import pivots
+from ledger_core.query.analyzer import cut, decode_view
+from ledger_core.query.ast import EVERYTHING, Expression, format_query, resolve
+from ledger_core.query.fields import FIELDS
+from ledger_core.query.parser import QueryError, parse_query
+from ledger_core.query.predicate import Matcher, has_words, is_stable, make_matcher, values_of
+from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.text import excerpt
+
+Parameters = Mapping[str, str | int | None]
+"""The parameters of a query string; one with the value None is left out."""
+
+CURSOR_MARK: Final = "~"
+"""Separates the ledger's cursor, which never holds it, from the time of the first page."""
+
+_ALWAYS_ONE: Final = frozenset({"action", "actor", "outcome"})
+"""The fields of which every event has exactly one value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A query as it is sent, and what an answer to it must hold."""
+
+    text: str
+    expression: Expression
+    matches: Matcher
+    now_unix_us: int | None = None
+    """What its relative times were resolved by; None without such times."""
+    relations: Callable[[bytes], tuple[str, ...]] | None = None
+    """Names the relations by which a pivot finds a leaf."""
+    unread: str = ""
+    """Why this client can't read the query, which the ledger may still answer."""
+
+    def check_query(self, query: str) -> None:
+        """Check the query that an answer repeats. Raises: VerificationError."""
+        if self.unread:
+            raise VerificationError(
+                f"this client can't read the query, so it can't check the answer: {self.unread}"
+            )
+        want = format_query(self.expression)
+        if query != want and is_stable(query + want):
+            raise VerificationError(
+                f"query of an answer: got {excerpt(query)}, want {excerpt(want)}"
+            )
+
+    def check_event(self, index: int, leaf: bytes, *, because: Sequence[str] = ()) -> None:
+        """Check that an event meets the query, and the relations that a pivot names.
+
+        Precondition: the leaf was parsed. Raises: VerificationError.
+        """
+        if not self.matches(index, leaf) and (
+            is_stable(leaf.decode()) or not has_words(self.expression)
+        ):
+            query = excerpt(format_query(self.expression))
+            raise VerificationError(f"the event at {index} does not meet the query {query}")
+        relations = self.relations(leaf) if self.relations else ()
+        if tuple(because) != relations:
+            raise VerificationError(
+                f"relations of the event at {index}: got {list(because)}, want {list(relations)}"
+            )
+
+
+def ask_query(text: str, *, now_unix_us: int, cursor: str | None = None) -> Question:
+    """The question of a query; its relative times count from now, or as on the cursor's page."""
+    _, mark, then = (cursor or "").partition(CURSOR_MARK)
+    if mark and then.isascii() and then.isdigit():
+        now_unix_us = int(then)
+    try:
+        expression = parse_query(text)
+    except QueryError as error:
+        # The ledger marks the place, and may know a newer language.
+        return _ask(EVERYTHING, text=text, unread=str(error))
+    resolved = resolve(expression, now_unix_us)
+    if resolved == expression:
+        return _ask(expression, text=text)
+    return _ask(resolved, text=format_query(resolved), now_unix_us=now_unix_us)
+
+
+def ask_around(leaf: bytes, *, minutes: int) -> Question:
+    """The question for the events around the event of a leaf."""
+    return _ask(
+        pivots.around(leaf, minutes=minutes), relations=partial(pivots.around_reasons, leaf)
+    )
+
+
+def ask_timeline(actor: str) -> Question:
+    """The question for the events that involve an actor."""
+    return _ask(pivots.timeline(actor), relations=partial(pivots.timeline_roles, actor))
+
+
+def _ask(
+    expression: Expression,
+    *,
+    text: str = "",
+    now_unix_us: int | None = None,
+    relations: Callable[[bytes], tuple[str, ...]] | None = None,
+    unread: str = "",
+) -> Question:
+    return Question(
+        text=text,
+        expression=expression,
+        matches=make_matcher(expression),
+        now_unix_us=now_unix_us,
+        relations=relations,
+        unread=unread,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PagesBefore:
+    """The pages of a search before one: their rows, last index, tree size, and total if exact."""
+
+    rows: int = 0
+    last_index: int | None = None
+    tree_size: int | None = None
+    total: int | None = None
+
+    def and_page(self, answer: SearchAnswer) -> "PagesBefore":
+        """These pages and the next one."""
+        return PagesBefore(
+            rows=self.rows + len(answer.events),
+            last_index=answer.events[-1].index if answer.events else self.last_index,
+            tree_size=answer.tree_size,
+            total=answer.total if answer.total_exact else self.total,
+        )
+
+
+def check_numbers(
+    answer: SearchAnswer, parameters: Parameters, *, before: PagesBefore | None
+) -> None:
+    """Hold the numbers of a page against each other, its events and the pages before.
+
+    `before` is None when the caller brought the cursor: then the number of rows so far is unknown.
+    Raises: VerificationError naming the first disagreement.
+    """
+    for fault in (*_page_faults(answer, parameters, before), *_count_faults(answer, parameters)):
+        raise VerificationError(fault)
+    leaves = [event.leaf.encode() for event in answer.events]
+    is_whole = before == PagesBefore() and answer.cursor is None and parameters["limit"] != 0
+    for facet in answer.facets:
+        found = _values_in(leaves, facet.field)
+        counts = {each.value: each.count for each in facet.values}
+        _check_counted(f"values of {facet.field}", counts, found, is_whole=is_whole)
+        if is_whole and facet.others != len(found) - len(counts):
+            raise VerificationError(
+                f"further values of {facet.field}: got {facet.others},"
+                f" want {len(found) - len(counts)}"
+            )
+    if answer.histogram is not None:
+        found = _hours_in(leaves, answer.histogram.unit)
+        counts = {each.start: each.count for each in answer.histogram.buckets}
+        _check_counted("times of the histogram", counts, found, is_whole=is_whole)
+        if is_whole and len(found) != len(counts):
+            raise VerificationError("the histogram leaves out events of its own page")
+
+
+def _page_faults(
+    answer: SearchAnswer, parameters: Parameters, before: PagesBefore | None
+) -> Iterator[str]:
+    rows, limit = len(answer.events), parameters["limit"]
+    has_next = answer.cursor is not None
+    if limit == 0 and has_next:
+        yield "a page of counts alone has a next page"
+    elif limit != 0 and not has_next and not answer.complete:
+        yield "a page that ended early has no next page"
+    elif has_next and answer.complete and rows != limit:
+        yield f"a full page has {rows} events, want {limit}"
+    if rows > answer.total:
+        yield f"a page has {rows} events, more than the total of {answer.total}"
+    if before is None:
+        return
+    if before.tree_size not in (None, answer.tree_size):
+        yield f"tree size of a page: got {answer.tree_size}, the page before has {before.tree_size}"
+    if not answer.total_exact:
+        if before.rows == 0 and not has_next and limit != 0:
+            yield "nothing is left to find, but the total is not exact"
+        return
+    if before.total not in (None, answer.total):
+        yield f"total of a page: got {answer.total}, the page before has {before.total}"
+    rows += before.rows
+    if has_next and rows >= answer.total:
+        yield f"the total is {answer.total}, but {rows} events were found and more are promised"
+    if not has_next and limit != 0 and rows != answer.total:
+        yield f"the total is {answer.total}, but {rows} events were found and none is left"
+
+
+def _count_faults(answer: SearchAnswer, parameters: Parameters) -> Iterator[str]:
+    """Disagreements of facets and histogram with the question and with the total."""
+    fields = sorted(str(parameters.get("facets") or "").split(","))
+    if (got := sorted(facet.field for facet in answer.facets)) != [f for f in fields if f]:
+        yield f"facets of a page: got {got}, want {[f for f in fields if f]}"
+    unit = parameters.get("histogram")
+    if (got_unit := answer.histogram and answer.histogram.unit) != unit:
+        yield f"histogram of a page: got {got_unit}, want {unit}"
+    for facet in answer.facets:
+        yield from facet_faults(facet, total=answer.total, is_total_exact=answer.total_exact)
+    if (histogram := answer.histogram) is not None:
+        yield from _sample_faults(
+            "histogram", histogram, total=answer.total, is_total_exact=answer.total_exact
+        )
+        if (got_sum := sum(each.count for each in histogram.buckets)) != histogram.counted:
+            yield f"sum of the histogram: got {got_sum}, want {histogram.counted}"
+        starts = [each.start for each in histogram.buckets]
+        if starts != sorted(set(starts)):
+            yield "the times of the histogram do not ascend"
+
+
+def facet_faults(facet: FacetAnswer, *, total: int, is_total_exact: bool) -> Iterator[str]:
+    """Disagreements of a facet with the total, and of its counts with each other."""
+    name = f"facet {facet.field}"
+    yield from _sample_faults(name, facet, total=total, is_total_exact=is_total_exact)
+    counts = [each.count for each in facet.values]
+    if counts != sorted(counts, reverse=True) or 0 in counts:
+        yield f"the counts of the {name} do not descend"
+    if len({each.value for each in facet.values}) != len(counts):
+        yield f"a value of the {name} stands twice"
+    most = sum(counts) + facet.others if FIELDS[facet.field].attribute else max(counts, default=0)
+    if most > facet.counted:
+        yield f"counts of the {name}: got {most} in all, want {facet.counted} at most"
+    if facet.field in _ALWAYS_ONE and not facet.others and most != facet.counted:
+        yield f"counts of the {name}: got {most} in all, want {facet.counted}"
+
+
+def _sample_faults(
+    name: str, counts: FacetAnswer | HistogramAnswer, *, total: int, is_total_exact: bool
+) -> Iterator[str]:
+    if counts.counted > total:
+        yield f"the {name} counts {counts.counted} events, more than the total of {total}"
+    if counts.exact and not (is_total_exact and counts.counted == total):
+        yield f"the {name} is exact, but counts {counts.counted} of {total} events"
+
+
+def _check_counted(
+    what: str, counts: Mapping[str, int], found: Mapping[str, int], *, is_whole: bool
+) -> None:
+    """Hold counts against those of the events at hand, which are all of them if `is_whole`."""
+    for value, count in counts.items():
+        at_hand = found.get(value, 0)
+        if count < at_hand or (is_whole and count != at_hand):
+            raise VerificationError(
+                f"{what}: got {count} of {excerpt(value)}, but the events have {at_hand}"
+            )
+
+
+def _values_in(leaves: Sequence[bytes], field: str) -> Counter[str]:
+    """How many events have each value of a field, cut as the index cuts them."""
+    values = (set(values_of(field, decode_view(leaf))) for leaf in leaves)
+    if field == "action":
+        return Counter(value for each in values for value in each)
+    return Counter(value for each in values for value in set(map(cut, each)))
+
+
+def _hours_in(leaves: Sequence[bytes], unit: str) -> Counter[str]:
+    chars, rest = (13, ":00:00Z") if unit == "hour" else (10, "T00:00:00Z")
+    return Counter(f"{decode_view(leaf).event.time[:chars]}{rest}" for leaf in leaves)
+
+
+def check_seen(answer: SeenAnswer, source: str) -> None:
+    """Hold the numbers of a source against each other, and its events against the source.
+
+    Precondition: the leaves were parsed. Raises: VerificationError naming the first disagreement.
+    """
+    question = _ask(pivots.from_source(source))
+    for found in (answer.first, answer.last):
+        if found is not None:
+            question.check_event(found.index, found.leaf.encode(), because=found.because)
+    for fault in _seen_faults(answer, source):
+        raise VerificationError(fault)
+
+
+def _seen_faults(answer: SeenAnswer, source: str) -> Iterator[str]:
+    if answer.source != source:
+        yield f"source of an answer: got {excerpt(answer.source)}, want {excerpt(source)}"
+    if answer.actions.field != "action":
+        yield f"facet of a source: got {excerpt(answer.actions.field)}, want 'action'"
+        return
+    yield from facet_faults(answer.actions, total=answer.total, is_total_exact=answer.total_exact)
+    if answer.first is None or answer.last is None:
+        if answer.first or answer.last or answer.total or not answer.total_exact:
+            yield f"the total is {answer.total}, but the first or the last event is missing"
+        return
+    first, last = answer.first.index, answer.last.index
+    if not first <= last < answer.tree_size:
+        yield f"events of a source: got {first} to {last} in a tree of size {answer.tree_size}"
+    if (first == last) != (answer.total == 1) and answer.total_exact:
+        yield f"the total is {answer.total}, but the first event is {first} and the last {last}"
