@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from bench.events import event_stream
-from ledger_core.tlog.tile import TILE_WIDTH, format_tile_path
+from ledger_core.tlog.tile import TILE_WIDTH, TileRef
 
 MakeRequest = Callable[[], bytes]
 
@@ -160,7 +160,7 @@ def gets(url: str, token: str, *, template: str, below: int, seed: int) -> MakeR
 
     def make() -> bytes:
         number = rng.randrange(below)
-        path = template.format(index=number, tile=format_tile_path(0, number, TILE_WIDTH))
+        path = template.format(index=number, tile=TileRef(0, number, TILE_WIDTH).path)
         return _head("GET", path, url, token) + b"\r\n"
 
     return make

@@ -20,13 +20,12 @@ from ledger_core.tlog.note import Signer
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.tile import (
     TILE_WIDTH,
+    TileRef,
     encode_bundle,
-    format_bundle_path,
-    format_tile_path,
     tile_rows,
 )
 from ledger_core.tlog.tree import Frontier
-from ledger_core.tlog.witness import Accepted, cosign
+from ledger_core.tlog.witness import cosign
 from tests.peers.logcheck import LogCheckError, logcheck
 from tests.witness.witnesses import SIGNERS
 
@@ -46,8 +45,8 @@ def head(tree_size: int, leaves: list[Hash] = LEAVES) -> str:
         frontier.append(leaf)
     checkpoint = Checkpoint(ORIGIN, tree_size, frontier.root())
     text = format_checkpoint(checkpoint)
-    accepted = Accepted(SignedCheckpoint(checkpoint, (SIGNER.sign(text),)))
-    return cosign(accepted, SIGNERS, time_unix_s=NOW).note
+    signed = SignedCheckpoint(checkpoint, (SIGNER.sign(text),))
+    return cosign(signed, SIGNERS, time_unix_s=NOW).note
 
 
 def write_log(folder: Path, tree_size: int) -> None:
@@ -55,14 +54,14 @@ def write_log(folder: Path, tree_size: int) -> None:
     _write(folder, "checkpoint", head(tree_size).encode())
     for start in range(0, tree_size, TILE_WIDTH):
         entries = ENTRIES[start : min(start + TILE_WIDTH, tree_size)]
-        path = format_bundle_path(start // TILE_WIDTH, len(entries))
+        path = TileRef(None, start // TILE_WIDTH, len(entries)).path
         _write(folder, path, encode_bundle(entries))
     level, row = 0, LEAVES[:tree_size]
     while row:
         above = []
         for start in range(0, len(row), TILE_WIDTH):
             hashes = row[start : start + TILE_WIDTH]
-            path = format_tile_path(level, start // TILE_WIDTH, len(hashes))
+            path = TileRef(level, start // TILE_WIDTH, len(hashes)).path
             _write(folder, path, b"".join(hashes))
             if len(hashes) == TILE_WIDTH:
                 above.append(tile_rows(b"".join(hashes))[-HASH_BYTES:])

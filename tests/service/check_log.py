@@ -11,9 +11,8 @@ from ledger_core.tlog.note import parse_note
 from ledger_core.tlog.policy import Policy, VerifiedHead
 from ledger_core.tlog.tile import (
     TILE_WIDTH,
+    TileRef,
     decode_bundle,
-    format_bundle_path,
-    format_tile_path,
     tile_rows,
     tile_width,
 )
@@ -81,7 +80,7 @@ def _level(url: str, level: int, tree_size: int) -> list[bytes]:
     hashes: list[bytes] = []
     index = 0
     while width := tile_width(level=level, index=index, tree_size=tree_size):
-        tile = _fetch(url, f"/{format_tile_path(level, index, width)}")
+        tile = _fetch(url, f"/{TileRef(level, index, width).path}")
         assert len(tile) == width * HASH_BYTES
         hashes += (tile[start : start + HASH_BYTES] for start in range(0, len(tile), HASH_BYTES))
         index += 1
@@ -105,7 +104,7 @@ def _leaves(url: str, token: str, tree_size: int) -> list[bytes]:
     leaves: list[bytes] = []
     for index in range(-(-tree_size // TILE_WIDTH)):
         width = tile_width(level=0, index=index, tree_size=tree_size)
-        bundle = _fetch(url, f"/{format_bundle_path(index, width)}", token)
+        bundle = _fetch(url, f"/{TileRef(None, index, width).path}", token)
         leaves += decode_bundle(bundle)
     return leaves
 

@@ -5,13 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_core.tlog.errors import MalformedError, VerificationError
-from ledger_core.tlog.keys import ED25519_COSIGNATURE, SignerKey
+from ledger_core.tlog.keys import ED25519, ED25519_COSIGNATURE, SignerKey
 from ledger_core.tlog.note import (
     NOTE_BYTES_MAX,
     SIGNATURE_BYTES_MAX,
     SIGNATURES_MAX,
     TEXT_BYTES_MAX,
     Note,
+    NoteVerifier,
     Signature,
     Signer,
     Verifier,
@@ -121,18 +122,18 @@ def test_a_verifier_refuses_the_signature_of_another_key() -> None:
 
 
 def test_two_keys_may_not_share_name_and_id() -> None:
-    class Impostor:
+    class Impostor(NoteVerifier):
         """A key of another party, ground until its id was that of the log."""
 
+        ALGORITHMS = (ED25519,)
         name, key_id = LOG.verifier.name, LOG.verifier.key_id
-        algorithm, public_key, key = 1, OTHER.verifier.public_key, OTHER.verifier.key
 
         def check(self, text: str, signature: Signature) -> None:
             raise AssertionError
 
     assert len(known_keys([LOG.verifier, LOG.verifier])) == 1
     with pytest.raises(ValueError, match="share their name and their id"):
-        known_keys([LOG.verifier, Impostor()])
+        known_keys([LOG.verifier, Impostor(OTHER.verifier.key)])
 
 
 def test_a_signer_is_read_back_and_shows_no_key() -> None:

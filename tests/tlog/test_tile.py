@@ -15,8 +15,6 @@ from ledger_core.tlog.tile import (
     authenticate_tiles,
     decode_bundle,
     encode_bundle,
-    format_bundle_path,
-    format_tile_path,
     locate,
     node_hash_in_tile,
     parse_tile_path,
@@ -31,10 +29,10 @@ from tests.tlog.logs import Log
 
 
 def test_paths_are_those_of_the_specification() -> None:
-    assert format_tile_path(0, 1234067, 256) == "tile/0/x001/x234/067"
-    assert format_tile_path(1, 0, 17) == "tile/1/000.p/17"
-    assert format_bundle_path(273, 112) == "tile/entries/273.p/112"
-    assert format_bundle_path(1000, 256) == "tile/entries/x001/000"
+    assert TileRef(0, 1234067, 256).path == "tile/0/x001/x234/067"
+    assert TileRef(1, 0, 17).path == "tile/1/000.p/17"
+    assert TileRef(None, 273, 112).path == "tile/entries/273.p/112"
+    assert TileRef(None, 1000, 256).path == "tile/entries/x001/000"
 
 
 refs = st.builds(
@@ -52,7 +50,7 @@ def test_every_path_of_a_tile_is_read_back(ref: TileRef) -> None:
 )
 def test_a_tile_that_has_no_path_is_refused(level: int, index: int, width: int) -> None:
     with pytest.raises(ValueError, match="tile"):
-        format_tile_path(level, index, width)
+        _ = TileRef(level, index, width).path
 
 
 def test_the_widths_are_those_of_the_specification() -> None:

@@ -19,10 +19,8 @@ from ledger_core.tlog.witness import (
     ANSWER_BYTES_MAX,
     BODY_BYTES_MAX,
     PROOF_HASHES_MAX,
-    Accepted,
     AddCheckpoint,
     Authentic,
-    Decision,
     Refused,
     advance,
     authenticate,
@@ -69,7 +67,7 @@ def note(
 
 def cosigned(tree_size: int, tree: Oracle = TREE) -> SignedCheckpoint:
     signed = note(Checkpoint(ORIGIN, tree_size, tree.root(tree_size)), LOG)
-    return cosign(Accepted(signed), WITNESS[:1], time_unix_s=NOW)
+    return cosign(signed, WITNESS[:1], time_unix_s=NOW)
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def status_by_the_letter(ask: Ask, *, is_known_log: bool, known: tuple[int, byte
 
 def decide(
     request: AddCheckpoint, *, log: Sequence[NoteVerifier] | None, known: SignedCheckpoint | None
-) -> Decision:
+) -> SignedCheckpoint | Refused:
     """Both halves of a decision, as `advance` runs them."""
     asked = authenticate(request, log=log)
     return asked if isinstance(asked, Refused) else compare(asked, known=known)
@@ -177,10 +175,9 @@ class DecidingMachine(RuleBasedStateMachine):
             assert decision.known_size == (known_size if want == 409 else None)
             return
         assert want == 200
-        signed = decision.signed
-        assert signed.head.tree_size >= known_size
-        text = signed.as_note().text
-        assert set(signed.signatures) <= {signer.sign(text) for signer in (LOG, LATER_LOG)}
+        assert decision.head.tree_size >= known_size
+        text = decision.as_note().text
+        assert set(decision.signatures) <= {signer.sign(text) for signer in (LOG, LATER_LOG)}
         self.known = cosign(decision, WITNESS[:1], time_unix_s=NOW)
 
 
@@ -279,8 +276,8 @@ def test_a_request_that_no_line_could_say_is_a_mistake_of_the_caller() -> None:
             AddCheckpoint(old_size, proof, signed)
 
 
-def accepted(decision: Decision) -> Accepted:
-    assert isinstance(decision, Accepted), decision
+def accepted(decision: SignedCheckpoint | Refused) -> SignedCheckpoint:
+    assert isinstance(decision, SignedCheckpoint), decision
     return decision
 
 

@@ -12,7 +12,7 @@ from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoin
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.keys import MLDSA44_COSIGNATURE
-from ledger_core.tlog.witness import Accepted, Refused, cosign
+from ledger_core.tlog.witness import Refused, cosign
 from tests.witness.logs import Log
 from tests.witness.witnesses import SIGNERS
 
@@ -24,8 +24,8 @@ MAP_BYTES = 1 << 20
 
 
 def head(tree_size: int, *, log: Log = LOG, time_unix_s: int = NOW) -> SignedCheckpoint:
-    accepted = Accepted(parse_signed_checkpoint(log.note(tree_size)))
-    return cosign(accepted, SIGNERS[:1], time_unix_s=time_unix_s)
+    signed = parse_signed_checkpoint(log.note(tree_size))
+    return cosign(signed, SIGNERS[:1], time_unix_s=time_unix_s)
 
 
 def put(made: SignedCheckpoint) -> Update:

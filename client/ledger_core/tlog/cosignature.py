@@ -43,14 +43,13 @@ from ledger_core.tlog.keys import (
     VerifierKey,
 )
 from ledger_core.tlog.note import (
+    NoteSigner,
     NoteVerifier,
     Signature,
     Verifier,
-    check_algorithm,
     check_note_text,
     check_signed_by,
 )
-from ledger_core.tlog.text import from_wire
 
 TIME_MAX = SIZE_MAX
 
@@ -62,17 +61,7 @@ _SUBTREE_LABEL = b"subtree/v1\n\x00"
 class CosignatureVerifier(NoteVerifier):
     """A public key for cosignatures, type 0x04 or 0x06."""
 
-    key: VerifierKey
-
-    def __post_init__(self) -> None:
-        """Raises: ValueError for a key of another type."""
-        check_algorithm(self.key, ED25519_COSIGNATURE, MLDSA44_COSIGNATURE)
-
-    @classmethod
-    def parse(cls, vkey: str) -> Self:
-        """Parse a vkey. Raises: MalformedError."""
-        with from_wire():
-            return cls(VerifierKey.parse(vkey))
+    ALGORITHMS = (ED25519_COSIGNATURE, MLDSA44_COSIGNATURE)
 
     def check(self, text: str, signature: Signature) -> int:
         """Check a cosignature of a checkpoint, given as the text of its note; returns its time.
@@ -87,29 +76,15 @@ class CosignatureVerifier(NoteVerifier):
 
 
 @dataclass(frozen=True, slots=True)
-class CosignatureSigner:
+class CosignatureSigner(NoteSigner):
     """A private key for cosignatures, type 0x04 or 0x06."""
 
-    key: SignerKey
-
-    def __post_init__(self) -> None:
-        """Raises: ValueError for a key of another type."""
-        check_algorithm(self.key.verifier_key, ED25519_COSIGNATURE, MLDSA44_COSIGNATURE)
+    ALGORITHMS = CosignatureVerifier.ALGORITHMS
 
     @classmethod
     def generate(cls, name: str, *, algorithm: int, seed: bytes) -> Self:
         """Make a key from 32 random bytes that the caller drew. Raises: ValueError."""
         return cls(SignerKey(name, algorithm=algorithm, seed=seed))
-
-    @classmethod
-    def parse(cls, skey: str) -> Self:
-        """Parse the text of `encode`. Raises: MalformedError, whose message omits that text."""
-        with from_wire():
-            return cls(SignerKey.parse(skey))
-
-    def encode(self) -> str:
-        """The text of the private key. It is secret."""
-        return self.key.encode()
 
     @property
     def verifier(self) -> CosignatureVerifier:
@@ -155,12 +130,13 @@ def cosigned_message(key: VerifierKey, text: str, *, time_unix_s: int) -> bytes:
     checkpoint = parse_checkpoint(text)
     if key.algorithm == ED25519_COSIGNATURE:
         return f"cosignature/v1\ntime {time_unix_s}\n{text}".encode()
+    name, origin = key.name.encode(), checkpoint.origin.encode()
     return b"".join(
         (
             _SUBTREE_LABEL,
-            _length_prefixed(key.name),
+            bytes([len(name)]) + name,
             time_unix_s.to_bytes(_NUMBER_BYTES),
-            _length_prefixed(checkpoint.origin),
+            bytes([len(origin)]) + origin,
             (0).to_bytes(_NUMBER_BYTES),
             checkpoint.tree_size.to_bytes(_NUMBER_BYTES),
             checkpoint.root_hash,
@@ -185,8 +161,3 @@ def self_test() -> None:
             raise UnavailableError(
                 f"the cryptographic library does not verify what it signs: {error}"
             ) from error
-
-
-def _length_prefixed(text: str) -> bytes:
-    data = text.encode()
-    return bytes([len(data)]) + data

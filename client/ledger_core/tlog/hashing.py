@@ -12,6 +12,7 @@ Example: the root over the leaves `a` and `b` is `node_hash(leaf_hash(b"a"), lea
 Source: RFC 6962 §2.1.
 """
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import TypeAlias
 
@@ -37,3 +38,11 @@ def leaf_hash(leaf: bytes) -> Hash:
 def node_hash(left: Hash, right: Hash) -> Hash:
     """The hash of an inner node over its two subtrees. Source: RFC 6962 §2.1."""
     return sha256(NODE_PREFIX + left + right).digest()
+
+
+def check_hashes(hashes: Sequence[Hash], count_max: int) -> None:
+    """Raise ValueError unless these are hashes, and no more than a proof of their kind has."""
+    if len(hashes) > count_max:
+        raise ValueError(f"a proof of this kind has at most {count_max} hashes, got {len(hashes)}")
+    if any(len(node) != HASH_BYTES for node in hashes):
+        raise ValueError(f"a hash has {HASH_BYTES} bytes")

@@ -55,8 +55,9 @@ KEY_TEXT_CHARS_MAX = 4096
 """An ML-DSA-44 public key takes 1,752 characters."""
 
 SEED_BYTES = 32
-ED25519_KEY_BYTES = 32
-MLDSA44_KEY_BYTES = 1312
+
+PUBLIC_KEY_BYTES = {ED25519: 32, ED25519_COSIGNATURE: 32, MLDSA44_COSIGNATURE: 1312}
+"""The length of a public key, by signature type."""
 
 SIGNATURE_BYTES = {ED25519: 64, ED25519_COSIGNATURE: 64, MLDSA44_COSIGNATURE: 2420}
 """The length of a signature, by signature type."""
@@ -192,43 +193,37 @@ def _format(name: str, key_id: int, algorithm: int, material: bytes) -> str:
 
 
 def _load_public(algorithm: int, public_key: bytes) -> _PublicKey:
-    if algorithm in (ED25519, ED25519_COSIGNATURE):
-        _check_length(public_key, ED25519_KEY_BYTES)
-        # Anybody can sign under a point of small order, and a point with a second encoding would
-        # count as two keys.
-        if not crypto_core_ed25519_is_valid_point(public_key):
-            raise ValueError(
-                "the ed25519 public key is not a point, not its canonical encoding, or a point of "
-                f"small order: {public_key.hex()}"
-            )
-        return VerifyKey(public_key)
+    want = PUBLIC_KEY_BYTES.get(algorithm)
+    if want is None:
+        raise ValueError(f"unknown signature type {algorithm:#04x}")
+    if len(public_key) != want:
+        raise ValueError(f"a public key of this type has {want} bytes, got {len(public_key)}")
     if algorithm == MLDSA44_COSIGNATURE:
-        _check_length(public_key, MLDSA44_KEY_BYTES)
         with _mldsa44() as mldsa:
             key: MLDSA44PublicKey = mldsa.MLDSA44PublicKey.from_public_bytes(public_key)
             return key
-    raise ValueError(f"unknown signature type {algorithm:#04x}")
+    # Anybody can sign under a point of small order, and a point with a second encoding would count
+    # as two keys.
+    if not crypto_core_ed25519_is_valid_point(public_key):
+        raise ValueError(
+            "the ed25519 public key is not a point, not its canonical encoding, or a point of "
+            f"small order: {public_key.hex()}"
+        )
+    return VerifyKey(public_key)
 
 
 def _load_private(algorithm: int, seed: bytes) -> _PrivateKey:
-    if algorithm in (ED25519, ED25519_COSIGNATURE):
+    if algorithm != MLDSA44_COSIGNATURE:
         return SigningKey(seed)
-    if algorithm == MLDSA44_COSIGNATURE:
-        with _mldsa44() as mldsa:
-            key: MLDSA44PrivateKey = mldsa.MLDSA44PrivateKey.from_seed_bytes(seed)
-            return key
-    raise ValueError(f"unknown signature type {algorithm:#04x}")
+    with _mldsa44() as mldsa:
+        key: MLDSA44PrivateKey = mldsa.MLDSA44PrivateKey.from_seed_bytes(seed)
+        return key
 
 
 def _public_bytes(key: _PrivateKey) -> bytes:
     if isinstance(key, SigningKey):
         return bytes(key.verify_key)
     return key.public_key().public_bytes_raw()
-
-
-def _check_length(public_key: bytes, want: int) -> None:
-    if len(public_key) != want:
-        raise ValueError(f"a public key of this type has {want} bytes, got {len(public_key)}")
 
 
 def _is_valid(key: _PublicKey, message: bytes, signature: bytes) -> bool:

@@ -19,9 +19,10 @@ Source: c2sp.org/signed-note.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import ClassVar, Self
 
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.keys import ED25519, SignerKey, VerifierKey, check_key_name
@@ -102,11 +103,7 @@ def parse_note(data: bytes | str) -> Note:
         raise MalformedError("a note has an empty line between its text and its signatures")
     if not lines.endswith("\n"):
         raise MalformedError("a note ends with a signature line and a newline")
-    signature_lines = lines[:-1].split("\n")
-    if len(signature_lines) > SIGNATURES_MAX:
-        raise MalformedError(
-            f"a note has at most {SIGNATURES_MAX} signatures, got {len(signature_lines)}"
-        )
+    signature_lines = lines[:-1].split("\n")[: SIGNATURES_MAX + 1]  # One too many is refused.
     with from_wire():
         return Note(text + "\n", tuple(map(parse_signature_line, signature_lines)))
 
@@ -133,10 +130,22 @@ def format_signature_line(signature: Signature) -> str:
     return f"{_DASH}{signature.name} {format_base64(data)}"
 
 
-class NoteVerifier(Protocol):
+@dataclass(frozen=True, slots=True)
+class NoteVerifier(ABC):
     """A public key that checks signatures over the texts of notes. `str()` of it is its vkey."""
 
     key: VerifierKey
+    ALGORITHMS: ClassVar[tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError for a key of another type."""
+        check_algorithm(self.key, *self.ALGORITHMS)
+
+    @classmethod
+    def parse(cls, vkey: str) -> Self:
+        """Parse a vkey. Raises: MalformedError."""
+        with from_wire():
+            return cls(VerifierKey.parse(vkey))
 
     @property
     def name(self) -> str:
@@ -161,6 +170,7 @@ class NoteVerifier(Protocol):
     def __str__(self) -> str:
         return str(self.key)
 
+    @abstractmethod
     def check(self, text: str, signature: Signature) -> object:
         """Check a signature over the text of a note. Raises: VerificationError."""
 
@@ -202,17 +212,7 @@ def verify_note(note: Note, verifiers: Iterable[NoteVerifier]) -> tuple[Signatur
 class Verifier(NoteVerifier):
     """A public key for signatures over the text of a note, type 0x01."""
 
-    key: VerifierKey
-
-    def __post_init__(self) -> None:
-        """Raises: ValueError for a key of another type."""
-        check_algorithm(self.key, ED25519)
-
-    @classmethod
-    def parse(cls, vkey: str) -> Self:
-        """Parse a vkey. Raises: MalformedError."""
-        with from_wire():
-            return cls(VerifierKey.parse(vkey))
+    ALGORITHMS = (ED25519,)
 
     def check(self, text: str, signature: Signature) -> None:
         """Check a signature over the text of a note. Raises: VerificationError."""
@@ -221,19 +221,15 @@ class Verifier(NoteVerifier):
 
 
 @dataclass(frozen=True, slots=True)
-class Signer:
-    """A private key for signatures over the text of a note, type 0x01."""
+class NoteSigner:
+    """A private key that signs the texts of notes."""
 
     key: SignerKey
+    ALGORITHMS: ClassVar[tuple[int, ...]]
 
     def __post_init__(self) -> None:
         """Raises: ValueError for a key of another type."""
-        check_algorithm(self.key.verifier_key, ED25519)
-
-    @classmethod
-    def generate(cls, name: str, *, seed: bytes) -> Self:
-        """Make a key from 32 random bytes that the caller drew. Raises: ValueError."""
-        return cls(SignerKey(name, algorithm=ED25519, seed=seed))
+        check_algorithm(self.key.verifier_key, *self.ALGORITHMS)
 
     @classmethod
     def parse(cls, skey: str) -> Self:
@@ -244,6 +240,18 @@ class Signer:
     def encode(self) -> str:
         """The text of the private key. It is secret."""
         return self.key.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Signer(NoteSigner):
+    """A private key for signatures over the text of a note, type 0x01."""
+
+    ALGORITHMS = (ED25519,)
+
+    @classmethod
+    def generate(cls, name: str, *, seed: bytes) -> Self:
+        """Make a key from 32 random bytes that the caller drew. Raises: ValueError."""
+        return cls(SignerKey(name, algorithm=ED25519, seed=seed))
 
     @property
     def verifier(self) -> Verifier:

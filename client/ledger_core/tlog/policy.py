@@ -157,18 +157,12 @@ class Policy:
 
     def _log_keys(
         self, checkpoint: Checkpoint, verified: Sequence[Signature]
-    ) -> tuple[Verifier | CosignatureVerifier, ...]:
+    ) -> list[NoteVerifier]:
         """The keys by which the log of this origin signed."""
-        by_id = {
-            log.verifier.key_id: log.verifier
-            for log in self.logs
-            if log.verifier.name == checkpoint.origin
-        }
-        keys = tuple(
-            by_id[signature.key_id]
-            for signature in verified
-            if signature.name == checkpoint.origin and signature.key_id in by_id
-        )
+        origin = checkpoint.origin
+        known = known_keys(log.verifier for log in self.logs if log.verifier.name == origin)
+        names = ((signature.name, signature.key_id) for signature in verified)
+        keys = [known[name] for name in names if name in known]
         if not keys:
             raise VerificationError(f"the log {checkpoint.origin} did not sign its checkpoint")
         if checkpoint.extensions and all(key.algorithm == MLDSA44_COSIGNATURE for key in keys):

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, VerificationError
-from ledger_core.tlog.hashing import HASH_BYTES, SIZE_MAX, Hash
+from ledger_core.tlog.hashing import SIZE_MAX, Hash, check_hashes
 from ledger_core.tlog.note import NOTE_BYTES_MAX
 from ledger_core.tlog.policy import Policy, VerifiedHead
 from ledger_core.tlog.text import (
@@ -60,10 +60,7 @@ _RANGE_HEADER = "witnessed-ledger/range-proof@v1"
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A claim that a leaf is in a log, for `check_proof` to verify.
-
-    `checkpoint` is the whole signed note.
-    """
+    """A claim that a leaf is in a log; `checkpoint` is the whole signed note."""
 
     leaf_index: int
     hashes: tuple[Hash, ...]
@@ -72,7 +69,7 @@ class Proof:
 
     def __post_init__(self) -> None:
         """Raises: ValueError for values that no proof can have."""
-        _check_hashes(self.hashes, INCLUSION_HASHES_MAX)
+        check_hashes(self.hashes, INCLUSION_HASHES_MAX)
         if not 0 <= self.leaf_index < SIZE_MAX:
             raise ValueError(f"not the index of a leaf: {self.leaf_index}")
         if self.extra is not None and not 1 <= len(self.extra) <= EXTRA_BYTES_MAX:
@@ -81,10 +78,7 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class RangeProof:
-    """A claim that the leaves [start, end) are in a log, for `check_range_proof` to verify.
-
-    `checkpoint` is the whole signed note.
-    """
+    """A claim that the leaves [start, end) are in a log; `checkpoint` is the whole signed note."""
 
     start: int
     end: int
@@ -93,7 +87,7 @@ class RangeProof:
 
     def __post_init__(self) -> None:
         """Raises: ValueError for values that no range proof can have."""
-        _check_hashes(self.hashes, RANGE_HASHES_MAX)
+        check_hashes(self.hashes, RANGE_HASHES_MAX)
         if not 0 <= self.start < self.end <= SIZE_MAX:
             raise ValueError(f"not a range of leaves: [{self.start}, {self.end})")
 
@@ -126,6 +120,12 @@ def check_proof(proof: Proof, *, leaf_hash: Hash, policy: Policy) -> VerifiedHea
     a signed checkpoint. Source: c2sp.org/tlog-proof, "Verifying a tlog proof".
     """
     head = policy.check(proof.checkpoint)
+    check_leaf(proof, leaf_hash, head)
+    return head
+
+
+def check_leaf(proof: Proof, leaf_hash: Hash, head: VerifiedHead) -> None:
+    """Check that a leaf is in the tree of a verified head. Raises: as `check_proof`."""
     try:
         check_inclusion(
             leaf_hash=leaf_hash,
@@ -137,14 +137,10 @@ def check_proof(proof: Proof, *, leaf_hash: Hash, policy: Policy) -> VerifiedHea
     except VerificationError as error:
         evidence = {"proof": format_proof(proof).encode()}
         raise VerificationError(str(error), evidence=evidence) from error
-    return head
 
 
 def parse_range_proof(data: bytes | str) -> RangeProof:
-    """Parse a range proof; `format_range_proof` gives the same text back.
-
-    Raises: MalformedError.
-    """
+    """Parse a range proof; `format_range_proof` gives the same text. Raises: MalformedError."""
     lines, checkpoint = _split(data, _RANGE_HEADER)
     (start, end), hashes = _parse_lines(lines, keyword="range", numbers=2)
     with from_wire():
@@ -166,10 +162,16 @@ def check_range_proof(
     proof as evidence when it is false, and also when it is for another number of leaves;
     MalformedError when the checkpoint is not a signed checkpoint.
     """
+    head = policy.check(proof.checkpoint)
+    check_leaves(proof, leaf_hashes, head)
+    return head
+
+
+def check_leaves(proof: RangeProof, leaf_hashes: Sequence[Hash], head: VerifiedHead) -> None:
+    """Check that leaves are in the tree of a verified head. Raises: as `check_range_proof`."""
     count = proof.end - proof.start
     if len(leaf_hashes) != count:
         raise VerificationError(f"the proof is of {count} leaves, not of {len(leaf_hashes)}")
-    head = policy.check(proof.checkpoint)
     try:
         check_range(
             leaf_hashes=leaf_hashes,
@@ -181,7 +183,6 @@ def check_range_proof(
     except VerificationError as error:
         evidence = {"proof": format_range_proof(proof).encode()}
         raise VerificationError(str(error), evidence=evidence) from error
-    return head
 
 
 def _split(data: bytes | str, header: str) -> tuple[list[str], str]:
@@ -205,17 +206,9 @@ def _parse_lines(
     words = lines[0].split(" ") if lines else [""]
     if words[0] != keyword or len(words) != 1 + numbers:
         raise MalformedError(f"want a line of {keyword} and {numbers} numbers")
-    if len(lines) - 1 > RANGE_HASHES_MAX:
-        raise MalformedError(f"a proof has at most {RANGE_HASHES_MAX} hashes, got {len(lines) - 1}")
-    return [parse_size(word) for word in words[1:]], tuple(map(parse_hash, lines[1:]))
+    hashes = lines[1 : RANGE_HASHES_MAX + 2]  # One too many is refused.
+    return [parse_size(word) for word in words[1:]], tuple(map(parse_hash, hashes))
 
 
 def _join(lines: Sequence[str], hashes: Sequence[Hash], checkpoint: str) -> str:
     return "\n".join((*lines, *map(format_base64, hashes), "", checkpoint))
-
-
-def _check_hashes(hashes: Sequence[Hash], count_max: int) -> None:
-    if len(hashes) > count_max:
-        raise ValueError(f"a proof of this kind has at most {count_max} hashes, got {len(hashes)}")
-    if any(len(node) != HASH_BYTES for node in hashes):
-        raise ValueError(f"a hash has {HASH_BYTES} bytes")

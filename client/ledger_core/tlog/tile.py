@@ -72,28 +72,26 @@ class TileRef(NamedTuple):
 
     @property
     def path(self) -> str:
-        """`tile/0/x001/x234/067.p/12`, or `tile/entries/…`."""
-        if self.level is None:
-            return format_bundle_path(self.index, self.width)
-        return format_tile_path(self.level, self.index, self.width)
-
-
-def format_tile_path(level: int, index: int, width: int) -> str:
-    """`tile/<L>/<N>[.p/<W>]`. Precondition: 1 <= width <= 256. Raises: ValueError."""
-    if not 0 <= level <= LEVEL_MAX:
-        raise ValueError(f"not a tile level: {level}")
-    return f"tile/{level}/{_format_place(index, width)}"
-
-
-def format_bundle_path(index: int, width: int) -> str:
-    """`tile/entries/<N>[.p/<W>]`. Precondition: 1 <= width <= 256. Raises: ValueError."""
-    return f"tile/entries/{_format_place(index, width)}"
+        """`tile/0/x001/x234/067.p/12`, or `tile/entries/…`. Raises: ValueError for no such tile."""
+        if self.level is not None and not 0 <= self.level <= LEVEL_MAX:
+            raise ValueError(f"not a tile level: {self.level}")
+        if self.index < 0:
+            raise ValueError(f"not a tile index: {self.index}")
+        if not 1 <= self.width <= TILE_WIDTH:
+            raise ValueError(f"a tile is 1 to {TILE_WIDTH} wide, got {self.width}")
+        index, last = divmod(self.index, 1000)
+        place = f"{last:03}"
+        while index:
+            index, group = divmod(index, 1000)
+            place = f"x{group:03}/{place}"
+        partial = "" if self.width == TILE_WIDTH else f".p/{self.width}"
+        return f"tile/{'entries' if self.level is None else self.level}/{place}{partial}"
 
 
 def parse_tile_path(path: str) -> TileRef:
     """Parse the path of a tile or a bundle.
 
-    Raises: MalformedError for another spelling than the one `format_tile_path` gives, and for a
+    Raises: MalformedError for another spelling than the one `TileRef.path` gives, and for a
     tile that no tree of a size below 2^63 has.
     """
     match = _PATH.fullmatch(path) if len(path) <= PATH_CHARS_MAX else None
@@ -275,19 +273,6 @@ def authenticate_tiles(
             raise VerificationError(f"{ref.path} is not a tile of the tree of size {tree_size}")
         known[coord] = rows
     return hashes
-
-
-def _format_place(index: int, width: int) -> str:
-    if index < 0:
-        raise ValueError(f"not a tile index: {index}")
-    if not 1 <= width <= TILE_WIDTH:
-        raise ValueError(f"a tile is 1 to {TILE_WIDTH} wide, got {width}")
-    index, last = divmod(index, 1000)
-    place = f"{last:03}"
-    while index:
-        index, group = divmod(index, 1000)
-        place = f"x{group:03}/{place}"
-    return place if width == TILE_WIDTH else f"{place}.p/{width}"
 
 
 def _rows(leaves: bytes) -> list[bytes]:

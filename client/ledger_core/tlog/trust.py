@@ -26,9 +26,9 @@ from typing import Final
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import Policy, VerifiedHead
-from ledger_core.tlog.proof import Proof, RangeProof
+from ledger_core.tlog.proof import Proof, RangeProof, check_leaf, check_leaves
 from ledger_core.tlog.text import decode_text, format_base64
-from ledger_core.tlog.verify import check_consistency, check_inclusion, check_range
+from ledger_core.tlog.verify import check_consistency
 
 HEADS_KEPT_MAX = 64
 """Accepted heads kept for rules 3 and 5; one that was forgotten is proven again."""
@@ -114,58 +114,39 @@ class TrustedLog:
         if latest is None:
             self._remember(head, is_latest=True)
             return True
-        if 0 in (size, latest.checkpoint.tree_size):
+        latest_size = latest.checkpoint.tree_size
+        if 0 in (size, latest_size):
             # Every tree begins with the empty one, and its root is the format's.
-            old_size, new_size = sorted((size, latest.checkpoint.tree_size))
-            proof = ConsistencyProof(old_size=old_size, new_size=new_size, hashes=())
-        is_newer = size > latest.checkpoint.tree_size
+            proof = ConsistencyProof(old_size=0, new_size=max(size, latest_size), hashes=())
         if proof is None:
             return False
-        if is_newer:
-            if (proof.old_size, proof.new_size) != (latest.checkpoint.tree_size, size):
-                return False
-            check_consistent(latest, head, proof, offered=head)
-        else:
-            newer = self._heads.get(proof.new_size)
-            if proof.old_size != size or proof.new_size <= size or newer is None:
-                return False
-            check_consistent(head, newer, proof, offered=head)
+        is_newer = size > latest_size
+        old, new = (latest, head) if is_newer else (head, self._heads.get(proof.new_size))
+        if new is None or new.checkpoint.tree_size <= old.checkpoint.tree_size:
+            return False
+        if (proof.old_size, proof.new_size) != (old.checkpoint.tree_size, new.checkpoint.tree_size):
+            return False
+        check_consistent(old, new, proof, offered=head)
         self._remember(head, is_latest=is_newer)
         return True
 
     def check_proof(self, proof: Proof, *, leaf_hash: Hash) -> VerifiedHead:
         """The accepted head in whose tree the leaf is at `proof.leaf_index` (rule 6).
 
-        Precondition: the head of the proof was accepted. Raises: VerificationError.
+        Precondition: the head of the proof was accepted. Raises: VerificationError with the proof.
         """
         head = self._accepted(proof.checkpoint)
-        check_inclusion(
-            leaf_hash=leaf_hash,
-            leaf_index=proof.leaf_index,
-            tree_size=head.checkpoint.tree_size,
-            proof=proof.hashes,
-            root_hash=head.checkpoint.root_hash,
-        )
+        check_leaf(proof, leaf_hash, head)
         return head
 
     def check_range_proof(self, proof: RangeProof, *, leaf_hashes: Sequence[Hash]) -> VerifiedHead:
         """The accepted head in whose tree the leaves are at [proof.start, proof.end) (rule 6).
 
         Precondition: the head of the proof was accepted. Cost: one hash a leaf.
-        Raises: VerificationError, also for another number of leaves than the proof's range.
+        Raises: VerificationError with the proof; also for another number of leaves than its range.
         """
         head = self._accepted(proof.checkpoint)
-        if proof.end - proof.start != len(leaf_hashes):
-            raise VerificationError(
-                f"a range proof for {len(leaf_hashes)} leaves is over [{proof.start}, {proof.end})"
-            )
-        check_range(
-            leaf_hashes=leaf_hashes,
-            start=proof.start,
-            tree_size=head.checkpoint.tree_size,
-            proof=proof.hashes,
-            root_hash=head.checkpoint.root_hash,
-        )
+        check_leaves(proof, leaf_hashes, head)
         return head
 
     def _accepted(self, note: str) -> VerifiedHead:

@@ -33,12 +33,11 @@ Source: c2sp.org/tlog-witness.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, cosigned_at_unix_s
 from ledger_core.tlog.errors import MalformedError, VerificationError
-from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, SIZE_MAX, Hash
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, SIZE_MAX, Hash, check_hashes
 from ledger_core.tlog.keys import MLDSA44_COSIGNATURE
 from ledger_core.tlog.note import (
     NoteVerifier,
@@ -75,12 +74,7 @@ class AddCheckpoint:
         """Raises: ValueError for values that no request can have."""
         if not 0 <= self.old_size <= SIZE_MAX:
             raise ValueError(f"a tree size is below 2^63 and not negative: {self.old_size}")
-        if len(self.proof) > PROOF_HASHES_MAX:
-            raise ValueError(
-                f"a consistency proof has at most {PROOF_HASHES_MAX} hashes, got {len(self.proof)}"
-            )
-        if any(len(hash_) != HASH_BYTES for hash_ in self.proof):
-            raise ValueError(f"a hash has {HASH_BYTES} bytes")
+        check_hashes(self.proof, PROOF_HASHES_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +86,6 @@ class Authentic:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """A checkpoint to cosign: it extends what was cosigned before.
-
-    `signed` has the verified signatures of the log alone.
-    """
-
-    signed: SignedCheckpoint
-
-
-@dataclass(frozen=True, slots=True)
 class Refused:
     """A refusal: a status of HTTP, and the reason."""
 
@@ -109,9 +93,6 @@ class Refused:
     reason: str
     known_size: int | None = None
     """With 409: the size of the head that was cosigned last."""
-
-
-Decision: TypeAlias = Accepted | Refused
 
 
 def parse_add_checkpoint(body: bytes) -> AddCheckpoint:
@@ -128,14 +109,10 @@ def parse_add_checkpoint(body: bytes) -> AddCheckpoint:
     old, *hashes = head.split("\n")
     if not old.startswith(_OLD):
         raise MalformedError(f"the first line of a request is `{_OLD}<size>`")
-    if len(hashes) > PROOF_HASHES_MAX:
-        raise MalformedError(
-            f"a consistency proof has at most {PROOF_HASHES_MAX} hashes, got {len(hashes)}"
-        )
     with from_wire():
         return AddCheckpoint(
             parse_size(old.removeprefix(_OLD)),
-            tuple(map(parse_hash, hashes)),
+            tuple(map(parse_hash, hashes[: PROOF_HASHES_MAX + 1])),  # One too many is refused.
             parse_signed_checkpoint(note),
         )
 
@@ -174,8 +151,11 @@ def authenticate(
     return Authentic(request, tuple(by_key.values()))
 
 
-def compare(authentic: Authentic, *, known: SignedCheckpoint | None) -> Decision:
-    """Check that the tree extends the one cosigned last; one transaction with the update."""
+def compare(authentic: Authentic, *, known: SignedCheckpoint | None) -> SignedCheckpoint | Refused:
+    """Check that the tree extends the one cosigned last; one transaction with the update.
+
+    Returns the checkpoint to cosign, with the verified signatures of the log alone.
+    """
     request = authentic.request
     checkpoint = request.signed.checkpoint
     known_size, known_root = 0, EMPTY_ROOT_HASH
@@ -193,7 +173,7 @@ def compare(authentic: Authentic, *, known: SignedCheckpoint | None) -> Decision
         )
     except VerificationError as error:
         return Refused(422, str(error))
-    return Accepted(SignedCheckpoint(checkpoint, authentic.signatures))
+    return SignedCheckpoint(checkpoint, authentic.signatures)
 
 
 def is_fork(authentic: Authentic, known: SignedCheckpoint | None) -> bool:
@@ -216,29 +196,31 @@ def advance(
     A checkpoint that was cosigned in the same second gives the stored head back.
     Cost: two hashes for each of the proof and a signature a key, 25 or 640 µs.
     """
-    decision = compare(authentic, known=known)
-    if isinstance(decision, Refused):
-        return decision
+    signed = compare(authentic, known=known)
+    if isinstance(signed, Refused):
+        return signed
     if time_unix_s <= 0:
         return Refused(503, "the clock is not set")
     if known is not None:
         behind_s = cosigned_at(known) - time_unix_s
         if behind_s > 0:
             return Refused(503, f"the clock is {behind_s} s behind the head cosigned last")
-        if behind_s == 0 and known.checkpoint == decision.signed.checkpoint:
+        if behind_s == 0 and known.checkpoint == signed.checkpoint:
             return known
-    return cosign(decision, signers, time_unix_s=time_unix_s)
+    return cosign(signed, signers, time_unix_s=time_unix_s)
 
 
 def cosign(
-    accepted: Accepted, signers: Sequence[CosignatureSigner], *, time_unix_s: int
+    signed: SignedCheckpoint, signers: Sequence[CosignatureSigner], *, time_unix_s: int
 ) -> SignedCheckpoint:
-    """Cosign with each key. Raises: ValueError for time 0, which stands for an unknown time."""
+    """Cosign what `compare` returned, with each key.
+
+    Raises: ValueError for time 0, which stands for an unknown time.
+    """
     if time_unix_s <= 0:
         raise ValueError(f"a witness states the time of its cosignature: {time_unix_s}")
     if not signers:
         raise ValueError("a witness has at least one key")
-    signed = accepted.signed
     text = signed.as_note().text
     cosignatures = [signer.sign(text, time_unix_s=time_unix_s) for signer in signers]
     return SignedCheckpoint(signed.checkpoint, (*signed.signatures, *cosignatures))
