@@ -94,8 +94,9 @@ class Service:
         command: tuple[str, ...] = ("serve",),
         is_silent: bool = False,
     ) -> None:
+        # -P: the working directory is no place to import modules from.
         self._command = [
-            *(sys.executable, "-m", "ledger", *command, str(directory), "--listen", listen),
+            *(sys.executable, "-P", "-m", "ledger", *command, str(directory), "--listen", listen),
             *flags,
         ]
         self._stderr = subprocess.DEVNULL if is_silent else None

@@ -36,7 +36,8 @@ class FollowerProcess:
     ) -> None:
         """`module` is run with `python -m`; `restart_s` is the wait after a first failure."""
         self.name: Final = name
-        self._command: Final = [sys.executable, "-m", module, *arguments]
+        # -P: the working directory is no place to import modules from.
+        self._command: Final = [sys.executable, "-P", "-m", module, *arguments]
         self._restart_s: Final = restart_s
         self._lock: Final = threading.Lock()
         self._stopping: Final = threading.Event()

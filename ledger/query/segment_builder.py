@@ -154,6 +154,8 @@ def _build_all(
         return
     # An LMDB environment must not cross fork().
     context = multiprocessing.get_context("spawn")
+    # As -P, for which multiprocessing has no option: nothing comes from the working directory.
+    os.environ["PYTHONSAFEPATH"] = "1"
     # Segments have no cycles, so collection is off.
     with ProcessPoolExecutor(workers, context, gc.disable) as pool:
         pending: deque[Future[SealedSegment]] = deque()

@@ -80,7 +80,7 @@ def test_a_signed_checkpoint_is_its_note_and_the_note_is_read_back() -> None:
 
 def test_a_checkpoint_without_a_signature_has_no_note() -> None:
     checkpoint = Checkpoint("example.com/audit", 7, bytes(32))
-    with pytest.raises(ValueError, match="1 to 64 signatures, got 0"):
+    with pytest.raises(ValueError, match="at least 1 and at most 64 signatures, got 0"):
         SignedCheckpoint(checkpoint, ())
     with pytest.raises(MalformedError):
         parse_signed_checkpoint(format_checkpoint(checkpoint))

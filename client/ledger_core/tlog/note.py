@@ -76,7 +76,8 @@ class Note:
         check_note_text(self.text)
         if not 1 <= len(self.signatures) <= SIGNATURES_MAX:
             raise ValueError(
-                f"a note has 1 to {SIGNATURES_MAX} signatures, got {len(self.signatures)}"
+                f"a note has at least 1 and at most {SIGNATURES_MAX} signatures, "
+                f"got {len(self.signatures)}"
             )
 
 
