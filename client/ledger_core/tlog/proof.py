@@ -206,8 +206,9 @@ def _parse_lines(
     words = lines[0].split(" ") if lines else [""]
     if words[0] != keyword or len(words) != 1 + numbers:
         raise MalformedError(f"want a line of {keyword} and {numbers} numbers")
-    hashes = lines[1 : RANGE_HASHES_MAX + 2]  # One too many is refused.
-    return [parse_size(word) for word in words[1:]], tuple(map(parse_hash, hashes))
+    if len(lines) - 1 > RANGE_HASHES_MAX:
+        raise MalformedError(f"a proof has at most {RANGE_HASHES_MAX} hashes, got {len(lines) - 1}")
+    return [parse_size(word) for word in words[1:]], tuple(map(parse_hash, lines[1:]))
 
 
 def _join(lines: Sequence[str], hashes: Sequence[Hash], checkpoint: str) -> str:
