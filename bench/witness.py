@@ -6,12 +6,14 @@ import secrets
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from bench.heads import log_signer
 from bench.rows import Row, format_table
 from ledger.demo.child_service import Service
-from ledger.witness.data_dir import add_log, create_witness, open_heads
+from ledger.witness.data_dir import create_witness
+from ledger.witness.store import HeadStore
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
 
@@ -66,10 +68,10 @@ def _make_witness(directory: Path, algorithms: tuple[int, ...]) -> None:
             for algorithm in algorithms
         ],
     )
-    with open_heads(paths, readonly=False) as store:
+    with closing(HeadStore.open(paths.heads, readonly=False)) as store:
         for number in range(LOGS):
             verifier = log_signer(number).verifier
-            add_log(store, origin=verifier.name, vkeys=[str(verifier)])
+            store.add_log(verifier.name, [str(verifier)])
 
 
 def _load(url: str, logs: int, seconds: float) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """`ledger witness`: run a witness, which cosigns the heads of other people's logs."""
 
 import secrets
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -9,8 +10,8 @@ import click
 
 from ledger.cli.options import configure_logs, directory_argument, log_options
 from ledger.witness.app import serve as serve_witness
-from ledger.witness.data_dir import WitnessPaths, add_log, create_witness, open_heads
-from ledger.witness.store import KnownLog
+from ledger.witness.data_dir import WitnessPaths, create_witness
+from ledger.witness.store import HeadStore, KnownLog
 from ledger_client.cli.client_options import NEW_FOLDER
 from ledger_client.cli.console import json_option, note, print_fields, print_json, print_result
 from ledger_client.runtime.server import run_until_signal
@@ -73,8 +74,9 @@ def add_log_(directory: Path, vkeys: tuple[str, ...], origin: str | None, as_jso
     """
     try:
         first = parse_verifier(vkeys[0])
-        with open_heads(WitnessPaths(directory), readonly=False) as store:
-            log = add_log(store, origin=origin or first.name, vkeys=vkeys)
+        heads = WitnessPaths(directory).heads
+        with closing(HeadStore.open(heads, readonly=False)) as store:
+            log = store.add_log(origin or first.name, vkeys)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     fields: dict[str, object] = {"log": log.origin, "keys": len(log.vkeys)}
@@ -110,7 +112,7 @@ def serve(directory: Path, listen: str, log_format: str, log_level: str, as_json
 @json_option
 def status(directory: Path, as_json: bool) -> None:
     """Show the witness's keys, its logs, and the last cosigned head of each."""
-    with open_heads(WitnessPaths(directory), readonly=True) as store:
+    with closing(HeadStore.open(WitnessPaths(directory).heads)) as store:
         vkeys = store.vkeys()
         logs = sorted(store.logs(), key=lambda row: row[0].origin)
     if as_json:

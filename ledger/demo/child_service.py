@@ -6,14 +6,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 from ledger.service.data_dir import create_directory
 from ledger.service.token_admin import make_token
-from ledger.witness.data_dir import add_log, create_witness, open_heads
+from ledger.witness.data_dir import create_witness
+from ledger.witness.store import HeadStore
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, SEED_BYTES
@@ -51,10 +52,8 @@ def witnesses(folder: Path, count: int, *, log_policy: Path) -> Iterator[tuple[W
                 seed=secrets.token_bytes(SEED_BYTES),
             )
             paths = create_witness(folder / f"w{number}", [signer])
-            with open_heads(paths, readonly=False) as store:
-                add_log(
-                    store, origin=log[0].verifier.name, vkeys=[str(each.verifier) for each in log]
-                )
+            with closing(HeadStore.open(paths.heads, readonly=False)) as store:
+                store.add_log(log[0].verifier.name, [str(each.verifier) for each in log])
             service = stack.enter_context(
                 Service(
                     folder / f"w{number}",

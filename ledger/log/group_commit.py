@@ -14,6 +14,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import structlog
@@ -38,11 +39,23 @@ class QueueFullError(UnavailableError):
     """Too much is waiting for the writer already; the job was not queued."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitLimits:
+    """How much may wait, and how many items one commit takes.
+
+    A job that is larger than a limit is accepted when nothing else waits.
+    """
+
+    waiting_max: int
+    batch_max: int
+    waiting_bytes_max: int = sys.maxsize
+
+
 class GroupCommit(Generic[Job, Outcome]):
     """Passes jobs from one event loop, which calls `submit` and `stop`, to one writer thread.
 
-    `_waiting` and `_stopping` are shared with the thread under `_wake`. After a commit with an
-    unknown outcome no job is accepted any more, until the process is started again.
+    `_waiting` and `_stopping` are shared with the thread under `_wake`. `failure` is why nothing is
+    accepted any more: after a commit with an unknown outcome only a new process can go on.
     """
 
     def __init__(
@@ -50,38 +63,24 @@ class GroupCommit(Generic[Job, Outcome]):
         commit: Callable[[Sequence[Job]], Sequence[Outcome]],
         *,
         name: str,
-        waiting_max: int,
-        batch_max: int,
+        limits: CommitLimits,
         weigh: Callable[[Job], Weight] = lambda _job: Weight(),
-        waiting_bytes_max: int | None = None,
         on_commit: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None,
     ) -> None:
-        """`on_commit` gets the outcomes of each commit, on the loop, before the callers get theirs.
-
-        `waiting_max` and `batch_max` count items of `weigh`. A job that is larger than either is
-        accepted when nothing else waits.
-        """
+        """`on_commit` gets the outcomes of each commit, on the loop, before the callers do."""
+        self.failure: CommitFailedError | None = None
         self._commit = commit
         self._name = name
-        self._waiting_max = Weight(
-            waiting_max, sys.maxsize if waiting_bytes_max is None else waiting_bytes_max
-        )
-        self._batch_max = batch_max
+        self._limits = limits
         self._weigh = weigh
         self._on_commit = on_commit
         self._wake = threading.Condition()
         self._waiting: deque[tuple[Job, Weight, asyncio.Future[Outcome]]] = deque()
         self._waiting_weight = Weight(0, 0)
         self._stopping = False
-        self._failure: CommitFailedError | None = None
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
-
-    @property
-    def failure(self) -> CommitFailedError | None:
-        """Why nothing is accepted any more, or None."""
-        return self._failure
 
     async def submit(self, job: Job) -> Outcome:
         """Commit a job, in the order of the calls, and return its outcome.
@@ -89,8 +88,8 @@ class GroupCommit(Generic[Job, Outcome]):
         A cancelled caller does not take its job back: it is queued already.
         Raises: QueueFullError, StorageFullError (nothing stored); CommitFailedError.
         """
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         future: asyncio.Future[Outcome] = self._loop.create_future()
         weight = self._weigh(job)
         with self._wake:
@@ -98,12 +97,11 @@ class GroupCommit(Generic[Job, Outcome]):
                 raise UnavailableError("this service is stopping")
             count, bytes_ = self._waiting_weight
             grown = Weight(count + weight.items, bytes_ + weight.bytes_)
-            if count and (
-                grown.items > self._waiting_max.items or grown.bytes_ > self._waiting_max.bytes_
-            ):
+            most = Weight(self._limits.waiting_max, self._limits.waiting_bytes_max)
+            if count and (grown.items > most.items or grown.bytes_ > most.bytes_):
                 raise QueueFullError(
-                    f"{count} are waiting, {bytes_} bytes; the limits are "
-                    f"{self._waiting_max.items} and {self._waiting_max.bytes_}",
+                    f"{count} are waiting, {bytes_} bytes; the limits are {most.items} and "
+                    f"{most.bytes_}",
                     retry_after_s=1.0,
                 )
             self._waiting.append((job, weight, future))
@@ -142,7 +140,7 @@ class GroupCommit(Generic[Job, Outcome]):
             batch: list[tuple[Job, asyncio.Future[Outcome]]] = []
             taken = taken_bytes = 0
             while self._waiting and (
-                not batch or taken + self._waiting[0][1].items <= self._batch_max
+                not batch or taken + self._waiting[0][1].items <= self._limits.batch_max
             ):
                 job, weight, future = self._waiting.popleft()
                 taken += weight.items
@@ -158,7 +156,7 @@ class GroupCommit(Generic[Job, Outcome]):
         outcomes: Sequence[Outcome] | UnavailableError,
     ) -> None:
         if isinstance(outcomes, CommitFailedError):
-            self._failure = outcomes
+            self.failure = outcomes
             with self._wake:
                 batch = [*batch, *((job, future) for job, _, future in self._waiting)]
                 self._waiting.clear()

@@ -1,4 +1,4 @@
-"""Signing tree heads, round_ cosignatures, publishing.
+"""The publisher signs tree heads, gathers cosignatures and publishes checkpoints.
 
 A head is signed when three things hold: it is durable, it is not smaller than the last one signed,
 and a consistency proof from that one to it, read from the store and checked by the verifier, leads
@@ -17,8 +17,10 @@ Under a policy with a quorum there are none, since no verifier would accept them
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -29,10 +31,9 @@ from ledger.log.witness_client import (
     TIMEOUT_S,
     WitnessPeer,
     WitnessStatus,
-    make_peers,
     make_session,
+    peer_groups,
 )
-from ledger.store.log import LogStore
 from ledger_client.runtime.clock import unix_s as system_unix_s
 from ledger_client.runtime.files import create_file, sync_directory
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
@@ -47,7 +48,6 @@ from ledger_core.tlog.verify import check_consistency
 
 INTERVAL_S: Final = 1.0
 HEARTBEAT_S: Final = 180.0
-"""How old a published checkpoint with cosignatures may become before they are renewed."""
 
 LogSigner = Signer | CosignatureSigner
 """A key of the log: Ed25519, or ML-DSA-44, which states a time."""
@@ -55,61 +55,54 @@ LogSigner = Signer | CosignatureSigner
 _log = structlog.get_logger("ledger.log.publisher")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublisherOptions:
+    """How often a publisher works, and its clock.
+
+    `heartbeat_s`: how old a published checkpoint with cosignatures may become before they are
+    renewed.
+    """
+
+    interval_s: float = INTERVAL_S
+    heartbeat_s: float = HEARTBEAT_S
+    witness_timeout_s: float = TIMEOUT_S
+    unix_s: Callable[[], int] = system_unix_s
+
+
 class Publisher:
-    """Signs for one log. All of it runs on the event loop, which owns its fields."""
+    """Signs for one log. All of it runs on the event loop, which owns its fields.
+
+    `published` is the latest published checkpoint, None until the first has been made. `failure` is
+    why nothing is signed any more, `quorum_missing` what the newest head lacks to be published.
+    """
 
     def __init__(
         self,
-        *,
-        origin: str,
+        sequencer: Sequencer,
         signers: Sequence[LogSigner],
         policy: Policy,
-        store: LogStore,
-        sequencer: Sequencer,
+        *,
         evidence: Path,
-        interval_s: float = INTERVAL_S,
-        heartbeat_s: float = HEARTBEAT_S,
-        witness_timeout_s: float = TIMEOUT_S,
-        unix_s: Callable[[], int] = system_unix_s,
+        options: PublisherOptions,
     ) -> None:
         """`signers`: the log's keys. `evidence`: the folder for what proves another history."""
-        self._origin = origin
+        self.published = sequencer.store.published()
+        self.failure: VerificationError | None = None
+        self.quorum_missing: str | None = None
+        self._origin = sequencer.store.origin()
+        self._sequencer = sequencer
         self._signers = signers
         self._policy = policy
-        self._store = store
-        self._sequencer = sequencer
         self._evidence = evidence
-        self._interval_s = interval_s
-        self._heartbeat_s = heartbeat_s
-        self._witness_timeout_s = witness_timeout_s
-        self._unix_s = unix_s
-        self._published = store.published()
+        self._options = options
         self._published_at_s = 0.0
         self._signed: SignedCheckpoint | None = None
         self._peers: tuple[WitnessPeer, ...] = ()
         self._asking: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
-        self._quorum_missing: str | None = None
-        self._failure: VerificationError | None = None
-
-    @property
-    def published(self) -> SignedCheckpoint | None:
-        """The latest published checkpoint; None until the first has been made."""
-        return self._published
-
-    @property
-    def failure(self) -> VerificationError | None:
-        """Why nothing is signed any more, or None."""
-        return self._failure
-
-    @property
-    def quorum_missing(self) -> str | None:
-        """What the newest head lacks to be published, or None."""
-        return self._quorum_missing
 
     @property
     def witnesses(self) -> tuple[WitnessStatus, ...]:
-        """The result of the last request to each witness that has a URL."""
         return tuple(peer.status for peer in self._peers)
 
     def sign(self) -> SignedCheckpoint:
@@ -119,22 +112,18 @@ class Publisher:
         Cost: one signature and at most 2·log2(n) point reads for a new head, else nothing.
         """
         signed = self._sign_head()
-        if self._published is not None and self._published.head == signed.head:
-            return self._published
-        return signed
+        published = self.published
+        return published if published and published.head == signed.head else signed
 
     async def run(self) -> None:
         """Publish new heads, at most one an interval, until cancelled or stopped by a failure."""
-        async with make_session() as session:
-            self._peers = make_peers(
-                self._policy.witnesses,
-                session=session,
-                prove=self._prove,
-                now_unix_s=self._unix_s,
-                timeout_s=self._witness_timeout_s,
+        async with make_session(self._options.witness_timeout_s) as session:
+            self._peers = tuple(
+                WitnessPeer(group, session, prove=self._prove, unix_s=self._options.unix_s)
+                for group in peer_groups(self._policy.witnesses)
             )
             try:
-                while self._failure is None:
+                while self.failure is None:
                     try:
                         await self.publish()
                     except VerificationError as error:
@@ -142,7 +131,7 @@ class Publisher:
                         return
                     except UnavailableError as error:
                         _log.error("publish_failed", reason=str(error))
-                    await asyncio.sleep(self._interval_s)
+                    await asyncio.sleep(self._options.interval_s)
             finally:
                 for task in self._asking:
                     task.cancel()
@@ -157,43 +146,43 @@ class Publisher:
         Raises: as `sign` and `Sequencer.publish`; the checkpoint before stays published then.
         """
         signed = self._sign_head()
-        if self._is_current(signed.head):
+        age_s = time.monotonic() - self._published_at_s
+        is_fresh = not self._peers or age_s < self._options.heartbeat_s
+        if is_fresh and self.published is not None and self.published.head == signed.head:
             return
         round_ = _CosignatureRound(signed)
         tasks = [
             asyncio.create_task(self._ask(peer, round_)) for peer in self._peers if not peer.is_busy
         ]
         self._asking.update(tasks)
+        for task in tasks:
+            task.add_done_callback(self._asking.discard)
         await self._try_publish(round_)
-        pending: set[asyncio.Task[None]] = set(tasks)
-        while pending and not round_.is_published and self._failure is None:
+        pending = set(tasks)
+        while pending and not round_.is_published and self.failure is None:
             _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        if self._failure is not None:
-            raise self._failure
-        if not round_.is_published and round_.missing != self._quorum_missing:
-            self._quorum_missing = round_.missing
+        if self.failure is not None:
+            raise self.failure
+        if not round_.is_published and round_.missing != self.quorum_missing:
+            self.quorum_missing = round_.missing
             _log.warning("quorum_missing", reason=round_.missing)
 
     async def wait_for(self, tree_size: int, *, timeout_s: float) -> SignedCheckpoint | None:
         """The first published checkpoint of at least this size; None when time ran out."""
-
-        def covering() -> SignedCheckpoint | None:
-            published = self._published
-            return published if published and published.head.tree_size >= tree_size else None
-
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s), self._changed:
-                return await self._changed.wait_for(covering)
-        except TimeoutError:
-            return None
+                while self.published is None or self.published.head.tree_size < tree_size:
+                    await self._changed.wait()
+                return self.published
+        return None
 
     def _sign_head(self) -> SignedCheckpoint:
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         head = self._sequencer.head
         if self._signed is not None and self._signed.head == head:
             return self._signed
-        before = self._signed if self._signed is not None else self._published
+        before = self._signed or self.published
         if before is not None:
             try:
                 self._check_extends(before, head)
@@ -201,7 +190,14 @@ class Publisher:
                 self._stop(error)
                 raise
         checkpoint = Checkpoint(self._origin, head.tree_size, head.root_hash)
-        self._signed = _sign(checkpoint, self._signers, time_unix_s=self._unix_s())
+        text, time_unix_s = format_checkpoint(checkpoint), self._options.unix_s()
+        signatures = tuple(
+            signer.sign(text)
+            if isinstance(signer, Signer)
+            else signer.sign(text, time_unix_s=time_unix_s)
+            for signer in self._signers
+        )
+        self._signed = SignedCheckpoint(checkpoint, signatures)
         return self._signed
 
     def _check_extends(self, before: SignedCheckpoint, head: TreeHead) -> None:
@@ -220,18 +216,9 @@ class Publisher:
         )
 
     def _prove(self, old_size: int, new_size: int) -> tuple[Hash, ...]:
-        return self._store.prove(plan_consistency(old_size=old_size, new_size=new_size))
-
-    def _is_current(self, head: TreeHead) -> bool:
-        """Whether a head is published, and its cosignatures are not to be renewed yet."""
-        if self._published is None or self._published.head != head:
-            return False
-        age_s = time.monotonic() - self._published_at_s
-        return not self._peers or age_s < self._heartbeat_s
+        return self._sequencer.store.prove(plan_consistency(old_size=old_size, new_size=new_size))
 
     async def _ask(self, peer: WitnessPeer, round_: "_CosignatureRound") -> None:
-        """One witness's part: its cosignatures join what was gathered, or its error is noted."""
-        task = asyncio.current_task()
         try:
             signatures = await peer.ask(round_.signed, durable_size=self._sequencer.head.tree_size)
         except VerificationError as error:
@@ -239,18 +226,18 @@ class Publisher:
         except UnavailableError as error:
             _log.warning("witness_failed", reason=str(error))
         else:
-            round_.add(signatures)
+            # The latest of each key counts.
+            round_.cosignatures.update(((s.name, s.key_id), s) for s in signatures)
             try:
                 await self._try_publish(round_)
             except UnavailableError as error:
                 _log.error("publish_failed", reason=str(error))
-        finally:
-            if task is not None:
-                self._asking.discard(task)
 
     async def _try_publish(self, round_: "_CosignatureRound") -> None:
         """Publish the head of a round, unless a newer one is published or the policy isn't met."""
-        checkpoint = round_.checkpoint
+        checkpoint = SignedCheckpoint(
+            round_.signed.checkpoint, (*round_.signed.signatures, *round_.cosignatures.values())
+        )
         if self._is_superseded(checkpoint.head):
             return
         try:
@@ -264,8 +251,8 @@ class Publisher:
         if self._is_superseded(checkpoint.head):
             return
         round_.is_published = True
-        self._quorum_missing = None
-        self._published = checkpoint
+        self.quorum_missing = None
+        self.published = checkpoint
         self._published_at_s = time.monotonic()
         _log.info(
             "checkpoint_published",
@@ -276,50 +263,24 @@ class Publisher:
             self._changed.notify_all()
 
     def _is_superseded(self, head: TreeHead) -> bool:
-        return self._published is not None and self._published.head.tree_size > head.tree_size
+        return self.published is not None and self.published.head.tree_size > head.tree_size
 
     def _stop(self, error: VerificationError) -> None:
-        """Stop signing for good, and save the evidence."""
-        if self._failure is not None:
+        if self.failure is not None:
             return
-        self._failure = error
-        folder = _save_evidence(self._evidence, error, time_unix_s=self._unix_s())
+        self.failure = error
+        folder = _save_evidence(self._evidence, error, time_unix_s=self._options.unix_s())
         _log.critical("publisher_stopped", reason=str(error), evidence=str(folder))
 
 
-def _sign(
-    checkpoint: Checkpoint, signers: Sequence[LogSigner], *, time_unix_s: int
-) -> SignedCheckpoint:
-    """A checkpoint with a signature of each key; ML-DSA-44 signatures state the time."""
-    text = format_checkpoint(checkpoint)
-    signatures = (
-        signer.sign(text)
-        if isinstance(signer, Signer)
-        else signer.sign(text, time_unix_s=time_unix_s)
-        for signer in signers
-    )
-    return SignedCheckpoint(checkpoint, tuple(signatures))
-
-
+@dataclass(slots=True)
 class _CosignatureRound:
-    """One round: a signed head, and the cosignatures that came for it so far."""
+    """One round: a signed head, and the cosignatures that came for it so far, by their keys."""
 
-    def __init__(self, signed: SignedCheckpoint) -> None:
-        self.signed = signed
-        self.is_published = False
-        self.missing: str | None = None
-        self._cosignatures: dict[tuple[str, int], Signature] = {}
-
-    def add(self, signatures: Sequence[Signature]) -> None:
-        """Add a witness's cosignatures; the latest of each key counts."""
-        for signature in signatures:
-            self._cosignatures[signature.name, signature.key_id] = signature
-
-    @property
-    def checkpoint(self) -> SignedCheckpoint:
-        """The head with all signatures so far."""
-        signatures = (*self.signed.signatures, *self._cosignatures.values())
-        return SignedCheckpoint(self.signed.checkpoint, signatures)
+    signed: SignedCheckpoint
+    cosignatures: dict[tuple[str, int], Signature] = field(default_factory=dict)
+    is_published: bool = False
+    missing: str | None = None
 
 
 def _save_evidence(folder: Path, error: VerificationError, *, time_unix_s: int) -> Path | None:

@@ -1,22 +1,22 @@
 """The sequencer orders events, makes them durable and acknowledges them, by group commit.
 
-An index is told only after its commit is durable, and the new events of one request have
-consecutive indices. A checkpoint is stored by the same thread, in the commit that is next.
+A caller gets an index only after its commit is durable, and the new events of one request have
+consecutive indices. The same thread stores checkpoints, each in the next commit.
 """
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Final
 
-from ledger.log.group_commit import GroupCommit, Weight
+from ledger.log.group_commit import CommitLimits, GroupCommit, Weight
 from ledger.store.environment import CommitFailedError
 from ledger.store.writer import AppendResult, LogWriter, NewEntry
 from ledger_core.tlog.tree import TreeHead
 
-WAITING_EVENTS_MAX: Final = 50_000
-WAITING_BYTES_MAX: Final = 64 << 20
-COMMIT_EVENTS_MAX: Final = 10_000
+LIMITS: Final = CommitLimits(waiting_max=50_000, waiting_bytes_max=64 << 20, batch_max=10_000)
+"""In events, and in bytes of their leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +39,21 @@ class Sequencer:
     `head` changes in the order of the commits, so its size never shrinks.
     """
 
-    def __init__(
-        self,
-        writer: LogWriter,
-        *,
-        waiting_events_max: int = WAITING_EVENTS_MAX,
-        waiting_bytes_max: int = WAITING_BYTES_MAX,
-    ) -> None:
-        self._writer = writer
+    def __init__(self, writer: LogWriter, *, limits: CommitLimits = LIMITS) -> None:
+        self.store = writer.store
         self.head = writer.head
+        self._writer = writer
         self._grown: asyncio.Event | None = None  # Made by `wait_past`, set by the next commit.
         self._commits: GroupCommit[_Job, Commit] = GroupCommit(
             self._commit,
             name="ledger-writer",
-            waiting_max=waiting_events_max,
-            waiting_bytes_max=waiting_bytes_max,
-            batch_max=COMMIT_EVENTS_MAX,
-            weigh=_weigh,
+            limits=limits,
+            weigh=lambda job: Weight(len(job.entries), sum(len(e.leaf) for e in job.entries)),
             on_commit=self._advance,
         )
 
     @property
     def failure(self) -> CommitFailedError | None:
-        """Why no write is accepted any more, or None."""
         return self._commits.failure
 
     async def append(self, entries: Sequence[NewEntry]) -> Commit:
@@ -91,24 +83,14 @@ class Sequencer:
         self._writer.close()
 
     def _commit(self, jobs: Sequence[_Job]) -> list[Commit]:
-        """One commit, on the writer thread."""
         entries = [entry for job in jobs for entry in job.entries]
         checkpoints = [job.checkpoint for job in jobs if job.checkpoint is not None]
         placed = self._writer.commit(entries, checkpoints=checkpoints)
-        commits: list[Commit] = []
-        start = 0
-        for job in jobs:
-            end = start + len(job.entries)
-            commits.append(Commit(placed[start:end], self._writer.head))
-            start = end
-        return commits
+        ends = accumulate((len(job.entries) for job in jobs), initial=0)
+        return [Commit(placed[start:end], self._writer.head) for start, end in pairwise(ends)]
 
     def _advance(self, commits: Sequence[Commit]) -> None:
         self.head = commits[-1].head
         if self._grown is not None:
             self._grown.set()
             self._grown = None
-
-
-def _weigh(job: _Job) -> Weight:
-    return Weight(len(job.entries), sum(len(entry.leaf) for entry in job.entries))

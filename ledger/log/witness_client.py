@@ -18,25 +18,19 @@ on, and an operator who finds the evidence false removes the witness from the po
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
 import aiohttp
 
+from ledger_core.tlog import witness as protocol
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureVerifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.note import Signature
 from ledger_core.tlog.policy import PolicyWitness
-from ledger_core.tlog.witness import (
-    ANSWER_BYTES_MAX,
-    AddCheckpoint,
-    format_add_checkpoint,
-    parse_cosignatures,
-    parse_size_answer,
-)
 
 TIMEOUT_S: Final = 5.0
 EVIDENCE_BYTES_MAX: Final = 1 << 18
@@ -61,24 +55,22 @@ class WitnessPeer:
 
     def __init__(
         self,
-        url: str,
         witnesses: Sequence[PolicyWitness],
-        *,
         session: aiohttp.ClientSession,
+        *,
         prove: Prove,
-        now_unix_s: Callable[[], int],
-        timeout_s: float = TIMEOUT_S,
+        unix_s: Callable[[], int],
     ) -> None:
-        self._url = url.rstrip("/")
+        """`witnesses`: the keys of the witness at one URL. `session`: see `make_session`."""
         self._keys: dict[tuple[str, int], CosignatureVerifier] = {
             (w.verifier.name, w.verifier.key_id): w.verifier for w in witnesses
         }
         self._session = session
         self._prove = prove
-        self._now_unix_s = now_unix_s
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._unix_s = unix_s
         self._known_size = 0
-        self.status = WitnessStatus(tuple(w.name for w in witnesses), self._url)
+        url = str(witnesses[0].url).rstrip("/")
+        self.status = WitnessStatus(tuple(w.name for w in witnesses), url)
         self.is_busy = False
 
     async def ask(self, signed: SignedCheckpoint, *, durable_size: int) -> tuple[Signature, ...]:
@@ -91,13 +83,16 @@ class WitnessPeer:
         try:
             cosignatures = await self._ask(signed, durable_size)
         except (UnavailableError, VerificationError) as error:
-            self._note_error(str(error))
+            self.status = replace(self.status, error=str(error))
             raise
         finally:
             self.is_busy = False
-        tree_size = self._known_size = signed.head.tree_size
-        self.status = WitnessStatus(
-            self.status.names, self._url, tree_size, self._now_unix_s(), None
+        self._known_size = signed.head.tree_size
+        self.status = replace(
+            self.status,
+            cosigned_size=signed.head.tree_size,
+            cosigned_at_unix_s=self._unix_s(),
+            error=None,
         )
         return cosignatures
 
@@ -114,7 +109,10 @@ class WitnessPeer:
                 )
             if status != HTTPStatus.CONFLICT:
                 raise self._failed(f"answered {status}: {_excerpt(body)}")
-            old_size = self._size(body)
+            try:
+                old_size = protocol.parse_size_answer(body)
+            except MalformedError as error:
+                raise self._failed(f"a bad answer of 409: {error}") from error
             if old_size > durable_size:
                 raise await self._other_history(
                     signed, f"knows size {old_size}, the log here has {durable_size}"
@@ -126,10 +124,10 @@ class WitnessPeer:
     async def _post(self, signed: SignedCheckpoint, old_size: int) -> tuple[int, bytes]:
         # Size 0 needs no proof, and the same size has an empty one.
         proof = self._prove(old_size, signed.head.tree_size) if old_size else ()
-        request = AddCheckpoint(old_size, tuple(proof), signed)
-        return await self._send(
-            "POST", "/add-checkpoint", ANSWER_BYTES_MAX, format_add_checkpoint(request)
+        body = protocol.format_add_checkpoint(
+            protocol.AddCheckpoint(old_size, tuple(proof), signed)
         )
+        return await self._send("POST", "/add-checkpoint", protocol.ANSWER_BYTES_MAX, body)
 
     async def _send(
         self, method: str, path: str, bytes_max: int, body: bytes | None = None
@@ -137,7 +135,7 @@ class WitnessPeer:
         """Status and body of an answer. Never more than `bytes_max` of it is read."""
         try:
             async with self._session.request(
-                method, self._url + path, data=body, timeout=self._timeout, allow_redirects=False
+                method, self.status.url + path, data=body, allow_redirects=False
             ) as answer:
                 content = bytearray()
                 while chunk := await answer.content.read(bytes_max + 1 - len(content)):
@@ -147,7 +145,7 @@ class WitnessPeer:
                         raise self._failed(f"sent more than {bytes_max} bytes")
                 return answer.status, bytes(content)
         except TimeoutError:
-            raise self._failed(f"no answer in {self._timeout.total:g} s") from None
+            raise self._failed(f"no answer in {self._session.timeout.total:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._failed(f"{type(error).__name__}: {error}") from error
 
@@ -156,7 +154,7 @@ class WitnessPeer:
         cosignatures: dict[tuple[str, int], Signature] = {}
         text = signed.as_note().text
         try:
-            for signature in parse_cosignatures(body):
+            for signature in protocol.parse_cosignatures(body):
                 key = (signature.name, signature.key_id)
                 if key in self._keys:
                     self._keys[key].check(text, signature)
@@ -166,12 +164,6 @@ class WitnessPeer:
         if not cosignatures:
             raise self._failed("answered without a signature by a key of the policy")
         return tuple(cosignatures.values())
-
-    def _size(self, body: bytes) -> int:
-        try:
-            return parse_size_answer(body)
-        except MalformedError as error:
-            raise self._failed(f"a bad answer of 409: {error}") from error
 
     async def _other_history(self, signed: SignedCheckpoint, said: str) -> VerificationError:
         """The error that ends publishing, with both heads where the witness shows its own."""
@@ -193,37 +185,20 @@ class WitnessPeer:
     def _failed(self, what: str) -> UnavailableError:
         return UnavailableError(f"the witness {', '.join(self.status.names)}: {what}")
 
-    def _note_error(self, error: str) -> None:
-        old = self.status
-        self.status = WitnessStatus(
-            old.names, old.url, old.cosigned_size, old.cosigned_at_unix_s, error
-        )
 
-
-def make_peers(
-    witnesses: Sequence[PolicyWitness],
-    *,
-    session: aiohttp.ClientSession,
-    prove: Prove,
-    now_unix_s: Callable[[], int],
-    timeout_s: float = TIMEOUT_S,
-) -> tuple[WitnessPeer, ...]:
-    """A peer for each URL of a policy. A witness without one can't be asked and has none."""
+def peer_groups(witnesses: Sequence[PolicyWitness]) -> tuple[Sequence[PolicyWitness], ...]:
+    """The witnesses of a policy by their URLs. A witness without one can't be asked."""
     by_url: dict[str, list[PolicyWitness]] = {}
     for witness in witnesses:
         if witness.url is not None:
             by_url.setdefault(witness.url, []).append(witness)
-    return tuple(
-        WitnessPeer(
-            url, group, session=session, prove=prove, now_unix_s=now_unix_s, timeout_s=timeout_s
-        )
-        for url, group in by_url.items()
-    )
+    return tuple(by_url.values())
 
 
-def make_session() -> aiohttp.ClientSession:
+def make_session(timeout_s: float) -> aiohttp.ClientSession:
     """Kept connections, no cookies, no proxies from the environment, nothing inflated."""
     return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=timeout_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,

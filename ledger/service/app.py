@@ -18,8 +18,8 @@ import structlog
 from aiohttp import web
 
 from ledger.follow.followers import Followers
-from ledger.log.publisher import Publisher
-from ledger.log.sequencer import Sequencer
+from ledger.log.publisher import Publisher, PublisherOptions
+from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.query.engine import QueryEngine
 from ledger.query.executor import QueryLimits
 from ledger.query.segment_builder import open_index_writer
@@ -117,11 +117,12 @@ def _open_parts(
     rules = parse_rules(rules_text) if rules_text else default_rules()
     fields = parse_fields(_read_optional(paths.private_fields))
     writer = LogWriter.open(paths.log, map_bytes=settings.map_bytes)
-    sequencer = Sequencer(
-        writer,
-        waiting_events_max=settings.waiting_events_max,
+    limits = replace(
+        LIMITS,
+        waiting_max=settings.waiting_events_max,
         waiting_bytes_max=settings.waiting_bytes_max,
     )
+    sequencer = Sequencer(writer, limits=limits)
     opened.push_async_callback(sequencer.stop)
     access = opened.enter_context(closing(AccessStore.open(paths.access)))
     private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES))
@@ -137,15 +138,15 @@ def _open_parts(
         if signer.verifier.name != origin:
             raise MalformedError(f"a key is {signer.verifier.name}'s, the log's origin is {origin}")
     publisher = Publisher(
-        origin=origin,
-        signers=signers,
-        policy=policy,
-        store=writer.store,
-        sequencer=sequencer,
+        sequencer,
+        signers,
+        policy,
         evidence=paths.evidence,
-        interval_s=settings.publish_interval_s,
-        heartbeat_s=settings.heartbeat_interval_s,
-        witness_timeout_s=settings.witness_timeout_s,
+        options=PublisherOptions(
+            interval_s=settings.publish_interval_s,
+            heartbeat_s=settings.heartbeat_interval_s,
+            witness_timeout_s=settings.witness_timeout_s,
+        ),
     )
     # A policy that doesn't know our keys must end the start, not the first publication.
     replace(policy, quorum=None).check(publisher.sign().note)

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from ledger.log.publisher import HEARTBEAT_S, INTERVAL_S
-from ledger.log.sequencer import WAITING_BYTES_MAX, WAITING_EVENTS_MAX
+from ledger.log.sequencer import LIMITS
 from ledger.log.witness_client import TIMEOUT_S
 from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger_client.runtime.server import parse_listen
@@ -70,10 +70,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     )
     waiting_events_max: Annotated[
         Count, "Events that may wait for the disk; beyond that, 503 and Retry-After."
-    ] = WAITING_EVENTS_MAX
+    ] = LIMITS.waiting_max
     waiting_bytes_max: Annotated[
         Count, "Bytes that may wait for the disk; beyond that, 503 and Retry-After."
-    ] = WAITING_BYTES_MAX
+    ] = LIMITS.waiting_bytes_max
     witnessed_wait_s: Annotated[
         Seconds, "Seconds that an append with wait=witnessed waits at most."
     ] = 10.0

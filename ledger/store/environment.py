@@ -16,7 +16,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import mkdtemp
@@ -46,7 +46,7 @@ class StorageFullError(UnavailableError):
 
 
 class CommitFailedError(UnavailableError):
-    """A commit may or may not have reached the disk. Only a restart, which reads it, can tell."""
+    """A commit may or may not have reached the disk; a restart, which reads it, can tell."""
 
 
 class Transaction(Generic[Value]):
@@ -62,7 +62,6 @@ class Transaction(Generic[Value]):
         self._databases = databases
 
     def get(self, database: bytes, key: bytes) -> Value | None:
-        """The value of a key."""
         return self._raw.get(key, db=self._databases[database])
 
     def require(self, database: bytes, key: bytes) -> Value:
@@ -78,23 +77,20 @@ class Transaction(Generic[Value]):
             raise CorruptedError(f"a row of {database.decode()} was not stored")
 
     def claim(self, database: bytes, key: bytes, value: bytes) -> bool:
-        """Store a row unless its key is there already; whether it was stored."""
+        """Store a row unless its key is there already; returns whether it was stored."""
         return self._raw.put(key, value, overwrite=False, db=self._databases[database])
 
     def delete(self, database: bytes, key: bytes) -> bool:
-        """Delete a row; whether it was there."""
+        """Delete a row; returns whether it was there."""
         return self._raw.delete(key, db=self._databases[database])
 
     def clear(self, database: bytes) -> None:
-        """Delete all rows of a database."""
         self._raw.drop(self._databases[database], delete=False)
 
     def count(self, database: bytes) -> int:
-        """The number of rows of a database."""
         return int(self._raw.stat(self._databases[database])["entries"])
 
     def cursor(self, database: bytes) -> "lmdb.Cursor[Value]":
-        """A cursor of a database, to be closed by `with` or by the end of the transaction."""
         return self._raw.cursor(self._databases[database])
 
     def rows(self, database: bytes) -> "Iterator[tuple[Value, Value]]":
@@ -110,6 +106,7 @@ class Environment:
         self.path: Final = path
         self._raw = raw
         self._process = os.getpid()
+        self._has_failed = False
         self._databases = _open_databases(raw, names, path)
         with self.read() as transaction:
             _check_format(transaction, path)
@@ -130,17 +127,17 @@ class Environment:
         """
         if not (path / DATA_FILE).is_file():
             raise UnavailableError(f"there is no ledger data in {path}")
-        raw = _open_raw(path, names, readonly=readonly, map_bytes=map_bytes)
-        try:
+        with ExitStack() as opened:
+            raw = opened.enter_context(
+                _open_raw(path, names, readonly=readonly, map_bytes=map_bytes)
+            )
             # A reader that was killed holds its pages until somebody clears its slot.
             raw.reader_check()
-            return cls(path, raw, names)
-        except BaseException:
-            raw.close()
-            raise
+            environment = cls(path, raw, names)
+            opened.pop_all()
+        return environment
 
     def close(self) -> None:
-        """Close the environment; every other method is an error from here on."""
         self._raw.close()
 
     @contextmanager
@@ -162,19 +159,24 @@ class Environment:
         """A write transaction, durable when the block ends, undone as a whole when it raises.
 
         Raises: StorageFullError with nothing stored; CommitFailedError for every other error of
-        LMDB. An error of the commit itself (EIO, ENOSPC) leaves the outcome unknown.
+        LMDB, and from then on always: an error of the commit itself (EIO, ENOSPC) leaves the
+        outcome unknown until the environment is opened again.
         """
         self._check_process()
-        with _commit_errors(self.path), self._raw.begin(write=True) as raw:
-            yield Transaction(raw, self._databases)
+        if self._has_failed:
+            raise CommitFailedError(f"a commit to {self.path} failed before; restart to go on")
+        try:
+            with _commit_errors(self.path), self._raw.begin(write=True) as raw:
+                yield Transaction(raw, self._databases)
+        except CommitFailedError:
+            self._has_failed = True
+            raise
 
     def get(self, database: bytes, key: bytes) -> bytes | None:
-        """The value of a key, in a transaction of its own."""
         with self.read() as transaction:
             return transaction.get(database, key)
 
     def count(self, database: bytes) -> int:
-        """The number of rows of a database."""
         with self.read() as transaction:
             return transaction.count(database)
 
@@ -211,16 +213,16 @@ def create_environment(
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = Path(mkdtemp(prefix=".new-", dir=path))
     try:
-        raw = _open_raw(draft, names, readonly=False, map_bytes=map_bytes)
-        try:
-            engine = {keyspace.META_ENGINE: engine_version().encode()} if records_engine else {}
-            rows = {keyspace.META_FORMAT: keyspace.FORMAT_VERSION, **engine, **meta}
-            with _commit_errors(path), raw.begin(write=True) as transaction:
-                handles = {name: raw.open_db(name, txn=transaction) for name in names}
-                for key, value in rows.items():
-                    Transaction(transaction, handles).put(keyspace.META, key, value)
-        finally:
-            raw.close()
+        engine = {keyspace.META_ENGINE: engine_version().encode()} if records_engine else {}
+        rows = {keyspace.META_FORMAT: keyspace.FORMAT_VERSION, **engine, **meta}
+        with (
+            _open_raw(draft, names, readonly=False, map_bytes=map_bytes) as raw,
+            _commit_errors(path),
+            raw.begin(write=True) as transaction,
+        ):
+            handles = {name: raw.open_db(name, txn=transaction) for name in names}
+            for key, value in rows.items():
+                Transaction(transaction, handles).put(keyspace.META, key, value)
         (draft / DATA_FILE).rename(path / DATA_FILE)
     finally:
         shutil.rmtree(draft)
@@ -233,11 +235,10 @@ def lock_for_writing(path: Path) -> FileLock:
 
     Raises: UnavailableError when another process has it, with that process's number and host.
     """
-    since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    since = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    holder = f"{os.getpid()} on {socket.gethostname()} since {since}\n"
     try:
-        return FileLock(
-            path / LOCK_FILE, holder=f"{os.getpid()} on {socket.gethostname()} since {since}\n"
-        )
+        return FileLock(path / LOCK_FILE, holder=holder)
     except FileLockedError as error:
         raise UnavailableError(
             f"{path} is being written by process {error.holder}; "
@@ -276,9 +277,8 @@ def _open_databases(raw: lmdb.Environment, names: Sequence[bytes], path: Path) -
         try:
             databases[name] = raw.open_db(name, create=False)
         except lmdb.NotFoundError:
-            raise MalformedError(
-                f"{path} is not a ledger's data: it has no database {name.decode()}"
-            ) from None
+            text = f"{path} is not a ledger's data: it has no database {name.decode()}"
+            raise MalformedError(text) from None
     return databases
 
 
@@ -287,22 +287,18 @@ def _check_format(transaction: Transaction[bytes], path: Path) -> None:
     found = transaction.get(keyspace.META, keyspace.META_FORMAT)
     if found is None:
         raise MalformedError(f"{path} is not a ledger's data: it has no format version")
-    if found != keyspace.FORMAT_VERSION:
-        raise MalformedError(
-            f"{path} has format {found.decode(errors='replace')}, "
-            f"this version reads {keyspace.FORMAT_VERSION.decode()}"
-        )
     engine = transaction.get(keyspace.META, keyspace.META_ENGINE)
-    if engine is not None and not engine.startswith(b"%d." % ENGINE_MAJOR):
-        raise MalformedError(
-            f"{path} was made by LMDB {engine.decode(errors='replace')}, "
-            f"this version uses {engine_version()}"
-        )
+    if found != keyspace.FORMAT_VERSION:
+        problem = f"has format {{}}, this version reads {keyspace.FORMAT_VERSION.decode()}"
+    elif engine is not None and not engine.startswith(b"%d." % ENGINE_MAJOR):
+        problem, found = f"was made by LMDB {{}}, this version uses {engine_version()}", engine
+    else:
+        return
+    raise MalformedError(f"{path} {problem.format(found.decode(errors='replace'))}")
 
 
 @contextmanager
 def _commit_errors(path: Path) -> Iterator[None]:
-    """Translate what LMDB raises inside a write transaction."""
     try:
         yield
     except lmdb.MapFullError as error:

@@ -1,9 +1,8 @@
 """Erasable values: each is encrypted under the key of its subject, and erasing destroys that key.
 
-LMDB never writes over a page that a reader may use: deleted rows stay in free pages until those are
-used again, in no order that could be waited for. So nothing in LMDB may open a value by itself. The
-keys stand in a file beside it, a slot for each subject, and erasing a subject means writing zeros
-over its slot and syncing:
+LMDB keeps deleted rows in free pages until it uses those again, and nobody knows when. So nothing
+in LMDB may open a value by itself. The keys stand in a file beside it, a slot for each subject.
+Erasing a subject means writing zeros over its slot and syncing:
 
     DIR/private.key          the wrapping key, 32 bytes
     DIR/private/keys         slot n: secretbox(wrapping key, the subject's key)
@@ -12,9 +11,9 @@ over its slot and syncing:
 After that, no file holds the key of the ciphertext that free pages may still hold. A copy of the
 folder without DIR/private.key opens nothing either.
 
-An erasure is written down before it is done, in the transaction that deletes the rows, and its row
-is deleted once its event is in the log: after a crash at any moment, the next process that opens
-the store completes what was begun. A slot is never used again.
+The transaction that deletes the rows also records the erasure, and its row is deleted once its
+event is in the log. After a crash at any moment, the next process that opens the store completes
+the erasure. A slot is never used again.
 
 A value belongs to one event: its row is found by the commitment and by the event. The commitment of
 an erased value is remembered, so no repeated request stores the value again. Rows of version 0.1
@@ -96,7 +95,6 @@ class PrivateStore:
         return store
 
     def close(self) -> None:
-        """Close the environment."""
         os.close(self._keys)
         self._environment.close()
 
@@ -151,7 +149,6 @@ class PrivateStore:
             return bytes(self._subject_box(transaction, _subject_hash(subject))[1])
 
     def count(self, subject: str) -> int:
-        """The number of stored values of a subject."""
         with self._environment.read() as transaction:
             return len(_value_keys(transaction, _subject_hash(subject)))
 
@@ -233,7 +230,7 @@ def create_private(path: Path) -> None:
 
 
 def _claim_slot(transaction: Transaction[bytes]) -> int:
-    """The next slot, which no subject has had."""
+    """Claim the next slot, which no subject has had."""
     found = transaction.get(keyspace.META, keyspace.META_SLOTS)
     slot = 0 if found is None else keyspace.decode_u64(found)
     transaction.put(keyspace.META, keyspace.META_SLOTS, keyspace.encode_u64(slot + 1))

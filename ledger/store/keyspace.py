@@ -1,8 +1,8 @@
-"""Every key and value that the store writes, on one page.
+"""This page lists every key and value that the store writes.
 
 Integers in keys are big-endian, so that LMDB's byte order is numeric order.
 
-    DIR/log      the log: everything that is proved, and what finds it
+    DIR/log      the log: the entries, the tree, and the index of ids
       entries      0x00 ‖ u64 leaf_index     leaf bytes: one row for each entry of the open bundle
                    0x01 ‖ u64 bundle_index   one zstd frame of the 256 entries of a full bundle,
                                              each behind its u16 length (c2sp.org/tlog-tiles)
@@ -15,7 +15,7 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
                    "engine"                  the LMDB version that made the files, "0.9.36"
                    "tree"                    u64 tree_size ‖ 32 bytes root hash
 
-    DIR/access   who may do what
+    DIR/access   access tokens, and events about them
       tokens       SHA-256 of the token      a TokenRecord as JSON
       outbox       u64 sequence number       an event as JSON that the log has yet to take in
       meta         "format"                  "1"
@@ -25,14 +25,14 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
       values       the commitment's text     u64 slot ‖ a secretbox of the value's opening as JSON
       by_subject   SHA-256 of the subject ‖ the commitment
                                              nothing
-      erasing      SHA-256 of the subject    u64 slot ‖ the event that says so, as JSON
+      erasing      SHA-256 of the subject    u64 slot ‖ the event that records it, as JSON
       meta         "format"                  "1"
                    "engine"                  as above
-                   "slots"                   u64, how many there are
+                   "slots"                   u64 number of slots
       keys         a file, 72 bytes a slot: a secretbox of the subject's key under that of
                    DIR/private.key, overwritten with zeros when the subject is erased
 
-    DIR/heads    what a witness keeps
+    DIR/heads    the heads that a witness has cosigned
       logs         SHA-256 of the origin     the origin and then the log's vkeys, each a line
       heads        SHA-256 of the origin     u64 cosigned at, in seconds since 1970 ‖ the signed
                                              note: the log's signatures, then the witness's own
@@ -40,7 +40,7 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
                    "engine"                  as above
                    "keys"                    the vkeys of the witness itself, each a line
 
-    DIR/index    what finds entries; it can be made again from DIR/log at any time
+    DIR/index    the index of terms; it can be made again from DIR/log at any time
       blocks       u32 segment ‖ u8 dimension ‖ the last value of the block
                                              consecutive terms of the dimension (term_blocks.py)
       columns      u32 segment ‖ u8 dimension
@@ -96,54 +96,46 @@ META_SLOTS: Final = b"slots"
 
 U64_BYTES: Final = 8
 
-_U64 = struct.Struct(">Q")
 _TAGGED_U64 = struct.Struct(">BQ")
-_DIMENSION_KEY = struct.Struct(">IB")
-_U32 = struct.Struct(">I")
 _OPEN_ENTRY_TAG = 0
 _BUNDLE_TAG = 1
 
-encode_u64 = _U64.pack
+encode_u64 = struct.Struct(">Q").pack
 
 
 def decode_u64(value: bytes) -> int:
     """The integer in eight big-endian bytes. Raises: struct.error for any other length."""
-    number: int = _U64.unpack(value)[0]
+    number: int = struct.unpack(">Q", value)[0]
     return number
 
 
 def open_entry_key(leaf_index: int) -> bytes:
-    """Key of an entry while its bundle is open."""
     return _TAGGED_U64.pack(_OPEN_ENTRY_TAG, leaf_index)
 
 
 def bundle_key(bundle_index: int) -> bytes:
-    """Key of a full bundle."""
     return _TAGGED_U64.pack(_BUNDLE_TAG, bundle_index)
 
 
 def tile_key(*, level: int, index: int) -> bytes:
-    """Key of a tile, full or partial."""
     return _TAGGED_U64.pack(level, index)
 
 
 def dimension_key(*, segment: int, dimension: str) -> bytes:
-    """What the keys of a dimension's blocks in one segment begin with."""
-    return _DIMENSION_KEY.pack(segment, DIMENSION_NUMBERS[dimension])
+    """The beginning of the keys of a dimension's blocks in one segment."""
+    return struct.pack(">IB", segment, DIMENSION_NUMBERS[dimension])
 
 
 def segment_key(segment: int) -> bytes:
-    """Key of what is known of a segment."""
-    return _U32.pack(segment)
+    return segment.to_bytes(4)
 
 
 def encode_tree(*, tree_size: int, root_hash: Hash) -> bytes:
-    """The value of meta "tree"."""
     return encode_u64(tree_size) + root_hash
 
 
 def decode_tree(value: bytes) -> tuple[int, Hash]:
     """Tree size and root hash. Raises: ValueError for a wrong length."""
-    if len(value) != _U64.size + HASH_BYTES:
-        raise ValueError(f"the stored tree has {len(value)} bytes, want {_U64.size + HASH_BYTES}")
-    return decode_u64(value[: _U64.size]), value[_U64.size :]
+    if len(value) != U64_BYTES + HASH_BYTES:
+        raise ValueError(f"the stored tree has {len(value)} bytes, want {U64_BYTES + HASH_BYTES}")
+    return decode_u64(value[:U64_BYTES]), value[U64_BYTES:]

@@ -13,12 +13,7 @@ from typing import Self
 import zstandard
 
 from ledger.store import keyspace
-from ledger.store.environment import (
-    MAP_BYTES_DEFAULT,
-    Environment,
-    Transaction,
-    create_environment,
-)
+from ledger.store.environment import MAP_BYTES_DEFAULT, Environment, Transaction, create_environment
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -39,13 +34,14 @@ from ledger_core.tlog.tree import Node, TreeHead
 FULL_TILE_BYTES = FULL_TILE_HASHES * HASH_BYTES
 PUBLIC_TILE_BYTES = TILE_WIDTH * HASH_BYTES
 BUNDLE_BYTES_MAX = TILE_WIDTH * (2 + 0xFFFF)
-_DATABASES = (
-    keyspace.ENTRIES,
-    keyspace.TILES,
-    keyspace.IDS,
-    keyspace.CHECKPOINTS,
-    keyspace.META,
-)
+_DATABASES = (keyspace.ENTRIES, keyspace.TILES, keyspace.IDS, keyspace.CHECKPOINTS, keyspace.META)
+
+
+class _PerThread(threading.local):
+    """What a thread has for itself. Making a decompressor takes half as long as using it once."""
+
+    def __init__(self) -> None:
+        self.decompressor = zstandard.ZstdDecompressor()
 
 
 class LogStore:
@@ -54,7 +50,7 @@ class LogStore:
     def __init__(self, environment: Environment) -> None:
         self.path = environment.path
         self.environment = environment
-        self._threads = threading.local()
+        self._per_thread = _PerThread()
         # Inner hashes of tiles that grow; complete subtrees never change. Under the lock.
         self._growing: dict[TileCoord, GrowingTile] = {}
         self._lock = threading.Lock()
@@ -65,17 +61,14 @@ class LogStore:
         return cls(Environment.open(path, _DATABASES, readonly=readonly, map_bytes=map_bytes))
 
     def close(self) -> None:
-        """Close the environment; every other method is an error from here on."""
         self.environment.close()
 
     def origin(self) -> str:
-        """The origin that the log was created with."""
         return self._meta(keyspace.META_ORIGIN).decode()
 
     def head(self) -> TreeHead:
         """The durable tree head."""
-        tree_size, root_hash = keyspace.decode_tree(self._meta(keyspace.META_TREE))
-        return TreeHead(tree_size, root_hash)
+        return TreeHead(*keyspace.decode_tree(self._meta(keyspace.META_TREE)))
 
     def leaf(self, leaf_index: int) -> bytes | None:
         """The leaf bytes at an index, or None past the end."""
@@ -88,17 +81,13 @@ class LogStore:
         return leaves[0] if leaves else None
 
     def index_of(self, id_bytes: bytes) -> int | None:
-        """The index of the event with this id."""
         found = self.environment.get(keyspace.IDS, id_bytes)
         return None if found is None else keyspace.decode_u64(found)
 
     def indices_between(self, *, low: bytes, last: bytes, most: int) -> list[int] | None:
         """The indices of the events with ids from `low` to `last`; None for more than `most`."""
         indices: list[int] = []
-        with (
-            self.environment.read() as transaction,
-            transaction.cursor(keyspace.IDS) as cursor,
-        ):
+        with self.environment.read() as transaction, transaction.cursor(keyspace.IDS) as cursor:
             found = cursor.set_range(low)
             while found and cursor.key() <= last:
                 if len(indices) == most:
@@ -139,30 +128,30 @@ class LogStore:
         """The first `width` entries of a bundle, each behind its length; None when it has fewer."""
         with self.environment.read() as transaction:
             if width == TILE_WIDTH:
-                return self._full_bundle(transaction, index)
+                return self._bundle(transaction, index)
             first = index * TILE_WIDTH
             leaves = self._leaves(transaction, range(first, first + width))
         return encode_bundle(leaves) if len(leaves) == width else None
 
     def published(self, tree_size: int | None = None) -> SignedCheckpoint | None:
         """The checkpoint that was published with this size, or the latest."""
-        with (
-            self.environment.read() as transaction,
-            transaction.cursor(keyspace.CHECKPOINTS) as cursor,
-        ):
-            found = (
-                cursor.last()
-                if tree_size is None
-                else cursor.set_key(keyspace.encode_u64(tree_size))
-            )
-            if not found:
-                return None
-            note = cursor.value()
-        return parse_signed_checkpoint(note)
+        if tree_size is not None:
+            note = self.environment.get(keyspace.CHECKPOINTS, keyspace.encode_u64(tree_size))
+        else:
+            with (
+                self.environment.read() as transaction,
+                transaction.cursor(keyspace.CHECKPOINTS) as cursor,
+            ):
+                note = cursor.value() if cursor.last() else None
+        return None if note is None else parse_signed_checkpoint(note)
 
-    def fill_ratio(self) -> float:
-        """How much of the map is in use, from 0 to 1."""
-        return self.environment.fill_ratio()
+    def full_bundle(self, transaction: Transaction[bytes], index: int) -> list[bytes] | None:
+        """The leaves of a full bundle, in the caller's transaction. Raises: MalformedError."""
+        data = self._bundle(transaction, index)
+        leaves = None if data is None else decode_bundle(data)
+        if leaves is not None and len(leaves) != TILE_WIDTH:
+            raise MalformedError(f"bundle {index} has {len(leaves)} entries, want {TILE_WIDTH}")
+        return leaves
 
     def _meta(self, key: bytes) -> bytes:
         with self.environment.read() as transaction:
@@ -206,28 +195,20 @@ class LogStore:
                 if row is not None:
                     leaves.append(row)
                     continue
-                bundle = self._full_bundle(transaction, bundle_index)
-                if bundle is None:
+                full = self.full_bundle(transaction, bundle_index)
+                if full is None:
                     break
-                full = decode_bundle(bundle)
             leaves.append(full[offset])
         return leaves
 
-    def _decompressor(self) -> zstandard.ZstdDecompressor:
-        """The calling thread's own: making one takes half as long as reading a bundle."""
-        made: zstandard.ZstdDecompressor | None = getattr(self._threads, "decompressor", None)
-        if made is None:
-            made = self._threads.decompressor = zstandard.ZstdDecompressor()
-        return made
-
-    def _full_bundle(self, transaction: Transaction[bytes], index: int) -> bytes | None:
+    def _bundle(self, transaction: Transaction[bytes], index: int) -> bytes | None:
         frame = transaction.get(keyspace.ENTRIES, keyspace.bundle_key(index))
         if frame is None:
             return None
         try:
-            return self._decompressor().decompress(frame, max_output_size=BUNDLE_BYTES_MAX)
+            return self._per_thread.decompressor.decompress(frame, max_output_size=BUNDLE_BYTES_MAX)
         except zstandard.ZstdError as error:
-            raise MalformedError(f"bundle {index} is not a zstd frame: {error}") from error
+            raise MalformedError(f"bundle {index}: {error}") from error
 
 
 def create_log(path: Path, *, origin: str, map_bytes: int = MAP_BYTES_DEFAULT) -> None:

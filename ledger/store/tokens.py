@@ -1,11 +1,11 @@
-"""Access tokens: who may append, read or administer, in their own small environment.
+"""The store of access tokens, which say who may append, read or administer.
 
 Only the SHA-256 of a token is stored; the token itself is shown once, when it is made. The command
-line changes tokens while the service runs: LMDB lets both processes in, and the service looks a
-token up on every request, so a revoked token is refused from the next request on.
+line changes tokens while the service runs. The service looks a token up on every request, so it
+refuses a revoked token from the next request on.
 
 Making and revoking are audit events themselves. The command can't append to the log, which the
-service writes, so it stores the event in an outbox, in the same transaction as the change, and the
+service writes. So it stores the event in an outbox, in the transaction of the change, and the
 service appends it. The event has its id from the start: appended twice, it is still one entry.
 """
 
@@ -57,7 +57,6 @@ class AccessStore:
         return cls(Environment.open(path, _DATABASES, readonly=False, map_bytes=_MAP_BYTES))
 
     def close(self) -> None:
-        """Close the environment."""
         self._environment.close()
 
     def find(self, token: str) -> TokenRecord | None:
@@ -72,11 +71,9 @@ class AccessStore:
     def records(self) -> list[TokenRecord]:
         """Every token that was ever made, oldest first."""
         with self._environment.read() as transaction:
-            records = [record for _, record in _rows(transaction)]
-        return sorted(records, key=lambda record: record.created)
+            return sorted((record for _, record in _rows(transaction)), key=lambda r: r.created)
 
     def is_empty(self) -> bool:
-        """Whether no token was ever made."""
         return self._environment.count(keyspace.TOKENS) == 0
 
     def add(self, token: str, record: TokenRecord, *, event: bytes) -> None:
@@ -88,7 +85,7 @@ class AccessStore:
         with self._environment.write() as transaction:
             if _find_in_use(transaction, record.name) is not None:
                 raise ValueError(f"there is a token named {record.name!r} already; revoke it first")
-            _put_token(transaction, key, record)
+            transaction.put(keyspace.TOKENS, key, msgspec.json.encode(record))
             _enqueue(transaction, event)
 
     def revoke(self, name: str, *, revoked: str, event: bytes) -> TokenRecord:
@@ -102,12 +99,12 @@ class AccessStore:
                 raise KeyError(name)
             key, record = found
             record = msgspec.structs.replace(record, revoked=revoked)
-            _put_token(transaction, key, record)
+            transaction.put(keyspace.TOKENS, key, msgspec.json.encode(record))
             _enqueue(transaction, event)
         return record
 
     def enqueue(self, event: bytes) -> None:
-        """Store an event in the outbox that belongs to no change of a token."""
+        """Store in the outbox an event that belongs to no change of a token."""
         with self._environment.write() as transaction:
             _enqueue(transaction, event)
 
@@ -135,14 +132,8 @@ def _rows(transaction: Transaction[bytes]) -> Iterator[tuple[bytes, TokenRecord]
 
 
 def _find_in_use(transaction: Transaction[bytes], name: str) -> tuple[bytes, TokenRecord] | None:
-    for key, record in _rows(transaction):
-        if record.name == name and record.revoked is None:
-            return key, record
-    return None
-
-
-def _put_token(transaction: Transaction[bytes], key: bytes, record: TokenRecord) -> None:
-    transaction.put(keyspace.TOKENS, key, msgspec.json.encode(record))
+    rows = _rows(transaction)
+    return next((row for row in rows if row[1].name == name and row[1].revoked is None), None)
 
 
 def _enqueue(transaction: Transaction[bytes], event: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import enum
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -57,16 +58,15 @@ class LogWriter:
     """Owns the write transactions of a log, on the thread that calls it.
 
     Opening reads the right edge back from disk, and fails when it disagrees with itself or with the
-    last published checkpoint. After a commit that failed at the disk every commit fails: only the
-    next process, which reads the log, can know whether it was stored.
+    last published checkpoint. `head` is the durable head, after the last commit that returned.
     """
+
+    _edge: GrowingTiles
+    _root_hash: Hash
 
     def __init__(self, store: LogStore, lock: FileLock) -> None:
         self.store = store
         self._lock = lock
-        self._failed: CommitFailedError | None = None
-        self._edge: GrowingTiles
-        self._root_hash: Hash
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
         self._recover()
 
@@ -80,27 +80,17 @@ class LogWriter:
         if not path.is_dir():
             # No lock file in a folder that isn't ours: this raises the error that a reader gets.
             LogStore.open(path)
-        lock = lock_for_writing(path)
-        try:
+        with ExitStack() as opened:
+            lock = opened.enter_context(lock_for_writing(path))
             store = LogStore.open(path, readonly=False, map_bytes=map_bytes)
-            try:
-                return cls(store, lock)
-            except BaseException:
-                store.close()
-                raise
-        except BaseException:
-            lock.release()
-            raise
+            opened.callback(store.close)
+            writer = cls(store, lock)
+            opened.pop_all()
+        return writer
 
     def close(self) -> None:
-        """Close the log and release the right to write."""
         self.store.close()
         self._lock.release()
-
-    @property
-    def head(self) -> TreeHead:
-        """The durable head, after the last commit that returned."""
-        return self._head
 
     def commit(
         self, entries: Sequence[NewEntry], *, checkpoints: Sequence[tuple[int, str]] = ()
@@ -109,11 +99,9 @@ class LogWriter:
 
         `checkpoints`: tree size and signed note of each. One result for each entry.
         When this returns, all of it is on the disk.
-        Raises: StorageFullError with nothing stored; CommitFailedError with the outcome unknown.
+        Raises: as `Environment.write`.
         Cost: two node hashes and two point writes an entry, and one sync.
         """
-        if self._failed is not None:
-            raise CommitFailedError("the writer stopped after a failed commit; restart to go on")
         try:
             with self.store.environment.write() as transaction:
                 self._check_alone(transaction)
@@ -121,36 +109,32 @@ class LogWriter:
                 for tree_size, note in checkpoints:
                     key = keyspace.encode_u64(tree_size)
                     transaction.put(keyspace.CHECKPOINTS, key, note.encode())
-        except CommitFailedError as error:
-            self._failed = error
+        except CommitFailedError:
             raise
         except BaseException:
             # The transaction was undone, but the edge in memory has counted its entries already.
             self._recover()
             raise
-        self._head = TreeHead(self._edge.size, self._root_hash)
+        self.head = TreeHead(self._edge.size, self._root_hash)
         return placed
 
     def _check_alone(self, transaction: Transaction[bytes]) -> None:
         """Fail when somebody removed the lock file and another process has written since."""
-        stored = TreeHead(
-            *keyspace.decode_tree(transaction.require(keyspace.META, keyspace.META_TREE))
-        )
-        if stored != self._head:
+        tree = transaction.require(keyspace.META, keyspace.META_TREE)
+        stored = TreeHead(*keyspace.decode_tree(tree))
+        if stored != self.head:
             raise CommitFailedError(
                 f"another process writes {self.store.path}: its head has size {stored.tree_size}, "
-                f"the head of this process {self._head.tree_size}; stop one and restart the other"
+                f"the head of this process {self.head.tree_size}; stop one and restart the other"
             )
 
     def _recover(self) -> None:
         """Read the right edge from disk: at start, and after a transaction that was undone."""
         check_right_edge(self.store)
-        head = self.store.head()
-        self._head = head
+        self.head = head = self.store.head()
         self._root_hash = head.root_hash
-        self._edge = GrowingTiles.restore(
-            size=head.tree_size, partial_tiles=partial_tile_bytes(self.store, head)
-        )
+        partial_tiles = partial_tile_bytes(self.store, head)
+        self._edge = GrowingTiles.restore(size=head.tree_size, partial_tiles=partial_tiles)
         first = head.tree_size - head.tree_size % TILE_WIDTH
         self._open_leaves: list[bytes] = []
         for leaf_index in range(first, head.tree_size):

@@ -92,7 +92,6 @@ async def open_witness(directory: Path, *, now: Callable[[], int]) -> AsyncItera
 
 
 def make_app(witness: Witness) -> web.Application:
-    """The routes of a witness."""
     app = web.Application(client_max_size=BODY_BYTES_MAX)
     app[WITNESS] = witness
     app.router.add_post("/add-checkpoint", _add_checkpoint)

@@ -11,27 +11,15 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from ledger.log.group_commit import GroupCommit
-from ledger.witness.store import HeadStore, HeadWriter, KnownLog, Outcome, Update
+from ledger.log.group_commit import CommitLimits, GroupCommit
+from ledger.witness.store import HeadWriter, KnownLog, Outcome, Update
+from ledger_core.tlog import witness as protocol
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, CosignatureVerifier, parse_verifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.note import Verifier
-from ledger_core.tlog.witness import (
-    SIZE_MEDIA,
-    Authentic,
-    Refused,
-    advance,
-    authenticate,
-    cosignatures_by,
-    format_cosignatures,
-    format_size_answer,
-    is_fork,
-    parse_add_checkpoint,
-)
 
-WAITING_MAX: Final = 10_000
-BATCH_MAX: Final = 1_000
+LIMITS: Final = CommitLimits(waiting_max=10_000, batch_max=1_000)
 TEXT: Final = "text/plain; charset=utf-8"
 LOGS_CACHED_MAX: Final = 10_000
 
@@ -53,37 +41,20 @@ class Witness:
     """
 
     def __init__(
-        self,
-        writer: HeadWriter,
-        signers: Sequence[CosignatureSigner],
-        *,
-        now: Callable[[], int],
+        self, writer: HeadWriter, signers: Sequence[CosignatureSigner], *, now: Callable[[], int]
     ) -> None:
+        self.store: Final = writer.store
+        self.name: Final = signers[0].verifier.name
+        self.vkeys: Final = tuple(str(signer.verifier) for signer in signers)
         self._writer = writer
         self._signers = tuple(signers)
         self._now = now
         self._commits: GroupCommit[Update, Outcome] = GroupCommit(
-            self._commit, name="witness-writer", waiting_max=WAITING_MAX, batch_max=BATCH_MAX
+            self._commit, name="witness-writer", limits=LIMITS
         )
 
     @property
-    def name(self) -> str:
-        """The name in its cosignatures."""
-        return self._signers[0].verifier.name
-
-    @property
-    def vkeys(self) -> tuple[str, ...]:
-        """Its verifier keys, for policies."""
-        return tuple(str(signer.verifier) for signer in self._signers)
-
-    @property
-    def store(self) -> HeadStore:
-        """The known logs and their heads."""
-        return self._writer.store
-
-    @property
     def failure(self) -> UnavailableError | None:
-        """Why nothing is cosigned any more, or None."""
         return self._commits.failure
 
     async def stop(self) -> None:
@@ -92,25 +63,24 @@ class Witness:
         self._writer.close()
 
     async def add_checkpoint(self, body: bytes) -> Answer:
-        """The answer to an add-checkpoint request."""
         try:
-            request = parse_add_checkpoint(body)
+            request = protocol.parse_add_checkpoint(body)
         except MalformedError as error:
-            return _refusal(Refused(HTTPStatus.BAD_REQUEST, str(error)))
+            return Answer(HTTPStatus.BAD_REQUEST, f"{error}\n")
         origin = request.signed.checkpoint.origin
         log = self.store.log(origin)
-        authentic = authenticate(request, log=None if log is None else _verifiers(log))
-        if isinstance(authentic, Refused):
+        authentic = protocol.authenticate(request, log=None if log is None else _verifiers(log))
+        if isinstance(authentic, protocol.Refused):
             return _refusal(authentic)
+        update = Update(origin, lambda known: self._advance(authentic, known))
         try:
-            outcome = await self._commits.submit(
-                Update(origin, lambda known: self._advance(authentic, known))
-            )
+            outcome = await self._commits.submit(update)
         except UnavailableError as error:
-            return _refusal(Refused(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
-        if isinstance(outcome, Refused):
+            return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n")
+        if isinstance(outcome, protocol.Refused):
             return _refusal(outcome)
-        return Answer(HTTPStatus.OK, format_cosignatures(cosignatures_by(outcome, self._signers)))
+        cosignatures = protocol.cosignatures_by(outcome, self._signers)
+        return Answer(HTTPStatus.OK, protocol.format_cosignatures(cosignatures))
 
     def checkpoint(self, origin_hash: bytes) -> str | None:
         """The head cosigned last for an origin, by its SHA-256: a signed note, or None."""
@@ -118,25 +88,28 @@ class Witness:
         return None if head is None else head.note
 
     def _commit(self, updates: Sequence[Update]) -> list[Outcome]:
-        """Commit a batch, on the writer thread."""
         outcomes = self._writer.commit(updates)
         cosigned = sum(isinstance(outcome, SignedCheckpoint) for outcome in outcomes)
         if cosigned:
             _log.info("heads_cosigned", heads=cosigned)
         return outcomes
 
-    def _advance(self, authentic: Authentic, known: SignedCheckpoint | None) -> Outcome:
+    def _advance(self, authentic: protocol.Authentic, known: SignedCheckpoint | None) -> Outcome:
         """Decide one request, on the writer thread, inside the transaction of its batch."""
-        outcome = advance(authentic, known=known, signers=self._signers, time_unix_s=self._now())
-        if isinstance(outcome, Refused):
+        outcome = protocol.advance(
+            authentic, known=known, signers=self._signers, time_unix_s=self._now()
+        )
+        if isinstance(outcome, protocol.Refused):
             _log_refusal(authentic, known, outcome)
         return outcome
 
 
-def _log_refusal(authentic: Authentic, known: SignedCheckpoint | None, refused: Refused) -> None:
+def _log_refusal(
+    authentic: protocol.Authentic, known: SignedCheckpoint | None, refused: protocol.Refused
+) -> None:
     """Log a refusal; a fork is logged with both heads, which are the evidence."""
     origin = authentic.request.signed.checkpoint.origin
-    if known is not None and is_fork(authentic, known):
+    if known is not None and protocol.is_fork(authentic, known):
         _log.critical(
             "log_forked",
             origin=origin,
@@ -147,13 +120,14 @@ def _log_refusal(authentic: Authentic, known: SignedCheckpoint | None, refused: 
         _log.warning("head_refused", origin=origin, status=refused.status, reason=refused.reason)
 
 
-def _refusal(refused: Refused) -> Answer:
+def _refusal(refused: protocol.Refused) -> Answer:
     if refused.known_size is not None:
-        return Answer(refused.status, format_size_answer(refused.known_size), SIZE_MEDIA)
+        return Answer(
+            refused.status, protocol.format_size_answer(refused.known_size), protocol.SIZE_MEDIA
+        )
     return Answer(refused.status, f"{refused.reason}\n")
 
 
 @lru_cache(LOGS_CACHED_MAX)
 def _verifiers(log: KnownLog) -> tuple[Verifier | CosignatureVerifier, ...]:
-    """The parsed keys of a log, cached."""
     return tuple(map(parse_verifier, log.vkeys))

@@ -16,40 +16,41 @@ all heads are checked against their origins at start, and again before a first h
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Final, Self, TypeAlias
+from typing import Final, NamedTuple, Self, TypeAlias
 
 from ledger.store import keyspace
 from ledger.store.environment import (
     MAP_BYTES_DEFAULT,
-    CommitFailedError,
     Environment,
     Transaction,
     create_environment,
     lock_for_writing,
 )
 from ledger_client.runtime.files import FileLock
-from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
+from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, parse_signed_checkpoint
+from ledger_core.tlog.cosignature import parse_verifier
 from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
+from ledger_core.tlog.note import check_algorithm, known_keys
+from ledger_core.tlog.policy import LOG_ALGORITHMS
 from ledger_core.tlog.witness import Refused, cosigned_at
 
 LOG_KEYS_MAX: Final = 8
 _DATABASES: Final = (keyspace.LOGS, keyspace.HEADS, keyspace.META)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownLog:
+class KnownLog(NamedTuple):
     """A log that the witness cosigns: its origin, and the vkeys that it may sign with."""
 
     origin: str
     vkeys: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
     """A change to the head of one log.
 
     `advance` gets the stored head when its turn comes, and returns the head to store, which may be
@@ -78,7 +79,6 @@ class HeadStore:
         return cls(Environment.open(path, _DATABASES, readonly=readonly, map_bytes=map_bytes))
 
     def close(self) -> None:
-        """Close the environment."""
         self.environment.close()
 
     def vkeys(self) -> tuple[str, ...]:
@@ -87,7 +87,6 @@ class HeadStore:
             return _lines(transaction.require(keyspace.META, keyspace.META_KEYS))
 
     def log(self, origin: str) -> KnownLog | None:
-        """The log of an origin, None when it is not known."""
         value = self.environment.get(keyspace.LOGS, _key(origin))
         return None if value is None else _decode_log(value)
 
@@ -102,7 +101,6 @@ class HeadStore:
             ]
 
     def count_logs(self) -> int:
-        """The number of known logs."""
         return self.environment.count(keyspace.LOGS)
 
     def head(self, origin_hash: bytes) -> SignedCheckpoint | None:
@@ -111,10 +109,13 @@ class HeadStore:
             return _read_head(transaction, origin_hash)
 
     def add_log(self, origin: str, vkeys: Sequence[str]) -> KnownLog:
-        """Add a log, or keys to a known one. Its head, if it has one, stays.
+        """Add a log, or keys to a known one; its head stays. A running witness uses them at once.
 
-        Raises: ValueError when it would have more keys than a log can have.
+        Raises: ValueError for an origin that no checkpoint can have, for a key of another type or
+        of this witness itself, and for too many.
         """
+        Checkpoint(origin, 0, EMPTY_ROOT_HASH)
+        own = {parse_verifier(vkey).public_key for vkey in self.vkeys()}
         with self.environment.write() as transaction:
             value = transaction.get(keyspace.LOGS, _key(origin))
             before = () if value is None else _decode_log(value).vkeys
@@ -123,6 +124,13 @@ class HeadStore:
                 raise ValueError(
                     f"a log has 1 to {LOG_KEYS_MAX} keys, {origin} would have {len(log.vkeys)}"
                 )
+            verifiers = [parse_verifier(vkey) for vkey in log.vkeys]
+            for verifier in verifiers:
+                check_algorithm(verifier.key, *LOG_ALGORITHMS)
+                if verifier.public_key in own:
+                    # Its own cosignatures would pass for signatures of the log.
+                    raise ValueError(f"{verifier.key!r} has a public key of this witness")
+            known_keys(verifiers)
             transaction.put(keyspace.LOGS, _key(origin), _encode_lines(origin, *log.vkeys))
         return log
 
@@ -133,7 +141,6 @@ class HeadWriter:
     def __init__(self, store: HeadStore, lock: FileLock) -> None:
         self.store = store
         self._lock = lock
-        self._failed: CommitFailedError | None = None
 
     @classmethod
     def open(cls, path: Path, *, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
@@ -142,17 +149,16 @@ class HeadWriter:
         Raises: as `Environment.open`, UnavailableError when another process writes it,
         MalformedError when a head is stored under another origin's key.
         """
-        store = HeadStore.open(path, readonly=False, map_bytes=map_bytes)
-        try:
+        with ExitStack() as opened:
+            store = HeadStore.open(path, readonly=False, map_bytes=map_bytes)
+            opened.callback(store.close)
             with store.environment.read() as transaction:
                 _check_head_keys(transaction)
-            return cls(store, lock_for_writing(path))
-        except BaseException:
-            store.close()
-            raise
+            writer = cls(store, lock_for_writing(path))
+            opened.pop_all()
+        return writer
 
     def close(self) -> None:
-        """Close the environment and release the right to write."""
         self.store.close()
         self._lock.release()
 
@@ -160,17 +166,10 @@ class HeadWriter:
         """Advance heads in order, each from what the update before it left. One outcome for each.
 
         When this returns, they are on the disk. Without any change there is no sync to wait for.
-        Raises: StorageFullError with nothing stored; CommitFailedError with the outcome unknown,
-        and from then on always: what was stored shows when the environment is opened again.
+        Raises: as `Environment.write`.
         """
-        if self._failed is not None:
-            raise CommitFailedError("the witness stopped after a failed commit; restart to go on")
-        try:
-            with self.store.environment.write() as transaction:
-                return [_advance(transaction, update) for update in updates]
-        except CommitFailedError as error:
-            self._failed = error
-            raise
+        with self.store.environment.write() as transaction:
+            return [_advance(transaction, update) for update in updates]
 
 
 def create_heads(path: Path, *, vkeys: Sequence[str], map_bytes: int = MAP_BYTES_DEFAULT) -> None:

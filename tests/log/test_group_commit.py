@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ledger.log.group_commit import GroupCommit, QueueFullError, Weight
+from ledger.log.group_commit import CommitLimits, GroupCommit, QueueFullError, Weight
 from ledger.store.environment import CommitFailedError, StorageFullError
 from ledger_core.tlog.errors import UnavailableError
 
@@ -34,11 +34,17 @@ class Disk:
 
 
 def open_commits(
-    disk: Disk, *, waiting_max: int = 100, batch_max: int = 10, **others: Any
+    disk: Disk,
+    *,
+    waiting_max: int = 100,
+    batch_max: int = 10,
+    waiting_bytes_max: int = 1 << 30,
+    **others: Any,
 ) -> GroupCommit[int, int]:
-    return GroupCommit(
-        disk.commit, name="disk", waiting_max=waiting_max, batch_max=batch_max, **others
+    limits = CommitLimits(
+        waiting_max=waiting_max, batch_max=batch_max, waiting_bytes_max=waiting_bytes_max
     )
+    return GroupCommit(disk.commit, name="disk", limits=limits, **others)
 
 
 async def submitted(commits: GroupCommit[int, int], jobs: range) -> list[asyncio.Task[int]]:

@@ -3,22 +3,24 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ledger.log.group_commit import QueueFullError
-from ledger.log.publisher import Publisher
-from ledger.log.sequencer import Sequencer
+from ledger.log.publisher import Publisher, PublisherOptions
+from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.store.environment import CommitFailedError, StorageFullError
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter, Placement
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.policy import Policy, format_policy, parse_policy
 from ledger_core.tlog.tree import TreeHead
-from tests.store.entries import MAP_BYTES, ORIGIN, SIGNER, entries, entry, new_log, signed
+from tests.store.entries import MAP_BYTES, SIGNER, entries, entry, new_log, signed
 
 POLICY = parse_policy(format_policy([SIGNER.verifier]).encode())
+QUICK = PublisherOptions(interval_s=0.01)
 
 
 @asynccontextmanager
@@ -26,24 +28,14 @@ async def running(
     path: Path,
     *,
     policy: Policy = POLICY,
-    waiting_events_max: int = 50_000,
+    waiting_max: int = LIMITS.waiting_max,
     map_bytes: int = MAP_BYTES,
-    heartbeat_s: float = 180.0,
-    witness_timeout_s: float = 5.0,
+    options: PublisherOptions = QUICK,
 ) -> AsyncIterator[tuple[Sequencer, Publisher]]:
     writer = LogWriter.open(path, map_bytes=map_bytes)
-    sequencer = Sequencer(writer, waiting_events_max=waiting_events_max)
-    publisher = Publisher(
-        origin=ORIGIN,
-        signers=[SIGNER],
-        policy=policy,
-        store=writer.store,
-        sequencer=sequencer,
-        evidence=path.parent / "evidence",
-        interval_s=0.01,
-        heartbeat_s=heartbeat_s,
-        witness_timeout_s=witness_timeout_s,
-    )
+    sequencer = Sequencer(writer, limits=replace(LIMITS, waiting_max=waiting_max))
+    evidence = path.parent / "evidence"
+    publisher = Publisher(sequencer, [SIGNER], policy, evidence=evidence, options=options)
     try:
         yield sequencer, publisher
     finally:
@@ -83,7 +75,7 @@ async def test_a_caller_that_goes_away_does_not_take_its_events_back(path: Path)
 
 @pytest.mark.anyio
 async def test_too_much_waiting_is_refused_whole_and_the_rest_goes_on(path: Path) -> None:
-    async with running(path, waiting_events_max=100) as (sequencer, _):
+    async with running(path, waiting_max=100) as (sequencer, _):
         results = await asyncio.gather(
             *(sequencer.append(entries(n * 40, n * 40 + 40)) for n in range(8)),
             return_exceptions=True,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from tests.log.scripted_witness import (
     serving,
     silent,
 )
-from tests.log.test_publisher import running
+from tests.log.test_publisher import QUICK, running
 from tests.store.entries import SIGNER, entries, new_log
 
 QUORUM = "group q 2 w1 w2 w3\nquorum q\n"
@@ -58,9 +59,8 @@ async def among(
     """A publisher that runs among witnesses."""
     async with serving(witnesses):
         policy = policy_of(witnesses)
-        async with running(
-            path, policy=policy, witness_timeout_s=timeout_s, heartbeat_s=heartbeat_s
-        ) as (sequencer, publisher):
+        options = replace(QUICK, witness_timeout_s=timeout_s, heartbeat_s=heartbeat_s)
+        async with running(path, policy=policy, options=options) as (sequencer, publisher):
             task = asyncio.create_task(publisher.run())
             await asyncio.sleep(0)
             try:

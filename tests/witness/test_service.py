@@ -1,7 +1,7 @@
 """A witness in this process, with a clock of the test's: what it remembers, and when it refuses."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -9,8 +9,9 @@ from structlog.testing import capture_logs
 
 from ledger.runtime.keys import write_keys
 from ledger.witness.app import open_witness
-from ledger.witness.data_dir import WitnessPaths, add_log, open_heads
+from ledger.witness.data_dir import WitnessPaths
 from ledger.witness.service import Answer, Witness
+from ledger.witness.store import HeadStore
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.note import parse_note
@@ -40,18 +41,8 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "w"
 
 
-def run(
-    directory: Path, scenario: Callable[[Witness], Awaitable[None]], clock: Clock | None = None
-) -> None:
-    async def opened() -> None:
-        async with open_witness(directory, now=clock or Clock()) as witness:
-            await scenario(witness)
-
-    asyncio.run(opened())
-
-
-async def nothing(_: Witness) -> None:
-    """A scenario for a witness that does not start."""
+def opened(directory: Path, clock: Clock | None = None) -> AbstractAsyncContextManager[Witness]:
+    return open_witness(directory, now=clock or Clock())
 
 
 def cosigned(answer: Answer, note: str) -> int:
@@ -61,10 +52,11 @@ def cosigned(answer: Answer, note: str) -> int:
     return time_unix_s
 
 
-def test_a_clock_that_runs_backwards_refuses_until_it_has_caught_up(directory: Path) -> None:
+@pytest.mark.anyio
+async def test_a_clock_that_runs_backwards_refuses_until_it_has_caught_up(directory: Path) -> None:
     clock = Clock()
 
-    async def scenario(witness: Witness) -> None:
+    async with opened(directory, clock) as witness:
         assert cosigned(await witness.add_checkpoint(LOG.grow(0, 5)), LOG.note(5)) == NOW
         for now, status in [(NOW - 1, 503), (0, 503), (NOW, 200), (NOW - 3600, 503)]:
             clock.now = now
@@ -76,34 +68,30 @@ def test_a_clock_that_runs_backwards_refuses_until_it_has_caught_up(directory: P
         # What is wrong with a request is said first.
         assert (await witness.add_checkpoint(LOG.grow(4, 9))).status == 409
 
-    run(directory, scenario, clock)
-
-    async def after_a_restart(witness: Witness) -> None:
+    async with opened(directory, clock) as witness:
         answer = await witness.add_checkpoint(LOG.grow(5, 9))
         assert answer.status == 503
         assert "3600 s behind" in answer.body
         clock.now = NOW + 1
         assert cosigned(await witness.add_checkpoint(LOG.grow(5, 9)), LOG.note(9)) == NOW + 1
 
-    run(directory, after_a_restart, clock)
 
-
-def test_another_log_is_not_held_up_by_the_clock_of_the_first(tmp_path: Path) -> None:
+@pytest.mark.anyio
+async def test_another_log_is_not_held_up_by_the_clock_of_the_first(tmp_path: Path) -> None:
     clock, other = Clock(), Log("example.com/other")
     make_witness(tmp_path / "w", [LOG, other])
 
-    async def scenario(witness: Witness) -> None:
+    async with opened(tmp_path / "w", clock) as witness:
         cosigned(await witness.add_checkpoint(LOG.grow(0, 5)), LOG.note(5))
         clock.now = NOW - 10
         assert cosigned(await witness.add_checkpoint(other.grow(0, 5)), other.note(5)) == NOW - 10
 
-    run(tmp_path / "w", scenario, clock)
 
-
-def test_the_same_head_is_cosigned_again_at_a_later_time(directory: Path) -> None:
+@pytest.mark.anyio
+async def test_the_same_head_is_cosigned_again_at_a_later_time(directory: Path) -> None:
     clock = Clock()
 
-    async def scenario(witness: Witness) -> None:
+    async with opened(directory, clock) as witness:
         first = await witness.add_checkpoint(LOG.grow(0, 5))
         again = await witness.add_checkpoint(LOG.grow(5, 5))
         # ML-DSA-44 signs another way each time: this is what was kept.
@@ -112,11 +100,10 @@ def test_the_same_head_is_cosigned_again_at_a_later_time(directory: Path) -> Non
         later = await witness.add_checkpoint(LOG.grow(5, 5))
         assert cosigned(later, LOG.note(5)) == NOW + 1
 
-    run(directory, scenario, clock)
 
-
-def test_a_hundred_requests_at_once_become_one_history(directory: Path) -> None:
-    async def scenario(witness: Witness) -> None:
+@pytest.mark.anyio
+async def test_a_hundred_requests_at_once_become_one_history(directory: Path) -> None:
+    async with opened(directory) as witness:
         bodies = [LOG.grow(old, new) for old in range(10) for new in range(old + 1, old + 11)]
         answers = await asyncio.gather(*map(witness.add_checkpoint, bodies))
         size = 0
@@ -133,48 +120,42 @@ def test_a_hundred_requests_at_once_become_one_history(directory: Path) -> None:
         note = parse_note(witness.checkpoint(LOG.origin_hash) or "")
         assert note.text == LOG.text(size)
 
-    run(directory, scenario)
 
-
-def test_what_was_cosigned_is_known_after_a_restart(directory: Path) -> None:
-    async def scenario(witness: Witness) -> None:
+@pytest.mark.anyio
+async def test_what_was_cosigned_is_known_after_a_restart(directory: Path) -> None:
+    async with opened(directory) as witness:
         cosigned(await witness.add_checkpoint(LOG.grow(0, 5)), LOG.note(5))
-
-    async def after_a_restart(witness: Witness) -> None:
+    async with opened(directory) as witness:
         assert (await witness.add_checkpoint(LOG.grow(0, 9))).body == "5\n"
         cosigned(await witness.add_checkpoint(LOG.grow(5, 9)), LOG.note(9))
 
-    run(directory, scenario)
-    run(directory, after_a_restart)
 
-
-def test_a_log_that_is_added_while_it_runs_is_known_at_once(directory: Path) -> None:
+@pytest.mark.anyio
+async def test_a_log_that_is_added_while_it_runs_is_known_at_once(directory: Path) -> None:
     other = Log("example.com/other")
 
-    async def scenario(witness: Witness) -> None:
+    async with opened(directory) as witness:
         assert (await witness.add_checkpoint(other.grow(0, 5))).status == 404
-        add_log(witness.store, origin=other.origin, vkeys=[other.vkey])
+        witness.store.add_log(other.origin, [other.vkey])
         cosigned(await witness.add_checkpoint(other.grow(0, 5)), other.note(5))
 
-    run(directory, scenario)
 
-
-def test_a_log_may_change_its_key(directory: Path) -> None:
-    async def scenario(witness: Witness) -> None:
+@pytest.mark.anyio
+async def test_a_log_may_change_its_key(directory: Path) -> None:
+    async with opened(directory) as witness:
         new = LOG.signed(LOG.text(5), LOG.stranger)
         assert (await witness.add_checkpoint(LOG.ask(0, new))).status == 403
-        add_log(witness.store, origin=LOG.origin, vkeys=[str(LOG.stranger.verifier)])
+        witness.store.add_log(LOG.origin, [str(LOG.stranger.verifier)])
         for note in (new, LOG.note(5)):
             size = 5 if witness.checkpoint(LOG.origin_hash) else 0
             assert (await witness.add_checkpoint(LOG.ask(size, note))).status == 200
 
-    run(directory, scenario)
 
-
-def test_a_fork_is_told_to_the_operator_with_both_heads(directory: Path) -> None:
+@pytest.mark.anyio
+async def test_a_fork_is_told_to_the_operator_with_both_heads(directory: Path) -> None:
     forked = Log(LOG.origin, FORK)
 
-    async def scenario(witness: Witness) -> None:
+    async with opened(directory) as witness:
         await witness.add_checkpoint(LOG.grow(0, 9))
         with capture_logs() as lines:
             # With whatever old size it comes.
@@ -186,28 +167,32 @@ def test_a_fork_is_told_to_the_operator_with_both_heads(directory: Path) -> None
             assert parse_note(line["cosigned_note"]).text == LOG.text(9)
             assert line["refused_note"] == forked.note(9)
 
-    run(directory, scenario)
 
-
-def test_a_store_of_other_keys_is_refused(directory: Path) -> None:
+@pytest.mark.anyio
+async def test_a_store_of_other_keys_is_refused(directory: Path) -> None:
     other = CosignatureSigner.generate("example.com/w2", algorithm=4, seed=b"o" * 32)
     (directory / "key").unlink()
     write_keys(directory / "key", [other.key])
     with pytest.raises(MalformedError, match="second history"):
-        run(directory, nothing)
+        async with opened(directory):
+            pass
 
 
-def test_a_key_that_others_can_read_is_refused(directory: Path) -> None:
+@pytest.mark.anyio
+async def test_a_key_that_others_can_read_is_refused(directory: Path) -> None:
     (directory / "key").chmod(0o644)
     with pytest.raises(UnavailableError, match="0644"):
-        run(directory, nothing)
+        async with opened(directory):
+            pass
 
 
-def test_a_witness_without_its_memory_does_not_begin_anew(directory: Path) -> None:
+@pytest.mark.anyio
+async def test_a_witness_without_its_memory_does_not_begin_anew(directory: Path) -> None:
     for file in (directory / "heads").iterdir():
         file.unlink()
     with pytest.raises(UnavailableError):
-        run(directory, nothing)
+        async with opened(directory):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -224,8 +209,8 @@ def test_a_witness_without_its_memory_does_not_begin_anew(directory: Path) -> No
 def test_a_log_that_can_not_be_one_is_refused(
     directory: Path, origin: str, vkeys: list[str], message: str
 ) -> None:
-    with open_heads(WitnessPaths(directory), readonly=False) as store:
+    with closing(HeadStore.open(WitnessPaths(directory).heads, readonly=False)) as store:
         before = store.logs()
         with pytest.raises(ValueError, match=message):
-            add_log(store, origin=origin, vkeys=vkeys)
+            store.add_log(origin, vkeys)
         assert store.logs() == before

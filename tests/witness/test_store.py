@@ -19,6 +19,7 @@ from tests.witness.witnesses import SIGNERS
 NOW = 1_790_000_000
 LOG = Log("example.com/log")
 REFUSED = Refused(409, "another size", 7)
+VKEY, OTHER_VKEY = LOG.vkey, str(LOG.stranger.verifier)
 VKEYS = [str(signer.verifier) for signer in SIGNERS]
 MAP_BYTES = 1 << 20
 
@@ -175,11 +176,11 @@ def test_a_log_is_known_with_all_its_keys_and_keeps_its_head(path: Path) -> None
     writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
     store = writer.store
     assert store.log(LOG.origin) is None
-    store.add_log(LOG.origin, ["one"])
+    store.add_log(LOG.origin, [VKEY])
     writer.commit([put(head(7))])
-    assert store.add_log(LOG.origin, ["two", "one"]) == KnownLog(LOG.origin, ("one", "two"))
-    assert store.log(LOG.origin) == KnownLog(LOG.origin, ("one", "two"))
-    assert store.logs() == [(KnownLog(LOG.origin, ("one", "two")), head(7))]
+    assert store.add_log(LOG.origin, [OTHER_VKEY, VKEY]) == KnownLog(LOG.origin, (VKEY, OTHER_VKEY))
+    assert store.log(LOG.origin) == KnownLog(LOG.origin, (VKEY, OTHER_VKEY))
+    assert store.logs() == [(KnownLog(LOG.origin, (VKEY, OTHER_VKEY)), head(7))]
     assert store.vkeys() == tuple(VKEYS)
     writer.close()
 
@@ -196,15 +197,15 @@ def test_a_log_has_so_many_keys_at_most(path: Path) -> None:
 def test_an_origin_may_have_what_python_takes_for_the_end_of_a_line(path: Path) -> None:
     origin = "example.com/\u2028\x85log"
     store = HeadStore.open(path, readonly=False, map_bytes=MAP_BYTES)
-    store.add_log(origin, ["one"])
-    assert store.log(origin) == KnownLog(origin, ("one",))
+    store.add_log(origin, [VKEY])
+    assert store.log(origin) == KnownLog(origin, (VKEY,))
     store.close()
 
 
 def test_so_many_logs_are_read_and_all_are_counted(path: Path) -> None:
     store = HeadStore.open(path, readonly=False, map_bytes=MAP_BYTES)
     for number in range(5):
-        store.add_log(f"example.com/{number}", ["key"])
+        store.add_log(f"example.com/{number}", [VKEY])
     assert len(store.logs(logs_max=3)) == 3
     assert store.count_logs() == len(store.logs()) == 5
     store.close()

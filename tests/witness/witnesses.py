@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,8 @@ from aics_witness import LogConfig, Witness, WitnessStore, make_server
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ledger.demo.child_service import Service
-from ledger.witness.data_dir import WitnessPaths, add_log, create_witness, open_heads
+from ledger.witness.data_dir import WitnessPaths, create_witness
+from ledger.witness.store import HeadStore
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
 
@@ -49,9 +50,9 @@ def make_witness(
 ) -> WitnessPaths:
     """A witness of ours that knows these logs."""
     paths = create_witness(directory, signers)
-    with open_heads(paths, readonly=False) as store:
+    with closing(HeadStore.open(paths.heads, readonly=False)) as store:
         for log in logs:
-            add_log(store, origin=log.origin, vkeys=[log.vkey])
+            store.add_log(log.origin, [log.vkey])
     return paths
 
 

@@ -74,7 +74,7 @@ async def read_ready(context: ServiceContext, _request: web.BaseRequest) -> web.
             f"the newest head is not published, what is published stays: "
             f"{context.publisher.quorum_missing}"
         )
-    fill = context.store.fill_ratio()
+    fill = context.store.environment.fill_ratio()
     if fill > MAP_FILL_WARNED:
         warnings.append(f"the log's map is {fill:.0%} full: raise map_bytes and start again")
     warnings += _index_warnings(context)
