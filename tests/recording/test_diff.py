@@ -11,6 +11,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import attrs
+import msgspec
+import numpy as np
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,6 +176,189 @@ def test_a_sqlalchemy_instance() -> None:
         # Everything is expired now, and nothing is loaded to be shown.
         assert snapshot(account) == {}
     engine.dispose()
+
+
+def test_what_has_expired_or_is_deferred_is_unknown_and_not_absent() -> None:
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        account = Account(id=1, owner="jo", limit=5)
+        assert diff(None, account) == [
+            {"path": "/id", "after": 1},
+            {"path": "/owner", "after": "jo"},
+            {"path": "/limit", "after": 5},
+        ]
+        session.add(account)
+        session.commit()
+        session.refresh(account)
+        before = snapshot(account)
+        account.limit = 6
+        session.commit()
+        unknown = {"path": "", "after": {"not_loaded": ["id", "limit", "owner"]}}
+        assert diff(before, account) == [unknown]
+        assert diff(before, account, exclude=["id", "owner"]) == [
+            {"path": "", "after": {"not_loaded": ["limit"]}}
+        ]
+        session.refresh(account, ["limit"])
+        assert diff(before, account) == [
+            {"path": "/limit", "before": 5, "after": 6},
+            {"path": "", "after": {"not_loaded": ["id", "owner"]}},
+        ]
+        session.refresh(account)
+        assert diff(before, account) == [{"path": "/limit", "before": 5, "after": 6}]
+    engine.dispose()
+
+
+NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
+
+class Money:
+    __slots__ = ("amount", "currency")
+
+    def __init__(self, amount: str, currency: str = "EUR") -> None:
+        self.amount = Decimal(amount)
+        self.currency = currency
+
+
+@dataclasses.dataclass
+class Address:
+    city: str
+
+
+@attrs.define
+class Car:
+    plate: str
+
+
+class Card(pydantic.BaseModel):
+    pin: pydantic.SecretStr
+
+
+class Leaf(msgspec.Struct):
+    name: str
+
+
+def nested(levels: int, inmost: object) -> object:
+    return inmost if not levels else [nested(levels - 1, inmost)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"abc", b"abd"),
+        (bytearray(b"abc"), bytearray(b"abd")),
+        (Money("1"), Money("2")),
+        (Money("1"), Money("1", "USD")),
+        ([Money("1")], [Money("2")]),
+        (Address("Rome"), Address("Oslo")),
+        ([Address("Rome")], [Address("Oslo")]),
+        (Car("A 1"), Car("A 2")),
+        (Card(pin=pydantic.SecretStr("1")), Card(pin=pydantic.SecretStr("2"))),
+        (Leaf("a"), Leaf("b")),
+        (np.int64(1), np.int64(2)),
+        (np.array([1, 2]), np.array([1, 3])),
+        (np.float32(0.5), 1),
+        ({(1, 2): "a"}, {(1, 3): "a"}),
+        ({(1, 2): "a", (1, 3): "b"}, {(1, 2): "a", (1, 3): "c"}),
+        (nested(9, 1), nested(9, 2)),
+        (nested(40, 1), nested(40, 2)),
+        ({"a": nested(9, 1)}, {"a": nested(9, 2)}),
+        ([1], [True]),
+        ([0], [0.0]),
+        ("a\0", "a\ufffd"),
+        (Decimal("1.10"), Decimal("1.01")),
+        (Decimal("NaN"), Decimal("Infinity")),
+        (NOON.replace(tzinfo=None), NOON),
+        (dt.date(2026, 1, 1), NOON.replace(tzinfo=None)),
+    ],
+    ids=repr,
+)
+def test_values_that_differ_are_a_change_and_are_shown_by_forms_that_differ(
+    old: object, new: object
+) -> None:
+    state: dict[str, object] = {"value": old}
+    before = snapshot(state)
+    state["value"] = new
+    changes = diff(before, state)
+    assert changes
+    for change in changes:
+        # As JSON: to Python, 1 == True.
+        assert json.dumps(change.get("before")) != json.dumps(change.get("after"))
+    assert diff(before, {"value": old}) == []
+    decode_event_object(
+        {"action": "a", "actor": {"id": "u"}, "outcome": "success", "changes": changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (Decimal("1.0"), Decimal("1.00")),
+        (Decimal("-0.0"), Decimal(0)),
+        (Decimal(100), Decimal("1E+2")),
+        (Money("1.0"), Money("1.00")),
+        (0.0, -0.0),
+        (float("nan"), float("nan")),
+        (
+            NOON,
+            NOON.astimezone(dt.timezone(dt.timedelta(hours=1))),
+        ),
+        ([Decimal("1.0")], (Decimal("1.00"),)),
+        ({1, 2}, {2, 1}),
+        (np.int64(5), 5),
+        (np.array([1.5]), [1.5]),
+        (Color.RED, "red"),
+    ],
+    ids=repr,
+)
+def test_values_that_are_equal_are_no_change(old: object, new: object) -> None:
+    assert diff({"value": old}, {"value": new}) == []
+
+
+def test_members_of_nested_objects_are_compared_one_by_one() -> None:
+    assert diff({"home": Address("Rome")}, {"home": Address("Oslo")}) == [
+        {"path": "/home/city", "before": "Rome", "after": "Oslo"}
+    ]
+
+
+def test_what_looks_the_same_has_a_hash_and_what_an_object_holds_is_not_shown() -> None:
+    (change,) = diff({"value": b"abc"}, {"value": b"abd"})
+    assert change["before"]["bytes"] == change["after"]["bytes"] == 3
+    assert change["before"]["hash"] != change["after"]["hash"]
+    (change,) = diff({"value": Money("17.5")}, {"value": Money("18.5")})
+    assert change["before"].keys() == {"type", "hash"}
+    assert "7.5" not in str(change["before"]["type"])
+
+
+def test_a_snapshot_that_was_json_in_between_is_compared_by_what_it_shows() -> None:
+    state = {
+        "price": Decimal("1.50"),
+        "at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+        "raw": b"abc",
+        "in": [{"id": uuid.UUID(int=1), "tags": {"a", "b"}}],
+        "money": Money("1"),
+        "big": 2**60,
+    }
+    assert diff(json.loads(json.dumps(snapshot(state))), state) == []
+
+
+def test_keys_of_the_same_text_are_both_kept() -> None:
+    assert snapshot({"value": {1: "a", "1": "b", (1, "x"): "c"}}) == {
+        "value": {"1 (int)": "a", "1": "b", '[1,"x"]': "c"}
+    }
+    assert diff({1: "a", "1": "b"}, {1: "a", "1": "c"}) == [
+        {"path": "/1", "before": "b", "after": "c"}
+    ]
+
+
+def test_values_inside_themselves_and_in_many_places_are_copied_once() -> None:
+    inside: list[object] = []
+    inside.append(inside)
+    wide: object = 1
+    for _ in range(60):
+        wide = [wide, wide]
+    assert diff({"a": inside}, {"a": [*inside, 1]})
+    assert diff({"a": wide}, {"a": wide}) == []
 
 
 def test_of_any_other_object_nothing_is_known() -> None:

@@ -15,6 +15,7 @@ context             `audit_context`: who acts, from where, in which request
 decorator           `@audited`: each call of a function is an event
 exception_outcomes  the outcome that an exception stands for
 diff                `changes` computed from two states of an object
+frozen_value        a copy of any value, to compare and to show
 logging_handlers    a `logging.Handler` and a structlog processor
 
 How an event becomes bytes:

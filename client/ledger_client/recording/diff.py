@@ -4,10 +4,10 @@
     user.role = "admin"
     recorder.record("user.role_changed", changes=diff(before, user), …)
 
-A state is a mapping, a dataclass, a Django model, a SQLAlchemy instance, or None before the object
-was created or after it was deleted. Django and SQLAlchemy are never imported here; their instances
-are recognised by class. Nothing is loaded from a database: an attribute that an instance has not
-loaded is no part of its state.
+A state is a mapping, a dataclass, an instance of attrs, pydantic, msgspec, Django or SQLAlchemy, or
+None before the object was created or after it was deleted. These libraries are never imported
+here; their instances are recognised by class. Nothing is loaded from a database: an attribute that
+an instance has not loaded is unknown, and is not compared.
 """
 
 import dataclasses
@@ -15,75 +15,106 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
-from ledger_client.recording.jsonable import LEVELS_MAX, jsonable, key_text
+from ledger_client.recording.frozen_value import FrozenValue, freeze
+from ledger_client.recording.jsonable import unique_items
 from ledger_core.event.model import LIMITS
 
 CHANGES_MAX: Final = LIMITS["changes"].most
 PATH_CHARS_MAX: Final = LIMITS["name"].most
 
-_ABSENT: Final = object()
+_FIELD_LISTS: Final = ("__attrs_attrs__", "__pydantic_fields__", "__struct_fields__")
+"""Where the classes of attrs, pydantic and msgspec name their fields."""
 
 
-def snapshot(value: object) -> dict[str, Any]:
+class Snapshot(dict[str, Any]):
+    """The state of an object as JSON, with the values behind it, which `diff` compares."""
+
+    def __init__(self, value: object) -> None:
+        state, self.not_loaded = _state(value)
+        self.values_by_name = {
+            name: freeze(member, _nested_state) for name, member in state.items()
+        }
+        super().__init__({name: member.show() for name, member in self.values_by_name.items()})
+
+
+def snapshot(value: object) -> Snapshot:
     """Copy the state of an object as JSON, which later changes of the object don't alter.
 
     Raises: TypeError for an object whose state is unknown.
     """
-    return {name: jsonable(member, LEVELS_MAX) for name, member in _state(value).items()}
+    return Snapshot(value)
 
 
 def diff(before: object, after: object, *, exclude: Collection[str] = ()) -> list[dict[str, Any]]:
     """List the differences: a JSON Pointer each, with the values before and after.
 
     A side that lacks the value lacks the key `before` or `after`. Mappings inside are compared key
-    by key, anything else as a whole. `exclude` names top-level keys to leave out. More than 256
-    changes are cut, and the last one counts the omitted ones.
+    by key, anything else as a whole. If two values differ and look the same, each has a `hash`,
+    with a key of this process. `exclude` names top-level keys to leave out. More than 256 changes
+    are cut, and the last one counts the omitted ones. What one side has not loaded is not compared,
+    and a last change lists it as `not_loaded`.
 
     Raises: TypeError for an object whose state is unknown.
     """
     left, right = (
-        {name: member for name, member in snapshot(state).items() if name not in exclude}
-        for state in (before, after)
+        state if isinstance(state, Snapshot) else Snapshot(state) for state in (before, after)
     )
-    changes = list(_compare(left, right, ""))
+    unknown = sorted((left.not_loaded & right.keys()) | (right.not_loaded & left.keys()))
+    unknown = [name for name in unknown if name not in exclude]
+    left_out = {*exclude, *unknown}
+    old, new = (
+        {name: value for name, value in each.values_by_name.items() if name not in left_out}
+        for each in (left, right)
+    )
+    changes = list(_compare(old, new, ""))
+    if unknown:
+        changes.append({"path": "", "after": {"not_loaded": unknown}})
     if len(changes) > CHANGES_MAX:
         omitted = len(changes) - CHANGES_MAX + 1
         changes[CHANGES_MAX - 1 :] = [{"path": "", "after": {"changes_omitted": omitted}}]
     return changes
 
 
+def _nested_state(value: object) -> Mapping[str, object] | None:
+    """The loaded attributes of an object; None when its state is unknown."""
+    try:
+        return _state(value)[0]
+    except TypeError:
+        return None
+
+
 def _compare(
-    before: Mapping[str, Any], after: Mapping[str, Any], path: str
+    before: Mapping[str, FrozenValue], after: Mapping[str, FrozenValue], path: str
 ) -> Iterator[dict[str, Any]]:
     for name in dict.fromkeys((*before, *after)):
-        old, new = before.get(name, _ABSENT), after.get(name, _ABSENT)
+        old, new = before.get(name), after.get(name)
         here = f"{path}/{name.replace('~', '~0').replace('/', '~1')}"
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _compare(old, new, here)
-        elif _differ(old, new):
-            change: dict[str, Any] = {"path": here[:PATH_CHARS_MAX]}
-            if old is not _ABSENT:
-                change["before"] = old
-            if new is not _ABSENT:
-                change["after"] = new
-            yield change
+        if old is not None and new is not None:
+            if old.is_same(new):
+                continue
+            if isinstance(old.members, dict) and isinstance(new.members, dict):
+                yield from _compare(old.members, new.members, here)
+                continue
+        looks_same = old is not None and new is not None and old.looks_as(new)
+        change: dict[str, Any] = {"path": here[:PATH_CHARS_MAX]}
+        for side, value in (("before", old), ("after", new)):
+            if value is not None:
+                change[side] = value.show_hashed() if looks_same else value.show()
+        yield change
 
 
-def _differ(old: object, new: object) -> bool:
-    # To Python, 1 == True == 1.0, and to a reader of the log they are not.
-    return old != new or type(old) is not type(new)
+_State = tuple[Mapping[str, object], frozenset[str]]
+"""The loaded attributes, and the names of those that aren't loaded."""
 
 
-def _state(value: object) -> Mapping[str, object]:
+def _state(value: object) -> _State:
+    """Raises: TypeError."""
     if value is None:
-        return {}
+        return {}, frozenset()
     if isinstance(value, Mapping):
-        return {key_text(key): member for key, member in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    state = _django_state(value)
-    if state is None:
-        state = _sqlalchemy_state(value)
+        return dict(unique_items(value)), frozenset()
+    state = None if isinstance(value, type) else _state_of_fields(value)
+    state = state or _django_state(value) or _sqlalchemy_state(value)
     if state is None:
         raise TypeError(
             f"a {type(value).__qualname__} has no state that is known here: pass a mapping of it"
@@ -91,20 +122,30 @@ def _state(value: object) -> Mapping[str, object]:
     return state
 
 
-def _django_state(value: object) -> Mapping[str, object] | None:
+def _state_of_fields(value: object) -> _State | None:
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+    else:
+        fields = [getattr(type(value), name, None) for name in _FIELD_LISTS]
+        found = next((each for each in fields if isinstance(each, tuple | dict)), None)
+        if found is None:
+            return None
+        names = [str(getattr(field, "name", field)) for field in found]
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}, frozenset()
+
+
+def _django_state(value: object) -> _State | None:
     models = sys.modules.get("django.db.models")
     if models is None or not isinstance(value, models.Model):
         return None
     model: Any = value
-    deferred = model.get_deferred_fields()
-    return {
-        field.attname: field.value_from_object(value)
-        for field in model._meta.concrete_fields  # noqa: SLF001 - its documented name
-        if field.attname not in deferred
-    }
+    deferred = frozenset(model.get_deferred_fields())
+    fields = model._meta.concrete_fields  # noqa: SLF001 - its documented name
+    loaded = [field for field in fields if field.attname not in deferred]
+    return {field.attname: field.value_from_object(value) for field in loaded}, deferred
 
 
-def _sqlalchemy_state(value: object) -> Mapping[str, object] | None:
+def _sqlalchemy_state(value: object) -> _State | None:
     sqlalchemy = sys.modules.get("sqlalchemy")
     if sqlalchemy is None:
         return None
@@ -112,9 +153,8 @@ def _sqlalchemy_state(value: object) -> Mapping[str, object] | None:
     mapper = getattr(state, "mapper", None)
     if mapper is None or isinstance(value, type):
         return None
-    loaded = state.dict
-    return {
-        attribute.key: loaded[attribute.key]
-        for attribute in mapper.column_attrs
-        if attribute.key in loaded
-    }
+    names = [attribute.key for attribute in mapper.column_attrs]
+    loaded = {name: state.dict[name] for name in names if name in state.dict}
+    # A new instance has no value yet where nothing was set; it was not loaded without one.
+    not_loaded = frozenset(names) - loaded.keys() if state.has_identity else frozenset()
+    return loaded, not_loaded

@@ -9,6 +9,7 @@ import decimal
 import enum
 import fractions
 import ipaddress
+import itertools
 import math
 import pathlib
 import re
@@ -16,6 +17,8 @@ import uuid
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
+
+import msgspec
 
 from ledger_core.event.model import INTEGER_MAX, LIMITS
 
@@ -68,7 +71,7 @@ def _jsonable_container(value: object, levels: int) -> Any:
     if not levels:
         return TOO_DEEP
     if isinstance(value, Mapping):
-        return {key_text(key): jsonable(member, levels - 1) for key, member in value.items()}
+        return {name: jsonable(member, levels - 1) for name, member in unique_items(value)}
     if isinstance(value, list | tuple):
         return [jsonable(item, levels - 1) for item in value]
     if isinstance(value, AbstractSet):
@@ -77,10 +80,29 @@ def _jsonable_container(value: object, levels: int) -> Any:
     return {"type": f"{kind.__module__}.{kind.__qualname__}"}
 
 
-def key_text(key: object) -> str:
-    """The key of a mapping, as the key of a JSON object."""
-    text = jsonable(key, 0)
-    return text if isinstance(text, str) else str(text)
+def unique_items(mapping: Mapping[Any, Any]) -> list[tuple[str, Any]]:
+    """The items of a mapping under names for a JSON object, of which no two are the same.
+
+    Texts keep their names: of `{1: "a", "1": "b"}` the first is named `1 (int)`.
+    """
+    names: dict[Any, str] = {}
+    taken: set[str] = set()
+    for key in sorted(mapping, key=lambda key: not isinstance(key, str)):
+        text = _key_text(key)
+        typed = f"{text} ({type(key).__name__})"
+        numbered = (f"{typed} {count}" for count in itertools.count(2))
+        names[key] = next(
+            name for name in itertools.chain((text, typed), numbered) if name not in taken
+        )
+        taken.add(names[key])
+    return [(names[key], value) for key, value in mapping.items()]
+
+
+def _key_text(key: object) -> str:
+    shown = jsonable(key)
+    if isinstance(shown, dict | list):
+        return msgspec.json.encode(shown).decode()
+    return shown if isinstance(shown, str) else str(shown)
 
 
 def _integer_text(value: int) -> str:
