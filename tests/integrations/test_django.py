@@ -203,7 +203,7 @@ WRONG = {
         "10.0.0.1/8 has host bits set",
     ),
     "a recorder's setting that is none": (
-        {"RECORDER": {"url": "http://127.0.0.1:1", "spol": "x"}},
+        {"RECORDER": {"url": "http://127.0.0.1:1", "spool": "x", "policy": "y", "spol": "x"}},
         "unexpected keyword argument 'spol'",
     ),
 }
@@ -242,3 +242,44 @@ def test_a_wrong_setting_stops_the_start(
     )
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1]
+
+
+def test_models_are_recorded_as_they_changed_whatever_their_handlers_do() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.integrations.apps.places"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    output = json.loads(done.stdout)
+    made = output["events"]
+
+    def place(what: str, **sides: Any) -> list[Any]:
+        return [f"places.place.{what}", [{"path": "/name", **sides}]]
+
+    assert made["a handler that saves again"] == [
+        place("created", after="new"),
+        place("updated", before="new", after="new!"),
+    ]
+    assert made["a handler that saves another instance of it"] == [
+        place("updated", before="new!", after="same"),
+        place("updated", before="same", after="same?"),
+    ]
+    assert made["a handler that saves before it"] == [
+        place("updated", before="same?", after="first"),
+        place("updated", before="first", after="second"),
+    ]
+    assert made["a save that failed, and another one"] == [
+        place("updated", before="second", after="third")
+    ]
+    assert made["a child"] == [
+        place("created", after="inn"),
+        place("updated", before="inn", after="inn 2"),
+        place("deleted", before="inn 2"),
+    ]
+    assert made["a member that is none"] == []
+    assert made["some that are members"] == [
+        ["places.place.updated", [{"path": "/friends", "before": [output["friend"]]}]]
+    ]

@@ -14,75 +14,43 @@ and async views. `user.login` and `user.logout` are recorded by themselves, refu
 Each change of a model in `MODELS` is recorded once it is committed, as `shop.order.created`,
 `.updated` or `.deleted`, with what changed but for the fields listed there. A save costs two more
 queries then, of the row before and after it. What sends no signal is not seen: `update` and the
-`bulk_` methods of a query set, and SQL.
+`bulk_` methods of a query set, SQL, and what the deletion of another row sets to NULL or a default.
 """
-# ruff: noqa: SLF001 - _meta and _base_manager are Django's documented names
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.apps import AppConfig, apps
+from django.apps import AppConfig
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
-from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
-from django.db import transaction
 from django.db.models import Model
-from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
+from django.db.models.signals import pre_delete
 from django.http import FileResponse, HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.module_loading import import_string
 
+from ledger_client.integrations.django_models import id_text, record_models
+from ledger_client.integrations.django_settings import REQUEST_SETTINGS, ledger_settings
+from ledger_client.integrations.django_settings import ledger_recorder as ledger_recorder
 from ledger_client.integrations.proxies import parse_peer
 from ledger_client.integrations.request_info import (
     UNKNOWN,
     AsyncIterateInContext,
     IterateInContext,
     RequestReader,
-    RequestSettings,
     actor_of,
 )
-from ledger_client.recording.arguments import Changes, Principal
+from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import AuditContext, audit_context, current_scope, restored
-from ledger_client.recording.diff import diff
-from ledger_client.recording.recorder import Recorder, current_recorder, use_recorder
 
-PROCESS: Final = {"type": "process", "id": "django"}
-"""The actor outside of any request, unless `RECORDER` names one: a command, a worker."""
-
-_OWN_SETTINGS: Final = frozenset({"RECORDER", "MODELS", "ACTOR"})
-_REQUEST_SETTINGS: Final = tuple(RequestSettings.__annotations__)
-_SIDES: Final = {"post_add": "after", "post_remove": "before", "pre_clear": "before"}
-"""What of a many-to-many field's changes is recorded, and which side of a change it is."""
-
-_BEFORE: Final = "_ledger_before"
 _USER: Final = "_ledger_user"
 _DELETED_KEY: Final = "_ledger_deleted_key"
 
-_lock = threading.Lock()
-_excluded: dict[type[Model], frozenset[str]] = {}
-"""The models that are recorded, with the columns that are not."""
 _log = logging.getLogger("ledger_client.integrations")
-
-
-def ledger_recorder() -> Recorder:
-    """The recorder in use; made from `LEDGER["RECORDER"]` on first use when there is none.
-
-    Raises: ImproperlyConfigured, and what `Recorder` raises.
-    """
-    with _lock:
-        try:
-            return current_recorder()
-        except RuntimeError:
-            options = _ledger_settings().get("RECORDER")
-        if options is None:
-            raise ImproperlyConfigured('neither LEDGER["RECORDER"] nor use_recorder() was given')
-        return use_recorder(Recorder(**{"actor": PROCESS, **options}))
 
 
 class LedgerMiddleware:
@@ -96,11 +64,11 @@ class LedgerMiddleware:
 
         Raises: ImproperlyConfigured, and what `Recorder` raises.
         """
-        chosen = _ledger_settings()
+        chosen = ledger_settings()
         ledger_recorder()
         self._get_response: Final = get_response
         self._reader: Final = RequestReader(
-            **{name: chosen[name.upper()] for name in _REQUEST_SETTINGS if name.upper() in chosen}
+            **{name: chosen[name.upper()] for name in REQUEST_SETTINGS if name.upper() in chosen}
         )
         self._actor: Final[Callable[[HttpRequest], Principal | None]] = (
             import_string(chosen["ACTOR"]) if "ACTOR" in chosen else user_actor
@@ -144,7 +112,7 @@ def user_actor(request: HttpRequest) -> Principal | None:
 def principal_of(user: Any) -> Principal:
     """A user as an actor or a target, also after its row was deleted."""
     key = getattr(user, _DELETED_KEY, None) if user.pk is None else user.pk
-    known = UNKNOWN if key is None else {"id": _id_text(key)}
+    known = UNKNOWN if key is None else {"id": id_text(key)}
     return {**known, "type": "user", "name": user.get_username()}
 
 
@@ -157,28 +125,11 @@ class LedgerConfig(AppConfig):
 
     def ready(self) -> None:
         """Connect. Raises: ImproperlyConfigured for a model or field that there is not."""
-        for label, fields in _ledger_settings().get("MODELS", {}).items():
-            model, columns = _columns(label, fields)
-            _excluded[model] = columns
+        record_models(ledger_settings().get("MODELS", {}))
         user_logged_in.connect(_record_login, dispatch_uid=_record_login)
         user_logged_out.connect(_record_logout, dispatch_uid=_record_logout)
         user_login_failed.connect(_record_login_failed, dispatch_uid=_record_login_failed)
         pre_delete.connect(_keep_key, sender=get_user_model(), dispatch_uid=_keep_key)
-        if _excluded:
-            pre_save.connect(_keep_before, dispatch_uid=_keep_before)
-            post_save.connect(_record_save, dispatch_uid=_record_save)
-            pre_delete.connect(_keep_before, dispatch_uid=_keep_before)
-            post_delete.connect(_record_delete, dispatch_uid=_record_delete)
-            m2m_changed.connect(_record_members, dispatch_uid=_record_members)
-
-
-def _ledger_settings() -> Mapping[str, Any]:
-    chosen: Mapping[str, Any] = getattr(settings, "LEDGER", {})
-    known = _OWN_SETTINGS.union(name.upper() for name in _REQUEST_SETTINGS)
-    unknown = sorted(set(chosen) - known)
-    if unknown:
-        raise ImproperlyConfigured(f"LEDGER has {unknown}; it may have {sorted(known)}")
-    return chosen
 
 
 def _header(request: HttpRequest, name: str) -> list[str]:
@@ -264,113 +215,3 @@ def _record_login_failed(*, credentials: Mapping[str, Any], **_: Any) -> None:
         # What was typed is no id of a user; nobody may have that name.
         target=("username", name) if name and isinstance(name, str) else None,
     )
-
-
-def _columns(label: str, fields: Any) -> tuple[type[Model], frozenset[str]]:
-    try:
-        model = apps.get_model(label)
-        if isinstance(fields, str):
-            raise ImproperlyConfigured(f"want a list of fields for {label}, got {fields!r}")
-        names = frozenset(model._meta.get_field(name).attname for name in fields)
-    except (LookupError, ValueError, FieldDoesNotExist) as error:
-        raise ImproperlyConfigured(f'LEDGER["MODELS"]: {error}') from error
-    return model, names
-
-
-def _keep_before(sender: type[Model], *, instance: Model, using: str, **_: Any) -> None:
-    model = _concrete(sender)
-    if model in _excluded:
-        setattr(instance, _BEFORE, _row(model, instance, using))
-
-
-def _record_save(
-    sender: type[Model], *, instance: Model, created: bool, using: str, **_: Any
-) -> None:
-    model = _concrete(sender)
-    if model in _excluded:
-        # Read back: an instance may hold an expression, or "5" for a number.
-        changes = diff(instance.__dict__.pop(_BEFORE, None), _row(model, instance, using))
-        if created or changes:
-            what = "created" if created else "updated"
-            _record_change(model, what, [_target(instance)], changes, using)
-
-
-def _record_delete(sender: type[Model], *, instance: Model, using: str, **_: Any) -> None:
-    model = _concrete(sender)
-    if model in _excluded:
-        changes = diff(instance.__dict__.pop(_BEFORE, None), None)
-        _record_change(model, "deleted", [_target(instance)], changes, using)
-
-
-def _record_members(
-    sender: type[Model],
-    *,
-    instance: Model,
-    action: str,
-    reverse: bool,
-    model: type[Model],
-    pk_set: set[Any] | None,
-    using: str,
-    **_: Any,
-) -> None:
-    """A many-to-many field, from whichever end it was changed."""
-    here, there = _concrete(type(instance)), _concrete(model)
-    owner = there if reverse else here
-    if action not in _SIDES or (here not in _excluded and there not in _excluded):
-        return
-    fields = [field for field in owner._meta.many_to_many if field.remote_field.through is sender]
-    if not fields or fields[0].name in _excluded.get(owner, ()):
-        return
-    name = str(fields[0].remote_field.get_accessor_name()) if reverse else fields[0].name
-    if pk_set is None:  # All of them.
-        pk_set = set(getattr(instance, name).using(using).values_list("pk", flat=True))
-    if pk_set:
-        keys = sorted(pk_set, key=str)
-        label = there._meta.label_lower
-        targets = [_target(instance), *((label, _id_text(key)) for key in keys)]
-        changes = [{"path": f"/{name}", _SIDES[action]: keys}]
-        _record_change(here, "updated", targets, changes, using)
-
-
-def _row(model: type[Model], instance: Model, using: str) -> Mapping[str, Any] | None:
-    """The row of an instance as it is stored, None when there is none."""
-    if instance.pk is None:
-        return None
-    names = [field.attname for field in model._meta.concrete_fields]
-    names = [name for name in names if name not in _excluded[model]]
-    rows = model._base_manager.using(using).filter(pk=instance.pk)
-    row: Mapping[str, Any] | None = rows.values(*names).first()
-    return row
-
-
-def _record_change(
-    model: type[Model], what: str, targets: list[Principal], changes: Changes, using: str
-) -> None:
-    recorder = ledger_recorder()
-    # Of the moment of the change: at the commit the block may be over, and the user logged out.
-    scope = dict(current_scope())
-    if callable(scope.get("actor")):
-        scope["actor"] = actor_of(scope["actor"])()
-    at = datetime.now(UTC)
-
-    def record() -> None:
-        with restored(scope):
-            recorder.record_quietly(
-                f"{model._meta.label_lower}.{what}", targets=targets, changes=changes, time=at
-            )
-
-    transaction.on_commit(record, using=using, robust=True)
-
-
-def _target(instance: Model) -> Principal:
-    return _concrete(type(instance))._meta.label_lower, _id_text(instance.pk)
-
-
-def _concrete(model: type[Model]) -> type[Model]:
-    """The model itself, of one that may be a proxy."""
-    return model._meta.concrete_model or model
-
-
-def _id_text(key: object) -> str:
-    # A composite key is a tuple.
-    return ",".join(map(str, key)) if isinstance(key, tuple) else str(key)

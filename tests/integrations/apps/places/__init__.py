@@ -1,0 +1,1 @@
+"""A Django application whose models inherit and whose handlers save again."""
