@@ -163,6 +163,7 @@ def _open_parts(
         sequencer=sequencer,
         publisher=publisher,
         ingest=IngestPipeline(
+            store=writer.store,
             sequencer=sequencer,
             clock=clock,
             reader=reader,

@@ -9,19 +9,31 @@ times. Slow work, decoding and checking, comes before that step.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
+import msgspec
+import structlog
 from msgspec import UNSET, UnsetType
 
 from ledger.log.sequencer import Sequencer
-from ledger.service.http.problems import ProblemError, explain, make_problem
+from ledger.service.http.problems import ProblemError, explain, make_problem, retry_later
 from ledger.service.http.request_body import ParsedBody
 from ledger.service.private_fields import ChangedEvent, PrivateFields
 from ledger.service.secret_filter import SecretFilter
+from ledger.service.token_admin import SERVICE_NAME
+from ledger.store.log import LogStore, tenant_id_key
 from ledger.store.writer import AppendResult, NewEntry, Placement
 from ledger_core.api import Masked, Refused, Result
-from ledger_core.event.canonical import format_leaf, format_time, parse_leaf, parse_time
+from ledger_core.event.canonical import (
+    decode_event,
+    format_leaf,
+    format_time,
+    parse_leaf,
+    parse_time,
+)
+from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.model import EventError, Received
 from ledger_core.event.reader import Reader, ReadEvent
 from ledger_core.tlog.hashing import leaf_hash
@@ -33,9 +45,16 @@ YIELD_EVERY: Final = 256
 WRITE_PROBLEMS: Final = ("queue-full", "writing-stopped", "storage-full")
 """What `IngestPipeline.append` may refuse a request with."""
 
+_CONFLICT_BYTES_MAX: Final = 56_000
+_CONFLICT_TEXT_BYTES_MAX: Final = 30_000
+"""An event inside another one: as an object, or as text, whose escapes may double its length."""
+
 RESERVED_PREFIX: Final = "ledger."
 CLIENT_PREFIXES: Final = ("ledger.recorder.", "ledger.syslog.")
 """Reserved actions that clients log all the same: about their own losses."""
+
+
+_log = structlog.get_logger("ledger.service")
 
 
 class LogClock:
@@ -60,12 +79,14 @@ class IngestPipeline:
     def __init__(
         self,
         *,
+        store: LogStore,
         sequencer: Sequencer,
         clock: LogClock,
         reader: Reader,
         private_fields: PrivateFields,
         secret_filter: SecretFilter,
     ) -> None:
+        self._store = store
         self._sequencer = sequencer
         self._clock = clock
         self._private_fields = private_fields
@@ -79,9 +100,10 @@ class IngestPipeline:
 
         `tenant` is the only one whose events are accepted; None accepts all. With `is_own` the
         service itself made the events, so their actions may be reserved ones. The new events get
-        consecutive indices. They are durable when this returns.
+        consecutive indices. They are durable when this returns. An event whose id is taken is
+        refused, and logged inside an event of the service's own, so that it does not vanish.
         Raises: as `Sequencer.append`, with nothing kept; EventError when a body that should be one
-        event isn't even JSON.
+        event isn't even JSON; ProblemError when another tenant takes an id at the same moment.
         """
         reads = await self._read(body, tenant, is_own=is_own)
         self._secret_filter.report()
@@ -94,10 +116,29 @@ class IngestPipeline:
             return [entry for entry in stamped if isinstance(entry, Refused)]
         commit = await self._sequencer.append(entries)
         placed = iter(commit.placed)
-        return [
-            entry if isinstance(entry, Refused) else _outcome(read, entry, next(placed), received)
-            for read, entry in zip(reads, stamped, strict=True)
-        ]
+        outcomes: list[Result | Refused] = []
+        conflicts: list[bytes] = []
+        for read, entry in zip(reads, stamped, strict=True):
+            if isinstance(read, Refused):
+                outcomes.append(read)
+                continue
+            if isinstance(entry, Refused):
+                outcomes.append(entry)
+                continue
+            place = next(placed)
+            if place.placement is Placement.CONFLICT and not is_own:
+                conflicts.append(_conflict_event(read, place, by=by))
+            outcomes.append(_outcome(read, entry, place, received))
+        if conflicts:
+            await self._log_own(conflicts)
+        return outcomes
+
+    async def _log_own(self, events: Sequence[bytes]) -> None:
+        """Log events of the service itself; one that is refused is a fault of ours."""
+        body = ParsedBody(events, self.reader.read, is_batch=True)
+        for outcome in await self.append(body, by=SERVICE_NAME, tenant=None, is_own=True):
+            if isinstance(outcome, Refused):
+                _log.error("own_event_refused", reason=outcome.error.slug)
 
     def now(self) -> int:
         """The time of the log, in microseconds since 1970."""
@@ -112,9 +153,34 @@ class IngestPipeline:
                 await asyncio.sleep(0)
             some = body.raws[start : start + YIELD_EVERY]
             reads += self._secret_filter.check(
-                [_read_one(body, bytes(raw), tenant, is_own=is_own) for raw in some]
+                [self._read_one(body, bytes(raw), tenant, is_own=is_own) for raw in some]
             )
         return reads
+
+    def _read_one(
+        self, body: ParsedBody, raw: bytes, tenant: str | None, *, is_own: bool
+    ) -> ReadEvent | Refused:
+        try:
+            read = body.read(raw)
+            if tenant is not None and read.event.tenant != tenant:
+                raise _wrong_tenant(read.event.tenant)
+            if not is_own:
+                _check_action(read.event.action)
+        except (EventError, ProblemError) as error:
+            refused = explain(error).problem
+            if not body.is_batch and refused.slug in ("not-json", "not-msgpack"):
+                raise
+            return Refused(refused)
+        return self._with_own_id(read)
+
+    def _with_own_id(self, read: ReadEvent) -> ReadEvent:
+        """The event; with a key of its tenant's if another tenant's event has its id already."""
+        index = self._store.index_of(read.id_bytes)
+        leaf = None if index is None else self._store.leaf(index)
+        if leaf is None or parse_leaf(leaf).event.tenant == read.event.tenant:
+            return read
+        key = tenant_id_key(read.id_bytes, read.event.tenant or None)
+        return msgspec.structs.replace(read, id_bytes=key)
 
     async def _store_private(
         self, reads: Sequence[ReadEvent | Refused]
@@ -136,23 +202,6 @@ class IngestPipeline:
 
 def _refuse_error(read: ReadEvent | EventError) -> ReadEvent | Refused:
     return Refused(explain(read).problem) if isinstance(read, EventError) else read
-
-
-def _read_one(
-    body: ParsedBody, raw: bytes, tenant: str | None, *, is_own: bool
-) -> ReadEvent | Refused:
-    try:
-        read = body.read(raw)
-        if tenant is not None and read.event.tenant != tenant:
-            raise _wrong_tenant(read.event.tenant)
-        if not is_own:
-            _check_action(read.event.action)
-    except (EventError, ProblemError) as error:
-        refused = explain(error).problem
-        if not body.is_batch and refused.slug in ("not-json", "not-msgpack"):
-            raise
-        return Refused(refused)
-    return read
 
 
 def _check_action(action: str) -> None:
@@ -181,11 +230,50 @@ def _stamp(read: ReadEvent | Refused, received: Received) -> NewEntry | Refused:
     return NewEntry(read.id_bytes, leaf, leaf_hash(leaf), event_json, "time" in read.filled)
 
 
+def _conflict_event(read: ReadEvent, placed: AppendResult, *, by: str) -> bytes:
+    """The event that records a refused one, whose id another event has, with its content.
+
+    Its id follows from both, so the same refusal again is a duplicate.
+    Raises: ProblemError when the other event is another tenant's: the next try has its own key.
+    """
+    event, stored = read.event, parse_leaf(placed.leaf)
+    if stored.event.tenant != event.tenant:
+        raise retry_later("unavailable", "the id is being taken; send the request again")
+    digest = hashlib.sha256(b"%b\n%b" % (by.encode(), read.event_json)).digest()
+    context: dict[str, Any] = {"index": placed.leaf_index}
+    conflict = {
+        "id": format_uuid7(
+            unix_ms=parse_time(stored.received.time) // 1000, random=digest[:UUID7_RANDOM_BYTES]
+        ),
+        "actor": {"type": "ledger.token", "id": by},
+        "action": "ledger.event.conflicted",
+        "targets": [
+            {"type": "ledger.event", "id": str(event.id)},
+            {"type": event.actor.type or "actor", "id": event.actor.id},
+        ],
+        "outcome": "denied",
+        "reason": f"the event at index {placed.leaf_index} has this id",
+        "context": context,
+    }
+    if event.tenant:
+        conflict["tenant"] = event.tenant
+    context["refused"] = msgspec.Raw(read.event_json)
+    if len(read.event_json) > _CONFLICT_BYTES_MAX or not _is_readable(conflict):
+        context["refused"] = read.event_json[:_CONFLICT_TEXT_BYTES_MAX].decode(errors="ignore")
+    return msgspec.json.encode(conflict)
+
+
+def _is_readable(event: dict[str, Any]) -> bool:
+    try:
+        decode_event(msgspec.json.encode(event))
+    except EventError:
+        return False
+    return True
+
+
 def _outcome(
-    read: ReadEvent | Refused, entry: NewEntry, placed: AppendResult, received: Received
+    read: ReadEvent, entry: NewEntry, placed: AppendResult, received: Received
 ) -> Result | Refused:
-    if isinstance(read, Refused):
-        return read
     if placed.placement is Placement.CONFLICT:
         return Refused(
             make_problem(

@@ -9,6 +9,7 @@ import msgspec
 from ledger.query.engine import Row
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import ProblemError
+from ledger.store.log import tenant_id_key
 from ledger_core.api import FoundEvent
 from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.event.model import Received
@@ -43,20 +44,41 @@ class StoredEvent:
 
 
 def find_event(context: ServiceContext, ref: str, *, tenant: str | None) -> StoredEvent:
-    """The event at an index or with an id. Raises: ProblemError, also for another tenant's."""
-    index = _find_index(context, ref)
-    leaf = context.store.leaf(index)
-    if leaf is None:
+    """The event at an index or with an id.
+
+    Raises: ProblemError, also for another tenant's: `wrong-tenant` at an index, which everybody
+    knows to be taken, and `no-event` for an id, which nobody should learn to be taken.
+    """
+    if _is_uuid(ref):
+        id_bytes = bytes.fromhex(ref.replace("-", ""))
+        for key in (id_bytes, tenant_id_key(id_bytes, tenant)):
+            index = context.store.index_of(key)
+            found = None if index is None else _stored(context, index)
+            if found is not None and tenant in (None, found.parsed.event.tenant):
+                return found
+        raise ProblemError("no-event", "no event has this id")
+    try:
+        index = parse_size(ref)
+    except MalformedError as error:
+        raise ProblemError(
+            "bad-parameter", f"neither an index nor a UUID: {error}", field="ref"
+        ) from None
+    found = _stored(context, index)
+    if found is None:
         raise ProblemError(
             "no-event",
             f"no event has the index {index}, the tree has size {context.tree_size}",
             limit=context.tree_size,
             got=index,
         )
-    parsed = parse_leaf(leaf)
-    if tenant is not None and parsed.event.tenant != tenant:
+    if tenant not in (None, found.parsed.event.tenant):
         raise ProblemError("wrong-tenant", "the token is bound to one tenant, this is another's")
-    return StoredEvent(index, leaf, parsed)
+    return found
+
+
+def _stored(context: ServiceContext, index: int) -> StoredEvent | None:
+    leaf = context.store.leaf(index)
+    return None if leaf is None else StoredEvent(index, leaf, parse_leaf(leaf))
 
 
 def make_found_event(row: Row, *, because: tuple[str, ...] = ()) -> FoundEvent:
@@ -70,17 +92,3 @@ def make_found_event(row: Row, *, because: tuple[str, ...] = ()) -> FoundEvent:
         leaf=row.leaf.decode(),
         because=because,
     )
-
-
-def _find_index(context: ServiceContext, ref: str) -> int:
-    if _is_uuid(ref):
-        index = context.store.index_of(bytes.fromhex(ref.replace("-", "")))
-        if index is None:
-            raise ProblemError("no-event", "no event has this id")
-        return index
-    try:
-        return parse_size(ref)
-    except MalformedError as error:
-        raise ProblemError(
-            "bad-parameter", f"neither an index nor a UUID: {error}", field="ref"
-        ) from None

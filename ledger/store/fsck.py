@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from ledger.store import keyspace
 from ledger.store.environment import Transaction
-from ledger.store.log import LogStore
+from ledger.store.log import LogStore, tenant_id_key
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -122,6 +122,9 @@ class _Pass:
         self.received = parsed.received.time
         id_bytes = bytes.fromhex(str(parsed.event.id).replace("-", ""))
         found = self.transaction.get(keyspace.IDS, id_bytes)
+        if found is not None and keyspace.decode_u64(found) != leaf_index:
+            own = tenant_id_key(id_bytes, parsed.event.tenant or None)
+            found = self.transaction.get(keyspace.IDS, own) or found
         if found is None:
             raise VerificationError(f"entry {leaf_index}: its id leads nowhere")
         if keyspace.decode_u64(found) != leaf_index:

@@ -5,6 +5,7 @@ writer and belongs to one thread. A commit is one LMDB transaction: the entries,
 grow or fill, their ids and the new tree head become durable together or not at all.
 """
 
+import hashlib
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -209,6 +210,12 @@ class LogStore:
             return self._per_thread.decompressor.decompress(frame, max_output_size=BUNDLE_BYTES_MAX)
         except zstandard.ZstdError as error:
             raise MalformedError(f"bundle {index}: {error}") from error
+
+
+def tenant_id_key(id_bytes: bytes, tenant: str | None) -> bytes:
+    """The key in the table of ids for an event whose id another tenant took first."""
+    tenant_hash = hashlib.sha256((tenant or "").encode()).digest()
+    return hashlib.blake2b(id_bytes + tenant_hash, digest_size=16, person=b"wl/tenant-id").digest()
 
 
 def create_log(path: Path, *, origin: str, map_bytes: int = MAP_BYTES_DEFAULT) -> None:

@@ -17,6 +17,7 @@ from tests.service.serving import (
     event,
     ledger_command,
     make_ledger,
+    new_id,
     serving,
     serving_new,
 )
@@ -106,13 +107,27 @@ def test_a_tenant_fails_alone_in_a_batch(tenants: tuple[Ledger, list[int]]) -> N
     assert ["error" in result for result in answer.json()["results"]] == [False, True, True]
 
 
-def test_an_id_of_another_tenant_is_taken(tenants: tuple[Ledger, list[int]]) -> None:
+def test_an_id_of_another_tenant_is_not_taken_and_not_told_of(
+    tenants: tuple[Ledger, list[int]],
+) -> None:
     ledger, _ = tenants
     theirs = event(tenant="globex", reason="a secret of theirs")
     ledger.append(theirs)
-    answer = ledger.append({**theirs, "tenant": "acme"}, token="append acme")
-    assert answer.json()["results"][0]["error"]["type"] == "/v1/problems#id-conflict"
+    ref = f"/v1/events/{theirs['id']}"
+    unknown = ledger.ask(f"/v1/events/{new_id()}", token="read acme")
+    assert ledger.ask(ref, token="read acme").body == unknown.body
+    own = {**theirs, "tenant": "acme", "reason": "ours"}
+    answer = ledger.append(own, token="append acme")
+    assert answer.status == 200
     assert "secret" not in answer.text
+    (first,) = answer.json()["results"]
+    (again,) = ledger.append(own, token="append acme").json()["results"]
+    assert again == {**first, "duplicate": True}
+    assert ledger.ask(ref, token="read acme").json()["event"] == own
+    assert ledger.ask(ref).json()["event"] == theirs
+    found = ledger.ask("/v1/events?q=ours", token="read acme").json()["events"]
+    assert [each["index"] for each in found] == [first["index"]]
+    assert "fault" not in ledger_command("fsck", str(ledger.directory))
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,30 @@ def test_an_id_names_one_event_for_ever(ledger: Ledger) -> None:
     assert ledger.ask(f"/v1/events/{first['index']}").json()["event"] == sent
 
 
+def test_an_event_whose_id_was_taken_first_is_logged_inside_a_conflict(ledger: Ledger) -> None:
+    taken = event(action="page.viewed")
+    real = event(id=taken["id"], actor={"id": "u_thief"}, action="iam.CreateAccessKey")
+    deep: Any = 1
+    for _ in range(7):
+        deep = {"a": deep}
+    large = event(id=taken["id"], reason="x" * 4096, context={"b": "y" * 55_000, "c": deep})
+    ledger.append(taken, token="append")
+    for _ in range(2):
+        answer = ledger.append(real, large, token="append")
+        assert answer.status == 422
+    found = ledger.ask("/v1/events?q=action:ledger.event.conflicted").json()["events"]
+    assert len(found) == 2
+    by_actor = ledger.ask("/v1/events?q=target:u_thief").json()["events"]
+    assert len(by_actor) == 1
+    conflict = by_actor[0]["event"]
+    assert by_actor[0]["received"]["by"] == "ledger"
+    assert conflict["actor"] == {"type": "ledger.token", "id": "append"}
+    assert conflict["context"]["refused"] == real
+    assert ledger.ask(f"/v1/events/{conflict['context']['index']}").json()["event"] == taken
+    assert found[0]["event"]["targets"][0]["id"] == large["id"]
+    assert found[0]["event"]["context"]["refused"].startswith('{"action":"record.viewed","actor"')
+
+
 def test_an_id_is_the_same_in_upper_case(ledger: Ledger) -> None:
     sent = event()
     (first,) = results(ledger.append(sent))
