@@ -10,7 +10,8 @@ times. Slow work, decoding and checking, comes before that step.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -39,8 +40,9 @@ from ledger_core.event.reader import Reader, ReadEvent
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64
 
-YIELD_EVERY: Final = 256
-"""Events read before other requests get their turn: a few milliseconds of work."""
+YIELD_BYTES: Final = 16_384
+YIELD_EVENTS: Final = 64
+"""Events read, or bytes of them, before other requests get their turn: milliseconds of work."""
 
 WRITE_PROBLEMS: Final = ("queue-full", "writing-stopped", "storage-full")
 """What `IngestPipeline.append` may refuse a request with."""
@@ -87,6 +89,9 @@ class IngestPipeline:
         secret_filter: SecretFilter,
     ) -> None:
         self._store = store
+        # Requests of one token are read one after another: however many it sends, the loop divides
+        # its time evenly among the tokens.
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._sequencer = sequencer
         self._clock = clock
         self._private_fields = private_fields
@@ -105,7 +110,8 @@ class IngestPipeline:
         Raises: as `Sequencer.append`, with nothing kept; EventError when a body that should be one
         event isn't even JSON; ProblemError when another tenant takes an id at the same moment.
         """
-        reads = await self._read(body, tenant, is_own=is_own)
+        async with self._turns[by]:
+            reads = await self._read(body, tenant, is_own=is_own)
         self._secret_filter.report()
         reads = await self._store_private(reads)
         # From here to the queue nothing is awaited; append() queues before it awaits.
@@ -118,7 +124,9 @@ class IngestPipeline:
         placed = iter(commit.placed)
         outcomes: list[Result | Refused] = []
         conflicts: list[bytes] = []
-        for read, entry in zip(reads, stamped, strict=True):
+        for position, (read, entry) in enumerate(zip(reads, stamped, strict=True), start=1):
+            if position % YIELD_EVENTS == 0:
+                await asyncio.sleep(0)
             if isinstance(read, Refused):
                 outcomes.append(read)
                 continue
@@ -148,12 +156,11 @@ class IngestPipeline:
         self, body: ParsedBody, tenant: str | None, *, is_own: bool
     ) -> list[ReadEvent | Refused]:
         reads: list[ReadEvent | Refused] = []
-        for start in range(0, len(body.raws), YIELD_EVERY):
-            if start:
+        for some in _split_work(body.raws):
+            if reads:
                 await asyncio.sleep(0)
-            some = body.raws[start : start + YIELD_EVERY]
             reads += self._secret_filter.check(
-                [self._read_one(body, bytes(raw), tenant, is_own=is_own) for raw in some]
+                [self._read_one(body, raw, tenant, is_own=is_own) for raw in some]
             )
         return reads
 
@@ -202,6 +209,19 @@ class IngestPipeline:
 
 def _refuse_error(read: ReadEvent | EventError) -> ReadEvent | Refused:
     return Refused(explain(read).problem) if isinstance(read, EventError) else read
+
+
+def _split_work(raws: Sequence[bytes | msgspec.Raw]) -> Iterator[list[bytes]]:
+    """The events in pieces of `YIELD_EVENTS` and `YIELD_BYTES` at most, or one larger event."""
+    piece: list[bytes] = []
+    size = 0
+    for raw in map(bytes, raws):
+        if piece and (size + len(raw) > YIELD_BYTES or len(piece) == YIELD_EVENTS):
+            yield piece
+            piece, size = [], 0
+        piece.append(raw)
+        size += len(raw)
+    yield piece
 
 
 def _check_action(action: str) -> None:

@@ -41,7 +41,7 @@ from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64
 
-PROOFS_BETWEEN_YIELDS: Final = 64
+PROOFS_BETWEEN_YIELDS: Final = 16
 
 
 async def append_events(
