@@ -25,6 +25,7 @@ from ledger.query.executor import QueryLimits
 from ledger.query.segment_builder import open_index_writer
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import DirectoryPaths, open_private, read_signers
+from ledger.service.http.in_flight import InFlight
 from ledger.service.http.openapi import make_openapi
 from ledger.service.http.problems import log_failure
 from ledger.service.http.server import Server
@@ -173,6 +174,16 @@ def _open_parts(
         private_fields=private_fields,
         query_pool=query_pool,
         followers=followers,
+        bytes_in_flight=InFlight(
+            "bytes",
+            most=settings.in_flight_bytes_max,
+            most_per_owner=settings.in_flight_bytes_per_token_max,
+        ),
+        requests_in_flight=InFlight(
+            "requests",
+            most=settings.connections_max,
+            most_per_owner=settings.requests_per_token_max,
+        ),
         openapi=make_openapi(),
         stopping=asyncio.Event(),
     )

@@ -20,6 +20,13 @@ _CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
 _INVALID: Final = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
+def owner_of(access: AccessStore, request: web.BaseRequest) -> str:
+    """To whom a request is counted: the token that it carries, or else its address."""
+    secret = request.headers.get("Authorization", "")[len(_SCHEME) :].strip(" ")
+    record = access.find(secret) if secret else None
+    return f"address {request.remote}" if record is None else record.name
+
+
 def authenticate(access: AccessStore, request: web.BaseRequest, scope: TokenScope) -> TokenRecord:
     """The token that a request carries, if it has the scope.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ledger.follow.followers import Followers
 from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
+from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import retry_later
 from ledger.service.ingest import IngestPipeline
 from ledger.service.private_fields import PrivateFields
@@ -34,6 +35,8 @@ class ServiceContext:
     private_fields: PrivateFields
     query_pool: QueryPool
     followers: Followers
+    bytes_in_flight: InFlight
+    requests_in_flight: InFlight
     openapi: bytes
     stopping: asyncio.Event
     """Set when the service is told to stop: streams end then."""

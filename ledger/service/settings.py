@@ -59,6 +59,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     request_bytes_max: Annotated[Count, Meta(le=1 << 30), "Bytes in the body of one request."] = (
         32 << 20
     )
+    in_flight_bytes_max: Annotated[
+        Count, "Bytes of bodies, and of unread answers, that may be in memory; beyond that, 503."
+    ] = 256 << 20
+    in_flight_bytes_per_token_max: Annotated[Count, "The same for one token."] = 64 << 20
+    requests_per_token_max: Annotated[
+        Count, "Requests of one token that are answered at once; beyond that, 503."
+    ] = 256
     connections_max: Annotated[
         Count, "Connections that may be open; one more is closed at once."
     ] = 2048

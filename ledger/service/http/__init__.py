@@ -5,6 +5,7 @@ router              the route table, and the search for a request's route
 parameters          parameters of paths and queries
 request_body        reads a body within limits and splits it into events
 responses           answers with a body, and the negotiation of their form
+in_flight           bounds on the bytes and requests in flight
 streaming_response  answers that are written while they are made
 problems            problem documents, and the mapping from errors to them
 openapi             the OpenAPI document, printed from the routes

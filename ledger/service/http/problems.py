@@ -92,7 +92,8 @@ _TABLE: Final = """\
 422 wrong-type | Wrong type | A value is of another JSON type.
 500 internal | Internal error | A fault of the service; its log has the cause.
 503 queue-full | Queue full | Too much waits for the disk; nothing of the request was kept.
-503 too-busy | Too busy | Too many searches wait, or too many streams are open.
+503 too-busy | Too busy | Too many searches wait, too many streams are open, or too many requests or
+    bytes of bodies and answers are in flight.
 503 not-yet-published | Not yet published | The checkpoint that the proof needs is not published
     yet.
 503 signing-stopped | Signing stopped | The tree does not extend what was signed before; an operator

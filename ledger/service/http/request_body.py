@@ -28,7 +28,7 @@ MSGPACK: Final = "application/msgpack"
 
 BODY_PROBLEMS: Final = (
     *("body-cut-short", "body-too-slow", "body-too-large"),
-    *("unsupported-media-type", "expectation-failed"),
+    *("unsupported-media-type", "expectation-failed", "too-busy"),
 )
 """What `read_body` may refuse a body with."""
 
@@ -75,9 +75,12 @@ _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_batch = msgspec.json.Decoder(_Batch).decode
 
 
-async def read_body(request: web.BaseRequest, *, bytes_max: int, wait_s: float) -> bytes:
+async def read_body(
+    request: web.BaseRequest, *, bytes_max: int, wait_s: float, take: Callable[[int], None]
+) -> bytes:
     """The body of a request, never holding more than `bytes_max` of it.
 
+    Every byte is counted by `take`, which raises ProblemError when too many are in memory.
     Raises: ProblemError for one that is encoded, too large, too slow or cut short.
     """
     headers = request.headers
@@ -96,6 +99,7 @@ async def read_body(request: web.BaseRequest, *, bytes_max: int, wait_s: float) 
         whole = content.read_nowait()
         if len(whole) > bytes_max:
             raise _too_large(bytes_max, len(whole))
+        take(len(whole))
         return whole
     body = bytearray()
     try:
@@ -103,6 +107,7 @@ async def read_body(request: web.BaseRequest, *, bytes_max: int, wait_s: float) 
             while chunk := await content.readany():
                 if len(body) + len(chunk) > bytes_max:
                     raise _too_large(bytes_max, len(body) + len(chunk))
+                take(len(chunk))
                 body += chunk
     except TimeoutError:
         raise ProblemError(

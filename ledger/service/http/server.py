@@ -17,9 +17,11 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from ledger.service.auth import owner_of
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import PROBLEMS, ProblemError, answer_error
 from ledger.service.http.router import Route, Router, read_parameters
+from ledger.service.http.streaming_response import large_body, write_large
 
 KEEPALIVE_S: Final = 75.0
 """How long a connection may be idle, before its first request too."""
@@ -139,10 +141,24 @@ class Server(web.Server):
         return _Connection(self, counts=self._counts, reader_wait_s=reader_wait_s)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The answer to one request; an error becomes a problem document."""
+        """The answer to one request; an error becomes a problem document.
+
+        A large one is written here, in pieces, and counted until its reader has accepted it.
+        """
+        context = self._context
+        owner = owner_of(context.access, request)
         try:
             match = self._router.find(request.method, request.path)
             arguments = read_parameters(match, request.query_string)
-            return await match.route.handler(self._context, request, **arguments)
+            with context.requests_in_flight.lease(owner) as take_requests:
+                take_requests(1)
+                answer = await match.route.handler(context, request, **arguments)
+                body = large_body(request, answer)
+                if body is None:
+                    return answer
+                with context.bytes_in_flight.lease(owner) as take_bytes:
+                    take_bytes(len(body))
+                    wait_s = context.settings.reader_wait_s
+                    return await write_large(request, answer, body, wait_s)
         except Exception as error:  # noqa: BLE001 - a request's top: answer_error logs what is ours
             return answer_error(error)

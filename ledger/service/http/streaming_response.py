@@ -17,6 +17,10 @@ from ledger.service.http.responses import make_answer
 AUTHORIZATION_POLL_S = 0.5
 """How often the token of an open answer is looked up again: it ends a second after revocation."""
 
+PIECE_BYTES = 65_536
+"""Bytes of a large answer that are written at once."""
+
+
 _log = structlog.get_logger("ledger.service")
 
 
@@ -61,6 +65,32 @@ async def stream_answer(
     return answer
 
 
+def large_body(request: web.BaseRequest, answer: web.StreamResponse) -> bytes | None:
+    """The body of an answer that `write_large` is to write, or None."""
+    if not isinstance(answer, web.Response) or answer.compression or request.method == "HEAD":
+        return None
+    body = answer.body
+    return body if isinstance(body, bytes) and len(body) > PIECE_BYTES else None
+
+
+async def write_large(
+    request: web.BaseRequest, whole: web.StreamResponse, body: bytes, reader_wait_s: float
+) -> web.StreamResponse:
+    """Write an answer piece by piece, so that the connection holds no copy of all of it."""
+    answer = web.StreamResponse(status=whole.status, headers=whole.headers)
+    answer.content_length = len(body)
+    pieces = memoryview(body)
+    try:
+        await answer.prepare(request)
+        for start in range(0, len(body), PIECE_BYTES):
+            await _write(answer, pieces[start : start + PIECE_BYTES], reader_wait_s)
+        await answer.write_eof()
+    except (ConnectionError, TimeoutError):
+        _log.info("reader_gone", path=request.path)
+        _cut(request)
+    return answer
+
+
 async def _expire_unauthorized(
     deadline: asyncio.Timeout, is_authorized: Callable[[], bool]
 ) -> None:
@@ -72,7 +102,9 @@ async def _expire_unauthorized(
             return
 
 
-async def _write(answer: web.StreamResponse, chunk: bytes, reader_wait_s: float) -> None:
+async def _write(
+    answer: web.StreamResponse, chunk: bytes | memoryview, reader_wait_s: float
+) -> None:
     async with asyncio.timeout(reader_wait_s):
         await answer.write(chunk)
 

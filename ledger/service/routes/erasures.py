@@ -29,7 +29,9 @@ async def erase_subject(context: ServiceContext, request: web.BaseRequest) -> we
     token = authenticate(context.access, request, "admin")
     if token.tenant is not None:
         raise ProblemError("wrong-tenant", "a subject's values may be of every tenant")
-    body = await read_body(request, bytes_max=BODY_BYTES_MAX, wait_s=context.settings.body_wait_s)
+    with context.bytes_in_flight.lease(token.name) as take:
+        wait_s = context.settings.body_wait_s
+        body = await read_body(request, bytes_max=BODY_BYTES_MAX, wait_s=wait_s, take=take)
     try:
         erase = msgspec.json.decode(body, type=Erase)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

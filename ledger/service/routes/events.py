@@ -59,16 +59,19 @@ async def append_events(
         # Refused before anything is logged, for no answer could hold the proof.
         raise context.publisher.failure
     settings = context.settings
-    body = await read_body(
-        request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s
-    )
-    parsed = split_body(
-        body,
-        content_type=request.headers.get("Content-Type"),
-        events_max=settings.request_events_max,
-        reader=context.ingest.reader,
-    )
-    outcomes = await context.ingest.append(parsed, by=token.name, tenant=token.tenant)
+    with context.bytes_in_flight.lease(token.name) as take:
+        body = await read_body(
+            request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s, take=take
+        )
+        parsed = split_body(
+            body,
+            content_type=request.headers.get("Content-Type"),
+            events_max=settings.request_events_max,
+            reader=context.ingest.reader,
+        )
+        outcomes = await context.ingest.append(parsed, by=token.name, tenant=token.tenant)
+        is_batch = parsed.is_batch
+        del body, parsed  # They are counted no longer.
     logged = [outcome for outcome in outcomes if isinstance(outcome, Result)]
     if not logged:
         return _all_refused(outcomes)
@@ -81,7 +84,7 @@ async def append_events(
     if proof:
         if head is None:
             head = await context.acknowledged_head(needed)
-        await _prove(context, logged, head, answer, is_batch=parsed.is_batch)
+        await _prove(context, logged, head, answer, is_batch=is_batch)
         answer.consistency = prove_growth(context, from_size, head)
     return encode_answer(answer, status=200 if len(logged) == len(outcomes) else 207)
 
