@@ -49,6 +49,14 @@ def read_private(**context: Any) -> PrivateEvent:
     return result
 
 
+@pytest.mark.parametrize("treatment", ["refuse", "mask"])
+def test_a_commitment_under_the_key_of_a_secret_stays(treatment: str) -> None:
+    opening = Opening("/context/password", "u_1", encode_salt(bytes(32)), PASSWORD)
+    sent = event(context={"password": {"commitment": opening.commitment}})
+    private = make_reader().read(format_envelope(msgspec.json.encode(sent), [opening]))
+    assert make_filter(treatment).check([private]) == [private]
+
+
 def test_a_masked_event_keeps_its_private_values() -> None:
     sent = read_private(password=PASSWORD)
     (masked,) = make_filter("mask").check([sent])
