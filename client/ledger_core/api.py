@@ -236,8 +236,8 @@ class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
     """A page of what a search found in the tree of size `tree_size`.
 
     `total` is the number of events found, or at least found unless `total_exact`. Unless
-    `complete`, a bound was reached before the page was full. `cursor` gets the next page; without
-    one nothing is left. `scanned` is the number of events that had to be read to decide.
+    `complete`, a bound ended the page or the counts. `cursor` gets the next page; without one
+    nothing is left. `scanned` is the number of events that had to be read to decide.
     """
 
     query: str

@@ -6,6 +6,7 @@
     leaf_cache       leaves by index, many at once
     resolve_ids      ids and times of receipt -> indices
     evaluator        a plan over up to 256 segments: members that must match, members that may
+    budget           the time and the rows that a query may still use
     executor         a run over all windows within limits: the rows of one page, the total
     facets           counts by value and by time
     cursor           the position of the next page, as text

@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
-from pyroaring import BitMap
-
+from ledger.query.budget import NO_LIMITS, Budget, IsCancelled, QueryLimits
 from ledger.query.cursor import Cursor, CursorError, Order
-from ledger.query.evaluator import WINDOW_SEGMENTS, Window
-from ledger.query.executor import Budget, PageRun, QueryLimits, QueryScope, find_matches
+from ledger.query.evaluator import WINDOW_SEGMENTS
+from ledger.query.executor import PageRun, QueryScope, by_bundle
 from ledger.query.explain import explain
 from ledger.query.facets import FacetCounter, Unit
 from ledger.query.leaf_cache import LeafCache
@@ -39,7 +38,6 @@ from ledger_core.query.predicate import Matcher, make_matcher
 ROWS_MAX: Final = 1000
 DEFAULT_LIMITS: Final = QueryLimits()
 _EXPORT_SEGMENTS = 16
-_EXPORT_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +52,10 @@ class Row:
 class Answer:
     """One page of matches with counts of all matches.
 
-    `complete`: no limit ended the page early. `total` counts all matches below `tree_size`; after a
-    limit it is a lower bound. `scanned` counts the rows that were read because the index alone did
-    not decide. `cursor` continues with the next page; None is the end.
+    `complete`: no limit was reached, neither for the page nor for the counts. `total` counts all
+    matches below `tree_size`; after a limit it is a lower bound. `scanned` counts the rows that
+    were read because the index alone did not decide. `cursor` continues with the next page; None is
+    the end.
     """
 
     rows: tuple[Row, ...]
@@ -116,6 +115,7 @@ class QueryEngine:
         is_counted: bool = True,
         tree_size: int | None = None,
         limits: QueryLimits = DEFAULT_LIMITS,
+        is_cancelled: IsCancelled = lambda: False,
     ) -> Answer:
         """One page of matches.
 
@@ -123,7 +123,7 @@ class QueryEngine:
         answer to the same query, order and tenant. `limit` 0 gives counts alone. Unless
         `is_counted`, the run ends when the page is full, and the total is a lower bound.
         `tree_size`: the tree to search, by default the durable one; a cursor has its own.
-        Raises: CursorError; ValueError for a limit out of range.
+        Raises: CursorError; ValueError for a limit out of range; QueryCancelledError.
         """
         if not 0 <= limit <= ROWS_MAX:
             raise ValueError(f"a page has 0 to {ROWS_MAX} rows, not {limit}")
@@ -139,25 +139,24 @@ class QueryEngine:
                 raise CursorError("this cursor is of a log that was longer than this one")
             tree_size, position = begun.tree_size, begun.position
             now_unix_us = begun.now_unix_us
-        budget = Budget(limits, self._clock)
+        budget = Budget(limits, self._clock, is_cancelled)
         counter = FacetCounter(
             facets, histogram, leaf_cache=self._leaf_cache, is_over=budget.is_over
         )
-        with self._scope(query, tenant, now_unix_us, tree_size) as scope:
-            run = PageRun(scope, order=order, position=position, limit=limit, budget=budget)
+        with self._scope(query, tenant, now_unix_us, tree_size, budget) as scope:
+            run = PageRun(scope, order=order, position=position, limit=limit)
             run.run(
                 is_counted=is_counted or bool(facets or histogram),
-                on_found=partial(_count_in, scope, counter),
+                on_found=counter.add,
             )
-        rows = self._read(run.indices)
         following = run.next_position if limit else None
         return Answer(
-            rows=rows,
+            rows=tuple(map(Row, run.indices, run.leaves)),
             tree_size=tree_size,
             total=run.total,
             total_exact=run.total_exact,
             scanned=budget.scanned,
-            complete=run.is_complete if limit else run.total_exact,
+            complete=not budget.is_spent,
             cursor=None
             if following is None
             else Cursor(order, tree_size, following, now_unix_us).format(query=text, tenant=tenant),
@@ -165,7 +164,7 @@ class QueryEngine:
             histogram=counter.histogram(is_all=run.total_exact),
         )
 
-    def rows(
+    def row_batches(
         self,
         query: Expression,
         *,
@@ -173,29 +172,51 @@ class QueryEngine:
         now_unix_us: int,
         order: Order = "oldest",
         tree_size: int | None = None,
-    ) -> Iterator[Row]:
+        is_cancelled: IsCancelled = lambda: False,
+    ) -> Iterator[list[Row]]:
         """Every match below a tree size, by default the durable one, without limits: for exports.
 
-        Memory stays constant, and no read transaction lasts longer than one step.
+        A batch is what one piece of work finds, so it may be empty: a part of the plan, or the rows
+        of one bundle. Memory stays constant, and no read transaction lasts longer than a piece.
+        Raises: QueryCancelledError.
         """
         size = self.tree_size() if tree_size is None else tree_size
         leaf_cache = LeafCache(self._log, bytes_max=0)
-        starts = range(0, -(-size // self._segment_entries), _EXPORT_SEGMENTS)
-        for first in starts if order == "oldest" else reversed(starts):
-            with self._scope(query, tenant, now_unix_us, size) as scope:
-                indices = _matches_in(scope, range(first, first + _EXPORT_SEGMENTS), order)
-            for start in range(0, len(indices), _EXPORT_ROWS):
-                some = indices[start : start + _EXPORT_ROWS]
-                yield from map(Row, some, leaf_cache.leaves(some))
+        budget = Budget(NO_LIMITS, self._clock, is_cancelled)
+        with self._scope(query, tenant, now_unix_us, size, budget) as scope:
+            segments = scope.segments
+        for part in budget.split(segments, order, most=_EXPORT_SEGMENTS):
+            with self._scope(query, tenant, now_unix_us, size, budget) as scope:
+                window = scope.window(part)
+                bounds = window.evaluate(scope.node)
+            within = window.span(scope.span.start, scope.span.end)
+            yield []
+            for members, indices in by_bundle(window, bounds.may & within, order):
+                budget.check()
+                yield [
+                    Row(index, leaf)
+                    for member, index, leaf in zip(
+                        members, indices, leaf_cache.leaves(indices), strict=True
+                    )
+                    if member in bounds.must or scope.matches(index, leaf)
+                ]
 
     def matcher(self, query: Expression, *, tenant: str | None, now_unix_us: int) -> Matcher:
         """A test of one entry by index and leaf, without the index: for the live stream."""
         return make_matcher(resolve(_scoped(query, tenant), now_unix_us))
 
-    def explain(self, query: Expression, *, tenant: str | None, now_unix_us: int) -> str:
+    def explain(
+        self,
+        query: Expression,
+        *,
+        tenant: str | None,
+        now_unix_us: int,
+        limits: QueryLimits = DEFAULT_LIMITS,
+        is_cancelled: IsCancelled = lambda: False,
+    ) -> str:
         """The plan of a query with the number of entries at each of its steps."""
-        tree_size = self.tree_size()
-        with self._scope(query, tenant, now_unix_us, tree_size) as scope:
+        budget = Budget(limits, self._clock, is_cancelled)
+        with self._scope(query, tenant, now_unix_us, self.tree_size(), budget) as scope:
             return explain(scope, query=format_query(_scoped(query, tenant)))
 
     def tree_size(self) -> int:
@@ -237,18 +258,30 @@ class QueryEngine:
 
     @contextmanager
     def _scope(
-        self, query: Expression, tenant: str | None, now_unix_us: int, tree_size: int
+        self,
+        query: Expression,
+        tenant: str | None,
+        now_unix_us: int,
+        tree_size: int,
+        budget: Budget,
     ) -> Iterator[QueryScope]:
         expression = resolve(_scoped(query, tenant), now_unix_us)
         with self._snapshot() as snapshot:
+            records = () if snapshot is None else snapshot.records
             resolver = IdResolver(
                 log=self._log,
                 leaf_cache=self._leaf_cache,
                 tree_size=tree_size,
-                records=() if snapshot is None else snapshot.records,
+                records=records,
                 segment_entries=self._segment_entries,
             )
             resolved = resolver.resolve(expression)
+            read_open_terms = partial(
+                self._open_segments.snapshot,
+                tree_size=tree_size,
+                sealed=len(records),
+                check=budget.check,
+            )
             node = make_plan(resolved)
             yield QueryScope(
                 node=node,
@@ -258,35 +291,11 @@ class QueryEngine:
                 segment_entries=self._segment_entries,
                 window_segments=self._window_segments,
                 snapshot=snapshot,
-                open_segments=self._open_segments,
+                read_open_terms=cache(read_open_terms),
                 leaf_cache=self._leaf_cache,
+                budget=budget,
             )
-
-    def _read(self, indices: Sequence[int]) -> tuple[Row, ...]:
-        return tuple(map(Row, indices, self._leaf_cache.leaves(indices)))
 
 
 def _scoped(query: Expression, tenant: str | None) -> Expression:
     return query if tenant is None else all_of((Is("tenant", tenant), query))
-
-
-def _matches_in(scope: QueryScope, segments: range, order: Order) -> list[int]:
-    """The indices of all matches in some segments, in order."""
-    end = -(-scope.span.end // scope.segment_entries)
-    segments = range(segments.start, min(segments.stop, end))
-    if not segments:
-        return []
-    with scope.window(segments) as window:
-        bounds = window.evaluate(scope.node)
-    within = window.span(scope.span.start, scope.span.end)
-    found = find_matches(scope, window, bounds, within, order=order, spend_rows=lambda count: count)
-    indices = list(map(window.index_of, found.members))
-    return indices if order == "oldest" else indices[::-1]
-
-
-def _count_in(scope: QueryScope, counter: FacetCounter, window: Window, members: BitMap) -> None:
-    """Count the matches of a window, locking open segments for one segment at a time."""
-    if counter.is_needed:
-        for segment, offsets in window.by_segment(members):
-            with scope.window(range(segment, segment + 1)) as single:
-                counter.add(single, segment, offsets)

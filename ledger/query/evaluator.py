@@ -7,13 +7,14 @@ C.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pyroaring import BitMap
 
 from ledger.query import plan
+from ledger.query.open_segments import OpenTerms
 from ledger.query.plan import Node, Read
 from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index.index_store import IndexSnapshot
@@ -52,14 +53,19 @@ class Window:
         *,
         segment_entries: int,
         snapshot: IndexSnapshot | None,
-        open_terms: Mapping[int, SegmentTerms],
+        open_terms: OpenTerms,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`open_terms`: of unsealed segments. Precondition: at most `WINDOW_SEGMENTS` segments."""
+        """`check` is called before each term of each segment is read, and may raise.
+
+        Precondition: at most `WINDOW_SEGMENTS` segments.
+        """
         self.segments: Final = segments
         self._segment_entries = segment_entries
         self._snapshot = snapshot
         self._records = () if snapshot is None else snapshot.records
         self._open_terms = open_terms
+        self._check = check
         self._whole = whole_container(segment_entries)
         self._is_dense = segment_entries == SEGMENT_ENTRIES_MAX
 
@@ -104,8 +110,8 @@ class Window:
 
     def entries_in(self, segment: int) -> int:
         """The number of entries of a segment that are indexed."""
-        terms = self._open_terms.get(segment)
-        return self._segment_entries if terms is None else terms.entries
+        slices = self._open_terms.get(segment)
+        return slices[-1].end if slices else self._segment_entries
 
     def start_of(self, segment: int) -> int:
         """The index of the first entry of a segment."""
@@ -118,11 +124,10 @@ class Window:
             yield segment, (members & BitMap(range(start, start + (1 << _SLOT_BITS)))).shift(-start)
 
     def postings(self, dimension: str, segment: int) -> Iterable[Postings]:
-        """Every term of a dimension in a segment that is indexed."""
+        """Every term of a dimension in a segment that is indexed; of an open one, by slice."""
         if self._snapshot is not None and segment < len(self._records):
             return self._snapshot.postings(dimension, segment)
-        terms = self._open_terms.get(segment)
-        return () if terms is None else (terms.postings(dimension),)
+        return (terms.postings(dimension) for terms in self._open_terms.get(segment, ()))
 
     def column(self, dimension: str, segment: int) -> "tuple[array[int], list[str]] | None":
         """The rank of each entry's value, and the values by rank; None where no column is stored.
@@ -208,8 +213,8 @@ class Window:
         if segment < len(self._records):
             record = self._records[segment]
             return record.earliest, record.latest
-        terms = self._open_terms.get(segment)
-        return None if terms is None else terms.times
+        times = [terms.times for terms in self._open_terms.get(segment, ())]
+        return (min(times)[0], max(last for _, last in times)) if times else None
 
     def _read_any(self, reads: Sequence[Read], segments: Sequence[int]) -> BitMap:
         return union_of([self._read(read, segments) for read in reads])
@@ -218,19 +223,25 @@ class Window:
         first = self.segments.start
         sealed = [segment for segment in segments if segment < len(self._records)]
         rest = [
-            (segment - first, _read_terms(self._open_terms[segment], read))
-            for segment in segments[len(sealed) :]
-            if segment in self._open_terms
+            (segment - first, [found for terms in slices for found in _read_terms(terms, read)])
+            for segment in self._checked(segments[len(sealed) :])
+            if (slices := self._open_terms.get(segment))
         ]
         if not sealed or self._snapshot is None:
             return unite(rest)
         if isinstance(read, plan.Find):
-            one = self._snapshot.find(read.dimension, read.value, sealed)
+            one = self._snapshot.find(read.dimension, read.value, self._checked(sealed))
             found = assemble([(segment - first, container) for segment, container in one])
         else:
-            several = self._snapshot.between(read.dimension, read.low, read.high, sealed)
+            checked = self._checked(sealed)
+            several = self._snapshot.between(read.dimension, read.low, read.high, checked)
             found = unite((segment - first, containers) for segment, containers in several)
         return found | unite(rest) if rest else found
+
+    def _checked(self, segments: Iterable[int]) -> Iterator[int]:
+        for segment in segments:
+            self._check()
+            yield segment
 
 
 def _read_terms(terms: SegmentTerms, read: Read) -> list[Container]:

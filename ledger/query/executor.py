@@ -3,61 +3,28 @@
     sealed segments, open segments ──> must and may ──> rows read ──> page, total
 
 A run covers all entries below one tree size. It evaluates the plan window by window, beginning
-where the page begins, within limits of rows and time. If a limit ends it before the page is full,
-the page is marked incomplete and names the position to continue at. If a limit ends the counting,
-the total is a lower bound and marked inexact. A match is never left out silently.
+where the page begins, within a budget. If a limit ends it before the page is full, the page is
+marked incomplete and names the position to continue at. If a limit ends the counting, the total is
+a lower bound and marked inexact. A match is never left out silently.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Final
+from itertools import groupby
 
 from pyroaring import BitMap
 
+from ledger.query.budget import Budget, OverBudgetError
 from ledger.query.cursor import Order
 from ledger.query.evaluator import Bounds, Window
 from ledger.query.leaf_cache import LeafCache
-from ledger.query.open_segments import OpenSegments
+from ledger.query.open_segments import OpenTerms
 from ledger.query.plan import Node, Span
-from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index.index_store import IndexSnapshot
 from ledger_core.query.predicate import Matcher
+from ledger_core.tlog.tile import TILE_WIDTH
 
 _ROWS_AT_ONCE = 256
-_NO_TERMS: Final[Mapping[int, SegmentTerms]] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class QueryLimits:
-    """The most that one query may take: rows read, and seconds."""
-
-    rows_scanned: int = 200_000
-    time_s: float = 5.0
-
-
-class Budget:
-    """The rest of the limits of one query."""
-
-    def __init__(self, limits: QueryLimits, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._end = clock() + limits.time_s
-        self._rows_max = limits.rows_scanned
-        self.scanned = 0
-
-    def is_over(self) -> bool:
-        """Whether the time is up."""
-        return self._clock() >= self._end
-
-    def spend_rows(self, count: int) -> int:
-        """Spend up to `count` rows; return how many of them may be read."""
-        if self.is_over():
-            return 0
-        allowed = min(count, self._rows_max - self.scanned)
-        self.scanned += allowed
-        return allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,39 +38,36 @@ class QueryScope:
     segment_entries: int
     window_segments: int
     snapshot: IndexSnapshot | None
-    open_segments: OpenSegments
+    read_open_terms: Callable[[], OpenTerms]
+    """Indexes what is new when it is called first. Raises: as `Budget.check`."""
     leaf_cache: LeafCache
+    budget: Budget
 
     @property
     def sealed_segments(self) -> int:
         """The number of segments that the index holds."""
         return 0 if self.snapshot is None else len(self.snapshot.records)
 
-    def windows(self, order: Order) -> Iterator[range]:
-        """The segments of the span by window, in the order of the answer."""
-        width = self.window_segments
-        first = self.span.start // self.segment_entries
-        end = -(-self.span.end // self.segment_entries)
-        starts = range(first - first % width, end, width)
-        for start in reversed(starts) if order == "newest" else starts:
-            yield range(max(start, first), min(start + width, end))
+    @property
+    def segments(self) -> range:
+        """The segments of the span."""
+        size = self.segment_entries
+        return range(self.span.start // size, -(-self.span.end // size))
 
-    @contextmanager
-    def window(self, segments: range) -> Iterator[Window]:
-        """A window of some segments. It locks the open segments while one of them is in it."""
-        sealed = self.sealed_segments
-        reading = (
-            self.open_segments.reading(tree_size=self.tree_size, sealed=sealed)
-            if segments.stop > sealed
-            else nullcontext(_NO_TERMS)
+    def split(self, segments: range, order: Order) -> Iterator[range]:
+        """Parts of some segments, in the order of the answer; none takes long to evaluate."""
+        return self.budget.split(segments, order, most=self.window_segments)
+
+    def window(self, segments: range) -> Window:
+        """A window of some segments. Raises: as `Budget.check`, here and when it is evaluated."""
+        is_open = segments.stop > self.sealed_segments
+        return Window(
+            segments,
+            segment_entries=self.segment_entries,
+            snapshot=self.snapshot,
+            open_terms=self.read_open_terms() if is_open else {},
+            check=self.budget.check,
         )
-        with reading as open_terms:
-            yield Window(
-                segments,
-                segment_entries=self.segment_entries,
-                snapshot=self.snapshot,
-                open_terms=open_terms,
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +82,7 @@ class Found:
 
 
 def find_matches(
-    scope: QueryScope,
-    window: Window,
-    bounds: Bounds,
-    within: BitMap,
-    *,
-    order: Order,
-    spend_rows: Callable[[int], int],
+    scope: QueryScope, window: Window, bounds: Bounds, within: BitMap, *, order: Order
 ) -> Found:
     """The matches in a part of a window, reading the rows that the plan left undecided."""
     must = bounds.must & within
@@ -132,13 +90,12 @@ def find_matches(
         return Found(must, None)
     undecided = (bounds.may & within) - must
     matched = BitMap()
-    for members in _in_order(undecided, order):
-        allowed = spend_rows(len(members))
-        indices = [window.index_of(member) for member in members[:allowed]]
-        leaves = scope.leaf_cache.leaves(indices)
+    for members, indices in by_bundle(window, undecided, order):
+        allowed = scope.budget.spend_rows(len(members))
+        leaves = scope.leaf_cache.leaves(indices[:allowed])
         matched.update(
             member
-            for member, index, leaf in zip(members[:allowed], indices, leaves, strict=True)
+            for member, index, leaf in zip(members, indices, leaves, strict=False)
             if scope.matches(index, leaf)
         )
         if allowed < len(members):
@@ -146,15 +103,21 @@ def find_matches(
     return Found(must | matched, None)
 
 
-def _in_order(members: BitMap, order: Order) -> Iterator[list[int]]:
-    """The members in the order of the answer, some at a time."""
+def by_bundle(
+    window: Window, members: BitMap, order: Order
+) -> Iterator[tuple[list[int], list[int]]]:
+    """The members and their indices in the order of the answer, at most a bundle at a time."""
     count = len(members)
     for start in range(0, count, _ROWS_AT_ONCE):
         end = min(start + _ROWS_AT_ONCE, count)
         if order == "oldest":
-            yield list(members[start:end])
+            some = list(members[start:end])
         else:
-            yield list(members[count - end : count - start])[::-1]
+            some = list(members[count - end : count - start])[::-1]
+        pairs = zip(some, map(window.index_of, some), strict=True)
+        for _, group in groupby(pairs, lambda pair: pair[1] // TILE_WIDTH):
+            found = list(group)
+            yield [member for member, _ in found], [index for _, index in found]
 
 
 class PageRun:
@@ -164,19 +127,19 @@ class PageRun:
     else the entries from it on. These lie ahead; the others lie behind and are only counted.
     """
 
-    def __init__(
-        self, scope: QueryScope, *, order: Order, position: int, limit: int, budget: Budget
-    ) -> None:
+    def __init__(self, scope: QueryScope, *, order: Order, position: int, limit: int) -> None:
         self._scope = scope
         self._is_newest = order == "newest"
         self._order: Order = order
         self._position = position
         self._limit = limit
-        self._budget = budget
+        self._budget = scope.budget
         self._ahead = 0
         self._is_ahead_exact = True
         self._unread_position: int | None = None
+        self._page_bytes = 0
         self.indices: list[int] = []
+        self.leaves: list[bytes] = []
         self.total = 0
         self.total_exact = True
 
@@ -185,22 +148,13 @@ class PageRun:
 
         Unless `is_counted`, the run ends when the page is full, and the total is a lower bound.
         """
-        span = self._scope.span
         for segments in self._windows():
-            if self._budget.is_over() or (not is_counted and self._is_full):
+            is_wanted = is_counted or not (self._is_full or self._unread_position is not None)
+            if not is_wanted or self._budget.is_over() or not self._run_window(segments, on_found):
                 self.total_exact = False
                 if self._is_ahead(segments):
                     self._stop_before(segments)
                 return
-            with self._scope.window(segments) as window:
-                bounds = window.evaluate(self._scope.node)
-            below = window.span(span.start, self._position)
-            above = window.span(self._position, span.end)
-            ahead, behind = (below, above) if self._is_newest else (above, below)
-            found = self._find(window, bounds, ahead)
-            self._fill_page(window, found)
-            rest = self._find(window, bounds, behind)
-            on_found(window, found.members | rest.members)
 
     @property
     def next_position(self) -> int | None:
@@ -212,17 +166,34 @@ class PageRun:
         return self.indices[-1] + (not self._is_newest)
 
     @property
-    def is_complete(self) -> bool:
-        """Whether no limit ended the page before it was full."""
-        return self._unread_position is None
-
-    @property
     def _is_full(self) -> bool:
         return len(self.indices) >= self._limit
 
-    def _windows(self) -> list[range]:
-        """The windows that lie ahead, then those behind. `sorted` keeps their order otherwise."""
-        return sorted(self._scope.windows(self._order), key=self._is_ahead, reverse=True)
+    def _run_window(self, segments: range, on_found: Callable[[Window, BitMap], None]) -> bool:
+        """Find and count the matches of a window; return whether there was time to evaluate it."""
+        scope, span = self._scope, self._scope.span
+        try:
+            window = scope.window(segments)
+            bounds = window.evaluate(scope.node)
+        except OverBudgetError:
+            return False
+        below = window.span(span.start, min(self._position, span.end))
+        above = window.span(max(self._position, span.start), span.end)
+        ahead, behind = (below, above) if self._is_newest else (above, below)
+        found = self._find(window, bounds, ahead)
+        self._fill_page(window, found)
+        rest = self._find(window, bounds, behind)
+        on_found(window, found.members | rest.members)
+        return True
+
+    def _windows(self) -> Iterator[range]:
+        """The windows that lie ahead, then those behind."""
+        segments, size = self._scope.segments, self._scope.segment_entries
+        edge = -(-self._position // size) if self._is_newest else self._position // size
+        edge = min(max(edge, segments.start), segments.stop)
+        below, above = range(segments.start, edge), range(edge, segments.stop)
+        for part in (below, above) if self._is_newest else (above, below):
+            yield from self._scope.split(part, self._order)
 
     def _is_ahead(self, segments: range) -> bool:
         size = self._scope.segment_entries
@@ -242,14 +213,7 @@ class PageRun:
             self._unread_position = max(segments.start * size, self._position)
 
     def _find(self, window: Window, bounds: Bounds, within: BitMap) -> Found:
-        found = find_matches(
-            self._scope,
-            window,
-            bounds,
-            within,
-            order=self._order,
-            spend_rows=self._budget.spend_rows,
-        )
+        found = find_matches(self._scope, window, bounds, within, order=self._order)
         self.total += len(found.members)
         if found.unread_from is not None:
             self.total_exact = False
@@ -268,10 +232,22 @@ class PageRun:
                 known = (found.unread_from + 1, window.end)
             members = members & BitMap(range(*known))
         wanted = self._limit - len(self.indices)
-        if self._is_newest:
-            chosen = list(members[max(0, len(members) - wanted) :])[::-1]
-        else:
-            chosen = list(members[:wanted])
-        self.indices += map(window.index_of, chosen)
+        chosen = members[max(0, len(members) - wanted) :] if self._is_newest else members[:wanted]
+        for _, indices in by_bundle(window, chosen, self._order):
+            # The first rows are read in any case, so that every page goes on.
+            if self.indices and self._has_no_room():
+                self._unread_position = indices[0] + self._is_newest
+                return
+            leaves = self._scope.leaf_cache.leaves(indices)
+            self.indices += indices
+            self.leaves += leaves
+            self._page_bytes += sum(map(len, leaves))
         if found.unread_from is not None and not self._is_full:
             self._unread_position = window.index_of(found.unread_from) + self._is_newest
+
+    def _has_no_room(self) -> bool:
+        """Whether a limit keeps further rows from the page."""
+        if self._page_bytes >= self._budget.limits.page_bytes:
+            self._budget.is_spent = True
+            return True
+        return self._budget.is_over()

@@ -1,6 +1,7 @@
 """Shows a plan as text with the number of entries at each step: `ledger query --explain`."""
 
 from ledger.query import plan
+from ledger.query.budget import OverBudgetError
 from ledger.query.executor import QueryScope
 from ledger.query.plan import Node
 
@@ -8,7 +9,7 @@ from ledger.query.plan import Node
 def explain(scope: QueryScope, *, query: str) -> str:
     """The plan of a scope, outermost step first; each step is run by itself over the whole span.
 
-    Cost: that of running each of its steps.
+    A step that the time does not suffice for has `or more` behind its numbers.
     """
     head = (
         f"query     {query or 'every event'}",
@@ -22,9 +23,14 @@ def explain(scope: QueryScope, *, query: str) -> str:
 def _steps(scope: QueryScope, node: Node, indent: str) -> list[str]:
     """A line for a step and each below it: how many entries must match it to how many may."""
     must = may = 0
-    for segments in scope.windows("oldest"):
-        with scope.window(segments) as window:
+    more = ""
+    for segments in scope.split(scope.segments, "oldest"):
+        try:
+            window = scope.window(segments)
             bounds = window.evaluate(node)
+        except OverBudgetError:
+            more = " or more"
+            break
         within = window.span(scope.span.start, scope.span.end)
         must += bounds.must.intersection_cardinality(within)
         may += bounds.may.intersection_cardinality(within)
@@ -34,7 +40,7 @@ def _steps(scope: QueryScope, node: Node, indent: str) -> list[str]:
             pass
         case plan.Complement(part):
             parts = (part,)
-    found = f"{must:,}" if must == may else f"{must:,} to {may:,}"
+    found = (f"{must:,}" if must == may else f"{must:,} to {may:,}") + more
     inner = [line for part in parts for line in _steps(scope, part, f"{indent}  ")]
     return [f"{found:>20}  {indent}{_text(node)}", *inner]
 

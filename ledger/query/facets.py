@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from heapq import nlargest
 from ipaddress import ip_address
-from itertools import accumulate, compress
+from itertools import accumulate, compress, islice
 from typing import Final, Literal, TypeAlias, get_args
 
 from pyroaring import BitMap
@@ -30,6 +30,7 @@ from ledger_core.query.fields import COLUMNS
 Unit: TypeAlias = Literal["hour", "day"]
 UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
 FACET_VALUES_MAX: Final = 10
+_ROWS_AT_ONCE = 256
 _LONG_BYTES = 200
 """From this mean length on, intersecting bitmaps is faster than testing single offsets."""
 _SEARCH_COST = 2
@@ -55,42 +56,52 @@ class FacetCounter:
         self._is_over = is_over
         dimensions = (*self._fields, "hour") if unit else self._fields
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in dimensions}
-        self._counted = 0
+        self._counted: Counter[str] = Counter()
         self._is_partial = False
 
-    @property
-    def is_needed(self) -> bool:
-        """Whether there is anything to count."""
-        return bool(self._counts)
+    def add(self, window: Window, members: BitMap) -> None:
+        """Count the matches of a window, one dimension of one segment after another, in time."""
+        for segment, offsets in window.by_segment(members) if self._counts else ():
+            if not window.is_indexed(segment):
+                self._count_rows(window.start_of(segment), offsets)
+                continue
+            matches = None
+            if len(offsets) < window.entries_in(segment):
+                matches = _Matches(offsets)
+            for dimension in self._counts:
+                if self._is_late():
+                    return
+                self._count(window, segment, dimension, matches)
+                self._counted[dimension] += len(offsets)
 
-    def add(self, window: Window, segment: int, offsets: BitMap) -> None:
-        """Count the matches of a segment of a window, if there is time left."""
-        if self._is_over():
-            self._is_partial = True
+    def _is_late(self) -> bool:
+        self._is_partial = self._is_partial or self._is_over()
+        return self._is_partial
+
+    def _count(
+        self, window: Window, segment: int, dimension: str, matches: "_Matches | None"
+    ) -> None:
+        """Count a dimension of a segment; without `matches`, every entry matches."""
+        counts = self._counts[dimension]
+        if matches is None:
+            _count_all(window.postings(dimension, segment), counts)
             return
-        if not window.is_indexed(segment):
-            start = window.start_of(segment)
-            self._count_rows([start + offset for offset in offsets])
-        elif len(offsets) == window.entries_in(segment):
-            for dimension, counts in self._counts.items():
-                _count_all(window.postings(dimension, segment), counts)
+        column = window.column(dimension, segment) if dimension in COLUMNS else None
+        if column is None:
+            matches.count(window.postings(dimension, segment), counts)
         else:
-            matches = _Matches(offsets)
-            for dimension, counts in self._counts.items():
-                column = window.column(dimension, segment) if dimension in COLUMNS else None
-                if column is None:
-                    matches.count(window.postings(dimension, segment), counts)
-                else:
-                    _count_column(offsets, *column, counts)
-        self._counted += len(offsets)
+            matches.count_column(*column, counts)
 
-    def _count_rows(self, indices: Sequence[int]) -> None:
+    def _count_rows(self, start: int, offsets: BitMap) -> None:
         """Count entries that are not indexed yet, from their leaves."""
-        terms = SegmentTerms()
-        terms.add(self._leaf_cache.leaves(indices))
-        for dimension, counts in self._counts.items():
-            for value, container in terms.postings(dimension):
-                _add(counts, value, container.cardinality)
+        indices = (start + offset for offset in offsets)
+        while (some := list(islice(indices, _ROWS_AT_ONCE))) and not self._is_late():
+            terms = SegmentTerms()
+            terms.add(self._leaf_cache.leaves(some))
+            for dimension, counts in self._counts.items():
+                for value, container in terms.postings(dimension):
+                    _add(counts, value, container.cardinality)
+                self._counted[dimension] += len(some)
 
     def facets(self, *, is_all: bool) -> tuple[FacetAnswer, ...]:
         """The facets in the order of the fields; `is_all`: the run found all matches."""
@@ -103,7 +114,7 @@ class FacetCounter:
                 ),
                 others=max(0, len(self._counts[field]) - FACET_VALUES_MAX),
                 exact=is_all and not self._is_partial,
-                counted=self._counted,
+                counted=self._counted[field],
             )
             for field in self._fields
         )
@@ -120,7 +131,7 @@ class FacetCounter:
             unit=self._unit,
             buckets=tuple(Bucket(start, count) for start, count in sorted(buckets.items())),
             exact=is_all and not self._is_partial,
-            counted=self._counted,
+            counted=self._counted["hour"],
         )
 
 
@@ -137,20 +148,18 @@ def _count_all(runs: Iterable[Postings], counts: dict[str, int]) -> None:
             counts[value] = counts.get(value, 0) + count + 1
 
 
-def _count_column(
-    offsets: BitMap, places: "array[int]", values: list[str], counts: Counter[str]
-) -> None:
-    found = list(map(places.__getitem__, offsets.to_array()))
-    if NO_PLACE in found:
-        found = [place for place in found if place != NO_PLACE]
-    counts.update(map(values.__getitem__, found))
-
-
 class _Matches:
     """The matches of one segment, to be intersected with posting lists."""
 
     def __init__(self, offsets: BitMap) -> None:
         self._offsets = offsets
+
+    def count_column(self, places: "array[int]", values: list[str], counts: Counter[str]) -> None:
+        """Add the values of the matches from the column of a segment."""
+        found = list(map(places.__getitem__, self._offsets.to_array()))
+        if NO_PLACE in found:
+            found = [place for place in found if place != NO_PLACE]
+        counts.update(map(values.__getitem__, found))
 
     def count(self, runs: Iterable[Postings], counts: dict[str, int]) -> None:
         """Add how many of the matches each term has.

@@ -4,19 +4,46 @@ Open segments follow the log by reading it; the writer does not know of them. An
 is durable, and a durable entry can be read, so a query that indexes up to the durable size first
 sees all that was acknowledged. After a start the last entries are read again, by the index follower
 or by the first query.
+
+A segment is held in slices of consecutive entries, and a slice never changes. A query reads the
+slices that it got, so it holds no lock, and no other query waits for it. Only indexing takes the
+lock, for `STEP_ENTRIES` at a time.
+
+Every step adds a slice, and a look-up reads all of them, so eight small neighbours become one. Very
+small ones are joined at once; larger ones by the index follower, some entries at a time and without
+the lock. Weak: joining indexes the entries again, up to five times each.
 """
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Final
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby, takewhile
+from operator import itemgetter
+from typing import Final, NamedTuple, TypeAlias
 
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
 from ledger.store.log import LogStore
 
+OpenTerms: TypeAlias = Mapping[int, Sequence[SegmentTerms]]
+"""The slices of each segment, in order."""
+
 SEGMENTS_MAX: Final = 2
 """Kept in memory, 50 MB each: the segment that grows, and the one that is being sealed."""
+
+STEP_ENTRIES: Final = 1024
+SLICES_JOINED: Final = 8
+TIER_ENTRIES: Final = (8, 64, 512, 4096, 32_768)
+TIERS_JOINED_AT_ONCE: Final = 2
+_LOCK_POLL_S = 0.05
+
+
+class _Join(NamedTuple):
+    """Slices of a segment that become one, and their entries so far."""
+
+    segment: int
+    slices: tuple[SegmentTerms, ...]
+    terms: SegmentTerms
 
 
 class OpenSegments:
@@ -26,44 +53,120 @@ class OpenSegments:
         self._log = log
         self._leaf_cache = leaf_cache
         self._segment_entries = segment_entries
-        self._segments: dict[int, SegmentTerms] = {}
         self._lock = threading.Lock()
+        # Replaced as a whole under the lock, never changed.
+        self._segments: Mapping[int, tuple[SegmentTerms, ...]] = {}
+        self._join: _Join | None = None
+        self._join_lock = threading.Lock()
 
-    @contextmanager
-    def reading(self, *, tree_size: int, sealed: int) -> Iterator[Mapping[int, SegmentTerms]]:
-        """The terms of the last unsealed segments, up to `tree_size` at least, under the lock.
+    def snapshot(self, *, tree_size: int, sealed: int, check: Callable[[], None]) -> OpenTerms:
+        """The terms of the last unsealed segments, up to `tree_size` at least.
 
-        Cost: 5 µs for each entry that is not indexed yet.
+        Cost: 5 µs for each entry that is not indexed yet. Raises: what `check` raises, which is
+        called between the steps.
         """
-        with self._lock:
-            self._index_new(tree_size, sealed, tree_size)
+        while True:
+            segments = self._segments
             wanted = self._wanted(tree_size, sealed)
-            yield {number: self._segments[number] for number in wanted}
+            if self._missing(segments, wanted, tree_size) is None:
+                return {segment: segments[segment] for segment in wanted}
+            check()
+            if self._lock.acquire(timeout=_LOCK_POLL_S):
+                try:
+                    self._index_step(tree_size, wanted, STEP_ENTRIES)
+                finally:
+                    self._lock.release()
 
     def advance(self, *, sealed: int, entries_max: int) -> bool:
-        """Index up to `entries_max` durable entries; return whether there are more."""
+        """Index or join up to `entries_max` entries; return whether there is more to do."""
         tree_size = self._log.head().tree_size
+        wanted = self._wanted(tree_size, sealed)
         with self._lock:
-            return self._index_new(tree_size, sealed, entries_max)
+            self._index_step(tree_size, wanted, entries_max)
+        if self._missing(self._segments, wanted, tree_size) is not None:
+            return True
+        if not self._join_lock.acquire(blocking=False):
+            return False
+        try:
+            return self._join_step(entries_max)
+        finally:
+            self._join_lock.release()
 
     def _wanted(self, tree_size: int, sealed: int) -> range:
         end = -(-tree_size // self._segment_entries)
         return range(max(sealed, end - SEGMENTS_MAX), end)
 
-    def _index_new(self, tree_size: int, sealed: int, entries_max: int) -> bool:
-        size = self._segment_entries
-        wanted = self._wanted(tree_size, sealed)
-        # A segment past the end stays: a reader with a later head made it.
-        for segment in [number for number in self._segments if number < wanted.start]:
-            del self._segments[segment]
+    def _missing(
+        self, segments: Mapping[int, Sequence[SegmentTerms]], wanted: range, tree_size: int
+    ) -> tuple[int, range] | None:
+        """The first wanted segment with entries that are not indexed, and their offsets."""
         for segment in wanted:
-            terms = self._segments.setdefault(segment, SegmentTerms())
-            start = segment * size + terms.entries
-            end = min((segment + 1) * size, tree_size)
-            stop = min(end, start + entries_max)
-            for _, leaves in self._leaf_cache.bundles(start, stop):
-                terms.add(leaves)
-            entries_max -= max(stop - start, 0)
-            if stop < end:
-                return True
-        return False
+            slices = segments.get(segment)
+            start = slices[-1].end if slices else 0
+            end = min(self._segment_entries, tree_size - segment * self._segment_entries)
+            if start < end:
+                return segment, range(start, end)
+        return None
+
+    def _index_step(self, tree_size: int, wanted: range, entries_max: int) -> None:
+        # A segment past the end stays: a reader with a later head made it.
+        kept = {number: some for number, some in self._segments.items() if number >= wanted.start}
+        missing = self._missing(kept, wanted, tree_size)
+        if missing is not None and entries_max > 0:
+            segment, offsets = missing
+            slices = kept.get(segment, ())
+            small = list(takewhile(_is_joined_at_once, reversed(slices)))
+            if len(small) < SLICES_JOINED:
+                small = []
+            terms = SegmentTerms(small[-1].start if small else offsets.start)
+            self._extend(terms, segment, min(offsets.stop, offsets.start + entries_max))
+            terms.freeze()
+            kept[segment] = (*slices[: len(slices) - len(small)], terms)
+        self._segments = kept
+
+    def _join_step(self, entries_max: int) -> bool:
+        """Begin to join slices, or go on; return whether there is more to do."""
+        if self._join is None:
+            self._join = self._find_join()
+            return self._join is not None
+        segment, slices, terms = self._join
+        end = slices[-1].end
+        self._extend(terms, segment, min(end, terms.end + entries_max))
+        if terms.end < end:
+            return True
+        terms.freeze()
+        self._join = None
+        with self._lock:
+            now = self._segments.get(segment, ())
+            place = now.index(slices[0]) if slices[0] in now else len(now)
+            if now[place : place + len(slices)] == slices:
+                joined = (*now[:place], terms, *now[place + len(slices) :])
+                self._segments = {**self._segments, segment: joined}
+        return True
+
+    def _find_join(self) -> _Join | None:
+        """Neighbours that are due to be joined; an indexing step may still take the last ones."""
+        for segment, slices in self._segments.items():
+            last = len(slices)
+            while last and _is_joined_at_once(slices[last - 1]):
+                last -= 1
+            for tier in range(TIERS_JOINED_AT_ONCE, len(TIER_ENTRIES)):
+                small = [_tier(terms) <= tier for terms in slices[:last]]
+                for is_small, run in groupby(zip(small, slices, strict=False), itemgetter(0)):
+                    found = tuple(terms for _, terms in run)
+                    if is_small and len(found) >= SLICES_JOINED:
+                        return _Join(segment, found, SegmentTerms(found[0].start))
+        return None
+
+    def _extend(self, terms: SegmentTerms, segment: int, end: int) -> None:
+        start = segment * self._segment_entries
+        for _, leaves in self._leaf_cache.bundles(start + terms.end, start + end):
+            terms.add(leaves)
+
+
+def _tier(terms: SegmentTerms) -> int:
+    return bisect_right(TIER_ENTRIES, terms.end - terms.start)
+
+
+def _is_joined_at_once(terms: SegmentTerms) -> bool:
+    return _tier(terms) < TIERS_JOINED_AT_ONCE

@@ -36,14 +36,17 @@ _SEVERAL = [
 
 
 class SegmentTerms:
-    """The terms of consecutive entries of one segment, as they are added. Not thread-safe.
+    """The terms of the entries `[start, end)` of one segment, as they are added.
+
+    Not thread-safe before `freeze`; afterwards any thread may read it.
 
     The words of names and actions, the families of actions and the hours are not stored. They are
     derived from names, actions and minutes when a query needs them: many entries share one.
     """
 
-    def __init__(self) -> None:
-        self.entries: int = 0
+    def __init__(self, start: int = 0) -> None:
+        self.start: Final = start
+        self.end: int = start
         self.times: tuple[str, str] = ("", "")
         """The earliest and the latest event time."""
         self._terms: Final = {
@@ -58,7 +61,7 @@ class SegmentTerms:
 
         Cost: 1.3 µs an entry to decode it, and as much again for its terms.
         """
-        first = self.entries
+        first = self.end
         views = [analyzer.decode_view(leaf) for leaf in leaves]
         events = [view.event for view in views]
         self._add_times(views, first)
@@ -66,7 +69,13 @@ class SegmentTerms:
             self._terms[name].add(_terms_for(kind, list(map(read, events))), first)
         self._add_several(events, first)
         self._add_context([event.context for event in events], first)
-        self.entries = first + len(leaves)
+        self.end = first + len(leaves)
+
+    def freeze(self) -> None:
+        """Do all that reading would put off. Precondition: nothing is added afterwards."""
+        self._read_new_texts()
+        for terms in self._terms.values():
+            terms.flush()
 
     def find(self, dimension: str, value: str) -> list[Container]:
         """Posting lists whose union is that of a term."""

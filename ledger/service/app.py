@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_bytes
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -20,8 +21,8 @@ from aiohttp import web
 from ledger.follow.followers import Followers
 from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
+from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
-from ledger.query.executor import QueryLimits
 from ledger.query.segment_builder import open_index_writer
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import DirectoryPaths, open_private, read_signers
@@ -49,6 +50,9 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError, Verificati
 from ledger_core.tlog.policy import parse_policy
 
 DESCRIPTORS_WANTED = 65_536
+
+SEARCH_STOP_WAIT_S: Final = 1.0
+"""Seconds that running searches and exports have at a stop."""
 
 _log = structlog.get_logger("ledger.service")
 
@@ -92,6 +96,8 @@ async def serve(
             _log.info("stopping")
         finally:
             context.stopping.set()
+            # Searches and exports have the least claim on the time for requests in flight.
+            asyncio.get_running_loop().call_later(SEARCH_STOP_WAIT_S, context.query_pool.cancel)
             await runner.cleanup()
 
 

@@ -1,21 +1,34 @@
-"""The threads that run searches beside the event loop, and the bounds on how many wait.
+"""The threads that run searches beside the event loop, and who may use one next.
 
 A search takes from a tenth of a millisecond to several seconds, and the loop must acknowledge
 events meanwhile. An export or a stream uses a thread for each piece, so a slow reader holds none.
+
+Every token has its own queue. A free thread goes to the token that runs the fewest searches, and of
+these to the one whose last turn is longest ago. Where there are several threads, no token runs on
+all of them, and none has more than half of the places to wait. So a token that asks a lot keeps no
+other from its answer.
 """
 
 import asyncio
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from typing import Final, TypeVar
 
+from aiohttp import web
+
+from ledger.query.budget import QueryCancelledError, QueryLimits
 from ledger.query.engine import QueryEngine
-from ledger.query.executor import QueryLimits
 from ledger.query.indexer import IndexFollower
-from ledger.service.http.problems import retry_later
+from ledger.service.http.problems import ProblemError, retry_later
 
 T = TypeVar("T")
+
+HANG_UP_POLL_S: Final = 0.2
+"""Seconds between two checks whether the client of a search has hung up."""
 
 
 class QueryPool:
@@ -37,22 +50,23 @@ class QueryPool:
         self.engine: Final = engine
         self.limits: Final = limits
         self._pool: Final = ThreadPoolExecutor(threads, thread_name_prefix="ledger-query")
-        self._running_max: Final = threads + waiting_max
-        self._running = 0
+        self._threads: Final = threads
+        self._threads_each: Final = max(1, threads - 1)
+        self._waiting_max: Final = waiting_max
+        self._waiting_each: Final = max(1, waiting_max // 2)
+        self._running: Counter[str] = Counter()
+        self._turns = count(1)
+        self._last_turns: Counter[str] = Counter()
+        self._queues: dict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
         self._streams_max: Final = streams_max
         self._streams = 0
+        self.is_cancelled = False
         self._follower: Final = IndexFollower(engine)
         self._follower.start()
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run a function on a thread. Raises: ProblemError when too many wait already."""
-        if self._running >= self._running_max:
-            raise retry_later("too-busy", "too many searches wait", limit=self._running_max)
-        self._running += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        finally:
-            self._running -= 1
+    def client(self, token: str, request: web.BaseRequest) -> "QueryClient":
+        """Runs the searches of one request, of a token with this name."""
+        return QueryClient(self, token, request)
 
     @contextmanager
     def stream(self) -> Iterator[None]:
@@ -65,7 +79,106 @@ class QueryPool:
         finally:
             self._streams -= 1
 
+    def cancel(self) -> None:
+        """End every search within its present piece of work."""
+        self.is_cancelled = True
+
     def close(self) -> None:
-        """Wait for running searches and end the threads; afterwards none reads the log."""
+        """End running searches and the threads; afterwards none reads the log."""
+        self.cancel()
         self._follower.stop()
         self._pool.shutdown()
+
+    def ask_turn(self, token: str) -> asyncio.Future[None]:
+        """A future that is done when the token has a thread, to be given back by `end_turn`.
+
+        Raises: ProblemError when too many wait already, or the service stops.
+        """
+        waiting = sum(map(len, self._queues.values()))
+        if not self._has_thread(token) and (
+            waiting >= self._waiting_max or len(self._queues[token]) >= self._waiting_each
+        ):
+            raise retry_later("too-busy", "too many searches wait", limit=self._waiting_max)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queues[token].append(turn)
+        self._start_next()
+        return turn
+
+    def end_turn(self, token: str, turn: asyncio.Future[None]) -> None:
+        """Give back the thread, or the place in the queue."""
+        if turn.done():
+            self._running[token] -= 1
+        else:
+            self._queues[token].remove(turn)
+        self._start_next()
+
+    def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Run a function on a thread. Precondition: it has a turn."""
+        return asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _has_thread(self, token: str) -> bool:
+        running = self._running[token]
+        return running < self._threads_each and self._running.total() < self._threads
+
+    def _start_next(self) -> None:
+        """Give free threads to those whose turn it is."""
+        while ready := [
+            token for token, queue in self._queues.items() if queue and self._has_thread(token)
+        ]:
+            token = min(ready, key=lambda name: (self._running[name], self._last_turns[name]))
+            self._queues[token].popleft().set_result(None)
+            self._running[token] += 1
+            self._last_turns[token] = next(self._turns)
+
+
+class QueryClient:
+    """Runs the searches of one request, until it hangs up."""
+
+    def __init__(self, pool: QueryPool, token: str, request: web.BaseRequest) -> None:
+        self._pool = pool
+        self._token = token
+        self._request = request
+        self._is_gone = False
+
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits for the answer any more. Safe from any thread."""
+        return self._is_gone or self._pool.is_cancelled
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run a function, which asks `is_cancelled` now and then, when it is the token's turn.
+
+        Raises: ProblemError when too many wait already, the client hangs up or the service stops.
+        """
+        turn = self._pool.ask_turn(self._token)
+        try:
+            await self._wait(turn)
+        except BaseException:
+            self._pool.end_turn(self._token, turn)
+            raise
+        done = self._pool.submit(work)
+        done.add_done_callback(partial(self._end_turn, turn))
+        try:
+            await self._wait(done)
+            return done.result()
+        except QueryCancelledError:
+            raise _cancelled() from None
+
+    def _end_turn(self, turn: asyncio.Future[None], done: asyncio.Future[T]) -> None:
+        done.exception()  # Else asyncio logs an error that nobody waited for.
+        self._pool.end_turn(self._token, turn)
+
+    async def _wait(self, future: asyncio.Future[T]) -> None:
+        """Wait for a turn, or for work on a thread, which ends soon after `is_cancelled`."""
+        try:
+            while not future.done():
+                await asyncio.wait({future}, timeout=HANG_UP_POLL_S)
+                self._is_gone = self._request.transport is None
+                if self.is_cancelled() and not future.done():
+                    raise _cancelled()
+        except asyncio.CancelledError:
+            self._is_gone = True
+            raise
+
+
+def _cancelled() -> ProblemError:
+    return retry_later("too-busy", "the search was cancelled: the client or the service ends")

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
 from ledger.query.evaluator import WINDOW_SEGMENTS
-from ledger.query.executor import QueryLimits
 from ledger.query.facets import FACET_VALUES_MAX
 from ledger.query.segment_builder import SegmentBuilder, open_index_writer
 from ledger.store.index.index_store import IndexStore
@@ -180,8 +180,8 @@ def test_a_bound_tenant_sees_its_own_entries_alone(
     )
     assert [row.index for row in answer.rows] == expected
     assert answer.total == len(expected)
-    rows = case.engine.rows(query, tenant=tenant, now_unix_us=NOW_UNIX_US)
-    assert [row.index for row in rows] == expected
+    batches = case.engine.row_batches(query, tenant=tenant, now_unix_us=NOW_UNIX_US)
+    assert [row.index for batch in batches for row in batch] == expected
     matches = case.engine.matcher(query, tenant=tenant, now_unix_us=NOW_UNIX_US)
     assert [i for i, leaf in enumerate(case.leaves) if matches(i, leaf)] == expected
 

@@ -1,33 +1,24 @@
 """A run at the edges: limits that end it, and windows of 256 segments of 65,536 entries."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Final, Literal, cast
 
 import pytest
 from pyroaring import BitMap
 
+from ledger.query.budget import Budget, QueryLimits
 from ledger.query.cursor import Order
 from ledger.query.evaluator import WINDOW_SEGMENTS, Window
-from ledger.query.executor import Budget, PageRun, QueryLimits, QueryScope
+from ledger.query.executor import PageRun, QueryScope
 from ledger.query.leaf_cache import LeafCache
-from ledger.query.open_segments import OpenSegments
 from ledger.query.plan import Complement, Entries, Node, Span, Union, Unknown, span_of
-from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 
 WINDOW_ENTRIES: Final = WINDOW_SEGMENTS * SEGMENT_ENTRIES_MAX
 TREE_SIZE: Final = 2 * WINDOW_ENTRIES + 5
 ORDERS: Final[tuple[Order, ...]] = ("newest", "oldest")
-
-
-class NothingIndexed:
-    """Open segments of a log so long that none is in memory."""
-
-    @contextmanager
-    def reading(self, *, tree_size: int, sealed: int) -> Iterator[Mapping[int, SegmentTerms]]:
-        yield {}
 
 
 class EmptyLeaves:
@@ -51,8 +42,10 @@ def scope_of(
         segment_entries=SEGMENT_ENTRIES_MAX,
         window_segments=WINDOW_SEGMENTS,
         snapshot=None,
-        open_segments=cast("OpenSegments", NothingIndexed()),
+        # A log so long that none of it is in memory.
+        read_open_terms=dict,
         leaf_cache=cast("LeafCache", EmptyLeaves()),
+        budget=Budget(QueryLimits()),
     )
 
 
@@ -67,11 +60,10 @@ def run_of(
 ) -> PageRun:
     start = scope.tree_size if order == "newest" else 0
     run = PageRun(
-        scope,
+        replace(scope, budget=Budget(limits or QueryLimits(), clock)),
         order=order,
         position=start if position is None else position,
         limit=limit,
-        budget=Budget(limits or QueryLimits(), clock),
     )
     run.run(is_counted=True, on_found=lambda _window, _members: None)
     return run
@@ -134,7 +126,6 @@ def test_a_page_that_runs_out_of_rows_says_where_to_go_on(order: Order, rows: in
     expected = [last - n if order == "newest" else n for n in range(rows)]
     assert run.indices == expected
     assert run.next_position == (TREE_SIZE - rows if order == "newest" else rows)
-    assert not run.is_complete
     assert not run.total_exact
     assert run.total == rows
 
@@ -170,8 +161,8 @@ def test_the_first_row_that_was_not_read_is_the_first_of_the_next_page(order: Or
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_no_row_is_read_once_the_time_is_up(order: Order) -> None:
-    # The first check of the clock is that of the window, the second that of its rows.
-    seconds = iter([0.0, 4.9, *[5.0] * 10])
+    # The budget begins, a window begins, the window may be read, its rows may not.
+    seconds = iter([0.0, 0.0, 4.9, *[5.0] * 10])
     read: list[int] = []
 
     def matches(index: int, leaf: bytes) -> bool:
@@ -183,7 +174,6 @@ def test_no_row_is_read_once_the_time_is_up(order: Order) -> None:
     assert read == []
     assert run.indices == []
     assert run.next_position == (600 if order == "newest" else 0)
-    assert not run.is_complete
     assert not run.total_exact
 
 
@@ -201,13 +191,14 @@ def test_a_budget_spends_as_many_rows_as_are_left() -> None:
 
 
 def test_a_run_that_ends_in_time_between_windows_leaves_the_rest_to_the_next_page() -> None:
-    seconds = iter([0.0, 0.0, 9.0, 9.0, 9.0])
-    scope = scope_of(Entries((3, WINDOW_ENTRIES - 1, WINDOW_ENTRIES, TREE_SIZE - 1)))
+    # The first window is one segment, the second two; then the time is up.
+    seconds = iter([*[0.0] * 8, *[9.0] * 10])
+    last = 3 * SEGMENT_ENTRIES_MAX - 1
+    scope = scope_of(Entries((3, SEGMENT_ENTRIES_MAX, last, last + 1, TREE_SIZE - 1)))
     run = run_of(scope, "oldest", limit=10, clock=lambda: next(seconds))
-    assert run.indices == [3, WINDOW_ENTRIES - 1]
-    assert run.next_position == WINDOW_ENTRIES
+    assert run.indices == [3, SEGMENT_ENTRIES_MAX, last]
+    assert run.next_position == last + 1
     assert not run.total_exact
-    assert not run.is_complete
 
 
 def test_the_complement_of_an_exact_part_reads_no_row() -> None:

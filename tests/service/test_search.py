@@ -9,10 +9,11 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from ledger.demo.data import QUESTIONS, bad_week
+from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
-from ledger.query.executor import QueryLimits
 from ledger.service.query_pool import QueryPool
 from ledger.store.log import LogStore, create_log
 from ledger_core.event.secrets import mask
@@ -399,7 +400,8 @@ async def test_no_thread_reads_the_log_after_the_query_pool_is_closed(tmp_path: 
         waiting_max=2,
         streams_max=2,
     )
-    await pool.run(pool.engine.status)
+    client = pool.client("reader", make_mocked_request("GET", "/"))
+    await client.run(pool.engine.status)
     assert set(threading.enumerate()) - before
     pool.close()
     assert not set(threading.enumerate()) - before

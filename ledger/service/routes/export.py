@@ -10,11 +10,12 @@ The SHA-256 covers every byte before the trailer. A file without a trailer was c
 """
 
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
+from itertools import groupby
 from typing import Final, Literal
 
 import msgspec
@@ -22,6 +23,7 @@ from aiohttp import web
 
 from ledger.query.cursor import ORDERS, Order
 from ledger.query.engine import Row
+from ledger.query.leaf_cache import LeafCache
 from ledger.service.auth import authenticate, is_authorized
 from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import QUERY, choice_parameter
@@ -29,20 +31,25 @@ from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import NDJSON_MEDIA
 from ledger.service.http.router import BYTES_SCHEMA, TEXT_SCHEMA, Route, Success
 from ledger.service.http.streaming_response import stream_answer
+from ledger.service.query_pool import QueryClient
 from ledger.service.routes.proofs import HEAD_PROBLEMS, prove_inclusion
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import ExportTrailer, TrailerLine
 from ledger_core.event.csv import COLUMNS, Cell, format_header, format_rows, table_row
 from ledger_core.evidence.bundle import EVENTS_MAX, EvidenceEvent, write_evidence
-from ledger_core.query.ast import Expression, format_query
+from ledger_core.query.ast import format_query
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64
+from ledger_core.tlog.tile import TILE_WIDTH
 
 CSV: Final = "text/csv"
 ZIP: Final = "application/zip"
 BATCH_ROWS: Final = 1000
+BATCH_BYTES: Final = 1 << 20
+BATCH_S: Final = 0.2
+"""Seconds after which an export leaves its thread to others, whether it found rows or not."""
 
 Format = Literal["jsonl", "csv", "evidence"]
 _MEDIA: Final = {"jsonl": (NDJSON_MEDIA, "jsonl"), "csv": (CSV, "csv"), "evidence": (ZIP, "zip")}
@@ -57,7 +64,8 @@ async def export_events(
     order: Order = "oldest",
 ) -> web.StreamResponse:
     """Everything that a query finds, as a file."""
-    tenant = authenticate(context.access, request, "read").tenant
+    token = authenticate(context.access, request, "read")
+    client = context.query_pool.client(token.name, request)
     query = parse_query(q)
     tree_size = context.tree_size
     now = unix_us()
@@ -65,20 +73,25 @@ async def export_events(
     if format == "evidence":
         head = await context.published_covering(tree_size)
         tree_size = head.head.tree_size
-        await _check_count(context, query, tenant=tenant, now=now, tree_size=tree_size)
-    rows = context.query_pool.engine.rows(
-        query, tenant=tenant, now_unix_us=now, order=order, tree_size=tree_size
+    batches = context.query_pool.engine.row_batches(
+        query,
+        tenant=token.tenant,
+        now_unix_us=now,
+        order=order,
+        tree_size=tree_size,
+        is_cancelled=client.is_cancelled,
     )
     chunks: Iterator[bytes]
     if head is not None:
-        chunks = _evidence(context, rows, query=format_query(query), head=head)
+        indices = await _find_indices(client, batches)
+        chunks = _evidence(context, indices, query=format_query(query), head=head)
     elif format == "csv":
-        chunks = _with_trailer(_csv(rows), tree_size, format_csv_trailer)
+        chunks = _with_trailer(_csv(batches), tree_size, format_csv_trailer)
     else:
-        chunks = _with_trailer(_jsonl(rows), tree_size, format_jsonl_trailer)
+        chunks = _with_trailer(_jsonl(batches), tree_size, format_jsonl_trailer)
     media, ending = _MEDIA[format]
     name = f"events-{datetime.fromtimestamp(now / 1e6, UTC):%Y%m%dT%H%M%SZ}.{ending}"
-    async with aclosing(_on_threads(context, chunks)) as pieces:
+    async with aclosing(_on_threads(client, chunks)) as pieces:
         return await stream_answer(
             request,
             pieces,
@@ -89,31 +102,41 @@ async def export_events(
         )
 
 
-async def _on_threads(
-    context: ServiceContext, chunks: Iterator[bytes]
-) -> AsyncGenerator[bytes, None]:
-    """The chunks, each made on a thread of the query pool."""
-    while (chunk := await context.query_pool.run(partial(next, chunks, None))) is not None:
-        yield chunk
+async def _on_threads(client: QueryClient, chunks: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The chunks, each made on a thread of the query pool; an empty one only ends a turn there."""
+    while (chunk := await client.run(partial(next, chunks, None))) is not None:
+        if chunk:
+            yield chunk
 
 
-async def _check_count(
-    context: ServiceContext, query: Expression, *, tenant: str | None, now: int, tree_size: int
-) -> None:
-    """Refuse a query that finds more events than one file of evidence may hold."""
-    answer = await context.query_pool.run(
-        lambda: context.query_pool.engine.search(
-            query, tenant=tenant, now_unix_us=now, limit=0, tree_size=tree_size
-        )
-    )
-    if answer.total > EVENTS_MAX:
-        raise ProblemError(
-            "too-many-rows",
-            f"the query finds {answer.total} events, evidence holds {EVENTS_MAX}",
-            field="q",
-            limit=EVENTS_MAX,
-            got=answer.total,
-        )
+def _gather(batches: Iterator[list[Row]]) -> list[Row] | None:
+    """The next rows: as many as one chunk holds, or as are found in its time, perhaps none.
+
+    None at the end.
+    """
+    rows: list[Row] = []
+    size, end_s = 0, time.monotonic() + BATCH_S
+    for batch in batches:
+        rows += batch
+        size += sum(len(row.leaf) for row in batch)
+        if len(rows) >= BATCH_ROWS or size >= BATCH_BYTES or time.monotonic() >= end_s:
+            return rows
+    return rows or None
+
+
+async def _find_indices(client: QueryClient, batches: Iterator[list[Row]]) -> list[int]:
+    """All that a query finds. Raises: ProblemError if evidence can't hold so many."""
+    indices: list[int] = []
+    while (rows := await client.run(partial(_gather, batches))) is not None:
+        indices += [row.index for row in rows]
+        if len(indices) > EVENTS_MAX:
+            raise ProblemError(
+                "too-many-rows",
+                f"the query finds more than the {EVENTS_MAX} events that evidence holds",
+                field="q",
+                limit=EVENTS_MAX,
+            )
+    return indices
 
 
 def _with_trailer(
@@ -129,9 +152,9 @@ def _with_trailer(
     yield format_trailer(ExportTrailer(rows=rows, sha256=sha256.hexdigest(), tree_size=tree_size))
 
 
-def _jsonl(rows: Iterator[Row]) -> Iterator[tuple[int, bytes]]:
-    while batch := list(islice(rows, BATCH_ROWS)):
-        yield len(batch), b"".join(map(_format_line, batch))
+def _jsonl(batches: Iterator[list[Row]]) -> Iterator[tuple[int, bytes]]:
+    while (rows := _gather(batches)) is not None:
+        yield len(rows), b"".join(map(_format_line, rows))
 
 
 def _format_line(row: Row) -> bytes:
@@ -145,11 +168,11 @@ def format_jsonl_trailer(trailer: ExportTrailer) -> bytes:
     return msgspec.json.encode(TrailerLine(trailer)) + b"\n"
 
 
-def _csv(rows: Iterator[Row]) -> Iterator[tuple[int, bytes]]:
+def _csv(batches: Iterator[list[Row]]) -> Iterator[tuple[int, bytes]]:
     yield 0, format_header().encode()
-    while batch := list(islice(rows, BATCH_ROWS)):
-        cells = (table_row(row.index, row.leaf) for row in batch)
-        yield len(batch), format_rows(cells).encode()
+    while (rows := _gather(batches)) is not None:
+        cells = (table_row(row.index, row.leaf) for row in rows)
+        yield len(rows), format_rows(cells).encode()
 
 
 def format_csv_trailer(trailer: ExportTrailer) -> bytes:
@@ -159,15 +182,19 @@ def format_csv_trailer(trailer: ExportTrailer) -> bytes:
 
 
 def _evidence(
-    context: ServiceContext, rows: Iterator[Row], *, query: str, head: SignedCheckpoint
+    context: ServiceContext, indices: Sequence[int], *, query: str, head: SignedCheckpoint
 ) -> Iterator[bytes]:
+    leaf_cache = LeafCache(context.store, bytes_max=0)
+
     def prove() -> Iterator[EvidenceEvent]:
-        for row in rows:
-            proof = prove_inclusion(context.store, leaf_index=row.index, head=head)
-            yield EvidenceEvent(index=row.index, leaf=row.leaf, proof=proof)
+        for _, some in groupby(indices, lambda index: index // TILE_WIDTH):
+            found = list(some)
+            for index, leaf in zip(found, leaf_cache.leaves(found), strict=True):
+                proof = prove_inclusion(context.store, leaf_index=index, head=head)
+                yield EvidenceEvent(index=index, leaf=leaf, proof=proof)
 
     return write_evidence(
-        islice(prove(), EVENTS_MAX),
+        prove(),
         query=query,
         origin=context.origin,
         tree_size=head.head.tree_size,

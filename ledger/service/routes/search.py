@@ -12,6 +12,7 @@ from typing import Final, TypedDict, Unpack
 
 from aiohttp import web
 
+from ledger.query.budget import IsCancelled, QueryCancelledError, QueryLimits
 from ledger.query.cursor import ORDERS, Order
 from ledger.query.engine import Answer
 from ledger.query.facets import UNITS, Unit
@@ -29,6 +30,7 @@ from ledger.service.http.parameters import (
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import JSON_MEDIA, encode_answer
 from ledger.service.http.router import Route, Success
+from ledger.service.query_pool import QueryClient
 from ledger.service.routes.proofs import (
     PROOF_PROBLEMS,
     check_from_size,
@@ -36,6 +38,7 @@ from ledger.service.routes.proofs import (
     prove_inclusion,
 )
 from ledger.service.stored_events import PRIVATE, find_event, make_found_event
+from ledger.store.tokens import TokenRecord
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import SearchAnswer, SeenAnswer
 from ledger_core.query.ast import Expression, format_query
@@ -74,6 +77,15 @@ class Page:
     explain: bool = False
 
 
+class SearchBounds(TypedDict):
+    """What bounds a search, whatever it is for."""
+
+    tenant: str | None
+    now_unix_us: int
+    limits: QueryLimits
+    is_cancelled: IsCancelled
+
+
 class PageArguments(TypedDict, total=False):
     """The parameters of every route that answers with a page."""
 
@@ -100,10 +112,10 @@ async def search_events(
     **page: Unpack[CountedPageArguments],
 ) -> web.Response:
     """A page of the events that a query finds."""
-    tenant = authenticate(context.access, request, "read").tenant
-    if explain and tenant is not None:
+    token = authenticate(context.access, request, "read")
+    if explain and token.tenant is not None:
         raise ProblemError("wrong-tenant", "the steps of a plan count the events of every tenant")
-    return await _search(context, parse_query(q), Page(explain=explain, **page), tenant=tenant)
+    return await _search(context, request, token, parse_query(q), Page(explain=explain, **page))
 
 
 async def read_around(
@@ -115,16 +127,12 @@ async def read_around(
     **page: Unpack[PageArguments],
 ) -> web.Response:
     """The events around an event that share its actor, session, source or target."""
-    tenant = authenticate(context.access, request, "read").tenant
-    leaf = find_event(context, ref, tenant=tenant).leaf
+    token = authenticate(context.access, request, "read")
+    leaf = find_event(context, ref, tenant=token.tenant).leaf
     page.setdefault("order", "oldest")
-    return await _search(
-        context,
-        around(leaf, minutes=minutes),
-        Page(**page),
-        tenant=tenant,
-        because=partial(around_reasons, leaf),
-    )
+    because = partial(around_reasons, leaf)
+    query = around(leaf, minutes=minutes)
+    return await _search(context, request, token, query, Page(**page), because)
 
 
 async def read_timeline(
@@ -135,28 +143,28 @@ async def read_timeline(
     **page: Unpack[CountedPageArguments],
 ) -> web.Response:
     """The events that an actor caused, that were caused for it, and that concern it."""
-    return await _search(
-        context,
-        timeline(actor),
-        Page(**page),
-        tenant=authenticate(context.access, request, "read").tenant,
-        because=partial(timeline_roles, actor),
-    )
+    token = authenticate(context.access, request, "read")
+    because = partial(timeline_roles, actor)
+    return await _search(context, request, token, timeline(actor), Page(**page), because)
 
 
 async def read_seen(
     context: ServiceContext, request: web.BaseRequest, *, source: str
 ) -> web.Response:
     """The first and the last event from an address or a network, and the actions from there."""
-    tenant = authenticate(context.access, request, "read").tenant
-    query = from_source(source)
-    now = unix_us()
-    engine, limits = context.query_pool.engine, context.query_pool.limits
+    token = authenticate(context.access, request, "read")
+    client = context.query_pool.client(token.name, request)
+    search = partial(
+        context.query_pool.engine.search,
+        from_source(source),
+        tenant=token.tenant,
+        now_unix_us=unix_us(),
+        limit=1,
+        limits=context.query_pool.limits,
+        is_cancelled=client.is_cancelled,
+    )
 
     def find() -> SeenAnswer:
-        search = partial(
-            engine.search, query, tenant=tenant, now_unix_us=now, limit=1, limits=limits
-        )
         last = search(order="newest", facets=("action",))
         first = search(order="oldest", is_counted=False, tree_size=last.tree_size)
         return SeenAnswer(
@@ -169,46 +177,52 @@ async def read_seen(
             last=make_found_event(last.rows[0]) if last.rows else None,
         )
 
-    return encode_answer(await context.query_pool.run(find), cache=PRIVATE)
+    return encode_answer(await client.run(find), cache=PRIVATE)
 
 
 async def _search(
     context: ServiceContext,
+    request: web.BaseRequest,
+    token: TokenRecord,
     query: Expression,
     page: Page,
-    *,
-    tenant: str | None,
     because: Because | None = None,
 ) -> web.Response:
     check_from_size(context, page.from_size, has_proof=page.proof)
-    engine, limits, now = context.query_pool.engine, context.query_pool.limits, unix_us()
+    client, engine = context.query_pool.client(token.name, request), context.query_pool.engine
+    bounds: SearchBounds = {
+        "tenant": token.tenant,
+        "now_unix_us": unix_us(),
+        "limits": context.query_pool.limits,
+        "is_cancelled": client.is_cancelled,
+    }
 
     def find() -> tuple[SearchAnswer, float]:
         started_s = time.perf_counter()
         found = engine.search(
             query,
-            tenant=tenant,
-            now_unix_us=now,
             limit=page.limit,
             order=page.order,
             cursor=page.cursor,
             facets=page.facets,
             histogram=page.histogram,
-            limits=limits,
+            **bounds,
         )
         answer = _answer(query, found, because, order=page.order)
         if page.explain:
-            answer.explanation = engine.explain(query, tenant=tenant, now_unix_us=now)
+            answer.explanation = engine.explain(query, **bounds)
         return answer, started_s
 
-    answer, started_s = await context.query_pool.run(find)
+    answer, started_s = await client.run(find)
     if page.proof:
-        await _prove(context, answer, from_size=page.from_size)
+        await _prove(context, client, answer, from_size=page.from_size)
     answer.took_ms = round((time.perf_counter() - started_s) * 1000, 3)
     return encode_answer(answer, cache=PRIVATE)
 
 
-async def _prove(context: ServiceContext, answer: SearchAnswer, *, from_size: int | None) -> None:
+async def _prove(
+    context: ServiceContext, client: QueryClient, answer: SearchAnswer, *, from_size: int | None
+) -> None:
     """Add a proof to each event, all against one published head."""
     needed = max((event.index + 1 for event in answer.events), default=0)
     if not needed:
@@ -217,10 +231,12 @@ async def _prove(context: ServiceContext, answer: SearchAnswer, *, from_size: in
 
     def prove() -> None:
         for event in answer.events:
+            if client.is_cancelled():
+                raise QueryCancelledError
             event.proof = prove_inclusion(context.store, leaf_index=event.index, head=head)
         answer.consistency = prove_growth(context, from_size, head)
 
-    await context.query_pool.run(prove)
+    await client.run(prove)
 
 
 def _answer(

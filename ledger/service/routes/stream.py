@@ -32,6 +32,7 @@ from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import NDJSON_MEDIA
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.http.streaming_response import stream_answer
+from ledger.service.query_pool import QueryClient
 from ledger.service.routes.proofs import check_within, prove_inclusion
 from ledger.service.stored_events import make_found_event
 from ledger_client.runtime.clock import unix_us
@@ -43,7 +44,9 @@ from ledger_core.tlog.text import parse_size
 
 EVENTS: Final = "text/event-stream"
 STEP_EVENTS: Final = 1024
-"""Entries scanned in one step: the most that a stream holds in memory."""
+"""Entries scanned in one step, or fewer if those found are large."""
+
+STEP_BYTES: Final = 1 << 20
 
 STOP_POLL_S: Final = 0.5
 """The longest wait before a stream notices that the service stops."""
@@ -64,6 +67,7 @@ class _EventStream:
     """One stream: the predicate of its events, and whether they carry proofs."""
 
     context: ServiceContext
+    client: QueryClient
     matches: Callable[[int, bytes], bool]
     proof: bool
 
@@ -79,21 +83,27 @@ class _EventStream:
                     yield Scanned((), start, tree_size)
                     continue
             end = min(tree_size, start + STEP_EVENTS)
-            found = await self.context.query_pool.run(partial(self._find, start, end, head))
-            start = end
+            found, start = await self.client.run(partial(self._find, start, end, head))
             yield Scanned(found, start, tree_size)
 
-    def _find(self, start: int, end: int, head: SignedCheckpoint | None) -> list[FoundEvent]:
+    def _find(
+        self, start: int, end: int, head: SignedCheckpoint | None
+    ) -> tuple[list[FoundEvent], int]:
+        """The events found from `start` on, and where to go on: before `end` if they are large."""
         store = self.context.store
-        found = []
+        found: list[FoundEvent] = []
+        size = 0
         for first, leaves in LeafCache(store).bundles(start, end):
+            if size >= STEP_BYTES or self.client.is_cancelled():
+                return found, first
             for index, leaf in enumerate(leaves, first):
                 if self.matches(index, leaf):
                     event = make_found_event(Row(index, leaf))
                     if head is not None:
                         event.proof = prove_inclusion(store, leaf_index=index, head=head)
                     found.append(event)
-        return found
+                    size += len(leaf)
+        return found, end
 
     async def _wait_for_size(
         self, tree_size: int, *, wait_s: float
@@ -135,13 +145,14 @@ async def stream_events(
     proof: bool = False,
 ) -> web.StreamResponse:
     """The events that a query finds, from an index on and without an end."""
-    tenant = authenticate(context.access, request, "read").tenant
+    token = authenticate(context.access, request, "read")
     is_sse = EVENTS in request.headers.get("Accept", "")
     start = _start(context, request, from_)
     stream = _EventStream(
         context=context,
+        client=context.query_pool.client(token.name, request),
         matches=context.query_pool.engine.matcher(
-            parse_query(q), tenant=tenant, now_unix_us=unix_us()
+            parse_query(q), tenant=token.tenant, now_unix_us=unix_us()
         ),
         proof=proof,
     )

@@ -142,7 +142,7 @@ class TermsBuilder:
         numbers = [number for value, number in values if low <= value < high and value != ABSENT]
         if len(numbers) <= _TAKEN_SINGLY:
             return [self._container(number) for number in numbers]
-        self._flush()
+        self.flush()
         offsets = array("H", map(self._firsts.__getitem__, numbers))
         for place, bitmap in enumerate(self._repeats):
             wanted = BitMap()
@@ -187,7 +187,7 @@ class TermsBuilder:
 
     def _all_repeats(self) -> dict[int, tuple[int, int, bytes]]:
         """Count − 1, form and payload of every value that several entries have, by its number."""
-        self._flush()
+        self.flush()
         repeats: dict[int, tuple[int, int, bytes]] = {}
         for place, bitmap in enumerate(self._repeats):
             base = place << 16
@@ -203,7 +203,7 @@ class TermsBuilder:
                     repeats[base + number] = (count, *encode_bitmap(bits)[1:])
         return repeats
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Move repeated values into the bitmaps, of which each holds 65,536 values."""
         while len(self._numbers) > len(self._repeats) << 16:
             self._repeats.append(BitMap())
@@ -223,7 +223,7 @@ class TermsBuilder:
         self._again_numbers, self._again_offsets = array("I"), array("H")
 
     def _container(self, number: int) -> Container:
-        self._flush()
+        self.flush()
         found = BitMap([self._firsts[number]])
         place, key = divmod(number, 1 << 16)
         if place < len(self._repeats):
