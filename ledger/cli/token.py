@@ -7,7 +7,7 @@ import click
 from ledger.cli.options import directory_argument
 from ledger.service.token_admin import make_token, open_access, token_event
 from ledger.store.tokens import SCOPES, TokenScope
-from ledger_client.cli.console import json_option, note, print_json
+from ledger_client.cli.console import json_option, note, print_json, print_line
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time
 
@@ -60,7 +60,7 @@ def list_(directory: Path, as_json: bool) -> None:
     for record in records:
         state = f"revoked {record.revoked}" if record.revoked else "in use"
         tenant = f" tenant={record.tenant}" if record.tenant else ""
-        click.echo(f"{record.created}  {record.name}  {','.join(record.scopes)}{tenant}  {state}")
+        print_line(f"{record.created}  {record.name}  {','.join(record.scopes)}{tenant}  {state}")
 
 
 @command.command("revoke")

@@ -59,7 +59,8 @@ def init(directory: Path, name: str, ml_dsa: bool, as_json: bool) -> None:
     print_fields({"witness": directory, "keys": paths.key})
     # Each alone on its line, to be copied into policies.
     click.echo("\n".join(vkeys))
-    note(f"\nnext: ledger witness add-log {directory} --vkey LOG_VKEY")
+    click.echo(err=True)
+    note(f"next: ledger witness add-log {directory} --vkey LOG_VKEY")
 
 
 @command.command("add-log")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from typing import Any
 
 import pytest
@@ -100,10 +101,28 @@ def test_a_text_that_a_spreadsheet_would_run_gets_an_apostrophe(sign: str) -> No
     assert row["actor_id"] == row["reason"] == f"'{text}"
 
 
-@given(st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20))
-def test_any_text_comes_back_when_one_apostrophe_is_taken_away(text: str) -> None:
+@pytest.mark.parametrize("separator", [";", "\t", "\n", "\r"])
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\uff1d"])
+def test_a_formula_behind_another_separator_of_cells_gets_an_apostrophe(
+    separator: str, sign: str
+) -> None:
+    row = as_row(reason=f"x{separator}{sign}1+1", context={"note": f"x;{sign}1"})
+    assert row["reason"] == f"x{separator}'{sign}1+1"
+    assert f";{sign}" not in row["context"]
+    assert json.loads(row["context"]) == {"note": f"x;{sign}1"}
+
+
+risky = st.sampled_from([*"=+-@'\t\r\n;a"])
+
+
+@given(
+    st.text(st.characters(exclude_characters="\0", codec="utf-8") | risky, min_size=1, max_size=20)
+)
+def test_any_text_comes_back_when_the_apostrophes_are_taken_away(text: str) -> None:
     cell = as_row(actor={"id": text})["actor_id"]
     assert not cell.startswith(FORMULAS)
+    assert not re.search("[;\t\r\n][=+@\uff1d\uff0b\uff0d\uff20-]", cell)
+    cell = re.sub(r"(?<=[;\t\r\n])'(?=[=+@'\uff1d\uff0b\uff0d\uff20-])", "", cell)
     assert cell.removeprefix("'") == text
 
 

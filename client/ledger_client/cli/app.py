@@ -125,6 +125,7 @@ def run(arguments: list[str]) -> int:
     try:
         result = cli.main(args=arguments, prog_name="ledger", standalone_mode=False)
     except click.ClickException as error:
+        error.message = _printable(error.message)
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -146,9 +147,15 @@ def run(arguments: list[str]) -> int:
         code = _exit_code(error)
         if code is None:
             raise
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_printable(str(error))}", err=True)
         return code
     return result if isinstance(result, int) else 0
+
+
+def _printable(message: str) -> str:
+    from ledger_client.cli.console import printable_lines  # Slow to import, and rarely needed.
+
+    return printable_lines(message)
 
 
 def _exit_code(error: Exception) -> int | None:

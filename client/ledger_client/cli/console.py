@@ -1,5 +1,11 @@
-"""Printing: text for people by default, JSON for programs with --json."""
+"""Printing: text for people by default, JSON for programs with --json.
 
+Events and servers choose much of the text. No character of it that a terminal obeys (escapes, line
+breaks, marks that turn the direction) is printed: text for people has U+FFFD in its place, and JSON
+has `\\u001b`. So the other modules of the command line print through this one.
+"""
+
+import json
 import sys
 from typing import Any
 
@@ -7,16 +13,35 @@ import click
 import msgspec
 
 from ledger_core.event.canonical import format_time
+from ledger_core.tlog.text import printable
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document: indented on a terminal, otherwise on one line."""
-    encoded = msgspec.json.encode(value)
-    if sys.stdout.isatty():
-        encoded = msgspec.json.format(encoded, indent=2)
-    click.echo(encoded.decode())
+    click.echo(json_text(value, is_indented=sys.stdout.isatty()))
+
+
+def json_text(value: Any, *, is_indented: bool = False) -> str:
+    """JSON whose strings have no character that a terminal obeys."""
+    text = escape_json(msgspec.json.encode(value).decode())
+    return msgspec.json.format(text, indent=2) if is_indented else text
+
+
+def escape_json(text: str) -> str:
+    """The same JSON, with each character that can't be printed as `\\u` and its number."""
+    if text.isprintable():
+        return text
+    # Line breaks are those of the layout: in a string they are escaped already.
+    return "".join(
+        char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
+    )
+
+
+def print_line(text: str) -> None:
+    """Print one line of text for people."""
+    click.echo(printable(text))
 
 
 def print_fields(fields: dict[str, object], *, indent: str = "") -> None:
@@ -26,7 +51,8 @@ def print_fields(fields: dict[str, object], *, indent: str = "") -> None:
     for name, value in shown.items():
         label = name
         for line in value if isinstance(value, tuple) else (value,):
-            click.echo(f"{indent}{click.style(label.rjust(width), dim=True)}  {line}")
+            text = printable(str(line))
+            click.echo(f"{indent}{click.style(label.rjust(width), dim=True)}  {text}")
             label = ""
 
 
@@ -39,8 +65,13 @@ def print_result(as_json: bool, value: Any, fields: dict[str, object]) -> None:
 
 
 def note(message: str) -> None:
-    """Print a remark on standard error, so that a pipe does not get it."""
-    click.echo(message, err=True)
+    """Print a remark of one line on standard error, so that a pipe does not get it."""
+    click.echo(printable(message), err=True)
+
+
+def printable_lines(text: str) -> str:
+    """Text of several lines, each without the characters that a terminal obeys."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def format_second(unix_s: int) -> str:

@@ -7,7 +7,7 @@ import click
 from ledger_client import LedgerClient
 from ledger_client.cli.app import load_server_part
 from ledger_client.cli.client_options import read_token, token_options
-from ledger_client.cli.console import json_option, note, print_json
+from ledger_client.cli.console import json_option, note, print_json, print_line
 
 
 @click.command("erase")
@@ -45,4 +45,4 @@ def command(
         print_json({"subject": subject, "values": values, "id": event_id, "index": index})
     else:
         note(f"{values} values of {subject!r} are destroyed; the event that records it:")
-        click.echo(event_id)
+        print_line(event_id)

@@ -20,7 +20,7 @@ from msgspec import UNSET
 from ledger_client import Entry
 from ledger_client.cli.app import EXIT_NOT_VERIFIED
 from ledger_client.cli.client_options import Connection, connection_options
-from ledger_client.cli.console import json_option, print_json
+from ledger_client.cli.console import json_option, print_json, print_line
 from ledger_core.event.model import INTEGER_MAX, Event
 
 DROPPED: Final = "ledger.recorder.dropped"
@@ -58,8 +58,8 @@ def command(start: int, show_all: bool, connection: Connection, as_json: bool) -
         print_json({"recorders": shown, "unexplained": sum(r.unexplained_count for r in reports)})
     else:
         for report in shown:
-            click.echo(_line(report))
-        click.echo(_verdict(reports))
+            print_line(_line(report))
+        print_line(_verdict(reports))
     return EXIT_NOT_VERIFIED if any(report.unexplained for report in reports) else 0
 
 

@@ -19,7 +19,7 @@ import click
 from ledger_client import LedgerClient, Receipt
 from ledger_client.cli.app import EXIT_REJECTED
 from ledger_client.cli.client_options import EXISTING_FILE, Connection, connection_options
-from ledger_client.cli.console import json_option, note, print_json
+from ledger_client.cli.console import escape_json, json_option, note, print_json, print_line
 from ledger_client.collect.importers import (
     FORMATS,
     ORIGINALS,
@@ -107,7 +107,7 @@ class ImportReport:
 
     def print(self) -> None:
         """Print the report for people."""
-        click.echo(
+        print_line(
             f"   {self.file}: {self.appended} appended and verified, {self.duplicates} were there "
             f"already, {self.rejected} rejected"
         )
@@ -243,7 +243,8 @@ def _without_original(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_line(line: dict[str, Any], *, as_json: bool) -> None:
-    click.echo(json.dumps(line, ensure_ascii=False, indent=None if as_json else 2))
+    text = json.dumps(line, ensure_ascii=False, indent=None if as_json else 2)
+    click.echo(escape_json(text))
 
 
 def _records(source: Path, format_: Format) -> Iterator[Record]:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import click
-import msgspec
 
 from ledger_client.audit.monitor import Report
 from ledger_client.audit.monitor_dir import MonitorDir
@@ -21,7 +20,7 @@ from ledger_client.cli.client_options import (
     token_options,
     usage_errors,
 )
-from ledger_client.cli.console import format_second, json_option, note
+from ledger_client.cli.console import format_second, json_option, json_text, note, print_line
 from ledger_client.cli.verify import cosignatures
 from ledger_core.tlog.policy import parse_policy
 
@@ -106,9 +105,9 @@ def _print(result: Report | Notice, *, as_json: bool) -> None:
     if isinstance(result, Notice):
         note(f"{result.source}: {result.text}")
     elif as_json:
-        click.echo(msgspec.json.encode(_fields(result)))
+        click.echo(json_text(_fields(result)))
     else:
-        click.echo(_line(result))
+        print_line(_line(result))
 
 
 def _fields(report: Report) -> dict[str, object]:

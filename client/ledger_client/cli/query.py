@@ -8,7 +8,7 @@ import click
 
 from ledger_client import LedgerClient, Page, RejectedError
 from ledger_client.cli.client_options import Connection, connection_options
-from ledger_client.cli.console import note, print_json
+from ledger_client.cli.console import note, print_json, printable_lines
 from ledger_client.cli.render import Renderer, renderer_options, show_counts
 from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
 from ledger_core.tlog.text import printable
@@ -62,7 +62,7 @@ def command(
     with connection.open() as ledger, explained(query):
         if explain:
             page = ledger.search(query, limit=0, explain=True)
-            click.echo(page.explanation)
+            click.echo(printable_lines(page.explanation or ""))
         elif fields or histogram:
             _count(ledger, query, fields, histogram, as_json=renderer.form == "json")
         elif follow:

@@ -1,15 +1,16 @@
 """Printing entries: as a table with colours, as JSON lines, or as CSV with all columns."""
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Literal
 
 import click
-import msgspec
 
 from ledger_client import Entry
+from ledger_client.cli.console import json_text
 from ledger_client.plans.search import PAGE_EVENTS
 from ledger_core.event.csv import format_header, format_rows, table_row
 from ledger_core.tlog.text import printable
@@ -74,11 +75,13 @@ def _show_json(entries: Sequence[Entry], _shown: int) -> None:
         }
         if entry.because:
             line["because"] = entry.because
-        click.echo(msgspec.json.encode(line))
+        click.echo(json_text(line))
 
 
 def _show_csv(entries: Sequence[Entry], shown: int) -> None:
     text = format_rows(table_row(entry.index, entry.leaf) for entry in entries)
+    if sys.stdout.isatty():
+        text = "".join(each if each in "\r\n" else printable(each) for each in text)
     # Bytes, so that no line ending is translated.
     click.echo((("" if shown else format_header()) + text).encode(), nl=False)
 

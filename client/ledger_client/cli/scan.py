@@ -10,7 +10,7 @@ import msgspec
 from ledger_client import LedgerClient
 from ledger_client.cli.app import EXIT_REJECTED
 from ledger_client.cli.client_options import EXISTING_FILE, Connection, connection_options
-from ledger_client.cli.console import json_option, note, print_json
+from ledger_client.cli.console import json_option, note, print_json, print_line
 from ledger_client.collect.importers import read_records
 from ledger_core.event.canonical import format_time, parse_leaf, parse_time
 from ledger_core.event.secrets import Hit, SecretRules, default_rules, parse_rules
@@ -58,7 +58,7 @@ def command(
         if as_json:
             print_json({"where": where, "path": hit.path, "rule": hit.rule})
         else:
-            click.echo(f"{where}  {hit.path}  {hit.rule}")
+            print_line(f"{where}  {hit.path}  {hit.rule}")
     note(f"{count} found")
     return EXIT_REJECTED if count else 0
 

@@ -11,7 +11,14 @@ from ledger_client.cli.client_options import (
     connection_options,
     parse_reference,
 )
-from ledger_client.cli.console import json_option, note, print_fields, print_json
+from ledger_client.cli.console import (
+    json_option,
+    json_text,
+    note,
+    print_fields,
+    print_json,
+    print_line,
+)
 from ledger_client.cli.verify import described, verdict
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.proof import format_proof
@@ -38,7 +45,7 @@ def show(reference: str, connection: Connection, as_json: bool) -> None:
     if entry.private:
         more["private"] = dict(entry.private)
     if more:
-        click.echo(msgspec.json.format(msgspec.json.encode(more), indent=2).decode())
+        click.echo(json_text(more, is_indented=True))
 
 
 @click.command("prove")
@@ -67,5 +74,6 @@ def prove(reference: str, name: Path, connection: Connection, as_json: bool) -> 
     if as_json:
         print_json({"index": entry.index, "leaf": str(leaf_file), "proof": str(proof_file)})
         return
-    click.echo(f"{leaf_file}\n{proof_file}")
+    print_line(str(leaf_file))
+    print_line(str(proof_file))
     note(f"to verify them anywhere: ledger verify {leaf_file} {proof_file} --policy FILE")

@@ -17,7 +17,6 @@ from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.policy import Policy, VerifiedHead, parse_policy
 from ledger_core.tlog.proof import check_proof, parse_proof
-from ledger_core.tlog.text import printable
 
 TARGETS_SHOWN = 4
 
@@ -66,7 +65,7 @@ def _verify_evidence(file: Path, policy: Policy, *, as_json: bool) -> None:
             note("the policy inside differs from the one given; the one given was used")
     if evidence.faults:
         for fault in evidence.faults:
-            note(f"not verified: {printable(fault)}")
+            note(f"not verified: {fault}")
         raise VerificationError(f"{file.name}: {len(evidence.faults)} faults")
 
 
@@ -86,7 +85,7 @@ def _evidence_fields(evidence: Evidence) -> dict[str, object]:
     indices = evidence.indices
     span = f", entries {min(indices)} to {max(indices)}" if indices else ""
     return {
-        "query": printable(evidence.manifest.query) or "every event",
+        "query": evidence.manifest.query or "every event",
         "events": f"{len(indices)}{span}, each in the log",
         "log": evidence.head.checkpoint.origin,
         **head_fields(evidence.head),

@@ -4,15 +4,19 @@
     17,0192f0c1-…,2026-11-25T02:03:36.123456Z,2026-11-25T02:03:36.130001Z,billing-api,user,u_12345,…
 
 Columns are added at the end and never change their place. Times are UTC, with a `Z`. Targets,
-changes and context are each one cell of JSON; the first target has cells of its own too. A cell
-that a spreadsheet would run as a formula gets an apostrophe in front, and so does one that begins
-with an apostrophe: removing one gives the text back.
+changes and context are each one cell of JSON; the first target has cells of its own too.
+
+A cell that a spreadsheet would run as a formula gets an apostrophe in front, and so does one that
+begins with an apostrophe. Where semicolons or tabs separate the cells, a cell also begins behind
+each of them, and a line behind each line break: a formula there gets its apostrophe too. Removing
+one at each such place gives the text back. In cells of JSON the sign is written as `\\u003d`.
 
 Source: RFC 4180; OWASP, "CSV Injection".
 """
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Literal
 
@@ -31,8 +35,11 @@ COLUMNS: Final = (
     "recorder_seq", "leaf_hash",
 )  # fmt: skip
 
-_DEFUSED: Final = tuple("=+-@\t\r\n'\uff1d\uff0b\uff0d\uff20")
+_SIGNS: Final = "-=+@'\uff1d\uff0b\uff0d\uff20"
 """Signs that begin a formula in one spreadsheet or another, the full-width ones too."""
+
+_FORMULA: Final = re.compile(rf"^(?=[{_SIGNS}\t\r\n])|(?<=[;\t\r\n])(?=[{_SIGNS}])")
+_FORMULA_IN_JSON: Final = re.compile(rf"(?<=;)[{_SIGNS}]")
 
 Cell = str | int
 
@@ -95,10 +102,11 @@ def _cells(part: Any, *names: str) -> Iterator[Cell]:
         if value is UNSET:
             yield ""
         else:
-            is_formula = isinstance(value, str) and value.startswith(_DEFUSED)
-            yield f"'{value}" if is_formula else value
+            yield _FORMULA.sub("'", value) if isinstance(value, str) else value
 
 
 def _json(value: Any) -> str:
-    """Return JSON, which begins with a bracket and so is never run as a formula."""
-    return "" if value is UNSET or not value else _encode(value).decode()
+    """Return JSON. It begins with a bracket; a formula can only stand behind a `;` in a string."""
+    if value is UNSET or not value:
+        return ""
+    return _FORMULA_IN_JSON.sub(lambda sign: f"\\u{ord(sign[0]):04x}", _encode(value).decode())
