@@ -13,6 +13,7 @@ the service are found by entry points, so the client's commands work where it is
 """
 
 import importlib
+import io
 import sys
 from contextlib import suppress
 from importlib.metadata import entry_points
@@ -125,8 +126,9 @@ def run(arguments: list[str]) -> int:
     try:
         result = cli.main(args=arguments, prog_name="ledger", standalone_mode=False)
     except click.ClickException as error:
-        error.message = _printable(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(_printable(shown.getvalue()), err=True, nl=False)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
