@@ -54,11 +54,11 @@ def _verify_leaf(leaf_file: Path, proof_file: Path, policy: Policy, *, as_json: 
 
 
 def _verify_evidence(file: Path, policy: Policy, *, as_json: bool) -> None:
-    """Raises: VerificationError when anything in the file does not verify."""
+    """Raises: VerificationError when anything in the file does not verify, or nothing is in it."""
     evidence = check_evidence(file, policy)
     if as_json:
         print_json(_evidence_verdict(evidence))
-    elif not evidence.faults:
+    elif not evidence.faults and evidence.indices:
         click.secho("verified", fg="green", bold=True)
         print_fields(_evidence_fields(evidence))
         if evidence.policy_differs:
@@ -67,12 +67,16 @@ def _verify_evidence(file: Path, policy: Policy, *, as_json: bool) -> None:
         for fault in evidence.faults:
             note(f"not verified: {fault}")
         raise VerificationError(f"{file.name}: {len(evidence.faults)} faults")
+    if not evidence.indices:
+        raise VerificationError(
+            f"{file.name} has no events, so it proves nothing: not even that no event matches"
+        )
 
 
 def _evidence_verdict(evidence: Evidence) -> dict[str, object]:
     head = evidence.head
     return {
-        "verified": not evidence.faults,
+        "verified": bool(evidence.indices) and not evidence.faults,
         "faults": evidence.faults,
         "query": evidence.manifest.query,
         "events": len(evidence.indices),

@@ -10,11 +10,15 @@ In this order, and the first two end it:
 What fails in step 3 or 4 is a fault of one file, and the other files are still checked. The policy
 inside of the file is never trusted.
 
-This is the only module of `ledger_core` that opens a file: the path is the caller's, and zipfile
-reads no more of it than it needs.
+A file from a stranger costs no more than its size: its directory is limited before it is read, each
+entry before it is decompressed, and only deflate is decompressed, because zipfile has no limit for
+the other methods.
+
+This is the only module of `ledger_core` that opens a file: the path is the caller's.
 """
 
 import hashlib
+import io
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -45,6 +49,12 @@ from ledger_core.tlog.verify import check_inclusion
 
 FAULTS_MAX: Final = 20
 MANIFEST_BYTES_MAX: Final = 1 << 16
+
+DIRECTORY_BYTES_MAX: Final = 128 * (2 * EVENTS_MAX + len(FIXED))
+"""A file takes 46 bytes and its name in the directory of a .zip; ours have 30 characters."""
+
+PROOF_LINES_BYTES_MAX: Final = 4096
+"""The lines of a proof before its checkpoint: at most 63 hashes of 45 bytes, and no extra data."""
 
 _UNREADABLE: Final = (
     zipfile.BadZipFile,
@@ -78,7 +88,7 @@ def check_evidence(path: Path, policy: Policy) -> Evidence:
     meet the policy.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
             return _check(archive, policy)
     except MalformedError:
         raise
@@ -92,6 +102,9 @@ def _check(archive: zipfile.ZipFile, policy: Policy) -> Evidence:
         raise MalformedError(f"got {len(names)} files, want {EVENTS_MAX} events at most")
     if len(set(names)) != len(names):
         raise MalformedError("a name stands twice in it")
+    for info in archive.infolist():
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise MalformedError(f"{excerpt(info.filename)} is not compressed with deflate")
     if missing := sorted(FIXED.difference(names)):
         raise MalformedError(f"not evidence, or cut short: {', '.join(missing)} is missing")
     manifest = _read_manifest(_read(archive, MANIFEST, MANIFEST_BYTES_MAX))
@@ -117,12 +130,29 @@ def _check(archive: zipfile.ZipFile, policy: Policy) -> Evidence:
     )
 
 
+class _BoundedFile(io.FileIO):
+    """A file that refuses a read larger than any that a .zip of evidence needs.
+
+    Zipfile reads the directory in one piece, as large as the file states, and keeps an object of it
+    for each entry.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Raises: MalformedError for more than `DIRECTORY_BYTES_MAX`."""
+        want = DIRECTORY_BYTES_MAX + 1 if size is None or size < 0 else size
+        data = super().read(min(want, DIRECTORY_BYTES_MAX + 1)) or b""
+        if len(data) > DIRECTORY_BYTES_MAX:
+            raise MalformedError(f"a directory has at most {DIRECTORY_BYTES_MAX} bytes")
+        return data
+
+
 class _Events:
     """The events of a file against its head, and their faults as they are found."""
 
     def __init__(self, archive: zipfile.ZipFile, head: VerifiedHead) -> None:
         self._archive = archive
         self._head = head
+        self._proof_bytes_max = len(head.note.encode()) + PROOF_LINES_BYTES_MAX
         self._hashes: list[Hash] = []
         self.indices: list[int] = []
         self.faults: list[str] = []
@@ -163,7 +193,7 @@ class _Events:
 
     def _check_event(self, stem: str) -> None:
         leaf = self._read(stem + LEAF_ENDING, LEAF_BYTES_MAX)
-        proof = self._read(stem + PROOF_ENDING, PROOF_BYTES_MAX)
+        proof = self._read(stem + PROOF_ENDING, self._proof_bytes_max)
         if leaf is None or proof is None:
             return
         hash_ = leaf_hash(leaf)
