@@ -246,6 +246,44 @@ def test_an_event_whose_id_was_taken_first_is_logged_inside_a_conflict(ledger: L
     assert found[0]["event"]["context"]["refused"].startswith('{"action":"record.viewed","actor"')
 
 
+DEEP = b"[" * 3000 + b"]" * 3000
+UNFIT = {
+    "NaN": b'{"context":{"n":NaN}}',
+    "a lone surrogate": b'{"reason":"\\ud800 , ] }"}',
+    "an abyss": b'{"context":{"n":%b}}' % DEEP,
+    "bytes that are not UTF-8": b'{"reason":"\xff"}',
+    "a word": b"nonsense",
+}
+
+
+@pytest.mark.parametrize("unfit", UNFIT.values(), ids=UNFIT)
+def test_an_event_that_is_no_json_fails_alone_in_a_batch(ledger: Ledger, unfit: bytes) -> None:
+    sent = [json.dumps(event(reason='a "quoted", [text]')).encode() for _ in range(2)]
+    body = b'{"events": [%b, %b ,%b]}' % (sent[0], unfit, sent[1])
+    answer = ledger.ask("/v1/events", method="POST", body=body, content_type=JSON)
+    assert ["error" in each for each in results(answer, 207)] == [False, True, False]
+
+
+@pytest.mark.parametrize("inner", [b"{},", b",{}", b"{}}", b'{"a', b"{}],[{}", b"["])
+def test_a_batch_that_is_no_array_is_refused_whole(ledger: Ledger, inner: bytes) -> None:
+    answer = ledger.ask(
+        "/v1/events", method="POST", body=b'{"events":[%b]}' % inner, content_type=JSON
+    )
+    assert answer.status in (400, 422)
+    assert answer.slug in ("not-json", "unknown-key", "repeated-key", "too-deep")
+
+
+def test_a_packed_event_that_is_an_abyss_fails_alone(ledger: Ledger) -> None:
+    sent = [msgpack.packb(event()) for _ in range(3)]
+    abyss = b"\x81\xa1n" + b"\x91" * 3000 + b"\x01"
+    for unfit in (abyss, msgpack.packb(event(context={"n": float("nan")}))):
+        body = b"\x81\xa6events\x94" + sent[0] + unfit + sent[1] + sent[2]
+        answer = ledger.ask("/v1/events", method="POST", body=body, content_type=MSGPACK)
+        assert answer.status == 207, answer.text
+        assert ["error" in each for each in answer.json()["results"]] == [False, True, False, False]
+        sent = [msgpack.packb(event()) for _ in range(3)]
+
+
 def test_an_id_is_the_same_in_upper_case(ledger: Ledger) -> None:
     sent = event()
     (first,) = results(ledger.append(sent))

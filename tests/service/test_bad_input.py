@@ -296,7 +296,7 @@ def test_one_bad_event_in_a_batch_fails_alone(shared_ledger: Ledger) -> None:
             "type": "/v1/problems#unknown-key",
             "title": "Unknown key",
             "status": 422,
-            "detail": "no such key; what has no field of its own goes into `context`",
+            "detail": "no such key; put what has no field of its own into `context`",
             "field": "colour",
         }
     }

@@ -41,6 +41,12 @@ BATCH_PROBLEMS: Final = (
 COMMAS_MAX: Final = 1 << 21
 """Commas in a JSON body. Splitting takes 56 bytes of memory for each that separates elements."""
 
+TOKENS_MAX: Final = 1 << 17
+"""Strings, commas and runs of brackets read in a batch with an event that is no JSON.
+
+A few hundredths of a second; a batch that has more is refused as a whole.
+"""
+
 KEY_SHOWN_CHARS_MAX: Final = 64
 
 _INPUT_BYTES_MAX: Final = LIMITS["input"].most
@@ -49,9 +55,15 @@ _KEY_BYTES_MAX: Final = 16
 _EXPECTED: Final = "100-continue"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+_MAP_HEADS: Final = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
+_ARRAY_HEADS: Final = frozenset((*range(0x90, 0xA0), 0xDC, 0xDD))
+_DEEP_VALUES_MAX: Final = 16
+
 # JSON's white space: `\s` would take more.
 _match_batch = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"events"[ \t\r\n]*:[ \t\r\n]*').match
 _is_end = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*").fullmatch
+_is_space = re.compile(rb"[ \t\r\n]*").fullmatch
+_find_tokens = re.compile(rb'"(?:[^"\\]|\\.)*+"|"|[\[{]+|[\]}]+|,', re.DOTALL).finditer
 _is_blank = re.compile(rb"[ \t\r]*").fullmatch
 
 
@@ -181,11 +193,38 @@ def _split_json(body: bytes, reader: Reader) -> ParsedBody:
     # Checked at both ends: a decoder would keep the last of two "events" and drop the other.
     if body[start : start + 1] != b"[" or not _is_end(body, end):
         raise _explain_batch(body)
+    raws: Sequence[bytes | msgspec.Raw] | None
     try:
         raws = _decode_raws(memoryview(body)[start:end])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise _explain_batch(body) from None
+        # One event that is no JSON at all, or nested too deep, fails alone.
+        raws = _split_elements(body[start + 1 : end - 1])
+        if raws is None:
+            raise _explain_batch(body) from None
     return ParsedBody(raws, reader.read, is_batch=True)
+
+
+def _split_elements(text: bytes) -> list[bytes] | None:
+    """The elements of an array, found by brackets, quotes and commas alone.
+
+    None when these don't fit together, or are too many to look at one by one.
+    """
+    elements: list[bytes] = []
+    depth = start = 0
+    for number, token in enumerate(_find_tokens(text)):
+        mark = token[0]
+        if number == TOKENS_MAX or depth < 0 or mark == b'"':
+            return None
+        if mark == b"," and depth == 0:
+            elements.append(text[start : token.start()])
+            start = token.end()
+        elif mark[0] in b"[{":
+            depth += len(mark)
+        elif mark[0] in b"]}":
+            depth -= len(mark)
+    elements.append(text[start:])
+    is_whole = depth == 0 and not any(map(_is_space, elements))
+    return elements if is_whole else None
 
 
 def _explain_batch(body: bytes) -> ProblemError:
@@ -228,12 +267,53 @@ def _split_msgpack(body: bytes, events_max: int, reader: Reader) -> ParsedBody:
         count = unpacker.read_array_header()
         if count > events_max:
             raise _too_many(events_max, count)
-        raws = [_skip(unpacker, body) for _ in range(count)]
+        raws, offset = _split_values(body, unpacker.tell(), count)
     except (ValueError, msgpack.UnpackException) as error:
         raise _not_msgpack() from error
-    if unpacker.tell() != len(body):
+    if offset != len(body):
         raise _not_msgpack()
     return ParsedBody(raws, read, is_batch=True)
+
+
+def _split_values(body: bytes, offset: int, count: int) -> tuple[list[bytes], int]:
+    """The bytes of so many MessagePack values from an offset on, and the offset behind them."""
+    raws: list[bytes] = []
+    for _ in range(_DEEP_VALUES_MAX):
+        unpacker = msgpack.Unpacker(max_buffer_size=max(len(body), 1))
+        unpacker.feed(memoryview(body)[offset:])
+        base = offset
+        try:
+            while len(raws) < count:
+                unpacker.skip()
+                raws.append(body[offset : base + unpacker.tell()])
+                offset = base + unpacker.tell()
+        except msgpack.StackError:
+            # The unpacker has lost its place; the next one begins behind this value.
+            end = _end_of_deep_value(body, offset)
+            raws.append(body[offset:end])
+            offset = end
+        else:
+            return raws, offset
+    raise _not_msgpack()  # Each of them costs a copy of what is left of the body.
+
+
+def _end_of_deep_value(body: bytes, offset: int) -> int:
+    """The offset behind a value that is nested too deep to be skipped in one step."""
+    unpacker = msgpack.Unpacker(max_buffer_size=max(len(body), 1))
+    unpacker.feed(memoryview(body)[offset:])
+    waiting = 1
+    for _ in range(TOKENS_MAX):
+        start = offset + unpacker.tell()
+        waiting -= 1
+        if _MAP_HEADS.issuperset(body[start : start + 1]):
+            waiting += 2 * unpacker.read_map_header()
+        elif _ARRAY_HEADS.issuperset(body[start : start + 1]):
+            waiting += unpacker.read_array_header()
+        else:
+            unpacker.skip()
+        if not waiting:
+            return offset + int(unpacker.tell())
+    raise _not_msgpack()
 
 
 def _is_events_key(unpacker: msgpack.Unpacker, body: bytes) -> bool:
