@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import structlog.testing
 
 from ledger.service.token_admin import make_token
 from ledger_core.event.canonical import parse_leaf
@@ -105,6 +106,19 @@ def test_a_tenant_fails_alone_in_a_batch(tenants: tuple[Ledger, list[int]]) -> N
     answer = ledger.append(*events, token="append acme")
     assert answer.status == 207
     assert ["error" in result for result in answer.json()["results"]] == [False, True, True]
+
+
+def test_a_refused_token_leaves_a_log_line(tenants: tuple[Ledger, list[int]]) -> None:
+    ledger, _ = tenants
+    with structlog.testing.capture_logs() as lines:
+        ledger.ask("/v1/events", token="wl_made-up")
+        ledger.ask("/v1/events", token="append")
+    refused = [line for line in lines if line["event"] == "request_refused"]
+    assert [(line["problem"], line["by"]) for line in refused] == [
+        ("token-unknown", "address 127.0.0.1"),
+        ("scope-missing", "append"),
+    ]
+    assert "wl_made-up" not in str(lines)
 
 
 def test_an_id_of_another_tenant_is_not_taken_and_not_told_of(

@@ -19,12 +19,15 @@ from aiohttp import web
 
 from ledger.service.auth import owner_of
 from ledger.service.context import ServiceContext
-from ledger.service.http.problems import PROBLEMS, ProblemError, answer_error
+from ledger.service.http.problems import PROBLEMS, ProblemError, answer_error, explain
 from ledger.service.http.router import Route, Router, read_parameters
 from ledger.service.http.streaming_response import large_body, write_large
 
 KEEPALIVE_S: Final = 75.0
 """How long a connection may be idle, before its first request too."""
+
+LOGGED_REFUSALS: Final = frozenset({"token-unknown", "scope-missing", "wrong-tenant", "too-busy"})
+"""Problems that show a wrong or a greedy token, with a log line that names token or address."""
 
 _log = structlog.get_logger("ledger.service")
 
@@ -161,4 +164,7 @@ class Server(web.Server):
                     wait_s = context.settings.reader_wait_s
                     return await write_large(request, answer, body, wait_s)
         except Exception as error:  # noqa: BLE001 - a request's top: answer_error logs what is ours
+            slug = explain(error).problem.slug
+            if slug in LOGGED_REFUSALS:
+                _log.info("request_refused", problem=slug, by=owner, path=request.path)
             return answer_error(error)
