@@ -64,7 +64,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 256 << 20
     in_flight_bytes_per_token_max: Annotated[Count, "The same for one token."] = 64 << 20
     requests_per_token_max: Annotated[
-        Count, "Requests of one token that are answered at once; beyond that, 503."
+        Count,
+        "Requests of one token, or of one address without a token, that are answered at once; "
+        "beyond that, 503.",
     ] = 256
     connections_max: Annotated[
         Count, "Connections that may be open; one more is closed at once."
