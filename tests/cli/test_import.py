@@ -35,9 +35,10 @@ def test_439_real_cloudtrail_events_are_imported_once_and_each_verifies_from_its
     file.write_bytes(source.read_bytes())
     lines = file.read_bytes().splitlines()
     assert len(lines) == 439
-    first = json.loads(command("import", "--format", "cloudtrail", file, "--json").stdout)[0]
+    importing = ("import", "--format", "cloudtrail", "--undated", "keep", file, "--json")
+    first = json.loads(command(*importing).stdout)[0]
     assert (first["appended"], first["duplicates"], first["rejected"]) == (439, 0, 0)
-    again = json.loads(command("import", "--format", "cloudtrail", file, "--json").stdout)[0]
+    again = json.loads(command(*importing).stdout)[0]
     assert (again["appended"], again["duplicates"], again["rejected"]) == (0, 439, 0)
 
     policy = parse_policy(ledger.policy.read_bytes())
@@ -78,15 +79,35 @@ def test_bad_lines_are_set_aside_with_their_reasons_and_the_rest_goes_in(
     assert not (tmp_path / "events.jsonl.rejected.jsonl").exists()
 
 
-def test_an_event_without_a_time_is_not_given_one_by_an_import(
+def test_an_event_without_a_time_gets_that_of_the_import_which_is_noted_and_goes_in_once(
     command: Command, tmp_path: Path
 ) -> None:
     file = tmp_path / "events.jsonl"
-    file.write_bytes(json.dumps({k: v for k, v in GOOD.items() if k != "time"}).encode())
-    done = command("import", "--format", "jsonl", file)
+    timeless = {**GOOD, "reason": "no time"}
+    del timeless["time"]
+    file.write_bytes(json.dumps(timeless).encode())
+    first = json.loads(command("import", "--format", "jsonl", file, "--json").stdout)[0]
+    assert (first["appended"], first["rejected"]) == (1, 0)
+    assert first["notes"] == {"time: it has none, that of the import is used": 1}
+    again = json.loads(command("import", "--format", "jsonl", file, "--json").stdout)[0]
+    assert (again["appended"], again["duplicates"], again["rejected"]) == (0, 1, 0)
+
+
+def test_an_import_ends_with_a_table_of_notes_and_refuses_records_without_a_time(
+    command: Command, tmp_path: Path
+) -> None:
+    records = [{"eventType": "user.session.start", "uuid": str(n)} for n in range(2)]
+    dated = {"eventType": "user.session.end", "published": "2026-11-24T10:00:00Z", "uuid": "3"}
+    (tmp_path / "o.json").write_text(json.dumps([*records, dated]))
+    done = command("import", "--format", "okta", "o.json")
     assert done.returncode == 3
-    rejected = json.loads((tmp_path / "events.jsonl.rejected.jsonl").read_bytes())
-    assert rejected["field"] == "time"
+    assert "1 appended and verified" in done.stdout
+    assert "2  refused, time: the record has none that can be read" in done.stderr
+    assert "1  actor: the record names none" in done.stderr
+    for options in (("--dry-run",), ()):
+        kept = command("import", "--format", "okta", "--undated", "keep", *options, "o.json")
+        assert kept.returncode == 0
+        assert "2  time: the record has none that can be read, N-N-N stands" in kept.stderr
 
 
 def test_gzip_is_read_and_what_stands_before_damage_is_kept(
@@ -126,7 +147,9 @@ def test_the_example_of_the_documentation_makes_the_event_that_stands_there(tmp_
 def test_a_dry_run_says_what_would_be_rejected_and_appends_nothing(
     command: Command, tmp_path: Path
 ) -> None:
-    (tmp_path / "okta.json").write_text('[{"eventType": "user.session.start"}, {"a": 1}]')
+    (tmp_path / "okta.json").write_text(
+        '[{"eventType": "user.session.start", "published": "2026-11-24T10:00:00Z"}, {"a": 1}]'
+    )
     done = command("import", "--format", "okta", "--dry-run", "--json", "okta.json")
     assert done.returncode == 3
     one, two = map(json.loads, done.stdout.splitlines())
@@ -187,8 +210,9 @@ def test_real_events_of_seven_more_products_go_in_once(
     name, events = SAMPLES[format_]
     file = tmp_path / f"{name}.jsonl"
     file.write_bytes((shared_dir / "samples" / f"{name}.jsonl").read_bytes())
-    first = json.loads(command("import", "--format", format_, file, "--json").stdout)[0]
+    importing = ("import", "--format", format_, "--undated", "keep", file, "--json")
+    first = json.loads(command(*importing).stdout)[0]
     assert first["appended"] + first["duplicates"] == events
-    again = json.loads(command("import", "--format", format_, file, "--json").stdout)[0]
+    again = json.loads(command(*importing).stdout)[0]
     assert (again["appended"], again["duplicates"]) == (0, events)
     assert first["rejected"] == again["rejected"] == (26 if format_ == "okta" else 0)

@@ -57,7 +57,7 @@ def served(
     """All samples in one ledger, and what it holds by index."""
     with serving_new(tmp_path_factory.mktemp("samples")) as ledger:
         for name, file in FILES.items():
-            format_ = load_format(name)
+            format_ = load_format(name, "keep")
             events: list[dict[str, Any]] = []
             for record in read_records(shared_dir / "samples" / f"{file}.jsonl"):
                 try:

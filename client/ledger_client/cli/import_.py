@@ -6,6 +6,7 @@ broke off is run again. The demo uses `import_file` too.
 
 import io
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self, cast
+from uuid import UUID
 
 import click
 
@@ -25,10 +27,13 @@ from ledger_client.collect.importers import (
     ORIGINALS,
     Format,
     Record,
+    Undated,
     load_format,
     load_format_file,
     read_records,
 )
+from ledger_core.api import Problem
+from ledger_core.event.ids import DERIVED_VERSION
 from ledger_core.event.secrets import mask
 from ledger_core.tlog.errors import MalformedError
 
@@ -42,6 +47,13 @@ STANDARD_INPUT: Final = Path("-")
     "--mapping",
     type=EXISTING_FILE,
     help="A mapping file of your own, for any other JSON (docs/importers.md).",
+)
+@click.option(
+    "--undated",
+    type=click.Choice(["refuse", "keep"]),
+    default="refuse",
+    show_default=True,
+    help="For a record without a time that can be read; `keep` places it at 1970, with a note.",
 )
 @click.option(
     "--dry-run",
@@ -60,6 +72,7 @@ STANDARD_INPUT: Final = Path("-")
 def command(
     format_name: str | None,
     mapping: Path | None,
+    undated: Undated,
     dry_run: bool,
     files: tuple[Path, ...],
     connection: Connection,
@@ -70,7 +83,7 @@ def command(
     A second import of the same file adds nothing. Refused records are written to
     FILE.rejected.jsonl with the reason, and the exit code is 3.
     """
-    format_ = _load(format_name, mapping)
+    format_ = _load(format_name, mapping, undated)
     if dry_run:
         rehearsals = [rehearse_file(file, format_, as_json=as_json) for file in files]
         for rehearsal in rehearsals:
@@ -87,11 +100,11 @@ def command(
     return EXIT_REJECTED if any(report.rejected for report in reports) else None
 
 
-def _load(format_name: str | None, mapping: Path | None) -> Format:
+def _load(format_name: str | None, mapping: Path | None, undated: Undated) -> Format:
     if format_name and not mapping:
-        return load_format(format_name)
+        return load_format(format_name, undated)
     if mapping and not format_name:
-        return load_format_file(mapping)
+        return load_format_file(mapping, undated)
     raise click.UsageError("Use either --format or --mapping.")
 
 
@@ -104,6 +117,8 @@ class ImportReport:
     duplicates: int = 0
     rejected: int = 0
     rejected_file: str | None = None
+    notes: Counter[str] = field(default_factory=Counter)
+    """How often each value had to be changed, and why records were refused."""
 
     def print(self) -> None:
         """Print the report for people."""
@@ -113,6 +128,24 @@ class ImportReport:
         )
         if self.rejected_file is not None:
             note(f"   the rejected ones and why: {self.rejected_file}")
+        _print_notes(self.notes)
+
+
+def _note_of(text: str) -> str:
+    """Return a note without its numbers, so that equal ones are counted together."""
+    return re.sub("[0-9]+", "N", text)
+
+
+def _notes_of(event: dict[str, Any]) -> list[str]:
+    notes = [_note_of(each) for each in event.get("context", {}).get("import_notes", ())]
+    return notes if "time" in event else [*notes, "time: it has none, that of the import is used"]
+
+
+def _print_notes(notes: Counter[str]) -> None:
+    if notes:
+        note("notes:")
+        for text, count in notes.most_common():
+            note(f"{count:>8}  {text}")
 
 
 class _RejectedFile:
@@ -197,6 +230,7 @@ class Rehearsal:
     rejected: int = 0
     left_over: Counter[str] = field(default_factory=Counter)
     """How often each member of the records has no field in the event."""
+    notes: Counter[str] = field(default_factory=Counter)
 
     def print(self) -> None:
         """Print the results for people, on standard error: the events go to standard output."""
@@ -208,6 +242,7 @@ class Rehearsal:
             note("left over, in context.original alone:")
             for name, count in self.left_over.most_common():
                 note(f"{count:>8}  {name}")
+        _print_notes(self.notes)
 
 
 def rehearse_file(source: Path, format_: Format, *, as_json: bool) -> Rehearsal:
@@ -224,11 +259,13 @@ def rehearse_file(source: Path, format_: Format, *, as_json: bool) -> Rehearsal:
             mapped = format_.explain(record.raw)
         except MalformedError as error:
             rehearsal.rejected += 1
+            rehearsal.notes[f"refused, {_note_of(str(error))}"] += 1
             _print_line({"line": record.line, "rejected": str(error)}, as_json=as_json)
             continue
         for each in mapped:
             rehearsal.events += 1
             rehearsal.left_over.update(each.left_over)
+            rehearsal.notes.update(_notes_of(each.event))
             event = mask(_without_original(each.event))
             line = {"line": record.line, "event": event, "left_over": each.left_over}
             _print_line(line, as_json=as_json)
@@ -271,6 +308,12 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
         raise damage
 
 
+def _is_again(event: dict[str, Any], problem: Problem) -> bool:
+    """Tell whether only the time that was filled in differs: a derived id is the event's hash."""
+    is_derived = UUID(event["id"]).version == DERIVED_VERSION
+    return is_derived and "time" not in event and problem.slug == "id-conflict"
+
+
 def _import_batch(
     ledger: LedgerClient,
     batch: list[Record],
@@ -284,14 +327,19 @@ def _import_batch(
             mapped.extend((record, event) for event in format_.map(record.raw))
         except MalformedError as error:
             report.rejected += 1
+            report.notes[f"refused, {_note_of(str(error))}"] += 1
             rejected.write(record, str(error), getattr(error, "field", None))
     if not mapped:
         return
     results = ledger.append_many([event for _, event in mapped])
-    for (record, _), result in zip(mapped, results, strict=True):
+    for (record, event), result in zip(mapped, results, strict=True):
         if isinstance(result, Receipt):
             report.appended += not result.is_duplicate
             report.duplicates += result.is_duplicate
+            report.notes.update(_notes_of(event))
+        elif _is_again(event, result.problem):
+            report.duplicates += 1
         else:
             report.rejected += 1
+            report.notes[f"refused, {_note_of(result.problem.detail)}"] += 1
             rejected.write(record, result.problem.detail, result.problem.field)

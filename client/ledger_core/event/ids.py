@@ -11,6 +11,7 @@ is_uuid = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 """Whether a text is a UUID in its one form: lower case, with hyphens."""
 
 UUID7_RANDOM_BYTES = 10
+DERIVED_VERSION = 8
 _UNIX_MS_END = 2**48
 _DERIVED_TAG = b"witnessed-ledger/derived-id@v1"
 
@@ -41,7 +42,7 @@ def derived_id(source: str, canonical: bytes) -> str:
     if "\n" in source:
         raise ValueError("a source's name is one line")
     digest = hashlib.sha256(b"\n".join((_DERIVED_TAG, source.encode(), canonical))).digest()
-    return _format_uuid(digest[:16], version=8)
+    return _format_uuid(digest[:16], version=DERIVED_VERSION)
 
 
 def _format_uuid(octets: bytes, *, version: int) -> str:

@@ -155,6 +155,6 @@ def test_who_logged_in_is_the_actor_and_what_the_manager_did_has_an_outcome() ->
     assert event["targets"] == [{"id": "a.service", "type": "unit"}]
     assert event["outcome"] == "failure"
     kernel = {"_HOSTNAME": "web-1", "SYSLOG_IDENTIFIER": "kernel", "MESSAGE": [1, 2]}
-    (event,) = load_format("journald").map(json.dumps(kernel).encode())
+    (event,) = load_format("journald", "keep").map(json.dumps(kernel).encode())
     assert event["actor"] == {"id": "web-1", "type": "host"}
     assert "reason" not in event

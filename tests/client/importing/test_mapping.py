@@ -120,20 +120,73 @@ def test_the_outcome_is_the_first_condition_that_holds() -> None:
 @pytest.mark.parametrize(
     ("at", "zone", "time"),
     [
-        ("2026-11-25 02:03:36", None, UNKNOWN_TIME),
         ("2026-11-25 02:03:36", "Z", "2026-11-25T02:03:36.000000Z"),
         ("2026-11-25 02:03:36.5", "+01:00", "2026-11-25T01:03:36.500000Z"),
         ("2026-11-25T02:03:36-05:00", "+01:00", "2026-11-25T07:03:36.000000Z"),
-        (1_790_000_000, "Z", UNKNOWN_TIME),
-        (None, "Z", UNKNOWN_TIME),
+        ("2026-11-25", "-05:00", "2026-11-25T05:00:00.000000Z"),
+        ("2026-11-25T02:03:36+0000", None, "2026-11-25T02:03:36.000000Z"),
+        ("2026-11-25T02:03:36+01", None, "2026-11-25T01:03:36.000000Z"),
+        ("2026-11-25T02:03:36,123Z", None, "2026-11-25T02:03:36.123000Z"),
+        ("2026-11-25 02:03:36 UTC", None, "2026-11-25T02:03:36.000000Z"),
+        ("2026-11-25 02:03:36 -0700", None, "2026-11-25T09:03:36.000000Z"),
+        ("20261124T100000Z", None, "2026-11-24T10:00:00.000000Z"),
+        ("2026-11-25T02:03Z", None, "2026-11-25T02:03:00.000000Z"),
+        ("2026-12-31T23:59:60Z", None, "2026-12-31T23:59:59.000000Z"),
+        ("Tue, 24 Nov 2026 10:00:00 +0100", None, "2026-11-24T09:00:00.000000Z"),
+        ("24 Nov 2026 10:00 GMT", None, "2026-11-24T10:00:00.000000Z"),
+        ("[24/Nov/2026:10:00:00 +0100]", None, "2026-11-24T09:00:00.000000Z"),
+        ("1790000000", None, "2026-09-21T14:13:20.000000Z"),
+        ("1790000000.5", None, "2026-09-21T14:13:20.500000Z"),
+        ("1790000000123", None, "2026-09-21T14:13:20.123000Z"),
+        ("1790000000123456", None, "2026-09-21T14:13:20.123456Z"),
+        ("1790000000123456789", None, "2026-09-21T14:13:20.123457Z"),
+        (1_790_000_000, None, "2026-09-21T14:13:20.000000Z"),
+        (1_790_000_000.1234567, None, "2026-09-21T14:13:20.123457Z"),
     ],
 )
-def test_a_time_without_a_zone_is_read_only_in_the_zone_that_the_mapping_names(
+def test_a_time_is_read_in_every_form_that_systems_write(
     at: object, zone: str | None, time: str
 ) -> None:
     event = event_of((f'time_zone = "{zone}"' if zone else "") + EVENT, at=at)
     assert event["time"] == time
-    assert ("import_notes" in event["context"]) is (time == UNKNOWN_TIME)
+    is_changed = at in ("2026-11-25", "2026-12-31T23:59:60Z")
+    assert ("import_notes" in event["context"]) is is_changed
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        "2026-11-25 02:03:36",
+        "2026-11-25",
+        "2026-11-25T02:03:36 EST",
+        "2026-02-30T00:00:00Z",
+        "24/Foo/2026:10:00:00 +0100",
+        "1969-12-31T23:59:59Z",
+        "12345678901",
+        "",
+        True,
+        None,
+    ],
+)
+def test_a_record_whose_time_cannot_be_read_is_refused_or_kept_with_a_note(at: object) -> None:
+    with pytest.raises(EventError, match="time: the record has none that can be read"):
+        event_of(EVENT, at=at)
+    format_ = parse_mapping(HEAD + EVENT, "keep")
+    (event,) = format_.map(json.dumps({**RECORD, "at": at}).encode())
+    assert event["time"] == UNKNOWN_TIME
+    assert event["context"]["import_notes"][0].startswith("time: the record has none")
+
+
+def test_a_mapping_may_name_the_format_of_a_time() -> None:
+    mapping = EVENT.replace('"at"', "\"parse_time(at, '%d.%m.%Y %H:%M')\"")
+    assert event_of('time_zone = "+01:00"' + mapping, at="24.11.2026 10:00")["time"] == (
+        "2026-11-24T09:00:00.000000Z"
+    )
+    zoned = EVENT.replace('"at"', "\"parse_time(at, '%d.%m.%Y %H:%M %z')\"")
+    assert event_of(zoned, at="24.11.2026 10:00 +0000")["time"] == "2026-11-24T10:00:00.000000Z"
+    for at in ("24.11.2026", "24.11.2026 10:00", 7):
+        with pytest.raises(EventError, match="time: the record has none"):
+            event_of(zoned, at=at)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +366,11 @@ half = "half.seen"
         ("by_name(o)", {"x": 1}),
         ("from_unix(`1621305118553`, 'ms')", "2021-05-18T02:31:58.553000Z"),
         ("from_unix(`1621305118`, 's')", "2021-05-18T02:31:58.000000Z"),
-        ("from_unix(`1.5`, 'us')", "1970-01-01T00:00:00.000001Z"),
+        ("from_unix(`1.7`, 'us')", "1970-01-01T00:00:00.000002Z"),
+        ("from_unix(`1790000000.123456`, 's')", "2026-09-21T14:13:20.123456Z"),
+        ("from_unix(`1790000000123456789`, 'ns')", "2026-09-21T14:13:20.123457Z"),
+        ("parse_time('24.11.2026', '%d.%m.%Y')", "2026-11-24T00:00:00"),
+        ("parse_time('24.11.2026 UTC', '%d.%m.%Y %Z')", None),
         ("from_unix(`-1`, 's')", None),
         ("from_unix(`1`, 'h')", None),
         ("identifiers(request, ['noId'])[].id", ["jo", "k"]),
@@ -350,7 +407,7 @@ def test_pages_of_the_reports_api_and_lists_of_the_api_server_are_read_as_they_c
     }
     said = []
     for name, page in pages.items():
-        format_ = load_format(name)
+        format_ = load_format(name, "keep")
         path = tmp_path / name
         path.write_text(json.dumps(page, indent=1), encoding="utf-8")
         for record in read_records(path, wrappers=format_.wrappers):

@@ -303,7 +303,7 @@ def test_each_event_says_who_did_what_to_what_from_where_as_its_source_does(
     name: str, shared_dir: Path
 ) -> None:
     file, count, read = FORMATS[name]
-    format_ = load_format(name)
+    format_ = load_format(name, "keep")
     records = list(read_records(shared_dir / "samples" / f"{file}.jsonl"))
     assert len(records) == count
     ids = set()
@@ -349,7 +349,7 @@ def _check_time(time: str, said: object, where: str) -> None:
         assert time.startswith("20"), where
     elif isinstance(said, str) and re.match(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\D|$)", said):
         assert time[:19] == said[:19].replace(" ", "T"), where
-    elif isinstance(said, str):
+    elif isinstance(said, str) and not re.match(r"\d{4}-\d\d-\d\d", said):
         assert time == UNKNOWN_TIME, where
 
 

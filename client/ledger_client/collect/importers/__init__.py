@@ -22,20 +22,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
-from msgspec import UNSET
 
 from ledger_client.collect.importers.record_reader import Lines, Record, read_records
 from ledger_core.event.canonical import decode_event
 from ledger_core.event.ids import derived_id
-from ledger_core.event.model import EventError
 
 FORMATS: Final = (
     "jsonl", "auditd", "azure", "cloudtrail", "gcp", "github", "gsuite", "journald", "kubernetes",
     "okta", "teleport",
 )  # fmt: skip
+
+Undated = Literal["refuse", "keep"]
+"""For a record without a time that can be read: refuse it, or place it at 1970 with a note."""
 
 ORIGINALS: Final = ("original", "original_text", "original_omitted")
 """Keys of `context`. One of them holds the record itself, or the reason why it is missing."""
@@ -46,6 +47,7 @@ __all__ = [
     "Format",
     "Mapped",
     "Record",
+    "Undated",
     "load_format",
     "load_format_file",
     "read_records",
@@ -77,7 +79,7 @@ class Format:
         return [mapped.event for mapped in self.explain(raw)]
 
 
-def load_format(name: str) -> Format:
+def load_format(name: str, undated: Undated = "refuse") -> Format:
     """Load one of `FORMATS`. JMESPath is imported only here."""
     if name == "jsonl":
         return Format(name=name, explain=_explain_event, wrappers=("events",))
@@ -86,26 +88,23 @@ def load_format(name: str) -> Format:
     from ledger_client.collect.importers.mapping import parse_mapping
 
     file = files("ledger_client.collect.importers") / "mappings" / f"{name}.toml"
-    return parse_mapping(file.read_text(encoding="utf-8"))
+    return parse_mapping(file.read_text(encoding="utf-8"), undated)
 
 
-def load_format_file(path: Path) -> Format:
+def load_format_file(path: Path, undated: Undated = "refuse") -> Format:
     """Load a user's mapping file. Raises: MalformedError, naming the place in it; OSError."""
     from ledger_client.collect.importers.mapping import load_mapping
 
-    return load_mapping(path)
+    return load_mapping(path, undated)
 
 
 def _explain_event(raw: bytes) -> list[Mapped]:
     """Read an event; if it has no id, one is derived from its canonical bytes.
 
-    An event without a time is refused: the time of the import is not when it happened, and
-    differs at the next import.
+    A missing time stays missing: it is filled in when the event is appended, as for every event.
 
     Raises: EventError.
     """
     event, event_json = decode_event(raw)
-    if event.time is UNSET:
-        raise EventError("is required in what is imported", rule="missing-field", field="time")
     members: dict[str, Any] = msgspec.to_builtins(event)
     return [Mapped({"id": derived_id("jsonl", event_json), **members}, left_over=[])]

@@ -3,7 +3,7 @@
 | event | |
 |---|---|
 | `id` | derived from the mapping's name and the whole record, or from the value of its `id` |
-| `time` | the first one that can be read; otherwise 1970-01-01, noted |
+| `time` | the first one that can be read; without one the record is refused, or stands at 1970 |
 | `actor` | `unknown`, noted, when the record names none |
 | `action` | required: without it the record is refused |
 | `context.import_notes` | each value that had to be changed |
@@ -19,13 +19,14 @@ import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from ledger_client.collect.importers import Undated
 from ledger_client.collect.importers import mapping_schema as tables
 from ledger_client.collect.importers.expressions import Expression, RecordReader
+from ledger_client.collect.times import read_time
 from ledger_core.event.canonical import (
     LEAF_BYTES_MAX,
     decode_event_object,
     format_time,
-    parse_time,
 )
 from ledger_core.event.diagnostics import parse_json
 from ledger_core.event.ids import derived_id
@@ -58,6 +59,7 @@ def map_event(
     name: str,
     natural_id: Expression | None,
     time_zone: str | None,
+    undated: Undated,
 ) -> dict[str, Any]:
     """Map `root` to an event that the ledger accepts; `record` is the original.
 
@@ -66,11 +68,12 @@ def map_event(
     text = canonical_text(record)
     natural = reader.first(natural_id, root)
     fields = _Fields(reader, root, Fitter())
+    action = fields.action(table.action)
     event = {
         "id": derived_id(name, (text if natural is None else canonical_text(natural)).encode()),
-        "time": fields.time(table.time, time_zone),
+        "time": fields.time(table.time, time_zone, undated),
         "actor": fields.actor(table.actor),
-        "action": fields.action(table.action),
+        "action": action,
         "targets": fields.targets(table.targets),
         "source": fields.source(table.source),
         "outcome": fields.outcome(table.outcome),
@@ -114,10 +117,16 @@ class _Fields:
         self._fitter = fitter
         self._source_address = ""
 
-    def time(self, expression: Expression | None, time_zone: str | None) -> str:
+    def time(self, expression: Expression | None, time_zone: str | None, undated: Undated) -> str:
         for found in self._reader.values(expression, self._root):
-            if isinstance(found, str) and (time := _read_time(found, time_zone)):
-                return time
+            # A number is an epoch, as its digits are.
+            is_text = isinstance(found, str) or type(found) in (int, float)
+            if is_text and (time := read_time(str(found), time_zone)):
+                if time.note:
+                    self._fitter.note("time", time.note)
+                return format_time(time.unix_us)
+        if undated == "refuse":
+            raise EventError("the record has none that can be read", rule="time", field="time")
         note = "the record has none that can be read, 1970-01-01 stands in for it"
         self._fitter.note("time", note)
         return UNKNOWN_TIME
@@ -237,18 +246,6 @@ class _Fields:
     def _port(self, expression: Expression | None) -> int:
         digits = self._reader.text(expression, self._root)
         return int(digits) if _is_port(digits) and int(digits) <= LIMITS["port"].most else 0
-
-
-def _read_time(text: str, time_zone: str | None) -> str | None:
-    """Read a time in the forms of exports; without a zone only if the mapping names one."""
-    text = text.strip().replace(" ", "T", 1)
-    # What follows the seconds and their decimals is the zone.
-    if not text[19:].lstrip(".0123456789"):
-        text += time_zone or ""
-    try:
-        return format_time(parse_time(text))
-    except EventError:
-        return None
 
 
 def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -21,9 +21,9 @@ import jmespath
 from jmespath import exceptions, functions, visitor
 
 from ledger_client.collect.importers.auditd import parse_event
+from ledger_client.collect.times import from_epoch, read_with_format
 from ledger_core.event.canonical import format_time
 
-_US_EACH = {"s": 1_000_000, "ms": 1_000, "us": 1}
 IDENTIFIERS_DEPTH_MAX = 8
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -143,11 +143,14 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
 
     @_takes(["number"], ["string"])
     def _func_from_unix(self, moment: float, unit: str) -> str | None:
-        """Format the time that is a number of `s`, `ms` or `us` after 1970."""
-        try:
-            return format_time(int(moment * _US_EACH[unit]))
-        except (KeyError, ValueError, OverflowError):
-            return None
+        """Format the time that is a number of `s`, `ms`, `us` or `ns` after 1970, rounded."""
+        unix_us = from_epoch(moment, unit)
+        return None if unix_us is None else format_time(unix_us)
+
+    @_takes(["string"], ["string"])
+    def _func_parse_time(self, text: str, form: str) -> str | None:
+        """Read a time by a format of `strptime`; null if the text has another form."""
+        return read_with_format(text, form)
 
     @_takes([], ["array-string"])
     def _func_identifiers(self, value: Any, but: list[str]) -> list[dict[str, str]]:

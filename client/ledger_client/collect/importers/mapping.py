@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from ledger_client.collect.importers import Format, Mapped
+from ledger_client.collect.importers import Format, Mapped, Undated
 from ledger_client.collect.importers.apply_mapping import map_event, read_record
 from ledger_client.collect.importers.expressions import Expression, RecordReader
 from ledger_client.collect.importers.mapping_schema import EventTable
@@ -55,10 +55,10 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     id: Expression | None = None
 
 
-def _explain(file: _File, raw: bytes) -> list[Mapped]:
+def _explain(file: _File, undated: Undated, raw: bytes) -> list[Mapped]:
     record = read_record(raw)
     try:
-        return [_map_part(file, part) for part in _parts(file, record)]
+        return [_map_part(file, undated, part) for part in _parts(file, record)]
     except RecursionError:
         raise EventError("the record nests too deep to be mapped", rule="too-deep") from None
 
@@ -73,7 +73,7 @@ def _parts(file: _File, record: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**own, **part} for part in parts]
 
 
-def _map_part(file: _File, record: dict[str, Any]) -> Mapped:
+def _map_part(file: _File, undated: Undated, record: dict[str, Any]) -> Mapped:
     reader = _reader(file)
     found = (each for each in reader.values(file.record, record) if isinstance(each, dict))
     root = next(found, record)
@@ -88,6 +88,7 @@ def _map_part(file: _File, record: dict[str, Any]) -> Mapped:
                 name=file.name,
                 natural_id=file.id,
                 time_zone=file.time_zone,
+                undated=undated,
             )
             return Mapped(event, reader.left_over(root))
     message = "the mapping has no table for such a record"
@@ -98,7 +99,7 @@ def _reader(file: _File) -> RecordReader:
     return RecordReader(any_case=file.keys == "any-case")
 
 
-def parse_mapping(text: str) -> Format:
+def parse_mapping(text: str, undated: Undated = "refuse") -> Format:
     """Read a mapping file.
 
     Raises: MalformedError, naming the place: `event.actor.id: not a JMESPath expression: …`.
@@ -114,20 +115,20 @@ def parse_mapping(text: str) -> Format:
         raise MalformedError("name: at most 64 of a-z, 0-9, `_`, `.`, `-` are allowed")
     return Format(
         name=file.name,
-        explain=partial(_explain, file),
+        explain=partial(_explain, file, undated),
         wrappers=tuple(file.wrappers),
         lines=file.lines,
     )
 
 
-def load_mapping(path: Path) -> Format:
+def load_mapping(path: Path, undated: Undated = "refuse") -> Format:
     """Read a mapping file from disk. Raises: MalformedError, naming the file; OSError."""
     with path.open("rb") as file:
         content = file.read(MAPPING_BYTES_MAX + 1)
     if len(content) > MAPPING_BYTES_MAX:
         raise MalformedError(f"{path}: a mapping has at most {MAPPING_BYTES_MAX} bytes")
     try:
-        return parse_mapping(content.decode())
+        return parse_mapping(content.decode(), undated)
     except UnicodeDecodeError:
         raise MalformedError(f"{path}: not UTF-8") from None
     except MalformedError as error:
