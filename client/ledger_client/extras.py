@@ -4,7 +4,12 @@ from typing import Final
 
 DISTRIBUTION: Final = "witnessed-ledger-client"
 
-EXTRA_BY_PACKAGE: Final = {"aiohttp": "async", "cryptography": "ml-dsa", "jmespath": "importers"}
+EXTRA_BY_PACKAGE: Final = {
+    "aiohttp": "async",
+    "cryptography": "ml-dsa",
+    "jmespath": "importers",
+    "zstandard": "zstd",
+}
 
 
 class MissingExtraError(ImportError):

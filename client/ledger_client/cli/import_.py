@@ -25,6 +25,7 @@ from ledger_client.cli.console import escape_json, json_option, note, print_json
 from ledger_client.collect.importers import (
     FORMATS,
     ORIGINALS,
+    FileMapper,
     Format,
     Record,
     Undated,
@@ -211,8 +212,9 @@ def import_file(
         ) as bar,
     ):
         read_to = 0
+        mapper = FileMapper(format_)
         for batch in _batches(_records(source, format_)):
-            _import_batch(ledger, batch, format_, report, rejected)
+            _import_batch(ledger, batch, mapper, report, rejected)
             bar.update(batch[-1].file_offset - read_to)
             read_to = batch[-1].file_offset
         if report.rejected:
@@ -253,10 +255,11 @@ def rehearse_file(source: Path, format_: Format, *, as_json: bool) -> Rehearsal:
     Raises: MalformedError for a damaged file.
     """
     rehearsal = Rehearsal(source)
+    mapper = FileMapper(format_)
     for record in _records(source, format_):
         rehearsal.records += 1
         try:
-            mapped = format_.explain(record.raw)
+            mapped = mapper.explain(record.raw)
         except MalformedError as error:
             rehearsal.rejected += 1
             rehearsal.notes[f"refused, {_note_of(str(error))}"] += 1
@@ -317,14 +320,14 @@ def _is_again(event: dict[str, Any], problem: Problem) -> bool:
 def _import_batch(
     ledger: LedgerClient,
     batch: list[Record],
-    format_: Format,
+    mapper: FileMapper,
     report: ImportReport,
     rejected: _RejectedFile,
 ) -> None:
     mapped: list[tuple[Record, dict[str, Any]]] = []
     for record in batch:
         try:
-            mapped.extend((record, event) for event in format_.map(record.raw))
+            mapped.extend((record, each.event) for each in mapper.explain(record.raw))
         except MalformedError as error:
             report.rejected += 1
             report.notes[f"refused, {_note_of(str(error))}"] += 1

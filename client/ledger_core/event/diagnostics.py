@@ -49,6 +49,7 @@ def parse_json(
     *,
     read_object: Callable[[list[tuple[str, Any]]], Any],
     read_integer: Callable[[str], int] = int,
+    read_float: Callable[[str], float] = float,
 ) -> Any:
     """Parse JSON with the standard library; NaN and numbers too large come as floats.
 
@@ -57,7 +58,11 @@ def parse_json(
     try:
         text = raw.decode()
         return json.loads(
-            text, object_pairs_hook=read_object, parse_int=read_integer, parse_constant=float
+            text,
+            object_pairs_hook=read_object,
+            parse_int=read_integer,
+            parse_float=read_float,
+            parse_constant=float,
         )
     except UnicodeDecodeError as error:
         reason = f"the byte at {error.start} is not UTF-8"

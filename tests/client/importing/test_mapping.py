@@ -9,6 +9,7 @@ import pytest
 
 from ledger_client.collect.importers import (
     FORMATS,
+    FileMapper,
     Mapped,
     load_format,
     load_format_file,
@@ -302,6 +303,55 @@ def test_ids_belong_to_the_record_the_name_and_what_the_mapping_says() -> None:
     assert event_of(natural)["id"] == one
 
 
+def test_equal_records_of_one_file_are_that_many_events_each_time_the_file_is_read() -> None:
+    raw, other = (json.dumps({**RECORD, "n": n}).encode() for n in range(2))
+
+    def ids(mapping: str, *raws: bytes) -> list[str]:
+        mapper = FileMapper(parse_mapping(HEAD + mapping))
+        return [mapped.event["id"] for each in raws for mapped in mapper.explain(each)]
+
+    found = ids(EVENT, raw, raw, other, raw)
+    assert len({*found}) == 4
+    assert ids(EVENT, raw, raw, other, raw) == found
+    # The first keeps the id that it has alone.
+    assert ids(EVENT, raw) == found[:1]
+    spread = json.dumps({**RECORD, "parts": [{"a": 1}, {"a": 1}]}).encode()
+    assert len({*ids('spread = "parts"' + EVENT, spread)}) == 2
+    # One with an id of its own is one event, however often it is delivered.
+    natural = json.dumps({**RECORD, "uid": "u"}).encode()
+    assert len({*ids('id = "uid"' + EVENT, natural, natural)}) == 1
+
+
+def test_an_empty_text_is_no_id() -> None:
+    natural = 'id = "uid"' + EVENT
+    assert event_of(natural, uid="", n=1)["id"] != event_of(natural, uid="", n=2)["id"]
+
+
+def test_two_targets_with_one_id_and_two_types_are_two() -> None:
+    mapping = EVENT + '[[event.targets]]\neach = "things"\nid = "id"\ntype = "type"'
+    things = [{"id": "7", "type": "user"}, {"id": "7", "type": "group"}, {"id": "7"}]
+    assert event_of(mapping, things=things)["targets"] == things[:2]
+
+
+def test_members_outside_the_part_that_is_mapped_can_be_named_and_are_left_over() -> None:
+    mapping = HEAD + 'record = "parse_json(log)"' + EVENT + '[event.context]\nh = "whole().host"'
+    outer = {"log": json.dumps({**RECORD, "in": 1}), "host": "web-1", "stream": "stderr"}
+    (mapped,) = explain(mapping, outer)
+    assert mapped.event["context"]["h"] == "web-1"
+    assert mapped.left_over == ["in", "stream"]
+    (mapped,) = explain(HEAD + 'record = "log"' + EVENT, {"log": RECORD, "stream": 1})
+    assert mapped.left_over == ["stream"]
+
+
+@pytest.mark.parametrize("number", ["1.50", "1.0", "1e3", "-0", "12345678901234567890", "0.1e-9"])
+def test_numbers_of_the_original_stay_as_they_were_written(number: str) -> None:
+    raw = f'{{"who": "jo", "what": "a.b", "at": 1790000000, "n": {number}}}'
+    (event,) = parse_mapping(HEAD + EVENT).map(raw.encode())
+    assert number in event["context"]["original_text"]
+    (event,) = parse_mapping(HEAD + EVENT).map(raw.replace(number, "1.5").encode())
+    assert event["context"]["original"]["n"] == 1.5
+
+
 def test_several_tables_are_tried_in_order() -> None:
     table = EVENT.replace("[event]", "[[event]]\nwhen = \"kind == 'KIND'\"")
     mapping = table.replace("KIND", "a") + table.replace("KIND", "b").replace('"who"', "\"'bee'\"")
@@ -420,3 +470,18 @@ def test_pages_of_the_reports_api_and_lists_of_the_api_server_are_read_as_they_c
         ("jo@example.com", "drive.download", "d2"),
         ("unknown", "pods.get", "pods/a"),
     ]
+
+
+def test_the_address_of_a_kubernetes_event_is_that_of_the_connection() -> None:
+    audit = {
+        "kind": "Event",
+        "auditID": "1",
+        "verb": "delete",
+        "user": {"username": "jo"},
+        "sourceIPs": ["203.0.113.66", "192.0.2.4", "10.0.0.7"],
+        "objectRef": {"resource": "secrets", "namespace": "prod", "name": "db"},
+        "requestReceivedTimestamp": "2026-11-25T02:03:36.123456Z",
+    }
+    (event,) = load_format("kubernetes").map(json.dumps(audit).encode())
+    assert event["source"]["ip"] == "10.0.0.7"
+    assert event["context"]["source_addresses"] == ["203.0.113.66", "192.0.2.4"]

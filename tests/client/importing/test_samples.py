@@ -44,7 +44,7 @@ def _fold(value: Any) -> Any:
 def _at(value: Any, *path: str | int) -> Any:
     for step in path:
         if isinstance(step, int):
-            value = value[step] if isinstance(value, list) and step < len(value) else None
+            value = value[step] if isinstance(value, list) and value[step:] else None
         else:
             value = value.get(step) if isinstance(value, dict) else None
     return value
@@ -180,7 +180,7 @@ def _kubernetes(record: Record) -> Said:
         _at(record, "user", "username"),
         ".".join(part for part in parts if part),
         {to},
-        _at(record, "sourceIPs", 0),
+        _at(record, "sourceIPs", -1),
         outcome,
         record.get("requestReceivedTimestamp") or record.get("p_event_time"),
     )

@@ -3,9 +3,11 @@
 import gzip
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from ledger_client.collect.importers import read_records
 from ledger_core.tlog.errors import MalformedError
@@ -38,13 +40,44 @@ def _raws(path: Path) -> list[bytes]:
         ),
         (b'[\n {"a":1},\n {"a":2}\n]\n', [b'{"a":1}', b'{"a":2}']),
         (b'{\n "a": 1\n}', [b'{\n "a": 1\n}']),
+        (b'\xef\xbb\xbf{"a":1}\n{"a":2}', [b'{"a":1}', b'{"a":2}']),
+        (b'\xef\xbb\xbf[\n{"a":1}]', [b'{"a":1}']),
+        (
+            b'{"a":"}{"}{"a":2} {"a":3}\n[]',
+            [b'{"a":"}{"}', b'{"a":2}', b'{"a":3}'],
+        ),
+        (b'{"a":"} {"}', [b'{"a":"} {"}']),
+        (b'{\n "a": 1\n}\n{\n "a": 2\n}\n', [b'{\n "a": 1\n}', b'{\n "a": 2\n}']),
+        (b'[{"a":1},{"a":2},]', [b'{"a":1}', b'{"a":2}']),
+        (b'[\n{"a":1},\n{"a":2},\n]\n', [b'{"a":1}', b'{"a":2}']),
+        (b'{"a":1},\n{"a":2}\n', [b'{"a":1}', b'{"a":2}']),
+        (b'{"Records":[{"a":1}]}{"Records":[{"a":2}]}', [b'{"a":1}', b'{"a":2}']),
     ],
 )
-@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard.compress])
 def test_lines_wrappers_and_documents_are_read_plain_or_compressed(
-    tmp_path: Path, content: bytes, raws: list[bytes], *, compress: bool
+    tmp_path: Path, content: bytes, raws: list[bytes], compress: Callable[[bytes], bytes]
 ) -> None:
-    assert _raws(_write(tmp_path, gzip.compress(content) if compress else content)) == raws
+    assert _raws(_write(tmp_path, compress(content))) == raws
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+def test_compressed_parts_one_after_another_are_one_file(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    parts = (b'{"a":1}\n{"a"', b":2}\n", b"", b'{"a":3}\n')
+    path = _write(tmp_path, b"".join(map(compress, parts)))
+    assert _raws(path) == [b'{"a":1}', b'{"a":2}', b'{"a":3}']
+
+
+@pytest.mark.parametrize("cut", [-1, -3, 9])
+def test_damaged_zstd_is_told(tmp_path: Path, cut: int) -> None:
+    path = _write(tmp_path, zstandard.compress(b'{"a":1}\n' * 100)[:cut])
+    with pytest.raises(MalformedError, match="damaged zstd data"):
+        _raws(path)
+    path.write_bytes(zstandard.compress(b'{"a":1}\n') + b"junk")
+    with pytest.raises(MalformedError, match="damaged zstd data"):
+        _raws(path)
 
 
 @pytest.mark.parametrize(

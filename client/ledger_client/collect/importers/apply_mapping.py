@@ -17,7 +17,10 @@ import.
 
 import re
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any, TypeVar
+
+import rfc8785
 
 from ledger_client.collect.importers import Undated
 from ledger_client.collect.importers import mapping_schema as tables
@@ -42,12 +45,34 @@ _is_port = re.compile(r"[0-9]{1,5}").fullmatch
 _Table = TypeVar("_Table", tables.TargetTable, tables.ChangeTable)
 
 
-def read_record(raw: bytes) -> dict[str, Any]:
-    """Read one JSON object, in which no key stands twice. Raises: EventError."""
-    record = parse_json(raw, read_object=_read_object, read_integer=_read_integer)
+def read_record(raw: bytes) -> tuple[dict[str, Any], bool]:
+    """Read one JSON object, in which no key stands twice; and whether RFC 8785 keeps its numbers.
+
+    It writes `1.50` as 1.5 and `-0` as 0. Raises: EventError.
+    """
+    as_written: list[bool] = []
+
+    def read_integer(digits: str) -> int:
+        as_written.append(digits != "-0")
+        return _read_integer(digits)
+
+    def read_float(text: str) -> float:
+        number = float(text)
+        as_written.append(isfinite(number) and rfc8785.dumps(number) == text.encode())
+        return number
+
+    record = parse_json(
+        raw, read_object=_read_object, read_integer=read_integer, read_float=read_float
+    )
     if not isinstance(record, dict):
         raise EventError("a record is a JSON object", rule="wrong-type")
-    return record
+    return record, all(as_written)
+
+
+def natural_id(expression: Expression | None, reader: RecordReader, root: dict[str, Any]) -> Any:
+    """Return what the record's own id is; None if it has none, or an empty one."""
+    found = (each for each in reader.values(expression, root) if each not in ("", [], {}))
+    return next(found, None)
 
 
 def map_event(
@@ -57,16 +82,18 @@ def map_event(
     *,
     record: dict[str, Any],
     name: str,
-    natural_id: Expression | None,
+    written: str | None,
+    natural: Any,
     time_zone: str | None,
     undated: Undated,
 ) -> dict[str, Any]:
     """Map `root` to an event that the ledger accepts; `record` is the original.
 
+    `written` is the text of a record whose numbers RFC 8785 would write in another way.
+
     Raises: EventError for a record without an action, or with a value that JSON can't express.
     """
     text = canonical_text(record)
-    natural = reader.first(natural_id, root)
     fields = _Fields(reader, root, Fitter())
     action = fields.action(table.action)
     event = {
@@ -82,17 +109,27 @@ def map_event(
         "tenant": fields.id(table.tenant, "tenant"),
     }
     context = fields.context(table)
-    return _add_original(without_empty(event), context=context, record=record, text=text)
+    return _add_original(
+        without_empty(event), context=context, record=record, text=text, written=written
+    )
 
 
 def _add_original(
-    event: dict[str, Any], *, context: dict[str, Any], record: dict[str, Any], text: str
+    event: dict[str, Any],
+    *,
+    context: dict[str, Any],
+    record: dict[str, Any],
+    text: str,
+    written: str | None,
 ) -> dict[str, Any]:
     """Add the context, with the record in the first form that the limits allow.
 
     Raises: EventError if the ledger refuses the event even without the record.
     """
-    for original in ({"original": record}, {"original_text": text}):
+    originals: list[dict[str, Any]] = [{"original": record}, {"original_text": text}]
+    if written is not None:
+        originals.insert(0, {"original_text": written})
+    for original in originals:
         whole = {**event, "context": {**context, **original}}
         try:
             _, event_json = decode_event_object(whole)
@@ -150,12 +187,15 @@ class _Fields:
         return action
 
     def targets(self, listed: list[tables.TargetTable]) -> list[dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[tuple[str, str], dict[str, Any]] = {}
         for table, item in self._each(listed):
             target = self._principal(table, item, f"targets[{len(found)}]")
             if target is not None:
-                found.setdefault(target["id"], target)
-        return self._at_most("targets", [*found.values()])
+                found.setdefault((target["id"], target.get("type", "")), target)
+        # A target without a type is the one that has the same id and a type.
+        typed = {target_id for target_id, of_type in found if of_type}
+        kept = [each for (at, of_type), each in found.items() if of_type or at not in typed]
+        return self._at_most("targets", kept)
 
     def source(self, table: tables.SourceTable) -> dict[str, Any]:
         address = self._reader.text(table.ip, self._root)

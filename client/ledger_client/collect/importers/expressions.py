@@ -85,6 +85,13 @@ def _takes(*arguments: list[str]) -> Callable[[_Function], _Function]:
 class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no types
     """The functions of JMESPath and of mappings; `docs/importers.md` lists them."""
 
+    whole: Any = None
+
+    @_takes()
+    def _func_whole(self) -> Any:
+        """Return the record itself, where a mapping's `record` is a part of it."""
+        return self.whole
+
     @_takes(["string"])
     def _func_lower(self, text: str) -> str:
         return text.lower()
@@ -181,8 +188,10 @@ def _identifiers(value: object, but: frozenset[str], *, depth: int) -> Iterator[
 class RecordReader(visitor.TreeInterpreter):  # type: ignore[misc]  # jmespath has no types
     """Evaluates the expressions of a mapping over one record."""
 
-    def __init__(self, *, any_case: bool) -> None:
-        super().__init__(jmespath.Options(custom_functions=_Functions()))
+    def __init__(self, *, any_case: bool, whole: Any = None) -> None:
+        functions_of_record = _Functions()
+        functions_of_record.whole = whole
+        super().__init__(jmespath.Options(custom_functions=functions_of_record))
         self._any_case = any_case
         # By identity. The object is kept beside the answer, so that its id stays its own.
         self._read: dict[int, tuple[dict[str, Any], set[str]]] = {}
@@ -218,9 +227,16 @@ class RecordReader(visitor.TreeInterpreter):  # type: ignore[misc]  # jmespath h
         """Tell whether one of them is true in the sense of JMESPath: empty values are false."""
         return any(self._is_true(found) for found in self.values(expression, value))
 
-    def left_over(self, record: Any) -> list[str]:
-        """Name the members that no expression read: `actor.type`, `target[].id`."""
-        return list(dict.fromkeys(self._unread(record, "")))
+    def left_over(self, root: Any, whole: Any) -> list[str]:
+        """Name the members that no expression read: `actor.type`, `target[].id`.
+
+        `root` is the part of the record `whole` that the expressions are about, or all of it.
+        """
+        names = [*self._unread(root, "")]
+        if root is not whole:
+            self._read_whole[id(root)] = root
+            names += self._unread(whole, "")
+        return list(dict.fromkeys(names))
 
     def visit_field(self, node: dict[str, Any], value: Any) -> Any:
         """Read a member; the interpreter calls this for each name in an expression."""

@@ -31,7 +31,7 @@ import msgspec
 from msgspec import Meta
 
 from ledger_client.collect.importers import Format, Mapped, Undated
-from ledger_client.collect.importers.apply_mapping import map_event, read_record
+from ledger_client.collect.importers.apply_mapping import map_event, natural_id, read_record
 from ledger_client.collect.importers.expressions import Expression, RecordReader
 from ledger_client.collect.importers.mapping_schema import EventTable
 from ledger_client.collect.importers.record_reader import Lines
@@ -56,9 +56,10 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 def _explain(file: _File, undated: Undated, raw: bytes) -> list[Mapped]:
-    record = read_record(raw)
+    record, is_exact = read_record(raw)
+    written = None if is_exact else raw.decode()
     try:
-        return [_map_part(file, undated, part) for part in _parts(file, record)]
+        return [_map_part(file, undated, part, written) for part in _parts(file, record)]
     except RecursionError:
         raise EventError("the record nests too deep to be mapped", rule="too-deep") from None
 
@@ -73,10 +74,11 @@ def _parts(file: _File, record: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**own, **part} for part in parts]
 
 
-def _map_part(file: _File, undated: Undated, record: dict[str, Any]) -> Mapped:
-    reader = _reader(file)
+def _map_part(file: _File, undated: Undated, record: dict[str, Any], written: str | None) -> Mapped:
+    reader = RecordReader(any_case=file.keys == "any-case", whole=record)
     found = (each for each in reader.values(file.record, record) if isinstance(each, dict))
     root = next(found, record)
+    natural = natural_id(file.id, reader, root)
     for table in file.event if isinstance(file.event, list) else [file.event]:
         # A separate reader, because a member that only a condition read isn't in the event.
         if table.when is None or _reader(file).is_true(table.when, root):
@@ -85,12 +87,14 @@ def _map_part(file: _File, undated: Undated, record: dict[str, Any]) -> Mapped:
                 reader,
                 root,
                 record=record,
+                written=written,
                 name=file.name,
-                natural_id=file.id,
+                natural=natural,
                 time_zone=file.time_zone,
                 undated=undated,
             )
-            return Mapped(event, reader.left_over(root))
+            left_over = reader.left_over(root, record)
+            return Mapped(event, left_over, is_id_of_record=natural is None)
     message = "the mapping has no table for such a record"
     raise EventError(message, rule="missing-field", field="action")
 

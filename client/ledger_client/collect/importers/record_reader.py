@@ -8,11 +8,15 @@ over many lines. Three shapes are read, whatever the file is called:
 * a line that is an array, or an object with one of the format's wrappers: each element;
 * a first line that only opens such a document: the whole file is one, read as such a line.
 
+Several values on one line, as `}{`, or over many lines, as `jq` prints them, and a comma after the
+last one are read too.
+
 Anything else on a line is yielded as it is, for the mapping to refuse with a reason.
 """
 
 import gzip
 import io
+import json
 import re
 import zlib
 from collections.abc import Collection, Iterator
@@ -23,12 +27,16 @@ from typing import Any, BinaryIO, Literal, cast
 import msgspec
 
 from ledger_client.collect.importers.auditd import group_lines
+from ledger_client.extras import missing_extra
 from ledger_core.tlog.errors import MalformedError
 
 DOCUMENT_BYTES_MAX = 256 * 1024 * 1024
 """For one line, or a document over several lines, after decompression."""
+ZSTD_PART_BYTES = 4096
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +55,9 @@ Lines = Literal["json", "auditd"]
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_may_be_several = re.compile(rb"\}\s*\{").search
+_BETWEEN = " \t\r\n,"
+_scan_value = json.JSONDecoder().raw_decode
 # `{`, `[`, `[{`, `{"Records": [` and the like.
 _opens_document = re.compile(rb'\[\s*\{?|\{\s*("[A-Za-z]*"\s*:\s*(\[\s*\{?)?)?').fullmatch
 
@@ -73,8 +84,12 @@ def read_records(
         return
     counted = _Counted(source)
     stream = io.BufferedReader(counted)
-    is_gzip = stream.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
-    plain = cast("BinaryIO", gzip.GzipFile(fileobj=stream) if is_gzip else stream)
+    start = stream.peek(len(_ZSTD_MAGIC))
+    plain = cast("BinaryIO", stream)
+    if start.startswith(_GZIP_MAGIC):
+        plain = cast("BinaryIO", gzip.GzipFile(fileobj=stream))
+    elif start.startswith(_ZSTD_MAGIC):
+        plain = cast("BinaryIO", io.BufferedReader(_Zstandard(stream)))
     try:
         raws = (
             _audit_events(plain, document_bytes_max)
@@ -108,6 +123,44 @@ class _Counted(io.RawIOBase):
         return len(part)
 
 
+class _Zstandard(io.RawIOBase):
+    """The plain bytes of zstd frames, one after another. Raises: MalformedError for damage."""
+
+    def __init__(self, stream: "io.BufferedReader[Any]") -> None:
+        try:
+            import zstandard
+        except ModuleNotFoundError as error:
+            raise missing_extra("reading zstd files", error) from None
+        self._module = zstandard
+        self._stream = stream
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._compressed = b""
+        self._plain = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            while not self._plain and self._read_compressed():
+                if self._frame.eof:
+                    self._frame = self._module.ZstdDecompressor().decompressobj()
+                self._plain = self._frame.decompress(self._compressed)
+                self._compressed = self._frame.unused_data
+        except self._module.ZstdError as error:
+            raise MalformedError(f"damaged zstd data: {error}") from error
+        if not self._plain and not self._frame.eof:
+            raise MalformedError("damaged zstd data: the file ends inside a frame")
+        part, self._plain = self._plain[: len(buffer)], self._plain[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def _read_compressed(self) -> bool:
+        # A small part, because one byte may become very many.
+        self._compressed = self._compressed or self._stream.read1(ZSTD_PART_BYTES)
+        return bool(self._compressed)
+
+
 def _audit_events(plain: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
     for number, lines in group_lines(_documents(plain, bytes_max, is_json=False)):
         texts = [line.decode(errors="backslashreplace") for line in lines]
@@ -120,6 +173,8 @@ def _documents(plain: BinaryIO, bytes_max: int, *, is_json: bool) -> Iterator[tu
     is_first = is_json
     while text := plain.readline(bytes_max + 1):
         number += 1
+        if number == 1:
+            text = text.removeprefix(_BOM)
         if is_first and _opens_document(text.strip()):
             text += plain.read(bytes_max + 1 - len(text))
         if len(text) > bytes_max:
@@ -135,6 +190,9 @@ def _unwrap(document: bytes, wrappers: Collection[str]) -> Iterator[bytes]:
         if document.startswith(b"["):
             yield from map(bytes, _decode_array(document))
             return
+        if document.endswith(b",") or _may_be_several(document):
+            # Raises if there are several values.
+            msgspec.json.decode(document, type=msgspec.Raw)
         # The search is cheap, and most records have no such key.
         if any(f'"{wrapper}"'.encode() in document for wrapper in wrappers):
             members = _decode_object(document)
@@ -144,5 +202,33 @@ def _unwrap(document: bytes, wrappers: Collection[str]) -> Iterator[bytes]:
                     yield from map(bytes, _decode_array(wrapped))
                     return
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
+        if values := _split(document):
+            for value in values:
+                yield from _unwrap(value, wrappers)
+            return
     yield document
+
+
+def _split(document: bytes) -> list[bytes]:
+    """Return the values of a text that holds several, or an array; [] if it is not such a text."""
+    try:
+        text = document.decode()
+    except UnicodeDecodeError:
+        return []
+    values: list[bytes] = []
+    is_array = text.startswith("[")
+    at = _skip_between(text, int(is_array))
+    while text[at:] != ("]" if is_array else ""):
+        try:
+            _, end = _scan_value(text, at)
+        except (ValueError, RecursionError):
+            return []
+        values.append(text[at:end].encode())
+        at = _skip_between(text, end)
+    return values if values != [document] else []
+
+
+def _skip_between(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _BETWEEN:
+        at += 1
+    return at
