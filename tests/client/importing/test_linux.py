@@ -121,6 +121,79 @@ def test_values_are_read_in_each_form(fields: str, expected: dict[str, str]) -> 
     assert event["records"] == [{"type": "SYSCALL", **expected}]
 
 
+def map_lines(*lines: str) -> dict[str, Any]:
+    (event,) = AUDITD.map(json.dumps({"lines": list(lines)}).encode())
+    return event
+
+
+ID = "msg=audit(1700000000.001:7):"
+SYSCALL = f'type=SYSCALL {ID} syscall=42 success=yes exit=0 auid=1000 uid=1000 comm="a" '
+
+
+def test_two_hosts_with_one_time_and_serial_are_two_events() -> None:
+    lines = [b"node=web-%d " % host + line(1, kind) for kind in ("A", "B") for host in (1, 2)]
+    groups = [group for _, group in group_lines(enumerate(lines))]
+    assert groups == [lines[::2], lines[1::2]]
+
+
+@pytest.mark.parametrize(
+    ("saddr", "target"),
+    [
+        ("0200016BC00002090000000000000000", "192.0.2.9:363"),
+        ("0A0001BB0000000020010DB800000000000000000000000100000000", "2001:db8::1:443"),
+        ("01002F7661722F72756E2F6E7363642F736F636B657400", "/var/run/nscd/socket"),
+    ],
+)
+def test_the_address_of_a_connect_is_a_target_and_not_the_source(saddr: str, target: str) -> None:
+    event = map_lines(SYSCALL, f"type=SOCKADDR {ID} saddr={saddr}")
+    assert {"id": target, "type": "address"} in event["targets"]
+    assert "ip" not in event["source"]
+
+
+def test_eperm_is_denied() -> None:
+    event = map_lines(f"type=SYSCALL {ID} syscall=90 success=no exit=-1 auid=1000 uid=1000")
+    assert event["outcome"] == "denied"
+
+
+def test_a_rule_with_two_keys_names_both() -> None:
+    event = map_lines(SYSCALL + "key=" + b"execve\1root".hex().upper())
+    assert event["action"] == "auditd.syscall.execve"
+    assert event["context"]["keys"] == ["execve", "root"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "outcome"),
+    [
+        ('apparmor="DENIED" operation="open" profile="a" name="/x" comm="a"', "denied"),
+        ('apparmor="ALLOWED" operation="open" profile="a" name="/x" comm="a"', "unknown"),
+        ('avc:  denied  { read } for  pid=1 comm="a" permissive=0', "denied"),
+        ('avc:  denied  { read } for  pid=1 comm="a" permissive=1', "unknown"),
+    ],
+)
+def test_only_what_was_refused_is_denied(fields: str, outcome: str) -> None:
+    assert map_lines(f"type=AVC {ID} {fields}")["outcome"] == outcome
+
+
+def test_the_command_of_sudo_and_the_arguments_of_execve_are_used() -> None:
+    command = b"cat /etc/shadow".hex().upper()
+    event = map_lines(
+        f"type=USER_CMD {ID} pid=1 uid=1000 auid=1000 msg='cwd=\"/root\" cmd={command} res=success'"
+    )
+    assert event["reason"] == event["context"]["command"] == "cat /etc/shadow"
+    event = map_lines(SYSCALL, f'type=EXECVE {ID} argc=3 a0="rm" a1="-rf" a2=612062')
+    assert event["reason"] == "rm -rf 'a b'"
+
+
+def test_a_relative_path_is_joined_with_the_working_directory() -> None:
+    event = map_lines(
+        SYSCALL,
+        f'type=CWD {ID} cwd="/home/jo"',
+        f'type=PATH {ID} item=0 name="../secret" nametype=NORMAL',
+        f'type=PATH {ID} item=1 name="/etc/passwd" nametype=NORMAL',
+    )
+    assert [each["id"] for each in event["targets"]] == ["/home/secret", "/etc/passwd"]
+
+
 ENTRY = {
     "__CURSOR": "s=1;i=2",
     "__REALTIME_TIMESTAMP": "1790000000123456",

@@ -12,13 +12,19 @@ in single quotes and holds fields of its own. After a byte 1D come the names for
 daemon is configured to add them: `UID="jo"`.
 """
 
+import posixpath
 import re
+import shlex
 from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address
+from itertools import groupby
 from typing import Any
 
 from ledger_core.event.canonical import format_time
 
 EVENTS_OPEN_MAX = 32
+IPV4_BYTES = 8
+IPV6_BYTES = 24
 
 _match_line = re.compile(
     r"(?:node=(?P<node>\S+) )?type=(?P<type>\S+) "
@@ -26,7 +32,8 @@ _match_line = re.compile(
     r"(?P<fields>.*)",
     re.DOTALL,
 ).match
-_find_id = re.compile(rb"msg=audit\(([0-9.]+:[0-9]+)\)").search
+# The node is part of the identity: two hosts may have one millisecond and serial.
+_find_id = re.compile(rb"(?:node=(\S+) )?type=\S+ msg=audit\(([0-9.]+:[0-9]+)\)").match
 # Only where a name begins: otherwise a long word without a `=` is read once for each letter.
 _find_fields = re.compile(
     r"(?<![A-Za-z0-9_-])([A-Za-z0-9_-]+)=(\"[^\"]*\"|'[^']*'|[^\s']*)"
@@ -36,20 +43,22 @@ _is_argument = re.compile(r"a[0-9]+(?:\[[0-9]+\])?").fullmatch
 
 # Chosen by a program or its user, so the kernel writes these as hexadecimal if necessary.
 _TEXTS = frozenset(
-    {"acct", "cmd", "comm", "cwd", "data", "exe", "name", "ocomm", "proctitle", "vm"}
+    {"acct", "cmd", "comm", "cwd", "data", "exe", "key", "name", "ocomm", "proctitle", "vm"}
 )
 _ABSENT = frozenset({"", "?", "(null)", "(none)", "4294967295", "-1", "unset"})
+_NUMBERS = frozenset({"exit"})
+"""Fields in which -1 is a value: EPERM."""
 
 
 def group_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the lines of each event, with the number of its first line."""
-    open_events: dict[bytes, tuple[int, list[bytes]]] = {}
+    open_events: dict[tuple[bytes | None, ...], tuple[int, list[bytes]]] = {}
     for number, line in lines:
         match = _find_id(line)
         if match is None:
             yield number, [line]
             continue
-        key = match[1]
+        key = match.groups()
         open_events.setdefault(key, (number, []))[1].append(line)
         if line.startswith(b"type=EOE ") or b" type=EOE " in line[:300]:
             yield open_events.pop(key)
@@ -61,8 +70,10 @@ def group_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, list[
 def parse_event(lines: list[str]) -> dict[str, Any] | None:
     """Parse the lines of one event; None if one of them isn't auditd's.
 
-    `{"time", "serial", "node", "records": [{"type", …fields}]}`; values for nothing, such as `?`
-    and `(null)`, are left out.
+    `{"time", "serial", "node", "records": [{"type", …fields}], "keys", "arguments", "paths",
+    "peer"}`; values for nothing, such as `?` and `(null)`, are left out. `keys` are all keys of the
+    rule, `arguments` those of EXECVE as one text, `paths` the names of PATH joined with the working
+    directory, and `peer` is the address that a socket call names.
     """
     matches = [_match_line(line) for line in lines]
     if not matches or matches[0] is None:
@@ -76,8 +87,54 @@ def parse_event(lines: list[str]) -> dict[str, Any] | None:
     if len(records) < sum("type=EOE " not in line for line in lines):
         return None
     unix_us = (int(first["seconds"]) * 1_000 + int(first["millis"])) * 1_000
-    event = {"time": format_time(unix_us), "serial": first["serial"], "records": records}
-    return {**event, "node": first["node"]} if first["node"] else event
+    event = {
+        "time": format_time(unix_us),
+        "serial": first["serial"],
+        "records": records,
+        "node": first["node"],
+        "keys": [key for record in records for key in record.get("key", "").split("\1") if key],
+        "arguments": " ".join(_arguments(records)),
+        "paths": list(_paths(records)),
+        "peer": next((_peer(each["saddr"]) for each in records if "saddr" in each), None),
+    }
+    return {name: value for name, value in event.items() if value}
+
+
+def _arguments(records: list[dict[str, str]]) -> Iterator[str]:
+    """Yield the arguments of EXECVE in order; long ones come in parts, `a1[0]` and `a1[1]`."""
+    for record in records:
+        if record["type"] == "EXECVE":
+            parts = [name for name in record if _is_argument(name)]
+            parts.sort(key=lambda name: [int(number) for number in re.findall("[0-9]+", name)])
+            for _, group in groupby(parts, lambda name: name.partition("[")[0]):
+                yield shlex.quote("".join(record[name] for name in group))
+
+
+def _paths(records: list[dict[str, str]]) -> Iterator[dict[str, str]]:
+    directory = next((record["cwd"] for record in records if "cwd" in record), "")
+    for record in records:
+        if record["type"] == "PATH" and "name" in record:
+            yield {**record, "name": posixpath.normpath(posixpath.join(directory, record["name"]))}
+
+
+def _peer(saddr: str) -> dict[str, str] | None:
+    """Decode a `sockaddr` in hexadecimal: IPv4 with its port, IPv6, or the path of a socket.
+
+    The family is in the byte order of the host, which is little-endian here; so only its low byte
+    is read. Source: sockaddr(3type).
+    """
+    if not _is_hex(saddr):
+        return None
+    raw = bytes.fromhex(saddr)
+    match raw[0]:
+        case 1:
+            path = raw[2:].lstrip(b"\0").partition(b"\0")[0].decode(errors="replace")
+            return {"path": path} if path else None
+        case 2 if len(raw) >= IPV4_BYTES:
+            return {"ip": str(IPv4Address(raw[4:8])), "port": str(int.from_bytes(raw[2:4], "big"))}
+        case 10 if len(raw) >= IPV6_BYTES:
+            return {"ip": str(IPv6Address(raw[8:24])), "port": str(int.from_bytes(raw[2:4], "big"))}
+    return None
 
 
 def _fields(of_type: str, text: str) -> dict[str, str]:
@@ -91,7 +148,9 @@ def _fields(of_type: str, text: str) -> dict[str, str]:
         if value.startswith("'"):
             # The kernel's fields come first, so a program can't override them.
             fields = {**_fields(of_type, value[1:-1]), **fields}
-        elif (value := _value(of_type, name, value)) not in _ABSENT:
+        elif (value := _value(of_type, name, value)) not in _ABSENT or (
+            name in _NUMBERS and value == "-1"
+        ):
             fields.setdefault(name, value)
     between = " ".join(" ".join([*words, text[end:]]).split())
     return {**fields, "text": between} if between else fields
