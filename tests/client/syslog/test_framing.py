@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger_client.collect.syslog.framing import COUNT_DIGITS_MAX, Deframer, Frame
+from ledger_client.collect.syslog.framing import COUNT_DIGITS_MAX, Deframer, Frame, strip_count
 
 VECTORS = json.loads(
     (Path(__file__).parent / "vectors" / "frames.json").read_text(encoding="utf-8")
@@ -75,3 +75,20 @@ def test_no_stream_makes_it_fail_in_another_way_or_hold_more_than_its_limit(
     kept = sum(len(frame.data) + frame.bytes_cut for frame in frames)
     assert kept + len(rest or b"") <= len(stream)
     assert all(len(frame.data) <= FRAME_BYTES_MAX for frame in frames)
+
+
+@pytest.mark.parametrize(
+    ("datagram", "message"),
+    [
+        (b"7 <13>abc", b"<13>abc"),
+        (b"8 <13>abc\n", b"<13>abc\n"),
+        (b"7 <13>abc\n", b"<13>abc\n"),
+        (b"9 <13>abc", b"9 <13>abc"),
+        (b"7 bottles", b"7 bottles"),
+        (b"<13>abc", b"<13>abc"),
+    ],
+)
+def test_an_octet_count_in_a_datagram_is_no_part_of_the_message(
+    datagram: bytes, message: bytes
+) -> None:
+    assert strip_count(datagram) == message

@@ -81,7 +81,7 @@ def test_an_event_says_who_sent_what_and_from_where() -> None:
 
 
 @pytest.mark.parametrize(
-    "time", ["-", "2026-11-25T02:03:36", "Nov", "2026-11-25T02:03:60Z", "2026-02-30T00:00:00Z"]
+    "time", ["-", "2026-11-25T02:03:36", "Nov", "2026-11-25T02:03:61Z", "2026-02-30T00:00:00Z"]
 )
 def test_a_time_that_is_none_gives_way_to_the_listeners_clock_with_a_note(time: str) -> None:
     event = map_data(f"<13>1 {time} - - - - - x".encode())
@@ -115,3 +115,14 @@ def test_what_happened_to_a_message_on_its_way_is_noted(frame: dict[str, Any], n
     notes = map_data(b"<13>1 2026-11-25T02:03:36Z - - - - - x", **frame)["context"]["import_notes"]
     assert len(notes) == 1
     assert notes[0].startswith(note)
+
+
+@pytest.mark.parametrize(
+    ("time", "read"),
+    [
+        ("2026-11-25T02:03:36+0000", "2026-11-25T02:03:36.000000Z"),
+        ("2026-12-31T23:59:60Z", "2026-12-31T23:59:59.000000Z"),
+    ],
+)
+def test_a_zone_without_a_colon_and_a_leap_second_are_times(time: str, read: str) -> None:
+    assert map_data(f"<13>1 {time} h a - - - x".encode())["time"] == read

@@ -23,8 +23,9 @@ from typing import Any
 
 from ledger_client.collect.syslog.framing import Frame
 from ledger_client.collect.syslog.message import Message, parse_message
-from ledger_core.event.canonical import format_time, parse_time
-from ledger_core.event.model import LIMITS, EventError
+from ledger_client.collect.times import read_time
+from ledger_core.event.canonical import format_time
+from ledger_core.event.model import LIMITS
 from ledger_core.event.truncation import Fitter, without_empty
 
 
@@ -77,12 +78,13 @@ def map_frame(frame: Frame, *, peer: Peer, received_unix_us: int) -> dict[str, A
 
 
 def _time(message: Message, fitter: Fitter, received_unix_us: int) -> str:
-    try:
-        return format_time(parse_time(message.time))
-    except EventError:
-        what = "that can't be read" if message.time else "at all"
-        fitter.note("time", f"the message has none {what}, this is when it was read")
-        return format_time(received_unix_us)
+    if time := read_time(message.time):
+        if time.note:
+            fitter.note("time", time.note)
+        return format_time(time.unix_us)
+    what = "that can't be read" if message.time else "at all"
+    fitter.note("time", f"the message has none {what}, this is when it was read")
+    return format_time(received_unix_us)
 
 
 def _actor(message: Message, peer: Peer, fitter: Fitter) -> dict[str, Any]:

@@ -4,7 +4,7 @@ There are two framings (RFC 6587), and the first byte of a connection tells whic
 
     14 <13>1 - - - -        octet counting, the only one of TLS (RFC 5425): a count, a space, so
                             many bytes, and the next count
-    <13>1 - - - -\n         non-transparent: one message a line
+    <13>1 - - - -\n         non-transparent: one message a line, or up to a NUL
 
 A digit other than 0 begins a count, everything else a line. A connection keeps its framing, so a
 continued line that begins with digits is not read as a count.
@@ -25,6 +25,7 @@ COUNT_MAX = 16 * 1024 * 1024
 _COUNT_STARTS = frozenset(b"%d" % digit for digit in range(1, 10))
 _ENDS = b"\r\n\0"
 
+_find_line_end = re.compile(rb"[\n\0]").search
 _is_count = re.compile(rb"[1-9][0-9]{0,%d}" % (COUNT_DIGITS_MAX - 1)).fullmatch
 
 
@@ -48,6 +49,7 @@ class Deframer:
         self._max = frame_bytes_max
         self._buffer = bytearray()
         self._is_counting: bool | None = None  # Not known before the first byte.
+        self._line_end: bytes | None = None  # The first one of a stream is that of all its lines.
         self._bytes_left: int | None = None  # Of the announced message; None between frames.
         self._cut = 0
 
@@ -81,12 +83,18 @@ class Deframer:
         return Frame(_without_end(data), self._cut, is_broken_off=bool(self._is_counting))
 
     def _line(self, data: bytes, at: int) -> tuple[Frame | None, int]:
-        end = data.find(b"\n", at)
+        if self._line_end is None and (found := _find_line_end(data, at)):
+            self._line_end = found.group()
+        end = data.find(self._line_end, at) if self._line_end else -1
         if end < 0:
             self._hold(data[at:])
             return None, len(data)
         self._hold(data[at:end])
-        return self._finish_frame(), end + 1
+        frame = self._finish_frame()
+        if self._line_end == b"\0":
+            # Some senders end a message with a NUL and a line end.
+            frame = Frame(frame.data.lstrip(_ENDS), frame.bytes_cut)
+        return frame, end + 1
 
     def _counted(self, data: bytes, at: int) -> tuple[Frame | None, int]:
         if self._bytes_left is None:
@@ -134,6 +142,14 @@ class Deframer:
         self._buffer.clear()
         self._cut = 0
         return frame
+
+
+def strip_count(datagram: bytes) -> bytes:
+    """Return the message of a datagram without the octet count that some senders put before it."""
+    count, space, message = datagram.partition(b" ")
+    if not (space and _is_count(count) and message.startswith(b"<")):
+        return datagram
+    return message if len(message.rstrip(_ENDS)) <= int(count) <= len(message) else datagram
 
 
 def _skip_ends(data: bytes, at: int) -> int:

@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from ledger_client.collect.syslog.events import Peer, map_frame
-from ledger_client.collect.syslog.framing import Deframer, Frame
+from ledger_client.collect.syslog.framing import Deframer, Frame, strip_count
 from ledger_client.recording.options import SpoolFullError
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import canonical_ip
@@ -198,6 +198,7 @@ class SyslogListener(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """Queue a datagram, or count it as lost; the transport calls this."""
         most = self._frame_bytes_max
+        data = strip_count(data)
         frame = Frame(data[:most].rstrip(b"\r\n\0"), bytes_cut=max(0, len(data) - most))
         peer = Peer(ip=_ip(addr[0]), port=addr[1])
         try:

@@ -5,7 +5,9 @@
 A message with a mistake still records an event, so the parser is tolerant: of names that are too
 long, an invalid time, structured data that doesn't end. Each mistake is noted, and no byte is
 dropped. RFC 3164 has no year and no zone, and its implementations differ, so only the priority of
-such a line is read.
+such a line is read. But the form in which rsyslog forwards has both, and a host:
+
+    <38>2026-11-25T02:03:36.003456+01:00 web-1 sshd[42]: text
 
 Source: RFC 5424 §6.
 """
@@ -27,6 +29,11 @@ _HEADER_FIELDS = 5
 _BOM = "\ufeff"
 
 _match_priority = re.compile(r"<(0|[1-9][0-9]{0,2})>").match
+_match_forwarded = re.compile(
+    r"(?P<time>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(?:Z|[+-][0-9:]{2,5})) (?P<host>[!-~]+) "
+    r"(?P<app>[^\s\[\]:]+)(?:\[(?P<process>[^\]\s]*)\])?: ?(?P<text>.*)",
+    re.DOTALL,
+).match
 _match_element = re.compile(r"\[([^ =\]\"]+)").match
 # A value that has a bare `]` is not well-formed, but its end is still unambiguous.
 _match_parameter = re.compile(r" ([^ =\]\"]+)=\"((?:[^\"\\]|\\.)*)\"", re.DOTALL).match
@@ -67,6 +74,9 @@ def parse_message(data: bytes) -> Message:
     numbers = divmod(int(priority[1]), len(SEVERITIES))
     facility, severity = FACILITIES[numbers[0]], SEVERITIES[numbers[1]]
     version, *fields = text[priority.end() :].split(" ", _HEADER_FIELDS + 1)
+    if forwarded := _match_forwarded(text, priority.end()):
+        fields_found: dict[str, Any] = forwarded.groupdict(default="")
+        return Message(facility=facility, severity=severity, notes=tuple(notes), **fields_found)
     if version != "1" or len(fields) <= _HEADER_FIELDS:
         note = "message: not RFC 5424, so it is kept whole"
         return Message(text=text, facility=facility, severity=severity, notes=(*notes, note))
