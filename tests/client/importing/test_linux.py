@@ -227,7 +227,8 @@ def test_who_logged_in_is_the_actor_and_what_the_manager_did_has_an_outcome() ->
     assert event["actor"] == {"id": "1000@web-1", "type": "user", "session": "3"}
     assert event["targets"] == [{"id": "a.service", "type": "unit"}]
     assert event["outcome"] == "failure"
-    kernel = {"_HOSTNAME": "web-1", "SYSLOG_IDENTIFIER": "kernel", "MESSAGE": [1, 2]}
+    octets = list(b"\x1b[1mf\xc3\xbcr\xff")
+    kernel = {"_HOSTNAME": "web-1", "SYSLOG_IDENTIFIER": "kernel", "MESSAGE": octets}
     (event,) = load_format("journald", "keep").map(json.dumps(kernel).encode())
     assert event["actor"] == {"id": "web-1", "type": "host"}
-    assert "reason" not in event
+    assert event["reason"] == "\x1b[1mfür\\xff"

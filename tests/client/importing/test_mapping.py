@@ -411,6 +411,8 @@ half = "half.seen"
         ("is_address('::1')", True),
         ("is_address('::g')", False),
         ("parse_json('[1]')", [1]),
+        ("from_bytes(`[72, 105]`)", "Hi"),
+        ("from_bytes(`[256]`)", None),
         ("parse_json('[')", None),
         ("by_name(pairs)", {"a": 1, "b": None}),
         ("by_name(o)", {"x": 1}),

@@ -124,6 +124,14 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
             return bool(ip_address(text))
         return False
 
+    @_takes(["array-number"])
+    def _func_from_bytes(self, octets: list[float]) -> str | None:
+        """Read a list of bytes as UTF-8; null for other numbers."""
+        try:
+            return bytes(int(octet) for octet in octets).decode(errors="backslashreplace")
+        except (ValueError, OverflowError):
+            return None
+
     @_takes(["string"])
     def _func_parse_json(self, text: str) -> Any:
         """Decode a JSON text inside the record; null if it isn't JSON."""
