@@ -315,10 +315,35 @@ def test_a_method_may_name_its_self(recorded: Recorded) -> None:
     assert event["targets"] == [{"type": "account", "id": "a_1"}]
 
 
-def test_without_a_recorder_the_function_is_not_called() -> None:
+def test_without_a_recorder_the_function_is_called_and_an_error_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @audited("a.b")
+    def work() -> int:
+        return 1
+
+    assert work() == 1
+    assert "event_lost action=a.b reason=there is no recorder" in caplog.text
+
+
+def test_a_mistake_in_the_event_does_not_keep_the_function_from_being_called(
+    open_recorder: OpenRecorder,
+) -> None:
+    recorder = open_recorder(actor=None)
+
+    @audited("a.b", recorder=recorder)
+    def work() -> int:
+        return 1
+
+    assert work() == 1
+    recorder.close(0.1)
+    assert work() == 1
+
+
+def test_where_it_is_required_the_function_is_not_called_without_a_recorder() -> None:
     called: list[int] = []
 
-    @audited("a.b")
+    @audited("a.b", require=True)
     def work() -> None:
         called.append(1)
 
@@ -327,12 +352,12 @@ def test_without_a_recorder_the_function_is_not_called() -> None:
     assert called == []
 
 
-def test_a_mistake_in_the_event_shows_before_the_function_is_called(
+def test_where_it_is_required_a_mistake_shows_before_the_function_is_called(
     open_recorder: OpenRecorder,
 ) -> None:
     called: list[int] = []
 
-    @audited("a.b", recorder=open_recorder(actor=None))
+    @audited("a.b", recorder=open_recorder(actor=None), require=True)
     def work() -> None:
         called.append(1)
 

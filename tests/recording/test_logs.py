@@ -1,13 +1,19 @@
 """Events out of lines that an application logs: logging and structlog."""
 
 import logging
+import time
 from collections.abc import Iterator
+from logging.handlers import MemoryHandler, QueueHandler, QueueListener
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 import structlog
 
 from ledger_client import AuditHandler, AuditProcessor, Recorder, audit_context
+from ledger_client.recording.logging_handlers import AuditContextFilter
+from ledger_client.runtime.clock import unix_us
+from ledger_core.event.canonical import format_time
 from tests.recording.conftest import OpenRecorder, Running
 
 
@@ -62,6 +68,65 @@ def test_a_line_with_a_mistake_raises_nothing_and_is_a_dead_letter(
     log.info("x", extra={"action": 5})
     events = recorded(recorder, running, name)
     assert [event["action"] for event in events] == ["ledger.recorder.rejected"] * 3
+
+
+def test_a_line_whose_arguments_do_not_fit_is_recorded_with_its_format(
+    recorder: Recorder, running: Running, name: str
+) -> None:
+    line = {
+        "name": "shop",
+        "levelno": logging.INFO,
+        "msg": "refund of %d",
+        "args": ("ten",),
+        "action": "payment.refunded",
+    }
+    AuditHandler(recorder).handle(logging.makeLogRecord(line))
+    queue: SimpleQueue[Any] = SimpleQueue()
+    queue_handler = QueueHandler(queue)
+    queue_handler.addFilter(AuditContextFilter())
+    queue_handler.handle(logging.makeLogRecord(line))
+    AuditHandler(recorder).handle(queue.get(timeout=1))
+    events = recorded(recorder, running, name)
+    assert len(events) == 2
+    for event in events:
+        assert (event["action"], event["reason"]) == ("payment.refunded", "refund of %d")
+
+
+@pytest.mark.parametrize("kind", ["memory", "queue"])
+def test_a_line_that_is_handled_later_has_the_actor_and_the_time_of_when_it_was_logged(
+    recorder: Recorder, running: Running, name: str, kind: str
+) -> None:
+    handler = AuditHandler(recorder)
+    queue: SimpleQueue[Any] = SimpleQueue()
+    listener = QueueListener(queue, handler)
+    later = (
+        MemoryHandler(100, flushLevel=logging.CRITICAL, target=handler)
+        if kind == "memory"
+        else QueueHandler(queue)
+    )
+    later.addFilter(AuditContextFilter())
+    log = logging.getLogger("shop.later")
+    log.setLevel(logging.INFO)
+    log.addHandler(later)
+    before_us = unix_us()
+    try:
+        with audit_context(actor=lambda: ("user", "u_5"), source="203.0.113.9", reason="x"):
+            log.info("refunded", extra={"action": "payment.refunded"})
+        after_us = unix_us()
+        time.sleep(0.1)
+        with audit_context(actor=("user", "another"), tenant="another", request_id="r-1"):
+            if kind == "memory":
+                later.flush()
+            else:
+                listener.start()
+                listener.stop()
+    finally:
+        log.removeHandler(later)
+    (event,) = recorded(recorder, running, name)
+    assert event["actor"] == {"type": "user", "id": "u_5"}
+    assert event["source"] == {"ip": "203.0.113.9"}
+    assert event["context"] == {"logger": "shop.later"}
+    assert format_time(before_us - 1_000) <= event["time"] <= format_time(after_us)
 
 
 def test_what_the_recorder_logs_itself_does_not_go_round_in_circles(

@@ -9,9 +9,10 @@ decorated coroutine function does, the call ends when that is done. A coroutine 
 awaited is no event: nothing of it ran.
 
 `target`, `changes` and `context` may be functions: they are called with those arguments of the call
-that they name, `target` and `context` before the function runs and `changes` after. The event is
-checked before too, so that a mistake never turns up after the money has been sent. No failure of
-recording afterwards changes what the caller gets.
+that they name, `target` and `context` before the function runs and `changes` after. No failure of
+recording changes what the caller gets, and none keeps the function from running: without a recorder
+an error is logged, and an event with a mistake is a dead letter. With `require=True`, both are
+raised before the function runs, so that nothing is done that can't be recorded.
 """
 
 import functools
@@ -44,14 +45,15 @@ def audited(
     context: Mapping[str, Any] | Callable[..., Mapping[str, Any] | None] | None = None,
     reason: str | None = None,
     recorder: Recorder | None = None,
+    require: bool = False,
 ) -> Callable[[F], F]:
     """Record each call: `success`, `failure` on an exception, `denied` on a forbidden one.
 
     The exception is raised to the caller; the event names its type and not its message, which may
     hold a secret. The default `recorder` is the one of `use_recorder` at the time of the call.
 
-    The decorated function raises, before anything is done: RuntimeError without a recorder, and
-    EventError for a mistake in the event when the recorder raises those.
+    With `require`, the decorated function raises, before anything is done: RuntimeError without a
+    recorder, and EventError for a mistake in the event when the recorder raises those.
     """
 
     def decorate(function: F) -> F:
@@ -63,6 +65,7 @@ def audited(
             target=_FromArguments("target", target),
             changes=_FromArguments("changes", changes),
             context=_FromArguments("context", context),
+            require=require,
         )
         return cast("F", _wrap(function, audit))
 
@@ -80,18 +83,20 @@ class _Audit:
     target: "_FromArguments"
     changes: "_FromArguments"
     context: "_FromArguments"
+    require: bool
 
     @contextmanager
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Record the call inside the block, which puts its `result` into the mapping."""
-        recorder = self.recorder or current_recorder()
+        recorder = self._recorder()
         arguments = self._arguments(args, kwargs)
         event: RecordArguments = {
             **self.fixed,
             "target": self.target.of(arguments),
             "context": self.context.of(arguments),
         }
-        recorder.check(self.action, **event)
+        if self.require and recorder is not None:
+            recorder.check(self.action, **event)
         outcome: Outcome = "success"
         error_type: str | None = None
         try:
@@ -105,7 +110,17 @@ class _Audit:
             event["outcome"] = outcome
             if error_type is not None:
                 event["context"] = {**(event["context"] or {}), "error": error_type}
-            recorder.record_quietly(self.action, **event)
+            if recorder is not None:
+                recorder.record_quietly(self.action, **event)
+
+    def _recorder(self) -> Recorder | None:
+        try:
+            return self.recorder or current_recorder()
+        except Exception as error:
+            if self.require:
+                raise
+            _log.error("event_lost action=%s reason=%s", self.action, error)
+            return None
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         if not (self.target.is_function or self.changes.is_function or self.context.is_function):

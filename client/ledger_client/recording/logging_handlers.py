@@ -7,16 +7,30 @@
     log.info("refunded", action="payment.refunded", target=("payment", "p_1"), amount=500)
 
 Every other line is ignored. The arguments of `record` mean the same here; the message becomes the
-reason. Neither ever raises: an event with a mistake in it is a dead letter.
+reason, and the time of the line that of the event. Neither ever raises: an event with a mistake in
+it is a dead letter.
+
+Behind a `MemoryHandler` or a `QueueListener`, `AuditHandler` runs later and in another thread. Who
+acts must then be found out when the line is logged: add an `AuditContextFilter` to the handler that
+buffers or queues the lines (a filter of a logger does not see the lines of its children).
+
+    queue_handler.addFilter(AuditContextFilter())
+    listener = QueueListener(queue, AuditHandler(recorder))
 """
 
 import logging
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, cast
 
+from ledger_client.recording.context import capture_scope, current_scope, restored
 from ledger_client.recording.recorder import RecordArguments, Recorder
+from ledger_core.event.canonical import format_time
+from ledger_core.event.model import EventError
 
 ACTION: Final = "action"
+SCOPE: Final = "ledger_audit_scope"
+"""The attribute of a log record that holds the audit context in which it was logged."""
+
 ARGUMENTS: Final = frozenset(RecordArguments.__annotations__)
 OWN_LOGGERS: Final = "ledger_client"
 """The recorder's own log lines are not recorded: each would cause another one."""
@@ -25,6 +39,25 @@ _FAILURES: Final = frozenset({"error", "exception", "critical", "fatal"})
 _STRUCTLOG_KEYS: Final = frozenset(
     {"event", "level", "timestamp", "logger", "logger_name", "exc_info", "stack_info", "exception"}
 )
+
+
+class AuditContextFilter(logging.Filter):
+    """Stamps a line that has an `action` with the audit context. Every line passes.
+
+    A line whose arguments don't fit its format loses the arguments, since a `QueueHandler` would
+    lose the line.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Stamp one line, unless that was done before."""
+        if record.__dict__.get(ACTION) is not None and SCOPE not in record.__dict__:
+            try:
+                record.__dict__[SCOPE] = capture_scope()
+            except EventError:  # The function that was to find the actor failed.
+                record.__dict__[SCOPE] = {**current_scope(), "actor": {"id": "unknown"}}
+            if _message(record) is record.msg:
+                record.args = None
+        return True
 
 
 class AuditHandler(logging.Handler):
@@ -42,11 +75,13 @@ class AuditHandler(logging.Handler):
         try:
             arguments = _event_arguments(
                 record.__dict__,
-                reason=record.getMessage(),
+                reason=_message(record),
                 failed=record.levelno >= logging.ERROR,
                 context={"logger": record.name},
             )
-            self._recorder.record_quietly(action, **arguments)
+            arguments.setdefault("time", format_time(int(record.created * 1_000_000)))
+            with restored(record.__dict__.get(SCOPE, current_scope())):
+                self._recorder.record_quietly(action, **arguments)
         except Exception:  # noqa: BLE001 - as every handler of the standard library does
             self.handleError(record)
 
@@ -76,6 +111,14 @@ class AuditProcessor:
             )
             self._recorder.record_quietly(line[ACTION], **arguments)
         return line
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The message of a line; its format, where its arguments don't fit that."""
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - arguments of the application, which may fail in any way
+        return str(record.msg)
 
 
 def _event_arguments(
