@@ -35,6 +35,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ledger_client.async_client import AsyncLedgerClient as AsyncLedgerClient
     from ledger_client.client import LedgerClient as LedgerClient
+    from ledger_client.errors import OlderHeadError as OlderHeadError
+    from ledger_client.errors import OlderHeadWarning as OlderHeadWarning
     from ledger_client.errors import RejectedError as RejectedError
     from ledger_client.errors import UnsettledError as UnsettledError
     from ledger_client.event_values import new_event_id as new_event_id
@@ -77,7 +79,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "ledger_client.async_client": "AsyncLedgerClient",
     "ledger_client.client": "LedgerClient",
-    "ledger_client.errors": "RejectedError UnsettledError",
+    "ledger_client.errors": "OlderHeadError OlderHeadWarning RejectedError UnsettledError",
     "ledger_client.event_values": "new_event_id private",
     "ledger_client.recording.async_recorder": "AsyncRecorder",
     "ledger_client.recording.context": (

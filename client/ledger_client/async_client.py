@@ -301,7 +301,10 @@ class AsyncLedgerClient:
         return await self._run(self._base.required_heads().consistency(old, new))
 
     async def checkpoint(self) -> VerifiedHead:
-        """The published head, checked against the policy and against all heads accepted before."""
+        """The published head, checked against the policy and against all heads accepted before.
+
+        Issues an OlderHeadWarning when a larger one was published before, or is in the state file.
+        """
         return await self._run(self._base.required_heads().checkpoint())
 
     @property
@@ -331,10 +334,13 @@ class AsyncLedgerClient:
 
     async def _run(self, plan: Plan[T]) -> T:
         try:
-            return await self._driver.run(plan)
+            result = await self._driver.run(plan)
         except VerificationError as error:
             saved = await run_blocking(self._base.with_evidence_saved, error)
             raise saved from error
+        else:
+            self._base.warn_of_older_head()
+            return result
         finally:
             if self._base.is_save_due:
                 await run_blocking(self._base.save_due)

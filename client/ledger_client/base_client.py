@@ -2,10 +2,12 @@
 
 import os
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from ledger_client.errors import OlderHeadWarning
 from ledger_client.event_values import new_event_id
 from ledger_client.fork_safe_masking import guarded
 from ledger_client.messages import parse_endpoint
@@ -90,6 +92,12 @@ class BaseClient:
         latest = self.latest
         if self._state is not None and latest is not None:
             self._state.save(latest.note)
+
+    def warn_of_older_head(self) -> None:
+        """Issue an OlderHeadWarning if the ledger has shown an older head."""
+        message = None if self._heads is None else self._heads.take_older()
+        if message is not None:
+            warnings.warn(message, OlderHeadWarning, stacklevel=4)
 
     def with_evidence_saved(self, error: VerificationError) -> VerificationError:
         """The same error; with a state file its evidence is saved and its message names where."""

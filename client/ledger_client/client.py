@@ -298,7 +298,10 @@ class LedgerClient:
         return self._run(self._base.required_heads().consistency(old, new))
 
     def checkpoint(self) -> VerifiedHead:
-        """The published head, checked against the policy and against all heads accepted before."""
+        """The published head, checked against the policy and against all heads accepted before.
+
+        Issues an OlderHeadWarning when a larger one was published before, or is in the state file.
+        """
         return self._run(self._base.required_heads().checkpoint())
 
     @property
@@ -327,10 +330,13 @@ class LedgerClient:
 
     def _run(self, plan: Plan[T]) -> T:
         try:
-            return self._driver.run(plan)
+            result = self._driver.run(plan)
         except VerificationError as error:
             saved = run_blocking(self._base.with_evidence_saved, error)
             raise saved from error
+        else:
+            self._base.warn_of_older_head()
+            return result
         finally:
             if self._base.is_save_due:
                 run_blocking(self._base.save_due)

@@ -5,6 +5,8 @@ MalformedError      the answer is not the format (ledger_core.tlog.errors)
 VerificationError   the answer is well-formed and untrue (ledger_core.tlog.errors)
 UnavailableError    no answer now; worth trying again (ledger_core.tlog.errors)
 UnsettledError      the same for an append, with the events to append again
+OlderHeadError      the published head is older than the one that it should extend
+OlderHeadWarning    no error: the ledger shows an older head than one that it showed before
 """
 
 from ledger_client.results import Receipt, Rejected
@@ -22,6 +24,17 @@ class RejectedError(ValueError):
         said = problem.detail or problem.title or f"status {problem.status}"
         super().__init__(f"{problem.field}: {said}" if problem.field else said)
         self.problem = problem
+
+
+class OlderHeadError(ValueError):
+    """The tree that should be the longer one is the beginning of the other: nothing was false."""
+
+
+class OlderHeadWarning(UserWarning):
+    """The ledger shows an older head than one that it showed before, or than the state file has.
+
+    Nothing contradicts that head: newer entries are withheld, or not published yet.
+    """
 
 
 class UnsettledError(UnavailableError):

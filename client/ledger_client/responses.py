@@ -53,10 +53,14 @@ def check_status(request: Request, response: Response) -> bytes:
     if response.status in _REFUSED:
         raise RejectedError(decode_problem(response))
     if response.status in _FAILED:
-        problem = decode_problem(response)
-        said = f": {problem.detail}" if problem.detail else ""
-        raise UnavailableError(f"{request.name}: status {response.status}{said}")
+        raise UnavailableError(f"{request.name}: {describe_failure(response)}")
     raise MalformedError(f"{request.name}: got status {response.status}, want 2xx, 4xx or 5xx")
+
+
+def describe_failure(response: Response) -> str:
+    """The status of a response, and the detail of its problem document if it has one."""
+    detail = decode_problem(response).detail
+    return f"status {response.status}{': ' if detail else ''}{detail}"
 
 
 def decode_problem(response: Response) -> Problem:

@@ -18,6 +18,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 from ledger_client.messages import Response
+from ledger_client.responses import describe_failure
 from ledger_client.runtime.backoff import exponential_s
 from ledger_core.tlog.errors import UnavailableError
 
@@ -108,7 +109,7 @@ def retried_failure(response: Response, *, unix_s: float) -> UnavailableError | 
     if response.status not in RETRIED_STATUSES:
         return None
     retry_after_s = parse_retry_after(response.retry_after, unix_s=unix_s)
-    return UnavailableError(f"status {response.status}", retry_after_s=retry_after_s)
+    return UnavailableError(describe_failure(response), retry_after_s=retry_after_s)
 
 
 def parse_retry_after(text: str | None, *, unix_s: float) -> float | None:

@@ -5,7 +5,7 @@
     2  malformed input, a wrong command line, or a request that the ledger refused
     3  done, but lines were rejected or secrets were found
     4  unavailable: the service, the network or the disk; worth trying again
-    5  stale: nothing was false, but the log showed no new head in time
+    5  stale: nothing was false, but the log showed no new head in time, or an older one
   130  interrupted
 
 A command's module is imported when the command runs, so `ledger --help` is fast. The commands of
@@ -15,6 +15,7 @@ the service are found by entry points, so the client's commands work where it is
 import importlib
 import io
 import sys
+import warnings
 from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import Any, Final, NamedTuple
@@ -118,6 +119,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    warnings.formatwarning = lambda message, *_others, **_more: f"warning: {message}\n"
     sys.exit(run(sys.argv[1:]))
 
 
@@ -163,12 +165,12 @@ def _printable(message: str) -> str:
 def _exit_code(error: Exception) -> int | None:
     """The exit code of an expected error; None for a fault of the program."""
     # Imported late, because `ledger --help` needs none of these.
-    from ledger_client import RejectedError
+    from ledger_client import OlderHeadError, RejectedError
     from ledger_client.audit.monitor import StaleError
     from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 
     match error:
-        case StaleError():
+        case StaleError() | OlderHeadError():
             return EXIT_STALE
         case VerificationError():
             return EXIT_NOT_VERIFIED

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ledger_client.errors import RejectedError
+from ledger_client.errors import OlderHeadError, RejectedError
 from ledger_client.messages import NOT_SENT, Plan, Request, Response
 from ledger_client.responses import check_same, check_status, decode_answer
 from ledger_client.results import Consistency
@@ -35,6 +35,9 @@ class Heads:
         self._trusted: Final = trusted
         self._lock: Final = threading.Lock()
         self.policy: Final[Policy] = trusted.policy
+        self._remembered: Final = trusted.latest
+        self._published = trusted.latest
+        self._older: str | None = None
 
     @property
     def latest(self) -> VerifiedHead | None:
@@ -43,9 +46,31 @@ class Heads:
             return self._trusted.latest
 
     def checkpoint(self) -> Plan[VerifiedHead]:
-        """Fetch the published head and accept it."""
+        """Fetch the published head and accept it, and note if one before it was larger."""
+        with self._lock:
+            before = self._published
         note = check_status(CHECKPOINT_REQUEST, (yield CHECKPOINT_REQUEST))
-        return (yield from self.accept(note))
+        head = yield from self.accept(note)
+        self._note_older(head, before)
+        with self._lock:
+            if self._published is None or _size(head) > _size(self._published):
+                self._published = head
+        return head
+
+    def take_older(self) -> str | None:
+        """What to report of an older head that the ledger showed, once; None without one."""
+        with self._lock:
+            message, self._older = self._older, None
+        return message
+
+    def _note_older(self, head: VerifiedHead, before: VerifiedHead | None) -> None:
+        if before is not None and _size(head) < _size(before):
+            with self._lock:
+                self._older = (
+                    f"the ledger shows a head of size {_size(head):,}, older than the head of size"
+                    f" {_size(before):,} that was accepted before: newer entries are withheld, or"
+                    " not published yet"
+                )
 
     def accept(
         self, note: bytes | str, *, offered: ConsistencyProof | None = None
@@ -57,16 +82,26 @@ class Heads:
         return (yield from self._accept(note, offered, lambda head: head))
 
     def check_proof(
-        self, proof: Proof, *, leaf_hash: Hash, offered: ConsistencyProof | None = None
+        self,
+        proof: Proof,
+        *,
+        leaf_hash: Hash,
+        offered: ConsistencyProof | None = None,
+        is_size_asked: bool = False,
     ) -> Plan[VerifiedHead]:
-        """The accepted head in whose tree the leaf is. Raises: VerificationError."""
-        return (
-            yield from self._accept(
-                proof.checkpoint,
-                offered,
-                lambda _: self._trusted.check_proof(proof, leaf_hash=leaf_hash),
-            )
+        """The accepted head in whose tree the leaf is. Raises: VerificationError.
+
+        Unless the size of its tree was asked for, a head older than the remembered one is noted.
+        """
+        head = yield from self._accept(
+            proof.checkpoint,
+            offered,
+            lambda _: self._trusted.check_proof(proof, leaf_hash=leaf_hash),
         )
+        if not is_size_asked:
+            # Threads overtake each other, so only the head of an earlier process is compared.
+            self._note_older(head, self._remembered)
+        return head
 
     def check_range_proof(
         self,
@@ -87,13 +122,16 @@ class Heads:
     def consistency(self, old_note: bytes | str, new_note: bytes | str | None) -> Plan[Consistency]:
         """Prove that the tree of one head begins with that of another; both become accepted.
 
-        Without `new_note` the published head is taken. Raises: ValueError when old is the larger.
+        Without `new_note` the published head is taken. Raises: OlderHeadError for a larger old one.
         """
         old = yield from self.accept(old_note)
         new = yield from (self.checkpoint() if new_note is None else self.accept(new_note))
-        old_size, new_size = old.checkpoint.tree_size, new.checkpoint.tree_size
+        old_size, new_size = _size(old), _size(new)
         if old_size > new_size:
-            raise ValueError(f"the older head has size {old_size}, the newer one {new_size}")
+            raise OlderHeadError(
+                f"the head of size {new_size:,} does not extend that of size {old_size:,}: it is"
+                " the beginning of it"
+            )
         proof = ConsistencyProof(old_size=old_size, new_size=new_size, hashes=())
         if 0 < old_size < new_size:
             proof = yield from fetch_consistency(old_size, new_size)
@@ -134,6 +172,10 @@ class Heads:
     def _needs_none(self, head: VerifiedHead) -> bool:
         with self._lock:
             return self._trusted.needs(head) is None
+
+
+def _size(head: VerifiedHead) -> int:
+    return head.checkpoint.tree_size
 
 
 def fetch_consistency(old_size: int, new_size: int) -> Plan[ConsistencyProof]:

@@ -119,7 +119,9 @@ def prove_inclusion(
             evidence=evidence(),
         )
     with adding_evidence(evidence):
-        head = yield from heads.check_proof(proof, leaf_hash=claimed)
+        head = yield from heads.check_proof(
+            proof, leaf_hash=claimed, is_size_asked=tree_size is not None
+        )
     got = head.checkpoint.tree_size
     for want in (answer.tree_size, got if tree_size is None else tree_size):
         check_same("size of a proof's tree", got=got, want=want, evidence=evidence)
