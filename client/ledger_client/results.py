@@ -118,7 +118,8 @@ class Page:
     times: the client resolved them. `head` is the latest accepted head: if its size is another than
     `tree_size`, the page is of an older tree, or of entries that are not published yet. `total` is
     a lower bound unless `is_total_exact`. Without a `cursor` nothing is left; with one and not
-    `is_complete`, a bound of the service ended the page early.
+    `is_complete`, a bound of the service ended the page early. `unpublished` newest entries of the
+    log are left out, as the service says, because they await the cosignatures of `quorum_missing`.
     """
 
     entries: tuple[Entry, ...]
@@ -135,6 +136,8 @@ class Page:
     facets: tuple[Facet, ...]
     histogram: Histogram | None
     explanation: str | None
+    unpublished: int
+    quorum_missing: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

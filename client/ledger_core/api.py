@@ -238,6 +238,8 @@ class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
     `total` is the number of events found, or at least found unless `total_exact`. Unless
     `complete`, a bound ended the page or the counts. `cursor` gets the next page; without one
     nothing is left. `scanned` is the number of events that had to be read to decide.
+    `unpublished` newest entries of the log are not in this tree, because the cosignatures of a
+    quorum are missing: `quorum_missing` says which.
     """
 
     query: str
@@ -254,6 +256,8 @@ class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
     histogram: HistogramAnswer | None = None
     explanation: str | None = None
     consistency: Consistency | None = None
+    unpublished: Size = 0
+    quorum_missing: str | None = None
 
 
 class SeenAnswer(Struct, kw_only=True, omit_defaults=True):

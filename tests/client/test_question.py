@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from ledger_client.cli.query import tree_and_head
 from ledger_client.messages import Plan, Request, Response
 from ledger_client.plans.export import ExportVerifier
 from ledger_client.plans.heads import Heads
@@ -171,7 +172,11 @@ PAGE_LIES: list[tuple[str, Change, str]] = [
     ("total", setting("total", 11), "the total is 11|facet action"),
     ("total", setting("total", 9), "more than the total of 9"),
     ("total_exact", setting("total_exact", False), "exact"),
-    ("complete", setting("complete", False), "has no next page"),
+    (
+        "complete",
+        lambda page: page.update(events=page["events"][:4], cursor="more"),
+        "a full page has 4 events, want 100",
+    ),
     ("cursor", setting("cursor", "more"), "a full page has 10 events"),
     ("events", setting("events", []), "the total is 10, but 0 events"),
     ("events", lambda page: page["events"].pop(), "the total is 10, but 9 events"),
@@ -239,7 +244,14 @@ def test_each_change_of_a_page_is_named_with_the_answer_as_evidence(
 
 # Members that a change can't be seen in. docs/security-model.md gives the reasons.
 UNCHECKED = {
-    api.SearchAnswer: {"scanned", "took_ms", "explanation", "consistency"},
+    api.SearchAnswer: {
+        "scanned",
+        "took_ms",
+        "explanation",
+        "consistency",
+        "unpublished",
+        "quorum_missing",
+    },
     api.FoundEvent: {"private", "consistency"},
     api.FacetAnswer: set[str](),
     api.HistogramAnswer: set[str](),
@@ -488,3 +500,25 @@ def test_an_inclusion_proof_says_the_size_of_its_tree() -> None:
     ):
         with pytest.raises(VerificationError):
             ask_proof({**true, **changed})
+
+
+def test_the_tree_of_an_answer_stands_beside_the_head_when_they_differ() -> None:
+    plain: dict[str, Any] = {"facets": [], "histogram": None}
+    true, _ = run(ask(counts=False), answer(FOUND, **plain))
+    assert tree_and_head(true) == "proven by the head of size 30"
+    none = answer([], **plain, total=0, query="actor:u_9")
+    empty, _ = run(ask(ask_query("actor:u_9", now_unix_us=0), counts=False), none)
+    assert tree_and_head(empty) == "as of size 30; the head has size 30"
+    older = [index for index in FOUND if index < 20]
+    said = answer(older, **plain, total=len(older), tree_size=20)
+    page, _ = run(ask(counts=False), said)
+    assert tree_and_head(page) == "as of size 20; the head has size 30"
+    page, _ = run(ask(counts=False), {**said, "unpublished": 3, "quorum_missing": "w2\x1b[2J"})
+    text = tree_and_head(page)
+    assert "the 3 newest await cosignatures ('w2" in text
+    assert text.isprintable()
+    unverified = plan_page(
+        "/v1/events", {"order": "oldest", "limit": 100}, question=QUESTION, heads=None
+    )
+    page, _ = run(unverified, answer(FOUND, **plain))
+    assert tree_and_head(page) == "as of size 30, NOT VERIFIED"

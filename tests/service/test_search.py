@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from ledger.query.engine import QueryEngine
 from ledger.service.query_pool import QueryPool
 from ledger.store.log import LogStore, create_log
 from ledger_core.event.secrets import mask
+from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from ledger_core.tlog.proof import check_proof, parse_proof
 from tests.service.check_log import check_ledger
 from tests.service.serving import ORIGIN, QUICK, Ledger, event, make_ledger, serving, serving_new
 
+WAIT_S = 30.0
 MONDAY_UNIX_US = 1_763_942_400_000_000  # 2025-11-24T00:00:00Z
 
 
@@ -414,3 +418,31 @@ def test_the_log_says_how_far_its_index_is(story: Ledger) -> None:
     assert index["current"]
     assert (story.directory / "index").is_dir()
     assert json.loads(story.ask("/readyz").body)["status"] == "ready"
+
+
+def test_a_missing_quorum_does_not_take_search_away(unserved: tuple[Path, dict[str, str]]) -> None:
+    directory, tokens = unserved
+    with serving(directory, tokens) as ledger:
+        append_all(ledger, [event(), event()])
+        old = search(ledger, proof=1)["events"]
+    witness = CosignatureSigner.generate(
+        "witness.example/w2", algorithm=ED25519_COSIGNATURE, seed=bytes(32)
+    )
+    policy = directory / "policy"
+    lines = policy.read_text().replace(
+        "quorum none", f"witness w2 {witness.verifier} http://127.0.0.1:1/\nquorum w2"
+    )
+    policy.write_text(lines)
+    with serving(directory, tokens) as ledger:
+        append_all(ledger, [event(), event(), event()])
+        deadline_s = time.monotonic() + WAIT_S
+        while (answer := ledger.ask("/v1/events?proof=1")).status != 200:
+            assert time.monotonic() < deadline_s
+            assert answer.slug == "not-yet-published"
+        found = answer.json()
+        assert [each["index"] for each in found["events"]] == [each["index"] for each in old]
+        assert found["unpublished"] == search(ledger)["tree_size"] - found["tree_size"] >= 3
+        assert "w2" in found["quorum_missing"]
+        assert all("proof" in each for each in found["events"])
+        assert search(ledger)["total"] == found["total"] + found["unpublished"]
+        assert "unpublished" not in search(ledger)

@@ -1,12 +1,12 @@
 """`ledger query`: find, count or follow events, each verified before it is shown."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 import click
 
-from ledger_client import LedgerClient, Page, RejectedError
+from ledger_client import Page, RejectedError
 from ledger_client.cli.client_options import Connection, connection_options
 from ledger_client.cli.console import note, print_json, printable_lines
 from ledger_client.cli.render import Renderer, renderer_options, show_counts
@@ -35,6 +35,11 @@ order_option = click.option(
 )
 @order_option
 @renderer_options
+@click.option(
+    "--unverified",
+    is_flag=True,
+    help="Verify nothing; shows events that await cosignatures too.",
+)
 @click.option("--follow", is_flag=True, help="Show new events as they come in, until Ctrl-C.")
 @click.option("--explain", is_flag=True, help="Show the query plan without running the query.")
 @click.option(
@@ -49,6 +54,7 @@ def command(
     limit: int | None,
     order: Order,
     renderer: Renderer,
+    unverified: bool,
     follow: bool,
     explain: bool,
     fields: tuple[str, ...],
@@ -56,7 +62,8 @@ def command(
 ) -> None:
     """Find events, such as actor:u_5 action:login.* outcome:failure since:-24h.
 
-    Each event shown has been proven to be in the log. docs/search.md describes the language.
+    Each event shown has been proven to be in the log, and meets the query. docs/search.md describes
+    the language.
     """
     query = " ".join(words)
     with connection.open() as ledger, explained(query):
@@ -64,14 +71,39 @@ def command(
             page = ledger.search(query, limit=0, explain=True)
             click.echo(printable_lines(page.explanation or ""))
         elif fields or histogram:
-            _count(ledger, query, fields, histogram, as_json=renderer.form == "json")
+            page = ledger.search(
+                query, limit=0, facets=fields, histogram=histogram, verify=not unverified
+            )
+            _show_page_counts(page, as_json=renderer.form == "json")
         elif follow:
-            renderer.show_all(ledger.tail(query), batch_entries=1)
+            renderer.show_all(ledger.tail(query, verify=not unverified), batch_entries=1)
         else:
             if limit is None and renderer.form == "table":
                 limit = SHOWN_MAX
-            pages = ledger.pages(query, order=order, limit=limit, page_events=PAGE_EVENTS_MAX)
+            pages = ledger.pages(
+                query,
+                order=order,
+                limit=limit,
+                page_events=PAGE_EVENTS_MAX,
+                verify=not unverified,
+            )
             _show_pages(pages, renderer)
+
+
+def tree_and_head(page: Page) -> str:
+    """The tree that the answer is of, the head that proves its events, and what it leaves out."""
+    if page.head is None:
+        return f"as of size {page.tree_size:,}, NOT VERIFIED"
+    size = page.head.checkpoint.tree_size
+    said = f"as of size {page.tree_size:,}; the head has size {size:,}"
+    if page.entries and size == page.tree_size:  # A count alone is not proven.
+        said = f"proven by the head of size {size:,}"
+    if page.unpublished:
+        said += (
+            f"; the {page.unpublished:,} newest await cosignatures ({page.quorum_missing}):"
+            " --unverified shows them"
+        )
+    return said
 
 
 class QueryMistakeError(click.ClickException):
@@ -114,18 +146,10 @@ def _show_pages(pages: Iterator[Page], renderer: Renderer) -> None:
         took_ms += page.took_ms
     if page is None:
         return
-    note(f"{shown:,} of {_total(page)} events, {_as_of(page)}; {took_ms:.1f} ms")
+    note(f"{shown:,} of {_total(page)} events, {tree_and_head(page)}; {took_ms:.1f} ms")
 
 
-def _count(
-    ledger: LedgerClient,
-    query: str,
-    fields: Sequence[str],
-    histogram: Unit | None,
-    *,
-    as_json: bool,
-) -> None:
-    page = ledger.search(query, limit=0, facets=fields, histogram=histogram)
+def _show_page_counts(page: Page, *, as_json: bool) -> None:
     if as_json:
         print_json({"total": page.total, "facets": page.facets, "histogram": page.histogram})
         return
@@ -137,15 +161,7 @@ def _count(
             click.secho(f"  a sample of {facet.counted:,} events", dim=True)
     if page.histogram is not None:
         show_counts(page.histogram.unit, page.histogram.buckets)
-    note(f"{_total(page)} events, {_as_of(page)}; {page.took_ms:.1f} ms")
-
-
-def _as_of(page: Page) -> str:
-    """The tree that the answer is of, and the head that proves its events."""
-    size = page.head.checkpoint.tree_size if page.head else None
-    if size == page.tree_size:
-        return f"proven by the head of size {size:,}"
-    return f"as of size {page.tree_size:,}; the head has size {size:,}"
+    note(f"{_total(page)} events, {tree_and_head(page)}; {page.took_ms:.1f} ms")
 
 
 def _total(page: Page) -> str:

@@ -27,6 +27,7 @@ from ledger_core.api import FoundEvent, SearchAnswer, SeenAnswer
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.proof import parse_proof
+from ledger_core.tlog.text import excerpt
 
 PAGE_EVENTS: Final = 100
 PAGE_EVENTS_MAX: Final = 1000
@@ -98,6 +99,8 @@ def plan_page(
         facets=tuple(map(Facet.of, answer.facets)),
         histogram=None if answer.histogram is None else Histogram.of(answer.histogram),
         explanation=answer.explanation,
+        unpublished=answer.unpublished,
+        quorum_missing=answer.quorum_missing and excerpt(answer.quorum_missing),
     )
     return page, (before or PagesBefore()).and_page(answer)
 

@@ -196,6 +196,11 @@ async def _search(
         "limits": context.query_pool.limits,
         "is_cancelled": client.is_cancelled,
     }
+    published, missing = context.publisher.published, context.publisher.quorum_missing
+    tree_size = None
+    if page.proof and page.cursor is None and published is not None and missing is not None:
+        # Nothing newer can be proven until the witnesses are back: no wait would help.
+        tree_size = published.head.tree_size
 
     def find() -> tuple[SearchAnswer, float]:
         started_s = time.perf_counter()
@@ -206,9 +211,13 @@ async def _search(
             cursor=page.cursor,
             facets=page.facets,
             histogram=page.histogram,
+            tree_size=tree_size,
             **bounds,
         )
         answer = _answer(query, found, because, order=page.order)
+        if tree_size is not None:
+            answer.unpublished = max(0, context.tree_size - tree_size)
+            answer.quorum_missing = missing
         if page.explain:
             answer.explanation = engine.explain(query, **bounds)
         return answer, started_s
