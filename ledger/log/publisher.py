@@ -290,7 +290,9 @@ def _save_evidence(folder: Path, error: VerificationError, *, time_unix_s: int) 
     place = folder / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time_unix_s))
     draft = folder / f"{place.name}.draft"
     try:
-        draft.mkdir(parents=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)  # Versions before this one made it readable to all.
+        draft.mkdir(mode=0o700)
         for name, content in {"reason": f"{error}\n".encode(), **error.evidence}.items():
             create_file(draft / name, content)
         # A reader who finds the folder under its final name finds all of it.

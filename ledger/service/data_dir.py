@@ -13,6 +13,7 @@ DIR/access/       LMDB: access tokens, by hash
 DIR/evidence/     heads that show that a witness has seen another history; made when needed
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -62,20 +63,24 @@ def create_directory(
     """
     paths = DirectoryPaths(path)
     for taken in (paths.key, paths.policy, paths.settings, paths.log, paths.access):
-        if taken.exists():
+        if os.path.lexists(taken):  # A link to nowhere is taken too: writing would follow it.
             raise FileExistsError(f"{taken} exists already; a ledger is made in a new folder")
     signers: list[LogSigner] = [Signer.generate(origin, seed=seed)]
     if mldsa44_seed is not None:
         signers.append(
             CosignatureSigner.generate(origin, algorithm=MLDSA44_COSIGNATURE, seed=mldsa44_seed)
         )
+    if path.is_symlink():
+        raise FileExistsError(f"{path} is a symbolic link; name the folder itself")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     create_log(paths.log, origin=origin)
     create_access(paths.access)
-    paths.policy.write_text(
-        format_policy([signer.verifier for signer in signers]), encoding="utf-8"
-    )
-    paths.settings.write_text(settings_template(), encoding="utf-8")
+    for file, text in (
+        (paths.policy, format_policy([signer.verifier for signer in signers])),
+        (paths.settings, settings_template()),
+    ):
+        with file.open("x", encoding="utf-8") as new:  # Follows no link.
+            new.write(text)
     write_keys(paths.key, [signer.key for signer in signers])
     return paths
 

@@ -1,10 +1,12 @@
 """The options by which a command reaches a ledger, and the types of file arguments."""
 
 import functools
+import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import click
@@ -41,9 +43,11 @@ class Connection:
         token: str | None,
         policy: Path | None,
         state: Path | None,
+        *,
+        insecure: bool,
     ) -> None:
         self._url = url
-        self._token = read_token(token_file, token)
+        self._token = read_token(token_file, token, url=url, insecure=insecure)
         self._policy = policy
         self._state = state
 
@@ -56,7 +60,13 @@ class Connection:
 
 
 def token_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Add --token-file and its variable; the command gets `token_file` and `token`."""
+    """Add --token-file, its variable and --insecure, by which the command calls `read_token`."""
+    command = click.option(
+        "--insecure",
+        is_flag=True,
+        envvar="LEDGER_INSECURE",
+        help="Send the token over http:// to another host, readable to everybody on the way.",
+    )(command)
     command = click.option("--token", envvar="LEDGER_TOKEN", hidden=True)(command)
     return click.option(
         "--token-file",
@@ -67,9 +77,28 @@ def token_options(command: Callable[..., int | None]) -> Callable[..., int | Non
     )(command)
 
 
-def read_token(token_file: Path | None, token: str | None) -> str | None:
-    """The token that `token_options` name."""
+def read_token(
+    token_file: Path | None, token: str | None, *, url: str, insecure: bool
+) -> str | None:
+    """The token that `token_options` name.
+
+    Raises: click.UsageError where it would be sent unencrypted to another host.
+    """
+    parts = urlsplit(url)
+    is_sent_openly = parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+    if (token_file or token) and is_sent_openly and not insecure:
+        raise click.UsageError(
+            f"over http:// everybody on the way to {parts.hostname} can read the token: "
+            "use https://, or --insecure"
+        )
     return token_file.read_text(encoding="ascii").strip() if token_file else token
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 url_option = click.option(
@@ -107,9 +136,11 @@ def connection_options(command: Callable[..., int | None]) -> Callable[..., int 
         token: str | None,
         policy: Path | None,
         state: Path | None,
+        insecure: bool,
         **others: Any,
     ) -> int | None:
-        return command(connection=Connection(url, token_file, token, policy, state), **others)
+        connection = Connection(url, token_file, token, policy, state, insecure=insecure)
+        return command(connection=connection, **others)
 
     return connected
 

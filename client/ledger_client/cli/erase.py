@@ -26,6 +26,7 @@ def command(
     reason: str,
     token_file: Path | None,
     token: str | None,
+    insecure: bool,
     as_json: bool,
 ) -> None:
     """Destroy the key, salts and values of a subject, for good. The log records that it was done.
@@ -34,7 +35,8 @@ def command(
     next start. With an address you need a token with the scope admin.
     """
     if ledger.startswith(("http://", "https://")):
-        with LedgerClient(ledger, read_token(token_file, token)) as client:
+        token = read_token(token_file, token, url=ledger, insecure=insecure)
+        with LedgerClient(ledger, token) as client:
             erased = client.erase(subject, reason=reason)
         values, event_id, index = erased.values, erased.id, erased.index
     else:

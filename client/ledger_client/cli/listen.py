@@ -96,6 +96,7 @@ def syslog(
     url: str,
     token_file: Path | None,
     token: str | None,
+    insecure: bool,
     policy: Path,
 ) -> None:
     """Append syslog messages (RFC 5424) from TCP or TLS, verified, until Ctrl-C or SIGTERM.
@@ -110,7 +111,7 @@ def syslog(
     with usage_errors():
         recorder = Recorder(
             url,
-            read_token(token_file, token),
+            read_token(token_file, token, url=url, insecure=insecure),
             policy=policy,
             spool=spool,
             spool_bytes_max=spool_mib * MIB,

@@ -66,6 +66,7 @@ def command(
     folder: Path,
     token_file: Path | None,
     token: str | None,
+    insecure: bool,
     ask_witnesses: bool,
     interval_s: float,
     stale_after_s: float,
@@ -89,7 +90,7 @@ def command(
         with usage_errors():
             loop = MonitorLoop(
                 url,
-                read_token(token_file, token),
+                read_token(token_file, token, url=url, insecure=insecure),
                 policy=trusted,
                 folder=opened,
                 settings=settings,

@@ -1,0 +1,65 @@
+"""What a command refuses so that no secret leaves and no file of others is touched."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ledger.cli.init import command as init
+from ledger.log.publisher import _save_evidence
+from ledger.service.routes.status import _public_url
+from ledger_client.cli.client_options import read_token
+from ledger_core.tlog.errors import VerificationError
+
+
+@pytest.mark.parametrize("url", ["http://ledger.example.com", "http://192.0.2.1:8765", "HTTP://h/"])
+def test_a_token_is_not_sent_unencrypted_to_another_host(url: str) -> None:
+    with pytest.raises(Exception, match="can read the token"):
+        read_token(None, "secret", url=url, insecure=False)
+    assert read_token(None, "secret", url=url, insecure=True) == "secret"
+    assert read_token(None, None, url=url, insecure=False) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://ledger.example.com", "http://127.0.0.1:1", "http://[::1]:1", "http://localhost"],
+)
+def test_a_token_is_sent_to_this_machine_and_over_tls(url: str) -> None:
+    assert read_token(None, "secret", url=url, insecure=False) == "secret"
+
+
+@pytest.mark.parametrize("name", ["policy", "ledger.toml", "key"])
+def test_init_follows_no_link(tmp_path: Path, name: str) -> None:
+    directory, victim = tmp_path / "audit", tmp_path / "victim"
+    directory.mkdir()
+    (directory / name).symlink_to(victim)
+    done = CliRunner().invoke(init, [str(directory), "--origin", "example.com/audit"])
+    assert done.exit_code == 2
+    assert not victim.exists()
+    assert [each.name for each in directory.iterdir()] == [name]
+
+
+def test_init_makes_no_ledger_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "audit").symlink_to(tmp_path / "real")
+    done = CliRunner().invoke(init, [str(tmp_path / "audit"), "--origin", "example.com/audit"])
+    assert done.exit_code == 2
+    assert list((tmp_path / "real").iterdir()) == []
+
+
+def test_evidence_is_readable_to_its_owner_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "evidence"
+    folder.mkdir(mode=0o755)
+    error = VerificationError("a fork", evidence={"theirs": b"note"})
+    place = _save_evidence(folder, error, time_unix_s=0)
+    assert place is not None
+    assert [path.stat().st_mode & 0o777 for path in (folder, place, place / "theirs")] == [
+        0o700,
+        0o700,
+        0o600,
+    ]
+
+
+def test_the_address_of_a_witness_is_shown_without_credentials() -> None:
+    url = "https://user:secret@witness.example:8443/w1/?key=secret#secret"
+    assert _public_url(url) == "https://witness.example:8443/w1/"
