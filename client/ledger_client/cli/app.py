@@ -57,6 +57,7 @@ COMMANDS: Final = {
     "show": _Command("show:show", "Show an event, verified."),
     "prove": _Command("show:prove", "Write an event and its proof to files."),
     "verify": _Command("verify:command", "Verify an event, or a file of evidence, offline."),
+    "policy": _Command("policy:command", "Name what makes a policy weak."),
     "consistency": _Command("consistency:command", "Check that the log only grew."),
     "monitor": _Command("monitor:command", "Follow a log from another host and check all of it."),
     "gaps": _Command("gaps:command", "List the numbers of recorders that are missing."),
