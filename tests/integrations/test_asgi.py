@@ -42,7 +42,8 @@ def test_a_websocket_works_as_before_and_its_events_say_who_and_from_where(
     assert len({event["context"]["request_id"] for event in events}) == 1
 
 
-def test_what_is_no_request_passes_untouched() -> None:
+@pytest.mark.anyio
+async def test_what_is_no_request_passes_untouched() -> None:
     passed: list[tuple[Scope, Receive, Send]] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,7 +51,7 @@ def test_what_is_no_request_passes_untouched() -> None:
         assert not current_scope()
 
     scope = {"type": "lifespan"}
-    asyncio.run(AuditMiddleware(app)(scope, receive_nothing, send_nothing))
+    await AuditMiddleware(app)(scope, receive_nothing, send_nothing)
     assert passed == [(scope, receive_nothing, send_nothing)]
     assert passed[0][0] is scope
 
@@ -63,8 +64,9 @@ def test_a_port_may_be_a_text(port: Any, known: int | None) -> None:
     assert parse_peer("192.0.2.1", port) == Endpoint("192.0.2.1", known)
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("client", [None, ("testclient", 50000), ("", 0), ("/a.sock", None)])
-def test_a_server_that_tells_no_address_is_no_trouble(
+async def test_a_server_that_tells_no_address_is_no_trouble(
     client: tuple[str, int | None] | None,
 ) -> None:
     said: list[Any] = []
@@ -73,7 +75,7 @@ def test_a_server_that_tells_no_address_is_no_trouble(
         said.append(current_scope()["source"])
 
     scope = {"type": "http", "headers": [(b"user-agent", b"a")], "client": client}
-    asyncio.run(AuditMiddleware(app)(scope, receive_nothing, send_nothing))
+    await AuditMiddleware(app)(scope, receive_nothing, send_nothing)
     assert said == [{"user_agent": "a"}]
 
 
