@@ -3,8 +3,8 @@
 A head is signed when three things hold: it is durable, it is not smaller than the last one signed,
 and a consistency proof from that one to it, read from the store and checked by the verifier, leads
 to its root. A head that fails is never signed, nor is any after it: the store is corrupt or forked,
-and the publisher stops until the process ends. It also stops when a witness knows another history
-than the store.
+and the publisher stops until the process ends. It also stops when a witness shows a head that this
+log has signed and the store does not have. A claim without such a head stops nothing.
 
 A head is published when the policy is met. All witnesses are asked at once; the quorum decides, and
 cosignatures that come later are added to the published checkpoint. Without a quorum the checkpoint
@@ -29,6 +29,7 @@ import structlog
 from ledger.log.sequencer import Sequencer
 from ledger.log.witness_client import (
     TIMEOUT_S,
+    PeerOptions,
     WitnessPeer,
     WitnessStatus,
     make_session,
@@ -99,6 +100,7 @@ class Publisher:
         self._signed: SignedCheckpoint | None = None
         self._peers: tuple[WitnessPeer, ...] = ()
         self._asking: set[asyncio.Task[None]] = set()
+        self._round: _CosignatureRound | None = None
         self._changed = asyncio.Condition()
 
     @property
@@ -119,7 +121,13 @@ class Publisher:
         """Publish new heads, at most one an interval, until cancelled or stopped by a failure."""
         async with make_session(self._options.witness_timeout_s) as session:
             self._peers = tuple(
-                WitnessPeer(group, session, prove=self._prove, unix_s=self._options.unix_s)
+                WitnessPeer(
+                    group,
+                    session,
+                    store=self._sequencer.store,
+                    log_keys=[log.verifier for log in self._policy.logs],
+                    options=PeerOptions(self._options.unix_s, self._options.interval_s),
+                )
                 for group in peer_groups(self._policy.witnesses)
             )
             try:
@@ -147,17 +155,19 @@ class Publisher:
         """
         signed = self._sign_head()
         age_s = time.monotonic() - self._published_at_s
-        is_fresh = not self._peers or age_s < self._options.heartbeat_s
-        if is_fresh and self.published is not None and self.published.head == signed.head:
-            return
-        round_ = _CosignatureRound(signed)
-        tasks = [
-            asyncio.create_task(self._ask(peer, round_)) for peer in self._peers if not peer.is_busy
-        ]
+        is_published = self.published is not None and self.published.head == signed.head
+        is_fresh = is_published and (not self._peers or age_s < self._options.heartbeat_s)
+        round_ = self._round
+        if round_ is None or round_.signed.head != signed.head or is_published > is_fresh:
+            round_ = self._round = _CosignatureRound(signed)
+        # A witness that failed is asked again for a published head: a later cosignature is added.
+        due = [peer for peer in self._peers if peer.is_due and (peer.failures or not is_fresh)]
+        tasks = [asyncio.create_task(self._ask(peer, round_)) for peer in due]
         self._asking.update(tasks)
         for task in tasks:
             task.add_done_callback(self._asking.discard)
-        await self._try_publish(round_)
+        if not is_fresh:
+            await self._try_publish(round_)
         pending = set(tasks)
         while pending and not round_.is_published and self.failure is None:
             _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -220,7 +230,7 @@ class Publisher:
 
     async def _ask(self, peer: WitnessPeer, round_: "_CosignatureRound") -> None:
         try:
-            signatures = await peer.ask(round_.signed, durable_size=self._sequencer.head.tree_size)
+            signatures = await peer.ask(round_.signed)
         except VerificationError as error:
             self._stop(error)
         except UnavailableError as error:

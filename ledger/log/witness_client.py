@@ -7,36 +7,49 @@ that it cosigned last. What it answers:
     200   signature lines; those of its keys in the policy are verified, others are ignored
     409   its size: used once, as the start of the proof, and only if the tree here is that large
     409   a size that the tree here never had, and
-    422   a refusal of the proof: it knows another history. Either this log was forked or an old
-          backup was restored, and nothing may be signed any more: VerificationError, with the
-          head that the witness shows
-    else  an error of the witness or of the network; it is asked again next round
+    422   a refusal of the proof: it contradicts the log, and is asked for the head that it knows.
+          If this log has signed that head and the tree here does not have it, this log was forked
+          or an old backup was restored, and nothing may be signed any more: VerificationError, with
+          both heads. If not, nothing proves the claim, and it is an error of the witness
+    else  an error of the witness or of the network
 
-A weakness: a witness can stop the publisher by lying. That errs on the safe side: appending goes
-on, and an operator who finds the evidence false removes the witness from the policy.
+After an error, a witness is asked again after a wait that doubles with each further error.
+
+A weakness: after a restored backup, a witness that can't be asked for its head does not stop the
+publisher. It does not cosign either, so the quorum is missing where it counts.
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 
 import aiohttp
 
+from ledger.store.log import LogStore
+from ledger_client.runtime.backoff import exponential_s
 from ledger_core.tlog import witness as protocol
-from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import CosignatureVerifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.hashing import Hash
-from ledger_core.tlog.note import Signature
+from ledger_core.tlog.note import NoteVerifier, Signature, verify_note
 from ledger_core.tlog.policy import PolicyWitness
+from ledger_core.tlog.prove import plan_consistency
 
 TIMEOUT_S: Final = 5.0
 EVIDENCE_BYTES_MAX: Final = 1 << 18
 
-Prove = Callable[[int, int], Sequence[Hash]]
-"""The consistency proof between two sizes of the tree here."""
+WAIT_MAX_S: Final = 60.0
+"""The longest wait before a witness that failed is asked again."""
+
+
+class PeerOptions(NamedTuple):
+    """The clock for times of cosignatures, and the wait after the first error of a witness."""
+
+    unix_s: Callable[[], int]
+    wait_base_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,45 +71,59 @@ class WitnessPeer:
         witnesses: Sequence[PolicyWitness],
         session: aiohttp.ClientSession,
         *,
-        prove: Prove,
-        unix_s: Callable[[], int],
+        store: LogStore,
+        log_keys: Sequence[NoteVerifier],
+        options: PeerOptions,
     ) -> None:
         """`witnesses`: the keys of the witness at one URL. `session`: see `make_session`."""
         self._keys: dict[tuple[str, int], CosignatureVerifier] = {
             (w.verifier.name, w.verifier.key_id): w.verifier for w in witnesses
         }
         self._session = session
-        self._prove = prove
-        self._unix_s = unix_s
+        self._store = store
+        self._log_keys = log_keys
+        self._options = options
         self._known_size = 0
+        self._ask_after_s = 0.0
+        self._is_busy = False
         url = str(witnesses[0].url).rstrip("/")
         self.status = WitnessStatus(tuple(w.name for w in witnesses), url)
-        self.is_busy = False
+        self.failures = 0
 
-    async def ask(self, signed: SignedCheckpoint, *, durable_size: int) -> tuple[Signature, ...]:
+    @property
+    def is_due(self) -> bool:
+        """Whether it can be asked: it is not busy, and the wait after an error is over."""
+        return not self._is_busy and time.monotonic() >= self._ask_after_s
+
+    async def ask(self, signed: SignedCheckpoint) -> tuple[Signature, ...]:
         """Ask for cosignatures of a checkpoint that has the log's signatures only, and verify them.
 
         Raises: UnavailableError when there are none now; VerificationError, with evidence, when it
-        knows another history.
+        shows another history that this log has signed.
         """
-        self.is_busy = True
+        self._is_busy = True
         try:
-            cosignatures = await self._ask(signed, durable_size)
+            cosignatures = await self._ask(signed)
         except (UnavailableError, VerificationError) as error:
             self.status = replace(self.status, error=str(error))
+            self.failures += 1
+            self._ask_after_s = time.monotonic() + exponential_s(
+                self.failures, base_s=self._options.wait_base_s, limit_s=WAIT_MAX_S
+            )
             raise
         finally:
-            self.is_busy = False
+            self._is_busy = False
+        self.failures = 0
         self._known_size = signed.head.tree_size
         self.status = replace(
             self.status,
             cosigned_size=signed.head.tree_size,
-            cosigned_at_unix_s=self._unix_s(),
+            cosigned_at_unix_s=self._options.unix_s(),
             error=None,
         )
         return cosignatures
 
-    async def _ask(self, signed: SignedCheckpoint, durable_size: int) -> tuple[Signature, ...]:
+    async def _ask(self, signed: SignedCheckpoint) -> tuple[Signature, ...]:
         tree_size = signed.head.tree_size
         old_size = min(self._known_size, tree_size)
         for _ in range(2):
@@ -104,7 +131,7 @@ class WitnessPeer:
             if status == HTTPStatus.OK:
                 return self._verified(signed, body)
             if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-                raise await self._other_history(
+                raise await self._contradiction(
                     signed, f"refuses the proof from size {old_size}: {_excerpt(body)}"
                 )
             if status != HTTPStatus.CONFLICT:
@@ -113,8 +140,9 @@ class WitnessPeer:
                 old_size = protocol.parse_size_answer(body)
             except MalformedError as error:
                 raise self._failed(f"a bad answer of 409: {error}") from error
+            durable_size = self._store.head().tree_size
             if old_size > durable_size:
-                raise await self._other_history(
+                raise await self._contradiction(
                     signed, f"knows size {old_size}, the log here has {durable_size}"
                 )
             if old_size > tree_size:
@@ -123,10 +151,10 @@ class WitnessPeer:
 
     async def _post(self, signed: SignedCheckpoint, old_size: int) -> tuple[int, bytes]:
         # Size 0 needs no proof, and the same size has an empty one.
-        proof = self._prove(old_size, signed.head.tree_size) if old_size else ()
-        body = protocol.format_add_checkpoint(
-            protocol.AddCheckpoint(old_size, tuple(proof), signed)
-        )
+        plan = plan_consistency(old_size=old_size, new_size=signed.head.tree_size)
+        proof = self._store.prove(plan) if old_size else ()
+        request = protocol.AddCheckpoint(old_size, proof, signed)
+        body = protocol.format_add_checkpoint(request)
         return await self._send("POST", "/add-checkpoint", protocol.ANSWER_BYTES_MAX, body)
 
     async def _send(
@@ -165,21 +193,31 @@ class WitnessPeer:
             raise self._failed("answered without a signature by a key of the policy")
         return tuple(cosignatures.values())
 
-    async def _other_history(self, signed: SignedCheckpoint, said: str) -> VerificationError:
-        """The error that ends publishing, with both heads where the witness shows its own."""
-        evidence = {"ours": signed.note.encode(), "said": said.encode()}
+    async def _contradiction(
+        self, signed: SignedCheckpoint, said: str
+    ) -> UnavailableError | VerificationError:
+        """The error for a witness that contradicts the log, by the head that it shows.
+
+        Raises: UnavailableError when it shows none.
+        """
         origin = signed.checkpoint.origin
         path = f"/{hashlib.sha256(origin.encode()).hexdigest()}/checkpoint"
+        status, theirs = await self._send("GET", path, EVIDENCE_BYTES_MAX)
         try:
-            status, theirs = await self._send("GET", path, EVIDENCE_BYTES_MAX)
-        except UnavailableError as error:
-            evidence["theirs-unavailable"] = str(error).encode()
-        else:
-            evidence["theirs" if status == HTTPStatus.OK else f"theirs-status-{status}"] = theirs
+            shown = parse_signed_checkpoint(theirs)
+            verify_note(shown.as_note(), self._log_keys)
+        except (MalformedError, VerificationError) as error:
+            return self._failed(f"{said}; it shows no head of this log ({status}): {error}")
+        head, durable_size = shown.head, self._store.head().tree_size
+        is_ours = head.tree_size <= durable_size and (
+            self._store.root_at(head.tree_size) == head.root_hash
+        )
+        if shown.checkpoint.origin != origin or is_ours:
+            return self._failed(f"{said}; it shows a head that proves nothing: {head.tree_size}")
         return VerificationError(
             f"the witness {', '.join(self.status.names)} {said}"
             f" (our head: {signed.head.tree_size})",
-            evidence=evidence,
+            evidence={"ours": signed.note.encode(), "said": said.encode(), "theirs": theirs},
         )
 
     def _failed(self, what: str) -> UnavailableError:

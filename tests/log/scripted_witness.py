@@ -54,7 +54,8 @@ class ScriptedWitness:
 
     async def show(self, _request: web.Request) -> web.StreamResponse:
         """GET /<origin hash>/checkpoint"""
-        return web.Response(body=self.shown, status=200 if self.shown else 404)
+        shown = self.shown or (self.known.note.encode() if self.known else b"")
+        return web.Response(body=shown, status=200 if shown else 404)
 
 
 async def honest(

@@ -12,7 +12,8 @@ from aiohttp import web
 from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
 from ledger_core.tlog.errors import VerificationError
-from ledger_core.tlog.note import parse_note
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
+from ledger_core.tlog.note import Signer, parse_note
 from ledger_core.tlog.policy import Policy, format_policy, parse_policy
 from ledger_core.tlog.witness import parse_add_checkpoint
 from tests.log.scripted_witness import (
@@ -27,7 +28,7 @@ from tests.log.scripted_witness import (
     silent,
 )
 from tests.log.test_publisher import QUICK, running
-from tests.store.entries import SIGNER, entries, new_log
+from tests.store.entries import ORIGIN, SIGNER, entries, new_log, signed
 
 QUORUM = "group q 2 w1 w2 w3\nquorum q\n"
 STRANGER = "— stranger.example AAAAAAAA\n"
@@ -297,22 +298,24 @@ async def test_an_unchanged_head_is_cosigned_anew_after_a_while(path: Path) -> N
         assert publisher.published.head.tree_size == 20
 
 
-@pytest.mark.parametrize(
-    ("behaviour", "said"),
-    [
-        (says(409, "1000\n"), "knows size 1000, the log here has 20"),
-        (says(422, "no"), "refuses the proof from size"),
-    ],
-)
+LARGER, OTHER = signed(1000, bytes(32)).encode(), signed(10, bytes(32)).encode()
+CLAIMS = [
+    (says(409, "9000000000\n"), "knows size 9000000000, the log here has "),
+    (says(422, "no"), "refuses the proof from size"),
+]
+
+
+@pytest.mark.parametrize(("behaviour", "said"), CLAIMS)
+@pytest.mark.parametrize("shown", [LARGER, OTHER])
 @pytest.mark.anyio
-async def test_a_witness_that_knows_another_history_stops_the_publisher_with_evidence(
-    path: Path, behaviour: Behaviour, said: str
+async def test_a_head_of_ours_that_the_store_lacks_stops_the_publisher_with_evidence(
+    path: Path, behaviour: Behaviour, said: str, shown: bytes
 ) -> None:
     witnesses = three()
     async with among(path, witnesses, heartbeat_s=0.05) as (sequencer, publisher, _):
         await sequencer.append(entries(0, 20))
         assert await publisher.wait_for(20, timeout_s=5)
-        witnesses[1].shown = b"the head that it knows"
+        witnesses[1].shown = shown
         witnesses[1].behave = behaviour
         await until(lambda: publisher.failure)
         assert said in str(publisher.failure)
@@ -324,9 +327,42 @@ async def test_a_witness_that_knows_another_history_stops_the_publisher_with_evi
         assert publisher.published.head.tree_size == 20
 
     (folder,) = (path.parent / "evidence").iterdir()
-    assert (folder / "theirs").read_bytes() == b"the head that it knows"
+    assert (folder / "theirs").read_bytes() == shown
     assert said in (folder / "reason").read_text(encoding="utf-8")
     parse_note((folder / "ours").read_bytes())
+
+
+STRANGER_KEY = Signer.generate(ORIGIN, seed=bytes(32))
+NOT_OURS = {
+    "nothing": b"",
+    "junk": b"the head that it knows",
+    "unsigned": LARGER.partition(b"\n\n")[0] + b"\n\n",
+    "signed by a stranger": signed(1000, bytes(32), signer=STRANGER_KEY).encode(),
+    "a head that the log has": signed(0, EMPTY_ROOT_HASH).encode(),
+}
+
+
+@pytest.mark.parametrize(("behaviour", "said"), CLAIMS)
+@pytest.mark.parametrize("shown", NOT_OURS)
+@pytest.mark.anyio
+async def test_a_claim_that_proves_nothing_does_not_stop_a_quorum_without_that_witness(
+    path: Path, behaviour: Behaviour, said: str, shown: str
+) -> None:
+    witnesses = three()
+    liar = witnesses[1]
+    liar.shown, liar.behave = NOT_OURS[shown], behaviour
+    async with among(path, witnesses) as (sequencer, publisher, policy):
+        for start in range(0, 200, 20):
+            await sequencer.append(entries(start, start + 20))
+            assert await publisher.wait_for(start + 20, timeout_s=5)
+        assert set(_cosigners(policy, publisher)) >= {"w1", "w3"}
+        assert publisher.failure is None
+        assert said in str(error_of(publisher, "w2"))
+        # It is asked at longer and longer intervals, and counts again once it is honest.
+        assert len(liar.bodies) < len(witnesses[0].bodies)
+        liar.behave, liar.shown = honest, b""
+        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+    assert not (path.parent / "evidence").exists()
 
 
 @pytest.mark.anyio
