@@ -18,6 +18,7 @@ from ledger_client.runtime.server import run_until_signal
 from ledger_core.event.canonical import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, parse_verifier
+from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SEED_BYTES
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.witness import cosigned_at
@@ -106,6 +107,17 @@ def serve(directory: Path, listen: str, log_format: str, log_level: str, as_json
             click.echo(f"serving on {address}")
 
     run_until_signal(lambda stop: serve_witness(directory, listen, stop=stop, on_ready=ready))
+
+
+@command.command("fsck")
+@directory_argument
+def fsck(directory: Path) -> None:
+    """Verify every stored log and head; the witness may be running."""
+    with closing(HeadStore.open(WitnessPaths(directory).heads)) as store:
+        problems = store.check()
+        if problems:
+            raise VerificationError("\n".join(problems))
+        click.echo(f"{store.count_logs()} logs and their heads agree")
 
 
 @command.command("status")

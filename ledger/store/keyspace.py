@@ -33,7 +33,8 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
                    DIR/private.key, overwritten with zeros when the subject is erased
 
     DIR/heads    the heads that a witness has cosigned
-      logs         SHA-256 of the origin     the origin and then the log's vkeys, each a line
+      logs         SHA-256 of the origin     the origin and then the log's vkeys, each a line; then
+                                             the line "cosigned", once the log has a head
       heads        SHA-256 of the origin     u64 cosigned at, in seconds since 1970 ‖ the signed
                                              note: the log's signatures, then the witness's own
       meta         "format"                  "1"

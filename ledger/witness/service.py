@@ -68,7 +68,11 @@ class Witness:
         except MalformedError as error:
             return Answer(HTTPStatus.BAD_REQUEST, f"{error}\n")
         origin = request.signed.checkpoint.origin
-        log = self.store.log(origin)
+        try:
+            log = self.store.log(origin)
+        except MalformedError as error:
+            _log.critical("store_damaged", reason=str(error))
+            return Answer(HTTPStatus.SERVICE_UNAVAILABLE, "the store of this witness is damaged\n")
         authentic = protocol.authenticate(request, log=None if log is None else _verifiers(log))
         if isinstance(authentic, protocol.Refused):
             return _refusal(authentic)

@@ -11,12 +11,16 @@ cosignature of that head. The opposite, a cosignature that was sent but whose he
 does not happen while this environment exists. A witness whose environment was lost, or restored
 from a copy, would sign a second history: its keys must never be used again.
 
-A damaged key would make the head of a known log look like that of an unknown one. So the keys of
-all heads are checked against their origins at start, and again before a first head is accepted.
+One flipped bit of the disk could make a known log look like a new one, or replace its head. So each
+read verifies what it reads: the key against the origin, and on the head the signatures of the log
+and of the witness. The row of a log is marked once it has a head, so a missing head is noticed. All
+rows are verified at start, and by `ledger witness fsck`.
 """
 
+import struct
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -33,13 +37,15 @@ from ledger.store.environment import (
 from ledger_client.runtime.files import FileLock
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import parse_verifier
-from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
-from ledger_core.tlog.note import check_algorithm, known_keys
+from ledger_core.tlog.note import check_algorithm, known_keys, verify_note
 from ledger_core.tlog.policy import LOG_ALGORITHMS
 from ledger_core.tlog.witness import Refused, cosigned_at
 
 LOG_KEYS_MAX: Final = 8
+ROWS_CACHED_MAX: Final = 1_000
+_MARK: Final = "cosigned"
 _DATABASES: Final = (keyspace.LOGS, keyspace.HEADS, keyspace.META)
 
 
@@ -48,6 +54,7 @@ class KnownLog(NamedTuple):
 
     origin: str
     vkeys: tuple[str, ...]
+    has_head: bool = False
 
 
 class Update(NamedTuple):
@@ -87,18 +94,29 @@ class HeadStore:
             return _lines(transaction.require(keyspace.META, keyspace.META_KEYS))
 
     def log(self, origin: str) -> KnownLog | None:
-        value = self.environment.get(keyspace.LOGS, _key(origin))
-        return None if value is None else _decode_log(value)
+        with self.environment.read() as transaction:
+            return _read(transaction, _key(origin))[0]
 
     def logs(
         self, *, logs_max: int | None = None
     ) -> list[tuple[KnownLog, SignedCheckpoint | None]]:
         """The logs, each with its head, in the order of the hashes of their origins."""
         with self.environment.read() as transaction:
-            return [
-                (_decode_log(value), _read_head(transaction, key))
-                for key, value in islice(transaction.rows(keyspace.LOGS), logs_max)
-            ]
+            keys = [key for key, _ in islice(transaction.rows(keyspace.LOGS), logs_max)]
+            rows = [_read(transaction, key) for key in keys]
+        return [(log, head) for log, head in rows if log is not None]
+
+    def check(self) -> list[str]:
+        """Verify every row; returns what is wrong. Cost: two signatures a head."""
+        problems = []
+        with self.environment.read() as transaction:
+            databases = (keyspace.LOGS, keyspace.HEADS)
+            for key in sorted({key for name in databases for key, _ in transaction.rows(name)}):
+                try:
+                    _read(transaction, key)
+                except MalformedError as error:
+                    problems.append(str(error))
+        return problems
 
     def count_logs(self) -> int:
         return self.environment.count(keyspace.LOGS)
@@ -106,7 +124,7 @@ class HeadStore:
     def head(self, origin_hash: bytes) -> SignedCheckpoint | None:
         """The last cosigned head of the log whose origin has this SHA-256."""
         with self.environment.read() as transaction:
-            return _read_head(transaction, origin_hash)
+            return _read(transaction, origin_hash)[1]
 
     def add_log(self, origin: str, vkeys: Sequence[str]) -> KnownLog:
         """Add a log, or keys to a known one; its head stays. A running witness uses them at once.
@@ -117,9 +135,8 @@ class HeadStore:
         Checkpoint(origin, 0, EMPTY_ROOT_HASH)
         own = {parse_verifier(vkey).public_key for vkey in self.vkeys()}
         with self.environment.write() as transaction:
-            value = transaction.get(keyspace.LOGS, _key(origin))
-            before = () if value is None else _decode_log(value).vkeys
-            log = KnownLog(origin, tuple(dict.fromkeys((*before, *vkeys))))
+            known = _read(transaction, _key(origin))[0] or KnownLog(origin, ())
+            log = known._replace(vkeys=tuple(dict.fromkeys((*known.vkeys, *vkeys))))
             if not 1 <= len(log.vkeys) <= LOG_KEYS_MAX:
                 raise ValueError(
                     f"a log has 1 to {LOG_KEYS_MAX} keys, {origin} would have {len(log.vkeys)}"
@@ -131,7 +148,7 @@ class HeadStore:
                     # Its own cosignatures would pass for signatures of the log.
                     raise ValueError(f"{verifier.key!r} has a public key of this witness")
             known_keys(verifiers)
-            transaction.put(keyspace.LOGS, _key(origin), _encode_lines(origin, *log.vkeys))
+            transaction.put(keyspace.LOGS, _key(origin), _encode_log(log))
         return log
 
 
@@ -147,14 +164,22 @@ class HeadWriter:
         """Open existing heads to change them.
 
         Raises: as `Environment.open`, UnavailableError when another process writes it,
-        MalformedError when a head is stored under another origin's key.
+        MalformedError when a row is damaged.
         """
         with ExitStack() as opened:
             store = HeadStore.open(path, readonly=False, map_bytes=map_bytes)
             opened.callback(store.close)
-            with store.environment.read() as transaction:
-                _check_head_keys(transaction)
             writer = cls(store, lock_for_writing(path))
+            opened.callback(writer.close)
+            problems = store.check()
+            if problems:
+                raise MalformedError(problems[0])
+            # Version 0.1 did not mark logs.
+            with store.environment.write() as transaction:
+                for key, _ in list(transaction.rows(keyspace.HEADS)):
+                    log, _head = _read(transaction, key)
+                    if log is not None:
+                        _mark(transaction, log)
             opened.pop_all()
         return writer
 
@@ -182,29 +207,61 @@ def create_heads(path: Path, *, vkeys: Sequence[str], map_bytes: int = MAP_BYTES
 
 
 def _advance(transaction: Transaction[bytes], update: Update) -> Outcome:
-    known = _read_head(transaction, _key(update.origin))
-    if known is None:
-        _check_head_keys(transaction)
+    key = _key(update.origin)
+    log, known = _read(transaction, key)
+    if log is None:
+        raise MalformedError(f"the log {update.origin} is not known")
     outcome = update.advance(known)
     if isinstance(outcome, SignedCheckpoint) and outcome != known:
-        transaction.put(keyspace.HEADS, _key(update.origin), _encode_head(outcome))
+        value = keyspace.encode_u64(cosigned_at(outcome)) + outcome.note.encode()
+        transaction.put(keyspace.HEADS, key, value)
+        _mark(transaction, log)
     return outcome
 
 
-def _read_head(transaction: Transaction[bytes], key: bytes) -> SignedCheckpoint | None:
-    value = transaction.get(keyspace.HEADS, key)
-    return None if value is None else _decode_head(value)
+def _mark(transaction: Transaction[bytes], log: KnownLog) -> None:
+    """Mark a log as one that has a head."""
+    if not log.has_head:
+        transaction.put(keyspace.LOGS, _key(log.origin), _encode_log(log._replace(has_head=True)))
 
 
-def _check_head_keys(transaction: Transaction[bytes]) -> None:
-    """Raises: MalformedError for a damaged key or origin. Cost: 1 µs a head."""
-    for key, value in transaction.rows(keyspace.HEADS):
-        origin = value[keyspace.U64_BYTES :].partition(b"\n")[0]
-        if sha256(origin).digest() != key:
-            raise MalformedError(
-                f"the head of {origin.decode(errors='replace')!a} is stored under a wrong key, "
-                f"{key.hex()}: the store is damaged, and this witness must not sign"
-            )
+def _read(
+    transaction: Transaction[bytes], key: bytes
+) -> tuple[KnownLog | None, SignedCheckpoint | None]:
+    """The log and the head under a key, both verified. Raises: MalformedError for damage."""
+    log, head = transaction.get(keyspace.LOGS, key), transaction.get(keyspace.HEADS, key)
+    if log is None and head is None:
+        return None, None
+    return _verified(key, log, head, transaction.require(keyspace.META, keyspace.META_KEYS))
+
+
+@lru_cache(ROWS_CACHED_MAX)
+def _verified(
+    key: bytes, log_row: bytes | None, head_row: bytes | None, own_vkeys: bytes
+) -> tuple[KnownLog, SignedCheckpoint | None]:
+    """Decode and verify two rows; the same bytes are verified once. Raises: MalformedError."""
+    try:
+        if log_row is None:
+            raise MalformedError("there is no log under the key of this head")
+        log = _decode_log(log_row)
+        if _key(log.origin) != key:
+            raise MalformedError(f"the log {log.origin!a} is stored under a wrong key")
+        if head_row is None:
+            if log.has_head:
+                raise MalformedError(f"the head of {log.origin!a} is missing")
+            return log, None
+        head = parse_signed_checkpoint(head_row[keyspace.U64_BYTES :])
+        if head.checkpoint.origin != log.origin:
+            raise MalformedError(f"the head of {head.checkpoint.origin!a} is under a wrong key")
+        for vkeys in (log.vkeys, _lines(own_vkeys)):
+            verify_note(head.as_note(), map(parse_verifier, vkeys))
+        if keyspace.decode_u64(head_row[: keyspace.U64_BYTES]) != cosigned_at(head):
+            raise MalformedError(f"the time of the head of {log.origin!a} is not its cosignature's")
+    except (ValueError, VerificationError, struct.error) as error:
+        raise MalformedError(
+            f"row {key.hex()}: {error}; the store is damaged, and this witness must not sign"
+        ) from error
+    return log, head
 
 
 def _key(origin: str) -> bytes:
@@ -214,7 +271,10 @@ def _key(origin: str) -> bytes:
 
 def _lines(value: bytes) -> tuple[str, ...]:
     # Not splitlines(): an origin may have signs in it that Python takes for the end of a line.
-    return tuple(value.decode().split("\n")[:-1])
+    *lines, rest = value.decode().split("\n")
+    if rest:
+        raise ValueError("the last line has no end")
+    return tuple(lines)
 
 
 def _encode_lines(*lines: str) -> bytes:
@@ -223,13 +283,9 @@ def _encode_lines(*lines: str) -> bytes:
 
 def _decode_log(value: bytes) -> KnownLog:
     origin, *vkeys = _lines(value)
-    return KnownLog(origin, tuple(vkeys))
+    has_head = bool(vkeys) and vkeys[-1] == _MARK
+    return KnownLog(origin, tuple(vkeys[:-1] if has_head else vkeys), has_head=has_head)
 
 
-def _encode_head(head: SignedCheckpoint) -> bytes:
-    return keyspace.encode_u64(cosigned_at(head)) + head.note.encode()
-
-
-def _decode_head(value: bytes) -> SignedCheckpoint:
-    # The time before the note is the one that the witness's cosignatures state.
-    return parse_signed_checkpoint(value[keyspace.U64_BYTES :])
+def _encode_log(log: KnownLog) -> bytes:
+    return _encode_lines(log.origin, *log.vkeys, *([_MARK] if log.has_head else []))

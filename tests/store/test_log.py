@@ -362,3 +362,37 @@ def test_a_transaction_that_was_undone_leaves_nothing_in_memory_either(
         assert [p.leaf_index for p in placed] == list(range(start, end))
     check_log(writer.store, [e.leaf for e in entries(0, 800)])
     check_store(writer.store, log_keys=[SIGNER.verifier])
+
+
+SECOND_WRITER = """
+import sys
+from pathlib import Path
+from ledger.store.writer import LogWriter
+from tests.store.entries import MAP_BYTES, entries
+log = LogWriter.open(Path(sys.argv[1]), map_bytes=MAP_BYTES)
+print(log.commit(entries(1000, 1010))[0].leaf_index)
+log.close()
+"""
+
+
+def test_without_its_lock_file_a_second_writer_overwrites_no_acknowledged_entry(
+    tmp_path: Path,
+) -> None:
+    first = new_log(tmp_path / "log")
+    first.commit(entries(0, 300))
+    (tmp_path / "log" / "writer.lock").unlink()
+    done = subprocess.run(
+        [sys.executable, "-c", SECOND_WRITER, str(tmp_path / "log")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout == "300\n"
+    for _ in range(2):
+        with pytest.raises(CommitFailedError, match=r"another process writes|failed before"):
+            first.commit(entries(2000, 2010))
+    first.close()
+    log = LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES)
+    check_log(log.store, [e.leaf for e in (*entries(0, 300), *entries(1000, 1010))])
+    log.close()

@@ -34,9 +34,17 @@ def put(made: SignedCheckpoint) -> Update:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def empty(tmp_path: Path) -> Path:
     create_heads(tmp_path / "heads", vkeys=VKEYS, map_bytes=MAP_BYTES)
     return tmp_path / "heads"
+
+
+@pytest.fixture
+def path(empty: Path) -> Path:
+    store = HeadStore.open(empty, readonly=False, map_bytes=MAP_BYTES)
+    store.add_log(LOG.origin, [VKEY])
+    store.close()
+    return empty
 
 
 def known(path: Path, log: Log = LOG) -> SignedCheckpoint | None:
@@ -66,6 +74,7 @@ def test_each_update_of_a_batch_is_given_what_the_one_before_left(path: Path) ->
         return head((before.checkpoint.tree_size if before else 0) + 1)
 
     other = Log("example.com/other")
+    writer.store.add_log(other.origin, [other.vkey])
     writer.commit(
         [*[Update(LOG.origin, grow)] * 3, put(head(9, log=other)), Update(LOG.origin, grow)]
     )
@@ -115,7 +124,10 @@ def test_a_full_map_keeps_nothing_of_the_batch_and_takes_the_next(path: Path) ->
         signatures = tuple(signer.sign(text, time_unix_s=NOW) for _ in range(40))
         return put(SignedCheckpoint(small.checkpoint, signatures))
 
-    many = [large(Log(f"example.com/{number}")) for number in range(10)]
+    others = [Log(f"example.com/{number}") for number in range(10)]
+    for log in others:
+        writer.store.add_log(log.origin, [log.vkey])
+    many = [large(log) for log in others]
     with pytest.raises(StorageFullError):
         writer.commit([put(head(8)), *many])
     assert writer.store.head(LOG.origin_hash) == head(7)
@@ -172,21 +184,22 @@ def test_another_format_is_refused(path: Path) -> None:
         HeadStore.open(path)
 
 
-def test_a_log_is_known_with_all_its_keys_and_keeps_its_head(path: Path) -> None:
-    writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
+def test_a_log_is_known_with_all_its_keys_and_keeps_its_head(empty: Path) -> None:
+    writer = HeadWriter.open(empty, map_bytes=MAP_BYTES)
     store = writer.store
     assert store.log(LOG.origin) is None
     store.add_log(LOG.origin, [VKEY])
     writer.commit([put(head(7))])
-    assert store.add_log(LOG.origin, [OTHER_VKEY, VKEY]) == KnownLog(LOG.origin, (VKEY, OTHER_VKEY))
-    assert store.log(LOG.origin) == KnownLog(LOG.origin, (VKEY, OTHER_VKEY))
-    assert store.logs() == [(KnownLog(LOG.origin, (VKEY, OTHER_VKEY)), head(7))]
+    assert store.add_log(LOG.origin, [OTHER_VKEY, VKEY]).vkeys == (VKEY, OTHER_VKEY)
+    known_log = KnownLog(LOG.origin, (VKEY, OTHER_VKEY), has_head=True)
+    assert store.log(LOG.origin) == known_log
+    assert store.logs() == [(known_log, head(7))]
     assert store.vkeys() == tuple(VKEYS)
     writer.close()
 
 
-def test_a_log_has_so_many_keys_at_most(path: Path) -> None:
-    store = HeadStore.open(path, readonly=False, map_bytes=MAP_BYTES)
+def test_a_log_has_so_many_keys_at_most(empty: Path) -> None:
+    store = HeadStore.open(empty, readonly=False, map_bytes=MAP_BYTES)
     for vkeys in ([], [str(number) for number in range(LOG_KEYS_MAX + 1)]):
         with pytest.raises(ValueError, match="keys"):
             store.add_log(LOG.origin, vkeys)
@@ -202,8 +215,8 @@ def test_an_origin_may_have_what_python_takes_for_the_end_of_a_line(path: Path) 
     store.close()
 
 
-def test_so_many_logs_are_read_and_all_are_counted(path: Path) -> None:
-    store = HeadStore.open(path, readonly=False, map_bytes=MAP_BYTES)
+def test_so_many_logs_are_read_and_all_are_counted(empty: Path) -> None:
+    store = HeadStore.open(empty, readonly=False, map_bytes=MAP_BYTES)
     for number in range(5):
         store.add_log(f"example.com/{number}", [VKEY])
     assert len(store.logs(logs_max=3)) == 3
@@ -211,20 +224,67 @@ def test_so_many_logs_are_read_and_all_are_counted(path: Path) -> None:
     store.close()
 
 
-def _damage_key(store: HeadStore) -> None:
+def _rewrite(store: HeadStore, database: bytes, key: bytes, value: bytes | None) -> None:
+    """Replace the one row of a database by another one, or by none."""
     with store.environment.write() as transaction:
-        ((key, value),) = transaction.rows(keyspace.HEADS)
-        transaction.delete(keyspace.HEADS, key)
-        transaction.put(keyspace.HEADS, bytes([key[0] ^ 1, *key[1:]]), value)
+        ((old, _),) = list(transaction.rows(database))
+        transaction.delete(database, old)
+        if value is not None:
+            transaction.put(database, key, value)
 
 
-def test_a_damaged_key_of_a_head_does_not_make_its_log_a_new_one(path: Path) -> None:
+def _flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << (bit % 8)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("database", [keyspace.HEADS, keyspace.LOGS])
+def test_no_flipped_bit_of_a_row_makes_another_head_the_first_one(
+    path: Path, database: bytes
+) -> None:
     writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
     writer.commit([put(head(7))])
-    _damage_key(writer.store)
-    with pytest.raises(MalformedError, match="stored under a wrong key"):
-        writer.commit([put(head(5))])
-    assert writer.store.head(LOG.origin_hash) is None
+    with writer.store.environment.read() as transaction:
+        ((key, value),) = list(transaction.rows(database))
+    seen: list[SignedCheckpoint | None] = []
+
+    def look(known: SignedCheckpoint | None) -> Refused:
+        seen.append(known)
+        return REFUSED
+
+    keys, values = range(0, 256, 3), range(0, 8 * len(value), 7)
+    bits = [*((bit, 0) for bit in keys), *((256, bit) for bit in values)]
+    for key_bit, value_bit in bits:
+        other_key = _flipped(key, key_bit) if key_bit < 256 else key
+        other_value = value if key_bit < 256 else _flipped(value, value_bit)
+        _rewrite(writer.store, database, other_key, other_value)
+        with pytest.raises(MalformedError, match=r"must not sign|is not known"):
+            writer.commit([Update(LOG.origin, look)])
+        assert writer.store.check() != []
+    assert seen == []
     writer.close()
-    with pytest.raises(MalformedError, match="stored under a wrong key"):
+    with pytest.raises(MalformedError, match="must not sign"):
         HeadWriter.open(path, map_bytes=MAP_BYTES)
+
+
+def test_a_missing_head_does_not_make_its_log_a_new_one(path: Path) -> None:
+    writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
+    writer.commit([put(head(7))])
+    _rewrite(writer.store, keyspace.HEADS, b"", None)
+    with pytest.raises(MalformedError, match="is missing"):
+        writer.commit([put(head(5))])
+    assert "is missing" in writer.store.check()[0]
+    writer.close()
+
+
+def test_logs_of_version_0_1_are_marked_at_start(path: Path) -> None:
+    writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
+    writer.commit([put(head(7))])
+    row = f"{LOG.origin}\n{VKEY}\n".encode()
+    _rewrite(writer.store, keyspace.LOGS, LOG.origin_hash, row)
+    writer.close()
+    writer = HeadWriter.open(path, map_bytes=MAP_BYTES)
+    assert writer.store.log(LOG.origin) == KnownLog(LOG.origin, (VKEY,), has_head=True)
+    assert writer.store.head(LOG.origin_hash) == head(7)
+    writer.close()
