@@ -1,6 +1,7 @@
 """All that is stored in LMDB, and the only package that imports it.
 
 keyspace          every key and value, on one page
+file_length       notices a data file that was cut short
 environment       one LMDB environment: open, create, read, write, lock
 log               reads the log: entries, tiles, proofs, checkpoints
 writer            the one writer of a log

@@ -25,6 +25,7 @@ from typing import Final, Generic, Self, TypeVar
 import lmdb
 
 from ledger.store import keyspace
+from ledger.store.file_length import check_length
 from ledger_client.runtime.files import FileLock, FileLockedError, sync_directory
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
@@ -123,10 +124,11 @@ class Environment:
         """Open the environment in a folder. It is never made by this, not even for writing.
 
         Raises: UnavailableError when there is none or it can't be opened, MalformedError when it
-        lacks one of the databases `names` or has another format.
+        lacks one of the databases `names`, has another format or was cut short.
         """
         if not (path / DATA_FILE).is_file():
             raise UnavailableError(f"there is no ledger data in {path}")
+        check_length(path / DATA_FILE)
         with ExitStack() as opened:
             raw = opened.enter_context(
                 _open_raw(path, names, readonly=readonly, map_bytes=map_bytes)

@@ -1,0 +1,55 @@
+"""A data file that was cut short is named; one whose last pages were never written is sound."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ledger.store.environment import Environment, create_environment
+from ledger.store.file_length import check_length
+from ledger.store.log import LogStore
+from ledger_core.tlog.errors import MalformedError
+from tests.store.entries import MAP_BYTES, entries, new_log
+
+
+@pytest.mark.parametrize("kept", [0.99, 0.5, 0.1])
+def test_a_log_that_was_cut_short_is_named_with_both_sizes(tmp_path: Path, kept: float) -> None:
+    log = new_log(tmp_path / "log")
+    log.commit(entries(0, 2000))
+    log.close()
+    file = tmp_path / "log" / "data.mdb"
+    whole = file.stat().st_size
+    os.truncate(file, int(whole * kept))
+    for readonly in (True, False):
+        with pytest.raises(MalformedError, match=f"has {int(whole * kept)} bytes, but LMDB says"):
+            LogStore.open(tmp_path / "log", readonly=readonly, map_bytes=MAP_BYTES)
+
+
+def test_a_log_in_use_is_never_taken_for_one_that_was_cut_short(tmp_path: Path) -> None:
+    log = new_log(tmp_path / "log")
+    for start in range(0, 3000, 75):
+        log.commit(entries(start, start + 75))
+        check_length(tmp_path / "log" / "data.mdb")
+    log.close()
+
+
+def test_pages_that_were_given_back_unwritten_are_no_loss(tmp_path: Path) -> None:
+    create_environment(tmp_path / "e", [b"rows", b"meta"], meta={}, map_bytes=MAP_BYTES)
+    environment = Environment.open(
+        tmp_path / "e", [b"rows", b"meta"], readonly=False, map_bytes=MAP_BYTES
+    )
+    file = tmp_path / "e" / "data.mdb"
+    sizes: list[int] = []
+    pages: list[int] = []
+    for size in (1, 50, 500, 3, 700):
+        with environment.write() as transaction:
+            for number in range(size):
+                transaction.put(b"rows", number.to_bytes(4, "big"), bytes(3000))
+            for number in range(size):
+                transaction.delete(b"rows", number.to_bytes(4, "big"))
+        info = environment._raw.info()
+        pages.append((info["last_pgno"] + 1) * environment._raw.stat()["psize"])
+        sizes.append(file.stat().st_size)
+        check_length(file)
+    assert any(size < said for size, said in zip(sizes, pages, strict=True))
+    environment.close()
