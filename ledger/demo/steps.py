@@ -19,7 +19,7 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger.store.fsck import check_store
 from ledger.store.log import LogStore
 from ledger_client import Entry, LedgerClient, Receipt
-from ledger_client.cli.console import print_fields
+from ledger_client.cli.console import counted, print_fields
 from ledger_client.cli.import_ import import_file
 from ledger_client.cli.verify import described
 from ledger_client.collect.importers import load_format
@@ -154,7 +154,9 @@ def _ask(step: _Steps, ledger: LedgerClient, *, has_only_demo_events: bool) -> N
                 f"{question.query}: got {found} events, the demo has {question.finds}"
             )
         click.echo(f"   {question.asks}")
-        click.secho(f"     {question.query}  →  {found} events in {elapsed_ms:.0f} ms", dim=True)
+        click.secho(
+            f"     {question.query}  →  {counted(found, 'event')} in {elapsed_ms:.0f} ms", dim=True
+        )
 
 
 def _tamper(step: _Steps, paths: DirectoryPaths, scratch: Path, token: str, export: Entry) -> None:

@@ -56,7 +56,7 @@ def command(ledger: Ledger, tmp_path: Path) -> Command:
             text=True,
             env=environ,
             cwd=tmp_path,
-            timeout=60,
+            timeout=240,
             check=False,
         )
 

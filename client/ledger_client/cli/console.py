@@ -74,6 +74,11 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 event`, `2,587 events`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_second(unix_s: int) -> str:
     """`2026-11-25T02:03:36Z`; the bare number when a clock was so wrong that no date fits."""
     try:

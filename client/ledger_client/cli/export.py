@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ledger_client.cli.client_options import NEW_FILE, Connection, connection_options
-from ledger_client.cli.console import json_option, note, print_json
+from ledger_client.cli.console import counted, json_option, note, print_json
 from ledger_client.cli.query import explained
 from ledger_client.plans.export import Format
 
@@ -48,5 +48,5 @@ def command(
     if as_json:
         print_json({"file": str(output), "exported": exported})
         return
-    rows = "" if exported.rows is None else f"{exported.rows:,} events, "
+    rows = "" if exported.rows is None else f"{counted(exported.rows, 'event')}, "
     note(f"{output}: {rows}{exported.bytes_written:,} bytes, SHA-256 {exported.sha256}")

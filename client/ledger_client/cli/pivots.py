@@ -3,7 +3,7 @@
 import click
 
 from ledger_client.cli.client_options import Connection, connection_options, parse_reference
-from ledger_client.cli.console import json_option, note, print_json
+from ledger_client.cli.console import counted, json_option, note, print_json
 from ledger_client.cli.query import explained, order_option
 from ledger_client.cli.render import TABLE, Renderer, renderer_options, show_counts
 from ledger_client.plans.search import Order
@@ -38,7 +38,7 @@ def around(
     with connection.open() as ledger:
         found = ledger.around(parse_reference(reference), minutes=minutes, limit=limit)
         shown = renderer.show_all(found)
-    note(f"{shown:,} events within {minutes} minutes of it")
+    note(f"{counted(shown, 'event')} within {counted(minutes, 'minute')} of it")
 
 
 @click.command("timeline")
@@ -56,7 +56,7 @@ def timeline(
     """
     with connection.open() as ledger:
         shown = renderer.show_all(ledger.timeline(actor, order=order, limit=limit))
-    note(f"{shown:,} events")
+    note(counted(shown, "event"))
 
 
 @click.command("seen")
@@ -78,4 +78,5 @@ def seen(source: str, connection: Connection, as_json: bool) -> None:
     if found.first and found.last:
         TABLE.show_all({end.index: end for end in (found.first, found.last)}.values())
         show_counts("actions", found.actions.counts)
-    note(f"{'' if found.is_total_exact else 'at least '}{found.total:,} events from {source}")
+    total = counted(found.total, "event")
+    note(f"{'' if found.is_total_exact else 'at least '}{total} from {source}")
