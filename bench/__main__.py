@@ -1,6 +1,6 @@
 """`python -m bench`: all measurements, one table, bench/results.json.
 
---quick   a second a figure and a tenth of the entries: to see that it runs, not to quote
+--quick   one second for each figure and a tenth of the entries: a trial, not a result
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from bench import append, million, publishing, record, secrets, witness
 from bench.rows import format_table
 
-FOLDER = Path(__file__).parent / "data" / "run"  # What bench.query keeps is beside it.
+FOLDER = Path(__file__).parent / "data" / "run"  # bench.query has its data beside it.
 RESULTS = Path(__file__).parent / "results.json"
 
 

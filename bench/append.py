@@ -1,4 +1,4 @@
-"""Durable appends over HTTP: how many a second, and how long an acknowledgement takes."""
+"""Measures durable appends over HTTP: the rate, and the time to an acknowledgement."""
 
 import json
 import subprocess

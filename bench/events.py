@@ -1,4 +1,4 @@
-"""Events to load with: varied, 480 bytes of canonical JSON in the mean, ids never used twice."""
+"""Generates varied events for load: 480 bytes of canonical JSON on average, each id used once."""
 
 import random
 import uuid
@@ -14,7 +14,7 @@ START_UNIX_US = 1_790_000_000_000_000
 
 
 def event_stream(seed: int) -> Iterator[bytes]:
-    """Endless events as canonical JSON, the same for the same seed but for nothing."""
+    """Yield events as canonical JSON without end. The same seed gives the same events."""
     rng = random.Random(seed)
     unix_us = START_UNIX_US
     while True:

@@ -1,4 +1,4 @@
-"""What a quorum costs: from an append to the checkpoint that covers it."""
+"""Measures the cost of a quorum: the time from an append to the checkpoint that covers it."""
 
 import time
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ ADDED_REACH_MS = 50.0
 ROUNDS = 60
 RATE_PER_S = 1_000
 EVENT = {"actor": {"id": "u_1"}, "action": "record.viewed", "outcome": "success"}
-# An interval so short that what is measured is the round, not the wait for its turn.
+# A short interval, so that the round is measured and not the wait for its turn.
 HASTY = ("--log-level", "error", "--publish-interval-s", "0.005")
 
 

@@ -1,7 +1,6 @@
-"""The recorder: what `record` costs its caller, how fast events flow, what the sender needs.
+"""Measures the recorder: the cost of `record`, the rate of events, the memory of the sender.
 
-The measuring processes are `python -m bench.record MODE …`, so that nothing of another measurement
-is in theirs.
+Each measurement is a process of its own, `python -m bench.record MODE …`, so none affects another.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The cost of searches in a service: over HTTP, as exports, and for acknowledgements."""
+"""Measures searches in a service: over HTTP, as exports, and their effect on acknowledgements."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""What looking for secrets costs an event, on the server's way in and on the client's way out."""
+"""Measures the scan of an event for secrets, in the server and in the client."""
 
 import itertools
 import time

@@ -1,9 +1,8 @@
-"""The same events in SQLite and in PostgreSQL, as people's audit tables have them.
+"""Stores the same events in SQLite and in PostgreSQL, in the form of usual audit tables.
 
-One row an event, its fields in columns, the leaf beside them as text, composite indexes for the
-questions that are asked, and full-text search for words. Each contender answers a question with
-what our engine answers: the newest hundred rows and how many there are; or, where that is asked,
-the page alone.
+A table has one row for each event: the fields in columns, the leaf as text, composite indexes for
+the questions, and full-text search for words. Each database returns the same answer as our engine:
+the newest hundred rows and the number of matches, or the page alone.
 """
 
 import contextlib

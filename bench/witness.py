@@ -1,4 +1,4 @@
-"""A witness over HTTP: durable cosigned heads a second, and what ML-DSA-44 costs."""
+"""Measures a witness over HTTP: durable cosigned heads a second, and the cost of ML-DSA-44."""
 
 import argparse
 import json

@@ -2,8 +2,8 @@
 
     python -m docs.retired_words
 
-Names are checked where they are defined: modules, classes, functions and methods. Phrases are
-checked in docs/, README.md and docstrings.
+Names are checked where they are defined: modules, classes, functions, variables, attributes and
+parameters. Phrases are checked in docs/, README.md and docstrings.
 """
 
 import ast
@@ -77,6 +77,14 @@ FUNCTIONS: Final = {
     "tip": "end_position", "cut_event": "redact", "persist": "with_retries",
 }  # fmt: skip
 
+VARIABLES: Final = {
+    "life": "session", "home": "instance_dir", "drain": "spool_reader", "ambience": "environment",
+    "world": "environment", "notices": "meta_events", "tip": "end_position",
+    "bytes_of_others": "a name that says which bytes", "teller": "event_maker",
+    "locator": "id_resolver", "sealer": "segment_builder", "keeper": "indexer",
+}  # fmt: skip
+"""Variables, attributes, parameters. Words that also have a plain meaning (`kind`) are not here."""
+
 PHRASES: Final = {
     r"rules? of the house|those of the house|left the house": "built-in; the company",
     r"on the word of|own word\b": "as … states",
@@ -109,10 +117,22 @@ def _names() -> Iterator[tuple[str, str, str]]:
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 words = FUNCTIONS
             else:
-                continue
-            plain = node.name.lstrip("_")
-            if plain in words:
-                yield f"{name}:{node.lineno}", node.name, words[plain]
+                words = VARIABLES
+            defined = _defined(node)
+            if (plain := defined.lstrip("_")) in words:
+                yield f"{name}:{getattr(node, 'lineno', 1)}", defined, words[plain]
+
+
+def _defined(node: ast.AST) -> str:
+    """The name that a node defines, or an empty text."""
+    match node:
+        case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+            return name
+        case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+            return name
+        case ast.arg(arg=name):
+            return name
+    return ""
 
 
 def _phrases() -> Iterator[tuple[str, str, str]]:
