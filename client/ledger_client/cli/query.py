@@ -8,7 +8,7 @@ import click
 
 from ledger_client import Page, RejectedError
 from ledger_client.cli.client_options import Connection, connection_options
-from ledger_client.cli.console import counted, note, print_json, printable_lines
+from ledger_client.cli.console import note, print_json, printable_lines
 from ledger_client.cli.render import Renderer, renderer_options, show_counts
 from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
 from ledger_core.tlog.text import printable
