@@ -24,6 +24,7 @@ from ledger.service.settings import settings_template
 from ledger.store.erasable_values import KEY_BYTES, PrivateStore, create_private
 from ledger.store.log import create_log
 from ledger.store.tokens import create_access
+from ledger_client.runtime.files import create_file, sync_directory
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.keys import ED25519, MLDSA44_COSIGNATURE
 from ledger_core.tlog.note import Signer
@@ -75,13 +76,11 @@ def create_directory(
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     create_log(paths.log, origin=origin)
     create_access(paths.access)
-    for file, text in (
-        (paths.policy, format_policy([signer.verifier for signer in signers])),
-        (paths.settings, settings_template()),
-    ):
-        with file.open("x", encoding="utf-8") as new:  # Follows no link.
-            new.write(text)
+    # Follows no link.
+    create_file(paths.policy, format_policy([signer.verifier for signer in signers]).encode())
+    create_file(paths.settings, settings_template().encode())
     write_keys(paths.key, [signer.key for signer in signers])
+    sync_directory(path.parent)
     return paths
 
 
