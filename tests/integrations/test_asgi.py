@@ -1,6 +1,5 @@
 """What ASGI applications expect of a middleware: websockets, and a caller that can be told."""
 
-import asyncio
 from typing import Any
 
 import aiohttp
@@ -16,25 +15,22 @@ from ledger_client.recording.context import current_scope
 from tests.integrations.test_requests import OpenShop, actor_name
 
 
-def test_a_websocket_works_as_before_and_its_events_say_who_and_from_where(
+@pytest.mark.anyio
+async def test_a_websocket_works_as_before_and_its_events_say_who_and_from_where(
     open_shop: OpenShop, name: str
 ) -> None:
     shop = open_shop("starlette")
-
-    async def talk() -> list[str]:
-        headers = {"User-Agent": name, "X-User": "u_4"}
-        url = f"http://127.0.0.1:{shop.port}/refunds"
-        async with (
-            aiohttp.ClientSession() as session,
-            session.ws_connect(url, headers=headers) as websocket,
-        ):
-            answers = []
-            for payment in ("p_1", "p_2"):
-                await websocket.send_str(payment)
-                answers.append(await websocket.receive_str())
-            return answers
-
-    assert asyncio.run(talk()) == ["p_1", "p_2"]
+    headers = {"User-Agent": name, "X-User": "u_4"}
+    url = f"http://127.0.0.1:{shop.port}/refunds"
+    answers = []
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, headers=headers) as websocket,
+    ):
+        for payment in ("p_1", "p_2"):
+            await websocket.send_str(payment)
+            answers.append(await websocket.receive_str())
+    assert answers == ["p_1", "p_2"]
     events = shop.events(name, 2)
     assert [event["targets"][0]["id"] for event in events] == ["p_1", "p_2"]
     assert {actor_name(event) for event in events} == {"u_4"}

@@ -144,7 +144,8 @@ def test_no_framework_is_imported_to_find_out(monkeypatch: pytest.MonkeyPatch) -
     assert "werkzeug.exceptions" not in sys.modules
 
 
-def test_a_coroutine_is_recorded_when_it_ends_with_the_context_of_its_task(
+@pytest.mark.anyio
+async def test_a_coroutine_is_recorded_when_it_ends_with_the_context_of_its_task(
     recorded: Recorded,
 ) -> None:
     @audited("report.made", target=lambda number: ("report", number))
@@ -158,10 +159,7 @@ def test_a_coroutine_is_recorded_when_it_ends_with_the_context_of_its_task(
         with audit_context(actor=("user", number)):
             await make(number)
 
-    async def main() -> list[Any]:
-        return await asyncio.gather(*map(request, range(5)), return_exceptions=True)
-
-    asyncio.run(main())
+    await asyncio.gather(*map(request, range(5)), return_exceptions=True)
     events = recorded()
     assert len(events) == 5
     for event in events:
@@ -170,19 +168,17 @@ def test_a_coroutine_is_recorded_when_it_ends_with_the_context_of_its_task(
         assert event["outcome"] == ("denied" if number == "3" else "success")
 
 
-def test_a_task_that_is_cancelled_has_an_unknown_outcome(recorded: Recorded) -> None:
+@pytest.mark.anyio
+async def test_a_task_that_is_cancelled_has_an_unknown_outcome(recorded: Recorded) -> None:
     @audited("report.made")
     async def make() -> None:
         await asyncio.sleep(60)
 
-    async def main() -> None:
-        task = asyncio.create_task(make())
-        await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(main())
+    task = asyncio.create_task(make())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
     (event,) = recorded()
     assert (event["outcome"], event["context"]) == ("unknown", {"error": "CancelledError"})
 
@@ -205,7 +201,8 @@ def test_a_generator_is_one_event_at_its_end(recorded: Recorded) -> None:
     assert [event["outcome"] for event in recorded()] == ["success", "unknown"]
 
 
-def test_an_asynchronous_generator_is_one_event_at_its_end(recorded: Recorded) -> None:
+@pytest.mark.anyio
+async def test_an_asynchronous_generator_is_one_event_at_its_end(recorded: Recorded) -> None:
     closed: list[str] = []
 
     @audited("table.exported")
@@ -220,22 +217,19 @@ def test_an_asynchronous_generator_is_one_event_at_its_end(recorded: Recorded) -
         finally:
             closed.append("closed")
 
-    async def main() -> None:
-        whole: Any = export(False)
-        assert await anext(whole) == 1
-        assert await whole.asend(2) == 2
-        assert [item async for item in whole] == []
-        thrown: Any = export(False)
-        await anext(thrown)
-        assert await thrown.athrow(ValueError()) == 99
-        assert [item async for item in thrown] == []
-        with pytest.raises(PermissionError):
-            [item async for item in export(True)]
-        part: Any = export(False)
-        await anext(part)
-        await part.aclose()
-
-    asyncio.run(main())
+    whole: Any = export(False)
+    assert await anext(whole) == 1
+    assert await whole.asend(2) == 2
+    assert [item async for item in whole] == []
+    thrown: Any = export(False)
+    await anext(thrown)
+    assert await thrown.athrow(ValueError()) == 99
+    assert [item async for item in thrown] == []
+    with pytest.raises(PermissionError):
+        [item async for item in export(True)]
+    part: Any = export(False)
+    await anext(part)
+    await part.aclose()
     outcomes = [event["outcome"] for event in recorded()]
     assert outcomes == ["success", "success", "denied", "unknown"]
     assert len(closed) == 4

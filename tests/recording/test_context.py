@@ -53,7 +53,8 @@ def test_inner_blocks_add_to_outer_ones_and_what_record_is_told_comes_last(
     assert "context" not in outside
 
 
-def test_concurrent_requests_do_not_see_one_another(
+@pytest.mark.anyio
+async def test_concurrent_requests_do_not_see_one_another(
     open_recorder: OpenRecorder, running: Running, name: str
 ) -> None:
     recorder = open_recorder()
@@ -74,12 +75,9 @@ def test_concurrent_requests_do_not_see_one_another(
                 else:
                     recorder.record("a.b")
 
-    async def tasks() -> None:
-        await asyncio.gather(*(in_a_task(number) for number in range(20)))
-
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(in_a_thread, range(8)))
-    asyncio.run(tasks())
+    await asyncio.gather(*(in_a_task(number) for number in range(20)))
     assert recorder.flush(30)
     events = running.recorded(name)
     assert len(events) == 8 * 20 + 20 * 10
@@ -156,47 +154,42 @@ def test_a_block_may_be_left_in_another_context_than_it_was_entered_in() -> None
     assert current_scope() == {}
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("fsync", ["each", "interval"])
-def test_the_asynchronous_recorder_has_the_same_words_and_the_context_of_its_task(
+async def test_the_asynchronous_recorder_has_the_same_words_and_the_context_of_its_task(
     open_recorder: OpenRecorder, running: Running, name: str, fsync: str
 ) -> None:
-    async def main() -> None:
-        async with AsyncRecorder(open_recorder(fsync=fsync)) as recorder:
-            with audit_context(actor=("user", "u_7"), request_id="r-7"):
-                await asyncio.gather(
-                    *(recorder.record("a.b", target=("n", number)) for number in range(50))
-                )
-            assert await recorder.flush(30)
-            assert recorder.status.sent == 50
-
-    asyncio.run(main())
+    async with AsyncRecorder(open_recorder(fsync=fsync)) as recorder:
+        with audit_context(actor=("user", "u_7"), request_id="r-7"):
+            await asyncio.gather(
+                *(recorder.record("a.b", target=("n", number)) for number in range(50))
+            )
+        assert await recorder.flush(30)
+        assert recorder.status.sent == 50
     events = running.recorded(name)
     assert {event["targets"][0]["id"] for event in events} == {str(n) for n in range(50)}
     assert {event["actor"]["id"] for event in events} == {"u_7"}
 
 
-def test_an_event_loop_is_not_held_up_by_a_full_spool(open_recorder: OpenRecorder) -> None:
-    async def main() -> tuple[int, int]:
-        inner = open_recorder(
-            url="http://127.0.0.1:1", on_full="block", block_s=0.5, spool_bytes_max=1 << 18
-        )
-        recorder = AsyncRecorder(inner)
-        ticks = 0
+@pytest.mark.anyio
+async def test_an_event_loop_is_not_held_up_by_a_full_spool(open_recorder: OpenRecorder) -> None:
+    inner = open_recorder(
+        url="http://127.0.0.1:1", on_full="block", block_s=0.5, spool_bytes_max=1 << 18
+    )
+    recorder = AsyncRecorder(inner)
+    ticks = 0
 
-        async def tick() -> None:
-            nonlocal ticks
-            while True:
-                await asyncio.sleep(0.01)
-                ticks += 1
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
 
-        ticking = asyncio.create_task(tick())
-        kept = 0
-        while await recorder.record("a.b", reason="x" * 4000) is not None:
-            kept += 1
-        ticking.cancel()
-        return kept, ticks
-
-    kept, ticks = asyncio.run(main())
+    ticking = asyncio.create_task(tick())
+    kept = 0
+    while await recorder.record("a.b", reason="x" * 4000) is not None:
+        kept += 1
+    ticking.cancel()
     assert kept > 30
     # While one event waited for room, half a second long, the loop went round.
     assert ticks > 5
