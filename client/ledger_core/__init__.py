@@ -8,4 +8,5 @@ the client are never imported.
     query      the query language
     evidence   the file of evidence, and its check offline
     api        the messages between client and service
+    status     the messages about the log itself and the health of its service
 """

@@ -1,5 +1,6 @@
 """The JSON that the service and its clients exchange: one type for each body, request or answer.
 
+The answers about the log itself and the health of its service are in `status`.
 The service encodes answers from these types and prints its OpenAPI document from them; clients
 decode with them. A decoder passes over members that it does not know, so a newer service may add
 some. A member without a value is left out; it is never null. Hashes stay base64 text here, for
@@ -339,60 +340,6 @@ class ConsistencyAnswer(Consistency, frozen=True, kw_only=True, omit_defaults=Tr
     """A consistency proof, and the signed checkpoint of the larger tree if one was published."""
 
     checkpoint: str | None = None
-
-
-class WitnessAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A witness of the policy: the last head that it cosigned here, and any error since."""
-
-    name: str
-    verifier_key: str
-    url: str | None = None
-    cosigned_size: Size | None = None
-    cosigned_at_unix_s: int | None = None
-    error: str | None = None
-
-
-class IndexAnswer(Struct, frozen=True, kw_only=True):
-    """How many of the full segments of 65,536 events are sealed in the index.
-
-    Events outside sealed segments are searched too, only slower. Unless `current`, the index is
-    being rebuilt by newer rules of analysis.
-    """
-
-    sealed_segments: Size
-    full_segments: Size
-    current: bool
-
-
-class LogAnswer(Struct, frozen=True, kw_only=True):
-    """The name, keys and size of the log. A verifier trusts its own policy instead of these."""
-
-    origin: str
-    verifier_keys: tuple[str, ...]
-    witnesses: tuple[WitnessAnswer, ...]
-    policy: str
-    tree_size: Size
-    published_size: Size
-    index: IndexAnswer
-
-
-class Alive(Struct, frozen=True, kw_only=True):
-    """The process answers."""
-
-    status: str
-
-
-class Ready(Struct, frozen=True, kw_only=True):
-    """The service takes and proves events; `warnings` names what will soon prevent it."""
-
-    status: str
-    warnings: tuple[str, ...]
-
-
-class NotReady(Problem, frozen=True, kw_only=True):
-    """A problem document that lists why the service is not ready."""
-
-    reasons: tuple[str, ...]
 
 
 class ProblemKind(Struct, frozen=True):

@@ -15,8 +15,9 @@ from ledger.service.http.problems import PROBLEMS
 from ledger.service.http.responses import PROBLEM_MEDIA
 from ledger.service.http.router import Contents, Route
 from ledger.service.routes import ROUTES
-from ledger_core.api import AllRefused, NotReady, Problem, Refused, Result
+from ledger_core.api import AllRefused, Problem, Refused, Result
 from ledger_core.event.model import Event
+from ledger_core.status import NotReady
 
 REF_TEMPLATE: Final = "#/components/schemas/{name}"
 

@@ -16,15 +16,8 @@ from ledger.service.http.responses import (
     make_answer,
 )
 from ledger.service.http.router import Route, Success
-from ledger_core.api import (
-    Alive,
-    IndexAnswer,
-    LogAnswer,
-    NotReady,
-    ProblemKinds,
-    Ready,
-    WitnessAnswer,
-)
+from ledger_core.api import ProblemKinds
+from ledger_core.status import Alive, IndexAnswer, LogAnswer, NotReady, Ready, WitnessAnswer
 
 MAP_FILL_WARNED: Final = 0.9
 SEGMENTS_BEHIND_WARNED: Final = 1

@@ -1,0 +1,63 @@
+"""The answers about the log itself and the health of its service, as JSON like the rest of `api`.
+
+No client decodes them. They are for operators, for their load balancer and alarms, and they are
+not evidence: a verifier trusts its own policy instead.
+"""
+
+from msgspec import Struct
+
+from ledger_core.api import Problem, Size
+
+
+class WitnessAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A witness of the policy: the last head that it cosigned here, and any error since."""
+
+    name: str
+    verifier_key: str
+    url: str | None = None
+    cosigned_size: Size | None = None
+    cosigned_at_unix_s: int | None = None
+    error: str | None = None
+
+
+class IndexAnswer(Struct, frozen=True, kw_only=True):
+    """The number of full segments of 65,536 events, and how many of them the index has sealed.
+
+    Events outside sealed segments are searched too, only slower. Unless `current`, the index is
+    being rebuilt by newer rules of analysis.
+    """
+
+    sealed_segments: Size
+    full_segments: Size
+    current: bool
+
+
+class LogAnswer(Struct, frozen=True, kw_only=True):
+    """The name, keys and size of the log. A verifier trusts its own policy instead of these."""
+
+    origin: str
+    verifier_keys: tuple[str, ...]
+    witnesses: tuple[WitnessAnswer, ...]
+    policy: str
+    tree_size: Size
+    published_size: Size
+    index: IndexAnswer
+
+
+class Alive(Struct, frozen=True, kw_only=True):
+    """The process answers."""
+
+    status: str
+
+
+class Ready(Struct, frozen=True, kw_only=True):
+    """The service takes and proves events; `warnings` names what will soon prevent it."""
+
+    status: str
+    warnings: tuple[str, ...]
+
+
+class NotReady(Problem, frozen=True, kw_only=True):
+    """A problem document that lists why the service is not ready."""
+
+    reasons: tuple[str, ...]
