@@ -1,6 +1,6 @@
-"""Measures the recorder: the cost of `record`, the rate of events, the memory of the sender.
+"""Measures the recorder: the time of a call of `record`, the rate of events, the sender's memory.
 
-Each measurement is a process of its own, `python -m bench.record MODE …`, so none affects another.
+Each measurement runs in its own process, `python -m bench.record MODE …`, so none affects another.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def run(folder: Path, *, entries: int, seconds: float) -> list[Row]:
 
 
 def _import_ms() -> float:
-    """The median time that a process takes longer for the import than for nothing."""
+    """The median time of a process that imports the recorder, less that of an empty one."""
 
     def median_s(statement: str) -> float:
         seconds = []
@@ -136,20 +136,20 @@ def _open(options: argparse.Namespace, **more: Any) -> Recorder:
 
 
 def call(options: argparse.Namespace) -> dict[str, float]:
-    """What a call costs while nothing can be sent."""
+    """The time of a call while the ledger can't be reached."""
     with _quiet_recorder(options) as recorder:
         return _timed(recorder, until_s=time.perf_counter() + options.seconds)
 
 
 def rate(options: argparse.Namespace) -> dict[str, float]:
-    """What a call costs at a steady rate while the sender is at work in the same process."""
+    """The time of a call at a steady rate, while the sender works in the same process."""
     with _quiet_recorder(options) as recorder:
         until_s = time.perf_counter() + options.seconds
         return _timed(recorder, until_s=until_s, interval_s=1 / RATE_PER_S)
 
 
 def flow(options: argparse.Namespace) -> dict[str, float]:
-    """Events a second, from the first record to the last verified acknowledgement."""
+    """The rate from the first `record` to the last verified acknowledgement, in events a second."""
     with _quiet_recorder(options) as recorder:
         started_s = time.perf_counter()
         count = 0
@@ -157,12 +157,12 @@ def flow(options: argparse.Namespace) -> dict[str, float]:
             recorder.record("user.role_changed", **EVENT)
             count += 1
         if not recorder.flush(WAIT_S):
-            raise SystemExit("not everything was sent")
+            raise SystemExit("some events were not sent")
         return {"events_per_s": count / (time.perf_counter() - started_s)}
 
 
 def fill(options: argparse.Namespace) -> dict[str, float]:
-    """Leave so many events in the spool, as a process that was killed does."""
+    """Leave `entries` events in the spool and exit at once, as a killed process does."""
     recorder = _open(options)
     for _ in range(options.entries):
         recorder.record("user.role_changed", **EVENT)
@@ -172,7 +172,7 @@ def fill(options: argparse.Namespace) -> dict[str, float]:
 
 
 def drain(options: argparse.Namespace) -> dict[str, float]:
-    """The most memory that sending what was left takes, beyond what a process has with none."""
+    """The peak memory while a full spool is sent, beyond that of a process with an empty spool."""
     with Recorder(
         options.url, options.token, spool=f"{options.spool}-empty", policy=options.policy
     ) as idle:
@@ -183,7 +183,7 @@ def drain(options: argparse.Namespace) -> dict[str, float]:
     deadline_s = time.monotonic() + WAIT_S
     while any(Path(options.spool).glob("*-*/*.segment")):
         if time.monotonic() > deadline_s:
-            raise SystemExit("not everything was sent")
+            raise SystemExit("some events were not sent")
         most = max(most, _resident_bytes())
         time.sleep(0.02)
     recorder.close()
@@ -196,16 +196,16 @@ def _resident_bytes() -> int:
 
 
 def _quiet_recorder(options: argparse.Namespace) -> Recorder:
-    """A recorder that is warm: its files are open, its threads run."""
+    """Open a recorder and warm it up: its files are open, its threads run."""
     recorder = _open(options, spool_bytes_max=8 << 30)
     for _ in range(1_000):
         recorder.record("user.role_changed", **EVENT)
     if options.url == AWAY:
-        # From here on it waits between attempts.
+        # After a failure the sender waits between attempts, so it takes no time from the calls.
         while not recorder.status.failures:
             time.sleep(0.01)
     elif not recorder.flush(WAIT_S):
-        raise SystemExit("the ledger takes nothing")
+        raise SystemExit("the ledger took no event")
     return recorder
 
 
@@ -235,7 +235,7 @@ MODES = {mode.__name__: mode for mode in (call, rate, flow, fill, drain)}
 
 
 def main() -> None:
-    """Measure one thing, print its figures."""
+    """Run one measurement and print its figures as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("mode", choices=MODES)
     parser.add_argument("--url", default=AWAY)

@@ -68,7 +68,7 @@ class Question(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """How long an answer took, and how many matches it told of; -1: it told of none."""
+    """The seconds that an answer took, and its number of matches; -1: it gave none."""
 
     seconds: float
     total: int

@@ -1,4 +1,4 @@
-"""What the synchronous and the asynchronous client share: settings, accepted heads, state file."""
+"""The base of both clients, synchronous and asynchronous: settings, accepted heads, state file."""
 
 import os
 import time

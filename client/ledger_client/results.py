@@ -91,7 +91,7 @@ class Facet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """How many of the events found happened in each hour or day; empty ones are left out."""
+    """The number of found events that happened in each hour or day; empty ones are left out."""
 
     unit: str
     buckets: tuple[tuple[str, int], ...]

@@ -1,4 +1,6 @@
-"""When a request is sent again, and after how long. Clocks and random numbers are passed in.
+"""Retries of a request: after which failures, and after how long.
+
+Clocks and random numbers are passed in.
 
 * Sent again: after connection errors and time-outs, and after 429, 502, 503 and 504. Never after
   any other answer: a 400 will be a 400 the next time too.

@@ -1,4 +1,4 @@
-"""What several commands share: the argument DIRECTORY, log lines, a progress bar.
+"""The pieces that several commands share: the argument DIRECTORY, log lines, a progress bar.
 
 Log lines go to standard error: as text on a terminal, otherwise as JSON.
 """

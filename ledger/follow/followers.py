@@ -9,7 +9,7 @@ from ledger.follow.process import FollowerProcess
 
 
 class FollowerSpec(NamedTuple):
-    """How a follower is run: `python -m module`, then paths below the ledger's folder."""
+    """The command of a follower: `python -m module`, then paths below the ledger's folder."""
 
     name: str
     module: str

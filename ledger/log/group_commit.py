@@ -41,7 +41,7 @@ class QueueFullError(UnavailableError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitLimits:
-    """How much may wait, and how many items one commit takes.
+    """The limits of a group commit: the work that may wait, and the items that one commit takes.
 
     A job that is larger than a limit is accepted when nothing else waits.
     """

@@ -58,7 +58,7 @@ _log = structlog.get_logger("ledger.log.publisher")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublisherOptions:
-    """How often a publisher works, and its clock.
+    """The intervals and the clock of a publisher.
 
     `heartbeat_s`: how old a published checkpoint with cosignatures may become before they are
     renewed.

@@ -71,7 +71,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexStatus:
-    """How many of the full segments are sealed in the index on disk."""
+    """The size of the log and of the index on disk: its full and its sealed segments."""
 
     tree_size: int
     segment_entries: int
@@ -224,7 +224,7 @@ class QueryEngine:
         return self._log.head().tree_size
 
     def status(self) -> IndexStatus:
-        """How much of the log the index on disk covers."""
+        """The part of the log that the index on disk covers."""
         tree_size = self.tree_size()
         with self._snapshot() as snapshot:
             return IndexStatus(

@@ -158,7 +158,7 @@ class PageRun:
 
     @property
     def next_position(self) -> int | None:
-        """Where the next page begins; None when nothing is left."""
+        """The position at which the next page begins; None when nothing is left."""
         if self._unread_position is not None:
             return self._unread_position
         if not self.indices or (self._is_ahead_exact and self._ahead == len(self.indices)):

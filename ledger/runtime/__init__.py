@@ -1,4 +1,4 @@
-"""What the server alone needs of its host; what it shares with clients is `ledger_client.runtime`.
+"""Host services for the server alone; `ledger_client.runtime` has those that clients share.
 
 keys      files of private keys
 """

@@ -27,7 +27,7 @@ Count = Annotated[int, Meta(ge=1)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What can be set; every value has a default that suits a first try on one machine."""
+    """The settings of a service. Every default suits a first try on one machine."""
 
     listen: Annotated[
         str, "Address and port to serve on; port 0 takes a free one. IPv6 as [::1]:8765."

@@ -183,7 +183,7 @@ class Environment:
             return transaction.count(database)
 
     def fill_ratio(self) -> float:
-        """How much of the map is in use, from 0 to 1; pages that wait for reuse count."""
+        """The used part of the map, from 0 to 1; pages that wait for reuse count as used."""
         info = self._raw.info()
         return float((info["last_pgno"] + 1) * self._raw.stat()["psize"] / info["map_size"])
 

@@ -39,7 +39,7 @@ _DATABASES = (keyspace.ENTRIES, keyspace.TILES, keyspace.IDS, keyspace.CHECKPOIN
 
 
 class _PerThread(threading.local):
-    """What a thread has for itself. Making a decompressor takes half as long as using it once."""
+    """One decompressor for each thread: to make one takes half as long as to use it once."""
 
     def __init__(self) -> None:
         self.decompressor = zstandard.ZstdDecompressor()
@@ -264,7 +264,7 @@ def check_right_edge(store: LogStore) -> None:
 
 
 def last_received_time(store: LogStore) -> str | None:
-    """When the last entry was received; later entries are never stamped with an earlier time."""
+    """The time at which the last entry was received; later entries never get an earlier time."""
     tree_size = store.head().tree_size
     if tree_size == 0:
         return None

@@ -39,7 +39,7 @@ class NewEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Placement(enum.Enum):
-    """What the log did with an entry that it was given to append."""
+    """The outcome of an append: new, there already, or refused because its id has another event."""
 
     APPENDED = "appended"
     DUPLICATE = "duplicate"
@@ -47,7 +47,7 @@ class Placement(enum.Enum):
 
 
 class AppendResult(msgspec.Struct, frozen=True, gc=False):
-    """Where an entry is. `leaf`: the bytes stored there; a repeated event doesn't change them."""
+    """The place of an entry. `leaf` is as stored there; a repeated event doesn't change it."""
 
     placement: Placement
     leaf_index: int

@@ -222,7 +222,7 @@ class Monitor:
     def stale_at_unix_s(
         self, now_unix_s: float, *, unanswered_since_unix_s: float | None = None
     ) -> float:
-        """When the log becomes stale, unless it answers freshly before.
+        """The time at which the log becomes stale if it gives no fresh answer before.
 
         `unanswered_since_unix_s` is when the log last answered every request, or when the first
         request was sent; None when every request was answered.
@@ -259,7 +259,7 @@ class Monitor:
         )
 
     def _confirmed_at_unix_s(self, now_unix_s: float) -> float:
-        """When the published head was last confirmed: by a quorum, or by growth without one."""
+        """The last confirmation of the published head: by a quorum, or without one by growth."""
         head = self._published
         if self._policy.quorum is None or head is None:
             return self._grown_at_unix_s

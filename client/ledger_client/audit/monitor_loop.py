@@ -45,7 +45,7 @@ RETRY: Final = RetryPolicy(attempts_max=3, total_s=10.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a log is followed. `stale_after_s` 0 turns the alarm for a stale log off."""
+    """The settings of a monitor's loop. `stale_after_s` 0 turns the alarm for a stale log off."""
 
     interval_s: float = INTERVAL_S
     stale_after_s: float = STALE_AFTER_S

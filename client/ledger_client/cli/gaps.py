@@ -84,7 +84,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def unexplained_count(self) -> int:
-        """How many numbers are missing without a recorded reason."""
+        """The count of the numbers that are missing without a recorded reason."""
         return sum(last - first + 1 for first, last in self.unexplained)
 
 

@@ -97,7 +97,7 @@ def _evidence_fields(evidence: Evidence) -> dict[str, object]:
 
 
 def verdict(leaf: Leaf, leaf_index: int, head: VerifiedHead) -> dict[str, object]:
-    """What was verified, as JSON for programs."""
+    """The verified entry and head, as JSON for programs."""
     return {
         "verified": True,
         "index": leaf_index,
@@ -128,7 +128,7 @@ def cosignatures(head: VerifiedHead) -> list[dict[str, object]]:
 
 
 def described(leaf: Leaf, leaf_index: int, head: VerifiedHead) -> dict[str, object]:
-    """What was verified, as fields for people."""
+    """The verified entry and head, as fields for people."""
     return {
         **event_fields(leaf.event),
         "received": f"{leaf.received.time} by {leaf.received.by}",

@@ -222,7 +222,7 @@ def _record_members(
 def _recording(
     model: type[Model], what: str, targets: list[Principal], changes: Changes
 ) -> Callable[[], None]:
-    """What records a change of this moment, to be called once it is committed."""
+    """A function that records this change as of now; call it once the change is committed."""
     recorder = ledger_recorder()
     # At the commit the block may be over, and the user logged out.
     scope = dict(current_scope())

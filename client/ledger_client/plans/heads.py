@@ -58,7 +58,7 @@ class Heads:
         return head
 
     def take_older(self) -> str | None:
-        """What to report of an older head that the ledger showed, once; None without one."""
+        """The report of an older head that the ledger showed, given once; None without one."""
         with self._lock:
             message, self._older = self._older, None
         return message

@@ -262,7 +262,7 @@ def _check_counted(
 
 
 def _values_in(leaves: Sequence[bytes], field: str) -> Counter[str]:
-    """How many events have each value of a field, cut as the index cuts them."""
+    """The number of events that have each value of a field, cut as the index cuts values."""
     values = (set(values_of(field, decode_view(leaf))) for leaf in leaves)
     if field == "action":
         return Counter(value for each in values for value in each)

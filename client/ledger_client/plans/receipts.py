@@ -163,7 +163,7 @@ def _check_result(sent: ReadEvent, result: Result | Refused) -> _Stored | Reject
 
 
 def _with_commitments(sent: ReadEvent, committed: Sequence[Committed]) -> ReadEvent:
-    """What was sent, with the commitments that the ledger says it put in the place of values.
+    """The sent event, with the commitments by which the ledger says it replaced values.
 
     The client computes them from its own values and the salts that it is told, so the ledger can't
     have logged commitments to anything else.

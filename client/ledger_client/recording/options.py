@@ -41,7 +41,7 @@ class RecorderKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecorderOptions:
-    """How a recorder labels, spools and sends events.
+    """Options of a recorder: labels of its events, the spool, sending.
 
     Raises: ValueError for a choice that does not exist, and for a spool that is too small.
     """

@@ -59,7 +59,7 @@ class RecordArguments(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecorderStatus:
-    """What became of the events of a recorder in this process."""
+    """Counts of a recorder's events in this process, and the last failure to send."""
 
     instance: str | None = None
     recorded: int = 0
@@ -189,7 +189,7 @@ class Recorder:
 
     @property
     def status(self) -> RecorderStatus:
-        """What became of the events so far."""
+        """Counts of the events so far, and the last failure to send."""
         session = self._session
         if session is None:
             return RecorderStatus()

@@ -67,7 +67,7 @@ _FAILURES: Final = (UnavailableError, MalformedError, VerificationError, Rejecte
 
 
 class Counts(msgspec.Struct):
-    """What became of events. The sender writes it, any thread reads it."""
+    """Counts of sent and rejected events, and failures. The sender writes, any thread reads."""
 
     sent: int = 0
     rejected: int = 0

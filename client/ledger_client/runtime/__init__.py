@@ -1,4 +1,4 @@
-"""What any process of ours needs of its host, client or server.
+"""Host services for every process of ours, client or server.
 
 files     durable writes, directory syncs, locks that end with their process
 clock     the time of day in the unit that events use

@@ -1,4 +1,4 @@
-"""How long to wait after failures in a row."""
+"""The time to wait after several failures in a row."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""How a server lives in this process: its event loop, its address, and the signal to end."""
+"""Runs a server in this process: its event loop, its address, and the signal to end."""
 
 import asyncio
 import gc

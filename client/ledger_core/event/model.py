@@ -153,11 +153,11 @@ class Principal(_Part, frozen=True, kw_only=True):
 
 
 class Target(Principal, frozen=True, kw_only=True):
-    """What was acted on."""
+    """A thing that was acted on."""
 
 
 class Actor(Principal, frozen=True, kw_only=True):
-    """Who acted, through which session and credential, and for whom."""
+    """The principal that acted, its session and credential, and the principal it acted for."""
 
     session: Id | UnsetType = UNSET
     credential: Id | UnsetType = UNSET
@@ -165,7 +165,7 @@ class Actor(Principal, frozen=True, kw_only=True):
 
 
 class Source(_Part, frozen=True, kw_only=True):
-    """Where it came from."""
+    """The origin of an action: address, user agent, service."""
 
     ip: Address | UnsetType = UNSET
     port: Port | UnsetType = UNSET
@@ -211,7 +211,7 @@ class Event(_Part, frozen=True, kw_only=True):
 
 
 class Received(_Part, frozen=True, kw_only=True):
-    """What the server adds: the principal it authenticated, and its clock."""
+    """The part that the server adds: the principal that it authenticated, and its time."""
 
     by: Id
     time: Time

@@ -213,7 +213,7 @@ class Policy:
             raise VerificationError(f"the quorum is not met: {reasons}")
 
     def _missing(self, name: str, holding: Collection[str]) -> Iterator[str]:
-        """Why a name does not hold, from itself down to the witnesses."""
+        """The reasons why a name does not hold, from the name down to the witnesses."""
         group = next((group for group in self.groups if group.name == name), None)
         if group is None:
             yield f"witness {_shown(name)} has not cosigned"

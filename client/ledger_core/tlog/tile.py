@@ -111,7 +111,7 @@ def parse_tile_path(path: str) -> TileRef:
 
 
 def tile_width(*, level: int, index: int, tree_size: int) -> int:
-    """How many hashes the tile has in a tree of this size: 256 when full, 0 when absent."""
+    """The number of hashes in the tile in a tree of this size: 256 when full, 0 when absent."""
     return max(0, min((tree_size >> TILE_HEIGHT * level) - index * TILE_WIDTH, TILE_WIDTH))
 
 
@@ -127,7 +127,7 @@ def tile_rows(leaves: bytes) -> bytes:
 
 
 def locate(node: Node) -> tuple[TileCoord, int, int]:
-    """Where a node is: its tile, the row in it, and the offset in that row.
+    """The place of a node: its tile, the row in it, and the offset in that row.
 
     The root of a full tile is found as a leaf of the tile above, where it is public.
     """
@@ -137,7 +137,7 @@ def locate(node: Node) -> tuple[TileCoord, int, int]:
 
 
 def stored_offset(row: int, offset: int) -> int:
-    """Where a hash begins among the bytes of `tile_rows`. Precondition: as `node_hash_in_tile`."""
+    """The offset of a hash in the bytes of `tile_rows`. Precondition: as `node_hash_in_tile`."""
     return (2 * TILE_WIDTH - (2 * TILE_WIDTH >> row) + offset) * HASH_BYTES
 
 

@@ -1,4 +1,4 @@
-"""What each team does all day.
+"""The daily work of each team, as tasks that make events.
 
 A task is a function of a shift and a time. It draws from the shift's randomness in the order of its
 lines. `TASKS` says how often each team does what.

@@ -78,7 +78,7 @@ class Page:
 
 
 class SearchBounds(TypedDict):
-    """What bounds a search, whatever it is for."""
+    """The bounds of every search: tenant, time, limits and cancellation."""
 
     tenant: str | None
     now_unix_us: int

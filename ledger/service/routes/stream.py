@@ -168,7 +168,7 @@ async def stream_events(
 
 
 def _start(context: ServiceContext, request: web.BaseRequest, from_: int | None) -> int:
-    """Where the stream begins. Last-Event-ID wins, for a browser repeats its first request."""
+    """The first index of the stream. Last-Event-ID wins: a browser repeats its first request."""
     last = request.headers.get("Last-Event-ID")
     if last:
         try:

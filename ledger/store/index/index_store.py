@@ -295,7 +295,7 @@ def _made_by(transaction: Transaction[bytes]) -> tuple[str, int]:
 
 
 def _generation(transaction: Transaction[bytes]) -> int:
-    """How often the index was cleared."""
+    """The number of times that the index was cleared."""
     found = transaction.get(keyspace.META, keyspace.META_GENERATION)
     return 0 if found is None else keyspace.decode_u64(found)
 
