@@ -164,7 +164,7 @@ def test_a_policy_with_an_ml_dsa_key_is_an_error_without_its_extra_and_never_a_p
     assert "pip install 'witnessed-ledger-client[ml-dsa]'" in done.stderr
 
 
-def test_importers_and_the_asynchronous_client_name_their_extras(
+def test_importers_zstd_and_the_asynchronous_client_name_their_extras(
     client: Installed, tmp_path: Path
 ) -> None:
     (tmp_path / "records.jsonl").write_text("{}\n", encoding="utf-8")
@@ -172,6 +172,13 @@ def test_importers_and_the_asynchronous_client_name_their_extras(
         done = client.run("ledger", "import", *arguments, "records.jsonl", cwd=tmp_path)
         assert done.returncode == 2
         assert "pip install 'witnessed-ledger-client[importers]'" in done.stderr
+    (tmp_path / "records.zst").write_bytes(bytes.fromhex("28b52ffd"))
+    done = client.run(
+        "ledger", "import", "--format", "jsonl", "--dry-run", "records.zst", cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "reading zstd files needs the extra zstd" in done.stderr
+    assert "pip install 'witnessed-ledger-client[zstd]'" in done.stderr
     done = client.run("python", "-c", "from ledger_client import AsyncLedgerClient", cwd=tmp_path)
     assert "AsyncLedgerClient needs the extra async" in done.stderr
     assert "pip install 'witnessed-ledger-client[async]'" in done.stderr

@@ -140,10 +140,12 @@ def run(arguments: list[str]) -> int:
         # The reader of the pipe has closed it, as in `ledger show 3 | head -1`.
         sys.stderr.close()
         return 0
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         from ledger_client.extras import MissingExtraError, missing_extra
 
-        missing = missing_extra(f"`ledger {' '.join(arguments[:1])}`", error)
+        missing = error
+        if isinstance(error, ModuleNotFoundError):
+            missing = missing_extra(f"`ledger {' '.join(arguments[:1])}`", error)
         if not isinstance(missing, MissingExtraError):
             raise
         click.echo(f"error: {missing}", err=True)
