@@ -1,6 +1,6 @@
 """Groups of users, with an audit trail, in Django: one file, with a database in memory.
 
-`login` really logs in. Logins, and what becomes of users and groups, are recorded by themselves.
+`login` really logs in. `LedgerConfig` records logins, and changes of users and groups.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Roles of users, with an audit trail, in FastAPI.
 
-Who sends the request is what its header `X-User` says: an example, and no authentication.
+The header `X-User` names the user of a request: that suits an example, and is no authentication.
 """
 
 import os
