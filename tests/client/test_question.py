@@ -305,6 +305,31 @@ def test_a_page_is_held_against_the_page_before(change: Change, named: str) -> N
             run(search.next_page(), second)
 
 
+def test_a_total_that_is_not_exact_is_a_fault_of_a_complete_first_page_alone() -> None:
+    plain: dict[str, Any] = {"facets": [], "histogram": None, "total": 0, "total_exact": False}
+    search = search_query(QUESTION, order="oldest", limit=None, heads=heads())
+    bounded = answer([], **plain, complete=False, cursor="a")
+    assert run(search.next_page(), bounded).entries == ()
+    assert run(search.next_page(), answer([], **plain)).entries == ()
+    assert not search.is_open
+    assert run(ask(counts=False), answer([], **plain, complete=False))[0].entries == ()
+    with pytest.raises(VerificationError, match="the total is not exact"):
+        run(ask(counts=False), answer([], **plain))
+
+
+def test_counts_of_a_sample_are_not_held_against_the_events() -> None:
+    sample = {"exact": False, "counted": 2}
+    said = answer(FOUND)
+    said["facets"] = [
+        facet("action", ("page.read", 2), **sample),
+        facet("tenant", ("acme", 1), others=1, **sample),
+    ]
+    said["histogram"]["buckets"] = [{"start": "2025-11-25T00:00:00Z", "count": 2}]
+    said["histogram"] |= sample
+    page, _ = run(ask(), said)
+    assert [each.is_exact for each in page.facets] == [False, False]
+
+
 NOON_US = 1_764_072_000_000_000
 
 
