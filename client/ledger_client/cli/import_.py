@@ -8,13 +8,13 @@ import io
 import json
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self, cast
-from uuid import UUID
 
 import click
 
@@ -33,13 +33,13 @@ from ledger_client.collect.importers import (
     load_format_file,
     read_records,
 )
-from ledger_core.api import Problem
-from ledger_core.event.ids import DERIVED_VERSION
+from ledger_core.event.canonical import format_time
 from ledger_core.event.secrets import mask
 from ledger_core.tlog.errors import MalformedError
 
 BATCH_RECORDS: Final = 1000
 STANDARD_INPUT: Final = Path("-")
+FILE_TIME: Final = "the time at which the file was last changed"
 
 
 @click.command("import")
@@ -139,7 +139,16 @@ def _note_of(text: str) -> str:
 
 def _notes_of(event: dict[str, Any]) -> list[str]:
     notes = [_note_of(each) for each in event.get("context", {}).get("import_notes", ())]
-    return notes if "time" in event else [*notes, "time: it has none, that of the import is used"]
+    return notes if "time" in event else [*notes, f"time: it has none, {FILE_TIME} is used"]
+
+
+def _file_time(source: Path) -> str:
+    """The time of events of ours that have none: the same at each import of the same file.
+
+    With the time of the import, a second import would be refused as another event of the same id.
+    """
+    unix_ns = time.time_ns() if source == STANDARD_INPUT else source.stat().st_mtime_ns
+    return format_time(unix_ns // 1000)
 
 
 def _print_notes(notes: Counter[str]) -> None:
@@ -213,8 +222,9 @@ def import_file(
     ):
         read_to = 0
         mapper = FileMapper(format_)
+        file_time = _file_time(source)
         for batch in _batches(_records(source, format_)):
-            _import_batch(ledger, batch, mapper, report, rejected)
+            _import_batch(ledger, batch, mapper, file_time, report, rejected)
             bar.update(batch[-1].file_offset - read_to)
             read_to = batch[-1].file_offset
         if report.rejected:
@@ -311,16 +321,11 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
         raise damage
 
 
-def _is_again(event: dict[str, Any], problem: Problem) -> bool:
-    """Tell whether only the time that was filled in differs: a derived id is the event's hash."""
-    is_derived = UUID(event["id"]).version == DERIVED_VERSION
-    return is_derived and "time" not in event and problem.slug == "id-conflict"
-
-
 def _import_batch(
     ledger: LedgerClient,
     batch: list[Record],
     mapper: FileMapper,
+    file_time: str,
     report: ImportReport,
     rejected: _RejectedFile,
 ) -> None:
@@ -334,14 +339,12 @@ def _import_batch(
             rejected.write(record, str(error), getattr(error, "field", None))
     if not mapped:
         return
-    results = ledger.append_many([event for _, event in mapped])
+    results = ledger.append_many([{"time": file_time, **event} for _, event in mapped])
     for (record, event), result in zip(mapped, results, strict=True):
         if isinstance(result, Receipt):
             report.appended += not result.is_duplicate
             report.duplicates += result.is_duplicate
             report.notes.update(_notes_of(event))
-        elif _is_again(event, result.problem):
-            report.duplicates += 1
         else:
             report.rejected += 1
             report.notes[f"refused, {_note_of(result.problem.detail)}"] += 1
