@@ -103,7 +103,17 @@ class FollowerProcess:
             )
             if self._stopping.wait(wait_s):
                 return
-            process = self._start_child()
+            process = self._start_again()
+
+    def _start_again(self) -> subprocess.Popen[bytes] | None:
+        """The new child, None after `stop`; tried until the system has room for a process."""
+        while True:
+            try:
+                return self._start_child()
+            except OSError as error:
+                _log.warning("follower_not_started", follower=self.name, error=error.strerror)
+                if self._stopping.wait(RESTART_MAX_S):
+                    return None
 
 
 def lower_priority() -> None:

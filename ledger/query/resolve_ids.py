@@ -44,8 +44,11 @@ class IdResolver:
         return condition
 
     def _id(self, value: str) -> Expression:
-        index = self.log.index_of(bytes.fromhex(value.replace("-", "")))
-        return ast.IndexIn(() if index is None else (index,))
+        id_bytes = bytes.fromhex(value.replace("-", ""))
+        indices = self.log.indices_between(low=id_bytes, last=id_bytes, most=IDS_MAX)
+        if indices is None:
+            return ast.Is("id", value)
+        return ast.IndexIn(tuple(sorted(indices)))
 
     def _ids(self, prefix: str) -> Expression:
         digits = prefix.replace("-", "")

@@ -19,7 +19,7 @@ import structlog
 from msgspec import UNSET, UnsetType
 
 from ledger.log.sequencer import Sequencer
-from ledger.service.http.problems import ProblemError, explain, make_problem, retry_later
+from ledger.service.http.problems import ProblemError, explain, make_problem
 from ledger.service.http.request_body import ParsedBody
 from ledger.service.private_fields import ChangedEvent, PrivateFields
 from ledger.service.secret_filter import SecretFilter
@@ -37,6 +37,7 @@ from ledger_core.event.canonical import (
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.model import EventError, Received
 from ledger_core.event.reader import Reader, ReadEvent
+from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64
 
@@ -108,12 +109,16 @@ class IngestPipeline:
         consecutive indices. They are durable when this returns. An event whose id is taken is
         refused, and logged inside an event of the service's own, so that it does not vanish.
         Raises: as `Sequencer.append`, with nothing kept; EventError when a body that should be one
-        event isn't even JSON; ProblemError when another tenant takes an id at the same moment.
+        event isn't even JSON.
         """
         async with self._turns[by]:
             reads = await self._read(body, tenant, is_own=is_own)
         self._secret_filter.report()
-        reads = await self._store_private(reads)
+        return await self._log(await self._store_private(reads), by=by, is_own=is_own)
+
+    async def _log(
+        self, reads: Sequence[ReadEvent | Refused], *, by: str, is_own: bool
+    ) -> list[Result | Refused]:
         # From here to the queue nothing is awaited; append() queues before it awaits.
         received = Received(by=by, time=format_time(self._clock.now()))
         stamped = [_stamp(read, received) for read in reads]
@@ -124,6 +129,7 @@ class IngestPipeline:
         placed = iter(commit.placed)
         outcomes: list[Result | Refused] = []
         conflicts: list[bytes] = []
+        raced: dict[int, ReadEvent] = {}
         for position, (read, entry) in enumerate(zip(reads, stamped, strict=True), start=1):
             if position % YIELD_EVENTS == 0:
                 await asyncio.sleep(0)
@@ -135,16 +141,32 @@ class IngestPipeline:
                 continue
             place = next(placed)
             if place.placement is Placement.CONFLICT and not is_own:
-                conflicts.append(_conflict_event(read, place, by=by))
+                if parse_leaf(place.leaf).event.tenant != read.event.tenant:
+                    # Another tenant's event took the id since this one was read.
+                    raced[len(outcomes)] = self._with_own_id(read)
+                else:
+                    conflicts.append(_conflict_event(read, place, by=by))
             outcomes.append(_outcome(read, entry, place, received))
+        if raced:
+            again = await self._log(list(raced.values()), by=by, is_own=is_own)
+            for position, outcome in zip(raced, again, strict=True):
+                outcomes[position] = outcome
         if conflicts:
             await self._log_own(conflicts)
         return outcomes
 
     async def _log_own(self, events: Sequence[bytes]) -> None:
-        """Log events of the service itself; one that is refused is a fault of ours."""
+        """Log events of the service itself; one that is refused is a fault of ours.
+
+        Raises nothing when the queue is full: what the client sent is in the log already.
+        """
         body = ParsedBody(events, self.reader.read, is_batch=True)
-        for outcome in await self.append(body, by=SERVICE_NAME, tenant=None, is_own=True):
+        try:
+            outcomes = await self.append(body, by=SERVICE_NAME, tenant=None, is_own=True)
+        except UnavailableError as error:
+            _log.error("own_events_not_logged", count=len(events), reason=str(error))
+            return
+        for outcome in outcomes:
             if isinstance(outcome, Refused):
                 _log.error("own_event_refused", reason=outcome.error.slug)
 
@@ -254,11 +276,8 @@ def _conflict_event(read: ReadEvent, placed: AppendResult, *, by: str) -> bytes:
     """The event that records a refused one, whose id another event has, with its content.
 
     Its id follows from both, so the same refusal again is a duplicate.
-    Raises: ProblemError when the other event is another tenant's: the next try has its own key.
     """
     event, stored = read.event, parse_leaf(placed.leaf)
-    if stored.event.tenant != event.tenant:
-        raise retry_later("unavailable", "the id is being taken; send the request again")
     digest = hashlib.sha256(b"%b\n%b" % (by.encode(), read.event_json)).digest()
     context: dict[str, Any] = {"index": placed.leaf_index}
     conflict = {

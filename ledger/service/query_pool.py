@@ -89,14 +89,17 @@ class QueryPool:
         self._follower.stop()
         self._pool.shutdown()
 
-    def ask_turn(self, token: str) -> asyncio.Future[None]:
+    def ask_turn(self, token: str, *, has_begun: bool = False) -> asyncio.Future[None]:
         """A future that is done when the token has a thread, to be given back by `end_turn`.
 
-        Raises: ProblemError when too many wait already, or the service stops.
+        A stream or export that `has_begun` waits whatever its length: other limits bound their
+        number. Raises: ProblemError when too many wait already, or the service stops.
         """
         waiting = sum(map(len, self._queues.values()))
-        if not self._has_thread(token) and (
-            waiting >= self._waiting_max or len(self._queues[token]) >= self._waiting_each
+        if (
+            not has_begun
+            and not self._has_thread(token)
+            and (waiting >= self._waiting_max or len(self._queues[token]) >= self._waiting_each)
         ):
             raise retry_later("too-busy", "too many searches wait", limit=self._waiting_max)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -139,6 +142,7 @@ class QueryClient:
         self._token = token
         self._request = request
         self._is_gone = False
+        self._has_begun = False
 
     def is_cancelled(self) -> bool:
         """Whether nobody waits for the answer any more. Safe from any thread."""
@@ -149,12 +153,13 @@ class QueryClient:
 
         Raises: ProblemError when too many wait already, the client hangs up or the service stops.
         """
-        turn = self._pool.ask_turn(self._token)
+        turn = self._pool.ask_turn(self._token, has_begun=self._has_begun)
         try:
             await self._wait(turn)
         except BaseException:
             self._pool.end_turn(self._token, turn)
             raise
+        self._has_begun = True
         done = self._pool.submit(work)
         done.add_done_callback(partial(self._end_turn, turn))
         try:

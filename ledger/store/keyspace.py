@@ -9,6 +9,8 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
       tiles        u8 level ‖ u64 index      a full tile: 511 hashes, 16,352 bytes, row by row from
                                              the leaves; a partial one: its leaves, 32 bytes each
       ids          16 bytes of the event id  u64 leaf_index
+                   id ‖ 16 bytes             u64 leaf_index: the event of another tenant with an id
+                                             that was taken; SHA-256 of the tenant, cut to 16 bytes
       checkpoints  u64 tree_size             the signed note that was published
       meta         "format"                  "1"
                    "origin"                  UTF-8

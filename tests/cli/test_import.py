@@ -88,7 +88,9 @@ def test_an_event_without_a_time_gets_that_of_the_import_which_is_noted_and_goes
     file.write_bytes(json.dumps(timeless).encode())
     first = json.loads(command("import", "--format", "jsonl", file, "--json").stdout)[0]
     assert (first["appended"], first["rejected"]) == (1, 0)
-    assert first["notes"] == {"time: it has none, the time at which the file was last changed is used": 1}
+    assert first["notes"] == {
+        "time: it has none, the time at which the file was last changed is used": 1
+    }
     again = json.loads(command("import", "--format", "jsonl", file, "--json").stdout)[0]
     assert (again["appended"], again["duplicates"], again["rejected"]) == (0, 1, 0)
 

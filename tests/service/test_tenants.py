@@ -4,13 +4,16 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import msgspec
 import pytest
 
+from ledger.store.log import tenant_id_key
 from tests.service.check_log import check_ledger
-from tests.service.serving import Answer, Ledger, event, serving_new
+from tests.service.serving import QUICK, Answer, Ledger, event, serving_new
 from tests.service.streams import lines_of
 
 ACME, OTHER, NONE = "acme", "other", None
@@ -182,3 +185,26 @@ def test_bundles_are_not_a_way_around(ledger: Ledger) -> None:
 
 def test_the_steps_of_a_plan_are_not_explained(ledger: Ledger) -> None:
     assert ask(ledger, "/v1/events?q=actor:u_other&explain=1").slug == "wrong-tenant"
+
+
+@pytest.mark.parametrize("secrets", ["refuse", "mask"])
+def test_events_of_tenants_with_one_id_are_all_kept_and_found(tmp_path: Path, secrets: str) -> None:
+    taken = event(tenant=OTHER)
+    text = "the password is password=Sommer2026!x" if secrets == "mask" else "a reason"
+    others = [event(tenant=tenant, id=taken["id"], reason=text) for tenant in (ACME, NONE)]
+    with serving_new(tmp_path, msgspec.structs.replace(QUICK, secrets=secrets)) as ledger:
+        for each in (taken, *others, *others):
+            assert ledger.append(each).status == 200
+        # In one request too, and without a second event for a repetition.
+        assert ledger.append(*others, event()).status == 200
+        for q in (f"id:{taken['id']}", f"id:{taken['id'][:20]}*"):
+            page = ledger.ask(f"/v1/events?{urlencode({'q': q})}").json()
+            assert (page["total"], page["complete"]) == (3, True)
+            assert {row["event"].get("tenant") for row in page["events"]} == {ACME, OTHER, NONE}
+        own = search(ledger, f"id:{taken['id']}")
+        assert [row["event"]["tenant"] for row in own["events"]] == [ACME]
+        check_ledger(ledger)
+
+
+def test_no_id_of_an_event_is_the_key_of_another_tenants_event() -> None:
+    assert len(tenant_id_key(bytes(16), ACME)) > len(bytes(16))

@@ -24,10 +24,10 @@ class InFlight:
         self.used = 0
 
     @contextmanager
-    def lease(self, owner: str) -> Iterator[Callable[[int], None]]:
+    def lease(self, owner: str, *, may_exceed: bool = False) -> Iterator[Callable[[int], None]]:
         """Yield a function that adds to what this owner has in flight, until the block ends.
 
-        The function raises ProblemError for more than the limits allow.
+        The function raises ProblemError for more than the limits allow, unless `may_exceed`.
         """
         taken = 0
 
@@ -35,7 +35,7 @@ class InFlight:
             nonlocal taken
             own = self._by_owner[owner]
             for most, used in ((self._most, self.used), (self._most_per_owner, own)):
-                if used > taken and used + count > most:
+                if used > taken and used + count > most and not may_exceed:
                     what = f"more than {most} {self._unit} would be in flight"
                     raise retry_later("too-busy", what, limit=most)
             self.used += count

@@ -159,7 +159,9 @@ class Server(web.Server):
                 body = large_body(request, answer)
                 if body is None:
                     return answer
-                with context.bytes_in_flight.lease(owner) as take_bytes:
+                # What a POST changed is durable: refusing its answer would have it sent again.
+                may_exceed = request.method == "POST"
+                with context.bytes_in_flight.lease(owner, may_exceed=may_exceed) as take_bytes:
                     take_bytes(len(body))
                     wait_s = context.settings.reader_wait_s
                     return await write_large(request, answer, body, wait_s)
