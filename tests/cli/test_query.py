@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from ledger.demo.child_service import Service, make_ledger
-from ledger_client import LedgerClient
+from ledger_client import LedgerClient, RejectedError
+from ledger_client.cli.query import QueryMistakeError
+from ledger_core.api import Problem
 from tests.cli.conftest import ORIGIN, Command, Ledger
 
 ESCAPE = "\x1b[31m\x07evil"
@@ -103,6 +105,16 @@ def test_a_mistake_is_marked_where_it_is(command: Command) -> None:
     assert lines[mark - 1].strip() == "action:login.* outcom:failure"
     assert lines[mark].index("^") == lines[mark - 1].index("outcom")
     assert "outcome" in done.stderr
+
+
+def test_no_place_is_marked_in_a_query_with_relative_times(command: Command) -> None:
+    done = command("query", "time:9998-01-01..-1h")
+    assert done.returncode == 2
+    assert "with its relative times resolved" in done.stderr
+    assert "ends before it begins" in done.stderr
+    refused = RejectedError(Problem(detail="newer", position=3))
+    assert "^" in QueryMistakeError("actor:u_1", refused).message
+    assert QueryMistakeError("since:-1h", refused).message == "newer"
 
 
 def test_values_and_days_are_counted(command: Command) -> None:

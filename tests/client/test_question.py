@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from ledger_client.cli.query import tree_and_head
+from ledger_client.errors import RejectedError
 from ledger_client.messages import Plan, Request, Response
 from ledger_client.plans.export import ExportVerifier
 from ledger_client.plans.heads import Heads
@@ -357,6 +358,31 @@ def test_relative_times_are_resolved_by_the_client_once_for_all_pages() -> None:
     old = {**rest, "query": "actor:u_1 time:2025-11-20T12:00:00.000000Z.."}
     with pytest.raises(VerificationError, match="query of an answer"):
         run(next_page(), old)
+
+
+@pytest.mark.parametrize("text", ["until:-30000d", "time:..-30000d", "time:-40000d..-30000d"])
+def test_a_range_that_ends_before_1970_finds_nothing(text: str) -> None:
+    question = ask_query(text, now_unix_us=NOON_US)
+    assert parse_query(question.text) == question.expression
+    assert not any(question.matches(index, leaf) for index, leaf in enumerate(LEAVES))
+    assert not question.matches(0, leaf_of(0, time="1970-01-01T00:00:00Z"))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("time:-90s..-1m", "ends before it begins"),
+        ("time:2026-12-27..-1h", "ends before it begins"),
+        ("since:-1h " * 200, "at most 4096 characters"),
+    ],
+)
+def test_a_query_that_has_no_text_once_it_is_resolved_is_refused_with_the_reason(
+    text: str, why: str
+) -> None:
+    with pytest.raises(RejectedError, match=f"relative times resolved.*{why}") as caught:
+        ask_query(text, now_unix_us=NOON_US + 45 * 10**6)
+    assert caught.value.problem.slug == "query"
+    assert caught.value.problem.position is None
 
 
 def test_a_query_that_only_the_ledger_can_read_is_not_called_verified() -> None:

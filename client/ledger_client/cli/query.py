@@ -10,6 +10,7 @@ from ledger_client import Page, RejectedError
 from ledger_client.cli.client_options import Connection, connection_options
 from ledger_client.cli.console import note, print_json, printable_lines
 from ledger_client.cli.render import Renderer, renderer_options, show_counts
+from ledger_client.plans.question import is_sent_as_typed
 from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
 from ledger_core.tlog.text import printable
 
@@ -107,14 +108,17 @@ def tree_and_head(page: Page) -> str:
 
 
 class QueryMistakeError(click.ClickException):
-    """A query that the ledger does not understand; the message marks the place."""
+    """A query that the ledger does not understand; the message marks the place.
+
+    Of a query with relative times another text was sent, whose places mean nothing here.
+    """
 
     exit_code = 2
 
     def __init__(self, query: str, error: RejectedError) -> None:
         problem = error.problem
         lines = [problem.detail]
-        if problem.position is not None:
+        if problem.position is not None and is_sent_as_typed(query):
             # Both numbers are the ledger's claim: beyond the query they mark nothing.
             position = min(max(problem.position, 0), len(query))
             length = min(max(problem.length or 1, 1), len(query) - position + 1)

@@ -18,7 +18,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from ledger_core.api import FacetAnswer, HistogramAnswer, SearchAnswer, SeenAnswer
+from ledger_client.errors import RejectedError
+from ledger_core.api import (
+    TYPE_PREFIX,
+    FacetAnswer,
+    HistogramAnswer,
+    Problem,
+    SearchAnswer,
+    SeenAnswer,
+)
 from ledger_core.query import pivots
 from ledger_core.query.analyzer import cut, decode_view
 from ledger_core.query.ast import EVERYTHING, Expression, format_query, resolve
@@ -82,7 +90,10 @@ class Question:
 
 
 def ask_query(text: str, *, now_unix_us: int, cursor: str | None = None) -> Question:
-    """The question of a query; its relative times count from now, or as on the cursor's page."""
+    """The question of a query; its relative times count from now, or as on the cursor's page.
+
+    Raises: RejectedError for a query that has no text once its relative times are resolved.
+    """
     _, mark, then = (cursor or "").partition(CURSOR_MARK)
     if mark and then.isascii() and then.isdigit():
         now_unix_us = int(then)
@@ -94,7 +105,31 @@ def ask_query(text: str, *, now_unix_us: int, cursor: str | None = None) -> Ques
     resolved = resolve(expression, now_unix_us)
     if resolved == expression:
         return _ask(expression, text=text)
-    return _ask(resolved, text=format_query(resolved), now_unix_us=now_unix_us)
+    return _ask(resolved, text=_resolved_text(resolved), now_unix_us=now_unix_us)
+
+
+def is_sent_as_typed(text: str) -> bool:
+    """Whether a query has no relative times, so that a place the ledger names is one in it."""
+    try:
+        expression = parse_query(text)
+    except QueryError:
+        return True
+    return resolve(expression, 0) == expression
+
+
+def _resolved_text(resolved: Expression) -> str:
+    """The query as the ledger reads it. Raises: RejectedError."""
+    text = format_query(resolved)
+    try:
+        why = "" if parse_query(text) == resolved else "its text would be read as another query"
+    except QueryError as error:
+        why = error.message
+    if why:
+        detail = f"with its relative times resolved, the query is {excerpt(text)}: {why}"
+        raise RejectedError(
+            Problem(type=f"{TYPE_PREFIX}query", title="The query is wrong", detail=detail)
+        )
+    return text
 
 
 def ask_around(leaf: bytes, *, minutes: int) -> Question:

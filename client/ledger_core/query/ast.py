@@ -167,10 +167,13 @@ def resolve(expression: Expression, now_unix_us: int) -> Expression:
     def absolute(condition: Expression) -> Expression:
         if not isinstance(condition, Between):
             return condition
-        start, end = condition.start, condition.end
-        return Between(
-            condition.field, start and start.resolve(now_unix_us), end and end.resolve(now_unix_us)
+        start, end = (
+            moment and moment.resolve(now_unix_us) for moment in (condition.start, condition.end)
         )
+        if end is not None and end.unix_us == 0:
+            # Nothing is before 1970, and no text names a range that ends there.
+            return Not(Between(condition.field, Moment(0), None))
+        return Between(condition.field, start, end)
 
     return replace_conditions(expression, absolute)
 
