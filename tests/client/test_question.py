@@ -205,6 +205,7 @@ EVENT_LIES: list[tuple[str, Change, str]] = [
 
 FACET_LIES: list[tuple[str, Change, str]] = [
     ("field", setting("facets.0.field", "actor"), "facets of a page"),
+    ("field", setting("facets.0.field", "nonsense"), "facets of a page"),
     ("values", setting("facets.0.values.0.value", "page.deleted"), "page.deleted"),
     ("values", setting("facets.0.values.0.count", 6), "11 in all, want 10"),
     ("values", setting("facets.1.values.0.count", 6), "got 6 of 'acme', but the events have 7"),

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import uuid
+import weakref
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -365,3 +366,53 @@ def test_of_any_other_object_nothing_is_known() -> None:
     for value in (Opaque(), 5, "text", User, Account):
         with pytest.raises(TypeError, match="no state that is known"):
             diff(None, value)
+
+
+class Slotted:
+    __slots__ = ("name",)
+
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override] # as a proxy has it
+        return None
+
+
+class Unbound:
+    """A proxy outside its context, as Werkzeug has them."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class Failing:
+    __slots__ = ("other",)
+
+    def __init__(self, other: int) -> None:
+        self.other = other
+
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override] # as a proxy has it
+        raise ReferenceError
+
+
+@dataclasses.dataclass
+class Detached:
+    city: str
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "city":
+            raise RuntimeError("detached")
+        return super().__getattribute__(name)
+
+
+def test_an_object_whose_attributes_raise_is_one_of_unknown_class() -> None:
+    gone: Any = weakref.proxy(Address("Rome"))  # Nothing holds the address.
+    for value in (Slotted(), Unbound(), Failing(1), Detached("Rome"), gone):
+        state = {"value": value, "in": [value, 1]}
+        shown = snapshot(state)
+        assert shown["value"].keys() == {"type"}
+        assert shown["in"] == [shown["value"], 1]
+        assert diff(state, state) == []
+        assert diff(state, {**state, "in": [value, 2]})[0]["path"] == "/in"
+    assert diff({"value": Failing(1)}, {"value": Failing(2)})
+    with pytest.raises(TypeError, match="no state that is known"):
+        snapshot(Detached("Rome"))

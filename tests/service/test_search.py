@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -14,9 +15,11 @@ from aiohttp.test_utils import make_mocked_request
 
 from ledger.demo.data import QUESTIONS, bad_week
 from ledger.query.budget import QueryLimits
-from ledger.query.engine import QueryEngine
+from ledger.query.engine import Answer, QueryEngine, Row
 from ledger.service.query_pool import QueryPool
+from ledger.service.routes.search import seen_answer
 from ledger.store.log import LogStore, create_log
+from ledger_core.api import FacetAnswer
 from ledger_core.event.secrets import mask
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.hashing import leaf_hash
@@ -280,6 +283,33 @@ def test_a_source_was_first_and_last_seen(story: Ledger) -> None:
     nobody = story.ask("/v1/sources/2001:db8::dead/seen").json()
     assert (nobody["total"], "first" in nobody) == (0, False)
     assert story.ask("/v1/sources/somewhere/seen").slug == "query"
+
+
+def test_what_was_seen_is_exact_only_if_both_ends_were_found(story: Ledger) -> None:
+    one = search(story, "source:198.51.100.77", limit=1)["events"][0]
+    row = Row(one["index"], one["leaf"].encode())
+    facet = FacetAnswer(field="action", values=(), others=0, exact=True, counted=0)
+    last = Answer(
+        rows=(row,),
+        tree_size=900,
+        total=73,
+        total_exact=True,
+        scanned=0,
+        complete=True,
+        cursor=None,
+        facets=(facet,),
+        histogram=None,
+    )
+    nothing = replace(last, rows=())
+    for first, last_, is_exact in (
+        (last, last, True),
+        (nothing, last, False),
+        (last, nothing, False),
+        (nothing, replace(nothing, total=0), True),
+        (last, replace(last, total_exact=False), False),
+    ):
+        seen = seen_answer("198.51.100.77", first=first, last=last_)
+        assert (seen.total_exact, seen.actions.exact) == (is_exact, is_exact)
 
 
 def test_what_was_acknowledged_is_found_at_once(ledger: Ledger) -> None:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Final
 
 from ledger_client.errors import RejectedError
@@ -189,7 +190,8 @@ def check_numbers(
     `before` is None when the caller brought the cursor: then the number of rows so far is unknown.
     Raises: VerificationError naming the first disagreement.
     """
-    for fault in (*_page_faults(answer, parameters, before), *_count_faults(answer, parameters)):
+    # The first fault alone: those behind it expect that there is none before.
+    for fault in chain(_page_faults(answer, parameters, before), _count_faults(answer, parameters)):
         raise VerificationError(fault)
     leaves = [event.leaf.encode() for event in answer.events]
     is_whole = before == PagesBefore() and answer.cursor is None and parameters["limit"] != 0

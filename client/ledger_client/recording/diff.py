@@ -109,17 +109,25 @@ _State = tuple[Mapping[str, object], frozenset[str]]
 
 def _state(value: object) -> _State:
     """Raises: TypeError."""
+    state, cause = None, None
+    try:
+        state = _known_state(value)
+    except Exception as error:  # noqa: BLE001 - the application's attributes, which may fail in any way
+        cause = error
+    if state is None:
+        raise TypeError(
+            f"a {type(value).__qualname__} has no state that is known here: pass a mapping of it"
+        ) from cause
+    return state
+
+
+def _known_state(value: object) -> _State | None:
     if value is None:
         return {}, frozenset()
     if isinstance(value, Mapping):
         return dict(unique_items(value)), frozenset()
     state = None if isinstance(value, type) else _state_of_fields(value)
-    state = state or _django_state(value) or _sqlalchemy_state(value)
-    if state is None:
-        raise TypeError(
-            f"a {type(value).__qualname__} has no state that is known here: pass a mapping of it"
-        )
-    return state
+    return state or _django_state(value) or _sqlalchemy_state(value)
 
 
 def _state_of_fields(value: object) -> _State | None:

@@ -20,7 +20,13 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from ledger_client.recording.jsonable import LEVELS_MAX, TOO_DEEP, jsonable, unique_items
+from ledger_client.recording.jsonable import (
+    LEVELS_MAX,
+    TOO_DEEP,
+    jsonable,
+    type_shown,
+    unique_items,
+)
 
 NESTING_MAX: Final = 100
 """Levels that are compared; what is deeper counts as the same."""
@@ -95,6 +101,16 @@ class _Freezer:
         self._objects_left = OBJECTS_MAX
 
     def freeze(self, value: object, level: int) -> FrozenValue:
+        """Copy a value. Of one that can't be read, only the class is known."""
+        try:
+            return self._freeze(value, level)
+        except Exception:  # noqa: BLE001 - the application's object, of which even the class may raise
+            shown = type_shown(value)
+            frozen = FrozenValue(None, shown, _digest(str(shown)), is_json=False)
+            self._frozen[id(value)] = value, frozen
+            return frozen
+
+    def _freeze(self, value: object, level: int) -> FrozenValue:
         value = _unwrapped(value)
         shown = jsonable(value, 1)
         if not isinstance(shown, dict | list) or isinstance(value, bytes | bytearray | memoryview):
@@ -170,13 +186,18 @@ def _unwrapped(value: object) -> object:
 
 
 def _attributes(value: object) -> dict[str, object]:
-    slots = [
-        name
-        for kind in type(value).__mro__
-        for name in _names(kind.__dict__.get("__slots__", ()))
-        if hasattr(value, name)
-    ]
-    return {**{name: getattr(value, name) for name in slots}, **getattr(value, "__dict__", {})}
+    """The attributes that can be read."""
+    names = (
+        name for kind in type(value).__mro__ for name in _names(kind.__dict__.get("__slots__", ()))
+    )
+    found: dict[str, object] = {}
+    for name in (*names, "__dict__"):
+        try:
+            attribute = getattr(value, name)
+            found.update(attribute if name == "__dict__" else {name: attribute})
+        except Exception:  # noqa: BLE001, S112 - the application's code, which may fail in any way
+            continue
+    return found
 
 
 def _names(slots: Any) -> tuple[str, ...]:

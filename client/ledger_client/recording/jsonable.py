@@ -47,24 +47,27 @@ def jsonable(value: object, levels: int = LEVELS_MAX) -> Any:
     Numbers that JSON doesn't hold exactly become texts. Texts are never cut here, where secrets
     aren't masked yet: the mask would not recognise half a secret.
     """
-    match value:
-        case enum.Enum():
-            return jsonable(value.value, levels)
-        case None | bool():
-            return value
-        case str():
-            return _not_text(REPLACEMENT, str(value))
-        case int():
-            return int(value) if abs(value) <= INTEGER_MAX else _integer_text(value)
-        case float():
-            return value if math.isfinite(value) and abs(value) <= INTEGER_MAX else str(value)
-        case dt.datetime() | dt.date() | dt.time():
-            return value.isoformat()
-        case bytes() | bytearray() | memoryview():
-            return {"bytes": len(value)} if levels else TOO_DEEP
-    if isinstance(value, _PRINTED):
-        return str(value)
-    return _jsonable_container(value, levels)
+    try:
+        match value:
+            case enum.Enum():
+                return jsonable(value.value, levels)
+            case None | bool():
+                return value
+            case str():
+                return _not_text(REPLACEMENT, str(value))
+            case int():
+                return int(value) if abs(value) <= INTEGER_MAX else _integer_text(value)
+            case float():
+                return value if math.isfinite(value) and abs(value) <= INTEGER_MAX else str(value)
+            case dt.datetime() | dt.date() | dt.time():
+                return value.isoformat()
+            case bytes() | bytearray() | memoryview():
+                return {"bytes": len(value)} if levels else TOO_DEEP
+        if isinstance(value, _PRINTED):
+            return str(value)
+        return _jsonable_container(value, levels)
+    except Exception:  # noqa: BLE001 - the application's object, of which even the class may raise
+        return type_shown(value)
 
 
 def _jsonable_container(value: object, levels: int) -> Any:
@@ -76,6 +79,11 @@ def _jsonable_container(value: object, levels: int) -> Any:
         return [jsonable(item, levels - 1) for item in value]
     if isinstance(value, AbstractSet):
         return sorted((jsonable(item, levels - 1) for item in value), key=str)
+    return type_shown(value)
+
+
+def type_shown(value: object) -> dict[str, str]:
+    """What stands for a value of unknown type, or one that can't be read."""
     kind = type(value)
     return {"type": f"{kind.__module__}.{kind.__qualname__}"}
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final, TypedDict, Unpack
 
 from aiohttp import web
+from msgspec import structs
 
 from ledger.query.budget import IsCancelled, QueryCancelledError, QueryLimits
 from ledger.query.cursor import ORDERS, Order
@@ -167,17 +168,25 @@ async def read_seen(
     def find() -> SeenAnswer:
         last = search(order="newest", facets=("action",))
         first = search(order="oldest", is_counted=False, tree_size=last.tree_size)
-        return SeenAnswer(
-            source=source,
-            tree_size=last.tree_size,
-            total=last.total,
-            total_exact=last.total_exact,
-            actions=last.facets[0],
-            first=make_found_event(first.rows[0]) if first.rows else None,
-            last=make_found_event(last.rows[0]) if last.rows else None,
-        )
+        return seen_answer(source, first=first, last=last)
 
     return encode_answer(await client.run(find), cache=PRIVATE)
+
+
+def seen_answer(source: str, *, first: Answer, last: Answer) -> SeenAnswer:
+    """The answer of two searches, of which the last has the counts."""
+    # A limit may have kept either search from its event; then the counts promise nothing.
+    is_exact = last.total_exact and (not last.total or bool(first.rows and last.rows))
+    actions = last.facets[0]
+    return SeenAnswer(
+        source=source,
+        tree_size=last.tree_size,
+        total=last.total,
+        total_exact=is_exact,
+        actions=structs.replace(actions, exact=actions.exact and is_exact),
+        first=make_found_event(first.rows[0]) if first.rows else None,
+        last=make_found_event(last.rows[0]) if last.rows else None,
+    )
 
 
 async def _search(
