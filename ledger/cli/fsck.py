@@ -64,4 +64,4 @@ def _report(checked: Checked, segments: int | None, as_json: bool) -> None:
         f"checkpoints agree; root {checked.head.root_hash.hex()}"
     )
     if segments is not None:
-        click.echo(f"the index agrees: {segments} segments")
+        click.echo(f"the index agrees: {segments} sealed segments")

@@ -13,19 +13,26 @@ from ledger_core.tlog.errors import VerificationError
 
 
 @pytest.mark.parametrize("url", ["http://ledger.example.com", "http://192.0.2.1:8765", "HTTP://h/"])
-def test_a_token_is_not_sent_unencrypted_to_another_host(url: str) -> None:
+def test_a_token_is_not_sent_unencrypted_to_another_host(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("LEDGER_TOKEN", "secret")
     with pytest.raises(Exception, match="can read the token"):
-        read_token(None, "secret", url=url, insecure=False)
-    assert read_token(None, "secret", url=url, insecure=True) == "secret"
-    assert read_token(None, None, url=url, insecure=False) is None
+        read_token(None, url=url, insecure=False)
+    assert read_token(None, url=url, insecure=True) == "secret"
+    monkeypatch.delenv("LEDGER_TOKEN")
+    assert read_token(None, url=url, insecure=False) is None
 
 
 @pytest.mark.parametrize(
     "url",
     ["https://ledger.example.com", "http://127.0.0.1:1", "http://[::1]:1", "http://localhost"],
 )
-def test_a_token_is_sent_to_this_machine_and_over_tls(url: str) -> None:
-    assert read_token(None, "secret", url=url, insecure=False) == "secret"
+def test_a_token_is_sent_to_this_machine_and_over_tls(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("LEDGER_TOKEN", "secret")
+    assert read_token(None, url=url, insecure=False) == "secret"
 
 
 @pytest.mark.parametrize("name", ["policy", "ledger.toml", "key"])

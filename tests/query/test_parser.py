@@ -101,3 +101,19 @@ def test_conditions_and_their_nesting_are_bounded() -> None:
     for text in ("a " * (CONDITIONS_MAX + 1), "(" * NESTING_MAX + "a" + ")" * NESTING_MAX):
         with pytest.raises(QueryError):
             parse_query(text)
+
+
+@pytest.mark.parametrize(
+    ("query", "at"),
+    [("actor=u_1", 5), ("outcome != success", 8), ("a AND context.amount>5", 20), ("actor==u", 5)],
+)
+def test_an_operator_behind_a_field_is_refused_with_the_right_form(query: str, at: int) -> None:
+    with pytest.raises(QueryError, match="a colon joins") as refused:
+        parse_query(query)
+    assert refused.value.position == at
+    assert refused.value.expected[0].endswith(":VALUE")
+
+
+@pytest.mark.parametrize("query", ["a=b", "rate=5", '"actor=u_1"'])
+def test_other_text_with_an_equals_sign_is_words(query: str) -> None:
+    assert parse_query(query)

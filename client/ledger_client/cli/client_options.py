@@ -2,6 +2,7 @@
 
 import functools
 import ipaddress
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,14 +41,13 @@ class Connection:
         self,
         url: str,
         token_file: Path | None,
-        token: str | None,
         policy: Path | None,
         state: Path | None,
         *,
         insecure: bool,
     ) -> None:
         self._url = url
-        self._token = read_token(token_file, token, url=url, insecure=insecure)
+        self._token = read_token(token_file, url=url, insecure=insecure)
         self._policy = policy
         self._state = state
 
@@ -67,7 +67,6 @@ def token_options(command: Callable[..., int | None]) -> Callable[..., int | Non
         envvar="LEDGER_INSECURE",
         help="Send the token over http:// to another host, readable to everybody on the way.",
     )(command)
-    command = click.option("--token", envvar="LEDGER_TOKEN", hidden=True)(command)
     return click.option(
         "--token-file",
         envvar="LEDGER_TOKEN_FILE",
@@ -77,13 +76,12 @@ def token_options(command: Callable[..., int | None]) -> Callable[..., int | Non
     )(command)
 
 
-def read_token(
-    token_file: Path | None, token: str | None, *, url: str, insecure: bool
-) -> str | None:
-    """The token that `token_options` name.
+def read_token(token_file: Path | None, *, url: str, insecure: bool) -> str | None:
+    """The token of --token-file, else that of LEDGER_TOKEN.
 
     Raises: click.UsageError where it would be sent unencrypted to another host.
     """
+    token = os.environ.get("LEDGER_TOKEN") or None
     parts = urlsplit(url)
     is_sent_openly = parts.scheme == "http" and not _is_loopback(parts.hostname or "")
     if (token_file or token) and is_sent_openly and not insecure:
@@ -133,13 +131,12 @@ def connection_options(command: Callable[..., int | None]) -> Callable[..., int 
         *,
         url: str,
         token_file: Path | None,
-        token: str | None,
         policy: Path | None,
         state: Path | None,
         insecure: bool,
         **others: Any,
     ) -> int | None:
-        connection = Connection(url, token_file, token, policy, state, insecure=insecure)
+        connection = Connection(url, token_file, policy, state, insecure=insecure)
         return command(connection=connection, **others)
 
     return connected

@@ -25,7 +25,6 @@ def command(
     subject: str,
     reason: str,
     token_file: Path | None,
-    token: str | None,
     insecure: bool,
     as_json: bool,
 ) -> None:
@@ -35,7 +34,7 @@ def command(
     next start. With an address you need a token with the scope admin.
     """
     if ledger.startswith(("http://", "https://")):
-        token = read_token(token_file, token, url=ledger, insecure=insecure)
+        token = read_token(token_file, url=ledger, insecure=insecure)
         with LedgerClient(ledger, token) as client:
             erased = client.erase(subject, reason=reason)
         values, event_id, index = erased.values, erased.id, erased.index

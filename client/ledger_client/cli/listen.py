@@ -95,7 +95,6 @@ def syslog(
     message_max: int,
     url: str,
     token_file: Path | None,
-    token: str | None,
     insecure: bool,
     policy: Path,
 ) -> None:
@@ -111,7 +110,7 @@ def syslog(
     with usage_errors():
         recorder = Recorder(
             url,
-            read_token(token_file, token, url=url, insecure=insecure),
+            read_token(token_file, url=url, insecure=insecure),
             policy=policy,
             spool=spool,
             spool_bytes_max=spool_mib * MIB,

@@ -65,7 +65,6 @@ def command(
     policy: Path,
     folder: Path,
     token_file: Path | None,
-    token: str | None,
     insecure: bool,
     ask_witnesses: bool,
     interval_s: float,
@@ -90,7 +89,7 @@ def command(
         with usage_errors():
             loop = MonitorLoop(
                 url,
-                read_token(token_file, token, url=url, insecure=insecure),
+                read_token(token_file, url=url, insecure=insecure),
                 policy=trusted,
                 folder=opened,
                 settings=settings,

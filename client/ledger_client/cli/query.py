@@ -66,6 +66,8 @@ def command(
     Each event shown has been proven to be in the log, and meets the query. docs/search.md describes
     the language.
     """
+    if follow and (explain or fields or histogram):
+        raise click.UsageError("Use --follow alone, without --count, --histogram and --explain.")
     query = " ".join(words)
     with connection.open() as ledger, explained(query):
         if explain:

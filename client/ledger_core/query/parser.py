@@ -75,6 +75,7 @@ _QUOTED = r'"(?:[^"\\]|\\["\\])*"'
 _match_quoted = re.compile(_QUOTED).match
 # The name as written; behind `context.` the path, quoted or plain.
 _match_field = re.compile(rf'(context\.(?:({_QUOTED})|([^\s":(),*]+))|[^\s":(),*]+):').match
+_match_operator = re.compile(r'(context\.[^\s":(),*=!<>~]+|[a-z_.]+)\s*([=!<>~]=?)').match
 _KEYWORDS = ("AND", "OR", "NOT")
 
 
@@ -158,9 +159,21 @@ class _Parser:
         elif self._is_at("-"):
             self._fail("a minus does not negate", length=1, expected=("NOT",))
         else:
+            self._refuse_operator()
             parts = [self._read("", "")]
         self._skip_space()
         return any_of(parts)
+
+    def _refuse_operator(self) -> None:
+        """Refuse `actor=u_1`, which would find nothing if it were read as a word."""
+        found = _match_operator(self._text, self._at)
+        if found and (found[1] in _NAMES or found[1].startswith(_CONTEXT)):
+            self._fail(
+                "a colon joins a field and its value",
+                at=found.start(2),
+                length=len(found[2]),
+                expected=(f"{found[1]}:VALUE",),
+            )
 
     def _field(self, name: str, quoted: str, plain: str) -> tuple[str, str]:
         """The field of a name, and the path if the field is `context`."""
