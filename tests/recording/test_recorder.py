@@ -246,9 +246,14 @@ def test_what_the_ledger_refuses_is_a_dead_letter_and_its_number_is_accounted_fo
     assert letter["rejected"]["rule"] == "id-conflict"
     assert letter["rejected"]["by"] == "ledger"
     assert letter["event"]["reason"] == "another with its id"
-    wait_until(lambda: len(running.recorded(name)) == 3)
-    first, last, notice = running.recorded(name)
+    wait_until(lambda: len(running.recorded(name)) == 4)
+    events = running.recorded(name)
+    conflict = next(each for each in events if each["action"] == "ledger.event.conflicted")
+    first, last, notice = (each for each in events if each is not conflict)
     assert (first["reason"], last["reason"]) == ("the first", "the last")
+    # The ledger keeps what it refused, so that an id that was taken first hides nothing.
+    assert conflict["action"] == "ledger.event.conflicted"
+    assert conflict["context"]["refused"]["reason"] == "another with its id"
     assert notice["action"] == "ledger.recorder.rejected"
     assert notice["targets"] == [{"type": "event", "id": event_id}]
     told = notice["context"]["rejected"]
