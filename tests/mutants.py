@@ -84,11 +84,11 @@ def main(parts: list[str]) -> int:
             if parts and not any(part in module for part in parts):
                 continue
             survivors, total = _run(copy, module, tests)
-            print(f"{module}: {total} mutants, {len(survivors)} survived", flush=True)  # noqa: T201
+            print(f"{module}: {total} mutants, {len(survivors)} survived", flush=True)  # noqa: T201 - its output
             for mutant in survivors:
                 if mutant.row() not in judged:
                     unjudged += 1
-                    print(mutant.row(), flush=True)  # noqa: T201
+                    print(mutant.row(), flush=True)  # noqa: T201 - its output
     return 1 if unjudged else 0
 
 

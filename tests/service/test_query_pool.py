@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -93,7 +94,7 @@ async def test_free_threads_go_round_the_tokens(engine: QueryEngine) -> None:
         await asyncio.sleep(0)
         rest = []
         for name in "aaaabbc":
-            work = lambda name=name: order.append(name)  # noqa: E731
+            work = partial(order.append, name)
             rest.append(asyncio.create_task(pool.client(name, request()).run(work)))
         await asyncio.sleep(0)
         gate.set()

@@ -54,9 +54,9 @@ from django.contrib.auth import (  # noqa: E402 - these need the settings
     login,
     logout,
 )
-from django.contrib.auth.models import Group, User  # noqa: E402
-from django.db import transaction  # noqa: E402
-from django.db.models import F  # noqa: E402
+from django.contrib.auth.models import Group, User  # noqa: E402 - they need the settings
+from django.db import transaction  # noqa: E402 - they need the settings
+from django.db.models import F  # noqa: E402 - they need the settings
 
 
 def error(request: HttpRequest) -> Exception | None:

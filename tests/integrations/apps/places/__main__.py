@@ -39,9 +39,9 @@ settings.configure(
 django.setup()
 
 from django.db import IntegrityError, connection, models, transaction  # noqa: E402 - they need the settings
-from django.db.models.signals import post_save, pre_save  # noqa: E402
+from django.db.models.signals import post_save, pre_save  # noqa: E402 - they need the settings
 
-from tests.integrations.apps.places.models import Inn, Place  # noqa: E402
+from tests.integrations.apps.places.models import Inn, Place  # noqa: E402 - they need the settings
 
 with connection.schema_editor() as editor:
     for model in (Place, Inn):
