@@ -23,7 +23,7 @@ import re2
 
 from ledger_core.event.secrets.re2_sets import Pattern, PatternSet
 from ledger_core.event.secrets.rules import RULE_NAMES, KeyRule, PatternRule
-from ledger_core.event.secrets.walk import SCAN_LIMIT, Hit, Walk, Work
+from ledger_core.event.secrets.walk import SCAN_LIMIT, EventScan, Hit, Work
 
 KEY_CACHED_CHARS_MAX: Final = 256
 
@@ -117,7 +117,7 @@ class SecretRules:
 
     def walk(self, event: Any, work: Work | None = None) -> tuple[Any, tuple[Hit, ...]]:
         """Return the event without its secrets, and the hits, in order; without the prefilter."""
-        walk = Walk(self, work or Work())
+        walk = EventScan(self, work or Work())
         return walk.copy(event, "", depth=0, is_free=False), tuple(walk.hits)
 
     def key_rules(self, key: str) -> list[KeyRule]:

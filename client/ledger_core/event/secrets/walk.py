@@ -83,7 +83,7 @@ class _LimitError(Exception):
     """The JSON in a text nests too deep, or the work for this event is used up."""
 
 
-class Walk:
+class EventScan:
     """Copies one document without its secrets, and collects the hits.
 
     The document is an event (`text_depth` 0) or the JSON in one of its texts.
@@ -246,7 +246,7 @@ class Walk:
         except (msgspec.MsgspecError, UnicodeEncodeError):
             rule = self._member_rule(text)
             return [] if rule is None else [Hit("", rule)]
-        walk = Walk(self._rules, self._work, self._text_depth + 1)
+        walk = EventScan(self._rules, self._work, self._text_depth + 1)
         copied = walk.copy(inner, "", depth=0, is_free=True)
         if walk.hits:
             self._redacted = _encode(copied).decode()
