@@ -30,6 +30,7 @@ from ledger_client import (
 from ledger_client.transport import Transport
 from ledger_core.event.commitments import Opening, encode_salt
 from ledger_core.tlog.errors import MalformedError
+from tests.files import files_below
 from tests.service.check_log import check_ledger
 from tests.service.serving import MSGPACK, NDJSON, QUICK, Ledger, event, make_ledger, send, serving
 
@@ -71,8 +72,8 @@ def _files_with(needles: list[bytes], *folders: Path) -> list[Path]:
     return [
         file
         for folder in folders
-        for file in folder.rglob("*")
-        if file.is_file() and any(needle in file.read_bytes() for needle in needles)
+        for file in files_below(folder)
+        if any(needle in file.read_bytes() for needle in needles)
     ]
 
 

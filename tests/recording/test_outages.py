@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from ledger_client import Recorder
 from tests.client.peer import Peer, Script, Talk
+from tests.files import files_below
 from tests.recording.conftest import OpenRecorder, Running, numbers, wait_until
 from tests.recording.relay import relay
 from tests.service.serving import make_ledger, serving
@@ -80,7 +81,7 @@ def recorded_later(running: Running, name: str, tmp_path: Path) -> Iterator[list
     recorder = Recorder(
         running.url, running.token, spool=tmp_path / "spool", policy=running.policy, linger_s=0.01
     )
-    wait_until(lambda: not any((tmp_path / "spool").glob("*-*/*.segment")))
+    wait_until(lambda: not any(files_below(tmp_path / "spool", ".segment")))
     recorder.close()
     (found,) = numbers(running.recorded(name)).values()
     assert found == expected

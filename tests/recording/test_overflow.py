@@ -11,6 +11,7 @@ import pytest
 
 from ledger_client import Recorder, SpoolFullError
 from tests.client.peer import Peer
+from tests.files import files_below
 from tests.recording.conftest import OpenRecorder, Running, numbers, wait_until
 from tests.recording.relay import relay
 
@@ -173,7 +174,7 @@ def told_of(events: list[dict[str, Any]]) -> list[int]:
 
 
 def size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in (folder / "spool").rglob("*.segment"))
+    return sum(path.stat().st_size for path in files_below(folder / "spool", ".segment"))
 
 
 def send_what_is_left(open_recorder: OpenRecorder, folder: Path, **options: Any) -> bool:

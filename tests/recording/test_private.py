@@ -12,6 +12,7 @@ from ledger_client import LedgerClient, private
 from ledger_client.recording.dead_letters import FILE_NAME
 from ledger_core.event.commitments import is_commitment
 from ledger_core.event.model import EventError
+from tests.files import files_below
 from tests.recording.conftest import OpenRecorder, Running, wait_until
 
 NAME = "Zoë Unmistakable-Quillfeather"
@@ -32,8 +33,8 @@ def said(**context: Any) -> dict[str, Any]:
 
 
 def holds_name(folder: Path) -> bool:
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError, IsADirectoryError):  # Sent and removed meanwhile.
+    for path in files_below(folder):
+        with suppress(FileNotFoundError):  # Sent and removed meanwhile.
             if NAME.encode() in path.read_bytes():
                 return True
     return False

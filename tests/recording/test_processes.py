@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ledger_client import Recorder
+from tests.files import files_below
 from tests.recording.conftest import Running, numbers, wait_until
 
 KILLS = 12
@@ -80,7 +81,7 @@ class Programs:
         recorder = Recorder(
             self._running.url, self._running.token, spool=self.spool, policy=self._running.policy
         )
-        wait_until(lambda: not any(self.spool.glob("*-*/*.segment")))
+        wait_until(lambda: not any(files_below(self.spool, ".segment")))
         assert recorder.close(30)
 
     def check(self) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ledger_core.event.model import EventError
+from tests.files import files_below
 from tests.recording.conftest import OpenRecorder, Running, numbers, wait_until
 
 
@@ -316,8 +317,7 @@ def dead_letters(folder: Path) -> list[dict[str, Any]]:
 
 
 def spooled_bytes(folder: Path) -> bytes:
-    files = [path for path in (folder / "spool").rglob("*") if path.is_file()]
-    return b"".join(path.read_bytes() for path in files)
+    return b"".join(path.read_bytes() for path in files_below(folder / "spool"))
 
 
 def test_importing_the_recorder_pulls_in_no_server_part_and_no_network() -> None:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from ledger_client import Recorder
+from tests.files import files_below
 from tests.service.check_log import check_log
 from tests.service.serving import QUICK, make_ledger, serving
 
@@ -53,5 +54,4 @@ def test_a_secret_that_only_the_ledger_sees_holds_nothing_up(
 
 
 def files_of(spool: Path) -> list[Any]:
-    files = [path for path in spool.rglob("*") if path.is_file()]
-    return [path.read_text(errors="replace") for path in files]
+    return [path.read_text(errors="replace") for path in files_below(spool)]

@@ -10,6 +10,7 @@ import structlog
 
 from ledger.service.settings import Settings
 from ledger_client import LedgerClient, Recorder, RejectedError, VerificationError
+from tests.files import files_below
 from tests.service.serving import QUICK, event, make_ledger, serving
 from tests.service.serving import Ledger as Served
 
@@ -75,9 +76,8 @@ def test_an_event_with_a_secret_is_refused_by_path_and_rule(
         _assert_unspoken(caught.value, repr(caught.value.__dict__))
     assert "secrets_found" in log_lines.getvalue()
     _assert_unspoken(log_lines.getvalue())
-    for file in directory.rglob("*"):
-        if file.is_file():
-            _assert_unspoken(file.read_bytes().decode(errors="replace"))
+    for file in files_below(directory):
+        _assert_unspoken(file.read_bytes().decode(errors="replace"))
 
 
 def test_the_client_masks_before_it_sends_and_verifies_what_it_sent(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_recorder_masks_before_it_writes_to_its_spool(tmp_path: Path) -> None:
             linger_s=60.0,
         )
         recorder.record("user.login", actor="u_1", outcome="success", **SECRET_FIELDS)
-        spooled = [file.read_bytes() for file in (tmp_path / "spool").rglob("*") if file.is_file()]
+        spooled = [file.read_bytes() for file in files_below(tmp_path / "spool")]
         assert any(b"masked.github-token" in data for data in spooled)
         _assert_unspoken(*(data.decode(errors="replace") for data in spooled))
         recorder.close()
