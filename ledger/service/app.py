@@ -134,7 +134,7 @@ def _open_parts(
     access = opened.enter_context(closing(AccessStore.open(paths.access)))
     private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES))
     private_fields = PrivateFields(
-        opened.enter_context(closing(private)), fields, writer.store.index_of
+        opened.enter_context(closing(private)), fields, writer.store.index_for
     )
     query_pool = _open_query_pool(paths, writer.store, settings, opened)
     followers = Followers(paths.root)
@@ -170,7 +170,6 @@ def _open_parts(
         sequencer=sequencer,
         publisher=publisher,
         ingest=IngestPipeline(
-            store=writer.store,
             sequencer=sequencer,
             clock=clock,
             reader=reader,

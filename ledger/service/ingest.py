@@ -24,7 +24,6 @@ from ledger.service.http.request_body import ParsedBody
 from ledger.service.private_fields import ChangedEvent, PrivateFields
 from ledger.service.secret_filter import SecretFilter
 from ledger.service.token_admin import SERVICE_NAME
-from ledger.store.log import LogStore, tenant_id_key
 from ledger.store.writer import AppendResult, NewEntry, Placement
 from ledger_core.api import Masked, Refused, Result
 from ledger_core.event.canonical import (
@@ -82,14 +81,12 @@ class IngestPipeline:
     def __init__(
         self,
         *,
-        store: LogStore,
         sequencer: Sequencer,
         clock: LogClock,
         reader: Reader,
         private_fields: PrivateFields,
         secret_filter: SecretFilter,
     ) -> None:
-        self._store = store
         # Requests of one token are read one after another: however many it sends, the loop divides
         # its time evenly among the tokens.
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -129,7 +126,6 @@ class IngestPipeline:
         placed = iter(commit.placed)
         outcomes: list[Result | Refused] = []
         conflicts: list[bytes] = []
-        raced: dict[int, ReadEvent] = {}
         for position, (read, entry) in enumerate(zip(reads, stamped, strict=True), start=1):
             if position % YIELD_EVENTS == 0:
                 await asyncio.sleep(0)
@@ -141,16 +137,8 @@ class IngestPipeline:
                 continue
             place = next(placed)
             if place.placement is Placement.CONFLICT and not is_own:
-                if parse_leaf(place.leaf).event.tenant != read.event.tenant:
-                    # Another tenant's event took the id since this one was read.
-                    raced[len(outcomes)] = self._with_own_id(read)
-                else:
-                    conflicts.append(_conflict_event(read, place, by=by))
+                conflicts.append(_conflict_event(read, place, by=by))
             outcomes.append(_outcome(read, entry, place, received))
-        if raced:
-            again = await self._log(list(raced.values()), by=by, is_own=is_own)
-            for position, outcome in zip(raced, again, strict=True):
-                outcomes[position] = outcome
         if conflicts:
             await self._log_own(conflicts)
         return outcomes
@@ -200,16 +188,7 @@ class IngestPipeline:
             if not body.is_batch and refused.slug in ("not-json", "not-msgpack"):
                 raise
             return Refused(refused)
-        return self._with_own_id(read)
-
-    def _with_own_id(self, read: ReadEvent) -> ReadEvent:
-        """The event; with a key of its tenant's if another tenant's event has its id already."""
-        index = self._store.index_of(read.id_bytes)
-        leaf = None if index is None else self._store.leaf(index)
-        if leaf is None or parse_leaf(leaf).event.tenant == read.event.tenant:
-            return read
-        key = tenant_id_key(read.id_bytes, read.event.tenant or None)
-        return msgspec.structs.replace(read, id_bytes=key)
+        return read
 
     async def _store_private(
         self, reads: Sequence[ReadEvent | Refused]

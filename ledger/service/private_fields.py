@@ -65,12 +65,12 @@ class PrivateFields:
         self,
         store: PrivateStore,
         fields: Sequence[PrivateField],
-        index_of: Callable[[bytes], int | None],
+        index_for: Callable[[bytes, str | None], int | None],
     ) -> None:
-        """`index_of` finds an event of the log by the 16 bytes of its id."""
+        """`index_for` finds an event of the log by the 16 bytes of its id, and its tenant."""
         self.store: Final = store
         self._fields = tuple(fields)
-        self._index_of = index_of
+        self._index_for = index_for
 
     def applies_to(self, read: ReadEvent) -> bool:
         """Whether `commit_and_store` has anything to do for an event."""
@@ -94,7 +94,7 @@ class PrivateFields:
                 outcomes.append(error)
                 continue
             outcomes.append(hidden)
-            if self._index_of(read.id_bytes) is None:
+            if self._index_for(read.id_bytes, read.event.tenant or None) is None:
                 event = _event_key(read.event)
                 openings += ((event, opening) for opening in own)
         if openings:

@@ -64,8 +64,7 @@ class SecretFilter:
         return ChangedEvent(
             event=masked.event,
             event_json=masked.event_json,
-            # Not that of `masked`: it may be a key of the tenant (`tenant_id_key`).
-            id_bytes=read.id_bytes,
+            id_bytes=masked.id_bytes,
             filled=read.filled,
             openings=read.openings if isinstance(read, PrivateEvent) else (),
             masked=hits,

@@ -89,6 +89,15 @@ class LogStore:
         found = self.environment.get(keyspace.IDS, id_bytes)
         return None if found is None else keyspace.decode_u64(found)
 
+    def index_for(self, id_bytes: bytes, tenant: str | None) -> int | None:
+        """The index of the event with an id that belongs to this tenant, or to none."""
+        for key in (id_bytes, tenant_id_key(id_bytes, tenant)):
+            index = self.index_of(key)
+            leaf = None if index is None else self.leaf(index)
+            if leaf is not None and (parse_leaf(leaf).event.tenant or None) == tenant:
+                return index
+        return None
+
     def indices_between(self, *, low: bytes, last: bytes, most: int) -> list[int] | None:
         """The indices of the events with ids from `low` to `last`; None for more than `most`.
 

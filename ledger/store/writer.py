@@ -17,8 +17,9 @@ from ledger.store.environment import (
     Transaction,
     lock_for_writing,
 )
-from ledger.store.log import LogStore, check_right_edge, partial_tile_bytes
+from ledger.store.log import LogStore, check_right_edge, partial_tile_bytes, tenant_id_key
 from ledger_client.runtime.files import FileLock
+from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.reader import is_same_event
 from ledger_core.tlog.growing_tiles import GrowingTiles
 from ledger_core.tlog.hashing import Hash
@@ -29,7 +30,10 @@ ZSTD_LEVEL = 3
 
 
 class NewEntry(msgspec.Struct, frozen=True, gc=False):
-    """An entry to append. `time_filled`: the server chose the event's time."""
+    """An entry to append. `time_filled`: the server chose the event's time.
+
+    Where another tenant's event has the id already, the writer gives the entry a key of its own.
+    """
 
     id_bytes: bytes
     leaf: bytes
@@ -146,30 +150,48 @@ class LogWriter:
     def _place(
         self, transaction: Transaction[bytes], entries: Sequence[NewEntry]
     ) -> list[AppendResult]:
-        first_index = next_index = self._edge.size
+        next_index = self._edge.size
         placed: list[AppendResult] = []
         fresh: list[NewEntry] = []
         for entry in entries:
-            # Looks the id up and stores it in one call; the next entries of the batch see it.
-            if transaction.claim(keyspace.IDS, entry.id_bytes, keyspace.encode_u64(next_index)):
-                placed.append(AppendResult(Placement.APPENDED, next_index, entry.leaf))
+            leaf_index, leaf = self._claim(transaction, entry, entry.id_bytes, fresh)
+            if leaf_index != next_index:
+                tenant = parse_leaf(entry.leaf).event.tenant
+                if parse_leaf(leaf).event.tenant != tenant:
+                    key = tenant_id_key(entry.id_bytes, tenant or None)
+                    leaf_index, leaf = self._claim(transaction, entry, key, fresh)
+            if leaf_index == next_index:
+                placement = Placement.APPENDED
                 fresh.append(entry)
                 next_index += 1
-                continue
-            leaf_index = keyspace.decode_u64(transaction.require(keyspace.IDS, entry.id_bytes))
-            leaf = (
-                fresh[leaf_index - first_index].leaf
-                if leaf_index >= first_index
-                else self.store.leaf_in(transaction, leaf_index)
-            )
-            if leaf is None:
-                raise CorruptedError(f"entry {leaf_index} is missing")
-            same = is_same_event(leaf, entry.event_json, ignore_time=entry.time_filled)
-            placement = Placement.DUPLICATE if same else Placement.CONFLICT
+            else:
+                same = is_same_event(leaf, entry.event_json, ignore_time=entry.time_filled)
+                placement = Placement.DUPLICATE if same else Placement.CONFLICT
             placed.append(AppendResult(placement, leaf_index, leaf))
         if fresh:
             self._append(transaction, fresh)
         return placed
+
+    def _claim(
+        self,
+        transaction: Transaction[bytes],
+        entry: NewEntry,
+        key: bytes,
+        fresh: Sequence[NewEntry],
+    ) -> tuple[int, bytes]:
+        """Give a new id the next index, behind the `fresh` entries; the index and leaf that it has.
+
+        It looks the id up and stores it in one call; the next entries of the batch see it.
+        """
+        next_index = self._edge.size + len(fresh)
+        if transaction.claim(keyspace.IDS, key, keyspace.encode_u64(next_index)):
+            return next_index, entry.leaf
+        leaf_index = keyspace.decode_u64(transaction.require(keyspace.IDS, key))
+        offset = leaf_index - self._edge.size
+        leaf = fresh[offset].leaf if offset >= 0 else self.store.leaf_in(transaction, leaf_index)
+        if leaf is None:
+            raise CorruptedError(f"entry {leaf_index} is missing")
+        return leaf_index, leaf
 
     def _append(self, transaction: Transaction[bytes], fresh: Sequence[NewEntry]) -> None:
         stored_before = len(self._open_leaves)

@@ -41,14 +41,14 @@ def read_private(**fields: Any) -> ReadEvent:
 
 
 def test_only_events_with_something_private_wait_for_the_disk(store: PrivateStore) -> None:
-    without_fields = PrivateFields(store, (), lambda _: None)
+    without_fields = PrivateFields(store, (), lambda _id, _tenant: None)
     assert not without_fields.applies_to(read())
     assert without_fields.applies_to(read_private())
-    assert PrivateFields(store, FIELDS, lambda _: None).applies_to(read())
+    assert PrivateFields(store, FIELDS, lambda _id, _tenant: None).applies_to(read())
 
 
 def test_the_values_of_the_sender_and_of_the_settings_are_both_stored(store: PrivateStore) -> None:
-    private_fields = PrivateFields(store, FIELDS, lambda _: None)
+    private_fields = PrivateFields(store, FIELDS, lambda _id, _tenant: None)
     sent = read_private(**NAMED, time=None)
     assert sent.filled == ("time",)
     (stored,) = private_fields.commit_and_store([sent])
@@ -62,7 +62,7 @@ def test_the_values_of_the_sender_and_of_the_settings_are_both_stored(store: Pri
 
 
 def test_the_same_event_again_becomes_the_same_leaf(store: PrivateStore) -> None:
-    private_fields = PrivateFields(store, FIELDS, lambda _: None)
+    private_fields = PrivateFields(store, FIELDS, lambda _id, _tenant: None)
     sent = read(**NAMED)
     first, again = (private_fields.commit_and_store([sent])[0] for _ in range(2))
     assert isinstance(first, ReadEvent)
@@ -83,7 +83,7 @@ def test_what_was_masked_is_still_reported_of_an_event_with_commitments(
         openings=(),
         masked=(Hit("context.password", "password"),),
     )
-    (stored,) = PrivateFields(store, FIELDS, lambda _: None).commit_and_store([masked])
+    (stored,) = PrivateFields(store, FIELDS, lambda _id, _tenant: None).commit_and_store([masked])
     assert isinstance(stored, ChangedEvent)
     assert stored.masked == masked.masked
     assert [type(each) for each in stored.committed] == [Committed]
@@ -92,7 +92,9 @@ def test_what_was_masked_is_still_reported_of_an_event_with_commitments(
 def test_an_event_whose_field_has_no_subject_fails_alone(store: PrivateStore) -> None:
     sent = [read(**NAMED), read(targets=[{"id": "p_2", "name": "Quill"}], context={"a": 1}), read()]
     fields = (*FIELDS, PrivateField("/context/a", "/context/b"))
-    first, failed, last = PrivateFields(store, fields, lambda _: None).commit_and_store(sent)
+    first, failed, last = PrivateFields(store, fields, lambda _id, _tenant: None).commit_and_store(
+        sent
+    )
     assert isinstance(first, ChangedEvent)
     assert isinstance(failed, EventError)
     assert (failed.rule, failed.field) == ("private", "/context/a")
@@ -103,15 +105,16 @@ def test_an_event_whose_field_has_no_subject_fails_alone(store: PrivateStore) ->
 def test_a_commitment_of_the_sender_is_not_committed_to_again(store: PrivateStore) -> None:
     fields = (PrivateField("/context/diagnosis", "/actor/id"),)
     sent = read_private()
-    (stored,) = PrivateFields(store, fields, lambda _: None).commit_and_store([sent])
+    (stored,) = PrivateFields(store, fields, lambda _id, _tenant: None).commit_and_store([sent])
     assert stored is sent
     assert [
-        each.value for each in PrivateFields(store, (), lambda _: None).open(sent.event_json)
+        each.value
+        for each in PrivateFields(store, (), lambda _id, _tenant: None).open(sent.event_json)
     ] == ["F41.1"]
 
 
 def test_the_values_of_an_event_that_is_logged_already_are_not_stored(store: PrivateStore) -> None:
-    private_fields = PrivateFields(store, FIELDS, lambda _: 7)
+    private_fields = PrivateFields(store, FIELDS, lambda _id, _tenant: 7)
     (stored,) = private_fields.commit_and_store([read_private(**NAMED)])
     assert isinstance(stored, ChangedEvent)
     assert private_fields.open(stored.event_json) == ()

@@ -3,6 +3,8 @@
 import uuid
 from pathlib import Path
 
+from msgspec import UNSET
+
 from ledger.store.log import create_log
 from ledger.store.writer import LogWriter, NewEntry
 from ledger_core.event.canonical import encode_event, format_leaf, format_time
@@ -17,7 +19,9 @@ SIGNER = Signer.generate(ORIGIN, seed=bytes(range(32)))
 START_UNIX_US = 1_790_000_000_000_000
 
 
-def entry(number: int, *, reason: str = "", time_filled: bool = False) -> NewEntry:
+def entry(
+    number: int, *, reason: str = "", tenant: str = "", time_filled: bool = False
+) -> NewEntry:
     """The entry of a number; `reason` makes another event of the same id."""
     event = Event(
         id=str(uuid.UUID(int=number)),
@@ -26,6 +30,7 @@ def entry(number: int, *, reason: str = "", time_filled: bool = False) -> NewEnt
         action="record.viewed",
         outcome="success",
         reason=reason or f"because {number}",
+        tenant=tenant or UNSET,
     )
     event_json = encode_event(event)
     leaf = format_leaf(

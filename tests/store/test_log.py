@@ -97,6 +97,24 @@ def test_a_repeated_event_keeps_its_first_index_and_another_under_its_id_is_a_co
     assert again[0].placement is Placement.DUPLICATE
 
 
+def test_the_events_of_tenants_with_one_id_are_told_apart_in_the_commit_that_stores_them(
+    writer: LogWriter,
+) -> None:
+    tenants = [entry(5, tenant=tenant) for tenant in ("acme", "", "other")]
+    for appended in (3, 0):
+        placed = writer.commit([*tenants, *tenants])
+        assert [each.leaf_index for each in placed] == [0, 1, 2, 0, 1, 2]
+        assert [each.leaf for each in placed] == [each.leaf for each in tenants] * 2
+        assert [each.placement for each in placed] == (
+            [Placement.APPENDED] * appended + [Placement.DUPLICATE] * (6 - appended)
+        )
+    (other,) = writer.commit([entry(5, tenant="other", reason="another")])
+    assert (other.placement, other.leaf_index) == (Placement.CONFLICT, 2)
+    found = [writer.store.index_for(tenants[0].id_bytes, t) for t in ("acme", None, "other", "x")]
+    assert found == [0, 1, 2, None]
+    check_log(writer.store, [each.leaf for each in tenants])
+
+
 def test_nothing_to_append_leaves_the_head_as_it_was(writer: LogWriter) -> None:
     writer.commit(entries(0, 10))
     head = writer.head

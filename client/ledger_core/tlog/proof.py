@@ -25,7 +25,8 @@ left to right:
 Source: c2sp.org/tlog-proof.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
@@ -126,7 +127,7 @@ def check_proof(proof: Proof, *, leaf_hash: Hash, policy: Policy) -> VerifiedHea
 
 def check_leaf(proof: Proof, leaf_hash: Hash, head: VerifiedHead) -> None:
     """Check that a leaf is in the tree of a verified head. Raises: as `check_proof`."""
-    try:
+    with _with_proof(lambda: format_proof(proof)):
         check_inclusion(
             leaf_hash=leaf_hash,
             leaf_index=proof.leaf_index,
@@ -134,9 +135,6 @@ def check_leaf(proof: Proof, leaf_hash: Hash, head: VerifiedHead) -> None:
             proof=proof.hashes,
             root_hash=head.checkpoint.root_hash,
         )
-    except VerificationError as error:
-        evidence = {"proof": format_proof(proof).encode()}
-        raise VerificationError(str(error), evidence=evidence) from error
 
 
 def parse_range_proof(data: bytes | str) -> RangeProof:
@@ -172,7 +170,7 @@ def check_leaves(proof: RangeProof, leaf_hashes: Sequence[Hash], head: VerifiedH
     count = proof.end - proof.start
     if len(leaf_hashes) != count:
         raise VerificationError(f"the proof is of {count} leaves, not of {len(leaf_hashes)}")
-    try:
+    with _with_proof(lambda: format_range_proof(proof)):
         check_range(
             leaf_hashes=leaf_hashes,
             start=proof.start,
@@ -180,8 +178,15 @@ def check_leaves(proof: RangeProof, leaf_hashes: Sequence[Hash], head: VerifiedH
             proof=proof.hashes,
             root_hash=head.checkpoint.root_hash,
         )
+
+
+@contextmanager
+def _with_proof(format_: Callable[[], str]) -> Iterator[None]:
+    """Add the text of the proof, as evidence, to a VerificationError of the block."""
+    try:
+        yield
     except VerificationError as error:
-        evidence = {"proof": format_range_proof(proof).encode()}
+        evidence = {"proof": format_().encode()}
         raise VerificationError(str(error), evidence=evidence) from error
 
 
