@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from ledger_client.results import Facet as Facet
     from ledger_client.results import Histogram as Histogram
     from ledger_client.results import Inclusion as Inclusion
+    from ledger_client.results import KeptHead as KeptHead
     from ledger_client.results import Page as Page
     from ledger_client.results import Receipt as Receipt
     from ledger_client.results import Rejected as Rejected
@@ -91,7 +92,7 @@ _NAMES = {
     "ledger_client.recording.options": "SpoolFullError",
     "ledger_client.recording.recorder": "Recorder RecorderStatus current_recorder use_recorder",
     "ledger_client.results": (
-        "Consistency Entry Exported Facet Histogram Inclusion Page Receipt Rejected Seen"
+        "Consistency Entry Exported Facet Histogram Inclusion KeptHead Page Receipt Rejected Seen"
     ),
     "ledger_client.retry": "RetryPolicy",
     "ledger_core.api": "Erased Problem",

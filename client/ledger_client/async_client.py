@@ -11,6 +11,7 @@ from ledger_client.base_client import TIMEOUT_S, AnyPolicy, BaseClient, PathLike
 from ledger_client.messages import Plan
 from ledger_client.plans.append import AnyEvent, Mask, plan_erase
 from ledger_client.plans.export import ExportVerifier, Format, export_request, replacing
+from ledger_client.plans.kept_heads import read_kept_heads
 from ledger_client.plans.question import Parameters, ask_query
 from ledger_client.plans.read import plan_walk, prove_inclusion, read_event
 from ledger_client.plans.search import (
@@ -29,6 +30,7 @@ from ledger_client.results import (
     Entry,
     Exported,
     Inclusion,
+    KeptHead,
     Page,
     Receipt,
     Rejected,
@@ -306,6 +308,18 @@ class AsyncLedgerClient:
         Issues an OlderHeadWarning when a larger one was published before, or is in the state file.
         """
         return await self._run(self._base.required_heads().checkpoint())
+
+    async def kept_heads(self, start: int = 0, end: int | None = None) -> AsyncIterator[KeptHead]:
+        """The published heads that the log keeps, of the sizes [start, end), the smallest first.
+
+        The log signed each, and the published head extends it.
+        """
+        heads = self._base.required_heads()
+        following: int | None = start
+        while following is not None and (end is None or following < end):
+            found, following = await self._run(read_kept_heads(following, end=end, heads=heads))
+            for head in found:
+                yield head
 
     @property
     def latest(self) -> VerifiedHead | None:

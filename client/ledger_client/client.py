@@ -11,6 +11,7 @@ from ledger_client.driver import Driver
 from ledger_client.messages import Plan
 from ledger_client.plans.append import AnyEvent, Mask, plan_erase
 from ledger_client.plans.export import ExportVerifier, Format, export_request, replacing
+from ledger_client.plans.kept_heads import read_kept_heads
 from ledger_client.plans.question import Parameters, ask_query
 from ledger_client.plans.read import plan_walk, prove_inclusion, read_event
 from ledger_client.plans.search import (
@@ -29,6 +30,7 @@ from ledger_client.results import (
     Entry,
     Exported,
     Inclusion,
+    KeptHead,
     Page,
     Receipt,
     Rejected,
@@ -303,6 +305,17 @@ class LedgerClient:
         Issues an OlderHeadWarning when a larger one was published before, or is in the state file.
         """
         return self._run(self._base.required_heads().checkpoint())
+
+    def kept_heads(self, start: int = 0, end: int | None = None) -> Iterator[KeptHead]:
+        """The published heads that the log keeps, of the sizes [start, end), the smallest first.
+
+        The log signed each, and the published head extends it.
+        """
+        heads = self._base.required_heads()
+        following: int | None = start
+        while following is not None and (end is None or following < end):
+            found, following = self._run(read_kept_heads(following, end=end, heads=heads))
+            yield from found
 
     @property
     def latest(self) -> VerifiedHead | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ledger_core.api import FacetAnswer, HistogramAnswer, Problem
 from ledger_core.event.model import Event, Received
+from ledger_core.tlog.checkpoint import Checkpoint
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import VerifiedHead
 from ledger_core.tlog.proof import Proof, RangeProof
@@ -183,3 +184,17 @@ class Consistency:
     old: VerifiedHead
     new: VerifiedHead
     proof: ConsistencyProof
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptHead:
+    """A checkpoint that the log signed and published, whose tree the accepted head extends.
+
+    `head` is None where the cosignatures do not meet the policy, and `missing` says why: the head
+    may be older than a witness of the policy.
+    """
+
+    checkpoint: Checkpoint
+    note: str
+    head: VerifiedHead | None
+    missing: str | None = None

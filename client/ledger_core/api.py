@@ -342,6 +342,24 @@ class ConsistencyAnswer(Consistency, frozen=True, kw_only=True, omit_defaults=Tr
     checkpoint: str | None = None
 
 
+class KeptCheckpoint(Struct, frozen=True, kw_only=True):
+    """A published checkpoint, and the proof that the tree of `published` begins with its tree."""
+
+    checkpoint: str
+    hashes: tuple[HashText, ...]
+
+
+class KeptCheckpoints(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Published checkpoints that are kept, the smallest first, and the latest of all.
+
+    `next` is the size of the following one; without it there is none.
+    """
+
+    checkpoints: tuple[KeptCheckpoint, ...]
+    published: str
+    next: Size | None = None
+
+
 class ProblemKind(Struct, frozen=True):
     """A row of the table of problems."""
 

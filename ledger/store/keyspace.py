@@ -11,11 +11,16 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
       ids          16 bytes of the event id  u64 leaf_index
                    id ‖ 16 bytes             u64 leaf_index: the event of another tenant with an id
                                              that was taken; SHA-256 of the tenant, cut to 16 bytes
-      checkpoints  u64 tree_size             the signed note that was published
+      checkpoints  u64 tree_size             the signed note that was published first with this
+                                             size; old ones are thinned out (store/kept_heads.py)
       meta         "format"                  "1"
                    "origin"                  UTF-8
                    "engine"                  the LMDB version that made the files, "0.9.36"
                    "tree"                    u64 tree_size ‖ 32 bytes root hash
+                   "renewed"                 the signed note that was published last, if the one in
+                                             checkpoints is older: a head gets new cosignatures
+                   "thinned"                 for each level of thinning: u64 size of the last head
+                                             that was looked at ‖ u64 its span of time
 
     DIR/access   access tokens, and events about them
       tokens       SHA-256 of the token      a TokenRecord as JSON
@@ -91,6 +96,8 @@ META_FORMAT: Final = b"format"
 META_ORIGIN: Final = b"origin"
 META_ENGINE: Final = b"engine"
 META_TREE: Final = b"tree"
+META_RENEWED: Final = b"renewed"
+META_THINNED: Final = b"thinned"
 META_ANALYSIS: Final = b"analysis"
 META_SEGMENT: Final = b"segment"
 META_GENERATION: Final = b"generation"

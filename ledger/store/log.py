@@ -15,6 +15,7 @@ import zstandard
 
 from ledger.store import keyspace
 from ledger.store.environment import MAP_BYTES_DEFAULT, Environment, Transaction, create_environment
+from ledger.store.kept_heads import latest_head
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -151,15 +152,11 @@ class LogStore:
         return encode_bundle(leaves) if len(leaves) == width else None
 
     def published(self, tree_size: int | None = None) -> SignedCheckpoint | None:
-        """The checkpoint that was published with this size, or the latest."""
-        if tree_size is not None:
-            note = self.environment.get(keyspace.CHECKPOINTS, keyspace.encode_u64(tree_size))
-        else:
-            with (
-                self.environment.read() as transaction,
-                transaction.cursor(keyspace.CHECKPOINTS) as cursor,
-            ):
-                note = cursor.value() if cursor.last() else None
+        """The checkpoint that was published first with this size, if it is kept; or the latest."""
+        if tree_size is None:
+            with self.environment.read() as transaction:
+                return latest_head(transaction)
+        note = self.environment.get(keyspace.CHECKPOINTS, keyspace.encode_u64(tree_size))
         return None if note is None else parse_signed_checkpoint(note)
 
     def full_bundle(self, transaction: Transaction[bytes], index: int) -> list[bytes] | None:

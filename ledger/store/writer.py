@@ -3,6 +3,7 @@
 import enum
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -17,10 +18,13 @@ from ledger.store.environment import (
     Transaction,
     lock_for_writing,
 )
+from ledger.store.kept_heads import store_head, thin_heads
 from ledger.store.log import LogStore, check_right_edge, partial_tile_bytes, tenant_id_key
 from ledger_client.runtime.files import FileLock
-from ledger_core.event.canonical import parse_leaf
+from ledger_core.event.canonical import parse_leaf, parse_time
 from ledger_core.event.reader import is_same_event
+from ledger_core.query.analyzer import decode_view
+from ledger_core.query.ast import MICROSECONDS
 from ledger_core.tlog.growing_tiles import GrowingTiles
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.tile import TILE_WIDTH, TileCoord, encode_bundle
@@ -111,8 +115,9 @@ class LogWriter:
                 self._check_alone(transaction)
                 placed = self._place(transaction, entries)
                 for tree_size, note in checkpoints:
-                    key = keyspace.encode_u64(tree_size)
-                    transaction.put(keyspace.CHECKPOINTS, key, note.encode())
+                    store_head(transaction, tree_size, note)
+                if checkpoints:
+                    thin_heads(transaction, partial(self._received_unix_s, transaction))
         except CommitFailedError:
             raise
         except BaseException:
@@ -121,6 +126,12 @@ class LogWriter:
             raise
         self.head = TreeHead(self._edge.size, self._root_hash)
         return placed
+
+    def _received_unix_s(self, transaction: Transaction[bytes], leaf_index: int) -> int:
+        leaf = self.store.leaf_in(transaction, leaf_index)
+        if leaf is None:
+            raise CorruptedError(f"entry {leaf_index} is missing")
+        return parse_time(decode_view(leaf).received.time) // MICROSECONDS
 
     def _check_alone(self, transaction: Transaction[bytes]) -> None:
         """Fail when somebody removed the lock file and another process has written since."""

@@ -59,6 +59,7 @@ COMMANDS: Final = {
     "verify": _Command("verify:command", "Verify an event, or a file of evidence, offline."),
     "policy": _Command("policy:command", "Name what makes a policy weak."),
     "consistency": _Command("consistency:command", "Check that the log only grew."),
+    "heads": _Command("heads:command", "List the signed heads that the log keeps."),
     "monitor": _Command("monitor:command", "Follow a log from another host and check all of it."),
     "gaps": _Command("gaps:command", "List the numbers of recorders that are missing."),
     "witness": _Command(None, "Run a witness for other people's logs."),

@@ -49,8 +49,8 @@ _TABLE: Final = """\
 404 not-found | Not found | There is nothing at this path.
 404 no-event | No such event | No event has this index or id.
 404 no-tile | No such tile | The published tree has no tile or bundle of this name and width.
-404 no-checkpoint | No such checkpoint | No checkpoint of this size was published; ask with `Accept:
-    application/json`.
+404 no-checkpoint | No such checkpoint | No checkpoint of this size was published, or it
+    is kept no more; ask with `Accept: application/json`.
 405 method-not-allowed | Method not allowed | `Allow` names the methods of this path.
 408 body-too-slow | Body too slow | The body did not arrive in time.
 409 id-conflict | Id taken | Another event has this id: an id names one event, for ever.

@@ -6,6 +6,7 @@ stream      events as they come in
 export      everything that a query finds, as a file
 erasures    destroy the private values of a subject
 proofs      inclusion and consistency
+heads       the published checkpoints that are kept
 tiles       the log as any tlog client reads it
 status      the log, its health, and this interface
 """
@@ -17,6 +18,7 @@ from ledger.service.routes import (
     erasures,
     events,
     export,
+    heads,
     proofs,
     search,
     status,
@@ -31,6 +33,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *export.ROUTES,
     *erasures.ROUTES,
     *proofs.ROUTES,
+    *heads.ROUTES,
     *tiles.ROUTES,
     *status.ROUTES,
 )

@@ -1,0 +1,66 @@
+"""`GET /v1/checkpoints`: the published checkpoints that the log keeps, which need no token.
+
+The smallest one above an index shows how early the entry there existed.
+"""
+
+from typing import Final
+
+from aiohttp import web
+
+from ledger.service.context import ServiceContext
+from ledger.service.http.parameters import number_parameter, size_parameter
+from ledger.service.http.responses import JSON_MEDIA, NO_CACHE, encode_answer
+from ledger.service.http.router import Route, Success
+from ledger.service.routes.proofs import HEAD_PROBLEMS, prove_consistency
+from ledger.store.kept_heads import kept_heads
+from ledger_core.api import KeptCheckpoint, KeptCheckpoints
+
+LIMIT_DEFAULT: Final = 100
+LIMIT_MAX: Final = 1000
+
+
+async def read_checkpoints(
+    context: ServiceContext,
+    _request: web.BaseRequest,
+    *,
+    from_: int = 0,
+    limit: int = LIMIT_DEFAULT,
+) -> web.Response:
+    """Kept checkpoints, the smallest first, each with a proof that the log only grew since."""
+    published = await context.published_covering(0)
+    tree_size = published.head.tree_size
+    found = kept_heads(context.store.environment, start=from_, most=limit + 1)
+    # One that was published since is beyond the head that the proofs lead to.
+    within = [head for head in found if head.head.tree_size <= tree_size]
+    checkpoints = tuple(
+        KeptCheckpoint(
+            checkpoint=head.note,
+            hashes=prove_consistency(
+                context.store, old_size=head.head.tree_size, new_size=tree_size
+            ).hashes,
+        )
+        for head in within[:limit]
+    )
+    following = within[limit].head.tree_size if len(within) > limit else None
+    answer = KeptCheckpoints(checkpoints=checkpoints, published=published.note, next=following)
+    return encode_answer(answer, cache=NO_CACHE)
+
+
+ROUTES: Final = (
+    Route(
+        path="/v1/checkpoints",
+        handler=read_checkpoints,
+        summary="The published checkpoints that are kept",
+        parameters=(
+            size_parameter("from", "The smallest tree size; 0 when left out."),
+            number_parameter(
+                "limit",
+                f"The most checkpoints; {LIMIT_DEFAULT} when left out.",
+                most=LIMIT_MAX,
+                least=1,
+            ),
+        ),
+        successes=(Success("The checkpoints, the smallest first.", {JSON_MEDIA: KeptCheckpoints}),),
+        problems=HEAD_PROBLEMS,
+    ),
+)

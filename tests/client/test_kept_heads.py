@@ -1,0 +1,115 @@
+"""The heads that a log keeps: each is signed by it, and the published head extends it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from ledger_client.messages import Request, Response
+from ledger_client.plans.heads import Heads
+from ledger_client.plans.kept_heads import read_kept_heads
+from ledger_client.results import KeptHead
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.text import format_base64
+from ledger_core.tlog.trust import TrustedLog
+from tests.client.hosts import W1, W2, Host, cosigned, entries, quorum_policy
+from tests.client.trees import SmallLog
+
+LOG = SmallLog(entries(40))
+FORK = SmallLog([*entries(20), *entries(20, actor="u_2")])
+POLICY = quorum_policy(LOG)
+SIZES = (0, 3, 20, 31, 40)
+
+
+def note(size: int, *, log: SmallLog = LOG) -> str:
+    return cosigned(log.note(size), (W1, 1000 + size), (W2, 1002 + size))
+
+
+def answer(start: int = 0, log: SmallLog = LOG) -> dict[str, Any]:
+    return {
+        "published": note(40),
+        "checkpoints": [
+            {
+                "checkpoint": note(size, log=log),
+                "hashes": [format_base64(each) for each in LOG.consistency(size, 40).hashes],
+            }
+            for size in SIZES
+            if size >= start
+        ],
+    }
+
+
+def read(served: dict[str, Any], start: int = 0, end: int | None = None) -> list[KeptHead]:
+    def lie(request: Request, response: Response) -> Response:
+        if request.target.startswith("/v1/checkpoints?"):
+            return Response(status=200, body=msgspec.json.encode(served))
+        return response
+
+    host = Host(LOG)
+    host.lie = lie
+    found, following = host.run(read_kept_heads(start, end=end, heads=Heads(TrustedLog(POLICY))))
+    assert following == served.get("next")
+    return found
+
+
+def test_kept_heads_are_verified_and_say_when_their_entries_existed() -> None:
+    found = read(answer())
+    assert [each.checkpoint.tree_size for each in found] == list(SIZES)
+    assert [each.head and each.head.existed_before_unix_s for each in found] == [
+        1002 + size for size in SIZES
+    ]
+    assert [each.checkpoint.tree_size for each in read(answer(), 0, 31)] == [0, 3, 20]
+
+
+def test_a_head_without_the_quorum_is_shown_as_what_it_is() -> None:
+    served = answer()
+    served["checkpoints"][1]["checkpoint"] = cosigned(LOG.note(3), (W1, 1))
+    found = read(served)
+    assert found[1].head is None
+    assert "quorum is not met" in str(found[1].missing)
+
+
+def of_a_fork(served: dict[str, Any]) -> None:
+    served.update(checkpoints=answer(0, FORK)["checkpoints"])
+
+
+def unsigned(served: dict[str, Any]) -> None:
+    stranger = SmallLog(LOG.leaves, key="another")
+    served["checkpoints"][2]["checkpoint"] = stranger.note(20)
+
+
+def without_a_proof(served: dict[str, Any]) -> None:
+    served["checkpoints"][2]["hashes"] = []
+
+
+def not_ascending(served: dict[str, Any]) -> None:
+    served["checkpoints"].reverse()
+
+
+def twice(served: dict[str, Any]) -> None:
+    served["checkpoints"].insert(1, served["checkpoints"][1])
+
+
+def without_an_end(served: dict[str, Any]) -> None:
+    served["next"] = 40
+
+
+def garbled(served: dict[str, Any]) -> None:
+    served["checkpoints"][0]["checkpoint"] = "no note"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [of_a_fork, unsigned, without_a_proof, not_ascending, twice, without_an_end, garbled],
+)
+def test_a_false_list_is_refused(change: Callable[[dict[str, Any]], None]) -> None:
+    served = answer()
+    change(served)
+    with pytest.raises((VerificationError, MalformedError)):
+        read(served)
+
+
+def test_a_head_smaller_than_asked_for_is_refused() -> None:
+    with pytest.raises(VerificationError, match="from size 5 on: got one of size 3"):
+        read(answer(3), 5)

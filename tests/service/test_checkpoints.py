@@ -1,0 +1,56 @@
+"""`/v1/checkpoints` lists what was published, and the client verifies each head of the list."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from ledger_client import LedgerClient
+from tests.service.serving import Ledger, event, serving_new
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    with serving_new(tmp_path_factory.mktemp("heads")) as ledger:
+        for _ in range(4):
+            assert ledger.append(event(), query="?wait=witnessed").status == 200
+        yield ledger
+
+
+def published(ledger: Ledger) -> list[int]:
+    answer = ledger.ask("/v1/checkpoints", token=None).json()
+    return [int(each["checkpoint"].split("\n")[1]) for each in answer["checkpoints"]]
+
+
+def test_every_published_head_is_kept_and_pages_go_on(ledger: Ledger) -> None:
+    sizes = published(ledger)
+    assert sizes == sorted(set(sizes))
+    latest = ledger.ask("/checkpoint", token=None).text
+    assert sizes[-1] == int(latest.split("\n")[1])
+    page = ledger.ask("/v1/checkpoints?limit=2", token=None).json()
+    assert (len(page["checkpoints"]), page["next"]) == (2, sizes[2])
+    assert page["published"] == latest
+    rest = ledger.ask(f"/v1/checkpoints?from={page['next']}", token=None).json()
+    assert len(rest["checkpoints"]) == len(sizes) - 2
+    assert "next" not in rest
+    assert ledger.ask("/v1/checkpoints?limit=0", token=None).slug == "bad-parameter"
+
+
+def test_the_client_and_the_command_list_them_verified(ledger: Ledger) -> None:
+    policy = ledger.directory / "policy"
+    with LedgerClient(ledger.url, policy=policy) as client:
+        found = list(client.kept_heads(2))
+    assert [each.checkpoint.tree_size for each in found] == [n for n in published(ledger) if n >= 2]
+    assert all(each.head for each in found)
+    command = [sys.executable, "-m", "ledger", "heads", "--limit", "1", "--json"]
+    run = subprocess.run(
+        [*command, "--url", ledger.url, "--policy", str(policy)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shown = json.loads(run.stdout)
+    assert (shown["tree_size"], shown["meets_policy"]) == (published(ledger)[0], True)
+    assert "--from" in run.stderr
