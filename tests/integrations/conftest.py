@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.recording.conftest import Running, name, running, wait_until
+from tests.recording.conftest import Running, name, open_recorder, running, wait_until
 
-__all__ = ["name", "running"]
+__all__ = ["name", "open_recorder", "running"]
 
 ROOT_DIR = Path(__file__).resolve().parents[2]
 DIRECT = "127.0.0.1"
@@ -65,6 +65,7 @@ class Shop:
         user: str | None = None,
         come_from: str = DIRECT,
         bytes_max: int | None = None,
+        body: bytes | None = None,
     ) -> http.client.HTTPResponse:
         """Send one request, over a connection of its own; `body` is its body, or so much of it."""
         connection = http.client.HTTPConnection(
@@ -72,7 +73,7 @@ class Shop:
         )
         said = {"User-Agent": agent, **self._credentials(user), **(headers or {})}
         try:
-            connection.request(method, path, headers=said)
+            connection.request(method, path, body, headers=said)
             answer = connection.getresponse()
             # To look at later.
             answer.body = answer.read(bytes_max)  # type: ignore[attr-defined]

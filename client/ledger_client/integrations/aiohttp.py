@@ -4,7 +4,8 @@
         middlewares=[audit_middleware(actor=lambda request: request.get("user"))]
     )
 
-Put it first, so that it is the outermost.
+Put it first, so that it is the outermost. The status of the response decides the outcome of an
+audited handler, and a refusal by an inner middleware is recorded as its call.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from aiohttp.typedefs import Handler, Middleware
 
 from ledger_client.integrations.proxies import Endpoint, parse_peer
 from ledger_client.integrations.request_info import RequestReader, RequestSettings, actor_of
+from ledger_client.integrations.views import chosen_view
 from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import audit_context
+from ledger_client.recording.view_request import ViewRequest, view_request
 
 Actor = Callable[[web.Request], Principal | None]
 
@@ -38,8 +41,19 @@ def audit_middleware(
         arguments = reader.read(_peer(request), lambda name: request.headers.getall(name, []))
         if actor is not None:
             arguments["actor"] = actor_of(lambda: actor(request))
-        with audit_context(fresh=True, **arguments):
-            return await handler(request)
+        info = request.match_info
+        view = ViewRequest(
+            lambda: chosen_view(info.handler, request.method, {"request": request, **info}),
+            reader.is_login,
+        )
+        with audit_context(fresh=True, **arguments), view_request(view):
+            try:
+                response = await handler(request)
+            except web.HTTPException as raised:  # This is a response too.
+                view.respond(raised.status, raised.headers.get("Location"))
+                raise
+            view.respond(response.status, response.headers.get("Location"))
+            return response
 
     return audit
 

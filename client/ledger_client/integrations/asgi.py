@@ -11,23 +11,30 @@ that finds the user sets it:
         return user
 
 Add the middleware last, so that it is the outermost. It passes every message on unchanged, those of
-websockets and of streamed bodies too.
+websockets and of streamed bodies too. The status of the response decides the outcome of an audited
+endpoint, and a refusal by a dependency or a decorator is recorded as its call.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Unpack
 
+from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger_client.integrations.proxies import parse_peer
 from ledger_client.integrations.request_info import RequestReader, RequestSettings, actor_of
+from ledger_client.integrations.views import chosen_view
 from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import audit_context
+from ledger_client.recording.view_request import ChosenView, ViewRequest, view_request
 
 SCOPE_KEY: Final = "ledger_client.caller"
 """The key of the `Caller` in the ASGI scope."""
+
+_SWITCHED: Final = 101
+_FORBIDDEN: Final = 403
 
 Actor = Callable[[HTTPConnection], Principal | None]
 
@@ -71,8 +78,31 @@ class AuditMiddleware:
         client = scope.get("client")
         peer = None if client is None else parse_peer(*client)
         arguments = self._reader.read(peer, connection.headers.getlist)
-        with audit_context(fresh=True, actor=actor_of(find), **arguments):
-            await self._app(scope, receive, send)
+        view = ViewRequest(lambda: _choose(scope), self._reader.is_login)
+
+        async def send_on(message: Message) -> None:
+            _tell_response(view, message)
+            await send(message)
+
+        with audit_context(fresh=True, actor=actor_of(find), **arguments), view_request(view):
+            await self._app(scope, receive, send_on)
+
+
+def _choose(scope: Scope) -> ChosenView | None:
+    # The router writes the endpoint into the scope that it got.
+    arguments = {"request": HTTPConnection(scope), **scope.get("path_params", {})}
+    return chosen_view(scope.get("endpoint"), scope.get("method", "GET"), arguments)
+
+
+def _tell_response(view: ViewRequest, message: Message) -> None:
+    """Tell the status, and how a websocket begins."""
+    match message["type"]:
+        case "http.response.start" | "websocket.http.response.start":
+            view.respond(message["status"], Headers(raw=message.get("headers", ())).get("location"))
+        case "websocket.accept":
+            view.respond(_SWITCHED)
+        case "websocket.close":  # It is refused, unless it was accepted before.
+            view.respond(_FORBIDDEN)
 
 
 def caller(connection: HTTPConnection) -> Caller:

@@ -18,7 +18,7 @@ queries then, of the row before and after it. What sends no signal is not seen: 
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -27,28 +27,35 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
-from django.db.models import Model
 from django.db.models.signals import pre_delete
 from django.http import FileResponse, HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.module_loading import import_string
 
-from ledger_client.integrations.django_models import id_text, record_models
+from ledger_client.integrations.django_models import record_models
 from ledger_client.integrations.django_settings import REQUEST_SETTINGS, ledger_settings
 from ledger_client.integrations.django_settings import ledger_recorder as ledger_recorder
+from ledger_client.integrations.django_users import (
+    LOADED_USER,
+    keep_deleted_key,
+    login_paths,
+    record_login,
+    record_login_failed,
+    record_logout,
+    record_refusals,
+    user_actor,
+)
 from ledger_client.integrations.proxies import parse_peer
 from ledger_client.integrations.request_info import (
-    UNKNOWN,
     AsyncIterateInContext,
     IterateInContext,
     RequestReader,
     actor_of,
 )
+from ledger_client.integrations.views import chosen_view, login_check
 from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import AuditContext, audit_context, current_scope, restored
-
-_USER: Final = "_ledger_user"
-_DELETED_KEY: Final = "_ledger_deleted_key"
+from ledger_client.recording.view_request import ChosenView, ViewRequest, view_request
 
 _log = logging.getLogger("ledger_client.integrations")
 
@@ -70,6 +77,7 @@ class LedgerMiddleware:
         self._reader: Final = RequestReader(
             **{name: chosen[name.upper()] for name in REQUEST_SETTINGS if name.upper() in chosen}
         )
+        self._has_login_paths: Final = "LOGIN_PATHS" in chosen
         self._actor: Final[Callable[[HttpRequest], Principal | None]] = (
             import_string(chosen["ACTOR"]) if "ACTOR" in chosen else user_actor
         )
@@ -82,38 +90,35 @@ class LedgerMiddleware:
         """Answer one request."""
         if self._is_async:
             return self._respond_async(request)
-        with audit_context(fresh=True, **self._read(request)):
-            response = self._get_response(request)
-            return _streaming_within(current_scope(), response)
+        view = _view_of(request, self._is_login)
+        with audit_context(fresh=True, **self._read(request)), view_request(view):
+            return self._finish(request, view, self._get_response(request))
 
     async def _respond_async(self, request: HttpRequest) -> HttpResponseBase:
-        with audit_context(fresh=True, **self._read(request)):
+        view = _view_of(request, self._is_login)
+        with audit_context(fresh=True, **self._read(request)), view_request(view):
             response = await self._get_response(request)
-            return _streaming_within(current_scope(), response)
+            return self._finish(request, view, response)
+
+    def _finish(
+        self, request: HttpRequest, view: ViewRequest, response: HttpResponseBase
+    ) -> HttpResponseBase:
+        view.respond(response.status_code, response.headers.get("Location"))
+        with _noting_failure("refusal_not_recorded"):
+            record_refusals(request, response)
+        return _streaming_within(current_scope(), response)
+
+    def _is_login(self, location: str) -> bool:
+        if self._has_login_paths:
+            return self._reader.is_login(location)
+        # The language and the prefix of the request may be in these.
+        return login_check(login_paths())(location)
 
     def _read(self, request: HttpRequest) -> dict[str, Any]:
         host = request.META.get("REMOTE_ADDR") or ""
         peer = parse_peer(host, request.META.get("REMOTE_PORT"))  # The port in ASGI alone.
         arguments = self._reader.read(peer, lambda name: _header(request, name))
         return {**arguments, "actor": actor_of(lambda: self._actor(request))}
-
-
-def user_actor(request: HttpRequest) -> Principal | None:
-    """The user that Django's AuthenticationMiddleware, or a login since, has found."""
-    user = getattr(request, "user", None)
-    lazy, loaded = getattr(request, _USER, (None, None))
-    if user is not None and user is lazy:
-        user = loaded
-    if user is None or not user.is_authenticated:
-        return None
-    return principal_of(user)
-
-
-def principal_of(user: Any) -> Principal:
-    """A user as an actor or a target, also after its row was deleted."""
-    key = getattr(user, _DELETED_KEY, None) if user.pk is None else user.pk
-    known = UNKNOWN if key is None else {"id": id_text(key)}
-    return {**known, "type": "user", "name": user.get_username()}
 
 
 class LedgerConfig(AppConfig):
@@ -126,10 +131,20 @@ class LedgerConfig(AppConfig):
     def ready(self) -> None:
         """Connect. Raises: ImproperlyConfigured for a model or field that there is not."""
         record_models(ledger_settings().get("MODELS", {}))
-        user_logged_in.connect(_record_login, dispatch_uid=_record_login)
-        user_logged_out.connect(_record_logout, dispatch_uid=_record_logout)
-        user_login_failed.connect(_record_login_failed, dispatch_uid=_record_login_failed)
-        pre_delete.connect(_keep_key, sender=get_user_model(), dispatch_uid=_keep_key)
+        user_logged_in.connect(record_login, dispatch_uid=record_login)
+        user_logged_out.connect(record_logout, dispatch_uid=record_logout)
+        user_login_failed.connect(record_login_failed, dispatch_uid=record_login_failed)
+        pre_delete.connect(keep_deleted_key, sender=get_user_model(), dispatch_uid=keep_deleted_key)
+
+
+def _view_of(request: HttpRequest, is_login: Callable[[str], bool]) -> ViewRequest:
+    def choose() -> ChosenView | None:
+        match = request.resolver_match
+        if match is None:
+            return None
+        return chosen_view(match.func, request.method or "", {"request": request, **match.kwargs})
+
+    return ViewRequest(choose, is_login)
 
 
 def _header(request: HttpRequest, name: str) -> list[str]:
@@ -143,16 +158,16 @@ def _load_user(request: HttpRequest, view: Callable[..., Any], *_: Any) -> None:
     Django calls this before each view.
     """
     if _may_need_user(request, view):
-        with _noting_failure():
+        with _noting_failure("user_not_loaded"):
             bool(request.user.is_authenticated)
 
 
 async def _load_user_async(request: HttpRequest, view: Callable[..., Any], *_: Any) -> None:
     """As `_load_user`, in an application that runs asynchronously."""
     if _may_need_user(request, view):
-        with _noting_failure():
+        with _noting_failure("user_not_loaded"):
             lazy = request.user
-            setattr(request, _USER, (lazy, await request.auser()))
+            setattr(request, LOADED_USER, (lazy, await request.auser()))
 
 
 def _may_need_user(request: HttpRequest, view: Callable[..., Any]) -> bool:
@@ -166,11 +181,11 @@ def _may_need_user(request: HttpRequest, view: Callable[..., Any]) -> bool:
 
 
 @contextmanager
-def _noting_failure() -> Iterator[None]:
+def _noting_failure(event: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - a view that needs no user must not fail at this
-        _log.error("user_not_loaded error=%s", type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - a request must not fail at what the ledger needs
+        _log.error("%s error=%s", event, type(error).__name__)
 
 
 def _streaming_within(scope: AuditContext, response: HttpResponseBase) -> HttpResponseBase:
@@ -191,27 +206,3 @@ def _streaming_within(scope: AuditContext, response: HttpResponseBase) -> HttpRe
 
         response.close = close_within  # type: ignore[method-assign] # the server calls it
     return response
-
-
-def _record_login(*, user: Any, **_: Any) -> None:
-    ledger_recorder().record_quietly("user.login", actor=principal_of(user))
-
-
-def _record_logout(*, user: Any | None, **_: Any) -> None:
-    if user is not None:
-        ledger_recorder().record_quietly("user.logout", actor=principal_of(user))
-
-
-def _keep_key(*, instance: Model, **_: Any) -> None:
-    """Keep the key of a user, which `delete` sets to None: its request may record more events."""
-    setattr(instance, _DELETED_KEY, instance.pk)
-
-
-def _record_login_failed(*, credentials: Mapping[str, Any], **_: Any) -> None:
-    name = credentials.get(str(get_user_model().USERNAME_FIELD)) or credentials.get("username")
-    ledger_recorder().record_quietly(
-        "user.login",
-        outcome="failure",
-        # What was typed is no id of a user; nobody may have that name.
-        target=("username", name) if name and isinstance(name, str) else None,
-    )

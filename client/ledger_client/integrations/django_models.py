@@ -17,9 +17,8 @@ from django.db.models.deletion import Collector
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
 
 from ledger_client.integrations.django_settings import ledger_recorder
-from ledger_client.integrations.request_info import actor_of
 from ledger_client.recording.arguments import Changes, Principal
-from ledger_client.recording.context import current_scope, restored
+from ledger_client.recording.context import pinned_scope, restored
 from ledger_client.recording.diff import diff
 
 _SIDES: Final = {"post_add": "after", "pre_remove": "before", "pre_clear": "before"}
@@ -225,9 +224,7 @@ def _recording(
     """A function that records this change as of now; call it once the change is committed."""
     recorder = ledger_recorder()
     # At the commit the block may be over, and the user logged out.
-    scope = dict(current_scope())
-    if callable(scope.get("actor")):
-        scope["actor"] = actor_of(scope["actor"])()
+    scope = pinned_scope()
     at = datetime.now(UTC)
 
     def record() -> None:

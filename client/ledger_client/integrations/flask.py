@@ -7,14 +7,19 @@
         app.config["LEDGER_PROXIES"] = ["10.0.0.0/8"]
         audit.init_app(app)
 
-Configuration: `LEDGER_PROXIES`, `LEDGER_FORWARDED_HEADER`, `LEDGER_REQUEST_ID_HEADER`.
+Configuration: `LEDGER_PROXIES`, `LEDGER_FORWARDED_HEADER`, `LEDGER_REQUEST_ID_HEADER`, and
+`LEDGER_LOGIN_PATHS` (where it is missing, the `login_view` of Flask-Login is used).
+
+The status of the response decides the outcome of an audited view, and a refusal by a decorator or a
+function before the request is recorded as its call.
 """
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from flask import Flask, Response
+from flask import Flask, Response, has_request_context, request, url_for
+from werkzeug.datastructures import Headers
 
 from ledger_client.integrations.proxies import parse_peer
 from ledger_client.integrations.request_info import (
@@ -23,8 +28,10 @@ from ledger_client.integrations.request_info import (
     RequestSettings,
     actor_of,
 )
+from ledger_client.integrations.views import chosen_view, login_check
 from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import audit_context, current_scope, extend_audit_context
+from ledger_client.recording.view_request import ChosenView, ViewRequest, view_request
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -59,7 +66,7 @@ class LedgerAudit:
         app.after_request(self._keep_actor)
         # Around all of it: functions before the request record events too, and may end it.
         app.wsgi_app = _AuditWSGI(  # type: ignore[method-assign] # as Flask's documentation has it
-            app.wsgi_app, RequestReader(**settings), self._actor
+            app, RequestReader(**settings), self._actor, has_login_paths="login_paths" in settings
         )
 
     def _keep_actor(self, response: Response) -> Response:
@@ -75,21 +82,31 @@ class _AuditWSGI:
 
     def __init__(
         self,
-        app: "WSGIApplication",
+        app: Flask,
         reader: RequestReader,
         actor: Callable[[], Principal] | None,
+        *,
+        has_login_paths: bool,
     ) -> None:
-        self._app: Final = app
+        self._flask: Final = app
+        self._app: Final[WSGIApplication] = app.wsgi_app
         self._reader: Final = reader
         self._actor: Final = actor
+        self._has_login_paths: Final = has_login_paths
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Answer one request."""
         arguments = _read(self._reader, environ)
-        with audit_context(fresh=True, actor=self._actor, **arguments):
-            body = self._app(environ, start_response)
+        view = ViewRequest(self._choose, self._is_login)
+
+        def start(status: str, headers: Any, *more: Any) -> Any:
+            view.respond(int(status.partition(" ")[0]), Headers(headers).get("Location"))
+            return start_response(status, headers, *more)
+
+        with audit_context(fresh=True, actor=self._actor, **arguments), view_request(view):
+            body = self._app(environ, start)
             scope = current_scope()
         file_wrapper: Any = environ.get("wsgi.file_wrapper")
         if isinstance(body, list | tuple) or (
@@ -97,6 +114,18 @@ class _AuditWSGI:
         ):
             return body  # Nothing of the application runs while this is sent.
         return IterateInContext(scope, body)
+
+    def _choose(self) -> ChosenView | None:
+        if not has_request_context() or request.endpoint is None:
+            return None
+        view = self._flask.view_functions.get(request.endpoint)
+        return chosen_view(view, request.method, {"request": request, **(request.view_args or {})})
+
+    def _is_login(self, location: str) -> bool:
+        login_view = getattr(getattr(self._flask, "login_manager", None), "login_view", None)
+        if login_view is None or self._has_login_paths or not has_request_context():
+            return self._reader.is_login(location)
+        return login_check([url_for(login_view)])(location)
 
 
 def _read(reader: RequestReader, environ: "WSGIEnvironment") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, Final, Generic, Self, TypedDict, TypeVar, Unpack
 
 from ledger_client.event_values import new_event_id
 from ledger_client.integrations.proxies import NOWHERE, X_FORWARDED_FOR, Endpoint, Proxies
+from ledger_client.integrations.views import LOGIN_PATHS, login_check
 from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import AuditContext, restored
 
@@ -36,11 +37,12 @@ _log = logging.getLogger("ledger_client.integrations")
 
 
 class RequestSettings(TypedDict, total=False):
-    """The settings of each integration about the proxies in front of the application."""
+    """The settings of each integration: the proxies before the application, its login pages."""
 
     proxies: Iterable[str]
     forwarded_header: str
     request_id_header: str
+    login_paths: Iterable[str]
 
 
 class RequestReader:
@@ -54,6 +56,7 @@ class RequestReader:
             settings.get("proxies", ()), header=settings.get("forwarded_header", X_FORWARDED_FOR)
         )
         self._request_id_header: Final = settings.get("request_id_header", "x-request-id").lower()
+        self.is_login: Final = login_check(settings.get("login_paths", LOGIN_PATHS))
 
     def read(self, peer: Endpoint | None, header: Callable[[str], Sequence[str]]) -> dict[str, Any]:
         """Read the arguments of `audit_context` from a request; None is a peer without address.

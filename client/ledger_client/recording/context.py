@@ -109,6 +109,19 @@ def capture_scope() -> dict[str, Any]:
     return captured
 
 
+def pinned_scope() -> AuditContext:
+    """Copy the audit context, for an event of now that is recorded later with `restored`.
+
+    If the actor is a function, it is called now: the user may have logged out by then.
+    """
+    scope = dict(current_scope())
+    with suppress(Exception):  # A function that fails is called again, and reported, by `record`.
+        actor = resolve_actor(scope.get("actor"))
+        if actor is not None:
+            scope["actor"] = actor
+    return scope
+
+
 def _scope_of(arguments: ContextArguments) -> AuditContext:
     unknown = sorted(arguments.keys() - ContextArguments.__annotations__.keys())
     if unknown:

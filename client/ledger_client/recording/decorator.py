@@ -13,6 +13,10 @@ that they name, `target` and `context` before the function runs and `changes` af
 recording changes what the caller gets, and none keeps the function from running: without a recorder
 an error is logged, and an event with a mistake is a dead letter. With `require=True`, both are
 raised before the function runs, so that nothing is done that can't be recorded.
+
+If the function returns a response of Django, DRF, Flask, Starlette, FastAPI or aiohttp, that
+decides the outcome: 401 and 403 are `denied`, another 4xx or 5xx is a `failure`. If an integration
+knows it as the view of a request, the response that is sent decides: see `view_request`.
 """
 
 import functools
@@ -22,16 +26,27 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iter
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, cast
 
 from ledger_client.recording.arguments import Changes, Principal
-from ledger_client.recording.exception_outcomes import Outcome, outcome_of
+from ledger_client.recording.context import audit_context, pinned_scope, restored
+from ledger_client.recording.exception_outcomes import (
+    Outcome,
+    outcome_of,
+    outcome_of_status,
+    response_of,
+)
 from ledger_client.recording.recorder import RecordArguments, Recorder, current_recorder
+from ledger_client.recording.view_request import ResponseOutcome, current_view_request
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 RESULT: Final = "result"
-"""The name of the parameter by which `changes` gets the return value of the function."""
+"""The name of the parameter by which `changes` and `outcome` get the function's return value."""
+
+AUDIT: Final = "__ledger_audit__"
+"""The attribute by which an integration knows an audited view, also below other decorators."""
 
 _log = logging.getLogger("ledger_client.recorder")
 
@@ -43,11 +58,15 @@ def audited(
     actor: Principal | Callable[[], Principal | None] | None = None,
     changes: Callable[..., Changes | None] | None = None,
     context: Mapping[str, Any] | Callable[..., Mapping[str, Any] | None] | None = None,
+    outcome: Callable[..., Outcome | None] | None = None,
     reason: str | None = None,
     recorder: Recorder | None = None,
     require: bool = False,
 ) -> Callable[[F], F]:
     """Record each call: `success`, `failure` on an exception, `denied` on a forbidden one.
+
+    `outcome` is for a function that tells in its result how it ended: it is called with the
+    arguments that it names and `result`, and decides unless it returns None.
 
     The exception is raised to the caller; the event names its type and not its message, which may
     hold a secret. The default `recorder` is the one of `use_recorder` at the time of the call.
@@ -65,9 +84,12 @@ def audited(
             target=_FromArguments("target", target),
             changes=_FromArguments("changes", changes),
             context=_FromArguments("context", context),
+            outcome=_FromArguments("outcome", outcome),
             require=require,
         )
-        return cast("F", _wrap(function, audit))
+        wrapped = _wrap(function, audit)
+        setattr(wrapped, AUDIT, audit)
+        return cast("F", wrapped)
 
     return decorate
 
@@ -83,6 +105,7 @@ class _Audit:
     target: "_FromArguments"
     changes: "_FromArguments"
     context: "_FromArguments"
+    outcome: "_FromArguments"
     require: bool
 
     @contextmanager
@@ -97,21 +120,77 @@ class _Audit:
         }
         if self.require and recorder is not None:
             recorder.check(self.action, **event)
-        outcome: Outcome = "success"
-        error_type: str | None = None
+        request = current_view_request()
+        if request is not None and not request.begins(self):
+            request = None
+        error: BaseException | None = None
         try:
             yield arguments
-        except BaseException as error:
-            outcome = outcome_of(error)
-            error_type = type(error).__name__
+        except BaseException as raised:
+            error = raised
             raise
         finally:
-            event["changes"] = self.changes.of(arguments) if outcome == "success" else None
-            event["outcome"] = outcome
-            if error_type is not None:
-                event["context"] = {**(event["context"] or {}), "error": error_type}
             if recorder is not None:
-                recorder.record_quietly(self.action, **event)
+                finish = self._ended(event, arguments, error)
+                if request is None:
+                    recorder.record_quietly(self.action, **finish(None))
+                else:
+                    request.end_call(self._pinned(recorder, finish))
+
+    def record_refusal(self, arguments: Mapping[str, Any], response: ResponseOutcome) -> None:
+        """Record that a request was refused before its view was called."""
+        recorder = self._recorder()
+        if recorder is not None:
+            event: RecordArguments = {
+                **self.fixed,
+                "target": self.target.of_known(arguments),
+                "context": self.context.of_known(arguments),
+                "outcome": response.outcome,
+            }
+            recorder.record_quietly(
+                self.action, **_with_context(event, http_status=response.status)
+            )
+
+    def _ended(
+        self,
+        event: RecordArguments,
+        arguments: dict[str, Any],
+        error: BaseException | None,
+    ) -> Callable[[ResponseOutcome | None], RecordArguments]:
+        """A function that makes the event, given the response that followed the call."""
+        own, own_status = _own_outcome(arguments, error)
+        stated = self.outcome.of(arguments) if error is None else None
+        changes = self.changes.of(arguments) if (stated or own) == "success" else None
+        error_type = None if error is None else type(error).__name__
+
+        def finish(response: ResponseOutcome | None) -> RecordArguments:
+            outcome = stated or _combined(own, response)
+            is_success = outcome == "success"
+            status = own_status if response is None else response.status
+            ended: RecordArguments = {
+                **event,
+                "outcome": outcome,
+                "changes": changes if is_success else None,
+            }
+            return _with_context(
+                ended, error=error_type, http_status=None if is_success else status
+            )
+
+        return finish
+
+    def _pinned(
+        self, recorder: Recorder, finish: Callable[[ResponseOutcome | None], RecordArguments]
+    ) -> Callable[[ResponseOutcome], None]:
+        """A function that records the call later, with the time and the audit context of now."""
+        with audit_context(actor=self.fixed["actor"]):
+            scope, at = pinned_scope(), datetime.now(UTC)
+
+        def record(response: ResponseOutcome) -> None:
+            ended: RecordArguments = {**finish(response), "actor": None, "time": at}
+            with restored(scope):
+                recorder.record_quietly(self.action, **ended)
+
+        return record
 
     def _recorder(self) -> Recorder | None:
         try:
@@ -123,7 +202,8 @@ class _Audit:
             return None
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        if not (self.target.is_function or self.changes.is_function or self.context.is_function):
+        asked = (self.target, self.changes, self.context, self.outcome)
+        if not any(each.is_function for each in asked):
             return {}
         try:
             bound = self.signature.bind(*args, **kwargs)
@@ -150,6 +230,37 @@ class _FromArguments:
         except Exception as error:  # noqa: BLE001 - the application's code, which must not stop the call
             _log.error("audited_function_failed what=%s error=%s", self._name, type(error).__name__)
             return None
+
+    def of_known(self, arguments: Mapping[str, Any]) -> Any:
+        """As `of`; None where some of the arguments aren't known."""
+        return self.of(arguments) if arguments.keys() >= set(self._names) else None
+
+
+def _own_outcome(
+    arguments: Mapping[str, Any], error: BaseException | None
+) -> tuple[Outcome, int | None]:
+    """How the function itself ended, and the status of the response that it returned."""
+    if error is not None:
+        return outcome_of(error), None
+    response = response_of(arguments.get(RESULT))
+    if response is None:
+        return "success", None
+    request = current_view_request()
+    if request is None:
+        return outcome_of_status(response[0]), response[0]
+    return request.outcome(*response), response[0]
+
+
+def _combined(own: Outcome, response: ResponseOutcome | None) -> Outcome:
+    """The outcome of a call and of the response that followed it."""
+    if response is None or own == "denied" or response.outcome in {"success", "unknown"}:
+        return own
+    return response.outcome
+
+
+def _with_context(event: RecordArguments, **members: str | int | None) -> RecordArguments:
+    known = {name: value for name, value in members.items() if value is not None}
+    return {**event, "context": {**(event["context"] or {}), **known}} if known else event
 
 
 def _wrap(function: Callable[..., Any], audit: _Audit) -> Callable[..., Any]:

@@ -1,12 +1,12 @@
-"""The outcome of an action that raised an exception: denied, failure, success or unknown.
+"""The outcome of an action that raised an exception or returned a response.
 
-The frameworks' exceptions are looked up among the loaded modules, and nothing is imported. They are
-recognised by class, not by an attribute: the `status_code` of an HTTP client's error is the answer
-of another service, and no denial by this application.
+The frameworks' classes are looked up among the loaded modules, and nothing is imported. They are
+recognised by class, not by an attribute: the `status_code` of an HTTP client's error or response is
+the answer of another service, and no denial by this application.
 """
 
 import sys
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 Outcome = Literal["success", "failure", "denied", "unknown"]
 
@@ -28,6 +28,14 @@ _HTTP_ERRORS: Final = (
 )
 """Classes that stand for an HTTP response, and the attribute that holds its status."""
 
+_RESPONSES: Final = (
+    ("aiohttp.web_response", "StreamResponse", "status"),
+    ("django.http.response", "HttpResponseBase", "status_code"),
+    ("starlette.responses", "Response", "status_code"),
+    ("werkzeug.sansio.response", "Response", "status_code"),
+)
+"""The responses of the frameworks that have an integration; DRF's are Django's."""
+
 
 def outcome_of(error: BaseException) -> Outcome:
     """The outcome of an action that raised this.
@@ -41,11 +49,21 @@ def outcome_of(error: BaseException) -> Outcome:
         return "denied"
     for module, name, attribute in _HTTP_ERRORS:
         if _is_a(error, module, name):
-            return _outcome_of_status(getattr(error, attribute, None))
+            return outcome_of_status(getattr(error, attribute, None))
     return "failure" if isinstance(error, Exception) else "unknown"
 
 
-def _outcome_of_status(status: object) -> Outcome:
+def response_of(result: object) -> tuple[int, str | None] | None:
+    """The status of a framework's response, and where it redirects; None for another value."""
+    for module, name, attribute in _RESPONSES:
+        if _is_a(result, module, name):
+            response: Any = result
+            return getattr(response, attribute), response.headers.get("Location")
+    return None
+
+
+def outcome_of_status(status: object) -> Outcome:
+    """The outcome for the status of a response."""
     if not isinstance(status, int):
         return "failure"
     if status in DENIED_STATUSES:
@@ -53,6 +71,6 @@ def _outcome_of_status(status: object) -> Outcome:
     return "failure" if status >= ERROR_STATUS_MIN else "success"
 
 
-def _is_a(error: BaseException, module: str, name: str) -> bool:
+def _is_a(value: object, module: str, name: str) -> bool:
     kind = getattr(sys.modules.get(module), name, None)
-    return isinstance(kind, type) and isinstance(error, kind)
+    return isinstance(kind, type) and isinstance(value, kind)

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.core.management import call_command
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
-from django.urls import path
+from django.urls import include, path
 
 from tests.integrations.apps import shop
 
@@ -31,12 +31,29 @@ settings.configure(
         "django.contrib.auth",
         "django.contrib.contenttypes",
         "django.contrib.sessions",
+        "django.contrib.messages",
+        "django.contrib.admin",
+        "rest_framework",
         "ledger_client.integrations.django.LedgerConfig",
     ],
     MIDDLEWARE=[
         "ledger_client.integrations.django.LedgerMiddleware",
         "django.contrib.sessions.middleware.SessionMiddleware",
         "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "django.contrib.messages.middleware.MessageMiddleware",
+    ],
+    TEMPLATES=[
+        {
+            "BACKEND": "django.template.backends.django.DjangoTemplates",
+            "APP_DIRS": True,
+            "OPTIONS": {
+                "context_processors": [
+                    "django.template.context_processors.request",
+                    "django.contrib.auth.context_processors.auth",
+                    "django.contrib.messages.context_processors.messages",
+                ]
+            },
+        }
     ],
     LEDGER={
         "RECORDER": shop.recorder_settings(),
@@ -200,6 +217,7 @@ def farewell(request: HttpRequest, name: str) -> HttpResponse:
 
 
 urlpatterns: list[Any] = [
+    path("", include("tests.integrations.apps.django_views")),
     path("login", log_in),
     path("logout", log_out),
     path("login_and_refund/<payment>", log_in_and_refund),
@@ -226,6 +244,7 @@ if __name__ == "__main__":
     call_command("migrate", verbosity=0)
     for number in range(20):
         User.objects.create_user(f"u_{number}", password="secret")
+    User.objects.create_user("staff", password="secret", is_staff=True)
     if sys.argv[2:] == ["asgi"]:
         import uvicorn
         from django.core.asgi import get_asgi_application
