@@ -6,7 +6,7 @@ In reading order:
     hashing        leaf and node hashes, the root of an empty tree      RFC 6962 §2.1
     tree           tree heads, complete subtrees, the frontier          RFC 6962 §2.1
     prove          the nodes that a proof needs, the proof from them    RFC 6962 §2.1.1, §2.1.2
-    verify         inclusion, consistency and range proofs              RFC 9162 §2.1.3, §2.1.4
+    verify         inclusion, consistency, range and multi-proofs       RFC 9162 §2.1.3, §2.1.4
     tile           the tree as files                                    c2sp.org/tlog-tiles
     growing_tiles  the tiles at the right edge, as a log appends        c2sp.org/tlog-tiles
     keys           verifier keys and signer keys                        c2sp.org/signed-note
@@ -15,6 +15,7 @@ In reading order:
     cosignature    a witness's signature of a checkpoint and a time     c2sp.org/tlog-cosignature
     policy         the logs and the quorum of witnesses to believe      c2sp.org/tlog-policy
     proof          a proof and its checkpoint in one file               c2sp.org/tlog-proof
+    multi_proof    the text of a proof for many leaves                  (ours)
     trust          the heads that a client has accepted                 (ours)
     tiled_tree     the tree of a verified head, read tile by tile       c2sp.org/tlog-tiles
     witness        requests for cosignatures, and their answers         c2sp.org/tlog-witness

@@ -1,4 +1,4 @@
-"""The verifier of inclusion, consistency and range proofs.
+"""The verifier of inclusion, consistency, range and multi-proofs.
 
 Each check takes a tree size and a root hash that are trusted already (from one signed checkpoint),
 a claim, and its proof. It returns nothing, or raises VerificationError. No size or index is ever
@@ -20,7 +20,9 @@ other.
 Source: RFC 9162 §2.1.3.2 and §2.1.4.2, for the proofs of RFC 6962 §2.1.1 and §2.1.2.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from operator import ge
 
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, SIZE_MAX, Hash, node_hash
@@ -129,6 +131,62 @@ def check_range(
             f"the leaves from {start} on are not in the tree of size {tree_size}: "
             f"the proof gives the root {row[0].hex()}, want {root_hash.hex()}"
         )
+
+
+def check_multi(
+    *,
+    leaf_hashes: Sequence[Hash],
+    indices: Sequence[int],
+    tree_size: int,
+    proof: Sequence[Hash],
+    root_hash: Hash,
+) -> None:
+    """Check that the tree has these leaves at these ascending indices.
+
+    The proof has the hash of each maximal subtree without any of them, left to right.
+    Cost: one hash a leaf, and one for each hash of the proof. Raises: VerificationError.
+    """
+    if not indices or len(indices) != len(leaf_hashes) or not tree_size <= SIZE_MAX:
+        raise VerificationError(
+            f"{len(indices)} indices are not those of {len(leaf_hashes)} leaves"
+        )
+    if indices[0] < 0 or indices[-1] >= tree_size or any(map(ge, indices, indices[1:])):
+        raise VerificationError(f"not ascending indices of leaves in a tree of size {tree_size}")
+    _check_lengths(root_hash, *leaf_hashes, *proof)
+    rest = iter(proof)
+
+    def root_of(start: int, end: int, low: int, high: int) -> Hash:
+        """The root of the subtree [start, end), which holds the leaves [low, high) of the list."""
+        if low == high:
+            return next(rest)
+        if high - low == end - start:
+            return _root_of_row(leaf_hashes[low:high])
+        middle = start + (1 << ((end - start - 1).bit_length() - 1))
+        split = bisect_left(indices, middle, low, high)
+        left = root_of(start, middle, low, split)
+        return node_hash(left, root_of(middle, end, split, high))
+
+    try:
+        computed = root_of(0, tree_size, 0, len(indices))
+    except StopIteration:
+        raise VerificationError(f"the multi-proof is too short: {len(proof)} hashes") from None
+    if next(rest, None) is not None:
+        raise VerificationError(f"the multi-proof is too long: {len(proof)} hashes")
+    if computed != root_hash:
+        raise VerificationError(
+            f"the {len(indices)} leaves from {indices[0]} to {indices[-1]} are not in the tree of "
+            f"size {tree_size}: the proof gives the root {computed.hex()}, want {root_hash.hex()}"
+        )
+
+
+def _root_of_row(row: Sequence[Hash]) -> Hash:
+    """The root over consecutive leaves of a subtree, at least one."""
+    while len(row) > 1:
+        parents = list(map(node_hash, row[::2], row[1::2]))
+        if len(row) & 1:
+            parents.append(row[-1])
+        row = parents
+    return row[0]
 
 
 def _roots(
