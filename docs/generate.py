@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ledger.service.http.openapi import route_rows
 from ledger.service.http.problems import PROBLEMS
+from ledger.service.metrics import metric_rows
 from ledger.service.settings import SETTINGS
 from ledger.store import keyspace
 from ledger_core.event.model import LIMITS
@@ -69,12 +70,18 @@ def keyspace_page() -> str:
     return f"```text\n{text.split('A full tile is', 1)[0].rstrip()}\n```"
 
 
+def metrics() -> str:
+    """The table of metrics."""
+    return _table(("metric", "kind", "labels", "what"), [*metric_rows()])
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "limits": limits,
     "settings": settings,
     "problems": problems,
     "routes": routes,
     "fields": fields,
+    "metrics": metrics,
     "keyspace": keyspace_page,
 }
 

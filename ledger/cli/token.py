@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import click
+import msgspec
 
 from ledger.cli.options import directory_argument
 from ledger.service.token_admin import make_token, open_access, token_event
-from ledger.store.tokens import SCOPES, TokenScope
+from ledger.store.tokens import SCOPES, TokenLimits, TokenScope
 from ledger_client.cli.console import json_option, note, print_json, print_line
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time
@@ -29,17 +30,34 @@ def command() -> None:
     help="What the token allows; repeatable. admin includes the others.",
 )
 @click.option("--tenant", help="Bind the token to one tenant's events.")
+@click.option(
+    "--requests-per-minute",
+    type=click.IntRange(min=0),
+    help="Requests that the token may make in a minute, for the setting's. 0: no limit.",
+)
+@click.option("--bytes-per-minute", type=click.IntRange(min=0), help="Bytes of bodies and answers.")
+@click.option(
+    "--stored-bytes-per-day", type=click.IntRange(min=0), help="Bytes of new leaves in the log."
+)
 @json_option
 def create(
-    directory: Path, name: str, scopes: tuple[TokenScope, ...], tenant: str | None, as_json: bool
+    directory: Path,
+    name: str,
+    scopes: tuple[TokenScope, ...],
+    tenant: str | None,
+    as_json: bool,
+    **limits: int | None,
 ) -> None:
     """Make a token and print it, alone on standard output. It is never shown again."""
+    own = TokenLimits(**limits)
+    limits_given = None if own == TokenLimits() else own
     try:
-        token = make_token(directory, name=name, scopes=scopes, tenant=tenant)
+        token = make_token(directory, name=name, scopes=scopes, tenant=tenant, limits=limits_given)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if as_json:
-        print_json({"token": token, "name": name, "scopes": scopes, "tenant": tenant})
+        made = {"token": token, "name": name, "scopes": scopes, "tenant": tenant}
+        print_json(made if limits_given is None else {**made, "limits": limits_given})
         return
     note(f"token {name!r} with {', '.join(scopes)}; it is never shown again:")
     click.echo(token)
@@ -60,7 +78,10 @@ def list_(directory: Path, as_json: bool) -> None:
     for record in records:
         state = f"revoked {record.revoked}" if record.revoked else "in use"
         tenant = f" tenant={record.tenant}" if record.tenant else ""
-        print_line(f"{record.created}  {record.name}  {','.join(record.scopes)}{tenant}  {state}")
+        limits = msgspec.to_builtins(record.limits) if record.limits else {}
+        own = "".join(f" {limit}={most}" for limit, most in limits.items())
+        scopes = ",".join(record.scopes)
+        print_line(f"{record.created}  {record.name}  {scopes}{tenant}{own}  {state}")
 
 
 @command.command("revoke")

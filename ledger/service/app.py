@@ -31,9 +31,11 @@ from ledger.service.http.openapi import make_openapi
 from ledger.service.http.problems import log_failure
 from ledger.service.http.server import Server
 from ledger.service.ingest import IngestPipeline, LogClock
+from ledger.service.metrics import Metrics
 from ledger.service.outbox import Outbox
 from ledger.service.private_fields import PrivateFields, parse_fields
 from ledger.service.query_pool import QueryPool
+from ledger.service.quotas import Quotas
 from ledger.service.routes import ROUTES
 from ledger.service.secret_filter import SecretFilter
 from ledger.service.settings import Settings
@@ -159,6 +161,7 @@ def _open_parts(
     replace(policy, quorum=None).check(publisher.sign().note)
     clock = LogClock(last=last_received_time(writer.store), read_unix_ns=time.time_ns)
     reader = PrivateReader(_id_maker(clock.now), clock.now)
+    metrics, quotas = Metrics(), Quotas(settings)
     return ServiceContext(
         origin=origin,
         verifier_keys=tuple(str(signer.verifier) for signer in signers),
@@ -174,7 +177,9 @@ def _open_parts(
             clock=clock,
             reader=reader,
             private_fields=private_fields,
-            secret_filter=SecretFilter(rules, settings.secrets, reader),
+            secret_filter=SecretFilter(rules, settings.secrets, reader, metrics),
+            metrics=metrics,
+            quotas=quotas,
         ),
         private_fields=private_fields,
         query_pool=query_pool,
@@ -189,6 +194,8 @@ def _open_parts(
             most=settings.connections_max,
             most_per_owner=settings.requests_per_token_max,
         ),
+        metrics=metrics,
+        quotas=quotas,
         openapi=make_openapi(),
         stopping=asyncio.Event(),
     )

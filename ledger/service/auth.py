@@ -8,7 +8,7 @@ compared with another, so no comparison can leak one.
 Source: RFC 6750.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp import web
 
@@ -20,11 +20,30 @@ _CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
 _INVALID: Final = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
-def owner_of(access: AccessStore, request: web.BaseRequest) -> str:
+class Caller(NamedTuple):
     """To whom a request is counted: the token that it carries, or else its address."""
+
+    name: str
+    """The token's name, `revoked NAME`, or `address …`."""
+    token: TokenRecord | None
+    """The token, if it is in use."""
+    revoked: TokenRecord | None
+
+    @property
+    def token_name(self) -> str:
+        """The name of the token in use, or an empty text."""
+        return "" if self.token is None else self.token.name
+
+
+def identify(access: AccessStore, request: web.BaseRequest) -> Caller:
+    """The caller of a request, whether it may do what it asks or not."""
     secret = request.headers.get("Authorization", "")[len(_SCHEME) :].strip(" ")
-    record = access.find(secret) if secret else None
-    return f"address {request.remote}" if record is None else record.name
+    record = access.lookup(secret) if secret else None
+    if record is None:
+        return Caller(f"address {request.remote}", None, None)
+    if record.revoked:
+        return Caller(f"revoked {record.name}", None, record)
+    return Caller(record.name, record, None)
 
 
 def authenticate(access: AccessStore, request: web.BaseRequest, scope: TokenScope) -> TokenRecord:

@@ -9,8 +9,10 @@ from ledger.log.sequencer import Sequencer
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import retry_later
 from ledger.service.ingest import IngestPipeline
+from ledger.service.metrics import Metrics
 from ledger.service.private_fields import PrivateFields
 from ledger.service.query_pool import QueryPool
+from ledger.service.quotas import Quotas
 from ledger.service.settings import Settings
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
@@ -37,6 +39,8 @@ class ServiceContext:
     followers: Followers
     bytes_in_flight: InFlight
     requests_in_flight: InFlight
+    metrics: Metrics
+    quotas: Quotas
     openapi: bytes
     stopping: asyncio.Event
     """Set when the service is told to stop: streams end then."""

@@ -21,7 +21,9 @@ from msgspec import UNSET, UnsetType
 from ledger.log.sequencer import Sequencer
 from ledger.service.http.problems import ProblemError, explain, make_problem
 from ledger.service.http.request_body import ParsedBody
+from ledger.service.metrics import Metrics
 from ledger.service.private_fields import ChangedEvent, PrivateFields
+from ledger.service.quotas import Quotas
 from ledger.service.secret_filter import SecretFilter
 from ledger.service.token_admin import SERVICE_NAME
 from ledger.store.writer import AppendResult, NewEntry, Placement
@@ -86,6 +88,8 @@ class IngestPipeline:
         reader: Reader,
         private_fields: PrivateFields,
         secret_filter: SecretFilter,
+        metrics: Metrics,
+        quotas: Quotas,
     ) -> None:
         # Requests of one token are read one after another: however many it sends, the loop divides
         # its time evenly among the tokens.
@@ -94,6 +98,8 @@ class IngestPipeline:
         self._clock = clock
         self._private_fields = private_fields
         self._secret_filter = secret_filter
+        self._metrics = metrics
+        self._quotas = quotas
         self.reader: Final = reader
 
     async def append(
@@ -111,7 +117,11 @@ class IngestPipeline:
         async with self._turns[by]:
             reads = await self._read(body, tenant, is_own=is_own)
         self._secret_filter.report()
-        return await self._log(await self._store_private(reads), by=by, is_own=is_own)
+        outcomes = await self._log(await self._store_private(reads), by=by, is_own=is_own)
+        for outcome in outcomes:
+            if isinstance(outcome, Refused):
+                self._metrics.add("events_refused_total", outcome.error.slug)
+        return outcomes
 
     async def _log(
         self, reads: Sequence[ReadEvent | Refused], *, by: str, is_own: bool
@@ -123,6 +133,7 @@ class IngestPipeline:
         if not entries:
             return [entry for entry in stamped if isinstance(entry, Refused)]
         commit = await self._sequencer.append(entries)
+        self._count_new(by, entries, commit.placed)
         placed = iter(commit.placed)
         outcomes: list[Result | Refused] = []
         conflicts: list[bytes] = []
@@ -142,6 +153,16 @@ class IngestPipeline:
         if conflicts:
             await self._log_own(conflicts)
         return outcomes
+
+    def _count_new(
+        self, by: str, entries: Sequence[NewEntry], placed: Sequence[AppendResult]
+    ) -> None:
+        pairs = zip(entries, placed, strict=True)
+        sizes = [len(entry.leaf) for entry, p in pairs if p.placement is Placement.APPENDED]
+        if sizes:
+            self._metrics.add("events_logged_total", by, amount=len(sizes))
+            self._metrics.add("stored_bytes_total", by, amount=sum(sizes))
+            self._quotas.use_stored(by, sum(sizes))
 
     async def _log_own(self, events: Sequence[bytes]) -> None:
         """Log events of the service itself; one that is refused is a fault of ours.

@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from ledger.service.http.problems import ProblemError, explain
+from ledger.service.metrics import Metrics
 from ledger.service.private_fields import ChangedEvent
 from ledger_core.api import Refused
 from ledger_core.event.commitments import PrivateEvent
@@ -28,11 +29,14 @@ _decode = msgspec.json.Decoder(dict).decode
 class SecretFilter:
     """Scans every event before it is queued. Used on the event loop alone."""
 
-    def __init__(self, rules: SecretRules, treatment: str, reader: Reader) -> None:
+    def __init__(
+        self, rules: SecretRules, treatment: str, reader: Reader, metrics: Metrics
+    ) -> None:
         """`treatment` is the setting `secrets`."""
         self._rules = rules
         self._treatment: Final = treatment
         self._reader = reader
+        self._metrics = metrics
         self._unreported: Counter[str] = Counter()
 
     def check(self, reads: Sequence[ReadEvent | Refused]) -> Sequence[ReadEvent | Refused]:
@@ -72,6 +76,8 @@ class SecretFilter:
 
     def report(self) -> None:
         """Log in one line the number of events with secrets since the last report, by rule."""
+        for rule, count in self._unreported.items():
+            self._metrics.add("secrets_found_total", rule, amount=count)
         if self._unreported:
             _log.warning("secrets_found", treatment=self._treatment, events=dict(self._unreported))
             self._unreported.clear()

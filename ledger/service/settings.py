@@ -24,6 +24,7 @@ VARIABLE_PREFIX: Final = "LEDGER_"
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
+Limit = Annotated[int, Meta(ge=0)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,12 +69,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "Requests of one token, or of one address without a token, that are answered at once; "
         "beyond that, 503.",
     ] = 256
+    token_requests_per_minute_max: Annotated[
+        Limit,
+        "Requests that each token may make in a minute; beyond that, 429. 0: no limit. "
+        "`ledger token create` sets another limit for one token.",
+    ] = 0
+    token_bytes_per_minute_max: Annotated[Limit, "The same in bytes of bodies and answers."] = 0
+    token_stored_bytes_per_day_max: Annotated[
+        Limit, "The same in bytes of new leaves in the log, for a day; beyond that, no appends."
+    ] = 0
     connections_max: Annotated[
         Count, "Connections that may be open; one more is closed at once."
     ] = 2048
     connections_per_address_max: Annotated[
         Count, "Connections that one address may have open. A reverse proxy is one address."
     ] = 512
+    head_wait_s: Annotated[
+        Seconds, "Seconds in which the head of a request must have arrived, from its first byte on."
+    ] = 10.0
     body_wait_s: Annotated[Seconds, "Seconds in which the body of a request must have arrived."] = (
         60.0
     )

@@ -15,6 +15,7 @@ from ledger.store.tokens import (
     TOKEN_PREFIX,
     TOKEN_SECRET_BYTES,
     AccessStore,
+    TokenLimits,
     TokenRecord,
     TokenScope,
 )
@@ -27,7 +28,12 @@ SERVICE_NAME: Final = "ledger"
 
 
 def make_token(
-    directory: Path, *, name: str, scopes: tuple[TokenScope, ...], tenant: str | None
+    directory: Path,
+    *,
+    name: str,
+    scopes: tuple[TokenScope, ...],
+    tenant: str | None,
+    limits: TokenLimits | None = None,
 ) -> str:
     """Make a token in a ledger's folder.
 
@@ -37,7 +43,11 @@ def make_token(
     token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_SECRET_BYTES)
     created = unix_us()
     record = TokenRecord(
-        name=name, scopes=tuple(dict.fromkeys(scopes)), created=format_time(created), tenant=tenant
+        name=name,
+        scopes=tuple(dict.fromkeys(scopes)),
+        created=format_time(created),
+        tenant=tenant,
+        limits=limits,
     )
     with open_access(directory) as access:
         access.add(token, record, event=token_event("ledger.token.created", record, created))
@@ -74,6 +84,8 @@ def token_event(action: str, record: TokenRecord, unix_us: int) -> bytes:
         "outcome": "success",
         "context": {"scopes": list(record.scopes)},
     }
+    if record.limits is not None:
+        event["context"]["limits"] = msgspec.to_builtins(record.limits)
     if record.tenant is not None:
         event["tenant"] = record.tenant
     return msgspec.json.encode(event)

@@ -19,13 +19,21 @@ import msgspec
 from ledger.store import keyspace
 from ledger.store.environment import Environment, Transaction, create_environment
 
-TokenScope = Literal["append", "read", "private", "admin"]
+TokenScope = Literal["append", "read", "private", "metrics", "admin"]
 SCOPES: Final[tuple[TokenScope, ...]] = get_args(TokenScope)
 TOKEN_PREFIX: Final = "wl_"  # noqa: S105 - what every token starts with, not one
 TOKEN_SECRET_BYTES: Final = 32
 NAME_LENGTH_MAX: Final = 256
 _MAP_BYTES: Final = 1 << 28
 _DATABASES: Final = (keyspace.TOKENS, keyspace.OUTBOX, keyspace.META)
+
+
+class TokenLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a token may use in a time: None is the service's setting, 0 no limit."""
+
+    requests_per_minute: int | None = None
+    bytes_per_minute: int | None = None
+    stored_bytes_per_day: int | None = None
 
 
 class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -36,6 +44,7 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     created: str
     tenant: str | None = None
     revoked: str | None = None
+    limits: TokenLimits | None = None
 
     def may(self, scope: TokenScope) -> bool:
         """Whether the token is in use and has a scope; `admin` includes all of them."""
@@ -61,12 +70,14 @@ class AccessStore:
 
     def find(self, token: str) -> TokenRecord | None:
         """The record of a token that is not revoked. Cost: one hash and one point read."""
+        record = self.lookup(token)
+        return None if record is None or record.revoked else record
+
+    def lookup(self, token: str) -> TokenRecord | None:
+        """The record of a token, of a revoked one too. Cost: as `find`."""
         key = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         value = self._environment.get(keyspace.TOKENS, key)
-        if value is None:
-            return None
-        record = _record_decoder.decode(value)
-        return None if record.revoked else record
+        return None if value is None else _record_decoder.decode(value)
 
     def records(self) -> list[TokenRecord]:
         """Every token that was ever made, oldest first."""

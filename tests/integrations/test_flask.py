@@ -1,6 +1,10 @@
 """What Flask and WSGI expect of a middleware."""
 
+import http.client
+import threading
+from collections.abc import Iterator
 from typing import Any
+from wsgiref.simple_server import make_server
 
 import pytest
 from flask import Flask, Response, g
@@ -8,6 +12,32 @@ from werkzeug.test import EnvironBuilder
 
 from ledger_client.integrations.flask import LedgerAudit
 from ledger_client.recording.context import current_scope
+
+
+@pytest.fixture
+def bare_server() -> Iterator[str]:
+    """The address of an application under `wsgiref`, which tells who the client is."""
+    app = Flask("shop")
+    app.config["LEDGER_PROXIES"] = ["127.0.0.1"]
+    LedgerAudit(app)
+    app.get("/")(lambda: str(current_scope()["source"]["ip"]))
+    with make_server("127.0.0.1", 0, app) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_header_with_underscores_is_not_believed_under_a_bare_server(bare_server: str) -> None:
+    for headers in (
+        {"X_Forwarded_For": "203.0.113.66"},
+        {"X-Forwarded-For": "203.0.113.9", "X_Forwarded_For": "203.0.113.66"},
+    ):
+        connection = http.client.HTTPConnection(bare_server, timeout=20)
+        connection.request("GET", "/", headers=headers)
+        assert connection.getresponse().read() == b"127.0.0.1"
+        connection.close()
 
 
 def test_the_same_application_twice_is_a_mistake() -> None:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 import structlog
 
+from ledger.service.metrics import Metrics
 from ledger.service.private_fields import ChangedEvent
 from ledger.service.secret_filter import EVENTS_PER_PASS, SecretFilter
 from ledger_core.api import Problem, Refused
@@ -25,7 +26,7 @@ UNIX_US = 1_790_000_000_000_000
 
 
 def make_filter(treatment: str) -> SecretFilter:
-    return SecretFilter(default_rules(), treatment, make_reader())
+    return SecretFilter(default_rules(), treatment, make_reader(), Metrics())
 
 
 def make_reader() -> PrivateReader:

@@ -45,7 +45,7 @@ from ledger_client.integrations.django_users import (
     record_refusals,
     user_actor,
 )
-from ledger_client.integrations.proxies import parse_peer
+from ledger_client.integrations.proxies import environ_header, parse_peer
 from ledger_client.integrations.request_info import (
     AsyncIterateInContext,
     IterateInContext,
@@ -117,7 +117,7 @@ class LedgerMiddleware:
     def _read(self, request: HttpRequest) -> dict[str, Any]:
         host = request.META.get("REMOTE_ADDR") or ""
         peer = parse_peer(host, request.META.get("REMOTE_PORT"))  # The port in ASGI alone.
-        arguments = self._reader.read(peer, lambda name: _header(request, name))
+        arguments = self._reader.read(peer, lambda name: environ_header(request.META, name))
         return {**arguments, "actor": actor_of(lambda: self._actor(request))}
 
 
@@ -145,11 +145,6 @@ def _view_of(request: HttpRequest, is_login: Callable[[str], bool]) -> ViewReque
         return chosen_view(match.func, request.method or "", {"request": request, **match.kwargs})
 
     return ViewRequest(choose, is_login)
-
-
-def _header(request: HttpRequest, name: str) -> list[str]:
-    value = request.headers.get(name)
-    return [] if value is None else [value]
 
 
 def _load_user(request: HttpRequest, view: Callable[..., Any], *_: Any) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flask import Flask, Response, has_request_context, request, url_for
 from werkzeug.datastructures import Headers
 
-from ledger_client.integrations.proxies import parse_peer
+from ledger_client.integrations.proxies import environ_header, parse_peer
 from ledger_client.integrations.request_info import (
     IterateInContext,
     RequestReader,
@@ -130,9 +130,4 @@ class _AuditWSGI:
 
 def _read(reader: RequestReader, environ: "WSGIEnvironment") -> dict[str, Any]:
     peer = parse_peer(environ.get("REMOTE_ADDR", ""), environ.get("REMOTE_PORT"))
-
-    def header(name: str) -> list[str]:
-        value = environ.get(f"HTTP_{name.upper().replace('-', '_')}")
-        return [] if value is None else [value]
-
-    return reader.read(peer, header)
+    return reader.read(peer, lambda name: environ_header(environ, name))

@@ -19,13 +19,14 @@ the left would trust the client.
 Source: RFC 7239 for `Forwarded`; `X-Forwarded-For` has no specification.
 """
 
+import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 FORWARDED: Final = "forwarded"
 X_FORWARDED_FOR: Final = "x-forwarded-for"
@@ -177,6 +178,22 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     if network.prefixlen == 0:
         raise ValueError(f"{text} holds every address: whoever connects would be a proxy")
     return network
+
+
+def environ_header(environ: Mapping[str, Any], name: str) -> list[str]:
+    """The values of a header in a WSGI environment, by its name in lower case.
+
+    `wsgiref` gives `X_Forwarded_For`, which any client may send past a proxy, the key of
+    `X-Forwarded-For`, and joins the two. So behind it no header of a proxy is read. The servers of
+    Django, Flask, gunicorn and waitress drop names with an underscore.
+    """
+    # Django's own server is of the same name, and wraps the body.
+    server = str(environ.get("SERVER_SOFTWARE", ""))
+    is_mixed = server.startswith("WSGIServer/") and isinstance(
+        environ.get("wsgi.input"), io.BufferedIOBase
+    )
+    value = environ.get(f"HTTP_{name.upper().replace('-', '_')}")
+    return [] if value is None or (is_mixed and "-" in name and name != "user-agent") else [value]
 
 
 def _forwarded(text: str) -> Iterator[str | None]:

@@ -178,6 +178,24 @@ def resolve(expression: Expression, now_unix_us: int) -> Expression:
     return replace_conditions(expression, absolute)
 
 
+def query_fields(expression: Expression) -> tuple[str, ...]:
+    """The names of the fields that an expression looks at, sorted; `text` for words in any text."""
+    fields: set[str] = set()
+
+    def add(condition: Expression) -> Expression:
+        match condition:
+            case Is(field) | Words(field) | Between(field):
+                fields.add(field or "text")
+            case InNetwork():
+                fields.add("source")
+            case IndexBetween() | IndexIn():
+                fields.add("index")
+        return condition
+
+    replace_conditions(expression, add)
+    return tuple(sorted(fields))
+
+
 def format_query(expression: Expression) -> str:
     """The expression as query text, which parses to the same expression."""
     match expression:

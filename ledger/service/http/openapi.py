@@ -22,9 +22,16 @@ from ledger_core.status import NotReady
 REF_TEMPLATE: Final = "#/components/schemas/{name}"
 
 _ALWAYS: Final = ("bad-parameter", "internal")
-_WITH_TOKEN: Final = ("token-missing", "token-unknown", "scope-missing")
+_WITH_TOKEN: Final = ("token-missing", "token-unknown", "scope-missing", "rate-exceeded")
 _RETRIED: Final = frozenset(
-    {"queue-full", "too-busy", "not-yet-published", "writing-stopped", "unavailable"}
+    {
+        "rate-exceeded",
+        "queue-full",
+        "too-busy",
+        "not-yet-published",
+        "writing-stopped",
+        "unavailable",
+    }
 )
 
 _PROBLEM_DOCUMENTS: Final = frozenset({Problem.__name__, AllRefused.__name__, NotReady.__name__})

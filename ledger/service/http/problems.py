@@ -57,6 +57,7 @@ _TABLE: Final = """\
 413 body-too-large | Body too large | A request takes so many bytes; send several requests.
 413 too-many-events | Too many events | A request takes so many events; send several requests.
 413 leaf-too-large | Event too large | An event makes a leaf of so many bytes.
+414 target-too-long | Target too long | The request line has too long a path and query.
 415 unsupported-media-type | Unsupported media type | A body is application/json,
     application/x-ndjson or application/msgpack, in UTF-8, without a content encoding.
 417 expectation-failed | Expectation failed | The only expectation that is met is 100-continue.
@@ -90,7 +91,10 @@ _TABLE: Final = """\
 422 too-short | Too short | A string has too few characters.
 422 unknown-key | Unknown key | An event has no such key; use `context`.
 422 wrong-type | Wrong type | A value is of another JSON type.
+431 header-too-long | Header too long | A header has too many bytes, or there are too many headers.
 500 internal | Internal error | A fault of the service; its log has the cause.
+429 rate-exceeded | Rate exceeded | The token has used up its requests or bytes of a minute, or the
+    bytes that it may store in a day; `limit` is that limit.
 503 queue-full | Queue full | Too much waits for the disk; nothing of the request was kept.
 503 too-busy | Too busy | Too many searches wait, too many streams are open, or too many requests or
     bytes of bodies and answers are in flight.

@@ -21,6 +21,8 @@ from ledger_core.tlog.text import excerpt
 
 QUERY_PARAMETERS_MAX: Final = 16
 
+_ROUTE_PATH: Final = web.RequestKey("ledger.route_path", str)
+
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 """Called with the context, the request, and the parsed parameters as keyword arguments."""
 
@@ -53,6 +55,8 @@ class Route:
     bodies: Contents = field(default_factory=dict)
     successes: Sequence[Success]
     problems: Sequence[str] = ()
+    is_streamed: bool = False
+    """The answer is written while it is found, and may take days."""
     query: Mapping[str, Parameter] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +70,12 @@ class Route:
             if each.place == "path":
                 path = path.replace(rf"\{{{each.name}\}}", f"(?P<{each.name}>{each.pattern})")
         return re.compile(path)
+
+
+def route_path(request: web.BaseRequest) -> str:
+    """The path of a request as its route has it, which holds no value: `/v1/events/{ref}`."""
+    path: str = request.get(_ROUTE_PATH, "")
+    return path
 
 
 class RouteMatch(NamedTuple):
@@ -86,6 +96,12 @@ class Router:
                 self._patterns.append((route.pattern(), _methods(route)))
             else:
                 self._fixed.setdefault(route.path, {}).update(_methods(route))
+
+    def match(self, request: web.BaseRequest) -> RouteMatch:
+        """The route of a request, kept for `route_path`. Raises: as `find`."""
+        match = self.find(request.method, request.path)
+        request[_ROUTE_PATH] = match.route.path
+        return match
 
     def find(self, method: str, path: str) -> RouteMatch:
         """The route. Raises: ProblemError with 404, or 405 and Allow."""

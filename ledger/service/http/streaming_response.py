@@ -13,6 +13,7 @@ from aiohttp import web
 
 from ledger.service.http.problems import log_failure
 from ledger.service.http.responses import make_answer
+from ledger.service.http.router import route_path
 
 AUTHORIZATION_POLL_S = 0.5
 """How often the token of an open answer is looked up again: it ends a second after revocation."""
@@ -57,10 +58,12 @@ async def stream_answer(
             finally:
                 watch.cancel()
     except (ConnectionError, TimeoutError):
-        _log.info("reader_gone" if is_authorized() else "reader_unauthorized", path=request.path)
+        _log.info(
+            "reader_gone" if is_authorized() else "reader_unauthorized", route=route_path(request)
+        )
         _cut(request)
     except Exception as error:  # noqa: BLE001 - the answer's top: it can't become a problem now
-        log_failure("stream_failed", error, path=request.path)
+        log_failure("stream_failed", error, route=route_path(request))
         _cut(request)
     return answer
 
@@ -86,7 +89,7 @@ async def write_large(
             await _write(answer, pieces[start : start + PIECE_BYTES], reader_wait_s)
         await answer.write_eof()
     except (ConnectionError, TimeoutError):
-        _log.info("reader_gone", path=request.path)
+        _log.info("reader_gone", route=route_path(request))
         _cut(request)
     return answer
 

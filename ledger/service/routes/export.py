@@ -227,5 +227,6 @@ ROUTES: Final = (
             ),
         ),
         problems=("query", "too-many-rows", "too-busy", *HEAD_PROBLEMS),
+        is_streamed=True,
     ),
 )

@@ -6,16 +6,19 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 from aiohttp import web
 
+from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
-from ledger.service.http.problems import PROBLEMS, make_problem
+from ledger.service.http.problems import PROBLEMS, ProblemError, make_problem
 from ledger.service.http.responses import (
     JSON_MEDIA,
     NO_CACHE,
     PROBLEM_MEDIA,
+    TEXT_MEDIA,
     encode_answer,
     make_answer,
 )
-from ledger.service.http.router import Route, Success
+from ledger.service.http.router import TEXT_SCHEMA, Route, Success
+from ledger.service.metrics import METRICS_MEDIA
 from ledger_core.api import ProblemKinds
 from ledger_core.status import Alive, IndexAnswer, LogAnswer, NotReady, Ready, WitnessAnswer
 
@@ -50,6 +53,47 @@ async def read_alive(_context: ServiceContext, _request: web.BaseRequest) -> web
 
 async def read_ready(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
     """Whether events are taken and heads are signed."""
+    reasons = _reasons(context)
+    if reasons:
+        problem = make_problem("not-ready", "; ".join(reasons))
+        answer = NotReady(**problem.members(), reasons=tuple(reasons))
+        return encode_answer(answer, status=problem.status, media=PROBLEM_MEDIA)
+    return encode_answer(Ready(status="ready", warnings=tuple(_warnings(context))))
+
+
+async def read_metrics(context: ServiceContext, request: web.BaseRequest) -> web.Response:
+    """The counters and gauges of `ledger.service.metrics`."""
+    if authenticate(context.access, request, "metrics").tenant is not None:
+        raise ProblemError("wrong-tenant", "the counters are those of all tenants")
+    published = context.publisher.published
+    index = context.query_pool.engine.status()
+    text = context.metrics.render(
+        {
+            "tree_size": context.tree_size,
+            "published_size": 0 if published is None else published.head.tree_size,
+            "ready": not _reasons(context),
+            "warnings": len(_warnings(context)),
+            "map_fill_ratio": context.store.environment.fill_ratio(),
+            "bytes_in_flight": context.bytes_in_flight.used,
+            "requests_in_flight": context.requests_in_flight.used,
+            "index_segments_behind": index.full_segments - index.sealed_segments,
+        }
+    )
+    return make_answer(text, media=METRICS_MEDIA)
+
+
+async def read_problems(_context: ServiceContext, _request: web.BaseRequest) -> web.Response:
+    """The table of problem documents."""
+    return encode_answer(ProblemKinds(problems=tuple(PROBLEMS.values())), cache=NO_CACHE)
+
+
+async def read_openapi(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
+    """The OpenAPI document."""
+    return make_answer(context.openapi, media=JSON_MEDIA, cache=NO_CACHE)
+
+
+def _reasons(context: ServiceContext) -> list[str]:
+    """The reasons why the service is not ready."""
     reasons = list(context.broken)
     if context.sequencer.failure is not None:
         reasons.append("no event is taken: a commit failed, and the service must be started again")
@@ -58,10 +102,11 @@ async def read_ready(context: ServiceContext, _request: web.BaseRequest) -> web.
             "no head is signed: this log or its store has another history than was signed or "
             "witnessed; the log lines say which, and the folder evidence/ shows it"
         )
-    if reasons:
-        problem = make_problem("not-ready", "; ".join(reasons))
-        answer = NotReady(**problem.members(), reasons=tuple(reasons))
-        return encode_answer(answer, status=problem.status, media=PROBLEM_MEDIA)
+    return reasons
+
+
+def _warnings(context: ServiceContext) -> list[str]:
+    """What will soon prevent the service from being ready, or makes it slower."""
     warnings = []
     if context.publisher.quorum_missing is not None:
         warnings.append(
@@ -76,17 +121,7 @@ async def read_ready(context: ServiceContext, _request: web.BaseRequest) -> web.
         f"the follower {name} has ended and will be started again"
         for name in context.followers.not_running()
     ]
-    return encode_answer(Ready(status="ready", warnings=tuple(warnings)))
-
-
-async def read_problems(_context: ServiceContext, _request: web.BaseRequest) -> web.Response:
-    """The table of problem documents."""
-    return encode_answer(ProblemKinds(problems=tuple(PROBLEMS.values())), cache=NO_CACHE)
-
-
-async def read_openapi(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
-    """The OpenAPI document."""
-    return make_answer(context.openapi, media=JSON_MEDIA, cache=NO_CACHE)
+    return warnings
 
 
 def _index_warnings(context: ServiceContext) -> list[str]:
@@ -152,6 +187,14 @@ ROUTES: Final = (
             Success("They are.", {JSON_MEDIA: Ready}),
             Success("They are not.", {PROBLEM_MEDIA: NotReady}, PROBLEMS["not-ready"].status),
         ),
+    ),
+    Route(
+        path="/metrics",
+        handler=read_metrics,
+        summary="Counters and gauges, for Prometheus",
+        scope="metrics",
+        successes=(Success("Text format 0.0.4.", {TEXT_MEDIA: TEXT_SCHEMA}),),
+        problems=("wrong-tenant",),
     ),
     Route(
         path="/v1/problems",

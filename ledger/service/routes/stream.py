@@ -233,5 +233,6 @@ ROUTES: Final = (
             ),
         ),
         problems=("past-the-end", "query", "too-busy"),
+        is_streamed=True,
     ),
 )

@@ -1,0 +1,117 @@
+"""Records the use of the service: a log line for each refusal and each read, and counters.
+
+A line names the token or the address, the route, and the fields that a query names. It has no value
+of a query and no path, which may hold the id of a person (docs/adr/0022-use-is-recorded.md).
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+
+from ledger.service.auth import Caller
+from ledger.service.http.problems import explain
+from ledger.service.http.router import Route, route_path
+from ledger.service.metrics import Metrics
+from ledger.service.quotas import Quotas
+from ledger_core.query.ast import query_fields
+from ledger_core.query.parser import QueryError, parse_query
+
+LOGGED_REFUSALS: Final = frozenset(
+    {"token-unknown", "scope-missing", "wrong-tenant", "too-busy", "rate-exceeded"}
+)
+"""Problems that show a wrong or a greedy token, with a log line that names token or address."""
+
+READ_SCOPE: Final = "read"
+METHODS: Final = frozenset({"GET", "HEAD", "POST"})
+
+_log = structlog.get_logger("ledger.service")
+
+
+class UsageRecorder:
+    """Writes what requests did to the log and to the counters, and charges the token for it."""
+
+    def __init__(self, metrics: Metrics, quotas: Quotas) -> None:
+        self._metrics = metrics
+        self._quotas = quotas
+
+    def begin(self, caller: Caller, route: Route) -> None:
+        """Count a request. Raises: ProblemError when the token has used up one of its limits."""
+        self._metrics.add("token_requests_total", caller.token_name)
+        if caller.revoked is not None:
+            self._metrics.add("revoked_token_requests_total", caller.revoked.name)
+        if caller.token is not None:
+            self._quotas.begin(caller.token, appends=route.scope == "append")
+
+    def refuse(self, caller: Caller, request: web.BaseRequest, error: Exception) -> None:
+        """Count a refusal, and log one that shows a wrong or a greedy token."""
+        slug = explain(error).problem.slug
+        self._metrics.add("problems_total", slug)
+        if slug in LOGGED_REFUSALS:
+            _log.info(
+                "request_refused",
+                problem=slug,
+                by=caller.name,
+                address=request.remote,
+                route=route_path(request),
+            )
+
+    def begin_read(
+        self, caller: Caller, request: web.BaseRequest, arguments: Mapping[str, Any]
+    ) -> None:
+        """Log the begin of an answer that may go on for days."""
+        _log.info("read_begun", **_of_read(caller, request, arguments))
+
+    def end(
+        self,
+        caller: Caller,
+        request: web.BaseRequest,
+        answer: web.StreamResponse,
+        *,
+        route: Route | None,
+        arguments: Mapping[str, Any],
+        seconds: float,
+    ) -> None:
+        """Count an answer, and log one that holds events."""
+        received, sent = request.content.total_bytes, _sent_bytes(request, answer)
+        path = "" if route is None else route.path
+        name = caller.token_name
+        # Any text may stand for a method.
+        method = request.method if request.method in METHODS else "other"
+        self._metrics.add("requests_total", path, method, str(answer.status))
+        self._metrics.add("request_seconds_total", path, amount=seconds)
+        self._metrics.add("request_bytes_total", name, amount=received)
+        self._metrics.add("response_bytes_total", name, amount=sent)
+        if caller.token is not None:
+            self._quotas.use_bytes(caller.token, received + sent)
+        if (
+            route is not None
+            and route.scope == READ_SCOPE
+            and answer.status == web.HTTPOk.status_code
+        ):
+            _log.info("read", bytes=sent, **_of_read(caller, request, arguments))
+
+
+def _of_read(
+    caller: Caller, request: web.BaseRequest, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    fields: tuple[str, ...] = ()
+    with suppress(QueryError):  # The handler has not read the query yet.
+        fields = query_fields(parse_query(arguments.get("q", "")))
+    return {
+        "by": caller.name,
+        "address": request.remote,
+        "route": route_path(request),
+        "format": arguments.get("format"),
+        "query_fields": fields,
+    }
+
+
+def _sent_bytes(request: web.BaseRequest, answer: web.StreamResponse) -> int:
+    """The bytes of an answer: of its body while it is not written yet, else all that were sent."""
+    if answer.prepared:
+        return int(request.writer.output_size)
+    body = answer.body if isinstance(answer, web.Response) else None
+    return len(body) if isinstance(body, bytes) and request.method != "HEAD" else 0

@@ -1,0 +1,98 @@
+"""The counters of a service, and `/metrics` in the text form of Prometheus.
+
+    ledger_requests_total{route="/v1/events",method="POST",status="200"} 17
+
+A label is the name of a token, a route, a status or a rule: never a value of an event, a query or
+a secret. Routes stand as in the table of routes, since a path may hold the id of an actor.
+
+Source: prometheus.io, "Exposition formats", text format 0.0.4.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal, NamedTuple
+
+METRICS_MEDIA: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metric(NamedTuple):
+    """One row of the table: what is counted or measured, and by which labels."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    labels: tuple[str, ...]
+    help: str
+
+
+METRICS: Final = tuple(
+    Metric(name, kind, labels, help_)  # type: ignore[arg-type] # `kind` is one of the two
+    for name, kind, labels, help_ in (
+        ("requests_total", "counter", ("route", "method", "status"), "Requests answered."),
+        ("request_seconds_total", "counter", ("route",), "Seconds until requests were answered."),
+        ("request_bytes_total", "counter", ("token",), "Bytes of request bodies."),
+        ("response_bytes_total", "counter", ("token",), "Bytes of answers."),
+        ("token_requests_total", "counter", ("token",), "Requests by token."),
+        ("problems_total", "counter", ("problem",), "Requests refused, by type of problem."),
+        ("revoked_token_requests_total", "counter", ("token",), "Requests with a revoked token."),
+        ("heads_too_slow_total", "counter", (), "Connections cut with half a request head sent."),
+        ("connections_refused_total", "counter", (), "Connections closed as one too many."),
+        ("events_logged_total", "counter", ("token",), "New events in the log."),
+        ("stored_bytes_total", "counter", ("token",), "Bytes of the leaves of new events."),
+        ("events_refused_total", "counter", ("problem",), "Events refused, by type of problem."),
+        ("secrets_found_total", "counter", ("rule",), "Events that held a secret, by rule."),
+        ("tree_size", "gauge", (), "Entries in the log."),
+        ("published_size", "gauge", (), "Entries that the published checkpoint covers."),
+        ("ready", "gauge", (), "1 if the service takes and proves events, else 0."),
+        ("warnings", "gauge", (), "Warnings of /readyz."),
+        ("map_fill_ratio", "gauge", (), "Part of the log's map that is in use, 0 to 1."),
+        ("bytes_in_flight", "gauge", (), "Bytes of bodies and unread answers in memory."),
+        ("requests_in_flight", "gauge", (), "Requests that are answered now."),
+        ("index_segments_behind", "gauge", (), "Full segments that the index has not sealed."),
+    )
+)
+
+_PREFIX: Final = "ledger_"
+
+
+class Metrics:
+    """The counters, kept in memory since the start. Used on the event loop alone."""
+
+    def __init__(self) -> None:
+        self._values: defaultdict[str, defaultdict[tuple[str, ...], float]] = defaultdict(
+            lambda: defaultdict(float)
+        )
+
+    def add(self, name: str, *labels: str, amount: float = 1) -> None:
+        """Add to a counter of the table. Precondition: a value for each of its labels, in order."""
+        self._values[name][labels] += amount
+
+    def render(self, gauges: dict[str, float]) -> bytes:
+        """The metrics as text, in the order of the table; `gauges` has a value for each gauge."""
+        return "".join(self._lines(gauges)).encode()
+
+    def _lines(self, gauges: dict[str, float]) -> Iterator[str]:
+        for metric in METRICS:
+            rows: Iterable[tuple[tuple[str, ...], float]]
+            if metric.kind == "gauge":
+                rows = [((), gauges[metric.name])]
+            else:
+                # A counter without labels is shown from its first day on, at 0.
+                rows = self._values[metric.name].items() or ([] if metric.labels else [((), 0.0)])
+            name = _PREFIX + metric.name
+            yield f"# HELP {name} {metric.help}\n# TYPE {name} {metric.kind}\n"
+            for values, value in rows:
+                pairs = zip(metric.labels, values, strict=True)
+                labels = ",".join(f'{label}="{_escape(text)}"' for label, text in pairs)
+                yield f"{name}{{{labels}}} {value:.17g}\n" if labels else f"{name} {value:.17g}\n"
+
+
+def metric_rows() -> list[tuple[str, str, str, str]]:
+    """The table of the documentation."""
+    return [
+        (f"`{_PREFIX}{metric.name}`", metric.kind, ", ".join(metric.labels), metric.help)
+        for metric in METRICS
+    ]
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

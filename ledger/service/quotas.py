@@ -1,0 +1,122 @@
+"""How much each token may use in a time: requests, bytes, and bytes stored in the log.
+
+Each limit is a bucket that holds what the token may use at once, and fills evenly over its period.
+A request is taken while one request or byte is left, and may overdraw the bucket; the next waits
+until the debt is paid. So a request that is larger than the whole limit passes too, but rarely.
+Buckets are kept in memory and are full after a start.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from ledger.service.http.problems import retry_later
+from ledger.service.settings import Settings
+from ledger.store.tokens import TokenLimits, TokenRecord
+
+MINUTE_S: Final = 60.0
+DAY_S: Final = 86_400.0
+
+
+class Bucket:
+    """An amount that refills to `most` in `period_s`; it may be overdrawn."""
+
+    def __init__(self, most: int, period_s: float, now_s: float) -> None:
+        self.most: Final = most
+        self._per_s: Final = most / period_s
+        self._left = float(most)
+        self._at_s = now_s
+
+    def wait_s(self, now_s: float) -> float:
+        """Seconds until one may be taken out; 0 if it may now."""
+        self._refill(now_s)
+        return 0.0 if self._left >= 1 else (1 - self._left) / self._per_s
+
+    def spend(self, amount: float, now_s: float) -> None:
+        """Take an amount out, whether the bucket holds so much or not."""
+        self._refill(now_s)
+        self._left -= amount
+
+    def _refill(self, now_s: float) -> None:
+        self._left = min(self.most, self._left + (now_s - self._at_s) * self._per_s)
+        self._at_s = now_s
+
+
+class _Buckets(NamedTuple):
+    """The buckets of one token; None without a limit."""
+
+    created: str
+    requests: Bucket | None
+    bytes_: Bucket | None
+    stored: Bucket | None
+
+
+class Quotas:
+    """The buckets of all tokens. Used on the event loop alone."""
+
+    def __init__(
+        self, settings: Settings, *, monotonic_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._defaults: Final = TokenLimits(
+            requests_per_minute=settings.token_requests_per_minute_max,
+            bytes_per_minute=settings.token_bytes_per_minute_max,
+            stored_bytes_per_day=settings.token_stored_bytes_per_day_max,
+        )
+        self._monotonic_s: Final = monotonic_s
+        self._buckets: dict[str, _Buckets] = {}
+
+    def begin(self, token: TokenRecord, *, appends: bool) -> None:
+        """Count a request. Raises: ProblemError when the token has used up one of its limits."""
+        buckets = self._of(token)
+        now_s = self._monotonic_s()
+        checked = [
+            (buckets.requests, "requests a minute"),
+            (buckets.bytes_, "bytes a minute, of bodies and answers"),
+        ]
+        if appends:
+            checked.append((buckets.stored, "bytes stored a day"))
+        for bucket, what in checked:
+            if bucket is not None and (wait_s := bucket.wait_s(now_s)) > 0:
+                raise retry_later(
+                    "rate-exceeded",
+                    f"the token may use {bucket.most} {what}",
+                    after_s=math.ceil(wait_s),
+                    limit=bucket.most,
+                )
+        if buckets.requests is not None:
+            buckets.requests.spend(1, now_s)
+
+    def use_bytes(self, token: TokenRecord, count: int) -> None:
+        """Count bytes of a body and its answer."""
+        bucket = self._of(token).bytes_
+        if bucket is not None:
+            bucket.spend(count, self._monotonic_s())
+
+    def use_stored(self, name: str, count: int) -> None:
+        """Count bytes of new leaves of a principal; the service itself has no limit."""
+        found = self._buckets.get(name)
+        if found is not None and found.stored is not None:
+            found.stored.spend(count, self._monotonic_s())
+
+    def _of(self, token: TokenRecord) -> _Buckets:
+        found = self._buckets.get(token.name)
+        # A token of a revoked one's name has limits of its own.
+        if found is None or found.created != token.created:
+            own, defaults, now_s = (
+                token.limits or TokenLimits(),
+                self._defaults,
+                self._monotonic_s(),
+            )
+            found = self._buckets[token.name] = _Buckets(
+                token.created,
+                _bucket(own.requests_per_minute, defaults.requests_per_minute, MINUTE_S, now_s),
+                _bucket(own.bytes_per_minute, defaults.bytes_per_minute, MINUTE_S, now_s),
+                _bucket(own.stored_bytes_per_day, defaults.stored_bytes_per_day, DAY_S, now_s),
+            )
+        return found
+
+
+def _bucket(own: int | None, default: int | None, period_s: float, now_s: float) -> Bucket | None:
+    most = default if own is None else own
+    return Bucket(most, period_s, now_s) if most else None

@@ -1,0 +1,203 @@
+"""The use of a ledger is recorded: log lines, counters, and limits of each token."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import structlog.testing
+from click.testing import CliRunner
+
+from ledger.cli.token import command
+from ledger.service.http.problems import ProblemError
+from ledger.service.metrics import METRICS, Metrics
+from ledger.service.quotas import Bucket, Quotas
+from ledger.service.settings import Settings
+from ledger.service.token_admin import make_token
+from ledger.store.tokens import TokenLimits, TokenRecord
+from tests.service.serving import QUICK, Ledger, event, ledger_command, make_ledger, serving
+
+MARKER = "marked-4711"
+
+
+def record(name: str = "app", **limits: int) -> TokenRecord:
+    return TokenRecord(name=name, scopes=("append",), created="", limits=TokenLimits(**limits))
+
+
+def token_command(*arguments: str) -> Any:
+    """What `ledger token …` prints, decoded with --json."""
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout) if "--json" in arguments else result.stdout
+
+
+def metrics_of(ledger: Ledger) -> dict[str, float]:
+    answer = ledger.ask("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def test_a_bucket_may_be_overdrawn_and_fills_evenly() -> None:
+    bucket = Bucket(60, 60.0, now_s=0.0)
+    assert bucket.wait_s(0.0) == 0
+    bucket.spend(100, 0.0)
+    assert bucket.wait_s(0.0) == pytest.approx(41)
+    assert bucket.wait_s(41.5) == 0
+    assert bucket.wait_s(10_000.0) == 0
+    bucket.spend(60, 10_000.0)  # It never holds more than its limit.
+    assert bucket.wait_s(10_000.0) > 0
+
+
+def test_each_limit_refuses_with_the_time_until_it_has_room() -> None:
+    now_s = 0.0
+    quotas = Quotas(Settings(), monotonic_s=lambda: now_s)
+    token = record(requests_per_minute=2, bytes_per_minute=600, stored_bytes_per_day=86_400)
+    quotas.begin(token, appends=True)
+    quotas.begin(token, appends=True)
+    with pytest.raises(ProblemError) as caught:
+        quotas.begin(token, appends=False)
+    assert (caught.value.problem.slug, caught.value.problem.limit) == ("rate-exceeded", 2)
+    assert caught.value.headers["Retry-After"] == "30"
+    now_s = 30.0
+    quotas.use_bytes(token, 900)
+    with pytest.raises(ProblemError) as caught:
+        quotas.begin(token, appends=False)
+    assert caught.value.problem.limit == 600
+    now_s = 90.0
+    quotas.use_stored(token.name, 86_500)
+    quotas.begin(token, appends=False)
+    with pytest.raises(ProblemError) as caught:
+        quotas.begin(token, appends=True)
+    assert caught.value.problem.limit == 86_400
+    assert caught.value.headers["Retry-After"] == "101"
+
+
+def test_a_token_has_its_own_limits_else_those_of_the_settings() -> None:
+    quotas = Quotas(Settings(token_requests_per_minute_max=1), monotonic_s=lambda: 0.0)
+    quotas.begin(record(), appends=False)
+    with pytest.raises(ProblemError):
+        quotas.begin(record(), appends=False)
+    for _ in range(5):
+        quotas.begin(record("more", requests_per_minute=5), appends=False)
+        quotas.begin(record("all", requests_per_minute=0), appends=False)
+    # A new token of a revoked one's name does not inherit what that one used.
+    again = msgspec.structs.replace(record(), created="later")
+    quotas.begin(again, appends=False)
+
+
+def test_a_token_beyond_its_limit_gets_429_and_others_are_served(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    tokens["few"] = token_command(
+        *("create", str(directory), "--name", "few", "--scope", "append", "--json"),
+        *("--scope", "read", "--requests-per-minute", "1"),
+    )["token"]
+    tokens["small"] = make_token(
+        directory,
+        name="small",
+        scopes=("append", "read"),
+        tenant=None,
+        limits=TokenLimits(stored_bytes_per_day=100),
+    )
+    listed = token_command("list", str(directory), "--json")
+    limits = {each["name"]: each.get("limits") for each in listed}
+    assert limits["few"] == {"requests_per_minute": 1}
+    assert "requests_per_minute=1" in token_command("list", str(directory))
+    with serving(directory, tokens) as ledger:
+        assert ledger.append(event(), token="few").status == 200
+        refused = ledger.append(event(), token="few")
+        assert (refused.status, refused.slug) == (429, "rate-exceeded")
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        assert ledger.append(event()).status == 200
+        assert ledger.append(event(), token="small").status == 200
+        assert ledger.append(event(), token="small").status == 429
+        assert ledger.ask("/v1/events/0", token="small").status == 200
+        created = ledger.ask("/v1/events?q=action:ledger.token.created+target:few").json()
+        assert created["events"][0]["event"]["context"]["limits"] == {"requests_per_minute": 1}
+
+
+def test_refusals_and_reads_leave_a_line_without_any_value(ledger: Ledger) -> None:
+    ledger.append(event(actor={"id": MARKER}))
+    ledger_command("token", "revoke", str(ledger.directory), "read acme")
+    with structlog.testing.capture_logs() as lines:
+        ledger.ask("/v1/events/0", token="read acme")
+        ledger.ask("/v1/events/0", token="wl_guessed")
+        ledger.ask(f"/v1/actors/{MARKER}/timeline", token="append")
+        ledger.ask(f"/v1/events?q=actor:{MARKER}+since:-1h", token="read")
+        ledger.ask(f"/v1/actors/{MARKER}/timeline", token="read")
+        ledger.ask(f"/v1/export?q={MARKER}&format=csv", token="read")
+    wanted = ("request_refused", "read", "read_begun")
+    said: list[Any] = [line for line in lines if line["event"] in wanted]
+    assert MARKER not in repr(lines)
+    named = [(line["event"], line["by"], line["route"]) for line in said]
+    assert named == [
+        ("request_refused", "revoked read acme", "/v1/events/{ref}"),
+        ("request_refused", "address 127.0.0.1", "/v1/events/{ref}"),
+        ("request_refused", "append", "/v1/actors/{actor}/timeline"),
+        ("read", "read", "/v1/events"),
+        ("read", "read", "/v1/actors/{actor}/timeline"),
+        ("read_begun", "read", "/v1/export"),
+        ("read", "read", "/v1/export"),
+    ]
+    assert said[3]["query_fields"] == ("actor", "time")
+    assert said[6]["query_fields"] == ("text",)
+    assert (said[6]["format"], said[6]["address"]) == ("csv", "127.0.0.1")
+    assert said[6]["bytes"] > 100
+    assert metrics_of(ledger)['ledger_revoked_token_requests_total{token="read acme"}'] == 1
+
+
+def test_metrics_count_requests_events_and_refusals(ledger: Ledger) -> None:
+    before = metrics_of(ledger)
+    ledger.append(event(), event(), token="append")
+    ledger.append(event(context={"password": "zxq-hunter-2"}), token="append")
+    ledger.ask("/v1/events/0", token="append")
+    ledger.ask("/v1/none", method="DELETE")
+    after = metrics_of(ledger)
+    grown = {name: after[name] - before.get(name, 0) for name in after}
+    for name, value in {
+        'requests_total{route="/v1/events",method="POST",status="200"}': 1,
+        'requests_total{route="/v1/events",method="POST",status="422"}': 1,
+        'requests_total{route="",method="other",status="404"}': 1,
+        'token_requests_total{token="append"}': 3,
+        'events_logged_total{token="append"}': 2,
+        'events_refused_total{problem="secret"}': 1,
+        'secrets_found_total{rule="password"}': 1,
+        'problems_total{problem="scope-missing"}': 1,
+        "tree_size": 2,
+    }.items():
+        assert grown[f"ledger_{name}"] == value, name
+    assert grown['ledger_stored_bytes_total{token="append"}'] > 400
+    assert grown['ledger_request_bytes_total{token="append"}'] > 400
+    assert (after["ledger_ready"], after["ledger_requests_in_flight"]) == (1, 1)
+
+
+def test_metrics_need_a_token_and_name_each_row_of_the_table(ledger: Ledger) -> None:
+    assert ledger.ask("/metrics", token=None).slug == "token-missing"
+    assert ledger.ask("/metrics", token="read").slug == "scope-missing"
+    assert ledger.ask("/metrics", token="admin acme").slug == "wrong-tenant"
+    text = ledger.ask("/metrics").text
+    kinds = dict(re.findall(r"(?m)^# TYPE ledger_(\w+) (\w+)$", text))
+    assert kinds == {metric.name: metric.kind for metric in METRICS}
+    page = Path("docs/metrics.md").read_text()
+    for metric in METRICS:
+        assert f"`ledger_{metric.name}`" in page
+        assert metric.help in page
+
+
+def test_a_label_is_escaped() -> None:
+    metrics = Metrics()
+    metrics.add("token_requests_total", 'a"b\\c\nd')
+    gauges = {metric.name: 0.0 for metric in METRICS if metric.kind == "gauge"}
+    assert '{token="a\\"b\\\\c\\nd"} 1\n' in metrics.render(gauges).decode()
+
+
+def test_the_settings_limit_every_token(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    settings = msgspec.structs.replace(QUICK, token_bytes_per_minute_max=2_000)
+    with serving(directory, make_ledger(directory), settings) as ledger:
+        assert ledger.append(*[event() for _ in range(10)], token="append").status == 200
+        assert ledger.append(event(), token="append").slug == "rate-exceeded"
+        assert ledger.append(event()).status == 200
