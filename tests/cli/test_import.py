@@ -112,6 +112,46 @@ def test_an_import_ends_with_a_table_of_notes_and_refuses_records_without_a_time
         assert "2  time: the record has none that can be read, N-N-N stands" in kept.stderr
 
 
+def test_the_earlier_stages_of_a_request_are_counted_and_make_no_event(
+    command: Command, tmp_path: Path
+) -> None:
+    def record(stage: str, audit_id: str) -> str:
+        return json.dumps(
+            {
+                "kind": "Event",
+                "stage": stage,
+                "auditID": audit_id,
+                "verb": "get",
+                "user": {"username": "jo"},
+                "requestReceivedTimestamp": "2026-11-25T02:03:36.000000Z",
+            }
+        )
+
+    (tmp_path / "1.log").write_text(
+        "\n".join(
+            [
+                record("RequestReceived", "a"),
+                record("ResponseComplete", "a"),
+                record("RequestReceived", "b"),
+            ]
+        )
+    )
+    (tmp_path / "2.log").write_text(
+        "\n".join([record("ResponseComplete", "b"), record("RequestReceived", "c")])
+    )
+    files = ("--format", "kubernetes", "1.log", "2.log")
+    rehearsed = command("import", "--dry-run", *files)
+    assert "1.log: 2 records make 1 events, 0 would be rejected" in rehearsed.stderr
+    assert "2.log: 3 records make 2 events, 0 would be rejected" in rehearsed.stderr
+    for appended in (1, 0):
+        reports = json.loads(command("import", *files, "--json").stdout)
+        assert [each["appended"] for each in reports] == [appended, 2 * appended]
+        assert [each["earlier_stages"] for each in reports] == [1, 1]
+        assert reports[1]["notes"]["stage: no later record of the request was found"] == 1
+    told = command("import", *files)
+    assert "1 earlier stages of the same requests are no events of their own" in told.stderr
+
+
 def test_gzip_is_read_and_what_stands_before_damage_is_kept(
     command: Command, tmp_path: Path
 ) -> None:

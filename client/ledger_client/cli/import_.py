@@ -27,11 +27,11 @@ from ledger_client.collect.importers import (
     ORIGINALS,
     FileMapper,
     Format,
+    LastStages,
     Record,
     Undated,
     load_format,
     load_format_file,
-    read_records,
 )
 from ledger_core.event.canonical import format_time
 from ledger_core.event.secrets import mask
@@ -79,20 +79,37 @@ def command(
     connection: Connection,
     as_json: bool,
 ) -> int | None:
-    """Append the events of FILE…, plain or gzip, and verify each; `-` is standard input.
+    """Append the events of FILE…, plain, gzip or zstd, and verify each; `-` is standard input.
 
     A second import of the same file adds nothing. Refused records are written to
     FILE.rejected.jsonl with the reason, and the exit code is 3.
     """
     format_ = _load(format_name, mapping, undated)
+    # A request may begin in one file and end in the next.
+    stages = LastStages(format_.stage)
     if dry_run:
-        rehearsals = [rehearse_file(file, format_, as_json=as_json) for file in files]
+        rehearsals = [
+            rehearse_file(
+                file, format_, as_json=as_json, stages=stages, is_last_file=place == len(files)
+            )
+            for place, file in enumerate(files, start=1)
+        ]
         for rehearsal in rehearsals:
             rehearsal.print()
         return EXIT_REJECTED if any(rehearsal.rejected for rehearsal in rehearsals) else None
     with connection.open() as ledger:
         quiet = as_json or not sys.stderr.isatty()
-        reports = [import_file(ledger, file, format_, quiet=quiet) for file in files]
+        reports = [
+            import_file(
+                ledger,
+                file,
+                format_,
+                quiet=quiet,
+                stages=stages,
+                is_last_file=place == len(files),
+            )
+            for place, file in enumerate(files, start=1)
+        ]
     if as_json:
         print_json(reports)
     else:
@@ -117,6 +134,8 @@ class ImportReport:
     appended: int = 0
     duplicates: int = 0
     rejected: int = 0
+    earlier_stages: int = 0
+    """Records that made no event, because the event is that of a later stage of their request."""
     rejected_file: str | None = None
     notes: Counter[str] = field(default_factory=Counter)
     """How often each value had to be changed, and why records were refused."""
@@ -129,6 +148,7 @@ class ImportReport:
         )
         if self.rejected_file is not None:
             note(f"   the rejected ones and why: {self.rejected_file}")
+        _print_earlier_stages(self.earlier_stages)
         _print_notes(self.notes)
 
 
@@ -149,6 +169,11 @@ def _file_time(source: Path) -> str:
     """
     unix_ns = time.time_ns() if source == STANDARD_INPUT else source.stat().st_mtime_ns
     return format_time(unix_ns // 1000)
+
+
+def _print_earlier_stages(count: int) -> None:
+    if count:
+        note(f"{count} earlier stages of the same requests are no events of their own")
 
 
 def _print_notes(notes: Counter[str]) -> None:
@@ -202,9 +227,17 @@ def _without_secrets(raw: bytes) -> str:
 
 
 def import_file(
-    ledger: LedgerClient, source: Path, format_: Format, *, quiet: bool = False
+    ledger: LedgerClient,
+    source: Path,
+    format_: Format,
+    *,
+    quiet: bool = False,
+    stages: LastStages | None = None,
+    is_last_file: bool = True,
 ) -> ImportReport:
     """Append the records of a file, `-` for standard input, and verify each batch.
+
+    `stages` is shared by the files of one import; after the last one it holds nothing.
 
     Raises: MalformedError for a damaged file, after the records before the damage were appended; as
     `LedgerClient.append_many`.
@@ -223,10 +256,14 @@ def import_file(
         read_to = 0
         mapper = FileMapper(format_)
         file_time = _file_time(source)
-        for batch in _batches(_records(source, format_)):
+        stages = stages or LastStages(format_.stage)
+        dropped = stages.dropped
+        for batch in _batches(_records(source, format_, stages, is_last_file)):
             _import_batch(ledger, batch, mapper, file_time, report, rejected)
-            bar.update(batch[-1].file_offset - read_to)
-            read_to = batch[-1].file_offset
+            # A record that was held is of an earlier place, or of another file.
+            bar.update(max(0, batch[-1].file_offset - read_to))
+            read_to = max(read_to, batch[-1].file_offset)
+        report.earlier_stages = stages.dropped - dropped
         if report.rejected:
             report.rejected_file = str(rejected.path)
     return report
@@ -240,6 +277,7 @@ class Rehearsal:
     records: int = 0
     events: int = 0
     rejected: int = 0
+    earlier_stages: int = 0
     left_over: Counter[str] = field(default_factory=Counter)
     """How often each member of the records has no field in the event."""
     notes: Counter[str] = field(default_factory=Counter)
@@ -250,6 +288,7 @@ class Rehearsal:
             f"{self.file}: {self.records} records make {self.events} events, "
             f"{self.rejected} would be rejected"
         )
+        _print_earlier_stages(self.earlier_stages)
         if self.left_over:
             note("left over, in context.original alone:")
             for name, count in self.left_over.most_common():
@@ -257,7 +296,9 @@ class Rehearsal:
         _print_notes(self.notes)
 
 
-def rehearse_file(source: Path, format_: Format, *, as_json: bool) -> Rehearsal:
+def rehearse_file(
+    source: Path, format_: Format, *, as_json: bool, stages: LastStages, is_last_file: bool
+) -> Rehearsal:
     """Print the events of a file without appending them: JSON lines, or indented for people.
 
     `context.original` is left out: it is the record itself. Secrets are masked, as in an import.
@@ -266,7 +307,8 @@ def rehearse_file(source: Path, format_: Format, *, as_json: bool) -> Rehearsal:
     """
     rehearsal = Rehearsal(source)
     mapper = FileMapper(format_)
-    for record in _records(source, format_):
+    dropped = stages.dropped
+    for record in _records(source, format_, stages, is_last_file):
         rehearsal.records += 1
         try:
             mapped = mapper.explain(record.raw)
@@ -282,6 +324,8 @@ def rehearse_file(source: Path, format_: Format, *, as_json: bool) -> Rehearsal:
             event = mask(_without_original(each.event))
             line = {"line": record.line, "event": event, "left_over": each.left_over}
             _print_line(line, as_json=as_json)
+    rehearsal.earlier_stages = stages.dropped - dropped
+    rehearsal.records += rehearsal.earlier_stages
     return rehearsal
 
 
@@ -297,10 +341,19 @@ def _print_line(line: dict[str, Any], *, as_json: bool) -> None:
     click.echo(escape_json(text))
 
 
-def _records(source: Path, format_: Format) -> Iterator[Record]:
+def _records(
+    source: Path, format_: Format, stages: LastStages, is_last_file: bool
+) -> Iterator[Record]:
     is_stdin = source == STANDARD_INPUT
     stream = cast("io.BufferedReader", sys.stdin.buffer) if is_stdin else source
-    return read_records(stream, wrappers=format_.wrappers, lines=format_.lines)
+    try:
+        yield from stages.select(format_.read(stream))
+    except MalformedError:
+        # No other file follows.
+        yield from stages.held()
+        raise
+    if is_last_file:
+        yield from stages.held()
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:

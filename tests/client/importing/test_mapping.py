@@ -343,6 +343,15 @@ def test_members_outside_the_part_that_is_mapped_can_be_named_and_are_left_over(
     assert mapped.left_over == ["stream"]
 
 
+def test_what_is_read_of_a_merged_object_is_not_left_over_of_its_parts() -> None:
+    mapping = HEAD + 'record = "merge(@, inner)"' + EVENT + '[event.context]\ne = "extra"'
+    record = {**RECORD, "who": "outer", "inner": {"who": "jo", "extra": 1, "other": 2}, "n": 3}
+    (mapped,) = explain(mapping, record)
+    assert mapped.event["actor"] == {"id": "jo"}
+    # That who of the outer object is not used is said.
+    assert mapped.left_over == ["who", "inner.other", "n"]
+
+
 @pytest.mark.parametrize("number", ["1.50", "1.0", "1e3", "-0", "12345678901234567890", "0.1e-9"])
 def test_numbers_of_the_original_stay_as_they_were_written(number: str) -> None:
     raw = f'{{"who": "jo", "what": "a.b", "at": 1790000000, "n": {number}}}'
@@ -416,6 +425,15 @@ half = "half.seen"
         ("parse_json('[')", None),
         ("by_name(pairs)", {"a": 1, "b": None}),
         ("by_name(o)", {"x": 1}),
+        ("by_name(capitals)", {"a": 1, "b": 2, "c": None}),
+        ("parse_csv(rows[0])", ["a", "b,c"]),
+        ("parse_csv(rows[1])", None),
+        ("parse_csv(rows[2])", None),
+        ("parse_pairs('a=b, c=, d_1=x y, a=z')", {"a": "b", "c": "", "d_1": "x y"}),
+        ("parse_pairs('none')", None),
+        ("parse_windows_xml('<Event><a>1</a></Event>').a", "1"),
+        ("parse_windows_xml('<Other/>')", None),
+        ("merge(o, request).x", 1),
         ("from_unix(`1621305118553`, 'ms')", "2021-05-18T02:31:58.553000Z"),
         ("from_unix(`1621305118`, 's')", "2021-05-18T02:31:58.000000Z"),
         ("from_unix(`1.7`, 'us')", "1970-01-01T00:00:00.000002Z"),
@@ -434,6 +452,12 @@ def test_each_function_gives_what_it_says(expression: str, value: object) -> Non
         EVENT + f'[event.context]\nvalue = "{expression}"',
         o={"x": 1},
         k="x",
+        rows=['a,"b,c"', "a\nb", '"a'],
+        capitals=[
+            {"Name": "a", "Value": 1},
+            {"Name": "b", "NewValue": 2, "OldValue": 3},
+            {"Name": "c"},
+        ],
         pairs=[{"name": "a", "value": 1}, {"name": "b"}, {"value": 2}, 3],
         request={"userName": "jo", "noId": "n", "inner": [{"keyId": "k", "id": "filter"}]},
     )

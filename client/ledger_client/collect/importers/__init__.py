@@ -1,7 +1,7 @@
 """Importers: read records of other systems and map them to events. No network.
 
     format = load_format("cloudtrail")
-    for record in read_records(path, wrappers=format.wrappers, lines=format.lines):
+    for record in format.read(path):
         for event in format.map(record.raw):          # raises EventError, with the reason
             ...
 
@@ -10,8 +10,12 @@ mapping files, the built-in ones and those that users write, but for `jsonl`, wh
 
 Its modules, in reading order:
 
-    record_reader   files of records: JSON lines, documents, gzip
     auditd          lines of the Linux audit daemon, grouped into events
+    journal         the export format of the systemd journal
+    windows         events of Windows in XML
+    csv_rows        rows of CSV as objects
+    record_reader   files of records: JSON lines, documents and the forms above; compression
+    stages          of the records of one request, the last one alone
     mapping_schema  the tables of a mapping file
     expressions     JMESPath over one record, with the functions of mappings
     apply_mapping   one record to one event
@@ -19,21 +23,23 @@ Its modules, in reading order:
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
 from ledger_client.collect.importers.record_reader import Lines, Record, read_records
+from ledger_client.collect.importers.stages import LastStages, Stage
 from ledger_core.event.canonical import decode_event
 from ledger_core.event.ids import derived_id
 
 FORMATS: Final = (
-    "jsonl", "auditd", "azure", "cloudtrail", "gcp", "github", "gsuite", "journald", "kubernetes",
-    "okta", "teleport",
+    "jsonl", "auditd", "azure", "cloudtrail", "gcp", "github", "gitlab", "gsuite", "journald",
+    "keycloak", "kubernetes", "office365", "okta", "pgaudit", "teleport", "vault", "windows",
 )  # fmt: skip
 
 Undated = Literal["refuse", "keep"]
@@ -47,6 +53,7 @@ __all__ = [
     "ORIGINALS",
     "FileMapper",
     "Format",
+    "LastStages",
     "Mapped",
     "Record",
     "Undated",
@@ -77,6 +84,14 @@ class Format:
     wrappers: tuple[str, ...] = ()
     """The keys under which documents of this kind hold their records."""
     lines: Lines = "json"
+    columns: tuple[str, ...] = ()
+    """Of CSV whose first row doesn't name them."""
+    stage: Callable[[bytes], Stage | None] | None = None
+    """Return the stage of a record; None for a format whose requests have one record each."""
+
+    def read(self, source: Path | BufferedIOBase) -> Iterator[Record]:
+        """Yield the records of a file, as `read_records`."""
+        return read_records(source, wrappers=self.wrappers, lines=self.lines, columns=self.columns)
 
     def map(self, raw: bytes) -> list[dict[str, Any]]:
         """Return the events of a record alone. Raises: EventError."""

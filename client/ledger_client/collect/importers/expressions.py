@@ -21,10 +21,16 @@ import jmespath
 from jmespath import exceptions, functions, visitor
 
 from ledger_client.collect.importers.auditd import parse_event
+from ledger_client.collect.importers.csv_rows import parse_row
+from ledger_client.collect.importers.windows import parse_xml
 from ledger_client.collect.times import from_epoch, read_with_format
 from ledger_core.event.canonical import format_time
 
 IDENTIFIERS_DEPTH_MAX = 8
+
+_find_pairs = re.compile(
+    r"([A-Za-z_][\w.-]*)=(\"[^\"]*\"|'[^']*'|[^,]*)(?:, |$)", re.ASCII
+).finditer
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -82,10 +88,21 @@ def _takes(*arguments: list[str]) -> Callable[[_Function], _Function]:
     return decorate
 
 
+def _takes_several(of_type: str) -> Callable[[_Function], _Function]:
+    decorate: Callable[[_Function], _Function] = functions.signature(
+        {"types": [of_type], "variadic": True}
+    )
+    return decorate
+
+
 class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no types
     """The functions of JMESPath and of mappings; `docs/importers.md` lists them."""
 
     whole: Any = None
+
+    def __init__(self) -> None:
+        # By identity, as in `RecordReader`.
+        self.merged: dict[int, tuple[dict[str, Any], tuple[dict[str, Any], ...]]] = {}
 
     @_takes()
     def _func_whole(self) -> Any:
@@ -147,14 +164,46 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
 
     @_takes(["array", "object", "null"])
     def _func_by_name(self, items: Any) -> dict[str, Any]:
-        """Turn `[{"name": "a", "value": 1}]` into `{"a": 1}`; an object is returned as it is."""
+        """Turn `[{"name": "a", "value": 1}]` into `{"a": 1}`; an object is returned as it is.
+
+        `Name` and `Value` are read too. Without a value the first other member stands for it.
+        """
         if not isinstance(items, list):
             return items or {}
-        return {
-            item["name"]: next((item[key] for key in item if key != "name"), None)
-            for item in items
-            if isinstance(item, dict) and isinstance(item.get("name"), str)
-        }
+        found: dict[str, Any] = {}
+        for item in items:
+            members = {key.lower(): item[key] for key in item} if isinstance(item, dict) else {}
+            name = members.pop("name", None)
+            if isinstance(name, str):
+                found[name] = members.get("value", next(iter(members.values()), None))
+        return found
+
+    @_takes(["string"])
+    def _func_parse_csv(self, text: str) -> list[str] | None:
+        """Read one row of CSV; null if the text isn't one."""
+        return parse_row(text)
+
+    @_takes(["string"])
+    def _func_parse_pairs(self, text: str) -> dict[str, str]:
+        """Read `a=b, c="d e", f='g'`; of a key that comes twice, the first is kept."""
+        found: dict[str, str] = {}
+        for match in _find_pairs(text):
+            value = match[2]
+            quoted = value[:1] in ("'", '"') and value[1:].endswith(value[:1])
+            found.setdefault(match[1], value[1:-1] if quoted else value)
+        return found
+
+    @_takes(["string"])
+    def _func_parse_windows_xml(self, text: str) -> dict[str, Any] | None:
+        """Parse one event of Windows in XML; null if it isn't one."""
+        return parse_xml(text)
+
+    @_takes_several("object")
+    def _func_merge(self, *objects: dict[str, Any]) -> dict[str, Any]:
+        """Merge objects, as JMESPath does; what is read of the result is read of them."""
+        merged = {key: member for each in objects for key, member in each.items()}
+        self.merged[id(merged)] = (merged, objects)
+        return merged
 
     @_takes(["number"], ["string"])
     def _func_from_unix(self, moment: float, unit: str) -> str | None:
@@ -199,6 +248,7 @@ class RecordReader(visitor.TreeInterpreter):  # type: ignore[misc]  # jmespath h
     def __init__(self, *, any_case: bool, whole: Any = None) -> None:
         functions_of_record = _Functions()
         functions_of_record.whole = whole
+        self._merged = functions_of_record.merged
         super().__init__(jmespath.Options(custom_functions=functions_of_record))
         self._any_case = any_case
         # By identity. The object is kept beside the answer, so that its id stays its own.
@@ -240,11 +290,20 @@ class RecordReader(visitor.TreeInterpreter):  # type: ignore[misc]  # jmespath h
 
         `root` is the part of the record `whole` that the expressions are about, or all of it.
         """
-        names = [*self._unread(root, "")]
+        for merged, parts in self._merged.values():
+            self._mark_parts(merged, parts)
+        # The members of a merged object are those of its parts, under their own names.
+        names = [] if id(root) in self._merged else [*self._unread(root, "")]
         if root is not whole:
             self._read_whole[id(root)] = root
             names += self._unread(whole, "")
         return list(dict.fromkeys(names))
+
+    def _mark_parts(self, merged: dict[str, Any], parts: tuple[dict[str, Any], ...]) -> None:
+        _, read = self._read.get(id(merged), (merged, frozenset()))
+        for part in parts:
+            known = self._read.setdefault(id(part), (part, set()))[1]
+            known |= {key for key in read if part.get(key) is merged.get(key)}
 
     def visit_field(self, node: dict[str, Any], value: Any) -> Any:
         """Read a member; the interpreter calls this for each name in an expression."""

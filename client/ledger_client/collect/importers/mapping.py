@@ -33,8 +33,9 @@ from msgspec import Meta
 from ledger_client.collect.importers import Format, Mapped, Undated
 from ledger_client.collect.importers.apply_mapping import map_event, natural_id, read_record
 from ledger_client.collect.importers.expressions import Expression, RecordReader
-from ledger_client.collect.importers.mapping_schema import EventTable
+from ledger_client.collect.importers.mapping_schema import EventTable, StagesTable
 from ledger_client.collect.importers.record_reader import Lines
+from ledger_client.collect.importers.stages import Stage
 from ledger_core.event.model import EventError
 from ledger_core.tlog.errors import MalformedError
 
@@ -47,12 +48,14 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     name: str
     event: EventTable | Annotated[list[EventTable], Meta(min_length=1)]
     lines: Lines = "json"
+    columns: list[str] = []
     wrappers: list[str] = []
     keys: Literal["exact", "any-case"] = "exact"
     time_zone: Annotated[str, Meta(pattern=r"^(Z|[+-][0-9]{2}:[0-9]{2})$")] | None = None
     record: Expression | None = None
     spread: Expression | None = None
     id: Expression | None = None
+    stages: StagesTable | None = None
 
 
 def _explain(file: _File, undated: Undated, raw: bytes) -> list[Mapped]:
@@ -74,10 +77,26 @@ def _parts(file: _File, record: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**own, **part} for part in parts]
 
 
+def _stage(file: _File, table: StagesTable, raw: bytes) -> Stage | None:
+    """Return the stage of a record; None for one that can't be read, which the mapping refuses."""
+    try:
+        record, _ = read_record(raw)
+        reader = RecordReader(any_case=file.keys == "any-case", whole=record)
+        root = _root(file, reader, record)
+        request = reader.text(table.request, root)
+        return Stage(request, reader.is_true(table.last, root)) if request else None
+    except (EventError, RecursionError):
+        return None
+
+
+def _root(file: _File, reader: RecordReader, record: dict[str, Any]) -> dict[str, Any]:
+    found = (each for each in reader.values(file.record, record) if isinstance(each, dict))
+    return next(found, record)
+
+
 def _map_part(file: _File, undated: Undated, record: dict[str, Any], written: str | None) -> Mapped:
     reader = RecordReader(any_case=file.keys == "any-case", whole=record)
-    found = (each for each in reader.values(file.record, record) if isinstance(each, dict))
-    root = next(found, record)
+    root = _root(file, reader, record)
     natural = natural_id(file.id, reader, root)
     for table in file.event if isinstance(file.event, list) else [file.event]:
         # A separate reader, because a member that only a condition read isn't in the event.
@@ -122,6 +141,8 @@ def parse_mapping(text: str, undated: Undated = "refuse") -> Format:
         explain=partial(_explain, file, undated),
         wrappers=tuple(file.wrappers),
         lines=file.lines,
+        columns=tuple(file.columns),
+        stage=partial(_stage, file, file.stages) if file.stages else None,
     )
 
 

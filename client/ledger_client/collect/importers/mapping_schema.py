@@ -64,3 +64,10 @@ class EventTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     tenant: Expression | None = None
     context: dict[str, Expression] = {}
     notes: dict[str, Expression] = {}
+
+
+class StagesTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A source that records a request in several stages; only the last one becomes an event."""
+
+    request: Expression
+    last: Expression

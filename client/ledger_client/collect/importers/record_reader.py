@@ -1,4 +1,4 @@
-"""Reads files of records: JSON lines, or documents that wrap many records; gzip or plain.
+"""Reads files of records: JSON lines, documents that wrap many records, and four other forms.
 
 Exports are mostly JSON lines. CloudTrail delivers gzip files that hold one document,
 `{"Records": […]}`, other products pages of `items`, `value` or `entries`, and people print both
@@ -12,31 +12,43 @@ Several values on one line, as `}{`, or over many lines, as `jq` prints them, an
 last one are read too.
 
 Anything else on a line is yielded as it is, for the mapping to refuse with a reason.
+
+Of a format with other lines (`auditd`, `csv`, `journal`, `windows-xml`) each record becomes a JSON
+object. A file of such a format that begins with `{` or `[` is read as JSON. Files may be compressed
+with gzip or zstd, and be UTF-16 if they begin with its mark, as those of PowerShell do.
 """
 
+import codecs
 import gzip
 import io
 import json
 import re
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
 import msgspec
 
 from ledger_client.collect.importers.auditd import group_lines
+from ledger_client.collect.importers.csv_rows import read_rows
+from ledger_client.collect.importers.journal import read_entries
+from ledger_client.collect.importers.windows import read_events
 from ledger_client.extras import missing_extra
 from ledger_core.tlog.errors import MalformedError
 
 DOCUMENT_BYTES_MAX = 256 * 1024 * 1024
 """For one line, or a document over several lines, after decompression."""
 ZSTD_PART_BYTES = 4096
+READ_AHEAD_BYTES = 256
+"""At the start of a file, to tell JSON from other forms."""
+BUFFER_BYTES = 64 * 1024
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
+_UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +62,14 @@ class Record:
     """Bytes of the file read so far, compressed or not, for a progress bar."""
 
 
-Lines = Literal["json", "auditd"]
-"""The kind of lines in a file; those of auditd become `{"lines": […]}`, one for each event."""
+Lines = Literal["json", "auditd", "csv", "journal", "windows-xml"]
+"""The form of a file. An event of auditd becomes `{"lines": […]}`, one of Windows `{"xml": …}`."""
+
+Numbered = Iterator[tuple[int, bytes]]
+"""Records, and the number of the line where each starts."""
+
+
+_Stream: TypeAlias = "io.BufferedReader[Any]"
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -67,9 +85,10 @@ def read_records(
     *,
     wrappers: Collection[str] = (),
     lines: Lines = "json",
+    columns: Sequence[str] = (),
     document_bytes_max: int = DOCUMENT_BYTES_MAX,
 ) -> Iterator[Record]:
-    """Yield the records of a file; blank lines are skipped.
+    """Yield the records of a file; blank lines are skipped. `columns` are those of a CSV file.
 
     An open stream, such as standard input, need not be seekable, and stays open.
 
@@ -79,31 +98,48 @@ def read_records(
     if isinstance(source, Path):
         with source.open("rb") as file:
             yield from read_records(
-                file, wrappers=wrappers, lines=lines, document_bytes_max=document_bytes_max
+                file,
+                wrappers=wrappers,
+                lines=lines,
+                columns=columns,
+                document_bytes_max=document_bytes_max,
             )
         return
     counted = _Counted(source)
-    stream = io.BufferedReader(counted)
-    start = stream.peek(len(_ZSTD_MAGIC))
-    plain = cast("BinaryIO", stream)
-    if start.startswith(_GZIP_MAGIC):
-        plain = cast("BinaryIO", gzip.GzipFile(fileobj=stream))
-    elif start.startswith(_ZSTD_MAGIC):
-        plain = cast("BinaryIO", io.BufferedReader(_Zstandard(stream)))
     try:
-        raws = (
-            _audit_events(plain, document_bytes_max)
-            if lines == "auditd"
-            else (
-                (number, raw)
-                for number, document in _documents(plain, document_bytes_max, is_json=True)
-                for raw in _unwrap(document, wrappers)
-            )
-        )
+        stream = _plain(counted)
+        start = stream.peek(READ_AHEAD_BYTES)[:READ_AHEAD_BYTES]
+        if start.startswith(_BOM):
+            stream.read(len(_BOM))
+        plain = cast("BinaryIO", stream)
+        is_json = start.removeprefix(_BOM).lstrip().startswith((b"{", b"["))
+        if lines == "json" or (is_json and lines != "auditd"):
+            raws = _json_records(plain, document_bytes_max, wrappers)
+        elif lines == "csv":
+            raws = _csv_rows(plain, document_bytes_max, columns)
+        else:
+            raws = _READERS[lines](plain, document_bytes_max)
         for line, raw in raws:
             yield Record(raw=raw, line=line, file_offset=counted.read_bytes)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise MalformedError(f"damaged gzip data: {error}") from error
+
+
+def _plain(counted: "_Counted") -> _Stream:
+    """Return the file as UTF-8, without its compression."""
+    stream = _buffered(counted)
+    start = stream.peek(len(_ZSTD_MAGIC))
+    if start.startswith(_GZIP_MAGIC):
+        stream = _buffered(cast("io.RawIOBase", gzip.GzipFile(fileobj=stream)))
+    elif start.startswith(_ZSTD_MAGIC):
+        stream = _buffered(_Zstandard(stream))
+    if stream.peek(2)[:2] in _UTF16_BOMS:
+        stream = _buffered(_Utf16(stream))
+    return stream
+
+
+def _buffered(raw: io.RawIOBase) -> _Stream:
+    return io.BufferedReader(raw, BUFFER_BYTES)
 
 
 class _Counted(io.RawIOBase):
@@ -126,7 +162,7 @@ class _Counted(io.RawIOBase):
 class _Zstandard(io.RawIOBase):
     """The plain bytes of zstd frames, one after another. Raises: MalformedError for damage."""
 
-    def __init__(self, stream: "io.BufferedReader[Any]") -> None:
+    def __init__(self, stream: _Stream) -> None:
         try:
             import zstandard
         except ModuleNotFoundError as error:
@@ -161,20 +197,71 @@ class _Zstandard(io.RawIOBase):
         return bool(self._compressed)
 
 
-def _audit_events(plain: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
+class _Utf16(io.RawIOBase):
+    """The UTF-8 bytes of a stream in UTF-16. Raises: MalformedError for damage."""
+
+    def __init__(self, stream: _Stream) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-16")()
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        is_end = False
+        while not self._ready and not is_end:
+            part = self._stream.read1(BUFFER_BYTES)
+            is_end = not part
+            try:
+                self._ready = self._decoder.decode(part, final=is_end).encode()
+            except UnicodeError as error:
+                raise MalformedError(f"damaged UTF-16: {error}") from error
+        part, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _json_records(plain: BinaryIO, bytes_max: int, wrappers: Collection[str]) -> Numbered:
+    for number, document in _documents(plain, bytes_max, is_json=True):
+        for raw in _unwrap(document, wrappers):
+            yield number, raw
+
+
+def _audit_events(plain: BinaryIO, bytes_max: int) -> Numbered:
     for number, lines in group_lines(_documents(plain, bytes_max, is_json=False)):
         texts = [line.decode(errors="backslashreplace") for line in lines]
         yield number, msgspec.json.encode({"lines": texts})
 
 
-def _documents(plain: BinaryIO, bytes_max: int, *, is_json: bool) -> Iterator[tuple[int, bytes]]:
+def _journal_entries(plain: BinaryIO, bytes_max: int) -> Numbered:
+    for number, entry in read_entries(plain, bytes_max):
+        yield number, msgspec.json.encode(entry)
+
+
+def _windows_events(plain: BinaryIO, bytes_max: int) -> Numbered:
+    for number, text in read_events(plain, bytes_max):
+        yield number, msgspec.json.encode({"xml": text.decode(errors="backslashreplace")})
+
+
+def _csv_rows(plain: BinaryIO, bytes_max: int, columns: Sequence[str]) -> Numbered:
+    for number, row in read_rows(plain, bytes_max, columns):
+        yield number, row if isinstance(row, bytes) else msgspec.json.encode(row)
+
+
+_READERS: dict[Lines, Callable[[BinaryIO, int], Numbered]] = {
+    "auditd": _audit_events,
+    "journal": _journal_entries,
+    "windows-xml": _windows_events,
+}
+
+
+def _documents(plain: BinaryIO, bytes_max: int, *, is_json: bool) -> Numbered:
     """Yield each line and its number, or the whole file if its first line only opens a document."""
     number = 0
     is_first = is_json
     while text := plain.readline(bytes_max + 1):
         number += 1
-        if number == 1:
-            text = text.removeprefix(_BOM)
         if is_first and _opens_document(text.strip()):
             text += plain.read(bytes_max + 1 - len(text))
         if len(text) > bytes_max:

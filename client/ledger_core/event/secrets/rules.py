@@ -192,11 +192,12 @@ is_placeholder = re.compile(
     r"masked\.[a-z0-9-]+"
     r"|[\W_]*(?:(?:x{3,}|redacted|masked|hidden|filtered|removed|omitted|none|null|undefined"
     r"|hidden_due_to_security_reasons)[\W_]*)?"
+    r"|hmac-sha256:[0-9a-f]{64}"
     r"|\$\{?[a-z0-9_.]+\}?|\{\{? ?[a-z0-9_.]+ ?\}?\}|<[a-z0-9_ -]+>|%[a-z0-9_]+%",
     re.IGNORECASE,
 ).fullmatch
 
-"""Matches a text that replaces a secret: `***`, `[REDACTED]`, `${TOKEN}`."""
+"""Matches a text that replaces a secret: `***`, `[REDACTED]`, `${TOKEN}`, Vault's HMAC of one."""
 
 
 def _checked(rule: str, pattern: str, is_secret: Callable[[str], object]) -> PatternRule:
