@@ -210,9 +210,9 @@ def _copied(paths: DirectoryPaths, to: Path) -> DirectoryPaths:
     """Copy a ledger's folder while it is served."""
     copy = DirectoryPaths(to)
     shutil.copytree(paths.root, to, ignore=shutil.ignore_patterns("log", "*.lock"))
-    copy.log.mkdir()
     store = LogStore.open(paths.log)
-    store.environment.copy(copy.log)
+    with store.environment.read() as snapshot:
+        store.environment.copy_snapshot(snapshot, copy.log)
     store.close()
     return copy
 

@@ -36,9 +36,15 @@ KEYS_MAX: Final = 2
 
 
 class DirectoryPaths:
-    """The paths inside a ledger's folder, which the head of this module describes."""
+    """The paths inside a ledger's folder, which the head of this module describes.
 
-    def __init__(self, root: Path) -> None:
+    In a backup all but the log are in the folder `parts`.
+    """
+
+    def __init__(self, root: Path, *, parts: str = "") -> None:
+        self.log: Final = root / "log"
+        self.index: Final = root / "index"
+        root = root / parts
         self.root: Final = root
         self.settings: Final = root / "ledger.toml"
         self.key: Final = root / "key"
@@ -47,8 +53,6 @@ class DirectoryPaths:
         self.private_fields: Final = root / "private.toml"
         self.private_key: Final = root / "private.key"
         self.private: Final = root / "private"
-        self.log: Final = root / "log"
-        self.index: Final = root / "index"
         self.access: Final = root / "access"
         self.evidence: Final = root / "evidence"
 

@@ -18,6 +18,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Final, Generic, Self, TypeVar
@@ -34,6 +35,8 @@ READERS_MAX: Final = 512
 MAP_BYTES_DEFAULT: Final = 1 << 40
 DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "writer.lock"
+COPIED_ROWS: Final = 2_000
+"""Rows of a copy that one transaction writes."""
 
 Value = TypeVar("Value", bound=bytes | memoryview)
 Databases = Mapping[bytes, lmdb._Database]  # noqa: SLF001 - the type has no public name
@@ -98,6 +101,12 @@ class Transaction(Generic[Value]):
         """All rows of a database in the order of their keys."""
         with self.cursor(database) as cursor:
             yield from cursor
+
+    def rows_from(self, database: bytes, first: bytes) -> "Iterator[tuple[Value, Value]]":
+        """The rows whose keys are `first` or later, in the order of their keys."""
+        with self.cursor(database) as cursor:
+            if cursor.set_range(first):
+                yield from cursor
 
 
 class Environment:
@@ -187,9 +196,28 @@ class Environment:
         info = self._raw.info()
         return float((info["last_pgno"] + 1) * self._raw.stat()["psize"] / info["map_size"])
 
-    def copy(self, folder: Path) -> None:
-        """Write a compact copy of one snapshot into an empty folder."""
-        self._raw.copy(str(folder), compact=True)
+    def copy_snapshot(self, snapshot: Transaction[bytes], folder: Path) -> None:
+        """Write the rows of a read transaction of this environment to a new one in a folder.
+
+        They come in the order of their keys, so every page of the copy is full. Raises: as
+        `create_environment`.
+        """
+        with _made_aside(folder) as draft:
+            names = tuple(self._databases)
+            with (
+                (
+                    _open_raw(draft, names, readonly=False, map_bytes=MAP_BYTES_DEFAULT, sync=False)
+                ) as raw,
+                _commit_errors(folder),
+            ):
+                for name in names:
+                    handle, rows = raw.open_db(name), snapshot.rows(name)
+                    while chunk := list(islice(rows, COPIED_ROWS)):
+                        with raw.begin(write=True, db=handle) as written:
+                            put, added = written.cursor().putmulti(chunk, append=True)
+                        if not put == added == len(chunk):
+                            raise CorruptedError(f"the rows of {name.decode()} are not in order")
+                raw.sync(force=True)
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
@@ -210,26 +238,17 @@ def create_environment(
     leaves is a folder `.new-…`, which nothing reads. `records_engine`: meta names the LMDB version.
     Raises: FileExistsError when there is one, UnavailableError when it can't be made, OSError.
     """
-    if (path / DATA_FILE).exists():
-        raise FileExistsError(f"{path} already holds an environment")
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = Path(mkdtemp(prefix=".new-", dir=path))
-    try:
-        engine = {keyspace.META_ENGINE: engine_version().encode()} if records_engine else {}
-        rows = {keyspace.META_FORMAT: keyspace.FORMAT_VERSION, **engine, **meta}
-        with (
-            _open_raw(draft, names, readonly=False, map_bytes=map_bytes) as raw,
-            _commit_errors(path),
-            raw.begin(write=True) as transaction,
-        ):
-            handles = {name: raw.open_db(name, txn=transaction) for name in names}
-            for key, value in rows.items():
-                Transaction(transaction, handles).put(keyspace.META, key, value)
-        (draft / DATA_FILE).rename(path / DATA_FILE)
-    finally:
-        shutil.rmtree(draft)
-    sync_directory(path)
-    sync_directory(path.parent)
+    engine = {keyspace.META_ENGINE: engine_version().encode()} if records_engine else {}
+    rows = {keyspace.META_FORMAT: keyspace.FORMAT_VERSION, **engine, **meta}
+    with (
+        _made_aside(path) as draft,
+        _open_raw(draft, names, readonly=False, map_bytes=map_bytes) as raw,
+        _commit_errors(path),
+        raw.begin(write=True) as transaction,
+    ):
+        handles = {name: raw.open_db(name, txn=transaction) for name in names}
+        for key, value in rows.items():
+            Transaction(transaction, handles).put(keyspace.META, key, value)
 
 
 def lock_for_writing(path: Path) -> FileLock:
@@ -253,8 +272,24 @@ def engine_version() -> str:
     return ".".join(str(part) for part in lmdb.version(lib_version=ENGINE_MAJOR))
 
 
+@contextmanager
+def _made_aside(path: Path) -> Iterator[Path]:
+    """A folder for a new environment, whose data file is put into `path` when the block ends."""
+    if (path / DATA_FILE).exists():
+        raise FileExistsError(f"{path} already holds an environment")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = Path(mkdtemp(prefix=".new-", dir=path))
+    try:
+        yield draft
+        (draft / DATA_FILE).rename(path / DATA_FILE)
+    finally:
+        shutil.rmtree(draft)
+    sync_directory(path)
+    sync_directory(path.parent)
+
+
 def _open_raw(
-    path: Path, names: Sequence[bytes], *, readonly: bool, map_bytes: int
+    path: Path, names: Sequence[bytes], *, readonly: bool, map_bytes: int, sync: bool = True
 ) -> lmdb.Environment:
     try:
         return lmdb.open(
@@ -263,6 +298,7 @@ def _open_raw(
             max_dbs=len(names),
             max_readers=READERS_MAX,
             readonly=readonly,
+            sync=sync,
             readahead=False,
             subdir=True,
             mode=0o600,

@@ -48,7 +48,7 @@ MAP_BYTES: Final = 1 << 36
 _ERASED: Final = bytes(SLOT_BYTES)
 _FORGOTTEN: Final = b""
 """The row of a commitment whose value was erased."""
-_DATABASES: Final = (
+DATABASES: Final = (
     keyspace.SUBJECTS,
     keyspace.VALUES,
     keyspace.BY_SUBJECT,
@@ -81,7 +81,7 @@ class PrivateStore:
 
         Raises: as `Environment.open`, UnavailableError when its file of keys is missing.
         """
-        environment = Environment.open(path, _DATABASES, readonly=False, map_bytes=MAP_BYTES)
+        environment = Environment.open(path, DATABASES, readonly=False, map_bytes=MAP_BYTES)
         try:
             keys = os.open(path / KEYS_FILE, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -226,7 +226,7 @@ def create_private(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Before the environment, which marks the store as complete.
     os.close(os.open(path / KEYS_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY_MODE))
-    create_environment(path, _DATABASES, meta={}, map_bytes=MAP_BYTES)
+    create_environment(path, DATABASES, meta={}, map_bytes=MAP_BYTES)
 
 
 def _claim_slot(transaction: Transaction[bytes]) -> int:

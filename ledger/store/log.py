@@ -7,7 +7,7 @@ grow or fill, their ids and the new tree head become durable together or not at 
 
 import hashlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -36,7 +36,7 @@ from ledger_core.tlog.tree import Node, TreeHead
 FULL_TILE_BYTES = FULL_TILE_HASHES * HASH_BYTES
 PUBLIC_TILE_BYTES = TILE_WIDTH * HASH_BYTES
 BUNDLE_BYTES_MAX = TILE_WIDTH * (2 + 0xFFFF)
-_DATABASES = (keyspace.ENTRIES, keyspace.TILES, keyspace.IDS, keyspace.CHECKPOINTS, keyspace.META)
+DATABASES = (keyspace.ENTRIES, keyspace.TILES, keyspace.IDS, keyspace.CHECKPOINTS, keyspace.META)
 
 
 TENANT_KEY_BYTES = 16
@@ -64,7 +64,7 @@ class LogStore:
     @classmethod
     def open(cls, path: Path, *, readonly: bool = True, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
         """Open an existing log. Raises: as `Environment.open`."""
-        return cls(Environment.open(path, _DATABASES, readonly=readonly, map_bytes=map_bytes))
+        return cls(Environment.open(path, DATABASES, readonly=readonly, map_bytes=map_bytes))
 
     def close(self) -> None:
         self.environment.close()
@@ -167,6 +167,18 @@ class LogStore:
             raise MalformedError(f"bundle {index} has {len(leaves)} entries, want {TILE_WIDTH}")
         return leaves
 
+    def leaves_between(
+        self, transaction: Transaction[bytes], start: int, end: int
+    ) -> Iterator[list[bytes]]:
+        """The leaves `[start, end)`, a bundle's at a time. Raises: MalformedError for a hole."""
+        while start < end:
+            stop = min(end, start - start % TILE_WIDTH + TILE_WIDTH)
+            leaves = self._leaves(transaction, range(start, stop))
+            if len(leaves) < stop - start:
+                raise MalformedError(f"entry {start + len(leaves)} is missing")
+            yield leaves
+            start = stop
+
     def _meta(self, key: bytes) -> bytes:
         with self.environment.read() as transaction:
             return transaction.require(keyspace.META, key)
@@ -237,7 +249,7 @@ def create_log(path: Path, *, origin: str, map_bytes: int = MAP_BYTES_DEFAULT) -
     """Make an empty log in the folder `path`. Raises: as `create_environment`."""
     tree = keyspace.encode_tree(tree_size=0, root_hash=EMPTY_ROOT_HASH)
     meta = {keyspace.META_ORIGIN: origin.encode(), keyspace.META_TREE: tree}
-    create_environment(path, _DATABASES, meta=meta, map_bytes=map_bytes)
+    create_environment(path, DATABASES, meta=meta, map_bytes=map_bytes)
 
 
 def check_right_edge(store: LogStore) -> None:

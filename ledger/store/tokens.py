@@ -25,7 +25,7 @@ TOKEN_PREFIX: Final = "wl_"  # noqa: S105 - what every token starts with, not on
 TOKEN_SECRET_BYTES: Final = 32
 NAME_LENGTH_MAX: Final = 256
 _MAP_BYTES: Final = 1 << 28
-_DATABASES: Final = (keyspace.TOKENS, keyspace.OUTBOX, keyspace.META)
+DATABASES: Final = (keyspace.TOKENS, keyspace.OUTBOX, keyspace.META)
 
 
 class TokenLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -58,15 +58,15 @@ class AccessStore:
     """The environment of tokens, open in one process."""
 
     def __init__(self, environment: Environment) -> None:
-        self._environment = environment
+        self.environment = environment
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open existing tokens, to read and to change. Raises: as `Environment.open`."""
-        return cls(Environment.open(path, _DATABASES, readonly=False, map_bytes=_MAP_BYTES))
+        return cls(Environment.open(path, DATABASES, readonly=False, map_bytes=_MAP_BYTES))
 
     def close(self) -> None:
-        self._environment.close()
+        self.environment.close()
 
     def find(self, token: str) -> TokenRecord | None:
         """The record of a token that is not revoked. Cost: one hash and one point read."""
@@ -76,16 +76,16 @@ class AccessStore:
     def lookup(self, token: str) -> TokenRecord | None:
         """The record of a token, of a revoked one too. Cost: as `find`."""
         key = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-        value = self._environment.get(keyspace.TOKENS, key)
+        value = self.environment.get(keyspace.TOKENS, key)
         return None if value is None else _record_decoder.decode(value)
 
     def records(self) -> list[TokenRecord]:
         """Every token that was ever made, oldest first."""
-        with self._environment.read() as transaction:
+        with self.environment.read() as transaction:
             return sorted((record for _, record in _rows(transaction)), key=lambda r: r.created)
 
     def is_empty(self) -> bool:
-        return self._environment.count(keyspace.TOKENS) == 0
+        return self.environment.count(keyspace.TOKENS) == 0
 
     def add(self, token: str, record: TokenRecord, *, event: bytes) -> None:
         """Store a new token by its hash, and the event that records it.
@@ -93,7 +93,7 @@ class AccessStore:
         Raises: ValueError when a token of this name is in use.
         """
         key = hashlib.sha256(token.encode()).digest()
-        with self._environment.write() as transaction:
+        with self.environment.write() as transaction:
             if _find_in_use(transaction, record.name) is not None:
                 raise ValueError(f"there is a token named {record.name!r} already; revoke it first")
             transaction.put(keyspace.TOKENS, key, msgspec.json.encode(record))
@@ -104,7 +104,7 @@ class AccessStore:
 
         Raises: KeyError when no token of this name is in use.
         """
-        with self._environment.write() as transaction:
+        with self.environment.write() as transaction:
             found = _find_in_use(transaction, name)
             if found is None:
                 raise KeyError(name)
@@ -116,25 +116,25 @@ class AccessStore:
 
     def enqueue(self, event: bytes) -> None:
         """Store in the outbox an event that belongs to no change of a token."""
-        with self._environment.write() as transaction:
+        with self.environment.write() as transaction:
             _enqueue(transaction, event)
 
     def outbox(self) -> list[tuple[int, bytes]]:
         """Events that may not be in the log yet, with their sequence numbers, ascending."""
-        with self._environment.read() as transaction:
+        with self.environment.read() as transaction:
             rows = transaction.rows(keyspace.OUTBOX)
             return [(keyspace.decode_u64(key), event) for key, event in rows]
 
     def clear_outbox(self, sequence_numbers: Sequence[int]) -> None:
         """Delete events that are durable in the log."""
-        with self._environment.write() as transaction:
+        with self.environment.write() as transaction:
             for number in sequence_numbers:
                 transaction.delete(keyspace.OUTBOX, keyspace.encode_u64(number))
 
 
 def create_access(path: Path) -> None:
     """Make an empty environment of tokens in the folder `path`. Raises: as `create_environment`."""
-    create_environment(path, _DATABASES, meta={}, map_bytes=_MAP_BYTES, records_engine=False)
+    create_environment(path, DATABASES, meta={}, map_bytes=_MAP_BYTES, records_engine=False)
 
 
 def _rows(transaction: Transaction[bytes]) -> Iterator[tuple[bytes, TokenRecord]]:

@@ -26,7 +26,7 @@ from ledger_core.event.reader import is_same_event
 from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import MICROSECONDS
 from ledger_core.tlog.growing_tiles import GrowingTiles
-from ledger_core.tlog.hashing import Hash
+from ledger_core.tlog.hashing import Hash, leaf_hash
 from ledger_core.tlog.tile import TILE_WIDTH, TileCoord, encode_bundle
 from ledger_core.tlog.tree import TreeHead
 
@@ -44,6 +44,13 @@ class NewEntry(msgspec.Struct, frozen=True, gc=False):
     leaf_hash: Hash
     event_json: bytes
     time_filled: bool
+
+
+def entry_of(leaf: bytes) -> NewEntry:
+    """The entry of a leaf that was logged before. Raises: MalformedError."""
+    parsed = parse_leaf(leaf)
+    id_bytes = bytes.fromhex(str(parsed.event.id).replace("-", ""))
+    return NewEntry(id_bytes, leaf, leaf_hash(leaf), parsed.event_json, time_filled=False)
 
 
 class Placement(enum.Enum):

@@ -67,6 +67,8 @@ COMMANDS: Final = {
     "scan": _Command("scan:command", "Find secrets in a file or in the ledger."),
     "reindex": _Command(None, "Rebuild the index from the log."),
     "fsck": _Command(None, "Recompute a stored ledger and name what is wrong."),
+    "backup": _Command(None, "Copy a ledger to a folder, also while it is served."),
+    "restore": _Command(None, "Make a ledger from a backup."),
     "demo": _Command(None, "Show the main job, step by step."),
 }
 

@@ -1,0 +1,150 @@
+"""`ledger backup` and `ledger restore`: copy a ledger's folder, also while it is served."""
+
+from pathlib import Path
+
+import click
+
+from ledger.cli.options import directory_argument, progress_bar
+from ledger.service.backup import (
+    ERASURE_RULES,
+    KEY_FILES,
+    Copied,
+    back_up,
+    backup_paths,
+    erase_only,
+    restore,
+)
+from ledger.service.data_dir import DirectoryPaths
+from ledger.store.fsck import check_store
+from ledger.store.log import LogStore, check_right_edge
+from ledger_client.cli.client_options import EXISTING_FILE, EXISTING_FOLDER, NEW_FOLDER
+from ledger_client.cli.console import counted, json_option, note, print_json, print_line
+from ledger_client.runtime.clock import unix_us
+from ledger_core.event.canonical import format_time
+from ledger_core.tlog.policy import parse_policy
+
+
+@click.command("backup")
+@directory_argument
+@click.argument("to", type=NEW_FOLDER)
+@click.option(
+    "--with-keys",
+    is_flag=True,
+    help="Copy the signing key and private.key too. Whoever has such a backup can sign heads and "
+    "open private values.",
+)
+@click.option(
+    "--erasures",
+    type=click.Choice(ERASURE_RULES),
+    default="follow",
+    show_default=True,
+    help="follow: copy private values, and destroy in TO what was erased. only: copy nothing, "
+    "destroy in an older backup what was erased since. exclude: copy no private value.",
+)
+@click.option(
+    "--verify",
+    type=click.Choice(("all", "added")),
+    default="all",
+    show_default=True,
+    help="Read all of the copy again afterwards, or only compare its root with the ledger's.",
+)
+@json_option
+def backup(
+    directory: Path, to: Path, with_keys: bool, erasures: str, verify: str, as_json: bool
+) -> None:
+    """Back the ledger in DIRECTORY up to TO, while the service runs or not.
+
+    All parts are of one point in time. The first run copies everything, each later one adds what
+    is new. Run it as the user of the service.
+    """
+    if to.resolve() == directory.resolve():
+        raise click.UsageError("DIRECTORY and TO are one folder")
+    if erasures == "only":
+        done = erase_only(directory, to)
+        _report(as_json, done, f"{to}: {counted(done.erased, 'value')} erased")
+        return
+    with progress_bar("entries", is_quiet=as_json) as progress:
+        done = back_up(
+            directory,
+            to,
+            made=format_time(unix_us()),
+            with_keys=with_keys,
+            with_private=erasures == "follow",
+            progress=progress,
+        )
+    _verify(backup_paths(to), is_whole=verify == "all", is_quiet=as_json)
+    _report(as_json, done, f"{to}: {_size(done)}, {done.entries:,} of them new; verified")
+    if not with_keys:
+        note(f"not in it: {' and '.join(KEY_FILES)}; keep a copy of these at another place")
+
+
+@click.command("restore")
+@click.argument("backup", type=EXISTING_FOLDER)
+@click.argument("directory", type=NEW_FOLDER)
+@click.option("--key", type=EXISTING_FILE, help="The signing key, where the backup has none.")
+@click.option("--private-key", type=EXISTING_FILE, help="private.key, where the backup has none.")
+@click.option(
+    "--erasures",
+    type=click.Path(exists=True, path_type=Path),
+    help="A newer ledger or backup, or the file of `ledger export "
+    "action:ledger.private.erased`: what was erased after the backup was made "
+    "is erased in DIRECTORY too.",
+)
+@json_option
+def restore_(
+    backup: Path,
+    directory: Path,
+    key: Path | None,
+    private_key: Path | None,
+    erasures: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a ledger in DIRECTORY, a new folder, from a BACKUP, and verify it."""
+    try:
+        with progress_bar("entries", is_quiet=as_json) as progress:
+            done = restore(
+                backup,
+                directory,
+                key=key,
+                private_key=private_key,
+                erasures=erasures,
+                progress=progress,
+            )
+    except FileExistsError as error:
+        raise click.UsageError(str(error)) from None
+    paths = DirectoryPaths(directory)
+    _verify(paths, is_whole=True, is_quiet=as_json)
+    _report(as_json, done, f"{directory}: {_size(done)}, {done.erased:,} values erased; verified")
+    for path in (paths.key, paths.private_key):
+        if not path.exists():
+            note(f"put your copy of {path.name} at {path}, with the mode 0600, before you serve it")
+
+
+def _verify(paths: DirectoryPaths, *, is_whole: bool, is_quiet: bool) -> None:
+    store = LogStore.open(paths.log)
+    try:
+        check_right_edge(store)
+        if is_whole:
+            log_keys = [log.verifier for log in parse_policy(paths.policy.read_bytes()).logs]
+            with progress_bar("verified", is_quiet=is_quiet) as progress:
+                check_store(store, log_keys=log_keys, progress=progress)
+    finally:
+        store.close()
+
+
+def _size(done: Copied) -> str:
+    return "1 entry" if done.head.tree_size == 1 else f"{done.head.tree_size:,} entries"
+
+
+def _report(as_json: bool, done: Copied, text: str) -> None:
+    if not as_json:
+        print_line(text)
+        return
+    print_json(
+        {
+            "tree_size": done.head.tree_size,
+            "root_hash": done.head.root_hash.hex(),
+            "entries_copied": done.entries,
+            "values_erased": done.erased,
+        }
+    )

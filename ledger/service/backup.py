@@ -1,0 +1,422 @@
+"""Backups of a ledger's folder, made while the service runs, and restored into a new folder.
+
+    TO/backup.json     the manifest: size and root of the log, the name of PARTS, checksums
+    TO/log/            LMDB: the log; each run adds what is new
+    TO/PARTS/access/   LMDB: tokens and outbox, whole
+    TO/PARTS/private/  LMDB and the file of keys: erasable values, whole
+    TO/PARTS/…         policy, settings, rules, evidence; `key` and `private.key` only if asked for
+
+All parts are of one point in time. Tokens and erasable values change together with entries of the
+log, in several steps. So both stores are locked for the moment in which the three snapshots are
+taken: an entry's values, an outbox row or its event, a revocation and its event are all there, or
+none is. Appends of events without private values don't wait.
+
+The manifest is replaced last, so a run that ends early leaves the backup before it intact. The log
+may hold more than the manifest says then, which `restore` leaves out. The index is not copied: the
+service makes it again from the log.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from ledger.service.data_dir import DirectoryPaths
+from ledger.store import keyspace
+from ledger.store.environment import DATA_FILE, Environment, Transaction
+from ledger.store.erasable_values import DATABASES as PRIVATE_DATABASES
+from ledger.store.erasable_values import KEY_BYTES, KEYS_FILE, MAP_BYTES, PrivateStore
+from ledger.store.kept_heads import latest_head
+from ledger.store.log import LogStore, create_log
+from ledger.store.tokens import AccessStore
+from ledger.store.writer import LogWriter, Placement, entry_of
+from ledger_client.runtime.files import (
+    FileLock,
+    FileLockedError,
+    create_file,
+    sync_directory,
+    write_atomically,
+)
+from ledger_core.event.canonical import parse_leaf
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.tree import TreeHead
+
+MANIFEST: Final = "backup.json"
+KEY_FILES: Final = ("key", "private.key")
+PLAIN_FILES: Final = ("policy", "ledger.toml", "secrets.toml", "private.toml")
+ENTRIES_PER_COMMIT: Final = 8_192
+ERASED_ACTION: Final = "ledger.private.erased"
+ERASURE_RULES: Final = ("follow", "only", "exclude")
+NO_KEY: Final = bytes(KEY_BYTES)
+"""Stands for the wrapping key where values are erased and none is opened."""
+
+Progress = Callable[[int, int], None]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a backup holds. `files`: the SHA-256, in hex, of each plain file in the parts."""
+
+    format: Literal[1] = 1
+    origin: str
+    tree_size: int
+    root_hash: str
+    made: str
+    parts: str
+    files: dict[str, str]
+
+
+class Erasure(NamedTuple):
+    """An erasure that a log records: its subject, and the event."""
+
+    subject: str
+    event_json: bytes
+
+
+class Copied(NamedTuple):
+    """The result of a backup or a restoration. `entries`: those that were copied by this run."""
+
+    head: TreeHead
+    entries: int
+    erased: int
+
+
+class Snapshots(NamedTuple):
+    """Read transactions of one point in time, and the file of keys as it was then."""
+
+    log: Transaction[bytes]
+    access: Transaction[bytes]
+    private: Transaction[bytes] | None
+    keys: bytes
+
+
+def back_up(
+    directory: Path,
+    to: Path,
+    *,
+    made: str,
+    with_keys: bool = False,
+    with_private: bool = True,
+    progress: Progress = lambda _done, _total: None,
+) -> Copied:
+    """Bring the backup in `to` up to date with the ledger in a folder, or make it.
+
+    `made` is the time, as in events. What was erased in the ledger is destroyed in the backup.
+    Raises: UnavailableError when there is no ledger, or `to` is in use or is another thing;
+    VerificationError when the ledger does not extend what was backed up before.
+    Cost: reads what is new of the log; access and private as a whole.
+    """
+    paths = DirectoryPaths(directory)
+    with _locked(to), ExitStack() as opened:
+        log = opened.enter_context(closing(LogStore.open(paths.log)))
+        access = opened.enter_context(closing(AccessStore.open(paths.access))).environment
+        private = None
+        if with_private and (paths.private / DATA_FILE).exists():
+            private = Environment.open(
+                paths.private, PRIVATE_DATABASES, readonly=False, map_bytes=MAP_BYTES
+            )
+            opened.enter_context(closing(private))
+        snapshots = opened.enter_context(one_point(log.environment, access, private))
+        tree = snapshots.log.require(keyspace.META, keyspace.META_TREE)
+        head = TreeHead(*keyspace.decode_tree(tree))
+        entries = _copy_log(log, snapshots.log, to / "log", head, progress)
+        parts = Path(mkdtemp(prefix="parts-", dir=to))
+        access.copy_snapshot(snapshots.access, parts / "access")
+        if private is not None and snapshots.private is not None:
+            (parts / "private").mkdir(mode=0o700)
+            create_file(parts / "private" / KEYS_FILE, snapshots.keys)
+            private.copy_snapshot(snapshots.private, parts / "private")
+            # Completes an erasure that the snapshot came into.
+            PrivateStore.open(parts / "private", NO_KEY).close()
+        files = _copy_files(paths.root, parts, PLAIN_FILES + (KEY_FILES if with_keys else ()))
+        manifest = Manifest(
+            origin=log.origin(),
+            tree_size=head.tree_size,
+            root_hash=head.root_hash.hex(),
+            made=made,
+            parts=parts.name,
+            files=files,
+        )
+        sync_directory(to)
+        write_atomically(to / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+        for old in to.glob("parts-*"):
+            if old != parts:
+                _destroy(old)
+    return Copied(head, entries, 0)
+
+
+def erase_only(directory: Path, to: Path) -> Copied:
+    """Destroy in an older backup what was erased in the ledger since; nothing is copied.
+
+    Raises: as `back_up`.
+    """
+    with _locked(to):
+        manifest = read_manifest(to)
+        with closing(LogStore.open(DirectoryPaths(directory).log)) as log:
+            root_hash = log.root_at(manifest.tree_size) if _has(log, manifest.tree_size) else b""
+            if root_hash.hex() != manifest.root_hash:
+                raise VerificationError(f"{to} is not a backup of the log in {directory}")
+            erased = _erase(backup_paths(to).private, erasures_of(log, manifest.tree_size))
+    return Copied(TreeHead(manifest.tree_size, root_hash), 0, erased)
+
+
+def restore(
+    backup: Path,
+    directory: Path,
+    *,
+    key: Path | None = None,
+    private_key: Path | None = None,
+    erasures: Path | None = None,
+    progress: Progress = lambda _done, _total: None,
+) -> Copied:
+    """Make a ledger in a new folder from a backup.
+
+    `key` and `private_key` are copies of these files, where the backup has none. `erasures` is a
+    newer ledger or backup, or a file of events as JSON lines: what they say was erased after the
+    backup is erased in the new folder too, and their events go into its outbox.
+    Raises: FileExistsError when there is something in the folder; otherwise as `back_up`.
+    """
+    if directory.exists() and any(directory.iterdir()):
+        raise FileExistsError(f"{directory} is not empty; a ledger is restored into a new folder")
+    with _locked(backup):
+        manifest, old = read_manifest(backup), backup_paths(backup)
+        _check_files(manifest, old.root)
+        found = [] if erasures is None else read_erasures(erasures, manifest.tree_size)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = DirectoryPaths(directory)
+        with closing(LogStore.open(old.log)) as log, log.environment.read() as snapshot:
+            head = TreeHead(manifest.tree_size, log.root_at(manifest.tree_size))
+            if head.root_hash.hex() != manifest.root_hash:
+                raise VerificationError(f"the log in {backup} has not the root of its manifest")
+            if log.head() == head:
+                log.environment.copy_snapshot(snapshot, new.log)
+                progress(head.tree_size, head.tree_size)
+            else:
+                create_log(new.log, origin=manifest.origin)
+                _append_log(log, snapshot, new.log, head, progress)
+        for name in ("access", "private", "evidence"):
+            if (old.root / name).exists():
+                _copy_tree(old.root / name, directory / name)
+        _copy_files(old.root, directory, [name for name in manifest.files if name != "key"])
+        erased = _erase(new.private, found)
+        with closing(AccessStore.open(new.access)) as access:
+            for erasure in found:
+                access.enqueue(erasure.event_json)
+        if private_key is not None:
+            create_file(new.private_key, private_key.read_bytes())
+        # Last, as in a new ledger: a folder without it was left half-made.
+        source = key or old.key
+        if source.exists():
+            create_file(new.key, source.read_bytes())
+    return Copied(head, head.tree_size, erased)
+
+
+def read_manifest(backup: Path) -> Manifest:
+    """The manifest of a backup. Raises: UnavailableError, MalformedError."""
+    try:
+        return msgspec.json.decode((backup / MANIFEST).read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        raise UnavailableError(f"{backup} is not a finished backup: no {MANIFEST}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedError(f"{backup / MANIFEST}: {error}") from None
+
+
+def backup_paths(backup: Path) -> DirectoryPaths:
+    """The paths of a ledger, inside its backup. Raises: as `read_manifest`."""
+    parts = read_manifest(backup).parts
+    if not (backup / parts).is_dir() or Path(parts).name != parts:
+        raise MalformedError(f"{backup / MANIFEST}: there is no folder {parts!r}")
+    return DirectoryPaths(backup, parts=parts)
+
+
+def read_erasures(source: Path, start: int) -> list[Erasure]:
+    """The erasures that a ledger, a backup or a file of events records from an index on.
+
+    Raises: UnavailableError, MalformedError for a line that is no event.
+    """
+    if not source.is_dir():
+        found = []
+        for number, line in enumerate(source.read_bytes().splitlines(), 1):
+            try:
+                row: dict[str, Any] = msgspec.json.decode(line, type=dict)
+                event = row.get("event", row)
+                if event["action"] == ERASED_ACTION and row.get("index", start) >= start:
+                    found.append(Erasure(event["targets"][0]["id"], msgspec.json.encode(event)))
+            except (msgspec.MsgspecError, LookupError, TypeError) as error:
+                raise MalformedError(f"{source}, line {number}: not an event: {error}") from None
+        return found
+    with closing(LogStore.open(DirectoryPaths(source).log)) as log:
+        return list(erasures_of(log, start))
+
+
+def erasures_of(log: LogStore, start: int) -> Iterator[Erasure]:
+    """The erasures that a log records from an index on."""
+    needle = f'"action":"{ERASED_ACTION}"'.encode()
+    with log.environment.read() as snapshot:
+        for leaves in log.leaves_between(snapshot, start, log.head().tree_size):
+            for leaf in leaves:
+                if needle in leaf:
+                    parsed = parse_leaf(leaf)
+                    if parsed.event.action == ERASED_ACTION and parsed.event.targets:
+                        yield Erasure(parsed.event.targets[0].id, parsed.event_json)
+
+
+@contextmanager
+def one_point(
+    log: Environment, access: Environment, private: Environment | None
+) -> Iterator[Snapshots]:
+    """Snapshots of one point in time: between two changes of tokens and of erasable values."""
+    with ExitStack() as snapshots:
+        with ExitStack() as locks:
+            # Nobody else holds both, so their order is free.
+            for store in (access, private):
+                if store is not None:
+                    locks.enter_context(store.write())
+            taken = Snapshots(
+                snapshots.enter_context(log.read()),
+                snapshots.enter_context(access.read()),
+                None if private is None else snapshots.enter_context(private.read()),
+                b"" if private is None else (private.path / KEYS_FILE).read_bytes(),
+            )
+        yield taken
+
+
+def _has(log: LogStore, tree_size: int) -> bool:
+    return log.head().tree_size >= tree_size
+
+
+def _copy_log(
+    log: LogStore, snapshot: Transaction[bytes], to: Path, head: TreeHead, progress: Progress
+) -> int:
+    """Add to a copy of the log what it lacks, or make one; returns the number of entries."""
+    if not (to / DATA_FILE).exists():
+        log.environment.copy_snapshot(snapshot, to)
+        progress(head.tree_size, head.tree_size)
+        return head.tree_size
+    return _append_log(log, snapshot, to, head, progress)
+
+
+def _append_log(
+    log: LogStore, snapshot: Transaction[bytes], to: Path, head: TreeHead, progress: Progress
+) -> int:
+    """Append the entries of a log that a copy of its beginning lacks. Raises: VerificationError."""
+    with closing(LogWriter.open(to)) as writer:
+        start = writer.head.tree_size
+        if start > head.tree_size:
+            raise VerificationError(
+                f"{to} has {start} entries and {log.path} {head.tree_size}: it is older than its "
+                "own backup; see `ledger recover`, or back up into a new folder"
+            )
+        if log.root_at(start) != writer.head.root_hash or log.origin() != writer.store.origin():
+            raise VerificationError(f"{log.path} is not the log that was backed up to {to}")
+        pending: list[bytes] = []
+        for leaves in log.leaves_between(snapshot, start, head.tree_size):
+            pending += leaves
+            if len(pending) >= ENTRIES_PER_COMMIT:
+                _append(writer, pending)
+                pending = []
+                progress(writer.head.tree_size, head.tree_size)
+        _append(writer, pending)
+        if writer.head != head:
+            raise VerificationError(
+                f"the entries of {log.path} give the root {writer.head.root_hash.hex()}, "
+                f"its head of size {head.tree_size} says {head.root_hash.hex()}"
+            )
+        newest = writer.store.published()
+        first = keyspace.encode_u64(0 if newest is None else newest.head.tree_size)
+        notes = [
+            (keyspace.decode_u64(key), note.decode())
+            for key, note in snapshot.rows_from(keyspace.CHECKPOINTS, first)
+            if keyspace.decode_u64(key) <= head.tree_size
+        ]
+        renewed = latest_head(snapshot)
+        if renewed is not None and renewed.head.tree_size <= head.tree_size:
+            notes.append((renewed.head.tree_size, renewed.note))
+        writer.commit([], checkpoints=notes)
+        progress(head.tree_size, head.tree_size)
+        return head.tree_size - start
+
+
+def _append(writer: LogWriter, leaves: list[bytes]) -> None:
+    placed = writer.commit([entry_of(leaf) for leaf in leaves])
+    if any(each.placement is not Placement.APPENDED for each in placed):
+        raise VerificationError(f"an id stands twice in the log behind {writer.head.tree_size}")
+
+
+def _erase(private: Path, erasures: Iterator[Erasure] | list[Erasure]) -> int:
+    """Destroy the values of the subjects of erasures; returns how many values that were."""
+    if not (private / DATA_FILE).exists():
+        return 0
+    values = 0
+    with closing(PrivateStore.open(private, NO_KEY)) as store:
+        for subject, event_json in erasures:
+            values += store.count(subject)
+            # The row of the erasure stays: the service logs its event when it opens the store.
+            store.erase(subject, event_json=event_json)
+    return values
+
+
+def _copy_files(source: Path, to: Path, names: list[str] | tuple[str, ...]) -> dict[str, str]:
+    """Copy those of the files that there are; returns the SHA-256 of each."""
+    digests = {}
+    for name in names:
+        if (source / name).exists():
+            data = (source / name).read_bytes()
+            create_file(to / name, data)
+            digests[name] = hashlib.sha256(data).hexdigest()
+    if (source / "evidence").is_dir() and not (to / "evidence").exists():
+        _copy_tree(source / "evidence", to / "evidence")
+    return digests
+
+
+def _check_files(manifest: Manifest, parts: Path) -> None:
+    for name, want in manifest.files.items():
+        if name not in PLAIN_FILES + KEY_FILES:
+            raise MalformedError(f"{MANIFEST} names a file that no backup has: {name!r}")
+        if not (parts / name).is_file():
+            raise VerificationError(f"{parts / name} is missing")
+        if hashlib.sha256((parts / name).read_bytes()).hexdigest() != want:
+            raise VerificationError(f"{parts / name} is not the file that was backed up")
+
+
+def _copy_tree(source: Path, to: Path) -> None:
+    """Copy a folder that nobody writes, durably; locks stay behind."""
+    to.mkdir(mode=0o700)
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            _copy_tree(path, to / path.name)
+        elif path.suffix != ".lock" and path.name != "lock.mdb":
+            shutil.copyfile(path, to / path.name)
+            (to / path.name).chmod(0o600)
+            with (to / path.name).open("rb+") as file:
+                os.fsync(file.fileno())
+    sync_directory(to)
+
+
+def _destroy(parts: Path) -> None:
+    """Delete the parts of the backup before; first their keys, which free blocks would keep."""
+    keys = parts / "private" / KEYS_FILE
+    if keys.exists():
+        with keys.open("rb+") as file:
+            file.write(bytes(keys.stat().st_size))
+            os.fsync(file.fileno())
+    shutil.rmtree(parts)
+
+
+@contextmanager
+def _locked(backup: Path) -> Iterator[None]:
+    """Keep other runs away from a backup. Raises: UnavailableError when it is something else."""
+    names = {path.name for path in backup.iterdir()} if backup.exists() else set()
+    if names - {"lost+found"} and not names & {MANIFEST, "backup.lock"}:
+        raise UnavailableError(f"{backup} is neither empty nor a backup; choose a new folder")
+    backup.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with FileLock(backup / "backup.lock", holder=f"{os.getpid()}\n"):
+            yield
+    except FileLockedError as error:
+        raise UnavailableError(f"{backup} is in use by process {error.holder}") from None
