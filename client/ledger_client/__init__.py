@@ -49,11 +49,12 @@ if TYPE_CHECKING:
     from ledger_client.recording.decorator import audited as audited
     from ledger_client.recording.diff import diff as diff
     from ledger_client.recording.diff import snapshot as snapshot
+    from ledger_client.recording.logging_handlers import AuditContextFilter as AuditContextFilter
     from ledger_client.recording.logging_handlers import AuditHandler as AuditHandler
     from ledger_client.recording.logging_handlers import AuditProcessor as AuditProcessor
+    from ledger_client.recording.options import RecorderStatus as RecorderStatus
     from ledger_client.recording.options import SpoolFullError as SpoolFullError
     from ledger_client.recording.recorder import Recorder as Recorder
-    from ledger_client.recording.recorder import RecorderStatus as RecorderStatus
     from ledger_client.recording.recorder import current_recorder as current_recorder
     from ledger_client.recording.recorder import use_recorder as use_recorder
     from ledger_client.results import Consistency as Consistency
@@ -88,9 +89,9 @@ _NAMES = {
     ),
     "ledger_client.recording.decorator": "audited",
     "ledger_client.recording.diff": "diff snapshot",
-    "ledger_client.recording.logging_handlers": "AuditHandler AuditProcessor",
-    "ledger_client.recording.options": "SpoolFullError",
-    "ledger_client.recording.recorder": "Recorder RecorderStatus current_recorder use_recorder",
+    "ledger_client.recording.logging_handlers": "AuditContextFilter AuditHandler AuditProcessor",
+    "ledger_client.recording.options": "RecorderStatus SpoolFullError",
+    "ledger_client.recording.recorder": "Recorder current_recorder use_recorder",
     "ledger_client.results": (
         "Consistency Entry Exported Facet Histogram Inclusion KeptHead Page Receipt Rejected Seen"
     ),

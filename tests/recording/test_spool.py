@@ -28,12 +28,17 @@ BODY = b"x" * 100
 EVENT = EncodedEvent(b"[", BODY)
 
 
+unwritten: list[EncodedEvent] = []
+"""What `on_unwritten` of a spool of these tests got."""
+
+
 def make_spool(folder: Path, *, instance: str = INSTANCE, segment_bytes_max: int = 1000) -> Spool:
     return Spool(
         create_instance_dir(folder, instance),
         bytes_max=100_000,
         segment_bytes_max=segment_bytes_max,
         fsync="each",
+        on_unwritten=lambda event, _: unwritten.append(event),
     )
 
 
@@ -487,3 +492,47 @@ def test_drops_during_a_report_of_drops_are_reported_too(tmp_path: Path) -> None
     meta_events.flush()
     assert reported == [[[1, 2]], [[1, 3]]]
     assert not meta_events.is_pending
+
+
+def test_an_event_of_a_signal_handler_is_kept_when_the_interrupted_one_can_not_be_written(
+    tmp_path: Path, disk: Disk
+) -> None:
+    spool = make_spool(tmp_path)
+    fill(spool, 1)
+
+    def handle_signal_and_fail() -> None:
+        spool.append(EncodedEvent(b"(", BODY))
+        refuse()
+
+    disk.interrupt(handle_signal_and_fail)
+    disk.interrupt(refuse)  # The attempt in a new file, whose header can't be written either.
+    with pytest.raises(OSError, match="no space"):
+        spool.append(EVENT)
+    batch = reader_of(spool).read(9)
+    rest = reader_of(spool)
+    found = []
+    while batch := rest.read(9):
+        found += [(frame.seq, frame.sent_json[:1]) for frame in batch.frames]
+        rest.free(batch.end)
+    assert found == [(1, b"["), (2, b"(")]
+
+
+def test_an_event_of_a_signal_handler_that_can_not_be_written_is_handed_on_once(
+    tmp_path: Path, disk: Disk
+) -> None:
+    unwritten.clear()
+    spool = make_spool(tmp_path)
+    fill(spool, 1)
+    inner = EncodedEvent(b"(", BODY)
+
+    def handle_signal_and_write() -> None:
+        spool.append(inner)
+
+    disk.interrupt(handle_signal_and_write)  # Nothing of the frame, and the write goes on.
+    disk.interrupt(lambda: None, after_bytes=10_000)
+    for _ in range(2):
+        disk.interrupt(refuse)  # The inner event, in this file and in a new one.
+    spool.append(EVENT)
+    assert unwritten == [inner]
+    fill(spool, 1)
+    assert read_all(reader_of(spool)) == [1, 2, 3]

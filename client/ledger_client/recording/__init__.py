@@ -27,9 +27,11 @@ encoding            the mask, the commitments, the canonical JSON, and the numbe
 How the bytes reach the ledger:
 
 session             all that a recorder has in one process, and what happens when the spool is full
+fallback            memory and standard error, for events that the spool does not take
 frames              the bytes of a segment file
 spool_dir           the directories of all recorders on one spool, and the locks on them
 spool               the writing side of one directory: numbered frames, segments, syncing
+unsynced            the frames that the spool has not synced yet
 spool_reader        the reading side of one directory: unsent frames, and freeing them
 dead_letters        the file of events that the ledger never takes
 meta_events         the recorder's own events: dropped, rejected, damaged

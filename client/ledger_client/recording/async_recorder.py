@@ -3,7 +3,8 @@
 import asyncio
 from typing import Final, Self, Unpack
 
-from ledger_client.recording.recorder import RecordArguments, Recorder, RecorderStatus
+from ledger_client.recording.options import RecorderStatus
+from ledger_client.recording.recorder import RecordArguments, Recorder
 
 
 class AsyncRecorder:

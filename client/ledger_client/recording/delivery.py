@@ -42,10 +42,11 @@ class Delivery:
         return [next(outcomes) if isinstance(item, ReadEvent) else item for item in items]
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
-        if self._client is not None:
+        """Close the connection, if there is one. The next batch opens another."""
+        client, self._client = self._client, None
+        if client is not None:
             with suppress(OSError):
-                self._client.close()
+                client.close()
 
 
 def masked_by_ledger(error: VerificationError) -> Problem | None:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from ledger_client.recording.jsonable import jsonable
 from ledger_client.recording.truncation import (
     bare_event,
     fit_event,
@@ -90,6 +91,10 @@ class EventEncoder:
         kept = {name: event[name] for name in keep if name in event}
         kept |= own_fields(self._defaults)
         return {**kept, "actor": {"id": "unknown"}, "context": {"altered": [MASKING_FAILED]}}
+
+    def letter(self, event: dict[str, Any]) -> dict[str, Any]:
+        """An event with a mistake, masked, as JSON that a dead letter may hold."""
+        return self.masked(jsonable(event), keep=("id", "time"))
 
     def _encode(self, event: dict[str, Any]) -> EncodedEvent:
         try:

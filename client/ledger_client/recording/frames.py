@@ -68,6 +68,13 @@ def format_header(instance: str, number: int) -> bytes:
     return f"{MAGIC} {instance} {number}\n".encode()
 
 
+def seqs_of_segment(data: bytes) -> list[int]:
+    """The numbers of the whole frames of a segment."""
+    header = data[: data.find(b"\n") + 1]
+    frames = FrameCodec(header).decode(data[len(header) :], start=0, count_max=len(data)).frames
+    return [frame.seq for frame in frames]
+
+
 class FrameCodec:
     """Frames of one segment. Not for two threads at once."""
 

@@ -11,7 +11,7 @@ reports many drops.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ledger_client.recording.spool import Spool
 from ledger_client.recording.spool_reader import Damage
@@ -30,6 +30,13 @@ PENDING_MAX: Final = 1_000
 """Events that can't be written yet; the oldest are lost beyond that, and only logged."""
 
 Fields = dict[str, Any]
+
+
+class Lost(NamedTuple):
+    """Numbers of an instance whose events are gone, ascending."""
+
+    instance: str
+    seqs: list[int]
 
 
 class MetaEvents:
@@ -53,10 +60,15 @@ class MetaEvents:
     def note_dropped(self, seq: int) -> None:
         """Report that the event of this number is gone."""
         with self._lock:
-            first = seq
-            if self._dropped and self._dropped[-1][1] == seq - 1:
-                first, _ = self._dropped.pop()
-            self._dropped.append((first, seq))
+            _add(self._dropped, seq)
+
+    def note_lost(self, lost: Lost) -> None:
+        """Report that events of another instance are gone."""
+        ranges: list[tuple[int, int]] = []
+        for seq in lost.seqs:
+            _add(ranges, seq)
+        for at in range(0, len(ranges), RANGES_MAX):
+            self._enqueue(_dropped_fields(lost.instance, ranges[at : at + RANGES_MAX]))
 
     def note_rejected(
         self, event: Fields, problem: Problem, *, seq_of: Fields | None, is_kept: bool
@@ -92,12 +104,7 @@ class MetaEvents:
                 self._pending.popleft()
             while self._dropped:
                 ranges = self._dropped[:RANGES_MAX]
-                dropped = {
-                    "instance": self._instance,
-                    "count": sum(last - first + 1 for first, last in ranges),
-                    "numbers": [list(each) for each in ranges],
-                }
-                self._write({"action": DROPPED, "context": {"dropped": dropped}})
+                self._write(_dropped_fields(self._instance, ranges))
                 # Window: a signal handler may have dropped more during the write, and so have made
                 # the last range longer. That one is not written yet, and stays.
                 written = set(ranges)
@@ -106,3 +113,19 @@ class MetaEvents:
     def _enqueue(self, fields: Fields) -> None:
         with self._lock:
             self._pending.append(fields)
+
+
+def _add(ranges: list[tuple[int, int]], seq: int) -> None:
+    first = seq
+    if ranges and ranges[-1][1] == seq - 1:
+        first, _ = ranges.pop()
+    ranges.append((first, seq))
+
+
+def _dropped_fields(instance: str, ranges: list[tuple[int, int]]) -> Fields:
+    dropped = {
+        "instance": instance,
+        "count": sum(last - first + 1 for first, last in ranges),
+        "numbers": [list(each) for each in ranges],
+    }
+    return {"action": DROPPED, "context": {"dropped": dropped}}

@@ -81,6 +81,21 @@ class RecorderOptions:
         return {name: value for name, value in defaults.items() if value is not None}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecorderStatus:
+    """Counts of a recorder's events in this process, and the last failure to send."""
+
+    instance: str | None = None
+    recorded: int = 0
+    sent: int = 0
+    rejected: int = 0
+    spooled_bytes: int = 0
+    in_memory: int = 0
+    """Events that the spool does not take: see `fallback`."""
+    failures: int = 0
+    last_failure: str | None = None
+
+
 class SpoolFullError(Exception):
     """The event was not recorded: the spool is full, and `on_full` is "raise"."""
 

@@ -1,9 +1,12 @@
 """`Recorder`, which applications use, and the one recorder of an application."""
 
 import logging
+import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict, Unpack
 
@@ -22,6 +25,7 @@ from ledger_client.recording.options import (
     OnInvalid,
     RecorderKeywords,
     RecorderOptions,
+    RecorderStatus,
     SpoolClosedError,
     SpoolFullError,
 )
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
     from ledger_client.base_client import AnyPolicy, PathLike
     from ledger_client.recording.encoding import EncodedEvent, Mask
     from ledger_client.recording.session import RecorderSession
+
+RETRY_S: Final = 0.05
+"""How often `record` tries a disk that refuses to write, with on_full="block"."""
 
 _log = logging.getLogger("ledger_client.recorder")
 
@@ -55,19 +62,6 @@ class RecordArguments(TypedDict, total=False):
     tenant: str | None
     time: Time | None
     event_id: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecorderStatus:
-    """Counts of a recorder's events in this process, and the last failure to send."""
-
-    instance: str | None = None
-    recorded: int = 0
-    sent: int = 0
-    rejected: int = 0
-    spooled_bytes: int = 0
-    failures: int = 0
-    last_failure: str | None = None
 
 
 class Recorder:
@@ -97,53 +91,78 @@ class Recorder:
         `mask` takes the secrets out of each event, by the default rules when it is None.
         `RecorderOptions` explains the options and has their defaults.
 
-        Raises: TypeError for an unknown option; ValueError, MalformedError, VerificationError,
-        OSError: here, so that a wrong setting stops the start of the application and nothing later.
+        A spool folder that can't be made or written is logged, and raises nothing.
+
+        Raises: TypeError for an unknown option; ValueError, MalformedError, VerificationError; and
+        OSError for a policy that can't be read: here, so that a wrong setting stops the start of
+        the application and nothing later.
         """
         # Imported with the first recorder, not with this module: TLS and HTTP take a while.
         from ledger_client.client import LedgerClient
         from ledger_client.fork_safe_masking import guarded
         from ledger_client.recording.encoding import EventEncoder
+        from ledger_client.recording.fallback import Fallback
         from ledger_client.recording.session import RecorderSession, has_orphans
         from ledger_client.retry import RetryPolicy
         from ledger_core.event.secrets import default_rules
 
         self._options: Final = RecorderOptions(**options)
         folder = Path(spool)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-        def connect() -> LedgerClient:
+        def client(state: Path | None) -> LedgerClient:
             return LedgerClient(
                 url,
                 token,
                 policy=policy,
-                state=folder / "state",
+                state=state,
                 timeout_s=self._options.timeout_s,
                 # The sender tries again itself: it must learn of each failure, and of the end.
                 retry=RetryPolicy(attempts_max=1),
                 tls=tls,
             )
 
+        def connect() -> LedgerClient:
+            try:
+                return client(folder / "state")
+            except OSError:
+                return client(None)
+
         connect().close()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            _log.error("spool_not_made spool=%s reason=%s: will retry", folder, error.strerror)
         self._folder: Final = folder
         self._defaults: Final = self._options.default_scope()
         self._encoder: Final = EventEncoder(guarded(mask or default_rules().mask), self._defaults)
         self._new_session: Final[Callable[[], RecorderSession]] = lambda: RecorderSession(
-            folder, self._options, connect=connect
+            folder,
+            self._options,
+            connect=connect,
+            on_unwritten=self._keep_unwritten,
+            on_removed=self._replace_session,
         )
+        self._new_fallback: Final[Callable[[], Fallback]] = lambda: Fallback(
+            spool_event=self._spool_event, report_lost=self._report_lost, connect=connect
+        )
+        self._fallback = self._new_fallback()
         self._lock = threading.RLock()
         self._session: RecorderSession | None = None  # Set under _lock, at the first event.
         self._forking: RecorderSession | None = None  # Its locks are held across a fork.
+        self._last_session: RecorderSession | None = None  # While the interpreter ends.
+        self._is_refusing = False  # Whether the last wait for the disk was in vain.
         self._is_closed = False
         register(self)
         if has_orphans(folder):
-            self._start_session()
+            with suppress(OSError):
+                self._start_session()
 
     def record(self, action: str, **arguments: Unpack[RecordArguments]) -> str | None:
-        """Record one event; its id, or None when it was dropped or is a dead letter.
+        """Record one event; its id, or None when it is not in the spool.
 
-        The default outcome is `success`. When this returns, the event outlives the process, and
-        with fsync="each" the machine.
+        The default outcome is `success`. When this returns an id, the event outlives the process,
+        and with fsync="each" the machine. None: it was dropped, is a dead letter, or the spool
+        takes nothing and the event is in the fallback, which is memory and then standard error.
 
         Raises: EventError (a ValueError) for a mistake in the event, unless on_invalid is
         "dead-letter"; SpoolFullError when on_full is "raise"; ValueError after `close`.
@@ -173,8 +192,11 @@ class Recorder:
 
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Wait until all that was recorded before is in the ledger; False when time is up."""
+        deadline_s = time.monotonic() + timeout_s
+        is_empty = not self._fallback.waiting or self._fallback.flush(timeout_s)
         session = self._session
-        return session is None or session.sender.flush(timeout_s)
+        left_s = max(0.0, deadline_s - time.monotonic())
+        return is_empty and (session is None or session.flush(left_s))
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Flush, and end the threads; False when events stay in the spool for another recorder."""
@@ -191,32 +213,20 @@ class Recorder:
     def status(self) -> RecorderStatus:
         """Counts of the events so far, and the last failure to send."""
         session = self._session
-        if session is None:
-            return RecorderStatus()
-        counts = session.sender.counts
-        return RecorderStatus(
-            instance=session.instance,
-            recorded=session.spool.appended,
-            sent=counts.sent,
-            rejected=counts.rejected,
-            spooled_bytes=session.spool.bytes_held,
-            failures=counts.failures,
-            last_failure=counts.last_failure,
-        )
+        status = RecorderStatus() if session is None else session.status()
+        return replace(status, in_memory=self._fallback.waiting)
 
     def before_fork(self) -> None:
         """Take every lock, so that the child finds consistent state. `fork_hooks` calls this."""
         self._lock.acquire()
         self._forking = self._session
         if self._forking is not None:
-            self._forking.sender.file_lock.acquire()
-            self._forking.spool.lock.acquire()
+            self._forking.acquire_locks()
 
     def after_fork_in_parent(self) -> None:
         """Release the locks."""
         if self._forking is not None:
-            self._forking.spool.lock.release()
-            self._forking.sender.file_lock.release()
+            self._forking.release_locks()
             self._forking = None
         self._lock.release()
 
@@ -224,6 +234,7 @@ class Recorder:
         """Close the copies of the parent's files; the next event starts a session of our own."""
         session, self._session, self._forking = self._session, None, None
         self._lock = threading.RLock()
+        self._fallback = self._new_fallback()
         if session is not None:
             session.close_files()
 
@@ -266,36 +277,88 @@ class Recorder:
         return event
 
     def _append(self, event: "EncodedEvent") -> bool:
+        if sys.is_finalizing():
+            return self._append_at_the_end(event)
+        deadline_s = time.monotonic() + self._options.block_s
         while True:
+            if self._is_closed:
+                raise ValueError("the recorder is closed")
             try:
-                session = self._session or self._start_session()
+                is_kept = self._spool_event(event)
+            except OSError as error:
+                cause = f"{self._folder}: {error.strerror or error}"
+                if self._options.on_full == "raise":
+                    raise SpoolFullError(f"there is no spool: {cause}") from error
+                is_blocking = self._options.on_full == "block" and not self._is_refusing
+                if is_blocking and time.monotonic() < deadline_s:
+                    time.sleep(RETRY_S)
+                    continue
+                self._is_refusing = True
+                self._fallback.keep(event, cause=cause)
+                return False
+            self._is_refusing = False
+            return is_kept
+
+    def _append_at_the_end(self, event: "EncodedEvent") -> bool:
+        """Spool an event while the interpreter ends, as of a `__del__`.
+
+        No other thread runs any more, but one may hold a lock for ever. So this has a session of
+        its own, which starts no thread.
+        """
+        try:
+            if self._last_session is None:
+                self._last_session = self._new_session()
+            return self._last_session.append(event)
+        except Exception:  # noqa: BLE001 - parts of the interpreter are gone
+            self._fallback.write(event)
+            return False
+
+    def _spool_event(self, event: "EncodedEvent") -> bool:
+        """Spool one event; False when it was dropped. Raises: OSError, SpoolFullError."""
+        while True:
+            session = self._session or self._start_session()
+            try:
                 return session.append(event)
             except SpoolClosedError:
                 # Window: the session ended after this thread had read it, as at the exit.
                 with self._lock:
                     if self._session is session:
                         self._session = None
-            except OSError as error:
-                # Not even a directory can be made. No number was given out yet, so no gap will show
-                # the loss, and the application's log is the only place to report it.
-                if self._options.on_full == "raise":
-                    raise SpoolFullError(f"there is no spool: {error.strerror}") from error
-                _log.error("event_lost reason=%s", error.strerror)
-                return False
+            except OSError:
+                if not session.is_removed:
+                    raise
+                self._replace_session(session)
+
+    def _replace_session(self, session: "RecorderSession") -> None:
+        """Start a session in place of one whose directory was removed. Raises: OSError."""
+        with self._lock:
+            if self._session is not session:
+                return
+            self._session = None
+            lost = session.abandon()
+            if self._is_closed:
+                return
+            following = self._start_session()
+        if lost is not None:
+            following.report_lost(lost)
+
+    def _report_lost(self, count: int) -> None:
+        with suppress(SpoolClosedError):
+            (self._session or self._start_session()).report_lost(count)
+
+    def _keep_unwritten(self, event: "EncodedEvent", error: Exception) -> None:
+        self._fallback.keep(event, cause=f"{self._folder}: {error}")
 
     def _dead_letter(self, event: dict[str, Any], error: EventError) -> None:
-        from ledger_client.recording.jsonable import jsonable
-
-        shown = self._encoder.masked(jsonable(event), keep=("id", "time"))
-        try:
-            (self._session or self._start_session()).dead_letter(shown, error)
-        except OSError as failure:
-            _log.error("event_lost reason=%s", failure.strerror)
+        letter = self._encoder.letter(event)
+        is_kept = False
+        with suppress(OSError):
+            is_kept = (self._session or self._start_session()).dead_letter(letter, error)
+        if not is_kept:
+            self._fallback.write_letter(letter, error)
 
     def _start_session(self) -> "RecorderSession":
         with self._lock:
-            if self._is_closed:
-                raise ValueError("the recorder is closed")
             return self._session or self._install(self._new_session())
 
     def _install(self, session: "RecorderSession") -> "RecorderSession":
@@ -308,9 +371,12 @@ class Recorder:
         return session
 
     def _end_session(self, timeout_s: float) -> bool:
+        deadline_s = time.monotonic() + timeout_s
+        is_empty = self._fallback.end(timeout_s)
         with self._lock:
             session, self._session = self._session, None
-        return session is None or session.end(timeout_s)
+        left_s = max(0.0, deadline_s - time.monotonic())
+        return (session is None or session.end(left_s)) and is_empty
 
 
 _recorders: list[Recorder] = []

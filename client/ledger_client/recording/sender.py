@@ -87,10 +87,16 @@ class Sender:
         *,
         options: RecorderOptions,
         connect: "Callable[[], LedgerClient]",
+        on_removed: Callable[[], None],
     ) -> None:
+        """`on_removed` is called when somebody has removed the directory. Raises: OSError."""
         self.counts: Final = Counts()
-        self.file_lock: Final = threading.Lock()
+        self.file_lock: Final = threading.RLock()
         """Held while files are opened or closed; a fork takes it, to find them consistent."""
+        self.acknowledged_seq = 0
+        """The number of the last event of the recorder's own spool that the ledger has taken."""
+        self._on_removed: Final = on_removed
+        self._is_abandoned = False
         self._spool: Final = spool
         self._meta_events: Final = meta_events
         self._dead_letters: Final = dead_letters
@@ -154,8 +160,18 @@ class Sender:
         self.wake()
         if self._thread.ident is None:
             self._close()
-        else:
+        elif self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
+
+    def abandon(self) -> dict[int, bytes]:
+        """Touch the directory no more, which was removed; the segment that is open, by its number.
+
+        The thread ends after its request under way. From any thread.
+        """
+        with self.file_lock:
+            self._is_abandoned = True
+            self._stop.set()
+            return self._own.open_segment()
 
     def close_files(self) -> None:
         """Close this process's copies of the files after a fork: they belong to the parent."""
@@ -185,13 +201,16 @@ class Sender:
         now_s = time.monotonic()
         if now_s >= self._scan_due_s:
             self._scan_due_s = now_s + SCAN_S
+            if self._spool.instance_dir.is_removed:
+                self._on_removed()
+                return
             self._scan_folder()
         if now_s >= self._meta_events_due_s and self._meta_events.is_pending:
             self._meta_events_due_s = now_s + META_EVENTS_S
             self._flush_meta_events()
         try:
             with self.file_lock:
-                found = self._next_batch()
+                found = None if self._is_abandoned else self._next_batch()
         except OSError as error:
             self._back_off(UnavailableError(f"the spool can't be read: {error.strerror or error}"))
             return
@@ -298,6 +317,8 @@ class Sender:
             self._flush_meta_events()
         with self.file_lock:
             reader.free(batch.end)
+        if reader is self._own:
+            self.acknowledged_seq = batch.frames[-1].seq
         if self.counts.failures:
             _log.warning("recorder_sends_again failures=%d", self.counts.failures)
             self.counts.failures = 0
@@ -361,6 +382,9 @@ class Sender:
             self._adopted.clear()
             is_empty = False
             with suppress(OSError, SpoolClosedError):
-                is_empty = self._own.read(1) is None and not self._meta_events.is_pending
+                is_empty = not self._is_abandoned and self._is_all_sent()
             self._own.close(remove=is_empty)
         self._delivery.close()
+
+    def _is_all_sent(self) -> bool:
+        return self._own.read(1) is None and not self._meta_events.is_pending

@@ -17,17 +17,25 @@ Crash windows, and what closes each:
 * A signal handler raises in the middle of a write: nobody knows how much was written. The file is
   sealed, and its reader decides.
 * The machine loses power: a sync covers the file's data and, for a new file, the directory's entry.
+* A sync fails: the kernel then forgets the data, and a second sync would succeed without it. So the
+  files are sealed for good, and what they hold unsynced is written again to a new file, under the
+  same numbers. The ledger knows an event that it gets twice by its id.
+* Somebody removes the file: what is written to it goes with the process. After each write the file
+  must still have a name; if it has none, the frame is cut off again and the write has failed.
 """
 
+import errno
 import logging
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ledger_client.recording.frames import HEADER, FrameCodec, format_header, is_enveloped
 from ledger_client.recording.options import Fsync, SpoolClosedError
 from ledger_client.recording.spool_dir import InstanceDir
+from ledger_client.recording.unsynced import Unsynced, UnsyncedFrames
 
 if TYPE_CHECKING:
     from ledger_client.recording.encoding import EncodedEvent
@@ -35,7 +43,7 @@ if TYPE_CHECKING:
 FRAME_OVERHEAD_BYTES: Final = HEADER.size + 32
 """What a frame has beside its event, at most: header, number and the type bytes of msgpack."""
 
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND
 _log = logging.getLogger("ledger_client.recorder")
 
 
@@ -63,9 +71,19 @@ class Spool:
     """Appends to the directory of one recorder. Safe from many threads; not across a fork."""
 
     def __init__(
-        self, instance_dir: InstanceDir, *, bytes_max: int, segment_bytes_max: int, fsync: Fsync
+        self,
+        instance_dir: InstanceDir,
+        *,
+        bytes_max: int,
+        segment_bytes_max: int,
+        fsync: Fsync,
+        on_unwritten: "Callable[[EncodedEvent, Exception], None]",
     ) -> None:
-        """`bytes_max` is for the whole folder, of which other recorders hold `others_bytes`."""
+        """`bytes_max` is for the whole folder, of which other recorders hold `others_bytes`.
+
+        `on_unwritten` gets an event that a signal handler appended in the middle of another append,
+        if it could not be written afterwards.
+        """
         self.instance_dir: Final = instance_dir
         self.lock: Final = threading.RLock()
         self.room: Final = threading.Condition(self.lock)
@@ -77,11 +95,15 @@ class Spool:
         self._bytes_max: Final = bytes_max
         self._segment_bytes_max: Final = segment_bytes_max
         self._fsync: Final = fsync
+        self._on_unwritten: Final = on_unwritten
         self._next_seq = 1
         self._is_appending = False
         self._interrupting: list[EncodedEvent] = []
         self._segment: _Segment | None = None
         self._sealed: list[_Segment] = []  # Not synced yet.
+        self._removed: list[_Segment] = []  # Somebody removed their files.
+        self._unsynced: Final = UnsyncedFrames()
+        self._is_suspect = False  # Whether a sync has failed since the files were sealed for it.
         self._last_number = 0
         self._sync_lock: Final = threading.RLock()
         self._synced = 0  # Guarded by _sync_lock: how many of `appended` are durable.
@@ -95,6 +117,11 @@ class Spool:
             if self._segment is None:
                 return Position(self._last_number + 1, 0)
             return Position(self._segment.number, self._segment.end)
+
+    @property
+    def last_seq(self) -> int:
+        """The last number that was given out."""
+        return self._next_seq - 1
 
     def has_room(self, event_bytes: int) -> bool:
         """Whether an event of this length fits below the limit."""
@@ -110,25 +137,21 @@ class Spool:
             self._next_seq = seq + 1
             return seq
 
-    def append(self, event: "EncodedEvent") -> None:
-        """Number one event and write it, however full the spool is.
+    def append(self, event: "EncodedEvent") -> int:
+        """Number one event and write it, however full the spool is; its place for `give_up`.
 
         If a signal handler interrupts an append and appends an event itself, that event is written
-        after the interrupted one.
+        after the interrupted one, even if the interrupted one could not be written.
 
         Raises: OSError, with nothing appended; SpoolClosedError.
         """
         with self.lock:
             if self._is_appending:
                 self._interrupting.append(event)
-                return
-            self._is_appending = True
-            try:
+                return 0
+            with self._appending():
                 self._append(event)
-                while self._interrupting:
-                    self._append(self._interrupting.pop(0))
-            finally:
-                self._is_appending = False
+            return self.appended
 
     def rotate(self, freed: Position | None) -> None:
         """Seal the open file if it holds private values and all of it is freed.
@@ -143,30 +166,28 @@ class Spool:
                 self._seal()
 
     def sync(self) -> None:
-        """Make durable what was appended before. Raises: OSError."""
+        """Make durable what was appended before. Raises: OSError, and then none of it may be."""
         appended = self.appended
         with self._sync_lock:
             if self._synced >= appended:
                 return
-            with self.lock:
-                upto = self.appended
-                sealed = list(self._sealed)
-                current = self._segment
-                last_number = self._last_number
-            for segment in (*sealed, current):
-                if segment is not None:
-                    os.fdatasync(segment.fd)
-            # Window: a power failure may lose the name of a new file, and its frames with it.
-            if self._synced_number != last_number:
-                self.instance_dir.sync()
-                self._synced_number = last_number
-            with self.lock:
-                for segment in sealed:
-                    # A signal handler's sync may have closed it already.
-                    if segment in self._sealed:
-                        self._sealed.remove(segment)
-                        os.close(segment.fd)
-            self._synced = max(self._synced, upto)
+            if not self._is_suspect:
+                try:
+                    self._sync_files()
+                except OSError as error:
+                    self._is_suspect = True
+                    _log.error(
+                        "sync_failed reason=%s: the events are written again", error.strerror
+                    )
+                else:
+                    return
+            self._write_again()
+            self._sync_files()
+
+    def give_up(self, place: int | None = None) -> None:
+        """Write the event at this place, or all of them, not again when a later sync fails."""
+        with self.lock:
+            self._unsynced.forget(place)
 
     def note_freed(self, byte_count: int) -> None:
         """Take note that a file of so many bytes was removed."""
@@ -189,7 +210,85 @@ class Spool:
     def close_files(self) -> None:
         """Close the files and sync nothing. Without a lock: for a forked child, and for `close`."""
         self._seal()
+        self._sealed += self._removed
+        self._removed.clear()
         self._close_sealed()
+
+    def abandon(self) -> dict[int, bytes]:
+        """Close the files and append no more; what the open segments hold, by their numbers.
+
+        For a directory that was removed: the system keeps a file while it is open.
+        """
+        with self.room:
+            self._is_closed = True
+            self.room.notify_all()
+            current = [] if self._segment is None else [self._segment]
+            segments = [*self._removed, *self._sealed, *current]
+            found = {each.number: read_whole(each.fd) for each in segments}
+        with self._sync_lock, self.lock:
+            self.close_files()
+        return found
+
+    @contextmanager
+    def _appending(self) -> Iterator[None]:
+        """Afterwards, write what signal handlers appended inside the block."""
+        self._is_appending = True
+        try:
+            yield
+        finally:
+            try:
+                self._append_interrupting()
+            finally:
+                self._is_appending = False
+            if self._interrupting:
+                # Window: a handler came after the last look at the list.
+                with self._appending():
+                    pass
+
+    def _append_interrupting(self) -> None:
+        while self._interrupting:
+            event = self._interrupting.pop(0)
+            try:
+                self._append(event)
+            except (OSError, SpoolClosedError) as error:
+                # The handler was told that its event is recorded.
+                self._on_unwritten(event, error)
+
+    def _sync_files(self) -> None:
+        with self.lock:
+            upto = self.appended
+            sealed = list(self._sealed)
+            current = self._segment
+            last_number = self._last_number
+        for segment in (*sealed, current):
+            if segment is not None:
+                os.fdatasync(segment.fd)
+        # Window: a power failure may lose the name of a new file, and its frames with it.
+        if self._synced_number != last_number:
+            self.instance_dir.sync()
+            self._synced_number = last_number
+        with self.lock:
+            for segment in sealed:
+                # A signal handler's sync may have closed it already.
+                if segment in self._sealed:
+                    self._sealed.remove(segment)
+                    os.close(segment.fd)
+            self._unsynced.forget_until(upto)
+        self._synced = max(self._synced, upto)
+        self._is_suspect = False
+
+    def _write_again(self) -> None:
+        """Write to a new file what the old ones hold unsynced. Raises: OSError."""
+        with self.lock:
+            if self._is_appending:
+                # A signal handler syncs in the middle of a write to the file. What it interrupted
+                # syncs next.
+                raise OSError(errno.EAGAIN, "the last sync failed")
+            with self._appending():
+                self._seal()
+                self._close_sealed()
+                for _, seq, sent_json in self._unsynced:
+                    self._write(seq, sent_json)
 
     def _append(self, event: "EncodedEvent") -> None:
         if self._is_closed:
@@ -217,6 +316,8 @@ class Spool:
             self._seal()
             raise
         self.appended += 1
+        if self._fsync != "none":
+            self._unsynced.add(Unsynced(self.appended, seq, sent_json))
 
     def _begin_segment(self) -> _Segment:
         self._seal()
@@ -243,6 +344,8 @@ class Spool:
         frame = segment.codec.encode(seq, sent_json)
         try:
             _write_whole(segment.fd, frame)
+            if not os.fstat(segment.fd).st_nlink:
+                raise FileNotFoundError(errno.ENOENT, "the spool was removed")
         except OSError:
             self._cut_half_frame(segment)
             raise
@@ -262,7 +365,11 @@ class Spool:
         with suppress(OSError):
             os.ftruncate(segment.fd, segment.end)
             is_whole = True
-        if has_frames or not is_whole:
+        if not os.fstat(segment.fd).st_nlink:
+            # Whoever gives up this spool saves the frames that the file has.
+            self._removed.append(segment)
+            self._segment = None
+        elif has_frames or not is_whole:
             self._seal()
 
     def _seal(self) -> None:
@@ -277,25 +384,9 @@ class Spool:
             os.close(self._sealed.pop().fd)
 
 
-class PeriodicSync(threading.Thread):
-    """Syncs the spool once an interval, even while the sender waits, until `stopping` is set."""
-
-    def __init__(self, spool: Spool, interval_s: float) -> None:
-        super().__init__(name="ledger-sync", daemon=True)
-        self.stopping: Final = threading.Event()
-        self._spool: Final = spool
-        self._interval_s: Final = interval_s
-
-    def run(self) -> None:
-        is_failing = False
-        while not self.stopping.wait(self._interval_s):
-            try:
-                self._spool.sync()
-                is_failing = False
-            except OSError as error:
-                if not is_failing:
-                    _log.error("sync_failed reason=%s", error.strerror)
-                is_failing = True
+def read_whole(fd: int) -> bytes:
+    """The bytes of an open file. Raises: OSError."""
+    return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
 def _write_whole(fd: int, data: bytes) -> None:

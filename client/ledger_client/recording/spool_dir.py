@@ -15,12 +15,12 @@ copy, so that a child does not keep its dead parent's directory from being adopt
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ledger_client.runtime.files import sync_directory, try_lock
+from ledger_client.runtime.files import create_file, sync_directory, try_lock
 from ledger_core.event.ids import is_uuid
 
 SEGMENT_SUFFIX: Final = ".segment"
@@ -44,6 +44,16 @@ class InstanceDir(NamedTuple):
         """The file of one segment."""
         return self.path / f"{number}{SEGMENT_SUFFIX}"
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether the directory is no longer where it was made."""
+        try:
+            return not os.path.samestat(self.path.stat(), os.fstat(self.lock_fd))
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+
     def sync(self) -> None:
         """Make the names in the directory durable. Raises: OSError."""
         os.fsync(self.lock_fd)
@@ -62,21 +72,39 @@ class InstanceDir(NamedTuple):
 
 
 def create_instance_dir(spool: Path, instance: str) -> InstanceDir:
-    """Create and lock the directory of a new recorder. Raises: OSError."""
+    """Create and lock the directory of a new recorder. Raises: OSError, and leaves none."""
     spool.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Under this name nobody adopts it in the moment between its creation and its lock.
     new = spool / f"{NEW_PREFIX}{instance}"
     new.mkdir(mode=0o700)
-    lock_fd = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
+    lock_fd = -1
     try:
+        lock_fd = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
         try_lock(lock_fd)  # Nobody else locks a directory of this name.
         new.rename(spool / instance)
         # A power failure after the first event was synced must not take the directory with it.
         sync_directory(spool)
     except BaseException:
-        os.close(lock_fd)
+        for path in (new, spool / instance):
+            with suppress(OSError):
+                path.rmdir()
+        if lock_fd >= 0:
+            os.close(lock_fd)
         raise
     return InstanceDir(spool / instance, instance, lock_fd)
+
+
+def save_segments(spool: Path, instance: str, segments: Mapping[int, bytes]) -> None:
+    """Write the segments of a directory that was removed, for any recorder to adopt.
+
+    Raises: OSError.
+    """
+    instance_dir = create_instance_dir(spool, instance)
+    try:
+        for number, data in segments.items():
+            create_file(instance_dir.segment_path(number), data)
+    finally:
+        instance_dir.release_lock()
 
 
 def adopt_orphans(spool: Path) -> Iterator[InstanceDir]:

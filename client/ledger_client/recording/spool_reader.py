@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from ledger_client.recording.frames import HEADER, Decoded, Frame, FrameCodec, format_header
-from ledger_client.recording.spool import Position
+from ledger_client.recording.spool import Position, read_whole
 from ledger_client.recording.spool_dir import InstanceDir
 
 READ_BYTES: Final = 2 << 20
@@ -111,6 +111,10 @@ class SpoolReader:
         self.freed_position = end
         position = _POSITION.pack(*end)
         os.pwrite(self._cursor_fd, position + _CHECKSUM.pack(crc32(position, _CURSOR_SEED)), 0)
+
+    def open_segment(self) -> dict[int, bytes]:
+        """The bytes of the segment that is open for reading, by its number. Raises: OSError."""
+        return {} if self._open is None else {self._open.number: read_whole(self._open.fd)}
 
     def close(self, *, remove: bool) -> None:
         """Close the files; remove the directory, or release its lock so that others adopt it."""
