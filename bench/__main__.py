@@ -10,7 +10,7 @@ import platform
 import shutil
 from pathlib import Path
 
-from bench import append, million, publishing, record, secrets, witness
+from bench import append, million, publishing, record, secrets, verifying, witness
 from bench.rows import format_table
 
 FOLDER = Path(__file__).parent / "data" / "run"  # bench.query has its data beside it.
@@ -31,6 +31,7 @@ def main() -> None:
         *publishing.run(FOLDER, seconds=seconds),
         *witness.run(FOLDER, seconds=seconds),
         *million.run(FOLDER, entries=100_000 if quick else 1_000_000, seconds=seconds),
+        *verifying.run(FOLDER, entries=100_000 if quick else 1_000_000),
     ]
     print(format_table(rows))
     machine = {

@@ -27,7 +27,7 @@ def run(folder: Path, *, entries: int, seconds: float) -> list[Row]:
     """Measure on a log that the log writer filled beforehand, without the service."""
     directory = folder / "million"
     token = make_ledger(directory, origin=ORIGIN)
-    event_bytes = _fill(directory, entries)
+    event_bytes = fill_log(directory, entries)
     disk = _disk_bytes(DirectoryPaths(directory).log)
     start = time.perf_counter()
     with Service(directory, listen="127.0.0.1:0", flags=QUIET) as service:
@@ -78,7 +78,7 @@ def run(folder: Path, *, entries: int, seconds: float) -> list[Row]:
     ]
 
 
-def _fill(directory: Path, entries: int) -> float:
+def fill_log(directory: Path, entries: int) -> float:
     """Append through the log writer; return the mean size of an event."""
     reader = Reader(lambda: "", lambda: 0)
     events = event_stream(1)

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from ledger.store.writer import LogWriter, NewEntry
-from ledger_core.event.canonical import format_leaf, format_time
+from ledger_core.event.canonical import canonical_ip, format_leaf, format_time
 from ledger_core.tlog.hashing import leaf_hash
 
 START_UNIX_US: Final = 1_767_225_600_000_000  # 2026-01-01
@@ -129,7 +129,7 @@ def _actor(number: int) -> dict[str, Any]:
         "name": ""
         if service or digest[4] < 160
         else f"{_FIRST[digest[5] % 12]} {_LAST[digest[6] % 12]}",
-        "ip": f"2001:db8:{digest[1]:x}{digest[2]:02x}::{digest[3]:x}"
+        "ip": canonical_ip(f"2001:db8:{digest[1]:x}{digest[2]:02x}::{digest[3]:x}")
         if digest[7] < 25
         else ".".join(map(str, octets)),
         "tenant": f"t_{min(int(TENANTS * (digest[8] / 256) ** 3), TENANTS - 1):03d}",

@@ -5,12 +5,12 @@ from pathlib import Path
 import click
 
 from ledger.cli.options import directory_argument, progress_bar
-from ledger.query.segment_builder import check_index
+from ledger.query.segment_builder import OtherAnalysisError, check_index
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store.fsck import Checked, check_store
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
-from ledger_client.cli.console import json_option, print_json
+from ledger_client.cli.console import json_option, note, print_json
 from ledger_core.tlog.policy import parse_policy
 
 
@@ -36,13 +36,16 @@ def command(directory: Path, as_json: bool) -> None:
 
 
 def _check_index(store: LogStore, path: Path, *, is_quiet: bool) -> int | None:
-    """The number of segments of the index that passed; None where there is no index."""
+    """The number of segments of the index that passed; None where none was checked."""
     if not path.exists():
         return None
     index = IndexStore.open(path)
     try:
         with progress_bar("segments", is_quiet=is_quiet) as progress:
             return check_index(store, index, progress=progress)
+    except OtherAnalysisError as error:
+        note(str(error))
+        return None
     finally:
         index.close()
 

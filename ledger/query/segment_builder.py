@@ -115,26 +115,35 @@ def reindex(
         writer.close()
 
 
+class OtherAnalysisError(ValueError):
+    """Another version of the service or of Python built the index, so it can't be compared."""
+
+    def __init__(self, analysis: str) -> None:
+        super().__init__(
+            f"the rules {analysis!r} built the index, and these are the rules {ANALYSIS!r}: it was"
+            " not checked. Run fsck with the Python and the version that built it, or build it anew"
+            " with ledger reindex"
+        )
+
+
 def check_index(
     log: LogStore, index: IndexStore, *, progress: Progress = lambda _done, _total: None
 ) -> int:
     """Check the index against itself and against the log; return the number of segments.
 
-    Raises: VerificationError or MalformedError that names the first wrong segment.
-    Cost: that of building it anew in one process.
+    Raises: VerificationError or MalformedError that names the first wrong segment;
+    OtherAnalysisError when nothing can be said. Cost: that of building it anew in one process.
     """
     leaf_cache = LeafCache(log, bytes_max=0)
     segment = 0
     while True:
         # One read transaction a segment: LMDB cannot reuse pages while a long one lasts.
         with index.snapshot() as snapshot:
+            if snapshot.analysis != ANALYSIS:
+                raise OtherAnalysisError(snapshot.analysis)
             total = len(snapshot.records)
             if segment >= total:
                 return segment
-            if snapshot.analysis != ANALYSIS:
-                raise VerificationError(
-                    f"the index was built by the rules {snapshot.analysis!r}, want {ANALYSIS!r}"
-                )
             if (segment + 1) * snapshot.segment_entries > log.head().tree_size:
                 raise VerificationError(f"segment {segment} has entries that the log does not have")
             check_segment(

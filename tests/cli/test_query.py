@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from ledger.demo.child_service import Service, make_ledger
+from ledger.store.index.index_store import create_index
 from ledger_client import LedgerClient, RejectedError
 from ledger_client.cli.query import QueryMistakeError
 from ledger_core.api import Problem
@@ -275,3 +276,10 @@ def test_an_index_is_checked_and_made_anew(
     assert again["index_segments"] == 0
     shutil.rmtree(copy / "index")
     assert json.loads(command("fsck", copy, "--json").stdout)["index_segments"] is None
+    # As another Python, which folds words by other Unicode tables, would have built it.
+    create_index(copy / "index", analysis="3 unicode 3.2.0", segment_entries=65_536)
+    other = command("fsck", copy, "--json")
+    assert other.returncode == 0, other.stderr
+    assert json.loads(other.stdout)["index_segments"] is None
+    assert "the rules '3 unicode 3.2.0' built the index" in other.stderr
+    assert "it was not checked" in other.stderr

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ledger_client.audit.monitor import Report, StaleError
 from ledger_client.audit.monitor_dir import MonitorDir
 from ledger_client.audit.monitor_loop import (
     BACKOFF_MAX_S,
+    Advance,
     MonitorEnvironment,
     MonitorLoop,
     Notice,
@@ -64,7 +65,7 @@ class Place:
     policy: bytes = b""
     token: str | None = None
 
-    def follow(self, url: str, **settings: Any) -> Generator[Report | Notice, None, None]:
+    def follow(self, url: str, **settings: Any) -> Generator[Report | Notice | Advance, None, None]:
         """Follow until the test has seen enough."""
         policy = parse_policy(self.policy)
         with (
@@ -82,7 +83,7 @@ class Place:
         ):
             yield from follower.follow()
 
-    def run_round(self, url: str, **settings: Any) -> list[Report | Notice]:
+    def run_round(self, url: str, **settings: Any) -> list[Report | Notice | Advance]:
         return list(self.follow(url, is_once=True, **settings))
 
     def grow(self) -> None:
@@ -118,8 +119,8 @@ def liar(grown: Running) -> Iterator[Liar]:
 
 
 def until_stale(
-    told: Iterator[Report | Notice], then: Callable[[], None] = lambda: None
-) -> tuple[list[Report | Notice], StaleError]:
+    told: Iterator[Report | Notice | Advance], then: Callable[[], None] = lambda: None
+) -> tuple[list[Report | Notice | Advance], StaleError]:
     """All that is told before staleness ends it; `then` is done after each."""
     before = []
     try:
@@ -430,3 +431,29 @@ class TestWitnesses:
 def test_settings_that_allow_nothing_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         Settings(**settings)  # type: ignore[arg-type]  # one of them is a bool
+
+
+def test_a_long_check_says_how_far_it_has_come(place: Place) -> None:
+    ticks = count(step=2)
+    clocks = Environment(monotonic_s=lambda: next(ticks), unix_s=lambda: SINCE, draw=lambda: 0.5)
+    policy = parse_policy(place.policy)
+    with MonitorDir(place.folder, policy=policy) as folder:
+        loop = MonitorLoop(
+            place.running.url,
+            place.token,
+            policy=policy,
+            folder=folder,
+            settings=Settings(is_once=True, stale_after_s=0),
+            environment=MonitorEnvironment(clocks=clocks, sleep=place.clock.sleep),
+        )
+        with closing(loop):
+            *advances, report = loop.follow()
+    assert isinstance(report, Report)
+    size = report.head.checkpoint.tree_size
+    assert len(advances) >= 2
+    for advance in advances:
+        assert isinstance(advance, Advance)
+        assert (advance.entries_checked % 256, advance.tree_size) == (0, size)
+    checked = [one.entries_checked for one in advances if isinstance(one, Advance)]
+    assert checked == sorted(set(checked))
+    assert checked[-1] < size

@@ -247,6 +247,18 @@ def test_a_clock_is_seen_to_run_backwards_across_a_restart_too() -> None:
         auditor.restarted().run_round()
 
 
+def test_two_tenants_may_use_one_id() -> None:
+    theirs = entry(300, id_=event_id(7)).replace(b'"time":"', b'"tenant":"acme","time":"', 1)
+    log = SmallLog([*LOG.leaves[:300], theirs, *LOG.leaves[301:400]])
+    auditor = audit(Host(log))
+    auditor.run_round()
+    assert auditor.checked == 400
+    again = theirs.replace(b"u_1", b"u_2")
+    log = SmallLog([*LOG.leaves[:300], theirs, again])
+    with pytest.raises(VerificationError, match="the entries 300 and 301 have the same id"):
+        audit(Host(log)).run_round()
+
+
 def test_only_so_many_ids_are_remembered() -> None:
     log = SmallLog([*entries(600), entry(600, id_=event_id(560)), entry(601, id_=event_id(7))])
     host = Host(log, 600)

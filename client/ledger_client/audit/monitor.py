@@ -145,6 +145,11 @@ class Monitor:
         return self._replay.entries_checked < self._entries_wanted
 
     @property
+    def advance(self) -> tuple[int, int]:
+        """The number of entries checked, and that of the entries under the published head."""
+        return self._replay.entries_checked, self._published_size
+
+    @property
     def sites(self) -> tuple[WitnessSite, ...]:
         """The addresses of witnesses in the policy. Keys at one address belong to one witness."""
         by_url: dict[str, list[PolicyWitness]] = {}

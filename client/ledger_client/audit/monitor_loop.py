@@ -38,6 +38,9 @@ ROUND_MAX_S = 60.0
 BUNDLES_PER_SAVE = 16
 """After a kill at most 4,096 entries are fetched again."""
 
+ADVANCE_EVERY_S = 5.0
+"""While entries are checked, an `Advance` comes this often."""
+
 BACKOFF_MAX_S = 60.0
 RETRY: Final = RetryPolicy(attempts_max=3, total_s=10.0)
 """For failures of a few seconds, which give no notice. Longer ones wait for the next round."""
@@ -65,6 +68,14 @@ class Notice:
 
     source: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """How far the check of the entries under a head has come."""
+
+    entries_checked: int
+    tree_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +128,12 @@ class MonitorLoop:
             raise ValueError("the policy names no witness with an address to ask")
         # When the log last answered every request; at first, when this loop began.
         self._answered_at_unix_s = self._now()
+        self._advanced_at_s = self._environment.clocks.monotonic_s()
         self._last_answer: Response | None = None
         self._last_report: Report | None = None
 
-    def follow(self) -> Iterator[Report | Notice]:
-        """Yields each report that differs from the one before, and notices, until an error.
+    def follow(self) -> Iterator[Report | Notice | Advance]:
+        """Yields reports that differ from the one before, notices, and advances, until an error.
 
         Ends after one round with `is_once`. Raises: VerificationError, its kind StaleError and
         MalformedError, with the evidence saved; RejectedError for a refused token; OSError; with
@@ -145,7 +157,7 @@ class MonitorLoop:
         for peer in (self._log, *(peer for _, peer in self._sites)):
             peer.transport.close()
 
-    def _round(self) -> Iterator[Report | Notice]:
+    def _round(self) -> Iterator[Report | Notice | Advance]:
         try:
             yield from self._ask_log()
             for site, peer in self._sites:
@@ -165,19 +177,20 @@ class MonitorLoop:
             yield report
         self._monitor.check_fresh(self._now(), unanswered_since_unix_s=self._unanswered_since)
 
-    def _ask_log(self) -> Iterator[Notice]:
+    def _ask_log(self) -> Iterator[Notice | Advance]:
         notice = self._run(self._log, self._monitor.fetch_head(self._now()))
         if notice is not None:
             yield Notice(self._log.name, notice)
         bundles = 0
         started_s = self._environment.clocks.monotonic_s()
         while self._monitor.has_work:
-            is_long = (
-                bundles >= BUNDLES_PER_ROUND_MAX
-                or self._environment.clocks.monotonic_s() - started_s > ROUND_MAX_S
-            )
+            now_s = self._environment.clocks.monotonic_s()
+            is_long = bundles >= BUNDLES_PER_ROUND_MAX or now_s - started_s > ROUND_MAX_S
             if is_long and not self._settings.is_once:
                 return
+            if now_s - self._advanced_at_s >= ADVANCE_EVERY_S:
+                self._advanced_at_s = now_s
+                yield Advance(*self._monitor.advance)
             self._run(self._log, self._monitor.check_entries())
             bundles += 1
             if bundles % BUNDLES_PER_SAVE == 0:

@@ -11,12 +11,14 @@ Each entry of the tree is then checked for what an honest log never commits to:
 
 * It is a leaf: an event within its limits, in canonical form (`parse_leaf`).
 * It was not received before the entry in front of it.
-* Its id differs from those of the last `ids_max` entries that this object has seen.
+* Its id differs from those of the same tenant among the last `ids_max` entries that this object
+  has seen.
 
 An id that was used longer ago, or before a restart, is not noticed: that takes an index of all ids.
 None of this shows that an event is true, or that every event reached the log.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
@@ -27,6 +29,7 @@ from ledger_client.messages import Plan
 from ledger_client.plans.read import fetch_bundle, fetch_tile
 from ledger_client.responses import adding_evidence
 from ledger_core.event.canonical import parse_leaf
+from ledger_core.event.model import Event
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import Hash, leaf_hash
 from ledger_core.tlog.policy import VerifiedHead
@@ -75,7 +78,9 @@ class TreeReplay:
         self._received_time = state.received_time
         self._entries_checked = state.entries_checked
         self._is_start_checked = False  # Whether the loaded frontier was compared with a head.
-        self._ids: dict[str, int] = {}  # The newest last.
+        # By tenant and id, the newest last. Removing the first key of a dict takes time that grows
+        # with the number removed before.
+        self._ids: OrderedDict[tuple[object, object], int] = OrderedDict()
         self._ids_max: Final = ids_max
         self._tree: _Tree | None = None
 
@@ -111,8 +116,7 @@ class TreeReplay:
             leaves = _decode(ref, bundle)
             hashes = [leaf_hash(leaf) for leaf in leaves]
             frontier = self._frontier.copy()
-            for hash_ in hashes:
-                frontier.append(hash_)
+            frontier.extend(hashes)
             if not tree.has(frontier):
                 raise VerificationError((yield from _explain(tree, first, hashes)))
             received_time = self._check_leaves(first, leaves)
@@ -152,15 +156,18 @@ class TreeReplay:
                     f" before it at {received_time}: the log's clock ran backwards"
                 )
             received_time = parsed.received.time
-            self._check_id(leaf_index, str(parsed.event.id))
+            self._check_id(leaf_index, parsed.event)
         return received_time
 
-    def _check_id(self, leaf_index: int, id_: str) -> None:
-        known = self._ids.setdefault(id_, leaf_index)
+    def _check_id(self, leaf_index: int, event: Event) -> None:
+        # Ids are a tenant's own.
+        known = self._ids.setdefault((event.tenant, event.id), leaf_index)
         if known != leaf_index:
-            raise VerificationError(f"the entries {known} and {leaf_index} have the same id, {id_}")
+            raise VerificationError(
+                f"the entries {known} and {leaf_index} have the same id, {event.id}"
+            )
         if len(self._ids) > self._ids_max:
-            del self._ids[next(iter(self._ids))]
+            self._ids.popitem(last=False)
 
 
 class _Tree:

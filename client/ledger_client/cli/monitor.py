@@ -9,6 +9,7 @@ from ledger_client.audit.monitor_dir import MonitorDir
 from ledger_client.audit.monitor_loop import (
     INTERVAL_S,
     STALE_AFTER_S,
+    Advance,
     MonitorLoop,
     Notice,
     Settings,
@@ -74,9 +75,9 @@ def command(
 ) -> None:
     """Check the log at URL: its heads, their witnesses, and with a `read` token every entry.
 
-    Prints a line for each verified head. Exits with 1 when the log forked, shrank or serves what it
-    did not sign, and with 5 when no new head came in time. The evidence is then in the folder
-    `evidence` of --state.
+    Prints a line for each verified head, and on standard error how far a long check has come.
+    Exits with 1 when the log forked, shrank or serves what it did not sign, and with 5 when no new
+    head came in time. The evidence is then in the folder `evidence` of --state.
     """
     settings = Settings(
         interval_s=interval_s,
@@ -101,8 +102,11 @@ def command(
             loop.close()
 
 
-def _print(result: Report | Notice, *, as_json: bool) -> None:
-    if isinstance(result, Notice):
+def _print(result: Report | Notice | Advance, *, as_json: bool) -> None:
+    if isinstance(result, Advance):
+        checked, size = result.entries_checked, result.tree_size
+        note(f"{checked:,} of {size:,} entries checked")
+    elif isinstance(result, Notice):
         note(f"{result.source}: {result.text}")
     elif as_json:
         click.echo(json_text(_fields(result)))

@@ -28,13 +28,12 @@ Source: c2sp.org/tlog-tiles.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
 from typing import NamedTuple
 
 from ledger_core.tlog.errors import MalformedError, VerificationError
-from ledger_core.tlog.hashing import HASH_BYTES, NODE_PREFIX, SIZE_MAX, Hash
+from ledger_core.tlog.hashing import HASH_BYTES, SIZE_MAX, Hash
 from ledger_core.tlog.text import excerpt
-from ledger_core.tlog.tree import Node, decompose, fold_right
+from ledger_core.tlog.tree import Node, decompose, fold_right, subtree_rows
 
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
@@ -123,7 +122,7 @@ def tile_rows(leaves: bytes) -> bytes:
     """
     if len(leaves) != TILE_WIDTH * HASH_BYTES:
         raise ValueError(f"a full tile has {TILE_WIDTH * HASH_BYTES} bytes, got {len(leaves)}")
-    return b"".join(_rows(leaves))
+    return b"".join(subtree_rows(leaves))
 
 
 def locate(node: Node) -> tuple[TileCoord, int, int]:
@@ -156,7 +155,7 @@ def node_hash_in_tile(tile: bytes, row: int, offset: int) -> Hash:
     leaves = tile[offset * HASH_BYTES << row : (offset + 1) * HASH_BYTES << row]
     if len(leaves) != HASH_BYTES << row:
         raise ValueError(f"a tile of {len(tile)} bytes has no hash {offset} in row {row}")
-    return _rows(leaves)[-1]
+    return subtree_rows(leaves)[-1]
 
 
 def encode_bundle(leaves: Sequence[bytes]) -> bytes:
@@ -273,22 +272,6 @@ def authenticate_tiles(
             raise VerificationError(f"{ref.path} is not a tile of the tree of size {tree_size}")
         known[coord] = rows
     return hashes
-
-
-def _rows(leaves: bytes) -> list[bytes]:
-    """The rows of a complete subtree, from its leaves to its root."""
-    rows = [leaves]
-    row = leaves
-    while len(row) > HASH_BYTES:
-        # A node hash is over two neighbours as they lie: they need not be cut apart.
-        row = b"".join(
-            [
-                sha256(NODE_PREFIX + row[start : start + 2 * HASH_BYTES]).digest()
-                for start in range(0, len(row), 2 * HASH_BYTES)
-            ]
-        )
-        rows.append(row)
-    return rows
 
 
 def _ref(node: Node, tree_size: int) -> TileRef:

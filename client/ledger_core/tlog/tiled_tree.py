@@ -19,7 +19,7 @@ from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import VerifiedHead
 from ledger_core.tlog.tile import TILE_WIDTH, TileHashes, TileRef, authenticate_tiles, tiles_for
-from ledger_core.tlog.tree import Frontier, Node, decompose
+from ledger_core.tlog.tree import Node, decompose, subtree_rows
 
 
 class TiledTree:
@@ -78,7 +78,8 @@ class TiledTree:
         first = index * TILE_WIDTH
         for node in decompose(first, first + len(leaf_hashes)):
             start = (node.index << node.level) - first
-            if _subtree_root(leaf_hashes[start : start + (1 << node.level)]) != self.hash(node):
+            leaves = leaf_hashes[start : start + (1 << node.level)]
+            if subtree_rows(b"".join(leaves))[-1] != self.hash(node):
                 raise VerificationError(
                     f"the bundle of the entries from {first} on is not of the tree of size"
                     f" {self._head.checkpoint.tree_size}",
@@ -100,10 +101,3 @@ def bundles_under_tile(index: int, *, leaves_end: int) -> range:
 def evidence_name(ref: TileRef) -> str:
     """The file name of a tile or a bundle among evidence."""
     return f"{ref.path.replace('/', '-')}.bin"
-
-
-def _subtree_root(leaf_hashes: Sequence[Hash]) -> Hash:
-    frontier = Frontier()
-    for hash_ in leaf_hashes:
-        frontier.append(hash_)
-    return frontier.root()
