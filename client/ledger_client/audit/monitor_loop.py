@@ -128,7 +128,6 @@ class MonitorLoop:
             raise ValueError("the policy names no witness with an address to ask")
         # When the log last answered every request; at first, when this loop began.
         self._answered_at_unix_s = self._now()
-        self._advanced_at_s = self._environment.clocks.monotonic_s()
         self._last_answer: Response | None = None
         self._last_report: Report | None = None
 
@@ -182,14 +181,14 @@ class MonitorLoop:
         if notice is not None:
             yield Notice(self._log.name, notice)
         bundles = 0
-        started_s = self._environment.clocks.monotonic_s()
+        started_s = advanced_at_s = self._environment.clocks.monotonic_s()
         while self._monitor.has_work:
             now_s = self._environment.clocks.monotonic_s()
             is_long = bundles >= BUNDLES_PER_ROUND_MAX or now_s - started_s > ROUND_MAX_S
             if is_long and not self._settings.is_once:
                 return
-            if now_s - self._advanced_at_s >= ADVANCE_EVERY_S:
-                self._advanced_at_s = now_s
+            if now_s - advanced_at_s >= ADVANCE_EVERY_S:
+                advanced_at_s = now_s
                 yield Advance(*self._monitor.advance)
             self._run(self._log, self._monitor.check_entries())
             bundles += 1
