@@ -1,6 +1,8 @@
 """Django's own: logins, models, settings."""
 
+import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +40,9 @@ def test_logins_and_logouts_are_recorded_by_themselves(
     log_in, log_out = shop.events(name, 2)
     assert said(log_in) == ("user.login", "success")
     assert said(log_out) == ("user.logout", "success")
+    key = cookie.partition("=")[2]
     for event in (log_in, log_out):
+        assert event["actor"]["session"] == hashlib.sha256(key.encode()).hexdigest()[:32]
         assert (event["actor"]["type"], event["actor"]["name"]) == ("user", "u_5")
         assert event["source"]["ip"] == "127.0.0.1"
 
@@ -118,8 +122,10 @@ def test_models_are_recorded_from_their_making_to_their_end(
         {"path": "/id", "before": number},
         {"path": "/name", "before": f"{group}s"},
     ]
-    for event in (made, renamed, deleted):
-        assert event["targets"] == [{"type": "auth.group", "id": str(number)}]
+    names = [group, f"{group}s", f"{group}s"]
+    for event, target_name in zip((made, renamed, deleted), names, strict=True):
+        target = {"type": "auth.group", "id": str(number), "name": target_name}
+        assert event["targets"] == [target]
         assert event["actor"]["name"] == "u_1"
 
 
@@ -179,6 +185,7 @@ def test_a_user_who_deletes_himself_keeps_the_id_that_the_request_began_with(
     user_id = deleted["targets"][0]["id"]
     assert user_id.isdigit()
     for event in events:
+        assert re.fullmatch("[0-9a-f]{32}", event["actor"].pop("session"))
         assert event["actor"] == {"type": "user", "id": user_id, "name": "u_15"}
 
 
@@ -244,16 +251,21 @@ def test_a_wrong_setting_stops_the_start(
     assert message in done.stderr.splitlines()[-1]
 
 
-def test_models_are_recorded_as_they_changed_whatever_their_handlers_do() -> None:
+def run_app(module: str) -> Any:
+    """What an application prints, as JSON."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.integrations.apps.places"],
+        [sys.executable, "-m", f"tests.integrations.apps.{module}"],
         capture_output=True,
         text=True,
         check=False,
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
-    output = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_models_are_recorded_as_they_changed_whatever_their_handlers_do() -> None:
+    output = run_app("places")
     made = output["events"]
 
     def place(what: str, **sides: Any) -> list[Any]:
@@ -283,3 +295,176 @@ def test_models_are_recorded_as_they_changed_whatever_their_handlers_do() -> Non
     assert made["some that are members"] == [
         ["places.place.updated", [{"path": "/friends", "before": [output["friend"]]}]]
     ]
+
+
+@pytest.fixture(scope="module")
+def orders() -> Any:
+    """What is recorded of writes of many rows, and of fields that are not shown."""
+    return run_app("orders")
+
+
+def test_private_and_masked_fields_are_not_shown(orders: Any) -> None:
+    created, updated = orders["events"]["a customer"]
+    target = ["orders.customer", "1", "customer 1"]
+    assert [created["targets"], updated["targets"]] == [[target], [target]]
+    masked = {"masked": "setting"}
+    assert created["changes"] == [
+        {"path": "/id", "after": 1},
+        {"path": "/user_id", "after": 1},
+        {"path": "/email", "after": ["ann@example.com", "auth.user:1"]},
+        {"path": "/iban", "after": masked},
+    ]
+    assert updated["changes"] == [
+        {
+            "path": "/email",
+            "before": ["ann@example.com", "auth.user:1"],
+            "after": ["jo@example.com", "auth.user:1"],
+        },
+        {"path": "/iban", "before": masked, "after": masked},
+    ]
+
+
+def test_targets_have_their_name_unless_it_shows_a_hidden_value(orders: Any) -> None:
+    (updated,) = orders["events"]["a name that shows a private value"]
+    assert updated["targets"] == [["orders.customer", "1"]]
+    (joined,) = orders["events"]["a friend"]
+    assert joined["targets"] == [
+        ["orders.customer", "1"],
+        ["orders.customer", "2", "customer 2"],
+    ]
+
+
+def test_a_write_of_many_rows_is_one_event_with_their_number(orders: Any) -> None:
+    events, keys = orders["events"], orders["keys"]
+    (created,) = events["bulk_create"]
+    assert created["action"] == "orders.order.created"
+    assert created["context"] == {"rows": 40}
+    expected = [["orders.order", str(key), f"order {n}"] for n, key in enumerate(keys[:32])]
+    assert created["targets"] == expected
+    (updated,) = events["update"]
+    assert updated["action"] == "orders.order.updated"
+    assert updated["context"] == {"rows": 3}
+    assert updated["targets"] == expected[:3]
+    assert updated["changes"] == [
+        {"path": "/state", "before": "new", "after": "sent"},
+        {
+            "path": "/total",
+            "before": {"not_shown": True},
+            "after": {"expression": "CombinedExpression"},
+        },
+    ]
+    (all_updated,) = events["an update of many"]
+    assert (all_updated["context"], len(all_updated["targets"])) == ({"rows": 40}, 32)
+    assert all_updated["changes"] == [
+        {"path": "/state", "before": {"not_shown": True}, "after": "paid"}
+    ]
+    (few,) = events["bulk_update"]
+    assert few["context"] == {"rows": 2}
+    assert few["changes"] == [
+        {"path": "/state", "before": "paid", "after": "lost"},
+        {"path": "/total", "before": {"not_shown": True}, "after": {"not_shown": True}},
+    ]
+    (added,) = events["a reverse relation"]
+    assert added["changes"] == [{"path": "/customer_id", "before": None, "after": 2}]
+    assert events["an update of none"] == []
+    assert events["a write that is rolled back"] == []
+
+
+def test_a_write_of_many_rows_of_another_manager_is_recorded_if_asked_for(orders: Any) -> None:
+    (updated,) = orders["events"]["rows of an unaudited manager"]
+    masked = {"masked": "setting"}
+    # Private values of many rows have many subjects, so that they are masked.
+    assert updated["changes"] == [
+        {"path": "/iban", "before": masked, "after": masked},
+        {"path": "/email", "before": masked, "after": masked},
+    ]
+    assert updated["context"] == {"rows": 1}
+
+
+def test_what_a_deletion_sets_in_other_rows_is_recorded(orders: Any) -> None:
+    deleted, emptied = orders["events"]["a deletion"]
+    assert deleted["action"] == "orders.customer.deleted"
+    assert emptied["action"] == "orders.order.updated"
+    assert emptied["targets"] == [["orders.order", str(orders["keys"][3]), "order 3"]]
+    assert emptied["changes"] == [{"path": "/customer_id", "before": 2, "after": None}]
+    _, customer, payer = orders["events"]["a deletion with a default"]
+    assert [customer["context"], payer["context"]] == [{"rows": 3}, {"rows": 40}]
+    assert payer["changes"] == [{"path": "/payer_id", "before": 1, "after": None}]
+
+
+def test_a_check_lists_the_models_whose_writes_of_many_rows_go_unseen(orders: Any) -> None:
+    message = "(ledger.W005) writes of many rows by objects, _base_manager are not recorded"
+    for model, warning in zip(("Customer", "Invoice"), orders["unseen"], strict=True):
+        assert warning.startswith(f"orders.{model}: {message}")
+        assert "AuditedManager" in warning
+
+
+CHECKED: dict[str, tuple[dict[str, Any], str]] = {
+    "E001": ({"RECORDER": None}, 'there is no recorder: LEDGER["RECORDER"] is missing'),
+    "E002": ({"PROXY": []}, "LEDGER has ['PROXY']. Did you mean ['PROXIES']?"),
+    "E003": ({"RECORDER": {"spol": "spool"}}, "Did you mean ['spool']?"),
+    "E004": ({"RECORDER": {"policy": "/nowhere/policy"}}, "/nowhere/policy can't be read: No such"),
+    "E005": ({"RECORDER": {"spool": "/dev/null/spool"}}, "/dev/null/spool can't be written"),
+    "E006": ({"MODELS": {"auth.User": {"privat": ["email"]}}}, "has ['privat']"),
+    "E007": ({"PROXIES": ["10.0.0.1/8"]}, "10.0.0.1/8 has host bits set"),
+    "W001": ({}, 'Put "ledger_client.integrations.django.LedgerMiddleware" first.'),
+}
+CHECK = """
+import json, sys
+from django.conf import settings
+settings.configure(
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes",
+                    "ledger_client.integrations.django.LedgerConfig"],
+    MIDDLEWARE=["ledger_client.integrations.django.LedgerMiddleware"],
+)
+cases = json.loads(sys.argv[1])
+import django
+django.setup()
+from django.core.checks import run_checks
+from django.test import override_settings
+found = {}
+for case, setting in cases.items():
+    middleware = [] if case == "W001" else settings.MIDDLEWARE
+    with override_settings(LEDGER=setting, MIDDLEWARE=middleware):
+        found[case] = [str(each) for each in run_checks() if each.id.startswith("ledger.")]
+print(json.dumps(found))
+"""
+
+
+def test_the_system_checks_name_each_mistake_in_the_settings(
+    running: Running, tmp_path: Path
+) -> None:
+    good = {"url": running.url, "policy": str(running.policy), "spool": str(tmp_path / "spool")}
+    cases: dict[str, Any] = {"": {"RECORDER": good}}
+    for case, (setting, _) in CHECKED.items():
+        recorder = setting.get("RECORDER", {})
+        recorder = None if recorder is None else {**good, **recorder}
+        cases[case] = {**setting, "RECORDER": recorder}
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK, json.dumps(cases)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.pop("") == []
+    for case, (_, message) in CHECKED.items():
+        (one,) = found[case]
+        assert f"(ledger.{case})" in one
+        assert message in one
+
+
+def test_the_middleware_without_the_application_is_a_log_line(
+    running: Running, tmp_path: Path
+) -> None:
+    setting = {"url": running.url, "policy": str(running.policy), "spool": str(tmp_path / "spool")}
+    start = START.replace('"ledger_client.integrations.django.LedgerConfig"', "")
+    done = subprocess.run(
+        [sys.executable, "-c", start, json.dumps({"RECORDER": "real"}), json.dumps(setting)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ledger_app_not_installed" in done.stderr

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.utils.functional import lazystr
+from django.utils.safestring import mark_safe
+from flask_babel.speaklater import LazyString
 
-from ledger_client import Recorder
+from ledger_client import Recorder, diff
 from ledger_client.integrations.request_info import ANONYMOUS, UNKNOWN, actor_of, parse_trace_id
 from tests.integrations.conftest import FRAMEWORKS, PROXY, Shop, serving
-from tests.recording.conftest import Running
+from tests.recording.conftest import OpenRecorder, Running
 
 OpenShop = Callable[[str], Shop]
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -263,3 +266,26 @@ def test_an_actor_that_can_not_be_found_out_is_unknown_and_no_error() -> None:
     assert actor_of(fail)() == UNKNOWN
     assert actor_of(lambda: None)() == ANONYMOUS
     assert actor_of(lambda: "u_1")() == "u_1"
+
+
+def test_a_lazy_translation_is_its_text(
+    open_recorder: OpenRecorder, running: Running, name: str
+) -> None:
+    recorder = open_recorder()
+    texts = (lazystr("moved"), LazyString(lambda: "moved"), mark_safe("moved"))
+    for number, text in enumerate(texts):
+        recorder.record(
+            "order.moved",
+            target=("order", number, text),
+            reason=text,
+            context={"why": text},
+            changes=diff({"state": "new"}, {"state": text}),
+        )
+        assert diff({"state": "moved"}, {"state": text}) == []
+    assert recorder.flush(30)
+    events = running.recorded(name)
+    assert len(events) == len(texts)
+    for event in events:
+        assert event["targets"][0]["name"] == event["reason"] == "moved"
+        assert event["context"] == {"why": "moved"}
+        assert event["changes"] == [{"path": "/state", "before": "new", "after": "moved"}]

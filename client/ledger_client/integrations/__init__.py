@@ -5,7 +5,9 @@ request_info  a request as the arguments of `audit_context`, for all frameworks
 asgi          Starlette and FastAPI
 flask         Flask
 aiohttp       aiohttp
-django        Django and its logins, with django_models and django_settings
+views         the view that a framework has chosen for a request
+django        Django; with django_settings, django_users (logins, refusals), django_fields (the
+              setting MODELS), django_models, django_bulk (writes of many rows), django_checks
 
 Only the module of a framework imports it. Each request starts with an empty audit context, since a
 server may run it in the context of an earlier one, and leaves the one that it found.

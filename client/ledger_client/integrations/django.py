@@ -12,9 +12,10 @@ The middleware goes first, so that it is the outermost. It works under WSGI and 
 and async views. `user.login` and `user.logout` are recorded by themselves, refused logins too.
 
 Each change of a model in `MODELS` is recorded once it is committed, as `shop.order.created`,
-`.updated` or `.deleted`, with what changed but for the fields listed there. A save costs two more
-queries then, of the row before and after it. What sends no signal is not seen: `update` and the
-`bulk_` methods of a query set, SQL, and what the deletion of another row sets to NULL or a default.
+`.updated` or `.deleted`, with what changed but for the fields listed there (`django_fields` has
+more options). A save costs two more queries then, of the row before and after it. Writes of many
+rows send no signal: `django_bulk` records them. SQL is not seen. `django_checks` has the system
+checks.
 """
 
 import logging
@@ -27,14 +28,23 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
 from django.db.models.signals import pre_delete
 from django.http import FileResponse, HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.module_loading import import_string
 
+from ledger_client.integrations.django_checks import (
+    APP,
+    check_ledger,
+    is_app_installed,
+    is_middleware_installed,
+)
+from ledger_client.integrations.django_fields import read_models
 from ledger_client.integrations.django_models import record_models
-from ledger_client.integrations.django_settings import REQUEST_SETTINGS, ledger_settings
 from ledger_client.integrations.django_settings import ledger_recorder as ledger_recorder
+from ledger_client.integrations.django_settings import ledger_settings, request_settings
 from ledger_client.integrations.django_users import (
     LOADED_USER,
     keep_deleted_key,
@@ -72,11 +82,12 @@ class LedgerMiddleware:
         Raises: ImproperlyConfigured, and what `Recorder` raises.
         """
         chosen = ledger_settings()
+        read_models(chosen.get("MODELS", {}))
         ledger_recorder()
+        if not is_app_installed():
+            _log.warning("ledger_app_not_installed: INSTALLED_APPS lacks LedgerConfig of %s", APP)
         self._get_response: Final = get_response
-        self._reader: Final = RequestReader(
-            **{name: chosen[name.upper()] for name in REQUEST_SETTINGS if name.upper() in chosen}
-        )
+        self._reader: Final = RequestReader(**request_settings(chosen))
         self._has_login_paths: Final = "LOGIN_PATHS" in chosen
         self._actor: Final[Callable[[HttpRequest], Principal | None]] = (
             import_string(chosen["ACTOR"]) if "ACTOR" in chosen else user_actor
@@ -124,13 +135,23 @@ class LedgerMiddleware:
 class LedgerConfig(AppConfig):
     """The application: listens to the signals."""
 
-    name = "ledger_client.integrations.django"
+    name = APP
     label = "witnessed_ledger"
     verbose_name = "Audit ledger"
 
     def ready(self) -> None:
-        """Connect. Raises: ImproperlyConfigured for a model or field that there is not."""
-        record_models(ledger_settings().get("MODELS", {}))
+        """Connect.
+
+        Raises: ImproperlyConfigured for a wrong setting, where no middleware is there to raise it:
+        the system checks, which run later, list all that is wrong.
+        """
+        checks.register(check_ledger, "ledger")
+        try:
+            record_models(ledger_settings().get("MODELS", {}))
+        except ImproperlyConfigured as error:
+            if not is_middleware_installed():
+                raise
+            _log.error("models_not_recorded reason=%s", error)
         user_logged_in.connect(record_login, dispatch_uid=record_login)
         user_logged_out.connect(record_logout, dispatch_uid=record_logout)
         user_login_failed.connect(record_login_failed, dispatch_uid=record_login_failed)

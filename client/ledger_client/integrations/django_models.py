@@ -1,43 +1,52 @@
 """Records the changes of Django models, by the signals that saves and deletions send."""
 # ruff: noqa: SLF001 - _meta and _base_manager are Django's documented names, _getframe Python's
 
+import itertools
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import FrameType
-from typing import Any, Final
+from types import CodeType, FrameType
+from typing import Any, Final, Unpack
 
-from django.apps import apps
-from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
 from django.db import transaction
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.db.models.deletion import Collector
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
 
+from ledger_client.integrations.django_fields import (
+    RecordedModel,
+    concrete,
+    id_text,
+    key_of,
+    read_models,
+)
 from ledger_client.integrations.django_settings import ledger_recorder
-from ledger_client.recording.arguments import Changes, Principal
 from ledger_client.recording.context import pinned_scope, restored
 from ledger_client.recording.diff import diff
+from ledger_client.recording.recorder import RecordArguments
+from ledger_core.event.model import LIMITS
+
+TARGETS_MAX: Final = LIMITS["targets"].most
 
 _SIDES: Final = {"post_add": "after", "pre_remove": "before", "pre_clear": "before"}
 """What of a many-to-many field's changes is recorded, and which side of a change it is."""
 
-_excluded: dict[type[Model], frozenset[str]] = {}
-"""The models that are recorded, with the columns that are not."""
+_recorded: dict[type[Model], RecordedModel] = {}
+"""The models that are recorded."""
 
 _calls = threading.local()
 """Has `pending`: the saves and deletions that this thread is in, by the id of Django's frame."""
 
 
-def record_models(chosen: Mapping[str, Any]) -> None:
-    """Record these models from here on, each without the fields that are named.
+def record_models(setting: Any) -> None:
+    """Record the models of the setting from here on.
 
     Raises: ImproperlyConfigured for a model or field that there is not.
     """
-    _excluded.update(_columns(label, fields) for label, fields in chosen.items())
-    if _excluded:
+    _recorded.update({each.model: each for each in read_models(setting)})
+    if _recorded:
         pre_save.connect(_keep_before, dispatch_uid=_keep_before)
         post_save.connect(_record_save, dispatch_uid=_record_save)
         pre_delete.connect(_keep_deleted, dispatch_uid=_keep_deleted)
@@ -45,27 +54,31 @@ def record_models(chosen: Mapping[str, Any]) -> None:
         m2m_changed.connect(_record_members, dispatch_uid=_record_members)
 
 
-def id_text(key: object) -> str:
-    """A key as the id of a principal; a composite key is a tuple."""
-    return ",".join(map(str, key)) if isinstance(key, tuple) else str(key)
+def recorded_models() -> list[RecordedModel]:
+    """The models that are recorded."""
+    return [*_recorded.values()]
 
 
-def _columns(label: str, fields: Any) -> tuple[type[Model], frozenset[str]]:
-    try:
-        model = apps.get_model(label)
-        if isinstance(fields, str):
-            raise ImproperlyConfigured(f"want a list of fields for {label}, got {fields!r}")
-        names = frozenset(model._meta.get_field(name).attname for name in fields)
-    except (LookupError, ValueError, FieldDoesNotExist) as error:
-        raise ImproperlyConfigured(f'LEDGER["MODELS"]: {error}') from error
-    return model, names
+def recorded_as(model: type[Model]) -> list[RecordedModel]:
+    """The models by which a change of this one is recorded: itself, or those of its parents.
+
+    A child of a recorded parent has the parent's columns too.
+    """
+    model = concrete(model)
+    found = [model] if model in _recorded else model._meta.get_parent_list()
+    return [_recorded[each] for each in found if each in _recorded]
+
+
+def is_deleting() -> bool:
+    """Whether Django deletes rows at this moment, and changes those that refer to them."""
+    return any(_deletes(code) for code, _ in _frames())
 
 
 @dataclass(slots=True)
 class _Call:
     """A save or a deletion that Django is in, of a row of one recorded model."""
 
-    model: type[Model]
+    recorded: RecordedModel
     instance: Model
     using: str
     before: Mapping[str, Any] | None = None
@@ -87,23 +100,28 @@ class _Call:
 
     def row(self) -> Mapping[str, Any] | None:
         """The row as it is stored, None when there is none."""
-        key = _key(self.model, self.instance)
+        key = self.key()
         if key is None:
             return None
-        names = [field.attname for field in self.model._meta.concrete_fields]
-        names = [name for name in names if name not in _excluded[self.model]]
-        rows = self.model._base_manager.using(self.using).filter(pk=key)
+        names = dict.fromkeys([*self.recorded.columns, *filter(None, [self.recorded.subject])])
+        rows = self.recorded.model._base_manager.using(self.using).filter(pk=key)
         row: Mapping[str, Any] | None = rows.values(*names).first()
         return row
+
+    def key(self) -> Any:
+        """The key of the row."""
+        return key_of(self.recorded.model, self.instance)
 
     def record(self, row: Mapping[str, Any] | None) -> None:
         """Record what changed since `before`, which is this row then."""
         # Read back: an instance may hold an expression, or "5" for a number.
-        changes = diff(self.before, row)
+        changes = diff(self.before, row, exclude=self.recorded.excluded)
         if changes:
             what = "created" if self.before is None else "updated" if row else "deleted"
-            targets = [_target(self.instance, self.model)]
-            record = _recording(self.model, what, targets, changes)
+            recorded, key = self.recorded, self.key()
+            changes = recorded.protected(changes, row or self.before or {}, key)
+            target = recorded.target(self.instance, key)
+            record = recording(recorded, what, targets=[target], changes=changes)
             if self.events is None:
                 record()
             else:
@@ -112,30 +130,29 @@ class _Call:
 
     def is_of_row(self, other: "_Call") -> bool:
         """Whether both calls are about one row, also through two instances."""
-        key = _key(self.model, self.instance)
-        same = self.model is other.model and self.using == other.using
-        return same and key is not None and key == _key(other.model, other.instance)
+        key = self.key()
+        same = self.recorded is other.recorded and self.using == other.using
+        return same and key is not None and key == other.key()
 
 
 def _keep_before(sender: type[Model], *, instance: Model, using: str, **_: Any) -> None:
-    model = _concrete(sender)
-    # A child of a recorded parent has the parent's columns too.
-    models = [model] if model in _excluded else [*_excluded.keys() & model._meta.get_parent_list()]
-    _keep_calls(models, instance, using)
+    _keep_calls(recorded_as(sender), instance, using)
 
 
 def _keep_deleted(sender: type[Model], *, instance: Model, using: str, **_: Any) -> None:
     # Django sends the signals for the rows of the parents as well.
-    _keep_calls([model for model in (_concrete(sender),) if model in _excluded], instance, using)
+    model = concrete(sender)
+    _keep_calls([_recorded[model]] if model in _recorded else [], instance, using)
+    _record_references(instance, using)
 
 
-def _keep_calls(models: list[type[Model]], instance: Model, using: str) -> None:
+def _keep_calls(models: list[RecordedModel], instance: Model, using: str) -> None:
     if not models:
         return
     frames = _signalling_frames()
     # What is no longer on the stack has failed.
     pending = {frame: calls for frame, calls in _pending().items() if frame in frames}
-    begun = [_Call(model, instance, using) for model in models]
+    begun = [_Call(each, instance, using) for each in models]
     for call in begun:
         call.begin()
         for outer in _calls_of_row(pending, call):
@@ -170,19 +187,81 @@ def _calls_of_row(pending: Mapping[int, list[_Call]], call: _Call) -> list[_Call
     return [each for calls in pending.values() for each in calls if each.is_of_row(call)]
 
 
+def _record_references(instance: Model, using: str) -> None:
+    """Record what a deletion sets in rows that refer to the deleted ones, as SET_NULL does.
+
+    Django sends no signal for these. The collector of a deletion has them; it sends its first
+    signal before it changes anything.
+    """
+    collector = next((it.f_locals["self"] for code, it in _frames() if _deletes(code)), None)
+    if collector is None:
+        return
+    # Django sends no signal for rows between two ends of a many-to-many field.
+    first = next(row for row in collector.instances_with_model() if not row[0]._meta.auto_created)
+    if first[1] is not instance:
+        return
+    for (field, value), found in collector.field_updates.items():
+        for recorded in recorded_as(field.model):
+            if field.attname in recorded.columns:
+                _record_reference(recorded, field, value, found, using)
+
+
+def _record_reference(
+    recorded: RecordedModel, field: Any, value: Any, found: Iterable[Any], using: str
+) -> None:
+    """Record one event for each deleted row that the field referred to."""
+    rows_by_before: dict[Any, list[Model]] = {}
+    for rows in found:
+        # Django uses the query set itself, and would work otherwise if it were evaluated.
+        for row in rows.all() if isinstance(rows, QuerySet) else rows:
+            rows_by_before.setdefault(getattr(row, field.attname), []).append(row)
+    after = value.pk if isinstance(value, Model) else value
+    for before, rows in rows_by_before.items():
+        change = {"path": f"/{field.attname}", "before": before, "after": after}
+        record_rows(recorded, "updated", rows, len(rows), [change], using)
+
+
+def record_rows(
+    recorded: RecordedModel,
+    what: str,
+    rows: Iterable[Model],
+    count: int,
+    changes: list[dict[str, Any]],
+    using: str,
+) -> None:
+    """Record one event for a change of many rows, of which the first ones are targets."""
+    targets = [recorded.target(row) for row in itertools.islice(rows, TARGETS_MAX)]
+    record = recording(
+        recorded,
+        what,
+        targets=targets,
+        changes=recorded.masked_changes(changes),
+        context={"rows": count},
+    )
+    transaction.on_commit(record, using=using, robust=True)
+
+
+def _deletes(code: CodeType) -> bool:
+    return code is Collector.delete.__code__
+
+
+def _frames() -> Iterator[tuple[CodeType, FrameType]]:
+    """The frames in which this thread is, with their code, the innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame.f_code, frame
+        frame = frame.f_back
+
+
 def _signalling_frames() -> list[int]:
     """The ids of the frames in which Django saves or deletes, the innermost first.
 
     Both signals of a call come from one frame. Nothing else that Django passes tells one call from
     another on the same instance, which a handler may make in the middle of the first.
     """
-    frames = []
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code in (Model.save_base.__code__, Collector.delete.__code__):
-            frames.append(id(frame))
-        frame = frame.f_back
-    return frames or [0]  # Somebody else sends Django's signals.
+    codes = {Model.save_base.__code__, Collector.delete.__code__}
+    # Somebody else may send Django's signals.
+    return [id(frame) for code, frame in _frames() if code in codes] or [0]
 
 
 def _record_members(
@@ -197,12 +276,12 @@ def _record_members(
     **_: Any,
 ) -> None:
     """A many-to-many field, from whichever end it was changed."""
-    here, there = _concrete(type(instance)), _concrete(model)
+    here, there = concrete(type(instance)), concrete(model)
     owner = there if reverse else here
-    if action not in _SIDES or (here not in _excluded and there not in _excluded):
+    if action not in _SIDES or (here not in _recorded and there not in _recorded):
         return
     fields = [field for field in owner._meta.many_to_many if field.remote_field.through is sender]
-    if not fields or fields[0].name in _excluded.get(owner, ()):
+    if not fields or (owner in _recorded and fields[0].name in _recorded[owner].excluded):
         return
     name = str(fields[0].remote_field.get_accessor_name()) if reverse else fields[0].name
     if action != "post_add":  # Of all that are removed, or None for all, those that are there.
@@ -211,15 +290,20 @@ def _record_members(
         pk_set = set(members.values_list("pk", flat=True))
     if pk_set:
         keys = sorted(pk_set, key=str)
-        label = there._meta.label_lower
-        targets = [_target(instance), *((label, id_text(key)) for key in keys)]
+        one, other = (_recorded.get(each, RecordedModel(each)) for each in (here, there))
+        found = there._base_manager.using(using).in_bulk(keys[:TARGETS_MAX])
+        targets = [one.target(instance)]
+        targets += [
+            other.target(found[key]) if key in found else (other.label, id_text(key))
+            for key in keys
+        ]
         changes = [{"path": f"/{name}", _SIDES[action]: keys}]
-        record = _recording(here, "updated", targets, changes)
+        record = recording(one, "updated", targets=targets, changes=changes)
         transaction.on_commit(record, using=using, robust=True)
 
 
-def _recording(
-    model: type[Model], what: str, targets: list[Principal], changes: Changes
+def recording(
+    recorded: RecordedModel, what: str, **arguments: Unpack[RecordArguments]
 ) -> Callable[[], None]:
     """A function that records this change as of now; call it once the change is committed."""
     recorder = ledger_recorder()
@@ -227,25 +311,10 @@ def _recording(
     scope = pinned_scope()
     at = datetime.now(UTC)
 
+    event: RecordArguments = {**arguments, "time": at}
+
     def record() -> None:
         with restored(scope):
-            recorder.record_quietly(
-                f"{model._meta.label_lower}.{what}", targets=targets, changes=changes, time=at
-            )
+            recorder.record_quietly(f"{recorded.label}.{what}", **event)
 
     return record
-
-
-def _target(instance: Model, model: type[Model] | None = None) -> Principal:
-    model = model or _concrete(type(instance))
-    return model._meta.label_lower, id_text(_key(model, instance))
-
-
-def _key(model: type[Model], instance: Model) -> Any:
-    """The key of an instance's row in the table of its model, or of a parent of that."""
-    return getattr(instance, model._meta.pk.attname)
-
-
-def _concrete(model: type[Model]) -> type[Model]:
-    """The model itself, of one that may be a proxy."""
-    return model._meta.concrete_model or model

@@ -1,8 +1,9 @@
 """The setting `LEDGER` of a Django project, and the recorder that it describes."""
 
 import threading
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, Final, cast
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -14,7 +15,7 @@ PROCESS: Final = {"type": "process", "id": "django"}
 """The actor outside of any request, unless `RECORDER` names one: a command, a worker."""
 
 _OWN_SETTINGS: Final = frozenset({"RECORDER", "MODELS", "ACTOR"})
-REQUEST_SETTINGS: Final = tuple(RequestSettings.__annotations__)
+_REQUEST_SETTINGS: Final = tuple(RequestSettings.__annotations__)
 
 _lock = threading.Lock()
 
@@ -37,8 +38,26 @@ def ledger_recorder() -> Recorder:
 def ledger_settings() -> Mapping[str, Any]:
     """The setting. Raises: ImproperlyConfigured for a name that there is not."""
     chosen: Mapping[str, Any] = getattr(settings, "LEDGER", {})
-    known = _OWN_SETTINGS.union(name.upper() for name in REQUEST_SETTINGS)
+    if not isinstance(chosen, Mapping):
+        raise ImproperlyConfigured("LEDGER: want a mapping")
+    known = _OWN_SETTINGS.union(name.upper() for name in _REQUEST_SETTINGS)
     unknown = sorted(set(chosen) - known)
     if unknown:
-        raise ImproperlyConfigured(f"LEDGER has {unknown}; it may have {sorted(known)}")
+        raise ImproperlyConfigured(f"LEDGER has {unknown}. {near_misses(unknown, known)}")
     return chosen
+
+
+def request_settings(chosen: Mapping[str, Any]) -> RequestSettings:
+    """Those of the settings that each integration has."""
+    found: Any = {
+        name: chosen[name.upper()] for name in _REQUEST_SETTINGS if name.upper() in chosen
+    }
+    return cast("RequestSettings", found)
+
+
+def near_misses(unknown: Iterable[str], known: Collection[str]) -> str:
+    """What to say about names that there are not: those that were probably meant, or all."""
+    by_folded = {name.casefold(): name for name in sorted(known)}
+    found = [get_close_matches(name.casefold(), by_folded, 1) for name in unknown]
+    meant = [by_folded[match] for matches in found for match in matches]
+    return f"Did you mean {meant}?" if meant else f"There may be {sorted(known)}."

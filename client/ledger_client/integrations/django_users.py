@@ -1,5 +1,6 @@
 """Users of Django: who acts, and the events of logins, logouts and refusals."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -12,7 +13,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import resolve_url
 from django.urls import NoReverseMatch
 
-from ledger_client.integrations.django_models import id_text
+from ledger_client.integrations.django_fields import id_text
 from ledger_client.integrations.django_settings import ledger_recorder
 from ledger_client.integrations.request_info import UNKNOWN
 from ledger_client.integrations.views import login_check
@@ -25,6 +26,7 @@ _DELETED_KEY: Final = "_ledger_deleted_key"
 _ADMIN: Final = "admin"
 _ADMIN_LOGIN: Final = "admin:login"
 _FORBIDDEN: Final = 403
+_HASH_CHARS: Final = 32
 
 
 def user_actor(request: HttpRequest) -> Principal | None:
@@ -35,23 +37,34 @@ def user_actor(request: HttpRequest) -> Principal | None:
         user = loaded
     if user is None or not user.is_authenticated:
         return None
-    return principal_of(user)
+    return _actor_of(user, request)
 
 
-def principal_of(user: Any) -> Principal:
+def principal_of(user: Any) -> dict[str, Any]:
     """A user as an actor or a target, also after its row was deleted."""
     key = getattr(user, _DELETED_KEY, None) if user.pk is None else user.pk
     known = UNKNOWN if key is None else {"id": id_text(key)}
     return {**known, "type": "user", "name": user.get_username()}
 
 
-def record_login(*, user: Any, **_: Any) -> None:
-    ledger_recorder().record_quietly("user.login", actor=principal_of(user))
+def session_hash(request: HttpRequest | None) -> str | None:
+    """A hash of the session's key: it tells sessions apart, and opens none.
+
+    The first 32 hexadecimal digits of SHA-256.
+    """
+    key = getattr(getattr(request, "session", None), "session_key", None)
+    return hashlib.sha256(key.encode()).hexdigest()[:_HASH_CHARS] if key else None
 
 
-def record_logout(*, user: Any | None, **_: Any) -> None:
+def record_login(*, user: Any, request: HttpRequest | None = None, **_: Any) -> None:
+    """Record `user.login`."""
+    ledger_recorder().record_quietly("user.login", actor=_actor_of(user, request))
+
+
+def record_logout(*, user: Any | None, request: HttpRequest | None = None, **_: Any) -> None:
+    """Record `user.logout`, if somebody was logged in."""
     if user is not None:
-        ledger_recorder().record_quietly("user.logout", actor=principal_of(user))
+        ledger_recorder().record_quietly("user.logout", actor=_actor_of(user, request))
 
 
 def keep_deleted_key(*, instance: Model, **_: Any) -> None:
@@ -60,6 +73,7 @@ def keep_deleted_key(*, instance: Model, **_: Any) -> None:
 
 
 def record_login_failed(*, credentials: Mapping[str, Any], **_: Any) -> None:
+    """Record a refused `user.login`, with the name that was typed."""
     name = credentials.get(str(get_user_model().USERNAME_FIELD)) or credentials.get("username")
     ledger_recorder().record_quietly(
         "user.login",
@@ -97,6 +111,11 @@ def record_refusals(request: HttpRequest, response: HttpResponseBase) -> None:
     if match is not None and _ADMIN in match.app_names and _is_refused(request, response):
         target = {"type": "admin.page", "id": request.path}
         ledger_recorder().record_quietly("admin.opened", outcome="denied", target=target)
+
+
+def _actor_of(user: Any, request: HttpRequest | None) -> Principal:
+    session = session_hash(request)
+    return {**principal_of(user), **({} if session is None else {"session": session})}
 
 
 def _is_refused(request: HttpRequest, response: HttpResponseBase) -> bool:

@@ -13,6 +13,7 @@ import itertools
 import math
 import pathlib
 import re
+import sys
 import uuid
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -40,6 +41,13 @@ _PRINTED: Final = (
     ipaddress.IPv6Network,
 )
 
+_LAZY_TEXTS: Final = (
+    ("babel.support", "LazyProxy"),
+    ("django.utils.functional", "Promise"),
+    ("flask_babel.speaklater", "LazyString"),
+)
+"""The classes of texts that are translated where they are shown."""
+
 
 def jsonable(value: object, levels: int = LEVELS_MAX) -> Any:
     """The value as JSON, objects and arrays at most `levels` deep.
@@ -65,6 +73,8 @@ def jsonable(value: object, levels: int = LEVELS_MAX) -> Any:
                 return {"bytes": len(value)} if levels else TOO_DEEP
         if isinstance(value, _PRINTED):
             return str(value)
+        if is_lazy_text(value):
+            return jsonable(str(value), levels)
         return _jsonable_container(value, levels)
     except Exception:  # noqa: BLE001 - the application's object, of which even the class may raise
         return type_shown(value)
@@ -80,6 +90,15 @@ def _jsonable_container(value: object, levels: int) -> Any:
     if isinstance(value, AbstractSet):
         return sorted((jsonable(item, levels - 1) for item in value), key=str)
     return type_shown(value)
+
+
+def is_lazy_text(value: object) -> bool:
+    """Whether this is a text that is translated where it is shown.
+
+    The classes are looked up among the loaded modules, and nothing is imported.
+    """
+    kinds = (getattr(sys.modules.get(module), name, None) for module, name in _LAZY_TEXTS)
+    return any(isinstance(kind, type) and isinstance(value, kind) for kind in kinds)
 
 
 def type_shown(value: object) -> dict[str, str]:

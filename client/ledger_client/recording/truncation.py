@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from ledger_client.recording.jsonable import jsonable
+from ledger_client.recording.jsonable import is_lazy_text, jsonable
 from ledger_core.event.canonical import canonical_ip
 from ledger_core.event.model import LIMITS, EventError
 from ledger_core.event.truncation import Fitter
@@ -31,8 +31,15 @@ _TEXT_MEMBERS: Final = {
 
 
 def jsonable_event(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The event with values of any type in `context` and `changes` as JSON."""
-    made = dict(event)
+    """The event with values of any type in `context` and `changes` as JSON.
+
+    Elsewhere a text that is translated where it is shown becomes its text, and a text of a subclass
+    of `str`, as templates mark those that are safe, a text.
+    """
+    made = {
+        name: part if name in ("context", "changes") else _with_texts(part)
+        for name, part in event.items()
+    }
     if isinstance(made.get("context"), Mapping):
         made["context"] = jsonable(made["context"])
     if "changes" in made:
@@ -44,6 +51,16 @@ def jsonable_event(event: Mapping[str, Any]) -> dict[str, Any]:
             for change in made["changes"]
         ]
     return made
+
+
+def _with_texts(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {name: _with_texts(member) for name, member in part.items()}
+    if isinstance(part, list):
+        return [_with_texts(member) for member in part]
+    if type(part) is not str and (isinstance(part, str) or is_lazy_text(part)):
+        return jsonable(part)
+    return part
 
 
 def fit_event(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""Prints what is recorded of each scenario, and what the system checks say."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, cast
+
+import django
+from django.conf import settings
+
+from ledger_client import Recorder, use_recorder
+
+recorded: list[Any] = []
+scenarios: dict[str, list[Any]] = {}
+
+
+class Recorded:
+    """Stands in for a recorder."""
+
+    def record_quietly(self, action: str, **event: Any) -> None:
+        recorded.append({"action": action, **event})
+
+
+use_recorder(cast("Recorder", Recorded()))
+settings.configure(
+    INSTALLED_APPS=[
+        "django.contrib.auth",
+        "django.contrib.contenttypes",
+        "tests.integrations.apps.orders",
+        "ledger_client.integrations.django.LedgerConfig",
+    ],
+    MIDDLEWARE=["ledger_client.integrations.django.LedgerMiddleware"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    DEFAULT_AUTO_FIELD="django.db.models.AutoField",
+    LEDGER={
+        "MODELS": {
+            "orders.Customer": {
+                "exclude": ["note"],
+                "private": ["email"],
+                "masked": ["iban"],
+                "subject": "user",
+            },
+            "orders.Order": [],
+            "orders.Invoice": [],
+        }
+    },
+    USE_TZ=True,
+)
+django.setup()
+
+from django.contrib.auth.models import User  # noqa: E402 - they need the settings
+from django.core import checks  # noqa: E402 - they need the settings
+from django.core.management import call_command  # noqa: E402 - they need the settings
+from django.db import IntegrityError, transaction  # noqa: E402 - they need the settings
+from django.db.models import F  # noqa: E402 - they need the settings
+
+from ledger_client.integrations.django_bulk import audited_rows  # noqa: E402 - as above
+from tests.integrations.apps.orders.models import Customer, Order  # noqa: E402 - as above
+
+call_command("migrate", run_syncdb=True, verbosity=0)
+
+
+@contextmanager
+def scenario(name: str) -> Iterator[None]:
+    recorded.clear()
+    yield
+    scenarios[name] = [shown(event) for event in recorded]
+
+
+def shown(event: dict[str, Any]) -> dict[str, Any]:
+    """The event without its time, and a private value as a list of value and subject."""
+    del event["time"]
+    text = json.dumps(event, default=lambda it: [it.value, it.subject])
+    return cast("dict[str, Any]", json.loads(text))
+
+
+user = User.objects.create(username="ann")
+with scenario("a customer"):
+    ann = Customer.objects.create(user=user, email="ann@example.com")
+    ann.email, ann.iban = "jo@example.com", "DE01"
+    ann.save()
+with scenario("a name that shows a private value"):
+    ann.note = "shown"
+    ann.iban = "DE02"
+    ann.save()
+with scenario("a friend"):
+    friend = Customer.objects.create(email="x@example.com")
+    recorded.clear()
+    ann.friends.add(friend)
+with scenario("bulk_create"):
+    orders = Order.objects.bulk_create(
+        Order(customer=ann if n < 3 else None, payer=ann, total=n) for n in range(40)
+    )
+with scenario("update"):
+    Order.objects.filter(total__lt=3).update(state="sent", total=F("total") + 1)
+with scenario("an update of many"):
+    Order.objects.update(state="paid")
+with scenario("an update of none"):
+    Order.objects.filter(total=-1).update(state="paid")
+with scenario("bulk_update"):
+    few = orders[:2]
+    for order in few:
+        order.state, order.total = "lost", order.pk
+    Order.objects.bulk_update(few, ["state", "total"])
+with scenario("a reverse relation"):
+    friend.order_set.add(orders[3])  # type: ignore[attr-defined] # made by the field of Order
+with scenario("rows of an unaudited manager"):
+    Customer.objects.update(iban="DE03")
+    audited_rows(Customer.objects.filter(pk=friend.pk)).update(iban="DE04", email="y@example.com")
+with scenario("a write that is rolled back"), suppress(IntegrityError), transaction.atomic():
+    Order.objects.update(state="gone")
+    raise IntegrityError
+with scenario("a deletion"):
+    friend.delete()
+with scenario("a deletion with a default"):
+    Customer.objects.filter(pk=ann.pk).delete()
+output = {
+    "events": scenarios,
+    "keys": [order.pk for order in orders],
+    "unseen": [str(each) for each in checks.run_checks() if each.id == "ledger.W005"],
+}
+sys.stdout.write(json.dumps(output))
