@@ -9,7 +9,7 @@ from typing import Final
 
 from ledger_client.errors import OlderHeadWarning
 from ledger_client.event_values import new_event_id
-from ledger_client.fork_safe_masking import guarded
+from ledger_client.fork_safe_masking import guarded, keyed_rules
 from ledger_client.messages import parse_endpoint
 from ledger_client.plans.append import Appender, Mask
 from ledger_client.plans.heads import Heads
@@ -17,6 +17,7 @@ from ledger_client.runtime.clock import unix_us
 from ledger_client.state_file import StateFile
 from ledger_core.event.commitments import SALT_BYTES
 from ledger_core.event.reader import Reader
+from ledger_core.event.secrets import mask as mask_secrets
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.policy import Policy, VerifiedHead, parse_policy
 from ledger_core.tlog.trust import TrustedLog
@@ -61,6 +62,8 @@ class BaseClient:
             self._heads = Heads(TrustedLog(parsed, anchor=anchor))
         elif state is not None:
             raise ValueError(f"a state file needs a policy. {POLICY_HINT}")
+        if mask is mask_secrets:  # The default argument: it has no key for the digests of ids.
+            mask = keyed_rules(token).mask
         self.appender: Final = Appender(
             reader=Reader(new_event_id, unix_us),
             mask=None if mask is None else guarded(mask),

@@ -9,18 +9,46 @@ RE2 takes locks of its own and releases the GIL while it scans a text. Two momen
 """
 
 import atexit
+import hashlib
 import os
+import re
 import threading
+from pathlib import Path
 from typing import Any, Final
 
 from ledger_client.plans.append import Mask
+from ledger_core.event.secrets import SecretRules, default_rules
 from ledger_core.event.secrets.re2_sets import forget_compiled
+
+KEY_FILE_VARIABLE: Final = "LEDGER_DIGEST_KEY_FILE"
+_is_key = re.compile(r"[0-9a-f]{64}\n?").fullmatch
 
 END_WAIT_S: Final = 1.0
 """Bounded, for an exit handler that runs after this one may itself wait for such a thread."""
 
 # Reentrant: a signal handler may record during a recording.
 _inside = threading.RLock()
+
+
+def keyed_rules(token: str | None) -> SecretRules:
+    """The built-in rules of secrets, with the key of the digests of ids.
+
+    The key is that of the file which `LEDGER_DIGEST_KEY_FILE` names, a copy of the ledger's
+    `DIR/digest.key`; without it, one that is derived from the token.
+
+    Raises: OSError and ValueError for a file that can't be read or holds no key.
+    """
+    path = os.environ.get(KEY_FILE_VARIABLE)
+    if path:
+        return default_rules().keyed(_parse_key(path, Path(path).read_text(encoding="ascii")))
+    secret = (token or "").encode()
+    return default_rules().keyed(hashlib.blake2b(secret, person=b"wl/id-digest-key").digest())
+
+
+def _parse_key(path: str, text: str) -> bytes:
+    if not _is_key(text):
+        raise ValueError(f"{path}, which {KEY_FILE_VARIABLE} names, does not hold 32 bytes in hex")
+    return bytes.fromhex(text)
 
 
 def guarded(mask: Mask) -> Mask:

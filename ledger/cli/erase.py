@@ -4,14 +4,14 @@ import getpass
 import secrets
 from pathlib import Path
 
-from ledger.service.data_dir import DirectoryPaths, open_private
+from ledger.service.data_dir import DirectoryPaths, open_digest_key, open_private
 from ledger.store.erasable_values import KEY_BYTES
 from ledger.store.tokens import AccessStore
 from ledger_client import new_event_id
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import decode_event_object, format_time
 from ledger_core.event.commitments import erasure_event
-from ledger_core.event.secrets import mask
+from ledger_core.event.secrets import default_rules
 
 
 def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
@@ -30,8 +30,9 @@ def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
                 event_id=event_id,
                 time=format_time(unix_us()),
             )
+            key = open_digest_key(paths, make_key=lambda: secrets.token_bytes(KEY_BYTES))
             # Checked first: an event that can't be logged must stop the erasure.
-            _, event_json = decode_event_object(mask(event))
+            _, event_json = decode_event_object(default_rules().keyed(key).mask(event))
             erasure = store.erase(subject, event_json=event_json)
             access.enqueue(event_json)
             store.finish(erasure)

@@ -25,7 +25,12 @@ from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import open_index_writer
 from ledger.service.context import ServiceContext
-from ledger.service.data_dir import DirectoryPaths, open_private, read_signers
+from ledger.service.data_dir import (
+    DirectoryPaths,
+    open_digest_key,
+    open_private,
+    read_signers,
+)
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.openapi import make_openapi
 from ledger.service.http.problems import log_failure
@@ -123,7 +128,8 @@ def _open_parts(
     policy_bytes = _read_policy(paths)
     policy = parse_policy(policy_bytes)
     rules_text = _read_optional(paths.secrets)
-    rules = parse_rules(rules_text) if rules_text else default_rules()
+    digest_key = open_digest_key(paths, make_key=lambda: token_bytes(KEY_BYTES))
+    rules = (parse_rules(rules_text) if rules_text else default_rules()).keyed(digest_key)
     fields = parse_fields(_read_optional(paths.private_fields))
     writer = LogWriter.open(paths.log, map_bytes=settings.map_bytes)
     limits = replace(

@@ -6,6 +6,7 @@ DIR/policy        the log's verifier key, its witnesses, the quorum
 DIR/secrets.toml  the user's own rules of secrets; optional
 DIR/private.toml  fields that the service commits to; optional
 DIR/private.key   wraps the keys of erasable values, mode 0600; made if it is missing
+DIR/digest.key    the key of the digests of ids, mode 0600; made if it is missing
 DIR/private/      LMDB and a file of keys: erasable values; made if it is missing
 DIR/log/          LMDB: the log
 DIR/index/        LMDB: the index; made from the log if it is missing
@@ -52,6 +53,7 @@ class DirectoryPaths:
         self.secrets: Final = root / "secrets.toml"
         self.private_fields: Final = root / "private.toml"
         self.private_key: Final = root / "private.key"
+        self.digest_key: Final = root / "digest.key"
         self.private: Final = root / "private"
         self.access: Final = root / "access"
         self.evidence: Final = root / "evidence"
@@ -100,6 +102,16 @@ def open_private(paths: DirectoryPaths, *, make_key: Callable[[], bytes]) -> Pri
     if not (paths.private / "data.mdb").exists():
         create_private(paths.private)
     return PrivateStore.open(paths.private, key)
+
+
+def open_digest_key(paths: DirectoryPaths, *, make_key: Callable[[], bytes]) -> bytes:
+    """The key of the digests that replace ids, made when there is none; 32 bytes.
+
+    Raises: as `read_secret_key`.
+    """
+    if not paths.digest_key.exists():
+        write_secret_key(paths.digest_key, make_key())
+    return read_secret_key(paths.digest_key, key_bytes=KEY_BYTES)
 
 
 def read_signers(paths: DirectoryPaths) -> tuple[LogSigner, ...]:

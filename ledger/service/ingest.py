@@ -115,9 +115,12 @@ class IngestPipeline:
         event isn't even JSON.
         """
         async with self._turns[by]:
-            reads = await self._read(body, tenant, is_own=is_own)
+            reads, secret = await self._read(body, tenant, is_own=is_own)
         self._secret_filter.report()
         outcomes = await self._log(await self._store_private(reads), by=by, is_own=is_own)
+        if secret and not is_own:
+            now = self._clock.now()
+            await self._log_own(self._secret_filter.describe_refused(secret, by=by, unix_us=now))
         for outcome in outcomes:
             if isinstance(outcome, Refused):
                 self._metrics.add("events_refused_total", outcome.error.slug)
@@ -179,21 +182,32 @@ class IngestPipeline:
             if isinstance(outcome, Refused):
                 _log.error("own_event_refused", reason=outcome.error.slug)
 
+    def mask(self, event: dict[str, Any]) -> dict[str, Any]:
+        """An event of the service's own without its secrets; an id becomes a digest."""
+        return self._secret_filter.mask(event)
+
     def now(self) -> int:
         """The time of the log, in microseconds since 1970."""
         return self._clock.now()
 
     async def _read(
         self, body: ParsedBody, tenant: str | None, *, is_own: bool
-    ) -> list[ReadEvent | Refused]:
+    ) -> tuple[list[ReadEvent | Refused], list[tuple[ReadEvent, Refused]]]:
+        """The events of a body, and those that the filter of secrets refused."""
         reads: list[ReadEvent | Refused] = []
+        secret: list[tuple[ReadEvent, Refused]] = []
         for some in _split_work(body.raws):
             if reads:
                 await asyncio.sleep(0)
-            reads += self._secret_filter.check(
-                [self._read_one(body, raw, tenant, is_own=is_own) for raw in some]
-            )
-        return reads
+            read = [self._read_one(body, raw, tenant, is_own=is_own) for raw in some]
+            checked = self._secret_filter.check(read)
+            secret += [
+                (before, after)
+                for before, after in zip(read, checked, strict=True)
+                if isinstance(before, ReadEvent) and isinstance(after, Refused)
+            ]
+            reads += checked
+        return reads, secret
 
     def _read_one(
         self, body: ParsedBody, raw: bytes, tenant: str | None, *, is_own: bool

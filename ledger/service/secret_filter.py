@@ -1,11 +1,13 @@
 """The filter that keeps secrets out of the log: an event with one is refused, or masked by setting.
 
-Findings are counted and logged by rule. No message holds the value, which may be a password.
+An id that looks like a secret becomes a digest instead, under the ledger's own key, and a refusal
+is an event of the service itself: nobody hides by looking like a secret (docs/adr/0023). Findings
+are counted and logged by rule. No message holds the value, which may be a password.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -15,12 +17,19 @@ from ledger.service.metrics import Metrics
 from ledger.service.private_fields import ChangedEvent
 from ledger_core.api import Refused
 from ledger_core.event.commitments import PrivateEvent
+from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.model import EventError
 from ledger_core.event.reader import Reader, ReadEvent
 from ledger_core.event.secrets import Hit, SecretRules
 
 EVENTS_PER_PASS: Final = 64
 """A pass over many events halves the cost if none has a secret; else each is scanned again."""
+
+REFUSED_SHOWN_MAX: Final = 32
+"""Refused events of one request that are described; all are counted."""
+
+HOUR_MS: Final = 3_600_000
+HOUR_US: Final = 1000 * HOUR_MS
 
 _log = structlog.get_logger("ledger.service")
 _decode = msgspec.json.Decoder(dict).decode
@@ -62,8 +71,10 @@ class SecretFilter:
         if not (hits := self._rules.find(read.event_json)):
             return read
         self._unreported.update({hit.rule for hit in hits})
-        if self._treatment == "refuse":
-            raise _refusal(hits)
+        # An id becomes a digest: refused, or masked like all others, its owner would be hidden.
+        refused = tuple(hit for hit in hits if not hit.is_id)
+        if refused and self._treatment == "refuse":
+            raise _refusal(refused)
         masked = self._reader.read_object(self._rules.mask(_decode(read.event_json)))
         return ChangedEvent(
             event=masked.event,
@@ -73,6 +84,54 @@ class SecretFilter:
             openings=read.openings if isinstance(read, PrivateEvent) else (),
             masked=hits,
         )
+
+    def mask(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The event without its secrets, whatever the setting."""
+        return self._rules.mask(event)
+
+    def describe_refused(
+        self, refused: Sequence[tuple[ReadEvent, Refused]], *, by: str, unix_us: int
+    ) -> list[bytes]:
+        """An event for each tenant with what was refused for a secret, from the principal `by`.
+
+        It says who, when and by which rule, without the secret. The same events refused again
+        within an hour give the same event again.
+        """
+        by_tenant = defaultdict(list)
+        for read, refusal in refused:
+            by_tenant[read.event.tenant or ""].append((read, refusal))
+        return [
+            self._describe(some, tenant, by=by, unix_us=unix_us)
+            for tenant, some in by_tenant.items()
+        ]
+
+    def _describe(
+        self, refused: Sequence[tuple[ReadEvent, Refused]], tenant: str, *, by: str, unix_us: int
+    ) -> bytes:
+        targets, events = {}, []
+        for read, refusal in refused[:REFUSED_SHOWN_MAX]:
+            masked = self._rules.mask(_decode(read.event_json))
+            actor = {"type": "actor", **masked["actor"]}
+            targets[actor["type"], actor["id"]] = {"type": actor["type"], "id": actor["id"]}
+            shown = {name: masked[name] for name in ("id", "time", "action")}
+            events.append({**shown, "field": refusal.error.field, "rule": refusal.error.rule})
+        # Keyed: a hash of the event would let anybody check a guess of its secret.
+        digest = self._rules.digest(
+            f"{by}\n" + "\n".join(r.event_json.decode() for r, _ in refused)
+        )
+        event = {
+            "id": format_uuid7(
+                unix_ms=unix_us // HOUR_US * HOUR_MS,
+                random=bytes.fromhex(digest)[:UUID7_RANDOM_BYTES],
+            ),
+            "actor": {"type": "ledger.token", "id": by},
+            "action": "ledger.event.refused",
+            "targets": list(targets.values()),
+            "outcome": "denied",
+            "reason": "looks like a secret, and was not logged",
+            "context": {"count": len(refused), "events": events},
+        }
+        return msgspec.json.encode({**event, "tenant": tenant} if tenant else event)
 
     def report(self) -> None:
         """Log in one line the number of events with secrets since the last report, by rule."""
@@ -84,7 +143,7 @@ class SecretFilter:
 
 
 def _refusal(hits: tuple[Hit, ...]) -> ProblemError:
-    path, rule = hits[0]
+    path, rule, _ = hits[0]
     more = f", and {len(hits) - 1} more in this event" if len(hits) > 1 else ""
     return ProblemError(
         "secret",

@@ -67,7 +67,7 @@ def test_an_event_with_a_secret_is_refused_by_path_and_rule(
 
         mixed = served.append(event(), event(context={"token": PASSWORD}), event())
         assert mixed.status == 207
-        assert [result.get("index") for result in mixed.json()["results"]] == [6, None, 7]
+        assert [result.get("index") for result in mixed.json()["results"]] == [7, None, 8]
 
         with _open(served, mask=None) as client, pytest.raises(RejectedError) as caught:
             client.append(event(**SECRET_FIELDS))

@@ -99,12 +99,11 @@ class Recorder:
         """
         # Imported with the first recorder, not with this module: TLS and HTTP take a while.
         from ledger_client.client import LedgerClient
-        from ledger_client.fork_safe_masking import guarded
+        from ledger_client.fork_safe_masking import guarded, keyed_rules
         from ledger_client.recording.encoding import EventEncoder
         from ledger_client.recording.fallback import Fallback
         from ledger_client.recording.session import RecorderSession, has_orphans
         from ledger_client.retry import RetryPolicy
-        from ledger_core.event.secrets import default_rules
 
         self._options: Final = RecorderOptions(**options)
         folder = Path(spool)
@@ -134,7 +133,9 @@ class Recorder:
             _log.error("spool_not_made spool=%s reason=%s: will retry", folder, error.strerror)
         self._folder: Final = folder
         self._defaults: Final = self._options.default_scope()
-        self._encoder: Final = EventEncoder(guarded(mask or default_rules().mask), self._defaults)
+        self._encoder: Final = EventEncoder(
+            guarded(mask or keyed_rules(token).mask), self._defaults
+        )
         self._new_session: Final[Callable[[], RecorderSession]] = lambda: RecorderSession(
             folder,
             self._options,

@@ -18,7 +18,6 @@ from ledger_core.api import Erase, Erased, Refused
 from ledger_core.event.canonical import format_time
 from ledger_core.event.commitments import erasure_event
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
-from ledger_core.event.secrets import mask
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 BODY_BYTES_MAX: Final = 65_536
@@ -48,7 +47,7 @@ async def erase_subject(context: ServiceContext, request: web.BaseRequest) -> we
         time=format_time(unix_us),
     )
     # Read before anything is destroyed: an erasure whose event can't be logged must not happen.
-    read = context.ingest.reader.read_object(mask(event))
+    read = context.ingest.reader.read_object(context.ingest.mask(event))
     erasure = await asyncio.to_thread(store.erase, erase.subject, event_json=read.event_json)
     parsed = ParsedBody([read.event_json], context.ingest.reader.read, is_batch=False)
     try:

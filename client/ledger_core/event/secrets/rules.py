@@ -188,8 +188,9 @@ def _is_basic(match: str) -> bool:
 
 # Python's own `re`, which answers for a short text in a tenth of the time that RE2's binding takes.
 # It stays linear: no alternative can begin with what the repetition before it takes.
+_is_digest = re.compile("[0-9a-f]{32}").fullmatch
 is_placeholder = re.compile(
-    r"masked\.[a-z0-9-]+"
+    r"masked\.[a-z0-9-]+(?:\.[0-9a-f]{32})?"
     r"|[\W_]*(?:(?:x{3,}|redacted|masked|hidden|filtered|removed|omitted|none|null|undefined"
     r"|hidden_due_to_security_reasons)[\W_]*)?"
     r"|hmac-sha256:[0-9a-f]{64}"
@@ -198,6 +199,11 @@ is_placeholder = re.compile(
 ).fullmatch
 
 """Matches a text that replaces a secret: `***`, `[REDACTED]`, `${TOKEN}`, Vault's HMAC of one."""
+
+
+def is_digest(value: object) -> bool:
+    """Tell whether a value is a digest that replaces an id."""
+    return isinstance(value, str) and _is_digest(value) is not None
 
 
 def _checked(rule: str, pattern: str, is_secret: Callable[[str], object]) -> PatternRule:

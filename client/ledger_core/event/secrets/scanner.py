@@ -13,10 +13,12 @@ text is read between quotes, as it is in JSON. Escapes would break this, so an e
 backslash is written out without them first.
 """
 
+import copy
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 import re2
@@ -26,6 +28,7 @@ from ledger_core.event.secrets.rules import RULE_NAMES, KeyRule, PatternRule
 from ledger_core.event.secrets.walk import SCAN_LIMIT, EventScan, Hit, Work
 
 KEY_CACHED_CHARS_MAX: Final = 256
+DIGEST_BYTES: Final = 16
 
 _UNESCAPE_ROUNDS_MAX: Final = 4
 
@@ -49,6 +52,7 @@ class SecretRules:
 
     def __init__(self, keys: Iterable[KeyRule], patterns: Iterable[PatternRule]) -> None:
         """Raises: ValueError naming the rule whose pattern is not RE2 syntax."""
+        self._digest_key = b""
         self._key_rules = tuple(keys)
         self._pattern_rules = tuple(patterns)
         own = [each.rule for each in self._key_rules]
@@ -70,6 +74,22 @@ class SecretRules:
         in_json = [(each.rule, _key_pattern(each, start='"', end='"')) for each in self._key_rules]
         self._prefilter = PatternSet([*texts, *in_json])
         self._spans: dict[int, Pattern] = {}
+
+    def keyed(self, key: bytes) -> Self:
+        """The same rules with a key of at most 64 bytes for the digests of ids.
+
+        Without one, whoever can guess an id can check the guess against its digest.
+        """
+        rules = copy.copy(self)
+        rules._digest_key = key  # noqa: SLF001 - its own class
+        return rules
+
+    def digest(self, text: str) -> str:
+        """The digest that replaces an id: 16 bytes in hex, always the same for one id and key."""
+        data = text.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(
+            data, key=self._digest_key, digest_size=DIGEST_BYTES, person=b"wl/id-digest"
+        ).hexdigest()
 
     def find(self, event: bytes | dict[str, Any]) -> tuple[Hit, ...]:
         """Find the secrets in an event, given as JSON in UTF-8 or as an object.
@@ -94,7 +114,8 @@ class SecretRules:
 
         A value of `context`, `before` or `after` becomes `{"masked": "<rule>"}`. All other fields
         are texts of the schema and become `masked.<rule>`; a key becomes `masked.<rule>.name`. In
-        a text of `LONG_TEXT_CHARS` or more, only the secret is replaced, by `masked.<rule>`.
+        a text of `LONG_TEXT_CHARS` or more, only the secret is replaced, by `masked.<rule>`. An id
+        becomes `masked.<rule>.<digest>`, in a free value `{"masked": "<rule>", "digest": …}`.
         A value that no event may hold, such as a date, stays: its type refuses it later.
         """
         return self._scan(event)[0]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from ledger_core.event.secrets.luhn import is_card_number
-from ledger_core.event.secrets.rules import is_placeholder
+from ledger_core.event.secrets.rules import is_digest, is_placeholder
 
 if TYPE_CHECKING:
     from ledger_core.event.secrets.scanner import SecretRules
@@ -34,6 +34,16 @@ LONG_TEXT_CHARS: Final = 200
 TEXT_DEPTH_MAX: Final = 4
 """JSON in a text in JSON in a text: so many levels of texts are read."""
 _DEPTH_MAX: Final = 64
+
+_ID_KEYS: Final = frozenset(
+    {"id", "type", "session", "credential", "service", "tenant", "instance"}
+)
+"""The keys of an event's own fields that hold ids."""
+_DIGEST_MASK_KEYS: Final = frozenset({"masked", "digest"})
+_names_id = re.compile(
+    r"(?i:(?:.*[-_. :/])?(?:id|ids|uid|guid|uuid))|.*[a-z0-9](?:Id|ID|Ids|IDs)"
+).fullmatch
+"""Matches `id`, `order_id`, `X-Request-ID`, `orderId`; not `paid`."""
 
 _RANDOM_ID_ENDINGS: Final = ("correlationid", "parentid", "requestid", "spanid", "traceid")
 _NOT_LETTERS: Final = re.compile(r"[^A-Za-z]")
@@ -63,11 +73,13 @@ _decode = msgspec.json.Decoder().decode
 class Hit(NamedTuple):
     """A secret: the rule that it matches, and where it is: `changes[0].after.password`.
 
-    A key that is a secret itself is shown as `[key]`.
+    A key that is a secret itself is shown as `[key]`. `is_id`: the value is an id, which becomes a
+    keyed digest instead of a mask that is the same for all.
     """
 
     path: str
     rule: str
+    is_id: bool = False
 
 
 class Work:
@@ -101,8 +113,10 @@ class EventScan:
         """By identity. The value is kept beside the answer, so that its id stays its own."""
         self.hits: list[Hit] = []
 
-    def copy(self, value: Any, path: str, *, depth: int, is_free: bool) -> Any:
+    def copy(self, value: Any, path: str, *, depth: int, is_free: bool, is_id: bool = False) -> Any:
         """`is_free`: an object may be put here, not only a text of the schema.
+
+        `is_id`: the value is an id by its key.
 
         Raises: _LimitError inside the JSON of a text.
         """
@@ -111,11 +125,15 @@ class EventScan:
             rule, redacted = self._scan_text(value, is_free=is_free)
             if rule is None:
                 return value
+            if is_id:
+                return self._hit_id(path, rule, value, is_free=is_free)
             masked = self._hit(path, rule, is_free=is_free)
             return masked if redacted is None else redacted
         if isinstance(value, int):
             if isinstance(value, bool) or not is_card_number(str(abs(value))):
                 return value
+            if is_id:
+                return self._hit_id(path, "card-number", str(value), is_free=is_free)
             return self._hit(path, "card-number", is_free=is_free)
         if not isinstance(value, Mapping | list | tuple):
             return value
@@ -125,9 +143,13 @@ class EventScan:
             return value  # No event nests so deep: it is refused later.
         if isinstance(value, Mapping):
             return self._copy_object(value, path, depth=depth, is_free=is_free)
-        copy = self._copy_pair if all(map(_is_pair, value)) else self.copy
+        if all(map(_is_pair, value)):
+            return [
+                self._copy_pair(item, f"{path}[{position}]", depth=depth + 1, is_free=is_free)
+                for position, item in enumerate(value)
+            ]
         return [
-            copy(item, f"{path}[{position}]", depth=depth + 1, is_free=is_free)
+            self.copy(item, f"{path}[{position}]", depth=depth + 1, is_free=is_free, is_id=is_id)
             for position, item in enumerate(value)
         ]
 
@@ -166,7 +188,8 @@ class EventScan:
             if rule is None and _is_random_id(key, member):
                 copied[kept] = member
             elif rule is None:
-                copied[kept] = self.copy(member, at, depth=depth + 1, is_free=in_free)
+                is_id = _names_id(key) is not None if in_free else key in _ID_KEYS
+                copied[kept] = self.copy(member, at, depth=depth + 1, is_free=in_free, is_id=is_id)
             else:
                 copied[kept] = self._hit(at, rule, is_free=in_free)
         return copied
@@ -279,6 +302,8 @@ class EventScan:
         return known[1]
 
     def _is_mask(self, value: Mapping[Any, Any]) -> bool:
+        if value.keys() == _DIGEST_MASK_KEYS:
+            return is_digest(value["digest"]) and value["masked"] in self._rules.names
         if len(value) != 1:
             return False
         (key, member), *_ = value.items()
@@ -290,6 +315,11 @@ class EventScan:
     def _hit(self, path: str, rule: str, *, is_free: bool) -> dict[str, str] | str:
         self.hits.append(Hit(path, rule))
         return {"masked": rule} if is_free else f"masked.{rule}"
+
+    def _hit_id(self, path: str, rule: str, value: str, *, is_free: bool) -> dict[str, str] | str:
+        self.hits.append(Hit(path, rule, is_id=True))
+        digest = self._rules.digest(value)
+        return {"masked": rule, "digest": digest} if is_free else f"masked.{rule}.{digest}"
 
     def _spend(self, units: int) -> None:
         self._work.done += units
