@@ -26,9 +26,9 @@ class Need(NamedTuple):
 
 
 def has_syslog_senders() -> bool:
-    """Tell that there are logger, rsyslogd and syslog-ng."""
-    found = (shutil.which("logger"), shutil.which("rsyslogd", path="/usr/sbin"))
-    return all(found) and SYSLOG_NG_DIR.is_dir()
+    """Tell whether there are logger, rsyslogd, haproxy and syslog-ng."""
+    servers = [shutil.which(name, path="/usr/sbin") for name in ("rsyslogd", "haproxy")]
+    return all([shutil.which("logger"), *servers]) and SYSLOG_NG_DIR.is_dir()
 
 
 NEEDS = (

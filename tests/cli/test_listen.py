@@ -160,6 +160,8 @@ def test_over_tls_a_sender_is_known_by_its_certificate(
         (("--tls-client-ca", "policy"), "TLS needs both"),
         (("--tls-cert", "policy", "--tls-key", "policy"), "the certificate, its key or the CAs"),
         (("--listen", "nowhere"), "not an address and a port"),
+        (("--balancer", "10.0.0.1/8"), "--balancer: 10.0.0.1/8 has host bits set"),
+        (("--balancer", "lb-1"), "--balancer: 'lb-1' does not appear to be"),
         (("--message-max", "1000"), "is not in the range"),
     ],
 )

@@ -1,9 +1,10 @@
-"""Senders that people have: util-linux's logger, rsyslog and syslog-ng, each in all its ways."""
+"""Real senders: util-linux's logger, rsyslog and syslog-ng, and haproxy between them and us."""
 
 import os
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -25,12 +26,27 @@ global(workDirectory="{folder}" DefaultNetstreamDriverCAFile="{ca}"
 module(load="imuxsock" SysSock.Use="off")
 input(type="imuxsock" Socket="{socket}" CreatePath="on")
 action(type="omfwd" target="127.0.0.1" port="{port}" protocol="{protocol}"
-       template="RSYSLOG_SyslogProtocol23Format" action.resumeRetryCount="-1" {more})
+       template="{template}" action.resumeRetryCount="-1" {more})
 """
 RSYSLOG_TLS = (
     'TCP_Framing="octet-counted" StreamDriver="ossl" StreamDriverMode="1" '
     'StreamDriverAuthMode="x509/certvalid"'
 )
+RFC_5424 = "RSYSLOG_SyslogProtocol23Format"
+FORWARDED = "RSYSLOG_ForwardFormat"
+HAPROXY = """
+defaults
+    mode tcp
+    timeout connect 10s
+    timeout client 60s
+    timeout server 60s
+frontend syslog
+    bind 127.0.0.2:{port}
+    default_backend listener
+backend listener
+    source 127.0.0.3
+    server one 127.0.0.1:{target} {header} check inter 100ms
+"""
 SYSLOG_NG = """@version: 3.35
 source s {{ unix-dgram("{socket}"); }};
 destination d {{ {destination} }};
@@ -138,6 +154,10 @@ def check_relayed(
     assert [text.removeprefix(" ") for text in texts(events)] == sent
     assert {event.action for event in events} == {"syslog.authpriv"}
     assert {event.actor.session for event in events} == {"77"}
+    # The daemon read the year and the zone of its own clock, and its own host's name.
+    assert {event.actor.id for event in events} == {socket.gethostname()}
+    notes = [event.context.get("import_notes") for event in events if event.context]
+    assert not any(notes)
 
 
 def _write(writer: socket.socket, local: Path, data: bytes) -> None:
@@ -154,9 +174,17 @@ def _write(writer: socket.socket, local: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "more"),
-    [("tcp", 'TCP_Framing="octet-counted"'), ("tcp", ""), ("udp", ""), ("tls", RSYSLOG_TLS)],
-    ids=["octet counting", "lines", "datagrams", "TLS"],
+    ("protocol", "template", "more"),
+    [
+        ("tcp", RFC_5424, 'TCP_Framing="octet-counted"'),
+        ("tcp", RFC_5424, ""),
+        ("tcp", RFC_5424, 'TCP_FrameDelimiter="0"'),
+        ("tcp", FORWARDED, ""),
+        ("udp", RFC_5424, ""),
+        ("udp", FORWARDED, ""),
+        ("tls", RFC_5424, RSYSLOG_TLS),
+    ],
+    ids=["octet counting", "lines", "NUL", "forwarded", "datagrams", "forwarded datagrams", "TLS"],
 )
 def test_rsyslog_is_understood(
     request: pytest.FixtureRequest,
@@ -164,6 +192,7 @@ def test_rsyslog_is_understood(
     authority: Authority,
     tmp_path: Path,
     protocol: str,
+    template: str,
     more: str,
 ) -> None:
     listener: Listening = request.getfixturevalue("encrypted" if protocol == "tls" else "plain")
@@ -179,6 +208,7 @@ def test_rsyslog_is_understood(
             socket=local,
             port=listener.udp_port if protocol == "udp" else listener.tcp_port,
             protocol="udp" if protocol == "udp" else "tcp",
+            template=template,
             more=more,
         )
     )
@@ -220,3 +250,48 @@ def test_syslog_ng_is_understood(
     check_relayed(
         ledger, local, lambda: subprocess.Popen(command, env=environ), secrets.token_hex(8)
     )
+
+
+@pytest.mark.parametrize("header", ["send-proxy check-send-proxy", "send-proxy-v2"])
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "TLS"])
+def test_behind_haproxy_the_source_is_the_senders(
+    ledger: Ledger, tmp_path: Path, authority: Authority, header: str, is_tls: bool
+) -> None:
+    certificate, key, _ = authority.issue("listener")
+    tls_options = ("--tls-cert", certificate, "--tls-key", key) if is_tls else ()
+    listener = Listening(
+        ledger.url, ledger, tmp_path / "spool", *("--balancer", "127.0.0.3", *tls_options)
+    )
+    with socket.create_server(("127.0.0.2", 0)) as free:
+        port = free.getsockname()[1]
+    configuration = tmp_path / "haproxy.cfg"
+    configuration.write_text(HAPROXY.format(port=port, target=listener.tcp_port, header=header))
+    mark = secrets.token_hex(8)
+    frame = f"<13>1 2026-11-25T02:03:36Z web-1 app - - - {mark}".encode()
+    haproxy = subprocess.Popen(["/usr/sbin/haproxy", "-q", "-db", "-f", str(configuration)])
+    try:
+        with _connected("127.0.0.2", port) as plain:
+            context = ssl.create_default_context(cafile=authority.certificate)
+            mine = plain.getsockname()[1]
+            with context.wrap_socket(plain, server_hostname=HOST) if is_tls else plain as sender:
+                sender.sendall(b"%d %b" % (len(frame), frame))
+                (event,) = events_with(ledger, mark, 1)
+    finally:
+        haproxy.send_signal(signal.SIGTERM)
+        haproxy.wait(WAIT_S)
+    assert event.source
+    assert (event.source.ip, event.source.port) == (HOST, mine)
+    assert isinstance(event.context, dict)
+    assert event.context["balancer"] == "127.0.0.3"
+    assert listener.end() == 0
+
+
+def _connected(host: str, port: int) -> socket.socket:
+    """Connect, as soon as somebody accepts."""
+    deadline_s = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return socket.create_connection((host, port), timeout=WAIT_S)
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import ssl
 import sys
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from ledger_client.cli.client_options import (
 from ledger_client.collect.syslog.listener import FRAME_BYTES_MAX, SyslogListener
 from ledger_client.runtime.server import parse_listen, run_until_signal
 from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.text import printable
 
 MIB: Final = 1024 * 1024
 MESSAGE_BYTES_MIN: Final = 2048
@@ -43,6 +45,14 @@ def command() -> None:
     help="Where to accept TCP connections; TLS with --tls-cert.",
 )
 @click.option("--udp", metavar="ADDRESS:PORT", help="Accept datagrams here too; they can be lost.")
+@click.option(
+    "--balancer",
+    "balancers",
+    metavar="ADDRESS[/BITS]",
+    multiple=True,
+    help="A balancer in front of --listen, which begins each connection with a PROXY header "
+    "(version 1 or 2); can be repeated.",
+)
 @click.option(
     "--tls-cert", type=EXISTING_FILE, help="The listener's certificate and its chain, PEM."
 )
@@ -86,6 +96,7 @@ def command() -> None:
 def syslog(
     tcp: str,
     udp: str | None,
+    balancers: tuple[str, ...],
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_client_ca: Path | None,
@@ -104,6 +115,7 @@ def syslog(
     waits there while the ledger is down. docs/syslog.md says what a sender can rely on.
     """
     tls = _tls(tls_cert, tls_key, tls_client_ca)
+    networks = [_network(balancer) for balancer in balancers]
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -121,7 +133,9 @@ def syslog(
 
     async def serve(stop: asyncio.Event) -> None:
         listener = SyslogListener(
-            lambda event: recorder.record(**event), frame_bytes_max=message_max
+            lambda event: recorder.record(**event),
+            frame_bytes_max=message_max,
+            balancers=networks,
         )
         try:
             _print_address(
@@ -140,6 +154,13 @@ def syslog(
 def _print_address(protocol: str, address: tuple[str, int]) -> None:
     host, port = address
     click.echo(f"listening on {f'[{host}]' if ':' in host else host}:{port} ({protocol})")
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise click.UsageError(f"--balancer: {printable(str(error))}.") from None
 
 
 def _tls(

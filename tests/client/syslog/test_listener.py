@@ -5,6 +5,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,102 @@ async def test_over_tls_a_sender_is_known_by_its_certificate_and_one_without_is_
     assert spool.texts == ["one", "two", "four"]
     credentials = {event["actor"]["credential"] for event in spool.events}
     assert credentials == {f"sha256:{fingerprint}"}
+
+
+LOOPBACK = [ip_network("127.0.0.0/8")]
+PROXY = b"PROXY TCP4 192.0.2.9 203.0.113.1 50123 6514\r\n"
+
+
+@pytest.mark.anyio
+async def test_behind_a_balancer_that_is_named_the_source_is_the_one_in_its_header() -> None:
+    spool = Spool()
+    async with listening(spool, balancers=LOOPBACK) as (_, port):
+        # In one piece with the first message, and in many.
+        await send(port, PROXY + counted("one"))
+        _, writer = await asyncio.open_connection(HOST, port)
+        for octet in PROXY + counted("two"):
+            writer.write(bytes([octet]))
+            await writer.drain()
+        writer.close()
+        # The balancer's own connection, such as a health check.
+        await send(port, b"PROXY UNKNOWN\r\n" + counted("three"))
+        await spool.until(lambda: len(spool.events) == 3)
+    sources = {event["reason"]: event["source"] for event in spool.events}
+    assert {sources["one"]["ip"], sources["two"]["ip"]} == {"192.0.2.9"}
+    assert {sources["one"]["port"], sources["two"]["port"]} == {50123}
+    assert sources["three"]["ip"] == HOST
+    balancers = {event["reason"]: event["context"].get("balancer") for event in spool.events}
+    assert balancers == {"one": HOST, "two": HOST, "three": None}
+
+
+@pytest.mark.anyio
+async def test_a_balancer_that_sends_no_header_is_refused_and_others_need_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spool = Spool()
+    async with listening(spool, balancers=LOOPBACK) as (_, port):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(counted("one"))
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+    assert spool.events == []
+    assert "proxy_header_refused ip=127.0.0.1" in caplog.text
+    async with listening(spool, balancers=[ip_network("192.0.2.0/24")]) as (_, port):
+        await send(port, PROXY.replace(b"\r", b"") + f"{HEADER}two\n".encode())
+        await spool.until(lambda: len(spool.events) == 2)
+    # Anybody may write such a line, so from anybody else it is a message.
+    assert [event["source"]["ip"] for event in spool.events] == [HOST, HOST]
+    assert spool.texts == [PROXY.decode().strip(), "two"]
+
+
+@pytest.mark.anyio
+async def test_the_header_comes_before_tls_and_the_certificate_is_the_senders(
+    tmp_path: Path,
+) -> None:
+    authority = Authority(tmp_path)
+    certificate, key, _ = authority.issue("listener")
+    sender_certificate, sender_key, fingerprint = authority.issue("sender")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    server.load_verify_locations(authority.certificate)
+    server.verify_mode = ssl.CERT_REQUIRED
+    client = ssl.create_default_context(cafile=authority.certificate)
+    client.load_cert_chain(sender_certificate, sender_key)
+    spool = Spool()
+    # The client's first TLS record goes out together with the header.
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = client.wrap_bio(incoming, outgoing, server_hostname=HOST)
+    async with listening(spool, tls=server, balancers=LOOPBACK) as (_, port):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(PROXY)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                incoming.write(await reader.read(65_536))
+        tls.write(counted("one"))
+        writer.write(outgoing.read())
+        await spool.until(lambda: len(spool.events) == 1)
+        writer.close()
+    (event,) = spool.events
+    assert event["source"]["ip"] == "192.0.2.9"
+    assert event["actor"]["credential"] == f"sha256:{fingerprint}"
+
+
+@pytest.mark.anyio
+async def test_a_connection_that_has_sent_no_header_yet_does_not_hold_up_the_end() -> None:
+    spool = Spool()
+    async with listening(spool, balancers=LOOPBACK) as (listener, port):
+        _, writer = await asyncio.open_connection(HOST, port)
+        await spool.until(lambda: len(listener._connections) == 1)
+        await listener.listen_udp(HOST, 0)
+        async with asyncio.timeout(WAIT_S):
+            await listener.close()
+        assert not listener._connections
+        writer.close()
 
 
 @pytest.mark.anyio

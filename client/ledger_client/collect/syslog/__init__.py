@@ -6,8 +6,9 @@
 
 Its modules, in reading order:
 
-    framing   cuts a stream of bytes into messages; pure
-    message   parses a message; pure
-    events    maps a message to an event; pure
-    listener  the sockets: bounded memory; stops reading while the spool is full
+    framing         cuts a stream of bytes into messages; pure
+    message         parses a message; pure
+    events          maps a message to an event; pure
+    proxy_protocol  the header by which a balancer names the sender; no sockets
+    listener        the sockets: bounded memory; stops reading while the spool is full
 """

@@ -12,6 +12,7 @@
 | `reason` | its text |
 | `outcome` | `unknown`: syslog has no place for it |
 | `context` | `facility`, `severity`, `structured_data`; `message` where `reason` had to be cut |
+| `context.balancer` | the address of the balancer that named the sender |
 | `context.import_notes` | each value that had to be changed |
 
 Weak: a sender over plain TCP or UDP can write any host's name into a message. The listener verifies
@@ -35,6 +36,8 @@ class Peer:
 
     ip: str
     port: int
+    balancer: str = ""
+    """The address of the balancer that names `ip` and `port`; "" without one."""
     fingerprint: str = ""
     """The SHA-256 of the sender's certificate in hexadecimal; "" without one."""
 
@@ -70,6 +73,7 @@ def map_frame(frame: Frame, *, peer: Peer, received_unix_us: int) -> dict[str, A
     context = {
         "facility": message.facility,
         "severity": message.severity,
+        "balancer": peer.balancer,
         "structured_data": fitter.value(message.structured_data, field="context.structured_data"),
         "message": fitter.value(whole, field="context.message"),
         "import_notes": fitter.notes,

@@ -80,6 +80,7 @@ class Deframer:
             # Only the digits of a count: nothing of a message came.
             return None
         # Many senders omit the last line end; a counted frame that is too short was broken off.
+        data = data if self._is_counting else data.lstrip(_ENDS)
         return Frame(_without_end(data), self._cut, is_broken_off=bool(self._is_counting))
 
     def _line(self, data: bytes, at: int) -> tuple[Frame | None, int]:
@@ -91,10 +92,8 @@ class Deframer:
             return None, len(data)
         self._hold(data[at:end])
         frame = self._finish_frame()
-        if self._line_end == b"\0":
-            # Some senders end a message with a NUL and a line end.
-            frame = Frame(frame.data.lstrip(_ENDS), frame.bytes_cut)
-        return frame, end + 1
+        # Some senders end a message with a line end and a NUL, or a NUL and a line end.
+        return Frame(frame.data.lstrip(_ENDS), frame.bytes_cut), end + 1
 
     def _counted(self, data: bytes, at: int) -> tuple[Frame | None, int]:
         if self._bytes_left is None:

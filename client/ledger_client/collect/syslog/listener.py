@@ -10,6 +10,9 @@ While the spool is full, the listener does not read: the sender's window closes,
 drops by its own settings. For each connection at most one read and one unfinished message are held,
 so the number of connections bounds the memory. Datagrams can't be held back: those without room are
 counted, and an event records how many were lost.
+
+Behind a balancer each connection has the balancer's address. A balancer that is named begins each
+connection with a PROXY header, which has the sender's. From any other address a header is text.
 """
 
 import asyncio
@@ -17,26 +20,34 @@ import hashlib
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from dataclasses import replace
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any, Final, NamedTuple, cast
 
 from ledger_client.collect.syslog.events import Peer, map_frame
 from ledger_client.collect.syslog.framing import Deframer, Frame, strip_count
+from ledger_client.collect.syslog.proxy_protocol import read_header
 from ledger_client.recording.options import SpoolFullError
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import canonical_ip
 from ledger_core.event.model import EventError
-from ledger_core.tlog.errors import UnavailableError
+from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 FRAME_BYTES_MAX: Final = 16 * 1024
 """RFC 5425 §4.3.1: at least 2,048, and 8,192 should be supported."""
 CONNECTIONS_MAX: Final = 512
+CONNECTIONS_WAITING_MAX: Final = 128
 READ_BYTES: Final = 32 * 1024
 DATAGRAMS_WAITING_MAX: Final = 1024
 DATAGRAM_BATCH: Final = 256
 HANDSHAKE_S: Final = 10.0
+"""For the PROXY header of a connection, and then for its TLS handshake."""
+ACCEPT_RETRY_S: Final = 1.0
+"""After a connection could not be accepted, such as for want of file descriptors."""
 RETRY_S: Final = 0.25
 DRAIN_S: Final = 5.0
 THREADS: Final = 4
@@ -64,15 +75,19 @@ class SyslogListener(asyncio.DatagramProtocol):
         *,
         frame_bytes_max: int = FRAME_BYTES_MAX,
         connections_max: int = CONNECTIONS_MAX,
+        balancers: Sequence[IPv4Network | IPv6Network] = (),
     ) -> None:
+        """Connections from `balancers` begin with a PROXY header."""
         self._record: Final = record
         self._frame_bytes_max: Final = frame_bytes_max
         self._connections_max: Final = connections_max
         # Recording may wait for the disk.
         self._threads: Final = ThreadPoolExecutor(THREADS, thread_name_prefix="syslog")
-        self._servers: list[asyncio.Server] = []
+        self._balancers: Final = tuple(balancers)
+        self._accepting: dict[asyncio.Task[None], socket.socket] = {}
         self._transports: list[asyncio.DatagramTransport] = []
-        self._connections: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
+        # A connection has no writer before its PROXY header and its TLS handshake are done.
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter | None] = {}
         self._datagrams: asyncio.Queue[_Waiting] = asyncio.Queue(DATAGRAMS_WAITING_MAX)
         self._datagrams_lost = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -85,19 +100,19 @@ class SyslogListener(asyncio.DatagramProtocol):
 
         Raises: UnavailableError if the address can't be bound.
         """
+        loop = asyncio.get_running_loop()
         try:
-            server = await asyncio.start_server(
-                self._connected,
-                host,
-                port,
-                limit=READ_BYTES,
-                ssl=tls,
-                ssl_handshake_timeout=HANDSHAKE_S if tls else None,
-            )
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            servers = [
+                socket.create_server(address[:2], family=family, backlog=CONNECTIONS_WAITING_MAX)
+                for family, _, _, _, address in dict.fromkeys(found)
+            ]
         except OSError as error:
             raise _cannot_listen(host, port, error) from error
-        self._servers.append(server)
-        bound = server.sockets[0].getsockname()
+        for server in servers:
+            server.settimeout(0)
+            self._accepting[asyncio.create_task(self._accept(server, tls))] = server
+        bound = servers[0].getsockname()
         return bound[0], bound[1]
 
     async def listen_udp(self, host: str, port: int) -> tuple[str, int]:
@@ -116,46 +131,73 @@ class SyslogListener(asyncio.DatagramProtocol):
 
     async def close(self) -> None:
         """Stop reading and record the messages read so far, if there is room within 5 s."""
-        for server in self._servers:
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        for server in self._accepting.values():
             server.close()
         for transport in self._transports:
             transport.close()
-        for writer in self._connections:
-            # Bytes that were received stay in the reader, and are read to their end.
-            writer.transport.abort()
+        for task, writer in self._connections.items():
+            if writer is None:
+                task.cancel()
+            else:
+                # Bytes that were received stay in the reader, and are read to their end.
+                writer.transport.abort()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
-                await asyncio.gather(*self._connections.values(), self._datagrams.join())
-        left = [*self._connections.values(), *self._tasks]
+                await asyncio.gather(*self._connections, return_exceptions=True)
+                await self._datagrams.join()
+        left = [*self._connections, *self._tasks]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
         await asyncio.to_thread(self._threads.shutdown)
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = _peer(writer)
-        if len(self._connections) >= self._connections_max:
-            _log.warning("connection_refused ip=%s limit=%d", peer.ip, self._connections_max)
-            writer.transport.abort()
-            return
-        self._connections[writer] = asyncio.create_task(self._serve(reader, writer, peer))
+    async def _accept(self, server: socket.socket, tls: ssl.SSLContext | None) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(server)
+            except OSError as error:
+                _log.warning("accept_failed error=%s", type(error).__name__)
+                await asyncio.sleep(ACCEPT_RETRY_S)
+                continue
+            peer = Peer(ip=_ip(address[0]), port=address[1])
+            if len(self._connections) >= self._connections_max:
+                _log.warning("connection_refused ip=%s limit=%d", peer.ip, self._connections_max)
+                connection.close()
+                continue
+            task = asyncio.create_task(self._serve(connection, peer, tls))
+            self._connections[task] = None
+            task.add_done_callback(self._connections.pop)
 
     async def _serve(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer
+        self, connection: socket.socket, peer: Peer, tls: ssl.SSLContext | None
     ) -> None:
-        _log.info("connection_opened ip=%s port=%d", peer.ip, peer.port)
+        writer: asyncio.StreamWriter | None = None
         try:
             # The kernel detects a sender that vanished.
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if self._is_balancer(peer.ip):
+                peer = await _read_client(connection, peer)
+            reader, writer = await _open_streams(connection, tls)
+            self._connections[cast("asyncio.Task[None]", asyncio.current_task())] = writer
+            peer = replace(peer, fingerprint=_fingerprint(writer))
+            _log.info("connection_opened ip=%s port=%d", peer.ip, peer.port)
             await self._read(reader, peer)
-        except OSError as error:
+        except MalformedError as error:
+            _log.warning("proxy_header_refused ip=%s reason=%s", peer.ip, error)
+        except (OSError, EOFError) as error:
             _log.info("connection_failed ip=%s error=%s", peer.ip, type(error).__name__)
         except Exception:  # noqa: BLE001 - the top of a task
             _log.exception("connection_broken ip=%s", peer.ip)
         finally:
-            del self._connections[writer]
-            writer.close()
+            (connection if writer is None else writer).close()
             _log.info("connection_closed ip=%s port=%d", peer.ip, peer.port)
+
+    def _is_balancer(self, ip: str) -> bool:
+        return bool(ip) and any(ip_address(ip) in network for network in self._balancers)
 
     async def _read(self, reader: asyncio.StreamReader, peer: Peer) -> None:
         deframer = Deframer(frame_bytes_max=self._frame_bytes_max)
@@ -238,15 +280,35 @@ class SyslogListener(asyncio.DatagramProtocol):
             await asyncio.sleep(RETRY_S)
 
 
-def _peer(writer: asyncio.StreamWriter) -> Peer:
-    address = writer.get_extra_info("peername") or ("", 0)
+async def _read_client(connection: socket.socket, peer: Peer) -> Peer:
+    """Read the PROXY header of a balancer. Raises: MalformedError; TimeoutError; OSError."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(HANDSHAKE_S):
+        client = await read_header(partial(loop.sock_recv, connection))
+    if client is None:
+        return peer
+    return Peer(ip=_ip(client.ip), port=client.port, balancer=peer.ip)
+
+
+async def _open_streams(
+    connection: socket.socket, tls: ssl.SSLContext | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(READ_BYTES, loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await loop.connect_accepted_socket(
+        lambda: protocol,
+        connection,
+        ssl=tls,
+        ssl_handshake_timeout=HANDSHAKE_S if tls else None,
+    )
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+def _fingerprint(writer: asyncio.StreamWriter) -> str:
     tls = writer.get_extra_info("ssl_object")
     certificate = tls.getpeercert(binary_form=True) if tls is not None else None
-    return Peer(
-        ip=_ip(address[0]),
-        port=address[1],
-        fingerprint=hashlib.sha256(certificate).hexdigest() if certificate else "",
-    )
+    return hashlib.sha256(certificate).hexdigest() if certificate else ""
 
 
 def _ip(text: str) -> str:
