@@ -89,17 +89,16 @@ class Ours:
     def restart_cold(self) -> None:
         """Close, drop the files from the page cache, open."""
         self.close()
-        forget_files(path / "data.mdb" for path in (self._paths.log, self._paths.index))
+        forget_files((self._paths.log / "data.mdb", *self._paths.index.glob("*.segment")))
         self._open()
 
     def close(self) -> None:
-        """Close log and index."""
+        """Close the log."""
         self._log.close()
-        self._index.close()
 
     def _open(self) -> None:
         self._log = LogStore.open(self._paths.log)
-        self._index = IndexStore.open(self._paths.index)
+        self._index = IndexStore(self._paths.index)
         self._engine = QueryEngine(self._log, self._index)
         # A service does this in the background.
         self._engine.advance(1 << 20)
@@ -197,7 +196,7 @@ def _build_index(log: LogStore, path: Path) -> dict[str, float]:
     return {
         "wall_us": (time.perf_counter() - start) / entries * 1e6,
         "processor_us": (_processor_s() - before) / entries * 1e6,
-        "bytes": (path / "data.mdb").stat().st_size / entries,
+        "bytes": sum(file.stat().st_size for file in path.glob("*.segment")) / entries,
     }
 
 

@@ -39,15 +39,12 @@ def _check_index(store: LogStore, path: Path, *, is_quiet: bool) -> int | None:
     """The number of segments of the index that passed; None where none was checked."""
     if not path.exists():
         return None
-    index = IndexStore.open(path)
     try:
         with progress_bar("segments", is_quiet=is_quiet) as progress:
-            return check_index(store, index, progress=progress)
+            return check_index(store, IndexStore(path), progress=progress)
     except OtherAnalysisError as error:
         note(str(error))
         return None
-    finally:
-        index.close()
 
 
 def _report(checked: Checked, segments: int | None, as_json: bool) -> None:

@@ -11,15 +11,15 @@ All methods are safe from any thread. They take from a tenth of a millisecond up
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Final
+from typing import Final, TypeVar
 
 from ledger.query.budget import NO_LIMITS, Budget, IsCancelled, QueryLimits
 from ledger.query.cursor import Cursor, CursorError, Order
-from ledger.query.evaluator import WINDOW_SEGMENTS
+from ledger.query.evaluator import WINDOW_SEGMENTS, Bounds, Window
 from ledger.query.executor import PageRun, QueryScope, by_bundle
 from ledger.query.explain import explain
 from ledger.query.facets import FacetCounter, Unit
@@ -29,11 +29,14 @@ from ledger.query.plan import make_plan, span_of
 from ledger.query.resolve_ids import IdResolver
 from ledger.store.index.index_store import IndexSnapshot, IndexStore
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
+from ledger.store.index.segment import SegmentRecord
+from ledger.store.index.segment_file import DamagedSegmentError
 from ledger.store.log import LogStore
 from ledger_core.api import FacetAnswer, HistogramAnswer
-from ledger_core.query.analyzer import ANALYSIS
 from ledger_core.query.ast import Expression, Is, all_of, format_query, resolve
 from ledger_core.query.predicate import Matcher, make_matcher
+
+T = TypeVar("T")
 
 ROWS_MAX: Final = 1000
 DEFAULT_LIMITS: Final = QueryLimits()
@@ -79,6 +82,10 @@ class IndexStatus:
     full_segments: int
     is_current: bool
     """False while the index is built anew for other rules of analysis."""
+    damaged_segments: tuple[int, ...] = ()
+    """Damaged and set aside; they are built again."""
+    failure: str = ""
+    """The reason why the folder of the index can't be read."""
 
 
 class QueryEngine:
@@ -140,15 +147,20 @@ class QueryEngine:
             tree_size, position = begun.tree_size, begun.position
             now_unix_us = begun.now_unix_us
         budget = Budget(limits, self._clock, is_cancelled)
-        counter = FacetCounter(
-            facets, histogram, leaf_cache=self._leaf_cache, is_over=budget.is_over
-        )
-        with self._scope(query, tenant, now_unix_us, tree_size, budget) as scope:
-            run = PageRun(scope, order=order, position=position, limit=limit)
-            run.run(
-                is_counted=is_counted or bool(facets or histogram),
-                on_found=counter.add,
+
+        def run_page() -> tuple[PageRun, FacetCounter]:
+            counter = FacetCounter(
+                facets, histogram, leaf_cache=self._leaf_cache, is_over=budget.is_over
             )
+            with self._scope(query, tenant, now_unix_us, tree_size, budget) as scope:
+                run = PageRun(scope, order=order, position=position, limit=limit)
+                run.run(
+                    is_counted=is_counted or bool(facets or histogram),
+                    on_found=counter.add,
+                )
+            return run, counter
+
+        run, counter = self._reading_index(run_page)
         following = run.next_position if limit else None
         return Answer(
             rows=tuple(map(Row, run.indices, run.leaves)),
@@ -185,10 +197,14 @@ class QueryEngine:
         budget = Budget(NO_LIMITS, self._clock, is_cancelled)
         with self._scope(query, tenant, now_unix_us, size, budget) as scope:
             segments = scope.segments
-        for part in budget.split(segments, order, most=_EXPORT_SEGMENTS):
+
+        def evaluate(part: range) -> tuple[QueryScope, Window, Bounds]:
             with self._scope(query, tenant, now_unix_us, size, budget) as scope:
                 window = scope.window(part)
-                bounds = window.evaluate(scope.node)
+                return scope, window, window.evaluate(scope.node)
+
+        for part in budget.split(segments, order, most=_EXPORT_SEGMENTS):
+            scope, window, bounds = self._reading_index(partial(evaluate, part))
             within = window.span(scope.span.start, scope.span.end)
             yield []
             for members, indices in by_bundle(window, bounds.may & within, order):
@@ -216,8 +232,13 @@ class QueryEngine:
     ) -> str:
         """The plan of a query with the number of entries at each of its steps."""
         budget = Budget(limits, self._clock, is_cancelled)
-        with self._scope(query, tenant, now_unix_us, self.tree_size(), budget) as scope:
-            return explain(scope, query=format_query(_scoped(query, tenant)))
+        size = self.tree_size()
+
+        def run() -> str:
+            with self._scope(query, tenant, now_unix_us, size, budget) as scope:
+                return explain(scope, query=format_query(_scoped(query, tenant)))
+
+        return self._reading_index(run)
 
     def tree_size(self) -> int:
         """The durable tree size: the number of entries that a query sees."""
@@ -227,12 +248,15 @@ class QueryEngine:
         """The part of the log that the index on disk covers."""
         tree_size = self.tree_size()
         with self._snapshot() as snapshot:
+            health = None if self._index is None else self._index.health()
             return IndexStatus(
                 tree_size=tree_size,
                 segment_entries=self._segment_entries,
                 sealed_segments=0 if snapshot is None else len(snapshot.records),
                 full_segments=tree_size // self._segment_entries,
-                is_current=snapshot is not None,
+                is_current=health is not None and not health.stale,
+                damaged_segments=() if health is None else tuple(sorted(health.damaged)),
+                failure="" if health is None else health.failure,
             )
 
     def advance(self, entries_max: int) -> bool:
@@ -241,8 +265,21 @@ class QueryEngine:
         Queries index what they need themselves; calling this beforehand saves them the time.
         """
         with self._snapshot() as snapshot:
-            sealed = 0 if snapshot is None else len(snapshot.records)
+            sealed: Container[int] = () if snapshot is None else snapshot.records
         return self._open_segments.advance(sealed=sealed, entries_max=entries_max)
+
+    def _reading_index(self, work: Callable[[], T]) -> T:
+        """Run `work`, and again after each damaged segment, which is set aside.
+
+        The entries of a segment without an index are read as rows, within the same budget.
+        """
+        while True:
+            try:
+                return work()
+            except DamagedSegmentError as error:
+                if self._index is None:
+                    raise
+                self._index.set_aside(error)
 
     @contextmanager
     def _snapshot(self) -> Iterator[IndexSnapshot | None]:
@@ -251,10 +288,7 @@ class QueryEngine:
             yield None
             return
         with self._index.snapshot() as snapshot:
-            is_ours = snapshot.analysis == ANALYSIS
-            yield (
-                snapshot if is_ours and snapshot.segment_entries == self._segment_entries else None
-            )
+            yield snapshot if snapshot.segment_entries == self._segment_entries else None
 
     @contextmanager
     def _scope(
@@ -267,7 +301,7 @@ class QueryEngine:
     ) -> Iterator[QueryScope]:
         expression = resolve(_scoped(query, tenant), now_unix_us)
         with self._snapshot() as snapshot:
-            records = () if snapshot is None else snapshot.records
+            records: Mapping[int, SegmentRecord] = {} if snapshot is None else snapshot.records
             resolver = IdResolver(
                 log=self._log,
                 leaf_cache=self._leaf_cache,
@@ -279,7 +313,7 @@ class QueryEngine:
             read_open_terms = partial(
                 self._open_segments.snapshot,
                 tree_size=tree_size,
-                sealed=len(records),
+                sealed=records,
                 check=budget.check,
             )
             node = make_plan(resolved)

@@ -7,7 +7,7 @@ C.
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +27,7 @@ from ledger.store.index.roaring_containers import (
     unite,
     whole_container,
 )
+from ledger.store.index.segment import SegmentRecord
 
 WINDOW_SEGMENTS: Final = 256
 _SLOT_BITS = 16
@@ -63,7 +64,7 @@ class Window:
         self.segments: Final = segments
         self._segment_entries = segment_entries
         self._snapshot = snapshot
-        self._records = () if snapshot is None else snapshot.records
+        self._records: Mapping[int, SegmentRecord] = {} if snapshot is None else snapshot.records
         self._open_terms = open_terms
         self._check = check
         self._whole = whole_container(segment_entries)
@@ -106,7 +107,7 @@ class Window:
 
     def is_indexed(self, segment: int) -> bool:
         """Whether the terms of a segment can be read; otherwise each of its entries may match."""
-        return segment < len(self._records) or segment in self._open_terms
+        return segment in self._records or segment in self._open_terms
 
     def entries_in(self, segment: int) -> int:
         """The number of entries of a segment that are indexed."""
@@ -125,7 +126,7 @@ class Window:
 
     def postings(self, dimension: str, segment: int) -> Iterable[Postings]:
         """Every term of a dimension in a segment that is indexed; of an open one, by slice."""
-        if self._snapshot is not None and segment < len(self._records):
+        if self._snapshot is not None and segment in self._records:
             return self._snapshot.postings(dimension, segment)
         return (terms.postings(dimension) for terms in self._open_terms.get(segment, ()))
 
@@ -134,7 +135,7 @@ class Window:
 
         NO_PLACE is the rank of an entry without a value.
         """
-        if self._snapshot is None or segment >= len(self._records):
+        if self._snapshot is None or segment not in self._records:
             return None
         column = self._snapshot.column(dimension, segment)
         return None if column is None else (column, self._snapshot.values(dimension, segment))
@@ -210,8 +211,8 @@ class Window:
 
     def _times(self, segment: int) -> tuple[str, str] | None:
         """The earliest and the latest event time of a segment; None if it is not indexed."""
-        if segment < len(self._records):
-            record = self._records[segment]
+        record = self._records.get(segment)
+        if record is not None:
             return record.earliest, record.latest
         times = [terms.times for terms in self._open_terms.get(segment, ())]
         return (min(times)[0], max(last for _, last in times)) if times else None
@@ -221,10 +222,11 @@ class Window:
 
     def _read(self, read: Read, segments: Sequence[int]) -> BitMap:
         first = self.segments.start
-        sealed = [segment for segment in segments if segment < len(self._records)]
+        sealed = [segment for segment in segments if segment in self._records]
+        unsealed = [segment for segment in segments if segment not in self._records]
         rest = [
             (segment - first, [found for terms in slices for found in _read_terms(terms, read)])
-            for segment in self._checked(segments[len(sealed) :])
+            for segment in self._checked(unsealed)
             if (slices := self._open_terms.get(segment))
         ]
         if not sealed or self._snapshot is None:

@@ -8,7 +8,7 @@ marked incomplete and names the position to continue at. If a limit ends the cou
 a lower bound and marked inexact. A match is never left out silently.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -21,6 +21,7 @@ from ledger.query.leaf_cache import LeafCache
 from ledger.query.open_segments import OpenTerms
 from ledger.query.plan import Node, Span
 from ledger.store.index.index_store import IndexSnapshot
+from ledger.store.index.segment import SegmentRecord
 from ledger_core.query.predicate import Matcher
 from ledger_core.tlog.tile import TILE_WIDTH
 
@@ -44,9 +45,9 @@ class QueryScope:
     budget: Budget
 
     @property
-    def sealed_segments(self) -> int:
-        """The number of segments that the index holds."""
-        return 0 if self.snapshot is None else len(self.snapshot.records)
+    def sealed(self) -> Mapping[int, SegmentRecord]:
+        """The segments that the index holds."""
+        return {} if self.snapshot is None else self.snapshot.records
 
     @property
     def segments(self) -> range:
@@ -60,7 +61,7 @@ class QueryScope:
 
     def window(self, segments: range) -> Window:
         """A window of some segments. Raises: as `Budget.check`, here and when it is evaluated."""
-        is_open = segments.stop > self.sealed_segments
+        is_open = any(segment not in self.sealed for segment in segments)
         return Window(
             segments,
             segment_entries=self.segment_entries,

@@ -15,7 +15,7 @@ def explain(scope: QueryScope, *, query: str) -> str:
         f"query     {query or 'every event'}",
         f"entries   [{scope.span.start}, {scope.span.end}) of {scope.tree_size}",
         f"segments  {-(-scope.tree_size // scope.segment_entries)}, "
-        f"of which {scope.sealed_segments} are sealed",
+        f"of which {len(scope.sealed)} are sealed",
     )
     return "\n".join((*head, *_steps(scope, scope.node, "")))
 

@@ -20,7 +20,8 @@ import structlog
 
 from ledger.follow.process import is_orphaned, lower_priority
 from ledger.query.engine import QueryEngine
-from ledger.query.segment_builder import SegmentBuilder, open_index_writer
+from ledger.query.segment_builder import SegmentBuilder
+from ledger.store.index.index_store import IndexWriter
 from ledger.store.log import LogStore
 from ledger_core.tlog.errors import UnavailableError
 
@@ -77,10 +78,9 @@ def seal_until_orphaned(log_path: Path, index_path: Path) -> None:
     Raises: UnavailableError while another process, such as `ledger reindex`, writes the index.
     """
     log = LogStore.open(log_path)
-    writer = open_index_writer(index_path)
+    writer = IndexWriter.open(index_path)
     try:
         builder = SegmentBuilder(log, writer)
-        builder.prepare()
         while not is_orphaned(0.0):
             if not builder.seal_next() and is_orphaned(SEAL_POLL_S):
                 return

@@ -16,7 +16,7 @@ the lock. Weak: joining indexes the entries again, up to five times each.
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import groupby, takewhile
 from operator import itemgetter
 from typing import Final, NamedTuple, TypeAlias
@@ -59,7 +59,9 @@ class OpenSegments:
         self._join: _Join | None = None
         self._join_lock = threading.Lock()
 
-    def snapshot(self, *, tree_size: int, sealed: int, check: Callable[[], None]) -> OpenTerms:
+    def snapshot(
+        self, *, tree_size: int, sealed: Container[int], check: Callable[[], None]
+    ) -> OpenTerms:
         """The terms of the last unsealed segments, up to `tree_size` at least.
 
         Cost: 5 µs for each entry that is not indexed yet. Raises: what `check` raises, which is
@@ -77,7 +79,7 @@ class OpenSegments:
                 finally:
                     self._lock.release()
 
-    def advance(self, *, sealed: int, entries_max: int) -> bool:
+    def advance(self, *, sealed: Container[int], entries_max: int) -> bool:
         """Index or join up to `entries_max` entries; return whether there is more to do."""
         tree_size = self._log.head().tree_size
         wanted = self._wanted(tree_size, sealed)
@@ -92,12 +94,12 @@ class OpenSegments:
         finally:
             self._join_lock.release()
 
-    def _wanted(self, tree_size: int, sealed: int) -> range:
+    def _wanted(self, tree_size: int, sealed: Container[int]) -> list[int]:
         end = -(-tree_size // self._segment_entries)
-        return range(max(sealed, end - SEGMENTS_MAX), end)
+        return [seg for seg in range(max(0, end - SEGMENTS_MAX), end) if seg not in sealed]
 
     def _missing(
-        self, segments: Mapping[int, Sequence[SegmentTerms]], wanted: range, tree_size: int
+        self, segments: Mapping[int, Sequence[SegmentTerms]], wanted: Sequence[int], tree_size: int
     ) -> tuple[int, range] | None:
         """The first wanted segment with entries that are not indexed, and their offsets."""
         for segment in wanted:
@@ -108,9 +110,14 @@ class OpenSegments:
                 return segment, range(start, end)
         return None
 
-    def _index_step(self, tree_size: int, wanted: range, entries_max: int) -> None:
+    def _index_step(self, tree_size: int, wanted: Sequence[int], entries_max: int) -> None:
         # A segment past the end stays: a reader with a later head made it.
-        kept = {number: some for number, some in self._segments.items() if number >= wanted.start}
+        end = tree_size // self._segment_entries
+        kept = {
+            number: some
+            for number, some in self._segments.items()
+            if number in wanted or number > end
+        }
         missing = self._missing(kept, wanted, tree_size)
         if missing is not None and entries_max > 0:
             segment, offsets = missing

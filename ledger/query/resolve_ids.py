@@ -5,7 +5,7 @@ and the time of receipt never decreases along the log.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,7 +27,7 @@ class IdResolver:
     log: LogStore
     leaf_cache: LeafCache
     tree_size: int
-    records: Sequence[SegmentRecord]
+    records: Mapping[int, SegmentRecord]
     segment_entries: int
 
     def resolve(self, expression: Expression) -> Expression:
@@ -66,17 +66,21 @@ class IdResolver:
     def _first_at(self, moment: ast.Moment) -> int:
         """The first index that was received at a moment or later.
 
-        Cost: at most 17 reads of rows, most of them in one bundle.
+        Cost: as many reads of rows as the tree size has bits, most of them in one bundle.
         """
         text = ast.time_text(moment.unix_us)
-        segment = bisect_left(self.records, text, key=lambda record: record.last_received)
-        start = segment * self.segment_entries
-        # No records exist past the last sealed segment: the search covers all of that.
-        end = start + self.segment_entries if segment < len(self.records) else self.tree_size
-        end = min(end, self.tree_size)
-        if start >= end:
+        size = self.segment_entries
+        # The records narrow the search: most of its steps would read a bundle each.
+        start = max(
+            [(n + 1) * size for n, r in self.records.items() if r.last_received < text], default=0
+        )
+        end = min(
+            [n * size for n, r in self.records.items() if r.first_received >= text],
+            default=self.tree_size,
+        )
+        if start >= self.tree_size:
             return self.tree_size
-        return bisect_left(range(end), text, lo=start, key=self._received_at)
+        return bisect_left(range(min(end, self.tree_size)), text, lo=start, key=self._received_at)
 
     def _received_at(self, index: int) -> str:
         (leaf,) = self.leaf_cache.leaves((index,))

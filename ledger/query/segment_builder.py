@@ -2,33 +2,31 @@
 
 The builder reads the log as any reader does, and nothing waits for it: neither the writer, nor a
 query, which indexes unsealed segments in memory. It may be killed at any time: a segment is stored
-as a whole or not at all, and the number of stored segments is the next one to seal.
+as a whole or not at all. The newest missing segment is sealed first, since searches begin there.
 """
 
 import gc
 import multiprocessing
 import os
-from collections import deque
+import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from functools import cache
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from functools import cache, partial
 from pathlib import Path
-from typing import Final
 
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
-from ledger.store.index.index_store import IndexStore, IndexWriter, check_segment, create_index
+from ledger.store.index.index_store import IndexStore, IndexWriter, check_segment, write_segment
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SealedSegment, SegmentFacts
 from ledger.store.log import LogStore
+from ledger_client.runtime.files import sync_directory
 from ledger_core.query.analyzer import ANALYSIS, decode_view
 from ledger_core.tlog.errors import VerificationError
 
 Progress = Callable[[int, int], None]
 """A callback for the number of finished segments and of all."""
-
-_AHEAD: Final = 2
-"""Segments, 4 MB each, by which a process may be ahead of the writer."""
 
 
 class SegmentBuilder:
@@ -39,25 +37,18 @@ class SegmentBuilder:
         self._writer = writer
         self._leaf_cache = LeafCache(log, bytes_max=0)
 
-    def prepare(self) -> bool:
-        """Clear the index if other rules of analysis made it; return whether they did."""
-        analysis, segment_entries = self._writer.made_by()
-        if analysis == ANALYSIS:
-            return False
-        self._writer.clear(analysis=ANALYSIS, segment_entries=segment_entries)
-        return True
-
     def seal_next(self) -> bool:
-        """Seal the next segment if it is full; return whether it was.
+        """Seal the newest full segment that the index lacks; return whether there was one.
 
         Cost: 15 µs an entry, and one sync.
         """
-        segment = self._writer.sealed()
-        _, segment_entries = self._writer.made_by()
-        if self._log.head().tree_size < (segment + 1) * segment_entries:
-            return False
-        self._writer.put(segment, build_segment(self._leaf_cache, segment, segment_entries))
-        return True
+        entries = self._writer.segment_entries
+        sealed = self._writer.sealed()
+        for segment in reversed(range(self._log.head().tree_size // entries)):
+            if segment not in sealed:
+                self._writer.put(segment, build_segment(self._leaf_cache, segment, entries))
+                return True
+        return False
 
 
 def build_segment(leaf_cache: LeafCache, segment: int, segment_entries: int) -> SealedSegment:
@@ -80,13 +71,6 @@ def build_segment(leaf_cache: LeafCache, segment: int, segment_entries: int) -> 
     )
 
 
-def open_index_writer(path: Path, *, segment_entries: int = SEGMENT_ENTRIES_MAX) -> IndexWriter:
-    """Open the index at `path` for writing; create it if there is none."""
-    if not (path / "data.mdb").exists():
-        create_index(path, analysis=ANALYSIS, segment_entries=segment_entries)
-    return IndexWriter.open(path)
-
-
 def reindex(
     log: LogStore,
     path: Path,
@@ -97,22 +81,24 @@ def reindex(
 ) -> int:
     """Build the index anew from the log; return the number of segments.
 
-    It starts `processes` processes, by default one for each processor.
-    Raises: UnavailableError while another process, such as the service, writes it.
+    It is built in a folder beside the present one, which it then replaces: until then, and if this
+    is interrupted, the present one stays as it is. `processes` are started, by default one for each
+    processor. Raises: UnavailableError while another process, such as the service, writes it.
     """
-    writer = open_index_writer(path, segment_entries=segment_entries)
-    try:
-        writer.clear(analysis=ANALYSIS, segment_entries=segment_entries)
+    with closing(IndexWriter.open(path, segment_entries=segment_entries)):
+        new, old = (path.with_name(f"{path.name}.{what}") for what in ("new", "old"))
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        new.mkdir(mode=0o700)
         total = log.head().tree_size // segment_entries
-        workers = min(processes or os.cpu_count() or 1, total)
         progress(0, total)
-        built = _build_all(log, total, segment_entries, workers)
-        for segment, sealed in enumerate(built):
-            writer.put(segment, sealed)
-            progress(segment + 1, total)
+        for done in _build_all(log, new, total, segment_entries, processes or os.cpu_count() or 1):
+            progress(done, total)
+        path.replace(old)
+        new.replace(path)
+        sync_directory(path.parent)
+        shutil.rmtree(old)
         return total
-    finally:
-        writer.close()
 
 
 class OtherAnalysisError(ValueError):
@@ -135,45 +121,38 @@ def check_index(
     OtherAnalysisError when nothing can be said. Cost: that of building it anew in one process.
     """
     leaf_cache = LeafCache(log, bytes_max=0)
-    segment = 0
-    while True:
-        # One read transaction a segment: LMDB cannot reuse pages while a long one lasts.
-        with index.snapshot() as snapshot:
-            if snapshot.analysis != ANALYSIS:
-                raise OtherAnalysisError(snapshot.analysis)
-            total = len(snapshot.records)
-            if segment >= total:
-                return segment
-            if (segment + 1) * snapshot.segment_entries > log.head().tree_size:
+    entries = index.segment_entries
+    with index.snapshot() as snapshot:
+        stale = index.health().stale
+        if stale:
+            raise OtherAnalysisError(stale)
+        total = len(snapshot.records)
+        for done, segment in enumerate(snapshot.records, start=1):
+            if (segment + 1) * entries > log.head().tree_size:
                 raise VerificationError(f"segment {segment} has entries that the log does not have")
-            check_segment(
-                snapshot, segment, build_segment(leaf_cache, segment, snapshot.segment_entries)
-            )
-        segment += 1
-        progress(segment, total)
+            check_segment(snapshot, segment, build_segment(leaf_cache, segment, entries))
+            progress(done, total)
+        return total
 
 
 def _build_all(
-    log: LogStore, total: int, segment_entries: int, workers: int
-) -> Iterator[SealedSegment]:
-    if workers <= 1:
-        leaf_cache = LeafCache(log, bytes_max=0)
+    log: LogStore, folder: Path, total: int, segment_entries: int, workers: int
+) -> Iterator[int]:
+    """Build the segments below `total` into a folder, and yield after each how many are there."""
+    if min(workers, total) <= 1:
         for segment in range(total):
-            yield build_segment(leaf_cache, segment, segment_entries)
+            _build_into(LeafCache(log, bytes_max=0), folder, segment, segment_entries)
+            yield segment + 1
         return
     # An LMDB environment must not cross fork().
     context = multiprocessing.get_context("spawn")
     # As -P, for which multiprocessing has no option: nothing comes from the working directory.
     os.environ["PYTHONSAFEPATH"] = "1"
     # Segments have no cycles, so collection is off.
-    with ProcessPoolExecutor(workers, context, gc.disable) as pool:
-        pending: deque[Future[SealedSegment]] = deque()
-        for segment in range(total):
-            pending.append(pool.submit(_build_in_process, log.path, segment, segment_entries))
-            if len(pending) > _AHEAD * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    with ProcessPoolExecutor(min(workers, total), context, gc.disable) as pool:
+        build = partial(_build_in_process, log.path, folder, segment_entries)
+        for done, _ in enumerate(pool.map(build, range(total)), start=1):
+            yield done
 
 
 @cache
@@ -181,5 +160,10 @@ def _open_leaf_cache(log_path: Path) -> LeafCache:
     return LeafCache(LogStore.open(log_path), bytes_max=0)
 
 
-def _build_in_process(log_path: Path, segment: int, segment_entries: int) -> SealedSegment:
-    return build_segment(_open_leaf_cache(log_path), segment, segment_entries)
+def _build_in_process(log_path: Path, folder: Path, segment_entries: int, segment: int) -> None:
+    _build_into(_open_leaf_cache(log_path), folder, segment, segment_entries)
+
+
+def _build_into(leaf_cache: LeafCache, folder: Path, segment: int, segment_entries: int) -> None:
+    sealed = build_segment(leaf_cache, segment, segment_entries)
+    write_segment(folder, segment, sealed, segment_entries=segment_entries)

@@ -23,7 +23,6 @@ from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
-from ledger.query.segment_builder import open_index_writer
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import (
     DirectoryPaths,
@@ -210,10 +209,8 @@ def _open_parts(
 def _open_query_pool(
     paths: DirectoryPaths, store: LogStore, settings: Settings, opened: AsyncExitStack
 ) -> QueryPool:
-    """The query engine over the log and its index; a missing index is made."""
-    if not paths.index.exists():
-        open_index_writer(paths.index).close()
-    index = opened.enter_context(closing(IndexStore.open(paths.index)))
+    """The query engine over the log and its index, which the indexer makes."""
+    index = IndexStore(paths.index, sets_aside=True)
     query_pool = QueryPool(
         QueryEngine(store, index),
         limits=QueryLimits(rows_scanned=settings.query_rows_max, time_s=settings.query_time_s),

@@ -1,6 +1,6 @@
 """One LMDB environment, opened the one way that is right for evidence.
 
-The log, the index, the access tokens, the erasable values and the heads of a witness each have an
+The log, the access tokens, the erasable values and the heads of a witness each have an
 environment of their own: a folder with `data.mdb` and `lock.mdb`, and in it named databases.
 
 * Full `sync` and no `writemap`: a commit that returned is on the disk.
@@ -315,8 +315,11 @@ def _open_databases(raw: lmdb.Environment, names: Sequence[bytes], path: Path) -
         try:
             databases[name] = raw.open_db(name, create=False)
         except lmdb.NotFoundError:
-            text = f"{path} is not a ledger's data: it has no database {name.decode()}"
-            raise MalformedError(text) from None
+            raise MalformedError(
+                f"{path} is not a ledger's data: it has no database {name.decode()}. If a first "
+                f"start was interrupted, it holds nothing: remove {path} and start again; for the "
+                f"folder log or access, remove {path.parent} and run ledger init again"
+            ) from None
     return databases
 
 

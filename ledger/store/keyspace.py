@@ -48,20 +48,6 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
                    "engine"                  as above
                    "keys"                    the vkeys of the witness itself, each a line
 
-    DIR/index    the index of terms; it can be made again from DIR/log at any time
-      blocks       u32 segment ‖ u8 dimension ‖ the last value of the block
-                                             consecutive terms of the dimension (term_blocks.py)
-      columns      u32 segment ‖ u8 dimension
-                                             one zstd frame: for each entry the place of its
-                                             value in the dimension, u16 little-endian, or 0xFFFF
-      segments     u32 segment               a SegmentRecord as JSON: its root, times and counts
-      meta         "format"                  "1"
-                   "engine"                  as above
-                   "analysis"                the rules that made the terms (query/analyzer.py)
-                   "segment"                 u64 entries in a segment: 65,536
-                   "generation"              u64, one more whenever the index was begun anew
-
-A dimension has its number in the table `ledger_core.query.fields`; values are UTF-8 without NUL.
 A full tile is 16,352 bytes because that and LMDB's 16-byte page header are four pages exactly. The
 first 8,192 of them are the public tile. The rows of the open bundle sort before all bundles, so a
 new bundle is always the last key and LMDB fills its pages whole.
@@ -70,7 +56,6 @@ new bundle is always the last key and LMDB fills its pages whole.
 import struct
 from typing import Final
 
-from ledger_core.query.fields import DIMENSION_NUMBERS
 from ledger_core.tlog.hashing import HASH_BYTES, Hash
 
 FORMAT_VERSION: Final = b"1"
@@ -80,9 +65,6 @@ TILES: Final = b"tiles"
 IDS: Final = b"ids"
 CHECKPOINTS: Final = b"checkpoints"
 META: Final = b"meta"
-BLOCKS: Final = b"blocks"
-COLUMNS: Final = b"columns"
-SEGMENTS: Final = b"segments"
 TOKENS: Final = b"tokens"
 OUTBOX: Final = b"outbox"
 SUBJECTS: Final = b"subjects"
@@ -96,11 +78,14 @@ META_FORMAT: Final = b"format"
 META_ORIGIN: Final = b"origin"
 META_ENGINE: Final = b"engine"
 META_TREE: Final = b"tree"
+<<<<<<< HEAD
 META_RENEWED: Final = b"renewed"
 META_THINNED: Final = b"thinned"
 META_ANALYSIS: Final = b"analysis"
 META_SEGMENT: Final = b"segment"
 META_GENERATION: Final = b"generation"
+=======
+>>>>>>> e1bd73b (store/index: a segment is a file, read with checksums and never mapped)
 META_KEYS: Final = b"keys"
 META_SLOTS: Final = b"slots"
 
@@ -129,15 +114,6 @@ def bundle_key(bundle_index: int) -> bytes:
 
 def tile_key(*, level: int, index: int) -> bytes:
     return _TAGGED_U64.pack(level, index)
-
-
-def dimension_key(*, segment: int, dimension: str) -> bytes:
-    """The beginning of the keys of a dimension's blocks in one segment."""
-    return struct.pack(">IB", segment, DIMENSION_NUMBERS[dimension])
-
-
-def segment_key(segment: int) -> bytes:
-    return segment.to_bytes(4)
 
 
 def encode_tree(*, tree_size: int, root_hash: Hash) -> bytes:

@@ -15,8 +15,8 @@ from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
 from ledger.query.evaluator import WINDOW_SEGMENTS
 from ledger.query.facets import FACET_VALUES_MAX
-from ledger.query.segment_builder import SegmentBuilder, open_index_writer
-from ledger.store.index.index_store import IndexStore
+from ledger.query.segment_builder import SegmentBuilder
+from ledger.store.index.index_store import IndexStore, IndexWriter
 from ledger.store.log import LogStore
 from ledger.store.writer import NewEntry
 from ledger_core.query.ast import Expression, Is, all_of
@@ -53,12 +53,12 @@ class Case:
         self.log = LogStore.open(path / "log")
         self.index: IndexStore | None = None
         if setup.sealed is not None:
-            writer = open_index_writer(path / "index", segment_entries=SEGMENT_ENTRIES)
+            writer = IndexWriter.open(path / "index", segment_entries=SEGMENT_ENTRIES)
             builder = SegmentBuilder(self.log, writer)
             for _ in range(setup.sealed):
                 assert builder.seal_next()
             writer.close()
-            self.index = IndexStore.open(path / "index")
+            self.index = IndexStore(path / "index", segment_entries=SEGMENT_ENTRIES)
         self.engine = QueryEngine(
             self.log,
             self.index,
@@ -68,8 +68,6 @@ class Case:
 
     def close(self) -> None:
         self.log.close()
-        if self.index is not None:
-            self.index.close()
 
     def expected(self, query: Expression) -> list[int]:
         note(repr(query))

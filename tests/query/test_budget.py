@@ -10,9 +10,9 @@ from ledger.query.cursor import Order
 from ledger.query.engine import QueryEngine
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.open_segments import SLICES_JOINED, TIER_ENTRIES, OpenSegments
-from ledger.query.segment_builder import SegmentBuilder, open_index_writer
+from ledger.query.segment_builder import SegmentBuilder
 from ledger.query.segment_terms import SegmentTerms
-from ledger.store.index.index_store import IndexStore
+from ledger.store.index.index_store import IndexStore, IndexWriter
 from ledger.store.index.postings import join
 from ledger.store.index.roaring_containers import Container, union
 from ledger.store.log import LogStore
@@ -36,7 +36,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LogWriter]:
     rng = random.Random(5)
     events = [random_event(rng, number) for number in range(ENTRIES)]
     writer = make_log(path / "log", make_entries(events))
-    index = open_index_writer(path / "index", segment_entries=SEGMENT_ENTRIES)
+    index = IndexWriter.open(path / "index", segment_entries=SEGMENT_ENTRIES)
     builder = SegmentBuilder(writer.store, index)
     for _ in range(SEALED):
         assert builder.seal_next()
@@ -69,10 +69,8 @@ class Patience:
 
 
 @pytest.fixture
-def index(log: LogWriter) -> Iterator[IndexStore]:
-    index = IndexStore.open(log.store.path.parent / "index")
-    yield index
-    index.close()
+def index(log: LogWriter) -> IndexStore:
+    return IndexStore(log.store.path.parent / "index", segment_entries=SEGMENT_ENTRIES)
 
 
 def engine_of(
@@ -238,12 +236,12 @@ def test_slices_are_joined_and_have_the_terms_of_the_whole(log: LogWriter, at_on
     leaf_cache = LeafCache(log.store)
     opened = OpenSegments(log.store, leaf_cache, segment_entries=1 << 16)
     for size in range(at_once, ENTRIES, at_once):
-        opened.snapshot(tree_size=size, sealed=0, check=lambda: None)
-        opened.advance(sealed=0, entries_max=0)
-        opened.snapshot(tree_size=size, sealed=0, check=lambda: None)
-    while opened.advance(sealed=0, entries_max=50):
+        opened.snapshot(tree_size=size, sealed=(), check=lambda: None)
+        opened.advance(sealed=(), entries_max=0)
+        opened.snapshot(tree_size=size, sealed=(), check=lambda: None)
+    while opened.advance(sealed=(), entries_max=50):
         pass
-    (slices,) = opened.snapshot(tree_size=ENTRIES, sealed=0, check=lambda: None).values()
+    (slices,) = opened.snapshot(tree_size=ENTRIES, sealed=(), check=lambda: None).values()
     assert len(slices) < SLICES_JOINED * len(TIER_ENTRIES)
     edges = [(terms.start, terms.end) for terms in slices]
     assert [start for start, _ in edges] == [0, *(end for _, end in edges[:-1])]

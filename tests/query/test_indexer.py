@@ -10,7 +10,7 @@ from ledger.follow.followers import Followers
 from ledger.query import indexer
 from ledger.query.engine import QueryEngine
 from ledger.query.indexer import IndexFollower
-from ledger.query.segment_builder import open_index_writer
+from ledger.store.index.index_store import IndexWriter
 from ledger.store.log import create_log
 from tests.query.events import make_entries, make_log, random_event
 
@@ -22,13 +22,13 @@ def test_the_indexer_runs_until_it_is_stopped(tmp_path: Path) -> None:
     followers = Followers(tmp_path)
     followers.start()
     deadline_s = time.monotonic() + WAIT_S
-    while not (tmp_path / "index" / "data.mdb").exists():
+    while not (tmp_path / "index" / "writer.lock").exists():
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
     assert followers.not_running() == []
     followers.stop()
     assert followers.not_running() == ["index"]
-    open_index_writer(tmp_path / "index").close()
+    IndexWriter.open(tmp_path / "index").close()
 
 
 def test_the_indexer_ends_when_its_parent_has_ended(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ledger.query.segment_builder import check_index
-from ledger.store.index.index_store import IndexStore
+from ledger.query.segment_builder import SegmentBuilder, check_index
+from ledger.store.index.index_store import IndexStore, IndexWriter
 from ledger.store.log import LogStore
 from ledger_client import LedgerClient
 from ledger_core.tlog.policy import parse_policy
@@ -29,7 +29,7 @@ def old(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_old_ledger_passes_fsck_and_its_index_is_the_one_made_today(old: Path) -> None:
+def test_an_old_ledger_passes_fsck_and_its_index_is_made_anew(old: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ledger", "fsck", str(old / "ledger")],
         capture_output=True,
@@ -37,9 +37,17 @@ def test_an_old_ledger_passes_fsck_and_its_index_is_the_one_made_today(old: Path
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    log, index = LogStore.open(old / "ledger" / "log"), IndexStore.open(old / "ledger" / "index")
+    log, path = LogStore.open(old / "ledger" / "log"), old / "ledger" / "index"
+    assert (path / "data.mdb").exists()
+    index = IndexStore(path, segment_entries=SEGMENT_ENTRIES)
+    assert check_index(log, index) == 0
+    writer = IndexWriter.open(path, segment_entries=SEGMENT_ENTRIES)
+    assert not (path / "data.mdb").exists()
+    builder = SegmentBuilder(log, writer)
+    while builder.seal_next():
+        pass
+    writer.close()
     assert check_index(log, index) == log.head().tree_size // SEGMENT_ENTRIES == 2
-    index.close()
     log.close()
 
 

@@ -2,9 +2,10 @@
 
     roaring_containers  a posting list as one container of a roaring bitmap
     postings            all terms of one dimension of one segment
-    term_blocks         consecutive terms as one LMDB value
+    term_blocks         consecutive terms, compressed together
     segment             a sealed segment and its root
-    index_store         the LMDB environment: reading, writing, checking
+    segment_file        the file of a segment: written once, read with checksums
+    index_store         the folder of segments: reading, writing, checking
 
-`ledger.store.keyspace` lists the keys and values, `ledger_core.query.fields` the dimensions.
+`ledger_core.query.fields` lists the dimensions.
 """

@@ -1,105 +1,227 @@
 """The index on disk: for each sealed segment of the log, which entries have which terms.
 
-A segment is 65,536 consecutive entries, the span of one level-1 tile. It is sealed once, in one
-LMDB transaction, and never changes. Segments are sealed in order, so the stored ones are the first
-ones. The index is no evidence: it can be built again from the log, and is when the rules of
-analysis change. But each segment has a root, by which two holders of the same log can compare their
-indexes, and `check_index` recomputes it.
+A segment is 65,536 consecutive entries, the span of one level-1 tile. Its file is written once and
+never changes, so any of them may be missing: it was not built yet, or it was damaged. A file that
+proves damaged is renamed to `00000012.damaged`, and the indexer builds that segment again.
+
+The index is no evidence: it is built from the log, and again when the rules of analysis change. But
+each segment has a root, by which two holders of the same log can compare their indexes, and
+`check_segment` recomputes it.
 """
 
+import os
+import re
 import threading
+import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Self
 
 import msgspec
+import structlog
 import zstandard
 
-from ledger.store import keyspace
-from ledger.store.environment import (
-    MAP_BYTES_DEFAULT,
-    Environment,
-    Transaction,
-    create_environment,
-    lock_for_writing,
-)
+from ledger.store.environment import lock_for_writing
 from ledger.store.index.postings import Postings, join
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
 from ledger.store.index.segment import SealedSegment, SegmentRecord, segment_root
+from ledger.store.index.segment_file import (
+    BlockTable,
+    DamagedSegmentError,
+    SegmentFile,
+    StaleSegmentError,
+    encode_segment_file,
+    place_of,
+)
 from ledger.store.index.term_blocks import OpenBlock, check_block, read_loose
-from ledger_client.runtime.files import FileLock
+from ledger_client.runtime.files import FileLock, write_atomically
+from ledger_core.query.analyzer import ANALYSIS
 from ledger_core.query.fields import DIMENSIONS
 from ledger_core.tlog.errors import MalformedError, VerificationError
 
-_DATABASES: Final = (keyspace.BLOCKS, keyspace.COLUMNS, keyspace.SEGMENTS, keyspace.META)
-_record_decoder = msgspec.json.Decoder(SegmentRecord)
+FILES_OPEN_MAX: Final = 1024
+TABLES_MAX: Final = 8192
+"""Tables of dimensions that are kept in memory, some 5 KB each."""
+
+_SETTLED_NS = 100_000_000
+"""A folder's time of change says nothing about changes within one tick of the clock."""
+
+_match_name = re.compile(r"(\d{8,10})\.(segment|damaged)").fullmatch
+_is_leftover = re.compile(r"\.\d{8,10}\.segment\..*|data\.mdb|lock\.mdb").fullmatch
+"""Files of an interrupted write, and the index of version 0.1.0."""
+
+_log = structlog.get_logger("ledger.index")
+
+
+@dataclass(frozen=True, slots=True)
+class IndexHealth:
+    """What keeps segments of an index from being read.
+
+    `damaged`: segments that were set aside and are not built again yet. `stale`: the rules
+    by which files were made that this code does not read. `failure`: why the folder can't be read.
+    """
+
+    damaged: frozenset[int]
+    stale: str
+    failure: str
 
 
 class IndexStore:
-    """Reads the index. Safe from any thread of the process that opened it."""
+    """Reads the segments in a folder, as they come and go. Safe from any thread."""
 
-    def __init__(self, environment: Environment) -> None:
-        self.path = environment.path
-        self._environment = environment
-        self._lock = threading.Lock()
-        self._known: tuple[int, list[SegmentRecord]] = (-1, [])
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open an existing index for reading. Raises: as `Environment.open`."""
-        return cls(Environment.open(path, _DATABASES, readonly=True))
-
-    def close(self) -> None:
-        """Close the environment; every other method is an error from here on."""
-        self._environment.close()
+    def __init__(
+        self,
+        path: Path,
+        *,
+        segment_entries: int = SEGMENT_ENTRIES_MAX,
+        sets_aside: bool = False,
+    ) -> None:
+        """`sets_aside`: rename damaged files, for a process that has them built again."""
+        self.path: Final = path
+        self.segment_entries: Final = segment_entries
+        self._sets_aside = sets_aside
+        self._lock = threading.RLock()
+        # Replaced as a whole under the lock, never changed.
+        self._records: Mapping[int, SegmentRecord] = {}
+        self._damaged: frozenset[int] = frozenset()
+        self._stale = ""
+        self._bad_inodes: dict[int, int] = {}
+        self._changed_ns = -1
+        self._failure = ""
+        self._file = lru_cache(FILES_OPEN_MAX)(self._open)
+        self._tables = _TableCache()
 
     @contextmanager
     def snapshot(self) -> Iterator["IndexSnapshot"]:
-        """The index as it is now, for one thread, until the context ends."""
-        with self._environment.read() as transaction:
-            yield IndexSnapshot(transaction, self._records(transaction))
+        """The index as it is now, for one thread. Raises: DamagedSegmentError."""
+        yield IndexSnapshot(self, self._refresh())
 
-    def _records(self, transaction: Transaction[bytes]) -> Sequence[SegmentRecord]:
-        """The record of every sealed segment; records never change, so each is read once."""
-        generation = _generation(transaction)
-        count = transaction.count(keyspace.SEGMENTS)
+    def health(self) -> "IndexHealth":
+        """What keeps segments from being read, as of the last snapshot."""
+        return IndexHealth(self._damaged, stale=self._stale, failure=self._failure)
+
+    def set_aside(self, error: DamagedSegmentError) -> None:
+        """Take a damaged file out of use; another one in its place is not touched."""
+        path = self._path(error.segment)
         with self._lock:
-            known_generation, known = self._known
-            # A later snapshot may have made a longer list; this snapshot sees its beginning.
-            if known_generation == generation and len(known) >= count:
-                return known[:count]
-            records = known[:count] if known_generation == generation else []
-            for segment in range(len(records), count):
-                value = transaction.get(keyspace.SEGMENTS, keyspace.segment_key(segment))
-                if value is None:
-                    raise MalformedError(f"{self.path}: segment {segment} is missing")
-                records.append(_record_decoder.decode(value))
-            self._known = (generation, records)
-            return records
+            if self._bad_inodes.get(error.segment) == error.inode:
+                return
+            self._bad_inodes[error.segment] = error.inode
+            self._file.cache_clear()
+            self._records = {
+                key: self._records[key] for key in self._records if key != error.segment
+            }
+            self._changed_ns = -1
+            _log.warning("index_segment_damaged", path=str(path), reason=str(error))
+            if not self._sets_aside:
+                return
+            try:
+                if path.stat().st_ino == error.inode:
+                    path.replace(path.with_suffix(".damaged"))
+            except OSError as failed:
+                _log.warning("index_segment_not_renamed", path=str(path), error=failed.strerror)
+
+    def file(self, segment: int) -> SegmentFile:
+        """The open file of a segment. Raises: DamagedSegmentError."""
+        try:
+            return self._file(segment)
+        except (FileNotFoundError, StaleSegmentError):
+            raise DamagedSegmentError(segment, 0, "its file was removed") from None
+
+    def table(self, file: SegmentFile, dimension: str) -> BlockTable:
+        """The table of a dimension in a segment. Raises: DamagedSegmentError."""
+        return self._tables.table(file, dimension)
+
+    def _open(self, segment: int) -> SegmentFile:
+        return SegmentFile.open(
+            self._path(segment), segment, analysis=ANALYSIS, entries=self.segment_entries
+        )
+
+    def _path(self, segment: int) -> Path:
+        return self.path / f"{segment:08d}.segment"
+
+    def _refresh(self) -> Mapping[int, SegmentRecord]:
+        """The record of each segment, read again when the folder has changed."""
+        try:
+            changed_ns = self.path.stat().st_mtime_ns
+            if changed_ns == self._changed_ns:
+                return self._records
+            names = frozenset(entry.name for entry in os.scandir(self.path))
+        except OSError as error:
+            return self._fail(error.strerror or "no reason given")
+        with self._lock:
+            self._failure = ""
+            self._read_heads(names)
+            self._changed_ns = changed_ns if time.time_ns() - changed_ns > _SETTLED_NS else -1
+            return self._records
+
+    def _read_heads(self, names: frozenset[str]) -> None:
+        """Read the heads of the files that are new."""
+        segments: dict[str, set[int]] = {"segment": set(), "damaged": set()}
+        for match in filter(None, map(_match_name, names)):
+            segments[match[2]].add(int(match[1]))
+        self._damaged = frozenset(segments["damaged"] - segments["segment"])
+        self._stale = ""
+        records = {
+            segment: record
+            for segment, record in self._records.items()
+            if segment in segments["segment"]
+        }
+        for segment in sorted(segments["segment"] - records.keys()):
+            record = self._read_record(segment)
+            if record is not None:
+                records[segment] = record
+        if records.keys() != self._records.keys():
+            self._records = records
+
+    def _read_record(self, segment: int) -> SegmentRecord | None:
+        try:
+            file = self._open(segment)
+        except FileNotFoundError:
+            return None
+        except StaleSegmentError as error:
+            self._stale = str(error)
+            return None
+        except DamagedSegmentError as error:
+            if not self._sets_aside and error.inode != self._bad_inodes.get(segment):
+                raise
+            self.set_aside(error)
+            return None
+        return None if file.inode == self._bad_inodes.get(segment) else file.head.record
+
+    def _fail(self, reason: str) -> Mapping[int, SegmentRecord]:
+        if reason != self._failure:
+            self._failure = reason
+            _log.warning("index_unreadable", path=str(self.path), reason=reason)
+        return {}
 
 
 class IndexSnapshot:
-    """One state of the index. Not thread-safe, and valid only inside `IndexStore.snapshot`."""
+    """The segments of one moment, for one thread. Methods that read raise DamagedSegmentError."""
 
-    def __init__(self, transaction: Transaction[bytes], records: Sequence[SegmentRecord]) -> None:
-        self.analysis, self.segment_entries = _made_by(transaction)
+    def __init__(self, store: IndexStore, records: Mapping[int, SegmentRecord]) -> None:
         self.records: Final = records
-        self._transaction = transaction
-        self._cursor = transaction.cursor(keyspace.BLOCKS)
+        self.segment_entries: Final = store.segment_entries
+        self._store = store
         self._decompressor = zstandard.ZstdDecompressor()
 
     def find(
         self, dimension: str, value: str, segments: Iterable[int]
     ) -> Iterator[tuple[int, Container]]:
-        """The posting list of a term in each of the segments that has it. Cost: 5 µs each."""
+        """The posting list of a term in each of the segments that has it. Cost: 6 µs each."""
         encoded = value.encode()
-        cursor = self._cursor
+        store = self._store
         for segment in segments:
-            prefix = keyspace.dimension_key(segment=segment, dimension=dimension)
-            if cursor.set_range(prefix + encoded) and cursor.key().startswith(prefix):
-                found = OpenBlock(cursor.value(), self._decompressor).find(encoded)
+            file = store.file(segment)
+            table = store.table(file, dimension)
+            place = place_of(table, encoded)
+            if place < len(table.lasts):
+                found = OpenBlock(file.block(table, place), self._decompressor).find(encoded)
                 if found is not None:
                     yield segment, found
 
@@ -112,28 +234,26 @@ class IndexSnapshot:
         """
         low_encoded, high_encoded = low.encode(), high.encode()
         for segment in segments:
-            prefix = keyspace.dimension_key(segment=segment, dimension=dimension)
-            end = prefix + high_encoded
+            file = self._store.file(segment)
+            table = self._store.table(file, dimension)
+            first, last = place_of(table, low_encoded), place_of(table, high_encoded)
             found: list[Container] = []
             # The first block may begin before the range, and the last may end after it.
-            is_inner = False
-            for key, data in self._from(prefix + low_encoded, prefix):
-                loose = read_loose(data) if is_inner and key < end else None
+            for place, data in enumerate(
+                file.blocks(table, first, min(last + 1, len(table.lasts))), first
+            ):
+                loose = read_loose(data) if first < place < last else None
                 if loose is not None:
                     found.append(loose)
                 else:
                     block = OpenBlock(data, self._decompressor)
                     found += block.between(low_encoded, high_encoded)
-                if key >= end:
-                    break
-                is_inner = True
             if found:
                 yield segment, found
 
     def column(self, dimension: str, segment: int) -> "array[int] | None":
         """The rank of the value of each entry of a segment, where a column is stored."""
-        key = keyspace.dimension_key(segment=segment, dimension=dimension)
-        frame = self._transaction.get(keyspace.COLUMNS, key)
+        frame = self._store.file(segment).column(dimension)
         return None if frame is None else self.decode_column(frame)
 
     def decode_column(self, frame: bytes) -> "array[int]":
@@ -153,98 +273,80 @@ class IndexSnapshot:
 
     def blocks(self, dimension: str, segment: int) -> Iterator[tuple[bytes, bytes]]:
         """The stored blocks of a dimension in a segment, each with its last value."""
-        prefix = keyspace.dimension_key(segment=segment, dimension=dimension)
-        for key, data in self._from(prefix, prefix):
-            yield key[len(prefix) :], data
-
-    def _from(self, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        cursor = self._cursor
-        found = cursor.set_range(start)
-        while found:
-            key = cursor.key()
-            if not key.startswith(prefix):
-                return
-            yield key, cursor.value()
-            found = cursor.next()
+        file = self._store.file(segment)
+        table = self._store.table(file, dimension)
+        yield from zip(table.lasts, file.blocks(table, 0, len(table.lasts)), strict=True)
 
 
 class IndexWriter:
-    """The one writer of an index, on the thread that calls it."""
+    """The one writer of an index."""
 
-    def __init__(self, environment: Environment, lock: FileLock) -> None:
-        self.path = environment.path
-        self._environment = environment
+    def __init__(self, store: IndexStore, lock: FileLock) -> None:
+        self.path: Final = store.path
+        self.segment_entries: Final = store.segment_entries
+        self._store = store
         self._lock = lock
 
     @classmethod
-    def open(cls, path: Path, *, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
-        """Open an existing index for writing.
+    def open(cls, path: Path, *, segment_entries: int = SEGMENT_ENTRIES_MAX) -> Self:
+        """Open the index in a folder for writing; the folder is made if there is none.
 
-        Raises: UnavailableError when there is none, or when another process writes it.
+        What interrupted writes left, and an index of version 0.1.0, is deleted.
+        Raises: UnavailableError when another process writes it, OSError.
         """
-        environment = Environment.open(path, _DATABASES, readonly=False, map_bytes=map_bytes)
-        try:
-            return cls(environment, lock_for_writing(path))
-        except BaseException:
-            environment.close()
-            raise
+        if path.exists() and not path.is_dir():
+            path.replace(path.with_name(f"{path.name}.damaged"))
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = lock_for_writing(path)
+        for leftover in [found for found in path.iterdir() if _is_leftover(found.name)]:
+            leftover.unlink()
+            if leftover.name == "data.mdb":
+                _log.warning("index_of_version_0.1.0_deleted", path=str(path))
+        return cls(IndexStore(path, segment_entries=segment_entries, sets_aside=True), lock)
 
     def close(self) -> None:
-        """Close the index and release the right to write."""
-        self._environment.close()
+        """Release the right to write."""
         self._lock.release()
 
-    def sealed(self) -> int:
-        """The number of sealed segments: the next one to seal."""
-        return self._environment.count(keyspace.SEGMENTS)
-
-    def made_by(self) -> tuple[str, int]:
-        """The rules of analysis that built the index, and the entries in a segment."""
-        with self._environment.read() as transaction:
-            return _made_by(transaction)
-
-    def clear(self, *, analysis: str, segment_entries: int) -> None:
-        """Delete every segment, and record other rules for the next ones."""
-        with self._environment.write() as transaction:
-            generation = _generation(transaction) + 1
-            for name in (keyspace.BLOCKS, keyspace.COLUMNS, keyspace.SEGMENTS):
-                transaction.clear(name)
-            for key, value in _meta(analysis, segment_entries, generation).items():
-                transaction.put(keyspace.META, key, value)
+    def sealed(self) -> Mapping[int, SegmentRecord]:
+        """The segments that are there."""
+        with self._store.snapshot() as snapshot:
+            return snapshot.records
 
     def put(self, segment: int, sealed: SealedSegment) -> None:
-        """Store the next segment. It is durable as a whole when this returns.
-
-        Raises: ValueError for any other segment.
-        """
-        with self._environment.write() as transaction:
-            if transaction.count(keyspace.SEGMENTS) != segment:
-                raise ValueError(f"segment {segment} is not the next one to seal")
-            for dimension, last, block in sealed.blocks:
-                prefix = keyspace.dimension_key(segment=segment, dimension=dimension)
-                transaction.put(keyspace.BLOCKS, prefix + last, block, append=True)
-            for dimension, column in sealed.columns:
-                key = keyspace.dimension_key(segment=segment, dimension=dimension)
-                transaction.put(keyspace.COLUMNS, key, column, append=True)
-            key, record = keyspace.segment_key(segment), msgspec.json.encode(sealed.record)
-            transaction.put(keyspace.SEGMENTS, key, record, append=True)
+        """Store a segment. It is durable as a whole when this returns."""
+        write_segment(self.path, segment, sealed, segment_entries=self.segment_entries)
 
 
-def create_index(
-    path: Path,
-    *,
-    analysis: str,
-    segment_entries: int = SEGMENT_ENTRIES_MAX,
-    map_bytes: int = MAP_BYTES_DEFAULT,
+def write_segment(
+    folder: Path, segment: int, sealed: SealedSegment, *, segment_entries: int
 ) -> None:
-    """Create an empty index in the folder `path`.
+    """Write the file of a segment into a folder, durably and as a whole. Raises: OSError."""
+    data = encode_segment_file(segment, sealed, analysis=ANALYSIS, entries=segment_entries)
+    write_atomically(folder / f"{segment:08d}.segment", data)
 
-    Raises: FileExistsError when it has one.
-    """
-    if not 1 <= segment_entries <= SEGMENT_ENTRIES_MAX:
-        raise ValueError(f"a segment has 1 to {SEGMENT_ENTRIES_MAX} entries")
-    meta = _meta(analysis, segment_entries, 0)
-    create_environment(path, _DATABASES, meta=meta, map_bytes=map_bytes)
+
+class _TableCache:
+    """The tables that were used last, of any segment and dimension. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._tables: OrderedDict[tuple[int, str], BlockTable] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def table(self, file: SegmentFile, dimension: str) -> BlockTable:
+        """The table of a dimension. Raises: DamagedSegmentError."""
+        key = (file.serial, dimension)
+        with self._lock:
+            table = self._tables.get(key)
+            if table is not None:
+                self._tables.move_to_end(key)
+                return table
+        table = file.table(dimension)
+        with self._lock:
+            self._tables[key] = table
+            if len(self._tables) > TABLES_MAX:
+                self._tables.popitem(last=False)
+        return table
 
 
 def check_segment(snapshot: IndexSnapshot, segment: int, rebuilt: SealedSegment) -> None:
@@ -282,27 +384,8 @@ def _stored_terms(
         except MalformedError as error:
             raise MalformedError(f"segment {segment}, {dimension}: {error}") from None
         if terms[-1][0] != last:
-            raise MalformedError(f"segment {segment}, {dimension}: a block has another's key")
+            raise MalformedError(
+                f"segment {segment}, {dimension}: a block has another's last value"
+            )
         for value, container in terms:
             yield value.decode(), container
-
-
-def _made_by(transaction: Transaction[bytes]) -> tuple[str, int]:
-    """The rules of analysis and the entries in a segment. Raises: MalformedError."""
-    segment_entries = transaction.require(keyspace.META, keyspace.META_SEGMENT)
-    analysis = transaction.require(keyspace.META, keyspace.META_ANALYSIS).decode()
-    return analysis, keyspace.decode_u64(segment_entries)
-
-
-def _generation(transaction: Transaction[bytes]) -> int:
-    """The number of times that the index was cleared."""
-    found = transaction.get(keyspace.META, keyspace.META_GENERATION)
-    return 0 if found is None else keyspace.decode_u64(found)
-
-
-def _meta(analysis: str, segment_entries: int, generation: int) -> dict[bytes, bytes]:
-    return {
-        keyspace.META_ANALYSIS: analysis.encode(),
-        keyspace.META_SEGMENT: keyspace.encode_u64(segment_entries),
-        keyspace.META_GENERATION: keyspace.encode_u64(generation),
-    }

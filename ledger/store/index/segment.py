@@ -1,4 +1,4 @@
-"""A sealed segment: its record, its stored rows, and its root.
+"""A sealed segment: its record, its blocks and columns, and its root.
 
 The root is the RFC 6962 root over the segment's pages in order. A page is up to 128 consecutive
 terms of one dimension. Its leaf is the number of the dimension, one byte, and then the directory
@@ -38,11 +38,11 @@ class SegmentRecord(SegmentFacts, frozen=True, kw_only=True):
 
 
 class SealedSegment(NamedTuple):
-    """The rows of a segment; their keys lack the segment number."""
+    """The parts of a segment's file (segment_file.py)."""
 
     record: SegmentRecord
-    blocks: list[tuple[str, bytes, bytes]]
-    """Dimension, last value and block, in the order of the keys."""
+    blocks: dict[str, list[tuple[bytes, bytes]]]
+    """The blocks of each dimension that has terms, each with its last value."""
     columns: list[tuple[str, bytes]]
 
 
@@ -52,16 +52,16 @@ def encode_segment(
     facts: SegmentFacts,
 ) -> SealedSegment:
     """Encode a segment. Precondition: dimensions and columns are in the order of their numbers."""
-    blocks = [
-        (dimension, last, block)
+    blocks = {
+        dimension: list(encode_blocks(postings))
         for dimension, postings in dimensions
-        for last, block in encode_blocks(postings)
-    ]
+        if postings.values
+    }
     compressor = zstandard.ZstdCompressor(level=1)
     record = SegmentRecord(
         root=segment_root(dimensions).hex(),
         terms=sum(len(postings.values) for _, postings in dimensions),
-        block_bytes=sum(len(block) for _, _, block in blocks),
+        block_bytes=sum(len(block) for some in blocks.values() for _, block in some),
         **msgspec.structs.asdict(facts),
     )
     frames = [

@@ -1,7 +1,7 @@
-"""Blocks: consecutive terms of one dimension in one segment, as one LMDB value.
+"""Blocks: consecutive terms of one dimension in one segment.
 
-Most terms of a segment occur once (the id of a request, a target), so a row for each would be
-mostly overhead. A block holds as many terms as fill a third of an LMDB page:
+Most terms of a segment occur once (the id of a request, a target), so reading each by itself would
+be mostly overhead. A block holds up to 3,000 bytes of terms, before compression:
 
     u16 terms n ‖ u8 plain ‖ u16 directory bytes ‖ the directory as one zstd frame ‖ n payloads
 
@@ -9,19 +9,19 @@ mostly overhead. A block holds as many terms as fill a third of an LMDB page:
     directory    n × u16 count − 1 ‖ n × u16 form ‖ NUL ‖ value ‖ NUL ‖ value … ‖ NUL
     payload      that of a container (roaring_containers.py), its length given by the two numbers
 
-The key ends in the block's last value, so only the first block whose key is not below a term's can
-hold that term. Values hold no NUL: one search finds a value with both its ends, and the number of
-NULs before it is its rank. All integers are little-endian.
+A block is stored with its last value, so only the first block whose last value is not below a term
+can hold that term. Values hold no NUL: one search finds a value with both its ends, and the number
+of NULs before it is its rank. All integers are little-endian.
 
 Sorted identifiers compress to a few bytes each: 8 for 16 random hexadecimal digits, 3 for one of
-two million record numbers. Weak: `_fit` finds the size of a block by trial and error, since zstd
-does not tell it beforehand.
+two million record numbers.
 """
 
 import struct
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import add
 from typing import Final
 
 import zstandard
@@ -31,21 +31,16 @@ from ledger.store.index.postings import Postings
 from ledger.store.index.roaring_containers import Container, from_little_endian, payload_bytes
 from ledger_core.tlog.errors import MalformedError
 
-BLOCK_TERMS_MAX: Final = 512
+BLOCK_TERMS_MAX: Final = 256
+BLOCK_BYTES: Final = 3000
+"""A block ends before it has more bytes, uncompressed, unless it has one term only."""
+
 PAGE_TERMS_MAX: Final = 128
 
 _HEAD = struct.Struct("<HBH")
 _SEPARATOR = b"\0"
 _DIRECTORY_BYTES_MAX = BLOCK_TERMS_MAX * (4 + 512) + 1
-_LMDB_PAGE_BYTES = 4096
-_LMDB_HEAD_BYTES = 16
-# A third of a page, less the room of LMDB's header and of the start of the key.
-_ROOM = (_LMDB_PAGE_BYTES - _LMDB_HEAD_BYTES) // 3 - 16 - _HEAD.size
-_FULL_ENOUGH = _ROOM * 15 // 16
-# The largest value on overflow pages; a lookup copies it whole.
-_LARGE_BYTES = 8 * _LMDB_PAGE_BYTES - _LMDB_HEAD_BYTES - 64
-_TERM_BYTES = 4
-_TRIES_MAX = 4
+_TERM_BYTES = 6
 # Up to this length, sorting lists together is faster than reading them one by one.
 _LOOSE_BYTES_MAX = 2 * 64
 _compressor = zstandard.ZstdCompressor(level=1, write_checksum=False)
@@ -54,18 +49,14 @@ _compressor = zstandard.ZstdCompressor(level=1, write_checksum=False)
 def encode_blocks(postings: Postings) -> Iterator[tuple[bytes, bytes]]:
     """The terms of a dimension as blocks, in order, each with its last value."""
     start = at = 0
-    guess = PAGE_TERMS_MAX
-    while start < len(postings.values):
-        count, directory = _fit(postings, start, guess)
-        end = start + count
+    for end in _ends(postings):
         size = _payload_bytes(postings.counts[start:end], postings.forms[start:end])
-        head = _HEAD.pack(count, not any(postings.forms[start:end]), len(directory))
+        directory = _compressor.compress(_directory(postings, start, end))
+        head = _HEAD.pack(end - start, not any(postings.forms[start:end]), len(directory))
         payload = postings.payload[at : at + size]
         yield postings.values[end - 1].encode(), b"".join((head, directory, payload))
         start = end
         at += size
-        # Neighbouring blocks compress alike.
-        guess = _scale(count, size + len(directory))
 
 
 def canonical_pages(postings: Postings) -> Iterator[bytes]:
@@ -178,50 +169,27 @@ def check_block(data: bytes) -> list[tuple[bytes, Container]]:
     return terms
 
 
-def _fit(postings: Postings, start: int, guess: int) -> tuple[int, bytes]:
-    """The number of terms in the block that begins at `start`, and its directory."""
-    most = min(len(postings.values) - start, BLOCK_TERMS_MAX)
-    fitting, directory = 0, b""
-    count = min(guess, most)
-    for _ in range(_TRIES_MAX):
-        end = start + count
-        size = _payload_bytes(postings.counts[start:end], postings.forms[start:end])
-        tried = _compressor.compress(_directory(postings, start, end)) if size < _ROOM else b""
-        size += len(tried) or count
-        if size <= _ROOM - len(postings.values[end - 1]):
-            if count > fitting:
-                fitting, directory = count, tried
-            if count == most or size > _FULL_ENOUGH:
-                break
-        elif count == 1:
-            break
-        count = max(fitting + 1, min(_scale(count, size), most))
-        if fitting and count >= most and size > _ROOM:
-            break
-    if fitting:
-        return fitting, directory
-    count = _fit_large(postings, start)
-    return count, _compressor.compress(_directory(postings, start, start + count))
-
-
-def _fit_large(postings: Postings, start: int) -> int:
-    """As `_fit`, for a term that needs overflow pages: the terms that fill them best."""
-    best, best_waste = 1, 1.0
-    size = 0
-    for rank in range(start, min(start + BLOCK_TERMS_MAX, len(postings.values))):
-        own = payload_bytes(cardinality=postings.counts[rank] + 1, form=postings.forms[rank])
-        size += own + len(postings.values[rank]) + _TERM_BYTES
-        if size > _LARGE_BYTES and rank > start:
-            break
-        waste = -(size + _LMDB_HEAD_BYTES) % _LMDB_PAGE_BYTES / size
-        if waste <= best_waste:
-            best, best_waste = rank + 1 - start, waste
-    return best
-
-
-def _scale(count: int, size: int) -> int:
-    """An estimate of the terms that fill the room, given that `count` take `size` bytes."""
-    return max(1, min(BLOCK_TERMS_MAX, count * _ROOM * 62 // 64 // max(size, 1)))
+def _ends(postings: Postings) -> Iterator[int]:
+    """Where each block ends, as a number of terms."""
+    counts, forms = postings.counts, postings.forms
+    sizes = [len(value) + _TERM_BYTES for value in postings.values]
+    if any(forms):
+        payloads = [
+            payload_bytes(cardinality=count + 1, form=form)
+            for count, form in zip(counts, forms, strict=True)
+        ]
+        sizes = list(map(add, sizes, payloads))
+    else:
+        sizes = list(map(add, sizes, map(add, counts, counts)))
+    ends = list(accumulate(sizes))
+    start, before = 0, 0
+    while start < len(ends):
+        end = bisect_right(
+            ends, before + BLOCK_BYTES, start, min(start + BLOCK_TERMS_MAX, len(ends))
+        )
+        start = max(end, start + 1)
+        before = ends[start - 1]
+        yield start
 
 
 def _directory(postings: Postings, start: int, end: int) -> bytes:

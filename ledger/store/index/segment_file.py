@@ -1,0 +1,257 @@
+"""The file of a sealed segment, `DIR/index/00000012.segment`: written once, never changed.
+
+    "ledger segment 2\\n" ‖ u32 head bytes ‖ u32 CRC-32 of the head ‖ head ‖ body
+
+    head     a SegmentHead as JSON: which segment this is, the rules that made it, and for each
+             dimension the place of its table and of its column in the body, with their CRC-32
+    body     for each dimension its table, then its blocks; then the columns
+    table    u32 blocks n ‖ n × u32 length ‖ n × u32 CRC-32 ‖ n last values, with NUL between them
+    block    consecutive terms of the dimension (term_blocks.py)
+    column   one zstd frame: for each entry the place of its value in the dimension, u16, or 0xFFFF
+
+All integers are little-endian. The file is read by `pread`, never mapped into memory, and each
+piece is compared with its CRC-32 before it is decoded. So a damaged file, a file that was cut short
+or a failing disk is an error of one segment; it can't end the process, and gives no wrong answer.
+"""
+
+import os
+import struct
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import accumulate, count
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+from zlib import crc32
+
+import msgspec
+
+from ledger.store.index.roaring_containers import to_little_endian
+from ledger.store.index.segment import SealedSegment, SegmentRecord
+from ledger_core.tlog.errors import MalformedError
+
+MAGIC: Final = b"ledger segment 2\n"
+OTHER_MAGIC: Final = b"ledger segment "
+"""Begins a file of another version of this format."""
+
+HEAD_BYTES_MAX: Final = 1 << 16
+_BLOCKS_AT_ONCE = 64
+_HEAD = struct.Struct("<II")
+_COUNT = struct.Struct("<I")
+_SEPARATOR = b"\0"
+_serials = count()
+
+
+class DamagedSegmentError(MalformedError):
+    """The file of a segment can't be read, or its bytes are not those that were written."""
+
+    def __init__(self, segment: int, inode: int, reason: str) -> None:
+        super().__init__(f"segment {segment} of the index: {reason}")
+        self.segment: Final = segment
+        self.inode: Final = inode
+
+
+class StaleSegmentError(Exception):
+    """The file of a segment was made by other rules, which the message names."""
+
+
+class Extent(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of the body: its offset there, its length, and its CRC-32."""
+
+    start: int
+    length: int
+    crc: int
+
+
+class SegmentHead(msgspec.Struct, frozen=True, kw_only=True):
+    """The head of a segment's file."""
+
+    segment: int
+    entries: int
+    analysis: str
+    record: SegmentRecord
+    tables: dict[str, Extent]
+    columns: dict[str, Extent]
+
+
+_decode_head = msgspec.json.Decoder(SegmentHead).decode
+
+
+class BlockTable(NamedTuple):
+    """The blocks of one dimension, in order: last value, offset in the body, length, CRC-32."""
+
+    lasts: list[bytes]
+    starts: list[int]
+    lengths: "array[int]"
+    crcs: "array[int]"
+
+
+_NO_BLOCKS: Final = BlockTable([], [], array("I"), array("I"))
+
+
+class SegmentFile:
+    """An open file of a segment. Safe from any thread; it is closed when nothing refers to it."""
+
+    def __init__(self, descriptor: int, inode: int, head: SegmentHead, body_start: int) -> None:
+        self.head: Final = head
+        self.serial: Final = next(_serials)
+        """Another number for each file that is opened: a key for caches."""
+        self.inode: Final = inode
+        self._descriptor = descriptor
+        self._body_start = body_start
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+    @classmethod
+    def open(cls, path: Path, segment: int, *, analysis: str, entries: int) -> Self:
+        """Open the file of a segment and check its head.
+
+        Raises: FileNotFoundError, StaleSegmentError, DamagedSegmentError.
+        """
+        inode = 0
+        with ExitStack() as opened:
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                opened.callback(os.close, descriptor)
+                inode = os.fstat(descriptor).st_ino
+                start = os.pread(descriptor, HEAD_BYTES_MAX, 0)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise DamagedSegmentError(segment, inode, _reason(error)) from error
+            head, body_start = cls._check_head(start, segment, inode, analysis, entries)
+            opened.pop_all()
+        return cls(descriptor, inode, head, body_start)
+
+    @staticmethod
+    def _check_head(
+        start: bytes, segment: int, inode: int, analysis: str, entries: int
+    ) -> tuple[SegmentHead, int]:
+        """The head, and the place of the body behind it."""
+        if start.startswith(OTHER_MAGIC) and not start.startswith(MAGIC):
+            raise StaleSegmentError("of another version of the format")
+        head = _read_head(start)
+        if head is None or head.segment != segment:
+            raise DamagedSegmentError(segment, inode, "its head is damaged")
+        if (head.analysis, head.entries) != (analysis, entries):
+            raise StaleSegmentError(f"{head.analysis}, {head.entries} entries")
+        body_start = len(MAGIC) + _HEAD.size + _HEAD.unpack_from(start, len(MAGIC))[0]
+        return head, body_start
+
+    def table(self, dimension: str) -> BlockTable:
+        """The table of a dimension; an empty one if the segment has no term of it."""
+        extent = self.head.tables.get(dimension)
+        if extent is None:
+            return _NO_BLOCKS
+        data = self._read_extent(extent, f"the table of {dimension}")
+        (blocks,) = _COUNT.unpack_from(data)
+        crcs_at, lasts_at = _COUNT.size + 4 * blocks, _COUNT.size + 8 * blocks
+        lengths = to_little_endian(array("I", data[_COUNT.size : crcs_at]))
+        *starts, _end = accumulate(lengths, initial=extent.start + extent.length)
+        crcs = to_little_endian(array("I", data[crcs_at:lasts_at]))
+        return BlockTable(data[lasts_at:].split(_SEPARATOR), starts, lengths, crcs)
+
+    def block(self, table: BlockTable, place: int) -> bytes:
+        """One block of a table."""
+        data = self._read(table.starts[place], table.lengths[place])
+        return self._checked(data, table.crcs[place], "a block")
+
+    def blocks(self, table: BlockTable, first: int, end: int) -> Iterator[bytes]:
+        """The blocks `[first, end)` of a table, many of them in one read."""
+        for at in range(first, end, _BLOCKS_AT_ONCE):
+            stop = min(at + _BLOCKS_AT_ONCE, end)
+            start = table.starts[at]
+            data = self._read(start, table.starts[stop - 1] + table.lengths[stop - 1] - start)
+            for place in range(at, stop):
+                begin = table.starts[place] - start
+                block = data[begin : begin + table.lengths[place]]
+                yield self._checked(block, table.crcs[place], "a block")
+
+    def column(self, dimension: str) -> bytes | None:
+        """The stored column of a dimension, if there is one."""
+        extent = self.head.columns.get(dimension)
+        if extent is None:
+            return None
+        return self._read_extent(extent, f"the column of {dimension}")
+
+    def damaged(self, reason: str) -> DamagedSegmentError:
+        """The error that this file holds what nobody wrote."""
+        return DamagedSegmentError(self.head.segment, self.inode, reason)
+
+    def _read_extent(self, extent: Extent, what: str) -> bytes:
+        return self._checked(self._read(extent.start, extent.length), extent.crc, what)
+
+    def _read(self, start: int, length: int) -> bytes:
+        try:
+            return os.pread(self._descriptor, length, self._body_start + start)
+        except OSError as error:
+            raise self.damaged(_reason(error)) from error
+
+    def _checked(self, data: bytes, crc: int, what: str) -> bytes:
+        if crc32(data) != crc:
+            raise self.damaged(f"{what} does not match its checksum")
+        return data
+
+
+def encode_segment_file(
+    segment: int, sealed: SealedSegment, *, analysis: str, entries: int
+) -> bytes:
+    """The bytes of a segment's file."""
+    body: list[bytes] = []
+    at = 0
+    tables: dict[str, Extent] = {}
+    columns: dict[str, Extent] = {}
+    for dimension, blocks in sealed.blocks.items():
+        table = _encode_table(blocks)
+        tables[dimension] = Extent(at, len(table), crc32(table))
+        body += (table, *(block for _, block in blocks))
+        at += len(table) + sum(len(block) for _, block in blocks)
+    for dimension, column in sealed.columns:
+        columns[dimension] = Extent(at, len(column), crc32(column))
+        body.append(column)
+        at += len(column)
+    head = msgspec.json.encode(
+        SegmentHead(
+            segment=segment,
+            entries=entries,
+            analysis=analysis,
+            record=sealed.record,
+            tables=tables,
+            columns=columns,
+        )
+    )
+    return b"".join((MAGIC, _HEAD.pack(len(head), crc32(head)), head, *body))
+
+
+def place_of(table: BlockTable, value: bytes) -> int:
+    """The place of the only block that can hold a value, or the number of blocks."""
+    return bisect_left(table.lasts, value)
+
+
+def _encode_table(blocks: list[tuple[bytes, bytes]]) -> bytes:
+    lengths = array("I", [len(block) for _, block in blocks])
+    crcs = array("I", [crc32(block) for _, block in blocks])
+    return b"".join(
+        (
+            _COUNT.pack(len(blocks)),
+            to_little_endian(lengths).tobytes(),
+            to_little_endian(crcs).tobytes(),
+            _SEPARATOR.join([last for last, _ in blocks]),
+        )
+    )
+
+
+def _read_head(start: bytes) -> SegmentHead | None:
+    """The head at the beginning of a file; None for any other bytes."""
+    at = len(MAGIC) + _HEAD.size
+    if not start.startswith(MAGIC) or len(start) < at:
+        return None
+    length, crc = _HEAD.unpack_from(start, len(MAGIC))
+    data = start[at : at + length]
+    return _decode_head(data) if len(data) == length and crc32(data) == crc else None
+
+
+def _reason(error: OSError) -> str:
+    return f"it can't be read: {error.strerror}"
