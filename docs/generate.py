@@ -16,6 +16,7 @@ from ledger.service.http.problems import PROBLEMS
 from ledger.service.metrics import metric_rows
 from ledger.service.settings import SETTINGS
 from ledger.store import keyspace
+from ledger.store.index import segment_file
 from ledger_core.event.model import LIMITS
 from ledger_core.event.schema import event_schema
 from ledger_core.query.fields import LANGUAGE
@@ -75,6 +76,12 @@ def metrics() -> str:
     return _table(("metric", "kind", "labels", "what"), [*metric_rows()])
 
 
+def segment_file_page() -> str:
+    """The file of a segment of the index."""
+    layout = (segment_file.__doc__ or "").split("\n\n", 1)[1]
+    return f"```text\n{layout.split('All integers are', 1)[0].rstrip()}\n```"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "limits": limits,
     "settings": settings,
@@ -83,6 +90,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "fields": fields,
     "metrics": metrics,
     "keyspace": keyspace_page,
+    "segment-file": segment_file_page,
 }
 
 

@@ -9,7 +9,7 @@ DIR/private.key   wraps the keys of erasable values, mode 0600; made if it is mi
 DIR/digest.key    the key of the digests of ids, mode 0600; made if it is missing
 DIR/private/      LMDB and a file of keys: erasable values; made if it is missing
 DIR/log/          LMDB: the log
-DIR/index/        LMDB: the index; made from the log if it is missing
+DIR/index/        the index, a file a segment; made from the log if it is missing
 DIR/access/       LMDB: access tokens, by hash
 DIR/evidence/     heads that show that a witness has seen another history; made when needed
 """
@@ -96,7 +96,7 @@ def open_private(paths: DirectoryPaths, *, make_key: Callable[[], bytes]) -> Pri
     A store whose key is gone is refused: a new one would open nothing.
     Raises: as `read_secret_key` and `PrivateStore.open`.
     """
-    if not paths.private_key.exists() and not paths.private.exists():
+    if not paths.private_key.exists() and not any(paths.private.glob("*")):
         write_secret_key(paths.private_key, make_key())
     key = read_secret_key(paths.private_key, key_bytes=KEY_BYTES)
     if not (paths.private / "data.mdb").exists():

@@ -78,14 +78,8 @@ META_FORMAT: Final = b"format"
 META_ORIGIN: Final = b"origin"
 META_ENGINE: Final = b"engine"
 META_TREE: Final = b"tree"
-<<<<<<< HEAD
 META_RENEWED: Final = b"renewed"
 META_THINNED: Final = b"thinned"
-META_ANALYSIS: Final = b"analysis"
-META_SEGMENT: Final = b"segment"
-META_GENERATION: Final = b"generation"
-=======
->>>>>>> e1bd73b (store/index: a segment is a file, read with checksums and never mapped)
 META_KEYS: Final = b"keys"
 META_SLOTS: Final = b"slots"
 

@@ -24,6 +24,7 @@ from ledger_core.status import Alive, IndexAnswer, LogAnswer, NotReady, Ready, W
 
 MAP_FILL_WARNED: Final = 0.9
 SEGMENTS_BEHIND_WARNED: Final = 1
+SEGMENTS_NAMED: Final = 5
 
 
 async def read_log(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
@@ -125,16 +126,24 @@ def _warnings(context: ServiceContext) -> list[str]:
 
 
 def _index_warnings(context: ServiceContext) -> list[str]:
-    """A warning while the index is behind, which makes searches slower but never wrong."""
+    """Warnings while the index is behind or damaged: searches are slower, but never wrong."""
     index = context.query_pool.engine.status()
-    behind = index.full_segments - index.sealed_segments
-    if behind <= SEGMENTS_BEHIND_WARNED:
-        return []
-    what = "is behind" if index.is_current else "is being made anew"
-    return [
-        f"the index {what}: {index.sealed_segments} of {index.full_segments} segments are sealed, "
-        "and searches are slow until it has caught up"
-    ]
+    warnings = []
+    if index.failure:
+        warnings.append(f"the folder of the index can't be read: {index.failure}")
+    if index.damaged_segments:
+        segments = ", ".join(map(str, index.damaged_segments[:SEGMENTS_NAMED]))
+        warnings.append(
+            f"{len(index.damaged_segments)} of the index's segments were damaged and are being "
+            f"made anew ({segments}): look at the disk"
+        )
+    if index.full_segments - index.sealed_segments > SEGMENTS_BEHIND_WARNED:
+        what = "is behind" if index.is_current else "is being made anew"
+        warnings.append(
+            f"the index {what}: {index.sealed_segments} of {index.full_segments} segments are "
+            "sealed, and searches are slow until it has caught up"
+        )
+    return warnings
 
 
 def _witnesses(context: ServiceContext) -> tuple[WitnessAnswer, ...]:

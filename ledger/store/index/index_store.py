@@ -152,6 +152,8 @@ class IndexStore:
             if changed_ns == self._changed_ns:
                 return self._records
             names = frozenset(entry.name for entry in os.scandir(self.path))
+        except FileNotFoundError:
+            return {}  # The indexer makes it.
         except OSError as error:
             return self._fail(error.strerror or "no reason given")
         with self._lock:
