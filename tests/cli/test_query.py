@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from ledger.demo.child_service import Service, make_ledger
-from ledger.store.index.index_store import create_index
+from ledger.store.index.segment import SealedSegment, SegmentRecord
+from ledger.store.index.segment_file import encode_segment_file
 from ledger_client import LedgerClient, RejectedError
 from ledger_client.cli.query import QueryMistakeError
 from ledger_core.api import Problem
@@ -277,9 +278,13 @@ def test_an_index_is_checked_and_made_anew(
     shutil.rmtree(copy / "index")
     assert json.loads(command("fsck", copy, "--json").stdout)["index_segments"] is None
     # As another Python, which folds words by other Unicode tables, would have built it.
-    create_index(copy / "index", analysis="3 unicode 3.2.0", segment_entries=65_536)
+    (copy / "index").mkdir()
+    facts = dict.fromkeys(("earliest", "latest", "first_received", "last_received", "root"), "")
+    sealed = SealedSegment(SegmentRecord(**facts, terms=0, block_bytes=0), {}, [])
+    data = encode_segment_file(0, sealed, analysis="3 unicode 3.2.0", entries=65_536)
+    (copy / "index" / "00000000.segment").write_bytes(data)
     other = command("fsck", copy, "--json")
     assert other.returncode == 0, other.stderr
     assert json.loads(other.stdout)["index_segments"] is None
-    assert "the rules '3 unicode 3.2.0' built the index" in other.stderr
+    assert "the rules '3 unicode 3.2.0, 65536 entries' built the index" in other.stderr
     assert "it was not checked" in other.stderr
