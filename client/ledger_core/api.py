@@ -176,8 +176,9 @@ class AllRefused(Problem, frozen=True, kw_only=True):
 class EventAnswer(Struct, kw_only=True, omit_defaults=True):
     """An event of the log. `leaf` is the exact text that the leaf hash covers.
 
-    `private` opens commitments in the event, for tokens with the scope `private`, until the values
-    are erased.
+    `late_s` marks an event whose own time is over an hour from that of its receipt: the seconds by
+    which it was received later, negative for an event that was dated ahead. `private` opens
+    commitments in the event, for tokens with the scope `private`, until the values are erased.
     """
 
     index: Size
@@ -185,6 +186,7 @@ class EventAnswer(Struct, kw_only=True, omit_defaults=True):
     received: Received
     leaf_hash: HashText
     leaf: str
+    late_s: int | None = None
     private: tuple[Opening, ...] = ()
     proof: str | None = None
     consistency: Consistency | None = None

@@ -11,7 +11,7 @@ from ledger.service.context import ServiceContext
 from ledger.service.http.problems import ProblemError
 from ledger.store.log import tenant_id_key
 from ledger_core.api import FoundEvent
-from ledger_core.event.canonical import Leaf, parse_leaf
+from ledger_core.event.canonical import Leaf, late_s, parse_leaf
 from ledger_core.event.model import Received
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import leaf_hash
@@ -23,6 +23,12 @@ PRIVATE: Final = "private, no-cache"
 _is_uuid = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}").fullmatch
 
 
+class _Timed(msgspec.Struct, frozen=True):
+    """The time of an event."""
+
+    time: str
+
+
 class _Leaf(msgspec.Struct, frozen=True):
     """A leaf of the log with its event undecoded."""
 
@@ -32,6 +38,7 @@ class _Leaf(msgspec.Struct, frozen=True):
 
 
 _decode_leaf = msgspec.json.Decoder(_Leaf).decode
+_decode_timed = msgspec.json.Decoder(_Timed).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,5 +97,6 @@ def make_found_event(row: Row, *, because: tuple[str, ...] = ()) -> FoundEvent:
         received=parts.received,
         leaf_hash=format_base64(leaf_hash(row.leaf)),
         leaf=row.leaf.decode(),
+        late_s=late_s(_decode_timed(parts.event).time, parts.received.time),
         because=because,
     )

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger_client import LedgerClient
-from ledger_client.cli.gaps import Numbers
+from ledger_client import Entry, LedgerClient
+from ledger_client.cli.gaps import Numbers, find_gaps
+from ledger_core.event.canonical import decode_event_object
+from ledger_core.event.model import Received
 from tests.recording.conftest import OpenRecorder, Running, wait_until
 from tests.service.check_log import check_log
-from tests.service.serving import Ledger, make_ledger, serving
+from tests.service.serving import Ledger, make_ledger, new_id, serving
 
 INSTANCE = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
 
@@ -122,6 +124,51 @@ def test_what_was_dropped_or_rejected_is_accounted_for_by_the_same_principal_alo
     assert report["unexplained"] == [[5, 5]]
     assert report["dropped"] == [[2, 3]]
     assert report["rejected"] == [[4, 4]]
+
+
+def entry(event: dict[str, Any], by: str = "append") -> Entry:
+    time = "2026-11-25T02:03:36.123456Z"
+    read, _ = decode_event_object({"id": new_id(), "time": time, **event})
+    received = Received(by=by, time=time)
+    return Entry(index=0, event=read, received=received, leaf=b"", head=None, proof=None)
+
+
+def reported(numbers: list[list[int]], *, seq: int = 9, **more: Any) -> dict[str, Any]:
+    count = more.pop("count", sum(last - first + 1 for first, last in numbers))
+    told = {"instance": INSTANCE, "count": count, "numbers": numbers}
+    return numbered(seq, action="ledger.recorder.dropped", context={"dropped": told}, **more)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {key: value for key, value in reported([[2, 3]]).items() if key != "recorder"},
+        reported([[2, 3]], count=1),
+        reported([[2, 3]], seq=3),
+        reported([[1, 3]]),
+        reported([[2, 9]]),
+    ],
+    ids=["without a number", "a wrong count", "ahead of itself", "one is there", "itself"],
+)
+def test_a_report_that_its_recorder_can_not_have_made_explains_nothing(
+    forged: dict[str, Any],
+) -> None:
+    events = [numbered(1), numbered(4), forged]
+    (report,) = find_gaps(map(entry, events), is_whole=True)
+    assert report.dropped == []
+    assert report.claimed != []
+    assert report.unexplained[0] in ((2, 2), (2, 3))
+
+
+def test_a_report_that_its_recorder_made_explains_what_is_missing() -> None:
+    events = [numbered(1), reported([[2, 3]], seq=5), numbered(4)]
+    (report,) = find_gaps(map(entry, events), is_whole=True)
+    assert (report.dropped, report.claimed, report.unexplained) == ([(2, 3)], [], [])
+    # The next recorder on the spool folder reports what it could not read of the one before.
+    other = {"recorder": {"instance": "another", "seq": 1}}
+    events = [numbered(1), {**reported([[2, 3]]), **other}, numbered(4)]
+    report = find_gaps(map(entry, events), is_whole=True)[0]
+    assert (report.dropped, report.claimed, report.unexplained) == ([(2, 3)], [], [])
 
 
 @pytest.mark.parametrize(

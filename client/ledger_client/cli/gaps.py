@@ -4,6 +4,10 @@ Every recorder numbers its events from 1. A missing number was dropped because t
 or rejected, and then the recorder recorded an event about it; or it was lost or removed. Numbers
 after an instance's last one can't be missed: they may not have happened yet.
 
+A report explains a number only if its recorder can have made it: the report has a number of its own
+from a recorder, its count is that of its ranges, and a recorder reports of itself what it numbered
+before and what is not in the log. Any other report is a claim, which explains nothing.
+
 A recorder is identified by its instance and by the principal that the ledger authenticated, so one
 principal can't fill the gaps of another. Recorders that share a spool folder must therefore share
 a token.
@@ -73,6 +77,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     first_time: str
     last_time: str
     unexplained: list[Range]
+    claimed: list[Range]
     dropped: list[Range]
     rejected: list[Range]
     repeated: list[int]
@@ -80,7 +85,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_complete(self) -> bool:
         """Whether every number is there exactly once."""
-        return not (self.unexplained or self.dropped or self.rejected or self.repeated)
+        return not (
+            self.unexplained or self.claimed or self.dropped or self.rejected or self.repeated
+        )
 
     @property
     def unexplained_count(self) -> int:
@@ -114,6 +121,11 @@ class Numbers:
         self._firsts[begin:end] = [first]
         self._lasts[begin:end] = [last]
 
+    def overlaps(self, first: int, last: int) -> bool:
+        """Whether any number of a range is in the set."""
+        at = bisect_right(self._firsts, last) - 1
+        return at >= 0 and self._lasts[at] >= first
+
     def holes(self, first: int) -> list[Range]:
         """The ranges that are missing between `first` and the last number."""
         missing: list[Range] = []
@@ -131,6 +143,8 @@ class _RecorderNumbers:
         self.numbers = Numbers()
         self.dropped = Numbers()
         self.rejected = Numbers()
+        self.claimed = Numbers()
+        self.own: list[tuple[Numbers, Range]] = []  # Reported by the recorder itself.
         self.repeated: list[int] = []
         self.service: str | None = None
         self.first_time = self.last_time = time
@@ -146,10 +160,17 @@ def find_gaps(entries: Iterable[Entry], *, is_whole: bool) -> list[Report]:
         event, by = entry.event, entry.received.by
         if event.recorder is not UNSET:
             _note_number(seen, RecorderKey(by, event.recorder.instance), event.recorder.seq, event)
-        for instance, first, last in _explained(event):
+        for instance, first, last, is_counted in _explained(event):
             recorder = seen.setdefault(RecorderKey(by, instance), _RecorderNumbers(str(event.time)))
             explained = recorder.dropped if event.action == DROPPED else recorder.rejected
-            explained.add(first, last)
+            if event.recorder is UNSET or not is_counted:
+                recorder.claimed.add(first, last)
+            elif event.recorder.instance != instance:
+                explained.add(first, last)  # Of a recorder before it on the same spool folder.
+            elif last < event.recorder.seq:
+                recorder.own.append((explained, (first, last)))
+            else:
+                recorder.claimed.add(first, last)
     return [_report(key, recorder, is_whole=is_whole) for key, recorder in seen.items()]
 
 
@@ -169,22 +190,29 @@ def _note_number(
         recorder.service = event.source.service
 
 
-def _explained(event: Event) -> Iterator[tuple[str, int, int]]:
-    """The numbers that an event explains, with their instance. Malformed ones are ignored."""
+def _explained(event: Event) -> Iterator[tuple[str, int, int, bool]]:
+    """The numbers that an event explains, with their instance, and whether their count is right.
+
+    Malformed ones are ignored.
+    """
     if event.context is UNSET:
         return
     if event.action == DROPPED:
         dropped = _mapping(event.context.get("dropped"))
         numbers = dropped.get("numbers")
+        ranges: list[Range] = []
         for pair in numbers if isinstance(numbers, list) else ():
             match pair:
                 case [int() as first, int() as last] if 0 < first <= last <= INTEGER_MAX:
-                    yield str(dropped.get("instance")), first, last
+                    ranges.append((first, last))
+        is_counted = dropped.get("count") == sum(last - first + 1 for first, last in ranges)
+        for first, last in ranges:
+            yield str(dropped.get("instance")), first, last, is_counted
     elif event.action == REJECTED:
         number = _mapping(_mapping(event.context.get("rejected")).get("recorder"))
         match number.get("seq"):
             case int() as seq if 0 < seq <= INTEGER_MAX:
-                yield str(number.get("instance")), seq, seq
+                yield str(number.get("instance")), seq, seq, True
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -192,6 +220,10 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _report(key: RecorderKey, recorder: _RecorderNumbers, *, is_whole: bool) -> Report:
+    for explained, (first, last) in recorder.own:
+        # What it says to be gone is in the log: somebody else made the report.
+        is_contradicted = recorder.numbers.overlaps(first, last)
+        (recorder.claimed if is_contradicted else explained).add(first, last)
     there = Numbers(recorder.numbers)
     first_seen = next(iter(recorder.numbers), (1, 0))[0]
     for first, last in (*recorder.dropped, *recorder.rejected):
@@ -205,6 +237,7 @@ def _report(key: RecorderKey, recorder: _RecorderNumbers, *, is_whole: bool) -> 
         first_time=recorder.first_time,
         last_time=recorder.last_time,
         unexplained=there.holes(1 if is_whole else first_seen),
+        claimed=list(recorder.claimed),
         dropped=list(recorder.dropped),
         rejected=list(recorder.rejected),
         repeated=recorder.repeated,
@@ -214,7 +247,7 @@ def _report(key: RecorderKey, recorder: _RecorderNumbers, *, is_whole: bool) -> 
 def _line(report: Report) -> str:
     whose = f"{report.by} {report.service or ''}".strip()
     parts = [f"{report.instance}  {whose}  1–{report.last}  {report.first_time[:19]}Z"]
-    for name in ("unexplained", "dropped", "rejected"):
+    for name in ("unexplained", "claimed", "dropped", "rejected"):
         ranges = getattr(report, name)
         if ranges:
             parts.append(f"{'missing' if name == 'unexplained' else name} {_text(ranges)}")

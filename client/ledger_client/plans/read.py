@@ -17,7 +17,7 @@ from ledger_client.plans.heads import CHECKPOINT_REQUEST, Heads
 from ledger_client.responses import adding_evidence, check_same, check_status, decode_answer
 from ledger_client.results import Entry, Inclusion
 from ledger_core.api import EventAnswer, InclusionAnswer
-from ledger_core.event.canonical import parse_leaf
+from ledger_core.event.canonical import late_s, parse_leaf
 from ledger_core.event.commitments import Opening, check_openings
 from ledger_core.event.ids import is_uuid
 from ledger_core.event.model import EventError
@@ -272,6 +272,9 @@ def answered_entry(
         want = format_base64(leaf_hash(leaf))
         check_same("leaf hash of an event", got=answer.leaf_hash, want=want, evidence=dict)
         check_same("received of an event", got=answer.received, want=entry.received, evidence=dict)
+        if answer.late_s is not None:
+            want_s = late_s(str(entry.event.time), entry.received.time)
+            check_same("late_s of an event", got=answer.late_s, want=want_s, evidence=dict)
         event = bytes(answer.event)
         # Bytes that differ may still be the same JSON, as when a proxy writes it anew.
         if not leaf.startswith(b'{"event":%b,"received":' % event) and (

@@ -60,6 +60,10 @@ _is_action = lru_cache(maxsize=4096)(re.compile(ACTION_PATTERN).fullmatch)
 _looks_canonical_time = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{6}Z"
 ).fullmatch
+LATE_S = 3600
+"""Seconds between an event and its receipt that are marked when there are more."""
+
+_HOUR_CHARS = len("2026-11-25T02")
 _match_time = re.compile(
     # Hour and offset stop at 23 here, because Python 3.14 reads 24:00 as the next day's midnight.
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]((?:[01][0-9]|2[0-3]):[0-9]{2}:([0-9]{2}))"
@@ -128,6 +132,17 @@ def format_time(unix_us: int) -> str:
         raise ValueError(f"not a time in the years 1970 to 9999: {unix_us} µs")
     unix_s, us = divmod(unix_us, 1_000_000)
     return f"{_format_second(unix_s)}.{us:06d}Z"
+
+
+def late_s(event_time: str, received_time: str) -> int | None:
+    """Whole seconds by which a receipt is later than the event, if they are over an hour apart.
+
+    Negative for an event that was dated ahead. Both times are canonical.
+    """
+    if event_time[:_HOUR_CHARS] == received_time[:_HOUR_CHARS]:
+        return None
+    apart_s = (parse_time(received_time) - parse_time(event_time)) // 1_000_000
+    return apart_s if abs(apart_s) > LATE_S else None
 
 
 # The times of now are of the same few seconds.

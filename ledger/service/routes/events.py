@@ -36,6 +36,7 @@ from ledger.service.routes.proofs import (
 )
 from ledger.service.stored_events import PRIVATE, find_event
 from ledger_core.api import AllRefused, AppendAnswer, Batch, Envelope, EventAnswer, Refused, Result
+from ledger_core.event.canonical import late_s
 from ledger_core.event.model import Event
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.hashing import leaf_hash
@@ -111,6 +112,7 @@ async def read_event(
         received=found.parsed.received,
         leaf_hash=format_base64(leaf_hash(found.leaf)),
         leaf=found.leaf.decode(),
+        late_s=late_s(str(found.parsed.event.time), found.parsed.received.time),
     )
     if may_open:
         answer.private = context.private_fields.open(event_json)
