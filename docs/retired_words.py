@@ -61,7 +61,7 @@ MODULES: Final = {
 CLASSES: Final = {
     "Life": "RecorderSession", "Home": "InstanceDir", "Drain": "SpoolReader",
     "Said": "RecordArguments", "Ambience": "Environment", "World": "Environment",
-    "Pause": "Sleep", "Shared": "BaseClient",
+    "Pause": "Sleep", "Shared": "BaseClient", "Walk": "BundleIterator",
     "Rebuilding": "TreeReplay", "Rebuilt": "ReplayState", "Taking": "ExportVerifier",
     "Privacy": "PrivateFields", "SecretGuard": "SecretFilter", "Items": "ParsedBody",
     "Kind": "ProblemType", "Published": "SignedCheckpoint", "SignedHead": "SignedCheckpoint",

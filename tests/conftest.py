@@ -1,4 +1,4 @@
-"""What every test may use. What not every machine has is left out loudly, and never in CI."""
+"""Fixtures of all tests. Tests that a machine can't run are left out loudly, and never in CI."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ SYSLOG_NG_DIR = TESTS_DIR / "peers" / "syslog-ng"
 
 
 class Need(NamedTuple):
-    """What the tests under a mark need, and what to say where it is missing."""
+    """The needs of the tests under a mark, and the message where one is missing."""
 
     mark: str
     is_met: Callable[[], bool]

@@ -227,7 +227,7 @@ def test_what_was_erased_is_erased_in_backups_too(made: Made, tmp_path: Path) ->
 
 
 def opened(backup: Path) -> dict[str, int]:
-    """How many values of each subject a backup opens."""
+    """Count the values of each subject that a backup opens."""
     counts: dict[str, int] = {}
     paths = backup_paths(backup)
     log = LogStore.open(paths.log)

@@ -68,7 +68,7 @@ class Listening:
 
 @pytest.fixture
 def started() -> Iterator[list[Listening]]:
-    """Whatever still runs at the end is ended."""
+    """Listeners of a test; those that still run at its end are ended."""
     listeners: list[Listening] = []
     yield listeners
     for listener in listeners:

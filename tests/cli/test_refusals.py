@@ -1,4 +1,4 @@
-"""What a command refuses so that no secret leaves and no file of others is touched."""
+"""Commands refuse what would send a secret away or touch somebody else's file."""
 
 from pathlib import Path
 

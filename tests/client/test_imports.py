@@ -1,4 +1,4 @@
-"""What importing the client costs an application: nothing of the server, and nothing early."""
+"""Importing the client loads nothing of the server, and nothing before it is needed."""
 
 import subprocess
 import sys

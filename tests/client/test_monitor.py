@@ -1,4 +1,4 @@
-"""What a monitor makes of heads, of witnesses and of silence: bytes in, verdicts out."""
+"""The monitor's verdicts about heads, witnesses and silence: bytes in, verdicts out."""
 
 from collections.abc import Callable
 

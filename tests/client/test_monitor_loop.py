@@ -57,7 +57,7 @@ class Clock:
 
 @dataclass
 class Place:
-    """Where a test's monitor keeps things, and what it is told."""
+    """The folder, clock and policy of a test's monitor."""
 
     running: Running
     folder: Path
@@ -391,7 +391,7 @@ class TestWitnesses:
     def test_a_log_that_leaves_a_witness_s_head_unproven_is_stale_and_no_fault_of_the_witness(
         self, place: Place, liar: Liar
     ) -> None:
-        """Who forked must not escape by answering 503 to the one question that convicts."""
+        """A log that forked must not escape by answering 503 to the one question that proves it."""
         with Liar(place.running.url) as witness:
             line = f"witness w1 {W1.verifier} {witness.url}\nquorum none"
             place.policy = place.policy.replace(b"quorum none", line.encode())

@@ -1,4 +1,4 @@
-"""When a request is sent again. All of it is pure: time and chance are told."""
+"""The rules for sending a request again. All of it is pure: time and chance are passed in."""
 
 import time
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a client takes for true, rule by rule: bytes in, verdicts out."""
+"""The rules by which a client accepts an answer: bytes in, verdicts out."""
 
 from dataclasses import replace
 

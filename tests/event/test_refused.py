@@ -1,4 +1,4 @@
-"""What is no event is refused: the place, the rule, the limit and what was found."""
+"""A refusal of a value that is no event names the place, the rule, the limit and the size."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What ASGI applications expect of a middleware: websockets, and a caller that can be told."""
+"""ASGI applications expect websockets to work, and a caller that is known, of a middleware."""
 
 from typing import Any
 

@@ -252,7 +252,7 @@ def test_a_wrong_setting_stops_the_start(
 
 
 def run_app(module: str) -> Any:
-    """What an application prints, as JSON."""
+    """Run an application and decode the JSON that it prints."""
     done = subprocess.run(
         [sys.executable, "-m", f"tests.integrations.apps.{module}"],
         capture_output=True,
@@ -299,7 +299,7 @@ def test_models_are_recorded_as_they_changed_whatever_their_handlers_do() -> Non
 
 @pytest.fixture(scope="module")
 def orders() -> Any:
-    """What is recorded of writes of many rows, and of fields that are not shown."""
+    """Writes of many rows, and fields that are not shown, are recorded as configured."""
     return run_app("orders")
 
 

@@ -1,4 +1,4 @@
-"""What Flask and WSGI expect of a middleware."""
+"""The middleware keeps the rules of Flask and WSGI."""
 
 import http.client
 import threading

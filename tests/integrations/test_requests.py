@@ -1,4 +1,4 @@
-"""Who, what, from where and in which request: in each framework, over real sockets."""
+"""Each framework records actor, action, source and request, over real sockets."""
 
 import subprocess
 import sys
@@ -240,7 +240,7 @@ def test_a_trace_id_is_read_from_a_traceparent_alone(
 
 
 def actor_name(event: dict[str, Any]) -> str:
-    """What the user is called: Django's have a number for an id."""
+    """The user's name, because ids of Django are numbers."""
     return str(event["actor"].get("name") or event["actor"]["id"])
 
 

@@ -61,7 +61,7 @@ class ScriptedWitness:
 async def honest(
     witness: ScriptedWitness, _request: web.Request, body: bytes
 ) -> web.StreamResponse:
-    """As the specification says."""
+    """Answer as the specification says."""
     asked = authenticate(parse_add_checkpoint(body), log=witness.log_keys)
     outcome = (
         asked

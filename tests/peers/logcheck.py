@@ -23,7 +23,7 @@ def logcheck(
     old: Path | None = None,
     reads_entries: bool = False,
 ) -> dict[str, Any]:
-    """What tests/peers/go/logcheck/main.go verified of a log.
+    """Verify a log with tests/peers/go/logcheck/main.go; return its report.
 
     `leaves` are leaf hashes in base64 by index, `old` is a file with an older checkpoint.
     Raises: LogCheckError.

@@ -90,7 +90,7 @@ def test_logcheck_reads_every_entry_through_store_and_service(
 
 
 def test_both_refuse_an_altered_entry(large_ledger: LargeLedger, tmp_path: Path) -> None:
-    """Whoever has the disk changes one actor in entry 300; both programs fail to verify the log."""
+    """One actor in entry 300 is changed on the disk; both programs fail to verify the log."""
     copy = DirectoryPaths(shutil.copytree(large_ledger.paths.root, tmp_path / "copy"))
     alter_entry(copy.log, 300, before=b'"row.read"', after=b'"row.rea2"')
     with Service(copy.root, listen="127.0.0.1:0", flags=FLAGS) as service:

@@ -144,7 +144,7 @@ def _forms_of_salt(salt: str) -> list[bytes]:
 
 
 def _copy_compact(source: Path, target: Path) -> None:
-    """As a backup tool does, in a process of its own: LMDB is opened once in each."""
+    """Copy as a backup tool does, in a process of its own: LMDB is opened once in each."""
     subprocess.run(
         [
             sys.executable,

@@ -90,7 +90,7 @@ VALUES: dict[str, Callable[[JSON, str], list[Any]]] = {
 
 
 def facet_counts(field: str, entries: Sequence[JSON]) -> Counter[str]:
-    """How many entries have each value of a field; long ones, but no action, by their beginning."""
+    """Count the entries with each value of a field; a long value, but no action, is cut."""
     counts: Counter[str] = Counter()
     for entry in entries:
         counts.update(

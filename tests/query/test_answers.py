@@ -32,7 +32,7 @@ EXAMPLES = settings(
 
 
 class Setup(NamedTuple):
-    """How much of a log is indexed, and how wide windows are."""
+    """The indexed part of a log, and the width of windows."""
 
     sealed: int | None
     window_segments: int = WINDOW_SEGMENTS

@@ -1,4 +1,4 @@
-"""Who, from where, in which request: said once, right under threads, tasks and both."""
+"""The audit context is stated once, and holds under threads, tasks and both."""
 
 import asyncio
 import contextvars

@@ -1,4 +1,4 @@
-"""Whatever the ledger does, the application goes on, and nothing is lost while the spool has room.
+"""The application goes on whatever the ledger does; while the spool has room, nothing is lost.
 
 Each test records while something is wrong with the ledger, sees that `record` returned and that
 nothing was freed, and then puts a good ledger at the same address.

@@ -1,4 +1,4 @@
-"""What is found, what passes, and that one look at the bytes sees all that a walk would find."""
+"""Secrets are found, other values pass, and the prefilter misses nothing that the scan finds."""
 
 import json
 from typing import Any

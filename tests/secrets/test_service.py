@@ -45,7 +45,7 @@ def _open(served: Served, **others: Any) -> LedgerClient:
 
 @pytest.fixture
 def log_lines() -> Any:
-    """What the service writes to its log."""
+    """Collect the lines that the service writes to its log."""
     lines = io.StringIO()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(lines))
     yield lines

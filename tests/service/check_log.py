@@ -24,7 +24,7 @@ PUBLISH_WAIT_S = 20.0
 
 @dataclass(frozen=True)
 class CheckedLog:
-    """What the log holds, every byte of it verified."""
+    """The content of a log, every byte of it verified."""
 
     head: VerifiedHead
     leaves: tuple[bytes, ...]

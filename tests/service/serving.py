@@ -36,7 +36,7 @@ MSGPACK = "application/msgpack"
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """An answer of the service."""
 
     status: int
     headers: http.client.HTTPMessage

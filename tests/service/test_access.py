@@ -1,4 +1,4 @@
-"""Who may do what: tokens, scopes, tenants."""
+"""Tokens, scopes and tenants decide which requests are allowed."""
 
 import time
 from collections.abc import Iterator

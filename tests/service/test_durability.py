@@ -1,4 +1,4 @@
-"""What was acknowledged survives SIGKILL: a real process, killed at random moments under load.
+"""Acknowledged events survive SIGKILL: a real process, killed at random moments under load.
 
 Each round serves the same ledger, loads it from several threads, and kills the process in the
 middle. Then every acknowledgement that was ever given is held against what is served: the same
@@ -62,7 +62,7 @@ def process(directory: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
 
 
 class Acknowledged:
-    """What the service said that it holds, and every head that it signed."""
+    """The events that the service acknowledged, and every head that it signed."""
 
     def __init__(self) -> None:
         self.results: dict[int, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""When a part of the service fails: who is told, and what goes on."""
+"""If a part of the service fails, the callers concerned are told and the rest goes on."""
 
 import time
 from collections.abc import Callable

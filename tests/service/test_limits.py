@@ -1,4 +1,4 @@
-"""What happens at the limits: the queue full, the disk full, a second writer, a broken start."""
+"""The service at its limits: a full queue, a full disk, a second writer, a broken start."""
 
 import http.client
 import secrets

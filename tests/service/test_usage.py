@@ -27,7 +27,7 @@ def record(name: str = "app", **limits: int) -> TokenRecord:
 
 
 def token_command(*arguments: str) -> Any:
-    """What `ledger token …` prints, decoded with --json."""
+    """Run `ledger token …` with --json, and decode what it prints."""
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout) if "--json" in arguments else result.stdout

@@ -1,4 +1,4 @@
-"""What the tests of more than one module share."""
+"""Fixtures of more than one module."""
 
 import pytest
 

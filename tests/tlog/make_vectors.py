@@ -48,7 +48,7 @@ def _vary(good: Row, faults: Iterable[tuple[str, str, Row]]) -> Iterator[Row]:
 
 
 def _proof_faults(proof: Proof) -> Iterator[tuple[str, str, Row]]:
-    """What can be wrong with the hashes of a proof that has two at least."""
+    """Yield the faults that the hashes of a proof of two or more can have."""
     first, *rest = proof
     *start, last = proof
     yield "no hashes", "proof", {"proof": []}

@@ -21,7 +21,7 @@ def _split(n: int) -> int:
 
 
 class Oracle:
-    """What the RFC says of the tree over these leaves, and of its first n for any n."""
+    """The RFC's tree over these leaves, and over the first n of them for any n."""
 
     def __init__(self, leaves: Sequence[bytes]) -> None:
         self.leaves = tuple(leaves)

@@ -72,7 +72,7 @@ def cosigned(tree_size: int, tree: Oracle = TREE) -> SignedCheckpoint:
 
 @dataclass(frozen=True)
 class Ask:
-    """What a request is made of, so that the oracle need not read one."""
+    """The parts of a request, so that the oracle need not parse one."""
 
     old_size: int
     tree_size: int
@@ -153,7 +153,7 @@ def asks(draw: st.DrawFn, known_size: int = 0) -> Ask:
 
 
 class DecidingMachine(RuleBasedStateMachine):
-    """Whatever is asked, in whatever order: the statuses are those of the specification."""
+    """Any requests in any order get the statuses of the specification."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ ANSWER_WAIT_S = 60.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """An answer of a witness."""
 
     status: int
     content_type: str

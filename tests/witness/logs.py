@@ -38,12 +38,12 @@ class Log:
 
     @property
     def vkey(self) -> str:
-        """What a witness must know of it."""
+        """The key by which a witness knows this log."""
         return str(self.signer.verifier)
 
     @property
     def origin_hash(self) -> bytes:
-        """What a monitor asks a witness for."""
+        """The hash by which a monitor asks a witness for this log's head."""
         return sha256(self.origin.encode()).digest()
 
     def checkpoint(self, tree_size: int) -> Checkpoint:

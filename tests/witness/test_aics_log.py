@@ -30,7 +30,7 @@ TREE = MerkleTree(b"entry %d" % number for number in range(300))
 
 
 class AicsLog:
-    """What our witness must know of it."""
+    """The log, as our witness's configuration names it."""
 
     origin = ORIGIN
     vkey = format_vkey(LOG_VKEY)

@@ -36,7 +36,7 @@ VKEYS = [str(SIGNERS[0].verifier)]
 
 
 class Crowd:
-    """Everybody who asks one witness until it is killed; `moves` are what was answered."""
+    """The clients that ask one witness until it is killed; `moves` are its answers."""
 
     def __init__(self, service: Service, known_size: int) -> None:
         self.moves: list[tuple[int, int, int]] = []
@@ -72,7 +72,7 @@ class Crowd:
 
 
 def known_size(service: Service) -> int:
-    """What the witness says that it knows, which its log has signed and is of its tree."""
+    """Ask the witness for its head, verify it, and return its size."""
     answer = ask(service.url, "GET", f"/{LOG.origin_hash.hex()}/checkpoint")
     if answer.status == 404:
         return 0

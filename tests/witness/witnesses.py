@@ -26,7 +26,7 @@ FLAGS = ("--log-level", "error")
 
 
 class KnownLog(Protocol):
-    """What a witness must know of a log."""
+    """A log, as a witness's configuration names it."""
 
     @property
     def origin(self) -> str:
@@ -39,7 +39,7 @@ class KnownLog(Protocol):
 
 @dataclass(frozen=True)
 class RunningWitness:
-    """Where a witness is asked, and whose cosignatures it gives."""
+    """A witness: its URL and the keys of its cosignatures."""
 
     url: str
     vkeys: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a Linux machine records of itself: auditd's lines and the journal."""
+"""The records of a Linux machine: auditd's lines and the journal."""
 
 import json
 from pathlib import Path

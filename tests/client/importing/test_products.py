@@ -177,7 +177,7 @@ def test_a_failed_logon_of_windows_is_of_the_account_that_tried(tmp_path: Path) 
 
 
 def evtx_json(number: object, data: dict[str, str], keywords: str) -> dict[str, Any]:
-    """As evtx_dump writes an event."""
+    """An event as evtx_dump writes it."""
     system = {
         "Provider": {"#attributes": {"Name": "Microsoft-Windows-Security-Auditing"}},
         "EventID": number,

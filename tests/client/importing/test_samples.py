@@ -22,7 +22,7 @@ Record = dict[str, Any]
 
 
 class Said(NamedTuple):
-    """What a record says; None and the empty set stand for nothing."""
+    """The statements of a record; None and the empty set stand for nothing."""
 
     who: str | None
     what: str

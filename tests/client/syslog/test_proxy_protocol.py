@@ -25,7 +25,7 @@ def addresses(source: str, port: int) -> bytes:
 
 
 def read(data: bytes, part_bytes: int = 1000) -> tuple[Client | None, bytes]:
-    """What the header at the start of `data` says, and the bytes that it left."""
+    """Read the header at the start of `data`; return its client and the bytes behind it."""
     left = data
 
     async def receive(count: int) -> bytes:

@@ -28,7 +28,7 @@ order = audited(
 
 
 def fails_afterwards(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """As a transaction that can't be committed."""
+    """Fail as a transaction that can't be committed."""
 
     @functools.wraps(view)
     def run(*args: Any, **kwargs: Any) -> HttpResponse:

@@ -1,4 +1,4 @@
-"""What each application does, whatever its framework: three actions that are recorded."""
+"""The three recorded actions of each application, in any framework."""
 
 import asyncio
 import os
