@@ -5,6 +5,7 @@ request_info  a request as the arguments of `audit_context`, for all frameworks
 asgi          Starlette and FastAPI
 flask         Flask
 aiohttp       aiohttp
+sqlalchemy    a session that records writes of many rows
 views         the view that a framework has chosen for a request
 django        Django; with django_settings, django_users (logins, refusals), django_fields (the
               setting MODELS), django_models, django_bulk (writes of many rows), django_checks

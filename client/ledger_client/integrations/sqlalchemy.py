@@ -1,0 +1,222 @@
+"""SQLAlchemy: a session that records writes of many rows.
+
+    Session = sessionmaker(engine, class_=AuditedSession)
+    async_sessionmaker(engine, sync_session_class=AuditedSession)
+
+Recorded are `session.execute` of an `insert`, `update` or `delete` of a mapped class,
+`Query.update`, `Query.delete`, `bulk_save_objects`, `bulk_insert_mappings` and
+`bulk_update_mappings`. Each is one event, such as `orders.updated` (the name of the table), once
+the transaction is committed, with the number of rows as `context.rows` and up to 32 rows as
+targets. No failure of recording fails the write. Objects that a flush writes one by one are not
+recorded here: use `diff` for them.
+
+A subclass may set `ledger_tables`, the names of the tables that are recorded; None is all of them.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, ClassVar, Final
+
+from sqlalchemy import event, inspect, select
+from sqlalchemy.orm import Mapper, ORMExecuteState, Session, SessionTransaction
+
+from ledger_client.recording.context import pinned_scope, restored
+from ledger_client.recording.jsonable import jsonable
+from ledger_client.recording.recorder import RecordArguments, current_recorder
+from ledger_core.event.model import LIMITS
+
+TARGETS_MAX: Final = LIMITS["targets"].most
+NOT_SHOWN: Final = {"not_shown": True}
+"""Stands for an expression, and for values of rows that differ."""
+
+_log = logging.getLogger("ledger_client.integrations")
+
+_PENDING: Final = "ledger_client.pending"
+
+_Pending = tuple[SessionTransaction | None, Callable[[], None]]
+"""The transaction or savepoint of a write, and what records it."""
+
+
+class AuditedSession(Session):
+    """A session whose writes of many rows are recorded."""
+
+    ledger_tables: ClassVar[Collection[str] | None] = None
+
+    def bulk_save_objects(self, objects: Iterable[object], *args: Any, **options: Any) -> None:
+        """Write the objects, as `Session.bulk_save_objects` does: one event for each class."""
+        found = [*objects]
+        by_kind: dict[tuple[Mapper[Any], str], list[object]] = {}
+        for each in found:
+            what = "updated" if inspect(each).has_identity else "created"
+            by_kind.setdefault((inspect(type(each)), what), []).append(each)
+        super().bulk_save_objects(found, *args, **options)
+        for (mapper, what), rows in by_kind.items():
+            states = [inspect(row).dict for row in rows[:TARGETS_MAX]]
+            self._record_rows(mapper, what, states, len(rows))
+
+    def bulk_insert_mappings(
+        self, mapper: Any, mappings: Iterable[dict[str, Any]], *args: Any, **options: Any
+    ) -> None:
+        """Insert the rows, as `Session.bulk_insert_mappings` does."""
+        rows = [*mappings]
+        super().bulk_insert_mappings(mapper, rows, *args, **options)
+        self._record_rows(_mapper_of(mapper), "created", rows, len(rows))
+
+    def bulk_update_mappings(self, mapper: Any, mappings: Iterable[dict[str, Any]]) -> None:
+        """Update the rows, as `Session.bulk_update_mappings` does."""
+        rows = [*mappings]
+        super().bulk_update_mappings(mapper, rows)
+        self._record_rows(_mapper_of(mapper), "updated", rows, len(rows), _common(rows))
+
+    def _record_rows(
+        self,
+        mapper: Mapper[Any],
+        what: str,
+        rows: Iterable[Mapping[str, Any]],
+        count: int,
+        values: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record the write at the commit; the values are those that all rows have now."""
+        name = str(getattr(mapper.local_table, "name", mapper.class_.__name__))
+        if not count or (self.ledger_tables is not None and name not in self.ledger_tables):
+            return
+        try:
+            record = _recording(f"{name}.{what}", _arguments(mapper, name, rows, count, values))
+        except Exception as error:  # noqa: BLE001 - the application's write must not fail at this
+            _log.error("event_lost action=%s.%s error=%s", name, what, type(error).__name__)
+            return
+        pending: list[_Pending] = self.info.setdefault(_PENDING, [])
+        pending.append((self.get_nested_transaction() or self.get_transaction(), record))
+
+
+@event.listens_for(AuditedSession, "do_orm_execute")
+def _record_statement(state: ORMExecuteState) -> Any:
+    """Run an insert, update or delete of a mapped class, and record it."""
+    session, mapper = state.session, state.bind_mapper
+    if not isinstance(session, AuditedSession) or mapper is None or state.is_select:
+        return None
+    if not (state.is_insert or state.is_update or state.is_delete):
+        return None
+    statement: Any = state.statement
+    has_list = isinstance(state.parameters, list)
+    rows: list[Mapping[str, Any]] = _rows_of(mapper, statement, state.parameters)
+    values = _common(rows)
+    if not state.is_insert and not has_list:  # A list has the key of each row.
+        rows = _matching(session, mapper, statement.whereclause)
+    written = len(rows)
+    result: Any = state.invoke_statement()
+    # The driver doesn't tell how many an insert wrote that returns rows.
+    count = written if has_list or result.rowcount < 0 else result.rowcount
+    what = "created" if state.is_insert else "updated" if state.is_update else "deleted"
+    session._record_rows(mapper, what, rows, count, values if state.is_update else None)  # noqa: SLF001 - this class's listener
+    return result
+
+
+@event.listens_for(AuditedSession, "after_commit")
+def _record_committed(session: Session) -> None:
+    for _, record in session.info.pop(_PENDING, ()):
+        record()
+
+
+@event.listens_for(AuditedSession, "after_soft_rollback")
+def _forget_rolled_back(session: Session, rolled_back: SessionTransaction) -> None:
+    """Forget the writes of this transaction, and of the savepoints inside it."""
+    pending: list[_Pending] = session.info.get(_PENDING, [])
+    pending[:] = [each for each in pending if not _is_within(each[0], rolled_back)]
+
+
+def _is_within(inner: SessionTransaction | None, outer: SessionTransaction) -> bool:
+    while inner is not None:
+        if inner is outer:
+            return True
+        inner = inner.parent
+    return False
+
+
+def _arguments(
+    mapper: Mapper[Any],
+    name: str,
+    rows: Iterable[Mapping[str, Any]],
+    count: int,
+    values: Mapping[str, Any] | None,
+) -> RecordArguments:
+    keys = _key_names(mapper)
+    return {
+        "targets": [
+            (name, ",".join(str(row[key]) for key in keys))
+            for row in islice(rows, TARGETS_MAX)
+            if all(row.get(key) is not None for key in keys)
+        ],
+        "changes": [
+            {"path": f"/{column}", "after": _shown(value)}
+            for column, value in (values or {}).items()
+            if column not in keys
+        ],
+        "context": {"rows": count},
+        "time": datetime.now(UTC),
+    }
+
+
+def _recording(action: str, arguments: RecordArguments) -> Callable[[], None]:
+    """A function that records this write as of now; call it once the write is committed."""
+    scope, recorder = pinned_scope(), current_recorder()
+
+    def record() -> None:
+        with restored(scope):
+            recorder.record_quietly(action, **arguments)
+
+    return record
+
+
+def _key_names(mapper: Mapper[Any]) -> list[str]:
+    return [mapper.get_property_by_column(column).key for column in mapper.primary_key]
+
+
+def _matching(session: Session, mapper: Mapper[Any], where: Any) -> list[Mapping[str, Any]]:
+    """The keys of the first rows that a statement will write."""
+    query = select(*mapper.primary_key).limit(TARGETS_MAX)
+    if where is not None:
+        query = query.where(where)
+    keys = _key_names(mapper)
+    found = session.connection(bind_arguments={"mapper": mapper}).execute(query)
+    return [dict(zip(keys, row, strict=True)) for row in found]
+
+
+def _rows_of(mapper: Mapper[Any], statement: Any, parameters: Any) -> list[Mapping[str, Any]]:
+    """The values of each row, by the names of its attributes; one where all rows get the same."""
+    if parameters:
+        return [*parameters] if isinstance(parameters, list) else [parameters]
+    several = [row for rows in getattr(statement, "_multi_values", ()) for row in rows]
+    one = getattr(statement, "_values", None) or dict(getattr(statement, "_ordered_values", ()))
+    return [
+        {_name_of(mapper, column): getattr(value, "value", value) for column, value in row.items()}
+        for row in several or [one]
+    ]
+
+
+def _name_of(mapper: Mapper[Any], column: Any) -> str:
+    if isinstance(column, str):
+        return column
+    return mapper.get_property_by_column(column).key
+
+
+def _common(rows: list[Any]) -> dict[str, Any]:
+    """The values that all rows have, and `NOT_SHOWN` where they differ."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        name: rows[0].get(name)
+        if all(name in row and row[name] == rows[0].get(name) for row in rows)
+        else NOT_SHOWN
+        for name in names
+    }
+
+
+def _shown(value: Any) -> Any:
+    return NOT_SHOWN if hasattr(value, "compile") else jsonable(value)
+
+
+def _mapper_of(mapped: Any) -> Mapper[Any]:
+    found: Mapper[Any] = inspect(mapped)
+    return found

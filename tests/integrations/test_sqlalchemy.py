@@ -1,0 +1,150 @@
+"""Writes of many rows by SQLAlchemy are one event each, once they are committed."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import Engine, create_engine, delete, insert, select, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.pool import StaticPool
+
+from ledger_client import Recorder, audit_context, use_recorder
+from ledger_client.integrations.sqlalchemy import AuditedSession
+from ledger_client.recording import recorder as recorder_module
+
+
+class Base(DeclarativeBase):
+    """The classes of this test."""
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    number: Mapped[int] = mapped_column("id", primary_key=True)
+    state: Mapped[str]
+    total: Mapped[int] = mapped_column(default=0)
+
+
+class Part(Base):
+    __tablename__ = "parts"
+    order: Mapped[int] = mapped_column(primary_key=True)
+    place: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Recorded:
+    """Stands in for a recorder."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, list[Any], list[Any], int]] = []
+
+    def record_quietly(self, action: str, **event: Any) -> None:
+        rows = event["context"]["rows"]
+        self.events.append((action, event["targets"], event["changes"], rows))
+
+
+@pytest.fixture
+def recorded() -> Iterator[Recorded]:
+    recorded = Recorded()
+    use_recorder(cast("Recorder", recorded))
+    yield recorded
+    recorder_module._recorders.clear()
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add_all(Order(number=n, state="new", total=n) for n in range(1, 41))
+        session.commit()
+    yield engine
+    engine.dispose()
+
+
+def orders(*numbers: int) -> list[tuple[str, str]]:
+    return [("orders", str(number)) for number in numbers]
+
+
+def test_a_statement_for_many_rows_is_one_event(engine: Engine, recorded: Recorded) -> None:
+    with AuditedSession(engine) as session:
+        session.execute(update(Order).where(Order.total < 3).values(state="sent"))
+        session.execute(update(Order).values(total=Order.total + 1))
+        session.query(Order).filter(Order.number == 7).update({"state": "lost"})
+        session.execute(delete(Order).where(Order.number > 38))
+        assert session.scalars(select(Order.number)).all() == [*range(1, 39)]
+        assert recorded.events == []
+        session.commit()
+    assert recorded.events == [
+        ("orders.updated", orders(1, 2), [{"path": "/state", "after": "sent"}], 2),
+        (
+            "orders.updated",
+            orders(*range(1, 33)),
+            [{"path": "/total", "after": {"not_shown": True}}],
+            40,
+        ),
+        ("orders.updated", orders(7), [{"path": "/state", "after": "lost"}], 1),
+        ("orders.deleted", orders(39, 40), [], 2),
+    ]
+
+
+def test_rows_by_their_keys_are_one_event(engine: Engine, recorded: Recorded) -> None:
+    with AuditedSession(engine) as session:
+        session.execute(insert(Order), [{"number": n, "state": "new"} for n in (50, 51)])
+        session.execute(insert(Order).values(number=52, state="new"))
+        several = [{"number": n, "state": "new"} for n in (53, 54)]
+        session.execute(insert(Order).values(several))
+        session.execute(update(Order), [{"number": 50, "state": "a"}, {"number": 51, "state": "b"}])
+        session.bulk_insert_mappings(Part, [{"order": 1, "place": n} for n in (1, 2)])
+        session.bulk_update_mappings(Order, [{"number": n, "state": "c"} for n in (50, 51)])
+        old = session.get_one(Order, 1)
+        old.state = "d"
+        session.bulk_save_objects([Order(number=60, state="new"), old])
+        session.commit()
+    assert recorded.events == [
+        ("orders.created", orders(50, 51), [], 2),
+        ("orders.created", orders(52), [], 1),
+        ("orders.created", orders(53, 54), [], 2),
+        ("orders.updated", orders(50, 51), [{"path": "/state", "after": {"not_shown": True}}], 2),
+        ("parts.created", [("parts", "1,1"), ("parts", "1,2")], [], 2),
+        ("orders.updated", orders(50, 51), [{"path": "/state", "after": "c"}], 2),
+        ("orders.created", orders(60), [], 1),
+        ("orders.updated", orders(1), [], 1),
+    ]
+
+
+def test_what_is_rolled_back_is_not_recorded(engine: Engine, recorded: Recorded) -> None:
+    with AuditedSession(engine) as session:
+        session.execute(update(Order).where(Order.number == 1).values(state="kept"))
+        with session.begin_nested() as savepoint:
+            session.execute(update(Order).values(state="gone"))
+            savepoint.rollback()
+        with session.begin_nested():
+            session.execute(update(Order).where(Order.number == 2).values(state="kept too"))
+        session.commit()
+        session.execute(update(Order).values(state="gone"))
+        session.rollback()
+        session.commit()
+    assert [targets for _, targets, _, _ in recorded.events] == [orders(1), orders(2)]
+
+
+def test_a_write_of_no_rows_and_of_another_table_is_no_event(
+    engine: Engine, recorded: Recorded
+) -> None:
+    class PartsSession(AuditedSession):
+        ledger_tables = ("parts",)
+
+    with PartsSession(engine) as session, audit_context(actor="u_1"):
+        session.execute(update(Order).values(state="sent"))
+        session.execute(delete(Part))
+        session.execute(insert(Part), [{"order": 1, "place": 1}])
+        session.commit()
+    assert [action for action, *_ in recorded.events] == ["parts.created"]
+
+
+def test_a_write_succeeds_without_a_recorder(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    with AuditedSession(engine) as session:
+        session.execute(update(Order).values(state="sent"))
+        session.commit()
+        assert set(session.scalars(select(Order.state))) == {"sent"}
+    assert "event_lost action=orders.updated error=RuntimeError" in caplog.text
