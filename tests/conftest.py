@@ -11,6 +11,9 @@ from typing import NamedTuple
 import pytest
 from hypothesis import settings
 
+# These tests run recorders on ledgers of their own.
+os.environ["LEDGER_RECORDER"] = "real"
+
 TESTS_DIR = Path(__file__).resolve().parent
 SHARED_DIR = TESTS_DIR.parents[1] / "shared"
 PEERS_BIN_DIR = TESTS_DIR / "peers" / "bin"

@@ -22,6 +22,7 @@ extras            the optional dependencies, and the message without one
 
 recording         the recorder: events from an application, by way of a spool on disk
 integrations      the recorder in web frameworks and task queues
+testing           for the tests of applications: what they recorded, in memory
 collect           importers of other systems' records, and a syslog listener
 audit             a monitor that follows a log for an auditor
 cli               the command `ledger`

@@ -11,6 +11,8 @@ import pytest
 
 from ledger.demo.child_service import Service, make_ledger
 from ledger_client import LedgerClient, Recorder
+from ledger_client.recording.session import RecorderSession
+from ledger_client.recording.sink import SpoolSink
 from ledger_core.tlog.policy import parse_policy
 from tests.service.check_log import check_log
 
@@ -91,6 +93,14 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline_s, "it did not come to that"
         time.sleep(0.01)
+
+
+def session_of(recorder: Recorder) -> RecorderSession:
+    """What a recorder that has recorded something has in this process."""
+    sink = recorder._sink
+    assert isinstance(sink, SpoolSink)
+    assert sink.session is not None
+    return sink.session
 
 
 def numbers(events: list[dict[str, Any]]) -> dict[str, list[int]]:

@@ -12,7 +12,7 @@ import pytest
 from ledger_client import Recorder, SpoolFullError
 from tests.client.peer import Peer
 from tests.files import files_below
-from tests.recording.conftest import OpenRecorder, Running, numbers, wait_until
+from tests.recording.conftest import OpenRecorder, Running, numbers, session_of, wait_until
 from tests.recording.relay import relay
 
 DOWN = "http://127.0.0.1:1"
@@ -113,7 +113,7 @@ def test_what_others_left_counts_towards_the_limit(
     kept = fill(first, 100)
     second = open_recorder(url=DOWN, on_full="drop", spool_bytes_max=LIMIT)
     second.record("a.b")
-    wait_until(lambda: second._session is not None and second._session.spool.others_bytes > 0)
+    wait_until(lambda: session_of(second).spool.others_bytes > 0)
     assert fill(second, 100) < kept // 4
     assert size_of(tmp_path) <= LIMIT + 3 * 4096
 

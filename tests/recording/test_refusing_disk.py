@@ -20,7 +20,7 @@ import pytest
 from ledger_client import Recorder, SpoolFullError
 from ledger_client.recording import fallback, sender
 from tests.files import files_below
-from tests.recording.conftest import OpenRecorder, Running, numbers, wait_until
+from tests.recording.conftest import OpenRecorder, Running, numbers, session_of, wait_until
 from tests.recording.test_overflow import told_of
 
 DOWN = "http://127.0.0.1:1"
@@ -290,9 +290,8 @@ def test_threads_that_share_a_failed_sync_are_all_written_again(
     recorder = open_recorder(url=DOWN, fsync="interval", fsync_interval_s=3600)
     for _ in range(5):
         assert recorder.record("a.b")
-    assert recorder._session is not None
     syncs = Syncs(monkeypatch, failures=1)
-    spool = recorder._session.spool  # type: ignore[union-attr,attr-defined,unused-ignore]
+    spool = session_of(recorder).spool
     spool.sync()
     segments = {path.name: path for path in files_below(spool_of(tmp_path), ".segment")}
     assert [segments["2.segment"].stat().st_ino] == syncs.synced

@@ -9,12 +9,17 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from ledger_client.integrations.request_info import RequestSettings
-from ledger_client.recording.recorder import Recorder, current_recorder, use_recorder
+from ledger_client.recording.recorder import (
+    Recorder,
+    provide_recorder,
+    recorder_in_use,
+    use_recorder,
+)
 
 PROCESS: Final = {"type": "process", "id": "django"}
 """The actor outside of any request, unless `RECORDER` names one: a command, a worker."""
 
-_OWN_SETTINGS: Final = frozenset({"RECORDER", "MODELS", "ACTOR"})
+_OWN_SETTINGS: Final = frozenset({"ENABLED", "RECORDER", "MODELS", "ACTOR"})
 _REQUEST_SETTINGS: Final = tuple(RequestSettings.__annotations__)
 
 _lock = threading.Lock()
@@ -26,10 +31,13 @@ def ledger_recorder() -> Recorder:
     Raises: ImproperlyConfigured, and what `Recorder` raises.
     """
     with _lock:
-        try:
-            return current_recorder()
-        except RuntimeError:
-            options = ledger_settings().get("RECORDER")
+        recorder = recorder_in_use()
+        if recorder is not None:
+            return recorder
+        chosen = ledger_settings()
+        options = chosen.get("RECORDER")
+        if not chosen.get("ENABLED", True):
+            return use_recorder(Recorder.disabled())
         if options is None:
             raise ImproperlyConfigured('neither LEDGER["RECORDER"] nor use_recorder() was given')
         return use_recorder(Recorder(**{"actor": PROCESS, **options}))
@@ -61,3 +69,7 @@ def near_misses(unknown: Iterable[str], known: Collection[str]) -> str:
     found = [get_close_matches(name.casefold(), by_folded, 1) for name in unknown]
     meant = [by_folded[match] for matches in found for match in matches]
     return f"Did you mean {meant}?" if meant else f"There may be {sorted(known)}."
+
+
+# `@audited` in a management command, a cron job or a worker finds the recorder of the settings.
+provide_recorder(ledger_recorder)

@@ -26,7 +26,9 @@ encoding            the mask, the commitments, the canonical JSON, and the numbe
 
 How the bytes reach the ledger:
 
+sink                where a recorder's events go: the spool, or the fallback if that takes none
 session             all that a recorder has in one process, and what happens when the spool is full
+memory              the sink of tests, which keeps events and sends none
 fallback            memory and standard error, for events that the spool does not take
 frames              the bytes of a segment file
 spool_dir           the directories of all recorders on one spool, and the locks on them

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from ledger_client.recording.frames import Frame
 from ledger_client.recording.jsonable import jsonable
 from ledger_client.recording.truncation import (
     bare_event,
@@ -65,6 +66,12 @@ class EncodedEvent(NamedTuple):
     def numbered(self, instance: bytes, seq: int) -> bytes:
         """The event as it is sent."""
         return b'%b"recorder":{"instance":"%b","seq":%d}%b' % (self.head, instance, seq, self.tail)
+
+    def as_event(self) -> dict[str, Any]:
+        """The event without its number, and without the openings of its commitments."""
+        event = Frame(1, self.numbered(b"-", 1), 0).event()
+        del event["recorder"]
+        return event
 
 
 class EventEncoder:

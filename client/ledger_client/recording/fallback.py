@@ -105,9 +105,7 @@ class Fallback:
 
     def write(self, event: "EncodedEvent") -> None:
         """Write one event as a line of JSON to standard error, past every buffer and lock."""
-        unnumbered = Frame(0, event.numbered(b"-", 1), 0).event()
-        del unnumbered["recorder"]
-        _write_json(unnumbered)
+        _write_json(event.as_event())
 
     def write_letter(self, letter: dict[str, Any], error: EventError) -> None:
         """Write a dead letter that could not be kept to standard error."""

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 if TYPE_CHECKING:
-    from ledger_client.recording.recorder import Recorder
+    from ledger_client.recording.sink import SpoolSink
 
 
-_registered: "WeakSet[Recorder]" = WeakSet()
-_forking: "list[Recorder]" = []
+_registered: "WeakSet[SpoolSink]" = WeakSet()
+_forking: "list[SpoolSink]" = []
 
 
-def register(recorder: "Recorder") -> None:
-    """Call the recorder's hooks at forks and at the exit, until it is garbage."""
-    _registered.add(recorder)
+def register(sink: "SpoolSink") -> None:
+    """Call the hooks of a recorder's spool at forks and at the exit, until that is garbage."""
+    _registered.add(sink)
 
 
 def register_multiprocessing_exit() -> None:
@@ -39,25 +39,25 @@ def register_multiprocessing_exit() -> None:
 def _before_fork() -> None:
     # This list keeps them from being collected between the two hooks of one fork.
     _forking[:] = sorted(_registered, key=id)
-    for recorder in _forking:
-        recorder.before_fork()
+    for sink in _forking:
+        sink.before_fork()
 
 
 def _after_fork_in_parent() -> None:
-    for recorder in reversed(_forking):
-        recorder.after_fork_in_parent()
+    for sink in reversed(_forking):
+        sink.after_fork_in_parent()
     _forking.clear()
 
 
 def _after_fork_in_child() -> None:
-    for recorder in _forking:
-        recorder.after_fork_in_child()
+    for sink in _forking:
+        sink.after_fork_in_child()
     _forking.clear()
 
 
 def _at_exit() -> None:
-    for recorder in sorted(_registered, key=id):
-        recorder.at_exit()
+    for sink in sorted(_registered, key=id):
+        sink.at_exit()
 
 
 os.register_at_fork(

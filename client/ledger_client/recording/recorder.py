@@ -1,12 +1,7 @@
 """`Recorder`, which applications use, and the one recorder of an application."""
 
 import logging
-import sys
-import threading
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict, Unpack
 
@@ -20,13 +15,12 @@ from ledger_client.recording.arguments import (
     time_text,
 )
 from ledger_client.recording.context import current_scope, merge
-from ledger_client.recording.fork_hooks import register, register_multiprocessing_exit
+from ledger_client.recording.memory import MemorySink, RecordedEvents, is_test_run, outbox
 from ledger_client.recording.options import (
     OnInvalid,
     RecorderKeywords,
     RecorderOptions,
     RecorderStatus,
-    SpoolClosedError,
     SpoolFullError,
 )
 from ledger_client.runtime.clock import unix_us
@@ -37,8 +31,8 @@ if TYPE_CHECKING:
     import ssl
 
     from ledger_client.base_client import AnyPolicy, PathLike
-    from ledger_client.recording.encoding import EncodedEvent, Mask
-    from ledger_client.recording.session import RecorderSession
+    from ledger_client.recording.encoding import Mask
+    from ledger_client.recording.sink import Sink
 
 RETRY_S: Final = 0.05
 """How often `record` tries a disk that refuses to write, with on_full="block"."""
@@ -75,6 +69,8 @@ class Recorder:
     must use the same ledger and token: each sends the events that another left behind.
     """
 
+    _is_disabled = False
+
     def __init__(
         self,
         url: str,
@@ -99,14 +95,10 @@ class Recorder:
         """
         # Imported with the first recorder, not with this module: TLS and HTTP take a while.
         from ledger_client.client import LedgerClient
-        from ledger_client.fork_safe_masking import guarded, keyed_rules
-        from ledger_client.recording.encoding import EventEncoder
-        from ledger_client.recording.fallback import Fallback
-        from ledger_client.recording.session import RecorderSession, has_orphans
+        from ledger_client.recording.sink import SpoolSink
         from ledger_client.retry import RetryPolicy
 
-        self._options: Final = RecorderOptions(**options)
-        folder = Path(spool)
+        chosen = RecorderOptions(**options)
 
         def client(state: Path | None) -> LedgerClient:
             return LedgerClient(
@@ -114,49 +106,37 @@ class Recorder:
                 token,
                 policy=policy,
                 state=state,
-                timeout_s=self._options.timeout_s,
+                timeout_s=chosen.timeout_s,
                 # The sender tries again itself: it must learn of each failure, and of the end.
                 retry=RetryPolicy(attempts_max=1),
                 tls=tls,
             )
 
-        def connect() -> LedgerClient:
-            try:
-                return client(folder / "state")
-            except OSError:
-                return client(None)
+        is_test = is_test_run()
+        if is_test:
+            _log.warning("events_stay_in_memory: tests run here; LEDGER_RECORDER=real sends them")
+        sink = MemorySink(outbox) if is_test else SpoolSink(Path(spool), chosen, client)
+        self._set_up(sink, chosen, mask, token)
 
-        connect().close()
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            _log.error("spool_not_made spool=%s reason=%s: will retry", folder, error.strerror)
-        self._folder: Final = folder
-        self._defaults: Final = self._options.default_scope()
-        self._encoder: Final = EventEncoder(
-            guarded(mask or keyed_rules(token).mask), self._defaults
-        )
-        self._new_session: Final[Callable[[], RecorderSession]] = lambda: RecorderSession(
-            folder,
-            self._options,
-            connect=connect,
-            on_unwritten=self._keep_unwritten,
-            on_removed=self._replace_session,
-        )
-        self._new_fallback: Final[Callable[[], Fallback]] = lambda: Fallback(
-            spool_event=self._spool_event, report_lost=self._report_lost, connect=connect
-        )
-        self._fallback = self._new_fallback()
-        self._lock = threading.RLock()
-        self._session: RecorderSession | None = None  # Set under _lock, at the first event.
-        self._forking: RecorderSession | None = None  # Its locks are held across a fork.
-        self._last_session: RecorderSession | None = None  # While the interpreter ends.
-        self._is_refusing = False  # Whether the last wait for the disk was in vain.
+    @classmethod
+    def disabled(cls) -> "Recorder":
+        """A recorder that does nothing: it checks no event, records none, and raises nothing."""
+        recorder = cls.__new__(cls)
+        recorder._set_up(MemorySink(RecordedEvents()), RecorderOptions(), None, None)  # noqa: SLF001 - its own
+        recorder._is_disabled = True  # noqa: SLF001 - its own
+        return recorder
+
+    def _set_up(
+        self, sink: "Sink", options: RecorderOptions, mask: "Mask | None", token: str | None
+    ) -> None:
+        from ledger_client.fork_safe_masking import guarded, keyed_rules
+        from ledger_client.recording.encoding import EventEncoder
+
+        self._sink = sink
+        self._options = options
+        self._defaults = options.default_scope()
+        self._encoder = EventEncoder(guarded(mask or keyed_rules(token).mask), self._defaults)
         self._is_closed = False
-        register(self)
-        if has_orphans(folder):
-            with suppress(OSError):
-                self._start_session()
 
     def record(self, action: str, **arguments: Unpack[RecordArguments]) -> str | None:
         """Record one event; its id, or None when it is not in the spool.
@@ -186,6 +166,8 @@ class Recorder:
 
     def check(self, action: str, **arguments: Unpack[RecordArguments]) -> None:
         """Raise what `record` would raise for a mistake in this event, and record nothing."""
+        if self._is_disabled:
+            return
         if self._is_closed:
             raise ValueError("the recorder is closed")
         if self._options.on_invalid == "raise":
@@ -193,55 +175,22 @@ class Recorder:
 
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Wait until all that was recorded before is in the ledger; False when time is up."""
-        deadline_s = time.monotonic() + timeout_s
-        is_empty = not self._fallback.waiting or self._fallback.flush(timeout_s)
-        session = self._session
-        left_s = max(0.0, deadline_s - time.monotonic())
-        return is_empty and (session is None or session.flush(left_s))
+        return self._sink.flush(timeout_s)
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Flush, and end the threads; False when events stay in the spool for another recorder."""
         self._is_closed = True
-        return self._end_session(timeout_s)
+        return self._sink.close(timeout_s)
 
     @property
     def may_wait(self) -> bool:
         """Whether `record` may wait for the disk or for room, as an event loop must not."""
-        session = self._session
-        return self._options.fsync == "each" or session is None or session.may_wait
+        return self._sink.may_wait
 
     @property
     def status(self) -> RecorderStatus:
         """Counts of the events so far, and the last failure to send."""
-        session = self._session
-        status = RecorderStatus() if session is None else session.status()
-        return replace(status, in_memory=self._fallback.waiting)
-
-    def before_fork(self) -> None:
-        """Take every lock, so that the child finds consistent state. `fork_hooks` calls this."""
-        self._lock.acquire()
-        self._forking = self._session
-        if self._forking is not None:
-            self._forking.acquire_locks()
-
-    def after_fork_in_parent(self) -> None:
-        """Release the locks."""
-        if self._forking is not None:
-            self._forking.release_locks()
-            self._forking = None
-        self._lock.release()
-
-    def after_fork_in_child(self) -> None:
-        """Close the copies of the parent's files; the next event starts a session of our own."""
-        session, self._session, self._forking = self._session, None, None
-        self._lock = threading.RLock()
-        self._fallback = self._new_fallback()
-        if session is not None:
-            session.close_files()
-
-    def at_exit(self) -> None:
-        """Send what can be sent in time. Events recorded even later wait in the spool."""
-        self._end_session(self._options.exit_flush_s)
+        return self._sink.status
 
     def __enter__(self) -> Self:
         return self
@@ -250,11 +199,13 @@ class Recorder:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Recorder(spool={str(self._folder)!r})"
+        return f"{type(self).__name__}({self._sink!r})"
 
     def _record(
         self, action: str, arguments: Mapping[str, Any], on_invalid: OnInvalid
     ) -> str | None:
+        if self._is_disabled:
+            return None
         event: dict[str, Any] = {"action": action, **arguments}
         try:
             event = self._event(action, arguments)
@@ -262,9 +213,9 @@ class Recorder:
         except EventError as error:
             if on_invalid == "raise":
                 raise
-            self._dead_letter(event, error)
+            self._sink.dead_letter(self._encoder.letter(event), error)
             return None
-        return str(event["id"]) if self._append(encoded) else None
+        return str(event["id"]) if self._sink.append(encoded) else None
 
     def _event(self, action: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         scope = current_scope()
@@ -277,110 +228,9 @@ class Recorder:
         event["id"] = arguments.get("event_id") or new_event_id()
         return event
 
-    def _append(self, event: "EncodedEvent") -> bool:
-        if sys.is_finalizing():
-            return self._append_at_the_end(event)
-        deadline_s = time.monotonic() + self._options.block_s
-        while True:
-            if self._is_closed:
-                raise ValueError("the recorder is closed")
-            try:
-                is_kept = self._spool_event(event)
-            except OSError as error:
-                cause = f"{self._folder}: {error.strerror or error}"
-                if self._options.on_full == "raise":
-                    raise SpoolFullError(f"there is no spool: {cause}") from error
-                is_blocking = self._options.on_full == "block" and not self._is_refusing
-                if is_blocking and time.monotonic() < deadline_s:
-                    time.sleep(RETRY_S)
-                    continue
-                self._is_refusing = True
-                self._fallback.keep(event, cause=cause)
-                return False
-            self._is_refusing = False
-            return is_kept
-
-    def _append_at_the_end(self, event: "EncodedEvent") -> bool:
-        """Spool an event while the interpreter ends, as of a `__del__`.
-
-        No other thread runs any more, but one may hold a lock for ever. So this has a session of
-        its own, which starts no thread.
-        """
-        try:
-            if self._last_session is None:
-                self._last_session = self._new_session()
-            return self._last_session.append(event)
-        except Exception:  # noqa: BLE001 - parts of the interpreter are gone
-            self._fallback.write(event)
-            return False
-
-    def _spool_event(self, event: "EncodedEvent") -> bool:
-        """Spool one event; False when it was dropped. Raises: OSError, SpoolFullError."""
-        while True:
-            session = self._session or self._start_session()
-            try:
-                return session.append(event)
-            except SpoolClosedError:
-                # Window: the session ended after this thread had read it, as at the exit.
-                with self._lock:
-                    if self._session is session:
-                        self._session = None
-            except OSError:
-                if not session.is_removed:
-                    raise
-                self._replace_session(session)
-
-    def _replace_session(self, session: "RecorderSession") -> None:
-        """Start a session in place of one whose directory was removed. Raises: OSError."""
-        with self._lock:
-            if self._session is not session:
-                return
-            self._session = None
-            lost = session.abandon()
-            if self._is_closed:
-                return
-            following = self._start_session()
-        if lost is not None:
-            following.report_lost(lost)
-
-    def _report_lost(self, count: int) -> None:
-        with suppress(SpoolClosedError):
-            (self._session or self._start_session()).report_lost(count)
-
-    def _keep_unwritten(self, event: "EncodedEvent", error: Exception) -> None:
-        self._fallback.keep(event, cause=f"{self._folder}: {error}")
-
-    def _dead_letter(self, event: dict[str, Any], error: EventError) -> None:
-        letter = self._encoder.letter(event)
-        is_kept = False
-        with suppress(OSError):
-            is_kept = (self._session or self._start_session()).dead_letter(letter, error)
-        if not is_kept:
-            self._fallback.write_letter(letter, error)
-
-    def _start_session(self) -> "RecorderSession":
-        with self._lock:
-            return self._session or self._install(self._new_session())
-
-    def _install(self, session: "RecorderSession") -> "RecorderSession":
-        if self._session is not None:
-            # Window: a signal handler recorded while this session was made, and installed one.
-            session.end(0.0)
-            return self._session
-        self._session = session
-        register_multiprocessing_exit()
-        return session
-
-    def _end_session(self, timeout_s: float) -> bool:
-        deadline_s = time.monotonic() + timeout_s
-        is_empty = self._fallback.end(timeout_s)
-        with self._lock:
-            session, self._session = self._session, None
-        left_s = max(0.0, deadline_s - time.monotonic())
-        return (session is None or session.end(left_s)) and is_empty
-
 
 _recorders: list[Recorder] = []
+_providers: list[Callable[[], Recorder]] = []
 
 
 def use_recorder(recorder: Recorder) -> Recorder:
@@ -389,8 +239,26 @@ def use_recorder(recorder: Recorder) -> Recorder:
     return recorder
 
 
+def provide_recorder(provide: Callable[[], Recorder]) -> None:
+    """Let this function make the recorder in use, when one is needed and there is none.
+
+    An integration gives one that reads the settings of its framework.
+    """
+    _providers[:] = [provide]
+
+
+def recorder_in_use() -> Recorder | None:
+    """The recorder of `use_recorder`."""
+    return _recorders[0] if _recorders else None
+
+
 def current_recorder() -> Recorder:
-    """The recorder in use. Raises: RuntimeError when there is none."""
+    """The recorder in use, which is made from the settings of the framework if there is none.
+
+    Raises: RuntimeError when there is none; what the making of one raises.
+    """
+    if not _recorders and _providers:
+        return _providers[0]()
     if not _recorders:
         raise RuntimeError("there is no recorder: make one, and call use_recorder(recorder)")
     return _recorders[0]
