@@ -32,7 +32,17 @@ from ledger_core.event.commitments import Opening, encode_salt
 from ledger_core.tlog.errors import MalformedError
 from tests.files import files_below
 from tests.service.check_log import check_ledger
-from tests.service.serving import MSGPACK, NDJSON, QUICK, Ledger, event, make_ledger, send, serving
+from tests.service.serving import (
+    JSON,
+    MSGPACK,
+    NDJSON,
+    QUICK,
+    Ledger,
+    event,
+    make_ledger,
+    send,
+    serving,
+)
 
 NAME = "Zoë Unmistakable-Quillfeather"
 DIAGNOSIS = {"code": "F41.1-unmistakable", "note": "Sehr vertraulich: unmistakable"}
@@ -356,7 +366,9 @@ def test_a_service_that_masks_keeps_private_values_and_each_outcome_in_its_place
 def test_erasing_needs_the_scope_admin_and_a_token_without_a_tenant(served: Ledger) -> None:
     body = json.dumps({"subject": "u_1", "reason": "r"}).encode()
     asked = {
-        name: served.ask("/v1/private/erasures", method="POST", body=body, token=name)
+        name: served.ask(
+            "/v1/private/erasures", method="POST", body=body, token=name, content_type=JSON
+        )
         for name in ("append", "opener", "admin acme")
     }
     assert {name: answer.status for name, answer in asked.items()} == {
@@ -370,7 +382,7 @@ def test_erasing_needs_the_scope_admin_and_a_token_without_a_tenant(served: Ledg
         b"[]",
         b'{"subject":"a\\u0000","reason":""}',
     ):
-        answer = served.ask("/v1/private/erasures", method="POST", body=bad)
+        answer = served.ask("/v1/private/erasures", method="POST", body=bad, content_type=JSON)
         assert answer.status in (400, 422), answer.text
 
 

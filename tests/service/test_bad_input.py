@@ -140,7 +140,8 @@ ROWS = (
         "body-too-large", limit=1 << 21, got=(1 << 21) + 1),
     body("an abyss in a batch", '{"events":[' + "[" * 100_000, "too-deep"),
     # One event.
-    bad("an array", "[]", "wrong-type"),
+    body("an empty array", "[]", "empty-batch"),
+    bad("an array in an array", "[[]]", "wrong-type"),
     bad("an unknown key", event(colour="red"), "unknown-key", "colour"),
     bad("an unknown key inside", event(actor={"id": "u", "mail": "x"}), "unknown-key",
         "actor.mail"),

@@ -131,7 +131,10 @@ def test_an_erasure_that_can_not_be_logged_at_once_is_logged_by_the_outbox(
         with monkeypatch.context() as patched:
             patched.setattr(Sequencer, "append", refuse)
             answer = ledger.ask(
-                "/v1/private/erasures", method="POST", body=b'{"subject":"u_1","reason":"asked"}'
+                "/v1/private/erasures",
+                method="POST",
+                body=b'{"subject":"u_1","reason":"asked"}',
+                content_type="application/json",
             )
             assert (answer.status, answer.slug) == (503, "queue-full")
             assert ledger.ask(found).json()["total"] == 0

@@ -1,6 +1,5 @@
 """HTTP itself, byte for byte: what is malformed, too large, too slow, or asked with HEAD."""
 
-import gzip
 import json
 import socket
 import time
@@ -215,18 +214,6 @@ def test_a_body_that_will_be_refused_is_not_asked_for(shared_ledger: Ledger) -> 
         with connected(shared_ledger) as peer:
             peer.sendall(head(shared_ledger, *lines))
             assert slug(receive(peer)) == expected
-
-
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "unheard-of"])
-def test_an_encoded_body_is_refused(shared_ledger: Ledger, encoding: str) -> None:
-    answer = shared_ledger.ask(
-        "/v1/events",
-        method="POST",
-        body=gzip.compress(BODY),
-        content_type=JSON,
-        content_encoding=encoding,
-    )
-    assert (answer.status, answer.slug) == (415, "unsupported-media-type")
 
 
 def test_an_identity_encoding_is_none(shared_ledger: Ledger) -> None:

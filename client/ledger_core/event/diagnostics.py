@@ -41,7 +41,16 @@ def check_json(raw: bytes) -> None:
 
     Raises: EventError.
     """
-    check_object(parse_json(raw, read_object=_mark_repeated, read_integer=_read_integer))
+    check_json_of(raw, Event)
+
+
+def check_json_of(raw: bytes, kind: type) -> None:
+    """Refuse bytes that aren't a struct of the types of the model, without repeated keys.
+
+    Raises: EventError.
+    """
+    value = parse_json(raw, read_object=_mark_repeated, read_integer=_read_integer)
+    _check(value, inspect.type_info(kind), "")
 
 
 def parse_json(

@@ -3,7 +3,10 @@
 server              from a connection to a handler
 router              the route table, and the search for a request's route
 parameters          parameters of paths and queries
-request_body        reads a body within limits and splits it into events
+body_reader         reads a body within limits
+content_encoding    decodes a compressed one
+request_body        splits a body into events
+usage               log lines, counters and limits of use
 responses           answers with a body, and the negotiation of their form
 in_flight           bounds on the bytes and requests in flight
 streaming_response  answers that are written while they are made

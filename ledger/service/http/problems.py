@@ -40,6 +40,7 @@ _TABLE: Final = """\
     form: numbers are ASCII digits without sign or leading zero, below 2^63.
 400 past-the-end | Past the end of the tree | An index or a size is larger than the tree; `limit` is
     the tree's size.
+400 bad-encoding | Bad encoding | The body is not in its content encoding, or is cut short.
 400 not-json | Not JSON | The body, or a line of it, is not JSON in UTF-8.
 400 not-msgpack | Not MessagePack | The body is not MessagePack.
 401 token-missing | Token missing | The request needs `Authorization: Bearer <token>`.
@@ -58,8 +59,8 @@ _TABLE: Final = """\
 413 too-many-events | Too many events | A request takes so many events; send several requests.
 413 leaf-too-large | Event too large | An event makes a leaf of so many bytes.
 414 target-too-long | Target too long | The request line has too long a path and query.
-415 unsupported-media-type | Unsupported media type | A body is application/json,
-    application/x-ndjson or application/msgpack, in UTF-8, without a content encoding.
+415 unsupported-media-type | Unsupported media type | The body of this route has another type, or
+    it is not in UTF-8, or in another content encoding than gzip or zstd.
 417 expectation-failed | Expectation failed | The only expectation that is met is 100-continue.
 422 empty-batch | Empty batch | The request holds no event.
 422 all-refused | All events refused | No event was logged; `results` says why, one by one.

@@ -1,7 +1,7 @@
-"""Request bodies: read within limits, and split into events that are decoded one by one.
+"""Request bodies are split into events that are decoded one by one.
 
-    application/json        one event, or {"events": [event, …]}
-    application/x-ndjson    one event a line
+    application/json        one event, {"events": [event, …]}, or [event, …]
+    application/x-ndjson    one event a line; application/jsonl and others are names of it
     application/msgpack     the MessagePack form of either JSON one
 
 Splitting finds where each event begins and ends and decodes none of them. So a bad event fails
@@ -9,7 +9,6 @@ alone, and no body makes more objects than its limits allow: elements are counte
 before they are decoded.
 """
 
-import asyncio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import Any, Final
 
 import msgpack
 import msgspec
-from aiohttp import web
 
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import JSON_MEDIA, NDJSON_MEDIA
@@ -26,12 +24,6 @@ from ledger_core.event.reader import Reader, ReadEvent
 
 MSGPACK: Final = "application/msgpack"
 
-BODY_PROBLEMS: Final = (
-    *("body-cut-short", "body-too-slow", "body-too-large"),
-    *("unsupported-media-type", "expectation-failed", "too-busy"),
-)
-"""What `read_body` may refuse a body with."""
-
 BATCH_PROBLEMS: Final = (
     *("not-json", "not-msgpack", "too-many-events", "empty-batch"),
     *("unknown-key", "repeated-key", "wrong-type", "too-deep"),
@@ -39,7 +31,17 @@ BATCH_PROBLEMS: Final = (
 """What `split_body` may refuse a body with."""
 
 COMMAS_MAX: Final = 1 << 21
-"""Commas in a JSON body. Splitting takes 56 bytes of memory for each that separates elements."""
+"""Commas in a JSON body. Splitting takes 56 bytes of memory for each that separates elements, so a
+body of 32 MiB in the form `[1,1,…` would take 900 MB before its elements could be counted."""
+
+NDJSON_NAMES: Final = frozenset(
+    {
+        NDJSON_MEDIA,
+        *("application/ndjson", "application/jsonl", "application/x-jsonl"),
+        *("application/jsonlines", "application/x-jsonlines", "application/json-lines"),
+    }
+)
+"""JSON lines have no registered media type; senders use these."""
 
 TOKENS_MAX: Final = 1 << 17
 """Strings, commas and runs of brackets read in a batch with an event that is no JSON.
@@ -52,8 +54,6 @@ KEY_SHOWN_CHARS_MAX: Final = 64
 _INPUT_BYTES_MAX: Final = LIMITS["input"].most
 _EVENTS_KEY: Final = "events"
 _KEY_BYTES_MAX: Final = 16
-_EXPECTED: Final = "100-continue"
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _MAP_HEADS: Final = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
 _ARRAY_HEADS: Final = frozenset((*range(0x90, 0xA0), 0xDC, 0xDD))
@@ -61,6 +61,7 @@ _DEEP_VALUES_MAX: Final = 16
 
 # JSON's white space: `\s` would take more.
 _match_batch = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"events"[ \t\r\n]*:[ \t\r\n]*').match
+_match_array = re.compile(rb"[ \t\r\n]*(?=\[)").match
 _is_end = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*").fullmatch
 _is_space = re.compile(rb"[ \t\r\n]*").fullmatch
 _find_tokens = re.compile(rb'"(?:[^"\\]|\\.)*+"|"|[\[{]+|[\]}]+|,', re.DOTALL).finditer
@@ -87,49 +88,6 @@ _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_batch = msgspec.json.Decoder(_Batch).decode
 
 
-async def read_body(
-    request: web.BaseRequest, *, bytes_max: int, wait_s: float, take: Callable[[int], None]
-) -> bytes:
-    """The body of a request, never holding more than `bytes_max` of it.
-
-    Every byte is counted by `take`, which raises ProblemError when too many are in memory.
-    Raises: ProblemError for one that is encoded, too large, too slow or cut short.
-    """
-    headers = request.headers
-    encoding = headers.get("Content-Encoding")
-    if encoding is not None and encoding.strip().lower() != "identity":
-        raise ProblemError("unsupported-media-type", "a body with a content encoding is not read")
-    length = request.content_length
-    if length is not None and length > bytes_max:
-        raise _too_large(bytes_max, length)
-    expect = headers.get("Expect")
-    if expect is not None:
-        await _continue(request, expect)
-    content = request.content
-    if content.is_eof():
-        # The whole body came with the head. A chunked body had no length to check before.
-        whole = content.read_nowait()
-        if len(whole) > bytes_max:
-            raise _too_large(bytes_max, len(whole))
-        take(len(whole))
-        return whole
-    body = bytearray()
-    try:
-        async with asyncio.timeout(wait_s):
-            while chunk := await content.readany():
-                if len(body) + len(chunk) > bytes_max:
-                    raise _too_large(bytes_max, len(body) + len(chunk))
-                take(len(chunk))
-                body += chunk
-    except TimeoutError:
-        raise ProblemError(
-            "body-too-slow",
-            f"the body did not arrive in {wait_s:g} s",
-            headers={"Connection": "close"},
-        ) from None
-    return bytes(body)
-
-
 def split_body(
     body: bytes, *, content_type: str | None, events_max: int, reader: Reader
 ) -> ParsedBody:
@@ -137,18 +95,13 @@ def split_body(
 
     Raises: ProblemError when it is of another type, not well-formed, has no event or too many.
     """
-    media = _media_type(content_type)
+    media = check_media_type(content_type, (JSON_MEDIA, NDJSON_MEDIA, MSGPACK))
     if media == JSON_MEDIA:
         items = _split_json(body, reader)
     elif media == NDJSON_MEDIA:
         items = _split_lines(body, events_max, reader)
-    elif media == MSGPACK:
-        items = _split_msgpack(body, events_max, reader)
     else:
-        raise ProblemError(
-            "unsupported-media-type",
-            f"a body is {JSON_MEDIA}, {NDJSON_MEDIA} or {MSGPACK}, in UTF-8",
-        )
+        items = _split_msgpack(body, events_max, reader)
     if not items.raws:
         raise ProblemError("empty-batch", "the request holds no event")
     if len(items.raws) > events_max:
@@ -156,13 +109,14 @@ def split_body(
     return items
 
 
-async def _continue(request: web.BaseRequest, expect: str) -> None:
-    """Ask for the body, as curl expects for a large one. Source: RFC 9110 §10.1.1."""
-    if expect.lower() != _EXPECTED:
-        raise ProblemError("expectation-failed", f"the only expectation met is {_EXPECTED}")
-    await request.writer.write(_CONTINUE)
-    # An interim answer does not count as the beginning of the answer.
-    request.writer.output_size = 0
+def check_media_type(content_type: str | None, known: Sequence[str]) -> str:
+    """The media type of a body, one of these. Raises: ProblemError for another charset or type."""
+    media = _media_type(content_type)
+    if media in NDJSON_NAMES:
+        media = NDJSON_MEDIA
+    if media is None or media not in known:
+        raise ProblemError("unsupported-media-type", f"a body is {' or '.join(known)}, in UTF-8")
+    return media
 
 
 def _media_type(content_type: str | None) -> str | None:
@@ -178,7 +132,8 @@ def _media_type(content_type: str | None) -> str | None:
 
 
 def _split_json(body: bytes, reader: Reader) -> ParsedBody:
-    head = _match_batch(body)
+    array = _match_array(body)
+    head = array or _match_batch(body)
     if head is None:
         return ParsedBody((body,), reader.read, is_batch=False)
     start = head.end()
@@ -191,8 +146,9 @@ def _split_json(body: bytes, reader: Reader) -> ParsedBody:
             got=commas,
         )
     # Checked at both ends: a decoder would keep the last of two "events" and drop the other.
-    if body[start : start + 1] != b"[" or not _is_end(body, end):
-        raise _explain_batch(body)
+    is_end = _is_space if array else _is_end
+    if body[start : start + 1] != b"[" or not is_end(body, end):
+        raise _explain_array(body) if array else _explain_batch(body)
     raws: Sequence[bytes | msgspec.Raw] | None
     try:
         raws = _decode_raws(memoryview(body)[start:end])
@@ -200,7 +156,7 @@ def _split_json(body: bytes, reader: Reader) -> ParsedBody:
         # One event that is no JSON at all, or nested too deep, fails alone.
         raws = _split_elements(body[start + 1 : end - 1])
         if raws is None:
-            raise _explain_batch(body) from None
+            raise (_explain_array(body) if array else _explain_batch(body)) from None
     return ParsedBody(raws, reader.read, is_batch=True)
 
 
@@ -225,6 +181,17 @@ def _split_elements(text: bytes) -> list[bytes] | None:
     elements.append(text[start:])
     is_whole = depth == 0 and not any(map(_is_space, elements))
     return elements if is_whole else None
+
+
+def _explain_array(body: bytes) -> ProblemError:
+    """The reason why an array of events is refused as a whole."""
+    try:
+        _decode_raws(body)
+    except RecursionError:
+        return ProblemError("too-deep", "objects and arrays are nested too deep")
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return ProblemError("not-json", f"the body is not JSON: {error}")
+    return ProblemError("not-json", "the body is not one array of events")
 
 
 def _explain_batch(body: bytes) -> ProblemError:
@@ -361,12 +328,6 @@ def _make_object(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 def _not_msgpack() -> ProblemError:
     return ProblemError("not-msgpack", "not one MessagePack map with strings as keys")
-
-
-def _too_large(bytes_max: int, got: int) -> ProblemError:
-    return ProblemError(
-        "body-too-large", f"a body has at most {bytes_max} bytes", limit=bytes_max, got=got
-    )
 
 
 def _too_many(events_max: int, got: int) -> ProblemError:

@@ -9,14 +9,19 @@ from aiohttp import web
 
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
+from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
 from ledger.service.http.problems import ProblemError
-from ledger.service.http.request_body import BODY_PROBLEMS, ParsedBody, read_body
+from ledger.service.http.request_body import (
+    ParsedBody,
+    check_media_type,
+)
 from ledger.service.http.responses import JSON_MEDIA, encode_answer
 from ledger.service.http.router import Route, Success
 from ledger.service.ingest import WRITE_PROBLEMS
 from ledger_core.api import Erase, Erased, Refused
 from ledger_core.event.canonical import format_time
 from ledger_core.event.commitments import erasure_event
+from ledger_core.event.diagnostics import check_json_of
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
@@ -28,13 +33,12 @@ async def erase_subject(context: ServiceContext, request: web.BaseRequest) -> we
     token = authenticate(context.access, request, "admin")
     if token.tenant is not None:
         raise ProblemError("wrong-tenant", "a subject's values may be of every tenant")
+    check_media_type(request.headers.get("Content-Type"), (JSON_MEDIA,))
     with context.bytes_in_flight.lease(token.name) as take:
         wait_s = context.settings.body_wait_s
         body = await read_body(request, bytes_max=BODY_BYTES_MAX, wait_s=wait_s, take=take)
-    try:
-        erase = msgspec.json.decode(body, type=Erase)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise ProblemError("not-json", "want subject and reason, both texts of an event") from None
+    check_json_of(body, Erase)
+    erase = msgspec.json.decode(body, type=Erase)
     store = context.private_fields.store
     unix_us = context.ingest.now()
     values = store.count(erase.subject)
@@ -80,7 +84,8 @@ ROUTES: Final = (
             ),
         ),
         problems=(
-            *("wrong-tenant", "not-json", "string", "unavailable"),
+            *("wrong-tenant", "not-json", "repeated-key", "unknown-key", "missing-field"),
+            *("wrong-type", "string", "too-short", "too-long", "too-deep", "unavailable"),
             *BODY_PROBLEMS,
             *WRITE_PROBLEMS,
         ),

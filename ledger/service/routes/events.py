@@ -9,13 +9,12 @@ from aiohttp import web
 
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
+from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
 from ledger.service.http.parameters import EVENT_REF, FROM_SIZE, choice_parameter, flag_parameter
 from ledger.service.http.problems import make_problem
 from ledger.service.http.request_body import (
     BATCH_PROBLEMS,
-    BODY_PROBLEMS,
     MSGPACK,
-    read_body,
     split_body,
 )
 from ledger.service.http.responses import (
