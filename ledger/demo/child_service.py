@@ -109,6 +109,11 @@ class Service:
             raise ValueError("the service was not started")
         return self._process.pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """Of the child that has ended, negative for a signal; None while it runs."""
+        return None if self._process is None else self._process.returncode
+
     def __enter__(self) -> Self:
         # A session of its own: Ctrl-C reaches only this process, which then stops the child.
         self._process = subprocess.Popen(  # noqa: S603 - our own command

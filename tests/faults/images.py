@@ -1,0 +1,334 @@
+"""Images of a folder after a power failure.
+
+A run is recorded under strace with all bytes that it wrote. An image is what a disk may hold when
+the power fails between two of its calls: of each file what was synced, and of what was written
+since then any part, in sectors; of the names in folders those that were synced, and of the later
+ones the first few, in order, as a journal keeps them. A file opened with O_DSYNC is synced by each
+write. A program that was acknowledged something before that moment must still have it.
+
+What no image shows: sectors that the disk itself damages, and a disk that lies about a sync.
+"""
+
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.faults import traced
+from tests.faults.outcome import Outcome
+from tests.faults.subjects import Acknowledgement, Subject
+from tests.files import files_below
+
+SECTOR_BYTES: Final = 512
+RECORDED: Final = (
+    *("openat", "close", "lseek", "write", "writev", "pwrite64", "pwritev", "ftruncate"),
+    *("fsync", "fdatasync", "mkdir", "rename", "unlink", "unlinkat", "rmdir"),
+)
+# All of a write in hexadecimal; a commit of the ledger writes far less than this.
+STRING_BYTES: Final = 1 << 22
+
+_find_texts = re.compile(r'"((?:\\x[0-9a-f]{2})*)"').findall
+_find_descriptor = re.compile(r"(\d+)<([^>]*)>").match
+_find_numbers = re.compile(r", (\d+)(?=[,)])").findall
+_find_result = re.compile(r"= (-?\d+)(?:<[^>]*>)?(?: .*)?$").search
+
+
+@dataclass(slots=True)
+class File:
+    """A file by its content: what is synced, and the writes since then."""
+
+    synced: bytes = b""
+    pending: list[tuple[int, bytes | None]] = field(default_factory=list)
+
+    def write(self, offset: int, data: bytes | None) -> None:
+        """Bytes at an offset, or with None the end of the file there."""
+        self.pending.append((offset, data))
+
+    def sync(self) -> None:
+        self.synced = self.content(lambda: True)
+        self.pending.clear()
+
+    def content(self, keeps: Callable[[], bool]) -> bytes:
+        """The content when of each pending sector `keeps` says whether it reached the disk."""
+        data = bytearray(self.synced)
+        for offset, written in self.pending:
+            if written is None:
+                if keeps():
+                    del data[offset:]
+                    data.extend(bytes(offset - len(data)))
+                continue
+            for start, part in _sectors(offset, written):
+                if keeps():
+                    data.extend(bytes(max(0, start + len(part) - len(data))))
+                    data[start : start + len(part)] = part
+        return bytes(data)
+
+
+def _decode(text: str) -> str:
+    """A path that strace wrote in hexadecimal."""
+    return bytes.fromhex(text.replace("\\x", "")).decode(errors="replace")
+
+
+def _sectors(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(data):
+        size = SECTOR_BYTES - (offset + at) % SECTOR_BYTES
+        yield offset + at, data[at : at + size]
+        at += size
+
+
+class Disk:
+    """The folder as the calls of a run change it, with what is synced and what is not."""
+
+    def __init__(self, folder: Path, prepared: Path) -> None:
+        self._folder = folder
+        self._files: list[File] = []
+        self._names: dict[Path, int | None] = {}
+        for path in sorted(prepared.rglob("*")):
+            number = None
+            if path.is_file():
+                number = len(self._files)
+                self._files.append(File(path.read_bytes()))
+            self._names[path.relative_to(prepared)] = number
+        self._synced_names = dict(self._names)
+        self._pending_names: list[tuple[Path, dict[Path, int | None]]] = []
+        self._positions: dict[tuple[str, str], int] = {}
+        self._synchronous: set[tuple[str, str]] = set()
+
+    def apply(self, line: traced.Line) -> bool:
+        """Apply one call; returns whether it changed anything."""
+        result = _find_result(line.rest)
+        if result is None or int(result[1]) < 0:
+            return False
+        name = "unlink" if line.name in {"rmdir", "unlinkat"} else line.name
+        name = "write" if name == "writev" else name
+        name = "pwrite" if name in {"pwrite64", "pwritev"} else name
+        name = "sync" if name in {"fsync", "fdatasync"} else name
+        return bool(getattr(self, f"_{name}")(line, int(result[1])))
+
+    def image(self, to: Path, rng: random.Random, share: float) -> None:
+        """Write an image. `share` of what is not synced has reached the disk: 0, 1 or between."""
+
+        def keeps() -> bool:
+            return rng.random() < share
+
+        names = dict(self._synced_names)
+        count = round(share * len(self._pending_names))
+        if 0 < share < 1:
+            count = rng.randint(0, len(self._pending_names))
+        if count:
+            names = self._pending_names[count - 1][1]
+        for path, number in sorted(names.items()):
+            if number is None:
+                (to / path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path, number in names.items():
+            if number is not None and path.name != "lock.mdb":
+                (to / path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                (to / path).write_bytes(self._files[number].content(keeps))
+                (to / path).chmod(0o600)
+
+    def contents(self) -> dict[Path, bytes]:
+        """Each file as the running program sees it."""
+        return {
+            path: self._files[number].content(lambda: True)
+            for path, number in self._names.items()
+            if number is not None
+        }
+
+    def _relative(self, path: str) -> Path | None:
+        found = Path(path)
+        return found.relative_to(self._folder) if found.is_relative_to(self._folder) else None
+
+    def _opened(self, line: traced.Line) -> tuple[tuple[str, str], Path | None]:
+        found = _find_descriptor(line.rest)
+        if found is None:
+            return ("", ""), None
+        path = _decode(found[2])
+        return (found[1], path), self._relative(path)
+
+    def _paths(self, line: traced.Line) -> list[Path | None]:
+        return [self._relative(_decode(text)) for text in _find_texts(line.rest)]
+
+    def _file(self, path: Path | None) -> File | None:
+        number = None if path is None else self._names.get(path)
+        return None if number is None else self._files[number]
+
+    def _rename_in(self, parent: Path) -> bool:
+        self._pending_names.append((parent, dict(self._names)))
+        return True
+
+    def _openat(self, line: traced.Line, result: int) -> bool:
+        (path,) = self._paths(line)[:1] or (None,)
+        if path is None or "O_DIRECTORY" in line.rest:
+            return False
+        key = (str(result), str(self._folder / path))
+        self._positions[key] = 0
+        self._synchronous.discard(key)
+        if "SYNC" in line.rest:
+            self._synchronous.add(key)
+        file = self._file(path)
+        if file is None and "O_CREAT" in line.rest:
+            self._names[path] = len(self._files)
+            self._files.append(File())
+            return self._rename_in(path.parent)
+        if file is not None and "O_TRUNC" in line.rest:
+            file.write(0, None)
+            return True
+        if file is not None and "O_APPEND" in line.rest:
+            self._positions[key] = len(file.content(lambda: True))
+        return False
+
+    def _close(self, line: traced.Line, _result: int) -> bool:
+        self._positions.pop(self._opened(line)[0], None)
+        return False
+
+    def _lseek(self, line: traced.Line, result: int) -> bool:
+        self._positions[self._opened(line)[0]] = result
+        return False
+
+    def _write(self, line: traced.Line, result: int) -> bool:
+        key, path = self._opened(line)
+        offset = self._positions.get(key, 0)
+        self._positions[key] = offset + result
+        return self._store(key, path, offset, line)
+
+    def _pwrite(self, line: traced.Line, _result: int) -> bool:
+        key, path = self._opened(line)
+        return self._store(key, path, int(_find_numbers(line.rest)[-1]), line)
+
+    def _store(
+        self, key: tuple[str, str], path: Path | None, offset: int, line: traced.Line
+    ) -> bool:
+        file = self._file(path)
+        if file is None:
+            return False
+        data = b"".join(bytes.fromhex(t.replace("\\x", "")) for t in _find_texts(line.rest))
+        file.write(offset, data)
+        if key in self._synchronous:
+            # It syncs this write alone; LMDB has synced the others before.
+            file.sync()
+        return True
+
+    def _ftruncate(self, line: traced.Line, _result: int) -> bool:
+        file = self._file(self._opened(line)[1])
+        if file is not None:
+            file.write(int(_find_numbers(line.rest)[-1]), None)
+        return file is not None
+
+    def _sync(self, line: traced.Line, _result: int) -> bool:
+        path = self._opened(line)[1]
+        file = self._file(path)
+        if file is not None:
+            file.sync()
+        elif path is not None:
+            last = max(
+                (at for at, (parent, _) in enumerate(self._pending_names) if parent == path),
+                default=-1,
+            )
+            # A journal commits in order: all that came before is synced with it.
+            if last >= 0:
+                self._synced_names = self._pending_names[last][1]
+                del self._pending_names[: last + 1]
+        return path is not None
+
+    def _mkdir(self, line: traced.Line, _result: int) -> bool:
+        (path,) = self._paths(line)[:1]
+        if path is None:
+            return False
+        self._names[path] = None
+        return self._rename_in(path.parent)
+
+    def _rename(self, line: traced.Line, _result: int) -> bool:
+        source, target = self._paths(line)[:2]
+        if source is None or target is None:
+            return False
+        moved = {
+            path: number for path, number in self._names.items() if path.is_relative_to(source)
+        }
+        for path, number in moved.items():
+            del self._names[path]
+            self._names[target / path.relative_to(source)] = number
+        return self._rename_in(target.parent)
+
+    def _unlink(self, line: traced.Line, _result: int) -> bool:
+        (path,) = [each for each in self._paths(line) if each is not None][:1] or (None,)
+        if path is None or path not in self._names:
+            return False
+        del self._names[path]
+        return self._rename_in(path.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    folder: Path
+    lines: Sequence[traced.Line]
+    acknowledged: list[Acknowledgement]
+
+
+def power_failures(
+    subject: Subject, prepared: Path, scratch: Path, *, rng: random.Random
+) -> Iterator[Outcome]:
+    """Images without end, each at another moment: take as many as there is time for."""
+    recorded = _record(subject, prepared, scratch)
+    shares = {"nothing unsynced": 0.0, "all": 1.0, "a part": 0.5}
+    moments = _moments(recorded, prepared)
+    while True:
+        moment = rng.choice(moments)
+        for name, share in shares.items():
+            folder = recorded.folder
+            disk = Disk(folder, prepared)
+            for line in recorded.lines[:moment]:
+                disk.apply(line)
+            folder.mkdir(mode=0o700)
+            disk.image(folder, rng, share)
+            end_s = recorded.lines[moment].unix_s if moment < len(recorded.lines) else float("inf")
+            before = [each for each in recorded.acknowledged if each.unix_s < end_s]
+            problems = subject.judge(folder, before)
+            yield Outcome(
+                subject.name,
+                "power failure",
+                f"call {moment}, {name} reached the disk",
+                True,
+                problems,
+            )
+            shutil.rmtree(folder)
+
+
+def _record(subject: Subject, prepared: Path, scratch: Path) -> _Recorded:
+    folder = scratch / "recorded"
+    shutil.copytree(prepared, folder)
+    run = traced.run(
+        subject.command(folder),
+        lambda output: subject.work(folder, output),
+        scratch / "strace",
+        *("-xx", f"-s{STRING_BYTES}", f"--trace={','.join(RECORDED)}"),
+    )
+    recorded = _Recorded(folder, list(run.lines()), run.acknowledged)
+    _check_record(recorded, prepared)
+    shutil.rmtree(folder)
+    return recorded
+
+
+def _check_record(recorded: _Recorded, prepared: Path) -> None:
+    """All calls together must give the files that the program left: nothing was missed."""
+    disk = Disk(recorded.folder, prepared)
+    for line in recorded.lines:
+        disk.apply(line)
+    contents = disk.contents()
+    assert {path for path in contents if path.name != "lock.mdb"} == {
+        path.relative_to(recorded.folder)
+        for path in files_below(recorded.folder)
+        if path.name != "lock.mdb"
+    }
+    for path, content in contents.items():
+        if path.name != "lock.mdb":
+            assert content == (recorded.folder / path).read_bytes(), path
+
+
+def _moments(recorded: _Recorded, prepared: Path) -> list[int]:
+    """The places in the run after a call that changed something."""
+    disk = Disk(recorded.folder, prepared)
+    return [at + 1 for at, line in enumerate(recorded.lines) if disk.apply(line)]

@@ -1,0 +1,348 @@
+"""The programs that faults are put to: what they do, and what must be true of them afterwards.
+
+Each has a folder that `prepare` makes once and that each case copies. `work` asks the running
+program for things and notes what it acknowledged. `judge` runs the program again without a fault
+and holds its data against what was acknowledged.
+"""
+
+import json
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from http.client import HTTPException
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+from urllib.parse import urlencode
+
+from ledger.demo.child_service import Service
+from ledger.service.data_dir import create_directory
+from ledger.service.token_admin import make_token
+from ledger_client import Recorder
+from ledger_core.event.canonical import parse_leaf
+from ledger_core.tlog.checkpoint import Checkpoint, parse_checkpoint
+from ledger_core.tlog.errors import UnavailableError
+from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.note import parse_note
+from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.tree import Frontier
+from tests.faults.outcome import Problem
+from tests.service.check_log import check_log
+from tests.service.serving import JSON, Answer, event, send
+from tests.tlog.oracle import Oracle
+from tests.witness.asking import add_checkpoint, check_cosigned
+from tests.witness.logs import Log
+from tests.witness.witnesses import SIGNERS, make_witness
+
+ORIGIN: Final = "example.com/audit"
+PREPARED_EVENTS: Final = 300
+SUBJECT: Final = "p_%d"
+TRIES: Final = 3
+WAIT_S: Final = 30.0
+
+
+class Acknowledgement(NamedTuple):
+    """What a program said, and when it was read, in Unix seconds."""
+
+    unix_s: float
+    said: "Said"
+
+
+class Appended(NamedTuple):
+    """The ledger has an event at an index."""
+
+    event_id: str
+    leaf_index: int
+
+
+class Erased(NamedTuple):
+    """The ledger erased the values of a subject."""
+
+    subject: str
+
+
+class Cosigned(NamedTuple):
+    """A witness cosigned the head of a size."""
+
+    size: int
+
+
+class Recorded(NamedTuple):
+    """`record` returned the id of an event."""
+
+    event_id: str
+
+
+Said = Appended | Checkpoint | Erased | Cosigned | Recorded
+Acknowledged = list[Acknowledgement]
+
+
+class Subject(Protocol):
+    """A program that faults are put to."""
+
+    name: str
+
+    def prepare(self, folder: Path) -> None:
+        """Make the data that each case begins with."""
+
+    def command(self, folder: Path) -> list[str]:
+        """The program, as it runs with the fault."""
+
+    def work(self, folder: Path, output: Iterator[str]) -> Acknowledged:
+        """Ask the program for things until it is done or gone; returns what it acknowledged."""
+
+    def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
+        """Run the program without a fault; what is wrong with its data and answers."""
+
+
+def _note(acknowledged: Acknowledged, *said: Said) -> None:
+    acknowledged += (Acknowledgement(time.time(), each) for each in said)
+
+
+class LedgerSubject:
+    """`ledger serve` under single events, a batch, an erasure, searches and reads."""
+
+    name = "ledger"
+
+    def __init__(self) -> None:
+        self._token = ""
+
+    def prepare(self, folder: Path) -> None:
+        create_directory(folder, origin=ORIGIN, seed=secrets.token_bytes(32))
+        self._token = make_token(folder, name="admin", scopes=("admin",), tenant=None)
+        (folder / "private.toml").write_text(
+            '[[fields]]\npath = "/targets/*/name"\nsubject = "/targets/*/id"\n', encoding="utf-8"
+        )
+        with Service(folder, listen="127.0.0.1:0", flags=LEDGER_FLAGS) as service:
+            for _ in range(2):
+                events = [_event(number) for number in range(PREPARED_EVENTS // 2)]
+                assert self._append(service.url, [], *events)
+            _wait_until_indexed(service.url, self._token, PREPARED_EVENTS)
+
+    def command(self, folder: Path) -> list[str]:
+        listen = ("--listen", "127.0.0.1:0", *LEDGER_FLAGS)
+        return [sys.executable, "-P", "-m", "ledger", "serve", str(folder), *listen]
+
+    def work(self, folder: Path, output: Iterator[str]) -> Acknowledged:
+        acknowledged: Acknowledged = []
+        url = next(output, "").strip().rpartition(" ")[2]
+        if not url.startswith("http"):
+            return acknowledged
+        with suppress(OSError, HTTPException):
+            for number in range(4):
+                self._append(url, acknowledged, _event(1000 + number))
+                self._note_head(url, acknowledged)
+            self._append(url, acknowledged, *(_event(2000 + number) for number in range(40)))
+            subject = SUBJECT % 7
+            body = json.dumps({"subject": subject, "reason": "asked for"}).encode()
+            if self.ask(url, "/v1/private/erasures", body).status == 200:
+                _note(acknowledged, Erased(subject))
+            self.ask(url, f"/v1/events?{urlencode({'q': 'action:record.viewed'})}")
+            self._append(url, acknowledged, _event(3000))
+            self._note_head(url, acknowledged)
+        return acknowledged
+
+    def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
+        try:
+            with Service(folder, listen="127.0.0.1:0", flags=LEDGER_FLAGS) as service:
+                return list(self._problems(folder, service.url, acknowledged))
+        except UnavailableError as error:
+            return [Problem("does not start", str(error))]
+
+    def _problems(self, folder: Path, url: str, acknowledged: Acknowledged) -> Iterator[Problem]:
+        log = check_log(url, self._token, parse_policy((folder / "policy").read_bytes()))
+        places = {str(parse_leaf(leaf).event.id): at for at, leaf in enumerate(log.leaves)}
+        heads: dict[int, Checkpoint] = {}
+        for said in (each.said for each in acknowledged):
+            match said:
+                case Appended(event_id, index) if event_id not in places:
+                    yield Problem("lost", f"the event at index {index}")
+                case Appended(event_id, index) if places[event_id] != index:
+                    yield Problem("moved", f"from index {index} to {places[event_id]}")
+                case Erased(subject) if self._can_open(url, subject, log.leaves):
+                    yield Problem("lost", f"the erasure of {subject}")
+                case Checkpoint():
+                    heads[said.tree_size] = said
+        yield from _other_heads(heads, log.leaves)
+        found = _wait_until_indexed(url, self._token, log.size)
+        if found != log.size:
+            yield Problem("false answer", f"a search finds {found} of {log.size} events")
+
+    def _can_open(self, url: str, subject: str, leaves: tuple[bytes, ...]) -> bool:
+        for index, leaf in enumerate(leaves):
+            targets = parse_leaf(leaf).event.targets
+            if isinstance(targets, tuple | list) and any(each.id == subject for each in targets):
+                answer = self.ask(url, f"/v1/events/{index}").json()
+                return bool(answer.get("private"))
+        return False
+
+    def _append(self, url: str, acknowledged: Acknowledged, *events: dict[str, Any]) -> bool:
+        body = json.dumps({"events": events}).encode()
+        answer = self.ask(url, "/v1/events", body)
+        if answer.status == 200:
+            results = answer.json()["results"]
+            _note(acknowledged, *(Appended(each["id"], each["index"]) for each in results))
+        return answer.status == 200
+
+    def _note_head(self, url: str, acknowledged: Acknowledged) -> None:
+        answer = self.ask(url, "/checkpoint")
+        if answer.status == 200:
+            _note(acknowledged, parse_checkpoint(parse_note(answer.text).text))
+
+    def ask(self, url: str, target: str, body: bytes | None = None) -> Answer:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        if body is not None:
+            headers["Content-Type"] = JSON
+        method = "GET" if body is None else "POST"
+        return send(url, target, method=method, body=body, headers=headers)
+
+
+LEDGER_FLAGS: Final = ("--log-level", "error", "--publish-interval-s", "0.02")
+
+
+def _event(number: int) -> dict[str, Any]:
+    return event(
+        targets=[{"type": "patient", "id": SUBJECT % (number % 50), "name": f"name {number}"}],
+        context={"number": number},
+    )
+
+
+def _other_heads(heads: dict[int, Checkpoint], leaves: tuple[bytes, ...]) -> Iterator[Problem]:
+    """The heads that were shown and are no beginning of the log."""
+    frontier = Frontier()
+    for leaf in leaves:
+        frontier.append(leaf_hash(leaf))
+        head = heads.get(frontier.size)
+        if head is not None and head.root_hash != frontier.root():
+            yield Problem("false answer", f"the head of size {frontier.size} has another root")
+    if max(heads, default=0) > len(leaves):
+        yield Problem("lost", f"a head of size {max(heads)} was shown, the log has {len(leaves)}")
+
+
+def _wait_until_indexed(url: str, token: str, want: int) -> int:
+    """The number of events that a search finds, once it is `want` or does not grow any more."""
+    headers = {"Authorization": f"Bearer {token}"}
+    deadline_s = time.monotonic() + WAIT_S
+    while True:
+        answer = send(url, "/v1/events?limit=1", method="GET", body=None, headers=headers)
+        found = int(answer.json()["total"]) if answer.status == 200 else -1
+        if found >= want or time.monotonic() > deadline_s:
+            return found
+        time.sleep(0.05)
+
+
+class WitnessSubject:
+    """`ledger witness serve`, asked to cosign a log that grows."""
+
+    name = "witness"
+    _log = Log("example.com/log", Oracle([b"leaf %d" % number for number in range(64)]))
+    _vkeys = (str(SIGNERS[0].verifier),)
+
+    def prepare(self, folder: Path) -> None:
+        make_witness(folder, [self._log], signers=SIGNERS[:1])
+
+    def command(self, folder: Path) -> list[str]:
+        listen = ("--listen", "127.0.0.1:0", "--log-level", "error")
+        return [sys.executable, "-P", "-m", "ledger", "witness", "serve", str(folder), *listen]
+
+    def work(self, folder: Path, output: Iterator[str]) -> Acknowledged:
+        acknowledged: Acknowledged = []
+        url = next(output, "").strip().rpartition(" ")[2]
+        size = 0
+        if url.startswith("http"):
+            with suppress(OSError, HTTPException):
+                for larger in range(4, 33, 4):
+                    answer = add_checkpoint(url, self._log.grow(size, larger))
+                    if answer.status != 200:
+                        break
+                    check_cosigned(answer, self._log.note(larger), self._vkeys)
+                    _note(acknowledged, Cosigned(larger))
+                    size = larger
+        return acknowledged
+
+    def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
+        sizes = [0, *(each.said.size for each in acknowledged if isinstance(each.said, Cosigned))]
+        try:
+            with Service(
+                folder,
+                listen="127.0.0.1:0",
+                command=("witness", "serve"),
+                flags=("--log-level", "error"),
+            ) as service:
+                return list(self._problems(service.url, sizes[-1]))
+        except UnavailableError as error:
+            return [Problem("does not start", str(error))]
+
+    def _problems(self, url: str, size: int) -> Iterator[Problem]:
+        """The witness must refuse every earlier size, and go on from what it cosigned."""
+        if size:
+            earlier = add_checkpoint(url, self._log.grow(0, size - 1))
+            if earlier.status == 200:
+                yield Problem("lost", f"the head of size {size}: size {size - 1} was cosigned")
+        # The last request may have been kept and its answer lost.
+        going_on = [add_checkpoint(url, self._log.grow(old, 40)).status for old in (size, size + 4)]
+        if 200 not in going_on:
+            yield Problem("does not start", f"it does not go on from size {size}: {going_on}")
+
+
+class RecorderSubject:
+    """An application that records with `fsync="each"` while the ledger is away."""
+
+    name = "recorder"
+    _count = 12
+
+    def __init__(self) -> None:
+        self._token = ""
+
+    def prepare(self, folder: Path) -> None:
+        create_directory(folder / "ledger", origin=ORIGIN, seed=secrets.token_bytes(32))
+        self._token = make_token(
+            folder / "ledger", name="app", scopes=("append", "read"), tenant=None
+        )
+
+    def command(self, folder: Path) -> list[str]:
+        settings = {
+            "url": "http://127.0.0.1:1",
+            "token": self._token,
+            "spool": str(folder / "spool"),
+            "policy": str(folder / "ledger" / "policy"),
+            "tenant": "t",
+            "count": self._count,
+            "options": {"fsync": "each"},
+        }
+        return [sys.executable, "-m", "tests.recording.programs", "some", json.dumps(settings)]
+
+    def work(self, folder: Path, output: Iterator[str]) -> Acknowledged:
+        acknowledged: Acknowledged = []
+        # The program ends only when it has tried to send them; it is ended before.
+        lines = islice(output, self._count)
+        for line in lines:
+            if line.endswith("\n") and line != "None\n":
+                _note(acknowledged, Recorded(line.strip()))
+        return acknowledged
+
+    def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
+        flags = LEDGER_FLAGS
+        with Service(folder / "ledger", listen="127.0.0.1:0", flags=flags) as service:
+            policy = folder / "ledger" / "policy"
+            recorder = Recorder(
+                service.url, self._token, spool=folder / "spool", policy=policy, linger_s=0.01
+            )
+            deadline_s = time.monotonic() + WAIT_S
+            missing = [
+                each.said.event_id for each in acknowledged if isinstance(each.said, Recorded)
+            ]
+            while missing and time.monotonic() < deadline_s:
+                missing = [each for each in missing if not self._is_logged(service.url, each)]
+            recorder.close()
+        return [Problem("lost", f"the recorded event {each}") for each in missing]
+
+    def _is_logged(self, url: str, event_id: str) -> bool:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        answer = send(url, f"/v1/events/{event_id}", method="GET", body=None, headers=headers)
+        return answer.status == 200
+
+
+SUBJECTS: Final = (LedgerSubject, WitnessSubject, RecorderSubject)

@@ -1,0 +1,50 @@
+"""A few cases of each kind of fault, always the same; `make faults` takes as many as it has time."""
+
+import random
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from tests.faults import damage
+from tests.faults.images import power_failures
+from tests.faults.injected import injected
+from tests.faults.outcome import Outcome
+from tests.faults.subjects import SUBJECTS, Subject
+
+SEED = 4711
+CASES = 6
+IMAGES = 3
+DAMAGES = 8
+
+
+@pytest.fixture(params=SUBJECTS, ids=lambda each: str(each.name))
+def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Subject:
+    made: Subject = request.param()
+    made.prepare(tmp_path / "prepared")
+    return made
+
+
+@pytest.mark.strace
+def test_a_failed_or_killed_system_call_loses_nothing(subject: Subject, tmp_path: Path) -> None:
+    cases = injected(subject, tmp_path / "prepared", tmp_path, rng=random.Random(SEED))
+    outcomes = list(islice((each for each in cases if each.has_fired), CASES))
+    assert len(outcomes) == CASES
+    check(outcomes)
+
+
+@pytest.mark.strace
+def test_a_power_failure_loses_nothing(subject: Subject, tmp_path: Path) -> None:
+    cases = power_failures(subject, tmp_path / "prepared", tmp_path, rng=random.Random(SEED))
+    check(list(islice(cases, IMAGES)))
+
+
+def check(outcomes: list[Outcome]) -> None:
+    assert [str(each) for each in outcomes if each.problems] == []
+
+
+def test_a_damaged_file_is_named_or_has_no_effect(tmp_path: Path) -> None:
+    subject = damage.prepare(tmp_path)
+    cases = list(islice(damage.damages(tmp_path, subject, random.Random(SEED)), DAMAGES))
+    wrong = [each for each in cases if each.problems or (each.differs and not each.is_named)]
+    assert [str(each) for each in wrong] == []

@@ -1,0 +1,169 @@
+"""A program under strace: its write-side system calls, and one of them made to fail."""
+
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+WRITES: Final = ("write", "writev", "pwrite64", "pwritev", "ftruncate", "fallocate")
+SYNCS: Final = ("fsync", "fdatasync", "msync")
+NAMES: Final = ("openat", "mkdir", "mkdirat", "rename", "renameat", "unlink", "unlinkat", "link")
+CALLS: Final = (*WRITES, *SYNCS, *NAMES)
+UNFINISHED: Final = " <unfinished ...>"
+RUN_MAX_S: Final = 90.0
+STOP_MAX_S: Final = 30.0
+
+_find_call = re.compile(r"^(\d+) +(\d+\.\d+) (\w+)\((.*)$").match
+_find_end = re.compile(r"^(\d+) +\d+\.\d+ <\.\.\. \w+ resumed>(.*)$").match
+_find_paths = re.compile(r'\d+<(/[^>]*)>|"(/[^"]*)"').findall
+# A name that is drawn anew in each run.
+_is_drawn = re.compile(r"\.new-|\.tmp|[0-9a-f]{8}-|\d{5,}").search
+_find_death = re.compile(r"\+\+\+ killed by (SIG\w+)").findall
+# How we end it ourselves.
+_OUR_SIGNALS: Final = {"SIGKILL", "SIGTERM"}
+
+
+class Call(NamedTuple):
+    """The n-th system call of one name on one path (below the folder), in one thread."""
+
+    name: str
+    path: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.number} of {self.path}"
+
+
+class Line(NamedTuple):
+    """A system call as strace wrote it: thread, Unix seconds at its begin, name, the rest."""
+
+    thread: str
+    unix_s: float
+    name: str
+    rest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A program that has ended: the result of `work` and what strace wrote."""
+
+    acknowledged: Any
+    text: str
+
+    @property
+    def has_fired(self) -> bool:
+        return "(INJECTED)" in self.text or "+++ killed by SIGKILL" in self.text
+
+    @property
+    def deaths(self) -> set[str]:
+        """The signals that ended one of its processes, without those that we sent."""
+        return set(_find_death(self.text)) - _OUR_SIGNALS
+
+    def lines(self) -> Iterator[Line]:
+        """The calls in the order of their ends; one that never ended is not among them."""
+        begun: dict[str, Line] = {}
+        for text in self.text.splitlines():
+            if (resumed := _find_end(text)) and resumed[1] in begun:
+                line = begun.pop(resumed[1])
+                yield line._replace(rest=line.rest.removesuffix(UNFINISHED) + resumed[2])
+            elif found := _find_call(text):
+                line = Line(found[1], float(found[2]), found[3], found[4])
+                if line.rest.endswith(UNFINISHED):
+                    begun[line.thread] = line
+                else:
+                    yield line
+
+
+def run(
+    command: Sequence[str],
+    work: Callable[[Iterator[str]], Any],
+    output: Path,
+    *options: str,
+) -> Run:
+    """Run a command under strace, give its output to `work`, and then end it by SIGTERM."""
+    process = subprocess.Popen(
+        [
+            *("strace", "-f", "-y", "-qq", "-ttt", "--seccomp-bpf", "-o", str(output)),
+            *(*options, "--", *command),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    # strace itself blocks SIGTERM while it writes to a file.
+    late = threading.Timer(RUN_MAX_S, _end, (process, signal.SIGKILL))
+    late.start()
+    assert process.stdout is not None
+    try:
+        acknowledged = work(iter(process.stdout))
+        _end(process, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_MAX_S)
+    finally:
+        late.cancel()
+        _end(process, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    return Run(acknowledged, output.read_text(encoding="utf-8", errors="replace"))
+
+
+def _end(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def calls(run: Run, folder: Path) -> list[Call]:
+    """The write-side calls below a folder, each instance once, in the order of the run.
+
+    A call whose path has a drawn name has the number among all calls of its name in its thread, and
+    no path: the next run gives the file another name.
+    """
+    on_path: Counter[tuple[str, str, str]] = Counter()
+    in_thread: Counter[tuple[str, str]] = Counter()
+    found: dict[Call, None] = {}
+    for line in run.lines():
+        in_thread[line.thread, line.name] += 1
+        paths = [one or other for one, other in _find_paths(line.rest)]
+        below = [each for each in paths if Path(each).is_relative_to(folder)]
+        # LMDB's lock file is no data.
+        if not below or below[0].endswith("lock.mdb"):
+            continue
+        on_path[line.thread, line.name, below[0]] += 1
+        if line.name == "openat" and "O_CREAT" not in line.rest:
+            continue
+        if _is_drawn(below[0]):
+            found[Call(line.name, "", in_thread[line.thread, line.name])] = None
+        else:
+            path = str(Path(below[0]).relative_to(folder))
+            found[Call(line.name, path, on_path[line.thread, line.name, below[0]])] = None
+    return list(found)
+
+
+def faults(call: Call) -> dict[str, str]:
+    """What can be done to a call: a name, and how strace is asked for it."""
+    found = {
+        "EIO": "error=EIO",
+        "killed before a call": "error=EIO:signal=SIGKILL",
+        "killed after a call": "signal=SIGKILL",
+    }
+    if call.name not in SYNCS:
+        found["ENOSPC"] = "error=ENOSPC"
+    return found
+
+
+def injecting(call: Call, fault: str, folder: Path) -> list[str]:
+    """The options of strace that put a fault to one call."""
+    path = ("-P", str(folder / call.path)) if call.path else ()
+    return [
+        *path,
+        f"--trace={call.name}",
+        f"--inject={call.name}:{fault}:when={call.number}",
+    ]
