@@ -8,7 +8,7 @@ FORMAT ?= jsonl
 ONCE ?=
 ARGS ?=
 
-.PHONY: demo test check fix bench mutants docs clean
+.PHONY: demo test check fix bench faults mutants docs clean
 
 demo: $(VENV)/server ## The main job, told step by step: append, prove, verify, tamper, be caught.
 	$(BIN)/ledger demo $(if $(ONCE),--once) $(if $(FILE),--import "$(FILE)" --format $(FORMAT))
@@ -33,6 +33,9 @@ fix: $(VENV)/check
 
 bench: $(VENV)/test ## Print the table of docs/benchmarks.md and write bench/results.json.
 	$(BIN)/python -m bench $(ARGS)
+
+faults: $(VENV)/test ## Make system calls fail, cut the power, damage files; takes an hour.
+	$(BIN)/python -m tests.faults $(ARGS)
 
 mutants: $(VENV)/mutants ## Mutation tests of the code that guards against loss; takes an hour.
 	$(BIN)/python -m tests.mutants $(ARGS)

@@ -1,4 +1,4 @@
-"""A few cases of each kind of fault, always the same; `make faults` takes as many as it has time."""
+"""A few cases of each kind of fault, the same in each run. `make faults` takes many."""
 
 import random
 from itertools import islice
@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import damage
 from tests.faults.images import power_failures
 from tests.faults.injected import injected
 from tests.faults.outcome import Outcome
 from tests.faults.subjects import SUBJECTS, Subject
 
 SEED = 4711
-CASES = 6
-IMAGES = 3
-DAMAGES = 8
+CASES = 4
+IMAGES = 2
 
 
 @pytest.fixture(params=SUBJECTS, ids=lambda each: str(each.name))
@@ -41,10 +39,3 @@ def test_a_power_failure_loses_nothing(subject: Subject, tmp_path: Path) -> None
 
 def check(outcomes: list[Outcome]) -> None:
     assert [str(each) for each in outcomes if each.problems] == []
-
-
-def test_a_damaged_file_is_named_or_has_no_effect(tmp_path: Path) -> None:
-    subject = damage.prepare(tmp_path)
-    cases = list(islice(damage.damages(tmp_path, subject, random.Random(SEED)), DAMAGES))
-    wrong = [each for each in cases if each.problems or (each.differs and not each.is_named)]
-    assert [str(each) for each in wrong] == []
