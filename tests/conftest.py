@@ -42,6 +42,11 @@ NEEDS = (
         "tests/peers/apt-packages.txt is not installed, or tests/peers/install-syslog-ng not run",
     ),
     Need("strace", lambda: shutil.which("strace") is not None, "strace is not installed"),
+    Need(
+        "redis",
+        lambda: shutil.which("redis-server") is not None,
+        "redis-server of tests/peers/apt-packages.txt is not installed",
+    ),
     Need("go", PEERS_BIN_DIR.is_dir, "tests/peers/install was not run, which needs Go"),
 )
 

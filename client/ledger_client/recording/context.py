@@ -16,6 +16,7 @@ from typing import Any, Final, TypedDict, Unpack, cast
 
 from ledger_client.recording.arguments import CONTEXT_MEMBERS, Principal, Source, resolve_actor
 from ledger_client.recording.jsonable import jsonable
+from ledger_core.event.model import EventError
 
 AuditContext = Mapping[str, Any]
 """Arguments of `record` that hold for several events."""
@@ -107,6 +108,28 @@ def capture_scope() -> dict[str, Any]:
         scope["actor"] = actor
     captured: dict[str, Any] = jsonable(scope)
     return captured
+
+
+def sendable_scope() -> dict[str, Any]:
+    """As `capture_scope`, for an integration: the actor is `unknown` if its function failed."""
+    try:
+        return capture_scope()
+    except EventError:
+        captured: dict[str, Any] = jsonable({**current_scope(), "actor": {"id": "unknown"}})
+        return captured
+
+
+def restored_job(scope: object, **names: str) -> AbstractContextManager[None]:
+    """As `restored`, for an integration, with these members of `context` beside it.
+
+    What came with a message and is no audit context is left out.
+    """
+    scope = scope if isinstance(scope, dict) else {}
+    known = {name: scope[name] for name in ContextArguments.__annotations__ if name in scope}
+    for name in ("context", "source"):
+        if not isinstance(known.get(name, {}), dict):
+            del known[name]
+    return restored({**known, "context": {**known.get("context", {}), **names}})
 
 
 def pinned_scope() -> AuditContext:

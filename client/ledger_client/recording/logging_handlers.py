@@ -22,10 +22,9 @@ import logging
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, cast
 
-from ledger_client.recording.context import capture_scope, current_scope, restored
+from ledger_client.recording.context import current_scope, restored, sendable_scope
 from ledger_client.recording.recorder import RecordArguments, Recorder
 from ledger_core.event.canonical import format_time
-from ledger_core.event.model import EventError
 
 ACTION: Final = "action"
 SCOPE: Final = "ledger_audit_scope"
@@ -51,10 +50,7 @@ class AuditContextFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Stamp one line, unless that was done before."""
         if record.__dict__.get(ACTION) is not None and SCOPE not in record.__dict__:
-            try:
-                record.__dict__[SCOPE] = capture_scope()
-            except EventError:  # The function that was to find the actor failed.
-                record.__dict__[SCOPE] = {**current_scope(), "actor": {"id": "unknown"}}
+            record.__dict__[SCOPE] = sendable_scope()
             if _message(record) is record.msg:
                 record.args = None
         return True
