@@ -362,6 +362,13 @@ class KeptCheckpoints(Struct, frozen=True, kw_only=True, omit_defaults=True):
     next: Size | None = None
 
 
+class CheckpointShown(Struct, frozen=True, kw_only=True):
+    """The answer to a checkpoint that was shown: whether the log has its entries."""
+
+    known: bool
+    tree_size: Size
+
+
 class ProblemKind(Struct, frozen=True):
     """A row of the table of problems."""
 

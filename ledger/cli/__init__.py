@@ -2,6 +2,7 @@
 
 init serve demo          make and run a ledger
 token erase              access, and private values
+backup recover           copy and restore; a log that is older than it was
 fsck reindex             check the store, rebuild the index
 witness                  run a witness
 options                  shared: the argument DIRECTORY, log lines, progress bars

@@ -90,6 +90,13 @@ def backup(
     "action:ledger.private.erased`: what was erased after the backup was made "
     "is erased in DIRECTORY too.",
 )
+@click.option(
+    "--complete",
+    "is_complete",
+    is_flag=True,
+    help="Nothing was appended after the backup was made: take events at once. Otherwise the "
+    "ledger takes none until `ledger recover`.",
+)
 @json_option
 def restore_(
     backup: Path,
@@ -97,6 +104,7 @@ def restore_(
     key: Path | None,
     private_key: Path | None,
     erasures: Path | None,
+    is_complete: bool,
     as_json: bool,
 ) -> None:
     """Make a ledger in DIRECTORY, a new folder, from a BACKUP, and verify it."""
@@ -108,6 +116,7 @@ def restore_(
                 key=key,
                 private_key=private_key,
                 erasures=erasures,
+                is_complete=is_complete,
                 progress=progress,
             )
     except FileExistsError as error:
@@ -118,6 +127,8 @@ def restore_(
     for path in (paths.key, paths.private_key):
         if not path.exists():
             note(f"put your copy of {path.name} at {path}, with the mode 0600, before you serve it")
+    if not is_complete:
+        note(f"it takes no events yet; next: ledger recover {directory}")
 
 
 def _verify(paths: DirectoryPaths, *, is_whole: bool, is_quiet: bool) -> None:

@@ -3,8 +3,9 @@
 A head is signed when three things hold: it is durable, it is not smaller than the last one signed,
 and a consistency proof from that one to it, read from the store and checked by the verifier, leads
 to its root. A head that fails is never signed, nor is any after it: the store is corrupt or forked,
-and the publisher stops until the process ends. It also stops when a witness shows a head that this
-log has signed and the store does not have. A claim without such a head stops nothing.
+and the publisher stops until the process ends. It also stops when a witness, a client or the marker
+shows a head that this log has signed and the store does not have. A claim without such a head stops
+nothing. Such a head holds the log, too: it takes no events (`hold.py`).
 
 A head is published when the policy is met. All witnesses are asked at once; the quorum decides, and
 cosignatures that come later are added to the published checkpoint. Without a quorum the checkpoint
@@ -26,6 +27,7 @@ from typing import Final
 
 import structlog
 
+from ledger.log.hold import is_missing, read_marker, read_own_head, write_marker
 from ledger.log.sequencer import Sequencer
 from ledger.log.witness_client import (
     TIMEOUT_S,
@@ -37,9 +39,10 @@ from ledger.log.witness_client import (
 )
 from ledger_client.runtime.clock import unix_s as system_unix_s
 from ledger_client.runtime.files import create_file, sync_directory
+from ledger_core.event.canonical import format_time
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner
-from ledger_core.tlog.errors import UnavailableError, VerificationError
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.note import Signature, Signer
 from ledger_core.tlog.policy import Policy
@@ -61,13 +64,14 @@ class PublisherOptions:
     """The intervals and the clock of a publisher.
 
     `heartbeat_s`: how old a published checkpoint with cosignatures may become before they are
-    renewed.
+    renewed. `marker`: the file outside the environments that keeps the head published last.
     """
 
     interval_s: float = INTERVAL_S
     heartbeat_s: float = HEARTBEAT_S
     witness_timeout_s: float = TIMEOUT_S
     unix_s: Callable[[], int] = system_unix_s
+    marker: Path | None = None
 
 
 class Publisher:
@@ -98,6 +102,7 @@ class Publisher:
         self._options = options
         self._published_at_s = 0.0
         self._signed: SignedCheckpoint | None = None
+        self._marker_has_failed = False
         self._peers: tuple[WitnessPeer, ...] = ()
         self._asking: set[asyncio.Task[None]] = set()
         self._round: _CosignatureRound | None = None
@@ -116,6 +121,35 @@ class Publisher:
         signed = self._sign_head()
         published = self.published
         return published if published and published.head == signed.head else signed
+
+    def show(self, data: bytes, *, by: str) -> bool:
+        """Take a checkpoint that somebody has; returns whether the store has its head.
+
+        If not, the log signs nothing and takes no events until a person decides.
+        Raises: MalformedError; VerificationError when it is no head that this log signed.
+        """
+        log_keys = [log.verifier for log in self._policy.logs]
+        shown = read_own_head(data, self._origin, log_keys)
+        if not is_missing(self._sequencer.store, shown):
+            return True
+        size = self._sequencer.store.head().tree_size
+        said = (
+            f"{by} has a head of size {shown.head.tree_size} that this log signed and does not "
+            f"have: the log here has {size} entries. It looks like a restored backup"
+        )
+        self._stop(VerificationError(said, evidence={"theirs": data}), by=by)
+        return False
+
+    def check_marker(self) -> None:
+        """Hold the log if it does not have the head in its marker."""
+        path = self._options.marker
+        marked = None if path is None else read_marker(path)
+        if marked is None:
+            return
+        try:
+            self.show(marked.note.encode(), by=f"the marker {path}")
+        except (MalformedError, VerificationError) as error:
+            _log.warning("marker_ignored", reason=str(error))
 
     async def run(self) -> None:
         """Publish new heads, at most one an interval, until cancelled or stopped by a failure."""
@@ -260,6 +294,7 @@ class Publisher:
         # A newer head may have been published meanwhile.
         if self._is_superseded(checkpoint.head):
             return
+        self._write_marker(checkpoint.note)
         round_.is_published = True
         self.quorum_missing = None
         self.published = checkpoint
@@ -275,7 +310,24 @@ class Publisher:
     def _is_superseded(self, head: TreeHead) -> bool:
         return self.published is not None and self.published.head.tree_size > head.tree_size
 
-    def _stop(self, error: VerificationError) -> None:
+    def _write_marker(self, note: str) -> None:
+        if self._options.marker is None:
+            return
+        try:
+            write_marker(self._options.marker, note)
+        except OSError as error:
+            if not self._marker_has_failed:
+                _log.error("marker_not_written", reason=str(error))
+            self._marker_has_failed = True
+        else:
+            self._marker_has_failed = False
+
+    def _stop(self, error: VerificationError, *, by: str = "a witness") -> None:
+        """Sign nothing any more, and with a head in the evidence that is missing take no events."""
+        shown = error.evidence.get("theirs")
+        if shown is not None:
+            since = format_time(self._options.unix_s() * 1_000_000)
+            self._sequencer.hold.place(str(error), since=since, by=by, note=shown.decode())
         if self.failure is not None:
             return
         self.failure = error

@@ -11,6 +11,7 @@ from itertools import accumulate, pairwise
 from typing import Final
 
 from ledger.log.group_commit import CommitLimits, GroupCommit, Weight
+from ledger.log.hold import Hold
 from ledger.store.environment import CommitFailedError
 from ledger.store.writer import AppendResult, LogWriter, NewEntry
 from ledger_core.tlog.tree import TreeHead
@@ -39,8 +40,11 @@ class Sequencer:
     `head` changes in the order of the commits, so its size never shrinks.
     """
 
-    def __init__(self, writer: LogWriter, *, limits: CommitLimits = LIMITS) -> None:
+    def __init__(
+        self, writer: LogWriter, *, limits: CommitLimits = LIMITS, hold: Hold | None = None
+    ) -> None:
         self.store = writer.store
+        self.hold = hold or Hold()
         self.head = writer.head
         self._writer = writer
         self._grown: asyncio.Event | None = None  # Made by `wait_past`, set by the next commit.
@@ -61,8 +65,9 @@ class Sequencer:
 
         Requests are placed in the order of the calls: a call queues before it awaits.
         Raises: QueueFullError, StorageFullError (nothing stored); CommitFailedError (outcome
-        unknown until the log is opened again; the id makes a repetition safe).
+        unknown until the log is opened again; the id makes a repetition safe); HeldError.
         """
+        self.hold.check()
         return await self._commits.submit(_Job(entries))
 
     async def publish(self, *, tree_size: int, note: str) -> None:

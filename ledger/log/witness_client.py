@@ -28,13 +28,14 @@ from typing import Final, NamedTuple
 
 import aiohttp
 
+from ledger.log.hold import is_missing, read_own_head
 from ledger.store.log import LogStore
 from ledger_client.runtime.backoff import exponential_s
 from ledger_core.tlog import witness as protocol
-from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureVerifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.note import NoteVerifier, Signature, verify_note
+from ledger_core.tlog.note import NoteVerifier, Signature
 from ledger_core.tlog.policy import PolicyWitness
 from ledger_core.tlog.prove import plan_consistency
 
@@ -204,16 +205,12 @@ class WitnessPeer:
         path = f"/{hashlib.sha256(origin.encode()).hexdigest()}/checkpoint"
         status, theirs = await self._send("GET", path, EVIDENCE_BYTES_MAX)
         try:
-            shown = parse_signed_checkpoint(theirs)
-            verify_note(shown.as_note(), self._log_keys)
+            shown = read_own_head(theirs, origin, self._log_keys)
         except (MalformedError, VerificationError) as error:
             return self._failed(f"{said}; it shows no head of this log ({status}): {error}")
-        head, durable_size = shown.head, self._store.head().tree_size
-        is_ours = head.tree_size <= durable_size and (
-            self._store.root_at(head.tree_size) == head.root_hash
-        )
-        if shown.checkpoint.origin != origin or is_ours:
-            return self._failed(f"{said}; it shows a head that proves nothing: {head.tree_size}")
+        if not is_missing(self._store, shown):
+            size = shown.head.tree_size
+            return self._failed(f"{said}; it shows a head that proves nothing: {size}")
         return VerificationError(
             f"the witness {', '.join(self.status.names)} {said}"
             f" (our head: {signed.head.tree_size})",

@@ -19,6 +19,7 @@ import structlog
 from aiohttp import web
 
 from ledger.follow.followers import Followers
+from ledger.log.hold import Hold
 from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.query.budget import QueryLimits
@@ -136,7 +137,7 @@ def _open_parts(
         waiting_max=settings.waiting_events_max,
         waiting_bytes_max=settings.waiting_bytes_max,
     )
-    sequencer = Sequencer(writer, limits=limits)
+    sequencer = Sequencer(writer, limits=limits, hold=Hold(paths.hold))
     opened.push_async_callback(sequencer.stop)
     access = opened.enter_context(closing(AccessStore.open(paths.access)))
     private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES))
@@ -160,10 +161,12 @@ def _open_parts(
             interval_s=settings.publish_interval_s,
             heartbeat_s=settings.heartbeat_interval_s,
             witness_timeout_s=settings.witness_timeout_s,
+            marker=Path(settings.marker_file) if settings.marker_file else paths.marker,
         ),
     )
     # A policy that doesn't know our keys must end the start, not the first publication.
     replace(policy, quorum=None).check(publisher.sign().note)
+    publisher.check_marker()
     clock = LogClock(last=last_received_time(writer.store), read_unix_ns=time.time_ns)
     reader = PrivateReader(_id_maker(clock.now), clock.now)
     metrics, quotas = Metrics(), Quotas(settings)

@@ -27,6 +27,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from ledger.log.hold import HoldRecord, write_hold
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store import keyspace
 from ledger.store.environment import DATA_FILE, Environment, Transaction
@@ -161,7 +162,7 @@ def erase_only(directory: Path, to: Path) -> Copied:
             root_hash = log.root_at(manifest.tree_size) if _has(log, manifest.tree_size) else b""
             if root_hash.hex() != manifest.root_hash:
                 raise VerificationError(f"{to} is not a backup of the log in {directory}")
-            erased = _erase(backup_paths(to).private, erasures_of(log, manifest.tree_size))
+            erased = erase_subjects(backup_paths(to).private, erasures_of(log, manifest.tree_size))
     return Copied(TreeHead(manifest.tree_size, root_hash), 0, erased)
 
 
@@ -172,13 +173,16 @@ def restore(
     key: Path | None = None,
     private_key: Path | None = None,
     erasures: Path | None = None,
+    is_complete: bool = False,
     progress: Progress = lambda _done, _total: None,
 ) -> Copied:
     """Make a ledger in a new folder from a backup.
 
     `key` and `private_key` are copies of these files, where the backup has none. `erasures` is a
     newer ledger or backup, or a file of events as JSON lines: what they say was erased after the
-    backup is erased in the new folder too, and their events go into its outbox.
+    backup is erased in the new folder too, and their events go into its outbox. Unless the backup
+    `is_complete`, the new ledger takes no events until `ledger recover`: what was acknowledged
+    after the backup is missing.
     Raises: FileExistsError when there is something in the folder; otherwise as `back_up`.
     """
     if directory.exists() and any(directory.iterdir()):
@@ -198,17 +202,23 @@ def restore(
                 progress(head.tree_size, head.tree_size)
             else:
                 create_log(new.log, origin=manifest.origin)
-                _append_log(log, snapshot, new.log, head, progress)
+                append_log(log, snapshot, new.log, head, progress)
         for name in ("access", "private", "evidence"):
             if (old.root / name).exists():
                 _copy_tree(old.root / name, directory / name)
         _copy_files(old.root, directory, [name for name in manifest.files if name != "key"])
-        erased = _erase(new.private, found)
+        erased = erase_subjects(new.private, found)
         with closing(AccessStore.open(new.access)) as access:
             for erasure in found:
                 access.enqueue(erasure.event_json)
         if private_key is not None:
             create_file(new.private_key, private_key.read_bytes())
+        if not is_complete:
+            reason = (
+                f"restored from a backup of {manifest.made} with {manifest.tree_size} entries; "
+                "what was acknowledged after that is missing"
+            )
+            write_hold(new.hold, HoldRecord(reason, manifest.made))
         # Last, as in a new ledger: a folder without it was left half-made.
         source = key or old.key
         if source.exists():
@@ -298,10 +308,10 @@ def _copy_log(
         log.environment.copy_snapshot(snapshot, to)
         progress(head.tree_size, head.tree_size)
         return head.tree_size
-    return _append_log(log, snapshot, to, head, progress)
+    return append_log(log, snapshot, to, head, progress)
 
 
-def _append_log(
+def append_log(
     log: LogStore, snapshot: Transaction[bytes], to: Path, head: TreeHead, progress: Progress
 ) -> int:
     """Append the entries of a log that a copy of its beginning lacks. Raises: VerificationError."""
@@ -348,7 +358,7 @@ def _append(writer: LogWriter, leaves: list[bytes]) -> None:
         raise VerificationError(f"an id stands twice in the log behind {writer.head.tree_size}")
 
 
-def _erase(private: Path, erasures: Iterator[Erasure] | list[Erasure]) -> int:
+def erase_subjects(private: Path, erasures: Iterator[Erasure] | list[Erasure]) -> int:
     """Destroy the values of the subjects of erasures; returns how many values that were."""
     if not (private / DATA_FILE).exists():
         return 0

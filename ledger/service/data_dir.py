@@ -11,6 +11,8 @@ DIR/private/      LMDB and a file of keys: erasable values; made if it is missin
 DIR/log/          LMDB: the log
 DIR/index/        the index, a file a segment; made from the log if it is missing
 DIR/access/       LMDB: access tokens, by hash
+DIR/published     the head published last: the marker (ledger/log/hold.py)
+DIR/hold.json     why the log takes no events, until `ledger recover`; only then
 DIR/evidence/     heads that show that a witness has seen another history; made when needed
 """
 
@@ -57,6 +59,8 @@ class DirectoryPaths:
         self.private: Final = root / "private"
         self.access: Final = root / "access"
         self.evidence: Final = root / "evidence"
+        self.marker: Final = root / "published"
+        self.hold: Final = root / "hold.json"
 
 
 def create_directory(

@@ -46,7 +46,7 @@ YIELD_BYTES: Final = 16_384
 YIELD_EVENTS: Final = 64
 """Events read, or bytes of them, before other requests get their turn: milliseconds of work."""
 
-WRITE_PROBLEMS: Final = ("queue-full", "writing-stopped", "storage-full")
+WRITE_PROBLEMS: Final = ("queue-full", "writing-stopped", "storage-full", "log-held")
 """What `IngestPipeline.append` may refuse a request with."""
 
 _CONFLICT_BYTES_MAX: Final = 56_000

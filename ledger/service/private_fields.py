@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from ledger.store.erasable_values import PrivateStore, event_key
 from ledger_core.api import Committed
-from ledger_core.event.canonical import decode_event, decode_event_object
+from ledger_core.event.canonical import decode_event, decode_event_object, parse_leaf
 from ledger_core.event.commitments import (
     SALT_BYTES,
     Opening,
@@ -152,6 +152,13 @@ def parse_fields(text: str) -> tuple[PrivateField, ...]:
         if not may_be_private(field.path):
             raise MalformedError(f"private.toml: nothing private may stand at {field.path}")
     return fields
+
+
+def opened_values(private_fields: PrivateFields, leaf: bytes) -> list[tuple[bytes, Opening]]:
+    """The private values of a leaf, each with the key of its event. Raises: MalformedError."""
+    parsed = parse_leaf(leaf)
+    key = _event_key(parsed.event)
+    return [(key, opening) for opening in private_fields.open(parsed.event_json)]
 
 
 def _event_key(event: Event) -> bytes:

@@ -51,6 +51,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "An event that holds a secret is refused (refuse), logged without it (mask), or not "
         "scanned (off).",
     ] = "refuse"
+    marker_file: Annotated[
+        str,
+        "File that keeps the head published last, to notice that an old copy of the ledger was put "
+        "back; on another disk it notices most. Empty: DIR/published.",
+    ] = ""
     map_bytes: Annotated[
         int,
         Meta(ge=1 << 16),

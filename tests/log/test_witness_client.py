@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from ledger.log.hold import HeldError
 from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
 from ledger_core.tlog.errors import VerificationError
@@ -321,8 +322,9 @@ async def test_a_head_of_ours_that_the_store_lacks_stops_the_publisher_with_evid
         assert said in str(publisher.failure)
         with pytest.raises(VerificationError):
             publisher.sign()
-        # The append path goes on, and what was published stays.
-        await sequencer.append(entries(30, 40))
+        # No index is given a second time, and what was published stays.
+        with pytest.raises(HeldError, match=said):
+            await sequencer.append(entries(30, 40))
         assert publisher.published is not None
         assert publisher.published.head.tree_size == 20
 
@@ -388,7 +390,8 @@ async def test_a_restored_backup_signs_nothing_that_anybody_sees(
         async with among(backup, witnesses) as (sequencer, publisher, _):
             await until(lambda: publisher.failure)
             assert "knows size 100, the log here has 50" in str(publisher.failure)
-            await sequencer.append(entries(500, 510))
+            with pytest.raises(HeldError, match="knows size 100, the log here has 50"):
+                await sequencer.append(entries(500, 510))
             with pytest.raises(VerificationError):
                 publisher.sign()
 

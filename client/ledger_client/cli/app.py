@@ -69,6 +69,7 @@ COMMANDS: Final = {
     "fsck": _Command(None, "Recompute a stored ledger and name what is wrong."),
     "backup": _Command(None, "Copy a ledger to a folder, also while it is served."),
     "restore": _Command(None, "Make a ledger from a backup."),
+    "recover": _Command(None, "Show what an old copy of a ledger lacks, and take it over."),
     "demo": _Command(None, "Show the main job, step by step."),
 }
 

@@ -20,6 +20,7 @@ import structlog
 from aiohttp import web
 
 from ledger.log.group_commit import QueueFullError
+from ledger.log.hold import HeldError
 from ledger.query.cursor import CursorError
 from ledger.service.http.responses import PROBLEM_MEDIA, encode_answer
 from ledger.store.environment import CommitFailedError, StorageFullError
@@ -29,6 +30,7 @@ from ledger_core.query.parser import QueryError
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 
 RETRY_AFTER_S: Final = 1.0
+HELD_RETRY_S: Final = 60.0
 
 _log = structlog.get_logger("ledger.service")
 
@@ -63,6 +65,8 @@ _TABLE: Final = """\
     it is not in UTF-8, or in another content encoding than gzip or zstd.
 417 expectation-failed | Expectation failed | The only expectation that is met is 100-continue.
 422 empty-batch | Empty batch | The request holds no event.
+422 checkpoint | Not a checkpoint of this log | It is no signed checkpoint, or this log did not sign
+    it.
 422 all-refused | All events refused | No event was logged; `results` says why, one by one.
 422 query | Not a query | `position` says where in `q` the fault is, counted in characters from 0;
     `expected` what could stand there, `nearest` which field may have been meant.
@@ -105,6 +109,8 @@ _TABLE: Final = """\
     must look.
 503 writing-stopped | Writing stopped | A commit failed; whether it was kept shows when the service
     is started again. Sending an event again with its id is safe.
+503 log-held | Log held | This log lacks entries that it acknowledged before, such as after an old
+    backup was restored. It takes no events until a person decides: `ledger recover`.
 503 unavailable | Unavailable | The service can't do this now.
 503 not-ready | Not ready | `reasons` says what stands in the way.
 507 storage-full | Storage full | There is no room; nothing of the request was kept.
@@ -197,6 +203,9 @@ def explain(error: Exception) -> ProblemError:
         case CommitFailedError():
             stopped = "the log takes no events until it has been started again"
             return retry_later("writing-stopped", stopped, after_s=error.retry_after_s)
+        case HeldError():
+            held = f"no events are taken until a person runs `ledger recover`: {error}"
+            return retry_later("log-held", held, after_s=HELD_RETRY_S)
         case UnavailableError():
             cannot = "the service can't do this now"
             return retry_later("unavailable", cannot, after_s=error.retry_after_s)

@@ -9,11 +9,15 @@ from aiohttp import web
 
 from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import number_parameter, size_parameter
-from ledger.service.http.responses import JSON_MEDIA, NO_CACHE, encode_answer
-from ledger.service.http.router import Route, Success
+from ledger.service.http.problems import ProblemError
+from ledger.service.http.request_body import BODY_PROBLEMS, read_body
+from ledger.service.http.responses import JSON_MEDIA, NO_CACHE, TEXT_MEDIA, encode_answer
+from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.routes.proofs import HEAD_PROBLEMS, prove_consistency
 from ledger.store.kept_heads import kept_heads
-from ledger_core.api import KeptCheckpoint, KeptCheckpoints
+from ledger_core.api import CheckpointShown, KeptCheckpoint, KeptCheckpoints
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.note import NOTE_BYTES_MAX
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
@@ -46,7 +50,32 @@ async def read_checkpoints(
     return encode_answer(answer, cache=NO_CACHE)
 
 
+async def show_checkpoint(context: ServiceContext, request: web.BaseRequest) -> web.Response:
+    """Take a checkpoint of this log that a client, a monitor or a mirror has.
+
+    If this log signed it and does not have its entries, the log takes no events any more until a
+    person decides: an old copy of it was put back.
+    """
+    with context.bytes_in_flight.lease(request.remote or "") as take:
+        wait_s = context.settings.body_wait_s
+        body = await read_body(request, bytes_max=NOTE_BYTES_MAX, wait_s=wait_s, take=take)
+    try:
+        known = context.publisher.show(body, by="a client")
+    except (MalformedError, VerificationError) as error:
+        raise ProblemError("checkpoint", str(error)) from None
+    return encode_answer(CheckpointShown(known=known, tree_size=context.tree_size))
+
+
 ROUTES: Final = (
+    Route(
+        method="POST",
+        path="/v1/checkpoints",
+        handler=show_checkpoint,
+        summary="Show the log a checkpoint that it signed",
+        bodies={TEXT_MEDIA: TEXT_SCHEMA},
+        successes=(Success("Whether the log has its entries.", {JSON_MEDIA: CheckpointShown}),),
+        problems=("checkpoint", *BODY_PROBLEMS),
+    ),
     Route(
         path="/v1/checkpoints",
         handler=read_checkpoints,

@@ -95,7 +95,10 @@ async def read_openapi(context: ServiceContext, _request: web.BaseRequest) -> we
 
 def _reasons(context: ServiceContext) -> list[str]:
     """The reasons why the service is not ready."""
-    reasons = list(context.broken)
+    reasons = []
+    if (hold := context.sequencer.hold.record) is not None:
+        reasons.append(f"no event is taken until a person runs `ledger recover`: {hold.reason}")
+    reasons += context.broken
     if context.sequencer.failure is not None:
         reasons.append("no event is taken: a commit failed, and the service must be started again")
     if context.publisher.failure is not None:

@@ -1,0 +1,304 @@
+"""Recovery of a ledger that is older than it once was: shows what is missing, and takes it over.
+
+Heads that the log signed and the store does not have come from the hold, the marker, the evidence
+and the witnesses. The entries themselves come from a newer folder or backup of the same log, or
+from receipts: pairs of files NAME.leaf.json and NAME.tlog-proof, as `ledger prove` writes them.
+
+If the log here has taken other events since, under indices that were given before, the entries of
+the newer folder stay where they are, and those events are appended behind them.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.request import urlopen
+
+from ledger.log.hold import is_missing, read_hold, read_marker, read_own_head, write_marker
+from ledger.service.backup import (
+    MANIFEST,
+    append_log,
+    backup_paths,
+    erase_subjects,
+    erasures_of,
+)
+from ledger.service.data_dir import DirectoryPaths, open_private
+from ledger.service.private_fields import PrivateFields, opened_values
+from ledger.service.settings import read_settings
+from ledger.store.environment import DATA_FILE
+from ledger.store.log import LogStore, last_received_time
+from ledger.store.tokens import AccessStore
+from ledger.store.writer import LogWriter, NewEntry, Placement, entry_of
+from ledger_client.runtime.files import sync_directory
+from ledger_core.event.canonical import format_leaf, parse_leaf
+from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.note import NOTE_BYTES_MAX, verify_note
+from ledger_core.tlog.policy import Policy, parse_policy
+from ledger_core.tlog.proof import parse_proof
+from ledger_core.tlog.verify import check_inclusion
+
+ASK_WAIT_S: Final = 5.0
+REVOKED_ACTION: Final = b'"action":"ledger.token.revoked"'
+VALUES_AT_ONCE: Final = 1_000
+
+
+class KnownHead(NamedTuple):
+    """A head that the log signed, and who has it. `is_missing`: the store here lacks it."""
+
+    by: str
+    head: SignedCheckpoint
+    is_missing: bool
+
+
+class Known(NamedTuple):
+    """What is known of a log: the heads, largest first, and who could not be asked and why."""
+
+    heads: tuple[KnownHead, ...]
+    failures: tuple[str, ...]
+
+
+class Taken(NamedTuple):
+    """What was taken over.
+
+    `moved`: events of this ledger that are now behind the others. `conflicts`: those of them whose
+    id another event has; they are left in `kept`, the folder of the log before.
+    """
+
+    entries: int
+    moved: int = 0
+    conflicts: int = 0
+    values: int = 0
+    kept: Path | None = None
+    gaps: tuple[int, ...] = ()
+
+
+def known_heads(paths: DirectoryPaths, *, ask: bool = True) -> Known:
+    """The heads of a ledger's log that its own files and its witnesses have.
+
+    Raises: UnavailableError, MalformedError when the ledger can't be read.
+    """
+    policy = parse_policy(paths.policy.read_bytes())
+    log_keys = [log.verifier for log in policy.logs]
+    failures: list[str] = []
+    found: dict[str, KnownHead] = {}
+    with closing(LogStore.open(paths.log)) as store:
+        origin = store.origin()
+        for by, data in _shown(paths, policy, origin, failures, ask=ask):
+            try:
+                head = read_own_head(data, origin, log_keys)
+            except (MalformedError, VerificationError) as error:
+                failures.append(f"{by} shows no head of this log: {error}")
+                continue
+            found[by] = KnownHead(by, head, is_missing(store, head))
+    heads = sorted(found.values(), key=lambda known: -known.head.head.tree_size)
+    return Known(tuple(heads), tuple(failures))
+
+
+def take_over(paths: DirectoryPaths, newer: Path, *, now: str) -> Taken:
+    """Take over the entries that a newer folder or backup of the same log has.
+
+    Raises: VerificationError when it is another log, or has nothing that is missing here;
+    UnavailableError while the service runs.
+    """
+    other = backup_paths(newer) if (newer / MANIFEST).exists() else DirectoryPaths(newer)
+    with ExitStack() as opened:
+        theirs = opened.enter_context(closing(LogStore.open(other.log)))
+        with closing(LogWriter.open(paths.log)) as writer:
+            own = writer.store
+            if theirs.origin() != own.origin():
+                raise VerificationError(f"{newer} is a ledger of {theirs.origin()}")
+            shared, size = common_size(own, theirs), own.head().tree_size
+            head = theirs.head()
+            if head.tree_size == shared:
+                raise VerificationError(f"{newer} has no entry that {paths.log} lacks")
+            if shared < size:
+                taken = _rebuild(paths, writer, theirs, shared, now=now)
+        if shared == size:
+            with theirs.environment.read() as snapshot:
+                append_log(theirs, snapshot, paths.log, head, lambda _done, _total: None)
+            taken = Taken(head.tree_size - size)
+        values = _take_values(paths, other, theirs, shared)
+    _apply(paths, shared)
+    return taken._replace(values=values)
+
+
+def take_receipts(paths: DirectoryPaths, folder: Path) -> Taken:
+    """Take over the entries of receipts, from the end of the log up to the first that is missing.
+
+    Raises: VerificationError, MalformedError for a receipt that proves nothing.
+    """
+    policy = parse_policy(paths.policy.read_bytes())
+    leaves = dict(_receipts(folder, policy))
+    with closing(LogWriter.open(paths.log)) as writer:
+        start = end = writer.head.tree_size
+        while end in leaves:
+            end += 1
+        placed = writer.commit([entry_of(leaves[index]) for index in range(start, end)])
+        if any(each.placement is not Placement.APPENDED for each in placed):
+            raise VerificationError("a receipt is of an event that the log has at another index")
+    last = max(leaves, default=0)
+    gaps = tuple(index for index in range(end, last + 1) if index not in leaves)
+    _apply(paths, start)
+    return Taken(end - start, gaps=gaps)
+
+
+def end_hold(paths: DirectoryPaths) -> None:
+    """Let the log take events again, from its size now on."""
+    paths.hold.unlink(missing_ok=True)
+    marker = marker_path(paths)
+    with closing(LogStore.open(paths.log)) as store:
+        published = store.published()
+    if published is None:
+        marker.unlink(missing_ok=True)
+    else:
+        write_marker(marker, published.note)
+    sync_directory(paths.root)
+
+
+def marker_path(paths: DirectoryPaths) -> Path:
+    """The file of the marker, by the settings of the ledger. Raises: MalformedError."""
+    text = paths.settings.read_text(encoding="utf-8") if paths.settings.exists() else None
+    name = read_settings(toml=text).marker_file
+    return Path(name) if name else paths.marker
+
+
+def common_size(own: LogStore, theirs: LogStore) -> int:
+    """The size of the largest tree that two logs begin with. Cost: log2(n) roots of each."""
+    low, high = 0, min(own.head().tree_size, theirs.head().tree_size)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if own.root_at(middle) == theirs.root_at(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _shown(
+    paths: DirectoryPaths, policy: Policy, origin: str, failures: list[str], *, ask: bool
+) -> Iterator[tuple[str, bytes]]:
+    hold = read_hold(paths.hold)
+    for each in hold.heads if hold is not None else ():
+        yield each.by, each.note.encode()
+    marker = read_marker(marker_path(paths))
+    if marker is not None:
+        yield "the marker", marker.note.encode()
+    for file in sorted(paths.evidence.glob("*/theirs")):
+        yield f"evidence/{file.parent.name}", file.read_bytes()
+    urls = {each.url: each.name for each in policy.witnesses if each.url is not None}
+    path = f"/{hashlib.sha256(origin.encode()).hexdigest()}/checkpoint"
+    for url, name in urls.items() if ask else ():
+        if not url.startswith(("http://", "https://")):
+            continue
+        try:
+            # The scheme was checked above.
+            with urlopen(url.rstrip("/") + path, timeout=ASK_WAIT_S) as answer:  # noqa: S310
+                yield f"the witness {name}", answer.read(NOTE_BYTES_MAX + 1)
+        except (OSError, ValueError) as error:
+            failures.append(f"the witness {name} can't be asked: {error}")
+
+
+def _rebuild(
+    paths: DirectoryPaths, writer: LogWriter, theirs: LogStore, shared: int, *, now: str
+) -> Taken:
+    """Put the newer log in the place of this one, and its own events behind it."""
+    draft = paths.log.with_name("log.new")
+    if draft.exists():
+        shutil.rmtree(draft)
+    with theirs.environment.read() as snapshot:
+        theirs.environment.copy_snapshot(snapshot, draft)
+    moved = conflicts = 0
+    with closing(LogWriter.open(draft)) as rebuilt:
+        taken = rebuilt.head.tree_size - shared
+        time = last_received_time(rebuilt.store) or ""
+        with writer.store.environment.read() as snapshot:
+            size = writer.head.tree_size
+            for leaves in writer.store.leaves_between(snapshot, shared, size):
+                entries = []
+                for leaf in leaves:
+                    entry = _received_at_least(leaf, time)
+                    time = parse_leaf(entry.leaf).received.time
+                    entries.append(entry)
+                placed = [each.placement for each in rebuilt.commit(entries)]
+                moved += placed.count(Placement.APPENDED)
+                conflicts += placed.count(Placement.CONFLICT)
+    kept = paths.log.with_name(f"log.before-{now.translate({ord(c): None for c in ':-.'})}")
+    paths.log.rename(kept)
+    draft.rename(paths.log)
+    if paths.index.exists():
+        shutil.rmtree(paths.index)  # It is made again from the log.
+    sync_directory(paths.root)
+    return Taken(taken, moved, conflicts, kept=kept)
+
+
+def _received_at_least(leaf: bytes, time: str) -> NewEntry:
+    """The entry of a logged event, whose time of receipt is not before `time`."""
+    parsed = parse_leaf(leaf)
+    received = parsed.received
+    again = format_leaf(
+        event_json=parsed.event_json, by=received.by, received_time=max(received.time, time)
+    )
+    return entry_of(again)
+
+
+def _take_values(paths: DirectoryPaths, other: DirectoryPaths, theirs: LogStore, start: int) -> int:
+    """Copy the private values of entries that were taken over, where they can be read."""
+    if not ((other.private / DATA_FILE).exists() and other.private_key.exists()):
+        return 0
+    values = 0
+    with ExitStack() as opened:
+        own = opened.enter_context(closing(open_private(paths, make_key=lambda: b"")))
+        store = opened.enter_context(closing(open_private(other, make_key=lambda: b"")))
+        opener = PrivateFields(store, (), lambda _id, _tenant: None)
+        with theirs.environment.read() as snapshot:
+            for leaves in theirs.leaves_between(snapshot, start, theirs.head().tree_size):
+                found = [each for leaf in leaves for each in opened_values(opener, leaf)]
+                if found:
+                    own.put(found)
+                values += len(found)
+    return values
+
+
+def _apply(paths: DirectoryPaths, start: int) -> None:
+    """Revoke the tokens, and erase the subjects, that entries from an index on say."""
+    with closing(LogStore.open(paths.log)) as log:
+        erase_subjects(paths.private, erasures_of(log, start))
+        with closing(AccessStore.open(paths.access)) as access, log.environment.read() as snapshot:
+            in_use = {each.name for each in access.records() if each.revoked is None}
+            for leaves in log.leaves_between(snapshot, start, log.head().tree_size):
+                for leaf in leaves:
+                    event = parse_leaf(leaf).event if REVOKED_ACTION in leaf else None
+                    if event is None or not event.targets:
+                        continue
+                    name = event.targets[0].id
+                    if name in in_use:
+                        told = parse_leaf(leaf).event_json
+                        access.revoke(name, revoked=str(event.time), event=told)
+                        in_use.remove(name)
+
+
+def _receipts(folder: Path, policy: Policy) -> Iterator[tuple[int, bytes]]:
+    """Index and leaf of each receipt in a folder, proven by a head that the log signed."""
+    for file in sorted(folder.glob("*.tlog-proof")):
+        leaf_file = file.with_suffix("").with_suffix(".leaf.json")
+        try:
+            leaf = leaf_file.read_bytes()
+            proof = parse_proof(file.read_bytes())
+            signed = parse_signed_checkpoint(proof.checkpoint)
+            verify_note(signed.as_note(), [log.verifier for log in policy.logs])
+            check_inclusion(
+                leaf_hash=leaf_hash(leaf),
+                leaf_index=proof.leaf_index,
+                tree_size=signed.head.tree_size,
+                proof=proof.hashes,
+                root_hash=signed.head.root_hash,
+            )
+        except FileNotFoundError:
+            raise UnavailableError(f"there is no {leaf_file} for {file.name}") from None
+        except (MalformedError, VerificationError) as error:
+            raise type(error)(f"{file}: {error}") from error
+        yield proof.leaf_index, leaf

@@ -1,0 +1,147 @@
+"""An old copy of a ledger that was put back: noticed, held, and recovered from."""
+
+import json
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ledger.service.data_dir import DirectoryPaths
+from ledger.store.log import LogStore
+from ledger_client.cli.app import run
+from ledger_core.tlog.proof import Proof, format_proof
+from tests.backup.test_backup import Made, make_and_revoke_token
+from tests.service.check_log import check_ledger
+from tests.service.serving import event, make_ledger, serving
+
+OLD, NEW = 50, 90
+
+
+class Rolled(Made):
+    """A ledger whose log is an old copy; `newer` is the folder as it was."""
+
+    newer: Path
+
+
+@pytest.fixture
+def rolled(tmp_path: Path) -> Rolled:
+    directory = tmp_path / "ledger"
+    made = Rolled(directory, make_ledger(directory))
+    made.newer = tmp_path / "newer"
+    made.append(OLD, "u_1")
+    shutil.copytree(directory, tmp_path / "old")
+    made.append(NEW - OLD, "u_2")
+    make_and_revoke_token(directory, "later")
+    made.append(1)
+    shutil.copytree(directory, made.newer)
+    for name in ("log", "access", "private", "index"):
+        shutil.rmtree(directory / name)
+        shutil.copytree(tmp_path / "old" / name, directory / name)
+    return made
+
+
+def size(directory: Path) -> int:
+    with closing(LogStore.open(DirectoryPaths(directory).log)) as log:
+        return log.head().tree_size
+
+
+def test_the_marker_shows_an_old_copy_and_a_newer_folder_mends_it(
+    rolled: Rolled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, before = rolled.directory, size(rolled.directory)
+    with serving(directory, rolled.tokens) as served:
+        refused = served.append(event())
+        assert (refused.status, refused.slug) == (503, "log-held")
+        assert f"the log here has {before} entries" in refused.json()["detail"]
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert "ledger recover" in served.ask("/readyz").json()["reasons"][0]
+        assert served.ask("/v1/events/3").status == 200
+    # A restart without the marker goes on being held.
+    (directory / "published").unlink()
+    with serving(directory, rolled.tokens) as served:
+        assert served.append(event()).slug == "log-held"
+    assert size(directory) == before
+
+    assert run(["recover", str(directory)]) == 1
+    assert "MISSING here  the marker" in capsys.readouterr().out
+    assert run(["recover", str(directory), "--from", str(rolled.newer), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["tree_size"] == size(rolled.newer) == before + told["taken"]["entries"]
+    assert told["taken"]["values"] == NEW - OLD
+    with serving(directory, rolled.tokens) as served:
+        assert served.append(event()).status == 200
+        assert served.ask(f"/v1/events/{before + 3}").json()["private"]
+        found = served.ask("/v1/events?q=action:ledger.recovered").json()["events"]
+        assert found[0]["event"]["context"]["taken"]["moved"] == 0
+        check_ledger(served)
+
+
+def test_events_that_were_taken_meanwhile_are_moved_behind_the_others(
+    rolled: Rolled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, before = rolled.directory, size(rolled.directory)
+    (directory / "published").unlink()
+    with serving(directory, rolled.tokens) as served:
+        meanwhile = [event() for _ in range(30)]
+        assert served.append(*meanwhile).json()["results"][0]["index"] == before
+    published = (directory / "published").read_bytes()
+    with serving(rolled.newer, rolled.tokens) as served:
+        known = served.ask("/checkpoint").body
+        assert served.ask("/v1/checkpoints", method="POST", body=known).json()["known"]
+    # A client that has seen the longer log shows it.
+    with serving(directory, rolled.tokens) as served:
+        forged = known.replace(b"example.com/audit\n", b"example.com/other\n", 1)
+        assert served.ask("/v1/checkpoints", method="POST", body=forged).slug == "checkpoint"
+        assert served.append(event()).status == 200
+        shown = served.ask("/v1/checkpoints", method="POST", body=known, token=None)
+        assert shown.json()["known"] is False
+        assert served.append(event()).slug == "log-held"
+
+    assert run(["recover", str(directory), "--from", str(rolled.newer)]) == 1
+    assert "moved behind them: 31 events; 0 have an id" in capsys.readouterr().out.replace(",", "")
+    # The other branch's own head is missing now; a person has seen that.
+    assert run(["recover", str(directory), "--accept"]) == 0
+    with serving(directory, rolled.tokens) as served:
+        kept = served.ask(f"/v1/events/{meanwhile[0]['id']}").json()
+        assert kept["index"] >= size(rolled.newer)
+        assert kept["received"]["by"] == "admin"
+        assert served.ask("/v1/checkpoints", method="POST", body=known).json()["known"]
+        assert not served.ask("/v1/checkpoints", method="POST", body=published).json()["known"]
+    assert list(directory.glob("log.before-*"))
+
+
+def test_receipts_bring_back_what_was_acknowledged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "ledger"
+    made = Made(directory, make_ledger(directory))
+    made.append(OLD)
+    shutil.copytree(directory, tmp_path / "old")
+    receipts = tmp_path / "receipts"
+    receipts.mkdir()
+    with made.client() as client:
+        kept = [client.append(event()) for _ in range(5)]
+    for receipt in kept[:3] + kept[4:]:
+        assert isinstance(receipt.proof, Proof)
+        name = str(receipts / f"entry-{receipt.index}")
+        Path(f"{name}.leaf.json").write_bytes(receipt.leaf)
+        Path(f"{name}.tlog-proof").write_text(format_proof(receipt.proof), encoding="utf-8")
+    for name in ("log", "access", "private"):
+        shutil.rmtree(directory / name)
+        shutil.copytree(tmp_path / "old" / name, directory / name)
+    before = size(directory)
+    assert run(["recover", str(directory), "--receipts", str(receipts)]) == 1
+    assert size(directory) == before + 3
+    assert f"no receipt for 1 entries: {before + 3};" in capsys.readouterr().err
+    name = str(receipts / f"entry-{kept[3].index}")
+    assert isinstance(kept[3].proof, Proof)
+    Path(f"{name}.leaf.json").write_bytes(kept[2].leaf)
+    Path(f"{name}.tlog-proof").write_text(format_proof(kept[3].proof), encoding="utf-8")
+    assert run(["recover", str(directory), "--receipts", str(receipts)]) == 1
+    assert f"entry-{kept[3].index}.tlog-proof" in capsys.readouterr().err
+    Path(f"{name}.leaf.json").write_bytes(kept[3].leaf)
+    assert run(["recover", str(directory), "--receipts", str(receipts)]) == 0
+    with serving(directory, made.tokens) as served:
+        assert served.append(event()).status == 200
+        check_ledger(served)
