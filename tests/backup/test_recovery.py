@@ -35,7 +35,7 @@ def rolled(tmp_path: Path) -> Rolled:
     make_and_revoke_token(directory, "later")
     made.append(1)
     shutil.copytree(directory, made.newer)
-    for name in ("log", "access", "private", "index"):
+    for name in ("log", "access", "private"):
         shutil.rmtree(directory / name)
         shutil.copytree(tmp_path / "old" / name, directory / name)
     return made
