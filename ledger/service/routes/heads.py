@@ -8,9 +8,9 @@ from typing import Final
 from aiohttp import web
 
 from ledger.service.context import ServiceContext
+from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
 from ledger.service.http.parameters import number_parameter, size_parameter
 from ledger.service.http.problems import ProblemError
-from ledger.service.http.request_body import BODY_PROBLEMS, read_body
 from ledger.service.http.responses import JSON_MEDIA, NO_CACHE, TEXT_MEDIA, encode_answer
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.routes.proofs import HEAD_PROBLEMS, prove_consistency
