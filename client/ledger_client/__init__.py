@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from ledger_client.recording.recorder import use_recorder as use_recorder
     from ledger_client.results import Consistency as Consistency
     from ledger_client.results import Entry as Entry
+    from ledger_client.results import EvidenceFile as EvidenceFile
     from ledger_client.results import Exported as Exported
     from ledger_client.results import Facet as Facet
     from ledger_client.results import Histogram as Histogram
@@ -94,7 +95,8 @@ _NAMES = {
     "ledger_client.recording.options": "RecorderStatus SpoolFullError",
     "ledger_client.recording.recorder": "Recorder current_recorder use_recorder",
     "ledger_client.results": (
-        "Consistency Entry Exported Facet Histogram Inclusion KeptHead Page Receipt Rejected Seen"
+        "Consistency Entry EvidenceFile Exported Facet Histogram Inclusion KeptHead Page Receipt"
+        " Rejected Seen"
     ),
     "ledger_client.retry": "RetryPolicy",
     "ledger_core.api": "Erased Problem",

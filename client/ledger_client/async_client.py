@@ -3,6 +3,8 @@
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
+from hashlib import sha256
+from pathlib import Path
 from typing import Final, Literal, Self, TypeVar
 
 from ledger_client.async_driver import AsyncDriver
@@ -10,6 +12,7 @@ from ledger_client.async_transport import AsyncTransport, run_blocking, sleep
 from ledger_client.base_client import TIMEOUT_S, AnyPolicy, BaseClient, PathLike
 from ledger_client.messages import Plan
 from ledger_client.plans.append import AnyEvent, Mask, plan_erase
+from ledger_client.plans.evidence import evidence_request, verify_written
 from ledger_client.plans.export import ExportVerifier, Format, export_request, replacing
 from ledger_client.plans.kept_heads import read_kept_heads
 from ledger_client.plans.question import Parameters, ask_query
@@ -28,6 +31,7 @@ from ledger_client.plans.stream import EventStream, LineSplitter
 from ledger_client.results import (
     Consistency,
     Entry,
+    EvidenceFile,
     Exported,
     Inclusion,
     KeptHead,
@@ -38,7 +42,7 @@ from ledger_client.results import (
 )
 from ledger_client.retry import Environment, RetryPolicy
 from ledger_client.runtime.clock import unix_us
-from ledger_core.api import Erased
+from ledger_core.api import AskEvidence, Erased
 from ledger_core.event.secrets import mask as mask_secrets
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.hashing import Hash
@@ -270,8 +274,7 @@ class AsyncLedgerClient:
         """Write the events that a query finds to a file, which appears only when it is complete.
 
         Each line of `jsonl` must be a leaf that meets the query, in order; it is not proven to be
-        in the log. `evidence` is a .zip with a proof for each event; `ledger verify` checks it
-        offline.
+        in the log. `evidence` writes a bundle that anybody can verify.
         """
         question = ask_query(query, now_unix_us=unix_us())
         verifier = ExportVerifier(format, question=question, order=order)
@@ -282,6 +285,39 @@ class AsyncLedgerClient:
                     verifier.feed(piece)
                     await run_blocking(file.write, piece)
             return verifier.finish()
+
+    async def evidence(
+        self,
+        query: str,
+        to: PathLike,
+        *,
+        case: str | None = None,
+        reason: str | None = None,
+        disclose: Sequence[str] = (),
+    ) -> EvidenceFile:
+        """Write the events that a query finds to a bundle that anybody can verify offline.
+
+        The log records the export as an event, with the case, a number or name, and the reason.
+        `disclose` lists JSON Pointers (`*` is any key): private values there are put beside the
+        events, for a token with the scope `private`. The file appears only when it is complete and
+        verified; what does not verify is kept under its name and `.refused`.
+        """
+        heads = self._base.required_heads()
+        question = ask_query(query, now_unix_us=unix_us())
+        ask = AskEvidence(query=question.text, case=case, reason=reason, disclose=tuple(disclose))
+        request = evidence_request(ask)
+        digest, size = sha256(), 0
+        with replacing(to) as file:
+            async with aclosing(self._transport.stream(request)) as pieces:
+                async for piece in pieces:
+                    digest.update(piece)
+                    size += len(piece)
+                    await run_blocking(file.write, piece)
+            evidence = await run_blocking(
+                verify_written, file, Path(to), question=question, ask=ask, policy=heads.policy
+            )
+            await self._run(heads.accept(evidence.head.note))
+        return EvidenceFile(evidence=evidence, sha256=digest.hexdigest(), bytes_written=size)
 
     async def inclusion(
         self, index: int, *, tree_size: int | None = None, leaf_hash: Hash | None = None

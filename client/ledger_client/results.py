@@ -6,6 +6,7 @@ from typing import Any
 
 from ledger_core.api import FacetAnswer, HistogramAnswer, Problem
 from ledger_core.event.model import Event, Received
+from ledger_core.evidence.findings import Evidence
 from ledger_core.tlog.checkpoint import Checkpoint
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import VerifiedHead
@@ -156,14 +157,19 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A complete export: its rows, and the SHA-256 of the bytes before its trailer.
+    """A complete export: its rows, and the SHA-256 of the bytes before its trailer."""
 
-    Evidence has a manifest instead of a trailer, which `ledger verify` checks: `rows` and
-    `tree_size` are None for it, and the SHA-256 is that of the whole file.
-    """
+    rows: int
+    tree_size: int
+    sha256: str
+    bytes_written: int
 
-    rows: int | None
-    tree_size: int | None
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceFile:
+    """A bundle of evidence that was written and verified, and the SHA-256 of the whole file."""
+
+    evidence: Evidence
     sha256: str
     bytes_written: int
 

@@ -344,6 +344,21 @@ class ConsistencyAnswer(Consistency, frozen=True, kw_only=True, omit_defaults=Tr
     checkpoint: str | None = None
 
 
+class AskEvidence(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What a bundle of evidence is to hold, and why it is asked for.
+
+    `disclose` lists JSON Pointers in which `*` is any key or position: private values at these
+    places are put beside the events, for a token with the scope `private`.
+    """
+
+    query: Annotated[str, Meta(max_length=4096)] = ""
+    case: Id | None = None
+    reason: Reason | None = None
+    disclose: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=16)] = ()
+
+
 class KeptCheckpoint(Struct, frozen=True, kw_only=True):
     """A published checkpoint, and the proof that the tree of `published` begins with its tree."""
 

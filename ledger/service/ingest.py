@@ -11,7 +11,7 @@ times. Slow work, decoding and checking, comes before that step.
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -185,6 +185,20 @@ class IngestPipeline:
     def mask(self, event: dict[str, Any]) -> dict[str, Any]:
         """An event of the service's own without its secrets; an id becomes a digest."""
         return self._secret_filter.mask(event)
+
+    def check_own(self, event: Mapping[str, Any]) -> bytes:
+        """The JSON of an event of the service's own that would be logged as it is.
+
+        Raises: EventError, ProblemError.
+        """
+        read = self.reader.read_object(event)
+        (checked,) = self._secret_filter.check([read])
+        if isinstance(checked, Refused):
+            problem = checked.error
+            raise ProblemError(problem.slug, problem.detail, field=problem.field, rule=problem.rule)
+        if checked.event_json != read.event_json:
+            raise ProblemError("secret", "looks like a secret, which would be masked in the log")
+        return read.event_json
 
     def now(self) -> int:
         """The time of the log, in microseconds since 1970."""

@@ -238,17 +238,27 @@ def test_an_export_is_a_whole_file(command: Command, tmp_path: Path) -> None:
 def test_evidence_is_verified_offline_and_what_was_changed_is_named(
     command: Command, tmp_path: Path
 ) -> None:
-    assert command("export", "actor:u_2", "--format", "evidence").returncode == 0
+    exported = command("export", "actor:u_2", "--format", "evidence", "--case", "INC-7")
+    assert exported.returncode == 0, exported.stderr
+    assert "events.zip: 22 events, verified; " in exported.stderr
+    assert "of the log records this export" in exported.stderr
+    again = command("export", "actor:u_2", "--format", "evidence")
+    assert again.returncode == 2
+    assert "events.zip exists: use --force" in again.stderr
+    assert command("export", "actor:u_2", "--case", "INC-7").returncode == 2
     offline = {"LEDGER_URL": "http://127.0.0.1:1", "LEDGER_TOKEN": ""}
     verified = command("verify", "events.zip", **offline)
     assert verified.returncode == 0, verified.stderr
     assert verified.stdout.startswith("verified")
-    assert "actor:u_2" in verified.stdout
+    proven, _, said_only = verified.stdout.partition("as the file says")
+    assert "each event meets actor:u_2" in proven
+    assert "case INC-7" in proven
+    assert "nothing withheld shows" in said_only
     said = json.loads(command("verify", "events.zip", "--json", **offline).stdout)
     assert (said["verified"], said["events"], said["faults"]) == (True, 22, [])
     with zipfile.ZipFile(tmp_path / "events.zip") as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
-    leaf = next(name for name in files if name.endswith(".leaf.json"))
+    leaf = "events/000000.jsonl"
     files[leaf] = files[leaf].replace(b"u_2", b"u_3")
     with zipfile.ZipFile(tmp_path / "altered.zip", "w") as archive:
         for name, data in files.items():
@@ -256,6 +266,12 @@ def test_evidence_is_verified_offline_and_what_was_changed_is_named(
     altered = command("verify", "altered.zip", **offline)
     assert altered.returncode == 1
     assert f"not verified: {leaf}" in altered.stderr
+    none = command("export", "actor:nobody", "--format", "evidence", "--force")
+    assert none.returncode == 0
+    assert "this proves nothing" in none.stderr
+    assert "proves nothing" in command("verify", "events.zip", **offline).stderr
+    more = ("export", "actor:u_2", "--format", "evidence", "--force", "--json")
+    assert json.loads(command(*more).stdout)["events"] == 22
     other = command("init", "other", "--origin", ORIGIN)
     assert other.returncode == 0
     stranger = command("verify", "events.zip", "--policy", "other/policy", **offline)

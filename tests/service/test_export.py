@@ -1,4 +1,4 @@
-"""Exports: whole, the same that a search finds, and evidence that others can verify."""
+"""Exports: whole, and the same that a search finds."""
 
 import csv
 import hashlib
@@ -6,14 +6,12 @@ import http.client
 import io
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
 from ledger.service.routes import export as exporting
-from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import parse_hash
 from tests.service.serving import Answer, Ledger, event, serving_new
@@ -107,32 +105,10 @@ def test_the_newest_may_come_first(ledger: Ledger) -> None:
     assert indices
 
 
-@pytest.mark.parametrize("q", QUERIES[1:])
-def test_evidence_is_verified_offline_against_one_published_head(
-    ledger: Ledger, tmp_path: Path, q: str
-) -> None:
-    path = tmp_path / "evidence.zip"
-    path.write_bytes(export(ledger, q, "evidence").body)
-    evidence = check_evidence(path, ledger.policy)
-    assert evidence.faults == ()
-    assert list(evidence.indices) == [each["index"] for each in found_by(ledger, q)]
-    assert evidence.manifest.query == q
-    published = ledger.ask("/checkpoint", token=None).text
-    assert evidence.head.note == published
-
-
-def test_evidence_of_too_many_events_is_refused_before_its_first_byte(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exporting, "EVENTS_MAX", 100)
-    answer = ledger.ask("/v1/export?q=action:a.b&format=evidence")
-    assert (answer.status, answer.slug) == (422, "too-many-rows")
-    assert answer.json()["limit"] == 100
-
-
 def test_a_mistake_in_the_query_is_a_problem_and_no_file(ledger: Ledger) -> None:
     answer = ledger.ask("/v1/export?q=actr:u_1")
     assert (answer.status, answer.slug, answer.json()["nearest"]) == (422, "query", "actor")
+    assert ledger.ask("/v1/export?format=evidence").slug == "bad-parameter"
     assert ledger.ask("/v1/export?format=xml").slug == "bad-parameter"
 
 

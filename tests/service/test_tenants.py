@@ -1,8 +1,6 @@
 """A token bound to a tenant sees that tenant's events, by whichever way it asks."""
 
-import io
 import json
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,16 +105,10 @@ def test_no_query_finds_what_is_not_the_tenants(ledger: Ledger, q: str) -> None:
 
 
 @pytest.mark.parametrize("q", CRAFTED)
-@pytest.mark.parametrize("format_", ["jsonl", "csv", "evidence"])
+@pytest.mark.parametrize("format_", ["jsonl", "csv"])
 def test_no_export_holds_what_is_not_the_tenants(ledger: Ledger, q: str, format_: str) -> None:
     answer = ask(ledger, f"/v1/export?{urlencode({'q': q, 'format': format_})}")
     assert answer.status == 200
-    if format_ == "evidence":
-        with zipfile.ZipFile(io.BytesIO(answer.body)) as archive:
-            for name in archive.namelist():
-                if name.endswith(".leaf.json"):
-                    assert json.loads(archive.read(name))["event"]["tenant"] == ACME
-        return
     rows = answer.text.splitlines()[:-1]
     check_only_acme("\n".join(rows))
     assert len(rows) == search(ledger, q, limit=0)["total"] + (format_ == "csv")

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from ledger_client import EvidenceFile
 from ledger_client.cli.client_options import NEW_FILE, Connection, connection_options
 from ledger_client.cli.console import counted, json_option, note, print_json
 from ledger_client.cli.query import explained
+from ledger_client.cli.verify import evidence_verdict, note_findings
 from ledger_client.plans.export import Format
 
 ENDINGS = {"jsonl": "jsonl", "csv": "csv", "evidence": "zip"}
@@ -21,7 +23,7 @@ ENDINGS = {"jsonl": "jsonl", "csv": "csv", "evidence": "zip"}
     type=click.Choice(tuple(ENDINGS)),
     default="jsonl",
     show_default=True,
-    help="JSON lines, CSV, or a .zip with a proof for each event.",
+    help="JSON lines, CSV, or a .zip that anybody can verify offline.",
 )
 @click.option(
     "-o",
@@ -29,24 +31,76 @@ ENDINGS = {"jsonl": "jsonl", "csv": "csv", "evidence": "zip"}
     type=NEW_FILE,
     help="The file. Default: events.jsonl, events.csv or events.zip.",
 )
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("--case", help="Evidence: the number or name of the case. The log records it.")
+@click.option("--reason", help="Evidence: why it is exported. The log records it.")
+@click.option(
+    "--disclose",
+    multiple=True,
+    metavar="PATH",
+    help="Evidence: put the private values at this JSON Pointer beside the events; * is any key or"
+    " position. May be repeated; needs a token with the scope private.",
+)
 @json_option
 def command(
     words: tuple[str, ...],
     connection: Connection,
-    format_: Format,
+    format_: str,
     output: Path | None,
+    force: bool,
+    case: str | None,
+    reason: str | None,
+    disclose: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Write all events that a query finds to a file, the oldest first.
 
-    The file appears only when it is complete. `ledger verify FILE.zip` verifies evidence.
+    The file appears only when it is complete. Evidence is verified, and the log records who
+    exported it, when, and why; `ledger verify FILE.zip` verifies it anywhere.
     """
     query = " ".join(words)
     output = output or Path(f"events.{ENDINGS[format_]}")
+    if output.exists() and not force:
+        raise click.UsageError(f"{output} exists: use --force to replace it, or -o another file")
+    if format_ == "evidence":
+        with connection.open() as ledger, explained(query):
+            written = ledger.evidence(query, output, case=case, reason=reason, disclose=disclose)
+        _show_evidence(output, written, as_json=as_json)
+        return
+    if case or reason or disclose:
+        raise click.UsageError("Use --case, --reason and --disclose with --format evidence.")
+    kind: Format = "csv" if format_ == "csv" else "jsonl"
     with connection.open() as ledger, explained(query):
-        exported = ledger.export(query, output, format=format_)
+        exported = ledger.export(query, output, format=kind)
     if as_json:
         print_json({"file": str(output), "exported": exported})
         return
-    rows = "" if exported.rows is None else f"{counted(exported.rows, 'event')}, "
-    note(f"{output}: {rows}{exported.bytes_written:,} bytes, SHA-256 {exported.sha256}")
+    note(
+        f"{output}: {counted(exported.rows, 'event')}, {exported.bytes_written:,} bytes,"
+        f" SHA-256 {exported.sha256}"
+    )
+
+
+def _show_evidence(output: Path, written: EvidenceFile, *, as_json: bool) -> None:
+    evidence, stated = written.evidence, written.evidence.stated
+    if as_json:
+        print_json(
+            {
+                "file": str(output),
+                "sha256": written.sha256,
+                "bytes_written": written.bytes_written,
+                **evidence_verdict(evidence),
+            }
+        )
+        return
+    note(
+        f"{output}: {counted(evidence.events, 'event')}, verified; {written.bytes_written:,} bytes,"
+        f" SHA-256 {written.sha256}"
+    )
+    if stated is not None and stated.index is not None:
+        note(f"entry {stated.index:,} of the log records this export")
+    elif stated is not None:
+        note(stated.missing)
+    if not evidence.events:
+        note("no event was found: this proves nothing, not even that no event matches")
+    note_findings(evidence)

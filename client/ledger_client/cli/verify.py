@@ -3,16 +3,25 @@
 The input is a leaf and its proof, or a file of evidence with many.
 """
 
+from math import ceil
 from pathlib import Path
 from zipfile import is_zipfile
 
 import click
 
 from ledger_client.cli.client_options import EXISTING_FILE, required_policy_option
-from ledger_client.cli.console import format_second, json_option, note, print_fields, print_json
+from ledger_client.cli.console import (
+    counted,
+    format_second,
+    json_option,
+    note,
+    print_fields,
+    print_json,
+)
 from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.event.model import Event
-from ledger_core.evidence.verifier import Evidence, check_evidence
+from ledger_core.evidence.findings import Evidence, StatedExport
+from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.policy import Policy, VerifiedHead, parse_policy
@@ -57,43 +66,129 @@ def _verify_evidence(file: Path, policy: Policy, *, as_json: bool) -> None:
     """Raises: VerificationError when anything in the file does not verify, or nothing is in it."""
     evidence = check_evidence(file, policy)
     if as_json:
-        print_json(_evidence_verdict(evidence))
-    elif not evidence.faults and evidence.indices:
+        print_json(evidence_verdict(evidence))
+    elif evidence.is_verified:
         click.secho("verified", fg="green", bold=True)
-        print_fields(_evidence_fields(evidence))
-        if evidence.policy_differs:
-            note("the policy inside differs from the one given; the one given was used")
+        click.secho("proven", bold=True)
+        print_fields(_proven(evidence), indent="  ")
+        click.secho("as the file says", bold=True)
+        print_fields(_said(evidence), indent="  ")
+    note_findings(evidence)
     if evidence.faults:
         for fault in evidence.faults:
             note(f"not verified: {fault}")
-        raise VerificationError(f"{file.name}: {len(evidence.faults)} faults")
-    if not evidence.indices:
+        raise VerificationError(f"{file.name}: {counted(len(evidence.faults), 'fault')}")
+    if not evidence.events:
         raise VerificationError(
             f"{file.name} has no events, so it proves nothing: not even that no event matches"
         )
 
 
-def _evidence_verdict(evidence: Evidence) -> dict[str, object]:
-    head = evidence.head
+def note_findings(evidence: Evidence) -> None:
+    """Print what a reader of evidence should know though nothing is false."""
+    for each in evidence.notes:
+        note(f"note: {each}")
+
+
+def evidence_verdict(evidence: Evidence) -> dict[str, object]:
+    """The result of checking evidence, as JSON for programs."""
+    head, existed, stated = evidence.head, evidence.existed, evidence.stated
+    proof = stated and stated.head
     return {
-        "verified": bool(evidence.indices) and not evidence.faults,
+        "verified": evidence.is_verified,
+        "edition": evidence.edition,
         "faults": evidence.faults,
-        "query": evidence.manifest.query,
-        "events": len(evidence.indices),
-        "indices": evidence.indices,
+        "notes": evidence.notes,
+        "query": evidence.query,
+        "meets_query": not evidence.unevaluated,
+        "events": evidence.events,
+        "first_index": evidence.span and evidence.span[0],
+        "last_index": evidence.span and evidence.span[1],
+        "disclosed": evidence.disclosed,
+        "first_existed_before": existed and _second(existed.first_unix_s),
+        "last_existed_before": existed and _second(existed.last_unix_s),
+        "existed_within_s": existed and existed.delay_s_max,
+        "statement": stated
+        and {
+            "proven": proof is not None,
+            "index": stated.index,
+            "existed_before": proof and _second(proof.existed_before_unix_s),
+            "token": stated.token,
+            "time": stated.time,
+            "received": stated.received,
+            "case": stated.case,
+            "reason": stated.reason,
+            "tenant": stated.tenant,
+            "missing": stated.missing or None,
+            "total": stated.statement.total,
+            "disclose": stated.statement.disclose,
+        },
         **head_verdict(head),
     }
 
 
-def _evidence_fields(evidence: Evidence) -> dict[str, object]:
-    indices = evidence.indices
-    span = f", entries {min(indices)} to {max(indices)}" if indices else ""
-    return {
-        "query": evidence.manifest.query or "every event",
-        "events": f"{len(indices)}{span}, each in the log",
-        "log": evidence.head.checkpoint.origin,
-        **head_fields(evidence.head),
+def _proven(evidence: Evidence) -> dict[str, object]:
+    """What the signatures and hashes show, as fields for people."""
+    first, last = evidence.span or (0, 0)
+    origin, stated = evidence.head.checkpoint.origin, evidence.stated
+    fields: dict[str, object] = {
+        "events": f"{counted(evidence.events, 'event')}, entries {first} to {last} of {origin},"
+        " each byte as it was logged",
     }
+    if not evidence.unevaluated:
+        fields["question"] = f"each event meets {evidence.query or 'the query for every event'}"
+    if evidence.disclosed:
+        fields["disclosed"] = f"{counted(evidence.disclosed, 'private value')}, as committed to"
+    fields |= head_fields(evidence.head) | {"existed": _events_existed(evidence)}
+    if stated is not None and stated.head is not None:
+        before = _second(stated.head.existed_before_unix_s)
+        fields["export"] = (
+            f"entry {stated.index} of the log records it"
+            + (f"; it existed before {before}" if before else ""),
+            *_stated(stated),
+        )
+    return fields
+
+
+def _said(evidence: Evidence) -> dict[str, object]:
+    """What nothing in the file proves, as fields for people."""
+    fields: dict[str, object] = {}
+    stated = evidence.stated
+    if evidence.unevaluated:
+        query = evidence.query or "every event"
+        fields["question"] = (query, f"not tested: {evidence.unevaluated}")
+    if stated is None:
+        fields["export"] = "by whom, when and why is not recorded in the first edition"
+        total = f"{evidence.events:,}"
+    else:
+        total = f"{stated.statement.total:,}, says the log,"
+        if stated.head is None:
+            fields["export"] = (stated.missing, *_stated(stated))
+    fields["no more"] = f"{total} are all events that meet the question: nothing withheld shows"
+    fields["times"] = "what an event says of itself, and the time at which the log received it"
+    return fields
+
+
+def _stated(stated: StatedExport) -> tuple[str, ...]:
+    asked = f"asked by the token {stated.token} at {stated.time}, received {stated.received}"
+    within = f"tenant {stated.tenant}" if stated.tenant else None
+    case = f"case {stated.case}" if stated.case else "no case was given"
+    reason = f"reason: {stated.reason}" if stated.reason else "no reason was given"
+    return tuple(filter(None, (asked, within, case, reason)))
+
+
+def _events_existed(evidence: Evidence) -> str:
+    existed = evidence.existed
+    if existed is None:
+        return _existed(evidence.head) or "at no stated time: no witness of your policy says when"
+    first, last = _second(existed.first_unix_s), _second(existed.last_unix_s)
+    text = f"before {last}, as the policy's quorum states"
+    if first != last:
+        text = f"the first before {first}, the last before {last}, as the policy's quorum states"
+    if existed.delay_s_max is None:
+        return text
+    # Witnesses state whole seconds.
+    return f"{text}; at most {max(1, ceil(existed.delay_s_max)):,} s after the log received it"
 
 
 def verdict(leaf: Leaf, leaf_index: int, head: VerifiedHead) -> dict[str, object]:

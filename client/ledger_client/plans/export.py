@@ -1,7 +1,7 @@
 """Checks while an export is received that its file is complete.
 
-At the end the trailer, the last line, must match the bytes before it. Evidence has a manifest
-instead, which `ledger verify` checks. Each line of JSON is held against the question.
+At the end the trailer, the last line, must match the bytes before it. Each line of JSON is held
+against the question. Evidence has a plan of its own (`evidence`).
 
 Weak: no line of JSON or CSV is proven to be in the log here, and a row of CSV does not hold all of
 its leaf, so it can't be held against the question.
@@ -31,11 +31,9 @@ from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64, parse_size
 
-Format = Literal["jsonl", "csv", "evidence"]
+Format = Literal["jsonl", "csv"]
 
 CSV_TRAILER: Final = "#trailer"
-ZIP_END: Final = b"PK\x05\x06"
-ZIP_END_BYTES: Final = 22
 
 _match_line = re.compile(rb'\{"index":([0-9]{1,19}),(.*),"leaf_hash":"([^"]*)"\}').fullmatch
 """Parts a line of JSON into its index, the inside of its leaf, and its leaf hash."""
@@ -74,10 +72,6 @@ class ExportVerifier:
         Raises: MalformedError, VerificationError.
         """
         self._bytes += len(piece)
-        if self._format == "evidence":
-            self._sha256.update(piece)
-            self._held = (self._held + piece)[-ZIP_END_BYTES:]
-            return
         held = self._held + piece
         # The last line is held back: it may be the trailer, which does not cover itself.
         end = held.rfind(b"\n", 0, -1) + 1
@@ -94,10 +88,6 @@ class ExportVerifier:
     def finish(self) -> Exported:
         """The result for a complete file. Raises: MalformedError for an incomplete one."""
         sha256 = self._sha256.hexdigest()
-        if self._format == "evidence":
-            if not self._held.startswith(ZIP_END):
-                raise MalformedError("the evidence is cut short")
-            return Exported(rows=None, tree_size=None, sha256=sha256, bytes_written=self._bytes)
         trailer = self._trailer()
         if trailer.sha256 != sha256:
             raise MalformedError(f"the export has SHA-256 {sha256}, its trailer {trailer.sha256}")

@@ -1,5 +1,12 @@
 """The file of evidence that is handed over with an answer, and its check offline.
 
-bundle     the layout of the .zip, and its writer
-verifier   the check by a trusted policy
+layout          the files of a bundle, the statement and the limits, with an example
+page            what people read in it: README.txt and index.html
+writer          writes a bundle piece by piece
+archive         opens a .zip from a stranger, and names what does not belong in it
+findings        the result of a check
+policies        whether one policy is weaker than another
+first_edition   checks a bundle as versions before the second edition wrote it
+second_edition  checks a bundle of today
+verifier        opens a bundle and takes the check of its edition
 """

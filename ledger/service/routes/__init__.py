@@ -4,6 +4,7 @@ events      append events, and read one back
 search      search, and the pivots from an answer
 stream      events as they come in
 export      everything that a query finds, as a file
+evidence    everything that a query finds, as a bundle that anybody can verify
 erasures    destroy the private values of a subject
 proofs      inclusion and consistency
 heads       the published checkpoints that are kept
@@ -17,6 +18,7 @@ from ledger.service.http.router import Route
 from ledger.service.routes import (
     erasures,
     events,
+    evidence,
     export,
     heads,
     proofs,
@@ -31,6 +33,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *search.ROUTES,
     *stream.ROUTES,
     *export.ROUTES,
+    *evidence.ROUTES,
     *erasures.ROUTES,
     *proofs.ROUTES,
     *heads.ROUTES,

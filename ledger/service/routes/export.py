@@ -4,18 +4,16 @@
   then `,"leaf_hash":"…"}`; at the end `{"trailer":{"rows":…,"sha256":…,"tree_size":…}}`.
 * `csv`: the columns of `ledger_core.event.csv`; at the end a record that begins with `#trailer`,
   and then has rows, SHA-256 and tree size.
-* `evidence`: the .zip of `ledger_core.evidence.bundle`.
 
 The SHA-256 covers every byte before the trailer. A file without a trailer was cut short.
 """
 
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
-from itertools import groupby
 from typing import Final, Literal
 
 import msgspec
@@ -23,36 +21,28 @@ from aiohttp import web
 
 from ledger.query.cursor import ORDERS, Order
 from ledger.query.engine import Row
-from ledger.query.leaf_cache import LeafCache
 from ledger.service.auth import authenticate, is_authorized
 from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import QUERY, choice_parameter
-from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import NDJSON_MEDIA
-from ledger.service.http.router import BYTES_SCHEMA, TEXT_SCHEMA, Route, Success
+from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.http.streaming_response import stream_answer
 from ledger.service.query_pool import QueryClient
-from ledger.service.routes.proofs import HEAD_PROBLEMS, prove_inclusion
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import ExportTrailer, TrailerLine
 from ledger_core.event.csv import COLUMNS, Cell, format_header, format_rows, table_row
-from ledger_core.evidence.bundle import EVENTS_MAX, EvidenceEvent, write_evidence
-from ledger_core.query.ast import format_query
 from ledger_core.query.parser import parse_query
-from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64
-from ledger_core.tlog.tile import TILE_WIDTH
 
 CSV: Final = "text/csv"
-ZIP: Final = "application/zip"
 BATCH_ROWS: Final = 1000
 BATCH_BYTES: Final = 1 << 20
 BATCH_S: Final = 0.2
 """Seconds after which an export leaves its thread to others, whether it found rows or not."""
 
-Format = Literal["jsonl", "csv", "evidence"]
-_MEDIA: Final = {"jsonl": (NDJSON_MEDIA, "jsonl"), "csv": (CSV, "csv"), "evidence": (ZIP, "zip")}
+Format = Literal["jsonl", "csv"]
+_MEDIA: Final[dict[Format, str]] = {"jsonl": NDJSON_MEDIA, "csv": CSV}
 
 
 async def export_events(
@@ -69,10 +59,6 @@ async def export_events(
     query = parse_query(q)
     tree_size = context.tree_size
     now = unix_us()
-    head: SignedCheckpoint | None = None
-    if format == "evidence":
-        head = await context.published_covering(tree_size)
-        tree_size = head.head.tree_size
     batches = context.query_pool.engine.row_batches(
         query,
         tenant=token.tenant,
@@ -82,15 +68,12 @@ async def export_events(
         is_cancelled=client.is_cancelled,
     )
     chunks: Iterator[bytes]
-    if head is not None:
-        indices = await _find_indices(client, batches)
-        chunks = _evidence(context, indices, query=format_query(query), head=head)
-    elif format == "csv":
+    if format == "csv":
         chunks = _with_trailer(_csv(batches), tree_size, format_csv_trailer)
     else:
         chunks = _with_trailer(_jsonl(batches), tree_size, format_jsonl_trailer)
-    media, ending = _MEDIA[format]
-    name = f"events-{datetime.fromtimestamp(now / 1e6, UTC):%Y%m%dT%H%M%SZ}.{ending}"
+    media = _MEDIA[format]
+    name = f"events-{datetime.fromtimestamp(now / 1e6, UTC):%Y%m%dT%H%M%SZ}.{format}"
     async with aclosing(_on_threads(client, chunks)) as pieces:
         return await stream_answer(
             request,
@@ -122,21 +105,6 @@ def _gather(batches: Iterator[list[Row]]) -> list[Row] | None:
         if len(rows) >= BATCH_ROWS or size >= BATCH_BYTES or time.monotonic() >= end_s:
             return rows
     return rows or None
-
-
-async def _find_indices(client: QueryClient, batches: Iterator[list[Row]]) -> list[int]:
-    """All that a query finds. Raises: ProblemError if evidence can't hold so many."""
-    indices: list[int] = []
-    while (rows := await client.run(partial(_gather, batches))) is not None:
-        indices += [row.index for row in rows]
-        if len(indices) > EVENTS_MAX:
-            raise ProblemError(
-                "too-many-rows",
-                f"the query finds more than the {EVENTS_MAX} events that evidence holds",
-                field="q",
-                limit=EVENTS_MAX,
-            )
-    return indices
 
 
 def _with_trailer(
@@ -181,28 +149,6 @@ def format_csv_trailer(trailer: ExportTrailer) -> bytes:
     return format_rows([cells + [""] * (len(COLUMNS) - len(cells))]).encode()
 
 
-def _evidence(
-    context: ServiceContext, indices: Sequence[int], *, query: str, head: SignedCheckpoint
-) -> Iterator[bytes]:
-    leaf_cache = LeafCache(context.store, bytes_max=0)
-
-    def prove() -> Iterator[EvidenceEvent]:
-        for _, some in groupby(indices, lambda index: index // TILE_WIDTH):
-            found = list(some)
-            for index, leaf in zip(found, leaf_cache.leaves(found), strict=True):
-                proof = prove_inclusion(context.store, leaf_index=index, head=head)
-                yield EvidenceEvent(index=index, leaf=leaf, proof=proof)
-
-    return write_evidence(
-        prove(),
-        query=query,
-        origin=context.origin,
-        tree_size=head.head.tree_size,
-        checkpoint=head.note,
-        policy=context.policy_text,
-    )
-
-
 ROUTES: Final = (
     Route(
         path="/v1/export",
@@ -214,8 +160,8 @@ ROUTES: Final = (
             choice_parameter(
                 "format",
                 tuple(_MEDIA),
-                "JSON lines, CSV, or a .zip of events with their proofs that anybody can verify "
-                "offline. jsonl when left out.",
+                "JSON lines or CSV; jsonl when left out. `POST /v1/evidence` makes a bundle that "
+                "anybody can verify offline.",
             ),
             choice_parameter("order", ORDERS, "Which come first; the oldest when left out."),
         ),
@@ -223,10 +169,10 @@ ROUTES: Final = (
             Success(
                 "The file. Its trailer holds the number of rows and a SHA-256: a file without one "
                 "was cut short.",
-                {NDJSON_MEDIA: TEXT_SCHEMA, CSV: TEXT_SCHEMA, ZIP: BYTES_SCHEMA},
+                {NDJSON_MEDIA: TEXT_SCHEMA, CSV: TEXT_SCHEMA},
             ),
         ),
-        problems=("query", "too-many-rows", "too-busy", *HEAD_PROBLEMS),
+        problems=("query", "too-busy"),
         is_streamed=True,
     ),
 )

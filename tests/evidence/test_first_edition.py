@@ -1,6 +1,5 @@
-"""A file of evidence: it verifies as it was written, and whatever is changed in it is named."""
+"""Evidence of the first edition keeps verifying, and whatever is changed in it is named."""
 
-import os
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -8,40 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from ledger_core.evidence import verifier
-from ledger_core.evidence.bundle import CHUNK_BYTES, EvidenceEvent, event_stem, write_evidence
-from ledger_core.evidence.verifier import FAULTS_MAX, check_evidence
+from ledger_core.evidence.findings import FINDINGS_MAX
+from ledger_core.evidence.first_edition import event_stem
+from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.policy import format_policy, parse_policy
 from ledger_core.tlog.proof import format_proof
-from tests.client.hosts import entries
 from tests.client.trees import SmallLog
-
-LOG = SmallLog(entries(40))
-INDICES = (0, 7, 39)
-POLICY = LOG.policy
+from tests.evidence.first_edition import INDICES, LOG, POLICY, write
 
 Files = dict[str, bytes]
 Change = Callable[[Files], object]
-
-
-def write(path: Path, indices: tuple[int, ...] = INDICES, *, size: int = 40) -> Path:
-    events = [
-        EvidenceEvent(
-            index=index, leaf=LOG.leaves[index], proof=format_proof(LOG.proof(index, size))
-        )
-        for index in indices
-    ]
-    chunks = write_evidence(
-        events,
-        query="actor:u_1",
-        origin="example.com/audit",
-        tree_size=size,
-        checkpoint=LOG.note(size),
-        policy=format_policy([LOG.signer.verifier]),
-    )
-    path.write_bytes(b"".join(chunks))
-    return path
 
 
 def changed(path: Path, change: Change) -> Path:
@@ -54,48 +30,44 @@ def changed(path: Path, change: Change) -> Path:
     return path
 
 
-def test_what_was_written_is_verified_and_says_how(tmp_path: Path) -> None:
-    path = write(tmp_path / "evidence.zip")
-    evidence = check_evidence(path, POLICY)
-    assert evidence.faults == ()
-    assert evidence.indices == INDICES
-    assert evidence.manifest.query == "actor:u_1"
+OLD = Path(__file__).parents[1] / "data"
+
+
+def test_a_bundle_that_the_first_edition_wrote_verifies() -> None:
+    policy = parse_policy((OLD / "evidence-1.policy").read_bytes())
+    evidence = check_evidence(OLD / "evidence-1.zip", policy)
+    assert (evidence.edition, evidence.faults, evidence.events) == (1, (), 15)
+    assert evidence.span == (6, 300)
+    assert evidence.query == "action:login.failed actor:u_3"
+    assert evidence.unevaluated == ""
+    assert evidence.stated is None
+    assert evidence.is_verified
+    assert evidence.existed is not None
+
+
+@pytest.mark.parametrize("indices", [INDICES, (39, 7, 0), (39,)])
+def test_what_was_written_is_verified(tmp_path: Path, indices: tuple[int, ...]) -> None:
+    evidence = check_evidence(write(tmp_path / "evidence.zip", indices), POLICY)
+    assert (evidence.faults, evidence.events) == ((), len(indices))
+    assert evidence.span == (min(indices), max(indices))
     assert evidence.head.checkpoint.tree_size == 40
-    assert not evidence.policy_differs
-    with zipfile.ZipFile(path) as archive:
-        assert archive.testzip() is None
-        assert b"ledger verify" in archive.read("README.txt")
-        assert archive.read("events/000000000007.leaf.json") == LOG.leaves[7]
 
 
-def test_one_export_made_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    assert write(tmp_path / "a").read_bytes() == write(tmp_path / "b").read_bytes()
-
-
-def test_the_order_of_events_is_that_of_the_file(tmp_path: Path) -> None:
-    assert check_evidence(write(tmp_path / "evidence.zip", (39, 0)), POLICY).indices == (39, 0)
-
-
-def test_the_pieces_of_a_large_file_are_a_file(tmp_path: Path) -> None:
-    event = EvidenceEvent(index=7, leaf=LOG.leaves[7], proof=format_proof(LOG.proof(7, 40)))
-    large = EvidenceEvent(index=8, leaf=os.urandom(1 << 17), proof="")
-    pieces = list(
-        write_evidence(
-            [event, large],
-            query="",
-            origin="example.com/audit",
-            tree_size=40,
-            checkpoint=LOG.note(40),
-            policy="",
-        )
-    )
-    assert len(pieces) == 2
-    assert len(pieces[0]) > CHUNK_BYTES
-
-
-def test_no_events_are_evidence_too(tmp_path: Path) -> None:
+def test_no_events_prove_nothing(tmp_path: Path) -> None:
     evidence = check_evidence(write(tmp_path / "evidence.zip", ()), POLICY)
-    assert (evidence.indices, evidence.faults) == ((), ())
+    assert (evidence.events, evidence.faults, evidence.is_verified) == (0, (), False)
+
+
+def test_each_event_is_held_against_the_query(tmp_path: Path) -> None:
+    path = write(tmp_path / "evidence.zip", query="actor:u_2")
+    faults = check_evidence(path, POLICY).faults
+    assert len(faults) == len(INDICES)
+    assert all("does not meet the query" in fault for fault in faults)
+    relative = check_evidence(write(path, query="since:-8d"), POLICY)
+    assert relative.faults == ()
+    assert "relative" in relative.unevaluated
+    unread = check_evidence(write(path, query="new.field:1"), POLICY)
+    assert "can't read the query" in unread.unevaluated
 
 
 def alter(files: Files) -> None:
@@ -151,6 +123,10 @@ def claim_another_size(files: Files) -> None:
     files["manifest.json"] = files["manifest.json"].replace(b": 40", b": 41")
 
 
+def rewrite_query(files: Files) -> None:
+    files["query.txt"] = b"actor:u_2\n"
+
+
 def enlarge(files: Files) -> None:
     files["events/000000000007.leaf.json"] = b" " * (1 << 17)
 
@@ -170,6 +146,7 @@ def enlarge(files: Files) -> None:
         (break_proof, "events/000000000007.leaf.json"),
         (add_file, "etc/passwd"),
         (claim_another_size, "manifest.json"),
+        (rewrite_query, "query.txt"),
         (enlarge, "events/000000000007.leaf.json"),
     ],
 )
@@ -183,15 +160,15 @@ def test_one_fault_hides_no_other_and_their_number_has_a_limit(tmp_path: Path) -
     def change(files: Files) -> None:
         alter(files)
         files["events/000000000039.leaf.json"] += b" "
-        files.update({f"foreign{number:02}": b"" for number in range(FAULTS_MAX - 3)})
+        files.update({f"foreign{number:02}": b"" for number in range(FINDINGS_MAX - 3)})
 
     path = changed(write(tmp_path / "evidence.zip"), change)
     evidence = check_evidence(path, POLICY)
-    assert len(evidence.faults) == FAULTS_MAX - 1
-    assert evidence.indices == (0,)
+    assert len(evidence.faults) == FINDINGS_MAX - 1
+    assert (evidence.events, evidence.span) == (1, (0, 0))
     path = changed(path, lambda files: files.update({f"more{n:02}": b"" for n in range(9)}))
     faults = check_evidence(path, POLICY).faults
-    assert len(faults) == FAULTS_MAX + 1
+    assert len(faults) == FINDINGS_MAX + 1
     assert faults[-1] == "and more"
 
 
@@ -214,17 +191,6 @@ def test_a_name_that_stands_twice_is_malformed(tmp_path: Path) -> None:
         check_evidence(path, POLICY)
 
 
-def test_more_files_than_a_writer_makes_are_malformed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write(tmp_path / "evidence.zip")
-    monkeypatch.setattr(verifier, "EVENTS_MAX", len(INDICES))
-    assert check_evidence(path, POLICY).faults == ()
-    changed(path, lambda files: files.update({"one more": b""}))
-    with pytest.raises(MalformedError, match="want 3 events at most"):
-        check_evidence(path, POLICY)
-
-
 @pytest.mark.parametrize("manifest", [b"", b"{}", b"\xff", b'{"v": 2}'])
 def test_a_manifest_of_another_form_is_malformed(tmp_path: Path, manifest: bytes) -> None:
     path = changed(
@@ -241,10 +207,10 @@ def test_the_policy_inside_is_not_believed(tmp_path: Path) -> None:
         check_evidence(path, stranger.policy)
     both = parse_policy(format_policy([LOG.signer.verifier, stranger.signer.verifier]).encode())
     assert check_evidence(path, both).faults == ()
-    assert not check_evidence(path, both).policy_differs
+    assert check_evidence(path, POLICY).notes == check_evidence(path, both).notes
     files = {"policy": format_policy([stranger.signer.verifier]).encode()}
     changed(path, lambda inside: inside.update(files))
-    assert check_evidence(path, POLICY).policy_differs
+    assert any("none of your policy's log keys" in n for n in check_evidence(path, POLICY).notes)
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, -1])

@@ -1,0 +1,48 @@
+"""Whether the policy in a bundle is weaker than the one that its reader trusts."""
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Final
+
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.policy import Policy, parse_policy
+
+WITNESSES_COMPARED_MAX: Final = 10
+"""All sets of so many witnesses are compared: a thousand."""
+
+
+def compare_policies(inside: bytes, trusted: Policy) -> Iterator[str]:
+    """Name how the policy inside a bundle differs for the worse. It is never used."""
+    try:
+        policy = parse_policy(inside)
+    except (MalformedError, UnavailableError) as error:
+        yield f"the policy inside can't be read: {error}"
+        return
+    keys = {log.verifier.public_key for log in trusted.logs}
+    own = [log.verifier.public_key for log in policy.logs]
+    if not keys.intersection(own):
+        yield "the policy inside names none of your policy's log keys"
+    elif not keys.issuperset(own):
+        yield "the policy inside trusts a log key that yours does not"
+    if trusted.quorum is None:
+        return
+    if policy.quorum is None:
+        yield "the policy inside is weaker than yours: it asks for no witness"
+        return
+    if len(policy.witnesses) > WITNESSES_COMPARED_MAX:
+        yield "the policy inside has too many witnesses to compare it with yours"
+        return
+    if (names := _weaker_set(policy, trusted)) is not None:
+        yield f"the policy inside is weaker than yours: {' and '.join(names)} alone meet it"
+
+
+def _weaker_set(policy: Policy, trusted: Policy) -> list[str] | None:
+    """The fewest witnesses that meet a policy and not the trusted one."""
+    for count in range(len(policy.witnesses) + 1):
+        for some in combinations(policy.witnesses, count):
+            keys = {each.verifier.public_key for each in some}
+            theirs = [w.name for w in trusted.witnesses if w.verifier.public_key in keys]
+            names = [each.name for each in some]
+            if policy.is_quorum(names) and not trusted.is_quorum(theirs):
+                return names
+    return None

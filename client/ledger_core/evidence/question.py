@@ -1,0 +1,62 @@
+"""The query of a bundle, held against each of its events."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from ledger_core.query.ast import Expression, Is, all_of, resolve
+from ledger_core.query.parser import QueryError, parse_query
+from ledger_core.query.predicate import Matcher, has_words, is_stable, make_matcher
+from ledger_core.tlog.errors import VerificationError
+
+
+@dataclass(slots=True)
+class StatedQuestion:
+    """A query as a test of events; `unread` says why it can't be one. Counts the undecided."""
+
+    matches: Matcher
+    has_words: bool
+    unread: str = ""
+    undecided: int = 0
+
+    def check(self, index: int, leaf: bytes) -> None:
+        """Raises: VerificationError for an event that does not meet the query, or is none."""
+        try:
+            if self.matches(index, leaf):
+                return
+        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+            raise VerificationError(f"the entry at {index} is not an event") from None
+        # Other versions of Unicode fold a new character otherwise: this is no disagreement.
+        if self.has_words and not is_stable(leaf.decode()):
+            self.undecided += 1
+            return
+        raise VerificationError(f"the event at {index} does not meet the query")
+
+    def unevaluated(self) -> str:
+        """Why not each event was held against the query; empty if each was."""
+        if self.unread:
+            return self.unread
+        if self.undecided:
+            return (
+                f"{self.undecided:,} events have characters newer than Unicode 3.2, whose words"
+                " another version of Python may read otherwise"
+            )
+        return ""
+
+
+def ask(query: str, tenant: str | None) -> StatedQuestion:
+    """The test of a query, within a tenant where the token was bound to one."""
+    try:
+        expression = parse_query(query)
+    except QueryError as error:
+        return _unread(f"this version can't read the query: {error}")
+    if resolve(expression, 0) != expression:
+        return _unread("the query has times relative to an unknown day")
+    scoped: Expression = expression
+    if tenant is not None:
+        scoped = all_of((Is("tenant", tenant), expression))
+    return StatedQuestion(make_matcher(scoped), has_words(scoped))
+
+
+def _unread(why: str) -> StatedQuestion:
+    return StatedQuestion(lambda _index, _leaf: True, has_words=False, unread=why)
