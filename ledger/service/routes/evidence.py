@@ -23,8 +23,9 @@ from aiohttp import web
 from ledger.query.engine import Row
 from ledger.service.auth import authenticate, is_authorized
 from ledger.service.context import ServiceContext
+from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
 from ledger.service.http.problems import ProblemError
-from ledger.service.http.request_body import BODY_PROBLEMS, ParsedBody, read_body
+from ledger.service.http.request_body import ParsedBody, check_media_type
 from ledger.service.http.responses import JSON_MEDIA
 from ledger.service.http.router import BYTES_SCHEMA, Route, Success
 from ledger.service.http.streaming_response import stream_answer
@@ -93,6 +94,7 @@ async def export_evidence(context: ServiceContext, request: web.BaseRequest) -> 
 async def _read_ask(
     context: ServiceContext, request: web.BaseRequest, token: TokenRecord
 ) -> AskEvidence:
+    check_media_type(request.headers.get("Content-Type"), (JSON_MEDIA,))
     with context.bytes_in_flight.lease(token.name) as take:
         wait_s = context.settings.body_wait_s
         body = await read_body(request, bytes_max=BODY_BYTES_MAX, wait_s=wait_s, take=take)
