@@ -1,6 +1,7 @@
 """Each example, run by the one command of its README, on the scratch ledger that it makes."""
 
 import http.client
+import json
 import os
 import re
 import shlex
@@ -82,6 +83,33 @@ def test_in_django_logins_groups_and_denials_are_recorded(tmp_path: Path) -> Non
     assert events[5]["changes"] == [{"path": "/groups", "after": [1]}]
 
 
+def test_a_call_of_a_tool_is_recorded_with_the_agent_and_its_person(tmp_path: Path) -> None:
+    def call(person: str, ask: Ask) -> int:
+        arguments = {"user": "jo", "role": "admin", "ticket": "T-1"}
+        params = {"name": "change_role", "arguments": arguments}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        headers = {
+            "Authorization": f"Bearer {person}",
+            "Accept": "application/json, text/event-stream",
+            "Content-Type": "application/json",
+        }
+        return ask("POST", "/mcp", json.dumps(message).encode(), headers).status
+
+    with example("mcp", tmp_path) as (ask, entries):
+        assert [call(person, ask) for person in ("kim", "ann", "nobody")] == [200, 200, 401]
+        denied, changed = entries(2)
+    for event, person, outcome in ((denied, "kim", "denied"), (changed, "ann", "success")):
+        assert event["outcome"] == outcome
+        assert event["actor"] == {
+            "type": "agent",
+            "id": "assistant",
+            "on_behalf_of": {"type": "user", "id": person},
+        }
+        assert [target["id"] for target in event["targets"]] == ["change_role", "jo"]
+        assert event["context"]["arguments"]["ticket"] == {"masked": "setting"}
+        assert event["source"]["ip"] == "127.0.0.1"
+
+
 @contextmanager
 def example(key: str, folder: Path) -> Iterator[tuple[Ask, Callable[[int], list[dict[str, Any]]]]]:
     """Run an example; gives a way to ask it, and one to the first so many events of its ledger."""
@@ -94,7 +122,7 @@ def example(key: str, folder: Path) -> Iterator[tuple[Ask, Callable[[int], list[
     with output.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, *shlex.split(command)[1:]],
-            env={**environ, "PORT": str(port)},
+            env={**environ, "PORT": str(port), "LEDGER_RECORDER": "real"},
             cwd=ROOT_DIR,
             stdout=file,
             stderr=subprocess.STDOUT,

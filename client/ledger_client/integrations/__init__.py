@@ -6,6 +6,7 @@ asgi          Starlette and FastAPI
 flask         Flask
 aiohttp       aiohttp
 celery, rq    jobs, in the audit context of the code that sent them
+mcp           tools of AI agents, by the SDK of the Model Context Protocol
 sqlalchemy    a session that records writes of many rows
 views         the view that a framework has chosen for a request
 django        Django; with django_settings, django_users (logins, refusals), django_fields (the

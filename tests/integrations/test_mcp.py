@@ -1,0 +1,158 @@
+"""Calls of an agent's tools, over the real SDK of the Model Context Protocol."""
+
+import anyio
+import pytest
+from mcp import MCPError
+from mcp.client.client import Client
+from mcp.server.mcpserver import MCPServer
+from mcp_types import CallToolResult, Implementation
+
+from ledger_client import audited
+from ledger_client.integrations.mcp import AuditTools, ToolContext, audited_tool
+from ledger_client.testing import MemoryRecorder
+
+pytestmark = pytest.mark.anyio
+each_mode = pytest.mark.parametrize("mode", ["legacy", "auto"])
+
+
+def person(_: ToolContext) -> tuple[str, str]:
+    return "user", "ann"
+
+
+@pytest.fixture
+def recorder() -> MemoryRecorder:
+    return MemoryRecorder(service="shop")
+
+
+@pytest.fixture
+def shop(recorder: MemoryRecorder) -> MCPServer:
+    server = MCPServer("shop", middleware=[AuditTools(person=person, recorder=recorder)])
+
+    @server.tool()
+    @audited_tool(target=lambda order: ("order", order), masked=["card"])
+    def cancel(order: str, card: str = "", password: str = "") -> str:
+        if order == "o_2":
+            raise PermissionError(order)
+        refund(order)
+        return f"{order} is cancelled"
+
+    @server.tool()
+    @audited_tool(target=("stock", "all"))
+    async def count(at_least: int) -> int:
+        if at_least > 100:
+            raise ValueError(at_least)
+        return at_least
+
+    @server.tool()
+    def ping() -> CallToolResult:
+        return CallToolResult(content=[], is_error=True)
+
+    @server.tool()
+    async def wait() -> None:
+        await anyio.sleep_forever()
+
+    @audited("order.refunded", target=lambda order: ("order", order), recorder=recorder)
+    def refund(order: str) -> None:
+        """What a tool itself records."""
+
+    return server
+
+
+def open_client(server: MCPServer, mode: str) -> Client:
+    return Client(server, mode=mode, client_info=Implementation(name="assistant", version="1.2"))
+
+
+@each_mode
+async def test_a_call_is_recorded_with_agent_person_tool_target_and_masked_arguments(
+    shop: MCPServer, recorder: MemoryRecorder, mode: str
+) -> None:
+    arguments = {"order": "o_1", "card": "4000 1234", "password": "hunter2"}
+    async with open_client(shop, mode) as client:
+        await client.list_tools()
+        assert not (await client.call_tool("cancel", arguments)).is_error
+    refunded, called = recorder.events
+    actor = {
+        "type": "agent",
+        "id": "assistant",
+        "on_behalf_of": {"type": "user", "id": "ann"},
+    }
+    # What the tool itself records has the same actor.
+    assert (refunded["action"], refunded["actor"]) == ("order.refunded", actor)
+    assert (called["action"], called["actor"]) == ("tool.called", actor)
+    assert called["outcome"] == "success"
+    assert called["source"] == {"service": "shop"}
+    assert called["targets"] == [{"type": "tool", "id": "cancel"}, {"type": "order", "id": "o_1"}]
+    assert called["context"] == {
+        "arguments": {
+            "order": "o_1",
+            "card": {"masked": "setting"},
+            "password": {"masked": "password"},
+        },
+        "client": {"name": "assistant", "version": "1.2"},
+    }
+
+
+@each_mode
+async def test_a_call_that_ends_otherwise_is_no_success(
+    shop: MCPServer, recorder: MemoryRecorder, mode: str
+) -> None:
+    async with open_client(shop, mode) as client:
+        for tool, arguments in (
+            ("cancel", {"order": "o_2"}),
+            ("count", {"at_least": 1}),
+            ("count", {"at_least": 101}),
+            ("count", {"at_least": "many"}),
+            ("ping", {}),
+            ("no such tool", {}),
+        ):
+            try:
+                await client.call_tool(tool, arguments)
+            except MCPError:
+                assert tool == "no such tool"
+    found = [
+        (event["targets"][0]["id"], event["outcome"], event["context"].get("error"))
+        for event in recorder.events
+    ]
+    assert [(tool, outcome) for tool, outcome, _ in found] == [
+        ("cancel", "denied"),
+        ("count", "success"),
+        ("count", "failure"),
+        ("count", "failure"),
+        ("ping", "failure"),
+        ("no such tool", "failure"),
+    ]
+    assert [error for *_, error in found[:4]] == ["PermissionError", None, "ValueError", None]
+    assert recorder.events[1]["targets"][1] == {"type": "stock", "id": "all"}
+
+
+async def test_a_call_that_is_cancelled_has_an_unknown_outcome(
+    shop: MCPServer, recorder: MemoryRecorder
+) -> None:
+    async with open_client(shop, "legacy") as client:
+        with anyio.move_on_after(0.01):
+            await client.call_tool("wait", {})
+        with anyio.fail_after(30):
+            while not len(recorder.events):
+                await client.list_tools()
+    (event,) = recorder.events
+    assert (event["targets"], event["outcome"]) == ([{"type": "tool", "id": "wait"}], "unknown")
+
+
+async def test_without_a_recorder_the_tool_is_called(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_: ToolContext) -> None:
+        raise LookupError
+
+    server = MCPServer("shop", middleware=[AuditTools(agent=fail, person=fail)])
+
+    @server.tool()
+    @audited_tool(target=lambda missing: ("order", missing))
+    def ping() -> str:
+        return "pong"
+
+    async with Client(server) as client:
+        result = await client.call_tool("ping", {})
+    assert result.structured_content == {"result": "pong"}
+    assert "event_lost action=tool.called" in caplog.text
+    assert "actor_not_found error=LookupError" in caplog.text
