@@ -64,6 +64,12 @@ def test_a_checkpoint_that_cannot_be_written_cannot_be_made(
         Checkpoint(origin, tree_size, root_hash, extensions)
 
 
+@pytest.mark.parametrize(("origin", "tree_size"), [("x" * 255, 7), ("origin", 2**63 - 1)])
+def test_a_checkpoint_of_the_largest_values_is_read_back(origin: str, tree_size: int) -> None:
+    checkpoint = Checkpoint(origin, tree_size, bytes(32))
+    assert parse_checkpoint(format_checkpoint(checkpoint)) == checkpoint
+
+
 SIGNER = Signer.generate("example.com/audit", seed=bytes(32))
 
 

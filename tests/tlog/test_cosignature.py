@@ -16,7 +16,7 @@ from ledger_core.tlog.cosignature import (
     parse_verifier,
     self_test,
 )
-from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.keys import ED25519, ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
 from ledger_core.tlog.note import (
     Note,
@@ -41,6 +41,22 @@ def signer_of(algorithm: int) -> CosignatureSigner:
 
 def test_the_library_of_this_machine_has_both_algorithms() -> None:
     self_test()
+
+
+@BOTH
+def test_a_library_that_does_not_verify_what_it_signs_is_reported(
+    algorithm: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = CosignatureVerifier.check
+
+    def fail(verifier: CosignatureVerifier, text: str, signature: Signature) -> int:
+        if verifier.key.algorithm == algorithm:
+            raise VerificationError("no")
+        return check(verifier, text, signature)
+
+    monkeypatch.setattr(CosignatureVerifier, "check", fail)
+    with pytest.raises(UnavailableError, match="does not verify what it signs"):
+        self_test()
 
 
 def test_an_ed25519_cosignature_signs_the_example_of_the_specification() -> None:

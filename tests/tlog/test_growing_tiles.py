@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger_core.tlog.growing_tiles import FilledTile, GrowingTiles
-from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash
+from ledger_core.tlog.growing_tiles import FilledTile, GrowingTile, GrowingTiles
+from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash, node_hash
 from ledger_core.tlog.tile import TILE_WIDTH, TileCoord, tile_rows
 from ledger_core.tlog.tree import Frontier
 
@@ -53,6 +53,18 @@ def test_a_filled_tile_holds_the_rows_of_its_leaves() -> None:
         assert filled[TileCoord(0, index)] == tile_rows(leaves)
     above = b"".join(filled[TileCoord(0, index)][-HASH_BYTES:] for index in range(TILE_WIDTH))
     assert filled[TileCoord(1, 0)] == tile_rows(above)
+
+
+def test_a_growing_tile_gives_the_hashes_that_it_has() -> None:
+    tile = GrowingTile(0)
+    for leaf in LEAVES[:5]:
+        tile.append(leaf)
+    assert [tile.hash(0, offset) for offset in range(6)] == [*LEAVES[:5], None]
+    assert [tile.hash(1, offset) for offset in (0, 1, 2)] == [
+        node_hash(LEAVES[0], LEAVES[1]),
+        node_hash(LEAVES[2], LEAVES[3]),
+        None,
+    ]
 
 
 @settings(deadline=None)

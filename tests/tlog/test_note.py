@@ -10,7 +10,6 @@ from ledger_core.tlog.note import (
     NOTE_BYTES_MAX,
     SIGNATURE_BYTES_MAX,
     SIGNATURES_MAX,
-    TEXT_BYTES_MAX,
     Note,
     NoteVerifier,
     Signature,
@@ -155,7 +154,7 @@ def test_a_key_of_another_type_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "no newline", "a\r\n", "a\tb\n", "\0\n", "x" * TEXT_BYTES_MAX + "\n", "\ud800\n"]
+    "text", ["", "no newline", "a\r\n", "a\tb\n", "\0\n", "x" * 65_536 + "\n", "\ud800\n"]
 )
 def test_a_text_that_no_note_can_carry_is_not_signed(text: str) -> None:
     with pytest.raises(ValueError, match=r"text|control|surrogates"):
@@ -169,9 +168,16 @@ def test_a_note_that_is_too_large_is_refused_before_it_is_read() -> None:
         parse_note(b"\xff" * (NOTE_BYTES_MAX + 1))
 
 
+@pytest.mark.parametrize("dash", ["", "-", "- ", "—", " — "])
+def test_a_signature_line_without_its_dash_is_refused(dash: str) -> None:
+    line = format_signature_line(LOG.sign(TEXT)).removeprefix("— ")
+    with pytest.raises(MalformedError, match="not a signature line"):
+        parse_signature_line(dash + line)
+
+
 def test_the_largest_note_is_read_back() -> None:
     signature = Signature("é" * 127, 1, bytes(SIGNATURE_BYTES_MAX))
-    note = Note("x" * (TEXT_BYTES_MAX - 1) + "\n", (signature,) * SIGNATURES_MAX)
+    note = Note("x" * 65_535 + "\n", (signature,) * SIGNATURES_MAX)
     assert parse_note(format_note(note)) == note
 
 

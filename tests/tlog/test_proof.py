@@ -152,6 +152,11 @@ def test_a_proof_that_cannot_be_written_cannot_be_made(
         Proof(index, nodes, head(7), extra)
 
 
+def test_a_proof_with_as_many_hashes_as_the_largest_tree_needs_is_read_back() -> None:
+    proof = Proof(0, (bytes(32),) * 63, head(7), None)
+    assert parse_proof(format_proof(proof)) == proof
+
+
 @pytest.mark.parametrize(("start", "end"), [(-1, 1), (3, 3), (4, 3), (0, 2**63)])
 def test_a_range_that_cannot_be_written_cannot_be_made(start: int, end: int) -> None:
     with pytest.raises(ValueError, match="not a range"):
