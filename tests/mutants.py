@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -171,8 +172,9 @@ def _run(copy: Path, module: str, tests: str, sample: int | None) -> tuple[list[
     # What is mapped from a file, as LMDB does, does not count.
     resource.setrlimit(resource.RLIMIT_DATA, (DATA_MAX_BYTES, DATA_MAX_BYTES))
     environ = {**os.environ, "PYTHONPATH": f"{copy}{os.pathsep}{copy / 'client'}"}
+    run = partial(subprocess.run, cwd=copy, env=environ, check=True)
     begin_s = time.monotonic()
-    subprocess.run(command.split(), cwd=copy, env=environ, check=True, stdout=subprocess.DEVNULL)
+    run(command.split(), stdout=subprocess.DEVNULL)
     limit_s = max(MUTANT_MIN_S, BASELINES_MAX * (time.monotonic() - begin_s))
     config.write_text(
         f'[cosmic-ray]\nmodule-path = "{module}"\ntimeout = {limit_s}\n'
@@ -181,10 +183,9 @@ def _run(copy: Path, module: str, tests: str, sample: int | None) -> tuple[list[
         encoding="utf-8",
     )
     program = str(Path(sys.executable).with_name("cosmic-ray"))
-    for step in (("init", config, session), ("exec", config, session)):
-        if step[0] == "exec":
-            _reduce(session, copy / module, sample)
-        subprocess.run([program, *map(str, step)], cwd=copy, env=environ, check=True)
+    run([program, "init", str(config), str(session)])
+    _reduce(session, copy / module, sample)
+    run([program, "exec", str(config), str(session)])
     with closing(sqlite3.connect(session)) as database:
         rows = database.execute(
             "SELECT definition_name, diff, test_outcome FROM mutation_specs"
