@@ -122,6 +122,8 @@ class Page:
     a lower bound unless `is_total_exact`. Without a `cursor` nothing is left; with one and not
     `is_complete`, a bound of the service ended the page early. `unpublished` newest entries of the
     log are left out, as the service says, because they await the cosignatures of `quorum_missing`.
+    The service could not read the entries of the bundles `unreadable`, 256 in each: its data is
+    damaged, and their events are left out.
     """
 
     entries: tuple[Entry, ...]
@@ -140,6 +142,7 @@ class Page:
     explanation: str | None
     unpublished: int
     quorum_missing: str | None
+    unreadable: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -242,7 +242,8 @@ class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
     `complete`, a bound ended the page or the counts. `cursor` gets the next page; without one
     nothing is left. `scanned` is the number of events that had to be read to decide.
     `unpublished` newest entries of the log are not in this tree, because the cosignatures of a
-    quorum are missing: `quorum_missing` says which.
+    quorum are missing: `quorum_missing` says which. The service could not read the entries of the
+    bundles `unreadable`, 256 in each, so it left out their events.
     """
 
     query: str
@@ -261,6 +262,7 @@ class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
     consistency: Consistency | None = None
     unpublished: Size = 0
     quorum_missing: str | None = None
+    unreadable: tuple[Size, ...] = ()
 
 
 class SeenAnswer(Struct, kw_only=True, omit_defaults=True):

@@ -25,16 +25,17 @@ from ledger.query.explain import explain
 from ledger.query.facets import FacetCounter, Unit
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.open_segments import OpenSegments
-from ledger.query.plan import make_plan, span_of
+from ledger.query.plan import Span, make_plan, span_of
 from ledger.query.resolve_ids import IdResolver
 from ledger.store.index.index_store import IndexSnapshot, IndexStore
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SegmentRecord
 from ledger.store.index.segment_file import DamagedSegmentError
-from ledger.store.log import LogStore
+from ledger.store.log import DamagedBundleError, LogStore
 from ledger_core.api import FacetAnswer, HistogramAnswer
 from ledger_core.query.ast import Expression, Is, all_of, format_query, resolve
 from ledger_core.query.predicate import Matcher, make_matcher
+from ledger_core.tlog.tile import TILE_WIDTH
 
 T = TypeVar("T")
 
@@ -57,8 +58,9 @@ class Answer:
 
     `complete`: no limit was reached, neither for the page nor for the counts. `total` counts all
     matches below `tree_size`; after a limit it is a lower bound. `scanned` counts the rows that
-    were read because the index alone did not decide. `cursor` continues with the next page; None is
-    the end.
+    were read because the index alone did not decide. `unreadable` are damaged bundles among the
+    entries that were searched; their events are left out, so the answer isn't complete. `cursor`
+    continues with the next page; None is the end.
     """
 
     rows: tuple[Row, ...]
@@ -67,6 +69,7 @@ class Answer:
     total_exact: bool
     scanned: int
     complete: bool
+    unreadable: tuple[int, ...] = ()
     cursor: str | None
     facets: tuple[FacetAnswer, ...]
     histogram: HistogramAnswer | None
@@ -84,6 +87,8 @@ class IndexStatus:
     """False while the index is built anew for other rules of analysis."""
     damaged_segments: tuple[int, ...] = ()
     """Damaged and set aside; they are built again."""
+    unreadable: tuple[str, ...] = ()
+    """Which entries of the log proved damaged."""
     failure: str = ""
     """The reason why the folder of the index can't be read."""
 
@@ -161,19 +166,22 @@ class QueryEngine:
             return run, counter
 
         run, counter = self._reading_index(run_page)
+        unreadable = tuple(error.bundle for error in self._damaged_in(run.span))
+        is_total_exact = run.total_exact and not unreadable
         following = run.next_position if limit else None
         return Answer(
             rows=tuple(map(Row, run.indices, run.leaves)),
             tree_size=tree_size,
             total=run.total,
-            total_exact=run.total_exact,
+            total_exact=is_total_exact,
             scanned=budget.scanned,
-            complete=not budget.is_spent,
+            complete=not budget.is_spent and not unreadable,
+            unreadable=unreadable,
             cursor=None
             if following is None
             else Cursor(order, tree_size, following, now_unix_us).format(query=text, tenant=tenant),
-            facets=counter.facets(is_all=run.total_exact),
-            histogram=counter.histogram(is_all=run.total_exact),
+            facets=counter.facets(is_all=is_total_exact),
+            histogram=counter.histogram(is_all=is_total_exact),
         )
 
     def row_batches(
@@ -256,6 +264,7 @@ class QueryEngine:
                 full_segments=tree_size // self._segment_entries,
                 is_current=health is not None and not health.stale,
                 damaged_segments=() if health is None else tuple(sorted(health.damaged)),
+                unreadable=tuple(map(str, self._log.damaged_bundles())),
                 failure="" if health is None else health.failure,
             )
 
@@ -267,6 +276,11 @@ class QueryEngine:
         with self._snapshot() as snapshot:
             sealed: Container[int] = () if snapshot is None else snapshot.records
         return self._open_segments.advance(sealed=sealed, entries_max=entries_max)
+
+    def _damaged_in(self, span: Span) -> list[DamagedBundleError]:
+        """The bundles of a span that are known to be damaged."""
+        first, end = span.start // TILE_WIDTH, -(-span.end // TILE_WIDTH)
+        return [each for each in self._log.damaged_bundles() if first <= each.bundle < end]
 
     def _reading_index(self, work: Callable[[], T]) -> T:
         """Run `work`, and again after each damaged segment, which is set aside.

@@ -93,11 +93,11 @@ def find_matches(
     matched = BitMap()
     for members, indices in by_bundle(window, undecided, order):
         allowed = scope.budget.spend_rows(len(members))
-        leaves = scope.leaf_cache.leaves(indices[:allowed])
+        leaves = scope.leaf_cache.readable(indices[:allowed])
         matched.update(
             member
             for member, index, leaf in zip(members, indices, leaves, strict=False)
-            if scope.matches(index, leaf)
+            if leaf is not None and scope.matches(index, leaf)
         )
         if allowed < len(members):
             return Found(must | matched, members[allowed])
@@ -139,6 +139,9 @@ class PageRun:
         self._is_ahead_exact = True
         self._unread_position: int | None = None
         self._page_bytes = 0
+        # Matches on the page, and those that can't be read before its end.
+        self._passed = 0
+        self._last_passed = -1
         self.indices: list[int] = []
         self.leaves: list[bytes] = []
         self.total = 0
@@ -158,13 +161,18 @@ class PageRun:
                 return
 
     @property
+    def span(self) -> Span:
+        """The entries that the plan can find."""
+        return self._scope.span
+
+    @property
     def next_position(self) -> int | None:
         """The position at which the next page begins; None when nothing is left."""
         if self._unread_position is not None:
             return self._unread_position
-        if not self.indices or (self._is_ahead_exact and self._ahead == len(self.indices)):
+        if not self._passed or (self._is_ahead_exact and self._ahead == self._passed):
             return None
-        return self.indices[-1] + (not self._is_newest)
+        return self._last_passed + (not self._is_newest)
 
     @property
     def _is_full(self) -> bool:
@@ -232,19 +240,29 @@ class PageRun:
             if self._is_newest:
                 known = (found.unread_from + 1, window.end)
             members = members & BitMap(range(*known))
-        wanted = self._limit - len(self.indices)
-        chosen = members[max(0, len(members) - wanted) :] if self._is_newest else members[:wanted]
-        for _, indices in by_bundle(window, chosen, self._order):
+        for _, indices in by_bundle(window, members, self._order):
+            if len(self.indices) >= self._limit:
+                break
             # The first rows are read in any case, so that every page goes on.
-            if self.indices and self._has_no_room():
+            if self._passed and self._has_no_room():
                 self._unread_position = indices[0] + self._is_newest
                 return
-            leaves = self._scope.leaf_cache.leaves(indices)
-            self.indices += indices
-            self.leaves += leaves
-            self._page_bytes += sum(map(len, leaves))
+            self._add_rows(indices)
         if found.unread_from is not None and not self._is_full:
             self._unread_position = window.index_of(found.unread_from) + self._is_newest
+
+    def _add_rows(self, indices: list[int]) -> None:
+        """Append rows until the page is full; those in a damaged bundle are left out."""
+        while indices and not self._is_full:
+            room = self._limit - len(self.indices)
+            some, indices = indices[:room], indices[room:]
+            for index, leaf in zip(some, self._scope.leaf_cache.readable(some), strict=True):
+                if leaf is not None:
+                    self.indices.append(index)
+                    self.leaves.append(leaf)
+                    self._page_bytes += len(leaf)
+            self._passed += len(some)
+            self._last_passed = some[-1]
 
     def _has_no_room(self) -> bool:
         """Whether a limit keeps further rows from the page."""

@@ -97,11 +97,14 @@ class FacetCounter:
         indices = (start + offset for offset in offsets)
         while (some := list(islice(indices, _ROWS_AT_ONCE))) and not self._is_late():
             terms = SegmentTerms()
-            terms.add(self._leaf_cache.leaves(some))
+            leaves = [leaf for leaf in self._leaf_cache.readable(some) if leaf is not None]
+            if not leaves:
+                continue
+            terms.add(leaves)
             for dimension, counts in self._counts.items():
                 for value, container in terms.postings(dimension):
                     _add(counts, value, container.cardinality)
-                self._counted[dimension] += len(some)
+                self._counted[dimension] += len(leaves)
 
     def facets(self, *, is_all: bool) -> tuple[FacetAnswer, ...]:
         """The facets in the order of the fields; `is_all`: the run found all matches."""

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
-from ledger.store.log import LogStore
-from ledger_core.tlog.errors import MalformedError
+from ledger.store.log import DamagedBundleError, LogStore
 from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle
 
 CACHE_BYTES: Final = 64 << 20
@@ -37,26 +36,49 @@ class LeafCache:
     def leaves(self, indices: Sequence[int]) -> list[bytes]:
         """The leaves at indices below the durable size, in the order of `indices`.
 
-        Cost: 0.1 ms for each bundle with rows that are not cached.
+        Cost: 0.1 ms for each bundle with rows that are not cached. Raises: DamagedBundleError.
         """
+        found, damaged = self._found(indices)
+        if damaged is not None:
+            raise damaged
+        return [found[index] for index in indices]
+
+    def readable(self, indices: Sequence[int]) -> list[bytes | None]:
+        """As `leaves`, with None for those in a damaged bundle."""
+        found, _ = self._found(indices)
+        return [found.get(index) for index in indices]
+
+    def _found(self, indices: Sequence[int]) -> tuple[dict[int, bytes], DamagedBundleError | None]:
+        """The leaves that can be read, and the last error of the others."""
         found = self._cached(indices)
         missing = sorted(index for index in indices if index not in found)
+        damaged = None
         for number, some in groupby(missing, lambda index: index // TILE_WIDTH):
-            found.update(self._read(number, [index % TILE_WIDTH for index in some]))
+            try:
+                found.update(self._read(number, [index % TILE_WIDTH for index in some]))
+            except DamagedBundleError as error:
+                damaged = error
         if missing and self._bytes_max:
-            self._cache((index, found[index]) for index in missing)
-        return [found[index] for index in indices]
+            self._cache((index, found[index]) for index in missing if index in found)
+        return found, damaged
 
     def bundles(self, start: int, end: int) -> Iterator[tuple[int, list[bytes]]]:
         """The leaves `[start, end)` by bundle, each with the index of its first; none is cached.
 
-        Precondition: `end` is at most the durable size.
+        Precondition: `end` is at most the durable size. Raises: DamagedBundleError.
         """
+        for first, stop in self.parts(start, end):
+            number, offset = divmod(first, TILE_WIDTH)
+            width = offset + stop - first
+            yield first, decode_bundle(self._bundle(number, width))[offset:width]
+
+    @staticmethod
+    def parts(start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts of `[start, end)` that lie in one bundle each."""
         while start < end:
-            number, offset = divmod(start, TILE_WIDTH)
-            stop = min(end - number * TILE_WIDTH, TILE_WIDTH)
-            yield start, decode_bundle(self._bundle(number, stop))[offset:stop]
-            start = number * TILE_WIDTH + stop
+            stop = min(end, (start // TILE_WIDTH + 1) * TILE_WIDTH)
+            yield start, stop
+            start = stop
 
     def _cached(self, indices: Sequence[int]) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
@@ -98,5 +120,5 @@ class LeafCache:
             index=number, width=width
         )
         if data is None:
-            raise MalformedError(f"bundle {number} has fewer than {width} entries")
+            raise self._log.damaged(number, f"it has fewer than {width} entries")
         return data

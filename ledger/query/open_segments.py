@@ -23,7 +23,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
-from ledger.store.log import LogStore
+from ledger.store.log import DamagedBundleError, LogStore
 
 OpenTerms: TypeAlias = Mapping[int, Sequence[SegmentTerms]]
 """The slices of each segment, in order."""
@@ -166,9 +166,14 @@ class OpenSegments:
         return None
 
     def _extend(self, terms: SegmentTerms, segment: int, end: int) -> None:
-        start = segment * self._segment_entries
-        for _, leaves in self._leaf_cache.bundles(start + terms.end, start + end):
-            terms.add(leaves)
+        base = segment * self._segment_entries
+        for start, stop in self._leaf_cache.parts(base + terms.end, base + end):
+            try:
+                for _, leaves in self._leaf_cache.bundles(start, stop):
+                    terms.add(leaves)
+            except DamagedBundleError:
+                # Queries that cover these entries say that they are not complete.
+                terms.skip(stop - start)
 
 
 def _tier(terms: SegmentTerms) -> int:

@@ -15,6 +15,7 @@ from ledger.store.log import LogStore
 from ledger_core.query import ast
 from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import Expression
+from ledger_core.tlog.tile import TILE_WIDTH
 
 IDS_MAX: Final = 10_000
 """Above this many ids with one prefix, the query reads rows instead."""
@@ -39,7 +40,7 @@ class IdResolver:
             case ast.Is("id", value, is_prefix):
                 return self._ids(value) if is_prefix else self._id(value)
             case ast.Between("received", start, end):
-                first = self._first_at(start) if start else 0
+                first = self._before_damage(self._first_at(start)) if start else 0
                 return ast.IndexBetween(first, self._first_at(end) if end else self.tree_size)
         return condition
 
@@ -82,6 +83,20 @@ class IdResolver:
             return self.tree_size
         return bisect_left(range(min(end, self.tree_size)), text, lo=start, key=self._received_at)
 
+    def _before_damage(self, index: int) -> int:
+        """The index, or the first of the unreadable entries before it: some may be received later.
+
+        Unreadable entries before an end are found too, since `_received_at` takes them as earlier.
+        """
+        while index > 0 and self.leaf_cache.readable((index - 1,)) == [None]:
+            index = (index - 1) // TILE_WIDTH * TILE_WIDTH
+        return index
+
     def _received_at(self, index: int) -> str:
-        (leaf,) = self.leaf_cache.leaves((index,))
-        return decode_view(leaf).received.time
+        """The time of receipt of an entry; in a damaged bundle, that of the last one before it."""
+        while index >= 0:
+            (leaf,) = self.leaf_cache.readable((index,))
+            if leaf is not None:
+                return decode_view(leaf).received.time
+            index = index // TILE_WIDTH * TILE_WIDTH - 1
+        return ""

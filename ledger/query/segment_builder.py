@@ -20,7 +20,7 @@ from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index.index_store import IndexStore, IndexWriter, check_segment, write_segment
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SealedSegment, SegmentFacts
-from ledger.store.log import LogStore
+from ledger.store.log import DamagedBundleError, LogStore
 from ledger_client.runtime.files import sync_directory
 from ledger_core.query.analyzer import ANALYSIS, decode_view
 from ledger_core.tlog.errors import VerificationError
@@ -36,18 +36,26 @@ class SegmentBuilder:
         self._log = log
         self._writer = writer
         self._leaf_cache = LeafCache(log, bytes_max=0)
+        self._unreadable: set[int] = set()
 
     def seal_next(self) -> bool:
         """Seal the newest full segment that the index lacks; return whether there was one.
+
+        A segment with a damaged bundle is left out, for as long as this builder lives.
 
         Cost: 15 µs an entry, and one sync.
         """
         entries = self._writer.segment_entries
         sealed = self._writer.sealed()
         for segment in reversed(range(self._log.head().tree_size // entries)):
-            if segment not in sealed:
+            if segment in sealed or segment in self._unreadable:
+                continue
+            try:
                 self._writer.put(segment, build_segment(self._leaf_cache, segment, entries))
-                return True
+            except DamagedBundleError:  # The log store has logged it.
+                self._unreadable.add(segment)
+                continue
+            return True
         return False
 
 
@@ -98,7 +106,7 @@ def reindex(
         new.replace(path)
         sync_directory(path.parent)
         shutil.rmtree(old)
-        return total
+        return len(list(path.glob("*.segment")))
 
 
 class OtherAnalysisError(ValueError):
@@ -165,5 +173,8 @@ def _build_in_process(log_path: Path, folder: Path, segment_entries: int, segmen
 
 
 def _build_into(leaf_cache: LeafCache, folder: Path, segment: int, segment_entries: int) -> None:
-    sealed = build_segment(leaf_cache, segment, segment_entries)
+    try:
+        sealed = build_segment(leaf_cache, segment, segment_entries)
+    except DamagedBundleError:
+        return  # The log store has logged it; the other segments are worth having.
     write_segment(folder, segment, sealed, segment_entries=segment_entries)

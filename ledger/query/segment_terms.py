@@ -71,6 +71,13 @@ class SegmentTerms:
         self._add_context([event.context for event in events], first)
         self.end = first + len(leaves)
 
+    def skip(self, count: int) -> None:
+        """Pass over entries that can't be read: they have no terms."""
+        nothing = [ABSENT] * count
+        for name in COLUMNS:
+            self._terms[name].add(nothing, self.end)
+        self.end += count
+
     def freeze(self) -> None:
         """Do all that reading would put off. Precondition: nothing is added afterwards."""
         self._read_new_texts()

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
+import structlog
 import zstandard
 
 from ledger.store import keyspace
@@ -39,8 +40,22 @@ BUNDLE_BYTES_MAX = TILE_WIDTH * (2 + 0xFFFF)
 DATABASES = (keyspace.ENTRIES, keyspace.TILES, keyspace.IDS, keyspace.CHECKPOINTS, keyspace.META)
 
 
+_log = structlog.get_logger("ledger.store")
+
 TENANT_KEY_BYTES = 16
 _LAST_TENANT = b"\xff" * TENANT_KEY_BYTES
+
+
+class DamagedBundleError(MalformedError):
+    """Entries that can't be read: the rest of the log can."""
+
+    def __init__(self, bundle: int, reason: str) -> None:
+        first = bundle * TILE_WIDTH
+        super().__init__(
+            f"the entries {first} to {first + TILE_WIDTH - 1} can't be read: bundle {bundle} is "
+            f"damaged ({reason})"
+        )
+        self.bundle = bundle
 
 
 class _PerThread(threading.local):
@@ -58,6 +73,7 @@ class LogStore:
         self.environment = environment
         self._per_thread = _PerThread()
         # Inner hashes of tiles that grow; complete subtrees never change. Under the lock.
+        self._damaged: dict[int, DamagedBundleError] = {}
         self._growing: dict[TileCoord, GrowingTile] = {}
         self._lock = threading.Lock()
 
@@ -164,8 +180,21 @@ class LogStore:
         data = self._bundle(transaction, index)
         leaves = None if data is None else decode_bundle(data)
         if leaves is not None and len(leaves) != TILE_WIDTH:
-            raise MalformedError(f"bundle {index} has {len(leaves)} entries, want {TILE_WIDTH}")
+            raise self.damaged(index, f"it has {len(leaves)} entries, want {TILE_WIDTH}")
         return leaves
+
+    def damaged_bundles(self) -> Sequence[DamagedBundleError]:
+        """The bundles that proved damaged since the log was opened, in order."""
+        return [self._damaged[bundle] for bundle in sorted(self._damaged.copy())]
+
+    def damaged(self, bundle: int, reason: str) -> DamagedBundleError:
+        """The error that a bundle is damaged, which is remembered, and logged the first time."""
+        error = DamagedBundleError(bundle, reason)
+        if bundle not in self._damaged:
+            self._damaged[bundle] = error
+            _log.error("bundle_damaged", path=str(self.path), bundle=bundle, reason=reason)
+        # Another one each time: an error that is raised keeps a traceback.
+        return DamagedBundleError(bundle, reason)
 
     def leaves_between(
         self, transaction: Transaction[bytes], start: int, end: int
@@ -234,7 +263,7 @@ class LogStore:
         try:
             return self._per_thread.decompressor.decompress(frame, max_output_size=BUNDLE_BYTES_MAX)
         except zstandard.ZstdError as error:
-            raise MalformedError(f"bundle {index}: {error}") from error
+            raise self.damaged(index, str(error)) from error
 
 
 def tenant_id_key(id_bytes: bytes, tenant: str | None) -> bytes:

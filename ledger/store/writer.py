@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -19,7 +19,13 @@ from ledger.store.environment import (
     lock_for_writing,
 )
 from ledger.store.kept_heads import store_head, thin_heads
-from ledger.store.log import LogStore, check_right_edge, partial_tile_bytes, tenant_id_key
+from ledger.store.log import (
+    DamagedBundleError,
+    LogStore,
+    check_right_edge,
+    partial_tile_bytes,
+    tenant_id_key,
+)
 from ledger_client.runtime.files import FileLock
 from ledger_core.event.canonical import parse_leaf, parse_time
 from ledger_core.event.reader import is_same_event
@@ -124,7 +130,9 @@ class LogWriter:
                 for tree_size, note in checkpoints:
                     store_head(transaction, tree_size, note)
                 if checkpoints:
-                    thin_heads(transaction, partial(self._received_unix_s, transaction))
+                    # Old heads stay while the time of one can't be read.
+                    with suppress(DamagedBundleError):
+                        thin_heads(transaction, partial(self._received_unix_s, transaction))
         except CommitFailedError:
             raise
         except BaseException:

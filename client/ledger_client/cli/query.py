@@ -13,6 +13,7 @@ from ledger_client.cli.render import Renderer, renderer_options, show_counts
 from ledger_client.plans.question import is_sent_as_typed
 from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
 from ledger_core.tlog.text import printable
+from ledger_core.tlog.tile import TILE_WIDTH
 
 SHOWN_MAX = 50
 Unit = Literal["hour", "day"]
@@ -105,6 +106,12 @@ def tree_and_head(page: Page) -> str:
         said += (
             f"; the {page.unpublished:,} newest await cosignatures ({page.quorum_missing}):"
             " --unverified shows them"
+        )
+    if page.unreadable:
+        first = page.unreadable[0] * TILE_WIDTH
+        said += (
+            f"; INCOMPLETE: the ledger's data is damaged; {len(page.unreadable) * TILE_WIDTH:,}"
+            f" events can't be read, the first from {first:,} on"
         )
     return said
 

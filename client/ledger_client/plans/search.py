@@ -101,6 +101,7 @@ def plan_page(
         explanation=answer.explanation,
         unpublished=answer.unpublished,
         quorum_missing=answer.quorum_missing and excerpt(answer.quorum_missing),
+        unreadable=answer.unreadable,
     )
     return page, (before or PagesBefore()).and_page(answer)
 

@@ -268,6 +268,7 @@ def _answer(
         total_exact=found.total_exact,
         scanned=found.scanned,
         complete=found.complete,
+        unreadable=found.unreadable,
         took_ms=0.0,
         events=tuple(
             make_found_event(row, because=() if because is None else because(row.leaf))

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 from aiohttp import web
 
+from ledger.query.engine import IndexStatus
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import PROBLEMS, ProblemError, make_problem
@@ -24,7 +25,7 @@ from ledger_core.status import Alive, IndexAnswer, LogAnswer, NotReady, Ready, W
 
 MAP_FILL_WARNED: Final = 0.9
 SEGMENTS_BEHIND_WARNED: Final = 1
-SEGMENTS_NAMED: Final = 5
+DAMAGES_NAMED: Final = 5
 
 
 async def read_log(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
@@ -112,6 +113,7 @@ def _reasons(context: ServiceContext) -> list[str]:
 def _warnings(context: ServiceContext) -> list[str]:
     """What will soon prevent the service from being ready, or makes it slower."""
     warnings = []
+    index = context.query_pool.engine.status()
     if context.publisher.quorum_missing is not None:
         warnings.append(
             f"the newest head is not published, what is published stays: "
@@ -120,7 +122,8 @@ def _warnings(context: ServiceContext) -> list[str]:
     fill = context.store.environment.fill_ratio()
     if fill > MAP_FILL_WARNED:
         warnings.append(f"the log's map is {fill:.0%} full: raise map_bytes and start again")
-    warnings += _index_warnings(context)
+    warnings += [f"{each}: run ledger fsck" for each in index.unreadable[:DAMAGES_NAMED]]
+    warnings += _index_warnings(index)
     warnings += [
         f"the follower {name} has ended and will be started again"
         for name in context.followers.not_running()
@@ -128,14 +131,13 @@ def _warnings(context: ServiceContext) -> list[str]:
     return warnings
 
 
-def _index_warnings(context: ServiceContext) -> list[str]:
+def _index_warnings(index: IndexStatus) -> list[str]:
     """Warnings while the index is behind or damaged: searches are slower, but never wrong."""
-    index = context.query_pool.engine.status()
     warnings = []
     if index.failure:
         warnings.append(f"the folder of the index can't be read: {index.failure}")
     if index.damaged_segments:
-        segments = ", ".join(map(str, index.damaged_segments[:SEGMENTS_NAMED]))
+        segments = ", ".join(map(str, index.damaged_segments[:DAMAGES_NAMED]))
         warnings.append(
             f"{len(index.damaged_segments)} of the index's segments were damaged and are being "
             f"made anew ({segments}): look at the disk"
