@@ -24,7 +24,7 @@ ORDERS: Final[tuple[Order, ...]] = ("newest", "oldest")
 class EmptyLeaves:
     """The leaves of a log in which nobody reads them."""
 
-    def leaves(self, indices: Sequence[int]) -> list[bytes]:
+    def readable(self, indices: Sequence[int]) -> list[bytes]:
         return [b""] * len(indices)
 
 
