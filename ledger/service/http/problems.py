@@ -199,6 +199,14 @@ def explain(error: Exception) -> ProblemError:
             )
         case CursorError():
             return ProblemError("cursor", str(error), field="cursor")
+        case web.RequestPayloadError() | ConnectionError():
+            return ProblemError("body-cut-short", "the body ended before its end")
+    return _explain_store(error)
+
+
+def _explain_store(error: Exception) -> ProblemError:
+    """The problem of an error of the log or its writer, or `internal`."""
+    match error:
         case QueueFullError():
             return retry_later("queue-full", str(error), after_s=error.retry_after_s)
         case StorageFullError():
@@ -216,8 +224,6 @@ def explain(error: Exception) -> ProblemError:
             return ProblemError("damaged", f"{error}: run ledger fsck")
         case VerificationError():
             return ProblemError("signing-stopped", "the log signs no heads any more")
-        case web.RequestPayloadError() | ConnectionError():
-            return ProblemError("body-cut-short", "the body ended before its end")
     return ProblemError("internal", "an unexpected error")
 
 
