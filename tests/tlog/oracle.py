@@ -26,7 +26,8 @@ class Oracle:
     def __init__(self, leaves: Sequence[bytes]) -> None:
         self.leaves = tuple(leaves)
         self.mth = cache(self._mth)
-        self._outside = cache(self._nodes_outside)
+        self._before = cache(self._nodes_before)
+        self._from = cache(self._nodes_from)
 
     def _mth(self, start: int, end: int) -> bytes:
         """MTH(D[start:end]). §2.1."""
@@ -75,19 +76,29 @@ class Oracle:
         return [*right, self.mth(start, start + k)]
 
     def range(self, start: int, end: int, n: int) -> list[bytes]:
-        """Each maximal subtree of the tree of n that has no leaf of [start, end), left to right."""
-        return list(self._outside(start, end, 0, n))
+        """Each maximal subtree of the tree of n that has no leaf of [start, end), left to right.
 
-    def _nodes_outside(self, start: int, end: int, low: int, high: int) -> tuple[bytes, ...]:
-        # Of the subtree [low, high), with the range cut to it so that ranges share the answer.
-        start, end = max(start, low), min(end, high)
-        if end <= start:
-            return (self.mth(low, high),)
-        if (start, end) == (low, high):
+        Such a subtree ends before the range begins, or begins where it has ended.
+        """
+        return [*self._before(start, 0, n), *self._from(end, 0, n)]
+
+    def _nodes_before(self, start: int, low: int, high: int) -> tuple[bytes, ...]:
+        """The maximal subtrees of [low, high) without a leaf from `start` on."""
+        if start <= low:
             return ()
+        if high <= start:
+            return (self.mth(low, high),)
         middle = low + _split(high - low)
-        left = self._outside(start, min(end, middle), low, middle)
-        return left + self._outside(max(start, middle), end, middle, high)
+        return self._before(start, low, middle) + self._before(start, middle, high)
+
+    def _nodes_from(self, end: int, low: int, high: int) -> tuple[bytes, ...]:
+        """The maximal subtrees of [low, high) without a leaf below `end`."""
+        if high <= end:
+            return ()
+        if end <= low:
+            return (self.mth(low, high),)
+        middle = low + _split(high - low)
+        return self._from(end, low, middle) + self._from(end, middle, high)
 
 
 @cache

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_core.tlog import hashing, tree, verify
+from ledger_core.tlog import prove as prove_module
 from ledger_core.tlog.hashing import SIZE_MAX
 from ledger_core.tlog.prove import (
     Plan,
@@ -26,12 +27,14 @@ SIZES = range(1, ORACLE_SIZE_MAX + 1)
 
 @pytest.fixture(autouse=True)
 def shared_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remember the hash of two nodes: the proofs of all ranges hash the same few many times."""
+    """Remember hashes and subtrees: the proofs of all ranges need the same few many times."""
     monkeypatch.setattr(tree, "node_hash", remembered_node_hash)
     monkeypatch.setattr(verify, "node_hash", remembered_node_hash)
+    monkeypatch.setattr(prove_module, "decompose", remembered_decompose)
 
 
 remembered_node_hash = cache(hashing.node_hash)
+remembered_decompose = cache(decompose)
 
 
 def prove(plan: Plan, leaves: Oracle) -> list[bytes]:

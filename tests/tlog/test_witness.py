@@ -3,6 +3,8 @@
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -124,31 +126,36 @@ def decide(
     return asked if isinstance(asked, Refused) else compare(asked, known=known)
 
 
-sizes = st.integers(0, SIZES_MAX)
-signer_sets = st.lists(st.sampled_from([LOG, LATER_LOG, STRANGER]), max_size=3).map(tuple)
+signer_sets = [
+    signers for count in range(4) for signers in product([LOG, LATER_LOG, STRANGER], repeat=count)
+]
+ask_choices = st.tuples(
+    st.sampled_from([TREE, TREE, TREE, FORK]),
+    st.sampled_from([None] * 2 * SIZES_MAX + [*range(SIZES_MAX + 1)]),
+    st.sampled_from([*product(range(SIZES_MAX + 1), (False, True))]),
+    st.sampled_from([*product(range(10), range(10))]),
+    st.sampled_from([(LOG,)] * len(signer_sets) + signer_sets),
+    st.sampled_from([()] * 2 * len(signer_sets) + signer_sets),
+)
+"""All parts of a request, each one choice from a list: many small strategies cost far more."""
 
 
-@st.composite
-def asks(draw: st.DrawFn, known_size: int = 0) -> Ask:
-    """Requests of which a good part is right, and each part is wrong now and then."""
-    tree = draw(st.sampled_from([TREE, TREE, TREE, FORK]))
-    old_size = draw(st.one_of(st.just(known_size), st.just(known_size), sizes))
-    tree_size = draw(sizes.map(lambda size: max(size, old_size)) | sizes)
+def ask_of(choices: tuple[Any, ...], known_size: int) -> Ask:
+    """A request of which a good part is right, and each part is wrong now and then."""
+    tree, old_size, (tree_size, is_raised), (proof_fault, root_fault), good, bad = choices
+    old_size = known_size if old_size is None else old_size
+    tree_size = max(tree_size, old_size) if is_raised else tree_size
     proof: tuple[bytes, ...] = ()
     if 0 < old_size < tree_size:
         proof = tuple(tree.consistency(old_size, tree_size))
-    match draw(st.integers(0, 9)):
+    match proof_fault:
         case 0:
             proof = (*proof, bytes(32))
         case 1:
             proof = proof[1:]
         case 2:
             proof = tuple(reversed(proof))
-    root_hash = tree.root(tree_size)
-    if draw(st.integers(0, 9)) == 0:
-        root_hash = bytes(32)
-    good = draw(st.just((LOG,)) | signer_sets)
-    bad = draw(st.just(()) | st.just(()) | signer_sets)
+    root_hash = bytes(32) if root_fault == 0 else tree.root(tree_size)
     return Ask(old_size, tree_size, root_hash, proof, good or (STRANGER,), bad)
 
 
@@ -159,10 +166,10 @@ class DecidingMachine(RuleBasedStateMachine):
         super().__init__()
         self.known: SignedCheckpoint | None = None
 
-    @rule(data=st.data(), is_known_log=st.integers(0, 9).map(bool))
-    def ask(self, data: st.DataObject, is_known_log: bool) -> None:
+    @rule(choices=ask_choices, is_known_log=st.integers(0, 9).map(bool))
+    def ask(self, choices: tuple[Any, ...], is_known_log: bool) -> None:
         known_size = self.known.checkpoint.tree_size if self.known else 0
-        ask = data.draw(asks(known_size))
+        ask = ask_of(choices, known_size)
         log = KEYS if is_known_log else None
         decision = decide(ask.request(), log=log, known=self.known)
         want = status_by_the_letter(
