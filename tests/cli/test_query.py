@@ -190,6 +190,60 @@ def test_a_query_is_explained_instead_of_answered(command: Command) -> None:
     assert "u_1" in done.stdout
 
 
+def test_following_says_what_it_waits_for_and_keeps_its_columns(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    environ = {
+        **os.environ,
+        "LEDGER_URL": ledger.url,
+        "LEDGER_TOKEN": ledger.token,
+        "LEDGER_POLICY": str(ledger.policy),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ledger", "query", "--follow", "action:seen.wide"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
+        cwd=tmp_path,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    # Both are there before any event is.
+    told = process.stderr.readline()
+    assert told.startswith("waiting for new events of action:seen.wide, each once a published head")
+    assert process.stdout.readline().split() == [
+        *("index", "time", "actor", "action", "outcome", "target", "source"),
+    ]
+    lines: list[str] = []
+
+    def read() -> None:
+        lines.extend(iter(process.stdout.readline, ""))  # type: ignore[union-attr] # it is a pipe
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    event = {"action": "seen.wide", "outcome": "success", "source": {"ip": "192.0.2.9"}}
+    actors = ("x", "a-user-whose-name-is-wider", "y")
+    deadline_s = time.monotonic() + 60
+    with LedgerClient(ledger.url, ledger.token, policy=ledger.policy) as client:
+        for number, actor in enumerate(actors):
+            # The first may come before it listens, so it is sent until one was seen.
+            while len(lines) <= number and time.monotonic() < deadline_s:
+                client.append({**event, "actor": {"id": actor}})
+                seen_s = time.monotonic() + 2
+                while len(lines) <= number and time.monotonic() < seen_s:
+                    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=20)
+    reading.join()
+    process.stdout.close()
+    process.stderr.close()
+    places = {line.split()[2]: line.index("seen.wide") for line in lines}
+    assert {*places} == {*actors}
+    # A column grows for a wider cell, and keeps its width then.
+    assert places["x"] < places["a-user-whose-name-is-wider"] == places["y"]
+
+
 def test_what_comes_in_is_followed_until_it_is_interrupted(ledger: Ledger, tmp_path: Path) -> None:
     environ = {
         **os.environ,

@@ -95,6 +95,8 @@ def command(
                 folder=opened,
                 settings=settings,
             )
+        if not once:
+            note(f"checking {url} every {interval_s:g} s; Ctrl-C ends this")
         try:
             for result in loop.follow():
                 _print(result, as_json=as_json)

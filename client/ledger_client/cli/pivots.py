@@ -5,7 +5,7 @@ import click
 from ledger_client.cli.client_options import Connection, connection_options, parse_reference
 from ledger_client.cli.console import counted, json_option, note, print_json
 from ledger_client.cli.query import explained, order_option
-from ledger_client.cli.render import TABLE, Renderer, renderer_options, show_counts
+from ledger_client.cli.render import Renderer, renderer_options, show_counts, table
 from ledger_client.plans.search import Order
 
 MINUTES_DEFAULT = 15
@@ -76,7 +76,7 @@ def seen(source: str, connection: Connection, as_json: bool) -> None:
         print_json({**counts, "first": first, "last": last, "actions": actions})
         return
     if found.first and found.last:
-        TABLE.show_all({end.index: end for end in (found.first, found.last)}.values())
+        table().show_all({end.index: end for end in (found.first, found.last)}.values())
         show_counts("actions", found.actions.counts)
     total = counted(found.total, "event")
     note(f"{'' if found.is_total_exact else 'at least '}{total} from {source}")

@@ -42,7 +42,9 @@ order_option = click.option(
     is_flag=True,
     help="Verify nothing; shows events that await cosignatures too.",
 )
-@click.option("--follow", is_flag=True, help="Show new events as they come in, until Ctrl-C.")
+@click.option(
+    "--follow", is_flag=True, help="Show new events as they come in, none of before, until Ctrl-C."
+)
 @click.option("--explain", is_flag=True, help="Show the query plan without running the query.")
 @click.option(
     "--count", "fields", multiple=True, metavar="FIELD", help="Count the values of a field."
@@ -80,7 +82,9 @@ def command(
             )
             _show_page_counts(page, as_json=renderer.form == "json")
         elif follow:
-            renderer.show_all(ledger.tail(query, verify=not unverified), batch_entries=1)
+            proven = "" if unverified else ", each once a published head proves it"
+            note(f"waiting for new events of {query or 'any kind'}{proven}; Ctrl-C ends this")
+            renderer.follow(ledger.tail(query, verify=not unverified))
         else:
             if limit is None and renderer.form == "table":
                 limit = SHOWN_MAX

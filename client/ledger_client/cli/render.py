@@ -20,6 +20,8 @@ CELL_CHARS_MAX = 40
 BAR_CHARS = 40
 COLOURS = {"success": "green", "failure": "yellow", "denied": "red", "unknown": "magenta"}
 HEADINGS = ("index", "time", "actor", "action", "outcome", "target", "source")
+FOLLOWED_WIDTHS = (8, 20, 20, 24, 7, 30, 15)
+"""Of the columns, where the entries to come are not known yet."""
 OUTCOME_COLUMN = HEADINGS.index("outcome")
 
 
@@ -29,6 +31,13 @@ class Renderer:
 
     form: Literal["table", "json", "csv"]
     show: Callable[[Sequence[Entry], int], None]
+    show_heading: Callable[[], None] = lambda: None
+
+    def follow(self, entries: Iterable[Entry]) -> None:
+        """Print the heading at once, and each entry as it comes."""
+        self.show_heading()
+        for entry in entries:
+            self.show([entry], 1)
 
     def show_all(self, entries: Iterable[Entry], *, batch_entries: int = PAGE_EVENTS) -> int:
         """Print entries in batches, as they come; return their number."""
@@ -50,7 +59,7 @@ def renderer_options(command: Callable[..., int | None]) -> Callable[..., int | 
     def rendered(*, as_json: bool, as_csv: bool, **others: Any) -> int | None:
         if as_json and as_csv:
             raise click.UsageError("use --json or --csv, not both")
-        return command(renderer=JSON if as_json else CSV if as_csv else TABLE, **others)
+        return command(renderer=JSON if as_json else CSV if as_csv else table(), **others)
 
     return rendered
 
@@ -86,22 +95,43 @@ def _show_csv(entries: Sequence[Entry], shown: int) -> None:
     click.echo((("" if shown else format_header()) + text).encode(), nl=False)
 
 
-def show_table(entries: Sequence[Entry], shown: int) -> None:
-    """Print a line for each entry, its columns as wide as they must be."""
-    headings = (*HEADINGS, "because" if any(entry.because for entry in entries) else "")
-    rows = [_cells(entry) for entry in entries]
-    if not shown and rows:
-        rows.insert(0, headings)
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(len(headings))]
-    for row in rows:
-        padded = [f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)]
-        if row is headings:
+class _Table:
+    """A line for each entry. A column is as wide as its widest cell so far: it only grows."""
+
+    def __init__(self) -> None:
+        self._widths = [0] * (len(HEADINGS) + 1)
+
+    def show_heading(self) -> None:
+        """Print the heading before the first entry is known."""
+        self._widths = [*FOLLOWED_WIDTHS, 0]
+        self._print((*HEADINGS, ""))
+
+    def show(self, entries: Sequence[Entry], shown: int) -> None:
+        """Print entries; before the first ones, a heading."""
+        headings = (*HEADINGS, "because" if any(entry.because for entry in entries) else "")
+        rows = [_cells(entry) for entry in entries]
+        if not shown and rows:
+            rows.insert(0, headings)
+        for column, width in enumerate(self._widths):
+            self._widths[column] = max(width, *(len(row[column]) for row in rows), 0)
+        for row in rows:
+            self._print(row)
+
+    def _print(self, row: tuple[str, ...]) -> None:
+        padded = [f"{cell:{width}}" for cell, width in zip(row, self._widths, strict=True)]
+        if row[:-1] == HEADINGS:
             click.secho("  ".join(padded).rstrip(), dim=True)
-            continue
+            return
         padded[OUTCOME_COLUMN] = click.style(
             padded[OUTCOME_COLUMN], fg=COLOURS[row[OUTCOME_COLUMN]]
         )
         click.echo("  ".join(padded).rstrip())
+
+
+def table() -> Renderer:
+    """A table for people, whose columns keep their places while it is printed."""
+    made = _Table()
+    return Renderer("table", made.show, made.show_heading)
 
 
 def _cells(entry: Entry) -> tuple[str, ...]:
@@ -127,6 +157,5 @@ def _short(text: str) -> str:
     return text if len(text) <= CELL_CHARS_MAX else f"{text[: CELL_CHARS_MAX - 1]}…"
 
 
-TABLE: Final = Renderer("table", show_table)
 JSON: Final = Renderer("json", _show_json)
-CSV: Final = Renderer("csv", _show_csv)
+CSV: Final = Renderer("csv", _show_csv, lambda: _show_csv([], 0))
