@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ledger_client.recording.decorator import audited as audited
     from ledger_client.recording.diff import diff as diff
     from ledger_client.recording.diff import snapshot as snapshot
+    from ledger_client.recording.executors import with_audit_context as with_audit_context
     from ledger_client.recording.logging_handlers import AuditContextFilter as AuditContextFilter
     from ledger_client.recording.logging_handlers import AuditHandler as AuditHandler
     from ledger_client.recording.logging_handlers import AuditProcessor as AuditProcessor
@@ -91,6 +92,7 @@ _NAMES = {
     ),
     "ledger_client.recording.decorator": "audited",
     "ledger_client.recording.diff": "diff snapshot",
+    "ledger_client.recording.executors": "with_audit_context",
     "ledger_client.recording.logging_handlers": "AuditContextFilter AuditHandler AuditProcessor",
     "ledger_client.recording.options": "RecorderStatus SpoolFullError",
     "ledger_client.recording.recorder": "Recorder current_recorder use_recorder",

@@ -12,6 +12,7 @@ async_recorder      `AsyncRecorder`: the same for an event loop
 options             the options of a recorder, and the errors of a spool that refuses an event
 arguments           the arguments of `record` as the fields of an event
 context             `audit_context`: who acts, from where, in which request
+executors           executors that hand the audit context on
 decorator           `@audited`: each call of a function is an event
 exception_outcomes  the outcome that an exception stands for
 diff                `changes` computed from two states of an object

@@ -4,15 +4,19 @@
         recorder.record("user.deleted", target=("user", "u_2"))
 
 Stored in a `contextvars.ContextVar`: each thread and each task has its own. A task starts with a
-copy of its creator's, and so does a function in `asyncio.to_thread`. A new `threading.Thread`
-starts without one; run it in `contextvars.copy_context()` to hand it on.
+copy of its creator's, and so does a function in `asyncio.to_thread`. A new `threading.Thread`, a
+greenlet and a function in `loop.run_in_executor` start without one: `contextvars.copy_context()`
+and `with_audit_context(executor)` hand it on. An event that is recorded where it was lost says so
+in `context.audit_context_lost`.
 """
 
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any, Final, TypedDict, Unpack, cast
+from typing import Any, Final, NamedTuple, TypedDict, Unpack, cast
 
 from ledger_client.recording.arguments import CONTEXT_MEMBERS, Principal, Source, resolve_actor
 from ledger_client.recording.jsonable import jsonable
@@ -23,7 +27,32 @@ AuditContext = Mapping[str, Any]
 
 EMPTY: Final[AuditContext] = MappingProxyType({})
 
-_scope: ContextVar[AuditContext | None] = ContextVar("ledger_audit_scope", default=None)
+LOST: Final = "audit_context_lost"
+"""The member of an event's context that says why its actor may be another's, or the default."""
+
+
+class _Block:
+    """One `audit_context` block, which copies of a context share."""
+
+    __slots__ = ("elsewhere", "outer", "thread_id")
+
+    def __init__(self, outer: "_Block | None") -> None:
+        self.outer = outer
+        self.thread_id = threading.get_ident()
+        self.elsewhere: set[str] = set()
+        """What `extend_audit_context` set in another thread, and so in a copy of the context."""
+
+
+class _Open(NamedTuple):
+    scope: AuditContext
+    block: _Block
+    known: frozenset[str]
+    """What was set in this copy of the context."""
+
+
+_open: ContextVar[_Open | None] = ContextVar("ledger_audit_scope", default=None)
+_is_in_use = threading.Event()
+"""Set by the first `audit_context` of the process."""
 
 
 class ContextArguments(TypedDict, total=False):
@@ -51,31 +80,73 @@ def audit_context(*, fresh: bool = False, **arguments: Unpack[ContextArguments])
     where the work of somebody else begins, as a request, a message or a job. Servers and workers
     may begin it in the context of an earlier one.
     """
-    outer = EMPTY if fresh else current_scope()
-    token = _scope.set(merge(outer, _scope_of(arguments)))
+    outer = None if fresh else _open.get()
+    opened = _Open(
+        merge(EMPTY if outer is None else outer.scope, _scope_of(arguments)),
+        _Block(None if outer is None else outer.block),
+        frozenset() if outer is None else outer.known,
+    )
+    _is_in_use.set()
+    token = _open.set(opened)
     try:
         yield
     finally:
         # Some frameworks leave a block in another context than they entered it in. The variable of
         # that context is gone with it.
         with suppress(ValueError):
-            _scope.reset(token)
+            _open.reset(token)
 
 
 def extend_audit_context(**arguments: Unpack[ContextArguments]) -> None:
     """Add to the innermost open block until it ends, as when a user has just logged in.
 
+    In another thread than that of the block, as in a synchronous dependency of FastAPI, this adds
+    to a copy of the block. Events that the others record then say what they lack.
+
     Raises: RuntimeError outside any `audit_context`, where the addition would never end.
     """
-    scope = _scope.get()
-    if scope is None:
+    current = _open.get()
+    if current is None:
         raise RuntimeError("no audit_context is open here")
-    _scope.set(merge(scope, _scope_of(arguments)))
+    added = _scope_of(arguments)
+    known = current.known
+    if current.block.thread_id != threading.get_ident():
+        current.block.elsewhere.update(added)
+        known |= added.keys()
+    _open.set(_Open(merge(current.scope, added), current.block, known))
 
 
 def current_scope() -> AuditContext:
     """The audit context for what is recorded here."""
-    return _scope.get() or EMPTY
+    current = _open.get()
+    return EMPTY if current is None else current.scope
+
+
+def find_loss() -> str | None:
+    """Why the audit context of what is recorded here is not that of its cause; None if it may be.
+
+    In a process that uses audit contexts, a thread or greenlet without one has lost it, or works
+    for nobody: the two look the same.
+    """
+    current = _open.get()
+    if current is None:
+        if not _is_in_use.is_set() or not _is_aside():
+            return None
+        return f"none in {threading.current_thread().name}"
+    missing: set[str] = set()
+    block: _Block | None = current.block
+    while block is not None:
+        missing |= block.elsewhere - current.known
+        block = block.outer
+    return f"{', '.join(sorted(missing))}: set in another thread" if missing else None
+
+
+def _is_aside() -> bool:
+    """Whether this is no main thread, or a greenlet in it."""
+    if threading.current_thread() is not threading.main_thread():
+        return True
+    greenlet = sys.modules.get("greenlet")
+    return greenlet is not None and greenlet.getcurrent().parent is not None
 
 
 def merge(outer: AuditContext, inner: AuditContext) -> AuditContext:

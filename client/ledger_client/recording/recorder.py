@@ -14,7 +14,7 @@ from ledger_client.recording.arguments import (
     event_fields,
     time_text,
 )
-from ledger_client.recording.context import current_scope, merge
+from ledger_client.recording.context import LOST, current_scope, find_loss, merge
 from ledger_client.recording.memory import MemorySink, RecordedEvents, is_test_run, outbox
 from ledger_client.recording.options import (
     OnInvalid,
@@ -223,6 +223,9 @@ class Recorder:
             scope = merge(self._defaults, scope) if scope else self._defaults
         event = event_fields(scope, arguments)
         event["action"] = action
+        lost = find_loss() if arguments.get("actor") is None else None
+        if lost is not None:
+            event.setdefault("context", {})[LOST] = lost
         event_time = arguments.get("time")
         event["time"] = format_time(unix_us()) if event_time is None else time_text(event_time)
         event["id"] = arguments.get("event_id") or new_event_id()
