@@ -45,6 +45,7 @@ _TABLE: Final = """\
     the tree's size.
 400 bad-encoding | Bad encoding | The body is not in its content encoding, or is cut short.
 400 not-json | Not JSON | The body, or a line of it, is not JSON in UTF-8.
+400 not-protobuf | Not protobuf | The body is not a message of OTLP logs in protobuf.
 400 not-msgpack | Not MessagePack | The body is not MessagePack.
 401 token-missing | Token missing | The request needs `Authorization: Bearer <token>`.
 401 token-unknown | Token unknown | There is no such token, or it has been revoked.

@@ -1,6 +1,7 @@
 """All routes of the service, a module for each resource, in the order of the documentation.
 
 events      append events, and read one back
+otlp        append log records of OpenTelemetry
 search      search, and the pivots from an answer
 stream      events as they come in
 export      everything that a query finds, as a file
@@ -21,6 +22,7 @@ from ledger.service.routes import (
     evidence,
     export,
     heads,
+    otlp,
     proofs,
     search,
     status,
@@ -30,6 +32,7 @@ from ledger.service.routes import (
 
 ROUTES: Final[tuple[Route, ...]] = (
     *events.ROUTES,
+    *otlp.ROUTES,
     *search.ROUTES,
     *stream.ROUTES,
     *export.ROUTES,

@@ -1,0 +1,165 @@
+"""OTLP logs in protobuf, decoded to the objects of OTLP in JSON.
+
+Only the messages of logs are known here, as a table of field numbers. A field that is not in the
+table is skipped, as protobuf wants it.
+
+Source: protobuf.dev, "Encoding"; opentelemetry/proto/collector/logs/v1/logs_service.proto.
+"""
+
+import base64
+import struct
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ledger_core.tlog.errors import MalformedError
+
+DEPTH_MAX: Final = 32
+"""Messages inside one another; a value in a list in a list takes three."""
+
+_VARINT: Final = 0
+_FIXED64: Final = 1
+_BYTES: Final = 2
+_FIXED32: Final = 5
+_VARINT_BYTES_MAX: Final = 10
+_UINT64_END: Final = 1 << 64
+_INT64_END: Final = 1 << 63
+
+# Number: name, kind. A kind in capitals is a message; `*` makes a list.
+_MESSAGES: Final[dict[str, dict[int, tuple[str, str]]]] = {
+    "RESOURCE": {1: ("attributes", "*KEY_VALUE")},
+    "SCOPE": {1: ("name", "string"), 2: ("version", "string")},
+    "RECORD": {
+        1: ("timeUnixNano", "fixed64"),
+        2: ("severityNumber", "int"),
+        3: ("severityText", "string"),
+        5: ("body", "VALUE"),
+        6: ("attributes", "*KEY_VALUE"),
+        9: ("traceId", "hex"),
+        10: ("spanId", "hex"),
+        11: ("observedTimeUnixNano", "fixed64"),
+        12: ("eventName", "string"),
+    },
+    "KEY_VALUE": {1: ("key", "string"), 2: ("value", "VALUE")},
+    "VALUE": {
+        1: ("stringValue", "string"),
+        2: ("boolValue", "bool"),
+        3: ("intValue", "int"),
+        4: ("doubleValue", "double"),
+        5: ("arrayValue", "LIST"),
+        6: ("kvlistValue", "OBJECT"),
+        7: ("bytesValue", "base64"),
+    },
+    "LIST": {1: ("values", "*VALUE")},
+    "OBJECT": {1: ("values", "*KEY_VALUE")},
+}
+
+_WIRE_TYPES: Final = {"int": _VARINT, "bool": _VARINT, "fixed64": _FIXED64, "double": _FIXED64}
+
+
+def split_records(body: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Resource, scope and log record of each record in an ExportLogsServiceRequest, undecoded.
+
+    Raises: MalformedError.
+    """
+    for resource_logs in _messages(body, 1):
+        resource = b"".join(_messages(resource_logs, 1))
+        for scope_logs in _messages(resource_logs, 2):
+            scope = b"".join(_messages(scope_logs, 1))
+            for record in _messages(scope_logs, 2):
+                yield resource, scope, record
+
+
+def decode_message(data: bytes, message: str, depth: int = 0) -> dict[str, Any]:
+    """A message of the table as OTLP's JSON has it. Raises: MalformedError."""
+    if depth > DEPTH_MAX:
+        raise MalformedError(f"messages stand more than {DEPTH_MAX} deep in one another")
+    decoded: dict[str, Any] = {}
+    table = _MESSAGES[message]
+    for number, wire_type, value in _fields(data):
+        if number not in table:
+            continue
+        name, kind = table[number]
+        if wire_type != _WIRE_TYPES.get(kind, _BYTES):
+            raise MalformedError(f"the field {name} has the wire type {wire_type}")
+        if kind.startswith("*"):
+            decoded.setdefault(name, []).append(decode_message(value, kind[1:], depth + 1))
+        elif kind.isupper():
+            decoded[name] = decode_message(value, kind, depth + 1)
+        else:
+            decoded[name] = _scalar(kind, value)
+    return decoded
+
+
+def encode_response(*, rejected: int, message: str) -> bytes:
+    """An ExportLogsServiceResponse: empty, or with a partial success."""
+    if not rejected:
+        return b""
+    text = message.encode()
+    inner = b"\x08" + _varint(rejected) + b"\x12" + _varint(len(text)) + text
+    return b"\x0a" + _varint(len(inner)) + inner
+
+
+def _scalar(kind: str, value: Any) -> Any:
+    match kind:
+        case "string":
+            # Protobuf's strings are UTF-8; what is not is no reason to lose the record.
+            return value.decode(errors="replace")
+        case "int":
+            return value - _UINT64_END if value >= _INT64_END else value
+        case "bool":
+            return bool(value)
+        case "double":
+            return struct.unpack("<d", value)[0]
+        case "fixed64":
+            return int.from_bytes(value, "little")
+        case "hex":
+            return value.hex()
+    return base64.b64encode(value).decode()
+
+
+def _messages(data: bytes, wanted: int) -> Iterator[bytes]:
+    for number, wire_type, value in _fields(data):
+        if number == wanted:
+            if wire_type != _BYTES:
+                raise MalformedError(f"the field {number} has the wire type {wire_type}")
+            yield value
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
+    """Number, wire type and value of each field."""
+    at, end = 0, len(data)
+    while at < end:
+        key, at = _read_varint(data, at)
+        number, wire_type = key >> 3, key & 7
+        if wire_type == _VARINT:
+            value, at = _read_varint(data, at)
+            yield number, wire_type, value
+            continue
+        if wire_type == _BYTES:
+            size, at = _read_varint(data, at)
+        elif wire_type in (_FIXED64, _FIXED32):
+            size = 8 if wire_type == _FIXED64 else 4
+        else:
+            raise MalformedError(f"there is no wire type {wire_type}")
+        if size > end - at or not number:
+            raise MalformedError("the message ends before its end")
+        yield number, wire_type, data[at : at + size]
+        at += size
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for position, byte in enumerate(data[at : at + _VARINT_BYTES_MAX]):
+        value |= (byte & 0x7F) << (7 * position)
+        if byte < 0x80:  # noqa: PLR2004 - the bit that says that more follow
+            return value % _UINT64_END, at + position + 1
+    raise MalformedError("a number has no end")
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:  # noqa: PLR2004
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

@@ -1,0 +1,70 @@
+"""`/v1/otlp/v1/logs`: log records of OpenTelemetry, as its SDKs and its collector send them.
+
+Source: opentelemetry.io, "OTLP Specification 1.x", "OTLP/HTTP".
+"""
+
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from ledger.service.auth import authenticate
+from ledger.service.context import ServiceContext
+from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
+from ledger.service.http.request_body import check_media_type
+from ledger.service.http.responses import JSON_MEDIA, make_answer
+from ledger.service.http.router import BYTES_SCHEMA, Route, Success
+from ledger.service.ingest import WRITE_PROBLEMS
+from ledger.service.otlp import split_otlp
+from ledger.service.otlp_protobuf import encode_response
+from ledger_core.api import Refused
+
+PROTOBUF: Final = "application/x-protobuf"
+OBJECT_SCHEMA: Final = {"type": "object"}
+
+
+async def append_otlp_logs(context: ServiceContext, request: web.BaseRequest) -> web.Response:
+    """Append the log records of the body, durably; the answer counts those that were refused."""
+    token = authenticate(context.access, request, "append")
+    settings = context.settings
+    media = check_media_type(request.headers.get("Content-Type"), (PROTOBUF, JSON_MEDIA))
+    with context.bytes_in_flight.lease(token.name) as take:
+        body = await read_body(
+            request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s, take=take
+        )
+        parsed = split_otlp(
+            body,
+            is_json=media == JSON_MEDIA,
+            events_max=settings.request_events_max,
+            reader=context.ingest.reader,
+        )
+        outcomes = await context.ingest.append(parsed, by=token.name, tenant=token.tenant)
+    refused = [outcome.error for outcome in outcomes if isinstance(outcome, Refused)]
+    message = ""
+    if refused:
+        first = refused[0]
+        message = f"{len(refused)} refused, the first for: {first.field or ''} {first.detail}"
+    if media == PROTOBUF:
+        return make_answer(encode_response(rejected=len(refused), message=message), media=PROTOBUF)
+    partial = {"rejectedLogRecords": str(len(refused)), "errorMessage": message}
+    answer = {"partialSuccess": partial} if refused else {}
+    return make_answer(msgspec.json.encode(answer), media=JSON_MEDIA)
+
+
+ROUTES: Final = (
+    Route(
+        method="POST",
+        path="/v1/otlp/v1/logs",
+        handler=append_otlp_logs,
+        summary="Append log records of OpenTelemetry",
+        scope="append",
+        bodies={PROTOBUF: BYTES_SCHEMA, JSON_MEDIA: OBJECT_SCHEMA},
+        successes=(
+            Success(
+                "The records are in the log, durably, except those that a partial success counts.",
+                {PROTOBUF: BYTES_SCHEMA, JSON_MEDIA: OBJECT_SCHEMA},
+            ),
+        ),
+        problems=("not-json", "not-protobuf", "too-many-events", *BODY_PROBLEMS, *WRITE_PROBLEMS),
+    ),
+)
