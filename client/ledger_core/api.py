@@ -173,6 +173,12 @@ class AllRefused(Problem, frozen=True, kw_only=True):
     results: Results
 
 
+class Unproven(Problem, frozen=True, kw_only=True):
+    """A problem document with the place of every event: they are durable, but not proven yet."""
+
+    results: Results
+
+
 class EventAnswer(Struct, kw_only=True, omit_defaults=True):
     """An event of the log. `leaf` is the exact text that the leaf hash covers.
 

@@ -33,13 +33,18 @@ class IndexAnswer(Struct, frozen=True, kw_only=True):
 
 
 class LogAnswer(Struct, frozen=True, kw_only=True):
-    """The name, keys and size of the log. A verifier trusts its own policy instead of these."""
+    """The name, keys and size of the log. A verifier trusts its own policy instead of these.
+
+    `clock_behind_s`: seconds by which the host's clock is behind the last entry, whose time of
+    receipt all later ones get until it has caught up.
+    """
 
     origin: str
     verifier_keys: tuple[str, ...]
     witnesses: tuple[WitnessAnswer, ...]
     policy: str
     tree_size: Size
+    clock_behind_s: int
     published_size: Size
     index: IndexAnswer
 

@@ -24,6 +24,8 @@ from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
+from ledger.service.admission import Admission
+from ledger.service.clock import LogClock
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import (
     DirectoryPaths,
@@ -35,7 +37,7 @@ from ledger.service.http.in_flight import InFlight
 from ledger.service.http.openapi import make_openapi
 from ledger.service.http.problems import log_failure
 from ledger.service.http.server import Server
-from ledger.service.ingest import IngestPipeline, LogClock
+from ledger.service.ingest import IngestPipeline
 from ledger.service.metrics import Metrics
 from ledger.service.outbox import Outbox
 from ledger.service.private_fields import PrivateFields, parse_fields
@@ -139,6 +141,8 @@ def _open_parts(
     )
     sequencer = Sequencer(writer, limits=limits, hold=Hold(paths.hold))
     opened.push_async_callback(sequencer.stop)
+    clock = LogClock(last=last_received_time(writer.store), read_unix_ns=time.time_ns)
+    clock.check_start(settings)
     access = opened.enter_context(closing(AccessStore.open(paths.access)))
     private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES))
     private_fields = PrivateFields(
@@ -167,8 +171,7 @@ def _open_parts(
     # A policy that doesn't know our keys must end the start, not the first publication.
     replace(policy, quorum=None).check(publisher.sign().note)
     publisher.check_marker()
-    clock = LogClock(last=last_received_time(writer.store), read_unix_ns=time.time_ns)
-    reader = PrivateReader(_id_maker(clock.now), clock.now)
+    reader = PrivateReader(_id_maker(clock.wall_us), clock.wall_us)
     metrics, quotas = Metrics(), Quotas(settings)
     return ServiceContext(
         origin=origin,
@@ -192,6 +195,7 @@ def _open_parts(
         private_fields=private_fields,
         query_pool=query_pool,
         followers=followers,
+        admission=Admission(large_max=settings.large_appends_max, wait_s=settings.append_wait_s),
         bytes_in_flight=InFlight(
             "bytes",
             most=settings.in_flight_bytes_max,
@@ -202,6 +206,7 @@ def _open_parts(
             most=settings.connections_max,
             most_per_owner=settings.requests_per_token_max,
         ),
+        clock=clock,
         metrics=metrics,
         quotas=quotas,
         openapi=make_openapi(),

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from ledger.follow.followers import Followers
 from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
+from ledger.service.admission import Admission
+from ledger.service.clock import LogClock
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import retry_later
 from ledger.service.ingest import IngestPipeline
@@ -37,8 +39,10 @@ class ServiceContext:
     private_fields: PrivateFields
     query_pool: QueryPool
     followers: Followers
+    admission: Admission
     bytes_in_flight: InFlight
     requests_in_flight: InFlight
+    clock: LogClock
     metrics: Metrics
     quotas: Quotas
     openapi: bytes

@@ -10,8 +10,7 @@ times. Slow work, decoding and checking, comes before that step.
 
 import asyncio
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +18,7 @@ import structlog
 from msgspec import UNSET, UnsetType
 
 from ledger.log.sequencer import Sequencer
+from ledger.service.clock import LogClock
 from ledger.service.http.problems import ProblemError, explain, make_problem
 from ledger.service.http.request_body import ParsedBody
 from ledger.service.metrics import Metrics
@@ -61,22 +61,6 @@ CLIENT_PREFIXES: Final = ("ledger.recorder.", "ledger.syslog.")
 _log = structlog.get_logger("ledger.service")
 
 
-class LogClock:
-    """Microseconds since 1970 that never decrease, even if the system's clock is set back.
-
-    `last` is the time of receipt of the last entry of the log, None for an empty log.
-    """
-
-    def __init__(self, *, last: str | None, read_unix_ns: Callable[[], int]) -> None:
-        self._last_us = 0 if last is None else parse_time(last)
-        self._read_unix_ns = read_unix_ns
-
-    def now(self) -> int:
-        """The time now, or that of the last call if the system's clock went back since."""
-        self._last_us = max(self._last_us, self._read_unix_ns() // 1000)
-        return self._last_us
-
-
 class IngestPipeline:
     """Appends the events of requests to one log."""
 
@@ -91,9 +75,6 @@ class IngestPipeline:
         metrics: Metrics,
         quotas: Quotas,
     ) -> None:
-        # Requests of one token are read one after another: however many it sends, the loop divides
-        # its time evenly among the tokens.
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._sequencer = sequencer
         self._clock = clock
         self._private_fields = private_fields
@@ -114,12 +95,11 @@ class IngestPipeline:
         Raises: as `Sequencer.append`, with nothing kept; EventError when a body that should be one
         event isn't even JSON.
         """
-        async with self._turns[by]:
-            reads, secret = await self._read(body, tenant, is_own=is_own)
+        reads, secret = await self._read(body, tenant, is_own=is_own)
         self._secret_filter.report()
         outcomes = await self._log(await self._store_private(reads), by=by, is_own=is_own)
         if secret and not is_own:
-            now = self._clock.now()
+            now = self._clock.wall_us()
             await self._log_own(self._secret_filter.describe_refused(secret, by=by, unix_us=now))
         for outcome in outcomes:
             if isinstance(outcome, Refused):
@@ -201,8 +181,8 @@ class IngestPipeline:
         return read.event_json
 
     def now(self) -> int:
-        """The time of the log, in microseconds since 1970."""
-        return self._clock.now()
+        """This host's time, in microseconds since 1970: never the log's, which may stand still."""
+        return self._clock.wall_us()
 
     async def _read(
         self, body: ParsedBody, tenant: str | None, *, is_own: bool

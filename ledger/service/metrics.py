@@ -47,6 +47,7 @@ METRICS: Final = tuple(
         ("map_fill_ratio", "gauge", (), "Part of the log's map that is in use, 0 to 1."),
         ("bytes_in_flight", "gauge", (), "Bytes of bodies and unread answers in memory."),
         ("requests_in_flight", "gauge", (), "Requests that are answered now."),
+        ("clock_behind_seconds", "gauge", (), "Seconds that the clock is behind the last entry."),
         ("index_segments_behind", "gauge", (), "Full segments that the index has not sealed."),
     )
 )

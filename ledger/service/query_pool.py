@@ -3,19 +3,16 @@
 A search takes from a tenth of a millisecond to several seconds, and the loop must acknowledge
 events meanwhile. An export or a stream uses a thread for each piece, so a slow reader holds none.
 
-Every token has its own queue. A free thread goes to the token that runs the fewest searches, and of
-these to the one whose last turn is longest ago. Where there are several threads, no token runs on
+Tokens take turns at the threads (`fair_turns`). Where there are several threads, no token runs on
 all of them, and none has more than half of the places to wait. So a token that asks a lot keeps no
 other from its answer.
 """
 
 import asyncio
-from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
 from typing import Final, TypeVar
 
 from aiohttp import web
@@ -23,6 +20,7 @@ from aiohttp import web
 from ledger.query.budget import QueryCancelledError, QueryLimits
 from ledger.query.engine import QueryEngine
 from ledger.query.indexer import IndexFollower
+from ledger.service.fair_turns import FairTurns
 from ledger.service.http.problems import ProblemError, retry_later
 
 T = TypeVar("T")
@@ -50,14 +48,9 @@ class QueryPool:
         self.engine: Final = engine
         self.limits: Final = limits
         self._pool: Final = ThreadPoolExecutor(threads, thread_name_prefix="ledger-query")
-        self._threads: Final = threads
-        self._threads_each: Final = max(1, threads - 1)
+        self._turns: Final = FairTurns(threads, places_each=max(1, threads - 1))
         self._waiting_max: Final = waiting_max
         self._waiting_each: Final = max(1, waiting_max // 2)
-        self._running: Counter[str] = Counter()
-        self._turns = count(1)
-        self._last_turns: Counter[str] = Counter()
-        self._queues: dict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
         self._streams_max: Final = streams_max
         self._streams = 0
         self.is_cancelled = False
@@ -95,43 +88,25 @@ class QueryPool:
         A stream or export that `has_begun` waits whatever its length: other limits bound their
         number. Raises: ProblemError when too many wait already, or the service stops.
         """
-        waiting = sum(map(len, self._queues.values()))
+        turns = self._turns
         if (
             not has_begun
-            and not self._has_thread(token)
-            and (waiting >= self._waiting_max or len(self._queues[token]) >= self._waiting_each)
+            and not turns.has_place(token)
+            and (
+                turns.waiting() >= self._waiting_max
+                or turns.waiting_of(token) >= self._waiting_each
+            )
         ):
             raise retry_later("too-busy", "too many searches wait", limit=self._waiting_max)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queues[token].append(turn)
-        self._start_next()
-        return turn
+        return turns.ask(token)
 
     def end_turn(self, token: str, turn: asyncio.Future[None]) -> None:
         """Give back the thread, or the place in the queue."""
-        if turn.done():
-            self._running[token] -= 1
-        else:
-            self._queues[token].remove(turn)
-        self._start_next()
+        self._turns.end(token, turn)
 
     def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Run a function on a thread. Precondition: it has a turn."""
         return asyncio.get_running_loop().run_in_executor(self._pool, work)
-
-    def _has_thread(self, token: str) -> bool:
-        running = self._running[token]
-        return running < self._threads_each and self._running.total() < self._threads
-
-    def _start_next(self) -> None:
-        """Give free threads to those whose turn it is."""
-        while ready := [
-            token for token, queue in self._queues.items() if queue and self._has_thread(token)
-        ]:
-            token = min(ready, key=lambda name: (self._running[name], self._last_turns[name]))
-            self._queues[token].popleft().set_result(None)
-            self._running[token] += 1
-            self._last_turns[token] = next(self._turns)
 
 
 class QueryClient:

@@ -92,6 +92,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     head_wait_s: Annotated[
         Seconds, "Seconds in which the head of a request must have arrived, from its first byte on."
     ] = 10.0
+    large_appends_max: Annotated[
+        Count,
+        "Appends of over 16 KiB that are in work at once, from decoding until they are durable. "
+        "Small ones pass them.",
+    ] = 4
+    append_wait_s: Annotated[
+        Seconds, "Seconds that a large append waits for its turn; beyond that, 503."
+    ] = 10.0
     body_wait_s: Annotated[Seconds, "Seconds in which the body of a request must have arrived."] = (
         60.0
     )
@@ -127,6 +135,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Seconds,
         "Seconds for which an answer waits for its reader to accept more bytes, before it is cut.",
     ] = 60.0
+    clock_ahead_max_s: Annotated[
+        Limit,
+        "Seconds by which now may be after the last entry at a start: a clock that is set years "
+        "ahead would leave all later entries with the time of the first of them.",
+    ] = 90 * 86_400
+    clock_behind_max_s: Annotated[
+        Limit, "Seconds by which now may be before the last entry at a start."
+    ] = 3_600
     outbox_interval_s: Annotated[
         Seconds, "Seconds between polls of the outbox that the command line fills."
     ] = 1.0

@@ -27,7 +27,12 @@ from ledger_core.tlog.policy import Policy, parse_policy
 ORIGIN = "example.com/audit"
 START_WAIT_S = 30.0
 ANSWER_WAIT_S = 30.0
-QUICK = Settings(listen="127.0.0.1:0", publish_interval_s=0.05, outbox_interval_s=0.05)
+QUICK = Settings(
+    listen="127.0.0.1:0",
+    publish_interval_s=0.05,
+    outbox_interval_s=0.05,
+    clock_ahead_max_s=1 << 40,  # Stored ledgers of tests grow old.
+)
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"

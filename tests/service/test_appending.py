@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from ledger.service.ingest import LogClock
+from ledger.service.clock import LogClock
 from ledger_core.event.canonical import encode_event, format_leaf, parse_leaf
 from ledger_core.event.reader import Reader
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, leaf_hash

@@ -59,17 +59,3 @@ async def test_duplicates_yield_while_they_are_read_and_answered(unserved: Serve
             before = turns[0]
             assert await _append(context, events) == len(events)
             assert turns[0] - before >= 2 * len(events) // YIELD_EVENTS
-
-
-@pytest.mark.anyio
-async def test_the_requests_of_one_token_do_not_crowd_out_anothers(unserved: Served) -> None:
-    done: list[str] = []
-
-    async def append(context: ServiceContext, by: str) -> None:
-        events = [json.dumps(event()).encode() for _ in range(640)]
-        await _append(context, events, by)
-        done.append(by)
-
-    async with open_service(unserved[0], QUICK) as context:
-        await asyncio.gather(*(append(context, "greedy") for _ in range(8)), append(context, "own"))
-    assert done.index("own") <= 2

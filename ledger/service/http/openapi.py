@@ -15,7 +15,7 @@ from ledger.service.http.problems import PROBLEMS
 from ledger.service.http.responses import PROBLEM_MEDIA
 from ledger.service.http.router import Contents, Route
 from ledger.service.routes import ROUTES
-from ledger_core.api import AllRefused, Problem, Refused, Result
+from ledger_core.api import AllRefused, Problem, Refused, Result, Unproven
 from ledger_core.event.model import Event
 from ledger_core.status import NotReady
 
@@ -34,7 +34,9 @@ _RETRIED: Final = frozenset(
     }
 )
 
-_PROBLEM_DOCUMENTS: Final = frozenset({Problem.__name__, AllRefused.__name__, NotReady.__name__})
+_PROBLEM_DOCUMENTS: Final = frozenset(
+    each.__name__ for each in (Problem, AllRefused, Unproven, NotReady)
+)
 _ALWAYS_SENT: Final = ("type", "title", "status", "detail")
 
 _DESCRIPTION: Final = """\

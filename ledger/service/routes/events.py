@@ -11,7 +11,7 @@ from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
 from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
 from ledger.service.http.parameters import EVENT_REF, FROM_SIZE, choice_parameter, flag_parameter
-from ledger.service.http.problems import make_problem
+from ledger.service.http.problems import ProblemError, explain, make_problem
 from ledger.service.http.request_body import (
     BATCH_PROBLEMS,
     MSGPACK,
@@ -34,10 +34,20 @@ from ledger.service.routes.proofs import (
     prove_range,
 )
 from ledger.service.stored_events import PRIVATE, find_event
-from ledger_core.api import AllRefused, AppendAnswer, Batch, Envelope, EventAnswer, Refused, Result
+from ledger_core.api import (
+    AllRefused,
+    AppendAnswer,
+    Batch,
+    Envelope,
+    EventAnswer,
+    Refused,
+    Result,
+    Unproven,
+)
 from ledger_core.event.canonical import late_s
 from ledger_core.event.model import Event
 from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64
 
@@ -63,13 +73,14 @@ async def append_events(
         body = await read_body(
             request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s, take=take
         )
-        parsed = split_body(
-            body,
-            content_type=request.headers.get("Content-Type"),
-            events_max=settings.request_events_max,
-            reader=context.ingest.reader,
-        )
-        outcomes = await context.ingest.append(parsed, by=token.name, tenant=token.tenant)
+        async with context.admission.admit(token.name, len(body)):
+            parsed = split_body(
+                body,
+                content_type=request.headers.get("Content-Type"),
+                events_max=settings.request_events_max,
+                reader=context.ingest.reader,
+            )
+            outcomes = await context.ingest.append(parsed, by=token.name, tenant=token.tenant)
         is_batch = parsed.is_batch
         del body, parsed  # They are counted no longer.
     logged = [outcome for outcome in outcomes if isinstance(outcome, Result)]
@@ -83,7 +94,10 @@ async def append_events(
         answer.witnessed = head is not None
     if proof:
         if head is None:
-            head = await context.acknowledged_head(needed)
+            try:
+                head = await context.acknowledged_head(needed)
+            except (ProblemError, VerificationError) as error:
+                return _unproven(outcomes, needed, explain(error))
         await _prove(context, logged, head, answer, is_batch=is_batch)
         answer.consistency = prove_growth(context, from_size, head)
     return encode_answer(answer, status=200 if len(logged) == len(outcomes) else 207)
@@ -130,6 +144,20 @@ def _all_refused(outcomes: Sequence[Result | Refused]) -> web.Response:
     problem = make_problem("all-refused", detail)
     answer = AllRefused(**problem.members(), results=list(outcomes))
     return encode_answer(answer, status=problem.status, media=PROBLEM_MEDIA)
+
+
+def _unproven(
+    outcomes: Sequence[Result | Refused], tree_size: int, error: ProblemError
+) -> web.Response:
+    """A problem document with the outcome of every event: they are durable, and not proven yet."""
+    problem = error.problem
+    detail = (
+        f"the events are in the log, durably, at the indices in `results`, up to "
+        f"{tree_size - 1}; their proof is missing: {problem.detail}"
+    )
+    members = problem.members() | {"detail": detail}
+    answer = Unproven(**members, results=list(outcomes))
+    return encode_answer(answer, status=problem.status, media=PROBLEM_MEDIA, headers=error.headers)
 
 
 async def _prove(
@@ -189,6 +217,11 @@ ROUTES: Final = (
                 207,
             ),
             Success("No event is in the log.", {PROBLEM_MEDIA: AllRefused}, 422),
+            Success(
+                "With `proof`: the events are in the log, durably, and not proven yet.",
+                {PROBLEM_MEDIA: Unproven},
+                503,
+            ),
         ),
         problems=(
             "past-the-end",

@@ -32,13 +32,14 @@ async def append_otlp_logs(context: ServiceContext, request: web.BaseRequest) ->
         body = await read_body(
             request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s, take=take
         )
-        parsed = split_otlp(
-            body,
-            is_json=media == JSON_MEDIA,
-            events_max=settings.request_events_max,
-            reader=context.ingest.reader,
-        )
-        outcomes = await context.ingest.append(parsed, by=token.name, tenant=token.tenant)
+        async with context.admission.admit(token.name, len(body)):
+            parsed = split_otlp(
+                body,
+                is_json=media == JSON_MEDIA,
+                events_max=settings.request_events_max,
+                reader=context.ingest.reader,
+            )
+            outcomes = await context.ingest.append(parsed, by=token.name, tenant=token.tenant)
     refused = [outcome.error for outcome in outcomes if isinstance(outcome, Refused)]
     message = ""
     if refused:

@@ -38,6 +38,7 @@ async def read_log(context: ServiceContext, _request: web.BaseRequest) -> web.Re
         witnesses=_witnesses(context),
         policy=context.policy_text,
         tree_size=context.tree_size,
+        clock_behind_s=context.clock.behind_s(),
         published_size=0 if published is None else published.head.tree_size,
         index=IndexAnswer(
             sealed_segments=index.sealed_segments,
@@ -77,6 +78,7 @@ async def read_metrics(context: ServiceContext, request: web.BaseRequest) -> web
             "warnings": len(_warnings(context)),
             "map_fill_ratio": context.store.environment.fill_ratio(),
             "bytes_in_flight": context.bytes_in_flight.used,
+            "clock_behind_seconds": context.clock.behind_s(),
             "requests_in_flight": context.requests_in_flight.used,
             "index_segments_behind": index.full_segments - index.sealed_segments,
         }
@@ -118,6 +120,11 @@ def _warnings(context: ServiceContext) -> list[str]:
         warnings.append(
             f"the newest head is not published, what is published stays: "
             f"{context.publisher.quorum_missing}"
+        )
+    if behind_s := context.clock.behind_s():
+        warnings.append(
+            f"this host's clock is {behind_s} s behind the last entry: times of receipt stand "
+            "still until it has caught up"
         )
     fill = context.store.environment.fill_ratio()
     if fill > MAP_FILL_WARNED:
