@@ -149,7 +149,7 @@ def test_the_earlier_stages_of_a_request_are_counted_and_make_no_event(
         assert [each["earlier_stages"] for each in reports] == [1, 1]
         assert reports[1]["notes"]["stage: no later record of the request was found"] == 1
     told = command("import", *files)
-    assert "1 earlier stages of the same requests are no events of their own" in told.stderr
+    assert "1 record made no event: a later stage of the request did" in told.stderr
 
 
 def test_gzip_is_read_and_what_stands_before_damage_is_kept(

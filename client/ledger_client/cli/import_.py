@@ -21,7 +21,14 @@ import click
 from ledger_client import LedgerClient, Receipt
 from ledger_client.cli.app import EXIT_REJECTED
 from ledger_client.cli.client_options import EXISTING_FILE, Connection, connection_options
-from ledger_client.cli.console import escape_json, json_option, note, print_json, print_line
+from ledger_client.cli.console import (
+    counted,
+    escape_json,
+    json_option,
+    note,
+    print_json,
+    print_line,
+)
 from ledger_client.collect.importers import (
     FORMATS,
     ORIGINALS,
@@ -173,7 +180,7 @@ def _file_time(source: Path) -> str:
 
 def _print_earlier_stages(count: int) -> None:
     if count:
-        note(f"{count} earlier stages of the same requests are no events of their own")
+        note(f"{counted(count, 'record')} made no event: a later stage of the request did")
 
 
 def _print_notes(notes: Counter[str]) -> None:

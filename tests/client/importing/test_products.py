@@ -279,6 +279,17 @@ def test_events_of_windows_say_who_did_what_to_whom(tmp_path: Path) -> None:
         assert [short(event) for event in events] == expected
 
 
+def test_an_event_of_another_log_of_windows_is_named_by_log_and_number() -> None:
+    text = windows_xml(7045, {"ServiceName": "s", "ImagePath": "x"}, keywords="0x80")
+    text = text.replace("<Channel>Security", "<Channel>System")
+    (mapped,) = load_format("windows").explain(json.dumps({"xml": text}).encode())
+    assert mapped.left_over == [
+        *("System.Provider.Guid", "System.Version", "System.Task", "data.ImagePath"),
+    ]
+    host = "dc-1.example.com"
+    assert short(mapped.event) == (host, "windows.system.7045", ["s", host], "unknown")
+
+
 def test_xml_that_is_no_event_is_refused_and_the_events_around_it_are_read(tmp_path: Path) -> None:
     bomb = "<!DOCTYPE e [<!ENTITY a 'aaaa'>]><Event><System>&a;</System></Event>"
     good = windows_xml(4625, LOGON)
@@ -584,7 +595,6 @@ def test_records_of_office_365_have_names_and_values_and_are_one_event_each(tmp_
             "record_type": 8,
             "organization": "0a1b",
             "properties": {"UserAgent": "Mozilla/5.0"},
-            "import_notes": ["action: cut, or written with other characters, to be one"],
         },
     }
     format_ = load_format("office365")

@@ -73,7 +73,10 @@ def parse_xml(text: str) -> dict[str, Any] | None:
     user_data = parsed.get("UserData")
     first = next(iter(user_data.values()), None) if isinstance(user_data, dict) else None
     number = root.findtext("{*}System/{*}EventID") or ""
-    return {**parsed, "id": number.strip(), "data": parsed.get("EventData") or first}
+    if isinstance(system := parsed.get("System"), dict):
+        system.pop("EventID", None)
+    others = {name: parsed[name] for name in parsed if name not in ("EventData", "UserData")}
+    return {**others, "id": number.strip(), "data": parsed.get("EventData") or first}
 
 
 def _members(element: ET.Element, depth: int) -> Any:
