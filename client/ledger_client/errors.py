@@ -60,5 +60,6 @@ class UnsettledError(UnavailableError):
             f" {event_id} on: append them again with their ids",
             retry_after_s=cause.retry_after_s,
         )
+        self.cause = cause
         self.results = results
         self.unsettled = unsettled

@@ -61,6 +61,7 @@ COMMANDS: Final = {
     "consistency": _Command("consistency:command", "Check that the log only grew."),
     "heads": _Command("heads:command", "List the signed heads that the log keeps."),
     "monitor": _Command("monitor:command", "Follow a log from another host and check all of it."),
+    "doctor": _Command("doctor:command", "Check the settings of a recorder or client."),
     "gaps": _Command("gaps:command", "List the numbers of recorders that are missing."),
     "witness": _Command(None, "Run a witness for other people's logs."),
     "erase": _Command("erase:command", "Destroy the private values of a person, for good."),

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from ledger_client.errors import RejectedError
+from ledger_client.errors import RejectedError, UnsettledError
 from ledger_client.recording.dead_letters import DeadLetters, redact
 from ledger_client.recording.delivery import Delivery, masked_by_ledger
 from ledger_client.recording.frames import Frame
@@ -351,9 +351,15 @@ class Sender:
         """Wait before the next attempt. The first failure in a row is logged."""
         counts = self.counts
         counts.failures += 1
-        counts.last_failure = f"{type(error).__name__}: {error}"
+        reason = error.cause if isinstance(error, UnsettledError) else error
+        counts.last_failure = f"{type(reason).__name__}: {reason}"
         if counts.failures == 1:
-            _log.warning("recorder_cannot_send reason=%s", counts.last_failure)
+            _log.warning(
+                "recorder_cannot_send reason=%s kept_in=%s waiting=%d: will retry",
+                counts.last_failure,
+                self._folder,
+                self._spool.appended - counts.sent - counts.rejected,
+            )
         self._batch_events = max(1, self._batch_events // 2)
         limit_s = exponential_s(counts.failures, base_s=DELAY_BASE_S, limit_s=DELAY_MAX_S)
         delay_s = spread(limit_s, random.random())  # noqa: S311 - it only spreads load

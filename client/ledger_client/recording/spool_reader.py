@@ -16,13 +16,15 @@ Crash windows, and what closes each:
 import os
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
 
 from ledger_client.recording.frames import HEADER, Decoded, Frame, FrameCodec, format_header
 from ledger_client.recording.spool import Position, read_whole
-from ledger_client.recording.spool_dir import InstanceDir
+from ledger_client.recording.spool_dir import SEGMENT_SUFFIX, InstanceDir
+from ledger_core.event.ids import is_uuid
 
 READ_BYTES: Final = 2 << 20
 DAMAGED_FOLDER: Final = "damaged"
@@ -126,11 +128,7 @@ class SpoolReader:
             self.instance_dir.release_lock()
 
     def _read_cursor(self) -> Position | None:
-        data = os.pread(self._cursor_fd, _POSITION.size + _CHECKSUM.size, 0)
-        position, checksum = data[: _POSITION.size], data[_POSITION.size :]
-        if checksum != _CHECKSUM.pack(crc32(position, _CURSOR_SEED)):
-            return None
-        return Position(*_POSITION.unpack(position))
+        return _decode_cursor(os.pread(self._cursor_fd, _POSITION.size + _CHECKSUM.size, 0))
 
     def _open_first(self) -> _OpenSegment | None:
         """Open the segment that the next frame is in, or will be."""
@@ -185,6 +183,39 @@ class SpoolReader:
         if self._open is not None:
             os.close(self._open.fd)
             self._open = None
+
+
+def count_waiting(folder: Path) -> int:
+    """The number of events in a spool folder that the ledger has not acknowledged.
+
+    Changes and locks nothing, so a recorder may work there meanwhile. Raises: OSError.
+    """
+    return sum(_count_waiting_in(path) for path in folder.iterdir() if is_uuid(path.name))
+
+
+def _count_waiting_in(path: Path) -> int:
+    with suppress(FileNotFoundError):  # Its recorder removes what is sent.
+        cursor = path / "cursor"
+        freed = _decode_cursor(cursor.read_bytes()) if cursor.exists() else None
+        count = 0
+        for segment in path.glob(f"*{SEGMENT_SUFFIX}"):
+            number = int(segment.stem)
+            if freed is not None and number < freed.segment:
+                continue
+            data = segment.read_bytes()
+            header = data[: data.find(b"\n") + 1]
+            start = freed.offset if freed and number == freed.segment else len(header)
+            decoded = FrameCodec(header).decode(data[start:], start=start, count_max=len(data))
+            count += len(decoded.frames)
+        return count
+    return 0
+
+
+def _decode_cursor(data: bytes) -> Position | None:
+    position, checksum = data[: _POSITION.size], data[_POSITION.size :]
+    if checksum != _CHECKSUM.pack(crc32(position, _CURSOR_SEED)):
+        return None
+    return Position(*_POSITION.unpack(position))
 
 
 def _is_torn(decoded: Decoded, data: bytes, *, end: int) -> bool:
