@@ -28,7 +28,7 @@ import msgspec
 from bench.append import ORIGIN
 from bench.questions import VALUES, Case, make_cases
 from bench.rows import Row, format_table, p50, p95
-from bench.searching import EXPORT_ROWS, asked_over_http, exported, sealing
+from bench.searching import EXPORT_ROWS, asked_over_http, beside_reader, exported, sealing
 from bench.tables import PostgreSQL, Question, SQLite, Timing, forget_files, table_rows
 from bench.varied import START_UNIX_US, YEAR_US, fill_log
 from ledger.demo.child_service import make_ledger
@@ -258,6 +258,7 @@ def _around(folder: Path, cases: Sequence[Case], *, rows_exported: int) -> list[
         return [
             *asked_over_http(folder / "ledger", token, asked, rounds=5),
             *exported(folder / "ledger", token, rows=rows_exported),
+            *beside_reader(folder / "ledger", token, seconds=10.0),
             *sealing(Path(scratch), seconds=10.0),
         ]
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from urllib.parse import quote, urlsplit
 
 from bench.append import ORIGIN, QUIET, RATE_PER_S, load
@@ -22,6 +23,16 @@ EXPORT_REACH_S = 30.0
 EXPORT_REACH_MB = 200.0
 PAUSE_REACH_MS = 20.0
 SEALED_SEGMENTS = 6
+READER_TURNS = 3
+READER_RATE_PER_S = 200
+READER_REACH = 2.0
+READER_PATHS = (
+    "/v1/events?q=outcome:success&limit=0&facets=actor,source,action,target.type",
+    "/v1/events?q=actor:u_1*&facets=actor,source,action,target.type&histogram=day",
+    "/v1/export?format=jsonl",
+)
+"""Each takes seconds, and `outcome:success` holds for nearly every event."""
+
 _POLL_S = 0.05
 
 
@@ -108,6 +119,61 @@ def sealing(folder: Path, *, seconds: float) -> list[Row]:
             at_most=True,
         ),
     ]
+
+
+def beside_reader(directory: Path, token: str, *, seconds: float) -> list[Row]:
+    """Acknowledgements of single events while heavy readers work, and the same while none does.
+
+    Two searches with facets over everything and an export run all the time. Quiet and busy turns
+    alternate, and the median of each kind counts, so that other work of the machine hits both.
+    """
+    quiet, busy = [], []
+    with Service(directory, listen="127.0.0.1:0", flags=QUIET) as service:
+        for _ in range(READER_TURNS):
+            quiet.append(_acknowledged(service.url, token, seconds))
+            with _reading(service.url, token):
+                busy.append(_acknowledged(service.url, token, seconds))
+    rate = f"acknowledgement at {READER_RATE_PER_S:,} a second"
+    return [
+        Row(f"{rate}, quiet, p99", median(quiet), "ms"),
+        Row(f"{rate}, beside heavy readers, p99", median(busy), "ms"),
+        Row(
+            "p99 beside heavy readers, against quiet",
+            median(busy) / median(quiet),
+            "times",
+            reach=READER_REACH,
+            at_most=True,
+        ),
+    ]
+
+
+def _acknowledged(url: str, token: str, seconds: float) -> float:
+    """The p99 of acknowledgements in milliseconds."""
+    flags = ("--connections", "16", "--rate", str(READER_RATE_PER_S))
+    return load(url, token, *flags, seconds=seconds)["p99_ms"]
+
+
+@contextmanager
+def _reading(url: str, token: str) -> Iterator[None]:
+    """Searches and an export, one after another on each of three connections."""
+    is_over = threading.Event()
+
+    def read(path: str) -> None:
+        while not is_over.is_set():
+            for _ in _get(url, token, path):
+                if is_over.is_set():
+                    _connections.kept[1].close()
+                    break
+
+    readers = [threading.Thread(target=read, args=(path,)) for path in READER_PATHS]
+    for reader in readers:
+        reader.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        for reader in readers:
+            reader.join()
 
 
 def _search(url: str, token: str, query: str) -> float:

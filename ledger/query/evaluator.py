@@ -125,10 +125,15 @@ class Window:
             yield segment, (members & BitMap(range(start, start + (1 << _SLOT_BITS)))).shift(-start)
 
     def postings(self, dimension: str, segment: int) -> Iterable[Postings]:
-        """Every term of a dimension in a segment that is indexed; of an open one, by slice."""
+        """Every term of a dimension in a segment that is indexed; of an open one, by slice.
+
+        Those of a slice are in no order.
+        """
         if self._snapshot is not None and segment in self._records:
             return self._snapshot.postings(dimension, segment)
-        return (terms.postings(dimension) for terms in self._open_terms.get(segment, ()))
+        return (
+            terms.postings(dimension, in_order=False) for terms in self._open_terms.get(segment, ())
+        )
 
     def column(self, dimension: str, segment: int) -> "tuple[array[int], list[str]] | None":
         """The rank of each entry's value, and the values by rank; None where no column is stored.

@@ -4,6 +4,12 @@ The counts come from the index, not from the entries: each posting list of a dim
 intersected with the matches of its segment. They are exact unless the time runs out; then `exact`
 is false and `counted` says how many matches were counted. Values of 120 characters and more, except
 actions, are counted by their first 120.
+
+A counter holds so many values at most, `VALUES_MAX` in all. Beyond that it drops the rarest half of
+a dimension, and `exact` is false: its counts are lower bounds, and `others` is one too.
+
+Calls into C hold the interpreter's lock until they return, and acknowledgements wait for it. So
+long ones are made in pieces of `PIECE` items, a fraction of a millisecond each.
 """
 
 from array import array
@@ -30,7 +36,12 @@ from ledger_core.query.fields import COLUMNS
 Unit: TypeAlias = Literal["hour", "day"]
 UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
 FACET_VALUES_MAX: Final = 10
+VALUES_MAX: Final = 500_000
+"""Values of all dimensions that one counter holds, in some 80 MB."""
+
+PIECE: Final = 2048
 _ROWS_AT_ONCE = 256
+_SAMPLED = 16
 _LONG_BYTES = 200
 """From this mean length on, intersecting bitmaps is faster than testing single offsets."""
 _SEARCH_COST = 2
@@ -56,6 +67,8 @@ class FacetCounter:
         self._is_over = is_over
         dimensions = (*self._fields, "hour") if unit else self._fields
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in dimensions}
+        self._values_max = VALUES_MAX // max(1, len(dimensions))
+        self._trimmed: set[str] = set()
         self._counted: Counter[str] = Counter()
         self._is_partial = False
 
@@ -73,6 +86,7 @@ class FacetCounter:
                     return
                 self._count(window, segment, dimension, matches)
                 self._counted[dimension] += len(offsets)
+                self._trim(dimension)
 
     def _is_late(self) -> bool:
         self._is_partial = self._is_partial or self._is_over()
@@ -105,6 +119,20 @@ class FacetCounter:
                 for value, container in terms.postings(dimension):
                     _add(counts, value, container.cardinality)
                 self._counted[dimension] += len(leaves)
+                self._trim(dimension)
+
+    def _trim(self, dimension: str) -> None:
+        """Drop the rarest half of the values of a dimension when they are too many."""
+        counts = self._counts[dimension]
+        if len(counts) <= self._values_max:
+            return
+        sample = sorted(islice(counts.values(), 0, None, _SAMPLED))
+        limit = sample[len(sample) // 2]
+        kept = {value: count for value, count in counts.items() if count > limit}
+        rarest = (item for item in counts.items() if item[1] == limit)
+        kept.update(islice(rarest, max(0, self._values_max // 2 - len(kept))))
+        self._counts[dimension] = Counter(kept)
+        self._trimmed.add(dimension)
 
     def facets(self, *, is_all: bool) -> tuple[FacetAnswer, ...]:
         """The facets in the order of the fields; `is_all`: the run found all matches."""
@@ -116,7 +144,7 @@ class FacetCounter:
                     for value, count in _most_frequent(self._counts[field])
                 ),
                 others=max(0, len(self._counts[field]) - FACET_VALUES_MAX),
-                exact=is_all and not self._is_partial,
+                exact=is_all and not self._is_partial and field not in self._trimmed,
                 counted=self._counted[field],
             )
             for field in self._fields
@@ -159,10 +187,13 @@ class _Matches:
 
     def count_column(self, places: "array[int]", values: list[str], counts: Counter[str]) -> None:
         """Add the values of the matches from the column of a segment."""
-        found = list(map(places.__getitem__, self._offsets.to_array()))
-        if NO_PLACE in found:
-            found = [place for place in found if place != NO_PLACE]
-        counts.update(map(values.__getitem__, found))
+        tally: Counter[int] = Counter()
+        offsets = self._offsets.to_array()
+        for start in range(0, len(offsets), PIECE):
+            tally.update(map(places.__getitem__, offsets[start : start + PIECE]))
+        tally.pop(NO_PLACE, None)
+        for place, count in tally.items():
+            _add(counts, values[place], count)
 
     def count(self, runs: Iterable[Postings], counts: dict[str, int]) -> None:
         """Add how many of the matches each term has.
@@ -183,7 +214,11 @@ class _Matches:
                 payloads.append(postings.payload)
         if not values:
             return
-        hits = bytes(map(self._flags.__getitem__, from_little_endian(b"".join(payloads))))
+        offsets = from_little_endian(b"".join(payloads))
+        hits = b"".join(
+            bytes(map(self._flags.__getitem__, offsets[start : start + PIECE]))
+            for start in range(0, len(offsets), PIECE)
+        )
         ends = list(accumulate(lengths))
         if hits.count(1) * _SEARCH_COST < len(ends):
             for place in compress(range(len(hits)), hits):

@@ -109,15 +109,15 @@ class SegmentTerms:
         kept = [(name, column) for name, column in columns if column is not None]
         return encode_segment(tuple(postings.items()), kept, facts)
 
-    def postings(self, dimension: str) -> Postings:
-        """The terms of a dimension, in order."""
+    def postings(self, dimension: str, *, in_order: bool = True) -> Postings:
+        """The terms of a dimension, in order unless nobody needs it."""
         if dimension == "word":
             return self._derived(_TEXTS, terms_of)
         if dimension == analyzer.FAMILY:
             return self._derived(("action",), analyzer.families_of)
         if dimension == "hour":
             return self._derived(("minute",), lambda minute: (minute[: analyzer.HOUR_CHARS],))
-        return self._terms[dimension].seal()
+        return self._terms[dimension].seal(in_order=in_order)
 
     def _derived(
         self, dimensions: Iterable[str], terms_of: Callable[[str], Iterable[str]]

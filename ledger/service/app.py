@@ -6,7 +6,9 @@ any case.
 """
 
 import asyncio
+import gc
 import resource
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
@@ -60,6 +62,9 @@ from ledger_core.tlog.policy import parse_policy
 
 DESCRIPTORS_WANTED = 65_536
 
+SWITCH_INTERVAL_S: Final = 0.001
+COLLECTION_THRESHOLDS: Final = (20_000, 10, 100)
+
 SEARCH_STOP_WAIT_S: Final = 1.0
 """Seconds that running searches and exports have at a stop."""
 
@@ -73,6 +78,7 @@ def run(
 
     Raises: as `serve`.
     """
+    _shorten_pauses()
     run_until_signal(lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready))
 
 
@@ -262,6 +268,18 @@ async def _watched(context: ServiceContext, name: str, work: Awaitable[None]) ->
     except Exception as error:  # noqa: BLE001 - a task's top; /readyz reports it
         log_failure("task_failed", error, task=name)
     context.broken.append(f"the task {name} has ended")
+
+
+def _shorten_pauses() -> None:
+    """Bound how long searches on other threads keep the event loop waiting.
+
+    A thread that computes gives up the interpreter's lock 5 ms after another one asks for it, and
+    a collection of all objects holds it for as long as that takes. What is there at the start, the
+    code, is never collected, and what came later only after many new objects.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.freeze()
+    gc.set_threshold(*COLLECTION_THRESHOLDS)
 
 
 def _raise_descriptor_limit() -> int:
