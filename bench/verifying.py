@@ -19,6 +19,7 @@ from ledger.demo.child_service import Service, make_ledger
 from ledger.service.data_dir import DirectoryPaths
 
 MONITOR_REACH = 60_000
+EXPORT_REACH = 30_000
 
 
 def run(folder: Path, *, entries: int) -> list[Row]:
@@ -31,12 +32,27 @@ def run(folder: Path, *, entries: int) -> list[Row]:
             answer.read()
         client = _Client(service.url, token=token, policy=DirectoryPaths(directory).policy)
         monitor_s = client.processor_s("monitor", "--once", "--state", str(folder / "monitor"))
+        export_s = {
+            format_: client.processor_s(
+                "export", "--format", format_, "-o", str(folder / f"events.{format_}")
+            )
+            for format_ in ("jsonl", "csv")
+        }
     return [
         Row(
             "`ledger monitor`, a second of processor time",
             entries / monitor_s,
             "entries/s",
             reach=MONITOR_REACH,
+        ),
+        *(
+            Row(
+                f"`ledger export --format {format_}`, verified, a second of processor time",
+                entries / seconds,
+                "events/s",
+                reach=EXPORT_REACH,
+            )
+            for format_, seconds in export_s.items()
         ),
     ]
 

@@ -10,10 +10,12 @@ from typing import Final, Literal, Self, TypeVar
 from ledger_client.async_driver import AsyncDriver
 from ledger_client.async_transport import AsyncTransport, run_blocking, sleep
 from ledger_client.base_client import TIMEOUT_S, AnyPolicy, BaseClient, PathLike
+from ledger_client.event_values import new_event_id
 from ledger_client.messages import Plan
 from ledger_client.plans.append import AnyEvent, Mask, plan_erase
 from ledger_client.plans.evidence import evidence_request, verify_written
-from ledger_client.plans.export import ExportVerifier, Format, export_request, replacing
+from ledger_client.plans.export import ExportVerifier, proof_path, replacing
+from ledger_client.plans.export_proof import Format
 from ledger_client.plans.kept_heads import read_kept_heads
 from ledger_client.plans.question import Parameters, ask_query
 from ledger_client.plans.read import plan_walk, prove_inclusion, read_event
@@ -270,21 +272,31 @@ class AsyncLedgerClient:
         *,
         format: Format = "jsonl",  # noqa: A002 - the parameter's name in the HTTP API too
         order: Order = "oldest",
+        verify: bool = True,
     ) -> Exported:
         """Write the events that a query finds to a file, which appears only when it is complete.
 
-        Each line of `jsonl` must be a leaf that meets the query, in order; it is not proven to be
-        in the log. `evidence` writes a bundle that anybody can verify.
+        With `verify` each row of `jsonl` and `csv` must meet the query, stand in order, and be in
+        the tree of one published head. The proofs are written beside it, to `{to}.proof`, and
+        `ledger verify` checks them offline. `evidence` writes a bundle that anybody can verify.
         """
-        question = ask_query(query, now_unix_us=unix_us())
-        verifier = ExportVerifier(format, question=question, order=order)
-        with replacing(to) as file:
-            request = export_request(question.text, format=format, order=order)
-            async with aclosing(self._transport.stream(request)) as pieces:
+        verifier = ExportVerifier(
+            format,
+            question=ask_query(query, now_unix_us=unix_us()),
+            order=order,
+            heads=self._base.heads_for(verify=verify),
+            export_id=new_event_id(),
+        )
+        with replacing(to) as file, replacing(proof_path(to)) as proofs:
+            async with aclosing(self._transport.stream(verifier.request())) as pieces:
                 async for piece in pieces:
-                    verifier.feed(piece)
+                    await run_blocking(proofs.write, await self._run(verifier.feed(piece)))
                     await run_blocking(file.write, piece)
-            return verifier.finish()
+            exported, last = await self._run(verifier.finish())
+            await run_blocking(proofs.write, last)
+        if exported.head is None:
+            proof_path(to).unlink()
+        return exported
 
     async def evidence(
         self,

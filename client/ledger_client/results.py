@@ -160,12 +160,16 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A complete export: its rows, and the SHA-256 of the bytes before its trailer."""
+    """A complete export: its rows, and the SHA-256 of their bytes.
+
+    Each row is in the tree of `head`; None when rows were not verified.
+    """
 
     rows: int
     tree_size: int
     sha256: str
     bytes_written: int
+    head: VerifiedHead | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

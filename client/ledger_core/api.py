@@ -313,6 +313,16 @@ class ExportTrailer(Struct, frozen=True, kw_only=True):
     tree_size: Size
 
 
+MULTI_LEAVES_MAX: Final = 4096
+
+
+class AskMulti(Struct, frozen=True, forbid_unknown_fields=True):
+    """The ascending indices of leaves that a multi-proof is asked for, and the size of the tree."""
+
+    tree_size: Size
+    indices: Annotated[tuple[Size, ...], Meta(min_length=1, max_length=MULTI_LEAVES_MAX)]
+
+
 class TrailerLine(Struct, frozen=True):
     """The last line of an export as JSON lines."""
 

@@ -8,6 +8,7 @@ from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
 from ledger.service.admission import Admission
 from ledger.service.clock import LogClock
+from ledger.service.export_trailers import ExportTrailers
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import retry_later
 from ledger.service.ingest import IngestPipeline
@@ -48,6 +49,7 @@ class ServiceContext:
     openapi: bytes
     stopping: asyncio.Event
     """Set when the service is told to stop: streams end then."""
+    export_trailers: ExportTrailers = field(default_factory=ExportTrailers)
     broken: list[str] = field(default_factory=list)
     """Reasons why the service is not ready: background tasks that ended by an error."""
 

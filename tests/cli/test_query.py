@@ -284,9 +284,25 @@ def test_an_export_is_a_whole_file(command: Command, tmp_path: Path) -> None:
     said = json.loads(done.stdout)
     assert said["exported"]["rows"] == 90
     assert (tmp_path / "logins.csv").stat().st_size == said["exported"]["bytes_written"]
+    assert said["head"]["tree_size"] >= said["exported"]["tree_size"]
+    verified = command("verify", "logins.csv")
+    assert verified.returncode == 0, verified.stderr
+    assert "90 events, each in the log, each meeting the query" in verified.stdout
+    altered = (tmp_path / "logins.csv").read_bytes().replace(b",login.", b",logon.", 1)
+    (tmp_path / "logins.csv").write_bytes(altered)
+    altered_file = command("verify", "logins.csv")
+    assert altered_file.returncode == 1
+    assert "not verified: row 1 (entry " in altered_file.stderr
+    alone = command("export", "action:login.*", "--unverified", "-o", "alone.jsonl")
+    assert "no row is proven" in alone.stderr
+    assert command("verify", "alone.jsonl").returncode == 2
     mistaken = command("export", "actoin:x")
     assert mistaken.returncode == 2
-    assert [each.name for each in tmp_path.iterdir()] == ["logins.csv"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "alone.jsonl",
+        "logins.csv",
+        "logins.csv.proof",
+    ]
 
 
 def test_evidence_is_verified_offline_and_what_was_changed_is_named(

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ledger_client.messages import Plan, Request, Response
+from ledger_core.api import AskMulti
 from ledger_core.event.canonical import encode_event, format_leaf, format_time
 from ledger_core.event.model import Event
 from ledger_core.event.reader import Reader
@@ -101,7 +102,7 @@ class Host:
 
     def answer(self, request: Request) -> Response:
         self.targets.append(request.target)
-        body = self._body(request.target)
+        body = self._multi(request) if request.body is not None else self._body(request.target)
         true = Response(status=404, body=b"{}") if body is None else Response(status=200, body=body)
         return self.lie(request, true)
 
@@ -114,6 +115,12 @@ class Host:
         if found := re.fullmatch(r"/v1/proofs/consistency\?from=(\d+)&to=(\d+)", target):
             return self._consistency(int(found[1]), int(found[2]))
         return self._tile(target[1:]) if target.startswith("/tile/") else None
+
+    def _multi(self, request: Request) -> bytes | None:
+        if request.target != "/v1/proofs/multi":
+            return None
+        ask = msgspec.json.decode(request.body or b"", type=AskMulti)
+        return self.log.multi_proof(ask.indices, ask.tree_size).encode()
 
     def _consistency(self, old_size: int, new_size: int) -> bytes | None:
         if new_size > self.size:

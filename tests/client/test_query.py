@@ -17,19 +17,23 @@ from ledger.demo.child_service import Service, make_ledger
 from ledger_client import AsyncLedgerClient, Entry, LedgerClient, RejectedError, RetryPolicy
 from ledger_client.messages import Plan, Request, Response
 from ledger_client.plans.export import ExportVerifier
+from ledger_client.plans.export_proof import Format
 from ledger_client.plans.heads import Heads
 from ledger_client.plans.question import ask_query
 from ledger_client.plans.search import plan_page, search_query
 from ledger_client.plans.stream import EventStream, LineSplitter
+from ledger_client.results import Exported
 from ledger_client.retry import Environment
 from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.proof import format_proof
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.trust import TrustedLog
 from tests.client.conftest import FLAGS, Running
 from tests.client.hosts import Host, entries
+from tests.client.hosts import entry as leaf_of
 from tests.client.trees import SmallLog
 
 COUNT = 250
@@ -186,7 +190,9 @@ def test_exports_are_written_whole_or_not_at_all(
         ask.one("export", "actr:x", tmp_path / "none.jsonl")
     assert sorted(each.name for each in tmp_path.iterdir()) == [
         "events.csv",
+        "events.csv.proof",
         "events.jsonl",
+        "events.jsonl.proof",
         "events.zip",
     ]
 
@@ -423,7 +429,23 @@ def test_lines_come_together_from_any_pieces() -> None:
         assert got == [b'{"a":1}', b'{"b":2}', b""]
 
 
-ROWS = b'{"index":0}\n{"index":1}\n'
+def export_row(index: int) -> bytes:
+    leaf = leaf_of(index)
+    hash_ = format_base64(leaf_hash(leaf)).encode()
+    return b'{"index":%d,%b,"leaf_hash":"%b"}\n' % (index, leaf[1:-1], hash_)
+
+
+ROWS = export_row(0) + export_row(1)
+
+
+def exported_from(*pieces: bytes, format_: Format = "jsonl") -> Exported:
+    verifier = ExportVerifier(
+        format_, question=ask_query("", now_unix_us=0), export_id="an id of an export"
+    )
+    for piece in pieces:
+        run(verifier.feed(piece))
+    exported: Exported = run(verifier.finish())[0]
+    return exported
 
 
 def trailer(rows: bytes, count: int) -> bytes:
@@ -431,13 +453,10 @@ def trailer(rows: bytes, count: int) -> bytes:
     return msgspec.json.encode({"trailer": said}) + b"\n"
 
 
-@pytest.mark.parametrize("size", [1, 5, 1000])
+@pytest.mark.parametrize("size", [1, 5, 10_000])
 def test_an_export_is_whole_when_its_trailer_fits(size: int) -> None:
-    taking = ExportVerifier("jsonl")
     data = ROWS + trailer(ROWS, 2)
-    for start in range(0, len(data), size):
-        taking.feed(data[start : start + size])
-    exported = taking.finish()
+    exported = exported_from(*(data[start : start + size] for start in range(0, len(data), size)))
     assert (exported.rows, exported.tree_size, exported.bytes_written) == (2, 9, len(data))
 
 
@@ -453,7 +472,5 @@ def test_an_export_is_whole_when_its_trailer_fits(size: int) -> None:
     ],
 )
 def test_an_export_that_is_cut_short_or_altered_is_refused(data: bytes) -> None:
-    taking = ExportVerifier("jsonl")
-    taking.feed(data)
     with pytest.raises(MalformedError):
-        taking.finish()
+        exported_from(data)

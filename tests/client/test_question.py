@@ -200,6 +200,7 @@ EVENT_LIES: list[tuple[str, Change, str]] = [
     ("leaf", setting("events.0.leaf", OTHER["leaf"]), "is not in the tree"),
     ("proof", setting("events.0.proof", OTHER["proof"]), "index of a proof"),
     ("proof", lambda page: page["events"][0].pop("proof"), "no proof"),
+    ("late_s", setting("events.0.late_s", 7200), "late_s of an event"),
     ("because", setting("events.0.because", ["actor"]), "relations of the event"),
 ]
 
@@ -488,13 +489,14 @@ def export_line(index: int, leaf: bytes | None = None) -> bytes:
 
 
 def export(lines: list[bytes], *, order: Any = "oldest", tree_size: int = SIZE) -> Any:
-    verifier = ExportVerifier("jsonl", question=QUESTION, order=order)
+    verifier = ExportVerifier("jsonl", question=QUESTION, order=order, export_id="not used here")
     data = b"".join(lines)
     trailer = {"rows": len(lines), "sha256": sha256(data).hexdigest(), "tree_size": tree_size}
     data += encode({"trailer": trailer}) + b"\n"
     for start in range(0, len(data), 100):
-        verifier.feed(data[start : start + 100])
-    return verifier.finish()
+        run(verifier.feed(data[start : start + 100]))
+    exported, _ = run(verifier.finish())
+    return exported
 
 
 def test_each_line_of_an_export_is_held_against_the_question() -> None:
@@ -505,7 +507,7 @@ def test_each_line_of_an_export_is_held_against_the_question() -> None:
         ([*true[:3], export_line(11)], "does not meet the query"),
         ([*true, true[-1]], "order of an export"),
         (true[::-1], "order of an export"),
-        ([export_line(1, LEAVES[4])], "leaf hash beside it"),
+        ([export_line(1, LEAVES[4])], "row 1 .entry 1.: its leaf has another leaf hash"),
     ):
         with pytest.raises(VerificationError, match=named):
             export(lines)

@@ -1,9 +1,11 @@
 """Small signed logs in memory: any head, any proof, and forks of them."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 
 from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
 from ledger_core.tlog.hashing import Hash, leaf_hash, node_hash
+from ledger_core.tlog.multi_proof import MultiProof, format_multi_proof
 from ledger_core.tlog.note import Note, Signer, format_note
 from ledger_core.tlog.policy import Policy, format_policy, parse_policy
 from ledger_core.tlog.proof import Proof, RangeProof
@@ -12,6 +14,7 @@ from ledger_core.tlog.prove import (
     finish,
     plan_consistency,
     plan_inclusion,
+    plan_multi,
     plan_range,
     plan_root,
 )
@@ -55,6 +58,10 @@ class SmallLog:
     def range_proof(self, start: int, end: int, size: int) -> RangeProof:
         hashes = self._finish(plan_range(start=start, end=end, tree_size=size))
         return RangeProof(start, end, hashes, self.note(size))
+
+    def multi_proof(self, indices: Sequence[int], size: int) -> str:
+        hashes = self._finish(plan_multi(indices=indices, tree_size=size))
+        return format_multi_proof(MultiProof(indices, hashes))
 
     def hash(self, node: Node) -> Hash:
         """The hash of a complete subtree; it is remembered."""

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_core.event.canonical import format_leaf
-from ledger_core.event.csv import COLUMNS, format_header, format_rows, table_row
+from ledger_core.event.csv import COLUMNS, format_header, format_rows, read_row, table_row
 from ledger_core.event.reader import Reader
-from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
+from tests.event import strategies
 
 READER = Reader(lambda: "0192f0c1-7c1a-7c3a-9d2f-000000000000", lambda: 0)
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -44,7 +45,7 @@ def test_every_column_holds_what_the_event_says() -> None:
             "name": "Ann",
             "session": "s_9",
             "credential": "tok_1",
-            "on_behalf_of": {"id": "u_88", "type": "user"},
+            "on_behalf_of": {"id": "u_88", "type": "user", "name": "Bea"},
         },
         targets=[{"id": "t_1", "type": "doc", "name": "Plan"}, {"id": "t_2"}],
         source={"ip": "203.0.113.9", "port": 51234, "service": "web", "user_agent": "UA"},
@@ -85,6 +86,7 @@ def test_every_column_holds_what_the_event_says() -> None:
         "recorder_instance": "i",
         "recorder_seq": "5",
         "leaf_hash": leaf_hash(raw).hex(),
+        "on_behalf_of_name": "Bea",
     }
 
 
@@ -140,3 +142,57 @@ def test_cells_with_json_are_json() -> None:
 def test_what_is_no_leaf_is_refused() -> None:
     with pytest.raises(MalformedError, match="entry 3 is not a leaf"):
         table_row(3, b"{}")
+
+
+def cells_of(raw: bytes) -> list[str]:
+    (row,) = csv.reader(io.StringIO(format_rows([table_row(17, raw)]), newline=""), strict=True)
+    return row
+
+
+@given(strategies.events)
+def test_a_row_gives_its_leaf_back(fields: dict[str, Any]) -> None:
+    raw = leaf(**fields)
+    assert read_row(cells_of(raw)) == (17, raw)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reason": ""},
+        {"reason": "", "source": {}, "targets": [], "changes": [], "context": {}},
+        {"source": {"user_agent": ""}, "actor": {"id": "u", "name": ""}},
+        {"actor": {"id": "u", "on_behalf_of": {"id": "v", "name": ""}}},
+        {"reason": "=;=", "actor": {"id": "';'=\r\n@"}, "context": {"=": ";=", ";=": 1.5}},
+    ],
+)
+def test_a_row_tells_an_empty_text_from_none(fields: dict[str, Any]) -> None:
+    raw = leaf(**fields)
+    assert read_row(cells_of(raw)) == (17, raw)
+
+
+@pytest.mark.parametrize("column", [name for name in COLUMNS if name != "index"])
+def test_no_cell_of_a_row_can_be_changed(column: str) -> None:
+    raw = leaf(
+        actor={"id": "u", "type": "user", "on_behalf_of": {"id": "v"}},
+        targets=[{"id": "t"}],
+        source={"ip": "203.0.113.9", "port": 80},
+        context={"a": 1},
+        recorder={"instance": "i", "seq": 5},
+    )
+    for other in ("x", "", "7", "[]", "203.0.113.8"):
+        cells = cells_of(raw)
+        place = COLUMNS.index(column)
+        if cells[place] == other:
+            continue
+        cells[place] = other
+        with pytest.raises((MalformedError, VerificationError)):
+            read_row(cells)
+    with pytest.raises(MalformedError, match="28 cells"):
+        read_row(cells_of(raw)[:28])
+
+
+def test_a_formula_without_its_apostrophe_is_refused() -> None:
+    cells = cells_of(leaf(reason="=1+1"))
+    cells[COLUMNS.index("reason")] = "=1+1"
+    with pytest.raises(VerificationError, match="not what its leaf says"):
+        read_row(cells)

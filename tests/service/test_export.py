@@ -13,7 +13,9 @@ import pytest
 
 from ledger.service.routes import export as exporting
 from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.multi_proof import parse_multi_proof
 from ledger_core.tlog.text import parse_hash
+from ledger_core.tlog.verify import check_multi
 from tests.service.serving import Answer, Ledger, event, serving_new
 
 QUERIES = ("", "action:a.b", "action:a.* outcome:failure", "action:never.seen")
@@ -77,17 +79,16 @@ def test_json_lines_are_what_a_search_finds_and_the_trailer_fits(ledger: Ledger,
 
 @pytest.mark.parametrize("q", QUERIES)
 def test_csv_is_what_a_search_finds_and_no_cell_is_a_formula(ledger: Ledger, q: str) -> None:
-    answer = export(ledger, q, "csv")
+    export_id = f"export-{QUERIES.index(q)}-of-this-test"
+    assert ledger.ask(f"/v1/export/trailer?id={export_id}").status == 404
+    answer = export(ledger, q, "csv", id=export_id)
     assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
-    rows = list(csv.DictReader(io.StringIO(answer.text, newline=""), strict=True))
-    *records, last = rows
-    body = answer.body[: answer.body.rindex(b"#trailer")]
-    assert last["index"] == "#trailer"
-    assert list(last.values())[1:4] == [
-        str(len(records)),
-        hashlib.sha256(body).hexdigest(),
-        str(ledger.ask("/v1/log").json()["tree_size"]),
-    ]
+    records = list(csv.DictReader(io.StringIO(answer.text, newline=""), strict=True))
+    assert ledger.ask(f"/v1/export/trailer?id={export_id}").json() == {
+        "rows": len(records),
+        "sha256": hashlib.sha256(answer.body).hexdigest(),
+        "tree_size": ledger.ask("/v1/log").json()["tree_size"],
+    }
     wanted = found_by(ledger, q)
     assert [int(row["index"]) for row in records] == [each["index"] for each in wanted]
     for row, want in zip(records, wanted, strict=True):
@@ -127,3 +128,54 @@ def test_an_export_that_fails_on_the_way_does_not_look_whole(
     monkeypatch.setattr(exporting, "format_jsonl_trailer", fail)
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
         export(ledger, "action:a.b", "jsonl")
+
+
+def prove(ledger: Ledger, **ask: Any) -> Answer:
+    body = json.dumps(ask).encode()
+    return ledger.ask("/v1/proofs/multi", method="POST", body=body, content_type="application/json")
+
+
+def test_many_leaves_are_proven_at_once(ledger: Ledger) -> None:
+    head = ledger.policy.check(ledger.ask("/checkpoint", token=None).text)
+    size = head.checkpoint.tree_size
+    body = export(ledger, "", "jsonl", proof=1).body
+    lines = [json.loads(line) for line in body.splitlines()[:-1]]
+    some = [*lines[3:40], lines[700], lines[size - 1]]
+    indices = [each["index"] for each in some]
+    answer = prove(ledger, tree_size=size, indices=indices)
+    assert answer.status == 200, answer.text
+    proof = parse_multi_proof(answer.body, leaves_max=4096)
+    assert list(proof.indices) == indices
+    check_multi(
+        leaf_hashes=[parse_hash(each["leaf_hash"]) for each in some],
+        indices=proof.indices,
+        tree_size=size,
+        proof=proof.hashes,
+        root_hash=head.checkpoint.root_hash,
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ({"tree_size": 10, "indices": []}, "not-json"),
+        ({"tree_size": 10, "indices": [-1]}, "not-json"),
+        ({"tree_size": 10, "indices": [3, 3]}, "bad-parameter"),
+        ({"tree_size": 10, "indices": [4, 3]}, "bad-parameter"),
+        ({"tree_size": 10, "indices": [10]}, "past-the-end"),
+        ({"tree_size": 10**9, "indices": [3]}, "past-the-end"),
+        ({"tree_size": 2000, "indices": list(range(1500)) * 3}, "not-json"),
+    ],
+)
+def test_leaves_that_can_not_be_proven_at_once_are_refused(
+    ledger: Ledger, body: dict[str, Any], problem: str
+) -> None:
+    assert prove(ledger, **body).slug == problem
+
+
+def test_the_trailer_of_another_token_is_not_found(ledger: Ledger) -> None:
+    export(ledger, "action:a.b", "csv", id="of-one-token-alone")
+    assert ledger.ask("/v1/export/trailer?id=of-one-token-alone").status == 200
+    other = ledger.ask("/v1/export/trailer?id=of-one-token-alone", token="read")
+    assert (other.status, other.slug) == (404, "no-export")
+    assert ledger.ask("/v1/export?format=csv&id=short").status == 400

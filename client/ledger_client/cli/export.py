@@ -8,8 +8,9 @@ from ledger_client import EvidenceFile
 from ledger_client.cli.client_options import NEW_FILE, Connection, connection_options
 from ledger_client.cli.console import counted, json_option, note, print_json
 from ledger_client.cli.query import explained
-from ledger_client.cli.verify import evidence_verdict, note_findings
-from ledger_client.plans.export import Format
+from ledger_client.cli.verify import evidence_verdict, head_verdict, note_findings
+from ledger_client.plans.export import proof_path
+from ledger_client.plans.export_proof import Format
 
 ENDINGS = {"jsonl": "jsonl", "csv": "csv", "evidence": "zip"}
 
@@ -32,6 +33,11 @@ ENDINGS = {"jsonl": "jsonl", "csv": "csv", "evidence": "zip"}
     help="The file. Default: events.jsonl, events.csv or events.zip.",
 )
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option(
+    "--unverified",
+    is_flag=True,
+    help="Don't prove the rows of JSON lines and CSV; write no file of proofs.",
+)
 @click.option("--case", help="Evidence: the number or name of the case. The log records it.")
 @click.option("--reason", help="Evidence: why it is exported. The log records it.")
 @click.option(
@@ -48,6 +54,7 @@ def command(
     format_: str,
     output: Path | None,
     force: bool,
+    unverified: bool,
     case: str | None,
     reason: str | None,
     disclose: tuple[str, ...],
@@ -55,8 +62,9 @@ def command(
 ) -> None:
     """Write all events that a query finds to a file, the oldest first.
 
-    The file appears only when it is complete. Evidence is verified, and the log records who
-    exported it, when, and why; `ledger verify FILE.zip` verifies it anywhere.
+    The file appears only when it is complete and verified. The proofs of JSON lines and CSV are
+    beside it, in FILE.proof. Of evidence the log records who exported it, when, and why. `ledger
+    verify FILE` verifies each of them anywhere.
     """
     query = " ".join(words)
     output = output or Path(f"events.{ENDINGS[format_]}")
@@ -71,14 +79,32 @@ def command(
         raise click.UsageError("Use --case, --reason and --disclose with --format evidence.")
     kind: Format = "csv" if format_ == "csv" else "jsonl"
     with connection.open() as ledger, explained(query):
-        exported = ledger.export(query, output, format=kind)
+        exported = ledger.export(query, output, format=kind, verify=not unverified)
+    proofs = None if exported.head is None else str(proof_path(output))
     if as_json:
-        print_json({"file": str(output), "exported": exported})
+        head = None if exported.head is None else head_verdict(exported.head)
+        print_json(
+            {
+                "file": str(output),
+                "proofs": proofs,
+                "exported": {
+                    "rows": exported.rows,
+                    "tree_size": exported.tree_size,
+                    "sha256": exported.sha256,
+                    "bytes_written": exported.bytes_written,
+                },
+                "head": head,
+            }
+        )
         return
     note(
         f"{output}: {counted(exported.rows, 'event')}, {exported.bytes_written:,} bytes,"
         f" SHA-256 {exported.sha256}"
     )
+    if exported.head is None:
+        note("not verified: no row is proven to be in the log")
+    else:
+        note(f"each is in the tree of size {exported.head.checkpoint.tree_size:,}: {proofs}")
 
 
 def _show_evidence(output: Path, written: EvidenceFile, *, as_json: bool) -> None:

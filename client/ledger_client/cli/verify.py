@@ -18,6 +18,8 @@ from ledger_client.cli.console import (
     print_fields,
     print_json,
 )
+from ledger_client.plans.export import proof_path
+from ledger_client.plans.export_proof import check_export
 from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.event.model import Event
 from ledger_core.evidence.findings import Evidence, StatedExport
@@ -31,20 +33,27 @@ TARGETS_SHOWN = 4
 
 
 @click.command("verify")
-@click.argument("file", metavar="NAME.leaf.json|EVIDENCE.zip", type=EXISTING_FILE)
+@click.argument("file", metavar="NAME.leaf.json|EVIDENCE.zip|EXPORT", type=EXISTING_FILE)
 @click.argument("proof_file", metavar="[NAME.tlog-proof]", type=EXISTING_FILE, required=False)
 @required_policy_option
 @json_option
 def command(file: Path, proof_file: Path | None, policy: Path, as_json: bool) -> None:
-    """Verify an event and its proof, or all events of an evidence file.
+    """Verify an event and its proof, an evidence file, or an export and its proofs.
 
-    Exit code 0: verified; 1: not verified; 2: malformed. Needs only the files, and no server.
+    EXPORT is a file of JSON lines or CSV; its proofs are beside it, in EXPORT.proof. Exit code 0:
+    verified; 1: not verified; 2: malformed. Needs only the files, and no server.
     """
     trusted = parse_policy(policy.read_bytes())
-    if proof_file is None:
-        if not is_zipfile(file):
-            raise click.UsageError("give a leaf and its proof, or one .zip of evidence")
+    beside = proof_path(file)
+    if proof_file is None and is_zipfile(file):
         _verify_evidence(file, trusted, as_json=as_json)
+    elif proof_file is None:
+        if not beside.exists():
+            raise click.UsageError(
+                f"give a leaf and its proof, a .zip of evidence, or an export with {beside.name}"
+                " beside it, which ledger export writes"
+            )
+        _verify_export(file, beside, trusted, as_json=as_json)
     else:
         _verify_leaf(file, proof_file, trusted, as_json=as_json)
 
@@ -79,6 +88,46 @@ def _verify_evidence(file: Path, policy: Policy, *, as_json: bool) -> None:
             note(f"not verified: {fault}")
         raise VerificationError(f"{file.name}: {counted(len(evidence.faults), 'fault')}")
     if not evidence.events:
+        raise VerificationError(
+            f"{file.name} has no events, so it proves nothing: not even that no event matches"
+        )
+
+
+def _verify_export(file: Path, proofs: Path, policy: Policy, *, as_json: bool) -> None:
+    """Raises: VerificationError when a row does not verify, or when there is none."""
+    with file.open("rb") as rows, proofs.open("rb") as lines:
+        checked = check_export(rows, lines, policy)
+    if as_json:
+        print_json(
+            {
+                "verified": bool(checked.rows) and not checked.faults,
+                "faults": checked.faults,
+                "rows": checked.rows,
+                "claimed": {"query": checked.header.query, "order": checked.header.order},
+                **head_verdict(checked.head),
+            }
+        )
+    elif checked.rows and not checked.faults:
+        click.secho("verified", fg="green", bold=True)
+        print_fields(
+            {
+                "proven": f"{counted(checked.rows, 'event')}, each in the log"
+                + ("" if checked.question.unread else ", each meeting the query"),
+                "log": checked.head.checkpoint.origin,
+                **head_fields(checked.head),
+            }
+        )
+        click.echo("as the file says, signed by nobody:")
+        print_fields(
+            {"query": checked.header.query or "every event", "complete": "no event was left out"}
+        )
+        if checked.question.unread:
+            note(f"the query was not evaluated: {checked.question.unread}")
+    if checked.faults:
+        for fault in checked.faults:
+            note(f"not verified: {fault}")
+        raise VerificationError(f"{file.name}: {counted(len(checked.faults), 'fault')}")
+    if not checked.rows:
         raise VerificationError(
             f"{file.name} has no events, so it proves nothing: not even that no event matches"
         )

@@ -1,136 +1,247 @@
-"""Checks while an export is received that its file is complete.
+"""Checks an export while it is received: each row is proven, and the file is complete.
 
-At the end the trailer, the last line, must match the bytes before it. Each line of JSON is held
-against the question. Evidence has a plan of its own (`evidence`).
+The rows of JSON lines and of CSV are gathered in parts of 1,024. Each must meet the question, stand
+in its order, and be in the tree of one accepted head: a multi-proof is asked for each part. These
+proofs are the file beside the export (`export_proof`), with which it is checked again offline.
 
-Weak: no line of JSON or CSV is proven to be in the log here, and a row of CSV does not hold all of
-its leaf, so it can't be held against the question.
+At the end the trailer must match the rows: the last line of JSON lines, and for CSV the answer to a
+second request, which names the export by an id (docs/adr/0026). Evidence has
+a plan of its own (`evidence`).
+
+Weak: an event that was withheld is not missed.
 """
 
-import csv
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import BinaryIO, Final
 from urllib.parse import urlencode
 
 import msgspec
 
-from ledger_client.messages import Request
+from ledger_client.messages import Plan, Request
+from ledger_client.plans.export_proof import (
+    PART_ROWS,
+    PROOF_BYTES_MAX,
+    Format,
+    ProofHeader,
+    ProofPart,
+    RowOrder,
+    check_part,
+    encode_line,
+    row_fault,
+    row_reader,
+)
+from ledger_client.plans.export_rows import ExportRow
+from ledger_client.plans.heads import Heads
 from ledger_client.plans.question import Question
+from ledger_client.plans.read import fetch_tile
 from ledger_client.plans.search import Order
-from ledger_client.plans.stream import LINE_BYTES_MAX
-from ledger_client.responses import adding_evidence
+from ledger_client.responses import check_status, decode_answer
 from ledger_client.results import Exported
-from ledger_core.api import ExportTrailer, TrailerLine
-from ledger_core.event.canonical import parse_leaf
-from ledger_core.tlog.errors import MalformedError, VerificationError
-from ledger_core.tlog.hashing import leaf_hash
-from ledger_core.tlog.text import format_base64, parse_size
+from ledger_core.api import AskMulti, ExportTrailer, TrailerLine
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.policy import VerifiedHead
+from ledger_core.tlog.tiled_tree import TiledTree
+from ledger_core.tlog.tree import Node
 
-Format = Literal["jsonl", "csv"]
-
-CSV_TRAILER: Final = "#trailer"
-
-_match_line = re.compile(rb'\{"index":([0-9]{1,19}),(.*),"leaf_hash":"([^"]*)"\}').fullmatch
-"""Parts a line of JSON into its index, the inside of its leaf, and its leaf hash."""
-
-
-def export_request(query: str, *, format: Format, order: Order) -> Request:  # noqa: A002 - its name
-    """The request for an export."""
-    given = urlencode({"q": query, "format": format, "order": order})
-    return Request(target=f"/v1/export?{given}", accept="*/*")
+ROWS_NAMED_MAX: Final = 10
 
 
 class ExportVerifier:
-    """Checks one file against its trailer as its bytes are received. Mutable."""
+    """Checks one file as its bytes are received. Mutable."""
 
     def __init__(
         self,
         format: Format,  # noqa: A002 - the parameter's name
         *,
-        question: Question | None = None,
+        question: Question,
         order: Order = "oldest",
+        heads: Heads | None = None,
+        export_id: str,
     ) -> None:
-        """Lines of JSON must be events that meet the question, in this order, when it is given."""
-        self._format: Final = format
-        self._question: Final = question if format == "jsonl" else None
-        self._order: Final = order
-        self._last_index: int | None = None
-        self._highest_index = -1
+        """With `heads`, each row is proven. `export_id` is 16 to 64 letters and digits."""
+        self._format: Final[Format] = format
+        self._question: Final = question
+        self._order: Final[Order] = order
+        self._heads: Final = heads
+        self._export_id: Final = export_id
+        self._row_order: Final = RowOrder(order)
+        self._reader: Final = row_reader(format)
         self._sha256: Final = hashlib.sha256()
-        self._held = b""
-        self._lines = 0
+        self._waiting: list[ExportRow] = []
+        self._rows = 0
         self._bytes = 0
+        self._highest_index = -1
+        self._head: VerifiedHead | None = None  # Once there is one, all rows are proven against it.
 
-    def feed(self, piece: bytes) -> None:
-        """Check, count and hash the next bytes of the file.
+    def request(self) -> Request:
+        """The request for the export."""
+        given = {
+            "q": self._question.text,
+            "format": self._format,
+            "order": self._order,
+            "id": self._export_id,
+        }
+        if self._heads is not None:
+            given["proof"] = "1"
+        return Request(target=f"/v1/export?{urlencode(given)}", accept="*/*")
 
-        Raises: MalformedError, VerificationError.
+    def feed(self, piece: bytes) -> Plan[bytes]:
+        """Check the next bytes of the file; the next bytes of its proofs.
+
+        Raises: MalformedError, VerificationError, RejectedError.
         """
         self._bytes += len(piece)
-        held = self._held + piece
-        # The last line is held back: it may be the trailer, which does not cover itself.
-        end = held.rfind(b"\n", 0, -1) + 1
-        self._sha256.update(held[:end])
-        if self._question is not None:
-            for line in held[:end].splitlines():
-                with adding_evidence(lambda: {"line.json": line}):  # noqa: B023 - called at once
-                    self._check_line(self._question, line)
-        self._lines += held.count(b"\n", 0, end)
-        self._held = held[end:]
-        if len(self._held) > LINE_BYTES_MAX:
-            raise MalformedError(f"a line of the export is longer than {LINE_BYTES_MAX} bytes")
+        data, rows = self._reader.feed(piece)
+        self._sha256.update(data)
+        proofs = b""
+        for row in rows:
+            self._question.check_read()
+            fault = self._row_order.check(row) or row_fault(row, self._question)
+            if fault:
+                raise VerificationError(
+                    f"row {row.number} (entry {row.index}): {fault}",
+                    evidence={"row.leaf": row.leaf},
+                )
+            self._rows += 1
+            self._highest_index = max(self._highest_index, row.index)
+            self._waiting.append(row)
+            if len(self._waiting) == PART_ROWS:
+                proofs += yield from self._prove()
+        return proofs
 
-    def finish(self) -> Exported:
-        """The result for a complete file. Raises: MalformedError for an incomplete one."""
+    def finish(self) -> Plan[tuple[Exported, bytes]]:
+        """The result for a complete file, and the last bytes of its proofs.
+
+        Raises: MalformedError for an incomplete file; as `feed`.
+        """
+        proofs = yield from self._prove()
+        trailer = yield from self._trailer()
+        self._check_trailer(trailer)
+        exported = Exported(
+            rows=trailer.rows,
+            tree_size=trailer.tree_size,
+            sha256=trailer.sha256,
+            bytes_written=self._bytes,
+            head=self._head,
+        )
+        return exported, proofs + encode_line(TrailerLine(trailer))
+
+    def _check_trailer(self, trailer: ExportTrailer) -> None:
         sha256 = self._sha256.hexdigest()
-        trailer = self._trailer()
         if trailer.sha256 != sha256:
             raise MalformedError(f"the export has SHA-256 {sha256}, its trailer {trailer.sha256}")
-        if self._format == "jsonl" and trailer.rows != self._lines:
-            raise MalformedError(f"the export has {self._lines} rows, its trailer {trailer.rows}")
+        if trailer.rows != self._rows:
+            raise MalformedError(f"the export has {self._rows} rows, its trailer {trailer.rows}")
+        size = None if self._head is None else self._head.checkpoint.tree_size
+        if size is not None and trailer.tree_size > size:
+            raise VerificationError(
+                f"the trailer says a tree of size {trailer.tree_size}, the published head {size}"
+            )
         if self._highest_index >= trailer.tree_size:
             raise VerificationError(
                 f"the export holds the event at {self._highest_index}, its trailer a tree of size"
                 f" {trailer.tree_size}"
             )
-        return Exported(
-            rows=trailer.rows,
-            tree_size=trailer.tree_size,
-            sha256=sha256,
-            bytes_written=self._bytes,
-        )
 
-    def _check_line(self, question: Question, line: bytes) -> None:
-        parts = _match_line(line)
-        if parts is None:
-            raise MalformedError("a line of the export is not an event with its leaf hash")
-        index, leaf = parse_size(parts[1].decode()), b"{%b}" % parts[2]
-        parse_leaf(leaf)
-        if format_base64(leaf_hash(leaf)).encode() != parts[3]:
-            raise VerificationError(f"the event at {index} does not have the leaf hash beside it")
-        question.check_event(index, leaf)
-        last, self._last_index = self._last_index, index
-        if (last is not None and (index <= last) == (self._order == "oldest")) or index == last:
-            raise VerificationError(f"order of an export: {index} stands behind {last}")
-        self._highest_index = max(self._highest_index, index)
-
-    def _trailer(self) -> ExportTrailer:
-        try:
-            if self._format == "jsonl":
-                return msgspec.json.decode(self._held, type=TrailerLine).trailer
-            cells = next(csv.reader([self._held.decode()]))
-            if cells[0] == CSV_TRAILER:
-                return ExportTrailer(
-                    rows=parse_size(cells[1]), sha256=cells[2], tree_size=parse_size(cells[3])
+    def _prove(self) -> Plan[bytes]:
+        """Prove the rows that wait. Raises: VerificationError naming those that can't be proven."""
+        rows, self._waiting = self._waiting, []
+        if self._heads is None:
+            return b""
+        lines = b""
+        if self._head is None:
+            self._head = yield from self._heads.checkpoint()
+            lines = encode_line(
+                ProofHeader(
+                    format=self._format,
+                    order=self._order,
+                    query=self._question.text,
+                    checkpoint=self._head.note,
                 )
-        except (msgspec.MsgspecError, ValueError, IndexError, StopIteration, csv.Error):
-            pass
-        raise MalformedError("the export has no trailer: it is cut short")
+            )
+        if not rows:
+            return lines
+        size = self._head.checkpoint.tree_size
+        for row in rows:
+            if row.index >= size:
+                raise VerificationError(
+                    f"row {row.number} is entry {row.index}, past the published head of size {size}"
+                )
+        request = _multi_request(sorted(row.index for row in rows), tree_size=size)
+        answer = check_status(request, (yield request))
+        try:
+            check_part(rows, answer, self._head)
+        except VerificationError as error:
+            raise VerificationError(
+                (yield from _unproven(rows, self._head, error)),
+                evidence={
+                    "checkpoint.note": self._head.note.encode(),
+                    "multi-proof.txt": answer,
+                    "rows.txt": b"".join(
+                        b"%d %s\n" % (row.index, row.leaf_hash.hex().encode()) for row in rows
+                    ),
+                },
+            ) from error
+        return lines + encode_line(ProofPart(rows=len(rows), proof=answer.decode()))
+
+    def _trailer(self) -> Plan[ExportTrailer]:
+        rest = self._reader.rest()
+        if self._format == "jsonl":
+            try:
+                return msgspec.json.decode(rest, type=TrailerLine).trailer
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                raise MalformedError("the export has no trailer: it is cut short") from None
+        if rest:
+            raise MalformedError("the export ends within a row: it is cut short")
+        request = Request(target=f"/v1/export/trailer?{urlencode({'id': self._export_id})}")
+        return decode_answer(request, (yield request), ExportTrailer)
+
+
+def _multi_request(indices: list[int], *, tree_size: int) -> Request:
+    body = msgspec.json.encode(AskMulti(tree_size=tree_size, indices=tuple(indices)))
+    return Request(
+        method="POST",
+        target="/v1/proofs/multi",
+        accept="text/plain",
+        content_type="application/json",
+        body=body,
+        answer_bytes_max=PROOF_BYTES_MAX,
+    )
+
+
+def _unproven(rows: list[ExportRow], head: VerifiedHead, error: VerificationError) -> Plan[str]:
+    """The message that names the rows that are not in the tree, by the tree's own leaf hashes.
+
+    The verdict stands even if the log withholds these.
+    """
+    span = f"rows {rows[0].number} to {rows[-1].number}"
+    tree = TiledTree(head)
+    nodes = {row.index: Node(0, row.index) for row in rows}
+    try:
+        tiles = {}
+        for ref in tree.plan(nodes.values()):
+            tiles[ref] = yield from fetch_tile(ref)
+        tree.finish(nodes.values(), tiles)
+    except (VerificationError, MalformedError, ValueError, UnavailableError) as failure:
+        return f"{span} can't be proven: {error}; nor one by one: {failure}"
+    wrong = [row for row in rows if tree.hash(nodes[row.index]) != row.leaf_hash]
+    if not wrong:
+        return f"the proof of {span} is false, though each of them is in the tree: {error}"
+    named = ", ".join(f"{row.number} (entry {row.index})" for row in wrong[:ROWS_NAMED_MAX])
+    more = f" and {len(wrong) - ROWS_NAMED_MAX} more" if len(wrong) > ROWS_NAMED_MAX else ""
+    return (
+        f"not in the tree of size {head.checkpoint.tree_size}: the rows {named}{more} of the export"
+    )
+
+
+def proof_path(path: str | os.PathLike[str]) -> Path:
+    """The file of the proofs of an export."""
+    target = Path(path)
+    return target.with_name(f"{target.name}.proof")
 
 
 @contextmanager

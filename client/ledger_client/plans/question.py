@@ -61,12 +61,16 @@ class Question:
     unread: str = ""
     """Why this client can't read the query, which the ledger may still answer."""
 
-    def check_query(self, query: str) -> None:
-        """Check the query that an answer repeats. Raises: VerificationError."""
+    def check_read(self) -> None:
+        """Check that this client can evaluate the query. Raises: VerificationError."""
         if self.unread:
             raise VerificationError(
                 f"this client can't read the query, so it can't check the answer: {self.unread}"
             )
+
+    def check_query(self, query: str) -> None:
+        """Check the query that an answer repeats. Raises: VerificationError."""
+        self.check_read()
         want = format_query(self.expression)
         if query != want and is_stable(query + want):
             raise VerificationError(

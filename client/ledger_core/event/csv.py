@@ -6,6 +6,9 @@
 Columns are added at the end and never change their place. Times are UTC, with a `Z`. Targets,
 changes and context are each one cell of JSON; the first target has cells of its own too.
 
+A row has all of its leaf, so `read_row` can hold each cell against `leaf_hash`. An absent text and
+an empty one make the same cell: the leaf hash tells which it was.
+
 A cell that a spreadsheet would run as a formula gets an apostrophe in front, and so does one that
 begins with an apostrophe. Where semicolons or tabs separate the cells, a cell also begins behind
 each of them, and a line behind each line break: a formula there gets its apostrophe too. Removing
@@ -17,31 +20,43 @@ Source: RFC 4180; OWASP, "CSV Injection".
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import combinations
+from json.encoder import encode_basestring as _quote
 from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET
 
+from ledger_core.event.canonical import decode_event_object, format_leaf
 from ledger_core.event.model import Event, Received
-from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.text import parse_size
 
 COLUMNS: Final = (
     "index", "id", "time", "received_time", "received_by", "actor_type", "actor_id", "actor_name",
     "session", "credential", "on_behalf_of_type", "on_behalf_of_id", "action", "outcome",
     "target_type", "target_id", "target_name", "targets", "source_ip", "source_port",
     "source_service", "user_agent", "reason", "changes", "context", "tenant", "recorder_instance",
-    "recorder_seq", "leaf_hash",
+    "recorder_seq", "leaf_hash", "on_behalf_of_name",
 )  # fmt: skip
 
 _SIGNS: Final = "-=+@'\uff1d\uff0b\uff0d\uff20"
 """Signs that begin a formula in one spreadsheet or another, the full-width ones too."""
 
 _FORMULA: Final = re.compile(rf"^(?=[{_SIGNS}\t\r\n])|(?<=[;\t\r\n])(?=[{_SIGNS}])")
+_APOSTROPHE: Final = re.compile(rf"^'(?=[{_SIGNS}\t\r\n])|(?<=[;\t\r\n])'(?=[{_SIGNS}])")
+_SEPARATOR: Final = "\x1e"
+_is_risky: Final = re.compile(rf"[{_SIGNS}\t\r\n](?<=[;\t\r\n{_SEPARATOR}].)", re.DOTALL).search
+"""Whether a cell of a row may not be the text as it is."""
+
 _FORMULA_IN_JSON: Final = re.compile(rf"(?<=;)[{_SIGNS}]")
 
 Cell = str | int
+
+_LEAF_HASH: Final = COLUMNS.index("leaf_hash")
 
 
 class _Leaf(msgspec.Struct, frozen=True, gc=False):
@@ -84,7 +99,7 @@ def table_row(leaf_index: int, leaf: bytes) -> list[Cell]:
         *_cells(actor.on_behalf_of, "type", "id"),
         *_cells(event, "action", "outcome"),
         *_cells(targets[0] if targets else UNSET, "type", "id", "name"),
-        _json(targets),
+        _json(event.targets),
         *_cells(event.source, "ip", "port", "service", "user_agent"),
         *_cells(event, "reason"),
         _json(event.changes),
@@ -92,7 +107,150 @@ def table_row(leaf_index: int, leaf: bytes) -> list[Cell]:
         *_cells(event, "tenant"),
         *_cells(event.recorder, "instance", "seq"),
         leaf_hash(leaf).hex(),
+        *_cells(actor.on_behalf_of, "name"),
     ]
+
+
+def read_row(cells: Sequence[str]) -> tuple[int, bytes]:
+    """The index and the leaf of a row. Cost: 15 µs, and 60 µs where a cell has an apostrophe.
+
+    Raises: MalformedError for cells that are no event; VerificationError when the leaf that they
+    make does not have the row's leaf hash, or when a cell is not written as `table_row` writes it.
+    """
+    if len(cells) != len(COLUMNS):
+        raise MalformedError(f"a row has {len(cells)} cells, want {len(COLUMNS)}")
+    leaf = _plain_leaf(cells)
+    if leaf is not None and leaf_hash(leaf).hex() == cells[_LEAF_HASH]:
+        return parse_size(cells[0]), leaf
+    row = dict(zip(COLUMNS, cells, strict=True))
+    for empty in _choices(row):
+        leaf = _leaf_of(row, empty)
+        if leaf_hash(leaf).hex() == row["leaf_hash"]:
+            index = parse_size(row["index"])
+            # A formula without its apostrophe, or another first target, would give this leaf too.
+            for got, want in zip(cells, table_row(index, leaf), strict=True):
+                if got != str(want):
+                    raise VerificationError("a cell is not what its leaf says")
+            return index, leaf
+    raise VerificationError("its cells are not those of the leaf with the leaf hash beside them")
+
+
+def _plain_leaf(cells: Sequence[str]) -> bytes | None:
+    """The leaf of a row whose cells are its texts as they are; None when one may not be.
+
+    Nothing is checked: the caller compares the leaf hash.
+    """
+    if _is_risky(_SEPARATOR.join(("", *cells))):
+        return None
+    # fmt: off
+    (_, id_, time, received_time, by, actor_type, actor_id, actor_name, session, credential,
+     for_type, for_id, action, outcome, target_type, target_id, target_name, targets, ip, port,
+     service, user_agent, reason, changes, context, tenant, instance, seq, _, for_name) = cells
+    # fmt: on
+    first = _object(id=target_id, name=target_name, type=target_type)
+    if not (first and targets.startswith(f"[{first}")) if targets else first:
+        return None
+    actor = _members(credential=credential, id=actor_id, name=actor_name)
+    if for_id:
+        actor.append(f'"on_behalf_of":{_object(id=for_id, name=for_name, type=for_type)}')
+    actor += _members(session=session, type=actor_type)
+    event = [f'"action":{_quote(action)},"actor":{{{",".join(actor)}}}']
+    event += [
+        f'"{name}":{json}' for name, json in (("changes", changes), ("context", context)) if json
+    ]
+    event += _members(id=id_, outcome=outcome, reason=reason)
+    if instance:
+        event.append(f'"recorder":{{"instance":{_quote(instance)},"seq":{seq}}}')
+    source = _members(ip=ip)
+    if port:
+        source.append(f'"port":{port}')
+    source += _members(service=service, user_agent=user_agent)
+    if source:
+        event.append(f'"source":{{{",".join(source)}}}')
+    if targets:
+        event.append(f'"targets":{targets}')
+    event += _members(tenant=tenant, time=time)
+    received = f'{{"by":{_quote(by)},"time":"{received_time}"}}'
+    return f'{{"event":{{{",".join(event)}}},"received":{received},"v":1}}'.encode()
+
+
+def _members(**texts: str) -> list[str]:
+    """Members of a JSON object, in the order given, without those that are empty."""
+    return [f'"{name}":{_quote(text)}' for name, text in texts.items() if text]
+
+
+def _object(**texts: str) -> str:
+    """A JSON object, or nothing without a member."""
+    members = _members(**texts)
+    return f"{{{','.join(members)}}}" if members else ""
+
+
+_MAY_BE_EMPTY: Final = ("actor_name", "on_behalf_of_name", "user_agent", "reason")
+"""Cells that are empty for an absent text and for an empty one."""
+
+
+def _choices(row: Mapping[str, str]) -> Iterator[frozenset[str]]:
+    """Which of the empty cells stand for empty texts: none first. `source` may be empty too."""
+    names = [name for name in _MAY_BE_EMPTY if not row[name]]
+    if not row["on_behalf_of_id"] and "on_behalf_of_name" in names:
+        names.remove("on_behalf_of_name")
+    if not any(row[name] for name in _SOURCE.values()):
+        names.append("source")
+    return (
+        frozenset(chosen)
+        for count in range(len(names) + 1)
+        for chosen in combinations(names, count)
+    )
+
+
+_ACTOR: Final = {
+    "type": "actor_type", "id": "actor_id", "name": "actor_name", "session": "session",
+    "credential": "credential",
+}  # fmt: skip
+_ON_BEHALF_OF: Final = {
+    "type": "on_behalf_of_type", "id": "on_behalf_of_id", "name": "on_behalf_of_name",
+}  # fmt: skip
+_SOURCE: Final = {
+    "ip": "source_ip", "port": "source_port", "service": "source_service",
+    "user_agent": "user_agent",
+}  # fmt: skip
+_TEXTS: Final = ("id", "time", "action", "outcome", "reason", "tenant")
+_JSON: Final = ("targets", "changes", "context")
+
+
+def _leaf_of(row: Mapping[str, str], empty: AbstractSet[str]) -> bytes:
+    """The leaf that a row makes; the cells in `empty` are empty texts. Raises: MalformedError."""
+    event: dict[str, Any] = _part(row, dict(zip(_TEXTS, _TEXTS, strict=True)), empty)
+    event["actor"] = _part(row, _ACTOR, empty)
+    if on_behalf_of := _part(row, _ON_BEHALF_OF, empty):
+        event["actor"]["on_behalf_of"] = on_behalf_of
+    source = _part(row, _SOURCE, empty)
+    if source or "source" in empty:
+        event["source"] = source
+    if "port" in source:
+        source["port"] = parse_size(source["port"])
+    if row["recorder_instance"]:
+        seq = parse_size(row["recorder_seq"])
+        event["recorder"] = {"instance": _plain(row["recorder_instance"]), "seq": seq}
+    try:
+        event |= {name: msgspec.json.decode(row[name]) for name in _JSON if row[name]}
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        raise MalformedError("a cell of JSON holds something else") from None
+    _, event_json = decode_event_object(event)
+    return format_leaf(
+        event_json=event_json, by=_plain(row["received_by"]), received_time=row["received_time"]
+    )
+
+
+def _part(
+    row: Mapping[str, str], cells: Mapping[str, str], empty: AbstractSet[str]
+) -> dict[str, Any]:
+    return {name: _plain(row[cell]) for name, cell in cells.items() if row[cell] or cell in empty}
+
+
+def _plain(text: str) -> str:
+    """The text of a cell without the apostrophes that keep a spreadsheet from running it."""
+    return _APOSTROPHE.sub("", text) if "'" in text else text
 
 
 def _cells(part: Any, *names: str) -> Iterator[Cell]:
@@ -107,6 +265,6 @@ def _cells(part: Any, *names: str) -> Iterator[Cell]:
 
 def _json(value: Any) -> str:
     """Return JSON. It begins with a bracket; a formula can only stand behind a `;` in a string."""
-    if value is UNSET or not value:
+    if value is UNSET:
         return ""
     return _FORMULA_IN_JSON.sub(lambda sign: f"\\u{ord(sign[0]):04x}", _encode(value).decode())

@@ -2,13 +2,14 @@
 
 * `jsonl`: a line an event, `{"index":…,` then the leaf's own bytes `"event":…,"received":…,"v":1`
   then `,"leaf_hash":"…"}`; at the end `{"trailer":{"rows":…,"sha256":…,"tree_size":…}}`.
-* `csv`: the columns of `ledger_core.event.csv`; at the end a record that begins with `#trailer`,
-  and then has rows, SHA-256 and tree size.
+* `csv`: the columns of `ledger_core.event.csv`, and nothing else.
 
-The SHA-256 covers every byte before the trailer. A file without a trailer was cut short.
+The SHA-256 covers every byte before the trailer. A reader that names its export by `id` gets the
+trailer of either format from `GET /v1/export/trailer` once the export has ended (docs/adr/0026).
 """
 
 import hashlib
+import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
@@ -23,15 +24,24 @@ from ledger.query.cursor import ORDERS, Order
 from ledger.query.engine import Row
 from ledger.service.auth import authenticate, is_authorized
 from ledger.service.context import ServiceContext
-from ledger.service.http.parameters import QUERY, choice_parameter
-from ledger.service.http.responses import NDJSON_MEDIA
+from ledger.service.http.parameters import (
+    QUERY,
+    Parameter,
+    choice_parameter,
+    flag_parameter,
+)
+from ledger.service.http.problems import ProblemError
+from ledger.service.http.responses import JSON_MEDIA, NDJSON_MEDIA, encode_answer
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.http.streaming_response import stream_answer
 from ledger.service.query_pool import QueryClient
+from ledger.service.routes.proofs import HEAD_PROBLEMS
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import ExportTrailer, TrailerLine
-from ledger_core.event.csv import COLUMNS, Cell, format_header, format_rows, table_row
+from ledger_core.event.csv import format_header, format_rows, table_row
 from ledger_core.query.parser import parse_query
+from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64
 
@@ -40,6 +50,8 @@ BATCH_ROWS: Final = 1000
 BATCH_BYTES: Final = 1 << 20
 BATCH_S: Final = 0.2
 """Seconds after which an export leaves its thread to others, whether it found rows or not."""
+
+_ID_PATTERN: Final = "[A-Za-z0-9_-]{16,64}"
 
 Format = Literal["jsonl", "csv"]
 _MEDIA: Final[dict[Format, str]] = {"jsonl": NDJSON_MEDIA, "csv": CSV}
@@ -52,6 +64,8 @@ async def export_events(
     q: str = "",
     format: Format = "jsonl",  # noqa: A002 - the name of the parameter
     order: Order = "oldest",
+    proof: bool = False,
+    id: str | None = None,  # noqa: A002 - the name of the parameter
 ) -> web.StreamResponse:
     """Everything that a query finds, as a file."""
     token = authenticate(context.access, request, "read")
@@ -59,6 +73,8 @@ async def export_events(
     query = parse_query(q)
     tree_size = context.tree_size
     now = unix_us()
+    if proof:
+        tree_size = (await _published(context)).head.tree_size
     batches = context.query_pool.engine.row_batches(
         query,
         tenant=token.tenant,
@@ -67,11 +83,9 @@ async def export_events(
         tree_size=tree_size,
         is_cancelled=client.is_cancelled,
     )
-    chunks: Iterator[bytes]
-    if format == "csv":
-        chunks = _with_trailer(_csv(batches), tree_size, format_csv_trailer)
-    else:
-        chunks = _with_trailer(_jsonl(batches), tree_size, format_jsonl_trailer)
+    keep = partial(context.export_trailers.keep, token.name, id)
+    rows = _csv(batches) if format == "csv" else _jsonl(batches)
+    chunks = _with_trailer(rows, tree_size, format=format, keep=keep)
     media = _MEDIA[format]
     name = f"events-{datetime.fromtimestamp(now / 1e6, UTC):%Y%m%dT%H%M%SZ}.{format}"
     async with aclosing(_on_threads(client, chunks)) as pieces:
@@ -110,14 +124,43 @@ def _gather(batches: Iterator[list[Row]]) -> list[Row] | None:
 def _with_trailer(
     batches: Iterable[tuple[int, bytes]],
     tree_size: int,
-    format_trailer: Callable[[ExportTrailer], bytes],
+    *,
+    format: Format,  # noqa: A002 - the name of the parameter
+    keep: Callable[[ExportTrailer], None],
 ) -> Iterator[bytes]:
     sha256, rows = hashlib.sha256(), 0
     for count, chunk in batches:
         sha256.update(chunk)
         rows += count
         yield chunk
-    yield format_trailer(ExportTrailer(rows=rows, sha256=sha256.hexdigest(), tree_size=tree_size))
+    trailer = ExportTrailer(rows=rows, sha256=sha256.hexdigest(), tree_size=tree_size)
+    keep(trailer)
+    if format == "jsonl":
+        yield format_jsonl_trailer(trailer)
+
+
+async def _published(context: ServiceContext) -> SignedCheckpoint:
+    """The published head that covers the whole log, or the last one while witnesses are missing."""
+    published = context.publisher.published
+    if published is not None and context.publisher.quorum_missing is not None:
+        return published
+    return await context.published_covering(context.tree_size)
+
+
+async def read_trailer(
+    context: ServiceContext,
+    request: web.BaseRequest,
+    *,
+    id: str,  # noqa: A002 - the name of the parameter
+) -> web.Response:
+    """The trailer of an export that has ended."""
+    token = authenticate(context.access, request, "read")
+    trailer = context.export_trailers.find(token.name, id)
+    if trailer is None:
+        raise ProblemError(
+            "no-export", "no export of this token with this id has ended", field="id"
+        )
+    return encode_answer(trailer)
 
 
 def _jsonl(batches: Iterator[list[Row]]) -> Iterator[tuple[int, bytes]]:
@@ -143,10 +186,14 @@ def _csv(batches: Iterator[list[Row]]) -> Iterator[tuple[int, bytes]]:
         yield len(rows), format_rows(cells).encode()
 
 
-def format_csv_trailer(trailer: ExportTrailer) -> bytes:
-    """The last record of CSV, as wide as the others (RFC 4180 §2.4)."""
-    cells: list[Cell] = ["#trailer", trailer.rows, trailer.sha256, trailer.tree_size]
-    return format_rows([cells + [""] * (len(COLUMNS) - len(cells))]).encode()
+def _id_parameter(help_: str, *, required: bool) -> Parameter:
+    def parse(text: str) -> str:
+        if re.fullmatch(_ID_PATTERN, text) is None:
+            raise MalformedError("want 16 to 64 letters, digits, - and _")
+        return text
+
+    schema = {"type": "string", "pattern": f"^{_ID_PATTERN}$"}
+    return Parameter("id", help_, parse=parse, schema=schema, required=required)
 
 
 ROUTES: Final = (
@@ -164,15 +211,33 @@ ROUTES: Final = (
                 "anybody can verify offline.",
             ),
             choice_parameter("order", ORDERS, "Which come first; the oldest when left out."),
+            flag_parameter(
+                "proof", "1: only what is published, so that each event can be proven at once."
+            ),
+            _id_parameter("A name for this export, by which its trailer is found.", required=False),
         ),
         successes=(
             Success(
-                "The file. Its trailer holds the number of rows and a SHA-256: a file without one "
-                "was cut short.",
+                "The file. JSON lines end with a trailer: the number of rows and a SHA-256. A file "
+                "without one was cut short.",
                 {NDJSON_MEDIA: TEXT_SCHEMA, CSV: TEXT_SCHEMA},
             ),
         ),
-        problems=("query", "too-busy"),
+        problems=("query", "too-busy", *HEAD_PROBLEMS),
         is_streamed=True,
+    ),
+    Route(
+        path="/v1/export/trailer",
+        handler=read_trailer,
+        summary="The trailer of an export that has ended",
+        scope="read",
+        parameters=(_id_parameter("The name that the export was given.", required=True),),
+        successes=(
+            Success(
+                "The number of rows, the SHA-256 of their bytes, and the size of the tree.",
+                {JSON_MEDIA: ExportTrailer},
+            ),
+        ),
+        problems=("no-export",),
     ),
 )

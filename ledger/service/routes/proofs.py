@@ -1,15 +1,19 @@
-"""`/v1/proofs`: inclusion and consistency proofs, which need no token.
+"""`/v1/proofs`: inclusion and consistency proofs, which need no token, and multi-proofs.
 
 A leaf hash covers a random id, so a proof reveals nothing about an event to a reader without it.
 Other routes add proofs to their answers with `prove_inclusion`, `prove_range` and
 `prove_consistency`.
 """
 
+from functools import partial
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
+from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
+from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
 from ledger.service.http.parameters import size_parameter
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import (
@@ -22,16 +26,36 @@ from ledger.service.http.responses import (
 )
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.store.log import LogStore
-from ledger_core.api import Consistency, ConsistencyAnswer, InclusionAnswer
+from ledger_core.api import (
+    MULTI_LEAVES_MAX,
+    AskMulti,
+    Consistency,
+    ConsistencyAnswer,
+    InclusionAnswer,
+)
 from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.hashing import Hash
+from ledger_core.tlog.multi_proof import MultiProof, format_multi_proof
 from ledger_core.tlog.proof import Proof, RangeProof, format_proof, format_range_proof
-from ledger_core.tlog.prove import plan_consistency, plan_inclusion, plan_range
+from ledger_core.tlog.prove import (
+    Plan,
+    finish,
+    plan_consistency,
+    plan_inclusion,
+    plan_multi,
+    plan_range,
+)
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.tree import Node
 
 HEAD_PROBLEMS: Final = ("not-yet-published", "signing-stopped")
 PROOF_PROBLEMS: Final = ("past-the-end", *HEAD_PROBLEMS)
 """What `published_covering` and `check_within` may refuse a request with."""
+
+MULTI_BYTES_MAX: Final = 1 << 17
+
+NODES_AT_ONCE: Final = 2048
+"""Nodes read under the lock of the store, on which acknowledgements wait: a few milliseconds."""
 
 VARY: Final = {"Vary": "Accept"}
 FIXED: Final = "public, max-age=86400"
@@ -98,6 +122,38 @@ async def read_consistency(
         from_=proof.from_, to=proof.to, hashes=proof.hashes, checkpoint=_note(head)
     )
     return encode_answer(answer, cache=cache, headers=VARY)
+
+
+async def read_multi(context: ServiceContext, request: web.BaseRequest) -> web.Response:
+    """Prove that some leaves are in the tree of a size, with the hashes that they share once."""
+    token = authenticate(context.access, request, "read")
+    with context.bytes_in_flight.lease(token.name) as take:
+        wait_s = context.settings.body_wait_s
+        body = await read_body(request, bytes_max=MULTI_BYTES_MAX, wait_s=wait_s, take=take)
+    try:
+        ask = msgspec.json.decode(body, type=AskMulti)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise ProblemError(
+            "not-json", f"want tree_size and 1 to {MULTI_LEAVES_MAX} ascending indices"
+        ) from None
+    check_within("tree_size", ask.tree_size, tree_size=context.tree_size)
+    if ask.indices[-1] >= ask.tree_size:
+        raise past_the_end("indices", ask.indices[-1], tree_size=ask.tree_size)
+    try:
+        plan = plan_multi(indices=ask.indices, tree_size=ask.tree_size)
+    except ValueError as error:
+        raise ProblemError("bad-parameter", str(error), field="indices") from None
+    client = context.query_pool.client(token.name, request)
+    hashes = await client.run(partial(_read_plan, context.store, plan))
+    proof = format_multi_proof(MultiProof(ask.indices, hashes))
+    return make_answer(proof.encode(), media=TEXT_MEDIA, cache=NO_CACHE)
+
+
+def _read_plan(store: LogStore, plan: Plan) -> tuple[Hash, ...]:
+    hashes: list[Hash] = []
+    for start in range(0, len(plan.nodes), NODES_AT_ONCE):
+        hashes += store.node_hashes(plan.nodes[start : start + NODES_AT_ONCE])
+    return finish(plan, hashes)
 
 
 def prove_inclusion(store: LogStore, *, leaf_index: int, head: SignedCheckpoint) -> str:
@@ -225,5 +281,15 @@ ROUTES: Final = (
             ),
         ),
         problems=PROOF_PROBLEMS,
+    ),
+    Route(
+        method="POST",
+        path="/v1/proofs/multi",
+        handler=read_multi,
+        summary="That many events are in the tree",
+        scope="read",
+        bodies={JSON_MEDIA: AskMulti},
+        successes=(Success("The proof, a multi-proof.", {TEXT_MEDIA: TEXT_SCHEMA}),),
+        problems=("past-the-end", "not-json", "too-busy", *BODY_PROBLEMS),
     ),
 )

@@ -1,0 +1,245 @@
+"""The proofs of an export in a file of their own, beside it: `events.csv.proof`.
+
+    {"v":1,"format":"csv","order":"oldest","query":"…","checkpoint":"…"}
+    {"rows":1024,"proof":"witnessed-ledger/multi-proof@v1\\n…"}        the next 1,024 rows
+    {"rows":317,"proof":"…"}
+    {"trailer":{"rows":1341,"sha256":"…","tree_size":1342}}
+
+`checkpoint` is the signed head that all proofs are against. The leaf hashes of a part's rows, by
+ascending index, are those of its multi-proof. The trailer covers the rows of the export: all its
+bytes, but for its own last line of JSON. Nobody has signed query, order and trailer.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import islice
+from typing import Annotated, BinaryIO, Final, Literal, TypeVar
+
+import msgspec
+
+from ledger_client.plans.export_rows import CsvRows, ExportRow, JsonRows, RowReader
+from ledger_client.plans.question import Question, ask_query
+from ledger_client.plans.search import Order
+from ledger_core.api import ExportTrailer, TrailerLine
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.hashing import Hash
+from ledger_core.tlog.multi_proof import parse_multi_proof
+from ledger_core.tlog.policy import Policy, VerifiedHead
+from ledger_core.tlog.text import excerpt
+from ledger_core.tlog.verify import check_multi
+
+PART_ROWS: Final = 1024
+PROOF_BYTES_MAX: Final = PART_ROWS * 64 * 48
+"""The longest multi-proof: 63 hashes of 45 characters a row, and the index."""
+
+FAULTS_MAX: Final = 100
+READ_BYTES: Final = 1 << 18
+
+T = TypeVar("T")
+
+Format = Literal["jsonl", "csv"]
+
+
+class ProofHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The first line: what was asked, and the signed head of the tree."""
+
+    v: Literal[1] = 1
+    format: Format
+    order: Order
+    query: str
+    checkpoint: str
+
+
+class ProofPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The proof of the next rows."""
+
+    rows: Annotated[int, msgspec.Meta(ge=1, le=PART_ROWS)]
+    proof: str
+
+
+def encode_line(line: ProofHeader | ProofPart | TrailerLine) -> bytes:
+    """A line of the file."""
+    return msgspec.json.encode(line) + b"\n"
+
+
+def row_reader(format: Format) -> RowReader:  # noqa: A002 - its name
+    """The reader of a format."""
+    return CsvRows() if format == "csv" else JsonRows()
+
+
+def check_part(rows: Sequence[ExportRow], proof: bytes, head: VerifiedHead) -> None:
+    """Check the multi-proof of rows, in whatever order they stand.
+
+    Raises: MalformedError; VerificationError when the leaf hashes are not in the tree.
+    """
+    by_index: dict[int, Hash] = {row.index: row.leaf_hash for row in rows}
+    indices = sorted(by_index)
+    multi = parse_multi_proof(proof, leaves_max=PART_ROWS)
+    if len(by_index) != len(rows) or list(multi.indices) != indices:
+        raise VerificationError("the multi-proof is of other entries")
+    check_multi(
+        leaf_hashes=[by_index[index] for index in indices],
+        indices=indices,
+        tree_size=head.checkpoint.tree_size,
+        proof=multi.hashes,
+        root_hash=head.checkpoint.root_hash,
+    )
+
+
+def row_fault(row: ExportRow, question: Question) -> str:
+    """What is wrong with a row by itself: its cells, or that it does not meet the query."""
+    if row.fault:
+        return row.fault
+    try:
+        question.check_event(row.index, row.leaf)
+    except VerificationError as error:
+        return str(error)
+    return ""
+
+
+class RowOrder:
+    """Checks that the indices of rows are in order. Mutable."""
+
+    def __init__(self, order: Order) -> None:
+        self._order: Final = order
+        self._last: int | None = None
+
+    def check(self, row: ExportRow) -> str:
+        """The fault of the next row, or nothing."""
+        last, self._last = self._last, row.index
+        if last is None or (row.index > last if self._order == "oldest" else row.index < last):
+            return ""
+        return f"order of an export: {row.index} stands behind {last}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedExport:
+    """An export that was checked offline; it is proven when there are no faults."""
+
+    header: ProofHeader
+    head: VerifiedHead
+    rows: int
+    faults: tuple[str, ...]
+    question: Question
+
+
+def check_export(file: BinaryIO, proofs: BinaryIO, policy: Policy) -> CheckedExport:
+    """Check an export by the proofs beside it, in constant memory.
+
+    Raises: MalformedError for a file that can't be read; VerificationError for a head that the
+    policy does not trust.
+    """
+    header = _decode(_line(proofs), ProofHeader, "the first line of the proofs")
+    return _FileCheck(header, policy).run(file, proofs)
+
+
+@dataclass(slots=True)
+class _FileCheck:
+    header: ProofHeader
+    policy: Policy
+    rows: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def run(self, file: BinaryIO, proofs: BinaryIO) -> CheckedExport:
+        head = self.policy.check(self.header.checkpoint)
+        question = ask_query(self.header.query, now_unix_us=0)
+        order = RowOrder(self.header.order)
+        digest = _Digest(file, row_reader(self.header.format))
+        rows = digest.rows()
+        trailer: ExportTrailer | None = None
+        while line := _line(proofs):
+            if line.startswith(b'{"trailer":'):
+                trailer = _decode(line, TrailerLine, "the last line of the proofs").trailer
+                break
+            part = _decode(line, ProofPart, "a line of the proofs")
+            some = list(islice(rows, part.rows))
+            self._check_part(some, part, head)
+            for row in some:
+                self._add(row, order.check(row) or row_fault(row, question))
+            self.rows += len(some)
+        for row in rows:
+            self.rows += 1
+            self._add(row, "it has no proof")
+        self._check_trailer(trailer, digest)
+        return CheckedExport(
+            header=self.header,
+            head=head,
+            rows=self.rows,
+            faults=tuple(self.faults),
+            question=question,
+        )
+
+    def _check_part(self, rows: Sequence[ExportRow], part: ProofPart, head: VerifiedHead) -> None:
+        span = f"the rows {self.rows + 1} to {self.rows + part.rows}"
+        if len(rows) != part.rows:
+            self._say(f"{span}: the file ends after row {self.rows + len(rows)}")
+            return
+        try:
+            check_part(rows, part.proof.encode(), head)
+        except (MalformedError, VerificationError) as error:
+            self._say(f"{span} can't be proven: {error}")
+
+    def _check_trailer(self, trailer: ExportTrailer | None, digest: "_Digest") -> None:
+        if trailer is None:
+            self._say("the proofs have no trailer: they are cut short")
+        elif (trailer.rows, trailer.sha256) != (self.rows, digest.sha256):
+            self._say(
+                f"the file has {self.rows} rows and SHA-256 {digest.sha256}, the proofs are of"
+                f" {trailer.rows} rows and SHA-256 {excerpt(trailer.sha256)}"
+            )
+
+    def _add(self, row: ExportRow, fault: str) -> None:
+        if fault:
+            self._say(f"row {row.number} (entry {row.index}): {fault}")
+
+    def _say(self, fault: str) -> None:
+        if len(self.faults) < FAULTS_MAX:
+            self.faults.append(fault)
+        elif len(self.faults) == FAULTS_MAX:
+            self.faults.append("and more")
+
+
+class _Digest:
+    """Reads the rows of a file, and the SHA-256 of those that were read."""
+
+    def __init__(self, file: BinaryIO, reader: RowReader) -> None:
+        self._file = file
+        self._reader = reader
+        self._sha256 = sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    def rows(self) -> Iterator[ExportRow]:
+        while piece := self._file.read(READ_BYTES):
+            data, rows = self._reader.feed(piece)
+            self._sha256.update(data)
+            yield from rows
+        rest = self._reader.rest()
+        if rest and not is_trailer(rest):
+            raise MalformedError("the file ends within a row: it is cut short")
+
+
+def is_trailer(line: bytes) -> bool:
+    """Whether a line of JSON is a trailer."""
+    try:
+        msgspec.json.decode(line, type=TrailerLine)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _line(proofs: BinaryIO) -> bytes:
+    line = proofs.readline(PROOF_BYTES_MAX + 1)
+    if len(line) > PROOF_BYTES_MAX:
+        raise MalformedError(f"a line of the proofs is longer than {PROOF_BYTES_MAX} bytes")
+    return line
+
+
+def _decode(line: bytes, kind: type[T], name: str) -> T:
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise MalformedError(f"{name} is not one") from None
