@@ -45,12 +45,15 @@ class BaseClient:
         state: PathLike | None,
         timeout_s: float,
         mask: Mask | None,
+        insecure: bool,
     ) -> None:
         """Reads the policy and the state file.
 
         Raises: ValueError, MalformedError, VerificationError, OSError.
         """
-        self.endpoint: Final = parse_endpoint(url, token=token, timeout_s=timeout_s)
+        self.endpoint: Final = parse_endpoint(
+            url, token=token, timeout_s=timeout_s, insecure=insecure
+        )
         self._heads: Heads | None = None
         self._state: StateFile | None = None
         if policy is not None:

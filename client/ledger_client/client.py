@@ -81,18 +81,26 @@ class LedgerClient:
         retry: RetryPolicy | None = None,
         tls: ssl.SSLContext | None = None,
         mask: Mask | None = mask_secrets,
+        insecure: bool = False,
     ) -> None:
         """Read policy (its bytes, or the file at a path) and state file; open no connection.
 
         `timeout_s` bounds one attempt, `retry` the number of attempts and the time for all of them.
         Without `state`, each process accepts its first head by the policy alone. `mask` removes
         secrets from each event before it is sent. The default has the built-in rules,
-        `parse_rules(text).mask` those of a file too; None sends events as they are.
+        `parse_rules(text).mask` those of a file too; None sends events as they are. `insecure`
+        sends the token over plain HTTP to another host, readable to everybody on the way.
 
         Raises: ValueError, MalformedError, VerificationError, OSError.
         """
         self._base: Final = BaseClient(
-            url, token, policy=policy, state=state, timeout_s=timeout_s, mask=mask
+            url,
+            token,
+            policy=policy,
+            state=state,
+            timeout_s=timeout_s,
+            mask=mask,
+            insecure=insecure,
         )
         self._transport: Final = Transport(self._base.endpoint, tls=tls)
         self._retry: Final = retry or RetryPolicy()

@@ -7,6 +7,7 @@ http.client or aiohttp, so requests and the checks of their answers are written 
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -87,11 +88,14 @@ class Endpoint:
         return f"{self.scheme}://{host}:{self.port}"
 
 
-def parse_endpoint(url: str, *, token: str | None, timeout_s: float) -> Endpoint:
+def parse_endpoint(
+    url: str, *, token: str | None, timeout_s: float, insecure: bool = False
+) -> Endpoint:
     """The endpoint at an address such as `https://ledger.example.com` or `http://h:8765/audit`.
 
     Raises: ValueError for an address with another scheme, no host, credentials, a query or a
-    fragment; for a token that can't stand in a header; for a time-out that isn't positive.
+    fragment; for a token that can't stand in a header; for a token over plain HTTP to another host,
+    unless `insecure`; for a time-out that isn't positive.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -105,6 +109,8 @@ def parse_endpoint(url: str, *, token: str | None, timeout_s: float) -> Endpoint
     # http.client would quote a token with a line break in its message.
     if token is not None and not (token and token.isascii() and token.isprintable()):
         raise ValueError("the token must be printable ASCII without line breaks")
+    if token is not None and not insecure and parts.scheme == "http":
+        check_loopback(parts.hostname, option="insecure=True")
     if not timeout_s > 0:
         raise ValueError(f"the time-out must be positive, got {timeout_s}")
     https = parts.scheme == "https"
@@ -116,3 +122,16 @@ def parse_endpoint(url: str, *, token: str | None, timeout_s: float) -> Endpoint
         timeout_s=timeout_s,
         token=token,
     )
+
+
+def check_loopback(host: str, *, option: str) -> None:
+    """Refuse to send a token over plain HTTP to another host. Raises: ValueError."""
+    try:
+        is_loopback = ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = host == "localhost"
+    if not is_loopback:
+        raise ValueError(
+            f"over http:// everybody on the way to {host} can read the token: "
+            f"use https://, or {option}"
+        )

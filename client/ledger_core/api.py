@@ -22,6 +22,7 @@ TYPE_PREFIX: Final = "/v1/problems#"
 SHOWN_CHARS_MAX: Final = 500
 
 Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 HashText = Annotated[
     str,
     Meta(description="32 bytes", max_length=44, extra_json_schema={"contentEncoding": "base64"}),
@@ -39,11 +40,11 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: int = 0
     detail: str = ""
     field: str | None = None
-    limit: int | None = None
-    got: int | None = None
+    limit: Number | None = None
+    got: Number | None = None
     rule: str | None = None
-    position: int | None = None
-    length: int | None = None
+    position: Number | None = None
+    length: Number | None = None
     expected: tuple[str, ...] = ()
     nearest: str | None = None
 

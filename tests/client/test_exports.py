@@ -1,6 +1,7 @@
 """Exports are proven row by row while they stream, and again offline by the proofs beside them."""
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from ledger_client.messages import Request, Response
 from ledger_client.plans.export import ExportVerifier
 from ledger_client.plans.export_proof import PART_ROWS, CheckedExport, check_export
+from ledger_client.plans.export_rows import CsvRows, JsonRows, RowReader
 from ledger_client.plans.heads import Heads
 from ledger_client.plans.question import ask_query
+from ledger_client.plans.stream import LINE_BYTES_MAX
 from ledger_core.event.csv import format_header, format_rows, table_row
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
@@ -221,3 +224,37 @@ def test_no_byte_of_the_proofs_can_be_changed_unnoticed() -> None:
             continue
         # The size of the tree is that of the head, whatever the trailer says.
         assert faults or place >= rest.rindex(b'"tree_size"')
+
+
+def pieces_of(data: bytes, size: int) -> list[bytes]:
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_rows_of_csv_come_together_from_any_pieces(size: int) -> None:
+    leaves = [entry(1, actor='a"\r\nb"'), entry(2, actor="\n\r\n"), entry(3)]
+    data = format_header().encode() + b"".join(row("csv", n, each) for n, each in enumerate(leaves))
+    reader, got, taken = CsvRows(), [], b""
+    for piece in pieces_of(data, size):
+        records, found = reader.feed(piece)
+        taken += records
+        got += [(each.index, each.leaf, each.fault) for each in found]
+    assert got == [(n, each, "") for n, each in enumerate(leaves)]
+    assert (taken, reader.rest()) == (data, b"")
+
+
+@pytest.mark.parametrize("reader", [CsvRows, JsonRows])
+@pytest.mark.parametrize("piece", [b'"' + b"\r\n" * 8000, b"x" * 20_000])
+def test_a_row_without_an_end_is_refused_after_so_many_bytes(
+    reader: Callable[[], RowReader], piece: bytes
+) -> None:
+    rows_ = reader()
+    first, again = piece, piece[1:]  # Which goes on within the quotation marks.
+
+    def read() -> None:
+        for part in (first, *[again] * 400):
+            list(rows_.feed(part)[1])
+
+    with pytest.raises(MalformedError, match=r"longer than|is not an event"):
+        read()
+    assert len(rows_.rest()) <= LINE_BYTES_MAX + len(piece)

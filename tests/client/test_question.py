@@ -576,3 +576,9 @@ def test_the_tree_of_an_answer_stands_beside_the_head_when_they_differ() -> None
     )
     page, _ = run(unverified, answer(FOUND, **plain))
     assert tree_and_head(page) == "as of size 30, NOT VERIFIED"
+
+
+@pytest.mark.parametrize("digits", ["9" * 17, "9" * 5000, "", "+1", "1~2"])
+def test_a_cursor_of_the_ledger_does_not_choose_the_time(digits: str) -> None:
+    question = ask_query("since:-1h", now_unix_us=3_600_000_000, cursor=f"next~{digits}")
+    assert question.text == "time:1970-01-01T00:00:00.000000Z.."

@@ -5,6 +5,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol
@@ -15,11 +16,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from ledger_client import AsyncLedgerClient, LedgerClient, Recorder
 from ledger_client.async_transport import AsyncTransport
 from ledger_client.messages import Endpoint, Request, Response, parse_endpoint
 from ledger_client.transport import Transport
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from tests.client.peer import Peer, Talk
+from tests.client.trees import SmallLog
 
 TOKEN = "wl_secret"
 GET = Request(target="/checkpoint?a=1", answer_bytes_max=1000)
@@ -451,12 +454,29 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 @pytest.mark.parametrize("token", ["", "wl_\r\nX-Evil: 1", "wl_ü"])
 def test_a_token_that_is_no_header_is_refused_and_not_shown(token: str) -> None:
     with pytest.raises(ValueError, match="the token must be printable") as caught:
-        parse_endpoint("http://h", token=token, timeout_s=1)
+        parse_endpoint("https://h", token=token, timeout_s=1)
     assert not token or token not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://h", "http://192.0.2.1:8765", "HTTP://localhost.example.com"]
+)
+def test_no_client_sends_its_token_unencrypted_to_another_host(url: str, tmp_path: Path) -> None:
+    for make in (
+        LedgerClient,
+        AsyncLedgerClient,
+        partial(Recorder, spool=tmp_path, policy=SmallLog([]).policy),
+    ):
+        with pytest.raises(ValueError, match=r"can read the token: use https://, or insecure=True"):
+            make(url, TOKEN)
+    LedgerClient(url, TOKEN, insecure=True).close()
+    LedgerClient(url).close()
+    LedgerClient("http://127.0.0.9:1", TOKEN).close()
+    LedgerClient("http://[::1]", TOKEN).close()
+
+
 def test_the_token_is_in_no_repr() -> None:
-    assert TOKEN not in repr(parse_endpoint("http://h", token=TOKEN, timeout_s=1))
+    assert TOKEN not in repr(parse_endpoint("https://h", token=TOKEN, timeout_s=1))
 
 
 @pytest.mark.parametrize(

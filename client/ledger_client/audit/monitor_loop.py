@@ -55,6 +55,8 @@ class Settings:
     is_once: bool = False
     asks_witnesses: bool = False
     timeout_s: float = TIMEOUT_S
+    insecure: bool = False
+    """Sends the token over plain HTTP to another host, readable to everybody on the way."""
 
     def __post_init__(self) -> None:
         """Raises: ValueError."""
@@ -225,7 +227,12 @@ class MonitorLoop:
 
     def _peer(self, name: str, url: str, *, token: str | None) -> "_Peer":
         """The log or a witness at an address. Raises: ValueError for an invalid address."""
-        endpoint = parse_endpoint(url, token=token, timeout_s=self._settings.timeout_s)
+        endpoint = parse_endpoint(
+            url,
+            token=token,
+            timeout_s=self._settings.timeout_s,
+            insecure=self._settings.insecure,
+        )
         transport = Transport(endpoint)
         driver = Driver(
             lambda request: self._send(transport, request),

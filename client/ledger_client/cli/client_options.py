@@ -1,7 +1,6 @@
 """The options by which a command reaches a ledger, and the types of file arguments."""
 
 import functools
-import ipaddress
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from uuid import UUID
 import click
 
 from ledger_client import LedgerClient
+from ledger_client.messages import check_loopback
 from ledger_core.tlog.errors import MalformedError
 
 URL_DEFAULT = "http://127.0.0.1:8765"
@@ -50,13 +50,20 @@ class Connection:
         self._token = read_token(token_file, url=url, insecure=insecure)
         self._policy = policy
         self._state = state
+        self._insecure = insecure
 
     def open(self) -> LedgerClient:
         """Make a client for this ledger. Raises: click.UsageError for a bad URL or token."""
         if self._policy is None:
             raise click.UsageError("Missing option '--policy'.")
         with usage_errors():
-            return LedgerClient(self._url, self._token, policy=self._policy, state=self._state)
+            return LedgerClient(
+                self._url,
+                self._token,
+                policy=self._policy,
+                state=self._state,
+                insecure=self._insecure,
+            )
 
 
 def token_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -83,20 +90,10 @@ def read_token(token_file: Path | None, *, url: str, insecure: bool) -> str | No
     """
     token = os.environ.get("LEDGER_TOKEN") or None
     parts = urlsplit(url)
-    is_sent_openly = parts.scheme == "http" and not _is_loopback(parts.hostname or "")
-    if (token_file or token) and is_sent_openly and not insecure:
-        raise click.UsageError(
-            f"over http:// everybody on the way to {parts.hostname} can read the token: "
-            "use https://, or --insecure"
-        )
+    if (token_file or token) and parts.scheme == "http" and not insecure:
+        with usage_errors():
+            check_loopback(parts.hostname or "", option="--insecure")
     return token_file.read_text(encoding="ascii").strip() if token_file else token
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 url_option = click.option(

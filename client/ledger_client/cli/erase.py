@@ -35,7 +35,7 @@ def command(
     """
     if ledger.startswith(("http://", "https://")):
         token = read_token(token_file, url=ledger, insecure=insecure)
-        with LedgerClient(ledger, token) as client:
+        with LedgerClient(ledger, token, insecure=insecure) as client:
             erased = client.erase(subject, reason=reason)
         values, event_id, index = erased.values, erased.id, erased.index
     else:

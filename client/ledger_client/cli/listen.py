@@ -129,6 +129,7 @@ def syslog(
             fsync=fsync,
             on_full="raise",
             on_invalid="dead-letter",
+            insecure=insecure,
         )
 
     async def serve(stop: asyncio.Event) -> None:

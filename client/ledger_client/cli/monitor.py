@@ -84,6 +84,7 @@ def command(
         stale_after_s=stale_after_s,
         is_once=once,
         asks_witnesses=ask_witnesses,
+        insecure=insecure,
     )
     trusted = parse_policy(policy.read_bytes())
     with MonitorDir(folder, policy=trusted) as opened:

@@ -18,6 +18,8 @@ from ledger_core.tlog.text import printable
 TARGETS_SHOWN = 2
 CELL_CHARS_MAX = 40
 BAR_CHARS = 40
+VALUE_CHARS: Final = 80
+"""The widest column of values; a longer value moves its own count to the right."""
 COLOURS = {"success": "green", "failure": "yellow", "denied": "red", "unknown": "magenta"}
 HEADINGS = ("index", "time", "actor", "action", "outcome", "target", "source")
 FOLLOWED_WIDTHS = (8, 20, 20, 24, 7, 30, 15)
@@ -67,8 +69,9 @@ def renderer_options(command: Callable[..., int | None]) -> Callable[..., int | 
 def show_counts(heading: str, counts: Sequence[tuple[str, int]]) -> None:
     """Print a line for each value or time: its count, and a bar."""
     click.secho(heading, bold=True)
-    most = max((count for _, count in counts), default=1)
-    width = max((len(printable(value)) for value, _ in counts), default=0)
+    # A ledger may say anything: a count of 0, or a value as long as its answer.
+    most = max((count for _, count in counts), default=1) or 1
+    width = min(max((len(printable(value)) for value, _ in counts), default=0), VALUE_CHARS)
     for value, count in counts:
         bar = "█" * max(1, count * BAR_CHARS // most)
         click.echo(f"  {printable(value):{width}}  {count:>9,}  {click.style(bar, dim=True)}")

@@ -53,19 +53,20 @@ class JsonRows:
     """Reads lines of JSON. The last line is held back: it may be the trailer."""
 
     def __init__(self) -> None:
-        self._held = b""
+        self._held = bytearray()
         self._rows = 0
 
     def feed(self, piece: bytes) -> tuple[bytes, Iterator[ExportRow]]:
         """As `RowReader.feed`."""
-        held = self._held + piece
-        end = held.rfind(b"\n", 0, -1) + 1
-        self._held = _bounded(held[end:])
-        return held[:end], self._read(held[:end])
+        self._held += piece
+        # Only a piece that ends a line is searched: a server may send a line byte by byte.
+        end = self._held.rfind(b"\n", 0, -1) + 1 if b"\n" in piece else 0
+        lines = _take(self._held, end)
+        return lines, self._read(lines)
 
     def rest(self) -> bytes:
         """The last line, complete or not."""
-        return self._held
+        return bytes(self._held)
 
     def _read(self, lines: bytes) -> Iterator[ExportRow]:
         for line in lines.split(b"\n")[:-1]:
@@ -88,23 +89,30 @@ class CsvRows:
     """Reads records of CSV, behind their header."""
 
     def __init__(self) -> None:
-        self._held = b""
+        self._held = bytearray()
+        self._is_quoted = False  # At the end of what is held.
         self._rows = -1  # The header is number 0.
 
     def feed(self, piece: bytes) -> tuple[bytes, Iterator[ExportRow]]:
         """As `RowReader.feed`."""
-        held = self._held + piece
-        end = held.rfind(b"\r\n")
-        # A line break within quotation marks ends no record.
-        while end >= 0 and held.count(b'"', 0, end) % 2:
-            end = held.rfind(b"\r\n", 0, end)
-        end = end + 2 if end >= 0 else 0
-        self._held = _bounded(held[end:])
-        return held[:end], self._read(held[:end])
+        start = len(self._held)
+        self._held += piece
+        is_quoted = self._is_quoted
+        # A line break within quotation marks ends no record. Only the new piece is searched.
+        parts = piece.split(b'"')
+        self._is_quoted ^= len(parts) % 2 == 0
+        end, at = 0, start
+        for part in parts:
+            if not is_quoted and (found := part.rfind(b"\n")) >= 0:
+                end = at + found + 1
+            at += len(part) + 1
+            is_quoted = not is_quoted
+        records = _take(self._held, end)
+        return records, self._read(records)
 
     def rest(self) -> bytes:
         """The bytes of a record that has no end."""
-        return self._held
+        return bytes(self._held)
 
     def _read(self, records: bytes) -> Iterator[ExportRow]:
         # The default is less than a cell of JSON may have; a larger one of the program is kept.
@@ -165,7 +173,10 @@ def _text(data: bytes) -> str:
         raise MalformedError("the export is not UTF-8") from None
 
 
-def _bounded(held: bytes) -> bytes:
+def _take(held: bytearray, end: int) -> bytes:
+    """Remove the first bytes of what is held. Raises: MalformedError when too much is left."""
+    taken = bytes(held[:end])
+    del held[:end]
     if len(held) > LINE_BYTES_MAX:
         raise MalformedError(f"a row of the export is longer than {LINE_BYTES_MAX} bytes")
-    return held
+    return taken

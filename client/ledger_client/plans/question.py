@@ -43,6 +43,9 @@ Parameters = Mapping[str, str | int | None]
 CURSOR_MARK: Final = "~"
 """Separates the ledger's cursor, which never holds it, from the time of the first page."""
 
+UNIX_US_DIGITS_MAX: Final = 16
+"""The digits of a time before the year 2286."""
+
 _ALWAYS_ONE: Final = frozenset({"action", "actor", "outcome"})
 """The fields of which every event has exactly one value."""
 
@@ -100,7 +103,8 @@ def ask_query(text: str, *, now_unix_us: int, cursor: str | None = None) -> Ques
     Raises: RejectedError for a query that has no text once its relative times are resolved.
     """
     _, mark, then = (cursor or "").partition(CURSOR_MARK)
-    if mark and then.isascii() and then.isdigit():
+    # A cursor comes from the ledger: without a limit its number could be of any size.
+    if mark and then.isascii() and then.isdigit() and len(then) <= UNIX_US_DIGITS_MAX:
         now_unix_us = int(then)
     try:
         expression = parse_query(text)

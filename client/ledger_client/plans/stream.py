@@ -25,11 +25,17 @@ class LineSplitter:
     """Splits pieces of bytes into lines. Mutable."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The lines that this piece completes. Raises: MalformedError for an endless one."""
-        *lines, self._rest = (self._rest + piece).split(b"\n")
+        lines: list[bytes] = []
+        # Only the new piece is searched: a server may send a line byte by byte.
+        first, *others = piece.split(b"\n")
+        self._rest += first
+        for other in others:
+            lines.append(bytes(self._rest))
+            self._rest = bytearray(other)
         if len(self._rest) > LINE_BYTES_MAX:
             raise MalformedError(f"a line of the stream is longer than {LINE_BYTES_MAX} bytes")
         return lines

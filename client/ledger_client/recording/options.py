@@ -37,6 +37,7 @@ class RecorderKeywords(TypedDict, total=False):
     batch_events_max: int
     exit_flush_s: float
     timeout_s: float
+    insecure: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,8 @@ class RecorderOptions:
     """How long the exit of the process waits for events to be sent."""
     timeout_s: float = 30.0
     """Of one request to the ledger."""
+    insecure: bool = False
+    """Sends the token over plain HTTP to another host, readable to everybody on the way."""
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
