@@ -19,6 +19,7 @@ from ledger_client import (
     new_event_id,
 )
 from ledger_client.cli.query import QueryMistakeError
+from ledger_core.api import AppendAnswer, ConsistencyAnswer, Result
 from ledger_core.event.canonical import format_leaf
 from ledger_core.event.model import Event
 from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint, parse_checkpoint
@@ -31,6 +32,7 @@ from ledger_core.tlog.proof import format_proof, format_range_proof, parse_proof
 from ledger_core.tlog.text import format_base64
 from tests.client.conftest import FLAGS, ORIGIN, Client, OpenClient, Running
 from tests.client.liar import Liar, Lie, Said
+from tests.conftest import TESTS_DIR
 
 TIME = "2026-11-25T02:03:36.123456Z"
 
@@ -177,6 +179,74 @@ def test_no_lie_about_an_appended_event_is_believed(
     assert before is not None
     liar.lie_to_client = lambda _: None
     assert client.append(event()).head is not None
+
+
+RESULT_LIES: dict[str, list[Callable[[Any], None]]] = {
+    "index": [of_result(index=0), of_result(index=2**62)],
+    "id": [of_result(id=new_event_id())],
+    "received": [with_received(by="somebody else"), with_received(time=TIME)],
+    "leaf_hash": [of_result(leaf_hash=format_base64(leaf_hash(b"another leaf")))],
+    "filled": [of_result(filled=["id"])],
+    "masked": [of_result(masked=[{"path": "/actor/id", "rule": "a-rule"}])],
+    "committed": [of_result(committed=[{"path": "/actor/id", "salt": format_base64(bytes(32))}])],
+    "proof": [without_result("proof"), with_proof_of_another_leaf, with_a_forged_head],
+}
+"""Lies about each member of the result for an event."""
+
+UNCHECKED_OF_APPENDS = {Result: {"duplicate", "time"}, AppendAnswer: {"witnessed"}}
+"""What no check can be made of. docs/security-model.md gives the reasons."""
+
+
+def test_the_table_has_every_member_of_the_answer_to_an_append() -> None:
+    known = set(RESULT_LIES) | UNCHECKED_OF_APPENDS[Result]
+    assert known == set(Result.__struct_fields__)
+    batch = {"results", "range_proof", "consistency"} | UNCHECKED_OF_APPENDS[AppendAnswer]
+    assert batch == set(AppendAnswer.__struct_fields__)
+    text = (Path(TESTS_DIR).parent / "docs/security-model.md").read_text()
+    for names in UNCHECKED_OF_APPENDS.values():
+        assert all(f"`{name}`" in text for name in names)
+
+
+@pytest.mark.parametrize("member", RESULT_LIES)
+def test_each_member_of_a_result_is_held_against_what_was_sent(
+    client: Client, liar: Liar, member: str
+) -> None:
+    for lie in RESULT_LIES[member]:
+        liar.lie_to_client = about("/v1/events", lie)
+        with pytest.raises((VerificationError, MalformedError)):
+            client.append(event())
+
+
+def with_hashes(hashes: list[str]) -> Callable[[Any], None]:
+    return lambda answer: answer.update(hashes=hashes)
+
+
+CONSISTENCY_LIES: dict[str, list[Callable[[Any], None]]] = {
+    "from_": [lambda answer: answer.update({"from": answer["from"] + 1})],
+    "to": [lambda answer: answer.update(to=answer["to"] - 1)],
+    "hashes": [
+        with_hashes([]),
+        with_hashes([format_base64(bytes(32))] * 62),
+        lambda answer: answer["hashes"].append(answer["hashes"][0]),
+    ],
+}
+
+
+@pytest.mark.parametrize("member", CONSISTENCY_LIES)
+def test_each_member_of_a_consistency_proof_is_checked(
+    client: Client, liar: Liar, member: str
+) -> None:
+    assert set(CONSISTENCY_LIES) | {"checkpoint"} == set(ConsistencyAnswer.__struct_fields__)
+    old = client.checkpoint()
+    grown = client.append_many([event(), event(), event(), event()])[-1]
+    while client.checkpoint().checkpoint.tree_size <= old.checkpoint.tree_size + 3:
+        client.append(event(), wait_witnessed=True)
+    assert isinstance(grown, Receipt)
+    assert client.consistency(old.note).proof.hashes
+    for lie in CONSISTENCY_LIES[member]:
+        liar.lie_to_client = about("/v1/proofs/consistency", lie)
+        with pytest.raises((VerificationError, MalformedError)):
+            client.consistency(old.note)
 
 
 def change_actor(said: Said) -> None:
