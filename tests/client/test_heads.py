@@ -73,7 +73,13 @@ def test_a_proof_in_the_tree_that_was_asked_for_is_not_reported() -> None:
 
 def test_a_client_warns_of_an_older_head() -> None:
     client = BaseClient(
-        "http://127.0.0.1:1", None, policy=LOG.policy, state=None, timeout_s=1.0, mask=None
+        "http://127.0.0.1:1",
+        None,
+        policy=LOG.policy,
+        state=None,
+        timeout_s=1.0,
+        mask=None,
+        insecure=False,
     )
     client.warn_of_older_head()
     for size in (30, 20):
