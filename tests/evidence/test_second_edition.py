@@ -1,6 +1,8 @@
 """A bundle verifies as it was written and repacked, and whatever is changed in it is named."""
 
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from docs.examples import verify_evidence
 from ledger_core.event.commitments import Opening, encode_salt
 from ledger_core.evidence import writer as writing
 from ledger_core.evidence.findings import Evidence
@@ -37,6 +40,15 @@ def check(path: Path, maker: Maker = MAKER) -> Evidence:
     return check_evidence(path, maker.policy)
 
 
+def independent(path: Path) -> dict[str, Any] | None:
+    """The statement, by the verifier that stands in docs/examples; None if it refuses."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return verify_evidence.verify(archive, verify_evidence.Policy(MAKER.policy_text))
+    except (SystemExit, *verify_evidence.REFUSED):
+        return None
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return MAKER.write(tmp_path_factory.mktemp("bundle") / "evidence.zip")
@@ -56,6 +68,7 @@ def test_what_was_written_is_proven_and_says_by_what(bundle: Path) -> None:
     assert stated.head is not None
     assert stated.head.checkpoint.tree_size == SIZE + 3
     assert stated.statement.total == 6
+    assert independent(bundle) == msgspec.to_builtins(stated.statement)
 
 
 def test_each_event_existed_before_the_earliest_head_that_covers_it(bundle: Path) -> None:
@@ -101,6 +114,7 @@ def test_events_are_parted_and_parts_verify(
     seen: list[int] = []
     evidence = check_evidence(path, MAKER.policy, on_event=lambda index, _: seen.append(index))
     assert (evidence.faults, seen) == ((), indices)
+    assert independent(path)
     names = [name for name in files_of(path) if name.endswith(".jsonl") and "/" in name]
     assert len(names) == -(-len(indices) // 7)
 
@@ -116,6 +130,7 @@ def test_a_statement_without_a_proof_is_not_proven(tmp_path: Path) -> None:
     assert evidence.is_verified
     assert evidence.stated is not None
     assert (evidence.stated.head, evidence.stated.missing) == (None, "the witnesses are away")
+    assert independent(tmp_path / "evidence.zip")
 
 
 def test_a_tenants_events_alone_meet_the_question_of_its_token(tmp_path: Path) -> None:
@@ -374,8 +389,11 @@ def test_what_was_changed_is_named(
         change(files)
         del files["path"]
 
-    faults = check(changed(path, apply)).faults
+    path = changed(path, apply)
+    faults = check(path).faults
     assert any(named in fault.partition(": ")[0] for fault in faults), faults
+    # The example reads no earlier head but that of the statement.
+    assert (independent(path) is None) == (change is not forked_head)
 
 
 def test_an_honest_reader_of_a_rewritten_statement_is_told_that_it_is_not_proven(
@@ -553,6 +571,28 @@ def test_each_flipped_byte_of_a_file_is_noticed(
             continue
         # A note: without one cosignature a head has no quorum, and shows no time.
         assert evidence.faults or evidence.notes, (at, data[at - 20 : at + 20])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 64, 65, 127, 300])
+def test_the_verifier_of_the_example_agrees_on_trees_of_all_shapes(
+    tmp_path: Path, size: int
+) -> None:
+    maker = Maker(size=size, kept=range(1, size))
+    path = maker.write(tmp_path / "evidence.zip", range(0, size, 3))
+    assert check(path).faults == ()
+    assert independent(path)
+
+
+def test_the_example_runs_as_a_program(bundle: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy"
+    policy.write_text(MAKER.policy_text)
+    command = [sys.executable, str(verify_evidence.__file__), str(bundle), str(policy)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout == "verified: 6 events; the log was asked: 'actor:u_1'\n"
+    policy.write_text(MAKER.policy_text.replace("group g 2", "group g 3"))
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "NOT VERIFIED: no quorum of witnesses\n"
 
 
 def test_one_note_of_a_witness_alone_is_no_quorum() -> None:
