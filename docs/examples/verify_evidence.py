@@ -2,8 +2,9 @@
 
     python verify_evidence.py BUNDLE.zip POLICY
 
-Written from docs/formats.md, section 4. It reads the second edition and Ed25519 keys. It prints the
-query, which it does not evaluate, and leaves out disclosed values and the heads that only date events.
+Written from docs/formats.md, section 4. It reads the second edition and Ed25519 keys. It prints
+the query, which it does not evaluate. It leaves out disclosed values, and the heads that only date
+events.
 """
 
 import base64
