@@ -10,7 +10,7 @@ import platform
 import shutil
 from pathlib import Path
 
-from bench import append, million, publishing, record, secrets, verifying, witness
+from bench import append, evidence, million, publishing, record, secrets, verifying, witness
 from bench.rows import format_table
 
 FOLDER = Path(__file__).parent / "data" / "run"  # bench.query has its data beside it.
@@ -30,6 +30,7 @@ def main() -> None:
         *secrets.run(),
         *publishing.run(FOLDER, seconds=seconds),
         *witness.run(FOLDER, seconds=seconds),
+        *evidence.run(FOLDER, events=100_000 if quick else 1_000_000),
         *million.run(FOLDER, entries=100_000 if quick else 1_000_000, seconds=seconds),
         *verifying.run(FOLDER, entries=100_000 if quick else 1_000_000),
     ]

@@ -151,7 +151,7 @@ async def _write(
 ) -> AsyncGenerator[bytes, None]:
     store, size = context.store, export.head.head.tree_size
     writer = EvidenceWriter(
-        export.asked, _sources(store, size), head=export.head, policy=context.policy_text
+        export.asked, make_sources(store, size), head=export.head, policy=context.policy_text
     )
     batches = context.query_pool.engine.row_batches(
         export.expression,
@@ -259,7 +259,9 @@ def _sample(export: _Export) -> dict[str, Any]:
     return to_object(statement)
 
 
-def _sources(store: LogStore, tree_size: int) -> Sources:
+def make_sources(store: LogStore, tree_size: int) -> Sources:
+    """What a writer of evidence asks of a log, about its first `tree_size` entries."""
+
     def prove(indices: Sequence[int]) -> tuple[Hash, ...]:
         return _prove(store, plan_multi(indices=indices, tree_size=tree_size))
 
