@@ -101,6 +101,7 @@ class Load:
             "p50_ms": latencies[len(latencies) // 2] * 1e3,
             "p99_ms": latencies[int(len(latencies) * 0.99)] * 1e3,
             "max_ms": latencies[-1] * 1e3,
+            "answers": len(latencies),
             "failures": self._failures,
         }
 

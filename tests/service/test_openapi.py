@@ -91,6 +91,11 @@ def _serialize_lines(_context: schemathesis.SerializationContext, value: Any) ->
     return str(value).encode()
 
 
+@schemathesis.serializer("application/x-protobuf")
+def _serialize_protobuf(_context: schemathesis.SerializationContext, value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
 @schemathesis.serializer("application/msgpack")
 def _serialize_packed(_context: schemathesis.SerializationContext, value: Any) -> bytes:
     # What has no MessagePack form, such as an integer of 65 bits, is sent as its text.
