@@ -21,6 +21,7 @@ from ledger_client.recording.spool_dir import (
     create_instance_dir,
 )
 from ledger_client.recording.spool_reader import Damage, SpoolReader
+from ledger_client.recording.unsynced import BYTES_MAX, Unsynced, UnsyncedFrames
 
 INSTANCE = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
 OTHER = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f51"
@@ -536,3 +537,22 @@ def test_an_event_of_a_signal_handler_that_can_not_be_written_is_handed_on_once(
     assert unwritten == [inner]
     fill(spool, 1)
     assert read_all(reader_of(spool)) == [1, 2, 3]
+
+
+def test_frames_are_unsynced_until_they_are_forgotten() -> None:
+    frames = UnsyncedFrames()
+    for place in range(1, 6):
+        frames.add(Unsynced(place, place, BODY))
+    frames.forget_until(2)
+    frames.forget_until(2)
+    assert [frame.place for frame in frames] == [3, 4, 5]
+    frames.forget(4)
+    frames.forget(4)
+    assert [frame.place for frame in frames] == [3, 5]
+    frames.add(Unsynced(6, 6, bytes(BYTES_MAX)))
+    assert [frame.place for frame in frames] == [6]
+    frames.forget(None)
+    assert list(frames) == []
+    frames.forget_until(9)
+    frames.add(Unsynced(7, 7, bytes(BYTES_MAX)))
+    assert [frame.place for frame in frames] == [7]

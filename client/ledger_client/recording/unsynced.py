@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 BYTES_MAX: Final = 8 << 20
@@ -17,7 +18,10 @@ class Unsynced(NamedTuple):
 
 
 class UnsyncedFrames:
-    """Guarded by the spool's lock."""
+    """Guarded by the spool's lock, which a signal handler takes again.
+
+    So a handler may change the frames between any two steps here: each step takes what is there.
+    """
 
     def __init__(self) -> None:
         self._frames: deque[Unsynced] = deque()
@@ -29,20 +33,34 @@ class UnsyncedFrames:
     def add(self, frame: Unsynced) -> None:
         """Add a frame, behind all others."""
         self._frames.append(frame)
-        self._bytes += len(frame.sent_json)
-        while self._bytes > BYTES_MAX:
-            self._pop()
+        byte_count = len(frame.sent_json)
+        self._bytes += byte_count
+        while self._bytes > BYTES_MAX and self._pop() is not None:
+            pass
 
     def forget_until(self, place: int) -> None:
         """Forget the frames up to this place: they are synced."""
-        while self._frames and self._frames[0].place <= place:
-            self._pop()
+        while (frame := self._pop()) is not None:
+            if frame.place > place:
+                byte_count = len(frame.sent_json)
+                self._frames.appendleft(frame)
+                self._bytes += byte_count
+                return
 
     def forget(self, place: int | None) -> None:
         """Forget the frame at this place, or all."""
-        kept = [each for each in self._frames if place is not None and each.place != place]
-        self._frames = deque(kept)
-        self._bytes = sum(len(each.sent_json) for each in kept)
+        for frame in self:
+            if place is None or frame.place == place:
+                with suppress(ValueError):
+                    self._frames.remove(frame)
+                    byte_count = len(frame.sent_json)
+                    self._bytes -= byte_count
 
-    def _pop(self) -> None:
-        self._bytes -= len(self._frames.popleft().sent_json)
+    def _pop(self) -> Unsynced | None:
+        try:
+            frame = self._frames.popleft()
+        except IndexError:
+            return None
+        byte_count = len(frame.sent_json)
+        self._bytes -= byte_count
+        return frame
