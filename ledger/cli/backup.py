@@ -1,5 +1,6 @@
 """`ledger backup` and `ledger restore`: copy a ledger's folder, also while it is served."""
 
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -15,13 +16,13 @@ from ledger.service.backup import (
     restore,
 )
 from ledger.service.data_dir import DirectoryPaths
-from ledger.store.fsck import check_store
+from ledger.service.fsck import check_directory
 from ledger.store.log import LogStore, check_right_edge
 from ledger_client.cli.client_options import EXISTING_FILE, EXISTING_FOLDER, NEW_FOLDER
 from ledger_client.cli.console import counted, json_option, note, print_json, print_line
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.errors import VerificationError
 
 
 @click.command("backup")
@@ -132,15 +133,14 @@ def restore_(
 
 
 def _verify(paths: DirectoryPaths, *, is_whole: bool, is_quiet: bool) -> None:
-    store = LogStore.open(paths.log)
-    try:
-        check_right_edge(store)
-        if is_whole:
-            log_keys = [log.verifier for log in parse_policy(paths.policy.read_bytes()).logs]
-            with progress_bar("verified", is_quiet=is_quiet) as progress:
-                check_store(store, log_keys=log_keys, progress=progress)
-    finally:
-        store.close()
+    if not is_whole:
+        with closing(LogStore.open(paths.log)) as store:
+            check_right_edge(store)
+        return
+    with progress_bar("verified", is_quiet=is_quiet) as progress:
+        problems = check_directory(paths, progress=progress).problems
+    if problems:
+        raise VerificationError("\n".join(f"{part}: {problem}" for part, problem in problems))
 
 
 def _size(done: Copied) -> str:

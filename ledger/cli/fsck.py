@@ -1,4 +1,4 @@
-"""`ledger fsck`: recompute a stored ledger and name the first thing that is wrong."""
+"""`ledger fsck`: check all parts of a stored ledger, or of a backup, and name what is wrong."""
 
 from pathlib import Path
 
@@ -6,62 +6,88 @@ import click
 
 from ledger.cli.options import directory_argument, progress_bar
 from ledger.query.segment_builder import OtherAnalysisError, check_index
+from ledger.service.backup import MANIFEST, backup_paths
 from ledger.service.data_dir import DirectoryPaths
-from ledger.store.fsck import Checked, check_store
+from ledger.service.fsck import Findings, check_directory
+from ledger.store.environment import DATA_FILE
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
-from ledger_client.cli.console import json_option, note, print_json
-from ledger_core.tlog.policy import parse_policy
+from ledger_client.cli.app import EXIT_NOT_VERIFIED
+from ledger_client.cli.console import counted, json_option, note, print_json, print_line
+from ledger_core.tlog.errors import UnavailableError
 
 
 @click.command("fsck")
 @directory_argument
+@click.option(
+    "--strict",
+    "is_strict",
+    is_flag=True,
+    help="Parse each entry as a verifier does, too. It takes four times as long.",
+)
 @json_option
-def command(directory: Path, as_json: bool) -> None:
-    """Recompute every leaf hash, tile, id, bundle, root and signature of DIRECTORY.
+def command(directory: Path, is_strict: bool, as_json: bool) -> int:
+    """Check the log, the tokens, private values, keys, settings and index of DIRECTORY.
 
-    Checks the index too, if there is one. Reads snapshots, so the service may keep running.
+    DIRECTORY may be a backup. Recomputes every leaf hash, tile, id, bundle, root and signature.
+    Reads snapshots, so the service may keep running. Exit code 1: something is wrong.
     """
     paths = DirectoryPaths(directory)
-    policy = parse_policy(paths.policy.read_bytes())
+    if (directory / MANIFEST).exists():
+        paths = backup_paths(directory)
+    if not (paths.log / DATA_FILE).exists():
+        raise UnavailableError(f"there is no ledger in {directory}: {paths.log} holds no data")
+    with progress_bar("entries", is_quiet=as_json) as progress:
+        findings = check_directory(paths, progress=progress, is_strict=is_strict)
+    segments = None
+    if findings.log is not None and paths.index.exists():
+        with findings.part("index"):
+            segments = _check_index(paths, is_quiet=as_json)
+    _report(findings, segments, as_json)
+    return EXIT_NOT_VERIFIED if findings.problems else 0
+
+
+def _check_index(paths: DirectoryPaths, *, is_quiet: bool) -> int | None:
+    """The number of segments of the index that passed; None where none was checked."""
     store = LogStore.open(paths.log)
     try:
-        with progress_bar("entries", is_quiet=as_json) as progress:
-            log_keys = [log.verifier for log in policy.logs]
-            checked = check_store(store, log_keys=log_keys, progress=progress)
-        segments = _check_index(store, paths.index, is_quiet=as_json)
-    finally:
-        store.close()
-    _report(checked, segments, as_json)
-
-
-def _check_index(store: LogStore, path: Path, *, is_quiet: bool) -> int | None:
-    """The number of segments of the index that passed; None where none was checked."""
-    if not path.exists():
-        return None
-    try:
         with progress_bar("segments", is_quiet=is_quiet) as progress:
-            return check_index(store, IndexStore(path), progress=progress)
+            return check_index(store, IndexStore(paths.index), progress=progress)
     except OtherAnalysisError as error:
         note(str(error))
         return None
+    finally:
+        store.close()
 
 
-def _report(checked: Checked, segments: int | None, as_json: bool) -> None:
+def _report(findings: Findings, segments: int | None, as_json: bool) -> None:
+    log = findings.log
     if as_json:
         print_json(
             {
-                "tree_size": checked.head.tree_size,
-                "root_hash": checked.head.root_hash.hex(),
-                "tiles": checked.tiles,
-                "checkpoints": checked.checkpoints,
+                "tree_size": None if log is None else log.head.tree_size,
+                "root_hash": None if log is None else log.head.root_hash.hex(),
+                "tiles": None if log is None else log.tiles,
+                "checkpoints": None if log is None else log.checkpoints,
                 "index_segments": segments,
+                "tokens": findings.tokens,
+                "private_values": findings.values,
+                "problems": [each._asdict() for each in findings.problems],
             }
         )
         return
-    click.echo(
-        f"{checked.head.tree_size} entries, {checked.tiles} tiles and {checked.checkpoints} "
-        f"checkpoints agree; root {checked.head.root_hash.hex()}"
-    )
+    for part, problem in findings.problems:
+        note(f"{part}: {problem}")
+    if log is not None:
+        entries = "1 entry" if log.head.tree_size == 1 else f"{log.head.tree_size:,} entries"
+        print_line(
+            f"{entries}, {counted(log.tiles, 'tile')} and "
+            f"{counted(log.checkpoints, 'checkpoint')} agree; root {log.head.root_hash.hex()}"
+        )
     if segments is not None:
-        click.echo(f"the index agrees: {segments} sealed segments")
+        print_line(f"the index agrees: {counted(segments, 'sealed segment')}")
+    if not findings.problems:
+        print_line(
+            f"{counted(findings.tokens, 'token')} and "
+            f"{counted(findings.values, 'private value')} agree with the log"
+        )

@@ -13,7 +13,15 @@ from ledger.witness.app import serve as serve_witness
 from ledger.witness.data_dir import WitnessPaths, create_witness
 from ledger.witness.store import HeadStore, KnownLog
 from ledger_client.cli.client_options import NEW_FOLDER
-from ledger_client.cli.console import json_option, note, print_fields, print_json, print_result
+from ledger_client.cli.console import (
+    counted,
+    json_option,
+    note,
+    print_fields,
+    print_json,
+    print_line,
+    print_result,
+)
 from ledger_client.runtime.server import run_until_signal
 from ledger_core.event.canonical import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint
@@ -117,7 +125,7 @@ def fsck(directory: Path) -> None:
         problems = store.check()
         if problems:
             raise VerificationError("\n".join(problems))
-        click.echo(f"{store.count_logs()} logs and their heads agree")
+        print_line(f"{counted(store.count_logs(), 'log')}: rows, heads and signatures agree")
 
 
 @command.command("status")

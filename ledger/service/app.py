@@ -34,6 +34,7 @@ from ledger.service.data_dir import (
     open_digest_key,
     open_private,
     read_signers,
+    remember_files,
 )
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.openapi import make_openapi
@@ -48,6 +49,7 @@ from ledger.service.quotas import Quotas
 from ledger.service.routes import ROUTES
 from ledger.service.secret_filter import SecretFilter
 from ledger.service.settings import Settings
+from ledger.service.token_admin import revoke_revived
 from ledger.store.erasable_values import KEY_BYTES
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore, last_received_time
@@ -151,6 +153,8 @@ def _open_parts(
     clock.check_start(settings)
     access = opened.enter_context(closing(AccessStore.open(paths.access)))
     private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES))
+    for name in remember_files(paths):
+        _log.warning("file_missing", file=name, reason="it was there at the last start")
     private_fields = PrivateFields(
         opened.enter_context(closing(private)), fields, writer.store.index_for
     )
@@ -250,6 +254,7 @@ async def _background(context: ServiceContext) -> AsyncIterator[None]:
         context.private_fields.store.finish(erasure)
     # The log has the event of a token before anybody can use the token.
     await outbox.append_waiting()
+    revoke_revived(context.store, context.access)
     tasks = [
         asyncio.create_task(_watched(context, name, work))
         for name, work in (("publisher", context.publisher.run()), ("outbox", outbox.run()))

@@ -49,7 +49,7 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError, Verificati
 from ledger_core.tlog.tree import TreeHead
 
 MANIFEST: Final = "backup.json"
-KEY_FILES: Final = ("key", "private.key")
+KEY_FILES: Final = ("key", "private.key", "digest.key")
 PLAIN_FILES: Final = ("policy", "ledger.toml", "secrets.toml", "private.toml")
 ENTRIES_PER_COMMIT: Final = 8_192
 ERASED_ACTION: Final = "ledger.private.erased"

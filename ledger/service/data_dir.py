@@ -13,6 +13,7 @@ DIR/index/        the index, a file a segment; made from the log if it is missin
 DIR/access/       LMDB: access tokens, by hash
 DIR/published     the head published last: the marker (ledger/log/hold.py)
 DIR/hold.json     why the log takes no events, until `ledger recover`; only then
+DIR/started.json  the optional parts that were there at the last start
 DIR/evidence/     heads that show that a witness has seen another history; made when needed
 """
 
@@ -21,18 +22,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from ledger.log.publisher import LogSigner
 from ledger.runtime.keys import read_keys, read_secret_key, write_keys, write_secret_key
 from ledger.service.settings import settings_template
 from ledger.store.erasable_values import KEY_BYTES, PrivateStore, create_private
 from ledger.store.log import create_log
 from ledger.store.tokens import create_access
-from ledger_client.runtime.files import create_file, sync_directory
+from ledger_client.runtime.files import create_file, sync_directory, write_atomically
 from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.keys import ED25519, MLDSA44_COSIGNATURE
 from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import format_policy
 from ledger_core.tlog.text import from_wire
+
+PRIVATE_DATA: Final = "private/data.mdb"
+OPTIONAL_PARTS: Final = ("secrets.toml", "private.toml", PRIVATE_DATA)
+"""Parts that a ledger may lack, so that nothing else would show that they are gone."""
 
 KEYS_MAX: Final = 2
 """Ed25519, and ML-DSA-44 beside it."""
@@ -61,6 +69,7 @@ class DirectoryPaths:
         self.evidence: Final = root / "evidence"
         self.marker: Final = root / "published"
         self.hold: Final = root / "hold.json"
+        self.started: Final = root / "started.json"
 
 
 def create_directory(
@@ -94,12 +103,44 @@ def create_directory(
     return paths
 
 
+def missing_files(paths: DirectoryPaths) -> list[str]:
+    """The optional parts that were there when the ledger was last started, and are gone.
+
+    Raises: MalformedError when `started.json` can't be read.
+    """
+    try:
+        names = msgspec.json.decode(paths.started.read_bytes(), type=list[str])
+    except FileNotFoundError:
+        return []
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedError(f"{paths.started}: {error}") from None
+    return [name for name in names if not (paths.root / name).exists()]
+
+
+def remember_files(paths: DirectoryPaths) -> list[str]:
+    """Write down which optional parts are there at a start; returns those that are gone.
+
+    They are reported at each start until they are back, or `started.json` is deleted.
+    """
+    gone = missing_files(paths)
+    there = [name for name in OPTIONAL_PARTS if (paths.root / name).exists()]
+    names = msgspec.json.encode(sorted({*there, *gone}))
+    if not paths.started.exists() or paths.started.read_bytes() != names:
+        write_atomically(paths.started, names)
+    return gone
+
+
 def open_private(paths: DirectoryPaths, *, make_key: Callable[[], bytes]) -> PrivateStore:
     """The store of erasable values, made when there is none; `make_key` gives 32 random bytes.
 
     A store whose key is gone is refused: a new one would open nothing.
     Raises: as `read_secret_key` and `PrivateStore.open`.
     """
+    if PRIVATE_DATA in missing_files(paths):
+        raise UnavailableError(
+            f"{paths.root / PRIVATE_DATA} was there when the ledger was last started, and is gone: "
+            f"put it back, or delete {paths.started} to begin without the private values"
+        )
     if not paths.private_key.exists() and not any(paths.private.glob("*")):
         write_secret_key(paths.private_key, make_key())
     key = read_secret_key(paths.private_key, key_bytes=KEY_BYTES)

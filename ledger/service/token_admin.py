@@ -5,11 +5,15 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
+import structlog
 
 from ledger.service.data_dir import DirectoryPaths
+from ledger.store.log import LogStore
+from ledger.store.token_events import SERVICE_NAME as SERVICE_NAME
+from ledger.store.token_events import logged_token_events, read_token_event, revived_tokens
 from ledger.store.tokens import (
     NAME_LENGTH_MAX,
     TOKEN_PREFIX,
@@ -23,8 +27,7 @@ from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time
 from ledger_core.event.ids import format_uuid7
 
-SERVICE_NAME: Final = "ledger"
-"""The principal of the service's own events, which no token may be named after."""
+_log = structlog.get_logger("ledger.service")
 
 
 def make_token(
@@ -89,3 +92,17 @@ def token_event(action: str, record: TokenRecord, unix_us: int) -> bytes:
     if record.tenant is not None:
         event["tenant"] = record.tenant
     return msgspec.json.encode(event)
+
+
+def revoke_revived(log: LogStore, access: AccessStore) -> None:
+    """Revoke again the tokens that an older copy of their store brought back into use."""
+    waiting = [read_token_event(event, is_leaf=False) for _, event in access.outbox()]
+    events = [*logged_token_events(log), *(each for each in waiting if each is not None)]
+    for name in revived_tokens(events, access.records()):
+        now = unix_us()
+        (record,) = [r for r in access.records() if r.name == name and r.revoked is None]
+        event = token_event("ledger.token.revoked", record, now)
+        access.revoke(name, revoked=format_time(now), event=event)
+        _log.critical(
+            "revoked_token_was_in_use", token=name, reason="an older access/ was put back"
+        )

@@ -7,6 +7,8 @@ log               reads the log: entries, tiles, proofs, checkpoints
 writer            the one writer of a log
 fsck              recomputes a whole log
 index/            which entries have which terms
+token_events      what the log says of the tokens in use
+private_fsck      checks erasable values
 tokens            access tokens, and the outbox of their events
 erasable_values   values that can be destroyed, and their keys
 """

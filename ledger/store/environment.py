@@ -41,6 +41,9 @@ COPIED_ROWS: Final = 2_000
 Value = TypeVar("Value", bound=bytes | memoryview)
 Databases = Mapping[bytes, lmdb._Database]  # noqa: SLF001 - the type has no public name
 
+LmdbError: Final = lmdb.Error
+"""The base of the errors of LMDB, for damage that a read meets."""
+
 CorruptedError: Final = lmdb.CorruptedError
 """Raised inside a write transaction, it undoes the transaction: see `Environment.write`."""
 

@@ -1,17 +1,23 @@
 """fsck recomputes a whole log from its stored bytes and names the first thing that is wrong.
 
 It makes one pass over the entries, in order, in one reader's snapshot, so it can run beside a live
-service. It parses and hashes each leaf again and compares the tiles of those hashes with the stored
-ones, byte for byte. Each id must lead to its entry, and the root must be the head's. Each
-checkpoint that was ever published must have the log's signature, and the root that the tree had at
-its size.
+service. It decodes and hashes each leaf again and compares the tiles of those hashes with the
+stored ones, byte for byte. Each id must lead to its entry, and the root must be the head's. Each
+checkpoint that is kept must have the log's signature, and the root that the tree had at its size.
 
-It checks the log alone: tokens, erasable values and settings are not checked here.
+Memory does not grow with the log: checkpoints are read as the pass comes to their sizes.
+`is_strict` parses each leaf as a verifier does, which takes four times as long; the hashes show any
+change that came later.
+
+It checks the log alone. `ledger/service/fsck.py` checks the other parts against it, in the same
+pass: `visit` gets every leaf.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Annotated, Literal
+
+import msgspec
 
 from ledger.store import keyspace
 from ledger.store.environment import Transaction
@@ -24,6 +30,24 @@ from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hash
 from ledger_core.tlog.note import NoteVerifier, verify_note
 from ledger_core.tlog.tile import FULL_TILE_HASHES, TILE_WIDTH, stored_offset
 from ledger_core.tlog.tree import TreeHead
+
+
+class _Event(msgspec.Struct, gc=False):
+    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")]
+    tenant: str | None = None
+
+
+class _Received(msgspec.Struct, gc=False):
+    time: str
+
+
+class _Leaf(msgspec.Struct, gc=False):
+    event: _Event
+    received: _Received
+    v: Literal[1]
+
+
+_decode_leaf = msgspec.json.Decoder(_Leaf).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +64,17 @@ def check_store(
     *,
     log_keys: Sequence[NoteVerifier],
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    visit: Callable[[int, bytes], None] | None = None,
+    is_strict: bool = False,
 ) -> Checked:
     """Check a log. `progress` gets the number of entries that are done, and of all.
 
+    `visit` gets the index and the bytes of every leaf, in order.
     Raises: VerificationError or MalformedError that names the first wrong thing.
-    Cost: reads the whole log; memory for one bundle, and 40 bytes a checkpoint.
+    Cost: reads the whole log; memory for one bundle.
     """
     with store.environment.read() as transaction:
-        return _Pass(store, transaction, log_keys, progress).run()
+        return _Pass(store, transaction, log_keys, progress, visit, is_strict).run()
 
 
 @dataclass(slots=True)
@@ -58,29 +85,43 @@ class _Pass:
     transaction: Transaction[bytes]
     log_keys: Sequence[NoteVerifier]
     progress: Callable[[int, int], None]
+    visit: Callable[[int, bytes], None] | None
+    is_strict: bool
     tiles: int = 0
+    checkpoints: int = 0
     received: str = ""
 
     def run(self) -> Checked:
         tree = self.transaction.require(keyspace.META, keyspace.META_TREE)
         head = TreeHead(*keyspace.decode_tree(tree))
-        checkpoints = self._read_checkpoints(head)
-        self._check_entries(head, checkpoints)
+        with self.transaction.cursor(keyspace.CHECKPOINTS) as cursor:
+            if cursor.last() and keyspace.decode_u64(cursor.key()) > head.tree_size:
+                raise VerificationError(
+                    f"a head of size {keyspace.decode_u64(cursor.key())} was signed, "
+                    f"the log ends at {head.tree_size}"
+                )
+        self._check_entries(head)
         self._check_counts(head)
-        return Checked(head, self.tiles, len(checkpoints))
+        return Checked(head, self.tiles, self.checkpoints)
 
-    def _check_entries(self, head: TreeHead, checkpoints: dict[int, Hash]) -> None:
+    def _check_entries(self, head: TreeHead) -> None:
         edge = GrowingTiles()
-        _check_root(edge, checkpoints)
-        sizes = sorted(checkpoints.keys() | {head.tree_size})
+        checkpoints = self._read_checkpoints()
+        due = next(checkpoints, None)
+        while due is not None and due[0] == 0:
+            _check_root(edge, due)
+            due = next(checkpoints, None)
         for first, leaves in self._bundles(head.tree_size):
             hashes = [self._check_entry(first + offset, leaf) for offset, leaf in enumerate(leaves)]
-            end = first + len(leaves)
-            stops = [first, *(size for size in sizes if first < size < end), end]
-            for start, stop in pairwise(stops):
+            start, end = first, first + len(leaves)
+            while start < end:
+                stop = end if due is None else min(due[0], end)
                 for tile in edge.extend(hashes[start - first : stop - first]):
                     self._check_tile(tile.coord.level, tile.coord.index, tile.rows)
-                _check_root(edge, checkpoints)
+                start = stop
+                while due is not None and due[0] == stop:
+                    _check_root(edge, due)
+                    due = next(checkpoints, None)
             self.progress(end, head.tree_size)
         for level in range(edge.levels):
             coord, partial = edge.partial_tile(level)
@@ -111,26 +152,30 @@ class _Pass:
 
     def _check_entry(self, leaf_index: int, leaf: bytes) -> Hash:
         try:
-            parsed = parse_leaf(leaf)
-        except MalformedError as error:
+            if self.is_strict:
+                parse_leaf(leaf)
+            event_id, tenant, time = _decode(leaf)
+        except (MalformedError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise MalformedError(f"entry {leaf_index}: {error}") from error
-        if parsed.received.time < self.received:
+        if time < self.received:
             raise VerificationError(
-                f"entry {leaf_index} was received at {parsed.received.time}, "
+                f"entry {leaf_index} was received at {time}, "
                 f"before the entry in front of it at {self.received}"
             )
-        self.received = parsed.received.time
-        id_bytes = bytes.fromhex(str(parsed.event.id).replace("-", ""))
+        self.received = time
+        id_bytes = bytes.fromhex(event_id.replace("-", ""))
         found = self.transaction.get(keyspace.IDS, id_bytes)
-        if found is not None and keyspace.decode_u64(found) != leaf_index:
-            own = tenant_id_key(id_bytes, parsed.event.tenant or None)
-            found = self.transaction.get(keyspace.IDS, own) or found
+        want = keyspace.encode_u64(leaf_index)
+        if found != want and found is not None:
+            found = self.transaction.get(keyspace.IDS, tenant_id_key(id_bytes, tenant)) or found
         if found is None:
             raise VerificationError(f"entry {leaf_index}: its id leads nowhere")
-        if keyspace.decode_u64(found) != leaf_index:
+        if found != want:
             raise VerificationError(
                 f"entry {leaf_index}: its id leads to entry {keyspace.decode_u64(found)}"
             )
+        if self.visit is not None:
+            self.visit(leaf_index, leaf)
         return leaf_hash(leaf)
 
     def _check_tile(self, level: int, index: int, want: bytes) -> None:
@@ -150,9 +195,8 @@ class _Pass:
             f"tile {level}/{index}, row {row}, hash {offset}: the entries give another hash"
         )
 
-    def _read_checkpoints(self, head: TreeHead) -> dict[int, Hash]:
-        """The signed root of every size that was published."""
-        roots: dict[int, Hash] = {}
+    def _read_checkpoints(self) -> Iterator[tuple[int, Hash]]:
+        """The signed root of every checkpoint that is kept, by size."""
         for key, value in self.transaction.rows(keyspace.CHECKPOINTS):
             tree_size = keyspace.decode_u64(key)
             try:
@@ -166,12 +210,8 @@ class _Pass:
                     f"checkpoint {tree_size} is one of {checkpoint.origin}, "
                     f"size {checkpoint.tree_size}"
                 )
-            if tree_size > head.tree_size:
-                raise VerificationError(
-                    f"a head of size {tree_size} was signed, the log ends at {head.tree_size}"
-                )
-            roots[tree_size] = checkpoint.root_hash
-        return roots
+            self.checkpoints += 1
+            yield tree_size, checkpoint.root_hash
 
     def _check_counts(self, head: TreeHead) -> None:
         """Check that the store has no rows beside those that the entries account for."""
@@ -188,10 +228,16 @@ class _Pass:
                 )
 
 
-def _check_root(edge: GrowingTiles, checkpoints: dict[int, Hash]) -> None:
-    root_hash = checkpoints.get(edge.size)
-    if root_hash is not None and root_hash != edge.root():
+def _check_root(edge: GrowingTiles, checkpoint: tuple[int, Hash]) -> None:
+    tree_size, root_hash = checkpoint
+    if root_hash != edge.root():
         raise VerificationError(
-            f"the checkpoint of size {edge.size} was signed with the root {root_hash.hex()}, "
+            f"the checkpoint of size {tree_size} was signed with the root {root_hash.hex()}, "
             f"the entries give {edge.root().hex()}"
         )
+
+
+def _decode(leaf: bytes) -> tuple[str, str | None, str]:
+    """Id, tenant and time of receipt of a leaf. Raises: msgspec.MsgspecError."""
+    decoded = _decode_leaf(leaf)
+    return decoded.event.id, decoded.event.tenant, decoded.received.time

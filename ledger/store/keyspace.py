@@ -21,6 +21,7 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
                                              checkpoints is older: a head gets new cosignatures
                    "thinned"                 for each level of thinning: u64 size of the last head
                                              that was looked at ‖ u64 its span of time
+                   "token_events"            for each event about a token: u64 leaf_index
 
     DIR/access   access tokens, and events about them
       tokens       SHA-256 of the token      a TokenRecord as JSON
@@ -80,6 +81,7 @@ META_ENGINE: Final = b"engine"
 META_TREE: Final = b"tree"
 META_RENEWED: Final = b"renewed"
 META_THINNED: Final = b"thinned"
+META_TOKEN_EVENTS: Final = b"token_events"
 META_KEYS: Final = b"keys"
 META_SLOTS: Final = b"slots"
 

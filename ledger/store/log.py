@@ -277,7 +277,11 @@ def tenant_id_key(id_bytes: bytes, tenant: str | None) -> bytes:
 def create_log(path: Path, *, origin: str, map_bytes: int = MAP_BYTES_DEFAULT) -> None:
     """Make an empty log in the folder `path`. Raises: as `create_environment`."""
     tree = keyspace.encode_tree(tree_size=0, root_hash=EMPTY_ROOT_HASH)
-    meta = {keyspace.META_ORIGIN: origin.encode(), keyspace.META_TREE: tree}
+    meta = {
+        keyspace.META_ORIGIN: origin.encode(),
+        keyspace.META_TREE: tree,
+        keyspace.META_TOKEN_EVENTS: b"",
+    }
     create_environment(path, DATABASES, meta=meta, map_bytes=map_bytes)
 
 

@@ -11,6 +11,7 @@ service appends it. The event has its id from the start: appended twice, it is s
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, Self, get_args
 
@@ -18,12 +19,16 @@ import msgspec
 
 from ledger.store import keyspace
 from ledger.store.environment import Environment, Transaction, create_environment
+from ledger_core.event.canonical import decode_event
+from ledger_core.event.model import EventError
+from ledger_core.tlog.errors import MalformedError
 
 TokenScope = Literal["append", "read", "private", "metrics", "admin"]
 SCOPES: Final[tuple[TokenScope, ...]] = get_args(TokenScope)
 TOKEN_PREFIX: Final = "wl_"  # noqa: S105 - what every token starts with, not one
 TOKEN_SECRET_BYTES: Final = 32
 NAME_LENGTH_MAX: Final = 256
+CHECK_CHARS: Final = 32
 _MAP_BYTES: Final = 1 << 28
 DATABASES: Final = (keyspace.TOKENS, keyspace.OUTBOX, keyspace.META)
 
@@ -36,8 +41,14 @@ class TokenLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     stored_bytes_per_day: int | None = None
 
 
-class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A stored token. Times are RFC 3339; a revoked token stays as a record."""
+class TokenRecord(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """A stored token. Times are RFC 3339; a revoked token stays as a record.
+
+    `check`: the first 16 bytes, in hex, of the SHA-256 of the key and the rest of the record.
+    Records of version 0.1 have none.
+    """
 
     name: str
     scopes: tuple[TokenScope, ...]
@@ -45,6 +56,7 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     tenant: str | None = None
     revoked: str | None = None
     limits: TokenLimits | None = None
+    check: str | None = None
 
     def may(self, scope: TokenScope) -> bool:
         """Whether the token is in use and has a scope; `admin` includes all of them."""
@@ -77,12 +89,33 @@ class AccessStore:
         """The record of a token, of a revoked one too. Cost: as `find`."""
         key = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         value = self.environment.get(keyspace.TOKENS, key)
-        return None if value is None else _record_decoder.decode(value)
+        if value is None:
+            return None
+        try:
+            return _decode(key, value)
+        except MalformedError:
+            return None  # `ledger fsck` names it.
 
     def records(self) -> list[TokenRecord]:
-        """Every token that was ever made, oldest first."""
+        """Every token that was ever made, oldest first, without those whose record is damaged."""
         with self.environment.read() as transaction:
             return sorted((record for _, record in _rows(transaction)), key=lambda r: r.created)
+
+    def damaged(self) -> list[str]:
+        """What is wrong with the stored records and with the outbox, a line each."""
+        problems = []
+        with self.environment.read() as transaction:
+            for key, value in transaction.rows(keyspace.TOKENS):
+                try:
+                    _decode(key, value)
+                except MalformedError as error:
+                    problems.append(str(error))
+            for key, event in transaction.rows(keyspace.OUTBOX):
+                try:
+                    decode_event(event)
+                except EventError as error:
+                    problems.append(f"event {key.hex()} of the outbox: {error}")
+        return problems
 
     def is_empty(self) -> bool:
         return self.environment.count(keyspace.TOKENS) == 0
@@ -96,7 +129,7 @@ class AccessStore:
         with self.environment.write() as transaction:
             if _find_in_use(transaction, record.name) is not None:
                 raise ValueError(f"there is a token named {record.name!r} already; revoke it first")
-            transaction.put(keyspace.TOKENS, key, msgspec.json.encode(record))
+            transaction.put(keyspace.TOKENS, key, _encode(key, record))
             _enqueue(transaction, event)
 
     def revoke(self, name: str, *, revoked: str, event: bytes) -> TokenRecord:
@@ -110,7 +143,7 @@ class AccessStore:
                 raise KeyError(name)
             key, record = found
             record = msgspec.structs.replace(record, revoked=revoked)
-            transaction.put(keyspace.TOKENS, key, msgspec.json.encode(record))
+            transaction.put(keyspace.TOKENS, key, _encode(key, record))
             _enqueue(transaction, event)
         return record
 
@@ -139,7 +172,29 @@ def create_access(path: Path) -> None:
 
 def _rows(transaction: Transaction[bytes]) -> Iterator[tuple[bytes, TokenRecord]]:
     for key, value in transaction.rows(keyspace.TOKENS):
-        yield key, _record_decoder.decode(value)
+        with suppress(MalformedError):  # `damaged` names it.
+            yield key, _decode(key, value)
+
+
+def _encode(key: bytes, record: TokenRecord) -> bytes:
+    plain = msgspec.structs.replace(record, check=None)
+    return msgspec.json.encode(msgspec.structs.replace(plain, check=_checksum(key, plain)))
+
+
+def _decode(key: bytes, value: bytes) -> TokenRecord:
+    """Raises: MalformedError for a record that is not as it was written."""
+    try:
+        record = _record_decoder.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedError(f"the record of the token {key.hex()[:16]}: {error}") from None
+    plain = msgspec.structs.replace(record, check=None)
+    if record.check is not None and record.check != _checksum(key, plain):
+        raise MalformedError(f"the record of the token {key.hex()[:16]} has another checksum")
+    return plain
+
+
+def _checksum(key: bytes, record: TokenRecord) -> str:
+    return hashlib.sha256(key + msgspec.json.encode(record)).hexdigest()[:CHECK_CHARS]
 
 
 def _find_in_use(transaction: Transaction[bytes], name: str) -> tuple[bytes, TokenRecord] | None:

@@ -26,6 +26,7 @@ from ledger.store.log import (
     partial_tile_bytes,
     tenant_id_key,
 )
+from ledger.store.token_events import TOKEN_ACTION, find_token_events, read_token_event
 from ledger_client.runtime.files import FileLock
 from ledger_core.event.canonical import parse_leaf, parse_time
 from ledger_core.event.reader import is_same_event
@@ -106,8 +107,16 @@ class LogWriter:
             store = LogStore.open(path, readonly=False, map_bytes=map_bytes)
             opened.callback(store.close)
             writer = cls(store, lock)
+            writer._index_token_events()
             opened.pop_all()
         return writer
+
+    def _index_token_events(self) -> None:
+        """Find the events about tokens once, in a log that version 0.1 wrote."""
+        if self.store.environment.get(keyspace.META, keyspace.META_TOKEN_EVENTS) is None:
+            found = find_token_events(self.store)
+            with self.store.environment.write() as transaction:
+                transaction.put(keyspace.META, keyspace.META_TOKEN_EVENTS, found)
 
     def close(self) -> None:
         self.store.close()
@@ -235,6 +244,14 @@ class LogWriter:
             if leaves:
                 _put_tile(transaction, coord, leaves)
         self._root_hash = self._edge.root()
+        found = b"".join(
+            keyspace.encode_u64(leaf_index)
+            for leaf_index, entry in enumerate(fresh, before)
+            if TOKEN_ACTION in entry.leaf and read_token_event(entry.leaf) is not None
+        )
+        if found:
+            known = transaction.get(keyspace.META, keyspace.META_TOKEN_EVENTS) or b""
+            transaction.put(keyspace.META, keyspace.META_TOKEN_EVENTS, known + found)
         tree = keyspace.encode_tree(tree_size=grown, root_hash=self._root_hash)
         transaction.put(keyspace.META, keyspace.META_TREE, tree)
 

@@ -55,6 +55,8 @@ def test_a_witness_is_made_told_of_a_log_served_and_shown(witness: Run, tmp_path
     (known,) = status["logs"]
     assert (known["origin"], known["tree_size"]) == (LOG.origin, 7)
     assert known["origin_hash"] == LOG.origin_hash.hex()
+    checked = witness("fsck", "w")
+    assert (checked.returncode, checked.stdout) == (0, "1 log: rows, heads and signatures agree\n")
     shown = witness("status", "w").stdout
     assert all(word in shown for word in (*vkeys, LOG.origin, known["root_hash"]))
 
@@ -159,3 +161,19 @@ def test_a_signal_ends_it_in_order_though_a_connection_is_open(
     assert [json.loads(line)["event"] for line in errors.splitlines()] == ["serving", "stopping"]
     with serve_witness(tmp_path / "w") as service:
         assert ask(service.url, "GET", "/healthz").status == 200
+
+
+def test_fsck_names_a_damaged_head(witness: Run, tmp_path: Path) -> None:
+    assert witness("init", "w", "--name", NAME).returncode == 0
+    assert witness("add-log", "w", "--vkey", LOG.vkey).returncode == 0
+    with serve_witness(tmp_path / "w") as service:
+        add_checkpoint(service.url, LOG.grow(0, 7))
+    data = tmp_path / "w" / "heads" / "data.mdb"
+    content = data.read_bytes()
+    data.write_bytes(
+        content.replace(LOG.origin_hash, bytes([LOG.origin_hash[0] ^ 1]) + LOG.origin_hash[1:])
+    )
+    checked = witness("fsck", "w")
+    assert checked.returncode == 1
+    assert "the store is damaged, and this witness must not sign" in checked.stderr
+    assert witness("fsck", ".").returncode == 4

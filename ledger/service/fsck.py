@@ -1,0 +1,198 @@
+"""fsck of a ledger's folder: the log, and every other part against it.
+
+    log        as `ledger.store.fsck`
+    access     each record against its checksum, and the tokens in use against the token events
+    private    each slot and value, and the erased subjects against the erasure events
+    keys       the signing keys against the policy and the log
+    files      settings, rules, private fields, hold, marker, evidence; files that are gone
+
+All parts are checked, and each problem is one line. Memory grows with the subjects of erasable
+values (16 bytes each), the tokens and the erasures, not with the log.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import msgspec
+
+from ledger.log.hold import read_hold, read_own_head
+from ledger.runtime.keys import read_secret_key
+from ledger.service.data_dir import DirectoryPaths, missing_files, read_signers
+from ledger.service.private_fields import parse_fields
+from ledger.service.settings import read_settings
+from ledger.store.environment import DATA_FILE, LmdbError
+from ledger.store.erasable_values import KEY_BYTES, event_key
+from ledger.store.fsck import Checked, check_store
+from ledger.store.log import LogStore
+from ledger.store.private_fsck import NEVER, check_private
+from ledger.store.token_events import (
+    TOKEN_ACTION,
+    TokenEvent,
+    read_token_event,
+    token_problems,
+)
+from ledger.store.tokens import AccessStore
+from ledger_core.event.commitments import find_commitments
+from ledger_core.event.secrets import parse_rules
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.policy import Policy, parse_policy
+
+ERASED_ACTION: Final = b'"action":"ledger.private.erased"'
+COMMITMENT: Final = b"commitment"
+
+Progress = Callable[[int, int], None]
+
+_EXPECTED = (
+    VerificationError,
+    MalformedError,
+    UnavailableError,
+    OSError,
+    ValueError,
+    msgspec.MsgspecError,
+    LmdbError,
+)
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong, and the part of the ledger that it is in."""
+
+    part: str
+    problem: str
+
+
+@dataclass(slots=True)
+class Findings:
+    """The result of fsck. `log` is None when the log did not pass."""
+
+    log: Checked | None = None
+    tokens: int = 0
+    values: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Turn an error of the block into a problem of a part."""
+        try:
+            yield
+        except _EXPECTED as error:
+            self.problems.append(Problem(name, f"{error}" or type(error).__name__))
+
+    def add(self, name: str, problems: Iterator[str] | list[str]) -> None:
+        self.problems += [Problem(name, each) for each in problems]
+
+
+class _Visitor:
+    """What the pass over the log collects for the other parts."""
+
+    def __init__(self, slots: int) -> None:
+        self.token_events: list[TokenEvent] = []
+        self.erased: dict[bytes, int] = {}
+        """The hash of each erased subject, and the index of its last erasure."""
+        self.first_use = array("Q", [NEVER]) * slots
+        """For each slot the first entry with a value under it."""
+        self.slot_of: Callable[[bytes], int | None] = lambda _key: None
+
+    def visit(self, leaf_index: int, leaf: bytes) -> None:
+        if TOKEN_ACTION in leaf and (event := read_token_event(leaf)) is not None:
+            self.token_events.append(event)
+        if ERASED_ACTION in leaf:
+            decoded = msgspec.json.decode(leaf)["event"]
+            if decoded["action"] == "ledger.private.erased":
+                subject = decoded["targets"][0]["id"].encode()
+                self.erased[hashlib.sha256(subject).digest()] = leaf_index
+        if COMMITMENT in leaf:
+            event = msgspec.json.decode(leaf)["event"]
+            key = event_key(event["id"], event.get("tenant"))
+            for commitment in find_commitments(event):
+                slot = self.slot_of(commitment.hash.encode() + key)
+                if slot is not None and slot < len(self.first_use):
+                    self.first_use[slot] = min(self.first_use[slot], leaf_index)
+
+
+def check_directory(
+    paths: DirectoryPaths,
+    *,
+    progress: Progress = lambda _done, _total: None,
+    is_strict: bool = False,
+) -> Findings:
+    """Check all parts of a ledger but its index. Raises nothing that damage can cause."""
+    findings = Findings()
+    policy: Policy | None = None
+    with findings.part("policy"):
+        policy = parse_policy(paths.policy.read_bytes())
+    _check_files(paths, findings)
+    with findings.part("private"), check_private(paths.private) as private:
+        visitor = _Visitor(private.slots)
+        visitor.slot_of = private.slot_of
+        with findings.part("log"), closing(LogStore.open(paths.log)) as log:
+            _check_evidence(paths, policy, log.origin(), findings)
+            findings.log = check_store(
+                log,
+                log_keys=[each.verifier for each in policy.logs] if policy else (),
+                progress=progress,
+                visit=visitor.visit,
+                is_strict=is_strict,
+            )
+        if findings.log is not None:
+            with findings.part("access"):
+                _check_access(paths, visitor.token_events, findings)
+            key = None
+            if paths.private_key.exists():
+                with findings.part("private.key"):
+                    key = read_secret_key(paths.private_key, key_bytes=KEY_BYTES)
+            findings.add("private", private.problems(visitor.erased, visitor.first_use, key))
+            findings.values = private.values
+    return findings
+
+
+def _check_files(paths: DirectoryPaths, findings: Findings) -> None:
+    readers: tuple[tuple[str, Callable[[str], object]], ...] = (
+        ("ledger.toml", lambda text: read_settings(toml=text)),
+        ("secrets.toml", parse_rules),
+        ("private.toml", parse_fields),
+    )
+    for name, read in readers:
+        if (paths.root / name).exists():
+            with findings.part(name):
+                read((paths.root / name).read_text(encoding="utf-8"))
+    with findings.part("started.json"):
+        findings.add(
+            "files",
+            [
+                f"{name} was there when the ledger was last started, and is gone"
+                for name in missing_files(paths)
+            ],
+        )
+    with findings.part("hold.json"):
+        read_hold(paths.hold)
+
+
+def _check_evidence(
+    paths: DirectoryPaths, policy: Policy | None, origin: str, findings: Findings
+) -> None:
+    log_keys = [each.verifier for each in policy.logs] if policy else []
+    for file in sorted(paths.evidence.glob("*/theirs")):
+        with findings.part(f"evidence/{file.parent.name}"):
+            read_own_head(file.read_bytes(), origin, log_keys)
+    if paths.key.exists():
+        with findings.part("key"):
+            known = {str(each) for each in log_keys}
+            for signer in read_signers(paths):
+                if signer.verifier.name != origin or str(signer.verifier) not in known:
+                    raise VerificationError(f"{signer.verifier} is not a key of this log's policy")
+
+
+def _check_access(paths: DirectoryPaths, logged: list[TokenEvent], findings: Findings) -> None:
+    if not (paths.access / DATA_FILE).exists():
+        raise UnavailableError(f"there are no tokens in {paths.access}")
+    with closing(AccessStore.open(paths.access)) as access:
+        findings.add("access", access.damaged())
+        records = access.records()
+        findings.tokens = len(records)
+        waiting = [read_token_event(event, is_leaf=False) for _, event in access.outbox()]
+        events = [*logged, *(each for each in waiting if each is not None)]
+        findings.add("access", token_problems(events, records))

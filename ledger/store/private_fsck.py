@@ -1,0 +1,106 @@
+"""fsck of the erasable values: slots, values and subjects, against each other and the log.
+
+An older copy of the store brings back values that were erased; zeros in the file of keys look like
+an erasure. So each slot in use must hold a key, and a value that an entry before its subject's last
+erasure committed to must be gone.
+"""
+
+from array import array
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from nacl.exceptions import CryptoError
+from nacl.secret import SecretBox
+
+from ledger.store import keyspace
+from ledger.store.environment import DATA_FILE, Environment, Transaction
+from ledger.store.erasable_values import DATABASES, KEYS_FILE, MAP_BYTES, SLOT_BYTES
+
+NEVER: Final = (1 << 64) - 1
+_ZEROS: Final = bytes(SLOT_BYTES)
+
+
+class PrivateSnapshot:
+    """A snapshot of a store of erasable values; empty where there is none."""
+
+    def __init__(self, transaction: Transaction[bytes] | None, keys: bytes) -> None:
+        self._transaction = transaction
+        self._keys = keys
+        self.slots = 0
+        self.values = 0
+        if transaction is not None:
+            found = transaction.get(keyspace.META, keyspace.META_SLOTS)
+            self.slots = 0 if found is None else keyspace.decode_u64(found)
+
+    def slot_of(self, key: bytes) -> int | None:
+        """The slot of a value, by its commitment and the key of its event."""
+        row = self._transaction.get(keyspace.VALUES, key) if self._transaction else None
+        return keyspace.decode_u64(row[: keyspace.U64_BYTES]) if row else None
+
+    def problems(
+        self, erased: Mapping[bytes, int], first_use: "array[int]", wrapping_key: bytes | None
+    ) -> Iterator[str]:
+        """What is wrong.
+
+        `erased`: by the hash of a subject the index of its last erasure. `first_use`: by slot the
+        first entry with a value under it. `wrapping_key`: None leaves the keys closed.
+        """
+        if self._transaction is None:
+            return
+        box = None if wrapping_key is None else SecretBox(wrapping_key)
+        if len(self._keys) % SLOT_BYTES or len(self._keys) < self.slots * SLOT_BYTES:
+            size = f"{len(self._keys)} bytes for {self.slots} slots of {SLOT_BYTES}"
+            yield f"the file {KEYS_FILE} has {size}"
+        pending = {key for key, _ in self._transaction.rows(keyspace.ERASING)}
+        taken: dict[int, bytes] = {}
+        for subject, row in self._transaction.rows(keyspace.SUBJECTS):
+            slot, name = keyspace.decode_u64(row), subject.hex()[:16]
+            if slot >= self.slots or slot in taken:
+                yield f"the subject {name} has the slot {slot}, which is not its own"
+                continue
+            taken[slot] = subject
+            wrapped = self._key(slot)
+            if wrapped == _ZEROS:
+                if subject not in pending:
+                    yield f"the key of the subject {name} is zeros, but no erasure says so"
+            elif box is not None and not _opens(box, wrapped):
+                yield f"the key of the subject {name} can't be unwrapped by private.key"
+            if subject in erased and first_use[slot] <= erased[subject]:
+                yield (
+                    f"a value of entry {first_use[slot]} can be read, but its subject {name} was "
+                    f"erased at entry {erased[subject]}"
+                )
+        for key, row in self._transaction.rows(keyspace.VALUES):
+            if not row:
+                continue
+            self.values += 1
+            slot = keyspace.decode_u64(row[: keyspace.U64_BYTES])
+            if slot not in taken and not (slot < self.slots and self._key(slot) == _ZEROS):
+                yield f"the value {key[:12].decode(errors='replace')}… has no subject"
+
+    def _key(self, slot: int) -> bytes:
+        return self._keys[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]
+
+
+@contextmanager
+def check_private(path: Path) -> Iterator[PrivateSnapshot]:
+    """Open a store of erasable values for fsck. Raises: as `Environment.open`, OSError."""
+    if not (path / DATA_FILE).exists():
+        yield PrivateSnapshot(None, b"")
+        return
+    environment = Environment.open(path, DATABASES, readonly=True, map_bytes=MAP_BYTES)
+    try:
+        with environment.read() as transaction:
+            yield PrivateSnapshot(transaction, (path / KEYS_FILE).read_bytes())
+    finally:
+        environment.close()
+
+
+def _opens(box: SecretBox, wrapped: bytes) -> bool:
+    try:
+        box.decrypt(wrapped)
+    except (CryptoError, ValueError):
+        return False
+    return True

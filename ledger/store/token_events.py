@@ -1,0 +1,141 @@
+"""The events about tokens in the log, and what they say of the tokens that are in use.
+
+The store of tokens can be put back from an older copy, or a bit of it can flip. The log has the
+events `ledger.token.created` and `ledger.token.revoked`, which only the service logs. So a token
+that the store has in use, though the log says that it was revoked, is noticed.
+
+    meta "token_events"   in the log's environment: the indices of these events, u64 each
+
+With this row the events are read at a start without a pass over the log.
+"""
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from ledger.store import keyspace
+from ledger.store.log import LogStore
+from ledger.store.tokens import TokenRecord
+
+SERVICE_NAME: Final = "ledger"
+"""The principal of the service's own events, which no token may be named after."""
+
+TOKEN_ACTION: Final = b'"action":"ledger.token.'
+CREATED: Final = "ledger.token.created"
+REVOKED: Final = "ledger.token.revoked"
+
+
+class TokenEvent(NamedTuple):
+    """An event about a token: created or revoked, its name, and when."""
+
+    action: str
+    name: str
+    time: str
+
+
+class _Target(msgspec.Struct):
+    id: str
+
+
+class _Event(msgspec.Struct):
+    action: str
+    time: str
+    targets: tuple[_Target, ...] = ()
+
+
+class _Received(msgspec.Struct):
+    by: str
+
+
+class _Leaf(msgspec.Struct):
+    event: _Event
+    received: _Received
+
+
+_decode_leaf = msgspec.json.Decoder(_Leaf).decode
+_decode_event = msgspec.json.Decoder(_Event).decode
+
+
+def read_token_event(data: bytes, *, is_leaf: bool = True) -> TokenEvent | None:
+    """The token event in a leaf, or in an event of the outbox; None for another event."""
+    if TOKEN_ACTION not in data:
+        return None
+    try:
+        leaf = (
+            _decode_leaf(data) if is_leaf else _Leaf(_decode_event(data), _Received(SERVICE_NAME))
+        )
+    except msgspec.MsgspecError:
+        return None
+    event = leaf.event
+    if leaf.received.by != SERVICE_NAME or event.action not in (CREATED, REVOKED):
+        return None
+    return TokenEvent(event.action, event.targets[0].id, event.time) if event.targets else None
+
+
+def logged_token_events(log: LogStore) -> list[TokenEvent]:
+    """The token events of a log, in order. Cost: a read for each."""
+    indices = log.environment.get(keyspace.META, keyspace.META_TOKEN_EVENTS) or b""
+    events = []
+    for start in range(0, len(indices), keyspace.U64_BYTES):
+        leaf = log.leaf(keyspace.decode_u64(indices[start : start + keyspace.U64_BYTES]))
+        event = None if leaf is None else read_token_event(leaf)
+        if event is not None:
+            events.append(event)
+    return events
+
+
+def find_token_events(log: LogStore) -> bytes:
+    """The indices of all token events, for the row of a log that has none. Reads the whole log."""
+    found = bytearray()
+    with log.environment.read() as snapshot:
+        leaf_index = 0
+        for leaves in log.leaves_between(snapshot, 0, log.head().tree_size):
+            for leaf in leaves:
+                if TOKEN_ACTION in leaf and read_token_event(leaf) is not None:
+                    found += keyspace.encode_u64(leaf_index)
+                leaf_index += 1
+    return bytes(found)
+
+
+def revived_tokens(events: Iterable[TokenEvent], records: Iterable[TokenRecord]) -> list[str]:
+    """The names of tokens that are in use though the events say that they were revoked."""
+    in_use, created = _replay(events)
+    return [
+        record.name
+        for record in records
+        if record.revoked is None
+        and (record.name, record.created) in created
+        and in_use.get(record.name) != record.created
+    ]
+
+
+def token_problems(events: Iterable[TokenEvent], records: Iterable[TokenRecord]) -> list[str]:
+    """What the store of tokens says otherwise than the events do."""
+    events, records = list(events), list(records)
+    in_use, created = _replay(events)
+    problems = [
+        f"the token {name!r} is in use, but was revoked" for name in revived_tokens(events, records)
+    ]
+    known = {(record.name, record.created) for record in records}
+    for name, time in sorted(created - known):
+        problems.append(f"the token {name!r} of {time} is missing")
+    for record in records:
+        if (record.name, record.created) not in created:
+            problems.append(f"the token {record.name!r} of {record.created} has no event")
+        elif record.revoked is not None and in_use.get(record.name) == record.created:
+            problems.append(f"the token {record.name!r} is revoked, but no event says so")
+    return problems
+
+
+def _replay(events: Iterable[TokenEvent]) -> tuple[dict[str, str], set[tuple[str, str]]]:
+    """By name when the token in use was created; and all tokens that were ever created."""
+    in_use: dict[str, str] = {}
+    created: set[tuple[str, str]] = set()
+    for event in events:
+        if event.action == CREATED:
+            in_use[event.name] = event.time
+            created.add((event.name, event.time))
+        else:
+            in_use.pop(event.name, None)
+    return in_use, created

@@ -1,0 +1,178 @@
+"""fsck of all parts: tokens, private values, keys, settings and files, against the log."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.fsck import check_directory
+from ledger.service.token_admin import open_access, token_event
+from ledger.store import keyspace
+from ledger.store.environment import Environment
+from ledger.store.erasable_values import MAP_BYTES
+from ledger.store.tokens import DATABASES as ACCESS
+from ledger_client.cli.app import run
+from tests.backup.test_backup import Made, make_and_revoke_token
+from tests.service.serving import event, make_ledger, serving
+
+Change = Callable[[bytes], bytes]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A ledger with tokens, a revoked one, private values and an erased subject; not served."""
+    directory = tmp_path_factory.mktemp("fsck") / "ledger"
+    made = Made(directory, make_ledger(directory))
+    (directory / "secrets.toml").write_text("", encoding="utf-8")
+    shutil.copytree(directory / "access", directory.parent / "first-access")
+    make_and_revoke_token(directory, "revoked")
+    made.append(20, "u_1")
+    made.append(20, "u_2")
+    shutil.copytree(directory / "private", directory.parent / "old-private")
+    with made.client() as client:
+        client.erase("u_2", reason="GDPR request 8")
+    made.append(5)
+    return made
+
+
+@pytest.fixture
+def made(whole: Made, tmp_path: Path) -> Made:
+    shutil.copytree(whole.directory, tmp_path / "ledger")
+    return Made(tmp_path / "ledger", whole.tokens)
+
+
+def problems(directory: Path) -> list[str]:
+    found = check_directory(DirectoryPaths(directory)).problems
+    return [f"{part}: {problem}" for part, problem in found]
+
+
+def change_rows(path: Path, names: tuple[bytes, ...], database: bytes, change: Change) -> None:
+    environment = Environment.open(path, names, readonly=False, map_bytes=MAP_BYTES)
+    with environment.write() as transaction:
+        for key, value in list(transaction.rows(database)):
+            transaction.put(database, key, change(value))
+    environment.close()
+
+
+def test_a_whole_ledger_passes(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    assert problems(made.directory) == []
+    assert run(["fsck", str(made.directory), "--strict", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["tokens"], told["private_values"], told["problems"]) == (7, 20, [])
+    assert run(["fsck", str(made.directory)]) == 0
+    assert "7 tokens and 20 private values agree" in capsys.readouterr().out
+
+
+def test_a_damaged_record_of_a_token_is_named_and_the_token_refused(
+    made: Made, tmp_path: Path
+) -> None:
+    access = made.directory / "access"
+    kept = tmp_path / "kept"
+    shutil.copytree(access, kept)
+    change_rows(
+        access, ACCESS, keyspace.TOKENS, lambda row: row.replace(b'"revoked"', b'"rewoked"')
+    )
+    assert any("access: the record of the token" in each for each in problems(made.directory))
+    shutil.rmtree(access)
+    shutil.copytree(kept, access)
+    change_rows(
+        access, ACCESS, keyspace.TOKENS, lambda row: row.replace(b'["append"]', b'["admin"]')
+    )
+    assert any("has another checksum" in each for each in problems(made.directory))
+    with serving(made.directory, made.tokens) as served:
+        assert served.ask("/v1/events/0", token="append").slug == "token-unknown"
+        assert served.ask("/v1/events/0").status == 200
+
+
+def test_a_revoked_token_is_not_revived_by_an_older_copy(made: Made, tmp_path: Path) -> None:
+    directory = made.directory
+    with open_access(directory) as access:
+        (record,) = [each for each in access.records() if each.name == "read"]
+    # The copy from before the revocation.
+    shutil.copytree(directory / "access", tmp_path / "before")
+
+    with open_access(directory) as access:
+        access.revoke(
+            "read",
+            revoked="2026-11-25T02:03:36.123456Z",
+            event=token_event("ledger.token.revoked", record, 1_790_000_000_000_000),
+        )
+    with serving(directory, made.tokens) as served:
+        assert served.ask("/v1/events/0", token="read").status == 401
+    shutil.rmtree(directory / "access")
+    shutil.copytree(tmp_path / "before", directory / "access")
+    assert problems(directory) == ["access: the token 'read' is in use, but was revoked"]
+    with serving(directory, made.tokens) as served:
+        assert served.ask("/v1/events/0", token="read").status == 401
+        assert served.ask("/v1/events/0").status == 200
+
+
+def test_values_that_were_erased_and_keys_that_are_zeros_are_named(made: Made, whole: Made) -> None:
+    directory = made.directory
+    keys = directory / "private" / "keys"
+    kept = keys.read_bytes()
+    keys.write_bytes(bytes(len(kept)))
+    (found,) = problems(directory)
+    assert "is zeros, but no erasure says so" in found
+    keys.write_bytes(kept[:-1])
+    assert any("has" in each and "slots" in each for each in problems(directory))
+    keys.write_bytes(bytes([kept[0] ^ 1]) + kept[1:])
+    assert any("can't be unwrapped" in each for each in problems(directory))
+    shutil.rmtree(directory / "private")
+    shutil.copytree(whole.directory.parent / "old-private", directory / "private")
+    assert any("was erased at entry" in each for each in problems(directory))
+
+
+def test_a_missing_store_or_file_is_said(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = made.directory
+    (directory / "secrets.toml").unlink()
+    assert problems(directory) == [
+        "files: secrets.toml was there when the ledger was last started, and is gone"
+    ]
+    shutil.rmtree(directory / "private")
+    assert len(problems(directory)) == 2
+    assert run(["serve", str(directory), "--listen", "127.0.0.1:0", "--log-level", "error"]) == 4
+    assert "was there when the ledger was last started" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("ledger.toml", b"listen = 3\n", "ledger.toml: "),
+        ("private.toml", b"x = 1\n", "private.toml: "),
+        ("policy", b"nonsense\n", "policy: "),
+        ("key", b"PRIVATE\n", "key: "),
+        ("private.key", b"\n", "private.key: "),
+        ("hold.json", b"{}", "hold.json: "),
+        ("started.json", b"3", "started.json: "),
+        ("access/data.mdb", b"", "access: "),
+        ("private/data.mdb", bytes(9000), "private: "),
+        ("log/data.mdb", bytes(9000), "log: "),
+        ("evidence/1/theirs", b"x", "evidence/1: "),
+    ],
+)
+def test_a_damaged_part_is_one_line_and_no_traceback(
+    made: Made, name: str, content: bytes, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = made.directory / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    file.write_bytes(content)
+    file.chmod(0o600)
+    assert run(["fsck", str(made.directory)]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_no_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["fsck", str(tmp_path)]) == 4
+    assert f"there is no ledger in {tmp_path}" in capsys.readouterr().err
+
+
+def test_events_of_others_do_not_pass_for_token_events(made: Made) -> None:
+    with serving(made.directory, made.tokens) as served:
+        context = {"action": "ledger.token.revoked"}
+        assert served.append(event(context=context)).status == 200
+    assert problems(made.directory) == []
