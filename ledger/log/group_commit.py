@@ -79,6 +79,7 @@ class GroupCommit(Generic[Job, Outcome]):
         self._waiting_weight = Weight(0, 0)
         self._stopping = False
         self._loop = asyncio.get_running_loop()
+        self._reported = ""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -121,9 +122,14 @@ class GroupCommit(Generic[Job, Outcome]):
             outcomes: Sequence[Outcome] | UnavailableError
             try:
                 outcomes = self._commit([job for job, _ in batch])
+                if self._reported:
+                    _log.info("commits_go_on", writer=self._name)
+                    self._reported = ""
             except (StorageFullError, CommitFailedError) as error:
                 outcomes = error
-                _log.error("commit_failed", writer=self._name, jobs=len(batch), reason=str(error))
+                if str(error) != self._reported:  # A full disk fails many commits.
+                    reason = self._reported = str(error)
+                    _log.error("commit_failed", writer=self._name, jobs=len(batch), reason=reason)
             except Exception as error:  # noqa: BLE001 - the thread's top: callers wait for an outcome
                 outcomes = CommitFailedError(f"a commit failed: {type(error).__name__}")
                 _log.exception("commit_failed", writer=self._name, jobs=len(batch))

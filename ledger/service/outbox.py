@@ -30,6 +30,7 @@ class Outbox:
         self._ingest = ingest
         self._interval_s = interval_s
         self._refused: set[int] = set()
+        self._reported = ""
 
     async def run(self) -> None:
         """Append what waits, once an interval, until cancelled."""
@@ -43,8 +44,11 @@ class Outbox:
             waiting = [row for row in self._access.outbox() if row[0] not in self._refused]
             for start in range(0, len(waiting), EVENTS_MAX):
                 await self._append(waiting[start : start + EVENTS_MAX])
+            self._reported = ""
         except UnavailableError as error:
-            _log.error("outbox_waits", reason=str(error))
+            if str(error) != self._reported:  # Once a state, not once an interval.
+                self._reported = str(error)
+                _log.error("outbox_waits", reason=str(error))
 
     async def _append(self, rows: Sequence[tuple[int, bytes]]) -> None:
         body = ParsedBody([event for _, event in rows], self._ingest.reader.read, is_batch=True)

@@ -56,6 +56,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "File that keeps the head published last, to notice that an old copy of the ledger was put "
         "back; on another disk it notices most. Empty: DIR/published.",
     ] = ""
+    free_bytes_min: Annotated[
+        Count, "Bytes that should be free on the disk; below that, `/readyz` warns."
+    ] = 1 << 30
     map_bytes: Annotated[
         int,
         Meta(ge=1 << 16),

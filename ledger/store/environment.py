@@ -34,6 +34,8 @@ ENGINE_MAJOR: Final = 0
 READERS_MAX: Final = 512
 MAP_BYTES_DEFAULT: Final = 1 << 40
 DATA_FILE: Final = "data.mdb"
+FULL_BYTES: Final = 1 << 20
+"""A disk with fewer free bytes is full: a commit writes several pages at once."""
 LOCK_FILE: Final = "writer.lock"
 COPIED_ROWS: Final = 2_000
 """Rows of a copy that one transaction writes."""
@@ -115,11 +117,14 @@ class Transaction(Generic[Value]):
 class Environment:
     """An environment whose format this code reads, open in one process. Safe from any thread."""
 
-    def __init__(self, path: Path, raw: lmdb.Environment, names: Sequence[bytes]) -> None:
+    def __init__(
+        self, path: Path, raw: lmdb.Environment, names: Sequence[bytes], *, latches: bool = True
+    ) -> None:
         self.path: Final = path
         self._raw = raw
         self._process = os.getpid()
         self._has_failed = False
+        self._latches = latches
         self._databases = _open_databases(raw, names, path)
         with self.read() as transaction:
             _check_format(transaction, path)
@@ -132,8 +137,12 @@ class Environment:
         *,
         readonly: bool,
         map_bytes: int = MAP_BYTES_DEFAULT,
+        latches: bool = True,
     ) -> Self:
         """Open the environment in a folder. It is never made by this, not even for writing.
+
+        `latches`: after a failed commit nothing is written until it is opened again, for one whose
+        user keeps in memory what is stored.
 
         Raises: UnavailableError when there is none or it can't be opened, MalformedError when it
         lacks one of the databases `names`, has another format or was cut short.
@@ -147,7 +156,7 @@ class Environment:
             )
             # A reader that was killed holds its pages until somebody clears its slot.
             raw.reader_check()
-            environment = cls(path, raw, names)
+            environment = cls(path, raw, names, latches=latches)
             opened.pop_all()
         return environment
 
@@ -172,18 +181,24 @@ class Environment:
     def write(self) -> Iterator[Transaction[bytes]]:
         """A write transaction, durable when the block ends, undone as a whole when it raises.
 
-        Raises: StorageFullError with nothing stored; CommitFailedError for every other error of
-        LMDB, and from then on always: an error of the commit itself (EIO, ENOSPC) leaves the
-        outcome unknown until the environment is opened again.
+        Raises: StorageFullError with nothing stored, also for a full disk; CommitFailedError for
+        every other error of LMDB, and from then on always if it latches: an error of the commit
+        itself (EIO) leaves the outcome unknown until the environment is opened again.
         """
         self._check_process()
         if self._has_failed:
             raise CommitFailedError(f"a commit to {self.path} failed before; restart to go on")
+        number = 0
         try:
             with _commit_errors(self.path), self._raw.begin(write=True) as raw:
+                number = raw.id()
                 yield Transaction(raw, self._databases)
-        except CommitFailedError:
-            self._has_failed = True
+        except CommitFailedError as error:
+            # LMDB counts a transaction only when its pages and its head are written.
+            is_undone = number and self._raw.info()["last_txnid"] < number
+            if is_undone and _is_disk_full(error.__cause__, self.path):
+                raise StorageFullError(f"the disk of {self.path} is full") from error
+            self._has_failed = self._latches
             raise
 
     def get(self, database: bytes, key: bytes) -> bytes | None:
@@ -341,12 +356,28 @@ def _check_format(transaction: Transaction[bytes], path: Path) -> None:
     raise MalformedError(f"{path} {problem.format(found.decode(errors='replace'))}")
 
 
+def _is_disk_full(error: BaseException | None, path: Path) -> bool:
+    """Whether a write failed for want of space; LMDB reports a short write as EIO."""
+    code = getattr(error, "code", None)
+    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        return True
+    return code == errno.EIO and free_bytes(path) < FULL_BYTES
+
+
+def free_bytes(path: Path) -> int:
+    """The bytes that are free on the disk of a folder, for other users than root."""
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
+
+
 @contextmanager
 def _commit_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except lmdb.MapFullError as error:
-        raise StorageFullError(f"the map of {path} is full") from error
+        raise StorageFullError(
+            f"the map of {path} is full: raise map_bytes, if that is its setting, and start again"
+        ) from error
     except lmdb.Error as error:
         full = getattr(error, "code", None) == errno.ENOSPC
         reason = "the disk is full" if full else str(error)

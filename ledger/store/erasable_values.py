@@ -81,7 +81,9 @@ class PrivateStore:
 
         Raises: as `Environment.open`, UnavailableError when its file of keys is missing.
         """
-        environment = Environment.open(path, DATABASES, readonly=False, map_bytes=MAP_BYTES)
+        environment = Environment.open(
+            path, DATABASES, readonly=False, map_bytes=MAP_BYTES, latches=False
+        )
         try:
             keys = os.open(path / KEYS_FILE, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:

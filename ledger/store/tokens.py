@@ -75,7 +75,9 @@ class AccessStore:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open existing tokens, to read and to change. Raises: as `Environment.open`."""
-        return cls(Environment.open(path, DATABASES, readonly=False, map_bytes=_MAP_BYTES))
+        return cls(
+            Environment.open(path, DATABASES, readonly=False, map_bytes=_MAP_BYTES, latches=False)
+        )
 
     def close(self) -> None:
         self.environment.close()

@@ -4,6 +4,7 @@ A request is parsed and its signatures are verified on the event loop. The write
 compares it with the stored head and replaces that, in a transaction shared by all waiting requests.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -22,8 +23,15 @@ from ledger_core.tlog.note import Verifier
 LIMITS: Final = CommitLimits(waiting_max=10_000, batch_max=1_000)
 TEXT: Final = "text/plain; charset=utf-8"
 LOGS_CACHED_MAX: Final = 10_000
+CLOCK_AHEAD_MAX_S: Final = 300
+"""Seconds by which the clock may be set ahead while the witness runs."""
 
 _log = structlog.get_logger("ledger.witness")
+
+
+def steady_s() -> float:
+    """Seconds that nobody sets, and that go on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Answer(NamedTuple):
@@ -37,11 +45,18 @@ class Answer(NamedTuple):
 class Witness:
     """One witness, created and used on the event loop of its process.
 
-    `now` gives the time in whole seconds since 1970, on the writer thread.
+    `now` gives the time in whole seconds since 1970, on the writer thread. `steady_s` counts
+    seconds and is never set. A clock that runs ahead of it was set: a head that is cosigned with a
+    time to come keeps the witness from cosigning until that time.
     """
 
     def __init__(
-        self, writer: HeadWriter, signers: Sequence[CosignatureSigner], *, now: Callable[[], int]
+        self,
+        writer: HeadWriter,
+        signers: Sequence[CosignatureSigner],
+        *,
+        now: Callable[[], int],
+        steady_s: Callable[[], float] = steady_s,
     ) -> None:
         self.store: Final = writer.store
         self.name: Final = signers[0].verifier.name
@@ -49,6 +64,8 @@ class Witness:
         self._writer = writer
         self._signers = tuple(signers)
         self._now = now
+        self._steady_s = steady_s
+        self._offset_s = now() - steady_s()
         self._commits: GroupCommit[Update, Outcome] = GroupCommit(
             self._commit, name="witness-writer", limits=LIMITS
         )
@@ -100,12 +117,27 @@ class Witness:
 
     def _advance(self, authentic: protocol.Authentic, known: SignedCheckpoint | None) -> Outcome:
         """Decide one request, on the writer thread, inside the transaction of its batch."""
-        outcome = protocol.advance(
-            authentic, known=known, signers=self._signers, time_unix_s=self._now()
+        time_unix_s = self._now()
+        outcome = self._check_clock(time_unix_s) or protocol.advance(
+            authentic, known=known, signers=self._signers, time_unix_s=time_unix_s
         )
         if isinstance(outcome, protocol.Refused):
             _log_refusal(authentic, known, outcome)
+        else:
+            # A clock that was ahead at the start, and was set back, is measured from there.
+            self._offset_s = min(self._offset_s, time_unix_s - self._steady_s())
         return outcome
+
+    def _check_clock(self, time_unix_s: int) -> protocol.Refused | None:
+        """A refusal while the clock is far ahead of the time that has passed since the start."""
+        ahead_s = round(time_unix_s - self._steady_s() - self._offset_s)
+        if ahead_s > CLOCK_AHEAD_MAX_S:
+            return protocol.Refused(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"the clock was set {ahead_s} s ahead while this witness ran; the most is "
+                f"{CLOCK_AHEAD_MAX_S} s. If it is right, start the witness again",
+            )
+        return None
 
 
 def _log_refusal(

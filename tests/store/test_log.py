@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -232,9 +233,12 @@ def _fits(log: LogWriter, kept: int) -> bool:
 FAILING_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from ledger.store.environment import CommitFailedError
+from ledger.store import environment
+from ledger.store.environment import CommitFailedError, StorageFullError
 from ledger.store.writer import LogWriter
 from tests.store.entries import MAP_BYTES, entries
+if sys.argv[2] == "broken":
+    environment._is_disk_full = lambda *_: False
 log = LogWriter.open(Path(sys.argv[1]), map_bytes=MAP_BYTES)
 log.commit(entries(0, 300))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -243,7 +247,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 for attempt in range(2):
     try:
         log.commit(entries(300, 4000))
-    except CommitFailedError as error:
+    except (CommitFailedError, StorageFullError) as error:
         print(error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 try:
@@ -258,7 +262,7 @@ def test_after_a_write_that_the_disk_refused_nothing_is_accepted_until_a_restart
 ) -> None:
     new_log(tmp_path / "log").close()
     done = subprocess.run(
-        [sys.executable, "-c", FAILING_DISK, str(tmp_path / "log")],
+        [sys.executable, "-c", FAILING_DISK, str(tmp_path / "log"), "broken"],
         capture_output=True,
         text=True,
         check=True,
@@ -272,6 +276,20 @@ def test_after_a_write_that_the_disk_refused_nothing_is_accepted_until_a_restart
     log.commit(entries(log.head.tree_size, 4000))
     check_log(log.store, [e.leaf for e in entries(0, 4000)])
     log.close()
+
+
+def test_a_full_disk_keeps_nothing_and_the_log_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    new_log(tmp_path / "log").close()
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING_DISK, str(tmp_path / "log"), "full"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.splitlines() == [f"the disk of {tmp_path / 'log'} is full"] * 2
+    with closing(LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES)) as log:
+        check_log(log.store, [e.leaf for e in entries(0, 301)])
 
 
 def test_no_log_or_another_folder_is_a_clear_error(tmp_path: Path) -> None:

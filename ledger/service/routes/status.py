@@ -20,6 +20,7 @@ from ledger.service.http.responses import (
 )
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.metrics import METRICS_MEDIA
+from ledger.store.environment import free_bytes
 from ledger_core.api import ProblemKinds
 from ledger_core.status import Alive, IndexAnswer, LogAnswer, NotReady, Ready, WitnessAnswer
 
@@ -126,6 +127,9 @@ def _warnings(context: ServiceContext) -> list[str]:
             f"this host's clock is {behind_s} s behind the last entry: times of receipt stand "
             "still until it has caught up"
         )
+    free = free_bytes(context.store.path)
+    if free < context.settings.free_bytes_min:
+        warnings.append(f"the disk of the log has {free:,} bytes free")
     fill = context.store.environment.fill_ratio()
     if fill > MAP_FILL_WARNED:
         warnings.append(f"the log's map is {fill:.0%} full: raise map_bytes and start again")
