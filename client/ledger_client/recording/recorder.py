@@ -110,7 +110,7 @@ class Recorder:
                 # The sender tries again itself: it must learn of each failure, and of the end.
                 retry=RetryPolicy(attempts_max=1),
                 tls=tls,
-                insecure=self._options.insecure,
+                insecure=chosen.insecure,
             )
 
         is_test = is_test_run()
