@@ -14,12 +14,13 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from ledger.demo.data import QUESTIONS, bad_week
-from ledger.query.budget import QueryLimits
+from ledger.query.budget import IsCancelled, QueryLimits
 from ledger.query.engine import Answer, QueryEngine, Row
 from ledger.service.query_pool import QueryPool
+from ledger.service.routes import search as search_routes
 from ledger.service.routes.search import seen_answer
 from ledger.store.log import LogStore, create_log
-from ledger_core.api import FacetAnswer
+from ledger_core.api import FacetAnswer, SearchAnswer
 from ledger_core.event.secrets import mask
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.hashing import leaf_hash
@@ -283,6 +284,28 @@ def test_a_source_was_first_and_last_seen(story: Ledger) -> None:
     nobody = story.ask("/v1/sources/2001:db8::dead/seen").json()
     assert (nobody["total"], "first" in nobody) == (0, False)
     assert story.ask("/v1/sources/somewhere/seen").slug == "query"
+
+
+def test_a_large_answer_is_encoded_event_by_event_and_is_the_same(
+    story: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = search_routes.encode_events
+
+    def count(answer: SearchAnswer, is_cancelled: IsCancelled) -> SearchAnswer:
+        encoded.append(len(answer.events))
+        return encode(answer, is_cancelled)
+
+    monkeypatch.setattr(search_routes, "encode_events", count)
+    whole = search(story, "", limit=50)
+    assert encoded == []
+    monkeypatch.setattr(search_routes, "LARGE_BYTES", 0)
+    in_pieces = search(story, "", limit=50)
+    assert encoded == [50]
+    # The time of the query is in both.
+    for answer in (whole, in_pieces):
+        del answer["took_ms"], answer["cursor"]
+    assert in_pieces == whole
 
 
 def test_what_was_seen_is_exact_only_if_both_ends_were_found(story: Ledger) -> None:

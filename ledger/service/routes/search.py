@@ -11,7 +11,8 @@ from functools import partial
 from typing import Final, TypedDict, Unpack
 
 from aiohttp import web
-from msgspec import structs
+from msgspec import Raw, structs
+from msgspec.json import encode as encode_json
 
 from ledger.query.budget import IsCancelled, QueryCancelledError, QueryLimits
 from ledger.query.cursor import ORDERS, Order
@@ -59,6 +60,9 @@ LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
 MINUTES_DEFAULT: Final = 15
 MINUTES_MAX: Final = 7 * 24 * 60
+
+LARGE_BYTES: Final = 256 * 1024
+"""Leaves of an answer beyond which its events are encoded on a thread, one by one."""
 
 Because = Callable[[bytes], tuple[str, ...]]
 """Names the relations by which a pivot found a leaf."""
@@ -234,8 +238,23 @@ async def _search(
     answer, started_s = await client.run(find)
     if page.proof:
         await _prove(context, client, answer, from_size=page.from_size)
+    if sum(len(event.leaf) for event in answer.events) > LARGE_BYTES:
+        answer = await client.run(partial(encode_events, answer, client.is_cancelled))
     answer.took_ms = round((time.perf_counter() - started_s) * 1000, 3)
     return encode_answer(answer, cache=PRIVATE)
+
+
+def encode_events(answer: SearchAnswer, is_cancelled: IsCancelled) -> SearchAnswer:
+    """The answer with its events as JSON already, encoded one by one.
+
+    Encoding all of them at once would hold up the event loop, even from another thread.
+    """
+    encoded = []
+    for event in answer.events:
+        if is_cancelled():
+            raise QueryCancelledError
+        encoded.append(Raw(encode_json(event)))
+    return structs.replace(answer, events=tuple(encoded))
 
 
 async def _prove(
