@@ -111,6 +111,12 @@ class _Freezer:
             return frozen
 
     def _freeze(self, value: object, level: int) -> FrozenValue:
+        kind = type(value)
+        if kind in _PLAIN:  # Most values are plain, and the questions below take a while.
+            shown = value if kind in _NEVER_ALTERED else jsonable(value)
+            if type(shown) is kind:
+                identity = str(value).encode("utf-8", "surrogatepass")
+                return FrozenValue(None, shown, _digest(kind.__name__, identity), is_json=True)
         value = _unwrapped(value)
         shown = jsonable(value, 1)
         if not isinstance(shown, dict | list) or isinstance(value, bytes | bytearray | memoryview):
@@ -205,11 +211,13 @@ def _names(slots: Any) -> tuple[str, ...]:
 
 
 def _digest(kind: str, *parts: bytes) -> bytes:
-    made = hashlib.blake2b(kind.encode() + b"\0", key=_KEY, digest_size=32)
+    data = [kind.encode(), b"\0"]
     for part in parts:
-        made.update(len(part).to_bytes(8, "little") + part)
-    return made.digest()
+        data += len(part).to_bytes(8, "little"), part
+    return hashlib.blake2b(b"".join(data), key=_KEY, digest_size=32).digest()
 
 
+_NEVER_ALTERED: Final = frozenset({bool, type(None)})
+_PLAIN: Final = frozenset({*_NEVER_ALTERED, int, str})
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _DEEP: Final = FrozenValue(None, TOO_DEEP, _digest("deep"), is_json=True)

@@ -28,7 +28,9 @@ TOO_DEEP: Final = "…"
 REPLACEMENT: Final = "\ufffd"
 INTEGER_BITS_MAX: Final = 4096
 
-_not_text = re.compile("[\0\ud800-\udfff]").sub
+_NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
+_not_text = _NO_TEXT.sub
+_has_no_text = _NO_TEXT.search
 _PRINTED: Final = (
     decimal.Decimal,
     fractions.Fraction,
@@ -112,6 +114,8 @@ def unique_items(mapping: Mapping[Any, Any]) -> list[tuple[str, Any]]:
 
     Texts keep their names: of `{1: "a", "1": "b"}` the first is named `1 (int)`.
     """
+    if all(type(key) is str for key in mapping) and not _has_no_text("".join(mapping)):
+        return list(mapping.items())
     names: dict[Any, str] = {}
     taken: set[str] = set()
     for key in sorted(mapping, key=lambda key: not isinstance(key, str)):

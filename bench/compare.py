@@ -1,0 +1,237 @@
+"""Compares recording, importing and appending of an older commit with this tree, in one run.
+
+    git archive COMMIT | tar -x -C OLDER
+    python -m bench.compare OLDER
+
+Both trees measure by turns, in processes of their own, and the least of the rounds counts: so a
+machine with other load changes both alike. The figures are seconds of processor time, not of the
+clock; of an append it is that of the service. A ratio below 1 means that this tree is faster.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+THIS = Path(__file__).resolve().parents[1]
+ROUNDS = 5
+CALLS = 4_000
+CHUNK = 100
+RECORDS = 2_000
+BATCHES = 40
+BATCH = 100
+AWAY = "http://127.0.0.1:1"
+ORIGIN = "bench.example/audit"
+QUIET = ("--log-level", "warning")
+EVENT: Any = {
+    "actor": {"type": "user", "id": "u_12345", "session": "s_9f3a61c0de"},
+    "target": ("record", "r_0000777"),
+    "source": {"ip": "198.51.100.9", "user_agent": "Mozilla/5.0 (X11; Linux x86_64)"},
+    "request_id": "0123456789abcdef",
+    "tenant": "t_001",
+}
+ROW = {f"column_{number}": number for number in range(20)}
+CLOUDTRAIL: Any = {
+    "eventVersion": "1.08",
+    "userIdentity": {"type": "IAMUser", "userName": "jo", "arn": "arn:aws:iam::1:user/jo"},
+    "eventTime": "2026-11-25T02:03:36Z",
+    "eventSource": "iam.amazonaws.com",
+    "eventName": "AttachUserPolicy",
+    "awsRegion": "us-east-1",
+    "sourceIPAddress": "203.0.113.9",
+    "userAgent": "aws-cli/2.0",
+    "requestParameters": {"userName": "kim", "policyArn": "arn:aws:iam::aws:policy/Admin"},
+    "responseElements": None,
+    "eventType": "AwsApiCall",
+}
+KUBERNETES: Any = {
+    "kind": "Event",
+    "level": "Metadata",
+    "stage": "ResponseComplete",
+    "verb": "delete",
+    "user": {"username": "kim", "groups": ["admins"]},
+    "sourceIPs": ["203.0.113.9"],
+    "objectRef": {"resource": "secrets", "namespace": "shop", "name": "db"},
+    "responseStatus": {"code": 200},
+    "requestReceivedTimestamp": "2026-11-25T02:03:36.123456Z",
+    "stageTimestamp": "2026-11-25T02:03:36.223456Z",
+}
+
+
+def main() -> None:
+    """Measure both trees by turns, and print the table."""
+    parser = argparse.ArgumentParser(prog="bench.compare")
+    parser.add_argument("older", type=Path)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args()
+    print("| measured, processor time | before | after | ratio |")
+    print("|---|---:|---:|---:|")
+    for mode in MODES:
+        figures: dict[Path, list[float]] = {options.older.resolve(): [], THIS: []}
+        for _ in range(options.rounds):
+            for tree, found in figures.items():
+                found.append(_measure(tree, mode))
+        before, after = (min(found) * 1e6 for found in figures.values())
+        print(f"| {mode} | {before:,.2f} µs | {after:,.2f} µs | {after / before:.2f} |", flush=True)
+
+
+def _measure(tree: Path, mode: str) -> float:
+    environ = {**os.environ, "PYTHONPATH": f"{tree}:{tree / 'client'}", "LEDGER_RECORDER": "real"}
+    command = [sys.executable, "-P", str(Path(__file__).resolve()), "--mode", mode]
+    output = subprocess.check_output(command, env=environ, cwd=tree, stderr=subprocess.DEVNULL)
+    return float(output)
+
+
+def _per_call(call: Callable[[], object], calls: int) -> float:
+    """The least of many short measurements: what else the machine does makes some of them worse."""
+    figures = []
+    for _ in range(calls // CHUNK):
+        start = time.thread_time()
+        for _ in range(CHUNK):
+            call()
+        figures.append((time.thread_time() - start) / CHUNK)
+    return min(figures)
+
+
+@contextlib.contextmanager
+def _recorder() -> Iterator[Any]:
+    from ledger_client import Recorder, use_recorder
+
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "ledger"
+        _running().make_ledger(directory, origin=ORIGIN)
+        yield use_recorder(
+            Recorder(
+                AWAY,
+                None,
+                spool=Path(folder) / "spool",
+                policy=directory / "policy",
+                fsync="none",
+                exit_flush_s=0.0,
+            )
+        )
+        sys.stdout.flush()
+        os._exit(0)  # Nothing is sent, and the folder is in the way of the spool's end.
+
+
+def record() -> float:
+    """One call of `record`."""
+    with _recorder() as recorder:
+        return _shown(_per_call(lambda: recorder.record("record.opened", **EVENT), CALLS))
+
+
+def audited() -> float:
+    """One call of an audited function."""
+    from ledger_client import audit_context
+    from ledger_client import audited as decorate
+
+    with _recorder(), audit_context(actor=("user", "u_1"), request_id="r-1"):
+
+        @decorate("a.b", target=lambda number: ("record", number))
+        def function(number: int) -> int:
+            return number
+
+        return _shown(_per_call(lambda: function(7), CALLS))
+
+
+def diff() -> float:
+    """Changes of an object of 20 members, of which one changed."""
+    from ledger_client import diff as compare
+    from ledger_client import snapshot
+
+    after = {**ROW, "column_7": "changed"}
+    return _shown(_per_call(lambda: compare(snapshot(ROW), after), CALLS))
+
+
+def import_cloudtrail() -> float:
+    """Map one record of CloudTrail."""
+    return _map("cloudtrail", "eventID", CLOUDTRAIL)
+
+
+def import_kubernetes() -> float:
+    """Map one event of Kubernetes."""
+    return _map("kubernetes", "auditID", KUBERNETES)
+
+
+def append() -> float:
+    """The service's share of one event of a batch of 100."""
+    import psutil  # type: ignore[import-untyped] # it has no types
+
+    from bench.events import event_stream
+
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "ledger"
+        running = _running()
+        token = running.make_ledger(directory, origin=ORIGIN)
+        events = event_stream(1)
+        with running.Service(directory, listen="127.0.0.1:0", flags=QUIET) as service:
+            (process,) = (
+                each
+                for each in psutil.Process().children(recursive=True)
+                if "serve" in each.cmdline()
+            )
+            _post(service.url, token, events, count=10)
+            used = process.cpu_times()
+            _post(service.url, token, events, count=BATCHES)
+            after = process.cpu_times()
+        spent = after.user + after.system - used.user - used.system
+        return _shown(spent / (BATCHES * BATCH))
+
+
+def _post(url: str, token: str, events: Iterator[bytes], *, count: int) -> None:
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-ndjson"}
+    for _ in range(count):
+        body = b"\n".join(islice(events, BATCH))
+        request = urllib.request.Request(f"{url}/v1/events", body, headers)
+        with urllib.request.urlopen(request) as answer:
+            answer.read()
+
+
+def _map(name: str, id_key: str, record_: Any) -> float:
+    try:
+        importers = importlib.import_module("ledger_client.collect.importers")
+        explain = importers.FileMapper(importers.load_format(name)).explain
+    except ImportError:
+        explain = importlib.import_module("ledger_client.importing").load_format(name).map
+    raw = iter([json.dumps({**record_, id_key: str(n)}).encode() for n in range(RECORDS)])
+    return _shown(_per_call(lambda: explain(next(raw)), RECORDS))
+
+
+def _running() -> Any:
+    """The module that runs a service, by its name in this tree or in an older one."""
+    try:
+        return importlib.import_module("ledger.demo.child_service")
+    except ImportError:
+        return importlib.import_module("ledger.cli.running")
+
+
+def _shown(figure: float) -> float:
+    print(figure, flush=True)
+    return figure
+
+
+MODES: dict[str, Callable[[], float]] = {
+    "record": record,
+    "@audited": audited,
+    "snapshot and diff, 20 members": diff,
+    "import, a record of CloudTrail": import_cloudtrail,
+    "import, an event of Kubernetes": import_kubernetes,
+    "append, an event in a batch of 100, the service": append,
+}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--mode"]:
+        MODES[sys.argv[2]]()
+    else:
+        main()
