@@ -32,7 +32,7 @@ from ledger_core.tlog.tile import (
     locate,
     stored_offset,
 )
-from ledger_core.tlog.tree import Node, TreeHead
+from ledger_core.tlog.tree import Node, TreeHead, subtree_rows
 
 FULL_TILE_BYTES = FULL_TILE_HASHES * HASH_BYTES
 PUBLIC_TILE_BYTES = TILE_WIDTH * HASH_BYTES
@@ -56,6 +56,10 @@ class DamagedBundleError(MalformedError):
             f"damaged ({reason})"
         )
         self.bundle = bundle
+
+
+class DamagedTreeError(MalformedError):
+    """Stored hashes that contradict each other or the head; the entries may be whole."""
 
 
 class _PerThread(threading.local):
@@ -151,11 +155,19 @@ class LogStore:
         return root_hash
 
     def tile(self, *, level: int, index: int, width: int) -> bytes | None:
-        """The first `width` hashes of a tile as tlog-tiles serves them; None when it has fewer."""
+        """The first `width` hashes of a tile as tlog-tiles serves them; None when it has fewer.
+
+        Raises: DamagedTreeError for a full tile whose root is not that of its hashes.
+        Cost: 255 node hashes for a full tile, 0.1 ms.
+        """
         stored = self.environment.get(keyspace.TILES, keyspace.tile_key(level=level, index=index))
         if stored is None:
             return None
         public = stored[: min(width * HASH_BYTES, PUBLIC_TILE_BYTES)]
+        if len(stored) == FULL_TILE_BYTES:
+            root_hash = subtree_rows(stored[:PUBLIC_TILE_BYTES])[-1]
+            if root_hash != stored[-HASH_BYTES:]:
+                raise DamagedTreeError(f"tile {level}/{index} is damaged")
         return public if len(public) == width * HASH_BYTES else None
 
     def bundle(self, *, index: int, width: int) -> bytes | None:

@@ -5,6 +5,8 @@ Other routes add proofs to their answers with `prove_inclusion`, `prove_range` a
 `prove_consistency`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -25,7 +27,7 @@ from ledger.service.http.responses import (
     prefers_json,
 )
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
-from ledger.store.log import LogStore
+from ledger.store.log import DamagedTreeError, LogStore
 from ledger_core.api import (
     MULTI_LEAVES_MAX,
     AskMulti,
@@ -34,6 +36,7 @@ from ledger_core.api import (
     InclusionAnswer,
 )
 from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.multi_proof import MultiProof, format_multi_proof
 from ledger_core.tlog.proof import Proof, RangeProof, format_proof, format_range_proof
@@ -46,7 +49,8 @@ from ledger_core.tlog.prove import (
     plan_range,
 )
 from ledger_core.tlog.text import format_base64
-from ledger_core.tlog.tree import Node
+from ledger_core.tlog.tree import Node, TreeHead
+from ledger_core.tlog.verify import check_consistency, check_inclusion
 
 HEAD_PROBLEMS: Final = ("not-yet-published", "signing-stopped")
 PROOF_PROBLEMS: Final = ("past-the-end", *HEAD_PROBLEMS)
@@ -88,12 +92,12 @@ async def read_inclusion(
         text = prove_inclusion(context.store, leaf_index=index, head=head)
         return make_answer(text.encode(), media=TEXT_MEDIA, cache=cache, headers=VARY)
     (leaf_hash,) = context.store.node_hashes((Node(0, index),))
-    plan = plan_inclusion(leaf_index=index, tree_size=tree_size)
+    tree = TreeHead(tree_size, context.store.root_at(tree_size)) if head is None else head.head
     answer = InclusionAnswer(
         index=index,
         tree_size=tree_size,
         leaf_hash=format_base64(leaf_hash),
-        hashes=tuple(map(format_base64, context.store.prove(plan))),
+        hashes=tuple(map(format_base64, _inclusion_hashes(context.store, index, tree))),
         checkpoint=_note(head),
     )
     if from_size is not None:
@@ -159,12 +163,36 @@ def _read_plan(store: LogStore, plan: Plan) -> tuple[Hash, ...]:
 def prove_inclusion(store: LogStore, *, leaf_index: int, head: SignedCheckpoint) -> str:
     """A tlog-proof that a leaf is in the tree of a head.
 
-    Precondition: leaf_index < the head's size <= the durable size. Cost: 2·log2(size) point reads.
+    Precondition: leaf_index < the head's size <= the durable size.
+    Cost: 2·log2(size) point reads. Raises: DamagedTreeError.
     """
-    plan = plan_inclusion(leaf_index=leaf_index, tree_size=head.head.tree_size)
-    return format_proof(
-        Proof(leaf_index=leaf_index, hashes=store.prove(plan), checkpoint=head.note)
-    )
+    hashes = _inclusion_hashes(store, leaf_index, head.head)
+    return format_proof(Proof(leaf_index=leaf_index, hashes=hashes, checkpoint=head.note))
+
+
+def _inclusion_hashes(store: LogStore, leaf_index: int, head: TreeHead) -> tuple[Hash, ...]:
+    """The hashes of an inclusion proof, checked: a damaged tile makes no proof that fails later."""
+    hashes = store.prove(plan_inclusion(leaf_index=leaf_index, tree_size=head.tree_size))
+    (leaf_hash,) = store.node_hashes((Node(0, leaf_index),))
+    with _naming_damage(head.tree_size):
+        check_inclusion(
+            leaf_hash=leaf_hash,
+            leaf_index=leaf_index,
+            tree_size=head.tree_size,
+            proof=hashes,
+            root_hash=head.root_hash,
+        )
+    return tuple(hashes)
+
+
+@contextmanager
+def _naming_damage(tree_size: int) -> Iterator[None]:
+    try:
+        yield
+    except VerificationError as error:
+        raise DamagedTreeError(
+            f"the hashes of the tree of size {tree_size} contradict its root: tiles are damaged"
+        ) from error
 
 
 def prove_range(store: LogStore, *, start: int, end: int, head: SignedCheckpoint) -> str:
@@ -181,11 +209,18 @@ def prove_range(store: LogStore, *, start: int, end: int, head: SignedCheckpoint
 def prove_consistency(store: LogStore, *, old_size: int, new_size: int) -> Consistency:
     """A proof that the tree of one size begins with the tree of another.
 
-    Precondition: old_size <= new_size <= the durable size.
+    Precondition: old_size <= new_size <= the durable size. Raises: DamagedTreeError.
     """
-    plan = plan_consistency(old_size=old_size, new_size=new_size)
-    hashes = tuple(map(format_base64, store.prove(plan)))
-    return Consistency(from_=old_size, to=new_size, hashes=hashes)
+    proof = store.prove(plan_consistency(old_size=old_size, new_size=new_size))
+    with _naming_damage(new_size):
+        check_consistency(
+            old_size=old_size,
+            new_size=new_size,
+            proof=proof,
+            old_root=store.root_at(old_size),
+            new_root=store.root_at(new_size),
+        )
+    return Consistency(from_=old_size, to=new_size, hashes=tuple(map(format_base64, proof)))
 
 
 def prove_growth(
