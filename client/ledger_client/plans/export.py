@@ -5,7 +5,7 @@ in its order, and be in the tree of one accepted head: a multi-proof is asked fo
 proofs are the file beside the export (`export_proof`), with which it is checked again offline.
 
 At the end the trailer must match the rows: the last line of JSON lines, and for CSV the answer to a
-second request, which names the export by an id (docs/adr/0026). Evidence has
+second request, which names the export by an id (docs/adr/0027). Evidence has
 a plan of its own (`evidence`).
 
 Weak: an event that was withheld is not missed.

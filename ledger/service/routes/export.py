@@ -5,7 +5,7 @@
 * `csv`: the columns of `ledger_core.event.csv`, and nothing else.
 
 The SHA-256 covers every byte before the trailer. A reader that names its export by `id` gets the
-trailer of either format from `GET /v1/export/trailer` once the export has ended (docs/adr/0026).
+trailer of either format from `GET /v1/export/trailer` once the export has ended (docs/adr/0027).
 """
 
 import hashlib
