@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from ledger_core.event.reader import Reader
+from ledger_core.event.canonical import format_leaf
+from ledger_core.event.reader import Reader, is_same_event
 from tests.event.strategies import events
 
 ID = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
@@ -42,6 +43,25 @@ def test_what_was_given_is_kept_and_neither_clock_nor_randomness_is_asked() -> N
     read = Reader(refuse, refuse).read(json.dumps({**LEAST, **given_members}).encode())
     assert read.event.id == given_members["id"]
     assert read.event.time == "2020-01-01T00:00:00.000000Z"
+
+
+@pytest.mark.parametrize(
+    ("change", "same", "same_without_time"),
+    [
+        ({}, True, True),
+        ({"time": "2026-11-25T02:03:37Z"}, False, True),
+        ({"action": "b"}, False, False),
+        ({"context": {"n": 1}}, False, False),
+    ],
+)
+def test_a_retry_is_the_same_event_and_another_is_not(
+    change: dict[str, Any], same: bool, same_without_time: bool
+) -> None:
+    stored = READER.read_object({**LEAST, "time": TIME})
+    leaf = format_leaf(event_json=stored.event_json, by="token", received_time=TIME)
+    sent = READER.read_object({**LEAST, "time": TIME, **change}).event_json
+    assert is_same_event(leaf, sent, ignore_time=False) is same
+    assert is_same_event(leaf, sent, ignore_time=True) is same_without_time
 
 
 def test_the_id_comes_as_bytes_too() -> None:

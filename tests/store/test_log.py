@@ -50,6 +50,11 @@ def check_log(store: LogStore, leaves: list[bytes]) -> None:
             proof=proof,
             root_hash=head.root_hash,
         )
+    with store.environment.read() as transaction:
+        start = len(leaves) // 3
+        parts = list(store.leaves_between(transaction, start, len(leaves)))
+    assert [leaf for part in parts for leaf in part] == leaves[start:]
+    assert all(len(part) <= TILE_WIDTH for part in parts)
     for bundle_index in range(-(-len(leaves) // TILE_WIDTH)):
         start = bundle_index * TILE_WIDTH
         want = leaves[start : start + TILE_WIDTH]
