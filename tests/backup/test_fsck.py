@@ -16,6 +16,7 @@ from ledger.store.erasable_values import MAP_BYTES
 from ledger.store.tokens import DATABASES as ACCESS
 from ledger_client.cli.app import run
 from tests.backup.test_backup import Made, make_and_revoke_token
+from tests.backup.test_backup import run as run_alone
 from tests.service.serving import event, make_ledger, serving
 
 Change = Callable[[bytes], bytes]
@@ -126,7 +127,7 @@ def test_values_that_were_erased_and_keys_that_are_zeros_are_named(made: Made, w
     assert any("was erased at entry" in each for each in problems(directory))
 
 
-def test_a_missing_store_or_file_is_said(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_store_or_file_is_said(made: Made) -> None:
     directory = made.directory
     (directory / "secrets.toml").unlink()
     assert problems(directory) == [
@@ -134,8 +135,10 @@ def test_a_missing_store_or_file_is_said(made: Made, capsys: pytest.CaptureFixtu
     ]
     shutil.rmtree(directory / "private")
     assert len(problems(directory)) == 2
-    assert run(["serve", str(directory), "--listen", "127.0.0.1:0", "--log-level", "error"]) == 4
-    assert "was there when the ledger was last started" in capsys.readouterr().err
+    # In a process of its own: the command sets up logging for the whole process.
+    served = run_alone("serve", directory, "--listen", "127.0.0.1:0", "--log-level", "error")
+    assert served.returncode == 4
+    assert "was there when the ledger was last started" in served.stderr
 
 
 @pytest.mark.parametrize(
