@@ -4,8 +4,9 @@
                     path = "/targets/*/name"         a JSON Pointer; `*` is any key or position
                     subject = "/targets/*/id"        the id of its subject
 
-The salt of such a field is derived from the subject's key, the event's id and the path. So a resent
-event becomes the same leaf again, and erasing the key destroys the salt.
+The salt of such a field is derived from the subject's key, the event's tenant and id, the path and
+the value. So a resent event becomes the same leaf again, erasing the key destroys the salt, and the
+answer tells a salt only to a sender who knows the value.
 """
 
 import hashlib
@@ -21,8 +22,10 @@ from ledger_core.api import Committed
 from ledger_core.event.canonical import decode_event, decode_event_object, parse_leaf
 from ledger_core.event.commitments import (
     SALT_BYTES,
+    Commitment,
     Opening,
     PrivateEvent,
+    commitment_to,
     encode_salt,
     fill_stars,
     find_commitments,
@@ -122,8 +125,7 @@ class PrivateFields:
                 if is_commitment(value):
                     continue
                 subject = _subject_of(event, fill_stars(field.subject, stars), path)
-                salt = _salt(self.store.subject_key(subject), str(read.event.id), path)
-                openings.append(Opening(path, subject, encode_salt(salt), value))
+                openings.append(self._make_opening(read, path, subject, value))
         if event is None or not openings:
             return read, sent
         for opening in openings:
@@ -140,6 +142,23 @@ class PrivateFields:
             committed=committed,
         )
         return changed, [*sent, *openings]
+
+    def _make_opening(self, read: ReadEvent, path: str, subject: str, value: Any) -> Opening:
+        """The opening of a field, the same whenever the event is sent. Raises: EventError."""
+        key, event_id = self.store.subject_key(subject), str(read.event.id)
+        tenant = read.event.tenant or None
+        if self._index_for(read.id_bytes, tenant) is not None:
+            # Before, a salt was derived without tenant and value. A sender gets it back only with
+            # the value that is stored for it in this very event.
+            old = Opening(
+                path, subject, encode_salt(_salt(key, f"{event_id}{path}".encode())), value
+            )
+            committed = Commitment(path, old.commitment)
+            if self.store.find(committed, _event_key(read.event)) is not None:
+                return old
+        unsalted = commitment_to(salt=bytes(SALT_BYTES), path=path, value=value)
+        source = msgspec.json.encode((tenant, event_id, unsalted))
+        return Opening(path, subject, encode_salt(_salt(key, source)), value)
 
 
 def parse_fields(text: str) -> tuple[PrivateField, ...]:
@@ -176,7 +195,7 @@ def _subject_of(event: dict[str, Any], pointer: str, path: str) -> str:
     )
 
 
-def _salt(key: bytes, event_id: str, path: str) -> bytes:
+def _salt(key: bytes, source: bytes) -> bytes:
     return hashlib.blake2b(
-        f"{event_id}{path}".encode(), key=key, digest_size=SALT_BYTES, person=b"wl/private-salt"
+        source, key=key, digest_size=SALT_BYTES, person=b"wl/private-salt"
     ).digest()

@@ -1,5 +1,6 @@
 """The fields that the service commits to: what becomes of an event, and what is stored for it."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import msgspec
 import pytest
 
 from ledger.service.private_fields import ChangedEvent, PrivateField, PrivateFields
-from ledger.store.erasable_values import PrivateStore, create_private
+from ledger.store.erasable_values import PrivateStore, create_private, event_key
 from ledger_core.api import Committed
 from ledger_core.event.commitments import Opening, PrivateReader, encode_salt, format_envelope
 from ledger_core.event.model import EventError
@@ -69,6 +70,54 @@ def test_the_same_event_again_becomes_the_same_leaf(store: PrivateStore) -> None
     assert isinstance(again, ReadEvent)
     assert first.event_json == again.event_json
     assert store.count("p_1") == 1
+
+
+def test_a_salt_is_told_only_for_the_value_and_the_tenant_that_it_belongs_to(
+    store: PrivateStore,
+) -> None:
+    private_fields = PrivateFields(store, FIELDS, lambda _id, _tenant: None)
+    sent = event(tenant="acme", **NAMED)
+    guess = {"targets": [{"id": "p_1", "name": "a guess"}]}
+    reader = PrivateReader(new_id, lambda: 0)
+
+    def salt_of(**changes: Any) -> str:
+        changed = {name: value for name, value in (sent | changes).items() if value is not None}
+        read = reader.read(msgspec.json.encode(changed))
+        (stored,) = private_fields.commit_and_store([read])
+        assert isinstance(stored, ChangedEvent)
+        return stored.committed[0].salt
+
+    salts = [salt_of(), salt_of(**guess), salt_of(tenant="evil"), salt_of(tenant="evil", **guess)]
+    salts += [salt_of(tenant=None), salt_of(tenant=None, **guess)]
+    assert len(set(salts)) == 6
+    assert salt_of() == salts[0]
+
+
+def test_an_event_of_before_is_the_same_leaf_again_and_its_salt_needs_its_value(
+    store: PrivateStore,
+) -> None:
+    """Salts were derived without tenant and value; what was stored so is not asked to change."""
+    private_fields = PrivateFields(store, FIELDS, lambda _id, _tenant: 0)
+    sent = read(**NAMED, tenant="acme")
+    path = "/targets/0/name"
+    salt = hashlib.blake2b(
+        f"{sent.event.id}{path}".encode(),
+        key=store.subject_key("p_1"),
+        digest_size=32,
+        person=b"wl/private-salt",
+    ).digest()
+    old = Opening(path, "p_1", encode_salt(salt), "Zoë")
+    store.put([(event_key(str(sent.event.id), "acme"), old)])
+    (again,) = private_fields.commit_and_store([sent])
+    assert isinstance(again, ChangedEvent)
+    assert again.committed == (Committed(path=path, salt=old.salt),)
+    assert old.commitment in again.event_json.decode()
+    for changes in ({"tenant": "evil"}, {"targets": [{"id": "p_1", "name": "a guess"}]}):
+        changed = msgspec.json.decode(sent.event_json) | changes
+        probe = PrivateReader(new_id, lambda: 0).read(msgspec.json.encode(changed))
+        (stored,) = private_fields.commit_and_store([probe])
+        assert isinstance(stored, ChangedEvent)
+        assert stored.committed[0].salt != old.salt
 
 
 def test_what_was_masked_is_still_reported_of_an_event_with_commitments(
