@@ -9,7 +9,6 @@ times. Slow work, decoding and checking, comes before that step.
 """
 
 import asyncio
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -35,7 +34,6 @@ from ledger_core.event.canonical import (
     parse_leaf,
     parse_time,
 )
-from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.model import EventError, Received
 from ledger_core.event.reader import Reader, ReadEvent
 from ledger_core.tlog.errors import UnavailableError
@@ -100,7 +98,11 @@ class IngestPipeline:
         outcomes = await self._log(await self._store_private(reads), by=by, is_own=is_own)
         if secret and not is_own:
             now = self._clock.wall_us()
-            await self._log_own(self._secret_filter.describe_refused(secret, by=by, unix_us=now))
+            own_id = self._private_fields.store.own_id
+            described = self._secret_filter.describe_refused(
+                secret, by=by, unix_us=now, own_id=own_id
+            )
+            await self._log_own(described)
         for outcome in outcomes:
             if isinstance(outcome, Refused):
                 self._metrics.add("events_refused_total", outcome.error.slug)
@@ -130,12 +132,38 @@ class IngestPipeline:
                 outcomes.append(entry)
                 continue
             place = next(placed)
-            if place.placement is Placement.CONFLICT and not is_own:
-                conflicts.append(_conflict_event(read, place, by=by))
+            if place.placement is Placement.CONFLICT:
+                if is_own:
+                    outcomes += await self._log([self._with_next_id(read)], by=by, is_own=True)
+                    continue
+                conflicts.append(self._conflict_event(read, place, by=by))
             outcomes.append(_outcome(read, entry, place, received))
         if conflicts:
             await self._log_own(conflicts)
         return outcomes
+
+    def _with_next_id(self, read: ReadEvent) -> ReadEvent:
+        """An event of the service's own, whose id somebody took, under the id that follows.
+
+        The same event again gets the same id, which the taker can't predict.
+        """
+        _log.error("own_event_id_taken", id=str(read.event.id), action=read.event.action)
+        unix_ms = int.from_bytes(read.id_bytes[:6])  # What a UUID of version 7 begins with.
+        event_id = self._private_fields.store.own_id(b"taken", read.id_bytes, unix_ms=unix_ms)
+        event = msgspec.json.decode(read.event_json, type=dict[str, Any])
+        renamed = self.reader.read_object({**event, "id": event_id})
+        return msgspec.structs.replace(renamed, filled=read.filled)
+
+    def _conflict_event(self, read: ReadEvent, placed: AppendResult, *, by: str) -> bytes:
+        """The event that records a refused one, whose id another event has, with its content.
+
+        Its id follows from both, so the same refusal again is a duplicate.
+        """
+        received = parse_leaf(placed.leaf).received
+        parts = (b"conflicted", by.encode(), read.event_json)
+        unix_ms = parse_time(received.time) // 1000
+        event_id = self._private_fields.store.own_id(*parts, unix_ms=unix_ms)
+        return _conflict_json(read, placed.leaf_index, by=by, event_id=event_id)
 
     def _count_new(
         self, by: str, entries: Sequence[NewEntry], placed: Sequence[AppendResult]
@@ -280,18 +308,10 @@ def _stamp(read: ReadEvent | Refused, received: Received) -> NewEntry | Refused:
     return NewEntry(read.id_bytes, leaf, leaf_hash(leaf), event_json, "time" in read.filled)
 
 
-def _conflict_event(read: ReadEvent, placed: AppendResult, *, by: str) -> bytes:
-    """The event that records a refused one, whose id another event has, with its content.
-
-    Its id follows from both, so the same refusal again is a duplicate.
-    """
-    event, stored = read.event, parse_leaf(placed.leaf)
-    digest = hashlib.sha256(b"%b\n%b" % (by.encode(), read.event_json)).digest()
-    context: dict[str, Any] = {"index": placed.leaf_index}
+def _conflict_json(read: ReadEvent, leaf_index: int, *, by: str, event_id: str) -> bytes:
+    event, context = read.event, dict[str, Any](index=leaf_index)
     conflict = {
-        "id": format_uuid7(
-            unix_ms=parse_time(stored.received.time) // 1000, random=digest[:UUID7_RANDOM_BYTES]
-        ),
+        "id": event_id,
         "actor": {"type": "ledger.token", "id": by},
         "action": "ledger.event.conflicted",
         "targets": [
@@ -299,7 +319,7 @@ def _conflict_event(read: ReadEvent, placed: AppendResult, *, by: str) -> bytes:
             {"type": event.actor.type or "actor", "id": event.actor.id},
         ],
         "outcome": "denied",
-        "reason": f"the event at index {placed.leaf_index} has this id",
+        "reason": f"the event at index {leaf_index} has this id",
         "context": context,
     }
     if event.tenant:

@@ -6,7 +6,7 @@ are counted and logged by rule. No message holds the value, which may be a passw
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +17,6 @@ from ledger.service.metrics import Metrics
 from ledger.service.private_fields import ChangedEvent
 from ledger_core.api import Refused
 from ledger_core.event.commitments import PrivateEvent
-from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.model import EventError
 from ledger_core.event.reader import Reader, ReadEvent
 from ledger_core.event.secrets import Hit, SecretRules
@@ -90,23 +89,36 @@ class SecretFilter:
         return self._rules.mask(event)
 
     def describe_refused(
-        self, refused: Sequence[tuple[ReadEvent, Refused]], *, by: str, unix_us: int
+        self,
+        refused: Sequence[tuple[ReadEvent, Refused]],
+        *,
+        by: str,
+        unix_us: int,
+        own_id: Callable[..., str],
     ) -> list[bytes]:
         """An event for each tenant with what was refused for a secret, from the principal `by`.
 
         It says who, when and by which rule, without the secret. The same events refused again
-        within an hour give the same event again.
+        within an hour give the same event again. `own_id` is `PrivateStore.own_id`.
         """
         by_tenant = defaultdict(list)
         for read, refusal in refused:
             by_tenant[read.event.tenant or ""].append((read, refusal))
         return [
-            self._describe(some, tenant, by=by, unix_us=unix_us)
+            self._describe(
+                some,
+                tenant,
+                by=by,
+                event_id=own_id(
+                    *(b"refused", by.encode(), *(read.event_json for read, _ in some)),
+                    unix_ms=unix_us // HOUR_US * HOUR_MS,
+                ),
+            )
             for tenant, some in by_tenant.items()
         ]
 
     def _describe(
-        self, refused: Sequence[tuple[ReadEvent, Refused]], tenant: str, *, by: str, unix_us: int
+        self, refused: Sequence[tuple[ReadEvent, Refused]], tenant: str, *, by: str, event_id: str
     ) -> bytes:
         targets, events = {}, []
         for read, refusal in refused[:REFUSED_SHOWN_MAX]:
@@ -115,15 +127,8 @@ class SecretFilter:
             targets[actor["type"], actor["id"]] = {"type": actor["type"], "id": actor["id"]}
             shown = {name: masked[name] for name in ("id", "time", "action")}
             events.append({**shown, "field": refusal.error.field, "rule": refusal.error.rule})
-        # Keyed: a hash of the event would let anybody check a guess of its secret.
-        digest = self._rules.digest(
-            f"{by}\n" + "\n".join(r.event_json.decode() for r, _ in refused)
-        )
         event = {
-            "id": format_uuid7(
-                unix_ms=unix_us // HOUR_US * HOUR_MS,
-                random=bytes.fromhex(digest)[:UUID7_RANDOM_BYTES],
-            ),
+            "id": event_id,
             "actor": {"type": "ledger.token", "id": by},
             "action": "ledger.event.refused",
             "targets": list(targets.values()),

@@ -39,6 +39,7 @@ from ledger.store import keyspace
 from ledger.store.environment import Environment, Transaction, create_environment
 from ledger_client.runtime.files import OWNER_ONLY_MODE
 from ledger_core.event.commitments import HASH_CHARS, Commitment, Opening
+from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 KEY_BYTES: Final = SecretBox.KEY_SIZE
@@ -74,6 +75,7 @@ class PrivateStore:
         self._environment = environment
         self._keys = keys
         self._wrapping = SecretBox(wrapping_key)
+        self._own_ids = hashlib.blake2b(key=wrapping_key, person=b"wl/own-id")
 
     @classmethod
     def open(cls, path: Path, wrapping_key: bytes) -> Self:
@@ -149,6 +151,16 @@ class PrivateStore:
         """The key of a subject, made if it has none. Encrypts what must vanish with the subject."""
         with self._environment.write() as transaction:
             return bytes(self._subject_box(transaction, _subject_hash(subject))[1])
+
+    def own_id(self, *parts: bytes, unix_ms: int) -> str:
+        """The id of an event of the service's own: the same for the same parts.
+
+        Nobody else can predict it, and log another event under it first. It is made with the
+        wrapping key, since `DIR/digest.key` is given to clients too.
+        """
+        digest = self._own_ids.copy()
+        digest.update(msgspec.json.encode((unix_ms, parts)))
+        return format_uuid7(unix_ms=unix_ms, random=digest.digest()[:UUID7_RANDOM_BYTES])
 
     def count(self, subject: str) -> int:
         with self._environment.read() as transaction:

@@ -1,22 +1,29 @@
 """Appending: what is acknowledged is in the log, once, provably."""
 
 import base64
+import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
 
 from ledger.service.clock import LogClock
-from ledger_core.event.canonical import encode_event, format_leaf, parse_leaf
+from ledger.service.data_dir import DirectoryPaths
+from ledger.store.erasable_values import PrivateStore
+from ledger.store.tokens import AccessStore
+from ledger_core.event.canonical import decode_event, encode_event, format_leaf, parse_leaf
+from ledger_core.event.ids import format_uuid7
 from ledger_core.event.reader import Reader
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, leaf_hash
 from ledger_core.tlog.policy import VerifiedHead
 from ledger_core.tlog.proof import check_proof, check_range_proof, parse_proof, parse_range_proof
 from ledger_core.tlog.verify import check_consistency
 from tests.service.check_log import check_ledger
-from tests.service.serving import JSON, MSGPACK, NDJSON, Answer, Ledger, event, new_id
+from tests.service.serving import JSON, MSGPACK, NDJSON, Answer, Ledger, event, new_id, serving
 
 
 def no_fill() -> Any:
@@ -244,6 +251,66 @@ def test_an_event_whose_id_was_taken_first_is_logged_inside_a_conflict(ledger: L
     assert ledger.ask(f"/v1/events/{conflict['context']['index']}").json()["event"] == taken
     assert found[0]["event"]["targets"][0]["id"] == large["id"]
     assert found[0]["event"]["context"]["refused"].startswith('{"action":"record.viewed","actor"')
+
+
+def _id_of_a_digest(first: Any, data: bytes) -> str:
+    received = datetime.fromisoformat(first["received"]["time"])
+    digest = hashlib.sha256(data).digest()
+    return format_uuid7(unix_ms=int(received.timestamp() * 1000), random=digest[:10])
+
+
+def test_the_id_of_a_report_of_a_conflict_follows_from_nothing_that_a_client_knows(
+    ledger: Ledger,
+) -> None:
+    taken = event()
+    real = event(id=taken["id"], actor={"id": "u_foreseen"})
+    (first,) = results(ledger.append(taken, token="append"))
+    guessed = _id_of_a_digest(first, b"append\n" + decode_event(json.dumps(real).encode())[1])
+    assert ledger.append(event(id=guessed), token="append").status == 200
+    for _ in range(2):
+        assert ledger.append(real, token="append").status == 422
+    (found,) = ledger.ask("/v1/events?q=target:u_foreseen").json()["events"]
+    assert found["event"]["context"]["refused"] == real
+    assert found["event"]["id"] != guessed
+
+
+def test_an_event_of_the_service_whose_id_was_taken_is_logged_under_another(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreseen = [new_id(), new_id()]
+    honest = PrivateStore.own_id
+
+    def predictable(self: PrivateStore, *parts: bytes, unix_ms: int) -> str:
+        kinds = {b"conflicted": foreseen[0], b"refused": foreseen[1]}
+        return kinds.get(parts[0]) or honest(self, *parts, unix_ms=unix_ms)
+
+    monkeypatch.setattr(PrivateStore, "own_id", predictable)
+    taken = event()
+    assert ledger.append(taken, *(event(id=each) for each in foreseen)).status == 200
+    conflicting = event(id=taken["id"], actor={"id": "u_taken"})
+    secret = event(actor={"id": "u_taken"}, context={"password": "zxq-hunter-2"})
+    for _ in range(2):
+        assert ledger.append(conflicting, secret).status == 422
+    found = ledger.ask("/v1/events?q=target:u_taken&order=oldest").json()["events"]
+    assert sorted(each["event"]["action"] for each in found) == [
+        "ledger.event.conflicted",
+        "ledger.event.refused",
+    ]
+
+
+def test_an_event_of_the_outbox_whose_id_was_taken_is_logged_under_another(
+    unserved: tuple[Path, dict[str, str]],
+) -> None:
+    directory, tokens = unserved
+    waiting = event(action="ledger.token.created", targets=[{"id": "u_outbox"}])
+    with serving(directory, tokens) as ledger:
+        assert ledger.append(event(id=waiting["id"])).status == 200
+    for _ in range(2):  # As after a crash, the second time.
+        access = AccessStore.open(DirectoryPaths(directory).access)
+        access.enqueue(json.dumps(waiting).encode())
+        access.close()
+        with serving(directory, tokens) as ledger:
+            assert ledger.ask("/v1/events?q=target:u_outbox").json()["total"] == 1
 
 
 DEEP = b"[" * 3000 + b"]" * 3000
