@@ -82,12 +82,19 @@ class IngestPipeline:
         self.reader: Final = reader
 
     async def append(
-        self, body: ParsedBody, *, by: str, tenant: str | None, is_own: bool = False
+        self,
+        body: ParsedBody,
+        *,
+        by: str,
+        tenant: str | None,
+        is_own: bool = False,
+        charged_to: str | None = None,
     ) -> list[Result | Refused]:
         """Log the events of a body for the principal `by`; the outcome of each, in their order.
 
         `tenant` is the only one whose events are accepted; None accepts all. With `is_own` the
-        service itself made the events, so their actions may be reserved ones. The new events get
+        service itself made the events, so their actions may be reserved ones. What is stored counts
+        as the use of `charged_to`, by default of `by`. The new events get
         consecutive indices. They are durable when this returns. An event whose id is taken is
         refused, and logged inside an event of the service's own, so that it does not vanish.
         Raises: as `Sequencer.append`, with nothing kept; EventError when a body that should be one
@@ -95,21 +102,23 @@ class IngestPipeline:
         """
         reads, secret = await self._read(body, tenant, is_own=is_own)
         self._secret_filter.report()
-        outcomes = await self._log(await self._store_private(reads), by=by, is_own=is_own)
+        charged_to = charged_to or by
+        stored = await self._store_private(reads, charged_to=charged_to)
+        outcomes = await self._log(stored, by=by, is_own=is_own, charged_to=charged_to)
         if secret and not is_own:
             now = self._clock.wall_us()
             own_id = self._private_fields.store.own_id
             described = self._secret_filter.describe_refused(
                 secret, by=by, unix_us=now, own_id=own_id
             )
-            await self._log_own(described)
+            await self._log_own(described, charged_to=by)
         for outcome in outcomes:
             if isinstance(outcome, Refused):
                 self._metrics.add("events_refused_total", outcome.error.slug)
         return outcomes
 
     async def _log(
-        self, reads: Sequence[ReadEvent | Refused], *, by: str, is_own: bool
+        self, reads: Sequence[ReadEvent | Refused], *, by: str, is_own: bool, charged_to: str
     ) -> list[Result | Refused]:
         # From here to the queue nothing is awaited; append() queues before it awaits.
         received = Received(by=by, time=format_time(self._clock.now()))
@@ -118,7 +127,7 @@ class IngestPipeline:
         if not entries:
             return [entry for entry in stamped if isinstance(entry, Refused)]
         commit = await self._sequencer.append(entries)
-        self._count_new(by, entries, commit.placed)
+        self._count_new(by, entries, commit.placed, charged_to=charged_to)
         placed = iter(commit.placed)
         outcomes: list[Result | Refused] = []
         conflicts: list[bytes] = []
@@ -134,12 +143,13 @@ class IngestPipeline:
             place = next(placed)
             if place.placement is Placement.CONFLICT:
                 if is_own:
-                    outcomes += await self._log([self._with_next_id(read)], by=by, is_own=True)
+                    renamed = [self._with_next_id(read)]
+                    outcomes += await self._log(renamed, by=by, is_own=True, charged_to=charged_to)
                     continue
                 conflicts.append(self._conflict_event(read, place, by=by))
             outcomes.append(_outcome(read, entry, place, received))
         if conflicts:
-            await self._log_own(conflicts)
+            await self._log_own(conflicts, charged_to=by)
         return outcomes
 
     def _with_next_id(self, read: ReadEvent) -> ReadEvent:
@@ -166,23 +176,32 @@ class IngestPipeline:
         return _conflict_json(read, placed.leaf_index, by=by, event_id=event_id)
 
     def _count_new(
-        self, by: str, entries: Sequence[NewEntry], placed: Sequence[AppendResult]
+        self,
+        by: str,
+        entries: Sequence[NewEntry],
+        placed: Sequence[AppendResult],
+        *,
+        charged_to: str,
     ) -> None:
         pairs = zip(entries, placed, strict=True)
         sizes = [len(entry.leaf) for entry, p in pairs if p.placement is Placement.APPENDED]
         if sizes:
             self._metrics.add("events_logged_total", by, amount=len(sizes))
             self._metrics.add("stored_bytes_total", by, amount=sum(sizes))
-            self._quotas.use_stored(by, sum(sizes))
+            self._quotas.use_stored(charged_to, sum(sizes))
 
-    async def _log_own(self, events: Sequence[bytes]) -> None:
+    async def _log_own(self, events: Sequence[bytes], *, charged_to: str) -> None:
         """Log events of the service itself; one that is refused is a fault of ours.
+
+        They count as bytes that `charged_to` stored, whose request caused them.
 
         Raises nothing when the queue is full: what the client sent is in the log already.
         """
         body = ParsedBody(events, self.reader.read, is_batch=True)
         try:
-            outcomes = await self.append(body, by=SERVICE_NAME, tenant=None, is_own=True)
+            outcomes = await self.append(
+                body, by=SERVICE_NAME, tenant=None, is_own=True, charged_to=charged_to
+            )
         except UnavailableError as error:
             _log.error("own_events_not_logged", count=len(events), reason=str(error))
             return
@@ -248,7 +267,7 @@ class IngestPipeline:
         return read
 
     async def _store_private(
-        self, reads: Sequence[ReadEvent | Refused]
+        self, reads: Sequence[ReadEvent | Refused], *, charged_to: str
     ) -> list[ReadEvent | Refused]:
         """Store the private values of events, before any of the events can be in the log."""
         affected = {
@@ -261,7 +280,8 @@ class IngestPipeline:
         stored = await asyncio.to_thread(
             self._private_fields.commit_and_store, list(affected.values())
         )
-        replaced = dict(zip(affected, map(_refuse_error, stored), strict=True))
+        self._quotas.use_stored(charged_to, stored.stored_bytes)
+        replaced = dict(zip(affected, map(_refuse_error, stored.outcomes), strict=True))
         return [replaced.get(position, read) for position, read in enumerate(reads)]
 
 

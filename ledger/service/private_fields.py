@@ -12,7 +12,7 @@ answer tells a salt only to a sender who knows the value.
 import hashlib
 import tomllib
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -50,6 +50,13 @@ class ChangedEvent(PrivateEvent, frozen=True):
     committed: tuple[Committed, ...] = ()
 
 
+class StoredEvents(NamedTuple):
+    """Events with commitments, and how many bytes of private values were stored for them."""
+
+    outcomes: list[ReadEvent | EventError]
+    stored_bytes: int
+
+
 class PrivateField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A field that the service commits to, and the place of its subject's id."""
 
@@ -79,13 +86,13 @@ class PrivateFields:
         """Whether `commit_and_store` has anything to do for an event."""
         return bool(self._fields) or (isinstance(read, PrivateEvent) and bool(read.openings))
 
-    def commit_and_store(self, reads: Sequence[ReadEvent]) -> list[ReadEvent | EventError]:
+    def commit_and_store(self, reads: Sequence[ReadEvent]) -> StoredEvents:
         """Commit to the configured fields of events, and store the openings of new ones durably.
 
         A value comes with a new event, once: a repeated one brings back nothing that was erased.
 
-        Waits for the disk, so it runs on a thread of its own. The result has an EventError in the
-        place of each event whose field has no subject.
+        Waits for the disk, so it runs on a thread of its own. The outcomes have an EventError in
+        the place of each event whose field has no subject.
         Raises: as `PrivateStore.put`, with nothing stored.
         """
         outcomes: list[ReadEvent | EventError] = []
@@ -100,9 +107,7 @@ class PrivateFields:
             if self._index_for(read.id_bytes, read.event.tenant or None) is None:
                 event = _event_key(read.event)
                 openings += ((event, opening) for opening in own)
-        if openings:
-            self.store.put(openings)
-        return outcomes
+        return StoredEvents(outcomes, self.store.put(openings) if openings else 0)
 
     def open(self, event_json: bytes) -> tuple[Opening, ...]:
         """The openings of a stored event's commitments, except those that were erased."""

@@ -94,7 +94,10 @@ class Quotas:
             bucket.spend(count, self._monotonic_s())
 
     def use_stored(self, name: str, count: int) -> None:
-        """Count bytes of new leaves of a principal; the service itself has no limit."""
+        """Count bytes of new leaves and private values of a principal, or caused by it.
+
+        The service itself has no limit.
+        """
         found = self._buckets.get(name)
         if found is not None and found.stored is not None:
             found.stored.spend(count, self._monotonic_s())

@@ -84,7 +84,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 0
     token_bytes_per_minute_max: Annotated[Limit, "The same in bytes of bodies and answers."] = 0
     token_stored_bytes_per_day_max: Annotated[
-        Limit, "The same in bytes of new leaves in the log, for a day; beyond that, no appends."
+        Limit,
+        "The same in bytes of new leaves and private values, for a day; beyond that, no appends.",
     ] = 0
     connections_max: Annotated[
         Count, "Connections that may be open; one more is closed at once."

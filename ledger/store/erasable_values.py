@@ -102,8 +102,8 @@ class PrivateStore:
         os.close(self._keys)
         self._environment.close()
 
-    def put(self, openings: Sequence[tuple[bytes, Opening]]) -> None:
-        """Store values durably, each with the `event_key` of its event.
+    def put(self, openings: Sequence[tuple[bytes, Opening]]) -> int:
+        """Store values durably, each with the `event_key` of its event; the bytes of new ones.
 
         Those that are stored already stay as they are, under the subject that they came with first,
         and those that were erased stay erased.
@@ -111,6 +111,7 @@ class PrivateStore:
         Cost: a sync of LMDB, and one of the keys when a subject is new.
         Raises: StorageFullError with nothing stored, CommitFailedError.
         """
+        stored_bytes = 0
         with self._environment.write() as transaction:
             for event, opening in openings:
                 commitment = opening.commitment.encode()
@@ -125,6 +126,8 @@ class PrivateStore:
                 value = keyspace.encode_u64(slot) + box.encrypt(msgspec.json.encode(opening))
                 transaction.put(keyspace.VALUES, key, value)
                 transaction.put(keyspace.BY_SUBJECT, subject + key, b"")
+                stored_bytes += len(value)
+        return stored_bytes
 
     def find(self, commitment: Commitment, event: bytes) -> Opening | None:
         """The opening of a commitment in the event of this `event_key`, verified.

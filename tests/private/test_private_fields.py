@@ -52,7 +52,7 @@ def test_the_values_of_the_sender_and_of_the_settings_are_both_stored(store: Pri
     private_fields = PrivateFields(store, FIELDS, lambda _id, _tenant: None)
     sent = read_private(**NAMED, time=None)
     assert sent.filled == ("time",)
-    (stored,) = private_fields.commit_and_store([sent])
+    (stored,) = private_fields.commit_and_store([sent]).outcomes
     assert isinstance(stored, ChangedEvent)
     assert b"Zo" not in stored.event_json
     assert [each.path for each in stored.committed] == ["/targets/0/name"]
@@ -65,7 +65,7 @@ def test_the_values_of_the_sender_and_of_the_settings_are_both_stored(store: Pri
 def test_the_same_event_again_becomes_the_same_leaf(store: PrivateStore) -> None:
     private_fields = PrivateFields(store, FIELDS, lambda _id, _tenant: None)
     sent = read(**NAMED)
-    first, again = (private_fields.commit_and_store([sent])[0] for _ in range(2))
+    first, again = (private_fields.commit_and_store([sent]).outcomes[0] for _ in range(2))
     assert isinstance(first, ReadEvent)
     assert isinstance(again, ReadEvent)
     assert first.event_json == again.event_json
@@ -83,7 +83,7 @@ def test_a_salt_is_told_only_for_the_value_and_the_tenant_that_it_belongs_to(
     def salt_of(**changes: Any) -> str:
         changed = {name: value for name, value in (sent | changes).items() if value is not None}
         read = reader.read(msgspec.json.encode(changed))
-        (stored,) = private_fields.commit_and_store([read])
+        (stored,) = private_fields.commit_and_store([read]).outcomes
         assert isinstance(stored, ChangedEvent)
         return stored.committed[0].salt
 
@@ -108,14 +108,14 @@ def test_an_event_of_before_is_the_same_leaf_again_and_its_salt_needs_its_value(
     ).digest()
     old = Opening(path, "p_1", encode_salt(salt), "Zoë")
     store.put([(event_key(str(sent.event.id), "acme"), old)])
-    (again,) = private_fields.commit_and_store([sent])
+    (again,) = private_fields.commit_and_store([sent]).outcomes
     assert isinstance(again, ChangedEvent)
     assert again.committed == (Committed(path=path, salt=old.salt),)
     assert old.commitment in again.event_json.decode()
     for changes in ({"tenant": "evil"}, {"targets": [{"id": "p_1", "name": "a guess"}]}):
         changed = msgspec.json.decode(sent.event_json) | changes
         probe = PrivateReader(new_id, lambda: 0).read(msgspec.json.encode(changed))
-        (stored,) = private_fields.commit_and_store([probe])
+        (stored,) = private_fields.commit_and_store([probe]).outcomes
         assert isinstance(stored, ChangedEvent)
         assert stored.committed[0].salt != old.salt
 
@@ -132,7 +132,9 @@ def test_what_was_masked_is_still_reported_of_an_event_with_commitments(
         openings=(),
         masked=(Hit("context.password", "password"),),
     )
-    (stored,) = PrivateFields(store, FIELDS, lambda _id, _tenant: None).commit_and_store([masked])
+    (stored,) = (
+        PrivateFields(store, FIELDS, lambda _id, _tenant: None).commit_and_store([masked]).outcomes
+    )
     assert isinstance(stored, ChangedEvent)
     assert stored.masked == masked.masked
     assert [type(each) for each in stored.committed] == [Committed]
@@ -141,8 +143,8 @@ def test_what_was_masked_is_still_reported_of_an_event_with_commitments(
 def test_an_event_whose_field_has_no_subject_fails_alone(store: PrivateStore) -> None:
     sent = [read(**NAMED), read(targets=[{"id": "p_2", "name": "Quill"}], context={"a": 1}), read()]
     fields = (*FIELDS, PrivateField("/context/a", "/context/b"))
-    first, failed, last = PrivateFields(store, fields, lambda _id, _tenant: None).commit_and_store(
-        sent
+    first, failed, last = (
+        PrivateFields(store, fields, lambda _id, _tenant: None).commit_and_store(sent).outcomes
     )
     assert isinstance(first, ChangedEvent)
     assert isinstance(failed, EventError)
@@ -154,7 +156,9 @@ def test_an_event_whose_field_has_no_subject_fails_alone(store: PrivateStore) ->
 def test_a_commitment_of_the_sender_is_not_committed_to_again(store: PrivateStore) -> None:
     fields = (PrivateField("/context/diagnosis", "/actor/id"),)
     sent = read_private()
-    (stored,) = PrivateFields(store, fields, lambda _id, _tenant: None).commit_and_store([sent])
+    (stored,) = (
+        PrivateFields(store, fields, lambda _id, _tenant: None).commit_and_store([sent]).outcomes
+    )
     assert stored is sent
     assert [
         each.value
@@ -164,7 +168,7 @@ def test_a_commitment_of_the_sender_is_not_committed_to_again(store: PrivateStor
 
 def test_the_values_of_an_event_that_is_logged_already_are_not_stored(store: PrivateStore) -> None:
     private_fields = PrivateFields(store, FIELDS, lambda _id, _tenant: 7)
-    (stored,) = private_fields.commit_and_store([read_private(**NAMED)])
+    (stored,) = private_fields.commit_and_store([read_private(**NAMED)]).outcomes
     assert isinstance(stored, ChangedEvent)
     assert private_fields.open(stored.event_json) == ()
     assert [store.count(subject) for subject in ("p_1", "u_1")] == [0, 0]

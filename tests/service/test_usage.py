@@ -17,6 +17,7 @@ from ledger.service.quotas import Bucket, Quotas
 from ledger.service.settings import Settings
 from ledger.service.token_admin import make_token
 from ledger.store.tokens import TokenLimits, TokenRecord
+from ledger_core.event.commitments import Opening, encode_salt
 from tests.service.serving import QUICK, Ledger, event, ledger_command, make_ledger, serving
 
 MARKER = "marked-4711"
@@ -117,6 +118,44 @@ def test_a_token_beyond_its_limit_gets_429_and_others_are_served(tmp_path: Path)
         assert ledger.ask("/v1/events/0", token="small").status == 200
         created = ledger.ask("/v1/events?q=action:ledger.token.created+target:few").json()
         assert created["events"][0]["event"]["context"]["limits"] == {"requests_per_minute": 1}
+
+
+def _with_private_value(sent: dict[str, Any]) -> dict[str, Any]:
+    opening = Opening("/context/note", "u_1", encode_salt(bytes(32)), "x" * 8_000)
+    changed = sent | {"context": {"note": {"commitment": opening.commitment}}}
+    return {"event": changed, "private": [msgspec.to_builtins(opening)]}
+
+
+def test_what_a_token_causes_to_be_stored_counts_as_its_own(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    limits = TokenLimits(stored_bytes_per_day=4_000)
+    names = ("conflicts", "refusals", "values", "fields")
+    for name in names:
+        tokens[name] = make_token(
+            directory, name=name, scopes=("append",), tenant=None, limits=limits
+        )
+    (directory / "private.toml").write_text(
+        "[[fields]]\npath = '/targets/*/name'\nsubject = '/targets/*/id'\n"
+    )
+    large = "x" * 3_800
+    with serving(directory, tokens) as ledger:
+        taken = event()
+        assert ledger.append(taken).status == 200
+        some = {
+            "conflicts": [taken | {"reason": large}],
+            "refusals": [
+                event(actor={"id": f"{n}{'y' * 200}"}, context={"password": "zxq-hunter-2"})
+                for n in range(20)
+            ],
+            "values": [_with_private_value(event())],
+            "fields": [event(targets=[{"id": f"p_{n}", "name": "z" * 250} for n in range(8)])],
+        }
+        first = {name: ledger.append(*some[name], token=name).status for name in names}
+        assert first == {"conflicts": 422, "refusals": 422, "values": 200, "fields": 200}
+        assert {name: ledger.append(event(), token=name).status for name in names} == dict.fromkeys(
+            names, 429
+        )
 
 
 def test_refusals_and_reads_leave_a_line_without_any_value(ledger: Ledger) -> None:
