@@ -109,9 +109,9 @@ def test_no_query_finds_what_is_not_the_tenants(ledger: Ledger, q: str) -> None:
 def test_no_export_holds_what_is_not_the_tenants(ledger: Ledger, q: str, format_: str) -> None:
     answer = ask(ledger, f"/v1/export?{urlencode({'q': q, 'format': format_})}")
     assert answer.status == 200
-    rows = answer.text.splitlines()[:-1]
-    check_only_acme("\n".join(rows))
-    assert len(rows) == search(ledger, q, limit=0)["total"] + (format_ == "csv")
+    check_only_acme(answer.text)
+    # Besides the rows, JSON lines end with a trailer, and CSV begins with the names of its columns.
+    assert len(answer.text.splitlines()) == search(ledger, q, limit=0)["total"] + 1
 
 
 def test_an_event_of_another_tenant_is_refused_by_index_id_and_around(ledger: Ledger) -> None:
