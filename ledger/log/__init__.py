@@ -5,4 +5,5 @@ sequencer        entries in order, durable, acknowledged
 publisher        signs heads, publishes those that meet the policy
 hold             stops appends to a log that is older than it was
 witness_client   asks witnesses for cosignatures
+public_policy    the policy without the credentials in its addresses
 """

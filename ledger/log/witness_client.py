@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 import aiohttp
 
 from ledger.log.hold import is_missing, read_own_head
+from ledger.log.public_policy import public_url
 from ledger.store.log import LogStore
 from ledger_client.runtime.backoff import exponential_s
 from ledger_core.tlog import witness as protocol
@@ -175,6 +176,9 @@ class WitnessPeer:
                 return answer.status, bytes(content)
         except TimeoutError:
             raise self._failed(f"no answer in {self._session.timeout.total:g} s") from None
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+            # aiohttp quotes it with the credentials, and the error is logged.
+            raise self._failed(f"no usable address: {public_url(self.status.url)}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._failed(f"{type(error).__name__}: {error}") from error
 

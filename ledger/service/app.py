@@ -22,6 +22,7 @@ from aiohttp import web
 
 from ledger.follow.followers import Followers
 from ledger.log.hold import Hold
+from ledger.log.public_policy import public_policy
 from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.query.budget import QueryLimits
@@ -187,7 +188,7 @@ def _open_parts(
         origin=origin,
         verifier_keys=tuple(str(signer.verifier) for signer in signers),
         policy=policy,
-        policy_text=policy_bytes.decode(errors="replace"),
+        policy_text=public_policy(policy_bytes.decode(errors="replace")),
         settings=settings,
         store=writer.store,
         access=access,

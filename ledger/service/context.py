@@ -31,6 +31,7 @@ class ServiceContext:
     verifier_keys: tuple[str, ...]
     policy: Policy
     policy_text: str
+    """The policy as others may read it: `public_policy`."""
     settings: Settings
     store: LogStore
     access: AccessStore

@@ -396,3 +396,19 @@ async def test_a_restored_backup_signs_nothing_that_anybody_sees(
                 publisher.sign()
 
     await restored()
+
+
+@pytest.mark.parametrize("url", ["ftp://user:word@w.example/?k=KEY", "http://user:word@/?k=KEY"])
+@pytest.mark.anyio
+async def test_an_unusable_address_is_named_without_its_credentials(path: Path, url: str) -> None:
+    text = format_policy([SIGNER.verifier]).removesuffix("quorum none\n")
+    vkey = three()[0].vkey
+    policy = parse_policy(f"{text}witness w1 {vkey} {url}\nquorum w1\n".encode())
+    async with running(path, policy=policy, options=QUICK) as (_, publisher):
+        task = asyncio.create_task(publisher.run())
+        await until(lambda: publisher.witnesses and error_of(publisher, "w1"))
+        said = str(error_of(publisher, "w1"))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert "no usable address" in said
+    assert not [secret for secret in ("word", "KEY") if secret in said]

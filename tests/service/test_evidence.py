@@ -189,14 +189,21 @@ def test_a_missing_quorum_does_not_take_evidence_away(tmp_path: Path) -> None:
     policy = directory / "policy"
     policy.write_text(
         policy.read_text().replace(
-            "quorum none", f"witness w2 {witness.verifier} http://127.0.0.1:1/\nquorum w2"
+            "quorum none",
+            f"witness w2 {witness.verifier} http://u:word@127.0.0.1:1/?k=KEY\nquorum w2",
         )
     )
     with serving(directory, tokens) as ledger:
         assert ledger.append(event()).status == 200
+        shown = ledger.ask("/v1/log", token=None).text
         answer = ask(ledger, query="action:record.viewed")
         path = tmp_path / "evidence.zip"
         path.write_bytes(answer.body)
+    with zipfile.ZipFile(path) as archive:
+        inside = archive.read("policy").decode()
+    assert "http://127.0.0.1:1/" in shown
+    assert "http://127.0.0.1:1/\n" in inside
+    assert not [secret for secret in ("word", "KEY") if secret in shown + inside]
     evidence = check_evidence(path, published)
     assert evidence.faults == ()
     assert evidence.events == 2

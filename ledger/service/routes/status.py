@@ -1,11 +1,11 @@
 """The log's name and size, the health of the service, and the description of this interface."""
 
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from aiohttp import web
 
+from ledger.log.public_policy import public_url
 from ledger.query.engine import IndexStatus
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
@@ -171,19 +171,13 @@ def _witnesses(context: ServiceContext) -> tuple[WitnessAnswer, ...]:
         if (status := statuses.get(witness.name)) is not None:
             answer = msgspec.structs.replace(
                 answer,
-                url=_public_url(status.url),
+                url=public_url(status.url),
                 cosigned_size=status.cosigned_size,
                 cosigned_at_unix_s=status.cosigned_at_unix_s,
-                error=status.error and status.error.replace(status.url, _public_url(status.url)),
+                error=status.error,
             )
         answers.append(answer)
     return tuple(answers)
-
-
-def _public_url(url: str) -> str:
-    """An address without credentials: the name, the password and the query are left out."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _printable(name: str) -> str:
