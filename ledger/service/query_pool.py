@@ -5,10 +5,12 @@ events meanwhile. An export or a stream uses a thread for each piece, so a slow 
 
 Tokens take turns at the threads (`fair_turns`). Where there are several threads, no token runs on
 all of them, and none has more than half of the places to wait. So a token that asks a lot keeps no
-other from its answer.
+other from its answer. A token has a quarter of the live streams at most, and the tokens of a tenant
+have half of them.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -52,7 +54,7 @@ class QueryPool:
         self._waiting_max: Final = waiting_max
         self._waiting_each: Final = max(1, waiting_max // 2)
         self._streams_max: Final = streams_max
-        self._streams = 0
+        self._streams: Counter[tuple[str, str]] = Counter()
         self.is_cancelled = False
         self._follower: Final = IndexFollower(engine)
         self._follower.start()
@@ -62,15 +64,25 @@ class QueryPool:
         return QueryClient(self, token, request)
 
     @contextmanager
-    def stream(self) -> Iterator[None]:
-        """Count one open stream. Raises: ProblemError when too many are open already."""
-        if self._streams >= self._streams_max:
-            raise retry_later("too-busy", "too many streams are open", limit=self._streams_max)
-        self._streams += 1
+    def stream(self, token: str, tenant: str | None) -> Iterator[None]:
+        """Count one open stream, in all, of its token, and of all tokens of its tenant.
+
+        Raises: ProblemError when one of these has as many as it may.
+        """
+        total = self._streams_max
+        counted = [(("the service", ""), total), (("the token", token), max(1, total // 4))]
+        if tenant is not None:
+            counted.append((("the tenant", tenant), max(1, total // 2)))
+        for owner, most in counted:
+            if self._streams[owner] >= most:
+                what = f"{owner[0]} has {most} live streams open, and may have no more"
+                raise retry_later("too-busy", what, limit=most)
+        owners = Counter(owner for owner, _ in counted)
+        self._streams += owners
         try:
             yield
         finally:
-            self._streams -= 1
+            self._streams -= owners  # Leaves no zeros.
 
     def cancel(self) -> None:
         """End every search within its present piece of work."""

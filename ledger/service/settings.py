@@ -131,7 +131,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "Events that a search reads, where the index alone can't decide, before it answers with "
         "what it has found.",
     ] = 200_000
-    streams_max: Annotated[Count, "Live streams that may be open; beyond that, 503."] = 100
+    streams_max: Annotated[
+        Count,
+        "Live streams that may be open, a quarter of them by one token and half by the tokens of "
+        "one tenant; beyond that, 503.",
+    ] = 100
     stream_heartbeat_s: Annotated[
         Seconds, Meta(le=30), "Seconds of silence after which a stream says where it is."
     ] = 15.0

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -162,17 +162,18 @@ def test_a_stop_ends_the_streams_in_order(tmp_path: Path) -> None:
 
 def test_only_so_many_streams_are_open(tmp_path: Path) -> None:
     tokens = make_ledger(tmp_path / "ledger")
-    settings = msgspec.structs.replace(BRISK, streams_max=2)
+    settings = msgspec.structs.replace(BRISK, streams_max=2)  # One for each token.
     with serving(tmp_path / "ledger", tokens, settings) as ledger:
         with (
             lines_of(ledger, "/v1/events/stream") as one,
-            lines_of(ledger, "/v1/events/stream") as other,
+            lines_of(ledger, "/v1/events/stream", token="read") as other,
         ):
             next(one)
             next(other)
-            refused = ledger.ask("/v1/events/stream")
+            refused = ledger.ask("/v1/events/stream", token="read acme")
             assert (refused.status, refused.slug) == (503, "too-busy")
             assert refused.headers["Retry-After"]
+            assert "the service has 2" in refused.json()["detail"]
         deadline_s = time.monotonic() + 20
         while True:
             # A place is free again when the service has seen that its reader is gone.
@@ -188,6 +189,31 @@ def test_only_so_many_streams_are_open(tmp_path: Path) -> None:
                 break
             assert time.monotonic() < deadline_s
             time.sleep(0.1)
+
+
+def test_no_token_and_no_tenant_has_all_streams(tmp_path: Path) -> None:
+    settings = msgspec.structs.replace(BRISK, streams_max=3)
+    target = "/v1/events/stream"
+    with serving_new(tmp_path, settings) as ledger, ExitStack() as opened:
+
+        def open_stream(token: str) -> None:
+            next(opened.enter_context(lines_of(ledger, target, token=token)))
+
+        def refusal(token: str) -> tuple[str, int, str]:
+            refused = ledger.ask(target, token=token)
+            assert refused.headers["Retry-After"]
+            problem = refused.json()
+            return refused.slug, problem["limit"], problem["detail"].partition(" has ")[0]
+
+        open_stream("read")
+        assert refusal("read") == ("too-busy", 1, "the token")
+        assert ledger.ask(target, token="read", method="HEAD").status == 503
+        open_stream("read acme")
+        assert refusal("read acme") == ("too-busy", 1, "the token")
+        assert refusal("admin acme") == ("too-busy", 1, "the tenant")
+        for _ in range(3):  # HEAD holds no place.
+            assert ledger.ask(target, method="HEAD").status == 200
+        open_stream("admin")
 
 
 def test_a_reader_that_takes_nothing_is_hung_up_on(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ async def stream_events(
         ),
         proof=proof,
     )
-    with context.query_pool.stream():
+    with context.query_pool.stream(token.name, token.tenant):
         async with aclosing(_write(stream, start, is_sse=is_sse)) as chunks:
             return await stream_answer(
                 request,
