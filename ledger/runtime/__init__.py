@@ -1,4 +1,5 @@
 """Host services for the server alone; `ledger_client.runtime` has those that clients share.
 
-keys      files of private keys
+keys          files of private keys
+connections   limits of the connections of an HTTP server
 """

@@ -18,6 +18,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from ledger.runtime.connections import ConnectionCounts, ConnectionWaits, LimitedConnection
 from ledger.witness.data_dir import WitnessPaths, read_signers
 from ledger.witness.page import CONTENT_SECURITY_POLICY, LOGS_SHOWN_MAX, format_page
 from ledger.witness.service import Answer, Witness
@@ -31,7 +32,12 @@ BODY_WAIT_S: Final = 10.0
 """How long a request may take to arrive. A log sends a few kilobytes."""
 
 STOP_WAIT_S: Final = 10.0
-KEEPALIVE_S: Final = 75.0
+
+CONNECTIONS_MAX: Final = 512
+CONNECTIONS_PER_ADDRESS_MAX: Final = 64
+"""A log keeps a connection or two. Descriptors are left for the store: 1024 are usual."""
+
+WAITS: Final = ConnectionWaits(head_s=10.0, reader_s=30.0, linger_s=2.0)
 
 WITNESS: Final = web.AppKey("witness", Witness)
 
@@ -55,13 +61,7 @@ async def serve(
     """
     self_test()
     async with open_witness(directory, now=now) as witness:
-        runner = web.AppRunner(
-            make_app(witness),
-            access_log=None,
-            auto_decompress=False,
-            keepalive_timeout=KEEPALIVE_S,
-            shutdown_timeout=STOP_WAIT_S,
-        )
+        runner = _Runner(make_app(witness), shutdown_timeout=STOP_WAIT_S)
         await runner.setup()
         try:
             address = await listen(runner, listen_on)
@@ -91,6 +91,42 @@ async def open_witness(directory: Path, *, now: Callable[[], int]) -> AsyncItera
         await witness.stop()
 
 
+class _Connection(LimitedConnection):
+    """A connection within limits."""
+
+    __slots__ = ()
+
+    def report(self, event: str, request: web.BaseRequest | None = None) -> None:
+        """Log what was cut."""
+        path = {} if request is None else {"path": request.path}
+        _log.warning(event, address=self.address, **path)
+
+
+class _Server(web.Server):
+    """Serves a handler of requests to connections within limits."""
+
+    def __init__(self, unlimited: web.Server) -> None:
+        super().__init__(
+            unlimited.request_handler,
+            request_factory=unlimited.request_factory,
+            loop=asyncio.get_running_loop(),
+        )
+        self._counts = ConnectionCounts(
+            most=CONNECTIONS_MAX, most_per_address=CONNECTIONS_PER_ADDRESS_MAX
+        )
+
+    def __call__(self) -> web.RequestHandler:
+        """A new connection."""
+        return _Connection(self, counts=self._counts, waits=WAITS)
+
+
+class _Runner(web.AppRunner):
+    """Runs an application behind connections within limits."""
+
+    async def _make_server(self) -> web.Server:
+        return _Server(await super()._make_server())
+
+
 def make_app(witness: Witness) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX)
     app[WITNESS] = witness
@@ -107,7 +143,10 @@ async def _add_checkpoint(request: web.Request) -> web.Response:
             # Refused with 413 as soon as it is larger than any request is.
             body = await request.read()
     except TimeoutError:
-        raise web.HTTPRequestTimeout(headers={"Connection": "close"}) from None
+        _log.warning("body_too_slow", address=request.remote)
+        refusal = web.HTTPRequestTimeout()
+        refusal.force_close()
+        raise refusal from None
     return _response(await request.app[WITNESS].add_checkpoint(body))
 
 

@@ -15,8 +15,8 @@ import lmdb
 import msgspec
 import pytest
 
+from ledger.runtime.connections import ConnectionCounts
 from ledger.service.data_dir import DirectoryPaths, create_directory
-from ledger.service.http.server import ConnectionCounts
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError

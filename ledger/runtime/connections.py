@@ -1,0 +1,151 @@
+"""Connections within limits, for every HTTP server of ours that strangers reach.
+
+They are counted, in all and by address; one too many is closed before anything is read from it. A
+client that sends half a head, or accepts no bytes of its answer, is disconnected too, so neither
+takes the server down. An address behind which many clients stand, a reverse proxy, needs the larger
+limit.
+"""
+
+import asyncio
+from collections import Counter
+from typing import Final, NamedTuple
+
+from aiohttp import StreamReader, web
+
+KEEPALIVE_S: Final = 75.0
+"""How long a connection may be idle, before its first request too."""
+
+TARGET_BYTES_MAX: Final = 8190
+HEADER_BYTES_MAX: Final = 8192
+"""Bytes of a path with its query, and of a header with its name.
+
+They differ because aiohttp's error says which of the two was too long by its limit alone.
+"""
+
+HEADERS_MAX: Final = 128
+
+
+class ConnectionWaits(NamedTuple):
+    """Seconds that a client has to send a head, and to accept more bytes of its answer.
+
+    `linger_s`: what still comes of a body is dropped for so long after an answer that did not wait
+    for it, since a client that is cut off while it sends may not read that answer.
+    """
+
+    head_s: float
+    reader_s: float
+    linger_s: float = 10.0
+
+
+class ConnectionCounts:
+    """The open connections, in all and by address. Used on the event loop alone."""
+
+    def __init__(self, *, most: int, most_per_address: int) -> None:
+        self._most: Final = most
+        self._most_per_address: Final = most_per_address
+        self._by_address: Counter[str] = Counter()
+        self._open = 0
+
+    def try_add(self, address: str) -> bool:
+        """Count a new connection, unless it is one too many."""
+        if self._open >= self._most or self._by_address[address] >= self._most_per_address:
+            return False
+        self._open += 1
+        self._by_address[address] += 1
+        return True
+
+    def remove(self, address: str) -> None:
+        """Count a connection that was added as closed."""
+        self._open -= 1
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+
+class LimitedConnection(web.RequestHandler):
+    """A connection within limits. A server's own class says by `report` what was cut."""
+
+    __slots__ = ("_body", "_counts", "_head_timer", "_is_counted", "_waits", "address")
+
+    def __init__(
+        self, server: web.Server, *, counts: ConnectionCounts, waits: ConnectionWaits
+    ) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=KEEPALIVE_S,
+            lingering_time=waits.linger_s,
+            max_line_size=TARGET_BYTES_MAX,
+            max_field_size=HEADER_BYTES_MAX,
+            max_headers=HEADERS_MAX,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp takes None, its type does not
+            # A compressed body is not inflated.
+            auto_decompress=False,
+        )
+        self._counts = counts
+        self._waits = waits
+        self.address = ""
+        self._is_counted = False
+        self._body: StreamReader | None = None  # Of the request whose head came last.
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def report(self, event: str, request: web.BaseRequest | None = None) -> None:
+        """Log `connection_refused`, `head_too_slow`, or `reader_gone` with its request."""
+        raise NotImplementedError
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Serve the connection, or close it when there are too many."""
+        peer = transport.get_extra_info("peername")
+        self.address = peer[0] if isinstance(peer, tuple) else ""
+        self._is_counted = self._counts.try_add(self.address)
+        if not self._is_counted:
+            self.report("connection_refused")
+            transport.close()
+            return
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give up the place of a connection that was served."""
+        self._stop_head_timer()
+        if self._is_counted:
+            self._counts.remove(self.address)
+            self._is_counted = False
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read bytes; the head of a request must be whole in time after its first byte."""
+        is_body = self._body is not None and not self._body.is_eof()
+        count = self._request_count
+        super().data_received(data)
+        if self._request_count > count:
+            self._body = self._messages[-1][1]
+            self._stop_head_timer()
+        elif data and not (is_body or self._close or self._head_timer):
+            self._head_timer = self._loop.call_later(self._waits.head_s, self._cut_head)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _cut_head(self) -> None:
+        """Close a connection that has sent half a head, once its request before is answered."""
+        self._head_timer = None
+        self.report("head_too_slow")
+        if self._waiter is None:
+            self.close()
+        else:
+            self.force_close()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Write an answer; a client that accepts no more of it is disconnected."""
+        try:
+            async with asyncio.timeout(self._waits.reader_s):
+                return await super().finish_response(request, resp, start_time)
+        except TimeoutError:
+            self.report("reader_gone", request)
+            if request.transport is not None:
+                request.transport.abort()
+            return resp, True

@@ -1,0 +1,118 @@
+"""A witness stays reachable: half heads and half bodies are cut, and no address has all places."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from ledger.runtime.connections import ConnectionWaits
+from ledger.witness import app
+from tests.witness.witnesses import make_witness
+
+WAIT_S = 30.0
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n"
+HALF_HEAD = b"POST /add-checkpoint HTTP/1.1\r\nHost: w\r\n"
+HALF_BODY = HALF_HEAD + b"Content-Length: 60000\r\n\r\nold 0\n"
+
+Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Served:
+    """A witness served on this event loop."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._host, self._port = str(parts.hostname), int(parts.port or 0)
+        self._peers: list[Peer] = []
+
+    async def send(self, data: bytes, *, own: str = "127.0.0.1") -> asyncio.StreamReader:
+        """Send bytes on a new connection from an address of this host; it stays open."""
+        peer = await asyncio.open_connection(self._host, self._port, local_addr=(own, 0))
+        self._peers.append(peer)
+        peer[1].write(data)
+        return peer[0]
+
+    async def health(self, *, own: str = "127.0.0.1") -> bytes:
+        """The status line of its health, or nothing from a connection that was closed."""
+        return (await ended(await self.send(HEALTH, own=own))).partition(b"\r\n")[0]
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for _, writer in self._peers:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+        self._peers.clear()
+
+
+async def ended(reader: asyncio.StreamReader) -> bytes:
+    """What was answered until the witness hung up."""
+    async with asyncio.timeout(WAIT_S):
+        try:
+            return await reader.read()
+        except ConnectionError:
+            return b""
+
+
+@asynccontextmanager
+async def serving(directory: Path) -> AsyncIterator[Served]:
+    make_witness(directory, [])
+    stop, url = asyncio.Event(), asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(
+        app.serve(directory, "127.0.0.1:0", stop=stop, on_ready=url.set_result)
+    )
+    served = Served(await asyncio.wait_for(url, WAIT_S))
+    try:
+        yield served
+    finally:
+        await served.close()
+        stop.set()
+        await task
+
+
+@pytest.mark.anyio
+async def test_half_heads_and_half_bodies_are_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(app, "WAITS", ConnectionWaits(head_s=0.1, reader_s=30.0, linger_s=0.1))
+    monkeypatch.setattr(app, "BODY_WAIT_S", 0.1)
+    async with serving(tmp_path / "w") as served:
+        heads = [await served.send(HALF_HEAD) for _ in range(5)]
+        bodies = [await served.send(HALF_BODY) for _ in range(5)]
+        for reader in heads:
+            assert await ended(reader) == b""
+        for reader in bodies:
+            assert (await ended(reader)).startswith(b"HTTP/1.1 408 ")
+        assert await served.health() == b"HTTP/1.1 200 OK"
+    said = capfd.readouterr().out
+    assert said.count("head_too_slow") == 5
+    assert said.count("body_too_slow") == 5
+
+
+@pytest.mark.anyio
+async def test_one_address_leaves_places_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(app, "CONNECTIONS_MAX", 5)
+    monkeypatch.setattr(app, "CONNECTIONS_PER_ADDRESS_MAX", 3)
+    async with serving(tmp_path / "w") as served:
+        for _ in range(3):
+            await served.send(HALF_HEAD)
+        assert await served.health() == b""
+        assert "connection_refused" in capfd.readouterr().out
+        assert await served.health(own="127.0.0.2") == b"HTTP/1.1 200 OK"
+        for own in ("127.0.0.2", "127.0.0.3"):
+            await served.send(HALF_HEAD, own=own)
+        assert await served.health(own="127.0.0.4") == b""
+        await served.close()
+        async with asyncio.timeout(WAIT_S):
+            # Their places are free when the witness has seen that they are closed.
+            while await served.health() != b"HTTP/1.1 200 OK":  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
+
+
+def test_one_address_has_fewer_connections_than_there_are() -> None:
+    assert app.CONNECTIONS_PER_ADDRESS_MAX * 4 <= app.CONNECTIONS_MAX
