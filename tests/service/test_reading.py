@@ -301,6 +301,7 @@ def test_the_log_says_what_it_is(full: Ledger, log: CheckedLog) -> None:
         "witnesses": [],
         "policy": (full.directory / "policy").read_text(),
         "tree_size": log.size,
+        "clock_behind_s": 0,
         "published_size": log.size,
         "index": {"current": True, "sealed_segments": 0, "full_segments": 0},
     }
