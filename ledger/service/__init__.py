@@ -12,6 +12,10 @@ stored_events   events of the log as answers show them
 auth            bearer tokens
 token_admin     makes tokens, beside a running service
 outbox          appends the events that `token_admin` leaves
+backup          backups of a ledger's folder, and their restoration
+backup_erasures destroys in an older copy what was erased since
+recovery        gets back what a restored ledger lacks
+fsck            checks a folder
 http/           requests and answers, whatever they are about
 routes/         the resources, a module each
 """

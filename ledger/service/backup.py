@@ -23,16 +23,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from ledger.log.hold import HoldRecord, write_hold
+from ledger.service.backup_erasures import NO_KEY, erase_subjects, erasures_of, read_erasures
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store import keyspace
 from ledger.store.environment import DATA_FILE, Environment, Transaction
 from ledger.store.erasable_values import DATABASES as PRIVATE_DATABASES
-from ledger.store.erasable_values import KEY_BYTES, KEYS_FILE, MAP_BYTES, PrivateStore
+from ledger.store.erasable_values import KEYS_FILE, MAP_BYTES, PrivateStore
 from ledger.store.kept_heads import latest_head
 from ledger.store.log import LogStore, create_log
 from ledger.store.tokens import AccessStore
@@ -44,7 +45,6 @@ from ledger_client.runtime.files import (
     sync_directory,
     write_atomically,
 )
-from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.tree import TreeHead
 
@@ -52,10 +52,7 @@ MANIFEST: Final = "backup.json"
 KEY_FILES: Final = ("key", "private.key", "digest.key")
 PLAIN_FILES: Final = ("policy", "ledger.toml", "secrets.toml", "private.toml")
 ENTRIES_PER_COMMIT: Final = 8_192
-ERASED_ACTION: Final = "ledger.private.erased"
 ERASURE_RULES: Final = ("follow", "only", "exclude")
-NO_KEY: Final = bytes(KEY_BYTES)
-"""Stands for the wrapping key where values are erased and none is opened."""
 
 Progress = Callable[[int, int], None]
 
@@ -70,13 +67,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     made: str
     parts: str
     files: dict[str, str]
-
-
-class Erasure(NamedTuple):
-    """An erasure that a log records: its subject, and the event."""
-
-    subject: str
-    event_json: bytes
 
 
 class Copied(NamedTuple):
@@ -244,38 +234,6 @@ def backup_paths(backup: Path) -> DirectoryPaths:
     return DirectoryPaths(backup, parts=parts)
 
 
-def read_erasures(source: Path, start: int) -> list[Erasure]:
-    """The erasures that a ledger, a backup or a file of events records from an index on.
-
-    Raises: UnavailableError, MalformedError for a line that is no event.
-    """
-    if not source.is_dir():
-        found = []
-        for number, line in enumerate(source.read_bytes().splitlines(), 1):
-            try:
-                row: dict[str, Any] = msgspec.json.decode(line, type=dict)
-                event = row.get("event", row)
-                if event["action"] == ERASED_ACTION and row.get("index", start) >= start:
-                    found.append(Erasure(event["targets"][0]["id"], msgspec.json.encode(event)))
-            except (msgspec.MsgspecError, LookupError, TypeError) as error:
-                raise MalformedError(f"{source}, line {number}: not an event: {error}") from None
-        return found
-    with closing(LogStore.open(DirectoryPaths(source).log)) as log:
-        return list(erasures_of(log, start))
-
-
-def erasures_of(log: LogStore, start: int) -> Iterator[Erasure]:
-    """The erasures that a log records from an index on."""
-    needle = f'"action":"{ERASED_ACTION}"'.encode()
-    with log.environment.read() as snapshot:
-        for leaves in log.leaves_between(snapshot, start, log.head().tree_size):
-            for leaf in leaves:
-                if needle in leaf:
-                    parsed = parse_leaf(leaf)
-                    if parsed.event.action == ERASED_ACTION and parsed.event.targets:
-                        yield Erasure(parsed.event.targets[0].id, parsed.event_json)
-
-
 @contextmanager
 def one_point(
     log: Environment, access: Environment, private: Environment | None
@@ -356,19 +314,6 @@ def _append(writer: LogWriter, leaves: list[bytes]) -> None:
     placed = writer.commit([entry_of(leaf) for leaf in leaves])
     if any(each.placement is not Placement.APPENDED for each in placed):
         raise VerificationError(f"an id stands twice in the log behind {writer.head.tree_size}")
-
-
-def erase_subjects(private: Path, erasures: Iterator[Erasure] | list[Erasure]) -> int:
-    """Destroy the values of the subjects of erasures; returns how many values that were."""
-    if not (private / DATA_FILE).exists():
-        return 0
-    values = 0
-    with closing(PrivateStore.open(private, NO_KEY)) as store:
-        for subject, event_json in erasures:
-            values += store.count(subject)
-            # The row of the erasure stays: the service logs its event when it opens the store.
-            store.erase(subject, event_json=event_json)
-    return values
 
 
 def _copy_files(source: Path, to: Path, names: list[str] | tuple[str, ...]) -> dict[str, str]:

@@ -17,13 +17,8 @@ from typing import Final, NamedTuple
 from urllib.request import urlopen
 
 from ledger.log.hold import is_missing, read_hold, read_marker, read_own_head, write_marker
-from ledger.service.backup import (
-    MANIFEST,
-    append_log,
-    backup_paths,
-    erase_subjects,
-    erasures_of,
-)
+from ledger.service.backup import MANIFEST, append_log, backup_paths
+from ledger.service.backup_erasures import erase_subjects, erasures_of
 from ledger.service.data_dir import DirectoryPaths, open_private
 from ledger.service.private_fields import PrivateFields, opened_values
 from ledger.service.settings import read_settings

@@ -19,10 +19,10 @@ from ledger.service.backup import (
     back_up,
     backup_paths,
     erase_only,
-    erasures_of,
     read_manifest,
     restore,
 )
+from ledger.service.backup_erasures import erasures_of
 from ledger.service.data_dir import DirectoryPaths, open_private
 from ledger.service.private_fields import PrivateFields
 from ledger.service.token_admin import make_token, open_access, token_event

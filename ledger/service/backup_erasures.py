@@ -1,0 +1,75 @@
+"""The erasures that a ledger, a backup or a file records, done again in an older copy.
+
+A backup that was made before an erasure still holds the values. `backup` and `recovery` read here
+what was erased since, and destroy it in the copy too.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from ledger.service.data_dir import DirectoryPaths
+from ledger.store.environment import DATA_FILE
+from ledger.store.erasable_values import KEY_BYTES, PrivateStore
+from ledger.store.log import LogStore
+from ledger_core.event.canonical import parse_leaf
+from ledger_core.tlog.errors import MalformedError
+
+ERASED_ACTION: Final = "ledger.private.erased"
+NO_KEY: Final = bytes(KEY_BYTES)
+"""Stands for the wrapping key where values are erased and none is opened."""
+
+
+class Erasure(NamedTuple):
+    """An erasure that a log records: its subject, and the event."""
+
+    subject: str
+    event_json: bytes
+
+
+def read_erasures(source: Path, start: int) -> list[Erasure]:
+    """The erasures that a ledger, a backup or a file of events records from an index on.
+
+    Raises: UnavailableError, MalformedError for a line that is no event.
+    """
+    if not source.is_dir():
+        found = []
+        for number, line in enumerate(source.read_bytes().splitlines(), 1):
+            try:
+                row: dict[str, Any] = msgspec.json.decode(line, type=dict)
+                event = row.get("event", row)
+                if event["action"] == ERASED_ACTION and row.get("index", start) >= start:
+                    found.append(Erasure(event["targets"][0]["id"], msgspec.json.encode(event)))
+            except (msgspec.MsgspecError, LookupError, TypeError) as error:
+                raise MalformedError(f"{source}, line {number}: not an event: {error}") from None
+        return found
+    with closing(LogStore.open(DirectoryPaths(source).log)) as log:
+        return list(erasures_of(log, start))
+
+
+def erasures_of(log: LogStore, start: int) -> Iterator[Erasure]:
+    """The erasures that a log records from an index on."""
+    needle = f'"action":"{ERASED_ACTION}"'.encode()
+    with log.environment.read() as snapshot:
+        for leaves in log.leaves_between(snapshot, start, log.head().tree_size):
+            for leaf in leaves:
+                if needle in leaf:
+                    parsed = parse_leaf(leaf)
+                    if parsed.event.action == ERASED_ACTION and parsed.event.targets:
+                        yield Erasure(parsed.event.targets[0].id, parsed.event_json)
+
+
+def erase_subjects(private: Path, erasures: Iterator[Erasure] | list[Erasure]) -> int:
+    """Destroy the values of the subjects of erasures; returns how many values that were."""
+    if not (private / DATA_FILE).exists():
+        return 0
+    values = 0
+    with closing(PrivateStore.open(private, NO_KEY)) as store:
+        for subject, event_json in erasures:
+            values += store.count(subject)
+            # The row of the erasure stays: the service logs its event when it opens the store.
+            store.erase(subject, event_json=event_json)
+    return values
