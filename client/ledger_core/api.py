@@ -1,6 +1,6 @@
 """The JSON that the service and its clients exchange: one type for each body, request or answer.
 
-The answers about the log itself and the health of its service are in `status`.
+The answers about the log itself, its problems and the health of its service are in `status`.
 The service encodes answers from these types and prints its OpenAPI document from them; clients
 decode with them. A decoder passes over members that it does not know, so a newer service may add
 some. A member without a value is left out; it is never null. Hashes stay base64 text here, for
@@ -394,25 +394,3 @@ class KeptCheckpoints(Struct, frozen=True, kw_only=True, omit_defaults=True):
     checkpoints: tuple[KeptCheckpoint, ...]
     published: str
     next: Size | None = None
-
-
-class CheckpointShown(Struct, frozen=True, kw_only=True):
-    """The answer to a checkpoint that was shown: whether the log has its entries."""
-
-    known: bool
-    tree_size: Size
-
-
-class ProblemKind(Struct, frozen=True):
-    """A row of the table of problems."""
-
-    type: str
-    title: str
-    status: int
-    meaning: str
-
-
-class ProblemKinds(Struct, frozen=True, kw_only=True):
-    """The table of problems."""
-
-    problems: tuple[ProblemKind, ...]

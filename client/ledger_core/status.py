@@ -66,3 +66,25 @@ class NotReady(Problem, frozen=True, kw_only=True):
     """A problem document that lists why the service is not ready."""
 
     reasons: tuple[str, ...]
+
+
+class CheckpointShown(Struct, frozen=True, kw_only=True):
+    """The answer to a checkpoint that was shown: whether the log has its entries."""
+
+    known: bool
+    tree_size: Size
+
+
+class ProblemKind(Struct, frozen=True):
+    """A row of the table of problems."""
+
+    type: str
+    title: str
+    status: int
+    meaning: str
+
+
+class ProblemKinds(Struct, frozen=True, kw_only=True):
+    """The table of problems."""
+
+    problems: tuple[ProblemKind, ...]

@@ -25,9 +25,10 @@ from ledger.query.cursor import CursorError
 from ledger.service.http.responses import PROBLEM_MEDIA, encode_answer
 from ledger.store.environment import CommitFailedError, StorageFullError
 from ledger.store.log import DamagedBundleError, DamagedTreeError
-from ledger_core.api import TYPE_PREFIX, Problem, ProblemKind
+from ledger_core.api import TYPE_PREFIX, Problem
 from ledger_core.event.model import EventError
 from ledger_core.query.parser import QueryError
+from ledger_core.status import ProblemKind
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 
 RETRY_AFTER_S: Final = 1.0

@@ -15,7 +15,8 @@ from ledger.service.http.responses import JSON_MEDIA, NO_CACHE, TEXT_MEDIA, enco
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.routes.proofs import HEAD_PROBLEMS, prove_consistency
 from ledger.store.kept_heads import kept_heads
-from ledger_core.api import CheckpointShown, KeptCheckpoint, KeptCheckpoints
+from ledger_core.api import KeptCheckpoint, KeptCheckpoints
+from ledger_core.status import CheckpointShown
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.note import NOTE_BYTES_MAX
 

@@ -21,8 +21,15 @@ from ledger.service.http.responses import (
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.metrics import METRICS_MEDIA
 from ledger.store.environment import free_bytes
-from ledger_core.api import ProblemKinds
-from ledger_core.status import Alive, IndexAnswer, LogAnswer, NotReady, Ready, WitnessAnswer
+from ledger_core.status import (
+    Alive,
+    IndexAnswer,
+    LogAnswer,
+    NotReady,
+    ProblemKinds,
+    Ready,
+    WitnessAnswer,
+)
 
 MAP_FILL_WARNED: Final = 0.9
 SEGMENTS_BEHIND_WARNED: Final = 1
