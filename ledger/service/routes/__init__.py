@@ -11,6 +11,8 @@ proofs      inclusion and consistency
 heads       the published checkpoints that are kept
 tiles       the log as any tlog client reads it
 status      the log, its health, and this interface
+
+`page_parameters` has the parameters that searches share.
 """
 
 from typing import Final

@@ -15,17 +15,15 @@ from msgspec import Raw, structs
 from msgspec.json import encode as encode_json
 
 from ledger.query.budget import IsCancelled, QueryCancelledError, QueryLimits
-from ledger.query.cursor import ORDERS, Order
+from ledger.query.cursor import Order
 from ledger.query.engine import Answer
-from ledger.query.facets import UNITS, Unit
+from ledger.query.facets import Unit
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import (
     EVENT_REF,
-    FROM_SIZE,
     QUERY,
     Parameter,
-    choice_parameter,
     flag_parameter,
     number_parameter,
 )
@@ -33,6 +31,7 @@ from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import JSON_MEDIA, encode_answer
 from ledger.service.http.router import Route, Success
 from ledger.service.query_pool import QueryClient
+from ledger.service.routes.page_parameters import COUNTS, LIMIT_DEFAULT, PAGING, PROVING
 from ledger.service.routes.proofs import (
     PROOF_PROBLEMS,
     check_from_size,
@@ -44,7 +43,6 @@ from ledger.store.tokens import TokenRecord
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import SearchAnswer, SeenAnswer
 from ledger_core.query.ast import Expression, format_query
-from ledger_core.query.fields import FACETS
 from ledger_core.query.parser import parse_query
 from ledger_core.query.pivots import (
     around,
@@ -53,11 +51,7 @@ from ledger_core.query.pivots import (
     timeline,
     timeline_roles,
 )
-from ledger_core.tlog.errors import MalformedError
-from ledger_core.tlog.text import excerpt
 
-LIMIT_DEFAULT: Final = 100
-LIMIT_MAX: Final = 1000
 MINUTES_DEFAULT: Final = 15
 MINUTES_MAX: Final = 7 * 24 * 60
 
@@ -299,46 +293,6 @@ def _answer(
     )
 
 
-def _parse_facets(text: str) -> tuple[str, ...]:
-    names = text.split(",")
-    fields = tuple(field for field in FACETS if field in names)
-    for name in names:
-        if name not in FACETS:
-            raise MalformedError(f"{excerpt(name)} is not one of {', '.join(FACETS)}")
-    if len(fields) != len(names):
-        raise MalformedError("a field stands twice")
-    return fields
-
-
-_PAGING: Final = (
-    number_parameter(
-        "limit", f"Events in a page, {LIMIT_DEFAULT} when left out; 0 only counts.", most=LIMIT_MAX
-    ),
-    Parameter(
-        "cursor",
-        "Where the page before ended: its `cursor`, with the same query, order and token.",
-        schema={"type": "string", "maxLength": 1024},
-    ),
-    choice_parameter("order", ORDERS, "Which come first: by index, that is, by when they came in."),
-)
-_COUNTS: Final = (
-    Parameter(
-        "facets",
-        f"Count the values of these fields, with commas between: {', '.join(FACETS)}.",
-        schema={
-            "type": "string",
-            "pattern": "^({0})(,({0}))*$".format("|".join(FACETS).replace(".", r"\.")),
-        },
-        parse=_parse_facets,
-    ),
-    choice_parameter(
-        "histogram", UNITS, "Count the events by the hour or day at which they happened."
-    ),
-)
-_PROVING: Final = (
-    flag_parameter("proof", "1 adds to each event a tlog-proof, all against one published head."),
-    FROM_SIZE,
-)
 _PAGE: Final = (Success("The events found, a page.", {JSON_MEDIA: SearchAnswer}),)
 _SEARCH_PROBLEMS: Final = ("cursor", "too-busy", *PROOF_PROBLEMS)
 
@@ -350,10 +304,10 @@ ROUTES: Final = (
         scope="read",
         parameters=(
             QUERY,
-            *_PAGING,
-            *_COUNTS,
+            *PAGING,
+            *COUNTS,
             flag_parameter("explain", "1 adds how the query is answered, with estimates."),
-            *_PROVING,
+            *PROVING,
         ),
         successes=_PAGE,
         problems=("query", "wrong-tenant", *_SEARCH_PROBLEMS),
@@ -372,8 +326,8 @@ ROUTES: Final = (
                 least=1,
                 most=MINUTES_MAX,
             ),
-            *_PAGING,
-            *_PROVING,
+            *PAGING,
+            *PROVING,
         ),
         successes=_PAGE,
         problems=("no-event", "wrong-tenant", *_SEARCH_PROBLEMS),
@@ -390,9 +344,9 @@ ROUTES: Final = (
                 place="path",
                 pattern="(?s:.+)",
             ),
-            *_PAGING,
-            *_COUNTS,
-            *_PROVING,
+            *PAGING,
+            *COUNTS,
+            *PROVING,
         ),
         successes=_PAGE,
         problems=("query", *_SEARCH_PROBLEMS),
