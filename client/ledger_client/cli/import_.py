@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self, cast
+from typing import Any, Final, cast
 
 import click
 
@@ -29,6 +29,7 @@ from ledger_client.cli.console import (
     print_json,
     print_line,
 )
+from ledger_client.cli.rejected_file import STANDARD_INPUT, RejectedFile
 from ledger_client.collect.importers import (
     FORMATS,
     ORIGINALS,
@@ -45,7 +46,6 @@ from ledger_core.event.secrets import mask
 from ledger_core.tlog.errors import MalformedError
 
 BATCH_RECORDS: Final = 1000
-STANDARD_INPUT: Final = Path("-")
 FILE_TIME: Final = "the time at which the file was last changed"
 
 
@@ -190,49 +190,6 @@ def _print_notes(notes: Counter[str]) -> None:
             note(f"{count:>8}  {text}")
 
 
-class _RejectedFile:
-    """FILE.rejected.jsonl, created with the first refused record; an old one is removed.
-
-    That of standard input is stdin.rejected.jsonl in the current folder.
-    """
-
-    def __init__(self, source: Path) -> None:
-        name = "stdin" if source == STANDARD_INPUT else source.name
-        self.path = source.with_name(f"{name}.rejected.jsonl")
-        self._file: BinaryIO | None = None
-
-    def __enter__(self) -> Self:
-        self.path.unlink(missing_ok=True)
-        return self
-
-    def write(self, record: Record, reason: str, field: str | None) -> None:
-        """Write one line: the place of the record, why it was refused, and the record itself."""
-        if self._file is None:
-            self._file = self.path.open("wb")
-        line: dict[str, Any] = {"line": record.line, "reason": reason}
-        if field:
-            line["field"] = field
-        line["record"] = _without_secrets(record.raw)
-        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-
-    def __exit__(self, *exception: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def _without_secrets(raw: bytes) -> str:
-    """Return the text of a record, masked if it has secrets: they don't belong in a file either."""
-    text = raw.decode(errors="replace")
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = text
-    masked = mask({"record": value})["record"]
-    if masked is value:
-        return text
-    return masked if isinstance(masked, str) else json.dumps(masked, ensure_ascii=False)
-
-
 def import_file(
     ledger: LedgerClient,
     source: Path,
@@ -252,7 +209,7 @@ def import_file(
     report = ImportReport(str(source))
     is_file = source != STANDARD_INPUT
     with (
-        _RejectedFile(source) as rejected,
+        RejectedFile(source) as rejected,
         click.progressbar(
             length=source.stat().st_size if is_file else 0,
             label=source.name,
@@ -387,7 +344,7 @@ def _import_batch(
     mapper: FileMapper,
     file_time: str,
     report: ImportReport,
-    rejected: _RejectedFile,
+    rejected: RejectedFile,
 ) -> None:
     mapped: list[tuple[Record, dict[str, Any]]] = []
     for record in batch:

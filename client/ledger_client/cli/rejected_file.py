@@ -1,0 +1,53 @@
+"""The file beside an imported one with the records that were refused, and why."""
+
+import json
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Self
+
+from ledger_client.collect.importers import Record
+from ledger_core.event.secrets import mask
+
+STANDARD_INPUT: Final = Path("-")
+
+
+class RejectedFile:
+    """FILE.rejected.jsonl, created with the first refused record; an old one is removed.
+
+    That of standard input is stdin.rejected.jsonl in the current folder.
+    """
+
+    def __init__(self, source: Path) -> None:
+        name = "stdin" if source == STANDARD_INPUT else source.name
+        self.path = source.with_name(f"{name}.rejected.jsonl")
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        self.path.unlink(missing_ok=True)
+        return self
+
+    def write(self, record: Record, reason: str, field: str | None) -> None:
+        """Write one line: the place of the record, why it was refused, and the record itself."""
+        if self._file is None:
+            self._file = self.path.open("wb")
+        line: dict[str, Any] = {"line": record.line, "reason": reason}
+        if field:
+            line["field"] = field
+        line["record"] = _without_secrets(record.raw)
+        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+    def __exit__(self, *exception: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _without_secrets(raw: bytes) -> str:
+    """Return the text of a record, masked if it has secrets: they don't belong in a file either."""
+    text = raw.decode(errors="replace")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    masked = mask({"record": value})["record"]
+    if masked is value:
+        return text
+    return masked if isinstance(masked, str) else json.dumps(masked, ensure_ascii=False)
