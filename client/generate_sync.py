@@ -16,7 +16,11 @@ from typing import Final
 from unasync import Rule, unasync_files
 
 PACKAGE: Final = Path(__file__).parent / "ledger_client"
-SOURCES: Final = {"async_client.py": "client.py", "async_driver.py": "driver.py"}
+SOURCES: Final = {
+    "async_client.py": "client.py",
+    "async_session.py": "session.py",
+    "async_driver.py": "driver.py",
+}
 HEADER: Final = (
     "# Generated from {source} by client/generate_sync.py: edit that file, not this one.\n"
 )
@@ -24,9 +28,11 @@ HEADER: Final = (
 NAMES: Final = {
     "AsyncDriver": "Driver",
     "AsyncLedgerClient": "LedgerClient",
+    "AsyncSession": "Session",
     "AsyncTransport": "Transport",
     "aclosing": "closing",
     "async_driver": "driver",
+    "async_session": "session",
     "async_transport": "transport",
     "asyncio": "threading",
 }
@@ -90,7 +96,11 @@ def _ruff(command: str, text: str) -> str:
 def main() -> None:
     """Write, or with --check name the files that are not current and exit 1."""
     wanted = {PACKAGE / to: generate(PACKAGE / source) for source, to in SOURCES.items()}
-    stale = [path for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
+    stale = [
+        path
+        for path, text in wanted.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
     if sys.argv[1:] == ["--check"] and stale:
         names = ", ".join(path.name for path in stale)
         sys.exit(f"not current: {names}; `make fix` generates them")

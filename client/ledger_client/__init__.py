@@ -16,6 +16,7 @@ state_file        the accepted head on disk, and evidence
 base_client       settings, accepted heads and state file of a client
 async_transport   requests over aiohttp; transport: over http.client
 async_driver      runs plans; driver: generated from it
+async_session     settings and connections of a client; session: generated from it
 async_client      the public methods; client: generated from it
 event_values      ids and erasable values of events; fork_safe_masking: masks that survive a fork
 extras            the optional dependencies, and the message without one

@@ -1,18 +1,15 @@
 # Generated from async_client.py by client/generate_sync.py: edit that file, not this one.
 """The client for programs with threads. See `LedgerClient`."""
 
-import ssl
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, Literal, Self, TypeVar
+from typing import Literal
 
-from ledger_client.base_client import TIMEOUT_S, AnyPolicy, BaseClient, PathLike
-from ledger_client.driver import Driver
+from ledger_client.base_client import PathLike
 from ledger_client.event_values import new_event_id
-from ledger_client.messages import Plan
-from ledger_client.plans.append import AnyEvent, Mask, plan_erase
+from ledger_client.plans.append import AnyEvent, plan_erase
 from ledger_client.plans.evidence import evidence_request, verify_written
 from ledger_client.plans.export import ExportVerifier, proof_path, replacing
 from ledger_client.plans.export_proof import Format
@@ -42,19 +39,16 @@ from ledger_client.results import (
     Rejected,
     Seen,
 )
-from ledger_client.retry import Environment, RetryPolicy
 from ledger_client.runtime.clock import unix_us
-from ledger_client.transport import Transport, run_blocking, sleep
+from ledger_client.session import Session
+from ledger_client.transport import run_blocking, sleep
 from ledger_core.api import AskEvidence, Erased
-from ledger_core.event.secrets import mask as mask_secrets
-from ledger_core.tlog.errors import UnavailableError, VerificationError
+from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import VerifiedHead
 
-T = TypeVar("T")
 
-
-class LedgerClient:
+class LedgerClient(Session):
     """Appends events to a ledger and reads them back; every answer is verified.
 
         with LedgerClient(url, token, policy="p.policy", state="p.state") as ledger:
@@ -69,45 +63,6 @@ class LedgerClient:
 
     Safe from many threads.
     """
-
-    def __init__(
-        self,
-        url: str,
-        token: str | None = None,
-        *,
-        policy: AnyPolicy | None = None,
-        state: PathLike | None = None,
-        timeout_s: float = TIMEOUT_S,
-        retry: RetryPolicy | None = None,
-        tls: ssl.SSLContext | None = None,
-        mask: Mask | None = mask_secrets,
-        insecure: bool = False,
-    ) -> None:
-        """Read policy (its bytes, or the file at a path) and state file; open no connection.
-
-        `timeout_s` bounds one attempt, `retry` the number of attempts and the time for all of them.
-        Without `state`, each process accepts its first head by the policy alone. `mask` removes
-        secrets from each event before it is sent. The default has the built-in rules,
-        `parse_rules(text).mask` those of a file too; None sends events as they are. `insecure`
-        sends the token over plain HTTP to another host, readable to everybody on the way.
-
-        Raises: ValueError, MalformedError, VerificationError, OSError.
-        """
-        self._base: Final = BaseClient(
-            url,
-            token,
-            policy=policy,
-            state=state,
-            timeout_s=timeout_s,
-            mask=mask,
-            insecure=insecure,
-        )
-        self._transport: Final = Transport(self._base.endpoint, tls=tls)
-        self._retry: Final = retry or RetryPolicy()
-        self._environment: Final = Environment()
-        self._driver: Final = Driver(
-            self._transport.send, sleep=sleep, retry=self._retry, environment=self._environment
-        )
 
     def append(
         self, event: AnyEvent, *, verify: bool = True, wait_witnessed: bool = False
@@ -373,39 +328,7 @@ class LedgerClient:
             found, following = self._run(read_kept_heads(following, end=end, heads=heads))
             yield from found
 
-    @property
-    def latest(self) -> VerifiedHead | None:
-        """The largest head accepted so far; sends no request."""
-        return self._base.latest
-
-    def close(self) -> None:
-        """Write the state file and close the connections. Raises: OSError."""
-        self._transport.close()
-        run_blocking(self._base.save)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._base.endpoint.address!r})"
-
     def _entries(self, search: Search) -> Iterator[Entry]:
         while search.is_open:
             page = self._run(search.next_page())
             yield from page.entries
-
-    def _run(self, plan: Plan[T]) -> T:
-        try:
-            result = self._driver.run(plan)
-        except VerificationError as error:
-            saved = run_blocking(self._base.with_evidence_saved, error)
-            raise saved from error
-        else:
-            self._base.warn_of_older_head()
-            return result
-        finally:
-            if self._base.is_save_due:
-                run_blocking(self._base.save_due)
