@@ -21,6 +21,9 @@ ENCODINGS: Final = ("gzip", "zstd")
 STEP_BYTES: Final = 1 << 18
 """Decoded bytes of gzip between two turns."""
 
+GZIP_INPUT_BYTES: Final = 1 << 16
+"""Bytes of gzip handed over at once: zlib copies what is behind the end of a member."""
+
 ZSTD_INPUT_BYTES: Final = 256
 """Bytes of zstd decoded at once: a block takes 4 bytes and may hold 128 KiB, so 8 MiB at most."""
 
@@ -70,38 +73,39 @@ async def decode_body(
     return bytes(decoded)
 
 
-def _gzip(data: bytes) -> Iterator[bytes]:
+def _gzip(body: bytes) -> Iterator[bytes]:
+    view, at = memoryview(body), 0
     for _ in range(MEMBERS_MAX):
         member = zlib.decompressobj(_GZIP)
         while not member.eof:
-            piece = member.decompress(data, STEP_BYTES)
-            data = member.unconsumed_tail
-            if not (piece or data or member.eof):
+            taken = view[at : at + GZIP_INPUT_BYTES]
+            piece = member.decompress(taken, STEP_BYTES)
+            at += len(taken) - len(member.unused_data if member.eof else member.unconsumed_tail)
+            if not (piece or taken or member.eof):
                 raise _cut_short()
             yield piece
-        data = member.unused_data
-        if not data:
+        if at == len(body):
             return
     raise _too_many_members()
 
 
-def _zstd(data: bytes) -> Iterator[bytes]:
+def _zstd(body: bytes) -> Iterator[bytes]:
     decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES_MAX)
+    view, at = memoryview(body), 0
     for _ in range(MEMBERS_MAX):
         frame = decompressor.decompressobj()
-        at = 0
         pieces: list[bytes] = []
         while not frame.eof:
-            if at >= len(data):
+            taken = view[at : at + ZSTD_INPUT_BYTES]
+            if not taken:
                 raise _cut_short()
-            pieces.append(frame.decompress(data[at : at + ZSTD_INPUT_BYTES]))
-            at += ZSTD_INPUT_BYTES
+            pieces.append(frame.decompress(taken))
+            at += len(taken) - len(frame.unused_data)
             if sum(map(len, pieces)) >= STEP_BYTES or len(pieces) == ZSTD_INPUT_BYTES:
                 yield b"".join(pieces)
                 pieces = []
         yield b"".join(pieces)
-        data = frame.unused_data + data[at:]
-        if not data:
+        if at == len(body):
             return
     raise _too_many_members()
 
