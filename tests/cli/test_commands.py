@@ -59,6 +59,48 @@ def test_an_event_from_flags_is_appended_shown_proved_and_verified_offline(
     assert malformed.stderr == "error: not a leaf: its bytes are not in canonical form\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        (("prove", "0", "-o", "p"), ("p.leaf.json", "p.tlog-proof")),
+        (("export", "-o", "p.jsonl"), ("p.jsonl", "p.jsonl.proof")),
+        (("export", "--format", "evidence", "-o", "p.zip"), ("p.zip",)),
+    ],
+)
+def test_a_command_that_writes_files_replaces_none_unasked_and_follows_no_link(
+    command: Command, tmp_path: Path, arguments: tuple[str, ...], written: tuple[str, ...]
+) -> None:
+    target = tmp_path / "precious"
+    for name in written:
+        for is_link in (False, True):
+            target.write_bytes(b"precious")
+            (tmp_path / name).symlink_to(target) if is_link else target.rename(tmp_path / name)
+            refused = command(*arguments)
+            assert refused.returncode == 2
+            assert f"{name} exists: use --force" in refused.stderr
+            assert (tmp_path / name).read_bytes() == b"precious"
+            (tmp_path / name).unlink()
+    for name in written:
+        (tmp_path / name).symlink_to(target)
+        (tmp_path / f"{name}.part").symlink_to(target)
+    assert command(*arguments, "--force").returncode == 0
+    assert target.read_bytes() == b"precious"
+    for name in written:
+        assert not (tmp_path / name).is_symlink()
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_saved_head_replaces_a_link_and_not_the_file_behind_it(
+    command: Command, tmp_path: Path
+) -> None:
+    target = tmp_path / "precious"
+    target.write_bytes(b"precious")
+    (tmp_path / "head").symlink_to(target)
+    assert command("consistency", "--save", "head").returncode == 0
+    assert target.read_bytes() == b"precious"
+    assert (tmp_path / "head").read_text(encoding="utf-8").startswith(ORIGIN)
+
+
 def test_a_proof_of_another_log_or_a_broken_one_is_not_verified(
     command: Command, ledger: Ledger, tmp_path: Path
 ) -> None:

@@ -34,6 +34,13 @@ def usage_errors() -> Iterator[None]:
         raise click.UsageError(str(error)) from None
 
 
+def refuse_existing(*paths: Path, force: bool) -> None:
+    """Raises: click.UsageError when there is a file or a link at one of the paths of an output."""
+    for path in paths:
+        if os.path.lexists(path) and not force:
+            raise click.UsageError(f"{path} exists: use --force to replace it, or -o another file")
+
+
 class Connection:
     """The values of `connection_options`; `open` makes the client."""
 

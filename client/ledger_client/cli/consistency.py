@@ -6,6 +6,7 @@ import click
 
 from ledger_client.cli.client_options import EXISTING_FILE, NEW_FILE, Connection, connection_options
 from ledger_client.cli.console import json_option, print_result
+from ledger_client.runtime.files import write_atomically
 
 
 @click.command("consistency")
@@ -40,7 +41,7 @@ def command(
                 "head, or --save FILE to begin"
             )
     if save_file is not None:
-        save_file.write_text(head.note, encoding="utf-8")
+        write_atomically(save_file, head.note.encode())
     checkpoint = head.checkpoint
     print_result(
         as_json,

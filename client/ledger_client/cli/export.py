@@ -5,7 +5,12 @@ from pathlib import Path
 import click
 
 from ledger_client import EvidenceFile
-from ledger_client.cli.client_options import NEW_FILE, Connection, connection_options
+from ledger_client.cli.client_options import (
+    NEW_FILE,
+    Connection,
+    connection_options,
+    refuse_existing,
+)
 from ledger_client.cli.console import counted, json_option, note, print_json
 from ledger_client.cli.query import explained
 from ledger_client.cli.verify import evidence_verdict, head_verdict, note_findings
@@ -32,7 +37,7 @@ ENDINGS = {"jsonl": "jsonl", "csv": "csv", "evidence": "zip"}
     type=NEW_FILE,
     help="The file. Default: events.jsonl, events.csv or events.zip.",
 )
-@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("--force", is_flag=True, help="Replace the files if they exist.")
 @click.option(
     "--unverified",
     is_flag=True,
@@ -68,8 +73,8 @@ def command(
     """
     query = " ".join(words)
     output = output or Path(f"events.{ENDINGS[format_]}")
-    if output.exists() and not force:
-        raise click.UsageError(f"{output} exists: use --force to replace it, or -o another file")
+    beside = () if format_ == "evidence" else (proof_path(output),)
+    refuse_existing(output, *beside, force=force)
     if format_ == "evidence":
         with connection.open() as ledger, explained(query):
             written = ledger.evidence(query, output, case=case, reason=reason, disclose=disclose)

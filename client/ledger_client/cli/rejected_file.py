@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
 from ledger_client.collect.importers import Record
+from ledger_client.runtime.files import open_new
 from ledger_core.event.secrets import mask
 
 STANDARD_INPUT: Final = Path("-")
@@ -28,7 +29,7 @@ class RejectedFile:
     def write(self, record: Record, reason: str, field: str | None) -> None:
         """Write one line: the place of the record, why it was refused, and the record itself."""
         if self._file is None:
-            self._file = self.path.open("wb")
+            self._file = open_new(self.path)
         line: dict[str, Any] = {"line": record.line, "reason": reason}
         if field:
             line["field"] = field

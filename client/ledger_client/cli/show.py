@@ -10,6 +10,7 @@ from ledger_client.cli.client_options import (
     Connection,
     connection_options,
     parse_reference,
+    refuse_existing,
 )
 from ledger_client.cli.console import (
     json_option,
@@ -20,6 +21,7 @@ from ledger_client.cli.console import (
     print_line,
 )
 from ledger_client.cli.verify import described, verdict
+from ledger_client.runtime.files import create_file, write_atomically
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.proof import format_proof
 
@@ -58,19 +60,22 @@ def show(reference: str, connection: Connection, as_json: bool) -> None:
     type=NEW_FILE,
     help="Write NAME.leaf.json and NAME.tlog-proof.",
 )
+@click.option("--force", is_flag=True, help="Replace the files if they exist.")
 @connection_options
 @json_option
-def prove(reference: str, name: Path, connection: Connection, as_json: bool) -> None:
+def prove(reference: str, name: Path, force: bool, connection: Connection, as_json: bool) -> None:
     """Write the event with this id or index and its proof, verified, to two files."""
+    leaf_file = name.with_name(f"{name.name}.leaf.json")
+    proof_file = name.with_name(f"{name.name}.tlog-proof")
+    refuse_existing(leaf_file, proof_file, force=force)
     with connection.open() as ledger:
         entry = ledger.event(parse_reference(reference))
     if entry.proof is None:
         raise AssertionError("a verified entry has a proof")
-    leaf_file = name.with_name(f"{name.name}.leaf.json")
-    proof_file = name.with_name(f"{name.name}.tlog-proof")
+    write = write_atomically if force else create_file
     # The exact leaf bytes: a final newline would make them another leaf.
-    leaf_file.write_bytes(entry.leaf)
-    proof_file.write_text(format_proof(entry.proof), encoding="utf-8")
+    write(leaf_file, entry.leaf)
+    write(proof_file, format_proof(entry.proof).encode())
     if as_json:
         print_json({"index": entry.index, "leaf": str(leaf_file), "proof": str(proof_file)})
         return

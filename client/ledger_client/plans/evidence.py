@@ -1,6 +1,5 @@
 """Asks for a bundle of evidence, and verifies what came before anybody relies on it."""
 
-import shutil
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -42,7 +41,7 @@ def verify_written(
         return _check(check_evidence(path, policy), question, ask)
     except (MalformedError, VerificationError) as error:
         refused = to.with_name(f"{to.name}{REFUSED_ENDING}")
-        shutil.copyfile(path, refused)
+        path.replace(refused)
         raise type(error)(f"{error}; it is kept as {refused}") from error
 
 

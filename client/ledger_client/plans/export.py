@@ -41,6 +41,7 @@ from ledger_client.plans.read import fetch_tile
 from ledger_client.plans.search import Order
 from ledger_client.responses import check_status, decode_answer
 from ledger_client.results import Exported
+from ledger_client.runtime.files import open_new
 from ledger_core.api import AskMulti, ExportTrailer, TrailerLine
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import VerifiedHead
@@ -246,11 +247,15 @@ def proof_path(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A new file that replaces the one at this path when the block ends without an error."""
+    """A new file that replaces the one at this path when the block ends without an error.
+
+    Only its owner can read it. A link at this path is replaced, and not followed.
+    """
     target = Path(path)
     part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)
     try:
-        with part.open("wb") as file:
+        with open_new(part) as file:
             yield file
         part.replace(target)
     except BaseException:

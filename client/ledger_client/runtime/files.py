@@ -7,9 +7,10 @@ returns, and the file can be read and written by its owner alone.
 
 import fcntl
 import os
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
 OWNER_ONLY_MODE: Final = 0o600
 _HOLDER_BYTES_MAX: Final = 256
@@ -73,6 +74,14 @@ def create_file(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     sync_directory(path.parent)
+
+
+def open_new(path: Path) -> BinaryIO:
+    """A new file, open for writing, which only its owner can read; no link is followed.
+
+    Raises: FileExistsError when there is a file or a link of this name, OSError.
+    """
+    return open(path, "xb", opener=partial(os.open, mode=OWNER_ONLY_MODE))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
