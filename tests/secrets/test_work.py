@@ -73,6 +73,17 @@ KINDS: dict[str, Callable[[int], str]] = {
     "blanks after names": lambda n: ('"otp"' + " " * 500) * (n // 505),
     "pairs in lists": lambda n: json.dumps([["otp", ""]] * (n // 12)),
     "parameters": lambda n: "?token=***" * (n // 10),
+    "encoded parameters": lambda n: "%3Ftoken%3D***%26" * (n // 17),
+    "names in full width": lambda n: json.dumps({f"ｏｔｐ{at}": "" for at in range(n // 12)}),
+    "invisible characters": lambda n: json.dumps(
+        {"o" + "\u200b" * n + "tp": ""}, ensure_ascii=False
+    ),
+    "combining marks": lambda n: json.dumps(
+        {"ｏ" + "\u0301\u0323" * (n // 2): ""}, ensure_ascii=False
+    ),
+    "cards between wide blanks": lambda n: (
+        "4111\u00a01111\u00a01111\u00a01112 was declined, " * (n // 34)
+    ),
     "asterisks": lambda n: json.dumps({"password": "*" * n + "a"}),
 }
 

@@ -11,9 +11,12 @@ Source: ISO/IEC 7812-1, annex B (the check digit).
 import re
 from typing import Final
 
+_GAP: Final = "[ \u00a0\u2000-\u200a\u202f\u205f\u3000-]"
+"""What stands between groups: a hyphen, or a blank of any width, in Python's and RE2's syntax."""
+
 CARD_PATTERN: Final = (
-    r"\b[2-69][0-9]{13,18}\b|\b[2-69][0-9]{3}[ -][0-9]{4}[ -][0-9]{4}[ -][0-9]{4}\b"
-    r"|\b3[0-9]{3}[ -][0-9]{6}[ -][0-9]{4,5}\b"
+    rf"\b[2-69][0-9]{{13,18}}\b|\b[2-69][0-9]{{3}}(?:{_GAP}[0-9]{{4}}){{3}}\b"
+    rf"|\b3[0-9]{{3}}{_GAP}[0-9]{{6}}{_GAP}[0-9]{{4,5}}\b"
 )
 """Text that may hold a card number, in RE2 syntax. A necessary condition."""
 
@@ -32,7 +35,7 @@ _RANGES: Final = (
     (9792, 9792, (16,)),  # Troy
 )  # fmt: skip
 _SHAPES: Final = frozenset({(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3)})
-_runs = re.compile(r"(?<![0-9A-Za-z_.])[0-9]+(?:[ -][0-9]+)*(?![0-9A-Za-z_])").finditer
+_runs = re.compile(rf"(?<![0-9A-Za-z_.])[0-9]+(?:{_GAP}[0-9]+)*(?![0-9A-Za-z_])").finditer
 
 
 def has_card_number(text: str) -> bool:
@@ -50,7 +53,7 @@ def is_card_number(digits: str) -> bool:
 
 
 def _has_card(run: str) -> bool:
-    groups = re.split("[ -]", run)
+    groups = re.split(_GAP, run)
     if any(is_card_number(group) for group in groups):
         return True
     if "-" in run:

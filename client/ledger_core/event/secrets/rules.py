@@ -212,6 +212,25 @@ def _checked(rule: str, pattern: str, is_secret: Callable[[str], object]) -> Pat
     return PatternRule(rule, pattern, lambda text: any(map(is_secret, found_in(text))))
 
 
+_ENCODED_DELIMITER: Final = "%(?:25)*(?:3F|26|3B|23)"
+"""`?`, `&`, `;` or `#` in a URL that is a part of another."""
+_NAMED_IN_URL: Final = (
+    "(?:access_?token|refresh_?token|id_?token|auth_?token|token|api_?key|apikey"
+    "|pass(?:word|wd)?|pwd|secret|client_?secret|sig|signature|private_?token"
+    "|x-(?:amz|goog|oss)-signature|x-amz-security-token|security-token"
+    "|(?:csrf|xsrf|session|reset|verification|confirmation|invitation|login)_?token"
+    "|sessionid|phpsessid|jsessionid)(?:=|%(?:25)*3D)"
+)
+_split_url = re.compile(_ENCODED_DELIMITER, re.IGNORECASE).split
+_named_in_url = re.compile(f'[?&;#"]?{_NAMED_IN_URL}(.+)', re.IGNORECASE).match
+
+
+def _is_in_url(match: str) -> bool:
+    """Tell whether a part of a URL has a parameter with a secret that is not masked."""
+    found = map(_named_in_url, _split_url(match))
+    return any(each is not None and not is_placeholder(each[1]) for each in found)
+
+
 PATTERN_RULES: Final[tuple[PatternRule, ...]] = (
     *starmap(PatternRule, re.findall(r"(?m)^(\S+) +(.+)$", _TOKENS)),
     # Headers and URLs. The value may be the whole text, so the header's name is not required.
@@ -225,12 +244,8 @@ PATTERN_RULES: Final[tuple[PatternRule, ...]] = (
     ),
     _checked(
         "url-secret",
-        r"(?i)[?&;#\"](?:access_?token|refresh_?token|id_?token|auth_?token|token|api_?key|apikey"
-        r"|pass(?:word|wd)?|pwd|secret|client_?secret|sig|signature|private_?token"
-        r"|x-(?:amz|goog|oss)-signature|x-amz-security-token|security-token"
-        r"|(?:csrf|xsrf|session|reset|verification|confirmation|invitation|login)_?token"
-        r"|sessionid|phpsessid|jsessionid)=[^\s\"&;#]+",
-        lambda match: not is_placeholder(match.partition("=")[2]),
+        rf"(?i)(?:[?&;#\"]|{_ENCODED_DELIMITER}){_NAMED_IN_URL}[^\s\"&;#]+",
+        _is_in_url,
     ),
     _checked(
         "authorization",

@@ -23,6 +23,7 @@ from typing import Any, Final, Self
 import msgspec
 import re2
 
+from ledger_core.event.secrets.folding import fold
 from ledger_core.event.secrets.re2_sets import Pattern, PatternSet
 from ledger_core.event.secrets.rules import RULE_NAMES, KeyRule, PatternRule
 from ledger_core.event.secrets.walk import SCAN_LIMIT, EventScan, Hit, Work
@@ -68,7 +69,7 @@ class SecretRules:
         # The same few hundred keys come back all day.
         @lru_cache(maxsize=4096)
         def matching_keys(key: str) -> tuple[int, ...]:
-            return tuple(sorted(keys_set.found_in(_without_surrogates(key))))
+            return tuple(sorted(keys_set.found_in(_without_surrogates(fold(key)))))
 
         self._matching_keys = matching_keys
         in_json = [(each.rule, _key_pattern(each, start='"', end='"')) for each in self._key_rules]
@@ -128,13 +129,21 @@ class SecretRules:
                 plain = _replace_escapes(_unescape, event_json)
                 if b'\\"' in plain:
                     return False  # JSON in a text in a text.
-            if self._prefilter.found_in(plain):
+            if self._prefilter.found_in(plain) or self._has_folded_key(plain):
                 return False
             # A text inside may be JSON, with escapes of its own.
             if b"\\" not in plain or plain == event_json:
                 return True
             event_json = plain
         return False
+
+    def _has_folded_key(self, event_json: bytes) -> bool:
+        """Tell whether the prefilter finds something where letters are of another form."""
+        if event_json.isascii():
+            return False
+        text = _decode_pairs(event_json)
+        folded = fold(text)
+        return folded is not text and bool(self._prefilter.found_in(folded))
 
     def walk(self, event: Any, work: Work | None = None) -> tuple[Any, tuple[Hit, ...]]:
         """Return the event without its secrets, and the hits, in order; without the prefilter."""
@@ -178,6 +187,17 @@ class SecretRules:
 def _without_surrogates(text: str) -> str:
     """Replace lone surrogates, which RE2 does not take; such texts are refused later."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _decode_pairs(event_json: bytes) -> str:
+    """Decode JSON whose escapes were replaced: a pair of surrogates is one character."""
+    try:
+        text = event_json.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return event_json.decode("utf-8", "replace")
+    if b"\xed" not in event_json:
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _unescape(match: re.Match[bytes]) -> bytes:
