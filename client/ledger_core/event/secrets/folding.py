@@ -9,7 +9,7 @@ Source: Unicode Standard Annex #15 (NFKC), of which this is the part that yields
 import re
 import unicodedata
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 _RANGES: Final = (
     (0x00A0, 0x3400),
@@ -25,13 +25,8 @@ _INVISIBLE: Final = re.compile(
 """Characters without a width that are not of the category Cf."""
 
 
-class _Table(NamedTuple):
-    is_in: re.Pattern[str]
-    to_ascii: dict[int, str]
-
-
 @lru_cache(maxsize=1)
-def _table() -> _Table:
+def _table() -> dict[int, str]:
     to_ascii = {}
     for start, end in _RANGES:
         for code in range(start, end):
@@ -41,7 +36,7 @@ def _table() -> _Table:
                 to_ascii[code] = ""
             elif plain.isascii():
                 to_ascii[code] = plain
-    return _Table(re.compile(f"[{''.join(map(chr, to_ascii))}]"), to_ascii)
+    return to_ascii
 
 
 def fold(text: str) -> str:
@@ -49,6 +44,4 @@ def fold(text: str) -> str:
 
     Cost: 5 ms the first time in a process, unless the text is ASCII.
     """
-    if text.isascii() or not (table := _table()).is_in.search(text):
-        return text
-    return text.translate(table.to_ascii)
+    return text if text.isascii() else text.translate(_table())

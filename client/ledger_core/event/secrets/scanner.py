@@ -143,7 +143,7 @@ class SecretRules:
             return False
         text = _decode_pairs(event_json)
         folded = fold(text)
-        return folded is not text and bool(self._prefilter.found_in(folded))
+        return folded != text and bool(self._prefilter.found_in(folded))
 
     def walk(self, event: Any, work: Work | None = None) -> tuple[Any, tuple[Hit, ...]]:
         """Return the event without its secrets, and the hits, in order; without the prefilter."""
