@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from ledger.cli.init import command as init
+from ledger.log.public_policy import public_url
 from ledger.log.publisher import _save_evidence
-from ledger.service.routes.status import _public_url
 from ledger_client.cli.client_options import read_token
 from ledger_core.tlog.errors import VerificationError
 
@@ -69,4 +69,4 @@ def test_evidence_is_readable_to_its_owner_alone(tmp_path: Path) -> None:
 
 def test_the_address_of_a_witness_is_shown_without_credentials() -> None:
     url = "https://user:secret@witness.example:8443/w1/?key=secret#secret"
-    assert _public_url(url) == "https://witness.example:8443/w1/"
+    assert public_url(url) == "https://witness.example:8443/w1/"

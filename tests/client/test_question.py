@@ -254,6 +254,7 @@ UNCHECKED = {
         "consistency",
         "unpublished",
         "quorum_missing",
+        "unreadable",
     },
     api.FoundEvent: {"private", "consistency"},
     api.FacetAnswer: set[str](),
