@@ -6,7 +6,8 @@ Log lines go to standard error: as text on a terminal, otherwise as JSON.
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TextIO, cast
 
 import click
 import structlog
@@ -38,6 +39,22 @@ def log_options(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
+class LogStream:
+    """Standard error for log lines: one that can't be written is left out, and stops nothing.
+
+    A closed terminal, a full disk or a pipe without a reader must not end a request or the
+    publisher.
+    """
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
 def configure_logs(log_format: str, log_level: str) -> None:
     """Set up structlog for the process."""
     is_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
@@ -53,7 +70,7 @@ def configure_logs(log_format: str, log_level: str) -> None:
             *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[log_level]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", LogStream())),
         cache_logger_on_first_use=True,
     )
 
