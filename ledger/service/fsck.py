@@ -144,6 +144,9 @@ def check_directory(
             if paths.private_key.exists():
                 with findings.part("private.key"):
                     key = read_secret_key(paths.private_key, key_bytes=KEY_BYTES)
+            if paths.digest_key.exists():
+                with findings.part("digest.key"):
+                    read_secret_key(paths.digest_key, key_bytes=KEY_BYTES)
             findings.add("private", private.problems(visitor.erased, visitor.first_use, key))
             findings.values = private.values
     return findings

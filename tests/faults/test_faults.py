@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import damage
 from tests.faults.images import power_failures
 from tests.faults.injected import injected
 from tests.faults.outcome import Outcome
@@ -14,6 +15,7 @@ from tests.faults.subjects import SUBJECTS, Subject
 SEED = 4711
 CASES = 4
 IMAGES = 2
+DAMAGES = 6
 
 
 @pytest.fixture(params=SUBJECTS, ids=lambda each: str(each.name))
@@ -39,3 +41,10 @@ def test_a_power_failure_loses_nothing(subject: Subject, tmp_path: Path) -> None
 
 def check(outcomes: list[Outcome]) -> None:
     assert [str(each) for each in outcomes if each.problems] == []
+
+
+def test_a_damaged_file_is_named_or_has_no_effect(tmp_path: Path) -> None:
+    subject = damage.prepare(tmp_path)
+    cases = list(islice(damage.damages(tmp_path, subject, random.Random(SEED)), DAMAGES))
+    wrong = [each for each in cases if each.problems or (each.differs and not each.is_named)]
+    assert [str(each) for each in wrong] == []
