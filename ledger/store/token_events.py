@@ -10,13 +10,16 @@ With this row the events are read at a start without a pass over the log.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import chain
 from typing import Final, NamedTuple
 
 import msgspec
 
 from ledger.store import keyspace
-from ledger.store.log import LogStore
+from ledger.store.log import DamagedBundleError, LogStore
 from ledger.store.tokens import TokenRecord
+from ledger_core.tlog.tile import TILE_WIDTH
 
 SERVICE_NAME: Final = "ledger"
 """The principal of the service's own events, which no token may be named after."""
@@ -74,11 +77,16 @@ def read_token_event(data: bytes, *, is_leaf: bool = True) -> TokenEvent | None:
 
 
 def logged_token_events(log: LogStore) -> list[TokenEvent]:
-    """The token events of a log, in order. Cost: a read for each."""
+    """The token events of a log, in order, without those in damaged bundles, which the log names.
+
+    Cost: a read for each.
+    """
     indices = log.environment.get(keyspace.META, keyspace.META_TOKEN_EVENTS) or b""
     events = []
     for start in range(0, len(indices), keyspace.U64_BYTES):
-        leaf = log.leaf(keyspace.decode_u64(indices[start : start + keyspace.U64_BYTES]))
+        leaf = None
+        with suppress(DamagedBundleError):
+            leaf = log.leaf(keyspace.decode_u64(indices[start : start + keyspace.U64_BYTES]))
         event = None if leaf is None else read_token_event(leaf)
         if event is not None:
             events.append(event)
@@ -86,15 +94,20 @@ def logged_token_events(log: LogStore) -> list[TokenEvent]:
 
 
 def find_token_events(log: LogStore) -> bytes:
-    """The indices of all token events, for the row of a log that has none. Reads the whole log."""
+    """The indices of all token events, for the row of a log that has none. Reads the whole log.
+
+    It leaves out those in damaged bundles, which the log names.
+    """
     found = bytearray()
+    tree_size = log.head().tree_size
     with log.environment.read() as snapshot:
-        leaf_index = 0
-        for leaves in log.leaves_between(snapshot, 0, log.head().tree_size):
-            for leaf in leaves:
+        for first in range(0, tree_size, TILE_WIDTH):
+            parts: list[list[bytes]] = []
+            with suppress(DamagedBundleError):
+                parts += log.leaves_between(snapshot, first, min(first + TILE_WIDTH, tree_size))
+            for leaf_index, leaf in enumerate(chain.from_iterable(parts), start=first):
                 if TOKEN_ACTION in leaf and read_token_event(leaf) is not None:
                     found += keyspace.encode_u64(leaf_index)
-                leaf_index += 1
     return bytes(found)
 
 
