@@ -90,7 +90,7 @@ def test_an_empty_log_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("database", "key", "change", "said"),
     [
-        (b"entries", b"\1" + u64(0), flip(-1), "bundle 0: .*checksum"),
+        (b"entries", b"\1" + u64(0), flip(-1), "bundle 0 is damaged .*checksum"),
         (b"entries", b"\1" + u64(1), None, "bundle 1 is missing"),
         (
             b"entries",
