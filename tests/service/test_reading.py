@@ -75,8 +75,8 @@ def test_an_event_is_found_by_index_and_by_id(full: Ledger, log: CheckedLog) -> 
         assert hashes([found["leaf_hash"]]) == [leaf_hash(log.leaves[index])]
         assert found["index"] == index
         assert found["received"]["by"] == parsed.received.by
-        members = {"index", "event", "received", "leaf_hash", "leaf", "late_s"}
-        assert set(found) == members  # The time of the event is a day of the past.
+        # Some of these events are of a day of the past.
+        assert set(found) - {"late_s"} == {"index", "event", "received", "leaf_hash", "leaf"}
 
 
 def test_a_read_event_comes_with_its_proof(full: Ledger, log: CheckedLog) -> None:
