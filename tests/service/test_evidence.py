@@ -11,6 +11,7 @@ import pytest
 
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.routes import evidence as route
+from ledger.store import log
 from ledger_client import LedgerClient, private
 from ledger_core.evidence import writer as writing
 from ledger_core.evidence.findings import Evidence
@@ -58,7 +59,7 @@ def test_a_bundle_holds_what_a_search_finds(
     ledger: Ledger, tmp_path: Path, q: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writing, "PART_EVENTS", 64)
-    monkeypatch.setattr(route, "NODES_AT_ONCE", 10)
+    monkeypatch.setattr(log, "NODES_AT_ONCE", 10)
     page = ledger.ask(f"/v1/events?q={q.replace(' ', '%20')}&order=oldest&limit=1000").json()
     wanted = [each["index"] for each in page["events"]]
     seen: list[int] = []

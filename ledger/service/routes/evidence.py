@@ -47,14 +47,11 @@ from ledger_core.query.parser import parse_query
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, Hash
-from ledger_core.tlog.prove import Plan, finish, plan_consistency, plan_multi
+from ledger_core.tlog.prove import plan_consistency, plan_multi
 from ledger_core.tlog.text import format_base64
 
 ZIP: Final = "application/zip"
 BODY_BYTES_MAX: Final = 65_536
-NODES_AT_ONCE: Final = 2048
-"""Nodes read under the store's lock, on which acknowledgements wait: a few milliseconds."""
-
 TURN_ROWS: Final = 2000
 TURN_S: Final = 0.2
 """Rows or seconds after which an export leaves its thread to others."""
@@ -263,7 +260,7 @@ def make_sources(store: LogStore, tree_size: int) -> Sources:
     """What a writer of evidence asks of a log, about its first `tree_size` entries."""
 
     def prove(indices: Sequence[int]) -> tuple[Hash, ...]:
-        return _prove(store, plan_multi(indices=indices, tree_size=tree_size))
+        return store.prove(plan_multi(indices=indices, tree_size=tree_size))
 
     def first_head(size: int) -> SignedCheckpoint | None:
         return next(iter(kept_heads(store.environment, start=size, most=1)), None)
@@ -272,13 +269,6 @@ def make_sources(store: LogStore, tree_size: int) -> Sources:
         return store.prove(plan_consistency(old_size=old_size, new_size=new_size))
 
     return Sources(prove=prove, first_head=first_head, consistency=consistency)
-
-
-def _prove(store: LogStore, plan: Plan) -> tuple[Hash, ...]:
-    hashes: list[Hash] = []
-    for start in range(0, len(plan.nodes), NODES_AT_ONCE):
-        hashes += store.node_hashes(plan.nodes[start : start + NODES_AT_ONCE])
-    return finish(plan, hashes)
 
 
 ROUTES: Final = (

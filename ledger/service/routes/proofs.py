@@ -41,8 +41,6 @@ from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.multi_proof import MultiProof, format_multi_proof
 from ledger_core.tlog.proof import Proof, RangeProof, format_proof, format_range_proof
 from ledger_core.tlog.prove import (
-    Plan,
-    finish,
     plan_consistency,
     plan_inclusion,
     plan_multi,
@@ -57,9 +55,6 @@ PROOF_PROBLEMS: Final = ("past-the-end", *HEAD_PROBLEMS)
 """What `published_covering` and `check_within` may refuse a request with."""
 
 MULTI_BYTES_MAX: Final = 1 << 17
-
-NODES_AT_ONCE: Final = 2048
-"""Nodes read under the lock of the store, on which acknowledgements wait: a few milliseconds."""
 
 VARY: Final = {"Vary": "Accept"}
 FIXED: Final = "public, max-age=86400"
@@ -148,16 +143,9 @@ async def read_multi(context: ServiceContext, request: web.BaseRequest) -> web.R
     except ValueError as error:
         raise ProblemError("bad-parameter", str(error), field="indices") from None
     client = context.query_pool.client(token.name, request)
-    hashes = await client.run(partial(_read_plan, context.store, plan))
+    hashes = await client.run(partial(context.store.prove, plan))
     proof = format_multi_proof(MultiProof(ask.indices, hashes))
     return make_answer(proof.encode(), media=TEXT_MEDIA, cache=NO_CACHE)
-
-
-def _read_plan(store: LogStore, plan: Plan) -> tuple[Hash, ...]:
-    hashes: list[Hash] = []
-    for start in range(0, len(plan.nodes), NODES_AT_ONCE):
-        hashes += store.node_hashes(plan.nodes[start : start + NODES_AT_ONCE])
-    return finish(plan, hashes)
 
 
 def prove_inclusion(store: LogStore, *, leaf_index: int, head: SignedCheckpoint) -> str:
