@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from bench.rows import Row, format_table
-from bench.varied import varied_events
+from bench.varied import make_entry, varied_events
 from ledger.query.leaf_cache import LeafCache
 from ledger.service.routes.evidence import make_sources
 from ledger.service.routes.proofs import prove_inclusion
@@ -90,13 +90,8 @@ def _fill(path: Path, events: int) -> None:
     writer = LogWriter.open(path)
     supply = varied_events(events)
     while chunk := list(islice(supply, HEAD_EVENTS)):
-        entries = []
-        for event_json, id_bytes, received_us in chunk:
-            leaf = format_leaf(
-                event_json=event_json, by="billing-api", received_time=format_time(received_us)
-            )
-            entries.append(NewEntry(id_bytes, leaf, leaf_hash(leaf), event_json, time_filled=False))
-        writer.commit(entries)
+        writer.commit([make_entry(*each) for each in chunk])
+        received_us = chunk[-1][2]
         head = _sign(writer, received_us // 10**6 + 2)
         writer.commit([], checkpoints=[(head.head.tree_size, head.note)])
     writer.close()

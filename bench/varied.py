@@ -108,14 +108,16 @@ def fill_log(path: Path, count: int) -> None:
     writer = LogWriter.open(path)
     supply = varied_events(count)
     while chunk := list(islice(supply, COMMIT_EVENTS)):
-        entries = []
-        for event_json, id_bytes, received_us in chunk:
-            leaf = format_leaf(
-                event_json=event_json, by="billing-api", received_time=format_time(received_us)
-            )
-            entries.append(NewEntry(id_bytes, leaf, leaf_hash(leaf), event_json, time_filled=False))
-        writer.commit(entries)
+        writer.commit([make_entry(*each) for each in chunk])
     writer.close()
+
+
+def make_entry(event_json: bytes, id_bytes: bytes, received_us: int) -> NewEntry:
+    """One event of `varied_events` as the writer takes it."""
+    leaf = format_leaf(
+        event_json=event_json, by="billing-api", received_time=format_time(received_us)
+    )
+    return NewEntry(id_bytes, leaf, leaf_hash(leaf), event_json, time_filled=False)
 
 
 def _actor(number: int) -> dict[str, Any]:

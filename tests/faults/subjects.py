@@ -97,7 +97,7 @@ class Subject(Protocol):
         """Run the program without a fault; what is wrong with its data and answers."""
 
 
-def _note(acknowledged: Acknowledged, *said: Said) -> None:
+def _acknowledge(acknowledged: Acknowledged, *said: Said) -> None:
     acknowledged += (Acknowledgement(time.time(), each) for each in said)
 
 
@@ -133,15 +133,15 @@ class LedgerSubject:
         with suppress(OSError, HTTPException):
             for number in range(4):
                 self._append(url, acknowledged, _event(1000 + number))
-                self._note_head(url, acknowledged)
+                self._ask_for_head(url, acknowledged)
             self._append(url, acknowledged, *(_event(2000 + number) for number in range(40)))
             subject = SUBJECT % 7
             body = json.dumps({"subject": subject, "reason": "asked for"}).encode()
             if self.ask(url, "/v1/private/erasures", body).status == 200:
-                _note(acknowledged, Erased(subject))
+                _acknowledge(acknowledged, Erased(subject))
             self.ask(url, f"/v1/events?{urlencode({'q': 'action:record.viewed'})}")
             self._append(url, acknowledged, _event(3000))
-            self._note_head(url, acknowledged)
+            self._ask_for_head(url, acknowledged)
         return acknowledged
 
     def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
@@ -183,13 +183,13 @@ class LedgerSubject:
         answer = self.ask(url, "/v1/events", body)
         if answer.status == 200:
             results = answer.json()["results"]
-            _note(acknowledged, *(Appended(each["id"], each["index"]) for each in results))
+            _acknowledge(acknowledged, *(Appended(each["id"], each["index"]) for each in results))
         return answer.status == 200
 
-    def _note_head(self, url: str, acknowledged: Acknowledged) -> None:
+    def _ask_for_head(self, url: str, acknowledged: Acknowledged) -> None:
         answer = self.ask(url, "/checkpoint")
         if answer.status == 200:
-            _note(acknowledged, parse_checkpoint(parse_note(answer.text).text))
+            _acknowledge(acknowledged, parse_checkpoint(parse_note(answer.text).text))
 
     def ask(self, url: str, target: str, body: bytes | None = None) -> Answer:
         headers = {"Authorization": f"Bearer {self._token}"}
@@ -258,7 +258,7 @@ class WitnessSubject:
                     if answer.status != 200:
                         break
                     check_cosigned(answer, self._log.note(larger), self._vkeys)
-                    _note(acknowledged, Cosigned(larger))
+                    _acknowledge(acknowledged, Cosigned(larger))
                     size = larger
         return acknowledged
 
@@ -320,7 +320,7 @@ class RecorderSubject:
         lines = islice(output, self._count)
         for line in lines:
             if line.endswith("\n") and line != "None\n":
-                _note(acknowledged, Recorded(line.strip()))
+                _acknowledge(acknowledged, Recorded(line.strip()))
         return acknowledged
 
     def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
