@@ -184,17 +184,23 @@ async def test_each_datagram_is_a_message_and_those_that_found_no_room_are_count
     assert len(kept) + lost == 2 + count
 
 
+def requiring_certificates(authority: Authority) -> ssl.SSLContext:
+    """The listener's side of TLS, which refuses a sender without a certificate."""
+    certificate, key, _ = authority.issue("listener")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    server.load_verify_locations(authority.certificate)
+    server.verify_mode = ssl.CERT_REQUIRED
+    return server
+
+
 @pytest.mark.anyio
 async def test_over_tls_a_sender_is_known_by_its_certificate_and_one_without_is_refused(
     tmp_path: Path,
 ) -> None:
     authority = Authority(tmp_path)
-    certificate, key, _ = authority.issue("listener")
     sender_certificate, sender_key, fingerprint = authority.issue("sender")
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate, key)
-    server.load_verify_locations(authority.certificate)
-    server.verify_mode = ssl.CERT_REQUIRED
+    server = requiring_certificates(authority)
     known, unknown = (ssl.create_default_context(cafile=authority.certificate) for _ in range(2))
     known.load_cert_chain(sender_certificate, sender_key)
     spool = Spool()
@@ -262,12 +268,8 @@ async def test_the_header_comes_before_tls_and_the_certificate_is_the_senders(
     tmp_path: Path,
 ) -> None:
     authority = Authority(tmp_path)
-    certificate, key, _ = authority.issue("listener")
     sender_certificate, sender_key, fingerprint = authority.issue("sender")
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate, key)
-    server.load_verify_locations(authority.certificate)
-    server.verify_mode = ssl.CERT_REQUIRED
+    server = requiring_certificates(authority)
     client = ssl.create_default_context(cafile=authority.certificate)
     client.load_cert_chain(sender_certificate, sender_key)
     spool = Spool()
