@@ -1,14 +1,16 @@
 """Fixtures of all tests. Tests that a machine can't run are left out loudly, and never in CI."""
 
+import logging
 import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import structlog
 from hypothesis import settings
 
 # These tests run recorders on ledgers of their own.
@@ -100,3 +102,14 @@ def shared_dir() -> Path:
 def anyio_backend() -> str:
     """The event loop of tests marked `anyio`: asyncio, as in production."""
     return "asyncio"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Give each module the logging of a fresh process: a library may set up all of it (Celery)."""
+    root = logging.getLogger()
+    handlers, level, configured = root.handlers[:], root.level, structlog.get_config()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.configure(**configured)

@@ -44,6 +44,7 @@ def recorder() -> Iterator[MemoryRecorder]:
 @pytest.fixture(scope="module")
 def celery_app() -> Iterator[celery.Celery]:
     app = celery.Celery("shop", broker="memory://", backend="cache+memory://")
+    app.conf.worker_hijack_root_logger = False
     audit_tasks()
     audit_tasks()
 

@@ -158,13 +158,16 @@ def test_head_answers_like_get_without_a_body(shared_ledger: Ledger) -> None:
         if route.method == "GET" and "{" not in route.path and route.path not in STREAMED
     ]
     for target in [*targets, "/v1/events/0", "/tile/0/000.p/1", "/tile/entries/000.p/1", "/none"]:
-        got = shared_ledger.ask(target)
-        asked = shared_ledger.ask(target, method="HEAD")
+        got, asked, again = (
+            shared_ledger.ask(target, method=method) for method in ("GET", "HEAD", "GET")
+        )
         assert asked.status == got.status
         assert asked.body == b""
         for name in ("Content-Type", "Content-Length", "Cache-Control"):
-            # A search says how long it took, and counters count.
-            if name != "Content-Length" or target not in ("/v1/events", "/metrics"):
+            # A search says how long it took, counters count, and the head moves on by itself.
+            if name == "Content-Length" and target in ("/v1/events", "/metrics"):
+                continue
+            if got.headers[name] == again.headers[name]:
                 assert asked.headers[name] == got.headers[name], (target, name)
 
 
