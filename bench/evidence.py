@@ -118,7 +118,7 @@ def _write(log: Path, path: Path, indices: range) -> tuple[int, int]:
         token="bench",
         time=format_time(1_790_000_000_000_000),
     )
-    sources = make_sources(store, size)
+    sources = make_sources(store, head.head)
     writer = EvidenceWriter(asked, sources, head=head, policy=POLICY)
     cache, packer, packed = LeafCache(store, bytes_max=0), zlib.compressobj(6), 0
     with path.open("wb") as file:
@@ -133,7 +133,7 @@ def _write(log: Path, path: Path, indices: range) -> tuple[int, int]:
         store.close()
         leaf, later, proof = _record(log, stated)
         grown = LogStore.open(log)
-        writer._sources = make_sources(grown, size)  # type: ignore[misc]  # noqa: SLF001 - the log was opened again
+        writer._sources = make_sources(grown, head.head)  # type: ignore[misc]  # noqa: SLF001 - the log was opened again
         writer.finish(leaf, proof=proof, head=later)
         grown.close()
         file.write(writer.take())

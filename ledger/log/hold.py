@@ -122,7 +122,10 @@ def read_own_head(data: bytes, origin: str, log_keys: Sequence[NoteVerifier]) ->
 
 
 def is_missing(store: LogStore, shown: SignedCheckpoint) -> bool:
-    """Whether a store lacks a head: it is larger than the log, or has another root there."""
+    """Whether a store lacks a head: it is larger than the log, or has another root there.
+
+    Raises: DamagedTreeError when a damaged tile leaves it open.
+    """
     head = shown.head
     if head.tree_size > store.head().tree_size:
         return True

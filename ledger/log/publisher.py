@@ -37,16 +37,15 @@ from ledger.log.witness_client import (
     make_session,
     peer_groups,
 )
+from ledger.store.log import DamagedTreeError
 from ledger_client.runtime.clock import unix_s as system_unix_s
 from ledger_client.runtime.files import create_file, sync_directory
 from ledger_core.event.canonical import format_time
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.note import Signature, Signer
 from ledger_core.tlog.policy import Policy
-from ledger_core.tlog.prove import plan_consistency
 from ledger_core.tlog.tree import TreeHead
 from ledger_core.tlog.verify import check_consistency
 
@@ -251,16 +250,17 @@ class Publisher:
                 f"a head of size {old.tree_size} was signed, the log now has {head.tree_size}",
                 evidence={"signed": before.note.encode()},
             )
+        try:
+            proof = self._sequencer.store.prove_consistency(old.tree_size, head)
+        except DamagedTreeError as error:
+            raise VerificationError(str(error)) from error
         check_consistency(
             old_size=old.tree_size,
             new_size=head.tree_size,
-            proof=self._prove(old.tree_size, head.tree_size),
+            proof=proof,
             old_root=old.root_hash,
             new_root=head.root_hash,
         )
-
-    def _prove(self, old_size: int, new_size: int) -> tuple[Hash, ...]:
-        return self._sequencer.store.prove(plan_consistency(old_size=old_size, new_size=new_size))
 
     async def _ask(self, peer: WitnessPeer, round_: "_CosignatureRound") -> None:
         try:

@@ -30,7 +30,7 @@ import aiohttp
 
 from ledger.log.hold import is_missing, read_own_head
 from ledger.log.public_policy import public_url
-from ledger.store.log import LogStore
+from ledger.store.log import DamagedTreeError, LogStore
 from ledger_client.runtime.backoff import exponential_s
 from ledger_core.tlog import witness as protocol
 from ledger_core.tlog.checkpoint import SignedCheckpoint
@@ -38,7 +38,6 @@ from ledger_core.tlog.cosignature import CosignatureVerifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.note import NoteVerifier, Signature
 from ledger_core.tlog.policy import PolicyWitness
-from ledger_core.tlog.prove import plan_consistency
 
 TIMEOUT_S: Final = 5.0
 EVIDENCE_BYTES_MAX: Final = 1 << 18
@@ -153,8 +152,10 @@ class WitnessPeer:
 
     async def _post(self, signed: SignedCheckpoint, old_size: int) -> tuple[int, bytes]:
         # Size 0 needs no proof, and the same size has an empty one.
-        plan = plan_consistency(old_size=old_size, new_size=signed.head.tree_size)
-        proof = self._store.prove(plan) if old_size else ()
+        try:
+            proof = self._store.prove_consistency(old_size, signed.head)
+        except DamagedTreeError as error:
+            raise self._failed(f"not asked, since {error}") from error
         request = protocol.AddCheckpoint(old_size, proof, signed)
         body = protocol.format_add_checkpoint(request)
         return await self._send("POST", "/add-checkpoint", protocol.ANSWER_BYTES_MAX, body)
@@ -212,7 +213,11 @@ class WitnessPeer:
             shown = read_own_head(theirs, origin, self._log_keys)
         except (MalformedError, VerificationError) as error:
             return self._failed(f"{said}; it shows no head of this log ({status}): {error}")
-        if not is_missing(self._store, shown):
+        try:
+            has_it = not is_missing(self._store, shown)
+        except DamagedTreeError as error:
+            raise self._failed(f"{said}; its head can't be compared, since {error}") from error
+        if has_it:
             size = shown.head.tree_size
             return self._failed(f"{said}; it shows a head that proves nothing: {size}")
         return VerificationError(

@@ -1,5 +1,6 @@
 """A damaged tile: the service gives no tile and no proof that would fail at the reader."""
 
+import json
 from contextlib import closing
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store import keyspace
 from ledger.store.log import LogStore
+from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.hashing import HASH_BYTES
-from tests.service.serving import event, make_ledger, serving
+from tests.service.serving import JSON, event, make_ledger, serving
 
 EVENTS = 300
 
@@ -36,11 +38,23 @@ def test_a_damaged_hash_is_neither_served_nor_part_of_a_proof(
             *(f"/v1/proofs/inclusion?index={index}" for index in (4, 5, 90, 100, 256)),
             f"/v1/proofs/consistency?from=6&to={EVENTS + 1}",
             "/v1/events/4?proof=1",
+            "/v1/events?limit=5&order=oldest&proof=1",
+            "/v1/checkpoints",
         ):
             answer = ledger.ask(target)
             assert answer.status == 200 or answer.slug == "damaged", target
             refused += answer.status != 200
         assert refused > 0
+        multi = json.dumps({"tree_size": EVENTS + 1, "indices": [4, 90]}).encode()
+        for path, body in (("/v1/proofs/multi", multi), ("/v1/evidence", b"{}")):
+            answer = ledger.ask(path, method="POST", body=body, content_type=JSON)
+            assert has_tile or path != "/v1/proofs/multi" or answer.slug == "damaged"
+            if answer.status != 200:
+                assert answer.slug == "damaged", path
+            elif path == "/v1/evidence":
+                file = tmp_path / "evidence.zip"
+                file.write_bytes(answer.body)
+                assert not check_evidence(file, ledger.policy).faults
         # The log goes on: its right edge is whole.
         assert ledger.append(event(), query="?proof=1").status == 200
 

@@ -5,22 +5,24 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 import zstandard
 
+from ledger.store import keyspace
 from ledger.store.environment import CommitFailedError, StorageFullError
 from ledger.store.fsck import check_store
-from ledger.store.log import LogStore, create_log
+from ledger.store.log import DamagedTreeError, LogStore, create_log
 from ledger.store.writer import LogWriter, Placement
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash, node_hash
-from ledger_core.tlog.prove import plan_consistency, plan_inclusion, plan_range
+from ledger_core.tlog.prove import plan_inclusion, plan_multi, plan_range
 from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle, encode_bundle
-from ledger_core.tlog.tree import Frontier
+from ledger_core.tlog.tree import Frontier, Node, TreeHead, decompose
 from ledger_core.tlog.verify import check_consistency, check_inclusion, check_range
 from tests.store.entries import MAP_BYTES, ORIGIN, SIGNER, entries, entry, new_log
 
@@ -42,7 +44,9 @@ def check_log(store: LogStore, leaves: list[bytes]) -> None:
     assert [store.leaf(index) for index in range(len(leaves))] == leaves
     assert store.leaf(len(leaves)) is None
     for index in range(0, len(leaves), 97):
-        proof = store.prove(plan_inclusion(leaf_index=index, tree_size=len(leaves)))
+        proof = store.prove(
+            plan_inclusion(leaf_index=index, tree_size=len(leaves)), [Node(0, index)], store.head()
+        )
         check_inclusion(
             leaf_hash=leaf_hash(leaves[index]),
             leaf_index=index,
@@ -140,12 +144,15 @@ def test_proofs_between_any_sizes_are_read_from_the_grown_tree(writer: LogWriter
         assert writer.store.root_at(size) == root
     for _ in range(60):
         old, new = sorted(rng.sample(sorted(roots), 2))
-        proof = writer.store.prove(plan_consistency(old_size=old, new_size=new))
+        head = writer.store.head_at(new)
+        proof = writer.store.prove_consistency(old, head)
         check_consistency(
             old_size=old, new_size=new, proof=proof, old_root=roots[old], new_root=roots[new]
         )
         if new - old > 0:
-            ranged = writer.store.prove(plan_range(start=old, end=new, tree_size=new))
+            ranged = writer.store.prove(
+                plan_range(start=old, end=new, tree_size=new), decompose(old, new), head
+            )
             check_range(
                 leaf_hashes=[e.leaf_hash for e in entries(old, new)],
                 start=old,
@@ -349,6 +356,77 @@ def test_a_store_that_disagrees_with_its_own_head_is_not_opened_for_writing(
     log.close()
     with pytest.raises(VerificationError, match=f"another root than its head of size {size}"):
         LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES)
+
+
+def proofs_and_tiles(store: LogStore, head: TreeHead) -> dict[str, Callable[[], object]]:
+    """Each way to read hashes of the tree, by a name."""
+    size = head.tree_size
+    ranges = ((0, 256), (256, 512), (255, 300), (512, size), (size - 1, size))
+
+    def ranged(start: int, end: int) -> object:
+        plan = plan_range(start=start, end=end, tree_size=size)
+        return store.prove(plan, decompose(start, end), head)
+
+    def multi(indices: Sequence[int]) -> object:
+        plan = plan_multi(indices=indices, tree_size=size)
+        return store.prove(plan, [Node(0, index) for index in indices], head)
+
+    return {
+        **{f"range {each}": partial(ranged, *each) for each in ranges},
+        **{f"multi {each}": partial(multi, each) for each in ((0,), (263, 530), (3, 532, 599))},
+        **{f"from {old}": partial(store.prove_consistency, old, head) for old in (256, 300, 512)},
+        **{f"head {old}": partial(store.head_at, old) for old in (0, 256, 300, 512, 520, size)},
+        **{
+            f"tile {level}/{index}": partial(store.tile, level=level, index=index, width=width)
+            for level, index, width in ((0, 0, 256), (0, 1, 256), (0, 2, 44), (1, 0, 2))
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("level", "index", "at", "kinds"),
+    [
+        (0, 1, 7, {"multi", "tile"}),
+        (0, 1, 258, {"multi"}),
+        (0, 1, 510, {"tile"}),
+        (0, 1, None, {"range", "multi", "from", "head", "tile"}),
+        (0, 2, 20, {"range", "multi", "from", "head", "tile"}),
+        (1, 0, 1, {"range", "multi", "from", "head", "tile"}),
+    ],
+    ids=["a leaf", "an inner hash", "a root", "zeros", "a growing tile", "level 1"],
+)
+def test_no_reader_gets_a_hash_of_a_damaged_tile(
+    writer: LogWriter, level: int, index: int, at: int | None, kinds: set[str]
+) -> None:
+    writer.commit(entries(0, 600))
+    key = keyspace.tile_key(level=level, index=index)
+    want = {name: read() for name, read in proofs_and_tiles(writer.store, writer.head).items()}
+    with writer.store.environment.write() as transaction:
+        tile = bytearray(transaction.require(keyspace.TILES, key))
+        if at is None:
+            tile = bytearray(len(tile))
+        else:
+            tile[at * HASH_BYTES] ^= 1
+        transaction.put(keyspace.TILES, key, bytes(tile))
+    refused = []
+    # Another store, which remembers no hash.
+    for name, read in proofs_and_tiles(LogStore(writer.store.environment), writer.head).items():
+        try:
+            assert read() == want[name], name
+        except DamagedTreeError:
+            refused.append(name)
+    assert {name.split()[0] for name in refused} == kinds
+
+
+def test_a_damaged_tile_is_named(writer: LogWriter) -> None:
+    writer.commit(entries(0, 600))
+    key = keyspace.tile_key(level=0, index=1)
+    with writer.store.environment.write() as transaction:
+        transaction.put(keyspace.TILES, key, bytes(16_352 - HASH_BYTES) + b"x" * HASH_BYTES)
+    with pytest.raises(DamagedTreeError, match=r"size 600 .* damaged are the tiles 0/1$"):
+        writer.store.prove(
+            plan_inclusion(leaf_index=300, tree_size=600), [Node(0, 300)], writer.head
+        )
 
 
 @pytest.mark.parametrize("size", [5, 256, 300])

@@ -27,12 +27,12 @@ Source: RFC 6962 §2.1.1, §2.1.2.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import ge
 
-from ledger_core.tlog.hashing import Hash
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, Hash, node_hash
 from ledger_core.tlog.tree import Node, decompose, fold_right
 
 
@@ -139,6 +139,27 @@ def finish(plan: Plan, hashes: Sequence[Hash]) -> tuple[Hash, ...]:
         raise ValueError(f"the plan has {len(plan.nodes)} nodes, got {len(hashes)} hashes")
     rest = iter(hashes)
     return tuple(fold_right(tuple(islice(rest, count))) for count in plan.groups)
+
+
+def root_of(hashes: Mapping[Node, Hash], tree_size: int) -> Hash:
+    """The root hash of a tree, from the hashes of complete subtrees that make up all of it.
+
+    The nodes of a plan and what it proves are such subtrees: with this a prover checks the hashes
+    that it read. Where a subtree is given together with parts of it, the parts are not used.
+    Cost: one hash for each node. Raises: ValueError when a part of the tree is missing.
+    """
+
+    def hash_between(start: int, end: int) -> Hash:
+        level = (end - start - 1).bit_length()
+        known = hashes.get(Node(level, start >> level)) if end - start == 1 << level else None
+        if known is not None:
+            return known
+        if level == 0:
+            raise ValueError(f"no hash covers leaf {start}")
+        middle = start + (1 << (level - 1))
+        return node_hash(hash_between(start, middle), hash_between(middle, end))
+
+    return hash_between(0, tree_size) if tree_size else EMPTY_ROOT_HASH
 
 
 class _Draft:

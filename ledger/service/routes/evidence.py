@@ -47,8 +47,9 @@ from ledger_core.query.parser import parse_query
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, Hash
-from ledger_core.tlog.prove import plan_consistency, plan_multi
+from ledger_core.tlog.prove import plan_multi
 from ledger_core.tlog.text import format_base64
+from ledger_core.tlog.tree import Node, TreeHead
 
 ZIP: Final = "application/zip"
 BODY_BYTES_MAX: Final = 65_536
@@ -146,15 +147,14 @@ async def _published(context: ServiceContext) -> SignedCheckpoint:
 async def _write(
     context: ServiceContext, client: QueryClient, export: _Export
 ) -> AsyncGenerator[bytes, None]:
-    store, size = context.store, export.head.head.tree_size
-    writer = EvidenceWriter(
-        export.asked, make_sources(store, size), head=export.head, policy=context.policy_text
-    )
+    tree = export.head.head
+    sources = make_sources(context.store, tree)
+    writer = EvidenceWriter(export.asked, sources, head=export.head, policy=context.policy_text)
     batches = context.query_pool.engine.row_batches(
         export.expression,
         tenant=export.asked.tenant,
         now_unix_us=export.now_unix_us,
-        tree_size=size,
+        tree_size=tree.tree_size,
         is_cancelled=client.is_cancelled,
     )
     add = partial(_add_rows, context, writer, batches, export.asked.disclose)
@@ -256,17 +256,19 @@ def _sample(export: _Export) -> dict[str, Any]:
     return to_object(statement)
 
 
-def make_sources(store: LogStore, tree_size: int) -> Sources:
-    """What a writer of evidence asks of a log, about its first `tree_size` entries."""
+def make_sources(store: LogStore, head: TreeHead) -> Sources:
+    """What a writer of evidence asks of a log, about the entries of a published head."""
 
     def prove(indices: Sequence[int]) -> tuple[Hash, ...]:
-        return store.prove(plan_multi(indices=indices, tree_size=tree_size))
+        plan = plan_multi(indices=indices, tree_size=head.tree_size)
+        return store.prove(plan, [Node(0, index) for index in indices], head)
 
     def first_head(size: int) -> SignedCheckpoint | None:
         return next(iter(kept_heads(store.environment, start=size, most=1)), None)
 
     def consistency(old_size: int, new_size: int) -> tuple[Hash, ...]:
-        return store.prove(plan_consistency(old_size=old_size, new_size=new_size))
+        new = head if new_size == head.tree_size else store.head_at(new_size)
+        return store.prove_consistency(old_size, new)
 
     return Sources(prove=prove, first_head=first_head, consistency=consistency)
 

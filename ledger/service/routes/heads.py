@@ -41,7 +41,7 @@ async def read_checkpoints(
         KeptCheckpoint(
             checkpoint=head.note,
             hashes=prove_consistency(
-                context.store, old_size=head.head.tree_size, new_size=tree_size
+                context.store, old_size=head.head.tree_size, head=published.head
             ).hashes,
         )
         for head in within[:limit]

@@ -5,8 +5,6 @@ Other routes add proofs to their answers with `prove_inclusion`, `prove_range` a
 `prove_consistency`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -27,7 +25,7 @@ from ledger.service.http.responses import (
     prefers_json,
 )
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
-from ledger.store.log import DamagedTreeError, LogStore
+from ledger.store.log import LogStore
 from ledger_core.api import (
     MULTI_LEAVES_MAX,
     AskMulti,
@@ -36,19 +34,17 @@ from ledger_core.api import (
     InclusionAnswer,
 )
 from ledger_core.tlog.checkpoint import SignedCheckpoint
-from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.multi_proof import MultiProof, format_multi_proof
 from ledger_core.tlog.proof import Proof, RangeProof, format_proof, format_range_proof
 from ledger_core.tlog.prove import (
-    plan_consistency,
+    Plan,
     plan_inclusion,
     plan_multi,
     plan_range,
 )
 from ledger_core.tlog.text import format_base64
-from ledger_core.tlog.tree import Node, TreeHead
-from ledger_core.tlog.verify import check_consistency, check_inclusion
+from ledger_core.tlog.tree import Node, TreeHead, decompose
 
 HEAD_PROBLEMS: Final = ("not-yet-published", "signing-stopped")
 PROOF_PROBLEMS: Final = ("past-the-end", *HEAD_PROBLEMS)
@@ -77,28 +73,25 @@ async def read_inclusion(
     if index >= bound:
         raise past_the_end("index", index, tree_size=bound)
     check_within("from_size", from_size or 0, tree_size=bound)
-    tree_size, head = await _tree(context, size, at_least=max(index + 1, from_size or 0))
+    tree, head = await _tree(context, size, at_least=max(index + 1, from_size or 0))
     cache = NO_CACHE if size is None else FIXED
     if not as_json:
         if head is None:
             raise ProblemError(
-                "no-checkpoint", f"no checkpoint of size {tree_size} was published", field="size"
+                "no-checkpoint", f"no checkpoint of size {size} was published", field="size"
             )
         text = prove_inclusion(context.store, leaf_index=index, head=head)
         return make_answer(text.encode(), media=TEXT_MEDIA, cache=cache, headers=VARY)
     (leaf_hash,) = context.store.node_hashes((Node(0, index),))
-    tree = TreeHead(tree_size, context.store.root_at(tree_size)) if head is None else head.head
     answer = InclusionAnswer(
         index=index,
-        tree_size=tree_size,
+        tree_size=tree.tree_size,
         leaf_hash=format_base64(leaf_hash),
         hashes=tuple(map(format_base64, _inclusion_hashes(context.store, index, tree))),
         checkpoint=_note(head),
     )
     if from_size is not None:
-        answer.consistency = prove_consistency(
-            context.store, old_size=from_size, new_size=tree_size
-        )
+        answer.consistency = prove_consistency(context.store, old_size=from_size, head=tree)
     return encode_answer(answer, cache=cache, headers=VARY)
 
 
@@ -111,8 +104,8 @@ async def read_consistency(
             "bad-parameter", f"{from_} is larger than to, {to}", field="from", limit=to, got=from_
         )
     check_within("from", from_, tree_size=_bound(context, "to", to))
-    new_size, head = await _tree(context, to, at_least=from_)
-    proof = prove_consistency(context.store, old_size=from_, new_size=new_size)
+    tree, head = await _tree(context, to, at_least=from_)
+    proof = prove_consistency(context.store, old_size=from_, head=tree)
     cache = NO_CACHE if to is None else FIXED
     if not prefers_json(request.headers.get("Accept")):
         text = "".join(f"{each}\n" for each in proof.hashes)
@@ -143,9 +136,14 @@ async def read_multi(context: ServiceContext, request: web.BaseRequest) -> web.R
     except ValueError as error:
         raise ProblemError("bad-parameter", str(error), field="indices") from None
     client = context.query_pool.client(token.name, request)
-    hashes = await client.run(partial(context.store.prove, plan))
+    hashes = await client.run(partial(_multi_hashes, context.store, plan, ask))
     proof = format_multi_proof(MultiProof(ask.indices, hashes))
     return make_answer(proof.encode(), media=TEXT_MEDIA, cache=NO_CACHE)
+
+
+def _multi_hashes(store: LogStore, plan: Plan, ask: AskMulti) -> tuple[Hash, ...]:
+    leaves = [Node(0, index) for index in ask.indices]
+    return store.prove(plan, leaves, store.head_at(ask.tree_size))
 
 
 def prove_inclusion(store: LogStore, *, leaf_index: int, head: SignedCheckpoint) -> str:
@@ -159,56 +157,27 @@ def prove_inclusion(store: LogStore, *, leaf_index: int, head: SignedCheckpoint)
 
 
 def _inclusion_hashes(store: LogStore, leaf_index: int, head: TreeHead) -> tuple[Hash, ...]:
-    """The hashes of an inclusion proof, checked: a damaged tile makes no proof that fails later."""
-    hashes = store.prove(plan_inclusion(leaf_index=leaf_index, tree_size=head.tree_size))
-    (leaf_hash,) = store.node_hashes((Node(0, leaf_index),))
-    with _naming_damage(head.tree_size):
-        check_inclusion(
-            leaf_hash=leaf_hash,
-            leaf_index=leaf_index,
-            tree_size=head.tree_size,
-            proof=hashes,
-            root_hash=head.root_hash,
-        )
-    return tuple(hashes)
-
-
-@contextmanager
-def _naming_damage(tree_size: int) -> Iterator[None]:
-    try:
-        yield
-    except VerificationError as error:
-        raise DamagedTreeError(
-            f"the hashes of the tree of size {tree_size} contradict its root: tiles are damaged"
-        ) from error
+    plan = plan_inclusion(leaf_index=leaf_index, tree_size=head.tree_size)
+    return store.prove(plan, (Node(0, leaf_index),), head)
 
 
 def prove_range(store: LogStore, *, start: int, end: int, head: SignedCheckpoint) -> str:
     """A range proof that the leaves [start, end) are in the tree of a head.
 
-    Precondition: start < end <= the head's size <= the durable size.
+    Precondition: start < end <= the head's size <= the durable size. Raises: DamagedTreeError.
     """
     plan = plan_range(start=start, end=end, tree_size=head.head.tree_size)
-    return format_range_proof(
-        RangeProof(start=start, end=end, hashes=store.prove(plan), checkpoint=head.note)
-    )
+    hashes = store.prove(plan, decompose(start, end), head.head)
+    return format_range_proof(RangeProof(start=start, end=end, hashes=hashes, checkpoint=head.note))
 
 
-def prove_consistency(store: LogStore, *, old_size: int, new_size: int) -> Consistency:
-    """A proof that the tree of one size begins with the tree of another.
+def prove_consistency(store: LogStore, *, old_size: int, head: TreeHead) -> Consistency:
+    """A proof that the tree of a head begins with the tree of a size.
 
-    Precondition: old_size <= new_size <= the durable size. Raises: DamagedTreeError.
+    Precondition: old_size <= the head's size <= the durable size. Raises: DamagedTreeError.
     """
-    proof = store.prove(plan_consistency(old_size=old_size, new_size=new_size))
-    with _naming_damage(new_size):
-        check_consistency(
-            old_size=old_size,
-            new_size=new_size,
-            proof=proof,
-            old_root=store.root_at(old_size),
-            new_root=store.root_at(new_size),
-        )
-    return Consistency(from_=old_size, to=new_size, hashes=tuple(map(format_base64, proof)))
+    hashes = tuple(map(format_base64, store.prove_consistency(old_size, head)))
+    return Consistency(from_=old_size, to=head.tree_size, hashes=hashes)
 
 
 def prove_growth(
@@ -217,7 +186,7 @@ def prove_growth(
     """A proof that the tree of a head begins with the one of `from_size`, if that was asked for."""
     if from_size is None:
         return None
-    return prove_consistency(context.store, old_size=from_size, new_size=head.head.tree_size)
+    return prove_consistency(context.store, old_size=from_size, head=head.head)
 
 
 def check_from_size(context: ServiceContext, from_size: int | None, *, has_proof: bool) -> None:
@@ -255,14 +224,16 @@ def _bound(context: ServiceContext, name: str, size: int | None) -> int:
 
 async def _tree(
     context: ServiceContext, size: int | None, *, at_least: int
-) -> tuple[int, SignedCheckpoint | None]:
-    """The size to prove for, and the head that was published with it, if any."""
+) -> tuple[TreeHead, SignedCheckpoint | None]:
+    """The tree to prove for, and the head that was published with its size, if any."""
     published = context.publisher.published
     if size is None:
         published = await context.published_covering(at_least)
     elif published is None or published.head.tree_size != size:
-        return size, context.store.published(size)
-    return published.head.tree_size, published
+        published = context.store.published(size)
+        if published is None:
+            return context.store.head_at(size), None
+    return published.head, published
 
 
 def _note(head: SignedCheckpoint | None) -> str | None:
