@@ -1,6 +1,7 @@
 """Multi-proofs: what is proved is verified, what is changed is refused, and a text has one form."""
 
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -117,3 +118,19 @@ HASH = "A" * 43 + "="
 def test_a_text_of_another_form_is_malformed(text: str) -> None:
     with pytest.raises(MalformedError):
         parse_multi_proof(text.encode(), leaves_max=99)
+
+
+@pytest.mark.parametrize(("step", "hashes"), [(2, 0.718), (5, 1.774), (20, 3.561), (100, 5.791)])
+def test_scattered_leaves_need_as_many_hashes_as_the_benchmarks_page_says(
+    step: int, hashes: float
+) -> None:
+    """For each height h a maximal empty subtree stands beside one that isn't empty."""
+    kept = 1 - 1 / step
+    expected = step * sum(
+        kept ** (1 << height) * (1 - kept ** (1 << height)) / (1 << height) for height in range(20)
+    )
+    assert expected == pytest.approx(hashes, abs=0.001)
+    size = 1 << 16
+    indices = sorted(Random(step).sample(range(size), size // step))
+    got = len(plan_multi(indices=indices, tree_size=size).groups) / len(indices)
+    assert got == pytest.approx(expected, rel=0.03)

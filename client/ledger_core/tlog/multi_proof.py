@@ -41,13 +41,13 @@ def parse_multi_proof(data: bytes, *, leaves_max: int) -> MultiProof:
     header, _, rest = decode_text(data).partition("\n")
     if header != _HEADER:
         raise MalformedError(f"want the first line {_HEADER}, got {excerpt(header)}")
-    line, *hashes = rest.split("\n")
-    if not hashes or hashes.pop():
+    line, newline, hashes = rest.partition("\n")
+    if not newline or (hashes and not hashes.endswith("\n")):
         raise MalformedError("the last line of a multi-proof ends with a newline")
     indices = _parse_indices(line, leaves_max)
-    if len(hashes) > len(indices) * INCLUSION_HASHES_MAX:
-        raise MalformedError(f"{len(hashes)} hashes are too many for {len(indices)} leaves")
-    return MultiProof(indices, tuple(map(_parse_hash, hashes)))
+    if (count := hashes.count("\n")) > len(indices) * INCLUSION_HASHES_MAX:
+        raise MalformedError(f"{count} hashes are too many for {len(indices)} leaves")
+    return MultiProof(indices, _parse_hashes(hashes))
 
 
 def _parse_indices(line: str, leaves_max: int) -> list[int]:
@@ -66,13 +66,15 @@ def _parse_indices(line: str, leaves_max: int) -> list[int]:
     return indices
 
 
-def _parse_hash(text: str) -> Hash:
-    """As `parse_hash`, at a third of its cost: a sparse proof has several hashes an event."""
+def _parse_hashes(text: str) -> tuple[Hash, ...]:
+    """As `parse_hash` of each line, at a sixth of its cost: a sparse proof has several an event."""
+    lines = text.split("\n")[:-1]
     with suppress(ValueError):
-        data = a2b_base64(text)
-        if len(data) == HASH_BYTES and b2a_base64(data, newline=False) == text.encode():
-            return data
-    return parse_hash(text)
+        hashes = tuple(map(a2b_base64, lines))
+        again = b"".join(map(b2a_base64, hashes)).decode()
+        if again == text and {HASH_BYTES}.issuperset(map(len, hashes)):
+            return hashes
+    return tuple(map(parse_hash, lines))
 
 
 def _runs(proof: MultiProof) -> Iterator[tuple[int, int]]:

@@ -161,6 +161,8 @@ def check_multi(
             return next(rest)
         if high - low == end - start:
             return _root_of_row(leaf_hashes[low:high])
+        if high - low == 1 and (end - start).bit_count() == 1:
+            return _climb(leaf_hashes[low], indices[low] - start, end - start, rest)
         middle = start + (1 << ((end - start - 1).bit_length() - 1))
         split = bisect_left(indices, middle, low, high)
         left = root_of(start, middle, low, split)
@@ -177,6 +179,19 @@ def check_multi(
             f"the {len(indices)} leaves from {indices[0]} to {indices[-1]} are not in the tree of "
             f"size {tree_size}: the proof gives the root {computed.hex()}, want {root_hash.hex()}"
         )
+
+
+def _climb(node: Hash, index: int, width: int, rest: Iterator[Hash]) -> Hash:
+    """The root of a complete subtree with one given leaf, from the hashes beside its path.
+
+    Those on the left are next, the largest subtree first, and then those on the right.
+    Raises: StopIteration when there are too few.
+    """
+    left = [next(rest) for _ in range(index.bit_count())]
+    while width > 1:
+        node = node_hash(left.pop(), node) if index & 1 else node_hash(node, next(rest))
+        index, width = index >> 1, width >> 1
+    return node
 
 
 def _root_of_row(row: Sequence[Hash]) -> Hash:
