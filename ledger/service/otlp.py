@@ -14,6 +14,7 @@ Source: opentelemetry.io, "OTLP Specification 1.x", "Logs Data Model", semantic 
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -21,8 +22,13 @@ from typing import Any, Final
 import msgspec
 
 from ledger.service.http.problems import ProblemError
-from ledger.service.http.request_body import ParsedBody
-from ledger.service.otlp_protobuf import decode_message, split_records
+from ledger.service.http.request_body import ParsedBody, check_commas
+from ledger.service.otlp_protobuf import (
+    RECORD_FIELDS_MAX,
+    SPLIT_FIELDS_MAX,
+    decode_message,
+    split_records,
+)
 from ledger_core.event.canonical import format_time
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.model import LIMITS, EventError
@@ -47,15 +53,20 @@ class _ScopeLogs(msgspec.Struct):
 
 class _ResourceLogs(msgspec.Struct):
     resource: msgspec.Raw = msgspec.Raw(b"{}")
-    scopeLogs: list[_ScopeLogs] = []  # noqa: N815 - OTLP's name
+    scopeLogs: list[msgspec.Raw] = []  # noqa: N815 - OTLP's name
 
 
 class _Request(msgspec.Struct):
-    resourceLogs: list[_ResourceLogs] = []  # noqa: N815 - OTLP's name
+    resourceLogs: list[msgspec.Raw] = []  # noqa: N815 - OTLP's name
 
 
+_decode_one_or_array = msgspec.json.Decoder(_Request | list[msgspec.Raw]).decode
 _decode_request = msgspec.json.Decoder(_Request).decode
+# One by one: all at once, objects without content would take much time and memory.
+_decode_resource_logs = msgspec.json.Decoder(_ResourceLogs).decode
+_decode_scope_logs = msgspec.json.Decoder(_ScopeLogs).decode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+_find_break = re.compile(rb"\}[ \t\r]*\n[ \t\r]*\{").search
 
 
 def split_otlp(body: bytes, *, is_json: bool, events_max: int, reader: Reader) -> ParsedBody:
@@ -84,7 +95,11 @@ def split_otlp(body: bytes, *, is_json: bool, events_max: int, reader: Reader) -
     seen: Counter[bytes] = Counter()
 
     def decode(raw: bytes, message: str) -> dict[str, Any]:
-        return _decode_object(raw) if is_json else decode_message(raw, message)
+        if not is_json:
+            return decode_message(raw, message)
+        if raw.count(b"{") > RECORD_FIELDS_MAX:
+            raise MalformedError(f"more than {RECORD_FIELDS_MAX} objects")
+        return _decode_object(raw)
 
     def read(raw: bytes) -> ReadEvent:
         resource, scope = contexts[int.from_bytes(raw[:_CONTEXT_BYTES], "big")]
@@ -123,10 +138,11 @@ def map_record(
     """
     fitter = Fitter()
     attributes, of_resource = _attributes(record), _attributes(resource)
-    text = _Taker(attributes, of_resource)
+    body = _value(record.get("body"))
+    # A shipper that makes no attributes sends a record's keys as a map.
+    text = _Taker(attributes, body if isinstance(body, dict) else {}, of_resource)
     unix_ns = int(record.get("timeUnixNano") or record.get("observedTimeUnixNano") or 0)
     unix_us = min(max(unix_ns, 0), _UNIX_NS_MAX) // 1000
-    body = _value(record.get("body"))
     uid = text("log.record.uid")
     if uid:
         digest = hashlib.sha256(uid.encode("utf-8", "surrogatepass")).digest()
@@ -169,20 +185,33 @@ def map_record(
 
 
 class _Taker:
-    """Takes texts out of the attributes of a record, or looks them up in its resource."""
+    """Takes texts out of the attributes and the body of a record, or looks into its resource."""
 
-    def __init__(self, attributes: dict[str, Any], of_resource: Mapping[str, Any]) -> None:
-        self._attributes = attributes
+    def __init__(
+        self, attributes: dict[str, Any], body: dict[str, Any], of_resource: Mapping[str, Any]
+    ) -> None:
+        self._own = (attributes, body)
         self._of_resource = of_resource
 
     def __call__(self, *names: str) -> str:
         """The first of these attributes that is there, as text; an empty text for none."""
         for name in names:
-            value = self._attributes.get(name, self._of_resource.get(name))
-            if value is not None and not isinstance(value, dict | list):
-                self._attributes.pop(name, None)
-                return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            for holder in self._own:
+                if name in holder and (text := _as_text(holder[name])):
+                    del holder[name]
+                    return text
+            if text := _as_text(self._of_resource.get(name)):
+                return text
         return ""
+
+
+def _as_text(value: Any) -> str:
+    """A single value as text; an empty text for a list, an object or None."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, dict | list):
+        return ""
+    return msgspec.json.encode(value).decode()
 
 
 def _actor(fitter: Fitter, text: _Taker) -> dict[str, Any]:
@@ -266,7 +295,37 @@ def _value(value: Mapping[str, Any] | None, depth: int = 0) -> Any:
 
 
 def _split_json(body: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    for resource_logs in _decode_request(body).resourceLogs:
-        for scope_logs in resource_logs.scopeLogs:
-            for record in scope_logs.logRecords:
-                yield bytes(resource_logs.resource), bytes(scope_logs.scope), bytes(record)
+    check_commas(body)
+    containers = 0
+    for request in _decode_requests(body):
+        for raw_resource_logs in request.resourceLogs:
+            resource_logs = _decode_resource_logs(raw_resource_logs)
+            containers += 1 + len(resource_logs.scopeLogs)
+            if containers > SPLIT_FIELDS_MAX:
+                raise MalformedError(f"more than {SPLIT_FIELDS_MAX} resources and scopes")
+            for raw_scope_logs in resource_logs.scopeLogs:
+                scope_logs = _decode_scope_logs(raw_scope_logs)
+                for record in scope_logs.logRecords:
+                    yield bytes(resource_logs.resource), bytes(scope_logs.scope), bytes(record)
+
+
+def _decode_requests(body: bytes) -> Iterator[_Request]:
+    """The requests of a body: one as OTLP wants it, or an array or lines of them.
+
+    Vector's sink sends arrays and lines when it encodes JSON.
+    """
+    found: _Request | Sequence[bytes | msgspec.Raw]
+    try:
+        found = _decode_one_or_array(body)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        if _find_break(body) is None:
+            raise
+        found = [line for line in body.split(b"\n") if line.strip()]
+    if isinstance(found, _Request):
+        yield found
+        return
+    if len(found) > SPLIT_FIELDS_MAX:
+        raise MalformedError(f"more than {SPLIT_FIELDS_MAX} requests")
+    yield from map(_decode_request, found)

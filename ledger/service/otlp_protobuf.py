@@ -15,6 +15,11 @@ from ledger_core.tlog.errors import MalformedError
 
 DEPTH_MAX: Final = 32
 """Messages inside one another; a value in a list in a list takes three."""
+SPLIT_FIELDS_MAX: Final = 1 << 17
+"""Fields that are read to find the records of a request, a few tenths of a second of work. 10,000
+records, each with a resource and a scope of its own, have 110,000."""
+RECORD_FIELDS_MAX: Final = 1 << 14
+"""Fields of one message with all inside it; an event has room for fewer."""
 
 _VARINT: Final = 0
 _FIXED64: Final = 1
@@ -61,30 +66,48 @@ def split_records(body: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
     Raises: MalformedError.
     """
-    for resource_logs in _messages(body, 1):
-        resource = b"".join(_messages(resource_logs, 1))
-        for scope_logs in _messages(resource_logs, 2):
-            scope = b"".join(_messages(scope_logs, 1))
-            for record in _messages(scope_logs, 2):
+    count = _FieldCount(SPLIT_FIELDS_MAX)
+    for resource_logs in _messages(body, 1, count):
+        resource = b"".join(_messages(resource_logs, 1, count))
+        for scope_logs in _messages(resource_logs, 2, count):
+            scope = b"".join(_messages(scope_logs, 1, count))
+            for record in _messages(scope_logs, 2, count):
                 yield resource, scope, record
 
 
-def decode_message(data: bytes, message: str, depth: int = 0) -> dict[str, Any]:
+def decode_message(data: bytes, message: str) -> dict[str, Any]:
     """A message of the table as OTLP's JSON has it. Raises: MalformedError."""
+    return _decode(data, message, 0, _FieldCount(RECORD_FIELDS_MAX))
+
+
+class _FieldCount:
+    """Counts fields, and refuses more than so many."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+
+    def add(self) -> None:
+        """One more field. Raises: MalformedError."""
+        self._left -= 1
+        if self._left < 0:
+            raise MalformedError(f"more than {self._most} fields")
+
+
+def _decode(data: bytes, message: str, depth: int, count: _FieldCount) -> dict[str, Any]:
     if depth > DEPTH_MAX:
         raise MalformedError(f"messages stand more than {DEPTH_MAX} deep in one another")
     decoded: dict[str, Any] = {}
     table = _MESSAGES[message]
-    for number, wire_type, value in _fields(data):
+    for number, wire_type, value in _fields(data, count):
         if number not in table:
             continue
         name, kind = table[number]
         if wire_type != _WIRE_TYPES.get(kind, _BYTES):
             raise MalformedError(f"the field {name} has the wire type {wire_type}")
         if kind.startswith("*"):
-            decoded.setdefault(name, []).append(decode_message(value, kind[1:], depth + 1))
+            decoded.setdefault(name, []).append(_decode(value, kind[1:], depth + 1, count))
         elif kind.isupper():
-            decoded[name] = decode_message(value, kind, depth + 1)
+            decoded[name] = _decode(value, kind, depth + 1, count)
         else:
             decoded[name] = _scalar(kind, value)
     return decoded
@@ -117,18 +140,19 @@ def _scalar(kind: str, value: Any) -> Any:
     return base64.b64encode(value).decode()
 
 
-def _messages(data: bytes, wanted: int) -> Iterator[bytes]:
-    for number, wire_type, value in _fields(data):
+def _messages(data: bytes, wanted: int, count: _FieldCount) -> Iterator[bytes]:
+    for number, wire_type, value in _fields(data, count):
         if number == wanted:
             if wire_type != _BYTES:
                 raise MalformedError(f"the field {number} has the wire type {wire_type}")
             yield value
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
+def _fields(data: bytes, count: _FieldCount) -> Iterator[tuple[int, int, Any]]:
     """Number, wire type and value of each field."""
     at, end = 0, len(data)
     while at < end:
+        count.add()
         key, at = _read_varint(data, at)
         number, wire_type = key >> 3, key & 7
         if wire_type == _VARINT:

@@ -52,6 +52,19 @@ source s {{ unix-dgram("{socket}"); }};
 destination d {{ {destination} }};
 log {{ source(s); destination(d); }};
 """
+SYSLOG_NG_HTTP = """@version: 3.35
+source s {{ unix-dgram("{socket}"); }};
+rewrite r_id {{ set("$(uuid)" value("ledger.id")); }};
+destination d {{ http(
+  url("{url}/v1/events") method("POST")
+  headers("Authorization: Bearer {token}", "Content-Type: application/json")
+  batch-lines({lines}) batch-timeout(200) delimiter(",") body-prefix("[") body-suffix("]")
+  body('$(format-json --scope none id=${{ledger.id}} time=${{ISODATE}} action="syslog.$FACILITY"
+    outcome="unknown" actor.type="host" actor.id=$HOST actor.session=$PID source.service=$PROGRAM
+    reason=$MESSAGE)'));
+}};
+log {{ source(s); rewrite(r_id); destination(d); }};
+"""
 SYSLOG_NG_TLS = (
     'syslog("127.0.0.1" port({port}) transport("tls") tls(ca-file("{ca}")'
     ' cert-file("{certificate}") key-file("{key}") peer-verify(required-trusted)));'
@@ -241,15 +254,27 @@ def test_syslog_ng_is_understood(
         port=listener.tcp_port, ca=authority.certificate, certificate=certificate, key=key
     )
     configuration.write_text(SYSLOG_NG.format(socket=local, destination=made))
+    check_relayed(ledger, local, lambda: start_syslog_ng(configuration), secrets.token_hex(8))
+
+
+def test_syslog_ng_sends_events_by_http(ledger: Ledger, tmp_path: Path) -> None:
+    local = tmp_path / "log"
+    configuration = tmp_path / "syslog-ng.conf"
+    configuration.write_text(
+        SYSLOG_NG_HTTP.format(socket=local, url=ledger.url, token=ledger.token, lines=20)
+    )
+    check_relayed(ledger, local, lambda: start_syslog_ng(configuration), secrets.token_hex(8))
+
+
+def start_syslog_ng(configuration: Path) -> "subprocess.Popen[bytes]":
+    """syslog-ng from its own folder, with its state beside the configuration."""
     libraries = SYSLOG_NG_DIR / "usr" / "lib" / "syslog-ng"
     command = [str(SYSLOG_NG_DIR / "usr" / "sbin" / "syslog-ng"), "--foreground", "--no-caps"]
     command += ["--cfgfile", str(configuration), "--module-path", str(libraries / "3.38")]
     for option, name in (("persist-file", "p"), ("pidfile", "pid"), ("control", "control")):
-        command += [f"--{option}", str(tmp_path / name)]
+        command += [f"--{option}", str(configuration.parent / name)]
     environ = {**os.environ, "LD_LIBRARY_PATH": str(libraries)}
-    check_relayed(
-        ledger, local, lambda: subprocess.Popen(command, env=environ), secrets.token_hex(8)
-    )
+    return subprocess.Popen(command, env=environ)
 
 
 @pytest.mark.parametrize("header", ["send-proxy check-send-proxy", "send-proxy-v2"])

@@ -119,6 +119,17 @@ def check_media_type(content_type: str | None, known: Sequence[str]) -> str:
     return media
 
 
+def check_commas(body: bytes) -> None:
+    """Refuses a JSON body whose elements would take too much memory. Raises: ProblemError."""
+    if len(body) > COMMAS_MAX and (commas := body.count(b",")) > COMMAS_MAX:
+        raise ProblemError(
+            "body-too-large",
+            f"the body has {commas} commas, {COMMAS_MAX} are read; send fewer events at once",
+            limit=COMMAS_MAX,
+            got=commas,
+        )
+
+
 def _media_type(content_type: str | None) -> str | None:
     """The media type, or None for one that is missing or not in UTF-8."""
     if content_type is None or content_type == JSON_MEDIA:
@@ -138,13 +149,7 @@ def _split_json(body: bytes, reader: Reader) -> ParsedBody:
         return ParsedBody((body,), reader.read, is_batch=False)
     start = head.end()
     end = body.rfind(b"]") + 1
-    if len(body) > COMMAS_MAX and (commas := body.count(b",")) > COMMAS_MAX:
-        raise ProblemError(
-            "body-too-large",
-            f"the body has {commas} commas, {COMMAS_MAX} are read; send fewer events at once",
-            limit=COMMAS_MAX,
-            got=commas,
-        )
+    check_commas(body)
     # Checked at both ends: a decoder would keep the last of two "events" and drop the other.
     is_end = _is_space if array else _is_end
     if body[start : start + 1] != b"[" or not is_end(body, end):

@@ -12,14 +12,15 @@ from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
 from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
 from ledger.service.http.request_body import check_media_type
-from ledger.service.http.responses import JSON_MEDIA, make_answer
-from ledger.service.http.router import BYTES_SCHEMA, Route, Success
+from ledger.service.http.responses import JSON_MEDIA, NDJSON_MEDIA, make_answer
+from ledger.service.http.router import BYTES_SCHEMA, TEXT_SCHEMA, Route, Success
 from ledger.service.ingest import WRITE_PROBLEMS
 from ledger.service.otlp import split_otlp
 from ledger.service.otlp_protobuf import encode_response
 from ledger_core.api import Refused
 
 PROTOBUF: Final = "application/x-protobuf"
+MEDIA_TYPES: Final = (PROTOBUF, JSON_MEDIA, NDJSON_MEDIA)
 OBJECT_SCHEMA: Final = {"type": "object"}
 
 
@@ -27,7 +28,7 @@ async def append_otlp_logs(context: ServiceContext, request: web.BaseRequest) ->
     """Append the log records of the body, durably; the answer counts those that were refused."""
     token = authenticate(context.access, request, "append")
     settings = context.settings
-    media = check_media_type(request.headers.get("Content-Type"), (PROTOBUF, JSON_MEDIA))
+    media = check_media_type(request.headers.get("Content-Type"), MEDIA_TYPES)
     with context.bytes_in_flight.lease(token.name) as take:
         body = await read_body(
             request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s, take=take
@@ -35,7 +36,7 @@ async def append_otlp_logs(context: ServiceContext, request: web.BaseRequest) ->
         async with context.admission.admit(token.name, len(body)):
             parsed = split_otlp(
                 body,
-                is_json=media == JSON_MEDIA,
+                is_json=media != PROTOBUF,
                 events_max=settings.request_events_max,
                 reader=context.ingest.reader,
             )
@@ -59,7 +60,7 @@ ROUTES: Final = (
         handler=append_otlp_logs,
         summary="Append log records of OpenTelemetry",
         scope="append",
-        bodies={PROTOBUF: BYTES_SCHEMA, JSON_MEDIA: OBJECT_SCHEMA},
+        bodies={PROTOBUF: BYTES_SCHEMA, JSON_MEDIA: OBJECT_SCHEMA, NDJSON_MEDIA: TEXT_SCHEMA},
         successes=(
             Success(
                 "The records are in the log, durably, except those that a partial success counts.",
