@@ -15,6 +15,7 @@ them up before there is a plan. Everything here is pure.
 """
 
 from dataclasses import dataclass
+from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, TypeAlias
 
@@ -128,6 +129,11 @@ def make_plan(expression: Expression) -> Node:
             return Union(tuple(make_plan(part) for part in parts))
         case ast.Not(part):
             return Complement(make_plan(part))
+    return _plan_condition(expression)
+
+
+def _plan_condition(condition: ast.Condition) -> Node:
+    match condition:
         case ast.IndexBetween(start, end):
             return Span(start, end)
         case ast.IndexIn(indices):
@@ -136,9 +142,13 @@ def make_plan(expression: Expression) -> Node:
             # `resolve_ids` leaves a prefix that too many ids share.
             return Unknown()
         case ast.Is():
-            return _plan_value(expression)
+            return _plan_value(condition)
+        case ast.Has():
+            return _plan_presence(condition)
+        case ast.NumberBetween():
+            return _plan_numbers(condition)
         case ast.Words():
-            return _plan_words(expression)
+            return _plan_words(condition)
         case ast.InNetwork(network):
             return Lookup((_network_range(network),))
         case ast.Between(_, start, end):
@@ -165,32 +175,81 @@ def span_of(node: Node, tree_size: int) -> Span:
 
 def _plan_value(condition: ast.Is) -> Lookup:
     dimension, value = condition.field, condition.value
-    if FIELDS[dimension].kind == "action":
+    field = FIELDS[dimension]
+    if field.is_folded:
+        value = analyzer.fold(value)
+    if field.kind == "action":
         return _plan_action(value, is_prefix=condition.is_prefix)
     hints: tuple[Read, ...] = ()
     if dimension == "context":
         value = analyzer.context_prefix(condition.key) + value
         hints = (Find(dimension, MORE),)
-    if condition.is_prefix:
-        low = cut(value)
-        read: Read = Range(dimension, low, _after(low))
-        # A longer prefix is cut, and then other values share its term.
-        is_exact = len(value) <= len(low)
-    else:
-        read = Find(dimension, cut(value))
-        is_exact = not is_hint(value)
-    return Lookup((read,), hints) if is_exact else Lookup((), (read, *hints))
+    term = cut(value)
+    # A longer prefix is cut, and then other values share its term.
+    is_exact = len(value) <= len(term) if condition.is_prefix else not is_hint(value)
+    reads = [_read(dimension, term, is_prefix=condition.is_prefix)]
+    if field.is_folded:
+        folded = analyzer.folded_term(dimension, term)
+        reads.append(_read(analyzer.FOLDED_TERMS, folded, is_prefix=condition.is_prefix))
+    return Lookup(tuple(reads), hints) if is_exact else Lookup((), (*reads, *hints))
 
 
 def _plan_action(value: str, *, is_prefix: bool) -> Lookup:
     """Actions are never cut, so their terms are exact."""
     if len(value) > LIMITS["action"].most:
         return Lookup(())
-    if not is_prefix:
-        return Lookup((Find("action", value),))
-    if value.endswith("."):
-        return Lookup((Find(analyzer.FAMILY, value),))
-    return Lookup((Range("action", value, _after(value)),))
+    is_family = is_prefix and value.endswith(".")
+    read = (
+        Find(analyzer.FAMILY, value) if is_family else _read("action", value, is_prefix=is_prefix)
+    )
+    folded = analyzer.folded_term("action", value)
+    return Lookup((read, _read(analyzer.FOLDED_TERMS, folded, is_prefix=is_prefix)))
+
+
+def _plan_presence(condition: ast.Has) -> Lookup:
+    dimension = condition.field
+    if dimension != "context":
+        return Lookup((Range(dimension, "", LAST),))
+    at = analyzer.context_prefix(condition.key)
+    below = f"{at[:-1]}."
+    reads = tuple(_read(dimension, cut(low), is_prefix=True) for low in (at, below))
+    more = Find(dimension, MORE)
+    if max(len(at), len(below)) > analyzer.TERM_CHARS_MAX:
+        return Lookup((), (*reads, more))
+    return Lookup(reads, (more,))
+
+
+def _plan_numbers(condition: ast.NumberBetween) -> Lookup:
+    """The codes between those of both ends, and as hints the ends whose codes are rounded."""
+    prefix, more = analyzer.context_prefix(condition.key), Find(condition.field, MORE)
+    if len(prefix) + analyzer.NUMBER_CODE_CHARS_MAX > analyzer.TERM_CHARS_MAX:
+        return Lookup((), (_read(analyzer.NUMBERS, cut(prefix), is_prefix=True), more))
+    low, high = prefix, _after(prefix)
+    hints: list[Read] = [more]
+    if condition.low is not None:
+        find, is_rounded = _number_term(prefix, condition.low)
+        hints += [find] * is_rounded
+        low = _next(find.value) if is_rounded or condition.is_above_low else find.value
+    if condition.high is not None:
+        find, is_rounded = _number_term(prefix, condition.high)
+        hints += [find] * is_rounded
+        high = find.value if is_rounded or condition.is_below_high else _next(find.value)
+    return Lookup((Range(analyzer.NUMBERS, low, max(low, high)),), tuple(hints))
+
+
+def _number_term(prefix: str, number: Decimal) -> tuple[Find, bool]:
+    """The term of a number, and whether other numbers have it too."""
+    code = analyzer.number_code(number)
+    return Find(analyzer.NUMBERS, prefix + code), analyzer.is_rounded(code)
+
+
+def _next(term: str) -> str:
+    """The least text above a term; no value holds a NUL."""
+    return f"{term}\0"
+
+
+def _read(dimension: str, term: str, *, is_prefix: bool) -> Read:
+    return Range(dimension, term, _after(term)) if is_prefix else Find(dimension, term)
 
 
 def _plan_words(condition: ast.Words) -> Node:

@@ -8,20 +8,28 @@ for each value of each entry would double the cost of indexing.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from ledger.store.index.postings import Postings, TermsBuilder, join
 from ledger.store.index.roaring_containers import Container, union
 from ledger.store.index.segment import SealedSegment, SegmentFacts, encode_segment
 from ledger_core.query import analyzer
 from ledger_core.query.analyzer import ABSENT, TERM_CHARS_MAX, EventView, LeafView, cut, terms_of
-from ledger_core.query.fields import COLUMNS, CONTEXT_DIMENSIONS, DIMENSIONS, FIELDS, Kind
+from ledger_core.query.fields import (
+    COLUMNS,
+    CONTEXT_DIMENSIONS,
+    DIMENSIONS,
+    FIELDS,
+    FOLDED,
+    Kind,
+)
 
 _NAMES = "name"
 _TEXTS = ("action", _NAMES)
+_FOLDED = frozenset(FOLDED)
 _TIMES = frozenset(("minute", "received"))
 _TARGETS = frozenset(("target", "target.type"))
 _INDEXED = [FIELDS[name] for name in DIMENSIONS]
@@ -31,8 +39,12 @@ _SINGLE = [
 _SEVERAL = [
     (field.name, field.read_several)
     for field in _INDEXED
-    if field.read_several and field.name not in _TARGETS
+    if field.read_several and field.kind != "words" and field.name not in _TARGETS
 ]
+
+
+Derive: TypeAlias = Callable[[str, str], Iterable[str]]
+"""The terms that a value of a dimension has elsewhere."""
 
 
 class SegmentTerms:
@@ -40,8 +52,9 @@ class SegmentTerms:
 
     Not thread-safe before `freeze`; afterwards any thread may read it.
 
-    The words of names and actions, the families of actions and the hours are not stored. They are
-    derived from names, actions and minutes when a query needs them: many entries share one.
+    The words of names and actions, the families of actions, folded values and the hours are not
+    stored. They are derived from names, values and minutes when a query needs them: many entries
+    share one.
     """
 
     def __init__(self, start: int = 0) -> None:
@@ -54,7 +67,8 @@ class SegmentTerms:
             for name in (*DIMENSIONS, _NAMES)
         }
         self._texts: Final[dict[str, list[tuple[str, str]]]] = defaultdict(list)
-        self._texts_read: Final = dict.fromkeys(_TEXTS, 0)
+        self._folded: Final[dict[str, list[tuple[str, str]]]] = defaultdict(list)
+        self._values_read: Final = dict.fromkeys((*FOLDED, *_TEXTS), 0)
 
     def add(self, leaves: Sequence[bytes]) -> None:
         """Add the next entries, at least one; a few hundred at a time is fastest.
@@ -80,14 +94,16 @@ class SegmentTerms:
 
     def freeze(self) -> None:
         """Do all that reading would put off. Precondition: nothing is added afterwards."""
-        self._read_new_texts()
+        self._read_new_values()
         for terms in self._terms.values():
             terms.flush()
 
     def find(self, dimension: str, value: str) -> list[Container]:
         """Posting lists whose union is that of a term."""
         if dimension == "word":
-            return self._texts_with((value,))
+            return self._values_with(self._texts, (value,))
+        if dimension == analyzer.FOLDED_TERMS:
+            return self._values_with(self._folded, (value,))
         if dimension == analyzer.FAMILY:
             # The first text above every action of `iam.` is `iam/`.
             return self._terms["action"].between(value, f"{value[:-1]}{chr(ord('.') + 1)}")
@@ -96,9 +112,10 @@ class SegmentTerms:
 
     def between(self, dimension: str, low: str, high: str) -> list[Container]:
         """The posting lists of the values `low <= value < high`."""
-        if dimension == "word":
-            self._read_new_texts()
-            return self._texts_with([word for word in self._texts if low <= word < high])
+        if dimension in ("word", analyzer.FOLDED_TERMS):
+            self._read_new_values()
+            terms = self._texts if dimension == "word" else self._folded
+            return self._values_with(terms, [term for term in terms if low <= term < high])
         # The minutes between two hours sort between their texts.
         return self._terms["minute" if dimension == "hour" else dimension].between(low, high)
 
@@ -112,37 +129,45 @@ class SegmentTerms:
     def postings(self, dimension: str, *, in_order: bool = True) -> Postings:
         """The terms of a dimension, in order unless nobody needs it."""
         if dimension == "word":
-            return self._derived(_TEXTS, terms_of)
+            return self._derived(_TEXTS, lambda _name, text: terms_of(text))
         if dimension == analyzer.FAMILY:
-            return self._derived(("action",), analyzer.families_of)
+            return self._derived(("action",), lambda _name, action: analyzer.families_of(action))
+        if dimension == analyzer.FOLDED_TERMS:
+            return self._derived(FOLDED, analyzer.folded_terms)
         if dimension == "hour":
-            return self._derived(("minute",), lambda minute: (minute[: analyzer.HOUR_CHARS],))
+            return self._derived(
+                ("minute",), lambda _name, minute: (minute[: analyzer.HOUR_CHARS],)
+            )
         return self._terms[dimension].seal(in_order=in_order)
 
-    def _derived(
-        self, dimensions: Iterable[str], terms_of: Callable[[str], Iterable[str]]
-    ) -> Postings:
+    def _derived(self, dimensions: Iterable[str], derive: Derive) -> Postings:
+        """The terms that are derived from the values of some dimensions."""
         derived: dict[str, list[Container]] = defaultdict(list)
         for name in dimensions:
-            for text, container in self._terms[name].seal():
-                for term in terms_of(text):
+            for value, container in self._terms[name].seal():
+                for term in derive(name, value):
                     derived[term].append(container)
         return join((term, union(containers)) for term, containers in sorted(derived.items()))
 
-    def _texts_with(self, words: Iterable[str]) -> list[Container]:
-        self._read_new_texts()
-        texts = {place for word in words for place in self._texts.get(word, ())}
-        found = [self._terms[name].find(text) for name, text in texts]
+    def _values_with(
+        self, terms: Mapping[str, list[tuple[str, str]]], wanted: Iterable[str]
+    ) -> list[Container]:
+        """The posting lists of the values from which any of some terms is derived."""
+        self._read_new_values()
+        values = {place for term in wanted for place in terms.get(term, ())}
+        found = [self._terms[name].find(value) for name, value in values]
         return [container for container in found if container is not None]
 
-    def _read_new_texts(self) -> None:
-        """Split the actions and names that were added since the last call into words."""
-        for name in _TEXTS:
-            texts = list(islice(self._terms[name].values, self._texts_read[name], None))
-            for text in texts:
-                for word in terms_of(text):
-                    self._texts[word].append((name, text))
-            self._texts_read[name] += len(texts)
+    def _read_new_values(self) -> None:
+        """Derive the words and folded terms of the values that were added since the last call."""
+        for name, known in self._values_read.items():
+            values = list(islice(self._terms[name].values, known, None))
+            for value in values:
+                for word in terms_of(value) if name in _TEXTS else ():
+                    self._texts[word].append((name, value))
+                for term in analyzer.folded_terms(name, value) if name in _FOLDED else ():
+                    self._folded[term].append((name, value))
+            self._values_read[name] += len(values)
 
     def _add_times(self, views: list[LeafView], first: int) -> None:
         times = [view.event.time for view in views]
@@ -169,7 +194,9 @@ class SegmentTerms:
         ]
         terms[_NAMES].add_several(names)
         reasons = [(event.reason, o) for o, event in numbered if event.reason != ABSENT]
-        terms["reason"].add_several([(word, o) for text, o in reasons for word in terms_of(text)])
+        # A reason without a word has the empty one, so `has:reason` reads one range of terms.
+        words = [(word, o) for text, o in reasons for word in terms_of(text) or ("",)]
+        terms["reason"].add_several(words)
 
     def _add_targets(
         self, numbered: list[tuple[int, EventView]], first: int
@@ -195,21 +222,27 @@ class SegmentTerms:
         for key, name in CONTEXT_DIMENSIONS.items():
             self._terms[name].add(_pop_all(contexts, key), first)
         terms: list[tuple[str, int]] = []
+        numbers: list[tuple[str, int]] = []
         for offset, context in enumerate(contexts, first):
             before = len(terms)
             for key, value in context.items():
                 if type(value) is str or type(value) is int:
                     term = f"{analyzer.context_prefix(key)}{value}"
                     terms.append((term if len(term) <= TERM_CHARS_MAX else cut(term), offset))
+                    if number := analyzer.number_term(key, str(value)):
+                        numbers.append((number, offset))
                     continue
                 for path, text in analyzer.scalars(key, value):
                     if path in CONTEXT_DIMENSIONS:
                         self._terms[CONTEXT_DIMENSIONS[path]].add_several([(cut(text), offset)])
                     else:
                         terms.append((cut(analyzer.context_prefix(path) + text), offset))
+                        if number := analyzer.number_term(path, text):
+                            numbers.append((number, offset))
             if len(terms) - before > analyzer.CONTEXT_TERMS_MAX:
                 terms[before + analyzer.CONTEXT_TERMS_MAX :] = [(analyzer.MORE, offset)]
         self._terms["context"].add_several(terms)
+        self._terms[analyzer.NUMBERS].add_several(numbers)
 
 
 def _terms_for(kind: Kind, values: list[str]) -> list[str]:

@@ -24,12 +24,14 @@ ACTIONS = (
     "login.succeeded",
     "role_changed",
     "iam.user.add",
+    "IAM.user.Add",
+    "Login",
     "log-out",
     f"{LONG}.a",
     f"{LONG}.b",
 )  # Longer than a term.
 OUTCOMES = ("success", "failure", "denied", "unknown")
-TYPES = ("user", "service", "invoice")
+TYPES = ("user", "service", "Service", "Größe", "GRÖSSE", "ß" * 119, f"{LONG}A", f"{LONG}aB")
 TARGETS = ("r_1", "r_10", "r_2", "u_1", "a b", 'q"uote', "comma,")
 ADDRESSES = (
     "203.0.113.9",
@@ -42,9 +44,13 @@ ADDRESSES = (
     "::",
 )
 WORDS = ("access", "Review", "legal", "hold", "ÉTÉ", "straße", "OPS-12", "12", "x_y")
-KEYS = ("region", "a.b", "status", "nested", "list", 'k"ey', "request_id", "trace_id")
+KEYS = ("region", "a.b", "status", "nested", "list", 'k"ey', "request_id", "trace_id", LONG[:117])
+VALUES = (
+    *("eu", "us", "", "1", "true", "007", "1e3", "1e21", "1.2.3", LONG, f"{LONG}é"),
+    *(1, 1.5, -7, True, None, 0, 1000, 1001, 1001.5, 123_456, 123_499, -0.05, -123_456, 1e-7),
+)
 TENANTS = ("acme", "umbrella")
-PATHS = ("/role", "/email", "")
+PATHS = ("/role", "/Role", "/email", "")
 
 
 def random_event(rng: random.Random, number: int) -> dict[str, Any]:
@@ -73,7 +79,7 @@ def random_event(rng: random.Random, number: int) -> dict[str, Any]:
         event["source"] = {"ip": rng.choice(ADDRESSES), "service": rng.choice(("api", "web"))}
     if rng.random() < 0.3:
         many = " ".join(f"w{n}" for n in range(140))
-        event["reason"] = many if rng.random() < 0.1 else random_text(rng)
+        event["reason"] = rng.choice((many, "!", *(random_text(rng) for _ in range(8))))
     if rng.random() < 0.3:
         event["changes"] = [{"path": rng.choice(PATHS), "before": 1} for _ in range(2)]
     if rng.random() < 0.6:
@@ -108,7 +114,7 @@ def _context(rng: random.Random) -> dict[str, Any]:
 
 
 def _value(rng: random.Random) -> Any:
-    return rng.choice(("eu", "us", "", 1, 1.5, -7, True, None, "1", "true", LONG, f"{LONG}é"))
+    return rng.choice(VALUES)
 
 
 def make_entries(events: Sequence[dict[str, Any]], start: int = 0) -> list[NewEntry]:

@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from fractions import Fraction
 from functools import cache, lru_cache
 from ipaddress import ip_address
 from typing import Any
@@ -18,6 +19,8 @@ from ledger_core.query import ast
 from ledger_core.query.ast import Expression
 
 JSON = dict[str, Any]
+FOLDED = ("action", "actor.type", "target.type", "field")
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?", re.IGNORECASE).fullmatch
 
 
 def matching_indices(query: Expression, entries: Sequence[JSON], *, now_unix_us: int) -> list[int]:
@@ -38,9 +41,29 @@ def holds(query: Expression, index: int, entry: JSON, now: int) -> bool:
             return not holds(part, index, entry, now)
         case ast.IndexBetween(start, end):
             return start <= index < end
+    return condition_holds(query, entry, now)
+
+
+def condition_holds(condition: Expression, entry: JSON, now: int) -> bool:
+    """Whether a condition on an event holds for one entry."""
+    match condition:
         case ast.Is(field, value, is_prefix, key):
             found = values_of(field, entry["event"], key)
+            if field in FOLDED:
+                value, found = value.casefold(), [v.casefold() for v in found]
             return any(v.startswith(value) if is_prefix else v == value for v in found)
+        case ast.Has("context", key):
+            paths = {path for path, _ in scalars("", entry["event"].get("context", {}))}
+            return any(path == key or path.startswith(f"{key}.") for path in paths)
+        case ast.Has(field):
+            return bool(values_of(field, entry["event"]))
+        case ast.NumberBetween(field, low, high, is_above, is_below, key):
+            numbers = [Fraction(v) for v in values_of(field, entry["event"], key) if NUMBER(v)]
+            return any(
+                (low is None or (low < n if is_above else low <= n))
+                and (high is None or (n < high if is_below else n <= high))
+                for n in numbers
+            )
         case ast.Words(field, words, is_prefix):
             event = entry["event"]
             texts = [event.get("reason", "")]
@@ -55,7 +78,7 @@ def holds(query: Expression, index: int, entry: JSON, now: int) -> bool:
             first = start.resolve(now).unix_us if start else 0
             last = end.resolve(now).unix_us if end else 1 << 62
             return first <= time < last
-    raise AssertionError(query)
+    raise AssertionError(condition)
 
 
 def values_of(field: str, event: JSON, key: str = "") -> list[str]:
@@ -78,6 +101,7 @@ VALUES: dict[str, Callable[[JSON, str], list[Any]]] = {
     "field": lambda e, _: [change["path"] for change in e.get("changes", [])],
     "id": lambda e, _: [e["id"]],
     "outcome": lambda e, _: [e["outcome"]],
+    "reason": lambda e, _: [e.get("reason")],
     "request": lambda e, _: context_values(e, "request_id"),
     "service": lambda e, _: [e.get("source", {}).get("service")],
     "session": lambda e, _: [e["actor"].get("session")],

@@ -1,6 +1,7 @@
 """Random queries over the values of `events`."""
 
 import random
+from decimal import Decimal
 from ipaddress import ip_network
 
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from ledger_core.query.ast import Expression
 from tests.query import events as ev
 
 ENTRIES = 420
+LONG_KEY = ev.LONG[:117]
 NOW_UNIX_US = ev.START_UNIX_US + ENTRIES * 3_500_000 + 12_345
 
 
@@ -69,6 +71,38 @@ def _contexts() -> st.SearchStrategy[Expression]:
     )
 
 
+NUMBERS = (0, 1, "1.5", -7, "-0.05", 999, 1000, 1001, 1002, 123_456, 123_470, -123_456, "1e21")
+
+
+def _numbers() -> st.SearchStrategy[Expression]:
+    ends = st.sampled_from(NUMBERS).map(lambda number: Decimal(str(number)))
+    keys = st.sampled_from(("region", "a.b", "status", "nested.a", "list", "k3", LONG_KEY))
+
+    def between(key: str, one: Decimal, other: Decimal) -> Expression:
+        return ast.NumberBetween("context", min(one, other), max(one, other), key=key)
+
+    def above(key: str, end: Decimal, is_strict: bool) -> Expression:
+        return ast.NumberBetween("context", end, None, is_above_low=is_strict, key=key)
+
+    def below(key: str, end: Decimal, is_strict: bool) -> Expression:
+        return ast.NumberBetween("context", None, end, is_below_high=is_strict, key=key)
+
+    return (
+        st.builds(between, keys, ends, ends)
+        | st.builds(above, keys, ends, st.booleans())
+        | st.builds(below, keys, ends, st.booleans())
+    )
+
+
+def _presences() -> st.SearchStrategy[Expression]:
+    names = ("actor.type", "actor.on_behalf_of", "action", "target", "target.type", "source",
+             "tenant", "session", "service", "request", "reason", "field")  # fmt: skip
+    keys = ("region", "nested", "nested.b", "a", "a.b", "k3", "k", LONG_KEY)
+    return st.sampled_from(names).map(ast.Has) | st.sampled_from(keys).map(
+        lambda key: ast.Has("context", key)
+    )
+
+
 def _ids() -> st.SearchStrategy[Expression]:
     rng = random.Random(7)
     some = [ev.random_event(rng, number)["id"] for number in range(60)]
@@ -83,9 +117,9 @@ CONDITIONS = st.one_of(
     _is("actor", ev.ACTORS),
     _is("actor.type", ev.TYPES),
     _is("actor.on_behalf_of", ev.ACTORS),
-    _is("action", (*ev.ACTIONS, "login.")),
+    _is("action", (*ev.ACTIONS, "login.", "LOGIN.", "iam.", "IAM.USER.")),
     _is("target", ev.TARGETS),
-    _is("target.type", ev.TYPES),
+    _is("target.type", (*ev.TYPES, "s" * 120, "USER")),
     _is("outcome", ev.OUTCOMES),
     _is("tenant", ev.TENANTS),
     _is("session", ("s_1", "s_4", "s_9")),
@@ -93,9 +127,11 @@ CONDITIONS = st.one_of(
     _is("service", ("api", "web")),
     _is("request", ("eu", "1", "true", ev.LONG)),
     _is("trace", ("us", "null", f"{ev.LONG}é")),
-    _is("field", ev.PATHS),
+    _is("field", (*ev.PATHS, "/ROLE")),
     _ids(),
     _words(),
+    _numbers(),
+    _presences(),
     _contexts(),
     _betweens(),
     st.builds(

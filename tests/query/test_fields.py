@@ -31,6 +31,8 @@ def test_the_numbers_of_dimensions_are_those_of_every_index_ever_made() -> None:
         "tenant": 20,
         "trace": 21,
         "word": 22,
+        "folded": 40,
+        "number": 41,
     }
 
 

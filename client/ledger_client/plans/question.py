@@ -33,7 +33,7 @@ from ledger_core.query.analyzer import cut, decode_view
 from ledger_core.query.ast import EVERYTHING, Expression, format_query, resolve
 from ledger_core.query.fields import FIELDS
 from ledger_core.query.parser import QueryError, parse_query
-from ledger_core.query.predicate import Matcher, has_words, is_stable, make_matcher, values_of
+from ledger_core.query.predicate import Matcher, folds_text, is_stable, make_matcher, values_of
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.text import excerpt
 
@@ -86,7 +86,7 @@ class Question:
         Precondition: the leaf was parsed. Raises: VerificationError.
         """
         if not self.matches(index, leaf) and (
-            is_stable(leaf.decode()) or not has_words(self.expression)
+            is_stable(leaf.decode()) or not folds_text(self.expression)
         ):
             query = excerpt(format_query(self.expression))
             raise VerificationError(f"the event at {index} does not meet the query {query}")

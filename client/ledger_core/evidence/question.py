@@ -6,7 +6,7 @@ import msgspec
 
 from ledger_core.query.ast import Expression, Is, all_of, resolve
 from ledger_core.query.parser import QueryError, parse_query
-from ledger_core.query.predicate import Matcher, has_words, is_stable, make_matcher
+from ledger_core.query.predicate import Matcher, folds_text, is_stable, make_matcher
 from ledger_core.tlog.errors import VerificationError
 
 
@@ -15,7 +15,7 @@ class StatedQuestion:
     """A query as a test of events; `unread` says why it can't be one. Counts the undecided."""
 
     matches: Matcher
-    has_words: bool
+    folds_text: bool
     unread: str = ""
     undecided: int = 0
 
@@ -27,7 +27,7 @@ class StatedQuestion:
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
             raise VerificationError(f"the entry at {index} is not an event") from None
         # Other versions of Unicode fold a new character otherwise: this is no disagreement.
-        if self.has_words and not is_stable(leaf.decode()):
+        if self.folds_text and not is_stable(leaf.decode()):
             self.undecided += 1
             return
         raise VerificationError(f"the event at {index} does not meet the query")
@@ -55,8 +55,8 @@ def ask(query: str, tenant: str | None) -> StatedQuestion:
     scoped: Expression = expression
     if tenant is not None:
         scoped = all_of((Is("tenant", tenant), expression))
-    return StatedQuestion(make_matcher(scoped), has_words(scoped))
+    return StatedQuestion(make_matcher(scoped), folds_text(scoped))
 
 
 def _unread(why: str) -> StatedQuestion:
-    return StatedQuestion(lambda _index, _leaf: True, has_words=False, unread=why)
+    return StatedQuestion(lambda _index, _leaf: True, folds_text=False, unread=why)

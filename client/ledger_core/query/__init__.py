@@ -3,6 +3,7 @@
     fields        the one table of fields: fields of the language, dimensions of the index
     ast           a query as a value, and back to text
     parser        text -> ast; the grammar, and errors that name the place
+    mistakes      what other languages write, and the form that is right here
     value_parser  the values behind a field's colon: addresses, times, ids, words
     analyzer      leaf -> values; words, cut values, addresses as terms
     predicate     ast -> an exact test of one leaf

@@ -11,11 +11,17 @@ applies them to whole segments; `ledger.query.plan` asks for the same terms.
   `received` of the hour of its receipt.
 * The families of an action are its beginnings up to each dot: `iam.` has every `iam.CreateUser`,
   so `action:iam.*` reads one term.
+* `folded` holds a second term of each action, type and path of a change with upper case letters:
+  the field, a colon, and the folded value. So these compare without case, and facets count them as
+  they were written.
+* `number` holds a second term of each number in the context, also of one in a string: its path,
+  then a code of its first three digits that sorts as numbers do (`number_code`).
 * Words come from names, reasons and the action: runs of letters and digits, case folded. Text that
   isn't ASCII is first normalised to NFKC.
 * `context` holds the scalars of the context: the path as a JSON string, then the value as text, so
   `"region"eu-west-1` can't be mistaken for another path. Array elements have the path of the array.
-  The request and the trace id have dimensions of their own.
+  The request and the trace id have dimensions of their own. A reason without a word has the empty
+  word.
 * At most `WORDS_MAX` words of one text and `CONTEXT_TERMS_MAX` values of one context become terms.
   The term `MORE` marks an event that has more, and a query that might miss something reads it.
 
@@ -26,6 +32,7 @@ and of the Unicode tables; an index made under another value is made again.
 import re
 import unicodedata
 from collections.abc import Iterable
+from decimal import Decimal
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Final
@@ -36,7 +43,7 @@ import rfc8785
 ABSENT: Final = "\0"
 """The value of a field that an event does not have; real values hold no NUL."""
 
-ANALYSIS_VERSION: Final = 2
+ANALYSIS_VERSION: Final = 3
 ANALYSIS: Final = f"{ANALYSIS_VERSION} unicode {unicodedata.unidata_version}"
 
 TERM_CHARS_MAX: Final = 120
@@ -50,6 +57,18 @@ MORE: Final = "\x01"
 """The term of an event with more words, or more context, than become terms."""
 
 FAMILY: Final = "action.family"
+FOLDED_TERMS: Final = "folded"
+NUMBERS: Final = "number"
+
+NUMBER_CODE_CHARS_MAX: Final = len("61234123+")
+"""The length of the longest `number_code`."""
+
+_match_number: Final = re.compile(
+    r"-?\d{1,40}(?:\.\d{1,40})?(?:[eE][+-]?\d{1,3})?", re.ASCII
+).fullmatch
+_NUMBER_DIGITS: Final = 3
+_EXPONENT_BIAS: Final = 5000
+_NUMBER_STARTS: Final = frozenset("-0123456789")
 
 _find_words: Final = re.compile(r"[^\W_]+").findall
 
@@ -126,6 +145,65 @@ def families_of(action: str) -> list[str]:
     return [action[: at + 1] for at, char in enumerate(action) if char == "."]
 
 
+def fold(value: str) -> str:
+    """A value as it compares without upper and lower case."""
+    return value.lower() if value.isascii() else value.casefold()
+
+
+def folded_term(field: str, folded: str) -> str:
+    """The term in `folded` of a value, or of its cut beginning."""
+    return f"{field}:{folded}"
+
+
+def folded_terms(field: str, value: str) -> tuple[str, ...]:
+    """The terms in `folded` of a value of a field: none, if folding changes nothing."""
+    folded = fold(value)
+    if folded == value:
+        return ()
+    return (folded_term(field, folded if field == "action" else cut(folded)),)
+
+
+def parse_number(text: str) -> Decimal | None:
+    """The number that a text is, in the notation of JSON; None if it is none, or too long."""
+    # Most texts are no numbers, and their first character shows it.
+    return Decimal(text) if text[:1] in _NUMBER_STARTS and _match_number(text) else None
+
+
+def number_code(number: Decimal) -> str:
+    """The term of a number: its sign, exponent and first three digits, which sort as numbers do.
+
+    A number with more digits has a term that it shares with others, right above that of the number
+    with just these digits; below it if both are negative.
+    """
+    sign, digits, _ = number.as_tuple()
+    significant = "".join(map(str, digits)).strip("0")
+    if not significant:
+        return "5"
+    first = int(significant[:_NUMBER_DIGITS].ljust(_NUMBER_DIGITS, "0"))
+    exponent = number.adjusted() + _EXPONENT_BIAS
+    is_rounded = len(significant) > _NUMBER_DIGITS
+    if not sign:
+        return f"6{exponent:04d}{first:03d}{'+' if is_rounded else ''}"
+    return f"4{9999 - exponent:04d}{999 - first:03d}{'' if is_rounded else '~'}"
+
+
+def is_rounded(code: str) -> bool:
+    """Whether other numbers may have the same code."""
+    return code.endswith("+") or (code[0] == "4" and not code.endswith("~"))
+
+
+@lru_cache(maxsize=65_536)
+def _code_of(text: str) -> str | None:
+    number = parse_number(text)
+    return None if number is None else number_code(number)
+
+
+def number_term(path: str, text: str) -> str | None:
+    """The term of a value of the context that is a number; None for another one."""
+    code = _code_of(text) if text[:1] in _NUMBER_STARTS else None
+    return None if code is None else cut(context_prefix(path) + code)
+
+
 def words_of(text: str) -> list[str]:
     """The words of a text in order, folded."""
     folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
@@ -173,6 +251,16 @@ def context_values(event: EventView, path: str) -> list[str]:
         for found, text in scalars(key, value)
         if found == path
     ]
+
+
+def has_context(event: EventView, path: str) -> bool:
+    """Whether an event's context has a value at a path or below it."""
+    return any(
+        found == path or found.startswith(f"{path}.")
+        for key, value in event.context.items()
+        if path.startswith(key) or key.startswith(path)
+        for found, _ in scalars(key, value)
+    )
 
 
 def text_of(value: object) -> str:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, TypeAlias
 
@@ -20,7 +21,9 @@ HOUR_US: Final = 60 * MINUTE_US
 UNIX_US_END: Final = 253_402_300_800 * MICROSECONDS
 """The first moment of the year 10000, where RFC 3339 ends."""
 
-_PLAIN = re.compile(r"[^\s\"(),:*\\]+")
+# A value of this form means itself without quotes: no sign of the language, no range.
+_PLAIN = re.compile(r"(?!['‘“”’«»\[{<>=!~])(?:(?!\.\.)[^\s\"(),:*?\\])+")
+_WORD = re.compile(r"(?!(?:and|or|not)\Z)[^\W_]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,36 @@ class Is:
     is_prefix: bool = False
     key: str = ""
     """The path, if the field is `context`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Has:
+    """The event has some value of the field; of `context`, at the path `key` or below it."""
+
+    field: str
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NumberBetween:
+    """Some value of the field is a number in a range; None leaves that end open."""
+
+    field: str
+    low: Decimal | None
+    high: Decimal | None
+    is_above_low: bool = False
+    """Whether the low end itself is outside."""
+    is_below_high: bool = False
+    """Whether the high end itself is outside."""
+    key: str = ""
+    """The path, if the field is `context`."""
+
+    def holds(self, number: Decimal) -> bool:
+        """Whether a number is in the range."""
+        low, high = self.low, self.high
+        return (low is None or number > low or (number == low and not self.is_above_low)) and (
+            high is None or number < high or (number == high and not self.is_below_high)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +155,10 @@ class Not:
     part: "Expression"
 
 
-Expression: TypeAlias = (
-    Everything | Is | Words | InNetwork | Between | IndexBetween | IndexIn | And | Or | Not
+Condition: TypeAlias = (
+    Is | Has | NumberBetween | Words | InNetwork | Between | IndexBetween | IndexIn
 )
+Expression: TypeAlias = Everything | Condition | And | Or | Not
 EVERYTHING: Final = Everything()
 
 
@@ -184,7 +218,7 @@ def query_fields(expression: Expression) -> tuple[str, ...]:
 
     def add(condition: Expression) -> Expression:
         match condition:
-            case Is(field) | Words(field) | Between(field):
+            case Is(field) | Has(field) | NumberBetween(field) | Words(field) | Between(field):
                 fields.add(field or "text")
             case InNetwork():
                 fields.add("source")
@@ -207,11 +241,19 @@ def format_query(expression: Expression) -> str:
             return " OR ".join(_inner(part, within=Or) for part in parts)
         case Not(part):
             return f"NOT {_inner(part, within=Not)}"
+    return _format_condition(expression)
+
+
+def _format_condition(condition: Condition) -> str:
+    match condition:
         case Is(field, value, is_prefix, key):
-            name = f"context.{_quote(key)}" if field == "context" else field
-            return f"{name}:{_quote(value, is_prefix=is_prefix)}"
+            return f"{_name(field, key)}:{_quote(value, is_prefix=is_prefix)}"
+        case Has(field, key):
+            return f"has:{_name(field, key)}"
+        case NumberBetween(field, key=key):
+            return f"{_name(field, key)}:{_format_range(condition)}"
         case Words(field, words, is_prefix):
-            text = _quote(" ".join(words), is_prefix=is_prefix)
+            text = _quote_words(words, is_prefix=is_prefix)
             return f"{field}:{text}" if field else text
         case InNetwork(network):
             return f"source:{network}"
@@ -229,11 +271,34 @@ def time_text(unix_us: int) -> str:
 
 
 def _inner(part: Expression, *, within: type) -> str:
+    if within is Or and isinstance(part, Words) and not part.field:
+        # A bare word behind `actor:a OR` is refused: it reads like a value.
+        return _quote_words(part.words, is_prefix=part.is_prefix, is_quoted=True)
     text = format_query(part)
     if not text:
         return "NOT ()"
     is_grouped = isinstance(part, Or) or (isinstance(part, And) and within is not And)
     return f"({text})" if is_grouped else text
+
+
+def _quote_words(words: Iterable[str], *, is_prefix: bool, is_quoted: bool = False) -> str:
+    text = " ".join(words)
+    if is_quoted or not _WORD.fullmatch(text):
+        text = json.dumps(text, ensure_ascii=False)
+    return f"{text}*" if is_prefix else text
+
+
+def _name(field: str, key: str) -> str:
+    return f"context.{_quote(key)}" if field == "context" else field
+
+
+def _format_range(condition: NumberBetween) -> str:
+    low, high = condition.low, condition.high
+    if high is None:
+        return f">{'' if condition.is_above_low else '='}{low}"
+    if low is None:
+        return f"<{'' if condition.is_below_high else '='}{high}"
+    return f"{low}..{high}"
 
 
 def _quote(text: str, *, is_prefix: bool = False) -> str:

@@ -20,9 +20,21 @@ from typing import Final, Literal, TypeAlias
 from ledger_core.query.analyzer import EventView, context_values
 
 Kind: TypeAlias = Literal[
-    "action", "address", "id", "index", "outcome", "since", "text", "time", "until", "words"
+    "action",
+    "address",
+    "context",
+    "has",
+    "id",
+    "index",
+    "outcome",
+    "since",
+    "text",
+    "time",
+    "until",
+    "words",
 ]
-"""How a value is read and compared. `text`: exactly, or by its beginning."""
+"""How a value is read and compared. `text`: exactly, or by its beginning. `context`: as text, or as
+a number within a range."""
 
 ReadValues: TypeAlias = Callable[[EventView], Sequence[str]]
 """The values of a field in an event; ABSENT may be among them."""
@@ -51,6 +63,8 @@ class Field:
     """Reads the values where an event may have none or many."""
     context_key: str = ""
     """The key of `context` that holds the value."""
+    is_folded: bool = False
+    """Whether values compare without upper and lower case; the index stores folded values too."""
     is_facet: bool = False
     """Whether a search can count its values."""
     has_column: bool = False
@@ -78,15 +92,16 @@ _ROWS = (
     Field("actor", "the id of the actor", "actor:u_5", ("actor.id",), number=3, rank=5,
           attribute="actor.id", is_facet=True, has_column=True),
     Field("actor.type", "the type of the actor", "actor.type:service", number=5, rank=19,
-          attribute="actor.type", is_facet=True),
+          attribute="actor.type", is_folded=True, is_facet=True),
     Field("actor.on_behalf_of", "the id of whom the actor acted for", "actor.on_behalf_of:u_88",
           number=4, rank=7, read_several=_behalf_ids, is_facet=True),
     Field("action", "the action", "action:login.*", kind="action", number=1, rank=13,
-          attribute="action", is_facet=True),
+          attribute="action", is_folded=True, is_facet=True),
     Field("target", "the id of a target", "target:r_17,r_18", ("target.id",), number=18, rank=3,
           read_several=lambda event: [target.id for target in event.targets], is_facet=True),
     Field("target.type", "the type of a target", "target.type:invoice", number=19, rank=16,
-          read_several=lambda event: [target.type for target in event.targets], is_facet=True),
+          read_several=lambda event: [target.type for target in event.targets], is_folded=True,
+          is_facet=True),
     Field("source", "the source address, or its network", "source:203.0.113.0/24", ("source.ip",),
           kind="address", number=17, rank=6, attribute="source.ip", is_facet=True, has_column=True),
     Field("outcome", "success, failure, denied or unknown", "outcome:failure,denied",
@@ -103,7 +118,8 @@ _ROWS = (
           number=14, rank=0, context_key="request_id"),
     Field("trace", "the trace id in the context", "trace:4bf9*", ("context.trace_id",),
           number=21, rank=1, context_key="trace_id"),
-    Field("reason", "words of the reason", 'reason:"legal hold"', kind="words", number=12, rank=9),
+    Field("reason", "words of the reason", 'reason:"legal hold"', kind="words", number=12, rank=9,
+          read_several=lambda event: (event.reason,)),
     Field("id", "the id of the event", "id:0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50", kind="id",
           attribute="id"),
     Field("index", "the index in the log, or a range", "index:100..199", kind="index"),
@@ -112,14 +128,18 @@ _ROWS = (
     Field("until", "as `time`, up to then", "until:2026-11-25T12:00Z", kind="until"),
     Field("received", "when the log received it", "received:-1h..", kind="time", number=13),
     Field("field", "the path of a change", "field:/role", number=8, rank=10,
-          read_several=lambda event: [change.path for change in event.changes]),
+          read_several=lambda event: [change.path for change in event.changes], is_folded=True),
+    Field("has", "the event has a value of this field", "has:session", kind="has"),
     Field("context", "a value of the context by its path", "context.region:eu-west-1",
-          number=6, rank=8),
-    # The index derives these from other fields, for `action:iam.*`, for times and for free text.
+          kind="context", number=6, rank=8),
+    # The index derives these from other fields: for `action:iam.*`, for times, for free text, for
+    # values with upper case letters, and for numbers of the context.
     Field("action.family", number=2, rank=14),
     Field("hour", number=9, rank=17),
     Field("minute", number=10, rank=18),
     Field("word", number=22, rank=11),
+    Field("folded", number=40, rank=14),
+    Field("number", number=41, rank=9),
 )  # fmt: skip
 
 FIELDS: Final[Mapping[str, Field]] = MappingProxyType({row.name: row for row in _ROWS})
@@ -135,6 +155,9 @@ DIMENSION_NUMBERS: Final[Mapping[str, int]] = MappingProxyType(
 
 DIMENSIONS: Final = tuple(sorted(DIMENSION_NUMBERS, key=DIMENSION_NUMBERS.__getitem__))
 """The dimensions of the index in the order in which segments store them."""
+
+FOLDED: Final = tuple(row.name for row in _ROWS if row.is_folded)
+"""The fields that compare without upper and lower case."""
 
 FACETS: Final = tuple(sorted(row.name for row in _ROWS if row.is_facet))
 """The fields whose values a search can count."""

@@ -5,18 +5,24 @@
 
 * Conditions side by side must all hold; `AND` between them is optional, `OR` binds weaker, `NOT`
   negates the condition behind it. These three are written in capitals; parentheses group.
-* `field:value` is exact; `a,b` is any of the values; a `*` at the end matches every value that
-  begins so. Quote a value with a space, a comma, a quote, a parenthesis or a star in it; inside
-  quotes, `\\"` and `\\\\` stand for `"` and `\\`.
+* `field:value` is exact; `a,b` and `(a OR b)` are any of the values; a `*` at the end matches every
+  value that begins so. Quote a value with a space, a comma, a quote, a parenthesis, a star or a
+  question mark in it; inside quotes, `\\"` and `\\\\` stand for `"` and `\\`. Actions, outcomes,
+  types and paths of changes compare without upper and lower case, all other values with it.
+* `has:field` finds events with any value of a field, `has:context.KEY` also with one below that
+  path.
 * Text without a field searches names, reasons and actions for all of its words, ignoring case;
   quoted words must stand side by side in one text.
-* `time` and `received` take a range `A..B`, of which one end may be missing, or one time that means
-  its whole day, hour, minute or second. `since:A` and `until:B` are `time:A..B`. Days are UTC, or
-  of the zone behind them (`2026-11-24+02:00`); a time of day needs its zone. `-24h` is 24 hours
-  ago, counted from the start of the current minute, with `s` from the current second; `now` is now.
+* `time`, `received`, `index` and numbers of `context` take a range `A..B`, of which one end may be
+  missing, and `>A`, `>=A`, `<A`, `<=A`. One time means its whole day, hour, minute or second.
+  `since:A` and `until:B` are `time:A..B`. Days are UTC, or of the zone behind them
+  (`2026-11-24+02:00`); a time of day needs its zone. `-24h` is 24 hours ago, counted from the start
+  of the current minute, with `s` from the current second; `now` is now.
+* What other languages write otherwise is refused with the form that is right here (`mistakes`).
 
     query  = and *( "OR" and )          and   = not *( ["AND"] not )
-    not    = "NOT" not / "(" query ")" / field ":" value *( "," value ) / text
+    not    = "NOT" not / "(" query ")" / field ":" values / text
+    values = value *( "," value ) / "(" the same with values in place of conditions ")"
 
 A mistake raises one QueryError with its place, what was expected, and the nearest known name.
 """
@@ -24,11 +30,26 @@ A mistake raises one QueryError with its place, what was expected, and the neare
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
 from ledger_core.query.ast import Everything, Expression, Not, all_of, any_of
 from ledger_core.query.fields import FIELDS, LANGUAGE
-from ledger_core.query.value_parser import RefusedValueError, Value, read_condition, read_words
+from ledger_core.query.mistakes import (
+    Mistake,
+    find_in_value,
+    find_in_word,
+    find_mistake,
+    is_presence,
+)
+from ledger_core.query.value_parser import (
+    Comparison,
+    RefusedValueError,
+    Value,
+    is_ordered,
+    read_condition,
+    read_presence,
+    read_words,
+)
 from ledger_core.tlog.errors import MalformedError
 
 QUERY_CHARS_MAX: Final = 4096
@@ -75,7 +96,8 @@ _QUOTED = r'"(?:[^"\\]|\\["\\])*"'
 _match_quoted = re.compile(_QUOTED).match
 # The name as written; behind `context.` the path, quoted or plain.
 _match_field = re.compile(rf'(context\.(?:({_QUOTED})|([^\s":(),*]+))|[^\s":(),*]+):').match
-_match_operator = re.compile(r'(context\.[^\s":(),*=!<>~]+|[a-z_.]+)\s*([=!<>~]=?)').match
+_match_name = re.compile(rf'(context\.(?:({_QUOTED})|([^\s":(),*]+))|[^\s":(),*]+)').match
+_match_comparison = re.compile("[<>]=?").match
 _KEYWORDS = ("AND", "OR", "NOT")
 
 
@@ -102,6 +124,11 @@ class _Parser:
         self._at = 0
         self._depth = 0
         self._conditions = 0
+        # The field whose values are grouped in parentheses, its path, and its name as written.
+        self._group: tuple[str, str, str] | None = None
+        self._begun = 0
+        self._is_text = True
+        """Whether the last condition was words without a field."""
 
     def parse(self) -> Expression:
         self._skip_space()
@@ -115,12 +142,18 @@ class _Parser:
     def _or(self) -> Expression:
         parts = [self._and()]
         while self._accept("OR"):
+            self._refuse_value_behind_or()
             parts.append(self._and())
         return any_of(parts)
 
     def _and(self) -> Expression:
         parts = [self._not()]
-        while self._accept("AND") or not (self._is_at(")", "") or self._peek() == "OR"):
+        while (is_joined := self._accept("AND")) or not (
+            self._is_at(")", "") or self._peek() == "OR"
+        ):
+            if self._group is not None and not is_joined:
+                self._refuse_mistake()
+                self._fail("values are joined by OR or AND", expected=("(a OR b)", '"a b"'))
             parts.append(self._not())
         return all_of(parts)
 
@@ -130,12 +163,12 @@ class _Parser:
             if self._accept("NOT"):
                 return Not(self._not())
             if self._is_at("("):
-                return self._group()
+                return self._parenthesis()
             return self._condition()
         finally:
             self._depth -= 1
 
-    def _group(self) -> Expression:
+    def _parenthesis(self) -> Expression:
         opened = self._at
         self._advance(1)
         expression = self._or()
@@ -147,32 +180,70 @@ class _Parser:
     def _condition(self) -> Expression:
         if self._is_at(")", "") or self._peek() in _KEYWORDS:
             self._fail("a condition is missing", expected=("field:value", "a word", "NOT", "("))
-        start = self._at
-        named = _match_field(self._text, start)
-        if named:
-            field, key = self._field(*named.groups(default=""))
-            self._at = named.end()
-            parts = [self._read(field, key)]
-            while self._is_at(","):
-                self._at += 1
-                parts.append(self._read(field, key))
-        elif self._is_at("-"):
-            self._fail("a minus does not negate", length=1, expected=("NOT",))
-        else:
-            self._refuse_operator()
-            parts = [self._read("", "")]
+        self._refuse_mistake()
+        self._begun = self._at
+        self._is_text = self._group is None
+        if self._group is not None:
+            return self._values(*self._group)
+        named = _match_field(self._text, self._at)
+        if named is None:
+            return self._values("", "", "")
+        field, key = self._field(*named.groups(default=""))
+        self._is_text = False
+        self._at = named.end()
+        if not self._is_at("("):
+            return self._values(field, key, named[1])
+        self._group = field, key, named[1]
+        try:
+            return self._not()
+        finally:
+            self._group = None
+
+    def _values(self, field: str, key: str, name: str) -> Expression:
+        """The condition that a field has one of the values here, which commas join."""
+        parts = [self._read(field, key, name)]
+        while field and self._is_at(","):
+            self._at += 1
+            named = _match_field(self._text, self._at)
+            if named and _is_known(named[1]):
+                expected = (f"{name}:… {named[1]}:…", f"{name}:… OR {named[1]}:…")
+                self._fail("a comma joins values of one field", length=1, expected=expected)
+            parts.append(self._read(field, key, name))
+        if self._is_at(","):
+            self._fail(
+                "a comma joins values of a field", length=1, expected=("field:a,b", '"a, b"')
+            )
+        if not (self._is_at(")", "") or self._text[self._at].isspace()):
+            self._fail("a blank is missing", length=1, expected=("a blank", "quotes around it all"))
         self._skip_space()
         return any_of(parts)
 
-    def _refuse_operator(self) -> None:
-        """Refuse `actor=u_1`, which would find nothing if it were read as a word."""
-        found = _match_operator(self._text, self._at)
-        if found and (found[1] in _NAMES or found[1].startswith(_CONTEXT)):
+    def _refuse_value_behind_or(self) -> None:
+        """Refuse `actor:a OR b`, which reads like two actors but would search for a word."""
+        word = self._peek()
+        is_word = not _match_field(self._text, self._at) and word and word not in _KEYWORDS
+        if is_word and not self._is_text and self._group is None and not self._is_at("("):
+            self._refuse_mistake()
             self._fail(
-                "a colon joins a field and its value",
-                at=found.start(2),
-                length=len(found[2]),
-                expected=(f"{found[1]}:VALUE",),
+                "is this a value of the field before OR, or a word?",
+                length=len(word),
+                expected=("field:(a OR b)", f'"{word}"'),
+            )
+
+    def _refuse_mistake(self) -> None:
+        """Refuse a condition that is written as in another language."""
+        if not self._is_at('"'):
+            self._refuse(
+                find_mistake(self._text, self._at, is_field=_is_known, is_ordered=_has_order)
+            )
+
+    def _refuse(self, mistake: Mistake | None) -> None:
+        if mistake is not None:
+            self._fail(
+                mistake.message,
+                at=mistake.start,
+                length=mistake.end - mistake.start,
+                expected=mistake.expected,
             )
 
     def _field(self, name: str, quoted: str, plain: str) -> tuple[str, str]:
@@ -187,18 +258,20 @@ class _Parser:
             self._fail(
                 f"there is no field {name[:64]}",
                 length=len(name),
-                expected=tuple(field.syntax for field in LANGUAGE),
-                nearest=near[0] if near else None,
+                expected=(f"context.{name[:64]}", *(field.syntax for field in LANGUAGE)),
+                nearest="has" if is_presence(name) else near[0] if near else None,
             )
         return "context", key
 
-    def _read(self, field: str, key: str) -> Expression:
+    def _read(self, field: str, key: str, name: str) -> Expression:
         self._conditions += 1
         if self._conditions > CONDITIONS_MAX:
             self._fail(f"a query has at most {CONDITIONS_MAX} conditions")
         start = self._at
-        value = self._value()
         try:
+            if field == "has":
+                return self._presence()
+            value = self._value(name)
             return read_condition(field, value, key=key) if field else read_words("", value)
         except RefusedValueError as error:
             self._fail(
@@ -209,7 +282,16 @@ class _Parser:
                 nearest=error.nearest,
             )
 
-    def _value(self) -> Value:
+    def _presence(self) -> Expression:
+        """The condition that an event has a field. Raises: RefusedValueError."""
+        named = _match_name(self._text, self._at)
+        if named is None:
+            self._fail("a field is missing", expected=("has:actor.session", "has:context.KEY"))
+        field, key = self._field(*named.groups(default=""))
+        self._at = named.end()
+        return read_presence(field, key)
+
+    def _value(self, name: str) -> Value:
         start = self._at
         if self._is_at('"'):
             found = _match_quoted(self._text, start)
@@ -221,14 +303,35 @@ class _Parser:
             is_prefix = self._is_at("*")
             self._at += is_prefix
             return Value(_unquote(found[0]), is_prefix, is_quoted=True)
-        found = _match_value(self._text, start)
+        if name:
+            self._refuse(find_in_value(name, self._text, start))
+        compared = _match_comparison(self._text, start) if name else None
+        if compared:
+            self._at = compared.end()
+        found = _match_value(self._text, self._at)
         if found is None:
-            self._fail("a value is missing", expected=("a value", '"a value"'))
+            self._fail_without_value()
         self._at = found.end()
+        if not name:
+            self._refuse(find_in_word(found[0], start))
         star = found[0].find("*")
         if 0 <= star < len(found[0]) - 1:
-            self._fail("a star stands at the end of a value", at=start + star, length=1)
-        return Value(found[0].removesuffix("*"), star >= 0)
+            expected = (f'{name}:"{found[0]}"', *([f"{name}:{found[0][:star]}*"] if star else []))
+            self._fail(
+                "a star stands at the end of a value",
+                at=found.start() + star,
+                length=1,
+                expected=expected,
+            )
+        comparison = cast("Comparison", compared[0] if compared else "")
+        return Value(found[0].removesuffix("*"), star >= 0, comparison=comparison)
+
+    def _fail_without_value(self) -> NoReturn:
+        following = _match_run(self._text, self._skipped())
+        expected: tuple[str, ...] = ("a value", '"a value"')
+        if following and following[0] not in _KEYWORDS:
+            expected = (self._text[self._begun : self._at] + following[0],)
+        self._fail("a value is missing", expected=expected)
 
     def _peek(self) -> str:
         run = _match_run(self._text, self._at)
@@ -245,9 +348,12 @@ class _Parser:
         self._skip_space()
 
     def _skip_space(self) -> None:
+        self._at = self._skipped()
+
+    def _skipped(self) -> int:
+        """The place of the next character that is no space."""
         space = _match_space(self._text, self._at)
-        if space:
-            self._at = space.end()
+        return space.end() if space else self._at
 
     def _is_at(self, *chars: str) -> bool:
         """Whether the next character is one of these; the end of the text is an empty one."""
@@ -279,3 +385,11 @@ class _Parser:
 
 def _unquote(quoted: str) -> str:
     return re.sub(r"\\(.)", r"\1", quoted[1:-1])
+
+
+def _is_known(name: str) -> bool:
+    return name in _NAMES or name.startswith(_CONTEXT)
+
+
+def _has_order(name: str) -> bool:
+    return is_ordered(_NAMES.get(name, "context"))

@@ -4,7 +4,7 @@ The executor uses it to decide what the index leaves open, the stream to filter 
 reads events by the rules of `analyzer` but ignores terms, cut values and overflows: where the index
 may only hint, this test is exact.
 
-Weak: how words are folded depends on Python's Unicode tables. `is_stable` tells the texts that all
+Weak: how text is folded depends on Python's Unicode tables. `is_stable` tells the texts that all
 versions fold alike from those that two machines may decide otherwise.
 """
 
@@ -13,7 +13,16 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 from ledger_core.query import ast
-from ledger_core.query.analyzer import ABSENT, LeafView, decode_view, names_of, words_of
+from ledger_core.query.analyzer import (
+    ABSENT,
+    LeafView,
+    decode_view,
+    fold,
+    has_context,
+    names_of,
+    parse_number,
+    words_of,
+)
 from ledger_core.query.ast import Expression
 from ledger_core.query.fields import FIELDS
 
@@ -44,13 +53,15 @@ def is_stable(text: str) -> bool:
     )
 
 
-def has_words(expression: Expression) -> bool:
-    """Whether some condition is on words, which need folding."""
+def folds_text(expression: Expression) -> bool:
+    """Whether some condition compares without case: words, types, paths."""
     match expression:
         case ast.And(parts) | ast.Or(parts):
-            return any(map(has_words, parts))
+            return any(map(folds_text, parts))
         case ast.Not(part):
-            return has_words(part)
+            return folds_text(part)
+        case ast.Is(field):
+            return FIELDS[field].is_folded
     return isinstance(expression, ast.Words)
 
 
@@ -72,28 +83,59 @@ def _test(expression: Expression) -> Test:
         case ast.Not(part):
             inner = _test(part)
             return lambda index, view: not inner(index, view)
+    return _test_condition(expression)
+
+
+def _test_condition(condition: ast.Condition) -> Test:
+    match condition:
         case ast.IndexBetween(start, end):
             return lambda index, _view: start <= index < end
         case ast.IndexIn(indices):
             chosen = frozenset(indices)
             return lambda index, _view: index in chosen
         case ast.Is():
-            return _test_value(expression)
+            return _test_value(condition)
+        case ast.Has():
+            return _test_presence(condition)
+        case ast.NumberBetween():
+            return _test_number(condition)
         case ast.Words():
-            return _test_words(expression)
+            return _test_words(condition)
         case ast.InNetwork():
-            return _test_network(expression)
+            return _test_network(condition)
         case ast.Between():
-            return _test_time(expression)
+            return _test_time(condition)
 
 
 def _test_value(condition: ast.Is) -> Test:
     read, wanted = FIELDS[condition.field].reader(condition.key), condition.value
+    if FIELDS[condition.field].is_folded:
+        wanted = fold(wanted)
+        if condition.is_prefix:
+            return lambda _index, view: any(
+                value != ABSENT and fold(value).startswith(wanted) for value in read(view.event)
+            )
+        return lambda _index, view: wanted in map(fold, read(view.event))
     if condition.is_prefix:
         return lambda _index, view: any(
             value.startswith(wanted) and value != ABSENT for value in read(view.event)
         )
     return lambda _index, view: wanted in read(view.event)
+
+
+def _test_presence(condition: ast.Has) -> Test:
+    if condition.field == "context":
+        return lambda _index, view: has_context(view.event, condition.key)
+    read = FIELDS[condition.field].reader()
+    return lambda _index, view: any(value != ABSENT for value in read(view.event))
+
+
+def _test_number(condition: ast.NumberBetween) -> Test:
+    read = FIELDS[condition.field].reader(condition.key)
+    return lambda _index, view: any(
+        number is not None and condition.holds(number)
+        for number in map(parse_number, read(view.event))
+    )
 
 
 def _test_words(condition: ast.Words) -> Test:

@@ -9,20 +9,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Final, get_args
+from typing import Final, Literal, TypeAlias, TypeVar, get_args
 
 from ledger_core.event.canonical import canonical_ip, parse_time
 from ledger_core.event.ids import is_uuid
 from ledger_core.event.model import ACTION_PATTERN, EventError, Outcome
 from ledger_core.query import ast
-from ledger_core.query.analyzer import words_of
+from ledger_core.query.analyzer import fold, parse_number, words_of
 from ledger_core.query.ast import Expression
 from ledger_core.query.fields import FIELDS, Kind
 from ledger_core.tlog.hashing import SIZE_MAX
 
+_ALWAYS: Final = frozenset({"has", "id", "index", "since", "time", "until"})
+T = TypeVar("T")
+Comparison: TypeAlias = Literal["", "<", "<=", ">", ">="]
+
 _TIMES = ("2026-11-24", "2026-11-24T10:00Z", "2026-11-24..2026-11-25", "-24h", "now")
 _ADDRESSES = ("203.0.113.9", "203.0.113.0/24", "203.0.113.*", "2001:db8::/32")
-_INDICES = ("17", "100..199", "100..")
+_INDICES = ("17", "100..199", ">=100")
+_NUMBERS = ("200..299", ">=1000", "<0.5")
+_ORDERED: Final = frozenset({"context", "index", "time"})
+"""The kinds of fields whose values have an order."""
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 _is_action = re.compile(ACTION_PATTERN).fullmatch
@@ -37,11 +44,17 @@ _match_time = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value as it was written: its text without quotes and star, and whether it had them."""
+    """A value as it was written: its text without quotes, star and comparison, and these."""
 
     text: str
     is_prefix: bool = False
     is_quoted: bool = False
+    comparison: Comparison = ""
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it is written as a range, `A..B`; in quotes, dots are text."""
+        return not self.is_quoted and ".." in self.text
 
 
 class RefusedValueError(Exception):
@@ -63,10 +76,75 @@ def read_condition(field: str, value: Value, *, key: str = "") -> Expression:
     """
     if "\0" in value.text:
         raise RefusedValueError("no value of the log holds a NUL")
-    read = _READERS.get(FIELDS[field].kind)
+    kind = FIELDS[field].kind
+    if value.comparison:
+        _check_comparison(field, value)
+    if kind == "context" and (value.comparison or value.is_range):
+        return _read_numbers(field, value, key)
+    read = _READERS.get(kind)
     if read is not None:
         return read(field, value)
+    if value.is_range:
+        raise RefusedValueError(
+            f"{field} has no order, so there is no range of it",
+            expected=(f'{field}:"{value.text}"', *_ordered_examples()),
+        )
     return ast.Is(field, value.text, is_prefix=value.is_prefix, key=key)
+
+
+def read_presence(field: str, key: str) -> Expression:
+    """The condition that an event has a value of a field. Raises: RefusedValueError."""
+    if FIELDS[field].kind in _ALWAYS:
+        raise RefusedValueError(
+            f"every event has {field}", expected=("has:actor.session", "has:context.KEY")
+        )
+    return ast.Has(field, key)
+
+
+def is_ordered(field: str) -> bool:
+    """Whether values of a field compare as more or less."""
+    return FIELDS[field].kind in _ORDERED
+
+
+def _check_comparison(field: str, value: Value) -> None:
+    if not is_ordered(field) and FIELDS[field].kind not in ("since", "until"):
+        raise RefusedValueError(
+            f"{field} has no order, so nothing is more or less than a value of it",
+            expected=_ordered_examples(),
+        )
+    if not value.text or value.is_prefix or value.is_range:
+        raise RefusedValueError(
+            "a comparison has one value behind it, without a blank, a star or a range",
+            expected=(f"{value.comparison}VALUE",),
+        )
+
+
+def _ordered_examples() -> tuple[str, ...]:
+    return ("context.amount:>=1000", "time:2026-11-24..2026-11-25", "index:100..199")
+
+
+def _read_numbers(field: str, value: Value, key: str) -> Expression:
+    """A range of numbers, or a comparison with one; texts that are no numbers are refused."""
+    low, _, high = value.text.partition("..")
+    if value.comparison.startswith("<"):
+        low, high = "", low
+    first, last = (parse_number(text) if text else None for text in (low, high))
+    is_read = (first is not None) == bool(low) and (last is not None) == bool(high)
+    if value.is_prefix or not (low or high) or not is_read:
+        raise RefusedValueError(
+            "not a number; a text with dots or signs needs quotes",
+            expected=(*_NUMBERS, f'"{value.comparison}{value.text}"'),
+        )
+    if first is not None and last is not None and last < first:
+        raise RefusedValueError("the range ends before it begins")
+    return ast.NumberBetween(
+        field,
+        first,
+        last,
+        is_above_low=value.comparison == ">",
+        is_below_high=value.comparison == "<",
+        key=key,
+    )
 
 
 def read_words(field: str, value: Value) -> Expression:
@@ -74,7 +152,13 @@ def read_words(field: str, value: Value) -> Expression:
 
     Raises: RefusedValueError.
     """
+    if field and value.is_prefix and not value.text:
+        return ast.Has(field)
     words = tuple(words_of(value.text))
+    if "*" in value.text:
+        raise RefusedValueError(
+            "a star stands behind the quotes", expected=(f'"{value.text.replace("*", "")}"*',)
+        )
     if not words:
         raise RefusedValueError("there is no word in it", expected=("letters or digits",))
     if value.is_quoted:
@@ -93,13 +177,14 @@ def _read_action(field: str, value: Value) -> Expression:
 
 
 def _read_outcome(field: str, value: Value) -> Expression:
-    outcomes = get_args(Outcome)
-    if not value.is_prefix and value.text not in outcomes:
-        near = get_close_matches(value.text, outcomes, n=1, cutoff=0.5)
+    outcomes, text = get_args(Outcome), fold(value.text)
+    is_known = any(map(str.startswith, outcomes, [text] * len(outcomes)))
+    if not is_known or (not value.is_prefix and text not in outcomes):
+        near = get_close_matches(text, outcomes, n=1, cutoff=0.5)
         raise RefusedValueError(
             "not an outcome", expected=outcomes, nearest=near[0] if near else None
         )
-    return ast.Is(field, value.text, is_prefix=value.is_prefix)
+    return ast.Is(field, text, is_prefix=value.is_prefix)
 
 
 def _read_source(field: str, value: Value) -> Expression:
@@ -138,11 +223,26 @@ def _read_index(_field: str, value: Value) -> Expression:
         raise RefusedValueError("not an index", expected=_INDICES)
     start = _read_number(low) if low else 0
     end = start + 1
-    if dots:
+    if value.comparison:
+        least, above = _compared(value, start, end)
+        start, end = least or 0, SIZE_MAX if above is None else above
+    elif dots:
         end = _read_number(high) + 1 if high else SIZE_MAX
     if end <= start:
         raise RefusedValueError("the range ends before it begins")
     return ast.IndexBetween(start, end)
+
+
+def _compared(value: Value, start: T, end: T) -> tuple[T | None, T | None]:
+    """The two ends of what is less or more than a span `[start, end)`; None is an open end."""
+    match value.comparison:
+        case "<":
+            return None, start
+        case "<=":
+            return None, end
+        case ">":
+            return end, None
+    return start, None
 
 
 def _read_number(text: str) -> int:
@@ -156,10 +256,21 @@ def _read_time(field: str, value: Value) -> Expression:
     low, dots, high = text.partition("..")
     if value.is_prefix or not (low or high):
         raise RefusedValueError("not a time", expected=_TIMES)
-    if field == "since":
-        return ast.Between("time", _read_moment(text)[0], None)
-    if field == "until":
-        return ast.Between("time", None, _read_moment(text)[1])
+    if field in ("since", "until"):
+        if value.comparison or dots:
+            raise RefusedValueError(
+                f"{field} has one time", expected=("time:2026-11-24..2026-11-25", "time:>=-24h")
+            )
+        start, end = _read_moment(text)
+        return (
+            ast.Between("time", start, None) if field == "since" else ast.Between("time", None, end)
+        )
+    if value.comparison:
+        first, last = _compared(value, *_read_moment(text))
+        is_past = last is not None and not last.relative and last.unix_us <= 0
+        if is_past or (first is not None and first.unix_us >= ast.UNIX_US_END):
+            raise RefusedValueError("times are within the years 1970 to 9999", expected=_TIMES)
+        return ast.Between(field, first, last)
     if not dots:
         start, end = _read_moment(text)
         if start == end:
@@ -183,7 +294,8 @@ def _read_moment(text: str) -> tuple[ast.Moment, ast.Moment]:
         return (ast.Moment(-back_us, relative=True, whole_minutes=unit != "s"),) * 2
     found = _match_time(text)
     if found is None:
-        raise RefusedValueError("not a time", expected=_TIMES)
+        near = f"-{text}" if _match_relative(f"-{text}") else None
+        raise RefusedValueError("not a time", expected=_TIMES, nearest=near)
     date, hour, minute, second, fraction, zone = found.groups(default="")
     if hour and not zone:
         raise RefusedValueError("a time of day needs its zone", expected=(f"{text}Z",))
