@@ -15,7 +15,7 @@ demo: $(VENV)/server ## The main job, told step by step: append, prove, verify, 
 
 test: $(VENV)/test ## All tests; names at its end those that this machine can't run.
 	@! command -v go >/dev/null || tests/peers/install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(VENV)/check ## Format, lint, types, import contracts, docs, retired words.
 	$(BIN)/ruff format --check .

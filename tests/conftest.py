@@ -7,7 +7,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import structlog
@@ -63,22 +63,35 @@ def pytest_configure() -> None:
     """Heed Ctrl-C even where a shell started us in the background, with SIGINT ignored.
 
     What tests start inherits that, and some of it is interrupted to see how it ends.
+
+    Raises pytest.UsageError in CI when a need is not met: nothing is left out there.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    missing = [need.missing for need in NEEDS if not need.is_met()]
+    if missing and os.environ.get("CI"):
+        raise pytest.UsageError("; ".join(missing))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what this machine can't run; in CI that is an error."""
+    """Deselect what this machine can't run."""
     left_out = config.stash.setdefault(LEFT_OUT, {})
     for need in NEEDS:
         if need.is_met():
             continue
         without = [item for item in items if item.get_closest_marker(need.mark)]
-        if without and os.environ.get("CI"):
-            raise pytest.UsageError(f"{need.missing}, and {len(without)} tests need it")
         left_out[need.missing] = Counter(item.nodeid.partition("[")[0] for item in without)
         items[:] = [item for item in items if not item.get_closest_marker(need.mark)]
         config.hook.pytest_deselected(items=without)
+    if hasattr(config, "workeroutput"):  # One of several processes, by pytest-xdist.
+        config.workeroutput["left_out"] = {why: dict(tests) for why, tests in left_out.items()}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker process left out; each leaves out the same."""
+    left_out = node.config.stash.setdefault(LEFT_OUT, {})
+    for why, tests in getattr(node, "workeroutput", {}).get("left_out", {}).items():
+        left_out[why] = Counter(tests)
 
 
 def pytest_terminal_summary(
