@@ -5,6 +5,7 @@ data_dir        the files of a ledger's folder
 app             opens the parts, runs and stops them
 context         the parts of a running service, as handlers get them
 ingest          the append path, from a body to the sequencer
+append_thread   does the slow steps of appends beside the event loop
 secret_filter   refuses or masks events with secrets
 private_fields  erasable fields: commitments, and the values behind them
 query_pool      the threads that run searches

@@ -28,6 +28,7 @@ from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
 from ledger.service.admission import Admission
+from ledger.service.append_thread import AppendThread
 from ledger.service.clock import LogClock
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import (
@@ -184,6 +185,7 @@ def _open_parts(
     publisher.check_marker()
     reader = PrivateReader(_id_maker(clock.wall_us), clock.wall_us)
     metrics, quotas = Metrics(), Quotas(settings)
+    append_thread = opened.enter_context(closing(AppendThread()))
     return ServiceContext(
         origin=origin,
         verifier_keys=tuple(str(signer.verifier) for signer in signers),
@@ -202,6 +204,7 @@ def _open_parts(
             secret_filter=SecretFilter(rules, settings.secrets, reader, metrics),
             metrics=metrics,
             quotas=quotas,
+            thread=append_thread,
         ),
         private_fields=private_fields,
         query_pool=query_pool,

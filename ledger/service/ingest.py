@@ -9,7 +9,8 @@ times. Slow work, decoding and checking, comes before that step.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -17,13 +18,15 @@ import structlog
 from msgspec import UNSET, UnsetType
 
 from ledger.log.sequencer import Sequencer
+from ledger.service.admission import SMALL_BYTES
+from ledger.service.append_thread import AppendThread
 from ledger.service.clock import LogClock
 from ledger.service.http.problems import ProblemError, explain, make_problem
 from ledger.service.http.request_body import ParsedBody
 from ledger.service.metrics import Metrics
 from ledger.service.private_fields import ChangedEvent, PrivateFields
 from ledger.service.quotas import Quotas
-from ledger.service.secret_filter import SecretFilter
+from ledger.service.secret_filter import Checked, RefusedSecret, SecretFilter
 from ledger.service.token_admin import SERVICE_NAME
 from ledger.store.writer import AppendResult, NewEntry, Placement
 from ledger_core.api import Masked, Refused, Result
@@ -43,6 +46,12 @@ from ledger_core.tlog.text import format_base64
 YIELD_BYTES: Final = 16_384
 YIELD_EVENTS: Final = 64
 """Events read, or bytes of them, before other requests get their turn: milliseconds of work."""
+
+SLOW_FORM_FACTOR: Final = 4
+"""What a byte costs in an event with escapes, or with characters beyond ASCII."""
+
+WALKED_BYTES: Final = 1_024
+"""Events with so many bytes are searched for secrets on the loop, whatever is in them."""
 
 WRITE_PROBLEMS: Final = ("queue-full", "writing-stopped", "storage-full", "log-held")
 """What `IngestPipeline.append` may refuse a request with."""
@@ -72,7 +81,9 @@ class IngestPipeline:
         secret_filter: SecretFilter,
         metrics: Metrics,
         quotas: Quotas,
+        thread: AppendThread,
     ) -> None:
+        self._thread = thread
         self._sequencer = sequencer
         self._clock = clock
         self._private_fields = private_fields
@@ -100,7 +111,7 @@ class IngestPipeline:
         Raises: as `Sequencer.append`, with nothing kept; EventError when a body that should be one
         event isn't even JSON.
         """
-        reads, secret = await self._read(body, tenant, is_own=is_own)
+        reads, secret = await self._read(body, tenant, by=by, is_own=is_own)
         self._secret_filter.report()
         charged_to = charged_to or by
         stored = await self._store_private(reads, charged_to=charged_to)
@@ -219,7 +230,7 @@ class IngestPipeline:
         Raises: EventError, ProblemError.
         """
         read = self.reader.read_object(event)
-        (checked,) = self._secret_filter.check([read])
+        (checked,) = self._secret_filter.check([read]).outcomes
         if isinstance(checked, Refused):
             problem = checked.error
             raise ProblemError(problem.slug, problem.detail, field=problem.field, rule=problem.rule)
@@ -231,24 +242,42 @@ class IngestPipeline:
         """This host's time, in microseconds since 1970: never the log's, which may stand still."""
         return self._clock.wall_us()
 
+    async def split(self, body: bytes, by: str, split: Callable[[], ParsedBody]) -> ParsedBody:
+        """The events of a body, found by `split`: beside the loop unless the body is small."""
+        return split() if len(body) <= SMALL_BYTES else await self._thread.run(by, split)
+
     async def _read(
-        self, body: ParsedBody, tenant: str | None, *, is_own: bool
-    ) -> tuple[list[ReadEvent | Refused], list[tuple[ReadEvent, Refused]]]:
+        self, body: ParsedBody, tenant: str | None, *, by: str, is_own: bool
+    ) -> tuple[list[ReadEvent | Refused], list[RefusedSecret]]:
         """The events of a body, and those that the filter of secrets refused."""
         reads: list[ReadEvent | Refused] = []
-        secret: list[tuple[ReadEvent, Refused]] = []
-        for some in _split_work(body.raws):
+        secret: list[RefusedSecret] = []
+        for some, cost in _split_work(body.raws):
             if reads:
                 await asyncio.sleep(0)
-            read = [self._read_one(body, raw, tenant, is_own=is_own) for raw in some]
-            checked = self._secret_filter.check(read)
-            secret += [
-                (before, after)
-                for before, after in zip(read, checked, strict=True)
-                if isinstance(before, ReadEvent) and isinstance(after, Refused)
-            ]
-            reads += checked
+            read = partial(self._read_some, body, some, tenant, is_own=is_own)
+            checked = await self._check(read, cost=cost, by=by)
+            self._secret_filter.count(checked.rules)
+            reads += checked.outcomes
+            secret += checked.refused
         return reads, secret
+
+    async def _check(
+        self, read: Callable[[], Sequence[ReadEvent | Refused]], *, cost: int, by: str
+    ) -> Checked:
+        """Read some events and look for secrets in them; what may take long, beside the loop."""
+        check = self._secret_filter.check
+        if cost > YIELD_BYTES:
+            return await self._thread.run(by, lambda: check(read()))
+        reads = read()
+        if cost <= WALKED_BYTES or self._secret_filter.are_clean(reads):
+            return check(reads)
+        return await self._thread.run(by, partial(check, reads))
+
+    def _read_some(
+        self, body: ParsedBody, raws: Sequence[bytes], tenant: str | None, *, is_own: bool
+    ) -> list[ReadEvent | Refused]:
+        return [self._read_one(body, raw, tenant, is_own=is_own) for raw in raws]
 
     def _read_one(
         self, body: ParsedBody, raw: bytes, tenant: str | None, *, is_own: bool
@@ -289,17 +318,22 @@ def _refuse_error(read: ReadEvent | EventError) -> ReadEvent | Refused:
     return Refused(explain(read).problem) if isinstance(read, EventError) else read
 
 
-def _split_work(raws: Sequence[bytes | msgspec.Raw]) -> Iterator[list[bytes]]:
-    """The events in pieces of `YIELD_EVENTS` and `YIELD_BYTES` at most, or one larger event."""
+def _split_work(raws: Sequence[bytes | msgspec.Raw]) -> Iterator[tuple[list[bytes], int]]:
+    """The events in pieces, with the cost of each piece in bytes of plain events.
+
+    A piece has `YIELD_EVENTS` and costs `YIELD_BYTES` at most, or is one event that costs more.
+    """
     piece: list[bytes] = []
-    size = 0
+    cost = 0
     for raw in map(bytes, raws):
-        if piece and (size + len(raw) > YIELD_BYTES or len(piece) == YIELD_EVENTS):
-            yield piece
-            piece, size = [], 0
+        is_plain = raw.isascii() and b"\\" not in raw
+        own = len(raw) if is_plain else SLOW_FORM_FACTOR * len(raw)
+        if piece and (cost + own > YIELD_BYTES or len(piece) == YIELD_EVENTS):
+            yield piece, cost
+            piece, cost = [], 0
         piece.append(raw)
-        size += len(raw)
-    yield piece
+        cost += own
+    yield piece, cost
 
 
 def _check_action(action: str) -> None:

@@ -7,7 +7,7 @@ are counted and logged by rule. No message holds the value, which may be a passw
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -21,9 +21,6 @@ from ledger_core.event.model import EventError
 from ledger_core.event.reader import Reader, ReadEvent
 from ledger_core.event.secrets import Hit, SecretRules
 
-EVENTS_PER_PASS: Final = 64
-"""A pass over many events halves the cost if none has a secret; else each is scanned again."""
-
 REFUSED_SHOWN_MAX: Final = 32
 """Refused events of one request that are described; all are counted."""
 
@@ -34,8 +31,25 @@ _log = structlog.get_logger("ledger.service")
 _decode = msgspec.json.Decoder(dict).decode
 
 
+class RefusedSecret(NamedTuple):
+    """An event that was refused for a secret: who, when, by which rule, and nothing secret."""
+
+    event_json: bytes
+    tenant: str
+    actor: dict[str, str]
+    shown: dict[str, str | None]
+
+
+class Checked(NamedTuple):
+    """Events as they may be logged, and what was found in them, once for each event."""
+
+    outcomes: Sequence[ReadEvent | Refused]
+    rules: Counter[str]
+    refused: Sequence[RefusedSecret]
+
+
 class SecretFilter:
-    """Scans every event before it is queued. Used on the event loop alone."""
+    """Scans every event before it is queued. Any thread may call `are_clean` and `check`."""
 
     def __init__(
         self, rules: SecretRules, treatment: str, reader: Reader, metrics: Metrics
@@ -47,38 +61,43 @@ class SecretFilter:
         self._metrics = metrics
         self._unreported: Counter[str] = Counter()
 
-    def check(self, reads: Sequence[ReadEvent | Refused]) -> Sequence[ReadEvent | Refused]:
+    def are_clean(self, reads: Sequence[ReadEvent | Refused]) -> bool:
+        """Whether none of some dozens of events has a secret; False where one may have.
+
+        One pass over all of them costs a half of a pass over each.
+        """
+        together = [read.event_json for read in reads if isinstance(read, ReadEvent)]
+        return self._treatment == "off" or self._rules.are_clean(together)
+
+    def check(self, reads: Sequence[ReadEvent | Refused]) -> Checked:
         """The events as they may be logged; a refusal names path and rule."""
-        if self._treatment == "off":
-            return reads
-        checked: list[ReadEvent | Refused] = []
-        for start in range(0, len(reads), EVENTS_PER_PASS):
-            some = reads[start : start + EVENTS_PER_PASS]
-            together = [read.event_json for read in some if isinstance(read, ReadEvent)]
-            checked += some if self._rules.are_clean(together) else map(self._check_one, some)
-        return checked
+        rules: Counter[str] = Counter()
+        refused: list[RefusedSecret] = []
+        if not self.are_clean(reads):
+            reads = [self._check(read, rules, refused) for read in reads]
+        return Checked(reads, rules, refused)
 
-    def _check_one(self, read: ReadEvent | Refused) -> ReadEvent | Refused:
-        if isinstance(read, Refused):
+    def _check(
+        self, read: ReadEvent | Refused, rules: Counter[str], refused: list[RefusedSecret]
+    ) -> ReadEvent | Refused:
+        if isinstance(read, Refused) or self._rules.is_clean(read.event_json):
             return read
-        try:
-            return self._check(read)
-        except (EventError, ProblemError) as error:
-            return Refused(explain(error).problem)
-
-    def _check(self, read: ReadEvent) -> ReadEvent:
-        if not (hits := self._rules.find(read.event_json)):
+        masked, hits = self._rules.walk(_decode(read.event_json))
+        if not hits:
             return read
-        self._unreported.update({hit.rule for hit in hits})
+        rules.update({hit.rule for hit in hits})
         # An id becomes a digest: refused, or masked like all others, its owner would be hidden.
-        refused = tuple(hit for hit in hits if not hit.is_id)
-        if refused and self._treatment == "refuse":
-            raise _refusal(refused)
-        masked = self._reader.read_object(self._rules.mask(_decode(read.event_json)))
+        if self._treatment == "refuse" and (secret := [hit for hit in hits if not hit.is_id]):
+            refused.append(_describe_one(read, masked, secret[0]))
+            return Refused(_refusal(secret).problem)
+        try:
+            masked_read = self._reader.read_object(masked)
+        except EventError as error:
+            return Refused(explain(error).problem)
         return ChangedEvent(
-            event=masked.event,
-            event_json=masked.event_json,
-            id_bytes=masked.id_bytes,
+            event=masked_read.event,
+            event_json=masked_read.event_json,
+            id_bytes=masked_read.id_bytes,
             filled=read.filled,
             openings=read.openings if isinstance(read, PrivateEvent) else (),
             masked=hits,
@@ -90,7 +109,7 @@ class SecretFilter:
 
     def describe_refused(
         self,
-        refused: Sequence[tuple[ReadEvent, Refused]],
+        refused: Sequence[RefusedSecret],
         *,
         by: str,
         unix_us: int,
@@ -102,41 +121,19 @@ class SecretFilter:
         within an hour give the same event again. `own_id` is `PrivateStore.own_id`.
         """
         by_tenant = defaultdict(list)
-        for read, refusal in refused:
-            by_tenant[read.event.tenant or ""].append((read, refusal))
-        return [
-            self._describe(
-                some,
-                tenant,
-                by=by,
-                event_id=own_id(
-                    *(b"refused", by.encode(), *(read.event_json for read, _ in some)),
-                    unix_ms=unix_us // HOUR_US * HOUR_MS,
-                ),
-            )
-            for tenant, some in by_tenant.items()
-        ]
+        for each in refused:
+            by_tenant[each.tenant].append(each)
+        unix_ms = unix_us // HOUR_US * HOUR_MS
+        described = []
+        for tenant, some in by_tenant.items():
+            parts = (b"refused", by.encode(), *(each.event_json for each in some))
+            event_id = own_id(*parts, unix_ms=unix_ms)
+            described.append(_describe(some, tenant, by=by, event_id=event_id))
+        return described
 
-    def _describe(
-        self, refused: Sequence[tuple[ReadEvent, Refused]], tenant: str, *, by: str, event_id: str
-    ) -> bytes:
-        targets, events = {}, []
-        for read, refusal in refused[:REFUSED_SHOWN_MAX]:
-            masked = self._rules.mask(_decode(read.event_json))
-            actor = {"type": "actor", **masked["actor"]}
-            targets[actor["type"], actor["id"]] = {"type": actor["type"], "id": actor["id"]}
-            shown = {name: masked[name] for name in ("id", "time", "action")}
-            events.append({**shown, "field": refusal.error.field, "rule": refusal.error.rule})
-        event = {
-            "id": event_id,
-            "actor": {"type": "ledger.token", "id": by},
-            "action": "ledger.event.refused",
-            "targets": list(targets.values()),
-            "outcome": "denied",
-            "reason": "looks like a secret, and was not logged",
-            "context": {"count": len(refused), "events": events},
-        }
-        return msgspec.json.encode({**event, "tenant": tenant} if tenant else event)
+    def count(self, rules: Counter[str]) -> None:
+        """Count what `check` found, for the next report. For the event loop alone."""
+        self._unreported += rules
 
     def report(self) -> None:
         """Log in one line the number of events with secrets since the last report, by rule."""
@@ -147,7 +144,32 @@ class SecretFilter:
             self._unreported.clear()
 
 
-def _refusal(hits: tuple[Hit, ...]) -> ProblemError:
+def _describe_one(read: ReadEvent, masked: dict[str, Any], hit: Hit) -> RefusedSecret:
+    actor = {"type": "actor", **masked["actor"]}
+    shown = {name: masked[name] for name in ("id", "time", "action")}
+    return RefusedSecret(
+        event_json=read.event_json,
+        tenant=read.event.tenant or "",
+        actor={"type": actor["type"], "id": actor["id"]},
+        shown={**shown, "field": hit.path, "rule": hit.rule},
+    )
+
+
+def _describe(refused: Sequence[RefusedSecret], tenant: str, *, by: str, event_id: str) -> bytes:
+    shown = refused[:REFUSED_SHOWN_MAX]
+    event = {
+        "id": event_id,
+        "actor": {"type": "ledger.token", "id": by},
+        "action": "ledger.event.refused",
+        "targets": list({(e.actor["type"], e.actor["id"]): e.actor for e in shown}.values()),
+        "outcome": "denied",
+        "reason": "looks like a secret, and was not logged",
+        "context": {"count": len(refused), "events": [each.shown for each in shown]},
+    }
+    return msgspec.json.encode({**event, "tenant": tenant} if tenant else event)
+
+
+def _refusal(hits: Sequence[Hit]) -> ProblemError:
     path, rule, _ = hits[0]
     more = f", and {len(hits) - 1} more in this event" if len(hits) > 1 else ""
     return ProblemError(

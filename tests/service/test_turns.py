@@ -1,19 +1,29 @@
-"""Large requests yield by bytes and cost, and the tokens take turns. Work is counted, not timed."""
+"""Large requests yield by bytes and cost, and the tokens take turns.
+
+Work is counted, or measured in processor time of the loop's own thread, in ratios.
+"""
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ledger.service.app import open_service
+from ledger.service.append_thread import AppendThread
 from ledger.service.context import ServiceContext
-from ledger.service.http.request_body import ParsedBody
+from ledger.service.http.problems import ProblemError
+from ledger.service.http.request_body import WINDOW_BYTES, ParsedBody, split_body
 from ledger.service.ingest import YIELD_BYTES, YIELD_EVENTS
 from ledger_core.api import Result
-from tests.service.serving import QUICK, event
+from ledger_core.event.reader import Reader
+from tests.secrets.test_work import KINDS
+from tests.service.serving import JSON, QUICK, event, new_id
 
 Served = tuple[Path, dict[str, str]]
 
@@ -59,3 +69,121 @@ async def test_duplicates_yield_while_they_are_read_and_answered(unserved: Serve
             before = turns[0]
             assert await _append(context, events) == len(events)
             assert turns[0] - before >= 2 * len(events) // YIELD_EVENTS
+
+
+@asynccontextmanager
+async def _stepping() -> AsyncIterator[list[float]]:
+    """Processor time of the loop's thread between two turns of others, each."""
+    steps: list[float] = []
+
+    async def take_turns() -> None:
+        last_s = time.thread_time()
+        while True:
+            await asyncio.sleep(0.001)
+            steps.append(time.thread_time() - last_s)
+            last_s += steps[-1]
+
+    task = asyncio.create_task(take_turns())
+    try:
+        yield steps
+    finally:
+        task.cancel()
+
+
+def _body(kind: str, count: int, **fields: object) -> bytes:
+    text = KINDS[kind](8_000)
+    context = {"body": text, **fields}
+    each = [json.dumps(event(context=context), ensure_ascii=False) for _ in range(count)]
+    return f"[{','.join(each)}]".encode()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("masks under nested secret keys", {}),
+        ("names in full width", {}),
+        ("nested arrays", {"password": "refused, and described in an event"}),
+    ],
+)
+async def test_what_is_slow_to_scan_is_scanned_beside_the_loop(
+    unserved: Served, kind: str, fields: dict[str, object]
+) -> None:
+    body = _body(kind, 12, **fields)
+    async with open_service(unserved[0], QUICK) as context, _stepping() as steps:
+        started_s = time.process_time()
+        ingest = context.ingest
+        parsed = await ingest.split(body, "append", lambda: _split(body))
+        await ingest.append(parsed, by="append", tenant=None)
+        # Without a thread of its own, the scan of one event would be a twelfth of all work.
+        assert max(steps) < (time.process_time() - started_s) / 18
+
+
+def _split(body: bytes) -> ParsedBody:
+    reader = Reader(new_id, lambda: 0)
+    return split_body(body, content_type=JSON, events_max=10_000, reader=reader)
+
+
+@pytest.mark.anyio
+async def test_small_appends_of_others_pass_a_large_one_that_is_scanned(unserved: Served) -> None:
+    body = _body("masks under nested secret keys", 24)
+    async with open_service(unserved[0], QUICK) as context:
+        parsed = _split(body)
+        large = asyncio.create_task(context.ingest.append(parsed, by="append", tenant=None))
+        for password in (None, ""):  # What may be a secret is scanned on the thread as well.
+            sent = json.dumps(event(context={"password": password, "text": "x" * 2_000}))
+            assert await _append(context, [sent.encode()], by="another") == 1
+        assert not large.done()
+        assert len(await large) == 24
+
+
+@pytest.mark.anyio
+async def test_tokens_take_turns_at_the_thread() -> None:
+    thread, order = AppendThread(), list[str]()
+    held = threading.Event()
+    first = asyncio.create_task(thread.run("a", held.wait))
+    rest = [
+        asyncio.create_task(thread.run(owner, partial(order.append, owner)))
+        for owner in ("a", "a", "a", "b")
+    ]
+    await asyncio.sleep(0)
+    held.set()
+    await asyncio.gather(first, *rest)
+    thread.close()
+    assert order == ["b", "a", "a", "a"]
+
+
+def _large(elements: list[bytes]) -> bytes:
+    return b"[" + b", ".join(elements) + b" ]"
+
+
+FILLER = b'{"a":"' + b'[,]{\\"}' * 20_000 + b'\xc3\xa9","b":[1.5,{"c":-2e9}]}'
+
+
+@pytest.mark.parametrize("bad", [b"x", b'{"a":1 2}', b"[" * 3_000 + b"]" * 3_000, b"1 1"])
+def test_the_elements_of_a_large_array_are_those_of_a_small_one(bad: bytes) -> None:
+    plain = [FILLER, b"12", b'"a"', b"null"] * (WINDOW_BYTES // len(FILLER) * 3)
+    for elements in (plain, [*plain[:9], bad, *plain]):
+        parsed = _split(_large(elements))
+        assert [bytes(raw).strip() for raw in parsed.raws] == elements
+
+
+@pytest.mark.parametrize(
+    ("text", "slug"),
+    [
+        (b"[" + b"[]," * WINDOW_BYTES + b"[]]", "too-many-events"),
+        (b'["' + b"a" * WINDOW_BYTES + b'"]', "not-json"),
+        (b"[" + b" " * 2 * WINDOW_BYTES + b"]", "empty-batch"),
+        (b"[1," + b" " * 2 * WINDOW_BYTES + b"1]", "not-json"),
+        (b"[1," + b"1" * 2 * WINDOW_BYTES + b"]", "not-json"),
+        (b'{"events":[' + b'{"a":' * WINDOW_BYTES + b"]}", "not-json"),
+        (b"[" + FILLER * 9 + b"]", "not-json"),
+        (b"[1,," + FILLER * 9 + b"]", "not-json"),
+        (b"[" + (FILLER + b",") * 9 + b"]", "not-json"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(len(value)),
+)
+def test_a_large_array_that_does_not_fit_together_is_refused(text: bytes, slug: str) -> None:
+    with pytest.raises(ProblemError) as caught:
+        _split(text)
+    assert caught.value.problem.slug == slug

@@ -9,9 +9,12 @@ alone, and no body makes more objects than its limits allow: elements are counte
 before they are decoded.
 """
 
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Final
 
 import msgpack
@@ -31,8 +34,11 @@ BATCH_PROBLEMS: Final = (
 """What `split_body` may refuse a body with."""
 
 COMMAS_MAX: Final = 1 << 21
-"""Commas in a JSON body. Splitting takes 56 bytes of memory for each that separates elements, so a
-body of 32 MiB in the form `[1,1,…` would take 900 MB before its elements could be counted."""
+"""Commas in a JSON body that is decoded at once. Each may take 56 bytes, so a body of 32 MiB in the
+form `[1,1,…` would take 900 MB before its elements could be counted."""
+
+WINDOW_BYTES: Final = 1 << 20
+"""Bytes of a large array in which elements are found at once; one element has no more."""
 
 NDJSON_NAMES: Final = frozenset(
     {
@@ -64,7 +70,8 @@ _match_batch = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"events"[ \t\r\n]*:[ \t\r\n]*
 _match_array = re.compile(rb"[ \t\r\n]*(?=\[)").match
 _is_end = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*").fullmatch
 _is_space = re.compile(rb"[ \t\r\n]*").fullmatch
-_find_tokens = re.compile(rb'"(?:[^"\\]|\\.)*+"|"|[\[{]+|[\]}]+|,', re.DOTALL).finditer
+_find_tokens = re.compile(r'"(?:[^"\\]|\\.)*+"|"|[\[{]+|[\]}]+|,', re.DOTALL).finditer
+_match_blanks = re.compile("[ \\t\\r\\n]*").match
 _is_blank = re.compile(rb"[ \t\r]*").fullmatch
 
 
@@ -84,6 +91,8 @@ class _Batch(msgspec.Struct, forbid_unknown_fields=True):
     events: msgspec.Raw
 
 
+# Numbers stay texts: nothing is made of them here.
+_decode_any = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).raw_decode
 _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_batch = msgspec.json.Decoder(_Batch).decode
 
@@ -97,7 +106,7 @@ def split_body(
     """
     media = check_media_type(content_type, (JSON_MEDIA, NDJSON_MEDIA, MSGPACK))
     if media == JSON_MEDIA:
-        items = _split_json(body, reader)
+        items = _split_json(body, events_max, reader)
     elif media == NDJSON_MEDIA:
         items = _split_lines(body, events_max, reader)
     else:
@@ -142,50 +151,102 @@ def _media_type(content_type: str | None) -> str | None:
     return media
 
 
-def _split_json(body: bytes, reader: Reader) -> ParsedBody:
+def _split_json(body: bytes, events_max: int, reader: Reader) -> ParsedBody:
     array = _match_array(body)
     head = array or _match_batch(body)
     if head is None:
         return ParsedBody((body,), reader.read, is_batch=False)
     start = head.end()
     end = body.rfind(b"]") + 1
-    check_commas(body)
     # Checked at both ends: a decoder would keep the last of two "events" and drop the other.
     is_end = _is_space if array else _is_end
     if body[start : start + 1] != b"[" or not is_end(body, end):
         raise _explain_array(body) if array else _explain_batch(body)
-    raws: Sequence[bytes | msgspec.Raw] | None
-    try:
-        raws = _decode_raws(memoryview(body)[start:end])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    text = memoryview(body)[start:end]
+    raws: Sequence[bytes | msgspec.Raw] | None = None
+    if len(text) <= WINDOW_BYTES:
         # One event that is no JSON at all, or nested too deep, fails alone.
-        raws = _split_elements(body[start + 1 : end - 1])
-        if raws is None:
-            raise (_explain_array(body) if array else _explain_batch(body)) from None
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raws = _decode_raws(text)
+    if raws is None:
+        raws = _find_elements(bytes(text[1:-1]), events_max)
+    if raws is None and len(text) > WINDOW_BYTES:
+        raise ProblemError(
+            "not-json", f"the body is not JSON, or an event in it has over {WINDOW_BYTES} bytes"
+        )
+    if raws is None:
+        raise _explain_array(body) if array else _explain_batch(body)
     return ParsedBody(raws, reader.read, is_batch=True)
 
 
-def _split_elements(text: bytes) -> list[bytes] | None:
-    """The elements of an array, found by brackets, quotes and commas alone.
+def _find_elements(text: bytes, events_max: int) -> list[bytes] | None:
+    """The elements of an array, found one by one, so that other threads run in between.
+
+    None when they don't fit together, or one has over `WINDOW_BYTES`.
+    Raises: ProblemError for too many.
+    """
+    elements: list[bytes] = []
+    if _is_space(text):
+        return elements
+    start = base = 0
+    # Each byte becomes one character, so that places are the same in both.
+    window = text[:WINDOW_BYTES].decode("latin-1")
+    tokens_left = count(TOKENS_MAX, -1)
+    while True:
+        is_last = base + len(window) == len(text)
+        end = _end_of_value(window, start - base)
+        if start > base and not is_last and (end is None or end == len(window)):
+            # The element may end behind the window.
+            base, window = start, text[start : start + WINDOW_BYTES].decode("latin-1")
+            continue
+        if end is None or window[end : end + 1] not in (",", ""):
+            end = _end_of_bad_value(window, start - base, tokens_left)
+        if end is None or (end == len(window) and not is_last):
+            return None
+        if len(elements) == events_max:
+            raise _too_many(events_max, events_max + 1)
+        elements.append(text[start : base + end])
+        if end == len(window):
+            break
+        start = base + end + 1
+    return elements
+
+
+def _end_of_value(text: str, start: int) -> int | None:
+    """The place behind a value and the blanks around it; None for one that is no JSON.
+
+    Python's decoder takes all JSON, and some more, which is refused when the element is read.
+    """
+    try:
+        _, end = _decode_any(text, _skip_blanks(text, start))
+    except (ValueError, RecursionError):
+        return None
+    return _skip_blanks(text, end)
+
+
+def _skip_blanks(text: str, start: int) -> int:
+    blanks = _match_blanks(text, start)
+    return start if blanks is None else blanks.end()
+
+
+def _end_of_bad_value(text: str, start: int, tokens_left: Iterator[int]) -> int | None:
+    """The place behind something that is no JSON, found by brackets, quotes and commas alone.
 
     None when these don't fit together, or are too many to look at one by one.
     """
-    elements: list[bytes] = []
-    depth = start = 0
-    for number, token in enumerate(_find_tokens(text)):
+    depth = 0
+    first = _skip_blanks(text, start)
+    for token, left in zip(_find_tokens(text, start), tokens_left, strict=False):
         mark = token[0]
-        if number == TOKENS_MAX or depth < 0 or mark == b'"':
+        if not left or depth < 0 or mark == '"':
             return None
-        if mark == b"," and depth == 0:
-            elements.append(text[start : token.start()])
-            start = token.end()
-        elif mark[0] in b"[{":
+        if mark == "," and depth == 0:
+            return None if token.start() == first else token.start()
+        if mark[0] in "[{":
             depth += len(mark)
-        elif mark[0] in b"]}":
+        elif mark[0] in "]}":
             depth -= len(mark)
-    elements.append(text[start:])
-    is_whole = depth == 0 and not any(map(_is_space, elements))
-    return elements if is_whole else None
+    return None if depth or first == len(text) else len(text)
 
 
 def _explain_array(body: bytes) -> ProblemError:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -74,15 +75,17 @@ async def append_events(
             request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s, take=take
         )
         async with context.admission.admit(token.name, len(body)):
-            parsed = split_body(
+            split = partial(
+                split_body,
                 body,
                 content_type=request.headers.get("Content-Type"),
                 events_max=settings.request_events_max,
                 reader=context.ingest.reader,
             )
+            parsed = await context.ingest.split(body, token.name, split)
             outcomes = await context.ingest.append(parsed, by=token.name, tenant=token.tenant)
         is_batch = parsed.is_batch
-        del body, parsed  # They are counted no longer.
+        del body, parsed, split  # They are counted no longer.
     logged = [outcome for outcome in outcomes if isinstance(outcome, Result)]
     if not logged:
         return _all_refused(outcomes)

@@ -3,6 +3,7 @@
 Source: opentelemetry.io, "OTLP Specification 1.x", "OTLP/HTTP".
 """
 
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -34,12 +35,14 @@ async def append_otlp_logs(context: ServiceContext, request: web.BaseRequest) ->
             request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s, take=take
         )
         async with context.admission.admit(token.name, len(body)):
-            parsed = split_otlp(
+            split = partial(
+                split_otlp,
                 body,
                 is_json=media != PROTOBUF,
                 events_max=settings.request_events_max,
                 reader=context.ingest.reader,
             )
+            parsed = await context.ingest.split(body, token.name, split)
             outcomes = await context.ingest.append(parsed, by=token.name, tenant=token.tenant)
     refused = [outcome.error for outcome in outcomes if isinstance(outcome, Refused)]
     message = ""
@@ -48,8 +51,8 @@ async def append_otlp_logs(context: ServiceContext, request: web.BaseRequest) ->
         message = f"{len(refused)} refused, the first for: {first.field or ''} {first.detail}"
     if media == PROTOBUF:
         return make_answer(encode_response(rejected=len(refused), message=message), media=PROTOBUF)
-    partial = {"rejectedLogRecords": str(len(refused)), "errorMessage": message}
-    answer = {"partialSuccess": partial} if refused else {}
+    rejected = {"rejectedLogRecords": str(len(refused)), "errorMessage": message}
+    answer = {"partialSuccess": rejected} if refused else {}
     return make_answer(msgspec.json.encode(answer), media=JSON_MEDIA)
 
 
