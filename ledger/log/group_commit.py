@@ -19,7 +19,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import structlog
 
-from ledger.store.environment import CommitFailedError, StorageFullError
+from ledger.store.environment import CommitFailedError, CommitUndoneError
 from ledger_core.tlog.errors import UnavailableError
 
 Job = TypeVar("Job")
@@ -79,7 +79,6 @@ class GroupCommit(Generic[Job, Outcome]):
         self._waiting_weight = Weight(0, 0)
         self._stopping = False
         self._loop = asyncio.get_running_loop()
-        self._reported = ""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -87,7 +86,7 @@ class GroupCommit(Generic[Job, Outcome]):
         """Commit a job, in the order of the calls, and return its outcome.
 
         A cancelled caller does not take its job back: it is queued already.
-        Raises: QueueFullError, StorageFullError (nothing stored); CommitFailedError.
+        Raises: QueueFullError, CommitUndoneError (nothing stored); CommitFailedError.
         """
         if self.failure is not None:
             raise self.failure
@@ -122,14 +121,8 @@ class GroupCommit(Generic[Job, Outcome]):
             outcomes: Sequence[Outcome] | UnavailableError
             try:
                 outcomes = self._commit([job for job, _ in batch])
-                if self._reported:
-                    _log.info("commits_go_on", writer=self._name)
-                    self._reported = ""
-            except (StorageFullError, CommitFailedError) as error:
+            except (CommitUndoneError, CommitFailedError) as error:  # The environment logs them.
                 outcomes = error
-                if str(error) != self._reported:  # A full disk fails many commits.
-                    reason = self._reported = str(error)
-                    _log.error("commit_failed", writer=self._name, jobs=len(batch), reason=reason)
             except Exception as error:  # noqa: BLE001 - the thread's top: callers wait for an outcome
                 outcomes = CommitFailedError(f"a commit failed: {type(error).__name__}")
                 _log.exception("commit_failed", writer=self._name, jobs=len(batch))

@@ -64,7 +64,7 @@ class Sequencer:
         """Make entries durable, the new ones at consecutive indices in the order given.
 
         Requests are placed in the order of the calls: a call queues before it awaits.
-        Raises: QueueFullError, StorageFullError (nothing stored); CommitFailedError (outcome
+        Raises: QueueFullError, CommitUndoneError (nothing stored); CommitFailedError (outcome
         unknown until the log is opened again; the id makes a repetition safe); HeldError.
         """
         self.hold.check()
@@ -73,6 +73,11 @@ class Sequencer:
     async def publish(self, *, tree_size: int, note: str) -> None:
         """Make a signed checkpoint durable. Raises: as `append`."""
         await self._commits.submit(_Job((), (tree_size, note)))
+
+    async def probe(self) -> None:
+        """After a write that failed, show whether writes succeed. Raises: as `append`."""
+        if self.store.environment.failure is not None:
+            await self._commits.submit(_Job(()))
 
     async def wait_past(self, tree_size: int) -> TreeHead:
         """The durable head, as soon as it is larger than this size."""
@@ -90,6 +95,8 @@ class Sequencer:
     def _commit(self, jobs: Sequence[_Job]) -> list[Commit]:
         entries = [entry for job in jobs for entry in job.entries]
         checkpoints = [job.checkpoint for job in jobs if job.checkpoint is not None]
+        if not entries and not checkpoints:
+            self.store.environment.probe()
         placed = self._writer.commit(entries, checkpoints=checkpoints)
         ends = accumulate((len(job.entries) for job in jobs), initial=0)
         return [Commit(placed[start:end], self._writer.head) for start, end in pairwise(ends)]

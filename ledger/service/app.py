@@ -51,7 +51,9 @@ from ledger.service.quotas import Quotas
 from ledger.service.routes import ROUTES
 from ledger.service.secret_filter import SecretFilter
 from ledger.service.settings import Settings
+from ledger.service.store_watch import watch
 from ledger.service.token_admin import revoke_revived
+from ledger.store.environment import CommitFailedError
 from ledger.store.erasable_values import KEY_BYTES
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore, last_received_time
@@ -95,8 +97,9 @@ async def serve(
 ) -> None:
     """Serve a ledger until `stop` is set.
 
-    Raises: UnavailableError when another process writes the ledger, a part of it is missing or
-    the address is taken; MalformedError and VerificationError when what is there can't be trusted.
+    Raises: UnavailableError when another process writes the ledger, a part of it is missing, the
+    address is taken or a commit failed with an unknown outcome; MalformedError and
+    VerificationError when what is there can't be trusted.
     """
     async with open_service(directory, settings) as context:
         runner = web.ServerRunner(Server(context, ROUTES), shutdown_timeout=settings.stop_wait_s)
@@ -111,13 +114,28 @@ async def serve(
             )
             if on_ready is not None:
                 on_ready(address)
-            await stop.wait()
+            failure = await _until_stopped(context, stop)
             _log.info("stopping")
         finally:
             context.stopping.set()
             # Searches and exports have the least claim on the time for requests in flight.
             asyncio.get_running_loop().call_later(SEARCH_STOP_WAIT_S, context.query_pool.cancel)
             await runner.cleanup()
+    if failure is not None:
+        raise failure
+
+
+async def _until_stopped(context: ServiceContext, stop: asyncio.Event) -> CommitFailedError | None:
+    """Until `stop` is set, or a commit failed so that only a new process can go on."""
+    others = tuple(each for name, each in context.environments.items() if name != "log")
+    watching = asyncio.create_task(watch(context.sequencer, others))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
+        return watching.result() if watching.done() else None
+    finally:
+        watching.cancel()
+        stopping.cancel()
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from ledger.service.private_fields import PrivateFields
 from ledger.service.query_pool import QueryPool
 from ledger.service.quotas import Quotas
 from ledger.service.settings import Settings
+from ledger.store.environment import Environment
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
 from ledger_core.tlog.checkpoint import SignedCheckpoint
@@ -53,6 +54,15 @@ class ServiceContext:
     export_trailers: ExportTrailers = field(default_factory=ExportTrailers)
     broken: list[str] = field(default_factory=list)
     """Reasons why the service is not ready: background tasks that ended by an error."""
+
+    @property
+    def environments(self) -> dict[str, Environment]:
+        """The environments that the service writes, by their folders."""
+        return {
+            "log": self.store.environment,
+            "access": self.access.environment,
+            "private": self.private_fields.store.environment,
+        }
 
     @property
     def tree_size(self) -> int:

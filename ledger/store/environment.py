@@ -16,7 +16,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from tempfile import mkdtemp
 from typing import Final, Generic, Self, TypeVar
 
 import lmdb
+import structlog
 
 from ledger.store import keyspace
 from ledger.store.file_length import check_length
@@ -36,9 +37,13 @@ MAP_BYTES_DEFAULT: Final = 1 << 40
 DATA_FILE: Final = "data.mdb"
 FULL_BYTES: Final = 1 << 20
 """A disk with fewer free bytes is full: a commit writes several pages at once."""
+FULL_MAP_RATIO: Final = 0.9
+"""A map that was full has room again below this part of it."""
 LOCK_FILE: Final = "writer.lock"
 COPIED_ROWS: Final = 2_000
 """Rows of a copy that one transaction writes."""
+
+_log = structlog.get_logger("ledger.store")
 
 Value = TypeVar("Value", bound=bytes | memoryview)
 Databases = Mapping[bytes, lmdb._Database]  # noqa: SLF001 - the type has no public name
@@ -50,8 +55,12 @@ CorruptedError: Final = lmdb.CorruptedError
 """Raised inside a write transaction, it undoes the transaction: see `Environment.write`."""
 
 
-class StorageFullError(UnavailableError):
-    """The map has no room; the transaction was undone as a whole."""
+class CommitUndoneError(UnavailableError):
+    """The disk refused a write; the transaction was undone as a whole, and the next may succeed."""
+
+
+class StorageFullError(CommitUndoneError):
+    """The map or the disk has no room; the transaction was undone as a whole."""
 
 
 class CommitFailedError(UnavailableError):
@@ -115,16 +124,18 @@ class Transaction(Generic[Value]):
 
 
 class Environment:
-    """An environment whose format this code reads, open in one process. Safe from any thread."""
+    """An environment whose format this code reads, open in one process. Safe from any thread.
 
-    def __init__(
-        self, path: Path, raw: lmdb.Environment, names: Sequence[bytes], *, latches: bool = True
-    ) -> None:
+    `failure` is why the last write failed, None after one that succeeded. `is_broken`: what the
+    disk holds is unknown, and only a new process can go on.
+    """
+
+    def __init__(self, path: Path, raw: lmdb.Environment, names: Sequence[bytes]) -> None:
         self.path: Final = path
+        self.failure: UnavailableError | None = None
+        self.is_broken = False
         self._raw = raw
         self._process = os.getpid()
-        self._has_failed = False
-        self._latches = latches
         self._databases = _open_databases(raw, names, path)
         with self.read() as transaction:
             _check_format(transaction, path)
@@ -137,12 +148,8 @@ class Environment:
         *,
         readonly: bool,
         map_bytes: int = MAP_BYTES_DEFAULT,
-        latches: bool = True,
     ) -> Self:
         """Open the environment in a folder. It is never made by this, not even for writing.
-
-        `latches`: after a failed commit nothing is written until it is opened again, for one whose
-        user keeps in memory what is stored.
 
         Raises: UnavailableError when there is none or it can't be opened, MalformedError when it
         lacks one of the databases `names`, has another format or was cut short.
@@ -156,7 +163,7 @@ class Environment:
             )
             # A reader that was killed holds its pages until somebody clears its slot.
             raw.reader_check()
-            environment = cls(path, raw, names, latches=latches)
+            environment = cls(path, raw, names)
             opened.pop_all()
         return environment
 
@@ -167,39 +174,84 @@ class Environment:
     def read(self) -> Iterator[Transaction[bytes]]:
         """A read transaction: one snapshot, whose values are copies."""
         self._check_process()
-        with self._raw.begin() as raw:
+        with _panics(self.path), self._raw.begin() as raw:
             yield Transaction(raw, self._databases)
 
     @contextmanager
     def view(self) -> Iterator[Transaction[memoryview]]:
         """A read transaction whose values are views of LMDB's pages."""
         self._check_process()
-        with self._raw.begin(buffers=True) as raw:
+        with _panics(self.path), self._raw.begin(buffers=True) as raw:
             yield Transaction(raw, self._databases)
 
     @contextmanager
     def write(self) -> Iterator[Transaction[bytes]]:
         """A write transaction, durable when the block ends, undone as a whole when it raises.
 
-        Raises: StorageFullError with nothing stored, also for a full disk; CommitFailedError for
-        every other error of LMDB, and from then on always if it latches: an error of the commit
-        itself (EIO) leaves the outcome unknown until the environment is opened again.
+        Raises: CommitUndoneError with nothing stored, StorageFullError when the map or the disk is
+        full; CommitFailedError when it is unknown what was stored, and from then on always.
         """
         self._check_process()
-        if self._has_failed:
+        if self.is_broken:
             raise CommitFailedError(f"a commit to {self.path} failed before; restart to go on")
         number = 0
         try:
             with _commit_errors(self.path), self._raw.begin(write=True) as raw:
                 number = raw.id()
                 yield Transaction(raw, self._databases)
-        except CommitFailedError as error:
-            # LMDB counts a transaction only when its pages and its head are written.
-            is_undone = number and self._raw.info()["last_txnid"] < number
-            if is_undone and _is_disk_full(error.__cause__, self.path):
-                raise StorageFullError(f"the disk of {self.path} is full") from error
-            self._has_failed = self._latches
+        except CommitUndoneError as error:
+            self._set_failure(error)
             raise
+        except CommitFailedError as error:
+            known = self._undone(error, number)
+            self.is_broken = known is None
+            self._set_failure(known or error)
+            if known is not None:
+                raise known from error
+            raise
+        if self.failure is not None and self._raw.info()["last_txnid"] == number:
+            self._set_failure(None)
+
+    def probe(self) -> None:
+        """After a write that failed, write a row again as it is: shows whether writes succeed."""
+        if self.failure is None or self.is_broken or self._is_full():
+            return
+        with suppress(UnavailableError), self.write() as transaction:
+            transaction.put(keyspace.META, keyspace.META_FORMAT, keyspace.FORMAT_VERSION)
+
+    def _undone(self, error: CommitFailedError, number: int) -> CommitUndoneError | None:
+        """The error of a transaction that was certainly undone; None when that is unknown.
+
+        LMDB writes the pages, syncs them, and writes its head last. If only that failed, it refuses
+        every later transaction, and the head on the disk may be the old one or the new one.
+        """
+        cause = error.__cause__
+        if cause is None or not number or self._raw.info()["last_txnid"] >= number:
+            return None
+        try:
+            self._raw.begin().abort()
+        except lmdb.Error:
+            return None
+        if _is_disk_full(cause, self.path):
+            return StorageFullError(f"the disk of {self.path} is full")
+        return CommitUndoneError(f"{error}; nothing was stored")
+
+    def _is_full(self) -> bool:
+        """Whether the last write failed for want of room, and there is none yet."""
+        return isinstance(self.failure, StorageFullError) and (
+            free_bytes(self.path) < FULL_BYTES or self.fill_ratio() > FULL_MAP_RATIO
+        )
+
+    def _set_failure(self, failure: UnavailableError | None) -> None:
+        """Keep why writes fail, and log it once a state: on a full disk a small one may succeed."""
+        if failure is None:
+            if not self._is_full():
+                self.failure = None
+                _log.info("commits_go_on", path=str(self.path))
+            return
+        if str(failure) != str(self.failure):
+            _log.error("commit_failed", path=str(self.path), reason=str(failure))
+        self.failure = failure
 
     def get(self, database: bytes, key: bytes) -> bytes | None:
         with self.read() as transaction:
@@ -358,16 +410,31 @@ def _check_format(transaction: Transaction[bytes], path: Path) -> None:
 
 def _is_disk_full(error: BaseException | None, path: Path) -> bool:
     """Whether a write failed for want of space; LMDB reports a short write as EIO."""
-    code = getattr(error, "code", None)
+    code = error.errno if isinstance(error, OSError) else getattr(error, "code", None)
     if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         return True
     return code == errno.EIO and free_bytes(path) < FULL_BYTES
+
+
+def disk_error(error: OSError, path: Path) -> CommitUndoneError:
+    """The error for a write to a file of an environment that the disk refused."""
+    if _is_disk_full(error, path):
+        return StorageFullError(f"the disk of {path} is full")
+    return CommitUndoneError(f"a write to {path} failed: {error.strerror}")
 
 
 def free_bytes(path: Path) -> int:
     """The bytes that are free on the disk of a folder, for other users than root."""
     disk = os.statvfs(path)
     return disk.f_bavail * disk.f_frsize
+
+
+@contextmanager
+def _panics(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except lmdb.PanicError as error:
+        raise CommitFailedError(f"a commit to {path} failed before; restart to go on") from error
 
 
 @contextmanager

@@ -23,6 +23,7 @@ Several processes may have the store open: LMDB lets one write at a time, and a 
 the file whenever it is needed and cached nowhere.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ from nacl.secret import SecretBox
 from nacl.utils import random
 
 from ledger.store import keyspace
-from ledger.store.environment import Environment, Transaction, create_environment
+from ledger.store.environment import Environment, Transaction, create_environment, disk_error
 from ledger_client.runtime.files import OWNER_ONLY_MODE
 from ledger_core.event.commitments import HASH_CHARS, Commitment, Opening
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
@@ -72,7 +73,7 @@ class PrivateStore:
     def __init__(self, environment: Environment, keys: int, wrapping_key: bytes) -> None:
         """`keys` is the open file of slots."""
         self._path = environment.path
-        self._environment = environment
+        self.environment = environment
         self._keys = keys
         self._wrapping = SecretBox(wrapping_key)
         self._own_ids = hashlib.blake2b(key=wrapping_key, person=b"wl/own-id")
@@ -83,9 +84,7 @@ class PrivateStore:
 
         Raises: as `Environment.open`, UnavailableError when its file of keys is missing.
         """
-        environment = Environment.open(
-            path, DATABASES, readonly=False, map_bytes=MAP_BYTES, latches=False
-        )
+        environment = Environment.open(path, DATABASES, readonly=False, map_bytes=MAP_BYTES)
         try:
             keys = os.open(path / KEYS_FILE, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -100,7 +99,7 @@ class PrivateStore:
 
     def close(self) -> None:
         os.close(self._keys)
-        self._environment.close()
+        self.environment.close()
 
     def put(self, openings: Sequence[tuple[bytes, Opening]]) -> int:
         """Store values durably, each with the `event_key` of its event; the bytes of new ones.
@@ -109,10 +108,10 @@ class PrivateStore:
         and those that were erased stay erased.
 
         Cost: a sync of LMDB, and one of the keys when a subject is new.
-        Raises: StorageFullError with nothing stored, CommitFailedError.
+        Raises: CommitUndoneError with nothing stored, CommitFailedError.
         """
         stored_bytes = 0
-        with self._environment.write() as transaction:
+        with self.environment.write() as transaction:
             for event, opening in openings:
                 commitment = opening.commitment.encode()
                 key = commitment + event
@@ -135,8 +134,8 @@ class PrivateStore:
         None when it is erased or unknown. Raises: MalformedError when the value doesn't open it.
         """
         key = commitment.hash.encode()
-        row = self._environment.get(keyspace.VALUES, key + event)
-        row = row or self._environment.get(keyspace.VALUES, key)
+        row = self.environment.get(keyspace.VALUES, key + event)
+        row = row or self.environment.get(keyspace.VALUES, key)
         box = self._box(_slot_of(row)) if row else None
         if not row or box is None:
             return None
@@ -152,7 +151,7 @@ class PrivateStore:
 
     def subject_key(self, subject: str) -> bytes:
         """The key of a subject, made if it has none. Encrypts what must vanish with the subject."""
-        with self._environment.write() as transaction:
+        with self.environment.write() as transaction:
             return bytes(self._subject_box(transaction, _subject_hash(subject))[1])
 
     def own_id(self, *parts: bytes, unix_ms: int) -> str:
@@ -166,7 +165,7 @@ class PrivateStore:
         return format_uuid7(unix_ms=unix_ms, random=digest.digest()[:UUID7_RANDOM_BYTES])
 
     def count(self, subject: str) -> int:
-        with self._environment.read() as transaction:
+        with self.environment.read() as transaction:
             return len(_value_keys(transaction, _subject_hash(subject)))
 
     def erase(self, subject: str, *, event_json: bytes) -> Erasure:
@@ -176,7 +175,7 @@ class PrivateStore:
         in the log. A subject without stored values is erased as well.
         """
         hashed = _subject_hash(subject)
-        with self._environment.write() as transaction:
+        with self.environment.write() as transaction:
             row = transaction.get(keyspace.SUBJECTS, hashed)
             for key in _value_keys(transaction, hashed):
                 transaction.delete(keyspace.VALUES, key)
@@ -193,13 +192,13 @@ class PrivateStore:
 
     def unlogged(self) -> list[Erasure]:
         """Erasures whose events may not be in the log yet."""
-        with self._environment.read() as transaction:
+        with self.environment.read() as transaction:
             rows = transaction.rows(keyspace.ERASING)
             return [Erasure(key, value[keyspace.U64_BYTES :]) for key, value in rows]
 
     def finish(self, erasure: Erasure) -> None:
         """Delete the row of an erasure whose event is in the log, or in the outbox."""
-        with self._environment.write() as transaction:
+        with self.environment.write() as transaction:
             transaction.delete(keyspace.ERASING, erasure.subject_hash)
 
     def _subject_box(
@@ -232,10 +231,14 @@ class PrivateStore:
             ) from None
 
     def _write_slot(self, slot: int, data: bytes) -> None:
-        written = os.pwrite(self._keys, data, slot * SLOT_BYTES)
+        """Raises: CommitUndoneError; the slot may hold the old data, the new or a part of it."""
+        try:
+            written = os.pwrite(self._keys, data, slot * SLOT_BYTES)
+            os.fsync(self._keys)
+        except OSError as error:
+            raise disk_error(error, self._path) from error
         if written != SLOT_BYTES:
-            raise UnavailableError(f"{self._path / KEYS_FILE} took {written} of {SLOT_BYTES} bytes")
-        os.fsync(self._keys)
+            raise disk_error(OSError(errno.EIO, "short write"), self._path)
 
 
 def create_private(path: Path) -> None:

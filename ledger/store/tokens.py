@@ -75,9 +75,7 @@ class AccessStore:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open existing tokens, to read and to change. Raises: as `Environment.open`."""
-        return cls(
-            Environment.open(path, DATABASES, readonly=False, map_bytes=_MAP_BYTES, latches=False)
-        )
+        return cls(Environment.open(path, DATABASES, readonly=False, map_bytes=_MAP_BYTES))
 
     def close(self) -> None:
         self.environment.close()

@@ -56,8 +56,8 @@ async def serve(
 ) -> None:
     """Serve the witness in a folder until `stop` is set. `on_ready` gets `http://host:port`.
 
-    Raises: UnavailableError when another process serves it, a part is missing or the address is
-    taken; MalformedError when its keys are not its own.
+    Raises: UnavailableError when another process serves it, a part is missing, the address is
+    taken or a commit failed with an unknown outcome; MalformedError when its keys are not its own.
     """
     self_test()
     async with open_witness(directory, now=now) as witness:
@@ -68,10 +68,12 @@ async def serve(
             _log.info("serving", address=address, witness=witness.name)
             if on_ready is not None:
                 on_ready(address)
-            await stop.wait()
+            await witness.until_failed(stop)
             _log.info("stopping")
         finally:
             await runner.cleanup()
+        if witness.failure is not None:
+            raise witness.failure
 
 
 @asynccontextmanager
@@ -158,7 +160,8 @@ async def _checkpoint(request: web.Request) -> web.Response:
 
 
 async def _healthz(request: web.Request) -> web.Response:
-    failure = request.app[WITNESS].failure
+    witness = request.app[WITNESS]
+    failure = witness.failure or witness.store.environment.failure
     if failure is not None:
         return _response(Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{failure}\n"))
     return _response(Answer(HTTPStatus.OK, "ok\n"))

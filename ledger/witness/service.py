@@ -4,8 +4,10 @@ A request is parsed and its signatures are verified on the event loop. The write
 compares it with the stored head and replaces that, in a transaction shared by all waiting requests.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -25,6 +27,9 @@ TEXT: Final = "text/plain; charset=utf-8"
 LOGS_CACHED_MAX: Final = 10_000
 CLOCK_AHEAD_MAX_S: Final = 300
 """Seconds by which the clock may be set ahead while the witness runs."""
+
+CHECK_INTERVAL_S: Final = 1.0
+"""Seconds between looks at the store, of a write that failed."""
 
 _log = structlog.get_logger("ledger.witness")
 
@@ -73,6 +78,17 @@ class Witness:
     @property
     def failure(self) -> UnavailableError | None:
         return self._commits.failure
+
+    async def until_failed(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set, or a commit failed so that only a new process can go on.
+
+        Tries a write that the disk refused again, so that `/healthz` shows when it has recovered.
+        """
+        while self.failure is None and not stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), CHECK_INTERVAL_S)
+            if self.store.environment.failure is not None:
+                await asyncio.to_thread(self.store.environment.probe)
 
     async def stop(self) -> None:
         """Commit the waiting requests, then end the writer thread and close the store."""

@@ -1,5 +1,6 @@
 """The service at its limits: a full queue, a full disk, a second writer, a broken start."""
 
+import asyncio
 import http.client
 import secrets
 import socket
@@ -16,10 +17,13 @@ import msgspec
 import pytest
 
 from ledger.runtime.connections import ConnectionCounts
+from ledger.service.app import serve
 from ledger.service.data_dir import DirectoryPaths, create_directory
+from ledger.store.environment import CommitFailedError, Environment
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.policy import parse_policy
 from tests.service.check_log import check_ledger
 from tests.service.serving import (
     JSON,
@@ -97,7 +101,8 @@ def test_a_full_map_is_refused_and_what_is_there_stays_readable(
                 kept += batch
             assert (answer.status, answer.slug) == (507, "storage-full")
             assert ledger.ask(f"/v1/events/{batch[0]['id']}").slug == "no-event"
-        assert ledger.ask("/readyz").json()["warnings"][0].startswith("the log's map is")
+        (reason,) = ledger.ask("/readyz").json()["reasons"]
+        assert reason.startswith("no event is taken: the map of")
         published = ledger.ask("/v1/log").json()["published_size"]
         for each in kept[:published:17]:
             assert ledger.ask(f"/v1/events/{each['id']}").json()["event"] == each
@@ -108,33 +113,49 @@ def test_a_full_map_is_refused_and_what_is_there_stays_readable(
         assert log.size == len(kept) + len(batch) + len(tokens)
 
 
-def test_after_a_failed_commit_nothing_is_taken_until_a_restart(
+def _failing(_writer: LogWriter, *_: object, **__: object) -> None:
+    raise lmdb.DiskError("an injected EIO")
+
+
+def test_after_a_commit_that_was_undone_the_next_one_succeeds(
     unserved: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory, tokens = unserved
     with serving(directory, tokens) as ledger:
         before = check_ledger(ledger)
-
-        def failing(self: LogWriter, *_: object, **__: object) -> None:
-            raise lmdb.DiskError("an injected EIO")
-
         sent = event()
         with monkeypatch.context() as patched:
-            patched.setattr(LogWriter, "_place", failing)
+            patched.setattr(LogWriter, "_place", _failing)
             answer = ledger.append(sent)
-            assert (answer.status, answer.slug) == (503, "writing-stopped")
+            assert (answer.status, answer.slug) == (503, "unavailable")
             assert "EIO" not in answer.text
-        answer = ledger.append(event())
-        assert (answer.status, answer.slug) == (503, "writing-stopped")
-        ready = ledger.ask("/readyz", token=None)
-        assert (ready.status, ready.slug) == (503, "not-ready")
-        assert ready.json()["reasons"][0].startswith("no event is taken")
-        assert ledger.ask("/healthz", token=None).status == 200
-        assert ledger.ask("/v1/events/0").status == 200
-    with serving(directory, tokens) as ledger:
         assert ledger.append(sent).status == 200
         after = check_ledger(ledger)
-        assert after.leaves[: before.size] == before.leaves
+        assert (after.size, after.leaves[: before.size]) == (before.size + 1, before.leaves)
+
+
+@pytest.mark.anyio
+async def test_after_a_commit_with_an_unknown_outcome_the_service_ends(
+    unserved: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, tokens = unserved
+    policy = parse_policy(DirectoryPaths(directory).policy.read_bytes())
+    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    running = asyncio.create_task(
+        serve(directory, QUICK, stop=asyncio.Event(), on_ready=address.set_result)
+    )
+    ledger = Ledger(await address, directory, tokens, policy)
+    sent = event()
+    with monkeypatch.context() as patched:
+        patched.setattr(LogWriter, "_place", _failing)
+        patched.setattr(Environment, "_undone", lambda *_: None)
+        answer = await asyncio.to_thread(ledger.append, sent)
+    assert (answer.status, answer.slug) == (503, "writing-stopped")
+    with pytest.raises(CommitFailedError, match="an injected EIO"):
+        await running
+    with serving(directory, tokens) as again:
+        assert again.append(sent).status == 200
+        check_ledger(again)
 
 
 def test_a_second_writer_is_refused(unserved: tuple[Path, dict[str, str]]) -> None:

@@ -23,7 +23,7 @@ from ledger.log.group_commit import QueueFullError
 from ledger.log.hold import HeldError
 from ledger.query.cursor import CursorError
 from ledger.service.http.responses import PROBLEM_MEDIA, encode_answer
-from ledger.store.environment import CommitFailedError, StorageFullError
+from ledger.store.environment import CommitFailedError, CommitUndoneError, StorageFullError
 from ledger.store.log import DamagedBundleError, DamagedTreeError
 from ledger_core.api import TYPE_PREFIX, Problem
 from ledger_core.event.model import EventError
@@ -214,6 +214,9 @@ def _explain_store(error: Exception) -> ProblemError:
             return retry_later("queue-full", str(error), after_s=error.retry_after_s)
         case StorageFullError():
             return ProblemError("storage-full", "the log has no room for more events")
+        case CommitUndoneError():
+            undone = "the disk refused a write, and nothing was stored"
+            return retry_later("unavailable", undone, after_s=error.retry_after_s)
         case CommitFailedError():
             stopped = "the log takes no events until it has been started again"
             return retry_later("writing-stopped", stopped, after_s=error.retry_after_s)

@@ -110,7 +110,9 @@ def _reasons(context: ServiceContext) -> list[str]:
     if (hold := context.sequencer.hold.record) is not None:
         reasons.append(f"no event is taken until a person runs `ledger recover`: {hold.reason}")
     reasons += context.broken
-    if context.sequencer.failure is not None:
+    if (failed := context.store.environment.failure) is not None:
+        reasons.append(f"no event is taken: {failed}")
+    elif context.sequencer.failure is not None:
         reasons.append("no event is taken: a commit failed, and the service must be started again")
     if context.publisher.failure is not None:
         reasons.append(
@@ -136,7 +138,15 @@ def _warnings(context: ServiceContext) -> list[str]:
         )
     free = free_bytes(context.store.path)
     if free < context.settings.free_bytes_min:
-        warnings.append(f"the disk of the log has {free:,} bytes free")
+        warnings.append(
+            f"the disk of {context.store.path} has {free:,} bytes free, less than free_bytes_min, "
+            f"{context.settings.free_bytes_min:,}"
+        )
+    warnings += [
+        f"the writes to {name} fail: {environment.failure}"
+        for name, environment in context.environments.items()
+        if name != "log" and environment.failure is not None
+    ]
     fill = context.store.environment.fill_ratio()
     if fill > MAP_FILL_WARNED:
         warnings.append(f"the log's map is {fill:.0%} full: raise map_bytes and start again")

@@ -1,0 +1,122 @@
+"""A disk that refuses writes, is full or breaks: said once, and no event is lost or half stored."""
+
+import json
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ledger.service.token_admin import make_token
+from tests.faults.disks import Served, served
+from tests.service.serving import JSON, Answer, event, make_ledger, send
+
+WAIT_S = 60.0
+PRIVATE = '[[fields]]\npath = "/targets/*/name"\nsubject = "/targets/*/id"\n'
+FLAGS = ("--publish-interval-s", "0.05", "--outbox-interval-s", "0.05", "--log-format", "json")
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """What the condition gives, as soon as that is true."""
+    deadline_s = time.monotonic() + WAIT_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    return found
+
+
+class Asking:
+    """Asks a served ledger."""
+
+    def __init__(self, running: Served, token: str) -> None:
+        self.running, self.token = running, token
+
+    def append(self, *events: dict[str, Any]) -> Answer:
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": JSON}
+        body = json.dumps({"events": events}).encode()
+        return send(self.running.url, "/v1/events", method="POST", body=body, headers=headers)
+
+    def ready(self) -> Answer:
+        return send(self.running.url, "/readyz", method="GET", body=None, headers={})
+
+    def warnings(self) -> list[str]:
+        found: list[str] = self.ready().json().get("warnings", [])
+        return found
+
+    def lines(self, name: str, part: str) -> list[dict[str, Any]]:
+        """The log lines of a name about the environment of a part."""
+        lines = [json.loads(line) for line in self.running.log.splitlines() if line[:1] == "{"]
+        return [
+            line for line in lines if line["event"] == name and line["path"].endswith(f"/{part}")
+        ]
+
+
+def large() -> dict[str, Any]:
+    return event(context={"random": secrets.token_hex(20_000)})
+
+
+def test_each_environment_whose_writes_fail_is_named_and_recovers(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    token = make_ledger(directory)["admin"]
+    (directory / "private.toml").write_text(PRIVATE)
+    with served(directory, tmp_path, flags=FLAGS) as running:
+        asking = Asking(running, token)
+        assert asking.append(event()).status == 200
+        # The log: appends are refused, and it is ready again without another append.
+        sent = event()
+        with running.failing(directory / "log" / "data.mdb"):
+            refused = asking.append(sent)
+            assert (refused.status, refused.slug) == (503, "unavailable"), refused.text
+            assert asking.append(sent).status == 503
+            (reason,) = asking.ready().json()["reasons"]
+            assert "no event is taken: a commit to" in reason
+            assert "/log failed" in reason
+        wait_for(lambda: asking.ready().status == 200)
+        assert asking.append(sent).json()["results"][0]["duplicate"] is False
+        # Private values: only events that have some are refused.
+        named = event(targets=[{"type": "user", "id": "u_9", "name": "N. N."}])
+        private = directory / "private"
+        with running.failing(private / "data.mdb", private / "keys"):
+            refused = asking.append(named)
+            assert (refused.status, refused.slug) == (503, "unavailable")
+            assert asking.append(event()).status == 200
+            assert any("to private fail" in each for each in asking.warnings())
+        wait_for(lambda: not asking.warnings())
+        assert asking.append(named).status == 200
+        # Tokens: the outbox can't be cleared.
+        make_token(directory, name="quiet", scopes=("read",), tenant=None)
+        wait_for(lambda: "outbox_taken" in running.log)
+        with running.failing(directory / "access" / "data.mdb"):
+            make_token(directory, name="late", scopes=("read",), tenant=None)
+            wait_for(lambda: any("to access fail" in each for each in asking.warnings()))
+        wait_for(lambda: not asking.warnings())
+        for part in ("log", "private", "access"):
+            assert len(asking.lines("commit_failed", part)) == 1, running.log
+            assert len(asking.lines("commits_go_on", part)) == 1, running.log
+    assert running.process.returncode == 0
+
+
+def test_a_full_disk_is_said_as_one_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    token = make_ledger(directory)["admin"]
+    flags = (*FLAGS, "--free-bytes-min", str(4 << 20))
+    with served(directory, tmp_path, tmpfs_bytes=16 << 20, flags=flags) as running:
+        asking = Asking(running, token)
+        assert asking.append(event()).status == 200
+        assert asking.warnings() == []
+        running.fill()
+        assert any("less than free_bytes_min, 4,194,304" in each for each in asking.warnings())
+        batch = [large() for _ in range(20)]
+        for _ in range(3):
+            refused = asking.append(*batch)
+            assert (refused.status, refused.slug) == (507, "storage-full"), refused.text
+        (reason,) = asking.ready().json()["reasons"]
+        assert reason.endswith("/log is full")
+        running.free()
+        wait_for(lambda: asking.ready().status == 200)
+        assert asking.append(*batch).status == 200
+        assert asking.warnings() == []
+        (line,) = asking.lines("commit_failed", "log")
+        assert line["reason"].endswith("/log is full")
+        assert len(asking.lines("commits_go_on", "log")) == 1
+    assert running.process.returncode == 0
