@@ -334,6 +334,15 @@ def test_targets_have_their_name_unless_it_shows_a_hidden_value(orders: Any) -> 
     ]
 
 
+def test_an_expression_is_neither_a_value_nor_part_of_a_name(orders: Any) -> None:
+    (event,) = orders["events"]["a value that the database computes"]
+    (change,) = [each for each in event["changes"] if each["path"] == "/total"]
+    assert change["after"] == change["before"] + 1
+    (target,) = event["targets"]
+    assert target[0] == "orders.order"
+    assert len(target) == 2  # Type and id.
+
+
 def test_a_write_of_many_rows_is_one_event_with_their_number(orders: Any) -> None:
     events, keys = orders["events"], orders["keys"]
     (created,) = events["bulk_create"]

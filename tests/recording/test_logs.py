@@ -129,6 +129,27 @@ def test_a_line_that_is_handled_later_has_the_actor_and_the_time_of_when_it_was_
     assert format_time(before_us - 1_000) <= event["time"] <= format_time(after_us)
 
 
+def test_a_line_behind_a_queue_has_its_message_without_the_traceback(
+    recorder: Recorder, running: Running, name: str
+) -> None:
+    queue: SimpleQueue[Any] = SimpleQueue()
+    listener = QueueListener(queue, AuditHandler(recorder))
+    later = QueueHandler(queue)
+    later.addFilter(AuditContextFilter())
+    log = logging.getLogger("shop.queue")
+    log.addHandler(later)
+    log.propagate = False
+    listener.start()
+    try:
+        log.error("no %s", "money", exc_info=OSError("x"), extra={"action": "payment.refunded"})
+    finally:
+        listener.stop()
+        log.removeHandler(later)
+        log.propagate = True
+    (event,) = recorded(recorder, running, name)
+    assert (event["outcome"], event["reason"]) == ("failure", "no money")
+
+
 def test_what_the_recorder_logs_itself_does_not_go_round_in_circles(
     open_recorder: OpenRecorder,
 ) -> None:

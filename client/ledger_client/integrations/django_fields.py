@@ -93,6 +93,8 @@ class RecordedModel:
         """What the application prints for the row; None where that is no name or shows too much."""
         if type(instance).__str__ is Model.__str__:
             return None  # "Order object (1)"
+        if any(hasattr(value, "resolve_expression") for value in instance.__dict__.values()):
+            return None  # F("total") + 1: only the database knows the value.
         try:
             name = str(instance)
             hidden = {*self.excluded, *self.private, *self.masked} & instance.__dict__.keys()

@@ -29,6 +29,8 @@ from ledger_core.event.canonical import format_time
 ACTION: Final = "action"
 SCOPE: Final = "ledger_audit_scope"
 """The attribute of a log record that holds the audit context in which it was logged."""
+MESSAGE: Final = "ledger_audit_message"
+"""The attribute that holds its message: a `QueueHandler` puts the traceback behind that."""
 
 ARGUMENTS: Final = frozenset(RecordArguments.__annotations__)
 OWN_LOGGERS: Final = "ledger_client"
@@ -41,7 +43,7 @@ _STRUCTLOG_KEYS: Final = frozenset(
 
 
 class AuditContextFilter(logging.Filter):
-    """Stamps a line that has an `action` with the audit context. Every line passes.
+    """Stamps a line that has an `action` with the audit context and its message. Every line passes.
 
     A line whose arguments don't fit its format loses the arguments, since a `QueueHandler` would
     lose the line.
@@ -51,7 +53,8 @@ class AuditContextFilter(logging.Filter):
         """Stamp one line, unless that was done before."""
         if record.__dict__.get(ACTION) is not None and SCOPE not in record.__dict__:
             record.__dict__[SCOPE] = sendable_scope()
-            if _message(record) is record.msg:
+            record.__dict__[MESSAGE] = message = _message(record)
+            if message is record.msg:
                 record.args = None
         return True
 
@@ -71,7 +74,7 @@ class AuditHandler(logging.Handler):
         try:
             arguments = _event_arguments(
                 record.__dict__,
-                reason=_message(record),
+                reason=record.__dict__.get(MESSAGE) or _message(record),
                 failed=record.levelno >= logging.ERROR,
                 context={"logger": record.name},
             )

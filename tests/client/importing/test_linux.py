@@ -184,6 +184,23 @@ def test_the_command_of_sudo_and_the_arguments_of_execve_are_used() -> None:
     assert event["reason"] == "rm -rf 'a b'"
 
 
+@pytest.mark.parametrize(
+    ("parts", "argument"),
+    [
+        # The second part ends inside the letter ü.
+        (["a2_len=9", "a2[0]=6563686F20", "a2[1]=22C3", "a2[2]=BC22"], """'echo "ü"'"""),
+        (["a2_len=10", 'a2[0]="3005"', 'a2[1]="12AB"'], "300512AB"),
+    ],
+    ids=["hexadecimal", "quoted"],
+)
+def test_a_long_argument_is_put_together_from_its_parts(parts: list[str], argument: str) -> None:
+    begin = f'type=EXECVE {ID} argc=3 a0="sh" a1="-c"'
+    one = [f"{begin} {' '.join(parts)}"]
+    several = [f"{begin} {parts[0]}", *(f"type=EXECVE {ID} {part}" for part in parts[1:])]
+    for lines in (one, several):
+        assert map_lines(SYSCALL, *lines)["reason"] == f"sh -c {argument}"
+
+
 def test_a_relative_path_is_joined_with_the_working_directory() -> None:
     event = map_lines(
         SYSCALL,

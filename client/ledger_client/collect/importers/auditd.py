@@ -36,7 +36,7 @@ _match_line = re.compile(
 _find_id = re.compile(rb"(?:node=(\S+) )?type=\S+ msg=audit\(([0-9.]+:[0-9]+)\)").match
 # Only where a name begins: otherwise a long word without a `=` is read once for each letter.
 _find_fields = re.compile(
-    r"(?<![A-Za-z0-9_-])([A-Za-z0-9_-]+)=(\"[^\"]*\"|'[^']*'|[^\s']*)"
+    r"(?<![A-Za-z0-9_-])([A-Za-z0-9_-]+(?:\[[0-9]+\])?)=(\"[^\"]*\"|'[^']*'|[^\s']*)"
 ).finditer
 _is_hex = re.compile(r"(?:[0-9A-F]{2})+").fullmatch
 _is_argument = re.compile(r"a[0-9]+(?:\[[0-9]+\])?").fullmatch
@@ -101,13 +101,27 @@ def parse_event(lines: list[str]) -> dict[str, Any] | None:
 
 
 def _arguments(records: list[dict[str, str]]) -> Iterator[str]:
-    """Yield the arguments of EXECVE in order; long ones come in parts, `a1[0]` and `a1[1]`."""
-    for record in records:
-        if record["type"] == "EXECVE":
-            parts = [name for name in record if _is_argument(name)]
-            parts.sort(key=lambda name: [int(number) for number in re.findall("[0-9]+", name)])
-            for _, group in groupby(parts, lambda name: name.partition("[")[0]):
-                yield shlex.quote("".join(record[name] for name in group))
+    """Yield the arguments of EXECVE in order.
+
+    A long one comes in parts, `a1[0]` and `a1[1]`, which may stand in several records.
+    """
+    found = {
+        name: value
+        for record in records
+        if record["type"] == "EXECVE"
+        for name, value in record.items()
+        if _is_argument(name)
+    }
+    names = sorted(found, key=lambda name: [int(number) for number in re.findall("[0-9]+", name)])
+    for _, group in groupby(names, lambda name: name.partition("[")[0]):
+        yield shlex.quote(_join_parts([found[name] for name in group]))
+
+
+def _join_parts(parts: list[str]) -> str:
+    """The text of an argument. Hexadecimal is joined first: a part may end inside a character."""
+    if len(parts) == 1 or not all(map(_is_hex, parts)):
+        return "".join(part.strip('"') for part in parts)
+    return _decode_hex("".join(parts))
 
 
 def _paths(records: list[dict[str, str]]) -> Iterator[dict[str, str]]:
@@ -157,9 +171,13 @@ def _fields(of_type: str, text: str) -> dict[str, str]:
 
 
 def _value(of_type: str, name: str, value: str) -> str:
+    is_argument = of_type == "EXECVE" and _is_argument(name)
+    if is_argument and name.endswith("]"):
+        return value  # With its quotes, until all parts are there.
     if value.startswith('"'):
         return value[1:-1]
-    is_text = name in _TEXTS or (of_type == "EXECVE" and _is_argument(name))
-    if is_text and _is_hex(value):
-        return bytes.fromhex(value).decode(errors="replace").replace("\0", " ").rstrip()
-    return value
+    return _decode_hex(value) if (is_argument or name in _TEXTS) and _is_hex(value) else value
+
+
+def _decode_hex(value: str) -> str:
+    return bytes.fromhex(value).decode(errors="replace").replace("\0", " ").rstrip()

@@ -103,6 +103,9 @@ with scenario("bulk_update"):
     for order in few:
         order.state, order.total = "lost", order.pk
     Order.objects.bulk_update(few, ["state", "total"])
+with scenario("a value that the database computes"):
+    orders[2].total = F("total") + 1
+    orders[2].save()
 with scenario("a reverse relation"):
     friend.order_set.add(orders[3])  # type: ignore[attr-defined] # made by the field of Order
 with scenario("rows of an unaudited manager"):
