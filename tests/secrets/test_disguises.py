@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ledger_core.event.secrets import Hit, default_rules, find
+from ledger_core.event.secrets import Hit, default_rules, find, mask
 from tests.secrets.events import event_with
 
 
@@ -62,3 +62,42 @@ def test_other_letters_are_left_alone() -> None:
         assert default_rules().walk(event)[1] == ()
     hit = find(event_with(context={"ｏｔｐ": "x1y2"}))
     assert hit == (Hit("context.ｏｔｐ", "one-time-code"),)
+
+
+TOKEN = "gh" + "p_" + "a1B2" * 9
+INVISIBLE = "\u200b\u200d\u2060\ufeff\u00ad\u3164\u180e\ufe0f\U000e0041\x01\x08\x1b\x7f\x85"
+
+
+@pytest.mark.parametrize("char", INVISIBLE, ids=ascii)
+@pytest.mark.parametrize("place", [1, 4, 20, len(TOKEN) - 1])
+def test_a_token_with_an_invisible_character_inside_is_found(char: str, place: int) -> None:
+    _assert_found({"note": f"it was {TOKEN[:place]}{char}{TOKEN[place:]}."}, "github-token")
+
+
+@pytest.mark.parametrize("char", ["\u200b", "\x7f"], ids=ascii)
+def test_other_secrets_with_invisible_characters_inside_are_found(char: str) -> None:
+    _assert_found({"card": char.join("4111111111111111")}, "card-number")
+    _assert_found({"url": f"/cb?access_to{char}ken=q7Zp2"}, "url-secret")
+    _assert_found({"body": json.dumps({"a": char.join(TOKEN)})}, "github-token")
+    _assert_found({"wide": "".join(chr(ord(c) + 0xFEE0) for c in TOKEN)}, "github-token")
+
+
+@pytest.mark.parametrize("char", INVISIBLE, ids=ascii)
+def test_in_a_long_text_the_secret_is_masked_with_its_invisible_characters(char: str) -> None:
+    before, after = "caf\u00e9 \u212b\u3000said: ", f", {char}and{char} \u540d\u524d " * 40
+    masked = mask(event_with(reason=f"{before}{char.join(TOKEN)}{after}"))["reason"]
+    assert masked == f"{before}masked.github-token{after}"
+    twice = mask(event_with(reason=f"{TOKEN}{after}{char.join(TOKEN)}{after}"))["reason"]
+    assert twice == f"masked.github-token{after}masked.github-token{after}"
+
+
+def test_invisible_characters_alone_are_no_secret() -> None:
+    for text in (
+        INVISIBLE,
+        f"a{INVISIBLE}b" * 99,
+        "\x1b[31mred\x1b[0m",
+        "\u0645\u06cc\u200c\u062e",
+    ):
+        event = event_with(reason=text, context={"a": text})
+        assert find(event) == find(json.dumps(event).encode()) == ()
+        assert mask(event) == event

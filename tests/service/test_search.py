@@ -20,6 +20,7 @@ from ledger.service.query_pool import QueryPool
 from ledger.service.routes import search as search_routes
 from ledger.service.routes.search import seen_answer
 from ledger.store.log import LogStore, create_log
+from ledger_client import LedgerClient
 from ledger_core.api import FacetAnswer, SearchAnswer
 from ledger_core.event.secrets import mask
 from ledger_core.tlog.cosignature import CosignatureSigner
@@ -499,3 +500,21 @@ def test_a_missing_quorum_does_not_take_search_away(unserved: tuple[Path, dict[s
         assert all("proof" in each for each in found["events"])
         assert search(ledger)["total"] == found["total"] + found["unpublished"]
         assert "unpublished" not in search(ledger)
+
+
+def test_the_query_is_decoded_once(tmp_path: Path) -> None:
+    actors = ["%41", "A", "a+b", "a b", "a&b=c", "%2541", "50%", "ä%C3"]
+    with (
+        serving_new(tmp_path) as ledger,
+        LedgerClient(ledger.url, ledger.tokens["admin"], policy=ledger.policy) as client,
+    ):
+        append_all(ledger, [event(actor={"id": actor}) for actor in actors])
+        for actor in actors:
+            found = search(ledger, f'actor:"{actor}"')
+            assert [each["event"]["actor"]["id"] for each in found["events"]] == [actor]
+            page = client.search(f'actor:"{actor}"', verify=False)
+            assert [each.event.actor.id for each in page.entries] == [actor]
+        answer = ledger.ask("/v1/events?q=actor:%2541")
+        assert [each["event"]["actor"]["id"] for each in answer.json()["events"]] == ["%41"]
+        for bad in ("q=%ff", "q=%C3", "%ff=1"):
+            assert ledger.ask(f"/v1/events?{bad}").slug == "bad-parameter"

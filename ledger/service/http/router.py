@@ -124,15 +124,15 @@ class Router:
         raise ProblemError("not-found", "there is nothing at this path")
 
 
-def read_parameters(match: RouteMatch, query_string: str) -> dict[str, Any]:
-    """The parameters of a request, parsed, by name.
+def read_parameters(match: RouteMatch, raw_query: str) -> dict[str, Any]:
+    """The parameters of a request, parsed, by name. `raw_query` is the query as it was sent.
 
     Raises: ProblemError for one that is unknown, repeated, missing or malformed.
     """
     route = match.route
     arguments: dict[str, Any] = dict(match.values)
-    if query_string:
-        arguments |= _read_query(route, query_string)
+    if raw_query:
+        arguments |= _read_query(route, raw_query)
     for each in route.parameters:
         if each.required and each.argument not in arguments:
             raise ProblemError("bad-parameter", "is required", field=each.name)
@@ -143,9 +143,9 @@ def _methods(route: Route) -> dict[str, Route]:
     return {"GET": route, "HEAD": route} if route.method == "GET" else {route.method: route}
 
 
-def _read_query(route: Route, query_string: str) -> dict[str, Any]:
+def _read_query(route: Route, raw_query: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
-    pieces = query_string.split("&")
+    pieces = raw_query.split("&")
     if len(pieces) > QUERY_PARAMETERS_MAX:
         raise ProblemError(
             "bad-parameter",
@@ -155,7 +155,10 @@ def _read_query(route: Route, query_string: str) -> dict[str, Any]:
         )
     for piece in pieces:
         name, _, text = piece.partition("=")
-        name, text = unquote_plus(name), unquote_plus(text)
+        try:
+            name, text = unquote_plus(name, errors="strict"), unquote_plus(text, errors="strict")
+        except UnicodeDecodeError:
+            raise ProblemError("bad-parameter", "the query is not UTF-8") from None
         parameter = route.query.get(name)
         if parameter is None:
             raise ProblemError("bad-parameter", f"there is no parameter {excerpt(name)}")

@@ -111,7 +111,7 @@ class Server(web.Server):
         try:
             match = self._router.match(request)
             route = match.route
-            arguments = read_parameters(match, request.query_string)
+            arguments = read_parameters(match, request.rel_url.raw_query_string)
             answer = await self._answer(caller, request, match, arguments)
         except Exception as error:  # noqa: BLE001 - a request's top: answer_error logs what is ours
             self._usage.refuse(caller, request, error)

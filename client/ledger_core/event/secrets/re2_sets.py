@@ -60,7 +60,12 @@ class Pattern(_Automaton):
 
     def found_in(self, text: str) -> Iterator[str]:
         """Return every part of the text that matches, from left to right."""
-        return (match.group() for match in self.compiled().finditer(text))
+        return (match.group() for match in self.matches_in(text))
+
+    def matches_in(self, text: str) -> Iterator[Any]:
+        """Return RE2's match of every part of the text that matches, from left to right."""
+        matches: Iterator[Any] = self.compiled().finditer(text)
+        return matches
 
     def replaced_in(self, text: str, replace: Callable[[str], str]) -> str:
         """Return the text with every part that matches replaced."""

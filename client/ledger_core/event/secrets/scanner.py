@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 import msgspec
 import re2
 
-from ledger_core.event.secrets.folding import fold
+from ledger_core.event.secrets.folding import CONTROLS, fold, fold_with_places
 from ledger_core.event.secrets.re2_sets import Pattern, PatternSet
 from ledger_core.event.secrets.rules import RULE_NAMES, KeyRule, PatternRule
 from ledger_core.event.secrets.walk import SCAN_LIMIT, EventScan, Hit, Work
@@ -129,7 +129,7 @@ class SecretRules:
                 plain = _replace_escapes(_unescape, event_json)
                 if b'\\"' in plain:
                     return False  # JSON in a text in a text.
-            if self._prefilter.found_in(plain) or self._has_folded_key(plain):
+            if self._prefilter.found_in(plain) or self._is_disguised(plain):
                 return False
             # A text inside may be JSON, with escapes of its own.
             if b"\\" not in plain or plain == event_json:
@@ -137,13 +137,15 @@ class SecretRules:
             event_json = plain
         return False
 
-    def _has_folded_key(self, event_json: bytes) -> bool:
+    def _is_disguised(self, event_json: bytes) -> bool:
         """Tell whether the prefilter finds something where letters are of another form."""
         if event_json.isascii():
-            return False
+            # Only an escape can have been a control character, but for the last of them.
+            folded = event_json.translate(None, CONTROLS)
+            return len(folded) < len(event_json) and bool(self._prefilter.found_in(folded))
         text = _decode_pairs(event_json)
-        folded = fold(text)
-        return folded != text and bool(self._prefilter.found_in(folded))
+        folded_text = fold(text)
+        return folded_text != text and bool(self._prefilter.found_in(folded_text))
 
     def walk(self, event: Any, work: Work | None = None) -> tuple[Any, tuple[Hit, ...]]:
         """Return the event without its secrets, and the hits, in order; without the prefilter."""
@@ -157,23 +159,42 @@ class SecretRules:
         return [self._key_rules[index] for index in matching(key)]
 
     def pattern_rule(self, text: str) -> str | None:
-        """Return the first rule whose pattern makes a text a secret."""
-        quoted = f'"{_without_surrogates(text)}"'
-        for index in sorted(self._patterns.found_in(quoted)):
-            rule: PatternRule = self._pattern_rules[index]
-            if rule.is_secret is None or rule.is_secret(quoted):
-                return rule.rule
+        """Return the first rule whose pattern makes a text a secret, in whatever letters."""
+        for form in _forms(text):
+            for index in sorted(self._patterns.found_in(form)):
+                rule = self._pattern_rules[index]
+                if rule.is_secret is None or rule.is_secret(form):
+                    return rule.rule
         return None
 
     def redact(self, text: str) -> str:
         """Return a text with `masked.<rule>` in the place of each part that a pattern matches."""
-        quoted = f'"{_without_surrogates(text)}"'
+        quoted, *folded = _forms(text)
         for index in sorted(self._patterns.found_in(quoted)):
-            if index not in self._spans:
-                self._spans[index] = Pattern(self._pattern_rules[index].span)
-            quoted = self._spans[index].replaced_in(quoted, self._pattern_rules[index].masked)
+            rule = self._pattern_rules[index]
+            quoted = self._span(index).replaced_in(quoted, rule.masked)
+        for form in folded:
+            for index in sorted(self._patterns.found_in(form)):
+                quoted = self._redact_folded(quoted, index)
         # A pattern may have matched the quotes too.
         return quoted.removeprefix('"').removesuffix('"')
+
+    def _redact_folded(self, text: str, index: int) -> str:
+        """Replace the parts of a text that match in other letters, or without invisible ones."""
+        folded, places = fold_with_places(text)
+        kept: list[str] = []
+        end = 0
+        for match in self._span(index).matches_in(folded):
+            masked = self._pattern_rules[index].masked(match.group())
+            if masked != match.group():
+                kept += text[end : places[match.start()]], masked
+                end = places[match.end() - 1] + 1
+        return "".join([*kept, text[end:]])
+
+    def _span(self, index: int) -> Pattern:
+        if index not in self._spans:
+            self._spans[index] = Pattern(self._pattern_rules[index].span)
+        return self._spans[index]
 
     def _scan(self, event: dict[str, Any]) -> tuple[dict[str, Any], tuple[Hit, ...]]:
         try:
@@ -182,6 +203,13 @@ class SecretRules:
         except (TypeError, UnicodeEncodeError, ValueError, RecursionError):
             pass  # Not JSON; the walk reads those parts of it that are.
         return self.walk(event)
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    """A text between quotes, and once more in plain letters if it has others."""
+    quoted = f'"{_without_surrogates(text)}"'
+    folded = fold(quoted)
+    return (quoted,) if folded == quoted else (quoted, folded)
 
 
 def _without_surrogates(text: str) -> str:
