@@ -4,9 +4,8 @@ import getpass
 import secrets
 from pathlib import Path
 
-from ledger.service.data_dir import DirectoryPaths, open_digest_key, open_private
+from ledger.service.data_dir import DirectoryPaths, open_digest_key, open_private, open_tokens
 from ledger.store.erasable_values import KEY_BYTES
-from ledger.store.tokens import AccessStore
 from ledger_client import new_event_id
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import decode_event_object, format_time
@@ -17,7 +16,7 @@ from ledger_core.event.secrets import default_rules
 def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
     """Erase, and put the event into the outbox. Returns the number of values and the event's id."""
     paths = DirectoryPaths(directory)
-    access = AccessStore.open(paths.access)
+    access = open_tokens(paths)
     try:
         store = open_private(paths, make_key=lambda: secrets.token_bytes(KEY_BYTES))
         try:

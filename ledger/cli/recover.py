@@ -11,10 +11,9 @@ import msgspec
 
 from ledger.cli.options import directory_argument
 from ledger.log.hold import read_hold
-from ledger.service.data_dir import DirectoryPaths
+from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.recovery import Known, Taken, end_hold, known_heads, take_over, take_receipts
 from ledger.store.log import LogStore
-from ledger.store.tokens import AccessStore
 from ledger_client.cli.client_options import EXISTING_FOLDER
 from ledger_client.cli.console import json_option, note, print_fields, print_json, print_line
 from ledger_client.runtime.clock import unix_us
@@ -97,7 +96,7 @@ def _record(
         "outcome": "success",
         "context": context,
     }
-    with closing(AccessStore.open(paths.access)) as access:
+    with closing(open_tokens(paths)) as access:
         access.enqueue(msgspec.json.encode(event))
 
 

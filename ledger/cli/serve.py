@@ -9,9 +9,8 @@ import click
 
 from ledger.cli.options import configure_logs, directory_argument, log_options
 from ledger.service.app import run
-from ledger.service.data_dir import DirectoryPaths
+from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.settings import SETTINGS, read_settings
-from ledger.store.tokens import AccessStore
 from ledger_client.cli.console import note
 
 
@@ -41,7 +40,7 @@ def command(directory: Path, log_format: str, log_level: str, **flags: Any) -> N
     paths = DirectoryPaths(directory)
     toml = paths.settings.read_text(encoding="utf-8") if paths.settings.exists() else None
     settings = read_settings(toml=toml, environ=os.environ, flags=flags)
-    access = AccessStore.open(paths.access)
+    access = open_tokens(paths, settings)
     try:
         if access.is_empty():
             note(

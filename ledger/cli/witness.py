@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from ledger.cli.options import configure_logs, directory_argument, log_options
+from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.witness.app import serve as serve_witness
 from ledger.witness.data_dir import WitnessPaths, create_witness
 from ledger.witness.store import HeadStore, KnownLog
@@ -102,9 +103,19 @@ def add_log_(directory: Path, vkeys: tuple[str, ...], origin: str | None, as_jso
     envvar="LEDGER_WITNESS_LISTEN",
     help="Address and port; port 0 picks a free one. IPv6 as [::1]:8766.",
 )
+@click.option(
+    "--map-bytes",
+    type=click.IntRange(min=1 << 16),
+    default=MAP_BYTES_DEFAULT,
+    show_default=True,
+    envvar="LEDGER_WITNESS_MAP_BYTES",
+    help="Address space for the heads, their largest size; disk is taken as needed.",
+)
 @log_options
 @json_option
-def serve(directory: Path, listen: str, log_format: str, log_level: str, as_json: bool) -> None:
+def serve(
+    directory: Path, listen: str, map_bytes: int, log_format: str, log_level: str, as_json: bool
+) -> None:
     """Serve the witness in DIRECTORY until Ctrl-C or SIGTERM."""
     configure_logs(log_format, log_level)
 
@@ -114,7 +125,11 @@ def serve(directory: Path, listen: str, log_format: str, log_level: str, as_json
         else:
             click.echo(f"serving on {address}")
 
-    run_until_signal(lambda stop: serve_witness(directory, listen, stop=stop, on_ready=ready))
+    run_until_signal(
+        lambda stop: serve_witness(
+            directory, listen, stop=stop, on_ready=ready, map_bytes=map_bytes
+        )
+    )
 
 
 @command.command("fsck")

@@ -17,6 +17,7 @@ from pathlib import Path
 from secrets import token_bytes
 from typing import Final
 
+import msgspec
 import structlog
 from aiohttp import web
 
@@ -35,6 +36,7 @@ from ledger.service.data_dir import (
     DirectoryPaths,
     open_digest_key,
     open_private,
+    open_tokens,
     read_signers,
     remember_files,
 )
@@ -57,7 +59,6 @@ from ledger.store.environment import CommitFailedError
 from ledger.store.erasable_values import KEY_BYTES
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore, last_received_time
-from ledger.store.tokens import AccessStore
 from ledger.store.writer import LogWriter
 from ledger_client.runtime.server import listen, run_until_signal
 from ledger_core.event.commitments import PrivateReader
@@ -67,6 +68,8 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError, Verificati
 from ledger_core.tlog.policy import parse_policy
 
 DESCRIPTORS_WANTED = 65_536
+OWN_DESCRIPTORS: Final = 256
+"""Open files that a service keeps for itself: connections may have the others."""
 
 SWITCH_INTERVAL_S: Final = 0.001
 COLLECTION_THRESHOLDS: Final = (20_000, 10, 100)
@@ -101,6 +104,8 @@ async def serve(
     address is taken or a commit failed with an unknown outcome; MalformedError and
     VerificationError when what is there can't be trusted.
     """
+    descriptors_max = _raise_descriptor_limit()
+    settings = _limit_connections(settings, descriptors_max)
     async with open_service(directory, settings) as context:
         runner = web.ServerRunner(Server(context, ROUTES), shutdown_timeout=settings.stop_wait_s)
         await runner.setup()
@@ -110,7 +115,7 @@ async def serve(
                 "serving",
                 address=address,
                 tree_size=context.tree_size,
-                descriptors_max=_raise_descriptor_limit(),
+                descriptors_max=descriptors_max,
             )
             if on_ready is not None:
                 on_ready(address)
@@ -128,7 +133,7 @@ async def serve(
 async def _until_stopped(context: ServiceContext, stop: asyncio.Event) -> CommitFailedError | None:
     """Until `stop` is set, or a commit failed so that only a new process can go on."""
     others = tuple(each for name, each in context.environments.items() if name != "log")
-    watching = asyncio.create_task(watch(context.sequencer, others))
+    watching = asyncio.create_task(watch(context.sequencer, others, context.descriptors))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -171,8 +176,8 @@ def _open_parts(
     opened.push_async_callback(sequencer.stop)
     clock = LogClock(last=last_received_time(writer.store), read_unix_ns=time.time_ns)
     clock.check_start(settings)
-    access = opened.enter_context(closing(AccessStore.open(paths.access)))
-    private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES))
+    access = opened.enter_context(closing(open_tokens(paths, settings)))
+    private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES), settings=settings)
     for name in remember_files(paths):
         _log.warning("file_missing", file=name, reason="it was there at the last start")
     private_fields = PrivateFields(
@@ -317,6 +322,20 @@ def _raise_descriptor_limit() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         return wanted
     return soft
+
+
+def _limit_connections(settings: Settings, descriptors_max: int) -> Settings:
+    """Settings whose connections leave descriptors for the ledger's own files."""
+    own = min(OWN_DESCRIPTORS, descriptors_max // 2)
+    if settings.connections_max <= descriptors_max - own:
+        return settings
+    most = max(descriptors_max - own, 1)
+    _log.warning(
+        "connections_limited",
+        connections_max=most,
+        reason=f"this process may open {descriptors_max} files; raise LimitNOFILE or ulimit -n",
+    )
+    return msgspec.structs.replace(settings, connections_max=most)
 
 
 def _id_maker(now: Callable[[], int]) -> Callable[[], str]:

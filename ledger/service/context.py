@@ -17,6 +17,7 @@ from ledger.service.private_fields import PrivateFields
 from ledger.service.query_pool import QueryPool
 from ledger.service.quotas import Quotas
 from ledger.service.settings import Settings
+from ledger.service.store_watch import Descriptors
 from ledger.store.environment import Environment
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
@@ -51,6 +52,7 @@ class ServiceContext:
     openapi: bytes
     stopping: asyncio.Event
     """Set when the service is told to stop: streams end then."""
+    descriptors: Descriptors = field(default_factory=Descriptors)
     export_trailers: ExportTrailers = field(default_factory=ExportTrailers)
     broken: list[str] = field(default_factory=list)
     """Reasons why the service is not ready: background tasks that ended by an error."""

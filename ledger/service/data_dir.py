@@ -26,10 +26,10 @@ import msgspec
 
 from ledger.log.publisher import LogSigner
 from ledger.runtime.keys import read_keys, read_secret_key, write_keys, write_secret_key
-from ledger.service.settings import settings_template
+from ledger.service.settings import Settings, read_settings, settings_template
 from ledger.store.erasable_values import KEY_BYTES, PrivateStore, create_private
 from ledger.store.log import create_log
-from ledger.store.tokens import create_access
+from ledger.store.tokens import AccessStore, create_access
 from ledger_client.runtime.files import create_file, sync_directory, write_atomically
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
@@ -130,7 +130,21 @@ def remember_files(paths: DirectoryPaths) -> list[str]:
     return gone
 
 
-def open_private(paths: DirectoryPaths, *, make_key: Callable[[], bytes]) -> PrivateStore:
+def read_own_settings(paths: DirectoryPaths) -> Settings:
+    """The settings in the ledger's folder and the environment. Raises: MalformedError, OSError."""
+    text = paths.settings.read_text(encoding="utf-8") if paths.settings.exists() else None
+    return read_settings(toml=text, environ=os.environ)
+
+
+def open_tokens(paths: DirectoryPaths, settings: Settings | None = None) -> AccessStore:
+    """The store of tokens, with the map that the settings say. Raises: as `AccessStore.open`."""
+    settings = settings or read_own_settings(paths)
+    return AccessStore.open(paths.access, map_bytes=settings.access_map_bytes)
+
+
+def open_private(
+    paths: DirectoryPaths, *, make_key: Callable[[], bytes], settings: Settings | None = None
+) -> PrivateStore:
     """The store of erasable values, made when there is none; `make_key` gives 32 random bytes.
 
     A store whose key is gone is refused: a new one would open nothing.
@@ -146,7 +160,8 @@ def open_private(paths: DirectoryPaths, *, make_key: Callable[[], bytes]) -> Pri
     key = read_secret_key(paths.private_key, key_bytes=KEY_BYTES)
     if not (paths.private / "data.mdb").exists():
         create_private(paths.private)
-    return PrivateStore.open(paths.private, key)
+    settings = settings or read_own_settings(paths)
+    return PrivateStore.open(paths.private, key, map_bytes=settings.private_map_bytes)
 
 
 def open_digest_key(paths: DirectoryPaths, *, make_key: Callable[[], bytes]) -> bytes:

@@ -19,12 +19,10 @@ from urllib.request import urlopen
 from ledger.log.hold import is_missing, read_hold, read_marker, read_own_head, write_marker
 from ledger.service.backup import MANIFEST, append_log, backup_paths
 from ledger.service.backup_erasures import erase_subjects, erasures_of
-from ledger.service.data_dir import DirectoryPaths, open_private
+from ledger.service.data_dir import DirectoryPaths, open_private, open_tokens, read_own_settings
 from ledger.service.private_fields import PrivateFields, opened_values
-from ledger.service.settings import read_settings
 from ledger.store.environment import DATA_FILE
 from ledger.store.log import LogStore, last_received_time
-from ledger.store.tokens import AccessStore
 from ledger.store.writer import LogWriter, NewEntry, Placement, entry_of
 from ledger_client.runtime.files import sync_directory
 from ledger_core.event.canonical import format_leaf, parse_leaf
@@ -156,8 +154,7 @@ def end_hold(paths: DirectoryPaths) -> None:
 
 def marker_path(paths: DirectoryPaths) -> Path:
     """The file of the marker, by the settings of the ledger. Raises: MalformedError."""
-    text = paths.settings.read_text(encoding="utf-8") if paths.settings.exists() else None
-    name = read_settings(toml=text).marker_file
+    name = read_own_settings(paths).marker_file
     return Path(name) if name else paths.marker
 
 
@@ -262,7 +259,7 @@ def _apply(paths: DirectoryPaths, start: int) -> None:
     """Revoke the tokens, and erase the subjects, that entries from an index on say."""
     with closing(LogStore.open(paths.log)) as log:
         erase_subjects(paths.private, erasures_of(log, start))
-        with closing(AccessStore.open(paths.access)) as access, log.environment.read() as snapshot:
+        with closing(open_tokens(paths)) as access, log.environment.read() as snapshot:
             in_use = {each.name for each in access.records() if each.revoked is None}
             for leaves in log.leaves_between(snapshot, start, log.head().tree_size):
                 for leaf in leaves:

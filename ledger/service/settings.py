@@ -16,6 +16,8 @@ from ledger.log.publisher import HEARTBEAT_S, INTERVAL_S
 from ledger.log.sequencer import LIMITS
 from ledger.log.witness_client import TIMEOUT_S
 from ledger.store.environment import MAP_BYTES_DEFAULT
+from ledger.store.erasable_values import MAP_BYTES as PRIVATE_MAP_BYTES
+from ledger.store.tokens import MAP_BYTES as ACCESS_MAP_BYTES
 from ledger_client.runtime.server import parse_listen
 from ledger_core.tlog.errors import MalformedError
 
@@ -64,6 +66,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(ge=1 << 16),
         "Address space for the log, its largest size; disk is taken as needed.",
     ] = MAP_BYTES_DEFAULT
+    access_map_bytes: Annotated[
+        int,
+        Meta(ge=1 << 16),
+        "The same for tokens. Set it in ledger.toml, which the command line reads too.",
+    ] = ACCESS_MAP_BYTES
+    private_map_bytes: Annotated[
+        int, Meta(ge=1 << 16), "The same for private values. Set it in ledger.toml."
+    ] = PRIVATE_MAP_BYTES
     request_events_max: Annotated[Count, Meta(le=10_000), "Events in one request."] = 10_000
     request_bytes_max: Annotated[Count, Meta(le=1 << 30), "Bytes in the body of one request."] = (
         32 << 20

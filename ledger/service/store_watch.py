@@ -1,4 +1,4 @@
-"""Watches the environments of a service: log, access and private.
+"""Watches the environments of a service, log, access and private, and its open files.
 
 A write that the disk refused was undone as a whole, and the next one may succeed. So the watch
 writes a small row again once a second until that succeeds: `/readyz` then says so although nobody
@@ -7,20 +7,54 @@ disk holds: the watch ends, the service ends with it, and a supervisor starts it
 """
 
 import asyncio
+import os
+import resource
 from contextlib import suppress
 from typing import Final
+
+import structlog
 
 from ledger.log.sequencer import Sequencer
 from ledger.store.environment import CommitFailedError, Environment
 from ledger_core.tlog.errors import UnavailableError
 
 INTERVAL_S: Final = 1.0
+DESCRIPTORS_SPARE: Final = 4
+"""With fewer free descriptors than these they are used up: a search opens several files."""
+
+_log = structlog.get_logger("ledger.service")
 
 
-async def watch(sequencer: Sequencer, others: tuple[Environment, ...]) -> CommitFailedError:
+class Descriptors:
+    """The open files of this process. `are_used_up`: no connection and no file can be opened."""
+
+    def __init__(self) -> None:
+        self.are_used_up = False
+
+    def check(self) -> None:
+        """Look, and log it when it has changed."""
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        try:
+            # One of them is that of the folder itself.
+            used = len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - names alone are cheaper
+        except OSError:
+            used = most
+        are_used_up = used > most - DESCRIPTORS_SPARE
+        if are_used_up and not self.are_used_up:
+            reason = "connections and files can't be opened; raise LimitNOFILE or ulimit -n"
+            _log.error("descriptors_used_up", most=most, reason=reason)
+        elif self.are_used_up and not are_used_up:
+            _log.info("descriptors_free", used=used, most=most)
+        self.are_used_up = are_used_up
+
+
+async def watch(
+    sequencer: Sequencer, others: tuple[Environment, ...], descriptors: Descriptors
+) -> CommitFailedError:
     """Try failed writes again; returns the error after which only a new process can go on."""
     while (failure := broken(sequencer, others)) is None:
         await asyncio.sleep(INTERVAL_S)
+        descriptors.check()
         with suppress(UnavailableError):
             await sequencer.probe()
         for environment in others:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from ledger.service.data_dir import DirectoryPaths
+from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.store.log import LogStore
 from ledger.store.token_events import SERVICE_NAME as SERVICE_NAME
 from ledger.store.token_events import logged_token_events, read_token_event, revived_tokens
@@ -69,7 +69,7 @@ def _check_name(name: str) -> None:
 @contextmanager
 def open_access(directory: Path) -> Iterator[AccessStore]:
     """The tokens of a ledger's folder."""
-    access = AccessStore.open(DirectoryPaths(directory).access)
+    access = open_tokens(DirectoryPaths(directory))
     try:
         yield access
     finally:

@@ -34,6 +34,7 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError
 ENGINE_MAJOR: Final = 0
 READERS_MAX: Final = 512
 MAP_BYTES_DEFAULT: Final = 1 << 40
+MAP_SETTING_DEFAULT: Final = "map_bytes"
 DATA_FILE: Final = "data.mdb"
 FULL_BYTES: Final = 1 << 20
 """A disk with fewer free bytes is full: a commit writes several pages at once."""
@@ -130,8 +131,16 @@ class Environment:
     disk holds is unknown, and only a new process can go on.
     """
 
-    def __init__(self, path: Path, raw: lmdb.Environment, names: Sequence[bytes]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        raw: lmdb.Environment,
+        names: Sequence[bytes],
+        *,
+        map_setting: str = MAP_SETTING_DEFAULT,
+    ) -> None:
         self.path: Final = path
+        self.map_setting: Final = map_setting
         self.failure: UnavailableError | None = None
         self.is_broken = False
         self._raw = raw
@@ -148,8 +157,11 @@ class Environment:
         *,
         readonly: bool,
         map_bytes: int = MAP_BYTES_DEFAULT,
+        map_setting: str = MAP_SETTING_DEFAULT,
     ) -> Self:
         """Open the environment in a folder. It is never made by this, not even for writing.
+
+        `map_setting`: the setting with the size of its map, for messages.
 
         Raises: UnavailableError when there is none or it can't be opened, MalformedError when it
         lacks one of the databases `names`, has another format or was cut short.
@@ -163,7 +175,7 @@ class Environment:
             )
             # A reader that was killed holds its pages until somebody clears its slot.
             raw.reader_check()
-            environment = cls(path, raw, names)
+            environment = cls(path, raw, names, map_setting=map_setting)
             opened.pop_all()
         return environment
 
@@ -196,7 +208,7 @@ class Environment:
             raise CommitFailedError(f"a commit to {self.path} failed before; restart to go on")
         number = 0
         try:
-            with _commit_errors(self.path), self._raw.begin(write=True) as raw:
+            with _commit_errors(self.path, self.map_setting), self._raw.begin(write=True) as raw:
                 number = raw.id()
                 yield Transaction(raw, self._databases)
         except CommitUndoneError as error:
@@ -438,12 +450,12 @@ def _panics(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _commit_errors(path: Path) -> Iterator[None]:
+def _commit_errors(path: Path, map_setting: str = MAP_SETTING_DEFAULT) -> Iterator[None]:
     try:
         yield
     except lmdb.MapFullError as error:
         raise StorageFullError(
-            f"the map of {path} is full: raise map_bytes, if that is its setting, and start again"
+            f"the map of {path} is full: raise {map_setting} and start again"
         ) from error
     except lmdb.Error as error:
         full = getattr(error, "code", None) == errno.ENOSPC

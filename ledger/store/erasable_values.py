@@ -47,6 +47,7 @@ KEY_BYTES: Final = SecretBox.KEY_SIZE
 SLOT_BYTES: Final = SecretBox.NONCE_SIZE + KEY_BYTES + SecretBox.MACBYTES
 KEYS_FILE: Final = "keys"
 MAP_BYTES: Final = 1 << 36
+MAP_SETTING: Final = "private_map_bytes"
 _ERASED: Final = bytes(SLOT_BYTES)
 _FORGOTTEN: Final = b""
 """The row of a commitment whose value was erased."""
@@ -79,12 +80,14 @@ class PrivateStore:
         self._own_ids = hashlib.blake2b(key=wrapping_key, person=b"wl/own-id")
 
     @classmethod
-    def open(cls, path: Path, wrapping_key: bytes) -> Self:
+    def open(cls, path: Path, wrapping_key: bytes, *, map_bytes: int = MAP_BYTES) -> Self:
         """Open a store, and complete the erasures that a crash interrupted.
 
         Raises: as `Environment.open`, UnavailableError when its file of keys is missing.
         """
-        environment = Environment.open(path, DATABASES, readonly=False, map_bytes=MAP_BYTES)
+        environment = Environment.open(
+            path, DATABASES, readonly=False, map_bytes=map_bytes, map_setting=MAP_SETTING
+        )
         try:
             keys = os.open(path / KEYS_FILE, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -29,7 +29,8 @@ TOKEN_PREFIX: Final = "wl_"  # noqa: S105 - what every token starts with, not on
 TOKEN_SECRET_BYTES: Final = 32
 NAME_LENGTH_MAX: Final = 256
 CHECK_CHARS: Final = 32
-_MAP_BYTES: Final = 1 << 28
+MAP_BYTES: Final = 1 << 28
+MAP_SETTING: Final = "access_map_bytes"
 DATABASES: Final = (keyspace.TOKENS, keyspace.OUTBOX, keyspace.META)
 
 
@@ -73,9 +74,13 @@ class AccessStore:
         self.environment = environment
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, map_bytes: int = MAP_BYTES) -> Self:
         """Open existing tokens, to read and to change. Raises: as `Environment.open`."""
-        return cls(Environment.open(path, DATABASES, readonly=False, map_bytes=_MAP_BYTES))
+        return cls(
+            Environment.open(
+                path, DATABASES, readonly=False, map_bytes=map_bytes, map_setting=MAP_SETTING
+            )
+        )
 
     def close(self) -> None:
         self.environment.close()
@@ -167,7 +172,7 @@ class AccessStore:
 
 def create_access(path: Path) -> None:
     """Make an empty environment of tokens in the folder `path`. Raises: as `create_environment`."""
-    create_environment(path, DATABASES, meta={}, map_bytes=_MAP_BYTES, records_engine=False)
+    create_environment(path, DATABASES, meta={}, map_bytes=MAP_BYTES, records_engine=False)
 
 
 def _rows(transaction: Transaction[bytes]) -> Iterator[tuple[bytes, TokenRecord]]:

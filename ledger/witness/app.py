@@ -19,6 +19,7 @@ import structlog
 from aiohttp import web
 
 from ledger.runtime.connections import ConnectionCounts, ConnectionWaits, LimitedConnection
+from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.witness.data_dir import WitnessPaths, read_signers
 from ledger.witness.page import CONTENT_SECURITY_POLICY, LOGS_SHOWN_MAX, format_page
 from ledger.witness.service import Answer, Witness
@@ -53,6 +54,7 @@ async def serve(
     stop: asyncio.Event,
     on_ready: Callable[[str], None] | None = None,
     now: Callable[[], int] = unix_s,
+    map_bytes: int = MAP_BYTES_DEFAULT,
 ) -> None:
     """Serve the witness in a folder until `stop` is set. `on_ready` gets `http://host:port`.
 
@@ -60,7 +62,7 @@ async def serve(
     taken or a commit failed with an unknown outcome; MalformedError when its keys are not its own.
     """
     self_test()
-    async with open_witness(directory, now=now) as witness:
+    async with open_witness(directory, now=now, map_bytes=map_bytes) as witness:
         runner = _Runner(make_app(witness), shutdown_timeout=STOP_WAIT_S)
         await runner.setup()
         try:
@@ -77,10 +79,12 @@ async def serve(
 
 
 @asynccontextmanager
-async def open_witness(directory: Path, *, now: Callable[[], int]) -> AsyncIterator[Witness]:
+async def open_witness(
+    directory: Path, *, now: Callable[[], int], map_bytes: int = MAP_BYTES_DEFAULT
+) -> AsyncIterator[Witness]:
     """Open the witness in a folder, without a socket. Raises: as `serve`."""
     paths = WitnessPaths(directory)
-    writer = HeadWriter.open(paths.heads)
+    writer = HeadWriter.open(paths.heads, map_bytes=map_bytes)
     try:
         signers = read_signers(paths, writer.store)
     except BaseException:

@@ -83,7 +83,11 @@ class HeadStore:
     @classmethod
     def open(cls, path: Path, *, readonly: bool = True, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
         """Open existing heads. Raises: as `Environment.open`."""
-        return cls(Environment.open(path, _DATABASES, readonly=readonly, map_bytes=map_bytes))
+        return cls(
+            Environment.open(
+                path, _DATABASES, readonly=readonly, map_bytes=map_bytes, map_setting="--map-bytes"
+            )
+        )
 
     def close(self) -> None:
         self.environment.close()

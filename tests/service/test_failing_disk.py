@@ -1,11 +1,16 @@
 """A disk that refuses writes, is full or breaks: said once, and no event is lost or half stored."""
 
 import json
+import resource
 import secrets
+import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ledger.service.token_admin import make_token
 from tests.faults.disks import Served, served
@@ -119,4 +124,26 @@ def test_a_full_disk_is_said_as_one_and_goes_on_when_there_is_room(tmp_path: Pat
         (line,) = asking.lines("commit_failed", "log")
         assert line["reason"].endswith("/log is full")
         assert len(asking.lines("commits_go_on", "log")) == 1
+    assert running.process.returncode == 0
+
+
+def test_used_up_descriptors_are_said_once_and_the_service_recovers(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    token = make_ledger(directory)["admin"]
+    limits = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (48, 48))
+    with served(directory, tmp_path, flags=FLAGS, limits=limits) as running:
+        asking = Asking(running, token)
+        assert asking.append(event()).status == 200
+        with ExitStack() as opened:
+            for _ in range(100):
+                client = opened.enter_context(socket.socket())
+                client.settimeout(WAIT_S)
+                client.connect(("127.0.0.1", urlsplit(running.url).port))
+            wait_for(lambda: "descriptors_used_up" in running.log)
+        wait_for(lambda: "descriptors_free" in running.log)
+        assert asking.append(event()).status == 200
+        assert asking.warnings() == []
+        assert running.log.count("descriptors_used_up") == 1
+        assert running.log.count("connections_limited") == 1
+        assert "Traceback" not in running.log
     assert running.process.returncode == 0

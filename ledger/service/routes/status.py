@@ -136,6 +136,8 @@ def _warnings(context: ServiceContext) -> list[str]:
             f"this host's clock is {behind_s} s behind the last entry: times of receipt stand "
             "still until it has caught up"
         )
+    if context.descriptors.are_used_up:
+        warnings.append("all open files are used up: raise LimitNOFILE or ulimit -n")
     free = free_bytes(context.store.path)
     if free < context.settings.free_bytes_min:
         warnings.append(
@@ -147,9 +149,12 @@ def _warnings(context: ServiceContext) -> list[str]:
         for name, environment in context.environments.items()
         if name != "log" and environment.failure is not None
     ]
-    fill = context.store.environment.fill_ratio()
-    if fill > MAP_FILL_WARNED:
-        warnings.append(f"the log's map is {fill:.0%} full: raise map_bytes and start again")
+    warnings += [
+        f"the map of {name} is {environment.fill_ratio():.0%} full: raise "
+        f"{environment.map_setting} and start again"
+        for name, environment in context.environments.items()
+        if environment.fill_ratio() > MAP_FILL_WARNED
+    ]
     warnings += [f"{each}: run ledger fsck" for each in index.unreadable[:DAMAGES_NAMED]]
     warnings += _index_warnings(index)
     warnings += [
