@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ledger_core.api import FacetAnswer, HistogramAnswer, Problem
+from ledger_core.api import FacetAnswer, HintAnswer, HistogramAnswer, Problem
 from ledger_core.event.model import Event, Received
 from ledger_core.evidence.findings import Evidence
 from ledger_core.tlog.checkpoint import Checkpoint
@@ -112,6 +112,24 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """A reason why a search found nothing, as the service says; `kind` is for programs.
+
+    `nearest` is a condition or a query that finds `count` events.
+    """
+
+    kind: str
+    text: str
+    nearest: str | None = None
+    count: int | None = None
+
+    @classmethod
+    def of(cls, answer: HintAnswer) -> "Hint":
+        """The hint of an answer."""
+        return cls(kind=answer.kind, text=answer.text, nearest=answer.nearest, count=answer.count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """A page of the events that a search finds in the tree of size `tree_size`.
 
@@ -123,7 +141,7 @@ class Page:
     `is_complete`, a bound of the service ended the page early. `unpublished` newest entries of the
     log are left out, as the service says, because they await the cosignatures of `quorum_missing`.
     The service could not read the entries of the bundles `unreadable`, 256 in each: its data is
-    damaged, and their events are left out.
+    damaged, and their events are left out. `hints` are the service's reasons why it found nothing.
     """
 
     entries: tuple[Entry, ...]
@@ -143,6 +161,7 @@ class Page:
     unpublished: int
     quorum_missing: str | None
     unreadable: tuple[int, ...] = ()
+    hints: tuple[Hint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -242,6 +242,19 @@ class FoundEvent(EventAnswer, kw_only=True, omit_defaults=True):
     because: tuple[str, ...] = ()
 
 
+class HintAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a search may have found nothing: a sentence, and what to ask instead.
+
+    `nearest` is a condition or a query that finds `count` events. `kind` is for programs: `empty`,
+    `key`, `case`, `near`, `value`, `words`, `field`, `time`, `together`, `condition` or `searched`.
+    """
+
+    kind: str
+    text: str
+    nearest: str | None = None
+    count: Size | None = None
+
+
 class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
     """A page of what a search found in the tree of size `tree_size`.
 
@@ -250,7 +263,8 @@ class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
     nothing is left. `scanned` is the number of events that had to be read to decide.
     `unpublished` newest entries of the log are not in this tree, because the cosignatures of a
     quorum are missing: `quorum_missing` says which. The service could not read the entries of the
-    bundles `unreadable`, 256 in each, so it left out their events.
+    bundles `unreadable`, 256 in each, so it left out their events. `hints` says why nothing was
+    found.
     """
 
     query: str
@@ -270,6 +284,7 @@ class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
     unpublished: Size = 0
     quorum_missing: str | None = None
     unreadable: tuple[Size, ...] = ()
+    hints: tuple[HintAnswer, ...] = ()
 
 
 class SeenAnswer(Struct, kw_only=True, omit_defaults=True):

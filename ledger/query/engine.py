@@ -33,7 +33,7 @@ from ledger.store.index.segment import SegmentRecord
 from ledger.store.index.segment_file import DamagedSegmentError
 from ledger.store.log import DamagedBundleError, LogStore
 from ledger_core.api import FacetAnswer, HistogramAnswer
-from ledger_core.query.ast import Expression, Is, all_of, format_query, resolve
+from ledger_core.query.ast import EVERYTHING, Expression, Is, all_of, format_query, resolve
 from ledger_core.query.predicate import Matcher, make_matcher
 from ledger_core.tlog.tile import TILE_WIDTH
 
@@ -183,6 +183,32 @@ class QueryEngine:
             facets=counter.facets(is_all=is_total_exact),
             histogram=counter.histogram(is_all=is_total_exact),
         )
+
+    def count_terms(
+        self,
+        dimensions: Sequence[str],
+        *,
+        tenant: str | None,
+        limits: QueryLimits = DEFAULT_LIMITS,
+        is_cancelled: IsCancelled = lambda: False,
+    ) -> tuple[FacetCounter, bool]:
+        """Counts the terms of dimensions in the newest events, as many as the time allows.
+
+        Returns them, and whether all events were counted. Raises: QueryCancelledError.
+        """
+        budget = Budget(limits, self._clock, is_cancelled)
+        tree_size = self.tree_size()
+
+        def count() -> tuple[FacetCounter, bool]:
+            counter = FacetCounter(
+                dimensions, None, leaf_cache=self._leaf_cache, is_over=budget.is_over
+            )
+            with self._scope(EVERYTHING, tenant, 0, tree_size, budget) as scope:
+                run = PageRun(scope, order="newest", position=tree_size, limit=0)
+                run.run(is_counted=True, on_found=counter.add)
+            return counter, run.total_exact and counter.is_exact
+
+        return self._reading_index(count)
 
     def row_batches(
         self,

@@ -15,7 +15,7 @@ long ones are made in pieces of `PIECE` items, a fraction of a millisecond each.
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from heapq import nlargest
 from ipaddress import ip_address
@@ -133,6 +133,21 @@ class FacetCounter:
         kept.update(islice(rarest, max(0, self._values_max // 2 - len(kept))))
         self._counts[dimension] = Counter(kept)
         self._trimmed.add(dimension)
+
+    @property
+    def counts(self) -> Mapping[str, Counter[str]]:
+        """The terms of each dimension, with the numbers of matches that were counted."""
+        return self._counts
+
+    @property
+    def counted(self) -> int:
+        """The number of matches of which every dimension was counted."""
+        return min((self._counted[name] for name in self._counts), default=0)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all matches that were found were counted, and no value was dropped."""
+        return not self._is_partial and not self._trimmed
 
     def facets(self, *, is_all: bool) -> tuple[FacetAnswer, ...]:
         """The facets in the order of the fields; `is_all`: the run found all matches."""

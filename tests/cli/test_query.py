@@ -374,3 +374,24 @@ def test_an_index_is_checked_and_made_anew(
     assert json.loads(other.stdout)["index_segments"] is None
     assert "the rules '3 unicode 3.2.0, 65536 entries' built the index" in other.stderr
     assert "it was not checked" in other.stderr
+
+
+def test_a_query_without_an_event_says_why(command: Command) -> None:
+    done = command("query", "actor:U_1 since:2026-11-01")
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert "no event found, as of size" in done.stderr
+    assert "try: actor:u_1" in done.stderr
+    counted = json.loads(command("query", "actor:U_1", "--count", "action", "--json").stdout)
+    assert counted["hints"][1]["nearest"] == "actor:u_1"
+    for words in (("timeline", "U_1"), ("seen", "198.51.100.1")):
+        said = command(*words).stderr
+        assert "no event meets" in said
+        assert "entries of the log were searched" in said
+
+
+def test_a_form_of_another_language_is_marked_and_exits_with_2(command: Command) -> None:
+    done = command("query", "actor = u_1")
+    assert done.returncode == 2
+    assert "expected: actor:u_1" in done.stderr
+    assert "        ^" in done.stderr

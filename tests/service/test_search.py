@@ -518,3 +518,17 @@ def test_the_query_is_decoded_once(tmp_path: Path) -> None:
         assert [each["event"]["actor"]["id"] for each in answer.json()["events"]] == ["%41"]
         for bad in ("q=%ff", "q=%C3", "%ff=1"):
             assert ledger.ask(f"/v1/events?{bad}").slug == "bad-parameter"
+
+
+def test_an_answer_of_nothing_says_why_and_what_was_searched(story: Ledger) -> None:
+    answer = search(story, "action:login.faild")
+    assert answer["total"] == 0
+    last = answer["hints"][-1]
+    (near,) = [h for h in answer["hints"] if h.get("nearest") == "action:login.failed"]
+    assert near["count"] == search(story, near["nearest"], limit=0)["total"] > 0
+    assert last["kind"] == "searched"
+    assert f"the {answer['tree_size']:,} entries of the log were searched" in last["text"]
+    assert "the published head has size" in last["text"]
+    assert "hints" not in search(story, "action:login.failed", limit=0)
+    timeline = story.ask("/v1/actors/nobody/timeline", token="admin").json()
+    assert {hint["kind"] for hint in timeline["hints"]} == {"value", "searched"}

@@ -4,9 +4,11 @@ import click
 
 from ledger_client.cli.client_options import Connection, connection_options, parse_reference
 from ledger_client.cli.console import counted, json_option, note, print_json
-from ledger_client.cli.query import explained, order_option
+from ledger_client.cli.query import explained, order_option, show_hints
 from ledger_client.cli.render import Renderer, renderer_options, show_counts, table
 from ledger_client.plans.search import Order
+from ledger_core.query import pivots
+from ledger_core.query.ast import format_query
 
 MINUTES_DEFAULT = 15
 
@@ -56,7 +58,9 @@ def timeline(
     """
     with connection.open() as ledger:
         shown = renderer.show_all(ledger.timeline(actor, order=order, limit=limit))
-    note(counted(shown, "event"))
+        note(counted(shown, "event"))
+        if not shown:
+            show_hints(ledger.search(format_query(pivots.timeline(actor)), limit=0))
 
 
 @click.command("seen")
@@ -67,6 +71,9 @@ def seen(source: str, connection: Connection, as_json: bool) -> None:
     """Show the first and the last event from an address or a network, and count its actions."""
     with connection.open() as ledger, explained(source):
         found = ledger.seen(source)
+        nothing = None
+        if not found.total:
+            nothing = ledger.search(format_query(pivots.from_source(source)), limit=0)
     if as_json:
         first, last = (
             end and {"index": end.index, "event": end.event} for end in (found.first, found.last)
@@ -80,3 +87,5 @@ def seen(source: str, connection: Connection, as_json: bool) -> None:
         show_counts("actions", found.actions.counts)
     total = counted(found.total, "event")
     note(f"{'' if found.is_total_exact else 'at least '}{total} from {source}")
+    if nothing is not None:
+        show_hints(nothing)

@@ -163,12 +163,27 @@ def _show_pages(pages: Iterator[Page], renderer: Renderer) -> None:
         took_ms += page.took_ms
     if page is None:
         return
-    note(f"{shown:,} of {_total(page)} events, {tree_and_head(page)}; {took_ms:.1f} ms")
+    found = f"{shown:,} of {_total(page)} events" if page.total else _nothing(page)
+    note(f"{found}, {tree_and_head(page)}; {took_ms:.1f} ms")
+    show_hints(page)
+
+
+def _nothing(page: Page) -> str:
+    return "no event found" if page.is_total_exact else "no event found so far"
+
+
+def show_hints(page: Page) -> None:
+    """Print the ledger's reasons why a search found nothing."""
+    for hint in page.hints:
+        note(f"  {hint.text}")
+        if hint.nearest:
+            note(f"    try: {hint.nearest}")
 
 
 def _show_page_counts(page: Page, *, as_json: bool) -> None:
     if as_json:
-        print_json({"total": page.total, "facets": page.facets, "histogram": page.histogram})
+        counts = {"total": page.total, "facets": page.facets, "histogram": page.histogram}
+        print_json({**counts, "hints": page.hints} if page.hints else counts)
         return
     for facet in page.facets:
         show_counts(facet.field, facet.counts)
@@ -178,7 +193,9 @@ def _show_page_counts(page: Page, *, as_json: bool) -> None:
             click.secho(f"  a sample of {facet.counted:,} events", dim=True)
     if page.histogram is not None:
         show_counts(page.histogram.unit, page.histogram.buckets)
-    note(f"{_total(page)} events, {tree_and_head(page)}; {page.took_ms:.1f} ms")
+    found = f"{_total(page)} events" if page.total else _nothing(page)
+    note(f"{found}, {tree_and_head(page)}; {page.took_ms:.1f} ms")
+    show_hints(page)
 
 
 def _total(page: Page) -> str:

@@ -22,7 +22,7 @@ from ledger_client.plans.question import (
 )
 from ledger_client.plans.read import answered_entry, check_reference, read_event
 from ledger_client.responses import adding_evidence, check_same, decode_answer
-from ledger_client.results import Entry, Facet, Histogram, Page, Seen
+from ledger_client.results import Entry, Facet, Hint, Histogram, Page, Seen
 from ledger_core.api import FoundEvent, SearchAnswer, SeenAnswer
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
@@ -102,6 +102,7 @@ def plan_page(
         unpublished=answer.unpublished,
         quorum_missing=answer.quorum_missing and excerpt(answer.quorum_missing),
         unreadable=answer.unreadable,
+        hints=tuple(map(Hint.of, answer.hints)),
     )
     return page, (before or PagesBefore()).and_page(answer)
 

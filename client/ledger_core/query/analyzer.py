@@ -29,6 +29,7 @@ The terms depend on the leaf and on `ANALYSIS` alone. `ANALYSIS` names the versi
 and of the Unicode tables; an index made under another value is made again.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -70,6 +71,7 @@ _NUMBER_DIGITS: Final = 3
 _EXPONENT_BIAS: Final = 5000
 _NUMBER_STARTS: Final = frozenset("-0123456789")
 
+_read_json: Final = json.JSONDecoder().raw_decode
 _find_words: Final = re.compile(r"[^\W_]+").findall
 
 
@@ -230,6 +232,15 @@ def pack_address(ip: str) -> str:
 def context_prefix(path: str) -> str:
     """The beginning of all terms of one path of the context."""
     return msgspec.json.encode(path).decode()
+
+
+def path_of(term: str) -> str | None:
+    """The path of the context in a term of `context`; None if the term has no whole path."""
+    try:
+        path, _ = _read_json(term)
+    except ValueError:
+        return None
+    return path if isinstance(path, str) else None
 
 
 def scalars(path: str, value: object) -> Iterable[tuple[str, str]]:

@@ -18,6 +18,8 @@ from ledger.query.budget import IsCancelled, QueryCancelledError, QueryLimits
 from ledger.query.cursor import Order
 from ledger.query.engine import Answer
 from ledger.query.facets import Unit
+from ledger.query.hints import HINTS_TIME_S, find_hints
+from ledger.query.sight import EngineSight
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import (
@@ -41,8 +43,8 @@ from ledger.service.routes.proofs import (
 from ledger.service.stored_events import PRIVATE, find_event, make_found_event
 from ledger.store.tokens import TokenRecord
 from ledger_client.runtime.clock import unix_us
-from ledger_core.api import SearchAnswer, SeenAnswer
-from ledger_core.query.ast import Expression, format_query
+from ledger_core.api import HintAnswer, SearchAnswer, SeenAnswer
+from ledger_core.query.ast import Expression, format_query, resolve
 from ledger_core.query.parser import parse_query
 from ledger_core.query.pivots import (
     around,
@@ -225,6 +227,8 @@ async def _search(
         if tree_size is not None:
             answer.unpublished = max(0, context.tree_size - tree_size)
             answer.quorum_missing = missing
+        if not found.total and page.cursor is None:
+            answer.hints = _hints(context, query, found, bounds)
         if page.explain:
             answer.explanation = engine.explain(query, **bounds)
         return answer, started_s
@@ -236,6 +240,35 @@ async def _search(
         answer = await client.run(partial(encode_events, answer, client.is_cancelled))
     answer.took_ms = round((time.perf_counter() - started_s) * 1000, 3)
     return encode_answer(answer, cache=PRIVATE)
+
+
+def _hints(
+    context: ServiceContext, query: Expression, found: Answer, bounds: SearchBounds
+) -> tuple[HintAnswer, ...]:
+    """Why a search found nothing, and what was searched."""
+    engine = context.query_pool.engine
+    sight = EngineSight(
+        engine,
+        bounds["tenant"],
+        bounds["now_unix_us"],
+        time.monotonic() + min(HINTS_TIME_S, bounds["limits"].time_s),
+        bounds["is_cancelled"],
+        found.tree_size,
+    )
+    status, published = engine.status(), context.publisher.published
+    text = f"the {found.tree_size:,} entries of the log were searched"
+    if not found.complete:
+        text = f"a part of the {found.tree_size:,} entries of the log was searched"
+    received = sight.last_received()
+    if received:
+        text += f", the newest event received {received}"
+    text += (
+        f"; the index holds {status.sealed_segments:,} of {status.full_segments:,} full segments"
+    )
+    if published is not None:
+        text += f"; the published head has size {published.head.tree_size:,}"
+    searched = HintAnswer(kind="searched", text=text)
+    return (*find_hints(resolve(query, bounds["now_unix_us"]), sight), searched)
 
 
 def encode_events(answer: SearchAnswer, is_cancelled: IsCancelled) -> SearchAnswer:

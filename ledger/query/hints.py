@@ -1,0 +1,274 @@
+"""Says why a query found no event: which of its conditions no event meets, and what is near it.
+
+Each condition is counted alone. One that no event meets is explained: a key that no event has and
+the nearest one, a value that stands in the log in another case, the texts in which words are looked
+for, the hours between which events happened. If each condition alone is met, the hints say so.
+
+All counts are of what the caller may see: they are taken by searches within its tenant, and a key
+or a value that they don't find is not named. The work is bounded: at most `CONDITIONS_MAX`
+conditions, `HINTS_TIME_S` seconds, and few rows. What did not fit is left out.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from ipaddress import ip_address
+from itertools import islice
+from typing import Final, Protocol
+
+from ledger_core.api import HintAnswer, HistogramAnswer
+from ledger_core.query import analyzer, ast
+from ledger_core.query.ast import Expression, all_of, format_query
+from ledger_core.query.fields import FIELDS
+from ledger_core.query.value_parser import Value, read_condition
+
+CONDITIONS_MAX: Final = 8
+HINTS_MAX: Final = 8
+HINTS_TIME_S: Final = 0.5
+VALUES_NEAR_MAX: Final = 3
+_SPELLINGS_MAX: Final = 5_000
+_WORD_TEXTS: Final = "names, reasons and actions"
+
+
+class Sight(Protocol):
+    """What one caller sees of a log, within what is left of the time."""
+
+    def count(self, query: Expression) -> int | None:
+        """The number of events that a query finds; None where it is not known exactly."""
+
+    def hours(self, query: Expression) -> HistogramAnswer | None:
+        """The hours in which the events of a query happened."""
+
+    def values(self, dimension: str) -> Counter[str]:
+        """Terms of a dimension of the newest events, with their numbers."""
+
+
+def find_hints(query: Expression, sight: Sight) -> tuple[HintAnswer, ...]:
+    """Why a query whose times are resolved finds nothing. Precondition: it found nothing."""
+    return tuple(islice(_hints(query, sight), HINTS_MAX))
+
+
+def _hints(query: Expression, sight: Sight) -> Iterator[HintAnswer]:
+    parts = query.parts if isinstance(query, ast.And) else (query,)
+    if sight.count(ast.EVERYTHING) == 0:
+        yield HintAnswer(kind="empty", text="the log has no event that this token may read")
+        return
+    counts = {part: sight.count(part) for part in parts[:CONDITIONS_MAX]}
+    met = {part: count for part, count in counts.items() if count}
+    for part in [part for part, count in counts.items() if count == 0]:
+        yield from _explain(part, sight)
+    if len(met) == len(counts) > 1:
+        each = "; ".join(f"{_shown(part)} finds {count:,}" for part, count in met.items())
+        yield HintAnswer(
+            kind="together", text=f"each condition finds events, but none meets all: {each}"
+        )
+    if len(parts) > 1:
+        yield from _without_times(parts, sight)
+
+
+def _without_times(parts: Sequence[Expression], sight: Sight) -> Iterator[HintAnswer]:
+    rest = all_of(part for part in parts if not isinstance(part, ast.Between))
+    if len(parts) == 1 or rest in (ast.EVERYTHING, all_of(parts)):
+        return
+    count = sight.count(rest)
+    hours = sight.hours(rest) if count else None
+    if count and hours and hours.buckets:
+        span = _span_text(hours)
+        yield HintAnswer(
+            kind="time",
+            text=f"without its times the query finds {_events(count)}, which happened {span}",
+            nearest=format_query(rest),
+            count=count,
+        )
+
+
+def _explain(part: Expression, sight: Sight) -> Iterator[HintAnswer]:
+    """Why no event meets a part of a query."""
+    match part:
+        case ast.Or(parts):
+            for each in parts[:CONDITIONS_MAX]:
+                yield from _explain(each, sight)
+        case ast.Not(inner):
+            yield HintAnswer(kind="condition", text=f"every event meets {_shown(inner)}")
+        case ast.And() | ast.Everything():
+            yield HintAnswer(kind="condition", text=f"no event meets {_shown(part)}")
+        case ast.Between():
+            yield from _explain_time(part, sight)
+        case ast.Words():
+            yield from _explain_words(part, sight)
+        case ast.Is() | ast.Has() | ast.NumberBetween():
+            yield from _explain_value(part, sight)
+        case _:
+            yield HintAnswer(kind="condition", text=f"no event meets {_shown(part)}")
+
+
+def _explain_time(part: ast.Between, sight: Sight) -> Iterator[HintAnswer]:
+    hours = sight.hours(ast.EVERYTHING)
+    text = f"no event meets {_shown(part)}"
+    if part.field == "time" and hours and hours.buckets:
+        first, last = hours.buckets[0].start, hours.buckets[-1].start
+        if part.end and ast.time_text(part.end.unix_us) <= first:
+            text = "the range of time ends before the first event"
+        elif part.start and ast.time_text(part.start.unix_us) > last:
+            text = "the range of time begins after the last event"
+        text += f": events happened {_span_text(hours)}"
+    yield HintAnswer(kind="time", text=text)
+
+
+def _explain_words(part: ast.Words, sight: Sight) -> Iterator[HintAnswer]:
+    where = "reasons" if part.field else _WORD_TEXTS
+    words = format_query(part)
+    yield HintAnswer(
+        kind="words",
+        text=f"{words} was looked for as whole words, in upper and lower case, in {where}",
+    )
+    if len(part.words) > 1:
+        each = [ast.Words(part.field, (word,)) for word in part.words]
+        found = {one: sight.count(one) for one in each}
+        missing = [one.words[0] for one, count in found.items() if count == 0]
+        if missing:
+            yield HintAnswer(kind="words", text=f"no text has {', '.join(missing)}")
+        elif together := sight.count(all_of(each)):
+            yield HintAnswer(
+                kind="words",
+                text=f"{_events(together)} have all of these words, but not side by side",
+                nearest=format_query(all_of(each)),
+                count=together,
+            )
+    elif not part.is_prefix and (count := sight.count(replace(part, is_prefix=True))):
+        yield HintAnswer(
+            kind="words",
+            text=f"{_events(count)} have words that begin so",
+            nearest=format_query(replace(part, is_prefix=True)),
+            count=count,
+        )
+    yield from _as_value(" ".join(part.words), sight)
+
+
+def _as_value(text: str, sight: Sight) -> Iterator[HintAnswer]:
+    """The fields that have the words as a value: an address, or the id of an actor or a target."""
+    digits = text.split()
+    tries: list[Expression] = []
+    try:
+        network = read_condition("source", Value(str(ip_address(".".join(digits)))))
+        tries.append(network)
+    except ValueError:
+        tries += [ast.Is(field, text) for field in ("actor", "target", "session")]
+    for condition in tries:
+        count = sight.count(condition)
+        if count:
+            yield HintAnswer(
+                kind="field",
+                text=f"{format_query(condition)} finds {_events(count)}",
+                nearest=format_query(condition),
+                count=count,
+            )
+
+
+def _explain_value(
+    part: ast.Is | ast.Has | ast.NumberBetween, sight: Sight
+) -> Iterator[HintAnswer]:
+    if part.field == "context" and not sight.count(ast.Has("context", part.key)):
+        yield from _explain_key(part, sight)
+        return
+    name = _name(part)
+    if isinstance(part, ast.NumberBetween):
+        here = ast.Has(part.field, part.key)
+        text = f"{_events(sight.count(here))} have {name}, none of them a number in this range"
+        yield HintAnswer(kind="value", text=text)
+        return
+    yield HintAnswer(kind="value", text=f"no event meets {_shown(part)}")
+    if isinstance(part, ast.Is):
+        yield from _near_values(part, sight)
+
+
+def _explain_key(part: ast.Is | ast.Has | ast.NumberBetween, sight: Sight) -> Iterator[HintAnswer]:
+    yield HintAnswer(kind="key", text=f"no event has {_name(part)}")
+    keys = context_keys(sight.values("context"))
+    spellings = {key.lower(): key for key in keys}
+    ends = {key.rpartition(".")[2].lower(): key for key in keys}
+    wanted = part.key.lower()
+    near = [spellings[each] for each in get_close_matches(wanted, spellings, cutoff=0.7)]
+    near += [ends[wanted]] if wanted in ends else []
+    for key in list(dict.fromkeys(near))[:VALUES_NEAR_MAX]:
+        other = ast.Has("context", key)
+        count = sight.count(other)
+        if count:
+            text = f"{_name(other)} is in {_events(count)}"
+            same = replace(part, key=key)
+            found = sight.count(same)
+            nearest, number = (same, found) if found else (other, count)
+            yield HintAnswer(kind="key", text=text, nearest=format_query(nearest), count=number)
+
+
+def _near_values(part: ast.Is, sight: Sight) -> Iterator[HintAnswer]:
+    """The values that differ in case alone, else those that are spelled alike."""
+    field, value = FIELDS[part.field], part.value
+    if field.kind not in ("action", "context", "text") or not value:
+        return
+    wanted = analyzer.fold(value)
+    known = _known_values(part, sight)
+    cases = [value.lower(), value.upper(), value.capitalize(), value.title()]
+    cases += [each for each in known if analyzer.fold(each) == wanted]
+    found = list(_counted(part, [] if field.is_folded else cases, sight))
+    for condition, count in found:
+        yield HintAnswer(
+            kind="case",
+            text=f"upper and lower case differ: {_shown(condition)} finds {_events(count)}",
+            nearest=format_query(condition),
+            count=count,
+        )
+    if found or part.is_prefix:
+        return
+    near = get_close_matches(value, list(known)[:_SPELLINGS_MAX], cutoff=0.75)
+    for condition, count in _counted(part, near, sight):
+        yield HintAnswer(
+            kind="near",
+            text=f"{_shown(condition)} finds {_events(count)}",
+            nearest=format_query(condition),
+            count=count,
+        )
+
+
+def _known_values(part: ast.Is, sight: Sight) -> list[str]:
+    values = sight.values(part.field)
+    prefix = analyzer.context_prefix(part.key) if part.field == "context" else ""
+    return [term[len(prefix) :] for term, _ in values.most_common() if term.startswith(prefix)]
+
+
+def _counted(part: ast.Is, values: Sequence[str], sight: Sight) -> Iterator[tuple[ast.Is, int]]:
+    """The conditions on some other values that find events."""
+    others = [value for value in dict.fromkeys(values) if value != part.value]
+    for value in others[: 2 * VALUES_NEAR_MAX]:
+        condition = replace(part, value=value)
+        count = sight.count(condition)
+        if count:
+            yield condition, count
+
+
+def context_keys(terms: Counter[str]) -> Counter[str]:
+    """The paths in terms of the context, each with the number of its values."""
+    keys: Counter[str] = Counter()
+    for term, count in terms.items():
+        path = analyzer.path_of(term)
+        if path is not None:
+            keys[path] += count
+    return keys
+
+
+def _name(part: ast.Is | ast.Has | ast.NumberBetween) -> str:
+    return format_query(ast.Has(part.field, part.key)).removeprefix("has:")
+
+
+def _shown(part: Expression) -> str:
+    return format_query(part) or "()"
+
+
+def _events(count: int | None) -> str:
+    return "events" if count is None else f"{count:,} event{'' if count == 1 else 's'}"
+
+
+def _span_text(hours: HistogramAnswer) -> str:
+    first, last = hours.buckets[0].start, hours.buckets[-1].start
+    return f"from the hour {first} to the hour {last}"
