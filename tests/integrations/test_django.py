@@ -297,6 +297,31 @@ def test_models_are_recorded_as_they_changed_whatever_their_handlers_do() -> Non
     ]
 
 
+def test_memberships_that_end_with_a_deleted_row_are_recorded() -> None:
+    output = run_app("places")
+    made = {
+        name: [
+            [action, [change for change in changes if len(changes) == 1]]
+            for action, changes in events
+        ]
+        for name, events in output["events"].items()
+    }
+    ended = ["places.place.updated", [{"path": "/friends", "before": [output["place"]]}]]
+    assert made["a deletion of a member"] == [
+        ["places.place.deleted", [{"path": "/name", "before": "left"}]],
+        ended,
+    ]
+    assert made["a deletion of many members"].count(ended) == 1
+    assert made["a deletion of what is not recorded, at the end of what is"] == [
+        ["auth.group.updated", [{"path": "/user_set", "before": [output["user"]]}]]
+    ]
+    assert made["a deletion of the owner"] == [
+        ["auth.user.deleted", []],
+        ["auth.user.updated", [{"path": "/groups", "before": [output["group"]]}]],
+    ]
+    assert made["a deletion that is rolled back"] == []
+
+
 @pytest.fixture(scope="module")
 def orders() -> Any:
     """Writes of many rows, and fields that are not shown, are recorded as configured."""
@@ -391,8 +416,9 @@ def test_a_write_of_many_rows_of_another_manager_is_recorded_if_asked_for(orders
 
 
 def test_what_a_deletion_sets_in_other_rows_is_recorded(orders: Any) -> None:
-    deleted, emptied = orders["events"]["a deletion"]
+    deleted, ended, emptied = orders["events"]["a deletion"]
     assert deleted["action"] == "orders.customer.deleted"
+    assert ended["changes"] == [{"path": "/friends", "before": [1]}]
     assert emptied["action"] == "orders.order.updated"
     assert emptied["targets"] == [["orders.order", str(orders["keys"][3]), "order 3"]]
     assert emptied["changes"] == [{"path": "/customer_id", "before": 2, "after": None}]
@@ -477,3 +503,75 @@ def test_the_middleware_without_the_application_is_a_log_line(
     )
     assert done.returncode == 0, done.stderr
     assert "ledger_app_not_installed" in done.stderr
+
+
+NOTHING = """
+import json, sys
+import django
+from django.conf import settings
+from django.core.handlers.wsgi import WSGIHandler
+from django.db.models import signals
+from django.http import HttpResponse
+from django.test import RequestFactory
+from django.urls import path
+
+from ledger_client import extend_audit_context
+
+def view(request):
+    extend_audit_context(reason="a login")
+    return HttpResponse("served")
+
+urlpatterns = [path("", view)]
+settings.configure(
+    ROOT_URLCONF=__name__,
+    ALLOWED_HOSTS=["*"],
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes",
+                    "ledger_client.integrations.django.LedgerConfig"],
+    MIDDLEWARE=["ledger_client.integrations.django.LedgerMiddleware"],
+    LEDGER={"ENABLED": False, "MODELS": {"auth.User": []}, "RECORDER": {"policy": "/nowhere"}},
+)
+django.setup()
+
+from django.contrib.auth import signals as auth
+from django.core import checks
+from django.core.management import call_command
+
+def ours(signal):
+    found = [each[1]() if hasattr(each[1], "__call__") and not hasattr(each[1], "__code__")
+             else each[1] for each in signal.receivers]
+    return [each.__name__ for each in found if each.__module__.startswith("ledger_client")]
+
+answer = WSGIHandler().get_response(RequestFactory().get("/"))
+listened = [signals.pre_save, signals.post_save, signals.pre_delete, signals.post_delete,
+            signals.m2m_changed, auth.user_logged_in, auth.user_logged_out,
+            auth.user_login_failed]
+sys.stdout.write(json.dumps({
+    "answer": answer.content.decode(),
+    "receivers": [name for signal in listened for name in ours(signal)],
+    "checks": [each.id for each in checks.run_checks(tags=["ledger"])],
+}))
+"""
+
+
+@pytest.mark.parametrize("is_enabled", [False, True])
+def test_what_is_not_enabled_listens_to_no_signal_and_serves(
+    tmp_path: Path, *, is_enabled: bool
+) -> None:
+    program = NOTHING
+    if is_enabled:  # The same program, to show that it would find the receivers.
+        program = NOTHING.replace('"ENABLED": False, ', "").replace(
+            'MIDDLEWARE=["ledger_client.integrations.django.LedgerMiddleware"]', "MIDDLEWARE=[]"
+        )
+        program = program.replace('    extend_audit_context(reason="a login")\n', "")
+    (tmp_path / "nothing.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "nothing.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    output = json.loads(done.stdout)
+    assert output["answer"] == "served"
+    assert bool(output["receivers"]) == is_enabled
+    assert ("ledger.E004" in output["checks"] or "ledger.E003" in output["checks"]) == is_enabled

@@ -43,8 +43,8 @@ from ledger_client.integrations.django_checks import (
 )
 from ledger_client.integrations.django_fields import read_models
 from ledger_client.integrations.django_models import record_models
+from ledger_client.integrations.django_settings import is_enabled, ledger_settings, request_settings
 from ledger_client.integrations.django_settings import ledger_recorder as ledger_recorder
-from ledger_client.integrations.django_settings import ledger_settings, request_settings
 from ledger_client.integrations.django_users import (
     LOADED_USER,
     keep_deleted_key,
@@ -82,30 +82,40 @@ class LedgerMiddleware:
         Raises: ImproperlyConfigured, and what `Recorder` raises.
         """
         chosen = ledger_settings()
+        self._get_response: Final = get_response
+        self._is_async: Final = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+        self._is_enabled: Final = is_enabled(chosen)
+        if not self._is_enabled:
+            return
         read_models(chosen.get("MODELS", {}))
         ledger_recorder()
         if not is_app_installed():
             _log.warning("ledger_app_not_installed: INSTALLED_APPS lacks LedgerConfig of %s", APP)
-        self._get_response: Final = get_response
         self._reader: Final = RequestReader(**request_settings(chosen))
         self._has_login_paths: Final = "LOGIN_PATHS" in chosen
         self._actor: Final[Callable[[HttpRequest], Principal | None]] = (
             import_string(chosen["ACTOR"]) if "ACTOR" in chosen else user_actor
         )
-        self._is_async: Final = iscoroutinefunction(get_response)
         self.process_view: Final = _load_user_async if self._is_async else _load_user
-        if self._is_async:
-            markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> Any:
         """Answer one request."""
         if self._is_async:
             return self._respond_async(request)
+        if not self._is_enabled:
+            with audit_context(fresh=True):  # For `extend_audit_context` in a view.
+                return self._get_response(request)
         view = _view_of(request, self._is_login)
         with audit_context(fresh=True, **self._read(request)), view_request(view):
             return self._finish(request, view, self._get_response(request))
 
     async def _respond_async(self, request: HttpRequest) -> HttpResponseBase:
+        if not self._is_enabled:
+            with audit_context(fresh=True):
+                passed: HttpResponseBase = await self._get_response(request)
+                return passed
         view = _view_of(request, self._is_login)
         with audit_context(fresh=True, **self._read(request)), view_request(view):
             response = await self._get_response(request)
@@ -147,7 +157,10 @@ class LedgerConfig(AppConfig):
         """
         checks.register(check_ledger, "ledger")
         try:
-            record_models(ledger_settings().get("MODELS", {}))
+            chosen = ledger_settings()
+            if not is_enabled(chosen):
+                return
+            record_models(chosen.get("MODELS", {}))
         except ImproperlyConfigured as error:
             if not is_middleware_installed():
                 raise

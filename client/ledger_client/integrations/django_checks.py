@@ -29,6 +29,7 @@ from django.utils.module_loading import import_string
 from ledger_client.integrations.django_bulk import unaudited_managers
 from ledger_client.integrations.django_fields import read_models
 from ledger_client.integrations.django_settings import (
+    is_enabled,
     ledger_settings,
     near_misses,
     request_settings,
@@ -56,6 +57,8 @@ def check_ledger(**_: Any) -> list[checks.CheckMessage]:
         chosen = ledger_settings()
     except ImproperlyConfigured as error:
         return [checks.Error(str(error), id="ledger.E002")]
+    if not is_enabled(chosen):
+        return []
     return [
         *_check_recorder(chosen),
         *_check_request(chosen),
@@ -73,8 +76,6 @@ def is_middleware_installed() -> bool:
 
 def _check_recorder(chosen: Mapping[str, Any]) -> Iterator[checks.CheckMessage]:
     options = chosen.get("RECORDER")
-    if not chosen.get("ENABLED", True):
-        return
     if options is None:
         if recorder_in_use() is None:
             yield checks.Error(

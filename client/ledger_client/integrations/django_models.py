@@ -200,6 +200,7 @@ def _record_references(instance: Model, using: str) -> None:
     first = next(row for row in collector.instances_with_model() if not row[0]._meta.auto_created)
     if first[1] is not instance:
         return
+    _record_ended_members(collector.data, using)
     for (field, value), found in collector.field_updates.items():
         for recorded in recorded_as(field.model):
             if field.attname in recorded.columns:
@@ -289,17 +290,61 @@ def _record_members(
         members = members if pk_set is None else members.filter(pk__in=pk_set)
         pk_set = set(members.values_list("pk", flat=True))
     if pk_set:
-        keys = sorted(pk_set, key=str)
-        one, other = (_recorded.get(each, RecordedModel(each)) for each in (here, there))
-        found = there._base_manager.using(using).in_bulk(keys[:TARGETS_MAX])
-        targets = [one.target(instance)]
-        targets += [
-            other.target(found[key]) if key in found else (other.label, id_text(key))
-            for key in keys
-        ]
-        changes = [{"path": f"/{name}", _SIDES[action]: keys}]
-        record = recording(one, "updated", targets=targets, changes=changes)
-        transaction.on_commit(record, using=using, robust=True)
+        _record_membership(instance, there, name, _SIDES[action], pk_set, using)
+
+
+def _record_ended_members(deleted: Mapping[Any, Iterable[Model]], using: str) -> None:
+    """Record the memberships that end with a row at one of their ends, as if it was cleared first.
+
+    `deleted` is all that a deletion deletes: the rows between the ends of the fields as well, which
+    Django deletes without a signal.
+    """
+    for through, links in deleted.items():
+        if not through._meta.auto_created:
+            continue
+        owner = concrete(through._meta.auto_created)
+        field = next(it for it in owner._meta.many_to_many if it.remote_field.through is through)
+        member = concrete(field.remote_field.model)
+        if owner not in _recorded and member not in _recorded:
+            continue
+        if owner in _recorded and field.name in _recorded[owner].excluded:
+            continue
+        to_owner, to_member = (
+            through._meta.get_field(name).attname
+            for name in (field.m2m_field_name(), field.m2m_reverse_field_name())
+        )
+        owners = {row.pk: row for row in deleted.get(owner, ())}
+        members = {row.pk: row for row in deleted.get(member, ())}
+        ended: dict[tuple[bool, Any], set[Any]] = {}
+        for link in links:
+            of_owner, of_member = getattr(link, to_owner), getattr(link, to_member)
+            if of_owner in owners:
+                ended.setdefault((False, of_owner), set()).add(of_member)
+            elif of_member in members and not field.remote_field.symmetrical:  # Or there are two.
+                ended.setdefault((True, of_member), set()).add(of_owner)
+        accessor = str(field.remote_field.get_accessor_name())
+        for (is_reverse, key), others in ended.items():
+            if is_reverse:
+                _record_membership(members[key], owner, accessor, "before", others, using)
+            else:
+                _record_membership(owners[key], member, field.name, "before", others, using)
+
+
+def _record_membership(
+    instance: Model, there: type[Model], name: str, side: str, others: set[Any], using: str
+) -> None:
+    """Record which rows of the model `there` became members of an instance, or no longer are."""
+    keys = sorted(others, key=str)
+    here = concrete(type(instance))
+    one, other = (_recorded.get(each, RecordedModel(each)) for each in (here, there))
+    found = there._base_manager.using(using).in_bulk(keys[:TARGETS_MAX])
+    targets = [one.target(instance)]
+    targets += [
+        other.target(found[key]) if key in found else (other.label, id_text(key)) for key in keys
+    ]
+    changes = [{"path": f"/{name}", side: keys}]
+    record = recording(one, "updated", targets=targets, changes=changes)
+    transaction.on_commit(record, using=using, robust=True)
 
 
 def recording(

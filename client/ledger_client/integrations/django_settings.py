@@ -36,7 +36,7 @@ def ledger_recorder() -> Recorder:
             return recorder
         chosen = ledger_settings()
         options = chosen.get("RECORDER")
-        if not chosen.get("ENABLED", True):
+        if not is_enabled(chosen):
             return use_recorder(Recorder.disabled())
         if options is None:
             raise ImproperlyConfigured('neither LEDGER["RECORDER"] nor use_recorder() was given')
@@ -53,6 +53,11 @@ def ledger_settings() -> Mapping[str, Any]:
     if unknown:
         raise ImproperlyConfigured(f"LEDGER has {unknown}. {near_misses(unknown, known)}")
     return chosen
+
+
+def is_enabled(chosen: Mapping[str, Any]) -> bool:
+    """Whether anything is recorded. If not, the integration connects and reads nothing."""
+    return bool(chosen.get("ENABLED", True))
 
 
 def request_settings(chosen: Mapping[str, Any]) -> RequestSettings:

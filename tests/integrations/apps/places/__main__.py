@@ -33,18 +33,20 @@ settings.configure(
     ],
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
     DEFAULT_AUTO_FIELD="django.db.models.AutoField",
-    LEDGER={"MODELS": {"places.Place": []}},
+    LEDGER={"MODELS": {"places.Place": [], "auth.User": ["last_login"]}},
     USE_TZ=True,
 )
 django.setup()
 
+from django.contrib.auth.models import Group, Permission, User  # noqa: E402 - they need the settings
+from django.contrib.contenttypes.models import ContentType  # noqa: E402 - they need the settings
 from django.db import IntegrityError, connection, models, transaction  # noqa: E402 - they need the settings
 from django.db.models.signals import post_save, pre_save  # noqa: E402 - they need the settings
 
 from tests.integrations.apps.places.models import Inn, Place  # noqa: E402 - they need the settings
 
 with connection.schema_editor() as editor:
-    for model in (Place, Inn):
+    for model in (Place, Inn, ContentType, Permission, Group, User):
         editor.create_model(model)
 
 
@@ -116,4 +118,26 @@ with scenario("a member that is none"):
 place.friends.add(friend)
 with scenario("some that are members"):
     place.friends.remove(friend, other)
-sys.stdout.write(json.dumps({"events": scenarios, "friend": friend.pk}))
+place_key = place.pk
+for new in ("left", "right"):
+    Place.objects.create(name=new).friends.add(place)
+with scenario("a deletion of a member"):
+    Place.objects.get(name="left").delete()
+with scenario("a deletion of many members"):
+    Place.objects.exclude(pk=place.pk).delete()
+group = Group.objects.create(name="staff")
+user = User.objects.create(username="u_1")
+user.groups.add(group)
+with scenario("a deletion of what is not recorded, at the end of what is"):
+    group.delete()
+group = Group.objects.create(name="staff")
+user.groups.add(group)
+user_key, group_key = user.pk, group.pk
+with scenario("a deletion of the owner"):
+    user.delete()
+with scenario("a deletion that is rolled back"), suppress(IntegrityError), transaction.atomic():
+    Place.objects.create(name="last").friends.add(place)
+    place.delete()
+    raise IntegrityError
+keys = {"friend": friend.pk, "place": place_key, "user": user_key, "group": group_key}
+sys.stdout.write(json.dumps({"events": scenarios, **keys}))
