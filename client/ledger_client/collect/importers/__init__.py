@@ -17,6 +17,7 @@ Its modules, in reading order:
     record_reader   files of records: JSON lines, documents and the forms above; compression
     stages          of the records of one request, the last one alone
     mapping_schema  the tables of a mapping file
+    evaluation      the nodes of an expression as Python functions
     expressions     JMESPath over one record, with the functions of mappings
     apply_mapping   one record to one event
     mapping         a mapping file, read and compiled

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from jmespath import exceptions, functions, visitor
 
 from ledger_client.collect.importers.auditd import parse_event
 from ledger_client.collect.importers.csv_rows import parse_row
+from ledger_client.collect.importers.evaluation import Evaluate, Signature, compile_node, is_false
 from ledger_client.collect.importers.windows import parse_xml
 from ledger_client.collect.times import from_epoch, read_with_format
 from ledger_core.event.canonical import format_time
@@ -46,24 +48,24 @@ class Expression:
     Raises: ValueError for a text that isn't JMESPath, or names a function that doesn't exist.
     """
 
-    __slots__ = ("parsed", "texts")
+    __slots__ = ("evaluates", "texts")
 
     def __init__(self, texts: list[str]) -> None:
         self.texts = tuple(texts)
-        self.parsed = tuple(map(_compile, self.texts))
+        self.evaluates = tuple(map(_compile, self.texts))
 
     def __str__(self) -> str:
         return ", ".join(f"`{text}`" for text in self.texts)
 
 
-def _compile(text: str) -> dict[str, Any]:
+def _compile(text: str) -> Evaluate:
     try:
         parsed: dict[str, Any] = jmespath.compile(text).parsed
     except exceptions.JMESPathError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"not a JMESPath expression: {reason}") from None
     _check_functions(parsed)
-    return parsed
+    return compile_node(parsed)
 
 
 def _check_functions(node: dict[str, Any]) -> None:
@@ -137,9 +139,7 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
 
     @_takes(["string"])
     def _func_is_address(self, text: str) -> bool:
-        with suppress(ValueError):
-            return bool(ip_address(text))
-        return False
+        return _is_address(text)
 
     @_takes(["array-number"])
     def _func_from_bytes(self, octets: list[float]) -> str | None:
@@ -226,6 +226,17 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
         return list(_identifiers(value, frozenset(but), depth=1))
 
 
+# The same few thousand addresses come back in all records of a file.
+@lru_cache(maxsize=16_384)
+def _is_address(text: str) -> bool:
+    with suppress(ValueError):
+        return bool(ip_address(text))
+    return False
+
+
+_signatures = {name: Signature(known) for name, known in _Functions.FUNCTION_TABLE.items()}
+
+
 def _identifiers(value: object, but: frozenset[str], *, depth: int) -> Iterator[dict[str, str]]:
     if depth > IDENTIFIERS_DEPTH_MAX:
         return
@@ -258,9 +269,9 @@ class RecordReader(visitor.TreeInterpreter):  # type: ignore[misc]  # jmespath h
 
     def values(self, expression: Expression | None, value: Any) -> Iterator[Any]:
         """Yield what each text of an expression finds, in order; null is left out."""
-        for parsed in expression.parsed if expression else ():
+        for evaluate in expression.evaluates if expression else ():
             try:
-                found = self.visit(parsed, value)
+                found = evaluate(self, value)
             except (ValueError, TypeError, AttributeError):
                 continue
             if found is not None:
@@ -283,7 +294,7 @@ class RecordReader(visitor.TreeInterpreter):  # type: ignore[misc]  # jmespath h
 
     def is_true(self, expression: Expression | None, value: Any) -> bool:
         """Tell whether one of them is true in the sense of JMESPath: empty values are false."""
-        return any(self._is_true(found) for found in self.values(expression, value))
+        return any(not is_false(found) for found in self.values(expression, value))
 
     def left_over(self, root: Any, whole: Any) -> list[str]:
         """Name the members that no expression read: `actor.type`, `target[].id`.
@@ -307,18 +318,32 @@ class RecordReader(visitor.TreeInterpreter):  # type: ignore[misc]  # jmespath h
 
     def visit_field(self, node: dict[str, Any], value: Any) -> Any:
         """Read a member; the interpreter calls this for each name in an expression."""
+        return self.member(node["value"], node["value"].lower(), value)
+
+    def member(self, key: str, folded: str, value: Any) -> Any:
+        """Read a member; `folded` is its key in lower case."""
         if not isinstance(value, dict):
             return None
-        key = node["value"]
         if self._any_case and key not in value:
-            key = self._folded_keys(value).get(key.lower(), key)
-        self._read.setdefault(id(value), (value, set()))[1].add(key)
+            key = self._folded_keys(value).get(folded, key)
+        known = self._read.get(id(value))
+        if known is None:
+            known = self._read[id(value)] = (value, set())
+        known[1].add(key)
         return value.get(key)
 
+    def call(self, name: str, arguments: list[Any]) -> Any:
+        """Call a function. Raises: JMESPathError, a ValueError, for arguments of wrong types."""
+        signature = _signatures[name]
+        if signature.takes(arguments):
+            return signature.call(self._functions, arguments)
+        return self._functions.call_function(name, arguments)
+
     def _folded_keys(self, members: dict[str, Any]) -> dict[str, str]:
-        if id(members) not in self._folded:
-            self._folded[id(members)] = (members, {key.lower(): key for key in members})
-        return self._folded[id(members)][1]
+        known = self._folded.get(id(members))
+        if known is None:
+            known = self._folded[id(members)] = (members, {key.lower(): key for key in members})
+        return known[1]
 
     def _mark_read(self, value: Any) -> None:
         if isinstance(value, dict):
