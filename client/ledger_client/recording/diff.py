@@ -15,7 +15,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
-from ledger_client.recording.frozen_value import FrozenValue, freeze
+from ledger_client.recording.frozen_value import FrozenValue, freeze, is_plain
 from ledger_client.recording.jsonable import unique_items
 from ledger_core.event.model import LIMITS
 
@@ -30,11 +30,13 @@ class Snapshot(dict[str, Any]):
     """The state of an object as JSON, with the values behind it, which `diff` compares."""
 
     def __init__(self, value: object) -> None:
-        state, self.not_loaded = _state(value)
-        self.values_by_name = {
-            name: freeze(member, _nested_state) for name, member in state.items()
-        }
-        super().__init__({name: member.show() for name, member in self.values_by_name.items()})
+        self.values_by_name, self.not_loaded = _values(value)
+        super().__init__(
+            {
+                name: member.show() if type(member) is FrozenValue else member
+                for name, member in self.values_by_name.items()
+            }
+        )
 
 
 def snapshot(value: object) -> Snapshot:
@@ -56,23 +58,53 @@ def diff(before: object, after: object, *, exclude: Collection[str] = ()) -> lis
 
     Raises: TypeError for an object whose state is unknown.
     """
-    left, right = (
-        state if isinstance(state, Snapshot) else Snapshot(state) for state in (before, after)
+    (old, old_unknown), (new, new_unknown) = (
+        (state.values_by_name, state.not_loaded) if isinstance(state, Snapshot) else _values(state)
+        for state in (before, after)
     )
-    unknown = sorted((left.not_loaded & right.keys()) | (right.not_loaded & left.keys()))
-    unknown = [name for name in unknown if name not in exclude]
+    unknown = sorted(((old_unknown & new.keys()) | (new_unknown & old.keys())).difference(exclude))
     left_out = {*exclude, *unknown}
-    old, new = (
-        {name: value for name, value in each.values_by_name.items() if name not in left_out}
-        for each in (left, right)
+    names = [
+        name
+        for name in {**old, **new}
+        if not _is_plainly_same(old.get(name, _ABSENT), new.get(name, _ABSENT))
+        and name not in left_out
+    ]
+    before, after = (
+        {name: _frozen(side[name]) for name in names if name in side} for side in (old, new)
     )
-    changes = list(_compare(old, new, ""))
+    changes = list(_compare(before, after, ""))
     if unknown:
         changes.append({"path": "", "after": {"not_loaded": unknown}})
     if len(changes) > CHANGES_MAX:
         omitted = len(changes) - CHANGES_MAX + 1
         changes[CHANGES_MAX - 1 :] = [{"path": "", "after": {"changes_omitted": omitted}}]
     return changes
+
+
+_Values = Mapping[str, object]
+"""By name: what never alters and JSON holds exactly as it is, and anything else as FrozenValue."""
+
+_ABSENT: Final = object()
+
+
+def _values(value: object) -> tuple[_Values, frozenset[str]]:
+    """The values of an object, and the names of those that aren't loaded. Raises: TypeError."""
+    state, not_loaded = _state(value)
+    values = {
+        name: member if is_plain(member) else freeze(member, _nested_state)
+        for name, member in state.items()
+    }
+    return values, not_loaded
+
+
+def _is_plainly_same(old: object, new: object) -> bool:
+    """Whether two values are plain and the same; most of an object's are."""
+    return type(old) is type(new) is not FrozenValue and old == new
+
+
+def _frozen(value: object) -> FrozenValue:
+    return value if type(value) is FrozenValue else freeze(value, _nested_state)
 
 
 def _nested_state(value: object) -> Mapping[str, object] | None:

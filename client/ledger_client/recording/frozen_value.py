@@ -23,10 +23,12 @@ import msgspec
 from ledger_client.recording.jsonable import (
     LEVELS_MAX,
     TOO_DEEP,
+    holds_no_text,
     jsonable,
     type_shown,
     unique_items,
 )
+from ledger_core.event.model import INTEGER_MAX
 
 NESTING_MAX: Final = 100
 """Levels that are compared; what is deeper counts as the same."""
@@ -92,6 +94,16 @@ def freeze(value: object, state_of: StateOf) -> FrozenValue:
     return _Freezer(state_of).freeze(value, 0)
 
 
+def is_plain(value: Any) -> bool:
+    """Whether this never alters, and JSON holds it exactly as it is."""
+    kind = type(value)
+    if kind is str:
+        return (value.isascii() and "\0" not in value) or not holds_no_text(value)
+    if kind is int:
+        return bool(-INTEGER_MAX <= value <= INTEGER_MAX)
+    return kind is bool or value is None
+
+
 class _Freezer:
     """Copies one value. What it has in several places is copied once."""
 
@@ -111,12 +123,9 @@ class _Freezer:
             return frozen
 
     def _freeze(self, value: object, level: int) -> FrozenValue:
-        kind = type(value)
-        if kind in _PLAIN:  # Most values are plain, and the questions below take a while.
-            shown = value if kind in _NEVER_ALTERED else jsonable(value)
-            if type(shown) is kind:
-                identity = str(value).encode("utf-8", "surrogatepass")
-                return FrozenValue(None, shown, _digest(kind.__name__, identity), is_json=True)
+        if is_plain(value):  # Most values are plain, and the questions below take a while.
+            digest = _digest(type(value).__name__, str(value).encode())
+            return FrozenValue(None, value, digest, is_json=True)
         value = _unwrapped(value)
         shown = jsonable(value, 1)
         if not isinstance(shown, dict | list) or isinstance(value, bytes | bytearray | memoryview):
@@ -217,7 +226,5 @@ def _digest(kind: str, *parts: bytes) -> bytes:
     return hashlib.blake2b(b"".join(data), key=_KEY, digest_size=32).digest()
 
 
-_NEVER_ALTERED: Final = frozenset({bool, type(None)})
-_PLAIN: Final = frozenset({*_NEVER_ALTERED, int, str})
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _DEEP: Final = FrozenValue(None, TOO_DEEP, _digest("deep"), is_json=True)

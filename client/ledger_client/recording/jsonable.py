@@ -30,7 +30,8 @@ INTEGER_BITS_MAX: Final = 4096
 
 _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
 _not_text = _NO_TEXT.sub
-_has_no_text = _NO_TEXT.search
+holds_no_text = _NO_TEXT.search
+"""Finds what no text of an event may hold: NUL, and lone surrogates."""
 _PRINTED: Final = (
     decimal.Decimal,
     fractions.Fraction,
@@ -114,7 +115,7 @@ def unique_items(mapping: Mapping[Any, Any]) -> list[tuple[str, Any]]:
 
     Texts keep their names: of `{1: "a", "1": "b"}` the first is named `1 (int)`.
     """
-    if all(type(key) is str for key in mapping) and not _has_no_text("".join(mapping)):
+    if all(type(key) is str for key in mapping) and not holds_no_text("".join(mapping)):
         return list(mapping.items())
     names: dict[Any, str] = {}
     taken: set[str] = set()
