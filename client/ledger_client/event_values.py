@@ -9,7 +9,8 @@ from ledger_core.event.commitments import Private
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 
 _NS_PER_MS = 1_000_000
-_DRAWN_AT_ONCE = 64
+_MADE_AT_ONCE = 64
+_STAMP_CHARS = len("0192f0c1-7c1a")
 
 
 def new_event_id() -> str:
@@ -18,7 +19,12 @@ def new_event_id() -> str:
     For an event that must not be stored twice even if this process dies before it gets the answer:
     make the id, save it with the event, and append with it until that succeeds.
     """
-    return format_uuid7(unix_ms=time.time_ns() // _NS_PER_MS, random=_draw())
+    try:
+        made = _made.pop()
+    except IndexError:
+        made = _make()
+    stamp = f"{time.time_ns() // _NS_PER_MS:012x}"
+    return f"{stamp[:8]}-{stamp[8:]}{made}"
 
 
 def private(value: Any, subject: str) -> Any:
@@ -34,20 +40,21 @@ def private(value: Any, subject: str) -> Any:
     return Private(value, subject)
 
 
-# A system call for each id would double its cost. `deque.pop` is atomic, so neither two threads nor
-# a signal handler get the same bytes; a forked child draws its own.
-_drawn: deque[bytes] = deque()
+# The random halves of ids, made many at once: a system call for each id would double its cost.
+# `deque.pop` is atomic, so neither two threads nor a signal handler get the same one; a forked
+# child makes its own.
+_made: deque[str] = deque()
 
 
-def _draw() -> bytes:
-    while True:
-        try:
-            return _drawn.pop()
-        except IndexError:
-            many = os.urandom(UUID7_RANDOM_BYTES * _DRAWN_AT_ONCE)
-            _drawn.extend(
-                many[at : at + UUID7_RANDOM_BYTES] for at in range(0, len(many), UUID7_RANDOM_BYTES)
-            )
+def _make() -> str:
+    """Make many random halves of ids, and return one of them."""
+    many = os.urandom(UUID7_RANDOM_BYTES * _MADE_AT_ONCE)
+    made = [
+        format_uuid7(unix_ms=0, random=many[at : at + UUID7_RANDOM_BYTES])[_STAMP_CHARS:]
+        for at in range(0, len(many), UUID7_RANDOM_BYTES)
+    ]
+    _made.extend(made[1:])
+    return made[0]
 
 
-os.register_at_fork(after_in_child=_drawn.clear)
+os.register_at_fork(after_in_child=_made.clear)

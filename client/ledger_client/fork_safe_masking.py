@@ -13,13 +13,15 @@ import hashlib
 import os
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
-from ledger_client.plans.append import Mask
 from ledger_core.event.secrets import SecretRules, default_rules
 from ledger_core.event.secrets.re2_sets import forget_compiled
 
+_Read = TypeVar("_Read")
+_Made = TypeVar("_Made")
 KEY_FILE_VARIABLE: Final = "LEDGER_DIGEST_KEY_FILE"
 _is_key = re.compile(r"[0-9a-f]{64}\n?").fullmatch
 
@@ -51,19 +53,19 @@ def _parse_key(path: str, text: str) -> bytes:
     return bytes.fromhex(text)
 
 
-def guarded(mask: Mask) -> Mask:
-    """The mask, safe in any thread at any time."""
+def guarded(scan: Callable[[_Read], _Made]) -> Callable[[_Read], _Made]:
+    """A mask or another scan by RE2, safe in any thread at any time."""
 
-    def masked(event: dict[str, Any]) -> dict[str, Any]:
+    def scan_guarded(event: _Read) -> _Made:
         lock = _inside
         is_held = lock.acquire(timeout=END_WAIT_S)
         try:
-            return mask(event)
+            return scan(event)
         finally:
             if is_held:
                 lock.release()
 
-    return masked
+    return scan_guarded
 
 
 def _after_fork_in_child() -> None:

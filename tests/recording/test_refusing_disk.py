@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from ledger_client import Recorder, SpoolFullError
-from ledger_client.recording import fallback, sender
+from ledger_client.recording import fallback, sender, spool
 from tests.files import files_below
 from tests.recording.conftest import OpenRecorder, Running, numbers, session_of, wait_until
 from tests.recording.test_overflow import told_of
@@ -53,7 +53,9 @@ def test_a_folder_that_is_removed_is_made_again_and_no_id_is_returned_in_vain(
     tmp_path: Path,
     fsync: str,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(spool, "NAME_CHECK_S", 0.0)
     recorder = open_recorder(url=DOWN, fsync=fsync)
     recorded = [recorder.record("a.before") for _ in range(3)]
     first = recorder.status.instance
@@ -73,8 +75,13 @@ def test_a_folder_that_is_removed_is_made_again_and_no_id_is_returned_in_vain(
 
 
 def test_what_a_removed_folder_took_with_it_is_reported_by_number(
-    open_recorder: OpenRecorder, running: Running, name: str, tmp_path: Path
+    open_recorder: OpenRecorder,
+    running: Running,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(spool, "NAME_CHECK_S", 0.0)
     recorder = open_recorder(url=DOWN, fsync="each", spool_bytes_max=1 << 18)
     for _ in range(28):  # A segment is full after 32 KB, and closed once it is synced.
         assert recorder.record("a.b", reason="x" * 4000)
@@ -91,6 +98,25 @@ def test_what_a_removed_folder_took_with_it_is_reported_by_number(
     assert report["instance"] == instance
     assert sorted(told_of(events) + found) == list(range(1, 29))
     assert 28 > len(found) > 8  # Of the segments that were open, the reader's and the writer's.
+
+
+def test_an_event_that_is_written_before_the_next_look_at_the_file_is_saved(
+    open_recorder: OpenRecorder,
+    running: Running,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spool, "NAME_CHECK_S", 3600.0)
+    recorder = open_recorder(url=DOWN)
+    recorded = [recorder.record("a.before")]
+    shutil.rmtree(spool_of(tmp_path))
+    recorded += [recorder.record("a.after") for _ in range(2)]
+    assert not recorder.close(0.1)
+    good = open_recorder()
+    wait_until(lambda: not any(files_below(spool_of(tmp_path), ".segment")))
+    assert good.close(30)
+    assert ids(running.recorded(name)) == sorted(filter(None, recorded))
 
 
 def test_the_sender_notices_a_removed_folder_by_itself(

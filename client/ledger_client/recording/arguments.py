@@ -29,6 +29,8 @@ CONTEXT_MEMBERS: Final = ("request_id", "trace_id")
 """Arguments of their own that become members of `context`."""
 
 _COPIED: Final = ("outcome", "reason", "tenant")
+_PAIR: Final = ("type", "id")
+_PLAIN: Final = frozenset({str, tuple, dict})
 
 
 def event_fields(scope: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,17 +40,19 @@ def event_fields(scope: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict
 
     Raises: EventError for an invalid actor, target or time; the event itself is not checked here.
     """
-    merged = dict(scope)
-    merged.update([item for item in arguments.items() if item[1] is not None])
+    merged = {**scope, **{name: value for name, value in arguments.items() if value is not None}}
     event: dict[str, Any] = {"outcome": "success"}
     for name in _COPIED:
         if name in merged:
             event[name] = merged[name]
-    actor = resolve_actor(merged.get("actor"))
-    if actor is not None:
-        event["actor"] = actor
-    if "target" in merged or "targets" in merged:
+    if "actor" in merged:
+        actor = resolve_actor(merged["actor"])
+        if actor is not None:
+            event["actor"] = actor
+    if "targets" in merged:
         event["targets"] = _targets(merged)
+    elif "target" in merged:
+        event["targets"] = [principal(merged["target"], "targets[0]")]
     if "source" in merged:
         event["source"] = _members(scope, merged["source"], "source")
     context = _context(scope, merged)
@@ -61,7 +65,7 @@ def event_fields(scope: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict
 
 def resolve_actor(actor: Any) -> dict[str, Any] | None:
     """Make the actor of an event, calling a function that returns it. Raises: EventError."""
-    if callable(actor):
+    if type(actor) not in _PLAIN and callable(actor):
         try:
             actor = actor()
         except Exception as error:
@@ -70,8 +74,14 @@ def resolve_actor(actor: Any) -> dict[str, Any] | None:
     return None if actor is None else principal(actor, "actor")
 
 
-def principal(value: Principal, field: str) -> dict[str, Any]:
+def principal(value: Any, field: str) -> dict[str, Any]:
     """Make an actor or a target as it stands in an event. Raises: EventError."""
+    # The usual forms first: a class pattern costs more than all of this.
+    kind = type(value)
+    if kind is tuple and len(value) == len(_PAIR) and type(value[1]) is str:
+        return {"type": value[0], "id": value[1]}
+    if kind is dict and type(value.get("id")) is str:
+        return dict(value)
     match value:
         case str():
             return {"id": value}

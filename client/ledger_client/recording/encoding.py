@@ -14,7 +14,7 @@ The value stays in the spool until the ledger has it, and then its file is remov
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -30,6 +30,7 @@ from ledger_core.event.canonical import decode_event_object
 from ledger_core.event.commitments import (
     SALT_BYTES,
     Opening,
+    Private,
     commit_private,
     find_commitments,
     holds_private,
@@ -52,7 +53,7 @@ _RECORDER_BYTES: Final = len('"recorder":{"instance":"","seq":}') + 36
 _log = logging.getLogger("ledger_client.recorder")
 
 
-class EncodedEvent(NamedTuple):
+class EncodedEvent(msgspec.Struct, frozen=True, gc=False):
     """The canonical JSON of an event before and after its member `recorder`."""
 
     head: bytes
@@ -75,15 +76,26 @@ class EncodedEvent(NamedTuple):
 
 
 class EventEncoder:
-    """Masks and encodes events. `defaults` is the audit context of events that have no other."""
+    """Masks and encodes events."""
 
-    def __init__(self, mask: Mask, defaults: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        mask: Mask,
+        defaults: Mapping[str, Any],
+        *,
+        is_clean: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        """`defaults` is the audit context of events that have no other.
+
+        `is_clean` tells of an event's JSON whether `mask` would surely leave it as it is.
+        """
         self._mask: Final = mask
         self._defaults: Final = defaults
+        self._is_clean: Final = is_clean
 
     def encode(self, event: dict[str, Any]) -> EncodedEvent:
         """Encode one event. Raises: EventError."""
-        if not holds_private(event):
+        if not Private.is_used or not holds_private(event):
             return self._encode(event)
         hidden, openings = commit_private(event, lambda: os.urandom(SALT_BYTES))
         return _with_openings(self._encode(hidden), openings)
@@ -105,6 +117,12 @@ class EventEncoder:
 
     def _encode(self, event: dict[str, Any]) -> EncodedEvent:
         try:
+            if self._is_clean is None:
+                return encode_checked(self._mask(event))
+            # Most events have no secret: these are encoded once, and the JSON is scanned.
+            event_json = _encode_placeholder(event)
+            if self._is_clean(event_json):
+                return _split(event_json)
             return encode_checked(self._mask(event))
         except Exception:  # noqa: BLE001 - the mask may fail too, and is called once more below
             # The slow path: values of other types, texts that are too long, invalid addresses.
@@ -121,7 +139,14 @@ class EventEncoder:
 
 def encode_checked(event: dict[str, Any]) -> EncodedEvent:
     """Encode an event that needs no masking. Raises: EventError."""
-    _, event_json = decode_event_object({**event, "recorder": _PLACEHOLDER})
+    return _split(_encode_placeholder(event))
+
+
+def _encode_placeholder(event: dict[str, Any]) -> bytes:
+    return decode_event_object({**event, "recorder": _PLACEHOLDER})[1]
+
+
+def _split(event_json: bytes) -> EncodedEvent:
     head, _, tail = event_json.rpartition(_PLACEHOLDER_JSON)
     return EncodedEvent(head, tail)
 

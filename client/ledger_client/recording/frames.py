@@ -26,7 +26,7 @@ HEADER: Final = struct.Struct("<II")
 PAYLOAD_BYTES_MAX: Final = 1 << 20
 """An event has at most 65,535 bytes, and its private values 32 times 16,384."""
 
-_ENVELOPE_HEAD: Final = b'{"event":'
+ENVELOPE_HEAD: Final = b'{"event":'
 FRAME_BYTES_MAX: Final = HEADER.size + PAYLOAD_BYTES_MAX
 
 Rest = Literal["end", "short", "bad"]
@@ -60,7 +60,7 @@ class Decoded:
 
 def is_enveloped(sent_json: bytes) -> bool:
     """Whether these bytes are an event with private values: an event's first key is `action`."""
-    return sent_json.startswith(_ENVELOPE_HEAD)
+    return sent_json.startswith(ENVELOPE_HEAD)
 
 
 def format_header(instance: str, number: int) -> bytes:

@@ -136,7 +136,12 @@ class Recorder:
         self._sink = sink
         self._options = options
         self._defaults = options.default_scope()
-        self._encoder = EventEncoder(guarded(mask or keyed_rules(token).mask), self._defaults)
+        rules = None if mask else keyed_rules(token)
+        self._encoder = EventEncoder(
+            guarded(mask or keyed_rules(token).mask),
+            self._defaults,
+            is_clean=None if rules is None else guarded(rules.is_clean),
+        )
         self._is_closed = False
 
     def record(self, action: str, **arguments: Unpack[RecordArguments]) -> str | None:
@@ -224,12 +229,17 @@ class Recorder:
             scope = merge(self._defaults, scope) if scope else self._defaults
         event = event_fields(scope, arguments)
         event["action"] = action
-        lost = find_loss() if arguments.get("actor") is None else None
-        if lost is not None:
-            event.setdefault("context", {})[LOST] = lost
-        event_time = arguments.get("time")
+        if "actor" not in arguments or arguments["actor"] is None:
+            lost = find_loss()
+            if lost is not None:
+                event.setdefault("context", {})[LOST] = lost
+        event_time = event_id = None
+        if "time" in arguments:
+            event_time = arguments["time"]
+        if "event_id" in arguments:
+            event_id = arguments["event_id"]
         event["time"] = format_time(unix_us()) if event_time is None else time_text(event_time)
-        event["id"] = arguments.get("event_id") or new_event_id()
+        event["id"] = event_id or new_event_id()
         return event
 
 

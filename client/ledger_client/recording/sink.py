@@ -120,7 +120,7 @@ class SpoolSink:
         """Spool one event. Raises: SpoolFullError when on_full is "raise"; ValueError if closed."""
         if sys.is_finalizing():
             return self._append_at_the_end(event)
-        deadline_s = time.monotonic() + self._options.block_s
+        deadline_s: float | None = None
         while True:
             if self._is_closed:
                 raise ValueError("the recorder is closed")
@@ -131,6 +131,8 @@ class SpoolSink:
                 if self._options.on_full == "raise":
                     raise SpoolFullError(f"there is no spool: {cause}") from error
                 is_blocking = self._options.on_full == "block" and not self._is_refusing
+                if deadline_s is None:
+                    deadline_s = time.monotonic() + self._options.block_s
                 if is_blocking and time.monotonic() < deadline_s:
                     time.sleep(RETRY_S)
                     continue

@@ -20,19 +20,21 @@ Crash windows, and what closes each:
 * A sync fails: the kernel then forgets the data, and a second sync would succeed without it. So the
   files are sealed for good, and what they hold unsynced is written again to a new file, under the
   same numbers. The ledger knows an event that it gets twice by its id.
-* Somebody removes the file: what is written to it goes with the process. After each write the file
-  must still have a name; if it has none, the frame is cut off again and the write has failed.
+* Somebody removes the file: what is written to it goes with the process. So the file must still
+  have a name after a write, which is checked once a millisecond; if it has none, the frame is cut
+  off again and the write has failed. `abandon` saves the frames that were written before.
 """
 
 import errno
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ledger_client.recording.frames import HEADER, FrameCodec, format_header, is_enveloped
+from ledger_client.recording.frames import ENVELOPE_HEAD, HEADER, FrameCodec, format_header
 from ledger_client.recording.options import Fsync, SpoolClosedError
 from ledger_client.recording.spool_dir import InstanceDir
 from ledger_client.recording.unsynced import Unsynced, UnsyncedFrames
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
 FRAME_OVERHEAD_BYTES: Final = HEADER.size + 32
 """What a frame has beside its event, at most: header, number and the type bytes of msgpack."""
+
+NAME_CHECK_S: Final = 0.001
+"""How often a written file is checked to have a name. A system call costs as much as the write."""
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND
 _log = logging.getLogger("ledger_client.recorder")
@@ -97,6 +102,7 @@ class Spool:
         self._fsync: Final = fsync
         self._on_unwritten: Final = on_unwritten
         self._next_seq = 1
+        self._name_due_s = 0.0
         self._is_appending = False
         self._interrupting: list[EncodedEvent] = []
         self._segment: _Segment | None = None
@@ -149,8 +155,11 @@ class Spool:
             if self._is_appending:
                 self._interrupting.append(event)
                 return 0
-            with self._appending():
+            self._is_appending = True
+            try:
                 self._append(event)
+            finally:
+                self._end_append()
             return self.appended
 
     def rotate(self, freed: Position | None) -> None:
@@ -229,21 +238,17 @@ class Spool:
             self.close_files()
         return found
 
-    @contextmanager
-    def _appending(self) -> Iterator[None]:
-        """Afterwards, write what signal handlers appended inside the block."""
-        self._is_appending = True
+    def _end_append(self) -> None:
+        """Write what signal handlers appended meanwhile, while `_is_appending` was set."""
         try:
-            yield
-        finally:
-            try:
-                self._append_interrupting()
-            finally:
-                self._is_appending = False
             if self._interrupting:
-                # Window: a handler came after the last look at the list.
-                with self._appending():
-                    pass
+                self._append_interrupting()
+        finally:
+            self._is_appending = False
+        if self._interrupting:
+            # Window: a handler came after the last look at the list.
+            self._is_appending = True
+            self._end_append()
 
     def _append_interrupting(self) -> None:
         while self._interrupting:
@@ -284,11 +289,14 @@ class Spool:
                 # A signal handler syncs in the middle of a write to the file. What it interrupted
                 # syncs next.
                 raise OSError(errno.EAGAIN, "the last sync failed")
-            with self._appending():
+            self._is_appending = True
+            try:
                 self._seal()
                 self._close_sealed()
                 for _, seq, sent_json in self._unsynced:
                     self._write(seq, sent_json)
+            finally:
+                self._end_append()
 
     def _append(self, event: "EncodedEvent") -> None:
         if self._is_closed:
@@ -342,16 +350,24 @@ class Spool:
         if segment is None or segment.end >= self._segment_bytes_max:
             segment = self._begin_segment()
         frame = segment.codec.encode(seq, sent_json)
+        byte_count = len(frame)
         try:
-            _write_whole(segment.fd, frame)
-            if not os.fstat(segment.fd).st_nlink:
-                raise FileNotFoundError(errno.ENOENT, "the spool was removed")
+            done = os.write(segment.fd, frame)
+            if done != byte_count:
+                _write_whole(segment.fd, frame[done:])
+            now_s = time.monotonic()
+            if now_s >= self._name_due_s:
+                self._name_due_s = now_s + NAME_CHECK_S
+                if not os.fstat(segment.fd).st_nlink:
+                    raise FileNotFoundError(errno.ENOENT, "the spool was removed")
         except OSError:
+            self._name_due_s = 0.0
             self._cut_half_frame(segment)
             raise
-        segment.end += len(frame)
-        segment.is_private |= is_enveloped(sent_json)
-        self.bytes_held += len(frame)
+        segment.end += byte_count
+        if sent_json.startswith(ENVELOPE_HEAD):
+            segment.is_private = True
+        self.bytes_held += byte_count
 
     def _cut_half_frame(self, segment: _Segment) -> None:
         """After a failed write, cut the file back to its last whole frame.

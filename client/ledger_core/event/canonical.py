@@ -306,7 +306,7 @@ def _make_canonical(event: Event) -> int:
             message = "not a UUID, such as 0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
             raise EventError(message, rule="id", field="id")
         force_setattr(event, "id", lowered)
-    if time is not UNSET and not _is_canonical_time(time):
+    if time is not UNSET and not (_looks_canonical_time(time) and _is_date(time[:10])):
         canonical_time = format_time(parse_time(time))
         force_setattr(event, "time", canonical_time)
         colons_added += canonical_time.count(":") - time.count(":")
@@ -316,6 +316,10 @@ def _make_canonical(event: Event) -> int:
             colons_added += ip.count(":") - source.ip.count(":")
             force_setattr(source, "ip", ip)
     return colons_added
+
+
+_OBJECTS = ("source", "recorder")
+_LISTS = ("targets", "changes")
 
 
 def _is_canonical_time(text: str) -> bool:
@@ -342,9 +346,17 @@ def _holds_only_dicts(value: Mapping[str, Any]) -> bool:
     actor = value["actor"] if type(value) is dict else None
     if type(actor) is not dict:
         return False
-    parts = [actor.get("on_behalf_of", actor), value.get("source", actor)]
-    parts += [value.get("recorder", actor), *value.get("targets", ()), *value.get("changes", ())]
-    return all(type(part) is dict for part in parts)
+    if "on_behalf_of" in actor and type(actor["on_behalf_of"]) is not dict:
+        return False
+    for name in _OBJECTS:
+        if name in value and type(value[name]) is not dict:
+            return False
+    for name in _LISTS:
+        if name in value:
+            for part in value[name]:
+                if type(part) is not dict:
+                    return False
+    return True
 
 
 def _check_length(encoded: bytes) -> bytes:

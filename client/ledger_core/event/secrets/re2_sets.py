@@ -84,7 +84,7 @@ class PatternSet(_Automaton):
 
     def found_in(self, text: str | bytes) -> list[int]:
         """Return the numbers of the patterns that match anywhere in the text, unordered."""
-        return self.compiled().Match(text) or []
+        return (self._compiled or self.compiled()).Match(text) or []
 
 
 def forget_compiled() -> None:
