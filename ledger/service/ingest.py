@@ -42,6 +42,7 @@ from ledger_core.event.reader import Reader, ReadEvent
 from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64
+from ledger_core.tlog.tile import TILE_WIDTH
 
 YIELD_BYTES: Final = 16_384
 YIELD_EVENTS: Final = 64
@@ -399,6 +400,16 @@ def _outcome(
         return Refused(
             make_problem(
                 "id-conflict", f"the event at index {placed.leaf_index} has this id", field="id"
+            )
+        )
+    if placed.placement is Placement.DAMAGED:
+        bundle = placed.leaf_index // TILE_WIDTH
+        return Refused(
+            make_problem(
+                "damaged",
+                f"the event at index {placed.leaf_index} has this id, and can't be read: bundle "
+                f"{bundle} is damaged: run ledger fsck",
+                field="id",
             )
         )
     result = Result(

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from ledger.store.erasable_values import PrivateStore, event_key
+from ledger.store.log import DamagedBundleError
 from ledger_core.api import Committed
 from ledger_core.event.canonical import decode_event, decode_event_object, parse_leaf
 from ledger_core.event.commitments import (
@@ -104,7 +105,7 @@ class PrivateFields:
                 outcomes.append(error)
                 continue
             outcomes.append(hidden)
-            if self._index_for(read.id_bytes, read.event.tenant or None) is None:
+            if not self._is_logged(read.id_bytes, read.event.tenant or None):
                 event = _event_key(read.event)
                 openings += ((event, opening) for opening in own)
         return StoredEvents(outcomes, self.store.put(openings) if openings else 0)
@@ -115,6 +116,12 @@ class PrivateFields:
         found = find_commitments(_decode(event_json))
         openings = (self.store.find(commitment, key) for commitment in found)
         return tuple(opening for opening in openings if opening is not None)
+
+    def _is_logged(self, id_bytes: bytes, tenant: str | None) -> bool:
+        try:
+            return self._index_for(id_bytes, tenant) is not None
+        except DamagedBundleError:
+            return True  # An event has this id, so the writer refuses this one.
 
     def _commit_fields(self, read: ReadEvent) -> tuple[ReadEvent, list[Opening]]:
         """The event with commitments in its configured fields, and all its openings.
@@ -152,7 +159,7 @@ class PrivateFields:
         """The opening of a field, the same whenever the event is sent. Raises: EventError."""
         key, event_id = self.store.subject_key(subject), str(read.event.id)
         tenant = read.event.tenant or None
-        if self._index_for(read.id_bytes, tenant) is not None:
+        if self._is_logged(read.id_bytes, tenant):
             # Before, a salt was derived without tenant and value. A sender gets it back only with
             # the value that is stored for it in this very event.
             old = Opening(

@@ -61,15 +61,19 @@ def entry_of(leaf: bytes) -> NewEntry:
 
 
 class Placement(enum.Enum):
-    """The outcome of an append: new, there already, or refused because its id has another event."""
+    """The outcome of an append: new, there already, or refused.
+
+    Refused: its id has another event, or the event with its id can't be read.
+    """
 
     APPENDED = "appended"
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"
+    DAMAGED = "damaged"
 
 
 class AppendResult(msgspec.Struct, frozen=True, gc=False):
-    """The place of an entry. `leaf` is as stored there; a repeated event doesn't change it."""
+    """The place of an entry. `leaf` is as stored there, empty when that is damaged."""
 
     placement: Placement
     leaf_index: int
@@ -190,7 +194,7 @@ class LogWriter:
         fresh: list[NewEntry] = []
         for entry in entries:
             leaf_index, leaf = self._claim(transaction, entry, entry.id_bytes, fresh)
-            if leaf_index != next_index:
+            if leaf_index != next_index and leaf:
                 tenant = parse_leaf(entry.leaf).event.tenant
                 if parse_leaf(leaf).event.tenant != tenant:
                     key = tenant_id_key(entry.id_bytes, tenant or None)
@@ -199,6 +203,8 @@ class LogWriter:
                 placement = Placement.APPENDED
                 fresh.append(entry)
                 next_index += 1
+            elif not leaf:
+                placement = Placement.DAMAGED
             else:
                 same = is_same_event(leaf, entry.event_json, ignore_time=entry.time_filled)
                 placement = Placement.DUPLICATE if same else Placement.CONFLICT
@@ -216,6 +222,7 @@ class LogWriter:
     ) -> tuple[int, bytes]:
         """Give a new id the next index, behind the `fresh` entries; the index and leaf that it has.
 
+        The leaf is empty when its bundle is damaged, which the store has logged.
         It looks the id up and stores it in one call; the next entries of the batch see it.
         """
         next_index = self._edge.size + len(fresh)
@@ -223,7 +230,12 @@ class LogWriter:
             return next_index, entry.leaf
         leaf_index = keyspace.decode_u64(transaction.require(keyspace.IDS, key))
         offset = leaf_index - self._edge.size
-        leaf = fresh[offset].leaf if offset >= 0 else self.store.leaf_in(transaction, leaf_index)
+        try:
+            leaf = (
+                fresh[offset].leaf if offset >= 0 else self.store.leaf_in(transaction, leaf_index)
+            )
+        except DamagedBundleError:
+            leaf = b""
         if leaf is None:
             raise CorruptedError(f"entry {leaf_index} is missing")
         return leaf_index, leaf
