@@ -31,8 +31,8 @@ class Need(NamedTuple):
 
 
 def has_syslog_senders() -> bool:
-    """Tell whether there are logger, rsyslogd, haproxy and syslog-ng."""
-    servers = [shutil.which(name, path="/usr/sbin") for name in ("rsyslogd", "haproxy")]
+    """Tell whether there are logger, rsyslogd, haproxy, nginx and syslog-ng."""
+    servers = [shutil.which(name, path="/usr/sbin") for name in ("rsyslogd", "haproxy", "nginx")]
     return all([shutil.which("logger"), *servers]) and SYSLOG_NG_DIR.is_dir()
 
 

@@ -18,6 +18,11 @@ Evidence = Callable[[], Mapping[str, bytes]]
 """Makes the files that convince a third person; called only for an answer that is not true."""
 
 GOOD_STATUSES = range(200, 300)
+TOO_LARGE = 413
+_PROXY_LIMIT = (
+    "status 413 from something in front of the ledger, such as a reverse proxy, which takes no "
+    "body of this size: raise its limit (nginx: client_max_body_size 32m)"
+)
 _REFUSED = range(400, 500)
 _FAILED = range(500, 600)
 
@@ -68,7 +73,8 @@ def decode_problem(response: Response) -> Problem:
     try:
         problem = msgspec.json.decode(response.body, type=Problem)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return Problem(title=f"status {response.status}", status=response.status)
+        detail = _PROXY_LIMIT if response.status == TOO_LARGE else ""
+        return Problem(title=f"status {response.status}", status=response.status, detail=detail)
     return problem.printable(response.status)
 
 

@@ -5,9 +5,10 @@ import hashlib
 import http.client
 import io
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 
@@ -179,3 +180,18 @@ def test_the_trailer_of_another_token_is_not_found(ledger: Ledger) -> None:
     other = ledger.ask("/v1/export/trailer?id=of-one-token-alone", token="read")
     assert (other.status, other.slug) == (404, "no-export")
     assert ledger.ask("/v1/export?format=csv&id=short").status == 400
+
+
+@pytest.mark.parametrize("target", ["/v1/export?q=", "/v1/export?format=csv"])
+def test_an_export_over_http_1_0_ends_with_the_connection(ledger: Ledger, target: str) -> None:
+    modern = ledger.ask(target)
+    assert modern.headers["X-Accel-Buffering"] == "no"
+    head = f"GET {target} HTTP/1.0\r\nAuthorization: Bearer {ledger.tokens['admin']}\r\n\r\n"
+    url = urlsplit(ledger.url)
+    with socket.create_connection((url.hostname, url.port)) as sock:
+        sock.sendall(head.encode())
+        got = b"".join(iter(lambda: sock.recv(65_536), b""))
+    headers, _, body = got.partition(b"\r\n\r\n")
+    assert headers.startswith(b"HTTP/1.0 200")
+    assert b"chunked" not in headers.lower()
+    assert body == modern.body

@@ -13,7 +13,7 @@ from ledger_client.errors import RejectedError, UnsettledError
 from ledger_client.messages import Plan, Request
 from ledger_client.plans.heads import Heads
 from ledger_client.plans.receipts import check_appended
-from ledger_client.responses import check_same, decode_answer
+from ledger_client.responses import TOO_LARGE, check_same, decode_answer, decode_problem
 from ledger_client.results import Receipt, Rejected
 from ledger_core.api import Erase, Erased, Problem
 from ledger_core.event.commitments import (
@@ -127,7 +127,10 @@ class Appender:
 def _append(
     sent: Sequence[ReadEvent], *, heads: Heads | None, wait_witnessed: bool
 ) -> Plan[list[Receipt | Rejected]]:
-    """One request; its outcomes are one for each event sent, in order."""
+    """One request; its outcomes are one for each event sent, in order.
+
+    A body that is too large, for a proxy perhaps, is sent in halves.
+    """
     if not sent:
         return []
     # A head that was signed for one commit has no cosignature yet, so it can't meet a quorum.
@@ -140,6 +143,15 @@ def _append(
         wait_witnessed=wait_witnessed or needs_witnesses,
     )
     response = yield request
+    if response.status == TOO_LARGE:
+        if len(sent) == 1:
+            problem = decode_problem(response)
+            return [Rejected(id=str(sent[0].event.id), problem=problem, is_sent=True)]
+        middle = len(sent) // 2
+        halves: list[Receipt | Rejected] = []
+        for half in (sent[:middle], sent[middle:]):
+            halves += yield from _append(half, heads=heads, wait_witnessed=wait_witnessed)
+        return halves
     return (yield from check_appended(sent, request, response, heads=heads, latest=latest))
 
 

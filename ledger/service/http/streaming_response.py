@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from ledger.service.http.problems import log_failure
 from ledger.service.http.responses import make_answer
@@ -43,8 +43,12 @@ async def stream_answer(
         return model
     model.headers.popall("Content-Length", None)
     first = await anext(chunks, None)
-    answer = web.StreamResponse(headers=model.headers)
-    answer.enable_chunked_encoding()
+    # nginx would keep what it gets in files, and pass it on late.
+    answer = web.StreamResponse(headers={**model.headers, "X-Accel-Buffering": "no"})
+    if request.version >= HttpVersion11:
+        answer.enable_chunked_encoding()
+    else:
+        answer.force_close()  # The end of the connection ends the answer.
     await answer.prepare(request)
     try:
         async with asyncio.timeout(None) as deadline:
