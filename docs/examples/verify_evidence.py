@@ -2,9 +2,9 @@
 
     python verify_evidence.py BUNDLE.zip POLICY
 
-Written from docs/formats.md, section 4. It reads the second edition and Ed25519 keys. It prints
-the query, which it does not evaluate. It leaves out disclosed values, and the heads that only date
-events.
+Written from docs/formats.md, sections 1 and 4. It reads the second edition and Ed25519 keys, and
+checks the events, the statement and the disclosed values. It prints the query, which it does not
+evaluate, and leaves out the heads that only date events.
 """
 
 import base64
@@ -34,6 +34,7 @@ REFUSED = (
     BadSignatureError,
 )
 COSIGNATURE = 4  # the type of a witness's key; 1 is that of a log
+SALT_BYTES = 32
 TEXTS = {"README.txt", "index.html", "query.txt", "policy"}
 FIXED = TEXTS | {"checkpoint", "heads.jsonl", "statement.leaf.json", "manifest.json"}
 
@@ -154,6 +155,37 @@ def decode(texts: Sequence[str]) -> list[bytes]:
     return [base64.b64decode(text, validate=True) for text in texts]
 
 
+def canonical(value: Any) -> str:
+    """RFC 8785, but for numbers between -0.0001 and 0.0001."""
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: str(key).encode("utf-16-be"))
+        return "{" + ",".join(f"{canonical(key)}:{canonical(value[key])}" for key in keys) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(canonical, value)) + "]"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def check_disclosed(lines: list[bytes], leaves: dict[int, bytes]) -> int:
+    """Check that each value opens the commitment in its event; the number of them."""
+    places = set()
+    for line in lines:
+        opening = json.loads(line)
+        index, path, salt = opening["index"], opening["path"], opening["salt"]
+        found: Any = json.loads(leaves[index])["event"]
+        for key in path.split("/")[1:]:
+            name = key.replace("~1", "/").replace("~0", "~")
+            found = found[int(key)] if isinstance(found, list) else found[name]
+        committed = hashlib.sha256(canonical([salt, path, opening["value"]]).encode()).digest()
+        text = base64.urlsafe_b64encode(committed).decode().rstrip("=")
+        check(found in ({"commitment": text}, f"commitment.{text}"), f"the value at {path}")
+        check(len(base64.urlsafe_b64decode(salt + "=")) == SALT_BYTES, f"the salt at {path}")
+        places.add((index, path))
+    check(len(places) == len(lines), "a disclosed value stands twice")
+    return len(lines)
+
+
 def verify(bundle: zipfile.ZipFile, policy: Policy) -> dict[str, Any]:
     """The statement of a bundle that is verified."""
     names = set(bundle.namelist())
@@ -166,7 +198,7 @@ def verify(bundle: zipfile.ZipFile, policy: Policy) -> dict[str, Any]:
     check(entry["event"]["action"] == "ledger.evidence.exported", "no statement")
     check(entry["received"]["by"] == "ledger", "a statement by another than the log")
     stated: dict[str, Any] = entry["event"]["context"]["evidence"]
-    chain, count, last = hashlib.sha256(), 0, -1
+    chain, count, disclosed, last = hashlib.sha256(), 0, 0, -1
     for part in range(manifest["parts"]):
         name = f"events/{part:06d}"
         check({f"{name}.jsonl", f"{name}.multi-proof"} <= names, f"{name} is missing")
@@ -178,10 +210,15 @@ def verify(bundle: zipfile.ZipFile, policy: Policy) -> dict[str, Any]:
         check(multi_root(head[1], at, found, decode(hashes[:-1])) == head[2], f"{name} is untrue")
         chain.update(b"".join(found))
         count, last = count + len(at), at[-1]
-        names -= {f"{name}.jsonl", f"{name}.multi-proof", f"private/{part:06d}.jsonl"}
+        if (private := f"private/{part:06d}.jsonl") in names:
+            lines = bundle.read(private).splitlines()
+            disclosed += check_disclosed(lines, dict(zip(at, leaves, strict=True)))
+        names -= {f"{name}.jsonl", f"{name}.multi-proof", private}
     check(names <= FIXED | {"statement.tlog-proof"}, "a file does not belong there")
     check((stated["tree_size"], decode([stated["root_hash"]])) == (head[1], [head[2]]), "the tree")
     check((stated["total"], manifest["events"]) == (count, count), "the number of events")
+    for each in (stated, manifest):
+        check(each.get("disclosed", 0) == disclosed, "the number of disclosed values")
     check(stated["leaf_hashes_sha256"] == chain.hexdigest(), "other events were stated")
     for name in TEXTS:
         digest = hashlib.sha256(bundle.read(name)).hexdigest()
@@ -198,8 +235,8 @@ def verify(bundle: zipfile.ZipFile, policy: Policy) -> dict[str, Any]:
     check(number < later[1], "the statement is untrue")
     root = included(leaf_hash(leaf), number, later[1], proof)
     check(root == later[2] and not proof, "the statement is untrue")
-    lines = map(json.loads, bundle.read("heads.jsonl").splitlines())
-    (proof,) = (decode(line["hashes"]) for line in lines if line["checkpoint"] == note)
+    heads = map(json.loads, bundle.read("heads.jsonl").splitlines())
+    (proof,) = (decode(line["hashes"]) for line in heads if line["checkpoint"] == note)
     check(0 < head[1] < later[1], "the statement is older than the tree")
     roots = grown(head[1], later[1], head[2], proof)
     check(roots == (head[2], later[2]) and not proof, "the log was rewritten")

@@ -40,11 +40,11 @@ def check(path: Path, maker: Maker = MAKER) -> Evidence:
     return check_evidence(path, maker.policy)
 
 
-def independent(path: Path) -> dict[str, Any] | None:
+def independent(path: Path, maker: Maker = MAKER) -> dict[str, Any] | None:
     """The statement, by the verifier that stands in docs/examples; None if it refuses."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return verify_evidence.verify(archive, verify_evidence.Policy(MAKER.policy_text))
+            return verify_evidence.verify(archive, verify_evidence.Policy(maker.policy_text))
     except (SystemExit, *verify_evidence.REFUSED):
         return None
 
@@ -477,11 +477,12 @@ def test_a_bundle_of_a_bare_log_is_refused_by_a_policy_with_witnesses(tmp_path: 
 SALT = bytes(32)
 
 
-def disclosing() -> Maker:
-    opening = Opening("/context/name", "u_1", encode_salt(SALT), "Ada")
+def disclosing(value: Any = "Ada") -> Maker:
+    opening = Opening("/context/name", "u_1", encode_salt(SALT), value)
+    mail = Opening("/actor/name", "u_1", encode_salt(SALT), "ada@example.com")
     fields: dict[str, Any] = {
         "id": "0192f0c1-7c1a-7c3a-9d2f-000000009999",
-        "actor": {"id": "u_1"},
+        "actor": {"id": "u_1", "name": f"commitment.{mail.commitment}"},
         "action": "user.changed",
         "outcome": "success",
         "context": {"name": {"commitment": opening.commitment}},
@@ -491,7 +492,7 @@ def disclosing() -> Maker:
     return Maker(
         leaves=leaves,
         asked={"disclose": ("/context/*",)},
-        openings={60: [opening]},
+        openings={60: [opening, mail]},
     )
 
 
@@ -499,7 +500,8 @@ def test_disclosed_values_are_checked_against_their_commitments(tmp_path: Path) 
     maker = disclosing()
     path = maker.write(tmp_path / "evidence.zip")
     evidence = check(path, maker)
-    assert (evidence.faults, evidence.disclosed) == ((), 1)
+    assert (evidence.faults, evidence.disclosed) == ((), 2)
+    assert independent(path, maker)
     name = "private/000000.jsonl"
     assert b"Ada" in files_of(path)[name]
     assert not any(b"Ada" in data for each, data in files_of(path).items() if each != name)
@@ -516,10 +518,40 @@ def test_disclosed_values_are_checked_against_their_commitments(tmp_path: Path) 
         (b'A"', b'B"'),
         (b"}", b""),
     ):
-        (fault, *_) = check(changed(path, lie(before, after)), maker).faults
+        lied = changed(path, lie(before, after))
+        (fault, *_) = check(lied, maker).faults
         assert name in fault
-    faults = check(changed(path, lambda files: files.pop(name)), maker).faults
-    assert any("got 0 disclosed values, it states 1" in fault for fault in faults)
+        assert independent(lied, maker) is None
+    dropped = changed(path, lambda files: files.pop(name))
+    faults = check(dropped, maker).faults
+    assert any("got 0 disclosed values, it states 2" in fault for fault in faults)
+    assert independent(dropped, maker) is None
+
+
+def test_a_disclosed_value_does_not_stand_twice_in_place_of_another(tmp_path: Path) -> None:
+    maker = disclosing()
+    path = maker.write(tmp_path / "evidence.zip")
+    name = "private/000000.jsonl"
+
+    def repeat(files: Files) -> None:
+        first, _ = files[name].splitlines(keepends=True)
+        files[name] = first + first
+
+    repeated = changed(path, repeat)
+    (fault,) = check(repeated, maker).faults
+    assert "stands twice" in fault
+    assert independent(repeated, maker) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1.0, 12.5, 2**53 - 1, None, True, "é\n\x1f\U0001f600", {"ﬀ": 1, "\U0001f600": [2.0, {}]}],
+)
+def test_the_example_reads_disclosed_values_of_all_kinds(tmp_path: Path, value: object) -> None:
+    maker = disclosing(value)
+    path = maker.write(tmp_path / "evidence.zip")
+    assert check(path, maker).faults == ()
+    assert independent(path, maker)
 
 
 def test_parts_of_two_genuine_bundles_do_not_mix(tmp_path: Path) -> None:

@@ -244,10 +244,16 @@ class SecondEdition:
 
     def _check_private(self, name: str, leaves: dict[int, bytes]) -> None:
         """Check each disclosed value against the commitment in its event."""
+        seen: set[tuple[int, str]] = set()
         try:
             for line in self._archive.read(name, PRIVATE_BYTES_MAX).splitlines():
                 self._disclosed += 1
-                _check_opening(_decode_disclosed(line), leaves)
+                value = _decode_disclosed(line)
+                _check_opening(value, leaves)
+                # One that stands twice could take the place of one that was left out.
+                if (place := (value.index, value.path)) in seen:
+                    raise VerificationError(f"the value at {excerpt(value.path)} stands twice")
+                seen.add(place)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self._findings.add_fault(name, "a line is not a disclosed value")
         except _Untrue as error:
