@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger_client.cli.policy import find_weaknesses
+from ledger_core.evidence.policies import find_weaknesses
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from ledger_core.tlog.note import Signer

@@ -15,13 +15,13 @@ import msgspec
 from ledger_client.cli.app import EXIT_NOT_VERIFIED
 from ledger_client.cli.client_options import policy_option, read_token, token_options, url_option
 from ledger_client.cli.console import json_option, print_json, print_line
-from ledger_client.cli.policy import find_weaknesses
 from ledger_client.client import LedgerClient
 from ledger_client.messages import Endpoint, Request, parse_endpoint
 from ledger_client.recording.dead_letters import FILE_NAME
 from ledger_client.recording.spool_reader import DAMAGED_FOLDER, count_waiting
 from ledger_client.responses import decode_problem
 from ledger_client.transport import Transport
+from ledger_core.evidence.policies import find_weaknesses
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import parse_policy
 

@@ -1,14 +1,36 @@
-"""Whether the policy in a bundle is weaker than the one that its reader trusts."""
+"""Judges policies: what makes one weaker than it looks, and whether one is weaker than another.
 
-from collections.abc import Iterator
+`ledger policy check` and `ledger doctor` name the weaknesses of a policy. A verifier of evidence
+compares the policy in a bundle with the one that its reader trusts.
+"""
+
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import Final
+from urllib.parse import urlsplit
 
 from ledger_core.tlog.errors import MalformedError, UnavailableError
-from ledger_core.tlog.policy import Policy, parse_policy
+from ledger_core.tlog.policy import Policy, PolicyWitness, parse_policy
 
 WITNESSES_COMPARED_MAX: Final = 10
 """All sets of so many witnesses are compared: a thousand."""
+
+
+def find_weaknesses(policy: Policy) -> Iterator[str]:
+    """Each reason for which fewer parties than it names could make a false head pass."""
+    if not policy.logs:
+        yield "no log line: no checkpoint can meet this policy"
+    if policy.quorum is None:
+        yield "quorum none: the log alone can show another history to each client"
+    keys = {log.verifier.public_key for log in policy.logs}
+    for witness in policy.witnesses:
+        if witness.verifier.public_key in keys:
+            yield f"witness {witness.name} has the log's own key, so the log cosigns itself"
+    for one, other in combinations(policy.witnesses, 2):
+        for what, of in _SHARED:
+            if (shared := of(one)) is not None and shared == of(other):
+                yield f"witnesses {one.name} and {other.name} have one {what} and may be one party"
+                break
 
 
 def compare_policies(inside: bytes, trusted: Policy) -> Iterator[str]:
@@ -46,3 +68,15 @@ def _weaker_set(policy: Policy, trusted: Policy) -> list[str] | None:
             if policy.is_quorum(names) and not trusted.is_quorum(theirs):
                 return names
     return None
+
+
+def _host(witness: PolicyWitness) -> str | None:
+    return urlsplit(witness.url).hostname if witness.url else None
+
+
+_SHARED: tuple[tuple[str, Callable[[PolicyWitness], str | None]], ...] = (
+    ("URL", lambda witness: witness.url),
+    ("host", _host),
+    ("key name", lambda witness: witness.verifier.name),
+)
+"""What two witnesses of one party have in common, the surest sign first."""
