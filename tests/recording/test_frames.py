@@ -3,7 +3,13 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger_client.recording.frames import FrameCodec, format_header
+from ledger_client.recording.frames import (
+    FRAME_BYTES_MAX,
+    FrameCodec,
+    format_header,
+    seqs_of_segment,
+)
+from ledger_client.recording.frames import HEADER as LENGTH_AND_CHECKSUM
 
 HEADER = format_header("0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50", 1)
 CODEC = FrameCodec(HEADER)
@@ -63,3 +69,18 @@ def test_a_frame_of_another_segment_is_no_frame(events: list[tuple[int, bytes]])
 def test_zeros_are_no_frames() -> None:
     decoded = CODEC.decode(bytes(4096), start=0, count_max=100)
     assert (decoded.frames, decoded.rest) == ([], "bad")
+
+
+@given(payloads)
+def test_the_numbers_of_a_segment_are_those_of_its_frames(events: list[tuple[int, bytes]]) -> None:
+    whole = HEADER + written(events)
+    assert seqs_of_segment(whole) == [seq for seq, _ in events]
+    assert seqs_of_segment(whole[:-1]) == [seq for seq, _ in events[:-1]]
+
+
+def test_a_frame_beyond_the_limit_is_damage() -> None:
+    overhead = len(CODEC.encode(1, bytes(1 << 19))) - (1 << 19)
+    largest = FRAME_BYTES_MAX - overhead
+    assert read(CODEC.encode(1, bytes(largest))) == [(1, bytes(largest))]
+    assert read(CODEC.encode(1, bytes(largest + 1))) == []
+    assert LENGTH_AND_CHECKSUM.size + (1 << 20) == FRAME_BYTES_MAX

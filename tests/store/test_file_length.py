@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ledger.store.environment import Environment, create_environment
-from ledger.store.file_length import check_length
+from ledger.store.file_length import _free_pages, _read_meta, check_length
 from ledger.store.log import LogStore
 from ledger_core.tlog.errors import MalformedError
 from tests.store.entries import MAP_BYTES, entries, new_log
@@ -21,7 +21,8 @@ def test_a_log_that_was_cut_short_is_named_with_both_sizes(tmp_path: Path, kept:
     whole = file.stat().st_size
     os.truncate(file, int(whole * kept))
     for readonly in (True, False):
-        with pytest.raises(MalformedError, match=f"has {int(whole * kept)} bytes, but LMDB says"):
+        sizes = f"has {int(whole * kept)} bytes, but LMDB says {whole}:"
+        with pytest.raises(MalformedError, match=sizes):
             LogStore.open(tmp_path / "log", readonly=readonly, map_bytes=MAP_BYTES)
 
 
@@ -52,4 +53,33 @@ def test_pages_that_were_given_back_unwritten_are_no_loss(tmp_path: Path) -> Non
         sizes.append(file.stat().st_size)
         check_length(file)
     assert any(size < said for size, said in zip(sizes, pages, strict=True))
+    environment.close()
+
+
+def test_a_long_list_of_free_pages_is_read_to_its_end(tmp_path: Path) -> None:
+    create_environment(tmp_path / "e", [b"rows", b"meta"], meta={}, map_bytes=MAP_BYTES)
+    environment = Environment.open(
+        tmp_path / "e", [b"rows", b"meta"], readonly=False, map_bytes=MAP_BYTES
+    )
+    with environment.read():  # Keeps LMDB from using the pages again, so the list grows.
+        for turn in range(30):
+            with environment.write() as transaction:
+                for number in range(150):
+                    transaction.put(b"rows", number.to_bytes(4, "big"), bytes(2000) + b"%d" % turn)
+    raw = environment._raw
+    used = 0
+    with raw.begin() as transaction:
+        for stat in (
+            raw.stat(),
+            *(transaction.stat(raw.open_db(name)) for name in (b"rows", b"meta")),
+        ):
+            used += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+    with (tmp_path / "e" / "data.mdb").open("rb") as file:
+        metas = [_read_meta(file, offset) for offset in (0, raw.stat()["psize"])]
+        newest = max((meta for meta in metas if meta), key=lambda meta: meta.transaction)
+        free = _free_pages(file, newest)
+    # The rest are the two heads and the pages of the list itself.
+    rest = raw.info()["last_pgno"] + 1 - used - len(free)
+    assert 4 < rest < len(free) / 20
+    assert len(free) > 2000
     environment.close()

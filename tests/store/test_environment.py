@@ -1,0 +1,62 @@
+"""A copy of an environment has all rows of its snapshot; a full disk is no broken one."""
+
+import errno
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ledger.store.environment import (
+    COPIED_ROWS,
+    CommitUndoneError,
+    Environment,
+    StorageFullError,
+    create_environment,
+    disk_error,
+)
+from tests.store.entries import MAP_BYTES
+
+NAMES = [b"meta", b"rows"]
+FULL_BYTES = 1 << 20
+
+
+def test_a_copy_has_the_rows_of_its_snapshot(tmp_path: Path) -> None:
+    create_environment(tmp_path / "e", NAMES, meta={b"name": b"x"}, map_bytes=MAP_BYTES)
+    rows = [(number.to_bytes(4, "big"), b"%d" % number) for number in range(2 * COPIED_ROWS + 1)]
+    source = Environment.open(tmp_path / "e", NAMES, readonly=False, map_bytes=MAP_BYTES)
+    with source.write() as transaction:
+        for key, value in rows:
+            transaction.put(b"rows", key, value)
+    with source.read() as snapshot:
+        with source.write() as later:
+            later.put(b"rows", b"later", b"")
+        source.copy_snapshot(snapshot, tmp_path / "copy")
+        meta = list(snapshot.rows(b"meta"))
+    source.close()
+    copy = Environment.open(tmp_path / "copy", NAMES, readonly=True)
+    with copy.read() as transaction:
+        assert list(transaction.rows(b"rows")) == rows
+        assert list(transaction.rows(b"meta")) == meta
+    assert copy._raw.info()["map_size"] == 1 << 40
+    copy.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "free", "is_full"),
+    [
+        (errno.ENOSPC, FULL_BYTES, True),
+        (errno.EDQUOT, FULL_BYTES, True),
+        # LMDB reports a short write so.
+        (errno.EIO, FULL_BYTES - 1, True),
+        (errno.EIO, FULL_BYTES, False),
+        (errno.EROFS, FULL_BYTES - 1, False),
+    ],
+)
+def test_a_full_disk_is_told_from_one_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, free: int, is_full: bool
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free, f_frsize=1))
+    error = disk_error(OSError(code, os.strerror(code)), tmp_path)
+    assert isinstance(error, CommitUndoneError)
+    assert isinstance(error, StorageFullError) == is_full
