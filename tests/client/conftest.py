@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -21,22 +19,8 @@ from ledger_client import (
 from ledger_client.plans.append import AnyEvent
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import VerifiedHead
-
-ORIGIN = "example.com/audit"
-FLAGS = ("--log-level", "error", "--publish-interval-s", "0.05")
-
-
-@dataclass(frozen=True)
-class Running:
-    """A ledger that is being served, and a token that may append and read."""
-
-    url: str
-    token: str
-    directory: Path
-
-    @property
-    def policy(self) -> Path:
-        return self.directory / "policy"
+from tests.served import FLAGS, ORIGIN
+from tests.served import ServedLedger as Running
 
 
 class BlockingAsyncClient:

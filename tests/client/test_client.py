@@ -27,7 +27,8 @@ from ledger_core.event.model import Actor, Event
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.proof import Proof, RangeProof, check_proof, format_proof, parse_proof
-from tests.client.conftest import Client, OpenClient, Running
+from tests.client.conftest import Client, OpenClient
+from tests.served import ServedLedger as Running
 
 
 def event(actor: str = "u_1", **fields: Any) -> dict[str, Any]:

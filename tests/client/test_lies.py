@@ -30,9 +30,11 @@ from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from ledger_core.tlog.note import Note, Signer, format_note, parse_note
 from ledger_core.tlog.proof import format_proof, format_range_proof, parse_proof, parse_range_proof
 from ledger_core.tlog.text import format_base64
-from tests.client.conftest import FLAGS, ORIGIN, Client, OpenClient, Running
+from tests.client.conftest import Client, OpenClient
 from tests.client.liar import Liar, Lie, Said
 from tests.conftest import TESTS_DIR
+from tests.served import FLAGS, ORIGIN
+from tests.served import ServedLedger as Running
 
 TIME = "2026-11-25T02:03:36.123456Z"
 

@@ -26,10 +26,10 @@ from ledger_client.audit.monitor_loop import (
 from ledger_client.retry import Environment
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import parse_policy
-from tests.client.conftest import Running
 from tests.client.hosts import W1, cosigned
 from tests.client.liar import Liar, Said
 from tests.client.trees import SmallLog
+from tests.served import ServedLedger as Running
 
 NOWHERE = "http://127.0.0.1:1"
 EVENT = {"action": "user.changed", "actor": {"id": "u_1"}, "outcome": "success"}

@@ -31,10 +31,11 @@ from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.proof import format_proof
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.trust import TrustedLog
-from tests.client.conftest import FLAGS, Running
 from tests.client.hosts import Host, entries
 from tests.client.hosts import entry as leaf_of
 from tests.client.trees import SmallLog
+from tests.served import FLAGS
+from tests.served import ServedLedger as Running
 
 COUNT = 250
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +13,16 @@ from ledger_client import LedgerClient, Recorder
 from ledger_client.recording.session import RecorderSession
 from ledger_client.recording.sink import SpoolSink
 from ledger_core.tlog.policy import parse_policy
+from tests.served import FLAGS, ORIGIN, ServedLedger
 from tests.service.check_log import check_log
 
-ORIGIN = "example.com/audit"
-FLAGS = ("--log-level", "error", "--publish-interval-s", "0.05")
 WAIT_S = 30.0
 
 OpenRecorder = Callable[..., Recorder]
 
 
-@dataclass(frozen=True)
-class Running:
-    """A ledger that is being served, and a token that may append and read."""
-
-    url: str
-    token: str
-    directory: Path
-
-    @property
-    def policy(self) -> Path:
-        return self.directory / "policy"
+class Running(ServedLedger):
+    """The same, with the events of its log."""
 
     def events(self) -> list[dict[str, Any]]:
         """All events of the log, once the whole of it has been verified."""
