@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from ledger_client.results import EvidenceFile as EvidenceFile
     from ledger_client.results import Exported as Exported
     from ledger_client.results import Facet as Facet
+    from ledger_client.results import Fields as Fields
     from ledger_client.results import Hint as Hint
     from ledger_client.results import Histogram as Histogram
     from ledger_client.results import Inclusion as Inclusion
@@ -99,8 +100,8 @@ _NAMES = {
     "ledger_client.recording.options": "RecorderStatus SpoolFullError",
     "ledger_client.recording.recorder": "Recorder current_recorder use_recorder",
     "ledger_client.results": (
-        "Consistency Entry EvidenceFile Exported Facet Hint Histogram Inclusion KeptHead Page"
-        " Receipt Rejected Seen"
+        "Consistency Entry EvidenceFile Exported Facet Fields Hint Histogram Inclusion KeptHead"
+        " Page Receipt Rejected Seen"
     ),
     "ledger_client.retry": "RetryPolicy",
     "ledger_core.api": "Erased Problem",

@@ -21,6 +21,7 @@ from ledger_client.plans.search import (
     PAGE_EVENTS,
     Order,
     Search,
+    plan_fields,
     plan_page,
     plan_seen,
     search_around,
@@ -33,6 +34,7 @@ from ledger_client.results import (
     Entry,
     EvidenceFile,
     Exported,
+    Fields,
     Inclusion,
     KeptHead,
     Page,
@@ -198,6 +200,10 @@ class AsyncLedgerClient(AsyncSession):
     async def seen(self, source: str, *, verify: bool = True) -> Seen:
         """The first and the last event from an address or a network, and the actions from there."""
         return await self._run(plan_seen(source, heads=self._base.heads_for(verify=verify)))
+
+    async def fields(self) -> Fields:
+        """The fields and context keys that a query can name, with frequent values, unproven."""
+        return await self._run(plan_fields())
 
     async def tail(
         self, query: str = "", *, start: int | None = None, verify: bool = True

@@ -20,6 +20,7 @@ from ledger_client.plans.search import (
     PAGE_EVENTS,
     Order,
     Search,
+    plan_fields,
     plan_page,
     plan_seen,
     search_around,
@@ -32,6 +33,7 @@ from ledger_client.results import (
     Entry,
     EvidenceFile,
     Exported,
+    Fields,
     Inclusion,
     KeptHead,
     Page,
@@ -195,6 +197,10 @@ class LedgerClient(Session):
     def seen(self, source: str, *, verify: bool = True) -> Seen:
         """The first and the last event from an address or a network, and the actions from there."""
         return self._run(plan_seen(source, heads=self._base.heads_for(verify=verify)))
+
+    def fields(self) -> Fields:
+        """The fields and context keys that a query can name, with frequent values, unproven."""
+        return self._run(plan_fields())
 
     def tail(
         self, query: str = "", *, start: int | None = None, verify: bool = True

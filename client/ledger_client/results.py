@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ledger_core.api import FacetAnswer, HintAnswer, HistogramAnswer, Problem
+from ledger_core.api import (
+    ContextKeyAnswer,
+    FacetAnswer,
+    FieldAnswer,
+    HintAnswer,
+    HistogramAnswer,
+    Problem,
+)
 from ledger_core.event.model import Event, Received
 from ledger_core.evidence.findings import Evidence
 from ledger_core.tlog.checkpoint import Checkpoint
@@ -162,6 +169,20 @@ class Page:
     quorum_missing: str | None
     unreadable: tuple[int, ...] = ()
     hints: tuple[Hint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fields:
+    """What a query can name, as the service says: fields, and keys of the context by their paths.
+
+    Values and counts are of the `counted` newest events; if `is_exact`, of all of them.
+    """
+
+    tree_size: int
+    counted: int
+    is_exact: bool
+    fields: tuple[FieldAnswer, ...]
+    context: tuple[ContextKeyAnswer, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

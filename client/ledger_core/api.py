@@ -299,6 +299,48 @@ class SeenAnswer(Struct, kw_only=True, omit_defaults=True):
     last: FoundEvent | None = None
 
 
+class FieldAnswer(Struct, kw_only=True, omit_defaults=True):
+    """A field of the query language, and its most frequent values.
+
+    `ordered`: values compare as more or less. `facet`: a search can count its values. `count` is
+    the number of its values among the events that were counted; left out where none are counted.
+    """
+
+    name: str
+    meaning: str
+    example: str
+    ordered: bool
+    facet: bool
+    count: Size | None = None
+    values: tuple[FacetValue, ...] = ()
+
+
+class ContextKeyAnswer(Struct, kw_only=True, omit_defaults=True):
+    """A key of the context by its path: the types and the most frequent of its values.
+
+    Types are `text`, `number`, `boolean` and `null`, as found in the newest events that have it.
+    `count` is the number of values among the events that were counted.
+    """
+
+    path: str
+    types: tuple[str, ...]
+    count: Size
+    values: tuple[FacetValue, ...] = ()
+
+
+class FieldsAnswer(Struct, kw_only=True, omit_defaults=True):
+    """What a query can name, and values that the events which the token may read have.
+
+    Values were counted in the `counted` newest events; if `exact`, in all of them.
+    """
+
+    tree_size: Size
+    counted: Size
+    exact: bool
+    fields: tuple[FieldAnswer, ...]
+    context: tuple[ContextKeyAnswer, ...]
+
+
 class StreamPosition(Struct, frozen=True, kw_only=True):
     """A line of a stream without an event: all entries before `next` have been scanned."""
 

@@ -5,12 +5,13 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ledger.query.budget import IsCancelled, QueryLimits
 from ledger.query.engine import Answer, QueryEngine
-from ledger.query.facets import Unit
+from ledger.query.facets import FacetCounter, Unit
 from ledger_core.api import HistogramAnswer
 from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import EVERYTHING, Expression
@@ -43,16 +44,19 @@ class EngineSight:
 
     def values(self, dimension: str) -> Counter[str]:
         """Terms of a dimension of the newest events, with their numbers."""
-        if self._left_s <= 0:
-            return Counter()
-        # Half of the time, so that the values can be counted too.
-        counter, _ = self.engine.count_terms(
-            (dimension,),
+        return self.count_terms((dimension,))[0].counts[dimension]
+
+    def count_terms(self, dimensions: Sequence[str]) -> tuple[FacetCounter, bool]:
+        """Counts of terms in the newest events, and whether they are of all events.
+
+        They take half of the time that is left, so that something can be done with them.
+        """
+        return self.engine.count_terms(
+            dimensions,
             tenant=self.tenant,
-            limits=QueryLimits(_ROWS_SCANNED, self._left_s / 2),
+            limits=QueryLimits(_ROWS_SCANNED, max(self._left_s, 0) / 2),
             is_cancelled=self.is_cancelled,
         )
-        return counter.counts[dimension]
 
     def last_received(self) -> str | None:
         """When the newest event was received."""
@@ -61,7 +65,12 @@ class EngineSight:
         return decode_view(rows[0].leaf).received.time if rows else None
 
     def search(
-        self, query: Expression, *, limit: int = 0, histogram: Unit | None = None
+        self,
+        query: Expression,
+        *,
+        limit: int = 0,
+        histogram: Unit | None = None,
+        is_counted: bool = True,
     ) -> Answer | None:
         """A search within the time that is left; None when there is none."""
         if self._left_s <= 0:
@@ -72,6 +81,7 @@ class EngineSight:
             now_unix_us=self.now_unix_us,
             limit=limit,
             histogram=histogram,
+            is_counted=is_counted,
             tree_size=self.tree_size,
             limits=QueryLimits(_ROWS_SCANNED, self._left_s),
             is_cancelled=self.is_cancelled,

@@ -395,3 +395,42 @@ def test_a_form_of_another_language_is_marked_and_exits_with_2(command: Command)
     assert done.returncode == 2
     assert "expected: actor:u_1" in done.stderr
     assert "        ^" in done.stderr
+
+
+def completions(ledger: Ledger, *words: str) -> list[str]:
+    """What bash is offered for the last of the words of a command line."""
+    environment = {
+        "_LEDGER_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(("ledger", "query", *words)),
+        "COMP_CWORD": str(len(words) + 1),
+        "LEDGER_URL": ledger.url,
+        "LEDGER_TOKEN": ledger.token,
+        "LEDGER_POLICY": str(ledger.directory / "policy"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", "from ledger_client.cli.app import main; main()"],
+        capture_output=True, text=True, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert not done.stderr
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+
+
+def test_the_shell_completes_fields_and_values_that_the_ledger_has(ledger: Ledger) -> None:
+    assert completions(ledger, "outc") == ["outcome:"]
+    assert completions(ledger, "action:login.s") == ["action:login.succeeded"]
+    # bash splits a word at its colon.
+    assert sorted(completions(ledger, "outcome", ":")) == ["denied", "failure", "success"]
+    assert completions(ledger, "actor", ":", "u_3") == ["u_3"]
+    assert "session" in completions(ledger, "has", ":", "s")
+    nowhere = Ledger(ledger.directory, "http://127.0.0.1:1", ledger.token)
+    assert completions(nowhere, "outc") == ["outcome:"]
+    assert completions(nowhere, "outcome:f") == []
+
+
+def test_fields_lists_what_can_be_asked_for(command: Command) -> None:
+    done = command("fields")
+    assert done.returncode == 0
+    assert "login.failed (60), login.succeeded (30)" in done.stdout
+    assert "events, as the ledger says" in done.stderr
+    # The service has logged events of its own.
+    assert json.loads(command("fields", "--json").stdout)["counted"] > 91

@@ -57,6 +57,7 @@ COMMANDS: Final = {
     "show": _Command("show:show", "Show an event, verified."),
     "prove": _Command("show:prove", "Write an event and its proof to files."),
     "verify": _Command("verify:command", "Verify an event, or a file of evidence, offline."),
+    "fields": _Command("fields:command", "List what a query can ask for, with frequent values."),
     "policy": _Command("policy:command", "Name what makes a policy weak."),
     "consistency": _Command("consistency:command", "Check that the log only grew."),
     "heads": _Command("heads:command", "List the signed heads that the log keeps."),

@@ -8,6 +8,7 @@ import click
 
 from ledger_client import Page, RejectedError
 from ledger_client.cli.client_options import Connection, connection_options
+from ledger_client.cli.completion import complete_query
 from ledger_client.cli.console import note, print_json, printable_lines
 from ledger_client.cli.render import Renderer, renderer_options, show_counts
 from ledger_client.plans.question import is_sent_as_typed
@@ -28,7 +29,7 @@ order_option = click.option(
 
 
 @click.command("query")
-@click.argument("words", metavar="[QUERY]...", nargs=-1)
+@click.argument("words", metavar="[QUERY]...", nargs=-1, shell_complete=complete_query)
 @connection_options
 @click.option(
     "--limit",

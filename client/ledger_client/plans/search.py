@@ -22,8 +22,8 @@ from ledger_client.plans.question import (
 )
 from ledger_client.plans.read import answered_entry, check_reference, read_event
 from ledger_client.responses import adding_evidence, check_same, decode_answer
-from ledger_client.results import Entry, Facet, Hint, Histogram, Page, Seen
-from ledger_core.api import FoundEvent, SearchAnswer, SeenAnswer
+from ledger_client.results import Entry, Facet, Fields, Hint, Histogram, Page, Seen
+from ledger_core.api import FieldsAnswer, FoundEvent, SearchAnswer, SeenAnswer
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.proof import parse_proof
@@ -266,6 +266,20 @@ def plan_seen(source: str, *, heads: Heads | None) -> Plan[Seen]:
         actions=Facet.of(answer.actions),
         first=first,
         last=last,
+    )
+
+
+def plan_fields() -> Plan[Fields]:
+    """What a query can name: the service's claim, of which nothing is proven."""
+    request = Request(target="/v1/fields", answer_bytes_max=PAGE_BYTES_MAX)
+    response = yield request
+    answer = decode_answer(request, response, FieldsAnswer)
+    return Fields(
+        tree_size=answer.tree_size,
+        counted=answer.counted,
+        is_exact=answer.exact,
+        fields=answer.fields,
+        context=answer.context,
     )
 
 
