@@ -34,6 +34,7 @@ from ledger.service.clock import LogClock
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import (
     DirectoryPaths,
+    changed_files,
     open_digest_key,
     open_private,
     open_tokens,
@@ -178,6 +179,8 @@ def _open_parts(
     clock.check_start(settings)
     access = opened.enter_context(closing(open_tokens(paths, settings)))
     private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES), settings=settings)
+    for name in changed_files(paths):
+        _log.warning("file_changed", file=name, reason="it is not as it was at the last start")
     for name in remember_files(paths):
         _log.warning("file_missing", file=name, reason="it was there at the last start")
     private_fields = PrivateFields(

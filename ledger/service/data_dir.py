@@ -13,10 +13,11 @@ DIR/index/        the index, a file a segment; made from the log if it is missin
 DIR/access/       LMDB: access tokens, by hash
 DIR/published     the head published last: the marker (ledger/log/hold.py)
 DIR/hold.json     why the log takes no events, until `ledger recover`; only then
-DIR/started.json  the optional parts that were there at the last start
+DIR/started.json  which files were there at the last start, and the hashes of the small ones
 DIR/evidence/     heads that show that a witness has seen another history; made when needed
 """
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,10 @@ from ledger_core.tlog.text import from_wire
 PRIVATE_DATA: Final = "private/data.mdb"
 OPTIONAL_PARTS: Final = ("secrets.toml", "private.toml", PRIVATE_DATA)
 """Parts that a ledger may lack, so that nothing else would show that they are gone."""
+FIXED_FILES: Final = ("digest.key", "private.key")
+"""Keys that never change, and have nothing in them that shows a flipped bit."""
+SMALL_FILES: Final = (*FIXED_FILES, "key", "policy", "ledger.toml", "secrets.toml", "private.toml")
+"""Files whose content `started.json` knows by its hash."""
 
 KEYS_MAX: Final = 2
 """Ed25519, and ML-DSA-44 beside it."""
@@ -103,31 +108,76 @@ def create_directory(
     return paths
 
 
+class StartRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of `started.json`: what was there when the ledger was last started.
+
+    `files`: the optional parts and the small files, each with the SHA-256 of its content in hex; a
+    part that changes by itself has none.
+    """
+
+    files: dict[str, str | None]
+
+
+def _read_start(paths: DirectoryPaths) -> StartRecord:
+    """Raises: MalformedError when `started.json` can't be read."""
+    try:
+        data = paths.started.read_bytes()
+        if data[:1] == b"[":  # Version 0.1 listed the names.
+            return StartRecord(dict.fromkeys(msgspec.json.decode(data, type=list[str])))
+        return msgspec.json.decode(data, type=StartRecord)
+    except FileNotFoundError:
+        return StartRecord({})
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedError(f"{paths.started}: {error}") from None
+
+
 def missing_files(paths: DirectoryPaths) -> list[str]:
     """The optional parts that were there when the ledger was last started, and are gone.
 
     Raises: MalformedError when `started.json` can't be read.
     """
-    try:
-        names = msgspec.json.decode(paths.started.read_bytes(), type=list[str])
-    except FileNotFoundError:
-        return []
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedError(f"{paths.started}: {error}") from None
-    return [name for name in names if not (paths.root / name).exists()]
+    return [name for name in _read_start(paths).files if not (paths.root / name).exists()]
+
+
+def changed_files(paths: DirectoryPaths) -> list[str]:
+    """The small files whose content is not that of the last start. Raises: MalformedError, OSError.
+
+    A person may have edited them, unless they are `FIXED_FILES`.
+    """
+    known = _read_start(paths).files
+    return [
+        name
+        for name, digest in known.items()
+        if digest is not None and (paths.root / name).is_file() and _digest(paths, name) != digest
+    ]
 
 
 def remember_files(paths: DirectoryPaths) -> list[str]:
-    """Write down which optional parts are there at a start; returns those that are gone.
+    """Write down which files are there at a start, and their hashes; returns those that are gone.
 
     They are reported at each start until they are back, or `started.json` is deleted.
     """
     gone = missing_files(paths)
-    there = [name for name in OPTIONAL_PARTS if (paths.root / name).exists()]
-    names = msgspec.json.encode(sorted({*there, *gone}))
-    if not paths.started.exists() or paths.started.read_bytes() != names:
-        write_atomically(paths.started, names)
+    files: dict[str, str | None] = dict.fromkeys(gone)
+    files |= {name: None for name in OPTIONAL_PARTS if (paths.root / name).exists()}
+    files |= {name: _digest(paths, name) for name in SMALL_FILES if (paths.root / name).exists()}
+    record = msgspec.json.encode(StartRecord(dict(sorted(files.items()))))
+    if not paths.started.exists() or paths.started.read_bytes() != record:
+        write_atomically(paths.started, record)
     return gone
+
+
+def _digest(paths: DirectoryPaths, name: str) -> str:
+    return hashlib.sha256((paths.root / name).read_bytes()).hexdigest()
+
+
+def _check_unchanged(paths: DirectoryPaths, path: Path) -> None:
+    """Refuse a key that is not that of the last start: it would open or match nothing."""
+    if path.name in changed_files(paths):
+        raise MalformedError(
+            f"{path} is not the key that the ledger was last started with: put back a copy of that "
+            f"one, or delete {paths.started} if the change is meant"
+        )
 
 
 def read_own_settings(paths: DirectoryPaths) -> Settings:
@@ -157,6 +207,7 @@ def open_private(
         )
     if not paths.private_key.exists() and not any(paths.private.glob("*")):
         write_secret_key(paths.private_key, make_key())
+    _check_unchanged(paths, paths.private_key)
     key = read_secret_key(paths.private_key, key_bytes=KEY_BYTES)
     if not (paths.private / "data.mdb").exists():
         create_private(paths.private)
@@ -170,7 +221,13 @@ def open_digest_key(paths: DirectoryPaths, *, make_key: Callable[[], bytes]) -> 
     Raises: as `read_secret_key`.
     """
     if not paths.digest_key.exists():
+        if paths.digest_key.name in missing_files(paths):
+            raise UnavailableError(
+                f"{paths.digest_key} was there when the ledger was last started, and is gone: put "
+                f"it back, or delete {paths.started} to begin with another one"
+            )
         write_secret_key(paths.digest_key, make_key())
+    _check_unchanged(paths, paths.digest_key)
     return read_secret_key(paths.digest_key, key_bytes=KEY_BYTES)
 
 

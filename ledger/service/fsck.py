@@ -21,7 +21,13 @@ import msgspec
 
 from ledger.log.hold import read_hold, read_own_head
 from ledger.runtime.keys import read_secret_key
-from ledger.service.data_dir import DirectoryPaths, missing_files, read_signers
+from ledger.service.data_dir import (
+    FIXED_FILES,
+    DirectoryPaths,
+    changed_files,
+    missing_files,
+    read_signers,
+)
 from ledger.service.private_fields import parse_fields
 from ledger.service.settings import read_settings
 from ledger.store.environment import DATA_FILE, LmdbError
@@ -124,12 +130,12 @@ def check_directory(
     policy: Policy | None = None
     with findings.part("policy"):
         policy = parse_policy(paths.policy.read_bytes())
-    _check_files(paths, findings)
+    check_files(paths, findings)
     with findings.part("private"), check_private(paths.private) as private:
         visitor = _Visitor(private.slots)
         visitor.slot_of = private.slot_of
         with findings.part("log"), closing(LogStore.open(paths.log)) as log:
-            _check_evidence(paths, policy, log.origin(), findings)
+            check_heads_and_keys(paths, policy, log.origin(), findings)
             findings.log = check_store(
                 log,
                 log_keys=[each.verifier for each in policy.logs] if policy else (),
@@ -152,7 +158,8 @@ def check_directory(
     return findings
 
 
-def _check_files(paths: DirectoryPaths, findings: Findings) -> None:
+def check_files(paths: DirectoryPaths, findings: Findings) -> None:
+    """Check the settings and rules, and that no small file is gone or other than at the start."""
     readers: tuple[tuple[str, Callable[[str], object]], ...] = (
         ("ledger.toml", lambda text: read_settings(toml=text)),
         ("secrets.toml", parse_rules),
@@ -170,14 +177,26 @@ def _check_files(paths: DirectoryPaths, findings: Findings) -> None:
                 for name in missing_files(paths)
             ],
         )
+        findings.add(
+            "files",
+            [
+                f"{name} is not as it was when the ledger was last started: put back a copy"
+                + ("" if name in FIXED_FILES else "; if a person edited it, start the service")
+                for name in changed_files(paths)
+            ],
+        )
     with findings.part("hold.json"):
         read_hold(paths.hold)
 
 
-def _check_evidence(
+def check_heads_and_keys(
     paths: DirectoryPaths, policy: Policy | None, origin: str, findings: Findings
 ) -> None:
+    """Check what the log signed, in the evidence and the marker, and its own keys."""
     log_keys = [each.verifier for each in policy.logs] if policy else []
+    if paths.marker.exists() and policy is not None:
+        with findings.part("published"):
+            read_own_head(paths.marker.read_bytes(), origin, log_keys)
     for file in sorted(paths.evidence.glob("*/theirs")):
         with findings.part(f"evidence/{file.parent.name}"):
             read_own_head(file.read_bytes(), origin, log_keys)

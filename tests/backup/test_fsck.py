@@ -1,6 +1,7 @@
 """fsck of all parts: tokens, private values, keys, settings and files, against the log."""
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +9,24 @@ from pathlib import Path
 import pytest
 
 from ledger.service.data_dir import DirectoryPaths
-from ledger.service.fsck import check_directory
+from ledger.service.fsck import (
+    Findings,
+    Problem,
+    check_directory,
+    check_files,
+    check_heads_and_keys,
+)
 from ledger.service.token_admin import open_access, token_event
 from ledger.store import keyspace
 from ledger.store.environment import Environment
 from ledger.store.erasable_values import MAP_BYTES
 from ledger.store.tokens import DATABASES as ACCESS
 from ledger_client.cli.app import run
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.policy import parse_policy
 from tests.backup.test_backup import Made, make_and_revoke_token
 from tests.backup.test_backup import run as run_alone
-from tests.service.serving import event, make_ledger, serving
+from tests.service.serving import ORIGIN, event, make_ledger, serving
 
 Change = Callable[[bytes], bytes]
 
@@ -167,6 +176,66 @@ def test_a_damaged_part_is_one_line_and_no_traceback(
     file.chmod(0o600)
     assert run(["fsck", str(made.directory)]) == 1
     assert said in capsys.readouterr().err
+
+
+def small_problems(directory: Path) -> list[Problem]:
+    """What is wrong with the small files of a ledger."""
+    findings, paths = Findings(), DirectoryPaths(directory)
+    with findings.part("policy"):
+        policy = parse_policy(paths.policy.read_bytes())
+        check_heads_and_keys(paths, policy, ORIGIN, findings)
+    check_files(paths, findings)
+    return findings.problems
+
+
+def test_one_flipped_bit_of_any_small_file_is_named(made: Made) -> None:
+    directory = made.directory
+    fields = '[[fields]]\npath = "/targets/*/name"\nsubject = "/targets/*/id"\n'
+    (directory / "private.toml").write_text(fields)
+    with serving(directory, made.tokens) as served:
+        assert served.append(event()).status == 200
+    assert problems(directory) == []
+    names = sorted(
+        path.name
+        for path in directory.iterdir()
+        if path.is_file() and path.name != "writer.lock" and path.stat().st_size
+    )
+    assert {"digest.key", "private.key", "key", "policy", "ledger.toml", "published"} < set(names)
+    rng = random.Random(7)
+    for name in names:
+        file = directory / name
+        whole = file.read_bytes()
+        places = range(len(whole)) if name == "digest.key" else rng.sample(range(len(whole)), 5)
+        for at in places:
+            file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            assert small_problems(directory), (name, at)
+        file.write_bytes(whole)
+    assert problems(directory) == []
+
+
+def test_a_key_that_was_changed_or_is_gone_ends_the_start(made: Made) -> None:
+    directory = made.directory
+    with serving(directory, made.tokens):
+        pass
+    for name in ("digest.key", "private.key"):
+        file = directory / name
+        whole = file.read_text()
+        file.write_text(whole.replace(whole[0], "0" if whole[0] != "0" else "1", 1))
+        with (
+            pytest.raises(MalformedError, match=f"{name} is not the key that the ledger was last"),
+            serving(directory, made.tokens),
+        ):
+            pass
+        file.unlink()
+        with (
+            pytest.raises(UnavailableError),
+            serving(directory, made.tokens),
+        ):
+            pass
+        file.write_text(whole)
+        file.chmod(0o600)
+    with serving(directory, made.tokens) as served:
+        assert served.append(event()).status == 200
 
 
 def test_an_empty_folder_is_no_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
