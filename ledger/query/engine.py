@@ -25,7 +25,8 @@ from ledger.query.explain import explain
 from ledger.query.facets import FacetCounter, Unit
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.open_segments import OpenSegments
-from ledger.query.plan import Span, make_plan, span_of
+from ledger.query.plan import make_plan, span_of
+from ledger.query.plan_nodes import Span
 from ledger.query.resolve_ids import IdResolver
 from ledger.store.index.index_store import IndexSnapshot, IndexStore
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX

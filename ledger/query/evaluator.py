@@ -13,9 +13,9 @@ from typing import Final
 
 from pyroaring import BitMap
 
-from ledger.query import plan
+from ledger.query import plan_nodes as plan
 from ledger.query.open_segments import OpenTerms
-from ledger.query.plan import Node, Read
+from ledger.query.plan_nodes import Node, Read
 from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index.index_store import IndexSnapshot
 from ledger.store.index.postings import Postings

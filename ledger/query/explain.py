@@ -1,9 +1,9 @@
 """Shows a plan as text with the number of entries at each step: `ledger query --explain`."""
 
-from ledger.query import plan
+from ledger.query import plan_nodes as plan
 from ledger.query.budget import OverBudgetError
 from ledger.query.executor import QueryScope
-from ledger.query.plan import Node
+from ledger.query.plan_nodes import Node
 
 
 def explain(scope: QueryScope, *, query: str) -> str:

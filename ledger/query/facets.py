@@ -3,7 +3,7 @@
 The counts come from the index, not from the entries: each posting list of a dimension is
 intersected with the matches of its segment. They are exact unless the time runs out; then `exact`
 is false and `counted` says how many matches were counted. Values of 120 characters and more, except
-actions, are counted by their first 120.
+actions, names and user agents, are counted by their first 120.
 
 A counter holds so many values at most, `VALUES_MAX` in all. Beyond that it drops the rarest half of
 a dimension, and `exact` is false: its counts are lower bounds, and `others` is one too.
@@ -31,7 +31,7 @@ from ledger.store.index import roaring_containers as roaring
 from ledger.store.index.postings import NO_PLACE, Postings
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
 from ledger_core.api import Bucket, FacetAnswer, FacetValue, HistogramAnswer
-from ledger_core.query.fields import COLUMNS
+from ledger_core.query.fields import COLUMNS, FIELDS
 
 Unit: TypeAlias = Literal["hour", "day"]
 UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
@@ -155,7 +155,7 @@ class FacetCounter:
             FacetAnswer(
                 field=field,
                 values=tuple(
-                    FacetValue(_address_of(value) if field == "source" else value, count)
+                    FacetValue(_value_of(field, value), count)
                     for value, count in _most_frequent(self._counts[field])
                 ),
                 others=max(0, len(self._counts[field]) - FACET_VALUES_MAX),
@@ -278,5 +278,9 @@ def _flags(offsets: BitMap) -> bytes:
     return bytes(flags)
 
 
-def _address_of(term: str) -> str:
-    return str(ip_address(bytes.fromhex(term[1:])))
+def _value_of(field: str, term: str) -> str:
+    """The value of a term, which for addresses and ports is written otherwise."""
+    kind = FIELDS[field].kind
+    if kind == "address":
+        return str(ip_address(bytes.fromhex(term[1:])))
+    return str(int(term)) if kind == "port" else term

@@ -14,108 +14,46 @@ Conditions on the index, on ids and on the time of receipt are spans of indices:
 them up before there is a plan. Everything here is pure.
 """
 
-from dataclasses import dataclass
 from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final, TypeAlias
+from typing import Final
 
+from ledger.query.plan_nodes import (
+    Complement,
+    Entries,
+    Find,
+    Intersection,
+    Lookup,
+    Node,
+    Range,
+    Read,
+    Span,
+    TimeRange,
+    Union,
+    Unknown,
+)
+from ledger.query.plan_ranges import plan_delay, plan_ports
 from ledger_core.event.model import LIMITS
 from ledger_core.query import analyzer, ast
 from ledger_core.query.analyzer import MORE, cut, is_hint, pack_address
 from ledger_core.query.ast import HOUR_US, MINUTE_US, UNIX_US_END, Expression, time_text
 from ledger_core.query.fields import DIMENSIONS, FIELDS
+from ledger_core.query.predicate import split_target, whole_conditions
+from ledger_core.query.words import phrase_of
 from ledger_core.tlog.hashing import SIZE_MAX
 
 _LAST_CHAR = "\U0010ffff"
-LAST: Final = _LAST_CHAR * (analyzer.TERM_CHARS_MAX + 1)
+LAST: Final = _LAST_CHAR * (LIMITS["user_agent"].most + 1)
 """A text above every value: the upper end of an open range."""
 
-
-@dataclass(frozen=True, slots=True)
-class Find:
-    """Read one term."""
-
-    dimension: str
-    value: str
-
-    def __str__(self) -> str:
-        return f"{self.dimension} = {self.value}"
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Read the terms `low <= value < high`."""
-
-    dimension: str
-    low: str
-    high: str
-
-    def __str__(self) -> str:
-        return f"{self.dimension} from {self.low or 'the first'} to {self.high}"
-
-
-Read: TypeAlias = Find | Range
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """Must match where a term of `must` stands; may match where one of `must` or `hints` does."""
-
-    must: tuple[Read, ...]
-    hints: tuple[Read, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TimeRange:
-    """An event time `start <= time < end`, as text; `across` is for segments partly inside."""
-
-    start: str
-    end: str
-    across: Lookup
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The entries `[start, end)`."""
-
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Entries:
-    """These entries, ascending."""
-
-    indices: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """Every entry may match and none must: the rows decide."""
-
-
-@dataclass(frozen=True, slots=True)
-class Intersection:
-    """The entries of all parts, the cheapest part first."""
-
-    parts: "tuple[Node, ...]"
-
-
-@dataclass(frozen=True, slots=True)
-class Union:
-    """The entries of any part."""
-
-    parts: "tuple[Node, ...]"
-
-
-@dataclass(frozen=True, slots=True)
-class Complement:
-    """The entries outside the part."""
-
-    part: "Node"
-
-
-Node: TypeAlias = Lookup | TimeRange | Span | Entries | Unknown | Intersection | Union | Complement
+_ANY_TEXT: Final[tuple[str, ...]] = (
+    "word",
+    "reason",
+    "user_agent.word",
+    "actor.name.word",
+    "target.name.word",
+)
+"""The dimensions that hold the words of texts."""
 
 
 def make_plan(expression: Expression) -> Node:
@@ -173,42 +111,57 @@ def span_of(node: Node, tree_size: int) -> Span:
     return Span(0, tree_size)
 
 
-def _plan_value(condition: ast.Is) -> Lookup:
+def _plan_value(condition: ast.Is) -> Node:
+    if FIELDS[condition.field].kind == "target":
+        return _plan_target(condition)
+    return _plan_term(condition)
+
+
+def _plan_term(condition: ast.Is) -> Lookup:
     dimension, value = condition.field, condition.value
     field = FIELDS[dimension]
     if field.is_folded:
         value = analyzer.fold(value)
-    if field.kind == "action":
-        return _plan_action(value, is_prefix=condition.is_prefix)
     hints: tuple[Read, ...] = ()
-    if dimension == "context":
+    if field.read_at:
         value = analyzer.context_prefix(condition.key) + value
         hints = (Find(dimension, MORE),)
-    term = cut(value)
+    elif field.kind == "port":
+        value = value.zfill(analyzer.PORT_DIGITS)
+    if field.is_whole and len(value) > LIMITS["user_agent"].most:
+        return Lookup(())
+    term = value if field.is_whole else cut(value)
     # A longer prefix is cut, and then other values share its term.
     is_exact = len(value) <= len(term) if condition.is_prefix else not is_hint(value)
-    reads = [_read(dimension, term, is_prefix=condition.is_prefix)]
+    is_exact = is_exact or field.is_whole
+    is_family = dimension == "action" and condition.is_prefix and value.endswith(".")
+    reads: list[Read] = [
+        Find(analyzer.FAMILY, term)
+        if is_family
+        else _read(dimension, term, is_prefix=condition.is_prefix)
+    ]
     if field.is_folded:
         folded = analyzer.folded_term(dimension, term)
         reads.append(_read(analyzer.FOLDED_TERMS, folded, is_prefix=condition.is_prefix))
     return Lookup(tuple(reads), hints) if is_exact else Lookup((), (*reads, *hints))
 
 
-def _plan_action(value: str, *, is_prefix: bool) -> Lookup:
-    """Actions are never cut, so their terms are exact."""
-    if len(value) > LIMITS["action"].most:
-        return Lookup(())
-    is_family = is_prefix and value.endswith(".")
-    read = (
-        Find(analyzer.FAMILY, value) if is_family else _read("action", value, is_prefix=is_prefix)
-    )
-    folded = analyzer.folded_term("action", value)
-    return Lookup((read, _read(analyzer.FOLDED_TERMS, folded, is_prefix=is_prefix)))
+def _plan_target(condition: ast.Is) -> Node:
+    """A target with this id, or with this type and id; of several targets, the rows decide."""
+    parts: list[Node] = [_plan_term(condition)]
+    for of_type, of_id in split_target(condition.value):
+        pair = (
+            _plan_term(ast.Is("target", of_id, condition.is_prefix)),
+            _plan_term(ast.Is("target.type", of_type)),
+            Union((Complement(Lookup((Find("target.several", analyzer.SEVERAL),))), Unknown())),
+        )
+        parts.append(Intersection(pair))
+    return parts[0] if len(parts) == 1 else Union(tuple(parts))
 
 
 def _plan_presence(condition: ast.Has) -> Lookup:
     dimension = condition.field
-    if dimension != "context":
+    if not condition.key:
         return Lookup((Range(dimension, "", LAST),))
     at = analyzer.context_prefix(condition.key)
     below = f"{at[:-1]}."
@@ -220,6 +173,12 @@ def _plan_presence(condition: ast.Has) -> Lookup:
 
 
 def _plan_numbers(condition: ast.NumberBetween) -> Lookup:
+    if condition.field == "late":
+        return plan_delay(condition)
+    return plan_ports(condition) if condition.field == "port" else _plan_context(condition)
+
+
+def _plan_context(condition: ast.NumberBetween) -> Lookup:
     """The codes between those of both ends, and as hints the ends whose codes are rounded."""
     prefix, more = analyzer.context_prefix(condition.key), Find(condition.field, MORE)
     if len(prefix) + analyzer.NUMBER_CODE_CHARS_MAX > analyzer.TERM_CHARS_MAX:
@@ -253,20 +212,35 @@ def _read(dimension: str, term: str, *, is_prefix: bool) -> Read:
 
 
 def _plan_words(condition: ast.Words) -> Node:
+    words, is_prefix = phrase_of(condition.text, is_prefix=condition.is_prefix)
+    dimensions = _ANY_TEXT
+    more: tuple[Read, ...] = (Find("word", MORE), Find("reason", MORE))
+    if condition.field:
+        of_reason = condition.field == "reason"
+        dimensions = (condition.field if of_reason else f"{condition.field}.word",)
+        more = more[of_reason : of_reason + 1]
     parts: list[Node] = []
-    for place, word in enumerate(condition.words):
-        is_prefix = condition.is_prefix and place == len(condition.words) - 1
-        dimensions = (condition.field,) if condition.field else ("word", "reason")
+    for place, word in enumerate(words):
         low = cut(word)
         reads: list[Read] = [
-            Range(dimension, low, _after(low)) if is_prefix else Find(dimension, low)
+            Range(dimension, low, _after(low))
+            if is_prefix and place == len(words) - 1
+            else Find(dimension, low)
             for dimension in dimensions
         ]
-        more = tuple(Find(dimension, MORE) for dimension in dimensions)
         # Several words must stand side by side, and the index has no positions.
-        is_exact = len(condition.words) == 1 and not is_hint(word)
+        is_exact = len(words) == 1 and not is_hint(word)
         parts.append(Lookup(tuple(reads), more) if is_exact else Lookup((), (*reads, *more)))
-    return parts[0] if len(parts) == 1 else Intersection(tuple(parts))
+    found = parts[0] if len(parts) == 1 else Intersection(tuple(parts))
+    if condition.field:
+        return found
+    # `resolve_ids` has looked up the id of the event.
+    whole = [
+        make_plan(part)
+        for part in whole_conditions(condition)
+        if not (isinstance(part, ast.Is) and part.field == "id")
+    ]
+    return Union((found, *whole)) if whole else found
 
 
 def _plan_time(start: ast.Moment | None, end: ast.Moment | None) -> Node:

@@ -12,6 +12,7 @@ from typing import Final
 from ledger.query.leaf_cache import LeafCache
 from ledger.store.index.segment import SegmentRecord
 from ledger.store.log import LogStore
+from ledger_core.event.ids import is_uuid
 from ledger_core.query import ast
 from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import Expression
@@ -39,6 +40,8 @@ class IdResolver:
         match condition:
             case ast.Is("id", value, is_prefix):
                 return self._ids(value) if is_prefix else self._id(value)
+            case ast.Words("", text, False) if is_uuid(text.lower()):
+                return ast.any_of((condition, self._id(text.lower())))
             case ast.Between("received", start, end):
                 first = self._before_damage(self._first_at(start)) if start else 0
                 return ast.IndexBetween(first, self._first_at(end) if end else self.tree_size)

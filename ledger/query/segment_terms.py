@@ -9,6 +9,7 @@ for each value of each entry would double the cost of indexing.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
@@ -17,34 +18,68 @@ from ledger.store.index.postings import Postings, TermsBuilder, join
 from ledger.store.index.roaring_containers import Container, union
 from ledger.store.index.segment import SealedSegment, SegmentFacts, encode_segment
 from ledger_core.query import analyzer
-from ledger_core.query.analyzer import ABSENT, TERM_CHARS_MAX, EventView, LeafView, cut, terms_of
-from ledger_core.query.fields import (
-    COLUMNS,
-    CONTEXT_DIMENSIONS,
-    DIMENSIONS,
-    FIELDS,
-    FOLDED,
-    Kind,
+from ledger_core.query.analyzer import (
+    ABSENT,
+    MORE,
+    TERM_CHARS_MAX,
+    EventView,
+    LeafView,
+    cut,
+    is_hint,
+    terms_beyond,
+    terms_of,
+    terms_of_id,
+    terms_of_name,
 )
+from ledger_core.query.event_values import SIDES, change_scalars, masks_of
+from ledger_core.query.fields import COLUMNS, CONTEXT_DIMENSIONS, DIMENSIONS, FIELDS, FOLDED, Field
+from ledger_core.query.user_agents import family_of
 
-_NAMES = "name"
-_TEXTS = ("action", _NAMES)
-_FOLDED = frozenset(FOLDED)
-_TIMES = frozenset(("minute", "received"))
-_TARGETS = frozenset(("target", "target.type"))
-_INDEXED = [FIELDS[name] for name in DIMENSIONS]
+_Derive: TypeAlias = Callable[[str], Iterable[str]]
+
+_BEHALF_NAME = "on_behalf_of.name"
+_CHANGED = "changed"
+_IN_MEMORY = (_BEHALF_NAME, _CHANGED)
+_TIMES = frozenset(("late", "minute", "received"))
+
+
+def _words_of_cut(derive: _Derive) -> _Derive:
+    """The words of a value that may be cut; MORE where it may have had more."""
+    return lambda value: [*derive(value), MORE] if is_hint(value) else derive(value)
+
+
+_WORDS: Mapping[str, Sequence[tuple[str, _Derive]]] = {
+    "word": (
+        ("action", terms_of),
+        ("actor", _words_of_cut(terms_of_id)),
+        ("actor.on_behalf_of", _words_of_cut(terms_of_id)),
+        ("target", _words_of_cut(terms_of_id)),
+        ("target.type", _words_of_cut(terms_of)),
+        (_BEHALF_NAME, terms_of),
+        (_CHANGED, terms_of),
+        ("actor.name", terms_beyond),
+        ("target.name", terms_beyond),
+        ("user_agent", terms_beyond),
+    ),
+    "actor.name.word": (("actor.name", terms_of_name),),
+    "target.name.word": (("target.name", terms_of_name),),
+    "user_agent.word": (("user_agent", terms_of_name),),
+    "user_agent.family": (("user_agent", lambda text: filter(None, (family_of(text),))),),
+    analyzer.FOLDED_TERMS: [(name, partial(analyzer.folded_terms, name)) for name in FOLDED],
+}
+_DERIVED: Mapping[str, Sequence[tuple[str, _Derive]]] = {
+    **_WORDS,
+    analyzer.FAMILY: (("action", analyzer.families_of),),
+    "hour": (("minute", lambda minute: (minute[: analyzer.HOUR_CHARS],)),),
+}
+"""The dimensions that are not stored while a segment grows, and what each is derived from."""
+
+_HELD = (*(name for name in DIMENSIONS if name not in _DERIVED), *_IN_MEMORY)
 _SINGLE = [
-    (field.name, field.kind, attrgetter(field.attribute)) for field in _INDEXED if field.attribute
+    (field, attrgetter(field.attribute.removeprefix("event.")))
+    for field in map(FIELDS.__getitem__, _HELD[: -len(_IN_MEMORY)])
+    if field.attribute.startswith("event.")
 ]
-_SEVERAL = [
-    (field.name, field.read_several)
-    for field in _INDEXED
-    if field.read_several and field.kind != "words" and field.name not in _TARGETS
-]
-
-
-Derive: TypeAlias = Callable[[str, str], Iterable[str]]
-"""The terms that a value of a dimension has elsewhere."""
 
 
 class SegmentTerms:
@@ -52,9 +87,8 @@ class SegmentTerms:
 
     Not thread-safe before `freeze`; afterwards any thread may read it.
 
-    The words of names and actions, the families of actions, folded values and the hours are not
-    stored. They are derived from names, values and minutes when a query needs them: many entries
-    share one.
+    Words, families, folded values and hours are not stored. They are derived from names, values and
+    minutes (`_DERIVED`) when a query needs them: many entries share one.
     """
 
     def __init__(self, start: int = 0) -> None:
@@ -63,12 +97,13 @@ class SegmentTerms:
         self.times: tuple[str, str] = ("", "")
         """The earliest and the latest event time."""
         self._terms: Final = {
-            name: TermsBuilder(in_runs=name in _TIMES, in_column=name in COLUMNS)
-            for name in (*DIMENSIONS, _NAMES)
+            name: TermsBuilder(in_runs=name in _TIMES, in_column=name in COLUMNS) for name in _HELD
         }
-        self._texts: Final[dict[str, list[tuple[str, str]]]] = defaultdict(list)
-        self._folded: Final[dict[str, list[tuple[str, str]]]] = defaultdict(list)
-        self._values_read: Final = dict.fromkeys((*FOLDED, *_TEXTS), 0)
+        # By dimension and term: the values that the term is derived from, with their dimensions.
+        self._texts: Final[dict[str, dict[str, list[tuple[str, str]]]]] = {
+            name: defaultdict(list) for name in _WORDS
+        }
+        self._texts_read: Final[dict[tuple[str, str], int]] = defaultdict(int)
 
     def add(self, leaves: Sequence[bytes]) -> None:
         """Add the next entries, at least one; a few hundred at a time is fastest.
@@ -78,10 +113,15 @@ class SegmentTerms:
         first = self.end
         views = [analyzer.decode_view(leaf) for leaf in leaves]
         events = [view.event for view in views]
-        self._add_times(views, first)
-        for name, kind, read in _SINGLE:
-            self._terms[name].add(_terms_for(kind, list(map(read, events))), first)
+        self._add_receipts(views, first)
+        for field, read in _SINGLE:
+            self._terms[field.name].add(_terms_for(field, list(map(read, events))), first)
         self._add_several(events, first)
+        self._add_changes(events, first)
+        masked = [(at, view) for at, view in enumerate(views) if b"masked" in leaves[at]]
+        self._terms["masked"].add_several(
+            [(cut(rule), first + at) for at, view in masked for rule in masks_of(view.event)]
+        )
         self._add_context([event.context for event in events], first)
         self.end = first + len(leaves)
 
@@ -94,28 +134,28 @@ class SegmentTerms:
 
     def freeze(self) -> None:
         """Do all that reading would put off. Precondition: nothing is added afterwards."""
-        self._read_new_values()
+        self._read_new_texts()
         for terms in self._terms.values():
             terms.flush()
 
     def find(self, dimension: str, value: str) -> list[Container]:
         """Posting lists whose union is that of a term."""
-        if dimension == "word":
-            return self._values_with(self._texts, (value,))
-        if dimension == analyzer.FOLDED_TERMS:
-            return self._values_with(self._folded, (value,))
+        if dimension in _WORDS:
+            return self._texts_with(dimension, (value,))
         if dimension == analyzer.FAMILY:
             # The first text above every action of `iam.` is `iam/`.
             return self._terms["action"].between(value, f"{value[:-1]}{chr(ord('.') + 1)}")
+        if dimension == "hour":
+            return self.between(dimension, value, f"{value};")
         found = self._terms[dimension].find(value)
         return [] if found is None else [found]
 
     def between(self, dimension: str, low: str, high: str) -> list[Container]:
         """The posting lists of the values `low <= value < high`."""
-        if dimension in ("word", analyzer.FOLDED_TERMS):
-            self._read_new_values()
-            terms = self._texts if dimension == "word" else self._folded
-            return self._values_with(terms, [term for term in terms if low <= term < high])
+        if dimension in _WORDS:
+            self._read_new_texts()
+            terms = self._texts[dimension]
+            return self._texts_with(dimension, [term for term in terms if low <= term < high])
         # The minutes between two hours sort between their texts.
         return self._terms["minute" if dimension == "hour" else dimension].between(low, high)
 
@@ -128,94 +168,107 @@ class SegmentTerms:
 
     def postings(self, dimension: str, *, in_order: bool = True) -> Postings:
         """The terms of a dimension, in order unless nobody needs it."""
-        if dimension == "word":
-            return self._derived(_TEXTS, lambda _name, text: terms_of(text))
-        if dimension == analyzer.FAMILY:
-            return self._derived(("action",), lambda _name, action: analyzer.families_of(action))
-        if dimension == analyzer.FOLDED_TERMS:
-            return self._derived(FOLDED, analyzer.folded_terms)
-        if dimension == "hour":
-            return self._derived(
-                ("minute",), lambda _name, minute: (minute[: analyzer.HOUR_CHARS],)
-            )
+        if dimension in _DERIVED:
+            return self._derived(_DERIVED[dimension])
         return self._terms[dimension].seal(in_order=in_order)
 
-    def _derived(self, dimensions: Iterable[str], derive: Derive) -> Postings:
-        """The terms that are derived from the values of some dimensions."""
+    def _derived(self, sources: Iterable[tuple[str, _Derive]]) -> Postings:
         derived: dict[str, list[Container]] = defaultdict(list)
-        for name in dimensions:
-            for value, container in self._terms[name].seal():
-                for term in derive(name, value):
+        for name, terms_of_value in sources:
+            for text, container in self._terms[name].seal():
+                for term in terms_of_value(text):
                     derived[term].append(container)
         return join((term, union(containers)) for term, containers in sorted(derived.items()))
 
-    def _values_with(
-        self, terms: Mapping[str, list[tuple[str, str]]], wanted: Iterable[str]
-    ) -> list[Container]:
-        """The posting lists of the values from which any of some terms is derived."""
-        self._read_new_values()
-        values = {place for term in wanted for place in terms.get(term, ())}
-        found = [self._terms[name].find(value) for name, value in values]
+    def _texts_with(self, dimension: str, terms: Iterable[str]) -> list[Container]:
+        self._read_new_texts()
+        texts = {place for term in terms for place in self._texts[dimension].get(term, ())}
+        found = [self._terms[name].find(text) for name, text in texts]
         return [container for container in found if container is not None]
 
-    def _read_new_values(self) -> None:
-        """Derive the words and folded terms of the values that were added since the last call."""
-        for name, known in self._values_read.items():
-            values = list(islice(self._terms[name].values, known, None))
-            for value in values:
-                for word in terms_of(value) if name in _TEXTS else ():
-                    self._texts[word].append((name, value))
-                for term in analyzer.folded_terms(name, value) if name in _FOLDED else ():
-                    self._folded[term].append((name, value))
-            self._values_read[name] += len(values)
+    def _read_new_texts(self) -> None:
+        """Derive terms from the values that were added since the last call."""
+        for dimension, sources in _WORDS.items():
+            found = self._texts[dimension]
+            for name, terms_of_value in sources:
+                place = (dimension, name)
+                texts = list(islice(self._terms[name].values, self._texts_read[place], None))
+                for text in texts:
+                    for term in terms_of_value(text) if text != ABSENT else ():
+                        found[term].append((name, text))
+                self._texts_read[place] += len(texts)
 
-    def _add_times(self, views: list[LeafView], first: int) -> None:
+    def _add_receipts(self, views: list[LeafView], first: int) -> None:
+        """Add the times, of the events and of their receipt, and the tokens."""
         times = [view.event.time for view in views]
         earliest, latest = self.times
         self.times = (min(earliest or times[0], *times), max(latest, *times))
         self._terms["minute"].add([time[: analyzer.MINUTE_CHARS] for time in times], first)
         received = [view.received.time[: analyzer.HOUR_CHARS] for view in views]
         self._terms["received"].add(received, first)
+        late = [analyzer.late_term(analyzer.late_us(view)) for view in views]
+        self._terms["late"].add(late, first)
+        self._terms["received.by"].add(_cut_all([view.received.by for view in views]), first)
 
     def _add_several(self, events: list[EventView], first: int) -> None:
         terms = self._terms
         numbered = list(enumerate(events, first))
-        for name, read in _SEVERAL:
-            found = [
-                (cut(value), o) for o, event in numbered for value in read(event) if value != ABSENT
-            ]
-            terms[name].add_several(found)
-        names = self._add_targets(numbered, first)
-        names += [(event.actor.name, o) for o, event in numbered if event.actor.name != ABSENT]
-        names += [
-            (behalf.name, o)
-            for o, event in numbered
-            if (behalf := event.actor.on_behalf_of) is not None and behalf.name != ABSENT
-        ]
-        terms[_NAMES].add_several(names)
+        self._add_targets(numbered, first)
+        for o, event in numbered:
+            behalf = event.actor.on_behalf_of
+            if behalf is not None:
+                terms["actor.on_behalf_of"].add_several([(cut(behalf.id), o)])
+                if behalf.name != ABSENT:
+                    terms[_BEHALF_NAME].add_several([(behalf.name, o)])
         reasons = [(event.reason, o) for o, event in numbered if event.reason != ABSENT]
         # A reason without a word has the empty one, so `has:reason` reads one range of terms.
         words = [(word, o) for text, o in reasons for word in terms_of(text) or ("",)]
         terms["reason"].add_several(words)
+        ports = [event.source.port for event in events]
+        digits = analyzer.PORT_DIGITS
+        terms["port"].add_several(
+            [(f"{port:0{digits}d}", o) for o, port in enumerate(ports, first) if port >= 0]
+        )
 
-    def _add_targets(
-        self, numbered: list[tuple[int, EventView]], first: int
-    ) -> list[tuple[str, int]]:
-        """Add the targets; return their names, each with the offset of its entry.
+    def _add_changes(self, events: list[EventView], first: int) -> None:
+        """Add the paths and the scalars of changes, each scalar with and without its path."""
+        numbered = [(o, event) for o, event in enumerate(events, first) if event.changes]
+        self._terms["field"].add_several(
+            [(cut(change.path), o) for o, event in numbered for change in event.changes]
+        )
+        anywhere = analyzer.context_prefix("")
+        for o, event in numbered:
+            for side in SIDES:
+                found = change_scalars(event, side)
+                self._terms[_CHANGED].add_several([(text, o) for _, text in found])
+                keyed = [cut(analyzer.context_prefix(key) + text) for key, text in found]
+                both = dict.fromkeys([*keyed, *(cut(anywhere + text) for _, text in found)])
+                terms = list(both)
+                if len(terms) > analyzer.CONTEXT_TERMS_MAX:
+                    terms[analyzer.CONTEXT_TERMS_MAX :] = [MORE]
+                self._terms[side].add_several([(term, o) for term in terms])
+
+    def _add_targets(self, numbered: list[tuple[int, EventView]], first: int) -> None:
+        """Add the targets.
 
         Where every entry has exactly one target, which is usual, whole columns are added at once.
         """
         ids, types = self._terms["target"], self._terms["target.type"]
+        names = self._terms["target.name"]
         several = [event.targets for _, event in numbered]
         if set(map(len, several)) == {1}:
             targets = [target for (target,) in several]
             ids.add(_cut_all([target.id for target in targets]), first)
             types.add(_cut_all([target.type for target in targets]), first)
-            return [(each.name, o) for o, each in enumerate(targets, first) if each.name != ABSENT]
+            names.add([target.name for target in targets], first)
+            return
         all_targets = [(target, o) for o, event in numbered for target in event.targets]
         ids.add_several([(cut(target.id), o) for target, o in all_targets])
         types.add_several([(cut(each.type), o) for each, o in all_targets if each.type != ABSENT])
-        return [(target.name, o) for target, o in all_targets if target.name != ABSENT]
+        names.add_several([(each.name, o) for each, o in all_targets if each.name != ABSENT])
+        self._terms["target.several"].add_several(
+            [(analyzer.SEVERAL, o) for o, event in numbered if len(event.targets) > 1]
+        )
 
     def _add_context(self, contexts: list[dict[str, Any]], first: int) -> None:
         """Add the contexts, of which this takes the keys that have dimensions of their own."""
@@ -245,10 +298,10 @@ class SegmentTerms:
         self._terms[analyzer.NUMBERS].add_several(numbers)
 
 
-def _terms_for(kind: Kind, values: list[str]) -> list[str]:
-    if kind == "action":
+def _terms_for(field: Field, values: list[str]) -> list[str]:
+    if field.is_whole:
         return values
-    return list(map(analyzer.pack_address, values)) if kind == "address" else _cut_all(values)
+    return list(map(analyzer.pack_address, values)) if field.kind == "address" else _cut_all(values)
 
 
 def _pop_all(contexts: list[dict[str, Any]], key: str) -> list[str]:

@@ -48,30 +48,22 @@ def condition_holds(condition: Expression, entry: JSON, now: int) -> bool:
     """Whether a condition on an event holds for one entry."""
     match condition:
         case ast.Is(field, value, is_prefix, key):
-            found = values_of(field, entry["event"], key)
-            if field in FOLDED:
-                value, found = value.casefold(), [v.casefold() for v in found]
-            return any(v.startswith(value) if is_prefix else v == value for v in found)
-        case ast.Has("context", key):
-            paths = {path for path, _ in scalars("", entry["event"].get("context", {}))}
+            return has_value(field, value, is_prefix, key, entry)
+        case ast.Has(field, key) if key:
+            paths = {path for path, _ in PATHS[field](entry["event"])}
             return any(path == key or path.startswith(f"{key}.") for path in paths)
         case ast.Has(field):
-            return bool(values_of(field, entry["event"]))
-        case ast.NumberBetween(field, low, high, is_above, is_below, key):
-            numbers = [Fraction(v) for v in values_of(field, entry["event"], key) if NUMBER(v)]
-            return any(
-                (low is None or (low < n if is_above else low <= n))
-                and (high is None or (n < high if is_below else n <= high))
-                for n in numbers
-            )
-        case ast.Words(field, words, is_prefix):
-            event = entry["event"]
-            texts = [event.get("reason", "")]
-            if not field:
-                texts += [event["action"], *names_of(event)]
-            return any(has_words(text, list(words), is_prefix) for text in texts)
+            return bool(values_of(field, entry))
+        case ast.NumberBetween():
+            return has_number(condition, entry)
+        case ast.Words(field, text, is_prefix):
+            words, is_open = searched_words(text, is_prefix)
+            if field:
+                texts = values_of(field, entry)
+                return any(has_words(words_in(some), words, is_open) for some in texts)
+            return has_anywhere(condition, words, is_open, entry)
         case ast.InNetwork(network):
-            found = values_of("source", entry["event"])
+            found = values_of("source", entry)
             return any(ip_address(ip) in network for ip in found)
         case ast.Between(field, start, end):
             time = unix_us(entry["event" if field == "time" else "received"]["time"])
@@ -81,9 +73,117 @@ def condition_holds(condition: Expression, entry: JSON, now: int) -> bool:
     raise AssertionError(condition)
 
 
-def values_of(field: str, event: JSON, key: str = "") -> list[str]:
-    """The values of a field in an event."""
-    return [value for value in VALUES[field](event, key) if value is not None]
+def is_value(found: str, value: str, is_prefix: bool) -> bool:
+    return found.startswith(value) if is_prefix else found == value
+
+
+def has_value(field: str, value: str, is_prefix: bool, key: str, entry: JSON) -> bool:
+    """Whether a field has a value; of a target, its type may stand before the value."""
+    found = values_of(field, entry, key)
+    if field in FOLDED:
+        value, found = value.casefold(), [each.casefold() for each in found]
+    if any(is_value(each, value, is_prefix) for each in found):
+        return True
+    if field != "target":
+        return False
+    return any(
+        is_value(target["id"], value[at + 1 :], is_prefix)
+        for target in entry["event"].get("targets", [])
+        for at, char in enumerate(value)
+        if char == "/" and value[:at].casefold() == target.get("type", "").casefold() != ""
+    )
+
+
+def has_number(query: ast.NumberBetween, entry: JSON) -> bool:
+    """Whether a number of the field is in a range."""
+    low, high = query.low, query.high
+    if query.field == "late":
+        received, happened = (unix_us(entry[part]["time"]) for part in ("received", "event"))
+        numbers = [Fraction(received - happened, 1_000_000)]
+    else:
+        numbers = [Fraction(v) for v in values_of(query.field, entry, query.key) if NUMBER(v)]
+    return any(
+        (low is None or (n > Fraction(low) if query.is_above_low else n >= Fraction(low)))
+        and (high is None or (n < Fraction(high) if query.is_below_high else n <= Fraction(high)))
+        for n in numbers
+    )
+
+
+def values_of(field: str, entry: JSON, key: str = "") -> list[str]:
+    """The values of a field in an entry."""
+    if field == "received.by":
+        return [entry["received"]["by"]]
+    return [value for value in VALUES[field](entry["event"], key) if value is not None]
+
+
+def has_anywhere(query: ast.Words, words: list[str], is_open: bool, entry: JSON) -> bool:
+    """Whether any text of an event has the words, or the text is an id or the address of it."""
+    event = entry["event"]
+    texts = [
+        event["action"],
+        *(text for name in TEXTS for text in values_of(name, entry)),
+        *names_of(event),
+        *changed(event, "before", ""),
+        *changed(event, "after", ""),
+    ]
+    ids = [
+        id_ for name in ("actor", "actor.on_behalf_of", "target") for id_ in values_of(name, entry)
+    ]
+    if any(has_words(words_in(text), words, is_open) for text in texts):
+        return True
+    if any(has_words(words_in(id_), words, is_open) for id_ in ids if not only_counts(id_)):
+        return True
+    if " " in query.text:
+        return False
+    if any(has_value(name, query.text, query.is_prefix, "", entry) for name in WHOLE):
+        return True
+    return not query.is_prefix and query.text in [event["id"], *values_of("source", entry)]
+
+
+def only_counts(id_: str) -> bool:
+    """Whether an id is a number behind some letters; the ids of `events` are no other numbers."""
+    return re.fullmatch("[a-z]_[0-9]+", id_) is not None
+
+
+def changed(event: JSON, side: str, key: str) -> list[str]:
+    """The scalars before or after the changes at a path, or at any if it is empty."""
+    return [text for path, text in changed_paths(event, side) if not key or path == key]
+
+
+def changed_paths(event: JSON, side: str) -> list[tuple[str, str]]:
+    """The scalars before or after changes, each with its path, folded."""
+    return [
+        (path.casefold(), text)
+        for change in event.get("changes", [])
+        if side in change
+        for path, text in scalars(change["path"].removeprefix("/").replace("/", "."), change[side])
+    ]
+
+
+PATHS: dict[str, Callable[[JSON], list[tuple[str, str]]]] = {
+    "context": lambda e: list(scalars("", e.get("context", {}))),
+    "before": lambda e: changed_paths(e, "before"),
+    "after": lambda e: changed_paths(e, "after"),
+}
+
+
+def masks(value: Any) -> list[str]:
+    """The rules of masked parts anywhere in a value."""
+    if isinstance(value, str):
+        return re.findall(r"(?<![A-Za-z0-9])masked\.([a-z0-9-]+)", value)
+    if isinstance(value, list):
+        return [rule for item in value for rule in masks(item)]
+    if isinstance(value, dict):
+        own = [value["masked"]] if "masked" in value and len(value) < 3 else []
+        return [*own, *(rule for item in value.values() for rule in masks(item))]
+    return []
+
+
+def family(user_agent: str) -> str | None:
+    """The families of the user agents of `events`."""
+    families = {"Firefox": "firefox", "Edg": "edge", "curl": "curl", "Python-": "python-requests"}
+    found = [family for mark, family in families.items() if mark in user_agent]
+    return found[0] if found else "w0" if user_agent else None
 
 
 def context_values(event: JSON, key: str) -> list[str]:
@@ -97,6 +197,15 @@ VALUES: dict[str, Callable[[JSON, str], list[Any]]] = {
     "actor": lambda e, _: [e["actor"]["id"]],
     "actor.type": lambda e, _: [e["actor"].get("type")],
     "actor.on_behalf_of": lambda e, _: [e["actor"].get("on_behalf_of", {}).get("id")],
+    "actor.name": lambda e, _: [e["actor"].get("name")],
+    "after": lambda e, key: changed(e, "after", key),
+    "before": lambda e, key: changed(e, "before", key),
+    "masked": lambda e, _: masks(e),
+    "port": lambda e, _: [str(e["source"]["port"])] if "port" in e.get("source", {}) else [],
+    "recorder": lambda e, _: [e.get("recorder", {}).get("instance")],
+    "target.name": lambda e, _: [target.get("name") for target in e.get("targets", [])],
+    "user_agent": lambda e, _: [e.get("source", {}).get("user_agent")],
+    "user_agent.family": lambda e, _: [family(e.get("source", {}).get("user_agent", ""))],
     "credential": lambda e, _: [e["actor"].get("credential")],
     "field": lambda e, _: [change["path"] for change in e.get("changes", [])],
     "id": lambda e, _: [e["id"]],
@@ -113,15 +222,20 @@ VALUES: dict[str, Callable[[JSON, str], list[Any]]] = {
 }
 
 
+TEXTS = ("reason", "user_agent", "target.type")
+WHOLE = (
+    "actor", "actor.on_behalf_of", "target", "session", "credential", "request", "trace",
+    "recorder",
+)  # fmt: skip
+UNCUT = ("action", "actor.name", "target.name", "user_agent")
+
+
 def facet_counts(field: str, entries: Sequence[JSON]) -> Counter[str]:
-    """Count the entries with each value of a field; a long value, but no action, is cut."""
+    """Count the entries with each value of a field; a long value is mostly cut."""
     counts: Counter[str] = Counter()
     for entry in entries:
         counts.update(
-            {
-                value if field == "action" else value[:120]
-                for value in values_of(field, entry["event"])
-            }
+            {value if field in UNCUT else value[:120] for value in values_of(field, entry)}
         )
     return counts
 
@@ -145,9 +259,8 @@ def names_of(event: JSON) -> list[str]:
     return [one["name"] for one in people if "name" in one]
 
 
-def has_words(text: str, words: list[str], is_prefix: bool) -> bool:
-    """Whether words stand side by side in a text."""
-    found = words_in(text)
+def has_words(found: list[str], words: list[str], is_prefix: bool) -> bool:
+    """Whether words stand side by side."""
     for start in range(len(found) - len(words) + 1):
         part = found[start : start + len(words)]
         last = part[-1].startswith(words[-1]) if is_prefix else part[-1] == words[-1]
@@ -158,8 +271,39 @@ def has_words(text: str, words: list[str], is_prefix: bool) -> bool:
 
 @lru_cache
 def words_in(text: str) -> list[str]:
-    """The words of a text, folded."""
-    return re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold())
+    """The words of a text, folded; Han and Thai as pairs, with the last character behind them."""
+    words: list[str] = []
+    for run in runs_in(text):
+        words += [run[at : at + 2] for at in range(len(run))] if is_dense(run[0]) else [run]
+    return words
+
+
+def runs_in(text: str) -> list[str]:
+    """Runs of characters of words: those of Han and of Thai apart from others."""
+    runs: list[str] = []
+    before = ""
+    for char in unicodedata.normalize("NFKC", text).casefold():
+        kind = unicodedata.category(char)[0]
+        is_word = kind in "LN" or (kind == "M" and before != "")
+        if is_word and before and is_dense(char) == is_dense(before):
+            runs[-1] += char
+        elif is_word:
+            runs.append(char)
+        before = char if is_word else ""
+    return runs
+
+
+def is_dense(char: str) -> bool:
+    name = unicodedata.name(char, "")
+    return name.startswith(("CJK", "THAI"))
+
+
+def searched_words(text: str, is_prefix: bool) -> tuple[list[str], bool]:
+    """The words to look for, and whether the last one is a beginning."""
+    words, last = words_in(text), runs_in(text)[-1]
+    if not is_dense(last[0]):
+        return words, is_prefix
+    return (words, True) if len(last) == 1 else (words[:-1], False)
 
 
 @cache

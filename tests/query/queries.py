@@ -1,13 +1,13 @@
 """Random queries over the values of `events`."""
 
 import random
+import re
 from decimal import Decimal
 from ipaddress import ip_network
 
 from hypothesis import strategies as st
 
 from ledger_core.query import ast
-from ledger_core.query.analyzer import words_of
 from ledger_core.query.ast import Expression
 from tests.query import events as ev
 
@@ -50,13 +50,46 @@ def _betweens() -> st.SearchStrategy[Expression]:
 
 
 def _words() -> st.SearchStrategy[Expression]:
-    texts = st.lists(st.sampled_from(ev.WORDS + ev.ACTIONS), min_size=1, max_size=2).map(" ".join)
-    extra = st.sampled_from(("w1", "w127", "w128", "w139", "rev", "acc", "strasse"))
+    words = (*ev.WORDS, *ev.ACTIONS, "京都", "มูล", "firefox", "owner", "example.com")
+    texts = st.lists(st.sampled_from(words), min_size=1, max_size=2).map(" ".join)
+    extra = (
+        "w1",
+        "w127",
+        "w128",
+        "w139",
+        "rev",
+        "acc",
+        "strasse",
+        "7",
+        "null",
+        "daily",
+        "n1",
+        "n39",
+    )
+    ids = (*ev.ACTORS, *ev.TARGETS, *ev.ADDRESSES[:6], "s_1", "tok_0", "eu", "api-1", "user/u_1")
+    event_id = ev.random_event(random.Random(7), 1)["id"]
+    text = texts | st.sampled_from((*extra, *ids, event_id))
+    anywhere = st.builds(
+        ast.Words, st.sampled_from(("", "", "reason")), text, is_prefix=st.booleans()
+    )
+    # In a name, words stand without quotes.
+    return anywhere | st.builds(
+        ast.Words,
+        st.sampled_from(("user_agent", "actor.name", "target.name")),
+        text.map(lambda some: re.sub(r'[ ",:]+', "_", some)),
+        is_prefix=st.booleans(),
+    )
+
+
+def _changes() -> st.SearchStrategy[Expression]:
     return st.builds(
-        lambda field, text, is_prefix: ast.Words(field, tuple(words_of(text)), is_prefix=is_prefix),
-        st.sampled_from(("", "reason")),
-        texts | extra,
-        st.booleans(),
+        ast.Is,
+        st.sampled_from(("before", "after")),
+        st.sampled_from(
+            ("owner", "Member", "7", "null", "5", "legal hold", f"{ev.LONG}é", "n39", "")
+        ),
+        is_prefix=st.booleans(),
+        key=st.sampled_from(("", "role", "limits.daily", "daily", "role.daily", "email.x")),
     )
 
 
@@ -77,15 +110,26 @@ NUMBERS = (0, 1, "1.5", -7, "-0.05", 999, 1000, 1001, 1002, 123_456, 123_470, -1
 def _numbers() -> st.SearchStrategy[Expression]:
     ends = st.sampled_from(NUMBERS).map(lambda number: Decimal(str(number)))
     keys = st.sampled_from(("region", "a.b", "status", "nested.a", "list", "k3", LONG_KEY))
+    seconds = ("-1", "-0.000007", "0", "0.5", "0.999999", "1", "1.000001", "3600", "86400", "9000")
+    ports = st.sampled_from((*ev.PORTS, 1500)).map(Decimal)
+    return (
+        _between("context", ends, keys)
+        | _between("late", st.sampled_from(seconds).map(Decimal), st.just(""))
+        | _between("port", ports, st.just(""))
+    )
 
+
+def _between(
+    field: str, ends: st.SearchStrategy[Decimal], keys: st.SearchStrategy[str]
+) -> st.SearchStrategy[Expression]:
     def between(key: str, one: Decimal, other: Decimal) -> Expression:
-        return ast.NumberBetween("context", min(one, other), max(one, other), key=key)
+        return ast.NumberBetween(field, min(one, other), max(one, other), key=key)
 
     def above(key: str, end: Decimal, is_strict: bool) -> Expression:
-        return ast.NumberBetween("context", end, None, is_above_low=is_strict, key=key)
+        return ast.NumberBetween(field, end, None, is_above_low=is_strict, key=key)
 
     def below(key: str, end: Decimal, is_strict: bool) -> Expression:
-        return ast.NumberBetween("context", None, end, is_below_high=is_strict, key=key)
+        return ast.NumberBetween(field, None, end, is_below_high=is_strict, key=key)
 
     return (
         st.builds(between, keys, ends, ends)
@@ -96,10 +140,15 @@ def _numbers() -> st.SearchStrategy[Expression]:
 
 def _presences() -> st.SearchStrategy[Expression]:
     names = ("actor.type", "actor.on_behalf_of", "action", "target", "target.type", "source",
-             "tenant", "session", "service", "request", "reason", "field")  # fmt: skip
+             "tenant", "session", "service", "request", "reason", "field", "actor.name",
+             "target.name", "user_agent", "user_agent.family", "port", "masked", "recorder",
+             "before", "after")  # fmt: skip
     keys = ("region", "nested", "nested.b", "a", "a.b", "k3", "k", LONG_KEY)
-    return st.sampled_from(names).map(ast.Has) | st.sampled_from(keys).map(
-        lambda key: ast.Has("context", key)
+    changed = ("role", "limits", "limits.daily", "role.x", "daily")
+    return (
+        st.sampled_from(names).map(ast.Has)
+        | st.sampled_from(keys).map(lambda key: ast.Has("context", key))
+        | st.builds(ast.Has, st.sampled_from(("before", "after")), st.sampled_from(changed))
     )
 
 
@@ -128,6 +177,16 @@ CONDITIONS = st.one_of(
     _is("request", ("eu", "1", "true", ev.LONG)),
     _is("trace", ("us", "null", f"{ev.LONG}é")),
     _is("field", (*ev.PATHS, "/ROLE")),
+    _is("target", ("user/u_1", "a/b/r_1", "user/r_1", "invoice/b/c", f"{ev.LONG}type/r_10", "a/")),
+    _is("actor.name", ("Review", "access, hold", "京", "straße-12")),
+    _is("target.name", ("legal", "OPS-12", "東京")),
+    _is("user_agent", ev.USER_AGENTS),
+    _is("user_agent.family", ("firefox", "edge", "curl", "w0", "safari")),
+    _is("received.by", ev.TOKENS),
+    _is("recorder", ev.RECORDERS),
+    _is("masked", ("password", "jwt", "aws-key", "real", "x", "pwd")),
+    st.builds(ast.Is, st.just("port"), st.sampled_from([str(port) for port in ev.PORTS])),
+    _changes(),
     _ids(),
     _words(),
     _numbers(),

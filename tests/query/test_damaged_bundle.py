@@ -42,7 +42,7 @@ QUERIES: tuple[Expression, ...] = (
     EVERYTHING,
     Is("actor", "u_1"),
     Not(Is("outcome", "failure")),
-    Words("", ("review",)),
+    Words("", "review"),
     Between("received", Moment(START_UNIX_US + 600 * 1_500_000), None),
 )
 

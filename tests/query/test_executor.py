@@ -13,7 +13,8 @@ from ledger.query.cursor import Order
 from ledger.query.evaluator import WINDOW_SEGMENTS, Window
 from ledger.query.executor import PageRun, QueryScope
 from ledger.query.leaf_cache import LeafCache
-from ledger.query.plan import Complement, Entries, Node, Span, Union, Unknown, span_of
+from ledger.query.plan import span_of
+from ledger.query.plan_nodes import Complement, Entries, Node, Span, Union, Unknown
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 
 WINDOW_ENTRIES: Final = WINDOW_SEGMENTS * SEGMENT_ENTRIES_MAX

@@ -30,7 +30,7 @@ QUERIES: tuple[Expression, ...] = (
     Is("action", "login", is_prefix=True),
     Not(Is("outcome", "failure")),
     Is("target", "r_1"),
-    Words("", ("review",)),
+    Words("", "review"),
 )
 STEP_BYTES = 53
 """Between two damaged bytes of a file: each part of it is hit many times."""

@@ -47,7 +47,20 @@ DIMENSIONS: dict[str, Read] = {
     "request": lambda e: [e.get("context", {}).get("request_id")],
     "id": lambda e: [e["id"]],
     "field": lambda e: [change["path"] for change in e.get("changes", ())],
+    "actor.name": lambda e: [e["actor"].get("name")],
+    "target.name": lambda e: [target.get("name") for target in e.get("targets", ())],
+    "user_agent": lambda e: [e.get("source", {}).get("user_agent")],
+    "port": lambda e: [e.get("source", {}).get("port")],
+    "recorder": lambda e: [e.get("recorder", {}).get("instance")],
+    "before": lambda e: changed(e, "before"),
+    "after": lambda e: changed(e, "after"),
 }
+
+
+def changed(event: dict[str, Any], side: str) -> list[Any]:
+    """The changed values of an event that are texts."""
+    values = [change.get(side) for change in event.get("changes", ())]
+    return [value for value in values if isinstance(value, str)]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +118,50 @@ def test_each_value_of_a_dimension_finds_the_events_that_have_it(
             wanted[str(value)].append(index)
     by_count = sorted(wanted, key=lambda value: (-len(wanted[value]), value))
     for value in [*by_count[: VALUES_MAX // 2], *by_count[-VALUES_MAX // 2 :]]:
-        assert search(ledger, f"{field}:{quoted(value)}") == wanted[value], value
+        asked = value if field == "port" else quoted(value)
+        assert search(ledger, f"{field}:{asked}") == wanted[value], value
+
+
+@pytest.mark.shared
+def test_a_type_and_an_id_find_the_events_of_that_target(served: tuple[Ledger, Events]) -> None:
+    ledger, events = served
+    pairs = {
+        (target["type"], target["id"]): None
+        for event in events.values()
+        for target in event.get("targets", ())
+        if "type" in target
+    }
+    for of_type, of_id in list(pairs)[:VALUES_MAX]:
+        found = search(ledger, f"target:{quoted(f'{of_type}/{of_id}')}")
+        assert found == [
+            index
+            for index, event in events.items()
+            if any(
+                (target.get("type"), target["id"]) == (of_type, of_id)
+                or target["id"] == f"{of_type}/{of_id}"
+                for target in event.get("targets", ())
+            )
+        ]
+
+
+@pytest.mark.shared
+def test_words_of_user_agents_and_late_receipts_are_found(served: tuple[Ledger, Events]) -> None:
+    ledger, events = served
+    agents = {
+        index: words(event.get("source", {}).get("user_agent", ""))
+        for index, event in events.items()
+    }
+    for word in ("aws", "chrome", "kubectl", "mozilla", "terraform"):
+        held = [index for index, found in agents.items() if word in found]
+        assert search(ledger, f"user_agent:{word}") == held
+        assert set(search(ledger, word)) >= set(held)
+    assert search(ledger, "late:>1h received.by:*") == list(events)
+    assert search(ledger, "late:<0") == []
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in ASCII."""
+    return "".join(char if char.isalnum() else " " for char in text.lower()).split()
 
 
 @pytest.mark.shared

@@ -313,7 +313,7 @@ def _check_counted(
 def _values_in(leaves: Sequence[bytes], field: str) -> Counter[str]:
     """The number of events that have each value of a field, cut as the index cuts values."""
     values = (set(values_of(field, decode_view(leaf))) for leaf in leaves)
-    if field == "action":
+    if FIELDS[field].is_whole:
         return Counter(value for each in values for value in each)
     return Counter(value for each in values for value in set(map(cut, each)))
 

@@ -5,7 +5,10 @@
     parser        text -> ast; the grammar, and errors that name the place
     mistakes      what other languages write, and the form that is right here
     value_parser  the values behind a field's colon: addresses, times, ids, words
-    analyzer      leaf -> values; words, cut values, addresses as terms
+    analyzer      leaf -> values; cut values, addresses, times and numbers as terms
+    event_values  the texts, ids, changed values and masks of an event
+    words         text -> words, in every script
+    user_agents   user agent -> browser or tool
     predicate     ast -> an exact test of one leaf
     pivots        the follow-up queries of an investigation
 

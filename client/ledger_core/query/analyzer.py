@@ -4,11 +4,15 @@ A term is a dimension of `fields` and a value, both text, such as ("actor", "u_5
 "2026-11-25T02"). The rules below decide which terms an event has. `ledger.query.segment_terms`
 applies them to whole segments; `ledger.query.plan` asks for the same terms.
 
-* A value longer than `TERM_CHARS_MAX` is cut to that length, except an action, which is short. A
-  term of that very length is therefore only a hint: the query reads the events that it finds.
-* An address is its bits as hexadecimal digits behind a `4` or a `6`, so a network is a range.
+* A value longer than `TERM_CHARS_MAX` is cut to that length. A term of that very length is
+  therefore only a hint: the query reads the events that it finds. Actions, names and user agents
+  are whole.
+* An address is its bits as hexadecimal digits behind a `4` or a `6`, so a network is a range. A
+  port has five digits.
 * A time is the beginning of its RFC 3339 text: `hour` and `minute` of the event's own time,
   `received` of the hour of its receipt.
+* `late` is the time from the event to its receipt, in steps (`LATE_STEPS_S`): each step has a term
+  for itself, and one for what lies between it and the next.
 * The families of an action are its beginnings up to each dot: `iam.` has every `iam.CreateUser`,
   so `action:iam.*` reads one term.
 * `folded` holds a second term of each action, type and path of a change with upper case letters:
@@ -16,14 +20,19 @@ applies them to whole segments; `ledger.query.plan` asks for the same terms.
   they were written.
 * `number` holds a second term of each number in the context, also of one in a string: its path,
   then a code of its first three digits that sorts as numbers do (`number_code`).
-* Words come from names, reasons and the action: runs of letters and digits, case folded. Text that
-  isn't ASCII is first normalised to NFKC.
+* `words` says what words are. Those of reasons, of each name and of user agents have dimensions of
+  their own; those of actions, ids, types of targets and changed values have the dimension `word`.
+  A reason without a word has the empty word.
+* `before` and `after` hold the scalars of changed values, each twice: behind its path as in
+  `context`, and behind the empty path. `/limits/daily` is the path `limits.daily`.
+* `masked` holds the rules by which secrets were masked. `target.several` marks an event of several
+  targets, for which `target:user/u_5` must look whether one target has both.
 * `context` holds the scalars of the context: the path as a JSON string, then the value as text, so
   `"region"eu-west-1` can't be mistaken for another path. Array elements have the path of the array.
-  The request and the trace id have dimensions of their own. A reason without a word has the empty
-  word.
-* At most `WORDS_MAX` words of one text and `CONTEXT_TERMS_MAX` values of one context become terms.
-  The term `MORE` marks an event that has more, and a query that might miss something reads it.
+  The request and the trace id have dimensions of their own.
+* At most `WORDS_MAX` words of one text and `CONTEXT_TERMS_MAX` values of one context, and as many
+  of the changes, become terms. The term `MORE` marks an event that has more, and a query that
+  might miss something reads it.
 
 The terms depend on the leaf and on `ANALYSIS` alone. `ANALYSIS` names the version of these rules
 and of the Unicode tables; an index made under another value is made again.
@@ -32,6 +41,7 @@ and of the Unicode tables; an index made under another value is made again.
 import json
 import re
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from decimal import Decimal
 from functools import lru_cache
@@ -40,6 +50,9 @@ from typing import Any, Final
 
 import msgspec
 import rfc8785
+
+from ledger_core.event.canonical import parse_time
+from ledger_core.query.words import words_of, words_of_id
 
 ABSENT: Final = "\0"
 """The value of a field that an event does not have; real values hold no NUL."""
@@ -50,12 +63,16 @@ ANALYSIS: Final = f"{ANALYSIS_VERSION} unicode {unicodedata.unidata_version}"
 TERM_CHARS_MAX: Final = 120
 WORDS_MAX: Final = 128
 CONTEXT_TERMS_MAX: Final = 32
+PORT_DIGITS: Final = 5
 
 HOUR_CHARS: Final = len("2026-11-25T02")
 MINUTE_CHARS: Final = len("2026-11-25T02:03")
 
 MORE: Final = "\x01"
 """The term of an event with more words, or more context, than become terms."""
+
+SEVERAL: Final = "1"
+"""The one term of `target.several`."""
 
 FAMILY: Final = "action.family"
 FOLDED_TERMS: Final = "folded"
@@ -72,33 +89,54 @@ _EXPONENT_BIAS: Final = 5000
 _NUMBER_STARTS: Final = frozenset("-0123456789")
 
 _read_json: Final = json.JSONDecoder().raw_decode
-_find_words: Final = re.compile(r"[^\W_]+").findall
+
+_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
+_STEPS_S = (
+    1, 5, 10, 30, _MINUTE_S, 5 * _MINUTE_S, 10 * _MINUTE_S, 15 * _MINUTE_S, 30 * _MINUTE_S, _HOUR_S,
+    2 * _HOUR_S, 6 * _HOUR_S, 12 * _HOUR_S, _DAY_S, 2 * _DAY_S, 7 * _DAY_S, 30 * _DAY_S,
+    90 * _DAY_S, 365 * _DAY_S,
+)  # fmt: skip
+LATE_STEPS_S: Final = (*(-step for step in reversed(_STEPS_S)), 0, *_STEPS_S)
+"""Seconds; negative if the event is later than its receipt."""
+
+_LATE_STEPS_US = tuple(step * 1_000_000 for step in LATE_STEPS_S)
 
 
 # The indexed part of a leaf. Leaves were checked when they were appended, so nothing is checked
 # here, and msgspec skips every key that these types don't name.
-class _Principal(msgspec.Struct, gc=False):
+class PrincipalView(msgspec.Struct, gc=False):
+    """An actor or a target, or whom an actor acted for."""
+
     id: str
     type: str = ABSENT
     name: str = ABSENT
 
 
-class _Actor(_Principal):
+class _Actor(PrincipalView):
     session: str = ABSENT
     credential: str = ABSENT
-    on_behalf_of: _Principal | None = None
+    on_behalf_of: PrincipalView | None = None
 
 
 class _Source(msgspec.Struct, gc=False, frozen=True):
     ip: str = ABSENT
     service: str = ABSENT
+    user_agent: str = ABSENT
+    port: int = -1
 
 
 class _Change(msgspec.Struct, gc=False):
     path: str
+    before: Any = msgspec.UNSET
+    after: Any = msgspec.UNSET
+
+
+class _Numbering(msgspec.Struct, gc=False, frozen=True):
+    instance: str = ABSENT
 
 
 _NO_SOURCE = _Source()
+_NO_NUMBERING = _Numbering()
 
 
 class EventView(msgspec.Struct, gc=False):
@@ -109,16 +147,18 @@ class EventView(msgspec.Struct, gc=False):
     outcome: str
     id: str
     time: str
-    targets: tuple[_Principal, ...] = ()
+    targets: tuple[PrincipalView, ...] = ()
     source: _Source = _NO_SOURCE
     reason: str = ABSENT
     changes: tuple[_Change, ...] = ()
     context: dict[str, Any] = msgspec.field(default_factory=dict)
     tenant: str = ABSENT
+    recorder: _Numbering = _NO_NUMBERING
 
 
 class _ReceivedView(msgspec.Struct, gc=False):
     time: str
+    by: str = ABSENT
 
 
 class LeafView(msgspec.Struct, gc=False):
@@ -206,16 +246,24 @@ def number_term(path: str, text: str) -> str | None:
     return None if code is None else cut(context_prefix(path) + code)
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a text in order, folded."""
-    folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
-    return _find_words(folded)
+@lru_cache(maxsize=4096)
+def _minute_us(minute: str) -> int:
+    return parse_time(f"{minute}:00Z")
 
 
-def names_of(event: EventView) -> list[str]:
-    """The names of an event's targets, its actor, and the principal that the actor acted for."""
-    principals = (*event.targets, event.actor, event.actor.on_behalf_of)
-    return [each.name for each in principals if each is not None and each.name != ABSENT]
+def unix_us(time: str) -> int:
+    """A time of the log as microseconds since 1970. Precondition: it has the form of the log."""
+    return _minute_us(time[:MINUTE_CHARS]) + int(time[17:19] + time[20:26])
+
+
+def late_us(view: LeafView) -> int:
+    """Microseconds from the time of an event to its receipt; negative if the event is later."""
+    return unix_us(view.received.time) - unix_us(view.event.time)
+
+
+def late_term(us: int) -> str:
+    """The term of a delay: even numbers for what lies between two steps, odd ones for a step."""
+    return f"{bisect_left(_LATE_STEPS_US, us) + bisect_right(_LATE_STEPS_US, us):02d}"
 
 
 @lru_cache(maxsize=65_536)
@@ -252,28 +300,6 @@ def scalars(path: str, value: object) -> Iterable[tuple[str, str]]:
     return ((path, text_of(value)),)
 
 
-def context_values(event: EventView, path: str) -> list[str]:
-    """The scalars at a path of an event's context, as text."""
-    return [
-        text
-        for key, value in event.context.items()
-        # A path begins with its key; keys may hold dots themselves.
-        if path.startswith(key)
-        for found, text in scalars(key, value)
-        if found == path
-    ]
-
-
-def has_context(event: EventView, path: str) -> bool:
-    """Whether an event's context has a value at a path or below it."""
-    return any(
-        found == path or found.startswith(f"{path}.")
-        for key, value in event.context.items()
-        if path.startswith(key) or key.startswith(path)
-        for found, _ in scalars(key, value)
-    )
-
-
 def text_of(value: object) -> str:
     """A scalar as text: a string as it is, anything else as its RFC 8785 JSON."""
     if isinstance(value, str):
@@ -285,5 +311,24 @@ def text_of(value: object) -> str:
 
 def terms_of(text: str) -> list[str]:
     """The terms of a text's words, each once, with MORE behind them if there are too many."""
-    words = list(dict.fromkeys(map(cut, words_of(text))))
+    return _terms(words_of(text))
+
+
+def terms_of_id(text: str) -> list[str]:
+    """The terms of an id's words, as `terms_of`."""
+    return _terms(words_of_id(text))
+
+
+def terms_of_name(text: str) -> list[str]:
+    """The terms of a name's or user agent's words; MORE is one of `word` (`terms_beyond`)."""
+    return terms_of(text)[:WORDS_MAX]
+
+
+def terms_beyond(text: str) -> list[str]:
+    """MORE if a name has more words than become terms."""
+    return terms_of(text)[WORDS_MAX:] if len(text) > WORDS_MAX else []
+
+
+def _terms(found: list[str]) -> list[str]:
+    words = list(dict.fromkeys(map(cut, found)))
     return words if len(words) <= WORDS_MAX else [*words[:WORDS_MAX], MORE]

@@ -5,7 +5,6 @@ reads of the index, and `predicate` into a test of one leaf. `format_query` writ
 parses to the same value. Times stay relative until `resolve` makes them absolute.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Final, TypeAlias
 
 from ledger_core.event.canonical import format_time
+from ledger_core.query.fields import FIELDS
 
 MICROSECONDS: Final = 1_000_000
 MINUTE_US: Final = 60 * MICROSECONDS
@@ -58,12 +58,12 @@ class Is:
     value: str
     is_prefix: bool = False
     key: str = ""
-    """The path, if the field is `context`."""
+    """The path, if the field is `context`, `before` or `after`; empty: any path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Has:
-    """The event has some value of the field; of `context`, at the path `key` or below it."""
+    """The event has some value of the field; at the path `key` or below it, if there is one."""
 
     field: str
     key: str = ""
@@ -93,13 +93,14 @@ class NumberBetween:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """These words stand side by side in one text: a reason, or any name, reason or action.
+    """The words of `text` stand side by side in one text of the field.
 
-    `is_prefix`: the last word is a prefix.
+    Without a field they stand in any text, or `text` is an id of the event, or its address.
+    `is_prefix`: the last word, or the id, begins so. `text` has single blanks, and a word.
     """
 
     field: str
-    words: tuple[str, ...]
+    text: str
     is_prefix: bool = False
 
 
@@ -247,13 +248,17 @@ def format_query(expression: Expression) -> str:
 def _format_condition(condition: Condition) -> str:
     match condition:
         case Is(field, value, is_prefix, key):
-            return f"{_name(field, key)}:{_quote(value, is_prefix=is_prefix)}"
+            # The value of a name stands in quotes; without them it would be words.
+            text = _quote(value, is_prefix=is_prefix, is_bare=FIELDS[field].kind != "name")
+            return f"{_name(field, key)}:{text}"
         case Has(field, key):
             return f"has:{_name(field, key)}"
         case NumberBetween(field, key=key):
             return f"{_name(field, key)}:{_format_range(condition)}"
-        case Words(field, words, is_prefix):
-            text = _quote_words(words, is_prefix=is_prefix)
+        case Words(field, text, is_prefix) if field and FIELDS[field].kind == "name":
+            return f"{field}:{_quote(text, is_prefix=is_prefix)}"
+        case Words(field, text, is_prefix):
+            text = _quote_words(text, is_prefix=is_prefix)
             return f"{field}:{text}" if field else text
         case InNetwork(network):
             return f"source:{network}"
@@ -273,7 +278,7 @@ def time_text(unix_us: int) -> str:
 def _inner(part: Expression, *, within: type) -> str:
     if within is Or and isinstance(part, Words) and not part.field:
         # A bare word behind `actor:a OR` is refused: it reads like a value.
-        return _quote_words(part.words, is_prefix=part.is_prefix, is_quoted=True)
+        return _quote(part.text, is_prefix=part.is_prefix, is_bare=False)
     text = format_query(part)
     if not text:
         return "NOT ()"
@@ -281,15 +286,21 @@ def _inner(part: Expression, *, within: type) -> str:
     return f"({text})" if is_grouped else text
 
 
-def _quote_words(words: Iterable[str], *, is_prefix: bool, is_quoted: bool = False) -> str:
-    text = " ".join(words)
-    if is_quoted or not _WORD.fullmatch(text):
-        text = json.dumps(text, ensure_ascii=False)
-    return f"{text}*" if is_prefix else text
+def _quote_words(text: str, *, is_prefix: bool) -> str:
+    """Words as text without a field; in quotes unless they are one word and no keyword."""
+    return _quote(text, is_prefix=is_prefix, is_bare=bool(_WORD.fullmatch(text)))
 
 
 def _name(field: str, key: str) -> str:
-    return f"context.{_quote(key)}" if field == "context" else field
+    return f"{field}.{_quote(key)}" if key or field == "context" else field
+
+
+def _quote(text: str, *, is_prefix: bool = False, is_bare: bool = True) -> str:
+    """Text as a value; in quotes unless it needs none and `is_bare`."""
+    quoted = text
+    if not (is_bare and _PLAIN.fullmatch(text)):
+        quoted = '"{}"'.format(text.replace("\\", "\\\\").replace('"', '\\"'))
+    return f"{quoted}*" if is_prefix else quoted
 
 
 def _format_range(condition: NumberBetween) -> str:
@@ -299,11 +310,6 @@ def _format_range(condition: NumberBetween) -> str:
     if low is None:
         return f"<{'' if condition.is_below_high else '='}{high}"
     return f"{low}..{high}"
-
-
-def _quote(text: str, *, is_prefix: bool = False) -> str:
-    quoted = text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
-    return f"{quoted}*" if is_prefix else quoted
 
 
 def _format_moment(moment: Moment | None, *, is_end: bool = False) -> str:

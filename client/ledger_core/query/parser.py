@@ -9,13 +9,14 @@
   value that begins so. Quote a value with a space, a comma, a quote, a parenthesis, a star or a
   question mark in it; inside quotes, `\\"` and `\\\\` stand for `"` and `\\`. Actions, outcomes,
   types and paths of changes compare without upper and lower case, all other values with it.
-* `has:field` finds events with any value of a field, `has:context.KEY` also with one below that
-  path.
-* Text without a field searches names, reasons and actions for all of its words, ignoring case;
-  quoted words must stand side by side in one text.
-* `time`, `received`, `index` and numbers of `context` take a range `A..B`, of which one end may be
-  missing, and `>A`, `>=A`, `<A`, `<=A`. One time means its whole day, hour, minute or second.
-  `since:A` and `until:B` are `time:A..B`. Days are UTC, or of the zone behind them
+* Names and user agents in quotes are whole values (`user_agent:"curl/8.5.0"`), else words of them.
+* `has:field` finds events with any value of a field, `has:context.KEY` also with one below it.
+* Text without a field searches names, reasons, actions, user agents, changed values, ids and types
+  of targets for its words, ignoring case; what stands between blanks or in quotes must stand side
+  by side in one text. It also finds an id or an address that is this very text.
+* `time`, `received`, `index`, `late`, `port` and numbers of `context` take a range `A..B`, of which
+  one end may be missing, and `>A`, `>=A`, `<A`, `<=A`. One time means its whole day, hour, minute
+  or second. `since:A` and `until:B` are `time:A..B`. Days are UTC, or of the zone behind them
   (`2026-11-24+02:00`); a time of day needs its zone. `-24h` is 24 hours ago, counted from the start
   of the current minute, with `s` from the current second; `now` is now.
 * What other languages write otherwise is refused with the form that is right here (`mistakes`).
@@ -33,6 +34,7 @@ from difflib import get_close_matches
 from typing import Final, NoReturn, cast
 
 from ledger_core.query.ast import Everything, Expression, Not, all_of, any_of
+from ledger_core.query.event_values import key_of
 from ledger_core.query.fields import FIELDS, LANGUAGE
 from ledger_core.query.mistakes import (
     Mistake,
@@ -88,6 +90,7 @@ _NAMES = {name: field.name for field in LANGUAGE for name in (field.name, *field
 _NAMES.pop("context")  # Its path is part of the name.
 _SPELLINGS = (*_NAMES, FIELDS["context"].syntax)
 _CONTEXT = "context."
+_PATHS = ("before", "after")
 
 _match_space = re.compile(r"\s*").match
 _match_run = re.compile(r"[^\s\"()]+").match
@@ -95,8 +98,9 @@ _match_value = re.compile(r"[^\s\"(),]+").match
 _QUOTED = r'"(?:[^"\\]|\\["\\])*"'
 _match_quoted = re.compile(_QUOTED).match
 # The name as written; behind `context.` the path, quoted or plain.
-_match_field = re.compile(rf'(context\.(?:({_QUOTED})|([^\s":(),*]+))|[^\s":(),*]+):').match
-_match_name = re.compile(rf'(context\.(?:({_QUOTED})|([^\s":(),*]+))|[^\s":(),*]+)').match
+_NAMED = rf'((?:context|before|after)\.(?:({_QUOTED})|([^\s":(),*]+))|[^\s":(),*]+)'
+_match_field = re.compile(f"{_NAMED}:").match
+_match_name = re.compile(_NAMED).match
 _match_comparison = re.compile("[<>]=?").match
 _KEYWORDS = ("AND", "OR", "NOT")
 
@@ -251,6 +255,9 @@ class _Parser:
         if name in _NAMES:
             return _NAMES[name], ""
         key = _unquote(quoted) if quoted else plain
+        head = name.partition(".")[0]
+        if key and head in _PATHS:
+            return head, key_of(key)
         if f"{_CONTEXT}{key}" in _NAMES:
             return _NAMES[f"{_CONTEXT}{key}"], ""
         if not key:
@@ -384,11 +391,11 @@ class _Parser:
 
 
 def _unquote(quoted: str) -> str:
-    return re.sub(r"\\(.)", r"\1", quoted[1:-1])
+    return re.sub(r"\\(.)", r"\1", quoted[1:-1], flags=re.DOTALL)
 
 
 def _is_known(name: str) -> bool:
-    return name in _NAMES or name.startswith(_CONTEXT)
+    return name in _NAMES or name.startswith((_CONTEXT, "before.", "after."))
 
 
 def _has_order(name: str) -> bool:

@@ -9,22 +9,27 @@ versions fold alike from those that two machines may decide otherwise.
 """
 
 import unicodedata
-from collections.abc import Callable
-from ipaddress import ip_address
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from decimal import Decimal
+from ipaddress import ip_address, ip_network
+from typing import Final
 
+from ledger_core.event.canonical import canonical_ip
+from ledger_core.event.ids import is_uuid
+from ledger_core.event.model import EventError
 from ledger_core.query import ast
-from ledger_core.query.analyzer import (
-    ABSENT,
-    LeafView,
-    decode_view,
-    fold,
-    has_context,
-    names_of,
-    parse_number,
-    words_of,
-)
+from ledger_core.query.analyzer import ABSENT, LeafView, decode_view, fold, late_us, parse_number
 from ledger_core.query.ast import Expression
-from ledger_core.query.fields import FIELDS
+from ledger_core.query.event_values import (
+    change_scalars,
+    context_scalars,
+    has_path,
+    ids_of,
+    texts_of,
+)
+from ledger_core.query.fields import FIELDS, WHOLE_IDS
+from ledger_core.query.words import phrase_of, words_of, words_of_id
 
 Test = Callable[[int, LeafView], bool]
 Matcher = Callable[[int, bytes], bool]
@@ -67,7 +72,7 @@ def folds_text(expression: Expression) -> bool:
 
 def values_of(field: str, view: LeafView, *, key: str = "") -> list[str]:
     """The values of a field in an event; `key` is the path if the field is `context`."""
-    return [value for value in FIELDS[field].reader(key)(view.event) if value != ABSENT]
+    return [value for value in FIELDS[field].reader(key)(view) if value != ABSENT]
 
 
 def _test(expression: Expression) -> Test:
@@ -108,55 +113,117 @@ def _test_condition(condition: ast.Condition) -> Test:
 
 
 def _test_value(condition: ast.Is) -> Test:
-    read, wanted = FIELDS[condition.field].reader(condition.key), condition.value
-    if FIELDS[condition.field].is_folded:
-        wanted = fold(wanted)
-        if condition.is_prefix:
-            return lambda _index, view: any(
-                value != ABSENT and fold(value).startswith(wanted) for value in read(view.event)
-            )
-        return lambda _index, view: wanted in map(fold, read(view.event))
-    if condition.is_prefix:
-        return lambda _index, view: any(
-            value.startswith(wanted) and value != ABSENT for value in read(view.event)
-        )
-    return lambda _index, view: wanted in read(view.event)
+    field = FIELDS[condition.field]
+    if field.kind == "target":
+        return _test_target(condition)
+    read = field.reader(condition.key)
+    holds = _test_text(condition.value, is_prefix=condition.is_prefix, is_folded=field.is_folded)
+    return lambda _index, view: any(map(holds, read(view)))
+
+
+def _test_text(wanted: str, *, is_prefix: bool, is_folded: bool = False) -> Callable[[str], bool]:
+    if is_folded:
+        folded = fold(wanted)
+        if is_prefix:
+            return lambda value: value != ABSENT and fold(value).startswith(folded)
+        return lambda value: fold(value) == folded
+    if is_prefix:
+        return lambda value: value.startswith(wanted) and value != ABSENT
+    return lambda value: value == wanted
+
+
+def _test_target(condition: ast.Is) -> Test:
+    """A target whose id is the value, or whose type and id are, with a slash between them."""
+    holds = _test_text(condition.value, is_prefix=condition.is_prefix)
+    by_type = {
+        fold(of_type): _test_text(of_id, is_prefix=condition.is_prefix)
+        for of_type, of_id in split_target(condition.value)
+    }
+
+    def is_target(_index: int, view: LeafView) -> bool:
+        for target in view.event.targets:
+            test_id = by_type.get(fold(target.type))
+            if holds(target.id) or (test_id is not None and test_id(target.id)):
+                return True
+        return False
+
+    return is_target
+
+
+def split_target(value: str) -> list[tuple[str, str]]:
+    """Every type and id that a value may mean: both may hold slashes themselves."""
+    return [(value[:at], value[at + 1 :]) for at, char in enumerate(value) if char == "/" and at]
 
 
 def _test_presence(condition: ast.Has) -> Test:
-    if condition.field == "context":
-        return lambda _index, view: has_context(view.event, condition.key)
+    read_paths = _PATHS_OF.get(condition.field) if condition.key else None
+    if read_paths is not None:
+        return lambda _index, view: has_path(read_paths(view), condition.key)
     read = FIELDS[condition.field].reader()
-    return lambda _index, view: any(value != ABSENT for value in read(view.event))
+    return lambda _index, view: any(value != ABSENT for value in read(view))
+
+
+_PATHS_OF: Final[Mapping[str, Callable[[LeafView], Iterable[tuple[str, str]]]]] = {
+    "context": lambda view: context_scalars(view.event),
+    "before": lambda view: change_scalars(view.event, "before"),
+    "after": lambda view: change_scalars(view.event, "after"),
+}
 
 
 def _test_number(condition: ast.NumberBetween) -> Test:
+    if condition.field == "late":
+        return lambda _index, view: condition.holds(Decimal(late_us(view)).scaleb(-6))
     read = FIELDS[condition.field].reader(condition.key)
     return lambda _index, view: any(
-        number is not None and condition.holds(number)
-        for number in map(parse_number, read(view.event))
+        number is not None and condition.holds(number) for number in map(parse_number, read(view))
     )
 
 
 def _test_words(condition: ast.Words) -> Test:
-    *head, last = condition.words
-    size = len(condition.words)
+    found, is_prefix = phrase_of(condition.text, is_prefix=condition.is_prefix)
+    *head, last = found
+    size = len(found)
 
-    def holds(text: str) -> bool:
-        words = words_of(text)
+    def stand_in(words: list[str]) -> bool:
         for start in range(len(words) - size + 1):
             end = words[start + size - 1]
-            is_last = end.startswith(last) if condition.is_prefix else end == last
+            is_last = end.startswith(last) if is_prefix else end == last
             if is_last and words[start : start + size - 1] == head:
                 return True
         return False
 
     if condition.field:
-        return lambda _index, view: view.event.reason != ABSENT and holds(view.event.reason)
-    return lambda _index, view: any(
-        text != ABSENT and holds(text)
-        for text in (view.event.action, view.event.reason, *names_of(view.event))
+        read = FIELDS[condition.field].reader()
+        return lambda _index, view: any(
+            stand_in(words_of(text)) for text in read(view) if text != ABSENT
+        )
+    is_whole = _test_whole(condition)
+    return lambda index, view: (
+        any(stand_in(words_of(text)) for text in texts_of(view.event) if text != ABSENT)
+        or any(stand_in(words_of_id(text)) for text in ids_of(view.event))
+        or is_whole(index, view)
     )
+
+
+def whole_conditions(condition: ast.Words) -> list[Expression]:
+    """The conditions on ids and the address that a text without a field has as a whole too."""
+    text = condition.text
+    if " " in text:
+        return []
+    found: list[Expression] = [
+        ast.Is(field, text, is_prefix=condition.is_prefix) for field in WHOLE_IDS
+    ]
+    if not condition.is_prefix:
+        if is_uuid(text.lower()):
+            found.append(ast.Is("id", text.lower()))
+        with suppress(EventError):
+            found.append(ast.InNetwork(ip_network(canonical_ip(text))))
+    return found
+
+
+def _test_whole(condition: ast.Words) -> Test:
+    tests = list(map(_test, whole_conditions(condition)))
+    return lambda index, view: any(test(index, view) for test in tests)
 
 
 def _test_network(condition: ast.InNetwork) -> Test:

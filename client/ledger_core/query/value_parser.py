@@ -6,21 +6,23 @@ Each kind of field (`fields.Kind`) has its reader here. A reader refuses a wrong
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from difflib import get_close_matches
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, Literal, TypeAlias, TypeVar, get_args
 
 from ledger_core.event.canonical import canonical_ip, parse_time
 from ledger_core.event.ids import is_uuid
-from ledger_core.event.model import ACTION_PATTERN, EventError, Outcome
+from ledger_core.event.model import ACTION_PATTERN, LIMITS, EventError, Outcome
 from ledger_core.query import ast
-from ledger_core.query.analyzer import fold, parse_number, words_of
+from ledger_core.query.analyzer import fold, parse_number
 from ledger_core.query.ast import Expression
 from ledger_core.query.fields import FIELDS, Kind
+from ledger_core.query.words import words_of
 from ledger_core.tlog.hashing import SIZE_MAX
 
-_ALWAYS: Final = frozenset({"has", "id", "index", "since", "time", "until"})
+_ALWAYS: Final = frozenset({"delay", "has", "id", "index", "since", "time", "until"})
 T = TypeVar("T")
 Comparison: TypeAlias = Literal["", "<", "<=", ">", ">="]
 
@@ -28,13 +30,17 @@ _TIMES = ("2026-11-24", "2026-11-24T10:00Z", "2026-11-24..2026-11-25", "-24h", "
 _ADDRESSES = ("203.0.113.9", "203.0.113.0/24", "203.0.113.*", "2001:db8::/32")
 _INDICES = ("17", "100..199", ">=100")
 _NUMBERS = ("200..299", ">=1000", "<0.5")
-_ORDERED: Final = frozenset({"context", "index", "time"})
+_DELAYS = (">3600", ">=1h", "1m..1h", "<0")
+_PORTS = ("443", "1024..65535", ">=1024")
+_MAPPED_BITS: Final = 96
+_ORDERED: Final = frozenset({"context", "delay", "index", "port", "time"})
 """The kinds of fields whose values have an order."""
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 _is_action = re.compile(ACTION_PATTERN).fullmatch
 _match_octets = re.compile(r"(?:[0-9]{1,3}\.){1,3}").fullmatch
 _match_relative = re.compile(r"-([0-9]{1,9})([smhdw])").fullmatch
+_match_delay = re.compile(r"(-?[0-9]{1,12}(?:\.[0-9]{1,6})?)([smhdw]?)").fullmatch
 _match_time = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
     r"(?:[Tt]([0-9]{2})(?::([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,6}))?)?)?)?"
@@ -125,16 +131,83 @@ def _ordered_examples() -> tuple[str, ...]:
 
 def _read_numbers(field: str, value: Value, key: str) -> Expression:
     """A range of numbers, or a comparison with one; texts that are no numbers are refused."""
-    low, _, high = value.text.partition("..")
-    if value.comparison.startswith("<"):
-        low, high = "", low
-    first, last = (parse_number(text) if text else None for text in (low, high))
-    is_read = (first is not None) == bool(low) and (last is not None) == bool(high)
-    if value.is_prefix or not (low or high) or not is_read:
+    expected = (*_NUMBERS, f'"{value.comparison}{value.text}"')
+
+    def read(text: str) -> Decimal:
+        number = parse_number(text)
+        if number is None:
+            message = "not a number; a text with dots or signs needs quotes"
+            raise RefusedValueError(message, expected=expected)
+        return number
+
+    return replace(_read_range(field, value, read, expected=expected), key=key)
+
+
+def read_words(field: str, value: Value) -> Expression:
+    """The condition that an event has these words side by side in one text.
+
+    Raises: RefusedValueError.
+    """
+    if field and value.is_prefix and not value.text:
+        return ast.Has(field)
+    if "*" in value.text:
         raise RefusedValueError(
-            "not a number; a text with dots or signs needs quotes",
-            expected=(*_NUMBERS, f'"{value.comparison}{value.text}"'),
+            "a star stands behind the quotes", expected=(f'"{value.text.replace("*", "")}"*',)
         )
+    if not words_of(value.text):
+        raise RefusedValueError("there is no word in it", expected=("letters or digits",))
+    return ast.Words(field, " ".join(value.text.split()), is_prefix=value.is_prefix)
+
+
+def _read_name(field: str, value: Value) -> Expression:
+    """In quotes the whole value, or its beginning; else words of it."""
+    if value.is_quoted:
+        return ast.Is(field, value.text, is_prefix=value.is_prefix)
+    return read_words(field, value)
+
+
+def _read_port(field: str, value: Value) -> Expression:
+    if value.is_prefix and not value.text:
+        return ast.Has(field)
+    found = _read_range(field, value, _read_port_number, expected=_PORTS)
+    if value.comparison or value.is_range:
+        return found
+    return ast.Is(field, str(found.low))
+
+
+def _read_port_number(text: str) -> Decimal:
+    most = LIMITS["port"].most
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(most))
+    if not is_number or int(text) > most:
+        raise RefusedValueError(f"not a port, 0 to {most}", expected=_PORTS)
+    return Decimal(int(text))
+
+
+def _read_delay(field: str, value: Value) -> Expression:
+    return _read_range(field, value, _read_seconds, expected=_DELAYS)
+
+
+def _read_seconds(text: str) -> Decimal:
+    found = _match_delay(text)
+    if found is None:
+        raise RefusedValueError("not a number of seconds", expected=_DELAYS)
+    seconds = Decimal(found[1]) * (_UNITS_S[found[2]] if found[2] else 1)
+    # One text for each number: neither 1.50 nor -0.
+    return Decimal(f"{seconds:f}".rstrip("0").rstrip(".") if seconds % 1 else int(seconds))
+
+
+def _read_range(
+    field: str, value: Value, read: Callable[[str], Decimal], *, expected: Sequence[str]
+) -> ast.NumberBetween:
+    """A number, a range of numbers, or a comparison with one."""
+    low, dots, high = value.text.partition("..")
+    if not dots and not value.comparison:
+        high = low
+    elif value.comparison.startswith("<"):
+        low, high = "", low
+    if value.is_prefix or not (low or high):
+        raise RefusedValueError("neither a number nor a range", expected=expected)
+    first, last = (read(text) if text else None for text in (low, high))
     if first is not None and last is not None and last < first:
         raise RefusedValueError("the range ends before it begins")
     return ast.NumberBetween(
@@ -143,28 +216,7 @@ def _read_numbers(field: str, value: Value, key: str) -> Expression:
         last,
         is_above_low=value.comparison == ">",
         is_below_high=value.comparison == "<",
-        key=key,
     )
-
-
-def read_words(field: str, value: Value) -> Expression:
-    """The condition that an event has these words; quoted ones stand side by side in one text.
-
-    Raises: RefusedValueError.
-    """
-    if field and value.is_prefix and not value.text:
-        return ast.Has(field)
-    words = tuple(words_of(value.text))
-    if "*" in value.text:
-        raise RefusedValueError(
-            "a star stands behind the quotes", expected=(f'"{value.text.replace("*", "")}"*',)
-        )
-    if not words:
-        raise RefusedValueError("there is no word in it", expected=("letters or digits",))
-    if value.is_quoted:
-        return ast.Words(field, words, is_prefix=value.is_prefix)
-    last = ast.Words(field, words[-1:], is_prefix=value.is_prefix)
-    return ast.all_of([*(ast.Words(field, (word,)) for word in words[:-1]), last])
 
 
 def _read_action(field: str, value: Value) -> Expression:
@@ -203,8 +255,18 @@ def _network_of(value: Value) -> IPv4Network | IPv6Network:
         given = value.text.count(".")
         return ip_network(f"{value.text}{'.'.join('0' * (4 - given))}/{8 * given}")
     if "/" in value.text:
-        return ip_network(value.text, strict=False)
+        network = ip_network(value.text, strict=False)
+        mapped = network.network_address
+        if network.prefixlen >= _MAPPED_BITS and isinstance(mapped, IPv6Address):
+            # The log holds IPv4-mapped addresses as IPv4.
+            inner = mapped.ipv4_mapped
+            return network if inner is None else _within(inner, network.prefixlen)
+        return network
     return ip_network(ip_address(canonical_ip(value.text)))
+
+
+def _within(address: IPv4Address, bits: int) -> IPv4Network:
+    return IPv4Network((address, bits - _MAPPED_BITS))
 
 
 def _read_id(field: str, value: Value) -> Expression:
@@ -315,9 +377,12 @@ def _read_moment(text: str) -> tuple[ast.Moment, ast.Moment]:
 _READERS: Mapping[Kind, Callable[[str, Value], Expression]] = {
     "action": _read_action,
     "address": _read_source,
+    "delay": _read_delay,
     "id": _read_id,
     "index": _read_index,
+    "name": _read_name,
     "outcome": _read_outcome,
+    "port": _read_port,
     "since": _read_time,
     "time": _read_time,
     "until": _read_time,

@@ -208,7 +208,12 @@ def union_of(bitmaps: Sequence[BitMap]) -> BitMap:
 
 def union(containers: Sequence[Container]) -> Container:
     """The union of posting lists of one segment, at least one; none is loose."""
-    return containers[0] if len(containers) == 1 else encode_bitmap(unite([(0, containers)]))
+    if len(containers) == 1:
+        return containers[0]
+    # Tens of thousands of short lists are sorted together: each by itself would be a bitmap.
+    others = [container for container in containers if container.form != FORM_ARRAY]
+    arrays = b"".join([each.payload for each in containers if each.form == FORM_ARRAY])
+    return encode_bitmap(unite([(0, [*others, loose_container(arrays)] if arrays else others)]))
 
 
 def loose_container(payload: bytes) -> Container:
