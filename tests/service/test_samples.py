@@ -12,6 +12,7 @@ import pytest
 from ledger_client.collect.importers import load_format, read_records
 from ledger_core.event.model import EventError
 from ledger_core.event.secrets import mask
+from ledger_core.query.fields import FOLDED
 from tests.service.check_log import check_ledger
 from tests.service.serving import Ledger, serving_new
 
@@ -114,8 +115,9 @@ def test_each_value_of_a_dimension_finds_the_events_that_have_it(
     ledger, events = served
     wanted: dict[str, list[int]] = defaultdict(list)
     for index, event in events.items():
-        for value in {value for value in DIMENSIONS[field](event) if value is not None}:
-            wanted[str(value)].append(index)
+        found = {str(value) for value in DIMENSIONS[field](event) if value is not None}
+        for value in {value.casefold() if field in FOLDED else value for value in found}:
+            wanted[value].append(index)
     by_count = sorted(wanted, key=lambda value: (-len(wanted[value]), value))
     for value in [*by_count[: VALUES_MAX // 2], *by_count[-VALUES_MAX // 2 :]]:
         asked = value if field == "port" else quoted(value)
@@ -155,7 +157,8 @@ def test_words_of_user_agents_and_late_receipts_are_found(served: tuple[Ledger, 
         held = [index for index, found in agents.items() if word in found]
         assert search(ledger, f"user_agent:{word}") == held
         assert set(search(ledger, word)) >= set(held)
-    assert search(ledger, "late:>1h received.by:*") == list(events)
+    samples = [i for i, event in events.items() if not event["action"].startswith("ledger.")]
+    assert search(ledger, "late:>1h received.by:*") == samples
     assert search(ledger, "late:<0") == []
 
 
