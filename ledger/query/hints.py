@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from ipaddress import ip_address
 from itertools import islice
 from typing import Final, Protocol
 
@@ -21,14 +20,16 @@ from ledger_core.api import HintAnswer, HistogramAnswer
 from ledger_core.query import analyzer, ast
 from ledger_core.query.ast import Expression, all_of, format_query
 from ledger_core.query.fields import FIELDS
-from ledger_core.query.value_parser import Value, read_condition
+from ledger_core.query.words import words_of
 
 CONDITIONS_MAX: Final = 8
 HINTS_MAX: Final = 8
 HINTS_TIME_S: Final = 0.5
 VALUES_NEAR_MAX: Final = 3
 _SPELLINGS_MAX: Final = 5_000
-_WORD_TEXTS: Final = "names, reasons and actions"
+_WORD_TEXTS: Final = (
+    "names, reasons, actions, user agents, changed values, ids and types of targets"
+)
 
 
 class Sight(Protocol):
@@ -117,16 +118,17 @@ def _explain_time(part: ast.Between, sight: Sight) -> Iterator[HintAnswer]:
 
 
 def _explain_words(part: ast.Words, sight: Sight) -> Iterator[HintAnswer]:
-    where = "reasons" if part.field else _WORD_TEXTS
+    where = f"the values of {part.field}" if part.field else _WORD_TEXTS
     words = format_query(part)
     yield HintAnswer(
         kind="words",
         text=f"{words} was looked for as whole words, in upper and lower case, in {where}",
     )
-    if len(part.words) > 1:
-        each = [ast.Words(part.field, (word,)) for word in part.words]
+    several = part.text.split()
+    if len(several) > 1:
+        each = [ast.Words(part.field, word) for word in several if words_of(word)]
         found = {one: sight.count(one) for one in each}
-        missing = [one.words[0] for one, count in found.items() if count == 0]
+        missing = [one.text for one, count in found.items() if count == 0]
         if missing:
             yield HintAnswer(kind="words", text=f"no text has {', '.join(missing)}")
         elif together := sight.count(all_of(each)):
@@ -143,27 +145,6 @@ def _explain_words(part: ast.Words, sight: Sight) -> Iterator[HintAnswer]:
             nearest=format_query(replace(part, is_prefix=True)),
             count=count,
         )
-    yield from _as_value(" ".join(part.words), sight)
-
-
-def _as_value(text: str, sight: Sight) -> Iterator[HintAnswer]:
-    """The fields that have the words as a value: an address, or the id of an actor or a target."""
-    digits = text.split()
-    tries: list[Expression] = []
-    try:
-        network = read_condition("source", Value(str(ip_address(".".join(digits)))))
-        tries.append(network)
-    except ValueError:
-        tries += [ast.Is(field, text) for field in ("actor", "target", "session")]
-    for condition in tries:
-        count = sight.count(condition)
-        if count:
-            yield HintAnswer(
-                kind="field",
-                text=f"{format_query(condition)} finds {_events(count)}",
-                nearest=format_query(condition),
-                count=count,
-            )
 
 
 def _explain_value(
@@ -205,7 +186,7 @@ def _explain_key(part: ast.Is | ast.Has | ast.NumberBetween, sight: Sight) -> It
 def _near_values(part: ast.Is, sight: Sight) -> Iterator[HintAnswer]:
     """The values that differ in case alone, else those that are spelled alike."""
     field, value = FIELDS[part.field], part.value
-    if field.kind not in ("action", "context", "text") or not value:
+    if field.kind not in ("action", "context", "name", "text") or not value:
         return
     wanted = analyzer.fold(value)
     known = _known_values(part, sight)

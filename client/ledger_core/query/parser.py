@@ -90,7 +90,6 @@ _NAMES = {name: field.name for field in LANGUAGE for name in (field.name, *field
 _NAMES.pop("context")  # Its path is part of the name.
 _SPELLINGS = (*_NAMES, FIELDS["context"].syntax)
 _CONTEXT = "context."
-_PATHS = ("before", "after")
 
 _match_space = re.compile(r"\s*").match
 _match_run = re.compile(r"[^\s\"()]+").match
@@ -255,9 +254,8 @@ class _Parser:
         if name in _NAMES:
             return _NAMES[name], ""
         key = _unquote(quoted) if quoted else plain
-        head = name.partition(".")[0]
-        if key and head in _PATHS:
-            return head, key_of(key)
+        if key and not name.startswith(_CONTEXT):
+            return name.partition(".")[0], key_of(key)
         if f"{_CONTEXT}{key}" in _NAMES:
             return _NAMES[f"{_CONTEXT}{key}"], ""
         if not key:
@@ -363,7 +361,7 @@ class _Parser:
         return space.end() if space else self._at
 
     def _is_at(self, *chars: str) -> bool:
-        """Whether the next character is one of these; the end of the text is an empty one."""
+        """Whether the next character is one of these; the end is an empty one."""
         return self._text[self._at : self._at + 1] in chars
 
     def _nest(self) -> None:
