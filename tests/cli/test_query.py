@@ -127,6 +127,8 @@ def test_values_and_days_are_counted(command: Command) -> None:
     assert done.stdout.count("2026-11-2") == 5
     as_json = json.loads(command("query", "--count", "outcome", "--json").stdout)
     assert as_json["total"] > 90
+    assert as_json["is_total_exact"]
+    assert as_json["is_complete"]
 
 
 def test_what_happened_around_an_event_says_why_it_shows(command: Command) -> None:

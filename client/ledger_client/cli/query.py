@@ -183,7 +183,13 @@ def show_hints(page: Page) -> None:
 
 def _show_page_counts(page: Page, *, as_json: bool) -> None:
     if as_json:
-        counts = {"total": page.total, "facets": page.facets, "histogram": page.histogram}
+        counts = {
+            "total": page.total,
+            "is_total_exact": page.is_total_exact,
+            "is_complete": page.is_complete,
+            "facets": page.facets,
+            "histogram": page.histogram,
+        }
         print_json({**counts, "hints": page.hints} if page.hints else counts)
         return
     for facet in page.facets:
