@@ -19,7 +19,7 @@ from ledger_core.event.model import Event
 from tests.cli.conftest import Command, Ledger
 from tests.client.syslog.certificates import Authority
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 HOST = "127.0.0.1"
 
 

@@ -14,7 +14,7 @@ from ledger.query import indexer
 from ledger.store.log import create_log
 from tests.query.events import make_entries, make_log, random_event
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 MODULES = ("structlog", "msgspec", "lmdb", "click", "nacl", "multiprocessing", "uvicorn", "logging")
 
 

@@ -186,7 +186,7 @@ def test_a_disk_that_is_full_does_not_hide_a_verdict(
 ) -> None:
     def alter(said: Said) -> None:
         if said.target == "/tile/entries/000":
-            said.body = said.body.replace(b'"u_1"', b'"u_2"', 1)
+            said.body = said.body.replace(b'"action"', b'"acti0n"', 1)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -257,13 +257,13 @@ def test_an_altered_bundle_is_saved_with_the_tiles_and_the_head_that_convict(
 ) -> None:
     def alter(said: Said) -> None:
         if said.target == "/tile/entries/002":
-            said.body = said.body.replace(b'"u_1"', b'"u_2"', 1)
+            said.body = said.body.replace(b'"action"', b'"acti0n"', 1)
 
     liar.lie_to_client = alter
     with pytest.raises(VerificationError, match=r"is not in the tree.*; evidence saved in "):
         place.run_round(liar.url)
     evidence = place.evidence()
-    assert b'"u_2"' in evidence["tile-entries-002.bin"]
+    assert b'"acti0n"' in evidence["tile-entries-002.bin"]
     assert evidence["checkpoint.note"].startswith(b"example.com/audit\n")
     assert b"as it was served is not in the tree" in evidence["verdict.txt"]
     assert any(name.startswith("tile-1-000") for name in evidence)

@@ -11,7 +11,7 @@ import pytest
 
 from ledger.follow.process import FollowerProcess
 
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 COUNTING = """\
 import sys

@@ -21,7 +21,7 @@ __all__ = ["name", "open_recorder", "running"]
 ROOT_DIR = Path(__file__).resolve().parents[2]
 DIRECT = "127.0.0.1"
 PROXY = "127.0.0.2"
-START_WAIT_S = 30.0
+START_WAIT_S = 120.0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tests.service.serving import QUICK, Ledger, event, serving_new
 
 pytestmark = pytest.mark.peers
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 NGINX = """
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
 events {{}}

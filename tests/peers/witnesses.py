@@ -28,8 +28,8 @@ from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, Sign
 from ledger_core.tlog.text import format_base64
 
 BIN_DIR = Path(__file__).parent / "bin"
-START_WAIT_S = 30.0
-STOP_WAIT_S = 10.0
+START_WAIT_S = 120.0
+STOP_WAIT_S = 120.0
 
 OMNIWITNESS_NAME = "omniwitness.example/w"
 LITEWITNESS_NAME = "litewitness.example/w"

@@ -14,7 +14,7 @@ from ledger.store.index.index_store import IndexWriter
 from ledger.store.log import create_log
 from tests.query.events import make_entries, make_log, random_event
 
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 
 def test_the_indexer_runs_until_it_is_stopped(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from ledger_core.tlog.policy import parse_policy
 from tests.served import FLAGS, ORIGIN, ServedLedger
 from tests.service.check_log import check_log
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 OpenRecorder = Callable[..., Recorder]
 

@@ -19,7 +19,7 @@ from tests.files import files_below
 from tests.recording.conftest import Running, numbers, wait_until
 
 KILLS = 12
-END_WAIT_S = 60.0
+END_WAIT_S = 120.0
 
 
 class Programs:

@@ -19,7 +19,7 @@ from ledger_core.tlog.tile import (
 from ledger_core.tlog.tree import Frontier
 from tests.service.serving import Ledger, send
 
-PUBLISH_WAIT_S = 20.0
+PUBLISH_WAIT_S = 120.0
 
 
 @dataclass(frozen=True)

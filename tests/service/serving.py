@@ -25,8 +25,8 @@ from ledger_core.event.ids import format_uuid7
 from ledger_core.tlog.policy import Policy, parse_policy
 
 ORIGIN = "example.com/audit"
-START_WAIT_S = 30.0
-ANSWER_WAIT_S = 30.0
+START_WAIT_S = 120.0
+ANSWER_WAIT_S = 120.0
 QUICK = Settings(
     listen="127.0.0.1:0",
     publish_interval_s=0.05,

@@ -23,7 +23,7 @@ from tests.service.serving import (
     serving_new,
 )
 
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 TENANTS = ("acme", "globex", None)
 

@@ -34,7 +34,7 @@ from tests.service.serving import JSON, event, make_ledger, send
 KILLS = 20
 LOADERS = 4
 ACKNOWLEDGED_BEFORE_KILL_MAX = 60
-START_WAIT_S = 30.0
+START_WAIT_S = 120.0
 SEED = 4711
 
 

@@ -18,7 +18,7 @@ from ledger_core.tlog.errors import VerificationError
 from tests.service.check_log import check_ledger
 from tests.service.serving import QUICK, Answer, event, serving
 
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 
 def wait_for(ask: Callable[[], Answer], status: int) -> Answer:

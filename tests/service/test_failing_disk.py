@@ -16,7 +16,7 @@ from ledger.service.token_admin import make_token
 from tests.faults.disks import Served, served
 from tests.service.serving import JSON, Answer, event, make_ledger, send
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 PRIVATE = '[[fields]]\npath = "/targets/*/name"\nsubject = "/targets/*/id"\n'
 FLAGS = ("--publish-interval-s", "0.05", "--outbox-interval-s", "0.05", "--log-format", "json")
 

@@ -21,7 +21,7 @@ LIMITED = replace(
     in_flight_bytes_per_token_max=3_000_000,
     requests_per_token_max=50,
 )
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from ledger.service.query_pool import QueryClient, QueryPool
 from ledger.store.log import LogStore, create_log
 from tests.service.serving import ORIGIN, event, serving_new
 
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 
 @pytest.fixture

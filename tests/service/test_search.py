@@ -30,7 +30,7 @@ from ledger_core.tlog.proof import check_proof, parse_proof
 from tests.service.check_log import check_ledger
 from tests.service.serving import ORIGIN, QUICK, Ledger, event, make_ledger, serving, serving_new
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 MONDAY_UNIX_US = 1_763_942_400_000_000  # 2025-11-24T00:00:00Z
 
 
