@@ -17,6 +17,7 @@ from ledger.service.metrics import metric_rows
 from ledger.service.settings import SETTINGS
 from ledger.store import keyspace
 from ledger.store.index import segment_file
+from ledger.witness.settings import WITNESS_SETTINGS
 from ledger_core.event.model import LIMITS
 from ledger_core.event.schema import event_schema
 from ledger_core.query.fields import LANGUAGE
@@ -40,6 +41,17 @@ def settings() -> str:
         [
             (f"`{s.name}`", f"`{s.flag}`", f"`{s.variable}`", f"`{_plain(s.default)}`", s.help)
             for s in SETTINGS
+        ],
+    )
+
+
+def witness_settings() -> str:
+    """The table of a witness's settings."""
+    return _table(
+        ("flag", "variable", "default", "what for"),
+        [
+            (f"`{s.flag}`", f"`{s.variable}`", f"`{_plain(s.default)}`", s.help)
+            for s in WITNESS_SETTINGS
         ],
     )
 
@@ -85,6 +97,7 @@ def segment_file_page() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "limits": limits,
     "settings": settings,
+    "witness-settings": witness_settings,
     "problems": problems,
     "routes": routes,
     "fields": fields,

@@ -1,17 +1,19 @@
 """`ledger witness`: run a witness, which cosigns the heads of other people's logs."""
 
 import secrets
+from collections.abc import Callable
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 import click
+import msgspec
 
 from ledger.cli.options import configure_logs, directory_argument, log_options
-from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.witness.app import serve as serve_witness
 from ledger.witness.data_dir import WitnessPaths, create_witness
+from ledger.witness.settings import WITNESS_SETTINGS, WitnessSettings
 from ledger.witness.store import HeadStore, KnownLog
 from ledger_client.cli.client_options import NEW_FOLDER
 from ledger_client.cli.console import (
@@ -31,8 +33,6 @@ from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SEED_BYTES
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.witness import cosigned_at
-
-LISTEN_DEFAULT: Final = "127.0.0.1:8766"
 
 
 @click.group("witness")
@@ -94,30 +94,31 @@ def add_log_(directory: Path, vkeys: tuple[str, ...], origin: str | None, as_jso
     print_result(as_json, {"origin": log.origin, "verifier_keys": log.vkeys}, fields)
 
 
+def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
+    for setting in reversed(WITNESS_SETTINGS):
+        command = click.option(
+            setting.flag,
+            type=setting.type,
+            default=setting.default,
+            show_default=True,
+            envvar=setting.variable,
+            help=setting.help,
+        )(command)
+    return command
+
+
 @command.command("serve")
 @directory_argument
-@click.option(
-    "--listen",
-    default=LISTEN_DEFAULT,
-    show_default=True,
-    envvar="LEDGER_WITNESS_LISTEN",
-    help="Address and port; port 0 picks a free one. IPv6 as [::1]:8766.",
-)
-@click.option(
-    "--map-bytes",
-    type=click.IntRange(min=1 << 16),
-    default=MAP_BYTES_DEFAULT,
-    show_default=True,
-    envvar="LEDGER_WITNESS_MAP_BYTES",
-    help="Address space for the heads, their largest size; disk is taken as needed.",
-)
+@_setting_flags
 @log_options
 @json_option
-def serve(
-    directory: Path, listen: str, map_bytes: int, log_format: str, log_level: str, as_json: bool
-) -> None:
+def serve(directory: Path, log_format: str, log_level: str, as_json: bool, **settings: Any) -> None:
     """Serve the witness in DIRECTORY until Ctrl-C or SIGTERM."""
     configure_logs(log_format, log_level)
+    try:
+        checked = msgspec.convert(settings, WitnessSettings)
+    except msgspec.ValidationError as error:
+        raise click.UsageError(str(error)) from None
 
     def ready(address: str) -> None:
         if as_json:
@@ -125,11 +126,7 @@ def serve(
         else:
             click.echo(f"serving on {address}")
 
-    run_until_signal(
-        lambda stop: serve_witness(
-            directory, listen, stop=stop, on_ready=ready, map_bytes=map_bytes
-        )
-    )
+    run_until_signal(lambda stop: serve_witness(directory, checked, stop=stop, on_ready=ready))
 
 
 @command.command("fsck")

@@ -23,24 +23,17 @@ from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.witness.data_dir import WitnessPaths, read_signers
 from ledger.witness.page import CONTENT_SECURITY_POLICY, LOGS_SHOWN_MAX, format_page
 from ledger.witness.service import Answer, Witness
+from ledger.witness.settings import WitnessSettings
 from ledger.witness.store import HeadWriter
 from ledger_client.runtime.clock import unix_s
 from ledger_client.runtime.server import listen
 from ledger_core.tlog.cosignature import self_test
 from ledger_core.tlog.witness import BODY_BYTES_MAX
 
-BODY_WAIT_S: Final = 10.0
-"""How long a request may take to arrive. A log sends a few kilobytes."""
-
-STOP_WAIT_S: Final = 10.0
-
-CONNECTIONS_MAX: Final = 512
-CONNECTIONS_PER_ADDRESS_MAX: Final = 64
-"""A log keeps a connection or two. Descriptors are left for the store: 1024 are usual."""
-
-WAITS: Final = ConnectionWaits(head_s=10.0, reader_s=30.0, linger_s=2.0)
+LINGER_S: Final = 2.0
 
 WITNESS: Final = web.AppKey("witness", Witness)
+SETTINGS: Final = web.AppKey("settings", WitnessSettings)
 
 _HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
 
@@ -49,12 +42,11 @@ _log = structlog.get_logger("ledger.witness")
 
 async def serve(
     directory: Path,
-    listen_on: str,
+    settings: WitnessSettings,
     *,
     stop: asyncio.Event,
     on_ready: Callable[[str], None] | None = None,
     now: Callable[[], int] = unix_s,
-    map_bytes: int = MAP_BYTES_DEFAULT,
 ) -> None:
     """Serve the witness in a folder until `stop` is set. `on_ready` gets `http://host:port`.
 
@@ -62,11 +54,12 @@ async def serve(
     taken or a commit failed with an unknown outcome; MalformedError when its keys are not its own.
     """
     self_test()
-    async with open_witness(directory, now=now, map_bytes=map_bytes) as witness:
-        runner = _Runner(make_app(witness), shutdown_timeout=STOP_WAIT_S)
+    async with open_witness(directory, now=now, map_bytes=settings.map_bytes) as witness:
+        app = make_app(witness, settings)
+        runner = _Runner(app, settings, shutdown_timeout=settings.stop_wait_s)
         await runner.setup()
         try:
-            address = await listen(runner, listen_on)
+            address = await listen(runner, settings.listen)
             _log.info("serving", address=address, witness=witness.name)
             if on_ready is not None:
                 on_ready(address)
@@ -111,31 +104,40 @@ class _Connection(LimitedConnection):
 class _Server(web.Server):
     """Serves a handler of requests to connections within limits."""
 
-    def __init__(self, unlimited: web.Server) -> None:
+    def __init__(self, unlimited: web.Server, settings: WitnessSettings) -> None:
         super().__init__(
             unlimited.request_handler,
             request_factory=unlimited.request_factory,
             loop=asyncio.get_running_loop(),
         )
         self._counts = ConnectionCounts(
-            most=CONNECTIONS_MAX, most_per_address=CONNECTIONS_PER_ADDRESS_MAX
+            most=settings.connections_max, most_per_address=settings.connections_per_address_max
+        )
+        self._waits = ConnectionWaits(
+            head_s=settings.head_wait_s, reader_s=settings.reader_wait_s, linger_s=LINGER_S
         )
 
     def __call__(self) -> web.RequestHandler:
         """A new connection."""
-        return _Connection(self, counts=self._counts, waits=WAITS)
+        return _Connection(self, counts=self._counts, waits=self._waits)
 
 
 class _Runner(web.AppRunner):
     """Runs an application behind connections within limits."""
 
+    def __init__(
+        self, app: web.Application, settings: WitnessSettings, *, shutdown_timeout: float
+    ) -> None:
+        super().__init__(app, shutdown_timeout=shutdown_timeout)
+        self._settings = settings
+
     async def _make_server(self) -> web.Server:
-        return _Server(await super()._make_server())
+        return _Server(await super()._make_server(), self._settings)
 
 
-def make_app(witness: Witness) -> web.Application:
+def make_app(witness: Witness, settings: WitnessSettings) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX)
-    app[WITNESS] = witness
+    app[WITNESS], app[SETTINGS] = witness, settings
     app.router.add_post("/add-checkpoint", _add_checkpoint)
     app.router.add_get("/{origin_hash:[0-9a-f]{64}}/checkpoint", _checkpoint)
     app.router.add_get("/healthz", _healthz)
@@ -145,7 +147,7 @@ def make_app(witness: Witness) -> web.Application:
 
 async def _add_checkpoint(request: web.Request) -> web.Response:
     try:
-        async with asyncio.timeout(BODY_WAIT_S):
+        async with asyncio.timeout(request.app[SETTINGS].body_wait_s):
             # Refused with 413 as soon as it is larger than any request is.
             body = await request.read()
     except TimeoutError:

@@ -6,10 +6,13 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 
-from ledger.runtime.connections import ConnectionWaits
+from ledger.cli.witness import command
 from ledger.witness import app
+from ledger.witness.settings import WITNESS_SETTINGS, WitnessSettings
 from tests.witness.witnesses import make_witness
 
 WAIT_S = 30.0
@@ -58,12 +61,11 @@ async def ended(reader: asyncio.StreamReader) -> bytes:
 
 
 @asynccontextmanager
-async def serving(directory: Path) -> AsyncIterator[Served]:
+async def serving(directory: Path, **settings: float) -> AsyncIterator[Served]:
     make_witness(directory, [])
     stop, url = asyncio.Event(), asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(
-        app.serve(directory, "127.0.0.1:0", stop=stop, on_ready=url.set_result)
-    )
+    chosen = msgspec.convert({"listen": "127.0.0.1:0", **settings}, WitnessSettings)
+    task = asyncio.create_task(app.serve(directory, chosen, stop=stop, on_ready=url.set_result))
     served = Served(await asyncio.wait_for(url, WAIT_S))
     try:
         yield served
@@ -75,11 +77,9 @@ async def serving(directory: Path) -> AsyncIterator[Served]:
 
 @pytest.mark.anyio
 async def test_half_heads_and_half_bodies_are_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(app, "WAITS", ConnectionWaits(head_s=0.1, reader_s=30.0, linger_s=0.1))
-    monkeypatch.setattr(app, "BODY_WAIT_S", 0.1)
-    async with serving(tmp_path / "w") as served:
+    async with serving(tmp_path / "w", head_wait_s=0.1, body_wait_s=0.1) as served:
         heads = [await served.send(HALF_HEAD) for _ in range(5)]
         bodies = [await served.send(HALF_BODY) for _ in range(5)]
         for reader in heads:
@@ -94,11 +94,10 @@ async def test_half_heads_and_half_bodies_are_cut(
 
 @pytest.mark.anyio
 async def test_one_address_leaves_places_to_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(app, "CONNECTIONS_MAX", 5)
-    monkeypatch.setattr(app, "CONNECTIONS_PER_ADDRESS_MAX", 3)
-    async with serving(tmp_path / "w") as served:
+    limits = {"connections_max": 5, "connections_per_address_max": 3}
+    async with serving(tmp_path / "w", **limits) as served:
         for _ in range(3):
             await served.send(HALF_HEAD)
         assert await served.health() == b""
@@ -115,4 +114,17 @@ async def test_one_address_leaves_places_to_the_others(
 
 
 def test_one_address_has_fewer_connections_than_there_are() -> None:
-    assert app.CONNECTIONS_PER_ADDRESS_MAX * 4 <= app.CONNECTIONS_MAX
+    settings = WitnessSettings()
+    assert settings.connections_per_address_max * 4 <= settings.connections_max
+
+
+def test_each_setting_is_a_flag_and_a_bad_value_is_refused_by_its_name(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(command, ["serve", "--help"], env={"COLUMNS": "500"}).output
+    for setting in WITNESS_SETTINGS:
+        assert setting.flag in shown
+        assert setting.variable.startswith("LEDGER_WITNESS_")
+    refused = CliRunner().invoke(
+        command, ["serve", str(tmp_path)], env={"LEDGER_WITNESS_CONNECTIONS_MAX": "0"}
+    )
+    assert refused.exit_code == 2
+    assert "connections_max" in refused.output

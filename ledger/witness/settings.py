@@ -1,0 +1,78 @@
+"""What an operator may set of a witness: a flag of `ledger witness serve`, or a variable.
+
+The flags, the variables `LEDGER_WITNESS_…` and the table in the documentation come from here.
+"""
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from ledger.store.environment import MAP_BYTES_DEFAULT
+
+VARIABLE_PREFIX: Final = "LEDGER_WITNESS_"
+
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class WitnessSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a witness, as the service of a ledger has them."""
+
+    listen: Annotated[
+        str, "Address and port to serve on; port 0 takes a free one. IPv6 as [::1]:8766."
+    ] = "127.0.0.1:8766"
+    map_bytes: Annotated[
+        int,
+        Meta(ge=1 << 16),
+        "Address space for the heads, their largest size; disk is taken as needed.",
+    ] = MAP_BYTES_DEFAULT
+    connections_max: Annotated[
+        Count,
+        "Connections that may be open; one more is closed at once. Some descriptors are left for "
+        "the store: 1024 are usual.",
+    ] = 512
+    connections_per_address_max: Annotated[
+        Count,
+        "Connections that one address may have open; a log keeps one or two. A reverse proxy is "
+        "one address.",
+    ] = 64
+    head_wait_s: Annotated[
+        Seconds, "Seconds in which the head of a request must have arrived, from its first byte on."
+    ] = 10.0
+    body_wait_s: Annotated[
+        Seconds,
+        "Seconds in which the body of a request must have arrived; a log sends a few kilobytes.",
+    ] = 10.0
+    reader_wait_s: Annotated[
+        Seconds,
+        "Seconds for which an answer waits for its reader to accept more bytes, before it is cut.",
+    ] = 30.0
+    stop_wait_s: Annotated[Seconds, "Seconds that requests in flight have to finish at a stop."] = (
+        10.0
+    )
+
+
+class WitnessSetting(msgspec.Struct, frozen=True):
+    """One row of the table."""
+
+    name: str
+    type: type
+    default: str | int | float
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """`--connections-max`."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        """`LEDGER_WITNESS_CONNECTIONS_MAX`."""
+        return f"{VARIABLE_PREFIX}{self.name.upper()}"
+
+
+WITNESS_SETTINGS: Final = tuple(
+    WitnessSetting(each.name, each.type.__origin__, each.default, each.type.__metadata__[-1])
+    for each in msgspec.structs.fields(WitnessSettings)
+)
