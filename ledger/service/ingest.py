@@ -9,6 +9,7 @@ times. Slow work, decoding and checking, comes before that step.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -21,6 +22,7 @@ from ledger.log.sequencer import Sequencer
 from ledger.service.admission import SMALL_BYTES
 from ledger.service.append_thread import AppendThread
 from ledger.service.clock import LogClock
+from ledger.service.conflicts import conflict_json
 from ledger.service.http.problems import ProblemError, explain, make_problem
 from ledger.service.http.request_body import ParsedBody
 from ledger.service.metrics import Metrics
@@ -30,13 +32,7 @@ from ledger.service.secret_filter import Checked, RefusedSecret, SecretFilter
 from ledger.service.token_admin import SERVICE_NAME
 from ledger.store.writer import AppendResult, NewEntry, Placement
 from ledger_core.api import Masked, Refused, Result
-from ledger_core.event.canonical import (
-    decode_event,
-    format_leaf,
-    format_time,
-    parse_leaf,
-    parse_time,
-)
+from ledger_core.event.canonical import format_leaf, format_time, parse_leaf, parse_time
 from ledger_core.event.model import EventError, Received
 from ledger_core.event.reader import Reader, ReadEvent
 from ledger_core.tlog.errors import UnavailableError
@@ -56,10 +52,6 @@ WALKED_BYTES: Final = 1_024
 
 WRITE_PROBLEMS: Final = ("queue-full", "writing-stopped", "storage-full", "log-held")
 """What `IngestPipeline.append` may refuse a request with."""
-
-_CONFLICT_BYTES_MAX: Final = 56_000
-_CONFLICT_TEXT_BYTES_MAX: Final = 30_000
-"""An event inside another one: as an object, or as text, whose escapes may double its length."""
 
 RESERVED_PREFIX: Final = "ledger."
 CLIENT_PREFIXES: Final = ("ledger.recorder.", "ledger.syslog.")
@@ -185,7 +177,7 @@ class IngestPipeline:
         parts = (b"conflicted", by.encode(), read.event_json)
         unix_ms = parse_time(received.time) // 1000
         event_id = self._private_fields.store.own_id(*parts, unix_ms=unix_ms)
-        return _conflict_json(read, placed.leaf_index, by=by, event_id=event_id)
+        return conflict_json(read, placed.leaf_index, by=by, event_id=event_id)
 
     def _count_new(
         self,
@@ -271,8 +263,10 @@ class IngestPipeline:
         if cost > YIELD_BYTES:
             return await self._thread.run(by, lambda: check(read()))
         reads = read()
-        if cost <= WALKED_BYTES or self._secret_filter.are_clean(reads):
+        if cost <= WALKED_BYTES:
             return check(reads)
+        if self._secret_filter.are_clean(reads):
+            return Checked(reads, Counter(), [])
         return await self._thread.run(by, partial(check, reads))
 
     def _read_some(
@@ -361,36 +355,6 @@ def _stamp(read: ReadEvent | Refused, received: Received) -> NewEntry | Refused:
     except EventError as error:
         return Refused(explain(error).problem)
     return NewEntry(read.id_bytes, leaf, leaf_hash(leaf), event_json, "time" in read.filled)
-
-
-def _conflict_json(read: ReadEvent, leaf_index: int, *, by: str, event_id: str) -> bytes:
-    event, context = read.event, dict[str, Any](index=leaf_index)
-    conflict = {
-        "id": event_id,
-        "actor": {"type": "ledger.token", "id": by},
-        "action": "ledger.event.conflicted",
-        "targets": [
-            {"type": "ledger.event", "id": str(event.id)},
-            {"type": event.actor.type or "actor", "id": event.actor.id},
-        ],
-        "outcome": "denied",
-        "reason": f"the event at index {leaf_index} has this id",
-        "context": context,
-    }
-    if event.tenant:
-        conflict["tenant"] = event.tenant
-    context["refused"] = msgspec.Raw(read.event_json)
-    if len(read.event_json) > _CONFLICT_BYTES_MAX or not _is_readable(conflict):
-        context["refused"] = read.event_json[:_CONFLICT_TEXT_BYTES_MAX].decode(errors="ignore")
-    return msgspec.json.encode(conflict)
-
-
-def _is_readable(event: dict[str, Any]) -> bool:
-    try:
-        decode_event(msgspec.json.encode(event))
-    except EventError:
-        return False
-    return True
 
 
 def _outcome(
