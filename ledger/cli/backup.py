@@ -17,7 +17,8 @@ from ledger.service.backup import (
 )
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.fsck import check_directory
-from ledger.store.log import LogStore, check_right_edge
+from ledger.store.log import LogStore
+from ledger.store.log_start import check_right_edge
 from ledger_client.cli.client_options import EXISTING_FILE, EXISTING_FOLDER, NEW_FOLDER
 from ledger_client.cli.console import counted, json_option, note, print_json, print_line
 from ledger_client.runtime.clock import unix_us

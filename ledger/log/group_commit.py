@@ -19,7 +19,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import structlog
 
-from ledger.store.environment import CommitFailedError, CommitUndoneError
+from ledger.store.commit_errors import CommitFailedError, CommitUndoneError
 from ledger_core.tlog.errors import UnavailableError
 
 Job = TypeVar("Job")

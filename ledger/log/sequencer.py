@@ -12,7 +12,7 @@ from typing import Final
 
 from ledger.log.group_commit import CommitLimits, GroupCommit, Weight
 from ledger.log.hold import Hold
-from ledger.store.environment import CommitFailedError
+from ledger.store.commit_errors import CommitFailedError
 from ledger.store.writer import AppendResult, LogWriter, NewEntry
 from ledger_core.tlog.tree import TreeHead
 

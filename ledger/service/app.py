@@ -56,10 +56,11 @@ from ledger.service.secret_filter import SecretFilter
 from ledger.service.settings import Settings
 from ledger.service.store_watch import watch
 from ledger.service.token_admin import revoke_revived
-from ledger.store.environment import CommitFailedError
+from ledger.store.commit_errors import CommitFailedError
 from ledger.store.erasable_values import KEY_BYTES
 from ledger.store.index.index_store import IndexStore
-from ledger.store.log import LogStore, last_received_time
+from ledger.store.log import LogStore
+from ledger.store.log_start import last_received_time
 from ledger.store.writer import LogWriter
 from ledger_client.runtime.server import listen, run_until_signal
 from ledger_core.event.commitments import PrivateReader

@@ -31,12 +31,13 @@ from ledger.log.hold import HoldRecord, write_hold
 from ledger.service.backup_erasures import NO_KEY, erase_subjects, erasures_of, read_erasures
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store import keyspace
-from ledger.store.environment import DATA_FILE, Environment, Transaction
+from ledger.store.environment import DATA_FILE, Environment
 from ledger.store.erasable_values import DATABASES as PRIVATE_DATABASES
 from ledger.store.erasable_values import KEYS_FILE, MAP_BYTES, PrivateStore
 from ledger.store.kept_heads import latest_head
 from ledger.store.log import LogStore, create_log
 from ledger.store.tokens import AccessStore
+from ledger.store.transaction import Transaction
 from ledger.store.writer import LogWriter, Placement, entry_of
 from ledger_client.runtime.files import (
     FileLock,

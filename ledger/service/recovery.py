@@ -22,7 +22,8 @@ from ledger.service.backup_erasures import erase_subjects, erasures_of
 from ledger.service.data_dir import DirectoryPaths, open_private, open_tokens, read_own_settings
 from ledger.service.private_fields import PrivateFields, opened_values
 from ledger.store.environment import DATA_FILE
-from ledger.store.log import LogStore, last_received_time
+from ledger.store.log import LogStore
+from ledger.store.log_start import last_received_time
 from ledger.store.writer import LogWriter, NewEntry, Placement, entry_of
 from ledger_client.runtime.files import sync_directory
 from ledger_core.event.canonical import format_leaf, parse_leaf

@@ -15,7 +15,8 @@ from typing import Final
 import structlog
 
 from ledger.log.sequencer import Sequencer
-from ledger.store.environment import CommitFailedError, Environment
+from ledger.store.commit_errors import CommitFailedError
+from ledger.store.environment import Environment
 from ledger_core.tlog.errors import UnavailableError
 
 INTERVAL_S: Final = 1.0

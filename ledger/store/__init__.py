@@ -2,8 +2,11 @@
 
 keyspace          every key and value, on one page
 file_length       notices a data file that was cut short
+commit_errors     what a refused write means: undone, or unknown until a restart
+transaction       reads and writes the rows of one environment
 environment       one LMDB environment: open, create, read, write, lock
 log               reads the log: entries, tiles, proofs, checkpoints
+log_start         what the writer reads before its first commit
 writer            the one writer of a log
 fsck              recomputes a whole log
 index/            which entries have which terms

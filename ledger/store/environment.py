@@ -11,7 +11,6 @@ environment of their own: a folder with `data.mdb` and `lock.mdb`, and in it nam
 * `put` of LMDB reports some refusals by returning False. `Transaction.put` raises instead.
 """
 
-import errno
 import os
 import shutil
 import socket
@@ -21,23 +20,32 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Final, Generic, Self, TypeVar
+from typing import Final, Self
 
 import lmdb
 import structlog
 
 from ledger.store import keyspace
+from ledger.store.commit_errors import (
+    FULL_BYTES,
+    MAP_SETTING_DEFAULT,
+    CommitFailedError,
+    CommitUndoneError,
+    StorageFullError,
+    commit_errors,
+    free_bytes,
+    is_disk_full,
+    panics,
+)
 from ledger.store.file_length import check_length
+from ledger.store.transaction import Databases, Transaction
 from ledger_client.runtime.files import FileLock, FileLockedError, sync_directory
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 ENGINE_MAJOR: Final = 0
 READERS_MAX: Final = 512
 MAP_BYTES_DEFAULT: Final = 1 << 40
-MAP_SETTING_DEFAULT: Final = "map_bytes"
 DATA_FILE: Final = "data.mdb"
-FULL_BYTES: Final = 1 << 20
-"""A disk with fewer free bytes is full: a commit writes several pages at once."""
 FULL_MAP_RATIO: Final = 0.9
 """A map that was full has room again below this part of it."""
 LOCK_FILE: Final = "writer.lock"
@@ -46,82 +54,11 @@ COPIED_ROWS: Final = 2_000
 
 _log = structlog.get_logger("ledger.store")
 
-Value = TypeVar("Value", bound=bytes | memoryview)
-Databases = Mapping[bytes, lmdb._Database]  # noqa: SLF001 - the type has no public name
-
 LmdbError: Final = lmdb.Error
 """The base of the errors of LMDB, for damage that a read meets."""
 
 CorruptedError: Final = lmdb.CorruptedError
 """Raised inside a write transaction, it undoes the transaction: see `Environment.write`."""
-
-
-class CommitUndoneError(UnavailableError):
-    """The disk refused a write; the transaction was undone as a whole, and the next may succeed."""
-
-
-class StorageFullError(CommitUndoneError):
-    """The map or the disk has no room; the transaction was undone as a whole."""
-
-
-class CommitFailedError(UnavailableError):
-    """A commit may or may not have reached the disk; a restart, which reads it, can tell."""
-
-
-class Transaction(Generic[Value]):
-    """A transaction of an environment; its databases are called by their names.
-
-    `Transaction[memoryview]` gives views for slicing at once: they dangle when it ends.
-    """
-
-    __slots__ = ("_databases", "_raw")
-
-    def __init__(self, raw: "lmdb.Transaction[Value]", databases: Databases) -> None:
-        self._raw = raw
-        self._databases = databases
-
-    def get(self, database: bytes, key: bytes) -> Value | None:
-        return self._raw.get(key, db=self._databases[database])
-
-    def require(self, database: bytes, key: bytes) -> Value:
-        """The value of a key that must be there. Raises: MalformedError when it is not."""
-        value = self._raw.get(key, db=self._databases[database])
-        if value is None:
-            raise MalformedError(f"the database {database.decode()} has no {key!r}")
-        return value
-
-    def put(self, database: bytes, key: bytes, value: bytes, *, append: bool = False) -> None:
-        """Store a row. `append`: its key must be the largest, and LMDB fills its pages whole."""
-        if not self._raw.put(key, value, append=append, db=self._databases[database]):
-            raise CorruptedError(f"a row of {database.decode()} was not stored")
-
-    def claim(self, database: bytes, key: bytes, value: bytes) -> bool:
-        """Store a row unless its key is there already; returns whether it was stored."""
-        return self._raw.put(key, value, overwrite=False, db=self._databases[database])
-
-    def delete(self, database: bytes, key: bytes) -> bool:
-        """Delete a row; returns whether it was there."""
-        return self._raw.delete(key, db=self._databases[database])
-
-    def clear(self, database: bytes) -> None:
-        self._raw.drop(self._databases[database], delete=False)
-
-    def count(self, database: bytes) -> int:
-        return int(self._raw.stat(self._databases[database])["entries"])
-
-    def cursor(self, database: bytes) -> "lmdb.Cursor[Value]":
-        return self._raw.cursor(self._databases[database])
-
-    def rows(self, database: bytes) -> "Iterator[tuple[Value, Value]]":
-        """All rows of a database in the order of their keys."""
-        with self.cursor(database) as cursor:
-            yield from cursor
-
-    def rows_from(self, database: bytes, first: bytes) -> "Iterator[tuple[Value, Value]]":
-        """The rows whose keys are `first` or later, in the order of their keys."""
-        with self.cursor(database) as cursor:
-            if cursor.set_range(first):
-                yield from cursor
 
 
 class Environment:
@@ -186,14 +123,14 @@ class Environment:
     def read(self) -> Iterator[Transaction[bytes]]:
         """A read transaction: one snapshot, whose values are copies."""
         self._check_process()
-        with _panics(self.path), self._raw.begin() as raw:
+        with panics(self.path), self._raw.begin() as raw:
             yield Transaction(raw, self._databases)
 
     @contextmanager
     def view(self) -> Iterator[Transaction[memoryview]]:
         """A read transaction whose values are views of LMDB's pages."""
         self._check_process()
-        with _panics(self.path), self._raw.begin(buffers=True) as raw:
+        with panics(self.path), self._raw.begin(buffers=True) as raw:
             yield Transaction(raw, self._databases)
 
     @contextmanager
@@ -208,7 +145,7 @@ class Environment:
             raise CommitFailedError(f"a commit to {self.path} failed before; restart to go on")
         number = 0
         try:
-            with _commit_errors(self.path, self.map_setting), self._raw.begin(write=True) as raw:
+            with commit_errors(self.path, self.map_setting), self._raw.begin(write=True) as raw:
                 number = raw.id()
                 yield Transaction(raw, self._databases)
         except CommitUndoneError as error:
@@ -244,7 +181,7 @@ class Environment:
             self._raw.begin().abort()
         except lmdb.Error:
             return None
-        if _is_disk_full(cause, self.path):
+        if is_disk_full(cause, self.path):
             return StorageFullError(f"the disk of {self.path} is full")
         return CommitUndoneError(f"{error}; nothing was stored")
 
@@ -290,7 +227,7 @@ class Environment:
                 (
                     _open_raw(draft, names, readonly=False, map_bytes=MAP_BYTES_DEFAULT, sync=False)
                 ) as raw,
-                _commit_errors(folder),
+                commit_errors(folder),
             ):
                 for name in names:
                     handle, rows = raw.open_db(name), snapshot.rows(name)
@@ -325,7 +262,7 @@ def create_environment(
     with (
         _made_aside(path) as draft,
         _open_raw(draft, names, readonly=False, map_bytes=map_bytes) as raw,
-        _commit_errors(path),
+        commit_errors(path),
         raw.begin(write=True) as transaction,
     ):
         handles = {name: raw.open_db(name, txn=transaction) for name in names}
@@ -418,46 +355,3 @@ def _check_format(transaction: Transaction[bytes], path: Path) -> None:
     else:
         return
     raise MalformedError(f"{path} {problem.format(found.decode(errors='replace'))}")
-
-
-def _is_disk_full(error: BaseException | None, path: Path) -> bool:
-    """Whether a write failed for want of space; LMDB reports a short write as EIO."""
-    code = error.errno if isinstance(error, OSError) else getattr(error, "code", None)
-    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        return True
-    return code == errno.EIO and free_bytes(path) < FULL_BYTES
-
-
-def disk_error(error: OSError, path: Path) -> CommitUndoneError:
-    """The error for a write to a file of an environment that the disk refused."""
-    if _is_disk_full(error, path):
-        return StorageFullError(f"the disk of {path} is full")
-    return CommitUndoneError(f"a write to {path} failed: {error.strerror}")
-
-
-def free_bytes(path: Path) -> int:
-    """The bytes that are free on the disk of a folder, for other users than root."""
-    disk = os.statvfs(path)
-    return disk.f_bavail * disk.f_frsize
-
-
-@contextmanager
-def _panics(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except lmdb.PanicError as error:
-        raise CommitFailedError(f"a commit to {path} failed before; restart to go on") from error
-
-
-@contextmanager
-def _commit_errors(path: Path, map_setting: str = MAP_SETTING_DEFAULT) -> Iterator[None]:
-    try:
-        yield
-    except lmdb.MapFullError as error:
-        raise StorageFullError(
-            f"the map of {path} is full: raise {map_setting} and start again"
-        ) from error
-    except lmdb.Error as error:
-        full = getattr(error, "code", None) == errno.ENOSPC
-        reason = "the disk is full" if full else str(error)
-        raise CommitFailedError(f"a commit to {path} failed: {reason}") from error

@@ -37,7 +37,9 @@ from nacl.secret import SecretBox
 from nacl.utils import random
 
 from ledger.store import keyspace
-from ledger.store.environment import Environment, Transaction, create_environment, disk_error
+from ledger.store.commit_errors import disk_error
+from ledger.store.environment import Environment, create_environment
+from ledger.store.transaction import Transaction
 from ledger_client.runtime.files import OWNER_ONLY_MODE
 from ledger_core.event.commitments import HASH_CHARS, Commitment, Opening
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7

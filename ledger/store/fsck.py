@@ -20,8 +20,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from ledger.store import keyspace
-from ledger.store.environment import Transaction
 from ledger.store.log import LogStore, tenant_id_key
+from ledger.store.transaction import Transaction
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, VerificationError

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Final
 
 from ledger.store import keyspace
-from ledger.store.environment import Environment, Transaction
+from ledger.store.environment import Environment
+from ledger.store.transaction import Transaction
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 
 DAY_S: Final = 86_400

@@ -15,8 +15,9 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
 from ledger.store import keyspace
-from ledger.store.environment import DATA_FILE, Environment, Transaction
+from ledger.store.environment import DATA_FILE, Environment
 from ledger.store.erasable_values import DATABASES, KEYS_FILE, MAP_BYTES, SLOT_BYTES
+from ledger.store.transaction import Transaction
 
 NEVER: Final = (1 << 64) - 1
 _ZEROS: Final = bytes(SLOT_BYTES)

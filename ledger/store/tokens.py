@@ -18,7 +18,8 @@ from typing import Final, Literal, Self, get_args
 import msgspec
 
 from ledger.store import keyspace
-from ledger.store.environment import Environment, Transaction, create_environment
+from ledger.store.environment import Environment, create_environment
+from ledger.store.transaction import Transaction
 from ledger_core.event.canonical import decode_event
 from ledger_core.event.model import EventError
 from ledger_core.tlog.errors import MalformedError

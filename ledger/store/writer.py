@@ -11,22 +11,13 @@ import msgspec
 import zstandard
 
 from ledger.store import keyspace
-from ledger.store.environment import (
-    MAP_BYTES_DEFAULT,
-    CommitFailedError,
-    CorruptedError,
-    Transaction,
-    lock_for_writing,
-)
+from ledger.store.commit_errors import CommitFailedError
+from ledger.store.environment import MAP_BYTES_DEFAULT, CorruptedError, lock_for_writing
 from ledger.store.kept_heads import store_head, thin_heads
-from ledger.store.log import (
-    DamagedBundleError,
-    LogStore,
-    check_right_edge,
-    partial_tile_bytes,
-    tenant_id_key,
-)
+from ledger.store.log import DamagedBundleError, LogStore, tenant_id_key
+from ledger.store.log_start import check_right_edge, partial_tile_bytes
 from ledger.store.token_events import TOKEN_ACTION, find_token_events, read_token_event
+from ledger.store.transaction import Transaction
 from ledger_client.runtime.files import FileLock
 from ledger_core.event.canonical import parse_leaf, parse_time
 from ledger_core.event.reader import is_same_event

@@ -30,10 +30,10 @@ from ledger.store import keyspace
 from ledger.store.environment import (
     MAP_BYTES_DEFAULT,
     Environment,
-    Transaction,
     create_environment,
     lock_for_writing,
 )
+from ledger.store.transaction import Transaction
 from ledger_client.runtime.files import FileLock
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import parse_verifier

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ledger.log.group_commit import CommitLimits, GroupCommit, QueueFullError, Weight
-from ledger.store.environment import CommitFailedError, StorageFullError
+from ledger.store.commit_errors import CommitFailedError, StorageFullError
 from ledger_core.tlog.errors import UnavailableError
 
 

@@ -11,7 +11,7 @@ import pytest
 from ledger.log.group_commit import QueueFullError
 from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
-from ledger.store.environment import CommitFailedError, StorageFullError
+from ledger.store.commit_errors import CommitFailedError, StorageFullError
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter, Placement
 from ledger_core.tlog.errors import UnavailableError, VerificationError

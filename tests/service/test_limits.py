@@ -19,7 +19,8 @@ import pytest
 from ledger.runtime.connections import ConnectionCounts
 from ledger.service.app import serve
 from ledger.service.data_dir import DirectoryPaths, create_directory
-from ledger.store.environment import CommitFailedError, Environment
+from ledger.store.commit_errors import CommitFailedError
+from ledger.store.environment import Environment
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError

@@ -7,14 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ledger.store.environment import (
-    COPIED_ROWS,
-    CommitUndoneError,
-    Environment,
-    StorageFullError,
-    create_environment,
-    disk_error,
-)
+from ledger.store.commit_errors import CommitUndoneError, StorageFullError, disk_error
+from ledger.store.environment import COPIED_ROWS, Environment, create_environment
 from tests.store.entries import MAP_BYTES
 
 NAMES = [b"meta", b"rows"]

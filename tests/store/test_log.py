@@ -15,7 +15,8 @@ import pytest
 import zstandard
 
 from ledger.store import keyspace
-from ledger.store.environment import CommitFailedError, Environment, StorageFullError
+from ledger.store.commit_errors import CommitFailedError, StorageFullError
+from ledger.store.environment import Environment
 from ledger.store.fsck import check_store
 from ledger.store.log import DamagedTreeError, LogStore, create_log
 from ledger.store.writer import LogWriter, Placement
@@ -246,7 +247,7 @@ def _fits(log: LogWriter, kept: int) -> bool:
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from ledger.store.environment import StorageFullError
+from ledger.store.commit_errors import StorageFullError
 from ledger.store.writer import LogWriter
 from tests.store.entries import MAP_BYTES, entries
 log = LogWriter.open(Path(sys.argv[1]), map_bytes=MAP_BYTES)

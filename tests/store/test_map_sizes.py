@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.store.environment import StorageFullError
+from ledger.store.commit_errors import StorageFullError
 from ledger.store.erasable_values import KEY_BYTES, PrivateStore, create_private, event_key
 from ledger.store.tokens import AccessStore, create_access
 from ledger.witness.store import HeadStore, create_heads

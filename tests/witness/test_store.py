@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ledger.store import keyspace
-from ledger.store.environment import CommitFailedError, StorageFullError
+from ledger.store.commit_errors import CommitFailedError, StorageFullError
 from ledger.witness.store import LOG_KEYS_MAX, HeadStore, HeadWriter, KnownLog, Update, create_heads
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner

@@ -23,7 +23,7 @@ from ledger.log.group_commit import QueueFullError
 from ledger.log.hold import HeldError
 from ledger.query.cursor import CursorError
 from ledger.service.http.responses import PROBLEM_MEDIA, encode_answer
-from ledger.store.environment import CommitFailedError, CommitUndoneError, StorageFullError
+from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, StorageFullError
 from ledger.store.log import DamagedBundleError, DamagedTreeError
 from ledger_core.api import TYPE_PREFIX, Problem
 from ledger_core.event.model import EventError

@@ -20,7 +20,7 @@ from ledger.service.http.responses import (
 )
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.metrics import METRICS_MEDIA
-from ledger.store.environment import free_bytes
+from ledger.store.commit_errors import free_bytes
 from ledger_core.status import (
     Alive,
     IndexAnswer,
