@@ -287,6 +287,8 @@ class AsyncLedgerClient(AsyncSession):
         question = ask_query(query, now_unix_us=unix_us())
         ask = AskEvidence(query=question.text, case=case, reason=reason, disclose=tuple(disclose))
         request = evidence_request(ask)
+        # What is asked for now is recorded behind every head that there is now.
+        before = await self._run(heads.checkpoint())
         digest, size = sha256(), 0
         with replacing(to) as file:
             async with aclosing(self._transport.stream(request)) as pieces:
@@ -295,7 +297,13 @@ class AsyncLedgerClient(AsyncSession):
                     size += len(piece)
                     await run_blocking(file.write, piece)
             evidence = await run_blocking(
-                verify_written, file, Path(to), question=question, ask=ask, policy=heads.policy
+                verify_written,
+                file,
+                Path(to),
+                question=question,
+                ask=ask,
+                policy=heads.policy,
+                size_before=(heads.latest or before).checkpoint.tree_size,
             )
             await self._run(heads.accept(evidence.head.note))
         return EvidenceFile(evidence=evidence, sha256=digest.hexdigest(), bytes_written=size)

@@ -284,6 +284,8 @@ class LedgerClient(Session):
         question = ask_query(query, now_unix_us=unix_us())
         ask = AskEvidence(query=question.text, case=case, reason=reason, disclose=tuple(disclose))
         request = evidence_request(ask)
+        # What is asked for now is recorded behind every head that there is now.
+        before = self._run(heads.checkpoint())
         digest, size = sha256(), 0
         with replacing(to) as file:
             with closing(self._transport.stream(request)) as pieces:
@@ -292,7 +294,13 @@ class LedgerClient(Session):
                     size += len(piece)
                     run_blocking(file.write, piece)
             evidence = run_blocking(
-                verify_written, file, Path(to), question=question, ask=ask, policy=heads.policy
+                verify_written,
+                file,
+                Path(to),
+                question=question,
+                ask=ask,
+                policy=heads.policy,
+                size_before=(heads.latest or before).checkpoint.tree_size,
             )
             self._run(heads.accept(evidence.head.note))
         return EvidenceFile(evidence=evidence, sha256=digest.hexdigest(), bytes_written=size)

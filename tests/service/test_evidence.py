@@ -17,7 +17,9 @@ from ledger_core.evidence import writer as writing
 from ledger_core.evidence.findings import Evidence
 from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
+from tests.client.liar import Liar, Said, no_lie
 from tests.service.serving import Answer, Ledger, event, make_ledger, serving, serving_new
 
 QUERIES = ("", "action:a.b", "action:a.* outcome:failure", "time:2026-11-25")
@@ -176,6 +178,26 @@ def test_private_values_are_disclosed_by_choice(tmp_path: Path) -> None:
             assert b"Name of u_2" not in every
             plain = client.evidence("action:record.viewed", tmp_path / "plain.zip")
             assert plain.evidence.disclosed == 0
+
+
+def test_the_bundle_of_an_earlier_export_is_no_answer(tmp_path: Path) -> None:
+    with serving_new(tmp_path) as ledger, Liar(ledger.url) as liar:
+        policy = DirectoryPaths(ledger.directory).policy
+        with LedgerClient(liar.url, ledger.tokens["admin"], policy=policy) as client:
+            client.append(event(), wait_witnessed=True)
+            first = tmp_path / "first.zip"
+            client.evidence("action:record.viewed", first)
+            client.append(event(), wait_witnessed=True)
+
+            def replay(said: Said) -> None:
+                if said.target == "/v1/evidence":
+                    said.body = first.read_bytes()
+
+            liar.lie_to_client = replay
+            with pytest.raises(VerificationError, match="of an earlier export"):
+                client.evidence("action:record.viewed", tmp_path / "second.zip")
+            liar.lie_to_client = no_lie
+            assert client.evidence("action:record.viewed", tmp_path / "t.zip").evidence.events == 2
 
 
 def test_a_missing_quorum_does_not_take_evidence_away(tmp_path: Path) -> None:
