@@ -24,7 +24,7 @@ EVENTS = [
         for n in range(20)
     ),
     *(event(20 + n, context={"bytes": "many"}) for n in range(3)),
-    event(23, actor={"id": "spy"}, tenant="other", context={"secret": "s3"}),
+    event(23, actor={"id": "spy"}, tenant="other", context={"codename": "s3"}),
 ]
 
 
@@ -61,7 +61,7 @@ def test_fields_and_keys_have_their_types_counts_and_values(engine: QueryEngine)
         "bytes": (("number", "text"), 23),
         "kind": (("text",), 20),
         "deep.list": (("boolean", "null"), 40),
-        "secret": (("text",), 1),
+        "codename": (("text",), 1),
     }
     (kinds,) = [key.values for key in found.context if key.path == "kind"]
     assert [(each.value, each.count) for each in kinds] == [("a", 20)]
@@ -78,7 +78,7 @@ def test_a_tenant_sees_no_key_and_no_value_of_another(engine: QueryEngine) -> No
         text = str(catalog(engine, tenant))
         assert f"'{shown}'" in text
         assert f"'{hidden}'" not in text
-    assert "secret" not in str(catalog(engine, "acme"))
+    assert "codename" not in str(catalog(engine, "acme"))
     assert not catalog(engine, "nobody").context
     assert not any(field.values for field in catalog(engine, "nobody").fields)
 
