@@ -1,5 +1,6 @@
 """Host services for the server alone; `ledger_client.runtime` has those that clients share.
 
-keys          files of private keys
-connections   limits of the connections of an HTTP server
+keys            files of private keys
+connections     limits of the connections of an HTTP server
+settings_table  flags, variables and help texts of settings
 """

@@ -7,7 +7,7 @@ over the file.
 
 import tomllib
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -15,6 +15,7 @@ from msgspec import Meta
 from ledger.log.publisher import HEARTBEAT_S, INTERVAL_S
 from ledger.log.sequencer import LIMITS
 from ledger.log.witness_client import TIMEOUT_S
+from ledger.runtime.settings_table import settings_of
 from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.store.erasable_values import MAP_BYTES as PRIVATE_MAP_BYTES
 from ledger.store.tokens import MAP_BYTES as ACCESS_MAP_BYTES
@@ -169,29 +170,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     )
 
 
-class Setting(NamedTuple):
-    """One row of the table: how it is called, what it takes, what it is for."""
-
-    name: str
-    type: type
-    default: Any
-    help: str
-
-    @property
-    def flag(self) -> str:
-        """`--publish-interval-s`."""
-        return f"--{self.name.replace('_', '-')}"
-
-    @property
-    def variable(self) -> str:
-        """`LEDGER_PUBLISH_INTERVAL_S`."""
-        return f"{VARIABLE_PREFIX}{self.name.upper()}"
-
-
-SETTINGS: Final = tuple(
-    Setting(field.name, field.type.__origin__, field.default, field.type.__metadata__[-1])
-    for field in msgspec.structs.fields(Settings)
-)
+SETTINGS: Final = settings_of(Settings, VARIABLE_PREFIX)
 
 
 def read_settings(

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from ledger.runtime.settings_table import settings_of
 from ledger.store.environment import MAP_BYTES_DEFAULT
 
 VARIABLE_PREFIX: Final = "LEDGER_WITNESS_"
@@ -53,26 +54,4 @@ class WitnessSettings(msgspec.Struct, frozen=True, kw_only=True):
     )
 
 
-class WitnessSetting(msgspec.Struct, frozen=True):
-    """One row of the table."""
-
-    name: str
-    type: type
-    default: str | int | float
-    help: str
-
-    @property
-    def flag(self) -> str:
-        """`--connections-max`."""
-        return f"--{self.name.replace('_', '-')}"
-
-    @property
-    def variable(self) -> str:
-        """`LEDGER_WITNESS_CONNECTIONS_MAX`."""
-        return f"{VARIABLE_PREFIX}{self.name.upper()}"
-
-
-WITNESS_SETTINGS: Final = tuple(
-    WitnessSetting(each.name, each.type.__origin__, each.default, each.type.__metadata__[-1])
-    for each in msgspec.structs.fields(WitnessSettings)
-)
+WITNESS_SETTINGS: Final = settings_of(WitnessSettings, VARIABLE_PREFIX)

@@ -41,6 +41,13 @@ def in_the_way(folder: Path) -> Iterator[None]:
     spool.unlink()
 
 
+def deliver(open_recorder: OpenRecorder, folder: Path) -> None:
+    """Send what waits in the spool with a recorder that reaches the ledger."""
+    good = open_recorder()
+    wait_until(lambda: not any(files_below(spool_of(folder), ".segment")))
+    assert good.close(30)
+
+
 def ids(events: list[dict[str, Any]]) -> list[str]:
     return sorted(event["id"] for event in events)
 
@@ -66,9 +73,7 @@ def test_a_folder_that_is_removed_is_made_again_and_no_id_is_returned_in_vain(
     assert "saved=3 lost=0" in caplog.text
     assert recorder.status.instance != first
     assert not recorder.close(0.1)
-    good = open_recorder()
-    wait_until(lambda: not any(files_below(spool_of(tmp_path), ".segment")))
-    assert good.close(30)
+    deliver(open_recorder, tmp_path)
     events = running.recorded(name)
     assert ids(events) == sorted(filter(None, recorded))
     assert sorted(numbers(events)[str(first)]) == [1, 2, 3]
@@ -89,9 +94,7 @@ def test_what_a_removed_folder_took_with_it_is_reported_by_number(
     shutil.rmtree(spool_of(tmp_path))
     assert recorder.record("a.b")
     assert not recorder.close(0.1)
-    good = open_recorder()
-    wait_until(lambda: not any(files_below(spool_of(tmp_path), ".segment")))
-    assert good.close(30)
+    deliver(open_recorder, tmp_path)
     events = running.recorded(name)
     found = numbers(events)[str(instance)]
     (report,) = (e["context"]["dropped"] for e in events if e["action"].endswith(".dropped"))
@@ -113,9 +116,7 @@ def test_an_event_that_is_written_before_the_next_look_at_the_file_is_saved(
     shutil.rmtree(spool_of(tmp_path))
     recorded += [recorder.record("a.after") for _ in range(2)]
     assert not recorder.close(0.1)
-    good = open_recorder()
-    wait_until(lambda: not any(files_below(spool_of(tmp_path), ".segment")))
-    assert good.close(30)
+    deliver(open_recorder, tmp_path)
     assert ids(running.recorded(name)) == sorted(filter(None, recorded))
 
 
@@ -132,9 +133,7 @@ def test_the_sender_notices_a_removed_folder_by_itself(
     shutil.rmtree(spool_of(tmp_path))
     wait_until(lambda: any(files_below(spool_of(tmp_path), ".segment")))
     recorder.close(0.1)
-    good = open_recorder()
-    wait_until(lambda: not any(files_below(spool_of(tmp_path), ".segment")))
-    assert good.close(30)
+    deliver(open_recorder, tmp_path)
     assert ids(running.recorded(name)) == [event_id]
 
 
@@ -303,9 +302,7 @@ def test_after_a_failed_sync_the_event_is_synced_in_a_new_segment(
     assert segments["2.segment"].read_bytes().count(b'"seq":2') == 1
     assert recorder.record("a.b")
     assert recorder.close(0.1) is False
-    good = open_recorder()
-    wait_until(lambda: not any(files_below(spool_of(tmp_path), ".segment")))
-    assert good.close(30)
+    deliver(open_recorder, tmp_path)
     (found,) = numbers(running.recorded(name)).values()
     assert found == [1, 2, 3]
 
@@ -347,9 +344,7 @@ def test_a_sync_that_keeps_failing_is_as_on_full_says(
     syncs.failures = 0
     assert recorder.record("a.b")
     recorder.close(0.1)
-    good = open_recorder()
-    wait_until(lambda: not any(files_below(spool_of(tmp_path), ".segment")))
-    assert good.close(30)
+    deliver(open_recorder, tmp_path)
     (found,) = numbers(running.recorded(name)).values()
     assert found == [1, 2, 3, 4]
 
@@ -394,9 +389,7 @@ def test_del_may_record_while_the_interpreter_ends(
     open_recorder: OpenRecorder, running: Running, name: str, tmp_path: Path
 ) -> None:
     event_id = run_program(running, name, tmp_path, AT_EXIT).strip()
-    good = open_recorder()
-    wait_until(lambda: not any(files_below(spool_of(tmp_path), ".segment")))
-    assert good.close(30)
+    deliver(open_recorder, tmp_path)
     assert ids(running.recorded(name)) == [event_id]
 
 
