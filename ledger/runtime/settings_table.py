@@ -1,4 +1,4 @@
-"""The settings of a program from the fields of a struct: a flag, a variable and a help text each."""
+"""The settings of a program, from the fields of a struct: flag, variable and help text of each."""
 
 from typing import Any, NamedTuple
 
