@@ -19,12 +19,15 @@ import pytest
 from ledger.demo.child_service import Service, make_ledger
 from ledger.store.index.segment import SealedSegment, SegmentRecord
 from ledger.store.index.segment_file import encode_segment_file
-from ledger_client import LedgerClient, RejectedError
+from ledger_client import Entry, LedgerClient, RejectedError
 from ledger_client.cli.query import QueryMistakeError
+from ledger_client.cli.render import table
 from ledger_core.api import Problem
+from ledger_core.event.model import Actor, Event, Principal, Received
 from tests.cli.conftest import ORIGIN, Command, Ledger
 
 ESCAPE = "\x1b[31m\x07evil"
+NAMED = ("who", "on behalf of", "session", "credential")
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +175,85 @@ def test_a_timeline_has_what_was_done_by_somebody_and_to_them(
     assert all(row.split()[-1] == "actor" for row in rows[1:])
     assert len(rows) == 1 + len([n for n in range(90) if n % 4 == 3])
     assert len(command("timeline", "u_3", "--limit", "2", "--csv").stdout.splitlines()) == 1 + 2
+
+
+@pytest.fixture(scope="module")
+def acted_for(ledger: Ledger) -> dict[str, object]:
+    """An event that an agent did for a person, by a token; and its actor."""
+    actor = {
+        "type": "agent",
+        "id": "helper-7",
+        "session": "s_20261125_1",
+        "credential": "tok_17",
+        "on_behalf_of": {"type": "user", "id": "u_88"},
+    }
+    event = {"action": "page.read", "outcome": "success", "source": {"ip": "192.0.2.88"}}
+    with LedgerClient(ledger.url, ledger.token, policy=ledger.policy) as client:
+        receipt = client.append({**event, "actor": actor})
+    return {"index": receipt.index, "actor": actor}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("query", "action:page.read"),
+        ("timeline", "u_88"),
+        ("timeline", "helper-7"),
+        ("around", "INDEX"),
+        ("seen", "192.0.2.88"),
+    ],
+)
+def test_a_table_tells_for_whom_and_by_which_session_and_credential_it_was_done(
+    command: Command, acted_for: dict[str, object], arguments: tuple[str, ...]
+) -> None:
+    done = command(*(each.replace("INDEX", str(acted_for["index"])) for each in arguments))
+    head, row, *_ = done.stdout.splitlines()
+    cells = dict(zip(head.split()[2:6], row.split()[2:6], strict=True))
+    assert cells == {
+        "actor": "helper-7",
+        "on_behalf_of": "u_88",
+        "session": "s_20261125_1",
+        "credential": "tok_17",
+    }
+
+
+def test_a_column_that_a_later_event_needs_comes_with_another_heading(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def entry(**actor: Any) -> Entry:
+        event = Event(action="a.b", outcome="success", actor=Actor(id="jo", **actor))
+        received = Received(by="b", time="")
+        return Entry(index=1, event=event, received=received, leaf=b"", head=None, proof=None)
+
+    shown = table()
+    shown.show_heading()
+    for each in (entry(), entry(on_behalf_of=Principal(id="kim")), entry()):
+        shown.show([each], 1)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[2:4] for line in lines] == [
+        ["actor", "action"],
+        ["jo", "a.b"],
+        ["actor", "on_behalf_of"],
+        ["jo", "kim"],
+        ["jo", "a.b"],
+    ]
+
+
+def test_an_event_and_its_proof_tell_for_whom_and_by_which_session_and_credential(
+    command: Command, acted_for: dict[str, object], tmp_path: Path
+) -> None:
+    index = str(acted_for["index"])
+    assert command("prove", index, "-o", "read").returncode == 0
+    for arguments in (("show", index), ("verify", "read.leaf.json", "read.tlog-proof")):
+        lines = [line.strip() for line in command(*arguments).stdout.splitlines()]
+        assert [line for line in lines if line.split("  ")[0] in NAMED] == [
+            "who  agent helper-7",
+            "on behalf of  user u_88",
+            "session  s_20261125_1",
+            "credential  tok_17",
+        ]
+        told = json.loads(command(*arguments, "--json").stdout)
+        assert told["event"]["actor"] == acted_for["actor"]
 
 
 def test_an_address_was_seen_first_and_last(command: Command) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
+from ledger_core.tlog.text import printable
+
 ROWS_MAX: Final = 500
 CELL_CHARS_MAX: Final = 300
 BARS_MAX: Final = 366
@@ -112,7 +114,7 @@ _GLOSSARY: Final = (
 
 def format_readme(asked: Asked) -> str:
     """The text of README.txt."""
-    facts = "\n".join(f"  {name:<10} {_one_line(value)}" for name, value in asked.rows())
+    facts = "\n".join(f"  {name:<10} {printable(value)}" for name, value in asked.rows())
     title = "Evidence from an audit log"
     return "\n".join((title, "=" * len(title), "", facts, "", _SHOWN, _VERIFY, _FILES))
 
@@ -181,10 +183,11 @@ _decode_time: Final = msgspec.json.Decoder(_LeafTime).decode
 
 def _row(index: int, leaf: dict[str, Any]) -> str:
     event, received = leaf["event"], leaf["received"]
-    source = event.get("source", {})
-    actor = [_principal(event["actor"])]
-    if "on_behalf_of" in event["actor"]:
-        actor.append(f"for {_principal(event['actor']['on_behalf_of'])}")
+    source, who = event.get("source", {}), event["actor"]
+    actor = [_principal(who)]
+    if "on_behalf_of" in who:
+        actor.append(f"on behalf of {_principal(who['on_behalf_of'])}")
+    actor += (f"{key} {who[key]}" for key in ("session", "credential") if key in who)
     cells = (
         [str(index)],
         [event["time"], f"received {received['time']}"],
@@ -211,19 +214,15 @@ def _change(change: dict[str, Any]) -> str:
 
 
 def _lines(texts: Iterable[str]) -> str:
-    return "<br>".join(escape(_cut(text)) for text in texts)
+    return "<br>".join(escape(printable(_cut(text))) for text in texts)
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= CELL_CHARS_MAX else f"{text[:CELL_CHARS_MAX]}…"
 
 
-def _one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
-
-
 def _facts(rows: Iterable[tuple[str, str]]) -> str:
-    pairs = (f"<dt>{escape(name)}</dt><dd>{escape(_one_line(text))}</dd>" for name, text in rows)
+    pairs = (f"<dt>{escape(name)}</dt><dd>{escape(printable(text))}</dd>" for name, text in rows)
     return f"<dl>{''.join(pairs)}</dl>"
 
 
