@@ -58,6 +58,11 @@ def test_a_value_is_secret_by_its_key_or_passes(row: dict[str, Any]) -> None:
     assert [hit.path for hit in deep] == ([f"context.a[0].b.{key}"] if rule else [])
     pair = _found(event_with(context={"parameters": [{"name": key, "value": value}]}))
     assert [hit.rule for hit in pair] == expected
+    beside = {"path": "/row/new_value", "before": value, "after": value}
+    named = {"path": "/row/name", "after": key}
+    row_of = _found(event_with(changes=[beside, named, {**beside, "path": "/value"}]))
+    assert [hit.rule for hit in row_of] == expected * 2
+    assert all(hit.path.startswith("changes[0].") for hit in row_of)
     change = _found(event_with(changes=[{"path": f"/user/{key}", "before": value, "after": value}]))
     assert [hit.path for hit in change] == (
         ["changes[0].before", "changes[0].after"] if rule else []

@@ -162,7 +162,15 @@ class SecretRules:
     def walk(self, event: Any, work: Work | None = None) -> tuple[Any, tuple[Hit, ...]]:
         """Return the event without its secrets, and the hits, in order; without the prefilter."""
         walk = EventScan(self, work or Work())
+        walk.read_names(event)
         return walk.copy(event, "", depth=0, is_free=False), tuple(walk.hits)
+
+    def named_rule(self, names: Iterable[str], value: object) -> str | None:
+        """Return the rule by which a value is a secret because of a name beside it.
+
+        So it is of the row `{"name": "api_key", "value": "…"}`.
+        """
+        return EventScan(self, Work()).named_rule(names, value)
 
     def key_rules(self, key: str) -> list[KeyRule]:
         """Return the rules that match the name of a key, in the order of their table."""

@@ -15,7 +15,13 @@ import msgspec
 
 from ledger_core.event.secrets.folding import fold
 from ledger_core.event.secrets.luhn import is_card_number
-from ledger_core.event.secrets.rules import KeyRule, is_digest, is_placeholder
+from ledger_core.event.secrets.rules import (
+    KeyRule,
+    is_digest,
+    is_placeholder,
+    is_value_key,
+    names_by_row,
+)
 
 if TYPE_CHECKING:
     from ledger_core.event.secrets.scanner import SecretRules
@@ -108,7 +114,7 @@ class EventScan:
     The document is an event (`text_depth` 0) or the JSON in one of its texts.
     """
 
-    __slots__ = ("_harmless", "_redacted", "_rules", "_text_depth", "_work", "hits")
+    __slots__ = ("_harmless", "_named", "_redacted", "_rules", "_text_depth", "_work", "hits")
 
     def __init__(self, rules: "SecretRules", work: Work, text_depth: int = 0) -> None:
         self._rules = rules
@@ -118,7 +124,16 @@ class EventScan:
         """The JSON of the text that was read last, without its secrets, if it had any."""
         self._harmless: dict[int, tuple[object, bool]] = {}
         """By identity. The value is kept beside the answer, so that its id stays its own."""
+        self._named: dict[str, dict[KeyRule, None]] = {}
+        """Of the event's changes: the rules of the names in the row that a path stands in."""
         self.hits: list[Hit] = []
+
+    def read_names(self, event: Any) -> None:
+        """Read the names in the rows that an event's changes are of, before it is copied."""
+        changes = event.get("changes") if isinstance(event, Mapping) else None
+        if isinstance(changes, list | tuple):
+            rows = names_by_row(changes).items()
+            self._named = {row: self._rules_of_names(names) for row, names in rows}
 
     def copy(self, value: Any, path: str, *, depth: int, is_free: bool, is_id: bool = False) -> Any:
         """`is_free`: an object may be put here, not only a text of the schema.
@@ -201,6 +216,19 @@ class EventScan:
                 copied[kept] = self._hit(at, rule, is_free=in_free)
         return copied
 
+    def named_rule(self, names: Iterable[str], value: object) -> str | None:
+        """Return the rule by which a value is a secret because of a name beside it."""
+        return self._matching_rule(self._rules_of_names(names), value)
+
+    def _rules_of_names(self, names: Iterable[object]) -> dict[KeyRule, None]:
+        """The rules of the keys that have these names, each once: many cost no more than one."""
+        rules: dict[KeyRule, None] = {}
+        for name in names:
+            if isinstance(name, str):
+                self._spend(len(name))
+                rules |= dict.fromkeys(self._rules.key_rules(name))
+        return rules
+
     def _key_rule(self, key: str, value: object) -> str | None:
         """Return the rule by which the value of this key is a secret."""
         self._spend(len(key))
@@ -219,11 +247,12 @@ class EventScan:
         values = [member for key, member in members if key in _PAIR_VALUES]
         if not values:
             return None
-        rules: dict[KeyRule, None] = {}  # Each once, so that many names cost no more than one.
-        for key, member in members:
-            if key in _PAIR_NAMES and isinstance(member, str):
-                self._spend(len(member))
-                rules |= dict.fromkeys(self._rules.key_rules(member))
+        names = [member for key, member in members if key in _PAIR_NAMES]
+        rules = self._rules_of_names(names)
+        path = value.get("path") if self._named else None
+        if isinstance(path, str):
+            row, _, key = path.rpartition("/")
+            rules |= self._named.get(row, {}) if is_value_key(key) else {}
         found = (self._matching_rule(rules, each) for each in values)
         return next((rule for rule in found if rule is not None), None)
 
