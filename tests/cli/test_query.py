@@ -263,7 +263,17 @@ def test_an_address_was_seen_first_and_last(command: Command) -> None:
     assert "72 events from 203.0.113.0/29" in done.stderr
     said = json.loads(command("seen", "203.0.113.7", "--json").stdout)
     assert (said["total"], said["actions"]) == (9, {"login.failed": 6, "login.succeeded": 3})
-    assert said["first"]["index"] < said["last"]["index"]
+    first = said["first"]
+    assert f"first  happened {first['event']['time']}  received {first['received']['time']}" in (
+        command("seen", "203.0.113.7").stdout
+    )
+    # By the time at which they happened: the event received last is of the day before.
+    first, last = (
+        json.loads(command("seen", "203.0.113.0/29", "--json").stdout)[end]
+        for end in ("first", "last")
+    )
+    assert (first["event"]["time"][:10], last["event"]["time"][:10]) == ("2026-11-20", "2026-11-24")
+    assert last["index"] - first["index"] == 84  # 87 was received later.
     assert "0 events" in command("seen", "192.0.2.1").stderr
     assert command("seen", "somewhere").returncode == 2
 
@@ -450,7 +460,7 @@ def test_an_index_is_checked_and_made_anew(
     # As another Python, which folds words by other Unicode tables, would have built it.
     (copy / "index").mkdir()
     facts = dict.fromkeys(("earliest", "latest", "first_received", "last_received", "root"), "")
-    sealed = SealedSegment(SegmentRecord(**facts, terms=0, block_bytes=0), {}, [])
+    sealed = SealedSegment(SegmentRecord(**facts, terms=0, block_bytes=0), {}, [], [])
     data = encode_segment_file(0, sealed, analysis="3 unicode 3.2.0", entries=65_536)
     (copy / "index" / "00000000.segment").write_bytes(data)
     other = command("fsck", copy, "--json")

@@ -1,5 +1,6 @@
 """A bundle verifies as it was written and repacked, and whatever is changed in it is named."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from docs.examples import verify_evidence
 from ledger_core.event.commitments import Opening, encode_salt
+from ledger_core.evidence import page as page_module
 from ledger_core.evidence import writer as writing
 from ledger_core.evidence.findings import Evidence
 from ledger_core.evidence.page import Asked, PageWriter
@@ -308,6 +310,22 @@ def test_the_page_tells_for_whom_and_by_which_session_and_credential_it_was_done
     shown = "on behalf of user u_88\ufffd[31m\ufffd&lt;b&gt; Kim"
     assert f"<td>u_5<br>{shown}<br>session s_9<br>credential tok_17</td>" in text
     assert "\u202e" not in text
+
+
+def test_the_page_has_the_earliest_events_in_the_order_of_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(page_module, "ROWS_MAX", 3)
+    page = PageWriter(
+        Asked(origin="log", tree_size=8, query="", token="reader", time="2026-11-25T02:03:36Z")
+    )
+    times = ("05", "02", "09", "01", "02", "07")
+    for index, day in enumerate(times):
+        event = {"action": f"a.b{index}", "outcome": "denied", "actor": {"id": "u_1"}}
+        page.add(index, leaf_of({**event, "time": f"2026-11-{day}T00:00:00.000000Z"}, at=0))
+    text = page.finish()
+    assert re.findall(r"<td>a\.b(\d)<br>", text) == ["3", "1", "4"]
+    assert "The earliest 3 of 6 events" in text
 
 
 def rewrite_readme(files: Files) -> None:
