@@ -45,6 +45,11 @@ NEEDS = (
     ),
     Need("strace", lambda: shutil.which("strace") is not None, "strace is not installed"),
     Need(
+        "faketime",
+        lambda: any(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")),
+        "the package faketime of tests/peers/apt-packages.txt is not installed",
+    ),
+    Need(
         "redis",
         lambda: shutil.which("redis-server") is not None,
         "redis-server of tests/peers/apt-packages.txt is not installed",

@@ -12,7 +12,7 @@ import msgspec
 
 from ledger.cli.options import configure_logs, directory_argument, log_options
 from ledger.witness.app import serve as serve_witness
-from ledger.witness.data_dir import WitnessPaths, create_witness
+from ledger.witness.data_dir import WitnessPaths, create_witness, read_signers
 from ledger.witness.settings import WITNESS_SETTINGS, WitnessSettings
 from ledger.witness.store import HeadStore, KnownLog
 from ledger_client.cli.client_options import NEW_FOLDER
@@ -29,10 +29,29 @@ from ledger_client.runtime.server import run_until_signal
 from ledger_core.event.canonical import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, parse_verifier
-from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SEED_BYTES
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.witness import cosigned_at
+
+
+def _setting_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Options for these settings, or for all."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for setting in reversed(WITNESS_SETTINGS):
+            if not names or setting.name in names:
+                command = click.option(
+                    setting.flag,
+                    type=setting.type,
+                    default=setting.default,
+                    show_default=True,
+                    envvar=setting.variable,
+                    help=setting.help,
+                )(command)
+        return command
+
+    return decorate
 
 
 @click.group("witness")
@@ -77,8 +96,11 @@ def init(directory: Path, name: str, ml_dsa: bool, as_json: bool) -> None:
 @directory_argument
 @click.option("--vkey", "vkeys", multiple=True, required=True, help="A key of the log; repeatable.")
 @click.option("--origin", help="The log's origin. Default: the name of its first key.")
+@_setting_flags("map_bytes")
 @json_option
-def add_log_(directory: Path, vkeys: tuple[str, ...], origin: str | None, as_json: bool) -> None:
+def add_log_(
+    directory: Path, vkeys: tuple[str, ...], origin: str | None, map_bytes: int, as_json: bool
+) -> None:
     """Cosign a log's heads from now on, or add a key of a known log.
 
     It takes effect at once, in a running witness too.
@@ -86,7 +108,7 @@ def add_log_(directory: Path, vkeys: tuple[str, ...], origin: str | None, as_jso
     try:
         first = parse_verifier(vkeys[0])
         heads = WitnessPaths(directory).heads
-        with closing(HeadStore.open(heads, readonly=False)) as store:
+        with closing(HeadStore.open(heads, readonly=False, map_bytes=map_bytes)) as store:
             log = store.add_log(origin or first.name, vkeys)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -94,22 +116,9 @@ def add_log_(directory: Path, vkeys: tuple[str, ...], origin: str | None, as_jso
     print_result(as_json, {"origin": log.origin, "verifier_keys": log.vkeys}, fields)
 
 
-def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
-    for setting in reversed(WITNESS_SETTINGS):
-        command = click.option(
-            setting.flag,
-            type=setting.type,
-            default=setting.default,
-            show_default=True,
-            envvar=setting.variable,
-            help=setting.help,
-        )(command)
-    return command
-
-
 @command.command("serve")
 @directory_argument
-@_setting_flags
+@_setting_flags()
 @log_options
 @json_option
 def serve(directory: Path, log_format: str, log_level: str, as_json: bool, **settings: Any) -> None:
@@ -132,9 +141,14 @@ def serve(directory: Path, log_format: str, log_level: str, as_json: bool, **set
 @command.command("fsck")
 @directory_argument
 def fsck(directory: Path) -> None:
-    """Verify every stored log and head; the witness may be running."""
-    with closing(HeadStore.open(WitnessPaths(directory).heads)) as store:
+    """Verify the keys, and every stored log and head; the witness may be running."""
+    paths = WitnessPaths(directory)
+    with closing(HeadStore.open(paths.heads)) as store:
         problems = store.check()
+        try:
+            read_signers(paths, store)
+        except (MalformedError, UnavailableError) as error:
+            problems.append(str(error))
         if problems:
             raise VerificationError("\n".join(problems))
         print_line(f"{counted(store.count_logs(), 'log')}: rows, heads and signatures agree")

@@ -158,7 +158,7 @@ class Environment:
             if known is not None:
                 raise known from error
             raise
-        if self.failure is not None and self._raw.info()["last_txnid"] == number:
+        if self.failure is not None and self.last_transaction() == number:
             self._set_failure(None)
 
     def probe(self) -> None:
@@ -175,7 +175,7 @@ class Environment:
         every later transaction, and the head on the disk may be the old one or the new one.
         """
         cause = error.__cause__
-        if cause is None or not number or self._raw.info()["last_txnid"] >= number:
+        if cause is None or not number or self.last_transaction() >= number:
             return None
         try:
             self._raw.begin().abort()
@@ -209,6 +209,10 @@ class Environment:
     def count(self, database: bytes) -> int:
         with self.read() as transaction:
             return transaction.count(database)
+
+    def last_transaction(self) -> int:
+        """The number of the last transaction that changed anything; it only grows."""
+        return int(self._raw.info()["last_txnid"])
 
     def fill_ratio(self) -> float:
         """The used part of the map, from 0 to 1; pages that wait for reuse count as used."""

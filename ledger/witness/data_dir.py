@@ -2,6 +2,7 @@
 
     DIR/key      the witness's keys, one to a line, mode 0600
     DIR/heads/   LMDB: the logs that it knows and the head that it cosigned last for each
+    DIR/cosigned the marker, which shows that an older copy of DIR/heads was put back
 
 The two belong together for ever. With another DIR/heads, or an old copy of it, the keys would sign
 a second history of a log, which a witness exists to prevent.

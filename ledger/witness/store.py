@@ -14,7 +14,8 @@ from a copy, would sign a second history: its keys must never be used again.
 One flipped bit of the disk could make a known log look like a new one, or replace its head. So each
 read verifies what it reads: the key against the origin, and on the head the signatures of the log
 and of the witness. The row of a log is marked once it has a head, so a missing head is noticed. All
-rows are verified at start, and by `ledger witness fsck`.
+rows are verified at start, and by `ledger witness fsck`. An older copy of the whole store is
+noticed by a marker beside it (`generation.py`).
 """
 
 import struct
@@ -34,6 +35,7 @@ from ledger.store.environment import (
     lock_for_writing,
 )
 from ledger.store.transaction import Transaction
+from ledger.witness.generation import Generation, check_generation
 from ledger_client.runtime.files import FileLock
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import parse_verifier
@@ -45,6 +47,7 @@ from ledger_core.tlog.witness import Refused, cosigned_at
 
 LOG_KEYS_MAX: Final = 8
 ROWS_CACHED_MAX: Final = 1_000
+MARKER_FILE: Final = "cosigned"
 _MARK: Final = "cosigned"
 _DATABASES: Final = (keyspace.LOGS, keyspace.HEADS, keyspace.META)
 
@@ -92,6 +95,11 @@ class HeadStore:
     def close(self) -> None:
         self.environment.close()
 
+    @property
+    def marker(self) -> Path:
+        """The file that shows that these heads are an older copy."""
+        return self.environment.path.with_name(MARKER_FILE)
+
     def vkeys(self) -> tuple[str, ...]:
         """The witness's own keys, which this environment belongs to."""
         with self.environment.read() as transaction:
@@ -111,7 +119,15 @@ class HeadStore:
         return [(log, head) for log, head in rows if log is not None]
 
     def check(self) -> list[str]:
-        """Verify every row; returns what is wrong. Cost: two signatures a head."""
+        """Verify the marker and every row; returns what is wrong. Cost: two signatures a head."""
+        try:
+            check_generation(self.marker, self.environment.last_transaction, is_strict=True)
+        except MalformedError as error:
+            return [str(error), *self.check_rows()]
+        return self.check_rows()
+
+    def check_rows(self) -> list[str]:
+        """Verify every row; returns what is wrong."""
         problems = []
         with self.environment.read() as transaction:
             databases = (keyspace.LOGS, keyspace.HEADS)
@@ -162,6 +178,7 @@ class HeadWriter:
     def __init__(self, store: HeadStore, lock: FileLock) -> None:
         self.store = store
         self._lock = lock
+        self._generation = Generation(store.marker, store.environment.last_transaction)
 
     @classmethod
     def open(cls, path: Path, *, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
@@ -173,9 +190,10 @@ class HeadWriter:
         with ExitStack() as opened:
             store = HeadStore.open(path, readonly=False, map_bytes=map_bytes)
             opened.callback(store.close)
-            writer = cls(store, lock_for_writing(path))
+            lock = opened.enter_context(lock_for_writing(path))
+            writer = cls(store, lock)
             opened.callback(writer.close)
-            problems = store.check()
+            problems = store.check_rows()
             if problems:
                 raise MalformedError(problems[0])
             # Version 0.1 did not mark logs.
@@ -188,6 +206,7 @@ class HeadWriter:
         return writer
 
     def close(self) -> None:
+        self._generation.close()
         self.store.close()
         self._lock.release()
 
@@ -198,7 +217,9 @@ class HeadWriter:
         Raises: as `Environment.write`.
         """
         with self.store.environment.write() as transaction:
-            return [_advance(transaction, update) for update in updates]
+            outcomes = [_advance(transaction, update) for update in updates]
+        self._generation.note(self.store.environment.last_transaction())
+        return outcomes
 
 
 def create_heads(path: Path, *, vkeys: Sequence[str], map_bytes: int = MAP_BYTES_DEFAULT) -> None:

@@ -17,7 +17,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Final, TypeVar
 
-from tests.faults import damage
+from tests.faults.clocks import set_clocks
+from tests.faults.damage import damages
+from tests.faults.damage_subjects import EXAMINERS
+from tests.faults.full_disks import full_disks
 from tests.faults.images import power_failures
 from tests.faults.injected import injected
 from tests.faults.outcome import Damaged, Outcome, damage_table, outcome_table
@@ -26,8 +29,11 @@ from tests.faults.subjects import SUBJECTS
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 BEGIN: Final = "<!-- measured: faults -->"
 END: Final = "<!-- end -->"
-# Of the time, to damaged files; the rest is shared by the other kinds and subjects.
 DAMAGE_SHARE: Final = 0.3
+"""Of the time, to damaged files: most of it to those of a ledger."""
+LEDGER_SHARE: Final = 0.6
+KINDS: Final = ((injected, 0.5), (power_failures, 0.3), (set_clocks, 0.1), (full_disks, 0.1))
+"""The other kinds of faults, and what each gets of a subject's part of the rest."""
 
 Case = TypeVar("Case", Outcome, Damaged)
 
@@ -52,24 +58,29 @@ def main(arguments: list[str]) -> int:
 
 
 def _faults(seed: int, seconds: float) -> Iterator[Outcome]:
-    share_s = seconds * (1 - DAMAGE_SHARE) / (2 * len(SUBJECTS))
     for make in SUBJECTS:
-        for kind in (injected, power_failures):
+        for kind, share in KINDS:
             subject = make()
             with tempfile.TemporaryDirectory(prefix="ledger-faults-") as folder:
                 scratch = Path(folder)
                 subject.prepare(scratch / "prepared")
                 rng = random.Random(seed)
                 cases = kind(subject, scratch / "prepared", scratch, rng=rng)
+                share_s = seconds * (1 - DAMAGE_SHARE) * _share(subject.name) * share
                 yield from _said(cases, share_s)
 
 
 def _damages(seed: int, seconds: float) -> Iterator[Damaged]:
-    with tempfile.TemporaryDirectory(prefix="ledger-faults-") as folder:
-        scratch = Path(folder)
-        subject = damage.prepare(scratch)
-        cases = damage.damages(scratch, subject, random.Random(seed))
-        yield from _said(cases, seconds * DAMAGE_SHARE)
+    for make in EXAMINERS:
+        examiner = make()
+        with tempfile.TemporaryDirectory(prefix="ledger-faults-") as folder:
+            cases = damages(examiner, Path(folder), random.Random(seed))
+            yield from _said(cases, seconds * DAMAGE_SHARE * _share(examiner.name))
+
+
+def _share(name: str) -> float:
+    """What a program gets of the time: the others share what the ledger leaves."""
+    return LEDGER_SHARE if name == "ledger" else (1 - LEDGER_SHARE) / (len(SUBJECTS) - 1)
 
 
 def _said(cases: Iterable[Case], seconds: float) -> Iterator[Case]:

@@ -1,138 +1,69 @@
-"""Damaged files of a ledger that is not running: what `fsck` says, and what `serve` then answers.
+"""Damaged files of a program that is not running: what its check says, and what it then answers.
 
-A bit is flipped, a page zeroed, a file cut short or replaced by an older copy of itself. `fsck`
-should name all of it. A service that starts must answer the truth, an error, or an answer that says
-that it is not complete.
+A bit is flipped, a page zeroed, a file cut short or replaced by an older copy of itself. The check,
+`fsck`, should name all of it. A program that starts must answer the truth, an error, or an answer
+that says that it is not complete.
 """
 
-import json
 import random
+import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from http.client import HTTPException
+from itertools import product
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import quote
+from typing import Final
 
-from ledger.demo.child_service import Service
-from ledger_core.tlog.errors import UnavailableError
+from tests.faults.damage_subjects import Examined, Examiner
 from tests.faults.outcome import Damaged, Problem
-from tests.faults.subjects import LEDGER_FLAGS, PREPARED_EVENTS, LedgerSubject
 from tests.files import files_below
 
 PAGE_BYTES: Final = 4096
-FSCK_MAX_S: Final = 60.0
-
-QUERIES: Final = (
-    "",
-    "action:record.viewed",
-    "actor:u_1",
-    "target:p_7",
-    "context.number:42",
-    "name",
-)
-ASKED: Final = (
-    "/checkpoint",
-    "/tile/0/000",
-    "/tile/entries/000",
-    *(f"/v1/events/{index}" for index in range(0, PREPARED_EVENTS, 37)),
-    *(f"/v1/events?limit=50&q={quote(query)}" for query in QUERIES),
-    *(f"/v1/proofs/inclusion?index={index}" for index in (0, 255, 299)),
-    f"/v1/proofs/consistency?from=5&to={PREPARED_EVENTS}",
-)
-# What may differ between two answers that are both true.
-VOLATILE: Final = ("took_ms", "index_lag", "head", "checkpoint", "published", "cursor")
+UNKEPT: Final = ("lock.mdb", "writer.lock", "backup.lock", "lock")
+"""Files whose content is nobody's data."""
+_replace_uuids = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}").sub
 
 
-def prepare(scratch: Path) -> LedgerSubject:
-    """Make `scratch/older`, and `scratch/newer` with more events, an erasure and a later head."""
-    subject, older, newer = LedgerSubject(), scratch / "older", scratch / "newer"
-    subject.prepare(older)
-    shutil.copytree(older, newer)
-    with Service(newer, listen="127.0.0.1:0", flags=LEDGER_FLAGS) as service:
-        assert subject.work(newer, iter([service.url]))
-    return subject
-
-
-def damages(scratch: Path, subject: LedgerSubject, rng: random.Random) -> Iterator[Damaged]:
-    """Damaged copies of `scratch/newer` without end, a file and a kind drawn for each."""
-    prepared, older = scratch / "newer", scratch / "older"
-    folder = scratch / "damaged"
-    shutil.copytree(prepared, folder)
-    truth, _ = _answers(folder, subject)
-    shutil.rmtree(folder)
+def damages(examiner: Examiner, scratch: Path, rng: random.Random) -> Iterator[Damaged]:
+    """Damaged copies of the prepared folder without end: each file in each way, in turns."""
+    older, newer, folder = scratch / "older", scratch / "newer", scratch / "damaged"
+    examiner.prepare(older, newer)
+    kept = examiner.damaged_part(newer)
     files = sorted(
-        path.relative_to(prepared)
-        for path in files_below(prepared)
-        if path.stat().st_size and not path.name.endswith("lock.mdb") and path.name != "writer.lock"
+        path.relative_to(newer)
+        for path in files_below(kept)
+        if path.stat().st_size and path.name not in UNKEPT
     )
+    shutil.copytree(newer, folder)
+    truth = examiner.examine(folder)
+    shutil.rmtree(folder)
+    assert not truth.is_named, "the undamaged folder is called damaged"
     while True:
-        file = rng.choice(files)
-        kind, change = rng.choice(sorted(_KINDS.items()))
-        shutil.copytree(prepared, folder)
-        place = change(folder / file, older / file, rng)
-        if (folder / file).read_bytes() != (prepared / file).read_bytes():
-            yield _judge(folder, subject, (str(file), kind, place), truth)
-        shutil.rmtree(folder)
+        for file, kind in rng.sample(
+            list(product(files, sorted(_KINDS))), len(files) * len(_KINDS)
+        ):
+            shutil.copytree(newer, folder)
+            place = _KINDS[kind](folder / file, older / file, rng)
+            if (folder / file).read_bytes() != (newer / file).read_bytes():
+                yield _judge(examiner, folder, (file, kind, place), truth)
+            shutil.rmtree(folder)
 
 
 def _judge(
-    folder: Path, subject: LedgerSubject, damage: tuple[str, str, str], truth: dict[str, Any]
+    examiner: Examiner, folder: Path, damage: tuple[Path, str, str], truth: Examined
 ) -> Damaged:
-    problems = []
-    checked = subprocess.run(
-        [sys.executable, "-P", "-m", "ledger", "fsck", str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=FSCK_MAX_S,
-        check=False,
-    )
-    if checked.returncode < 0:
-        problems.append(Problem("died by a signal", f"fsck by {_signal(checked.returncode)}"))
-    if "Traceback" in checked.stderr:
-        problems.append(Problem("traceback", checked.stderr.splitlines()[-1][:200]))
-    answers, death = _answers(folder, subject)
-    if death < 0:
-        problems.append(Problem("died by a signal", f"serve by {_signal(death)}"))
-    problems += (
-        Problem("false answer", f"to {target}")
-        for target, answer in answers.items()
-        if answer is not None and answer != truth[target]
-    )
-    return Damaged(*damage, checked.returncode != 0, answers != truth, problems)
-
-
-def _signal(code: int) -> str:
-    return signal.Signals(-code).name
-
-
-def _answers(folder: Path, subject: LedgerSubject) -> tuple[dict[str, Any], int]:
-    """The answers by what was asked, and how the service ended. None: an error, or incomplete.
-
-    Empty when the service does not start.
-    """
-    answers: dict[str, Any] = {}
-    service = Service(folder, listen="127.0.0.1:0", flags=LEDGER_FLAGS, is_silent=True)
-    with suppress(UnavailableError), service as running, suppress(OSError, HTTPException):
-        for target in ASKED:
-            answer = subject.ask(running.url, target)
-            answers[target] = _comparable(answer.body) if answer.status == 200 else None
-    return answers, service.exit_code or 0
-
-
-def _comparable(body: bytes) -> Any:
-    with suppress(ValueError):
-        value = json.loads(body)
-        if isinstance(value, dict):
-            if value.get("complete") is False:
-                return None
-            return {key: each for key, each in value.items() if key not in VOLATILE}
-        return value
-    return body
+    found = examiner.examine(folder)
+    problems = [
+        *found.problems,
+        *(
+            Problem("false answer", f"to {asked}")
+            for asked, answer in found.answers.items()
+            if answer is not None and answer != truth.answers[asked]
+        ),
+    ]
+    file, kind, place = damage
+    path = f"{examiner.name}: {_replace_uuids('RECORDER', str(file))}"
+    differs = found.answers != truth.answers
+    return Damaged(path, kind, place, found.is_named, differs, problems)
 
 
 def _flip(file: Path, _older: Path, rng: random.Random) -> str:

@@ -12,19 +12,44 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 SPARED_BYTES: Final = 1 << 14
 SYNCS: Final = "fdatasync,fsync"
-_ON_TMPFS: Final = """
+ON_TMPFS: Final = """
 set -e
 mount -t tmpfs -o size="$1",mode=700 tmpfs "$2"
 cp -a "$3/." "$2"
 shift 3
 exec "$@"
 """
+
+
+class Filler:
+    """Takes the space of the small disk that a folder is on, and gives it back."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._paths: list[Path] = []
+
+    def fill(self) -> None:
+        """Take all space of the disk."""
+        path = self._folder / f"filler-{len(self._paths)}"
+        with path.open("wb", buffering=0) as file:
+            self._paths.append(path)
+            for size in (1 << 20, 1 << 12):
+                try:
+                    while file.write(bytes(size)) == size:
+                        pass
+                except OSError:
+                    continue
+
+    def free(self) -> None:
+        """Give it back."""
+        while self._paths:
+            self._paths.pop().unlink()
 
 
 @dataclass
@@ -35,7 +60,7 @@ class Served:
     folder: Path
     url: str
     _log: Path
-    _fillers: list[Path] = field(default_factory=list)
+    _filler: "Filler"
 
     @property
     def log(self) -> str:
@@ -44,20 +69,11 @@ class Served:
 
     def fill(self) -> None:
         """Take all space of the disk."""
-        path = self.folder / f"filler-{len(self._fillers)}"
-        with path.open("wb", buffering=0) as file:
-            self._fillers.append(path)
-            for size in (1 << 20, 1 << 12):
-                try:
-                    while file.write(bytes(size)) == size:
-                        pass
-                except OSError:
-                    continue
+        self._filler.fill()
 
     def free(self) -> None:
         """Give it back."""
-        while self._fillers:
-            self._fillers.pop().unlink()
+        self._filler.free()
 
     @contextmanager
     def failing(self, *paths: Path, calls: str = SYNCS) -> Iterator[None]:
@@ -106,7 +122,7 @@ def served(
         *("--listen", "127.0.0.1:0", *flags),
     ]
     if tmpfs_bytes is not None:
-        mounting = ["sh", "-c", _ON_TMPFS, "sh", str(tmpfs_bytes), str(folder), str(prepared)]
+        mounting = ["sh", "-c", ON_TMPFS, "sh", str(tmpfs_bytes), str(folder), str(prepared)]
         program = ["unshare", "--mount", "--map-root-user", *mounting, *program]
     log = scratch / "log"
     with log.open("w") as errors:
@@ -122,7 +138,7 @@ def served(
         found = re.search(r"http://\S+", process.stdout.readline())
         assert found, log.read_text(encoding="utf-8")
         seen = Path(f"/proc/{process.pid}/root{folder}") if tmpfs_bytes is not None else folder
-        yield Served(process, seen, found[0], log)
+        yield Served(process, seen, found[0], log, Filler(seen))
     finally:
         process.terminate()
         try:

@@ -199,7 +199,9 @@ class LedgerSubject:
         return send(url, target, method=method, body=body, headers=headers)
 
 
-LEDGER_FLAGS: Final = ("--log-level", "error", "--publish-interval-s", "0.02")
+# A clock that was years ahead, and is right again, needs a decision at the start.
+CLOCK_FLAGS: Final = ("--clock-behind-max-s", "1000000000")
+LEDGER_FLAGS: Final = ("--log-level", "error", "--publish-interval-s", "0.02", *CLOCK_FLAGS)
 
 
 def _event(number: int) -> dict[str, Any]:
@@ -291,25 +293,25 @@ class RecorderSubject:
     """An application that records with `fsync="each"` while the ledger is away."""
 
     name = "recorder"
-    _count = 12
+    count = 12
 
     def __init__(self) -> None:
-        self._token = ""
+        self.token = ""
 
     def prepare(self, folder: Path) -> None:
         create_directory(folder / "ledger", origin=ORIGIN, seed=secrets.token_bytes(32))
-        self._token = make_token(
+        self.token = make_token(
             folder / "ledger", name="app", scopes=("append", "read"), tenant=None
         )
 
     def command(self, folder: Path) -> list[str]:
         settings = {
             "url": "http://127.0.0.1:1",
-            "token": self._token,
+            "token": self.token,
             "spool": str(folder / "spool"),
             "policy": str(folder / "ledger" / "policy"),
             "tenant": "t",
-            "count": self._count,
+            "count": self.count,
             "options": {"fsync": "each"},
         }
         return [sys.executable, "-m", "tests.recording.programs", "some", json.dumps(settings)]
@@ -317,7 +319,7 @@ class RecorderSubject:
     def work(self, folder: Path, output: Iterator[str]) -> Acknowledged:
         acknowledged: Acknowledged = []
         # The program ends only when it has tried to send them; it is ended before.
-        lines = islice(output, self._count)
+        lines = islice(output, self.count)
         for line in lines:
             if line.endswith("\n") and line != "None\n":
                 _acknowledge(acknowledged, Recorded(line.strip()))
@@ -328,21 +330,22 @@ class RecorderSubject:
         with Service(folder / "ledger", listen="127.0.0.1:0", flags=flags) as service:
             policy = folder / "ledger" / "policy"
             recorder = Recorder(
-                service.url, self._token, spool=folder / "spool", policy=policy, linger_s=0.01
+                service.url, self.token, spool=folder / "spool", policy=policy, linger_s=0.01
             )
             deadline_s = time.monotonic() + WAIT_S
             missing = [
                 each.said.event_id for each in acknowledged if isinstance(each.said, Recorded)
             ]
             while missing and time.monotonic() < deadline_s:
-                missing = [each for each in missing if not self._is_logged(service.url, each)]
+                missing = [each for each in missing if self.logged(service.url, each) is None]
             recorder.close()
         return [Problem("lost", f"the recorded event {each}") for each in missing]
 
-    def _is_logged(self, url: str, event_id: str) -> bool:
-        headers = {"Authorization": f"Bearer {self._token}"}
+    def logged(self, url: str, event_id: str) -> Any:
+        """The event as the ledger has it, or None."""
+        headers = {"Authorization": f"Bearer {self.token}"}
         answer = send(url, f"/v1/events/{event_id}", method="GET", body=None, headers=headers)
-        return answer.status == 200
+        return answer.json()["event"] if answer.status == 200 else None
 
 
 SUBJECTS: Final = (LedgerSubject, WitnessSubject, RecorderSubject)

@@ -1,22 +1,28 @@
 """A witness in this process, with a clock of the test's: what it remembers, and when it refuses."""
 
 import asyncio
+import shutil
 from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 
+import lmdb
 import pytest
 from structlog.testing import capture_logs
 
 from ledger.runtime.keys import write_keys
-from ledger.witness.app import open_witness
+from ledger.store.commit_errors import CommitFailedError
+from ledger.store.environment import Environment
+from ledger.witness import store as witness_store
+from ledger.witness.app import open_witness, serve
 from ledger.witness.data_dir import WitnessPaths
 from ledger.witness.service import Answer, Witness
+from ledger.witness.settings import WitnessSettings
 from ledger.witness.store import HeadStore
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.note import parse_note
 from ledger_core.tlog.witness import SIZE_MEDIA
-from tests.witness.asking import check_cosignatures
+from tests.witness.asking import add_checkpoint, check_cosignatures
 from tests.witness.logs import FORK, Log
 from tests.witness.witnesses import SIGNERS, make_witness
 
@@ -236,3 +242,53 @@ def test_a_log_that_can_not_be_one_is_refused(
         with pytest.raises(ValueError, match=message):
             store.add_log(origin, vkeys)
         assert store.logs() == before
+
+
+@pytest.mark.anyio
+async def test_an_older_copy_of_the_heads_is_refused(directory: Path, tmp_path: Path) -> None:
+    heads, older = WitnessPaths(directory).heads, tmp_path / "older"
+    shutil.copytree(heads, older)
+    async with opened(directory) as witness:
+        cosigned(await witness.add_checkpoint(LOG.grow(0, 5)), LOG.note(5))
+    shutil.rmtree(heads)
+    shutil.copytree(older, heads)
+    with pytest.raises(MalformedError, match="an older copy was put back"):
+        async with opened(directory):
+            pass
+    assert "an older copy was put back" in checked(heads)
+    # A marker that a crash has torn counts as none; fsck names it.
+    marker = heads.with_name("cosigned")
+    marker.write_bytes(marker.read_bytes().replace(b"0", b"1", 1))
+    assert "cosigned is damaged" in checked(heads)
+    async with opened(directory) as witness:
+        assert (await witness.add_checkpoint(LOG.grow(0, 5))).status == 200
+    assert checked(heads) == ""
+
+
+def checked(heads: Path) -> str:
+    with closing(HeadStore.open(heads)) as store:
+        return "; ".join(store.check())
+
+
+@pytest.mark.anyio
+async def test_after_a_commit_with_an_unknown_outcome_the_witness_ends(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise lmdb.DiskError("an injected EIO")
+
+    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    settings = WitnessSettings(listen="127.0.0.1:0")
+    running = asyncio.create_task(
+        serve(directory, settings, stop=asyncio.Event(), on_ready=address.set_result)
+    )
+    url = await address
+    with monkeypatch.context() as patched:
+        patched.setattr(witness_store, "_advance", failing)
+        patched.setattr(Environment, "_undone", lambda *_: None)
+        answer = await asyncio.to_thread(add_checkpoint, url, LOG.grow(0, 5))
+    assert answer.status == 503
+    with pytest.raises(CommitFailedError, match="an injected EIO"):
+        await running
+    async with opened(directory) as again:
+        cosigned(await again.add_checkpoint(LOG.grow(0, 5)), LOG.note(5))

@@ -1,0 +1,85 @@
+"""Programs whose clock is set, back or ahead, while they run: libfaketime gives them the time.
+
+The steady clocks of the program stay true, as they do when somebody sets the time of a machine.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.faults.outcome import Outcome, Problem
+from tests.faults.subjects import Subject
+
+STEPS: Final = ("-1h", "+1h", "-40d", "+40d", "-20y", "+5y", "+0")
+STOP_MAX_S: Final = 30.0
+
+
+def library() -> Path | None:
+    """The library of faketime, or None where it is not installed."""
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    return found[0] if found else None
+
+
+def set_clocks(
+    subject: Subject, prepared: Path, scratch: Path, *, rng: random.Random
+) -> Iterator[Outcome]:
+    """Runs without end whose clock is set some times while they work."""
+    preloaded = library()
+    assert preloaded is not None, "the tests of clocks need the package faketime"
+    folder, times = scratch / "clock", scratch / "faketime"
+    while True:
+        steps = rng.choices(STEPS, k=rng.randint(1, 3))
+        pauses_s = [rng.uniform(0.02, 0.5) for _ in steps]
+        shutil.copytree(prepared, folder)
+        _set(times, "+0")
+        environment = os.environ | {
+            "LD_PRELOAD": str(preloaded),
+            "FAKETIME_TIMESTAMP_FILE": str(times),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "PYTHONPATH": str(Path(__file__).parent / "startup"),
+        }
+        process = subprocess.Popen(
+            subject.command(folder),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout is not None
+        done = threading.Event()
+        setter = threading.Thread(target=_step, args=(times, steps, pauses_s, done))
+        setter.start()
+        try:
+            acknowledged = subject.work(folder, iter(process.stdout))
+            process.send_signal(signal.SIGTERM)
+            process.wait(STOP_MAX_S)
+        finally:
+            done.set()
+            setter.join()
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        problems = subject.judge(folder, acknowledged)
+        if process.returncode not in (0, -signal.SIGTERM):
+            problems = [Problem("died by a signal", f"exit code {process.returncode}"), *problems]
+        yield Outcome(subject.name, "clock set", ", ".join(steps), True, problems)
+        shutil.rmtree(folder)
+
+
+def _step(times: Path, steps: list[str], pauses_s: list[float], done: threading.Event) -> None:
+    for step, pause_s in zip(steps, pauses_s, strict=True):
+        done.wait(pause_s)
+        _set(times, step)
+
+
+def _set(times: Path, step: str) -> None:
+    draft = times.with_suffix(".new")
+    draft.write_text(step, encoding="utf-8")
+    draft.replace(times)

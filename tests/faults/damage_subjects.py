@@ -1,0 +1,240 @@
+"""The programs whose files are damaged: what their check says of a folder, and what they answer."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from http.client import HTTPException
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+from urllib.parse import quote
+
+from ledger.demo.child_service import Service
+from ledger_client import Recorder
+from ledger_client.recording.spool_reader import DAMAGED_FOLDER, count_waiting
+from ledger_core.tlog.errors import UnavailableError
+from tests.faults.outcome import Problem
+from tests.faults.subjects import (
+    LEDGER_FLAGS,
+    PREPARED_EVENTS,
+    WAIT_S,
+    LedgerSubject,
+    RecorderSubject,
+    WitnessSubject,
+)
+from tests.tlog.oracle import Oracle
+from tests.witness.asking import add_checkpoint, ask
+from tests.witness.logs import FORK, Log
+from tests.witness.witnesses import serve_witness
+
+FSCK_MAX_S: Final = 60.0
+
+QUERIES: Final = (
+    "",
+    "action:record.viewed",
+    "actor:u_1",
+    "target:p_7",
+    "context.number:42",
+    "name",
+)
+ASKED: Final = (
+    "/checkpoint",
+    "/tile/0/000",
+    "/tile/entries/000",
+    *(f"/v1/events/{index}" for index in range(0, PREPARED_EVENTS, 37)),
+    *(f"/v1/events?limit=50&q={quote(query)}" for query in QUERIES),
+    *(f"/v1/proofs/inclusion?index={index}" for index in (0, 255, 299)),
+    f"/v1/proofs/consistency?from=5&to={PREPARED_EVENTS}",
+)
+# What may differ between two answers that are both true.
+VOLATILE: Final = ("took_ms", "index_lag", "head", "checkpoint", "published", "cursor")
+
+
+class Examined(NamedTuple):
+    """What came of a folder.
+
+    `is_named`: its check found damage. `answers`: by what was asked; None is an error, or an answer
+    that says that it is not complete. Empty when the program does not start.
+    """
+
+    is_named: bool
+    answers: dict[str, Any]
+    problems: list[Problem]
+
+
+class Examiner(Protocol):
+    """A program whose files are damaged."""
+
+    name: str
+    names_all: bool
+    """Whether its check must name all damage that has an effect."""
+
+    def prepare(self, older: Path, newer: Path) -> None:
+        """Make a folder, and a later copy of it in which the program has done more."""
+
+    def damaged_part(self, newer: Path) -> Path:
+        """The folder below `newer` whose files are damaged."""
+
+    def examine(self, folder: Path) -> Examined:
+        """Check a folder and ask the program that has it."""
+
+
+class LedgerExaminer:
+    """`ledger fsck`, and the answers of `ledger serve`."""
+
+    name = "ledger"
+    names_all = True
+
+    def __init__(self) -> None:
+        self._subject = LedgerSubject()
+
+    def prepare(self, older: Path, newer: Path) -> None:
+        self._subject.prepare(older)
+        shutil.copytree(older, newer)
+        with Service(newer, listen="127.0.0.1:0", flags=LEDGER_FLAGS) as service:
+            assert self._subject.work(newer, iter([service.url]))
+
+    def damaged_part(self, newer: Path) -> Path:
+        return newer
+
+    def examine(self, folder: Path) -> Examined:
+        is_named, problems = _fsck("fsck", str(folder))
+        answers: dict[str, Any] = {}
+        service = Service(folder, listen="127.0.0.1:0", flags=LEDGER_FLAGS, is_silent=True)
+        with suppress(UnavailableError), service as running, suppress(OSError, HTTPException):
+            for target in ASKED:
+                answer = self._subject.ask(running.url, target)
+                answers[target] = _comparable(answer.body) if answer.status == 200 else None
+        return Examined(is_named, answers, [*problems, *_deaths(service)])
+
+
+class WitnessExaminer:
+    """`ledger witness fsck`, and what `ledger witness serve` cosigns afterwards."""
+
+    name = "witness"
+    names_all = True
+    _log = Log("example.com/log", Oracle([b"leaf %d" % number for number in range(64)]))
+    _fork = Log("example.com/log", FORK)
+
+    def prepare(self, older: Path, newer: Path) -> None:
+        WitnessSubject().prepare(older)
+        self._cosign(older, 0, 8)
+        shutil.copytree(older, newer)
+        self._cosign(newer, 8, 16)
+
+    def damaged_part(self, newer: Path) -> Path:
+        return newer
+
+    def examine(self, folder: Path) -> Examined:
+        is_named, problems = _fsck("witness", "fsck", str(folder))
+        answers: dict[str, Any] = {}
+        service = serve_witness(folder)
+        with suppress(UnavailableError), service as running, suppress(OSError, HTTPException):
+            shown = ask(running.url, "GET", f"/{self._log.origin_hash.hex()}/checkpoint")
+            answers["the head"] = shown.body if shown.status == 200 else None
+            for name, body in (
+                ("an earlier size", self._log.grow(8, 12)),
+                ("another history", self._fork.grow(0, 16)),
+                ("the next size", self._log.grow(16, 20)),
+            ):
+                answer = add_checkpoint(running.url, body)
+                answers[name] = answer.status if answer.status in (200, 409) else None
+        return Examined(is_named, answers, [*problems, *_deaths(service)])
+
+    def _cosign(self, folder: Path, old: int, size: int) -> None:
+        with serve_witness(folder) as running:
+            assert add_checkpoint(running.url, self._log.grow(old, size)).status == 200
+
+
+class RecorderExaminer:
+    """The spool that an application left: what the next recorder reports, and what it delivers."""
+
+    name = "recorder"
+    # A file that was cut short, or ends with zeros, looks as a crash leaves it.
+    names_all = False
+
+    def __init__(self) -> None:
+        self._subject = RecorderSubject()
+        self._ids: list[str] = []
+
+    def prepare(self, older: Path, newer: Path) -> None:
+        self._subject.prepare(older)
+        shutil.copytree(older, newer)
+        with subprocess.Popen(
+            self._subject.command(newer),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as program:
+            assert program.stdout is not None
+            lines: Iterator[str] = islice(program.stdout, self._subject.count)
+            self._ids = [line.strip() for line in lines]
+            program.kill()
+
+    def damaged_part(self, newer: Path) -> Path:
+        return newer / "spool"
+
+    def examine(self, folder: Path) -> Examined:
+        """A file that was moved aside is named damage, and is reported as an event of the log."""
+        flags, spool = LEDGER_FLAGS, folder / "spool"
+        with Service(folder / "ledger", listen="127.0.0.1:0", flags=flags) as service:
+            with Recorder(
+                service.url,
+                self._subject.token,
+                spool=spool,
+                policy=folder / "ledger" / "policy",
+                linger_s=0.01,
+            ) as recorder:
+                # A recorder of its own makes the sender look for what others left.
+                recorder.record("a.checked", actor="examiner")
+                deadline_s = time.monotonic() + WAIT_S
+                while count_waiting(spool) and time.monotonic() < deadline_s:
+                    time.sleep(0.02)
+                recorder.flush(WAIT_S)
+            answers = {
+                f"event {at}": self._subject.logged(service.url, event_id)
+                for at, event_id in enumerate(self._ids)
+            }
+        return Examined((spool / DAMAGED_FOLDER).exists(), answers, [])
+
+
+EXAMINERS: Final = (LedgerExaminer, WitnessExaminer, RecorderExaminer)
+
+
+def _fsck(*arguments: str) -> tuple[bool, list[Problem]]:
+    """Whether a check failed, and what is wrong with how it ended."""
+    command: Sequence[str] = (sys.executable, "-P", "-m", "ledger", *arguments)
+    checked = subprocess.run(
+        command, capture_output=True, text=True, timeout=FSCK_MAX_S, check=False
+    )
+    problems = []
+    if checked.returncode < 0:
+        problems.append(_death("fsck", checked.returncode))
+    if "Traceback" in checked.stderr:
+        problems.append(Problem("traceback", checked.stderr.splitlines()[-1][:200]))
+    return checked.returncode != 0, problems
+
+
+def _deaths(service: Service) -> list[Problem]:
+    code = service.exit_code or 0
+    return [_death("serve", code)] if code < 0 else []
+
+
+def _death(what: str, code: int) -> Problem:
+    return Problem("died by a signal", f"{what} by {signal.Signals(-code).name}")
+
+
+def _comparable(body: bytes) -> Any:
+    with suppress(ValueError):
+        value = json.loads(body)
+        if isinstance(value, dict):
+            if value.get("complete") is False:
+                return None
+            return {key: each for key, each in value.items() if key not in VOLATILE}
+        return value
+    return body

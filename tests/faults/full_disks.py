@@ -1,0 +1,81 @@
+"""Programs whose disk gets full while they work, and has room again later: real ENOSPC.
+
+The disk is a tmpfs in a mount namespace of the program. Its folder is copied as it is at a moment
+at which the program stands still, as after a kill.
+"""
+
+import random
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from tests.faults.disks import ON_TMPFS, Filler
+from tests.faults.outcome import Outcome
+from tests.faults.subjects import Subject
+from tests.files import files_below
+
+ROOM_BYTES: Final = 4 << 20
+_COPIED: Final = shutil.ignore_patterns("index", "filler-*")
+
+
+def full_disks(
+    subject: Subject, prepared: Path, scratch: Path, *, rng: random.Random
+) -> Iterator[Outcome]:
+    """Runs without end whose disk is full for a while."""
+    mounted, folder = scratch / "tmpfs", scratch / "copied"
+    mounted.mkdir()
+    size = ROOM_BYTES + sum(each.stat().st_size for each in files_below(prepared))
+    while True:
+        pause_s, full_s = rng.uniform(0.0, 1.0), rng.uniform(0.05, 1.0)
+        process = subprocess.Popen(
+            [
+                *("unshare", "--mount", "--map-root-user", "sh", "-c", ON_TMPFS, "sh"),
+                *(str(size), str(mounted), str(prepared), *subject.command(mounted)),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout is not None
+        seen = Path(f"/proc/{process.pid}/root{mounted}")
+        done = threading.Event()
+        filler = threading.Thread(target=_fill, args=(seen, pause_s, full_s, done))
+        filler.start()
+        try:
+            acknowledged = subject.work(mounted, iter(process.stdout))
+            process.send_signal(signal.SIGSTOP)
+            shutil.copytree(seen, folder, ignore=_COPIED)
+        finally:
+            done.set()
+            filler.join()
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        problems = subject.judge(folder, acknowledged)
+        case = f"from {pause_s:.2f} s on, for {full_s:.2f} s"
+        yield Outcome(subject.name, "disk full", case, True, problems)
+        shutil.rmtree(folder)
+
+
+def _fill(seen: Path, pause_s: float, full_s: float, done: threading.Event) -> None:
+    # Before it is mounted, the folder is on the disk of this machine.
+    while not done.is_set() and not _is_mounted(seen):
+        done.wait(0.005)
+    done.wait(pause_s)
+    if not _is_mounted(seen):
+        return
+    filler = Filler(seen)
+    filler.fill()
+    done.wait(full_s)
+    filler.free()
+
+
+def _is_mounted(seen: Path) -> bool:
+    with suppress(OSError):
+        return seen.stat().st_dev != seen.parent.stat().st_dev
+    return False
