@@ -122,8 +122,9 @@ class LedgerClient(Session):
     ) -> Page:
         """One page of the events that a query finds, with counts; `page.cursor` asks for the next.
 
-        `limit` is 1,000 at most, and 0 only counts. `pages` checks more: each page against those
-        before it.
+        `limit` is 1,000 at most, and 0 only counts. The orders `newest` and `oldest` are by index,
+        `time` and `time-newest` by when events happened. `pages` checks more: each page against
+        those before it.
         """
         question = ask_query(query, now_unix_us=unix_us(), cursor=cursor)
         parameters: Parameters = {
@@ -180,12 +181,14 @@ class LedgerClient(Session):
         reference: int | str,
         *,
         minutes: int = 15,
+        order: Order = "oldest",
         limit: int | None = None,
         verify: bool = True,
     ) -> Iterator[Entry]:
-        """The events around an event with its actor, session, source or target, oldest first."""
+        """The events around an event with its actor, session, source or target."""
         heads = self._base.heads_for(verify=verify)
-        return self._entries(search_around(reference, minutes=minutes, limit=limit, heads=heads))
+        search = search_around(reference, minutes=minutes, order=order, limit=limit, heads=heads)
+        return self._entries(search)
 
     def timeline(
         self, actor: str, *, order: Order = "newest", limit: int | None = None, verify: bool = True
@@ -195,7 +198,7 @@ class LedgerClient(Session):
         return self._entries(search_timeline(actor, order=order, limit=limit, heads=heads))
 
     def seen(self, source: str, *, verify: bool = True) -> Seen:
-        """The first and the last event from an address or a network, and the actions from there."""
+        """The first and the last event by time from an address or a network, and its actions."""
         return self._run(plan_seen(source, heads=self._base.heads_for(verify=verify)))
 
     def fields(self) -> Fields:

@@ -187,7 +187,7 @@ class Fields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """The first and the last event from an address or a network, and the actions from there."""
+    """The first and the last event by time from an address or a network, and its actions."""
 
     source: str
     tree_size: int

@@ -288,7 +288,10 @@ class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
 
 
 class SeenAnswer(Struct, kw_only=True, omit_defaults=True):
-    """The first and the last event from an address or a network, and the actions from there."""
+    """The first and the last event from an address or a network, and the actions from there.
+
+    First and last by the time at which they happened, the index second.
+    """
 
     source: str
     tree_size: Size

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ledger.query.cursor import Order
+from ledger.query.cursor import IndexOrder
 
 QUICK_S: Final = 0.05
 """A window that took less than this is followed by one twice as wide."""
@@ -77,7 +77,7 @@ class Budget:
         self.is_spent |= allowed < count
         return allowed
 
-    def split(self, segments: range, order: Order, *, most: int) -> Iterator[range]:
+    def split(self, segments: range, order: IndexOrder, *, most: int) -> Iterator[range]:
         """Parts of some segments, in the order of the answer: one segment, then more at a time.
 
         A part is up to twice as wide as the one before if that was quick, half as wide if it was

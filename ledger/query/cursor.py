@@ -1,14 +1,18 @@
 """Cursors: the position of the next page, as text that the client sends back.
 
-    base64url of   u8 version ‖ u8 order ‖ u64 tree size ‖ u64 position ‖ u64 now
+    base64url of   u8 version ‖ u8 order ‖ u64 tree size ‖ u64 position ‖ u64 time ‖ u64 now
+                   ‖ u64 passed ‖ u64 total
                    ‖ the first 16 bytes of the SHA-256 of these, the tenant and the query
 
-A cursor is pinned to a tree size: later pages leave out entries that were appended in between, so
-no entry comes twice and none is missed. `now` is the time of the first page, so `-24h` means the
-same on every page. The server stores nothing, and cursors survive its restart.
+A cursor is pinned to a tree size: later pages leave out entries that were appended in between, also
+those with an earlier time of their own, so no entry comes twice and none is missed. `now` is the
+time of the first page, so `-24h` means the same on every page. `total` is the exact number of
+matches, if a page has counted them, so that later pages need not count again; `passed` is the
+number of matches on the pages so far. The server stores nothing, and cursors survive its restart.
 
 The hash ties a cursor to its query; it is neither a secret nor a permission. A forged cursor gives
-another page of a query that its sender may ask anyway, since the tenant applies to every page.
+another page, or a false total, of a query that its sender may ask anyway: the tenant applies to
+every page.
 """
 
 import base64
@@ -16,17 +20,22 @@ import binascii
 import hashlib
 import struct
 from dataclasses import dataclass
-from typing import Final, Literal, Self, TypeAlias
+from typing import Final, Literal, Self, TypeAlias, get_args
 
+from ledger_core.query.ast import UNIX_US_END
+from ledger_core.query.order import Order
 from ledger_core.tlog.errors import MalformedError
 
-Order: TypeAlias = Literal["newest", "oldest"]
-ORDERS: Final[tuple[Order, ...]] = ("newest", "oldest")
+IndexOrder: TypeAlias = Literal["newest", "oldest"]
+"""By index, that is by receipt."""
 
-_VERSION = 1
-_HEAD = struct.Struct(">BBQQQ")
+ORDERS: Final[tuple[Order, ...]] = get_args(Order)
+
+_VERSION = 2
+_HEAD = struct.Struct(">BBQQQQQQ")
 _TAG_BYTES = 16
 _U63_END = 1 << 63
+_NOT_COUNTED = (1 << 64) - 1
 
 
 class CursorError(MalformedError):
@@ -34,18 +43,47 @@ class CursorError(MalformedError):
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """Where a page begins: entries below it if the newest come first, else those from it on.
+
+    Positions compare by index or, in an order of time, by time and then by index.
+    """
+
+    index: int
+    time_us: int = 0
+
+
+def first_position(order: Order, tree_size: int) -> Position:
+    """The position of the first page."""
+    if order in ("newest", "time-newest"):
+        return Position(tree_size, UNIX_US_END)
+    return Position(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """The next page of a query: entries below `position` if newest first, else from it on."""
+    """The next page of a query."""
 
     order: Order
     tree_size: int
-    position: int
+    position: Position
     now_unix_us: int
+    passed: int = 0
+    """Matches on the pages before."""
+    total: int | None = None
+    """The exact number of matches; None if it is not known."""
 
     def format(self, *, query: str, tenant: str | None) -> str:
         """The cursor as text, for this query and tenant."""
         head = _HEAD.pack(
-            _VERSION, ORDERS.index(self.order), self.tree_size, self.position, self.now_unix_us
+            _VERSION,
+            ORDERS.index(self.order),
+            self.tree_size,
+            self.position.index,
+            self.position.time_us,
+            self.now_unix_us,
+            self.passed,
+            _NOT_COUNTED if self.total is None else self.total,
         )
         return base64.urlsafe_b64encode(head + _tag(head, query, tenant)).decode().rstrip("=")
 
@@ -55,16 +93,25 @@ class Cursor:
         try:
             data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
             head, tag = data[: _HEAD.size], data[_HEAD.size :]
-            version, order, tree_size, position, now_unix_us = _HEAD.unpack(head)
+            version, order, tree_size, index, time_us, now, passed, total = _HEAD.unpack(head)
         except (binascii.Error, struct.error, ValueError):
-            raise CursorError("not a cursor") from None
+            raise CursorError("not a cursor of this version: ask for the first page") from None
         if version != _VERSION or order >= len(ORDERS) or len(tag) != _TAG_BYTES:
-            raise CursorError("not a cursor of this version")
+            raise CursorError("not a cursor of this version: ask for the first page")
         if tag != _tag(head, query, tenant):
             raise CursorError("this cursor belongs to another query, order or tenant")
-        if not position <= tree_size < _U63_END or now_unix_us >= _U63_END:
+        counted = None if total == _NOT_COUNTED else total
+        sizes = (index, passed, counted or 0)
+        if tree_size >= _U63_END or max(sizes) > tree_size or max(time_us, now) >= _U63_END:
             raise CursorError("not a cursor")
-        cursor = cls(ORDERS[order], tree_size, position, now_unix_us)
+        cursor = cls(
+            order=ORDERS[order],
+            tree_size=tree_size,
+            position=Position(index, time_us),
+            now_unix_us=now,
+            passed=passed,
+            total=counted,
+        )
         if cursor.format(query=query, tenant=tenant) != text:
             raise CursorError("not a cursor")
         return cursor

@@ -13,14 +13,17 @@ All methods are safe from any thread. They take from a tenth of a millisecond up
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache, partial
 from typing import Final, TypeVar
 
-from ledger.query.budget import NO_LIMITS, Budget, IsCancelled, QueryLimits
-from ledger.query.cursor import Cursor, CursorError, Order
-from ledger.query.evaluator import WINDOW_SEGMENTS, Bounds, Window
-from ledger.query.executor import PageRun, QueryScope, by_bundle
+from ledger.query.answer import Answer, IndexStatus, Row
+from ledger.query.batches import batches_by_index, batches_by_time
+from ledger.query.budget import NO_LIMITS, Budget, IsCancelled, OverBudgetError, QueryLimits
+from ledger.query.cursor import Cursor, CursorError, Position, first_position
+from ledger.query.evaluator import WINDOW_SEGMENTS
+from ledger.query.event_times import EventTimes, ReadTimes, TimesUnknownError
+from ledger.query.executor import PageRun, QueryScope
 from ledger.query.explain import explain
 from ledger.query.facets import FacetCounter, Unit
 from ledger.query.leaf_cache import LeafCache
@@ -28,13 +31,14 @@ from ledger.query.open_segments import OpenSegments
 from ledger.query.plan import make_plan, span_of
 from ledger.query.plan_nodes import Span
 from ledger.query.resolve_ids import IdResolver
+from ledger.query.time_run import TimeRun
 from ledger.store.index.index_store import IndexSnapshot, IndexStore
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SegmentRecord
 from ledger.store.index.segment_file import DamagedSegmentError
 from ledger.store.log import DamagedBundleError, LogStore
-from ledger_core.api import FacetAnswer, HistogramAnswer
 from ledger_core.query.ast import EVERYTHING, Expression, Is, all_of, format_query, resolve
+from ledger_core.query.order import Order
 from ledger_core.query.predicate import Matcher, make_matcher
 from ledger_core.tlog.tile import TILE_WIDTH
 
@@ -42,56 +46,6 @@ T = TypeVar("T")
 
 ROWS_MAX: Final = 1000
 DEFAULT_LIMITS: Final = QueryLimits()
-_EXPORT_SEGMENTS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """An entry: its index and its leaf bytes."""
-
-    index: int
-    leaf: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One page of matches with counts of all matches.
-
-    `complete`: no limit was reached, neither for the page nor for the counts. `total` counts all
-    matches below `tree_size`; after a limit it is a lower bound. `scanned` counts the rows that
-    were read because the index alone did not decide. `unreadable` are damaged bundles among the
-    entries that were searched; their events are left out, so the answer isn't complete. `cursor`
-    continues with the next page; None is the end.
-    """
-
-    rows: tuple[Row, ...]
-    tree_size: int
-    total: int
-    total_exact: bool
-    scanned: int
-    complete: bool
-    unreadable: tuple[int, ...] = ()
-    cursor: str | None
-    facets: tuple[FacetAnswer, ...]
-    histogram: HistogramAnswer | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexStatus:
-    """The size of the log and of the index on disk: its full and its sealed segments."""
-
-    tree_size: int
-    segment_entries: int
-    sealed_segments: int
-    full_segments: int
-    is_current: bool
-    """False while the index is built anew for other rules of analysis."""
-    damaged_segments: tuple[int, ...] = ()
-    """Damaged and set aside; they are built again."""
-    unreadable: tuple[str, ...] = ()
-    """Which entries of the log proved damaged."""
-    failure: str = ""
-    """The reason why the folder of the index can't be read."""
 
 
 class QueryEngine:
@@ -113,6 +67,7 @@ class QueryEngine:
         self._clock = clock
         self._leaf_cache = LeafCache(log)
         self._open_segments = OpenSegments(log, self._leaf_cache, segment_entries=segment_entries)
+        self._read_times = ReadTimes(self._leaf_cache, segment_entries)
 
     def search(
         self,
@@ -136,53 +91,98 @@ class QueryEngine:
         answer to the same query, order and tenant. `limit` 0 gives counts alone. Unless
         `is_counted`, the run ends when the page is full, and the total is a lower bound.
         `tree_size`: the tree to search, by default the durable one; a cursor has its own.
-        Raises: CursorError; ValueError for a limit out of range; QueryCancelledError.
+        Raises: CursorError; ValueError for a limit out of range; QueryCancelledError;
+        TimesUnknownError.
         """
         if not 0 <= limit <= ROWS_MAX:
             raise ValueError(f"a page has 0 to {ROWS_MAX} rows, not {limit}")
         text = format_query(query)
-        durable = self.tree_size()
-        tree_size = durable if tree_size is None else min(tree_size, durable)
-        position = tree_size if order == "newest" else 0
-        if cursor is not None:
-            begun = Cursor.parse(cursor, query=text, tenant=tenant)
-            if begun.order != order:
-                raise CursorError(f"this cursor is of a query {begun.order} first")
-            if begun.tree_size > durable:
-                raise CursorError("this cursor is of a log that was longer than this one")
-            tree_size, position = begun.tree_size, begun.position
-            now_unix_us = begun.now_unix_us
+        begun = self._begin(text, tenant, order, cursor, tree_size, now_unix_us)
+        size, now_unix_us = begun.tree_size, begun.now_unix_us
         budget = Budget(limits, self._clock, is_cancelled)
+        has_counts = bool(facets or histogram)
 
-        def run_page() -> tuple[PageRun, FacetCounter]:
+        def run_page() -> tuple[PageRun | TimeRun, FacetCounter]:
             counter = FacetCounter(
                 facets, histogram, leaf_cache=self._leaf_cache, is_over=budget.is_over
             )
-            with self._scope(query, tenant, now_unix_us, tree_size, budget) as scope:
-                run = PageRun(scope, order=order, position=position, limit=limit)
+            with self._scope(query, tenant, now_unix_us, size, budget) as scope:
+                run = self._page_run(scope, order, begun.position, limit)
                 run.run(
-                    is_counted=is_counted or bool(facets or histogram),
+                    is_counted=has_counts or (is_counted and begun.total is None),
                     on_found=counter.add,
                 )
             return run, counter
 
         run, counter = self._reading_index(run_page)
         unreadable = tuple(error.bundle for error in self._damaged_in(run.span))
-        is_total_exact = run.total_exact and not unreadable
-        following = run.next_position if limit else None
+        total, is_exact = run.total, run.total_exact
+        if begun.total is not None and not has_counts:
+            total, is_exact = begun.total, True
+        is_exact = is_exact and not unreadable
+        following = _next_cursor(begun, run, total if is_exact else None) if limit else None
+        next_cursor = None if following is None else following.format(query=text, tenant=tenant)
         return Answer(
             rows=tuple(map(Row, run.indices, run.leaves)),
-            tree_size=tree_size,
-            total=run.total,
-            total_exact=is_total_exact,
+            tree_size=size,
+            total=total,
+            total_exact=is_exact,
             scanned=budget.scanned,
             complete=not budget.is_spent and not unreadable,
             unreadable=unreadable,
-            cursor=None
-            if following is None
-            else Cursor(order, tree_size, following, now_unix_us).format(query=text, tenant=tenant),
-            facets=counter.facets(is_all=is_total_exact),
-            histogram=counter.histogram(is_all=is_total_exact),
+            cursor=next_cursor,
+            facets=counter.facets(is_all=is_exact),
+            histogram=counter.histogram(is_all=is_exact),
+        )
+
+    def _begin(
+        self,
+        text: str,
+        tenant: str | None,
+        order: Order,
+        cursor: str | None,
+        tree_size: int | None,
+        now_unix_us: int,
+    ) -> Cursor:
+        """The cursor of a page: the one that was given, or that of the first page."""
+        durable = self.tree_size()
+        if cursor is None:
+            size = durable if tree_size is None else min(tree_size, durable)
+            return Cursor(
+                order=order,
+                tree_size=size,
+                position=first_position(order, size),
+                now_unix_us=now_unix_us,
+            )
+        begun = Cursor.parse(cursor, query=text, tenant=tenant)
+        if begun.order != order:
+            raise CursorError(f"this cursor is of a query with the order {begun.order}")
+        if begun.tree_size > durable:
+            raise CursorError("this cursor is of a log that was longer than this one")
+        return begun
+
+    def _page_run(
+        self, scope: QueryScope, order: Order, position: Position, limit: int
+    ) -> PageRun | TimeRun:
+        if order in ("newest", "oldest"):
+            return PageRun(scope, order=order, position=position.index, limit=limit)
+        if not limit:  # Counts alone have no order.
+            return PageRun(scope, order="newest", position=scope.tree_size, limit=0)
+        try:
+            times = self._event_times(scope)
+            return TimeRun(scope, times, order=order, position=position, limit=limit)
+        except OverBudgetError:
+            raise TimesUnknownError(
+                "there was no time to read when the events without an index happened; ask again, or"
+                " by index"
+            ) from None
+
+    def _event_times(self, scope: QueryScope) -> EventTimes:
+        is_open = any(segment not in scope.sealed for segment in scope.segments)
+        return EventTimes(
+            scope.snapshot,
+            scope.read_open_terms() if is_open else {},
+            lambda segment: self._read_times.times(segment, scope.tree_size, scope.budget.check),
         )
 
     def count_terms(
@@ -228,29 +228,13 @@ class QueryEngine:
         Raises: QueryCancelledError.
         """
         size = self.tree_size() if tree_size is None else tree_size
-        leaf_cache = LeafCache(self._log, bytes_max=0)
         budget = Budget(NO_LIMITS, self._clock, is_cancelled)
-        with self._scope(query, tenant, now_unix_us, size, budget) as scope:
-            segments = scope.segments
-
-        def evaluate(part: range) -> tuple[QueryScope, Window, Bounds]:
-            with self._scope(query, tenant, now_unix_us, size, budget) as scope:
-                window = scope.window(part)
-                return scope, window, window.evaluate(scope.node)
-
-        for part in budget.split(segments, order, most=_EXPORT_SEGMENTS):
-            scope, window, bounds = self._reading_index(partial(evaluate, part))
-            within = window.span(scope.span.start, scope.span.end)
-            yield []
-            for members, indices in by_bundle(window, bounds.may & within, order):
-                budget.check()
-                yield [
-                    Row(index, leaf)
-                    for member, index, leaf in zip(
-                        members, indices, leaf_cache.leaves(indices), strict=True
-                    )
-                    if member in bounds.must or scope.matches(index, leaf)
-                ]
+        make_scope = partial(self._scope, query, tenant, now_unix_us, size, budget)
+        if order in ("newest", "oldest"):
+            return batches_by_index(self._log, make_scope, self._reading_index, order=order)
+        return batches_by_time(
+            self._log, make_scope, self._event_times, self._set_aside, order=order
+        )
 
     def matcher(self, query: Expression, *, tenant: str | None, now_unix_us: int) -> Matcher:
         """A test of one entry by index and leaf, without the index: for the live stream."""
@@ -318,9 +302,12 @@ class QueryEngine:
             try:
                 return work()
             except DamagedSegmentError as error:
-                if self._index is None:
-                    raise
-                self._index.set_aside(error)
+                self._set_aside(error)
+
+    def _set_aside(self, error: DamagedSegmentError) -> None:
+        if self._index is None:
+            raise error
+        self._index.set_aside(error)
 
     @contextmanager
     def _snapshot(self) -> Iterator[IndexSnapshot | None]:
@@ -374,3 +361,12 @@ class QueryEngine:
 
 def _scoped(query: Expression, tenant: str | None) -> Expression:
     return query if tenant is None else all_of((Is("tenant", tenant), query))
+
+
+def _next_cursor(begun: Cursor, run: PageRun | TimeRun, total: int | None) -> Cursor | None:
+    """The cursor of the page behind a run's; `total` is that of all pages, if it is exact."""
+    following, passed = run.next_position, begun.passed + run.passed
+    if following is None or (total is not None and passed >= total):
+        return None
+    position = following if isinstance(following, Position) else Position(following)
+    return replace(begun, position=position, passed=passed, total=total)

@@ -15,7 +15,7 @@ from itertools import groupby
 from pyroaring import BitMap
 
 from ledger.query.budget import Budget, OverBudgetError
-from ledger.query.cursor import Order
+from ledger.query.cursor import IndexOrder
 from ledger.query.evaluator import Bounds, Window
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.open_segments import OpenTerms
@@ -55,7 +55,7 @@ class QueryScope:
         size = self.segment_entries
         return range(self.span.start // size, -(-self.span.end // size))
 
-    def split(self, segments: range, order: Order) -> Iterator[range]:
+    def split(self, segments: range, order: IndexOrder) -> Iterator[range]:
         """Parts of some segments, in the order of the answer; none takes long to evaluate."""
         return self.budget.split(segments, order, most=self.window_segments)
 
@@ -83,7 +83,7 @@ class Found:
 
 
 def find_matches(
-    scope: QueryScope, window: Window, bounds: Bounds, within: BitMap, *, order: Order
+    scope: QueryScope, window: Window, bounds: Bounds, within: BitMap, *, order: IndexOrder
 ) -> Found:
     """The matches in a part of a window, reading the rows that the plan left undecided."""
     must = bounds.must & within
@@ -105,7 +105,7 @@ def find_matches(
 
 
 def by_bundle(
-    window: Window, members: BitMap, order: Order
+    window: Window, members: BitMap, order: IndexOrder
 ) -> Iterator[tuple[list[int], list[int]]]:
     """The members and their indices in the order of the answer, at most a bundle at a time."""
     count = len(members)
@@ -128,10 +128,10 @@ class PageRun:
     else the entries from it on. These lie ahead; the others lie behind and are only counted.
     """
 
-    def __init__(self, scope: QueryScope, *, order: Order, position: int, limit: int) -> None:
+    def __init__(self, scope: QueryScope, *, order: IndexOrder, position: int, limit: int) -> None:
         self._scope = scope
         self._is_newest = order == "newest"
-        self._order: Order = order
+        self._order: IndexOrder = order
         self._position = position
         self._limit = limit
         self._budget = scope.budget
@@ -139,8 +139,8 @@ class PageRun:
         self._is_ahead_exact = True
         self._unread_position: int | None = None
         self._page_bytes = 0
-        # Matches on the page, and those that can't be read before its end.
-        self._passed = 0
+        self.passed = 0
+        """Matches on the page, and those that can't be read before its end."""
         self._last_passed = -1
         self.indices: list[int] = []
         self.leaves: list[bytes] = []
@@ -170,7 +170,7 @@ class PageRun:
         """The position at which the next page begins; None when nothing is left."""
         if self._unread_position is not None:
             return self._unread_position
-        if not self._passed or (self._is_ahead_exact and self._ahead == self._passed):
+        if not self.passed or (self._is_ahead_exact and self._ahead == self.passed):
             return None
         return self._last_passed + (not self._is_newest)
 
@@ -244,7 +244,7 @@ class PageRun:
             if len(self.indices) >= self._limit:
                 break
             # The first rows are read in any case, so that every page goes on.
-            if self._passed and self._has_no_room():
+            if self.passed and self._has_no_room():
                 self._unread_position = indices[0] + self._is_newest
                 return
             self._add_rows(indices)
@@ -261,7 +261,7 @@ class PageRun:
                     self.indices.append(index)
                     self.leaves.append(leaf)
                     self._page_bytes += len(leaf)
-            self._passed += len(some)
+            self.passed += len(some)
             self._last_passed = some[-1]
 
     def _has_no_room(self) -> bool:

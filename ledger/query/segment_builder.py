@@ -17,9 +17,10 @@ from pathlib import Path
 
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
-from ledger.store.index.index_store import IndexStore, IndexWriter, check_segment, write_segment
+from ledger.store.index.index_store import IndexStore, IndexWriter, write_segment
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SealedSegment, SegmentFacts
+from ledger.store.index.segment_check import check_segment
 from ledger.store.log import DamagedBundleError, LogStore
 from ledger_client.runtime.files import sync_directory
 from ledger_core.query.analyzer import ANALYSIS, decode_view

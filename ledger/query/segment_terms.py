@@ -7,11 +7,12 @@ Ugly for speed: values go column by column through the comprehensions below, bec
 for each value of each entry would double the cost of indexing.
 """
 
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from operator import attrgetter
+from operator import attrgetter, sub
 from typing import Any, Final, TypeAlias
 
 from ledger.store.index.postings import Postings, TermsBuilder, join
@@ -96,6 +97,8 @@ class SegmentTerms:
         self.end: int = start
         self.times: tuple[str, str] = ("", "")
         """The earliest and the latest event time."""
+        self.event_times: Final = array("q")
+        """The event time of each entry, in microseconds since 1970; 0 if it can't be read."""
         self._terms: Final = {
             name: TermsBuilder(in_runs=name in _TIMES, in_column=name in COLUMNS) for name in _HELD
         }
@@ -128,6 +131,7 @@ class SegmentTerms:
     def skip(self, count: int) -> None:
         """Pass over entries that can't be read: they have no terms."""
         nothing = [ABSENT] * count
+        self.event_times.fromlist([0] * count)
         for name in COLUMNS:
             self._terms[name].add(nothing, self.end)
         self.end += count
@@ -164,7 +168,7 @@ class SegmentTerms:
         postings = {name: self.postings(name) for name in DIMENSIONS}
         columns = [(name, self._terms[name].column(postings[name])) for name in COLUMNS]
         kept = [(name, column) for name, column in columns if column is not None]
-        return encode_segment(tuple(postings.items()), kept, facts)
+        return encode_segment(tuple(postings.items()), kept, self.event_times, facts)
 
     def postings(self, dimension: str, *, in_order: bool = True) -> Postings:
         """The terms of a dimension, in order unless nobody needs it."""
@@ -204,10 +208,13 @@ class SegmentTerms:
         earliest, latest = self.times
         self.times = (min(earliest or times[0], *times), max(latest, *times))
         self._terms["minute"].add([time[: analyzer.MINUTE_CHARS] for time in times], first)
-        received = [view.received.time[: analyzer.HOUR_CHARS] for view in views]
+        happened = list(map(analyzer.unix_us, times))
+        self.event_times.fromlist(happened)
+        receipts = [view.received.time for view in views]
+        received = [time[: analyzer.HOUR_CHARS] for time in receipts]
         self._terms["received"].add(received, first)
-        late = [analyzer.late_term(analyzer.late_us(view)) for view in views]
-        self._terms["late"].add(late, first)
+        late_us = map(sub, map(analyzer.unix_us, receipts), happened)
+        self._terms["late"].add(list(map(analyzer.late_term, late_us)), first)
         self._terms["received.by"].add(_cut_all([view.received.by for view in views]), first)
 
     def _add_several(self, events: list[EventView], first: int) -> None:

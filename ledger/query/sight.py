@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ledger.query.answer import Answer
 from ledger.query.budget import IsCancelled, QueryLimits
-from ledger.query.engine import Answer, QueryEngine
+from ledger.query.engine import QueryEngine
 from ledger.query.facets import FacetCounter, Unit
 from ledger_core.api import HistogramAnswer
 from ledger_core.query.analyzer import decode_view

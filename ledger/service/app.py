@@ -47,6 +47,7 @@ from ledger.service.http.problems import log_failure
 from ledger.service.http.server import Server
 from ledger.service.ingest import IngestPipeline
 from ledger.service.metrics import Metrics
+from ledger.service.old_values import bind_old_values
 from ledger.service.outbox import Outbox
 from ledger.service.private_fields import PrivateFields, parse_fields
 from ledger.service.query_pool import QueryPool
@@ -187,6 +188,7 @@ def _open_parts(
     private_fields = PrivateFields(
         opened.enter_context(closing(private)), fields, writer.store.index_for
     )
+    bind_old_values(private, writer.store)
     query_pool = _open_query_pool(paths, writer.store, settings, opened)
     followers = Followers(paths.root)
     followers.start()

@@ -20,6 +20,7 @@ from ledger.log.hold import is_missing, read_hold, read_marker, read_own_head, w
 from ledger.service.backup import MANIFEST, append_log, backup_paths
 from ledger.service.backup_erasures import erase_subjects, erasures_of
 from ledger.service.data_dir import DirectoryPaths, open_private, open_tokens, read_own_settings
+from ledger.service.old_values import bind_old_values
 from ledger.service.private_fields import PrivateFields, opened_values
 from ledger.store.environment import DATA_FILE
 from ledger.store.log import LogStore
@@ -246,6 +247,7 @@ def _take_values(paths: DirectoryPaths, other: DirectoryPaths, theirs: LogStore,
     with ExitStack() as opened:
         own = opened.enter_context(closing(open_private(paths, make_key=lambda: b"")))
         store = opened.enter_context(closing(open_private(other, make_key=lambda: b"")))
+        bind_old_values(store, theirs)
         opener = PrivateFields(store, (), lambda _id, _tenant: None)
         with theirs.environment.read() as snapshot:
             for leaves in theirs.leaves_between(snapshot, start, theirs.head().tree_size):

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from ledger.query.engine import Row
+from ledger.query.answer import Row
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import ProblemError
 from ledger.store.log import tenant_id_key

@@ -17,7 +17,8 @@ the erasure. A slot is never used again.
 
 A value belongs to one event: its row is found by the commitment and by the event. The commitment of
 an erased value is remembered, so no repeated request stores the value again. Rows of version 0.1
-lack the event; they are found by the commitment alone.
+lack the event. They open nothing until `bind` has said once, from the log, which event each is of;
+one that the log has no event for can only be erased.
 
 Several processes may have the store open: LMDB lets one write at a time, and a slot is read from
 the file whenever it is needed and cached nowhere.
@@ -26,7 +27,7 @@ the file whenever it is needed and cached nowhere.
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -51,6 +52,7 @@ KEYS_FILE: Final = "keys"
 MAP_BYTES: Final = 1 << 36
 MAP_SETTING: Final = "private_map_bytes"
 _ERASED: Final = bytes(SLOT_BYTES)
+_SUBJECT_BYTES: Final = hashlib.sha256().digest_size
 _FORGOTTEN: Final = b""
 """The row of a commitment whose value was erased."""
 DATABASES: Final = (
@@ -138,9 +140,7 @@ class PrivateStore:
 
         None when it is erased or unknown. Raises: MalformedError when the value doesn't open it.
         """
-        key = commitment.hash.encode()
-        row = self.environment.get(keyspace.VALUES, key + event)
-        row = row or self.environment.get(keyspace.VALUES, key)
+        row = self.environment.get(keyspace.VALUES, commitment.hash.encode() + event)
         box = self._box(_slot_of(row)) if row else None
         if not row or box is None:
             return None
@@ -149,10 +149,37 @@ class PrivateStore:
         except (CryptoError, msgspec.MsgspecError):
             raise MalformedError(f"a value in {self._path} can't be decrypted") from None
         if opening.path != commitment.path:
-            return None  # A row of version 0.1: another event's commitment, copied to this place.
+            return None  # The commitment stands in this event twice.
         if opening.commitment != commitment.hash:
             raise MalformedError(f"a value in {self._path} does not open its commitment")
         return opening
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether `bind` was called, or version 0.1 wrote nothing here."""
+        return self.environment.get(keyspace.META, keyspace.META_BOUND) is not None
+
+    def unbound(self) -> set[str]:
+        """The commitments of version 0.1, whose events are unknown. Reads all keys of values."""
+        with self.environment.read() as transaction:
+            return {key[_SUBJECT_BYTES:].decode() for key in _unbound_keys(transaction)}
+
+    def bind(self, events: Mapping[str, bytes]) -> None:
+        """Store of each commitment of version 0.1, which `event_key` its event has.
+
+        Raises: as `put`.
+        """
+        with self.environment.write() as transaction:
+            for key in _unbound_keys(transaction):
+                commitment = key[_SUBJECT_BYTES:]
+                event = events.get(commitment.decode())
+                if event is not None:
+                    row = transaction.require(keyspace.VALUES, commitment)
+                    transaction.put(keyspace.VALUES, commitment + event, row)
+                    transaction.put(keyspace.BY_SUBJECT, key + event, b"")
+                    transaction.delete(keyspace.VALUES, commitment)
+                    transaction.delete(keyspace.BY_SUBJECT, key)
+            transaction.put(keyspace.META, keyspace.META_BOUND, b"")
 
     def subject_key(self, subject: str) -> bytes:
         """The key of a subject, made if it has none. Encrypts what must vanish with the subject."""
@@ -251,7 +278,7 @@ def create_private(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Before the environment, which marks the store as complete.
     os.close(os.open(path / KEYS_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY_MODE))
-    create_environment(path, DATABASES, meta={}, map_bytes=MAP_BYTES)
+    create_environment(path, DATABASES, meta={keyspace.META_BOUND: b""}, map_bytes=MAP_BYTES)
 
 
 def _claim_slot(transaction: Transaction[bytes]) -> int:
@@ -273,6 +300,13 @@ def _value_keys(transaction: Transaction[bytes], subject: bytes) -> list[bytes]:
         cursor.set_range(subject)
         keys = takewhile(lambda key: key.startswith(subject), cursor.iternext(values=False))
         return [key[len(subject) :] for key in keys]
+
+
+def _unbound_keys(transaction: Transaction[bytes]) -> list[bytes]:
+    """The subject and the commitment of each row of version 0.1."""
+    with transaction.cursor(keyspace.BY_SUBJECT) as cursor:
+        keys = cursor.iternext(values=False)
+        return [key for key in keys if len(key) == _SUBJECT_BYTES + HASH_CHARS]
 
 
 def _subject_hash(subject: str) -> bytes:

@@ -84,6 +84,7 @@ META_THINNED: Final = b"thinned"
 META_TOKEN_EVENTS: Final = b"token_events"
 META_KEYS: Final = b"keys"
 META_SLOTS: Final = b"slots"
+META_BOUND: Final = b"bound"
 
 U64_BYTES: Final = 8
 

@@ -19,12 +19,15 @@ import pytest
 from ledger.demo.child_service import Service, make_ledger
 from ledger.store.index.segment import SealedSegment, SegmentRecord
 from ledger.store.index.segment_file import encode_segment_file
-from ledger_client import LedgerClient, RejectedError
+from ledger_client import Entry, LedgerClient, RejectedError
 from ledger_client.cli.query import QueryMistakeError
+from ledger_client.cli.render import table
 from ledger_core.api import Problem
+from ledger_core.event.model import Actor, Event, Principal, Received
 from tests.cli.conftest import ORIGIN, Command, Ledger
 
 ESCAPE = "\x1b[31m\x07evil"
+NAMED = ("who", "on behalf of", "session", "credential")
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +177,85 @@ def test_a_timeline_has_what_was_done_by_somebody_and_to_them(
     assert len(command("timeline", "u_3", "--limit", "2", "--csv").stdout.splitlines()) == 1 + 2
 
 
+@pytest.fixture(scope="module")
+def acted_for(ledger: Ledger) -> dict[str, object]:
+    """An event that an agent did for a person, by a token; and its actor."""
+    actor = {
+        "type": "agent",
+        "id": "helper-7",
+        "session": "s_20261125_1",
+        "credential": "tok_17",
+        "on_behalf_of": {"type": "user", "id": "u_88"},
+    }
+    event = {"action": "page.read", "outcome": "success", "source": {"ip": "192.0.2.88"}}
+    with LedgerClient(ledger.url, ledger.token, policy=ledger.policy) as client:
+        receipt = client.append({**event, "actor": actor})
+    return {"index": receipt.index, "actor": actor}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("query", "action:page.read"),
+        ("timeline", "u_88"),
+        ("timeline", "helper-7"),
+        ("around", "INDEX"),
+        ("seen", "192.0.2.88"),
+    ],
+)
+def test_a_table_tells_for_whom_and_by_which_session_and_credential_it_was_done(
+    command: Command, acted_for: dict[str, object], arguments: tuple[str, ...]
+) -> None:
+    done = command(*(each.replace("INDEX", str(acted_for["index"])) for each in arguments))
+    head, row, *_ = done.stdout.splitlines()
+    cells = dict(zip(head.split()[2:6], row.split()[2:6], strict=True))
+    assert cells == {
+        "actor": "helper-7",
+        "on_behalf_of": "u_88",
+        "session": "s_20261125_1",
+        "credential": "tok_17",
+    }
+
+
+def test_a_column_that_a_later_event_needs_comes_with_another_heading(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def entry(**actor: Any) -> Entry:
+        event = Event(action="a.b", outcome="success", actor=Actor(id="jo", **actor))
+        received = Received(by="b", time="")
+        return Entry(index=1, event=event, received=received, leaf=b"", head=None, proof=None)
+
+    shown = table()
+    shown.show_heading()
+    for each in (entry(), entry(on_behalf_of=Principal(id="kim")), entry()):
+        shown.show([each], 1)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[2:4] for line in lines] == [
+        ["actor", "action"],
+        ["jo", "a.b"],
+        ["actor", "on_behalf_of"],
+        ["jo", "kim"],
+        ["jo", "a.b"],
+    ]
+
+
+def test_an_event_and_its_proof_tell_for_whom_and_by_which_session_and_credential(
+    command: Command, acted_for: dict[str, object], tmp_path: Path
+) -> None:
+    index = str(acted_for["index"])
+    assert command("prove", index, "-o", "read").returncode == 0
+    for arguments in (("show", index), ("verify", "read.leaf.json", "read.tlog-proof")):
+        lines = [line.strip() for line in command(*arguments).stdout.splitlines()]
+        assert [line for line in lines if line.split("  ")[0] in NAMED] == [
+            "who  agent helper-7",
+            "on behalf of  user u_88",
+            "session  s_20261125_1",
+            "credential  tok_17",
+        ]
+        told = json.loads(command(*arguments, "--json").stdout)
+        assert told["event"]["actor"] == acted_for["actor"]
+
+
 def test_an_address_was_seen_first_and_last(command: Command) -> None:
     done = command("seen", "203.0.113.0/29")
     assert done.returncode == 0, done.stderr
@@ -181,7 +263,17 @@ def test_an_address_was_seen_first_and_last(command: Command) -> None:
     assert "72 events from 203.0.113.0/29" in done.stderr
     said = json.loads(command("seen", "203.0.113.7", "--json").stdout)
     assert (said["total"], said["actions"]) == (9, {"login.failed": 6, "login.succeeded": 3})
-    assert said["first"]["index"] < said["last"]["index"]
+    first = said["first"]
+    assert f"first  happened {first['event']['time']}  received {first['received']['time']}" in (
+        command("seen", "203.0.113.7").stdout
+    )
+    # By the time at which they happened: the event received last is of the day before.
+    first, last = (
+        json.loads(command("seen", "203.0.113.0/29", "--json").stdout)[end]
+        for end in ("first", "last")
+    )
+    assert (first["event"]["time"][:10], last["event"]["time"][:10]) == ("2026-11-20", "2026-11-24")
+    assert last["index"] - first["index"] == 84  # 87 was received later.
     assert "0 events" in command("seen", "192.0.2.1").stderr
     assert command("seen", "somewhere").returncode == 2
 
@@ -368,7 +460,7 @@ def test_an_index_is_checked_and_made_anew(
     # As another Python, which folds words by other Unicode tables, would have built it.
     (copy / "index").mkdir()
     facts = dict.fromkeys(("earliest", "latest", "first_received", "last_received", "root"), "")
-    sealed = SealedSegment(SegmentRecord(**facts, terms=0, block_bytes=0), {}, [])
+    sealed = SealedSegment(SegmentRecord(**facts, terms=0, block_bytes=0), {}, [], [])
     data = encode_segment_file(0, sealed, analysis="3 unicode 3.2.0", entries=65_536)
     (copy / "index" / "00000000.segment").write_bytes(data)
     other = command("fsck", copy, "--json")

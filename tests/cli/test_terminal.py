@@ -16,7 +16,10 @@ from tests.cli.conftest import ORIGIN, Command, Ledger
 HOSTILE = "\x1b]0;owned\x07\x9b31m\u202etxt\u2028evil"
 EVENT = {
     "time": "2026-11-25T10:00:00Z",
-    "actor": {"id": HOSTILE, "type": HOSTILE},
+    "actor": {
+        **dict.fromkeys(("id", "type", "name", "session", "credential"), HOSTILE),
+        "on_behalf_of": {"id": HOSTILE, "type": HOSTILE, "name": HOSTILE},
+    },
     "action": "terminal.attacked",
     "outcome": "denied",
     "reason": HOSTILE,
@@ -50,6 +53,7 @@ def assert_harmless(output: str) -> None:
         ("show", "1", "--json"),
         ("query", "action:terminal.attacked"),
         ("query", "--json", "action:terminal.attacked"),
+        ("around", "1"),
         ("gaps", "--all"),
         ("gaps", "--json"),
     ],

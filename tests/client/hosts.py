@@ -32,12 +32,17 @@ def event_id(number: int) -> str:
 
 
 def entry(
-    number: int, *, actor: str = "u_1", at: int | None = None, id_: str | None = None
+    number: int,
+    *,
+    actor: str = "u_1",
+    at: int | None = None,
+    id_: str | None = None,
+    time: int = 0,
 ) -> bytes:
     """The leaf of an event; each is received a second after the one before it."""
     fields: dict[str, Any] = {
         "id": id_ or event_id(number),
-        "time": format_time(ENTRIES_SINCE_UNIX_US),
+        "time": format_time(ENTRIES_SINCE_UNIX_US + time * 10**6),
         "actor": {"id": actor},
         "action": "user.changed",
         "outcome": "success",

@@ -87,10 +87,10 @@ class Told:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-@pytest.mark.parametrize("order", ["oldest", "newest"])
+@pytest.mark.parametrize("order", ["oldest", "newest", "time", "time-newest"])
 def test_each_row_is_proven_against_one_head(format_: str, order: str) -> None:
     true = rows(format_)
-    told = Told(format_, b"".join(true if order == "oldest" else true[::-1]))
+    told = Told(format_, b"".join(true[::-1] if "newest" in order else true))
     exported = told.export(order=order)
     assert exported.rows == len(true)
     assert exported.head.checkpoint.tree_size == SIZE

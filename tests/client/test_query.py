@@ -237,6 +237,7 @@ def test_a_tail_goes_on_after_a_restart_without_a_gap(tmp_path: Path) -> None:
 # What a lying service can say, without sockets.
 
 LOG = SmallLog(entries(30))
+TIMED = SmallLog([leaf_of(number, time=number * 7 % 5) for number in range(30)])
 
 
 def page_of(indices: list[int], **changes: Any) -> dict[str, Any]:
@@ -254,16 +255,16 @@ def page_of(indices: list[int], **changes: Any) -> dict[str, Any]:
     }
 
 
-def found_event(index: int) -> dict[str, Any]:
-    leaf = LOG.leaves[index]
+def found_event(index: int, log: SmallLog = LOG) -> dict[str, Any]:
+    leaf = log.leaves[index]
     parts = json.loads(leaf)
     return {
         "index": index,
         "event": parts["event"],
         "received": parts["received"],
-        "leaf_hash": format_base64(LOG.leaf_hashes[index]),
+        "leaf_hash": format_base64(log.leaf_hashes[index]),
         "leaf": leaf.decode(),
-        "proof": format_proof(LOG.proof(index, 30)),
+        "proof": format_proof(log.proof(index, 30)),
     }
 
 
@@ -349,6 +350,24 @@ def test_a_page_of_another_order_or_beyond_its_limit_is_refused(
 def test_events_out_of_order_or_twice_are_refused(indices: list[int]) -> None:
     with pytest.raises(MalformedError, match="order"):
         run(ask_page(verify=False), page_of(indices))
+
+
+@pytest.mark.parametrize("order", ["time", "time-newest"])
+def test_a_page_by_time_is_held_against_the_times_of_its_events(order: str) -> None:
+    # 1 and 6 happened at the same time.
+    ascending = sorted([29, 3, 0, 6, 1], key=lambda index: (index * 7 % 5, index))
+    true = ascending if order == "time" else ascending[::-1]
+
+    def ask(indices: list[int]) -> list[int]:
+        events = [found_event(index, TIMED) for index in indices]
+        answer = {**page_of([], order=order), "events": events, "total": len(events)}
+        page, _ = run(ask_page(order=order, verify=False), answer)
+        return [entry.index for entry in page.entries]
+
+    assert ask(true) == true
+    for wrong in (true[::-1], [true[1], true[0], *true[2:]], [*true[:2], true[1]]):
+        with pytest.raises(MalformedError, match="order"):
+            ask(wrong)
 
 
 def test_an_event_past_the_tree_is_refused() -> None:

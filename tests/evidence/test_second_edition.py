@@ -1,5 +1,6 @@
 """A bundle verifies as it was written and repacked, and whatever is changed in it is named."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import pytest
 
 from docs.examples import verify_evidence
 from ledger_core.event.commitments import Opening, encode_salt
+from ledger_core.evidence import page as page_module
 from ledger_core.evidence import writer as writing
 from ledger_core.evidence.findings import Evidence
+from ledger_core.evidence.page import Asked, PageWriter
 from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.policy import format_policy, parse_policy
@@ -293,6 +296,36 @@ def forge_statement_without_proof(files: Files) -> None:
 
 def rewrite_query(files: Files) -> None:
     files["query.txt"] = b"actor:u_2\n"
+
+
+def test_the_page_tells_for_whom_and_by_which_session_and_credential_it_was_done() -> None:
+    hostile = "\x1b[31m\u202e<b>"
+    principal = {"type": "user", "id": f"u_88{hostile}", "name": "Kim"}
+    actor = {"id": "u_5", "session": "s_9", "credential": "tok_17", "on_behalf_of": principal}
+    page = PageWriter(
+        Asked(origin="log", tree_size=8, query="", token="reader", time="2026-11-25T02:03:36Z")
+    )
+    page.add(7, leaf_of({"action": "a.b", "outcome": "denied", "actor": actor}, at=0))
+    text = page.finish()
+    shown = "on behalf of user u_88\ufffd[31m\ufffd&lt;b&gt; Kim"
+    assert f"<td>u_5<br>{shown}<br>session s_9<br>credential tok_17</td>" in text
+    assert "\u202e" not in text
+
+
+def test_the_page_has_the_earliest_events_in_the_order_of_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(page_module, "ROWS_MAX", 3)
+    page = PageWriter(
+        Asked(origin="log", tree_size=8, query="", token="reader", time="2026-11-25T02:03:36Z")
+    )
+    times = ("05", "02", "09", "01", "02", "07")
+    for index, day in enumerate(times):
+        event = {"action": f"a.b{index}", "outcome": "denied", "actor": {"id": "u_1"}}
+        page.add(index, leaf_of({**event, "time": f"2026-11-{day}T00:00:00.000000Z"}, at=0))
+    text = page.finish()
+    assert re.findall(r"<td>a\.b(\d)<br>", text) == ["3", "1", "4"]
+    assert "The earliest 3 of 6 events" in text
 
 
 def rewrite_readme(files: Files) -> None:

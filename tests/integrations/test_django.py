@@ -415,6 +415,29 @@ def test_a_write_of_many_rows_of_another_manager_is_recorded_if_asked_for(orders
     assert updated["context"] == {"rows": 1}
 
 
+def test_the_name_beside_a_value_tells_that_it_is_a_secret(orders: Any) -> None:
+    secret = orders["events"]["secrets in a column of values"]
+    assert "s3cret" not in str(secret)
+    kinds = {"masked": "api-key"}
+    values = [
+        {side: change[side] for side in ("before", "after") if side in change}
+        for event in secret
+        for change in event.get("changes", [])
+        if change["path"] == "/value"
+    ]
+    assert values == [
+        {"after": kinds},
+        *[{"before": kinds, "after": kinds}] * 3,
+        {"before": kinds},
+        {"before": {"not_shown": True}, "after": {"not_shown": True}},
+        {"after": kinds},
+        {"before": kinds, "after": kinds},
+    ]
+    created, updated = orders["events"]["a column of values"]
+    assert {"path": "/value", "after": "dark"} in created["changes"]
+    assert updated["changes"] == [{"path": "/value", "before": "dark", "after": "light"}]
+
+
 def test_what_a_deletion_sets_in_other_rows_is_recorded(orders: Any) -> None:
     deleted, ended, emptied = orders["events"]["a deletion"]
     assert deleted["action"] == "orders.customer.deleted"

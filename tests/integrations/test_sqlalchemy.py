@@ -30,6 +30,13 @@ class Part(Base):
     place: Mapped[int] = mapped_column(primary_key=True)
 
 
+class Setting(Base):
+    __tablename__ = "settings"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str] = mapped_column("option")
+    value: Mapped[str]
+
+
 class Recorded:
     """Stands in for a recorder."""
 
@@ -148,3 +155,27 @@ def test_a_write_succeeds_without_a_recorder(
         session.commit()
         assert set(session.scalars(select(Order.state))) == {"sent"}
     assert "event_lost action=orders.updated error=RuntimeError" in caplog.text
+
+
+def test_the_name_beside_a_value_tells_that_it_is_a_secret(
+    engine: Engine, recorded: Recorded
+) -> None:
+    key = {"name": "api_key", "label": "key"}
+    with AuditedSession(engine) as session:
+        session.execute(insert(Setting).values(value="s3cret", **key))
+        session.execute(update(Setting).where(Setting.label == "key").values(value="s3cret too"))
+        session.bulk_update_mappings(Setting, [{"name": "api_key", "value": "s3cret again"}])
+        session.execute(
+            insert(Setting), [{"name": f"theme_{n}", "label": "x", "value": "x"} for n in range(33)]
+        )
+        session.execute(update(Setting).values(value="s3cret of many"))
+        session.execute(update(Setting).where(Setting.name == "theme_1").values(value="dark"))
+        session.commit()
+    changes = [changes for action, _, changes, _ in recorded.events if action.endswith("updated")]
+    assert changes == [
+        [{"path": "/value", "after": {"masked": "api-key"}}],
+        [{"path": "/value", "after": {"masked": "api-key"}}],
+        [{"path": "/value", "after": {"not_shown": True}}],
+        [{"path": "/value", "after": "dark"}],
+    ]
+    assert "s3cret" not in str(recorded.events)

@@ -28,6 +28,15 @@ def matching_indices(query: Expression, entries: Sequence[JSON], *, now_unix_us:
     return [i for i, entry in enumerate(entries) if holds(query, i, entry, now_unix_us)]
 
 
+def in_order(indices: Sequence[int], entries: Sequence[JSON], order: str) -> list[int]:
+    """Indices in an order: of receipt, or of the events' own times, the index second."""
+    return sorted(
+        indices,
+        key=lambda i: (unix_us(entries[i]["event"]["time"]), i) if "time" in order else i,
+        reverse="newest" in order,
+    )
+
+
 def holds(query: Expression, index: int, entry: JSON, now: int) -> bool:
     """Whether a query holds for one entry."""
     match query:

@@ -11,18 +11,22 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from ledger.query import event_times
 from ledger.query.budget import QueryLimits
+from ledger.query.cursor import ORDERS
 from ledger.query.engine import QueryEngine
 from ledger.query.evaluator import WINDOW_SEGMENTS
 from ledger.query.facets import FACET_VALUES_MAX
 from ledger.query.segment_builder import SegmentBuilder
+from ledger.store.index import time_column
 from ledger.store.index.index_store import IndexStore, IndexWriter
 from ledger.store.log import LogStore
 from ledger.store.writer import NewEntry
 from ledger_core.query.ast import Expression, Is, all_of
 from ledger_core.query.fields import FACETS
+from ledger_core.query.order import Order
 from tests.query.events import TENANTS, make_entries, make_log, random_event
-from tests.query.oracle import JSON, facet_counts, matching_indices
+from tests.query.oracle import JSON, facet_counts, in_order, matching_indices
 from tests.query.queries import ENTRIES, NOW_UNIX_US, QUERIES
 
 SEGMENT_ENTRIES = 64
@@ -96,19 +100,21 @@ def case(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Case]:
     setup: Setup = request.param
-    made = Case(tmp_path_factory.mktemp("log"), entries, setup)
-    yield made
-    made.close()
+    with pytest.MonkeyPatch.context() as patch:
+        # So that a segment has several blocks of times.
+        for module in (time_column, event_times):
+            patch.setattr(module, "BLOCK_ENTRIES", 10)
+        made = Case(tmp_path_factory.mktemp("log"), entries, setup)
+        yield made
+        made.close()
 
 
 @EXAMPLES
-@given(query=QUERIES, order=st.sampled_from(("newest", "oldest")), limit=st.integers(1, 80))
+@given(query=QUERIES, order=st.sampled_from(ORDERS), limit=st.integers(1, 80))
 def test_pages_hold_every_match_once_and_in_order(
-    case: Case, query: Expression, order: str, limit: int
+    case: Case, query: Expression, order: Order, limit: int
 ) -> None:
-    expected = case.expected(query)
-    if order == "newest":
-        expected.reverse()
+    expected = in_order(case.expected(query), case.events, order)
     found: list[int] = []
     cursor = None
     while True:
@@ -117,7 +123,7 @@ def test_pages_hold_every_match_once_and_in_order(
             tenant=None,
             now_unix_us=NOW_UNIX_US,
             limit=limit,
-            order="newest" if order == "newest" else "oldest",
+            order=order,
             cursor=cursor,
         )
         assert answer.total == len(expected)
@@ -135,11 +141,11 @@ def test_pages_hold_every_match_once_and_in_order(
 
 
 @EXAMPLES
-@given(query=QUERIES)
+@given(query=QUERIES, order=st.sampled_from(ORDERS))
 def test_a_page_cut_short_by_the_row_limit_goes_on_where_it_stopped(
-    case: Case, query: Expression
+    case: Case, query: Expression, order: Order
 ) -> None:
-    expected = case.expected(query)
+    expected = in_order(case.expected(query), case.events, order)
     found: list[int] = []
     cursor = None
     pages = 0
@@ -149,7 +155,7 @@ def test_a_page_cut_short_by_the_row_limit_goes_on_where_it_stopped(
             tenant=None,
             now_unix_us=NOW_UNIX_US,
             limit=40,
-            order="oldest",
+            order=order,
             cursor=cursor,
             limits=QueryLimits(rows_scanned=25),
         )
@@ -168,9 +174,9 @@ def test_a_page_cut_short_by_the_row_limit_goes_on_where_it_stopped(
 
 
 @EXAMPLES
-@given(query=QUERIES, tenant=st.sampled_from(TENANTS))
+@given(query=QUERIES, tenant=st.sampled_from(TENANTS), order=st.sampled_from(ORDERS))
 def test_a_bound_tenant_sees_its_own_entries_alone(
-    case: Case, query: Expression, tenant: str
+    case: Case, query: Expression, tenant: str, order: Order
 ) -> None:
     expected = case.expected(all_of([Is("tenant", tenant), query]))
     answer = case.engine.search(
@@ -178,8 +184,9 @@ def test_a_bound_tenant_sees_its_own_entries_alone(
     )
     assert [row.index for row in answer.rows] == expected
     assert answer.total == len(expected)
-    batches = case.engine.row_batches(query, tenant=tenant, now_unix_us=NOW_UNIX_US)
-    assert [row.index for batch in batches for row in batch] == expected
+    batches = case.engine.row_batches(query, tenant=tenant, now_unix_us=NOW_UNIX_US, order=order)
+    rows = [row.index for batch in batches for row in batch]
+    assert rows == in_order(expected, case.events, order)
     matches = case.engine.matcher(query, tenant=tenant, now_unix_us=NOW_UNIX_US)
     assert [i for i, leaf in enumerate(case.leaves) if matches(i, leaf)] == expected
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ledger.query.budget import QUICK_S, SLOW_S, Budget, QueryCancelledError, QueryLimits
-from ledger.query.cursor import Order
+from ledger.query.cursor import IndexOrder
 from ledger.query.engine import QueryEngine
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.open_segments import SLICES_JOINED, TIER_ENTRIES, OpenSegments
@@ -80,7 +80,7 @@ def engine_of(
 
 
 @pytest.mark.parametrize("order", ["newest", "oldest"])
-def test_windows_grow_while_they_are_quick_and_shrink_when_they_are_slow(order: Order) -> None:
+def test_windows_grow_while_they_are_quick_and_shrink_when_they_are_slow(order: IndexOrder) -> None:
     now_s = [0.0]
     budget = Budget(QueryLimits(), lambda: now_s[0])
     took_s = [0.0] * 4 + [QUICK_S] * 2 + [SLOW_S * 2] * 4 + [0.0] * 100
@@ -95,7 +95,7 @@ def test_windows_grow_while_they_are_quick_and_shrink_when_they_are_slow(order: 
 
 @pytest.mark.parametrize("order", ["newest", "oldest"])
 def test_the_time_ends_an_evaluation_and_the_next_page_goes_on(
-    log: LogWriter, index: IndexStore, order: Order
+    log: LogWriter, index: IndexStore, order: IndexOrder
 ) -> None:
     found: list[int] = []
     cursor, pages = None, 0
@@ -216,7 +216,7 @@ def test_other_queries_are_answered_in_the_middle_of_a_heavy_one(log: LogWriter)
 @pytest.mark.parametrize("order", ["newest", "oldest"])
 @pytest.mark.parametrize("query", [EVERYTHING, Is("reason", "none"), Is("actor", "u_1")])
 def test_rows_come_in_small_batches_and_empty_ones_while_none_is_found(
-    log: LogWriter, index: IndexStore, query: Expression, order: Order
+    log: LogWriter, index: IndexStore, query: Expression, order: IndexOrder
 ) -> None:
     engine = engine_of(log.store, index)
     batches = list(engine.row_batches(query, tenant=None, now_unix_us=NOW_UNIX_US, order=order))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ledger.query.cursor import Order
-from ledger.query.engine import Answer, QueryEngine, Row
+from ledger.query.answer import Answer, Row
+from ledger.query.cursor import IndexOrder
+from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import SegmentBuilder, reindex
 from ledger.store import keyspace
 from ledger.store.index.index_store import IndexStore, IndexWriter
@@ -76,7 +77,9 @@ class Case:
         index = IndexStore(path / "index", segment_entries=SEGMENT_ENTRIES, sets_aside=True)
         self.engine = QueryEngine(self.log, index, segment_entries=SEGMENT_ENTRIES)
 
-    def search(self, query: Expression, order: Order, cursor: str | None, limit: int) -> Answer:
+    def search(
+        self, query: Expression, order: IndexOrder, cursor: str | None, limit: int
+    ) -> Answer:
         return self.engine.search(
             query,
             tenant=None,
@@ -105,7 +108,7 @@ def readable(indices: Sequence[int]) -> list[int]:
 @pytest.mark.parametrize("limit", [7, 300])
 @pytest.mark.parametrize("query", QUERIES, ids=str)
 def test_the_pages_of_every_query_hold_the_rest_and_say_that_they_are_not_complete(
-    case: Case, query: Expression, limit: int, order: Order
+    case: Case, query: Expression, limit: int, order: IndexOrder
 ) -> None:
     expected = readable(matching_indices(query, case.events, now_unix_us=NOW_UNIX_US))
     found: list[int] = []

@@ -9,7 +9,7 @@ import pytest
 from pyroaring import BitMap
 
 from ledger.query.budget import Budget, QueryLimits
-from ledger.query.cursor import Order
+from ledger.query.cursor import IndexOrder
 from ledger.query.evaluator import WINDOW_SEGMENTS, Window
 from ledger.query.executor import PageRun, QueryScope
 from ledger.query.leaf_cache import LeafCache
@@ -19,7 +19,7 @@ from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 
 WINDOW_ENTRIES: Final = WINDOW_SEGMENTS * SEGMENT_ENTRIES_MAX
 TREE_SIZE: Final = 2 * WINDOW_ENTRIES + 5
-ORDERS: Final[tuple[Order, ...]] = ("newest", "oldest")
+ORDERS: Final[tuple[IndexOrder, ...]] = ("newest", "oldest")
 
 
 class EmptyLeaves:
@@ -102,7 +102,7 @@ def test_members_and_indices_agree_at_every_edge_of_a_window(number: int) -> Non
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_page_goes_over_the_edges_of_windows_without_a_gap(order: Order) -> None:
+def test_a_page_goes_over_the_edges_of_windows_without_a_gap(order: IndexOrder) -> None:
     expected = [index for index in EDGES if index < TREE_SIZE]
     if order == "newest":
         expected.reverse()
@@ -121,7 +121,7 @@ def test_a_page_goes_over_the_edges_of_windows_without_a_gap(order: Order) -> No
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("rows", [0, 1, 2, 5, 6, 255, 256, 257])
-def test_a_page_that_runs_out_of_rows_says_where_to_go_on(order: Order, rows: int) -> None:
+def test_a_page_that_runs_out_of_rows_says_where_to_go_on(order: IndexOrder, rows: int) -> None:
     run = run_of(scope_of(Unknown()), order, limit=1000, limits=QueryLimits(rows_scanned=rows))
     last = TREE_SIZE - 1
     expected = [last - n if order == "newest" else n for n in range(rows)]
@@ -132,7 +132,7 @@ def test_a_page_that_runs_out_of_rows_says_where_to_go_on(order: Order, rows: in
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_match_beyond_the_first_unread_row_waits_for_the_next_page(order: Order) -> None:
+def test_a_match_beyond_the_first_unread_row_waits_for_the_next_page(order: IndexOrder) -> None:
     edges = (0, 1, WINDOW_ENTRIES - 1)
     # The plan is sure of the edges of the first window, and one row may be read between them.
     node = Union((Entries(edges), Unknown()))
@@ -146,7 +146,7 @@ def test_a_match_beyond_the_first_unread_row_waits_for_the_next_page(order: Orde
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_the_first_row_that_was_not_read_is_the_first_of_the_next_page(order: Order) -> None:
+def test_the_first_row_that_was_not_read_is_the_first_of_the_next_page(order: IndexOrder) -> None:
     scope = scope_of(Unknown(), matches=lambda index, _leaf: index % 2 == 0, tree_size=600)
     found: list[int] = []
     position: int | None = None
@@ -161,7 +161,7 @@ def test_the_first_row_that_was_not_read_is_the_first_of_the_next_page(order: Or
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_no_row_is_read_once_the_time_is_up(order: Order) -> None:
+def test_no_row_is_read_once_the_time_is_up(order: IndexOrder) -> None:
     # The budget begins, a window begins, the window may be read, its rows may not.
     seconds = iter([0.0, 0.0, 4.9, *[5.0] * 10])
     read: list[int] = []

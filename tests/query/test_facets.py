@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ledger.query import facets
-from ledger.query.engine import Answer, QueryEngine
+from ledger.query.answer import Answer
+from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import reindex
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ledger.query.answer import Answer
 from ledger.query.budget import QueryLimits
-from ledger.query.engine import Answer, QueryEngine
+from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import SegmentBuilder, check_index, reindex
 from ledger.store.index.index_store import IndexStore, IndexWriter
 from ledger.store.index.segment_file import MAGIC, DamagedSegmentError

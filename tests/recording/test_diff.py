@@ -422,3 +422,59 @@ def test_an_object_whose_attributes_raise_is_one_of_unknown_class() -> None:
     assert diff({"value": Failing(1)}, {"value": Failing(2)})
     with pytest.raises(TypeError, match="no state that is known"):
         snapshot(Detached("Rome"))
+
+
+@dataclasses.dataclass
+class Setting:
+    name: str
+    value: str
+
+
+@dataclasses.dataclass
+class ApiKey:
+    value: str
+    owner: str = "jo"
+
+
+@pytest.mark.parametrize("name", ["api_key", "SMTP-Password", "stripe.secret_key"])
+@pytest.mark.parametrize("as_mapping", [False, True])
+def test_a_value_beside_the_name_of_a_secret_is_masked(name: str, as_mapping: bool) -> None:
+    before, after = Setting(name, "s3cret"), Setting(name, "s3cret too")
+    states = map(dataclasses.asdict, (before, after)) if as_mapping else (before, after)
+    (change,) = diff(*states)
+    assert change["path"] == "/value"
+    assert change["before"] == change["after"]
+    assert change["after"].keys() == {"masked"}
+    made = {change["path"]: change for change in diff(None, after)}
+    assert made["/value"].keys() == {"path", "after"}
+    assert "s3cret" not in str(made)
+    (nested,) = diff(
+        {"smtp": {"key": name, "old_value": 1}}, {"smtp": {"key": name, "old_value": 2}}
+    )
+    assert nested == {
+        "path": "/smtp/old_value",
+        "before": change["after"],
+        "after": change["after"],
+    }
+
+
+def test_a_value_of_a_class_of_secrets_is_masked() -> None:
+    key = ApiKey("s3cret")
+    before = snapshot(key)
+    key.value = "s3cret too"
+    (change,) = diff(before, key)
+    assert change == {
+        "path": "/value",
+        "before": {"masked": "api-key"},
+        "after": {"masked": "api-key"},
+    }
+
+
+def test_a_value_beside_another_name_is_shown() -> None:
+    assert diff(Setting("theme", "dark"), Setting("theme", "light")) == [
+        {"path": "/value", "before": "dark", "after": "light"}
+    ]
+    # No secret: an empty one, and yes or no.
+    assert diff({"name": "api_key", "value": ""}, {"name": "api_key", "value": True}) == [
+        {"path": "/value", "before": "", "after": True}
+    ]

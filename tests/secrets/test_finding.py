@@ -58,6 +58,11 @@ def test_a_value_is_secret_by_its_key_or_passes(row: dict[str, Any]) -> None:
     assert [hit.path for hit in deep] == ([f"context.a[0].b.{key}"] if rule else [])
     pair = _found(event_with(context={"parameters": [{"name": key, "value": value}]}))
     assert [hit.rule for hit in pair] == expected
+    beside = {"path": "/row/new_value", "before": value, "after": value}
+    named = {"path": "/row/name", "after": key}
+    row_of = _found(event_with(changes=[beside, named, {**beside, "path": "/value"}]))
+    assert [hit.rule for hit in row_of] == expected * 2
+    assert all(hit.path.startswith("changes[0].") for hit in row_of)
     change = _found(event_with(changes=[{"path": f"/user/{key}", "before": value, "after": value}]))
     assert [hit.path for hit in change] == (
         ["changes[0].before", "changes[0].after"] if rule else []
@@ -275,3 +280,29 @@ def test_a_long_json_text_with_one_password_keeps_what_happened() -> None:
     assert mask(event_with(reason=cut))["reason"] == "masked.password"
     key = "-----BEGIN PRIVATE " + "KEY-----\nMIIB" + "A" * 300
     assert mask(event_with(reason=PROSE + key))["reason"] == f"{PROSE}masked.pem-private-key"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['\n {"password": ["hunter2"]}', '\ufeff{"db": {"password": {"a": "hunter2"}}}',
+     'body={"password": ["hunter2"]}', 'body={"db": {"password": {"a": "hunter2"}}} and',
+     '{"a": 1}\n{"password": ["hunter2"]}', '{"password": ["hunter2"]} and',
+     "{'password': 'hunter2'}", "{'password': [\"hunter2\"]}",
+     '{"password": {"masked": "hunter2"}} and',
+     "{\"password\": \"it's hunter2\", \"cut", "{'password': 'a\\'hunter2', 'cut",
+     r'body={"password": "a\"hunter2"}', r'body={\"password\": \"a\\\"hunter2\"}'],
+)  # fmt: skip
+def test_a_secret_in_json_with_other_text_around_it_is_masked_whole(text: str) -> None:
+    for value in (text, f"{text} {PROSE}", f"{PROSE} {text}"):
+        event = event_with(context={"line": value})
+        assert [hit.rule for hit in _found(event)] == ["password"]
+        assert "hunter2" not in json.dumps(mask(event))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['body={"password": {"masked": "password"}, "otp": {}, "token": [ ]} and',
+     "{'password': None, 'otp': ''} and", "the 'password' is: missing"],
+)  # fmt: skip
+def test_masks_and_empty_values_in_json_with_other_text_around_it_are_no_secrets(text: str) -> None:
+    assert _found(event_with(context={"line": text})) == ()

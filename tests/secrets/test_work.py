@@ -69,6 +69,17 @@ KINDS: dict[str, Callable[[int], str]] = {
     "harmless headers": lambda n: "bearer abcdefghijklmnopqrstuv " * (n // 30),
     "a long prefix": lambda n: f"bearer {'a' * n}",
     "members in other text": lambda n: 'x "otp": null, ' * (n // 15),
+    "members with objects": lambda n: 'x "otp": {  ' * (n // 13),
+    "objects without an end": lambda n: 'x "otp": {' + " " * n,
+    "members with escaped quotes": lambda n: 'x "otp": "***' + r"\"" * (n // 2),
+    "members in Python's notation": lambda n: "x 'otp': '', " * (n // 13),
+    "many names and values in one object": lambda n: json.dumps(
+        {f"name{chr(0x200B + at)}": "otp" for at in range(4)}
+        | {"name" + "\u200b" * at: "otp" for at in range(int((n // 6) ** 0.5))}
+        | {"value" + "\u200b" * at: "" for at in range(int((n // 6) ** 0.5))},
+        ensure_ascii=False,
+    ),
+    "letters before invisible characters": lambda n: f"x\u200b{'4' * 16}y" * (n // 20),
     "quotes": lambda n: '"otp"' * (n // 5),
     "blanks after names": lambda n: ('"otp"' + " " * 500) * (n // 505),
     "pairs in lists": lambda n: json.dumps([["otp", ""]] * (n // 12)),

@@ -14,8 +14,9 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from ledger.demo.data import QUESTIONS, bad_week
+from ledger.query.answer import Answer, Row
 from ledger.query.budget import IsCancelled, QueryLimits
-from ledger.query.engine import Answer, QueryEngine, Row
+from ledger.query.engine import QueryEngine
 from ledger.service.query_pool import QueryPool
 from ledger.service.routes import search as search_routes
 from ledger.service.routes.search import seen_answer

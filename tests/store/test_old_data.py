@@ -4,14 +4,24 @@ import json
 import subprocess
 import sys
 import tarfile
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ledger.query.segment_builder import SegmentBuilder, check_index
+from ledger.service.data_dir import DirectoryPaths, open_private
+from ledger.service.old_values import bind_old_values
+from ledger.service.private_fields import PrivateFields, opened_values
+from ledger.service.token_admin import make_token
+from ledger.store import keyspace
+from ledger.store.erasable_values import PrivateStore, event_key
 from ledger.store.index.index_store import IndexStore, IndexWriter
 from ledger.store.log import LogStore
+from ledger.store.tokens import TokenScope
 from ledger_client import LedgerClient
+from ledger_core.event.commitments import Commitment, Opening, encode_salt
 from ledger_core.tlog.policy import parse_policy
 from tests.service.check_log import check_log
 from tests.service.serving import event, serving
@@ -81,3 +91,78 @@ def test_an_old_ledger_is_read_searched_appended_to_cosigned_and_erased_from(old
             assert receipt.head.cosignatures
             assert served.ask("/v1/events/0", token="revoked").status == 401
             check_log(served.url, tokens["admin"], parse_policy(policy.read_bytes()))
+
+
+def _commitment(entry: dict[str, Any]) -> dict[str, str]:
+    commitment: dict[str, str] = entry["event"]["context"]["diagnosis"]
+    return commitment
+
+
+def test_a_copied_commitment_of_an_old_ledger_opens_nothing_in_another_event(old: Path) -> None:
+    ledger = old / "ledger"
+    tokens = json.loads((old / "tokens.json").read_text(encoding="utf-8"))
+    for name, tenant in (("evil", "evil"), ("reader", None)):
+        scopes: tuple[TokenScope, ...] = ("append", "read", "private")
+        tokens[name] = make_token(ledger, name=name, scopes=scopes, tenant=tenant)
+    found = f"/v1/events/{_event_id(300)}"
+    with serving(ledger, tokens) as served:
+        commitment = _commitment(served.ask(found).json())
+        for token, tenant in (("evil", "evil"), ("reader", None)):
+            copied = event(context={"diagnosis": commitment}, tenant=tenant)
+            assert served.append(copied, token=token).status == 200
+            answer = served.ask(f"/v1/events/{copied['id']}", token=token).json()
+            assert _commitment(answer) == commitment
+            assert not answer.get("private")
+        (opening,) = served.ask(found, token="reader").json()["private"]
+        assert opening["value"] == "F41.1"
+    with serving(ledger, tokens) as served:
+        assert served.ask(found).json()["private"] == [opening]
+
+
+def test_old_values_open_nothing_while_the_event_that_they_came_with_can_not_be_read(
+    old: Path,
+) -> None:
+    paths = DirectoryPaths(old / "ledger")
+    with closing(LogStore.open(paths.log, readonly=False)) as log:
+        leaf = log.leaf(log.index_of(bytes.fromhex(_event_id(300).replace("-", ""))) or 0) or b""
+        key = keyspace.bundle_key(0)
+        with log.environment.write() as transaction:
+            row = transaction.require(keyspace.ENTRIES, key)
+            transaction.put(keyspace.ENTRIES, key, bytes(len(row)))
+        with closing(_private(paths)) as store:
+            bind_old_values(store, log)
+            fields = PrivateFields(store, (), log.index_for)
+            assert not store.is_bound
+            assert opened_values(fields, leaf) == []
+            with log.environment.write() as transaction:
+                transaction.put(keyspace.ENTRIES, key, row)
+    with closing(LogStore.open(paths.log)) as log, closing(_private(paths)) as store:
+        bind_old_values(store, log)
+        assert store.is_bound
+        assert not store.unbound()
+        ((_, opening),) = opened_values(PrivateFields(store, (), log.index_for), leaf)
+        assert opening.value == "F41.1"
+        assert store.count("u_kept") == 1
+
+
+def test_an_old_value_whose_event_was_never_logged_opens_nothing_and_is_erased(old: Path) -> None:
+    paths = DirectoryPaths(old / "ledger")
+    never = Opening("/context/diagnosis", "u_never", encode_salt(bytes(32)), "F41.2")
+    with closing(_private(paths)) as store, closing(LogStore.open(paths.log)) as log:
+        store.put([(b"", never)])
+        bind_old_values(store, log)
+        assert store.is_bound
+        key = event_key(_event_id(1), None)
+        assert store.find(Commitment(never.path, never.commitment), key) is None
+        assert store.count("u_never") == 1
+        store.erase("u_never", event_json=b"{}")
+        assert store.count("u_never") == 0
+        assert not store.unbound()
+
+
+def _private(paths: DirectoryPaths) -> PrivateStore:
+    return open_private(paths, make_key=lambda: b"")
+
+
+def _event_id(number: int) -> str:
+    return f"00000000-0000-7000-8000-{number:012x}"

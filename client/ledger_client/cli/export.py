@@ -12,10 +12,11 @@ from ledger_client.cli.client_options import (
     refuse_existing,
 )
 from ledger_client.cli.console import counted, json_option, note, print_json
-from ledger_client.cli.query import explained
+from ledger_client.cli.query import explained, order_option
 from ledger_client.cli.verify import evidence_verdict, head_verdict, note_findings
 from ledger_client.plans.export import proof_path
 from ledger_client.plans.export_proof import Format
+from ledger_client.plans.search import Order
 
 ENDINGS = {"jsonl": "jsonl", "csv": "csv", "evidence": "zip"}
 
@@ -37,6 +38,7 @@ ENDINGS = {"jsonl": "jsonl", "csv": "csv", "evidence": "zip"}
     type=NEW_FILE,
     help="The file. Default: events.jsonl, events.csv or events.zip.",
 )
+@order_option("oldest")
 @click.option("--force", is_flag=True, help="Replace the files if they exist.")
 @click.option(
     "--unverified",
@@ -58,6 +60,7 @@ def command(
     connection: Connection,
     format_: str,
     output: Path | None,
+    order: Order,
     force: bool,
     unverified: bool,
     case: str | None,
@@ -65,7 +68,7 @@ def command(
     disclose: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Write all events that a query finds to a file, the oldest first.
+    """Write all events that a query finds to a file, the oldest first by index or by time.
 
     The file appears only when it is complete and verified. The proofs of JSON lines and CSV are
     beside it, in FILE.proof. Of evidence the log records who exported it, when, and why. `ledger
@@ -84,7 +87,7 @@ def command(
         raise click.UsageError("Use --case, --reason and --disclose with --format evidence.")
     kind: Format = "csv" if format_ == "csv" else "jsonl"
     with connection.open() as ledger, explained(query):
-        exported = ledger.export(query, output, format=kind, verify=not unverified)
+        exported = ledger.export(query, output, format=kind, order=order, verify=not unverified)
     proofs = None if exported.head is None else str(proof_path(output))
     if as_json:
         head = None if exported.head is None else head_verdict(exported.head)

@@ -28,17 +28,23 @@ limit_option = click.option(
     help="Minutes before the event, and after it.",
 )
 @limit_option
+@order_option("time")
 @renderer_options
 def around(
-    reference: str, connection: Connection, minutes: int, limit: int | None, renderer: Renderer
+    reference: str,
+    connection: Connection,
+    minutes: int,
+    limit: int | None,
+    order: Order,
+    renderer: Renderer,
 ) -> None:
-    """Show what else happened around an event, the oldest first.
+    """Show what else happened around an event, in the order in which it happened.
 
     That is: by the same actor or session, from the same address, or to the same target. Each event
     is verified; `because` names what it shares with the first.
     """
     with connection.open() as ledger:
-        found = ledger.around(parse_reference(reference), minutes=minutes, limit=limit)
+        found = ledger.around(parse_reference(reference), minutes=minutes, order=order, limit=limit)
         shown = renderer.show_all(found)
     note(f"{counted(shown, 'event')} within {counted(minutes, 'minute')} of it")
 
@@ -47,7 +53,7 @@ def around(
 @click.argument("actor")
 @connection_options
 @limit_option
-@order_option
+@order_option("time-newest")
 @renderer_options
 def timeline(
     actor: str, connection: Connection, limit: int | None, order: Order, renderer: Renderer
@@ -68,7 +74,11 @@ def timeline(
 @connection_options
 @json_option
 def seen(source: str, connection: Connection, as_json: bool) -> None:
-    """Show the first and the last event from an address or a network, and count its actions."""
+    """Show the first and the last event from an address or a network, and count its actions.
+
+    First and last by the time at which they happened; the ledger's own clock says beside it when
+    they were received.
+    """
     with connection.open() as ledger, explained(source):
         found = ledger.seen(source)
         nothing = None
@@ -76,14 +86,21 @@ def seen(source: str, connection: Connection, as_json: bool) -> None:
             nothing = ledger.search(format_query(pivots.from_source(source)), limit=0)
     if as_json:
         first, last = (
-            end and {"index": end.index, "event": end.event} for end in (found.first, found.last)
+            end and {"index": end.index, "event": end.event, "received": end.received}
+            for end in (found.first, found.last)
         )
         actions = dict(found.actions.counts)
-        counts = {"source": found.source, "total": found.total}
+        counts = {
+            "source": found.source,
+            "total": found.total,
+            "is_total_exact": found.is_total_exact,
+        }
         print_json({**counts, "first": first, "last": last, "actions": actions})
         return
     if found.first and found.last:
         table().show_all({end.index: end for end in (found.first, found.last)}.values())
+        for name, end in (("first", found.first), ("last", found.last)):
+            click.echo(f"{name:5}  happened {end.event.time}  received {end.received.time}")
         show_counts("actions", found.actions.counts)
     total = counted(found.total, "event")
     note(f"{'' if found.is_total_exact else 'at least '}{total} from {source}")

@@ -1,8 +1,8 @@
 """`ledger query`: find, count or follow events, each verified before it is shown."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, TypeVar, get_args
 
 import click
 
@@ -18,14 +18,19 @@ from ledger_core.tlog.tile import TILE_WIDTH
 
 SHOWN_MAX = 50
 Unit = Literal["hour", "day"]
+FC = TypeVar("FC", bound=Callable[..., object])
 
-order_option = click.option(
-    "--order",
-    type=click.Choice(("newest", "oldest")),
-    default="newest",
-    show_default=True,
-    help="Which events come first.",
-)
+
+def order_option(default: Order) -> Callable[[FC], FC]:
+    """Adds --order."""
+    return click.option(
+        "--order",
+        type=click.Choice(get_args(Order)),
+        default=default,
+        show_default=True,
+        help="Which events come first: by index, that is by receipt, or by when they happened, the"
+        " earliest (time) or the latest first.",
+    )
 
 
 @click.command("query")
@@ -36,7 +41,7 @@ order_option = click.option(
     type=click.IntRange(min=0),
     help=f"At most so many events. Default: {SHOWN_MAX} as a table, otherwise all.",
 )
-@order_option
+@order_option("newest")
 @renderer_options
 @click.option(
     "--unverified",

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Literal
@@ -21,10 +21,14 @@ BAR_CHARS = 40
 VALUE_CHARS: Final = 80
 """The widest column of values; a longer value moves its own count to the right."""
 COLOURS = {"success": "green", "failure": "yellow", "denied": "red", "unknown": "magenta"}
-HEADINGS = ("index", "time", "actor", "action", "outcome", "target", "source")
-FOLLOWED_WIDTHS = (8, 20, 20, 24, 7, 30, 15)
-"""Of the columns, where the entries to come are not known yet."""
-OUTCOME_COLUMN = HEADINGS.index("outcome")
+WIDTHS: Final = {
+    "index": 8, "time": 20, "actor": 20, "on_behalf_of": 0, "session": 0, "credential": 0,
+    "action": 24, "outcome": 7, "target": 30, "source": 15, "because": 0,
+}  # fmt: skip
+"""The columns of a table, and their widths where the entries to come are not known yet.
+
+A column of width 0 is there from the first entry on that has something in it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,36 +103,40 @@ def _show_csv(entries: Sequence[Entry], shown: int) -> None:
 
 
 class _Table:
-    """A line for each entry. A column is as wide as its widest cell so far: it only grows."""
+    """A line for each entry. A column is as wide as its widest cell so far: it only grows.
+
+    The heading is printed again when another column is needed.
+    """
 
     def __init__(self) -> None:
-        self._widths = [0] * (len(HEADINGS) + 1)
+        self._widths = {name: len(name) for name, width in WIDTHS.items() if width}
 
     def show_heading(self) -> None:
         """Print the heading before the first entry is known."""
-        self._widths = [*FOLLOWED_WIDTHS, 0]
-        self._print((*HEADINGS, ""))
+        self._widths = {name: width for name, width in WIDTHS.items() if width}
+        self._print_heading()
 
     def show(self, entries: Sequence[Entry], shown: int) -> None:
         """Print entries; before the first ones, a heading."""
-        headings = (*HEADINGS, "because" if any(entry.because for entry in entries) else "")
-        rows = [_cells(entry) for entry in entries]
-        if not shown and rows:
-            rows.insert(0, headings)
-        for column, width in enumerate(self._widths):
-            self._widths[column] = max(width, *(len(row[column]) for row in rows), 0)
+        rows, known = [_cells(entry) for entry in entries], self._widths
+        self._widths = {
+            name: max(known.get(name, len(name)), *(len(row[name]) for row in rows), 0)
+            for name in WIDTHS
+            if name in known or any(row[name] for row in rows)
+        }
+        if rows and (not shown or len(self._widths) > len(known)):
+            self._print_heading()
         for row in rows:
-            self._print(row)
+            padded = self._padded(row)
+            padded["outcome"] = click.style(padded["outcome"], fg=COLOURS[row["outcome"]])
+            click.echo("  ".join(padded.values()).rstrip())
 
-    def _print(self, row: tuple[str, ...]) -> None:
-        padded = [f"{cell:{width}}" for cell, width in zip(row, self._widths, strict=True)]
-        if row[:-1] == HEADINGS:
-            click.secho("  ".join(padded).rstrip(), dim=True)
-            return
-        padded[OUTCOME_COLUMN] = click.style(
-            padded[OUTCOME_COLUMN], fg=COLOURS[row[OUTCOME_COLUMN]]
-        )
-        click.echo("  ".join(padded).rstrip())
+    def _print_heading(self) -> None:
+        names = self._padded({name: name for name in self._widths})
+        click.secho("  ".join(names.values()).rstrip(), dim=True)
+
+    def _padded(self, row: Mapping[str, str]) -> dict[str, str]:
+        return {name: f"{row[name]:{width}}" for name, width in self._widths.items()}
 
 
 def table() -> Renderer:
@@ -137,23 +145,27 @@ def table() -> Renderer:
     return Renderer("table", made.show, made.show_heading)
 
 
-def _cells(entry: Entry) -> tuple[str, ...]:
-    event = entry.event
+def _cells(entry: Entry) -> dict[str, str]:
+    event, actor = entry.event, entry.event.actor
     source = event.source or None
+    principal = actor.on_behalf_of or None
     targets = [":".join(filter(None, (each.type or "", each.id))) for each in event.targets or ()]
     more = f" +{len(targets) - TARGETS_SHOWN}" if len(targets) > TARGETS_SHOWN else ""
     time = (event.time or "").partition(".")[0]
     cells = (
         str(entry.index),
         f"{time}Z",
-        event.actor.id,
+        actor.id,
+        principal.id if principal else "",
+        actor.session or "",
+        actor.credential or "",
         event.action,
         event.outcome,
         ", ".join(targets[:TARGETS_SHOWN]) + more,
         (source and (source.ip or source.service)) or "",
         ", ".join(entry.because),
     )
-    return tuple(_short(printable(cell)) for cell in cells)
+    return {name: _short(printable(cell)) for name, cell in zip(WIDTHS, cells, strict=True)}
 
 
 def _short(text: str) -> str:

@@ -21,7 +21,7 @@ from ledger_client.cli.console import (
 from ledger_client.plans.export import proof_path
 from ledger_client.plans.export_proof import check_export
 from ledger_core.event.canonical import Leaf, parse_leaf
-from ledger_core.event.model import Event
+from ledger_core.event.model import Event, Principal
 from ledger_core.evidence.findings import Evidence, StatedExport
 from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.errors import VerificationError
@@ -318,16 +318,23 @@ def event_fields(event: Event) -> dict[str, object]:
     where = source and " ".join(
         str(part) for part in (source.ip, source.service, source.user_agent) if part
     )
-    targets = [" ".join(filter(None, (t.type or "", t.id))) for t in event.targets or ()]
+    actor, targets = event.actor, [*map(_principal, event.targets or ())]
     if len(targets) > TARGETS_SHOWN:
         targets[TARGETS_SHOWN:] = [f"and {len(targets) - TARGETS_SHOWN} more"]
     return {
         "id": event.id or None,
         "time": event.time or None,
-        "who": " ".join(filter(None, (event.actor.type or "", event.actor.id))),
+        "who": _principal(actor),
+        "on behalf of": _principal(actor.on_behalf_of) if actor.on_behalf_of else None,
+        "session": actor.session or None,
+        "credential": actor.credential or None,
         "what": f"{event.action} ({event.outcome})",
         "to": ", ".join(targets) or None,
         "from": where or None,
         "reason": event.reason or None,
         "tenant": event.tenant or None,
     }
+
+
+def _principal(principal: Principal) -> str:
+    return " ".join(filter(None, (principal.type or "", principal.id)))

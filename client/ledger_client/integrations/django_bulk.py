@@ -17,7 +17,7 @@ first 32 rows as its targets. A value before or after is shown if it is known an
 from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import transaction
 from django.db.models import Manager, Model, QuerySet
@@ -29,15 +29,14 @@ from ledger_client.integrations.django_models import (
     recorded_as,
 )
 from ledger_client.recording.jsonable import jsonable
+from ledger_client.recording.named_values import NOT_SHOWN, masked_value, names_of
+from ledger_core.event.secrets import is_name_key
 
 if TYPE_CHECKING:
     from ledger_client.integrations.django_fields import RecordedModel
 
 M = TypeVar("M", bound=Model)
 T = TypeVar("T")
-
-NOT_SHOWN: Final = {"not_shown": True}
-"""Stands for the values of rows that differ, or of which too many were changed to read them."""
 
 _is_inside: ContextVar[bool] = ContextVar("ledger_bulk", default=False)
 """Whether a recorded write is under way, which calls others of these methods."""
@@ -117,8 +116,13 @@ class AuditedQuerySet(QuerySet[M]):
         changes: list[tuple[str, Any, Any]],
     ) -> None:
         for recorded in models if count else ():
+            named = _names(self.model, rows, count, changes)
             shown = [
-                {"path": f"/{column}", "before": before, "after": after}
+                {
+                    "path": f"/{column}",
+                    "before": masked_value(column, before, named),
+                    "after": masked_value(column, after, named),
+                }
                 for column, before, after in changes
                 if column in recorded.columns
             ]
@@ -156,6 +160,17 @@ def _inside(write: Callable[[], T]) -> T:
         return write()
     finally:
         _is_inside.reset(token)
+
+
+def _names(
+    model: type[Model], rows: list[Any], count: int, changes: list[tuple[str, Any, Any]]
+) -> list[str] | None:
+    """The names beside the values of all rows; None where those of some rows are unknown."""
+    own = [column.attname for column in model._meta.concrete_fields if is_name_key(column.attname)]
+    if own and count > len(rows):
+        return None
+    states = [{name: getattr(row, name) for name in own} for row in rows]
+    return [model.__name__, *names_of(*states, {column: after for column, _, after in changes})]
 
 
 def _common(rows: Collection[Model], keys: list[Any], column: str, most: int = TARGETS_MAX) -> Any:

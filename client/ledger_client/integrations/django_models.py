@@ -24,7 +24,7 @@ from ledger_client.integrations.django_fields import (
 )
 from ledger_client.integrations.django_settings import ledger_recorder
 from ledger_client.recording.context import pinned_scope, restored
-from ledger_client.recording.diff import diff
+from ledger_client.recording.diff import compare
 from ledger_client.recording.recorder import RecordArguments
 from ledger_core.event.model import LIMITS
 
@@ -115,7 +115,8 @@ class _Call:
     def record(self, row: Mapping[str, Any] | None) -> None:
         """Record what changed since `before`, which is this row then."""
         # Read back: an instance may hold an expression, or "5" for a number.
-        changes = diff(self.before, row, exclude=self.recorded.excluded)
+        kind = self.recorded.model.__name__
+        changes = compare(self.before, row, exclude=self.recorded.excluded, kind=kind)
         if changes:
             what = "created" if self.before is None else "updated" if row else "deleted"
             recorded, key = self.recorded, self.key()

@@ -24,13 +24,12 @@ from sqlalchemy.orm import Mapper, ORMExecuteState, Session, SessionTransaction
 
 from ledger_client.recording.context import pinned_scope, restored
 from ledger_client.recording.jsonable import jsonable
+from ledger_client.recording.named_values import NOT_SHOWN, masked_value, names_of
 from ledger_client.recording.recorder import RecordArguments, current_recorder
 from ledger_core.event.model import LIMITS
+from ledger_core.event.secrets import is_name_key
 
 TARGETS_MAX: Final = LIMITS["targets"].most
-NOT_SHOWN: Final = {"not_shown": True}
-"""Stands for an expression, and for values of rows that differ."""
-
 _log = logging.getLogger("ledger_client.integrations")
 
 _PENDING: Final = "ledger_client.pending"
@@ -142,15 +141,16 @@ def _arguments(
     count: int,
     values: Mapping[str, Any] | None,
 ) -> RecordArguments:
-    keys = _key_names(mapper)
+    keys, shown = _key_names(mapper), [*islice(rows, TARGETS_MAX)]
+    named = _names(mapper, shown, count, values or {})
     return {
         "targets": [
             (name, ",".join(str(row[key]) for key in keys))
-            for row in islice(rows, TARGETS_MAX)
+            for row in shown
             if all(row.get(key) is not None for key in keys)
         ],
         "changes": [
-            {"path": f"/{column}", "after": _shown(value)}
+            {"path": f"/{column}", "after": masked_value(column, _shown(value), named)}
             for column, value in (values or {}).items()
             if column not in keys
         ],
@@ -175,13 +175,29 @@ def _key_names(mapper: Mapper[Any]) -> list[str]:
 
 
 def _matching(session: Session, mapper: Mapper[Any], where: Any) -> list[Mapping[str, Any]]:
-    """The keys of the first rows that a statement will write."""
-    query = select(*mapper.primary_key).limit(TARGETS_MAX)
+    """The keys of the first rows that a statement will write, and the names beside their values."""
+    columns = dict(zip(_key_names(mapper), mapper.primary_key, strict=True))
+    columns |= _name_columns(mapper)
+    query = select(*columns.values()).limit(TARGETS_MAX)
     if where is not None:
         query = query.where(where)
-    keys = _key_names(mapper)
     found = session.connection(bind_arguments={"mapper": mapper}).execute(query)
-    return [dict(zip(keys, row, strict=True)) for row in found]
+    return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+def _name_columns(mapper: Mapper[Any]) -> dict[str, Any]:
+    """The columns that may name the value beside them, by their attributes."""
+    return {each.key: each.columns[0] for each in mapper.column_attrs if is_name_key(each.key)}
+
+
+def _names(
+    mapper: Mapper[Any], rows: list[Mapping[str, Any]], count: int, values: Mapping[str, Any]
+) -> list[str] | None:
+    """The names beside the values of all rows; None where those of some rows are unknown."""
+    own = _name_columns(mapper).keys()
+    if own and (count > len(rows) or any(own - row.keys() for row in rows)):
+        return None
+    return [mapper.class_.__name__, *names_of(*rows, values)]
 
 
 def _rows_of(mapper: Mapper[Any], statement: Any, parameters: Any) -> list[Mapping[str, Any]]:

@@ -20,8 +20,8 @@ import msgspec
 
 from ledger_client.plans.export_rows import CsvRows, ExportRow, JsonRows, RowReader
 from ledger_client.plans.question import Question, ask_query
-from ledger_client.plans.search import Order
 from ledger_core.api import ExportTrailer, TrailerLine
+from ledger_core.query.order import Order, Place, place_in
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.multi_proof import parse_multi_proof
@@ -99,18 +99,22 @@ def row_fault(row: ExportRow, question: Question) -> str:
 
 
 class RowOrder:
-    """Checks that the indices of rows are in order. Mutable."""
+    """Checks that rows are in order, by index or by time. Mutable."""
 
     def __init__(self, order: Order) -> None:
-        self._order: Final = order
-        self._last: int | None = None
+        self._order: Final[Order] = order
+        self._last: tuple[Place, int] | None = None
 
     def check(self, row: ExportRow) -> str:
         """The fault of the next row, or nothing."""
-        last, self._last = self._last, row.index
-        if last is None or (row.index > last if self._order == "oldest" else row.index < last):
+        try:
+            place = place_in(self._order, row.index, row.leaf)
+        except msgspec.MsgspecError:
+            return "its leaf has no time of an event"
+        last, self._last = self._last, (place, row.index)
+        if last is None or place > last[0]:
             return ""
-        return f"order of an export: {row.index} stands behind {last}"
+        return f"order of an export: {row.index} stands behind {last[1]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Final
+from typing import Final, cast
 
 from ledger_client.errors import RejectedError
 from ledger_core.api import (
@@ -32,6 +32,7 @@ from ledger_core.query import pivots
 from ledger_core.query.analyzer import cut, decode_view
 from ledger_core.query.ast import EVERYTHING, Expression, format_query, resolve
 from ledger_core.query.fields import FIELDS
+from ledger_core.query.order import Order, Place, place_in
 from ledger_core.query.parser import QueryError, parse_query
 from ledger_core.query.predicate import Matcher, folds_text, is_stable, make_matcher, values_of
 from ledger_core.tlog.errors import VerificationError
@@ -173,18 +174,22 @@ def _ask(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PagesBefore:
-    """The pages of a search before one: their rows, last index, tree size, and total if exact."""
+    """The pages of a search before one: their rows, last place, tree size, and total if exact."""
 
     rows: int = 0
-    last_index: int | None = None
+    last_place: Place | None = None
     tree_size: int | None = None
     total: int | None = None
 
     def and_page(self, answer: SearchAnswer) -> "PagesBefore":
-        """These pages and the next one."""
+        """These pages and the next one, whose order was checked."""
+        last = self.last_place
+        if answer.events:
+            event = answer.events[-1]
+            last = place_in(cast("Order", answer.order), event.index, event.leaf.encode())
         return PagesBefore(
             rows=self.rows + len(answer.events),
-            last_index=answer.events[-1].index if answer.events else self.last_index,
+            last_place=last,
             tree_size=answer.tree_size,
             total=answer.total if answer.total_exact else self.total,
         )
@@ -349,7 +354,10 @@ def _seen_faults(answer: SeenAnswer, source: str) -> Iterator[str]:
             yield f"the total is {answer.total}, but the first or the last event is missing"
         return
     first, last = answer.first.index, answer.last.index
-    if not first <= last < answer.tree_size:
+    places = [place_in("time", end.index, end.leaf.encode()) for end in (answer.first, answer.last)]
+    if max(first, last) >= answer.tree_size:
         yield f"events of a source: got {first} to {last} in a tree of size {answer.tree_size}"
+    if places[0] > places[1]:
+        yield f"the first event of a source, {first}, happened after the last, {last}"
     if (first == last) != (answer.total == 1) and answer.total_exact:
         yield f"the total is {answer.total}, but the first event is {first} and the last {last}"

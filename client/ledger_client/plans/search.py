@@ -5,7 +5,7 @@ numbers of a page (`question`). That no event was withheld is the service's clai
 """
 
 from itertools import pairwise
-from typing import Final, Literal, get_args
+from typing import Final, cast, get_args
 from urllib.parse import quote, urlencode
 
 from ledger_client.messages import Plan, Request
@@ -24,6 +24,8 @@ from ledger_client.plans.read import answered_entry, check_reference, read_event
 from ledger_client.responses import adding_evidence, check_same, decode_answer
 from ledger_client.results import Entry, Facet, Fields, Hint, Histogram, Page, Seen
 from ledger_core.api import FieldsAnswer, FoundEvent, SearchAnswer, SeenAnswer
+from ledger_core.query.order import Order as Order
+from ledger_core.query.order import Place, place_in
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.proof import parse_proof
@@ -33,8 +35,6 @@ PAGE_EVENTS: Final = 100
 PAGE_EVENTS_MAX: Final = 1000
 PAGE_BYTES_MAX: Final = 256 << 20
 """The size of a page of a thousand of the largest events, with escapes and proofs."""
-
-Order = Literal["newest", "oldest"]
 
 
 def plan_page(
@@ -60,12 +60,13 @@ def plan_page(
     request = Request(target=f"{path}?{urlencode(given)}", answer_bytes_max=PAGE_BYTES_MAX)
     response = yield request
     answer = decode_answer(request, response, SearchAnswer)
-    _check_order(answer, None if before is None else before.last_index)
+    _check_tree(answer)
 
     def evidence() -> dict[str, bytes]:
         return {"request.txt": request.target.encode(), "answer.json": response.body}
 
     check_same("order of a page", got=answer.order, want=given["order"], evidence=evidence)
+    _check_order(answer, None if before is None else before.last_place)
     limit = given["limit"]
     if isinstance(limit, int) and len(answer.events) > limit:
         raise VerificationError(
@@ -199,7 +200,7 @@ def search_query(
 
 
 def search_around(
-    reference: int | str, *, minutes: int, limit: int | None, heads: Heads | None
+    reference: int | str, *, minutes: int, order: Order, limit: int | None, heads: Heads | None
 ) -> Search:
     """The pages of the events around an event, which is read first. Raises: ValueError."""
 
@@ -209,7 +210,7 @@ def search_around(
 
     return Search(
         f"/v1/events/{check_reference(reference)}/around",
-        {"minutes": minutes, "order": "oldest"},
+        {"minutes": minutes, "order": order},
         question=ask(),
         limit=limit,
         heads=heads,
@@ -228,7 +229,7 @@ def search_timeline(actor: str, *, order: Order, limit: int | None, heads: Heads
 
 
 def plan_seen(source: str, *, heads: Heads | None) -> Plan[Seen]:
-    """The first and the last event from an address or a network, verified with `heads`.
+    """The first and the last event from an address or a network by time, verified with `heads`.
 
     Both are read again from the log, with their proofs.
     Raises: VerificationError, MalformedError, RejectedError.
@@ -283,14 +284,18 @@ def plan_fields() -> Plan[Fields]:
     )
 
 
-def _check_order(answer: SearchAnswer, after: int | None) -> None:
-    """Check that the events of a page are in its order and its tree. Raises: MalformedError."""
+def _check_tree(answer: SearchAnswer) -> None:
+    """Check that the events of a page are of its tree, in a known order. Raises: MalformedError."""
     if answer.order not in get_args(Order):
-        raise MalformedError("the order of a page is neither newest nor oldest")
-    indices = [event.index for event in answer.events]
-    if any(index >= answer.tree_size for index in indices):
+        raise MalformedError(f"the order of a page is none of {', '.join(get_args(Order))}")
+    if any(event.index >= answer.tree_size for event in answer.events):
         raise MalformedError(f"an event past the tree of size {answer.tree_size} was found")
-    whole = indices if after is None else [after, *indices]
-    ascending = whole if answer.order == "oldest" else whole[::-1]
-    if any(one >= next_ for one, next_ in pairwise(ascending)):
+
+
+def _check_order(answer: SearchAnswer, after: Place | None) -> None:
+    """Check that the events of a page are in its order. Raises: MalformedError."""
+    order = cast("Order", answer.order)
+    places = [place_in(order, event.index, event.leaf.encode()) for event in answer.events]
+    whole = places if after is None else [after, *places]
+    if any(one >= next_ for one, next_ in pairwise(whole)):
         raise MalformedError("the events found are not in their order, or one stands twice")

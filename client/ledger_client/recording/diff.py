@@ -17,7 +17,9 @@ from typing import Any, Final
 
 from ledger_client.recording.frozen_value import FrozenValue, freeze, is_plain
 from ledger_client.recording.jsonable import unique_items
+from ledger_client.recording.named_values import masked_value, names_of
 from ledger_core.event.model import LIMITS
+from ledger_core.event.secrets import is_value_key
 
 CHANGES_MAX: Final = LIMITS["changes"].most
 PATH_CHARS_MAX: Final = LIMITS["name"].most
@@ -30,6 +32,7 @@ class Snapshot(dict[str, Any]):
     """The state of an object as JSON, with the values behind it, which `diff` compares."""
 
     def __init__(self, value: object) -> None:
+        self.kind = _kind(value)
         self.values_by_name, self.not_loaded = _values(value)
         super().__init__(
             {
@@ -54,10 +57,18 @@ def diff(before: object, after: object, *, exclude: Collection[str] = ()) -> lis
     by key, anything else as a whole. If two values differ and look the same, each has a `hash`,
     with a key of this process. `exclude` names top-level keys to leave out. More than 256 changes
     are cut, and the last one counts the omitted ones. What one side has not loaded is not compared,
-    and a last change lists it as `not_loaded`.
+    and a last change lists it as `not_loaded`. A member `value` beside a name such as `api_key`, or
+    of a class such as `ApiKey`, is masked.
 
     Raises: TypeError for an object whose state is unknown.
     """
+    return compare(before, after, exclude=exclude, kind=_kind(after) or _kind(before))
+
+
+def compare(
+    before: object, after: object, *, exclude: Collection[str] = (), kind: str = ""
+) -> list[dict[str, Any]]:
+    """As `diff`, of states whose class has the name `kind`."""
     (old, old_unknown), (new, new_unknown) = (
         (state.values_by_name, state.not_loaded) if isinstance(state, Snapshot) else _values(state)
         for state in (before, after)
@@ -73,7 +84,8 @@ def diff(before: object, after: object, *, exclude: Collection[str] = ()) -> lis
     before, after = (
         {name: _frozen(side[name]) for name in names if name in side} for side in (old, new)
     )
-    changes = list(_compare(before, after, ""))
+    named = [kind, *_names(old, new)] if any(map(is_value_key, names)) else []
+    changes = list(_compare(before, after, "", named))
     if unknown:
         changes.append({"path": "", "after": {"not_loaded": unknown}})
     if len(changes) > CHANGES_MAX:
@@ -115,9 +127,29 @@ def _nested_state(value: object) -> Mapping[str, object] | None:
         return None
 
 
+def _kind(value: object) -> str:
+    if isinstance(value, Snapshot):
+        return value.kind
+    return "" if value is None or isinstance(value, Mapping) else type(value).__name__
+
+
+def _names(*states: Mapping[str, object]) -> list[str]:
+    """The names that may tell what a `value` of these states is."""
+    return names_of(
+        *(
+            {key: each.shown if type(each) is FrozenValue else each for key, each in state.items()}
+            for state in states
+        )
+    )
+
+
 def _compare(
-    before: Mapping[str, FrozenValue], after: Mapping[str, FrozenValue], path: str
+    before: Mapping[str, FrozenValue],
+    after: Mapping[str, FrozenValue],
+    path: str,
+    named: Collection[str],
 ) -> Iterator[dict[str, Any]]:
+    """Yield the changes. `named` are the names beside the values here."""
     for name in dict.fromkeys((*before, *after)):
         old, new = before.get(name), after.get(name)
         here = f"{path}/{name.replace('~', '~0').replace('/', '~1')}"
@@ -125,13 +157,15 @@ def _compare(
             if old.is_same(new):
                 continue
             if isinstance(old.members, dict) and isinstance(new.members, dict):
-                yield from _compare(old.members, new.members, here)
+                inside = _names(old.members, new.members)
+                yield from _compare(old.members, new.members, here, inside)
                 continue
         looks_same = old is not None and new is not None and old.looks_as(new)
         change: dict[str, Any] = {"path": here[:PATH_CHARS_MAX]}
         for side, value in (("before", old), ("after", new)):
             if value is not None:
-                change[side] = value.show_hashed() if looks_same else value.show()
+                shown = value.show_hashed() if looks_same else value.show()
+                change[side] = masked_value(name, shown, named)
         yield change
 
 

@@ -4,6 +4,7 @@ They repeat what the other files prove, for a reader who runs nothing. The page 
 loads nothing. What events and queries say is escaped.
 """
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from html import escape
 from typing import Any, Final
 
 import msgspec
+
+from ledger_core.tlog.text import printable
 
 ROWS_MAX: Final = 500
 CELL_CHARS_MAX: Final = 300
@@ -112,28 +115,32 @@ _GLOSSARY: Final = (
 
 def format_readme(asked: Asked) -> str:
     """The text of README.txt."""
-    facts = "\n".join(f"  {name:<10} {_one_line(value)}" for name, value in asked.rows())
+    facts = "\n".join(f"  {name:<10} {printable(value)}" for name, value in asked.rows())
     title = "Evidence from an audit log"
     return "\n".join((title, "=" * len(title), "", facts, "", _SHOWN, _VERIFY, _FILES))
 
 
 class PageWriter:
-    """Collects index.html as events pass: at most ROWS_MAX rows, and a count for each day."""
+    """Collects index.html as events pass: the ROWS_MAX earliest of them, and a count for each day.
+
+    The bundle has its events by index; the page has them in the order in which they happened.
+    """
 
     def __init__(self, asked: Asked) -> None:
         self._asked: Final = asked
-        self._rows: Final[list[str]] = []
+        self._rows: Final[list[tuple[str, int, str]]] = []  # Ascending.
         self._times: Counter[str] = Counter()
         self._time_chars = _TIME_CHARS[0]
         self._events = 0
 
     def add(self, index: int, leaf: bytes) -> None:
-        """Count an event of the log, and show it if it is among the first."""
+        """Count an event of the log, and show it if it is among the earliest."""
         self._events += 1
-        if self._events <= ROWS_MAX:
-            self._rows.append(_row(index, msgspec.json.decode(leaf)))
-        time = _decode_time(leaf).event.time[: self._time_chars]
-        self._times[time] += 1
+        time = _decode_time(leaf).event.time
+        if len(self._rows) < ROWS_MAX or (time, index) < self._rows[-1][:2]:
+            insort(self._rows, (time, index, _row(index, msgspec.json.decode(leaf))))
+            del self._rows[ROWS_MAX:]
+        self._times[time[: self._time_chars]] += 1
         while len(self._times) > BARS_MAX and self._time_chars > _TIME_CHARS[-1]:
             self._time_chars = _TIME_CHARS[_TIME_CHARS.index(self._time_chars) + 1]
             folded: Counter[str] = Counter()
@@ -150,12 +157,12 @@ class PageWriter:
             shown=_paragraphs(_SHOWN),
             bars="".join(self._bars()),
             cut=(
-                f"<p>The first {ROWS_MAX} of {self._events:,} events. All are in the folder"
+                f"<p>The earliest {ROWS_MAX} of {self._events:,} events. All are in the folder"
                 " <code>events</code>.</p>"
                 if self._events > ROWS_MAX
                 else ""
             ),
-            rows="\n".join(self._rows),
+            rows="\n".join(row for *_, row in self._rows),
             verify=f"<pre>{escape(_VERIFY)}</pre>",
             files=f"<pre>{escape(_FILES)}</pre>",
             glossary=_facts(_GLOSSARY),
@@ -181,10 +188,11 @@ _decode_time: Final = msgspec.json.Decoder(_LeafTime).decode
 
 def _row(index: int, leaf: dict[str, Any]) -> str:
     event, received = leaf["event"], leaf["received"]
-    source = event.get("source", {})
-    actor = [_principal(event["actor"])]
-    if "on_behalf_of" in event["actor"]:
-        actor.append(f"for {_principal(event['actor']['on_behalf_of'])}")
+    source, who = event.get("source", {}), event["actor"]
+    actor = [_principal(who)]
+    if "on_behalf_of" in who:
+        actor.append(f"on behalf of {_principal(who['on_behalf_of'])}")
+    actor += (f"{key} {who[key]}" for key in ("session", "credential") if key in who)
     cells = (
         [str(index)],
         [event["time"], f"received {received['time']}"],
@@ -211,19 +219,15 @@ def _change(change: dict[str, Any]) -> str:
 
 
 def _lines(texts: Iterable[str]) -> str:
-    return "<br>".join(escape(_cut(text)) for text in texts)
+    return "<br>".join(escape(printable(_cut(text))) for text in texts)
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= CELL_CHARS_MAX else f"{text[:CELL_CHARS_MAX]}…"
 
 
-def _one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
-
-
 def _facts(rows: Iterable[tuple[str, str]]) -> str:
-    pairs = (f"<dt>{escape(name)}</dt><dd>{escape(_one_line(text))}</dd>" for name, text in rows)
+    pairs = (f"<dt>{escape(name)}</dt><dd>{escape(printable(text))}</dd>" for name, text in rows)
     return f"<dl>{''.join(pairs)}</dl>"
 
 

@@ -57,7 +57,7 @@ from ledger_core.query.words import words_of, words_of_id
 ABSENT: Final = "\0"
 """The value of a field that an event does not have; real values hold no NUL."""
 
-ANALYSIS_VERSION: Final = 3
+ANALYSIS_VERSION: Final = 4
 ANALYSIS: Final = f"{ANALYSIS_VERSION} unicode {unicodedata.unidata_version}"
 
 TERM_CHARS_MAX: Final = 120

@@ -22,6 +22,7 @@ from aiohttp import web
 from ledger.log.group_commit import QueueFullError
 from ledger.log.hold import HeldError
 from ledger.query.cursor import CursorError
+from ledger.query.event_times import TimesUnknownError
 from ledger.service.http.responses import PROBLEM_MEDIA, encode_answer
 from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, StorageFullError
 from ledger.store.log import DamagedBundleError, DamagedTreeError
@@ -107,8 +108,8 @@ _TABLE: Final = """\
 429 rate-exceeded | Rate exceeded | The token has used up its requests or bytes of a minute, or the
     bytes that it may store in a day; `limit` is that limit.
 503 queue-full | Queue full | Too much waits for the disk; nothing of the request was kept.
-503 too-busy | Too busy | Too many searches wait, too many streams are open, or too many requests or
-    bytes of bodies and answers are in flight.
+503 too-busy | Too busy | Too many searches wait, too many streams are open, too many requests or
+    bytes of bodies and answers are in flight, or there was no time to put events in order of time.
 503 not-yet-published | Not yet published | The checkpoint that the proof needs is not published
     yet.
 503 signing-stopped | Signing stopped | The tree does not extend what was signed before; an operator
@@ -223,6 +224,8 @@ def _explain_store(error: Exception) -> ProblemError:
         case HeldError():
             held = f"no events are taken until a person runs `ledger recover`: {error}"
             return retry_later("log-held", held, after_s=HELD_RETRY_S)
+        case TimesUnknownError():
+            return retry_later("too-busy", str(error))
         case UnavailableError():
             cannot = "the service can't do this now"
             return retry_later("unavailable", cannot, after_s=error.retry_after_s)

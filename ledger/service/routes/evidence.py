@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from ledger.query.engine import Row
+from ledger.query.answer import Row
 from ledger.service.auth import authenticate, is_authorized
 from ledger.service.context import ServiceContext
 from ledger.service.http.body_reader import BODY_PROBLEMS, read_body

@@ -20,8 +20,8 @@ from typing import Final, Literal
 import msgspec
 from aiohttp import web
 
-from ledger.query.cursor import ORDERS, Order
-from ledger.query.engine import Row
+from ledger.query.answer import Row
+from ledger.query.cursor import ORDERS
 from ledger.service.auth import authenticate, is_authorized
 from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import (
@@ -39,6 +39,7 @@ from ledger.service.routes.proofs import HEAD_PROBLEMS
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import ExportTrailer, TrailerLine
 from ledger_core.event.csv import format_header, format_rows, table_row
+from ledger_core.query.order import Order
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
@@ -210,7 +211,11 @@ ROUTES: Final = (
                 "JSON lines or CSV; jsonl when left out. `POST /v1/evidence` makes a bundle that "
                 "anybody can verify offline.",
             ),
-            choice_parameter("order", ORDERS, "Which come first; the oldest when left out."),
+            choice_parameter(
+                "order",
+                ORDERS,
+                "Which come first, as in a search; the oldest by index when left out.",
+            ),
             flag_parameter(
                 "proof", "1: only what is published, so that each event can be proven at once."
             ),

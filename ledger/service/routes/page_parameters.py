@@ -39,7 +39,12 @@ PAGING: Final = (
         "Where the page before ended: its `cursor`, with the same query, order and token.",
         schema={"type": "string", "maxLength": 1024},
     ),
-    choice_parameter("order", ORDERS, "Which come first: by index, that is, by when they came in."),
+    choice_parameter(
+        "order",
+        ORDERS,
+        "Which come first: the newest or the oldest by index, that is, by when they came in; or "
+        "`time`, by when they happened, the index second, and `time-newest` with the latest first.",
+    ),
 )
 COUNTS: Final = (
     Parameter(

@@ -14,9 +14,8 @@ from aiohttp import web
 from msgspec import Raw, structs
 from msgspec.json import encode as encode_json
 
+from ledger.query.answer import Answer
 from ledger.query.budget import IsCancelled, QueryCancelledError, QueryLimits
-from ledger.query.cursor import Order
-from ledger.query.engine import Answer
 from ledger.query.facets import Unit
 from ledger.query.hints import HINTS_TIME_S, find_hints
 from ledger.query.sight import EngineSight
@@ -45,6 +44,7 @@ from ledger.store.tokens import TokenRecord
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import HintAnswer, SearchAnswer, SeenAnswer
 from ledger_core.query.ast import Expression, format_query, resolve
+from ledger_core.query.order import Order
 from ledger_core.query.parser import parse_query
 from ledger_core.query.pivots import (
     around,
@@ -152,7 +152,7 @@ async def read_timeline(
 async def read_seen(
     context: ServiceContext, request: web.BaseRequest, *, source: str
 ) -> web.Response:
-    """The first and the last event from an address or a network, and the actions from there."""
+    """The first and the last event from an address or a network, by when they happened."""
     token = authenticate(context.access, request, "read")
     client = context.query_pool.client(token.name, request)
     search = partial(
@@ -166,8 +166,8 @@ async def read_seen(
     )
 
     def find() -> SeenAnswer:
-        last = search(order="newest", facets=("action",))
-        first = search(order="oldest", is_counted=False, tree_size=last.tree_size)
+        last = search(order="time-newest", facets=("action",))
+        first = search(order="time", is_counted=False, tree_size=last.tree_size)
         return seen_answer(source, first=first, last=last)
 
     return encode_answer(await client.run(find), cache=PRIVATE)

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from ledger.log.public_policy import public_url
-from ledger.query.engine import IndexStatus
+from ledger.query.answer import IndexStatus
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import PROBLEMS, ProblemError, make_problem

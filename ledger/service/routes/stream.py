@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 import msgspec
 from aiohttp import web
 
-from ledger.query.engine import Row
+from ledger.query.answer import Row
 from ledger.query.leaf_cache import LeafCache
 from ledger.service.auth import authenticate, is_authorized
 from ledger.service.context import ServiceContext

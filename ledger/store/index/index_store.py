@@ -6,7 +6,7 @@ proves damaged is renamed to `00000012.damaged`, and the indexer builds that seg
 
 The index is no evidence: it is built from the log, and again when the rules of analysis change. But
 each segment has a root, by which two holders of the same log can compare their indexes, and
-`check_segment` recomputes it.
+`segment_check` recomputes it.
 """
 
 import os
@@ -22,27 +22,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Self
 
-import msgspec
 import structlog
 import zstandard
 
 from ledger.store.environment import lock_for_writing
-from ledger.store.index.postings import Postings, join
+from ledger.store.index.postings import Postings
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
-from ledger.store.index.segment import SealedSegment, SegmentRecord, segment_root
+from ledger.store.index.segment import SealedSegment, SegmentRecord
 from ledger.store.index.segment_file import (
     BlockTable,
     DamagedSegmentError,
     SegmentFile,
     StaleSegmentError,
+    StoredTimes,
     encode_segment_file,
     place_of,
 )
-from ledger.store.index.term_blocks import OpenBlock, check_block, read_loose
+from ledger.store.index.term_blocks import OpenBlock, read_loose
+from ledger.store.index.time_column import TIMES
 from ledger_client.runtime.files import FileLock, write_atomically
 from ledger_core.query.analyzer import ANALYSIS
-from ledger_core.query.fields import DIMENSIONS
-from ledger_core.tlog.errors import MalformedError, VerificationError
 
 FILES_OPEN_MAX: Final = 1024
 TABLES_MAX: Final = 8192
@@ -263,6 +262,11 @@ class IndexSnapshot:
         size = 2 * self.segment_entries
         return from_little_endian(self._decompressor.decompress(frame, max_output_size=size))
 
+    def times(self, segment: int) -> StoredTimes:
+        """The event times of a segment."""
+        file = self._store.file(segment)
+        return StoredTimes(file, self._store.table(file, TIMES), self._decompressor)
+
     def values(self, dimension: str, segment: int) -> list[str]:
         """Every value of a dimension in a segment, in order."""
         postings = self.postings(dimension, segment)
@@ -349,45 +353,3 @@ class _TableCache:
             if len(self._tables) > TABLES_MAX:
                 self._tables.popitem(last=False)
         return table
-
-
-def check_segment(snapshot: IndexSnapshot, segment: int, rebuilt: SealedSegment) -> None:
-    """Check a stored segment against its own record and against one rebuilt from the log.
-
-    Raises: VerificationError or MalformedError that names the first difference.
-    """
-    record = snapshot.records[segment]
-    root = segment_root(
-        (name, join(_stored_terms(snapshot, name, segment))) for name in DIMENSIONS
-    ).hex()
-    if root != record.root:
-        raise VerificationError(
-            f"segment {segment}: its blocks give the root {root}, its record says {record.root}"
-        )
-    if record.root != rebuilt.record.root:
-        raise VerificationError(
-            f"segment {segment}: the log gives the root {rebuilt.record.root}, the index has "
-            f"{record.root}"
-        )
-    # Other versions of zstd give other sizes.
-    if msgspec.structs.replace(rebuilt.record, block_bytes=record.block_bytes) != record:
-        raise VerificationError(f"segment {segment}: the log gives another record")
-    for dimension, frame in rebuilt.columns:
-        if snapshot.column(dimension, segment) != snapshot.decode_column(frame):
-            raise VerificationError(f"segment {segment}: the log gives another column {dimension}")
-
-
-def _stored_terms(
-    snapshot: IndexSnapshot, dimension: str, segment: int
-) -> Iterator[tuple[str, Container]]:
-    for last, data in snapshot.blocks(dimension, segment):
-        try:
-            terms = check_block(data)
-        except MalformedError as error:
-            raise MalformedError(f"segment {segment}, {dimension}: {error}") from None
-        if terms[-1][0] != last:
-            raise MalformedError(
-                f"segment {segment}, {dimension}: a block has another's last value"
-            )
-        for value, container in terms:
-            yield value.decode(), container

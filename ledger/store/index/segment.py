@@ -1,4 +1,4 @@
-"""A sealed segment: its record, its blocks and columns, and its root.
+"""A sealed segment: its record, its blocks, columns and times, and its root.
 
 The root is the RFC 6962 root over the segment's pages in order. A page is up to 128 consecutive
 terms of one dimension. Its leaf is the number of the dimension, one byte, and then the directory
@@ -15,6 +15,7 @@ import zstandard
 from ledger.store.index.postings import Postings
 from ledger.store.index.roaring_containers import to_little_endian
 from ledger.store.index.term_blocks import canonical_pages, encode_blocks
+from ledger.store.index.time_column import encode_times
 from ledger_core.query.fields import DIMENSION_NUMBERS
 from ledger_core.tlog.hashing import Hash, leaf_hash
 from ledger_core.tlog.tree import Frontier
@@ -44,11 +45,14 @@ class SealedSegment(NamedTuple):
     blocks: dict[str, list[tuple[bytes, bytes]]]
     """The blocks of each dimension that has terms, each with its last value."""
     columns: list[tuple[str, bytes]]
+    times: list[tuple[bytes, bytes]]
+    """The blocks of the event times, each with its label."""
 
 
 def encode_segment(
     dimensions: Sequence[tuple[str, Postings]],
     columns: Iterable[tuple[str, "array[int]"]],
+    times: Sequence[int],
     facts: SegmentFacts,
 ) -> SealedSegment:
     """Encode a segment. Precondition: dimensions and columns are in the order of their numbers."""
@@ -68,7 +72,7 @@ def encode_segment(
         (name, compressor.compress(to_little_endian(column[:]).tobytes()))
         for name, column in columns
     ]
-    return SealedSegment(record, blocks, frames)
+    return SealedSegment(record, blocks, frames, encode_times(times))
 
 
 def segment_root(dimensions: Iterable[tuple[str, Postings]]) -> Hash:

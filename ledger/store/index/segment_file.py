@@ -1,12 +1,13 @@
 """The file of a sealed segment, `DIR/index/00000012.segment`: written once, never changed.
 
-    "ledger segment 2\\n" ‖ u32 head bytes ‖ u32 CRC-32 of the head ‖ head ‖ body
+    "ledger segment 3\\n" ‖ u32 head bytes ‖ u32 CRC-32 of the head ‖ head ‖ body
 
     head     a SegmentHead as JSON: which segment this is, the rules that made it, and for each
              dimension the place of its table and of its column in the body, with their CRC-32
-    body     for each dimension its table, then its blocks; then the columns
+    body     for each dimension its table, then its blocks; those of the times; then the columns
     table    u32 blocks n ‖ n × u32 length ‖ n × u32 CRC-32 ‖ n last values, with NUL between them
-    block    consecutive terms of the dimension (term_blocks.py)
+    block    consecutive terms of the dimension (term_blocks.py), or consecutive times, with a label
+             instead of the last value (time_column.py)
     column   one zstd frame: for each entry the place of its value in the dimension, u16, or 0xFFFF
 
 All integers are little-endian. The file is read by `pread`, never mapped into memory, and each
@@ -18,7 +19,7 @@ import os
 import struct
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import accumulate, count
 from pathlib import Path
@@ -26,12 +27,14 @@ from typing import Final, NamedTuple, Self
 from zlib import crc32
 
 import msgspec
+import zstandard
 
 from ledger.store.index.roaring_containers import to_little_endian
 from ledger.store.index.segment import SealedSegment, SegmentRecord
+from ledger.store.index.time_column import TIMES, decode_block, read_label
 from ledger_core.tlog.errors import MalformedError
 
-MAGIC: Final = b"ledger segment 2\n"
+MAGIC: Final = b"ledger segment 3\n"
 OTHER_MAGIC: Final = b"ledger segment "
 """Begins a file of another version of this format."""
 
@@ -195,6 +198,39 @@ class SegmentFile:
         return data
 
 
+class StoredTimes:
+    """The event times of a segment, in blocks of `block_entries`; the last may have fewer.
+
+    Methods raise DamagedSegmentError.
+    """
+
+    def __init__(
+        self, file: SegmentFile, table: BlockTable, decompressor: zstandard.ZstdDecompressor
+    ) -> None:
+        self._file = file
+        self._table = table
+        self._decompressor = decompressor
+        self.block_entries: Final = -(-file.head.entries // max(1, len(table.lasts)))
+
+    def entries_in(self, place: int) -> int:
+        """The number of entries of a block."""
+        return min(self.block_entries, self._file.head.entries - place * self.block_entries)
+
+    def bounds(self, place: int) -> tuple[int, int]:
+        """The earliest and the latest time of a block, in microseconds since 1970."""
+        return read_label(self._table.lasts[place])
+
+    def read(self, place: int) -> Sequence[int]:
+        """The times of a block's entries, in microseconds since 1970. Cost: 20 µs and a read."""
+        block = self._file.block(self._table, place)
+        return decode_block(
+            self._table.lasts[place],
+            block,
+            entries=self.entries_in(place),
+            decompressor=self._decompressor,
+        )
+
+
 def encode_segment_file(
     segment: int, sealed: SealedSegment, *, analysis: str, entries: int
 ) -> bytes:
@@ -203,7 +239,7 @@ def encode_segment_file(
     at = 0
     tables: dict[str, Extent] = {}
     columns: dict[str, Extent] = {}
-    for dimension, blocks in sealed.blocks.items():
+    for dimension, blocks in (*sealed.blocks.items(), (TIMES, sealed.times)):
         table = _encode_table(blocks)
         tables[dimension] = Extent(at, len(table), crc32(table))
         body += (table, *(block for _, block in blocks))

@@ -17,7 +17,14 @@ Its modules, in reading order:
 from functools import lru_cache
 from typing import Any
 
-from ledger_core.event.secrets.rules import KEY_RULES, PATTERN_RULES, KeyRule, PatternRule
+from ledger_core.event.secrets.rules import (
+    KEY_RULES,
+    PATTERN_RULES,
+    KeyRule,
+    PatternRule,
+    is_name_key,
+    is_value_key,
+)
 from ledger_core.event.secrets.scanner import SecretRules
 from ledger_core.event.secrets.user_rules import parse_rules
 from ledger_core.event.secrets.walk import Hit
@@ -29,6 +36,8 @@ __all__ = [
     "SecretRules",
     "default_rules",
     "find",
+    "is_name_key",
+    "is_value_key",
     "mask",
     "parse_rules",
 ]

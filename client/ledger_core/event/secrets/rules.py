@@ -16,9 +16,9 @@ found.
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import starmap
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ledger_core.event.secrets.luhn import CARD_PATTERN, has_card_number
 from ledger_core.event.secrets.re2_sets import Pattern
@@ -259,3 +259,42 @@ PATTERN_RULES: Final[tuple[PatternRule, ...]] = (
 RULE_NAMES: Final = frozenset(
     [*(each.rule for each in KEY_RULES), *(each.rule for each in PATTERN_RULES)]
 )
+
+
+_NAMES_BESIDE: Final = frozenset(
+    (
+        "name",
+        "key",
+        "path",
+        "attribute",
+        "code",
+        "field",
+        "option",
+        "parameter",
+        "setting",
+        "slug",
+        "variable",
+    )
+)
+
+
+def is_value_key(key: str) -> bool:
+    """Tell whether a key names nothing but a value: `value`, `new_value`, `defaultValues`."""
+    return key.lower().endswith(("value", "values"))
+
+
+def is_name_key(key: str) -> bool:
+    """Tell whether a text of this key may name the value beside it, as in a row of settings."""
+    return key.lower() in _NAMES_BESIDE
+
+
+def names_by_row(changes: Iterable[Any]) -> dict[str, list[str]]:
+    """The texts of `/row/name`, `/row/key` and the like, by their row: `/row`."""
+    found: dict[str, list[str]] = {}
+    for change in changes:
+        path = change.get("path") if isinstance(change, Mapping) else None
+        row, _, key = path.rpartition("/") if isinstance(path, str) else ("", "", "")
+        if is_name_key(key):
+            texts = [change.get(side) for side in ("before", "after")]
+            found.setdefault(row, []).extend(text for text in texts if isinstance(text, str))
+    return found

@@ -16,14 +16,15 @@ backslash is written out without them first.
 import copy
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final, Self
 
 import msgspec
 import re2
 
-from ledger_core.event.secrets.folding import CONTROLS, fold, fold_with_places
+from ledger_core.event.secrets.folding import CONTROLS, fold, fold_with_places, has_invisible
 from ledger_core.event.secrets.re2_sets import Pattern, PatternSet
 from ledger_core.event.secrets.rules import RULE_NAMES, KeyRule, PatternRule
 from ledger_core.event.secrets.walk import SCAN_LIMIT, EventScan, Hit, Work
@@ -34,6 +35,8 @@ DIGEST_BYTES: Final = 16
 _UNESCAPE_ROUNDS_MAX: Final = 4
 
 _SEPARATORS: Final = "[-_. ]*"
+_QUOTE: Final = "[\"']"
+"""What stands around a key, in Python's notation too."""
 _TAIL: Final = r"[-_. :/0-9\]]*"
 _BEFORE_NAME: Final = r"/.$\["
 """What may precede the name of a key in the path of a change: `/user/token`."""
@@ -72,9 +75,18 @@ class SecretRules:
             return tuple(sorted(keys_set.found_in(_without_surrogates(fold(key)))))
 
         self._matching_keys = matching_keys
-        in_json = [(each.rule, _key_pattern(each, start='"', end='"')) for each in self._key_rules]
+        in_json = [
+            (each.rule, _key_pattern(each, start=_QUOTE, end=_QUOTE)) for each in self._key_rules
+        ]
         self._prefilter = PatternSet([*texts, *in_json])
-        self._spans: dict[int, Pattern] = {}
+
+        # Compiled when a text with other letters comes, which in many processes none does.
+        @lru_cache(maxsize=1)
+        def unbounded() -> PatternSet:
+            return PatternSet([*((rule, _unbounded(each)) for rule, each in texts), *in_json])
+
+        self._unbounded = unbounded
+        self._spans: dict[tuple[int, bool], Pattern] = {}
 
     def keyed(self, key: bytes) -> Self:
         """The same rules with a key of at most 64 bytes for the digests of ids.
@@ -142,15 +154,23 @@ class SecretRules:
         if event_json.isascii():
             # Only an escape can have been a control character, but for the last of them.
             folded = event_json.translate(None, CONTROLS)
-            return len(folded) < len(event_json) and bool(self._prefilter.found_in(folded))
+            return len(folded) < len(event_json) and bool(self._unbounded().found_in(folded))
         text = _decode_pairs(event_json)
         folded_text = fold(text)
-        return folded_text != text and bool(self._prefilter.found_in(folded_text))
+        return folded_text != text and bool(self._unbounded().found_in(folded_text))
 
     def walk(self, event: Any, work: Work | None = None) -> tuple[Any, tuple[Hit, ...]]:
         """Return the event without its secrets, and the hits, in order; without the prefilter."""
         walk = EventScan(self, work or Work())
+        walk.read_names(event)
         return walk.copy(event, "", depth=0, is_free=False), tuple(walk.hits)
+
+    def named_rule(self, names: Iterable[str], value: object) -> str | None:
+        """Return the rule by which a value is a secret because of a name beside it.
+
+        So it is of the row `{"name": "api_key", "value": "…"}`.
+        """
+        return EventScan(self, Work()).named_rule(names, value)
 
     def key_rules(self, key: str) -> list[KeyRule]:
         """Return the rules that match the name of a key, in the order of their table."""
@@ -160,11 +180,16 @@ class SecretRules:
 
     def pattern_rule(self, text: str) -> str | None:
         """Return the first rule whose pattern makes a text a secret, in whatever letters."""
-        for form in _forms(text):
+        forms = _forms(text)
+        for form in forms:
             for index in sorted(self._patterns.found_in(form)):
                 rule = self._pattern_rules[index]
                 if rule.is_secret is None or rule.is_secret(form):
                     return rule.rule
+        quoted, *folded = forms
+        for index in self._unbounded_in(quoted, folded):
+            if any(self._hidden_parts(*fold_with_places(quoted), index, is_bounded=False)):
+                return self._pattern_rules[index].rule
         return None
 
     def redact(self, text: str) -> str:
@@ -175,26 +200,51 @@ class SecretRules:
             quoted = self._span(index).replaced_in(quoted, rule.masked)
         for form in folded:
             for index in sorted(self._patterns.found_in(form)):
-                quoted = self._redact_folded(quoted, index)
+                quoted = self._redact_folded(quoted, index, is_bounded=True)
+        for index in self._unbounded_in(quoted, folded):
+            quoted = self._redact_folded(quoted, index, is_bounded=False)
         # A pattern may have matched the quotes too.
         return quoted.removeprefix('"').removesuffix('"')
 
-    def _redact_folded(self, text: str, index: int) -> str:
+    def _unbounded_in(self, quoted: str, folded: Sequence[str]) -> list[int]:
+        """The patterns to look for beside invisible characters, which hide where a token begins."""
+        if not folded or not has_invisible(quoted):
+            return []
+        found = self._unbounded().found_in(folded[0])
+        return sorted(index for index in found if index < len(self._pattern_rules))
+
+    def _redact_folded(self, text: str, index: int, *, is_bounded: bool) -> str:
         """Replace the parts of a text that match in other letters, or without invisible ones."""
         folded, places = fold_with_places(text)
         kept: list[str] = []
         end = 0
-        for match in self._span(index).matches_in(folded):
-            masked = self._pattern_rules[index].masked(match.group())
-            if masked != match.group():
-                kept += text[end : places[match.start()]], masked
-                end = places[match.end() - 1] + 1
+        for start, stop, masked in self._hidden_parts(folded, places, index, is_bounded=is_bounded):
+            kept += text[end:start], masked
+            end = stop
         return "".join([*kept, text[end:]])
 
-    def _span(self, index: int) -> Pattern:
-        if index not in self._spans:
-            self._spans[index] = Pattern(self._pattern_rules[index].span)
-        return self._spans[index]
+    def _hidden_parts(
+        self, folded: str, places: Sequence[int], index: int, *, is_bounded: bool
+    ) -> Iterator[tuple[int, int, str]]:
+        """Start, end and mask of the parts of a text in which a pattern finds a secret.
+
+        Unless the pattern is to be bounded, as it says by `\b`, those alone that have an invisible
+        character inside, before or behind them. Without one, what is before a token is seen.
+        """
+        gaps = [at for at in range(1, len(places)) if places[at] - places[at - 1] > 1]
+        for match in self._span(index, is_bounded=is_bounded).matches_in(folded):
+            start, end = match.span()
+            masked = self._pattern_rules[index].masked(match.group())
+            is_hidden = bisect_left(gaps, start) < bisect_right(gaps, end)
+            if masked != match.group() and (is_bounded or is_hidden):
+                yield places[start], places[end - 1] + 1, masked
+
+    def _span(self, index: int, *, is_bounded: bool = True) -> Pattern:
+        if (index, is_bounded) not in self._spans:
+            span = self._pattern_rules[index].span
+            pattern = Pattern(span if is_bounded else _unbounded(span))
+            self._spans[index, is_bounded] = pattern
+        return self._spans[index, is_bounded]
 
     def _scan(self, event: dict[str, Any]) -> tuple[dict[str, Any], tuple[Hit, ...]]:
         try:
@@ -232,6 +282,11 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     escape = match.group()
     plain = _ESCAPES.get(escape[1:])
     return plain or chr(int(escape[2:].decode(), 16)).encode("utf-8", "surrogatepass")
+
+
+def _unbounded(pattern: str) -> str:
+    """A pattern in RE2 syntax without what it says about the bounds of words."""
+    return re.sub(r"(\\\\)|\\b", lambda match: match[1] or "(?:)", pattern)
 
 
 def _key_pattern(rule: KeyRule, *, start: str, end: str) -> str:

@@ -7,14 +7,21 @@ work for one event exceeds `WORK_MAX`, the text is masked as a whole by the rule
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from ledger_core.event.secrets.folding import fold
 from ledger_core.event.secrets.luhn import is_card_number
-from ledger_core.event.secrets.rules import is_digest, is_placeholder
+from ledger_core.event.secrets.rules import (
+    KeyRule,
+    is_digest,
+    is_placeholder,
+    is_value_key,
+    names_by_row,
+)
 
 if TYPE_CHECKING:
     from ledger_core.event.secrets.scanner import SecretRules
@@ -55,10 +62,16 @@ _PAIR_VALUES: Final = ("value", "values", "before", "after")
 
 _is_commitment = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
 _members = re.compile(
-    r'"([^"\\{}\[\],:]{1,64})\\{0,7}"\s*:\s*(?:\\{0,7}"([^"\\]*)|([^\s"\\{}\[\],]+))'
+    r"""(["'])(?P<key>[^"'\\{}\[\],:]{1,64})\\{0,7}\1\s*:\s*(?:"""
+    r"""(\\{0,7})(["'])(?P<text>(?:[^"'\\]|(?!\3\4)(?:["']|\\+["']?))*)"""
+    r"""|(?P<plain>[^\s"'\\{}\[\],]+)|(?P<open>[\[{](?=\s*[^\s\]}])))"""
 )
-"""A member with a plain value in JSON that can't be decoded: it is cut short, or other text is
-before it. Its quotes may be escaped."""
+"""A member in JSON that can't be decoded, because it is cut short or other text is around it, or in
+Python's notation. Its quotes may be escaped."""
+_mask_at = re.compile(
+    r"""\{\s*\\{0,7}["'](masked|commitment)\\{0,7}["']\s*:\s*\\{0,7}["']([\w-]+)"""
+).match
+_starts_json = re.compile("[ \t\r\n\ufeff]*[\\[{]").match
 _ITEM: Final = re.compile(r"\[[0-9]+\]$")
 _FREE_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "": ("context",),
@@ -101,7 +114,7 @@ class EventScan:
     The document is an event (`text_depth` 0) or the JSON in one of its texts.
     """
 
-    __slots__ = ("_harmless", "_redacted", "_rules", "_text_depth", "_work", "hits")
+    __slots__ = ("_harmless", "_named", "_redacted", "_rules", "_text_depth", "_work", "hits")
 
     def __init__(self, rules: "SecretRules", work: Work, text_depth: int = 0) -> None:
         self._rules = rules
@@ -111,7 +124,16 @@ class EventScan:
         """The JSON of the text that was read last, without its secrets, if it had any."""
         self._harmless: dict[int, tuple[object, bool]] = {}
         """By identity. The value is kept beside the answer, so that its id stays its own."""
+        self._named: dict[str, dict[KeyRule, None]] = {}
+        """Of the event's changes: the rules of the names in the row that a path stands in."""
         self.hits: list[Hit] = []
+
+    def read_names(self, event: Any) -> None:
+        """Read the names in the rows that an event's changes are of, before it is copied."""
+        changes = event.get("changes") if isinstance(event, Mapping) else None
+        if isinstance(changes, list | tuple):
+            rows = names_by_row(changes).items()
+            self._named = {row: self._rules_of_names(names) for row, names in rows}
 
     def copy(self, value: Any, path: str, *, depth: int, is_free: bool, is_id: bool = False) -> Any:
         """`is_free`: an object may be put here, not only a text of the schema.
@@ -183,7 +205,7 @@ class EventScan:
                 self.hits.append(Hit(_join(path, shown), key_secret))
             at = _join(path, shown)
             rule = self._key_rule(key, member)
-            if rule is None and pair_rule is not None and key.lower() in _PAIR_VALUES:
+            if rule is None and pair_rule is not None and _plain(key) in _PAIR_VALUES:
                 rule = None if self._is_harmless(member) else pair_rule
             if rule is None and _is_random_id(key, member):
                 copied[kept] = member
@@ -194,10 +216,26 @@ class EventScan:
                 copied[kept] = self._hit(at, rule, is_free=in_free)
         return copied
 
+    def named_rule(self, names: Iterable[str], value: object) -> str | None:
+        """Return the rule by which a value is a secret because of a name beside it."""
+        return self._matching_rule(self._rules_of_names(names), value)
+
+    def _rules_of_names(self, names: Iterable[object]) -> dict[KeyRule, None]:
+        """The rules of the keys that have these names, each once: many cost no more than one."""
+        rules: dict[KeyRule, None] = {}
+        for name in names:
+            if isinstance(name, str):
+                self._spend(len(name))
+                rules |= dict.fromkeys(self._rules.key_rules(name))
+        return rules
+
     def _key_rule(self, key: str, value: object) -> str | None:
         """Return the rule by which the value of this key is a secret."""
         self._spend(len(key))
-        for rule in self._rules.key_rules(key):
+        return self._matching_rule(self._rules.key_rules(key), value)
+
+    def _matching_rule(self, rules: Iterable[KeyRule], value: object) -> str | None:
+        for rule in rules:
             passes = rule.passes and isinstance(value, str) and rule.passes(value)
             if not (passes or self._is_harmless(value) or (rule.of_texts and not _is_text(value))):
                 return rule.rule
@@ -205,10 +243,17 @@ class EventScan:
 
     def _pair_rule(self, value: Mapping[Any, Any]) -> str | None:
         """Return the rule of `{"name": "password", "value": …}` and of a change at "/password"."""
-        members = {key.lower(): member for key, member in value.items() if isinstance(key, str)}
-        values = [members[key] for key in _PAIR_VALUES if key in members]
-        names = [members[key] for key in _PAIR_NAMES if isinstance(members.get(key), str)]
-        found = (self._key_rule(name, each) for name in names for each in values)
+        members = [(_plain(key), member) for key, member in value.items() if isinstance(key, str)]
+        values = [member for key, member in members if key in _PAIR_VALUES]
+        if not values:
+            return None
+        names = [member for key, member in members if key in _PAIR_NAMES]
+        rules = self._rules_of_names(names)
+        path = value.get("path") if self._named else None
+        if isinstance(path, str):
+            row, _, key = path.rpartition("/")
+            rules |= self._named.get(row, {}) if is_value_key(key) else {}
+        found = (self._matching_rule(rules, each) for each in values)
         return next((rule for rule in found if rule is not None), None)
 
     def _scan_text(self, text: str, *, is_free: bool) -> tuple[str | None, str | None]:
@@ -228,16 +273,18 @@ class EventScan:
 
     def _redact(self, text: str) -> str:
         self._spend(len(text))
-        if text[:1] in ("{", "["):
+        if _starts_json(text):
             with suppress(_LimitError, RecursionError):
                 self._hits_in_json(text)
             if self._redacted is not None:
                 return self._redacted
 
         def replace_member(match: re.Match[str]) -> str:
-            value = match[3] or match[2]
-            rule = self._key_rule(match[1], _member_value(match))
-            return match[0] if not rule else f"{match[0].removesuffix(value)}masked.{rule}"
+            rule = self._key_rule(match["key"], _member_value(match))
+            value = match["text"] or match["plain"]
+            if rule is None or not value:
+                return match[0]  # All of the text is masked if a secret is left.
+            return f"{match[0].removesuffix(value)}masked.{rule}"
 
         return _members.sub(replace_member, self._rules.redact(text))
 
@@ -247,7 +294,7 @@ class EventScan:
         rule = self._rules.pattern_rule(text)
         if rule is not None:
             return rule
-        if text[:1] not in ("{", "["):
+        if not _starts_json(text):
             return self._member_rule(text)
         # A request body that was logged as a text is JSON as well.
         try:
@@ -265,7 +312,7 @@ class EventScan:
                 return []
             if self._text_depth == TEXT_DEPTH_MAX:
                 raise _LimitError
-            inner = _decode(text)
+            inner = _decode(text.removeprefix("\ufeff"))
         except (msgspec.MsgspecError, UnicodeEncodeError):
             rule = self._member_rule(text)
             return [] if rule is None else [Hit("", rule)]
@@ -277,10 +324,11 @@ class EventScan:
 
     def _member_rule(self, text: str) -> str | None:
         """Return the rule of the first secret member of the JSON in a text: `body={"otp": 1`."""
-        for match in _members.finditer(text):
-            rule = self._key_rule(match[1], _member_value(match))
-            if rule is not None:
-                return rule
+        for form in dict.fromkeys((text, fold(text))):
+            for match in _members.finditer(form):
+                rule = self._key_rule(match["key"], _member_value(match))
+                if rule is not None:
+                    return rule
         return None
 
     def _is_harmless(self, value: object, depth: int = 0) -> bool:
@@ -336,9 +384,16 @@ def _is_random_id(key: str, value: object) -> bool:
     )
 
 
-def _member_value(match: re.Match[str]) -> str | None:
-    is_constant = match[3] in ("null", "true", "false")
-    return None if is_constant else match[3] or match[2]
+def _plain(key: str) -> str:
+    return fold(key).lower()
+
+
+def _member_value(match: re.Match[str]) -> object:
+    if match["open"]:
+        mask = _mask_at(match.string, match.start("open"))
+        return ["text"] if mask is None else {mask[1]: mask[2]}
+    is_constant = match["plain"] in ("null", "true", "false", "None", "True", "False")
+    return None if is_constant else match["plain"] or match["text"]
 
 
 def _is_pair(value: object) -> bool:

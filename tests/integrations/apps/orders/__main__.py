@@ -43,6 +43,8 @@ settings.configure(
             },
             "orders.Order": [],
             "orders.Invoice": [],
+            "orders.Setting": [],
+            "orders.ApiKey": [],
         }
     },
     USE_TZ=True,
@@ -56,7 +58,12 @@ from django.db import IntegrityError, transaction  # noqa: E402 - they need the 
 from django.db.models import F  # noqa: E402 - they need the settings
 
 from ledger_client.integrations.django_bulk import audited_rows  # noqa: E402 - as above
-from tests.integrations.apps.orders.models import Customer, Order  # noqa: E402 - as above
+from tests.integrations.apps.orders.models import (  # noqa: E402 - as above
+    ApiKey,
+    Customer,
+    Order,
+    Setting,
+)
 
 call_command("migrate", run_syncdb=True, verbosity=0)
 
@@ -118,6 +125,21 @@ with scenario("a deletion"):
     friend.delete()
 with scenario("a deletion with a default"):
     Customer.objects.filter(pk=ann.pk).delete()
+with scenario("secrets in a column of values"):
+    setting = Setting.objects.create(name="api_key", value="s3cret")
+    setting.value = "s3cret too"
+    setting.save()
+    Setting.objects.filter(name="api_key").update(value="s3cret as well")
+    setting.value = "s3cret again"
+    Setting.objects.bulk_update([setting], ["value"])
+    setting.delete()
+    Setting.objects.bulk_create(Setting(name="smtp_password") for _ in range(33))
+    Setting.objects.update(value="s3cret of many")
+    ApiKey.objects.create(value="s3cret of a model")
+    ApiKey.objects.update(value="s3cret of models")
+with scenario("a column of values"):
+    setting = Setting.objects.create(name="theme", value="dark")
+    Setting.objects.filter(name="theme").update(value="light")
 output = {
     "events": scenarios,
     "keys": [order.pk for order in orders],

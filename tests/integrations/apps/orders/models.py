@@ -42,3 +42,26 @@ class Invoice(models.Model):
     """A model whose writes of many rows go unseen."""
 
     total: "models.IntegerField[int, int]" = models.IntegerField(default=0)
+
+
+class Setting(models.Model):
+    """A model whose `name` tells what its `value` is."""
+
+    name: "models.CharField[str, str]" = models.CharField(max_length=40)
+    value: "models.CharField[str, str]" = models.CharField(max_length=40)
+
+    objects = AuditedManager()
+
+    class Meta:
+        base_manager_name = "objects"
+
+
+class ApiKey(models.Model):
+    """A model whose own name tells what its `value` is."""
+
+    value: "models.CharField[str, str]" = models.CharField(max_length=40)
+
+    objects = AuditedManager()
+
+    class Meta:
+        base_manager_name = "objects"
