@@ -5,9 +5,9 @@ consecutive indices. The same thread stores checkpoints, each in the next commit
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import chain, islice
 from typing import Final
 
 from ledger.log.group_commit import CommitLimits, GroupCommit, Weight
@@ -24,13 +24,15 @@ LIMITS: Final = CommitLimits(waiting_max=50_000, waiting_bytes_max=64 << 20, bat
 class Commit:
     """The result of one request: the place of each entry, and a durable head that covers them."""
 
+    entries: Sequence[NewEntry]
     placed: Sequence[AppendResult]
     head: TreeHead
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    entries: Sequence[NewEntry]
+    make_entries: Callable[[], Sequence[NewEntry]]
+    weight: Weight
     checkpoint: tuple[int, str] | None = None
 
 
@@ -52,7 +54,7 @@ class Sequencer:
             self._commit,
             name="ledger-writer",
             limits=limits,
-            weigh=lambda job: Weight(len(job.entries), sum(len(e.leaf) for e in job.entries)),
+            weigh=lambda job: job.weight,
             on_commit=self._advance,
         )
 
@@ -67,17 +69,28 @@ class Sequencer:
         Raises: QueueFullError, CommitUndoneError (nothing stored); CommitFailedError (outcome
         unknown until the log is opened again; the id makes a repetition safe); HeldError.
         """
+        weight = Weight(len(entries), sum(len(entry.leaf) for entry in entries))
+        return await self.append_made(lambda: entries, weight)
+
+    async def append_made(
+        self, make_entries: Callable[[], Sequence[NewEntry]], weight: Weight
+    ) -> Commit:
+        """As `append`, with entries that the writer thread makes when their turn has come.
+
+        To make and hash the leaves of a large request takes the time of many small ones.
+        Precondition: `make_entries` raises nothing.
+        """
         self.hold.check()
-        return await self._commits.submit(_Job(entries))
+        return await self._commits.submit(_Job(make_entries, weight))
 
     async def publish(self, *, tree_size: int, note: str) -> None:
         """Make a signed checkpoint durable. Raises: as `append`."""
-        await self._commits.submit(_Job((), (tree_size, note)))
+        await self._commits.submit(_Job(tuple, Weight(0, 0), (tree_size, note)))
 
     async def probe(self) -> None:
         """After a write that failed, show whether writes succeed. Raises: as `append`."""
         if self.store.environment.failure is not None:
-            await self._commits.submit(_Job(()))
+            await self._commits.submit(_Job(tuple, Weight(0, 0)))
 
     async def wait_past(self, tree_size: int) -> TreeHead:
         """The durable head, as soon as it is larger than this size."""
@@ -93,13 +106,14 @@ class Sequencer:
         self._writer.close()
 
     def _commit(self, jobs: Sequence[_Job]) -> list[Commit]:
-        entries = [entry for job in jobs for entry in job.entries]
+        made = [job.make_entries() for job in jobs]
+        entries = list(chain.from_iterable(made))
         checkpoints = [job.checkpoint for job in jobs if job.checkpoint is not None]
         if not entries and not checkpoints:
             self.store.environment.probe()
-        placed = self._writer.commit(entries, checkpoints=checkpoints)
-        ends = accumulate((len(job.entries) for job in jobs), initial=0)
-        return [Commit(placed[start:end], self._writer.head) for start, end in pairwise(ends)]
+        placed = iter(self._writer.commit(entries, checkpoints=checkpoints))
+        head = self._writer.head
+        return [Commit(some, list(islice(placed, len(some))), head) for some in made]
 
     def _advance(self, commits: Sequence[Commit]) -> None:
         self.head = commits[-1].head

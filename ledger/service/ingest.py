@@ -1,16 +1,17 @@
 """The append path: the events of a body become prepared entries, are queued, and get outcomes.
 
-    raw ── read ──> event ── stamp ──> leaf, leaf hash ── queue ──> commit ──> index
-         (may yield)      └── one synchronous step, no await ──┘
+    raw ── read ──> event ── time of receipt, queue ──> leaf, leaf hash ── commit ──> index
+         (may yield)        (one step of the loop)     └──── writer thread ────┘
 
-The time of receipt never runs backwards along the log. So the clock is read, the leaves are made
-and the entries are queued in one step of the event loop: the order of the queue is the order of the
-times. Slow work, decoding and checking, comes before that step.
+The time of receipt never runs backwards along the log. So the clock is read and the events are
+queued in one step of the event loop: the order of the queue is the order of the times. Slow work
+comes before that step, decoding and checking, or behind it, on the thread of the writer, which
+makes and hashes the leaves.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -18,7 +19,8 @@ import msgspec
 import structlog
 from msgspec import UNSET, UnsetType
 
-from ledger.log.sequencer import Sequencer
+from ledger.log.group_commit import Weight
+from ledger.log.sequencer import Commit, Sequencer
 from ledger.service.admission import SMALL_BYTES
 from ledger.service.append_thread import AppendThread
 from ledger.service.clock import LogClock
@@ -30,22 +32,16 @@ from ledger.service.private_fields import ChangedEvent, PrivateFields
 from ledger.service.quotas import Quotas
 from ledger.service.secret_filter import Checked, RefusedSecret, SecretFilter
 from ledger.service.token_admin import SERVICE_NAME
+from ledger.service.work_pieces import FIT_COST, OUTCOME_COST, YIELD_BYTES, Turns, split_work
 from ledger.store.writer import AppendResult, NewEntry, Placement
 from ledger_core.api import Masked, Refused, Result
-from ledger_core.event.canonical import format_leaf, format_time, parse_leaf, parse_time
+from ledger_core.event.canonical import format_time, leaf_format, parse_leaf, parse_time
 from ledger_core.event.model import EventError, Received
 from ledger_core.event.reader import Reader, ReadEvent
 from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.tile import TILE_WIDTH
-
-YIELD_BYTES: Final = 16_384
-YIELD_EVENTS: Final = 64
-"""Events read, or bytes of them, before other requests get their turn: milliseconds of work."""
-
-SLOW_FORM_FACTOR: Final = 4
-"""What a byte costs in an event with escapes, or with characters beyond ASCII."""
 
 WALKED_BYTES: Final = 1_024
 """Events with so many bytes are searched for secrets on the loop, whatever is in them."""
@@ -124,33 +120,36 @@ class IngestPipeline:
     async def _log(
         self, reads: Sequence[ReadEvent | Refused], *, by: str, is_own: bool, charged_to: str
     ) -> list[Result | Refused]:
-        # From here to the queue nothing is awaited; append() queues before it awaits.
+        turns = Turns()
+        fitted: list[ReadEvent | Refused] = []
+        for read in reads:
+            fitted.append(_fit(read, by=by))
+            await turns.after(FIT_COST)
+        queued = [read for read in fitted if isinstance(read, ReadEvent)]
+        if not queued:
+            return [refused for refused in fitted if isinstance(refused, Refused)]
+        weight = Weight(len(queued), sum(len(read.event_json) for read in queued))
+        # From here to the queue nothing is awaited; append_made() queues before it awaits.
         received = Received(by=by, time=format_time(self._clock.now()))
-        stamped = [_stamp(read, received) for read in reads]
-        entries = [entry for entry in stamped if isinstance(entry, NewEntry)]
-        if not entries:
-            return [entry for entry in stamped if isinstance(entry, Refused)]
-        commit = await self._sequencer.append(entries)
-        self._count_new(by, entries, commit.placed, charged_to=charged_to)
-        placed = iter(commit.placed)
+        commit = await self._sequencer.append_made(partial(_stamp, queued, received), weight)
+        self._count_new(by, commit, charged_to=charged_to)
+        placed = zip(commit.entries, commit.placed, strict=True)
         outcomes: list[Result | Refused] = []
         conflicts: list[bytes] = []
-        for position, (read, entry) in enumerate(zip(reads, stamped, strict=True), start=1):
-            if position % YIELD_EVENTS == 0:
-                await asyncio.sleep(0)
+        for read in fitted:
             if isinstance(read, Refused):
                 outcomes.append(read)
                 continue
-            if isinstance(entry, Refused):
-                outcomes.append(entry)
-                continue
-            place = next(placed)
+            entry, place = next(placed)
+            is_new = place.placement is Placement.APPENDED
+            await turns.after(OUTCOME_COST if is_new else OUTCOME_COST + len(place.leaf))
             if place.placement is Placement.CONFLICT:
                 if is_own:
                     renamed = [self._with_next_id(read)]
                     outcomes += await self._log(renamed, by=by, is_own=True, charged_to=charged_to)
                     continue
                 conflicts.append(self._conflict_event(read, place, by=by))
+                await turns.after(len(conflicts[-1]))
             outcomes.append(_outcome(read, entry, place, received))
         if conflicts:
             await self._log_own(conflicts, charged_to=by)
@@ -179,15 +178,8 @@ class IngestPipeline:
         event_id = self._private_fields.store.own_id(*parts, unix_ms=unix_ms)
         return conflict_json(read, placed.leaf_index, by=by, event_id=event_id)
 
-    def _count_new(
-        self,
-        by: str,
-        entries: Sequence[NewEntry],
-        placed: Sequence[AppendResult],
-        *,
-        charged_to: str,
-    ) -> None:
-        pairs = zip(entries, placed, strict=True)
+    def _count_new(self, by: str, commit: Commit, *, charged_to: str) -> None:
+        pairs = zip(commit.entries, commit.placed, strict=True)
         sizes = [len(entry.leaf) for entry, p in pairs if p.placement is Placement.APPENDED]
         if sizes:
             self._metrics.add("events_logged_total", by, amount=len(sizes))
@@ -245,7 +237,7 @@ class IngestPipeline:
         """The events of a body, and those that the filter of secrets refused."""
         reads: list[ReadEvent | Refused] = []
         secret: list[RefusedSecret] = []
-        for some, cost in _split_work(body.raws):
+        for some, cost in split_work(body.raws):
             if reads:
                 await asyncio.sleep(0)
             read = partial(self._read_some, body, some, tenant, is_own=is_own)
@@ -313,24 +305,6 @@ def _refuse_error(read: ReadEvent | EventError) -> ReadEvent | Refused:
     return Refused(explain(read).problem) if isinstance(read, EventError) else read
 
 
-def _split_work(raws: Sequence[bytes | msgspec.Raw]) -> Iterator[tuple[list[bytes], int]]:
-    """The events in pieces, with the cost of each piece in bytes of plain events.
-
-    A piece has `YIELD_EVENTS` and costs `YIELD_BYTES` at most, or is one event that costs more.
-    """
-    piece: list[bytes] = []
-    cost = 0
-    for raw in map(bytes, raws):
-        is_plain = raw.isascii() and b"\\" not in raw
-        own = len(raw) if is_plain else SLOW_FORM_FACTOR * len(raw)
-        if piece and (cost + own > YIELD_BYTES or len(piece) == YIELD_EVENTS):
-            yield piece, cost
-            piece, cost = [], 0
-        piece.append(raw)
-        cost += own
-    yield piece, cost
-
-
 def _check_action(action: str) -> None:
     if action.startswith(RESERVED_PREFIX) and not action.startswith(CLIENT_PREFIXES):
         raise ProblemError(
@@ -345,16 +319,25 @@ def _wrong_tenant(got: str | UnsetType) -> ProblemError:
     )
 
 
-def _stamp(read: ReadEvent | Refused, received: Received) -> NewEntry | Refused:
-    """The entry of an event; an event whose leaf would be too large is refused."""
-    if isinstance(read, Refused):
-        return read
-    event_json = read.event_json
-    try:
-        leaf = format_leaf(event_json=event_json, by=received.by, received_time=received.time)
-    except EventError as error:
-        return Refused(explain(error).problem)
-    return NewEntry(read.id_bytes, leaf, leaf_hash(leaf), event_json, "time" in read.filled)
+def _fit(read: ReadEvent | Refused, *, by: str) -> ReadEvent | Refused:
+    """The event, or its refusal if its leaf would be too large, whenever it is received."""
+    if isinstance(read, ReadEvent):
+        try:
+            leaf_format(by, format_time(0)).check(read.event_json)
+        except EventError as error:
+            return Refused(explain(error).problem)
+    return read
+
+
+def _stamp(reads: Sequence[ReadEvent], received: Received) -> list[NewEntry]:
+    """The entries of events whose leaves are not too long. Called on the thread of the writer."""
+    form = leaf_format(received.by, received.time)
+    entries = []
+    for read in reads:
+        leaf = form.leaf(read.event_json)
+        time_filled = "time" in read.filled
+        entries.append(NewEntry(read.id_bytes, leaf, leaf_hash(leaf), read.event_json, time_filled))
+    return entries
 
 
 def _outcome(

@@ -5,6 +5,7 @@ is an event of the service itself: nobody hides by looking like a secret (docs/a
 are counted and logged by rule. No message holds the value, which may be a password.
 """
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
@@ -34,7 +35,7 @@ _decode = msgspec.json.Decoder(dict).decode
 class RefusedSecret(NamedTuple):
     """An event that was refused for a secret: who, when, by which rule, and nothing secret."""
 
-    event_json: bytes
+    event_hash: bytes
     tenant: str
     actor: dict[str, str]
     shown: dict[str, str | None]
@@ -126,7 +127,7 @@ class SecretFilter:
         unix_ms = unix_us // HOUR_US * HOUR_MS
         described = []
         for tenant, some in by_tenant.items():
-            parts = (b"refused", by.encode(), *(each.event_json for each in some))
+            parts = (b"refused", by.encode(), *(each.event_hash for each in some))
             event_id = own_id(*parts, unix_ms=unix_ms)
             described.append(_describe(some, tenant, by=by, event_id=event_id))
         return described
@@ -148,7 +149,7 @@ def _describe_one(read: ReadEvent, masked: dict[str, Any], hit: Hit) -> RefusedS
     actor = {"type": "actor", **masked["actor"]}
     shown = {name: masked[name] for name in ("id", "time", "action")}
     return RefusedSecret(
-        event_json=read.event_json,
+        event_hash=hashlib.sha256(read.event_json).digest(),
         tenant=read.event.tenant or "",
         actor={"type": actor["type"], "id": actor["id"]},
         shown={**shown, "field": hit.path, "rule": hit.rule},

@@ -5,12 +5,14 @@ Work is counted, or measured in processor time of the loop's own thread, in rati
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -19,9 +21,11 @@ from ledger.service.append_thread import AppendThread
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import WINDOW_BYTES, ParsedBody, split_body
-from ledger.service.ingest import YIELD_BYTES, YIELD_EVENTS
+from ledger.service.work_pieces import YIELD_BYTES, YIELD_EVENTS
 from ledger_core.api import Result
+from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.reader import Reader
+from ledger_core.tlog.hashing import leaf_hash
 from tests.secrets.test_work import KINDS
 from tests.service.serving import JSON, QUICK, event, new_id
 
@@ -69,6 +73,66 @@ async def test_duplicates_yield_while_they_are_read_and_answered(unserved: Serve
             before = turns[0]
             assert await _append(context, events) == len(events)
             assert turns[0] - before >= 2 * len(events) // YIELD_EVENTS
+
+
+@asynccontextmanager
+async def _hashing() -> AsyncIterator[list[int]]:
+    """Counts the leaves that are hashed on the loop's thread between two turns of others, each."""
+    steps = [0]
+
+    def count(frame: FrameType, kind: str, _argument: object) -> None:
+        steps[-1] += kind == "call" and frame.f_code is leaf_hash.__code__
+
+    async def take_turns() -> None:
+        while True:
+            await asyncio.sleep(0)
+            steps.append(0)
+
+    task = asyncio.create_task(take_turns())
+    sys.setprofile(count)
+    try:
+        yield steps
+    finally:
+        sys.setprofile(None)
+        task.cancel()
+
+
+@pytest.mark.anyio
+async def test_no_step_of_the_loop_hashes_more_leaves_than_it_may_read(unserved: Served) -> None:
+    """New events are stamped on the writer's thread; duplicates and taken ids yield by bytes."""
+    fields = [event(reason="a" * 3000) for _ in range(300)]
+    others = [{**each, "reason": "b" * 3000} for each in fields]
+    async with open_service(unserved[0], QUICK) as context, _hashing() as steps:
+        events, taken = ([json.dumps(each).encode() for each in some] for some in (fields, others))
+        assert await _append(context, events) == len(events)
+        assert max(steps) == 0
+        assert await _append(context, events) == len(events)
+        assert 0 < max(steps) <= YIELD_BYTES // 3000 + 1
+        steps[:] = [0]
+        assert await _append(context, taken) == 0
+        assert max(steps) <= YIELD_BYTES // 3000 + 1
+        assert context.sequencer.head.tree_size >= 2 * len(events)  # Each conflict is logged.
+
+
+@pytest.mark.anyio
+async def test_a_large_request_keeps_the_order_of_times_with_small_ones_beside_it(
+    unserved: Served,
+) -> None:
+    async with open_service(unserved[0], QUICK) as context:
+        large = [json.dumps(event(reason="a" * 3000)).encode() for _ in range(400)]
+        first = context.sequencer.head.tree_size
+        one = asyncio.create_task(_append(context, large))
+        while not one.done():
+            await _append(context, [json.dumps(event()).encode()], by="another")
+        await one
+        leaves = [context.store.leaf(at) for at in range(first, context.sequencer.head.tree_size)]
+        entries = [parse_leaf(leaf or b"") for leaf in leaves]
+        times = [entry.received.time for entry in entries]
+        assert times == sorted(times)
+        together = [at for at, each in enumerate(entries) if each.received.by == "append"]
+        assert together == list(range(together[0], together[0] + len(large)))
+        ids = [str(entries[at].event.id) for at in together]
+        assert ids == [json.loads(each)["id"] for each in large]
 
 
 @asynccontextmanager

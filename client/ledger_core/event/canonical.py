@@ -221,13 +221,38 @@ def encode_event(event: Event) -> bytes:
     return encode_plain(event) or rfc8785.dumps(msgspec.to_builtins(event))
 
 
+class LeafFormat:
+    """Writes the leaves of events that were received together; no event is encoded twice."""
+
+    __slots__ = ("_end",)
+
+    def __init__(self, by: str, received_time: str) -> None:
+        encoded = encode_sorted(by), received_time.encode()
+        self._end = b',"received":{"by":%b,"time":"%b"},"v":1}' % encoded
+
+    def check(self, event_json: bytes) -> None:
+        """Refuse an event whose leaf is too long. Raises: EventError (rule "leaf-too-large")."""
+        length = _EVENT_START + len(event_json) + len(self._end)
+        if length > LEAF_BYTES_MAX:
+            raise _too_large(length)
+
+    def leaf(self, event_json: bytes) -> bytes:
+        """The leaf of an event, given as canonical JSON whose leaf is not too long."""
+        return b'{"event":%b%b' % (event_json, self._end)
+
+
+# The events of a request are received together.
+leaf_format = lru_cache(maxsize=64)(LeafFormat)
+
+
 def format_leaf(*, event_json: bytes, by: str, received_time: str) -> bytes:
-    """Write a leaf from canonical parts, so that no event is encoded twice.
+    """Write a leaf from canonical parts.
 
     Raises: EventError (rule "leaf-too-large") beyond 65,535 bytes.
     """
-    received = b'{"by":%b,"time":"%b"}' % (encode_sorted(by), received_time.encode())
-    return _check_length(b'{"event":%b,"received":%b,"v":1}' % (event_json, received))
+    form = leaf_format(by, received_time)
+    form.check(event_json)
+    return form.leaf(event_json)
 
 
 def parse_leaf(leaf: bytes) -> Leaf:

@@ -1,0 +1,57 @@
+"""The work of a large append in pieces, between which the event loop serves others.
+
+Costs are counted in bytes of plain events, of which a few milliseconds read `YIELD_BYTES`.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+YIELD_BYTES: Final = 16_384
+YIELD_EVENTS: Final = 64
+"""Events read, or bytes of them, before other requests get their turn: milliseconds of work."""
+
+OUTCOME_COST: Final = YIELD_BYTES // YIELD_EVENTS
+"""What the outcome of an event costs, beside the leaf that is read for it."""
+
+FIT_COST: Final = OUTCOME_COST // 16
+"""What it costs to compare the length of an event with a limit."""
+
+SLOW_FORM_FACTOR: Final = 4
+"""What a byte costs in an event with escapes, or with characters beyond ASCII."""
+
+
+def split_work(raws: Sequence[bytes | msgspec.Raw]) -> Iterator[tuple[list[bytes], int]]:
+    """The events in pieces, with the cost of each piece in bytes of plain events.
+
+    A piece has `YIELD_EVENTS` and costs `YIELD_BYTES` at most, or is one event that costs more.
+    """
+    piece: list[bytes] = []
+    cost = 0
+    for raw in map(bytes, raws):
+        is_plain = raw.isascii() and b"\\" not in raw
+        own = len(raw) if is_plain else SLOW_FORM_FACTOR * len(raw)
+        if piece and (cost + own > YIELD_BYTES or len(piece) == YIELD_EVENTS):
+            yield piece, cost
+            piece, cost = [], 0
+        piece.append(raw)
+        cost += own
+    yield piece, cost
+
+
+class Turns:
+    """Gives others a turn on the loop whenever `YIELD_BYTES` were worked on."""
+
+    __slots__ = ("_cost",)
+
+    def __init__(self) -> None:
+        self._cost = 0
+
+    async def after(self, cost: int) -> None:
+        """Count work that was done, in bytes of plain events; yield if it was enough."""
+        self._cost += cost
+        if self._cost >= YIELD_BYTES:
+            self._cost = 0
+            await asyncio.sleep(0)
