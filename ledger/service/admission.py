@@ -11,7 +11,7 @@ takes well under a millisecond.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Final
 
 from ledger.service.fair_turns import FairTurns
@@ -19,6 +19,8 @@ from ledger.service.http.problems import retry_later
 
 SMALL_BYTES: Final = 16_384
 """An append with so many bytes at most passes others; decoding it takes a few milliseconds."""
+
+_AT_ONCE: Final = nullcontext()
 
 
 class Admission:
@@ -30,15 +32,15 @@ class Admission:
         self._large_max: Final = large_max
         self._wait_s: Final = wait_s
 
-    @asynccontextmanager
-    async def admit(self, owner: str, size: int) -> AsyncIterator[None]:
+    def admit(self, owner: str, size: int) -> AbstractAsyncContextManager[None]:
         """Hold a place for an append with a body of this size until the block ends.
 
         Raises: ProblemError when a large one does not get a place in time.
         """
-        if size <= SMALL_BYTES:
-            yield
-            return
+        return _AT_ONCE if size <= SMALL_BYTES else self._admit_large(owner)
+
+    @asynccontextmanager
+    async def _admit_large(self, owner: str) -> AsyncIterator[None]:
         turn = self._turns.ask(owner)
         try:
             await self._wait(turn)
@@ -47,8 +49,9 @@ class Admission:
             self._turns.end(owner, turn)
 
     async def _wait(self, turn: asyncio.Future[None]) -> None:
-        done, _ = await asyncio.wait({turn}, timeout=self._wait_s)
-        if not done:
+        if not turn.done():
+            await asyncio.wait({turn}, timeout=self._wait_s)
+        if not turn.done():
             raise retry_later(
                 "too-busy",
                 f"{self._large_max} large appends are in work, and this one had no turn in "

@@ -242,7 +242,8 @@ class IngestPipeline:
                 await asyncio.sleep(0)
             read = partial(self._read_some, body, some, tenant, is_own=is_own)
             checked = await self._check(read, cost=cost, by=by)
-            self._secret_filter.count(checked.rules)
+            if checked.rules:
+                self._secret_filter.count(checked.rules)
             reads += checked.outcomes
             secret += checked.refused
         return reads, secret

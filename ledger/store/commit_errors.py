@@ -49,13 +49,18 @@ def free_bytes(path: Path) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
+def broken(path: Path) -> CommitFailedError:
+    """The error of an environment whose last commit had an unknown outcome."""
+    return CommitFailedError(f"a commit to {path} failed before; restart to go on")
+
+
 @contextmanager
 def panics(path: Path) -> Iterator[None]:
     """Raise CommitFailedError for an environment whose last commit had an unknown outcome."""
     try:
         yield
     except lmdb.PanicError as error:
-        raise CommitFailedError(f"a commit to {path} failed before; restart to go on") from error
+        raise broken(path) from error
 
 
 @contextmanager

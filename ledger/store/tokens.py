@@ -12,6 +12,7 @@ service appends it. The event has its id from the start: appended twice, it is s
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, Self, get_args
 
@@ -187,6 +188,8 @@ def _encode(key: bytes, record: TokenRecord) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(plain, check=_checksum(key, plain)))
 
 
+# Every request looks its token up, and a record that changed is another value.
+@lru_cache(maxsize=1024)
 def _decode(key: bytes, value: bytes) -> TokenRecord:
     """Raises: MalformedError for a record that is not as it was written."""
     try:

@@ -5,9 +5,7 @@ accepted. One that exceeds the limit is refused with 503 and Retry-After; one th
 passes, for other settings bound its size.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 from ledger.service.http.problems import retry_later
@@ -20,32 +18,52 @@ class InFlight:
         self._unit: Final = unit
         self._most: Final = most
         self._most_per_owner: Final = most_per_owner
-        self._by_owner: Counter[str] = Counter()
+        self._by_owner: dict[str, int] = {}
         self.used = 0
 
-    @contextmanager
-    def lease(self, owner: str, *, may_exceed: bool = False) -> Iterator[Callable[[int], None]]:
-        """Yield a function that adds to what this owner has in flight, until the block ends.
+    def lease(self, owner: str, *, may_exceed: bool = False) -> "_Lease":
+        """A block that yields a function which adds to what this owner has in flight until its end.
 
         The function raises ProblemError for more than the limits allow, unless `may_exceed`.
         """
-        taken = 0
+        return _Lease(self, owner, may_exceed=may_exceed)
 
-        def take(count: int) -> None:
-            nonlocal taken
-            own = self._by_owner[owner]
+    def add(self, owner: str, count: int, *, taken: int, may_exceed: bool) -> None:
+        """Count more of a lease that has `taken` so far."""
+        own = self._by_owner.get(owner, 0)
+        if not may_exceed:
             for most, used in ((self._most, self.used), (self._most_per_owner, own)):
-                if used > taken and used + count > most and not may_exceed:
+                if used > taken and used + count > most:
                     what = f"more than {most} {self._unit} would be in flight"
                     raise retry_later("too-busy", what, limit=most)
-            self.used += count
-            self._by_owner[owner] += count
-            taken += count
+        self.used += count
+        self._by_owner[owner] = own + count
 
-        try:
-            yield take
-        finally:
-            self.used -= taken
-            self._by_owner[owner] -= taken
-            if not self._by_owner[owner]:
-                del self._by_owner[owner]
+    def remove(self, owner: str, taken: int) -> None:
+        """Count what a lease took no longer."""
+        self.used -= taken
+        left = self._by_owner.pop(owner, 0) - taken
+        if left:
+            self._by_owner[owner] = left
+
+
+class _Lease:
+    """One block of `InFlight.lease`: two in each request, so no generator."""
+
+    __slots__ = ("_in_flight", "_may_exceed", "_owner", "_taken")
+
+    def __init__(self, in_flight: InFlight, owner: str, *, may_exceed: bool) -> None:
+        self._in_flight = in_flight
+        self._owner = owner
+        self._may_exceed = may_exceed
+        self._taken = 0
+
+    def __enter__(self) -> Callable[[int], None]:
+        return self._take
+
+    def __exit__(self, *_: object) -> None:
+        self._in_flight.remove(self._owner, self._taken)
+
+    def _take(self, count: int) -> None:
+        self._in_flight.add(self._owner, count, taken=self._taken, may_exceed=self._may_exceed)
+        self._taken += count
