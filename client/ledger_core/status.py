@@ -32,11 +32,12 @@ class IndexAnswer(Struct, frozen=True, kw_only=True):
     current: bool
 
 
-class LogAnswer(Struct, frozen=True, kw_only=True):
+class LogAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The name, keys and size of the log. A verifier trusts its own policy instead of these.
 
     `clock_behind_s`: seconds by which the host's clock is behind the last entry, whose time of
-    receipt all later ones get until it has caught up.
+    receipt all later ones get until it has caught up. `mirror_of`: the address of the log, if this
+    is a mirror of it.
     """
 
     origin: str
@@ -47,6 +48,7 @@ class LogAnswer(Struct, frozen=True, kw_only=True):
     clock_behind_s: int
     published_size: Size
     index: IndexAnswer
+    mirror_of: str | None = None
 
 
 class Alive(Struct, frozen=True, kw_only=True):

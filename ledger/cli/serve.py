@@ -1,7 +1,8 @@
 """`ledger serve`: run the service. Every setting is a flag, a variable or a line of the file."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import click
 from ledger.cli.options import configure_logs, directory_argument, log_options
 from ledger.service.app import run
 from ledger.service.data_dir import DirectoryPaths, open_tokens
-from ledger.service.settings import SETTINGS, read_settings
+from ledger.service.settings import SETTINGS, Settings, read_settings
 from ledger_client.cli.console import note
 
 
-def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
+def setting_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add a flag for every setting of the service."""
     for setting in reversed(SETTINGS):
         flag = f"{setting.flag}/--no-{setting.flag[2:]}" if setting.type is bool else setting.flag
         command = click.option(
@@ -29,7 +31,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command("serve")
 @directory_argument
-@_setting_flags
+@setting_flags
 @log_options
 def command(directory: Path, log_format: str, log_level: str, **flags: Any) -> None:
     """Serve the ledger in DIRECTORY until Ctrl-C or SIGTERM.
@@ -37,20 +39,27 @@ def command(directory: Path, log_format: str, log_level: str, **flags: Any) -> N
     A flag wins over its variable, a variable over DIRECTORY/ledger.toml.
     """
     configure_logs(log_format, log_level)
-    paths = DirectoryPaths(directory)
-    toml = paths.settings.read_text(encoding="utf-8") if paths.settings.exists() else None
-    settings = read_settings(toml=toml, environ=os.environ, flags=flags)
-    access = open_tokens(paths, settings)
-    try:
-        if access.is_empty():
-            note(
-                "there is no token yet, so nobody can append or read. Make one:\n"
-                f"  ledger token create {directory} --name my-app --scope append --scope read"
-            )
-    finally:
-        access.close()
+    settings = read_serve_settings(directory, flags)
+    note_missing_token(directory, settings, scopes="--scope append --scope read")
 
     def ready(address: str) -> None:
         click.echo(f"serving on {address}")
 
     run(directory, settings, on_ready=ready)
+
+
+def read_serve_settings(directory: Path, flags: Mapping[str, Any]) -> Settings:
+    """The settings of a service from its flags, the environment and its folder."""
+    paths = DirectoryPaths(directory)
+    toml = paths.settings.read_text(encoding="utf-8") if paths.settings.exists() else None
+    return read_settings(toml=toml, environ=os.environ, flags=flags)
+
+
+def note_missing_token(directory: Path, settings: Settings, *, scopes: str) -> None:
+    """Say how a token is made when there is none."""
+    with closing(open_tokens(DirectoryPaths(directory), settings)) as access:
+        if access.is_empty():
+            note(
+                "there is no token yet, so nobody can append or read. Make one:\n"
+                f"  ledger token create {directory} --name my-app {scopes}"
+            )

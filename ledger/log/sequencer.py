@@ -14,6 +14,8 @@ from ledger.log.group_commit import CommitLimits, GroupCommit, Weight
 from ledger.log.hold import Hold
 from ledger.store.commit_errors import CommitFailedError
 from ledger.store.writer import AppendResult, LogWriter, NewEntry
+from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.tree import TreeHead
 
 LIMITS: Final = CommitLimits(waiting_max=50_000, waiting_bytes_max=64 << 20, batch_max=10_000)
@@ -34,6 +36,7 @@ class _Job:
     make_entries: Callable[[], Sequence[NewEntry]]
     weight: Weight
     checkpoint: tuple[int, str] | None = None
+    expected: TreeHead | None = None
 
 
 class Sequencer:
@@ -50,7 +53,7 @@ class Sequencer:
         self.head = writer.head
         self._writer = writer
         self._grown: asyncio.Event | None = None  # Made by `wait_past`, set by the next commit.
-        self._commits: GroupCommit[_Job, Commit] = GroupCommit(
+        self._commits: GroupCommit[_Job, Commit | VerificationError] = GroupCommit(
             self._commit,
             name="ledger-writer",
             limits=limits,
@@ -81,16 +84,32 @@ class Sequencer:
         Precondition: `make_entries` raises nothing.
         """
         self.hold.check()
-        return await self._commits.submit(_Job(make_entries, weight))
+        return await self._submit(_Job(make_entries, weight))
+
+    async def append_verified(
+        self,
+        entries: Sequence[NewEntry],
+        *,
+        expected: TreeHead,
+        published: SignedCheckpoint | None = None,
+    ) -> Commit:
+        """Make entries of another log durable, if the tree is then the `expected` one.
+
+        `published`: a checkpoint to make durable with them. One call at a time, and no other.
+        Raises: as `append`; VerificationError with nothing stored.
+        """
+        checkpoint = None if published is None else (published.head.tree_size, published.note)
+        weight = Weight(len(entries), sum(len(entry.leaf) for entry in entries))
+        return await self._submit(_Job(lambda: entries, weight, checkpoint, expected))
 
     async def publish(self, *, tree_size: int, note: str) -> None:
         """Make a signed checkpoint durable. Raises: as `append`."""
-        await self._commits.submit(_Job(tuple, Weight(0, 0), (tree_size, note)))
+        await self._submit(_Job(tuple, Weight(0, 0), (tree_size, note)))
 
     async def probe(self) -> None:
         """After a write that failed, show whether writes succeed. Raises: as `append`."""
         if self.store.environment.failure is not None:
-            await self._commits.submit(_Job(tuple, Weight(0, 0)))
+            await self._submit(_Job(tuple, Weight(0, 0)))
 
     async def wait_past(self, tree_size: int) -> TreeHead:
         """The durable head, as soon as it is larger than this size."""
@@ -105,18 +124,32 @@ class Sequencer:
         await self._commits.stop()
         self._writer.close()
 
-    def _commit(self, jobs: Sequence[_Job]) -> list[Commit]:
+    async def _submit(self, job: _Job) -> Commit:
+        outcome = await self._commits.submit(job)
+        if isinstance(outcome, VerificationError):
+            raise outcome
+        return outcome
+
+    def _commit(self, jobs: Sequence[_Job]) -> list[Commit | VerificationError]:
         made = [job.make_entries() for job in jobs]
         entries = list(chain.from_iterable(made))
         checkpoints = [job.checkpoint for job in jobs if job.checkpoint is not None]
         if not entries and not checkpoints:
             self.store.environment.probe()
-        placed = iter(self._writer.commit(entries, checkpoints=checkpoints))
+        try:
+            placed = iter(
+                self._writer.commit(entries, checkpoints=checkpoints, expected=jobs[-1].expected)
+            )
+        except VerificationError as error:
+            return [error] * len(jobs)
         head = self._writer.head
         return [Commit(some, list(islice(placed, len(some))), head) for some in made]
 
-    def _advance(self, commits: Sequence[Commit]) -> None:
-        self.head = commits[-1].head
+    def _advance(self, outcomes: Sequence[Commit | VerificationError]) -> None:
+        last = outcomes[-1]
+        if isinstance(last, VerificationError):
+            return
+        self.head = last.head
         if self._grown is not None:
             self._grown.set()
             self._grown = None

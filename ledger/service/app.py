@@ -10,7 +10,7 @@ import gc
 import resource
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from aiohttp import web
 from ledger.follow.followers import Followers
 from ledger.log.hold import Hold
 from ledger.log.public_policy import public_policy
-from ledger.log.publisher import Publisher, PublisherOptions
+from ledger.log.publisher import LogSigner, Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
@@ -44,9 +44,11 @@ from ledger.service.data_dir import (
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.openapi import make_openapi
 from ledger.service.http.problems import log_failure
+from ledger.service.http.router import Route
 from ledger.service.http.server import Server
 from ledger.service.ingest import IngestPipeline
 from ledger.service.metrics import Metrics
+from ledger.service.mirrored import Heads, MakeMirrored
 from ledger.service.old_values import bind_old_values
 from ledger.service.outbox import Outbox
 from ledger.service.private_fields import PrivateFields, parse_fields
@@ -68,7 +70,7 @@ from ledger_core.event.commitments import PrivateReader
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.secrets import default_rules, parse_rules
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import Policy, parse_policy
 
 DESCRIPTORS_WANTED = 65_536
 OWN_DESCRIPTORS: Final = 256
@@ -90,7 +92,7 @@ def run(
 
     Raises: as `serve`.
     """
-    _shorten_pauses()
+    shorten_pauses()
     run_until_signal(lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready))
 
 
@@ -100,8 +102,10 @@ async def serve(
     *,
     stop: asyncio.Event,
     on_ready: Callable[[str], None] | None = None,
+    make_mirrored: MakeMirrored | None = None,
+    routes: Sequence[Route] = ROUTES,
 ) -> None:
-    """Serve a ledger until `stop` is set.
+    """Serve a ledger until `stop` is set, or with `make_mirrored` a mirror of one.
 
     Raises: UnavailableError when another process writes the ledger, a part of it is missing, the
     address is taken or a commit failed with an unknown outcome; MalformedError and
@@ -109,8 +113,8 @@ async def serve(
     """
     descriptors_max = _raise_descriptor_limit()
     settings = _limit_connections(settings, descriptors_max)
-    async with open_service(directory, settings) as context:
-        runner = web.ServerRunner(Server(context, ROUTES), shutdown_timeout=settings.stop_wait_s)
+    async with open_service(directory, settings, make_mirrored) as context:
+        runner = web.ServerRunner(Server(context, routes), shutdown_timeout=settings.stop_wait_s)
         await runner.setup()
         try:
             address = await listen(runner, settings.listen)
@@ -147,11 +151,13 @@ async def _until_stopped(context: ServiceContext, stop: asyncio.Event) -> Commit
 
 
 @asynccontextmanager
-async def open_service(directory: Path, settings: Settings) -> AsyncIterator[ServiceContext]:
+async def open_service(
+    directory: Path, settings: Settings, make_mirrored: MakeMirrored | None = None
+) -> AsyncIterator[ServiceContext]:
     """The running parts of a ledger, without a socket. Raises: as `serve`."""
     paths = DirectoryPaths(directory)
     async with AsyncExitStack() as opened:
-        context = _open_parts(paths, settings, opened)
+        context = _open_parts(paths, settings, opened, make_mirrored)
         async with _background(context):
             yield context
         with suppress(UnavailableError, VerificationError):  # either has been logged already
@@ -159,10 +165,13 @@ async def open_service(directory: Path, settings: Settings) -> AsyncIterator[Ser
 
 
 def _open_parts(
-    paths: DirectoryPaths, settings: Settings, opened: AsyncExitStack
+    paths: DirectoryPaths,
+    settings: Settings,
+    opened: AsyncExitStack,
+    make_mirrored: MakeMirrored | None,
 ) -> ServiceContext:
     """The parts of a ledger; `opened` closes them. The readers of the log close before the log."""
-    signers = read_signers(paths)
+    signers = read_signers(paths) if make_mirrored is None else ()
     policy_bytes = _read_policy(paths)
     policy = parse_policy(policy_bytes)
     rules_text = _read_optional(paths.secrets)
@@ -178,7 +187,8 @@ def _open_parts(
     sequencer = Sequencer(writer, limits=limits, hold=Hold(paths.hold))
     opened.push_async_callback(sequencer.stop)
     clock = LogClock(last=last_received_time(writer.store), read_unix_ns=time.time_ns)
-    clock.check_start(settings)
+    if make_mirrored is None:
+        clock.check_start(settings)
     access = opened.enter_context(closing(open_tokens(paths, settings)))
     private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES), settings=settings)
     for name in changed_files(paths):
@@ -194,37 +204,25 @@ def _open_parts(
     followers.start()
     opened.callback(followers.stop)
     origin = writer.store.origin()
-    for signer in signers:
-        if signer.verifier.name != origin:
-            raise MalformedError(f"a key is {signer.verifier.name}'s, the log's origin is {origin}")
-    publisher = Publisher(
-        sequencer,
-        signers,
-        policy,
-        evidence=paths.evidence,
-        options=PublisherOptions(
-            interval_s=settings.publish_interval_s,
-            heartbeat_s=settings.heartbeat_interval_s,
-            witness_timeout_s=settings.witness_timeout_s,
-            marker=Path(settings.marker_file) if settings.marker_file else paths.marker,
-        ),
+    mirrored = None if make_mirrored is None else make_mirrored(sequencer)
+    heads = (
+        mirrored.heads if mirrored else _open_publisher(paths, settings, sequencer, signers, policy)
     )
-    # A policy that doesn't know our keys must end the start, not the first publication.
-    replace(policy, quorum=None).check(publisher.sign().note)
-    publisher.check_marker()
+    keys = [log.verifier for log in policy.logs] if mirrored else [s.verifier for s in signers]
     reader = PrivateReader(_id_maker(clock.wall_us), clock.wall_us)
     metrics, quotas = Metrics(), Quotas(settings)
     append_thread = opened.enter_context(closing(AppendThread()))
     return ServiceContext(
         origin=origin,
-        verifier_keys=tuple(str(signer.verifier) for signer in signers),
+        verifier_keys=tuple(map(str, keys)),
         policy=policy,
         policy_text=public_policy(policy_bytes.decode(errors="replace")),
         settings=settings,
         store=writer.store,
         access=access,
         sequencer=sequencer,
-        publisher=publisher,
+        publisher=heads,
+        mirrored=mirrored,
         ingest=IngestPipeline(
             sequencer=sequencer,
             clock=clock,
@@ -257,6 +255,36 @@ def _open_parts(
     )
 
 
+def _open_publisher(
+    paths: DirectoryPaths,
+    settings: Settings,
+    sequencer: Sequencer,
+    signers: Sequence[LogSigner],
+    policy: Policy,
+) -> Heads:
+    """The publisher of a ledger. Raises: MalformedError, VerificationError for an unfit key."""
+    origin = sequencer.store.origin()
+    for signer in signers:
+        if signer.verifier.name != origin:
+            raise MalformedError(f"a key is {signer.verifier.name}'s, the log's origin is {origin}")
+    publisher = Publisher(
+        sequencer,
+        signers,
+        policy,
+        evidence=paths.evidence,
+        options=PublisherOptions(
+            interval_s=settings.publish_interval_s,
+            heartbeat_s=settings.heartbeat_interval_s,
+            witness_timeout_s=settings.witness_timeout_s,
+            marker=Path(settings.marker_file) if settings.marker_file else paths.marker,
+        ),
+    )
+    # A policy that doesn't know our keys must end the start, not the first publication.
+    replace(policy, quorum=None).check(publisher.sign().note)
+    publisher.check_marker()
+    return publisher
+
+
 def _open_query_pool(
     paths: DirectoryPaths, store: LogStore, settings: Settings, opened: AsyncExitStack
 ) -> QueryPool:
@@ -281,17 +309,18 @@ async def _background(context: ServiceContext) -> AsyncIterator[None]:
         ingest=context.ingest,
         interval_s=context.settings.outbox_interval_s,
     )
-    # A crash may have come between an erasure and its event.
-    for erasure in context.private_fields.store.unlogged():
-        context.access.enqueue(erasure.event_json)
-        context.private_fields.store.finish(erasure)
-    # The log has the event of a token before anybody can use the token.
-    await outbox.append_waiting()
+    work = {"publisher": context.publisher.run}
+    if context.mirrored is None:
+        # A crash may have come between an erasure and its event.
+        for erasure in context.private_fields.store.unlogged():
+            context.access.enqueue(erasure.event_json)
+            context.private_fields.store.finish(erasure)
+        # The log has the event of a token before anybody can use the token. The events of a
+        # mirror's tokens wait: no log takes them unless the mirror is promoted.
+        await outbox.append_waiting()
+        work["outbox"] = outbox.run
     revoke_revived(context.store, context.access)
-    tasks = [
-        asyncio.create_task(_watched(context, name, work))
-        for name, work in (("publisher", context.publisher.run()), ("outbox", outbox.run()))
-    ]
+    tasks = [asyncio.create_task(_watched(context, name, run())) for name, run in work.items()]
     try:
         yield
     finally:
@@ -308,7 +337,7 @@ async def _watched(context: ServiceContext, name: str, work: Awaitable[None]) ->
     context.broken.append(f"the task {name} has ended")
 
 
-def _shorten_pauses() -> None:
+def shorten_pauses() -> None:
     """Bound how long searches on other threads keep the event loop waiting.
 
     A thread that computes gives up the interpreter's lock 5 ms after another one asks for it, and

@@ -4,7 +4,6 @@ import asyncio
 from dataclasses import dataclass, field
 
 from ledger.follow.followers import Followers
-from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
 from ledger.service.admission import Admission
 from ledger.service.clock import LogClock
@@ -13,6 +12,7 @@ from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import retry_later
 from ledger.service.ingest import IngestPipeline
 from ledger.service.metrics import Metrics
+from ledger.service.mirrored import Heads, Mirrored
 from ledger.service.private_fields import PrivateFields
 from ledger.service.query_pool import QueryPool
 from ledger.service.quotas import Quotas
@@ -38,7 +38,7 @@ class ServiceContext:
     store: LogStore
     access: AccessStore
     sequencer: Sequencer
-    publisher: Publisher
+    publisher: Heads
     ingest: IngestPipeline
     private_fields: PrivateFields
     query_pool: QueryPool
@@ -53,6 +53,8 @@ class ServiceContext:
     stopping: asyncio.Event
     """Set when the service is told to stop: streams end then."""
     descriptors: Descriptors = field(default_factory=Descriptors)
+    mirrored: Mirrored | None = None
+    """The log on another host that this service mirrors, if it does."""
     export_trailers: ExportTrailers = field(default_factory=ExportTrailers)
     broken: list[str] = field(default_factory=list)
     """Reasons why the service is not ready: background tasks that ended by an error."""

@@ -48,6 +48,8 @@ METRICS: Final = tuple(
         ("bytes_in_flight", "gauge", (), "Bytes of bodies and unread answers in memory."),
         ("requests_in_flight", "gauge", (), "Requests that are answered now."),
         ("clock_behind_seconds", "gauge", (), "Seconds that the clock is behind the last entry."),
+        ("mirror_lag_entries", "gauge", (), "On a mirror: published entries that it lacks."),
+        ("mirror_lag_seconds", "gauge", (), "On a mirror: seconds since it lacked none."),
         ("index_segments_behind", "gauge", (), "Full segments that the index has not sealed."),
     )
 )

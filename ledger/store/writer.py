@@ -19,10 +19,11 @@ from ledger.store.log_start import check_right_edge, partial_tile_bytes
 from ledger.store.token_events import TOKEN_ACTION, find_token_events, read_token_event
 from ledger.store.transaction import Transaction
 from ledger_client.runtime.files import FileLock
-from ledger_core.event.canonical import parse_leaf, parse_time
+from ledger_core.event.canonical import Leaf, parse_leaf, parse_time
 from ledger_core.event.reader import is_same_event
 from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import MICROSECONDS
+from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.growing_tiles import GrowingTiles
 from ledger_core.tlog.hashing import Hash, leaf_hash
 from ledger_core.tlog.tile import TILE_WIDTH, TileCoord, encode_bundle
@@ -46,7 +47,11 @@ class NewEntry(msgspec.Struct, frozen=True, gc=False):
 
 def entry_of(leaf: bytes) -> NewEntry:
     """The entry of a leaf that was logged before. Raises: MalformedError."""
-    parsed = parse_leaf(leaf)
+    return parsed_entry(leaf, parse_leaf(leaf))
+
+
+def parsed_entry(leaf: bytes, parsed: Leaf) -> NewEntry:
+    """The entry of a leaf that was logged before, and was parsed."""
     id_bytes = bytes.fromhex(str(parsed.event.id).replace("-", ""))
     return NewEntry(id_bytes, leaf, leaf_hash(leaf), parsed.event_json, time_filled=False)
 
@@ -118,19 +123,26 @@ class LogWriter:
         self._lock.release()
 
     def commit(
-        self, entries: Sequence[NewEntry], *, checkpoints: Sequence[tuple[int, str]] = ()
+        self,
+        entries: Sequence[NewEntry],
+        *,
+        checkpoints: Sequence[tuple[int, str]] = (),
+        expected: TreeHead | None = None,
     ) -> list[AppendResult]:
         """Place entries in order, and store checkpoints that are about to be published.
 
         `checkpoints`: tree size and signed note of each. One result for each entry.
         When this returns, all of it is on the disk.
-        Raises: as `Environment.write`.
+        Raises: as `Environment.write`; VerificationError, with nothing stored, when the tree
+        afterwards isn't the `expected` one.
         Cost: two node hashes and two point writes an entry, and one sync.
         """
         try:
             with self.store.environment.write() as transaction:
                 self._check_alone(transaction)
                 placed = self._place(transaction, entries)
+                if expected is not None:
+                    _check_tree(placed, TreeHead(self._edge.size, self._root_hash), expected)
                 for tree_size, note in checkpoints:
                     store_head(transaction, tree_size, note)
                 if checkpoints:
@@ -276,6 +288,21 @@ class LogWriter:
             key = keyspace.open_entry_key(first_open + offset)
             transaction.put(keyspace.ENTRIES, key, pending[offset])
         self._open_leaves = pending[whole:]
+
+
+def _check_tree(placed: Sequence[AppendResult], got: TreeHead, want: TreeHead) -> None:
+    """Check that entries of another log made its tree. Raises: VerificationError."""
+    if got == want:
+        return
+    for each in placed:
+        if each.placement is not Placement.APPENDED:
+            raise VerificationError(
+                f"the log committed to an id twice: entry {each.leaf_index} has it already"
+            )
+    raise VerificationError(
+        f"the entries do not make the tree of size {want.tree_size} with the root "
+        f"{want.root_hash.hex()}"
+    )
 
 
 def _put_tile(transaction: Transaction[bytes], coord: TileCoord, value: bytes) -> None:

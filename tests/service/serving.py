@@ -7,7 +7,7 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -175,9 +175,12 @@ def serving_new(folder: Path, settings: Settings = QUICK) -> Iterator[Ledger]:
 
 @contextmanager
 def serving(
-    directory: Path, tokens: Mapping[str, str], settings: Settings = QUICK
+    directory: Path,
+    tokens: Mapping[str, str],
+    settings: Settings = QUICK,
+    serve: Callable[..., Coroutine[Any, Any, None]] = serve,
 ) -> Iterator[Ledger]:
-    """Serve a ledger from a thread of this process until the block ends."""
+    """Serve a ledger, or what `serve` serves, from a thread until the block ends."""
     address: Future[str] = Future()
     loops: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 

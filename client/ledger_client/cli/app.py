@@ -64,6 +64,7 @@ COMMANDS: Final = {
     "monitor": _Command("monitor:command", "Follow a log from another host and check all of it."),
     "doctor": _Command("doctor:command", "Check the settings of a recorder or client."),
     "gaps": _Command("gaps:command", "List the numbers of recorders that are missing."),
+    "mirror": _Command(None, "Keep a verified copy of a log on another host, and serve it."),
     "witness": _Command(None, "Run a witness for other people's logs."),
     "erase": _Command("erase:command", "Destroy the private values of a person, for good."),
     "scan": _Command("scan:command", "Find secrets in a file or in the ledger."),

@@ -118,6 +118,8 @@ _TABLE: Final = """\
     is started again. Sending an event again with its id is safe.
 503 log-held | Log held | This log lacks entries that it acknowledged before, such as after an old
     backup was restored. It takes no events until a person decides: `ledger recover`.
+503 mirror | A mirror | This is a copy of a log, which takes no events itself: `detail` has the
+    address of the log.
 503 unavailable | Unavailable | The service can't do this now.
 503 not-ready | Not ready | `reasons` says what stands in the way.
 507 storage-full | Storage full | There is no room; nothing of the request was kept.
@@ -180,6 +182,12 @@ def retry_later(
     # The header takes whole seconds only (RFC 9110 §10.2.3).
     seconds = max(1, round(after_s or RETRY_AFTER_S))
     return ProblemError(slug, detail, limit=limit, headers={"Retry-After": str(seconds)})
+
+
+def refuse_write(log_url: str) -> ProblemError:
+    """The refusal of a mirror to append. It is temporary: an operator may promote the mirror."""
+    detail = f"this is a mirror, which takes no events; the log is at {log_url}"
+    return retry_later("mirror", detail, after_s=HELD_RETRY_S)
 
 
 def explain(error: Exception) -> ProblemError:

@@ -57,6 +57,8 @@ class Route:
     problems: Sequence[str] = ()
     is_streamed: bool = False
     """The answer is written while it is found, and may take days."""
+    is_write: bool = False
+    """It appends to the log: a mirror refuses it."""
     query: Mapping[str, Parameter] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -24,7 +24,13 @@ from ledger.runtime.connections import (
 )
 from ledger.service.auth import Caller, identify
 from ledger.service.context import ServiceContext
-from ledger.service.http.problems import PROBLEMS, ProblemError, answer_error, explain
+from ledger.service.http.problems import (
+    PROBLEMS,
+    ProblemError,
+    answer_error,
+    explain,
+    refuse_write,
+)
 from ledger.service.http.router import Route, RouteMatch, Router, read_parameters, route_path
 from ledger.service.http.streaming_response import large_body, write_large
 from ledger.service.http.usage import UsageRecorder
@@ -139,6 +145,8 @@ class Server(web.Server):
         """
         context = self._context
         self._usage.begin(caller, match.route)
+        if match.route.is_write and context.mirrored is not None:
+            raise refuse_write(context.mirrored.log_url)
         with context.requests_in_flight.lease(caller.name) as take_requests:
             take_requests(1)
             if match.route.is_streamed:

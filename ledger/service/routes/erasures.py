@@ -74,6 +74,7 @@ ROUTES: Final = (
         method="POST",
         path="/v1/private/erasures",
         handler=erase_subject,
+        is_write=True,
         summary="Destroy what is private of one subject",
         scope="admin",
         bodies={JSON_MEDIA: Erase},

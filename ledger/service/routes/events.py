@@ -191,6 +191,7 @@ ROUTES: Final = (
         method="POST",
         path="/v1/events",
         handler=append_events,
+        is_write=True,
         summary="Append one event, or up to 10,000",
         scope="append",
         parameters=(

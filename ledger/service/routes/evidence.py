@@ -278,6 +278,7 @@ ROUTES: Final = (
         method="POST",
         path="/v1/evidence",
         handler=export_evidence,
+        is_write=True,
         summary="Everything that a query finds, as a bundle that anybody can verify",
         scope="read",
         bodies={JSON_MEDIA: AskEvidence},

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from ledger.service.context import ServiceContext
 from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
-from ledger.service.http.parameters import number_parameter, size_parameter
+from ledger.service.http.parameters import flag_parameter, number_parameter, size_parameter
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import JSON_MEDIA, NO_CACHE, TEXT_MEDIA, encode_answer
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
@@ -22,6 +22,8 @@ from ledger_core.tlog.note import NOTE_BYTES_MAX
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
+STOP_POLL_S: Final = 0.5
+"""The longest wait before a request that waits notices that the service stops."""
 
 
 async def read_checkpoints(
@@ -30,8 +32,11 @@ async def read_checkpoints(
     *,
     from_: int = 0,
     limit: int = LIMIT_DEFAULT,
+    wait: bool = False,
 ) -> web.Response:
     """Kept checkpoints, the smallest first, each with a proof that the log only grew since."""
+    if wait and from_ <= context.tree_size + 1:
+        await _wait_for_size(context, from_, wait_s=context.settings.published_wait_s)
     published = await context.published_covering(0)
     tree_size = published.head.tree_size
     found = kept_heads(context.store.environment, start=from_, most=limit + 1)
@@ -49,6 +54,16 @@ async def read_checkpoints(
     following = within[limit].head.tree_size if len(within) > limit else None
     answer = KeptCheckpoints(checkpoints=checkpoints, published=published.note, next=following)
     return encode_answer(answer, cache=NO_CACHE)
+
+
+async def _wait_for_size(context: ServiceContext, tree_size: int, *, wait_s: float) -> None:
+    """Wait until a head of this size is published, for so long at most, or until a stop."""
+    waited_s = 0.0
+    while waited_s < wait_s and not context.stopping.is_set():
+        step_s = min(STOP_POLL_S, wait_s - waited_s)
+        if await context.publisher.wait_for(tree_size, timeout_s=step_s) is not None:
+            return
+        waited_s += step_s
 
 
 async def show_checkpoint(context: ServiceContext, request: web.BaseRequest) -> web.Response:
@@ -88,6 +103,11 @@ ROUTES: Final = (
                 f"The most checkpoints; {LIMIT_DEFAULT} when left out.",
                 most=LIMIT_MAX,
                 least=1,
+            ),
+            flag_parameter(
+                "wait",
+                "1 waits until a checkpoint of the size `from` is published, for "
+                "`published_wait_s` at most, and only if the log may grow to it next.",
             ),
         ),
         successes=(Success("The checkpoints, the smallest first.", {JSON_MEDIA: KeptCheckpoints}),),

@@ -61,6 +61,7 @@ ROUTES: Final = (
         method="POST",
         path="/v1/otlp/v1/logs",
         handler=append_otlp_logs,
+        is_write=True,
         summary="Append log records of OpenTelemetry",
         scope="append",
         bodies={PROTOBUF: BYTES_SCHEMA, JSON_MEDIA: OBJECT_SCHEMA, NDJSON_MEDIA: TEXT_SCHEMA},

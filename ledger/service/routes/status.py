@@ -20,6 +20,7 @@ from ledger.service.http.responses import (
 )
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.metrics import METRICS_MEDIA
+from ledger.service.mirrored import Lag
 from ledger.store.commit_errors import free_bytes
 from ledger_core.status import (
     Alive,
@@ -53,6 +54,7 @@ async def read_log(context: ServiceContext, _request: web.BaseRequest) -> web.Re
             full_segments=index.full_segments,
             current=index.is_current,
         ),
+        mirror_of=None if context.mirrored is None else context.mirrored.log_url,
     )
     return encode_answer(answer, cache=NO_CACHE)
 
@@ -78,6 +80,7 @@ async def read_metrics(context: ServiceContext, request: web.BaseRequest) -> web
         raise ProblemError("wrong-tenant", "the counters are those of all tenants")
     published = context.publisher.published
     index = context.query_pool.engine.status()
+    lag = Lag() if context.mirrored is None else context.mirrored.lag()
     text = context.metrics.render(
         {
             "tree_size": context.tree_size,
@@ -89,6 +92,8 @@ async def read_metrics(context: ServiceContext, request: web.BaseRequest) -> web
             "clock_behind_seconds": context.clock.behind_s(),
             "requests_in_flight": context.requests_in_flight.used,
             "index_segments_behind": index.full_segments - index.sealed_segments,
+            "mirror_lag_entries": lag.entries,
+            "mirror_lag_seconds": lag.seconds,
         }
     )
     return make_answer(text, media=METRICS_MEDIA)
@@ -110,6 +115,7 @@ def _reasons(context: ServiceContext) -> list[str]:
     if (hold := context.sequencer.hold.record) is not None:
         reasons.append(f"no event is taken until a person runs `ledger recover`: {hold.reason}")
     reasons += context.broken
+    reasons += () if context.mirrored is None else context.mirrored.reasons()
     if (failed := context.store.environment.failure) is not None:
         reasons.append(f"no event is taken: {failed}")
     elif context.sequencer.failure is not None:
@@ -157,6 +163,7 @@ def _warnings(context: ServiceContext) -> list[str]:
     ]
     warnings += [f"{each}: run ledger fsck" for each in index.unreadable[:DAMAGES_NAMED]]
     warnings += _index_warnings(index)
+    warnings += () if context.mirrored is None else context.mirrored.warnings()
     warnings += [
         f"the follower {name} has ended and will be started again"
         for name in context.followers.not_running()

@@ -1,0 +1,147 @@
+"""`ledger mirror`: keep a verified copy of a log on another host, and serve it."""
+
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ledger.cli.options import configure_logs, directory_argument, log_options
+from ledger.cli.serve import note_missing_token, read_serve_settings, setting_flags
+from ledger.mirror.app import run
+from ledger.mirror.data_dir import MirrorConfig, MirrorPaths, create_mirror, log_origin, read_config
+from ledger.mirror.replica import read_stop
+from ledger.mirror.state import MirrorState
+from ledger.store.log import LogStore
+from ledger_client.cli.client_options import (
+    NEW_FOLDER,
+    read_token,
+    required_policy_option,
+    token_options,
+    usage_errors,
+)
+from ledger_client.cli.console import json_option, print_fields, print_json, print_result
+from ledger_core.event.canonical import format_time
+from ledger_core.tlog.text import format_base64
+
+
+@click.group("mirror")
+def command() -> None:
+    """Keep a verified copy of a log on another host, and serve it."""
+
+
+@command.command("init")
+@click.argument("directory", type=NEW_FOLDER)
+@click.option("--log", "log_url", required=True, help="The address of the log.")
+@required_policy_option
+@token_options
+@json_option
+def init(
+    directory: Path,
+    log_url: str,
+    policy: Path,
+    token_file: Path | None,
+    insecure: bool,
+    as_json: bool,
+) -> None:
+    """Make an empty mirror of a log in DIRECTORY.
+
+    --token-file names the file with a `read` token of the log. The mirror reads that file at each
+    start; without it only a log with public entries can be mirrored.
+    """
+    if token_file is None and os.environ.get("LEDGER_TOKEN"):
+        raise click.UsageError(
+            "put the token of LEDGER_TOKEN into a file that the mirror can read at each start, and "
+            "name it with --token-file"
+        )
+    read_token(token_file, url=log_url, insecure=insecure)
+    data = policy.read_bytes()
+    config = MirrorConfig(
+        log_url=log_url,
+        token_file="" if token_file is None else str(token_file.resolve()),
+        insecure=insecure,
+    )
+    try:
+        with usage_errors():
+            paths = create_mirror(directory, config, data)
+    except FileExistsError as error:
+        raise click.UsageError(str(error)) from None
+    origin = log_origin(data)
+    if as_json:
+        print_json({"directory": str(directory), "log": log_url, "origin": origin})
+        return
+    print_fields(
+        {"mirror": directory, "log": log_url, "origin": origin, "policy": paths.ledger.policy}
+    )
+    click.echo(
+        f"\nnext: ledger token create {directory} --name my-reader --scope read"
+        f"\n      ledger mirror serve {directory}"
+    )
+
+
+@command.command("serve")
+@directory_argument
+@setting_flags
+@log_options
+def serve(directory: Path, log_format: str, log_level: str, **flags: Any) -> None:
+    """Follow the log, and serve what is verified, until Ctrl-C or SIGTERM.
+
+    The settings are those of `ledger serve`; those that concern appending do nothing.
+    """
+    configure_logs(log_format, log_level)
+    read_config(MirrorPaths(directory))
+    settings = read_serve_settings(directory, flags)
+    note_missing_token(directory, settings, scopes="--scope read")
+
+    def ready(address: str) -> None:
+        click.echo(f"serving on {address}")
+
+    run(directory, settings, on_ready=ready)
+
+
+@command.command("status")
+@directory_argument
+@json_option
+def status(directory: Path, as_json: bool) -> None:
+    """Show how far the mirror is, and when the log last answered; the mirror may be running."""
+    paths = MirrorPaths(directory)
+    config = read_config(paths)
+    with closing(LogStore.open(paths.ledger.log)) as store:
+        head, published = store.head(), store.published()
+    known, stopped = MirrorState(paths.status), read_stop(paths)
+    said = known.status
+    print_result(
+        as_json,
+        {
+            "log": config.log_url,
+            "tree_size": head.tree_size,
+            "root_hash": format_base64(head.root_hash),
+            "published_size": 0 if published is None else published.head.tree_size,
+            "lag_entries": max(0, said.log_size - head.tree_size),
+            "lag_s": known.lag_s(head.tree_size),
+            "last_contact": _time(said.contact_at_unix_s),
+            "failing_since": _time(said.failing_since_unix_s),
+            "last_error": said.error or None,
+            "last_error_at": _time(said.error_at_unix_s),
+            "untrue": said.untrue,
+            "stopped": stopped,
+        },
+        {
+            "log": config.log_url,
+            "entries": f"{head.tree_size:,}",
+            "published": f"{0 if published is None else published.head.tree_size:,}",
+            "lag": f"{max(0, said.log_size - head.tree_size):,} entries, "
+            f"{known.lag_s(head.tree_size):,} s",
+            "last contact": _time(said.contact_at_unix_s) or "never",
+            "failing since": _time(said.failing_since_unix_s) or "no",
+            "last error": f"{_time(said.error_at_unix_s)}  {said.error}" if said.error else "none",
+            **{f"untrue {asked}": answer for asked, answer in said.untrue.items()},
+            **({} if stopped is None else {"stopped": f"{stopped.since}  {stopped.reason}"}),
+            **({} if stopped is None else {"evidence": stopped.evidence}),
+        },
+    )
+
+
+def _time(unix_s: int) -> str | None:
+    return format_time(unix_s * 1_000_000) if unix_s else None

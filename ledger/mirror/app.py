@@ -1,0 +1,149 @@
+"""The service of a mirror: that of a ledger, with the entries and heads of a log elsewhere."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from ledger.log.sequencer import Sequencer
+from ledger.log.witness_client import WitnessStatus
+from ledger.mirror.data_dir import MirrorPaths, read_config
+from ledger.mirror.fetching import LogReader
+from ledger.mirror.follower import Follower
+from ledger.mirror.replica import ForkError, Replica
+from ledger.mirror.state import MirrorState
+from ledger.service.app import serve as serve_ledger
+from ledger.service.app import shorten_pauses
+from ledger.service.mirrored import Heads, Lag
+from ledger.service.settings import Settings
+from ledger_client.messages import Endpoint
+from ledger_client.runtime.server import run_until_signal
+from ledger_core.event.canonical import format_time
+from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.errors import UnavailableError, VerificationError
+from ledger_core.tlog.policy import parse_policy
+
+
+class MirroredLog:
+    """The log that a mirror follows, and its heads, as the routes see them."""
+
+    quorum_missing: str | None = None
+    failure: VerificationError | None = None
+
+    def __init__(self, replica: Replica, follower: Follower, state: MirrorState, url: str) -> None:
+        self.log_url: str = url
+        self.heads: Heads = self
+        self._replica: Final = replica
+        self._follower: Final = follower
+        self._state: Final = state
+
+    @property
+    def published(self) -> SignedCheckpoint | None:
+        """The latest published head of the log whose entries are held here."""
+        return self._replica.published
+
+    @published.setter
+    def published(self, _head: SignedCheckpoint | None) -> None:
+        raise AssertionError("a mirror publishes the heads of its log alone")
+
+    @property
+    def witnesses(self) -> tuple[WitnessStatus, ...]:
+        """None: the log asks them."""
+        return ()
+
+    def sign(self) -> SignedCheckpoint:
+        """Raises: UnavailableError."""
+        raise UnavailableError("a mirror signs no head of the log")
+
+    def show(self, data: bytes, *, by: str) -> bool:
+        """Take a checkpoint that somebody has; one that forks the log stops the mirror."""
+        try:
+            return self._replica.shown(data)
+        except ForkError as error:
+            self._state.lied(by, str(error))
+            self._replica.stop(error)
+            return False
+
+    async def wait_for(self, tree_size: int, *, timeout_s: float) -> SignedCheckpoint | None:
+        """The first published head of at least this size; None when time ran out."""
+        is_there = await self._follower.wait_published(tree_size, timeout_s=timeout_s)
+        return self.published if is_there else None
+
+    async def publish(self) -> None:
+        """Nothing: the log publishes."""
+
+    async def run(self) -> None:
+        """Follow the log until cancelled."""
+        await self._follower.run()
+
+    def lag(self) -> Lag:
+        """How far the mirror is behind."""
+        held = self._replica.held.tree_size
+        entries = max(0, self._state.status.log_size - held)
+        return Lag(entries=entries, seconds=self._state.lag_s(held))
+
+    def reasons(self) -> Sequence[str]:
+        """Why the mirror follows no more, or what the log did that is untrue."""
+        if (stopped := self._replica.stopped) is not None:
+            return (
+                f"this mirror follows no more since {stopped.since}: {stopped.reason}; the "
+                f"evidence is in {stopped.evidence or 'no folder: it could not be written'}",
+            )
+        return [
+            f"the log's last answer about its {asked} is untrue: {said}; see the folder evidence/"
+            for asked, said in self._state.status.untrue.items()
+        ]
+
+    def warnings(self) -> Sequence[str]:
+        """That the log doesn't answer, or that the mirror is far behind."""
+        status = self._state.status
+        if not status.failing_since_unix_s:
+            return ()
+        since = format_time(status.failing_since_unix_s * 1_000_000)
+        return (
+            f"the log at {self.log_url} has not answered rightly since {since}: {status.error}",
+        )
+
+
+def run(
+    directory: Path, settings: Settings, *, on_ready: Callable[[str], None] | None = None
+) -> None:
+    """Serve a mirror until SIGTERM or SIGINT. `on_ready` gets the address, `http://host:port`.
+
+    Raises: as `serve`.
+    """
+    shorten_pauses()
+    run_until_signal(lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready))
+
+
+async def serve(
+    directory: Path,
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve the mirror in a folder until `stop` is set.
+
+    Raises: as `ledger.service.app.serve`; UnavailableError when the folder is no mirror.
+    """
+    paths = MirrorPaths(directory)
+    config = read_config(paths)
+    endpoint = config.endpoint()
+
+    def make_mirrored(sequencer: Sequencer) -> MirroredLog:
+        return _make_mirrored(paths, endpoint, config.log_url, sequencer)
+
+    await serve_ledger(
+        directory, settings, stop=stop, on_ready=on_ready, make_mirrored=make_mirrored
+    )
+
+
+def _make_mirrored(
+    paths: MirrorPaths, endpoint: Endpoint, url: str, sequencer: Sequencer
+) -> MirroredLog:
+    policy = parse_policy(paths.ledger.policy.read_bytes())
+    state = MirrorState(paths.status)
+    replica = Replica(sequencer, policy, paths)
+    follower = Follower(replica, LogReader(endpoint), state)
+    return MirroredLog(replica, follower, state, url)

@@ -1,0 +1,119 @@
+"""The folder of a mirror.
+
+DIR/mirror.toml   the address of the log, and the file with the token that reads it
+DIR/policy        by which the log's heads are verified
+DIR/ledger.toml   settings of the service, as those of a ledger
+DIR/head.json     the largest head that was accepted, as every client keeps it
+DIR/stopped.json  why the mirror follows no more: the log forked; absent otherwise
+DIR/status.json   when the log last answered, and what was wrong
+DIR/evidence/     both heads, or the head, the tiles and the bundle, of each untrue answer
+
+The rest is as in the folder of a ledger (`ledger.service.data_dir`): log/, index/ and access/. A
+mirror has no DIR/key: it signs no head of the log.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.settings import settings_template
+from ledger.store.log import create_log
+from ledger.store.tokens import create_access
+from ledger_client.messages import Endpoint, parse_endpoint
+from ledger_client.runtime.files import create_file, sync_directory
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.policy import parse_policy
+
+TIMEOUT_S: Final = 45.0
+"""Longer than the log lets a request for the next head wait."""
+
+
+class MirrorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The content of `mirror.toml`. `token_file` is empty for a log whose entries are public."""
+
+    log_url: str
+    token_file: str = ""
+    insecure: bool = False
+    """Sends the token over plain HTTP to another host."""
+
+    def endpoint(self) -> Endpoint:
+        """Where the log is asked. Raises: ValueError, UnavailableError without the token."""
+        token = None
+        if self.token_file:
+            try:
+                token = Path(self.token_file).read_text(encoding="ascii").strip()
+            except OSError as error:
+                raise UnavailableError(f"{self.token_file}: {error.strerror}") from None
+        return parse_endpoint(
+            self.log_url, token=token, timeout_s=TIMEOUT_S, insecure=self.insecure
+        )
+
+
+class MirrorPaths:
+    """The paths inside a mirror's folder, beside those of `DirectoryPaths`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root: Final = root
+        self.ledger: Final = DirectoryPaths(root)
+        self.config: Final = root / "mirror.toml"
+        self.head: Final = root / "head.json"
+        self.stopped: Final = root / "stopped.json"
+        self.status: Final = root / "status.json"
+
+    @property
+    def is_mirror(self) -> bool:
+        """Whether the folder is that of a mirror."""
+        return self.config.exists()
+
+
+def create_mirror(path: Path, config: MirrorConfig, policy: bytes) -> MirrorPaths:
+    """Make an empty mirror. `mirror.toml` is written last: without it the folder is half-made.
+
+    Raises: FileExistsError when there is a ledger or a mirror already; ValueError and
+    MalformedError for an unfit address or policy; UnavailableError without the token.
+    """
+    config.endpoint()
+    origin = log_origin(policy)
+    paths = MirrorPaths(path)
+    taken = (paths.config, *(paths.ledger.root / name for name in ("key", "policy", "log")))
+    for each in taken:
+        if each.exists() or each.is_symlink():
+            raise FileExistsError(f"{each} exists already; a mirror is made in a new folder")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    create_log(paths.ledger.log, origin=origin)
+    create_access(paths.ledger.access)
+    create_file(paths.ledger.policy, policy)
+    create_file(paths.ledger.settings, settings_template().encode())
+    create_file(paths.config, _format_config(config).encode())
+    sync_directory(path.parent)
+    return paths
+
+
+def read_config(paths: MirrorPaths) -> MirrorConfig:
+    """The log that a folder mirrors. Raises: UnavailableError, MalformedError."""
+    try:
+        text = paths.config.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UnavailableError(f"{paths.root} is no mirror: there is no {paths.config}") from None
+    try:
+        return msgspec.convert(tomllib.loads(text), MirrorConfig)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise MalformedError(f"{paths.config}: {error}") from None
+
+
+def log_origin(policy: bytes) -> str:
+    """The origin of the one log of a policy. Raises: MalformedError."""
+    origins = sorted({log.verifier.name for log in parse_policy(policy).logs})
+    if len(origins) != 1:
+        raise MalformedError(f"the policy must name the keys of one log, got {origins}")
+    return origins[0]
+
+
+def _format_config(config: MirrorConfig) -> str:
+    # A JSON text is a basic string of TOML, and so are the two words.
+    values = msgspec.to_builtins(config)
+    lines = [f"{name} = {msgspec.json.encode(value).decode()}" for name, value in values.items()]
+    return "# The log that this folder mirrors.\n" + "".join(f"{line}\n" for line in lines)
