@@ -9,7 +9,7 @@ hashes however large the log. A full bundle is fetched once, the open one each t
 
 Each entry of the tree is then checked for what an honest log never commits to:
 
-* It is a leaf: an event within its limits, in canonical form (`parse_leaf`).
+* It is a leaf: an event within its limits, in canonical form (`parse_leaves`).
 * It was not received before the entry in front of it.
 * Its id differs from those of the same tenant among the last `ids_max` entries that this object
   has seen.
@@ -20,6 +20,8 @@ None of this shows that an event is true, or that every event reached the log.
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
+from operator import le
 from typing import Final
 
 import msgspec
@@ -28,10 +30,10 @@ from ledger_client.errors import RejectedError
 from ledger_client.messages import Plan
 from ledger_client.plans.read import fetch_bundle, fetch_tile
 from ledger_client.responses import adding_evidence
-from ledger_core.event.canonical import parse_leaf
-from ledger_core.event.model import Event
+from ledger_core.event.canonical import WholeLeaf
+from ledger_core.event.leaf_batch import parse_leaves
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.hashing import Hash, leaf_hash
+from ledger_core.tlog.hashing import Hash, leaf_hashes
 from ledger_core.tlog.policy import VerifiedHead
 from ledger_core.tlog.tile import (
     TILE_WIDTH,
@@ -114,7 +116,7 @@ class TreeReplay:
         bundle = yield from tree.fetch(ref)
         with adding_evidence(lambda: {evidence_name(ref): bundle, **tree.evidence()}):
             leaves = _decode(ref, bundle)
-            hashes = [leaf_hash(leaf) for leaf in leaves]
+            hashes = leaf_hashes(leaves)
             frontier = self._frontier.copy()
             frontier.extend(hashes)
             if not tree.has(frontier):
@@ -141,33 +143,23 @@ class TreeReplay:
 
     def _check_leaves(self, first: int, leaves: Sequence[bytes]) -> str:
         """Check entries that are in the tree. Returns the receipt time of the last."""
-        received_time = self._received_time
-        for leaf_index, leaf in enumerate(leaves, first):
-            try:
-                parsed = parse_leaf(leaf)
-            except MalformedError as error:
-                raise VerificationError(f"the log committed to entry {leaf_index}: {error}") from (
-                    error
-                )
-            # Both times are canonical text, which sorts as the times do.
-            if parsed.received.time < received_time:
+        parsed = _parse(first, leaves)
+        times = [self._received_time, *(leaf.received.time for leaf in parsed)]
+        # Both times are canonical text, which sorts as the times do.
+        if not all(map(le, times, times[1:])):
+            raise VerificationError(_backwards(first, times))
+        ids, ids_max = self._ids, self._ids_max
+        for leaf_index, leaf in enumerate(parsed, first):
+            event = leaf.event
+            # Ids are a tenant's own.
+            known = ids.setdefault((event.tenant, event.id), leaf_index)
+            if known != leaf_index:
                 raise VerificationError(
-                    f"entry {leaf_index} was received at {parsed.received.time}, and the one"
-                    f" before it at {received_time}: the log's clock ran backwards"
+                    f"the entries {known} and {leaf_index} have the same id, {event.id}"
                 )
-            received_time = parsed.received.time
-            self._check_id(leaf_index, parsed.event)
-        return received_time
-
-    def _check_id(self, leaf_index: int, event: Event) -> None:
-        # Ids are a tenant's own.
-        known = self._ids.setdefault((event.tenant, event.id), leaf_index)
-        if known != leaf_index:
-            raise VerificationError(
-                f"the entries {known} and {leaf_index} have the same id, {event.id}"
-            )
-        if len(self._ids) > self._ids_max:
-            self._ids.popitem(last=False)
+            if len(ids) > ids_max:
+                ids.popitem(last=False)
+        return times[-1]
 
 
 class _Tree:
@@ -251,6 +243,28 @@ def _decode(ref: TileRef, bundle: bytes) -> list[bytes]:
     if len(leaves) != ref.width:
         raise VerificationError(f"{ref.path} has {len(leaves)} entries, want {ref.width}")
     return leaves
+
+
+def _parse(first: int, leaves: Sequence[bytes]) -> list[WholeLeaf]:
+    """Read the entries of a bundle. Raises: VerificationError naming one that is no leaf."""
+    parsed: list[WholeLeaf] = []
+    try:
+        # Not extend: what came before the error is counted.
+        for leaf in parse_leaves(leaves):
+            parsed.append(leaf)  # noqa: PERF402
+    except MalformedError as error:
+        at = first + len(parsed)
+        raise VerificationError(f"the log committed to entry {at}: {error}") from error
+    return parsed
+
+
+def _backwards(first: int, times: Sequence[str]) -> str:
+    """The message about the first entry that was received before the one in front of it."""
+    at = next(at for at, (before, time) in enumerate(pairwise(times)) if time < before)
+    return (
+        f"entry {first + at} was received at {times[at + 1]}, and the one before it at"
+        f" {times[at]}: the log's clock ran backwards"
+    )
 
 
 def _explain(tree: _Tree, first: int, hashes: Sequence[Hash]) -> Plan[str]:

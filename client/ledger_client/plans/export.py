@@ -99,9 +99,11 @@ class ExportVerifier:
         data, rows = self._reader.feed(piece)
         self._sha256.update(data)
         proofs = b""
+        question, order = self._question, self._row_order
+        if data:
+            question.check_read()
         for row in rows:
-            self._question.check_read()
-            fault = self._row_order.check(row) or row_fault(row, self._question)
+            fault = order.check(row) or row_fault(row, question)
             if fault:
                 raise VerificationError(
                     f"row {row.number} (entry {row.index}): {fault}",

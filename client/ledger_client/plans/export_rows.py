@@ -7,26 +7,30 @@ have the leaf hash beside it, so a row that was altered is named by itself.
 import csv
 import io
 import re
+from binascii import b2a_base64
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from typing import Final, Protocol
+
+import msgspec
 
 from ledger_client.plans.stream import LINE_BYTES_MAX
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.csv import COLUMNS, read_row
+from ledger_core.event.leaf_batch import parse_leaves
 from ledger_core.tlog.errors import MalformedError, VerificationError
-from ledger_core.tlog.hashing import Hash, leaf_hash
+from ledger_core.tlog.hashing import Hash, leaf_hashes
 from ledger_core.tlog.text import decode_text, excerpt, parse_hash, parse_size
 
-_match_line = re.compile(rb'\{"index":([0-9]{1,19}),(.*),"leaf_hash":"([^"]{1,64})"\}').fullmatch
-"""Parts a line of JSON into its index, the inside of its leaf, and its leaf hash."""
+_INDEX_MEMBER: Final = b'{"index":'
+_HASH_MEMBER: Final = b',"leaf_hash":"'
 
 _INDEX: Final = COLUMNS.index("index")
 _LEAF_HASH: Final = COLUMNS.index("leaf_hash")
 
 
-@dataclass(frozen=True, slots=True)
-class ExportRow:
+class ExportRow(msgspec.Struct, frozen=True, gc=False):
     """A row; `number` counts the rows from 1. A row whose leaf is another one has a `fault`."""
 
     number: int
@@ -69,20 +73,43 @@ class JsonRows:
         return bytes(self._held)
 
     def _read(self, lines: bytes) -> Iterator[ExportRow]:
-        for line in lines.split(b"\n")[:-1]:
+        """Read lines, all of them at once: one by one would take twice as long."""
+        indices, leaves, texts = [], [], []
+        for number, line in enumerate(lines.split(b"\n")[:-1], self._rows + 1):
+            comma, hash_at = line.find(b","), line.rfind(_HASH_MEMBER)
+            if not (line.startswith(_INDEX_MEMBER) and 0 < comma < hash_at and line[-2:] == b'"}'):
+                raise MalformedError(f"row {number} is not an event with its leaf hash")
+            indices.append(line[len(_INDEX_MEMBER) : comma])
+            leaves.append(b"{%b}" % line[comma + 1 : hash_at])
+            texts.append(line[hash_at + len(_HASH_MEMBER) : -2])
+        faults = _leaf_faults(leaves)
+        for digits, leaf, text, hash_ in zip(
+            indices, leaves, texts, leaf_hashes(leaves), strict=True
+        ):
             self._rows += 1
-            parts = _match_line(line)
-            if parts is None:
-                raise MalformedError(f"row {self._rows} is not an event with its leaf hash")
-            leaf = b"{%b}" % parts[2]
-            with _naming_row(self._rows):
-                index, hash_ = parse_size(parts[1].decode()), parse_hash(decode_text(parts[3]))
+            fault, stated = faults.get(leaf, "") if faults else "", hash_
             try:
-                parse_leaf(leaf)
-                fault = "" if leaf_hash(leaf) == hash_ else "its leaf has another leaf hash"
+                index = parse_size(digits.decode("ascii", "replace"))
+                if text != b2a_base64(hash_, newline=False):
+                    stated = parse_hash(decode_text(text))
+                    fault = fault or "its leaf has another leaf hash"
             except MalformedError as error:
-                fault = str(error)
-            yield ExportRow(self._rows, index, hash_, leaf, fault)
+                raise MalformedError(f"row {self._rows}: {error}") from error
+            yield ExportRow(self._rows, index, stated, leaf, fault)
+
+
+def _leaf_faults(leaves: list[bytes]) -> dict[bytes, str]:
+    """Why some of the leaves are none."""
+    with suppress(MalformedError):
+        deque(parse_leaves(leaves), maxlen=0)
+        return {}
+    faults = {}
+    for leaf in leaves:
+        try:
+            parse_leaf(leaf)
+        except MalformedError as error:
+            faults[leaf] = str(error)
+    return faults
 
 
 class CsvRows:
@@ -97,16 +124,14 @@ class CsvRows:
         """As `RowReader.feed`."""
         start = len(self._held)
         self._held += piece
-        is_quoted = self._is_quoted
-        # A line break within quotation marks ends no record. Only the new piece is searched.
-        parts = piece.split(b'"')
-        self._is_quoted ^= len(parts) % 2 == 0
-        end, at = 0, start
-        for part in parts:
-            if not is_quoted and (found := part.rfind(b"\n")) >= 0:
-                end = at + found + 1
-            at += len(part) + 1
-            is_quoted = not is_quoted
+        # A line break within quotation marks ends no record. Only the new piece is searched, from
+        # its end, where the last record's end is.
+        is_quoted = self._is_quoted ^ bool(piece.count(b'"') & 1)
+        self._is_quoted = is_quoted
+        end, at = 0, len(piece)
+        while not end and (found := piece.rfind(b"\n", 0, at)) >= 0:
+            is_quoted ^= bool(piece.count(b'"', found, at) & 1)
+            end, at = 0 if is_quoted else start + found + 1, found
         records = _take(self._held, end)
         return records, self._read(records)
 
@@ -118,46 +143,43 @@ class CsvRows:
         # The default is less than a cell of JSON may have; a larger one of the program is kept.
         csv.field_size_limit(max(csv.field_size_limit(), LINE_BYTES_MAX))
         reader = csv.reader(io.StringIO(_text(records), newline=""), strict=True)
-        while (cells := self._next(reader)) is not None:
-            self._rows += 1
-            if self._rows == 0:
-                if tuple(cells) != COLUMNS:
-                    raise MalformedError("the columns are not those of an export")
-                continue
-            yield self._row(cells)
-
-    def _next(self, reader: Iterator[list[str]]) -> list[str] | None:
         try:
-            return next(reader, None)
+            for cells in reader:
+                self._rows += 1
+                if self._rows:
+                    yield self._row(cells)
+                elif tuple(cells) != COLUMNS:
+                    raise MalformedError("the columns are not those of an export")
         except csv.Error as error:
             raise MalformedError(f"row {self._rows + 1} is no CSV: {excerpt(str(error))}") from None
 
     def _row(self, cells: list[str]) -> ExportRow:
-        with _naming_row(self._rows):
-            if len(cells) != len(COLUMNS):
-                raise MalformedError(f"it has {len(cells)} cells, want {len(COLUMNS)}")
-            index, hash_ = parse_size(cells[_INDEX]), _hash(cells[_LEAF_HASH])
         try:
-            _, leaf = read_row(cells)
+            index, leaf = read_row(cells)
         except (MalformedError, VerificationError) as error:
-            return ExportRow(self._rows, index, hash_, b"", str(error))
-        return ExportRow(self._rows, index, hash_, leaf)
+            return self._faulty_row(cells, str(error))
+        return ExportRow(self._rows, index, bytes.fromhex(cells[_LEAF_HASH]), leaf)
+
+    def _faulty_row(self, cells: list[str], fault: str) -> ExportRow:
+        """A row whose cells are of no leaf. Raises: MalformedError when it has no place either."""
+        with _naming_row(self._rows):
+            return ExportRow(self._rows, *_place(cells), b"", fault)
 
 
-class _naming_row:  # noqa: N801 - used as a function
-    """Names the row in a MalformedError. A class, because a generator costs a microsecond more."""
+@contextmanager
+def _naming_row(number: int) -> Iterator[None]:
+    """Names the row in a MalformedError."""
+    try:
+        yield
+    except MalformedError as error:
+        raise MalformedError(f"row {number}: {error}") from error
 
-    __slots__ = ("_number",)
 
-    def __init__(self, number: int) -> None:
-        self._number = number
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, MalformedError):
-            raise MalformedError(f"row {self._number}: {error}") from error
+def _place(cells: list[str]) -> tuple[int, Hash]:
+    """The index and the leaf hash of a row. Raises: MalformedError."""
+    if len(cells) != len(COLUMNS):
+        raise MalformedError(f"it has {len(cells)} cells, want {len(COLUMNS)}")
+    return parse_size(cells[_INDEX]), _hash(cells[_LEAF_HASH])
 
 
 def _hash(text: str) -> Hash:

@@ -165,7 +165,10 @@ def _ask(
     return Question(
         text=text,
         expression=expression,
-        matches=make_matcher(expression),
+        # Each event meets it: nothing of the leaf needs to be decoded again.
+        matches=(lambda _index, _leaf: True)
+        if expression == EVERYTHING
+        else make_matcher(expression),
         now_unix_us=now_unix_us,
         relations=relations,
         unread=unread,

@@ -54,9 +54,12 @@ _EVENT_START = len(b'{"event":')
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 # The common case in a fifth of the time that `ipaddress` takes to parse it and print it again.
-_is_canonical_ipv4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}").fullmatch
+IPV4_PATTERN = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+_is_canonical_ipv4 = re.compile(IPV4_PATTERN).fullmatch
 # A log has a few hundred actions.
-_is_action = lru_cache(maxsize=4096)(re.compile(ACTION_PATTERN).fullmatch)
+is_action = lru_cache(maxsize=4096)(re.compile(ACTION_PATTERN).fullmatch)
+"""Whether a text is an action."""
+
 _looks_canonical_time = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{6}Z"
 ).fullmatch
@@ -86,7 +89,9 @@ class _LeafFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     v: Literal[1]
 
 
-class _WholeLeaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+class WholeLeaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A leaf as JSON has it, unchecked."""
+
     event: Event
     received: Received
     v: Literal[1]
@@ -94,7 +99,10 @@ class _WholeLeaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
 
 _decode = msgspec.json.Decoder(Event).decode
 _decode_leaf = msgspec.json.Decoder(_LeafFields).decode
-_decode_whole_leaf = msgspec.json.Decoder(_WholeLeaf).decode
+_decode_whole_leaf = msgspec.json.Decoder(WholeLeaf).decode
+
+NOT_A_LEAF = (msgspec.MsgspecError, UnicodeError, TypeError, RecursionError)
+"""What a fast parse raises for bytes that it can't read."""
 
 
 def parse_time(text: str, *, field: str = "time") -> int:
@@ -271,30 +279,39 @@ def _read_plain_leaf(leaf: bytes) -> Leaf | None:
     """
     try:
         whole = _decode_whole_leaf(leaf)
-        if len(leaf) > LEAF_BYTES_MAX or encode_sorted(whole) != leaf or holds_nul(leaf):
+        if encode_sorted(whole) != leaf or holds_nul(leaf):
             return None
-    except (msgspec.MsgspecError, UnicodeError, TypeError, RecursionError):
+    except NOT_A_LEAF:
         return None
-    event, received = whole.event, whole.received
-    if event.id is UNSET or event.time is UNSET or not is_plain_event(event):
-        return None
-    source = event.source
-    is_canonical = (
-        _is_action(event.action)
-        and is_uuid(event.id)
-        and _is_canonical_time(event.time)
-        and _is_canonical_time(received.time)
-        and (
-            source is UNSET
-            or source.ip is UNSET
-            or _is_canonical_ipv4(source.ip)
-            or _is_canonical_ipv6(source.ip)
-        )
-    )
-    if not is_canonical:
+    if len(leaf) > LEAF_BYTES_MAX or not (
+        has_canonical_shapes(whole) and has_plain_values(whole.event)
+    ):
         return None
     # `received` has texts alone, in which a quotation mark is escaped: the last one is the leaf's.
-    return Leaf(event, received, leaf[_EVENT_START : leaf.rindex(b',"received":{')])
+    event_json = leaf[_EVENT_START : leaf.rindex(b',"received":{')]
+    return Leaf(whole.event, whole.received, event_json)
+
+
+def has_plain_values(event: Event) -> bool:
+    """Whether action, address, keys and numbers are canonical for sure."""
+    source = event.source
+    return bool(
+        is_action(event.action)
+        and (source is UNSET or source.ip is UNSET or is_canonical_ip(source.ip))
+        and is_plain_event(event)
+    )
+
+
+def has_canonical_shapes(whole: WholeLeaf) -> bool:
+    """Whether id and times are there and canonical."""
+    event_id, time = whole.event.id, whole.event.time
+    return (
+        event_id is not UNSET
+        and time is not UNSET
+        and bool(is_uuid(event_id))
+        and _is_canonical_time(time)
+        and _is_canonical_time(whole.received.time)
+    )
 
 
 def _read_leaf(leaf: bytes) -> Leaf:
@@ -318,7 +335,7 @@ def _make_canonical(event: Event) -> int:
 
     The event is changed in place: only the caller has it, and a copy costs twice as much.
     """
-    if not _is_action(event.action):
+    if not is_action(event.action):
         message = (
             "not segments of letters, digits, _ and - joined by dots, such as user.role_changed"
         )
@@ -331,7 +348,7 @@ def _make_canonical(event: Event) -> int:
             message = "not a UUID, such as 0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
             raise EventError(message, rule="id", field="id")
         force_setattr(event, "id", lowered)
-    if time is not UNSET and not (_looks_canonical_time(time) and _is_date(time[:10])):
+    if time is not UNSET and not (_looks_canonical_time(time) and is_date(time[:10])):
         canonical_time = format_time(parse_time(time))
         force_setattr(event, "time", canonical_time)
         colons_added += canonical_time.count(":") - time.count(":")
@@ -348,19 +365,21 @@ _LISTS = ("targets", "changes")
 
 
 def _is_canonical_time(text: str) -> bool:
-    return bool(_looks_canonical_time(text)) and _is_date(text[:10])
+    return bool(_looks_canonical_time(text)) and is_date(text[:10])
 
 
 # Neighbouring entries of a log are of the same few days.
 @lru_cache(maxsize=1024)
-def _is_date(text: str) -> bool:
+def is_date(text: str) -> bool:
+    """Whether a text such as 2026-11-25 is a date from 1970 on."""
     with suppress(ValueError):
         return date.fromisoformat(text) >= _EPOCH.date()
     return False
 
 
 @lru_cache(maxsize=16_384)
-def _is_canonical_ipv6(text: str) -> bool:
+def is_canonical_ip(text: str) -> bool:
+    """Whether a text is the one text of an IPv4 or IPv6 address."""
     with suppress(EventError):
         return canonical_ip(text) == text
     return False

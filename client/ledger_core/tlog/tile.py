@@ -176,12 +176,12 @@ def decode_bundle(data: bytes) -> list[bytes]:
     Raises: MalformedError when the lengths don't add up, for no entry and for more than 256.
     """
     leaves: list[bytes] = []
-    start = 0
-    while start < len(data):
+    start, size = 0, len(data)
+    while start < size:
         begin = start + _LENGTH_BYTES
         end = begin + int.from_bytes(data[start:begin])
         # A cut length makes `begin`, and so `end`, lie past the data too.
-        if end > len(data):
+        if end > size:
             raise MalformedError(f"entry {len(leaves)} of the bundle is cut short")
         leaves.append(data[begin:end])
         start = end
