@@ -1,5 +1,6 @@
 """Jobs on the real libraries: each works in the audit context of the code that sent it."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import arq
 import celery
 import dramatiq
 import pytest
@@ -25,6 +27,7 @@ from ledger_client.integrations.rq import AuditedJob
 from ledger_client.recording import recorder as recorder_module
 from ledger_client.recording.context import restored_job
 from ledger_client.testing import MemoryRecorder
+from tests.integrations.test_django import run_app
 from tests.recording.conftest import Running, name, open_recorder, running, wait_until
 
 __all__ = ["name", "open_recorder", "running"]  # Fixtures.
@@ -203,6 +206,44 @@ def test_the_child_that_rq_forks_for_a_job_sends_its_events(
     )
     (event,) = running.recorded(name)
     assert (event["actor"], event["action"]) == (JO, "payment.refunded")
+
+
+async def refund_by_arq(_: dict[Any, Any], payment_id: str, scope: dict[str, Any]) -> None:
+    with restored(scope):
+        pay_back(payment_id)
+
+
+@pytest.mark.redis
+@pytest.mark.filterwarnings("default:Call to deprecated close:DeprecationWarning")  # arq's own
+def test_an_arq_job_may_carry_it(redis_port: int, recorder: MemoryRecorder) -> None:
+    server = arq.connections.RedisSettings(port=redis_port)
+
+    async def send_and_work() -> None:
+        pool = await arq.create_pool(server)
+        with audit_context(actor=("user", "jo"), request_id="r-1"):
+            await pool.enqueue_job("refund_by_arq", "p_1", capture_scope())
+        await pool.enqueue_job("refund_by_arq", "p_2", capture_scope())
+        await pool.aclose(close_connection_pool=True)
+        jobs: list[Any] = [refund_by_arq]
+        with audit_context(actor=("user", "who started the worker")):
+            worker = arq.Worker(jobs, redis_settings=server, burst=True, handle_signals=False)
+            await worker.async_run()
+        await worker.close()
+
+    asyncio.run(send_and_work())
+    by_payment = {event["targets"][0]["id"]: event for event in recorder.events}
+    assert len(recorder.events) == 2
+    first, second = by_payment["p_1"], by_payment["p_2"]
+    assert (first["actor"], first["context"]) == (JO, {"request_id": "r-1"})
+    assert second["actor"] == PROCESS
+    assert "context" not in second
+
+
+def test_a_task_of_django_may_carry_it() -> None:
+    first, second, third = run_app("tasks")
+    assert (first["actor"], first["context"]) == (JO, {"request_id": "r-jo"})
+    assert (second["actor"]["id"], second["targets"][0]["id"]) == ("kim", "of kim")
+    assert (third["actor"], third["targets"][0]["id"]) == (PROCESS, "of nobody")
 
 
 def test_a_dramatiq_message_may_carry_it(recorder: MemoryRecorder) -> None:

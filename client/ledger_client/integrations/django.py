@@ -20,7 +20,7 @@ checks.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -168,7 +168,9 @@ class LedgerConfig(AppConfig):
         user_logged_in.connect(record_login, dispatch_uid=record_login)
         user_logged_out.connect(record_logout, dispatch_uid=record_logout)
         user_login_failed.connect(record_login_failed, dispatch_uid=record_login_failed)
-        pre_delete.connect(keep_deleted_key, sender=get_user_model(), dispatch_uid=keep_deleted_key)
+        with suppress(ImproperlyConfigured):  # A project may have no model of users.
+            users = get_user_model()
+            pre_delete.connect(keep_deleted_key, sender=users, dispatch_uid=keep_deleted_key)
 
 
 def _view_of(request: HttpRequest, is_login: Callable[[str], bool]) -> ViewRequest:

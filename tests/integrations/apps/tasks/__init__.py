@@ -1,0 +1,1 @@
+"""A project whose tasks a worker of Django runs."""
