@@ -39,7 +39,11 @@ def settings(running: Running, name: str, tmp_path: Path) -> dict[str, Any]:
             "tenant": name,
             "linger_s": 0.01,
         },
-        "folders": {f"data_folder_{way}": str(queue) for way in ("in", "out")},
+        "folders": {
+            "data_folder_in": str(queue),
+            "data_folder_out": str(queue),
+            "control_folder": str(tmp_path / "control"),
+        },
     }
 
 
