@@ -24,6 +24,7 @@ from ledger_client.retry import Environment, RetryPolicy
 from ledger_core.api import KeptCheckpoints
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.tile import TileRef, decode_bundle
+from ledger_core.tlog.tiled_tree import evidence_name
 
 T = TypeVar("T")
 
@@ -154,10 +155,12 @@ def _entry(line: bytes) -> tuple[int, bytes] | None:
 
 
 def _leaves(ref: TileRef, bundle: bytes) -> list[bytes]:
+    evidence = {evidence_name(ref): bundle}
     try:
         leaves = decode_bundle(bundle)[: ref.width]
     except MalformedError as error:
-        raise VerificationError(f"{ref.path} is no bundle: {error}") from error
+        raise VerificationError(f"{ref.path} is no bundle: {error}", evidence=evidence) from error
     if len(leaves) != ref.width:
-        raise VerificationError(f"{ref.path} has {len(leaves)} entries, want {ref.width}")
+        said = f"{ref.path} has {len(leaves)} entries, want {ref.width}"
+        raise VerificationError(said, evidence=evidence)
     return leaves

@@ -20,6 +20,7 @@ from ledger.mirror.replica import ForkError, Replica
 from ledger.mirror.state import MirrorState
 from ledger.store.log import DamagedTreeError
 from ledger_client.errors import RejectedError
+from ledger_client.responses import adding_evidence
 from ledger_client.runtime.backoff import exponential_s
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
@@ -296,7 +297,8 @@ class Follower:
         fetching = asyncio.create_task(self._fetch_bundles(groups[0], size))
         try:
             for number, group in enumerate(groups):
-                found = await fetching
+                with adding_evidence(tree.evidence):
+                    found = await fetching
                 if number + 1 < len(groups):
                     fetching = asyncio.create_task(self._fetch_bundles(groups[number + 1], size))
                 held = replica.held.tree_size
@@ -313,6 +315,7 @@ class Follower:
                 self._state.kept(end)
         finally:
             fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
         self._state.answered_truly("entries")
 
     async def _fetch_bundles(
