@@ -29,6 +29,7 @@ _PYTHON_TYPES: Final[dict[str, frozenset[type]]] = {
     "null": frozenset({NoneType}),
 }
 _EQUALITIES: Final = ("eq", "ne")
+_ORDERED: Final = frozenset({int, float, str})
 
 
 def compile_node(node: dict[str, Any]) -> Evaluate:
@@ -102,11 +103,17 @@ def _not(node: dict[str, Any]) -> Evaluate:
 
 
 def _comparator(node: dict[str, Any]) -> Evaluate:
-    if node["value"] not in _EQUALITIES:
-        return _visited(node)
     left, right = map(compile_node, node["children"])
     compare = visitor.TreeInterpreter.COMPARATOR_FUNC[node["value"]]
-    return lambda reader, value: compare(left(reader, value), right(reader, value))
+    if node["value"] in _EQUALITIES:
+        return lambda reader, value: compare(left(reader, value), right(reader, value))
+
+    def evaluate(reader: "RecordReader", value: Any) -> Any:
+        one, other = left(reader, value), right(reader, value)
+        is_ordered = type(one) in _ORDERED and type(other) in _ORDERED
+        return compare(one, other) if is_ordered else None
+
+    return evaluate
 
 
 def _function(node: dict[str, Any]) -> Evaluate:
@@ -122,6 +129,43 @@ def _function(node: dict[str, Any]) -> Evaluate:
     return evaluate
 
 
+def _current(_: dict[str, Any]) -> Evaluate:
+    return lambda _, value: value
+
+
+def _index(node: dict[str, Any]) -> Evaluate:
+    at: int = node["value"]
+
+    def evaluate(_: "RecordReader", value: Any) -> Any:
+        if not isinstance(value, list):
+            return None
+        return value[at] if -len(value) <= at < len(value) else None
+
+    return evaluate
+
+
+def _list_of_members(node: dict[str, Any]) -> Evaluate:
+    members = [compile_node(child) for child in node["children"]]
+
+    def evaluate(reader: "RecordReader", value: Any) -> Any:
+        return None if value is None else [member(reader, value) for member in members]
+
+    return evaluate
+
+
+def _filter(node: dict[str, Any]) -> Evaluate:
+    listed, shown, chosen = map(compile_node, node["children"])
+
+    def evaluate(reader: "RecordReader", value: Any) -> Any:
+        items = listed(reader, value)
+        if not isinstance(items, list):
+            return None
+        kept = (shown(reader, item) for item in items if not is_false(chosen(reader, item)))
+        return [item for item in kept if item is not None]
+
+    return evaluate
+
+
 _COMPILERS: Final[dict[str, Callable[[dict[str, Any]], Evaluate]]] = {
     "field": _field,
     "literal": _literal,
@@ -133,23 +177,34 @@ _COMPILERS: Final[dict[str, Callable[[dict[str, Any]], Evaluate]]] = {
     "not_expression": _not,
     "comparator": _comparator,
     "function_expression": _function,
+    "current": _current,
+    "identity": _current,
+    "index": _index,
+    "multi_select_list": _list_of_members,
+    "filter_projection": _filter,
 }
 
 
 class Signature:
     """The function of a name, for arguments whose types are checked at once."""
 
-    __slots__ = ("_kinds", "_method")
+    __slots__ = ("_items", "_kinds", "_method")
 
     def __init__(self, known: dict[str, Any]) -> None:
         """`known` is the function's row in the table of jmespath."""
         self._method: Callable[..., Any] = known["function"]
         self._kinds: list[frozenset[type] | None] | None = []
-        for parameter in known["signature"]:
-            if parameter.get("variadic") or not _PYTHON_TYPES.keys() >= set(parameter["types"]):
+        self._items: list[tuple[int, frozenset[type]]] = []
+        """The arguments that are arrays, and the types of their items."""
+        for at, parameter in enumerate(known["signature"]):
+            names = parameter["types"]
+            if len(names) == 1 and names[0].startswith("array-"):
+                self._items.append((at, _PYTHON_TYPES[names[0].removeprefix("array-")]))
+                names = ["array"]
+            if parameter.get("variadic") or not _PYTHON_TYPES.keys() >= set(names):
                 self._kinds = None
                 break
-            kinds = [_PYTHON_TYPES[name] for name in parameter["types"]]
+            kinds = [_PYTHON_TYPES[name] for name in names]
             self._kinds.append(frozenset().union(*kinds) if kinds else None)
 
     def takes(self, arguments: list[Any]) -> bool:
@@ -159,7 +214,7 @@ class Signature:
         for kinds, argument in zip(self._kinds, arguments, strict=True):
             if kinds is not None and type(argument) not in kinds:
                 return False
-        return True
+        return all(type(item) in kinds for at, kinds in self._items for item in arguments[at])
 
     def call(self, functions: Any, arguments: list[Any]) -> Any:
         """Call the function."""

@@ -69,6 +69,8 @@ def _explain(file: _File, undated: Undated, raw: bytes) -> list[Mapped]:
 
 def _parts(file: _File, record: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the record, or the parts that it spreads into, with the record's own members."""
+    if file.spread is None:
+        return [record]
     parts = _reader(file).first(file.spread, record)
     is_list = isinstance(parts, list) and all(isinstance(part, dict) for part in parts)
     if not parts or not is_list:
@@ -98,9 +100,10 @@ def _map_part(file: _File, undated: Undated, record: dict[str, Any], written: st
     reader = RecordReader(any_case=file.keys == "any-case", whole=record)
     root = _root(file, reader, record)
     natural = natural_id(file.id, reader, root)
+    # A separate reader, because a member that only a condition read isn't in the event.
+    conditions = _reader(file)
     for table in file.event if isinstance(file.event, list) else [file.event]:
-        # A separate reader, because a member that only a condition read isn't in the event.
-        if table.when is None or _reader(file).is_true(table.when, root):
+        if table.when is None or conditions.is_true(table.when, root):
             event = map_event(
                 table,
                 reader,
