@@ -11,8 +11,9 @@ import pytest
 
 from ledger_client.recording.encoding import EncodedEvent
 from ledger_client.recording.meta_events import MetaEvents
+from ledger_client.recording.open_segment import Position
 from ledger_client.recording.options import SpoolClosedError
-from ledger_client.recording.spool import Position, Spool
+from ledger_client.recording.spool import Spool
 from ledger_client.recording.spool_dir import (
     STALE_NEW_S,
     InstanceDir,

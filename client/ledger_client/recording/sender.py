@@ -29,8 +29,9 @@ from ledger_client.recording.dead_letters import DeadLetters, redact
 from ledger_client.recording.delivery import Delivery, masked_by_ledger
 from ledger_client.recording.frames import Frame
 from ledger_client.recording.meta_events import PREFIX, MetaEvents
+from ledger_client.recording.open_segment import Position
 from ledger_client.recording.options import RecorderOptions, SpoolClosedError
-from ledger_client.recording.spool import Position, Spool
+from ledger_client.recording.spool import Spool
 from ledger_client.recording.spool_dir import (
     InstanceDir,
     adopt_orphans,

@@ -32,9 +32,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from ledger_client.recording.frames import ENVELOPE_HEAD, HEADER, FrameCodec, format_header
+from ledger_client.recording.frames import ENVELOPE_HEAD, HEADER, format_header
+from ledger_client.recording.open_segment import (
+    NEW_FILE,
+    OpenSegment,
+    Position,
+    read_whole,
+    write_whole,
+)
 from ledger_client.recording.options import Fsync, SpoolClosedError
 from ledger_client.recording.spool_dir import InstanceDir
 from ledger_client.recording.unsynced import Unsynced, UnsyncedFrames
@@ -48,28 +55,7 @@ FRAME_OVERHEAD_BYTES: Final = HEADER.size + 32
 NAME_CHECK_S: Final = 0.001
 """How often a written file is checked to have a name. A system call costs as much as the write."""
 
-_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND
 _log = logging.getLogger("ledger_client.recorder")
-
-
-class Position(NamedTuple):
-    """A place between two frames."""
-
-    segment: int
-    offset: int
-
-
-class _Segment:
-    """A file that is open for appending, or is sealed and not synced yet."""
-
-    __slots__ = ("codec", "end", "fd", "is_private", "number", "start")
-
-    def __init__(self, number: int, fd: int, header: bytes) -> None:
-        self.number = number
-        self.fd = fd
-        self.codec = FrameCodec(header)
-        self.start = self.end = len(header)
-        self.is_private = False
 
 
 class Spool:
@@ -105,9 +91,9 @@ class Spool:
         self._name_due_s = 0.0
         self._is_appending = False
         self._interrupting: list[EncodedEvent] = []
-        self._segment: _Segment | None = None
-        self._sealed: list[_Segment] = []  # Not synced yet.
-        self._removed: list[_Segment] = []  # Somebody removed their files.
+        self._segment: OpenSegment | None = None
+        self._sealed: list[OpenSegment] = []  # Not synced yet.
+        self._removed: list[OpenSegment] = []  # Somebody removed their files.
         self._unsynced: Final = UnsyncedFrames()
         self._is_suspect = False  # Whether a sync has failed since the files were sealed for it.
         self._last_number = 0
@@ -327,22 +313,22 @@ class Spool:
         if self._fsync != "none":
             self._unsynced.add(Unsynced(self.appended, seq, sent_json))
 
-    def _begin_segment(self) -> _Segment:
+    def _begin_segment(self) -> OpenSegment:
         self._seal()
         number = self._last_number + 1
         header = format_header(self.instance_dir.instance, number)
         path = self.instance_dir.segment_path(number)
         # First the number: a signal handler that raises must not leave a file in the way.
         self._last_number = number
-        fd = os.open(path, _NEW_FILE, 0o600)
+        fd = os.open(path, NEW_FILE, 0o600)
         try:
-            _write_whole(fd, header)
+            write_whole(fd, header)
         except OSError:
             os.close(fd)
             path.unlink()
             raise
         self.bytes_held += len(header)
-        self._segment = _Segment(number, fd, header)
+        self._segment = OpenSegment(number, fd, header)
         return self._segment
 
     def _write(self, seq: int, sent_json: bytes) -> None:
@@ -354,7 +340,7 @@ class Spool:
         try:
             done = os.write(segment.fd, frame)
             if done != byte_count:
-                _write_whole(segment.fd, frame[done:])
+                write_whole(segment.fd, frame[done:])
             now_s = time.monotonic()
             if now_s >= self._name_due_s:
                 self._name_due_s = now_s + NAME_CHECK_S
@@ -369,7 +355,7 @@ class Spool:
             segment.is_private = True
         self.bytes_held += byte_count
 
-    def _cut_half_frame(self, segment: _Segment) -> None:
+    def _cut_half_frame(self, segment: OpenSegment) -> None:
         """After a failed write, cut the file back to its last whole frame.
 
         A file with frames is sealed, so that the next attempt tries a new file. One without frames
@@ -398,14 +384,3 @@ class Spool:
     def _close_sealed(self) -> None:
         while self._sealed:
             os.close(self._sealed.pop().fd)
-
-
-def read_whole(fd: int) -> bytes:
-    """The bytes of an open file. Raises: OSError."""
-    return os.pread(fd, os.fstat(fd).st_size, 0)
-
-
-def _write_whole(fd: int, data: bytes) -> None:
-    done = os.write(fd, data)
-    while done < len(data):
-        done += os.write(fd, data[done:])

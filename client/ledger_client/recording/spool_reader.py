@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from ledger_client.recording.frames import HEADER, Decoded, Frame, FrameCodec, format_header
-from ledger_client.recording.spool import Position, read_whole
+from ledger_client.recording.open_segment import Position, read_whole
 from ledger_client.recording.spool_dir import SEGMENT_SUFFIX, InstanceDir
 from ledger_core.event.ids import is_uuid
 

@@ -259,3 +259,13 @@ def log_failure(event: str, error: Exception, **fields: str) -> None:
     """Log an error of our own by its class and place: its text may quote an event."""
     trace = "".join(traceback.format_tb(error.__traceback__))
     _log.error(event, error=type(error).__name__, trace=trace, **fields)
+
+
+def too_many_events(events_max: int, got: int) -> ProblemError:
+    """The problem of a request with more events than are taken at once."""
+    return ProblemError(
+        "too-many-events",
+        f"a request has at most {events_max} events, got {got}",
+        limit=events_max,
+        got=got,
+    )

@@ -14,15 +14,15 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Final
 
-import msgpack
 import msgspec
 
-from ledger.service.http.problems import ProblemError
+from ledger.service.http.msgpack_body import decode_msgpack, split_msgpack
+from ledger.service.http.problems import ProblemError, too_many_events
 from ledger.service.http.responses import JSON_MEDIA, NDJSON_MEDIA
-from ledger_core.event.model import LIMITS, EventError
 from ledger_core.event.reader import Reader, ReadEvent
 
 MSGPACK: Final = "application/msgpack"
@@ -55,15 +55,8 @@ TOKENS_MAX: Final = 1 << 17
 A few hundredths of a second; a batch that has more is refused as a whole.
 """
 
-KEY_SHOWN_CHARS_MAX: Final = 64
-
-_INPUT_BYTES_MAX: Final = LIMITS["input"].most
 _EVENTS_KEY: Final = "events"
-_KEY_BYTES_MAX: Final = 16
 
-_MAP_HEADS: Final = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
-_ARRAY_HEADS: Final = frozenset((*range(0x90, 0xA0), 0xDC, 0xDD))
-_DEEP_VALUES_MAX: Final = 16
 
 # JSON's white space: `\s` would take more.
 _match_batch = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"events"[ \t\r\n]*:[ \t\r\n]*').match
@@ -110,11 +103,13 @@ def split_body(
     elif media == NDJSON_MEDIA:
         items = _split_lines(body, events_max, reader)
     else:
-        items = _split_msgpack(body, events_max, reader)
+        values, is_batch = split_msgpack(body, events_max)
+        read = partial(_read_msgpack, reader)
+        items = ParsedBody(values, read, is_batch=is_batch)
     if not items.raws:
         raise ProblemError("empty-batch", "the request holds no event")
     if len(items.raws) > events_max:
-        raise _too_many(events_max, len(items.raws))
+        raise too_many_events(events_max, len(items.raws))
     return items
 
 
@@ -204,7 +199,7 @@ def _find_elements(text: bytes, events_max: int) -> list[bytes] | None:
         if end is None or (end == len(window) and not is_last):
             return None
         if len(elements) == events_max:
-            raise _too_many(events_max, events_max + 1)
+            raise too_many_events(events_max, events_max + 1)
         elements.append(text[start : base + end])
         if end == len(window):
             break
@@ -279,127 +274,10 @@ def _split_lines(body: bytes, events_max: int, reader: Reader) -> ParsedBody:
     """One event a line; blank lines are skipped, but count toward the limit."""
     lines = body.count(b"\n") + (not body.endswith(b"\n"))
     if lines > events_max:
-        raise _too_many(events_max, lines)
+        raise too_many_events(events_max, lines)
     raws = [line for line in body.split(b"\n") if not _is_blank(line)]
     return ParsedBody(raws, reader.read, is_batch=True)
 
 
-def _split_msgpack(body: bytes, events_max: int, reader: Reader) -> ParsedBody:
-    def read(raw: bytes) -> ReadEvent:
-        return reader.read_object(_decode_msgpack(raw))
-
-    unpacker = msgpack.Unpacker(max_buffer_size=max(len(body), 1))
-    unpacker.feed(body)
-    try:
-        is_batch = unpacker.read_map_header() == 1 and _is_events_key(unpacker, body)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise _not_msgpack() from error
-    if not is_batch:
-        return ParsedBody((body,), read, is_batch=False)
-    try:
-        count = unpacker.read_array_header()
-        if count > events_max:
-            raise _too_many(events_max, count)
-        raws, offset = _split_values(body, unpacker.tell(), count)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise _not_msgpack() from error
-    if offset != len(body):
-        raise _not_msgpack()
-    return ParsedBody(raws, read, is_batch=True)
-
-
-def _split_values(body: bytes, offset: int, count: int) -> tuple[list[bytes], int]:
-    """The bytes of so many MessagePack values from an offset on, and the offset behind them."""
-    raws: list[bytes] = []
-    for _ in range(_DEEP_VALUES_MAX):
-        unpacker = msgpack.Unpacker(max_buffer_size=max(len(body), 1))
-        unpacker.feed(memoryview(body)[offset:])
-        base = offset
-        try:
-            while len(raws) < count:
-                unpacker.skip()
-                raws.append(body[offset : base + unpacker.tell()])
-                offset = base + unpacker.tell()
-        except msgpack.StackError:
-            # The unpacker has lost its place; the next one begins behind this value.
-            end = _end_of_deep_value(body, offset)
-            raws.append(body[offset:end])
-            offset = end
-        else:
-            return raws, offset
-    raise _not_msgpack()  # Each of them costs a copy of what is left of the body.
-
-
-def _end_of_deep_value(body: bytes, offset: int) -> int:
-    """The offset behind a value that is nested too deep to be skipped in one step."""
-    unpacker = msgpack.Unpacker(max_buffer_size=max(len(body), 1))
-    unpacker.feed(memoryview(body)[offset:])
-    waiting = 1
-    for _ in range(TOKENS_MAX):
-        start = offset + unpacker.tell()
-        waiting -= 1
-        if _MAP_HEADS.issuperset(body[start : start + 1]):
-            waiting += 2 * unpacker.read_map_header()
-        elif _ARRAY_HEADS.issuperset(body[start : start + 1]):
-            waiting += unpacker.read_array_header()
-        else:
-            unpacker.skip()
-        if not waiting:
-            return offset + int(unpacker.tell())
-    raise _not_msgpack()
-
-
-def _is_events_key(unpacker: msgpack.Unpacker, body: bytes) -> bool:
-    key = _skip(unpacker, body)
-    return len(key) <= _KEY_BYTES_MAX and msgpack.unpackb(key) == _EVENTS_KEY
-
-
-def _skip(unpacker: msgpack.Unpacker, body: bytes) -> bytes:
-    """The bytes of the next value, of which nothing is decoded."""
-    start = unpacker.tell()
-    unpacker.skip()
-    return body[start : unpacker.tell()]
-
-
-def _decode_msgpack(raw: bytes) -> Any:
-    if len(raw) > _INPUT_BYTES_MAX:
-        raise EventError(
-            f"the event has {len(raw)} bytes, at most {_INPUT_BYTES_MAX} are read",
-            rule="leaf-too-large",
-            limit=_INPUT_BYTES_MAX,
-            got=len(raw),
-        )
-    try:
-        return msgpack.unpackb(raw, object_pairs_hook=_make_object)
-    except EventError:
-        raise
-    except (ValueError, msgpack.UnpackException) as error:
-        raise _not_msgpack() from error
-
-
-def _make_object(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        seen: set[Any] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise EventError(
-                    "stands twice in one object",
-                    rule="repeated-key",
-                    field=ascii(key)[1:-1][:KEY_SHOWN_CHARS_MAX],
-                )
-            seen.add(key)
-    return made
-
-
-def _not_msgpack() -> ProblemError:
-    return ProblemError("not-msgpack", "not one MessagePack map with strings as keys")
-
-
-def _too_many(events_max: int, got: int) -> ProblemError:
-    return ProblemError(
-        "too-many-events",
-        f"a request has at most {events_max} events, got {got}",
-        limit=events_max,
-        got=got,
-    )
+def _read_msgpack(reader: Reader, raw: bytes) -> ReadEvent:
+    return reader.read_object(decode_msgpack(raw))
