@@ -46,6 +46,9 @@ from ledger_core.tlog.tile import TILE_WIDTH
 WALKED_BYTES: Final = 1_024
 """Events with so many bytes are searched for secrets on the loop, whatever is in them."""
 
+VALUES_KEPT_BYTES: Final = 512
+"""An event with so many bytes is not kept in decoded form until it is logged."""
+
 WRITE_PROBLEMS: Final = ("queue-full", "writing-stopped", "storage-full", "log-held")
 """What `IngestPipeline.append` may refuse a request with."""
 
@@ -244,7 +247,7 @@ class IngestPipeline:
             checked = await self._check(read, cost=cost, by=by)
             if checked.rules:
                 self._secret_filter.count(checked.rules)
-            reads += checked.outcomes
+            reads += map(_without_values, checked.outcomes)
             secret += checked.refused
         return reads, secret
 
@@ -298,8 +301,17 @@ class IngestPipeline:
             self._private_fields.commit_and_store, list(affected.values())
         )
         self._quotas.use_stored(charged_to, stored.stored_bytes)
-        replaced = dict(zip(affected, map(_refuse_error, stored.outcomes), strict=True))
+        outcomes = (_without_values(_refuse_error(each)) for each in stored.outcomes)
+        replaced = dict(zip(affected, outcomes, strict=True))
         return [replaced.get(position, read) for position, read in enumerate(reads)]
+
+
+def _without_values(read: ReadEvent | Refused) -> ReadEvent | Refused:
+    """The event without its decoded values, which may take 25 times the memory of their JSON."""
+    if isinstance(read, Refused) or len(read.event_json) < VALUES_KEPT_BYTES:
+        return read
+    event = msgspec.structs.replace(read.event, context=UNSET, changes=UNSET)
+    return msgspec.structs.replace(read, event=event)
 
 
 def _refuse_error(read: ReadEvent | EventError) -> ReadEvent | Refused:

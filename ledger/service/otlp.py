@@ -23,12 +23,8 @@ import msgspec
 
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import ParsedBody, check_commas
-from ledger.service.otlp_protobuf import (
-    RECORD_FIELDS_MAX,
-    SPLIT_FIELDS_MAX,
-    decode_message,
-    split_records,
-)
+from ledger.service.otlp_decoder import RecordDecoder
+from ledger.service.otlp_protobuf import SPLIT_FIELDS_MAX, split_records
 from ledger_core.event.canonical import format_time
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.model import LIMITS, EventError
@@ -37,6 +33,9 @@ from ledger_core.event.truncation import Fitter, without_empty
 from ledger_core.tlog.errors import MalformedError
 
 ACTION_DEFAULT: Final = "otel.log"
+EVENTS_BYTES_MAX: Final = 1 << 26
+"""Bytes of the events of a request. Each holds its resource, which stands once in the request."""
+
 ERROR_SEVERITY: Final = 17
 """The first severity number of an error."""
 
@@ -65,7 +64,6 @@ _decode_request = msgspec.json.Decoder(_Request).decode
 # One by one: all at once, objects without content would take much time and memory.
 _decode_resource_logs = msgspec.json.Decoder(_ResourceLogs).decode
 _decode_scope_logs = msgspec.json.Decoder(_ScopeLogs).decode
-_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 _find_break = re.compile(rb"\}[ \t\r]*\n[ \t\r]*\{").search
 
 
@@ -77,12 +75,21 @@ def split_otlp(body: bytes, *, is_json: bool, events_max: int, reader: Reader) -
     contexts: list[tuple[bytes, bytes]] = []
     numbers: dict[tuple[bytes, bytes], int] = {}
     raws: list[bytes] = []
+    events_bytes = 0
     try:
         for resource, scope, record in _split_json(body) if is_json else split_records(body):
             number = numbers.setdefault((resource, scope), len(contexts))
             if number == len(contexts):
                 contexts.append((resource, scope))
             raws.append(number.to_bytes(_CONTEXT_BYTES, "big") + record)
+            events_bytes += len(resource) + len(scope) + len(record)
+            if events_bytes > EVENTS_BYTES_MAX:
+                raise ProblemError(
+                    "body-too-large",
+                    f"the records have more than {EVENTS_BYTES_MAX} bytes, each with its resource "
+                    "and scope; send fewer at once",
+                    limit=EVENTS_BYTES_MAX,
+                )
             if len(raws) > events_max:
                 raise ProblemError(
                     "too-many-events",
@@ -93,36 +100,28 @@ def split_otlp(body: bytes, *, is_json: bool, events_max: int, reader: Reader) -
         slug, form = ("not-json", "JSON") if is_json else ("not-protobuf", "protobuf")
         raise ProblemError(slug, f"the body is not OTLP logs in {form}: {error}") from None
     seen: Counter[bytes] = Counter()
-
-    def decode(raw: bytes, message: str) -> dict[str, Any]:
-        if not is_json:
-            return decode_message(raw, message)
-        if raw.count(b"{") > RECORD_FIELDS_MAX:
-            raise MalformedError(f"more than {RECORD_FIELDS_MAX} objects")
-        return _decode_object(raw)
+    decoder = RecordDecoder(contexts, is_json=is_json)
 
     def read(raw: bytes) -> ReadEvent:
-        resource, scope = contexts[int.from_bytes(raw[:_CONTEXT_BYTES], "big")]
-        record = raw[_CONTEXT_BYTES:]
-        whole = b"%d\n%b%d\n%b%b" % (len(resource), resource, len(scope), scope, record)
-        key = hashlib.sha256(whole).digest()
+        number, record = int.from_bytes(raw[:_CONTEXT_BYTES], "big"), raw[_CONTEXT_BYTES:]
+        key = decoder.digest(number, record)
         # Equal records of one request are as many events.
         digest = hashlib.sha256(b"%b%d" % (key, seen[key])).digest()
         seen[key] += 1
         try:
+            context, decoded = decoder.decode(number, record)
             event = map_record(
-                decode(record, "RECORD"),
-                resource=decode(resource, "RESOURCE"),
-                scope=decode(scope, "SCOPE"),
-                digest=digest,
+                decoded, resource=context.resource, scope=context.scope, digest=digest
             )
         except (MalformedError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise EventError(f"not a log record: {error}", rule="wrong-type") from None
+        except EventError:
+            raise
         except (TypeError, ValueError, AttributeError, KeyError):
             raise EventError("not a log record of OTLP", rule="wrong-type") from None
         return reader.read_object(event)
 
-    return ParsedBody(raws, read, is_batch=True)
+    return ParsedBody(raws, read, is_batch=True, events_bytes=events_bytes)
 
 
 def map_record(

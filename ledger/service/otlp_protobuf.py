@@ -26,6 +26,7 @@ _FIXED64: Final = 1
 _BYTES: Final = 2
 _FIXED32: Final = 5
 _VARINT_BYTES_MAX: Final = 10
+_ONE_BYTE_MAX: Final = 0x7F
 _UINT64_END: Final = 1 << 64
 _INT64_END: Final = 1 << 63
 
@@ -66,7 +67,7 @@ def split_records(body: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
     Raises: MalformedError.
     """
-    count = _FieldCount(SPLIT_FIELDS_MAX)
+    count = FieldCount(SPLIT_FIELDS_MAX)
     for resource_logs in _messages(body, 1, count):
         resource = b"".join(_messages(resource_logs, 1, count))
         for scope_logs in _messages(resource_logs, 2, count):
@@ -75,41 +76,108 @@ def split_records(body: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
                 yield resource, scope, record
 
 
-def decode_message(data: bytes, message: str) -> dict[str, Any]:
-    """A message of the table as OTLP's JSON has it. Raises: MalformedError."""
-    return _decode(data, message, 0, _FieldCount(RECORD_FIELDS_MAX))
+def decode_message(data: bytes, message: str, count: "FieldCount | None" = None) -> dict[str, Any]:
+    """A message of the table as OTLP's JSON has it; `count` counts its fields.
+
+    Raises: MalformedError.
+    """
+    count = count or FieldCount(RECORD_FIELDS_MAX)
+    try:
+        return _decode(data, 0, len(data), _DECODED[message], 0, count)
+    except IndexError:
+        raise MalformedError("the message ends before its end") from None
 
 
-class _FieldCount:
+class FieldCount:
     """Counts fields, and refuses more than so many."""
 
+    __slots__ = ("left", "most")
+
     def __init__(self, most: int) -> None:
-        self._most = self._left = most
+        self.most = self.left = most
 
     def add(self) -> None:
         """One more field. Raises: MalformedError."""
-        self._left -= 1
-        if self._left < 0:
-            raise MalformedError(f"more than {self._most} fields")
+        self.left -= 1
+        if self.left < 0:
+            raise MalformedError(f"more than {self.most} fields")
 
 
-def _decode(data: bytes, message: str, depth: int, count: _FieldCount) -> dict[str, Any]:
+class _Message:
+    """A message of the table. `fields`: by the first byte of a field, how it is decoded."""
+
+    __slots__ = ("fields", "numbers")
+
+    def __init__(self) -> None:
+        self.fields: dict[int, tuple[str, str, _Message | None, bool]] = {}
+        """Name, kind, and for a message that message and whether there is a list of them."""
+        self.numbers: dict[int, str] = {}
+
+    def check_unknown(self, key: int) -> None:
+        """Refuse a known field that has another wire type. Raises: MalformedError."""
+        name = self.numbers.get(key >> 3)
+        if name is not None:
+            raise MalformedError(f"the field {name} has the wire type {key & 7}")
+
+
+def _compile_messages() -> dict[str, _Message]:
+    messages = {name: _Message() for name in _MESSAGES}
+    for name, table in _MESSAGES.items():
+        for number, (field, kind) in table.items():
+            key = number << 3 | _WIRE_TYPES.get(kind, _BYTES)
+            inner = messages.get(kind.removeprefix("*"))
+            messages[name].fields[key] = (field, kind, inner, kind.startswith("*"))
+            messages[name].numbers[number] = field
+    return messages
+
+
+_DECODED: Final = _compile_messages()
+
+
+def _decode(
+    data: bytes, at: int, end: int, message: _Message, depth: int, count: FieldCount
+) -> dict[str, Any]:
+    """The message in `data[at:end]`. Raises: MalformedError, IndexError behind the end of `data`.
+
+    A number takes one byte nearly always, so that is tried first: this is most of the work.
+    """
     if depth > DEPTH_MAX:
         raise MalformedError(f"messages stand more than {DEPTH_MAX} deep in one another")
     decoded: dict[str, Any] = {}
-    table = _MESSAGES[message]
-    for number, wire_type, value in _fields(data, count):
-        if number not in table:
-            continue
-        name, kind = table[number]
-        if wire_type != _WIRE_TYPES.get(kind, _BYTES):
-            raise MalformedError(f"the field {name} has the wire type {wire_type}")
-        if kind.startswith("*"):
-            decoded.setdefault(name, []).append(_decode(value, kind[1:], depth + 1, count))
-        elif kind.isupper():
-            decoded[name] = _decode(value, kind, depth + 1, count)
+    find = message.fields.get
+    while at < end:
+        count.left -= 1
+        if count.left < 0:
+            raise MalformedError(f"more than {count.most} fields")
+        key = data[at]
+        at += 1
+        if key > _ONE_BYTE_MAX:
+            key, at = _read_varint(data, at - 1)
+        wire_type = key & 7
+        start = at
+        if wire_type == _BYTES:
+            size = data[at]
+            start += 1
+            if size > _ONE_BYTE_MAX:
+                size, start = _read_varint(data, at)
+            at = start + size
+        elif wire_type == _VARINT:
+            size, at = _read_varint(data, at)
         else:
-            decoded[name] = _scalar(kind, value)
+            at += _fixed_size(wire_type)
+        if at > end or key < 8:  # noqa: PLR2004 - the first field has the number 1
+            raise MalformedError("the message ends before its end")
+        field = find(key)
+        if field is None:
+            message.check_unknown(key)
+            continue
+        name, kind, inner, is_list = field
+        if inner is None:
+            decoded[name] = _scalar(kind, size if wire_type == _VARINT else data[start:at])
+        elif is_list:
+            decoded.setdefault(name, []).append(_decode(data, start, at, inner, depth + 1, count))
+        else:
+            decoded[name] = _decode(data, start, at, inner, depth + 1, count)
     return decoded
 
 
@@ -140,7 +208,7 @@ def _scalar(kind: str, value: Any) -> Any:
     return base64.b64encode(value).decode()
 
 
-def _messages(data: bytes, wanted: int, count: _FieldCount) -> Iterator[bytes]:
+def _messages(data: bytes, wanted: int, count: FieldCount) -> Iterator[bytes]:
     for number, wire_type, value in _fields(data, count):
         if number == wanted:
             if wire_type != _BYTES:
@@ -148,7 +216,7 @@ def _messages(data: bytes, wanted: int, count: _FieldCount) -> Iterator[bytes]:
             yield value
 
 
-def _fields(data: bytes, count: _FieldCount) -> Iterator[tuple[int, int, Any]]:
+def _fields(data: bytes, count: FieldCount) -> Iterator[tuple[int, int, Any]]:
     """Number, wire type and value of each field."""
     at, end = 0, len(data)
     while at < end:
@@ -161,14 +229,18 @@ def _fields(data: bytes, count: _FieldCount) -> Iterator[tuple[int, int, Any]]:
             continue
         if wire_type == _BYTES:
             size, at = _read_varint(data, at)
-        elif wire_type in (_FIXED64, _FIXED32):
-            size = 8 if wire_type == _FIXED64 else 4
         else:
-            raise MalformedError(f"there is no wire type {wire_type}")
+            size = _fixed_size(wire_type)
         if size > end - at or not number:
             raise MalformedError("the message ends before its end")
         yield number, wire_type, data[at : at + size]
         at += size
+
+
+def _fixed_size(wire_type: int) -> int:
+    if wire_type not in (_FIXED64, _FIXED32):
+        raise MalformedError(f"there is no wire type {wire_type}")
+    return 8 if wire_type == _FIXED64 else 4
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

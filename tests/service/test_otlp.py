@@ -1,17 +1,25 @@
 """OTLP logs: by the exporter of OpenTelemetry's own SDK, in JSON, and what is not OTLP."""
 
 import gzip
+import hashlib
 import importlib
 import json
+import sys
+from types import FrameType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger.service.http.problems import ProblemError
+from ledger.service.otlp import EVENTS_BYTES_MAX, split_otlp
+from ledger.service.otlp_decoder import RecordDecoder
 from ledger.service.otlp_protobuf import decode_message, encode_response, split_records
+from ledger_core.event.model import EventError
+from ledger_core.event.reader import Reader
 from ledger_core.tlog.errors import MalformedError
-from tests.service.serving import JSON, Answer, Ledger
+from tests.service.serving import JSON, Answer, Ledger, new_id
 
 PROTOBUF = "application/x-protobuf"
 TIME_NS = 1_790_000_000_123_456_789
@@ -227,3 +235,74 @@ def test_messages_that_nest_without_end_are_malformed() -> None:
 
 def _varint(value: int) -> bytes:
     return bytes([value]) if value < 128 else bytes([value & 0x7F | 0x80, value >> 7])
+
+
+def _field(number: int, content: bytes) -> bytes:
+    assert len(content) < 128
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+ATTRIBUTE = _field(1, _field(1, b"k") + _field(2, _field(1, b"v")))
+
+
+@pytest.mark.parametrize("field", [b"\x32\x00", b"\x20\x00", b"\x7a\x00"], ids=bytes.hex)
+def test_the_values_of_a_request_are_bounded_and_the_refusal_names_the_limit(field: bytes) -> None:
+    """Empty attributes, and two unknown fields; each record has 1,500."""
+    decoder = RecordDecoder([(b"", b"")], is_json=False, work_max=10_000)
+    for _ in range(7):  # The last one that has begun is read to its end.
+        decoder.decode(0, field * 1_500)
+    for _ in range(2):
+        with pytest.raises(EventError, match="at most 10000 values"):
+            decoder.decode(0, field * 1_500)
+        assert decoder.work_left == 0
+
+
+def test_a_resource_is_decoded_once_and_counts_for_each_record() -> None:
+    record = _field(5, _field(1, b"text"))
+    decoder = RecordDecoder([(ATTRIBUTE * 6, b""), (b"\x0a", b"")], is_json=False)
+    decoded = 0
+
+    def count(frame: FrameType, kind: str, _argument: object) -> None:
+        nonlocal decoded
+        decoded += kind == "call" and frame.f_code is decode_message.__code__
+
+    sys.setprofile(count)
+    try:
+        works = []
+        for _ in range(40):
+            before = decoder.work_left
+            context, _ = decoder.decode(0, record)
+            works.append(before - decoder.work_left)
+        for _ in range(40):
+            with pytest.raises(MalformedError):
+                decoder.decode(1, record)
+    finally:
+        sys.setprofile(None)
+    assert len(context.resource["attributes"]) == 6
+    assert set(works) == {works[0]}
+    assert works[0] > 6 * 4
+    assert decoded == 2 + 40 + 1
+
+
+def test_the_id_of_a_record_is_that_of_its_resource_scope_and_content() -> None:
+    decoder = RecordDecoder([(b"a", b"bc"), (b"ab", b"c")], is_json=False)
+    assert decoder.digest(0, b"d") == hashlib.sha256(b"1\na2\nbcd").digest()
+    assert decoder.digest(1, b"d") == hashlib.sha256(b"2\nab1\ncd").digest()
+    assert decoder.digest(0, b"d") == hashlib.sha256(b"1\na2\nbcd").digest()
+
+
+def test_records_that_are_large_with_their_resource_are_refused_before_they_are_read() -> None:
+    text = "a" * (EVENTS_BYTES_MAX // 900)
+    resource = {"attributes": [{"key": "k", "value": {"stringValue": text}}]}
+    scopes: list[Any] = [{"logRecords": [{}] * 1_000}]
+    body = json.dumps({"resourceLogs": [{"resource": resource, "scopeLogs": scopes}]}).encode()
+    assert len(body) < EVENTS_BYTES_MAX // 500
+    reader = Reader(new_id, lambda: 0)
+    with pytest.raises(ProblemError) as caught:
+        split_otlp(body, is_json=True, events_max=10_000, reader=reader)
+    assert caught.value.problem.slug == "body-too-large"
+    assert str(EVENTS_BYTES_MAX) in caught.value.problem.detail
+    scopes = [{"logRecords": [{}] * 100}]
+    body = json.dumps({"resourceLogs": [{"resource": resource, "scopeLogs": scopes}]}).encode()
+    parsed = split_otlp(body, is_json=True, events_max=10_000, reader=reader)
+    assert parsed.events_bytes > 100 * len(text)

@@ -4,6 +4,7 @@ Work is counted, or measured in processor time of the loop's own thread, in rati
 """
 
 import asyncio
+import gc
 import json
 import sys
 import threading
@@ -251,3 +252,20 @@ def test_a_large_array_that_does_not_fit_together_is_refused(text: bytes, slug: 
     with pytest.raises(ProblemError) as caught:
         _split(text)
     assert caught.value.problem.slug == slug
+
+
+@pytest.mark.anyio
+async def test_events_wait_for_their_commit_without_their_decoded_values(unserved: Served) -> None:
+    """`[{},{},…` takes 25 times its length when it is decoded, and a request may have 32 MiB."""
+    marked = 15_013
+    events = [json.dumps(event(context={"a": [{}] * marked})).encode() for _ in range(20)]
+    decoded = [0]
+    async with open_service(unserved[0], QUICK) as context:
+        size = context.sequencer.head.tree_size
+        task = asyncio.create_task(_append(context, events))
+        while context.sequencer.head.tree_size == size:
+            lists = (each for each in gc.get_objects() if type(each) is list)
+            decoded.append(sum(len(each) == marked for each in lists))
+            await asyncio.sleep(0.001)
+        assert await task == len(events)
+    assert 1 <= max(decoded) <= 4  # One that is read, and those of it that are copies.

@@ -34,12 +34,10 @@ BATCH_PROBLEMS: Final = (
 """What `split_body` may refuse a body with."""
 
 COMMAS_MAX: Final = 1 << 21
-"""Commas in a JSON body that is decoded at once. Each may take 56 bytes, so a body of 32 MiB in the
-form `[1,1,…` would take 900 MB before its elements could be counted."""
+"""Commas in a JSON body that is decoded at once. Each may take 56 bytes: 900 MB for `[1,1,…`."""
 
 WINDOW_BYTES: Final = 1 << 20
 """Bytes of a large array in which elements are found at once; one element has no more."""
-
 NDJSON_NAMES: Final = frozenset(
     {
         NDJSON_MEDIA,
@@ -50,10 +48,8 @@ NDJSON_NAMES: Final = frozenset(
 """JSON lines have no registered media type; senders use these."""
 
 TOKENS_MAX: Final = 1 << 17
-"""Strings, commas and runs of brackets read in a batch with an event that is no JSON.
-
-A few hundredths of a second; a batch that has more is refused as a whole.
-"""
+"""Strings, commas and runs of brackets read in a batch with an event that is no JSON; a few
+hundredths of a second. A batch that has more is refused as a whole."""
 
 _EVENTS_KEY: Final = "events"
 
@@ -72,12 +68,13 @@ _is_blank = re.compile(rb"[ \t\r]*").fullmatch
 class ParsedBody:
     """The undecoded events of a body, and the function that reads each.
 
-    `read` raises EventError or ProblemError to refuse an event.
+    `read` raises EventError or ProblemError. `events_bytes`: if they share parts of the body.
     """
 
     raws: Sequence[bytes | msgspec.Raw]
     read: Callable[[bytes], ReadEvent]
     is_batch: bool
+    events_bytes: int = 0
 
 
 class _Batch(msgspec.Struct, forbid_unknown_fields=True):
