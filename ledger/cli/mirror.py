@@ -1,6 +1,7 @@
 """`ledger mirror`: keep a verified copy of a log on another host, and serve it."""
 
 import os
+import secrets
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from ledger_client.cli.client_options import (
 )
 from ledger_client.cli.console import json_option, print_fields, print_json, print_result
 from ledger_core.event.canonical import format_time
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.keys import ED25519_COSIGNATURE, SEED_BYTES
 from ledger_core.tlog.text import format_base64
 
 
@@ -36,11 +39,17 @@ def command() -> None:
 @click.option("--log", "log_url", required=True, help="The address of the log.")
 @required_policy_option
 @token_options
+@click.option(
+    "--name",
+    help="The permanent name of the mirror's key, a URL without a scheme. "
+    "Default: the log's origin and /mirror.",
+)
 @json_option
 def init(
     directory: Path,
     log_url: str,
     policy: Path,
+    name: str | None,
     token_file: Path | None,
     insecure: bool,
     as_json: bool,
@@ -62,17 +71,30 @@ def init(
         token_file="" if token_file is None else str(token_file.resolve()),
         insecure=insecure,
     )
+    origin = log_origin(data)
     try:
         with usage_errors():
-            paths = create_mirror(directory, config, data)
+            signer = CosignatureSigner.generate(
+                name or f"{origin}/mirror",
+                algorithm=ED25519_COSIGNATURE,
+                seed=secrets.token_bytes(SEED_BYTES),
+            )
+            paths = create_mirror(directory, config, data, [signer])
     except FileExistsError as error:
         raise click.UsageError(str(error)) from None
-    origin = log_origin(data)
+    vkey = str(signer.verifier)
     if as_json:
-        print_json({"directory": str(directory), "log": log_url, "origin": origin})
+        made = {"directory": str(directory), "log": log_url, "origin": origin}
+        print_json({**made, "verifier_key": vkey})
         return
     print_fields(
-        {"mirror": directory, "log": log_url, "origin": origin, "policy": paths.ledger.policy}
+        {
+            "mirror": directory,
+            "log": log_url,
+            "origin": origin,
+            "policy": paths.ledger.policy,
+            "mirror's key": vkey,
+        }
     )
     click.echo(
         f"\nnext: ledger token create {directory} --name my-reader --scope read"

@@ -5,6 +5,7 @@ replica    the rules: which heads and entries are kept, and what happens when th
 fetching   requests to the log: heads, the live stream, tiles and bundles
 follower   the loops that fetch and keep, with their waits
 state      what `status` shows, in memory and in a file
+cosigner   cosigns what is held: the mirror as a witness of its log
 app        the service of a mirror: that of a ledger, with the entries of another log
 
 It is no follower of `ledger.follow`, which run beside the log and read its files. It is a service

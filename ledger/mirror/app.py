@@ -7,6 +7,7 @@ from typing import Final
 
 from ledger.log.sequencer import Sequencer
 from ledger.log.witness_client import WitnessStatus
+from ledger.mirror.cosigner import ROUTES, Cosigner
 from ledger.mirror.data_dir import MirrorPaths, read_config
 from ledger.mirror.fetching import LogReader
 from ledger.mirror.follower import Follower
@@ -15,8 +16,10 @@ from ledger.mirror.state import MirrorState
 from ledger.service.app import serve as serve_ledger
 from ledger.service.app import shorten_pauses
 from ledger.service.mirrored import Heads, Lag
+from ledger.service.routes import ROUTES as LEDGER_ROUTES
 from ledger.service.settings import Settings
-from ledger_client.messages import Endpoint
+from ledger.witness.app import open_witness
+from ledger_client.runtime.clock import unix_s
 from ledger_client.runtime.server import run_until_signal
 from ledger_core.event.canonical import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint
@@ -30,8 +33,16 @@ class MirroredLog:
     quorum_missing: str | None = None
     failure: VerificationError | None = None
 
-    def __init__(self, replica: Replica, follower: Follower, state: MirrorState, url: str) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        follower: Follower,
+        state: MirrorState,
+        cosigner: Cosigner,
+        url: str,
+    ) -> None:
         self.log_url: str = url
+        self.cosigner: Final = cosigner
         self.heads: Heads = self
         self._replica: Final = replica
         self._follower: Final = follower
@@ -89,6 +100,13 @@ class MirroredLog:
                 f"this mirror follows no more since {stopped.since}: {stopped.reason}; the "
                 f"evidence is in {stopped.evidence or 'no folder: it could not be written'}",
             )
+        failure = self.cosigner.failure
+        return [
+            *([] if failure is None else [f"no head is cosigned: {failure}"]),
+            *self._untrue(),
+        ]
+
+    def _untrue(self) -> list[str]:
         return [
             f"the log's last answer about its {asked} is untrue: {said}; see the folder evidence/"
             for asked, said in self._state.status.untrue.items()
@@ -131,19 +149,22 @@ async def serve(
     config = read_config(paths)
     endpoint = config.endpoint()
 
-    def make_mirrored(sequencer: Sequencer) -> MirroredLog:
-        return _make_mirrored(paths, endpoint, config.log_url, sequencer)
-
-    await serve_ledger(
-        directory, settings, stop=stop, on_ready=on_ready, make_mirrored=make_mirrored
-    )
-
-
-def _make_mirrored(
-    paths: MirrorPaths, endpoint: Endpoint, url: str, sequencer: Sequencer
-) -> MirroredLog:
     policy = parse_policy(paths.ledger.policy.read_bytes())
-    state = MirrorState(paths.status)
-    replica = Replica(sequencer, policy, paths)
-    follower = Follower(replica, LogReader(endpoint), state)
-    return MirroredLog(replica, follower, state, url)
+    cosigner = Cosigner()
+    async with open_witness(paths.cosigner, now=unix_s, check=cosigner.check) as witness:
+
+        def make_mirrored(sequencer: Sequencer) -> MirroredLog:
+            state = MirrorState(paths.status)
+            replica = Replica(sequencer, policy, paths)
+            follower = Follower(replica, LogReader(endpoint), state)
+            cosigner.attach(sequencer, witness, replica, follower)
+            return MirroredLog(replica, follower, state, cosigner, config.log_url)
+
+        await serve_ledger(
+            directory,
+            settings,
+            stop=stop,
+            on_ready=on_ready,
+            make_mirrored=make_mirrored,
+            routes=(*LEDGER_ROUTES, *ROUTES),
+        )

@@ -3,6 +3,7 @@
 DIR/mirror.toml   the address of the log, and the file with the token that reads it
 DIR/policy        by which the log's heads are verified
 DIR/ledger.toml   settings of the service, as those of a ledger
+DIR/cosigner/     the mirror's own key, and the head that it cosigned last: a witness's folder
 DIR/head.json     the largest head that was accepted, as every client keeps it
 DIR/stopped.json  why the mirror follows no more: the log forked; absent otherwise
 DIR/status.json   when the log last answered, and what was wrong
@@ -13,6 +14,8 @@ mirror has no DIR/key: it signs no head of the log.
 """
 
 import tomllib
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +25,11 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger.service.settings import settings_template
 from ledger.store.log import create_log
 from ledger.store.tokens import create_access
+from ledger.witness.data_dir import WitnessPaths, create_witness
+from ledger.witness.store import HeadStore
 from ledger_client.messages import Endpoint, parse_endpoint
 from ledger_client.runtime.files import create_file, sync_directory
+from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.policy import parse_policy
 
@@ -60,6 +66,7 @@ class MirrorPaths:
         self.ledger: Final = DirectoryPaths(root)
         self.config: Final = root / "mirror.toml"
         self.head: Final = root / "head.json"
+        self.cosigner: Final = root / "cosigner"
         self.stopped: Final = root / "stopped.json"
         self.status: Final = root / "status.json"
 
@@ -69,9 +76,12 @@ class MirrorPaths:
         return self.config.exists()
 
 
-def create_mirror(path: Path, config: MirrorConfig, policy: bytes) -> MirrorPaths:
+def create_mirror(
+    path: Path, config: MirrorConfig, policy: bytes, signers: Sequence[CosignatureSigner]
+) -> MirrorPaths:
     """Make an empty mirror. `mirror.toml` is written last: without it the folder is half-made.
 
+    `signers`: the mirror's own keys.
     Raises: FileExistsError when there is a ledger or a mirror already; ValueError and
     MalformedError for an unfit address or policy; UnavailableError without the token.
     """
@@ -85,6 +95,9 @@ def create_mirror(path: Path, config: MirrorConfig, policy: bytes) -> MirrorPath
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     create_log(paths.ledger.log, origin=origin)
     create_access(paths.ledger.access)
+    create_witness(paths.cosigner, signers)
+    with closing(HeadStore.open(WitnessPaths(paths.cosigner).heads, readonly=False)) as heads:
+        heads.add_log(origin, [str(log.verifier) for log in parse_policy(policy).logs])
     create_file(paths.ledger.policy, policy)
     create_file(paths.ledger.settings, settings_template().encode())
     create_file(paths.config, _format_config(config).encode())

@@ -185,7 +185,8 @@ class Follower:
     def _is_near(self) -> bool:
         """Whether the mirror lacks few enough entries to get them by the stream."""
         if self._published is None:
-            return False
+            # The log may publish nothing before this mirror has cosigned.
+            return self._offered is not None
         return self._published.checkpoint.tree_size - self._replica.held.tree_size <= NEAR_ENTRIES
 
     async def _fill_buffer(self) -> None:

@@ -19,6 +19,7 @@ The crash window: between entries that a head covers and the head itself. So a h
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -36,8 +37,9 @@ from ledger_client.runtime.files import write_atomically
 from ledger_client.state_file import StateFile
 from ledger_core.event.canonical import format_time, parse_leaf
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
-from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import Policy, VerifiedHead
+from ledger_core.tlog.text import decode_text
 from ledger_core.tlog.tree import TreeHead
 from ledger_core.tlog.trust import check_anchor, check_consistent, fork_error
 
@@ -83,10 +85,17 @@ class Replica:
         return self._sequencer.head
 
     def check_published(self, note: bytes | str) -> VerifiedHead:
-        """A head that the log has published (rule 1). Raises: VerificationError, MalformedError."""
+        """A head that the log has published (rule 1).
+
+        Raises: VerificationError, MalformedError; UnavailableError for one of the log that lacks
+        its quorum: witnesses may not have cosigned it yet.
+        """
         try:
             return self.policy.check(note)
         except VerificationError as error:
+            with suppress(VerificationError):
+                check_anchor(decode_text(note), self.policy)
+                raise UnavailableError(f"the published head: {error}") from error
             offered = note.encode() if isinstance(note, str) else note
             evidence = {**self._accepted_evidence(), "offered.note": offered, **error.evidence}
             raise VerificationError(str(error), evidence=evidence) from error

@@ -22,7 +22,7 @@ from ledger.runtime.connections import ConnectionCounts, ConnectionWaits, Limite
 from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.witness.data_dir import WitnessPaths, read_signers
 from ledger.witness.page import CONTENT_SECURITY_POLICY, LOGS_SHOWN_MAX, format_page
-from ledger.witness.service import Answer, Witness
+from ledger.witness.service import Answer, Check, Witness
 from ledger.witness.settings import WitnessSettings
 from ledger.witness.store import HeadWriter
 from ledger_client.runtime.clock import unix_s
@@ -73,9 +73,16 @@ async def serve(
 
 @asynccontextmanager
 async def open_witness(
-    directory: Path, *, now: Callable[[], int], map_bytes: int = MAP_BYTES_DEFAULT
+    directory: Path,
+    *,
+    now: Callable[[], int],
+    map_bytes: int = MAP_BYTES_DEFAULT,
+    check: Check = lambda _checkpoint: None,
 ) -> AsyncIterator[Witness]:
-    """Open the witness in a folder, without a socket. Raises: as `serve`."""
+    """Open the witness in a folder, without a socket. `check`: as in `Witness`.
+
+    Raises: as `serve`.
+    """
     paths = WitnessPaths(directory)
     writer = HeadWriter.open(paths.heads, map_bytes=map_bytes)
     try:
@@ -83,7 +90,7 @@ async def open_witness(
     except BaseException:
         writer.close()
         raise
-    witness = Witness(writer, signers, now=now)
+    witness = Witness(writer, signers, now=now, check=check)
     try:
         yield witness
     finally:

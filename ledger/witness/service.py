@@ -17,7 +17,7 @@ import structlog
 from ledger.log.group_commit import CommitLimits, GroupCommit
 from ledger.witness.store import HeadWriter, KnownLog, Outcome, Update
 from ledger_core.tlog import witness as protocol
-from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, CosignatureVerifier, parse_verifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.note import Verifier
@@ -37,6 +37,9 @@ _log = structlog.get_logger("ledger.witness")
 def steady_s() -> float:
     """Seconds that nobody sets, and that go on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+Check = Callable[[Checkpoint], protocol.Refused | None]
 
 
 class Answer(NamedTuple):
@@ -62,7 +65,9 @@ class Witness:
         *,
         now: Callable[[], int],
         steady_s: Callable[[], float] = steady_s,
+        check: Check = lambda _checkpoint: None,
     ) -> None:
+        """`check` may refuse a head that the witness would cosign; the writer thread calls it."""
         self.store: Final = writer.store
         self.name: Final = signers[0].verifier.name
         self.vkeys: Final = tuple(str(signer.verifier) for signer in signers)
@@ -70,6 +75,7 @@ class Witness:
         self._signers = tuple(signers)
         self._now = now
         self._steady_s = steady_s
+        self._check = check
         self._offset_s = now() - steady_s()
         self._commits: GroupCommit[Update, Outcome] = GroupCommit(
             self._commit, name="witness-writer", limits=LIMITS
@@ -137,6 +143,9 @@ class Witness:
         outcome = self._check_clock(time_unix_s) or protocol.advance(
             authentic, known=known, signers=self._signers, time_unix_s=time_unix_s
         )
+        if not isinstance(outcome, protocol.Refused):
+            # The cosignature that was made is never shown then.
+            outcome = self._check(outcome.checkpoint) or outcome
         if isinstance(outcome, protocol.Refused):
             _log_refusal(authentic, known, outcome)
         else:

@@ -146,6 +146,11 @@ class HeadStore:
         with self.environment.read() as transaction:
             return _read(transaction, origin_hash)[1]
 
+    def known_size(self, origin: str) -> int:
+        """The size of the last cosigned head of a log; 0 for none."""
+        head = self.head(_key(origin))
+        return 0 if head is None else head.head.tree_size
+
     def add_log(self, origin: str, vkeys: Sequence[str]) -> KnownLog:
         """Add a log, or keys to a known one; its head stays. A running witness uses them at once.
 

@@ -13,9 +13,14 @@ from ledger.mirror.data_dir import MirrorConfig, MirrorPaths, create_mirror
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.settings import Settings
 from ledger.service.token_admin import make_token
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from tests.service.serving import QUICK, Ledger, send, serving
 
 WAIT_S = 120.0
+SIGNER = CosignatureSigner.generate(
+    "example.com/audit/mirror", algorithm=ED25519_COSIGNATURE, seed=b"m" * 32
+)
 
 
 def make_mirror(folder: Path, ledger: Ledger, *, url: str | None = None) -> dict[str, str]:
@@ -23,7 +28,8 @@ def make_mirror(folder: Path, ledger: Ledger, *, url: str | None = None) -> dict
     token_file = folder.with_name(f"{folder.name}.token")
     token_file.write_text(ledger.tokens["read"])
     config = MirrorConfig(log_url=url or ledger.url, token_file=str(token_file))
-    create_mirror(folder, config, DirectoryPaths(ledger.directory).policy.read_bytes())
+    policy = DirectoryPaths(ledger.directory).policy.read_bytes()
+    create_mirror(folder, config, policy, [SIGNER])
     return {
         "admin": make_token(folder, name="admin", scopes=("admin",), tenant=None),
         "read": make_token(folder, name="read", scopes=("read",), tenant=None),
@@ -31,10 +37,10 @@ def make_mirror(folder: Path, ledger: Ledger, *, url: str | None = None) -> dict
 
 
 @contextmanager
-def mirroring(folder: Path, tokens: dict[str, str]) -> Iterator[Ledger]:
+def mirroring(folder: Path, tokens: dict[str, str], settings: Settings = QUICK) -> Iterator[Ledger]:
     """Serve the mirror in a folder until the block ends."""
     assert MirrorPaths(folder).is_mirror
-    with serving(folder, tokens, QUICK, serve) as mirror:
+    with serving(folder, tokens, settings, serve) as mirror:
         yield mirror
 
 
