@@ -10,7 +10,17 @@ import platform
 import shutil
 from pathlib import Path
 
-from bench import append, evidence, million, publishing, record, secrets, verifying, witness
+from bench import (
+    append,
+    evidence,
+    million,
+    overload,
+    publishing,
+    record,
+    secrets,
+    verifying,
+    witness,
+)
 from bench.rows import format_table
 
 FOLDER = Path(__file__).parent / "data" / "run"  # bench.query has its data beside it.
@@ -26,6 +36,7 @@ def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     rows = [
         *append.run(FOLDER, seconds=seconds),
+        *overload.run(FOLDER, seconds=4 * seconds),
         *record.run(FOLDER, entries=100_000 if quick else 1_000_000, seconds=seconds),
         *secrets.run(),
         *publishing.run(FOLDER, seconds=seconds),

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -22,10 +21,6 @@ SINGLE_REACH = 8_000
 BATCH_REACH = 60_000
 P99_REACH_MS = 10.0
 RATE_PER_S = 1_000
-OVERLOAD_BATCH = 1_000
-OVERLOAD_CONNECTIONS = 128
-ACCEPTED_REACH = 0.8
-OVERLOAD_P99_REACH_MS = 1_000.0
 
 
 def run(folder: Path, *, seconds: float) -> list[Row]:
@@ -53,7 +48,6 @@ def run(folder: Path, *, seconds: float) -> list[Row]:
                 at_most=True,
             ),
         ]
-        rows += _overload(service.url, token, seconds)
         rows += _client(service.url, token, policy, seconds)
     return rows
 
@@ -105,40 +99,6 @@ def _batches(url: str, token: str, seconds: float) -> list[Row]:
                 )
             )
     return rows
-
-
-def _overload(url: str, token: str, seconds: float) -> list[Row]:
-    """Batches at twice the rate that the service can take, and single events beside them."""
-    batch = ("--batch", str(OVERLOAD_BATCH))
-    capacity = load(url, token, "--connections", "4", *batch, seconds=seconds)["requests_per_s"]
-    with ThreadPoolExecutor(1) as pool:
-        singles = pool.submit(
-            load, url, token, "--connections", "16", "--rate", "20", seconds=seconds, may_fail=True
-        )
-        over = load(
-            url,
-            token,
-            *("--connections", str(OVERLOAD_CONNECTIONS), "--rate", str(2 * capacity), *batch),
-            seconds=seconds,
-            may_fail=True,
-        )
-        single = singles.result()
-    accepted = 1 - over["failures"] / over["answers"]
-    return [
-        Row(
-            name="batches at twice the capacity, accepted, of the capacity",
-            figure=over["requests_per_s"] * accepted / capacity,
-            unit="",
-            reach=ACCEPTED_REACH,
-        ),
-        Row(
-            name="single events beside them, p99",
-            figure=single["p99_ms"],
-            unit="ms",
-            reach=OVERLOAD_P99_REACH_MS,
-            at_most=True,
-        ),
-    ]
 
 
 def _client(url: str, token: str, policy: Path, seconds: float) -> list[Row]:

@@ -13,10 +13,11 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice, zip_longest
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -149,10 +150,24 @@ def posts(url: str, token: str, *, batch: int, seed: int, proof: bool) -> MakeRe
     # Batches are made beforehand: what is measured is the service, and the generator is Python.
     ready = [make() for _ in range(PREPARED_BATCHES_MAX)]
     supply: Iterator[bytes] = iter(ready)
-    return lambda: next(supply, None) or make()
+    again = _renamed(ready, seed)
+    return lambda: next(supply, None) or next(again)
 
 
-PREPARED_BATCHES_MAX = 400
+PREPARED_BATCHES_MAX = 100
+_split_at_ids = re.compile(rb'(?<="id":")[0-9a-f]{8}-[0-9a-f-]{27}(?=")').split
+
+
+def _renamed(requests: Sequence[bytes], seed: int) -> Iterator[bytes]:
+    """The same requests again without end, with new ids in the place of the old ones."""
+    rng = random.Random(seed)
+    parts = [_split_at_ids(request) for request in requests]
+    while True:
+        for pieces in parts:
+            head = f"01920000-0000-7{rng.getrandbits(12):03x}-8{rng.getrandbits(12):03x}-"
+            first = rng.getrandbits(46)
+            ids = (f"{head}{first + number:012x}".encode() for number in range(len(pieces) - 1))
+            yield b"".join(chain.from_iterable(zip_longest(pieces, ids, fillvalue=b"")))
 
 
 def gets(url: str, token: str, *, template: str, below: int, seed: int) -> MakeRequest:

@@ -2,5 +2,6 @@
 
 keys            files of private keys
 connections     limits of the connections of an HTTP server
+memory          freed memory goes back to the system
 settings_table  flags, variables and help texts of settings
 """

@@ -28,6 +28,7 @@ from ledger.log.publisher import LogSigner, Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
+from ledger.runtime.memory import map_large_blocks
 from ledger.service.admission import Admission
 from ledger.service.append_thread import AppendThread
 from ledger.service.clock import LogClock
@@ -93,6 +94,7 @@ def run(
     Raises: as `serve`.
     """
     shorten_pauses()
+    map_large_blocks()
     run_until_signal(lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready))
 
 
@@ -140,7 +142,9 @@ async def serve(
 async def _until_stopped(context: ServiceContext, stop: asyncio.Event) -> CommitFailedError | None:
     """Until `stop` is set, or a commit failed so that only a new process can go on."""
     others = tuple(each for name, each in context.environments.items() if name != "log")
-    watching = asyncio.create_task(watch(context.sequencer, others, context.descriptors))
+    watching = asyncio.create_task(
+        watch(context.sequencer, others, context.descriptors, context.bytes_in_flight)
+    )
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)

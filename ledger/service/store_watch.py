@@ -1,4 +1,4 @@
-"""Watches the environments of a service, log, access and private, and its open files.
+"""Watches the environments of a service, log, access and private, its open files and its memory.
 
 A write that the disk refused was undone as a whole, and the next one may succeed. So the watch
 writes a small row again once a second until that succeeds: `/readyz` then says so although nobody
@@ -15,6 +15,8 @@ from typing import Final
 import structlog
 
 from ledger.log.sequencer import Sequencer
+from ledger.runtime.memory import trim
+from ledger.service.http.in_flight import InFlight
 from ledger.store.commit_errors import CommitFailedError
 from ledger.store.environment import Environment
 from ledger_core.tlog.errors import UnavailableError
@@ -22,6 +24,9 @@ from ledger_core.tlog.errors import UnavailableError
 INTERVAL_S: Final = 1.0
 DESCRIPTORS_SPARE: Final = 4
 """With fewer free descriptors than these they are used up: a search opens several files."""
+
+TRIMMED_BYTES: Final = 1 << 24
+"""Bytes of bodies and answers after which freed memory is given back."""
 
 _log = structlog.get_logger("ledger.service")
 
@@ -50,18 +55,31 @@ class Descriptors:
 
 
 async def watch(
-    sequencer: Sequencer, others: tuple[Environment, ...], descriptors: Descriptors
+    sequencer: Sequencer,
+    others: tuple[Environment, ...],
+    descriptors: Descriptors,
+    bytes_in_flight: InFlight,
 ) -> CommitFailedError:
     """Try failed writes again; returns the error after which only a new process can go on."""
+    seen = 0
     while (failure := broken(sequencer, others)) is None:
         await asyncio.sleep(INTERVAL_S)
         descriptors.check()
+        seen = await _trim_at_rest(bytes_in_flight, seen)
         with suppress(UnavailableError):
             await sequencer.probe()
         for environment in others:
             if environment.failure is not None:
                 await asyncio.to_thread(environment.probe)
     return failure
+
+
+async def _trim_at_rest(in_flight: InFlight, seen: int) -> int:
+    """Give back what many bodies or answers took, when none is left; returns their total."""
+    if in_flight.used or in_flight.total - seen < TRIMMED_BYTES:
+        return seen
+    await asyncio.to_thread(trim)
+    return in_flight.total
 
 
 def broken(sequencer: Sequencer, others: tuple[Environment, ...]) -> CommitFailedError | None:

@@ -199,8 +199,8 @@ class LedgerSubject:
         return send(url, target, method=method, body=body, headers=headers)
 
 
-# A clock that was years ahead, and is right again, needs a decision at the start.
-CLOCK_FLAGS: Final = ("--clock-behind-max-s", "1000000000")
+# Clocks are set by years: a start would want a decision.
+CLOCK_FLAGS: Final = ("--clock-behind-max-s", "1000000000", "--clock-ahead-max-s", "1000000000")
 LEDGER_FLAGS: Final = ("--log-level", "error", "--publish-interval-s", "0.02", *CLOCK_FLAGS)
 
 

@@ -17,9 +17,10 @@ EVENTS = 300
 
 
 # A leaf hash of the first tile, and one inner hash.
-@pytest.mark.parametrize(("hash_number", "has_tile"), [(5, False), (300, True)])
+# `from_size`: a size whose consistency proof holds it.
+@pytest.mark.parametrize(("hash_number", "has_tile", "from_size"), [(5, False, 5), (300, True, 90)])
 def test_a_damaged_hash_is_neither_served_nor_part_of_a_proof(
-    tmp_path: Path, hash_number: int, has_tile: bool
+    tmp_path: Path, hash_number: int, has_tile: bool, from_size: int
 ) -> None:
     directory = tmp_path / "ledger"
     tokens = make_ledger(directory)
@@ -55,6 +56,12 @@ def test_a_damaged_hash_is_neither_served_nor_part_of_a_proof(
                 file = tmp_path / "evidence.zip"
                 file.write_bytes(answer.body)
                 assert not check_evidence(file, ledger.policy).faults
+        # An acknowledgement whose proof can't be made says that the events are durable, and where.
+        answer = ledger.append(event(), query=f"?proof=1&from_size={from_size}")
+        assert (answer.status, answer.slug) == (500, "damaged")
+        (result,) = answer.json()["results"]
+        assert "in the log, durably, at the indices in `results`" in answer.json()["detail"]
+        assert ledger.ask(f"/v1/events/{result['index']}").json()["event"]["id"] == result["id"]
         # The log goes on: its right edge is whole.
         assert ledger.append(event(), query="?proof=1").status == 200
 

@@ -20,6 +20,8 @@ class InFlight:
         self._most_per_owner: Final = most_per_owner
         self._by_owner: dict[str, int] = {}
         self.used = 0
+        self.total = 0
+        """All that was ever in flight."""
 
     def lease(self, owner: str, *, may_exceed: bool = False) -> "_Lease":
         """A block that yields a function which adds to what this owner has in flight until its end.
@@ -37,6 +39,7 @@ class InFlight:
                     what = f"more than {most} {self._unit} would be in flight"
                     raise retry_later("too-busy", what, limit=most)
         self.used += count
+        self.total += count
         self._by_owner[owner] = own + count
 
     def remove(self, owner: str, taken: int) -> None:

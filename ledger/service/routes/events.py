@@ -12,7 +12,7 @@ from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
 from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
 from ledger.service.http.parameters import EVENT_REF, FROM_SIZE, choice_parameter, flag_parameter
-from ledger.service.http.problems import ProblemError, explain, make_problem
+from ledger.service.http.problems import explain, log_failure, make_problem
 from ledger.service.http.request_body import (
     BATCH_PROBLEMS,
     MSGPACK,
@@ -48,7 +48,6 @@ from ledger_core.api import (
 from ledger_core.event.canonical import late_s
 from ledger_core.event.model import Event
 from ledger_core.tlog.checkpoint import SignedCheckpoint
-from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64
 
@@ -92,17 +91,17 @@ async def append_events(
     answer = AppendAnswer(results=outcomes)
     head: SignedCheckpoint | None = None
     needed = max(max(result.index for result in logged) + 1, from_size or 0)
-    if wait is not None:
-        head = await context.publisher.wait_for(needed, timeout_s=settings.witnessed_wait_s)
-        answer.witnessed = head is not None
-    if proof:
-        if head is None:
-            try:
+    try:
+        if wait is not None:
+            head = await context.publisher.wait_for(needed, timeout_s=settings.witnessed_wait_s)
+            answer.witnessed = head is not None
+        if proof:
+            if head is None:
                 head = await context.acknowledged_head(needed)
-            except (ProblemError, VerificationError) as error:
-                return _unproven(outcomes, needed, explain(error))
-        await _prove(context, logged, head, answer, is_batch=is_batch)
-        answer.consistency = prove_growth(context, from_size, head)
+            await _prove(context, logged, head, answer, is_batch=is_batch)
+            answer.consistency = prove_growth(context, from_size, head)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the events are in the log
+        return _unproven(outcomes, needed, error)
     return encode_answer(answer, status=200 if len(logged) == len(outcomes) else 207)
 
 
@@ -150,10 +149,13 @@ def _all_refused(outcomes: Sequence[Result | Refused]) -> web.Response:
 
 
 def _unproven(
-    outcomes: Sequence[Result | Refused], tree_size: int, error: ProblemError
+    outcomes: Sequence[Result | Refused], tree_size: int, failure: Exception
 ) -> web.Response:
     """A problem document with the outcome of every event: they are durable, and not proven yet."""
+    error = explain(failure)
     problem = error.problem
+    if problem.slug == "internal":
+        log_failure("proof_failed", failure)
     detail = (
         f"the events are in the log, durably, at the indices in `results`, up to "
         f"{tree_size - 1}; their proof is missing: {problem.detail}"
@@ -225,6 +227,12 @@ ROUTES: Final = (
                 "With `proof`: the events are in the log, durably, and not proven yet.",
                 {PROBLEM_MEDIA: Unproven},
                 503,
+            ),
+            Success(
+                "With `proof`: the events are in the log, durably, and damage to the tree lets no "
+                "proof be made.",
+                {PROBLEM_MEDIA: Unproven},
+                500,
             ),
         ),
         problems=(
