@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from ledger_client.retry import RetryPolicy as RetryPolicy
     from ledger_core.api import Erased as Erased
     from ledger_core.api import Problem as Problem
+    from ledger_core.asking import AskCount as AskCount
     from ledger_core.event.model import EventError as EventError
     from ledger_core.tlog.errors import MalformedError as MalformedError
     from ledger_core.tlog.errors import UnavailableError as UnavailableError
@@ -105,6 +106,7 @@ _NAMES = {
     ),
     "ledger_client.retry": "RetryPolicy",
     "ledger_core.api": "Erased Problem",
+    "ledger_core.asking": "AskCount",
     "ledger_core.event.model": "EventError",
     "ledger_core.tlog.errors": "MalformedError UnavailableError VerificationError",
     "ledger_core.tlog.trust": "ConsistencyProof TrustedLog",

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 from ledger_client.async_session import AsyncSession
 from ledger_client.async_transport import run_blocking, sleep
@@ -44,6 +43,8 @@ from ledger_client.results import (
 )
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import AskEvidence, Erased
+from ledger_core.asking import AskCount
+from ledger_core.query.counting import Unit
 from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import VerifiedHead
@@ -117,7 +118,9 @@ class AsyncLedgerClient(AsyncSession):
         cursor: str | None = None,
         order: Order = "newest",
         facets: Sequence[str] = (),
-        histogram: Literal["hour", "day"] | None = None,
+        histogram: Unit | None = None,
+        zone: str | None = None,
+        counts: Sequence[AskCount] = (),
         explain: bool = False,
         verify: bool = True,
     ) -> Page:
@@ -125,7 +128,9 @@ class AsyncLedgerClient(AsyncSession):
 
         `limit` is 1,000 at most, and 0 only counts. The orders `newest` and `oldest` are by index,
         `time` and `time-newest` by when events happened. `pages` checks more: each page against
-        those before it.
+        those before it. `counts` are groups to count, as `AskCount(by=("source", "actor"))`. A
+        histogram in a `zone` (`Europe/Berlin`, `UTC`) has its empty buckets too; its other units
+        need one.
         """
         question = ask_query(query, now_unix_us=unix_us(), cursor=cursor)
         parameters: Parameters = {
@@ -139,7 +144,14 @@ class AsyncLedgerClient(AsyncSession):
         }
         heads = self._base.heads_for(verify=verify)
         page, _ = await self._run(
-            plan_page("/v1/events", parameters, question=question, heads=heads)
+            plan_page(
+                "/v1/events",
+                parameters,
+                question=question,
+                heads=heads,
+                counts=counts,
+                zone=zone,
+            )
         )
         return page
 

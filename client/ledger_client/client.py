@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 from ledger_client.base_client import PathLike
 from ledger_client.event_values import new_event_id
@@ -45,6 +44,8 @@ from ledger_client.runtime.clock import unix_us
 from ledger_client.session import Session
 from ledger_client.transport import run_blocking, sleep
 from ledger_core.api import AskEvidence, Erased
+from ledger_core.asking import AskCount
+from ledger_core.query.counting import Unit
 from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import VerifiedHead
@@ -116,7 +117,9 @@ class LedgerClient(Session):
         cursor: str | None = None,
         order: Order = "newest",
         facets: Sequence[str] = (),
-        histogram: Literal["hour", "day"] | None = None,
+        histogram: Unit | None = None,
+        zone: str | None = None,
+        counts: Sequence[AskCount] = (),
         explain: bool = False,
         verify: bool = True,
     ) -> Page:
@@ -124,7 +127,9 @@ class LedgerClient(Session):
 
         `limit` is 1,000 at most, and 0 only counts. The orders `newest` and `oldest` are by index,
         `time` and `time-newest` by when events happened. `pages` checks more: each page against
-        those before it.
+        those before it. `counts` are groups to count, as `AskCount(by=("source", "actor"))`. A
+        histogram in a `zone` (`Europe/Berlin`, `UTC`) has its empty buckets too; its other units
+        need one.
         """
         question = ask_query(query, now_unix_us=unix_us(), cursor=cursor)
         parameters: Parameters = {
@@ -137,7 +142,16 @@ class LedgerClient(Session):
             "explain": 1 if explain else None,
         }
         heads = self._base.heads_for(verify=verify)
-        page, _ = self._run(plan_page("/v1/events", parameters, question=question, heads=heads))
+        page, _ = self._run(
+            plan_page(
+                "/v1/events",
+                parameters,
+                question=question,
+                heads=heads,
+                counts=counts,
+                zone=zone,
+            )
+        )
         return page
 
     def pages(

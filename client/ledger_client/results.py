@@ -12,6 +12,7 @@ from ledger_core.api import (
     HistogramAnswer,
     Problem,
 )
+from ledger_core.asking import CountAnswer
 from ledger_core.event.model import Event, Received
 from ledger_core.evidence.findings import Evidence
 from ledger_core.tlog.checkpoint import Checkpoint
@@ -100,12 +101,13 @@ class Facet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """The number of found events that happened in each hour or day; empty ones are left out."""
+    """The number of found events that happened in each bucket of time, in a time zone."""
 
     unit: str
     buckets: tuple[tuple[str, int], ...]
     is_exact: bool
     counted: int
+    zone: str = "UTC"
 
     @classmethod
     def of(cls, answer: HistogramAnswer) -> "Histogram":
@@ -115,6 +117,7 @@ class Histogram:
             buckets=tuple((each.start, each.count) for each in answer.buckets),
             is_exact=answer.exact,
             counted=answer.counted,
+            zone=answer.zone,
         )
 
 
@@ -169,6 +172,7 @@ class Page:
     quorum_missing: str | None
     unreadable: tuple[int, ...] = ()
     hints: tuple[Hint, ...] = ()
+    counts: tuple[CountAnswer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from ledger_core.asking import CountAnswer, Size
 from ledger_core.event.commitments import Opening
 from ledger_core.event.model import Event, Id, Reason, Received
 from ledger_core.event.reader import Filled
@@ -21,7 +22,6 @@ from ledger_core.tlog.trust import ConsistencyProof
 TYPE_PREFIX: Final = "/v1/problems#"
 SHOWN_CHARS_MAX: Final = 500
 
-Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 HashText = Annotated[
     str,
@@ -228,12 +228,13 @@ class Bucket(Struct, frozen=True):
 
 
 class HistogramAnswer(Struct, frozen=True, kw_only=True):
-    """The events found by the time at which they happened; empty buckets are left out."""
+    """The events found by the time at which they happened, in an IANA time zone."""
 
     unit: str
     buckets: tuple[Bucket, ...]
     exact: bool
     counted: Size
+    zone: str = "UTC"
 
 
 class FoundEvent(EventAnswer, kw_only=True, omit_defaults=True):
@@ -279,6 +280,7 @@ class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
     cursor: str | None = None
     facets: tuple[FacetAnswer, ...] = ()
     histogram: HistogramAnswer | None = None
+    counts: tuple[CountAnswer, ...] = ()
     explanation: str | None = None
     consistency: Consistency | None = None
     unpublished: Size = 0

@@ -6,7 +6,8 @@ not evidence: a verifier trusts its own policy instead.
 
 from msgspec import Struct
 
-from ledger_core.api import Problem, Size
+from ledger_core.api import Problem
+from ledger_core.asking import Size
 
 
 class WitnessAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):

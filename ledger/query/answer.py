@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ledger_core.api import FacetAnswer, HistogramAnswer
+from ledger_core.asking import CountAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Answer:
     cursor: str | None
     facets: tuple[FacetAnswer, ...]
     histogram: HistogramAnswer | None
+    counts: tuple[CountAnswer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

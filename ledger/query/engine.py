@@ -16,28 +16,34 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from typing import Final, TypeVar
+from zoneinfo import ZoneInfo
+
+from pyroaring import BitMap
 
 from ledger.query.answer import Answer, IndexStatus, Row
 from ledger.query.batches import batches_by_index, batches_by_time
 from ledger.query.budget import NO_LIMITS, Budget, IsCancelled, OverBudgetError, QueryLimits
 from ledger.query.cursor import Cursor, CursorError, Position, first_position
-from ledger.query.evaluator import WINDOW_SEGMENTS
+from ledger.query.evaluator import WINDOW_SEGMENTS, Window
 from ledger.query.event_times import EventTimes, ReadTimes, TimesUnknownError
 from ledger.query.executor import PageRun, QueryScope
 from ledger.query.explain import explain
-from ledger.query.facets import FacetCounter, Unit
+from ledger.query.facets import FacetCounter
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.open_segments import OpenSegments
 from ledger.query.plan import make_plan, span_of
 from ledger.query.plan_nodes import Span
 from ledger.query.resolve_ids import IdResolver
+from ledger.query.tallies import Tallies
 from ledger.query.time_run import TimeRun
 from ledger.store.index.index_store import IndexSnapshot, IndexStore
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SegmentRecord
 from ledger.store.index.segment_file import DamagedSegmentError
 from ledger.store.log import DamagedBundleError, LogStore
+from ledger_core.asking import AskCount
 from ledger_core.query.ast import EVERYTHING, Expression, Is, all_of, format_query, resolve
+from ledger_core.query.counting import Unit
 from ledger_core.query.order import Order
 from ledger_core.query.predicate import Matcher, make_matcher
 from ledger_core.tlog.tile import TILE_WIDTH
@@ -80,15 +86,19 @@ class QueryEngine:
         cursor: str | None = None,
         facets: Sequence[str] = (),
         histogram: Unit | None = None,
+        zone: ZoneInfo | None = None,
+        counts: Sequence[AskCount] = (),
         is_counted: bool = True,
         tree_size: int | None = None,
+        is_filled: bool = False,
         limits: QueryLimits = DEFAULT_LIMITS,
         is_cancelled: IsCancelled = lambda: False,
     ) -> Answer:
         """One page of matches.
 
         `tenant`: that of a bound token, None for a token that sees all. `cursor`: from the previous
-        answer to the same query, order and tenant. `limit` 0 gives counts alone. Unless
+        answer to the same query, order and tenant. `limit` 0 gives counts alone. `counts`: groups
+        to count. `is_filled`: the histogram, in a `zone`, has its empty buckets. Unless
         `is_counted`, the run ends when the page is full, and the total is a lower bound.
         `tree_size`: the tree to search, by default the durable one; a cursor has its own.
         Raises: CursorError; ValueError for a limit out of range; QueryCancelledError;
@@ -100,21 +110,38 @@ class QueryEngine:
         begun = self._begin(text, tenant, order, cursor, tree_size, now_unix_us)
         size, now_unix_us = begun.tree_size, begun.now_unix_us
         budget = Budget(limits, self._clock, is_cancelled)
-        has_counts = bool(facets or histogram)
+        has_counts = bool(facets or histogram or counts)
 
-        def run_page() -> tuple[PageRun | TimeRun, FacetCounter]:
+        def run_page() -> tuple[PageRun | TimeRun, FacetCounter, Tallies]:
             counter = FacetCounter(
-                facets, histogram, leaf_cache=self._leaf_cache, is_over=budget.is_over
+                facets,
+                histogram,
+                zone=zone,
+                is_filled=is_filled,
+                leaf_cache=self._leaf_cache,
+                is_over=budget.is_over,
             )
+            tallies = Tallies(counts, leaf_cache=self._leaf_cache, is_over=budget.is_over)
+
+            def count(window: Window, members: BitMap) -> None:
+                counter.add(window, members)
+                tallies.add(window, members)
+
+            for since, before in tallies.before(now_unix_us):
+                earlier = all_of((query, since))
+                with self._scope(earlier, tenant, now_unix_us, size, budget) as scope:
+                    earlier_run = PageRun(scope, order="newest", position=size, limit=0)
+                    earlier_run.run(is_counted=True, on_found=before.add)
+                    before.is_all = earlier_run.total_exact
             with self._scope(query, tenant, now_unix_us, size, budget) as scope:
                 run = self._page_run(scope, order, begun.position, limit)
                 run.run(
                     is_counted=has_counts or (is_counted and begun.total is None),
-                    on_found=counter.add,
+                    on_found=count,
                 )
-            return run, counter
+            return run, counter, tallies
 
-        run, counter = self._reading_index(run_page)
+        run, counter, tallies = self._reading_index(run_page)
         unreadable = tuple(error.bundle for error in self._damaged_in(run.span))
         total, is_exact = run.total, run.total_exact
         if begun.total is not None and not has_counts:
@@ -133,6 +160,7 @@ class QueryEngine:
             cursor=next_cursor,
             facets=counter.facets(is_all=is_exact),
             histogram=counter.histogram(is_all=is_exact),
+            counts=tallies.answers(is_all=is_exact),
         )
 
     def _begin(

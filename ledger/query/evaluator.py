@@ -124,13 +124,13 @@ class Window:
             start = segment - self.segments.start << _SLOT_BITS
             yield segment, (members & BitMap(range(start, start + (1 << _SLOT_BITS)))).shift(-start)
 
-    def postings(self, dimension: str, segment: int) -> Iterable[Postings]:
+    def postings(self, dimension: str, segment: int, *, prefix: str = "") -> Iterable[Postings]:
         """Every term of a dimension in a segment that is indexed; of an open one, by slice.
 
-        Those of a slice are in no order.
+        With a prefix, at least those that begin so. The terms of a slice are in no order.
         """
         if self._snapshot is not None and segment in self._records:
-            return self._snapshot.postings(dimension, segment)
+            return self._snapshot.postings(dimension, segment, prefix=prefix)
         return (
             terms.postings(dimension, in_order=False) for terms in self._open_terms.get(segment, ())
         )

@@ -20,7 +20,8 @@ from functools import cached_property
 from heapq import nlargest
 from ipaddress import ip_address
 from itertools import accumulate, compress, islice
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final
+from zoneinfo import ZoneInfo
 
 from pyroaring import BitMap
 
@@ -31,10 +32,12 @@ from ledger.store.index import roaring_containers as roaring
 from ledger.store.index.postings import NO_PLACE, Postings
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
 from ledger_core.api import Bucket, FacetAnswer, FacetValue, HistogramAnswer
+from ledger_core.query.counting import Unit, bucket_of, fill
 from ledger_core.query.fields import COLUMNS, FIELDS
 
-Unit: TypeAlias = Literal["hour", "day"]
-UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
+UNITS: Final = ("hour", "day")
+"""The units of a histogram that the parameters of a URL can ask for; those in UTC, without gaps."""
+
 FACET_VALUES_MAX: Final = 10
 VALUES_MAX: Final = 500_000
 """Values of all dimensions that one counter holds, in some 80 MB."""
@@ -57,15 +60,24 @@ class FacetCounter:
         fields: Sequence[str],
         unit: Unit | None,
         *,
+        zone: ZoneInfo | None = None,
+        is_filled: bool = False,
         leaf_cache: LeafCache,
         is_over: Callable[[], bool],
     ) -> None:
-        """Precondition: the fields are `FACETS`."""
+        """`is_filled`: the histogram has its empty buckets.
+
+        Precondition: the fields are `FACETS`.
+        """
         self._fields = tuple(dict.fromkeys(fields))
         self._unit = unit
         self._leaf_cache = leaf_cache
         self._is_over = is_over
-        dimensions = (*self._fields, "hour") if unit else self._fields
+        self._zone = zone
+        self._is_filled = is_filled
+        # Whole hours of UTC need no minutes.
+        self._times = "hour" if zone is None and unit in UNITS else "minute"
+        dimensions = (*self._fields, self._times) if unit else self._fields
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in dimensions}
         self._values_max = VALUES_MAX // max(1, len(dimensions))
         self._trimmed: set[str] = set()
@@ -80,7 +92,7 @@ class FacetCounter:
                 continue
             matches = None
             if len(offsets) < window.entries_in(segment):
-                matches = _Matches(offsets)
+                matches = Matches(offsets)
             for dimension in self._counts:
                 if self._is_late():
                     return
@@ -93,12 +105,12 @@ class FacetCounter:
         return self._is_partial
 
     def _count(
-        self, window: Window, segment: int, dimension: str, matches: "_Matches | None"
+        self, window: Window, segment: int, dimension: str, matches: "Matches | None"
     ) -> None:
         """Count a dimension of a segment; without `matches`, every entry matches."""
         counts = self._counts[dimension]
         if matches is None:
-            _count_all(window.postings(dimension, segment), counts)
+            count_all(window.postings(dimension, segment), counts)
             return
         column = window.column(dimension, segment) if dimension in COLUMNS else None
         if column is None:
@@ -166,18 +178,21 @@ class FacetCounter:
         )
 
     def histogram(self, *, is_all: bool) -> HistogramAnswer | None:
-        """The histogram by hour or day in UTC, if one was asked for; `is_all` as in `facets`."""
+        """The histogram, if one was asked for; `is_all` as in `facets`."""
         if self._unit is None:
             return None
-        buckets: Counter[str] = Counter()
-        for hour, count in self._counts["hour"].items():
-            start = hour if self._unit == "hour" else f"{hour[: len('2026-11-25')]}T00"
-            buckets[f"{start}:00:00Z"] += count
+        counts: Counter[str] = Counter()
+        for time, count in self._counts[self._times].items():
+            counts[bucket_of(time, self._unit, self._zone)] += count
+        buckets = sorted(counts.items())
+        if self._is_filled:
+            buckets = fill(counts, self._unit, self._zone)
         return HistogramAnswer(
             unit=self._unit,
-            buckets=tuple(Bucket(start, count) for start, count in sorted(buckets.items())),
-            exact=is_all and not self._is_partial,
-            counted=self._counted["hour"],
+            buckets=tuple(Bucket(start, count) for start, count in buckets),
+            exact=is_all and not self._is_partial and self._times not in self._trimmed,
+            counted=self._counted[self._times],
+            zone="UTC" if self._zone is None else self._zone.key,
         )
 
 
@@ -188,13 +203,14 @@ def _most_frequent(counts: dict[str, int]) -> list[tuple[str, int]]:
     return sorted(frequent, key=lambda item: (-item[1], item[0]))[:FACET_VALUES_MAX]
 
 
-def _count_all(runs: Iterable[Postings], counts: dict[str, int]) -> None:
+def count_all(runs: Iterable[Postings], counts: dict[str, int]) -> None:
+    """Add the terms of every entry."""
     for postings in runs:
         for value, count in zip(postings.values, postings.counts, strict=True):
             counts[value] = counts.get(value, 0) + count + 1
 
 
-class _Matches:
+class Matches:
     """The matches of one segment, to be intersected with posting lists."""
 
     def __init__(self, offsets: BitMap) -> None:
@@ -247,7 +263,7 @@ class _Matches:
     @cached_property
     def _flags(self) -> bytes:
         """A byte for each offset of a segment: 1 for the matches."""
-        return _flags(self._offsets)
+        return flags_of(self._offsets)
 
     def _common(self, container: Container) -> int:
         if container.form == 1:  # One run.
@@ -261,7 +277,8 @@ def _add(counts: dict[str, int], value: str, found: int) -> None:
         counts[value] = counts.get(value, 0) + found
 
 
-def _flags(offsets: BitMap) -> bytes:
+def flags_of(offsets: BitMap) -> bytes:
+    """A byte for each offset of a segment: 1 for the members."""
     _, form, payload = roaring.encode_bitmap(offsets)
     if form == roaring.FORM_BITSET:
         # A number in base two; its text has the highest digit first.

@@ -12,10 +12,11 @@ from typing import Final
 from ledger.query.answer import Answer
 from ledger.query.budget import IsCancelled, QueryLimits
 from ledger.query.engine import QueryEngine
-from ledger.query.facets import FacetCounter, Unit
+from ledger.query.facets import FacetCounter
 from ledger_core.api import HistogramAnswer
 from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import EVERYTHING, Expression
+from ledger_core.query.counting import Unit
 
 _ROWS_SCANNED: Final = 2_000
 

@@ -134,6 +134,24 @@ def test_values_and_days_are_counted(command: Command) -> None:
     assert as_json["is_complete"]
 
 
+def test_groups_are_counted_with_what_is_different_and_new(command: Command) -> None:
+    done = command("query", "action:login.*", "--count", "source/24", "--distinct", "actor")
+    assert done.returncode == 0, done.stderr
+    assert "203.0.113.0/24         90  4 different" in done.stdout
+    asked = ("--count", "actor,action", "--top", "2", "--rarest", "--json")
+    said = json.loads(command("query", "action:login.*", *asked).stdout)["counts"][0]
+    assert (len(said["values"]), said["others"], said["exact"]) == (2, 6, True)
+    new = command("query", "action:login.*", "--count", "target", "--new-since", "2026-11-24")
+    assert "90 events" in new.stderr
+    assert "and 8 more values" in new.stdout
+    hours = command(
+        "query", "--histogram", "hour-of-day", "--zone", "Asia/Kolkata", "target.type:shop"
+    )
+    assert "15         90" in hours.stdout
+    assert command("query", "--top", "3").returncode == 2
+    assert "can't be counted" in command("query", "--count", "shoe").stderr
+
+
 def test_what_happened_around_an_event_says_why_it_shows(command: Command) -> None:
     index = json.loads(command("query", "--json", "target:s_8").stdout)["index"]
     done = command("around", str(index), "--minutes", "10")

@@ -5,6 +5,7 @@ yet is listed in docs/security-model.md, and only that.
 """
 
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ledger_client.plans.search import plan_page, plan_seen, search_query
 from ledger_client.plans.stream import EventStream
 from ledger_client.retry import Environment, RetryPolicy
 from ledger_core import api
+from ledger_core.asking import AskCount
 from ledger_core.event.canonical import encode_event, format_leaf, format_time
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -428,6 +430,61 @@ def test_pivots_are_held_against_their_relations(
             question.check_event(index, LEAVES[index], because=wrong)
     with pytest.raises(VerificationError, match="does not meet"):
         question.check_event(2, LEAVES[2], because=because)
+
+
+COUNTED = {
+    "by": ["action", "tenant"],
+    "values": [
+        {"values": ["page.read", "acme"], "count": 5, "distinct": 3},
+        {"values": ["page.read", "other"], "count": 4, "distinct": 2},
+    ],
+    "others": 1,
+    "exact": True,
+    "counted": 10,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (setting("counts", []), "got 0, want 1"),
+        (setting("counts.0.by", ["action", "actor"]), "they are by action, actor"),
+        (setting("counts.0.values.0.count", 6), "got 11 events in all, want 10"),
+        (setting("counts.0.values.0.count", 11), "and 11 events"),
+        (setting("counts.0.values.0.distinct", 1), "not in their order"),
+        (setting("counts.0.values.1.values", ["page.read", "acme"]), "stands twice"),
+        (setting("counts.0.values.1.values", ["page.read"]), "has 1 values"),
+        (setting("counts.0.counted", 11), "more than the total"),
+        (setting("counts.0.counted", 9), "exact, but of 9 of 10"),
+        (setting("counts.0.others", 0), None),
+        (setting("histogram.buckets.0.start", "2025-11-27T00:00:00+01:00"), "do not ascend"),
+    ],
+)
+def test_each_change_of_counted_groups_is_named(change: Change, named: str | None) -> None:
+    buckets = [{"start": f"2025-11-{day}T00:00:00+01:00", "count": 5} for day in ("25", "26")]
+    page = answer(
+        [],
+        facets=[],
+        counts=[COUNTED],
+        histogram={"unit": "day", "buckets": buckets, "exact": True, "counted": 10},
+    )
+    page = msgspec.json.decode(encode(page))
+    asked = [AskCount(by=("action", "tenant"), distinct="target", top=2)]
+    plan = partial(
+        plan_page,
+        "/v1/events",
+        {"q": "actor:u_1", "order": "oldest", "limit": 0, "histogram": "day"},
+        question=QUESTION,
+        counts=asked,
+        zone="Europe/Berlin",
+    )
+    assert run(plan(heads=heads()), page)[0].counts[0].others == 1
+    change(page)
+    if named is None:
+        run(plan(heads=heads()), page)
+        return
+    with pytest.raises(VerificationError, match=named):
+        run(plan(heads=heads()), page)
 
 
 SOURCE = "192.0.2.1"

@@ -533,3 +533,52 @@ def test_an_answer_of_nothing_says_why_and_what_was_searched(story: Ledger) -> N
     assert "hints" not in search(story, "action:login.failed", limit=0)
     timeline = story.ask("/v1/actors/nobody/timeline", token="admin").json()
     assert {hint["kind"] for hint in timeline["hints"]} == {"value", "searched"}
+
+
+def post_search(story: Ledger, asked: dict[str, Any]) -> Any:
+    body = msgspec.json.encode(asked)
+    return story.ask("/v1/search", method="POST", body=body, content_type="application/json")
+
+
+def test_groups_are_counted_by_a_search_in_a_body(story: Ledger) -> None:
+    asked = {
+        "query": "source:198.51.100.77",
+        "limit": 0,
+        "counts": [{"by": ["actor", "action"], "distinct": "target", "top": 3}],
+        "histogram": {"unit": "weekday", "zone": "Europe/Berlin"},
+    }
+    answer = story.ask(
+        "/v1/search",
+        method="POST",
+        body=msgspec.json.encode(asked),
+        content_type="application/json",
+    ).json()
+    assert answer["total"] == 73
+    (counted,) = answer["counts"]
+    assert (len(counted["values"]), counted["exact"], counted["counted"]) == (3, True, 73)
+    assert sum(each["count"] for each in answer["histogram"]["buckets"]) == 73
+    assert len(answer["histogram"]["buckets"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"counts": [{"by": ["shoe"]}]}, "can't be counted"),
+        ({"counts": [{"by": ["actor"], "new_since": "yesterday"}]}, "not a time"),
+        ({"histogram": {"unit": "day", "zone": "Mars/Base"}}, "no time zone"),
+        ({"counts": [{"by": []}]}, "not a search"),
+        ({"query": "shoe:1"}, "no field shoe"),
+        ({"limit": 1001}, "not a search"),
+    ],
+)
+def test_a_search_in_a_body_that_is_wrong_is_refused(
+    story: Ledger, change: dict[str, object], named: str
+) -> None:
+    answer = story.ask(
+        "/v1/search",
+        method="POST",
+        body=msgspec.json.encode(change),
+        content_type="application/json",
+    )
+    assert 400 <= answer.status < 500
+    assert named in answer.body.decode()

@@ -2,22 +2,22 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import click
 
 from ledger_client import Page, RejectedError
 from ledger_client.cli.client_options import Connection, connection_options
 from ledger_client.cli.completion import complete_query
-from ledger_client.cli.console import note, print_json, printable_lines
-from ledger_client.cli.render import Renderer, renderer_options, show_counts
+from ledger_client.cli.console import note, printable_lines
+from ledger_client.cli.counts import CountOptions, counting_options, show_page_counts
+from ledger_client.cli.render import Renderer, renderer_options
 from ledger_client.plans.question import is_sent_as_typed
 from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
 from ledger_core.tlog.text import printable
 from ledger_core.tlog.tile import TILE_WIDTH
 
 SHOWN_MAX = 50
-Unit = Literal["hour", "day"]
 FC = TypeVar("FC", bound=Callable[..., object])
 
 
@@ -52,12 +52,7 @@ def order_option(default: Order) -> Callable[[FC], FC]:
     "--follow", is_flag=True, help="Show new events as they come in, none of before, until Ctrl-C."
 )
 @click.option("--explain", is_flag=True, help="Show the query plan without running the query.")
-@click.option(
-    "--count", "fields", multiple=True, metavar="FIELD", help="Count the values of a field."
-)
-@click.option(
-    "--histogram", type=click.Choice(("hour", "day")), help="Count by hour or day, in UTC."
-)
+@counting_options
 def command(
     words: tuple[str, ...],
     connection: Connection,
@@ -67,26 +62,25 @@ def command(
     unverified: bool,
     follow: bool,
     explain: bool,
-    fields: tuple[str, ...],
-    histogram: Unit | None,
+    counting: CountOptions,
 ) -> None:
     """Find events, such as actor:u_5 action:login.* outcome:failure since:-24h.
 
     Each event shown has been proven to be in the log, and meets the query. docs/search.md describes
     the language.
     """
-    if follow and (explain or fields or histogram):
+    if follow and (explain or counting):
         raise click.UsageError("Use --follow alone, without --count, --histogram and --explain.")
     query = " ".join(words)
     with connection.open() as ledger, explained(query):
         if explain:
             page = ledger.search(query, limit=0, explain=True)
             click.echo(printable_lines(page.explanation or ""))
-        elif fields or histogram:
-            page = ledger.search(
-                query, limit=0, facets=fields, histogram=histogram, verify=not unverified
-            )
-            _show_page_counts(page, as_json=renderer.form == "json")
+        elif counting:
+            page = counting.ask(ledger, query, verify=not unverified)
+            show_page_counts(page, as_json=renderer.form == "json")
+            if renderer.form != "json":
+                _note_total(page)
         elif follow:
             proven = "" if unverified else ", each once a published head proves it"
             note(f"waiting for new events of {query or 'any kind'}{proven}; Ctrl-C ends this")
@@ -186,25 +180,7 @@ def show_hints(page: Page) -> None:
             note(f"    try: {hint.nearest}")
 
 
-def _show_page_counts(page: Page, *, as_json: bool) -> None:
-    if as_json:
-        counts = {
-            "total": page.total,
-            "is_total_exact": page.is_total_exact,
-            "is_complete": page.is_complete,
-            "facets": page.facets,
-            "histogram": page.histogram,
-        }
-        print_json({**counts, "hints": page.hints} if page.hints else counts)
-        return
-    for facet in page.facets:
-        show_counts(facet.field, facet.counts)
-        if facet.others:
-            click.secho(f"  and {facet.others:,} more values", dim=True)
-        if not facet.is_exact:
-            click.secho(f"  a sample of {facet.counted:,} events", dim=True)
-    if page.histogram is not None:
-        show_counts(page.histogram.unit, page.histogram.buckets)
+def _note_total(page: Page) -> None:
     found = f"{_total(page)} events" if page.total else _nothing(page)
     note(f"{found}, {tree_and_head(page)}; {page.took_ms:.1f} ms")
     show_hints(page)

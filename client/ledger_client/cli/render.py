@@ -70,15 +70,16 @@ def renderer_options(command: Callable[..., int | None]) -> Callable[..., int | 
     return rendered
 
 
-def show_counts(heading: str, counts: Sequence[tuple[str, int]]) -> None:
-    """Print a line for each value or time: its count, and a bar."""
+def show_counts(heading: str, counts: Sequence[tuple[str, int]], notes: Sequence[str] = ()) -> None:
+    """Print a line for each value or time: its count, and its note or a bar."""
     click.secho(heading, bold=True)
     # A ledger may say anything: a count of 0, or a value as long as its answer.
     most = max((count for _, count in counts), default=1) or 1
     width = min(max((len(printable(value)) for value, _ in counts), default=0), VALUE_CHARS)
-    for value, count in counts:
-        bar = "█" * max(1, count * BAR_CHARS // most)
-        click.echo(f"  {printable(value):{width}}  {count:>9,}  {click.style(bar, dim=True)}")
+    for place, (value, count) in enumerate(counts):
+        bar = "█" * max(int(count > 0), count * BAR_CHARS // most)
+        beside = (notes[place] if notes else "") or click.style(bar, dim=True)
+        click.echo(f"  {printable(value):{width}}  {count:>9,}  {beside}".rstrip())
 
 
 def _show_json(entries: Sequence[Entry], _shown: int) -> None:

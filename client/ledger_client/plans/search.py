@@ -4,11 +4,15 @@ Each entry is proven to be in the log at its index, and held against the questio
 numbers of a page (`question`). That no event was withheld is the service's claim, without proof.
 """
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Final, cast, get_args
 from urllib.parse import quote, urlencode
 
+import msgspec
+
 from ledger_client.messages import Plan, Request
+from ledger_client.plans.count_check import check_counts
 from ledger_client.plans.heads import Heads
 from ledger_client.plans.question import (
     CURSOR_MARK,
@@ -24,6 +28,7 @@ from ledger_client.plans.read import answered_entry, check_reference, read_event
 from ledger_client.responses import adding_evidence, check_same, decode_answer
 from ledger_client.results import Entry, Facet, Fields, Hint, Histogram, Page, Seen
 from ledger_core.api import FieldsAnswer, FoundEvent, SearchAnswer, SeenAnswer
+from ledger_core.asking import AskCount, AskSearch
 from ledger_core.query.order import Order as Order
 from ledger_core.query.order import Place, place_in
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -44,10 +49,13 @@ def plan_page(
     question: Question,
     heads: Heads | None,
     before: PagesBefore | None = None,
+    counts: Sequence[AskCount] = (),
+    zone: str | None = None,
 ) -> Plan[tuple[Page, PagesBefore]]:
     """A page of the events found, and the pages so far, of which `before` are those before it.
 
-    `parameters` has limit and order. Raises: VerificationError, MalformedError, RejectedError.
+    `parameters` has limit and order. With `counts` or a `zone` of the histogram the request is a
+    POST to /v1/search. Raises: VerificationError, MalformedError, RejectedError.
     """
     given = {name: value for name, value in parameters.items() if value is not None}
     cursor = given.get("cursor")
@@ -58,12 +66,15 @@ def plan_page(
     if heads is not None:
         given["proof"] = 1
     request = Request(target=f"{path}?{urlencode(given)}", answer_bytes_max=PAGE_BYTES_MAX)
+    if counts or zone is not None:
+        request = _search_request(given, counts, zone)
     response = yield request
     answer = decode_answer(request, response, SearchAnswer)
     _check_tree(answer)
 
     def evidence() -> dict[str, bytes]:
-        return {"request.txt": request.target.encode(), "answer.json": response.body}
+        asked = request.body or request.target.encode()
+        return {"request.txt": asked, "answer.json": response.body}
 
     check_same("order of a page", got=answer.order, want=given["order"], evidence=evidence)
     _check_order(answer, None if before is None else before.last_place)
@@ -80,7 +91,8 @@ def plan_page(
         head = None
         if heads is not None:
             question.check_query(answer.query)
-            check_numbers(answer, parameters, before=before)
+            check_numbers(answer, parameters, before=before, zone=zone)
+            check_counts(answer, counts)
             # Without an event no proof brought a head along.
             head = heads.latest if entries else (yield from heads.checkpoint())
     if answer.cursor is not None and question.now_unix_us is not None:
@@ -104,8 +116,31 @@ def plan_page(
         quorum_missing=answer.quorum_missing and excerpt(answer.quorum_missing),
         unreadable=answer.unreadable,
         hints=tuple(map(Hint.of, answer.hints)),
+        counts=answer.counts,
     )
     return page, (before or PagesBefore()).and_page(answer)
+
+
+def _search_request(
+    given: Mapping[str, str | int | None], counts: Sequence[AskCount], zone: str | None
+) -> Request:
+    unit = given.get("histogram")
+    asked = {
+        "query": given.get("q", ""),
+        "limit": given["limit"],
+        "order": given["order"],
+        "cursor": given.get("cursor"),
+        "counts": tuple(counts),
+        "proof": "proof" in given,
+        "histogram": unit and {"unit": unit, "zone": zone or "UTC"},
+    }
+    return Request(
+        method="POST",
+        target="/v1/search",
+        content_type="application/json",
+        body=msgspec.json.encode(msgspec.convert(asked, AskSearch)),
+        answer_bytes_max=PAGE_BYTES_MAX,
+    )
 
 
 def read_found(found: FoundEvent, *, heads: Heads | None, question: Question) -> Plan[Entry]:

@@ -8,19 +8,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypedDict, Unpack
+from typing import Final, TypedDict, TypeVar, Unpack
+from zoneinfo import ZoneInfo
 
+import msgspec
 from aiohttp import web
 from msgspec import Raw, structs
 from msgspec.json import encode as encode_json
 
 from ledger.query.answer import Answer
 from ledger.query.budget import IsCancelled, QueryCancelledError, QueryLimits
-from ledger.query.facets import Unit
 from ledger.query.hints import HINTS_TIME_S, find_hints
 from ledger.query.sight import EngineSight
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
+from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
 from ledger.service.http.parameters import (
     EVENT_REF,
     QUERY,
@@ -29,6 +31,7 @@ from ledger.service.http.parameters import (
     number_parameter,
 )
 from ledger.service.http.problems import ProblemError
+from ledger.service.http.request_body import check_media_type
 from ledger.service.http.responses import JSON_MEDIA, encode_answer
 from ledger.service.http.router import Route, Success
 from ledger.service.query_pool import QueryClient
@@ -43,7 +46,9 @@ from ledger.service.stored_events import PRIVATE, find_event, make_found_event
 from ledger.store.tokens import TokenRecord
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import HintAnswer, SearchAnswer, SeenAnswer
+from ledger_core.asking import AskCount, AskSearch
 from ledger_core.query.ast import Expression, format_query, resolve
+from ledger_core.query.counting import Unit, parse_count_field, parse_zone, read_since
 from ledger_core.query.order import Order
 from ledger_core.query.parser import parse_query
 from ledger_core.query.pivots import (
@@ -53,12 +58,17 @@ from ledger_core.query.pivots import (
     timeline,
     timeline_roles,
 )
+from ledger_core.tlog.errors import MalformedError
 
 MINUTES_DEFAULT: Final = 15
 MINUTES_MAX: Final = 7 * 24 * 60
 
+BODY_BYTES_MAX: Final = 65_536
+
 LARGE_BYTES: Final = 256 * 1024
 """Leaves of an answer beyond which its events are encoded on a thread, one by one."""
+
+T = TypeVar("T")
 
 Because = Callable[[bytes], tuple[str, ...]]
 """Names the relations by which a pivot found a leaf."""
@@ -75,6 +85,9 @@ class Page:
     from_size: int | None = None
     facets: tuple[str, ...] = ()
     histogram: Unit | None = None
+    zone: ZoneInfo | None = None
+    is_filled: bool = False
+    counts: tuple[AskCount, ...] = ()
     explain: bool = False
 
 
@@ -117,6 +130,49 @@ async def search_events(
     if explain and token.tenant is not None:
         raise ProblemError("wrong-tenant", "the steps of a plan count the events of every tenant")
     return await _search(context, request, token, parse_query(q), Page(explain=explain, **page))
+
+
+async def ask_search(context: ServiceContext, request: web.BaseRequest) -> web.Response:
+    """A page of the events that a query in the body finds, with counts by groups."""
+    token = authenticate(context.access, request, "read")
+    check_media_type(request.headers.get("Content-Type"), (JSON_MEDIA,))
+    with context.bytes_in_flight.lease(token.name) as take:
+        wait_s = context.settings.body_wait_s
+        body = await read_body(request, bytes_max=BODY_BYTES_MAX, wait_s=wait_s, take=take)
+    try:
+        ask = msgspec.json.decode(body, type=AskSearch)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProblemError("not-json", f"not a search: {str(error)[:200]}") from None
+    asked = ask.histogram
+    page = Page(
+        limit=ask.limit,
+        cursor=ask.cursor,
+        order=ask.order,
+        proof=ask.proof,
+        from_size=ask.from_size,
+        histogram=None if asked is None else asked.unit,
+        zone=None if asked is None else _parsed("histogram.zone", parse_zone, asked.zone),
+        is_filled=True,
+        counts=ask.counts,
+    )
+    for place, count in enumerate(ask.counts):
+        _check_count(f"counts.{place}", count)
+    return await _search(context, request, token, parse_query(ask.query), page)
+
+
+def _check_count(at: str, ask: AskCount) -> None:
+    """Check the names of fields and the time before any work is done. Raises: ProblemError."""
+    for name in filter(None, (*ask.by, ask.distinct, ask.numbers)):
+        _parsed(at, parse_count_field, name)
+    if ask.new_since is not None:
+        _parsed(f"{at}.new_since", partial(read_since, now_unix_us=unix_us()), ask.new_since)
+
+
+def _parsed(field: str, parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except MalformedError as error:
+        raise ProblemError("bad-parameter", str(error), field=field) from None
 
 
 async def read_around(
@@ -220,6 +276,9 @@ async def _search(
             cursor=page.cursor,
             facets=page.facets,
             histogram=page.histogram,
+            zone=page.zone,
+            is_filled=page.is_filled,
+            counts=page.counts,
             tree_size=tree_size,
             **bounds,
         )
@@ -323,6 +382,7 @@ def _answer(
         cursor=found.cursor,
         facets=found.facets,
         histogram=found.histogram,
+        counts=found.counts,
     )
 
 
@@ -330,6 +390,16 @@ _PAGE: Final = (Success("The events found, a page.", {JSON_MEDIA: SearchAnswer})
 _SEARCH_PROBLEMS: Final = ("cursor", "too-busy", *PROOF_PROBLEMS)
 
 ROUTES: Final = (
+    Route(
+        method="POST",
+        path="/v1/search",
+        handler=ask_search,
+        summary="Search and count by groups, with the query in the body",
+        scope="read",
+        bodies={JSON_MEDIA: AskSearch},
+        successes=_PAGE,
+        problems=("query", "not-json", "bad-parameter", *BODY_PROBLEMS, *_SEARCH_PROBLEMS),
+    ),
     Route(
         path="/v1/events",
         handler=search_events,

@@ -47,6 +47,9 @@ FILES_OPEN_MAX: Final = 1024
 TABLES_MAX: Final = 8192
 """Tables of dimensions that are kept in memory, some 5 KB each."""
 
+_LAST_BYTE = b"\xff"
+"""Above every byte of UTF-8."""
+
 _SETTLED_NS = 100_000_000
 """A folder's time of change says nothing about changes within one tick of the clock."""
 
@@ -272,9 +275,18 @@ class IndexSnapshot:
         postings = self.postings(dimension, segment)
         return [value for block in postings for value in block.values]
 
-    def postings(self, dimension: str, segment: int) -> Iterator[Postings]:
-        """Every term of a dimension in a segment, in order, a block at a time."""
-        for _, data in self.blocks(dimension, segment):
+    def postings(self, dimension: str, segment: int, *, prefix: str = "") -> Iterator[Postings]:
+        """Every term of a dimension in a segment, in order, a block at a time.
+
+        With a prefix, the blocks that may have terms that begin so.
+        """
+        file = self._store.file(segment)
+        table = self._store.table(file, dimension)
+        first, end = 0, len(table.lasts)
+        if prefix:
+            first = place_of(table, prefix.encode())
+            end = min(end, place_of(table, prefix.encode() + _LAST_BYTE) + 1)
+        for data in file.blocks(table, first, end):
             yield OpenBlock(data, self._decompressor).postings()
 
     def blocks(self, dimension: str, segment: int) -> Iterator[tuple[bytes, bytes]]:

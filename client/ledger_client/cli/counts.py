@@ -1,0 +1,181 @@
+"""The options of `ledger query` that count, and how the counts are printed."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import click
+
+from ledger_client import LedgerClient, Page
+from ledger_client.cli.console import print_json
+from ledger_client.cli.render import show_counts
+from ledger_core.asking import AskCount, CountAnswer, CountedValue
+from ledger_core.query.counting import Unit
+from ledger_core.query.fields import FACETS
+
+TOP_DEFAULT = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountOptions:
+    """What to count instead of showing events."""
+
+    fields: tuple[str, ...]
+    top: int
+    rarest: bool
+    distinct: str | None
+    numbers: str | None
+    new_since: str | None
+    histogram: Unit | None
+    zone: str | None
+
+    def __bool__(self) -> bool:
+        return bool(self.fields or self.histogram)
+
+    def check(self) -> None:
+        """Refuse options that need --count. Raises: click.UsageError."""
+        alone = self.distinct or self.numbers or self.new_since or self.rarest
+        if (alone or self.top != TOP_DEFAULT) and not self.fields:
+            raise click.UsageError(
+                "Use --top, --rarest, --distinct, --numbers and --new-since with --count."
+            )
+        if self.zone and not self.histogram:
+            raise click.UsageError("Use --zone with --histogram.")
+
+    def ask(self, ledger: LedgerClient, query: str, *, verify: bool) -> Page:
+        """Ask for the counts."""
+        options = (self.top != TOP_DEFAULT, self.rarest, self.distinct, self.numbers)
+        is_plain = set(self.fields) <= set(FACETS) and not any((*options, self.new_since))
+        zone = self.zone
+        if zone is None and (self.histogram not in (None, "hour", "day")):
+            zone = "UTC"
+        if is_plain and zone is None:
+            return ledger.search(
+                query, limit=0, facets=self.fields, histogram=self.histogram, verify=verify
+            )
+        return ledger.search(
+            query, limit=0, counts=self._counts(), histogram=self.histogram, zone=zone,
+            verify=verify,
+        )  # fmt: skip
+
+    def _counts(self) -> list[AskCount]:
+        return [
+            AskCount(
+                by=tuple(name.strip() for name in names.split(",")),
+                top=self.top,
+                rarest=self.rarest,
+                distinct=self.distinct,
+                numbers=self.numbers,
+                new_since=self.new_since,
+            )
+            for names in self.fields
+        ]
+
+
+def counting_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Add the options; the command gets a CountOptions as `counting`."""
+
+    @click.option(
+        "--count",
+        "fields",
+        multiple=True,
+        metavar="FIELD[,FIELD]",
+        help="Count the values of a field, or pairs of two: actor, context.KEY, source/24.",
+    )
+    @click.option(
+        "--top",
+        type=click.IntRange(1, 10_000),
+        default=TOP_DEFAULT,
+        show_default=True,
+        help="So many values.",
+    )
+    @click.option("--rarest", is_flag=True, help="The rarest values first.")
+    @click.option(
+        "--distinct", metavar="FIELD", help="Count the different values of this field in each."
+    )
+    @click.option("--numbers", metavar="FIELD", help="Sum, least, most and average of this field.")
+    @click.option(
+        "--new-since", metavar="TIME", help="Only values that no event before this time has."
+    )
+    @click.option(
+        "--histogram",
+        type=click.Choice(get_args(Unit)),
+        help="Count by time, in UTC unless --zone names another zone.",
+    )
+    @click.option("--zone", metavar="ZONE", help="The time zone of --histogram: Europe/Berlin.")
+    @functools.wraps(command)
+    def counted(
+        *,
+        fields: tuple[str, ...],
+        top: int,
+        rarest: bool,
+        distinct: str | None,
+        numbers: str | None,
+        new_since: str | None,
+        histogram: Unit | None,
+        zone: str | None,
+        **others: Any,
+    ) -> int | None:
+        counting = CountOptions(
+            fields=fields,
+            top=top,
+            rarest=rarest,
+            distinct=distinct,
+            numbers=numbers,
+            new_since=new_since,
+            histogram=histogram,
+            zone=zone,
+        )
+        counting.check()
+        return command(counting=counting, **others)
+
+    return counted
+
+
+def show_page_counts(page: Page, *, as_json: bool) -> None:
+    """Print the counts of a page."""
+    if as_json:
+        counts = {
+            "total": page.total,
+            "is_total_exact": page.is_total_exact,
+            "is_complete": page.is_complete,
+            "facets": page.facets,
+            "histogram": page.histogram,
+            "counts": page.counts,
+        }
+        print_json({**counts, "hints": page.hints} if page.hints else counts)
+        return
+    for facet in page.facets:
+        show_counts(facet.field, facet.counts)
+        _show_rest(facet.others, facet.is_exact, facet.counted)
+    for count in page.counts:
+        _show_groups(count)
+    if page.histogram is not None:
+        zone = "" if page.histogram.zone == "UTC" else f" in {page.histogram.zone}"
+        show_counts(f"{page.histogram.unit}{zone}", page.histogram.buckets)
+
+
+def _show_groups(count: CountAnswer) -> None:
+    show_counts(
+        ", ".join(count.by),
+        [("  ".join(each.values), each.count) for each in count.values],
+        notes=[_note(each) for each in count.values],
+    )
+    _show_rest(count.others, count.exact, count.counted)
+
+
+def _note(each: CountedValue) -> str:
+    parts: Sequence[str] = () if each.distinct is None else (f"{each.distinct:,} different",)
+    if each.sum is not None:
+        numbers = (("sum", each.sum), ("least", each.least), ("most", each.most))
+        average = f"average {each.average or 0:,.2f}"
+        parts = (*parts, *(f"{name} {value or 0:,}" for name, value in numbers), average)
+    return ", ".join(parts)
+
+
+def _show_rest(others: int, is_exact: bool, counted: int) -> None:
+    if others:
+        click.secho(f"  and {others:,} more values", dim=True)
+    if not is_exact:
+        click.secho(f"  a sample of {counted:,} events", dim=True)

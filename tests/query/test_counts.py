@@ -1,0 +1,257 @@
+"""Groups, distinct values, numbers and histograms are those of a plain count of every event."""
+
+import json
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from decimal import Decimal
+from ipaddress import ip_address, ip_network
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from ledger.query import tallies
+from ledger.query.answer import Answer
+from ledger.query.budget import QueryLimits
+from ledger.query.engine import QueryEngine
+from ledger.query.segment_builder import SegmentBuilder
+from ledger.store.index.index_store import IndexStore, IndexWriter
+from ledger.store.log import LogStore
+from ledger_core.asking import AskCount
+from ledger_core.query.ast import EVERYTHING, Expression, Is
+from ledger_core.query.counting import Unit, parse_count_field, parse_zone
+from ledger_core.query.parser import parse_query
+from ledger_core.tlog.errors import MalformedError
+from tests.query.events import make_entries, make_log, random_event
+from tests.query.oracle import JSON, UNCUT, matching_indices, values_of
+from tests.query.queries import NOW_UNIX_US
+
+SEGMENT_ENTRIES = 64
+ENTRIES = 5 * SEGMENT_ENTRIES + 20
+
+
+class Log:
+    def __init__(self, path: Path, sealed: int) -> None:
+        rng = random.Random(5)
+        events = [random_event(rng, number) for number in range(ENTRIES)]
+        for made in events:
+            # With very many keys an event has more values than the index holds.
+            if len(made.get("context", {})) > 9:
+                made["context"] = {"region": "eu"}
+            some = [each for each in made.get("changes", []) if each["path"]]
+            made["changes"] = some
+        entries = make_entries(events)
+        self.events: list[JSON] = [json.loads(entry.leaf) for entry in entries]
+        make_log(path / "log", entries).close()
+        self.store = LogStore.open(path / "log")
+        writer = IndexWriter.open(path / "index", segment_entries=SEGMENT_ENTRIES)
+        builder = SegmentBuilder(self.store, writer)
+        for _ in range(sealed):
+            assert builder.seal_next()
+        writer.close()
+        index = IndexStore(path / "index", segment_entries=SEGMENT_ENTRIES)
+        self.engine = QueryEngine(self.store, index, segment_entries=SEGMENT_ENTRIES)
+
+    def ask(self, query: Expression, *counts: AskCount, **options: Any) -> Answer:
+        return self.engine.search(
+            query, tenant=None, now_unix_us=NOW_UNIX_US, limit=0, counts=counts, **options
+        )
+
+    def found(self, query: Expression) -> list[JSON]:
+        indices = matching_indices(query, self.events, now_unix_us=NOW_UNIX_US)
+        return [self.events[index] for index in indices]
+
+
+@pytest.fixture(scope="module", params=[0, 2, 5])
+def log(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
+    made = Log(tmp_path_factory.mktemp("counts"), request.param)
+    yield made
+    made.store.close()
+
+
+def values(name: str, entry: JSON) -> list[str]:
+    """The values of an event by which it is counted, each once; long ones are cut."""
+    field, _, bits = name.partition("/")
+    key = ""
+    if field.startswith(("context.", "after.")):
+        field, _, key = field.partition(".")
+    chars = 120 - (len(json.dumps(key)) if key and key != "request_id" else 0)
+    # RFC 8785 writes this number of `events` so, and Python otherwise.
+    found = [value.replace("1e-07", "1e-7") for value in values_of(field, entry, key)]
+    if field not in UNCUT:
+        found = [value[:chars] for value in found]
+    if bits:
+        found = [network(ip, int(bits)) for ip in found]
+    return list(dict.fromkeys(found))
+
+
+def network(ip: str, bits: int) -> str:
+    version = ip_address(ip).version
+    usual = 24 if version == 4 else 48
+    length = bits if (version == 4) == (bits <= 32) else usual
+    return str(ip_network(f"{ip}/{length}", strict=False))
+
+
+ASKED = [
+    AskCount(by=("actor",), top=3),
+    AskCount(by=("context.region",), top=10_000),
+    AskCount(by=("context.request_id",), top=10_000),
+    AskCount(by=("after.role",), top=10_000),
+    AskCount(by=("source/24",), top=10_000),
+    AskCount(by=("source/48",), rarest=True, top=2),
+    AskCount(by=("user_agent",), top=10_000),
+    AskCount(by=("source/24",), distinct="actor", top=10_000),
+    AskCount(by=("source", "actor"), top=10_000),
+    AskCount(by=("target", "context.region"), distinct="session", top=10_000),
+    AskCount(by=("actor",), numbers="context.status", top=10_000),
+    AskCount(
+        by=("outcome", "port"), distinct="target", numbers="context.status", rarest=True, top=5
+    ),
+]
+QUERIES = [EVERYTHING, Is("outcome", "denied"), parse_query("NOT actor:u_1 OR has:session")]
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=str)
+@pytest.mark.parametrize("ask", ASKED, ids=str)
+def test_groups_are_those_of_a_plain_count(log: Log, query: Expression, ask: AskCount) -> None:
+    groups: dict[tuple[str, ...], list[JSON]] = defaultdict(list)
+    found = log.found(query)
+    for entry in found:
+        firsts = [(value,) for value in values(ask.by[0], entry)]
+        more = values(ask.by[1], entry) if len(ask.by) > 1 else None
+        for group in (
+            firsts if more is None else [(*one, other) for one in firsts for other in more]
+        ):
+            groups[group].append(entry)
+    answer = log.ask(query, ask)
+    (counted,) = answer.counts
+    assert (answer.total, counted.exact, counted.counted) == (len(found), True, len(found))
+
+    def weight(group: tuple[str, ...]) -> int:
+        if ask.distinct is None:
+            return len(groups[group])
+        return len({value for entry in groups[group] for value in values(ask.distinct, entry)})
+
+    ordered = sorted(groups, key=lambda group: ((1 if ask.rarest else -1) * weight(group), group))
+    assert [each.values for each in counted.values] == ordered[: ask.top]
+    assert counted.others == max(0, len(groups) - ask.top)
+    for each in counted.values:
+        assert each.count == len(groups[each.values])
+        assert each.distinct == (None if ask.distinct is None else weight(each.values))
+        if ask.numbers is not None:
+            texts = [t for e in groups[each.values] for t in values(ask.numbers, e)]
+            numbers = [Decimal(t) for t in texts if is_number(t)]
+            assert (each.sum, each.least, each.most, each.average) == (
+                (
+                    float(sum(numbers)),
+                    float(min(numbers)),
+                    float(max(numbers)),
+                    float(sum(numbers) / len(numbers)),
+                )
+                if numbers
+                else (None,) * 4
+            )
+
+
+def is_number(text: str) -> bool:
+    return text == "007" or re.fullmatch(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?", text) is not None
+
+
+@pytest.mark.parametrize("by", [("actor",), ("source/24", "action")])
+def test_what_is_new_has_no_event_before(log: Log, by: tuple[str, ...]) -> None:
+    times = sorted(entry["event"]["time"] for entry in log.events)
+    since = times[len(times) // 4]
+    old: set[tuple[str, ...]] = set()
+    new: set[tuple[str, ...]] = set()
+    for entry in log.found(Is("outcome", "success")):
+        groups = [()]
+        for name in by:
+            groups = [(*group, value) for group in groups for value in values(name, entry)]  # type: ignore[misc]
+        (old if entry["event"]["time"] < since else new).update(groups)
+    ask = AskCount(by=by, new_since=since, top=10_000)
+    (counted,) = log.ask(Is("outcome", "success"), ask).counts
+    assert {each.values for each in counted.values} == new - old
+    assert counted.exact
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/New_York"])
+@pytest.mark.parametrize("unit", ["minute", "hour", "day", "weekday", "hour-of-day"])
+def test_a_histogram_has_every_bucket_of_its_zone(log: Log, unit: Unit, zone: str) -> None:
+    query = Is("outcome", "denied")
+    answer = log.ask(query, histogram=unit, zone=parse_zone(zone), is_filled=True)
+    assert answer.histogram is not None
+    expected: dict[str, int] = defaultdict(int)
+    for entry in log.found(query):
+        local = datetime.fromisoformat(entry["event"]["time"]).astimezone(ZoneInfo(zone))
+        if unit == "weekday":
+            name = f"{local:%A}"
+        elif unit == "hour-of-day":
+            name = f"{local:%H}"
+        else:
+            chars = {"minute": 16, "hour": 13, "day": 10}[unit]
+            name = local.isoformat()[:chars]
+        expected[name] += 1
+    chars = {"minute": 16, "hour": 13, "day": 10}.get(unit, 20)
+    found = {bucket.start[:chars]: bucket.count for bucket in answer.histogram.buckets}
+    assert {name: count for name, count in found.items() if count} == expected
+    assert sum(found.values()) == answer.total == answer.histogram.counted
+    assert answer.histogram.zone == zone
+    starts = [bucket.start for bucket in answer.histogram.buckets]
+    if unit == "weekday":
+        assert starts[0] == "Monday"
+        assert len(starts) == 7
+    elif unit == "hour-of-day":
+        assert starts == [f"{hour:02d}" for hour in range(24)]
+    else:
+        moments = [datetime.fromisoformat(start) for start in starts]
+        step = {"minute": 60, "hour": 3600, "day": 86_400}[unit]
+        assert all(b - a == timedelta(seconds=step) for a, b in pairwise(moments))
+
+
+def test_a_day_of_another_length_is_one_bucket(tmp_path: Path) -> None:
+    times = ("2026-10-24T12:00:00Z", "2026-10-25T22:30:00Z", "2026-10-26T12:00:00Z")
+    events = [{**random_event(random.Random(1), n), "time": time} for n, time in enumerate(times)]
+    make_log(tmp_path / "log", make_entries(events)).close()
+    engine = QueryEngine(LogStore.open(tmp_path / "log"), None, segment_entries=SEGMENT_ENTRIES)
+    answer = engine.search(
+        EVERYTHING, tenant=None, now_unix_us=0, limit=0, histogram="day",
+        zone=parse_zone("Europe/Berlin"), is_filled=True,
+    )  # fmt: skip
+    assert answer.histogram is not None
+    assert [(each.start, each.count) for each in answer.histogram.buckets] == [
+        ("2026-10-24T00:00:00+02:00", 1),
+        ("2026-10-25T00:00:00+02:00", 1),
+        ("2026-10-26T00:00:00+01:00", 1),
+    ]
+
+
+def test_counts_that_are_not_exact_say_so(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = AskCount(by=("source", "actor"), distinct="target")
+    monkeypatch.setattr(tallies, "CELLS_MAX", 3)
+    assert not log.ask(EVERYTHING, pairs).counts[0].exact
+    monkeypatch.undo()
+    late = log.ask(EVERYTHING, pairs, limits=QueryLimits(time_s=0.0)).counts[0]
+    assert (late.exact, late.counted) == (False, 0)
+
+
+def test_an_event_with_more_values_than_the_index_holds_is_flagged(tmp_path: Path) -> None:
+    made = random_event(random.Random(1), 1)
+    made["context"] = {f"k{n}": n for n in range(50)}
+    make_log(tmp_path / "log", make_entries([made])).close()
+    engine = QueryEngine(LogStore.open(tmp_path / "log"), None, segment_entries=SEGMENT_ENTRIES)
+    for ask in (AskCount(by=("context.k1",)), AskCount(by=("actor",), numbers="context.k49")):
+        answer = engine.search(EVERYTHING, tenant=None, now_unix_us=0, limit=0, counts=(ask,))
+        assert not answer.counts[0].exact
+
+
+@pytest.mark.parametrize(
+    "name", ["", "id", "time", "context.", "source/0", "source/129", "actor/8", "shoe"]
+)
+def test_what_can_not_be_counted_is_refused(name: str) -> None:
+    with pytest.raises(MalformedError):
+        parse_count_field(name)
