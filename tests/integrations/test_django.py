@@ -450,6 +450,46 @@ def test_what_a_deletion_sets_in_other_rows_is_recorded(orders: Any) -> None:
     assert payer["changes"] == [{"path": "/payer_id", "before": 1, "after": None}]
 
 
+def test_the_row_in_the_database_decides_what_happened(orders: Any) -> None:
+    events = orders["events"]
+    (created,) = events["a key that is set before the row is saved"]
+    assert (created["action"], created["targets"][0][1]) == ("orders.order.created", "777")
+    assert events["a save without a change"] == []
+
+
+def test_only_what_was_written_is_a_change(orders: Any) -> None:
+    events = orders["events"]
+    (updated,) = events["a save of some fields"]
+    assert updated["changes"] == [{"path": "/state", "before": "new", "after": "sent"}]
+    (by_column,) = events["a save of a foreign key by its column"]
+    (change,) = by_column["changes"]
+    assert (change["path"], change["before"]) == ("/customer_id", None)
+    (of_key,) = events["an update of a foreign key"]
+    assert of_key["changes"] == [
+        {"path": "/customer_id", "before": change["after"], "after": None},
+        {"path": "/payer_id", "before": None, "after": change["after"]},
+    ]
+
+
+def test_a_deleted_row_is_read_whole_before_and_recorded_at_the_commit(orders: Any) -> None:
+    events = orders["events"]
+    (deleted,) = events["a deletion of a row with deferred fields, in a transaction"]
+    assert (deleted["action"], deleted["targets"][0][1]) == ("orders.order.deleted", "777")
+    paths = {change["path"]: change["before"] for change in deleted["changes"]}
+    assert (paths["/state"], paths["/total"]) == ("sent", 1)
+    (cascaded,) = events["a deletion that cascades"]
+    assert cascaded["action"] == "orders.customer.deleted"
+    assert cascaded["targets"][0][1].isdigit()
+
+
+def test_a_row_without_a_name_is_recorded_and_a_broken_transaction_is_left_alone(
+    orders: Any,
+) -> None:
+    (created,) = orders["events"]["a row that has no name"]
+    assert created["targets"] == [["orders.setting", created["targets"][0][1]]]
+    assert orders["events"]["a broken transaction"] == []
+
+
 def test_a_check_lists_the_models_whose_writes_of_many_rows_go_unseen(orders: Any) -> None:
     message = "(ledger.W005) writes of many rows by objects, _base_manager are not recorded"
     for model, warning in zip(("Customer", "Invoice"), orders["unseen"], strict=True):

@@ -69,7 +69,7 @@ class AuditHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Record one line, if it has an action."""
         action = record.__dict__.get(ACTION)
-        if action is None or record.name.partition(".")[0] == OWN_LOGGERS:
+        if action is None or str(record.name).partition(".")[0] == OWN_LOGGERS:
             return
         try:
             arguments = _event_arguments(

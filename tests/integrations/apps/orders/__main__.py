@@ -140,6 +140,37 @@ with scenario("secrets in a column of values"):
 with scenario("a column of values"):
     setting = Setting.objects.create(name="theme", value="dark")
     Setting.objects.filter(name="theme").update(value="light")
+with scenario("a key that is set before the row is saved"):
+    order = Order(pk=777, state="new", total=1)
+    order.save()
+with scenario("a save of some fields"):
+    order.state, order.total = "sent", 9
+    order.save(update_fields=["state"])
+with scenario("a save of a foreign key by its column"):
+    payer = Customer.objects.create(user=user, email="z@example.com")
+    order.customer = payer
+    recorded.clear()
+    order.save(update_fields=["customer_id"])
+with scenario("an update of a foreign key"):
+    Order.objects.filter(pk=777).update(customer=None, payer=payer)
+with scenario("a save without a change"):
+    order.refresh_from_db()
+    order.save()
+with scenario("a deletion of a row with deferred fields, in a transaction"), transaction.atomic():
+    Order.objects.defer("state", "total").get(pk=777).delete()
+    assert not recorded
+with scenario("a row that has no name"):
+    Setting.objects.create(name="nameless")
+with (
+    scenario("a broken transaction"),
+    suppress(transaction.TransactionManagementError),
+    transaction.atomic(),
+):
+    with suppress(IntegrityError):
+        User.objects.create(username="ann")
+    Setting.objects.create(name="after an error")
+with scenario("a deletion that cascades"):
+    user.delete()
 output = {
     "events": scenarios,
     "keys": [order.pk for order in orders],

@@ -55,6 +55,11 @@ class Setting(models.Model):
     class Meta:
         base_manager_name = "objects"
 
+    def __str__(self) -> str:
+        if self.name == "nameless":
+            raise ValueError
+        return self.name
+
 
 class ApiKey(models.Model):
     """A model whose own name tells what its `value` is."""
