@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from ledger_client.event_values import new_event_id
 from ledger_client.plans.append import AnyEvent, plan_erase
 from ledger_client.plans.evidence import evidence_request, verify_written
 from ledger_client.plans.export import ExportVerifier, proof_path, replacing
-from ledger_client.plans.export_proof import Format
+from ledger_client.plans.export_proof import FileFormat
 from ledger_client.plans.kept_heads import read_kept_heads
+from ledger_client.plans.parquet import check_parquet, rewrite_as_parquet
 from ledger_client.plans.question import Parameters, ask_query
 from ledger_client.plans.read import plan_walk, prove_inclusion, read_event
 from ledger_client.plans.search import (
@@ -254,18 +256,22 @@ class AsyncLedgerClient(AsyncSession):
         query: str,
         to: PathLike,
         *,
-        format: Format = "jsonl",  # noqa: A002 - the parameter's name in the HTTP API too
+        format: FileFormat = "jsonl",  # noqa: A002 - the parameter's name in the HTTP API too
         order: Order = "oldest",
         verify: bool = True,
     ) -> Exported:
         """Write the events that a query finds to a file, which appears only when it is complete.
 
-        With `verify` each row of `jsonl` and `csv` must meet the query, stand in order, and be in
-        the tree of one published head. The proofs are written beside it, to `{to}.proof`, and
-        `ledger verify` checks them offline. `evidence` writes a bundle that anybody can verify.
+        With `verify` each row must meet the query, stand in order, and be in the tree of one
+        published head. The proofs are written beside it, to `{to}.proof`, and `ledger verify`
+        checks them offline. `parquet` needs the extra `sql`. `evidence` writes a bundle that
+        anybody can verify.
         """
+        is_parquet = format == "parquet"
+        if is_parquet:
+            check_parquet()
         verifier = ExportVerifier(
-            format,
+            "jsonl" if format == "parquet" else format,
             question=ask_query(query, now_unix_us=unix_us()),
             order=order,
             heads=self._base.heads_for(verify=verify),
@@ -278,6 +284,9 @@ class AsyncLedgerClient(AsyncSession):
                     await run_blocking(file.write, piece)
             exported, last = await self._run(verifier.finish())
             await run_blocking(proofs.write, last)
+            if is_parquet:
+                digest, size = await run_blocking(rewrite_as_parquet, file)
+                exported = replace(exported, sha256=digest, bytes_written=size)
         if exported.head is None:
             proof_path(to).unlink()
         return exported

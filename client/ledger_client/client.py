@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from ledger_client.event_values import new_event_id
 from ledger_client.plans.append import AnyEvent, plan_erase
 from ledger_client.plans.evidence import evidence_request, verify_written
 from ledger_client.plans.export import ExportVerifier, proof_path, replacing
-from ledger_client.plans.export_proof import Format
+from ledger_client.plans.export_proof import FileFormat
 from ledger_client.plans.kept_heads import read_kept_heads
+from ledger_client.plans.parquet import check_parquet, rewrite_as_parquet
 from ledger_client.plans.question import Parameters, ask_query
 from ledger_client.plans.read import plan_walk, prove_inclusion, read_event
 from ledger_client.plans.search import (
@@ -253,18 +255,22 @@ class LedgerClient(Session):
         query: str,
         to: PathLike,
         *,
-        format: Format = "jsonl",  # noqa: A002 - the parameter's name in the HTTP API too
+        format: FileFormat = "jsonl",  # noqa: A002 - the parameter's name in the HTTP API too
         order: Order = "oldest",
         verify: bool = True,
     ) -> Exported:
         """Write the events that a query finds to a file, which appears only when it is complete.
 
-        With `verify` each row of `jsonl` and `csv` must meet the query, stand in order, and be in
-        the tree of one published head. The proofs are written beside it, to `{to}.proof`, and
-        `ledger verify` checks them offline. `evidence` writes a bundle that anybody can verify.
+        With `verify` each row must meet the query, stand in order, and be in the tree of one
+        published head. The proofs are written beside it, to `{to}.proof`, and `ledger verify`
+        checks them offline. `parquet` needs the extra `sql`. `evidence` writes a bundle that
+        anybody can verify.
         """
+        is_parquet = format == "parquet"
+        if is_parquet:
+            check_parquet()
         verifier = ExportVerifier(
-            format,
+            "jsonl" if format == "parquet" else format,
             question=ask_query(query, now_unix_us=unix_us()),
             order=order,
             heads=self._base.heads_for(verify=verify),
@@ -277,6 +283,9 @@ class LedgerClient(Session):
                     run_blocking(file.write, piece)
             exported, last = self._run(verifier.finish())
             run_blocking(proofs.write, last)
+            if is_parquet:
+                digest, size = run_blocking(rewrite_as_parquet, file)
+                exported = replace(exported, sha256=digest, bytes_written=size)
         if exported.head is None:
             proof_path(to).unlink()
         return exported

@@ -7,6 +7,7 @@ DISTRIBUTION: Final = "witnessed-ledger-client"
 EXTRA_BY_PACKAGE: Final = {
     "aiohttp": "async",
     "cryptography": "ml-dsa",
+    "duckdb": "sql",
     "jmespath": "importers",
     "zstandard": "zstd",
 }

@@ -204,7 +204,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A complete export: its rows, and the SHA-256 of their bytes.
+    """A complete export: its rows, and the SHA-256 of their bytes; of Parquet, that of the file.
 
     Each row is in the tree of `head`; None when rows were not verified.
     """

@@ -1,6 +1,7 @@
 """`ledger export`: write all events that a query finds to one file."""
 
 from pathlib import Path
+from typing import cast
 
 import click
 
@@ -15,10 +16,10 @@ from ledger_client.cli.console import counted, json_option, note, print_json
 from ledger_client.cli.query import explained, order_option
 from ledger_client.cli.verify import evidence_verdict, head_verdict, note_findings
 from ledger_client.plans.export import proof_path
-from ledger_client.plans.export_proof import Format
+from ledger_client.plans.export_proof import FileFormat
 from ledger_client.plans.search import Order
 
-ENDINGS = {"jsonl": "jsonl", "csv": "csv", "evidence": "zip"}
+ENDINGS = {"jsonl": "jsonl", "csv": "csv", "parquet": "parquet", "evidence": "zip"}
 
 
 @click.command("export")
@@ -30,20 +31,20 @@ ENDINGS = {"jsonl": "jsonl", "csv": "csv", "evidence": "zip"}
     type=click.Choice(tuple(ENDINGS)),
     default="jsonl",
     show_default=True,
-    help="JSON lines, CSV, or a .zip that anybody can verify offline.",
+    help="JSON lines, CSV, Parquet (the extra sql), or a .zip that anybody can verify offline.",
 )
 @click.option(
     "-o",
     "--output",
     type=NEW_FILE,
-    help="The file. Default: events.jsonl, events.csv or events.zip.",
+    help="The file. Default: events and the ending of the format.",
 )
 @order_option("oldest")
 @click.option("--force", is_flag=True, help="Replace the files if they exist.")
 @click.option(
     "--unverified",
     is_flag=True,
-    help="Don't prove the rows of JSON lines and CSV; write no file of proofs.",
+    help="Don't prove the rows; write no file of proofs. Not for evidence.",
 )
 @click.option("--case", help="Evidence: the number or name of the case. The log records it.")
 @click.option("--reason", help="Evidence: why it is exported. The log records it.")
@@ -70,9 +71,9 @@ def command(
 ) -> None:
     """Write all events that a query finds to a file, the oldest first by index or by time.
 
-    The file appears only when it is complete and verified. The proofs of JSON lines and CSV are
-    beside it, in FILE.proof. Of evidence the log records who exported it, when, and why. `ledger
-    verify FILE` verifies each of them anywhere.
+    The file appears only when it is complete and verified. The proofs of all formats but evidence
+    are beside it, in FILE.proof. Of evidence the log records who exported it, when, and why.
+    `ledger verify FILE` verifies each of them anywhere.
     """
     query = " ".join(words)
     output = output or Path(f"events.{ENDINGS[format_]}")
@@ -85,7 +86,7 @@ def command(
         return
     if case or reason or disclose:
         raise click.UsageError("Use --case, --reason and --disclose with --format evidence.")
-    kind: Format = "csv" if format_ == "csv" else "jsonl"
+    kind = cast("FileFormat", format_)
     with connection.open() as ledger, explained(query):
         exported = ledger.export(query, output, format=kind, order=order, verify=not unverified)
     proofs = None if exported.head is None else str(proof_path(output))

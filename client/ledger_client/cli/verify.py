@@ -3,6 +3,7 @@
 The input is a leaf and its proof, or a file of evidence with many.
 """
 
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from zipfile import is_zipfile
@@ -20,6 +21,7 @@ from ledger_client.cli.console import (
 )
 from ledger_client.plans.export import proof_path
 from ledger_client.plans.export_proof import check_export
+from ledger_client.plans.parquet import MAGIC, ParquetLines, altered_columns
 from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.event.model import Event, Principal
 from ledger_core.evidence.findings import Evidence, StatedExport
@@ -40,8 +42,8 @@ TARGETS_SHOWN = 4
 def command(file: Path, proof_file: Path | None, policy: Path, as_json: bool) -> None:
     """Verify an event and its proof, an evidence file, or an export and its proofs.
 
-    EXPORT is a file of JSON lines or CSV; its proofs are beside it, in EXPORT.proof. Exit code 0:
-    verified; 1: not verified; 2: malformed. Needs only the files, and no server.
+    EXPORT is a file of JSON lines, CSV or Parquet; its proofs are beside it, in EXPORT.proof.
+    Exit code 0: verified; 1: not verified; 2: malformed. Needs only the files, and no server.
     """
     trusted = parse_policy(policy.read_bytes())
     beside = proof_path(file)
@@ -95,8 +97,15 @@ def _verify_evidence(file: Path, policy: Policy, *, as_json: bool) -> None:
 
 def _verify_export(file: Path, proofs: Path, policy: Policy, *, as_json: bool) -> None:
     """Raises: VerificationError when a row does not verify, or when there is none."""
+    altered: list[str] = []
     with file.open("rb") as rows, proofs.open("rb") as lines:
-        checked = check_export(rows, lines, policy)
+        if rows.read(len(MAGIC)) == MAGIC:
+            altered = altered_columns(file)
+            checked = check_export(ParquetLines(file), lines, policy)
+        else:
+            rows.seek(0)
+            checked = check_export(rows, lines, policy)
+    checked = replace(checked, faults=(*checked.faults, *altered))
     if as_json:
         print_json(
             {

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
-from typing import Annotated, BinaryIO, Final, Literal, TypeVar
+from typing import Annotated, BinaryIO, Final, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -39,6 +39,10 @@ READ_BYTES: Final = 1 << 18
 T = TypeVar("T")
 
 Format = Literal["jsonl", "csv"]
+"""What the ledger sends."""
+
+FileFormat = Literal["jsonl", "csv", "parquet"]
+"""What a file is of. Parquet is made of JSON lines, and has their proofs."""
 
 
 class ProofHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,7 +132,14 @@ class CheckedExport:
     question: Question
 
 
-def check_export(file: BinaryIO, proofs: BinaryIO, policy: Policy) -> CheckedExport:
+class Pieces(Protocol):
+    """A file that is read piece by piece."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes; none at the end."""
+
+
+def check_export(file: Pieces, proofs: BinaryIO, policy: Policy) -> CheckedExport:
     """Check an export by the proofs beside it, in constant memory.
 
     Raises: MalformedError for a file that can't be read; VerificationError for a head that the
@@ -145,7 +156,7 @@ class _FileCheck:
     rows: int = 0
     faults: list[str] = field(default_factory=list)
 
-    def run(self, file: BinaryIO, proofs: BinaryIO) -> CheckedExport:
+    def run(self, file: Pieces, proofs: BinaryIO) -> CheckedExport:
         head = self.policy.check(self.header.checkpoint)
         question = ask_query(self.header.query, now_unix_us=0)
         order = RowOrder(self.header.order)
@@ -207,7 +218,7 @@ class _FileCheck:
 class _Digest:
     """Reads the rows of a file, and the SHA-256 of those that were read."""
 
-    def __init__(self, file: BinaryIO, reader: RowReader) -> None:
+    def __init__(self, file: Pieces, reader: RowReader) -> None:
         self._file = file
         self._reader = reader
         self._sha256 = sha256()
