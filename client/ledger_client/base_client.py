@@ -131,4 +131,8 @@ class BaseClient:
 def _load_policy(policy: AnyPolicy) -> Policy:
     if isinstance(policy, Policy):
         return policy
-    return parse_policy(policy if isinstance(policy, bytes) else Path(policy).read_bytes())
+    try:
+        return parse_policy(policy if isinstance(policy, bytes) else Path(policy).read_bytes())
+    except OSError as error:
+        error.add_note(POLICY_HINT)
+        raise

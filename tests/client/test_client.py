@@ -471,3 +471,9 @@ def test_a_closed_client_says_so(client: Client) -> None:
 def test_a_client_is_told_how_often_to_try(open_client: OpenClient, running: Running) -> None:
     retry = RetryPolicy(attempts_max=1)
     assert open_client(running.url, policy=running.policy, retry=retry).checkpoint()
+
+
+def test_a_policy_that_can_not_be_read_says_where_it_comes_from(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        LedgerClient("http://127.0.0.1:1", policy=tmp_path / "policy")
+    assert "the file DIR/policy of the ledger" in caught.value.__notes__[0]

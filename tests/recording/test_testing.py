@@ -116,6 +116,7 @@ def test_a_memory_recorder_raises_a_mistake_as_any_other() -> None:
 
 def test_a_disabled_recorder_does_nothing_and_lets_everything_run() -> None:
     recorder = Recorder.disabled()
+    assert repr(recorder) == "Recorder(disabled)"
     assert recorder.record("not an action") is None
     assert recorder.record_quietly("not an action") is None
 

@@ -205,7 +205,8 @@ class Recorder:
         self.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._sink!r})"
+        what = "disabled" if self._is_disabled else repr(self._sink)
+        return f"{type(self).__name__}({what})"
 
     def _record(
         self, action: str, arguments: Mapping[str, Any], on_invalid: OnInvalid
