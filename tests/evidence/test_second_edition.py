@@ -19,10 +19,12 @@ from ledger_core.evidence import page as page_module
 from ledger_core.evidence import writer as writing
 from ledger_core.evidence.findings import Evidence
 from ledger_core.evidence.page import Asked, PageWriter
+from ledger_core.evidence.question import ask
 from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.policy import format_policy, parse_policy
 from tests.client.hosts import W1, cosigned, entries, entry
+from tests.conftest import TESTS_DIR
 from tests.evidence.bundles import (
     SINCE_S,
     SIZE,
@@ -147,6 +149,46 @@ def test_a_log_without_witnesses_states_no_time(tmp_path: Path) -> None:
     evidence = check(maker.write(tmp_path / "evidence.zip"), maker)
     assert (evidence.faults, evidence.existed) == ((), None)
     assert files_of(tmp_path / "evidence.zip")["heads.jsonl"].count(b"\n") == 1
+
+
+def test_a_query_of_an_earlier_language_is_not_called_false() -> None:
+    """Written when ids were no words: then each event met `NOT u_1`."""
+    folder = Path(TESTS_DIR) / "data"
+    policy = parse_policy((folder / "evidence-2.policy").read_bytes())
+    evidence = check_evidence(folder / "evidence-2.zip", policy)
+    assert (evidence.faults, evidence.events, evidence.is_verified) == ((), 2, True)
+    assert "version 1 of the language" in evidence.unevaluated
+    stated = evidence.stated
+    assert stated is not None
+    assert (stated.statement.query, stated.statement.language) == ("NOT u_1", 1)
+
+
+@pytest.mark.parametrize(
+    ("query", "language", "met"),
+    [
+        ("action:user.changed", 1, True),
+        ("action:User.changed", 1, False),
+        ("action:User.changed", 2, True),
+        ("NOT action:User.changed", 1, True),
+        ("NOT action:User.changed", 2, False),
+        ("action:user.* actor:u_1 index:0..9", 1, True),
+        ("actor:u_2 OR actor:u_1", 1, True),
+        ("actor:u_2", 1, False),
+        ("NOT u_1", 1, None),
+        ("actor:u_2 OR has:session", 1, None),
+        ("actor:u_2", 3, None),
+    ],
+)
+def test_each_version_of_the_language_has_its_rules(
+    query: str, language: int, met: bool | None
+) -> None:
+    question = ask(query, None, language=language)
+    assert bool(question.unevaluated()) is (met is None)
+    if met is False:
+        with pytest.raises(VerificationError, match="does not meet"):
+            question.check(1, entry(1))
+    else:
+        question.check(1, entry(1))
 
 
 # Repacking.

@@ -62,7 +62,7 @@ def check_first_edition(
         )
     if archive.read(QUERY, TEXT_BYTES_MAX).decode(errors="replace") != f"{manifest.query}\n":
         findings.add_fault(QUERY, f"another query than in {MANIFEST}")
-    question = ask(manifest.query, None)
+    question = ask(manifest.query, None, language=1)
     events = _Events(archive, head, question, findings)
     events.check_all()
     events.check_manifest(manifest)

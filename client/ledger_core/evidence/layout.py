@@ -36,6 +36,13 @@ import msgspec
 from ledger_core.tlog.hashing import SIZE_MAX
 from ledger_core.tlog.tile import LEAF_BYTES_MAX
 
+LANGUAGE: Final = 2
+"""The version of the query language of today. Raise it when a query comes to mean something else.
+
+1: until November 2026, without the member `language` in the statement. 2: words are found in ids,
+user agents and changed values too; actions, types and paths compare without case.
+"""
+
 ACTION: Final = "ledger.evidence.exported"
 SERVICE_NAME: Final = "ledger"
 """The principal of the service's own events; no token can have this name."""
@@ -105,6 +112,7 @@ class Statement(
     files: dict[str, Sha256]
     disclose: tuple[str, ...] = ()
     disclosed: Count = 0
+    language: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
 def to_object(statement: Statement) -> dict[str, Any]:

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ledger_core.evidence.layout import LANGUAGE
+from ledger_core.query import ast
+from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import Expression, Is, all_of, resolve
 from ledger_core.query.parser import QueryError, parse_query
-from ledger_core.query.predicate import Matcher, folds_text, is_stable, make_matcher
+from ledger_core.query.predicate import Matcher, folds_text, is_stable, make_matcher, values_of
 from ledger_core.tlog.errors import VerificationError
 
 
@@ -44,8 +47,13 @@ class StatedQuestion:
         return ""
 
 
-def ask(query: str, tenant: str | None) -> StatedQuestion:
-    """The test of a query, within a tenant where the token was bound to one."""
+def ask(query: str, tenant: str | None, *, language: int) -> StatedQuestion:
+    """The test of a query in a version of the language; within a tenant, if the token had one."""
+    if language > LANGUAGE:
+        return _unread(
+            f"the query is in version {language} of the language, and this version of ledger knows"
+            f" {LANGUAGE} and less"
+        )
     try:
         expression = parse_query(query)
     except QueryError as error:
@@ -55,7 +63,40 @@ def ask(query: str, tenant: str | None) -> StatedQuestion:
     scoped: Expression = expression
     if tenant is not None:
         scoped = all_of((Is("tenant", tenant), expression))
-    return StatedQuestion(make_matcher(scoped), folds_text(scoped))
+    if language == LANGUAGE:
+        return StatedQuestion(make_matcher(scoped), folds_text(scoped))
+    try:
+        return StatedQuestion(_first_language(scoped), folds_text=False)
+    except LookupError:
+        return _unread(
+            f"the query is in version {language} of the language, in which words, numbers and paths"
+            " meant something else"
+        )
+
+
+def _first_language(expression: Expression) -> Matcher:
+    """The test of a query as version 1 of the language read it: values compare with their case.
+
+    Raises: LookupError for a condition that version 1 may have read otherwise.
+    """
+    match expression:
+        case ast.Everything() | ast.Between() | ast.IndexBetween() | ast.InNetwork():
+            return make_matcher(expression)
+        case ast.And(parts):
+            tests = list(map(_first_language, parts))
+            return lambda index, leaf: all(test(index, leaf) for test in tests)
+        case ast.Or(parts):
+            tests = list(map(_first_language, parts))
+            return lambda index, leaf: any(test(index, leaf) for test in tests)
+        case ast.Not(part):
+            inner = _first_language(part)
+            return lambda index, leaf: not inner(index, leaf)
+        case ast.Is(field, value, is_prefix, key):
+            return lambda _index, leaf: any(
+                found.startswith(value) if is_prefix else found == value
+                for found in values_of(field, decode_view(leaf), key=key)
+            )
+    raise LookupError
 
 
 def _unread(why: str) -> StatedQuestion:

@@ -90,7 +90,9 @@ class SecondEdition:
             if proven is None or proven.checkpoint != stated.head.checkpoint:
                 what = "nothing shows that the statement's tree begins with that of the events"
                 self._findings.add_fault(HEADS, what)
-        self._question = ask(stated.statement.query, stated.tenant)
+        self._question = ask(
+            stated.statement.query, stated.tenant, language=stated.statement.language
+        )
         self._existed = _ExistedBefore(heads)
         self._check_names()
         for number in range(self._manifest.parts):

@@ -26,6 +26,7 @@ from ledger_core.evidence.layout import (
     HEADS,
     HEADS_FREE,
     INDEX,
+    LANGUAGE,
     MANIFEST,
     PART_BYTES,
     PART_EVENTS,
@@ -140,6 +141,7 @@ class EvidenceWriter:
             files=self._files,
             disclose=self._asked.disclose,
             disclosed=self._disclosed,
+            language=LANGUAGE,
         )
         return to_object(statement)
 
