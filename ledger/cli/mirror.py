@@ -12,10 +12,12 @@ from ledger.cli.options import configure_logs, directory_argument, log_options
 from ledger.cli.serve import note_missing_token, read_serve_settings, setting_flags
 from ledger.mirror.app import run
 from ledger.mirror.data_dir import MirrorConfig, MirrorPaths, create_mirror, log_origin, read_config
+from ledger.mirror.promotion import promote
 from ledger.mirror.replica import read_stop
 from ledger.mirror.state import MirrorState
 from ledger.store.log import LogStore
 from ledger_client.cli.client_options import (
+    EXISTING_FILE,
     NEW_FOLDER,
     read_token,
     required_policy_option,
@@ -167,3 +169,42 @@ def status(directory: Path, as_json: bool) -> None:
 
 def _time(unix_s: int) -> str | None:
     return format_time(unix_s * 1_000_000) if unix_s else None
+
+
+@command.command("promote")
+@directory_argument
+@click.option(
+    "--policy",
+    type=EXISTING_FILE,
+    help="The policy of the new ledger, with the log's old key. Default: that of the mirror.",
+)
+@json_option
+def promote_(directory: Path, policy: Path | None, as_json: bool) -> None:
+    """Make an independent ledger of the mirror in DIRECTORY, which must not be running.
+
+    Only when the log is gone for good: two ledgers of one origin are a fork. The new ledger has the
+    log's origin, all entries that the mirror holds, and a new key; `ledger serve` serves it.
+    """
+    paths = MirrorPaths(directory)
+    made = promote(
+        paths,
+        make_seed=lambda: secrets.token_bytes(SEED_BYTES),
+        policy=None if policy is None else policy.read_bytes(),
+    )
+    print_result(
+        as_json,
+        made._asdict(),
+        {
+            "ledger": directory,
+            "origin": made.origin,
+            "entries": f"{made.tree_size:,}, published {made.published_size:,}",
+            "new verifier key": made.verifier_key,
+            "signing key": f"{paths.ledger.key} (keep a copy offline; share it with nobody)",
+            "policy": f"{paths.ledger.policy} (give it to everybody who verifies)",
+        },
+    )
+    if not as_json:
+        origin, key = made.origin, made.verifier_key
+        click.echo(f"\nwitnesses: ledger witness add-log DIR --origin {origin} --vkey '{key}'")
+        click.echo(f"next:      ledger token create {directory} --name my-app --scope append")
+        click.echo(f"           ledger serve {directory}")

@@ -38,6 +38,8 @@ def command(directory: Path, log_format: str, log_level: str, **flags: Any) -> N
 
     A flag wins over its variable, a variable over DIRECTORY/ledger.toml.
     """
+    if DirectoryPaths(directory).mirror.exists():
+        raise click.UsageError(f"{directory} is a mirror: ledger mirror serve {directory}")
     configure_logs(log_format, log_level)
     settings = read_serve_settings(directory, flags)
     note_missing_token(directory, settings, scopes="--scope append --scope read")

@@ -6,6 +6,7 @@ fetching   requests to the log: heads, the live stream, tiles and bundles
 follower   the loops that fetch and keep, with their waits
 state      what `status` shows, in memory and in a file
 cosigner   cosigns what is held: the mirror as a witness of its log
+promotion  makes a ledger of a mirror when the log is gone
 app        the service of a mirror: that of a ledger, with the entries of another log
 
 It is no follower of `ledger.follow`, which run beside the log and read its files. It is a service

@@ -13,6 +13,8 @@ DIR/index/        the index, a file a segment; made from the log if it is missin
 DIR/access/       LMDB: access tokens, by hash
 DIR/published     the head published last: the marker (ledger/log/hold.py)
 DIR/hold.json     why the log takes no events, until `ledger recover`; only then
+DIR/mirror.toml   makes it the folder of a mirror (`ledger.mirror`), which `ledger serve` refuses
+DIR/promoted.json the log whose mirror this ledger was, and how many entries are of it
 DIR/started.json  which files were there at the last start, and the hashes of the small ones
 DIR/evidence/     heads that show that a witness has seen another history; made when needed
 """
@@ -75,6 +77,29 @@ class DirectoryPaths:
         self.marker: Final = root / "published"
         self.hold: Final = root / "hold.json"
         self.started: Final = root / "started.json"
+        self.mirror: Final = root / "mirror.toml"
+        self.promoted: Final = root / "promoted.json"
+
+
+class PromotionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The content of `promoted.json`: the mirror that a ledger once was.
+
+    `tree_size`: the entries that it then had, which are of the log at `log_url`.
+    """
+
+    log_url: str
+    tree_size: int
+    verifier_key: str
+
+
+def read_promotion(paths: DirectoryPaths) -> PromotionRecord | None:
+    """The promotion by which a ledger was made, or None. Raises: MalformedError."""
+    try:
+        return msgspec.json.decode(paths.promoted.read_bytes(), type=PromotionRecord)
+    except FileNotFoundError:
+        return None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedError(f"{paths.promoted}: {error}") from None
 
 
 def create_directory(

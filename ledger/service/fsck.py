@@ -26,6 +26,7 @@ from ledger.service.data_dir import (
     DirectoryPaths,
     changed_files,
     missing_files,
+    read_promotion,
     read_signers,
 )
 from ledger.service.private_fields import parse_fields
@@ -45,6 +46,7 @@ from ledger.store.tokens import AccessStore
 from ledger_core.event.commitments import find_commitments
 from ledger_core.event.secrets import parse_rules
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.hashing import SIZE_MAX
 from ledger_core.tlog.policy import Policy, parse_policy
 
 ERASED_ACTION: Final = b'"action":"ledger.private.erased"'
@@ -96,6 +98,7 @@ class _Visitor:
 
     def __init__(self, slots: int) -> None:
         self.token_events: list[TokenEvent] = []
+        self.own_from = 0
         self.erased: dict[bytes, int] = {}
         """The hash of each erased subject, and the index of its last erasure."""
         self.first_use = array("Q", [NEVER]) * slots
@@ -103,7 +106,8 @@ class _Visitor:
         self.slot_of: Callable[[bytes], int | None] = lambda _key: None
 
     def visit(self, leaf_index: int, leaf: bytes) -> None:
-        if TOKEN_ACTION in leaf and (event := read_token_event(leaf)) is not None:
+        is_own = TOKEN_ACTION in leaf and leaf_index >= self.own_from
+        if is_own and (event := read_token_event(leaf)) is not None:
             self.token_events.append(event)
         if ERASED_ACTION in leaf:
             decoded = msgspec.json.decode(leaf)["event"]
@@ -133,6 +137,8 @@ def check_directory(
     check_files(paths, findings)
     with findings.part("private"), check_private(paths.private) as private:
         visitor = _Visitor(private.slots)
+        with findings.part("promoted.json"):
+            visitor.own_from = own_from(paths)
         visitor.slot_of = private.slot_of
         with findings.part("log"), closing(LogStore.open(paths.log)) as log:
             check_heads_and_keys(paths, policy, log.origin(), findings)
@@ -156,6 +162,17 @@ def check_directory(
             findings.add("private", private.problems(visitor.erased, visitor.first_use, key))
             findings.values = private.values
     return findings
+
+
+def own_from(paths: DirectoryPaths) -> int:
+    """The index from which on the events about tokens are of this folder's tokens.
+
+    Those before are of the log that a mirror holds, or that a promoted one held.
+    """
+    if paths.mirror.exists():
+        return SIZE_MAX
+    promotion = read_promotion(paths)
+    return 0 if promotion is None else promotion.tree_size
 
 
 def check_files(paths: DirectoryPaths, findings: Findings) -> None:

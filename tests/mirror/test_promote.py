@@ -1,0 +1,133 @@
+"""A promoted mirror is a ledger of its own, on which clients, witnesses and evidence go on."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ledger.mirror.data_dir import MirrorPaths
+from ledger.mirror.promotion import add_log_key, promote
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.fsck import check_directory
+from ledger.service.token_admin import make_token
+from ledger.witness.data_dir import WitnessPaths
+from ledger.witness.store import HeadStore
+from ledger_client import LedgerClient
+from ledger_core.event.model import Actor, Event
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.proof import check_leaf, parse_proof
+from tests.mirror.mirroring import SIGNER, make_mirror, mirroring, state, wait_published
+from tests.service.check_log import check_log
+from tests.service.serving import ORIGIN, Ledger, make_ledger, serving
+from tests.witness.witnesses import SIGNERS, make_witness, serve_witness
+
+SEED = b"p" * 32
+
+
+def _event(actor: str) -> Event:
+    return Event(action="record.viewed", actor=Actor(id=actor), outcome="success")
+
+
+def test_clients_witnesses_and_evidence_go_on_with_a_promoted_mirror(tmp_path: Path) -> None:
+    directory, folder, witness = tmp_path / "ledger", tmp_path / "mirror", tmp_path / "w1"
+    tokens = make_ledger(directory)
+    policy_file = DirectoryPaths(directory).policy
+    (log,) = parse_policy(policy_file.read_bytes()).logs
+    old_key = str(log.verifier)
+
+    class Known:
+        origin, vkey = ORIGIN, old_key
+
+    paths = make_witness(witness, [Known()], signers=SIGNERS[:1])
+    with serve_witness(witness) as running:
+        logs = policy_file.read_text().replace("quorum none\n", "")
+        vkey = SIGNERS[0].verifier
+        policy_file.write_text(f"{logs}witness w1 {vkey} {running.url}\nquorum w1\n")
+        with serving(directory, tokens) as ledger:
+            own = make_mirror(folder, ledger)
+            with mirroring(folder, own) as mirror:
+                state_file = tmp_path / "state.json"
+                with LedgerClient(
+                    ledger.url, tokens["admin"], policy=policy_file, state=state_file
+                ) as client:
+                    receipt = client.append(_event("u_1"))
+                size = state(ledger)["tree_size"]
+                wait_published(mirror, size)
+                evidence = mirror.ask(f"/v1/events/{receipt.index}?proof=1").json()
+        # The log's host is gone for good.
+        made = promote(MirrorPaths(folder), make_seed=lambda: SEED)
+        assert (made.tree_size, made.published_size, made.origin) == (size, size, ORIGIN)
+        token = make_token(folder, name="app", scopes=("append", "read"), tenant=None)
+        with closing(HeadStore.open(paths.heads, readonly=False)) as heads:
+            heads.add_log(ORIGIN, [made.verifier_key])
+        new_policy = DirectoryPaths(folder).policy
+        with serving(folder, {**own, "app": token}) as ledger:
+            with LedgerClient(ledger.url, token, policy=new_policy, state=state_file) as client:
+                receipt = client.append(_event("u_2"))
+                # Behind the entries of the log and the events of the mirror's own life.
+                assert receipt.index > size
+                assert [e.event.actor.id for e in client.query("actor:u_1")] == ["u_1"]
+                promoted = list(client.query("action:ledger.mirror.promoted"))
+                assert [each.index >= size for each in promoted] == [True]
+            final = check_log(ledger.url, token, parse_policy(new_policy.read_bytes()))
+            assert final.head.log_key == made.verifier_key
+            # A client that has accepted a head of the new key needs the old one no more.
+            lines = new_policy.read_text().splitlines(keepends=True)
+            without = tmp_path / "policy"
+            without.write_text("".join(each for each in lines if old_key not in each))
+            with LedgerClient(ledger.url, token, policy=without, state=state_file) as client:
+                assert client.append(_event("u_3")).index == receipt.index + 1
+    # Evidence of before verifies by the old policy and by the new one.
+    proof = parse_proof(evidence["proof"])
+    for policy in (policy_file, new_policy):
+        head = parse_policy(policy.read_bytes()).check(proof.checkpoint)
+        check_leaf(proof, leaf_hash(evidence["leaf"].encode()), head)
+    assert check_directory(DirectoryPaths(folder)).problems == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path, ledger: Ledger) -> Path:
+    """A mirror that has never run."""
+    folder = tmp_path / "mirror"
+    make_mirror(folder, ledger)
+    return folder
+
+
+def test_a_mirror_that_runs_is_not_promoted(tmp_path: Path, ledger: Ledger) -> None:
+    folder = tmp_path / "mirror"
+    with mirroring(folder, make_mirror(folder, ledger)), pytest.raises(UnavailableError):
+        promote(MirrorPaths(folder), make_seed=lambda: SEED)
+    assert MirrorPaths(folder).is_mirror
+    assert not DirectoryPaths(folder).key.exists()
+
+
+def test_an_interrupted_promotion_is_finished_with_the_same_key(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = MirrorPaths(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda _path: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            promote(paths, make_seed=lambda: SEED)
+    first = DirectoryPaths(folder).key.read_bytes()
+    promote(paths, make_seed=lambda: b"q" * 32)
+    assert DirectoryPaths(folder).key.read_bytes() == first
+    assert DirectoryPaths(folder).policy.read_text().count("log ") == 2
+    with pytest.raises(UnavailableError, match="is no mirror"):
+        promote(paths, make_seed=lambda: SEED)
+
+
+def test_a_policy_that_the_new_ledger_could_not_meet_is_refused(
+    folder: Path, ledger: Ledger
+) -> None:
+    policy = DirectoryPaths(folder).policy.read_text()
+    own = policy.replace("quorum none", f"witness m1 {SIGNER.verifier} http://m\nquorum m1")
+    other = policy.replace(policy.split()[1], str(SIGNERS[0].verifier))
+    for text in (own, "quorum none\n", other):
+        with pytest.raises(MalformedError):
+            promote(MirrorPaths(folder), make_seed=lambda: SEED, policy=text.encode())
+    assert MirrorPaths(folder).is_mirror
+    assert add_log_key(policy.encode(), policy.split()[1]) == policy.encode()
+    assert WitnessPaths(folder / "cosigner").heads.exists()
