@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ledger_client import LedgerClient
+from ledger_client.cli.import_ import _note_of
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.secrets import mask
 from ledger_core.tlog.hashing import leaf_hash
@@ -109,7 +110,22 @@ def test_an_import_ends_with_a_table_of_notes_and_refuses_records_without_a_time
     for options in (("--dry-run",), ()):
         kept = command("import", "--format", "okta", "--undated", "keep", *options, "o.json")
         assert kept.returncode == 0
-        assert "2  time: the record has none that can be read, N-N-N stands" in kept.stderr
+        assert "2  time: the record has none that can be read, 1970-01-01 stands" in kept.stderr
+
+
+@pytest.mark.parametrize(
+    ("note", "counted"),
+    [
+        ("reason: cut, it has 5000 characters", "reason: cut, it has N characters"),
+        ("targets[12].id: replaced by its hash", "targets[N].id: replaced by its hash"),
+        ("targets: the first 32 of 480", "targets: the first 32 of N"),
+        ("time: a leap second, second 59 stands for it", None),
+    ],
+)
+def test_notes_that_differ_by_a_count_or_a_place_are_counted_together(
+    note: str, counted: str | None
+) -> None:
+    assert _note_of(note) == (counted or note)
 
 
 def test_the_earlier_stages_of_a_request_are_counted_and_make_no_event(

@@ -159,9 +159,15 @@ class ImportReport:
         _print_notes(self.notes)
 
 
+_COUNTED: Final = re.compile(
+    r"(?:(?<=\[)|(?<=has )|(?<=got )|(?<=byte )|(?<=line )|(?<=column )|(?<= of ))[0-9]+"
+)
+"""The counts and places in a note. Its other numbers, as those of times, are what it says."""
+
+
 def _note_of(text: str) -> str:
-    """Return a note without its numbers, so that equal ones are counted together."""
-    return re.sub("[0-9]+", "N", text)
+    """Return a note without its counts and places, so that equal ones are counted together."""
+    return _COUNTED.sub("N", text)
 
 
 def _notes_of(event: dict[str, Any]) -> list[str]:
