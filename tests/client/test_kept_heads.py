@@ -1,6 +1,7 @@
 """The heads that a log keeps: each is signed by it, and the published head extends it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,11 +11,13 @@ from ledger_client.messages import Request, Response
 from ledger_client.plans.heads import Heads
 from ledger_client.plans.kept_heads import read_kept_heads
 from ledger_client.results import KeptHead
+from ledger_core.api import KeptCheckpoint, KeptCheckpoints
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.trust import TrustedLog
 from tests.client.hosts import W1, W2, Host, cosigned, entries, quorum_policy
 from tests.client.trees import SmallLog
+from tests.conftest import TESTS_DIR
 
 LOG = SmallLog(entries(40))
 FORK = SmallLog([*entries(20), *entries(20, actor="u_2")])
@@ -99,15 +102,54 @@ def garbled(served: dict[str, Any]) -> None:
     served["checkpoints"][0]["checkpoint"] = "no note"
 
 
-@pytest.mark.parametrize(
-    "change",
-    [of_a_fork, unsigned, without_a_proof, not_ascending, twice, without_an_end, garbled],
-)
+def published_older(served: dict[str, Any]) -> None:
+    served["published"] = note(31)
+
+
+def published_of_a_fork(served: dict[str, Any]) -> None:
+    served["published"] = note(40, log=FORK)
+
+
+def published_unsigned(served: dict[str, Any]) -> None:
+    served["published"] = SmallLog(LOG.leaves, key="another").note(40)
+
+
+def of_another_size(served: dict[str, Any]) -> None:
+    served["checkpoints"][2]["checkpoint"] = note(21)
+
+
+def with_another_proof(served: dict[str, Any]) -> None:
+    served["checkpoints"][2]["hashes"] = served["checkpoints"][3]["hashes"]
+
+
+LIES: dict[str, list[Callable[[dict[str, Any]], None]]] = {
+    "checkpoints": [of_a_fork, not_ascending, twice],
+    "checkpoint": [unsigned, garbled, of_another_size],
+    "hashes": [without_a_proof, with_another_proof],
+    "published": [published_older, published_of_a_fork, published_unsigned],
+    "next": [without_an_end],
+}
+
+
+@pytest.mark.parametrize("change", [change for lies in LIES.values() for change in lies])
 def test_a_false_list_is_refused(change: Callable[[dict[str, Any]], None]) -> None:
     served = answer()
     change(served)
     with pytest.raises((VerificationError, MalformedError)):
         read(served)
+
+
+def test_the_table_has_every_member_of_the_answer() -> None:
+    members = {*KeptCheckpoints.__struct_fields__, *KeptCheckpoint.__struct_fields__}
+    assert set(LIES) == members
+
+
+def test_heads_that_are_left_out_can_not_be_noticed_and_the_docs_say_so() -> None:
+    served = answer()
+    del served["checkpoints"][1:]
+    assert [each.checkpoint.tree_size for each in read({**served, "next": 10**6})] == [0]
+    text = (Path(TESTS_DIR).parent / "docs/security-model.md").read_text()
+    assert "kept heads that are left out, as by a large `next`" in text
 
 
 def test_a_head_smaller_than_asked_for_is_refused() -> None:

@@ -552,15 +552,16 @@ def test_a_bundle_of_a_bare_log_is_refused_by_a_policy_with_witnesses(tmp_path: 
 SALT = bytes(32)
 
 
-def disclosing(value: Any = "Ada") -> Maker:
-    opening = Opening("/context/name", "u_1", encode_salt(SALT), value)
+def disclosing(value: Any = "Ada", *, key: str = "name") -> Maker:
+    escaped = key.replace("~", "~0").replace("/", "~1")
+    opening = Opening(f"/context/{escaped}", "u_1", encode_salt(SALT), value)
     mail = Opening("/actor/name", "u_1", encode_salt(SALT), "ada@example.com")
     fields: dict[str, Any] = {
         "id": "0192f0c1-7c1a-7c3a-9d2f-000000009999",
         "actor": {"id": "u_1", "name": f"commitment.{mail.commitment}"},
         "action": "user.changed",
         "outcome": "success",
-        "context": {"name": {"commitment": opening.commitment}},
+        "context": {key: {"commitment": opening.commitment}},
     }
     leaves = entries(SIZE)
     leaves[60] = leaf_of(fields, at=60, by="billing-api")
@@ -616,6 +617,15 @@ def test_a_disclosed_value_does_not_stand_twice_in_place_of_another(tmp_path: Pa
     (fault,) = check(repeated, maker).faults
     assert "stands twice" in fault
     assert independent(repeated, maker) is None
+
+
+@pytest.mark.parametrize("key", ["a/b", "/", "~1", "a~0b/~", "", "0"])
+def test_a_disclosed_value_may_stand_at_any_key(tmp_path: Path, key: str) -> None:
+    maker = disclosing(key=key)
+    path = maker.write(tmp_path / "evidence.zip")
+    evidence = check(path, maker)
+    assert (evidence.faults, evidence.disclosed) == ((), 2)
+    assert independent(path, maker)
 
 
 @pytest.mark.parametrize(

@@ -181,3 +181,14 @@ def test_stars_stand_for_keys_and_positions() -> None:
     assert list(find_values(event, "/targets/*/name")) == [("/targets/0/name", ("0",), "A")]
     assert list(find_values(event, "/context/*/k")) == [("/context/x~1y/k", ("x~1y",), 1)]
     assert list(find_values(event, "/nothing/here")) == []
+
+
+@pytest.mark.parametrize("key", ["a/b", "/", "~", "~1", "a~0b/~", "", "0"])
+def test_a_commitment_is_found_and_opened_at_any_key(key: str) -> None:
+    path = f"/context/{key.replace('~', '~0').replace('/', '~1')}/deep"
+    opening = Opening(path, "u_1", encode_salt(bytes(32)), "Ada")
+    event = {"context": {"other": 1, key: {"deep": {"commitment": opening.commitment}}}}
+    assert [found.path for found in find_commitments(event)] == [path]
+    check_openings(event, [opening])
+    with pytest.raises(EventError):
+        check_openings(event, [Opening(f"{path}/x", "u_1", encode_salt(bytes(32)), "Ada")])

@@ -45,7 +45,7 @@ _DEPTH_MAX: Final = 64
 HASH_CHARS: Final = 43
 _TEXT_PREFIX: Final = "commitment."
 _FIELD: Final = "commitment"
-_FREE_AT: Final = re.compile(r"/context/.+|/changes/[0-9]+/(?:before|after)(?:/.*)?", re.DOTALL)
+_FREE_AT: Final = re.compile(r"/context/.*|/changes/[0-9]+/(?:before|after)(?:/.*)?", re.DOTALL)
 _TEXT_AT: Final = re.compile(
     r"/reason|/source/user_agent|/actor(?:/on_behalf_of)?/name|/targets/[0-9]+/name"
 )
