@@ -13,6 +13,7 @@ from pathlib import Path
 from bench import (
     append,
     evidence,
+    heavy_reader,
     million,
     overload,
     publishing,
@@ -43,6 +44,7 @@ def main() -> None:
         *witness.run(FOLDER, seconds=seconds),
         *evidence.run(FOLDER, events=100_000 if quick else 1_000_000),
         *million.run(FOLDER, entries=100_000 if quick else 1_000_000, seconds=seconds),
+        *heavy_reader.run(FOLDER, entries=100_000, seconds=seconds),
         *verifying.run(FOLDER, entries=100_000 if quick else 1_000_000),
     ]
     print(format_table(rows))

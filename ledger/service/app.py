@@ -29,7 +29,7 @@ from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
 from ledger.runtime.memory import map_large_blocks
-from ledger.service.admission import Admission
+from ledger.service.admission import Admission, AppendsInWork
 from ledger.service.append_thread import AppendThread
 from ledger.service.clock import LogClock
 from ledger.service.context import ServiceContext
@@ -203,7 +203,8 @@ def _open_parts(
         opened.enter_context(closing(private)), fields, writer.store.index_for
     )
     bind_old_values(private, writer.store)
-    query_pool = _open_query_pool(paths, writer.store, settings, opened)
+    in_work = AppendsInWork()
+    query_pool = _open_query_pool(paths, writer.store, settings, in_work, opened)
     followers = Followers(paths.root)
     followers.start()
     opened.callback(followers.stop)
@@ -236,6 +237,7 @@ def _open_parts(
             metrics=metrics,
             quotas=quotas,
             thread=append_thread,
+            in_work=in_work,
         ),
         private_fields=private_fields,
         query_pool=query_pool,
@@ -290,7 +292,11 @@ def _open_publisher(
 
 
 def _open_query_pool(
-    paths: DirectoryPaths, store: LogStore, settings: Settings, opened: AsyncExitStack
+    paths: DirectoryPaths,
+    store: LogStore,
+    settings: Settings,
+    in_work: AppendsInWork,
+    opened: AsyncExitStack,
 ) -> QueryPool:
     """The query engine over the log and its index, which the indexer makes."""
     index = IndexStore(paths.index, sets_aside=True)
@@ -300,6 +306,7 @@ def _open_query_pool(
         threads=settings.query_threads,
         waiting_max=settings.query_waiting_max,
         streams_max=settings.streams_max,
+        appends=in_work,
     )
     opened.push_async_callback(asyncio.to_thread, query_pool.close)
     return query_pool

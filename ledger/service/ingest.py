@@ -21,7 +21,7 @@ from msgspec import UNSET, UnsetType
 
 from ledger.log.group_commit import Weight
 from ledger.log.sequencer import Commit, Sequencer
-from ledger.service.admission import SMALL_BYTES
+from ledger.service.admission import SMALL_BYTES, AppendsInWork
 from ledger.service.append_thread import AppendThread
 from ledger.service.clock import LogClock
 from ledger.service.conflicts import conflict_json
@@ -74,7 +74,9 @@ class IngestPipeline:
         metrics: Metrics,
         quotas: Quotas,
         thread: AppendThread,
+        in_work: AppendsInWork,
     ) -> None:
+        self._in_work = in_work
         self._thread = thread
         self._sequencer = sequencer
         self._clock = clock
@@ -103,9 +105,16 @@ class IngestPipeline:
         Raises: as `Sequencer.append`, with nothing kept; EventError when a body that should be one
         event isn't even JSON.
         """
+        with self._in_work:
+            return await self._append(
+                body, by=by, tenant=tenant, is_own=is_own, charged_to=charged_to or by
+            )
+
+    async def _append(
+        self, body: ParsedBody, *, by: str, tenant: str | None, is_own: bool, charged_to: str
+    ) -> list[Result | Refused]:
         reads, secret = await self._read(body, tenant, by=by, is_own=is_own)
         self._secret_filter.report()
-        charged_to = charged_to or by
         stored = await self._store_private(reads, charged_to=charged_to)
         outcomes = await self._log(stored, by=by, is_own=is_own, charged_to=charged_to)
         if secret and not is_own:

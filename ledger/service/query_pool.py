@@ -4,12 +4,13 @@ A search takes from a tenth of a millisecond to several seconds, and the loop mu
 events meanwhile. An export or a stream uses a thread for each piece, so a slow reader holds none.
 
 Tokens take turns at the threads (`fair_turns`). Where there are several threads, no token runs on
-all of them, and none has more than half of the places to wait. So a token that asks a lot keeps no
-other from its answer. A token has a quarter of the live streams at most, and the tokens of a tenant
-have half of them.
+more than half of them, and none has more than half of the places to wait. So a token that asks a
+lot keeps no other from its answer. A token has a quarter of the live streams at most, and the
+tokens of a tenant have half of them.
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from aiohttp import web
 from ledger.query.budget import QueryCancelledError, QueryLimits
 from ledger.query.engine import QueryEngine
 from ledger.query.indexer import IndexFollower
+from ledger.service.admission import AppendsInWork
 from ledger.service.fair_turns import FairTurns
 from ledger.service.http.problems import ProblemError, retry_later
 
@@ -29,6 +31,13 @@ T = TypeVar("T")
 
 HANG_UP_POLL_S: Final = 0.2
 """Seconds between two checks whether the client of a search has hung up."""
+
+
+GIVE_WAY_S: Final = 0.01
+"""Seconds that a search works at least between two pauses for appends, and that a pause takes at
+most. So it takes no more than twice as long beside appends that never end."""
+
+GIVE_WAY_STEP_S: Final = 0.001
 
 
 class QueryPool:
@@ -45,12 +54,14 @@ class QueryPool:
         threads: int,
         waiting_max: int,
         streams_max: int,
+        appends: AppendsInWork,
     ) -> None:
         """`limits` bound one search, the other numbers all of them together."""
+        self._appends: Final = appends
         self.engine: Final = engine
         self.limits: Final = limits
         self._pool: Final = ThreadPoolExecutor(threads, thread_name_prefix="ledger-query")
-        self._turns: Final = FairTurns(threads, places_each=max(1, threads - 1))
+        self._turns: Final = FairTurns(threads, places_each=max(1, threads // 2))
         self._waiting_max: Final = waiting_max
         self._waiting_each: Final = max(1, waiting_max // 2)
         self._streams_max: Final = streams_max
@@ -87,6 +98,16 @@ class QueryPool:
     def cancel(self) -> None:
         """End every search within its present piece of work."""
         self.is_cancelled = True
+
+    def give_way(self) -> None:
+        """Let appends in work end first, for `GIVE_WAY_S` at most. For the threads of the pool.
+
+        Threads of one process compute in turns, and each turn that an append waits for one of ours
+        takes a millisecond; it needs several.
+        """
+        end_s = time.monotonic() + GIVE_WAY_S
+        while self._appends.count and time.monotonic() < end_s:
+            time.sleep(GIVE_WAY_STEP_S)
 
     def close(self) -> None:
         """End running searches and the threads; afterwards none reads the log."""
@@ -130,9 +151,19 @@ class QueryClient:
         self._request = request
         self._is_gone = False
         self._has_begun = False
+        self._gave_way_s = 0.0
 
     def is_cancelled(self) -> bool:
-        """Whether nobody waits for the answer any more. Safe from any thread."""
+        """Whether nobody waits for the answer any more. Work on a thread asks between its pieces.
+
+        Gives way to appends first.
+        """
+        if time.monotonic() - self._gave_way_s >= GIVE_WAY_S:
+            self._pool.give_way()
+            self._gave_way_s = time.monotonic()
+        return self._is_over()
+
+    def _is_over(self) -> bool:
         return self._is_gone or self._pool.is_cancelled
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -165,7 +196,7 @@ class QueryClient:
             while not future.done():
                 await asyncio.wait({future}, timeout=HANG_UP_POLL_S)
                 self._is_gone = self._request.transport is None
-                if self.is_cancelled() and not future.done():
+                if self._is_over() and not future.done():
                     raise _cancelled()
         except asyncio.CancelledError:
             self._is_gone = True

@@ -1,12 +1,14 @@
 """The threads of searches: every token gets its share, and nobody's search outlives its client."""
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
@@ -17,6 +19,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from ledger.query.budget import QueryCancelledError, QueryLimits
 from ledger.query.engine import QueryEngine
+from ledger.service.admission import AppendsInWork
 from ledger.service.http.problems import ProblemError
 from ledger.service.query_pool import QueryClient, QueryPool
 from ledger.store.log import LogStore, create_log
@@ -35,10 +38,19 @@ def engine(tmp_path: Path) -> Iterator[QueryEngine]:
 
 @asynccontextmanager
 async def open_pool(
-    engine: QueryEngine, *, threads: int = 2, waiting_max: int = 64
+    engine: QueryEngine,
+    *,
+    threads: int = 2,
+    waiting_max: int = 64,
+    appends: AppendsInWork | None = None,
 ) -> AsyncIterator[QueryPool]:
     pool = QueryPool(
-        engine, limits=QueryLimits(), threads=threads, waiting_max=waiting_max, streams_max=2
+        engine,
+        limits=QueryLimits(),
+        threads=threads,
+        waiting_max=waiting_max,
+        streams_max=2,
+        appends=appends or AppendsInWork(),
     )
     try:
         yield pool
@@ -192,3 +204,33 @@ def test_a_service_stops_while_searches_without_an_end_run(
     ask.join(WAIT_S)
     assert ended.is_set()
     assert statuses == [503]
+
+
+@pytest.mark.anyio
+async def test_a_search_gives_way_to_appends_in_work_and_goes_on_beside_them(
+    engine: QueryEngine,
+) -> None:
+    appends = AppendsInWork()
+    pauses = 0
+
+    def count(_frame: FrameType, kind: str, called: object) -> None:
+        nonlocal pauses
+        pauses += kind == "c_call" and called is time.sleep
+
+    async with open_pool(engine, appends=appends) as pool:
+        client = pool.client("a", request())
+
+        def work(pieces: int) -> None:
+            sys.setprofile(count)
+            for _ in range(pieces):
+                assert not client.is_cancelled()
+            sys.setprofile(None)
+
+        await client.run(partial(work, 1_000))
+        assert pauses == 0
+        with appends, appends:
+            await client.run(partial(work, 1_000))
+            assert 0 < pauses < 1_000  # Not one for each piece, for pieces may be small.
+        paused = pauses
+        await client.run(partial(work, 1_000))
+        assert pauses == paused

@@ -17,6 +17,7 @@ from ledger.demo.data import QUESTIONS, bad_week
 from ledger.query.answer import Answer, Row
 from ledger.query.budget import IsCancelled, QueryLimits
 from ledger.query.engine import QueryEngine
+from ledger.service.admission import AppendsInWork
 from ledger.service.query_pool import QueryPool
 from ledger.service.routes import search as search_routes
 from ledger.service.routes.search import seen_answer
@@ -458,6 +459,7 @@ async def test_no_thread_reads_the_log_after_the_query_pool_is_closed(tmp_path: 
         threads=2,
         waiting_max=2,
         streams_max=2,
+        appends=AppendsInWork(),
     )
     client = pool.client("reader", make_mocked_request("GET", "/"))
     await client.run(pool.engine.status)
