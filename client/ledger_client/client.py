@@ -133,7 +133,7 @@ class LedgerClient(Session):
         histogram in a `zone` (`Europe/Berlin`, `UTC`) has its empty buckets too; its other units
         need one.
         """
-        question = ask_query(query, now_unix_us=unix_us(), cursor=cursor)
+        question = ask_query(query, now_unix_us=unix_us(), cursor=cursor, may_be_long=True)
         parameters: Parameters = {
             "q": question.text,
             "limit": limit,
@@ -167,7 +167,7 @@ class LedgerClient(Session):
     ) -> Iterator[Page]:
         """The pages of a query, `limit` events in all, each held against those before it."""
         search = search_query(
-            ask_query(query, now_unix_us=unix_us()),
+            ask_query(query, now_unix_us=unix_us(), may_be_long=True),
             order=order,
             limit=limit,
             heads=self._base.heads_for(verify=verify),
@@ -188,7 +188,7 @@ class LedgerClient(Session):
 
         All pages are of the tree as it was at the first page.
         """
-        question = ask_query(query, now_unix_us=unix_us())
+        question = ask_query(query, now_unix_us=unix_us(), may_be_long=True)
         heads = self._base.heads_for(verify=verify)
         return self._entries(search_query(question, order=order, limit=limit, heads=heads))
 

@@ -152,6 +152,21 @@ def test_groups_are_counted_with_what_is_different_and_new(command: Command) -> 
     assert "can't be counted" in command("query", "--count", "shoe").stderr
 
 
+def test_a_list_is_read_from_a_file(command: Command, tmp_path: Path) -> None:
+    feed = tmp_path / "feed.txt"
+    others = "\n".join(f"198.51.{n // 250}.{n % 250}" for n in range(500))
+    feed.write_text(f"# bad addresses\n203.0.113.7\n203.0.113.8 # seen before\n\n{others}\n")
+    done = command("query", "--json", f"source:@{feed}", "action:login.failed")
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line)["event"]["source"]["ip"] for line in done.stdout.splitlines()]
+    assert (len(found), set(found)) == (12, {"203.0.113.7", "203.0.113.8"})
+    counted = command("query", f"source:@{feed}", "--count", "action")
+    assert "login.failed            12" in counted.stdout
+    feed.write_text("# nothing\n")
+    assert "has no value" in command("query", f"source:@{feed}").stderr
+    assert "can't be read" in command("query", f"actor:@{tmp_path}/none").stderr
+
+
 def test_what_happened_around_an_event_says_why_it_shows(command: Command) -> None:
     index = json.loads(command("query", "--json", "target:s_8").stdout)["index"]
     done = command("around", str(index), "--minutes", "10")

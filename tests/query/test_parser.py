@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from ledger_core.query import ast
 from ledger_core.query.ast import Expression, format_query, query_fields
-from ledger_core.query.parser import CONDITIONS_MAX, NESTING_MAX, QueryError, parse_query
+from ledger_core.query.parser import (
+    CONDITIONS_MAX,
+    LONG_CONDITIONS_MAX,
+    NESTING_MAX,
+    QueryError,
+    parse_query,
+)
 from ledger_core.tlog.hashing import SIZE_MAX
 from tests.query.queries import QUERIES
 
@@ -246,3 +252,11 @@ def test_a_near_form_is_named(query: str) -> None:
     with pytest.raises(QueryError) as refused:
         parse_query(query)
     assert refused.value.nearest == {"since:24h": "-24h", "exists:actor": "has"}[query]
+
+
+def test_a_query_in_a_body_may_have_a_long_list() -> None:
+    text = "actor:" + ",".join(f"u_{n}" for n in range(LONG_CONDITIONS_MAX))
+    assert format_query(parse_query(text, is_long=True)).startswith("actor:u_0 OR actor:u_1 OR")
+    for long, more in ((False, ""), (True, ",one_more")):
+        with pytest.raises(QueryError, match="at most"):
+            parse_query(text + more, is_long=long)

@@ -15,6 +15,7 @@ from ledger_core.query.counting import Unit
 from ledger_core.query.fields import FACETS
 
 TOP_DEFAULT = 10
+_LONG_CHARS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class CountOptions:
         zone = self.zone
         if zone is None and (self.histogram not in (None, "hour", "day")):
             zone = "UTC"
-        if is_plain and zone is None:
+        if is_plain and zone is None and len(query) < _LONG_CHARS:
             return ledger.search(
                 query, limit=0, facets=self.fields, histogram=self.histogram, verify=verify
             )

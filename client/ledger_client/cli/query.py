@@ -1,7 +1,9 @@
 """`ledger query`: find, count or follow events, each verified before it is shown."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar, get_args
 
 import click
@@ -18,6 +20,7 @@ from ledger_core.tlog.text import printable
 from ledger_core.tlog.tile import TILE_WIDTH
 
 SHOWN_MAX = 50
+_find_lists = re.compile(r'(?<![^\s(])([a-z_]+(?:\.[\w.]+)?):@([^\s()"]+)').sub
 FC = TypeVar("FC", bound=Callable[..., object])
 
 
@@ -67,11 +70,11 @@ def command(
     """Find events, such as actor:u_5 action:login.* outcome:failure since:-24h.
 
     Each event shown has been proven to be in the log, and meets the query. docs/search.md describes
-    the language.
+    the language. source:@feed.txt has the values of a file, one a line.
     """
     if follow and (explain or counting):
         raise click.UsageError("Use --follow alone, without --count, --histogram and --explain.")
-    query = " ".join(words)
+    query = read_lists(" ".join(words))
     with connection.open() as ledger, explained(query):
         if explain:
             page = ledger.search(query, limit=0, explain=True)
@@ -96,6 +99,27 @@ def command(
                 verify=not unverified,
             )
             _show_pages(pages, renderer)
+
+
+def read_lists(query: str) -> str:
+    """The query with `field:@file` replaced by the lines of the file; `#` begins a comment.
+
+    Raises: click.UsageError.
+    """
+
+    def values(found: re.Match[str]) -> str:
+        path = Path(found[2])
+        try:
+            lines = path.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"{path} can't be read as a list: {error}") from None
+        some = filter(None, (line.partition("#")[0].strip() for line in lines))
+        quoted = ['"{}"'.format(re.sub(r'(["\\\\])', r"\\\1", line)) for line in some]
+        if not quoted:
+            raise click.UsageError(f"{path} has no value")
+        return f"{found[1]}:{','.join(quoted)}"
+
+    return _find_lists(values, query)
 
 
 def tree_and_head(page: Page) -> str:

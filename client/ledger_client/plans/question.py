@@ -50,6 +50,10 @@ CURSOR_MARK: Final = "~"
 UNIX_US_DIGITS_MAX: Final = 16
 """The digits of a time before the year 2286."""
 
+_LONG_COMMAS = 64
+_LONG_CHARS = 2048
+"""From here on a query is sent in a body."""
+
 _ALWAYS_ONE: Final = frozenset({"action", "actor", "outcome"})
 """The fields of which every event has exactly one value."""
 
@@ -67,6 +71,8 @@ class Question:
     """Names the relations by which a pivot finds a leaf."""
     unread: str = ""
     """Why this client can't read the query, which the ledger may still answer."""
+    is_long: bool = False
+    """Whether the query has the limits of a body, and is sent in one."""
 
     def check_read(self) -> None:
         """Check that this client can evaluate the query. Raises: VerificationError."""
@@ -101,24 +107,33 @@ class Question:
             )
 
 
-def ask_query(text: str, *, now_unix_us: int, cursor: str | None = None) -> Question:
+def ask_query(
+    text: str, *, now_unix_us: int, cursor: str | None = None, may_be_long: bool = False
+) -> Question:
     """The question of a query; its relative times count from now, or as on the cursor's page.
 
+    `may_be_long`: it can be sent in a body, where it may have more conditions.
     Raises: RejectedError for a query that has no text once its relative times are resolved.
     """
     _, mark, then = (cursor or "").partition(CURSOR_MARK)
     # A cursor comes from the ledger: without a limit its number could be of any size.
     if mark and then.isascii() and then.isdigit() and len(then) <= UNIX_US_DIGITS_MAX:
         now_unix_us = int(then)
+    is_long = may_be_long and (text.count(",") >= _LONG_COMMAS or len(text) > _LONG_CHARS)
     try:
-        expression = parse_query(text)
+        expression = parse_query(text, is_long=is_long)
     except QueryError as error:
         # The ledger marks the place, and may know a newer language.
-        return _ask(EVERYTHING, text=text, unread=str(error))
+        return _ask(EVERYTHING, text=text, unread=str(error), is_long=is_long)
     resolved = resolve(expression, now_unix_us)
     if resolved == expression:
-        return _ask(expression, text=text)
-    return _ask(resolved, text=_resolved_text(resolved), now_unix_us=now_unix_us)
+        return _ask(expression, text=text, is_long=is_long)
+    return _ask(
+        resolved,
+        text=_resolved_text(resolved, is_long=is_long),
+        now_unix_us=now_unix_us,
+        is_long=is_long,
+    )
 
 
 def is_sent_as_typed(text: str) -> bool:
@@ -130,11 +145,15 @@ def is_sent_as_typed(text: str) -> bool:
     return resolve(expression, 0) == expression
 
 
-def _resolved_text(resolved: Expression) -> str:
+def _resolved_text(resolved: Expression, *, is_long: bool = False) -> str:
     """The query as the ledger reads it. Raises: RejectedError."""
     text = format_query(resolved)
     try:
-        why = "" if parse_query(text) == resolved else "its text would be read as another query"
+        why = (
+            ""
+            if parse_query(text, is_long=is_long) == resolved
+            else "its text would be read as another query"
+        )
     except QueryError as error:
         why = error.message
     if why:
@@ -164,6 +183,7 @@ def _ask(
     now_unix_us: int | None = None,
     relations: Callable[[bytes], tuple[str, ...]] | None = None,
     unread: str = "",
+    is_long: bool = False,
 ) -> Question:
     return Question(
         text=text,
@@ -175,6 +195,7 @@ def _ask(
         now_unix_us=now_unix_us,
         relations=relations,
         unread=unread,
+        is_long=is_long,
     )
 
 

@@ -66,7 +66,7 @@ def plan_page(
     if heads is not None:
         given["proof"] = 1
     request = Request(target=f"{path}?{urlencode(given)}", answer_bytes_max=PAGE_BYTES_MAX)
-    if counts or zone is not None:
+    if counts or zone is not None or question.is_long:
         request = _search_request(given, counts, zone)
     response = yield request
     answer = decode_answer(request, response, SearchAnswer)
@@ -124,6 +124,8 @@ def plan_page(
 def _search_request(
     given: Mapping[str, str | int | None], counts: Sequence[AskCount], zone: str | None
 ) -> Request:
+    if "facets" in given or "explain" in given:
+        raise ValueError("use counts instead of facets, and no explain, with a query in a body")
     unit = given.get("histogram")
     asked = {
         "query": given.get("q", ""),

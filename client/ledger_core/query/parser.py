@@ -56,6 +56,10 @@ from ledger_core.tlog.errors import MalformedError
 
 QUERY_CHARS_MAX: Final = 4096
 CONDITIONS_MAX: Final = 256
+LONG_CHARS_MAX: Final = 1 << 20
+LONG_CONDITIONS_MAX: Final = 10_000
+"""The limits of a query in a body, as one with a list of addresses."""
+
 NESTING_MAX: Final = 32
 
 
@@ -104,26 +108,28 @@ _match_comparison = re.compile("[<>]=?").match
 _KEYWORDS = ("AND", "OR", "NOT")
 
 
-def parse_query(text: str) -> Expression:
-    """Read a query; an empty text means every event.
+def parse_query(text: str, *, is_long: bool = False) -> Expression:
+    """Read a query; an empty text means every event. `is_long`: with the limits of a body.
 
     Raises: QueryError.
     """
-    if len(text) > QUERY_CHARS_MAX:
+    chars_max = LONG_CHARS_MAX if is_long else QUERY_CHARS_MAX
+    if len(text) > chars_max:
         raise QueryError(
-            f"a query has at most {QUERY_CHARS_MAX} characters, this one has {len(text)}",
+            f"a query has at most {chars_max} characters, this one has {len(text)}",
             text=text,
-            position=QUERY_CHARS_MAX,
-            length=len(text) - QUERY_CHARS_MAX,
+            position=chars_max,
+            length=len(text) - chars_max,
         )
-    return _Parser(text).parse()
+    return _Parser(text, LONG_CONDITIONS_MAX if is_long else CONDITIONS_MAX).parse()
 
 
 class _Parser:
     """A recursive-descent parser of one text."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, conditions_max: int) -> None:
         self._text = text
+        self._conditions_max = conditions_max
         self._at = 0
         self._depth = 0
         self._conditions = 0
@@ -270,8 +276,8 @@ class _Parser:
 
     def _read(self, field: str, key: str, name: str) -> Expression:
         self._conditions += 1
-        if self._conditions > CONDITIONS_MAX:
-            self._fail(f"a query has at most {CONDITIONS_MAX} conditions")
+        if self._conditions > self._conditions_max:
+            self._fail(f"a query has at most {self._conditions_max} conditions")
         start = self._at
         try:
             if field == "has":
@@ -289,8 +295,7 @@ class _Parser:
 
     def _presence(self) -> Expression:
         """The condition that an event has a field. Raises: RefusedValueError."""
-        named = _match_name(self._text, self._at)
-        if named is None:
+        if (named := _match_name(self._text, self._at)) is None:
             self._fail("a field is missing", expected=("has:actor.session", "has:context.KEY"))
         field, key = self._field(*named.groups(default=""))
         self._at = named.end()
@@ -299,11 +304,9 @@ class _Parser:
     def _value(self, name: str) -> Value:
         start = self._at
         if self._is_at('"'):
-            found = _match_quoted(self._text, start)
-            if found is None:
-                self._fail(
-                    'this quote is never closed, or a \\ in it is not before " or \\', length=1
-                )
+            if (found := _match_quoted(self._text, start)) is None:
+                fault = 'this quote is never closed, or a \\ in it is not before " or \\'
+                self._fail(fault, length=1)
             self._at = found.end()
             is_prefix = self._is_at("*")
             self._at += is_prefix

@@ -1,0 +1,204 @@
+"""The questions that incident responders ask, each with its query and its truth.
+
+The truth is that of a generated incident hidden among other events (`incident`): the number of
+events, or the groups that a count should give. A question marked `SQL` needs `ledger sql`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import pytest
+
+from ledger.query.answer import Answer
+from ledger.query.engine import QueryEngine
+from ledger.query.segment_builder import reindex
+from ledger.store.index.index_store import IndexStore
+from ledger.store.log import LogStore
+from ledger_core.asking import AskCount
+from ledger_core.query.order import Order
+from ledger_core.query.parser import parse_query
+from ledger_core.query.pivots import around
+from tests.query.incident import ATTACKER, DAY, Incident
+
+SEGMENT_ENTRIES: Final = 4096
+
+Groups = dict[tuple[str, ...], int]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, how, and the number of events, or the first groups, that are true."""
+
+    asked: str
+    query: str
+    total: int | None = None
+    count: AskCount | None = None
+    groups: Groups | None = None
+    order: Order = "time"
+    first: tuple[str, str] | None = None
+    """Of the first event found: its time, and its action."""
+    histogram: str | None = None
+    check: Callable[[Answer], bool] = lambda _answer: True
+
+
+def buckets(answer: Answer) -> list[int]:
+    """The counts of the histogram of an answer."""
+    assert answer.histogram is not None
+    return [bucket.count for bucket in answer.histogram.buckets]
+
+
+by = partial(AskCount, top=10_000)
+EVIL = "actor:v_07 credential:tok_evil"
+FEED = ",".join([*(f"203.0.113.{n}" for n in range(250)), *(f"192.0.2.{n}" for n in range(250))])
+
+QUESTIONS: Final = (
+    Question("who touched X", "target:prod-keys", 3, by(by=("actor",)),
+             {("v_07",): 2, ("boss",): 1}),
+    Question("who made it", "target:prod-keys", 3, first=("2026-03-01T09:00", "vault.created")),
+    Question("all by a token", "credential:tok_evil", 15),
+    Question("all of a session", "session:s_evil", 14),
+    Question("all from an address", f"source:{ATTACKER}", 28),
+    Question("all from a network", "source:192.0.2.64/26", 48),
+    Question("all from an IPv6 prefix", "source:2001:db8:bad::/48", 1),
+    Question("all by a user agent", "user_agent:sqlmap", 15),
+    Question("first seen by time", "user_agent:sqlmap", 15,
+             first=(f"{DAY}T02:05", "portal.login.succeeded")),
+    Question("last seen by time", "user_agent:sqlmap", 15, order="time-newest",
+             first=(f"{DAY}T02:41", "portal.read")),
+    Question("accounts sprayed", "source:192.0.2.64/26 action:portal.login.failed", 34,
+             by(by=("actor",)), {("v_07",): 5, ("v_00",): 1}),
+    Question("which of them succeeded", "source:192.0.2.64/26 action:portal.login.succeeded", 1,
+             by(by=("actor",)), {("v_07",): 1}),
+    Question("the spray without knowing the network", "action:portal.login.failed", 34,
+             by(by=("source/24",), distinct="actor"), {("192.0.2.0/24",): 30}),
+    Question("failures, then success", "actor:v_07 action:portal.login.* since:2026-06-15", 6,
+             first=(f"{DAY}T01:07", "portal.login.failed")),
+    Question("an account since a time", "actor:v_07 since:2026-06-15T02:00Z", 19),
+    Question("the timeline of an account: by it", "actor:v_07", 23,
+             first=("2026-03-02T10:00", "portal.login.succeeded")),
+    Question("… for it", "actor.on_behalf_of:boss", 1),
+    Question("… to it", "target:account/v_07", 1),
+    Question("MFA that was reset", "action:portal.mfa_reset", 1,
+             by(by=("target",)), {("v_09",): 1}),
+    Question("roles that were changed", "action:portal.* field:/role", 1),
+    Question("permissions that were changed", "field:/acl/0", 1),
+    Question("who became owner", "after.role:owner-of-all", 1),
+    Question("before and after a change", "before.role:viewer after.role:owner-of-all", 1),
+    Question("on behalf of whom", "has:actor.on_behalf_of action:portal.*", 1,
+             by(by=("actor", "actor.on_behalf_of")), {("helper", "boss"): 1}),
+    Question("data exported", "action:portal.exported", 6),
+    Question("its sum", "action:portal.exported", 6, by(by=("actor",), numbers="context.bytes_out"),
+             {("v_07",): 6}, check=lambda a: a.counts[0].values[0].sum == 21_000),
+    Question("exports above a size", "context.bytes_out:>4000", 2),
+    Question("where else a token was used", "credential:tok_evil", 15, by(by=("source", "actor")),
+             {(ATTACKER, "v_07"): 14, ("198.18.9.9", "tmp_1"): 1}),
+    Question("a new source for an account", "actor:v_07", 23,
+             by(by=("source",), new_since="2026-06-01"),
+             {(ATTACKER,): 18, ("192.0.2.65",): 1, ("2001:db8:bad::7",): 1}),
+    Question("a new action of an account", "actor:v_07", 23,
+             by(by=("action",), new_since="2026-06-01"),
+             {("portal.exported",): 6, ("portal.read",): 2}),
+    Question("the rarest actions of an account", "actor:v_07", 23,
+             AskCount(by=("action",), rarest=True, top=2),
+             {("portal.account_deleted",): 1, ("portal.account_made",): 1}),
+    Question("travel of one account", "actor:v_07 has:context.country", 4,
+             by(by=("context.country",)), {("NO",): 3, ("BR",): 1}),
+    Question("counts by minute", "action:portal.login.failed", 34, histogram="minute",
+             check=lambda a: len(buckets(a)) == 64),
+    Question("counts by hour", "action:portal.login.failed", 34, histogram="hour",
+             check=lambda a: buckets(a) == [30, 4]),
+    Question("counts by weekday", "source:192.0.2.64/26", 48, histogram="weekday",
+             check=lambda a: buckets(a) == [48, 0, 0, 0, 0, 0, 0]),
+    Question("the most frequent values of a field", "source:192.0.2.64/26", 48,
+             AskCount(by=("action",), top=1), {("portal.login.failed",): 34}),
+    Question("the rarest values of a field", "action:portal.*", None,
+             AskCount(by=("service",), rarest=True, top=1), {("backend",): 1}),
+    Question("all values of a field", "action:portal.login.failed", 34, by(by=("actor",)),
+             check=lambda a: len(a.counts[0].values) == 30 and not a.counts[0].others),
+    Question("field by field", "action:portal.exported", 6, by(by=("target.type", "service")),
+             {("vault", "portal"): 6}),
+    Question("denied tampering", "outcome:denied target.type:setting", 1),
+    Question("deletions", "action:portal.account_deleted", 1),
+    Question("what was made and deleted again", "target:account/tmp_1", 2, by(by=("action",)),
+             {("portal.account_made",): 1, ("portal.account_deleted",): 1}),
+    Question("the blast radius of a token", "credential:tok_evil has:target", 14,
+             by(by=("target.type",), distinct="target"), {("vault",): 9, ("account",): 3}),
+    Question("one trace across services", "trace:trace-evil", 7, by(by=("service",)),
+             {("portal",): 6, ("backend",): 1}),
+    Question("without what is known to be good",
+             "action:portal.* NOT source:192.0.2.64/26 NOT source:198.18.0.0/16", 1),
+    Question("words in any script", "都庁", 1),
+    Question("500 addresses of a feed", f"source:{FEED}", None,
+             check=lambda a: a.total >= 48),
+    Question("late arrivals", "late:>24h action:portal.*", 1),
+    Question("what a producer's token sent", "received.by:billing-api action:portal.*", 54),
+    Question("outside office hours", "action:portal.* NOT (time:2026-03-01..2026-05-31)",
+             histogram="hour-of-day",
+             check=lambda a: sum(buckets(a)[1:3]) == 51),
+    Question("in order of time", "session:s_evil", 14, order="time-newest",
+             first=(f"{DAY}T02:41", "portal.read")),
+)  # fmt: skip
+
+SQL: Final = (
+    "travel of all accounts: two countries within an hour",
+    "sessions of one account that overlap",
+    "failures, then a success, of any account",
+)
+"""Questions about pairs of events: `ledger sql` answers them (docs/playbook.md has recipes)."""
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Incident, QueryEngine]]:
+    path = tmp_path_factory.mktemp("questions")
+    incident = Incident(path / "log")
+    log = LogStore.open(path / "log")
+    reindex(log, path / "index", segment_entries=SEGMENT_ENTRIES, processes=1)
+    index = IndexStore(path / "index", segment_entries=SEGMENT_ENTRIES)
+    yield incident, QueryEngine(log, index, segment_entries=SEGMENT_ENTRIES)
+    log.close()
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.asked)
+def test_a_question_is_answered_with_the_truth(
+    asked: tuple[Incident, QueryEngine], question: Question
+) -> None:
+    incident, engine = asked
+    given: dict[str, Any] = {"is_filled": True, "histogram": question.histogram}
+    if question.count is not None:
+        given["counts"] = (question.count,)
+    answer = engine.search(
+        parse_query(question.query, is_long=True),
+        tenant=None,
+        now_unix_us=incident.now_unix_us,
+        order=question.order,
+        **given,
+    )
+    assert answer.total_exact
+    assert question.total in (None, answer.total)
+    if question.first is not None:
+        event = incident.events[answer.rows[0].index]
+        assert (event["time"][:16], event["action"]) == question.first
+    if question.count is not None:
+        (counted,) = answer.counts
+        assert counted.exact
+        groups = {each.values: each.distinct or each.count for each in counted.values}
+        expected = question.groups or {}
+        assert {group: groups.get(group) for group in expected} == expected
+    assert question.check(answer)
+
+
+def test_what_happened_around_an_event(asked: tuple[Incident, QueryEngine]) -> None:
+    incident, engine = asked
+    at = next(i for i, each in enumerate(incident.events) if each["action"] == "portal.mfa_reset")
+    leaf = engine._leaf_cache.leaves([at])[0]
+    answer = engine.search(
+        around(leaf, minutes=10), tenant=None, now_unix_us=incident.now_unix_us, order="time"
+    )
+    actions = [incident.events[row.index]["action"] for row in answer.rows]
+    assert actions[0] == "portal.login.failed"
+    assert actions[-1] == "portal.account_made"
+    times = [incident.events[row.index]["time"] for row in answer.rows]
+    assert times == sorted(times)
+    assert len(times) == 9
