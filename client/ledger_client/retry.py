@@ -56,12 +56,15 @@ class RetryPolicy:
     ) -> float | None:
         """The wait before the next attempt, or None when `attempts` of them were enough.
 
+        A server that asks for more than `retry_after_max_s` is not asked again: a held log and a
+        mirror do so, because only a person can change their answer.
         `draw` gives a random number in [0, 1). Precondition: attempts >= 1.
         """
-        if attempts >= self.attempts_max:
+        asked_s = retry_after_s or 0.0
+        if attempts >= self.attempts_max or asked_s > self.retry_after_max_s:
             return None
         spread_s = exponential_s(attempts, base_s=self.delay_base_s, limit_s=self.delay_max_s)
-        delay_s = min(retry_after_s or 0.0, self.retry_after_max_s) + draw() * spread_s
+        delay_s = asked_s + draw() * spread_s
         return delay_s if elapsed_s + delay_s <= self.total_s else None
 
 

@@ -116,12 +116,19 @@ def test_waits_grow_and_are_drawn_from_all_of_the_interval() -> None:
     assert fake.pauses == [0.0] * 5
 
 
-def test_retry_after_is_waited_for_up_to_its_cap() -> None:
+def test_retry_after_is_waited_for() -> None:
     fake = FakeTime(drawn=0.0)
     retry = RetryPolicy(retry_after_max_s=10.0)
-    answers: list[Response | UnavailableError] = [failed(503, "7"), failed(429, "3600"), ok()]
+    answers: list[Response | UnavailableError] = [failed(503, "7"), failed(429, "10"), ok()]
     assert fake.run(ask_once(), answers, retry) == "200 fine"
     assert fake.pauses == [7.0, 10.0]
+
+
+def test_a_server_that_asks_for_a_longer_wait_than_the_policy_allows_is_not_asked_again() -> None:
+    fake = FakeTime(drawn=0.0)
+    with pytest.raises(UnavailableError) as caught:
+        fake.run(ask_once(), [failed(503, "11")], RetryPolicy(retry_after_max_s=10.0))
+    assert (fake.pauses, caught.value.retry_after_s) == ([], 11.0)
 
 
 def test_the_wait_that_was_asked_for_reaches_the_caller() -> None:
