@@ -83,6 +83,11 @@ _SINGLE = [
 ]
 
 
+DECODED_BYTES_MAX: Final = 1 << 18
+"""Bytes of leaves that are decoded at once: several hundred ordinary ones. `[{},{},…` takes 25
+times its length when it is decoded, and a bundle may have 16 MiB."""
+
+
 class SegmentTerms:
     """The terms of the entries `[start, end)` of one segment, as they are added.
 
@@ -113,6 +118,17 @@ class SegmentTerms:
 
         Cost: 1.3 µs an entry to decode it, and as much again for its terms.
         """
+        part: list[bytes] = []
+        part_bytes = 0
+        for leaf in leaves:
+            if part and part_bytes + len(leaf) > DECODED_BYTES_MAX:
+                self._add(part)
+                part, part_bytes = [], 0
+            part.append(leaf)
+            part_bytes += len(leaf)
+        self._add(part)
+
+    def _add(self, leaves: Sequence[bytes]) -> None:
         first = self.end
         views = [analyzer.decode_view(leaf) for leaf in leaves]
         events = [view.event for view in views]

@@ -1,10 +1,15 @@
 """The terms of a segment do not depend on how many entries are added at once."""
 
+import json
 import random
+import tracemalloc
+import uuid
 
 import pytest
 
 from ledger.query.segment_terms import SegmentTerms
+from ledger_core.event.canonical import format_leaf, format_time
+from ledger_core.event.reader import Reader
 from ledger_core.query.fields import DIMENSIONS
 from tests.query.events import make_entries, random_event
 
@@ -36,3 +41,23 @@ def test_terms_are_the_same_one_by_one_or_many_at_once(
         assert terms.times == expected.times
         for dimension in DIMENSIONS:
             assert list(terms.postings(dimension)) == list(expected.postings(dimension))
+
+
+def test_large_leaves_are_decoded_a_few_at_a_time() -> None:
+    """`[{},{},…` takes 25 times its length when it is decoded."""
+    reader = Reader(lambda: str(uuid.uuid4()), lambda: 0)
+    value = {"action": "a.b", "actor": {"id": "u"}, "outcome": "success"}
+    raw = json.dumps({**value, "context": {"a": [{}] * 15_000}}).encode()
+    leaves = [
+        format_leaf(event_json=reader.read(raw).event_json, by="b", received_time=format_time(0))
+        for _ in range(24)
+    ]
+    terms = SegmentTerms()
+    tracemalloc.start()
+    try:
+        terms.add(leaves)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert terms.end == len(leaves)
+    assert peak_bytes < 10 * sum(map(len, leaves))
