@@ -55,6 +55,7 @@ from ledger.service.outbox import Outbox
 from ledger.service.private_fields import PrivateFields, parse_fields
 from ledger.service.query_pool import QueryPool
 from ledger.service.quotas import Quotas
+from ledger.service.recovery_journal import check_finished
 from ledger.service.routes import ROUTES
 from ledger.service.secret_filter import SecretFilter
 from ledger.service.settings import Settings
@@ -175,6 +176,7 @@ def _open_parts(
     make_mirrored: MakeMirrored | None,
 ) -> ServiceContext:
     """The parts of a ledger; `opened` closes them. The readers of the log close before the log."""
+    check_finished(paths)
     signers = read_signers(paths) if make_mirrored is None else ()
     policy_bytes = _read_policy(paths)
     policy = parse_policy(policy_bytes)

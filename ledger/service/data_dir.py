@@ -15,6 +15,7 @@ DIR/published     the head published last: the marker (ledger/log/hold.py)
 DIR/hold.json     why the log takes no events, until `ledger recover`; only then
 DIR/mirror.toml   makes it the folder of a mirror (`ledger.mirror`), which `ledger serve` refuses
 DIR/promoted.json the log whose mirror this ledger was, and how many entries are of it
+DIR/recovering.json  only while `ledger recover` changes the ledger (recovery_journal.py)
 DIR/started.json  which files were there at the last start, and the hashes of the small ones
 DIR/evidence/     heads that show that a witness has seen another history; made when needed
 """
@@ -76,6 +77,7 @@ class DirectoryPaths:
         self.evidence: Final = root / "evidence"
         self.marker: Final = root / "published"
         self.hold: Final = root / "hold.json"
+        self.recovering: Final = root / "recovering.json"
         self.started: Final = root / "started.json"
         self.mirror: Final = root / "mirror.toml"
         self.promoted: Final = root / "promoted.json"

@@ -30,6 +30,7 @@ from ledger.service.data_dir import (
     read_signers,
 )
 from ledger.service.private_fields import parse_fields
+from ledger.service.recovery_journal import check_finished
 from ledger.service.settings import read_settings
 from ledger.store.environment import DATA_FILE, LmdbError
 from ledger.store.erasable_values import KEY_BYTES, event_key
@@ -204,6 +205,8 @@ def check_files(paths: DirectoryPaths, findings: Findings) -> None:
         )
     with findings.part("hold.json"):
         read_hold(paths.hold)
+    with findings.part("recovering.json"):
+        check_finished(paths)
 
 
 def check_heads_and_keys(

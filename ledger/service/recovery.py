@@ -22,6 +22,13 @@ from ledger.service.backup_erasures import erase_subjects, erasures_of
 from ledger.service.data_dir import DirectoryPaths, open_private, open_tokens, read_own_settings
 from ledger.service.old_values import bind_old_values
 from ledger.service.private_fields import PrivateFields, opened_values
+from ledger.service.recovery_journal import (
+    DRAFT,
+    begin,
+    finish,
+    put_log_in_place,
+    read_unfinished,
+)
 from ledger.store.environment import DATA_FILE
 from ledger.store.log import LogStore
 from ledger.store.log_start import last_received_time
@@ -60,7 +67,8 @@ class Taken(NamedTuple):
     """What was taken over.
 
     `moved`: events of this ledger that are now behind the others. `conflicts`: those of them whose
-    id another event has; they are left in `kept`, the folder of the log before.
+    id another event has, or one that can't be read; they are left in `kept`, the folder of the log
+    before.
     """
 
     entries: int
@@ -100,6 +108,8 @@ def take_over(paths: DirectoryPaths, newer: Path, *, now: str) -> Taken:
     UnavailableError while the service runs.
     """
     other = backup_paths(newer) if (newer / MANIFEST).exists() else DirectoryPaths(newer)
+    put_log_in_place(paths)
+    taken = Taken(0)
     with ExitStack() as opened:
         theirs = opened.enter_context(closing(LogStore.open(other.log)))
         with closing(LogWriter.open(paths.log)) as writer:
@@ -108,16 +118,18 @@ def take_over(paths: DirectoryPaths, newer: Path, *, now: str) -> Taken:
                 raise VerificationError(f"{newer} is a ledger of {theirs.origin()}")
             shared, size = common_size(own, theirs), own.head().tree_size
             head = theirs.head()
-            if head.tree_size == shared:
+            if head.tree_size == shared and read_unfinished(paths) is None:
                 raise VerificationError(f"{newer} has no entry that {paths.log} lacks")
-            if shared < size:
+            start = begin(paths, shared, newer)
+            if shared < min(size, head.tree_size):
                 taken = _rebuild(paths, writer, theirs, shared, now=now)
-        if shared == size:
+        if shared == size < head.tree_size:
             with theirs.environment.read() as snapshot:
                 append_log(theirs, snapshot, paths.log, head, lambda _done, _total: None)
             taken = Taken(head.tree_size - size)
-        values = _take_values(paths, other, theirs, shared)
-    _apply(paths, shared)
+        values = _take_values(paths, other, theirs, start)
+    _apply(paths, start)
+    finish(paths)
     return taken._replace(values=values)
 
 
@@ -132,12 +144,14 @@ def take_receipts(paths: DirectoryPaths, folder: Path) -> Taken:
         start = end = writer.head.tree_size
         while end in leaves:
             end += 1
+        begun = begin(paths, start, folder)
         placed = writer.commit([entry_of(leaves[index]) for index in range(start, end)])
         if any(each.placement is not Placement.APPENDED for each in placed):
             raise VerificationError("a receipt is of an event that the log has at another index")
     last = max(leaves, default=0)
     gaps = tuple(index for index in range(end, last + 1) if index not in leaves)
-    _apply(paths, start)
+    _apply(paths, begun)
+    finish(paths)
     return Taken(end - start, gaps=gaps)
 
 
@@ -200,7 +214,7 @@ def _rebuild(
     paths: DirectoryPaths, writer: LogWriter, theirs: LogStore, shared: int, *, now: str
 ) -> Taken:
     """Put the newer log in the place of this one, and its own events behind it."""
-    draft = paths.log.with_name("log.new")
+    draft = paths.log.with_name(DRAFT)
     if draft.exists():
         shutil.rmtree(draft)
     with theirs.environment.read() as snapshot:
@@ -219,13 +233,13 @@ def _rebuild(
                     entries.append(entry)
                 placed = [each.placement for each in rebuilt.commit(entries)]
                 moved += placed.count(Placement.APPENDED)
-                conflicts += placed.count(Placement.CONFLICT)
+                conflicts += placed.count(Placement.CONFLICT) + placed.count(Placement.DAMAGED)
     kept = paths.log.with_name(f"log.before-{now.translate({ord(c): None for c in ':-.'})}")
-    paths.log.rename(kept)
-    draft.rename(paths.log)
     if paths.index.exists():
-        shutil.rmtree(paths.index)  # It is made again from the log.
-    sync_directory(paths.root)
+        shutil.rmtree(paths.index)  # It is made again from the log, and would be of another one.
+        sync_directory(paths.root)
+    paths.log.rename(kept)
+    put_log_in_place(paths)
     return Taken(taken, moved, conflicts, kept=kept)
 
 

@@ -1,15 +1,22 @@
 """An old copy of a ledger that was put back: noticed, held, and recovered from."""
 
 import json
+import multiprocessing
+import os
 import shutil
+import sys
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from ledger.service.data_dir import DirectoryPaths
+from ledger.service.recovery import end_hold, take_over
+from ledger.store.environment import Environment
 from ledger.store.log import LogStore
 from ledger_client.cli.app import run
+from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.proof import Proof, format_proof
 from tests.backup.test_backup import Made, make_and_revoke_token
 from tests.service.check_log import check_ledger
@@ -143,5 +150,70 @@ def test_receipts_bring_back_what_was_acknowledged(
     Path(f"{name}.leaf.json").write_bytes(kept[3].leaf)
     assert run(["recover", str(directory), "--receipts", str(receipts)]) == 0
     with serving(directory, made.tokens) as served:
+        assert served.append(event()).status == 200
+        check_ledger(served)
+
+
+KILLED = 9
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
+
+
+def _recover_until(directory: Path, newer: Path, number: int) -> None:
+    """Take over, in a process that is killed before its n-th change of a file or a name."""
+    done = count()
+
+    def kill() -> None:
+        if next(done) == number:
+            os._exit(KILLED)
+
+    def audit(name: str, arguments: tuple[object, ...]) -> None:
+        if name in CHANGES or (name == "open" and int(str(arguments[2])) & os.O_CREAT):
+            kill()
+
+    write = Environment.write
+
+    def killing_write(self: Environment) -> object:
+        kill()
+        return write(self)
+
+    setattr(Environment, "write", killing_write)  # noqa: B010 - this process is for it alone
+    sys.addaudithook(audit)
+    take_over(DirectoryPaths(directory), newer, now="2026-11-25T02:03:36.123456Z")
+
+
+def test_a_recovery_that_is_killed_at_any_change_is_done_by_the_same_command_again(
+    rolled: Rolled, tmp_path: Path
+) -> None:
+    (rolled.directory / "published").unlink()
+    before = size(rolled.directory)
+    with serving(rolled.directory, rolled.tokens) as served:
+        assert served.append(*(event() for _ in range(3))).status == 200
+    directory, context = tmp_path / "killed", multiprocessing.get_context("fork")
+    wanted = size(rolled.newer) + size(rolled.directory) - before
+    ends = set()
+    for number in count():
+        shutil.copytree(rolled.directory, directory)
+        process = context.Process(target=_recover_until, args=(directory, rolled.newer, number))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == KILLED
+        if (directory / "recovering.json").exists():
+            if (directory / "log").exists() not in ends:
+                ends.add((directory / "log").exists())
+                with (
+                    pytest.raises(UnavailableError, match="run the same `ledger recover` again"),
+                    serving(directory, rolled.tokens),
+                ):
+                    pass
+            take_over(DirectoryPaths(directory), rolled.newer, now="2026-11-25T02:04:36.123456Z")
+            assert size(directory) == wanted
+        else:
+            assert size(directory) in (size(rolled.directory), wanted)
+        shutil.rmtree(directory)
+    assert ends == {True, False}
+    end_hold(DirectoryPaths(directory))  # A head of the events that were moved is missing.
+    with serving(directory, rolled.tokens) as served:
         assert served.append(event()).status == 200
         check_ledger(served)

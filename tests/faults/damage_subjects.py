@@ -32,7 +32,7 @@ from tests.witness.asking import add_checkpoint, ask
 from tests.witness.logs import FORK, Log
 from tests.witness.witnesses import serve_witness
 
-FSCK_MAX_S: Final = 60.0
+FSCK_MAX_S: Final = 180.0
 
 QUERIES: Final = (
     "",
@@ -209,9 +209,12 @@ EXAMINERS: Final = (LedgerExaminer, WitnessExaminer, RecorderExaminer)
 def _fsck(*arguments: str) -> tuple[bool, list[Problem]]:
     """Whether a check failed, and what is wrong with how it ended."""
     command: Sequence[str] = (sys.executable, "-P", "-m", "ledger", *arguments)
-    checked = subprocess.run(
-        command, capture_output=True, text=True, timeout=FSCK_MAX_S, check=False
-    )
+    try:
+        checked = subprocess.run(
+            command, capture_output=True, text=True, timeout=FSCK_MAX_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False, [Problem("hangs", f"fsck for {FSCK_MAX_S:g} s")]
     problems = []
     if checked.returncode < 0:
         problems.append(_death("fsck", checked.returncode))

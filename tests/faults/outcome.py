@@ -68,7 +68,7 @@ def outcome_table(outcomes: Sequence[Outcome]) -> str:
 
 def damage_table(damaged: Sequence[Damaged]) -> str:
     """Counts by file and fault, as rows of Markdown."""
-    kinds = ("false answer", "died by a signal", "traceback")
+    kinds = ("false answer", "died by a signal", "hangs", "traceback")
     rows: list[Sequence[str]] = [
         ("file", "damage", "cases", "with effect", "named by fsck", *kinds)
     ]
