@@ -1,0 +1,198 @@
+"""Measures a mirror: from an acknowledgement to held and verified elsewhere, and how it catches up.
+
+    python -m bench.mirror [--quick]
+
+Log, mirror and load are processes on one machine. An entry is held when it is durable in the
+mirror's own store, whose size is read every millisecond. How fast a mirror catches up is given for
+all of the time and for its processor time: the log serves the bundles on the same cores.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import threading
+import time
+import urllib.request
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+
+from bench.append import ORIGIN, QUIET, load
+from bench.events import event_stream
+from bench.million import fill_log
+from bench.rows import Row, format_table
+from ledger.demo.child_service import Service, make_ledger
+from ledger.mirror.data_dir import MirrorConfig, create_mirror
+from ledger.service.data_dir import DirectoryPaths
+from ledger.store.log import LogStore
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.keys import ED25519_COSIGNATURE
+
+FOLDER = Path(__file__).parent / "data" / "mirror"
+RATE_PER_S = 1_000
+SAMPLES_PER_S = 50
+INTERVALS_S = (1.0, 0.2)
+LAG_REACH_MS = 1_000.0
+CATCH_UP_REACH = 30_000
+MIRROR = ("mirror", "serve")
+POLL_S = 0.001
+WAIT_S = 600.0
+
+
+def run(folder: Path, *, entries: int, seconds: float) -> list[Row]:
+    """Measure on new ledgers in `folder`."""
+    rows = []
+    for interval_s in INTERVALS_S:
+        rows += _lag(folder / f"lag-{interval_s}", interval_s=interval_s, seconds=seconds)
+    return rows + _catch_up(folder / "catch-up", entries=entries)
+
+
+def _lag(folder: Path, *, interval_s: float, seconds: float) -> list[Row]:
+    token = make_ledger(folder / "log", origin=ORIGIN)
+    flags = (*QUIET, "--publish-interval-s", str(interval_s))
+    with (
+        Service(folder / "log", listen="127.0.0.1:0", flags=flags) as log,
+        _mirror(folder, log.url, token) as mirror,
+        closing(LogStore.open(folder / "mirror" / "log")) as store,
+    ):
+        _until_held(store, 1)
+        stop = threading.Event()
+        sizes: list[tuple[int, float]] = []
+        watching = threading.Thread(target=_watch, args=(store, sizes, stop))
+        watching.start()
+        loading = threading.Thread(
+            target=load,
+            args=(log.url, token, "--connections", "32", "--rate", str(RATE_PER_S)),
+            kwargs={"seconds": seconds + 1},
+        )
+        loading.start()
+        time.sleep(1.0)
+        acknowledged = list(_acknowledged(log.url, token, seconds=seconds))
+        loading.join()
+        _until_held(store, acknowledged[-1][0] + 1)
+        stop.set()
+        watching.join()
+        assert mirror.process_id
+    lags_ms = sorted((_held_at(sizes, index) - at_s) * 1e3 for index, at_s in acknowledged)
+    name = f"acknowledged to held, {RATE_PER_S:,} events/s, published each {interval_s:g} s"
+    return [
+        Row(f"{name}, p50", lags_ms[len(lags_ms) // 2], "ms"),
+        Row(
+            f"{name}, p99",
+            lags_ms[int(len(lags_ms) * 0.99)],
+            "ms",
+            reach=LAG_REACH_MS,
+            at_most=True,
+        ),
+    ]
+
+
+def _acknowledged(url: str, token: str, *, seconds: float) -> Iterator[tuple[int, float]]:
+    """The indices of single events beside the load, each with the time of its answer."""
+    deadline_s = time.monotonic() + seconds
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    events = islice(event_stream(2), int(seconds * SAMPLES_PER_S * 2))
+    while time.monotonic() < deadline_s:
+        request = urllib.request.Request(f"{url}/v1/events", data=next(events), headers=headers)
+        with urllib.request.urlopen(request) as answer:
+            index = json.load(answer)["results"][0]["index"]
+        yield index, time.monotonic()
+        time.sleep(1 / SAMPLES_PER_S)
+
+
+def _watch(store: LogStore, sizes: list[tuple[int, float]], stop: threading.Event) -> None:
+    """Note each new size of a store, and when it was seen."""
+    while not stop.wait(POLL_S):
+        size = store.head().tree_size
+        if not sizes or size > sizes[-1][0]:
+            sizes.append((size, time.monotonic()))
+
+
+def _held_at(sizes: list[tuple[int, float]], index: int) -> float:
+    """When an entry was first seen in the store."""
+    return sizes[bisect_right(sizes, index, key=lambda each: each[0])][1]
+
+
+def _catch_up(folder: Path, *, entries: int) -> list[Row]:
+    token = make_ledger(folder / "log", origin=ORIGIN)
+    fill_log(folder / "log", entries)
+    with Service(folder / "log", listen="127.0.0.1:0", flags=QUIET) as log:
+        _until_quiet(log.process_id)
+        with (
+            _mirror(folder, log.url, token) as mirror,
+            closing(LogStore.open(folder / "mirror" / "log")) as store,
+        ):
+            _until_held(store, 1)
+            start_s, start_cpu_s = time.monotonic(), _processor_s(mirror.process_id)
+            first = store.head().tree_size
+            _until_held(store, entries)
+            took_s = time.monotonic() - start_s
+            cpu_s = _processor_s(mirror.process_id) - start_cpu_s
+    held = entries - first
+    return [
+        Row(
+            f"a new mirror catches up, {entries:,} entries",
+            held / took_s,
+            "events/s",
+            reach=CATCH_UP_REACH,
+        ),
+        Row("the same, a second of the mirror's processor time", held / cpu_s, "events/s"),
+    ]
+
+
+@contextmanager
+def _mirror(folder: Path, url: str, token: str) -> Iterator[Service]:
+    """A new mirror of a log, served."""
+    token_file = folder / "token"
+    token_file.write_text(token)
+    signer = CosignatureSigner.generate(
+        "bench.example/mirror", algorithm=ED25519_COSIGNATURE, seed=os.urandom(32)
+    )
+    policy = DirectoryPaths(folder / "log").policy.read_bytes()
+    config = MirrorConfig(log_url=url, token_file=str(token_file))
+    create_mirror(folder / "mirror", config, policy, [signer])
+    with Service(
+        folder / "mirror", listen="127.0.0.1:0", command=MIRROR, flags=QUIET, is_silent=True
+    ) as mirror:
+        yield mirror
+
+
+def _until_held(store: LogStore, tree_size: int) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while store.head().tree_size < tree_size:
+        if time.monotonic() > deadline_s:
+            raise SystemExit(f"the mirror did not get {tree_size:,} entries in {WAIT_S:g} s")
+        time.sleep(POLL_S)
+
+
+def _until_quiet(process_id: int) -> None:
+    """Wait until a process has nothing to do: a service that has started indexes its log."""
+    while True:
+        before_s = _processor_s(process_id)
+        time.sleep(1.0)
+        if _processor_s(process_id) - before_s < 0.1:
+            return
+
+
+def _processor_s(process_id: int) -> float:
+    """The processor time of a process, in user mode and in the kernel."""
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="bench.mirror")
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    entries, seconds = (100_000, 5.0) if quick else (1_000_000, 30.0)
+    print(format_table(run(FOLDER, entries=entries, seconds=seconds)))
+    shutil.rmtree(FOLDER, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
