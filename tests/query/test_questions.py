@@ -4,11 +4,14 @@ The truth is that of a generated incident hidden among other events (`incident`)
 events, or the groups that a count should give. A question marked `SQL` needs `ledger sql`.
 """
 
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import click
 import pytest
 
 from ledger.query.answer import Answer
@@ -16,10 +19,13 @@ from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import reindex
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
+from ledger_client.cli.playbook import RECIPES, arguments_of
+from ledger_client.cli.query import command as query_command
 from ledger_core.asking import AskCount
 from ledger_core.query.order import Order
 from ledger_core.query.parser import parse_query
 from ledger_core.query.pivots import around
+from tests.conftest import TESTS_DIR
 from tests.query.incident import ATTACKER, DAY, Incident
 
 SEGMENT_ENTRIES: Final = 4096
@@ -202,3 +208,64 @@ def test_what_happened_around_an_event(asked: tuple[Incident, QueryEngine]) -> N
     times = [incident.events[row.index]["time"] for row in answer.rows]
     assert times == sorted(times)
     assert len(times) == 9
+
+
+def recipes() -> list[tuple[list[str], list[str]]]:
+    """Each row of the page's table: the arguments of the recipe, and of its query."""
+    text = (TESTS_DIR.parent / "docs" / "playbook.md").read_text()
+    rows = re.findall(
+        r"^\| `ledger playbook ([^`]*)` \| `ledger query ([^`]*)` \|$", text, re.MULTILINE
+    )
+    return [(shlex.split(recipe), shlex.split(query)) for recipe, query in rows]
+
+
+def test_the_page_has_each_recipe_with_its_query() -> None:
+    assert [recipe[0] for recipe, _ in recipes()] == list(RECIPES)
+    for recipe, query in recipes():
+        assert arguments_of(recipe[0], " ".join(recipe[1:]) or None, None) == query
+    assert arguments_of("late", None, "-2d")[0] == "late:>1h since:-2d"
+    assert arguments_of("privileges", None, "-2d")[0].endswith("OR field:/role) since:-2d")
+    for name, subject in (("spray", "u_1"), ("token", None)):
+        with pytest.raises(click.UsageError):
+            arguments_of(name, subject, None)
+
+
+def run_recipe(
+    asked: tuple[Incident, QueryEngine], name: str, subject: str | None, since: str | None = None
+) -> Answer:
+    """The answer to a recipe, with its options as the command line reads them."""
+    incident, engine = asked
+    given = query_command.make_context("query", arguments_of(name, subject, since)).params
+    counts = tuple(
+        AskCount(
+            by=tuple(names.split(",")),
+            **{key: given[key] for key in ("distinct", "numbers", "top", "rarest", "new_since")},
+        )
+        for names in given["fields"]
+    )
+    return engine.search(
+        parse_query(" ".join(given["words"])),
+        tenant=None,
+        now_unix_us=incident.now_unix_us,
+        order=given["order"],
+        counts=counts,
+        histogram=given["histogram"],
+        is_filled=True,
+    )
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe, _ in recipes()], ids=" ".join)
+def test_a_recipe_runs(asked: tuple[Incident, QueryEngine], recipe: list[str]) -> None:
+    assert run_recipe(asked, recipe[0], " ".join(recipe[1:]) or None).total_exact
+
+
+def test_recipes_find_the_incident(asked: tuple[Incident, QueryEngine]) -> None:
+    def top(name: str, subject: str | None = None, since: str | None = None) -> Groups:
+        (counted,) = run_recipe(asked, name, subject, since).counts
+        return {each.values: each.distinct or each.count for each in counted.values}
+
+    assert top("spray", since="2026-06-15T00:00Z")["192.0.2.0/24",] == 30
+    assert top("new-sources", "v_07", "2026-06-01")[ATTACKER,] == 18
+    assert ("portal.exported",) in top("new-actions", "v_07", "2026-06-01")
+    assert top("token", "tok_evil") == {(ATTACKER, "v_07"): 14, ("198.18.9.9", "tmp_1"): 1}
+    assert top("reach", "tok_evil") == {("vault",): 9, ("account",): 3, ("setting",): 1}

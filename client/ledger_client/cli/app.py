@@ -51,6 +51,9 @@ COMMANDS: Final = {
     "around": _Command("pivots:around", "Show what else happened around an event."),
     "timeline": _Command("pivots:timeline", "Show what an actor did, and what was done to it."),
     "seen": _Command("pivots:seen", "Show when an address was first and last seen."),
+    "playbook": _Command(
+        "playbook:command", "Ask the first questions of an incident, one command each."
+    ),
     "export": _Command(
         "export:command", "Write what a query finds to a file, with proofs if wanted."
     ),

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from dataclasses import fields as fields_of
 from typing import Any, get_args
 
 import click
@@ -72,6 +73,10 @@ class CountOptions:
             )
             for names in self.fields
         ]
+
+
+COUNT_NAMES = tuple(each.name for each in fields_of(CountOptions))
+"""The parameters of the command line that a CountOptions is made of."""
 
 
 def counting_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
