@@ -696,6 +696,31 @@ def test_each_flipped_byte_of_a_file_is_noticed(
         assert evidence.faults or evidence.notes, (at, data[at - 20 : at + 20])
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("manifest.json", "checkpoint", "events/000000.multi-proof", "events/000000.jsonl"),
+        *("statement.leaf.json", "statement.tlog-proof", "query.txt", "policy", "README.txt"),
+    ],
+)
+def test_each_range_of_bytes_of_a_file_is_noticed_when_it_changes(
+    bundle: Path, tmp_path: Path, name: str
+) -> None:
+    """The ranges cover each byte."""
+    files = dict(files_of(bundle))
+    data = files[name]
+    for start in range(0, len(data), 40):
+        end = min(start + 40, len(data))
+        flipped = bytes(byte ^ 1 for byte in data[start:end])
+        files[name] = data[:start] + flipped + data[end:]
+        path = pack(tmp_path / "flipped.zip", files)
+        try:
+            evidence = check(path)
+        except (MalformedError, VerificationError):
+            continue
+        assert evidence.faults, data[start:end]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 64, 65, 127, 300])
 def test_the_verifier_of_the_example_agrees_on_trees_of_all_shapes(
     tmp_path: Path, size: int
