@@ -6,6 +6,7 @@ values. Everything is exact unless `exact` says otherwise: the time was up, an e
 of its context than the index holds, or there were more than `CELLS_MAX` groups.
 """
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -135,7 +136,11 @@ class Tally:
             if len(offsets) == source.entries:
                 count_all(source.runs(by), self._terms)
             else:
-                Matches(offsets).count(source.runs(by), self._terms)
+                column = source.column(by.dimension) if by.dimension in COLUMNS else None
+                if column is None:
+                    Matches(offsets).count(source.runs(by), self._terms)
+                else:
+                    Matches(offsets).count_column(*column, self._terms)
             return
         self._add_values([_values(source, each, offsets) for each in self._fields])
 
@@ -272,7 +277,7 @@ class _Indexed:
         found = self._window.evaluate(plan.Lookup((plan.Find(dimension, value),))).must
         return dict(self._window.by_segment(found)).get(self._segment, BitMap())
 
-    def column(self, dimension: str) -> "tuple[Sequence[int], list[str]] | None":
+    def column(self, dimension: str) -> "tuple[array[int], list[str]] | None":
         """The rank of each entry's value and the values, where they are stored."""
         return self._window.column(dimension, self._segment)
 
