@@ -15,12 +15,13 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger.service.recovery import end_hold, take_over
 from ledger.store.environment import Environment
 from ledger.store.log import LogStore
+from ledger_client import LedgerClient
 from ledger_client.cli.app import run
-from ledger_core.tlog.errors import UnavailableError
+from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.proof import Proof, format_proof
 from tests.backup.test_backup import Made, make_and_revoke_token
 from tests.service.check_log import check_ledger
-from tests.service.serving import event, make_ledger, serving
+from tests.service.serving import Ledger, event, make_ledger, serving
 
 OLD, NEW = 50, 90
 
@@ -116,6 +117,42 @@ def test_events_that_were_taken_meanwhile_are_moved_behind_the_others(
         assert served.ask("/v1/checkpoints", method="POST", body=known).json()["known"]
         assert not served.ask("/v1/checkpoints", method="POST", body=published).json()["known"]
     assert list(directory.glob("log.before-*"))
+
+
+@pytest.mark.parametrize("contact", ["append", "checkpoint", "monitor"])
+def test_the_first_client_or_monitor_that_saw_more_shows_it_to_an_old_copy(
+    rolled: Rolled, tmp_path: Path, contact: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, before = rolled.directory, size(rolled.directory)
+    (directory / "published").unlink()
+    state, policy = tmp_path / "state", directory / "policy"
+
+    def meet(served: Ledger) -> None:
+        if contact == "monitor":
+            command = ["monitor", served.url, "--policy", str(policy), "--state", str(state)]
+            if run([*command, "--once"]) == 1:
+                raise VerificationError("the monitor has printed why")
+            return
+        token = rolled.tokens["admin"]
+        with LedgerClient(served.url, token, policy=policy, state=state) as client:
+            if contact == "append":
+                client.append(event())
+            else:
+                client.checkpoint()
+
+    with serving(rolled.newer, rolled.tokens) as served:
+        meet(served)
+        known = served.ask("/checkpoint").text
+    with serving(directory, rolled.tokens) as served:
+        with pytest.raises(VerificationError):
+            meet(served)
+        assert served.append(event()).slug == "log-held"
+    assert size(directory) <= before + 1
+    capsys.readouterr()
+    assert run(["recover", str(directory)]) == 1
+    shown = capsys.readouterr().out
+    assert "a client" in shown
+    assert known.split("\n")[1] in shown
 
 
 def test_receipts_bring_back_what_was_acknowledged(

@@ -31,7 +31,12 @@ import msgspec
 from ledger_client.audit.tree_replay import ReplayState, TreeReplay
 from ledger_client.errors import RejectedError
 from ledger_client.messages import Plan, Request
-from ledger_client.plans.heads import CHECKPOINT_REQUEST, PROOF_REFUSED_STATUSES, fetch_consistency
+from ledger_client.plans.heads import (
+    CHECKPOINT_REQUEST,
+    PROOF_REFUSED_STATUSES,
+    fetch_consistency,
+    show_head,
+)
 from ledger_client.responses import adding_evidence, check_status
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.policy import Policy, PolicyGroup, PolicyWitness, VerifiedHead
@@ -171,7 +176,11 @@ class Monitor:
         try:
             yield from self._accept(head)
         except RejectedError as error:
-            shrank = "it shrank, " if head.checkpoint.tree_size < self._published_size else ""
+            latest = self.latest_note
+            shrank = ""
+            if head.checkpoint.tree_size < self._published_size and latest is not None:
+                shrank = "it shrank, "
+                yield from show_head(latest)
             raise self._unprovable(head, f"{shrank}{error}") from error
         notice = None
         size = head.checkpoint.tree_size

@@ -11,6 +11,7 @@ head: 32 appends in flight sent 2,223 of these requests for 1,920 appends withou
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from ledger_client.errors import OlderHeadError, RejectedError
@@ -18,6 +19,7 @@ from ledger_client.messages import NOT_SENT, Plan, Request, Response
 from ledger_client.responses import check_same, check_status, decode_answer
 from ledger_client.results import Consistency
 from ledger_core.api import ConsistencyAnswer
+from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import Policy, VerifiedHead
 from ledger_core.tlog.proof import Proof, RangeProof
@@ -166,6 +168,8 @@ class Heads:
             except RejectedError as error:
                 if error.problem.status not in PROOF_REFUSED_STATUSES or latest is None:
                     raise
+                if _size(latest) > _size(head):
+                    yield from show_head(latest.note)
                 reason = f"the ledger has no proof between them ({error})"
                 raise fork_error(reason, accepted=latest, offered=head) from error
 
@@ -176,6 +180,21 @@ class Heads:
 
 def _size(head: VerifiedHead) -> int:
     return head.checkpoint.tree_size
+
+
+def show_head(note: str) -> Plan[None]:
+    """Show the log a head that it signed and seems to have lost; its answer changes nothing here.
+
+    A log that was put back from an old copy takes no events from then on until a person decides.
+    """
+    request = Request(
+        target="/v1/checkpoints",
+        method="POST",
+        content_type="text/plain; charset=utf-8",
+        body=note.encode(),
+    )
+    with suppress(UnavailableError):
+        yield request
 
 
 def fetch_consistency(old_size: int, new_size: int) -> Plan[ConsistencyProof]:

@@ -21,7 +21,7 @@ import msgspec
 
 from ledger_client.errors import RejectedError
 from ledger_client.messages import Plan, Request, Response
-from ledger_client.plans.heads import Heads
+from ledger_client.plans.heads import Heads, show_head
 from ledger_client.responses import (
     adding_evidence,
     check_same,
@@ -57,7 +57,7 @@ def check_appended(
     `latest` is the head that the request named. Raises: VerificationError, MalformedError,
     UnavailableError when no checkpoint meets the policy yet, RejectedError.
     """
-    answer = _decode(request, response, latest=latest)
+    answer = yield from _decode(request, response, latest=latest)
     with malformed_as(request):
         results = read_results(answer.results)
     check_same(
@@ -105,7 +105,9 @@ class _Proven:
     proof: Proof | RangeProof
 
 
-def _decode(request: Request, response: Response, *, latest: VerifiedHead | None) -> AppendAnswer:
+def _decode(
+    request: Request, response: Response, *, latest: VerifiedHead | None
+) -> Plan[AppendAnswer]:
     """The answer: results for each event, or the error for the whole request.
 
     When every event is refused the status is a 4xx, and the results say why.
@@ -117,6 +119,7 @@ def _decode(request: Request, response: Response, *, latest: VerifiedHead | None
     except MalformedError:
         problem = decode_problem(response)
     if latest is not None and problem.field == "from_size":
+        yield from show_head(latest.note)
         raise VerificationError(
             "the log was rewritten: it says that it is smaller than the accepted head of size"
             f" {latest.checkpoint.tree_size} ({problem.detail})",
