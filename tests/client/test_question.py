@@ -23,7 +23,7 @@ from ledger_client.plans.read import prove_inclusion, read_event
 from ledger_client.plans.search import plan_page, plan_seen, search_query
 from ledger_client.plans.stream import EventStream
 from ledger_client.retry import Environment, RetryPolicy
-from ledger_core import api
+from ledger_core import api, asking
 from ledger_core.asking import AskCount
 from ledger_core.event.canonical import encode_event, format_leaf, format_time
 from ledger_core.query.parser import parse_query
@@ -191,6 +191,7 @@ PAGE_LIES: list[tuple[str, Change, str]] = [
     ("facets", setting("facets", []), "facets of a page"),
     ("facets", lambda page: page["facets"].append(facet("actor", ("u_1", 10))), "facets"),
     ("histogram", lambda page: page.pop("histogram"), "histogram of a page"),
+    ("counts", lambda page: page.update(counts=[COUNTED]), "counts of a page: got 1, want 0"),
 ]
 
 EVENT_LIES: list[tuple[str, Change, str]] = [
@@ -228,6 +229,38 @@ HISTOGRAM_LIES: list[tuple[str, Change, str]] = [
     ("buckets", lambda page: page["histogram"]["buckets"].reverse(), "do not ascend"),
     ("counted", setting("histogram.counted", 9), "counts 9 of 10"),
     ("exact", setting("histogram.counted", 8), "counts 8 of 10"),
+    ("zone", setting("histogram.zone", "Europe/Paris"), "zone of the histogram"),
+]
+
+COUNTED: dict[str, Any] = {
+    "by": ["action", "tenant"],
+    "values": [
+        {"values": ["page.read", "acme"], "count": 5, "distinct": 3, "sum": 9.0},
+        {"values": ["page.read", "other"], "count": 4, "distinct": 2},
+    ],
+    "others": 1,
+    "exact": True,
+    "counted": 10,
+}
+COUNTED["values"][0] |= {"least": 1.0, "most": 5.0, "average": 3.0}
+
+COUNT_LIES: list[tuple[str, Change, str]] = [
+    ("by", setting("counts.0.by", ["action", "actor"]), "they are by action, actor"),
+    ("values", lambda page: page["counts"][0]["values"].reverse(), "not in their order"),
+    ("others", lambda page: page["counts"][0]["values"].pop(), "got 1 groups and 1 others"),
+    ("exact", setting("counts.0.counted", 9), "exact, but of 9 of 10"),
+    ("counted", setting("counts.0.counted", 11), "more than the total"),
+]
+GROUP_LIES: list[tuple[str, Change, str]] = [
+    ("values", setting("counts.0.values.1.values", ["page.read", "acme"]), "stands twice"),
+    ("values", setting("counts.0.values.1.values", ["page.read"]), "has 1 values"),
+    ("count", setting("counts.0.values.0.count", 6), "got 11 events in all, want 10"),
+    ("count", setting("counts.0.values.0.count", 11), "and 11 events"),
+    ("distinct", setting("counts.0.values.0.distinct", 1), "not in their order"),
+    ("distinct", lambda page: page["counts"][0]["values"][1].pop("distinct"), "are missing"),
+    ("least", setting("counts.0.values.0.least", 4.0), "is not between"),
+    ("most", setting("counts.0.values.0.most", 2.0), "is not between"),
+    ("average", setting("counts.0.values.0.average", 9.0), "is not between"),
 ]
 
 
@@ -263,6 +296,8 @@ UNCHECKED = {
     api.FoundEvent: {"private", "consistency"},
     api.FacetAnswer: set[str](),
     api.HistogramAnswer: set[str](),
+    asking.CountAnswer: set[str](),
+    asking.CountedValue: {"sum"},
 }
 
 
@@ -273,6 +308,8 @@ UNCHECKED = {
         (api.FoundEvent, EVENT_LIES),
         (api.FacetAnswer, FACET_LIES),
         (api.HistogramAnswer, HISTOGRAM_LIES),
+        (asking.CountAnswer, COUNT_LIES),
+        (asking.CountedValue, GROUP_LIES),
     ],
 )
 def test_the_tables_have_every_member_of_the_answers(
@@ -432,32 +469,14 @@ def test_pivots_are_held_against_their_relations(
         question.check_event(2, LEAVES[2], because=because)
 
 
-COUNTED = {
-    "by": ["action", "tenant"],
-    "values": [
-        {"values": ["page.read", "acme"], "count": 5, "distinct": 3},
-        {"values": ["page.read", "other"], "count": 4, "distinct": 2},
-    ],
-    "others": 1,
-    "exact": True,
-    "counted": 10,
-}
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         (setting("counts", []), "got 0, want 1"),
-        (setting("counts.0.by", ["action", "actor"]), "they are by action, actor"),
-        (setting("counts.0.values.0.count", 6), "got 11 events in all, want 10"),
-        (setting("counts.0.values.0.count", 11), "and 11 events"),
-        (setting("counts.0.values.0.distinct", 1), "not in their order"),
-        (setting("counts.0.values.1.values", ["page.read", "acme"]), "stands twice"),
-        (setting("counts.0.values.1.values", ["page.read"]), "has 1 values"),
-        (setting("counts.0.counted", 11), "more than the total"),
-        (setting("counts.0.counted", 9), "exact, but of 9 of 10"),
         (setting("counts.0.others", 0), None),
+        (setting("histogram.zone", "UTC"), "zone of the histogram"),
         (setting("histogram.buckets.0.start", "2025-11-27T00:00:00+01:00"), "do not ascend"),
+        *(lie[1:] for lie in COUNT_LIES + GROUP_LIES),
     ],
 )
 def test_each_change_of_counted_groups_is_named(change: Change, named: str | None) -> None:
@@ -466,7 +485,13 @@ def test_each_change_of_counted_groups_is_named(change: Change, named: str | Non
         [],
         facets=[],
         counts=[COUNTED],
-        histogram={"unit": "day", "buckets": buckets, "exact": True, "counted": 10},
+        histogram={
+            "unit": "day",
+            "buckets": buckets,
+            "exact": True,
+            "counted": 10,
+            "zone": "Europe/Berlin",
+        },
     )
     page = msgspec.json.decode(encode(page))
     asked = [AskCount(by=("action", "tenant"), distinct="target", top=2)]

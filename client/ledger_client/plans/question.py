@@ -237,6 +237,11 @@ def check_numbers(
     # The first fault alone: those behind it expect that there is none before.
     for fault in chain(_page_faults(answer, parameters, before), _count_faults(answer, parameters)):
         raise VerificationError(fault)
+    want_zone = zone or "UTC"
+    if answer.histogram is not None and answer.histogram.zone != want_zone:
+        raise VerificationError(
+            f"time zone of the histogram: got {answer.histogram.zone}, want {want_zone}"
+        )
     leaves = [event.leaf.encode() for event in answer.events]
     is_whole = before == PagesBefore() and answer.cursor is None and parameters["limit"] != 0
     # What is not exact counts a sample, which need not hold the events at hand.
@@ -253,7 +258,7 @@ def check_numbers(
             )
     if answer.histogram is not None and answer.histogram.exact:
         unit = cast("Unit", answer.histogram.unit)
-        found = _times_in(leaves, unit, parse_zone(zone or "UTC"))
+        found = _times_in(leaves, unit, parse_zone(want_zone))
         # Buckets without an event are there too if a zone was named.
         counts = {each.start: each.count for each in answer.histogram.buckets if each.count}
         _check_counted("times of the histogram", counts, found, is_whole=is_whole)
