@@ -102,8 +102,8 @@ class IngestPipeline:
         as the use of `charged_to`, by default of `by`. The new events get
         consecutive indices. They are durable when this returns. An event whose id is taken is
         refused, and logged inside an event of the service's own, so that it does not vanish.
-        Raises: as `Sequencer.append_made`, with nothing kept; EventError when a body that should be one
-        event isn't even JSON.
+        Raises: as `Sequencer.append_made`, with nothing kept; EventError when a body that should be
+        one event isn't even JSON.
         """
         with self._in_work:
             return await self._append(
