@@ -20,7 +20,6 @@ from ledger.log.sequencer import Sequencer
 from ledger.mirror.follower import Follower
 from ledger.mirror.replica import ForkError, Replica
 from ledger.service.context import ServiceContext
-from ledger.service.http.body_reader import read_body
 from ledger.service.http.parameters import Parameter
 from ledger.service.http.responses import NO_CACHE, TEXT_MEDIA, make_answer
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
@@ -107,13 +106,8 @@ class Cosigner:
 
 async def add_checkpoint(context: ServiceContext, request: web.BaseRequest) -> web.Response:
     """Cosign a head of the log once its entries are held."""
-    with context.bytes_in_flight.lease(request.remote or "") as take:
-        body = await read_body(
-            request,
-            bytes_max=protocol.BODY_BYTES_MAX,
-            wait_s=context.settings.body_wait_s,
-            take=take,
-        )
+    owner, bytes_max = request.remote or "", protocol.BODY_BYTES_MAX
+    body = await context.read_body(request, owner=owner, bytes_max=bytes_max)
     return _answer(await _cosigner(context).add_checkpoint(body))
 
 

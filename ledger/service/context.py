@@ -3,11 +3,14 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from aiohttp import web
+
 from ledger.follow.followers import Followers
 from ledger.log.sequencer import Sequencer
 from ledger.service.admission import Admission
 from ledger.service.clock import LogClock
 from ledger.service.export_trailers import ExportTrailers
+from ledger.service.http.body_reader import read_body
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import retry_later
 from ledger.service.ingest import IngestPipeline
@@ -72,6 +75,16 @@ class ServiceContext:
     def tree_size(self) -> int:
         """The durable size of the log."""
         return self.sequencer.head.tree_size
+
+    async def read_body(self, request: web.BaseRequest, *, owner: str, bytes_max: int) -> bytes:
+        """The body of a request, counted among the bytes in flight of `owner` while it is read.
+
+        Raises: as `body_reader.read_body`.
+        """
+        with self.bytes_in_flight.lease(owner) as take:
+            return await read_body(
+                request, bytes_max=bytes_max, wait_s=self.settings.body_wait_s, take=take
+            )
 
     async def acknowledged_head(self, tree_size: int) -> SignedCheckpoint:
         """A signed head of at least this durable size, against which an append is proved.

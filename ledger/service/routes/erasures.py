@@ -9,7 +9,7 @@ from aiohttp import web
 
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
-from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
+from ledger.service.http.body_reader import BODY_PROBLEMS
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import (
     ParsedBody,
@@ -34,9 +34,7 @@ async def erase_subject(context: ServiceContext, request: web.BaseRequest) -> we
     if token.tenant is not None:
         raise ProblemError("wrong-tenant", "a subject's values may be of every tenant")
     check_media_type(request.headers.get("Content-Type"), (JSON_MEDIA,))
-    with context.bytes_in_flight.lease(token.name) as take:
-        wait_s = context.settings.body_wait_s
-        body = await read_body(request, bytes_max=BODY_BYTES_MAX, wait_s=wait_s, take=take)
+    body = await context.read_body(request, owner=token.name, bytes_max=BODY_BYTES_MAX)
     check_json_of(body, Erase)
     erase = msgspec.json.decode(body, type=Erase)
     store = context.private_fields.store

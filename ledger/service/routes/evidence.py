@@ -23,7 +23,7 @@ from aiohttp import web
 from ledger.query.answer import Row
 from ledger.service.auth import authenticate, is_authorized
 from ledger.service.context import ServiceContext
-from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
+from ledger.service.http.body_reader import BODY_PROBLEMS
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import ParsedBody, check_media_type
 from ledger.service.http.responses import JSON_MEDIA
@@ -93,9 +93,7 @@ async def _read_ask(
     context: ServiceContext, request: web.BaseRequest, token: TokenRecord
 ) -> AskEvidence:
     check_media_type(request.headers.get("Content-Type"), (JSON_MEDIA,))
-    with context.bytes_in_flight.lease(token.name) as take:
-        wait_s = context.settings.body_wait_s
-        body = await read_body(request, bytes_max=BODY_BYTES_MAX, wait_s=wait_s, take=take)
+    body = await context.read_body(request, owner=token.name, bytes_max=BODY_BYTES_MAX)
     try:
         ask = msgspec.json.decode(body, type=AskEvidence)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

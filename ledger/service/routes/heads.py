@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from ledger.service.context import ServiceContext
-from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
+from ledger.service.http.body_reader import BODY_PROBLEMS
 from ledger.service.http.parameters import flag_parameter, number_parameter, size_parameter
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import JSON_MEDIA, NO_CACHE, TEXT_MEDIA, encode_answer
@@ -72,9 +72,7 @@ async def show_checkpoint(context: ServiceContext, request: web.BaseRequest) -> 
     If this log signed it and does not have its entries, the log takes no events any more until a
     person decides: an old copy of it was put back.
     """
-    with context.bytes_in_flight.lease(request.remote or "") as take:
-        wait_s = context.settings.body_wait_s
-        body = await read_body(request, bytes_max=NOTE_BYTES_MAX, wait_s=wait_s, take=take)
+    body = await context.read_body(request, owner=request.remote or "", bytes_max=NOTE_BYTES_MAX)
     try:
         known = context.publisher.show(body, by="a client")
     except (MalformedError, VerificationError) as error:

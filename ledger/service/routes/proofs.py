@@ -13,7 +13,7 @@ from aiohttp import web
 
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
-from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
+from ledger.service.http.body_reader import BODY_PROBLEMS
 from ledger.service.http.parameters import size_parameter
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import (
@@ -119,9 +119,7 @@ async def read_consistency(
 async def read_multi(context: ServiceContext, request: web.BaseRequest) -> web.Response:
     """Prove that some leaves are in the tree of a size, with the hashes that they share once."""
     token = authenticate(context.access, request, "read")
-    with context.bytes_in_flight.lease(token.name) as take:
-        wait_s = context.settings.body_wait_s
-        body = await read_body(request, bytes_max=MULTI_BYTES_MAX, wait_s=wait_s, take=take)
+    body = await context.read_body(request, owner=token.name, bytes_max=MULTI_BYTES_MAX)
     try:
         ask = msgspec.json.decode(body, type=AskMulti)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -22,7 +22,7 @@ from ledger.query.hints import HINTS_TIME_S, find_hints
 from ledger.query.sight import EngineSight
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
-from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
+from ledger.service.http.body_reader import BODY_PROBLEMS
 from ledger.service.http.parameters import (
     EVENT_REF,
     QUERY,
@@ -136,9 +136,7 @@ async def ask_search(context: ServiceContext, request: web.BaseRequest) -> web.R
     """A page of the events that a query in the body finds, with counts by groups."""
     token = authenticate(context.access, request, "read")
     check_media_type(request.headers.get("Content-Type"), (JSON_MEDIA,))
-    with context.bytes_in_flight.lease(token.name) as take:
-        wait_s = context.settings.body_wait_s
-        body = await read_body(request, bytes_max=BODY_BYTES_MAX, wait_s=wait_s, take=take)
+    body = await context.read_body(request, owner=token.name, bytes_max=BODY_BYTES_MAX)
     try:
         ask = msgspec.json.decode(body, type=AskSearch)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
