@@ -111,30 +111,10 @@ def counting_options(command: Callable[..., int | None]) -> Callable[..., int | 
     )
     @click.option("--zone", metavar="ZONE", help="The time zone of --histogram: Europe/Berlin.")
     @functools.wraps(command)
-    def counted(
-        *,
-        fields: tuple[str, ...],
-        top: int,
-        rarest: bool,
-        distinct: str | None,
-        numbers: str | None,
-        new_since: str | None,
-        histogram: Unit | None,
-        zone: str | None,
-        **others: Any,
-    ) -> int | None:
-        counting = CountOptions(
-            fields=fields,
-            top=top,
-            rarest=rarest,
-            distinct=distinct,
-            numbers=numbers,
-            new_since=new_since,
-            histogram=histogram,
-            zone=zone,
-        )
+    def counted(**given: Any) -> int | None:
+        counting = CountOptions(**{name: given.pop(name) for name in COUNT_NAMES})
         counting.check()
-        return command(counting=counting, **others)
+        return command(counting=counting, **given)
 
     return counted
 
