@@ -11,10 +11,13 @@ from ledger_core.event.model import LIMITS, EventError
 KEY_SHOWN_CHARS_MAX: Final = 64
 
 TOKENS_MAX: Final = 1 << 17
-"""Values looked at one by one in an event that is nested too deep to be skipped in one step."""
+"""Tokens or values looked at one by one in an event that a decoder can't skip in one step.
+
+A few hundredths of a second; a batch that has more is refused as a whole.
+"""
 
 _INPUT_BYTES_MAX: Final = LIMITS["input"].most
-_EVENTS_KEY: Final = "events"
+EVENTS_KEY: Final = "events"
 _KEY_BYTES_MAX: Final = 16
 _MAP_HEADS: Final = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
 _ARRAY_HEADS: Final = frozenset((*range(0x90, 0xA0), 0xDC, 0xDD))
@@ -89,7 +92,7 @@ def _end_of_deep_value(body: bytes, offset: int) -> int:
 
 def _is_events_key(unpacker: msgpack.Unpacker, body: bytes) -> bool:
     key = _skip(unpacker, body)
-    return len(key) <= _KEY_BYTES_MAX and msgpack.unpackb(key) == _EVENTS_KEY
+    return len(key) <= _KEY_BYTES_MAX and msgpack.unpackb(key) == EVENTS_KEY
 
 
 def _skip(unpacker: msgpack.Unpacker, body: bytes) -> bytes:

@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from ledger.service.http.msgpack_body import decode_msgpack, split_msgpack
+from ledger.service.http.msgpack_body import EVENTS_KEY, TOKENS_MAX, decode_msgpack, split_msgpack
 from ledger.service.http.problems import ProblemError, too_many_events
 from ledger.service.http.responses import JSON_MEDIA, NDJSON_MEDIA
 from ledger_core.event.reader import Reader, ReadEvent
@@ -46,12 +46,6 @@ NDJSON_NAMES: Final = frozenset(
     }
 )
 """JSON lines have no registered media type; senders use these."""
-
-TOKENS_MAX: Final = 1 << 17
-"""Strings, commas and runs of brackets read in a batch with an event that is no JSON; a few
-hundredths of a second. A batch that has more is refused as a whole."""
-
-_EVENTS_KEY: Final = "events"
 
 
 # JSON's white space: `\s` would take more.
@@ -257,14 +251,14 @@ def _explain_batch(body: bytes) -> ProblemError:
     try:
         events = bytes(_decode_batch(body).events)
     except msgspec.ValidationError:
-        return ProblemError("unknown-key", f'only "{_EVENTS_KEY}" may stand in a batch')
+        return ProblemError("unknown-key", f'only "{EVENTS_KEY}" may stand in a batch')
     except RecursionError:
         return ProblemError("too-deep", "objects and arrays are nested too deep")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return ProblemError("not-json", f"the body is not JSON: {error}")
     if not events.startswith(b"["):
-        return ProblemError("wrong-type", "expected an array of events", field=_EVENTS_KEY)
-    return ProblemError("repeated-key", "stands twice in one object", field=_EVENTS_KEY)
+        return ProblemError("wrong-type", "expected an array of events", field=EVENTS_KEY)
+    return ProblemError("repeated-key", "stands twice in one object", field=EVENTS_KEY)
 
 
 def _split_lines(body: bytes, events_max: int, reader: Reader) -> ParsedBody:
