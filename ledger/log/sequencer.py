@@ -72,8 +72,7 @@ class Sequencer:
         Raises: QueueFullError, CommitUndoneError (nothing stored); CommitFailedError (outcome
         unknown until the log is opened again; the id makes a repetition safe); HeldError.
         """
-        weight = Weight(len(entries), sum(len(entry.leaf) for entry in entries))
-        return await self.append_made(lambda: entries, weight)
+        return await self.append_made(lambda: entries, _weigh(entries))
 
     async def append_made(
         self, make_entries: Callable[[], Sequence[NewEntry]], weight: Weight
@@ -99,8 +98,7 @@ class Sequencer:
         Raises: as `append`; VerificationError with nothing stored.
         """
         checkpoint = None if published is None else (published.head.tree_size, published.note)
-        weight = Weight(len(entries), sum(len(entry.leaf) for entry in entries))
-        return await self._submit(_Job(lambda: entries, weight, checkpoint, expected))
+        return await self._submit(_Job(lambda: entries, _weigh(entries), checkpoint, expected))
 
     async def publish(self, *, tree_size: int, note: str) -> None:
         """Make a signed checkpoint durable. Raises: as `append`."""
@@ -153,3 +151,7 @@ class Sequencer:
         if self._grown is not None:
             self._grown.set()
             self._grown = None
+
+
+def _weigh(entries: Sequence[NewEntry]) -> Weight:
+    return Weight(len(entries), sum(len(entry.leaf) for entry in entries))
