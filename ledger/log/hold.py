@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from ledger.runtime.records import read_record
 from ledger.store.log import LogStore
 from ledger_client.runtime.files import write_atomically
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
@@ -81,12 +82,7 @@ class Hold:
 
 def read_hold(path: Path) -> HoldRecord | None:
     """The hold in a file, or None. Raises: MalformedError."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=HoldRecord)
-    except FileNotFoundError:
-        return None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedError(f"{path}: {error}") from None
+    return read_record(path, HoldRecord)
 
 
 def write_hold(path: Path, record: HoldRecord) -> None:

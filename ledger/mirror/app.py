@@ -13,14 +13,13 @@ from ledger.mirror.fetching import LogReader
 from ledger.mirror.follower import Follower
 from ledger.mirror.replica import ForkError, Replica
 from ledger.mirror.state import MirrorState
+from ledger.service.app import run_process
 from ledger.service.app import serve as serve_ledger
-from ledger.service.app import shorten_pauses
 from ledger.service.mirrored import Heads, Lag
 from ledger.service.routes import ROUTES as LEDGER_ROUTES
 from ledger.service.settings import Settings
 from ledger.witness.app import open_witness
 from ledger_client.runtime.clock import unix_s
-from ledger_client.runtime.server import run_until_signal
 from ledger_core.event.canonical import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import UnavailableError, VerificationError
@@ -130,8 +129,7 @@ def run(
 
     Raises: as `serve`.
     """
-    shorten_pauses()
-    run_until_signal(lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready))
+    run_process(lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready))
 
 
 async def serve(

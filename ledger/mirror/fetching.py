@@ -17,6 +17,7 @@ from ledger_client.async_driver import AsyncDriver
 from ledger_client.async_transport import AsyncTransport
 from ledger_client.errors import RejectedError
 from ledger_client.messages import Endpoint, Plan, Request, Response
+from ledger_client.plans.heads import show_head_request
 from ledger_client.plans.read import fetch_bundle, fetch_tile
 from ledger_client.plans.stream import LineSplitter
 from ledger_client.responses import decode_answer
@@ -105,12 +106,7 @@ class LogReader:
 
     async def show_head(self, note: str) -> None:
         """Show the log a head that it signed. Raises: UnavailableError, RejectedError."""
-        request = Request(
-            target="/v1/checkpoints",
-            method="POST",
-            content_type="text/plain; charset=utf-8",
-            body=note.encode(),
-        )
+        request = show_head_request(note)
         decode_answer(request, await self._send(request), msgspec.Raw)
 
     async def _fetch(self, plan: Plan[bytes], ref: TileRef) -> bytes:

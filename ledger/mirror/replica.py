@@ -28,6 +28,7 @@ import structlog
 from ledger.log.hold import read_own_head
 from ledger.log.sequencer import Sequencer
 from ledger.mirror.data_dir import MirrorPaths
+from ledger.runtime.records import read_record
 from ledger.store.log_start import last_received_time
 from ledger.store.writer import NewEntry, parsed_entry
 from ledger_client.messages import Plan
@@ -35,7 +36,8 @@ from ledger_client.plans.heads import fetch_consistency
 from ledger_client.runtime.clock import unix_us
 from ledger_client.runtime.files import write_atomically
 from ledger_client.state_file import StateFile
-from ledger_core.event.canonical import format_time, parse_leaf
+from ledger_core.event.canonical import event_json_of, format_time
+from ledger_core.event.leaf_batch import parse_leaves
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import Policy, VerifiedHead
@@ -232,9 +234,10 @@ class Replica:
         """The entries of leaves, and when the last was received. Raises: VerificationError."""
         received_time = self._received_time
         entries = []
+        parsed_leaves = parse_leaves(leaves)
         for leaf_index, leaf in enumerate(leaves, self.held.tree_size):
             try:
-                parsed = parse_leaf(leaf)
+                parsed = next(parsed_leaves)
             except MalformedError as error:
                 raise VerificationError(f"entry {leaf_index} is no leaf: {error}") from error
             time_ = parsed.received.time
@@ -245,7 +248,7 @@ class Replica:
                     f"{received_time}: the log's clock ran backwards"
                 )
             received_time = time_
-            entries.append(parsed_entry(leaf, parsed))
+            entries.append(parsed_entry(leaf, parsed.event, event_json_of(leaf)))
         return entries, received_time
 
     def _publish(self, head: VerifiedHead, signed: SignedCheckpoint | None) -> None:
@@ -276,12 +279,7 @@ class Replica:
 
 def read_stop(paths: MirrorPaths) -> StopRecord | None:
     """Why a mirror follows no more, or None. Raises: MalformedError for a damaged file."""
-    try:
-        return msgspec.json.decode(paths.stopped.read_bytes(), type=StopRecord)
-    except FileNotFoundError:
-        return None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedError(f"{paths.stopped}: {error}") from None
+    return read_record(paths.stopped, StopRecord)
 
 
 def _as_fork(error: VerificationError) -> ForkError:

@@ -94,9 +94,14 @@ def run(
 
     Raises: as `serve`.
     """
-    shorten_pauses()
+    run_process(lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready))
+
+
+def run_process(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run a service, of a ledger or a mirror, as the only work of this process, until a signal."""
+    _shorten_pauses()
     map_large_blocks()
-    run_until_signal(lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready))
+    run_until_signal(serve)
 
 
 async def serve(
@@ -350,7 +355,7 @@ async def _watched(context: ServiceContext, name: str, work: Awaitable[None]) ->
     context.broken.append(f"the task {name} has ended")
 
 
-def shorten_pauses() -> None:
+def _shorten_pauses() -> None:
     """Bound how long searches on other threads keep the event loop waiting.
 
     A thread that computes gives up the interpreter's lock 5 ms after another one asks for it, and

@@ -30,6 +30,7 @@ import msgspec
 
 from ledger.log.publisher import LogSigner
 from ledger.runtime.keys import read_keys, read_secret_key, write_keys, write_secret_key
+from ledger.runtime.records import read_record
 from ledger.service.settings import Settings, read_settings, settings_template
 from ledger.store.erasable_values import KEY_BYTES, PrivateStore, create_private
 from ledger.store.log import create_log
@@ -96,12 +97,7 @@ class PromotionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 def read_promotion(paths: DirectoryPaths) -> PromotionRecord | None:
     """The promotion by which a ledger was made, or None. Raises: MalformedError."""
-    try:
-        return msgspec.json.decode(paths.promoted.read_bytes(), type=PromotionRecord)
-    except FileNotFoundError:
-        return None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedError(f"{paths.promoted}: {error}") from None
+    return read_record(paths.promoted, PromotionRecord)
 
 
 def create_directory(

@@ -11,9 +11,10 @@ from typing import Final
 
 import msgspec
 
+from ledger.runtime.records import read_record
 from ledger.service.data_dir import DirectoryPaths
 from ledger_client.runtime.files import sync_directory, write_atomically
-from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.errors import UnavailableError
 
 DRAFT: Final = "log.new"
 """The name of a new log until it takes the place of the old one."""
@@ -28,12 +29,7 @@ class Unfinished(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_unfinished(paths: DirectoryPaths) -> Unfinished | None:
     """The recovery that has not ended, or None. Raises: MalformedError."""
-    try:
-        return msgspec.json.decode(paths.recovering.read_bytes(), type=Unfinished)
-    except FileNotFoundError:
-        return None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedError(f"{paths.recovering}: {error}") from None
+    return read_record(paths.recovering, Unfinished)
 
 
 def check_finished(paths: DirectoryPaths) -> None:

@@ -19,7 +19,8 @@ from ledger.store.log_start import check_right_edge, partial_tile_bytes
 from ledger.store.token_events import TOKEN_ACTION, find_token_events, read_token_event
 from ledger.store.transaction import Transaction
 from ledger_client.runtime.files import FileLock
-from ledger_core.event.canonical import Leaf, parse_leaf, parse_time
+from ledger_core.event.canonical import parse_leaf, parse_time
+from ledger_core.event.model import Event
 from ledger_core.event.reader import is_same_event
 from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import MICROSECONDS
@@ -47,13 +48,14 @@ class NewEntry(msgspec.Struct, frozen=True, gc=False):
 
 def entry_of(leaf: bytes) -> NewEntry:
     """The entry of a leaf that was logged before. Raises: MalformedError."""
-    return parsed_entry(leaf, parse_leaf(leaf))
+    parsed = parse_leaf(leaf)
+    return parsed_entry(leaf, parsed.event, parsed.event_json)
 
 
-def parsed_entry(leaf: bytes, parsed: Leaf) -> NewEntry:
-    """The entry of a leaf that was logged before, and was parsed."""
-    id_bytes = bytes.fromhex(str(parsed.event.id).replace("-", ""))
-    return NewEntry(id_bytes, leaf, leaf_hash(leaf), parsed.event_json, time_filled=False)
+def parsed_entry(leaf: bytes, event: Event, event_json: bytes) -> NewEntry:
+    """The entry of a leaf that was logged before, with the event that was parsed from it."""
+    id_bytes = bytes.fromhex(str(event.id).replace("-", ""))
+    return NewEntry(id_bytes, leaf, leaf_hash(leaf), event_json, time_filled=False)
 
 
 class Placement(enum.Enum):

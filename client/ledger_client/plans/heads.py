@@ -187,14 +187,18 @@ def show_head(note: str) -> Plan[None]:
 
     A log that was put back from an old copy takes no events from then on until a person decides.
     """
-    request = Request(
+    with suppress(UnavailableError):
+        yield show_head_request(note)
+
+
+def show_head_request(note: str) -> Request:
+    """The request that shows the log a head."""
+    return Request(
         target="/v1/checkpoints",
         method="POST",
         content_type="text/plain; charset=utf-8",
         body=note.encode(),
     )
-    with suppress(UnavailableError):
-        yield request
 
 
 def fetch_consistency(old_size: int, new_size: int) -> Plan[ConsistencyProof]:

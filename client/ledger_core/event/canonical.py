@@ -287,9 +287,13 @@ def _read_plain_leaf(leaf: bytes) -> Leaf | None:
         has_canonical_shapes(whole) and has_plain_values(whole.event)
     ):
         return None
+    return Leaf(whole.event, whole.received, event_json_of(leaf))
+
+
+def event_json_of(leaf: bytes) -> bytes:
+    """The bytes of the event within a leaf. Precondition: the leaf is canonical."""
     # `received` has texts alone, in which a quotation mark is escaped: the last one is the leaf's.
-    event_json = leaf[_EVENT_START : leaf.rindex(b',"received":{')]
-    return Leaf(whole.event, whole.received, event_json)
+    return leaf[_EVENT_START : leaf.rindex(b',"received":{')]
 
 
 def has_plain_values(event: Event) -> bool:
