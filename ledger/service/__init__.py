@@ -2,7 +2,9 @@
 
 settings        every setting, in one table
 data_dir        the files of a ledger's folder
-app             opens the parts, runs and stops them
+app             the life cycle: opens the parts, runs and stops them
+open_parts      opens them
+background      the tasks beside the requests
 context         the parts of a running service, as handlers get them
 ingest          the append path, from a body to the sequencer
 append_thread   does the slow steps of appends beside the event loop
