@@ -52,20 +52,16 @@ class MirroredLog:
         """The latest published head of the log whose entries are held here."""
         return self._replica.published
 
-    @published.setter
-    def published(self, _head: SignedCheckpoint | None) -> None:
-        raise AssertionError("a mirror publishes the heads of its log alone")
-
     @property
     def witnesses(self) -> tuple[WitnessStatus, ...]:
         """None: the log asks them."""
         return ()
 
-    def sign(self) -> SignedCheckpoint:
+    async def newest(self) -> SignedCheckpoint:
         """Raises: UnavailableError."""
         raise UnavailableError("a mirror signs no head of the log")
 
-    def show(self, data: bytes, *, by: str) -> bool:
+    async def shown(self, data: bytes, *, by: str) -> bool:
         """Take a checkpoint that somebody has; one that forks the log stops the mirror."""
         try:
             return self._replica.shown(data)

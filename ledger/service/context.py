@@ -93,7 +93,7 @@ class ServiceContext:
         Raises: as `published_covering`.
         """
         if self.policy.quorum is None:
-            return self.publisher.sign()
+            return await self.publisher.newest()
         return await self.published_covering(tree_size, wait_s=self.settings.witnessed_wait_s)
 
     async def published_covering(
