@@ -34,9 +34,12 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("part", nargs="*", choices=[[], *_parts(quick=True)])
+    parser.add_argument("part", nargs="*", help=", ".join(_parts(quick=True)))
     options = parser.parse_args()
     parts = _parts(quick=options.quick)
+    for name in options.part:
+        if name not in parts:
+            parser.error(f"there is no part {name}; the parts are {', '.join(parts)}")
     shutil.rmtree(FOLDER, ignore_errors=True)
     rows = [row for name in options.part or parts for row in parts[name]()]
     print(format_table(rows))
