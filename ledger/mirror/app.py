@@ -15,7 +15,7 @@ from ledger.mirror.replica import ForkError, Replica
 from ledger.mirror.state import MirrorState
 from ledger.service.app import run_process
 from ledger.service.app import serve as serve_ledger
-from ledger.service.mirrored import Heads, Lag
+from ledger.service.mirrored import Lag, RunningHeads
 from ledger.service.routes import ROUTES as LEDGER_ROUTES
 from ledger.service.settings import Settings
 from ledger.witness.app import open_witness
@@ -42,7 +42,7 @@ class MirroredLog:
     ) -> None:
         self.log_url: str = url
         self.cosigner: Final = cosigner
-        self.heads: Heads = self
+        self.heads: RunningHeads = self
         self._replica: Final = replica
         self._follower: Final = follower
         self._state: Final = state

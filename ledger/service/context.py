@@ -15,7 +15,7 @@ from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import retry_later
 from ledger.service.ingest import IngestPipeline
 from ledger.service.metrics import Metrics
-from ledger.service.mirrored import Heads, Mirrored
+from ledger.service.mirrored import Mirrored, RunningHeads
 from ledger.service.private_fields import PrivateFields
 from ledger.service.query_pool import QueryPool
 from ledger.service.quotas import Quotas
@@ -41,7 +41,7 @@ class ServiceContext:
     store: LogStore
     access: AccessStore
     sequencer: Sequencer
-    publisher: Heads
+    publisher: RunningHeads
     ingest: IngestPipeline
     private_fields: PrivateFields
     query_pool: QueryPool

@@ -51,6 +51,10 @@ class Heads(Protocol):
         """The first published head of at least this size; None when time ran out."""
         ...
 
+
+class RunningHeads(Heads, Protocol):
+    """The heads of a service in the process that publishes them."""
+
     async def publish(self) -> None:
         """Publish the newest durable head. Raises: as `Publisher.publish`."""
         ...
@@ -76,7 +80,7 @@ class Mirrored(Protocol):
     """The log on another host that a service mirrors."""
 
     log_url: str
-    heads: Heads
+    heads: RunningHeads
 
     def lag(self) -> Lag:
         """How far the mirror is behind."""
