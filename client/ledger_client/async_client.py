@@ -15,7 +15,6 @@ from ledger_client.plans.evidence import evidence_request, verify_written
 from ledger_client.plans.export import ExportVerifier, proof_path, replacing
 from ledger_client.plans.export_proof import FileFormat
 from ledger_client.plans.kept_heads import read_kept_heads
-from ledger_client.plans.parquet import check_parquet, rewrite_as_parquet
 from ledger_client.plans.question import Parameters, ask_query
 from ledger_client.plans.read import plan_walk, prove_inclusion, read_event
 from ledger_client.plans.search import (
@@ -44,6 +43,7 @@ from ledger_client.results import (
     Seen,
 )
 from ledger_client.runtime.clock import unix_us
+from ledger_client.sql.parquet import check_parquet, rewrite_as_parquet
 from ledger_core.api import AskEvidence, Erased
 from ledger_core.asking import AskCount
 from ledger_core.query.counting import Unit

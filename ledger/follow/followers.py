@@ -17,6 +17,8 @@ class FollowerSpec(NamedTuple):
 
 
 FOLLOWERS: Final = (FollowerSpec("index", "ledger.query.indexer", ("log", "index")),)
+PARQUET: Final = FollowerSpec("parquet", "ledger.query.parquet_segments", ("log", "parquet"))
+"""With the setting `parquet` only."""
 
 
 class Followers:

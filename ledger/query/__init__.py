@@ -14,6 +14,7 @@
     engine           all of the above behind one class; the service calls it
     segment_builder  seals full segments into the index; rebuilds and checks it
     indexer          the process and the thread that keep the index up to date
+    parquet_segments full segments as Parquet for `ledger sql`, and the process that makes them
 
 The language is `ledger_core.query`, the index format `ledger.store.index`.
 """

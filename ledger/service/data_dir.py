@@ -10,6 +10,7 @@ DIR/digest.key    the key of the digests of ids, mode 0600; made if it is missin
 DIR/private/      LMDB and a file of keys: erasable values; made if it is missing
 DIR/log/          LMDB: the log
 DIR/index/        the index, a file a segment; made from the log if it is missing
+DIR/parquet/      full segments as Parquet, if the setting says so; made from the log
 DIR/access/       LMDB: access tokens, by hash
 DIR/published     the head published last: the marker (ledger/log/hold.py)
 DIR/hold.json     why the log takes no events, until `ledger recover`; only then
@@ -64,6 +65,7 @@ class DirectoryPaths:
     def __init__(self, root: Path, *, parts: str = "") -> None:
         self.log: Final = root / "log"
         self.index: Final = root / "index"
+        self.parquet: Final = root / "parquet"
         root = root / parts
         self.root: Final = root
         self.settings: Final = root / "ledger.toml"

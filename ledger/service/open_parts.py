@@ -10,7 +10,7 @@ from secrets import token_bytes
 
 import structlog
 
-from ledger.follow.followers import Followers
+from ledger.follow.followers import FOLLOWERS, PARQUET, Followers
 from ledger.log.hold import Hold
 from ledger.log.public_policy import public_policy
 from ledger.log.publisher import LogSigner, Publisher, PublisherOptions
@@ -34,7 +34,7 @@ from ledger.service.http.in_flight import InFlight
 from ledger.service.http.openapi import make_openapi
 from ledger.service.ingest import IngestPipeline
 from ledger.service.metrics import Metrics
-from ledger.service.mirrored import MakeMirrored
+from ledger.service.mirrored import Heads, MakeMirrored
 from ledger.service.old_values import bind_old_values
 from ledger.service.private_fields import PrivateFields, parse_fields
 from ledger.service.query_pool import QueryPool
@@ -47,6 +47,7 @@ from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
 from ledger.store.log_start import last_received_time
 from ledger.store.writer import LogWriter
+from ledger_client.sql.parquet import check_parquet
 from ledger_core.event.commitments import PrivateReader
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.secrets import default_rules, parse_rules
@@ -77,10 +78,9 @@ def open_parts(
         waiting_max=settings.waiting_events_max,
         waiting_bytes_max=settings.waiting_bytes_max,
     )
-    clock = LogClock(last=last_received_time(writer.store), read_unix_ns=time.time_ns)
-    hold = Hold(paths.hold)
-    sequencer = Sequencer(writer, limits=limits, hold=hold, receive_us=clock.now)
+    sequencer = Sequencer(writer, limits=limits, hold=Hold(paths.hold))
     opened.push_async_callback(sequencer.stop)
+    clock = LogClock(last=last_received_time(writer.store), read_unix_ns=time.time_ns)
     if make_mirrored is None:
         clock.check_start(settings)
     access = opened.enter_context(closing(open_tokens(paths, settings)))
@@ -95,7 +95,9 @@ def open_parts(
     bind_old_values(private, writer.store)
     in_work = AppendsInWork()
     query_pool = _open_query_pool(paths, writer.store, settings, in_work, opened)
-    followers = Followers(paths.root)
+    if settings.parquet:
+        check_parquet()
+    followers = Followers(paths.root, (*FOLLOWERS, PARQUET) if settings.parquet else FOLLOWERS)
     followers.start()
     opened.callback(followers.stop)
     origin = writer.store.origin()
@@ -120,7 +122,7 @@ def open_parts(
         mirrored=mirrored,
         ingest=IngestPipeline(
             sequencer=sequencer,
-            wall_us=clock.wall_us,
+            clock=clock,
             reader=reader,
             private_fields=private_fields,
             secret_filter=SecretFilter(rules, settings.secrets, reader, metrics),
@@ -157,7 +159,7 @@ def _open_publisher(
     sequencer: Sequencer,
     signers: Sequence[LogSigner],
     policy: Policy,
-) -> Publisher:
+) -> Heads:
     """The publisher of a ledger. Raises: MalformedError, VerificationError for an unfit key."""
     origin = sequencer.store.origin()
     for signer in signers:

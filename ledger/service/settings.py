@@ -142,6 +142,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "Events that a search reads, where the index alone can't decide, before it answers with "
         "what it has found.",
     ] = 200_000
+    parquet: Annotated[
+        bool,
+        "Keep each full segment of 65,536 events as Parquet too, for `ledger sql`. Needs the extra "
+        "sql of the client, which brings DuckDB.",
+    ] = False
     streams_max: Annotated[
         Count,
         "Live streams that may be open, a quarter of them by one token and half by the tokens of "

@@ -19,14 +19,14 @@ from ledger_client.extras import MissingExtraError
 from ledger_client.plans.export import ExportVerifier, proof_path
 from ledger_client.plans.export_proof import CheckedExport, check_export
 from ledger_client.plans.heads import Heads
-from ledger_client.plans.parquet import (
+from ledger_client.plans.question import ask_query
+from ledger_client.sql.parquet import (
     FAULTS_MAX,
     ParquetLines,
     altered_columns,
     check_parquet,
     rewrite_as_parquet,
 )
-from ledger_client.plans.question import ask_query
 from ledger_core.event.canonical import encode_event, format_leaf, format_time
 from ledger_core.event.csv import COLUMNS
 from ledger_core.tlog.errors import MalformedError

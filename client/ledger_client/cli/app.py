@@ -54,6 +54,7 @@ COMMANDS: Final = {
     "playbook": _Command(
         "playbook:command", "Ask the first questions of an incident, one command each."
     ),
+    "sql": _Command("sql:command", "Ask events by SQL, with DuckDB on this machine."),
     "export": _Command(
         "export:command", "Write what a query finds to a file, with proofs if wanted."
     ),
@@ -72,6 +73,7 @@ COMMANDS: Final = {
     "erase": _Command("erase:command", "Destroy the private values of a person, for good."),
     "scan": _Command("scan:command", "Find secrets in a file or in the ledger."),
     "reindex": _Command(None, "Rebuild the index from the log."),
+    "parquet": _Command(None, "Write full segments as Parquet, for ledger sql."),
     "fsck": _Command(None, "Recompute a stored ledger and name what is wrong."),
     "backup": _Command(None, "Copy a ledger to a folder, also while it is served."),
     "restore": _Command(None, "Make a ledger from a backup."),

@@ -14,6 +14,7 @@ import click
 from ledger_client import LedgerClient
 from ledger_client.messages import check_loopback
 from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.policy import Policy, parse_policy
 
 URL_DEFAULT = "http://127.0.0.1:8765"
 
@@ -59,15 +60,23 @@ class Connection:
         self._state = state
         self._insecure = insecure
 
-    def open(self) -> LedgerClient:
-        """Make a client for this ledger. Raises: click.UsageError for a bad URL or token."""
+    def policy(self) -> Policy:
+        """The policy by which heads are verified. Raises: click.UsageError without --policy."""
+        return parse_policy(self._policy_file().read_bytes())
+
+    def _policy_file(self) -> Path:
         if self._policy is None:
             raise click.UsageError("Missing option '--policy'.")
+        return self._policy
+
+    def open(self) -> LedgerClient:
+        """Make a client for this ledger. Raises: click.UsageError for a bad URL or token."""
+        policy = self._policy_file()
         with usage_errors():
             return LedgerClient(
                 self._url,
                 self._token,
-                policy=self._policy,
+                policy=policy,
                 state=self._state,
                 insecure=self._insecure,
             )

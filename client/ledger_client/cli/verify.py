@@ -20,8 +20,8 @@ from ledger_client.cli.console import (
     print_json,
 )
 from ledger_client.plans.export import proof_path
-from ledger_client.plans.export_proof import check_export
-from ledger_client.plans.parquet import MAGIC, ParquetLines, altered_columns
+from ledger_client.plans.export_proof import CheckedExport, check_export
+from ledger_client.sql.parquet import MAGIC, ParquetLines, altered_columns
 from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.event.model import Event, Principal
 from ledger_core.evidence.findings import Evidence, StatedExport
@@ -97,15 +97,7 @@ def _verify_evidence(file: Path, policy: Policy, *, as_json: bool) -> None:
 
 def _verify_export(file: Path, proofs: Path, policy: Policy, *, as_json: bool) -> None:
     """Raises: VerificationError when a row does not verify, or when there is none."""
-    altered: list[str] = []
-    with file.open("rb") as rows, proofs.open("rb") as lines:
-        if rows.read(len(MAGIC)) == MAGIC:
-            altered = altered_columns(file)
-            checked = check_export(ParquetLines(file), lines, policy)
-        else:
-            rows.seek(0)
-            checked = check_export(rows, lines, policy)
-    checked = replace(checked, faults=(*checked.faults, *altered))
+    checked = _read_export(file, proofs, policy)
     if as_json:
         print_json(
             {
@@ -132,6 +124,27 @@ def _verify_export(file: Path, proofs: Path, policy: Policy, *, as_json: bool) -
         )
         if checked.question.unread:
             note(f"the query was not evaluated: {checked.question.unread}")
+    _refuse_faults(file, checked)
+
+
+def check_export_file(file: Path, proofs: Path, policy: Policy) -> None:
+    """Check all of an export by the proofs beside it. Raises: as `ledger verify`."""
+    _refuse_faults(file, _read_export(file, proofs, policy))
+
+
+def _read_export(file: Path, proofs: Path, policy: Policy) -> CheckedExport:
+    altered: list[str] = []
+    with file.open("rb") as rows, proofs.open("rb") as lines:
+        if rows.read(len(MAGIC)) == MAGIC:
+            altered = altered_columns(file)
+            checked = check_export(ParquetLines(file), lines, policy)
+        else:
+            rows.seek(0)
+            checked = check_export(rows, lines, policy)
+    return replace(checked, faults=(*checked.faults, *altered))
+
+
+def _refuse_faults(file: Path, checked: CheckedExport) -> None:
     if checked.faults:
         for fault in checked.faults:
             note(f"not verified: {fault}")

@@ -1,0 +1,340 @@
+"""`ledger sql`: SQL over events, on this machine."""
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import click
+
+from ledger_client.cli.app import load_server_part
+from ledger_client.cli.client_options import Connection, connection_options
+from ledger_client.cli.console import counted, json_text, note
+from ledger_client.cli.grid import show_grid
+from ledger_client.cli.query import explained
+from ledger_client.cli.verify import check_export_file
+from ledger_client.plans.export import proof_path
+from ledger_client.sql.checking import find_altered
+from ledger_client.sql.database import (
+    MEMORY_DEFAULT,
+    Answer,
+    Database,
+    Sources,
+    open_database,
+)
+from ledger_client.sql.parquet import MAGIC, check_parquet
+from ledger_client.sql.values import to_json, to_text
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.text import printable
+
+SHOWN_MAX: Final = 200
+VERIFIED_MAX: Final = 10_000
+_BATCH_ROWS: Final = 1_000
+_INDEX: Final = "index"
+_OWN_VIEWS: Final = ("events", "targets", "changes")
+_is_name: Final = re.compile("[A-Za-z_][A-Za-z0-9_]*").fullmatch
+
+LeafReader = Callable[[int], bytes]
+"""Reads the leaf at an index, verified."""
+
+Form = Literal["table", "json", "csv"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqlOptions:
+    """What the SQL is asked of, and how its answer is shown."""
+
+    paths: tuple[Path, ...] = ()
+    where: str = ""
+    tables: Mapping[str, Path] = field(default_factory=dict)
+    verify: bool = False
+    limit: int | None = None
+    memory: str = MEMORY_DEFAULT
+    zone: str = "UTC"
+    form: Form = "table"
+
+
+@click.command("sql")
+@click.argument("sql", metavar="SQL|-")
+@click.argument(
+    "sources", metavar="[DIR|EXPORT]...", nargs=-1, type=click.Path(path_type=Path, exists=True)
+)
+@click.option(
+    "--where",
+    metavar="QUERY",
+    help="Without DIR and EXPORT: the events that are fetched, as `ledger query` finds them.",
+)
+@click.option(
+    "--table",
+    "tables",
+    metavar="NAME=FILE",
+    multiple=True,
+    help="A view NAME of another file (.csv, .jsonl, .parquet), to join with. May be repeated.",
+)
+@connection_options
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Prove the event of each row of the answer, which needs the column index, and compare it.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    help=f"At most so many rows. Default: {SHOWN_MAX} as a table, otherwise all.",
+)
+@click.option(
+    "--memory",
+    default=MEMORY_DEFAULT,
+    show_default=True,
+    help="What DuckDB may use; the rest is on disk.",
+)
+@click.option(
+    "--zone", default="UTC", show_default=True, help="The time zone of times: Europe/Berlin."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each row.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+def command(
+    sql: str,
+    sources: tuple[Path, ...],
+    where: str | None,
+    tables: tuple[str, ...],
+    connection: Connection,
+    verify: bool,
+    limit: int | None,
+    memory: str,
+    zone: str,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    """Ask events by SQL, with DuckDB on this machine: ledger sql "SELECT …" DIR.
+
+    DIR is the folder of a ledger or a mirror, EXPORT a file of ledger export as JSON lines or
+    Parquet. Without either the events of the ledger at --url are fetched, each verified. The views
+    are events, targets and changes; docs/sql.md lists their columns. SQL that is - is read from
+    standard input. It is one SELECT, and can read nothing but these files.
+    """
+    if as_json and as_csv:
+        raise click.UsageError("use --json or --csv, not both")
+    if where is not None and sources:
+        raise click.UsageError("Use --where without DIR and EXPORT: SQL has a WHERE of its own.")
+    options = SqlOptions(
+        paths=sources,
+        where=where or "",
+        tables=dict(map(_read_table, tables)),
+        verify=verify,
+        limit=limit,
+        memory=memory,
+        zone=zone,
+        form="json" if as_json else "csv" if as_csv else "table",
+    )
+    ask_sql(sys.stdin.read() if sql == "-" else sql, options, connection)
+
+
+def ask_sql(sql: str, options: SqlOptions, connection: Connection) -> None:
+    """Run one SELECT and print its answer.
+
+    Raises: QueryError with DuckDB's message; VerificationError where a row is not what the log has.
+    """
+    check_parquet()
+    zone = _zone(options.zone)
+    with ExitStack() as opened:
+        scratch = Path(opened.enter_context(TemporaryDirectory(prefix="ledger-sql-")))
+        found = _open_sources(options, connection, scratch, opened)
+        (scratch / "views").mkdir()
+        database = opened.enter_context(
+            open_database(
+                Sources(found.parquet, found.lines, options.tables),
+                scratch / "views",
+                memory=options.memory,
+                zone=options.zone,
+            )
+        )
+        if len(found.parquet) + len(found.lines) > 1 and len(options.paths) > 1:
+            _check_disjoint(database)
+        answer = database.ask(sql)
+        if options.verify:
+            answer = _verified(answer, database, found.read_leaf, scratch)
+        _show(answer, options, zone)
+    for each in found.notes:
+        note(each)
+
+
+def _check_disjoint(database: Database) -> None:
+    twice = "SELECT count(*) - count(DISTINCT leaf_hash) FROM events"
+    (row,) = database.ask(twice).rows
+    if row[0]:
+        raise click.UsageError(
+            f"{counted(row[0], 'event')} would be counted twice: the files have them in common"
+        )
+
+
+def _read_table(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (equals and _is_name(name)) or name.lower() in _OWN_VIEWS:
+        raise click.UsageError(f"--table {text}: want NAME=FILE, with a name of letters and digits")
+    if not Path(path).is_file():
+        raise click.UsageError(f"--table {text}: there is no such file")
+    return name, Path(path)
+
+
+def _zone(name: str) -> ZoneInfo | None:
+    """None for UTC, whose times end with Z. Raises: click.UsageError."""
+    try:
+        return None if name == "UTC" else ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise click.UsageError(f"--zone {name}: want a time zone, such as Europe/Berlin") from None
+
+
+@dataclass(slots=True)
+class _Found:
+    """The files of events, how a leaf of them is verified, and remarks for the reader."""
+
+    parquet: list[Path] = field(default_factory=list)
+    lines: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    read_leaf: LeafReader | None = None
+    """None where every event was verified already."""
+
+
+def _open_sources(
+    options: SqlOptions, connection: Connection, scratch: Path, opened: ExitStack
+) -> _Found:
+    found = _Found()
+    if not options.paths:
+        _fetch(options, connection, scratch, found)
+    unproven = []
+    for place, path in enumerate(options.paths):
+        if path.is_dir():
+            _open_directory(path, connection, scratch / str(place), found, opened, options)
+            continue
+        with path.open("rb") as file:
+            begin = file.read(len(MAGIC))
+        if begin != MAGIC and not begin.startswith(b"{"):
+            raise MalformedError(
+                f"{path} is no export as JSON lines or Parquet: a folder, or such a file is wanted"
+            )
+        (found.parquet if begin == MAGIC else found.lines).append(path)
+        if proof_path(path).exists():
+            if options.verify:
+                check_export_file(path, proof_path(path), connection.policy())
+        else:
+            unproven.append(path)
+    if options.verify and unproven:
+        if found.read_leaf is not None:
+            raise click.UsageError("Use --verify with a folder, or with exports, not with both.")
+        ledger = opened.enter_context(connection.open())
+        found.read_leaf = lambda index: ledger.event(index).leaf
+    return found
+
+
+def _fetch(options: SqlOptions, connection: Connection, scratch: Path, found: _Found) -> None:
+    """Export the events that the SQL is asked of from the ledger."""
+    path = scratch / "events.jsonl"
+    with connection.open() as ledger, explained(options.where):
+        exported = ledger.export(options.where, path)
+    found.lines.append(path)
+    found.notes.append(
+        f"of {counted(exported.rows, 'event')} of the ledger, each proven to be in its tree of size"
+        f" {exported.tree_size:,}"
+    )
+
+
+def _open_directory(
+    path: Path,
+    connection: Connection,
+    scratch: Path,
+    found: _Found,
+    opened: ExitStack,
+    options: SqlOptions,
+) -> None:
+    scratch.mkdir()
+    open_events = load_server_part("parquet-events", needed_by=f"ledger sql … {path}")
+    local = opened.enter_context(open_events(path, scratch))
+    found.parquet += local.sources.parquet
+    found.lines += local.sources.lines
+    found.notes.append(f"of the log in {path} at size {local.tree_size:,}")
+    if local.unsealed:
+        found.notes.append(
+            f"{counted(local.unsealed, 'full segment')} without Parquet: `ledger parquet {path}`"
+            " makes the next question quicker"
+        )
+    if options.verify:
+        if found.read_leaf is not None:
+            raise click.UsageError("Use --verify with one folder.")
+        head = local.head(connection.policy())
+        found.read_leaf = lambda index: local.verified_leaf(index, head)
+
+
+def _verified(
+    answer: Answer, database: Database, read_leaf: LeafReader | None, scratch: Path
+) -> Answer:
+    """The same answer, once each event that it names is proven. Raises: VerificationError."""
+    names = [name.lower() for name in answer.columns]
+    if _INDEX not in names:
+        raise click.UsageError('--verify needs the column "index" in the answer')
+    place, rows = names.index(_INDEX), list(answer.rows)
+    indices = sorted({row[place] for row in rows if row[place] is not None})
+    if not all(type(index) is int and index >= 0 for index in indices):
+        raise click.UsageError('--verify needs a column "index" that has indices of events')
+    if len(indices) > VERIFIED_MAX:
+        raise click.UsageError(f"--verify proves {VERIFIED_MAX:,} events at most: use LIMIT")
+    if read_leaf is not None:
+        (scratch / "verified").mkdir()
+        leaves = [(index, read_leaf(index)) for index in indices]
+        faults = find_altered(database, leaves, scratch / "verified")
+        for fault in faults:
+            note(f"not verified: {fault}")
+        if faults:
+            raise VerificationError(counted(len(faults), "fault"))
+    note(f"verified: {counted(len(indices), 'event')}, each in the log as it is here")
+    return Answer(answer.columns, answer.types, iter(rows))
+
+
+def _show(answer: Answer, options: SqlOptions, zone: ZoneInfo | None) -> None:
+    limit = SHOWN_MAX if options.limit is None and options.form == "table" else options.limit
+    rows = answer.rows if limit is None else islice(answer.rows, limit)
+    shown = 0
+    if options.form == "table":
+        cells = [_texts(answer, row, zone) for row in rows]
+        shown = len(cells)
+        show_grid(answer.columns, cells, are_numbers=[_is_number(each) for each in answer.types])
+    elif options.form == "csv":
+        _print_csv(_written([answer.columns]))
+        while batch := [_texts(answer, row, zone) for row in islice(rows, _BATCH_ROWS)]:
+            shown += len(batch)
+            _print_csv(_written(batch))
+    else:
+        for row in rows:
+            shown += 1
+            values = map(lambda value, kind: to_json(value, kind, zone=zone), row, answer.types)
+            click.echo(json_text(dict(zip(answer.columns, values, strict=True))))
+    more = next(answer.rows, None) is not None if limit is not None else False
+    note(f"{counted(shown, 'row')}{', and more: --limit shows them' if more else ''}")
+
+
+def _texts(answer: Answer, row: Sequence[Any], zone: ZoneInfo | None) -> list[str]:
+    return [to_text(value, kind, zone=zone) for value, kind in zip(row, answer.types, strict=True)]
+
+
+def _is_number(type_name: str) -> bool:
+    return type_name.startswith(("BIGINT", "DECIMAL", "DOUBLE", "FLOAT", "HUGEINT", "INTEGER", "U"))
+
+
+def _written(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    return text.getvalue()
+
+
+def _print_csv(text: str) -> None:
+    if sys.stdout.isatty():
+        text = "".join(each if each in "\r\n" else printable(each) for each in text)
+    click.echo(text.encode(), nl=False)
