@@ -1,4 +1,4 @@
-"""`python -m bench`: all measurements, one table, bench/results.json.
+"""`python -m bench [PART …]`: measurements in one table; of all parts also in bench/results.json.
 
 --quick   one second for each figure and a tenth of the entries: a trial, not a result
 """
@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import (
@@ -15,6 +16,7 @@ from bench import (
     evidence,
     heavy_reader,
     million,
+    mirror,
     overload,
     publishing,
     record,
@@ -22,7 +24,7 @@ from bench import (
     verifying,
     witness,
 )
-from bench.rows import format_table
+from bench.rows import Row, format_table
 
 FOLDER = Path(__file__).parent / "data" / "run"  # bench.query has its data beside it.
 RESULTS = Path(__file__).parent / "results.json"
@@ -32,30 +34,43 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    seconds = 1.0 if quick else 5.0
+    parser.add_argument("part", nargs="*", help=", ".join(_parts(quick=True)))
+    options = parser.parse_args()
+    parts = _parts(quick=options.quick)
+    for name in options.part:
+        if name not in parts:
+            parser.error(f"there is no part {name}; the parts are {', '.join(parts)}")
     shutil.rmtree(FOLDER, ignore_errors=True)
-    rows = [
-        *append.run(FOLDER, seconds=seconds),
-        *overload.run(FOLDER, seconds=4 * seconds),
-        *record.run(FOLDER, entries=100_000 if quick else 1_000_000, seconds=seconds),
-        *secrets.run(),
-        *publishing.run(FOLDER, seconds=seconds),
-        *witness.run(FOLDER, seconds=seconds),
-        *evidence.run(FOLDER, events=100_000 if quick else 1_000_000),
-        *million.run(FOLDER, entries=100_000 if quick else 1_000_000, seconds=seconds),
-        *heavy_reader.run(FOLDER, entries=100_000, seconds=seconds),
-        *verifying.run(FOLDER, entries=100_000 if quick else 1_000_000),
-    ]
+    rows = [row for name in options.part or parts for row in parts[name]()]
     print(format_table(rows))
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    if options.part:
+        return
     machine = {
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "system": platform.platform(),
     }
-    results = {"machine": machine, "quick": quick, "rows": [row.as_json() for row in rows]}
+    results = {"machine": machine, "quick": options.quick, "rows": [row.as_json() for row in rows]}
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(FOLDER, ignore_errors=True)
+
+
+def _parts(*, quick: bool) -> dict[str, Callable[[], list[Row]]]:
+    seconds = 1.0 if quick else 5.0
+    entries = 100_000 if quick else 1_000_000
+    return {
+        "append": lambda: append.run(FOLDER, seconds=seconds),
+        "overload": lambda: overload.run(FOLDER, seconds=4 * seconds),
+        "record": lambda: record.run(FOLDER, entries=entries, seconds=seconds),
+        "secrets": secrets.run,
+        "publishing": lambda: publishing.run(FOLDER, seconds=seconds),
+        "witness": lambda: witness.run(FOLDER, seconds=seconds),
+        "evidence": lambda: evidence.run(FOLDER, events=entries),
+        "million": lambda: million.run(FOLDER, entries=entries, seconds=seconds),
+        "heavy_reader": lambda: heavy_reader.run(FOLDER, entries=100_000, seconds=seconds),
+        "verifying": lambda: verifying.run(FOLDER, entries=entries),
+        "mirror": lambda: mirror.run(FOLDER / "mirror", entries=entries, seconds=2 * seconds),
+    }
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from ledger_client import LedgerClient
 
 ORIGIN = "bench.example/audit"
 QUIET = ("--log-level", "warning")
+PROOF = ("--path", "/v1/events?proof=1")
 CONNECTIONS = (1, 32, 256)
 SINGLE_REACH = 8_000
 BATCH_REACH = 60_000
@@ -71,7 +72,7 @@ def _singles(url: str, token: str, seconds: float) -> list[Row]:
     rows = []
     for proof in (False, True):
         for connections in CONNECTIONS:
-            flags = ["--connections", str(connections), *(["--proof"] if proof else [])]
+            flags = ["--connections", str(connections), *(PROOF if proof else ())]
             figures = load(url, token, *flags, seconds=seconds)
             rows.append(
                 Row(
@@ -88,7 +89,7 @@ def _batches(url: str, token: str, seconds: float) -> list[Row]:
     rows = []
     for proof in (False, True):
         for batch in (100, 1_000):
-            flags = ["--connections", "4", "--batch", str(batch), *(["--proof"] if proof else [])]
+            flags = ["--connections", "4", "--batch", str(batch), *(PROOF if proof else ())]
             figures = load(url, token, *flags, seconds=seconds)
             rows.append(
                 Row(

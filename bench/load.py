@@ -131,10 +131,10 @@ class Load:
             peer.send(self._make_request(), due_s=now)
 
 
-def posts(url: str, token: str, *, batch: int, seed: int, proof: bool) -> MakeRequest:
+def posts(url: str, token: str, *, path: str, batch: int, seed: int) -> MakeRequest:
     """Requests that append: one event each, or a batch."""
     events = event_stream(seed)
-    head = _head("POST", "/v1/events?proof=1" if proof else "/v1/events", url, token)
+    head = _head("POST", path, url, token)
 
     def make() -> bytes:
         if batch == 1:
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=time.time_ns())
-    parser.add_argument("--proof", action="store_true")
+    parser.add_argument("--path", default="/v1/events", help="of the requests that append")
     parser.add_argument("--get", default="")
     parser.add_argument("--below", type=int, default=1)
     options = parser.parse_args()
@@ -213,9 +213,9 @@ def main() -> None:
         request = posts(
             options.url,
             options.token,
+            path=options.path,
             batch=options.batch,
             seed=options.seed,
-            proof=options.proof,
         )
     parts = urlsplit(options.url)
     load = Load(request, seconds=options.seconds, rate=options.rate)

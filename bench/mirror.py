@@ -1,16 +1,12 @@
 """Measures a mirror: from an acknowledgement to held and verified elsewhere, and how it catches up.
 
-    python -m bench.mirror [--quick]
-
 Log, mirror and load are processes on one machine. An entry is held when it is durable in the
 mirror's own store, whose size is read every millisecond. How fast a mirror catches up is given for
 all of the time and for its processor time: the log serves the bundles on the same cores.
 """
 
-import argparse
 import json
 import os
-import shutil
 import threading
 import time
 import urllib.request
@@ -23,7 +19,7 @@ from pathlib import Path
 from bench.append import ORIGIN, QUIET, load
 from bench.events import event_stream
 from bench.million import fill_log
-from bench.rows import Row, format_table
+from bench.rows import Row
 from ledger.demo.child_service import Service, make_ledger
 from ledger.mirror.data_dir import MirrorConfig, create_mirror
 from ledger.service.data_dir import DirectoryPaths
@@ -31,7 +27,6 @@ from ledger.store.log import LogStore
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
 
-FOLDER = Path(__file__).parent / "data" / "mirror"
 RATE_PER_S = 1_000
 SAMPLES_PER_S = 50
 INTERVALS_S = (1.0, 0.2)
@@ -104,8 +99,10 @@ def _acknowledged(url: str, token: str, *, seconds: float) -> Iterator[tuple[int
 
 
 def _watch(store: LogStore, sizes: list[tuple[int, float]], stop: threading.Event) -> None:
-    """Note each new size of a store, and when it was seen."""
-    while not stop.wait(POLL_S):
+    """Note each new size of a store, and when it was seen, the one at the stop too."""
+    is_last = False
+    while not is_last:
+        is_last = stop.wait(POLL_S)
         size = store.head().tree_size
         if not sizes or size > sizes[-1][0]:
             sizes.append((size, time.monotonic()))
@@ -181,18 +178,3 @@ def _processor_s(process_id: int) -> float:
     """The processor time of a process, in user mode and in the kernel."""
     fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="bench.mirror")
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    entries, seconds = (100_000, 5.0) if quick else (1_000_000, 30.0)
-    print(format_table(run(FOLDER, entries=entries, seconds=seconds)))
-    shutil.rmtree(FOLDER, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,26 +1,21 @@
 """Measures a service that gets twice what it can take, and single appends beside that.
 
-    python -m bench.overload [--seconds 20]
-
 The capacity is that of a few connections that wait for each answer. Then many connections send
 batches at twice that rate, whether or not the earlier ones are answered. The generators run on the
 cores of the service. Rates are those by which the log grows. Memory is that of the service: at its
 most, and what it holds of its own, without pages of files, after a rest more than before.
 """
 
-import argparse
 import json
 import os
 import re
-import shutil
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
 
 from bench.append import ORIGIN, QUIET, load
-from bench.rows import Row, format_table
+from bench.rows import Row
 from ledger.demo.child_service import Service, make_ledger
 
 BATCH = 1_000
@@ -122,19 +117,3 @@ def _memory_mb(process_id: int, name: str) -> float:
     found = re.search(rf"{name}:\s+(\d+) kB", text)
     assert found is not None
     return int(found[1]) / 1e3
-
-
-def main() -> None:
-    """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(prog="bench.overload")
-    parser.add_argument("--seconds", type=float, default=20.0)
-    seconds = parser.parse_args().seconds
-    folder = Path(tempfile.mkdtemp(prefix="bench-overload-"))
-    try:
-        print(format_table(run(folder, seconds=seconds)))
-    finally:
-        shutil.rmtree(folder)
-
-
-if __name__ == "__main__":
-    main()

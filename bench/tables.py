@@ -8,9 +8,7 @@ the newest hundred rows and the number of matches, or the page alone.
 import contextlib
 import os
 import re
-import shutil
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
@@ -20,10 +18,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from bench.postgres import Cluster
 from ledger_core.event.canonical import parse_time
 
-POSTGRES_BIN = Path("/usr/lib/postgresql/15/bin")
-POSTGRES_USER = "postgres"
 _SETTINGS = {
     "shared_buffers": "2GB",
     "effective_cache_size": "12GB",
@@ -31,7 +28,6 @@ _SETTINGS = {
     "maintenance_work_mem": "1GB",
     "max_wal_size": "8GB",
     "random_page_cost": "1.1",
-    "listen_addresses": "''",
 }
 _COLUMNS = (
     "idx", "time_us", "actor", "actor_type", "action", "target", "target_type", "outcome",
@@ -202,16 +198,13 @@ class PostgreSQL:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._cluster = Cluster(folder, _SETTINGS)
         self._start()
 
     @classmethod
     def build(cls, folder: Path, rows: Iterable[tuple[Any, ...]]) -> None:
         """Make a cluster, load the rows, then make the indexes."""
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        shutil.chown(folder, POSTGRES_USER, POSTGRES_USER)
-        folder.chmod(0o700)
-        _as_postgres("initdb", "-D", str(folder / "data"), "-A", "trust", "-E", "UTF8", "--no-sync")
+        Cluster.make(folder, _SETTINGS)
         server = cls(folder)
         try:
             server.load(rows)
@@ -223,14 +216,10 @@ class PostgreSQL:
         types = {"idx": "bigint PRIMARY KEY", "time_us": "bigint", "ip": "inet", "status": "int"}
         columns = ", ".join(f"{name} {types.get(name, 'text')}" for name in _COLUMNS)
         self._run(f"CREATE UNLOGGED TABLE events ({columns})")
-        copy = subprocess.Popen(
-            ["psql", "-X", "-q", "-h", str(self._folder), "-U", POSTGRES_USER, "-c",
-             "COPY events FROM STDIN"],
-            stdin=subprocess.PIPE,
-        )  # fmt: skip
+        copy = self._cluster.psql("-c", "COPY events FROM STDIN")
         assert copy.stdin is not None
         for row in rows:
-            copy.stdin.write("\t".join(map(_copy_text, row)).encode() + b"\n")
+            copy.stdin.write("\t".join(map(_copy_text, row)) + "\n")
         copy.stdin.close()
         assert copy.wait() == 0
         for indexed in _INDEXES:
@@ -264,21 +253,11 @@ class PostgreSQL:
         assert self._psql.stdin is not None
         self._psql.stdin.close()
         self._psql.wait()
-        _as_postgres("pg_ctl", "-D", str(self._folder / "data"), "-m", "fast", "-w", "stop")
+        self._cluster.stop()
 
     def _start(self) -> None:
-        settings = " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())
-        _as_postgres(
-            "pg_ctl", "-D", str(self._folder / "data"), "-l", str(self._folder / "server.log"),
-            "-o", f"-k {self._folder} {settings}", "-w", "-t", "120", "start",
-        )  # fmt: skip
-        self._psql = subprocess.Popen(
-            ["psql", "-X", "-q", "-A", "-t", "-h", str(self._folder), "-U", POSTGRES_USER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        self._cluster.start()
+        self._psql = self._cluster.psql()
         # The first statement of a connection reads the catalogue; it is not what is measured.
         self._run("SELECT idx FROM events LIMIT 0" if self._has_events() else "SELECT 1")
 
@@ -326,11 +305,3 @@ def _copy_text(value: object) -> str:
     if value is None:
         return "\\N"
     return str(value).replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
-
-
-def _as_postgres(command: str, *arguments: str) -> None:
-    """PostgreSQL refuses to run as root."""
-    program = [str(POSTGRES_BIN / command), *arguments]
-    if os.geteuid() == 0:
-        program = ["runuser", "-u", POSTGRES_USER, "--", *program]
-    subprocess.run(program, check=True, stdout=subprocess.DEVNULL, cwd="/")

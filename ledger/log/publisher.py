@@ -121,6 +121,14 @@ class Publisher:
         published = self.published
         return published if published and published.head == signed.head else signed
 
+    async def newest(self) -> SignedCheckpoint:
+        """As `sign`, for callers whose publisher may be in another process."""
+        return self.sign()
+
+    async def shown(self, data: bytes, *, by: str) -> bool:
+        """As `show`, for callers whose publisher may be in another process."""
+        return self.show(data, by=by)
+
     def show(self, data: bytes, *, by: str) -> bool:
         """Take a checkpoint that somebody has; returns whether the store has its head.
 

@@ -2,18 +2,26 @@
 
 A caller gets an index only after its commit is durable, and the new events of one request have
 consecutive indices. The same thread stores checkpoints, each in the next commit.
+
+The time of receipt never runs backwards along the log. So the clock is read and the events are
+queued in one step of the event loop: the order of the queue is the order of the times. The thread
+of the writer makes and hashes the leaves.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Final
 
+from ledger.log.append_request import Appended, AppendRequest, outcome_of, stamp
 from ledger.log.group_commit import CommitLimits, GroupCommit, Weight
-from ledger.log.hold import Hold
+from ledger.log.hold import Hold, HoldRecord
 from ledger.store.commit_errors import CommitFailedError
 from ledger.store.writer import AppendResult, LogWriter, NewEntry
+from ledger_client.runtime.clock import unix_us
+from ledger_core.event.canonical import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.tree import TreeHead
@@ -24,19 +32,39 @@ LIMITS: Final = CommitLimits(waiting_max=50_000, waiting_bytes_max=64 << 20, bat
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The result of one request: the place of each entry, and a durable head that covers them."""
+    """The result of one job: the place of each entry, and a durable head that covers them."""
 
-    entries: Sequence[NewEntry]
     placed: Sequence[AppendResult]
     head: TreeHead
+    appended: Sequence[Appended] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    make_entries: Callable[[], Sequence[NewEntry]]
+    """Entries, or requests whose entries the writer's thread makes."""
+
     weight: Weight
+    entries: Sequence[NewEntry] = ()
+    requests: Sequence[AppendRequest] = ()
+    received_time: str = ""
     checkpoint: tuple[int, str] | None = None
     expected: TreeHead | None = None
+
+    def make_entries(self) -> list[Sequence[NewEntry]]:
+        """The entries of each request, or of the job."""
+        if not self.requests:
+            return [self.entries]
+        return [stamp(request, self.received_time) for request in self.requests]
+
+    def outcome(
+        self, made: Sequence[Sequence[NewEntry]], placed: Iterator[AppendResult], head: TreeHead
+    ) -> Commit:
+        """The result of the job, which takes its part of what the writer `placed`."""
+        places = [list(islice(placed, len(entries))) for entries in made]
+        if not self.requests:
+            return Commit(places[0], head)
+        finish = partial(outcome_of, received_time=self.received_time)
+        return Commit((), head, list(map(finish, made, places)))
 
 
 class Sequencer:
@@ -46,12 +74,19 @@ class Sequencer:
     """
 
     def __init__(
-        self, writer: LogWriter, *, limits: CommitLimits = LIMITS, hold: Hold | None = None
+        self,
+        writer: LogWriter,
+        *,
+        limits: CommitLimits = LIMITS,
+        hold: Hold | None = None,
+        receive_us: Callable[[], int] = unix_us,
     ) -> None:
+        """`receive_us`: the time of receipt, in microseconds since 1970, which never decreases."""
         self.store = writer.store
         self.hold = hold or Hold()
         self.head = writer.head
         self._writer = writer
+        self._receive_us = receive_us
         self._grown: asyncio.Event | None = None  # Made by `wait_past`, set by the next commit.
         self._commits: GroupCommit[_Job, Commit | VerificationError] = GroupCommit(
             self._commit,
@@ -65,25 +100,33 @@ class Sequencer:
     def failure(self) -> CommitFailedError | None:
         return self._commits.failure
 
+    @property
+    def held(self) -> HoldRecord | None:
+        """Why the log takes no events until a person decides, if it doesn't."""
+        return self.hold.record
+
     async def append(self, entries: Sequence[NewEntry]) -> Commit:
         """Make entries durable, the new ones at consecutive indices in the order given.
 
         Requests are placed in the order of the calls: a call queues before it awaits.
-        Raises: QueueFullError, CommitUndoneError (nothing stored); CommitFailedError (outcome
-        unknown until the log is opened again; the id makes a repetition safe); HeldError.
-        """
-        return await self.append_made(lambda: entries, _weigh(entries))
-
-    async def append_made(
-        self, make_entries: Callable[[], Sequence[NewEntry]], weight: Weight
-    ) -> Commit:
-        """As `append`, with entries that the writer thread makes when their turn has come.
-
-        To make and hash the leaves of a large request takes the time of many small ones.
-        Precondition: `make_entries` raises nothing.
+        Raises: as `Sequencing.append_events`.
         """
         self.hold.check()
-        return await self._submit(_Job(make_entries, weight))
+        return await self._submit(_Job(_weigh(entries), entries))
+
+    async def append_events(self, request: AppendRequest) -> Appended:
+        """See `Sequencing`."""
+        (appended,) = await self.append_all((request,))
+        return appended
+
+    async def append_all(self, requests: Sequence[AppendRequest]) -> Sequence[Appended]:
+        """As `append_events`, for several requests that come at once: one commit has them all."""
+        self.hold.check()
+        events, bytes_ = zip(*(request.weight() for request in requests), strict=True)
+        time = format_time(self._receive_us())
+        # From the clock to the queue nothing is awaited.
+        job = _Job(Weight(sum(events), sum(bytes_)), requests=requests, received_time=time)
+        return (await self._submit(job)).appended
 
     async def append_verified(
         self,
@@ -98,16 +141,17 @@ class Sequencer:
         Raises: as `append`; VerificationError with nothing stored.
         """
         checkpoint = None if published is None else (published.head.tree_size, published.note)
-        return await self._submit(_Job(lambda: entries, _weigh(entries), checkpoint, expected))
+        job = _Job(_weigh(entries), entries, checkpoint=checkpoint, expected=expected)
+        return await self._submit(job)
 
     async def publish(self, *, tree_size: int, note: str) -> None:
         """Make a signed checkpoint durable. Raises: as `append`."""
-        await self._submit(_Job(tuple, Weight(0, 0), (tree_size, note)))
+        await self._submit(_Job(Weight(0, 0), checkpoint=(tree_size, note)))
 
     async def probe(self) -> None:
         """After a write that failed, show whether writes succeed. Raises: as `append`."""
         if self.store.environment.failure is not None:
-            await self._submit(_Job(tuple, Weight(0, 0)))
+            await self._submit(_Job(Weight(0, 0)))
 
     async def wait_past(self, tree_size: int) -> TreeHead:
         """The durable head, as soon as it is larger than this size."""
@@ -130,7 +174,7 @@ class Sequencer:
 
     def _commit(self, jobs: Sequence[_Job]) -> list[Commit | VerificationError]:
         made = [job.make_entries() for job in jobs]
-        entries = list(chain.from_iterable(made))
+        entries = list(chain.from_iterable(chain.from_iterable(made)))
         checkpoints = [job.checkpoint for job in jobs if job.checkpoint is not None]
         if not entries and not checkpoints:
             self.store.environment.probe()
@@ -141,7 +185,7 @@ class Sequencer:
         except VerificationError as error:
             return [error] * len(jobs)
         head = self._writer.head
-        return [Commit(some, list(islice(placed, len(some))), head) for some in made]
+        return [job.outcome(some, placed, head) for job, some in zip(jobs, made, strict=True)]
 
     def _advance(self, outcomes: Sequence[Commit | VerificationError]) -> None:
         last = outcomes[-1]

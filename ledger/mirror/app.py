@@ -15,7 +15,7 @@ from ledger.mirror.replica import ForkError, Replica
 from ledger.mirror.state import MirrorState
 from ledger.service.app import run_process
 from ledger.service.app import serve as serve_ledger
-from ledger.service.mirrored import Heads, Lag
+from ledger.service.mirrored import Lag, RunningHeads
 from ledger.service.routes import ROUTES as LEDGER_ROUTES
 from ledger.service.settings import Settings
 from ledger.witness.app import open_witness
@@ -42,7 +42,7 @@ class MirroredLog:
     ) -> None:
         self.log_url: str = url
         self.cosigner: Final = cosigner
-        self.heads: Heads = self
+        self.heads: RunningHeads = self
         self._replica: Final = replica
         self._follower: Final = follower
         self._state: Final = state
@@ -52,20 +52,16 @@ class MirroredLog:
         """The latest published head of the log whose entries are held here."""
         return self._replica.published
 
-    @published.setter
-    def published(self, _head: SignedCheckpoint | None) -> None:
-        raise AssertionError("a mirror publishes the heads of its log alone")
-
     @property
     def witnesses(self) -> tuple[WitnessStatus, ...]:
         """None: the log asks them."""
         return ()
 
-    def sign(self) -> SignedCheckpoint:
+    async def newest(self) -> SignedCheckpoint:
         """Raises: UnavailableError."""
         raise UnavailableError("a mirror signs no head of the log")
 
-    def show(self, data: bytes, *, by: str) -> bool:
+    async def shown(self, data: bytes, *, by: str) -> bool:
         """Take a checkpoint that somebody has; one that forks the log stops the mirror."""
         try:
             return self._replica.shown(data)

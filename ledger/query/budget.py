@@ -30,14 +30,18 @@ class QueryCancelledError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
-    """The most that one query may take: rows read to decide, seconds, and bytes of a page."""
+    """The most that one query may take: rows read to decide, seconds, and bytes of a page.
+
+    `rows_counted`: rows read for nothing but the total of a page with rows.
+    """
 
     rows_scanned: float = 200_000
     time_s: float = 5.0
     page_bytes: float = 16 << 20
+    rows_counted: float = 5_000
 
 
-NO_LIMITS: Final = QueryLimits(*[float("inf")] * 3)
+NO_LIMITS: Final = QueryLimits(*[float("inf")] * 4)
 
 
 class Budget:
@@ -54,6 +58,7 @@ class Budget:
         self._is_cancelled = is_cancelled
         self._end_s = clock() + limits.time_s
         self.scanned = 0
+        self._counted = 0
         self.is_spent = False
         """Whether a limit left something undone."""
 
@@ -70,10 +75,16 @@ class Budget:
         if self.is_over():
             raise OverBudgetError
 
-    def spend_rows(self, count: int) -> int:
-        """Spend up to `count` rows; return how many of them may be read."""
+    def spend_rows(self, count: int, *, is_for_total: bool = False) -> int:
+        """Spend up to `count` rows; return how many of them may be read.
+
+        `is_for_total`: they are read for the total of a page alone, which may stay a lower bound.
+        """
+        if is_for_total:
+            count = int(min(count, self.limits.rows_counted - self._counted))
         allowed = 0 if self.is_over() else int(min(count, self.limits.rows_scanned - self.scanned))
         self.scanned += allowed
+        self._counted += allowed if is_for_total else 0
         self.is_spent |= allowed < count
         return allowed
 

@@ -6,9 +6,10 @@
 
 A cursor is pinned to a tree size: later pages leave out entries that were appended in between, also
 those with an earlier time of their own, so no entry comes twice and none is missed. `now` is the
-time of the first page, so `-24h` means the same on every page. `total` is the exact number of
-matches, if a page has counted them, so that later pages need not count again; `passed` is the
-number of matches on the pages so far. The server stores nothing, and cursors survive its restart.
+time of the first page, so `-24h` means the same on every page. `total` is the number of matches, if
+a page has counted them, so that later pages need not count again; its highest bit marks a lower
+bound. `passed` is the number of matches on the pages so far. The server stores nothing, and cursors
+survive its restart.
 
 The hash ties a cursor to its query; it is neither a secret nor a permission. A forged cursor gives
 another page, or a false total, of a query that its sender may ask anyway: the tenant applies to
@@ -36,6 +37,7 @@ _HEAD = struct.Struct(">BBQQQQQQ")
 _TAG_BYTES = 16
 _U63_END = 1 << 63
 _NOT_COUNTED = (1 << 64) - 1
+_LOWER_BOUND = 1 << 63
 
 
 class CursorError(MalformedError):
@@ -71,7 +73,9 @@ class Cursor:
     passed: int = 0
     """Matches on the pages before."""
     total: int | None = None
-    """The exact number of matches; None if it is not known."""
+    """The number of matches; None if no page has counted them."""
+    is_total_exact: bool = True
+    """Whether the total is no lower bound."""
 
     def format(self, *, query: str, tenant: str | None) -> str:
         """The cursor as text, for this query and tenant."""
@@ -83,7 +87,9 @@ class Cursor:
             self.position.time_us,
             self.now_unix_us,
             self.passed,
-            _NOT_COUNTED if self.total is None else self.total,
+            _NOT_COUNTED
+            if self.total is None
+            else self.total | (0 if self.is_total_exact else _LOWER_BOUND),
         )
         return base64.urlsafe_b64encode(head + _tag(head, query, tenant)).decode().rstrip("=")
 
@@ -100,7 +106,7 @@ class Cursor:
             raise CursorError("not a cursor of this version: ask for the first page")
         if tag != _tag(head, query, tenant):
             raise CursorError("this cursor belongs to another query, order or tenant")
-        counted = None if total == _NOT_COUNTED else total
+        counted = None if total == _NOT_COUNTED else total & ~_LOWER_BOUND
         sizes = (index, passed, counted or 0)
         if tree_size >= _U63_END or max(sizes) > tree_size or max(time_us, now) >= _U63_END:
             raise CursorError("not a cursor")
@@ -111,6 +117,7 @@ class Cursor:
             now_unix_us=now,
             passed=passed,
             total=counted,
+            is_total_exact=counted is None or total < _LOWER_BOUND,
         )
         if cursor.format(query=query, tenant=tenant) != text:
             raise CursorError("not a cursor")

@@ -137,6 +137,7 @@ class QueryEngine:
                 run = self._page_run(scope, order, begun.position, limit)
                 run.run(
                     is_counted=has_counts or (is_counted and begun.total is None),
+                    is_estimated=limit > 0 and not has_counts,
                     on_found=count,
                 )
             return run, counter, tallies
@@ -145,9 +146,12 @@ class QueryEngine:
         unreadable = tuple(error.bundle for error in self._damaged_in(run.span))
         total, is_exact = run.total, run.total_exact
         if begun.total is not None and not has_counts:
-            total, is_exact = begun.total, True
+            total = max(begun.total, begun.passed + run.passed)
+            is_exact = begun.is_total_exact
         is_exact = is_exact and not unreadable
-        following = _next_cursor(begun, run, total if is_exact else None) if limit else None
+        if is_counted or has_counts or begun.total is not None:
+            begun = replace(begun, total=total, is_total_exact=is_exact)
+        following = _next_cursor(begun, run) if limit else None
         next_cursor = None if following is None else following.format(query=text, tenant=tenant)
         return Answer(
             rows=tuple(map(Row, run.indices, run.leaves)),
@@ -391,10 +395,11 @@ def _scoped(query: Expression, tenant: str | None) -> Expression:
     return query if tenant is None else all_of((Is("tenant", tenant), query))
 
 
-def _next_cursor(begun: Cursor, run: PageRun | TimeRun, total: int | None) -> Cursor | None:
-    """The cursor of the page behind a run's; `total` is that of all pages, if it is exact."""
+def _next_cursor(begun: Cursor, run: PageRun | TimeRun) -> Cursor | None:
+    """The cursor of the page behind a run's, with the total of `begun`."""
     following, passed = run.next_position, begun.passed + run.passed
-    if following is None or (total is not None and passed >= total):
+    is_last = begun.total is not None and begun.is_total_exact and passed >= begun.total
+    if following is None or is_last:
         return None
     position = following if isinstance(following, Position) else Position(following)
-    return replace(begun, position=position, passed=passed, total=total)
+    return replace(begun, position=position, passed=passed)

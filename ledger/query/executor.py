@@ -11,6 +11,7 @@ a lower bound and marked inexact. A match is never left out silently.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from math import inf
 
 from pyroaring import BitMap
 
@@ -83,16 +84,26 @@ class Found:
 
 
 def find_matches(
-    scope: QueryScope, window: Window, bounds: Bounds, within: BitMap, *, order: IndexOrder
+    scope: QueryScope,
+    window: Window,
+    bounds: Bounds,
+    within: BitMap,
+    *,
+    order: IndexOrder,
+    lacking: float = inf,
 ) -> Found:
-    """The matches in a part of a window, reading the rows that the plan left undecided."""
+    """The matches in a part of a window, reading the rows that the plan left undecided.
+
+    `lacking`: matches that the page still lacks; rows behind them are read for the total alone.
+    """
     must = bounds.must & within
     if bounds.is_exact:
         return Found(must, None)
     undecided = (bounds.may & within) - must
     matched = BitMap()
     for members, indices in by_bundle(window, undecided, order):
-        allowed = scope.budget.spend_rows(len(members))
+        is_for_total = lacking <= len(matched) + _before(members[0], must, order)
+        allowed = scope.budget.spend_rows(len(members), is_for_total=is_for_total)
         leaves = scope.leaf_cache.readable(indices[:allowed])
         matched.update(
             member
@@ -102,6 +113,12 @@ def find_matches(
         if allowed < len(members):
             return Found(must | matched, members[allowed])
     return Found(must | matched, None)
+
+
+def _before(member: int, members: BitMap, order: IndexOrder) -> int:
+    """How many of the members come before one in the order of the answer."""
+    up_to = members.rank(member)
+    return up_to if order == "oldest" else len(members) - up_to
 
 
 def by_bundle(
@@ -138,6 +155,7 @@ class PageRun:
         self._ahead = 0
         self._is_ahead_exact = True
         self._unread_position: int | None = None
+        self._is_estimated = False
         self._page_bytes = 0
         self.passed = 0
         """Matches on the page, and those that can't be read before its end."""
@@ -147,11 +165,19 @@ class PageRun:
         self.total = 0
         self.total_exact = True
 
-    def run(self, *, is_counted: bool, on_found: Callable[[Window, BitMap], None]) -> None:
+    def run(
+        self,
+        *,
+        is_counted: bool,
+        on_found: Callable[[Window, BitMap], None],
+        is_estimated: bool = False,
+    ) -> None:
         """Run over the windows, and pass the matches of each to `on_found`.
 
         Unless `is_counted`, the run ends when the page is full, and the total is a lower bound.
+        `is_estimated`: it may be one too where very many rows would have to be read for it alone.
         """
+        self._is_estimated = is_estimated
         for segments in self._windows():
             is_wanted = is_counted or not (self._is_full or self._unread_position is not None)
             if not is_wanted or self._budget.is_over() or not self._run_window(segments, on_found):
@@ -222,7 +248,10 @@ class PageRun:
             self._unread_position = max(segments.start * size, self._position)
 
     def _find(self, window: Window, bounds: Bounds, within: BitMap) -> Found:
-        found = find_matches(self._scope, window, bounds, within, order=self._order)
+        lacking = self._limit - len(self.indices) if self._is_estimated else inf
+        found = find_matches(
+            self._scope, window, bounds, within, order=self._order, lacking=lacking
+        )
         self.total += len(found.members)
         if found.unread_from is not None:
             self.total_exact = False

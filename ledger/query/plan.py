@@ -14,6 +14,7 @@ Conditions on the index, on ids and on the time of receipt are spans of indices:
 them up before there is a plan. Everything here is pure.
 """
 
+from collections.abc import Sequence
 from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
@@ -42,6 +43,7 @@ from ledger_core.query.predicate import split_target, whole_conditions
 from ledger_core.query.words import phrase_of
 from ledger_core.tlog.hashing import SIZE_MAX
 
+_PAIR = 2
 _LAST_CHAR = "\U0010ffff"
 LAST: Final = _LAST_CHAR * (LIMITS["user_agent"].most + 1)
 """A text above every value: the upper end of an open range."""
@@ -219,28 +221,52 @@ def _plan_words(condition: ast.Words) -> Node:
         of_reason = condition.field == "reason"
         dimensions = (condition.field if of_reason else f"{condition.field}.word",)
         more = more[of_reason : of_reason + 1]
-    parts: list[Node] = []
-    for place, word in enumerate(words):
-        low = cut(word)
-        reads: list[Read] = [
-            Range(dimension, low, _after(low))
-            if is_prefix and place == len(words) - 1
-            else Find(dimension, low)
-            for dimension in dimensions
+    parts: list[Node] = [Lookup((), more)]
+    if len(words) <= _PAIR:
+        parts = [_plan_pair(dimensions, words, is_prefix=is_prefix, more=more)]
+    else:
+        parts += [_plan_phrase(dimension, words, is_prefix=is_prefix) for dimension in dimensions]
+    if not condition.field:
+        # `resolve_ids` has looked up the id of the event.
+        parts += [
+            make_plan(part)
+            for part in whole_conditions(condition)
+            if not (isinstance(part, ast.Is) and part.field == "id")
         ]
-        # Several words must stand side by side, and the index has no positions.
-        is_exact = len(words) == 1 and not is_hint(word)
-        parts.append(Lookup(tuple(reads), more) if is_exact else Lookup((), (*reads, *more)))
-    found = parts[0] if len(parts) == 1 else Intersection(tuple(parts))
-    if condition.field:
-        return found
-    # `resolve_ids` has looked up the id of the event.
-    whole = [
-        make_plan(part)
-        for part in whole_conditions(condition)
-        if not (isinstance(part, ast.Is) and part.field == "id")
+    return parts[0] if len(parts) == 1 else Union(tuple(parts))
+
+
+def _plan_pair(
+    dimensions: Sequence[str],
+    words: Sequence[str],
+    *,
+    is_prefix: bool,
+    more: tuple[Read, ...] = (),
+) -> Lookup:
+    """One word, or two side by side, of which the last one may be a prefix."""
+    term = cut(words[0]) if len(words) == 1 else analyzer.pair_term(*words)
+    reads = tuple(_read(dimension, term, is_prefix=is_prefix) for dimension in dimensions)
+    return Lookup((), (*reads, *more)) if is_hint(term) else Lookup(reads, more)
+
+
+def _plan_phrase(dimension: str, words: Sequence[str], *, is_prefix: bool) -> Node:
+    """Three words or more side by side: each pair of them.
+
+    Where each inner word stands once, the pairs can't but overlap; elsewhere the rows decide. They
+    also do if an event may have several texts of the dimension.
+    """
+    places = range(len(words) - 1)
+    pairs = [
+        _plan_pair((dimension,), words[at : at + 2], is_prefix=is_prefix and at == places[-1])
+        for at in places
     ]
-    return Union((found, *whole)) if whole else found
+    elsewhere: list[Read] = [
+        Find(dimension, analyzer.repeated_term(word)) for word in dict.fromkeys(words[1:-1])
+    ]
+    if dimension == "target.name.word":
+        elsewhere.append(Find("target.several", analyzer.SEVERAL))
+    is_whole: Node = Union((Complement(Lookup(tuple(elsewhere))), Unknown()))
+    return Intersection((*pairs, Unknown() if dimension == "word" else is_whole))
 
 
 def _plan_time(start: ast.Moment | None, end: ast.Moment | None) -> Node:

@@ -224,6 +224,7 @@ class TimeRun:
         self._limit = limit
         self._page_bytes = 0
         self._is_at_end = False
+        self._lacking = inf
         self._last: Position | None = None
         self._unread: Position | None = None
         self.passed = 0
@@ -242,12 +243,19 @@ class TimeRun:
         """The position at which the next page begins; None when nothing is left."""
         return self._unread or (None if self._is_at_end else self._last)
 
-    def run(self, *, is_counted: bool, on_found: Callable[[Window, BitMap], None]) -> None:
+    def run(
+        self,
+        *,
+        is_counted: bool,
+        on_found: Callable[[Window, BitMap], None],
+        is_estimated: bool = False,
+    ) -> None:
         """Fill the page; then count the other matches, and pass all of them to `on_found`.
 
-        Unless `is_counted`, the total is a lower bound. Raises: TimesUnknownError when there was no
-        time for the first row, DamagedSegmentError.
+        Unless `is_counted`, the total is a lower bound. `is_estimated`: as for `PageRun`. Raises:
+        TimesUnknownError when there was no time for the first row, DamagedSegmentError.
         """
+        self._lacking = 0 if is_estimated else inf
         try:
             self._fill_page()
         except OverBudgetError:
@@ -331,7 +339,9 @@ class TimeRun:
         parts = self._found.parts
         for part in parts[start:]:
             left = part.within - part.matched - part.rejected
-            found = find_matches(self._scope, part.window, part.bounds, left, order="oldest")
+            found = find_matches(
+                self._scope, part.window, part.bounds, left, order="oldest", lacking=self._lacking
+            )
             if found.unread_from is not None:
                 self.total_exact = False
             matches = found.members | part.matched

@@ -65,7 +65,10 @@ class ConnectionCounts:
 class LimitedConnection(web.RequestHandler):
     """A connection within limits. A server's own class says by `report` what was cut."""
 
-    __slots__ = ("_body", "_counts", "_head_timer", "_is_counted", "_waits", "address")
+    __slots__ = (
+        *("_body", "_counts", "_head_timer", "_is_counted", "_is_malformed", "_waits"),
+        "address",
+    )
 
     def __init__(
         self, server: web.Server, *, counts: ConnectionCounts, waits: ConnectionWaits
@@ -86,6 +89,7 @@ class LimitedConnection(web.RequestHandler):
         self._waits = waits
         self.address = ""
         self._is_counted = False
+        self._is_malformed = False
         self._body: StreamReader | None = None  # Of the request whose head came last.
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -113,15 +117,31 @@ class LimitedConnection(web.RequestHandler):
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read bytes; the head of a request must be whole in time after its first byte."""
+        """Read bytes; the head of a request must be whole in time after its first byte.
+
+        Nothing is read behind a head that is malformed.
+        """
+        if self._is_malformed:
+            return
         is_body = self._body is not None and not self._body.is_eof()
         count = self._request_count
         super().data_received(data)
         if self._request_count > count:
             self._body = self._messages[-1][1]
             self._stop_head_timer()
+            self._forget_malformed()
         elif data and not (is_body or self._close or self._head_timer):
             self._head_timer = self._loop.call_later(self._waits.head_s, self._cut_head)
+
+    def _forget_malformed(self) -> None:
+        """Free what was read of a head that is malformed.
+
+        The traceback of its error holds the bytes, in a cycle that only a collection would end.
+        """
+        error = getattr(self._messages[-1][0], "exc", None) if self._messages else None
+        if error is not None:
+            error.__traceback__ = error.__context__ = None
+            self._is_malformed = True
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -147,6 +167,8 @@ class LimitedConnection(web.RequestHandler):
             return await super().finish_response(request, resp, start_time)
         finally:
             timer.cancel()
+            # Bytes behind a request for another protocol are read as requests only now.
+            self._forget_malformed()
 
     def _cut_reader(self, request: web.BaseRequest) -> None:
         self.report("reader_gone", request)

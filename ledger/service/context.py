@@ -15,7 +15,7 @@ from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import retry_later
 from ledger.service.ingest import IngestPipeline
 from ledger.service.metrics import Metrics
-from ledger.service.mirrored import Heads, Mirrored
+from ledger.service.mirrored import Mirrored, RunningHeads
 from ledger.service.private_fields import PrivateFields
 from ledger.service.query_pool import QueryPool
 from ledger.service.quotas import Quotas
@@ -41,7 +41,7 @@ class ServiceContext:
     store: LogStore
     access: AccessStore
     sequencer: Sequencer
-    publisher: Heads
+    publisher: RunningHeads
     ingest: IngestPipeline
     private_fields: PrivateFields
     query_pool: QueryPool
@@ -93,7 +93,7 @@ class ServiceContext:
         Raises: as `published_covering`.
         """
         if self.policy.quorum is None:
-            return self.publisher.sign()
+            return await self.publisher.newest()
         return await self.published_covering(tree_size, wait_s=self.settings.witnessed_wait_s)
 
     async def published_covering(

@@ -1,12 +1,9 @@
 """The append path: the events of a body become prepared entries, are queued, and get outcomes.
 
-    raw ── read ──> event ── time of receipt, queue ──> leaf, leaf hash ── commit ──> index
-         (may yield)        (one step of the loop)     └──── writer thread ────┘
+    raw ── read, check ──> event ── time of receipt, leaf, leaf hash, commit ──> index
+           (may yield)            └────────────── sequencer ──────────────┘
 
-The time of receipt never runs backwards along the log. So the clock is read and the events are
-queued in one step of the event loop: the order of the queue is the order of the times. Slow work
-comes before that step, decoding and checking, or behind it, on the thread of the writer, which
-makes and hashes the leaves.
+The sequencer, in this process or another one, reads the clock, so slow work is done before.
 """
 
 import asyncio
@@ -19,11 +16,10 @@ import msgspec
 import structlog
 from msgspec import UNSET, UnsetType
 
-from ledger.log.group_commit import Weight
-from ledger.log.sequencer import Commit, Sequencer
+from ledger.log.append_request import Appended, AppendRequest, Place, UnstampedEvent
+from ledger.log.sequencing import Sequencing
 from ledger.service.admission import SMALL_BYTES, AppendsInWork
 from ledger.service.append_thread import AppendThread
-from ledger.service.clock import LogClock
 from ledger.service.conflicts import conflict_json
 from ledger.service.http.problems import ProblemError, explain, make_problem
 from ledger.service.http.request_body import ParsedBody
@@ -33,7 +29,7 @@ from ledger.service.quotas import Quotas
 from ledger.service.secret_filter import Checked, RefusedSecret, SecretFilter
 from ledger.service.token_admin import SERVICE_NAME
 from ledger.service.work_pieces import FIT_COST, OUTCOME_COST, YIELD_BYTES, Turns, split_work
-from ledger.store.writer import AppendResult, NewEntry, Placement
+from ledger.store.writer import Placement
 from ledger_core.api import Masked, Refused, Result
 from ledger_core.event.canonical import format_time, leaf_format, parse_leaf, parse_time
 from ledger_core.event.model import EventError, Received
@@ -66,8 +62,8 @@ class IngestPipeline:
     def __init__(
         self,
         *,
-        sequencer: Sequencer,
-        clock: LogClock,
+        sequencer: Sequencing,
+        wall_us: Callable[[], int],
         reader: Reader,
         private_fields: PrivateFields,
         secret_filter: SecretFilter,
@@ -76,10 +72,11 @@ class IngestPipeline:
         thread: AppendThread,
         in_work: AppendsInWork,
     ) -> None:
+        """`wall_us`: this host's time in microseconds since 1970, which may go back."""
         self._in_work = in_work
         self._thread = thread
         self._sequencer = sequencer
-        self._clock = clock
+        self._wall_us = wall_us
         self._private_fields = private_fields
         self._secret_filter = secret_filter
         self._metrics = metrics
@@ -102,8 +99,8 @@ class IngestPipeline:
         as the use of `charged_to`, by default of `by`. The new events get
         consecutive indices. They are durable when this returns. An event whose id is taken is
         refused, and logged inside an event of the service's own, so that it does not vanish.
-        Raises: as `Sequencer.append_made`, with nothing kept; EventError when a body that should be
-        one event isn't even JSON.
+        Raises: as `Sequencing.append_events`, with nothing kept; EventError when a body that should
+        be one event isn't even JSON.
         """
         with self._in_work:
             return await self._append(
@@ -118,7 +115,7 @@ class IngestPipeline:
         stored = await self._store_private(reads, charged_to=charged_to)
         outcomes = await self._log(stored, by=by, is_own=is_own, charged_to=charged_to)
         if secret and not is_own:
-            now = self._clock.wall_us()
+            now = self._wall_us()
             own_id = self._private_fields.store.own_id
             described = self._secret_filter.describe_refused(
                 secret, by=by, unix_us=now, own_id=own_id
@@ -140,19 +137,20 @@ class IngestPipeline:
         queued = [read for read in fitted if isinstance(read, ReadEvent)]
         if not queued:
             return [refused for refused in fitted if isinstance(refused, Refused)]
-        weight = Weight(len(queued), sum(len(read.event_json) for read in queued))
-        # From here to the queue nothing is awaited; append_made() queues before it awaits.
-        received = Received(by=by, time=format_time(self._clock.now()))
-        commit = await self._sequencer.append_made(partial(_stamp, queued, received), weight)
-        self._count_new(by, commit, charged_to=charged_to)
-        placed = zip(commit.entries, commit.placed, strict=True)
+        events = [
+            UnstampedEvent(read.id_bytes, read.event_json, "time" in read.filled) for read in queued
+        ]
+        appended = await self._sequencer.append_events(AppendRequest(by, events))
+        self._count_new(by, queued, appended, charged_to=charged_to)
+        received = Received(by=by, time=appended.received_time)
+        places = appended.places()
         outcomes: list[Result | Refused] = []
         conflicts: list[bytes] = []
         for read in fitted:
             if isinstance(read, Refused):
                 outcomes.append(read)
                 continue
-            entry, place = next(placed)
+            place = next(places)
             is_new = place.placement is Placement.APPENDED
             await turns.after(OUTCOME_COST if is_new else OUTCOME_COST + len(place.leaf))
             if place.placement is Placement.CONFLICT:
@@ -162,7 +160,7 @@ class IngestPipeline:
                     continue
                 conflicts.append(self._conflict_event(read, place, by=by))
                 await turns.after(len(conflicts[-1]))
-            outcomes.append(_outcome(read, entry, place, received))
+            outcomes.append(_outcome(read, place, received))
         if conflicts:
             await self._log_own(conflicts, charged_to=by)
         return outcomes
@@ -179,7 +177,7 @@ class IngestPipeline:
         renamed = self.reader.read_object({**event, "id": event_id})
         return msgspec.structs.replace(renamed, filled=read.filled)
 
-    def _conflict_event(self, read: ReadEvent, placed: AppendResult, *, by: str) -> bytes:
+    def _conflict_event(self, read: ReadEvent, placed: Place, *, by: str) -> bytes:
         """The event that records a refused one, whose id another event has, with its content.
 
         Its id follows from both, so the same refusal again is a duplicate.
@@ -190,9 +188,16 @@ class IngestPipeline:
         event_id = self._private_fields.store.own_id(*parts, unix_ms=unix_ms)
         return conflict_json(read, placed.leaf_index, by=by, event_id=event_id)
 
-    def _count_new(self, by: str, commit: Commit, *, charged_to: str) -> None:
-        pairs = zip(commit.entries, commit.placed, strict=True)
-        sizes = [len(entry.leaf) for entry, p in pairs if p.placement is Placement.APPENDED]
+    def _count_new(
+        self, by: str, reads: Sequence[ReadEvent], appended: Appended, *, charged_to: str
+    ) -> None:
+        form = leaf_format(by, appended.received_time)
+        others = {other.position for other in appended.not_appended}
+        sizes = [
+            form.length(read.event_json)
+            for position, read in enumerate(reads)
+            if position not in others
+        ]
         if sizes:
             self._metrics.add("events_logged_total", by, amount=len(sizes))
             self._metrics.add("stored_bytes_total", by, amount=sum(sizes))
@@ -237,7 +242,7 @@ class IngestPipeline:
 
     def now(self) -> int:
         """This host's time, in microseconds since 1970: never the log's, which may stand still."""
-        return self._clock.wall_us()
+        return self._wall_us()
 
     async def split(self, body: bytes, by: str, split: Callable[[], ParsedBody]) -> ParsedBody:
         """The events of a body, found by `split`: beside the loop unless the body is small."""
@@ -351,20 +356,7 @@ def _fit(read: ReadEvent | Refused, *, by: str) -> ReadEvent | Refused:
     return read
 
 
-def _stamp(reads: Sequence[ReadEvent], received: Received) -> list[NewEntry]:
-    """The entries of events whose leaves are not too long. Called on the thread of the writer."""
-    form = leaf_format(received.by, received.time)
-    entries = []
-    for read in reads:
-        leaf = form.leaf(read.event_json)
-        time_filled = "time" in read.filled
-        entries.append(NewEntry(read.id_bytes, leaf, leaf_hash(leaf), read.event_json, time_filled))
-    return entries
-
-
-def _outcome(
-    read: ReadEvent, entry: NewEntry, placed: AppendResult, received: Received
-) -> Result | Refused:
+def _outcome(read: ReadEvent, placed: Place, received: Received) -> Result | Refused:
     if placed.placement is Placement.CONFLICT:
         return Refused(
             make_problem(
@@ -385,7 +377,7 @@ def _outcome(
         index=placed.leaf_index,
         id=str(read.event.id),
         received=received,
-        leaf_hash=format_base64(entry.leaf_hash),
+        leaf_hash=format_base64(placed.leaf_hash),
         duplicate=placed.placement is Placement.DUPLICATE,
         filled=read.filled,
     )

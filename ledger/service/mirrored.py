@@ -16,26 +16,31 @@ from ledger_core.tlog.errors import VerificationError
 
 
 class Heads(Protocol):
-    """The published heads of a service, used on its event loop.
+    """The published heads of a service, used on one event loop, in this process or another's.
 
     `published` is the latest, None before the first. `failure` is why no more are published,
     `quorum_missing` what the newest head lacks to be published.
     """
 
-    published: SignedCheckpoint | None
-    failure: VerificationError | None
-    quorum_missing: str | None
+    @property
+    def published(self) -> SignedCheckpoint | None: ...
+
+    @property
+    def failure(self) -> VerificationError | None: ...
+
+    @property
+    def quorum_missing(self) -> str | None: ...
 
     @property
     def witnesses(self) -> tuple[WitnessStatus, ...]:
         """The result of the last request to each witness."""
         ...
 
-    def sign(self) -> SignedCheckpoint:
+    async def newest(self) -> SignedCheckpoint:
         """The newest durable head, signed. Raises: as `Publisher.sign`."""
         ...
 
-    def show(self, data: bytes, *, by: str) -> bool:
+    async def shown(self, data: bytes, *, by: str) -> bool:
         """Take a checkpoint that somebody has; whether the store has its head.
 
         Raises: as `Publisher.show`.
@@ -45,6 +50,10 @@ class Heads(Protocol):
     async def wait_for(self, tree_size: int, *, timeout_s: float) -> SignedCheckpoint | None:
         """The first published head of at least this size; None when time ran out."""
         ...
+
+
+class RunningHeads(Heads, Protocol):
+    """The heads of a service in the process that publishes them."""
 
     async def publish(self) -> None:
         """Publish the newest durable head. Raises: as `Publisher.publish`."""
@@ -71,7 +80,7 @@ class Mirrored(Protocol):
     """The log on another host that a service mirrors."""
 
     log_url: str
-    heads: Heads
+    heads: RunningHeads
 
     def lag(self) -> Lag:
         """How far the mirror is behind."""

@@ -34,7 +34,7 @@ from ledger.service.http.in_flight import InFlight
 from ledger.service.http.openapi import make_openapi
 from ledger.service.ingest import IngestPipeline
 from ledger.service.metrics import Metrics
-from ledger.service.mirrored import Heads, MakeMirrored
+from ledger.service.mirrored import MakeMirrored
 from ledger.service.old_values import bind_old_values
 from ledger.service.private_fields import PrivateFields, parse_fields
 from ledger.service.query_pool import QueryPool
@@ -78,9 +78,10 @@ def open_parts(
         waiting_max=settings.waiting_events_max,
         waiting_bytes_max=settings.waiting_bytes_max,
     )
-    sequencer = Sequencer(writer, limits=limits, hold=Hold(paths.hold))
-    opened.push_async_callback(sequencer.stop)
     clock = LogClock(last=last_received_time(writer.store), read_unix_ns=time.time_ns)
+    hold = Hold(paths.hold)
+    sequencer = Sequencer(writer, limits=limits, hold=hold, receive_us=clock.now)
+    opened.push_async_callback(sequencer.stop)
     if make_mirrored is None:
         clock.check_start(settings)
     access = opened.enter_context(closing(open_tokens(paths, settings)))
@@ -122,7 +123,7 @@ def open_parts(
         mirrored=mirrored,
         ingest=IngestPipeline(
             sequencer=sequencer,
-            clock=clock,
+            wall_us=clock.wall_us,
             reader=reader,
             private_fields=private_fields,
             secret_filter=SecretFilter(rules, settings.secrets, reader, metrics),
@@ -159,7 +160,7 @@ def _open_publisher(
     sequencer: Sequencer,
     signers: Sequence[LogSigner],
     policy: Policy,
-) -> Heads:
+) -> Publisher:
     """The publisher of a ledger. Raises: MalformedError, VerificationError for an unfit key."""
     origin = sequencer.store.origin()
     for signer in signers:

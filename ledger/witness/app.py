@@ -17,8 +17,10 @@ from typing import Final
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from ledger.runtime.connections import ConnectionCounts, ConnectionWaits, LimitedConnection
+from ledger.runtime.request_head import head_fault
 from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.witness.data_dir import WitnessPaths, read_signers
 from ledger.witness.page import CONTENT_SECURITY_POLICY, LOGS_SHOWN_MAX, format_page
@@ -143,13 +145,22 @@ class _Runner(web.AppRunner):
 
 
 def make_app(witness: Witness, settings: WitnessSettings) -> web.Application:
-    app = web.Application(client_max_size=BODY_BYTES_MAX)
+    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_check_head])
     app[WITNESS], app[SETTINGS] = witness, settings
     app.router.add_post("/add-checkpoint", _add_checkpoint)
     app.router.add_get("/{origin_hash:[0-9a-f]{64}}/checkpoint", _checkpoint)
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/", _page)
     return app
+
+
+@web.middleware
+async def _check_head(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if fault := head_fault(request):
+        answer = _response(Answer(HTTPStatus.BAD_REQUEST, f"{fault}\n"))
+        answer.force_close()
+        return answer
+    return await handler(request)
 
 
 async def _add_checkpoint(request: web.Request) -> web.Response:

@@ -51,7 +51,7 @@ def _betweens() -> st.SearchStrategy[Expression]:
 
 def _words() -> st.SearchStrategy[Expression]:
     words = (*ev.WORDS, *ev.ACTIONS, "京都", "มูล", "firefox", "owner", "example.com")
-    texts = st.lists(st.sampled_from(words), min_size=1, max_size=2).map(" ".join)
+    texts = st.lists(st.sampled_from(words), min_size=1, max_size=3).map(" ".join)
     extra = (
         "w1",
         "w127",

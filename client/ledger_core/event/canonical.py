@@ -238,11 +238,14 @@ class LeafFormat:
         encoded = encode_sorted(by), received_time.encode()
         self._end = b',"received":{"by":%b,"time":"%b"},"v":1}' % encoded
 
+    def length(self, event_json: bytes) -> int:
+        """The bytes of the leaf of an event, given as canonical JSON."""
+        return _EVENT_START + len(event_json) + len(self._end)
+
     def check(self, event_json: bytes) -> None:
         """Refuse an event whose leaf is too long. Raises: EventError (rule "leaf-too-large")."""
-        length = _EVENT_START + len(event_json) + len(self._end)
-        if length > LEAF_BYTES_MAX:
-            raise _too_large(length)
+        if self.length(event_json) > LEAF_BYTES_MAX:
+            raise _too_large(self.length(event_json))
 
     def leaf(self, event_json: bytes) -> bytes:
         """The leaf of an event, given as canonical JSON whose leaf is not too long."""

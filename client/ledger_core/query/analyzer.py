@@ -22,7 +22,9 @@ applies them to whole segments; `ledger.query.plan` asks for the same terms.
   then a code of its first three digits that sorts as numbers do (`number_code`).
 * `words` says what words are. Those of reasons, of each name and of user agents have dimensions of
   their own; those of actions, ids, types of targets and changed values have the dimension `word`.
-  A reason without a word has the empty word.
+  A reason without a word has the empty word. Two words that stand side by side are a term too, with
+  a blank between them: `legal hold`. So is `REPEATED` before a word that its text has twice: where
+  the inner words of a phrase stand once, its pairs show that it stands there as a whole.
 * `before` and `after` hold the scalars of changed values, each twice: behind its path as in
   `context`, and behind the empty path. `/limits/daily` is the path `limits.daily`.
 * `masked` holds the rules by which secrets were masked. `target.several` marks an event of several
@@ -30,8 +32,8 @@ applies them to whole segments; `ledger.query.plan` asks for the same terms.
 * `context` holds the scalars of the context: the path as a JSON string, then the value as text, so
   `"region"eu-west-1` can't be mistaken for another path. Array elements have the path of the array.
   The request and the trace id have dimensions of their own.
-* At most `WORDS_MAX` words of one text and `CONTEXT_TERMS_MAX` values of one context, and as many
-  of the changes, become terms. The term `MORE` marks an event that has more, and a query that
+* The first `WORDS_MAX` words of one text, at most `CONTEXT_TERMS_MAX` values of one context, and as
+  many of the changes, become terms. The term `MORE` marks an event that has more, and a query that
   might miss something reads it.
 
 The terms depend on the leaf and on `ANALYSIS` alone. `ANALYSIS` names the version of these rules
@@ -42,6 +44,7 @@ import json
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
 from functools import lru_cache
@@ -57,7 +60,7 @@ from ledger_core.query.words import words_of, words_of_id
 ABSENT: Final = "\0"
 """The value of a field that an event does not have; real values hold no NUL."""
 
-ANALYSIS_VERSION: Final = 4
+ANALYSIS_VERSION: Final = 5
 ANALYSIS: Final = f"{ANALYSIS_VERSION} unicode {unicodedata.unidata_version}"
 
 TERM_CHARS_MAX: Final = 120
@@ -70,6 +73,9 @@ MINUTE_CHARS: Final = len("2026-11-25T02:03")
 
 MORE: Final = "\x01"
 """The term of an event with more words, or more context, than become terms."""
+
+REPEATED: Final = "\x02"
+"""Begins the term of a word that stands in one text more than once."""
 
 SEVERAL: Final = "1"
 """The one term of `target.several`."""
@@ -321,14 +327,36 @@ def terms_of_id(text: str) -> list[str]:
 
 def terms_of_name(text: str) -> list[str]:
     """The terms of a name's or user agent's words; MORE is one of `word` (`terms_beyond`)."""
-    return terms_of(text)[:WORDS_MAX]
+    return _terms_of_words(words_of(text)[:WORDS_MAX])
 
 
 def terms_beyond(text: str) -> list[str]:
     """MORE if a name has more words than become terms."""
-    return terms_of(text)[WORDS_MAX:] if len(text) > WORDS_MAX else []
+    # Words have a character between them.
+    return [MORE] if len(text) > 2 * WORDS_MAX and len(words_of(text)) > WORDS_MAX else []
+
+
+def pair_term(first: str, second: str) -> str:
+    """The term of two words that stand side by side."""
+    return cut(f"{first} {second}")
+
+
+def repeated_term(word: str) -> str:
+    """The term of a word that stands in one text more than once."""
+    return cut(REPEATED + word)
 
 
 def _terms(found: list[str]) -> list[str]:
-    words = list(dict.fromkeys(map(cut, found)))
-    return words if len(words) <= WORDS_MAX else [*words[:WORDS_MAX], MORE]
+    if len(found) <= WORDS_MAX:
+        return _terms_of_words(found)
+    return [*_terms_of_words(found[:WORDS_MAX]), MORE]
+
+
+def _terms_of_words(found: list[str]) -> list[str]:
+    words = dict.fromkeys(found)
+    pairs = dict.fromkeys(map(pair_term, found, found[1:]))
+    terms = dict.fromkeys((*map(cut, words), *pairs))
+    if len(words) < len(found):
+        again = Counter(found)
+        terms |= dict.fromkeys(repeated_term(word) for word in words if again[word] > 1)
+    return list(terms)

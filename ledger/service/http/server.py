@@ -22,6 +22,7 @@ from ledger.runtime.connections import (
     ConnectionWaits,
     LimitedConnection,
 )
+from ledger.runtime.request_head import head_fault
 from ledger.service.auth import Caller, identify
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import (
@@ -109,6 +110,8 @@ class Server(web.Server):
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to one request; an error becomes a problem document."""
+        if fault := head_fault(request):
+            return self._refuse_head(fault)
         caller = identify(self._context.access, request)
         clock = asyncio.get_running_loop().time
         started_s = clock()
@@ -130,6 +133,13 @@ class Server(web.Server):
             arguments=arguments,
             seconds=clock() - started_s,
         )
+        return answer
+
+    def _refuse_head(self, fault: str) -> web.StreamResponse:
+        """The answer to a head with two meanings; nothing behind it is read."""
+        self._context.metrics.add("problems_total", "malformed-request")
+        answer = answer_error(ProblemError("malformed-request", fault))
+        answer.force_close()
         return answer
 
     async def _answer(

@@ -74,7 +74,7 @@ async def show_checkpoint(context: ServiceContext, request: web.BaseRequest) -> 
     """
     body = await context.read_body(request, owner=request.remote or "", bytes_max=NOTE_BYTES_MAX)
     try:
-        known = context.publisher.show(body, by="a client")
+        known = await context.publisher.shown(body, by="a client")
     except (MalformedError, VerificationError) as error:
         raise ProblemError("checkpoint", str(error)) from None
     return encode_answer(CheckpointShown(known=known, tree_size=context.tree_size))

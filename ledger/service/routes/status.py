@@ -112,7 +112,7 @@ async def read_openapi(context: ServiceContext, _request: web.BaseRequest) -> we
 def _reasons(context: ServiceContext) -> list[str]:
     """The reasons why the service is not ready."""
     reasons = []
-    if (hold := context.sequencer.hold.record) is not None:
+    if (hold := context.sequencer.held) is not None:
         reasons.append(f"no event is taken until a person runs `ledger recover`: {hold.reason}")
     reasons += context.broken
     reasons += () if context.mirrored is None else context.mirrored.reasons()

@@ -1,0 +1,111 @@
+"""What a front end asks the sequencer to append, and what it gets back.
+
+Both are msgspec structs, so the same objects are passed within one process and between two.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from ledger.log.group_commit import Weight
+from ledger.store.writer import AppendResult, NewEntry, Placement
+from ledger_core.event.canonical import leaf_format
+from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hash
+
+
+class UnstampedEvent(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """An event that was checked, without its time of receipt.
+
+    `event_json` is canonical, and its leaf is not too long whenever it is received. `time_filled`:
+    the server chose the event's time.
+    """
+
+    id_bytes: bytes
+    event_json: bytes
+    time_filled: bool
+
+
+class AppendRequest(msgspec.Struct, frozen=True, array_like=True):
+    """The events of one request, and its principal. They are received together."""
+
+    by: str
+    events: Sequence[UnstampedEvent]
+
+    def weight(self) -> Weight:
+        """The size of the request in a queue."""
+        return Weight(len(self.events), sum(len(event.event_json) for event in self.events))
+
+
+class NotAppended(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """An event of a request, at `position`, whose id another entry has.
+
+    `leaf` is that entry as it is stored, empty when it can't be read.
+    """
+
+    position: int
+    placement: Placement
+    leaf_index: int
+    leaf: bytes
+
+
+class Place(NamedTuple):
+    """The place of one event. `leaf` is empty unless it is `DUPLICATE` or `CONFLICT`."""
+
+    placement: Placement
+    leaf_index: int
+    leaf_hash: Hash
+    leaf: bytes
+
+
+class Appended(msgspec.Struct, frozen=True, array_like=True):
+    """The outcome of one request, once it is durable.
+
+    Its new events have the consecutive indices from `first_index` on. `leaf_hashes` are those of
+    all its events, stamped with `received_time`, 32 bytes each.
+    """
+
+    received_time: str
+    first_index: int
+    leaf_hashes: bytes
+    not_appended: Sequence[NotAppended]
+
+    def places(self) -> Iterator[Place]:
+        """The place of each event, in the order of the request."""
+        others = iter(self.not_appended)
+        other = next(others, None)
+        new_index = self.first_index
+        for position in range(len(self.leaf_hashes) // HASH_BYTES):
+            hashed = self.leaf_hashes[position * HASH_BYTES : (position + 1) * HASH_BYTES]
+            if other is not None and other.position == position:
+                yield Place(other.placement, other.leaf_index, hashed, other.leaf)
+                other = next(others, None)
+            else:
+                yield Place(Placement.APPENDED, new_index, hashed, b"")
+                new_index += 1
+
+
+def stamp(request: AppendRequest, received_time: str) -> list[NewEntry]:
+    """The entries of a request that was received at a time."""
+    form = leaf_format(request.by, received_time)
+    entries = []
+    for event in request.events:
+        leaf = form.leaf(event.event_json)
+        hashed = leaf_hash(leaf)
+        entries.append(NewEntry(event.id_bytes, leaf, hashed, event.event_json, event.time_filled))
+    return entries
+
+
+def outcome_of(
+    entries: Sequence[NewEntry], placed: Sequence[AppendResult], received_time: str
+) -> Appended:
+    """The outcome of a request from what the writer did with its entries."""
+    first_index = 0
+    others: list[NotAppended] = []
+    for position, place in reversed(list(enumerate(placed))):
+        if place.placement is Placement.APPENDED:
+            first_index = place.leaf_index
+        else:
+            others.append(NotAppended(position, place.placement, place.leaf_index, place.leaf))
+    hashes = b"".join([entry.leaf_hash for entry in entries])
+    return Appended(received_time, first_index, hashes, others[::-1])

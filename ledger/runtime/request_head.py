@@ -1,0 +1,57 @@
+"""What is refused in a head of a request that the HTTP parser takes.
+
+A proxy in front of a server may read such a head in another way. Then the two disagree where a
+request ends, whose it is, or for which host it is (request smuggling).
+
+Source: RFC 9112 §3.2, §6.1; RFC 9110 §5.3, §7.2.
+"""
+
+import re
+from typing import Final
+
+from aiohttp import web
+from aiohttp.http import HttpVersion10, HttpVersion11
+
+SINGLE_HEADERS: Final = (
+    *("Authorization", "Content-Encoding", "Content-Length", "Content-Type"),
+    *("Expect", "Host", "Last-Event-ID", "Transfer-Encoding"),
+)
+"""Headers that decide how a request is read. One that stands twice has two meanings."""
+
+_is_host = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
+).fullmatch
+_match_absolute = re.compile(r"(?i:https?)://([^/?#]*)").match
+
+
+def head_fault(request: web.BaseRequest) -> str:
+    """What is wrong with the head of a request; empty for nothing."""
+    headers = request.headers
+    if request.version not in (HttpVersion10, HttpVersion11):
+        return "the version is neither HTTP/1.0 nor HTTP/1.1"
+    if len({name.lower() for name in headers}) != len(headers):
+        for name in SINGLE_HEADERS:
+            if len(headers.getall(name, ())) > 1:
+                return f"the header {name} stands twice"
+    coding = headers.get("Transfer-Encoding")
+    if coding is not None:
+        if request.version == HttpVersion10:
+            return "HTTP/1.0 has no Transfer-Encoding"
+        if coding.strip().lower() != "chunked":
+            return "the only Transfer-Encoding that is read is chunked"
+    host = headers.get("Host")
+    if host is not None and not _is_host(host):
+        return "the header Host names no host"
+    return _target_fault(request, host)
+
+
+def _target_fault(request: web.BaseRequest, host: str | None) -> str:
+    target = request.raw_path
+    if "#" in target:
+        return "a fragment is no part of a request"
+    if target.startswith("/") or target == "*" or request.method == "CONNECT":
+        return ""
+    absolute = _match_absolute(target)
+    if absolute is None or absolute[1] != host:
+        return "an absolute target has the scheme http or https, and the host of the header Host"
+    return ""

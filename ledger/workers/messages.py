@@ -1,0 +1,128 @@
+"""The messages between a front end and the sequencer's process, as MessagePack.
+
+A message is an array that begins with its tag. A request has a number, which its answer repeats.
+Both ends are processes of one installation and one start, so there are no versions.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from ledger.log.append_request import Appended, AppendRequest
+from ledger.log.group_commit import QueueFullError
+from ledger.log.hold import HeldError, HoldRecord
+from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, StorageFullError
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+
+
+class Append(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """Append the events of the requests that waited."""
+
+    number: int
+    requests: Sequence[AppendRequest]
+
+
+class Sign(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Sign the newest durable head."""
+
+    number: int
+
+
+class Show(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Take a checkpoint that somebody has."""
+
+    number: int
+    note: bytes
+    by: str
+
+
+class Watch(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Say when the log is larger than `tree_size`. The answer is `Grown`, without a number."""
+
+    tree_size: int
+
+
+ToSequencer = Append | Sign | Show | Watch
+
+
+class AllAppended(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """The outcomes of an `Append`, once they are durable."""
+
+    number: int
+    outcomes: Sequence[Appended]
+
+
+class Signed(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The answer to `Sign`."""
+
+    number: int
+    note: str
+
+
+class Shown(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The answer to `Show`: whether the store has its head."""
+
+    number: int
+    is_known: bool
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """The answer to a request that raised an error, by the class of the error in `ERRORS`."""
+
+    number: int
+    error: str
+    message: str
+    retry_after_s: float | None = None
+
+
+class Grown(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The log is larger than a `Watch` said."""
+
+
+class State(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """What every front end knows of the sequencer's process, sent when it changes.
+
+    `published_size` only wakes those that wait: heads are read from the store.
+    """
+
+    published_size: int = 0
+    quorum_missing: str | None = None
+    signing_failure: str | None = None
+    failure: str | None = None
+    hold: HoldRecord | None = None
+
+
+ToFrontEnd = AllAppended | Signed | Shown | Failed | Grown | State
+
+_UNAVAILABLE: Final = {
+    error.__name__: error
+    for error in (
+        QueueFullError,
+        StorageFullError,
+        CommitUndoneError,
+        CommitFailedError,
+        HeldError,
+        UnavailableError,
+    )
+}
+_OTHERS: Final = {error.__name__: error for error in (VerificationError, MalformedError)}
+ERRORS: Final = frozenset(_UNAVAILABLE | _OTHERS)
+"""The errors that cross the socket. Any other one is an UnavailableError there, and is logged."""
+
+encode = msgspec.msgpack.Encoder().encode
+decode_to_sequencer = msgspec.msgpack.Decoder(ToSequencer).decode
+decode_to_front_end = msgspec.msgpack.Decoder(ToFrontEnd).decode
+
+
+def failed(number: int, error: Exception) -> Failed:
+    """The answer that carries an error."""
+    name = type(error).__name__ if type(error).__name__ in ERRORS else "UnavailableError"
+    return Failed(number, name, str(error), getattr(error, "retry_after_s", None))
+
+
+def error_of(answer: Failed) -> Exception:
+    """The error that an answer carries."""
+    if answer.error in _OTHERS:
+        return _OTHERS[answer.error](answer.message)
+    return _UNAVAILABLE[answer.error](answer.message, retry_after_s=answer.retry_after_s)
