@@ -7,6 +7,7 @@ all of the time and for its processor time: the log serves the bundles on the sa
 
 import json
 import os
+import subprocess
 import threading
 import time
 import urllib.request
@@ -152,7 +153,11 @@ def _mirror(folder: Path, url: str, token: str) -> Iterator[Service]:
     config = MirrorConfig(log_url=url, token_file=str(token_file))
     create_mirror(folder / "mirror", config, policy, [signer])
     with Service(
-        folder / "mirror", listen="127.0.0.1:0", command=MIRROR, flags=QUIET, is_silent=True
+        folder / "mirror",
+        listen="127.0.0.1:0",
+        command=MIRROR,
+        flags=QUIET,
+        stderr=subprocess.DEVNULL,
     ) as mirror:
         yield mirror
 

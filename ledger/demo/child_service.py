@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import IO, Final, Self
 
 from ledger.service.data_dir import create_directory
 from ledger.service.token_admin import make_token
@@ -20,8 +20,9 @@ from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, SEED_BYTES
 from ledger_core.tlog.policy import parse_policy
 
-START_WAIT_S: Final = 30.0
-STOP_WAIT_S: Final = 30.0
+START_WAIT_S: Final = 120.0
+STOP_WAIT_S: Final = 120.0
+STACKS_WAIT_S: Final = 10.0
 
 
 def make_ledger(directory: Path, *, origin: str) -> str:
@@ -91,14 +92,14 @@ class Service:
         listen: str,
         flags: tuple[str, ...] = (),
         command: tuple[str, ...] = ("serve",),
-        is_silent: bool = False,
+        stderr: int | IO[str] | None = None,
     ) -> None:
         # -P: the working directory is no place to import modules from.
         self._command = [
             *(sys.executable, "-P", "-m", "ledger", *command, str(directory), "--listen", listen),
             *flags,
         ]
-        self._stderr = subprocess.DEVNULL if is_silent else None
+        self._stderr = stderr
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
 
@@ -138,8 +139,7 @@ class Service:
         try:
             self._process.wait(STOP_WAIT_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            end_hanging(self._process)
         if self._process.stdout is not None:
             self._process.stdout.close()
 
@@ -152,8 +152,19 @@ class Service:
             line = process.stdout.readline() if selector.select(START_WAIT_S) else ""
         address = line.strip().rpartition(" ")[2]
         if not address.startswith("http"):
-            process.kill()
-            process.wait()
+            end_hanging(process)
             process.stdout.close()
             raise UnavailableError("the service did not start; its output is above")
         return address
+
+
+def end_hanging(process: "subprocess.Popen[str]") -> None:
+    """End a child that should have ended: SIGABRT, then SIGKILL.
+
+    With PYTHONFAULTHANDLER in its environment it writes the stacks of its threads to its errors.
+    """
+    process.send_signal(signal.SIGABRT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STACKS_WAIT_S)
+    process.kill()
+    process.wait()

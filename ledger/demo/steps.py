@@ -5,6 +5,7 @@ the tampering writes to the store directly, as an intruder with access to the di
 """
 
 import shutil
+import subprocess
 import time
 from collections import Counter
 from contextlib import suppress
@@ -191,7 +192,7 @@ def _tamper(step: _Steps, paths: DirectoryPaths, scratch: Path, token: str, expo
 def _fork(step: _Steps, backup: DirectoryPaths, token: str) -> None:
     step("An intruder with the signing key restores an old copy and signs a second history")
     with (
-        Service(backup.root, listen="127.0.0.1:0", is_silent=True) as service,
+        Service(backup.root, listen="127.0.0.1:0", stderr=subprocess.DEVNULL) as service,
         LedgerClient(
             service.url, token, policy=backup.policy, retry=RetryPolicy(attempts_max=1)
         ) as ledger,

@@ -136,7 +136,7 @@ def test_backups_under_load_hold_one_point_in_time_each(made: Made, tmp_path: Pa
                 client.erase(subject, reason="a request") if rounds % 2 else None
                 rounds += 1
 
-    with Service(directory, listen="127.0.0.1:0", is_silent=True) as service:
+    with Service(directory, listen="127.0.0.1:0", stderr=subprocess.DEVNULL) as service:
         thread = threading.Thread(target=load)
         thread.start()
         try:

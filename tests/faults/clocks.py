@@ -14,11 +14,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from tests.faults import bounded
 from tests.faults.outcome import Outcome, Problem
-from tests.faults.subjects import Subject
+from tests.faults.subjects import Subject, judge
 
 STEPS: Final = ("-1h", "+1h", "-40d", "+40d", "-20y", "+5y", "+0")
-STOP_MAX_S: Final = 30.0
 
 
 def library() -> Path | None:
@@ -62,15 +62,17 @@ def set_clocks(
         try:
             acknowledged = subject.work(folder, chain([first], process.stdout))
             process.send_signal(signal.SIGTERM)
-            process.wait(STOP_MAX_S)
+            is_hanging = not bounded.wait(process)
         finally:
             done.set()
             setter.join()
             process.kill()
             process.wait()
             process.stdout.close()
-        problems = subject.judge(folder, acknowledged)
-        if process.returncode not in (0, -signal.SIGTERM):
+        problems = judge(subject, folder, acknowledged)
+        if is_hanging:
+            problems = [Problem("hangs", "it does not end at SIGTERM"), *problems]
+        elif process.returncode not in (0, -signal.SIGTERM):
             problems = [Problem("died by a signal", f"exit code {process.returncode}"), *problems]
         yield Outcome(subject.name, "clock set", ", ".join(steps), True, problems)
         shutil.rmtree(folder)

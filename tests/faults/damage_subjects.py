@@ -18,6 +18,7 @@ from ledger.demo.child_service import Service
 from ledger_client import Recorder
 from ledger_client.recording.spool_reader import DAMAGED_FOLDER, count_waiting
 from ledger_core.tlog.errors import UnavailableError
+from tests.faults import bounded
 from tests.faults.outcome import Problem
 from tests.faults.subjects import (
     LEDGER_FLAGS,
@@ -31,8 +32,6 @@ from tests.tlog.oracle import Oracle
 from tests.witness.asking import add_checkpoint, ask
 from tests.witness.logs import FORK, Log
 from tests.witness.witnesses import serve_witness
-
-FSCK_MAX_S: Final = 180.0
 
 QUERIES: Final = (
     "",
@@ -105,7 +104,9 @@ class LedgerExaminer:
     def examine(self, folder: Path) -> Examined:
         is_named, problems = _fsck("fsck", str(folder))
         answers: dict[str, Any] = {}
-        service = Service(folder, listen="127.0.0.1:0", flags=LEDGER_FLAGS, is_silent=True)
+        service = Service(
+            folder, listen="127.0.0.1:0", flags=LEDGER_FLAGS, stderr=subprocess.DEVNULL
+        )
         with suppress(UnavailableError), service as running, suppress(OSError, HTTPException):
             for target in ASKED:
                 answer = self._subject.ask(running.url, target)
@@ -203,28 +204,29 @@ class RecorderExaminer:
         return Examined((spool / DAMAGED_FOLDER).exists(), answers, [])
 
 
+_ENDED_BY_US: Final = (-signal.SIGKILL, -signal.SIGTERM)
+
 EXAMINERS: Final = (LedgerExaminer, WitnessExaminer, RecorderExaminer)
 
 
 def _fsck(*arguments: str) -> tuple[bool, list[Problem]]:
     """Whether a check failed, and what is wrong with how it ended."""
     command: Sequence[str] = (sys.executable, "-P", "-m", "ledger", *arguments)
-    try:
-        checked = subprocess.run(
-            command, capture_output=True, text=True, timeout=FSCK_MAX_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return False, [Problem("hangs", f"fsck for {FSCK_MAX_S:g} s")]
+    checked = bounded.run(command)
+    if checked.stacks is not None:
+        return False, [Problem("hangs", f"fsck: {checked.stacks}")]
     problems = []
-    if checked.returncode < 0:
-        problems.append(_death("fsck", checked.returncode))
-    if "Traceback" in checked.stderr:
-        problems.append(Problem("traceback", checked.stderr.splitlines()[-1][:200]))
-    return checked.returncode != 0, problems
+    if checked.code < 0:
+        problems.append(_death("fsck", checked.code))
+    if "Traceback" in checked.errors:
+        problems.append(Problem("traceback", checked.errors.splitlines()[-1][:200]))
+    return checked.code != 0, problems
 
 
 def _deaths(service: Service) -> list[Problem]:
     code = service.exit_code or 0
+    if code in _ENDED_BY_US:
+        return [Problem("hangs", "serve does not start or does not end")]
     return [_death("serve", code)] if code < 0 else []
 
 

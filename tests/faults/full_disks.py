@@ -16,7 +16,7 @@ from typing import Final
 
 from tests.faults.disks import ON_TMPFS, Filler
 from tests.faults.outcome import Outcome
-from tests.faults.subjects import Subject
+from tests.faults.subjects import Subject, judge
 from tests.files import files_below
 
 ROOM_BYTES: Final = 4 << 20
@@ -56,7 +56,7 @@ def full_disks(
             process.kill()
             process.wait()
             process.stdout.close()
-        problems = subject.judge(folder, acknowledged)
+        problems = judge(subject, folder, acknowledged)
         case = f"from {pause_s:.2f} s on, for {full_s:.2f} s"
         yield Outcome(subject.name, "disk full", case, True, problems)
         shutil.rmtree(folder)

@@ -19,7 +19,7 @@ from typing import Final
 
 from tests.faults import traced
 from tests.faults.outcome import Outcome
-from tests.faults.subjects import Acknowledgement, Subject
+from tests.faults.subjects import Acknowledgement, Subject, judge
 from tests.files import files_below
 
 SECTOR_BYTES: Final = 512
@@ -286,7 +286,7 @@ def power_failures(
             disk.image(folder, rng, share)
             end_s = recorded.lines[moment].unix_s if moment < len(recorded.lines) else float("inf")
             before = [each for each in recorded.acknowledged if each.unix_s < end_s]
-            problems = subject.judge(folder, before)
+            problems = judge(subject, folder, before)
             yield Outcome(
                 subject.name,
                 "power failure",

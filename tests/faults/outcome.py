@@ -1,10 +1,17 @@
-"""The result of one injected fault, and the counts over many of them."""
+"""The result of one injected fault, and the counts over many of them.
 
-from collections.abc import Sequence
+Results are kept as lines of JSON while a run goes on, so a run that is ended has its table too, and
+the table of several runs can be made.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple
 
-DAMAGE: Final = ("lost", "moved", "false answer", "died by a signal", "does not start")
+import msgspec
+
+DAMAGE: Final = ("lost", "moved", "false answer", "died by a signal", "hangs", "does not start")
 """What a fault must never lead to.
 
 `lost`: an acknowledged event, an erasure or a cosigned head is gone. `moved`: an event has another
@@ -28,6 +35,8 @@ class Outcome:
     case: str
     has_fired: bool
     problems: Sequence[Problem] = ()
+    of: int | None = None
+    """The number of all cases of its subject and fault, if it is known."""
 
     def __str__(self) -> str:
         told = "; ".join(f"{each.kind}: {each.text}" for each in self.problems) or "nothing lost"
@@ -56,13 +65,59 @@ class Damaged:
         return f"{self.path}, {self.fault} {self.place}: {named}; {told}"
 
 
+class Results(msgspec.Struct):
+    """The cases of one run or several."""
+
+    outcomes: list[Outcome] = msgspec.field(default_factory=list)
+    damaged: list[Damaged] = msgspec.field(default_factory=list)
+
+    def add(self, case: Outcome | Damaged) -> None:
+        """Add one case."""
+        if isinstance(case, Outcome):
+            self.outcomes.append(case)
+        else:
+            self.damaged.append(case)
+
+    @property
+    def failed(self) -> list[Outcome | Damaged]:
+        """The cases with a problem, and damage with an effect that its check did not name."""
+        faults = [each for each in self.outcomes if each.problems]
+        damage = [
+            each for each in self.damaged if each.problems or (each.differs and not each.is_named)
+        ]
+        return [*faults, *damage]
+
+    def tables(self) -> str:
+        """The counts, as Markdown."""
+        return f"{outcome_table(self.outcomes)}\n\n{damage_table(self.damaged)}"
+
+
+def format_line(case: Outcome | Damaged) -> bytes:
+    """One case as a line of JSON."""
+    results = Results()
+    results.add(case)
+    return msgspec.json.encode(results) + b"\n"
+
+
+def read_results(files: Iterable[Path]) -> Results:
+    """The cases that runs have written."""
+    results = Results()
+    for file in files:
+        for line in msgspec.json.Decoder(Results).decode_lines(file.read_bytes()):
+            results.outcomes += line.outcomes
+            results.damaged += line.damaged
+    return results
+
+
 def outcome_table(outcomes: Sequence[Outcome]) -> str:
     """Counts by subject and fault, as rows of Markdown. Only faults that took effect count."""
     fired = [each for each in outcomes if each.has_fired]
     rows: list[Sequence[str]] = [("subject", "fault", "cases", *DAMAGE)]
     for subject, fault in dict.fromkeys((each.subject, each.fault) for each in fired):
         cases = [each for each in fired if (each.subject, each.fault) == (subject, fault)]
-        rows.append((subject, fault, str(len(cases)), *(_count(cases, kind) for kind in DAMAGE)))
+        total = max((each.of or 0 for each in cases), default=0)
+        count = f"{len(cases)} of {total}" if total else str(len(cases))
+        rows.append((subject, fault, count, *(_count(cases, kind) for kind in DAMAGE)))
     return _markdown(rows)
 
 

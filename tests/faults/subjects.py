@@ -9,6 +9,7 @@ import json
 import secrets
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPException
@@ -40,7 +41,7 @@ ORIGIN: Final = "example.com/audit"
 PREPARED_EVENTS: Final = 300
 SUBJECT: Final = "p_%d"
 TRIES: Final = 3
-WAIT_S: Final = 30.0
+WAIT_S: Final = 120.0
 
 
 class Acknowledgement(NamedTuple):
@@ -95,6 +96,14 @@ class Subject(Protocol):
 
     def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
         """Run the program without a fault; what is wrong with its data and answers."""
+
+
+def judge(subject: Subject, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
+    """What is wrong; a log that does not verify, or an answer that can't be read, is false."""
+    try:
+        return subject.judge(folder, acknowledged)
+    except Exception:  # noqa: BLE001 - whatever a false answer leads to is a result, not an end
+        return [Problem("false answer", traceback.format_exc()[-1000:])]
 
 
 def _acknowledge(acknowledged: Acknowledged, *said: Said) -> None:

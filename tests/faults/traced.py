@@ -4,7 +4,9 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -12,13 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from tests.faults.bounded import STACKS
+
 WRITES: Final = ("write", "writev", "pwrite64", "pwritev", "ftruncate", "fallocate")
 SYNCS: Final = ("fsync", "fdatasync", "msync")
 NAMES: Final = ("openat", "mkdir", "mkdirat", "rename", "renameat", "unlink", "unlinkat", "link")
 CALLS: Final = (*WRITES, *SYNCS, *NAMES)
+STACKS_WAIT_S: Final = 5.0
+ERROR_CHARACTERS: Final = 1500
 UNFINISHED: Final = " <unfinished ...>"
-RUN_MAX_S: Final = 90.0
-STOP_MAX_S: Final = 30.0
+RUN_MAX_S: Final = 600.0
+STOP_MAX_S: Final = 120.0
+"""Very generous: only a hang takes so long, also on a loaded machine."""
 
 _find_call = re.compile(r"^(\d+) +(\d+\.\d+) (\w+)\((.*)$").match
 _find_end = re.compile(r"^(\d+) +\d+\.\d+ <\.\.\. \w+ resumed>(.*)$").match
@@ -56,6 +63,9 @@ class Run:
 
     acknowledged: Any
     text: str
+    is_hanging: bool = False
+    errors: str = ""
+    """The end of its errors, with its stacks when it hung."""
 
     @property
     def has_fired(self) -> bool:
@@ -64,7 +74,8 @@ class Run:
     @property
     def deaths(self) -> set[str]:
         """The signals that ended one of its processes, without those that we sent."""
-        return set(_find_death(self.text)) - _OUR_SIGNALS
+        ours = _OUR_SIGNALS | {"SIGABRT"} if self.is_hanging else _OUR_SIGNALS
+        return set(_find_death(self.text)) - ours
 
     def lines(self) -> Iterator[Line]:
         """The calls in the order of their ends; one that never ended is not among them."""
@@ -88,31 +99,46 @@ def run(
     *options: str,
 ) -> Run:
     """Run a command under strace, give its output to `work`, and then end it by SIGTERM."""
-    process = subprocess.Popen(
-        [
-            *("strace", "-f", "-y", "-qq", "-ttt", "--seccomp-bpf", "-o", str(output)),
-            *(*options, "--", *command),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    # strace itself blocks SIGTERM while it writes to a file.
-    late = threading.Timer(RUN_MAX_S, _end, (process, signal.SIGKILL))
-    late.start()
-    assert process.stdout is not None
-    try:
-        acknowledged = work(iter(process.stdout))
-        _end(process, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_MAX_S)
-    finally:
-        late.cancel()
-        _end(process, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-    return Run(acknowledged, output.read_text(encoding="utf-8", errors="replace"))
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        process = subprocess.Popen(
+            [
+                *("strace", "-f", "-y", "-qq", "-ttt", "--seccomp-bpf", "-o", str(output)),
+                *(*options, "--", *command),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | STACKS,
+            start_new_session=True,
+        )
+        is_late = threading.Event()
+
+        def end_late() -> None:
+            is_late.set()
+            _end(process, signal.SIGABRT)
+            time.sleep(STACKS_WAIT_S)
+            # strace itself blocks SIGTERM while it writes to a file.
+            _end(process, signal.SIGKILL)
+
+        late = threading.Timer(RUN_MAX_S, end_late)
+        late.start()
+        assert process.stdout is not None
+        try:
+            acknowledged = work(iter(process.stdout))
+            _end(process, signal.SIGTERM)
+            try:
+                process.wait(STOP_MAX_S)
+            except subprocess.TimeoutExpired:
+                end_late()
+        finally:
+            late.cancel()
+            _end(process, signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+        errors.seek(0)
+        said = errors.read()[-ERROR_CHARACTERS:]
+    text = output.read_text(encoding="utf-8", errors="replace")
+    return Run(acknowledged, text, is_late.is_set(), said)
 
 
 def _end(process: "subprocess.Popen[str]", number: signal.Signals) -> None:

@@ -1,0 +1,77 @@
+"""Children whose limit is processor time, so that a loaded machine is not taken for a hang.
+
+A child that goes beyond it, or beyond a very generous limit by the clock, hangs. It is ended by
+SIGABRT, at which Python writes the stacks of all its threads (PYTHONFAULTHANDLER).
+"""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ledger.demo.child_service import end_hanging
+
+PROCESSOR_MAX_S: Final = 60.0
+CLOCK_MAX_S: Final = 600.0
+STACKS: Final = {"PYTHONFAULTHANDLER": "1"}
+_STACK_CHARACTERS: Final = 1500
+_TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A child that has ended: its exit code, its errors, and its stacks if it hung."""
+
+    code: int
+    errors: str
+    stacks: str | None
+
+
+def run(command: Sequence[str], *, processor_max_s: float = PROCESSOR_MAX_S) -> Ended:
+    """Run a command to its end, or until it hangs."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            text=True,
+            env=os.environ | STACKS,
+        )
+        is_hanging = not wait(process, processor_max_s=processor_max_s)
+        if is_hanging:
+            end_hanging(process)
+        errors.seek(0)
+        text = errors.read()
+    return Ended(process.returncode, text, text[-_STACK_CHARACTERS:] if is_hanging else None)
+
+
+def wait(
+    process: "subprocess.Popen[str]",
+    *,
+    processor_max_s: float = PROCESSOR_MAX_S,
+    clock_max_s: float = CLOCK_MAX_S,
+) -> bool:
+    """Whether a child ends within its limits."""
+    end_s = time.monotonic() + clock_max_s
+    while time.monotonic() < end_s and processor_s(process.pid) < processor_max_s:
+        try:
+            process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            continue
+        return True
+    return process.poll() is not None
+
+
+def processor_s(pid: int) -> float:
+    """The processor time of a process and of its children that have ended; 0 when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0.0
+    # The name in brackets may hold spaces. utime, stime, cutime and cstime are fields 14 to 17.
+    fields = text.rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / _TICKS_A_SECOND
