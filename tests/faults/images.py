@@ -304,7 +304,7 @@ def _record(subject: Subject, prepared: Path, scratch: Path) -> _Recorded:
         subject.command(folder),
         lambda output: subject.work(folder, output),
         scratch / "strace",
-        *("-xx", f"-s{STRING_BYTES}", f"--trace={','.join(RECORDED)}"),
+        *("--seccomp-bpf", "-xx", f"-s{STRING_BYTES}", f"--trace={','.join(RECORDED)}"),
     )
     recorded = _Recorded(folder, list(run.lines()), run.acknowledged)
     _check_record(recorded, prepared)

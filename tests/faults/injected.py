@@ -22,7 +22,7 @@ def injected(
     """All cases of a subject, in an order that `rng` draws: take as many as there is time for."""
     folder = scratch / "traced"
     shutil.copytree(prepared, folder)
-    seen = _run(subject, folder, scratch, f"--trace={','.join(traced.CALLS)}")
+    seen = _run(subject, folder, scratch, "--seccomp-bpf", f"--trace={','.join(traced.CALLS)}")
     cases = [
         (call, name, fault)
         for call in traced.calls(seen, folder)
@@ -38,7 +38,9 @@ def injected(
         if ended.is_hanging:
             problems.append(Problem("hangs", ended.errors))
         problems += judge(subject, folder, ended.acknowledged)
-        yield Outcome(subject.name, name, str(call), ended.has_fired, problems, of=totals[name])
+        yield Outcome(
+            subject.name, name, str(call), ended.has_fired(fault), problems, of=totals[name]
+        )
         shutil.rmtree(folder)
 
 
