@@ -40,6 +40,10 @@ class Sequencing(Protocol):
         """
         ...
 
+    async def probe(self) -> None:
+        """After a write that failed, show whether writes succeed. Raises: as `append_events`."""
+        ...
+
     async def wait_past(self, tree_size: int) -> TreeHead:
         """The durable head, as soon as it is larger than this size."""
         ...

@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 
 from aiohttp import StreamReader, web
 
+from ledger.runtime.shared_counts import ALONE, Shared
+
 KEEPALIVE_S: Final = 75.0
 """How long a connection may be idle, before its first request too."""
 
@@ -23,6 +25,8 @@ They differ because aiohttp's error says which of the two was too long by its li
 """
 
 HEADERS_MAX: Final = 128
+
+_ALL: Final = "connections"
 
 
 class ConnectionWaits(NamedTuple):
@@ -38,9 +42,13 @@ class ConnectionWaits(NamedTuple):
 
 
 class ConnectionCounts:
-    """The open connections, in all and by address. Used on the event loop alone."""
+    """The open connections, in all and by address. Used on the event loop alone.
 
-    def __init__(self, *, most: int, most_per_address: int) -> None:
+    The processes of one service count together.
+    """
+
+    def __init__(self, *, most: int, most_per_address: int, shared: Shared = ALONE) -> None:
+        self._shared: Final = shared
         self._most: Final = most
         self._most_per_address: Final = most_per_address
         self._by_address: Counter[str] = Counter()
@@ -48,18 +56,31 @@ class ConnectionCounts:
 
     def try_add(self, address: str) -> bool:
         """Count a new connection, unless it is one too many."""
-        if self._open >= self._most or self._by_address[address] >= self._most_per_address:
+        of_others = self._shared.of_others
+        if (
+            self._open + of_others("in_use", _ALL) >= self._most
+            or self._by_address[address] + of_others("in_use", _name(address))
+            >= self._most_per_address
+        ):
             return False
-        self._open += 1
-        self._by_address[address] += 1
+        self._count(address, 1)
         return True
 
     def remove(self, address: str) -> None:
         """Count a connection that was added as closed."""
-        self._open -= 1
-        self._by_address[address] -= 1
+        self._count(address, -1)
         if not self._by_address[address]:
             del self._by_address[address]
+
+    def _count(self, address: str, change: int) -> None:
+        self._open += change
+        self._by_address[address] += change
+        self._shared.add("in_use", _ALL, change)
+        self._shared.add("in_use", _name(address), change)
+
+
+def _name(address: str) -> str:
+    return f"{_ALL} from {address}"
 
 
 class LimitedConnection(web.RequestHandler):

@@ -6,6 +6,7 @@ any case.
 """
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -18,11 +19,21 @@ from ledger.runtime.memory import map_large_blocks
 from ledger.service.background import background
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import DirectoryPaths
+from ledger.service.engine import Engine, open_engine
+from ledger.service.export_trailers import ExportTrailers
 from ledger.service.http.router import Route
 from ledger.service.http.server import Server
 from ledger.service.mirrored import MakeMirrored
-from ledger.service.open_parts import open_parts
+from ledger.service.old_values import bind_old_values
+from ledger.service.open_parts import (
+    Intake,
+    LogParts,
+    note_files,
+    open_context,
+    open_intake,
+)
 from ledger.service.process_limits import limit_connections, raise_descriptor_limit, shorten_pauses
+from ledger.service.report import EngineReports
 from ledger.service.routes import ROUTES
 from ledger.service.settings import Settings
 from ledger.service.store_watch import watch
@@ -62,7 +73,7 @@ async def serve(
     make_mirrored: MakeMirrored | None = None,
     routes: Sequence[Route] = ROUTES,
 ) -> None:
-    """Serve a ledger until `stop` is set, or with `make_mirrored` a mirror of one.
+    """Serve a ledger in this process until `stop` is set, or with `make_mirrored` a mirror of one.
 
     Raises: UnavailableError when another process writes the ledger, a part of it is missing, the
     address is taken or a commit failed with an unknown outcome; MalformedError and
@@ -75,30 +86,36 @@ async def serve(
         await runner.setup()
         try:
             address = await listen(runner, settings.listen)
-            _log.info(
-                "serving",
-                address=address,
-                tree_size=context.tree_size,
-                descriptors_max=descriptors_max,
-            )
+            log_serving(address, context.tree_size)
             if on_ready is not None:
                 on_ready(address)
-            failure = await _until_stopped(context, stop)
+            failure = await until_stopped(context, stop)
             _log.info("stopping")
         finally:
-            context.stopping.set()
-            # Searches and exports have the least claim on the time for requests in flight.
-            asyncio.get_running_loop().call_later(SEARCH_STOP_WAIT_S, context.query_pool.cancel)
-            await runner.cleanup()
+            await stop_answering(context, runner)
     if failure is not None:
         raise failure
 
 
-async def _until_stopped(context: ServiceContext, stop: asyncio.Event) -> CommitFailedError | None:
+def log_serving(address: str, tree_size: int, **fields: int) -> None:
+    """Log that requests are answered."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    _log.info("serving", address=address, tree_size=tree_size, descriptors_max=most, **fields)
+
+
+async def stop_answering(context: ServiceContext, runner: web.ServerRunner) -> None:
+    """Take no new request, and answer those in flight."""
+    context.stopping.set()
+    # Searches and exports have the least claim on the time for requests in flight.
+    asyncio.get_running_loop().call_later(SEARCH_STOP_WAIT_S, context.query_pool.cancel)
+    await runner.cleanup()
+
+
+async def until_stopped(context: ServiceContext, stop: asyncio.Event) -> CommitFailedError | None:
     """Until `stop` is set, or a commit failed so that only a new process can go on."""
-    others = tuple(each for name, each in context.environments.items() if name != "log")
+    environments = tuple(context.environments.values())
     watching = asyncio.create_task(
-        watch(context.sequencer, others, context.descriptors, context.bytes_in_flight)
+        watch(context.sequencer, environments, context.descriptors, context.bytes_in_flight)
     )
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -113,11 +130,37 @@ async def _until_stopped(context: ServiceContext, stop: asyncio.Event) -> Commit
 async def open_service(
     directory: Path, settings: Settings, make_mirrored: MakeMirrored | None = None
 ) -> AsyncIterator[ServiceContext]:
-    """The running parts of a ledger, without a socket. Raises: as `serve`."""
+    """The running parts of a ledger in one process, without a socket. Raises: as `serve`."""
+    async with open_log(directory, settings, make_mirrored) as (engine, intake, opened):
+        log = LogParts(
+            store=engine.store,
+            sequencer=engine.sequencer,
+            publisher=engine.publisher,
+            verifier_keys=engine.verifier_keys,
+            reports=EngineReports(engine),
+            export_trailers=ExportTrailers(),
+            mirrored=engine.mirrored,
+        )
+        yield open_context(engine.paths, settings, opened, log=log, intake=intake)
+
+
+@asynccontextmanager
+async def open_log(
+    directory: Path, settings: Settings, make_mirrored: MakeMirrored | None = None
+) -> AsyncIterator[tuple[Engine, Intake, AsyncExitStack]]:
+    """The running parts that order events and append those of the service itself.
+
+    What is pushed on the stack is closed before them. Raises: as `serve`.
+    """
     paths = DirectoryPaths(directory)
     async with AsyncExitStack() as opened:
-        context = open_parts(paths, settings, opened, make_mirrored)
-        async with background(context):
-            yield context
+        engine = open_engine(paths, settings, opened, make_mirrored)
+        intake = open_intake(
+            paths, settings, opened, store=engine.store, sequencer=engine.sequencer
+        )
+        note_files(paths)
+        bind_old_values(intake.private_fields.store, engine.store)
+        async with background(engine, intake):
+            yield engine, intake, opened
         with suppress(UnavailableError, VerificationError):  # either has been logged already
-            await context.publisher.publish()
+            await engine.publisher.publish()

@@ -5,20 +5,20 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from ledger.follow.followers import Followers
-from ledger.log.sequencer import Sequencer
+from ledger.log.sequencing import Sequencing
+from ledger.runtime.shared_counts import Shared
 from ledger.service.admission import Admission
-from ledger.service.clock import LogClock
-from ledger.service.export_trailers import ExportTrailers
+from ledger.service.export_trailers import Trailers
 from ledger.service.http.body_reader import read_body
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import retry_later
 from ledger.service.ingest import IngestPipeline
 from ledger.service.metrics import Metrics
-from ledger.service.mirrored import Mirrored, RunningHeads
+from ledger.service.mirrored import Heads, Mirrored
 from ledger.service.private_fields import PrivateFields
 from ledger.service.query_pool import QueryPool
 from ledger.service.quotas import Quotas
+from ledger.service.report import Report, Reports, combine, map_warnings, write_warnings
 from ledger.service.settings import Settings
 from ledger.service.store_watch import Descriptors
 from ledger.store.environment import Environment
@@ -40,36 +40,50 @@ class ServiceContext:
     settings: Settings
     store: LogStore
     access: AccessStore
-    sequencer: Sequencer
-    publisher: RunningHeads
+    sequencer: Sequencing
+    publisher: Heads
     ingest: IngestPipeline
     private_fields: PrivateFields
     query_pool: QueryPool
-    followers: Followers
     admission: Admission
     bytes_in_flight: InFlight
     requests_in_flight: InFlight
-    clock: LogClock
     metrics: Metrics
     quotas: Quotas
+    shared: Shared
+    """What all processes of the service count together."""
     openapi: bytes
+    reports: Reports
+    export_trailers: Trailers
     stopping: asyncio.Event
     """Set when the service is told to stop: streams end then."""
     descriptors: Descriptors = field(default_factory=Descriptors)
     mirrored: Mirrored | None = None
     """The log on another host that this service mirrors, if it does."""
-    export_trailers: ExportTrailers = field(default_factory=ExportTrailers)
-    broken: list[str] = field(default_factory=list)
-    """Reasons why the service is not ready: background tasks that ended by an error."""
 
     @property
     def environments(self) -> dict[str, Environment]:
-        """The environments that the service writes, by their folders."""
+        """The environments that every process of the service writes, by their folders."""
         return {
-            "log": self.store.environment,
             "access": self.access.environment,
             "private": self.private_fields.store.environment,
         }
+
+    async def report(self) -> Report:
+        """The report of all processes of the service."""
+        return combine((self.own_report(), *await self.reports.others()))
+
+    def own_report(self) -> Report:
+        """The report of this process, without what another part of the service reports."""
+        warnings = write_warnings(self.environments) + map_warnings(self.environments)
+        if self.descriptors.are_used_up:
+            warnings.append("all open files are used up: raise LimitNOFILE or ulimit -n")
+        return Report(
+            warnings=warnings,
+            counters=self.metrics.counters(),
+            bytes_in_flight=self.bytes_in_flight.used,
+            requests_in_flight=self.requests_in_flight.used,
+        )
 
     @property
     def tree_size(self) -> int:

@@ -9,8 +9,10 @@ Source: prometheus.io, "Exposition formats", text format 0.0.4.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal, NamedTuple
+
+import msgspec
 
 METRICS_MEDIA: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -57,8 +59,16 @@ METRICS: Final = tuple(
 _PREFIX: Final = "ledger_"
 
 
+class Counter(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One counter: its name, the values of its labels, and what it counted since the start."""
+
+    name: str
+    labels: tuple[str, ...]
+    value: float
+
+
 class Metrics:
-    """The counters, kept in memory since the start. Used on the event loop alone."""
+    """The counters of one process, kept in memory since the start. Used on its event loop alone."""
 
     def __init__(self) -> None:
         self._values: defaultdict[str, defaultdict[tuple[str, ...], float]] = defaultdict(
@@ -69,24 +79,41 @@ class Metrics:
         """Add to a counter of the table. Precondition: a value for each of its labels, in order."""
         self._values[name][labels] += amount
 
-    def render(self, gauges: dict[str, float]) -> bytes:
-        """The metrics as text, in the order of the table; `gauges` has a value for each gauge."""
-        return "".join(self._lines(gauges)).encode()
+    def counters(self) -> list[Counter]:
+        """All counters."""
+        return [
+            Counter(name, labels, value)
+            for name, rows in self._values.items()
+            for labels, value in rows.items()
+        ]
 
-    def _lines(self, gauges: dict[str, float]) -> Iterator[str]:
-        for metric in METRICS:
-            rows: Iterable[tuple[tuple[str, ...], float]]
-            if metric.kind == "gauge":
-                rows = [((), gauges[metric.name])]
-            else:
-                # A counter without labels is shown from its first day on, at 0.
-                rows = self._values[metric.name].items() or ([] if metric.labels else [((), 0.0)])
-            name = _PREFIX + metric.name
-            yield f"# HELP {name} {metric.help}\n# TYPE {name} {metric.kind}\n"
-            for values, value in rows:
-                pairs = zip(metric.labels, values, strict=True)
-                labels = ",".join(f'{label}="{_escape(text)}"' for label, text in pairs)
-                yield f"{name}{{{labels}}} {value:.17g}\n" if labels else f"{name} {value:.17g}\n"
+
+def render(counters: Iterable[Counter], gauges: Mapping[str, float]) -> bytes:
+    """The metrics as text, in the order of the table.
+
+    `counters` are added up: each process has its own. `gauges` has a value for each gauge.
+    """
+    values: dict[str, dict[tuple[str, ...], float]] = {metric.name: {} for metric in METRICS}
+    for counter in counters:
+        rows = values[counter.name]
+        rows[counter.labels] = rows.get(counter.labels, 0.0) + counter.value
+    for metric in METRICS:
+        if metric.kind == "gauge":
+            values[metric.name] = {(): gauges[metric.name]}
+        elif not metric.labels:
+            # A counter without labels is shown from its first day on, at 0.
+            values[metric.name].setdefault((), 0.0)
+    return "".join(_lines(values)).encode()
+
+
+def _lines(values: Mapping[str, Mapping[tuple[str, ...], float]]) -> Iterator[str]:
+    for metric in METRICS:
+        name = _PREFIX + metric.name
+        yield f"# HELP {name} {metric.help}\n# TYPE {name} {metric.kind}\n"
+        for labels, value in values[metric.name].items():
+            pairs = zip(metric.labels, labels, strict=True)
+            text = ",".join(f'{label}="{_escape(each)}"' for label, each in pairs)
+            yield f"{name}{{{text}}} {value:.17g}\n" if text else f"{name} {value:.17g}\n"
 
 
 def metric_rows() -> list[tuple[str, str, str, str]]:

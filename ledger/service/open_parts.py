@@ -1,25 +1,21 @@
-"""Opens the parts of a service: its stores, its engine, and what the requests share."""
+"""Opens the parts of a service that each of its processes has: stores, checks and limits."""
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_bytes
 
 import structlog
 
-from ledger.follow.followers import FOLLOWERS, PARQUET, Followers
-from ledger.log.hold import Hold
-from ledger.log.public_policy import public_policy
-from ledger.log.publisher import LogSigner, Publisher, PublisherOptions
-from ledger.log.sequencer import LIMITS, Sequencer
+from ledger.log.sequencing import Sequencing
 from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
+from ledger.runtime.shared_counts import ALONE, Shared
 from ledger.service.admission import Admission, AppendsInWork
 from ledger.service.append_thread import AppendThread
-from ledger.service.clock import LogClock
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import (
     DirectoryPaths,
@@ -27,161 +23,152 @@ from ledger.service.data_dir import (
     open_digest_key,
     open_private,
     open_tokens,
-    read_signers,
     remember_files,
 )
+from ledger.service.export_trailers import Trailers
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.openapi import make_openapi
 from ledger.service.ingest import IngestPipeline
 from ledger.service.metrics import Metrics
-from ledger.service.mirrored import MakeMirrored
-from ledger.service.old_values import bind_old_values
+from ledger.service.mirrored import Heads, Mirrored
+from ledger.service.policy_file import read_policy
 from ledger.service.private_fields import PrivateFields, parse_fields
 from ledger.service.query_pool import QueryPool
 from ledger.service.quotas import Quotas
-from ledger.service.recovery_journal import check_finished
+from ledger.service.report import Reports
 from ledger.service.secret_filter import SecretFilter
 from ledger.service.settings import Settings
 from ledger.store.erasable_values import KEY_BYTES
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
-from ledger.store.log_start import last_received_time
-from ledger.store.writer import LogWriter
-from ledger_client.sql.parquet import check_parquet
+from ledger.store.tokens import AccessStore
 from ledger_core.event.commitments import PrivateReader
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.secrets import default_rules, parse_rules
-from ledger_core.tlog.errors import MalformedError, UnavailableError
-from ledger_core.tlog.policy import Policy, parse_policy
 
 _log = structlog.get_logger("ledger.service")
 
 
-def open_parts(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogParts:
+    """The log as the requests of one process need it, from this process or another one."""
+
+    store: LogStore
+    sequencer: Sequencing
+    publisher: Heads
+    verifier_keys: tuple[str, ...]
+    reports: Reports
+    export_trailers: Trailers
+    mirrored: Mirrored | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """The parts that check events and append them."""
+
+    access: AccessStore
+    private_fields: PrivateFields
+    ingest: IngestPipeline
+    in_work: AppendsInWork
+    metrics: Metrics
+    quotas: Quotas
+
+
+def open_intake(
     paths: DirectoryPaths,
     settings: Settings,
     opened: AsyncExitStack,
-    make_mirrored: MakeMirrored | None,
-) -> ServiceContext:
-    """The parts of a ledger; `opened` closes them. The readers of the log close before the log."""
-    check_finished(paths)
-    signers = read_signers(paths) if make_mirrored is None else ()
-    policy_bytes = _read_policy(paths)
-    policy = parse_policy(policy_bytes)
+    *,
+    store: LogStore,
+    sequencer: Sequencing,
+    shared: Shared = ALONE,
+) -> Intake:
+    """Open tokens, private values and rules; `opened` closes them. Raises: as `app.serve`."""
     rules_text = _read_optional(paths.secrets)
     digest_key = open_digest_key(paths, make_key=lambda: token_bytes(KEY_BYTES))
     rules = (parse_rules(rules_text) if rules_text else default_rules()).keyed(digest_key)
     fields = parse_fields(_read_optional(paths.private_fields))
-    writer = LogWriter.open(paths.log, map_bytes=settings.map_bytes)
-    limits = replace(
-        LIMITS,
-        waiting_max=settings.waiting_events_max,
-        waiting_bytes_max=settings.waiting_bytes_max,
-    )
-    clock = LogClock(last=last_received_time(writer.store), read_unix_ns=time.time_ns)
-    hold = Hold(paths.hold)
-    sequencer = Sequencer(writer, limits=limits, hold=hold, receive_us=clock.now)
-    opened.push_async_callback(sequencer.stop)
-    if make_mirrored is None:
-        clock.check_start(settings)
     access = opened.enter_context(closing(open_tokens(paths, settings)))
     private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES), settings=settings)
+    private_fields = PrivateFields(opened.enter_context(closing(private)), fields, store.index_for)
+    reader = PrivateReader(_id_maker(_wall_us), _wall_us)
+    metrics, quotas = Metrics(), Quotas(settings, shared=shared)
+    in_work = AppendsInWork()
+    ingest = IngestPipeline(
+        sequencer=sequencer,
+        wall_us=_wall_us,
+        reader=reader,
+        private_fields=private_fields,
+        secret_filter=SecretFilter(rules, settings.secrets, reader, metrics),
+        metrics=metrics,
+        quotas=quotas,
+        thread=opened.enter_context(closing(AppendThread())),
+        in_work=in_work,
+    )
+    return Intake(
+        access=access,
+        private_fields=private_fields,
+        ingest=ingest,
+        in_work=in_work,
+        metrics=metrics,
+        quotas=quotas,
+    )
+
+
+def note_files(paths: DirectoryPaths) -> None:
+    """Log which files are changed or gone since the last start, and remember what is there."""
     for name in changed_files(paths):
         _log.warning("file_changed", file=name, reason="it is not as it was at the last start")
     for name in remember_files(paths):
         _log.warning("file_missing", file=name, reason="it was there at the last start")
-    private_fields = PrivateFields(
-        opened.enter_context(closing(private)), fields, writer.store.index_for
-    )
-    bind_old_values(private, writer.store)
-    in_work = AppendsInWork()
-    query_pool = _open_query_pool(paths, writer.store, settings, in_work, opened)
-    if settings.parquet:
-        check_parquet()
-    followers = Followers(paths.root, (*FOLLOWERS, PARQUET) if settings.parquet else FOLLOWERS)
-    followers.start()
-    opened.callback(followers.stop)
-    origin = writer.store.origin()
-    mirrored = None if make_mirrored is None else make_mirrored(sequencer)
-    heads = (
-        mirrored.heads if mirrored else _open_publisher(paths, settings, sequencer, signers, policy)
-    )
-    keys = [log.verifier for log in policy.logs] if mirrored else [s.verifier for s in signers]
-    reader = PrivateReader(_id_maker(clock.wall_us), clock.wall_us)
-    metrics, quotas = Metrics(), Quotas(settings)
-    append_thread = opened.enter_context(closing(AppendThread()))
+
+
+def open_context(
+    paths: DirectoryPaths,
+    settings: Settings,
+    opened: AsyncExitStack,
+    *,
+    log: LogParts,
+    intake: Intake,
+    shared: Shared = ALONE,
+) -> ServiceContext:
+    """What the requests of one process need; `opened` closes it before the log."""
+    policy = read_policy(paths)
     return ServiceContext(
-        origin=origin,
-        verifier_keys=tuple(map(str, keys)),
-        policy=policy,
-        policy_text=public_policy(policy_bytes.decode(errors="replace")),
+        origin=log.store.origin(),
+        verifier_keys=log.verifier_keys,
+        policy=policy.policy,
+        policy_text=policy.public_text,
         settings=settings,
-        store=writer.store,
-        access=access,
-        sequencer=sequencer,
-        publisher=heads,
-        mirrored=mirrored,
-        ingest=IngestPipeline(
-            sequencer=sequencer,
-            wall_us=clock.wall_us,
-            reader=reader,
-            private_fields=private_fields,
-            secret_filter=SecretFilter(rules, settings.secrets, reader, metrics),
-            metrics=metrics,
-            quotas=quotas,
-            thread=append_thread,
-            in_work=in_work,
-        ),
-        private_fields=private_fields,
-        query_pool=query_pool,
-        followers=followers,
+        store=log.store,
+        access=intake.access,
+        sequencer=log.sequencer,
+        publisher=log.publisher,
+        mirrored=log.mirrored,
+        ingest=intake.ingest,
+        private_fields=intake.private_fields,
+        query_pool=_open_query_pool(paths, log.store, settings, intake.in_work, opened),
         admission=Admission(large_max=settings.large_appends_max, wait_s=settings.append_wait_s),
         bytes_in_flight=InFlight(
             "bytes",
             most=settings.in_flight_bytes_max,
             most_per_owner=settings.in_flight_bytes_per_token_max,
+            shared=shared,
         ),
         requests_in_flight=InFlight(
             "requests",
             most=settings.connections_max,
             most_per_owner=settings.requests_per_token_max,
+            shared=shared,
         ),
-        clock=clock,
-        metrics=metrics,
-        quotas=quotas,
+        shared=shared,
+        metrics=intake.metrics,
+        quotas=intake.quotas,
         openapi=make_openapi(),
+        reports=log.reports,
+        export_trailers=log.export_trailers,
         stopping=asyncio.Event(),
     )
-
-
-def _open_publisher(
-    paths: DirectoryPaths,
-    settings: Settings,
-    sequencer: Sequencer,
-    signers: Sequence[LogSigner],
-    policy: Policy,
-) -> Publisher:
-    """The publisher of a ledger. Raises: MalformedError, VerificationError for an unfit key."""
-    origin = sequencer.store.origin()
-    for signer in signers:
-        if signer.verifier.name != origin:
-            raise MalformedError(f"a key is {signer.verifier.name}'s, the log's origin is {origin}")
-    publisher = Publisher(
-        sequencer,
-        signers,
-        policy,
-        evidence=paths.evidence,
-        options=PublisherOptions(
-            interval_s=settings.publish_interval_s,
-            heartbeat_s=settings.heartbeat_interval_s,
-            witness_timeout_s=settings.witness_timeout_s,
-            marker=Path(settings.marker_file) if settings.marker_file else paths.marker,
-        ),
-    )
-    # A policy that doesn't know our keys must end the start, not the first publication.
-    replace(policy, quorum=None).check(publisher.sign().note)
-    publisher.check_marker()
-    return publisher
 
 
 def _open_query_pool(
@@ -209,11 +196,9 @@ def _id_maker(now: Callable[[], int]) -> Callable[[], str]:
     return lambda: format_uuid7(unix_ms=now() // 1000, random=token_bytes(UUID7_RANDOM_BYTES))
 
 
-def _read_policy(paths: DirectoryPaths) -> bytes:
-    try:
-        return paths.policy.read_bytes()
-    except FileNotFoundError:
-        raise UnavailableError(f"there is no policy at {paths.policy}") from None
+def _wall_us() -> int:
+    """The time of this host, which may go back."""
+    return time.time_ns() // 1000
 
 
 def _read_optional(path: Path) -> str:

@@ -3,14 +3,17 @@
 Each limit is a bucket that holds what the token may use at once, and fills evenly over its period.
 A request is taken while one request or byte is left, and may overdraw the bucket; the next waits
 until the debt is paid. So a request that is larger than the whole limit passes too, but rarely.
-Buckets are kept in memory and are full after a start.
+Buckets are kept in memory and are full after a start. Each process of a service has its own, from
+which it takes out what the others spend, too.
 """
 
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
+from ledger.runtime.shared_counts import ALONE, Shared
 from ledger.service.http.problems import retry_later
 from ledger.service.settings import Settings
 from ledger.store.tokens import TokenLimits, TokenRecord
@@ -20,9 +23,17 @@ DAY_S: Final = 86_400.0
 
 
 class Bucket:
-    """An amount that refills to `most` in `period_s`; it may be overdrawn."""
+    """An amount that refills to `most` in `period_s`; it may be overdrawn.
 
-    def __init__(self, most: int, period_s: float, now_s: float) -> None:
+    `name` is what other processes call it too.
+    """
+
+    def __init__(
+        self, most: int, period_s: float, now_s: float, *, name: str = "", shared: Shared = ALONE
+    ) -> None:
+        self._name: Final = name
+        self._shared: Final = shared
+        self._seen = shared.of_others("spent", name)
         self.most: Final = most
         self._per_s: Final = most / period_s
         self._left = float(most)
@@ -33,14 +44,18 @@ class Bucket:
         self._refill(now_s)
         return 0.0 if self._left >= 1 else (1 - self._left) / self._per_s
 
-    def spend(self, amount: float, now_s: float) -> None:
+    def spend(self, amount: int, now_s: float) -> None:
         """Take an amount out, whether the bucket holds so much or not."""
         self._refill(now_s)
         self._left -= amount
+        self._shared.add("spent", self._name, amount)
 
     def _refill(self, now_s: float) -> None:
         self._left = min(self.most, self._left + (now_s - self._at_s) * self._per_s)
         self._at_s = now_s
+        of_others = self._shared.of_others("spent", self._name)
+        self._left -= of_others - self._seen
+        self._seen = of_others
 
 
 class _Buckets(NamedTuple):
@@ -56,8 +71,13 @@ class Quotas:
     """The buckets of all tokens. Used on the event loop alone."""
 
     def __init__(
-        self, settings: Settings, *, monotonic_s: Callable[[], float] = time.monotonic
+        self,
+        settings: Settings,
+        *,
+        shared: Shared = ALONE,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._shared: Final = shared
         self._defaults: Final = TokenLimits(
             requests_per_minute=settings.token_requests_per_minute_max,
             bytes_per_minute=settings.token_bytes_per_minute_max,
@@ -106,20 +126,25 @@ class Quotas:
         found = self._buckets.get(token.name)
         # A token of a revoked one's name has limits of its own.
         if found is None or found.created != token.created:
-            own, defaults, now_s = (
-                token.limits or TokenLimits(),
-                self._defaults,
-                self._monotonic_s(),
-            )
+            own, defaults = token.limits or TokenLimits(), self._defaults
+            make = partial(self._make, token, self._monotonic_s())
             found = self._buckets[token.name] = _Buckets(
                 token.created,
-                _bucket(own.requests_per_minute, defaults.requests_per_minute, MINUTE_S, now_s),
-                _bucket(own.bytes_per_minute, defaults.bytes_per_minute, MINUTE_S, now_s),
-                _bucket(own.stored_bytes_per_day, defaults.stored_bytes_per_day, DAY_S, now_s),
+                make("requests", own.requests_per_minute, defaults.requests_per_minute, MINUTE_S),
+                make("bytes", own.bytes_per_minute, defaults.bytes_per_minute, MINUTE_S),
+                make("stored", own.stored_bytes_per_day, defaults.stored_bytes_per_day, DAY_S),
             )
         return found
 
-
-def _bucket(own: int | None, default: int | None, period_s: float, now_s: float) -> Bucket | None:
-    most = default if own is None else own
-    return Bucket(most, period_s, now_s) if most else None
+    def _make(
+        self,
+        token: TokenRecord,
+        now_s: float,
+        what: str,
+        own: int | None,
+        default: int | None,
+        period_s: float,
+    ) -> Bucket | None:
+        most = default if own is None else own
+        name = f"{what} of {token.name} of {token.created}"
+        return Bucket(most, period_s, now_s, name=name, shared=self._shared) if most else None

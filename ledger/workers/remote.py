@@ -169,6 +169,9 @@ class RemoteSequencer:
         self._send_soon()
         return await future
 
+    async def probe(self) -> None:
+        """Nothing: the process of the sequencer does it."""
+
     async def wait_past(self, tree_size: int) -> TreeHead:
         """The durable head, as soon as it is larger than this size."""
         while (head := self.head).tree_size <= tree_size:

@@ -129,7 +129,7 @@ def test_an_erasure_that_can_not_be_logged_at_once_is_logged_by_the_outbox(
 
     with serving(directory, tokens) as ledger:
         with monkeypatch.context() as patched:
-            patched.setattr(Sequencer, "append_made", refuse)
+            patched.setattr(Sequencer, "append_events", refuse)
             answer = ledger.ask(
                 "/v1/private/erasures",
                 method="POST",

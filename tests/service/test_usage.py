@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from ledger.cli.token import command
 from ledger.service.http.problems import ProblemError
-from ledger.service.metrics import METRICS, Metrics
+from ledger.service.metrics import METRICS, Metrics, render
 from ledger.service.quotas import Bucket, Quotas
 from ledger.service.settings import Settings
 from ledger.service.token_admin import make_token
@@ -230,7 +230,7 @@ def test_a_label_is_escaped() -> None:
     metrics = Metrics()
     metrics.add("token_requests_total", 'a"b\\c\nd')
     gauges = {metric.name: 0.0 for metric in METRICS if metric.kind == "gauge"}
-    assert '{token="a\\"b\\\\c\\nd"} 1\n' in metrics.render(gauges).decode()
+    assert '{token="a\\"b\\\\c\\nd"} 1\n' in render(metrics.counters(), gauges).decode()
 
 
 def test_the_settings_limit_every_token(tmp_path: Path) -> None:

@@ -2,19 +2,23 @@
 
 A body counts from its first byte until its events are logged, a large answer until its last byte is
 accepted. One that exceeds the limit is refused with 503 and Retry-After; one that is alone always
-passes, for other settings bound its size.
+passes, for other settings bound its size. The processes of one service count together.
 """
 
 from collections.abc import Callable
 from typing import Final
 
+from ledger.runtime.shared_counts import ALONE, Shared
 from ledger.service.http.problems import retry_later
 
 
 class InFlight:
     """A quantity in flight. Used on the event loop alone."""
 
-    def __init__(self, unit: str, *, most: int, most_per_owner: int) -> None:
+    def __init__(
+        self, unit: str, *, most: int, most_per_owner: int, shared: Shared = ALONE
+    ) -> None:
+        self._shared: Final = shared
         self._unit: Final = unit
         self._most: Final = most
         self._most_per_owner: Final = most_per_owner
@@ -34,13 +38,18 @@ class InFlight:
         """Count more of a lease that has `taken` so far."""
         own = self._by_owner.get(owner, 0)
         if not may_exceed:
-            for most, used in ((self._most, self.used), (self._most_per_owner, own)):
+            for most, name, here in (
+                (self._most, self._unit, self.used),
+                (self._most_per_owner, self._name(owner), own),
+            ):
+                used = here + self._shared.of_others("in_use", name)
                 if used > taken and used + count > most:
                     what = f"more than {most} {self._unit} would be in flight"
                     raise retry_later("too-busy", what, limit=most)
         self.used += count
         self.total += count
         self._by_owner[owner] = own + count
+        self._share(owner, count)
 
     def remove(self, owner: str, taken: int) -> None:
         """Count what a lease took no longer."""
@@ -48,6 +57,14 @@ class InFlight:
         left = self._by_owner.pop(owner, 0) - taken
         if left:
             self._by_owner[owner] = left
+        self._share(owner, -taken)
+
+    def _share(self, owner: str, count: int) -> None:
+        self._shared.add("in_use", self._unit, count)
+        self._shared.add("in_use", self._name(owner), count)
+
+    def _name(self, owner: str) -> str:
+        return f"{self._unit} of {owner}"
 
 
 class _Lease:

@@ -96,7 +96,9 @@ class Server(web.Server):
         self._router = Router(routes)
         settings = context.settings
         self._counts = ConnectionCounts(
-            most=settings.connections_max, most_per_address=settings.connections_per_address_max
+            most=settings.connections_max,
+            most_per_address=settings.connections_per_address_max,
+            shared=context.shared,
         )
         self._waits = ConnectionWaits(settings.head_wait_s, settings.reader_wait_s)
         self._usage = UsageRecorder(context.metrics, context.quotas)

@@ -11,7 +11,7 @@ trailer of either format from `GET /v1/export/trailer` once the export has ended
 import hashlib
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
@@ -84,15 +84,15 @@ async def export_events(
         tree_size=tree_size,
         is_cancelled=client.is_cancelled,
     )
-    keep = partial(context.export_trailers.keep, token.name, id)
+    trailers: list[ExportTrailer] = []
     rows = _csv(batches) if format == "csv" else _jsonl(batches)
-    chunks = _with_trailer(rows, tree_size, format=format, keep=keep)
+    chunks = _with_trailer(rows, tree_size, format=format, keep=trailers.append)
     media = _MEDIA[format]
     name = f"events-{datetime.fromtimestamp(now / 1e6, UTC):%Y%m%dT%H%M%SZ}.{format}"
     async with aclosing(_on_threads(client, chunks)) as pieces:
         return await stream_answer(
             request,
-            pieces,
+            pieces if id is None else _keep_trailer(context, pieces, trailers, token.name, id),
             media=f"{media}; charset=utf-8" if media == CSV else media,
             reader_wait_s=context.settings.reader_wait_s,
             is_authorized=partial(is_authorized, context.access, request, "read"),
@@ -105,6 +105,20 @@ async def _on_threads(client: QueryClient, chunks: Iterator[bytes]) -> AsyncGene
     while (chunk := await client.run(partial(next, chunks, None))) is not None:
         if chunk:
             yield chunk
+
+
+async def _keep_trailer(
+    context: ServiceContext,
+    pieces: AsyncGenerator[bytes, None],
+    trailers: Sequence[ExportTrailer],
+    token: str,
+    export_id: str,
+) -> AsyncGenerator[bytes, None]:
+    """The pieces; the trailer is kept before the reader sees their end, and can ask for it."""
+    async for piece in pieces:
+        yield piece
+    for trailer in trailers:
+        await context.export_trailers.keep(token, export_id, trailer)
 
 
 def _gather(batches: Iterator[list[Row]]) -> list[Row] | None:
@@ -156,7 +170,7 @@ async def read_trailer(
 ) -> web.Response:
     """The trailer of an export that has ended."""
     token = authenticate(context.access, request, "read")
-    trailer = context.export_trailers.find(token.name, id)
+    trailer = await context.export_trailers.find(token.name, id)
     if trailer is None:
         raise ProblemError(
             "no-export", "no export of this token with this id has ended", field="id"

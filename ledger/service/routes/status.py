@@ -19,9 +19,8 @@ from ledger.service.http.responses import (
     make_answer,
 )
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
-from ledger.service.metrics import METRICS_MEDIA
-from ledger.service.mirrored import Lag
-from ledger.store.commit_errors import free_bytes
+from ledger.service.metrics import METRICS_MEDIA, render
+from ledger.service.report import Report
 from ledger_core.status import (
     Alive,
     IndexAnswer,
@@ -32,7 +31,6 @@ from ledger_core.status import (
     WitnessAnswer,
 )
 
-MAP_FILL_WARNED: Final = 0.9
 SEGMENTS_BEHIND_WARNED: Final = 1
 DAMAGES_NAMED: Final = 5
 
@@ -41,13 +39,14 @@ async def read_log(context: ServiceContext, _request: web.BaseRequest) -> web.Re
     """The name, keys, witnesses and size of the log."""
     index = context.query_pool.engine.status()
     published = context.publisher.published
+    report = await context.report()
     answer = LogAnswer(
         origin=context.origin,
         verifier_keys=context.verifier_keys,
-        witnesses=_witnesses(context),
+        witnesses=_witnesses(context, report),
         policy=context.policy_text,
         tree_size=context.tree_size,
-        clock_behind_s=context.clock.behind_s(),
+        clock_behind_s=report.clock_behind_s,
         published_size=0 if published is None else published.head.tree_size,
         index=IndexAnswer(
             sealed_segments=index.sealed_segments,
@@ -66,12 +65,12 @@ async def read_alive(_context: ServiceContext, _request: web.BaseRequest) -> web
 
 async def read_ready(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
     """Whether events are taken and heads are signed."""
-    reasons = _reasons(context)
-    if reasons:
-        problem = make_problem("not-ready", "; ".join(reasons))
-        answer = NotReady(**problem.members(), reasons=tuple(reasons))
+    report = await context.report()
+    if report.reasons:
+        problem = make_problem("not-ready", "; ".join(report.reasons))
+        answer = NotReady(**problem.members(), reasons=tuple(report.reasons))
         return encode_answer(answer, status=problem.status, media=PROBLEM_MEDIA)
-    return encode_answer(Ready(status="ready", warnings=tuple(_warnings(context))))
+    return encode_answer(Ready(status="ready", warnings=_warnings(context, report)))
 
 
 async def read_metrics(context: ServiceContext, request: web.BaseRequest) -> web.Response:
@@ -80,21 +79,22 @@ async def read_metrics(context: ServiceContext, request: web.BaseRequest) -> web
         raise ProblemError("wrong-tenant", "the counters are those of all tenants")
     published = context.publisher.published
     index = context.query_pool.engine.status()
-    lag = Lag() if context.mirrored is None else context.mirrored.lag()
-    text = context.metrics.render(
+    report = await context.report()
+    text = render(
+        report.counters,
         {
             "tree_size": context.tree_size,
             "published_size": 0 if published is None else published.head.tree_size,
-            "ready": not _reasons(context),
-            "warnings": len(_warnings(context)),
+            "ready": not report.reasons,
+            "warnings": len(_warnings(context, report)),
             "map_fill_ratio": context.store.environment.fill_ratio(),
-            "bytes_in_flight": context.bytes_in_flight.used,
-            "clock_behind_seconds": context.clock.behind_s(),
-            "requests_in_flight": context.requests_in_flight.used,
+            "bytes_in_flight": report.bytes_in_flight,
+            "clock_behind_seconds": report.clock_behind_s,
+            "requests_in_flight": report.requests_in_flight,
             "index_segments_behind": index.full_segments - index.sealed_segments,
-            "mirror_lag_entries": lag.entries,
-            "mirror_lag_seconds": lag.seconds,
-        }
+            "mirror_lag_entries": report.lag.entries,
+            "mirror_lag_seconds": report.lag.seconds,
+        },
     )
     return make_answer(text, media=METRICS_MEDIA)
 
@@ -109,66 +109,11 @@ async def read_openapi(context: ServiceContext, _request: web.BaseRequest) -> we
     return make_answer(context.openapi, media=JSON_MEDIA, cache=NO_CACHE)
 
 
-def _reasons(context: ServiceContext) -> list[str]:
-    """The reasons why the service is not ready."""
-    reasons = []
-    if (hold := context.sequencer.held) is not None:
-        reasons.append(f"no event is taken until a person runs `ledger recover`: {hold.reason}")
-    reasons += context.broken
-    reasons += () if context.mirrored is None else context.mirrored.reasons()
-    if (failed := context.store.environment.failure) is not None:
-        reasons.append(f"no event is taken: {failed}")
-    elif context.sequencer.failure is not None:
-        reasons.append("no event is taken: a commit failed, and the service must be started again")
-    if context.publisher.failure is not None:
-        reasons.append(
-            "no head is signed: this log or its store has another history than was signed or "
-            "witnessed; the log lines say which, and the folder evidence/ shows it"
-        )
-    return reasons
-
-
-def _warnings(context: ServiceContext) -> list[str]:
+def _warnings(context: ServiceContext, report: Report) -> tuple[str, ...]:
     """What will soon prevent the service from being ready, or makes it slower."""
-    warnings = []
     index = context.query_pool.engine.status()
-    if context.publisher.quorum_missing is not None:
-        warnings.append(
-            f"the newest head is not published, what is published stays: "
-            f"{context.publisher.quorum_missing}"
-        )
-    if behind_s := context.clock.behind_s():
-        warnings.append(
-            f"this host's clock is {behind_s} s behind the last entry: times of receipt stand "
-            "still until it has caught up"
-        )
-    if context.descriptors.are_used_up:
-        warnings.append("all open files are used up: raise LimitNOFILE or ulimit -n")
-    free = free_bytes(context.store.path)
-    if free < context.settings.free_bytes_min:
-        warnings.append(
-            f"the disk of {context.store.path} has {free:,} bytes free, less than free_bytes_min, "
-            f"{context.settings.free_bytes_min:,}"
-        )
-    warnings += [
-        f"the writes to {name} fail: {environment.failure}"
-        for name, environment in context.environments.items()
-        if name != "log" and environment.failure is not None
-    ]
-    warnings += [
-        f"the map of {name} is {environment.fill_ratio():.0%} full: raise "
-        f"{environment.map_setting} and start again"
-        for name, environment in context.environments.items()
-        if environment.fill_ratio() > MAP_FILL_WARNED
-    ]
-    warnings += [f"{each}: run ledger fsck" for each in index.unreadable[:DAMAGES_NAMED]]
-    warnings += _index_warnings(index)
-    warnings += () if context.mirrored is None else context.mirrored.warnings()
-    warnings += [
-        f"the follower {name} has ended and will be started again"
-        for name in context.followers.not_running()
-    ]
-    return warnings
+    damages = [f"{each}: run ledger fsck" for each in index.unreadable[:DAMAGES_NAMED]]
+    return (*report.warnings, *damages, *_index_warnings(index))
 
 
 def _index_warnings(index: IndexStatus) -> list[str]:
@@ -191,9 +136,9 @@ def _index_warnings(index: IndexStatus) -> list[str]:
     return warnings
 
 
-def _witnesses(context: ServiceContext) -> tuple[WitnessAnswer, ...]:
+def _witnesses(context: ServiceContext, report: Report) -> tuple[WitnessAnswer, ...]:
     """The witnesses of the policy, each with the result of the last request to it."""
-    statuses = {name: status for status in context.publisher.witnesses for name in status.names}
+    statuses = {name: status for status in report.witnesses for name in status.names}
     answers = []
     for witness in context.policy.witnesses:
         answer = WitnessAnswer(name=_printable(witness.name), verifier_key=str(witness.verifier))

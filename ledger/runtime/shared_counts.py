@@ -1,0 +1,93 @@
+"""Counts that the processes of one service share, so that N of them keep one limit together.
+
+Each process writes a part of the memory that nobody else writes, and reads the others' parts; so
+there is no lock, and a count is as new as the memory. A part is a count-min sketch: a name has one
+place in each of two rows, which it may share with other names, and the smaller of the two is its
+count. Two names disturb each other only if both places are shared, at random: one in 4 billion
+pairs.
+
+Two kinds of counts: what is in use now (`in_use`), which ends with its process, and what was spent
+ever (`spent`), which stays.
+
+Source: Cormode and Muthukrishnan, "An improved data stream summary: the count-min sketch", 2005.
+"""
+
+import hashlib
+import mmap
+from functools import lru_cache
+from typing import Final, Literal
+
+SLOTS: Final = 1 << 16
+"""Places in a row. A page of the memory is taken when a place in it is first used."""
+
+COUNT_BYTES: Final = 8
+_ROWS: Final = 2
+
+Kind = Literal["in_use", "spent"]
+_KINDS: Final[tuple[Kind, ...]] = ("in_use", "spent")
+
+_PART_BYTES: Final = COUNT_BYTES * SLOTS * _ROWS * len(_KINDS)
+
+
+class SharedCounts:
+    """The counts of one process, and what the other processes count."""
+
+    def __init__(self, memory: mmap.mmap, *, number: int, processes: int, key: bytes) -> None:
+        """`memory`: `memory_bytes(processes)`, shared by all. `number`: whose part is written.
+
+        `key` is the same in all of them, and unknown to those who choose names.
+        """
+        self._counts: Final = memoryview(memory).cast("q")
+        self._number: Final = number
+        self._others: Final = [each for each in range(processes) if each != number]
+        self._places: Final = lru_cache(maxsize=16_384)(lambda name: _places(name, key))
+
+    def add(self, kind: Kind, name: str, amount: int) -> None:
+        """Add to the own count of a name."""
+        for place in self._places(name):
+            self._counts[_start(self._number, kind) + place] += amount
+
+    def of_others(self, kind: Kind, name: str) -> int:
+        """The count of a name in all other processes together."""
+        return min(
+            sum(self._counts[_start(other, kind) + place] for other in self._others)
+            for place in self._places(name)
+        )
+
+    def forget_in_use(self, number: int) -> None:
+        """Set to zero what a process that ended had in use."""
+        start = _start(number, "in_use")
+        self._counts[start : start + _ROWS * SLOTS] = memoryview(
+            bytes(COUNT_BYTES * _ROWS * SLOTS)
+        ).cast("q")
+
+
+def memory_bytes(processes: int) -> int:
+    """The size of the memory that so many processes share."""
+    return processes * _PART_BYTES
+
+
+def _start(number: int, kind: Kind) -> int:
+    return (number * len(_KINDS) + _KINDS.index(kind)) * _ROWS * SLOTS
+
+
+def _places(name: str, key: bytes) -> tuple[int, int]:
+    digest = hashlib.blake2b(name.encode(errors="surrogatepass"), key=key, digest_size=4).digest()
+    first, second = int.from_bytes(digest[:2]), int.from_bytes(digest[2:])
+    return first % SLOTS, SLOTS + second % SLOTS
+
+
+class _Alone:
+    """The counts of a service that is one process."""
+
+    def add(self, kind: Kind, name: str, amount: int) -> None:
+        """Nothing: there is nobody else to know."""
+
+    def of_others(self, kind: Kind, name: str) -> int:  # noqa: ARG002 - as `SharedCounts`
+        """Zero."""
+        return 0
+
+
+ALONE: Final = _Alone()
+
+Shared = SharedCounts | _Alone
