@@ -18,6 +18,7 @@ from ledger.service.settings import SETTINGS
 from ledger.store import keyspace
 from ledger.store.index import segment_file
 from ledger.witness.settings import WITNESS_SETTINGS
+from ledger_client.sql.recipes import RECIPES
 from ledger_core.event.model import LIMITS
 from ledger_core.event.schema import event_schema
 from ledger_core.query.fields import LANGUAGE
@@ -77,6 +78,15 @@ def fields() -> str:
     )
 
 
+def playbook() -> str:
+    """Each recipe by SQL."""
+    return "\n\n".join(
+        f"### {recipe.help}\n\n`ledger playbook {name}{f' {recipe.subject.upper()}'.rstrip()}`"
+        f"\n\n```sql\n{recipe.sql}\n```"
+        for name, recipe in RECIPES.items()
+    )
+
+
 def keyspace_page() -> str:
     """Every key and value of the store."""
     text = (keyspace.__doc__ or "").split("\n\n", 1)[1]
@@ -102,6 +112,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "routes": routes,
     "fields": fields,
     "metrics": metrics,
+    "playbook": playbook,
     "keyspace": keyspace_page,
     "segment-file": segment_file_page,
 }

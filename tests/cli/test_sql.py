@@ -219,3 +219,48 @@ def test_segments_are_made_on_demand_or_by_the_service(ledger: Ledger, tmp_path:
         assert ("is being written by process" in out.getvalue()) == (code == 4)
     made = json.loads(out.getvalue())
     assert (made["made"], made["files"], made["missing"]) == (0, 0, [])
+
+
+def playbook(*arguments: str | Path) -> Said:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = run(["playbook", *map(str, arguments)])
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+def test_a_recipe_by_sql_asks_the_ledger_or_a_folder_and_shows_its_sql(ledger: Ledger) -> None:
+    fetched = playbook("off-hours", "UTC", "--since", "2026-06-01", "--json")
+    assert (fetched.code, fetched.out) == (0, "")
+    assert "--where '(actor.type:user) since:2026-06-01'" in fetched.err
+    asked = playbook("dwell", "192.0.2.1", "--from", ledger.directory, "--json")
+    assert json.loads(asked.out)["events"] == 0
+    assert "WHERE source_ip = '192.0.2.1'\n" in asked.err.replace("'\"'\"'", "'")
+    shown = playbook("travel", "--show", "--from", ledger.directory)
+    assert (shown.code, shown.out) == (0, "")
+    assert f"{ledger.directory}\n" in shown.err
+    assert playbook("spray", "--show").err.startswith("ledger query ")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("travel", "v_07"),
+        ("dwell",),
+        ("large-exports", "ten"),
+        ("travel", "--since", "soon"),
+        ("spray", "--from", "."),
+    ],
+)
+def test_a_wrong_recipe_is_explained(wrong: tuple[str, ...]) -> None:
+    assert playbook(*wrong).code == 2
+
+
+def test_the_recipes_are_listed() -> None:
+    listed = json.loads(playbook("--json").out)
+    assert {"name": "blast-radius", "takes": "credential"}.items() <= {
+        key: value
+        for each in listed
+        if each["name"] == "blast-radius"
+        for key, value in each.items()
+    }.items()
+    assert "by SQL" in playbook().out

@@ -94,6 +94,18 @@ def make_incident() -> list[dict[str, Any]]:
         event("02:41", victim, "portal.read", late=30, target=("vault", "late-box"), **bad),
         event("02:50", "tmp_1", "portal.read", credential="tok_evil", ip="198.18.9.9",
               target=("vault", "copy")),
+        *[event(time, actor, "desk.opened", service="desk", context={"country": country})
+          for time, actor, country in (("12:00", "pilot", "NO"), ("12:40", "pilot", "JP"),
+                                       ("12:10", "clerk", "NO"), ("18:00", "clerk", "SE"))],
+        *[event(time, actor, "desk.opened", service="desk", session=session, ip=f"198.18.{net}.5")
+          for time, actor, session, net in (
+              ("13:00", "twice", "s_here", 0), ("13:30", "twice", "s_here", 0),
+              ("13:10", "twice", "s_there", 5), ("13:50", "twice", "s_there", 5),
+              ("13:00", "once", "s_first", 0), ("13:10", "once", "s_first", 0),
+              ("13:20", "once", "s_second", 6))],
+        event("15:00", "auditor", "ledger.evidence.exported", target=("ledger.case", "IR-7"),
+              reason="review", service="ledger",
+              context={"evidence": {"query": "actor:v_07"}}),
     ]  # fmt: skip
 
 
@@ -119,6 +131,6 @@ class Incident:
         for start in range(0, len(entries), 10_000):
             writer.commit(entries[start : start + 10_000])
         writer.close()
-        self.leaves = [json.loads(entry.leaf) for entry in entries]
-        self.events: list[dict[str, Any]] = [leaf["event"] for leaf in self.leaves]
+        self.leaves = [entry.leaf for entry in entries]
+        self.events: list[dict[str, Any]] = [json.loads(leaf)["event"] for leaf in self.leaves]
         self.now_unix_us = START_UNIX_US + YEAR_US

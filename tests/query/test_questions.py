@@ -6,10 +6,13 @@ events, or the groups that a count should give. A question marked `SQL` needs `l
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import click
 import pytest
@@ -19,12 +22,17 @@ from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import reindex
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
-from ledger_client.cli.playbook import RECIPES, arguments_of
+from ledger_client.cli.playbook import RECIPES, arguments_of, since_of
 from ledger_client.cli.query import command as query_command
+from ledger_client.sql.database import Database, Sources, open_database
+from ledger_client.sql.parquet import format_line, write_parquet
+from ledger_client.sql.recipes import RECIPES as SQL_RECIPES
+from ledger_client.sql.recipes import sql_of
 from ledger_core.asking import AskCount
 from ledger_core.query.order import Order
 from ledger_core.query.parser import parse_query
 from ledger_core.query.pivots import around
+from ledger_core.tlog.hashing import leaf_hash
 from tests.conftest import TESTS_DIR
 from tests.query.incident import ATTACKER, DAY, Incident
 
@@ -143,16 +151,70 @@ QUESTIONS: Final = (
     Question("outside office hours", "action:portal.* NOT (time:2026-03-01..2026-05-31)",
              histogram="hour-of-day",
              check=lambda a: sum(buckets(a)[1:3]) == 51),
+    Question("who read the log", "action:ledger.evidence.exported", 1,
+             by(by=("actor",)), {("auditor",): 1}),
     Question("in order of time", "session:s_evil", 14, order="time-newest",
              first=(f"{DAY}T02:41", "portal.read")),
 )  # fmt: skip
 
+
+@dataclass(frozen=True)
+class SqlQuestion:
+    """What is asked, the recipe that answers it, its subject, and the rows that are true.
+
+    `keys` names the columns of `rows`; `is_all` says that there are no other rows.
+    """
+
+    asked: str
+    recipe: str
+    keys: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    subject: str | None = None
+    is_all: bool = True
+
+
+def at(clock: str) -> datetime:
+    return datetime.fromisoformat(f"{DAY}T{clock}:00Z")
+
+
 SQL: Final = (
-    "travel of all accounts: two countries within an hour",
-    "sessions of one account that overlap",
-    "failures, then a success, of any account",
-)
-"""Questions about pairs of events: `ledger sql` answers them (docs/playbook.md has recipes)."""
+    SqlQuestion("the spray, and who got in", "spray-by-day", ("network", "failed", "got_in"),
+                (("192.0.2.0/24", 30, ["v_07"]),)),
+    SqlQuestion("failures, then a success, of any account", "break-ins",
+                ("actor_id", "time", "source_ip", "failures"),
+                (("v_07", at("02:05"), ATTACKER, 5),)),
+    SqlQuestion("travel of all accounts: two countries within two hours", "travel",
+                ("actor_id", "was_in", "was_at", "country", "time"),
+                (("pilot", "NO", at("12:00"), "JP", at("12:40")),)),
+    SqlQuestion("sessions of one account that overlap", "overlaps",
+                ("actor_id", "session", "other", "both_from", "both_to"),
+                (("twice", "s_here", "s_there", at("13:10"), at("13:30")),)),
+    SqlQuestion("made, then deleted", "made-and-deleted",
+                ("target_type", "target_id", "made_at", "made_by", "gone_at"),
+                (("account", "tmp_1", at("02:11"), "v_07", at("02:40")),)),
+    SqlQuestion("exports above a size, of any field", "large-exports", ("target_id", "bytes"),
+                (("set-5", 6000), ("set-4", 5000)), subject="4000"),
+    SqlQuestion("outside office hours, by account", "off-hours", ("actor_id", "events"),
+                (("v_07", 21), ("v_00", 1)), subject="Europe/Oslo", is_all=False),
+    SqlQuestion("dwell time of an address", "dwell", ("actor_id", "events", "dwell"),
+                (("v_07", 18, timedelta(minutes=41)), ("tmp_1", 1, timedelta(0)),
+                 (None, 29, timedelta(minutes=108))), subject=ATTACKER, is_all=False),
+    SqlQuestion("privileges before and after", "privilege-diff",
+                ("target_id", "path", "before", "after", "changed_by"),
+                (("v_07", "/role", '"viewer"', '"owner-of-all"', ["v_07"]),
+                 ("prod-keys", "/acl/0", '"none"', '"read-write"', ["v_07"])), is_all=False),
+    SqlQuestion("the blast radius, with the accounts that were made", "blast-radius",
+                ("type", "id", "events", "actors"),
+                (("account", "tmp_1", 2, ["v_07"]), ("account", "v_07", 1, ["v_07"]),
+                 ("account", "v_09", 1, ["v_07"]), ("setting", "audit", 1, ["v_07"]),
+                 ("vault", "copy", 1, ["tmp_1"]), ("vault", "late-box", 1, ["v_07"]),
+                 ("vault", "prod-keys", 1, ["v_07"]),
+                 *(("vault", f"set-{n}", 1, ["v_07"]) for n in range(6))), subject="tok_evil"),
+    SqlQuestion("who read the log, and what they asked", "log-readers",
+                ("actor_id", "target_id", "reason", "query"),
+                (("auditor", "IR-7", "review", "actor:v_07"),)),
+)  # fmt: skip
+"""Questions about pairs of events, or with an answer of their own shape: recipes by SQL."""
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +259,10 @@ def test_a_question_is_answered_with_the_truth(
 
 def test_what_happened_around_an_event(asked: tuple[Incident, QueryEngine]) -> None:
     incident, engine = asked
-    at = next(i for i, each in enumerate(incident.events) if each["action"] == "portal.mfa_reset")
-    leaf = engine._leaf_cache.leaves([at])[0]
+    found = next(
+        i for i, each in enumerate(incident.events) if each["action"] == "portal.mfa_reset"
+    )
+    leaf = engine._leaf_cache.leaves([found])[0]
     answer = engine.search(
         around(leaf, minutes=10), tenant=None, now_unix_us=incident.now_unix_us, order="time"
     )
@@ -208,6 +272,67 @@ def test_what_happened_around_an_event(asked: tuple[Incident, QueryEngine]) -> N
     times = [incident.events[row.index]["time"] for row in answer.rows]
     assert times == sorted(times)
     assert len(times) == 9
+
+
+@pytest.fixture(scope="module")
+def database(
+    asked: tuple[Incident, QueryEngine], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Database]:
+    folder = tmp_path_factory.mktemp("sql")
+    lines, sealed = folder / "events.jsonl", folder / "events.parquet"
+    with lines.open("wb") as file:
+        for index, leaf in enumerate(asked[0].leaves):
+            file.write(format_line(index, leaf, leaf_hash(leaf)))
+    write_parquet(lines, sealed, with_leaf=False)
+    with open_database(Sources(parquet=[sealed]), folder) as made:
+        yield made
+
+
+@pytest.mark.parametrize("since", [None, "2026-02-01"])
+@pytest.mark.parametrize("question", SQL, ids=lambda question: question.asked)
+def test_sql_answers_with_the_truth(
+    database: Database, question: SqlQuestion, since: str | None
+) -> None:
+    since_us = since_of(since, now_unix_us=0) if since else None
+    answer = database.ask(sql_of(SQL_RECIPES[question.recipe], question.subject, since_us))
+    found = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+    rows = [tuple(row[key] for key in question.keys) for row in found]
+    assert [row for row in question.rows if row not in rows] == []
+    assert len(rows) == len(question.rows) or not question.is_all
+
+
+def test_a_value_in_sql_is_quoted_and_a_number_is_one(database: Database) -> None:
+    odd = "x' OR 1 = 1 --"
+    answer = database.ask(sql_of(SQL_RECIPES["dwell"], odd, None))
+    assert list(answer.rows) in ([], [(None, 0, None, None, None)])
+    with pytest.raises(ValueError, match="want a number of bytes"):
+        sql_of(SQL_RECIPES["large-exports"], "1 OR 1 = 1", None)
+
+
+def test_outside_office_hours_agrees_with_a_count_by_hand(
+    asked: tuple[Incident, QueryEngine], database: Database
+) -> None:
+    counted = Counter(
+        event["actor"]["id"]
+        for event in asked[0].events
+        if event["actor"].get("type") == "user" and is_outside(event["time"])
+    )
+    answer = database.ask(sql_of(SQL_RECIPES["off-hours"], "Europe/Oslo", None))
+    assert {row[0]: row[1] for row in answer.rows} == counted
+
+
+def is_outside(time: str) -> bool:
+    there = datetime.fromisoformat(time).astimezone(ZoneInfo("Europe/Oslo"))
+    return there.isoweekday() > 5 or not 7 <= there.hour <= 18
+
+
+def test_each_recipe_by_sql_is_a_question_and_on_the_page() -> None:
+    assert [question.recipe for question in SQL] == list(SQL_RECIPES)
+    page = (TESTS_DIR.parent / "docs" / "playbook.md").read_text()
+    for name, recipe in SQL_RECIPES.items():
+        assert f"`ledger playbook {name}" in page
+        assert recipe.sql in page
+        parse_query(recipe.where)
 
 
 def recipes() -> list[tuple[list[str], list[str]]]:

@@ -1,18 +1,26 @@
 """`ledger playbook`: the first questions of an incident, each one command. Each shows its query."""
 
 import shlex
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import click
 
-from ledger_client.cli.client_options import Connection, connection_options
-from ledger_client.cli.console import note
+from ledger_client.cli.client_options import Connection, connection_options, usage_errors
+from ledger_client.cli.console import json_option, note, print_json, printable_lines
 from ledger_client.cli.counts import COUNT_NAMES, CountOptions, show_page_counts
 from ledger_client.cli.query import SHOWN_MAX, explained
 from ledger_client.cli.query import command as query_command
 from ledger_client.cli.render import JSON, table
-from ledger_core.query.ast import Is, format_query
+from ledger_client.cli.sql import SqlOptions, ask_sql
+from ledger_client.runtime.clock import unix_us
+from ledger_client.sql.recipes import RECIPES as SQL_RECIPES
+from ledger_client.sql.recipes import SqlRecipe, sql_of
+from ledger_core.query.ast import Between, Is, format_query, resolve
 from ledger_core.query.counting import NAMES
+from ledger_core.query.parser import parse_query
+from ledger_core.tlog.errors import MalformedError
 
 
 class Recipe(NamedTuple):
@@ -84,9 +92,7 @@ SINCE_DEFAULT: Final = "-7d"
 def arguments_of(name: str, subject: str | None, since: str | None) -> list[str]:
     """The arguments of `ledger query` for a recipe. Raises: click.UsageError."""
     recipe = RECIPES[name]
-    if bool(subject) != bool(recipe.subject):
-        wants = f"takes the value of {recipe.subject}" if recipe.subject else "takes no value"
-        raise click.UsageError(f"The recipe {name} {wants}.")
+    _check_subject(name, subject, recipe.subject)
     query, *options = recipe.options
     parts = [f"({query})" if " OR " in query and since else query]
     if subject:
@@ -98,30 +104,73 @@ def arguments_of(name: str, subject: str | None, since: str | None) -> list[str]
     return [" ".join(filter(None, parts)), *options]
 
 
+def _check_subject(name: str, subject: str | None, wanted: str) -> None:
+    if bool(subject) != bool(wanted):
+        wants = f"takes a value: {wanted}" if wanted else "takes no value"
+        raise click.UsageError(f"The recipe {name} {wants}.")
+
+
 @click.command("playbook")
-@click.argument("name", type=click.Choice(tuple(RECIPES)), required=False)
+@click.argument("name", type=click.Choice((*RECIPES, *SQL_RECIPES)), required=False)
 @click.argument("subject", required=False)
 @connection_options
 @click.option("--since", metavar="TIME", help="Since this time, as -7d or 2026-11-24.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option(
+    "--from",
+    "paths",
+    metavar="DIR|EXPORT",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="For the recipes by SQL: a ledger's folder or an export, as ledger sql takes them. May be"
+    " repeated. Default: the events that it needs are fetched from the ledger.",
+)
+@click.option("--show", is_flag=True, help="Show the query or the SQL without running it.")
+@json_option
 def command(
     name: str | None,
     subject: str | None,
     connection: Connection,
     since: str | None,
+    paths: tuple[Path, ...],
+    show: bool,
     as_json: bool,
 ) -> None:
     """Ask one of the first questions of an incident; without a name, list them.
 
-    Each is a `ledger query`, which is shown, so that it can be refined.
+    Each is a `ledger query` or a `ledger sql`, which is shown, so that it can be refined.
     """
     if name is None:
-        for each, recipe in RECIPES.items():
-            value = f" {recipe.subject.upper()}" if recipe.subject else ""
-            click.echo(f"  {each + value:24}  {recipe.help}")
+        _list_recipes(as_json=as_json)
+    elif name in SQL_RECIPES:
+        _run_sql(SQL_RECIPES[name], name, subject, since, paths, connection, show, as_json)
+    elif paths:
+        raise click.UsageError(f"The recipe {name} asks the ledger itself: use it without --from.")
+    else:
+        _run_query(arguments_of(name, subject, since), connection, show, as_json)
+
+
+def _list_recipes(*, as_json: bool) -> None:
+    every: dict[str, Recipe | SqlRecipe] = {**RECIPES, **SQL_RECIPES}
+    if as_json:
+        print_json(
+            [
+                {"name": name, "takes": each.subject or None, "help": each.help}
+                for name, each in every.items()
+            ]
+        )
         return
-    arguments = arguments_of(name, subject, since)
+    recipes: Mapping[str, Recipe | SqlRecipe]
+    for heading, recipes in (("by query", RECIPES), ("by SQL (the extra sql)", SQL_RECIPES)):
+        click.secho(heading, bold=True)
+        for name, recipe in recipes.items():
+            value = f" {recipe.subject.upper()}" if recipe.subject else ""
+            click.echo(f"  {name + value:24}  {recipe.help}")
+
+
+def _run_query(arguments: list[str], connection: Connection, show: bool, as_json: bool) -> None:
     note(f"ledger query {shlex.join(arguments)}")
+    if show:
+        return
     given = query_command.make_context("query", arguments.copy()).params
     query = " ".join(given["words"])
     counting = CountOptions(**{name: given[name] for name in COUNT_NAMES})
@@ -131,3 +180,41 @@ def command(
         else:
             found = ledger.query(query, order=given["order"], limit=SHOWN_MAX)
             (JSON if as_json else table()).show_all(found)
+
+
+def _run_sql(
+    recipe: SqlRecipe,
+    name: str,
+    subject: str | None,
+    since: str | None,
+    paths: tuple[Path, ...],
+    connection: Connection,
+    show: bool,
+    as_json: bool,
+) -> None:
+    _check_subject(name, subject, recipe.subject)
+    where = recipe.where
+    since_us = None
+    if since:
+        where = f"({where}) since:{since}" if where else f"since:{since}"
+        since_us = since_of(since, now_unix_us=unix_us())
+    with usage_errors():
+        sql = sql_of(recipe, subject, since_us)
+    options = SqlOptions(
+        paths=paths, where="" if paths else where, form="json" if as_json else "table"
+    )
+    sources = shlex.join(map(str, paths)) or f"--where {shlex.quote(where)}"
+    click.echo(printable_lines(f"ledger sql {shlex.quote(sql)} {sources}"), err=True)
+    if not show:
+        ask_sql(sql, options, connection)
+
+
+def since_of(since: str, *, now_unix_us: int) -> int:
+    """The time that `--since` means. Raises: click.UsageError."""
+    try:
+        expression = resolve(parse_query(f"since:{since}"), now_unix_us)
+    except MalformedError as error:
+        raise click.UsageError(f"--since {since}: {error}") from None
+    if not (isinstance(expression, Between) and expression.start is not None):
+        raise click.UsageError(f"--since {since}: want a time, as -7d or 2026-11-24")
+    return expression.start.unix_us
