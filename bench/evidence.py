@@ -19,8 +19,8 @@ import msgspec
 from bench.rows import Row, format_table
 from bench.varied import make_entry, varied_events
 from ledger.query.leaf_cache import LeafCache
-from ledger.service.routes.evidence import make_sources
-from ledger.service.routes.proofs import prove_inclusion
+from ledger.service.queries.evidence import make_sources
+from ledger.service.queries.store_proofs import prove_inclusion
 from ledger.store.log import LogStore, create_log
 from ledger.store.writer import LogWriter, NewEntry
 from ledger_core.event.canonical import format_leaf, format_time

@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
-from ledger.cli.options import configure_logs, directory_argument, log_options
+from ledger.cli.options import directory_argument, log_options
 from ledger.cli.serve import note_missing_token, read_serve_settings, setting_flags
 from ledger.mirror.app import run
 from ledger.mirror.data_dir import MirrorConfig, MirrorPaths, create_mirror, log_origin, read_config
 from ledger.mirror.promotion import promote
 from ledger.mirror.replica import read_stop
 from ledger.mirror.state import MirrorState
+from ledger.runtime.log_lines import configure_logs
 from ledger.store.log import LogStore
 from ledger_client.cli.client_options import (
     EXISTING_FILE,

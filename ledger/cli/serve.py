@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from ledger.cli.options import configure_logs, directory_argument, log_options
+from ledger.cli.options import directory_argument, log_options
+from ledger.runtime.log_lines import configure_logs
 from ledger.service.app import run
 from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.settings import SETTINGS, Settings, read_settings

@@ -10,7 +10,8 @@ from typing import Any
 import click
 import msgspec
 
-from ledger.cli.options import configure_logs, directory_argument, log_options
+from ledger.cli.options import directory_argument, log_options
+from ledger.runtime.log_lines import configure_logs
 from ledger.witness.app import serve as serve_witness
 from ledger.witness.data_dir import WitnessPaths, create_witness, read_signers
 from ledger.witness.settings import WITNESS_SETTINGS, WitnessSettings

@@ -116,9 +116,9 @@ class FollowerProcess:
                     return None
 
 
-def lower_priority() -> None:
+def lower_priority(niceness: int = NICENESS) -> None:
     """Let the service's own work go first. Called once, by the child."""
-    os.nice(NICENESS)
+    os.nice(niceness)
 
 
 def is_orphaned(wait_s: float) -> bool:

@@ -23,19 +23,6 @@ SMALL_BYTES: Final = 16_384
 _AT_ONCE: Final = nullcontext()
 
 
-class AppendsInWork:
-    """Counts the appends in work, to which searches give way. Changed on the event loop alone."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __enter__(self) -> None:
-        self.count += 1
-
-    def __exit__(self, *exception: object) -> None:
-        self.count -= 1
-
-
 class Admission:
     """Admits appends. Used on the event loop alone."""
 

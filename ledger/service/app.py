@@ -31,6 +31,7 @@ from ledger.service.open_parts import (
     note_files,
     open_context,
     open_intake,
+    open_queries,
 )
 from ledger.service.process_limits import limit_connections, raise_descriptor_limit, shorten_pauses
 from ledger.service.report import EngineReports
@@ -141,7 +142,16 @@ async def open_service(
             export_trailers=ExportTrailers(),
             mirrored=engine.mirrored,
         )
-        yield open_context(engine.paths, settings, opened, log=log, intake=intake)
+        connect = open_queries(
+            engine.paths,
+            settings,
+            opened,
+            store=engine.store,
+            private_fields=intake.private_fields,
+        )
+        yield open_context(
+            engine.paths, settings, opened, log=log, intake=intake, connect_queries=connect
+        )
 
 
 @asynccontextmanager

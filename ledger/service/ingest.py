@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 
 from ledger.log.append_request import Appended, AppendRequest, Place, UnstampedEvent
 from ledger.log.sequencing import Sequencing
-from ledger.service.admission import SMALL_BYTES, AppendsInWork
+from ledger.service.admission import SMALL_BYTES
 from ledger.service.append_thread import AppendThread
 from ledger.service.conflicts import conflict_json
 from ledger.service.http.problems import ProblemError, explain, make_problem
@@ -70,10 +70,8 @@ class IngestPipeline:
         metrics: Metrics,
         quotas: Quotas,
         thread: AppendThread,
-        in_work: AppendsInWork,
     ) -> None:
         """`wall_us`: this host's time in microseconds since 1970, which may go back."""
-        self._in_work = in_work
         self._thread = thread
         self._sequencer = sequencer
         self._wall_us = wall_us
@@ -102,14 +100,7 @@ class IngestPipeline:
         Raises: as `Sequencing.append_events`, with nothing kept; EventError when a body that should
         be one event isn't even JSON.
         """
-        with self._in_work:
-            return await self._append(
-                body, by=by, tenant=tenant, is_own=is_own, charged_to=charged_to or by
-            )
-
-    async def _append(
-        self, body: ParsedBody, *, by: str, tenant: str | None, is_own: bool, charged_to: str
-    ) -> list[Result | Refused]:
+        charged_to = charged_to or by
         reads, secret = await self._read(body, tenant, by=by, is_own=is_own)
         self._secret_filter.report()
         stored = await self._store_private(reads, charged_to=charged_to)

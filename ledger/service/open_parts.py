@@ -11,10 +11,9 @@ from secrets import token_bytes
 import structlog
 
 from ledger.log.sequencing import Sequencing
-from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
 from ledger.runtime.shared_counts import ALONE, Shared
-from ledger.service.admission import Admission, AppendsInWork
+from ledger.service.admission import Admission
 from ledger.service.append_thread import AppendThread
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import (
@@ -33,6 +32,10 @@ from ledger.service.metrics import Metrics
 from ledger.service.mirrored import Heads, Mirrored
 from ledger.service.policy_file import read_policy
 from ledger.service.private_fields import PrivateFields, parse_fields
+from ledger.service.queries.frames import Connect
+from ledger.service.queries.job import QueryOptions, QueryParts
+from ledger.service.queries.server import QueryServer
+from ledger.service.queries.supervisor import QueryProcess, connect_to, connect_within
 from ledger.service.query_pool import QueryPool
 from ledger.service.quotas import Quotas
 from ledger.service.report import Reports
@@ -69,7 +72,6 @@ class Intake:
     access: AccessStore
     private_fields: PrivateFields
     ingest: IngestPipeline
-    in_work: AppendsInWork
     metrics: Metrics
     quotas: Quotas
 
@@ -93,7 +95,6 @@ def open_intake(
     private_fields = PrivateFields(opened.enter_context(closing(private)), fields, store.index_for)
     reader = PrivateReader(_id_maker(_wall_us), _wall_us)
     metrics, quotas = Metrics(), Quotas(settings, shared=shared)
-    in_work = AppendsInWork()
     ingest = IngestPipeline(
         sequencer=sequencer,
         wall_us=_wall_us,
@@ -103,13 +104,11 @@ def open_intake(
         metrics=metrics,
         quotas=quotas,
         thread=opened.enter_context(closing(AppendThread())),
-        in_work=in_work,
     )
     return Intake(
         access=access,
         private_fields=private_fields,
         ingest=ingest,
-        in_work=in_work,
         metrics=metrics,
         quotas=quotas,
     )
@@ -130,9 +129,13 @@ def open_context(
     *,
     log: LogParts,
     intake: Intake,
+    connect_queries: Connect,
     shared: Shared = ALONE,
 ) -> ServiceContext:
-    """What the requests of one process need; `opened` closes it before the log."""
+    """What the requests of one process need; `opened` closes it before the log.
+
+    `connect_queries`: what `open_queries` returned, or `connect_to` its socket.
+    """
     policy = read_policy(paths)
     return ServiceContext(
         origin=log.store.origin(),
@@ -147,7 +150,7 @@ def open_context(
         mirrored=log.mirrored,
         ingest=intake.ingest,
         private_fields=intake.private_fields,
-        query_pool=_open_query_pool(paths, log.store, settings, intake.in_work, opened),
+        query_pool=_open_query_pool(paths, opened, connect_queries, log),
         admission=Admission(large_max=settings.large_appends_max, wait_s=settings.append_wait_s),
         bytes_in_flight=InFlight(
             "bytes",
@@ -171,25 +174,49 @@ def open_context(
     )
 
 
-def _open_query_pool(
+def open_queries(
     paths: DirectoryPaths,
-    store: LogStore,
     settings: Settings,
-    in_work: AppendsInWork,
     opened: AsyncExitStack,
-) -> QueryPool:
-    """The query engine over the log and its index, which the indexer makes."""
-    index = IndexStore(paths.index, sets_aside=True)
-    query_pool = QueryPool(
-        QueryEngine(store, index),
-        limits=QueryLimits(rows_scanned=settings.query_rows_max, time_s=settings.query_time_s),
+    *,
+    store: LogStore,
+    private_fields: PrivateFields,
+) -> Connect:
+    """Start the query process, or its server in this process; `opened` ends it before the log.
+
+    Returns what connects with it.
+    """
+    options = QueryOptions(
         threads=settings.query_threads,
         waiting_max=settings.query_waiting_max,
         streams_max=settings.streams_max,
-        appends=in_work,
+        rows_max=settings.query_rows_max,
+        time_s=settings.query_time_s,
+        private_map_bytes=settings.private_map_bytes,
     )
-    opened.push_async_callback(asyncio.to_thread, query_pool.close)
-    return query_pool
+    if settings.query_process:
+        process = QueryProcess(paths.root, options)
+        process.start()
+        opened.push_async_callback(asyncio.to_thread, process.stop)
+        return connect_to(process.socket)
+    engine = QueryEngine(store, IndexStore(paths.index, sets_aside=True))
+    parts = QueryParts(store=store, engine=engine, open_values=private_fields.open)
+    server = QueryServer(parts, options)
+    opened.push_async_callback(asyncio.to_thread, server.close)
+    return connect_within(server)
+
+
+def _open_query_pool(
+    paths: DirectoryPaths, opened: AsyncExitStack, connect: Connect, log: LogParts
+) -> QueryPool:
+    """The connection with the query process."""
+    pool = QueryPool(
+        connect,
+        tree_size=lambda: log.sequencer.head.tree_size,
+        read_status=QueryEngine(log.store, IndexStore(paths.index)).status,
+    )
+    opened.callback(pool.close)
+    return pool
 
 
 def _id_maker(now: Callable[[], int]) -> Callable[[], str]:

@@ -1,207 +1,260 @@
-"""The threads that run searches beside the event loop, and who may use one next.
+"""The front end's side of queries: asks the query process, and waits for its answers.
 
-A search takes from a tenth of a millisecond to several seconds, and the loop must acknowledge
-events meanwhile. An export or a stream uses a thread for each piece, so a slow reader holds none.
-
-Tokens take turns at the threads (`fair_turns`). Where there are several threads, no token runs on
-more than half of them, and none has more than half of the places to wait. So a token that asks a
-lot keeps no other from its answer. A token has a quarter of the live streams at most, and the
-tokens of a tenant have half of them.
+Searches compute for up to seconds, and threads of one Python process compute in turns. So they run
+in a process of their own (`ledger.service.queries`), and a front end does nothing but wait. When
+that process ends, the jobs in work are answered with 503 and Retry-After. New ones wait a while for
+the next process.
 """
 
 import asyncio
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from typing import Final, TypeVar
+import pickle
+from collections.abc import AsyncGenerator, Callable, Generator
+from dataclasses import replace
+from itertools import count
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from aiohttp import web
 
-from ledger.query.budget import QueryCancelledError, QueryLimits
-from ledger.query.engine import QueryEngine
-from ledger.query.indexer import IndexFollower
-from ledger.service.admission import AppendsInWork
-from ledger.service.fair_turns import FairTurns
+from ledger.query.answer import IndexStatus
 from ledger.service.http.problems import ProblemError, retry_later
+from ledger.service.queries.frames import Connect, FrameProtocol, Kind, Start, decode_value
+from ledger.service.queries.job import QueryJob
+from ledger.service.queries.server import cancelled
 
 T = TypeVar("T")
+S = TypeVar("S")
+P = ParamSpec("P")
 
 HANG_UP_POLL_S: Final = 0.2
 """Seconds between two checks whether the client of a search has hung up."""
 
+CONNECT_WAIT_S: Final = 30.0
+"""Seconds that a search waits for the query process to start, or to start again."""
 
-GIVE_WAY_S: Final = 0.01
-"""Seconds that a search works at least between two pauses for appends, and that a pause takes at
-most. So it takes no more than twice as long beside appends that never end."""
+CONNECT_POLL_S: Final = 0.05
 
-GIVE_WAY_STEP_S: Final = 0.001
+NUMBER_MAX: Final = (1 << 32) - 1
 
 
 class QueryPool:
-    """The query engine and its threads, one of which follows the log.
-
-    Used on the event loop alone.
-    """
+    """The connection with the query process. Used on the event loop alone."""
 
     def __init__(
         self,
-        engine: QueryEngine,
+        connect: Connect,
         *,
-        limits: QueryLimits,
-        threads: int,
-        waiting_max: int,
-        streams_max: int,
-        appends: AppendsInWork,
+        tree_size: Callable[[], int],
+        read_status: Callable[[], IndexStatus],
     ) -> None:
-        """`limits` bound one search, the other numbers all of them together."""
-        self._appends: Final = appends
-        self.engine: Final = engine
-        self.limits: Final = limits
-        self._pool: Final = ThreadPoolExecutor(threads, thread_name_prefix="ledger-query")
-        self._turns: Final = FairTurns(threads, places_each=max(1, threads // 2))
-        self._waiting_max: Final = waiting_max
-        self._waiting_each: Final = max(1, waiting_max // 2)
-        self._streams_max: Final = streams_max
-        self._streams: Counter[tuple[str, str]] = Counter()
+        """`tree_size`: the size that callers know; no answer is of a smaller tree."""
+        self._connect: Final = connect
+        self.tree_size: Final = tree_size
+        self._read_status: Final = read_status
+        self._start_s: Final = asyncio.get_running_loop().time()
+        self._link: _Link | None = None
+        self._connecting: asyncio.Task[_Link] | None = None
         self.is_cancelled = False
-        self._follower: Final = IndexFollower(engine)
-        self._follower.start()
+        self.connected()
 
     def client(self, token: str, request: web.BaseRequest) -> "QueryClient":
         """Runs the searches of one request, of a token with this name."""
-        return QueryClient(self, token, request)
+        return QueryClient(self, token, request, ())
 
-    @contextmanager
-    def stream(self, token: str, tenant: str | None) -> Iterator[None]:
-        """Count one open stream, in all, of its token, and of all tokens of its tenant.
+    def stream_client(
+        self, token: str, tenant: str | None, request: web.BaseRequest
+    ) -> "QueryClient":
+        """As `client`, for a live stream, which counts among those of the token and its tenant."""
+        return QueryClient(self, token, request, (tenant,))
 
-        Raises: ProblemError when one of these has as many as it may.
-        """
-        total = self._streams_max
-        counted = [(("the service", ""), total), (("the token", token), max(1, total // 4))]
-        if tenant is not None:
-            counted.append((("the tenant", tenant), max(1, total // 2)))
-        for owner, most in counted:
-            if self._streams[owner] >= most:
-                what = f"{owner[0]} has {most} live streams open, and may have no more"
-                raise retry_later("too-busy", what, limit=most)
-        owners = Counter(owner for owner, _ in counted)
-        self._streams += owners
-        try:
-            yield
-        finally:
-            self._streams -= owners  # Leaves no zeros.
+    @property
+    def is_missing(self) -> bool:
+        """Whether the query process has ended, or did not come up in time."""
+        if self._link is None:
+            return asyncio.get_running_loop().time() > self._start_s + CONNECT_WAIT_S
+        return self._link.is_closed
+
+    def status(self) -> IndexStatus:
+        """How far the index is, and which entries proved damaged, here or in the query process."""
+        status = self._read_status()
+        here = status.unreadable
+        there = () if self._link is None else self._link.damaged
+        return replace(status, unreadable=(*here, *(each for each in there if each not in here)))
 
     def cancel(self) -> None:
-        """End every search within its present piece of work."""
+        """Wait for no search any more."""
         self.is_cancelled = True
 
-    def give_way(self) -> None:
-        """Let appends in work end first, for `GIVE_WAY_S` at most. For the threads of the pool.
-
-        Threads of one process compute in turns, and each turn that an append waits for one of ours
-        takes a millisecond; it needs several.
-        """
-        end_s = time.monotonic() + GIVE_WAY_S
-        while self._appends.count and time.monotonic() < end_s:
-            time.sleep(GIVE_WAY_STEP_S)
-
     def close(self) -> None:
-        """End running searches and the threads; afterwards none reads the log."""
+        """End the connection."""
         self.cancel()
-        self._follower.stop()
-        self._pool.shutdown()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._link is not None:
+            self._link.close()
 
-    def ask_turn(self, token: str, *, has_begun: bool = False) -> asyncio.Future[None]:
-        """A future that is done when the token has a thread, to be given back by `end_turn`.
+    def connected(self) -> "asyncio.Future[_Link]":
+        """The connection, now or when the process is there."""
+        if self._link is not None and not self._link.is_closed:
+            done: asyncio.Future[_Link] = asyncio.get_running_loop().create_future()
+            done.set_result(self._link)
+            return done
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connect_again())
+        return self._connecting
 
-        A stream or export that `has_begun` waits whatever its length: other limits bound their
-        number. Raises: ProblemError when too many wait already, or the service stops.
-        """
-        turns = self._turns
-        if (
-            not has_begun
-            and not turns.has_place(token)
-            and (
-                turns.waiting() >= self._waiting_max
-                or turns.waiting_of(token) >= self._waiting_each
-            )
-        ):
-            raise retry_later("too-busy", "too many searches wait", limit=self._waiting_max)
-        return turns.ask(token)
+    async def _connect_again(self) -> "_Link":
+        link = _Link(self._on_lost)
+        while True:
+            try:
+                await self._connect(lambda: link)
+            except OSError:
+                await asyncio.sleep(CONNECT_POLL_S)
+            else:
+                self._link = link
+                return link
 
-    def end_turn(self, token: str, turn: asyncio.Future[None]) -> None:
-        """Give back the thread, or the place in the queue."""
-        self._turns.end(token, turn)
-
-    def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Run a function on a thread. Precondition: it has a turn."""
-        return asyncio.get_running_loop().run_in_executor(self._pool, work)
+    def _on_lost(self) -> None:
+        if not self.is_cancelled:
+            self.connected()
 
 
 class QueryClient:
     """Runs the searches of one request, until it hangs up."""
 
-    def __init__(self, pool: QueryPool, token: str, request: web.BaseRequest) -> None:
+    def __init__(
+        self,
+        pool: QueryPool,
+        token: str,
+        request: web.BaseRequest,
+        stream_tenant: tuple[str | None, ...],
+    ) -> None:
         self._pool = pool
         self._token = token
         self._request = request
-        self._is_gone = False
-        self._has_begun = False
-        self._gave_way_s = 0.0
+        self._stream_tenant = stream_tenant
 
-    def is_cancelled(self) -> bool:
-        """Whether nobody waits for the answer any more. Work on a thread asks between its pieces.
+    async def run(
+        self,
+        work: Callable[Concatenate[QueryJob, P], T],
+        *args: P.args,
+        **named: P.kwargs,
+    ) -> T:
+        """The result of a module-level function in the query process, at the token's turn.
 
-        Gives way to appends first.
+        Raises: ProblemError of the work, when too many wait already, when the query process is not
+        there, when the client hangs up or the service stops.
         """
-        if time.monotonic() - self._gave_way_s >= GIVE_WAY_S:
-            self._pool.give_way()
-            self._gave_way_s = time.monotonic()
-        return self._is_over()
-
-    def _is_over(self) -> bool:
-        return self._is_gone or self._pool.is_cancelled
-
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run a function, which asks `is_cancelled` now and then, when it is the token's turn.
-
-        Raises: ProblemError when too many wait already, the client hangs up or the service stops.
-        """
-        turn = self._pool.ask_turn(self._token, has_begun=self._has_begun)
+        link, number = await self._link()
         try:
-            await self._wait(turn)
+            _, value = await self._ask(link, Kind.START, number, self._start(work, args, named))
         except BaseException:
-            self._pool.end_turn(self._token, turn)
+            link.send(Kind.CLOSE, number)
             raise
-        self._has_begun = True
-        done = self._pool.submit(work)
-        done.add_done_callback(partial(self._end_turn, turn))
+        result: T = value
+        return result
+
+    async def pieces(
+        self,
+        work: Callable[Concatenate[QueryJob, P], Generator[T, S, None]],
+        *args: P.args,
+        **named: P.kwargs,
+    ) -> AsyncGenerator[T, S]:
+        """The values of a generator function, piece by piece. Raises: as `run`.
+
+        Close it, so that the query process lets go of the generator.
+        """
+        link, number = await self._link()
         try:
-            await self._wait(done)
-            return done.result()
-        except QueryCancelledError:
-            raise _cancelled() from None
+            kind, payload = Kind.START, self._start(work, args, named)
+            while True:
+                answered, value = await self._ask(link, kind, number, payload)
+                if answered in (Kind.LAST, Kind.LAST_BYTES):
+                    return
+                sent = yield value
+                kind, payload = Kind.NEXT, b"" if sent is None else pickle.dumps(sent)
+        finally:
+            link.send(Kind.CLOSE, number)
 
-    def _end_turn(self, turn: asyncio.Future[None], done: asyncio.Future[T]) -> None:
-        done.exception()  # Else asyncio logs an error that nobody waited for.
-        self._pool.end_turn(self._token, turn)
+    def _start(self, work: Callable[..., Any], args: object, named: object) -> bytes:
+        start = Start(
+            token=self._token,
+            tree_size_min=self._pool.tree_size(),
+            stream_tenant=self._stream_tenant,
+            work=pickle.dumps((work, args, named)),
+        )
+        return pickle.dumps(start)
 
-    async def _wait(self, future: asyncio.Future[T]) -> None:
-        """Wait for a turn, or for work on a thread, which ends soon after `is_cancelled`."""
+    async def _link(self) -> "tuple[_Link, int]":
         try:
-            while not future.done():
-                await asyncio.wait({future}, timeout=HANG_UP_POLL_S)
-                self._is_gone = self._request.transport is None
-                if self._is_over() and not future.done():
-                    raise _cancelled()
-        except asyncio.CancelledError:
-            self._is_gone = True
-            raise
+            async with asyncio.timeout(CONNECT_WAIT_S):
+                link = await self._wait(self._pool.connected())
+        except TimeoutError:
+            raise _not_there() from None
+        return link, link.new_number()
+
+    async def _ask(
+        self, link: "_Link", kind: Kind, number: int, payload: bytes
+    ) -> tuple[Kind, Any]:
+        return await self._wait(link.ask(kind, number, payload))
+
+    async def _wait(self, future: asyncio.Future[T]) -> T:
+        """Wait until the work is done or nobody waits for it any more."""
+        while not future.done():
+            await asyncio.wait({future}, timeout=HANG_UP_POLL_S)
+            is_over = self._request.transport is None or self._pool.is_cancelled
+            if is_over and not future.done():
+                raise cancelled()
+        return future.result()
 
 
-def _cancelled() -> ProblemError:
-    return retry_later("too-busy", "the search was cancelled: the client or the service ends")
+class _Link(FrameProtocol):
+    """A connection with the query process, and the jobs whose answers it waits for."""
+
+    def __init__(self, when_lost: Callable[[], None]) -> None:
+        super().__init__()
+        self._when_lost = when_lost
+        self._numbers = count(1)
+        self.damaged: tuple[str, ...] = ()
+        self._waiting: dict[int, asyncio.Future[tuple[Kind, Any]]] = {}
+
+    def new_number(self) -> int:
+        """The number of a new job."""
+        return next(self._numbers) & NUMBER_MAX
+
+    def ask(
+        self, kind: Kind, number: int, payload: bytes = b""
+    ) -> asyncio.Future[tuple[Kind, Any]]:
+        """Send a frame; the kind and value of the one that answers it. It may be cancelled."""
+        future: asyncio.Future[tuple[Kind, Any]] = asyncio.get_running_loop().create_future()
+        if self.is_closed:
+            future.set_exception(_not_there())
+            return future
+        self._waiting[number] = future
+        self.send(kind, number, payload)
+        return future
+
+    def on_frame(self, kind: Kind, number: int, payload: bytes) -> None:
+        if kind is Kind.DAMAGED:
+            self.damaged = decode_value(kind, payload)
+            return
+        future = self._waiting.pop(number, None)
+        if future is None or future.done():
+            return
+        value = decode_value(kind, payload)
+        if kind is Kind.REFUSED:
+            future.set_exception(value)
+            future.exception()  # Else asyncio logs an error that nobody waited for.
+        else:
+            future.set_result((kind, value))
+
+    def on_lost(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(_not_there())
+                future.exception()
+        self._when_lost()
+
+
+def _not_there() -> ProblemError:
+    return retry_later("unavailable", "the process that answers searches is being started again")

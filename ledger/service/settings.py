@@ -130,6 +130,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     published_wait_s: Annotated[
         Seconds, "Seconds that a proof waits for the checkpoint that it needs."
     ] = 5.0
+    query_process: Annotated[
+        bool,
+        "Run searches in a process of their own, so that they take no time from appends; false: on "
+        "threads of the service.",
+    ] = True
     query_threads: Annotated[Count, Meta(le=64), "Searches that run at once, each on a thread."] = 4
     query_waiting_max: Annotated[
         Count, "Searches that may wait for a thread; beyond that, 503."

@@ -1,44 +1,20 @@
-"""Events of the log as answers show them: found by index or id, and encoded with their leaf."""
+"""Events of the log, found by index or id."""
 
 import re
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
-from ledger.query.answer import Row
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import ProblemError
 from ledger.store.log import tenant_id_key
-from ledger_core.api import FoundEvent
-from ledger_core.event.canonical import Leaf, late_s, parse_leaf
-from ledger_core.event.model import Received
+from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.tlog.errors import MalformedError
-from ledger_core.tlog.hashing import leaf_hash
-from ledger_core.tlog.text import format_base64, parse_size
+from ledger_core.tlog.text import parse_size
 
 PRIVATE: Final = "private, no-cache"
 """The Cache-Control of answers that hold events."""
 
 _is_uuid = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}").fullmatch
-
-
-class _Timed(msgspec.Struct, frozen=True):
-    """The time of an event."""
-
-    time: str
-
-
-class _Leaf(msgspec.Struct, frozen=True):
-    """A leaf of the log with its event undecoded."""
-
-    event: msgspec.Raw
-    received: Received
-    v: int
-
-
-_decode_leaf = msgspec.json.Decoder(_Leaf).decode
-_decode_timed = msgspec.json.Decoder(_Timed).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +62,3 @@ def find_event(context: ServiceContext, ref: str, *, tenant: str | None) -> Stor
 def _stored(context: ServiceContext, index: int) -> StoredEvent | None:
     leaf = context.store.leaf(index)
     return None if leaf is None else StoredEvent(index, leaf, parse_leaf(leaf))
-
-
-def make_found_event(row: Row, *, because: tuple[str, ...] = ()) -> FoundEvent:
-    """A found event for an answer. Its leaf was checked when it was appended."""
-    parts = _decode_leaf(row.leaf)
-    return FoundEvent(
-        index=row.index,
-        event=parts.event,
-        received=parts.received,
-        leaf_hash=format_base64(leaf_hash(row.leaf)),
-        leaf=row.leaf.decode(),
-        late_s=late_s(_decode_timed(parts.event).time, parts.received.time),
-        because=because,
-    )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ledger.service.data_dir import DirectoryPaths
-from ledger.service.routes import evidence as route
+from ledger.service.queries import evidence as work
 from ledger.store import log
 from ledger_client import LedgerClient, private
 from ledger_core.evidence import writer as writing
@@ -141,7 +141,7 @@ def test_an_export_that_fails_on_the_way_leaves_no_bundle_and_no_statement(
 
     monkeypatch.setattr(writing.EvidenceWriter, "state", fail)
     before = ledger.ask("/v1/log").json()["tree_size"]
-    monkeypatch.setattr(route, "TURN_ROWS", 1)
+    monkeypatch.setattr(work, "TURN_ROWS", 1)
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
         ask(ledger, query="action:a.b")
     assert ledger.ask("/v1/log").json()["tree_size"] == before

@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from ledger.service.routes import export as exporting
+from ledger.service.queries import export as exporting
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.multi_proof import parse_multi_proof
 from ledger_core.tlog.text import parse_hash

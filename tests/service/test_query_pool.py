@@ -1,14 +1,11 @@
 """The threads of searches: every token gets its share, and nobody's search outlives its client."""
 
 import asyncio
-import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
@@ -17,147 +14,270 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from ledger.query.budget import QueryCancelledError, QueryLimits
+from ledger.query.budget import QueryCancelledError
 from ledger.query.engine import QueryEngine
-from ledger.service.admission import AppendsInWork
 from ledger.service.http.problems import ProblemError
-from ledger.service.query_pool import QueryClient, QueryPool
+from ledger.service.queries.job import QueryJob, QueryOptions, QueryParts
+from ledger.service.queries.server import QueryServer
+from ledger.service.queries.supervisor import connect_within
+from ledger.service.query_pool import QueryPool
 from ledger.store.log import LogStore, create_log
 from tests.service.serving import ORIGIN, event, serving_new
 
 WAIT_S = 120.0
 
 
+class Gate:
+    """What a test holds work with: it has started, it may end, and the names of what ran."""
+
+    def __init__(self) -> None:
+        self.started = threading.Event()
+        self.opened = threading.Event()
+        self.order: list[str] = []
+
+
+gate = Gate()
+"""Of the present test. Work is pickled, even to this process, so it can't have one of its own."""
+
+
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[QueryEngine]:
+def store(tmp_path: Path) -> Iterator[LogStore]:
+    global gate  # noqa: PLW0603 - see `gate`
+    gate = Gate()
     create_log(tmp_path, origin=ORIGIN)
     store = LogStore.open(tmp_path)
-    yield QueryEngine(store, None)
+    yield store
     store.close()
 
 
 @asynccontextmanager
 async def open_pool(
-    engine: QueryEngine,
-    *,
-    threads: int = 2,
-    waiting_max: int = 64,
-    appends: AppendsInWork | None = None,
+    store: LogStore, *, threads: int = 2, waiting_max: int = 64
 ) -> AsyncIterator[QueryPool]:
-    pool = QueryPool(
-        engine,
-        limits=QueryLimits(),
+    engine = QueryEngine(store, None)
+    parts = QueryParts(store=store, engine=engine, open_values=lambda _: ())
+    options = QueryOptions(
         threads=threads,
         waiting_max=waiting_max,
-        streams_max=2,
-        appends=appends or AppendsInWork(),
+        streams_max=8,
+        rows_max=1000,
+        time_s=5.0,
+        private_map_bytes=1 << 20,
     )
+    server = QueryServer(parts, options)
+    pool = QueryPool(connect_within(server), tree_size=lambda: 0, read_status=engine.status)
     try:
         yield pool
     finally:
-        await asyncio.to_thread(pool.close)
+        pool.close()
+        await asyncio.to_thread(server.close)
 
 
 def request() -> web.Request:
     return make_mocked_request("GET", "/")
 
 
-def hold(client: QueryClient, started: threading.Event | None = None) -> Callable[[], None]:
+def hold(job: QueryJob) -> None:
     """Work without an end, which asks between its pieces whether anybody waits for it."""
-
-    def work() -> None:
-        if started is not None:
-            started.set()
-        while not client.is_cancelled():
-            time.sleep(0.001)
-        raise QueryCancelledError
-
-    return work
+    gate.started.set()
+    while True:
+        job.check()
+        time.sleep(0.001)
 
 
-async def refused(task: "asyncio.Task[None]") -> str:
+def seven(_job: QueryJob) -> int:
+    """Work that ends at once."""
+    return 7
+
+
+def wait_for_gate(_job: QueryJob) -> None:
+    gate.started.set()
+    gate.opened.wait(WAIT_S)
+
+
+def note_name(_job: QueryJob, name: str) -> None:
+    gate.order.append(name)
+
+
+def count_up(job: QueryJob, names: str) -> Generator[str, None, None]:
+    """Pieces of work, one for each name."""
+    try:
+        for name in names:
+            job.check()
+            gate.order.append(name)
+            yield name
+    finally:
+        gate.order.append("closed")
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    deadline_s = time.monotonic() + WAIT_S
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.001)
+
+
+async def refused(task: "asyncio.Task[Any]") -> str:
     with pytest.raises(ProblemError) as problem:
         await asyncio.wait_for(task, WAIT_S)
     return problem.value.problem.type.rpartition("#")[2]
 
 
 @pytest.mark.anyio
-async def test_a_token_that_asks_a_lot_keeps_no_other_from_its_answer(engine: QueryEngine) -> None:
-    async with open_pool(engine, threads=3) as pool:
-        tasks = []
-        for _ in range(12):
-            client = pool.client("heavy", request())
-            tasks.append(asyncio.create_task(client.run(hold(client))))
-        await asyncio.sleep(0)
+async def test_a_token_that_asks_a_lot_keeps_no_other_from_its_answer(store: LogStore) -> None:
+    async with open_pool(store, threads=3) as pool:
+        tasks = [asyncio.create_task(pool.client("heavy", request()).run(hold)) for _ in range(12)]
+        await until(gate.started.is_set)
         light = pool.client("light", request())
         for _ in range(5):
-            assert await asyncio.wait_for(light.run(lambda: 7), WAIT_S) == 7
+            assert await asyncio.wait_for(light.run(seven), WAIT_S) == 7
         assert not any(task.done() for task in tasks)
         pool.cancel()
         assert {await refused(task) for task in tasks} == {"too-busy"}
 
 
 @pytest.mark.anyio
-async def test_free_threads_go_round_the_tokens(engine: QueryEngine) -> None:
-    async with open_pool(engine, threads=1) as pool:
-        order: list[str] = []
-        gate = threading.Event()
-        first = asyncio.create_task(pool.client("z", request()).run(gate.wait))
-        await asyncio.sleep(0)
-        rest = []
-        for name in "aaaabbc":
-            work = partial(order.append, name)
-            rest.append(asyncio.create_task(pool.client(name, request()).run(work)))
-        await asyncio.sleep(0)
-        gate.set()
+async def test_free_threads_go_round_the_tokens(store: LogStore) -> None:
+    async with open_pool(store, threads=1) as pool:
+        first = asyncio.create_task(pool.client("z", request()).run(wait_for_gate))
+        await until(gate.started.is_set)
+        rest = [
+            asyncio.create_task(pool.client(name, request()).run(note_name, name))
+            for name in "aaaabbc"
+        ]
+        # An answer to another front end comes after all that was asked before it.
+        assert await refused(asyncio.create_task(fill_up(pool))) == "too-busy"
+        gate.opened.set()
         await asyncio.gather(first, *rest)
-        assert "".join(order) == "abcabaa"
+        assert "".join(gate.order) == "abcabaa"
+
+
+async def fill_up(pool: QueryPool) -> None:
+    """Ask until no more may wait, each by a token of its own."""
+    tasks = [
+        asyncio.create_task(pool.client(f"token {number}", request()).run(seven))
+        for number in range(64)
+    ]
+    done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    done.pop().result()
 
 
 @pytest.mark.anyio
-async def test_no_token_has_all_the_places_to_wait(engine: QueryEngine) -> None:
-    async with open_pool(engine, threads=1, waiting_max=4) as pool:
-        tasks = []
-        for _ in range(4):
-            client = pool.client("heavy", request())
-            tasks.append(asyncio.create_task(client.run(hold(client))))
-        await asyncio.sleep(0)
+async def test_no_token_has_all_the_places_to_wait(store: LogStore) -> None:
+    async with open_pool(store, threads=1, waiting_max=4) as pool:
+        tasks = [asyncio.create_task(pool.client("heavy", request()).run(hold)) for _ in range(4)]
         assert await refused(tasks.pop()) == "too-busy"
-        waiting = asyncio.create_task(pool.client("light", request()).run(lambda: None))
+        light = asyncio.create_task(pool.client("light", request()).run(seven))
         await asyncio.sleep(0)
         tasks[1].cancel()  # It waited, and its place is free again.
-        await asyncio.sleep(0)
-        client = pool.client("heavy", request())
-        tasks.append(asyncio.create_task(client.run(hold(client))))
-        await asyncio.sleep(0)
+        await asyncio.wait({tasks[1]})
+        tasks.append(asyncio.create_task(pool.client("heavy", request()).run(hold)))
+        more = asyncio.create_task(pool.client("heavy", request()).run(hold))
+        assert await refused(more) == "too-busy"
         assert [task.done() for task in tasks] == [False, True, False, False]
         tasks[0].cancel()
         tasks[2].cancel()
-        await asyncio.wait_for(waiting, WAIT_S)
+        assert await asyncio.wait_for(light, WAIT_S) == 7
         pool.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @pytest.mark.anyio
-async def test_a_client_that_hangs_up_cancels_its_search(engine: QueryEngine) -> None:
-    async with open_pool(engine, threads=1) as pool:
+async def test_a_client_that_hangs_up_cancels_its_search(store: LogStore) -> None:
+    async with open_pool(store, threads=1) as pool:
         gone = mock.Mock(transport=mock.Mock())
-        client = pool.client("heavy", gone)
-        task = asyncio.create_task(client.run(hold(client)))
-        after = asyncio.create_task(pool.client("heavy", request()).run(lambda: 7))
-        await asyncio.sleep(0)
+        task = asyncio.create_task(pool.client("heavy", gone).run(hold))
+        after = asyncio.create_task(pool.client("heavy", request()).run(seven))
+        await until(gate.started.is_set)
         gone.transport = None
         assert await refused(task) == "too-busy"
         assert await asyncio.wait_for(after, WAIT_S) == 7
 
 
 @pytest.mark.anyio
-async def test_the_pool_closes_while_searches_without_an_end_run(engine: QueryEngine) -> None:
-    async with open_pool(engine) as pool:
-        client, started = pool.client("heavy", request()), threading.Event()
-        task = asyncio.create_task(client.run(hold(client, started)))
-        await asyncio.to_thread(started.wait)
-    assert await refused(task) == "too-busy"
+async def test_the_pool_closes_while_searches_without_an_end_run(store: LogStore) -> None:
+    async with open_pool(store) as pool:
+        task = asyncio.create_task(pool.client("heavy", request()).run(hold))
+        await until(gate.started.is_set)
+    assert await refused(task) in ("too-busy", "unavailable")
+
+
+@pytest.mark.anyio
+async def test_pieces_use_the_thread_by_turns_and_end_when_nobody_waits(store: LogStore) -> None:
+    async with open_pool(store, threads=1) as pool:
+        long = pool.client("a", request()).pieces(count_up, "12345")
+        other = pool.client("b", request()).pieces(count_up, "xy")
+        assert [await anext(long), await anext(other), await anext(long)] == ["1", "x", "2"]
+        await long.aclose()
+        await until(lambda: "closed" in gate.order)
+        assert [each async for each in other] == ["y"]
+        await until(lambda: gate.order.count("closed") == 2)
+        assert gate.order == ["1", "x", "2", "closed", "y", "closed"]
+
+
+@pytest.mark.anyio
+async def test_the_jobs_of_a_front_end_end_with_its_connection(store: LogStore) -> None:
+    async with open_pool(store, threads=1) as pool:
+        pieces = pool.client("a", request()).pieces(count_up, "123")
+        assert await anext(pieces) == "1"
+        task = asyncio.create_task(pool.client("a", request()).run(hold))
+        await until(gate.started.is_set)
+        (await pool.connected()).close()
+        assert await refused(task) == "unavailable"
+        await until(lambda: "closed" in gate.order)
+        with pytest.raises(ProblemError, match="started again"):
+            await anext(pieces)
+        # A new connection is made when it is needed, and the thread is free.
+        assert await asyncio.wait_for(pool.client("a", request()).run(seven), WAIT_S) == 7
+
+
+@pytest.mark.anyio
+async def test_a_token_has_a_quarter_of_the_streams_and_a_tenant_half_of_them(
+    store: LogStore,
+) -> None:
+    async with open_pool(store) as pool:
+        streams = []
+
+        async def open_stream(token: str, tenant: str | None) -> None:
+            pieces = pool.stream_client(token, tenant, request()).pieces(count_up, "1" * 9)
+            await anext(pieces)
+            streams.append(pieces)
+
+        for token in ("a", "a", "b", "b"):
+            await open_stream(token, "acme")
+        for token in ("a", "c"):
+            assert await refused(asyncio.create_task(open_stream(token, "acme"))) == "too-busy"
+        await streams[0].aclose()
+        await open_stream("a", "acme")
+        for token in ("d", "d", "e", "e"):
+            await open_stream(token, None)
+        assert await refused(asyncio.create_task(open_stream("f", None))) == "too-busy"
+        for pieces in streams:
+            await pieces.aclose()
+
+
+@pytest.mark.anyio
+async def test_an_error_of_the_work_is_a_problem_and_a_large_value_comes_whole(
+    store: LogStore,
+) -> None:
+    async with open_pool(store) as pool:
+        client = pool.client("a", request())
+        assert await refused(asyncio.create_task(client.run(fail))) == "internal"
+        assert await client.run(large, 3 << 20) == bytes(3 << 20)
+        pool.tree_size = lambda: 1  # type: ignore[misc]
+        assert await refused(asyncio.create_task(client.run(seven))) == "unavailable"
+
+
+def fail(_job: QueryJob) -> None:
+    raise RuntimeError("the disk is gone")
+
+
+def large(_job: QueryJob, size: int) -> bytes:
+    return bytes(size)
 
 
 def search_without_end(started: threading.Event, ended: threading.Event) -> Callable[..., Any]:
@@ -204,38 +324,3 @@ def test_a_service_stops_while_searches_without_an_end_run(
     ask.join(WAIT_S)
     assert ended.is_set()
     assert statuses == [503]
-
-
-@pytest.mark.anyio
-async def test_a_search_gives_way_to_appends_in_work_and_goes_on_beside_them(
-    engine: QueryEngine,
-) -> None:
-    appends = AppendsInWork()
-    pauses = 0
-
-    def count(_frame: FrameType, kind: str, called: object) -> None:
-        nonlocal pauses
-        pauses += kind == "c_call" and called is time.sleep
-
-    async with open_pool(engine, appends=appends) as pool:
-        client = pool.client("a", request())
-
-        def work(pieces: int) -> None:
-            sys.setprofile(count)
-            for _ in range(pieces):
-                assert not client.is_cancelled()
-            sys.setprofile(None)
-
-        await client.run(partial(work, 1_000))
-        assert pauses == 0
-        with appends, appends:
-            # It gave way a moment ago, so the first pieces need not.
-            deadline_s = time.monotonic() + WAIT_S
-            while not pauses:
-                assert time.monotonic() < deadline_s
-                await client.run(partial(work, 1))
-            await client.run(partial(work, 1_000))
-            assert pauses < 1_000  # Not one for each piece, for pieces may be small.
-        paused = pauses
-        await client.run(partial(work, 1_000))
-        assert pauses == paused

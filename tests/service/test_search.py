@@ -15,22 +15,17 @@ from aiohttp.test_utils import make_mocked_request
 
 from ledger.demo.data import QUESTIONS, bad_week
 from ledger.query.answer import Answer, Row
-from ledger.query.budget import IsCancelled, QueryLimits
-from ledger.query.engine import QueryEngine
-from ledger.service.admission import AppendsInWork
-from ledger.service.query_pool import QueryPool
-from ledger.service.routes import search as search_routes
-from ledger.service.routes.search import seen_answer
-from ledger.store.log import LogStore, create_log
+from ledger.service.app import open_service
+from ledger.service.queries.search import find_fields, seen_answer
 from ledger_client import LedgerClient
-from ledger_core.api import FacetAnswer, SearchAnswer
+from ledger_core.api import FacetAnswer
 from ledger_core.event.secrets import mask
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from ledger_core.tlog.proof import check_proof, parse_proof
 from tests.service.check_log import check_ledger
-from tests.service.serving import ORIGIN, QUICK, Ledger, event, make_ledger, serving, serving_new
+from tests.service.serving import QUICK, Ledger, event, make_ledger, serving, serving_new
 
 WAIT_S = 120.0
 MONDAY_UNIX_US = 1_763_942_400_000_000  # 2025-11-24T00:00:00Z
@@ -289,28 +284,6 @@ def test_a_source_was_first_and_last_seen(story: Ledger) -> None:
     assert story.ask("/v1/sources/somewhere/seen").slug == "query"
 
 
-def test_a_large_answer_is_encoded_event_by_event_and_is_the_same(
-    story: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoded: list[int] = []
-    encode = search_routes.encode_events
-
-    def count(answer: SearchAnswer, is_cancelled: IsCancelled) -> SearchAnswer:
-        encoded.append(len(answer.events))
-        return encode(answer, is_cancelled)
-
-    monkeypatch.setattr(search_routes, "encode_events", count)
-    whole = search(story, "", limit=50)
-    assert encoded == []
-    monkeypatch.setattr(search_routes, "LARGE_BYTES", 0)
-    in_pieces = search(story, "", limit=50)
-    assert encoded == [50]
-    # The time of the query is in both.
-    for answer in (whole, in_pieces):
-        del answer["took_ms"], answer["cursor"]
-    assert in_pieces == whole
-
-
 def test_what_was_seen_is_exact_only_if_both_ends_were_found(story: Ledger) -> None:
     one = search(story, "source:198.51.100.77", limit=1)["events"][0]
     row = Row(one["index"], one["leaf"].encode())
@@ -449,24 +422,17 @@ def test_too_many_searches_at_once_are_told_to_come_again(tmp_path: Path) -> Non
 
 
 @pytest.mark.anyio
-async def test_no_thread_reads_the_log_after_the_query_pool_is_closed(tmp_path: Path) -> None:
-    create_log(tmp_path, origin=ORIGIN)
-    store = LogStore.open(tmp_path)
+async def test_no_thread_reads_the_log_after_the_server_of_queries_is_closed(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "ledger"
+    make_ledger(directory)
     before = set(threading.enumerate())
-    pool = QueryPool(
-        QueryEngine(store, None),
-        limits=QueryLimits(),
-        threads=2,
-        waiting_max=2,
-        streams_max=2,
-        appends=AppendsInWork(),
-    )
-    client = pool.client("reader", make_mocked_request("GET", "/"))
-    await client.run(pool.engine.status)
-    assert set(threading.enumerate()) - before
-    pool.close()
-    assert not set(threading.enumerate()) - before
-    store.close()
+    async with open_service(directory, QUICK) as context:
+        client = context.query_pool.client("reader", make_mocked_request("GET", "/"))
+        await client.run(find_fields, tenant=None, now_unix_us=0)
+        assert any("ledger-query" in each.name for each in set(threading.enumerate()) - before)
+    assert not any("ledger-query" in each.name for each in set(threading.enumerate()) - before)
 
 
 def test_the_log_says_how_far_its_index_is(story: Ledger) -> None:

@@ -12,7 +12,7 @@ Source: RFC 9457.
 
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, TypedDict, Unpack
 
@@ -163,6 +163,16 @@ class ProblemError(Exception):
         super().__init__(detail)
         self.problem = make_problem(slug, detail, **members)
         self.headers = headers or {}
+
+    def __reduce__(self) -> tuple[Callable[..., "ProblemError"], tuple[object, ...]]:
+        """As pickle takes it: the query process sends its problems to the front ends."""
+        return _as_error, (self.problem, self.headers)
+
+
+def _as_error(problem: Problem, headers: Mapping[str, str]) -> ProblemError:
+    error = ProblemError(problem.slug, problem.detail, headers=headers)
+    error.problem = problem
+    return error
 
 
 def make_problem(slug: str, detail: str, **members: Unpack[ProblemMembers]) -> Problem:

@@ -27,13 +27,8 @@ from ledger.service.http.responses import (
 )
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.ingest import WRITE_PROBLEMS
-from ledger.service.routes.proofs import (
-    PROOF_PROBLEMS,
-    check_from_size,
-    prove_growth,
-    prove_inclusion,
-    prove_range,
-)
+from ledger.service.queries.store_proofs import prove_growth, prove_inclusion, prove_range
+from ledger.service.routes.proofs import PROOF_PROBLEMS, check_from_size
 from ledger.service.stored_events import PRIVATE, find_event
 from ledger_core.api import (
     AllRefused,
@@ -99,7 +94,7 @@ async def append_events(
             if head is None:
                 head = await context.acknowledged_head(needed)
             await _prove(context, logged, head, answer, is_batch=is_batch)
-            answer.consistency = prove_growth(context, from_size, head)
+            answer.consistency = prove_growth(context.store, from_size, head)
     except Exception as error:  # noqa: BLE001 - whatever it is, the events are in the log
         return _unproven(outcomes, needed, error)
     return encode_answer(answer, status=200 if len(logged) == len(outcomes) else 207)
@@ -134,7 +129,7 @@ async def read_event(
     if proof:
         head = await context.published_covering(max(index + 1, from_size or 0))
         answer.proof = prove_inclusion(context.store, leaf_index=index, head=head)
-        answer.consistency = prove_growth(context, from_size, head)
+        answer.consistency = prove_growth(context.store, from_size, head)
     return encode_answer(answer, cache=NO_STORE if answer.private else PRIVATE)
 
 

@@ -8,19 +8,15 @@ The SHA-256 covers every byte before the trailer. A reader that names its export
 trailer of either format from `GET /v1/export/trailer` once the export has ended (docs/adr/0027).
 """
 
-import hashlib
 import re
-import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, Literal
+from typing import Final
 
-import msgspec
 from aiohttp import web
 
-from ledger.query.answer import Row
 from ledger.query.cursor import ORDERS
 from ledger.service.auth import authenticate, is_authorized
 from ledger.service.context import ServiceContext
@@ -34,27 +30,19 @@ from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import JSON_MEDIA, NDJSON_MEDIA, encode_answer
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.http.streaming_response import stream_answer
-from ledger.service.query_pool import QueryClient
+from ledger.service.queries.export import Format, export
 from ledger.service.routes.proofs import HEAD_PROBLEMS
 from ledger_client.runtime.clock import unix_us
-from ledger_core.api import ExportTrailer, TrailerLine
-from ledger_core.event.csv import format_header, format_rows, table_row
+from ledger_core.api import ExportTrailer
 from ledger_core.query.order import Order
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
-from ledger_core.tlog.hashing import leaf_hash
-from ledger_core.tlog.text import format_base64
 
 CSV: Final = "text/csv"
-BATCH_ROWS: Final = 1000
-BATCH_BYTES: Final = 1 << 20
-BATCH_S: Final = 0.2
-"""Seconds after which an export leaves its thread to others, whether it found rows or not."""
 
 _ID_PATTERN: Final = "[A-Za-z0-9_-]{16,64}"
 
-Format = Literal["jsonl", "csv"]
 _MEDIA: Final[dict[Format, str]] = {"jsonl": NDJSON_MEDIA, "csv": CSV}
 
 
@@ -76,23 +64,21 @@ async def export_events(
     now = unix_us()
     if proof:
         tree_size = (await _published(context)).head.tree_size
-    batches = context.query_pool.engine.row_batches(
+    exported = client.pieces(
+        export,
         query,
         tenant=token.tenant,
         now_unix_us=now,
         order=order,
         tree_size=tree_size,
-        is_cancelled=client.is_cancelled,
+        format=format,
     )
-    trailers: list[ExportTrailer] = []
-    rows = _csv(batches) if format == "csv" else _jsonl(batches)
-    chunks = _with_trailer(rows, tree_size, format=format, keep=trailers.append)
     media = _MEDIA[format]
     name = f"events-{datetime.fromtimestamp(now / 1e6, UTC):%Y%m%dT%H%M%SZ}.{format}"
-    async with aclosing(_on_threads(client, chunks)) as pieces:
+    async with aclosing(_pieces(context, exported, token.name, id)) as pieces:
         return await stream_answer(
             request,
-            pieces if id is None else _keep_trailer(context, pieces, trailers, token.name, id),
+            pieces,
             media=f"{media}; charset=utf-8" if media == CSV else media,
             reader_wait_s=context.settings.reader_wait_s,
             is_authorized=partial(is_authorized, context.access, request, "read"),
@@ -100,58 +86,20 @@ async def export_events(
         )
 
 
-async def _on_threads(client: QueryClient, chunks: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """The chunks, each made on a thread of the query pool; an empty one only ends a turn there."""
-    while (chunk := await client.run(partial(next, chunks, None))) is not None:
-        if chunk:
-            yield chunk
-
-
-async def _keep_trailer(
+async def _pieces(
     context: ServiceContext,
-    pieces: AsyncGenerator[bytes, None],
-    trailers: Sequence[ExportTrailer],
+    exported: AsyncGenerator[bytes | ExportTrailer, None],
     token: str,
-    export_id: str,
+    export_id: str | None,
 ) -> AsyncGenerator[bytes, None]:
     """The pieces; the trailer is kept before the reader sees their end, and can ask for it."""
-    async for piece in pieces:
-        yield piece
-    for trailer in trailers:
-        await context.export_trailers.keep(token, export_id, trailer)
-
-
-def _gather(batches: Iterator[list[Row]]) -> list[Row] | None:
-    """The next rows: as many as one chunk holds, or as are found in its time, perhaps none.
-
-    None at the end.
-    """
-    rows: list[Row] = []
-    size, end_s = 0, time.monotonic() + BATCH_S
-    for batch in batches:
-        rows += batch
-        size += sum(len(row.leaf) for row in batch)
-        if len(rows) >= BATCH_ROWS or size >= BATCH_BYTES or time.monotonic() >= end_s:
-            return rows
-    return rows or None
-
-
-def _with_trailer(
-    batches: Iterable[tuple[int, bytes]],
-    tree_size: int,
-    *,
-    format: Format,  # noqa: A002 - the name of the parameter
-    keep: Callable[[ExportTrailer], None],
-) -> Iterator[bytes]:
-    sha256, rows = hashlib.sha256(), 0
-    for count, chunk in batches:
-        sha256.update(chunk)
-        rows += count
-        yield chunk
-    trailer = ExportTrailer(rows=rows, sha256=sha256.hexdigest(), tree_size=tree_size)
-    keep(trailer)
-    if format == "jsonl":
-        yield format_jsonl_trailer(trailer)
+    async with aclosing(exported):
+        async for piece in exported:
+            if isinstance(piece, bytes):
+                if piece:
+                    yield piece
+            elif export_id is not None:
+                await context.export_trailers.keep(token, export_id, piece)
 
 
 async def _published(context: ServiceContext) -> SignedCheckpoint:
@@ -176,29 +124,6 @@ async def read_trailer(
             "no-export", "no export of this token with this id has ended", field="id"
         )
     return encode_answer(trailer)
-
-
-def _jsonl(batches: Iterator[list[Row]]) -> Iterator[tuple[int, bytes]]:
-    while (rows := _gather(batches)) is not None:
-        yield len(rows), b"".join(map(_format_line, rows))
-
-
-def _format_line(row: Row) -> bytes:
-    """A row with the leaf's own bytes, which its hash covers."""
-    hash_ = format_base64(leaf_hash(row.leaf)).encode()
-    return b'{"index":%d,%b,"leaf_hash":"%b"}\n' % (row.index, row.leaf[1:-1], hash_)
-
-
-def format_jsonl_trailer(trailer: ExportTrailer) -> bytes:
-    """The last line of JSON lines."""
-    return msgspec.json.encode(TrailerLine(trailer)) + b"\n"
-
-
-def _csv(batches: Iterator[list[Row]]) -> Iterator[tuple[int, bytes]]:
-    yield 0, format_header().encode()
-    while (rows := _gather(batches)) is not None:
-        cells = (table_row(row.index, row.leaf) for row in rows)
-        yield len(rows), format_rows(cells).encode()
 
 
 def _id_parameter(help_: str, *, required: bool) -> Parameter:

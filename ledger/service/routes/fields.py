@@ -1,17 +1,14 @@
 """`GET /v1/fields`: what a query can ask for, with values of the events that the token may read."""
 
-import time
-from functools import partial
 from typing import Final
 
 from aiohttp import web
 
-from ledger.query.catalog import CATALOG_TIME_S, read_catalog
-from ledger.query.sight import EngineSight
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
-from ledger.service.http.responses import JSON_MEDIA, encode_answer
+from ledger.service.http.responses import JSON_MEDIA, make_answer
 from ledger.service.http.router import Route, Success
+from ledger.service.queries.search import find_fields
 from ledger.service.stored_events import PRIVATE
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import FieldsAnswer
@@ -21,14 +18,8 @@ async def read_fields(context: ServiceContext, request: web.BaseRequest) -> web.
     """The fields of the language and the keys of the context, with frequent values."""
     token = authenticate(context.access, request, "read")
     client = context.query_pool.client(token.name, request)
-    sight = EngineSight(
-        context.query_pool.engine,
-        token.tenant,
-        unix_us(),
-        time.monotonic() + min(CATALOG_TIME_S, context.query_pool.limits.time_s),
-        client.is_cancelled,
-    )
-    return encode_answer(await client.run(partial(read_catalog, sight)), cache=PRIVATE)
+    found = await client.run(find_fields, tenant=token.tenant, now_unix_us=unix_us())
+    return make_answer(found, media=JSON_MEDIA, cache=PRIVATE)
 
 
 ROUTES: Final = (

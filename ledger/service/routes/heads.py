@@ -13,7 +13,8 @@ from ledger.service.http.parameters import flag_parameter, number_parameter, siz
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import JSON_MEDIA, NO_CACHE, TEXT_MEDIA, encode_answer
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
-from ledger.service.routes.proofs import HEAD_PROBLEMS, prove_consistency
+from ledger.service.queries.store_proofs import prove_consistency
+from ledger.service.routes.proofs import HEAD_PROBLEMS
 from ledger.store.kept_heads import kept_heads
 from ledger_core.api import KeptCheckpoint, KeptCheckpoints
 from ledger_core.status import CheckpointShown

@@ -11,11 +11,11 @@ from ledger.service.http.parameters import (
     flag_parameter,
     number_parameter,
 )
+from ledger.service.queries.search import LIMIT_DEFAULT
 from ledger_core.query.fields import FACETS
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.text import excerpt
 
-LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
 
 

@@ -1,11 +1,9 @@
 """`/v1/proofs`: inclusion and consistency proofs, which need no token, and multi-proofs.
 
 A leaf hash covers a random id, so a proof reveals nothing about an event to a reader without it.
-Other routes add proofs to their answers with `prove_inclusion`, `prove_range` and
-`prove_consistency`.
+Other routes add proofs to their answers with `queries.store_proofs`.
 """
 
-from functools import partial
 from typing import Final
 
 import msgspec
@@ -25,26 +23,21 @@ from ledger.service.http.responses import (
     prefers_json,
 )
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
-from ledger.store.log import LogStore
+from ledger.service.queries.store_proofs import (
+    inclusion_hashes,
+    prove_consistency,
+    prove_inclusion,
+    prove_multi,
+)
 from ledger_core.api import (
     MULTI_LEAVES_MAX,
     AskMulti,
-    Consistency,
     ConsistencyAnswer,
     InclusionAnswer,
 )
 from ledger_core.tlog.checkpoint import SignedCheckpoint
-from ledger_core.tlog.hashing import Hash
-from ledger_core.tlog.multi_proof import MultiProof, format_multi_proof
-from ledger_core.tlog.proof import Proof, RangeProof, format_proof, format_range_proof
-from ledger_core.tlog.prove import (
-    Plan,
-    plan_inclusion,
-    plan_multi,
-    plan_range,
-)
 from ledger_core.tlog.text import format_base64
-from ledger_core.tlog.tree import Node, TreeHead, decompose
+from ledger_core.tlog.tree import Node, TreeHead
 
 HEAD_PROBLEMS: Final = ("not-yet-published", "signing-stopped")
 PROOF_PROBLEMS: Final = ("past-the-end", *HEAD_PROBLEMS)
@@ -87,7 +80,7 @@ async def read_inclusion(
         index=index,
         tree_size=tree.tree_size,
         leaf_hash=format_base64(leaf_hash),
-        hashes=tuple(map(format_base64, _inclusion_hashes(context.store, index, tree))),
+        hashes=tuple(map(format_base64, inclusion_hashes(context.store, index, tree))),
         checkpoint=_note(head),
     )
     if from_size is not None:
@@ -129,62 +122,9 @@ async def read_multi(context: ServiceContext, request: web.BaseRequest) -> web.R
     check_within("tree_size", ask.tree_size, tree_size=context.tree_size)
     if ask.indices[-1] >= ask.tree_size:
         raise past_the_end("indices", ask.indices[-1], tree_size=ask.tree_size)
-    try:
-        plan = plan_multi(indices=ask.indices, tree_size=ask.tree_size)
-    except ValueError as error:
-        raise ProblemError("bad-parameter", str(error), field="indices") from None
     client = context.query_pool.client(token.name, request)
-    hashes = await client.run(partial(_multi_hashes, context.store, plan, ask))
-    proof = format_multi_proof(MultiProof(ask.indices, hashes))
-    return make_answer(proof.encode(), media=TEXT_MEDIA, cache=NO_CACHE)
-
-
-def _multi_hashes(store: LogStore, plan: Plan, ask: AskMulti) -> tuple[Hash, ...]:
-    leaves = [Node(0, index) for index in ask.indices]
-    return store.prove(plan, leaves, store.head_at(ask.tree_size))
-
-
-def prove_inclusion(store: LogStore, *, leaf_index: int, head: SignedCheckpoint) -> str:
-    """A tlog-proof that a leaf is in the tree of a head.
-
-    Precondition: leaf_index < the head's size <= the durable size.
-    Cost: 2·log2(size) point reads. Raises: DamagedTreeError.
-    """
-    hashes = _inclusion_hashes(store, leaf_index, head.head)
-    return format_proof(Proof(leaf_index=leaf_index, hashes=hashes, checkpoint=head.note))
-
-
-def _inclusion_hashes(store: LogStore, leaf_index: int, head: TreeHead) -> tuple[Hash, ...]:
-    plan = plan_inclusion(leaf_index=leaf_index, tree_size=head.tree_size)
-    return store.prove(plan, (Node(0, leaf_index),), head)
-
-
-def prove_range(store: LogStore, *, start: int, end: int, head: SignedCheckpoint) -> str:
-    """A range proof that the leaves [start, end) are in the tree of a head.
-
-    Precondition: start < end <= the head's size <= the durable size. Raises: DamagedTreeError.
-    """
-    plan = plan_range(start=start, end=end, tree_size=head.head.tree_size)
-    hashes = store.prove(plan, decompose(start, end), head.head)
-    return format_range_proof(RangeProof(start=start, end=end, hashes=hashes, checkpoint=head.note))
-
-
-def prove_consistency(store: LogStore, *, old_size: int, head: TreeHead) -> Consistency:
-    """A proof that the tree of a head begins with the tree of a size.
-
-    Precondition: old_size <= the head's size <= the durable size. Raises: DamagedTreeError.
-    """
-    hashes = tuple(map(format_base64, store.prove_consistency(old_size, head)))
-    return Consistency(from_=old_size, to=head.tree_size, hashes=hashes)
-
-
-def prove_growth(
-    context: ServiceContext, from_size: int | None, head: SignedCheckpoint
-) -> Consistency | None:
-    """A proof that the tree of a head begins with the one of `from_size`, if that was asked for."""
-    if from_size is None:
-        return None
-    return prove_consistency(context.store, old_size=from_size, head=head.head)
+    proof = await client.run(prove_multi, ask)
+    return make_answer(proof, media=TEXT_MEDIA, cache=NO_CACHE)
 
 
 def check_from_size(context: ServiceContext, from_size: int | None, *, has_proof: bool) -> None:

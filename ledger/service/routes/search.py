@@ -4,22 +4,14 @@ All of them run one kind of search and have one kind of answer. A token that is 
 restricts every search to that tenant in the engine, whatever the text of the query says.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import aclosing
 from functools import partial
-from typing import Final, TypedDict, TypeVar, Unpack
-from zoneinfo import ZoneInfo
+from typing import Final, TypedDict, TypeVar, Unpack, cast
 
 import msgspec
 from aiohttp import web
-from msgspec import Raw, structs
-from msgspec.json import encode as encode_json
 
-from ledger.query.answer import Answer
-from ledger.query.budget import IsCancelled, QueryCancelledError, QueryLimits
-from ledger.query.hints import HINTS_TIME_S, find_hints
-from ledger.query.sight import EngineSight
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
 from ledger.service.http.body_reader import BODY_PROBLEMS
@@ -32,22 +24,21 @@ from ledger.service.http.parameters import (
 )
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import check_media_type
-from ledger.service.http.responses import JSON_MEDIA, encode_answer
+from ledger.service.http.responses import JSON_MEDIA, make_answer
 from ledger.service.http.router import Route, Success
+from ledger.service.queries.search import Because, Page, Searched, find_seen, search, search_proven
 from ledger.service.query_pool import QueryClient
-from ledger.service.routes.page_parameters import COUNTS, LIMIT_DEFAULT, PAGING, PROVING
+from ledger.service.routes.page_parameters import COUNTS, PAGING, PROVING
 from ledger.service.routes.proofs import (
     PROOF_PROBLEMS,
     check_from_size,
-    prove_growth,
-    prove_inclusion,
 )
-from ledger.service.stored_events import PRIVATE, find_event, make_found_event
+from ledger.service.stored_events import PRIVATE, find_event
 from ledger.store.tokens import TokenRecord
 from ledger_client.runtime.clock import unix_us
-from ledger_core.api import HintAnswer, SearchAnswer, SeenAnswer
+from ledger_core.api import SearchAnswer, SeenAnswer
 from ledger_core.asking import AskCount, AskSearch
-from ledger_core.query.ast import Expression, format_query, resolve
+from ledger_core.query.ast import Expression
 from ledger_core.query.counting import Unit, parse_count_field, parse_zone, read_since
 from ledger_core.query.order import Order
 from ledger_core.query.parser import parse_query
@@ -65,39 +56,7 @@ MINUTES_MAX: Final = 7 * 24 * 60
 
 BODY_BYTES_MAX: Final = 2 << 20
 
-LARGE_BYTES: Final = 256 * 1024
-"""Leaves of an answer beyond which its events are encoded on a thread, one by one."""
-
 T = TypeVar("T")
-
-Because = Callable[[bytes], tuple[str, ...]]
-"""Names the relations by which a pivot found a leaf."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """The part of an answer that is asked for, and what it holds beside the events."""
-
-    limit: int = LIMIT_DEFAULT
-    cursor: str | None = None
-    order: Order = "newest"
-    proof: bool = False
-    from_size: int | None = None
-    facets: tuple[str, ...] = ()
-    histogram: Unit | None = None
-    zone: ZoneInfo | None = None
-    is_filled: bool = False
-    counts: tuple[AskCount, ...] = ()
-    explain: bool = False
-
-
-class SearchBounds(TypedDict):
-    """The bounds of every search: tenant, time, limits and cancellation."""
-
-    tenant: str | None
-    now_unix_us: int
-    limits: QueryLimits
-    is_cancelled: IsCancelled
 
 
 class PageArguments(TypedDict, total=False):
@@ -156,9 +115,7 @@ async def ask_search(context: ServiceContext, request: web.BaseRequest) -> web.R
     for place, count in enumerate(ask.counts):
         _check_count(f"counts.{place}", count)
     # A long query takes tenths of a second to read, for which the event loop has no time.
-    client = context.query_pool.client(token.name, request)
-    query = await client.run(partial(parse_query, ask.query, is_long=True))
-    return await _search(context, request, token, query, page)
+    return await _search(context, request, token, ask.query, page)
 
 
 def _check_count(at: str, ask: AskCount) -> None:
@@ -211,180 +168,46 @@ async def read_seen(
 ) -> web.Response:
     """The first and the last event from an address or a network, by when they happened."""
     token = authenticate(context.access, request, "read")
+    query = from_source(source)
     client = context.query_pool.client(token.name, request)
-    search = partial(
-        context.query_pool.engine.search,
-        from_source(source),
-        tenant=token.tenant,
-        now_unix_us=unix_us(),
-        limit=1,
-        limits=context.query_pool.limits,
-        is_cancelled=client.is_cancelled,
-    )
-
-    def find() -> SeenAnswer:
-        last = search(order="time-newest", facets=("action",))
-        first = search(order="time", is_counted=False, tree_size=last.tree_size)
-        return seen_answer(source, first=first, last=last)
-
-    return encode_answer(await client.run(find), cache=PRIVATE)
-
-
-def seen_answer(source: str, *, first: Answer, last: Answer) -> SeenAnswer:
-    """The answer of two searches, of which the last has the counts."""
-    # A limit may have kept either search from its event; then the counts promise nothing.
-    is_exact = last.total_exact and (not last.total or bool(first.rows and last.rows))
-    actions = last.facets[0]
-    return SeenAnswer(
-        source=source,
-        tree_size=last.tree_size,
-        total=last.total,
-        total_exact=is_exact,
-        actions=structs.replace(actions, exact=actions.exact and is_exact),
-        first=make_found_event(first.rows[0]) if first.rows else None,
-        last=make_found_event(last.rows[0]) if last.rows else None,
-    )
+    found = await client.run(find_seen, source, query, tenant=token.tenant, now_unix_us=unix_us())
+    return make_answer(found, media=JSON_MEDIA, cache=PRIVATE)
 
 
 async def _search(
     context: ServiceContext,
     request: web.BaseRequest,
     token: TokenRecord,
-    query: Expression,
+    query: Expression | str,
     page: Page,
     because: Because | None = None,
 ) -> web.Response:
+    """A page; `query` is a text if it is long, which the query process then reads."""
     check_from_size(context, page.from_size, has_proof=page.proof)
-    client, engine = context.query_pool.client(token.name, request), context.query_pool.engine
-    bounds: SearchBounds = {
-        "tenant": token.tenant,
-        "now_unix_us": unix_us(),
-        "limits": context.query_pool.limits,
-        "is_cancelled": client.is_cancelled,
-    }
-    published, missing = context.publisher.published, context.publisher.quorum_missing
-    tree_size = None
-    if page.proof and page.cursor is None and published is not None and missing is not None:
-        # Nothing newer can be proven until the witnesses are back: no wait would help.
-        tree_size = published.head.tree_size
-
-    def find() -> tuple[SearchAnswer, float]:
-        started_s = time.perf_counter()
-        found = engine.search(
-            query,
-            limit=page.limit,
-            order=page.order,
-            cursor=page.cursor,
-            facets=page.facets,
-            histogram=page.histogram,
-            zone=page.zone,
-            is_filled=page.is_filled,
-            counts=page.counts,
-            tree_size=tree_size,
-            **bounds,
-        )
-        answer = _answer(query, found, because, order=page.order)
-        if tree_size is not None:
-            answer.unpublished = max(0, context.tree_size - tree_size)
-            answer.quorum_missing = missing
-        if not found.total and page.cursor is None:
-            answer.hints = _hints(context, query, found, bounds)
-        if page.explain:
-            answer.explanation = engine.explain(query, **bounds)
-        return answer, started_s
-
-    answer, started_s = await client.run(find)
+    published = context.publisher.published
+    asked = Searched(
+        query=query,
+        page=page,
+        tenant=token.tenant,
+        now_unix_us=unix_us(),
+        published_size=None if published is None else published.head.tree_size,
+        quorum_missing=context.publisher.quorum_missing,
+        because=because,
+    )
+    client = context.query_pool.client(token.name, request)
     if page.proof:
-        await _prove(context, client, answer, from_size=page.from_size)
-    if sum(len(event.leaf) for event in answer.events) > LARGE_BYTES:
-        answer = await client.run(partial(encode_events, answer, client.is_cancelled))
-    answer.took_ms = round((time.perf_counter() - started_s) * 1000, 3)
-    return encode_answer(answer, cache=PRIVATE)
+        answer = await _search_proven(context, client, asked)
+    else:
+        answer = await client.run(search, asked)
+    return make_answer(answer, media=JSON_MEDIA, cache=PRIVATE)
 
 
-def _hints(
-    context: ServiceContext, query: Expression, found: Answer, bounds: SearchBounds
-) -> tuple[HintAnswer, ...]:
-    """Why a search found nothing, and what was searched."""
-    engine = context.query_pool.engine
-    sight = EngineSight(
-        engine,
-        bounds["tenant"],
-        bounds["now_unix_us"],
-        time.monotonic() + min(HINTS_TIME_S, bounds["limits"].time_s),
-        bounds["is_cancelled"],
-        found.tree_size,
-    )
-    status, published = engine.status(), context.publisher.published
-    text = f"the {found.tree_size:,} entries of the log were searched"
-    if not found.complete:
-        text = f"a part of the {found.tree_size:,} entries of the log was searched"
-    received = sight.last_received()
-    if received:
-        text += f", the newest event received {received}"
-    text += (
-        f"; the index holds {status.sealed_segments:,} of {status.full_segments:,} full segments"
-    )
-    if published is not None:
-        text += f"; the published head has size {published.head.tree_size:,}"
-    searched = HintAnswer(kind="searched", text=text)
-    return (*find_hints(resolve(query, bounds["now_unix_us"]), sight), searched)
-
-
-def encode_events(answer: SearchAnswer, is_cancelled: IsCancelled) -> SearchAnswer:
-    """The answer with its events as JSON already, encoded one by one.
-
-    Encoding all of them at once would hold up the event loop, even from another thread.
-    """
-    encoded = []
-    for event in answer.events:
-        if is_cancelled():
-            raise QueryCancelledError
-        encoded.append(Raw(encode_json(event)))
-    return structs.replace(answer, events=tuple(encoded))
-
-
-async def _prove(
-    context: ServiceContext, client: QueryClient, answer: SearchAnswer, *, from_size: int | None
-) -> None:
-    """Add a proof to each event, all against one published head."""
-    needed = max((event.index + 1 for event in answer.events), default=0)
-    if not needed:
-        return
-    head = await context.published_covering(max(needed, from_size or 0))
-
-    def prove() -> None:
-        for event in answer.events:
-            if client.is_cancelled():
-                raise QueryCancelledError
-            event.proof = prove_inclusion(context.store, leaf_index=event.index, head=head)
-        answer.consistency = prove_growth(context, from_size, head)
-
-    await client.run(prove)
-
-
-def _answer(
-    query: Expression, found: Answer, because: Because | None, *, order: Order
-) -> SearchAnswer:
-    return SearchAnswer(
-        query=format_query(query),
-        order=order,
-        tree_size=found.tree_size,
-        total=found.total,
-        total_exact=found.total_exact,
-        scanned=found.scanned,
-        complete=found.complete,
-        unreadable=found.unreadable,
-        took_ms=0.0,
-        events=tuple(
-            make_found_event(row, because=() if because is None else because(row.leaf))
-            for row in found.rows
-        ),
-        cursor=found.cursor,
-        facets=found.facets,
-        histogram=found.histogram,
-        counts=found.counts,
-    )
+async def _search_proven(context: ServiceContext, client: QueryClient, asked: Searched) -> bytes:
+    """A page with a proof of each event, all against one published head."""
+    async with aclosing(client.pieces(search_proven, asked)) as pieces:
+        needed = cast("int", await anext(pieces))
+        head = await context.published_covering(needed) if needed else None
+        return cast("bytes", await pieces.asend(head))
 
 
 _PAGE: Final = (Success("The events found, a page.", {JSON_MEDIA: SearchAnswer}),)

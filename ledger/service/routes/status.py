@@ -37,7 +37,7 @@ DAMAGES_NAMED: Final = 5
 
 async def read_log(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
     """The name, keys, witnesses and size of the log."""
-    index = context.query_pool.engine.status()
+    index = context.query_pool.status()
     published = context.publisher.published
     report = await context.report()
     answer = LogAnswer(
@@ -78,7 +78,7 @@ async def read_metrics(context: ServiceContext, request: web.BaseRequest) -> web
     if authenticate(context.access, request, "metrics").tenant is not None:
         raise ProblemError("wrong-tenant", "the counters are those of all tenants")
     published = context.publisher.published
-    index = context.query_pool.engine.status()
+    index = context.query_pool.status()
     report = await context.report()
     text = render(
         report.counters,
@@ -111,9 +111,15 @@ async def read_openapi(context: ServiceContext, _request: web.BaseRequest) -> we
 
 def _warnings(context: ServiceContext, report: Report) -> tuple[str, ...]:
     """What will soon prevent the service from being ready, or makes it slower."""
-    index = context.query_pool.engine.status()
+    index = context.query_pool.status()
     damages = [f"{each}: run ledger fsck" for each in index.unreadable[:DAMAGES_NAMED]]
-    return (*report.warnings, *damages, *_index_warnings(index))
+    return (*report.warnings, *damages, *_query_warnings(context), *_index_warnings(index))
+
+
+def _query_warnings(context: ServiceContext) -> tuple[str, ...]:
+    if not context.query_pool.is_missing:
+        return ()
+    return ("the process that answers searches is not there: they are refused until it runs again",)
 
 
 def _index_warnings(index: IndexStatus) -> list[str]:

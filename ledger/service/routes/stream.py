@@ -14,17 +14,15 @@ Source: html.spec.whatwg.org, "Server-sent events".
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from aiohttp import web
 
-from ledger.query.answer import Row
-from ledger.query.leaf_cache import LeafCache
 from ledger.service.auth import authenticate, is_authorized
 from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import QUERY, flag_parameter, size_parameter
@@ -32,11 +30,10 @@ from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import NDJSON_MEDIA
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.http.streaming_response import stream_answer
-from ledger.service.query_pool import QueryClient
-from ledger.service.routes.proofs import check_within, prove_inclusion
-from ledger.service.stored_events import make_found_event
+from ledger.service.queries.stream import Scanned, Step, stream
+from ledger.service.routes.proofs import check_within
 from ledger_client.runtime.clock import unix_us
-from ledger_core.api import FoundEvent, StreamPosition
+from ledger_core.api import StreamPosition
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
@@ -46,64 +43,38 @@ EVENTS: Final = "text/event-stream"
 STEP_EVENTS: Final = 1024
 """Entries scanned in one step, or fewer if those found are large."""
 
-STEP_BYTES: Final = 1 << 20
-
 STOP_POLL_S: Final = 0.5
 """The longest wait before a stream notices that the service stops."""
 
 _encode = msgspec.json.Encoder().encode
 
 
-class Scanned(NamedTuple):
-    """The events found in a step through the log, and the index where the next step begins."""
-
-    found: Sequence[FoundEvent]
-    next_index: int
-    tree_size: int
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _EventStream:
-    """One stream: the predicate of its events, and whether they carry proofs."""
+    """One stream: where its events are found, and whether they carry proofs."""
 
     context: ServiceContext
-    client: QueryClient
-    matches: Callable[[int, bytes], bool]
+    found: AsyncGenerator[Scanned, Step]
     proof: bool
 
-    async def scan(self, start: int) -> AsyncIterator[Scanned]:
-        """Step after step from `start` on; a step without events is the heartbeat."""
+    async def scan(self, start: int) -> AsyncIterator[tuple[Scanned, int]]:
+        """Step after step from `start` on, with the tree size; one without events is the heartbeat.
+
+        Precondition: the first value of `found` was taken.
+        """
         heartbeat_s = self.context.settings.stream_heartbeat_s
         tree_size, head = await self._wait_for_size(start, wait_s=0)
-        yield Scanned((), start, tree_size)
+        yield Scanned(b"", start), tree_size
         while not self.context.stopping.is_set():
             if start >= tree_size:
                 tree_size, head = await self._wait_for_size(start + 1, wait_s=heartbeat_s)
                 if start >= tree_size:
-                    yield Scanned((), start, tree_size)
+                    yield Scanned(b"", start), tree_size
                     continue
             end = min(tree_size, start + STEP_EVENTS)
-            found, start = await self.client.run(partial(self._find, start, end, head))
-            yield Scanned(found, start, tree_size)
-
-    def _find(
-        self, start: int, end: int, head: SignedCheckpoint | None
-    ) -> tuple[list[FoundEvent], int]:
-        """The events found from `start` on, and where to go on: before `end` if they are large."""
-        store = self.context.store
-        found: list[FoundEvent] = []
-        size = 0
-        for first, leaves in LeafCache(store).bundles(start, end):
-            if size >= STEP_BYTES or self.client.is_cancelled():
-                return found, first
-            for index, leaf in enumerate(leaves, first):
-                if self.matches(index, leaf):
-                    event = make_found_event(Row(index, leaf))
-                    if head is not None:
-                        event.proof = prove_inclusion(store, leaf_index=index, head=head)
-                    found.append(event)
-                    size += len(leaf)
-        return found, end
+            scanned = await self.found.asend(Step(start, end, head))
+            start = scanned.next_index
+            yield scanned, tree_size
 
     async def _wait_for_size(
         self, tree_size: int, *, wait_s: float
@@ -148,23 +119,20 @@ async def stream_events(
     token = authenticate(context.access, request, "read")
     is_sse = EVENTS in request.headers.get("Accept", "")
     start = _start(context, request, from_)
-    stream = _EventStream(
-        context=context,
-        client=context.query_pool.client(token.name, request),
-        matches=context.query_pool.engine.matcher(
-            parse_query(q), tenant=token.tenant, now_unix_us=unix_us()
-        ),
-        proof=proof,
+    client = context.query_pool.stream_client(token.name, token.tenant, request)
+    found = client.pieces(
+        stream, parse_query(q), tenant=token.tenant, now_unix_us=unix_us(), is_sse=is_sse
     )
-    with context.query_pool.stream(token.name, token.tenant):
-        async with aclosing(_write(stream, start, is_sse=is_sse)) as chunks:
-            return await stream_answer(
-                request,
-                chunks,
-                media=EVENTS if is_sse else NDJSON_MEDIA,
-                reader_wait_s=context.settings.reader_wait_s,
-                is_authorized=partial(is_authorized, context.access, request, "read"),
-            )
+    events = _EventStream(context=context, found=found, proof=proof)
+    async with aclosing(found), aclosing(_write(events, start, is_sse=is_sse)) as chunks:
+        await anext(found)  # Raises ProblemError when too many streams are open.
+        return await stream_answer(
+            request,
+            chunks,
+            media=EVENTS if is_sse else NDJSON_MEDIA,
+            reader_wait_s=context.settings.reader_wait_s,
+            is_authorized=partial(is_authorized, context.access, request, "read"),
+        )
 
 
 def _start(context: ServiceContext, request: web.BaseRequest, from_: int | None) -> int:
@@ -181,22 +149,16 @@ def _start(context: ServiceContext, request: web.BaseRequest, from_: int | None)
     return from_
 
 
-async def _write(stream: _EventStream, start: int, *, is_sse: bool) -> AsyncGenerator[bytes, None]:
+async def _write(events: _EventStream, start: int, *, is_sse: bool) -> AsyncGenerator[bytes, None]:
     position_sent_s = 0.0
-    heartbeat_s = stream.context.settings.stream_heartbeat_s
+    heartbeat_s = events.context.settings.stream_heartbeat_s
     clock = asyncio.get_running_loop().time
-    async for scanned in stream.scan(start):
-        parts = [_format(event.index, _encode(event), is_sse=is_sse) for event in scanned.found]
-        is_caught_up = scanned.next_index >= scanned.tree_size
-        if parts or is_caught_up or clock() - position_sent_s >= heartbeat_s:
-            position = StreamPosition(next=scanned.next_index, tree_size=scanned.tree_size)
-            parts.append(_format_position(position, is_sse=is_sse))
+    async for (text, next_index), tree_size in events.scan(start):
+        is_caught_up = next_index >= tree_size
+        if text or is_caught_up or clock() - position_sent_s >= heartbeat_s:
+            position = StreamPosition(next=next_index, tree_size=tree_size)
             position_sent_s = clock()
-            yield b"".join(parts)
-
-
-def _format(index: int, json: bytes, *, is_sse: bool) -> bytes:
-    return b"id: %d\ndata: %b\n\n" % (index, json) if is_sse else json + b"\n"
+            yield text + _format_position(position, is_sse=is_sse)
 
 
 def _format_position(position: StreamPosition, *, is_sse: bool) -> bytes:

@@ -1,0 +1,154 @@
+"""Frames between a front end of the service and the query process, over a Unix socket.
+
+    4 bytes   length of the payload
+    4 bytes   number of the job, which the front end chose
+    1 byte    kind
+    payload   a pickle, or the bytes of an answer
+
+Unpickling runs what the bytes say, so nothing that a client sent is ever unpickled as such. Both
+ends are processes of one service, and the socket is in a folder that only their user may enter.
+"""
+
+import asyncio
+import pickle
+from collections.abc import Awaitable, Callable
+from enum import IntEnum
+from struct import Struct
+from typing import Any, Final, NamedTuple, cast
+
+FRAME_BYTES_MAX: Final = 1 << 28
+"""The largest payload. A page of 16 MiB of leaves takes 50 MiB as JSON, and 70 MiB with proofs."""
+
+_HEADER: Final = Struct("!IIB")
+
+
+class Kind(IntEnum):
+    """What a frame says."""
+
+    START = 1
+    """A `Start`: begin a job."""
+    NEXT = 2
+    """A value for the work of a job, which goes on with it."""
+    CLOSE = 3
+    """Nobody waits for the job any more."""
+    DAMAGED = 4
+    """From the query process, of no job: the messages of the damaged bundles that it found."""
+    VALUE = 5
+    """A value of the work, which has more."""
+    BYTES = 6
+    """The same, as bytes that are not pickled."""
+    LAST = 7
+    """The value of work that has ended."""
+    LAST_BYTES = 8
+    REFUSED = 9
+    """The ProblemError with which the job ended."""
+
+
+class Start(NamedTuple):
+    """The beginning of a job."""
+
+    token: str
+    """The name of the token that asks."""
+    tree_size_min: int
+    """The size that the log has for the caller already."""
+    stream_tenant: tuple[str | None, ...]
+    """For a live stream the tenant of its token, otherwise empty."""
+    work: bytes
+    """The pickle of a module-level function, its arguments and its named arguments."""
+
+
+def encode_value(value: object, *, is_last: bool) -> tuple[Kind, bytes]:
+    """The frame of a value. Bytes, which may be many, are not copied into a pickle."""
+    if isinstance(value, bytes):
+        return (Kind.LAST_BYTES if is_last else Kind.BYTES), value
+    return (Kind.LAST if is_last else Kind.VALUE), pickle.dumps(value)
+
+
+def decode_value(kind: Kind, payload: bytes) -> Any:
+    """The value of a frame from the other process."""
+    return payload if kind in (Kind.BYTES, Kind.LAST_BYTES) else unpickle(payload)
+
+
+def unpickle(payload: bytes) -> Any:
+    """What the other process pickled."""
+    return pickle.loads(payload)  # noqa: S301 - only our own processes reach the socket
+
+
+Connect = Callable[[Callable[[], "FrameProtocol"]], Awaitable[object]]
+"""Connects a protocol that the function makes with the query process. Raises: OSError."""
+
+
+class FrameProtocol(asyncio.Protocol):
+    """One end of a connection. `on_frame` gets whole frames; `on_lost` is called at its end."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._when_writable: list[Callable[[], None]] = []
+        self._is_paused = False
+        self.is_closed = False
+
+    def on_frame(self, kind: Kind, number: int, payload: bytes) -> None:
+        """Take a frame."""
+        raise NotImplementedError
+
+    def on_lost(self) -> None:
+        """The other end is gone."""
+        raise NotImplementedError
+
+    def send(self, kind: Kind, number: int, payload: bytes = b"") -> None:
+        """Send a frame, or nothing when the connection has ended."""
+        if self._transport is not None and not self.is_closed:
+            self._transport.writelines((_HEADER.pack(len(payload), number, kind), payload))
+
+    def when_writable(self, callback: Callable[[], None]) -> None:
+        """Call a function when the other end has read most of what was sent: at once, or later."""
+        if self._is_paused and not self.is_closed:
+            self._when_writable.append(callback)
+        else:
+            callback()
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin. Called by asyncio, as are the methods below."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes, and hand on the frames that are whole."""
+        received = self._received
+        received += data
+        start = 0
+        while len(received) - start >= _HEADER.size:
+            size, number, kind = _HEADER.unpack_from(received, start)
+            if size > FRAME_BYTES_MAX:
+                self.close()
+                return
+            end = start + _HEADER.size + size
+            if len(received) < end:
+                break
+            payload = bytes(memoryview(received)[start + _HEADER.size : end])
+            start = end
+            self.on_frame(Kind(kind), number, payload)
+        if start:
+            del received[:start]
+
+    def pause_writing(self) -> None:
+        """Much of what was sent is not read yet."""
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        """Most of it is read."""
+        self._is_paused = False
+        callbacks, self._when_writable = self._when_writable, []
+        for callback in callbacks:
+            callback()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """The connection has ended, by either end."""
+        self.is_closed = True
+        self.resume_writing()
+        self.on_lost()
