@@ -4,8 +4,8 @@ Sealing a segment computes for a second, which on a thread of the service would 
 loop. So the indexer is a follower (`ledger/follow/`): a process of its own that may be killed at
 any time.
 
-New entries are indexed in the service's memory. A query does this itself for the entries it needs.
-The index follower does it beforehand, so that queries need not wait. It works for a millisecond and
+New entries are indexed in the memory of the process that answers queries. A query does this itself
+for the entries it needs. The index follower does it beforehand, so that queries need not wait. It works for a millisecond and
 then rests: for thirty while events come in, for three while none do, as after a start.
 """
 
@@ -21,6 +21,7 @@ import structlog
 from ledger.follow.process import is_orphaned, lower_priority
 from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import SegmentBuilder
+from ledger.runtime.log_lines import configure_child_logs
 from ledger.store.index.index_store import IndexWriter
 from ledger.store.log import LogStore
 from ledger_core.tlog.errors import UnavailableError
@@ -92,6 +93,7 @@ def seal_until_orphaned(log_path: Path, index_path: Path) -> None:
 def main() -> None:
     """Seal the segments of the log and index that the command line names, at low priority."""
     lower_priority()
+    configure_child_logs()
     gc.disable()  # A segment is half a million objects without a cycle.
     log_path, index_path = map(Path, sys.argv[1:])
     while True:

@@ -10,7 +10,8 @@ ingest          the append path, from a body to the sequencer
 append_thread   does the slow steps of appends beside the event loop
 secret_filter   refuses or masks events with secrets
 private_fields  erasable fields: commitments, and the values behind them
-query_pool      the threads that run searches
+query_pool      asks the query process, where searches run
+queries/        the work of searches, and that process
 stored_events   events of the log as answers show them
 auth            bearer tokens
 token_admin     makes tokens, beside a running service
