@@ -5,8 +5,9 @@ loop. So the indexer is a follower (`ledger/follow/`): a process of its own that
 any time.
 
 New entries are indexed in the memory of the process that answers queries. A query does this itself
-for the entries it needs. The index follower does it beforehand, so that queries need not wait. It works for a millisecond and
-then rests: for thirty while events come in, for three while none do, as after a start.
+for the entries it needs. The index follower does it beforehand, so that queries need not wait. It
+works for a millisecond and then rests: for thirty while events come in, for three while none do, as
+after a start.
 """
 
 import gc

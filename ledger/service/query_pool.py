@@ -17,7 +17,7 @@ from aiohttp import web
 
 from ledger.query.answer import IndexStatus
 from ledger.service.http.problems import ProblemError, retry_later
-from ledger.service.queries.frames import Connect, FrameProtocol, Kind, Start, decode_value
+from ledger.service.queries.frames import Connect, Frame, FrameProtocol, Start, decode_value
 from ledger.service.queries.job import QueryJob
 from ledger.service.queries.server import cancelled
 
@@ -146,9 +146,9 @@ class QueryClient:
         """
         link, number = await self._link()
         try:
-            _, value = await self._ask(link, Kind.START, number, self._start(work, args, named))
+            _, value = await self._ask(link, Frame.START, number, self._start(work, args, named))
         except BaseException:
-            link.send(Kind.CLOSE, number)
+            link.send(Frame.CLOSE, number)
             raise
         result: T = value
         return result
@@ -165,15 +165,15 @@ class QueryClient:
         """
         link, number = await self._link()
         try:
-            kind, payload = Kind.START, self._start(work, args, named)
+            kind, payload = Frame.START, self._start(work, args, named)
             while True:
                 answered, value = await self._ask(link, kind, number, payload)
-                if answered in (Kind.LAST, Kind.LAST_BYTES):
+                if answered in (Frame.LAST, Frame.LAST_BYTES):
                     return
                 sent = yield value
-                kind, payload = Kind.NEXT, b"" if sent is None else pickle.dumps(sent)
+                kind, payload = Frame.NEXT, b"" if sent is None else pickle.dumps(sent)
         finally:
-            link.send(Kind.CLOSE, number)
+            link.send(Frame.CLOSE, number)
 
     def _start(self, work: Callable[..., Any], args: object, named: object) -> bytes:
         start = Start(
@@ -193,8 +193,8 @@ class QueryClient:
         return link, link.new_number()
 
     async def _ask(
-        self, link: "_Link", kind: Kind, number: int, payload: bytes
-    ) -> tuple[Kind, Any]:
+        self, link: "_Link", kind: Frame, number: int, payload: bytes
+    ) -> tuple[Frame, Any]:
         return await self._wait(link.ask(kind, number, payload))
 
     async def _wait(self, future: asyncio.Future[T]) -> T:
@@ -215,17 +215,17 @@ class _Link(FrameProtocol):
         self._when_lost = when_lost
         self._numbers = count(1)
         self.damaged: tuple[str, ...] = ()
-        self._waiting: dict[int, asyncio.Future[tuple[Kind, Any]]] = {}
+        self._waiting: dict[int, asyncio.Future[tuple[Frame, Any]]] = {}
 
     def new_number(self) -> int:
         """The number of a new job."""
         return next(self._numbers) & NUMBER_MAX
 
     def ask(
-        self, kind: Kind, number: int, payload: bytes = b""
-    ) -> asyncio.Future[tuple[Kind, Any]]:
+        self, kind: Frame, number: int, payload: bytes = b""
+    ) -> asyncio.Future[tuple[Frame, Any]]:
         """Send a frame; the kind and value of the one that answers it. It may be cancelled."""
-        future: asyncio.Future[tuple[Kind, Any]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[tuple[Frame, Any]] = asyncio.get_running_loop().create_future()
         if self.is_closed:
             future.set_exception(_not_there())
             return future
@@ -233,15 +233,15 @@ class _Link(FrameProtocol):
         self.send(kind, number, payload)
         return future
 
-    def on_frame(self, kind: Kind, number: int, payload: bytes) -> None:
-        if kind is Kind.DAMAGED:
+    def on_frame(self, kind: Frame, number: int, payload: bytes) -> None:
+        if kind is Frame.DAMAGED:
             self.damaged = decode_value(kind, payload)
             return
         future = self._waiting.pop(number, None)
         if future is None or future.done():
             return
         value = decode_value(kind, payload)
-        if kind is Kind.REFUSED:
+        if kind is Frame.REFUSED:
             future.set_exception(value)
             future.exception()  # Else asyncio logs an error that nobody waited for.
         else:

@@ -22,8 +22,8 @@ FRAME_BYTES_MAX: Final = 1 << 28
 _HEADER: Final = Struct("!IIB")
 
 
-class Kind(IntEnum):
-    """What a frame says."""
+class Frame(IntEnum):
+    """The kind of a frame."""
 
     START = 1
     """A `Start`: begin a job."""
@@ -57,16 +57,16 @@ class Start(NamedTuple):
     """The pickle of a module-level function, its arguments and its named arguments."""
 
 
-def encode_value(value: object, *, is_last: bool) -> tuple[Kind, bytes]:
+def encode_value(value: object, *, is_last: bool) -> tuple[Frame, bytes]:
     """The frame of a value. Bytes, which may be many, are not copied into a pickle."""
     if isinstance(value, bytes):
-        return (Kind.LAST_BYTES if is_last else Kind.BYTES), value
-    return (Kind.LAST if is_last else Kind.VALUE), pickle.dumps(value)
+        return (Frame.LAST_BYTES if is_last else Frame.BYTES), value
+    return (Frame.LAST if is_last else Frame.VALUE), pickle.dumps(value)
 
 
-def decode_value(kind: Kind, payload: bytes) -> Any:
+def decode_value(kind: Frame, payload: bytes) -> Any:
     """The value of a frame from the other process."""
-    return payload if kind in (Kind.BYTES, Kind.LAST_BYTES) else unpickle(payload)
+    return payload if kind in (Frame.BYTES, Frame.LAST_BYTES) else unpickle(payload)
 
 
 def unpickle(payload: bytes) -> Any:
@@ -88,7 +88,7 @@ class FrameProtocol(asyncio.Protocol):
         self._is_paused = False
         self.is_closed = False
 
-    def on_frame(self, kind: Kind, number: int, payload: bytes) -> None:
+    def on_frame(self, kind: Frame, number: int, payload: bytes) -> None:
         """Take a frame."""
         raise NotImplementedError
 
@@ -96,7 +96,7 @@ class FrameProtocol(asyncio.Protocol):
         """The other end is gone."""
         raise NotImplementedError
 
-    def send(self, kind: Kind, number: int, payload: bytes = b"") -> None:
+    def send(self, kind: Frame, number: int, payload: bytes = b"") -> None:
         """Send a frame, or nothing when the connection has ended."""
         if self._transport is not None and not self.is_closed:
             self._transport.writelines((_HEADER.pack(len(payload), number, kind), payload))
@@ -132,7 +132,7 @@ class FrameProtocol(asyncio.Protocol):
                 break
             payload = bytes(memoryview(received)[start + _HEADER.size : end])
             start = end
-            self.on_frame(Kind(kind), number, payload)
+            self.on_frame(Frame(kind), number, payload)
         if start:
             del received[:start]
 

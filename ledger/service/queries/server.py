@@ -23,7 +23,7 @@ from ledger.query.budget import QueryCancelledError
 from ledger.query.indexer import IndexFollower
 from ledger.service.fair_turns import FairTurns
 from ledger.service.http.problems import ProblemError, explain, log_failure, retry_later
-from ledger.service.queries.frames import FrameProtocol, Kind, Start, encode_value, unpickle
+from ledger.service.queries.frames import Frame, FrameProtocol, Start, encode_value, unpickle
 from ledger.service.queries.job import QueryJob, QueryOptions, QueryParts
 from ledger_core.tlog.errors import UnavailableError
 
@@ -105,7 +105,7 @@ class QueryServer:
         """Count it no longer."""
         self._streams -= owners  # Leaves no zeros.
 
-    def submit(self, job: "_Job", value: bytes) -> asyncio.Future[tuple[Kind, bytes]]:
+    def submit(self, job: "_Job", value: bytes) -> asyncio.Future[tuple[Frame, bytes]]:
         """Run the next piece of a job on a thread. Precondition: it has a turn."""
         return asyncio.get_running_loop().run_in_executor(self._pool, job.step, value)
 
@@ -126,7 +126,7 @@ class _Job:
     def is_cancelled(self) -> bool:
         return self.is_closed or self._server.is_stopping
 
-    def step(self, value: bytes) -> tuple[Kind, bytes]:
+    def step(self, value: bytes) -> tuple[Frame, bytes]:
         """Do the next piece of the work, on a thread; the frame that answers it."""
         try:
             return self._step(value)
@@ -138,7 +138,7 @@ class _Job:
                 log_failure("query_failed", error)
             return _refused(explained)
 
-    def _step(self, value: bytes) -> tuple[Kind, bytes]:
+    def _step(self, value: bytes) -> tuple[Frame, bytes]:
         if self.is_cancelled():
             raise QueryCancelledError
         if self._generator is None:
@@ -177,19 +177,19 @@ class _ServedConnection(FrameProtocol):
         self._server = server
         self._jobs: dict[int, _Job] = {}
 
-    def on_frame(self, kind: Kind, number: int, payload: bytes) -> None:
+    def on_frame(self, kind: Frame, number: int, payload: bytes) -> None:
         match kind:
-            case Kind.START:
+            case Frame.START:
                 self._start(number, payload)
-            case Kind.NEXT if (job := self._jobs.get(number)) is not None:
+            case Frame.NEXT if (job := self._jobs.get(number)) is not None:
                 self._go_on(number, job, payload)
-            case Kind.CLOSE if (job := self._jobs.pop(number, None)) is not None:
+            case Frame.CLOSE if (job := self._jobs.pop(number, None)) is not None:
                 self._close(job)
 
     def tell_damaged(self) -> None:
         """Say which entries of the log proved damaged, if any: the front ends warn of them."""
         if damaged := self._server.damaged:
-            self.send(Kind.DAMAGED, 0, pickle.dumps(damaged))
+            self.send(Frame.DAMAGED, 0, pickle.dumps(damaged))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -235,7 +235,7 @@ class _ServedConnection(FrameProtocol):
         number: int,
         job: _Job,
         turn: asyncio.Future[None],
-        done: asyncio.Future[tuple[Kind, bytes]],
+        done: asyncio.Future[tuple[Frame, bytes]],
     ) -> None:
         self._server.notice_damage()
         self._answer(number, job, done.result())
@@ -247,10 +247,10 @@ class _ServedConnection(FrameProtocol):
         if job.is_closed:
             job.end()
 
-    def _answer(self, number: int, job: _Job, frame: tuple[Kind, bytes]) -> None:
+    def _answer(self, number: int, job: _Job, frame: tuple[Frame, bytes]) -> None:
         if not job.is_closed:
             self.send(frame[0], number, frame[1])
-            if frame[0] in (Kind.LAST, Kind.LAST_BYTES, Kind.REFUSED):
+            if frame[0] in (Frame.LAST, Frame.LAST_BYTES, Frame.REFUSED):
                 self._close(self._jobs.pop(number))
 
     def _close(self, job: _Job) -> None:
@@ -268,5 +268,5 @@ def cancelled() -> ProblemError:
     return retry_later("too-busy", "the search was cancelled: the client or the service ends")
 
 
-def _refused(problem: ProblemError) -> tuple[Kind, bytes]:
-    return Kind.REFUSED, pickle.dumps(problem)
+def _refused(problem: ProblemError) -> tuple[Frame, bytes]:
+    return Frame.REFUSED, pickle.dumps(problem)
