@@ -11,10 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ledger.runtime.settings_table import settings_of
 from ledger.service.http.openapi import route_rows
 from ledger.service.http.problems import PROBLEMS
 from ledger.service.metrics import metric_rows
 from ledger.service.settings import SETTINGS
+from ledger.sinks.config import SinkConfig
 from ledger.store import keyspace
 from ledger.store.index import segment_file
 from ledger.witness.settings import WITNESS_SETTINGS
@@ -53,6 +55,17 @@ def witness_settings() -> str:
         [
             (f"`{s.flag}`", f"`{s.variable}`", f"`{_plain(s.default)}`", s.help)
             for s in WITNESS_SETTINGS
+        ],
+    )
+
+
+def sinks() -> str:
+    """The table of a sink's keys."""
+    return _table(
+        ("key", "default", "what for"),
+        [
+            (f"`{s.name}`", "" if s.name == "type" else f"`{_plain(s.default)}`", s.help)
+            for s in settings_of(SinkConfig, "")
         ],
     )
 
@@ -108,6 +121,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "limits": limits,
     "settings": settings,
     "witness-settings": witness_settings,
+    "sinks": sinks,
     "problems": problems,
     "routes": routes,
     "fields": fields,

@@ -1,12 +1,15 @@
 """Followers: the processes that consume the log beside the service.
 
 * `process`: starts one follower, restarts it after a failure, stops it; and the child's side
+* `position`: where a follower is in the log, on the disk; and its state, for the service to read
+* `entries`: reads the durable entries of a log in order, in batches
+* `worker`: runs the child: its event loop, its log lines, and how it ends
 * `followers`: the list of all followers
 
-A follower reads the entries of the log in order and keeps its position itself, in the transaction
-that keeps its result. So a kill at any moment repeats entries and loses none (at least once). It
-runs at low priority in a process of its own, so it slows neither appends nor other followers. A
-new follower is a module with a `main`, and a row in `followers.FOLLOWERS`.
+A follower reads the entries of the log in order and keeps its position itself, after the result is
+kept or confirmed. So a kill at any moment repeats entries and loses none (at least once). It runs
+at low priority in a process of its own, so it slows neither appends nor other followers. A new
+follower is a module with a `main`, and a row in `followers.FOLLOWERS`.
 
-The weak point: a follower is given paths, so it runs on the host of the log alone.
+The weak point: a follower is given paths, so it runs on the host of the log, or of a mirror.
 """

@@ -1,42 +1,97 @@
-"""The list of followers, and starting and stopping all of them."""
+"""The list of followers, and starting and stopping all of them.
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+A follower with a file of configuration runs once for each table of that file, `[NAME]` in TOML, or
+once for the whole file. The file is looked at once a second, so a follower that is added, changed,
+paused or removed needs no restart of the service.
+"""
+
+import re
+import threading
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import structlog
+
+from ledger.follow.position import NAME_PATTERN, FollowerPaths, FollowerReport, read_report
 from ledger.follow.process import FollowerProcess
+from ledger_core.tlog.errors import MalformedError
+
+WATCH_S: Final = 1.0
+
+_log = structlog.get_logger("ledger.follow")
 
 
 class FollowerSpec(NamedTuple):
-    """The command of a follower: `python -m module`, then paths below the ledger's folder."""
+    """The command of a follower: `python -m module`, then paths below the ledger's folder.
+
+    `file`: its configuration, also below that folder; without the file it does not run.
+    `is_each`: it runs for each table of the file, with the table's name as the last argument.
+    """
 
     name: str
     module: str
     paths: tuple[str, ...]
+    file: str = ""
+    is_each: bool = False
 
 
-FOLLOWERS: Final = (FollowerSpec("index", "ledger.query.indexer", ("log", "index")),)
+FOLLOWERS: Final = (
+    FollowerSpec("index", "ledger.query.indexer", ("log", "index")),
+    FollowerSpec("sinks", "ledger.sinks.worker", ("",), file="sinks.toml", is_each=True),
+)
 PARQUET: Final = FollowerSpec("parquet", "ledger.query.parquet_segments", ("log", "parquet"))
 """With the setting `parquet` only."""
+
+
+class _Wanted(NamedTuple):
+    """A process that should run. It is started anew when any of this changes."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+    configuration: str
 
 
 class Followers:
     """The followers of one ledger, each in its process."""
 
-    def __init__(self, folder: Path, specs: Sequence[FollowerSpec] = FOLLOWERS) -> None:
-        self._processes: Final = [
+    def __init__(
+        self,
+        folder: Path,
+        specs: Sequence[FollowerSpec] = FOLLOWERS,
+        *,
+        watch_s: float = WATCH_S,
+    ) -> None:
+        """`watch_s`: seconds between two looks at the files of configuration."""
+        self._folder: Final = folder
+        self._fixed: Final = [
             FollowerProcess(spec.name, spec.module, [str(folder / path) for path in spec.paths])
             for spec in specs
+            if not spec.file
         ]
+        self._configured: Final = [spec for spec in specs if spec.file]
+        self._running: dict[_Wanted, FollowerProcess] = {}  # Of the thread, after `start`.
+        self._faults: dict[str, str] = {}
+        self._names: dict[str, list[str]] = {}
+        self._watch_s: Final = watch_s
+        self._stopping: Final = threading.Event()
+        self._watcher: Final = threading.Thread(
+            target=self._watch, name="ledger-followers", daemon=True
+        )
         self._started: Final = ExitStack()
 
     def start(self) -> None:
         """Start every follower; when one can't be started, stop the others."""
         with ExitStack() as starting:
-            for process in self._processes:
+            for process in self._fixed:
                 process.start()
                 starting.callback(process.stop)
+            if self._configured:
+                self._watcher.start()
+                starting.callback(self._stop_watching)
             self._started.push(starting.pop_all())
 
     def stop(self) -> None:
@@ -45,4 +100,77 @@ class Followers:
 
     def not_running(self) -> list[str]:
         """The names of the followers whose process has ended and isn't started again yet."""
-        return [process.name for process in self._processes if process.process_id is None]
+        processes = [*self._fixed, *self._running.copy().values()]
+        return [process.name for process in processes if process.process_id is None]
+
+    def reports(self) -> list[FollowerReport]:
+        """How far each follower is that has a file of configuration, `sinks/siem`, as it wrote it.
+
+        One whose files can't be read, or that is being added, is left out.
+        """
+        reports = []
+        for kind, names in self._names.copy().items():
+            for name in names:
+                with suppress(MalformedError, OSError):
+                    reports.append(read_report(self._folder, kind, name))
+        return reports
+
+    def faults(self) -> list[str]:
+        """What is wrong with the files of configuration, a line each."""
+        return [*self._faults.copy().values()]
+
+    def _stop_watching(self) -> None:
+        self._stopping.set()
+        self._watcher.join()
+        for process in self._running.values():
+            process.stop()
+
+    def _watch(self) -> None:
+        while True:
+            self._adjust()
+            if self._stopping.wait(self._watch_s):
+                return
+
+    def _adjust(self) -> None:
+        """Start what is wanted and does not run; stop what runs and is not wanted."""
+        wanted = {each for spec in self._configured for each in self._wanted(spec)}
+        for gone in self._running.keys() - wanted:
+            self._running.pop(gone).stop()
+        for new in wanted - self._running.keys():
+            process = FollowerProcess(new.name, new.module, new.arguments)
+            try:
+                process.start()
+            except OSError as error:
+                _log.warning("follower_not_started", follower=new.name, error=error.strerror)
+                continue
+            self._running[new] = process
+
+    def _wanted(self, spec: FollowerSpec) -> Iterator[_Wanted]:
+        """The processes of a file. One that can't be read leaves those that run as they are."""
+        path = self._folder / spec.file
+        try:
+            text = path.read_text(encoding="utf-8")
+            tables = tomllib.loads(text)
+        except FileNotFoundError:
+            self._faults.pop(spec.name, None)
+            self._names[spec.name] = []
+            return
+        except (OSError, ValueError) as error:  # tomllib's and Unicode's errors are ValueErrors
+            fault = f"{path} can't be read: {error}"
+            if self._faults.get(spec.name) != fault:
+                _log.error("followers_not_read", follower=spec.name, error=str(error))
+            self._faults[spec.name] = fault
+            yield from (each for each in self._running if each.module == spec.module)
+            return
+        self._faults.pop(spec.name, None)
+        arguments = tuple(str(self._folder / path) for path in spec.paths)
+        if not spec.is_each:
+            self._names[spec.name] = [""]
+            yield _Wanted(spec.name, spec.module, arguments, text)
+            return
+        self._names[spec.name] = sorted(filter(re.compile(NAME_PATTERN).match, tables))
+        for name, table in tables.items():
+            if not (isinstance(table, dict) and re.match(NAME_PATTERN, name)):
+                self._faults[spec.name] = f"{path}: {name!a} is not the table of a follower"
+            elif not FollowerPaths(self._folder, spec.name, name).paused.exists():
+                yield _Wanted(f"{spec.name}/{name}", spec.module, (*arguments, name), repr(table))

@@ -53,8 +53,15 @@ METRICS: Final = tuple(
         ("mirror_lag_entries", "gauge", (), "On a mirror: published entries that it lacks."),
         ("mirror_lag_seconds", "gauge", (), "On a mirror: seconds since it lacked none."),
         ("index_segments_behind", "gauge", (), "Full segments that the index has not sealed."),
+        ("follower_lag_entries", "gauge", ("follower",), "Entries that a sink has yet to send."),
+        ("follower_lag_seconds", "gauge", ("follower",), "Seconds that the oldest waits."),
+        ("follower_failing", "gauge", ("follower",), "1 while a sink does not get on, else 0."),
+        ("follower_dead_letters", "gauge", ("follower",), "Entries that were refused for good."),
     )
 )
+
+Gauge = float | Mapping[tuple[str, ...], float]
+"""A value, or for a gauge with labels a value for each combination of theirs."""
 
 _PREFIX: Final = "ledger_"
 
@@ -88,7 +95,7 @@ class Metrics:
         ]
 
 
-def render(counters: Iterable[Counter], gauges: Mapping[str, float]) -> bytes:
+def render(counters: Iterable[Counter], gauges: Mapping[str, Gauge]) -> bytes:
     """The metrics as text, in the order of the table.
 
     `counters` are added up: each process has its own. `gauges` has a value for each gauge.
@@ -99,7 +106,8 @@ def render(counters: Iterable[Counter], gauges: Mapping[str, float]) -> bytes:
         rows[counter.labels] = rows.get(counter.labels, 0.0) + counter.value
     for metric in METRICS:
         if metric.kind == "gauge":
-            values[metric.name] = {(): gauges[metric.name]}
+            value = gauges[metric.name]
+            values[metric.name] = dict(value) if isinstance(value, Mapping) else {(): value}
         elif not metric.labels:
             # A counter without labels is shown from its first day on, at 0.
             values[metric.name].setdefault((), 0.0)

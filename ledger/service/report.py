@@ -11,6 +11,7 @@ import msgspec
 
 from ledger.log.witness_client import WitnessStatus
 from ledger.service.engine import Engine
+from ledger.service.follower_lag import FollowerLag, follower_lags, follower_warnings
 from ledger.service.metrics import Counter
 from ledger.service.mirrored import Lag
 from ledger.store.commit_errors import free_bytes
@@ -33,6 +34,7 @@ class Report(msgspec.Struct, kw_only=True):
     clock_behind_s: int = 0
     witnesses: Sequence[WitnessStatus] = ()
     lag: Lag = Lag()
+    followers: Sequence[FollowerLag] = ()
 
 
 class Reports(Protocol):
@@ -65,18 +67,21 @@ def combine(reports: Sequence[Report]) -> Report:
         clock_behind_s=max(each.clock_behind_s for each in reports),
         witnesses=[status for each in reports for status in each.witnesses],
         lag=max((each.lag for each in reports), key=lambda lag: (lag.entries, lag.seconds)),
+        followers=[lag for each in reports for lag in each.followers],
     )
 
 
 def engine_report(engine: Engine) -> Report:
     """The report of the part that orders events."""
     mirrored = engine.mirrored
+    followers = follower_lags(engine.followers, engine.store)
     return Report(
         reasons=_engine_reasons(engine),
-        warnings=_engine_warnings(engine),
+        warnings=[*_engine_warnings(engine), *follower_warnings(followers)],
         clock_behind_s=engine.clock.behind_s(),
         witnesses=engine.publisher.witnesses,
         lag=Lag() if mirrored is None else mirrored.lag(),
+        followers=followers,
     )
 
 
@@ -141,6 +146,7 @@ def _engine_warnings(engine: Engine) -> list[str]:
         f"the follower {name} has ended and will be started again"
         for name in engine.followers.not_running()
     ]
+    warnings += engine.followers.faults()
     return warnings
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from ledger.cli.token import command
 from ledger.service.http.problems import ProblemError
-from ledger.service.metrics import METRICS, Metrics, render
+from ledger.service.metrics import METRICS, Gauge, Metrics, render
 from ledger.service.quotas import Bucket, Quotas
 from ledger.service.settings import Settings
 from ledger.service.token_admin import make_token
@@ -229,7 +229,9 @@ def test_metrics_need_a_token_and_name_each_row_of_the_table(ledger: Ledger) -> 
 def test_a_label_is_escaped() -> None:
     metrics = Metrics()
     metrics.add("token_requests_total", 'a"b\\c\nd')
-    gauges = {metric.name: 0.0 for metric in METRICS if metric.kind == "gauge"}
+    gauges: dict[str, Gauge] = {
+        each.name: {} if each.labels else 0.0 for each in METRICS if each.kind == "gauge"
+    }
     assert '{token="a\\"b\\\\c\\nd"} 1\n' in render(metrics.counters(), gauges).decode()
 
 

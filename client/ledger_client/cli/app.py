@@ -69,6 +69,7 @@ COMMANDS: Final = {
     "doctor": _Command("doctor:command", "Check the settings of a recorder or client."),
     "gaps": _Command("gaps:command", "List the numbers of recorders that are missing."),
     "mirror": _Command(None, "Keep a verified copy of a log on another host, and serve it."),
+    "sink": _Command(None, "Send each entry to the tools that you watch already."),
     "witness": _Command(None, "Run a witness for other people's logs."),
     "erase": _Command("erase:command", "Destroy the private values of a person, for good."),
     "scan": _Command("scan:command", "Find secrets in a file or in the ledger."),

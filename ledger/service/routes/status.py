@@ -9,6 +9,7 @@ from ledger.log.public_policy import public_url
 from ledger.query.answer import IndexStatus
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
+from ledger.service.follower_lag import lag_gauges
 from ledger.service.http.problems import PROBLEMS, ProblemError, make_problem
 from ledger.service.http.responses import (
     JSON_MEDIA,
@@ -94,6 +95,7 @@ async def read_metrics(context: ServiceContext, request: web.BaseRequest) -> web
             "index_segments_behind": index.full_segments - index.sealed_segments,
             "mirror_lag_entries": report.lag.entries,
             "mirror_lag_seconds": report.lag.seconds,
+            **lag_gauges(report.followers),
         },
     )
     return make_answer(text, media=METRICS_MEDIA)

@@ -1,0 +1,285 @@
+"""`ledger sink`: send each entry to other tools, and see how far each of them is.
+
+Works on the folder of a ledger or a mirror, whether it is served or not: the service sees changes
+within a second.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ledger.cli.options import directory_argument
+from ledger.follow.position import FollowerPaths, FollowerReport, Position, read_report
+from ledger.runtime.settings_table import settings_of
+from ledger.sinks.config import (
+    KIND,
+    SinkConfig,
+    add_sink,
+    check_name,
+    read_sinks,
+    remove_sink,
+)
+from ledger.sinks.dead_letters import DISCARD, RESEND, ask, read_letters, taken_path
+from ledger.sinks.kinds import open_receiver
+from ledger.sinks.receiver import BatchRefusedError
+from ledger.sinks.worker import LogSource
+from ledger.store.log import LogStore
+from ledger_client.cli.console import (
+    counted,
+    format_second,
+    json_option,
+    note,
+    print_json,
+    print_line,
+)
+from ledger_client.runtime.files import write_atomically
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+
+TEST_ENTRIES = 1000
+"""Entries from the end of the log among which `test` looks for one that the query finds."""
+
+name_argument = click.argument("name")
+
+
+@click.group("sink")
+def command() -> None:
+    """Send each entry to the tools that you watch already."""
+
+
+def config_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for every key of a sink but its type."""
+    for setting in reversed(settings_of(SinkConfig, "")):
+        if setting.name == "type":
+            continue
+        is_list = setting.type not in {str, int, float, bool, Any} and setting.name == "to"
+        options: dict[str, Any] = {"help": setting.help, "default": None}
+        flag = setting.flag
+        if setting.type is bool:
+            options["is_flag"] = True
+        elif is_list:
+            options |= {"multiple": True, "default": ()}
+        elif setting.type in {int, float}:
+            options["type"] = setting.type
+        command = click.option(flag, setting.name, **options)(command)
+    return command
+
+
+@command.command("add")
+@directory_argument
+@name_argument
+@click.option("--type", "type_", required=True, help="What it sends to.")
+@click.option("--from-end", is_flag=True, help="Begin with the next entry, not with the first.")
+@config_options
+def add(directory: Path, name: str, type_: str, from_end: bool, **values: Any) -> None:
+    """Add the sink NAME. A running service starts it within a second.
+
+    The receiver's secret is never an option, since every process can read the command lines: name
+    a file or a variable.
+    """
+    given = {key: value for key, value in values.items() if value not in (None, ())}
+    try:
+        config = msgspec.convert({"type": type_, **given}, SinkConfig)
+    except msgspec.ValidationError as error:
+        raise click.UsageError(str(error)) from None
+    check_name(name)
+    paths = FollowerPaths(directory, KIND, name)
+    if name not in read_sinks(directory):
+        paths.make()
+        # What is left of an earlier sink of this name says nothing about this one.
+        for left in (paths.position, paths.state, paths.rewind, paths.dead, taken_path(paths)):
+            left.unlink(missing_ok=True)
+        _set_position(paths, directory, "end" if from_end else "0")
+    add_sink(directory, name, config)
+    note(f"sink {name!r} is added: try it with ledger sink test {directory} {name}")
+
+
+@command.command("list")
+@directory_argument
+@json_option
+def list_(directory: Path, as_json: bool) -> None:
+    """Show each sink: how far it is, and what hinders it."""
+    sinks = read_sinks(directory)
+    with closing(LogStore.open(directory / "log")) as store:
+        size = store.head().tree_size
+    rows = []
+    for name, config in sinks.items():
+        report = read_report(directory, KIND, name)
+        rows.append(
+            {
+                "name": name,
+                "type": config.type,
+                "to": config.path or config.url,
+                "query": config.query,
+                "next_index": report.next_index,
+                "lag": max(0, size - report.next_index),
+                "paused": report.is_paused,
+                "dead_letters": report.state.dead,
+                "error": report.state.error,
+                "error_since_unix_s": report.state.since_unix_s or None,
+            }
+        )
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        note(f"no sink yet; add one: ledger sink add {directory} NAME --type …")
+    for row, (name, config) in zip(rows, sinks.items(), strict=True):
+        report = read_report(directory, KIND, name)
+        print_line(
+            f"{name}  {config.type}  {row['to']}  {_progress(report, size)}  {_state(report)}"
+        )
+
+
+def _progress(report: FollowerReport, size: int) -> str:
+    lag = max(0, size - report.next_index)
+    dead = f", {counted(report.state.dead, 'dead letter')}" if report.state.dead else ""
+    return (
+        f"{counted(lag, 'entry').replace('entrys', 'entries')} behind" if lag else "at the end"
+    ) + dead
+
+
+def _state(report: FollowerReport) -> str:
+    if report.is_paused:
+        return "paused"
+    if not report.state.error:
+        return "in order"
+    return f"fails since {format_second(report.state.since_unix_s)}: {report.state.error}"
+
+
+@command.command("test")
+@directory_argument
+@name_argument
+def test(directory: Path, name: str) -> None:
+    """Send the latest entry that the sink would send, once more, and say what became of it.
+
+    It moves no position. A real entry is sent, so that a check of the receiver's copy finds no
+    record that the log does not have.
+    """
+    config = _config(directory, name)
+    with closing(LogStore.open(directory / "log")) as store:
+        source = LogSource(store, config)
+        size = store.head().tree_size
+        for start in range(size - 1, max(-1, size - 1 - TEST_ENTRIES), -1):
+            entries = source.read(start)[:1]
+            records = source.records(entries)
+            if records:
+                break
+        else:
+            raise click.UsageError(
+                "the log has no entry to test with yet"
+                if not size
+                else f"none of the last {TEST_ENTRIES} entries is one that this sink sends"
+            )
+    index = records[0].index
+
+    async def send() -> None:
+        receiver = open_receiver(config)
+        try:
+            sent = await receiver.send(records)
+        except BatchRefusedError as error:
+            raise MalformedError(f"the receiver refused entry {index}: {error}") from None
+        finally:
+            await receiver.close()
+        if sent.refused:
+            raise MalformedError(f"the receiver refused entry {index}: {sent.refused[0]}")
+        if sent.again:
+            raise UnavailableError(f"the receiver did not take entry {index}: {sent.reason}")
+
+    asyncio.run(send())
+    note(f"entry {index} was sent, and the receiver confirmed it")
+
+
+@command.command("pause")
+@directory_argument
+@name_argument
+def pause(directory: Path, name: str) -> None:
+    """Stop sending, until `resume`. The position stays."""
+    _config(directory, name)
+    paths = FollowerPaths(directory, KIND, name)
+    paths.make()
+    paths.paused.touch(mode=0o600)
+    note(f"sink {name!r} is paused")
+
+
+@command.command("resume")
+@directory_argument
+@name_argument
+def resume(directory: Path, name: str) -> None:
+    """Send again, from where it was paused."""
+    _config(directory, name)
+    FollowerPaths(directory, KIND, name).paused.unlink(missing_ok=True)
+    note(f"sink {name!r} sends again")
+
+
+@command.command("rewind")
+@directory_argument
+@name_argument
+@click.option("--to", required=True, metavar="INDEX|end", help="The entry to send next.")
+def rewind(directory: Path, name: str, to: str) -> None:
+    """Send from entry INDEX on, again or for the first time; later entries can be skipped too."""
+    _config(directory, name)
+    paths = FollowerPaths(directory, KIND, name)
+    paths.make()
+    index = _set_position(paths, directory, to)
+    note(f"sink {name!r} sends entry {index} next")
+
+
+@command.command("dead-letters")
+@directory_argument
+@name_argument
+@click.option("--resend", "wish", flag_value=RESEND, help="Send them again, once each.")
+@click.option("--discard", "wish", flag_value=DISCARD, help="Forget them; the log keeps them.")
+@json_option
+def dead_letters(directory: Path, name: str, wish: str | None, as_json: bool) -> None:
+    """List what the receiver refused for good, or have it sent again."""
+    _config(directory, name)
+    paths = FollowerPaths(directory, KIND, name)
+    letters = [*read_letters(taken_path(paths)), *read_letters(paths.dead)]
+    if wish is not None and letters:
+        ask(paths, wish)
+        note(
+            f"{counted(len(letters), 'dead letter')} will be "
+            f"{'sent again' if wish == RESEND else 'discarded'} while the sink runs"
+        )
+    elif as_json:
+        print_json(letters)
+    else:
+        for letter in letters:
+            when = format_second(letter.time_unix_s)
+            print_line(f"{letter.index}  {letter.leaf_hash}  {when}  {letter.reason}")
+        if not letters:
+            note(f"sink {name!r} has no dead letters")
+
+
+@command.command("remove")
+@directory_argument
+@name_argument
+def remove(directory: Path, name: str) -> None:
+    """Remove a sink. What it sent stays with the receiver."""
+    remove_sink(directory, name)
+    note(f"sink {name!r} is removed")
+
+
+def _config(directory: Path, name: str) -> SinkConfig:
+    """Raises: click.UsageError for a name that no sink has."""
+    sinks = read_sinks(directory)
+    if name not in sinks:
+        known = ", ".join(sinks) or "there is none"
+        raise click.UsageError(f"no sink is named {name!r}: {known}")
+    return sinks[name]
+
+
+def _set_position(paths: FollowerPaths, directory: Path, to: str) -> int:
+    """Leave a position for the sink to take. Raises: click.UsageError beyond the log."""
+    with closing(LogStore.open(directory / "log")) as store:
+        size = store.head().tree_size
+    if to != "end" and not (to.isascii() and to.isdigit() and int(to) <= size):
+        raise click.UsageError(f"--to: want an index up to {size}, or end, got {to!a}")
+    index = size if to == "end" else int(to)
+    write_atomically(paths.rewind, msgspec.json.encode(Position(next_index=index)))
+    return index

@@ -1,0 +1,37 @@
+"""Runs a follower in its process: low priority, an event loop, log lines, and its end.
+
+It ends when the service ends (`ledger.follow.process`), or by SIGTERM.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+
+from ledger.follow.process import lower_priority
+from ledger.runtime.log_lines import configure_child_logs
+from ledger_client.runtime.server import run_until_signal
+
+
+def run_worker(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run `work` until it returns; it gets the event that is set when it should end."""
+    lower_priority()
+    configure_child_logs()
+
+    async def until_orphaned(stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(sys.stdin.fileno(), stop.set)
+        try:
+            await work(stop)
+        finally:
+            loop.remove_reader(sys.stdin.fileno())
+
+    run_until_signal(until_orphaned)
+
+
+async def wait(stop: asyncio.Event, wait_s: float) -> bool:
+    """Wait for a time; True, at once, when the follower should end."""
+    try:
+        await asyncio.wait_for(stop.wait(), wait_s)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,239 @@
+"""The sinks of a ledger: `DIR/sinks.toml`, a table for each.
+
+    [siem]
+    type = "splunk"
+    url = "https://splunk.example.com:8088"
+    token_file = "/etc/ledger/hec.token"
+
+The service looks at the file once a second. No secret stands in it: `token_file` or `token_env`
+says where the secret is. `ledger sink add` appends a table and `remove` cuts it out; whatever else
+is in the file stays as a person wrote it.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from ledger.follow.position import NAME_PATTERN
+from ledger_client.messages import check_loopback
+from ledger_client.runtime.files import write_atomically
+from ledger_core.query.parser import parse_query
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+
+KIND: Final = "sinks"
+"""The name of the sinks' folder, and of their row in the list of followers."""
+
+SinkType = Literal[
+    "file", "http", "splunk", "elastic", "datadog", "otlp", "syslog", "webhook", "smtp"
+]
+SINK_TYPES: Final[tuple[SinkType, ...]] = get_args(SinkType)
+HTTP_TYPES: Final = frozenset({"http", "splunk", "elastic", "datadog", "otlp", "webhook"})
+SINKS_MAX: Final = 64
+SECRET_BYTES_MAX: Final = 16_384
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class SinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One sink. The last annotation of each field is its help text."""
+
+    type: Annotated[SinkType, f"What it sends to: {', '.join(SINK_TYPES)}."]
+    url: Annotated[
+        str,
+        "Where to: https://… for HTTP, whose usual path is added if there is none; "
+        "tls://host:6514 for syslog, smtps://host:465 or smtp://host:587 for SMTP.",
+    ] = ""
+    path: Annotated[str, "file: the file of JSON lines, an absolute path."] = ""
+    query: Annotated[str, "Send only the events that this query finds. Empty: every event."] = ""
+    form: Annotated[
+        Literal["native", "ocsf"], "The record: native (the event as logged) or ocsf (1.8)."
+    ] = "native"
+    token_file: Annotated[str, "A file with the receiver's secret: token, key or password."] = ""
+    token_env: Annotated[str, "The variable of the service with that secret."] = ""
+    username: Annotated[
+        str, "Send the secret as the password of this user, HTTP Basic or SMTP."
+    ] = ""
+    ca_file: Annotated[str, "PEM certificates that the receiver's must be signed by."] = ""
+    client_cert: Annotated[str, "PEM certificate by which the sink shows who it is."] = ""
+    client_key: Annotated[str, "Its key."] = ""
+    insecure: Annotated[bool, "Send unencrypted to another host, readable on the way."] = False
+    gzip: Annotated[bool, "HTTP: compress requests."] = False
+    index: Annotated[str, "elastic: the index or data stream. splunk: the index."] = ""
+    to: Annotated[tuple[str, ...], "smtp: the addresses that get the mail."] = ()
+    sender: Annotated[str, "smtp: the address that it comes from."] = ""
+    batch_events: Annotated[int, Meta(ge=1, le=10_000), "Events in one request."] = 500
+    batch_bytes: Annotated[
+        int, Meta(ge=1024, le=64 << 20), "Bytes of events in one request, or one larger event."
+    ] = 1 << 20
+    timeout_s: Annotated[Seconds, "Seconds that the receiver has to confirm a batch."] = 30.0
+    retry_max_s: Annotated[Seconds, "The longest wait after failures, in seconds."] = 60.0
+    rotate_bytes: Annotated[Count, "file: begin a new file when this one is as long."] = 100 << 20
+    keep_files: Annotated[
+        int, Meta(ge=0), "file: rotated files that are kept; the oldest is deleted. 0: all."
+    ] = 0
+    file_mode: Annotated[
+        str, Meta(pattern="^0[0-7]{3}$"), "file: its mode; 0640 lets a shipper's group read it."
+    ] = "0600"
+
+    def check(self) -> None:
+        """Check what the types don't. Raises: MalformedError naming the key."""
+        if self.type == "file":
+            if not Path(self.path).is_absolute():
+                raise MalformedError("path: a sink of type file needs an absolute path")
+        else:
+            self._check_url()
+        if self.type == "smtp" and not (self.to and self.sender):
+            raise MalformedError("to, sender: a sink of type smtp needs both")
+        if self.type == "elastic" and not self.index:
+            raise MalformedError("index: a sink of type elastic needs the index or data stream")
+        if bool(self.client_cert) != bool(self.client_key):
+            raise MalformedError("client_cert, client_key: give both or neither")
+        if self.token_file and self.token_env:
+            raise MalformedError("token_file, token_env: give one of them")
+        try:
+            parse_query(self.query)
+        except ValueError as error:
+            raise MalformedError(f"query: {error}") from None
+
+    def secret(self) -> str:
+        """The receiver's secret, empty for none. Raises: UnavailableError without its content."""
+        if self.token_env:
+            secret = os.environ.get(self.token_env, "")
+        elif self.token_file:
+            try:
+                with Path(self.token_file).open("rb") as file:
+                    secret = file.read(SECRET_BYTES_MAX).decode()
+            except (OSError, UnicodeDecodeError):
+                raise UnavailableError(f"token_file: {self.token_file} can't be read") from None
+        else:
+            return ""
+        secret = secret.strip()
+        if not secret or not secret.isprintable():
+            where = self.token_env or self.token_file
+            raise UnavailableError(f"{where}: want one line with the secret, got none or several")
+        return secret
+
+    def _check_url(self) -> None:
+        schemes = {"syslog": ("tls", "tcp"), "smtp": ("smtps", "smtp")}
+        allowed = schemes.get(self.type, ("https", "http"))
+        parts = urlsplit(self.url)
+        if parts.scheme not in allowed or not parts.hostname:
+            raise MalformedError(f"url: want {allowed[0]}://host…, got {self.url!a}")
+        if parts.username or parts.password:
+            raise MalformedError("url: the secret belongs in token_file or token_env")
+        # smtp:// is encrypted too, by STARTTLS.
+        if parts.scheme in {"http", "tcp"} and not self.insecure:
+            try:
+                check_loopback(parts.hostname, option="insecure = true")
+            except ValueError as error:
+                raise MalformedError(f"url: {error}") from None
+
+
+def sinks_path(directory: Path) -> Path:
+    """The file of the sinks of a ledger."""
+    return directory / "sinks.toml"
+
+
+def read_sinks(directory: Path) -> dict[str, SinkConfig]:
+    """The sinks of a ledger, by name. Raises: MalformedError naming sink and key, OSError."""
+    path = sinks_path(directory)
+    try:
+        return _parse(path.read_text(encoding="utf-8"), path)
+    except FileNotFoundError:
+        return {}
+
+
+def read_sink(directory: Path, name: str) -> SinkConfig | None:
+    """One sink, None when there is none of this name; a fault of another one is no matter.
+
+    Raises: MalformedError, OSError.
+    """
+    path = sinks_path(directory)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:  # tomllib's and Unicode's
+        raise MalformedError(f"{path}: {error}") from None
+    return _parse_sink(name, tables[name], path) if name in tables else None
+
+
+def add_sink(directory: Path, name: str, config: SinkConfig) -> None:
+    """Append a sink to the file. Raises: MalformedError for a bad or taken name, OSError."""
+    config.check()
+    path = sinks_path(directory)
+    before = read_sinks(directory)
+    if name in before:
+        raise MalformedError(f"there is a sink named {name} already")
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text += ("\n" if text else "") + _format(name, config)
+    if _parse(text, path) != {**before, name: config}:
+        raise MalformedError(f"{path} can't be added to by this command; edit it")
+    write_atomically(path, text.encode())
+
+
+def remove_sink(directory: Path, name: str) -> None:
+    """Cut a sink out of the file. Raises: MalformedError when there is none, OSError."""
+    path = sinks_path(directory)
+    before = read_sinks(directory)
+    if name not in before:
+        raise MalformedError(f"there is no sink named {name}")
+    kept: list[str] = []
+    is_inside = False
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.startswith("["):
+            is_inside = line.partition("#")[0].strip() in {f"[{name}]", f'["{name}"]'}
+        if not is_inside:
+            kept.append(line)
+    del before[name]
+    if _parse("".join(kept), path) != before:
+        raise MalformedError(f"{path} has a layout that this command can't change; edit it")
+    write_atomically(path, "".join(kept).encode())
+
+
+def _parse(text: str, path: Path) -> dict[str, SinkConfig]:
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise MalformedError(f"{path}: {error}") from None
+    if len(tables) > SINKS_MAX:
+        raise MalformedError(f"{path}: {len(tables)} sinks, at most {SINKS_MAX} are allowed")
+    return {name: _parse_sink(name, table, path) for name, table in tables.items()}
+
+
+def _parse_sink(name: str, table: object, path: Path) -> SinkConfig:
+    try:
+        check_name(name)
+        config = msgspec.convert(table, SinkConfig)
+        config.check()
+    except (msgspec.ValidationError, MalformedError) as error:
+        raise MalformedError(f"{path}: sink {name!a}: {error}") from None
+    return config
+
+
+def check_name(name: str) -> None:
+    """Raises: MalformedError for what can't be the name of a sink."""
+    if not re.match(NAME_PATTERN, name):
+        raise MalformedError("a name has up to 63 of A-Z a-z 0-9 _ -, and begins with none of _ -")
+
+
+def _format(name: str, config: SinkConfig) -> str:
+    """The table of a sink: what differs from the defaults."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(SinkConfig)}
+    values: Mapping[str, Any] = msgspec.structs.asdict(config)
+    lines = [f"[{name}]"]
+    lines += [
+        # JSON of a string, a number, a boolean or a list of strings is TOML of it.
+        f"{key} = {msgspec.json.encode(value).decode()}"
+        for key, value in values.items()
+        if value != defaults[key]
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,142 @@
+"""What a receiver refused for good: a file of JSON lines beside the sink's position.
+
+    {"index":17,"leaf_hash":"9f…","reason":"HTTP 400: …","time_unix_s":1795841016}
+
+The entry itself is in the log, so a line is short. The number of lines is bounded: when the file is
+full, the sink waits instead of dropping the next one, and says so. `ledger sink dead-letters
+--resend` asks for them to be sent again: the sink renames the file, so that a kill forgets none.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ledger.follow.position import ERROR_CHARS_MAX, FollowerPaths
+from ledger_client.runtime.clock import unix_s
+from ledger_client.runtime.files import OWNER_ONLY_MODE, sync_directory, write_atomically
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+
+DEAD_LETTERS_MAX: Final = 10_000
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One line of the file."""
+
+    index: int
+    leaf_hash: str
+    reason: str
+    time_unix_s: int
+
+
+_decoder: Final = msgspec.json.Decoder(DeadLetter)
+
+
+class DeadLetters:
+    """The dead letters of one sink, written by its process alone."""
+
+    def __init__(self, paths: FollowerPaths, *, most: int = DEAD_LETTERS_MAX) -> None:
+        """Raises: MalformedError, OSError."""
+        self._path: Final = paths.dead
+        self._taken: Final = taken_path(paths)
+        self._wish: Final = _wish_path(paths)
+        self._most: Final = most
+        _cut_torn_line(self._path)
+        self._indices: Final = {letter.index for letter in read_letters(self._path)}
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def add(self, index: int, leaf_hash: str, reason: str) -> None:
+        """Keep a dead letter durably; once for each entry.
+
+        Raises: UnavailableError when there are too many, OSError.
+        """
+        if index in self._indices:
+            return
+        if len(self._indices) >= self._most:
+            raise UnavailableError(
+                f"there are {self._most} dead letters, and entry {index} would be one more: mend "
+                f"the cause ({reason}), then send them again or discard them"
+            )
+        letter = DeadLetter(
+            index=index,
+            leaf_hash=leaf_hash,
+            reason=reason[:ERROR_CHARS_MAX],
+            time_unix_s=unix_s(),
+        )
+        append_durably(self._path, msgspec.json.encode(letter) + b"\n")
+        self._indices.add(index)
+
+    def take(self) -> list[DeadLetter]:
+        """The letters that a person wants to be sent again, and those of a killed attempt.
+
+        The file no longer has them. Letters that are to be discarded are. Raises: OSError.
+        """
+        wish = self._wish.read_text(encoding="ascii") if self._wish.exists() else ""
+        if wish and self._path.exists() and not self._taken.exists():
+            if wish == DISCARD:
+                self._path.unlink()
+            else:
+                self._path.rename(self._taken)
+            sync_directory(self._path.parent)
+            self._indices.clear()
+        self._wish.unlink(missing_ok=True)
+        return read_letters(self._taken)
+
+    def finish(self) -> None:
+        """Each letter of `take` was confirmed, or is a dead letter again."""
+        self._taken.unlink(missing_ok=True)
+
+
+RESEND: Final = "resend"
+DISCARD: Final = "discard"
+
+
+def ask(paths: FollowerPaths, wish: str) -> None:
+    """Ask the sink, which may be running, to send its dead letters again, or to discard them."""
+    write_atomically(_wish_path(paths), wish.encode())
+
+
+def is_asked(paths: FollowerPaths) -> bool:
+    """Whether the sink has not yet done what `ask` asked for."""
+    return _wish_path(paths).exists()
+
+
+def taken_path(paths: FollowerPaths) -> Path:
+    """The dead letters that are being sent again."""
+    return paths.root / "resending.jsonl"
+
+
+def read_letters(path: Path) -> list[DeadLetter]:
+    """The letters of a file, none when there is no file. Raises: MalformedError, OSError."""
+    try:
+        whole_lines = path.read_bytes().rpartition(b"\n")[0]
+        return _decoder.decode_lines(whole_lines)
+    except FileNotFoundError:
+        return []
+    except msgspec.MsgspecError as error:
+        raise MalformedError(f"{path}: {error}") from None
+
+
+def append_durably(path: Path, data: bytes) -> None:
+    """Append to a file and make it durable. Raises: OSError."""
+    is_new = not path.exists()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, OWNER_ONLY_MODE)
+    with os.fdopen(descriptor, "ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        sync_directory(path.parent)
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove the part of a line that a kill left at the end of a file."""
+    if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def _wish_path(paths: FollowerPaths) -> Path:
+    return paths.root / "wish"

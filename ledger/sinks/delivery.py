@@ -1,0 +1,157 @@
+"""Sends batches to a receiver until each record is confirmed or a dead letter.
+
+A failure that says nothing about the records is waited out, with growing waits, for ever. A refused
+batch is halved until the record is found that the receiver refuses. The position moves after the
+confirmation, so a kill at any moment repeats records and loses none.
+"""
+
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import structlog
+
+from ledger.follow.position import FollowerPaths, FollowerState, write_state
+from ledger.sinks.dead_letters import DeadLetters
+from ledger.sinks.receiver import BatchRefusedError, Receiver, RetryError
+from ledger.sinks.record import Record
+from ledger_client.runtime.backoff import exponential_s, spread
+from ledger_client.runtime.clock import unix_s
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+
+RETRY_BASE_S: Final = 0.5
+RETRY_AFTER_MAX_S: Final = 3600.0
+"""The longest wait that a receiver can ask for."""
+
+Wait = Callable[[float], Awaitable[None]]
+"""Waits for so many seconds. Raises: StoppedError, InterruptError."""
+
+_log = structlog.get_logger("ledger.sinks")
+
+
+class StoppedError(Exception):
+    """The sink should end; what was not confirmed is sent at the next start."""
+
+
+class InterruptError(Exception):
+    """A person has set another position, or said what becomes of the dead letters."""
+
+
+class Health:
+    """Keeps `state.json`, and logs a line when a sink fails and when it gets on again."""
+
+    def __init__(self, name: str, paths: FollowerPaths) -> None:
+        self._name: Final = name
+        self._paths: Final = paths
+        self._state = FollowerState()
+        self._is_written = False
+
+    def set(self, *, error: str | None = None, dead: int | None = None) -> None:
+        """Write the state if it changed; None leaves a part as it is. Raises: OSError."""
+        error = self._state.error if error is None else error
+        dead = self._state.dead if dead is None else dead
+        since_s = 0
+        if error:
+            since_s = self._state.since_unix_s or unix_s()
+        new = FollowerState(error=error, since_unix_s=since_s, dead=dead)
+        if new == self._state and self._is_written:
+            return
+        if bool(new.error) != bool(self._state.error):
+            log = _log.warning if error else _log.info
+            log("sink_fails" if error else "sink_gets_on", sink=self._name, reason=error)
+        if new.dead > self._state.dead:
+            _log.warning("sink_dead_letters", sink=self._name, dead=new.dead)
+        self._state, self._is_written = new, True
+        write_state(self._paths, new)
+
+
+class Delivery:
+    """Delivers the records of one sink. Used by one task."""
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        dead: DeadLetters,
+        health: Health,
+        *,
+        wait: Wait,
+        retry_max_s: float,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """`draw`: a random number in [0, 1), by which waits differ."""
+        self._receiver: Final = receiver
+        self._dead: Final = dead
+        self._health: Final = health
+        self._wait: Final = wait
+        self._retry_max_s: Final = retry_max_s
+        self._draw: Final = draw
+        self._failures = 0
+
+    async def deliver(
+        self, records: Sequence[Record], on_confirmed: Callable[[Record], None]
+    ) -> None:
+        """Send records in order. `on_confirmed` gets the last record of each part that is done.
+
+        Raises: StoppedError, InterruptError, OSError.
+        """
+        parts = deque([records] if records else [])
+        while parts:
+            part = parts.popleft()
+            try:
+                sent = await self._receiver.send(part)
+                for position, reason in sent.refused.items():
+                    self._dead_letter(part[position], reason)
+            except BatchRefusedError as error:
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts.extendleft((part[middle:], part[:middle]))
+                    continue
+                try:
+                    self._dead_letter(part[0], str(error))
+                except UnavailableError as full:
+                    await self.fail(str(full))
+                    parts.appendleft(part)
+                    continue
+            except (RetryError, UnavailableError) as error:
+                await self.fail(str(error), wait_s=getattr(error, "wait_s", None))
+                parts.appendleft(part)
+                continue
+            else:
+                if sent.again:
+                    await self.fail(sent.reason)
+                    parts.appendleft([part[position] for position in sorted(sent.again)])
+                    continue
+            self.succeed()
+            on_confirmed(part[-1])
+
+    async def resend_dead(self, read: Callable[[int], Record]) -> None:
+        """Send the dead letters again that a person asked for. Raises: as `deliver`."""
+        letters = self._dead.take()
+        self._health.set(dead=len(self._dead))
+        for letter in letters:
+            try:
+                record = read(letter.index)
+            except MalformedError as error:
+                self._dead.add(letter.index, letter.leaf_hash, str(error))
+                continue
+            await self.deliver([record], lambda _record: None)
+        self._dead.finish()
+
+    def succeed(self) -> None:
+        """Note that the sink gets on. Raises: OSError."""
+        self._failures = 0
+        self._health.set(error="", dead=len(self._dead))
+
+    async def fail(self, reason: str, *, wait_s: float | None = None) -> None:
+        """Note a failure and wait, as long as the receiver asked for. Raises: as `Wait`."""
+        self._failures += 1
+        self._health.set(error=reason, dead=len(self._dead))
+        delay_s = exponential_s(self._failures, base_s=RETRY_BASE_S, limit_s=self._retry_max_s)
+        delay_s = spread(delay_s, self._draw())
+        if wait_s is not None:
+            delay_s = max(delay_s, min(wait_s, RETRY_AFTER_MAX_S))
+        await self._wait(delay_s)
+
+    def _dead_letter(self, record: Record, reason: str) -> None:
+        self._dead.add(record.index, record.leaf_hash, reason)

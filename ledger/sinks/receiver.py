@@ -1,0 +1,51 @@
+"""What every kind of sink offers to the delivery."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ledger.sinks.record import Record
+from ledger_core.tlog.errors import UnavailableError
+
+
+class RetryError(UnavailableError):
+    """Nothing of a batch counts as taken; it may be later. `wait_s`: what the receiver asked for.
+
+    A wrong address, token or certificate is one too: it says nothing about the records.
+    """
+
+    def __init__(self, reason: str, *, wait_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
+
+
+class BatchRefusedError(Exception):
+    """The receiver refused a batch for good, or a part of it that it did not name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of a batch. The receiver has confirmed the records that are not named here.
+
+    `refused`: position in the batch -> why it was refused for good. `again`: the positions to send
+    once more, and `reason` why.
+    """
+
+    refused: Mapping[int, str] = field(default_factory=dict)
+    again: Sequence[int] = ()
+    reason: str = ""
+
+
+class Receiver(Protocol):
+    """One receiver, used by one task. Records may come twice, and do after a kill."""
+
+    async def send(self, records: Sequence[Record]) -> Sent:
+        """Send a batch, and wait for the receiver's confirmation.
+
+        Raises: RetryError, BatchRefusedError.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close connections and files."""
+        ...

@@ -1,0 +1,206 @@
+"""The process of one sink: `python -m ledger.sinks.worker DIR NAME`.
+
+It reads the durable entries from its position on, sends those that its query finds, and moves the
+position after the receiver's confirmation.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from ledger.follow.entries import Entry, read_batch
+from ledger.follow.position import Cursor, FollowerPaths
+from ledger.follow.worker import run_worker, wait
+from ledger.sinks.config import KIND, SinkConfig, check_name, read_sink
+from ledger.sinks.dead_letters import DeadLetters, is_asked
+from ledger.sinks.delivery import Delivery, Health, InterruptError, StoppedError
+from ledger.sinks.kinds import open_receiver
+from ledger.sinks.record import Record, make_record
+from ledger.store.log import LogStore
+from ledger_client.runtime.clock import unix_us
+from ledger_client.runtime.files import FileLock, FileLockedError
+from ledger_core.query.ast import Everything, resolve
+from ledger_core.query.parser import parse_query
+from ledger_core.query.predicate import Matcher, make_matcher
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+
+POLL_S: Final = 0.1
+"""Seconds between two checks for new entries."""
+
+STOP_WAIT_S: Final = 1.0
+LOCK_POLL_S: Final = 1.0
+START_AGAIN_S: Final = 5.0
+
+INTERRUPT_POLL_S: Final = 0.5
+"""Seconds between two checks, while a sink waits, for what a person wants of it."""
+
+
+class LogSource:
+    """The entries of the log as the records of one sink."""
+
+    def __init__(self, store: LogStore, config: SinkConfig) -> None:
+        self.store: Final = store
+        self._config: Final = config
+        self._origin: Final = store.origin()
+        self._matches: Final = make_filter(config.query)
+
+    def read(self, start: int) -> list[Entry]:
+        """The next entries, none at the end of the log. Raises: MalformedError when damaged."""
+        config = self._config
+        return read_batch(
+            self.store, start, entries_max=config.batch_events, bytes_max=config.batch_bytes
+        )
+
+    def records(self, entries: list[Entry]) -> list[Record]:
+        """The records of the entries that the query finds."""
+        matches = self._matches
+        return [
+            make_record(entry, self._origin)
+            for entry in entries
+            if matches is None or matches(entry.index, entry.leaf)
+        ]
+
+    def record(self, index: int) -> Record:
+        """The record of one entry. Raises: MalformedError when there is none."""
+        entries = read_batch(self.store, index, entries_max=1, bytes_max=1)
+        if not entries:
+            raise MalformedError(f"the log has no entry {index}")
+        return make_record(entries[0], self._origin)
+
+    def check(self, cursor: Cursor) -> None:
+        """Check that the log still has the entry that was sent last. Raises: MalformedError."""
+        position = cursor.position
+        size = self.store.head().tree_size
+        if position.next_index > size:
+            raise MalformedError(
+                f"the log has {size} entries, and {position.next_index} were sent: an older copy "
+                "of it was put back; when that is settled, ledger sink rewind sets the position"
+            )
+        if not position.last_leaf_hash:
+            return
+        (last,) = read_batch(self.store, position.next_index - 1, entries_max=1, bytes_max=1)
+        if last.leaf_hash.hex() != position.last_leaf_hash:
+            raise MalformedError(
+                f"the log has another entry {last.index} than was sent: an older copy of it was "
+                "put back; when that is settled, ledger sink rewind sets the position"
+            )
+
+
+def make_filter(query: str) -> Matcher | None:
+    """The test of a sink's query, None for every event. Raises: ValueError."""
+    expression = resolve(parse_query(query), unix_us())
+    return None if expression == Everything() else make_matcher(expression)
+
+
+async def follow(directory: Path, name: str, config: SinkConfig, stop: asyncio.Event) -> None:
+    """Deliver until `stop` is set. Raises: as `LogStore.open` and `read_sinks`."""
+    paths = FollowerPaths(directory, KIND, name)
+    store = LogStore.open(directory / "log")
+    with closing(store):
+        source = LogSource(store, config)
+        cursor = Cursor(paths)
+        dead = DeadLetters(paths)
+        receiver = open_receiver(config)
+        delivery = Delivery(
+            receiver,
+            dead,
+            Health(name, paths),
+            wait=partial(_wait, paths, stop),
+            retry_max_s=config.retry_max_s,
+        )
+        try:
+            while not stop.is_set():
+                with suppress(InterruptError):
+                    await _follow(source, cursor, delivery, stop)
+        except StoppedError:
+            return
+        finally:
+            await receiver.close()
+
+
+async def _follow(
+    source: LogSource, cursor: Cursor, delivery: Delivery, stop: asyncio.Event
+) -> None:
+    is_checked = False
+    while not stop.is_set():
+        if cursor.take_rewind() is not None:
+            is_checked = False
+        try:
+            if not is_checked:
+                source.check(cursor)
+                delivery.succeed()
+                is_checked = True
+            await delivery.resend_dead(source.record)
+            entries = source.read(cursor.position.next_index)
+        except MalformedError as error:
+            await delivery.fail(str(error))
+            continue
+        if not entries:
+            await wait(stop, POLL_S)
+            continue
+        await delivery.deliver(source.records(entries), _mover(cursor))
+        cursor.move(entries[-1].index + 1, entries[-1].leaf_hash.hex())
+
+
+async def _wait(paths: FollowerPaths, stop: asyncio.Event, wait_s: float) -> None:
+    """As `Wait`: a person need not wait for the end of it."""
+    end_s = time.monotonic() + wait_s
+    while (left_s := end_s - time.monotonic()) > 0:
+        if await wait(stop, min(left_s, INTERRUPT_POLL_S)):
+            raise StoppedError
+        if paths.rewind.exists() or is_asked(paths):
+            raise InterruptError
+
+
+def _mover(cursor: Cursor) -> Callable[[Record], None]:
+    """Moves the position behind each part of a batch that was confirmed."""
+    return lambda record: cursor.move(record.index + 1, record.leaf_hash)
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do some work; soon after `stop` is set end it, as a kill would. Raises: what it raises."""
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not working.done():
+        # A batch that is being sent may still be confirmed.
+        await asyncio.wait((working,), timeout=STOP_WAIT_S)
+        working.cancel()
+    with suppress(asyncio.CancelledError):
+        await working
+
+
+async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
+    """Deliver until `stop` is set or the sink is removed; what fails is tried again."""
+    check_name(name)
+    paths = FollowerPaths(directory, KIND, name)
+    paths.make()
+    health = Health(name, paths)
+    while not stop.is_set():
+        try:
+            with FileLock(paths.lock):
+                config = read_sink(directory, name)
+                if config is not None:
+                    await _until(stop, follow(directory, name, config, stop))
+                return
+        except FileLockedError:
+            await wait(stop, LOCK_POLL_S)  # The process before this one is about to end.
+        except (MalformedError, UnavailableError, OSError) as error:
+            health.set(error=str(error))
+            await wait(stop, START_AGAIN_S)
+
+
+def main() -> None:
+    """Run the sink that the command line names."""
+    directory, name = Path(sys.argv[1]), sys.argv[2]
+    run_worker(partial(run, directory, name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""A ledger's folder with entries, sinks that run in this process, and a receiver over HTTP."""
+
+import asyncio
+import gzip
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from ledger.follow.position import FollowerPaths, FollowerReport, read_report
+from ledger.service.data_dir import create_directory
+from ledger.sinks.config import KIND, SinkConfig, add_sink
+from ledger.sinks.worker import run
+from ledger.store.log import LogStore
+from ledger.store.writer import LogWriter, entry_of
+from ledger_core.event.canonical import decode_event_object, encode_event, format_leaf, format_time
+from ledger_core.event.ids import format_uuid7
+from ledger_core.tlog.hashing import leaf_hash
+
+ORIGIN = "example.com/audit"
+WAIT_S = 60.0
+START_US = 1_795_841_016_000_000
+
+
+def until(condition: Callable[[], bool], wait_s: float = WAIT_S) -> None:
+    """Wait for a condition, with a generous limit."""
+    deadline_s = time.monotonic() + wait_s
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+class Folder:
+    """The folder of a ledger that no service serves."""
+
+    def __init__(self, directory: Path) -> None:
+        create_directory(directory, origin=ORIGIN, seed=bytes(range(32)))
+        self.directory = directory
+        self._count = 0
+
+    def append(self, *events: dict[str, Any], count: int = 0, step_s: float = 1.0) -> None:
+        """Append events, each a second after the one before; or `count` plain ones."""
+        made = events or tuple({} for _ in range(count))
+        leaves = [self._leaf(event, step_s) for event in made]
+        writer = LogWriter.open(self.directory / "log")
+        writer.commit([entry_of(leaf) for leaf in leaves])
+        writer.close()
+
+    def leaf_hashes(self) -> list[str]:
+        """The leaf hash of each entry, in hex."""
+        store = LogStore.open(self.directory / "log")
+        size = store.head().tree_size
+        hashes = [leaf_hash(store.leaf(index) or b"").hex() for index in range(size)]
+        store.close()
+        return hashes
+
+    def add(self, name: str, **values: Any) -> FollowerPaths:
+        """Add a sink."""
+        add_sink(self.directory, name, msgspec.convert(values, SinkConfig))
+        paths = FollowerPaths(self.directory, KIND, name)
+        paths.make()
+        return paths
+
+    def report(self, name: str) -> FollowerReport:
+        """How far a sink is."""
+        return read_report(self.directory, KIND, name)
+
+    def size(self) -> int:
+        """The number of entries."""
+        return self._count
+
+    def _leaf(self, event: dict[str, Any], step_s: float) -> bytes:
+        at_us = event.pop("at_us", START_US + int(self._count * step_s * 1_000_000))
+        self._count += 1
+        made = {
+            "id": format_uuid7(unix_ms=at_us // 1000, random=self._count.to_bytes(10, "big")),
+            "time": format_time(at_us),
+            "actor": {"type": "user", "id": "u_1"},
+            "action": "record.viewed",
+            "outcome": "success",
+            **event,
+        }
+        read, _ = decode_event_object(made)
+        return format_leaf(
+            event_json=encode_event(read), by="app", received_time=format_time(at_us)
+        )
+
+
+@contextmanager
+def running(folder: Folder, name: str) -> Iterator[None]:
+    """Run a sink on a thread, as its process would."""
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    work = run(folder.directory, name, stop)
+    thread = threading.Thread(target=loop.run_until_complete, args=(work,))
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+@contextmanager
+def processes(folder: Folder, *names: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Run sinks in processes of their own: only then the log can be appended to meanwhile."""
+    command = [sys.executable, "-m", "ledger.sinks.worker", str(folder.directory)]
+    with ExitStack() as stack:
+        running = []
+        for name in names:
+            process = stack.enter_context(
+                subprocess.Popen([*command, name], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            )
+            stack.callback(process.terminate)
+            running.append(process)
+        yield running
+
+
+def deliver(folder: Folder, name: str) -> None:
+    """Run a sink until it has sent everything."""
+    with running(folder, name):
+        until(lambda: folder.report(name).next_index == folder.size())
+
+
+@dataclass
+class Request:
+    """A request as it was received, with its body decompressed."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    def lines(self) -> list[Any]:
+        """The body as JSON lines."""
+        return [json.loads(line) for line in self.body.splitlines()]
+
+
+@dataclass
+class Reply:
+    """An answer."""
+
+    status: int = 200
+    body: bytes = b"{}"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class HttpPeer:
+    """A receiver on a real socket. `answer` makes the answer to each request."""
+
+    def __init__(self, answer: Callable[[Request], Reply] | Sequence[Reply] = ()) -> None:
+        """With a sequence, the answers to the first requests; all others are confirmed."""
+        self.requests: list[Request] = []
+        scripted = [] if callable(answer) else list(answer)
+        peer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                request = Request(self.path, dict(self.headers.items()), body)
+                peer.requests.append(request)
+                if callable(answer):
+                    reply = answer(request)
+                else:
+                    reply = scripted.pop(0) if scripted else Reply()
+                self.send_response(reply.status)
+                for name, value in reply.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(reply.body)))
+                self.end_headers()
+                self.wfile.write(reply.body)
+
+            def log_message(self, *_arguments: object) -> None:
+                """Print nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def indices(self) -> list[int]:
+        """The indices of the records that came as JSON lines, in order."""
+        return [line["index"] for request in self.requests for line in request.lines()]
