@@ -15,8 +15,15 @@ from ledger_client.plans.evidence import evidence_request, verify_written
 from ledger_client.plans.export import ExportVerifier, proof_path, replacing
 from ledger_client.plans.export_proof import FileFormat
 from ledger_client.plans.kept_heads import read_kept_heads
-from ledger_client.plans.question import Parameters, ask_query
+from ledger_client.plans.question import Parameters, Question, ask_query
 from ledger_client.plans.read import plan_walk, prove_inclusion, read_event
+from ledger_client.plans.saved import (
+    plan_delete,
+    plan_expansions,
+    plan_names,
+    plan_save,
+    plan_saved,
+)
 from ledger_client.plans.search import (
     PAGE_EVENTS,
     Order,
@@ -47,6 +54,7 @@ from ledger_client.sql.parquet import check_parquet, rewrite_as_parquet
 from ledger_core.api import AskEvidence, Erased
 from ledger_core.asking import AskCount
 from ledger_core.query.counting import Unit
+from ledger_core.query.saved import DeletedQuery, SavedNames, SavedQuery
 from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import VerifiedHead
@@ -134,7 +142,7 @@ class AsyncLedgerClient(AsyncSession):
         histogram in a `zone` (`Europe/Berlin`, `UTC`) has its empty buckets too; its other units
         need one.
         """
-        question = ask_query(query, now_unix_us=unix_us(), cursor=cursor, may_be_long=True)
+        question = await self._ask(query, cursor=cursor, may_be_long=True, verify=verify)
         parameters: Parameters = {
             "q": question.text,
             "limit": limit,
@@ -168,7 +176,7 @@ class AsyncLedgerClient(AsyncSession):
     ) -> AsyncIterator[Page]:
         """The pages of a query, `limit` events in all, each held against those before it."""
         search = search_query(
-            ask_query(query, now_unix_us=unix_us(), may_be_long=True),
+            await self._ask(query, may_be_long=True, verify=verify),
             order=order,
             limit=limit,
             heads=self._base.heads_for(verify=verify),
@@ -177,7 +185,7 @@ class AsyncLedgerClient(AsyncSession):
         while search.is_open:
             yield await self._run(search.next_page())
 
-    def query(
+    async def query(
         self,
         query: str = "",
         *,
@@ -189,9 +197,9 @@ class AsyncLedgerClient(AsyncSession):
 
         All pages are of the tree as it was at the first page.
         """
-        question = ask_query(query, now_unix_us=unix_us(), may_be_long=True)
-        heads = self._base.heads_for(verify=verify)
-        return self._entries(search_query(question, order=order, limit=limit, heads=heads))
+        async for page in self.pages(query, order=order, limit=limit, verify=verify):
+            for entry in page.entries:
+                yield entry
 
     def around(
         self,
@@ -222,6 +230,28 @@ class AsyncLedgerClient(AsyncSession):
         """The fields and context keys that a query can name, with frequent values, unproven."""
         return await self._run(plan_fields())
 
+    async def save_query(self, name: str, query: str) -> SavedQuery:
+        """Save a query under a name, for `@name` in any query; the ledger logs it.
+
+        All who may read the log, or its part of the token's tenant, share the names.
+        """
+        return await self._run(plan_save(name, query))
+
+    async def saved_query(self, name: str, *, verify: bool = True) -> SavedQuery:
+        """What a name stands for, with `verify` as the events say that saved it.
+
+        That no later event changes it is the service's claim.
+        """
+        return await self._run(plan_saved(name, heads=self._base.heads_for(verify=verify)))
+
+    async def saved_queries(self) -> SavedNames:
+        """The saved queries by name, as the service says."""
+        return await self._run(plan_names())
+
+    async def delete_query(self, name: str) -> DeletedQuery:
+        """Delete the name of a saved query; the events that saved it stay in the log."""
+        return await self._run(plan_delete(name))
+
     async def tail(
         self, query: str = "", *, start: int | None = None, verify: bool = True
     ) -> AsyncIterator[Entry]:
@@ -231,7 +261,7 @@ class AsyncLedgerClient(AsyncSession):
         policy allows. With `verify` it yields an event once it is published and proven.
         """
         stream = EventStream(
-            ask_query(query, now_unix_us=unix_us()),
+            await self._ask(query, verify=verify),
             start=start,
             heads=self._base.heads_for(verify=verify),
             retry=self._retry,
@@ -272,7 +302,7 @@ class AsyncLedgerClient(AsyncSession):
             check_parquet()
         verifier = ExportVerifier(
             "jsonl" if format == "parquet" else format,
-            question=ask_query(query, now_unix_us=unix_us()),
+            question=await self._ask(query, verify=verify),
             order=order,
             heads=self._base.heads_for(verify=verify),
             export_id=new_event_id(),
@@ -308,7 +338,7 @@ class AsyncLedgerClient(AsyncSession):
         verified; what does not verify is kept under its name and `.refused`.
         """
         heads = self._base.required_heads()
-        question = ask_query(query, now_unix_us=unix_us())
+        question = await self._ask(query, verify=True)
         ask = AskEvidence(query=question.text, case=case, reason=reason, disclose=tuple(disclose))
         request = evidence_request(ask)
         # What is asked for now is recorded behind every head that there is now.
@@ -369,6 +399,19 @@ class AsyncLedgerClient(AsyncSession):
             found, following = await self._run(read_kept_heads(following, end=end, heads=heads))
             for head in found:
                 yield head
+
+    async def _ask(
+        self, query: str, *, verify: bool, cursor: str | None = None, may_be_long: bool = False
+    ) -> Question:
+        """The question of a query, with what each `@name` in it stands for."""
+        heads = self._base.heads_for(verify=verify)
+        return ask_query(
+            query,
+            now_unix_us=unix_us(),
+            cursor=cursor,
+            may_be_long=may_be_long,
+            named=await self._run(plan_expansions(query, heads=heads)),
+        )
 
     async def _entries(self, search: Search) -> AsyncIterator[Entry]:
         while search.is_open:

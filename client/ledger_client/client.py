@@ -14,8 +14,15 @@ from ledger_client.plans.evidence import evidence_request, verify_written
 from ledger_client.plans.export import ExportVerifier, proof_path, replacing
 from ledger_client.plans.export_proof import FileFormat
 from ledger_client.plans.kept_heads import read_kept_heads
-from ledger_client.plans.question import Parameters, ask_query
+from ledger_client.plans.question import Parameters, Question, ask_query
 from ledger_client.plans.read import plan_walk, prove_inclusion, read_event
+from ledger_client.plans.saved import (
+    plan_delete,
+    plan_expansions,
+    plan_names,
+    plan_save,
+    plan_saved,
+)
 from ledger_client.plans.search import (
     PAGE_EVENTS,
     Order,
@@ -48,6 +55,7 @@ from ledger_client.transport import run_blocking, sleep
 from ledger_core.api import AskEvidence, Erased
 from ledger_core.asking import AskCount
 from ledger_core.query.counting import Unit
+from ledger_core.query.saved import DeletedQuery, SavedNames, SavedQuery
 from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import VerifiedHead
@@ -133,7 +141,7 @@ class LedgerClient(Session):
         histogram in a `zone` (`Europe/Berlin`, `UTC`) has its empty buckets too; its other units
         need one.
         """
-        question = ask_query(query, now_unix_us=unix_us(), cursor=cursor, may_be_long=True)
+        question = self._ask(query, cursor=cursor, may_be_long=True, verify=verify)
         parameters: Parameters = {
             "q": question.text,
             "limit": limit,
@@ -167,7 +175,7 @@ class LedgerClient(Session):
     ) -> Iterator[Page]:
         """The pages of a query, `limit` events in all, each held against those before it."""
         search = search_query(
-            ask_query(query, now_unix_us=unix_us(), may_be_long=True),
+            self._ask(query, may_be_long=True, verify=verify),
             order=order,
             limit=limit,
             heads=self._base.heads_for(verify=verify),
@@ -188,9 +196,8 @@ class LedgerClient(Session):
 
         All pages are of the tree as it was at the first page.
         """
-        question = ask_query(query, now_unix_us=unix_us(), may_be_long=True)
-        heads = self._base.heads_for(verify=verify)
-        return self._entries(search_query(question, order=order, limit=limit, heads=heads))
+        for page in self.pages(query, order=order, limit=limit, verify=verify):
+            yield from page.entries
 
     def around(
         self,
@@ -221,6 +228,28 @@ class LedgerClient(Session):
         """The fields and context keys that a query can name, with frequent values, unproven."""
         return self._run(plan_fields())
 
+    def save_query(self, name: str, query: str) -> SavedQuery:
+        """Save a query under a name, for `@name` in any query; the ledger logs it.
+
+        All who may read the log, or its part of the token's tenant, share the names.
+        """
+        return self._run(plan_save(name, query))
+
+    def saved_query(self, name: str, *, verify: bool = True) -> SavedQuery:
+        """What a name stands for, with `verify` as the events say that saved it.
+
+        That no later event changes it is the service's claim.
+        """
+        return self._run(plan_saved(name, heads=self._base.heads_for(verify=verify)))
+
+    def saved_queries(self) -> SavedNames:
+        """The saved queries by name, as the service says."""
+        return self._run(plan_names())
+
+    def delete_query(self, name: str) -> DeletedQuery:
+        """Delete the name of a saved query; the events that saved it stay in the log."""
+        return self._run(plan_delete(name))
+
     def tail(
         self, query: str = "", *, start: int | None = None, verify: bool = True
     ) -> Iterator[Entry]:
@@ -230,7 +259,7 @@ class LedgerClient(Session):
         policy allows. With `verify` it yields an event once it is published and proven.
         """
         stream = EventStream(
-            ask_query(query, now_unix_us=unix_us()),
+            self._ask(query, verify=verify),
             start=start,
             heads=self._base.heads_for(verify=verify),
             retry=self._retry,
@@ -271,7 +300,7 @@ class LedgerClient(Session):
             check_parquet()
         verifier = ExportVerifier(
             "jsonl" if format == "parquet" else format,
-            question=ask_query(query, now_unix_us=unix_us()),
+            question=self._ask(query, verify=verify),
             order=order,
             heads=self._base.heads_for(verify=verify),
             export_id=new_event_id(),
@@ -307,7 +336,7 @@ class LedgerClient(Session):
         verified; what does not verify is kept under its name and `.refused`.
         """
         heads = self._base.required_heads()
-        question = ask_query(query, now_unix_us=unix_us())
+        question = self._ask(query, verify=True)
         ask = AskEvidence(query=question.text, case=case, reason=reason, disclose=tuple(disclose))
         request = evidence_request(ask)
         # What is asked for now is recorded behind every head that there is now.
@@ -367,6 +396,19 @@ class LedgerClient(Session):
         while following is not None and (end is None or following < end):
             found, following = self._run(read_kept_heads(following, end=end, heads=heads))
             yield from found
+
+    def _ask(
+        self, query: str, *, verify: bool, cursor: str | None = None, may_be_long: bool = False
+    ) -> Question:
+        """The question of a query, with what each `@name` in it stands for."""
+        heads = self._base.heads_for(verify=verify)
+        return ask_query(
+            query,
+            now_unix_us=unix_us(),
+            cursor=cursor,
+            may_be_long=may_be_long,
+            named=self._run(plan_expansions(query, heads=heads)),
+        )
 
     def _entries(self, search: Search) -> Iterator[Entry]:
         while search.is_open:

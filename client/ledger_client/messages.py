@@ -25,7 +25,7 @@ class Request:
     """A request to the ledger; `target` is path and query below its base address."""
 
     target: str
-    method: Literal["GET", "POST"] = "GET"
+    method: Literal["GET", "POST", "DELETE"] = "GET"
     accept: str = "application/json"
     content_type: str | None = None
     body: bytes | None = None

@@ -434,7 +434,7 @@ class AskEvidence(
     places are put beside the events, for a token with the scope `private`.
     """
 
-    query: Annotated[str, Meta(max_length=4096)] = ""
+    query: Annotated[str, Meta(max_length=65_536)] = ""
     case: Id | None = None
     reason: Reason | None = None
     disclose: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=16)] = ()

@@ -69,7 +69,7 @@ class AskHistogram(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class AskSearch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A search, with counts of all that it finds."""
 
-    query: Annotated[str, Meta(max_length=1 << 20)] = ""
+    query: Annotated[str, Meta(max_length=1 << 22)] = ""
     limit: Annotated[int, Meta(ge=0, le=1000)] = 100
     cursor: Annotated[str, Meta(max_length=1024)] | None = None
     order: Order = "newest"

@@ -108,11 +108,17 @@ class Question:
 
 
 def ask_query(
-    text: str, *, now_unix_us: int, cursor: str | None = None, may_be_long: bool = False
+    text: str,
+    *,
+    now_unix_us: int,
+    cursor: str | None = None,
+    may_be_long: bool = False,
+    named: Mapping[str, Expression] | None = None,
 ) -> Question:
     """The question of a query; its relative times count from now, or as on the cursor's page.
 
-    `may_be_long`: it can be sent in a body, where it may have more conditions.
+    `may_be_long`: it can be sent in a body, where it may have more conditions. `named`: what each
+    `@name` stands for, which is sent in its place.
     Raises: RejectedError for a query that has no text once its relative times are resolved.
     """
     _, mark, then = (cursor or "").partition(CURSOR_MARK)
@@ -121,7 +127,10 @@ def ask_query(
         now_unix_us = int(then)
     is_long = may_be_long and (text.count(",") >= _LONG_COMMAS or len(text) > _LONG_CHARS)
     try:
-        expression = parse_query(text, is_long=is_long)
+        expression = parse_query(text, is_long=is_long, named=(named or {}).get)
+        if named:
+            text = format_query(expression)
+            is_long = may_be_long and len(text) > _LONG_CHARS
     except QueryError as error:
         # The ledger marks the place, and may know a newer language.
         return _ask(EVERYTHING, text=text, unread=str(error), is_long=is_long)

@@ -55,7 +55,7 @@ def ask(query: str, tenant: str | None, *, language: int) -> StatedQuestion:
             f" {LANGUAGE} and less"
         )
     try:
-        expression = parse_query(query)
+        expression = parse_query(query, is_long=True)
     except QueryError as error:
         return _unread(f"this version can't read the query: {error}")
     if resolve(expression, 0) != expression:

@@ -19,19 +19,20 @@
   or second. `since:A` and `until:B` are `time:A..B`. Days are UTC, or of the zone behind them
   (`2026-11-24+02:00`); a time of day needs its zone. `-24h` is 24 hours ago, counted from the start
   of the current minute, with `s` from the current second; `now` is now.
+* `@name` stands for the query that is saved under this name, as if it stood there in parentheses.
 * What other languages write otherwise is refused with the form that is right here (`mistakes`).
 
     query  = and *( "OR" and )          and   = not *( ["AND"] not )
-    not    = "NOT" not / "(" query ")" / field ":" values / text
+    not    = "NOT" not / "(" query ")" / "@" name / field ":" values / text
     values = value *( "," value ) / "(" the same with values in place of conditions ")"
 
 A mistake raises one QueryError with its place, what was expected, and the nearest known name.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import Final, NoReturn, cast
+from typing import Final, NoReturn, TypeAlias, cast
 
 from ledger_core.query.ast import Everything, Expression, Not, all_of, any_of
 from ledger_core.query.event_values import key_of
@@ -43,6 +44,7 @@ from ledger_core.query.mistakes import (
     find_mistake,
     is_presence,
 )
+from ledger_core.query.saved import is_name
 from ledger_core.query.value_parser import (
     Comparison,
     RefusedValueError,
@@ -56,8 +58,8 @@ from ledger_core.tlog.errors import MalformedError
 
 QUERY_CHARS_MAX: Final = 4096
 CONDITIONS_MAX: Final = 256
-LONG_CHARS_MAX: Final = 1 << 20
-LONG_CONDITIONS_MAX: Final = 10_000
+LONG_CHARS_MAX: Final = 1 << 22
+LONG_CONDITIONS_MAX: Final = 110_000
 """The limits of a query in a body, as one with a list of addresses."""
 
 NESTING_MAX: Final = 32
@@ -106,12 +108,16 @@ _match_field = re.compile(f"{_NAMED}:").match
 _match_name = re.compile(_NAMED).match
 _match_comparison = re.compile("[<>]=?").match
 _KEYWORDS = ("AND", "OR", "NOT")
+_find_naming = re.compile(r"(?:^|[\s(])@").search
+
+Named: TypeAlias = Callable[[str], Expression | None]
+"""Gives what the name of a saved query stands for; None if there is none."""
 
 
-def parse_query(text: str, *, is_long: bool = False) -> Expression:
+def parse_query(text: str, *, is_long: bool = False, named: Named | None = None) -> Expression:
     """Read a query; an empty text means every event. `is_long`: with the limits of a body.
 
-    Raises: QueryError.
+    `named` gives what `@name` stands for. Raises: QueryError.
     """
     chars_max = LONG_CHARS_MAX if is_long else QUERY_CHARS_MAX
     if len(text) > chars_max:
@@ -121,15 +127,43 @@ def parse_query(text: str, *, is_long: bool = False) -> Expression:
             position=chars_max,
             length=len(text) - chars_max,
         )
-    return _Parser(text, LONG_CONDITIONS_MAX if is_long else CONDITIONS_MAX).parse()
+    conditions_max = LONG_CONDITIONS_MAX if is_long else CONDITIONS_MAX
+    return _Parser(text, conditions_max, named or _refuse_names).parse()
+
+
+def is_naming(text: str) -> bool:
+    """Whether a query may have an `@name`."""
+    return _find_naming(text) is not None
+
+
+def names_in(text: str) -> list[str]:
+    """The saved queries that a query names, each once; none if it can't be read."""
+    if not is_naming(text):
+        return []
+    names: dict[str, None] = {}
+
+    def note(name: str) -> Expression:
+        names[name] = None
+        return Everything()
+
+    try:
+        parse_query(text, is_long=True, named=note)
+    except QueryError:
+        return []
+    return list(names)
+
+
+def _refuse_names(_name: str) -> None:
+    """Saved queries are not known here: to the query of a bundle, say, which has them expanded."""
 
 
 class _Parser:
     """A recursive-descent parser of one text."""
 
-    def __init__(self, text: str, conditions_max: int) -> None:
+    def __init__(self, text: str, conditions_max: int, named: Named) -> None:
         self._text = text
         self._conditions_max = conditions_max
+        self._named = named
         self._at = 0
         self._depth = 0
         self._conditions = 0
@@ -194,6 +228,8 @@ class _Parser:
         self._is_text = self._group is None
         if self._group is not None:
             return self._values(*self._group)
+        if self._is_at("@"):
+            return self._saved()
         named = _match_field(self._text, self._at)
         if named is None:
             return self._values("", "", "")
@@ -207,6 +243,26 @@ class _Parser:
             return self._not()
         finally:
             self._group = None
+
+    def _saved(self) -> Expression:
+        """What an `@name` stands for."""
+        run = _match_run(self._text, self._at)
+        word = run[0] if run else ""
+        quoted = f'"{word}"'
+        if not is_name(word[1:]):
+            self._fail(
+                "the name of a saved query has lower-case letters, digits, dots, _ and -",
+                length=len(word),
+                expected=("@name", quoted),
+            )
+        expression = self._named(word[1:])
+        if expression is None:
+            self._fail(
+                f"no query is saved as {word[1:]}", length=len(word), expected=("@name", quoted)
+            )
+        self._is_text = False
+        self._advance(len(word))
+        return expression
 
     def _values(self, field: str, key: str, name: str) -> Expression:
         """The condition that a field has one of the values here, which commas join."""

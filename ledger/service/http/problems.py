@@ -55,6 +55,7 @@ _TABLE: Final = """\
 403 wrong-tenant | Wrong tenant | The token is bound to a tenant, and this is not that tenant's.
 404 not-found | Not found | There is nothing at this path.
 404 no-event | No such event | No event has this index or id.
+404 no-query | No such query | No query is saved under this name.
 404 no-export | No such export | No export with this id has ended, or its trailer is kept no more.
 404 no-tile | No such tile | The published tree has no tile or bundle of this name and width.
 404 no-checkpoint | No such checkpoint | No checkpoint of this size was published, or it

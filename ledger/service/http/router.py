@@ -46,7 +46,7 @@ class Success(NamedTuple):
 class Route:
     """A method and a path. GET routes answer HEAD too."""
 
-    method: Literal["GET", "POST"] = "GET"
+    method: Literal["GET", "POST", "DELETE"] = "GET"
     path: str
     handler: Handler
     summary: str
@@ -92,12 +92,13 @@ class Router:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._fixed: dict[str, dict[str, Route]] = {}
-        self._patterns: list[tuple[re.Pattern[str], dict[str, Route]]] = []
+        patterns: dict[re.Pattern[str], dict[str, Route]] = {}
         for route in routes:
             if "{" in route.path:
-                self._patterns.append((route.pattern(), _methods(route)))
+                patterns.setdefault(route.pattern(), {}).update(_methods(route))
             else:
                 self._fixed.setdefault(route.path, {}).update(_methods(route))
+        self._patterns = list(patterns.items())
 
     def match(self, request: web.BaseRequest) -> RouteMatch:
         """The route of a request, kept for `route_path`. Raises: as `find`."""

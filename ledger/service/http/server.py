@@ -168,7 +168,7 @@ class Server(web.Server):
             if body is None:
                 return answer
             # What a POST changed is durable: refusing its answer would have it sent again.
-            may_exceed = request.method == "POST"
+            may_exceed = request.method in ("POST", "DELETE")
             with context.bytes_in_flight.lease(caller.name, may_exceed=may_exceed) as take_bytes:
                 take_bytes(len(body))
                 wait_s = context.settings.reader_wait_s

@@ -25,7 +25,7 @@ LOGGED_REFUSALS: Final = frozenset(
 """Problems that show a wrong or a greedy token, with a log line that names token or address."""
 
 READ_SCOPE: Final = "read"
-METHODS: Final = frozenset({"GET", "HEAD", "POST"})
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE"})
 
 _log = structlog.get_logger("ledger.service")
 

@@ -17,13 +17,13 @@ from ledger.query.hints import HINTS_TIME_S, find_hints
 from ledger.query.sight import EngineSight
 from ledger.service.queries.found_event import make_found_event
 from ledger.service.queries.job import QueryJob
+from ledger.service.queries.saved import read_named
 from ledger.service.queries.store_proofs import prove_growth, prove_inclusion
 from ledger_core.api import HintAnswer, SearchAnswer, SeenAnswer
 from ledger_core.asking import AskCount
 from ledger_core.query.ast import Expression, format_query, resolve
 from ledger_core.query.counting import Unit
 from ledger_core.query.order import Order
-from ledger_core.query.parser import parse_query
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 
 LIMIT_DEFAULT: Final = 100
@@ -152,7 +152,7 @@ def _find(job: QueryJob, asked: Searched) -> SearchAnswer:
     """The answer without proofs. Raises: QueryError for a text that is no query."""
     query, page, tree_size = asked.query, asked.page, asked.tree_size
     if isinstance(query, str):
-        query = parse_query(query, is_long=True)
+        query = read_named(job, query, tenant=asked.tenant, is_long=True)
     bounds: _Bounds = {
         "tenant": asked.tenant,
         "now_unix_us": asked.now_unix_us,

@@ -31,6 +31,7 @@ from ledger.service.queries.evidence import EvidenceExport, StatementEntry, writ
 from ledger.service.queries.store_proofs import prove_inclusion
 from ledger.service.query_pool import QueryClient
 from ledger.service.routes.proofs import HEAD_PROBLEMS
+from ledger.service.saved_queries import read_query
 from ledger.service.token_admin import SERVICE_NAME
 from ledger.store.tokens import TokenRecord, TokenScope
 from ledger_core.api import AskEvidence, Refused
@@ -46,7 +47,7 @@ from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
 from ledger_core.tlog.text import format_base64
 
 ZIP: Final = "application/zip"
-BODY_BYTES_MAX: Final = 65_536
+BODY_BYTES_MAX: Final = 1 << 18
 
 
 async def export_evidence(context: ServiceContext, request: web.BaseRequest) -> web.StreamResponse:
@@ -55,7 +56,7 @@ async def export_evidence(context: ServiceContext, request: web.BaseRequest) -> 
     ask = await _read_ask(context, request, token)
     scope: TokenScope = "private" if ask.disclose else "read"
     authenticate(context.access, request, scope)
-    export = await _begin(context, token, ask)
+    export = await _begin(context, request, token, ask)
     context.ingest.check_own(_event(export.asked, _sample(export)))
     client = context.query_pool.client(token.name, request)
     name = f"evidence-{export.asked.time[:19].replace('-', '').replace(':', '')}Z.zip"
@@ -87,11 +88,14 @@ async def _read_ask(
     return ask
 
 
-async def _begin(context: ServiceContext, token: TokenRecord, ask: AskEvidence) -> EvidenceExport:
+async def _begin(
+    context: ServiceContext, request: web.BaseRequest, token: TokenRecord, ask: AskEvidence
+) -> EvidenceExport:
     now = context.ingest.now()
-    expression = resolve(parse_query(ask.query), now)
+    query = await read_query(context, request, token, ask.query, is_long=True)
+    expression = resolve(query, now)
     text = format_query(expression)
-    if parse_query(text) != expression:
+    if parse_query(text, is_long=True) != expression:
         raise ProblemError(
             "query", "with its relative times resolved, the query would be read as another one"
         )

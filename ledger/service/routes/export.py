@@ -32,10 +32,10 @@ from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.http.streaming_response import stream_answer
 from ledger.service.queries.export import Format, export
 from ledger.service.routes.proofs import HEAD_PROBLEMS
+from ledger.service.saved_queries import read_query
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import ExportTrailer
 from ledger_core.query.order import Order
-from ledger_core.query.parser import parse_query
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
 
@@ -59,7 +59,7 @@ async def export_events(
     """Everything that a query finds, as a file."""
     token = authenticate(context.access, request, "read")
     client = context.query_pool.client(token.name, request)
-    query = parse_query(q)
+    query = await read_query(context, request, token, q)
     tree_size = context.tree_size
     now = unix_us()
     if proof:

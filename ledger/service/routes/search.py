@@ -33,6 +33,7 @@ from ledger.service.routes.proofs import (
     PROOF_PROBLEMS,
     check_from_size,
 )
+from ledger.service.saved_queries import read_query
 from ledger.service.stored_events import PRIVATE, find_event
 from ledger.store.tokens import TokenRecord
 from ledger_client.runtime.clock import unix_us
@@ -41,7 +42,6 @@ from ledger_core.asking import AskCount, AskSearch
 from ledger_core.query.ast import Expression
 from ledger_core.query.counting import Unit, parse_count_field, parse_zone, read_since
 from ledger_core.query.order import Order
-from ledger_core.query.parser import parse_query
 from ledger_core.query.pivots import (
     around,
     around_reasons,
@@ -54,7 +54,7 @@ from ledger_core.tlog.errors import MalformedError
 MINUTES_DEFAULT: Final = 15
 MINUTES_MAX: Final = 7 * 24 * 60
 
-BODY_BYTES_MAX: Final = 2 << 20
+BODY_BYTES_MAX: Final = 5 << 20
 
 T = TypeVar("T")
 
@@ -88,7 +88,8 @@ async def search_events(
     token = authenticate(context.access, request, "read")
     if explain and token.tenant is not None:
         raise ProblemError("wrong-tenant", "the steps of a plan count the events of every tenant")
-    return await _search(context, request, token, parse_query(q), Page(explain=explain, **page))
+    query = await read_query(context, request, token, q)
+    return await _search(context, request, token, query, Page(explain=explain, **page))
 
 
 async def ask_search(context: ServiceContext, request: web.BaseRequest) -> web.Response:

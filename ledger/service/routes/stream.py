@@ -32,9 +32,9 @@ from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.http.streaming_response import stream_answer
 from ledger.service.queries.stream import Scanned, Step, stream
 from ledger.service.routes.proofs import check_within
+from ledger.service.saved_queries import read_query
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import StreamPosition
-from ledger_core.query.parser import parse_query
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.text import parse_size
@@ -118,11 +118,10 @@ async def stream_events(
     """The events that a query finds, from an index on and without an end."""
     token = authenticate(context.access, request, "read")
     is_sse = EVENTS in request.headers.get("Accept", "")
+    query = await read_query(context, request, token, q)
     start = _start(context, request, from_)
     client = context.query_pool.stream_client(token.name, token.tenant, request)
-    found = client.pieces(
-        stream, parse_query(q), tenant=token.tenant, now_unix_us=unix_us(), is_sse=is_sse
-    )
+    found = client.pieces(stream, query, tenant=token.tenant, now_unix_us=unix_us(), is_sse=is_sse)
     events = _EventStream(context=context, found=found, proof=proof)
     async with aclosing(found), aclosing(_write(events, start, is_sse=is_sse)) as chunks:
         await anext(found)  # Raises ProblemError when too many streams are open.

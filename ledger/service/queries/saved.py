@@ -1,0 +1,118 @@
+"""The work of saved queries: finds them in the log, and reads queries in which `@name` is one."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from ledger.query.answer import Row
+from ledger.service.http.problems import ProblemError, retry_later
+from ledger.service.queries.job import QueryJob
+from ledger_core.query.ast import Expression
+from ledger_core.query.parser import parse_query
+from ledger_core.query.saved import (
+    DELETED,
+    SavedName,
+    SavedNames,
+    SavedQuery,
+    changes_of,
+    name_of,
+    parts_of,
+    text_of_parts,
+)
+
+START_CHARS: Final = 200
+_PAGE_ROWS: Final = 1000
+
+
+def read_named(job: QueryJob, text: str, *, tenant: str | None, is_long: bool) -> Expression:
+    """Work: the expression of a query, with each `@name` expanded. Raises: QueryError."""
+
+    def expand(name: str) -> Expression | None:
+        saved = find_saved(job, name, tenant=tenant)
+        return None if saved is None else parse_query(saved.query, is_long=True)
+
+    return parse_query(text, is_long=is_long, named=expand)
+
+
+def find_saved(job: QueryJob, name: str, *, tenant: str | None) -> SavedQuery | None:
+    """Work: the query that is saved under a name."""
+    rows, _ = _changes(job, name, tenant)
+    if not rows:
+        return None
+    (row,) = rows
+    event = _event(row.leaf)
+    if event["action"] == DELETED:
+        return None
+    first = row.index + 1 - parts_of(event)
+    events = [_read(job, index) for index in range(first, row.index)]
+    return SavedQuery(
+        name=name,
+        query=text_of_parts([*events, event]),
+        first_index=first,
+        index=row.index,
+        saved_by=event["actor"]["id"],
+        time=event["time"],
+        tenant=event.get("tenant"),
+    )
+
+
+def list_saved(job: QueryJob, *, tenant: str | None) -> SavedNames:
+    """Work: all saved queries of a tenant, or of those who have none."""
+    rows, tree_size = _changes(job, None, tenant)
+    found: dict[str, SavedName | None] = {}
+    for row in rows:
+        event = _event(row.leaf)
+        name = name_of(event)
+        if name not in found:
+            is_deleted = event["action"] == DELETED
+            found[name] = None if is_deleted else _name(job, row.index, event)
+    queries = [saved for _, saved in sorted(found.items()) if saved is not None]
+    return SavedNames(tree_size=tree_size, queries=tuple(queries))
+
+
+def _name(job: QueryJob, index: int, event: Mapping[str, Any]) -> SavedName:
+    parts = parts_of(event)
+    first = event if parts == 1 else _read(job, index + 1 - parts)
+    return SavedName(
+        name=name_of(event),
+        start=first["context"]["query"][:START_CHARS],
+        index=index,
+        saved_by=event["actor"]["id"],
+        time=event["time"],
+    )
+
+
+def _changes(job: QueryJob, name: str | None, tenant: str | None) -> tuple[list[Row], int]:
+    """The last change of a name, or all changes, the newest first; and the size of the tree."""
+    search = partial(
+        job.engine.search,
+        changes_of(name, has_tenant=tenant is not None),
+        tenant=tenant,
+        now_unix_us=0,
+        limit=_PAGE_ROWS if name is None else 1,
+        is_counted=False,
+        limits=job.limits,
+        is_cancelled=job.is_cancelled,
+    )
+    answer = search()
+    rows = list(answer.rows)
+    while answer.cursor is not None and (name is None or not rows):
+        if not answer.complete:
+            raise retry_later("too-busy", "the saved queries could not be found in time; ask again")
+        answer = search(cursor=answer.cursor)
+        rows += answer.rows
+    return rows, answer.tree_size
+
+
+def _read(job: QueryJob, index: int) -> Mapping[str, Any]:
+    leaf = job.store.leaf(index)
+    if leaf is None:
+        raise ProblemError("no-event", f"entry {index} is missing")
+    return _event(leaf)
+
+
+def _event(leaf: bytes) -> Mapping[str, Any]:
+    event: Mapping[str, Any] = msgspec.json.decode(leaf)["event"]
+    return event

@@ -1,0 +1,147 @@
+"""Saved queries: names for texts, kept in the log, each tenant's apart."""
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+from zipfile import ZipFile
+
+import pytest
+
+from ledger_core.query.saved import PART_BYTES_MAX
+from tests.service.serving import JSON, Ledger, event, serving_new
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    with serving_new(tmp_path_factory.mktemp("saved")) as ledger:
+        events = [
+            event(actor={"id": f"u_{number}"}, tenant="acme" if number % 2 else None)
+            for number in range(10)
+        ]
+        assert ledger.append(*events).status == 200
+        yield ledger
+
+
+def save(ledger: Ledger, name: str, query: str, *, token: str = "read") -> Any:
+    body = json.dumps({"name": name, "query": query}).encode()
+    return ledger.ask("/v1/queries", method="POST", body=body, token=token, content_type=JSON)
+
+
+def get(ledger: Ledger, path: str, *, token: str = "read", **parameters: str) -> Any:
+    return ledger.ask(f"{path}?{urlencode(parameters)}", token=token)
+
+
+def names(ledger: Ledger, token: str = "read") -> list[str]:
+    answer = get(ledger, "/v1/queries", token=token)
+    assert answer.status == 200, answer.text
+    return [each["name"] for each in answer.json()["queries"]]
+
+
+def found(ledger: Ledger, q: str, token: str = "read") -> Any:
+    answer = get(ledger, "/v1/events", token=token, q=q)
+    assert answer.status == 200, answer.text
+    return answer.json()
+
+
+def test_a_name_stands_for_the_text_that_was_saved_last(ledger: Ledger) -> None:
+    assert save(ledger, "some", "actor:u_2,u_4").json()["query"] == "actor:u_2 OR actor:u_4"
+    answer = found(ledger, "@some outcome:success")
+    assert answer["query"] == "(actor:u_2 OR actor:u_4) outcome:success"
+    assert answer["total"] == 2
+    assert found(ledger, "NOT @some action:record.viewed")["total"] == 8
+    assert found(ledger, "(@some OR actor:u_6)")["total"] == 3
+    assert save(ledger, "some", "actor:u_8").status == 200
+    assert found(ledger, "@some")["query"] == "actor:u_8"
+    # A name within a saved query is expanded when it is saved.
+    assert save(ledger, "more", "@some OR actor:u_2").json()["query"] == "actor:u_8 OR actor:u_2"
+    assert get(ledger, "/v1/queries/more").json()["query"] == "actor:u_8 OR actor:u_2"
+    assert {"more", "some"} <= set(names(ledger))
+
+
+def test_saving_and_deleting_are_events_that_say_who_and_what(ledger: Ledger) -> None:
+    saved = save(ledger, "watched", "actor:u_2 since:-24h").json()
+    logged = get(ledger, f"/v1/events/{saved['index']}").json()["event"]
+    assert logged["action"] == "ledger.query.saved"
+    assert logged["actor"] == {"type": "ledger.token", "id": "read"}
+    assert logged["targets"] == [{"type": "ledger.query", "id": "watched"}]
+    assert logged["context"]["query"] == saved["query"] == "actor:u_2 time:-1440m.."
+    deleted = ledger.ask("/v1/queries/watched", method="DELETE", token="read").json()
+    logged = get(ledger, f"/v1/events/{deleted['index']}").json()["event"]
+    assert (logged["action"], logged["outcome"]) == ("ledger.query.deleted", "success")
+    assert "watched" not in names(ledger)
+    for answer in (
+        get(ledger, "/v1/queries/watched"),
+        ledger.ask("/v1/queries/watched", method="DELETE", token="read"),
+    ):
+        assert answer.status == 404
+        assert answer.json()["type"].endswith("#no-query")
+    refused = get(ledger, "/v1/events", q="outcome:success @watched")
+    assert refused.status == 422
+    assert (refused.json()["position"], refused.json()["length"]) == (16, 8)
+    assert "no query is saved as watched" in refused.json()["detail"]
+
+
+def test_a_tenant_has_names_of_its_own(ledger: Ledger) -> None:
+    assert save(ledger, "mine", "actor:u_1", token="read acme").json()["tenant"] == "acme"
+    assert save(ledger, "mine", "actor:u_2").status == 200
+    assert found(ledger, "@mine", "read acme")["query"] == "actor:u_1"
+    assert found(ledger, "@mine")["query"] == "actor:u_2"
+    assert save(ledger, "other", "actor:u_2").status == 200
+    assert get(ledger, "/v1/queries/other", token="read acme").status == 404
+    assert "other" not in names(ledger, "read acme")
+    assert get(ledger, "/v1/events", token="read acme", q="@other").status == 422
+    # The text of an unbound token's query is expanded within the tenant that asks.
+    assert save(ledger, "all", "action:record.viewed", token="read acme").status == 200
+    assert found(ledger, "@all", "read acme")["total"] == 5
+
+
+def test_a_token_that_may_not_read_saves_nothing(ledger: Ledger) -> None:
+    assert save(ledger, "x", "actor:u_1", token="append").status == 403
+    assert get(ledger, "/v1/queries", token="append").status == 403
+    forged = event(
+        action="ledger.query.saved",
+        targets=[{"type": "ledger.query", "id": "some"}],
+        context={"query": "actor:u_0", "part": 1, "parts": 1},
+    )
+    assert ledger.append(forged).status == 422
+
+
+def test_a_name_or_a_text_that_cannot_be_saved_is_refused(ledger: Ledger) -> None:
+    for name in ("", "Big", "a b", "-a", "a" * 65):
+        assert save(ledger, name, "actor:u_1").status == 400
+    assert save(ledger, "bad", "actr:u_1").json()["type"].endswith("#query")
+    assert save(ledger, "bad", "  ").status == 422
+    secret = save(ledger, "bad", 'actor:"ghp_16C7e42F292c6912E7710c838347Ae178B4a"')
+    assert secret.status == 422, secret.text
+    assert "bad" not in names(ledger)
+    # What searched for words before is refused with the right form.
+    refused = get(ledger, "/v1/events", q="@Acme")
+    assert refused.status == 422
+    assert '"@Acme"' in refused.json()["expected"]
+    assert found(ledger, '"@acme"')["query"] == '"@acme"'
+
+
+def test_a_long_query_is_saved_in_parts(ledger: Ledger) -> None:
+    query = "actor:" + ",".join(f"u_{number:05d}é" for number in range(5000)) + ",u_4"
+    saved = save(ledger, "feed", query).json()
+    assert saved["first_index"] < saved["index"]
+    assert len(saved["query"].encode()) > PART_BYTES_MAX
+    assert get(ledger, "/v1/queries/feed").json() == saved
+    assert found(ledger, "@feed")["total"] == 1
+    listed = get(ledger, "/v1/queries").json()["queries"]
+    assert next(each for each in listed if each["name"] == "feed")["start"] == saved["query"][:200]
+
+
+def test_exports_streams_and_evidence_take_names(ledger: Ledger) -> None:
+    assert save(ledger, "two", "actor:u_2,u_4").status == 200
+    lines = get(ledger, "/v1/export", q="@two", format="jsonl").text.splitlines()
+    actors = [json.loads(line).get("event", {}).get("actor", {}).get("id") for line in lines]
+    assert [actor for actor in actors if actor] == ["u_2", "u_4"]
+    body = json.dumps({"query": "@two", "case": "7"}).encode()
+    answer = ledger.ask("/v1/evidence", method="POST", body=body, token="read", content_type=JSON)
+    assert answer.status == 200, answer.text
+    bundle = ZipFile(io.BytesIO(answer.body))
+    assert bundle.read("query.txt").decode().startswith("actor:u_2 OR actor:u_4")
+    assert get(ledger, "/v1/events/stream", q="@none").status == 422
