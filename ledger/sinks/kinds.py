@@ -1,10 +1,12 @@
-"""From the configuration of a sink to its receiver.
+"""From the configuration of a sink to its receiver and the form of its records.
 
 Each kind is imported when a sink of it runs: a file of JSON lines needs no HTTP.
 """
 
+from ledger.follow.entries import Entry
 from ledger.sinks.config import SinkConfig
 from ledger.sinks.receiver import Receiver
+from ledger.sinks.record import Record, make_record
 
 
 def open_receiver(config: SinkConfig) -> Receiver:
@@ -14,7 +16,25 @@ def open_receiver(config: SinkConfig) -> Receiver:
             from ledger.sinks.files import FileReceiver
 
             return FileReceiver(config)
+        case "syslog":
+            from ledger.sinks.syslog import SyslogReceiver
+
+            return SyslogReceiver(config)
+        case "smtp":
+            from ledger.sinks.mail import MailReceiver
+
+            return MailReceiver(config)
         case _:
             from ledger.sinks.http_receiver import HttpReceiver
 
             return HttpReceiver(config)
+
+
+def format_record(entry: Entry, origin: str, form: str) -> Record:
+    """The record of an entry in the form of a sink."""
+    record = make_record(entry, origin)
+    if form == "native":
+        return record
+    from ledger.sinks.ocsf import to_ocsf
+
+    return to_ocsf(record)

@@ -19,8 +19,8 @@ from ledger.follow.worker import run_worker, wait
 from ledger.sinks.config import KIND, SinkConfig, check_name, read_sink
 from ledger.sinks.dead_letters import DeadLetters, is_asked
 from ledger.sinks.delivery import Delivery, Health, InterruptError, StoppedError
-from ledger.sinks.kinds import open_receiver
-from ledger.sinks.record import Record, make_record
+from ledger.sinks.kinds import format_record, open_receiver
+from ledger.sinks.record import Record
 from ledger.store.log import LogStore
 from ledger_client.runtime.clock import unix_us
 from ledger_client.runtime.files import FileLock, FileLockedError
@@ -60,7 +60,7 @@ class LogSource:
         """The records of the entries that the query finds."""
         matches = self._matches
         return [
-            make_record(entry, self._origin)
+            format_record(entry, self._origin, self._config.form)
             for entry in entries
             if matches is None or matches(entry.index, entry.leaf)
         ]
@@ -70,7 +70,7 @@ class LogSource:
         entries = read_batch(self.store, index, entries_max=1, bytes_max=1)
         if not entries:
             raise MalformedError(f"the log has no entry {index}")
-        return make_record(entries[0], self._origin)
+        return format_record(entries[0], self._origin, self._config.form)
 
     def check(self, cursor: Cursor) -> None:
         """Check that the log still has the entry that was sent last. Raises: MalformedError."""

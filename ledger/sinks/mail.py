@@ -1,0 +1,97 @@
+"""SMTP: a mail for each batch, which the server has taken when it says 250.
+
+Meant for few events, such as fired alarms: `query = "action:ledger.alarm.fired"`. Always encrypted:
+`smtps://` from the start, `smtp://` by STARTTLS; unencrypted to this machine only.
+"""
+
+import asyncio
+import smtplib
+from collections.abc import Sequence
+from email.message import EmailMessage
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ledger.sinks.config import SinkConfig
+from ledger.sinks.receiver import BatchRefusedError, RetryError, Sent
+from ledger.sinks.record import Record
+from ledger.sinks.tls import client_context
+from ledger_client.messages import check_loopback
+from ledger_core.tlog.text import printable
+
+SUBJECT_CHARS_MAX: Final = 120
+PERMANENT: Final = 500
+AUTHENTICATION: Final = frozenset({530, 534, 535, 538})
+
+
+class MailReceiver:
+    """Sends mails, each on a connection of its own."""
+
+    def __init__(self, config: SinkConfig) -> None:
+        self._config: Final = config
+
+    async def send(self, records: Sequence[Record]) -> Sent:
+        """Send one mail with all records. Raises: RetryError, BatchRefusedError."""
+        await asyncio.to_thread(self._send, format_mail(records, self._config))
+        return Sent()
+
+    async def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _send(self, mail: EmailMessage) -> None:
+        config = self._config
+        parts = urlsplit(config.url)
+        host = parts.hostname or ""
+        try:
+            with self._connect(host, parts.port, is_tls=parts.scheme == "smtps") as server:
+                if config.username:
+                    server.login(config.username, config.secret())
+                server.send_message(mail, config.sender, list(config.to))
+        except smtplib.SMTPRecipientsRefused as error:
+            raise RetryError(f"{host}: refused recipients: {len(error.recipients)}") from None
+        except smtplib.SMTPResponseException as error:
+            reason = f"SMTP {error.smtp_code}: {_text(error.smtp_error)}"
+            if error.smtp_code >= PERMANENT and isinstance(error, smtplib.SMTPDataError):
+                raise BatchRefusedError(reason) from None
+            raise RetryError(f"{host}: {reason}") from None
+        except (OSError, smtplib.SMTPException) as error:
+            raise RetryError(f"{host}: {printable(str(error) or type(error).__name__)}") from None
+
+    def _connect(self, host: str, port: int | None, *, is_tls: bool) -> smtplib.SMTP:
+        timeout_s = self._config.timeout_s
+        if is_tls:
+            context = client_context(self._config)
+            return smtplib.SMTP_SSL(host, port or 465, timeout=timeout_s, context=context)
+        server = smtplib.SMTP(host, port or 587, timeout=timeout_s)
+        server.ehlo()
+        if server.has_extn("starttls"):
+            server.starttls(context=client_context(self._config))
+            server.ehlo()
+        elif not self._config.insecure:
+            try:
+                check_loopback(host, option="insecure = true")
+            except ValueError:
+                server.close()
+                raise RetryError(f"{host} offers no STARTTLS: use smtps:// or insecure") from None
+        return server
+
+
+def format_mail(records: Sequence[Record], config: SinkConfig) -> EmailMessage:
+    """The mail: what happened as its subject, then each record as indented JSON."""
+    first = records[0].content().event
+    more = f" and {len(records) - 1} more" if len(records) > 1 else ""
+    name = f" {first.reason}" if first.reason else f" by {first.actor.id}"
+    mail = EmailMessage()
+    mail["Subject"] = (
+        printable(f"[{records[0].origin}] {first.action}{name}")[:SUBJECT_CHARS_MAX] + more
+    )
+    mail["From"] = config.sender
+    mail["To"] = ", ".join(config.to)
+    texts = [msgspec.json.format(record.json, indent=2).decode() for record in records]
+    mail.set_content("\n\n".join(texts))
+    return mail
+
+
+def _text(answer: bytes | str) -> str:
+    return printable(answer.decode(errors="replace") if isinstance(answer, bytes) else answer)[:200]

@@ -1,0 +1,90 @@
+"""SMTP: a mail that a server takes, puts off or refuses."""
+
+import email
+import email.policy
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ledger.sinks.dead_letters import read_letters
+from tests.sinks.sinking import Folder, deliver
+
+ACCEPT = "250 taken"
+
+
+@contextmanager
+def mail_server(answer: Callable[[int], str]) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that gives `answer(number)` to the body of each mail; its URL, and what it took."""
+    mails: list[bytes] = []
+    tried = 0
+
+    class Handler(socketserver.StreamRequestHandler):
+        def say(self, text: str) -> None:
+            self.wfile.write(f"{text}\r\n".encode())
+
+        def handle(self) -> None:
+            nonlocal tried
+            self.say("220 test")
+            for line in self.rfile:
+                word = line.split()[0].upper()
+                if word == b"DATA":
+                    self.say("354 go on")
+                    body = b"".join(iter(self.rfile.readline, b".\r\n"))
+                    reply = answer(tried)
+                    tried += 1
+                    if reply == ACCEPT:
+                        mails.append(body)
+                    self.say(reply)
+                elif word == b"QUIT":
+                    self.say("221 bye")
+                    return
+                else:
+                    self.say("250 test")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"smtp://127.0.0.1:{server.server_address[1]}", mails
+        server.shutdown()
+        thread.join()
+
+
+def add(folder: Folder, url: str) -> Any:
+    return folder.add(
+        "mail",
+        type="smtp",
+        url=url,
+        sender="ledger@example.com",
+        to=["ops@example.com", "duty@example.com"],
+        query="action:login.failed",
+        retry_max_s=0.02,
+    )
+
+
+def test_a_mail_says_what_happened(folder: Folder) -> None:
+    folder.append({"action": "login.failed", "actor": {"id": "jö\nx"}}, {})
+    with mail_server(lambda _number: ACCEPT) as (url, mails):
+        add(folder, url)
+        deliver(folder, "mail")
+    mail = email.message_from_bytes(mails[0], policy=email.policy.default)
+    assert mail["To"] == "ops@example.com, duty@example.com"
+    assert mail["Subject"].startswith("[example.com/audit] login.failed by jö")
+    assert f'"leaf_hash": "{folder.leaf_hashes()[0]}"' in mail.get_content()
+    assert len(mails) == 1
+
+
+def test_a_mail_that_was_put_off_is_sent_again_and_one_refused_is_a_dead_letter(
+    folder: Folder, tmp_path: Path
+) -> None:
+    folder.append({"action": "login.failed"})
+    answers = ["451 later", "554 spam"]
+    with mail_server(lambda number: answers[number]) as (url, mails):
+        paths = add(folder, url)
+        deliver(folder, "mail")
+    assert mails == []
+    (letter,) = read_letters(paths.dead)
+    assert letter.reason == "SMTP 554: spam"
