@@ -23,7 +23,7 @@ from ledger_core.tlog.errors import UnavailableError
     "--strict",
     "is_strict",
     is_flag=True,
-    help="Parse each entry as a verifier does, too. It takes four times as long.",
+    help="Parse each entry as a verifier does, and build the index again. It takes much longer.",
 )
 @json_option
 def command(directory: Path, is_strict: bool, as_json: bool) -> int:
@@ -42,17 +42,18 @@ def command(directory: Path, is_strict: bool, as_json: bool) -> int:
     segments = None
     if findings.log is not None and paths.index.exists():
         with findings.part("index"):
-            segments = _check_index(paths, is_quiet=as_json)
+            segments = _check_index(paths, is_strict=is_strict, is_quiet=as_json)
     _report(findings, segments, as_json)
     return EXIT_NOT_VERIFIED if findings.problems else 0
 
 
-def _check_index(paths: DirectoryPaths, *, is_quiet: bool) -> int | None:
+def _check_index(paths: DirectoryPaths, *, is_strict: bool, is_quiet: bool) -> int | None:
     """The number of segments of the index that passed; None where none was checked."""
     store = LogStore.open(paths.log)
     try:
         with progress_bar("segments", is_quiet=is_quiet) as progress:
-            return check_index(store, IndexStore(paths.index), progress=progress)
+            index = IndexStore(paths.index)
+            return check_index(store, index, is_strict=is_strict, progress=progress)
     except OtherAnalysisError as error:
         note(str(error))
         return None

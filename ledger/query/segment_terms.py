@@ -179,12 +179,14 @@ class SegmentTerms:
         # The minutes between two hours sort between their texts.
         return self._terms["minute" if dimension == "hour" else dimension].between(low, high)
 
-    def seal(self, facts: SegmentFacts) -> SealedSegment:
-        """The segment as it is stored."""
+    def seal(self, facts: SegmentFacts, *, entries_hash: str) -> SealedSegment:
+        """The segment as it is stored; `entries_hash` as in `SegmentRecord`."""
         postings = {name: self.postings(name) for name in DIMENSIONS}
         columns = [(name, self._terms[name].column(postings[name])) for name in COLUMNS]
         kept = [(name, column) for name, column in columns if column is not None]
-        return encode_segment(tuple(postings.items()), kept, self.event_times, facts)
+        return encode_segment(
+            tuple(postings.items()), kept, self.event_times, facts, entries_hash=entries_hash
+        )
 
     def postings(self, dimension: str, *, in_order: bool = True) -> Postings:
         """The terms of a dimension, in order unless nobody needs it."""

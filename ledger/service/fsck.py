@@ -12,7 +12,7 @@ values (16 bytes each), the tokens and the erasures, not with the log.
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -106,7 +106,14 @@ class _Visitor:
         """For each slot the first entry with a value under it."""
         self.slot_of: Callable[[bytes], int | None] = lambda _key: None
 
-    def visit(self, leaf_index: int, leaf: bytes) -> None:
+    def visit(self, first: int, leaves: Sequence[bytes]) -> None:
+        """Read the leaves of a bundle that have anything of these; most bundles have nothing."""
+        text = b"\n".join(leaves)
+        if TOKEN_ACTION in text or ERASED_ACTION in text or COMMITMENT in text:
+            for leaf_index, leaf in enumerate(leaves, first):
+                self._visit(leaf_index, leaf)
+
+    def _visit(self, leaf_index: int, leaf: bytes) -> None:
         is_own = TOKEN_ACTION in leaf and leaf_index >= self.own_from
         if is_own and (event := read_token_event(leaf)) is not None:
             self.token_events.append(event)

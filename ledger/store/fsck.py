@@ -13,9 +13,11 @@ It checks the log alone. `ledger/service/fsck.py` checks the other parts against
 pass: `visit` gets every leaf.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -26,14 +28,14 @@ from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.growing_tiles import GrowingTiles
-from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hash
+from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hashes
 from ledger_core.tlog.note import NoteVerifier, verify_note
 from ledger_core.tlog.tile import FULL_TILE_HASHES, TILE_WIDTH, stored_offset
 from ledger_core.tlog.tree import TreeHead
 
 
 class _Event(msgspec.Struct, gc=False):
-    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")]
+    id: str
     tenant: str | None = None
 
 
@@ -48,6 +50,12 @@ class _Leaf(msgspec.Struct, gc=False):
 
 
 _decode_leaf = msgspec.json.Decoder(_Leaf).decode
+_id = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_are_ids = re.compile(rf"(?:{_id} )*").fullmatch
+_ID_BYTES: Final = 16
+
+
+Visit = Callable[[int, Sequence[bytes]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +72,12 @@ def check_store(
     *,
     log_keys: Sequence[NoteVerifier],
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-    visit: Callable[[int, bytes], None] | None = None,
+    visit: Visit | None = None,
     is_strict: bool = False,
 ) -> Checked:
     """Check a log. `progress` gets the number of entries that are done, and of all.
 
-    `visit` gets the index and the bytes of every leaf, in order.
+    `visit` gets every leaf, a bundle at a time and in order, with the index of the first.
     Raises: VerificationError or MalformedError that names the first wrong thing.
     Cost: reads the whole log; memory for one bundle.
     """
@@ -85,7 +93,7 @@ class _Pass:
     transaction: Transaction[bytes]
     log_keys: Sequence[NoteVerifier]
     progress: Callable[[int, int], None]
-    visit: Callable[[int, bytes], None] | None
+    visit: Visit | None
     is_strict: bool
     tiles: int = 0
     checkpoints: int = 0
@@ -112,7 +120,10 @@ class _Pass:
             _check_root(edge, due)
             due = next(checkpoints, None)
         for first, leaves in self._bundles(head.tree_size):
-            hashes = [self._check_entry(first + offset, leaf) for offset, leaf in enumerate(leaves)]
+            self._check_bundle(first, leaves)
+            if self.visit is not None:
+                self.visit(first, leaves)
+            hashes = leaf_hashes(leaves)
             start, end = first, first + len(leaves)
             while start < end:
                 stop = end if due is None else min(due[0], end)
@@ -150,7 +161,29 @@ class _Pass:
         if leaves:
             yield whole * TILE_WIDTH, leaves
 
-    def _check_entry(self, leaf_index: int, leaf: bytes) -> Hash:
+    def _check_bundle(self, first: int, leaves: list[bytes]) -> None:
+        """Check consecutive entries together, and one by one where that fails, to name the first.
+
+        Together they take half of the time.
+        """
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+            decoded = list(map(_decode_leaf, leaves))
+            times = [self.received, *(each.received.time for each in decoded)]
+            ids = "".join([f"{each.event.id} " for each in decoded])
+            if not self.is_strict and times == sorted(times) and _are_ids(ids):
+                keys = bytes.fromhex(ids.replace("-", ""))
+                with self.transaction.cursor(keyspace.IDS) as cursor:
+                    found = cursor.getmulti(
+                        [keys[at : at + _ID_BYTES] for at in range(0, len(keys), _ID_BYTES)]
+                    )
+                want = range(first, first + len(leaves))
+                if [value for _, value in found] == list(map(keyspace.encode_u64, want)):
+                    self.received = times[-1]
+                    return
+        for leaf_index, leaf in enumerate(leaves, first):
+            self._check_entry(leaf_index, leaf)
+
+    def _check_entry(self, leaf_index: int, leaf: bytes) -> None:
         try:
             if self.is_strict:
                 parse_leaf(leaf)
@@ -174,9 +207,6 @@ class _Pass:
             raise VerificationError(
                 f"entry {leaf_index}: its id leads to entry {keyspace.decode_u64(found)}"
             )
-        if self.visit is not None:
-            self.visit(leaf_index, leaf)
-        return leaf_hash(leaf)
 
     def _check_tile(self, level: int, index: int, want: bytes) -> None:
         self.tiles += 1
@@ -238,6 +268,8 @@ def _check_root(edge: GrowingTiles, checkpoint: tuple[int, Hash]) -> None:
 
 
 def _decode(leaf: bytes) -> tuple[str, str | None, str]:
-    """Id, tenant and time of receipt of a leaf. Raises: msgspec.MsgspecError."""
+    """Id, tenant and time of receipt of a leaf. Raises: MalformedError, msgspec.MsgspecError."""
     decoded = _decode_leaf(leaf)
+    if not _are_ids(f"{decoded.event.id} "):
+        raise MalformedError(f"{decoded.event.id!r} is not the id of an event")
     return decoded.event.id, decoded.event.tenant, decoded.received.time

@@ -1,6 +1,7 @@
 """Backups: of one point in time under load, incremental, whole after a run that ended early."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,8 @@ from ledger_core.tlog.policy import parse_policy
 from tests.service.serving import event, make_ledger, serving
 
 MADE = format_time(1_790_000_000_000_000)
-BACKUPS = 3
+BACKUPS = int(os.environ.get("LEDGER_TEST_BACKUPS", "3"))
+"""`LEDGER_TEST_BACKUPS=50` makes as many as docs/reliability.md says."""
 VALUE = "Zoë Unmistakable-Quillfeather"
 
 

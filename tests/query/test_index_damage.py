@@ -8,17 +8,27 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ledger.query.answer import Answer
 from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
-from ledger.query.segment_builder import SegmentBuilder, check_index, reindex
-from ledger.store.index.index_store import IndexStore, IndexWriter
+from ledger.query.leaf_cache import LeafCache
+from ledger.query.segment_builder import (
+    OtherAnalysisError,
+    SegmentBuilder,
+    build_segment,
+    check_index,
+    reindex,
+)
+from ledger.store.index.index_store import IndexStore, IndexWriter, write_segment
 from ledger.store.index.segment_file import MAGIC, DamagedSegmentError
 from ledger.store.log import LogStore
 from ledger_core.query.ast import Expression, Is, Not, Words
 from ledger_core.query.fields import FACETS
+from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.tile import TILE_WIDTH
 from tests.query.events import make_entries, make_log, random_event
 from tests.query.oracle import matching_indices
 from tests.query.queries import NOW_UNIX_US
@@ -261,3 +271,62 @@ def test_fsck_names_a_damaged_segment_without_a_traceback(tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
     subprocess.run([*ask, "reindex", str(ledger)], check=True, capture_output=True)
     subprocess.run([*ask, "fsck", str(ledger)], check=True, capture_output=True)
+
+
+@pytest.fixture
+def full_tiles(tmp_path: Path) -> Iterator[tuple[LogStore, IndexStore]]:
+    """A log and its index, whose two segments are whole tiles."""
+    rng = random.Random(12)
+    events = [random_event(rng, number) for number in range(2 * TILE_WIDTH)]
+    make_log(tmp_path / "log", make_entries(events)).close()
+    log = LogStore.open(tmp_path / "log")
+    reindex(log, tmp_path / "index", segment_entries=TILE_WIDTH, processes=1)
+    yield log, IndexStore(tmp_path / "index", segment_entries=TILE_WIDTH)
+    log.close()
+
+
+def test_a_check_finds_each_damaged_byte_without_building_a_segment_again(
+    full_tiles: tuple[LogStore, IndexStore],
+) -> None:
+    log, index = full_tiles
+    assert check_index(log, index) == check_index(log, index, is_strict=True) == 2
+    file = index.path / "00000001.segment"
+    whole = file.read_bytes()
+    for at in range(0, len(whole), STEP_BYTES):
+        file.unlink()
+        file.write_bytes(whole[:at] + bytes((whole[at] ^ 1,)) + whole[at + 1 :])
+        again = IndexStore(index.path, segment_entries=TILE_WIDTH)
+        with pytest.raises((DamagedSegmentError, OtherAnalysisError)):
+            check_index(log, again)
+
+
+def test_a_segment_of_other_entries_is_named_and_one_with_other_terms_only_by_the_strict_check(
+    full_tiles: tuple[LogStore, IndexStore],
+) -> None:
+    log, index = full_tiles
+    first = build_segment(LeafCache(log, bytes_max=0), 0, TILE_WIDTH)
+    second = build_segment(LeafCache(log, bytes_max=0), 1, TILE_WIDTH)
+    write_segment(index.path, 1, first, segment_entries=TILE_WIDTH)
+    with pytest.raises(VerificationError, match="segment 1 was built from other entries"):
+        check_index(log, IndexStore(index.path, segment_entries=TILE_WIDTH))
+    hidden = first._replace(
+        record=msgspec.structs.replace(first.record, entries_hash=second.record.entries_hash)
+    )
+    write_segment(index.path, 1, hidden, segment_entries=TILE_WIDTH)
+    rewritten = IndexStore(index.path, segment_entries=TILE_WIDTH)
+    assert check_index(log, rewritten) == 2
+    with pytest.raises(VerificationError, match="segment 1: the log gives the root"):
+        check_index(log, rewritten, is_strict=True)
+
+
+def test_a_segment_of_an_earlier_version_has_no_hash_and_is_built_again(
+    full_tiles: tuple[LogStore, IndexStore],
+) -> None:
+    log, index = full_tiles
+    second = build_segment(LeafCache(log, bytes_max=0), 1, TILE_WIDTH)
+    bare = second._replace(record=msgspec.structs.replace(second.record, entries_hash=""))
+    write_segment(index.path, 1, bare, segment_entries=TILE_WIDTH)
+    assert check_index(log, IndexStore(index.path, segment_entries=TILE_WIDTH)) == 2
+    write_segment(index.path, 0, bare, segment_entries=TILE_WIDTH)
+    with pytest.raises(VerificationError, match="segment 0: the log gives the root"):
+        check_index(log, IndexStore(index.path, segment_entries=TILE_WIDTH))

@@ -31,9 +31,14 @@ class SegmentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SegmentRecord(SegmentFacts, frozen=True, kw_only=True):
-    """The record of a sealed segment. `root` is its root hash in hexadecimal digits."""
+    """The record of a sealed segment. `root` is its root hash in hexadecimal digits.
+
+    `entries_hash` is the SHA-256, in hexadecimal digits, of the leaf hashes of the entries that it
+    was built from. It is empty in a file that an earlier version wrote.
+    """
 
     root: str
+    entries_hash: str = ""
     terms: int
     block_bytes: int
 
@@ -54,6 +59,8 @@ def encode_segment(
     columns: Iterable[tuple[str, "array[int]"]],
     times: Sequence[int],
     facts: SegmentFacts,
+    *,
+    entries_hash: str,
 ) -> SealedSegment:
     """Encode a segment. Precondition: dimensions and columns are in the order of their numbers."""
     blocks = {
@@ -64,6 +71,7 @@ def encode_segment(
     compressor = zstandard.ZstdCompressor(level=1)
     record = SegmentRecord(
         root=segment_root(dimensions).hex(),
+        entries_hash=entries_hash,
         terms=sum(len(postings.values) for _, postings in dimensions),
         block_bytes=sum(len(block) for some in blocks.values() for _, block in some),
         **msgspec.structs.asdict(facts),

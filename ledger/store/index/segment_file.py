@@ -179,6 +179,15 @@ class SegmentFile:
             return None
         return self._read_extent(extent, f"the column of {dimension}")
 
+    def check(self) -> None:
+        """Hold every byte of the file against its checksum. Raises: DamagedSegmentError."""
+        for dimension in self.head.tables:
+            table = self.table(dimension)
+            for _ in self.blocks(table, 0, len(table.lasts)):
+                pass
+        for dimension in self.head.columns:
+            self.column(dimension)
+
     def damaged(self, reason: str) -> DamagedSegmentError:
         """The error that this file holds what nobody wrote."""
         return DamagedSegmentError(self.head.segment, self.inode, reason)
