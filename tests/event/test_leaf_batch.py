@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ledger_core.event.canonical import LEAF_BYTES_MAX, format_leaf, parse_leaf
 from ledger_core.event.leaf_batch import BATCH, parse_leaves
@@ -125,3 +127,34 @@ def test_two_halves_of_a_line_do_not_make_a_leaf() -> None:
 
 def test_no_leaves_are_read_as_none() -> None:
     assert list(parse_leaves([])) == []
+
+
+BYTES = (b"0", b"9", b"f", b"T", b"Z", b"-", b":", b'"', b",", b"\n", b"\\", b" ", b"\xc3\xa9", b"")
+
+
+def outcome(leaf_: bytes) -> bytes | None:
+    try:
+        read = parse_leaf(leaf_)
+    except MalformedError:
+        return None
+    return msgspec.json.encode((read.event, read.received))
+
+
+@given(
+    number=st.integers(0, len(GENUINE) - 1),
+    where=st.floats(0, 1, exclude_max=True),
+    put=st.sampled_from(BYTES),
+    length=st.integers(0, 2),
+)
+def test_any_edit_of_a_leaf_is_judged_among_others_as_alone(
+    number: int, where: float, put: bytes, length: int
+) -> None:
+    at = int(where * len(GENUINE[number]))
+    edited = GENUINE[number][:at] + put + GENUINE[number][at + length :]
+    leaves = [entry(1), edited, entry(2)]
+    try:
+        read = [msgspec.json.encode((w.event, w.received)) for w in parse_leaves(leaves)]
+    except MalformedError:
+        read = []
+    want = [outcome(each) for each in leaves]
+    assert read == ([] if None in want else want)

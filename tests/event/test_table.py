@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_core.event.canonical import format_leaf
-from ledger_core.event.csv import COLUMNS, format_header, format_rows, read_row, table_row
+from ledger_core.event.csv import (
+    COLUMNS,
+    _is_risky,
+    _may_be_formula,
+    format_header,
+    format_rows,
+    read_row,
+    table_row,
+)
 from ledger_core.event.reader import Reader
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
@@ -196,3 +204,8 @@ def test_a_formula_without_its_apostrophe_is_refused() -> None:
     cells[COLUMNS.index("reason")] = "=1+1"
     with pytest.raises(VerificationError, match="not what its leaf says"):
         read_row(cells)
+
+
+@given(st.text(alphabet="ds b;\t\r\n\x1e-=+@'x\uff1d\uff20é", max_size=8))
+def test_a_risky_row_is_found_by_marks_as_by_the_expression(text: str) -> None:
+    assert _is_risky(text) == (_may_be_formula(text) is not None)

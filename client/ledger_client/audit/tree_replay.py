@@ -9,16 +9,15 @@ hashes however large the log. A full bundle is fetched once, the open one each t
 
 Each entry of the tree is then checked for what an honest log never commits to:
 
-* It is a leaf: an event within its limits, in canonical form (`parse_leaves`).
+* It is a leaf: an event within its limits, in canonical form (`parse_batches`).
 * It was not received before the entry in front of it.
-* Its id differs from those of the same tenant among the last `ids_max` entries that this object
-  has seen.
+* Its id differs from those of the same tenant among at least the last `ids_max` entries that this
+  object has seen.
 
 An id that was used longer ago, or before a restart, is not noticed: that takes an index of all ids.
 None of this shows that an event is true, or that every event reached the log.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 from operator import le
@@ -30,8 +29,8 @@ from ledger_client.errors import RejectedError
 from ledger_client.messages import Plan
 from ledger_client.plans.read import fetch_bundle, fetch_tile
 from ledger_client.responses import adding_evidence
-from ledger_core.event.canonical import WholeLeaf
-from ledger_core.event.leaf_batch import parse_leaves
+from ledger_core.event.leaf_batch import parse_batches
+from ledger_core.event.model import Event
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import Hash, leaf_hashes
 from ledger_core.tlog.policy import VerifiedHead
@@ -45,6 +44,7 @@ from ledger_core.tlog.tiled_tree import TiledTree, bundles_under_tile, evidence_
 from ledger_core.tlog.tree import Frontier, Node, decompose
 
 IDS_MAX = 100_000
+UUID_CHARS = 36
 TOKEN_REFUSED_STATUSES = frozenset({401, 403})
 """Refusals of the token, which show nothing about the entries."""
 
@@ -80,10 +80,7 @@ class TreeReplay:
         self._received_time = state.received_time
         self._entries_checked = state.entries_checked
         self._is_start_checked = False  # Whether the loaded frontier was compared with a head.
-        # By tenant and id, the newest last. Removing the first key of a dict takes time that grows
-        # with the number removed before.
-        self._ids: OrderedDict[tuple[object, object], int] = OrderedDict()
-        self._ids_max: Final = ids_max
+        self._ids: Final = _Ids(ids_max)
         self._tree: _Tree | None = None
 
     @property
@@ -143,23 +140,59 @@ class TreeReplay:
 
     def _check_leaves(self, first: int, leaves: Sequence[bytes]) -> str:
         """Check entries that are in the tree. Returns the receipt time of the last."""
-        parsed = _parse(first, leaves)
-        times = [self._received_time, *(leaf.received.time for leaf in parsed)]
-        # Both times are canonical text, which sorts as the times do.
-        if not all(map(le, times, times[1:])):
-            raise VerificationError(_backwards(first, times))
-        ids, ids_max = self._ids, self._ids_max
-        for leaf_index, leaf in enumerate(parsed, first):
-            event = leaf.event
-            # Ids are a tenant's own.
-            known = ids.setdefault((event.tenant, event.id), leaf_index)
-            if known != leaf_index:
+        before, leaf_index = self._received_time, first
+        try:
+            for batch in parse_batches(leaves):
+                times = [before, *(leaf.received.time for leaf in batch)]
+                # Both times are canonical text, which sorts as the times do.
+                if not all(map(le, times, times[1:])):
+                    raise VerificationError(_backwards(leaf_index, times))
+                self._ids.add(leaf_index, [leaf.event for leaf in batch])
+                before = times[-1]
+                leaf_index += len(batch)
+        except MalformedError as error:
+            raise VerificationError(f"the log committed to entry {leaf_index}: {error}") from error
+        return before
+
+
+class _Ids:
+    """The ids of the last entries, at least `most` and at most twice as many.
+
+    Ids are a tenant's own. They are compared and forgotten many at once: one by one this would cost
+    a third of all that is done with an entry.
+    """
+
+    __slots__ = ("_most", "_newer", "_older")
+
+    def __init__(self, most: int) -> None:
+        self._most: Final = most
+        # By id, of 36 characters, and tenant as one text: the collector reads pairs, and no texts.
+        self._newer: dict[str, int] = {}
+        self._older: dict[str, int] = {}
+
+    def add(self, first: int, events: Sequence[Event]) -> None:
+        """Add the ids of consecutive entries, the first of this index.
+
+        Raises: VerificationError for an id that another entry has.
+        """
+        keys = [f"{event.id}{event.tenant or ''}" for event in events]
+        added = dict(zip(keys, range(first, first + len(keys)), strict=True))
+        is_new = self._newer.keys().isdisjoint(added) and self._older.keys().isdisjoint(added)
+        if len(added) != len(keys) or not is_new:
+            self._compare(first, keys)
+        if len(self._newer) >= self._most:
+            self._older, self._newer = self._newer, {}
+        self._newer |= added
+
+    def _compare(self, first: int, keys: Sequence[str]) -> None:
+        """Name the first of these entries with the id of another; the open bundle comes again."""
+        known: dict[str, int] = {}
+        for leaf_index, key in enumerate(keys, first):
+            other = self._newer.get(key, self._older.get(key, known.setdefault(key, leaf_index)))
+            if other != leaf_index:
                 raise VerificationError(
-                    f"the entries {known} and {leaf_index} have the same id, {event.id}"
+                    f"the entries {other} and {leaf_index} have the same id, {key[:UUID_CHARS]}"
                 )
-            if len(ids) > ids_max:
-                ids.popitem(last=False)
-        return times[-1]
 
 
 class _Tree:
@@ -243,19 +276,6 @@ def _decode(ref: TileRef, bundle: bytes) -> list[bytes]:
     if len(leaves) != ref.width:
         raise VerificationError(f"{ref.path} has {len(leaves)} entries, want {ref.width}")
     return leaves
-
-
-def _parse(first: int, leaves: Sequence[bytes]) -> list[WholeLeaf]:
-    """Read the entries of a bundle. Raises: VerificationError naming one that is no leaf."""
-    parsed: list[WholeLeaf] = []
-    try:
-        # Not extend: what came before the error is counted.
-        for leaf in parse_leaves(leaves):
-            parsed.append(leaf)  # noqa: PERF402
-    except MalformedError as error:
-        at = first + len(parsed)
-        raise VerificationError(f"the log committed to entry {at}: {error}") from error
-    return parsed
 
 
 def _backwards(first: int, times: Sequence[str]) -> str:

@@ -111,10 +111,12 @@ class RowOrder:
 
     def check(self, row: ExportRow) -> str:
         """The fault of the next row, or nothing."""
-        try:
-            place = place_in(self._order, row.index, row.leaf)
-        except msgspec.MsgspecError:
-            return "its leaf has no time of an event"
+        place: Place = (row.index,)
+        if self._order != "oldest":
+            try:
+                place = place_in(self._order, row.index, row.leaf)
+            except msgspec.MsgspecError:
+                return "its leaf has no time of an event"
         last, self._last = self._last, (place, row.index)
         if last is None or place > last[0]:
             return ""

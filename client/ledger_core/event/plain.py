@@ -95,9 +95,10 @@ def are_plain_objects(objects: Sequence[dict[str, Any]]) -> bool:
     kinds = set(map(type, values))
     if not kinds <= _INTEGERS_TOO:
         return all(_is_plain_object(each, 1) for each in objects)
-    integers = [value for value in values if type(value) is int] or [0]
-    if not -INTEGER_MAX <= min(integers) <= max(integers) <= INTEGER_MAX:
-        return False
+    if int in kinds:
+        integers = [value for value in values if type(value) is int]
+        if not -INTEGER_MAX <= min(integers) <= max(integers) <= INTEGER_MAX:
+            return False
     return "".join(chain.from_iterable(objects)).isascii()
 
 

@@ -21,10 +21,9 @@ Source: RFC 6962 §2.1.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import NamedTuple, Self
 
-from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, NODE_PREFIX, Hash, node_hash
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash, node_hash, node_hashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +80,7 @@ def subtree_rows(leaves: bytes) -> list[bytes]:
     rows = [leaves]
     row = leaves
     while len(row) > HASH_BYTES:
-        # A node hash is over two neighbours as they lie: they need not be cut apart.
-        row = b"".join(
-            [
-                sha256(NODE_PREFIX + row[start : start + 2 * HASH_BYTES]).digest()
-                for start in range(0, len(row), 2 * HASH_BYTES)
-            ]
-        )
+        row = b"".join(node_hashes(row))
         rows.append(row)
     return rows
 

@@ -25,7 +25,14 @@ from collections.abc import Iterator, Sequence
 from operator import ge
 
 from ledger_core.tlog.errors import VerificationError
-from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, SIZE_MAX, Hash, node_hash
+from ledger_core.tlog.hashing import (
+    EMPTY_ROOT_HASH,
+    HASH_BYTES,
+    SIZE_MAX,
+    Hash,
+    node_hash,
+    node_hashes,
+)
 
 
 def check_inclusion(
@@ -197,10 +204,8 @@ def _climb(node: Hash, index: int, width: int, rest: Iterator[Hash]) -> Hash:
 def _root_of_row(row: Sequence[Hash]) -> Hash:
     """The root over consecutive leaves of a subtree, at least one."""
     while len(row) > 1:
-        parents = list(map(node_hash, row[::2], row[1::2]))
-        if len(row) & 1:
-            parents.append(row[-1])
-        row = parents
+        pairs_end = len(row) & ~1
+        row = [*node_hashes(b"".join(row[:pairs_end])), *row[pairs_end:]]
     return row[0]
 
 
