@@ -239,6 +239,10 @@ class Window:
         if isinstance(read, plan.Find):
             one = self._snapshot.find(read.dimension, read.value, self._checked(sealed))
             found = assemble([(segment - first, container) for segment, container in one])
+        elif isinstance(read, plan.Within):
+            snapshot, of = self._snapshot, (read.dimension, read.ranges)
+            many = ((segment, snapshot.within(*of, segment)) for segment in self._checked(sealed))
+            found = unite((segment - first, each) for segment, each in many if each)
         else:
             checked = self._checked(sealed)
             several = self._snapshot.between(read.dimension, read.low, read.high, checked)
@@ -254,6 +258,8 @@ class Window:
 def _read_terms(terms: SegmentTerms, read: Read) -> list[Container]:
     if isinstance(read, plan.Find):
         return terms.find(read.dimension, read.value)
+    if isinstance(read, plan.Within):
+        return terms.within(read.dimension, read.ranges)
     return terms.between(read.dimension, read.low, read.high)
 
 

@@ -27,7 +27,18 @@ class Range:
         return f"{self.dimension} from {self.low or 'the first'} to {self.high}"
 
 
-Read: TypeAlias = Find | Range
+@dataclass(frozen=True, slots=True)
+class Within:
+    """Read the terms in any of the ranges `low <= value < high`, which ascend and do not touch."""
+
+    dimension: str
+    ranges: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return f"{self.dimension} in {len(self.ranges):,} values or ranges"
+
+
+Read: TypeAlias = Find | Range | Within
 
 
 @dataclass(frozen=True, slots=True)

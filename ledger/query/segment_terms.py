@@ -179,6 +179,13 @@ class SegmentTerms:
         # The minutes between two hours sort between their texts.
         return self._terms["minute" if dimension == "hour" else dimension].between(low, high)
 
+    def within(self, dimension: str, ranges: Sequence[tuple[str, str]]) -> list[Container]:
+        """The posting lists of the values of ranges that ascend and do not touch."""
+        if dimension in self._terms:
+            return self._terms[dimension].within(ranges)
+        found = [self.between(dimension, low, high) for low, high in ranges]
+        return [container for some in found for container in some]
+
     def seal(self, facts: SegmentFacts, *, entries_hash: str) -> SealedSegment:
         """The segment as it is stored; `entries_hash` as in `SegmentRecord`."""
         postings = {name: self.postings(name) for name in DIMENSIONS}

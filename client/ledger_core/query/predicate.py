@@ -9,11 +9,12 @@ versions fold alike from those that two machines may decide otherwise.
 """
 
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
-from ipaddress import ip_address, ip_network
-from typing import Final
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Final, TypeAlias
 
 from ledger_core.event.canonical import canonical_ip
 from ledger_core.event.ids import is_uuid
@@ -31,6 +32,7 @@ from ledger_core.query.event_values import (
 from ledger_core.query.fields import FIELDS, WHOLE_IDS
 from ledger_core.query.words import phrase_of, words_of, words_of_id
 
+_Network: TypeAlias = IPv4Network | IPv6Network
 Test = Callable[[int, LeafView], bool]
 Matcher = Callable[[int, bytes], bool]
 
@@ -83,12 +85,61 @@ def _test(expression: Expression) -> Test:
             tests = [_test(part) for part in parts]
             return lambda index, view: all(test(index, view) for test in tests)
         case ast.Or(parts):
-            tests = [_test(part) for part in parts]
+            tests = _test_any(parts)
             return lambda index, view: any(test(index, view) for test in tests)
         case ast.Not(part):
             inner = _test(part)
             return lambda index, view: not inner(index, view)
     return _test_condition(expression)
+
+
+def _test_any(parts: Sequence[Expression]) -> list[Test]:
+    """A test of each part; values of one field, and networks, are tested by sets of them."""
+    values: dict[tuple[str, str], list[str]] = defaultdict(list)
+    networks: list[_Network] = []
+    tests: list[Test] = []
+    for part in parts:
+        match part:
+            case ast.Is(field, value, is_prefix=False, key=key) if _is_one(field, value):
+                values[field, key].append(value)
+            case ast.InNetwork(network):
+                networks.append(network)
+            case _:
+                tests.append(_test(part))
+    tests += [_test_values(*each, found) for each, found in values.items()]
+    return [*tests, _test_networks(networks)] if networks else tests
+
+
+def _is_one(field: str, value: str) -> bool:
+    """Whether a value of a field means just this text; with a slash it may be a type and an id."""
+    return FIELDS[field].kind != "target" or "/" not in value
+
+
+def _test_values(field: str, key: str, values: Iterable[str]) -> Test:
+    read = FIELDS[field].reader(key)
+    if FIELDS[field].is_folded:
+        folded = frozenset(map(fold, values))
+        return lambda _index, view: any(fold(value) in folded for value in read(view))
+    wanted = frozenset(values)
+    return lambda _index, view: not wanted.isdisjoint(read(view))
+
+
+def _test_networks(networks: Iterable[_Network]) -> Test:
+    starts: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for network in networks:
+        shift = network.max_prefixlen - network.prefixlen
+        starts[network.version, shift].add(int(network.network_address) >> shift)
+
+    def is_inside(_index: int, view: LeafView) -> bool:
+        if view.event.source.ip == ABSENT:
+            return False
+        ip = ip_address(view.event.source.ip)
+        return any(
+            version == ip.version and int(ip) >> shift in some
+            for (version, shift), some in starts.items()
+        )
+
+    return is_inside
 
 
 def _test_condition(condition: ast.Condition) -> Test:

@@ -111,6 +111,21 @@ class OpenBlock:
         at = self._payloads + _payload_bytes(self._counts[:start], ())
         return (roaring.loose_container(self._data[at : at + size]),)
 
+    def within(self, ranges: Iterable[tuple[bytes, bytes]]) -> list[Container]:
+        """The posting lists of the values `low <= value < high` of ranges that ascend."""
+        values = self.values()
+        ranks: list[int] = []
+        end = 0
+        for low, high in ranges:
+            start = bisect_left(values, low, end)
+            end = bisect_left(values, high, start)
+            ranks += range(start, end)
+        if not ranks:
+            return []
+        first = ranks[0]
+        containers = list(self._containers(first, ranks[-1] + 1))
+        return [containers[rank - first] for rank in ranks]
+
     def values(self) -> list[bytes]:
         """The values, ascending."""
         return self._text[1:-1].split(_SEPARATOR)
