@@ -117,6 +117,8 @@ def serve(directory: Path, log_format: str, log_level: str, **flags: Any) -> Non
     configure_logs(log_format, log_level)
     read_config(MirrorPaths(directory))
     settings = read_serve_settings(directory, flags)
+    if settings.workers:
+        raise click.UsageError("a mirror is one process: leave `workers` out, or set it to 0")
     note_missing_token(directory, settings, scopes="--scope read")
 
     def ready(address: str) -> None:

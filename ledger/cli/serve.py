@@ -10,9 +10,9 @@ import click
 
 from ledger.cli.options import directory_argument, log_options
 from ledger.runtime.log_lines import configure_logs
-from ledger.service.app import run
 from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.settings import SETTINGS, Settings, read_settings
+from ledger.workers.app import run
 from ledger_client.cli.console import note
 
 

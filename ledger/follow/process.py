@@ -31,13 +31,26 @@ _log = structlog.get_logger("ledger.follow")
 class FollowerProcess:
     """One follower: a child process and the thread that starts it again when it ends."""
 
+    kind = "follower"
+    """The kind of process, in log lines."""
+
     def __init__(
-        self, name: str, module: str, arguments: Sequence[str], *, restart_s: float = RESTART_BASE_S
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str] = (),
+        *,
+        restart_s: float = RESTART_BASE_S,
+        stop_wait_s: float = STOP_WAIT_S,
     ) -> None:
-        """`module` is run with `python -m`; `restart_s` is the wait after a first failure."""
+        """`module` is run with `python -m`; `restart_s` is the wait after a first failure.
+
+        `stop_wait_s`: what the child has for its end, after SIGTERM.
+        """
         self.name: Final = name
+        self._stop_wait_s: Final = stop_wait_s
         # -P: the working directory is no place to import modules from.
-        self._command: Final = [sys.executable, "-P", "-m", module, *arguments]
+        self.command: Final = [sys.executable, "-P", "-m", module, *arguments]
         self._restart_s: Final = restart_s
         self._lock: Final = threading.Lock()
         self._stopping: Final = threading.Event()
@@ -57,16 +70,22 @@ class FollowerProcess:
         self._start_child()
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the child: SIGTERM, and SIGKILL after `STOP_WAIT_S`."""
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM to the child, which is not started again."""
         with self._lock:
             self._stopping.set()
             process = self._process
+        if process is not None:
+            process.terminate()
+
+    def stop(self) -> None:
+        """End the child: SIGTERM, and SIGKILL after some seconds."""
+        self.ask_to_stop()
+        process = self._process
         if process is None:
             return
-        process.terminate()
         try:
-            process.wait(STOP_WAIT_S)
+            process.wait(self._stop_wait_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -77,14 +96,21 @@ class FollowerProcess:
         with self._lock:
             if self._stopping.is_set():
                 return None
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                # Ctrl-C reaches only the service, which then stops this process.
-                start_new_session=True,
-            )
+            self._process = self.spawn()
             return self._process
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        """Start the child."""
+        return subprocess.Popen(  # noqa: S603 - our own module
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            # Ctrl-C reaches only the service, which then stops this process.
+            start_new_session=True,
+        )
+
+    def note_end(self) -> None:
+        """Called on a thread when the child has ended by itself."""
 
     def _supervise(self) -> None:
         failures = 0
@@ -98,9 +124,9 @@ class FollowerProcess:
                 return
             failures = 1 if time.monotonic() - started_s > HEALTHY_S else failures + 1
             wait_s = backoff.exponential_s(failures, base_s=self._restart_s, limit_s=RESTART_MAX_S)
-            _log.warning(
-                "follower_ended", follower=self.name, exit_code=exit_code, restart_s=wait_s
-            )
+            said = {self.kind: self.name, "exit_code": exit_code, "restart_s": wait_s}
+            _log.warning(f"{self.kind}_ended", **said)
+            self.note_end()
             if self._stopping.wait(wait_s):
                 return
             process = self._start_again()
@@ -111,7 +137,8 @@ class FollowerProcess:
             try:
                 return self._start_child()
             except OSError as error:
-                _log.warning("follower_not_started", follower=self.name, error=error.strerror)
+                said = {self.kind: self.name, "error": error.strerror}
+                _log.warning(f"{self.kind}_not_started", **said)
                 if self._stopping.wait(RESTART_MAX_S):
                     return None
 

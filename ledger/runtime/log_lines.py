@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
-from typing import Final, TextIO, cast
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
@@ -32,8 +32,18 @@ class LogStream:
             sys.stderr.flush()
 
 
-def configure_logs(log_format: str, log_level: str) -> None:
-    """Set up structlog for the process, and for the processes that it starts."""
+def configure_logs(log_format: str, log_level: str, **fields: int) -> None:
+    """Set up structlog for the process, and for the processes that it starts.
+
+    Each line of this process has the `fields`.
+    """
+
+    def add_fields(
+        _logger: Any, _name: str, line: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        line.update(fields)
+        return line
+
     os.environ.update({FORMAT_VARIABLE: log_format, LEVEL_VARIABLE: log_level})
     is_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     renderers: list[structlog.typing.Processor] = (
@@ -43,6 +53,7 @@ def configure_logs(log_format: str, log_level: str) -> None:
     )
     structlog.configure(
         processors=[
+            add_fields,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *renderers,
@@ -53,6 +64,8 @@ def configure_logs(log_format: str, log_level: str) -> None:
     )
 
 
-def configure_child_logs() -> None:
+def configure_child_logs(**fields: int) -> None:
     """Set up structlog in a process that a service started, as `configure_logs` did there."""
-    configure_logs(os.environ.get(FORMAT_VARIABLE, "auto"), os.environ.get(LEVEL_VARIABLE, "info"))
+    configure_logs(
+        os.environ.get(FORMAT_VARIABLE, "auto"), os.environ.get(LEVEL_VARIABLE, "info"), **fields
+    )

@@ -7,7 +7,7 @@ any case.
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -90,7 +90,11 @@ async def serve(
             log_serving(address, context.tree_size)
             if on_ready is not None:
                 on_ready(address)
-            failure = await until_stopped(context, stop)
+            environments = tuple(context.environments.values())
+            watching = watch(
+                context.sequencer, environments, context.descriptors, context.bytes_in_flight
+            )
+            failure = await until_stopped(watching, stop)
             _log.info("stopping")
         finally:
             await stop_answering(context, runner)
@@ -112,13 +116,11 @@ async def stop_answering(context: ServiceContext, runner: web.ServerRunner) -> N
     await runner.cleanup()
 
 
-async def until_stopped(context: ServiceContext, stop: asyncio.Event) -> CommitFailedError | None:
-    """Until `stop` is set, or a commit failed so that only a new process can go on."""
-    environments = tuple(context.environments.values())
-    watching = asyncio.create_task(
-        watch(context.sequencer, environments, context.descriptors, context.bytes_in_flight)
-    )
-    stopping = asyncio.create_task(stop.wait())
+async def until_stopped(
+    watch: Coroutine[None, None, CommitFailedError], stop: asyncio.Event
+) -> CommitFailedError | None:
+    """Until `stop` is set, or `watch` returns why only a new process can go on."""
+    watching, stopping = asyncio.create_task(watch), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
         return watching.result() if watching.done() else None

@@ -27,7 +27,7 @@ async def background(engine: Engine, intake: Intake) -> AsyncIterator[None]:
         await outbox.append_waiting()
         work["outbox"] = outbox.run
     revoke_revived(engine.store, intake.access)
-    tasks = [asyncio.create_task(_watched(engine, name, run())) for name, run in work.items()]
+    tasks = [asyncio.create_task(watched(engine, name, run())) for name, run in work.items()]
     try:
         yield
     finally:
@@ -46,7 +46,8 @@ def enqueue_erasures(intake: Intake) -> None:
         intake.private_fields.store.finish(erasure)
 
 
-async def _watched(engine: Engine, name: str, work: Awaitable[None]) -> None:
+async def watched(engine: Engine, name: str, work: Awaitable[None]) -> None:
+    """Run a task; when it ends, the service is not ready."""
     try:
         await work
     except Exception as error:  # noqa: BLE001 - a task's top; /readyz reports it

@@ -186,7 +186,25 @@ def open_queries(
 
     Returns what connects with it.
     """
-    options = QueryOptions(
+    if settings.query_process:
+        return connect_to(start_query_process(paths, settings, opened))
+    engine = QueryEngine(store, IndexStore(paths.index, sets_aside=True))
+    parts = QueryParts(store=store, engine=engine, open_values=private_fields.open)
+    server = QueryServer(parts, _query_options(settings))
+    opened.push_async_callback(asyncio.to_thread, server.close)
+    return connect_within(server)
+
+
+def start_query_process(paths: DirectoryPaths, settings: Settings, opened: AsyncExitStack) -> Path:
+    """Start the query process, which `opened` ends; the path of its socket."""
+    process = QueryProcess(paths.root, _query_options(settings))
+    process.start()
+    opened.push_async_callback(asyncio.to_thread, process.stop)
+    return process.socket
+
+
+def _query_options(settings: Settings) -> QueryOptions:
+    return QueryOptions(
         threads=settings.query_threads,
         waiting_max=settings.query_waiting_max,
         streams_max=settings.streams_max,
@@ -194,16 +212,6 @@ def open_queries(
         time_s=settings.query_time_s,
         private_map_bytes=settings.private_map_bytes,
     )
-    if settings.query_process:
-        process = QueryProcess(paths.root, options)
-        process.start()
-        opened.push_async_callback(asyncio.to_thread, process.stop)
-        return connect_to(process.socket)
-    engine = QueryEngine(store, IndexStore(paths.index, sets_aside=True))
-    parts = QueryParts(store=store, engine=engine, open_values=private_fields.open)
-    server = QueryServer(parts, options)
-    opened.push_async_callback(asyncio.to_thread, server.close)
-    return connect_within(server)
 
 
 def _open_query_pool(

@@ -23,6 +23,7 @@ from ledger_client.runtime.server import parse_listen
 from ledger_core.tlog.errors import MalformedError
 
 VARIABLE_PREFIX: Final = "LEDGER_"
+WORKERS_MAX: Final = 64
 
 
 Seconds = Annotated[float, Meta(gt=0)]
@@ -36,6 +37,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     listen: Annotated[
         str, "Address and port to serve on; port 0 takes a free one. IPv6 as [::1]:8765."
     ] = "127.0.0.1:8765"
+    workers: Annotated[
+        int,
+        Meta(ge=0, le=WORKERS_MAX),
+        "Processes that answer requests beside the one that orders events; 0: one process does "
+        "both.",
+    ] = 0
     publish_interval_s: Annotated[
         Seconds, Meta(le=3600), "Seconds between published checkpoints while events come in."
     ] = INTERVAL_S

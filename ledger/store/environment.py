@@ -120,6 +120,10 @@ class Environment:
     def close(self) -> None:
         self._raw.close()
 
+    def clear_dead_readers(self) -> None:
+        """Release the pages that processes hold which were killed while they read."""
+        self._raw.reader_check()
+
     @contextmanager
     def read(self) -> Iterator[Transaction[bytes]]:
         """A read transaction: one snapshot, whose values are copies."""

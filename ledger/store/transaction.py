@@ -23,6 +23,11 @@ class Transaction(Generic[Value]):
         self._raw = raw
         self._databases = databases
 
+    @property
+    def number(self) -> int:
+        """The number of the transaction; of one that reads, that of the last write that it sees."""
+        return self._raw.id()
+
     def get(self, database: bytes, key: bytes) -> Value | None:
         return self._raw.get(key, db=self._databases[database])
 

@@ -2,25 +2,38 @@
 
 import asyncio
 from collections.abc import Callable
+from itertools import count
 from typing import Final
 
 import msgspec
 
 from ledger.log.sequencer import Sequencer
+from ledger.service.export_trailers import ExportTrailers
+from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import log_failure
 from ledger.service.mirrored import Heads
+from ledger.service.report import Report
 from ledger.workers.link import Link
 from ledger.workers.messages import (
     ERRORS,
     AllAppended,
     Append,
+    AskReport,
+    AskReports,
+    FindTrailer,
     Grown,
+    KeepTrailer,
+    OwnReport,
+    Ready,
+    Reported,
+    Request,
     Show,
     Shown,
     Sign,
     Signed,
     State,
     ToSequencer,
+    Trailer,
     Watch,
     decode_to_sequencer,
     failed,
@@ -29,21 +42,34 @@ from ledger.workers.messages import (
 STATE_POLL_S: Final = 0.05
 """Seconds after which front ends know of a failure. A published head is told at once."""
 
+REPORT_WAIT_S: Final = 2.0
+"""Seconds that front ends have to report."""
+
 
 class Gateway:
     """Serves all links of one sequencer. Used on its event loop alone."""
 
-    def __init__(self, sequencer: Sequencer, heads: Heads) -> None:
+    def __init__(
+        self, sequencer: Sequencer, heads: Heads, *, own_reports: Callable[[], list[Report]] = list
+    ) -> None:
+        """`own_reports` makes the reports of this process."""
+        self.bytes_in_flight: Final = InFlight("bytes", most=0, most_per_owner=0)
         self._sequencer = sequencer
         self._heads = heads
+        self._own_reports = own_reports
+        self._trailers = ExportTrailers()
+        self._numbers = count()
+        self._asked: dict[int, asyncio.Future[Report]] = {}
         self._links: set[_Served] = set()
         self._state = State()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def connect(self) -> Link:
-        """The link for a new front end, whose first message is the state."""
-        served = _Served(self)
-        return served.link
+    def connect(self, *, on_ready: Callable[[], None] = lambda: None) -> Link:
+        """The link for a new front end, which is told the state first.
+
+        `on_ready` is called when it takes connections.
+        """
+        return _Served(self, on_ready).link
 
     async def run(self) -> None:
         """Tell the front ends what changes, until cancelled."""
@@ -71,33 +97,69 @@ class Gateway:
         """Forget a link that is lost."""
         self._links.discard(served)
 
-    def begin(self, served: "_Served", message: ToSequencer) -> None:
-        """Begin what a front end asks. Appends are queued in the order of their messages."""
-        if isinstance(message, Watch):
-            watched = message.tree_size if served.watched is None else served.watched
-            served.watched = min(watched, message.tree_size)
-            if self._sequencer.head.tree_size > message.tree_size:
-                served.tell_growth()
-            return
-        task = asyncio.create_task(self._answer(served, message))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def begin(self, served: "_Served", message: ToSequencer, size: int) -> None:
+        """Begin what a front end asks by a message of `size` bytes.
 
-    async def _answer(self, served: "_Served", message: Append | Sign | Show) -> None:
-        try:
-            answer: msgspec.Struct
-            match message:
-                case Append(number, requests):
-                    answer = AllAppended(number, await self._sequencer.append_all(requests))
-                case Sign(number):
-                    answer = Signed(number, (await self._heads.newest()).note)
-                case Show(number, note, by):
-                    answer = Shown(number, await self._heads.shown(note, by=by))
-        except Exception as error:  # noqa: BLE001 - a task's top; the front end raises it again
-            if type(error).__name__ not in ERRORS:
-                log_failure("request_of_front_end_failed", error)
-            answer = failed(message.number, error)
+        Appends are queued in the order of their messages.
+        """
+        match message:
+            case Ready():
+                served.on_ready()
+            case OwnReport(number, report):
+                if (asked := self._asked.pop(number, None)) is not None and not asked.done():
+                    asked.set_result(report)
+            case Watch(tree_size):
+                watched = tree_size if served.watched is None else served.watched
+                served.watched = min(tree_size, watched)
+                if self._sequencer.head.tree_size > served.watched:
+                    served.tell_growth()
+            case _:
+                task = asyncio.create_task(self._answer(served, message, size))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, served: "_Served", message: Request, size: int) -> None:
+        answer: msgspec.Struct
+        with self.bytes_in_flight.lease("front ends", may_exceed=True) as take:
+            take(size)
+            try:
+                answer = await self._outcome(served, message)
+            except Exception as error:  # noqa: BLE001 - a task's top; the front end raises it again
+                if type(error).__name__ not in ERRORS:
+                    log_failure("request_of_front_end_failed", error)
+                answer = failed(message.number, error)
         served.link.send(answer)
+
+    async def _outcome(self, served: "_Served", message: Request) -> msgspec.Struct:
+        match message:
+            case Append(number, requests):
+                return AllAppended(number, await self._sequencer.append_all(requests))
+            case Sign(number):
+                return Signed(number, (await self._heads.newest()).note)
+            case Show(number, note, by):
+                return Shown(number, await self._heads.shown(note, by=by))
+            case AskReports(number):
+                return Reported(number, await self._reports(but=served))
+            case KeepTrailer(number, token, export_id, trailer):
+                await self._trailers.keep(token, export_id, trailer)
+                return Trailer(number, trailer)
+            case FindTrailer(number, token, export_id):
+                return Trailer(number, await self._trailers.find(token, export_id))
+
+    async def _reports(self, *, but: "_Served") -> list[Report]:
+        """The reports of this process and of the front ends but one, as far as they answer."""
+        asked = []
+        for served in self._links - {but}:
+            number = next(self._numbers)
+            self._asked[number] = asyncio.get_running_loop().create_future()
+            asked.append(self._asked[number])
+            served.link.send(AskReport(number))
+        if asked:
+            await asyncio.wait(asked, timeout=REPORT_WAIT_S)
+        reports = [*self._own_reports(), *(each.result() for each in asked if each.done())]
+        if missing := sum(not each.done() for each in asked):
+            reports.append(Report(warnings=(f"{missing} front ends do not report",)))
+        return reports
 
     async def _watch_growth(self) -> None:
         """Wake the front ends that wait for the log to grow."""
@@ -122,8 +184,9 @@ class Gateway:
 class _Served:
     """One front end's link. `watched`: the size that the log is to exceed, if it waits for that."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, on_ready: Callable[[], None]) -> None:
         self.watched: int | None = None
+        self.on_ready: Final = on_ready
         self._gateway = gateway
         self.link: Final = _GatewayLink(self._receive, self._lose, self._join)
 
@@ -133,7 +196,7 @@ class _Served:
         self.link.send(Grown())
 
     def _receive(self, message: bytes) -> None:
-        self._gateway.begin(self, decode_to_sequencer(message))
+        self._gateway.begin(self, decode_to_sequencer(message), len(message))
 
     def _join(self) -> None:
         self._gateway.joined(self)

@@ -12,7 +12,9 @@ import msgspec
 from ledger.log.append_request import Appended, AppendRequest
 from ledger.log.group_commit import QueueFullError
 from ledger.log.hold import HeldError, HoldRecord
+from ledger.service.report import Report
 from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, StorageFullError
+from ledger_core.api import ExportTrailer
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 
 
@@ -43,7 +45,42 @@ class Watch(msgspec.Struct, frozen=True, array_like=True, tag=3):
     tree_size: int
 
 
-ToSequencer = Append | Sign | Show | Watch
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The front end takes connections."""
+
+
+class AskReports(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Gather the reports of all other processes."""
+
+    number: int
+
+
+class OwnReport(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """The answer of a front end to `AskReport`."""
+
+    number: int
+    report: Report
+
+
+class KeepTrailer(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Keep the trailer of an export, which any front end may be asked for."""
+
+    number: int
+    token: str
+    export_id: str
+    trailer: ExportTrailer
+
+
+class FindTrailer(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """Find the trailer of an export."""
+
+    number: int
+    token: str
+    export_id: str
+
+
+Request = Append | Sign | Show | AskReports | KeepTrailer | FindTrailer
+ToSequencer = Request | Watch | Ready | OwnReport
 
 
 class AllAppended(msgspec.Struct, frozen=True, array_like=True, tag=0):
@@ -93,7 +130,27 @@ class State(msgspec.Struct, frozen=True, array_like=True, tag=5):
     hold: HoldRecord | None = None
 
 
-ToFrontEnd = AllAppended | Signed | Shown | Failed | Grown | State
+class AskReport(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Ask a front end for its report."""
+
+    number: int
+
+
+class Reported(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """The answer to `AskReports`."""
+
+    number: int
+    reports: Sequence[Report]
+
+
+class Trailer(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """The answer to `KeepTrailer` and `FindTrailer`: the trailer that is kept, if there is one."""
+
+    number: int
+    trailer: ExportTrailer | None
+
+
+ToFrontEnd = AllAppended | Signed | Shown | Failed | Grown | State | AskReport | Reported | Trailer
 
 _UNAVAILABLE: Final = {
     error.__name__: error

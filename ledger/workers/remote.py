@@ -21,23 +21,33 @@ from ledger.log.append_request import Appended, AppendRequest
 from ledger.log.group_commit import CommitLimits, QueueFullError, Weight
 from ledger.log.hold import HoldRecord
 from ledger.log.witness_client import WitnessStatus
+from ledger.service.report import Report
 from ledger.store.commit_errors import CommitFailedError
+from ledger.store.kept_heads import latest_head
 from ledger.store.log import LogStore
 from ledger.workers.link import Link
 from ledger.workers.messages import (
     AllAppended,
     Append,
+    AskReport,
+    AskReports,
     Failed,
+    FindTrailer,
     Grown,
+    KeepTrailer,
+    OwnReport,
+    Reported,
     Show,
     Shown,
     Sign,
     Signed,
     State,
+    Trailer,
     Watch,
     decode_to_front_end,
     error_of,
 )
+from ledger_core.api import ExportTrailer
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.tree import TreeHead
@@ -54,7 +64,14 @@ class SequencerClient:
     Used on one event loop. `on_lost` is called when the sequencer's process has ended.
     """
 
-    def __init__(self, *, on_lost: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        *,
+        on_lost: Callable[[], None] = lambda: None,
+        report: Callable[[], Report] = Report,
+    ) -> None:
+        """`report` makes the report of this process."""
+        self.report = report
         self.state = State()
         self.link: Final = Link(self._receive, self._lose)
         self._on_lost = on_lost
@@ -99,6 +116,8 @@ class SequencerClient:
             self._changed = _wake(self._changed)
         elif isinstance(answer, Grown):
             self._grown = _wake(self._grown)
+        elif isinstance(answer, AskReport):
+            self.link.send(OwnReport(answer.number, self.report()))
         else:
             future = self._unanswered.pop(answer.number)
             if future.done():
@@ -236,10 +255,11 @@ class RemoteHeads:
     @property
     def published(self) -> SignedCheckpoint | None:
         """The latest, read from the store when that has changed."""
-        number = self._store.environment.last_transaction()
-        if number != self._read_at:
-            self._published = self._store.published()
-            self._read_at = number
+        with self._store.environment.read() as transaction:
+            # Not the number in LMDB's head, which is ahead of what is read while a commit syncs.
+            if transaction.number != self._read_at:
+                self._published = latest_head(transaction)
+                self._read_at = transaction.number
         return self._published
 
     @property
@@ -292,6 +312,43 @@ class RemoteHeads:
         self._signing = None
         answer = self._client.ask(Sign)
         answer.add_done_callback(lambda done: _set_signed(signing, done))
+
+
+class RemoteReports:
+    """The reports of the other processes. See `Reports`."""
+
+    def __init__(self, client: SequencerClient) -> None:
+        self._client = client
+
+    async def others(self) -> Sequence[Report]:
+        """The reports of the sequencer's process, and of the other front ends."""
+        try:
+            answer: Reported = await self._client.ask(AskReports)
+        except CommitFailedError as error:
+            return (Report(reasons=(f"no event is taken: {error}",)),)
+        return answer.reports
+
+
+class RemoteTrailers:
+    """The trailers that the sequencer's process keeps for all front ends. See `Trailers`."""
+
+    def __init__(self, client: SequencerClient) -> None:
+        self._client = client
+
+    async def keep(self, token: str, export_id: str, trailer: ExportTrailer) -> None:
+        """See `Trailers`. Nothing when the sequencer's process has ended."""
+        with contextlib.suppress(CommitFailedError):
+            await self._client.ask(lambda number: KeepTrailer(number, token, export_id, trailer))
+
+    async def find(self, token: str, export_id: str) -> ExportTrailer | None:
+        """See `Trailers`."""
+        try:
+            answer: Trailer = await self._client.ask(
+                lambda number: FindTrailer(number, token, export_id)
+            )
+        except CommitFailedError as error:
+            raise UnavailableError(str(error)) from None
+        return answer.trailer
 
 
 def _set_signed(

@@ -104,6 +104,11 @@ class Serve(Protocol):
 both = pytest.mark.parametrize("serve", [in_process, across_a_socket])
 
 
+@pytest.fixture(params=[True, False], ids=["uvloop", "asyncio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param}
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     new_log(tmp_path / "log").close()

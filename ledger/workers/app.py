@@ -1,0 +1,151 @@
+"""Serves a ledger: in one process, or with front ends around the sequencer's process.
+
+A stop takes no new connection; the front ends answer what is in flight, for which the writer and
+the publisher still run, and end; then the last head is published, and the writer ends.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from ledger.service import app
+from ledger.service.app import log_serving, open_log, run_process, until_stopped
+from ledger.service.background import enqueue_erasures, watched
+from ledger.service.engine import Engine
+from ledger.service.open_parts import Intake, start_query_process
+from ledger.service.process_limits import limit_connections, raise_descriptor_limit
+from ledger.service.report import Report, engine_report, write_warnings
+from ledger.service.settings import Settings
+from ledger.service.store_watch import Descriptors, watch
+from ledger.workers.gateway import Gateway
+from ledger.workers.listening import open_listening
+from ledger.workers.pool import CountsMemory, FrontEnds, counts_memory
+from ledger.workers.start import Start
+
+_log = structlog.get_logger("ledger.workers")
+
+
+def run(
+    directory: Path,
+    settings: Settings,
+    *,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a ledger until SIGTERM or SIGINT. `on_ready` gets the address, `http://host:port`.
+
+    Raises: as `serve`.
+    """
+    run_process(lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready))
+
+
+async def serve(
+    directory: Path,
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a ledger until `stop` is set, with as many front ends as the settings say.
+
+    Raises: as `ledger.service.app.serve`; UnavailableError when a front end doesn't start.
+    """
+    if settings.workers == 0:
+        await app.serve(directory, settings, stop=stop, on_ready=on_ready)
+        return
+    settings = limit_connections(settings, raise_descriptor_limit())
+    async with (
+        open_log(directory, settings) as (engine, intake, parts),
+        _sequencing(engine, intake) as (
+            gateway,
+            descriptors,
+        ),
+    ):
+        queries = start_query_process(engine.paths, settings, parts)
+        with ExitStack() as opened:
+            listening, address = open_listening(settings.listen, settings.workers)
+            for each in {each for sockets in listening for each in sockets}:
+                opened.enter_context(each)
+            memory = opened.enter_context(counts_memory(settings.workers))
+            start = _start(directory, settings, engine, memory, queries)
+            front_ends = FrontEnds(
+                gateway, start, listening, on_end=partial(_clean_up, engine, intake, memory)
+            )
+            try:
+                await front_ends.start()
+                log_serving(address, engine.sequencer.head.tree_size, workers=settings.workers)
+                if on_ready is not None:
+                    on_ready(address)
+                environments = (intake.access.environment, intake.private_fields.store.environment)
+                failure = await until_stopped(
+                    watch(engine.sequencer, environments, descriptors, gateway.bytes_in_flight),
+                    stop,
+                )
+                _log.info("stopping")
+            finally:
+                # Nobody takes what would wait for a front end from now on.
+                opened.close()
+                await front_ends.stop()
+    if failure is not None:
+        raise failure
+
+
+@asynccontextmanager
+async def _sequencing(engine: Engine, intake: Intake) -> AsyncIterator[tuple[Gateway, Descriptors]]:
+    """Serve the links of the front ends."""
+    descriptors = Descriptors()
+
+    def own_reports() -> list[Report]:
+        environments = {
+            "access": intake.access.environment,
+            "private": intake.private_fields.store.environment,
+        }
+        warnings = write_warnings(environments)
+        if descriptors.are_used_up:
+            warnings.append("all open files are used up: raise LimitNOFILE or ulimit -n")
+        return [
+            engine_report(engine),
+            Report(warnings=warnings, counters=intake.metrics.counters()),
+        ]
+
+    gateway = Gateway(engine.sequencer, engine.publisher, own_reports=own_reports)
+    running = asyncio.create_task(watched(engine, "gateway", gateway.run()))
+    try:
+        yield gateway, descriptors
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def _start(
+    directory: Path, settings: Settings, engine: Engine, memory: CountsMemory, queries: Path
+) -> Start:
+    """What all front ends are given."""
+    return Start(
+        directory=str(directory),
+        settings=settings,
+        number=0,
+        processes=settings.workers,
+        link=-1,
+        listening=(),
+        counts=memory.descriptor,
+        counts_key=memory.key,
+        verifier_keys=engine.verifier_keys,
+        queries=str(queries),
+    )
+
+
+def _clean_up(engine: Engine, intake: Intake, memory: CountsMemory, number: int) -> None:
+    """Release what a front end had that ended by itself."""
+    memory.counts.forget_in_use(number)
+    for environment in (
+        engine.store.environment,
+        intake.access.environment,
+        intake.private_fields.store.environment,
+    ):
+        environment.clear_dead_readers()
+    # It may have erased values and not logged that.
+    enqueue_erasures(intake)

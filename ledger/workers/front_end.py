@@ -1,0 +1,138 @@
+"""A front end: a process that answers requests, over the log of the sequencer's process.
+
+    python -m ledger.workers.front_end      reads `Start` from standard input
+
+It ends when it is told to by SIGTERM, after the requests in flight, and when the sequencer's
+process has ended: nobody else would order its events, and a new sequencer starts its own front
+ends.
+"""
+
+import asyncio
+import mmap
+import socket
+import sys
+from contextlib import AsyncExitStack, closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from ledger.log.sequencer import LIMITS
+from ledger.runtime.log_lines import configure_child_logs
+from ledger.runtime.shared_counts import SharedCounts
+from ledger.service.app import run_process, stop_answering, until_stopped
+from ledger.service.context import ServiceContext
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.http.server import Server
+from ledger.service.open_parts import LogParts, open_context, open_intake
+from ledger.service.queries.supervisor import connect_to
+from ledger.service.routes import ROUTES
+from ledger.service.settings import Settings
+from ledger.service.store_watch import watch
+from ledger.store.log import LogStore
+from ledger.workers.messages import Ready
+from ledger.workers.remote import (
+    RemoteHeads,
+    RemoteReports,
+    RemoteSequencer,
+    RemoteTrailers,
+    SequencerClient,
+)
+from ledger.workers.start import Start, decode_start
+from ledger_client.runtime.server import CONNECTIONS_WAITING_MAX
+
+LOST_WAIT_S: Final = 1.0
+"""Seconds for the answers that the outcome is unknown, when the sequencer's process has ended."""
+
+_log = structlog.get_logger("ledger.workers")
+
+
+def main() -> None:
+    """Serve as one front end."""
+    start = decode_start(sys.stdin.buffer.read())
+    configure_child_logs(worker=start.number)
+    run_process(lambda stop: serve(start, stop))
+
+
+async def serve(start: Start, stop: asyncio.Event) -> None:
+    """Answer requests until `stop` is set, or the sequencer's process has ended."""
+    settings = share_settings(start.settings, start.processes)
+    client = SequencerClient(on_lost=stop.set)
+    link = socket.socket(fileno=start.link)
+    await asyncio.get_running_loop().create_unix_connection(lambda: client.link, sock=link)
+    async with AsyncExitStack() as opened:
+        context = _open_context(start, settings, client, opened)
+        client.report = context.own_report
+        runner = web.ServerRunner(Server(context, ROUTES), shutdown_timeout=settings.stop_wait_s)
+        await runner.setup()
+        try:
+            for descriptor in start.listening:
+                listening = socket.socket(fileno=descriptor)
+                await web.SockSite(runner, listening, backlog=CONNECTIONS_WAITING_MAX).start()
+            client.link.send(Ready())
+            environments = tuple(context.environments.values())
+            failure = await until_stopped(
+                watch(
+                    context.sequencer, environments, context.descriptors, context.bytes_in_flight
+                ),
+                stop,
+            )
+        finally:
+            if client.is_lost:
+                _log.error("sequencer_ended")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOST_WAIT_S if client.is_lost else None):
+                    await stop_answering(context, runner)
+    if failure is not None:
+        raise failure
+
+
+def share_settings(settings: Settings, processes: int) -> Settings:
+    """The settings of one of so many front ends: what each does or holds for itself is divided."""
+    divided = {
+        name: max(1, getattr(settings, name) // processes)
+        for name in ("large_appends_max", "waiting_events_max", "waiting_bytes_max")
+    }
+    return msgspec.structs.replace(settings, **divided)
+
+
+def _open_context(
+    start: Start, settings: Settings, client: SequencerClient, opened: AsyncExitStack
+) -> ServiceContext:
+    paths = DirectoryPaths(Path(start.directory))
+    store = opened.enter_context(closing(LogStore.open(paths.log, map_bytes=settings.map_bytes)))
+    limits = replace(
+        LIMITS,
+        waiting_max=settings.waiting_events_max,
+        waiting_bytes_max=settings.waiting_bytes_max,
+    )
+    sequencer = RemoteSequencer(client, store, limits)
+    memory = mmap.mmap(start.counts, 0)
+    shared = SharedCounts(
+        memory, number=start.number, processes=start.processes, key=start.counts_key
+    )
+    intake = open_intake(paths, settings, opened, store=store, sequencer=sequencer, shared=shared)
+    log = LogParts(
+        store=store,
+        sequencer=sequencer,
+        publisher=RemoteHeads(client, store),
+        verifier_keys=start.verifier_keys,
+        reports=RemoteReports(client),
+        export_trailers=RemoteTrailers(client),
+    )
+    return open_context(
+        paths,
+        settings,
+        opened,
+        log=log,
+        intake=intake,
+        connect_queries=connect_to(Path(start.queries)),
+        shared=shared,
+    )
+
+
+if __name__ == "__main__":
+    main()
