@@ -19,6 +19,7 @@ def log_options(command: Callable[..., None]) -> Callable[..., None]:
         type=click.Choice(tuple(LEVELS)),
         default="info",
         envvar=LEVEL_VARIABLE,
+        show_envvar=True,
         show_default=True,
         help="Minimum level to log.",
     )(command)
@@ -27,6 +28,7 @@ def log_options(command: Callable[..., None]) -> Callable[..., None]:
         type=click.Choice(FORMATS),
         default="auto",
         envvar=FORMAT_VARIABLE,
+        show_envvar=True,
         show_default=True,
         help="auto: text on a terminal, JSON otherwise.",
     )(command)

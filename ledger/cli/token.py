@@ -8,6 +8,7 @@ import msgspec
 from ledger.cli.options import directory_argument
 from ledger.service.token_admin import make_token, open_access, token_event
 from ledger.store.tokens import SCOPES, TokenLimits, TokenScope
+from ledger_client.cli.app import NotFoundError
 from ledger_client.cli.console import json_option, note, print_json, print_line
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time
@@ -94,7 +95,7 @@ def revoke(directory: Path, name: str, as_json: bool) -> None:
     with open_access(directory) as access:
         found = next((r for r in access.records() if r.name == name and not r.revoked), None)
         if found is None:
-            raise click.UsageError(f"no token named {name!r} is in use")
+            raise NotFoundError(f"no token named {name!r} is in use")
         record = access.revoke(
             name,
             revoked=format_time(revoked),

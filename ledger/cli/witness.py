@@ -48,6 +48,7 @@ def _setting_flags(*names: str) -> Callable[[Callable[..., None]], Callable[...,
                     default=setting.default,
                     show_default=True,
                     envvar=setting.variable,
+                    show_envvar=True,
                     help=setting.help,
                 )(command)
         return command

@@ -192,7 +192,7 @@ def test_what_happened_around_an_event_says_why_it_shows(command: Command) -> No
     assert [line["event"]["id"] for line in lines if "target" in line["because"]] == [
         json.loads(command("show", str(index), "--json").stdout)["event"]["id"]
     ]
-    assert command("around", "999999").returncode == 2
+    assert command("around", "999999").returncode == 6
     assert command("around", "nothing").returncode == 2
     assert command("around", str(index), "--minutes", "0").returncode == 2
 

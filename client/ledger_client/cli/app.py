@@ -1,12 +1,4 @@
-"""The table of commands, and the one place that maps errors to exit codes.
-
-    0  done, or verified
-    1  not verified: well-formed but untrue; or numbers of a recorder are missing
-    2  malformed input, a wrong command line, or a request that the ledger refused
-    3  done, but lines were rejected or secrets were found
-    4  unavailable: the service, the network or the disk; worth trying again
-    5  stale: nothing was false, but the log showed no new head in time, or an older one
-  130  interrupted
+"""The table of commands, and the one place that maps errors to exit codes (`EXIT_CODES`).
 
 A command's module is imported when the command runs, so `ledger --help` is fast. The commands of
 the service are found by entry points, so the client's commands work where it isn't installed.
@@ -14,20 +6,50 @@ the service are found by entry points, so the client's commands work where it is
 
 import importlib
 import io
+import os
 import sys
 import warnings
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from difflib import get_close_matches
+from http import HTTPStatus
 from importlib.metadata import entry_points
 from typing import Any, Final, NamedTuple
 
 import click
+
+from ledger_client.cli.contexts import NAME_VARIABLE, chosen_context, defaults_of
 
 EXIT_NOT_VERIFIED: Final = 1
 EXIT_MALFORMED: Final = 2
 EXIT_REJECTED: Final = 3
 EXIT_UNAVAILABLE: Final = 4
 EXIT_STALE: Final = 5
+EXIT_NOT_FOUND: Final = 6
+EXIT_REFUSED: Final = 7
 EXIT_INTERRUPTED: Final = 130
+EXIT_BROKEN_PIPE: Final = 141
+
+EXIT_CODES: Final = {
+    0: "done, or verified",
+    EXIT_NOT_VERIFIED: "not verified: well-formed but untrue; or numbers of a recorder are missing",
+    EXIT_MALFORMED: "malformed input, or a wrong command line",
+    EXIT_REJECTED: "done, but lines were rejected or secrets were found",
+    EXIT_UNAVAILABLE: "the service, the network or the disk can't be used; worth trying again",
+    EXIT_STALE: "stale: the log showed no new head in time, or an older one",
+    EXIT_NOT_FOUND: "not found: there is no such event, token or subject",
+    EXIT_REFUSED: "refused by the ledger, or by the check before sending",
+    EXIT_INTERRUPTED: "interrupted by Ctrl-C",
+    EXIT_BROKEN_PIPE: "broken pipe: the reader of the output has closed it",
+}
+
+COMPLETION_VARIABLE: Final = "_LEDGER_COMPLETE"
+
+
+class NotFoundError(click.ClickException):
+    """What the command line names is not there."""
+
+    exit_code = EXIT_NOT_FOUND
+
 
 SERVER_PARTS: Final = "ledger.server_parts"
 """The group of entry points by which the service joins this command line."""
@@ -38,49 +60,80 @@ class _Command(NamedTuple):
     help: str
 
 
-# In the order in which a newcomer meets them. A command with a place, "module:attribute", is the
-# client's own. The distribution `witnessed-ledger` registers the others as entry points.
-COMMANDS: Final = {
-    "init": _Command(None, "Make a ledger in a folder."),
-    "token": _Command(None, "Make, list and revoke access tokens."),
-    "serve": _Command(None, "Serve a ledger over HTTP."),
-    "append": _Command("append:command", "Append an event and verify that it is in the log."),
-    "import": _Command("import_:command", "Append events from files."),
-    "listen": _Command("listen:command", "Append events that hosts send as syslog."),
-    "query": _Command("query:command", "Find, count or follow events, each verified."),
-    "around": _Command("pivots:around", "Show what else happened around an event."),
-    "timeline": _Command("pivots:timeline", "Show what an actor did, and what was done to it."),
-    "seen": _Command("pivots:seen", "Show when an address was first and last seen."),
-    "playbook": _Command(
-        "playbook:command", "Ask the first questions of an incident, one command each."
-    ),
-    "sql": _Command("sql:command", "Ask events by SQL, with DuckDB on this machine."),
-    "export": _Command(
-        "export:command", "Write what a query finds to a file, with proofs if wanted."
-    ),
-    "show": _Command("show:show", "Show an event, verified."),
-    "prove": _Command("show:prove", "Write an event and its proof to files."),
-    "verify": _Command("verify:command", "Verify an event, or a file of evidence, offline."),
-    "fields": _Command("fields:command", "List what a query can ask for, with frequent values."),
-    "policy": _Command("policy:command", "Name what makes a policy weak."),
-    "consistency": _Command("consistency:command", "Check that the log only grew."),
-    "heads": _Command("heads:command", "List the signed heads that the log keeps."),
-    "monitor": _Command("monitor:command", "Follow a log from another host and check all of it."),
-    "doctor": _Command("doctor:command", "Check the settings of a recorder or client."),
-    "gaps": _Command("gaps:command", "List the numbers of recorders that are missing."),
-    "mirror": _Command(None, "Keep a verified copy of a log on another host, and serve it."),
-    "sink": _Command(None, "Send each entry to the tools that you watch already."),
-    "witness": _Command(None, "Run a witness for other people's logs."),
-    "erase": _Command("erase:command", "Destroy the private values of a person, for good."),
-    "scan": _Command("scan:command", "Find secrets in a file or in the ledger."),
-    "reindex": _Command(None, "Rebuild the index from the log."),
-    "parquet": _Command(None, "Write full segments as Parquet, for ledger sql."),
-    "fsck": _Command(None, "Recompute a stored ledger and name what is wrong."),
-    "backup": _Command(None, "Copy a ledger to a folder, also while it is served."),
-    "restore": _Command(None, "Make a ledger from a backup."),
-    "recover": _Command(None, "Show what an old copy of a ledger lacks, and take it over."),
-    "demo": _Command(None, "Show the main job, step by step."),
+# A command with a place, "module:attribute", is the client's own. The distribution
+# `witnessed-ledger` registers the others as entry points.
+_GROUPS: Final[dict[str, dict[str, _Command]]] = {
+    "To begin": {
+        "context": _Command("context:command", "Name the ledgers that you use, and choose one."),
+        "demo": _Command(None, "Show the main job, step by step."),
+    },
+    "To record, in applications": {
+        "append": _Command("append:command", "Append an event and verify that it is in the log."),
+        "import": _Command("import_:command", "Append events from files."),
+        "listen": _Command("listen:command", "Append events that hosts send as syslog."),
+        "doctor": _Command("doctor:command", "Check the settings of a recorder or client."),
+    },
+    "To ask, in an incident": {
+        "query": _Command("query:command", "Find, count or follow events, each verified."),
+        "around": _Command("pivots:around", "Show what else happened around an event."),
+        "timeline": _Command("pivots:timeline", "Show what an actor did, and what was done to it."),
+        "seen": _Command("pivots:seen", "Show when an address was first and last seen."),
+        "playbook": _Command(
+            "playbook:command", "Ask the first questions of an incident, one command each."
+        ),
+        "sql": _Command("sql:command", "Ask events by SQL, with DuckDB on this machine."),
+        "fields": _Command(
+            "fields:command", "List what a query can ask for, with frequent values."
+        ),
+        "show": _Command("show:show", "Show an event, verified."),
+        "export": _Command(
+            "export:command", "Write what a query finds to a file, with proofs if wanted."
+        ),
+    },
+    "To verify, as an auditor": {
+        "verify": _Command("verify:command", "Verify an event, or a file of evidence, offline."),
+        "prove": _Command("show:prove", "Write an event and its proof to files."),
+        "consistency": _Command("consistency:command", "Check that the log only grew."),
+        "heads": _Command("heads:command", "List the signed heads that the log keeps."),
+        "policy": _Command("policy:command", "Name what makes a policy weak."),
+        "monitor": _Command(
+            "monitor:command", "Follow a log from another host and check all of it."
+        ),
+        "gaps": _Command("gaps:command", "List the numbers of recorders that are missing."),
+        "scan": _Command("scan:command", "Find secrets in a file or in the ledger."),
+    },
+    "To operate a ledger": {
+        "init": _Command(None, "Make a ledger in a folder."),
+        "token": _Command(None, "Make, list and revoke access tokens."),
+        "serve": _Command(None, "Serve a ledger over HTTP."),
+        "mirror": _Command(None, "Keep a verified copy of a log on another host, and serve it."),
+        "sink": _Command(None, "Send each entry to the tools that you watch already."),
+        "witness": _Command(None, "Run a witness for other people's logs."),
+        "erase": _Command("erase:command", "Destroy the private values of a person, for good."),
+        "parquet": _Command(None, "Write full segments as Parquet, for ledger sql."),
+        "reindex": _Command(None, "Rebuild the index from the log."),
+        "fsck": _Command(None, "Recompute a stored ledger and name what is wrong."),
+        "backup": _Command(None, "Copy a ledger to a folder, also while it is served."),
+        "restore": _Command(None, "Make a ledger from a backup."),
+        "recover": _Command(None, "Show what an old copy of a ledger lacks, and take it over."),
+    },
 }
+"""The commands by who needs them, in the order in which a newcomer meets them."""
+
+COMMANDS: Final = {name: entry for group in _GROUPS.values() for name, entry in group.items()}
+
+INTRODUCTION: Final = """\
+ledger: an audit log whose every answer can be checked without trusting the server.
+
+  Try it      ledger demo                        the main job, step by step, on this machine
+  Serve one   ledger init DIR --origin NAME      then: ledger token create DIR, ledger serve DIR
+  Use one     ledger context add NAME --url URL --policy FILE --token-file FILE
+              ledger append --actor user:u_1 --action user.login --outcome success
+              ledger query actor:u_1 since:-24h
+  In trouble  ledger playbook                    the first questions of an incident
+
+`ledger --help` lists all commands, and `ledger COMMAND --help` explains one.
+"""
 
 
 class LazyGroup(click.Group):
@@ -102,10 +155,35 @@ class LazyGroup(click.Group):
         own: click.Command = getattr(importlib.import_module(f"{__package__}.{module}"), attribute)
         return own
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the options before the command, and give the command the chosen context."""
+        rest = super().parse_args(ctx, args)
+        given = [*ctx._protected_args, *ctx.args]  # noqa: SLF001 - click has no public name for it
+        name = given[0] if given else ""
+        entry = COMMANDS.get(name)
+        if entry is not None and entry.place is not None and name != "context":
+            with suppress(click.ClickException) if ctx.resilient_parsing else nullcontext():
+                found = chosen_context(ctx.params.get("context_name"))
+                if found is not None:
+                    ctx.default_map = {name: defaults_of(found[1], name, given[1:])}
+        return rest
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say which one may be meant."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = get_close_matches(args[0], COMMANDS, n=2)
+            meant = f" Did you mean {' or '.join(near)}?" if near else " See ledger --help."
+            ctx.fail(f"No such command {args[0]!r}.{meant}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The table of commands, without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+        """The commands by who needs them, without importing any."""
+        width = max(map(len, COMMANDS))
+        for title, group in _GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:{width}}", each.help) for name, each in group.items()])
 
 
 def load_server_part(name: str, *, needed_by: str) -> Any:
@@ -122,25 +200,51 @@ def load_server_part(name: str, *, needed_by: str) -> Any:
     )
 
 
+def has_plain_output() -> bool:
+    """Whether the environment asks for text without colours and bars: NO_COLOR, TERM=dumb."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
 @click.command(
     cls=LazyGroup,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="witnessed-ledger-client", prog_name="ledger")
-def cli() -> None:
+@click.option(
+    "--context",
+    "context_name",
+    envvar=NAME_VARIABLE,
+    show_envvar=True,
+    metavar="NAME",
+    help="The ledger to ask, as ledger context names it.",
+)
+@click.pass_context
+def cli(ctx: click.Context, /, **_given: str | None) -> None:
     """An audit log whose every answer can be checked without trusting the server."""
+    if has_plain_output():
+        ctx.color = False
+    if ctx.invoked_subcommand is None:
+        click.echo(INTRODUCTION, nl=False)
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     warnings.formatwarning = lambda message, *_others, **_more: f"warning: {message}\n"
+    if COMPLETION_VARIABLE in os.environ:
+        cli.main(prog_name="ledger", complete_var=COMPLETION_VARIABLE)
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code. Errors go to standard error."""
     try:
-        result = cli.main(args=arguments, prog_name="ledger", standalone_mode=False)
+        # Not `cli.main`, which ends with exit code 1 when a pipe is broken.
+        with cli.make_context("ledger", list(arguments)) as context:
+            result = cli.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
@@ -150,9 +254,11 @@ def run(arguments: list[str]) -> int:
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of the pipe has closed it, as in `ledger show 3 | head -1`.
-        sys.stderr.close()
-        return 0
+        # The reader of the pipe has closed it, as in `ledger show 3 | head -1`. What is still in
+        # the buffer goes nowhere, so that the interpreter does not complain at its end.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except ImportError as error:
         from ledger_client.extras import MissingExtraError, missing_extra
 
@@ -190,7 +296,9 @@ def _exit_code(error: Exception) -> int | None:
             return EXIT_STALE
         case VerificationError():
             return EXIT_NOT_VERIFIED
-        case MalformedError() | RejectedError():
+        case RejectedError():
+            return EXIT_NOT_FOUND if error.problem.status == HTTPStatus.NOT_FOUND else EXIT_REFUSED
+        case MalformedError():
             return EXIT_MALFORMED
         case UnavailableError() | OSError():
             return EXIT_UNAVAILABLE

@@ -88,11 +88,13 @@ def token_options(command: Callable[..., int | None]) -> Callable[..., int | Non
         "--insecure",
         is_flag=True,
         envvar="LEDGER_INSECURE",
+        show_envvar=True,
         help="Send the token over http:// to another host, readable to everybody on the way.",
     )(command)
     return click.option(
         "--token-file",
         envvar="LEDGER_TOKEN_FILE",
+        show_envvar=True,
         type=EXISTING_FILE,
         help="A file with the access token. Without it the token is read from LEDGER_TOKEN; it is "
         "never an option, because every process on a machine can read the command lines.",
@@ -113,13 +115,19 @@ def read_token(token_file: Path | None, *, url: str, insecure: bool) -> str | No
 
 
 url_option = click.option(
-    "--url", envvar="LEDGER_URL", default=URL_DEFAULT, show_default=True, help="The service."
+    "--url",
+    envvar="LEDGER_URL",
+    show_envvar=True,
+    default=URL_DEFAULT,
+    show_default=True,
+    help="The service.",
 )
 required_policy_option, policy_option = (
     click.option(
         "--policy",
         required=is_required,
         envvar="LEDGER_POLICY",
+        show_envvar=True,
         type=EXISTING_FILE,
         help="The policy file that the ledger's operator gave you: log keys, witnesses, quorum.",
     )
@@ -136,6 +144,7 @@ def connection_options(command: Callable[..., int | None]) -> Callable[..., int 
     @click.option(
         "--state",
         envvar="LEDGER_STATE",
+        show_envvar=True,
         type=NEW_FILE,
         help="Remember accepted heads in this file; refuse a head that contradicts them.",
     )

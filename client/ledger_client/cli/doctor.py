@@ -48,6 +48,7 @@ class Finding(msgspec.Struct, frozen=True):
 @click.option(
     "--spool",
     envvar="LEDGER_SPOOL",
+    show_envvar=True,
     type=click.Path(path_type=Path),
     help="The spool folder of a recorder.",
 )
