@@ -142,7 +142,8 @@ def serve(directory: Path, log_format: str, log_level: str, as_json: bool, **set
 
 @command.command("fsck")
 @directory_argument
-def fsck(directory: Path) -> None:
+@json_option
+def fsck(directory: Path, as_json: bool) -> None:
     """Verify the keys, and every stored log and head; the witness may be running."""
     paths = WitnessPaths(directory)
     with closing(HeadStore.open(paths.heads)) as store:
@@ -151,8 +152,12 @@ def fsck(directory: Path) -> None:
             read_signers(paths, store)
         except (MalformedError, UnavailableError) as error:
             problems.append(str(error))
+        if as_json:
+            print_json({"logs": store.count_logs(), "problems": problems})
         if problems:
             raise VerificationError("\n".join(problems))
+        if as_json:
+            return
         print_line(f"{counted(store.count_logs(), 'log')}: rows, heads and signatures agree")
 
 
