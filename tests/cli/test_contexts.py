@@ -186,7 +186,6 @@ def test_help_names_the_variable_of_each_option_and_every_command_has_json() -> 
         ("demo",),
         ("listen", "syslog"),
         ("mirror", "serve"),
-        ("witness", "serve"),
     }
     for path, found in parameters(cli):
         for each in found:
