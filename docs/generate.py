@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ledger.alarms.config import AlarmConfig
 from ledger.runtime.settings_table import settings_of
 from ledger.service.http.openapi import route_rows
 from ledger.service.http.problems import PROBLEMS
@@ -55,6 +56,17 @@ def witness_settings() -> str:
         [
             (f"`{s.flag}`", f"`{s.variable}`", f"`{_plain(s.default)}`", s.help)
             for s in WITNESS_SETTINGS
+        ],
+    )
+
+
+def alarms() -> str:
+    """The table of an alarm's keys."""
+    return _table(
+        ("key", "default", "what for"),
+        [
+            (f"`{s.name}`", "" if s.name == "query" else f"`{_plain(s.default)}`", s.help)
+            for s in settings_of(AlarmConfig, "")
         ],
     )
 
@@ -121,6 +133,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "limits": limits,
     "settings": settings,
     "witness-settings": witness_settings,
+    "alarms": alarms,
     "sinks": sinks,
     "problems": problems,
     "routes": routes,

@@ -18,6 +18,7 @@ from ledger.follow.position import FollowerPaths, FollowerReport, Position, read
 from ledger.runtime.settings_table import settings_of
 from ledger.sinks.config import (
     KIND,
+    SINK_TYPES,
     SinkConfig,
     add_sink,
     check_name,
@@ -72,7 +73,9 @@ def config_options(command: Callable[..., None]) -> Callable[..., None]:
 @command.command("add")
 @directory_argument
 @name_argument
-@click.option("--type", "type_", required=True, help="What it sends to.")
+@click.option(
+    "--type", "type_", required=True, type=click.Choice(SINK_TYPES), help="What it sends to."
+)
 @click.option("--from-end", is_flag=True, help="Begin with the next entry, not with the first.")
 @config_options
 def add(directory: Path, name: str, type_: str, from_end: bool, **values: Any) -> None:

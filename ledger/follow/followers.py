@@ -41,6 +41,7 @@ class FollowerSpec(NamedTuple):
 FOLLOWERS: Final = (
     FollowerSpec("index", "ledger.query.indexer", ("log", "index")),
     FollowerSpec("sinks", "ledger.sinks.worker", ("",), file="sinks.toml", is_each=True),
+    FollowerSpec("alarms", "ledger.alarms.worker", ("",), file="alarms.toml"),
 )
 PARQUET: Final = FollowerSpec("parquet", "ledger.query.parquet_segments", ("log", "parquet"))
 """With the setting `parquet` only."""

@@ -13,6 +13,8 @@ DIR/index/        the index, a file a segment; made from the log if it is missin
 DIR/parquet/      full segments as Parquet, if the setting says so; made from the log
 DIR/sinks.toml    where entries are sent (`ledger.sinks`); optional
 DIR/sinks/        how far each sink is, and what its receiver refused
+DIR/alarms.toml   what fires (`ledger.alarms`); optional
+DIR/alarms/       how far the alarms are, and when they fired
 DIR/access/       LMDB: access tokens, by hash
 DIR/published     the head published last: the marker (ledger/log/hold.py)
 DIR/hold.json     why the log takes no events, until `ledger recover`; only then
@@ -47,11 +49,18 @@ from ledger_core.tlog.policy import format_policy
 from ledger_core.tlog.text import from_wire
 
 PRIVATE_DATA: Final = "private/data.mdb"
-OPTIONAL_PARTS: Final = ("secrets.toml", "private.toml", "sinks.toml", PRIVATE_DATA)
+OPTIONAL_PARTS: Final = ("secrets.toml", "private.toml", "sinks.toml", "alarms.toml", PRIVATE_DATA)
 """Parts that a ledger may lack, so that nothing else would show that they are gone."""
 FIXED_FILES: Final = ("digest.key", "private.key")
 """Keys that never change, and have nothing in them that shows a flipped bit."""
-EDITED_FILES: Final = ("policy", "ledger.toml", "secrets.toml", "private.toml", "sinks.toml")
+EDITED_FILES: Final = (
+    "policy",
+    "ledger.toml",
+    "secrets.toml",
+    "private.toml",
+    "sinks.toml",
+    "alarms.toml",
+)
 SMALL_FILES: Final = (*FIXED_FILES, "key", *EDITED_FILES)
 """Files whose content `started.json` knows by its hash."""
 

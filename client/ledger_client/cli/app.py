@@ -108,6 +108,7 @@ _GROUPS: Final[dict[str, dict[str, _Command]]] = {
         "serve": _Command(None, "Serve a ledger over HTTP."),
         "mirror": _Command(None, "Keep a verified copy of a log on another host, and serve it."),
         "sink": _Command(None, "Send each entry to the tools that you watch already."),
+        "alarm": _Command(None, "Fire when events come that should not happen."),
         "witness": _Command(None, "Run a witness for other people's logs."),
         "erase": _Command("erase:command", "Destroy the private values of a person, for good."),
         "parquet": _Command(None, "Write full segments as Parquet, for ledger sql."),

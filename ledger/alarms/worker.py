@@ -1,0 +1,175 @@
+"""The process that evaluates the alarms of a ledger: `python -m ledger.alarms.worker DIR`.
+
+What it has counted follows from the entries of the last windows, which it reads again at its start.
+Its own file has the position and when each group fired last. A firing goes into the outbox before
+the position moves, so a kill repeats it, and the log takes an event with the same id once.
+"""
+
+import asyncio
+import sys
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import structlog
+
+from ledger.alarms.config import KIND, AlarmConfig, read_alarms
+from ledger.alarms.evaluator import Evaluator, Firing
+from ledger.alarms.firing import firing_event
+from ledger.follow.entries import read_batch
+from ledger.follow.position import Cursor, FollowerPaths, FollowerState, write_state
+from ledger.follow.worker import run_worker, wait
+from ledger.runtime.records import read_record
+from ledger.store.log import LogStore
+from ledger.store.tokens import AccessStore
+from ledger_client.runtime.clock import unix_us
+from ledger_client.runtime.files import FileLock, FileLockedError, write_atomically
+from ledger_core.event.canonical import parse_leaf, parse_time
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+
+POLL_S: Final = 0.2
+START_AGAIN_S: Final = 5.0
+BATCH_ENTRIES: Final = 1000
+BATCH_BYTES: Final = 8 << 20
+
+_log = structlog.get_logger("ledger.alarms")
+
+
+class FiredRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The content of `fired.json`: when each alarm and group fired last, in microseconds."""
+
+    v: Literal[1] = 1
+    fired: dict[str, int] = {}
+
+
+class AlarmFollower:
+    """Evaluates the entries of a log and puts firings into the outbox."""
+
+    def __init__(self, directory: Path, store: LogStore, alarms: dict[str, AlarmConfig]) -> None:
+        self._directory: Final = directory
+        self._store: Final = store
+        self._alarms: Final = alarms
+        self._origin: Final = store.origin()
+        self._paths: Final = FollowerPaths(directory, KIND, "")
+        self._paths.make()
+        self._fired_path: Final = self._paths.root / "fired.json"
+        self._cursor: Final = Cursor(self._paths)
+        if not self._paths.position.exists():
+            # Alarms begin with what is logged from now on; `ledger alarm replay` shows the rest.
+            self._cursor.move(store.head().tree_size, "")
+        record = read_record(self._fired_path, FiredRecord) or FiredRecord()
+        self._evaluator: Final = Evaluator(alarms, now_us=unix_us(), fired=record.fired)
+        self._warm_up()
+
+    def step(self) -> bool:
+        """Evaluate a batch; False at the end of the log. Raises: MalformedError, OSError."""
+        start = self._cursor.position.next_index
+        batch = read_batch(self._store, start, entries_max=BATCH_ENTRIES, bytes_max=BATCH_BYTES)
+        if not batch:
+            self._fire(self._evaluator.tick(unix_us()))
+            return False
+        self._fire(
+            [firing for entry in batch for firing in self._evaluator.feed(entry.index, entry.leaf)]
+        )
+        self._cursor.move(batch[-1].index + 1, batch[-1].leaf_hash.hex())
+        return True
+
+    def _warm_up(self) -> None:
+        """Count again what lies within the windows before the position; nothing of it fires."""
+        end = self._cursor.position.next_index
+        start = first_since(self._store, end, self._evaluator.memory_us)
+        fired = dict(self._evaluator.fired)
+        while start < end:
+            batch = read_batch(
+                self._store,
+                start,
+                entries_max=min(BATCH_ENTRIES, end - start),
+                bytes_max=BATCH_BYTES,
+            )
+            for entry in batch:
+                self._evaluator.feed(entry.index, entry.leaf)
+            start += len(batch)
+        self._evaluator.fired.clear()
+        self._evaluator.fired.update(fired)
+
+    def _fire(self, firings: list[Firing]) -> None:
+        if not firings:
+            return
+        with closing(AccessStore.open(self._directory / "access")) as access:
+            for firing in firings:
+                alarm = self._alarms[firing.alarm]
+                access.enqueue(firing_event(firing, alarm, origin=self._origin))
+        record = FiredRecord(fired=dict(self._evaluator.fired))
+        write_atomically(self._fired_path, msgspec.json.encode(record))
+        _log.info("alarms_fired", alarms=sorted({firing.alarm for firing in firings}))
+
+
+def first_since(store: LogStore, end: int, memory_us: int) -> int:
+    """The first entry that was received within a time before entry `end - 1`.
+
+    Cost: a leaf for each bit of `end`.
+    """
+    if not end:
+        return 0
+    oldest_us = received_us(store, end - 1) - memory_us
+    low, high = 0, end
+    while low < high:
+        middle = (low + high) // 2
+        if received_us(store, middle) < oldest_us:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def received_us(store: LogStore, index: int) -> int:
+    """When an entry was received. Raises: MalformedError when it can't be read."""
+    leaf = store.leaf(index)
+    if leaf is None:
+        raise MalformedError(f"the log has no entry {index}")
+    return parse_time(parse_leaf(leaf).received.time)
+
+
+async def run(directory: Path, stop: asyncio.Event) -> None:
+    """Evaluate until `stop` is set; what fails is tried again."""
+    paths = FollowerPaths(directory, KIND, "")
+    paths.make()
+    error_before = ""
+    while not stop.is_set():
+        try:
+            with FileLock(paths.lock):
+                await _follow(directory, stop)
+        except FileLockedError:
+            await wait(stop, 1.0)
+        except (MalformedError, UnavailableError, OSError) as error:
+            if str(error) != error_before:
+                error_before = str(error)
+                _log.warning("alarms_fail", reason=error_before)
+                state = FollowerState(error=error_before, since_unix_s=unix_us() // 1_000_000)
+                write_state(paths, state)
+            await wait(stop, START_AGAIN_S)
+
+
+async def _follow(directory: Path, stop: asyncio.Event) -> None:
+    if (directory / "mirror.toml").exists():
+        raise UnavailableError(
+            "a mirror logs no events, so its alarms can't fire: run them on the log's host"
+        )
+    alarms = read_alarms(directory)
+    with closing(LogStore.open(directory / "log")) as store:
+        follower = AlarmFollower(directory, store, alarms)
+        write_state(FollowerPaths(directory, KIND, ""), FollowerState())
+        while not stop.is_set():
+            if not follower.step() and await wait(stop, POLL_S):
+                return
+
+
+def main() -> None:
+    """Run the alarms of the folder that the command line names."""
+    run_worker(partial(run, Path(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

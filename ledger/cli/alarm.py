@@ -1,0 +1,112 @@
+"""`ledger alarm`: what should not happen, noticed as it is logged."""
+
+import secrets
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from ledger.alarms.config import alarms_path, read_alarms, starter_alarms
+from ledger.alarms.evaluator import Evaluator, Firing
+from ledger.alarms.firing import describe, firing_event
+from ledger.alarms.worker import BATCH_BYTES, BATCH_ENTRIES, received_us
+from ledger.cli.options import directory_argument
+from ledger.follow.entries import read_batch
+from ledger.service.token_admin import open_access
+from ledger.store.log import LogStore
+from ledger_client.cli.console import json_option, note, print_json, print_line
+from ledger_client.runtime.clock import unix_us
+from ledger_client.runtime.files import create_file
+from ledger_core.event.canonical import format_time, parse_time
+from ledger_core.event.model import EventError
+
+
+@click.group("alarm")
+def command() -> None:
+    """Fire when events come that should not happen."""
+
+
+@command.command("init")
+@directory_argument
+def init(directory: Path) -> None:
+    """Write DIRECTORY/alarms.toml with alarms for common attacks. A running service reads it."""
+    try:
+        create_file(alarms_path(directory), starter_alarms().encode())
+    except FileExistsError:
+        raise click.UsageError(f"{alarms_path(directory)} exists already; edit it") from None
+    note(f"{alarms_path(directory)}: try it with ledger alarm replay {directory}")
+
+
+@command.command("list")
+@directory_argument
+@json_option
+def list_(directory: Path, as_json: bool) -> None:
+    """Show the alarms, after checking their file."""
+    alarms = read_alarms(directory)
+    if as_json:
+        print_json(alarms)
+        return
+    for name, alarm in alarms.items():
+        print_line(f"{name}  {alarm.severity}  {alarm.summary or alarm.query}")
+    if not alarms:
+        note(f"no alarm yet; begin with ledger alarm init {directory}")
+
+
+@command.command("test")
+@directory_argument
+@click.argument("name")
+def test(directory: Path, name: str) -> None:
+    """Fire the alarm NAME once, marked as a test, to see where it arrives."""
+    alarms = read_alarms(directory)
+    if name not in alarms:
+        raise click.UsageError(f"no alarm is named {name!r}: {', '.join(alarms) or 'none is'}")
+    with closing(LogStore.open(directory / "log")) as store:
+        origin = store.origin()
+    firing = Firing(alarm=name, group="", count=0, indices=(), time_us=unix_us())
+    event = firing_event(firing, alarms[name], origin=origin, test=secrets.token_hex(8))
+    with open_access(directory) as access:
+        access.enqueue(event)
+    note(f"alarm {name!r} fires, as a test, when the service takes it from its outbox")
+
+
+@command.command("replay")
+@directory_argument
+@click.option("--since", help="Only entries received from this time on, RFC 3339 with a zone.")
+@json_option
+def replay(directory: Path, since: str | None, as_json: bool) -> None:
+    """Show what would have fired on what is logged. Nothing fires."""
+    alarms = read_alarms(directory)
+    evaluator = Evaluator(alarms, now_us=unix_us())
+    try:
+        since_us = parse_time(since) if since else 0
+    except EventError as error:
+        raise click.UsageError(f"--since: {error.message}") from None
+    firings: list[Firing] = []
+    with closing(LogStore.open(directory / "log")) as store:
+        size = store.head().tree_size
+        index = _first_received(store, size, since_us)
+        while batch := read_batch(store, index, entries_max=BATCH_ENTRIES, bytes_max=BATCH_BYTES):
+            for entry in batch:
+                firings += evaluator.feed(entry.index, entry.leaf)
+            index = batch[-1].index + 1
+    if as_json:
+        print_json(firings)
+        return
+    for firing in firings:
+        alarm = alarms[firing.alarm]
+        quiet = "  (quiet)" if alarm.is_quiet(firing.time_us) else ""
+        indices = ", ".join(map(str, firing.indices))
+        print_line(f"{format_time(firing.time_us)}  {describe(firing, alarm)}  [{indices}]{quiet}")
+    note(f"{len(firings)} firings on {size} entries")
+
+
+def _first_received(store: LogStore, size: int, since_us: int) -> int:
+    """The first entry that was received at a time or later."""
+    low, high = 0, size
+    while low < high:
+        middle = (low + high) // 2
+        if received_us(store, middle) < since_us:
+            low = middle + 1
+        else:
+            high = middle
+    return low

@@ -1,0 +1,248 @@
+"""Alarms on generated incidents: counts, groups, networks, sequences, silence, bounds."""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger.alarms.config import parse_alarms, starter_alarms
+from ledger.alarms.evaluator import GROUPS_MAX, Evaluator, Firing
+from ledger.alarms.firing import FIRED, MUTED, firing_event
+from ledger_client.collect.importers import load_format, read_records
+from ledger_core.event.canonical import (
+    decode_event,
+    decode_event_object,
+    encode_event,
+    format_leaf,
+    format_time,
+    parse_time,
+)
+from ledger_core.event.ids import format_uuid7
+from ledger_core.event.model import EventError
+from ledger_core.tlog.errors import MalformedError
+from tests.service.test_samples import FILES
+
+START_US = 1_795_841_016_000_000
+
+
+def leaf(event: dict[str, Any], at_s: float, number: int = 0) -> bytes:
+    at_us = START_US + int(at_s * 1_000_000)
+    made = {
+        "id": format_uuid7(unix_ms=at_us // 1000, random=number.to_bytes(10, "big")),
+        "time": format_time(at_us),
+        "actor": {"type": "user", "id": "u_1"},
+        "action": "login.failed",
+        "outcome": "failure",
+        **event,
+    }
+    read, _ = decode_event_object(made)
+    return format_leaf(event_json=encode_event(read), by="app", received_time=format_time(at_us))
+
+
+def fired(text: str, events: Sequence[tuple[float, dict[str, Any]]]) -> list[Firing]:
+    """The firings of some alarms on events, each with its second."""
+    evaluator = Evaluator(parse_alarms(text, "alarms.toml"), now_us=START_US)
+    return [
+        firing
+        for index, (at_s, event) in enumerate(events)
+        for firing in evaluator.feed(index, leaf(event, at_s, index))
+    ]
+
+
+def by(actor: str, **more: Any) -> dict[str, Any]:
+    return {"actor": {"type": "user", "id": actor}, **more}
+
+
+def source(address: str, actor: str = "u_1") -> dict[str, Any]:
+    return by(actor, source={"ip": address})
+
+
+FIVE = '[guessing]\nquery = "action:login.failed"\nby = "actor"\ncount = 5\nwindow_s = 300\n'
+
+
+def test_five_within_the_window_fire_once() -> None:
+    events = [(second * 60.0, by("jo")) for second in range(9)]
+    (firing,) = fired(FIVE, events)
+    assert firing.group == "jo"
+    assert firing.count == 5
+    assert firing.indices == (0, 1, 2, 3, 4)
+    assert firing.time_us == START_US + 240_000_000
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [(second * 60.0, by("jo")) for second in range(4)],
+        [(second * 76.0, by("jo")) for second in range(20)],  # Never five in 300 s.
+        [(second * 1.0, by(f"u_{second}")) for second in range(20)],
+        [(second * 1.0, by("jo", action="login.succeeded")) for second in range(20)],
+    ],
+)
+def test_fewer_slower_or_other_events_fire_nothing(events: list[Any]) -> None:
+    assert fired(FIVE, events) == []
+
+
+def test_a_group_fires_again_after_the_repeat_time() -> None:
+    events = [(second * 60.0, by("jo")) for second in range(130)]
+    firings = fired(FIVE, events)
+    assert [(each.time_us - START_US) // 1_000_000 for each in firings] == [240, 3840, 7440]
+
+
+def test_four_accounts_from_one_network() -> None:
+    text = (
+        '[spray]\nquery = "action:login.failed"\nby = "source/24"\ndistinct = "actor"\ncount = 4\n'
+    )
+    one = [(n * 1.0, source(f"203.0.113.{n}", f"u_{n % 3}")) for n in range(9)]
+    assert fired(text, one) == []
+    (firing,) = fired(text, [*one, (9.0, source("203.0.113.200", "u_9"))])
+    assert (firing.group, firing.count) == ("203.0.113.0/24", 4)
+    spread = [(n * 1.0, source(f"203.0.{n}.7", f"u_{n}")) for n in range(20)]
+    assert fired(text, spread) == []
+    six = [(n * 1.0, source(f"2001:db8:0:{n}::1", f"u_{n}")) for n in range(4)]
+    assert [each.group for each in fired(text, six)] == ["2001:db8::/48"]
+
+
+THEN = FIVE.replace("300", "900") + 'then = "action:login.succeeded"\n'
+
+
+def test_failures_followed_by_a_success() -> None:
+    failures = [(n * 10.0, by("jo")) for n in range(5)]
+    success = by("jo", action="login.succeeded", outcome="success")
+    assert fired(THEN, failures) == []
+    (firing,) = fired(THEN, [*failures, (60.0, success), (61.0, success)])
+    assert firing.indices == (0, 1, 2, 3, 4, 5)
+    assert fired(THEN, [*failures[:4], (60.0, success)]) == []
+    assert fired(THEN, [*failures, (60.0, {**success, "actor": {"id": "other"}})]) == []
+    assert fired(THEN, [*failures, (2000.0, success)]) == []
+
+
+def test_silence_fires_when_nothing_came_in_time() -> None:
+    text = '[silent]\nquery = "received.by:app"\nsilence_s = 600\n'
+    assert fired(text, [(n * 500.0, {}) for n in range(5)]) == []
+    (firing,) = fired(text, [(0.0, {}), (601.0, {}), (700.0, {})])
+    assert firing.time_us == START_US + 600_000_000
+    evaluator = Evaluator(parse_alarms(text, "x"), now_us=START_US)
+    evaluator.feed(0, leaf({}, 0))
+    assert evaluator.tick(START_US + 599_000_000) == []
+    assert len(evaluator.tick(START_US + 600_000_000)) == 1
+    assert evaluator.tick(START_US + 601_000_000) == []
+
+
+def test_own_events_fire_nothing() -> None:
+    text = '[any]\nquery = "action:ledger.*"\n'
+    assert fired(text, [(0.0, {"action": FIRED}), (1.0, {"action": MUTED})]) == []
+    assert len(fired(text, [(0.0, {"action": "ledger.token.created"})])) == 1
+
+
+def test_groups_are_bounded() -> None:
+    evaluator = Evaluator(parse_alarms(FIVE, "x"), now_us=START_US)
+    for number in range(GROUPS_MAX + 50):
+        evaluator.feed(number, leaf(by(f"u_{number}"), 0.0, number))
+    assert len(evaluator._rules[0]._counted) == GROUPS_MAX
+
+
+def test_quiet_times_and_tests_have_actions_of_their_own() -> None:
+    quiet = parse_alarms(FIVE + 'quiet = ["22:00-06:00", "12:00-12:30"]\n', "x")["guessing"]
+
+    def action(at: str, test: str = "") -> str:
+        firing = Firing(alarm="guessing", group="jo", count=5, indices=(1,), time_us=parse_time(at))
+        made = firing_event(firing, quiet, origin="example.com/audit", test=test)
+        decode_event(made)  # It is a valid event.
+        return str(json.loads(made)["action"])
+
+    assert action("2026-11-25T23:00:00Z") == MUTED
+    assert action("2026-11-25T05:59:59Z") == MUTED
+    assert action("2026-11-25T06:00:00Z") == FIRED
+    assert action("2026-11-25T12:29:00Z") == MUTED
+    assert action("2026-11-25T12:30:00Z") == FIRED
+    assert action("2026-11-25T23:00:00Z", test="x") == FIRED
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[a]\nquery = ''", "query: empty"),
+        ("[a]\nquery = 'x:y'", "query: "),
+        ("[a]\nquery = 'a'\nthen = 'x:y'", "then: "),
+        ("[a]\nquery = 'a'\nby = 'reason'", "by: want one of"),
+        ("[a]\nquery = 'a'\nby = 'actor/8'", "network is source"),
+        ("[a]\nquery = 'a'\ncount = 0", "count"),
+        ("[a]\nquery = 'a'\nsilence_s = 5\ncount = 2", "silence_s"),
+        ("[a]\nquery = 'a'\nquiet = ['25:00-26:00']", "quiet"),
+        ("[a]\nquery = 'a'\nother = 1", "other"),
+        ("['a b']\nquery = 'a'", "name"),
+        ("[a", "alarms.toml"),
+    ],
+)
+def test_a_bad_alarm_is_refused_with_its_key(text: str, fault: str) -> None:
+    with pytest.raises(MalformedError, match=fault):
+        parse_alarms(text, "alarms.toml")
+
+
+INCIDENTS = {
+    "guessing-one-account": [(n * 20.0, by("jo")) for n in range(5)],
+    "guessing-from-one-source": [(n * 20.0, source(f"198.51.100.{n}", f"u_{n}")) for n in range(4)],
+    "guessed": [
+        *((n * 20.0, by("jo")) for n in range(5)),
+        (120.0, by("jo", action="login.succeeded", outcome="success")),
+    ],
+    "made-admin": [
+        (
+            0.0,
+            by(
+                "jo",
+                action="user.role_changed",
+                outcome="success",
+                targets=[{"type": "user", "id": "eve"}],
+                changes=[{"path": "role", "before": "viewer", "after": "admin"}],
+            ),
+        )
+    ],
+    "many-denied": [(n * 5.0, by("jo", action="file.read", outcome="denied")) for n in range(20)],
+    "mass-deletion": [
+        (n * 5.0, by("jo", action="record.deleted", outcome="success")) for n in range(50)
+    ],
+    "private-values-erased": [
+        (n * 5.0, by("jo", action="ledger.private.erased", outcome="success")) for n in range(20)
+    ],
+}
+
+
+@pytest.mark.parametrize("name", parse_alarms(starter_alarms(), "starter"))
+def test_the_starter_set_notices_its_incident(name: str) -> None:
+    firings = fired(starter_alarms(), INCIDENTS[name])
+    assert name in {firing.alarm for firing in firings}
+
+
+def test_a_quiet_day_fires_nothing_of_the_starter_set() -> None:
+    day: list[tuple[float, dict[str, Any]]] = []
+    for hour in range(24):
+        for user in range(40):
+            at = hour * 3600.0 + user * 80
+            if user % 9 == 0:  # Somebody mistypes a password now and then.
+                day.append((at, by(f"u_{user}", source={"ip": f"10.{user}.0.1"})))
+            day += [
+                (at + 5, by(f"u_{user}", action="login.succeeded", outcome="success")),
+                (at + 9, by(f"u_{user}", action="record.viewed", outcome="success")),
+                (at + 12, by(f"u_{user}", action="record.deleted", outcome="success")),
+            ]
+    assert fired(starter_alarms(), day) == []
+
+
+@pytest.mark.shared
+def test_the_samples_fire_nothing_of_the_starter_set(shared_dir: Path) -> None:
+    """Each event is received when it happened, as if the log had been there."""
+    for name, file in FILES.items():
+        format_ = load_format(name, "keep")
+        events = []
+        for record in read_records(shared_dir / "samples" / f"{file}.jsonl"):
+            with suppress(EventError):  # a statistic, which tests/client/importing has judged
+                events += format_.map(record.raw)
+        timed = sorted(
+            ((parse_time(event["time"]) - START_US) / 1_000_000, number, event)
+            for number, event in enumerate(events)
+        )
+        assert fired(starter_alarms(), [(at_s, event) for at_s, _, event in timed]) == [], file
