@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from hashlib import file_digest, sha256
@@ -230,3 +231,33 @@ def test_a_file_that_is_no_parquet_is_malformed(tmp_path: Path) -> None:
     path.write_bytes(b"PAR1 and nothing else PAR1")
     with pytest.raises(MalformedError, match="Parquet: "):
         altered_columns(path)
+
+
+def test_a_small_file_with_very_many_rows_is_refused(export: Export) -> None:
+    export.rewrite("SELECT events.* FROM events, range(5000)")
+    code, said = export.verify()
+    assert code == 2
+    assert "at least 32 for each" in said
+
+
+@pytest.mark.parametrize(
+    "replaced",
+    [
+        "repeat('x', 200000) AS leaf",
+        "repeat('0', 200000) AS leaf_hash",
+        "repeat('x', 200000) AS reason",
+        "repeat('[', 60000) AS leaf",
+        "[repeat('x', 200000)] AS context",
+    ],
+)
+def test_a_long_text_that_is_stored_once_is_not_read_for_each_row(
+    export: Export, replaced: str
+) -> None:
+    export.rewrite(f"SELECT events.* REPLACE ({replaced}) FROM events, range(20)")
+    tracemalloc.start()
+    try:
+        assert export.verify()[0] in (1, 2)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 16 * 1024 * 1024

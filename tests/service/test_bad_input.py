@@ -5,7 +5,9 @@ which not even the events can be told apart gets the problem itself.
 """
 
 import json
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -13,7 +15,8 @@ import msgpack
 import pytest
 
 from ledger.service.http.problems import PROBLEMS
-from ledger_core.event.model import Rule
+from ledger_core.event.diagnostics import check_json
+from ledger_core.event.model import EventError, Rule
 from tests.service.check_log import check_ledger
 from tests.service.serving import (
     JSON,
@@ -378,3 +381,20 @@ def test_a_leaf_may_have_65_535_bytes_and_not_one_more(shared_ledger: Ledger) ->
     assert (problem["type"], problem["status"]) == ("/v1/problems#leaf-too-large", 413)
     assert (problem["limit"], problem["got"]) == (LEAF_MAX, LEAF_MAX + 1)
     assert "field" not in problem
+
+
+def test_a_refused_event_costs_a_few_steps() -> None:
+    check_json(b'{"action":"a.b","actor":{"id":"u_1"},"outcome":"failure"}')
+    steps = 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    sys.setprofile(count)
+    try:
+        with suppress(EventError):
+            check_json(b"1")
+    finally:
+        sys.setprofile(None)
+    assert steps < 200

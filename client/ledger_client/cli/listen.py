@@ -20,7 +20,12 @@ from ledger_client.cli.client_options import (
     url_option,
     usage_errors,
 )
-from ledger_client.collect.syslog.listener import FRAME_BYTES_MAX, SyslogListener
+from ledger_client.collect.syslog.listener import (
+    CONNECTIONS_MAX,
+    CONNECTIONS_PER_ADDRESS_MAX,
+    FRAME_BYTES_MAX,
+    SyslogListener,
+)
 from ledger_client.runtime.server import parse_listen, run_until_signal
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.text import printable
@@ -63,6 +68,13 @@ def command() -> None:
     help="Require senders to have a certificate of these CAs.",
 )
 @click.option(
+    "--connections-per-address",
+    type=click.IntRange(1, CONNECTIONS_MAX),
+    default=CONNECTIONS_PER_ADDRESS_MAX,
+    show_default=True,
+    help=f"Connections that one address may have open, of {CONNECTIONS_MAX} in all.",
+)
+@click.option(
     "--spool",
     type=NEW_FOLDER,
     required=True,
@@ -100,6 +112,7 @@ def syslog(
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_client_ca: Path | None,
+    connections_per_address: int,
     spool: Path,
     spool_mib: int,
     fsync: Any,
@@ -136,6 +149,7 @@ def syslog(
         listener = SyslogListener(
             lambda event: recorder.record(**event),
             frame_bytes_max=message_max,
+            connections_per_address_max=connections_per_address,
             balancers=networks,
         )
         try:

@@ -56,6 +56,14 @@ def typed(name: str, text: str) -> str:
     return f"{text}::{_TYPES[name]}" if name in _TYPES else text
 
 
+def stored_types(name: str) -> tuple[str, ...]:
+    """The types that a column of a Parquet file may have, as DuckDB describes them."""
+    kind = "BIGINT" if name == "index" else _TYPES.get(name, "VARCHAR")
+    return {"JSON": ("JSON", "VARCHAR"), "TIMESTAMPTZ": ("TIMESTAMP WITH TIME ZONE",)}.get(
+        kind, (kind,)
+    )
+
+
 def select_columns(line: str) -> str:
     """The list of a SELECT over `line`, SQL for a row of an export of JSON lines.
 

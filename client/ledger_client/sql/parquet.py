@@ -9,7 +9,9 @@ Index, leaf and leaf hash are all that a row of JSON lines has. So the proofs be
 those of the JSON lines, and `ledger verify` makes the lines again to check them. The other columns
 are computed again from the leaf and compared.
 
-DuckDB reads and writes in parts, with a limit of memory. This module reads and writes files.
+DuckDB reads and writes in parts, with a limit of memory. A text that stands many times in a file
+may be stored once, so a small file may hold very much: the rows, and the bytes of a leaf, are
+bounded before they are read. This module reads and writes files.
 """
 
 import os
@@ -26,8 +28,9 @@ import msgspec
 
 from ledger_client.extras import missing_extra
 from ledger_client.runtime.files import open_new
-from ledger_client.sql.columns import COLUMNS, DERIVED, path_of, typed
+from ledger_client.sql.columns import COLUMNS, DERIVED, path_of, stored_types, typed
 from ledger_core.api import ExportTrailer, TrailerLine
+from ledger_core.event.canonical import LEAF_BYTES_MAX
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.text import excerpt
 
@@ -36,7 +39,9 @@ if TYPE_CHECKING:
 
 MAGIC: Final = b"PAR1"
 MEMORY_MAX: Final = "512MB"
-BATCH_ROWS: Final = 2048
+BATCH_ROWS: Final = 64
+ROW_BYTES_MIN: Final = 32
+"""Bytes of a file for each of its rows: a leaf hash has so many, and nothing compresses it."""
 FAULTS_MAX: Final = 10
 
 _LINE_BYTES_MAX: Final = 1 << 18
@@ -69,9 +74,7 @@ def check_parquet() -> None:
 def altered_columns(path: Path) -> list[str]:
     """The faults of rows in which a column is not what the leaf says. Raises: MalformedError."""
     with connect() as connection:
-        names = [each[0] for each in connection.execute(_DESCRIBE, [_literal(path)]).fetchall()]
-        if names != [*COLUMNS, "leaf"]:
-            raise MalformedError("the columns are not those of an export")
+        _check_table(connection, path)
         found = connection.execute(_SELECT_ALTERED, [_literal(path)]).fetchall()
     return [f"entry {index}: a column is not what its leaf says" for (index,) in found]
 
@@ -90,9 +93,8 @@ class ParquetLines:
 def _lines(path: Path) -> Iterator[bytes]:
     digest, count, end = sha256(), 0, 0
     with connect() as connection:
-        result = connection.execute(
-            'SELECT "index", leaf, leaf_hash FROM read_parquet(?)', [_literal(path)]
-        )
+        _check_table(connection, path)
+        result = connection.execute(_SELECT_LEAVES, [_literal(path)])
         while rows := result.fetchmany(BATCH_ROWS):
             piece = b"".join(_line(*row) for row in rows)
             digest.update(piece)
@@ -102,9 +104,25 @@ def _lines(path: Path) -> Iterator[bytes]:
     yield msgspec.json.encode(TrailerLine(trailer)) + b"\n"
 
 
+def _check_table(connection: "duckdb.DuckDBPyConnection", path: Path) -> None:
+    """Check what a file says of itself, before any row is read. Raises: MalformedError."""
+    columns = connection.execute(_DESCRIBE, [_literal(path)]).fetchall()
+    if [name for name, _ in columns] != [*COLUMNS, "leaf"]:
+        raise MalformedError("the columns are not those of an export")
+    for name, type_ in columns:
+        if type_ not in stored_types(name):
+            raise MalformedError(f"the column {name} is of another type than an export's")
+    found = connection.execute(_COUNT_ROWS, [_literal(path)]).fetchone()
+    rows, size = found[0] if found else 0, path.stat().st_size
+    if rows * ROW_BYTES_MIN > size:
+        raise MalformedError(
+            f"the file has {size} bytes for {rows} rows, at least {ROW_BYTES_MIN} for each are due"
+        )
+
+
 def _line(index: object, leaf: object, leaf_hash: object) -> bytes:
     if not (isinstance(index, int) and isinstance(leaf, str) and isinstance(leaf_hash, str)):
-        raise MalformedError("a row has no index, leaf or leaf hash")
+        raise MalformedError("a row has no index, leaf or leaf hash, or one that is too long")
     if re.fullmatch("[0-9a-f]{64}", leaf_hash) is None:
         raise MalformedError(f"not a leaf hash in hex: {excerpt(leaf_hash)}")
     return format_line(index, leaf.encode(), bytes.fromhex(leaf_hash))
@@ -146,6 +164,8 @@ def connect() -> Iterator["duckdb.DuckDBPyConnection"]:
         "threads": "1",
         "autoinstall_known_extensions": "false",
         "allow_community_extensions": "false",
+        # Nothing of the events is left in the folder in which the command was started.
+        "temp_directory": "",
     }
     try:
         with duckdb.connect(config=settings) as connection:
@@ -185,9 +205,15 @@ def _quoted(path: Path) -> str:
 
 
 # SQL from the constants above alone.
-_DESCRIBE: Final = "SELECT column_name FROM (DESCRIBE SELECT * FROM read_parquet(?))"
+_FILE: Final = "read_parquet(?, hive_partitioning = false)"
+_DESCRIBE: Final = f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {_FILE})"
+_COUNT_ROWS: Final = "SELECT sum(num_rows) FROM parquet_file_metadata(?)"
+# NULL for a leaf, or a leaf hash, that is longer than any.
+_BOUNDED_LEAF: Final = f"CASE WHEN strlen(leaf) <= {LEAF_BYTES_MAX} THEN leaf END"
+_BOUNDED_HASH: Final = "CASE WHEN strlen(leaf_hash) = 64 THEN leaf_hash END"
+_SELECT_LEAVES: Final = f'SELECT "index", {_BOUNDED_LEAF}, {_BOUNDED_HASH} FROM {_FILE}'
 _VALUES: Final = (
-    "json_extract_string(leaf, ["
+    f"json_extract_string({_BOUNDED_LEAF}, ["
     + ", ".join(f"'{path_of(name)}'" for name in DERIVED)
     + "]) AS texts"
 )
@@ -198,7 +224,7 @@ _LEAVES: Final = (
 )
 _SELECT_ROWS: Final = f"SELECT {_columns()} FROM (SELECT *, {_VALUES} FROM ({_LEAVES}))"
 _SELECT_ALTERED: Final = (
-    f'SELECT "index" FROM (SELECT *, {_VALUES} FROM read_parquet(?)) WHERE '
+    f'SELECT "index" FROM (SELECT *, {_VALUES} FROM {_FILE}) WHERE '
     + " OR ".join(
         f'"{name}"::VARCHAR IS DISTINCT FROM ({_value(name)})::VARCHAR' for name in DERIVED
     )

@@ -158,6 +158,50 @@ async def test_connections_beyond_the_limit_are_refused_and_the_others_served() 
 
 
 @pytest.mark.anyio
+async def test_one_address_can_not_keep_the_others_out() -> None:
+    spool = Spool()
+    async with listening(spool, connections_per_address_max=2) as (listener, port):
+        greedy = [await asyncio.open_connection(HOST, port) for _ in range(6)]
+        for reader, _ in greedy[2:]:
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        _, other = await asyncio.open_connection(HOST, port, local_addr=("127.0.0.2", 0))
+        other.write(counted("from elsewhere"))
+        await spool.until(lambda: spool.texts == ["from elsewhere"])
+        for _, writer in (*greedy, (None, other)):
+            writer.close()
+        await spool.until(lambda: not listener._connections)
+        assert not listener._by_address
+        await send(port, counted("later"))
+        await spool.until(lambda: len(spool.events) == 2)
+
+
+@pytest.mark.anyio
+async def test_behind_a_balancer_each_client_has_its_part() -> None:
+    spool = Spool()
+    options: dict[str, Any] = {
+        "connections_per_address_max": 1,
+        "balancers": [ip_network(HOST)],
+    }
+    async with listening(spool, **options) as (_, port):
+        writers = []
+        texts: list[str] = []
+        for ip, text in (("192.0.2.1", "one"), ("192.0.2.2", "two"), ("192.0.2.1", "three")):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            writer.write(f"PROXY TCP4 {ip} 203.0.113.1 5 6\r\n".encode() + counted(text))
+            if text == "three":
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+            else:
+                texts.append(text)
+                await spool.until(lambda: spool.texts == texts)
+            writers.append(writer)
+        for writer in writers:
+            writer.close()
+    assert spool.texts == ["one", "two"]
+
+
+@pytest.mark.anyio
 async def test_each_datagram_is_a_message_and_those_that_found_no_room_are_counted() -> None:
     spool = Spool()
     listener = SyslogListener(spool.record, frame_bytes_max=2_048)

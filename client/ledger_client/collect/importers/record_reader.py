@@ -26,6 +26,7 @@ import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
@@ -40,7 +41,13 @@ from ledger_core.tlog.errors import MalformedError
 
 DOCUMENT_BYTES_MAX = 256 * 1024 * 1024
 """For one line, or a document over several lines, after decompression."""
-ZSTD_PART_BYTES = 4096
+RECORD_BYTES_MAX = 16 * 1024 * 1024
+"""For one record. A leaf has 64 KiB; this bounds what the values of a record take in memory."""
+COMMAS_MAX = 1 << 19
+"""In a document that is decoded in one step. The records of one with more are cut one by one, since
+a reference to each of `[0,0,0,…` takes fifty times its length."""
+ZSTD_PART_BYTES = 256
+"""Compressed bytes decoded at once: a block of 4 bytes may hold 128 KiB, so 8 MiB at most."""
 READ_AHEAD_BYTES = 256
 """At the start of a file, to tell JSON from other forms."""
 BUFFER_BYTES = 64 * 1024
@@ -71,7 +78,6 @@ Numbered = Iterator[tuple[int, bytes]]
 
 _Stream: TypeAlias = "io.BufferedReader[Any]"
 
-_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _may_be_several = re.compile(rb"\}\s*\{").search
 _BETWEEN = " \t\r\n,"
@@ -106,6 +112,7 @@ def read_records(
             )
         return
     counted = _Counted(source)
+    record_bytes_max = min(RECORD_BYTES_MAX, document_bytes_max)
     try:
         stream = _plain(counted)
         start = stream.peek(READ_AHEAD_BYTES)[:READ_AHEAD_BYTES]
@@ -116,10 +123,14 @@ def read_records(
         if lines == "json" or (is_json and lines != "auditd"):
             raws = _json_records(plain, document_bytes_max, wrappers)
         elif lines == "csv":
-            raws = _csv_rows(plain, document_bytes_max, columns)
+            raws = _csv_rows(plain, record_bytes_max, columns)
         else:
-            raws = _READERS[lines](plain, document_bytes_max)
+            raws = _READERS[lines](plain, record_bytes_max)
         for line, raw in raws:
+            if len(raw) > record_bytes_max:
+                raise MalformedError(
+                    f"line {line}: a record has {len(raw)} bytes, the most is {record_bytes_max}"
+                )
             yield Record(raw=raw, line=line, file_offset=counted.read_bytes)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise MalformedError(f"damaged gzip data: {error}") from error
@@ -171,7 +182,7 @@ class _Zstandard(io.RawIOBase):
         self._stream = stream
         self._frame = zstandard.ZstdDecompressor().decompressobj()
         self._compressed = b""
-        self._plain = b""
+        self._plain = memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -181,7 +192,7 @@ class _Zstandard(io.RawIOBase):
             while not self._plain and self._read_compressed():
                 if self._frame.eof:
                     self._frame = self._module.ZstdDecompressor().decompressobj()
-                self._plain = self._frame.decompress(self._compressed)
+                self._plain = memoryview(self._frame.decompress(self._compressed))
                 self._compressed = self._frame.unused_data
         except self._module.ZstdError as error:
             raise MalformedError(f"damaged zstd data: {error}") from error
@@ -275,44 +286,73 @@ def _unwrap(document: bytes, wrappers: Collection[str]) -> Iterator[bytes]:
     """Yield the records that a document wraps, or the document itself."""
     try:
         if document.startswith(b"["):
-            yield from map(bytes, _decode_array(document))
+            yield from _elements(document)
             return
         if document.endswith(b",") or _may_be_several(document):
             # Raises if there are several values.
             msgspec.json.decode(document, type=msgspec.Raw)
         # The search is cheap, and most records have no such key.
         if any(f'"{wrapper}"'.encode() in document for wrapper in wrappers):
-            members = _decode_object(document)
-            for wrapper in wrappers:
-                wrapped = bytes(members.get(wrapper, b""))
+            for wrapped in _wrapped(document, tuple(wrappers)):
                 if wrapped.startswith(b"["):
-                    yield from map(bytes, _decode_array(wrapped))
+                    yield from _elements(wrapped)
                     return
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        if values := _split(document):
-            for value in values:
-                yield from _unwrap(value, wrappers)
+        if text := _several(document):
+            for value in _cut(text):
+                yield from _unwrap(value.encode(), wrappers)
             return
     yield document
 
 
-def _split(document: bytes) -> list[bytes]:
-    """Return the values of a text that holds several, or an array; [] if it is not such a text."""
+def _elements(array: bytes) -> Iterator[bytes]:
+    """Yield the elements of an array. Raises: MsgspecError, before the first, if it is none."""
+    if array.count(b",") <= COMMAS_MAX:
+        yield from map(bytes, _decode_array(array))
+        return
+    msgspec.json.decode(array, type=msgspec.Raw)
+    for value in _cut(array.decode()):
+        yield value.encode()
+
+
+def _wrapped(document: bytes, wrappers: tuple[str, ...]) -> Iterator[bytes]:
+    """Yield the values of these keys, as far as a document has them. Raises: MsgspecError."""
+    members = msgspec.json.decode(document, type=_wrapper_type(wrappers))
+    for number in range(len(wrappers)):
+        yield bytes(getattr(members, f"field_{number}"))
+
+
+@lru_cache(maxsize=16)
+def _wrapper_type(wrappers: tuple[str, ...]) -> type[msgspec.Struct]:
+    """A type with these keys alone: whatever else a document has is passed over."""
+    names = {f"field_{number}": wrapper for number, wrapper in enumerate(wrappers)}
+    fields = [(name, msgspec.Raw, msgspec.Raw()) for name in names]
+    return msgspec.defstruct("Wrapper", fields, rename=names)
+
+
+def _several(document: bytes) -> str:
+    """The text of a document that holds several values, or a damaged array; "" for another one."""
     try:
         text = document.decode()
-    except UnicodeDecodeError:
-        return []
-    values: list[bytes] = []
+        first = last = ""
+        for count, value in enumerate(_cut(text)):
+            first, last = first if count else value, value
+    except (ValueError, RecursionError):
+        return ""
+    return text if last and not (first is last and first == text) else ""
+
+
+def _cut(text: str) -> Iterator[str]:
+    """Yield the values of a text or an array, one by one. Raises: ValueError, RecursionError."""
     is_array = text.startswith("[")
     at = _skip_between(text, int(is_array))
-    while text[at:] != ("]" if is_array else ""):
-        try:
-            _, end = _scan_value(text, at)
-        except (ValueError, RecursionError):
-            return []
-        values.append(text[at:end].encode())
-        at = _skip_between(text, end)
-    return values if values != [document] else []
+    end = len(text)
+    while at < end and not (is_array and at == end - 1 and text[at] == "]"):
+        _, behind = _scan_value(text, at)
+        yield text[at:behind]
+        at = _skip_between(text, behind)
+    if is_array and at == end:
+        raise ValueError("the array has no end")
 
 
 def _skip_between(text: str, at: int) -> int:

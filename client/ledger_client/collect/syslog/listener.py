@@ -11,6 +11,9 @@ drops by its own settings. For each connection at most one read and one unfinish
 so the number of connections bounds the memory. Datagrams can't be held back: those without room are
 counted, and an event records how many were lost.
 
+One address has a part of the connections, so nobody can keep all other senders out with one. A
+balancer may have all of them, and each client that it names a part.
+
 Behind a balancer each connection has the balancer's address. A balancer that is named begins each
 connection with a PROXY header, which has the sender's. From any other address a header is text.
 """
@@ -20,9 +23,10 @@ import hashlib
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -40,6 +44,7 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError
 FRAME_BYTES_MAX: Final = 16 * 1024
 """RFC 5425 §4.3.1: at least 2,048, and 8,192 should be supported."""
 CONNECTIONS_MAX: Final = 512
+CONNECTIONS_PER_ADDRESS_MAX: Final = 128
 CONNECTIONS_WAITING_MAX: Final = 128
 READ_BYTES: Final = 32 * 1024
 DATAGRAMS_WAITING_MAX: Final = 1024
@@ -56,6 +61,10 @@ _log = logging.getLogger("ledger_client.collect.syslog")
 
 Record = Callable[[Mapping[str, Any]], object]
 """Records one event. Raises: SpoolFullError."""
+
+
+class _TooManyError(Exception):
+    """An address has as many connections as it may have."""
 
 
 class _Waiting(NamedTuple):
@@ -75,12 +84,15 @@ class SyslogListener(asyncio.DatagramProtocol):
         *,
         frame_bytes_max: int = FRAME_BYTES_MAX,
         connections_max: int = CONNECTIONS_MAX,
+        connections_per_address_max: int = CONNECTIONS_PER_ADDRESS_MAX,
         balancers: Sequence[IPv4Network | IPv6Network] = (),
     ) -> None:
         """Connections from `balancers` begin with a PROXY header."""
         self._record: Final = record
         self._frame_bytes_max: Final = frame_bytes_max
         self._connections_max: Final = connections_max
+        self._connections_per_address_max: Final = connections_per_address_max
+        self._by_address: Counter[str] = Counter()
         # Recording may wait for the disk.
         self._threads: Final = ThreadPoolExecutor(THREADS, thread_name_prefix="syslog")
         self._balancers: Final = tuple(balancers)
@@ -179,13 +191,18 @@ class SyslogListener(asyncio.DatagramProtocol):
         try:
             # The kernel detects a sender that vanished.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if self._is_balancer(peer.ip):
+            if is_balancer := self._is_balancer(peer.ip):
                 peer = await _read_client(connection, peer)
-            reader, writer = await _open_streams(connection, tls)
-            self._connections[cast("asyncio.Task[None]", asyncio.current_task())] = writer
-            peer = replace(peer, fingerprint=_fingerprint(writer))
-            _log.info("connection_opened ip=%s port=%d", peer.ip, peer.port)
-            await self._read(reader, peer)
+            # Health checks of a balancer come from its own address.
+            with self._count(peer.ip) if peer.balancer or not is_balancer else nullcontext():
+                reader, writer = await _open_streams(connection, tls)
+                self._connections[cast("asyncio.Task[None]", asyncio.current_task())] = writer
+                peer = replace(peer, fingerprint=_fingerprint(writer))
+                _log.info("connection_opened ip=%s port=%d", peer.ip, peer.port)
+                await self._read(reader, peer)
+        except _TooManyError:
+            most = self._connections_per_address_max
+            _log.warning("connection_refused ip=%s limit_per_address=%d", peer.ip, most)
         except MalformedError as error:
             _log.warning("proxy_header_refused ip=%s reason=%s", peer.ip, error)
         except (OSError, EOFError) as error:
@@ -195,6 +212,19 @@ class SyslogListener(asyncio.DatagramProtocol):
         finally:
             (connection if writer is None else writer).close()
             _log.info("connection_closed ip=%s port=%d", peer.ip, peer.port)
+
+    @contextmanager
+    def _count(self, ip: str) -> Iterator[None]:
+        """Count a connection of an address while it is open. Raises: _TooManyError."""
+        if self._by_address[ip] >= self._connections_per_address_max:
+            raise _TooManyError
+        self._by_address[ip] += 1
+        try:
+            yield
+        finally:
+            self._by_address[ip] -= 1
+            if not self._by_address[ip]:
+                del self._by_address[ip]
 
     def _is_balancer(self, ip: str) -> bool:
         return bool(ip) and any(ip_address(ip) in network for network in self._balancers)
