@@ -9,8 +9,9 @@ All patterns are RE2 syntax and are searched for anywhere in a text, without `^`
 between quotes in JSON, so a pattern that is found in a text is also found in the JSON around it,
 and one search over an event's bytes can rule out all of them (see `scanner`).
 
-What is weak here: formats change, and prose is not read. In `the password is hunter2` nothing is
-found.
+What is weak here: formats change, and prose is not read. `password: hunter2`, `api_key=…` and
+`Cookie: …` are found in a text, with what separates a value from prose about passwords; in `the
+password is hunter2` and `password: swordfish` nothing is found.
 """
 
 import base64
@@ -222,14 +223,72 @@ _NAMED_IN_URL: Final = (
     "|sessionid|phpsessid|jsessionid)(?:=|%(?:25)*3D)"
 )
 _split_url = re.compile(_ENCODED_DELIMITER, re.IGNORECASE).split
-_named_in_url = re.compile(f'[?&;#"]?{_NAMED_IN_URL}(.+)', re.IGNORECASE).match
+_named_in_url = re.compile(rf'[?&;#"]?(?=([\w-]+)){_NAMED_IN_URL}(.+)', re.IGNORECASE).match
 
 
 def _is_in_url(match: str) -> bool:
     """Tell whether a part of a URL has a parameter with a secret that is not masked."""
     found = map(_named_in_url, _split_url(match))
-    return any(each is not None and not is_placeholder(each[1]) for each in found)
+    return any(each is not None and not _is_harmless(each[1], each[2]) for each in found)
 
+
+def _is_harmless(name: str, value: str) -> object:
+    return is_placeholder(value) or (name.lower() in ("pwd", "passwd") and _is_path(value))
+
+
+_PROSE_NAMES: Final = "(?:[a-z0-9]+[_-])*(?:password|passwd|passphrase|pwd)"
+_PROSE_KEYS: Final = (
+    "(?:api[_-]?key|secret[_-]?key|secret[_-]?access[_-]?key|client[_-]?secret|phpsessid|jsessionid"
+    "|(?:access|api|auth|bearer|bot|deploy|private|refresh|session)[_-]?token)"
+)
+_is_state = re.compile(
+    r"changed?|denied|empty|enabled|disabled|encrypted|expired|expires|failed|failure|false|hashed"
+    r"|incorrect|invalid|login|missing|mismatch|never|none|null|only|optional|outdated|prompt"
+    r"|required|reset|same|string|success|true|undefined|unchanged|unknown|unset|updated|valid"
+    r"|verified|weak|wrong",
+    re.IGNORECASE,
+).fullmatch
+_is_prose = re.compile(
+    r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*"  # Words, of any language.
+    r"|[a-z_][\w.-]*[:=].*|\d{4}-\d\d-\d\d.*|\d\d?:\d\d.*"  # The next field, a date, a time.
+    r"|[^\s@]+@[\w-]+(?:\.[\w-]+)+|[a-z][a-z0-9+.-]*://.*",  # An address of mail, a URL.
+    re.IGNORECASE,
+).fullmatch
+_split_line = re.compile(r"[:=]").split
+
+
+def _line_value(match: str) -> tuple[str, bool]:
+    """The value of `name: value` or `name=value`, and whether it stands right behind a `=`."""
+    name, value = _split_line(match, 1)
+    is_close = match[len(name)] == "=" and not name.endswith(" ") and not value.startswith(" ")
+    return value.strip(" '()[]").rstrip(".,;!?"), is_close
+
+
+def _is_password_line(match: str) -> bool:
+    """Tell whether a password follows its name in a text, and no prose about passwords."""
+    value, is_close = _line_value(match)
+    if len(value) < _LINE_PASSWORD_CHARS_MIN or is_placeholder(value) or _is_path(value):
+        return False
+    return not (_is_state(value) if is_close else _is_prose(value))
+
+
+def _is_secret_line(match: str) -> bool:
+    """Tell whether what follows the name of a token in a text may be one: letters and digits."""
+    value, _ = _line_value(match)
+    has_both = any(map(str.isdigit, value)) and any(map(str.isalpha, value))
+    return has_both and not is_placeholder(value)
+
+
+def _is_cookie_line(match: str) -> bool:
+    """Tell whether a header of cookies has a value that is long enough to be a secret."""
+    values = (pair.partition("=")[2].strip() for pair in match.partition(":")[2].split(";"))
+    return any(len(value) >= _COOKIE_CHARS_MIN and not is_placeholder(value) for value in values)
+
+
+_LINE_PASSWORD_CHARS_MIN: Final = 4
+_COOKIE_CHARS_MIN: Final = 8
+LINE_RULES: Final = frozenset({"password-line", "secret-line", "cookie-line"})
+"""Rules of a name and its value in prose: in a short text, too, nothing else is masked."""
 
 PATTERN_RULES: Final[tuple[PatternRule, ...]] = (
     *starmap(PatternRule, re.findall(r"(?m)^(\S+) +(.+)$", _TOKENS)),
@@ -252,6 +311,13 @@ PATTERN_RULES: Final[tuple[PatternRule, ...]] = (
         r"(?i)\bauthorization['\" ]{0,3}[:=][ '\"]{0,3}(?:token|api-?key|key|negotiate)[ =:]+"
         r"[^\s'\",;]{6,}",
         lambda match: not is_placeholder(re.split("[ =:]", match)[-1]),
+    ),
+    _checked("password-line", rf"(?i)\b{_PROSE_NAMES} ?[:=] ?[^\s\"&]{{4,}}", _is_password_line),
+    _checked("secret-line", rf"(?i)\b{_PROSE_KEYS} ?[:=] ?[^\s\"',;&]{{8,}}", _is_secret_line),
+    _checked(
+        "cookie-line",
+        r"(?i)\b(?:set-)?cookie ?: ?(?:[^\s=;\"]{1,64}=[^\s;\"]*(?:; ?)?)+",
+        _is_cookie_line,
     ),
     PatternRule("card-number", CARD_PATTERN, has_card_number),
 )

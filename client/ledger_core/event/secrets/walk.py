@@ -16,6 +16,7 @@ import msgspec
 from ledger_core.event.secrets.folding import fold
 from ledger_core.event.secrets.luhn import is_card_number
 from ledger_core.event.secrets.rules import (
+    LINE_RULES,
     KeyRule,
     is_digest,
     is_placeholder,
@@ -37,7 +38,8 @@ An event of 64 KB that has no JSON in its texts needs at most a half of this.
 """
 VALUE_WORK: Final = 8
 LONG_TEXT_CHARS: Final = 200
-"""In a text of so many characters, only the secret is masked. A shorter one is masked whole."""
+"""In a text of so many characters, only the secret is masked, and so by `LINE_RULES` in any text.
+Other shorter ones are masked whole."""
 TEXT_DEPTH_MAX: Final = 4
 """JSON in a text in JSON in a text: so many levels of texts are read."""
 _DEPTH_MAX: Final = 64
@@ -260,7 +262,9 @@ class EventScan:
         """Return the rule of a text, and the text with its secrets masked if it is long."""
         self._redacted = None
         rule = self._text_rule(text)
-        if rule is None or rule == SCAN_LIMIT or len(text) < LONG_TEXT_CHARS:
+        if rule is None or rule == SCAN_LIMIT:
+            return rule, None
+        if len(text) < LONG_TEXT_CHARS and rule not in LINE_RULES:
             return rule, None
         redacted = self._redacted or self._redact(text)
         # A field of the schema has a limit, which a longer text may exceed.
