@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -146,6 +148,9 @@ class FollowerProcess:
 def lower_priority(niceness: int = NICENESS) -> None:
     """Let the service's own work go first. Called once, by the child."""
     os.nice(niceness)
+    # Where Linux gives each session its share, a niceness counts within the session alone.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
 
 
 def is_orphaned(wait_s: float) -> bool:

@@ -66,6 +66,7 @@ async def open_pool(
     )
     server = QueryServer(parts, options)
     pool = QueryPool(connect_within(server), tree_size=lambda: 0, read_status=engine.status)
+    await pool.connected()  # So that requests are in the order in which a test makes them.
     try:
         yield pool
     finally:

@@ -67,7 +67,10 @@ async def stream_answer(
         )
         _cut(request)
     except Exception as error:  # noqa: BLE001 - the answer's top: it can't become a problem now
-        log_failure("stream_failed", error, route=route_path(request))
+        if request.transport is None:  # Its search was cancelled for that.
+            _log.info("reader_gone", route=route_path(request))
+        else:
+            log_failure("stream_failed", error, route=route_path(request))
         _cut(request)
     return answer
 
@@ -86,11 +89,9 @@ async def write_large(
     """Write an answer piece by piece, so that the connection holds no copy of all of it."""
     answer = web.StreamResponse(status=whole.status, headers=whole.headers)
     answer.content_length = len(body)
-    pieces = memoryview(body)
     try:
         await answer.prepare(request)
-        for start in range(0, len(body), PIECE_BYTES):
-            await _write(answer, pieces[start : start + PIECE_BYTES], reader_wait_s)
+        await _write(answer, body, reader_wait_s)
         await answer.write_eof()
     except (ConnectionError, TimeoutError):
         _log.info("reader_gone", route=route_path(request))
@@ -109,11 +110,13 @@ async def _expire_unauthorized(
             return
 
 
-async def _write(
-    answer: web.StreamResponse, chunk: bytes | memoryview, reader_wait_s: float
-) -> None:
-    async with asyncio.timeout(reader_wait_s):
-        await answer.write(chunk)
+async def _write(answer: web.StreamResponse, chunk: bytes, reader_wait_s: float) -> None:
+    """Write piece by piece. Between two of them others have their turn on the event loop."""
+    pieces = memoryview(chunk)
+    for start in range(0, len(chunk), PIECE_BYTES):
+        async with asyncio.timeout(reader_wait_s):
+            await answer.write(pieces[start : start + PIECE_BYTES])
+        await asyncio.sleep(0)
 
 
 def _cut(request: web.BaseRequest) -> None:
