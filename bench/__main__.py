@@ -23,6 +23,7 @@ from bench import (
     secrets,
     verifying,
     witness,
+    workers,
 )
 from bench.rows import Row, format_table
 
@@ -69,6 +70,7 @@ def _parts(*, quick: bool) -> dict[str, Callable[[], list[Row]]]:
         "million": lambda: million.run(FOLDER, entries=entries, seconds=seconds),
         "heavy_reader": lambda: heavy_reader.run(FOLDER, entries=100_000, seconds=seconds),
         "verifying": lambda: verifying.run(FOLDER, entries=entries),
+        "workers": lambda: workers.run(FOLDER, seconds=seconds),
         "mirror": lambda: mirror.run(FOLDER / "mirror", entries=entries, seconds=2 * seconds),
     }
 
