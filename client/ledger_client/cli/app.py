@@ -92,6 +92,9 @@ _GROUPS: Final[dict[str, dict[str, _Command]]] = {
     },
     "To verify, as an auditor": {
         "verify": _Command("verify:command", "Verify an event, or a file of evidence, offline."),
+        "verify-export": _Command(
+            "verify_export:command", "Check a SIEM's copy of the log, and name what it lacks."
+        ),
         "prove": _Command("show:prove", "Write an event and its proof to files."),
         "consistency": _Command("consistency:command", "Check that the log only grew."),
         "heads": _Command("heads:command", "List the signed heads that the log keeps."),

@@ -1,0 +1,175 @@
+"""Checks somebody else's copy of a log, as a SIEM exports it, line by line. No I/O.
+
+A line is JSON that has `index`, `leaf_hash` and `origin` somewhere within: sinks send them, and
+exports wrap them (`_source`, `result`, a message that is JSON itself). Beside them `event`,
+`received` and `v`, or `raw_data` in OCSF, are the content, whose leaf hash is computed.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import rfc8785
+
+from ledger_core.tlog.hashing import leaf_hash
+
+DEPTH_MAX: Final = 6
+LINE_BYTES_MAX: Final = 1 << 20
+FAULTS_MAX: Final = 100
+NAMES: Final = ("index", "leaf_hash", "origin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopiedRecord:
+    """One line: what it says of itself. `content_hash`: of what it holds, None for no content."""
+
+    line: int
+    index: int
+    leaf_hash: bytes
+    content_hash: bytes | None
+
+
+@dataclass(slots=True)
+class Copy:
+    """A copy that was read: its records by index, and what is wrong with it.
+
+    `without_content`: records that say their leaf hash and hold nothing that has it.
+    """
+
+    records: dict[int, CopiedRecord] = field(default_factory=dict)
+    lines: int = 0
+    repeated: int = 0
+    without_content: int = 0
+    faults: list[str] = field(default_factory=list)
+    faults_total: int = 0
+
+    def add_fault(self, fault: str) -> None:
+        """Count a fault, and keep the first ones."""
+        self.faults_total += 1
+        if len(self.faults) < FAULTS_MAX:
+            self.faults.append(fault)
+
+
+def read_copy(lines: Iterable[bytes], *, origin: str) -> Copy:
+    """Read the lines of a copy. Cost: 50 µs and 300 bytes of memory a line."""
+    copy = Copy()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        copy.lines += 1
+        record = _read_line(number, line, origin, copy.add_fault)
+        if record is None:
+            continue
+        if record.content_hash is None:
+            copy.without_content += 1
+        elif record.content_hash != record.leaf_hash:
+            copy.add_fault(f"line {number}: its content is not that of its leaf hash: altered")
+        known = copy.records.setdefault(record.index, record)
+        if known is not record:
+            copy.repeated += 1
+            if known.leaf_hash != record.leaf_hash:
+                copy.add_fault(
+                    f"line {number}: entry {record.index} has another leaf hash than in line "
+                    f"{known.line}"
+                )
+    return copy
+
+
+def compare(
+    copy: Copy,
+    entries: Iterable[tuple[int, bytes]],
+    *,
+    is_wanted: Callable[[int, bytes], bool] = lambda _index, _leaf: True,
+) -> list[int]:
+    """Compare a copy with verified entries of the log, index and leaf; the indices that it lacks.
+
+    `is_wanted`: whether the copy should have an entry, where a sink sends some alone.
+    """
+    lacking = []
+    for index, leaf in entries:
+        record = copy.records.get(index)
+        if record is None:
+            if is_wanted(index, leaf):
+                lacking.append(index)
+        elif record.leaf_hash != leaf_hash(leaf):
+            copy.add_fault(
+                f"line {record.line}: entry {index} has another leaf hash in the log: altered"
+            )
+    return lacking
+
+
+def ranges(indices: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Ascending indices as ranges, first and last: 3, 4, 5, 9 is (3, 5), (9, 9)."""
+    first = last = -1
+    for index in indices:
+        if index != last + 1 or first < 0:
+            if first >= 0:
+                yield first, last
+            first = index
+        last = index
+    if first >= 0:
+        yield first, last
+
+
+def _read_line(
+    number: int, line: bytes, origin: str, add_fault: Callable[[str], None]
+) -> CopiedRecord | None:
+    if len(line) > LINE_BYTES_MAX:
+        add_fault(f"line {number}: over {LINE_BYTES_MAX} bytes")
+        return None
+    try:
+        found = _find(json.loads(line), DEPTH_MAX)
+    except (ValueError, RecursionError):
+        add_fault(f"line {number}: not JSON")
+        return None
+    if found is None:
+        add_fault(f"line {number}: no index, leaf_hash and origin")
+        return None
+    place, (index, told, of) = found
+    if of != origin:
+        add_fault(f"line {number}: of another log than {origin}")
+        return None
+    try:
+        return CopiedRecord(
+            line=number,
+            index=index if type(index) is int else int(str(index), 10),
+            leaf_hash=bytes.fromhex(str(told)),
+            content_hash=_content_hash(place),
+        )
+    except ValueError:
+        add_fault(f"line {number}: index or leaf_hash can't be read")
+        return None
+
+
+def _find(value: Any, depth: int) -> tuple[dict[str, Any], tuple[Any, Any, Any]] | None:
+    """The object with the content, and the three names, which OCSF has in `unmapped`."""
+    if isinstance(value, str) and value[:1] == "{" and depth:
+        try:
+            return _find(json.loads(value), depth - 1)
+        except ValueError:
+            return None
+    if isinstance(value, list) and depth:
+        return next((found for each in value if (found := _find(each, depth - 1))), None)
+    if not isinstance(value, dict):
+        return None
+    inner = value.get("unmapped") if "raw_data" in value else value
+    if isinstance(inner, dict) and all(name in inner for name in NAMES):
+        return value, (inner["index"], inner["leaf_hash"], inner["origin"])
+    if not depth:
+        return None
+    return next((found for each in value.values() if (found := _find(each, depth - 1))), None)
+
+
+def _content_hash(place: dict[str, Any]) -> bytes | None:
+    if isinstance(place.get("raw_data"), str):
+        return leaf_hash(place["raw_data"].encode())
+    if "event" not in place or "received" not in place:
+        return None
+    content: dict[str, Any] = {
+        name: place[name] for name in ("event", "received", "v") if name in place
+    }
+    try:
+        return leaf_hash(rfc8785.dumps(content))
+    except rfc8785.CanonicalizationError:
+        return b""  # No leaf has it.

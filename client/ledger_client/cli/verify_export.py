@@ -1,0 +1,104 @@
+"""`ledger verify-export`: check a SIEM's copy of the log line by line, and name what it lacks."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from ledger_client import Entry
+from ledger_client.audit.copy_check import Copy, compare, ranges, read_copy
+from ledger_client.cli.client_options import EXISTING_FILE, Connection, connection_options
+from ledger_client.cli.console import counted, json_option, note, print_json
+from ledger_client.cli.query import explained
+from ledger_client.runtime.clock import unix_us
+from ledger_core.query.ast import resolve
+from ledger_core.query.parser import parse_query
+from ledger_core.query.predicate import make_matcher
+from ledger_core.tlog.errors import VerificationError
+
+RANGES_SHOWN = 20
+
+
+@click.command("verify-export")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=EXISTING_FILE)
+@connection_options
+@click.option("--query", default="", help="The query of the sink: others may be missing.")
+@click.option("--from", "start", type=click.IntRange(min=0), help="Default: the lowest index.")
+@click.option("--to", "end", type=click.IntRange(min=0), help="Default: past the highest index.")
+@json_option
+def command(
+    files: tuple[Path, ...],
+    connection: Connection,
+    query: str,
+    start: int | None,
+    end: int | None,
+    as_json: bool,
+) -> None:
+    """Check a copy of the log, JSON lines as a sink wrote or a SIEM exports them.
+
+    Each line must be an entry of the log, by index, leaf hash and origin, and hold what that leaf
+    hash is of. Every entry from --from to --to must be there. The entries are read from the log and
+    verified. Exit code 1: something is altered or missing.
+    """
+    with explained(query), connection.open() as ledger:
+        matches = make_matcher(resolve(parse_query(query), unix_us()))
+        head = ledger.checkpoint().checkpoint
+        copy = read_copy(_lines(files), origin=head.origin)
+        for index in [each for each in copy.records if not 0 <= each < head.tree_size]:
+            record = copy.records.pop(index)
+            copy.add_fault(f"line {record.line}: the log has no entry {index}")
+        lowest = min(copy.records, default=0) if start is None else start
+        highest = max(copy.records, default=-1) + 1 if end is None else min(end, head.tree_size)
+        entries = ledger.events(lowest, highest) if lowest < highest else iter(())
+        lacking = compare(copy, _leaves(entries), is_wanted=matches)
+    _show(copy, lacking, range(lowest, highest), as_json=as_json)
+
+
+def _lines(files: tuple[Path, ...]) -> Iterator[bytes]:
+    for path in files:
+        with path.open("rb") as file:
+            yield from file
+
+
+def _leaves(entries: Iterator[Entry]) -> Iterator[tuple[int, bytes]]:
+    return ((entry.index, entry.leaf) for entry in entries)
+
+
+def _show(copy: Copy, lacking: list[int], span: range, *, as_json: bool) -> None:
+    """Raises: VerificationError when anything is wrong."""
+    is_whole = bool(copy.records) and not copy.faults and not lacking
+    if as_json:
+        print_json(
+            {
+                "verified": is_whole,
+                "lines": copy.lines,
+                "entries": len(copy.records),
+                "from": span.start,
+                "to": span.stop,
+                "repeated": copy.repeated,
+                "without_content": copy.without_content,
+                "faults": copy.faults,
+                "faults_total": copy.faults_total,
+                "missing": list(ranges(lacking)),
+            }
+        )
+    elif is_whole:
+        click.secho("verified", fg="green", bold=True)
+        click.echo(
+            f"{counted(copy.lines, 'line')}: the entries {span.start} to {span.stop - 1}, none "
+            f"altered, none missing ({copy.repeated} repeated)"
+        )
+        if copy.without_content:
+            note(f"{counted(copy.without_content, 'line')} had a leaf hash and no content")
+    if is_whole:
+        return
+    for fault in copy.faults:
+        note(f"not verified: {fault}")
+    for first, last in islice(ranges(lacking), RANGES_SHOWN):
+        note(f"missing: entry {first}" if first == last else f"missing: entries {first} to {last}")
+    if not copy.records:
+        raise VerificationError("no line is of this log")
+    raise VerificationError(
+        f"{copy.faults_total} faults, {len(lacking)} entries missing of {len(span)}"
+    )

@@ -1,0 +1,131 @@
+"""`ledger verify-export`: altered, missing, foreign and wrapped lines of a copy."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ledger.follow.entries import Entry
+from ledger.sinks.ocsf import to_ocsf
+from ledger.sinks.record import make_record
+from ledger_client import LedgerClient
+from ledger_client.audit.copy_check import ranges
+from ledger_client.cli.verify_export import command
+from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.hashing import leaf_hash
+from tests.service.serving import Ledger, event, serving_new
+from tests.sinks.sinking import ORIGIN
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    with serving_new(tmp_path_factory.mktemp("copy")) as ledger:
+        events = [event(reason=f"né {n}", context={"ratio": n / 7}) for n in range(300)]
+        assert ledger.append(*events, query="?wait=witnessed").status == 200
+        yield ledger
+
+
+@pytest.fixture(scope="module")
+def entries(ledger: Ledger) -> list[Entry]:
+    policy = ledger.directory / "policy"
+    with LedgerClient(ledger.url, ledger.tokens["read"], policy=policy) as client:
+        return [Entry(each.index, each.leaf, leaf_hash(each.leaf)) for each in client.events()]
+
+
+@pytest.fixture(scope="module")
+def lines(entries: list[Entry]) -> list[bytes]:
+    return [make_record(entry, ORIGIN).json for entry in entries]
+
+
+def check(ledger: Ledger, tmp_path: Path, lines: list[bytes], *more: str) -> Result:
+    file = tmp_path / "copy.jsonl"
+    file.write_bytes(b"".join(line + b"\n" for line in lines))
+    token = tmp_path / "token"
+    token.write_text(ledger.tokens["read"])
+    options = ["--url", ledger.url, "--policy", str(ledger.directory / "policy")]
+    options += ["--token-file", str(token), "--json", *more]
+    return CliRunner().invoke(command, [str(file), *options])
+
+
+def told(result: Result) -> Any:
+    (line,) = [each for each in result.stdout.splitlines() if each.startswith('{"verified"')]
+    return json.loads(line)
+
+
+def test_a_whole_copy_is_verified(ledger: Ledger, tmp_path: Path, lines: list[bytes]) -> None:
+    result = check(ledger, tmp_path, lines + lines[:5])
+    assert result.exit_code == 0, result.output
+    assert told(result)["verified"]
+    assert (told(result)["entries"], told(result)["repeated"]) == (len(lines), 5)
+
+
+def test_wrapped_lines_are_understood(
+    ledger: Ledger, tmp_path: Path, lines: list[bytes], entries: list[Entry]
+) -> None:
+    wrapped = [
+        json.dumps({"_index": "audit", "_source": {"@timestamp": "x", **json.loads(lines[0])}}),
+        json.dumps({"preview": False, "result": {"_raw": lines[1].decode()}}),
+        json.dumps({"attributes": [1, {"message": lines[2].decode()}]}),
+    ]
+    copy = [text.encode() for text in wrapped]
+    copy += [to_ocsf(make_record(entry, ORIGIN)).json for entry in entries[3:]]
+    result = check(ledger, tmp_path, copy[::-1])
+    assert result.exit_code == 0, result.output
+    assert told(result)["without_content"] == 0
+
+
+def test_missing_entries_are_named(ledger: Ledger, tmp_path: Path, lines: list[bytes]) -> None:
+    result = check(ledger, tmp_path, lines[5:100] + lines[101:200] + lines[203:290])
+    assert isinstance(result.exception, VerificationError)
+    assert told(result)["missing"] == [[100, 100], [200, 202]]
+    wide = told(check(ledger, tmp_path, lines[5:290], "--from", "0", "--to", str(len(lines))))
+    assert wide["missing"] == [[0, 4], [290, len(lines) - 1]]
+    chosen = told(check(ledger, tmp_path, lines[5:200] + lines[203:], "--query", "action:x"))
+    assert chosen["verified"]
+
+
+def altered(line: bytes, **values: Any) -> bytes:
+    return json.dumps({**json.loads(line), **values}).encode()
+
+
+def test_altered_lines_are_named(ledger: Ledger, tmp_path: Path, lines: list[bytes]) -> None:
+    content = json.loads(lines[7])
+    content["event"]["outcome"] = "failure"
+    changed = [
+        *lines[:7],
+        json.dumps(content).encode(),
+        altered(lines[8], leaf_hash="00" * 32),
+        altered(lines[9], origin="other.example/log"),
+        altered(lines[10], index=10_000),
+        b"not json",
+        b'{"a":1}',
+        altered(lines[13], index="x"),
+        *lines[14:],
+    ]
+    result = check(ledger, tmp_path, changed)
+    assert isinstance(result.exception, VerificationError)
+    faults = told(result)["faults"]
+    wants = [
+        "line 8: its content",
+        "line 9: its content",
+        "line 10: of another log",
+        "line 12: not JSON",
+        "line 13: no index",
+        "line 14: index or leaf_hash",
+        "line 11: the log has no entry 10000",
+        "line 9: entry 8 has another leaf hash in the log",
+    ]
+    assert [fault[: len(want)] for fault, want in zip(faults, wants, strict=True)] == wants
+    assert told(result)["missing"] == [[9, 13]]
+
+
+def test_an_empty_copy_verifies_nothing(ledger: Ledger, tmp_path: Path) -> None:
+    assert isinstance(check(ledger, tmp_path, []).exception, VerificationError)
+
+
+def test_ranges() -> None:
+    assert list(ranges([0, 1, 3, 7, 8])) == [(0, 1), (3, 3), (7, 8)]
+    assert list(ranges([])) == []
