@@ -1,20 +1,21 @@
 """Counts matches by one field or two, with distinct values or numbers of another field.
 
-One field alone is counted from posting lists, as facets are. Otherwise the values of each match are
-put together from the columns or the posting lists of its segment, 20 ms for a segment with many
-values. Everything is exact unless `exact` says otherwise: the time was up, an event has more values
-of its context than the index holds, or there were more than `CELLS_MAX` groups.
+One field alone is counted from posting lists, as facets are. Otherwise each field becomes a column
+of its segment, where every entry has one value of it at most, and C counts the rows of the columns.
+Where an entry has several, or for sums, the values of each match are put together. Everything is
+exact unless `exact` says otherwise: the time was up, an event has more values of its context than
+the index holds, or there were more than `CELLS_MAX` groups.
 """
 
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from heapq import nsmallest
 from itertools import islice, product
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from msgspec import structs
 from pyroaring import BitMap
@@ -66,8 +67,8 @@ class _Cell:
     """What is counted of one group."""
 
     count: int = 0
-    distinct: set[str] = field(default_factory=set)
-    numbers: _Numbers = field(default_factory=_Numbers)
+    distinct: set[str] | None = None
+    numbers: _Numbers | None = None
 
 
 class Tally:
@@ -142,7 +143,11 @@ class Tally:
                 else:
                     Matches(offsets).count_column(*column, self._terms)
             return
-        self._add_values([_values(source, each, offsets) for each in self._fields])
+        columns = None if self._numbers else _columns(source, self._fields)
+        if columns is None:
+            self._add_values([_values(source, each, offsets) for each in self._fields])
+        else:
+            self._add_columns(columns, offsets, is_all=len(offsets) == source.entries)
 
     def _check_limited(self, source: "_Source", offsets: BitMap) -> None:
         """Whether a match has more values of its context than the index holds."""
@@ -151,20 +156,44 @@ class Tally:
             if more & offsets:
                 self._is_exact = False
 
+    def _add_columns(self, columns: Sequence["_Column"], offsets: BitMap, *, is_all: bool) -> None:
+        """Count entries with one value of each field at most: C counts them by their places."""
+        places: list[Iterable[int]] = [column.places for column in columns]
+        if not is_all:
+            chosen = offsets.to_array()
+            places = [map(column.places.__getitem__, chosen) for column in columns]
+        by = len(self._by)
+        found = Counter(zip(*places, strict=True))
+        # Each column by itself: a lookup for each value of each group would take twice as long.
+        values = [
+            list(map(column.values.__getitem__, some))
+            for column, some in zip(columns, zip(*found, strict=True), strict=False)
+        ]
+        for row, count in zip(zip(*values, strict=True), found.values(), strict=True):
+            if None not in row[:by]:
+                others = [[] if value is None else [value] for value in row[by:]]
+                self._add_group(cast("_Group", row[:by]), others, count)
+
     def _add_values(self, values: Sequence[_Values]) -> None:
         by = len(self._by)
         for offset, firsts in values[0].items():
             rest = [some.get(offset, ()) for some in values[1:by]]
             for group in product(firsts, *rest):
-                if group not in self._cells and self._held >= CELLS_MAX:
-                    self._is_exact = False
-                    continue
-                self._held += group not in self._cells
-                self._add_to(self._cells[group], [some.get(offset, []) for some in values[by:]])
+                self._add_group(group, [some.get(offset, []) for some in values[by:]], 1)
 
-    def _add_to(self, cell: _Cell, others: list[list[str]]) -> None:
-        cell.count += 1
+    def _add_group(self, group: _Group, others: list[list[str]], count: int) -> None:
+        """Add entries of a group with the same values of the other fields."""
+        cell = self._cells.get(group)
+        if cell is None:
+            if self._held >= CELLS_MAX:
+                self._is_exact = False
+                return
+            self._held += 1
+            cell = self._cells[group] = _Cell()
+        cell.count += count
         if self._distinct is not None:
+            if cell.distinct is None:
+                cell.distinct = set()
             before = len(cell.distinct)
             if self._held < CELLS_MAX:
                 cell.distinct.update(others[0])
@@ -172,6 +201,8 @@ class Tally:
                 self._is_exact = False
             self._held += len(cell.distinct) - before
         if self._numbers is not None:
+            if cell.numbers is None:
+                cell.numbers = _Numbers()
             for number in map(parse_number, others[-1]):
                 if number is not None:
                     cell.numbers.add(number)
@@ -195,7 +226,8 @@ class Tally:
 
         def place(item: tuple[_Group, _Cell]) -> tuple[int, _Group]:
             group, cell = item
-            return sign * (cell.count if self._distinct is None else len(cell.distinct)), group
+            number = cell.count if self._distinct is None else len(cell.distinct or ())
+            return sign * number, group
 
         top = nsmallest(self._ask.top, found, key=place)
         return CountAnswer(
@@ -209,9 +241,9 @@ class Tally:
     def _value(self, group: _Group, cell: _Cell) -> CountedValue:
         value = CountedValue(values=group, count=cell.count)
         if self._distinct is not None:
-            value.distinct = len(cell.distinct)
-        if self._numbers is not None and cell.numbers.number:
-            numbers = cell.numbers
+            value.distinct = len(cell.distinct or ())
+        numbers = cell.numbers
+        if numbers is not None and numbers.number:
             value.sum = _plain(numbers.total)
             value.least, value.most = map(_plain, (numbers.least, numbers.most))
             value.average = float(numbers.total / numbers.number)
@@ -303,6 +335,50 @@ class _InMemory:
 
 
 _Source: TypeAlias = _Indexed | _InMemory
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """The place of each entry's value among the `values`; None stands at that of no value."""
+
+    places: Sequence[int]
+    values: Sequence[str | None]
+
+
+def _columns(source: _Source, fields: Sequence[CountField]) -> list[_Column] | None:
+    """A column of each field; None where an entry has several values of one."""
+    columns = []
+    for by in fields:
+        column = _column(source, by)
+        if column is None:
+            return None
+        columns.append(column)
+    return columns
+
+
+def _column(source: _Source, by: CountField) -> _Column | None:
+    stored = source.column(by.dimension) if by.dimension in COLUMNS else None
+    if stored is not None:
+        values: list[str | None] = list(map(by.value_of, stored[1]))
+        return _Column(stored[0], [*values, *[None] * (NO_PLACE + 1 - len(values))])
+    places = [-1] * source.entries
+    values = []
+    for postings in source.runs(by):
+        for term, container in postings:
+            value = by.value_of(term)
+            if value is None:
+                continue
+            place = len(values)
+            values.append(value)
+            if container.form == FORM_ARRAY:
+                offsets: Iterable[int] = from_little_endian(container.payload)
+            else:
+                offsets = assemble([(0, container)]).to_array()
+            for offset in offsets:
+                if places[offset] >= 0:
+                    return None
+                places[offset] = place
+    return _Column(places, [*values, None])
 
 
 def _values(source: _Source, by: CountField, offsets: BitMap) -> _Values:
