@@ -28,7 +28,6 @@ from ledger_core.event.commitments import (
     PrivateEvent,
     commitment_to,
     encode_salt,
-    fill_stars,
     find_commitments,
     find_values,
     is_commitment,
@@ -136,7 +135,7 @@ class PrivateFields:
             for path, stars, value in list(find_values(event, field.path)):
                 if is_commitment(value):
                     continue
-                subject = _subject_of(event, fill_stars(field.subject, stars), path)
+                subject = _subject_of(event, field.subject, stars, path)
                 openings.append(self._make_opening(read, path, subject, value))
         if event is None or not openings:
             return read, sent
@@ -196,8 +195,8 @@ def _event_key(event: Event) -> bytes:
     return event_key(str(event.id), event.tenant or None)
 
 
-def _subject_of(event: dict[str, Any], pointer: str, path: str) -> str:
-    for _, _, value in find_values(event, pointer):
+def _subject_of(event: dict[str, Any], pointer: str, stars: Sequence[str], path: str) -> str:
+    for _, _, value in find_values(event, pointer, stars=stars):
         if isinstance(value, str) and value:
             return value
     raise EventError(

@@ -194,7 +194,14 @@ PAGE_LIES: list[tuple[str, Change, str]] = [
     ("counts", lambda page: page.update(counts=[COUNTED]), "counts of a page: got 1, want 0"),
 ]
 
+OF_ANOTHER_LOG = SmallLog([*LEAVES[:-1], leaf_of(99)])
+
 EVENT_LIES: list[tuple[str, Change, str]] = [
+    (
+        "proof",
+        setting("events.0.proof", format_proof(OF_ANOTHER_LOG.proof(FOUND[0], SIZE))),
+        f"two roots at size {SIZE}",
+    ),
     ("index", setting("events.0.index", 0), "index of a proof"),
     ("event", setting("events.0.event.actor.id", "u_2"), "is not what its leaf says"),
     ("received", setting("events.0.received.by", "root"), "received of an event"),
@@ -278,6 +285,32 @@ def test_each_change_of_a_page_is_named_with_the_answer_as_evidence(
     if isinstance(caught.value, VerificationError):
         assert caught.value.evidence["answer.json"] == encode(page)
         assert caught.value.evidence["request.txt"].startswith(b"/v1/events?")
+
+
+def test_rows_that_are_proven_in_a_smaller_tree_say_so() -> None:
+    """Each of them is genuine; the answer's claim of a larger tree stands beside the head."""
+    page = answer(FOUND)
+    page["events"][0]["proof"] = format_proof(LOG.proof(FOUND[0], SIZE - 1))
+    read, _ = run(ask(), page)
+    sizes = [entry.head.checkpoint.tree_size for entry in read.entries]
+    assert sizes == [SIZE - 1] + [SIZE] * (len(FOUND) - 1)
+    for found, index in zip(page["events"], FOUND, strict=True):
+        found["proof"] = format_proof(LOG.proof(index, SIZE - 1))
+    read, _ = run(ask(), page)
+    assert (read.tree_size, read.head.checkpoint.tree_size) == (SIZE, SIZE - 1)
+
+
+def test_a_row_of_another_tenant_is_no_answer_to_a_query_for_a_tenant() -> None:
+    """Without the tenant in the query it can't be told: docs/security-model.md names it."""
+    question = ask_query("tenant:acme actor:u_1", now_unix_us=0)
+    theirs = [index for index in FOUND if b'"tenant":"acme"' in LEAVES[index]]
+    plain: dict[str, Any] = {"query": "tenant:acme actor:u_1", "facets": [], "histogram": None}
+    page, _ = run(ask(question, counts=False), answer(theirs, total=len(theirs), **plain))
+    assert [entry.index for entry in page.entries] == theirs
+    with pytest.raises(VerificationError, match="does not meet the query"):
+        run(ask(question, counts=False), answer(FOUND, **plain))
+    text = (Path(TESTS_DIR).parent / "docs/security-model.md").read_text()
+    assert "| which tenant a bound token sees |" in text
 
 
 # Members that a change can't be seen in. docs/security-model.md gives the reasons.

@@ -20,10 +20,12 @@ from ledger_core.event.commitments import (
     commit_private,
     commitment_to,
     encode_salt,
+    find_at,
     find_commitments,
     find_values,
     format_envelope,
     holds_private,
+    replace_at,
 )
 from ledger_core.event.model import EventError
 
@@ -183,7 +185,32 @@ def test_stars_stand_for_keys_and_positions() -> None:
     assert list(find_values(event, "/nothing/here")) == []
 
 
-@pytest.mark.parametrize("key", ["a/b", "/", "~", "~1", "a~0b/~", "", "0"])
+def test_a_key_that_is_a_star_is_no_wildcard() -> None:
+    """A secret must not stay because another key of the object was taken for its own."""
+    event = {"context": {"a": {"k": "kept"}, "*": {"k": "secret"}, "b": {"*": 1}}}
+    assert [found[0] for found in find_at(event, "/context/*/k")] == ["/context/*/k"]
+    assert [found[0] for found in find_values(event, "/context/*/k")] == [
+        "/context/a/k",
+        "/context/*/k",
+    ]
+    commitment = "0" * 64
+    replace_at(event, "/context/*/k", commitment)
+    assert event["context"] == {
+        "a": {"k": "kept"},
+        "*": {"k": {"commitment": commitment}},
+        "b": {"*": 1},
+    }
+    with pytest.raises(EventError, match="nothing stands here"):
+        replace_at({"context": {"a": {"k": "kept"}}}, "/context/*/k", commitment)
+
+
+def test_the_stars_of_a_subject_are_the_keys_of_its_value() -> None:
+    event = {"context": {"a": {"of": "u_a"}, "*": {"of": "u_star"}}}
+    found = [each[2] for each in find_values(event, "/context/*/of", stars=["*"])]
+    assert found == ["u_star"]
+
+
+@pytest.mark.parametrize("key", ["*", "a/b", "/", "~", "~1", "a~0b/~", "", "0"])
 def test_a_commitment_is_found_and_opened_at_any_key(key: str) -> None:
     path = f"/context/{key.replace('~', '~0').replace('/', '~1')}/deep"
     opening = Opening(path, "u_1", encode_salt(bytes(32)), "Ada")

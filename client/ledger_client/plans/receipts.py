@@ -33,7 +33,7 @@ from ledger_client.responses import (
 from ledger_client.results import Receipt, Rejected
 from ledger_core.api import AppendAnswer, Committed, Refused, Result, read_results
 from ledger_core.event.canonical import decode_event_object, format_leaf, format_time, parse_time
-from ledger_core.event.commitments import commitment_to, decode_salt, find_values, replace_at
+from ledger_core.event.commitments import commitment_to, decode_salt, find_at, replace_at
 from ledger_core.event.model import Received
 from ledger_core.event.reader import ReadEvent
 from ledger_core.tlog.errors import NO_EVIDENCE, MalformedError, UnavailableError, VerificationError
@@ -174,7 +174,7 @@ def _with_commitments(sent: ReadEvent, committed: Sequence[Committed]) -> ReadEv
     event = msgspec.json.decode(sent.event_json)
     try:
         for each in committed:
-            for path, _, value in list(find_values(event, each.path)):
+            for path, _, value in list(find_at(event, each.path)):
                 commitment = commitment_to(salt=decode_salt(each.salt), path=path, value=value)
                 replace_at(event, path, commitment)
         hidden, event_json = decode_event_object(event)

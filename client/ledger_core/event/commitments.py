@@ -201,26 +201,32 @@ def check_openings(event: Mapping[str, Any], openings: Sequence[Opening]) -> Non
             raise _refuse(opening.path, "does not open a commitment that stands there")
 
 
-def find_values(event: Any, path: str) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+Found = tuple[str, tuple[str, ...], Any]
+"""The path of a value, what the stars of a pattern stand for, and the value."""
+
+
+def find_values(event: Any, pattern: str, *, stars: Sequence[str] = ()) -> Iterator[Found]:
     """Find the values at a JSON Pointer in which `*` is any key or position.
 
-    Yields the path of each, what its stars stand for, and the value.
+    The first of its stars are the given keys. Costs a look at each member on the way.
     """
-    waiting: list[tuple[str, tuple[str, ...], Any]] = [("", (), event)]
-    for segment in path.split("/")[1:]:
+    left = iter(stars)
+    waiting: list[Found] = [("", (), event)]
+    for segment in pattern.split("/")[1:]:
+        is_star = segment == "*"
+        wanted = next(left, None) if is_star else segment
         waiting = [
-            (f"{at}/{key}", (*stars, key) if segment == "*" else stars, member)
-            for at, stars, value in waiting
+            (f"{at}/{key}", (*found, key) if is_star else found, member)
+            for at, found, value in waiting
             for key, member in _members(value)
-            if segment in ("*", key)
+            if wanted is None or key == wanted
         ]
     yield from waiting
 
 
-def fill_stars(path: str, stars: Sequence[str]) -> str:
-    """Replace the stars of a JSON Pointer by keys, in order, as far as there are any."""
-    left = iter(stars)
-    return "/".join(next(left, "*") if each == "*" else each for each in path.split("/"))
+def find_at(event: Any, path: str) -> Iterator[Found]:
+    """The one value at a JSON Pointer, or none; a `*` in it is a key like any other."""
+    return find_values(event, path, stars=["*"] * path.count("*"))
 
 
 def replace_at(event: dict[str, Any], path: str, commitment: str) -> None:
@@ -230,7 +236,7 @@ def replace_at(event: dict[str, Any], path: str, commitment: str) -> None:
     """
     shown = _shown(path, commitment)
     *parents, last = path.split("/")
-    for _, _, parent in find_values(event, "/".join(parents)):
+    for _, _, parent in find_at(event, "/".join(parents)):
         if isinstance(parent, dict):
             parent[last.replace("~1", "/").replace("~0", "~")] = shown
         else:
