@@ -8,6 +8,8 @@ from typing import Any, Final, TextIO, cast
 
 import structlog
 
+from ledger_core.tlog.text import printable
+
 FORMATS: Final = ("auto", "text", "json")
 LEVELS: Final = {
     name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error")
@@ -47,7 +49,11 @@ def configure_logs(log_format: str, log_level: str, **fields: int) -> None:
     os.environ.update({FORMAT_VARIABLE: log_format, LEVEL_VARIABLE: log_level})
     is_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # The default shows local variables, hence events, where the package rich is installed.
+        [
+            _escape,
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ]
         if is_text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -62,6 +68,19 @@ def configure_logs(log_format: str, log_level: str, **fields: int) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", LogStream())),
         cache_logger_on_first_use=True,
     )
+
+
+def _escape(
+    _logger: Any, _name: str, line: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Take from texts what a terminal would obey: escapes, and marks that turn the writing around.
+
+    Lines of a text stay: the renderer quotes them.
+    """
+    return {
+        name: "\n".join(map(printable, value.split("\n"))) if isinstance(value, str) else value
+        for name, value in line.items()
+    }
 
 
 def configure_child_logs(**fields: int) -> None:

@@ -37,7 +37,11 @@ LINGER_S: Final = 2.0
 WITNESS: Final = web.AppKey("witness", Witness)
 SETTINGS: Final = web.AppKey("settings", WitnessSettings)
 
-_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+    "Server": "witnessed-ledger",
+}
 
 _log = structlog.get_logger("ledger.witness")
 
@@ -109,6 +113,22 @@ class _Connection(LimitedConnection):
         path = {} if request is None else {"path": request.path}
         _log.warning(event, address=self.address, **path)
 
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002 - aiohttp's signature
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it repeats what was sent
+    ) -> web.StreamResponse:
+        """The answer to what is not HTTP, and to an error of our own; neither repeats anything."""
+        text = "the bytes are not HTTP/1.1"
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            text = "an error of this witness"
+            _log.error("request_failed", error=type(exc).__name__)
+        answer = _response(Answer(status, f"{text}\n"))
+        answer.force_close()
+        return answer
+
 
 class _Server(web.Server):
     """Serves a handler of requests to connections within limits."""
@@ -173,6 +193,9 @@ async def _add_checkpoint(request: web.Request) -> web.Response:
         refusal = web.HTTPRequestTimeout()
         refusal.force_close()
         raise refusal from None
+    except ConnectionError:
+        # Nobody reads the answer.
+        return _response(Answer(HTTPStatus.BAD_REQUEST, "the body was cut short\n"))
     return _response(await request.app[WITNESS].add_checkpoint(body))
 
 

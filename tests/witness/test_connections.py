@@ -113,6 +113,25 @@ async def test_one_address_leaves_places_to_the_others(
                 await asyncio.sleep(0.05)
 
 
+@pytest.mark.anyio
+async def test_what_is_not_http_is_repeated_neither_in_the_answer_nor_in_the_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with serving(tmp_path / "w") as served:
+        for data in (b"forged line\r\n\r\n", b"GET /forged\x1b[31m HTTP/1.1\r\nHost: w\r\n\r\n"):
+            answer = await ended(await served.send(data))
+            assert b" 400 " in answer.partition(b"\r\n")[0]
+            assert b"forged" not in answer
+        await served.send(HALF_BODY)
+        await served.close()
+        foreign = HEALTH.replace(b"/healthz", b"http://evil.example/healthz")
+        assert b" 400 " in (await ended(await served.send(foreign))).partition(b"\r\n")[0]
+        assert await served.health() == b"HTTP/1.1 200 OK"
+    said = "".join(capfd.readouterr())
+    assert "forged" not in said
+    assert "Traceback" not in said
+
+
 def test_one_address_has_fewer_connections_than_there_are() -> None:
     settings = WitnessSettings()
     assert settings.connections_per_address_max * 4 <= settings.connections_max
