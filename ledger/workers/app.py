@@ -74,6 +74,7 @@ async def serve(
             front_ends = FrontEnds(
                 gateway, start, listening, on_end=partial(_clean_up, engine, intake, memory)
             )
+            gateway.not_running = front_ends.not_running
             try:
                 await front_ends.start()
                 log_serving(address, engine.sequencer.head.tree_size, workers=settings.workers)

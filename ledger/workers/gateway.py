@@ -1,7 +1,7 @@
 """The sequencer's end of the links: does what the front ends ask, and tells them what changes."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Final
 
@@ -56,6 +56,8 @@ class Gateway:
         self.bytes_in_flight: Final = InFlight("bytes", most=0, most_per_owner=0)
         self._sequencer = sequencer
         self._heads = heads
+        self.not_running: Callable[[], Sequence[str]] = tuple
+        """The numbers of front ends that have ended and aren't started again yet."""
         self._own_reports = own_reports
         self._trailers = ExportTrailers()
         self._numbers = count()
@@ -79,18 +81,14 @@ class Gateway:
                 # Ends at once when a head is published.
                 size = self._state.published_size
                 await self._heads.wait_for(size + 1, timeout_s=STATE_POLL_S)
-                state = self._read_state()
-                if state != self._state:
-                    self._state = state
-                    for served in self._links:
-                        served.link.send(state)
+                self._tell_state()
         finally:
             watching.cancel()
 
     def joined(self, served: "_Served") -> None:
         """Count a link that is connected, and send it the state."""
+        self._tell_state()
         self._links.add(served)
-        self._state = self._read_state()
         served.link.send(self._state)
 
     def left(self, served: "_Served") -> None:
@@ -156,10 +154,14 @@ class Gateway:
             served.link.send(AskReport(number))
         if asked:
             await asyncio.wait(asked, timeout=REPORT_WAIT_S)
-        reports = [*self._own_reports(), *(each.result() for each in asked if each.done())]
+        warnings = [
+            f"the worker {number} has ended and will be started again"
+            for number in self.not_running()
+        ]
         if missing := sum(not each.done() for each in asked):
-            reports.append(Report(warnings=(f"{missing} front ends do not report",)))
-        return reports
+            warnings.append(f"{missing} of the workers do not report")
+        others = [each.result() for each in asked if each.done()]
+        return [*self._own_reports(), Report(warnings=warnings), *others]
 
     async def _watch_growth(self) -> None:
         """Wake the front ends that wait for the log to grow."""
@@ -168,6 +170,14 @@ class Gateway:
             for served in self._links:
                 if served.watched is not None and served.watched < size:
                     served.tell_growth()
+
+    def _tell_state(self) -> None:
+        """Tell all front ends the state, if it has changed."""
+        state = self._read_state()
+        if state != self._state:
+            self._state = state
+            for served in self._links:
+                served.link.send(state)
 
     def _read_state(self) -> State:
         published, failure = self._heads.published, self._sequencer.failure

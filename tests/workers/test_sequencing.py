@@ -17,11 +17,18 @@ from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.log.sequencing import Sequencing
 from ledger.service.mirrored import Heads
+from ledger.service.report import Report, combine
 from ledger.store.commit_errors import CommitFailedError, StorageFullError
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter, Placement
 from ledger.workers.gateway import Gateway
-from ledger.workers.remote import FRAMES_MAX, RemoteHeads, RemoteSequencer, SequencerClient
+from ledger.workers.remote import (
+    FRAMES_MAX,
+    RemoteHeads,
+    RemoteReports,
+    RemoteSequencer,
+    SequencerClient,
+)
 from ledger_core.event.canonical import format_leaf, format_time, parse_leaf
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash
@@ -76,8 +83,8 @@ async def across_a_socket(
         gateway = Gateway(inner.sequencer, inner.publisher)
         client = SequencerClient()
         ours, theirs = socket.socketpair()
-        await loop.create_connection(gateway.connect, sock=ours)
-        await loop.create_connection(lambda: client.link, sock=theirs)
+        await loop.create_unix_connection(gateway.connect, sock=ours)
+        await loop.create_unix_connection(lambda: client.link, sock=theirs)
         running = asyncio.create_task(gateway.run())
         # Another process opens the store by itself; this one has it open already.
         store = inner.sequencer.store
@@ -367,3 +374,44 @@ async def test_callers_are_told_that_the_outcome_is_unknown_when_the_sequencer_e
             await waiting
         assert served.sequencing.failure is not None
         assert await served.heads.wait_for(1000, timeout_s=WAIT_S) is None
+
+
+@asynccontextmanager
+async def linked(gateway: Gateway, report: Report) -> AsyncIterator[SequencerClient]:
+    """A front end's link to a gateway."""
+    loop = asyncio.get_running_loop()
+    client = SequencerClient(report=lambda: report)
+    ours, theirs = socket.socketpair()
+    await loop.create_unix_connection(gateway.connect, sock=ours)
+    await loop.create_unix_connection(lambda: client.link, sock=theirs)
+    try:
+        yield client
+    finally:
+        client.link.close()
+
+
+@pytest.mark.anyio
+async def test_what_a_new_front_end_is_told_the_others_are_told_too(path: Path) -> None:
+    async with in_process(path) as served:
+        gateway = Gateway(served.sequencer, served.publisher)  # It doesn't run.
+        async with linked(gateway, Report()) as first:
+            await served.sequencing.append_events(numbered(0, 3))
+            await served.publisher.publish()
+            async with linked(gateway, Report()) as second:
+                await until(lambda: second.state.published_size == 3)
+                await until(lambda: first.state.published_size == 3)
+
+
+@pytest.mark.anyio
+async def test_a_front_end_reports_for_all(path: Path) -> None:
+    async with in_process(path) as served:
+        own = [Report(reasons=("held",), requests_in_flight=1)]
+        gateway = Gateway(served.sequencer, served.publisher, own_reports=lambda: own)
+        gateway.not_running = lambda: ["2"]
+        other = Report(warnings=("full",), requests_in_flight=5)
+        async with linked(gateway, other), linked(gateway, Report()) as asking:
+            report = combine([Report(), *await RemoteReports(asking).others()])
+        assert report.requests_in_flight == 6
+        assert list(report.reasons) == ["held"]
+        assert "full" in report.warnings
+        assert "the worker 2 has ended and will be started again" in report.warnings
