@@ -105,7 +105,8 @@ def take_over(paths: DirectoryPaths, newer: Path, *, now: str) -> Taken:
     """Take over the entries that a newer folder or backup of the same log has.
 
     Raises: VerificationError when it is another log, or has nothing that is missing here;
-    UnavailableError while the service runs.
+    UnavailableError while the service runs; DamagedBundleError, before anything is changed, when
+    an entry that is to be taken over or moved can't be read.
     """
     other = backup_paths(newer) if (newer / MANIFEST).exists() else DirectoryPaths(newer)
     put_log_in_place(paths)
@@ -120,6 +121,8 @@ def take_over(paths: DirectoryPaths, newer: Path, *, now: str) -> Taken:
             head = theirs.head()
             if head.tree_size == shared and read_unfinished(paths) is None:
                 raise VerificationError(f"{newer} has no entry that {paths.log} lacks")
+            _check_readable(theirs, shared)
+            _check_readable(own, shared)
             start = begin(paths, shared, newer)
             if shared < min(size, head.tree_size):
                 taken = _rebuild(paths, writer, theirs, shared, now=now)
@@ -136,7 +139,8 @@ def take_over(paths: DirectoryPaths, newer: Path, *, now: str) -> Taken:
 def take_receipts(paths: DirectoryPaths, folder: Path) -> Taken:
     """Take over the entries of receipts, from the end of the log up to the first that is missing.
 
-    Raises: VerificationError, MalformedError for a receipt that proves nothing.
+    Raises: VerificationError, MalformedError, before anything is changed, for a receipt that proves
+    nothing, and for one of an event that the log has at another index.
     """
     policy = parse_policy(paths.policy.read_bytes())
     leaves = dict(_receipts(folder, policy))
@@ -144,10 +148,19 @@ def take_receipts(paths: DirectoryPaths, folder: Path) -> Taken:
         start = end = writer.head.tree_size
         while end in leaves:
             end += 1
+        entries = [entry_of(leaves[index]) for index in range(start, end)]
+        for index, entry in enumerate(entries, start):
+            tenant = parse_leaf(entry.leaf).event.tenant
+            found = writer.store.index_for(entry.id_bytes, tenant or None)
+            if found is not None:
+                raise VerificationError(
+                    f"the receipt of entry {index} is of an event that the log has at {found}: "
+                    "this needs the newer folder, with --from"
+                )
         begun = begin(paths, start, folder)
-        placed = writer.commit([entry_of(leaves[index]) for index in range(start, end)])
+        placed = writer.commit(entries)
         if any(each.placement is not Placement.APPENDED for each in placed):
-            raise VerificationError("a receipt is of an event that the log has at another index")
+            raise AssertionError("the id of each was looked up before")
     last = max(leaves, default=0)
     gaps = tuple(index for index in range(end, last + 1) if index not in leaves)
     _apply(paths, begun)
@@ -210,6 +223,13 @@ def _shown(
             failures.append(f"the witness {name} can't be asked: {error}")
 
 
+def _check_readable(log: LogStore, start: int) -> None:
+    """Read all entries from an index on. Raises: DamagedBundleError."""
+    with log.environment.read() as snapshot:
+        for _ in log.leaves_between(snapshot, start, log.head().tree_size):
+            pass
+
+
 def _rebuild(
     paths: DirectoryPaths, writer: LogWriter, theirs: LogStore, shared: int, *, now: str
 ) -> Taken:
@@ -233,7 +253,8 @@ def _rebuild(
                     entries.append(entry)
                 placed = [each.placement for each in rebuilt.commit(entries)]
                 moved += placed.count(Placement.APPENDED)
-                conflicts += placed.count(Placement.CONFLICT) + placed.count(Placement.DAMAGED)
+                conflicts += len(placed) - placed.count(Placement.APPENDED)
+                conflicts -= placed.count(Placement.DUPLICATE)
     kept = paths.log.with_name(f"log.before-{now.translate({ord(c): None for c in ':-.'})}")
     if paths.index.exists():
         shutil.rmtree(paths.index)  # It is made again from the log, and would be of another one.

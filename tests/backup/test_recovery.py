@@ -5,21 +5,26 @@ import multiprocessing
 import os
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from ledger.service.data_dir import DirectoryPaths
-from ledger.service.recovery import end_hold, take_over
+from ledger.service.recovery import end_hold, take_over, take_receipts
 from ledger.store.environment import Environment
 from ledger.store.log import LogStore
-from ledger_client import LedgerClient
+from ledger_client import LedgerClient, Receipt
 from ledger_client.cli.app import run
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.proof import Proof, format_proof
+from ledger_core.tlog.tile import TILE_WIDTH
 from tests.backup.test_backup import Made, make_and_revoke_token
+from tests.query.test_damaged_bundle import damage
 from tests.service.check_log import check_ledger
 from tests.service.serving import Ledger, event, make_ledger, serving
 
@@ -43,10 +48,44 @@ def rolled(tmp_path: Path) -> Rolled:
     make_and_revoke_token(directory, "later")
     made.append(1)
     shutil.copytree(directory, made.newer)
+    put_back(tmp_path / "old", directory)
+    return made
+
+
+def put_back(old: Path, directory: Path) -> None:
     for name in ("log", "access", "private"):
         shutil.rmtree(directory / name)
-        shutil.copytree(tmp_path / "old" / name, directory / name)
-    return made
+        shutil.copytree(old / name, directory / name)
+
+
+def write_receipts(folder: Path, receipts: Sequence[Receipt]) -> None:
+    for receipt in receipts:
+        assert isinstance(receipt.proof, Proof)
+        name = str(folder / f"entry-{receipt.index}")
+        Path(f"{name}.leaf.json").write_bytes(receipt.leaf)
+        Path(f"{name}.tlog-proof").write_text(format_proof(receipt.proof), encoding="utf-8")
+
+
+class Receipts(NamedTuple):
+    """A ledger whose log is an old copy, and the receipts of what it lacks."""
+
+    made: Made
+    folder: Path
+    kept: Sequence[Receipt]
+
+
+@pytest.fixture
+def with_receipts(tmp_path: Path) -> Receipts:
+    directory, folder = tmp_path / "ledger", tmp_path / "receipts"
+    made = Made(directory, make_ledger(directory))
+    made.append(OLD)
+    shutil.copytree(directory, tmp_path / "old")
+    folder.mkdir()
+    with made.client() as client:
+        kept = [client.append(event()) for _ in range(3)]
+    write_receipts(folder, kept)
+    put_back(tmp_path / "old", directory)
+    return Receipts(made, folder, kept)
 
 
 def size(directory: Path) -> int:
@@ -166,14 +205,8 @@ def test_receipts_bring_back_what_was_acknowledged(
     receipts.mkdir()
     with made.client() as client:
         kept = [client.append(event()) for _ in range(5)]
-    for receipt in kept[:3] + kept[4:]:
-        assert isinstance(receipt.proof, Proof)
-        name = str(receipts / f"entry-{receipt.index}")
-        Path(f"{name}.leaf.json").write_bytes(receipt.leaf)
-        Path(f"{name}.tlog-proof").write_text(format_proof(receipt.proof), encoding="utf-8")
-    for name in ("log", "access", "private"):
-        shutil.rmtree(directory / name)
-        shutil.copytree(tmp_path / "old" / name, directory / name)
+    write_receipts(receipts, kept[:3] + kept[4:])
+    put_back(tmp_path / "old", directory)
     before = size(directory)
     assert run(["recover", str(directory), "--receipts", str(receipts)]) == 1
     assert size(directory) == before + 3
@@ -191,12 +224,46 @@ def test_receipts_bring_back_what_was_acknowledged(
         check_ledger(served)
 
 
+def test_a_receipt_of_an_event_that_is_at_another_index_changes_nothing(
+    with_receipts: Receipts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, folder, kept = with_receipts
+    (made.directory / "published").unlink()
+    again = json.loads(kept[1].leaf)["event"]
+    with serving(made.directory, made.tokens) as served:
+        assert served.append(again).json()["results"][0]["index"] == kept[0].index
+    before = size(made.directory)
+    assert run(["recover", str(made.directory), "--receipts", str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert f"entry {kept[1].index} is of an event that the log has at {kept[0].index}" in said
+    assert not (made.directory / "recovering.json").exists()
+    assert size(made.directory) == before
+
+
+def test_a_newer_folder_with_a_damaged_bundle_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, newer = tmp_path / "ledger", tmp_path / "newer"
+    made = Made(directory, make_ledger(directory))
+    made.append(OLD)
+    shutil.copytree(directory, tmp_path / "old")
+    made.append(TILE_WIDTH)
+    shutil.copytree(directory, newer)
+    damage(newer / "log", 0)
+    put_back(tmp_path / "old", directory)
+    before = size(directory)
+    assert run(["recover", str(directory), "--from", str(newer)]) != 0
+    assert "bundle 0 is damaged" in capsys.readouterr().err
+    assert not (directory / "recovering.json").exists()
+    assert size(directory) == before
+
+
 KILLED = 9
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 
 
-def _recover_until(directory: Path, newer: Path, number: int) -> None:
-    """Take over, in a process that is killed before its n-th change of a file or a name."""
+def _recover_until(recover: Callable[[], object], number: int) -> None:
+    """Recover, in a process that is killed before its n-th change of a file or a name."""
     done = count()
 
     def kill() -> None:
@@ -215,7 +282,41 @@ def _recover_until(directory: Path, newer: Path, number: int) -> None:
 
     setattr(Environment, "write", killing_write)  # noqa: B010 - this process is for it alone
     sys.addaudithook(audit)
+    recover()
+
+
+def _from(directory: Path, newer: Path) -> None:
     take_over(DirectoryPaths(directory), newer, now="2026-11-25T02:03:36.123456Z")
+
+
+def test_receipts_that_are_killed_at_any_change_are_taken_by_the_same_command_again(
+    with_receipts: Receipts, tmp_path: Path
+) -> None:
+    made, folder, kept = with_receipts
+    directory, context = tmp_path / "killed", multiprocessing.get_context("fork")
+    wanted = size(made.directory) + len(kept)
+    journals = 0
+    for number in count():
+        shutil.copytree(made.directory, directory)
+        take = partial(take_receipts, DirectoryPaths(directory), folder)
+        process = context.Process(target=_recover_until, args=(take, number))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == KILLED
+        if (directory / "recovering.json").exists():
+            journals += 1
+            take()
+            assert size(directory) == wanted
+            assert not (directory / "recovering.json").exists()
+        else:
+            assert size(directory) in (size(made.directory), wanted)
+        shutil.rmtree(directory)
+    assert journals > 1
+    with serving(directory, made.tokens) as served:
+        assert served.append(event()).status == 200
+        check_ledger(served)
 
 
 def test_a_recovery_that_is_killed_at_any_change_is_done_by_the_same_command_again(
@@ -230,7 +331,8 @@ def test_a_recovery_that_is_killed_at_any_change_is_done_by_the_same_command_aga
     ends = set()
     for number in count():
         shutil.copytree(rolled.directory, directory)
-        process = context.Process(target=_recover_until, args=(directory, rolled.newer, number))
+        take = partial(_from, directory, rolled.newer)
+        process = context.Process(target=_recover_until, args=(take, number))
         process.start()
         process.join()
         if process.exitcode == 0:
