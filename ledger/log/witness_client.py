@@ -6,6 +6,8 @@ that it cosigned last. What it answers:
 
     200   signature lines; those of its keys in the policy are verified, others are ignored
     409   its size: used once, as the start of the proof, and only if the tree here is that large
+    409   a size below that of its last cosignature: an older copy of its folder was put back, which
+          the log line `witness_went_back` says; its cosignatures of this log are as good as before
     409   a size that the tree here never had, and
     422   a refusal of the proof: it contradicts the log, and is asked for the head that it knows.
           If this log has signed that head and the tree here does not have it, this log was forked
@@ -27,6 +29,7 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import aiohttp
+import structlog
 
 from ledger.log.hold import is_missing, read_own_head
 from ledger.log.public_policy import public_url
@@ -44,6 +47,8 @@ EVIDENCE_BYTES_MAX: Final = 1 << 18
 
 WAIT_MAX_S: Final = 60.0
 """The longest wait before a witness that failed is asked again."""
+
+_log = structlog.get_logger("ledger.log.witness_client")
 
 
 class PeerOptions(NamedTuple):
@@ -84,7 +89,7 @@ class WitnessPeer:
         self._store = store
         self._log_keys = log_keys
         self._options = options
-        self._known_size = 0
+        self._known_size = self._last_cosigned()
         self._ask_after_s = 0.0
         self._is_busy = False
         url = str(witnesses[0].url).rstrip("/")
@@ -142,6 +147,15 @@ class WitnessPeer:
             except MalformedError as error:
                 raise self._failed(f"a bad answer of 409: {error}") from error
             durable_size = self._store.head().tree_size
+            if old_size < self._known_size:
+                # Its folder is an older copy: it would cosign a second history from there on.
+                _log.error(
+                    "witness_went_back",
+                    witness=self.status.names[0],
+                    cosigned_size=self._known_size,
+                    known_size=old_size,
+                )
+                self._known_size = old_size
             if old_size > durable_size:
                 raise await self._contradiction(
                     signed, f"knows size {old_size}, the log here has {durable_size}"
@@ -149,6 +163,14 @@ class WitnessPeer:
             if old_size > tree_size:
                 raise self._failed(f"cosigned size {old_size} already, this head is older")
         raise self._failed("answered 409 to the size that it gave itself")
+
+    def _last_cosigned(self) -> int:
+        """The size of the published head, if this witness has cosigned it; 0 if not."""
+        published = self._store.published()
+        if published is None:
+            return 0
+        keys = {(each.name, each.key_id) for each in published.as_note().signatures}
+        return published.head.tree_size if keys & self._keys.keys() else 0
 
     async def _post(self, signed: SignedCheckpoint, old_size: int) -> tuple[int, bytes]:
         # Size 0 needs no proof, and the same size has an empty one.

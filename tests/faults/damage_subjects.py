@@ -70,8 +70,6 @@ class Examiner(Protocol):
     """A program whose files are damaged."""
 
     name: str
-    names_all: bool
-    """Whether its check must name all damage that has an effect."""
 
     def prepare(self, older: Path, newer: Path) -> None:
         """Make a folder, and a later copy of it in which the program has done more."""
@@ -87,7 +85,6 @@ class LedgerExaminer:
     """`ledger fsck`, and the answers of `ledger serve`."""
 
     name = "ledger"
-    names_all = True
 
     def __init__(self) -> None:
         self._subject = LedgerSubject()
@@ -118,7 +115,6 @@ class WitnessExaminer:
     """`ledger witness fsck`, and what `ledger witness serve` cosigns afterwards."""
 
     name = "witness"
-    names_all = True
     _log = Log("example.com/log", Oracle([b"leaf %d" % number for number in range(64)]))
     _fork = Log("example.com/log", FORK)
 
@@ -156,8 +152,6 @@ class RecorderExaminer:
     """The spool that an application left: what the next recorder reports, and what it delivers."""
 
     name = "recorder"
-    # A file that was cut short, or ends with zeros, looks as a crash leaves it.
-    names_all = False
 
     def __init__(self) -> None:
         self._subject = RecorderSubject()

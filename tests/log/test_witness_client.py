@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from ledger.log.hold import HeldError
 from ledger.log.publisher import Publisher
@@ -228,6 +229,27 @@ async def test_a_size_in_a_409_is_used_once(path: Path) -> None:
         sizes = [parse_add_checkpoint(body).old_size for body in witnesses[0].bodies]
         assert 30 in sizes
         assert publisher.failure is None
+
+
+@pytest.mark.anyio
+async def test_a_witness_that_was_put_back_is_reported_also_after_a_restart(path: Path) -> None:
+    witnesses = three()
+    with capture_logs() as said:
+        async with among(path, witnesses) as (sequencer, publisher, policy):
+            await sequencer.append(entries(0, 20))
+            assert await publisher.wait_for(20, timeout_s=5)
+            await until(lambda: len(_cosigners(policy, publisher)) == 3)
+            older = witnesses[0].known
+            await sequencer.append(entries(20, 30))
+            assert await publisher.wait_for(30, timeout_s=5)
+            await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        witnesses[0].known = older
+        async with among(path, witnesses) as (sequencer, publisher, policy):
+            await sequencer.append(entries(30, 50))
+            assert await publisher.wait_for(50, timeout_s=5)
+            await until(lambda: len(_cosigners(policy, publisher)) == 3)
+    told = [each for each in said if each["event"] == "witness_went_back"]
+    assert [(each["cosigned_size"], each["known_size"]) for each in told] == [(30, 20)]
 
 
 @pytest.mark.anyio

@@ -22,6 +22,7 @@ from ledger_client.recording.spool_dir import (
     create_instance_dir,
 )
 from ledger_client.recording.spool_reader import Damage, SpoolReader
+from ledger_client.recording.synced_marks import MARKS_FILE
 from ledger_client.recording.unsynced import BYTES_MAX, Unsynced, UnsyncedFrames
 
 INSTANCE = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
@@ -82,7 +83,7 @@ def read_all(reader: SpoolReader, count_max: int = 3) -> list[int]:
 
 def crash(spool: Spool) -> InstanceDir:
     """Let go of a spool as the kernel does it for a killed process; then take it over."""
-    spool.close()
+    spool.close_files()
     spool.instance_dir.release_lock()
     return next(adopt_orphans(spool.instance_dir.path.parent))
 
@@ -145,7 +146,9 @@ def test_without_its_cursor_everything_is_sent_again(tmp_path: Path, cursor: byt
 def test_a_last_frame_that_was_cut_off_anywhere_is_no_event_and_no_damage(tmp_path: Path) -> None:
     damages: list[Damage] = []
     spool = make_spool(tmp_path)
-    fill(spool, 2)
+    fill(spool, 1)
+    # Its `record` has not returned, or it is one of fsync="none".
+    spool.append(EVENT)
     end_of_first = reader_of(spool).read(1)
     assert end_of_first is not None
     orphan = crash(spool)
@@ -171,11 +174,52 @@ def test_a_last_frame_that_was_cut_off_anywhere_is_no_event_and_no_damage(tmp_pa
 def test_a_segment_whose_first_line_was_cut_off_is_empty(tmp_path: Path, length: int) -> None:
     damages: list[Damage] = []
     spool = make_spool(tmp_path)
-    fill(spool, 1)
+    spool.append(EVENT)
     orphan = crash(spool)
     path = orphan.segment_path(1)
     path.write_bytes(path.read_bytes()[:length])
     assert read_all(orphan_reader(orphan, damages.append)) == []
+    assert damages == []
+
+
+@pytest.mark.parametrize("tail", ["cut", "zeros", "older"])
+@pytest.mark.parametrize("at", [0, 30, 200, -1])
+def test_a_segment_that_lost_what_was_synced_is_reported_however_it_ends(
+    tmp_path: Path, tail: str, at: int
+) -> None:
+    damages: list[Damage] = []
+    spool = make_spool(tmp_path)
+    fill(spool, 1)
+    older = spool.instance_dir.segment_path(1).read_bytes()
+    fill(spool, 3)
+    orphan = crash(spool)
+    path = orphan.segment_path(1)
+    whole = path.read_bytes()
+    left = whole[:at] + bytes(len(whole[at:]) if tail == "zeros" else 0)
+    path.write_bytes(older if tail == "older" else left)
+    reader = orphan_reader(orphan, damages.append)
+    found = read_all(reader)
+    assert found == list(range(1, len(found) + 1))
+    assert len(found) < 4
+    (damage,) = damages
+    assert (damage.instance, damage.segment) == (INSTANCE, 1)
+    assert damage.bytes_lost > 0
+    assert (tmp_path / "damaged" / f"{INSTANCE}.1.segment").exists()
+
+
+@pytest.mark.parametrize("marks", [None, b"", b"\0" * 20, b"\xff" * 20, b"12345"])
+def test_a_spool_of_an_earlier_version_has_no_marks_and_is_read(
+    tmp_path: Path, marks: bytes | None
+) -> None:
+    damages: list[Damage] = []
+    spool = make_spool(tmp_path)
+    fill(spool, 2)
+    orphan = crash(spool)
+    (orphan.path / MARKS_FILE).unlink()
+    if marks is not None:
+        (orphan.path / MARKS_FILE).write_bytes(marks)
+    orphan.segment_path(1).write_bytes(orphan.segment_path(1).read_bytes()[:-1])
+    assert read_all(orphan_reader(orphan, damages.append)) == [1]
     assert damages == []
 
 

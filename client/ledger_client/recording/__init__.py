@@ -35,6 +35,7 @@ frames              the bytes of a segment file
 spool_dir           the directories of all recorders on one spool, and the locks on them
 spool               the writing side of one directory: numbered frames, segments, syncing
 unsynced            the frames that the spool has not synced yet
+synced_marks        how much of each segment is on the disk, so that lost events are noticed
 spool_reader        the reading side of one directory: unsent frames, and freeing them
 dead_letters        the file of events that the ledger never takes
 meta_events         the recorder's own events: dropped, rejected, damaged

@@ -44,6 +44,7 @@ from ledger_client.recording.open_segment import (
 )
 from ledger_client.recording.options import Fsync, SpoolClosedError
 from ledger_client.recording.spool_dir import InstanceDir
+from ledger_client.recording.synced_marks import write_marks
 from ledger_client.recording.unsynced import Unsynced, UnsyncedFrames
 
 if TYPE_CHECKING:
@@ -251,13 +252,15 @@ class Spool:
             sealed = list(self._sealed)
             current = self._segment
             last_number = self._last_number
-        for segment in (*sealed, current):
-            if segment is not None:
-                os.fdatasync(segment.fd)
+            written = sealed if current is None else [*sealed, current]
+            ends = [(segment.number, segment.end) for segment in written]
+        for segment in written:
+            os.fdatasync(segment.fd)
         # Window: a power failure may lose the name of a new file, and its frames with it.
         if self._synced_number != last_number:
             self.instance_dir.sync()
             self._synced_number = last_number
+        write_marks(self.instance_dir.path, ends)
         with self.lock:
             for segment in sealed:
                 # A signal handler's sync may have closed it already.

@@ -11,6 +11,7 @@ Crash windows, and what closes each:
   removes it unread.
 * The process died in the middle of a write: half a frame, or a page of zeros, ends the last file.
   Anything else that is no frame is damage, and the file is moved aside for a person to examine.
+  So is a file whose frames end before the place up to which it was synced (`synced_marks`).
 """
 
 import os
@@ -24,6 +25,7 @@ from zlib import crc32
 from ledger_client.recording.frames import HEADER, Decoded, Frame, FrameCodec, format_header
 from ledger_client.recording.open_segment import Position, read_whole
 from ledger_client.recording.spool_dir import SEGMENT_SUFFIX, InstanceDir
+from ledger_client.recording.synced_marks import synced_end
 from ledger_core.event.ids import is_uuid
 
 READ_BYTES: Final = 2 << 20
@@ -106,6 +108,10 @@ class SpoolReader:
                     continue
             if is_live:
                 return None
+            synced = synced_end(self.instance_dir.path, segment.number)
+            if offset < synced:
+                self._quarantine(segment, bytes_lost=synced - offset)
+                continue
             self._remove(segment)
 
     def free(self, end: Position) -> None:
