@@ -103,20 +103,6 @@ def test_a_key_that_is_none_is_refused(witness: Run, vkey: str) -> None:
     assert "Traceback" not in added.stderr
 
 
-def test_a_map_that_is_full_names_the_option_and_a_larger_one_takes_the_log(
-    witness: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert witness("init", "w", "--name", NAME).returncode == 0
-    long = ("add-log", "w", "--vkey", LOG.vkey, "--origin", "example.com/" + "x" * 60_000)
-    full = witness(*long, "--map-bytes", "32768")
-    assert full.returncode != 0
-    assert "--map-bytes" in full.stderr
-    assert "Traceback" not in full.stderr
-    monkeypatch.setenv("LEDGER_WITNESS_MAP_BYTES", "32768")
-    assert "--map-bytes" in witness(*long).stderr
-    assert witness(*long, "--map-bytes", "1048576").returncode == 0
-
-
 def test_its_own_key_is_no_logs(witness: Run) -> None:
     made = json.loads(witness("init", "w", "--name", NAME, "--ml-dsa", "--json").stdout)
     for vkey in made["verifier_keys"]:
