@@ -7,6 +7,7 @@ from pathlib import Path
 from ledger.service.data_dir import DirectoryPaths, open_digest_key, open_private, open_tokens
 from ledger.store.erasable_values import KEY_BYTES
 from ledger_client import new_event_id
+from ledger_client.cli.app import NotFoundError
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import decode_event_object, format_time
 from ledger_core.event.commitments import erasure_event
@@ -21,6 +22,8 @@ def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
         store = open_private(paths, make_key=lambda: secrets.token_bytes(KEY_BYTES))
         try:
             values, event_id = store.count(subject), new_event_id()
+            if not values:
+                raise NotFoundError(f"no private value is of {subject!r}: nothing was changed")
             event = erasure_event(
                 subject=subject,
                 reason=reason,

@@ -67,7 +67,7 @@ def test_an_event_from_flags_is_appended_shown_proved_and_verified_offline(
         (("export", "--format", "evidence", "-o", "p.zip"), ("p.zip",)),
     ],
 )
-def test_a_command_that_writes_files_replaces_none_unasked_and_follows_no_link(
+def test_a_command_that_writes_files_replaces_none_unasked(
     command: Command, tmp_path: Path, arguments: tuple[str, ...], written: tuple[str, ...]
 ) -> None:
     target = tmp_path / "precious"
@@ -80,14 +80,36 @@ def test_a_command_that_writes_files_replaces_none_unasked_and_follows_no_link(
             assert f"{name} exists: use --force" in refused.stderr
             assert (tmp_path / name).read_bytes() == b"precious"
             (tmp_path / name).unlink()
+    # With --force the file behind a link is replaced, and the link stays.
     for name in written:
-        (tmp_path / name).symlink_to(target)
+        (tmp_path / f"real-{name}").write_bytes(b"old")
+        (tmp_path / name).symlink_to(tmp_path / f"real-{name}")
         (tmp_path / f"{name}.part").symlink_to(target)
+    target.write_bytes(b"precious")
     assert command(*arguments, "--force").returncode == 0
     assert target.read_bytes() == b"precious"
     for name in written:
-        assert not (tmp_path / name).is_symlink()
-        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / name).is_symlink()
+        real = tmp_path / f"real-{name}"
+        assert real.read_bytes() != b"old"
+        assert real.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_export_to_standard_output_a_pipe_or_a_device(command: Command, tmp_path: Path) -> None:
+    done = command("export", "index:0..0", "-o", "-")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, rows[0]["index"], rows[1]["trailer"]["rows"]) == (0, 0, 1)
+    assert "the proofs need a file" in done.stderr
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        assert command("export", "index:0..0", "-o", pipe).returncode == 0
+        assert reader.stdout is not None
+        assert reader.stdout.read() == done.stdout
+    assert pipe.is_fifo()
+    assert command("export", "index:0..0", "-o", "/dev/null").returncode == 0
+    assert list(tmp_path.iterdir()) == [pipe]
+    assert command("export", "-o", "-", "--json").returncode == 2
 
 
 def test_a_saved_head_replaces_a_link_and_not_the_file_behind_it(

@@ -98,3 +98,59 @@ def test_csv_is_exact_in_a_file_and_harmless_on_a_terminal(ledger: Ledger) -> No
     shown = os.read(terminal, 1 << 16).decode()
     os.close(terminal)
     assert_harmless(shown.replace("\r", ""))
+
+
+def on_terminal(ledger: Ledger, columns: int, *arguments: str, **variables: str) -> list[str]:
+    """The lines of a command that writes to a terminal of this width."""
+    terminal, end = pty.openpty()
+    environ = {
+        **os.environ,
+        "LEDGER_URL": ledger.url,
+        "LEDGER_TOKEN": ledger.token,
+        "LEDGER_POLICY": str(ledger.policy),
+        "COLUMNS": str(columns),
+        "NO_COLOR": "1",
+        **variables,
+    }
+    subprocess.run(
+        [sys.executable, "-m", "ledger", *arguments], env=environ, stdout=end, check=True
+    )
+    os.close(end)
+    shown = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    return shown.replace("\r", "").splitlines()
+
+
+def test_a_table_fits_a_narrow_terminal_and_is_whole_in_a_pipe(
+    ledger: Ledger, command: Command
+) -> None:
+    narrow = on_terminal(ledger, 80, "query", "action:terminal.attacked")
+    assert max(map(len, narrow)) <= 80
+    assert narrow[0].split() == ["index", "time", "actor", "on_behalf_of", "action", "outcome"]
+    piped = command("query", "action:terminal.attacked").stdout
+    assert "session" in piped.splitlines()[0]
+    assert "…" not in piped
+
+
+def test_columns_are_chosen_and_times_are_in_a_zone_too(ledger: Ledger, command: Command) -> None:
+    words = ("query", "action:terminal.attacked")
+    chosen = command(*words, "--columns", "time,action").stdout.splitlines()
+    assert [line.split() for line in chosen] == [
+        ["time", "action"],
+        ["2026-11-25T10:00:00Z", "terminal.attacked"],
+    ]
+    both = command(*words, "--columns", "time,local", "--tz", "Asia/Tokyo").stdout
+    assert "2026-11-25T10:00:00Z  2026-11-25 19:00:00+09:00" in both
+    by_default = command(*words, TZ="Asia/Tokyo").stdout
+    assert "10:00:00Z  2026-11-25 19:00:00+09:00" in by_default
+    assert "+09:00" not in command(*words, "--tz", "UTC", TZ="Asia/Tokyo").stdout
+    wrong = command(*words, "--columns", "tme")
+    assert (wrong.returncode, "Did you mean time?" in wrong.stderr) == (2, True)
+    assert command(*words, "--tz", "Mars").returncode == 2
+    assert command(*words, "--columns", "time", "--json").returncode == 2
+
+
+def test_a_query_is_saved_by_a_name(command: Command) -> None:
+    saved = command("query", "action:terminal.attacked", "--save", "attacks")
+    assert saved.returncode == 0, saved.stderr
+    assert "terminal.attacked" in command("query", "@attacks").stdout

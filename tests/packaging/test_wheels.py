@@ -133,7 +133,10 @@ def test_the_client_alone_appends_queries_and_verifies(
     [
         (("serve", "audit"), "`ledger serve` needs the service"),
         (("fsck", "audit"), "pip install witnessed-ledger"),
-        (("erase", "audit", "--subject", "s", "--reason", "r"), "pip install witnessed-ledger"),
+        (
+            ("erase", "audit", "--subject", "s", "--reason", "r", "--yes"),
+            "pip install witnessed-ledger",
+        ),
     ],
 )
 def test_a_command_of_the_service_names_what_to_install(

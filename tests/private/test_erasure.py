@@ -390,6 +390,7 @@ def _erase(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")}
     return subprocess.run(
         [sys.executable, "-m", "ledger", "erase", *arguments],
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         env=kept | environ,
@@ -402,7 +403,16 @@ def test_the_command_erases_beside_a_running_service_and_through_it(served: Ledg
     with _open(served) as client:
         here = client.append(_patient_event("here"))
         through = client.append(_patient_event("through"))
-        done = _erase(str(served.directory), "--subject", "here", "--reason", "by hand", "--json")
+        directory, reason = str(served.directory), ("--reason", "by hand", "--json")
+        unsure = _erase(directory, "--subject", "here", *reason)
+        assert (unsure.returncode, "Use --yes" in unsure.stderr) == (2, True)
+        misspelt = _erase(directory, "--subject", "hear", *reason, "--yes")
+        assert (misspelt.returncode, "no private value is of 'hear'" in misspelt.stderr) == (
+            6,
+            True,
+        )
+        assert client.event(here.index).private
+        done = _erase(directory, "--subject", "here", *reason, "--yes")
         assert done.returncode == 0, done.stderr
         event_id = json.loads(done.stdout)["id"]
         assert json.loads(done.stdout)["values"] == 2
@@ -426,9 +436,15 @@ def test_the_command_erases_beside_a_running_service_and_through_it(served: Ledg
             "through",
             "--reason",
             "by request",
+            "--yes",
             LEDGER_TOKEN=served.tokens["admin"],
         )
         assert done.returncode == 0, done.stderr
+        again = _erase(
+            *(served.url, "--subject", "through", "--reason", "by request", "--yes"),
+            LEDGER_TOKEN=served.tokens["admin"],
+        )
+        assert (again.returncode, "is the subject misspelt?" in again.stderr) == (6, True)
         assert client.event(through.index).private == {}
     assert _files_with(BYTES, served.directory) == []
 

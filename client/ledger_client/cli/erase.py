@@ -1,13 +1,15 @@
 """`ledger erase`: destroy the private values of one subject, here or through the service."""
 
+import sys
 from pathlib import Path
 
 import click
 
 from ledger_client import LedgerClient
-from ledger_client.cli.app import load_server_part
+from ledger_client.cli.app import NotFoundError, load_server_part
 from ledger_client.cli.client_options import read_token, token_options
 from ledger_client.cli.console import json_option, note, print_json, print_line
+from ledger_core.tlog.text import printable
 
 
 @click.command("erase")
@@ -18,12 +20,14 @@ from ledger_client.cli.console import json_option, note, print_json, print_line
     help="The subject whose values are destroyed: the id that was given to `private`.",
 )
 @click.option("--reason", required=True, help="The reason, which the log records.")
+@click.option("--yes", "is_sure", is_flag=True, help="Don't ask. Without a terminal it is needed.")
 @token_options
 @json_option
 def command(
     ledger: str,
     subject: str,
     reason: str,
+    is_sure: bool,
     token_file: Path | None,
     insecure: bool,
     as_json: bool,
@@ -33,6 +37,8 @@ def command(
     With a folder the service may run or not: its log takes the event within a second, or at the
     next start. With an address you need a token with the scope admin.
     """
+    if not is_sure:
+        _ask(subject)
     if ledger.startswith(("http://", "https://")):
         token = read_token(token_file, url=ledger, insecure=insecure)
         with LedgerClient(ledger, token, insecure=insecure) as client:
@@ -47,3 +53,16 @@ def command(
     else:
         note(f"{values} values of {subject!r} are destroyed; the event that records it:")
         print_line(event_id)
+    if not values:
+        raise NotFoundError(
+            f"there was no value of {subject!r}: is the subject misspelt? The event {event_id}"
+            " records the attempt"
+        )
+
+
+def _ask(subject: str) -> None:
+    """Raises: click.UsageError without a terminal; click.Abort unless the answer is yes."""
+    if not sys.stdin.isatty():
+        raise click.UsageError("Use --yes: what is erased can't be brought back.")
+    question = f"Destroy every private value of {subject!r}, for good?"
+    click.confirm(printable(question), abort=True, err=True)

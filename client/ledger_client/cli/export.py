@@ -1,6 +1,10 @@
 """`ledger export`: write all events that a query finds to one file."""
 
+import shutil
+import sys
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import click
@@ -13,12 +17,14 @@ from ledger_client.cli.client_options import (
     refuse_existing,
 )
 from ledger_client.cli.console import counted, json_option, note, print_json
-from ledger_client.cli.query import explained, order_option
+from ledger_client.cli.query import explained, order_option, read_lists
 from ledger_client.cli.verify import evidence_verdict, head_verdict, note_findings
 from ledger_client.plans.export import proof_path
 from ledger_client.plans.export_proof import FileFormat
 from ledger_client.plans.search import Order
+from ledger_core.tlog.text import printable
 
+STDOUT = Path("-")
 ENDINGS = {"jsonl": "jsonl", "csv": "csv", "parquet": "parquet", "evidence": "zip"}
 
 
@@ -37,7 +43,7 @@ ENDINGS = {"jsonl": "jsonl", "csv": "csv", "parquet": "parquet", "evidence": "zi
     "-o",
     "--output",
     type=NEW_FILE,
-    help="The file. Default: events and the ending of the format.",
+    help="The file; - is standard output. Default: events and the ending of the format.",
 )
 @order_option("oldest")
 @click.option("--force", is_flag=True, help="Replace the files if they exist.")
@@ -75,21 +81,33 @@ def command(
     are beside it, in FILE.proof. Of evidence the log records who exported it, when, and why.
     `ledger verify FILE` verifies each of them anywhere.
     """
-    query = " ".join(words)
+    query = read_lists(" ".join(words))
     output = output or Path(f"events.{ENDINGS[format_]}")
+    if format_ != "evidence" and (case or reason or disclose):
+        raise click.UsageError("Use --case, --reason and --disclose with --format evidence.")
     beside = () if format_ == "evidence" else (proof_path(output),)
-    refuse_existing(output, *beside, force=force)
+    is_streamed = _is_stream(output)
+    if not is_streamed:
+        refuse_existing(output, *beside, force=force)
+    elif as_json and output == STDOUT:
+        raise click.UsageError("Use --json with a file: the events go to standard output.")
+    with ExitStack() as opened:
+        file = output
+        if is_streamed:
+            file = Path(opened.enter_context(TemporaryDirectory(prefix="ledger-")), "events")
+        ledger = opened.enter_context(connection.open())
+        opened.enter_context(explained(query))
+        if format_ == "evidence":
+            written = ledger.evidence(query, file, case=case, reason=reason, disclose=disclose)
+        else:
+            kind = cast("FileFormat", format_)
+            exported = ledger.export(query, file, format=kind, order=order, verify=not unverified)
+        if is_streamed:
+            _copy(file, output)
     if format_ == "evidence":
-        with connection.open() as ledger, explained(query):
-            written = ledger.evidence(query, output, case=case, reason=reason, disclose=disclose)
         _show_evidence(output, written, as_json=as_json)
         return
-    if case or reason or disclose:
-        raise click.UsageError("Use --case, --reason and --disclose with --format evidence.")
-    kind = cast("FileFormat", format_)
-    with connection.open() as ledger, explained(query):
-        exported = ledger.export(query, output, format=kind, order=order, verify=not unverified)
-    proofs = None if exported.head is None else str(proof_path(output))
+    proofs = None if exported.head is None or is_streamed else str(proof_path(output))
     if as_json:
         head = None if exported.head is None else head_verdict(exported.head)
         print_json(
@@ -113,7 +131,27 @@ def command(
     if exported.head is None:
         note("not verified: no row is proven to be in the log")
     else:
-        note(f"each is in the tree of size {exported.head.checkpoint.tree_size:,}: {proofs}")
+        size = exported.head.checkpoint.tree_size
+        note(f"each is in the tree of size {size:,}: {proofs or 'the proofs need a file, with -o'}")
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path is standard output, a device or a pipe, which is written to as it is."""
+    return path == STDOUT or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def _copy(file: Path, to: Path) -> None:
+    """Write a complete and verified file to a stream."""
+    with file.open("rb") as data:
+        if to != STDOUT:
+            with to.open("wb") as stream:
+                shutil.copyfileobj(data, stream)
+            return
+        if sys.stdout.isatty():
+            for line in data:
+                click.echo(printable(line.decode(errors="replace").rstrip("\r\n")))
+            return
+        shutil.copyfileobj(data, sys.stdout.buffer)
 
 
 def _show_evidence(output: Path, written: EvidenceFile, *, as_json: bool) -> None:

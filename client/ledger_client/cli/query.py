@@ -11,7 +11,7 @@ import click
 from ledger_client import Page, RejectedError
 from ledger_client.cli.client_options import Connection, connection_options
 from ledger_client.cli.completion import complete_query
-from ledger_client.cli.console import note, printable_lines
+from ledger_client.cli.console import note, print_json, printable_lines
 from ledger_client.cli.counts import CountOptions, counting_options, show_page_counts
 from ledger_client.cli.render import Renderer, renderer_options
 from ledger_client.plans.question import is_sent_as_typed
@@ -55,6 +55,11 @@ def order_option(default: Order) -> Callable[[FC], FC]:
     "--follow", is_flag=True, help="Show new events as they come in, none of before, until Ctrl-C."
 )
 @click.option("--explain", is_flag=True, help="Show the query plan without running the query.")
+@click.option(
+    "--save",
+    metavar="NAME",
+    help="Save the query in the ledger under this name instead of asking it; @NAME asks it.",
+)
 @counting_options
 def command(
     words: tuple[str, ...],
@@ -65,6 +70,7 @@ def command(
     unverified: bool,
     follow: bool,
     explain: bool,
+    save: str | None,
     counting: CountOptions,
 ) -> None:
     """Find events, such as actor:u_5 action:login.* outcome:failure since:-24h.
@@ -72,11 +78,19 @@ def command(
     Each event shown has been proven to be in the log, and meets the query. docs/search.md describes
     the language. source:@feed.txt has the values of a file, one a line.
     """
+    if save and (follow or explain or counting):
+        raise click.UsageError("Use --save alone.")
     if follow and (explain or counting):
         raise click.UsageError("Use --follow alone, without --count, --histogram and --explain.")
     query = read_lists(" ".join(words))
     with connection.open() as ledger, explained(query):
-        if explain:
+        if save:
+            saved = ledger.save_query(save, query)
+            if renderer.form == "json":
+                print_json(saved)
+            else:
+                note(f"@{save} is {query or 'every event'}")
+        elif explain:
             page = ledger.search(query, limit=0, explain=True)
             click.echo(printable_lines(page.explanation or ""))
         elif counting:

@@ -4,13 +4,17 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from difflib import get_close_matches
 from itertools import islice
 from typing import Any, Final, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 
 from ledger_client import Entry
 from ledger_client.cli.console import json_text
+from ledger_client.cli.grid import GAP, cut, fitted, terminal_width
 from ledger_client.plans.search import PAGE_EVENTS
 from ledger_core.event.csv import format_header, format_rows, table_row
 from ledger_core.tlog.text import printable
@@ -22,13 +26,15 @@ VALUE_CHARS: Final = 80
 """The widest column of values; a longer value moves its own count to the right."""
 COLOURS = {"success": "green", "failure": "yellow", "denied": "red", "unknown": "magenta"}
 WIDTHS: Final = {
-    "index": 8, "time": 20, "actor": 20, "on_behalf_of": 0, "session": 0, "credential": 0,
-    "action": 24, "outcome": 7, "target": 30, "source": 15, "because": 0,
+    "index": 8, "time": 20, "local": 0, "actor": 20, "on_behalf_of": 0, "session": 0,
+    "credential": 0, "action": 24, "outcome": 7, "target": 30, "source": 15, "because": 0,
 }  # fmt: skip
 """The columns of a table, and their widths where the entries to come are not known yet.
 
 A column of width 0 is there from the first entry on that has something in it.
 """
+DROPPED: Final = ("local", "credential", "session", "because", "source", "target")
+"""The columns that a narrow terminal loses, in this order. Nothing that says who it was is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +67,27 @@ def renderer_options(command: Callable[..., int | None]) -> Callable[..., int | 
 
     @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each event.")
     @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with all columns.")
+    @click.option(
+        "--columns",
+        metavar="NAME,…",
+        help=f"The columns of the table: {', '.join(WIDTHS)}. Default: those that fit.",
+    )
+    @click.option(
+        "--tz",
+        metavar="ZONE",
+        help="The time zone beside UTC in the table, as Europe/Berlin; UTC for none. Default: that"
+        " of this machine.",
+    )
     @functools.wraps(command)
-    def rendered(*, as_json: bool, as_csv: bool, **others: Any) -> int | None:
+    def rendered(
+        *, as_json: bool, as_csv: bool, columns: str | None, tz: str | None, **others: Any
+    ) -> int | None:
         if as_json and as_csv:
             raise click.UsageError("use --json or --csv, not both")
-        return command(renderer=JSON if as_json else CSV if as_csv else table(), **others)
+        if (columns or tz) and (as_json or as_csv):
+            raise click.UsageError("use --columns and --tz with a table")
+        shown = table(columns=_columns(columns), zone=_zone(tz))
+        return command(renderer=JSON if as_json else CSV if as_csv else shown, **others)
 
     return rendered
 
@@ -103,50 +125,99 @@ def _show_csv(entries: Sequence[Entry], shown: int) -> None:
     click.echo((("" if shown else format_header()) + text).encode(), nl=False)
 
 
+def _columns(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in WIDTHS:
+            near = get_close_matches(name, WIDTHS, n=1)
+            meant = f" Did you mean {near[0]}?" if near else f" There are {', '.join(WIDTHS)}."
+            raise click.UsageError(f"--columns: there is no column {name!r}.{meant}")
+    return names
+
+
+def _zone(name: str | None) -> tzinfo | None:
+    """None for UTC alone. Raises: click.UsageError."""
+    if name is None:
+        local = datetime.now().astimezone()
+        return local.tzinfo if local.utcoffset() else None
+    try:
+        return None if name == "UTC" else ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise click.UsageError(f"--tz {name}: want a time zone, such as Europe/Berlin") from None
+
+
 class _Table:
     """A line for each entry. A column is as wide as its widest cell so far: it only grows.
 
-    The heading is printed again when another column is needed.
+    The heading is printed again when another column is needed. On a terminal cells are cut and
+    columns left out until a line fits; in a pipe every cell is whole.
     """
 
-    def __init__(self) -> None:
-        self._widths = {name: len(name) for name, width in WIDTHS.items() if width}
+    def __init__(self, columns: Sequence[str] | None, zone: tzinfo | None) -> None:
+        self._chosen = columns
+        self._zone = zone
+        self._most = terminal_width()
+        names = columns or [name for name, width in WIDTHS.items() if width]
+        self._widths = {name: len(name) for name in names}
 
     def show_heading(self) -> None:
         """Print the heading before the first entry is known."""
-        self._widths = {name: width for name, width in WIDTHS.items() if width}
+        self._widths = {name: max(WIDTHS[name], len(name)) for name in self._widths}
         self._print_heading()
 
     def show(self, entries: Sequence[Entry], shown: int) -> None:
         """Print entries; before the first ones, a heading."""
-        rows, known = [_cells(entry) for entry in entries], self._widths
+        rows, known = [self._row(entry) for entry in entries], self._widths
+        names = self._chosen or [
+            name for name in WIDTHS if name in known or any(row[name] for row in rows)
+        ]
         self._widths = {
             name: max(known.get(name, len(name)), *(len(row[name]) for row in rows), 0)
-            for name in WIDTHS
-            if name in known or any(row[name] for row in rows)
+            for name in names
         }
         if rows and (not shown or len(self._widths) > len(known)):
             self._print_heading()
         for row in rows:
             padded = self._padded(row)
-            padded["outcome"] = click.style(padded["outcome"], fg=COLOURS[row["outcome"]])
-            click.echo("  ".join(padded.values()).rstrip())
+            if "outcome" in padded:
+                padded["outcome"] = click.style(padded["outcome"], fg=COLOURS[row["outcome"]])
+            click.echo(GAP.join(padded.values()).rstrip())
+
+    def _row(self, entry: Entry) -> dict[str, str]:
+        cells = {name: printable(cell) for name, cell in _cells(entry, self._zone).items()}
+        if self._most is None:
+            return cells
+        return {name: cut(cell, CELL_CHARS_MAX) for name, cell in cells.items()}
 
     def _print_heading(self) -> None:
         names = self._padded({name: name for name in self._widths})
-        click.secho("  ".join(names.values()).rstrip(), dim=True)
+        click.secho(GAP.join(names.values()).rstrip(), dim=True)
 
     def _padded(self, row: Mapping[str, str]) -> dict[str, str]:
-        return {name: f"{row[name]:{width}}" for name, width in self._widths.items()}
+        widths = self._fitting()
+        return {name: f"{cut(row[name], width):{width}}" for name, width in widths.items()}
+
+    def _fitting(self) -> dict[str, int]:
+        """The columns that fit the terminal, and their widths."""
+        widths = dict(self._widths)
+        if self._most is None:
+            return widths
+        for name in () if self._chosen else DROPPED:
+            if sum(widths.values()) + len(GAP) * (len(widths) - 1) <= self._most:
+                break
+            widths.pop(name, None)
+        return dict(zip(widths, fitted([*widths.values()], self._most), strict=True))
 
 
-def table() -> Renderer:
+def table(*, columns: Sequence[str] | None = None, zone: tzinfo | None = None) -> Renderer:
     """A table for people, whose columns keep their places while it is printed."""
-    made = _Table()
+    made = _Table(columns, zone)
     return Renderer("table", made.show, made.show_heading)
 
 
-def _cells(entry: Entry) -> dict[str, str]:
+def _cells(entry: Entry, zone: tzinfo | None) -> dict[str, str]:
     event, actor = entry.event, entry.event.actor
     source = event.source or None
     principal = actor.on_behalf_of or None
@@ -156,6 +227,7 @@ def _cells(entry: Entry) -> dict[str, str]:
     cells = (
         str(entry.index),
         f"{time}Z",
+        local_time(event.time or "", zone),
         actor.id,
         principal.id if principal else "",
         actor.session or "",
@@ -166,11 +238,17 @@ def _cells(entry: Entry) -> dict[str, str]:
         (source and (source.ip or source.service)) or "",
         ", ".join(entry.because),
     )
-    return {name: _short(printable(cell)) for name, cell in zip(WIDTHS, cells, strict=True)}
+    return dict(zip(WIDTHS, cells, strict=True))
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= CELL_CHARS_MAX else f"{text[: CELL_CHARS_MAX - 1]}…"
+def local_time(time: str, zone: tzinfo | None) -> str:
+    """A time of the log in a zone, with its offset; empty where that is UTC or no date fits."""
+    if zone is None or not time:
+        return ""
+    try:
+        return datetime.fromisoformat(time).astimezone(zone).isoformat(" ", "seconds")
+    except (ValueError, OverflowError):
+        return ""
 
 
 JSON: Final = Renderer("json", _show_json)

@@ -1,5 +1,6 @@
 """`ledger show` and `ledger prove`: one event, verified, on the terminal or as two files."""
 
+import os
 from pathlib import Path
 
 import click
@@ -72,7 +73,7 @@ def prove(reference: str, name: Path, force: bool, connection: Connection, as_js
         entry = ledger.event(parse_reference(reference))
     if entry.proof is None:
         raise AssertionError("a verified entry has a proof")
-    write = write_atomically if force else create_file
+    write = _replace if force else create_file
     # The exact leaf bytes: a final newline would make them another leaf.
     write(leaf_file, entry.leaf)
     write(proof_file, format_proof(entry.proof).encode())
@@ -82,3 +83,8 @@ def prove(reference: str, name: Path, force: bool, connection: Connection, as_js
     print_line(str(leaf_file))
     print_line(str(proof_file))
     note(f"to verify them anywhere: ledger verify {leaf_file} {proof_file} --policy FILE")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write or replace a file; of a link, the file that it names."""
+    write_atomically(Path(os.path.realpath(path)), data)

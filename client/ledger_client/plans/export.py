@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import BinaryIO, Final
 from urllib.parse import urlencode
 
@@ -41,7 +42,6 @@ from ledger_client.plans.read import fetch_tile
 from ledger_client.plans.search import Order
 from ledger_client.responses import check_status, decode_answer
 from ledger_client.results import Exported
-from ledger_client.runtime.files import open_new
 from ledger_core.api import AskMulti, ExportTrailer, TrailerLine
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import VerifiedHead
@@ -251,13 +251,16 @@ def proof_path(path: str | os.PathLike[str]) -> Path:
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A new file that replaces the one at this path when the block ends without an error.
 
-    Only its owner can read it. A link at this path is replaced, and not followed.
+    Only its owner can read it. A link stays: the file that it names is replaced. The temporary name
+    is unique, so two exports to one path don't meet.
     """
-    target = Path(path)
-    part = target.with_name(f"{target.name}.part")
-    part.unlink(missing_ok=True)
+    target = Path(os.path.realpath(path))
+    with NamedTemporaryFile(
+        prefix=f".{target.name}.", suffix=".part", dir=target.parent, delete=False
+    ) as made:
+        part = Path(made.name)
     try:
-        with open_new(part) as file:
+        with part.open("wb") as file:
             yield file
         part.replace(target)
     except BaseException:
