@@ -7,17 +7,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from ledger.store.commit_errors import StorageFullError
+from ledger.witness.store import HeadStore
+from ledger_client.cli.app import run
 from tests.witness.asking import add_checkpoint, ask, check_cosigned
 from tests.witness.logs import Log
-from tests.witness.witnesses import serve_witness
+from tests.witness.witnesses import make_witness, serve_witness
 
 LOG = Log("example.com/audit")
 NAME = "witness.example/w1"
+MAP_BYTES = 1 << 16
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
 
@@ -101,6 +107,26 @@ def test_a_key_that_is_none_is_refused(witness: Run, vkey: str) -> None:
     added = witness("add-log", "w", "--vkey", vkey)
     assert added.returncode == 2
     assert "Traceback" not in added.stderr
+
+
+def fill(store: HeadStore) -> None:
+    for number in count():
+        store.add_log(f"example.com/{number}/{'x' * 200}", [LOG.vkey])
+
+
+def test_a_map_that_is_full_names_the_option_and_a_larger_one_takes_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = make_witness(tmp_path / "w", [])
+    store = HeadStore.open(paths.heads, readonly=False, map_bytes=MAP_BYTES)
+    with closing(store), pytest.raises(StorageFullError):
+        fill(store)
+    origin = f"example.com/{'y' * 200}"
+    add = ["witness", "add-log", str(paths.root), "--vkey", LOG.vkey, "--origin", origin]
+    monkeypatch.setenv("LEDGER_WITNESS_MAP_BYTES", str(MAP_BYTES))
+    assert run(add) != 0
+    assert "raise --map-bytes" in capsys.readouterr().err
+    assert run([*add, "--map-bytes", str(16 * MAP_BYTES)]) == 0
 
 
 def test_its_own_key_is_no_logs(witness: Run) -> None:
