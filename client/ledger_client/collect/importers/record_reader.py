@@ -6,10 +6,11 @@ over many lines. Three shapes are read, whatever the file is called:
 
 * a line that is a record: the record;
 * a line that is an array, or an object with one of the format's wrappers: each element;
-* a first line that only opens such a document: the whole file is one, read as such a line.
+* a first line that only opens such a document, or has some of its records: the whole file is one,
+  read as such a line.
 
 Several values on one line, as `}{`, or over many lines, as `jq` prints them, and a comma after the
-last one are read too.
+last one, in a wrapper too, are read.
 
 Anything else on a line is yielded as it is, for the mapping to refuse with a reason.
 
@@ -84,6 +85,10 @@ _BETWEEN = " \t\r\n,"
 _scan_value = json.JSONDecoder().raw_decode
 # `{`, `[`, `[{`, `{"Records": [` and the like.
 _opens_document = re.compile(rb'\[\s*\{?|\{\s*("[A-Za-z]*"\s*:\s*(\[\s*\{?)?)?').fullmatch
+# `[{…},` and `{"Records":[{…},`: a record stands on the first line, and the array goes on.
+_holds_records = re.compile(rb'(\[|\{\s*"[A-Za-z]*"\s*:\s*\[)\s*\{.*,', re.DOTALL).fullmatch
+_find_commas = re.compile(rb'("(?:[^"\\]++|\\.)*+"?)|,(?=\s*\])', re.DOTALL)
+"""Commas behind the last item of an array; strings are matched to be left alone."""
 
 
 def read_records(
@@ -273,7 +278,7 @@ def _documents(plain: BinaryIO, bytes_max: int, *, is_json: bool) -> Numbered:
     is_first = is_json
     while text := plain.readline(bytes_max + 1):
         number += 1
-        if is_first and _opens_document(text.strip()):
+        if is_first and (_opens_document(text.strip()) or _holds_records(text.strip())):
             text += plain.read(bytes_max + 1 - len(text))
         if len(text) > bytes_max:
             raise MalformedError(f"line {number} has more than {bytes_max} bytes")
@@ -301,6 +306,10 @@ def _unwrap(document: bytes, wrappers: Collection[str]) -> Iterator[bytes]:
         if text := _several(document):
             for value in _cut(text):
                 yield from _unwrap(value.encode(), wrappers)
+            return
+        tidy = _find_commas.sub(lambda match: match[1] or b"", document)
+        if tidy != document:
+            yield from _unwrap(tidy, wrappers)
             return
     yield document
 
