@@ -32,6 +32,7 @@ from ledger.service.queries.supervisor import connect_to
 from ledger.service.routes import ROUTES
 from ledger.service.settings import Settings
 from ledger.service.store_watch import watch
+from ledger.store.commit_errors import CommitFailedError
 from ledger.store.log import LogStore
 from ledger.workers.messages import Ready
 from ledger.workers.remote import (
@@ -54,7 +55,10 @@ def main() -> None:
     """Serve as one front end."""
     start = decode_start(sys.stdin.buffer.read())
     configure_child_logs(worker=start.number)
-    run_process(lambda stop: serve(start, stop))
+    try:
+        run_process(lambda stop: serve(start, stop))
+    except CommitFailedError:  # The sequencer's process logs why; this one has nothing to add.
+        sys.exit(1)
 
 
 async def serve(start: Start, stop: asyncio.Event) -> None:
