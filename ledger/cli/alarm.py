@@ -28,13 +28,17 @@ def command() -> None:
 
 @command.command("init")
 @directory_argument
-def init(directory: Path) -> None:
+@json_option
+def init(directory: Path, as_json: bool) -> None:
     """Write DIRECTORY/alarms.toml with alarms for common attacks. A running service reads it."""
     try:
         create_file(alarms_path(directory), starter_alarms().encode())
     except FileExistsError:
         raise click.UsageError(f"{alarms_path(directory)} exists already; edit it") from None
-    note(f"{alarms_path(directory)}: try it with ledger alarm replay {directory}")
+    if as_json:
+        print_json({"path": str(alarms_path(directory))})
+    else:
+        note(f"{alarms_path(directory)}: try it with ledger alarm replay {directory}")
 
 
 @command.command("list")
@@ -55,7 +59,8 @@ def list_(directory: Path, as_json: bool) -> None:
 @command.command("test")
 @directory_argument
 @click.argument("name")
-def test(directory: Path, name: str) -> None:
+@json_option
+def test(directory: Path, name: str, as_json: bool) -> None:
     """Fire the alarm NAME once, marked as a test, to see where it arrives."""
     alarms = read_alarms(directory)
     if name not in alarms:
@@ -66,7 +71,10 @@ def test(directory: Path, name: str) -> None:
     event = firing_event(firing, alarms[name], origin=origin, test=secrets.token_hex(8))
     with open_access(directory) as access:
         access.enqueue(event)
-    note(f"alarm {name!r} fires, as a test, when the service takes it from its outbox")
+    if as_json:
+        print_json({"alarm": name, "is_test": True})
+    else:
+        note(f"alarm {name!r} fires, as a test, when the service takes it from its outbox")
 
 
 @command.command("replay")

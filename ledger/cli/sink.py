@@ -78,7 +78,10 @@ def config_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--from-end", is_flag=True, help="Begin with the next entry, not with the first.")
 @config_options
-def add(directory: Path, name: str, type_: str, from_end: bool, **values: Any) -> None:
+@json_option
+def add(
+    directory: Path, name: str, type_: str, from_end: bool, as_json: bool, **values: Any
+) -> None:
     """Add the sink NAME. A running service starts it within a second.
 
     The receiver's secret is never an option, since every process can read the command lines: name
@@ -98,7 +101,8 @@ def add(directory: Path, name: str, type_: str, from_end: bool, **values: Any) -
             left.unlink(missing_ok=True)
         _set_position(paths, directory, "end" if from_end else "0")
     add_sink(directory, name, config)
-    note(f"sink {name!r} is added: try it with ledger sink test {directory} {name}")
+    said = f"sink {name!r} is added: try it with ledger sink test {directory} {name}"
+    _report(said, as_json, sink=name, type=type_)
 
 
 @command.command("list")
@@ -157,7 +161,8 @@ def _state(report: FollowerReport) -> str:
 @command.command("test")
 @directory_argument
 @name_argument
-def test(directory: Path, name: str) -> None:
+@json_option
+def test(directory: Path, name: str, as_json: bool) -> None:
     """Send the latest entry that the sink would send, once more, and say what became of it.
 
     It moves no position. A real entry is sent, so that a check of the receiver's copy finds no
@@ -194,42 +199,46 @@ def test(directory: Path, name: str) -> None:
             raise UnavailableError(f"the receiver did not take entry {index}: {sent.reason}")
 
     asyncio.run(send())
-    note(f"entry {index} was sent, and the receiver confirmed it")
+    said = f"entry {index} was sent, and the receiver confirmed it"
+    _report(said, as_json, sink=name, confirmed_index=index)
 
 
 @command.command("pause")
 @directory_argument
 @name_argument
-def pause(directory: Path, name: str) -> None:
+@json_option
+def pause(directory: Path, name: str, as_json: bool) -> None:
     """Stop sending, until `resume`. The position stays."""
     _config(directory, name)
     paths = FollowerPaths(directory, KIND, name)
     paths.make()
     paths.paused.touch(mode=0o600)
-    note(f"sink {name!r} is paused")
+    _report(f"sink {name!r} is paused", as_json, sink=name, paused=True)
 
 
 @command.command("resume")
 @directory_argument
 @name_argument
-def resume(directory: Path, name: str) -> None:
+@json_option
+def resume(directory: Path, name: str, as_json: bool) -> None:
     """Send again, from where it was paused."""
     _config(directory, name)
     FollowerPaths(directory, KIND, name).paused.unlink(missing_ok=True)
-    note(f"sink {name!r} sends again")
+    _report(f"sink {name!r} sends again", as_json, sink=name, paused=False)
 
 
 @command.command("rewind")
 @directory_argument
 @name_argument
 @click.option("--to", required=True, metavar="INDEX|end", help="The entry to send next.")
-def rewind(directory: Path, name: str, to: str) -> None:
+@json_option
+def rewind(directory: Path, name: str, to: str, as_json: bool) -> None:
     """Send from entry INDEX on, again or for the first time; later entries can be skipped too."""
     _config(directory, name)
     paths = FollowerPaths(directory, KIND, name)
     paths.make()
     index = _set_position(paths, directory, to)
-    note(f"sink {name!r} sends entry {index} next")
+    _report(f"sink {name!r} sends entry {index} next", as_json, sink=name, next_index=index)
 
 
 @command.command("dead-letters")
@@ -245,10 +254,9 @@ def dead_letters(directory: Path, name: str, wish: str | None, as_json: bool) ->
     letters = [*read_letters(taken_path(paths)), *read_letters(paths.dead)]
     if wish is not None and letters:
         ask(paths, wish)
-        note(
-            f"{counted(len(letters), 'dead letter')} will be "
-            f"{'sent again' if wish == RESEND else 'discarded'} while the sink runs"
-        )
+        done = "sent again" if wish == RESEND else "discarded"
+        said = f"{counted(len(letters), 'dead letter')} will be {done} while the sink runs"
+        _report(said, as_json, sink=name, dead_letters=len(letters), wish=wish)
     elif as_json:
         print_json(letters)
     else:
@@ -262,10 +270,19 @@ def dead_letters(directory: Path, name: str, wish: str | None, as_json: bool) ->
 @command.command("remove")
 @directory_argument
 @name_argument
-def remove(directory: Path, name: str) -> None:
+@json_option
+def remove(directory: Path, name: str, as_json: bool) -> None:
     """Remove a sink. What it sent stays with the receiver."""
     remove_sink(directory, name)
-    note(f"sink {name!r} is removed")
+    _report(f"sink {name!r} is removed", as_json, sink=name, removed=True)
+
+
+def _report(said: str, as_json: bool, **facts: Any) -> None:
+    """Say what was done: to a person, or to a program."""
+    if as_json:
+        print_json(facts)
+    else:
+        note(said)
 
 
 def _config(directory: Path, name: str) -> SinkConfig:

@@ -191,8 +191,6 @@ def test_help_names_the_variable_of_each_option_and_every_command_has_json() -> 
         for each in found:
             if each.param_type_name == "option" and each.envvar:
                 assert each.show_envvar, (path, each.name)
-        if path[0] == "sink":  # Its exit code says all, but for `status` and `dead-letters`.
-            continue
         has_json = any("--json" in each.opts for each in found)
         assert has_json != (path in without_json), path
 
