@@ -260,3 +260,18 @@ def test_a_query_in_a_body_may_have_a_long_list() -> None:
     for long, more in ((False, ""), (True, ",one_more")):
         with pytest.raises(QueryError, match="at most"):
             parse_query(text + more, is_long=long)
+
+
+def test_what_names_stand_for_is_bounded_as_a_whole() -> None:
+    many = parse_query("actor:" + ",".join(f"u_{n}" for n in range(50_000)), is_long=True)
+    parse_query("NOT @many NOT @many", named=lambda _name: many)
+    with pytest.raises(QueryError, match="with those of its @names"):
+        parse_query("NOT @many NOT @many NOT @many", named=lambda _name: many)
+    with pytest.raises(QueryError, match="at most"):
+        parse_query("NOT @one " * (CONDITIONS_MAX + 1), named=lambda _name: ast.Is("actor", "u"))
+
+
+def test_names_are_joined_by_or() -> None:
+    known = {"a": ast.Is("actor", "u_1"), "b": ast.Is("actor", "u_2")}
+    for text in ("@a OR @b", "actor:u_1 OR @b", "@a OR actor:u_2"):
+        assert format_query(parse_query(text, named=known.get)) == "actor:u_1 OR actor:u_2"

@@ -123,6 +123,17 @@ def test_a_name_or_a_text_that_cannot_be_saved_is_refused(ledger: Ledger) -> Non
     assert found(ledger, '"@acme"')["query"] == '"@acme"'
 
 
+def test_what_could_not_be_read_again_is_not_saved(ledger: Ledger) -> None:
+    def nested(inner: str) -> str:
+        for number in range(12):
+            inner = f"(actor:a{number} AND (actor:b{number} OR {inner}))"
+        return inner
+
+    assert save(ledger, "deep", nested("action:record.viewed")).status == 200
+    assert save(ledger, "deeper", nested("@deep")).status == 422
+    assert "deeper" not in names(ledger)
+
+
 def test_a_long_query_is_saved_in_parts(ledger: Ledger) -> None:
     query = "actor:" + ",".join(f"u_{number:05d}é" for number in range(5000)) + ",u_4"
     saved = save(ledger, "feed", query).json()

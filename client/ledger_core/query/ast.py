@@ -196,6 +196,16 @@ def replace_conditions(
     return replace(expression)
 
 
+def count_conditions(expression: Expression) -> int:
+    """The number of conditions in an expression."""
+    match expression:
+        case And(parts) | Or(parts):
+            return sum(map(count_conditions, parts))
+        case Not(part):
+            return count_conditions(part)
+    return 1
+
+
 def resolve(expression: Expression, now_unix_us: int) -> Expression:
     """The expression with every relative time made absolute."""
 

@@ -34,7 +34,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Final, NoReturn, TypeAlias, cast
 
-from ledger_core.query.ast import Everything, Expression, Not, all_of, any_of
+from ledger_core.query.ast import Everything, Expression, Not, all_of, any_of, count_conditions
 from ledger_core.query.event_values import key_of
 from ledger_core.query.fields import FIELDS, LANGUAGE
 from ledger_core.query.mistakes import (
@@ -167,6 +167,7 @@ class _Parser:
         self._at = 0
         self._depth = 0
         self._conditions = 0
+        self._expanded = 0  # The conditions of all `@names`.
         # The field whose values are grouped in parentheses, its path, and its name as written.
         self._group: tuple[str, str, str] | None = None
         self._begun = 0
@@ -255,10 +256,17 @@ class _Parser:
                 length=len(word),
                 expected=("@name", quoted),
             )
+        self._count_condition()
         expression = self._named(word[1:])
         if expression is None:
             self._fail(
                 f"no query is saved as {word[1:]}", length=len(word), expected=("@name", quoted)
+            )
+        self._expanded += count_conditions(expression)
+        if self._expanded > LONG_CONDITIONS_MAX:
+            self._fail(
+                f"a query has at most {LONG_CONDITIONS_MAX} conditions, with those of its @names",
+                length=len(word),
             )
         self._is_text = False
         self._advance(len(word))
@@ -286,8 +294,9 @@ class _Parser:
     def _refuse_value_behind_or(self) -> None:
         """Refuse `actor:a OR b`, which reads like two actors but would search for a word."""
         word = self._peek()
-        is_word = not _match_field(self._text, self._at) and word and word not in _KEYWORDS
-        if is_word and not self._is_text and self._group is None and not self._is_at("("):
+        is_word = word and word not in _KEYWORDS and not _match_field(self._text, self._at)
+        is_name_or_group = self._is_at("(", "@")
+        if is_word and not self._is_text and self._group is None and not is_name_or_group:
             self._refuse_mistake()
             self._fail(
                 "is this a value of the field before OR, or a word?",
@@ -330,10 +339,13 @@ class _Parser:
             )
         return "context", key
 
-    def _read(self, field: str, key: str, name: str) -> Expression:
+    def _count_condition(self) -> None:
         self._conditions += 1
         if self._conditions > self._conditions_max:
             self._fail(f"a query has at most {self._conditions_max} conditions")
+
+    def _read(self, field: str, key: str, name: str) -> Expression:
+        self._count_condition()
         start = self._at
         try:
             if field == "has":

@@ -1,7 +1,7 @@
 """The work of saved queries: finds them in the log, and reads queries in which `@name` is one."""
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import msgspec
@@ -29,6 +29,7 @@ _PAGE_ROWS: Final = 1000
 def read_named(job: QueryJob, text: str, *, tenant: str | None, is_long: bool) -> Expression:
     """Work: the expression of a query, with each `@name` expanded. Raises: QueryError."""
 
+    @cache  # A name that stands in the text several times is read once.
     def expand(name: str) -> Expression | None:
         saved = find_saved(job, name, tenant=tenant)
         return None if saved is None else parse_query(saved.query, is_long=True)

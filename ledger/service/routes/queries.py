@@ -49,6 +49,8 @@ async def save_query(context: ServiceContext, request: web.BaseRequest) -> web.R
         raise ProblemError(
             "query", f"a saved query has 1 to {LONG_CHARS_MAX:,} characters, not {len(text):,}"
         )
+    # Two queries that are nested deeply may make one that is nested too deeply to be read.
+    await read_query(context, request, token, text, is_long=True)
     first, last, stamp = await _log(
         context, token, save_events(ask.name, text, _stamp(context, token))
     )
