@@ -148,7 +148,7 @@ class QueryClient:
         try:
             _, value = await self._ask(link, Frame.START, number, self._start(work, args, named))
         except BaseException:
-            link.send(Frame.CLOSE, number)
+            link.close_job(number)
             raise
         result: T = value
         return result
@@ -173,7 +173,7 @@ class QueryClient:
                 sent = yield value
                 kind, payload = Frame.NEXT, b"" if sent is None else pickle.dumps(sent)
         finally:
-            link.send(Frame.CLOSE, number)
+            link.close_job(number)
 
     def _start(self, work: Callable[..., Any], args: object, named: object) -> bytes:
         start = Start(
@@ -232,6 +232,11 @@ class _Link(FrameProtocol):
         self._waiting[number] = future
         self.send(kind, number, payload)
         return future
+
+    def close_job(self, number: int) -> None:
+        """Wait for a job no more; it isn't answered then."""
+        self._waiting.pop(number, None)
+        self.send(Frame.CLOSE, number)
 
     def on_frame(self, kind: Frame, number: int, payload: bytes) -> None:
         if kind is Frame.DAMAGED:

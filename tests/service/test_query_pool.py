@@ -197,6 +197,8 @@ async def test_a_client_that_hangs_up_cancels_its_search(store: LogStore) -> Non
         gone.transport = None
         assert await refused(task) == "too-busy"
         assert await asyncio.wait_for(after, WAIT_S) == 7
+        # Nothing is kept for an answer that never comes.
+        assert not (await pool.connected())._waiting
 
 
 @pytest.mark.anyio
