@@ -7,7 +7,8 @@ count. Two names disturb each other only if both places are shared, at random: o
 pairs.
 
 Two kinds of counts: what is in use now (`in_use`), which ends with its process, and what was spent
-ever (`spent`), which stays.
+ever (`spent`), which stays. Beside them a name has a latest time (`note_time`), which stays too:
+two names that share a place share the later time of both there.
 
 Source: Cormode and Muthukrishnan, "An improved data stream summary: the count-min sketch", 2005.
 """
@@ -24,9 +25,9 @@ COUNT_BYTES: Final = 8
 _ROWS: Final = 2
 
 Kind = Literal["in_use", "spent"]
-_KINDS: Final[tuple[Kind, ...]] = ("in_use", "spent")
+_BLOCKS: Final = ("in_use", "spent", "time")
 
-_PART_BYTES: Final = COUNT_BYTES * SLOTS * _ROWS * len(_KINDS)
+_PART_BYTES: Final = COUNT_BYTES * SLOTS * _ROWS * len(_BLOCKS)
 
 
 class SharedCounts:
@@ -54,6 +55,19 @@ class SharedCounts:
             for place in self._places(name)
         )
 
+    def note_time(self, name: str, time_us: int) -> None:
+        """Raise the own time of a name to this one."""
+        start = _start(self._number, "time")
+        for place in self._places(name):
+            self._counts[start + place] = max(self._counts[start + place], time_us)
+
+    def latest_time(self, name: str) -> int:
+        """The latest time of a name in any process, this one and the one before it included."""
+        return max(
+            min(self._counts[_start(each, "time") + place] for place in self._places(name))
+            for each in (self._number, *self._others)
+        )
+
     def forget_in_use(self, number: int) -> None:
         """Set to zero what a process that ended had in use."""
         start = _start(number, "in_use")
@@ -67,8 +81,8 @@ def memory_bytes(processes: int) -> int:
     return processes * _PART_BYTES
 
 
-def _start(number: int, kind: Kind) -> int:
-    return (number * len(_KINDS) + _KINDS.index(kind)) * _ROWS * SLOTS
+def _start(number: int, block: str) -> int:
+    return (number * len(_BLOCKS) + _BLOCKS.index(block)) * _ROWS * SLOTS
 
 
 def _places(name: str, key: bytes) -> tuple[int, int]:
@@ -84,6 +98,13 @@ class _Alone:
         """Nothing: there is nobody else to know."""
 
     def of_others(self, kind: Kind, name: str) -> int:  # noqa: ARG002 - as `SharedCounts`
+        """Zero."""
+        return 0
+
+    def note_time(self, name: str, time_us: int) -> None:
+        """Nothing."""
+
+    def latest_time(self, name: str) -> int:  # noqa: ARG002 - as `SharedCounts`
         """Zero."""
         return 0
 

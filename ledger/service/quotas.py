@@ -4,7 +4,9 @@ Each limit is a bucket that holds what the token may use at once, and fills even
 A request is taken while one request or byte is left, and may overdraw the bucket; the next waits
 until the debt is paid. So a request that is larger than the whole limit passes too, but rarely.
 Buckets are kept in memory and are full after a start. Each process of a service has its own, from
-which it takes out what the others spend, too.
+which it takes out what the others spend, too. A process that did not have the bucket of a token yet
+begins with what the others have left: when a bucket is full again is known to all processes, for
+they have one monotonic clock.
 """
 
 import math
@@ -36,7 +38,8 @@ class Bucket:
         self._seen = shared.of_others("spent", name)
         self.most: Final = most
         self._per_s: Final = most / period_s
-        self._left = float(most)
+        until_full_s = max(0.0, shared.latest_time(name) / 1e6 - now_s)
+        self._left = most - until_full_s * self._per_s
         self._at_s = now_s
 
     def wait_s(self, now_s: float) -> float:
@@ -49,6 +52,8 @@ class Bucket:
         self._refill(now_s)
         self._left -= amount
         self._shared.add("spent", self._name, amount)
+        until_full_s = (self.most - self._left) / self._per_s
+        self._shared.note_time(self._name, int((now_s + until_full_s) * 1e6))
 
     def _refill(self, now_s: float) -> None:
         self._left = min(self.most, self._left + (now_s - self._at_s) * self._per_s)

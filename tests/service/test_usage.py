@@ -1,6 +1,7 @@
 """The use of a ledger is recorded: log lines, counters, and limits of each token."""
 
 import json
+import mmap
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import structlog.testing
 from click.testing import CliRunner
 
 from ledger.cli.token import command
+from ledger.runtime.shared_counts import SharedCounts, memory_bytes
 from ledger.service.http.problems import ProblemError
 from ledger.service.metrics import METRICS, Gauge, Metrics, render
 from ledger.service.quotas import Bucket, Quotas
@@ -50,6 +52,27 @@ def test_a_bucket_may_be_overdrawn_and_fills_evenly() -> None:
     assert bucket.wait_s(10_000.0) == 0
     bucket.spend(60, 10_000.0)  # It never holds more than its limit.
     assert bucket.wait_s(10_000.0) > 0
+
+
+def test_processes_have_one_limit_whichever_of_them_knows_the_token() -> None:
+    memory = mmap.mmap(-1, memory_bytes(3))
+    parts = [SharedCounts(memory, number=each, processes=3, key=bytes(16)) for each in range(3)]
+
+    def bucket(number: int, now_s: float) -> Bucket:
+        return Bucket(60, 60.0, now_s, name="requests of a", shared=parts[number])
+
+    first = bucket(0, 1000.0)
+    first.spend(100, 1000.0)
+    # Processes that the token asks for the first time, and one that was started again.
+    for number in (1, 2, 0):
+        assert bucket(number, 1000.0).wait_s(1000.0) == pytest.approx(41)
+    second = bucket(1, 1010.0)
+    second.spend(10, 1010.0)
+    for each in (first, second, bucket(2, 1010.0)):
+        assert each.wait_s(1010.0) == pytest.approx(41)
+        assert each.wait_s(1051.5) == 0
+    assert bucket(2, 1200.0).wait_s(1200.0) == 0
+    assert Bucket(60, 60.0, 1010.0, name="requests of b", shared=parts[2]).wait_s(1010.0) == 0
 
 
 def test_each_limit_refuses_with_the_time_until_it_has_room() -> None:
