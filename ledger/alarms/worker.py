@@ -7,6 +7,7 @@ the position moves, so a kill repeats it, and the log takes an event with the sa
 
 import asyncio
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -137,10 +138,16 @@ async def run(directory: Path, stop: asyncio.Event) -> None:
     paths = FollowerPaths(directory, KIND, "")
     paths.make()
     error_before = ""
+
+    def note_success() -> None:
+        nonlocal error_before
+        error_before = ""
+        write_state(paths, FollowerState())
+
     while not stop.is_set():
         try:
             with FileLock(paths.lock):
-                await _follow(directory, stop)
+                await _follow(directory, stop, note_success)
         except FileLockedError:
             await wait(stop, 1.0)
         except (MalformedError, UnavailableError, OSError) as error:
@@ -152,7 +159,7 @@ async def run(directory: Path, stop: asyncio.Event) -> None:
             await wait(stop, START_AGAIN_S)
 
 
-async def _follow(directory: Path, stop: asyncio.Event) -> None:
+async def _follow(directory: Path, stop: asyncio.Event, note_success: Callable[[], None]) -> None:
     if (directory / "mirror.toml").exists():
         raise UnavailableError(
             "a mirror logs no events, so its alarms can't fire: run them on the log's host"
@@ -160,10 +167,12 @@ async def _follow(directory: Path, stop: asyncio.Event) -> None:
     alarms = read_alarms(directory)
     with closing(LogStore.open(directory / "log")) as store:
         follower = AlarmFollower(directory, store, alarms)
-        write_state(FollowerPaths(directory, KIND, ""), FollowerState())
+        has_more = follower.step()
+        note_success()
         while not stop.is_set():
-            if not follower.step() and await wait(stop, POLL_S):
+            if not has_more and await wait(stop, POLL_S):
                 return
+            has_more = follower.step()
 
 
 def main() -> None:
