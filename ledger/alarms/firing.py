@@ -6,7 +6,7 @@ log answers that it has the event already.
 
 import hashlib
 import uuid
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -16,6 +16,8 @@ from ledger_core.event.canonical import format_time
 
 FIRED = "ledger.alarm.fired"
 MUTED = "ledger.alarm.muted"
+TEXT_CHARS_MAX: Final = 500
+"""Of a query in the reason of the event, which has a limit of its own and holds the group too."""
 
 
 def firing_event(firing: Firing, alarm: AlarmConfig, *, origin: str, test: str = "") -> bytes:
@@ -49,4 +51,6 @@ def firing_event(firing: Firing, alarm: AlarmConfig, *, origin: str, test: str =
 def describe(firing: Firing, alarm: AlarmConfig) -> str:
     """One line for people."""
     what = alarm.summary or alarm.query
+    if len(what) > TEXT_CHARS_MAX:
+        what = f"{what[: TEXT_CHARS_MAX - 1]}…"
     return f"{firing.alarm}: {what}" + (f" ({alarm.by} {firing.group})" if firing.group else "")

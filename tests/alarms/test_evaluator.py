@@ -246,3 +246,12 @@ def test_the_samples_fire_nothing_of_the_starter_set(shared_dir: Path) -> None:
             for number, event in enumerate(events)
         )
         assert fired(starter_alarms(), [(at_s, event) for at_s, _, event in timed]) == [], file
+
+
+def test_a_firing_is_a_valid_event_whatever_its_query_and_group_are() -> None:
+    query = " OR ".join(f"action:some.action_{number}" for number in range(150))
+    (alarm,) = parse_alarms(f'[long]\nquery = "{query}"\nby = "actor"\n', "x").values()
+    group = "u" * 1000
+    firing = Firing(alarm="long", group=group, count=1, indices=(1,), time_us=START_US)
+    event = decode_event(firing_event(firing, alarm, origin="example.com/audit"))[0]
+    assert str(event.reason).endswith(group + ")")
