@@ -70,16 +70,23 @@ class DeadLetters:
         self._indices.add(index)
 
     def take(self) -> list[DeadLetter]:
-        """The letters that a person wants to be sent again, and those of a killed attempt.
+        """The letters that a person wants to be sent again, and those of an attempt that goes on.
 
-        The file no longer has them. Letters that are to be discarded are. Raises: OSError.
+        The file no longer has them. Letters that are to be discarded are, those of such an attempt
+        too: a receiver may never take them. Raises: OSError.
         """
         wish = self._wish.read_text(encoding="ascii") if self._wish.exists() else ""
-        if wish and self._path.exists() and not self._taken.exists():
-            if wish == DISCARD:
+        if wish == DISCARD:
+            self._path.unlink(missing_ok=True)
+            self._taken.unlink(missing_ok=True)
+        elif wish and self._path.exists():
+            if self._taken.exists():
+                # After a kill between the two, letters that are in both files are sent twice.
+                write_atomically(self._taken, self._taken.read_bytes() + self._path.read_bytes())
                 self._path.unlink()
             else:
                 self._path.rename(self._taken)
+        if wish:
             sync_directory(self._path.parent)
             self._indices.clear()
         self._wish.unlink(missing_ok=True)

@@ -101,7 +101,8 @@ class HttpReceiver:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             config = self._config
-            context = client_context(config) if config.url.startswith("https") else True
+            is_tls = urlsplit(config.url).scheme == "https"
+            context = client_context(config) if is_tls else True
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=1, ssl=context),
                 timeout=aiohttp.ClientTimeout(total=config.timeout_s),
@@ -153,7 +154,7 @@ def _parse_retry_after(text: str | None) -> float | None:
         return float(text[:9])
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

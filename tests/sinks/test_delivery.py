@@ -62,6 +62,7 @@ def test_retry_after_is_a_number_or_a_date() -> None:
     assert _parse_retry_after("120") == 120
     assert _parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert _parse_retry_after("soon") is None
+    assert _parse_retry_after("Mon, 01 Jan 99999999999 00:00:00 GMT") is None
     assert _parse_retry_after(None) is None
 
 
@@ -112,6 +113,38 @@ def test_dead_letters_are_sent_again_or_discarded(folder: Folder) -> None:
             until(lambda: len(peer.requests) == 4)
         assert peer.indices() == [0, 1, 2, 3]
         assert not paths.dead.exists()
+
+
+def test_letters_that_are_being_sent_again_can_be_discarded_and_joined(folder: Folder) -> None:
+    folder.append(count=2)
+    paths = folder.add("siem", url="http://127.0.0.1:9", **QUICK)
+    dead = DeadLetters(paths)
+    for index in range(4):
+        dead.add(index, "aa", "refused")
+        if index % 2:
+            ask(paths, RESEND)
+            letters = dead.take()
+            assert [letter.index for letter in letters] == [*range(index + 1)]
+    dead.add(4, "aa", "refused")
+    ask(paths, DISCARD)
+    assert dead.take() == []
+    assert len(dead) == 0
+
+
+def test_a_letter_that_a_receiver_never_takes_holds_up_a_sink_until_it_is_discarded(
+    folder: Folder,
+) -> None:
+    folder.append(count=1)
+    status = 400
+    with HttpPeer(lambda _request: Reply(status)) as peer:
+        paths = folder.add("siem", url=peer.url, **QUICK)
+        deliver(folder, "siem")
+        status = 500
+        with running(folder, "siem"):
+            ask(paths, RESEND)
+            until(lambda: folder.report("siem").state.error != "")
+            ask(paths, DISCARD)
+            until(lambda: not (paths.root / "resending.jsonl").exists())
 
 
 def test_dead_letters_are_bounded_and_nothing_is_dropped(folder: Folder) -> None:
