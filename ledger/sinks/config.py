@@ -124,7 +124,11 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def _check_url(self) -> None:
         schemes = {"syslog": ("tls", "tcp"), "smtp": ("smtps", "smtp")}
         allowed = schemes.get(self.type, ("https", "http"))
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+            _ = parts.port
+        except ValueError as error:  # A port or an address that is none.
+            raise MalformedError(f"url: {error}") from None
         if parts.scheme not in allowed or not parts.hostname:
             raise MalformedError(f"url: want {allowed[0]}://host…, got {self.url!a}")
         if parts.username or parts.password:

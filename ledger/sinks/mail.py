@@ -22,6 +22,7 @@ from ledger_core.tlog.text import printable
 
 SUBJECT_CHARS_MAX: Final = 120
 PERMANENT: Final = 500
+TOO_LARGE: Final = 552
 AUTHENTICATION: Final = frozenset({530, 534, 535, 538})
 
 
@@ -52,7 +53,9 @@ class MailReceiver:
             raise RetryError(f"{host}: refused recipients: {len(error.recipients)}") from None
         except smtplib.SMTPResponseException as error:
             reason = f"SMTP {error.smtp_code}: {_text(error.smtp_error)}"
-            if error.smtp_code >= PERMANENT and isinstance(error, smtplib.SMTPDataError):
+            # Servers that announce SIZE refuse a mail that is too large at its MAIL FROM.
+            is_of_mail = isinstance(error, smtplib.SMTPDataError) or error.smtp_code == TOO_LARGE
+            if error.smtp_code >= PERMANENT and is_of_mail:
                 raise BatchRefusedError(reason) from None
             raise RetryError(f"{host}: {reason}") from None
         except (OSError, smtplib.SMTPException) as error:

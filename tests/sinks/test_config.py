@@ -24,6 +24,8 @@ HTTP = config(type="http", url="https://siem.example.com/in")
         ({"type": "http"}, "want https://host"),
         ({"type": "http", "url": "http://siem.example.com"}, "insecure = true"),
         ({"type": "http", "url": "https://jo:pw@siem.example.com"}, "token_file"),
+        ({"type": "http", "url": "https://siem.example.com:99999"}, "url: "),
+        ({"type": "http", "url": "https://[::1"}, "url: "),
         ({"type": "http", "url": "ftp://siem.example.com"}, "want https://host"),
         ({"type": "elastic", "url": "https://siem.example.com"}, "index"),
         ({"type": "syslog", "url": "https://siem.example.com"}, "want tls://host"),

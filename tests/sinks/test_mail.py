@@ -16,7 +16,9 @@ ACCEPT = "250 taken"
 
 
 @contextmanager
-def mail_server(answer: Callable[[int], str]) -> Iterator[tuple[str, list[bytes]]]:
+def mail_server(
+    answer: Callable[[int], str], *, size_max: int = 1 << 30
+) -> Iterator[tuple[str, list[bytes]]]:
     """A server that gives `answer(number)` to the body of each mail; its URL, and what it took."""
     mails: list[bytes] = []
     tried = 0
@@ -30,6 +32,14 @@ def mail_server(answer: Callable[[int], str]) -> Iterator[tuple[str, list[bytes]
             self.say("220 test")
             for line in self.rfile:
                 word = line.split()[0].upper()
+                size = line.upper().partition(b" SIZE=")[2].split()
+                if size and int(size[0]) > size_max:
+                    self.say("552 too large")
+                    continue
+                if word == b"EHLO":
+                    self.say("250-test")
+                    self.say(f"250 SIZE {size_max}")
+                    continue
                 if word == b"DATA":
                     self.say("354 go on")
                     body = b"".join(iter(self.rfile.readline, b".\r\n"))
@@ -88,3 +98,14 @@ def test_a_mail_that_was_put_off_is_sent_again_and_one_refused_is_a_dead_letter(
     assert mails == []
     (letter,) = read_letters(paths.dead)
     assert letter.reason == "SMTP 554: spam"
+
+
+def test_mails_that_are_too_large_are_divided(folder: Folder) -> None:
+    long = {"action": "login.failed", "reason": "x" * 3000}
+    folder.append(long, long, {**long, "reason": "x" * 4000, "context": {"more": "x" * 8000}}, long)
+    with mail_server(lambda _number: ACCEPT, size_max=10_000) as (url, mails):
+        paths = add(folder, url)
+        deliver(folder, "mail")
+    assert len(mails) == 2
+    (letter,) = read_letters(paths.dead)
+    assert (letter.index, letter.reason) == (2, "SMTP 552: too large")
