@@ -1,25 +1,15 @@
 """Reads the query of a request, in which `@name` stands for a saved query."""
 
-from aiohttp import web
-
-from ledger.service.context import ServiceContext
-from ledger.service.queries.saved import read_named
-from ledger.store.tokens import TokenRecord
 from ledger_core.query.ast import Expression
-from ledger_core.query.parser import is_naming, parse_query
+from ledger_core.query.parser import QUERY_CHARS_MAX, is_naming, parse_query
 
 
-async def read_query(
-    context: ServiceContext,
-    request: web.BaseRequest,
-    token: TokenRecord,
-    text: str,
-    *,
-    is_long: bool = False,
-) -> Expression:
-    """The expression of a query, with each `@name` expanded. Raises: QueryError."""
-    if not is_long and not is_naming(text):
-        return parse_query(text)
-    # A long query takes tenths of a second to read, for which the event loop has no time.
-    client = context.query_pool.client(token.name, request)
-    return await client.run(read_named, text, tenant=token.tenant, is_long=is_long)
+def read_query(text: str) -> Expression | str:
+    """The expression of a query, or its text if it has an `@name`. Raises: QueryError.
+
+    The query process reads such a text. What a name stands for takes seconds to read, and as an
+    object to receive, if it is a list of 100,000 values; the event loop has no time for that.
+    """
+    if is_naming(text) and len(text) <= QUERY_CHARS_MAX:
+        return text
+    return parse_query(text)

@@ -9,6 +9,9 @@ from zipfile import ZipFile
 
 import pytest
 
+from ledger.service.saved_queries import read_query
+from ledger_core.query.ast import Is
+from ledger_core.query.parser import QUERY_CHARS_MAX, QueryError
 from ledger_core.query.saved import PART_BYTES_MAX
 from tests.service.serving import JSON, Ledger, event, serving_new
 
@@ -132,6 +135,21 @@ def test_what_could_not_be_read_again_is_not_saved(ledger: Ledger) -> None:
     assert save(ledger, "deep", nested("action:record.viewed")).status == 200
     assert save(ledger, "deeper", nested("@deep")).status == 422
     assert "deeper" not in names(ledger)
+
+
+def test_what_a_name_stands_for_is_read_in_the_query_process_alone() -> None:
+    assert read_query("@feed OR actor:u_1") == "@feed OR actor:u_1"
+    assert read_query("actor:u_1") == Is("actor", "u_1")
+    with pytest.raises(QueryError, match="at most 4096"):
+        read_query("@feed " + "a" * QUERY_CHARS_MAX)
+
+
+def test_a_name_that_is_not_known_is_refused_before_an_answer_begins(ledger: Ledger) -> None:
+    for path in ("/v1/events", "/v1/export", "/v1/events/stream"):
+        assert get(ledger, path, q="@nobody").status == 422
+    body = json.dumps({"query": "@nobody"}).encode()
+    refused = ledger.ask("/v1/evidence", method="POST", body=body, token="read", content_type=JSON)
+    assert refused.status == 422
 
 
 def test_a_long_query_is_saved_in_parts(ledger: Ledger) -> None:

@@ -16,7 +16,7 @@ from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.commitments import Opening, find_values
 from ledger_core.evidence.page import Asked
 from ledger_core.evidence.writer import EvidenceWriter, Sources, TooManyPartsError
-from ledger_core.query.ast import Expression
+from ledger_core.query.parser import parse_query
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.prove import plan_multi
@@ -32,7 +32,6 @@ class EvidenceExport:
     """One export: what was asked, and the tree that it is of."""
 
     asked: Asked
-    expression: Expression
     now_unix_us: int
     head: SignedCheckpoint
     policy_text: str
@@ -60,7 +59,7 @@ def write_evidence(
     sources = make_sources(job.store, tree)
     writer = EvidenceWriter(export.asked, sources, head=export.head, policy=export.policy_text)
     batches = job.engine.row_batches(
-        export.expression,
+        parse_query(export.asked.query, is_long=True),
         tenant=export.asked.tenant,
         now_unix_us=export.now_unix_us,
         tree_size=tree.tree_size,

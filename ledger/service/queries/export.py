@@ -9,6 +9,7 @@ import msgspec
 
 from ledger.query.answer import Row
 from ledger.service.queries.job import QueryJob
+from ledger.service.queries.saved import read_asked
 from ledger_core.api import ExportTrailer, TrailerLine
 from ledger_core.event.csv import format_header, format_rows, table_row
 from ledger_core.query.ast import Expression
@@ -26,7 +27,7 @@ Format = Literal["jsonl", "csv"]
 
 def export(
     job: QueryJob,
-    query: Expression,
+    query: Expression | str,
     *,
     tenant: str | None,
     now_unix_us: int,
@@ -39,7 +40,7 @@ def export(
     When all rows are found it gives the trailer, and for JSON lines then the line with it.
     """
     batches = job.engine.row_batches(
-        query,
+        read_asked(job, query, tenant=tenant),
         tenant=tenant,
         now_unix_us=now_unix_us,
         order=order,

@@ -9,8 +9,8 @@ import msgspec
 from ledger.query.answer import Row
 from ledger.service.http.problems import ProblemError, retry_later
 from ledger.service.queries.job import QueryJob
-from ledger_core.query.ast import Expression
-from ledger_core.query.parser import parse_query
+from ledger_core.query.ast import Expression, format_query, resolve
+from ledger_core.query.parser import LONG_CHARS_MAX, parse_query
 from ledger_core.query.saved import (
     DELETED,
     SavedName,
@@ -35,6 +35,33 @@ def read_named(job: QueryJob, text: str, *, tenant: str | None, is_long: bool) -
         return None if saved is None else parse_query(saved.query, is_long=True)
 
     return parse_query(text, is_long=is_long, named=expand)
+
+
+def read_asked(job: QueryJob, query: Expression | str, *, tenant: str | None) -> Expression:
+    """The expression of a query that the front end left as a text."""
+    if isinstance(query, str):
+        return read_named(job, query, tenant=tenant, is_long=True)
+    return query
+
+
+def expand_text(job: QueryJob, text: str, *, tenant: str | None, now_unix_us: int | None) -> str:
+    """Work: the text of a query with each `@name` expanded, and its times resolved to a moment.
+
+    Raises: QueryError, ProblemError for one that has no text that reads back as the same.
+    """
+    expression = read_named(job, text, tenant=tenant, is_long=True)
+    if now_unix_us is not None:
+        expression = resolve(expression, now_unix_us)
+    expanded = format_query(expression)
+    if len(expanded) > LONG_CHARS_MAX:
+        raise ProblemError(
+            "query", f"a query has at most {LONG_CHARS_MAX:,} characters, not {len(expanded):,}"
+        )
+    if parse_query(expanded, is_long=True) != expression:
+        raise ProblemError(
+            "query", "with its relative times resolved, the query would be read as another one"
+        )
+    return expanded
 
 
 def find_saved(job: QueryJob, name: str, *, tenant: str | None) -> SavedQuery | None:

@@ -17,7 +17,7 @@ from ledger.query.hints import HINTS_TIME_S, find_hints
 from ledger.query.sight import EngineSight
 from ledger.service.queries.found_event import make_found_event
 from ledger.service.queries.job import QueryJob
-from ledger.service.queries.saved import read_named
+from ledger.service.queries.saved import read_asked
 from ledger.service.queries.store_proofs import prove_growth, prove_inclusion
 from ledger_core.api import HintAnswer, SearchAnswer, SeenAnswer
 from ledger_core.asking import AskCount
@@ -51,7 +51,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searched:
-    """A search: the query, or its text if it is long, who asks, and what was published."""
+    """A search: the query, or its text if that may be long, who asks, and what was published."""
 
     query: Expression | str
     page: Page
@@ -150,9 +150,8 @@ def find_fields(job: QueryJob, *, tenant: str | None, now_unix_us: int) -> bytes
 
 def _find(job: QueryJob, asked: Searched) -> SearchAnswer:
     """The answer without proofs. Raises: QueryError for a text that is no query."""
-    query, page, tree_size = asked.query, asked.page, asked.tree_size
-    if isinstance(query, str):
-        query = read_named(job, query, tenant=asked.tenant, is_long=True)
+    page, tree_size = asked.page, asked.tree_size
+    query = read_asked(job, asked.query, tenant=asked.tenant)
     bounds: _Bounds = {
         "tenant": asked.tenant,
         "now_unix_us": asked.now_unix_us,

@@ -9,6 +9,7 @@ from ledger.query.answer import Row
 from ledger.query.leaf_cache import LeafCache
 from ledger.service.queries.found_event import make_found_event
 from ledger.service.queries.job import QueryJob
+from ledger.service.queries.saved import read_asked
 from ledger.service.queries.store_proofs import prove_inclusion
 from ledger_core.query.ast import Expression
 from ledger_core.query.predicate import Matcher
@@ -36,9 +37,10 @@ class Scanned(NamedTuple):
 
 
 def stream(
-    job: QueryJob, query: Expression, *, tenant: str | None, now_unix_us: int, is_sse: bool
+    job: QueryJob, query: Expression | str, *, tenant: str | None, now_unix_us: int, is_sse: bool
 ) -> Generator[Scanned, Step, None]:
     """Work: the events of each step that is sent. What it gives first has none."""
+    query = read_asked(job, query, tenant=tenant)
     matches = job.engine.matcher(query, tenant=tenant, now_unix_us=now_unix_us)
     step = yield Scanned(b"", 0)
     while True:

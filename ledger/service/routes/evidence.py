@@ -28,10 +28,10 @@ from ledger.service.http.router import BYTES_SCHEMA, Route, Success
 from ledger.service.http.streaming_response import stream_answer
 from ledger.service.ingest import WRITE_PROBLEMS
 from ledger.service.queries.evidence import EvidenceExport, StatementEntry, write_evidence
+from ledger.service.queries.saved import expand_text
 from ledger.service.queries.store_proofs import prove_inclusion
 from ledger.service.query_pool import QueryClient
 from ledger.service.routes.proofs import HEAD_PROBLEMS
-from ledger.service.saved_queries import read_query
 from ledger.service.token_admin import SERVICE_NAME
 from ledger.store.tokens import TokenRecord, TokenScope
 from ledger_core.api import AskEvidence, Refused
@@ -39,8 +39,6 @@ from ledger_core.event.canonical import format_time
 from ledger_core.event.commitments import may_be_private
 from ledger_core.evidence.layout import ACTION, STATED, Statement, to_object
 from ledger_core.evidence.page import Asked
-from ledger_core.query.ast import format_query, resolve
-from ledger_core.query.parser import parse_query
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
@@ -92,13 +90,8 @@ async def _begin(
     context: ServiceContext, request: web.BaseRequest, token: TokenRecord, ask: AskEvidence
 ) -> EvidenceExport:
     now = context.ingest.now()
-    query = await read_query(context, request, token, ask.query, is_long=True)
-    expression = resolve(query, now)
-    text = format_query(expression)
-    if parse_query(text, is_long=True) != expression:
-        raise ProblemError(
-            "query", "with its relative times resolved, the query would be read as another one"
-        )
+    client = context.query_pool.client(token.name, request)
+    text = await client.run(expand_text, ask.query, tenant=token.tenant, now_unix_us=now)
     head = await _published(context)
     asked = Asked(
         origin=context.origin,
@@ -113,7 +106,6 @@ async def _begin(
     )
     return EvidenceExport(
         asked=asked,
-        expression=expression,
         now_unix_us=now,
         head=head,
         policy_text=context.policy_text,

@@ -14,14 +14,11 @@ from ledger.service.http.request_body import ParsedBody, check_media_type
 from ledger.service.http.responses import JSON_MEDIA, encode_answer
 from ledger.service.http.router import Route, Success
 from ledger.service.ingest import WRITE_PROBLEMS
-from ledger.service.queries.saved import find_saved, list_saved
-from ledger.service.saved_queries import read_query
+from ledger.service.queries.saved import expand_text, find_saved, list_saved
 from ledger.service.stored_events import PRIVATE
 from ledger.store.tokens import TokenRecord
 from ledger_core.api import Refused
 from ledger_core.event.canonical import format_time
-from ledger_core.query.ast import format_query
-from ledger_core.query.parser import LONG_CHARS_MAX
 from ledger_core.query.saved import (
     AskSave,
     DeletedQuery,
@@ -44,13 +41,10 @@ async def save_query(context: ServiceContext, request: web.BaseRequest) -> web.R
         ask = msgspec.json.decode(body, type=AskSave)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProblemError("not-json", f"not a query to save: {str(error)[:200]}") from None
-    text = format_query(await read_query(context, request, token, ask.query, is_long=True))
-    if not text or len(text) > LONG_CHARS_MAX:
-        raise ProblemError(
-            "query", f"a saved query has 1 to {LONG_CHARS_MAX:,} characters, not {len(text):,}"
-        )
-    # Two queries that are nested deeply may make one that is nested too deeply to be read.
-    await read_query(context, request, token, text, is_long=True)
+    client = context.query_pool.client(token.name, request)
+    text = await client.run(expand_text, ask.query, tenant=token.tenant, now_unix_us=None)
+    if not text:
+        raise ProblemError("query", "a saved query has a text")
     first, last, stamp = await _log(
         context, token, save_events(ask.name, text, _stamp(context, token))
     )

@@ -88,7 +88,7 @@ async def search_events(
     token = authenticate(context.access, request, "read")
     if explain and token.tenant is not None:
         raise ProblemError("wrong-tenant", "the steps of a plan count the events of every tenant")
-    query = await read_query(context, request, token, q)
+    query = read_query(q)
     return await _search(context, request, token, query, Page(explain=explain, **page))
 
 

@@ -118,7 +118,7 @@ async def stream_events(
     """The events that a query finds, from an index on and without an end."""
     token = authenticate(context.access, request, "read")
     is_sse = EVENTS in request.headers.get("Accept", "")
-    query = await read_query(context, request, token, q)
+    query = read_query(q)
     start = _start(context, request, from_)
     client = context.query_pool.stream_client(token.name, token.tenant, request)
     found = client.pieces(stream, query, tenant=token.tenant, now_unix_us=unix_us(), is_sse=is_sse)
