@@ -152,6 +152,15 @@ def test_a_name_that_is_not_known_is_refused_before_an_answer_begins(ledger: Led
     assert refused.status == 422
 
 
+def test_a_name_that_was_saved_often_stands_for_its_last_text(ledger: Ledger) -> None:
+    for number in range(120):  # More changes than are read at once.
+        assert save(ledger, "often", f"actor:u_{number}").status == 200
+    assert found(ledger, "@often")["query"] == "actor:u_119"
+    listed = get(ledger, "/v1/queries").json()
+    assert [q["start"] for q in listed["queries"] if q["name"] == "often"] == ["actor:u_119"]
+    assert "some" in [q["name"] for q in listed["queries"]]
+
+
 def test_a_long_query_is_saved_in_parts(ledger: Ledger) -> None:
     query = "actor:" + ",".join(f"u_{number:05d}é" for number in range(5000)) + ",u_4"
     saved = save(ledger, "feed", query).json()

@@ -1,6 +1,6 @@
 """The work of saved queries: finds them in the log, and reads queries in which `@name` is one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from ledger_core.query.saved import (
 )
 
 START_CHARS: Final = 200
-_PAGE_ROWS: Final = 1000
+_PAGE_ROWS: Final = 100
 
 
 def read_named(job: QueryJob, text: str, *, tenant: str | None, is_long: bool) -> Expression:
@@ -66,10 +66,9 @@ def expand_text(job: QueryJob, text: str, *, tenant: str | None, now_unix_us: in
 
 def find_saved(job: QueryJob, name: str, *, tenant: str | None) -> SavedQuery | None:
     """Work: the query that is saved under a name."""
-    rows, _ = _changes(job, name, tenant)
-    if not rows:
+    row = next((row for row, _ in _changes(job, name, tenant)), None)
+    if row is None:
         return None
-    (row,) = rows
     event = _event(row.leaf)
     if event["action"] == DELETED:
         return None
@@ -88,9 +87,11 @@ def find_saved(job: QueryJob, name: str, *, tenant: str | None) -> SavedQuery | 
 
 def list_saved(job: QueryJob, *, tenant: str | None) -> SavedNames:
     """Work: all saved queries of a tenant, or of those who have none."""
-    rows, tree_size = _changes(job, None, tenant)
+    tree_size = job.engine.tree_size()
     found: dict[str, SavedName | None] = {}
-    for row in rows:
+    # Every change was an event with a text of up to 48 KB, so few of them are held at once.
+    for row, size in _changes(job, None, tenant):
+        tree_size = size
         event = _event(row.leaf)
         name = name_of(event)
         if name not in found:
@@ -112,8 +113,8 @@ def _name(job: QueryJob, index: int, event: Mapping[str, Any]) -> SavedName:
     )
 
 
-def _changes(job: QueryJob, name: str | None, tenant: str | None) -> tuple[list[Row], int]:
-    """The last change of a name, or all changes, the newest first; and the size of the tree."""
+def _changes(job: QueryJob, name: str | None, tenant: str | None) -> Iterator[tuple[Row, int]]:
+    """The changes of a name, or of all names, the newest first, each with the size of the tree."""
     search = partial(
         job.engine.search,
         changes_of(name, has_tenant=tenant is not None),
@@ -125,13 +126,14 @@ def _changes(job: QueryJob, name: str | None, tenant: str | None) -> tuple[list[
         is_cancelled=job.is_cancelled,
     )
     answer = search()
-    rows = list(answer.rows)
-    while answer.cursor is not None and (name is None or not rows):
+    while True:
+        for row in answer.rows:
+            yield row, answer.tree_size
+        if answer.cursor is None:
+            return
         if not answer.complete:
             raise retry_later("too-busy", "the saved queries could not be found in time; ask again")
         answer = search(cursor=answer.cursor)
-        rows += answer.rows
-    return rows, answer.tree_size
 
 
 def _read(job: QueryJob, index: int) -> Mapping[str, Any]:
