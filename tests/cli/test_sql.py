@@ -186,9 +186,10 @@ def test_an_altered_event_is_refused(
     assert done.out == ""
 
 
-def test_a_file_that_is_no_export_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "events.csv"
-    file.write_text("index,id\n")
+@pytest.mark.parametrize("text", ["index,id\n", '{"actor":{"id":"u_1"},"action":"x"}\n', "{\n"])
+def test_a_file_that_is_no_export_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_text(text)
     done = sql("SELECT 1", file)
     assert (done.code, "no export as JSON lines or Parquet" in done.err) == (2, True)
     (tmp_path / "empty").mkdir()

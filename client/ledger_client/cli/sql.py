@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
+import msgspec
 
 from ledger_client.cli.app import load_server_part
 from ledger_client.cli.client_options import Connection, connection_options
@@ -24,6 +25,7 @@ from ledger_client.cli.verify import check_export_file
 from ledger_client.plans.export import proof_path
 from ledger_client.sql.checking import find_altered
 from ledger_client.sql.database import (
+    LINE_BYTES_MAX,
     MEMORY_DEFAULT,
     Answer,
     Database,
@@ -204,6 +206,15 @@ class _Found:
     """None where every event was verified already."""
 
 
+def _is_exported(line: bytes) -> bool:
+    """Whether this is the first line of an export: an event with its index, or the trailer."""
+    try:
+        found = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return isinstance(found, dict) and ({"index", "event"} <= found.keys() or "trailer" in found)
+
+
 def _open_sources(
     options: SqlOptions, connection: Connection, scratch: Path, opened: ExitStack
 ) -> _Found:
@@ -217,7 +228,8 @@ def _open_sources(
             continue
         with path.open("rb") as file:
             begin = file.read(len(MAGIC))
-        if begin != MAGIC and not begin.startswith(b"{"):
+            is_export = begin == MAGIC or _is_exported(begin + file.readline(LINE_BYTES_MAX))
+        if not is_export:
             raise MalformedError(
                 f"{path} is no export as JSON lines or Parquet: a folder, or such a file is wanted"
             )
