@@ -10,10 +10,11 @@ import click
 
 from ledger_client import LedgerClient, Page
 from ledger_client.cli.console import print_json
-from ledger_client.cli.render import show_counts
+from ledger_client.cli.render import VALUE_CHARS, show_counts
 from ledger_core.asking import AskCount, CountAnswer, CountedValue
 from ledger_core.query.counting import Unit
 from ledger_core.query.fields import FACETS
+from ledger_core.tlog.text import printable
 
 TOP_DEFAULT = 10
 _LONG_CHARS = 1024
@@ -143,9 +144,14 @@ def show_page_counts(page: Page, *, as_json: bool) -> None:
 
 
 def _show_groups(count: CountAnswer) -> None:
+    first = [printable(each.values[0]) if each.values else "" for each in count.values]
+    width = min(max(map(len, first), default=0), VALUE_CHARS)
     show_counts(
         ", ".join(count.by),
-        [("  ".join(each.values), each.count) for each in count.values],
+        [
+            ("  ".join((f"{name:{width if each.values[1:] else 0}}", *each.values[1:])), each.count)
+            for name, each in zip(first, count.values, strict=True)
+        ],
         notes=[_note(each) for each in count.values],
     )
     _show_rest(count.others, count.exact, count.counted)
@@ -156,8 +162,12 @@ def _note(each: CountedValue) -> str:
     if each.sum is not None:
         numbers = (("sum", each.sum), ("least", each.least), ("most", each.most))
         average = f"average {each.average or 0:,.2f}"
-        parts = (*parts, *(f"{name} {value or 0:,}" for name, value in numbers), average)
+        parts = (*parts, *(f"{name} {_number(value or 0)}" for name, value in numbers), average)
     return ", ".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,}"
 
 
 def _show_rest(others: int, is_exact: bool, counted: int) -> None:
