@@ -3,7 +3,7 @@
 import click
 
 from ledger_client.cli.client_options import Connection, connection_options
-from ledger_client.cli.console import json_option, note, print_fields, print_json
+from ledger_client.cli.console import counted, json_option, note, print_fields, print_json
 from ledger_core.api import FacetValue
 
 VALUES_SHOWN = 3
@@ -29,8 +29,8 @@ def command(connection: Connection, as_json: bool) -> None:
             for each in found.context
         }
     )
-    events = "events" if found.is_exact else "newest events"
-    note(f"values of {found.counted:,} {events}, as the ledger says")
+    events = counted(found.counted, "event" if found.is_exact else "newest event")
+    note(f"values of {events}, as the ledger says")
 
 
 def _values(values: tuple[FacetValue, ...]) -> str:

@@ -11,7 +11,7 @@ import click
 from ledger_client import Page, RejectedError
 from ledger_client.cli.client_options import Connection, connection_options
 from ledger_client.cli.completion import complete_query
-from ledger_client.cli.console import note, print_json, printable_lines
+from ledger_client.cli.console import counted, note, print_json, printable_lines
 from ledger_client.cli.counts import CountOptions, counting_options, show_page_counts
 from ledger_client.cli.render import Renderer, renderer_options
 from ledger_client.plans.question import is_sent_as_typed
@@ -97,7 +97,7 @@ def command(
             page = counting.ask(ledger, query, verify=not unverified)
             show_page_counts(page, as_json=renderer.form == "json")
             if renderer.form != "json":
-                _note_total(page)
+                note_total(page)
         elif follow:
             proven = "" if unverified else ", each once a published head proves it"
             note(f"waiting for new events of {query or 'any kind'}{proven}; Ctrl-C ends this")
@@ -112,7 +112,7 @@ def command(
                 page_events=PAGE_EVENTS_MAX,
                 verify=not unverified,
             )
-            _show_pages(pages, renderer)
+            show_pages(pages, renderer)
 
 
 def read_lists(query: str) -> str:
@@ -192,7 +192,8 @@ def explained(query: str) -> Iterator[None]:
         raise
 
 
-def _show_pages(pages: Iterator[Page], renderer: Renderer) -> None:
+def show_pages(pages: Iterator[Page], renderer: Renderer) -> None:
+    """Print the events of pages, then how many of how many they are, or why there are none."""
     shown, took_ms = 0, 0.0
     page = None
     for page in pages:
@@ -201,7 +202,7 @@ def _show_pages(pages: Iterator[Page], renderer: Renderer) -> None:
         took_ms += page.took_ms
     if page is None:
         return
-    found = f"{shown:,} of {_total(page)} events" if page.total else _nothing(page)
+    found = f"{shown:,} of {_total(page)}" if page.total else _nothing(page)
     note(f"{found}, {tree_and_head(page)}; {took_ms:.1f} ms")
     show_hints(page)
 
@@ -218,11 +219,12 @@ def show_hints(page: Page) -> None:
             note(f"    try: {hint.nearest}")
 
 
-def _note_total(page: Page) -> None:
-    found = f"{_total(page)} events" if page.total else _nothing(page)
+def note_total(page: Page) -> None:
+    """Print how many events were counted, or why there are none."""
+    found = _total(page) if page.total else _nothing(page)
     note(f"{found}, {tree_and_head(page)}; {page.took_ms:.1f} ms")
     show_hints(page)
 
 
 def _total(page: Page) -> str:
-    return f"{'' if page.is_total_exact else 'at least '}{page.total:,}"
+    return f"{'' if page.is_total_exact else 'at least '}{counted(page.total, 'event')}"
