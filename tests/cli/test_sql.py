@@ -235,16 +235,23 @@ def test_a_recipe_by_sql_asks_the_ledger_or_a_folder_and_shows_its_sql(ledger: L
     assert "--where '(actor.type:user) since:2026-06-01'" in fetched.err
     asked = playbook("dwell", "192.0.2.1", "--from", ledger.directory, "--json")
     assert json.loads(asked.out)["events"] == 0
-    assert "WHERE source_ip = '192.0.2.1'\n" in asked.err.replace("'\"'\"'", "'")
+    assert "WHERE source_ip = '192.0.2.1'\n" in asked.err
     shown = playbook("travel", "--show", "--from", ledger.directory)
-    assert (shown.code, shown.out) == (0, "")
-    assert f"{ledger.directory}\n" in shown.err
-    assert playbook("spray", "--show").err.startswith("ledger query ")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.startswith(f"ledger sql - {ledger.directory} <<'SQL'\n")
+    assert playbook("spray", "--show").out.startswith("ledger query ")
+
+
+def test_a_recipe_by_query_says_how_many_events_it_found(ledger: Ledger) -> None:
+    assert "no event found" in playbook("spray").err
+    late = playbook("late", "--json")
+    assert (len(late.out.splitlines()), "9 of 9 events" in late.err) == (9, True)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
+        ("travle",),
         ("travel", "v_07"),
         ("dwell",),
         ("large-exports", "ten"),

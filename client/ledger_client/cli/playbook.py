@@ -2,18 +2,20 @@
 
 import shlex
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import click
 
 from ledger_client.cli.client_options import Connection, connection_options, usage_errors
-from ledger_client.cli.console import json_option, note, print_json, printable_lines
+from ledger_client.cli.console import json_option, print_json, printable_lines
 from ledger_client.cli.counts import COUNT_NAMES, CountOptions, show_page_counts
-from ledger_client.cli.query import SHOWN_MAX, explained
+from ledger_client.cli.query import SHOWN_MAX, explained, note_total, show_pages
 from ledger_client.cli.query import command as query_command
 from ledger_client.cli.render import JSON, table
 from ledger_client.cli.sql import SqlOptions, ask_sql
+from ledger_client.plans.search import PAGE_EVENTS_MAX
 from ledger_client.runtime.clock import unix_us
 from ledger_client.sql.recipes import RECIPES as SQL_RECIPES
 from ledger_client.sql.recipes import SqlRecipe, sql_of
@@ -21,6 +23,7 @@ from ledger_core.query.ast import Between, Is, format_query, resolve
 from ledger_core.query.counting import NAMES
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.text import printable
 
 
 class Recipe(NamedTuple):
@@ -110,8 +113,28 @@ def _check_subject(name: str, subject: str | None, wanted: str) -> None:
         raise click.UsageError(f"The recipe {name} {wants}.")
 
 
+def _check_name(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    """Raises: click.UsageError for a name that no recipe has."""
+    names = (*RECIPES, *SQL_RECIPES)
+    if name is not None and name not in names:
+        near = get_close_matches(name, names, n=2)
+        meant = f"Did you mean {' or '.join(near)}?" if near else "ledger playbook lists them."
+        raise click.UsageError(f"There is no recipe {name!r}. {meant}")
+    return name
+
+
+def _complete_name(_: click.Context, __: click.Parameter, begin: str) -> list[str]:
+    return [name for name in (*RECIPES, *SQL_RECIPES) if name.startswith(begin)]
+
+
 @click.command("playbook")
-@click.argument("name", type=click.Choice((*RECIPES, *SQL_RECIPES)), required=False)
+@click.argument(
+    "name",
+    metavar="[RECIPE]",
+    required=False,
+    callback=_check_name,
+    shell_complete=_complete_name,
+)
 @click.argument("subject", required=False)
 @connection_options
 @click.option("--since", metavar="TIME", help="Since this time, as -7d or 2026-11-24.")
@@ -168,7 +191,7 @@ def _list_recipes(*, as_json: bool) -> None:
 
 
 def _run_query(arguments: list[str], connection: Connection, show: bool, as_json: bool) -> None:
-    note(f"ledger query {shlex.join(arguments)}")
+    click.echo(printable(f"ledger query {shlex.join(arguments)}"), err=not show)
     if show:
         return
     given = query_command.make_context("query", arguments.copy()).params
@@ -176,10 +199,16 @@ def _run_query(arguments: list[str], connection: Connection, show: bool, as_json
     counting = CountOptions(**{name: given[name] for name in COUNT_NAMES})
     with connection.open() as ledger, explained(query):
         if counting:
-            show_page_counts(counting.ask(ledger, query, verify=True), as_json=as_json)
+            page = counting.ask(ledger, query, verify=True)
+            show_page_counts(page, as_json=as_json)
+            if not as_json:
+                note_total(page)
         else:
-            found = ledger.query(query, order=given["order"], limit=SHOWN_MAX)
-            (JSON if as_json else table()).show_all(found)
+            limit = None if as_json else SHOWN_MAX
+            pages = ledger.pages(
+                query, order=given["order"], limit=limit, page_events=PAGE_EVENTS_MAX
+            )
+            show_pages(pages, JSON if as_json else table())
 
 
 def _run_sql(
@@ -203,10 +232,17 @@ def _run_sql(
     options = SqlOptions(
         paths=paths, where="" if paths else where, form="json" if as_json else "table"
     )
-    sources = shlex.join(map(str, paths)) or f"--where {shlex.quote(where)}"
-    click.echo(printable_lines(f"ledger sql {shlex.quote(sql)} {sources}"), err=True)
+    sources = shlex.join(map(str, paths)) or (f"--where {shlex.quote(where)}" if where else "")
+    click.echo(printable_lines(_as_typed(sql, sources)), err=not show)
     if not show:
         ask_sql(sql, options, connection)
+
+
+def _as_typed(sql: str, sources: str) -> str:
+    """The command for a shell: the SQL as a here-document, where no quote needs an escape."""
+    if "SQL" in sql.splitlines():
+        return f"ledger sql {shlex.quote(sql)} {sources}"
+    return f"{f'ledger sql - {sources}'.rstrip()} <<'SQL'\n{sql.rstrip()}\nSQL"
 
 
 def since_of(since: str, *, now_unix_us: int) -> int:
