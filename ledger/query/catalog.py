@@ -5,7 +5,8 @@ All of it is counted within the caller's tenant, in the newest events, as many a
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from heapq import nsmallest
 from itertools import islice
 from typing import Final
 
@@ -13,7 +14,7 @@ import msgspec
 
 from ledger.query.hints import context_keys
 from ledger.query.sight import EngineSight
-from ledger_core.api import ContextKeyAnswer, FacetValue, FieldAnswer, FieldsAnswer
+from ledger_core.api import ContextKeyAnswer, FacetAnswer, FacetValue, FieldAnswer, FieldsAnswer
 from ledger_core.query import analyzer
 from ledger_core.query.ast import Has
 from ledger_core.query.fields import LANGUAGE
@@ -22,6 +23,7 @@ from ledger_core.query.value_parser import is_ordered
 CATALOG_TIME_S: Final = 1.0
 KEYS_MAX: Final = 200
 VALUES_MAX: Final = 10
+_CHANGED: Final = ("before", "after")
 _SAMPLED_EVENTS: Final = 20
 _VALUED: Final = frozenset({"action", "address", "outcome", "text"})
 _DIMENSIONS: Final = tuple(
@@ -41,7 +43,7 @@ def read_catalog(sight: EngineSight) -> FieldsAnswer:
             ordered=is_ordered(field.name),
             facet=field.is_facet,
             count=sum(counter.counts[field.name].values()) if field.name in facets else None,
-            values=facets[field.name].values if field.name in facets else (),
+            values=_values(field.name, facets, counter.counts),
         )
         for field in LANGUAGE
     ]
@@ -52,6 +54,20 @@ def read_catalog(sight: EngineSight) -> FieldsAnswer:
         fields=tuple(fields),
         context=tuple(_keys(counter.counts["context"], sight)),
     )
+
+
+def _values(
+    name: str, facets: Mapping[str, FacetAnswer], counts: Mapping[str, Counter[str]]
+) -> tuple[FacetValue, ...]:
+    """The frequent values. Those of the context have keys, and are listed there."""
+    if name not in facets or name == "context":
+        return ()
+    if name not in _CHANGED:
+        return facets[name].values
+    prefix = analyzer.context_prefix("")  # Each value of a change is there with and without a path.
+    anywhere = {term: count for term, count in counts[name].items() if term.startswith(prefix)}
+    frequent = nsmallest(VALUES_MAX, anywhere.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(FacetValue(term[len(prefix) :], count) for term, count in frequent)
 
 
 def _keys(terms: Counter[str], sight: EngineSight) -> Iterator[ContextKeyAnswer]:

@@ -23,7 +23,14 @@ EVENTS = [
         event(n, context={"bytes": n, "kind": "a", "deep": {"list": [True, None]}})
         for n in range(20)
     ),
-    *(event(20 + n, context={"bytes": "many"}) for n in range(3)),
+    *(
+        event(
+            20 + n,
+            context={"bytes": "many"},
+            changes=[{"path": "/role", "before": "member", "after": n}],
+        )
+        for n in range(3)
+    ),
     event(23, actor={"id": "spy"}, tenant="other", context={"codename": "s3"}),
 ]
 
@@ -71,6 +78,15 @@ def test_the_values_of_a_key_are_the_most_frequent(engine: QueryEngine) -> None:
     (key,) = [each for each in catalog(engine, "acme").context if each.path == "bytes"]
     assert [(each.value, each.count) for each in key.values[:2]] == [("many", 3), ("0", 1)]
     assert len(key.values) == 10
+
+
+def test_values_of_changes_and_of_the_context_have_no_path_before_them(
+    engine: QueryEngine,
+) -> None:
+    fields = {field.name: field for field in catalog(engine, None).fields}
+    assert [(each.value, each.count) for each in fields["before"].values] == [("member", 3)]
+    assert [each.value for each in fields["after"].values] == ["0", "1", "2"]
+    assert fields["context.KEY"].values == ()
 
 
 def test_a_tenant_sees_no_key_and_no_value_of_another(engine: QueryEngine) -> None:

@@ -25,7 +25,9 @@ def command(connection: Connection, as_json: bool) -> None:
     print_fields({each.name: _values(each.values) or each.example for each in found.fields})
     print_fields(
         {
-            f"context.{each.path}": f"{', '.join(each.types)}: {_values(each.values)}"
+            f"context.{each.path}": ": ".join(
+                filter(None, (", ".join(each.types), _values(each.values)))
+            )
             for each in found.context
         }
     )
