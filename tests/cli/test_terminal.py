@@ -5,12 +5,14 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from ledger.demo.child_service import Service, make_ledger
 from ledger_client import LedgerClient
+from ledger_client.cli.render import local_time
 from tests.cli.conftest import ORIGIN, Command, Ledger
 
 HOSTILE = "\x1b]0;owned\x07\x9b31m\u202etxt\u2028evil"
@@ -148,6 +150,17 @@ def test_columns_are_chosen_and_times_are_in_a_zone_too(ledger: Ledger, command:
     assert (wrong.returncode, "Did you mean time?" in wrong.stderr) == (2, True)
     assert command(*words, "--tz", "Mars").returncode == 2
     assert command(*words, "--columns", "time", "--json").returncode == 2
+
+
+def test_a_time_in_summer_has_the_offset_of_summer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/London")
+    time.tzset()
+    try:
+        assert local_time("2026-07-01T10:00:00.000000Z", "machine") == "2026-07-01 11:00:00+01:00"
+        assert local_time("2026-12-01T10:00:00.000000Z", "machine") == ""
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_query_is_saved_by_a_name(command: Command) -> None:

@@ -33,6 +33,8 @@ WIDTHS: Final = {
 
 A column of width 0 is there from the first entry on that has something in it.
 """
+Zone = tzinfo | Literal["machine"] | None
+"""The zone of the column `local`: a named one, that of this machine, or none beside UTC."""
 DROPPED: Final = ("local", "credential", "session", "because", "source", "target")
 """The columns that a narrow terminal loses, in this order. Nothing that says who it was is lost."""
 
@@ -137,11 +139,10 @@ def _columns(text: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def _zone(name: str | None) -> tzinfo | None:
-    """None for UTC alone. Raises: click.UsageError."""
+def _zone(name: str | None) -> Zone:
+    """Raises: click.UsageError."""
     if name is None:
-        local = datetime.now().astimezone()
-        return local.tzinfo if local.utcoffset() else None
+        return "machine"
     try:
         return None if name == "UTC" else ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError):
@@ -155,7 +156,7 @@ class _Table:
     columns left out until a line fits; in a pipe every cell is whole.
     """
 
-    def __init__(self, columns: Sequence[str] | None, zone: tzinfo | None) -> None:
+    def __init__(self, columns: Sequence[str] | None, zone: Zone) -> None:
         self._chosen = columns
         self._zone = zone
         self._most = terminal_width()
@@ -211,13 +212,13 @@ class _Table:
         return dict(zip(widths, fitted([*widths.values()], self._most), strict=True))
 
 
-def table(*, columns: Sequence[str] | None = None, zone: tzinfo | None = None) -> Renderer:
+def table(*, columns: Sequence[str] | None = None, zone: Zone = "machine") -> Renderer:
     """A table for people, whose columns keep their places while it is printed."""
     made = _Table(columns, zone)
     return Renderer("table", made.show, made.show_heading)
 
 
-def _cells(entry: Entry, zone: tzinfo | None) -> dict[str, str]:
+def _cells(entry: Entry, zone: Zone) -> dict[str, str]:
     event, actor = entry.event, entry.event.actor
     source = event.source or None
     principal = actor.on_behalf_of or None
@@ -241,14 +242,16 @@ def _cells(entry: Entry, zone: tzinfo | None) -> dict[str, str]:
     return dict(zip(WIDTHS, cells, strict=True))
 
 
-def local_time(time: str, zone: tzinfo | None) -> str:
+def local_time(time: str, zone: Zone) -> str:
     """A time of the log in a zone, with its offset; empty where that is UTC or no date fits."""
     if zone is None or not time:
         return ""
     try:
-        return datetime.fromisoformat(time).astimezone(zone).isoformat(" ", "seconds")
-    except (ValueError, OverflowError):
+        # Without a zone the machine's rules apply to this time: summer and winter differ.
+        local = datetime.fromisoformat(time).astimezone(None if zone == "machine" else zone)
+    except (ValueError, OverflowError, OSError):
         return ""
+    return local.isoformat(" ", "seconds") if zone != "machine" or local.utcoffset() else ""
 
 
 JSON: Final = Renderer("json", _show_json)
