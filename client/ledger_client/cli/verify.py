@@ -19,6 +19,7 @@ from ledger_client.cli.console import (
     print_fields,
     print_json,
 )
+from ledger_client.cli.render import local_time
 from ledger_client.plans.export import proof_path
 from ledger_client.plans.export_proof import CheckedExport, check_export
 from ledger_client.sql.parquet import MAGIC, ParquetLines, altered_columns
@@ -346,6 +347,7 @@ def event_fields(event: Event) -> dict[str, object]:
     return {
         "id": event.id or None,
         "time": event.time or None,
+        "local": local_time(event.time or "", "machine") or None,
         "who": _principal(actor),
         "on behalf of": _principal(actor.on_behalf_of) if actor.on_behalf_of else None,
         "session": actor.session or None,
