@@ -46,7 +46,8 @@ def around(
     with connection.open() as ledger:
         found = ledger.around(parse_reference(reference), minutes=minutes, order=order, limit=limit)
         shown = renderer.show_all(found)
-    note(f"{counted(shown, 'event')} within {counted(minutes, 'minute')} of it")
+    within = f"within {counted(minutes, 'minute')} of it"
+    note(f"{counted(shown, 'event')} {within}{_limited(shown, limit)}")
 
 
 @click.command("timeline")
@@ -64,9 +65,13 @@ def timeline(
     """
     with connection.open() as ledger:
         shown = renderer.show_all(ledger.timeline(actor, order=order, limit=limit))
-        note(counted(shown, "event"))
+        note(f"{counted(shown, 'event')}{_limited(shown, limit)}")
         if not shown:
             show_hints(ledger.search(format_query(pivots.timeline(actor)), limit=0))
+
+
+def _limited(shown: int, limit: int | None) -> str:
+    return "; there may be more: that is the --limit" if shown == limit else ""
 
 
 @click.command("seen")
