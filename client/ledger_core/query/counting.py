@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Final, Literal, TypeAlias
@@ -90,8 +91,10 @@ def parse_count_field(name: str) -> CountField:
             return CountField(name, side, context_prefix(key))
     if name not in NAMES:
         known = ", ".join(dict.fromkeys(NAMES.values()))
+        near = get_close_matches(name, NAMES, n=1)
+        these = f"did you mean {near[0]}? These" if near else "these"
         raise MalformedError(
-            f"{excerpt(name)} can't be counted; these can: {known}, context.KEY, before.PATH,"
+            f"{excerpt(name)} can't be counted; {these} can: {known}, context.KEY, before.PATH,"
             " after.PATH, source/24"
         )
     return CountField(name, NAMES[name])
