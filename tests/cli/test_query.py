@@ -164,7 +164,7 @@ def test_a_list_is_read_from_a_file(command: Command, tmp_path: Path) -> None:
     assert "login.failed            12" in counted.stdout
     feed.write_text("# nothing\n")
     assert "has no value" in command("query", f"source:@{feed}").stderr
-    assert "can't be read" in command("query", f"actor:@{tmp_path}/none").stderr
+    assert "No such file" in command("query", f"actor:@{tmp_path}/none").stderr
 
 
 def test_what_happened_around_an_event_says_why_it_shows(command: Command) -> None:

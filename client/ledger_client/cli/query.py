@@ -125,8 +125,10 @@ def read_lists(query: str) -> str:
         path = Path(found[2])
         try:
             lines = path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.UsageError(f"{path} can't be read as a list: {error}") from None
+        except OSError as error:
+            raise click.UsageError(f"{found[0]}: {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise click.UsageError(f"{found[0]}: {path} is not text in UTF-8") from None
         some = filter(None, (line.partition("#")[0].strip() for line in lines))
         quoted = ['"{}"'.format(re.sub(r'(["\\\\])', r"\\\1", line)) for line in some]
         if not quoted:
