@@ -167,3 +167,6 @@ def test_a_query_is_saved_by_a_name(command: Command) -> None:
     saved = command("query", "action:terminal.attacked", "--save", "attacks")
     assert saved.returncode == 0, saved.stderr
     assert "terminal.attacked" in command("query", "@attacks").stdout
+    assert command("query", "--saved").stdout.startswith("@attacks  action:terminal.attacked")
+    wrong = command("query", "action:x", "--save", "two words")
+    assert (wrong.returncode, "lower-case letters" in wrong.stderr) == (2, True)

@@ -11,11 +11,12 @@ import click
 from ledger_client import Page, RejectedError
 from ledger_client.cli.client_options import Connection, connection_options
 from ledger_client.cli.completion import complete_query
-from ledger_client.cli.console import counted, note, print_json, printable_lines
+from ledger_client.cli.console import counted, note, print_fields, print_json, printable_lines
 from ledger_client.cli.counts import CountOptions, counting_options, show_page_counts
 from ledger_client.cli.render import Renderer, renderer_options
 from ledger_client.plans.question import is_sent_as_typed
 from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
+from ledger_core.query.saved import is_name
 from ledger_core.tlog.text import printable
 from ledger_core.tlog.tile import TILE_WIDTH
 
@@ -36,13 +37,22 @@ def order_option(default: Order) -> Callable[[FC], FC]:
     )
 
 
+def _check_saved_name(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    if name is not None and not is_name(name):
+        raise click.BadParameter(
+            f"{name!r}: want up to 64 lower-case letters, digits, _, - and dots, as in vpn-1"
+        )
+    return name
+
+
 @click.command("query")
 @click.argument("words", metavar="[QUERY]...", nargs=-1, shell_complete=complete_query)
 @connection_options
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
-    help=f"At most so many events. Default: {SHOWN_MAX} as a table, otherwise all.",
+    help=f"At most so many events. Default: {SHOWN_MAX} as a table, otherwise all."
+    " 0: their number alone.",
 )
 @order_option("newest")
 @renderer_options
@@ -58,8 +68,10 @@ def order_option(default: Order) -> Callable[[FC], FC]:
 @click.option(
     "--save",
     metavar="NAME",
+    callback=_check_saved_name,
     help="Save the query in the ledger under this name instead of asking it; @NAME asks it.",
 )
+@click.option("--saved", is_flag=True, help="List the saved queries.")
 @counting_options
 def command(
     words: tuple[str, ...],
@@ -71,6 +83,7 @@ def command(
     follow: bool,
     explain: bool,
     save: str | None,
+    saved: bool,
     counting: CountOptions,
 ) -> None:
     """Find events, such as actor:u_5 action:login.* outcome:failure since:-24h.
@@ -80,20 +93,25 @@ def command(
     """
     if save and (follow or explain or counting):
         raise click.UsageError("Use --save alone.")
+    if saved:
+        if words:
+            raise click.UsageError("Use --saved without a query.")
+        _list_saved(connection, as_json=renderer.form == "json")
+        return
     if follow and (explain or counting):
         raise click.UsageError("Use --follow alone, without --count, --histogram and --explain.")
     query = read_lists(" ".join(words))
     with connection.open() as ledger, explained(query):
         if save:
-            saved = ledger.save_query(save, query)
+            named = ledger.save_query(save, query)
             if renderer.form == "json":
-                print_json(saved)
+                print_json(named)
             else:
                 note(f"@{save} is {query or 'every event'}")
         elif explain:
             page = ledger.search(query, limit=0, explain=True)
             click.echo(printable_lines(page.explanation or ""))
-        elif counting:
+        elif counting or (limit == 0 and renderer.form != "csv"):
             page = counting.ask(ledger, query, verify=not unverified)
             show_page_counts(page, as_json=renderer.form == "json")
             if renderer.form != "json":
@@ -113,6 +131,18 @@ def command(
                 verify=not unverified,
             )
             show_pages(pages, renderer)
+
+
+def _list_saved(connection: Connection, *, as_json: bool) -> None:
+    with connection.open() as ledger:
+        found = ledger.saved_queries()
+    if as_json:
+        print_json(found)
+        return
+    print_fields(
+        {f"@{each.name}": f"{each.start}  ({each.saved_by}, {each.time})" for each in found.queries}
+    )
+    note(f"{len(found.queries)} saved, as the ledger says")
 
 
 def read_lists(query: str) -> str:
