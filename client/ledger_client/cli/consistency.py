@@ -1,5 +1,6 @@
 """`ledger consistency`: prove that the log has only grown since a saved head."""
 
+import os
 from pathlib import Path
 
 import click
@@ -41,7 +42,8 @@ def command(
                 "head, or --save FILE to begin"
             )
     if save_file is not None:
-        write_atomically(save_file, head.note.encode())
+        # Of a link, the file that it names.
+        write_atomically(Path(os.path.realpath(save_file)), head.note.encode())
     checkpoint = head.checkpoint
     print_result(
         as_json,
