@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from ledger.follow.position import NAME_PATTERN
+from ledger.runtime.validation import explain_invalid
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.errors import MalformedError
 
@@ -66,7 +67,9 @@ class AlarmConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     quiet: Annotated[
         tuple[str, ...], "Times of day in UTC, 22:00-06:00, in which it is logged but not told."
     ] = ()
-    severity: Annotated[Literal["low", "medium", "high"], "Stands in the event."] = "medium"
+    severity: Annotated[
+        Literal["low", "medium", "high"], "low, medium or high; stands in the event."
+    ] = "medium"
     summary: Annotated[str, Meta(max_length=500), "What happened; stands in the event."] = ""
 
     def check(self) -> None:
@@ -145,7 +148,10 @@ def _parse_alarm(alarm: str, table: object, name: str) -> AlarmConfig:
     try:
         config = msgspec.convert(table, AlarmConfig)
         config.check()
-    except (msgspec.ValidationError, MalformedError) as error:
+    except msgspec.ValidationError as error:
+        reason = explain_invalid(error, AlarmConfig)
+        raise MalformedError(f"{name}: alarm {alarm!a}: {reason}") from None
+    except MalformedError as error:
         raise MalformedError(f"{name}: alarm {alarm!a}: {error}") from None
     return config
 

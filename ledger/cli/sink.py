@@ -16,6 +16,7 @@ import msgspec
 from ledger.cli.options import directory_argument
 from ledger.follow.position import FollowerPaths, FollowerReport, Position, read_report
 from ledger.runtime.settings_table import settings_of
+from ledger.runtime.validation import explain_invalid
 from ledger.sinks.config import (
     KIND,
     SINK_TYPES,
@@ -91,7 +92,7 @@ def add(
     try:
         config = msgspec.convert({"type": type_, **given}, SinkConfig)
     except msgspec.ValidationError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(explain_invalid(error, SinkConfig)) from None
     check_name(name)
     paths = FollowerPaths(directory, KIND, name)
     if name not in read_sinks(directory):

@@ -12,6 +12,7 @@ import msgspec
 
 from ledger.cli.options import directory_argument, log_options
 from ledger.runtime.log_lines import configure_logs
+from ledger.runtime.validation import explain_invalid
 from ledger.witness.app import serve as serve_witness
 from ledger.witness.data_dir import WitnessPaths, create_witness, read_signers
 from ledger.witness.settings import WITNESS_SETTINGS, WitnessSettings
@@ -129,7 +130,7 @@ def serve(directory: Path, log_format: str, log_level: str, as_json: bool, **set
     try:
         checked = msgspec.convert(settings, WitnessSettings)
     except msgspec.ValidationError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(explain_invalid(error, WitnessSettings)) from None
 
     def ready(address: str) -> None:
         if as_json:

@@ -6,4 +6,5 @@ request_head    what is refused in the head of a request
 memory          freed memory goes back to the system
 log_lines       structlog on standard error
 settings_table  flags, variables and help texts of settings
+validation      what is wrong with a value of a file or a flag, in plain words
 """

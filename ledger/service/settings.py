@@ -16,6 +16,7 @@ from ledger.log.publisher import HEARTBEAT_S, INTERVAL_S
 from ledger.log.sequencer import LIMITS
 from ledger.log.witness_client import TIMEOUT_S
 from ledger.runtime.settings_table import settings_of
+from ledger.runtime.validation import explain_invalid
 from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.store.erasable_values import MAP_BYTES as PRIVATE_MAP_BYTES
 from ledger.store.tokens import MAP_BYTES as ACCESS_MAP_BYTES
@@ -234,4 +235,8 @@ def _convert(values: Mapping[str, Any], source: str, *, strict: bool) -> Setting
     try:
         return msgspec.convert(values, Settings, strict=strict)
     except msgspec.ValidationError as error:
-        raise MalformedError(f"{source}: {error}") from None
+        reason = explain_invalid(error, Settings)
+        if source.startswith(("--", VARIABLE_PREFIX)):
+            # The flag or the variable names the key already.
+            reason = reason.removeprefix(f"{next(iter(values))}: ")
+        raise MalformedError(f"{source}: {reason}") from None

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from ledger.follow.position import NAME_PATTERN
+from ledger.runtime.validation import explain_invalid
 from ledger_client.messages import check_loopback
 from ledger_client.runtime.files import write_atomically
 from ledger_core.query.parser import parse_query
@@ -218,7 +219,10 @@ def _parse_sink(name: str, table: object, path: Path) -> SinkConfig:
         check_name(name)
         config = msgspec.convert(table, SinkConfig)
         config.check()
-    except (msgspec.ValidationError, MalformedError) as error:
+    except msgspec.ValidationError as error:
+        reason = explain_invalid(error, SinkConfig)
+        raise MalformedError(f"{path}: sink {name!a}: {reason}") from None
+    except MalformedError as error:
         raise MalformedError(f"{path}: sink {name!a}: {error}") from None
     return config
 
