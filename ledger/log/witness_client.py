@@ -33,6 +33,7 @@ import structlog
 
 from ledger.log.hold import is_missing, read_own_head
 from ledger.log.public_policy import public_url
+from ledger.runtime.network_errors import explain_network_error
 from ledger.store.log import DamagedTreeError, LogStore
 from ledger_client.runtime.backoff import exponential_s
 from ledger_core.tlog import witness as protocol
@@ -202,6 +203,8 @@ class WitnessPeer:
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             # aiohttp quotes it with the credentials, and the error is logged.
             raise self._failed(f"no usable address: {public_url(self.status.url)}") from error
+        except aiohttp.ClientConnectorError as error:
+            raise self._failed(f"no connection: {explain_network_error(error)}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._failed(f"{type(error).__name__}: {error}") from error
 

@@ -3,6 +3,7 @@
 keys            files of private keys
 connections     limits of the connections of an HTTP server
 request_head    what is refused in the head of a request
+network_errors  why another host was not reached
 memory          freed memory goes back to the system
 log_lines       structlog on standard error
 settings_table  flags, variables and help texts of settings

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
+from ledger.runtime.network_errors import explain_network_error
 from ledger.sinks import otlp
 from ledger.sinks.config import SinkConfig
 from ledger.sinks.receiver import BatchRefusedError, RetryError, Sent
@@ -178,7 +179,7 @@ def _host(url: str) -> str:
 
 
 def _reason_of(error: Exception) -> str:
-    return printable(str(error) or type(error).__name__)[:REASON_CHARS_MAX]
+    return explain_network_error(error)[:REASON_CHARS_MAX]
 
 
 def _event_time_s(record: Record) -> str:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from ledger.runtime.network_errors import explain_network_error
 from ledger.sinks.config import SinkConfig
 from ledger.sinks.receiver import BatchRefusedError, RetryError, Sent
 from ledger.sinks.record import Record
@@ -59,7 +60,7 @@ class MailReceiver:
                 raise BatchRefusedError(reason) from None
             raise RetryError(f"{host}: {reason}") from None
         except (OSError, smtplib.SMTPException) as error:
-            raise RetryError(f"{host}: {printable(str(error) or type(error).__name__)}") from None
+            raise RetryError(f"{host}: {explain_network_error(error)}") from None
 
     def _connect(self, host: str, port: int | None, *, is_tls: bool) -> smtplib.SMTP:
         timeout_s = self._config.timeout_s

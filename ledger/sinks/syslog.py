@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+from ledger.runtime.network_errors import explain_network_error
 from ledger.sinks.config import SinkConfig
 from ledger.sinks.receiver import RetryError, Sent
 from ledger.sinks.record import Record
 from ledger.sinks.tls import client_context
-from ledger_core.tlog.text import printable
 
 PORT: Final = 6514
 AUDIT: Final = 13
@@ -61,7 +61,7 @@ class SyslogReceiver:
                 await self._write(batch)
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             await self.close()
-            reason = printable(str(error) or type(error).__name__)
+            reason = explain_network_error(error)
             raise RetryError(f"{self._host}:{self._port}: {reason}") from None
         self._before = batch
         return Sent()
