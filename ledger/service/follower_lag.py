@@ -48,7 +48,8 @@ def follower_warnings(lags: Sequence[FollowerLag]) -> list[str]:
         if report.is_paused:
             continue
         if report.state.error:
-            warnings.append(f"the follower {report.name} fails: {report.state.error} ({behind})")
+            waiting = f" ({behind})" if lag.entries else ""
+            warnings.append(f"the follower {report.name} fails: {report.state.error}{waiting}")
         elif lag.seconds > LAG_WARNED_S:
             warnings.append(f"the follower {report.name} is behind: {behind}")
         if report.state.dead:
