@@ -14,7 +14,7 @@ from ledger.cli.options import directory_argument
 from ledger.follow.entries import read_batch
 from ledger.service.token_admin import open_access
 from ledger.store.log import LogStore
-from ledger_client.cli.console import json_option, note, print_json, print_line
+from ledger_client.cli.console import counted, json_option, note, print_json, print_line
 from ledger_client.runtime.clock import unix_us
 from ledger_client.runtime.files import create_file
 from ledger_core.event.canonical import format_time, parse_time
@@ -84,6 +84,8 @@ def test(directory: Path, name: str, as_json: bool) -> None:
 def replay(directory: Path, since: str | None, as_json: bool) -> None:
     """Show what would have fired on what is logged. Nothing fires."""
     alarms = read_alarms(directory)
+    if not alarms:
+        note(f"no alarm yet; begin with ledger alarm init {directory}")
     evaluator = Evaluator(alarms, now_us=unix_us())
     try:
         since_us = parse_time(since) if since else 0
@@ -92,7 +94,7 @@ def replay(directory: Path, since: str | None, as_json: bool) -> None:
     firings: list[Firing] = []
     with closing(LogStore.open(directory / "log")) as store:
         size = store.head().tree_size
-        index = _first_received(store, size, since_us)
+        first = index = _first_received(store, size, since_us)
         while batch := read_batch(store, index, entries_max=BATCH_ENTRIES, bytes_max=BATCH_BYTES):
             for entry in batch:
                 firings += evaluator.feed(entry.index, entry.leaf)
@@ -105,7 +107,8 @@ def replay(directory: Path, since: str | None, as_json: bool) -> None:
         quiet = "  (quiet)" if alarm.is_quiet(firing.time_us) else ""
         indices = ", ".join(map(str, firing.indices))
         print_line(f"{format_time(firing.time_us)}  {describe(firing, alarm)}  [{indices}]{quiet}")
-    note(f"{len(firings)} firings on {size} entries")
+    entries = "1 entry" if size - first == 1 else f"{size - first:,} entries"
+    note(f"{counted(len(firings), 'firing')} on {entries}")
 
 
 def _first_received(store: LogStore, size: int, since_us: int) -> int:
