@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -46,6 +46,8 @@ TEST_ENTRIES = 1000
 """Entries from the end of the log among which `test` looks for one that the query finds."""
 
 name_argument = click.argument("name")
+
+FILE_KEYS: Final = ("token_file", "ca_file", "client_cert", "client_key")
 
 
 @click.group("sink")
@@ -89,11 +91,14 @@ def add(
     a file or a variable.
     """
     given = {key: value for key, value in values.items() if value not in (None, ())}
+    # The service may have another working directory than this command.
+    given |= {key: str(Path(given[key]).absolute()) for key in FILE_KEYS if given.get(key)}
     try:
         config = msgspec.convert({"type": type_, **given}, SinkConfig)
     except msgspec.ValidationError as error:
         raise click.UsageError(explain_invalid(error, SinkConfig)) from None
     check_name(name)
+    config.check()  # before a folder is made
     paths = FollowerPaths(directory, KIND, name)
     if name not in read_sinks(directory):
         paths.make()

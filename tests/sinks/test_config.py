@@ -5,7 +5,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
+from ledger.cli.sink import command
 from ledger.sinks.config import SinkConfig, add_sink, read_sinks, remove_sink, sinks_path
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
@@ -90,3 +92,10 @@ def test_a_secret_is_one_line_of_a_file_or_a_variable(
         variable.secret()
     monkeypatch.setenv("SIEM_TOKEN", "two")
     assert variable.secret() == "two"
+
+
+def test_a_sink_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    arguments = ["add", str(tmp_path), "copy", "--type", "file", "--path", "out.jsonl"]
+    done = CliRunner().invoke(command, arguments)
+    assert isinstance(done.exception, MalformedError)
+    assert list(tmp_path.iterdir()) == []
