@@ -138,8 +138,11 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if parts.scheme in {"http", "tcp"} and not self.insecure:
             try:
                 check_loopback(parts.hostname, option="insecure = true")
-            except ValueError as error:
-                raise MalformedError(f"url: {error}") from None
+            except ValueError:
+                raise MalformedError(
+                    f"url: over {parts.scheme}:// everybody on the way to {parts.hostname} can "
+                    f"read what is sent: use {allowed[0]}://, or insecure = true (--insecure)"
+                ) from None
 
 
 def sinks_path(directory: Path) -> Path:
