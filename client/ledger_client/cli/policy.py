@@ -28,4 +28,4 @@ def check(file: Path, as_json: bool) -> None:
         for weakness in found:
             print_line(weakness)
     if found:
-        raise VerificationError(f"{file.name}: {len(found)} weaknesses")
+        raise VerificationError(f"{file.name}: {len(found)} weakness{'es' * (len(found) > 1)}")
