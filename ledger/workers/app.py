@@ -76,10 +76,11 @@ async def serve(
             )
             gateway.not_running = front_ends.not_running
             try:
-                await front_ends.start()
-                log_serving(address, engine.sequencer.head.tree_size, workers=settings.workers)
-                if on_ready is not None:
-                    on_ready(address)
+                await front_ends.start(stop)
+                if not stop.is_set():
+                    log_serving(address, engine.sequencer.head.tree_size, workers=settings.workers)
+                    if on_ready is not None:
+                        on_ready(address)
                 environments = (intake.access.environment, intake.private_fields.store.environment)
                 failure = await until_stopped(
                     watch(engine.sequencer, environments, descriptors, gateway.bytes_in_flight),

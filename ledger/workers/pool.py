@@ -28,6 +28,9 @@ from ledger.workers.start import Start, encode_start
 from ledger_core.tlog.errors import UnavailableError
 
 KEY_BYTES: Final = 16
+START_WAIT_S: Final = 120.0
+"""Seconds that the front ends have for their first start."""
+
 STOP_SPARE_S: Final = 5.0
 """Seconds that a front end has for its end beyond those of its requests."""
 
@@ -138,20 +141,34 @@ class FrontEnds:
             for number, sockets in enumerate(listening)
         ]
 
-    async def start(self) -> None:
-        """Start all, and wait until each takes connections.
+    async def start(self, stop: asyncio.Event) -> None:
+        """Start all, and wait until each takes connections, or until `stop` is set.
 
-        Raises: UnavailableError when one ends before that; its log lines say why.
+        Raises: UnavailableError when one ends before that, whose log lines say why, or takes longer
+        than `START_WAIT_S`.
         """
         for process in self._processes:
             process.start()
-        ready = asyncio.gather(*(event.wait() for event in self._ready))
-        failed = asyncio.create_task(self._failed.wait())
-        await asyncio.wait((ready, failed), return_when=asyncio.FIRST_COMPLETED)
-        failed.cancel()
-        if not ready.done():
+        ready = asyncio.create_task(self._wait_ready())
+        ends = [asyncio.create_task(event.wait()) for event in (self._failed, stop)]
+        await asyncio.wait(
+            (ready, *ends), timeout=START_WAIT_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        for end in ends:
+            end.cancel()
+        if ready.done() or stop.is_set():
             ready.cancel()
+            return
+        ready.cancel()
+        if self._failed.is_set():
             raise UnavailableError("a worker ended before it took a connection: see its log lines")
+        late = [str(number) for number, event in enumerate(self._ready) if not event.is_set()]
+        raise UnavailableError(
+            f"the workers {', '.join(late)} took no connection within {START_WAIT_S:g} s"
+        )
+
+    async def _wait_ready(self) -> bool:
+        return all([await event.wait() for event in self._ready])
 
     async def stop(self) -> None:
         """Let all answer what they have begun, and end them."""

@@ -40,19 +40,20 @@ class Running(NamedTuple):
         ]
         return [line for line in lines if line["event"] == name]
 
-    def front_ends(self) -> list[int]:
-        """The numbers of the front ends' processes."""
-        found = []
-        for folder in Path("/proc").iterdir():
-            try:
-                status = (folder / "status").read_text()
-                command = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            is_child = re.search(rf"^PPid:\t{self.process.pid}$", status, re.MULTILINE)
-            if is_child and b"front_end" in command and "State:\tZ" not in status:
-                found.append(int(folder.name))
-        return found
+
+def front_ends(process_id: int) -> list[int]:
+    """The numbers of the front ends' processes, by that of the sequencer's."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            status = (folder / "status").read_text()
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        is_child = re.search(rf"^PPid:\t{process_id}$", status, re.MULTILINE)
+        if is_child and b"front_end" in command and "State:\tZ" not in status:
+            found.append(int(folder.name))
+    return found
 
 
 @contextmanager
@@ -199,12 +200,12 @@ def test_a_front_end_that_is_killed_loses_nothing_and_is_started_again(served: R
     try:
         for _ in range(2):
             more(10)
-            victim = served.front_ends()[0]
+            victim = front_ends(served.process.pid)[0]
             ended = len(served.said("worker_ended"))
             os.kill(victim, signal.SIGKILL)
             until_ended(served, ended + 1)
             more(10)
-            until(lambda: len(served.front_ends()) == WORKERS)
+            until(lambda: len(front_ends(served.process.pid)) == WORKERS)
     finally:
         stop.set()
         for thread in threads:
@@ -240,11 +241,30 @@ def test_when_the_sequencer_is_killed_its_front_ends_end_and_nothing_is_lost(
     sent = event()
     with running(directory, tokens, ends_well=False) as served:
         first = served.ledger.append(sent)
-        front_ends = served.front_ends()
-        assert len(front_ends) == WORKERS
+        running_now = front_ends(served.process.pid)
+        assert len(running_now) == WORKERS
         served.process.kill()
-        until(lambda: not any(Path(f"/proc/{each}").exists() for each in front_ends))
+        until(lambda: not any(Path(f"/proc/{each}").exists() for each in running_now))
     with serving(directory, tokens) as ledger:
         again = ledger.append(sent).json()["results"][0]
         assert again["duplicate"]
         assert again["index"] == first.json()["results"][0]["index"]
+
+
+def test_a_front_end_that_hangs_at_its_start_holds_up_no_stop(tmp_path: Path) -> None:
+    make_ledger(tmp_path / "ledger")
+    command = [
+        *(sys.executable, "-m", "ledger", "serve", str(tmp_path / "ledger")),
+        *("--listen", "127.0.0.1:0", "--workers", "1", "--stop-wait-s", "0.1"),
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as served:
+        until(lambda: bool(front_ends(served.pid)))
+        (started,) = front_ends(served.pid)
+        os.kill(started, signal.SIGSTOP)
+        served.terminate()
+        assert served.wait(WAIT_S) == 0
+        assert served.stdout is not None
+        assert served.stdout.read() == ""
+        assert not Path(f"/proc/{started}").exists()
