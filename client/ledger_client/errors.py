@@ -55,9 +55,12 @@ class UnsettledError(UnavailableError):
         """Precondition: at least one event is unsettled."""
         first = unsettled[0]
         event_id = first.event.id if isinstance(first, PrivateEvent) else first.id
+        many = (
+            f"these {len(unsettled)} events, from id {event_id} on," if unsettled[1:] else event_id
+        )
         super().__init__(
-            f"{cause}; {len(unsettled)} events may be in the ledger or not, from id"
-            f" {event_id} on: append them again with their ids",
+            f"{cause}; append {many} again with the same id{'s' * bool(unsettled[1:])}:"
+            " what the ledger has already comes back as a duplicate",
             retry_after_s=cause.retry_after_s,
         )
         self.cause = cause

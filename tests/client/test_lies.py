@@ -609,7 +609,7 @@ def test_what_is_unsettled_can_be_appended_again(client: Client, liar: Liar) -> 
         said.status, said.body = 500, b""
 
     liar.lie_to_client = lose_the_answer
-    with pytest.raises(UnsettledError, match="append them again") as caught:
+    with pytest.raises(UnsettledError, match="again with the same id") as caught:
         client.append_many([event("u_1"), {"action": "!"}, event("u_2")])
     assert isinstance(caught.value, UnavailableError)
     liar.lie_to_client = lambda _: None

@@ -63,7 +63,7 @@ def test_what_waits_in_a_spool_is_counted_and_nothing_is_changed(
     assert not recorder.close(0.3)
     assert f"kept_in={tmp_path / 'spool'} waiting=" in caplog.text
     assert ": will retry" in caplog.text
-    assert "append them again" not in caplog.text
+    assert "again with the same id" not in caplog.text
     spool = tmp_path / "spool"
     before = sorted((str(path), path.stat().st_mtime_ns) for path in spool.rglob("*"))
     (spool / "dead-letter.jsonl").touch()
