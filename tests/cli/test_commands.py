@@ -112,15 +112,16 @@ def test_an_export_to_standard_output_a_pipe_or_a_device(command: Command, tmp_p
     assert command("export", "-o", "-", "--json").returncode == 2
 
 
-def test_a_saved_head_replaces_a_link_and_not_the_file_behind_it(
+def test_a_saved_head_is_written_behind_a_link_which_stays(
     command: Command, tmp_path: Path
 ) -> None:
-    target = tmp_path / "precious"
-    target.write_bytes(b"precious")
+    target = tmp_path / "kept" / "head"
+    target.parent.mkdir()
+    target.write_text("an earlier head", encoding="utf-8")
     (tmp_path / "head").symlink_to(target)
     assert command("consistency", "--save", "head").returncode == 0
-    assert target.read_bytes() == b"precious"
-    assert (tmp_path / "head").read_text(encoding="utf-8").startswith(ORIGIN)
+    assert (tmp_path / "head").is_symlink()
+    assert target.read_text(encoding="utf-8").startswith(ORIGIN)
 
 
 def test_a_proof_of_another_log_or_a_broken_one_is_not_verified(
