@@ -7,6 +7,7 @@ the position moves, so a kill repeats it, and the log takes an event with the sa
 
 import asyncio
 import sys
+from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -110,19 +111,17 @@ class AlarmFollower:
 def first_since(store: LogStore, end: int, memory_us: int) -> int:
     """The first entry that was received within a time before entry `end - 1`.
 
-    Cost: a leaf for each bit of `end`.
+    Cost: as `first_received`.
     """
-    if not end:
-        return 0
-    oldest_us = received_us(store, end - 1) - memory_us
-    low, high = 0, end
-    while low < high:
-        middle = (low + high) // 2
-        if received_us(store, middle) < oldest_us:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    return first_received(store, end, received_us(store, end - 1) - memory_us) if end else 0
+
+
+def first_received(store: LogStore, end: int, since_us: int) -> int:
+    """The first of the entries below `end` that was received at a time or later, `end` if none.
+
+    The times of receipt never run backwards along the log. Cost: a leaf for each bit of `end`.
+    """
+    return bisect_left(range(end), since_us, key=lambda index: received_us(store, index))
 
 
 def received_us(store: LogStore, index: int) -> int:

@@ -9,7 +9,7 @@ import click
 from ledger.alarms.config import alarms_path, read_alarms, starter_alarms
 from ledger.alarms.evaluator import Evaluator, Firing
 from ledger.alarms.firing import describe, firing_event
-from ledger.alarms.worker import BATCH_BYTES, BATCH_ENTRIES, received_us
+from ledger.alarms.worker import BATCH_BYTES, BATCH_ENTRIES, first_received
 from ledger.cli.options import directory_argument
 from ledger.follow.entries import read_batch
 from ledger.service.token_admin import open_access
@@ -94,7 +94,7 @@ def replay(directory: Path, since: str | None, as_json: bool) -> None:
     firings: list[Firing] = []
     with closing(LogStore.open(directory / "log")) as store:
         size = store.head().tree_size
-        first = index = _first_received(store, size, since_us)
+        first = index = first_received(store, size, since_us)
         while batch := read_batch(store, index, entries_max=BATCH_ENTRIES, bytes_max=BATCH_BYTES):
             for entry in batch:
                 firings += evaluator.feed(entry.index, entry.leaf)
@@ -109,15 +109,3 @@ def replay(directory: Path, since: str | None, as_json: bool) -> None:
         print_line(f"{format_time(firing.time_us)}  {describe(firing, alarm)}  [{indices}]{quiet}")
     entries = "1 entry" if size - first == 1 else f"{size - first:,} entries"
     note(f"{counted(len(firings), 'firing')} on {entries}")
-
-
-def _first_received(store: LogStore, size: int, since_us: int) -> int:
-    """The first entry that was received at a time or later."""
-    low, high = 0, size
-    while low < high:
-        middle = (low + high) // 2
-        if received_us(store, middle) < since_us:
-            low = middle + 1
-        else:
-            high = middle
-    return low
