@@ -12,16 +12,13 @@ the second finds follows within 15 minutes of the last of them.
 """
 
 import re
-import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-import msgspec
 from msgspec import Meta
 
-from ledger.follow.position import NAME_PATTERN
-from ledger.runtime.validation import explain_invalid
+from ledger.follow.tables import FollowerConfig, parse_tables
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.errors import MalformedError
 
@@ -41,7 +38,7 @@ _match_quiet = re.compile(f"{_TIME}-{_TIME}").fullmatch
 NETWORK_BITS_MAX: Final = 32
 
 
-class AlarmConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AlarmConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One alarm. The last annotation of each field is its help text."""
 
     query: Annotated[str, "The events that count, in the query language."]
@@ -133,27 +130,7 @@ def read_alarms(directory: Path) -> dict[str, AlarmConfig]:
 
 def parse_alarms(text: str, name: str) -> dict[str, AlarmConfig]:
     """The alarms of a text. Raises: MalformedError naming alarm and key."""
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise MalformedError(f"{name}: {error}") from None
-    if len(tables) > ALARMS_MAX:
-        raise MalformedError(f"{name}: {len(tables)} alarms, at most {ALARMS_MAX} are allowed")
-    return {alarm: _parse_alarm(alarm, table, name) for alarm, table in tables.items()}
-
-
-def _parse_alarm(alarm: str, table: object, name: str) -> AlarmConfig:
-    if not re.match(NAME_PATTERN, alarm):
-        raise MalformedError(f"{name}: {alarm!a}: a name has up to 63 of A-Z a-z 0-9 _ -")
-    try:
-        config = msgspec.convert(table, AlarmConfig)
-        config.check()
-    except msgspec.ValidationError as error:
-        reason = explain_invalid(error, AlarmConfig)
-        raise MalformedError(f"{name}: alarm {alarm!a}: {reason}") from None
-    except MalformedError as error:
-        raise MalformedError(f"{name}: alarm {alarm!a}: {error}") from None
-    return config
+    return parse_tables(text, name, AlarmConfig, what="alarm", most=ALARMS_MAX)
 
 
 def starter_alarms() -> str:

@@ -15,6 +15,7 @@ import msgspec
 
 from ledger.cli.options import directory_argument
 from ledger.follow.position import FollowerPaths, FollowerReport, Position, read_report
+from ledger.follow.tables import check_name
 from ledger.runtime.settings_table import settings_of
 from ledger.runtime.validation import explain_invalid
 from ledger.sinks.config import (
@@ -22,7 +23,6 @@ from ledger.sinks.config import (
     SINK_TYPES,
     SinkConfig,
     add_sink,
-    check_name,
     read_sinks,
     remove_sink,
 )

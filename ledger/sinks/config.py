@@ -11,7 +11,6 @@ is in the file stays as a person wrote it.
 """
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from ledger.follow.position import NAME_PATTERN
-from ledger.runtime.validation import explain_invalid
+from ledger.follow.tables import FollowerConfig, parse_table, parse_tables
 from ledger_client.messages import check_loopback
 from ledger_client.runtime.files import write_atomically
 from ledger_core.query.parser import parse_query
@@ -43,7 +41,7 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1)]
 
 
-class SinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SinkConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One sink. The last annotation of each field is its help text."""
 
     type: Annotated[SinkType, f"What it sends to: {', '.join(SINK_TYPES)}."]
@@ -171,7 +169,11 @@ def read_sink(directory: Path, name: str) -> SinkConfig | None:
         return None
     except ValueError as error:  # tomllib's and Unicode's
         raise MalformedError(f"{path}: {error}") from None
-    return _parse_sink(name, tables[name], path) if name in tables else None
+    return (
+        parse_table(name, tables[name], str(path), SinkConfig, what="sink")
+        if name in tables
+        else None
+    )
 
 
 def add_sink(directory: Path, name: str, config: SinkConfig) -> None:
@@ -208,32 +210,7 @@ def remove_sink(directory: Path, name: str) -> None:
 
 
 def _parse(text: str, path: Path) -> dict[str, SinkConfig]:
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise MalformedError(f"{path}: {error}") from None
-    if len(tables) > SINKS_MAX:
-        raise MalformedError(f"{path}: {len(tables)} sinks, at most {SINKS_MAX} are allowed")
-    return {name: _parse_sink(name, table, path) for name, table in tables.items()}
-
-
-def _parse_sink(name: str, table: object, path: Path) -> SinkConfig:
-    try:
-        check_name(name)
-        config = msgspec.convert(table, SinkConfig)
-        config.check()
-    except msgspec.ValidationError as error:
-        reason = explain_invalid(error, SinkConfig)
-        raise MalformedError(f"{path}: sink {name!a}: {reason}") from None
-    except MalformedError as error:
-        raise MalformedError(f"{path}: sink {name!a}: {error}") from None
-    return config
-
-
-def check_name(name: str) -> None:
-    """Raises: MalformedError for what can't be the name of a sink."""
-    if not re.match(NAME_PATTERN, name):
-        raise MalformedError("a name has up to 63 of A-Z a-z 0-9 _ -, and begins with none of _ -")
+    return parse_tables(text, str(path), SinkConfig, what="sink", most=SINKS_MAX)
 
 
 def _format(name: str, config: SinkConfig) -> str:

@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from ledger.follow.entries import Entry, read_batch
 from ledger.follow.position import Cursor, FollowerPaths
+from ledger.follow.tables import check_name
 from ledger.follow.worker import run_worker, wait
-from ledger.sinks.config import KIND, SinkConfig, check_name, read_sink
+from ledger.sinks.config import KIND, SinkConfig, read_sink
 from ledger.sinks.dead_letters import DeadLetters, is_asked
 from ledger.sinks.delivery import Delivery, Health, InterruptError, StoppedError
 from ledger.sinks.kinds import format_record, open_receiver
