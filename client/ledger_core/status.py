@@ -66,9 +66,10 @@ class Ready(Struct, frozen=True, kw_only=True):
 
 
 class NotReady(Problem, frozen=True, kw_only=True):
-    """A problem document that lists why the service is not ready."""
+    """A problem document that lists why the service is not ready, and the warnings of `Ready`."""
 
     reasons: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class CheckpointShown(Struct, frozen=True, kw_only=True):

@@ -31,7 +31,8 @@ def run_worker(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 async def wait(stop: asyncio.Event, wait_s: float) -> bool:
     """Wait for a time; True, at once, when the follower should end."""
     try:
-        await asyncio.wait_for(stop.wait(), wait_s)
+        async with asyncio.timeout(wait_s):
+            await stop.wait()
     except TimeoutError:
         return False
     return True

@@ -221,7 +221,8 @@ class Follower:
                 await _pause(failures)
             elif self._replica.held.tree_size == size:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), STREAM_WAIT_S)
+                    async with asyncio.timeout(STREAM_WAIT_S):
+                        await self._changed.wait()
 
     async def _keep_next(self) -> None:
         """Keep entries under the largest head that the buffer covers, or read bundles."""

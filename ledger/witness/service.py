@@ -92,7 +92,8 @@ class Witness:
         """
         while self.failure is None and not stop.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), CHECK_INTERVAL_S)
+                async with asyncio.timeout(CHECK_INTERVAL_S):
+                    await stop.wait()
             if self.store.environment.failure is not None:
                 await asyncio.to_thread(self.store.environment.probe)
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,11 @@ def told_of(events: list[dict[str, Any]]) -> list[int]:
 
 
 def size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in files_below(folder / "spool", ".segment"))
+    total = 0
+    for path in files_below(folder / "spool", ".segment"):
+        with suppress(FileNotFoundError):  # Its events have been sent meanwhile.
+            total += path.stat().st_size
+    return total
 
 
 def send_what_is_left(open_recorder: OpenRecorder, folder: Path, **options: Any) -> bool:

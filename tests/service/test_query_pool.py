@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -119,9 +119,15 @@ async def until(is_so: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
+async def in_time(work: Awaitable[Any]) -> Any:
+    """The result of a piece of work that must not take long."""
+    async with asyncio.timeout(WAIT_S):
+        return await work
+
+
 async def refused(task: "asyncio.Task[Any]") -> str:
     with pytest.raises(ProblemError) as problem:
-        await asyncio.wait_for(task, WAIT_S)
+        await in_time(task)
     return problem.value.problem.type.rpartition("#")[2]
 
 
@@ -132,7 +138,7 @@ async def test_a_token_that_asks_a_lot_keeps_no_other_from_its_answer(store: Log
         await until(gate.started.is_set)
         light = pool.client("light", request())
         for _ in range(5):
-            assert await asyncio.wait_for(light.run(seven), WAIT_S) == 7
+            assert await in_time(light.run(seven)) == 7
         assert not any(task.done() for task in tasks)
         pool.cancel()
         assert {await refused(task) for task in tasks} == {"too-busy"}
@@ -182,7 +188,7 @@ async def test_no_token_has_all_the_places_to_wait(store: LogStore) -> None:
         assert [task.done() for task in tasks] == [False, True, False, False]
         tasks[0].cancel()
         tasks[2].cancel()
-        assert await asyncio.wait_for(light, WAIT_S) == 7
+        assert await in_time(light) == 7
         pool.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -196,7 +202,7 @@ async def test_a_client_that_hangs_up_cancels_its_search(store: LogStore) -> Non
         await until(gate.started.is_set)
         gone.transport = None
         assert await refused(task) == "too-busy"
-        assert await asyncio.wait_for(after, WAIT_S) == 7
+        assert await in_time(after) == 7
         # Nothing is kept for an answer that never comes.
         assert not (await pool.connected())._waiting
 
@@ -235,7 +241,7 @@ async def test_the_jobs_of_a_front_end_end_with_its_connection(store: LogStore) 
         with pytest.raises(ProblemError, match="started again"):
             await anext(pieces)
         # A new connection is made when it is needed, and the thread is free.
-        assert await asyncio.wait_for(pool.client("a", request()).run(seven), WAIT_S) == 7
+        assert await in_time(pool.client("a", request()).run(seven)) == 7
 
 
 @pytest.mark.anyio

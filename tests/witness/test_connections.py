@@ -66,7 +66,8 @@ async def serving(directory: Path, **settings: float) -> AsyncIterator[Served]:
     stop, url = asyncio.Event(), asyncio.get_running_loop().create_future()
     chosen = msgspec.convert({"listen": "127.0.0.1:0", **settings}, WitnessSettings)
     task = asyncio.create_task(app.serve(directory, chosen, stop=stop, on_ready=url.set_result))
-    served = Served(await asyncio.wait_for(url, WAIT_S))
+    async with asyncio.timeout(WAIT_S):
+        served = Served(await url)
     try:
         yield served
     finally:

@@ -69,7 +69,11 @@ async def read_ready(context: ServiceContext, _request: web.BaseRequest) -> web.
     report = await context.report()
     if report.reasons:
         problem = make_problem("not-ready", "; ".join(report.reasons))
-        answer = NotReady(**problem.members(), reasons=tuple(report.reasons))
+        answer = NotReady(
+            **problem.members(),
+            reasons=tuple(report.reasons),
+            warnings=_warnings(context, report),
+        )
         return encode_answer(answer, status=problem.status, media=PROBLEM_MEDIA)
     return encode_answer(Ready(status="ready", warnings=_warnings(context, report)))
 
