@@ -16,7 +16,7 @@ from ledger.runtime.settings_table import settings_of
 from ledger.service.http.openapi import route_rows
 from ledger.service.http.problems import PROBLEMS
 from ledger.service.metrics import metric_rows
-from ledger.service.settings import SETTINGS
+from ledger.service.settings import RELOADED, SETTINGS
 from ledger.sinks.config import SinkConfig
 from ledger.store import keyspace
 from ledger.store.index import segment_file
@@ -41,9 +41,16 @@ def limits() -> str:
 def settings() -> str:
     """The table of settings."""
     return _table(
-        ("setting", "flag", "variable", "default", "what for"),
+        ("setting", "flag", "variable", "default", "at SIGHUP", "what for"),
         [
-            (f"`{s.name}`", f"`{s.flag}`", f"`{s.variable}`", f"`{_plain(s.default)}`", s.help)
+            (
+                f"`{s.name}`",
+                f"`{s.flag}`",
+                f"`{s.variable}`",
+                f"`{_plain(s.default)}`",
+                "taken anew" if s.name in RELOADED else "",
+                s.help,
+            )
             for s in SETTINGS
         ],
     )

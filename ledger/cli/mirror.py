@@ -3,6 +3,7 @@
 import os
 import secrets
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def serve(directory: Path, log_format: str, log_level: str, **flags: Any) -> Non
     def ready(address: str) -> None:
         click.echo(f"serving on {address}")
 
-    run(directory, settings, on_ready=ready)
+    read_again = partial(read_serve_settings, directory, flags)
+    run(directory, settings, on_ready=ready, read_settings=read_again)
 
 
 @command.command("status")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def command(directory: Path, log_format: str, log_level: str, **flags: Any) -> N
     def ready(address: str) -> None:
         click.echo(f"serving on {address}")
 
-    run(directory, settings, on_ready=ready)
+    read_again = partial(read_serve_settings, directory, flags)
+    run(directory, settings, on_ready=ready, read_settings=read_again)
 
 
 def read_serve_settings(directory: Path, flags: Mapping[str, Any]) -> Settings:

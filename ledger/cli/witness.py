@@ -138,7 +138,11 @@ def serve(directory: Path, log_format: str, log_level: str, as_json: bool, **set
         else:
             click.echo(f"serving on {address}")
 
-    run_until_signal(lambda stop: serve_witness(directory, checked, stop=stop, on_ready=ready))
+    run_until_signal(
+        lambda stop: serve_witness(
+            directory, checked, stop=stop, on_ready=ready, reloads_at_hangup=True
+        )
+    )
 
 
 @command.command("fsck")

@@ -15,6 +15,7 @@ from ledger.mirror.replica import ForkError, Replica
 from ledger.mirror.state import MirrorState
 from ledger.service.app import run_process
 from ledger.service.app import serve as serve_ledger
+from ledger.service.live_settings import LiveSettings
 from ledger.service.mirrored import Lag, RunningHeads
 from ledger.service.routes import ROUTES as LEDGER_ROUTES
 from ledger.service.settings import Settings
@@ -119,13 +120,21 @@ class MirroredLog:
 
 
 def run(
-    directory: Path, settings: Settings, *, on_ready: Callable[[str], None] | None = None
+    directory: Path,
+    settings: Settings,
+    *,
+    on_ready: Callable[[str], None] | None = None,
+    read_settings: Callable[[], Settings] | None = None,
 ) -> None:
     """Serve a mirror until SIGTERM or SIGINT. `on_ready` gets the address, `http://host:port`.
 
-    Raises: as `serve`.
+    SIGHUP as in `ledger.workers.app.run`. Raises: as `serve`.
     """
-    run_process(lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready))
+    live = LiveSettings(settings, read_settings)
+    run_process(
+        lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready, live=live),
+        reload=live.reload,
+    )
 
 
 async def serve(
@@ -134,6 +143,7 @@ async def serve(
     *,
     stop: asyncio.Event,
     on_ready: Callable[[str], None] | None = None,
+    live: LiveSettings | None = None,
 ) -> None:
     """Serve the mirror in a folder until `stop` is set.
 
@@ -162,6 +172,7 @@ async def serve(
             settings,
             stop=stop,
             on_ready=on_ready,
+            live=live,
             make_mirrored=make_mirrored,
             routes=(*LEDGER_ROUTES, *ROUTES),
         )

@@ -3,7 +3,7 @@
 They are counted, in all and by address; one too many is closed before anything is read from it. A
 client that sends half a head, or accepts no bytes of its answer, is disconnected too, so neither
 takes the server down. An address behind which many clients stand, a reverse proxy, needs the larger
-limit.
+limit. A connection is counted before its TLS handshake, which has the time of a head.
 """
 
 import asyncio
@@ -49,8 +49,8 @@ class ConnectionCounts:
 
     def __init__(self, *, most: int, most_per_address: int, shared: Shared = ALONE) -> None:
         self._shared: Final = shared
-        self._most: Final = most
-        self._most_per_address: Final = most_per_address
+        self.most = most
+        self.most_per_address = most_per_address
         self._by_address: Counter[str] = Counter()
         self._open = 0
 
@@ -58,9 +58,9 @@ class ConnectionCounts:
         """Count a new connection, unless it is one too many."""
         of_others = self._shared.of_others
         if (
-            self._open + of_others("in_use", _ALL) >= self._most
+            self._open + of_others("in_use", _ALL) >= self.most
             or self._by_address[address] + of_others("in_use", _name(address))
-            >= self._most_per_address
+            >= self.most_per_address
         ):
             return False
         self._count(address, 1)
@@ -87,12 +87,17 @@ class LimitedConnection(web.RequestHandler):
     """A connection within limits. A server's own class says by `report` what was cut."""
 
     __slots__ = (
-        *("_body", "_counts", "_head_timer", "_is_counted", "_is_malformed", "_waits"),
+        *("_body", "_counts", "_head_timer", "_is_counted", "_is_malformed", "_is_served"),
+        "_waits",
         "address",
     )
 
     def __init__(
-        self, server: web.Server, *, counts: ConnectionCounts, waits: ConnectionWaits
+        self,
+        server: web.Server,
+        *,
+        counts: ConnectionCounts,
+        waits: ConnectionWaits,
     ) -> None:
         super().__init__(
             server,
@@ -110,31 +115,59 @@ class LimitedConnection(web.RequestHandler):
         self._waits = waits
         self.address = ""
         self._is_counted = False
+        self._is_served = False
         self._is_malformed = False
         self._body: StreamReader | None = None  # Of the request whose head came last.
         self._head_timer: asyncio.TimerHandle | None = None
 
     def report(self, event: str, request: web.BaseRequest | None = None) -> None:
-        """Log `connection_refused`, `head_too_slow`, or `reader_gone` with its request."""
+        """Log `connection_refused`, `handshake_failed`, `head_too_slow`, or `reader_gone`.
+
+        `reader_gone` comes with its request.
+        """
         raise NotImplementedError
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Serve the connection, or close it when there are too many."""
         peer = transport.get_extra_info("peername")
-        self.address = peer[0] if isinstance(peer, tuple) else ""
-        self._is_counted = self._counts.try_add(self.address)
-        if not self._is_counted:
-            self.report("connection_refused")
+        address = peer[0] if isinstance(peer, tuple) else ""
+        if not (self._is_counted or self.take_place(address)):
             transport.close()
             return
+        self._is_served = True
         super().connection_made(transport)
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Give up the place of a connection that was served."""
-        self._stop_head_timer()
+    def take_place(self, address: str) -> bool:
+        """Count a connection whose handshake begins; False when it is one too many.
+
+        Otherwise it is either served, or told by `give_up`.
+        """
+        self.address = address
+        self._is_counted = self._counts.try_add(address)
+        if not self._is_counted:
+            self.report("connection_refused")
+        return self._is_counted
+
+    def give_up(self) -> None:
+        """End a connection whose handshake failed."""
+        self._leave()
+        self.report("handshake_failed")
+
+    @property
+    def waits(self) -> ConnectionWaits:
+        """What the client has time for."""
+        return self._waits
+
+    def _leave(self) -> None:
         if self._is_counted:
             self._counts.remove(self.address)
             self._is_counted = False
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give up the place of a connection."""
+        self._stop_head_timer()
+        self._leave()
+        if self._is_served:
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -9,13 +9,17 @@ import asyncio
 import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 from aiohttp import web
 
+from ledger.runtime.hangup import reload_at_hangup
+from ledger.runtime.listening import open_listening, serve_sockets
 from ledger.runtime.memory import map_large_blocks
+from ledger.runtime.tls import ServerTls, open_tls, scheme
 from ledger.service.background import background
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import DirectoryPaths
@@ -23,6 +27,7 @@ from ledger.service.engine import Engine, open_engine
 from ledger.service.export_trailers import ExportTrailers
 from ledger.service.http.router import Route
 from ledger.service.http.server import Server
+from ledger.service.live_settings import LiveSettings
 from ledger.service.mirrored import MakeMirrored
 from ledger.service.old_values import bind_old_values
 from ledger.service.open_parts import (
@@ -39,7 +44,7 @@ from ledger.service.routes import ROUTES
 from ledger.service.settings import Settings
 from ledger.service.store_watch import watch
 from ledger.store.commit_errors import CommitFailedError
-from ledger_client.runtime.server import listen, run_until_signal
+from ledger_client.runtime.server import run_until_signal
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 
 SEARCH_STOP_WAIT_S: Final = 1.0
@@ -48,21 +53,22 @@ SEARCH_STOP_WAIT_S: Final = 1.0
 _log = structlog.get_logger("ledger.service")
 
 
-def run(
-    directory: Path, settings: Settings, *, on_ready: Callable[[str], None] | None = None
+def run_process(
+    serve: Callable[[asyncio.Event], Awaitable[None]], *, reload: Callable[[], None] | None = None
 ) -> None:
-    """Serve a ledger until SIGTERM or SIGINT. `on_ready` gets the address, `http://host:port`.
+    """Run a service, of a ledger or a mirror, as the only work of this process, until a signal.
 
-    Raises: as `serve`.
+    `reload` is called at SIGHUP.
     """
-    run_process(lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready))
 
+    async def serve_and_reload(stop: asyncio.Event) -> None:
+        if reload is not None:
+            reload_at_hangup(reload, stop)
+        await serve(stop)
 
-def run_process(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run a service, of a ledger or a mirror, as the only work of this process, until a signal."""
     shorten_pauses()
     map_large_blocks()
-    run_until_signal(serve)
+    run_until_signal(serve_and_reload)
 
 
 async def serve(
@@ -71,22 +77,29 @@ async def serve(
     *,
     stop: asyncio.Event,
     on_ready: Callable[[str], None] | None = None,
+    live: LiveSettings | None = None,
     make_mirrored: MakeMirrored | None = None,
     routes: Sequence[Route] = ROUTES,
 ) -> None:
     """Serve a ledger in this process until `stop` is set, or with `make_mirrored` a mirror of one.
+
+    `on_ready` gets the address, such as `http://host:port`. `live` has the same settings, and may
+    get others.
 
     Raises: UnavailableError when another process writes the ledger, a part of it is missing, the
     address is taken or a commit failed with an unknown outcome; MalformedError and
     VerificationError when what is there can't be trusted.
     """
     descriptors_max = raise_descriptor_limit()
-    settings = limit_connections(settings, descriptors_max)
-    async with open_service(directory, settings, make_mirrored) as context:
+    live = live or LiveSettings(settings)
+    settings = live.adjust(partial(limit_connections, descriptors_max=descriptors_max))
+    tls = open_tls(settings.tls_cert, settings.tls_key)
+    async with open_service(directory, settings, make_mirrored, live=live, tls=tls) as context:
         runner = web.ServerRunner(Server(context, routes), shutdown_timeout=settings.stop_wait_s)
         await runner.setup()
         try:
-            address = await listen(runner, settings.listen)
+            (sockets,), address = open_listening(settings.listen, 1, scheme=scheme(tls))
+            await serve_sockets(runner, sockets, tls)
             log_serving(address, context.tree_size)
             if on_ready is not None:
                 on_ready(address)
@@ -131,7 +144,12 @@ async def until_stopped(
 
 @asynccontextmanager
 async def open_service(
-    directory: Path, settings: Settings, make_mirrored: MakeMirrored | None = None
+    directory: Path,
+    settings: Settings,
+    make_mirrored: MakeMirrored | None = None,
+    *,
+    live: LiveSettings | None = None,
+    tls: ServerTls | None = None,
 ) -> AsyncIterator[ServiceContext]:
     """The running parts of a ledger in one process, without a socket. Raises: as `serve`."""
     async with open_log(directory, settings, make_mirrored) as (engine, intake, opened):
@@ -152,7 +170,13 @@ async def open_service(
             private_fields=intake.private_fields,
         )
         yield open_context(
-            engine.paths, settings, opened, log=log, intake=intake, connect_queries=connect
+            engine.paths,
+            live or LiveSettings(settings),
+            opened,
+            log=log,
+            intake=intake,
+            connect_queries=connect,
+            tls=tls,
         )
 
 

@@ -7,12 +7,14 @@ from aiohttp import web
 
 from ledger.log.sequencing import Sequencing
 from ledger.runtime.shared_counts import Shared
+from ledger.runtime.tls import ServerTls
 from ledger.service.admission import Admission
 from ledger.service.export_trailers import Trailers
 from ledger.service.http.body_reader import read_body
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import retry_later
 from ledger.service.ingest import IngestPipeline
+from ledger.service.live_settings import LiveSettings
 from ledger.service.metrics import Metrics
 from ledger.service.mirrored import Heads, Mirrored
 from ledger.service.private_fields import PrivateFields
@@ -37,7 +39,7 @@ class ServiceContext:
     policy: Policy
     policy_text: str
     """The policy as others may read it: `public_policy`."""
-    settings: Settings
+    live: LiveSettings
     store: LogStore
     access: AccessStore
     sequencer: Sequencing
@@ -60,6 +62,12 @@ class ServiceContext:
     descriptors: Descriptors = field(default_factory=Descriptors)
     mirrored: Mirrored | None = None
     """The log on another host that this service mirrors, if it does."""
+    tls: ServerTls | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in use; some change at a reload."""
+        return self.live.current
 
     @property
     def environments(self) -> dict[str, Environment]:
@@ -78,6 +86,8 @@ class ServiceContext:
         warnings = write_warnings(self.environments) + map_warnings(self.environments)
         if self.descriptors.are_used_up:
             warnings.append("all open files are used up: raise LimitNOFILE or ulimit -n")
+        if self.tls is not None:
+            warnings += self.tls.warnings()
         return Report(
             warnings=warnings,
             counters=self.metrics.counters(),

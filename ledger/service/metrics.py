@@ -38,6 +38,7 @@ METRICS: Final = tuple(
         ("revoked_token_requests_total", "counter", ("token",), "Requests with a revoked token."),
         ("heads_too_slow_total", "counter", (), "Connections cut with half a request head sent."),
         ("connections_refused_total", "counter", (), "Connections closed as one too many."),
+        ("handshakes_failed_total", "counter", (), "TLS handshakes that failed."),
         ("events_logged_total", "counter", ("token",), "New events in the log."),
         ("stored_bytes_total", "counter", ("token",), "Bytes of the leaves of new events."),
         ("events_refused_total", "counter", ("problem",), "Events refused, by type of problem."),

@@ -13,6 +13,7 @@ import structlog
 from ledger.log.sequencing import Sequencing
 from ledger.query.engine import QueryEngine
 from ledger.runtime.shared_counts import ALONE, Shared
+from ledger.runtime.tls import ServerTls
 from ledger.service.admission import Admission
 from ledger.service.append_thread import AppendThread
 from ledger.service.context import ServiceContext
@@ -28,6 +29,7 @@ from ledger.service.export_trailers import Trailers
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.openapi import make_openapi
 from ledger.service.ingest import IngestPipeline
+from ledger.service.live_settings import LiveSettings
 from ledger.service.metrics import Metrics
 from ledger.service.mirrored import Heads, Mirrored
 from ledger.service.policy_file import read_policy
@@ -124,25 +126,27 @@ def note_files(paths: DirectoryPaths) -> None:
 
 def open_context(
     paths: DirectoryPaths,
-    settings: Settings,
+    live: LiveSettings,
     opened: AsyncExitStack,
     *,
     log: LogParts,
     intake: Intake,
     connect_queries: Connect,
     shared: Shared = ALONE,
+    tls: ServerTls | None = None,
 ) -> ServiceContext:
     """What the requests of one process need; `opened` closes it before the log.
 
     `connect_queries`: what `open_queries` returned, or `connect_to` its socket.
     """
-    policy = read_policy(paths)
+    policy, settings = read_policy(paths), live.current
     return ServiceContext(
         origin=log.store.origin(),
         verifier_keys=log.verifier_keys,
         policy=policy.policy,
         policy_text=policy.public_text,
-        settings=settings,
+        live=live,
+        tls=tls,
         store=log.store,
         access=intake.access,
         sequencer=log.sequencer,

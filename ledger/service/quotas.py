@@ -83,11 +83,7 @@ class Quotas:
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shared: Final = shared
-        self._defaults: Final = TokenLimits(
-            requests_per_minute=settings.token_requests_per_minute_max,
-            bytes_per_minute=settings.token_bytes_per_minute_max,
-            stored_bytes_per_day=settings.token_stored_bytes_per_day_max,
-        )
+        self._defaults = _default_limits(settings)
         self._monotonic_s: Final = monotonic_s
         self._buckets: dict[str, _Buckets] = {}
 
@@ -111,6 +107,13 @@ class Quotas:
                 )
         if buckets.requests is not None:
             buckets.requests.spend(1, now_s)
+
+    def take_settings(self, settings: Settings) -> None:
+        """Take the limits for all tokens from these settings; changed, each is whole again."""
+        defaults = _default_limits(settings)
+        if defaults != self._defaults:
+            self._defaults = defaults
+            self._buckets.clear()
 
     def use_bytes(self, token: TokenRecord, count: int) -> None:
         """Count bytes of a body and its answer."""
@@ -153,3 +156,11 @@ class Quotas:
         most = default if own is None else own
         name = f"{what} of {token.name} of {token.created}"
         return Bucket(most, period_s, now_s, name=name, shared=self._shared) if most else None
+
+
+def _default_limits(settings: Settings) -> TokenLimits:
+    return TokenLimits(
+        requests_per_minute=settings.token_requests_per_minute_max,
+        bytes_per_minute=settings.token_bytes_per_minute_max,
+        stored_bytes_per_day=settings.token_stored_bytes_per_day_max,
+    )

@@ -38,6 +38,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     listen: Annotated[
         str, "Address and port to serve on; port 0 takes a free one. IPv6 as [::1]:8765."
     ] = "127.0.0.1:8765"
+    tls_cert: Annotated[
+        str,
+        "File with the certificate, and those that lead to its authority, in PEM form. Empty: no "
+        "TLS. At SIGHUP it is read again with the key.",
+    ] = ""
+    tls_key: Annotated[
+        str, "File with the key of the certificate, which other users must not be able to read."
+    ] = ""
     workers: Annotated[
         int,
         Meta(ge=0, le=WORKERS_MAX),
@@ -189,6 +197,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 SETTINGS: Final = settings_of(Settings, VARIABLE_PREFIX)
+
+RELOADED: Final = frozenset(
+    {
+        *("tls_cert", "tls_key", "public_entries", "request_events_max", "request_bytes_max"),
+        *("in_flight_bytes_max", "in_flight_bytes_per_token_max", "requests_per_token_max"),
+        *("token_requests_per_minute_max", "token_bytes_per_minute_max"),
+        *("token_stored_bytes_per_day_max", "connections_max", "connections_per_address_max"),
+        *("head_wait_s", "body_wait_s", "reader_wait_s", "witnessed_wait_s", "published_wait_s"),
+        "stream_heartbeat_s",
+    }
+)
+"""The settings that a running service takes anew at SIGHUP; the others hold until it ends."""
 
 
 def read_settings(

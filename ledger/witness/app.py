@@ -20,7 +20,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ledger.runtime.connections import ConnectionCounts, ConnectionWaits, LimitedConnection
+from ledger.runtime.hangup import reload_at_hangup
+from ledger.runtime.listening import open_listening, serve_sockets
 from ledger.runtime.request_head import head_fault
+from ledger.runtime.tls import open_tls, reload_tls, scheme
 from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.witness.data_dir import WitnessPaths, read_signers
 from ledger.witness.page import CONTENT_SECURITY_POLICY, LOGS_SHOWN_MAX, format_page
@@ -28,7 +31,6 @@ from ledger.witness.service import Answer, Check, Witness
 from ledger.witness.settings import WitnessSettings
 from ledger.witness.store import HeadWriter
 from ledger_client.runtime.clock import unix_s
-from ledger_client.runtime.server import listen
 from ledger_core.tlog.cosignature import self_test
 from ledger_core.tlog.witness import BODY_BYTES_MAX
 
@@ -53,19 +55,29 @@ async def serve(
     stop: asyncio.Event,
     on_ready: Callable[[str], None] | None = None,
     now: Callable[[], int] = unix_s,
+    reloads_at_hangup: bool = False,
 ) -> None:
     """Serve the witness in a folder until `stop` is set. `on_ready` gets `http://host:port`.
+
+    `reloads_at_hangup`: SIGHUP has the certificate read again; on the main thread only.
 
     Raises: UnavailableError when another process serves it, a part is missing, the address is
     taken or a commit failed with an unknown outcome; MalformedError when its keys are not its own.
     """
     self_test()
+    tls = open_tls(settings.tls_cert, settings.tls_key)
+    if reloads_at_hangup:
+        reload_at_hangup(
+            lambda: None if tls is None else reload_tls(tls, settings.tls_cert, settings.tls_key),
+            stop,
+        )
     async with open_witness(directory, now=now, map_bytes=settings.map_bytes) as witness:
         app = make_app(witness, settings)
         runner = _Runner(app, settings, shutdown_timeout=settings.stop_wait_s)
         await runner.setup()
         try:
-            address = await listen(runner, settings.listen)
+            (sockets,), address = open_listening(settings.listen, 1, scheme=scheme(tls))
+            await serve_sockets(runner, sockets, tls)
             _log.info("serving", address=address, witness=witness.name)
             if on_ready is not None:
                 on_ready(address)

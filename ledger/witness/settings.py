@@ -23,6 +23,14 @@ class WitnessSettings(msgspec.Struct, frozen=True, kw_only=True):
     listen: Annotated[
         str, "Address and port to serve on; port 0 takes a free one. IPv6 as [::1]:8766."
     ] = "127.0.0.1:8766"
+    tls_cert: Annotated[
+        str,
+        "File with the certificate, and those that lead to its authority, in PEM form. Empty: no "
+        "TLS. At SIGHUP it is read again with the key.",
+    ] = ""
+    tls_key: Annotated[
+        str, "File with the key of the certificate, which other users must not be able to read."
+    ] = ""
     map_bytes: Annotated[
         int,
         Meta(ge=1 << 16),

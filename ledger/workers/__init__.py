@@ -11,7 +11,6 @@ messages        what front ends and the sequencer say to each other
 link            one end of a socket between them
 remote          the sequencer and its heads, as a front end has them
 gateway         the sequencer's end
-listening       the sockets of the address
 start           what a front end is given
 front_end       the process of one
 pool            starts and stops them

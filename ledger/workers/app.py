@@ -12,17 +12,19 @@ from pathlib import Path
 
 import structlog
 
+from ledger.runtime.listening import open_listening
+from ledger.runtime.tls import open_tls, scheme
 from ledger.service import app
 from ledger.service.app import log_serving, open_log, run_process, until_stopped
 from ledger.service.background import enqueue_erasures, watched
 from ledger.service.engine import Engine
+from ledger.service.live_settings import LiveSettings
 from ledger.service.open_parts import Intake, start_query_process
 from ledger.service.process_limits import limit_connections, raise_descriptor_limit
 from ledger.service.report import Report, engine_report, write_warnings
 from ledger.service.settings import Settings
 from ledger.service.store_watch import Descriptors, watch
 from ledger.workers.gateway import Gateway
-from ledger.workers.listening import open_listening
 from ledger.workers.pool import CountsMemory, FrontEnds, counts_memory
 from ledger.workers.start import Start
 
@@ -34,12 +36,18 @@ def run(
     settings: Settings,
     *,
     on_ready: Callable[[str], None] | None = None,
+    read_settings: Callable[[], Settings] | None = None,
 ) -> None:
     """Serve a ledger until SIGTERM or SIGINT. `on_ready` gets the address, `http://host:port`.
 
-    Raises: as `serve`.
+    At SIGHUP the certificate is read again, and the settings by `read_settings`. Raises: as
+    `serve`.
     """
-    run_process(lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready))
+    live = LiveSettings(settings, read_settings)
+    run_process(
+        lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready, live=live),
+        reload=live.reload,
+    )
 
 
 async def serve(
@@ -48,15 +56,18 @@ async def serve(
     *,
     stop: asyncio.Event,
     on_ready: Callable[[str], None] | None = None,
+    live: LiveSettings | None = None,
 ) -> None:
     """Serve a ledger until `stop` is set, with as many front ends as the settings say.
 
     Raises: as `ledger.service.app.serve`; UnavailableError when a front end doesn't start.
     """
     if settings.workers == 0:
-        await app.serve(directory, settings, stop=stop, on_ready=on_ready)
+        await app.serve(directory, settings, stop=stop, on_ready=on_ready, live=live)
         return
-    settings = limit_connections(settings, raise_descriptor_limit())
+    live = live or LiveSettings(settings)
+    settings = live.adjust(partial(limit_connections, descriptors_max=raise_descriptor_limit()))
+    tls = open_tls(settings.tls_cert, settings.tls_key)  # A fault is found before all else.
     async with (
         open_log(directory, settings) as (engine, intake, parts),
         _sequencing(engine, intake) as (
@@ -66,7 +77,9 @@ async def serve(
     ):
         queries = start_query_process(engine.paths, settings, parts)
         with ExitStack() as opened:
-            listening, address = open_listening(settings.listen, settings.workers)
+            listening, address = open_listening(
+                settings.listen, settings.workers, scheme=scheme(tls)
+            )
             for each in {each for sockets in listening for each in sockets}:
                 opened.enter_context(each)
             memory = opened.enter_context(counts_memory(settings.workers))
@@ -75,6 +88,7 @@ async def serve(
                 gateway, start, listening, on_end=partial(_clean_up, engine, intake, memory)
             )
             gateway.not_running = front_ends.not_running
+            live.follow(front_ends.take_settings)
             try:
                 await front_ends.start(stop)
                 if not stop.is_set():

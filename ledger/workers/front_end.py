@@ -13,6 +13,7 @@ import socket
 import sys
 from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +22,15 @@ import structlog
 from aiohttp import web
 
 from ledger.log.sequencer import LIMITS
+from ledger.runtime.listening import serve_sockets
 from ledger.runtime.log_lines import configure_child_logs
 from ledger.runtime.shared_counts import SharedCounts
+from ledger.runtime.tls import open_tls
 from ledger.service.app import run_process, stop_answering, until_stopped
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.http.server import Server
+from ledger.service.live_settings import LiveSettings
 from ledger.service.open_parts import LogParts, open_context, open_intake
 from ledger.service.queries.supervisor import connect_to
 from ledger.service.routes import ROUTES
@@ -43,7 +47,6 @@ from ledger.workers.remote import (
     SequencerClient,
 )
 from ledger.workers.start import Start, decode_start
-from ledger_client.runtime.server import CONNECTIONS_WAITING_MAX
 
 LOST_WAIT_S: Final = 1.0
 """Seconds for the answers that the outcome is unknown, when the sequencer's process has ended."""
@@ -63,19 +66,20 @@ def main() -> None:
 
 async def serve(start: Start, stop: asyncio.Event) -> None:
     """Answer requests until `stop` is set, or the sequencer's process has ended."""
-    settings = share_settings(start.settings, start.processes)
+    live = LiveSettings(start.settings)
+    settings = live.adjust(partial(share_settings, processes=start.processes))
     client = SequencerClient(on_lost=stop.set)
     link = socket.socket(fileno=start.link)
     await asyncio.get_running_loop().create_unix_connection(lambda: client.link, sock=link)
     async with AsyncExitStack() as opened:
-        context = _open_context(start, settings, client, opened)
+        context = _open_context(start, live, client, opened)
         client.report = context.own_report
+        client.take_settings = live.replace
         runner = web.ServerRunner(Server(context, ROUTES), shutdown_timeout=settings.stop_wait_s)
         await runner.setup()
         try:
-            for descriptor in start.listening:
-                listening = socket.socket(fileno=descriptor)
-                await web.SockSite(runner, listening, backlog=CONNECTIONS_WAITING_MAX).start()
+            sockets = [socket.socket(fileno=descriptor) for descriptor in start.listening]
+            await serve_sockets(runner, sockets, context.tls)
             client.link.send(Ready())
             environments = tuple(context.environments.values())
             failure = await until_stopped(
@@ -104,9 +108,9 @@ def share_settings(settings: Settings, processes: int) -> Settings:
 
 
 def _open_context(
-    start: Start, settings: Settings, client: SequencerClient, opened: AsyncExitStack
+    start: Start, live: LiveSettings, client: SequencerClient, opened: AsyncExitStack
 ) -> ServiceContext:
-    paths = DirectoryPaths(Path(start.directory))
+    paths, settings = DirectoryPaths(Path(start.directory)), live.current
     store = opened.enter_context(closing(LogStore.open(paths.log, map_bytes=settings.map_bytes)))
     limits = replace(
         LIMITS,
@@ -129,12 +133,13 @@ def _open_context(
     )
     return open_context(
         paths,
-        settings,
+        live,
         opened,
         log=log,
         intake=intake,
         connect_queries=connect_to(Path(start.queries)),
         shared=shared,
+        tls=open_tls(settings.tls_cert, settings.tls_key),
     )
 
 

@@ -13,6 +13,7 @@ from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import log_failure
 from ledger.service.mirrored import Heads
 from ledger.service.report import Report
+from ledger.service.settings import Settings
 from ledger.workers.link import Link
 from ledger.workers.messages import (
     ERRORS,
@@ -23,6 +24,7 @@ from ledger.workers.messages import (
     FindTrailer,
     Grown,
     KeepTrailer,
+    NewSettings,
     OwnReport,
     Ready,
     Reported,
@@ -72,6 +74,11 @@ class Gateway:
         `on_ready` is called when it takes connections.
         """
         return _Served(self, on_ready).link
+
+    def tell_settings(self, settings: Settings) -> None:
+        """Send all front ends settings that were read again."""
+        for served in self._links:
+            served.link.send(NewSettings(settings))
 
     async def run(self) -> None:
         """Tell the front ends what changes, until cancelled."""

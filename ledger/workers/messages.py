@@ -13,6 +13,7 @@ from ledger.log.append_request import Appended, AppendRequest
 from ledger.log.group_commit import QueueFullError
 from ledger.log.hold import HeldError, HoldRecord
 from ledger.service.report import Report
+from ledger.service.settings import Settings
 from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, StorageFullError
 from ledger_core.api import ExportTrailer
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
@@ -150,7 +151,24 @@ class Trailer(msgspec.Struct, frozen=True, array_like=True, tag=8):
     trailer: ExportTrailer | None
 
 
-ToFrontEnd = AllAppended | Signed | Shown | Failed | Grown | State | AskReport | Reported | Trailer
+class NewSettings(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """The settings were read again: take those that a running service can take."""
+
+    settings: Settings
+
+
+ToFrontEnd = (
+    AllAppended
+    | Signed
+    | Shown
+    | Failed
+    | Grown
+    | State
+    | AskReport
+    | Reported
+    | Trailer
+    | NewSettings
+)
 
 _UNAVAILABLE: Final = {
     error.__name__: error

@@ -21,9 +21,10 @@ from typing import IO, Final
 import msgspec
 
 from ledger.follow.process import FollowerProcess
+from ledger.runtime.listening import Sockets
 from ledger.runtime.shared_counts import SharedCounts, memory_bytes
+from ledger.service.settings import Settings
 from ledger.workers.gateway import Gateway
-from ledger.workers.listening import Sockets
 from ledger.workers.start import Start, encode_start
 from ledger_core.tlog.errors import UnavailableError
 
@@ -79,7 +80,7 @@ class FrontEndProcess(FollowerProcess):
             "ledger.workers.front_end",
             stop_wait_s=start.settings.stop_wait_s + STOP_SPARE_S,
         )
-        self._start: Final = start
+        self._start = start
         self._listening: Final = listening
         self._on_started: Final = on_started
         self._on_end: Final = on_end
@@ -108,6 +109,10 @@ class FrontEndProcess(FollowerProcess):
                 process.stdin.close()
         self._on_started(ours)
         return process
+
+    def take_settings(self, settings: Settings) -> None:
+        """Give these settings to a front end that is started again."""
+        self._start = msgspec.structs.replace(self._start, settings=settings)
 
     def note_end(self) -> None:
         self._on_end()
@@ -175,6 +180,12 @@ class FrontEnds:
         for process in self._processes:
             process.ask_to_stop()
         await asyncio.gather(*(asyncio.to_thread(process.stop) for process in self._processes))
+
+    def take_settings(self, settings: Settings) -> None:
+        """Have all front ends take settings that were read again."""
+        for process in self._processes:
+            process.take_settings(settings)
+        self._gateway.tell_settings(settings)
 
     def not_running(self) -> list[str]:
         """The numbers of front ends that have ended and aren't started again yet."""

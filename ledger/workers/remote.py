@@ -22,6 +22,7 @@ from ledger.log.group_commit import CommitLimits, QueueFullError, Weight
 from ledger.log.hold import HoldRecord
 from ledger.log.witness_client import WitnessStatus
 from ledger.service.report import Report
+from ledger.service.settings import Settings
 from ledger.store.commit_errors import CommitFailedError
 from ledger.store.kept_heads import latest_head
 from ledger.store.log import LogStore
@@ -35,6 +36,7 @@ from ledger.workers.messages import (
     FindTrailer,
     Grown,
     KeepTrailer,
+    NewSettings,
     OwnReport,
     Reported,
     Show,
@@ -72,6 +74,8 @@ class SequencerClient:
     ) -> None:
         """`report` makes the report of this process."""
         self.report = report
+        self.take_settings: Callable[[Settings], None] = lambda _settings: None
+        """Called with settings that were read again."""
         self.state = State()
         self.link: Final = Link(self._receive, self._lose)
         self._on_lost = on_lost
@@ -118,6 +122,8 @@ class SequencerClient:
             self._grown = _wake(self._grown)
         elif isinstance(answer, AskReport):
             self.link.send(OwnReport(answer.number, self.report()))
+        elif isinstance(answer, NewSettings):
+            self.take_settings(answer.settings)
         else:
             future = self._unanswered.pop(answer.number)
             if future.done():

@@ -4,12 +4,9 @@ import asyncio
 import gc
 import signal
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from ledger_core.tlog.errors import MalformedError, UnavailableError
-
-if TYPE_CHECKING:
-    from aiohttp import web
+from ledger_core.tlog.errors import MalformedError
 
 CONNECTIONS_WAITING_MAX: Final = 1024
 GC_THRESHOLDS: Final = (20_000, 20, 50)
@@ -29,21 +26,9 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-async def listen(runner: "web.BaseRunner", text: str) -> str:
-    """Take connections; the address, with the port that was chosen when it was 0.
-
-    Raises: UnavailableError when the address can't be had.
-    """
-    # Imported late: whoever only parses an address need not wait for aiohttp.
-    from aiohttp import web
-
-    host, port = parse_listen(text)
-    try:
-        await web.TCPSite(runner, host, port, backlog=CONNECTIONS_WAITING_MAX).start()
-    except OSError as error:
-        raise UnavailableError(f"cannot listen on {text}: {error.strerror}") from error
-    host, port = runner.addresses[0][:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def format_address(host: str, port: int, *, scheme: str) -> str:
+    """The address of a server: `http://[::1]:8765`."""
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def run_until_signal(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:

@@ -20,8 +20,8 @@ class InFlight:
     ) -> None:
         self._shared: Final = shared
         self._unit: Final = unit
-        self._most: Final = most
-        self._most_per_owner: Final = most_per_owner
+        self.most = most
+        self.most_per_owner = most_per_owner
         self._by_owner: dict[str, int] = {}
         self.used = 0
         self.total = 0
@@ -39,8 +39,8 @@ class InFlight:
         own = self._by_owner.get(owner, 0)
         if not may_exceed:
             for most, name, here in (
-                (self._most, self._unit, self.used),
-                (self._most_per_owner, self._name(owner), own),
+                (self.most, self._unit, self.used),
+                (self.most_per_owner, self._name(owner), own),
             ):
                 used = here + self._shared.of_others("in_use", name)
                 if used > taken and used + count > most:

@@ -20,6 +20,22 @@ IMMUTABLE_PRIVATE: Final = "private, max-age=31536000, immutable"
 A_MINUTE: Final = "public, max-age=60"
 A_MINUTE_PRIVATE: Final = "private, max-age=60"
 
+PUBLIC: Final = {
+    "Access-Control-Allow-Origin": "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+"""Headers of what pages of any site may read: checkpoints, and tiles that need no token."""
+
+STRICT_TRANSPORT: Final = ("Strict-Transport-Security", "max-age=31536000")
+"""On answers over TLS: a browser asks this host over TLS alone from now on. RFC 6797."""
+
+_STRICT: Final = (
+    ("X-Content-Type-Options", "nosniff"),
+    # No answer is a page; a browser that shows one runs nothing of it, and in no frame.
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Server", "witnessed-ledger"),
+)
 _CONTENT_TYPES: Final = {TEXT_MEDIA: "text/plain; charset=utf-8"}
 _encode = msgspec.json.Encoder().encode
 
@@ -33,17 +49,18 @@ def make_answer(
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """An answer with this body."""
-    fields = CIMultiDict(
-        {
-            "Content-Type": _CONTENT_TYPES.get(media, media),
-            "Cache-Control": cache,
-            "X-Content-Type-Options": "nosniff",
-            "Server": "witnessed-ledger",
-        }
-    )
+    content_type = ("Content-Type", _CONTENT_TYPES.get(media, media))
+    fields = CIMultiDict((content_type, ("Cache-Control", cache), *_STRICT))
     if headers:
         fields.update(headers)
     return web.Response(body=body, status=status, headers=fields)
+
+
+def note_transport(request: web.BaseRequest, answer: web.StreamResponse) -> None:
+    """Add what holds for answers over TLS. Precondition: the answer is not begun."""
+    if request.secure:
+        name, value = STRICT_TRANSPORT
+        answer.headers[name] = value
 
 
 def encode_answer(

@@ -23,6 +23,7 @@ from ledger.runtime.connections import (
     LimitedConnection,
 )
 from ledger.runtime.request_head import head_fault
+from ledger.runtime.tls import reload_tls
 from ledger.service.auth import Caller, identify
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import (
@@ -32,16 +33,18 @@ from ledger.service.http.problems import (
     explain,
     refuse_write,
 )
+from ledger.service.http.responses import note_transport
 from ledger.service.http.router import Route, RouteMatch, Router, read_parameters, route_path
 from ledger.service.http.streaming_response import large_body, write_large
 from ledger.service.http.usage import UsageRecorder
-from ledger.service.metrics import Metrics
+from ledger.service.settings import Settings
 
 _log = structlog.get_logger("ledger.service")
 
 
 _COUNTERS: Final = {
     "connection_refused": "connections_refused_total",
+    "handshake_failed": "handshakes_failed_total",
     "head_too_slow": "heads_too_slow_total",
 }
 
@@ -57,10 +60,10 @@ class _Connection(LimitedConnection):
         *,
         counts: ConnectionCounts,
         waits: ConnectionWaits,
-        metrics: Metrics,
+        context: ServiceContext,
     ) -> None:
         super().__init__(server, counts=counts, waits=waits)
-        self._metrics = metrics
+        self._metrics = context.metrics
 
     def report(self, event: str, request: web.BaseRequest | None = None) -> None:
         """Log what was cut, and count it."""
@@ -101,14 +104,27 @@ class Server(web.Server):
             shared=context.shared,
         )
         self._waits = ConnectionWaits(settings.head_wait_s, settings.reader_wait_s)
+        context.live.follow(self._take_settings)
         self._usage = UsageRecorder(context.metrics, context.quotas)
         super().__init__(self.answer, loop=asyncio.get_running_loop())
 
     def __call__(self) -> web.RequestHandler:
         """A new connection."""
-        return _Connection(
-            self, counts=self._counts, waits=self._waits, metrics=self._context.metrics
-        )
+        return _Connection(self, counts=self._counts, waits=self._waits, context=self._context)
+
+    def _take_settings(self, settings: Settings) -> None:
+        """Take the limits and the certificate from settings that were read again."""
+        context = self._context
+        self._counts.most = settings.connections_max
+        self._counts.most_per_address = settings.connections_per_address_max
+        self._waits = ConnectionWaits(settings.head_wait_s, settings.reader_wait_s)
+        context.bytes_in_flight.most = settings.in_flight_bytes_max
+        context.bytes_in_flight.most_per_owner = settings.in_flight_bytes_per_token_max
+        context.requests_in_flight.most = settings.connections_max
+        context.requests_in_flight.most_per_owner = settings.requests_per_token_max
+        context.quotas.take_settings(settings)
+        if context.tls is not None:
+            reload_tls(context.tls, settings.tls_cert, settings.tls_key)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to one request; an error becomes a problem document."""
@@ -127,6 +143,8 @@ class Server(web.Server):
         except Exception as error:  # noqa: BLE001 - a request's top: answer_error logs what is ours
             self._usage.refuse(caller, request, error)
             answer = answer_error(error)
+        if not answer.prepared:
+            note_transport(request, answer)
         self._usage.end(
             caller,
             request,

@@ -12,7 +12,7 @@ import structlog
 from aiohttp import HttpVersion11, web
 
 from ledger.service.http.problems import log_failure
-from ledger.service.http.responses import make_answer
+from ledger.service.http.responses import make_answer, note_transport
 from ledger.service.http.router import route_path
 
 AUTHORIZATION_POLL_S = 0.5
@@ -39,6 +39,7 @@ async def stream_answer(
     Raises: what the first chunk raises. What a later one raises is logged and cuts the connection.
     """
     model = make_answer(b"", media=media, headers=headers)
+    note_transport(request, model)
     if request.method == "HEAD":
         return model
     model.headers.popall("Content-Length", None)
@@ -87,6 +88,7 @@ async def write_large(
     request: web.BaseRequest, whole: web.StreamResponse, body: bytes, reader_wait_s: float
 ) -> web.StreamResponse:
     """Write an answer piece by piece, so that the connection holds no copy of all of it."""
+    note_transport(request, whole)
     answer = web.StreamResponse(status=whole.status, headers=whole.headers)
     answer.content_length = len(body)
     try:

@@ -11,7 +11,7 @@ from ledger.service.context import ServiceContext
 from ledger.service.http.body_reader import BODY_PROBLEMS
 from ledger.service.http.parameters import flag_parameter, number_parameter, size_parameter
 from ledger.service.http.problems import ProblemError
-from ledger.service.http.responses import JSON_MEDIA, NO_CACHE, TEXT_MEDIA, encode_answer
+from ledger.service.http.responses import JSON_MEDIA, NO_CACHE, PUBLIC, TEXT_MEDIA, encode_answer
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.queries.store_proofs import prove_consistency
 from ledger.service.routes.proofs import HEAD_PROBLEMS
@@ -54,7 +54,7 @@ async def read_checkpoints(
     )
     following = within[limit].head.tree_size if len(within) > limit else None
     answer = KeptCheckpoints(checkpoints=checkpoints, published=published.note, next=following)
-    return encode_answer(answer, cache=NO_CACHE)
+    return encode_answer(answer, cache=NO_CACHE, headers=PUBLIC)
 
 
 async def _wait_for_size(context: ServiceContext, tree_size: int, *, wait_s: float) -> None:

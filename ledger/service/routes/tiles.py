@@ -21,6 +21,7 @@ from ledger.service.http.responses import (
     IMMUTABLE,
     IMMUTABLE_PRIVATE,
     NO_CACHE,
+    PUBLIC,
     TEXT_MEDIA,
     accepts_gzip,
     make_answer,
@@ -34,7 +35,7 @@ from ledger_core.tlog.tile import TILE_WIDTH, TileRef, parse_tile_path, tile_wid
 async def read_checkpoint(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
     """The published head."""
     published = await context.published_covering(0)
-    return make_answer(published.note.encode(), media=TEXT_MEDIA, cache=NO_CACHE)
+    return make_answer(published.note.encode(), media=TEXT_MEDIA, cache=NO_CACHE, headers=PUBLIC)
 
 
 async def read_tile(
@@ -48,7 +49,7 @@ async def read_tile(
     ref = _find(context, f"tile/{level}/{index}")
     tile = context.store.tile(level=int(level), index=ref.index, width=ref.width)
     cache = IMMUTABLE if ref.width == TILE_WIDTH else A_MINUTE
-    return _answer(tile, cache)
+    return _answer(tile, cache, is_public=True)
 
 
 async def read_bundle(
@@ -66,7 +67,7 @@ async def read_bundle(
         cache = IMMUTABLE if is_public else IMMUTABLE_PRIVATE
     else:
         cache = A_MINUTE if is_public else A_MINUTE_PRIVATE
-    answer = _answer(bundle, cache)
+    answer = _answer(bundle, cache, is_public=is_public)
     answer.headers["Vary"] = "Accept-Encoding"
     if accepts_gzip(request.headers.get("Accept-Encoding")):
         answer.enable_compression(web.ContentCoding.gzip)
@@ -92,10 +93,11 @@ def _find(context: ServiceContext, path: str) -> TileRef:
     return ref
 
 
-def _answer(body: bytes | None, cache: str) -> web.Response:
+def _answer(body: bytes | None, cache: str, *, is_public: bool) -> web.Response:
     if body is None:
         raise MalformedError("a tile of the published tree is not in the store")
-    return make_answer(body, media=BYTES_MEDIA, cache=cache)
+    headers = PUBLIC if is_public else None
+    return make_answer(body, media=BYTES_MEDIA, cache=cache, headers=headers)
 
 
 _INDEX_PATTERN: Final = r"(?:x[0-9]{3}/)*[0-9]{3}(?:\.p/[0-9]{1,3})?"

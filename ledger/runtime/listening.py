@@ -1,0 +1,170 @@
+"""The sockets that a service takes connections from.
+
+Each of several front ends has a socket of its own on the one address (`SO_REUSEPORT`), and the
+kernel spreads new connections over them. The sequencer's process opens all of them and keeps them
+open: a connection that waits for a front end that has ended is taken by the one that is started in
+its place. Where there is no SO_REUSEPORT all front ends have the same socket.
+"""
+
+import asyncio
+import errno
+import socket
+from contextlib import ExitStack
+from typing import Final, cast
+
+import structlog
+from aiohttp import web
+
+from ledger.runtime.connections import LimitedConnection
+from ledger.runtime.tls import ServerTls
+from ledger_client.runtime.server import CONNECTIONS_WAITING_MAX, format_address, parse_listen
+from ledger_core.tlog.errors import UnavailableError
+
+HAS_REUSEPORT = hasattr(socket, "SO_REUSEPORT")
+ACCEPTED_AT_ONCE: Final = 64
+DESCRIPTORS_WAIT_S: Final = 1.0
+"""Seconds without a new connection when all open files are used up."""
+
+_OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+_log = structlog.get_logger("ledger.runtime")
+
+Sockets = list[socket.socket]
+Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+
+
+def open_listening(listen: str, processes: int, *, scheme: str) -> tuple[list[Sockets], str]:
+    """The listening sockets of each front end, and the address, with the port that was chosen.
+
+    A host name may have several addresses, and each has a socket. Raises: UnavailableError.
+    """
+    host, port = parse_listen(listen)
+    with ExitStack() as opened:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = list(dict.fromkeys((family, address) for family, *_, address in found))
+            groups: list[Sockets] = [[] for _ in range(processes)]
+            for family, address in addresses:
+                is_shared = processes > 1
+                if is_shared:
+                    _check_free(family, address)
+                first = opened.enter_context(_bind(family, address, shares=is_shared))
+                sockets = [first]
+                for _ in groups[1:]:
+                    another = _bind(family, first.getsockname()) if HAS_REUSEPORT else first
+                    sockets.append(opened.enter_context(another))
+                for group, each in zip(groups, sockets, strict=True):
+                    each.listen(CONNECTIONS_WAITING_MAX)
+                    group.append(each)
+        except OSError as error:
+            raise UnavailableError(f"cannot listen on {listen}: {error.strerror}") from error
+        opened.pop_all()
+    host, port = groups[0][0].getsockname()[:2]
+    return groups, format_address(host, port, scheme=scheme)
+
+
+async def serve_sockets(runner: web.BaseRunner, sockets: Sockets, tls: ServerTls | None) -> None:
+    """Take connections from listening sockets, which the runner closes at its cleanup."""
+    for each in sockets:
+        if tls is None:
+            await web.SockSite(runner, each, backlog=CONNECTIONS_WAITING_MAX).start()
+        else:
+            await _TlsSite(runner, each, tls).start()
+
+
+class _TlsSite(web.BaseSite):
+    """Takes connections over TLS, each counted before its handshake.
+
+    Precondition: the runner's server makes `LimitedConnection`s.
+    """
+
+    def __init__(self, runner: web.BaseRunner, listening: socket.socket, tls: ServerTls) -> None:
+        super().__init__(runner)
+        self._listening: Final = listening
+        self._tls: Final = tls
+        self._loop: Final = asyncio.get_running_loop()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._retry: asyncio.TimerHandle | None = None
+
+    @property
+    def name(self) -> str:
+        """The address, as aiohttp shows it."""
+        host, port = self._listening.getsockname()[:2]
+        return format_address(host, port, scheme="https")
+
+    async def start(self) -> None:
+        """Take connections from now on."""
+        await super().start()
+        self._listening.settimeout(0)
+        self._listening.listen(CONNECTIONS_WAITING_MAX)
+        self._begin()
+
+    async def stop(self) -> None:
+        """Take no more connections; those in their handshake are closed."""
+        if self._retry is not None:
+            self._retry.cancel()
+        self._loop.remove_reader(self._listening)
+        self._listening.close()
+        for task in self._handshakes:
+            task.cancel()
+        await asyncio.gather(*self._handshakes, return_exceptions=True)
+        await super().stop()
+
+    def _begin(self) -> None:
+        self._loop.add_reader(self._listening, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                peer, address = self._listening.accept()
+            except OSError as error:
+                if error.errno in _OUT_OF_FILES:
+                    _log.warning("connection_not_taken", reason=error.strerror)
+                    self._loop.remove_reader(self._listening)
+                    self._retry = self._loop.call_later(DESCRIPTORS_WAIT_S, self._begin)
+                return  # Otherwise no more wait, or the first of them is gone.
+            if self._runner.server is None:
+                raise AssertionError("a site starts after its runner")
+            connection = cast("LimitedConnection", self._runner.server())
+            if not connection.take_place(address[0]):
+                peer.close()
+                continue
+            peer.settimeout(0)
+            task = self._loop.create_task(self._shake_hands(connection, peer))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    async def _shake_hands(self, connection: LimitedConnection, peer: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: connection,
+                peer,
+                ssl=self._tls.context,
+                ssl_handshake_timeout=connection.waits.head_s,
+                ssl_shutdown_timeout=connection.waits.linger_s,
+            )
+        except OSError:  # ssl.SSLError too.
+            connection.give_up()
+
+
+def _check_free(family: socket.AddressFamily, address: Address) -> None:
+    """Fail when another process listens there: SO_REUSEPORT would share its port with it.
+
+    Raises: OSError.
+    """
+    _bind(family, address, shares=False).close()
+
+
+def _bind(family: socket.AddressFamily, address: Address, *, shares: bool = True) -> socket.socket:
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if shares and HAS_REUSEPORT:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        opened.bind(address)
+    except OSError:
+        opened.close()
+        raise
+    return opened
