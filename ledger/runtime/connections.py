@@ -150,7 +150,7 @@ class LimitedConnection(web.RequestHandler):
 
     def give_up(self) -> None:
         """End a connection whose handshake failed."""
-        self._leave()
+        self._free_place()
         self.report("handshake_failed")
 
     @property
@@ -158,7 +158,7 @@ class LimitedConnection(web.RequestHandler):
         """What the client has time for."""
         return self._waits
 
-    def _leave(self) -> None:
+    def _free_place(self) -> None:
         if self._is_counted:
             self._counts.remove(self.address)
             self._is_counted = False
@@ -166,7 +166,7 @@ class LimitedConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Give up the place of a connection."""
         self._stop_head_timer()
-        self._leave()
+        self._free_place()
         if self._is_served:
             super().connection_lost(exc)
 
