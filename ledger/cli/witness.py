@@ -1,5 +1,6 @@
 """`ledger witness`: run a witness, which cosigns the heads of other people's logs."""
 
+import asyncio
 import secrets
 from collections.abc import Callable
 from contextlib import closing
@@ -15,6 +16,7 @@ from ledger.runtime.log_lines import configure_logs
 from ledger.runtime.validation import explain_invalid
 from ledger.witness.app import serve as serve_witness
 from ledger.witness.data_dir import WitnessPaths, create_witness, read_signers
+from ledger.witness.log_lists import add_logs
 from ledger.witness.settings import WITNESS_SETTINGS, WitnessSettings
 from ledger.witness.store import HeadStore, KnownLog
 from ledger_client.cli.client_options import NEW_FOLDER
@@ -119,6 +121,30 @@ def add_log_(
     print_result(as_json, {"origin": log.origin, "verifier_keys": log.vkeys}, fields)
 
 
+@command.command("add-logs")
+@directory_argument
+@click.argument("source", metavar="FILE|URL")
+@_setting_flags("map_bytes")
+@json_option
+def add_logs_(directory: Path, source: str, map_bytes: int, as_json: bool) -> None:
+    """Cosign the heads of the logs in a list from now on: logs/v0, as networks publish it.
+
+    Logs that are known stay as they are, except for the requests that they may make in a day.
+    No log is removed, and no known log gets another key.
+    """
+    heads = WitnessPaths(directory).heads
+    with closing(HeadStore.open(heads, readonly=False, map_bytes=map_bytes)) as store:
+        added = asyncio.run(add_logs(store, source))
+    if as_json:
+        print_json(added._asdict())
+        return
+    for origin in added.new:
+        print_line(origin)
+    for reason in added.left_out:
+        note(f"left out: {reason}")
+    note(f"{counted(len(added.new), 'new log')}, {counted(len(added.limits_changed), 'new limit')}")
+
+
 @command.command("serve")
 @directory_argument
 @_setting_flags()
@@ -192,6 +218,8 @@ def _described(log: KnownLog, head: SignedCheckpoint | None) -> dict[str, object
         "origin_hash": sha256(log.origin.encode()).hexdigest(),
         "verifier_keys": log.vkeys,
     }
+    if log.requests_per_day is not None:
+        known["requests_per_day"] = log.requests_per_day
     if head is None:
         return known
     return known | {

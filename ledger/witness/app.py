@@ -26,6 +26,7 @@ from ledger.runtime.request_head import head_fault
 from ledger.runtime.tls import open_tls, reload_tls, scheme
 from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.witness.data_dir import WitnessPaths, read_signers
+from ledger.witness.log_lists import follow_list
 from ledger.witness.page import CONTENT_SECURITY_POLICY, LOGS_SHOWN_MAX, format_page
 from ledger.witness.service import Answer, Check, Witness
 from ledger.witness.settings import WitnessSettings
@@ -81,7 +82,8 @@ async def serve(
             _log.info("serving", address=address, witness=witness.name)
             if on_ready is not None:
                 on_ready(address)
-            await witness.until_failed(stop)
+            async with _following(witness, settings):
+                await witness.until_failed(stop)
             _log.info("stopping")
         finally:
             await runner.cleanup()
@@ -113,6 +115,22 @@ async def open_witness(
         yield witness
     finally:
         await witness.stop()
+
+
+@asynccontextmanager
+async def _following(witness: Witness, settings: WitnessSettings) -> AsyncIterator[None]:
+    """Add the new logs of a list while the block runs, if there is one."""
+    if not settings.log_list:
+        yield
+        return
+    following = asyncio.create_task(
+        follow_list(witness.store, settings.log_list, interval_s=settings.log_list_interval_s)
+    )
+    try:
+        yield
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
 
 class _Connection(LimitedConnection):
@@ -239,8 +257,7 @@ async def _page(request: web.Request) -> web.Response:
 
 
 def _response(answer: Answer) -> web.Response:
-    return web.Response(
-        status=answer.status,
-        body=answer.body.encode(),
-        headers={**_HEADERS, "Content-Type": answer.content_type},
-    )
+    headers = {**_HEADERS, "Content-Type": answer.content_type}
+    if answer.retry_after_s is not None:
+        headers["Retry-After"] = str(answer.retry_after_s)
+    return web.Response(status=answer.status, body=answer.body.encode(), headers=headers)

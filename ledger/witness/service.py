@@ -5,6 +5,7 @@ compares it with the stored head and replaces that, in a transaction shared by a
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from ledger.log.group_commit import CommitLimits, GroupCommit
+from ledger.runtime.bucket import Bucket
 from ledger.witness.store import HeadWriter, KnownLog, Outcome, Update
 from ledger_core.tlog import witness as protocol
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint
@@ -27,6 +29,9 @@ TEXT: Final = "text/plain; charset=utf-8"
 LOGS_CACHED_MAX: Final = 10_000
 CLOCK_AHEAD_MAX_S: Final = 300
 """Seconds by which the clock may be set ahead while the witness runs."""
+
+HOURS_A_DAY: Final = 24
+DAY_S: Final = 86_400.0
 
 CHECK_INTERVAL_S: Final = 1.0
 """Seconds between looks at the store, of a write that failed."""
@@ -48,6 +53,7 @@ class Answer(NamedTuple):
     status: int
     body: str
     content_type: str = TEXT
+    retry_after_s: int | None = None
 
 
 class Witness:
@@ -77,6 +83,7 @@ class Witness:
         self._steady_s = steady_s
         self._check = check
         self._offset_s = now() - steady_s()
+        self._buckets: dict[str, tuple[float, Bucket]] = {}
         self._commits: GroupCommit[Update, Outcome] = GroupCommit(
             self._commit, name="witness-writer", limits=LIMITS
         )
@@ -116,6 +123,12 @@ class Witness:
         authentic = protocol.authenticate(request, log=None if log is None else _verifiers(log))
         if isinstance(authentic, protocol.Refused):
             return _refusal(authentic)
+        if log is not None and (wait_s := self._wait_s(log)):
+            return Answer(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"this log may ask {log.requests_per_day:g} times a day; ask again in {wait_s} s\n",
+                retry_after_s=wait_s,
+            )
         update = Update(origin, lambda known: self._advance(authentic, known))
         try:
             outcome = await self._commits.submit(update)
@@ -130,6 +143,24 @@ class Witness:
         """The head cosigned last for an origin, by its SHA-256: a signed note, or None."""
         head = self.store.head(origin_hash)
         return None if head is None else head.note
+
+    def _wait_s(self, log: KnownLog) -> int:
+        """Count a request that a log has signed; the seconds that it has to wait, 0 for none."""
+        limit = log.requests_per_day
+        if limit is None:
+            self._buckets.pop(log.origin, None)
+            return 0
+        now_s = self._steady_s()
+        known = self._buckets.get(log.origin)
+        if known is None or known[0] != limit:
+            # What an hour has may be used at once, and one request in any case.
+            most = max(1.0, limit / HOURS_A_DAY)
+            known = self._buckets[log.origin] = limit, Bucket(most, DAY_S * most / limit, now_s)
+        bucket = known[1]
+        if wait_s := bucket.wait_s(now_s):
+            return math.ceil(wait_s)
+        bucket.spend(1, now_s)
+        return 0
 
     def _commit(self, updates: Sequence[Update]) -> list[Outcome]:
         outcomes = self._writer.commit(updates)

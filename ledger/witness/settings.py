@@ -36,6 +36,12 @@ class WitnessSettings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(ge=1 << 16),
         "Address space for the heads, their largest size; disk is taken as needed.",
     ] = MAP_BYTES_DEFAULT
+    log_list: Annotated[
+        str,
+        "File, or https address, of a list of logs to cosign (logs/v0): its new logs are added at "
+        "the start and at each interval, none is removed.",
+    ] = ""
+    log_list_interval_s: Annotated[Seconds, "Seconds between two readings of that list."] = 3_600.0
     connections_max: Annotated[
         Count,
         "Connections that may be open; one more is closed at once. Some descriptors are left for "

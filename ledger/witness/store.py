@@ -41,6 +41,7 @@ from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, parse_sign
 from ledger_core.tlog.cosignature import parse_verifier
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
+from ledger_core.tlog.log_list import ListedLog
 from ledger_core.tlog.note import check_algorithm, known_keys, verify_note
 from ledger_core.tlog.policy import LOG_ALGORITHMS
 from ledger_core.tlog.witness import Refused, cosigned_at
@@ -49,15 +50,31 @@ LOG_KEYS_MAX: Final = 8
 ROWS_CACHED_MAX: Final = 1_000
 MARKER_FILE: Final = "cosigned"
 _MARK: Final = "cosigned"
+_LIMIT: Final = "qpd "
 _DATABASES: Final = (keyspace.LOGS, keyspace.HEADS, keyspace.META)
 
 
 class KnownLog(NamedTuple):
-    """A log that the witness cosigns: its origin, and the vkeys that it may sign with."""
+    """A log that the witness cosigns: its origin, and the vkeys that it may sign with.
+
+    `requests_per_day` is how often it may ask, None for no limit.
+    """
 
     origin: str
     vkeys: tuple[str, ...]
     has_head: bool = False
+    requests_per_day: float | None = None
+
+
+class Added(NamedTuple):
+    """What a list of logs changed: the origins that are new, and those whose limit is another.
+
+    `left_out`: why logs of the list were not taken, a line each.
+    """
+
+    new: tuple[str, ...]
+    limits_changed: tuple[str, ...]
+    left_out: tuple[str, ...]
 
 
 class Update(NamedTuple):
@@ -157,24 +174,43 @@ class HeadStore:
         Raises: ValueError for an origin that no checkpoint can have, for a key of another type or
         of this witness itself, and for too many.
         """
-        Checkpoint(origin, 0, EMPTY_ROOT_HASH)
-        own = {parse_verifier(vkey).public_key for vkey in self.vkeys()}
+        own = self._own_public_keys()
         with self.environment.write() as transaction:
             known = _read(transaction, _key(origin))[0] or KnownLog(origin, ())
             log = known._replace(vkeys=tuple(dict.fromkeys((*known.vkeys, *vkeys))))
-            if not 1 <= len(log.vkeys) <= LOG_KEYS_MAX:
-                raise ValueError(
-                    f"a log has 1 to {LOG_KEYS_MAX} keys, {origin} would have {len(log.vkeys)}"
-                )
-            verifiers = [parse_verifier(vkey) for vkey in log.vkeys]
-            for verifier in verifiers:
-                check_algorithm(verifier.key, *LOG_ALGORITHMS)
-                if verifier.public_key in own:
-                    # Its own cosignatures would pass for signatures of the log.
-                    raise ValueError(f"{verifier.key!r} has a public key of this witness")
-            known_keys(verifiers)
-            transaction.put(keyspace.LOGS, _key(origin), _encode_log(log))
+            _put_log(transaction, log, own)
         return log
+
+    def add_listed(self, listed: Sequence[ListedLog]) -> Added:
+        """Add the logs of a list that are new, and take over the limits of those that are known.
+
+        No log and no key is removed. A list gives a known log no other key: it may come from
+        somebody who wants a second history cosigned.
+        """
+        own = self._own_public_keys()
+        new: list[str] = []
+        limits_changed: list[str] = []
+        left_out: list[str] = []
+        with self.environment.write() as transaction:
+            for each in listed:
+                known = _read(transaction, _key(each.origin))[0]
+                log = known or KnownLog(each.origin, (each.vkey,))
+                if each.vkey not in log.vkeys:
+                    left_out.append(f"{each.origin} is known with another key, which stays")
+                    continue
+                log = log._replace(requests_per_day=each.requests_per_day)
+                if log == known:
+                    continue
+                try:
+                    _put_log(transaction, log, own)
+                except ValueError as error:
+                    left_out.append(str(error))
+                else:
+                    (new if known is None else limits_changed).append(each.origin)
+        return Added(tuple(new), tuple(limits_changed), tuple(left_out))
+
+    def _own_public_keys(self) -> set[bytes]:
+        return {parse_verifier(vkey).public_key for vkey in self.vkeys()}
 
 
 class HeadWriter:
@@ -234,6 +270,23 @@ def create_heads(path: Path, *, vkeys: Sequence[str], map_bytes: int = MAP_BYTES
     """
     meta = {keyspace.META_KEYS: _encode_lines(*vkeys)}
     create_environment(path, _DATABASES, meta=meta, map_bytes=map_bytes)
+
+
+def _put_log(transaction: Transaction[bytes], log: KnownLog, own: set[bytes]) -> None:
+    """Store a log. `own`: the public keys of the witness. Raises: ValueError."""
+    Checkpoint(log.origin, 0, EMPTY_ROOT_HASH)
+    if not 1 <= len(log.vkeys) <= LOG_KEYS_MAX:
+        raise ValueError(
+            f"a log has 1 to {LOG_KEYS_MAX} keys, {log.origin} would have {len(log.vkeys)}"
+        )
+    verifiers = [parse_verifier(vkey) for vkey in log.vkeys]
+    for verifier in verifiers:
+        check_algorithm(verifier.key, *LOG_ALGORITHMS)
+        if verifier.public_key in own:
+            # Its own cosignatures would pass for signatures of the log.
+            raise ValueError(f"{verifier.key!r} has a public key of this witness")
+    known_keys(verifiers)
+    transaction.put(keyspace.LOGS, _key(log.origin), _encode_log(log))
 
 
 def _advance(transaction: Transaction[bytes], update: Update) -> Outcome:
@@ -312,10 +365,18 @@ def _encode_lines(*lines: str) -> bytes:
 
 
 def _decode_log(value: bytes) -> KnownLog:
-    origin, *vkeys = _lines(value)
-    has_head = bool(vkeys) and vkeys[-1] == _MARK
-    return KnownLog(origin, tuple(vkeys[:-1] if has_head else vkeys), has_head=has_head)
+    origin, *lines = _lines(value)
+    has_head = bool(lines) and lines[-1] == _MARK
+    if has_head:
+        lines.pop()
+    requests_per_day = None
+    if lines and lines[-1].startswith(_LIMIT):
+        requests_per_day = float(lines.pop().removeprefix(_LIMIT))
+    return KnownLog(origin, tuple(lines), has_head=has_head, requests_per_day=requests_per_day)
 
 
 def _encode_log(log: KnownLog) -> bytes:
-    return _encode_lines(log.origin, *log.vkeys, *([_MARK] if log.has_head else []))
+    """A line each: the origin, the vkeys, `qpd 24` with a limit, `cosigned` with a head."""
+    limit = () if log.requests_per_day is None else (f"{_LIMIT}{log.requests_per_day}",)
+    mark = (_MARK,) if log.has_head else ()
+    return _encode_lines(log.origin, *log.vkeys, *limit, *mark)

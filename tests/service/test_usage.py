@@ -12,10 +12,11 @@ import structlog.testing
 from click.testing import CliRunner
 
 from ledger.cli.token import command
+from ledger.runtime.bucket import Bucket
 from ledger.runtime.shared_counts import SharedCounts, memory_bytes
 from ledger.service.http.problems import ProblemError
 from ledger.service.metrics import METRICS, Gauge, Metrics, render
-from ledger.service.quotas import Bucket, Quotas
+from ledger.service.quotas import Quotas
 from ledger.service.settings import Settings
 from ledger.service.token_admin import make_token
 from ledger.store.tokens import TokenLimits, TokenRecord

@@ -19,6 +19,7 @@ In reading order:
     trust          the heads that a client has accepted                 (ours)
     tiled_tree     the tree of a verified head, read tile by tile       c2sp.org/tlog-tiles
     witness        requests for cosignatures, and their answers         c2sp.org/tlog-witness
+    log_list       the logs that a network's witnesses cosign           witness-network.org
 
 `errors` and `text` serve them all. Bytes are stored by `ledger.store`, and `ledger_core.event` says
 what a leaf means.

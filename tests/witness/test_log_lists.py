@@ -1,0 +1,224 @@
+"""A witness takes its logs from a list: additively, from a file or an address, within quotas."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from click.testing import CliRunner
+from structlog.testing import capture_logs
+
+from ledger.cli.witness import command
+from ledger.witness.app import make_app, open_witness
+from ledger.witness.data_dir import WitnessPaths
+from ledger.witness.log_lists import add_logs, follow_list
+from ledger.witness.service import Answer, Witness
+from ledger.witness.settings import WitnessSettings
+from ledger.witness.store import HeadStore, HeadWriter
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.log_list import LIST_BYTES_MAX, parse_log_list
+from ledger_core.tlog.note import Signer
+from tests.witness.logs import Log
+from tests.witness.witnesses import SIGNERS, make_witness
+
+WAIT_S = 60.0
+KNOWN = Log("example.com/known")
+NEW = Log("example.com/new")
+OTHER_KEY = str(Signer.generate(KNOWN.origin, seed=b"x" * 32).verifier)
+HOUR_S = 3_600.0
+
+
+class Steady:
+    """Seconds as the test counts them."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    make_witness(tmp_path / "w", [KNOWN], signers=SIGNERS[:1])
+    return tmp_path / "w"
+
+
+def opened(directory: Path) -> closing[HeadStore]:
+    return closing(HeadStore.open(WitnessPaths(directory).heads, readonly=False))
+
+
+def listing(*logs: Log, more: str = "") -> str:
+    return "logs/v0\n" + "".join(f"vkey {log.vkey}\n{more}\n" for log in logs)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not is_so():  # noqa: ASYNC110 - what is awaited tells nobody
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def published(handler: Callable[[], web.Response]) -> AsyncIterator[str]:
+    """The address of a list that a server answers with."""
+
+    async def answer(_request: web.BaseRequest) -> web.Response:
+        return handler()
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"http://user:sesame@127.0.0.1:{runner.addresses[0][1]}/log-list.1"
+    finally:
+        await runner.cleanup()
+
+
+def test_a_list_adds_and_never_removes_nor_replaces(directory: Path) -> None:
+    with opened(directory) as store:
+        listed = parse_log_list(listing(NEW, more="qpd 24")).logs
+        assert store.add_listed(listed).new == (NEW.origin,)
+        assert store.add_listed(listed) == ((), (), ())
+        # A list without the logs that are known, and then one with another key of a known one.
+        assert store.add_listed(()) == ((), (), ())
+        taken = store.add_listed(parse_log_list(f"logs/v0\nvkey {OTHER_KEY}\n").logs)
+        assert taken.new == ()
+        (said,) = taken.left_out
+        assert "known with another key" in said
+        logs = {log.origin: log for log, _ in store.logs()}
+        assert logs[KNOWN.origin].vkeys == (KNOWN.vkey,)
+        assert logs[NEW.origin].requests_per_day == 24
+        # A limit is taken over, and ends with the list that has none.
+        assert store.add_listed(parse_log_list(listing(NEW)).logs).limits_changed == (NEW.origin,)
+        log = store.log(NEW.origin)
+        assert log is not None
+        assert log.requests_per_day is None
+        assert store.check() == []
+
+
+@pytest.mark.anyio
+async def test_a_log_is_held_to_its_requests_a_day(directory: Path) -> None:
+    steady = Steady()
+    with opened(directory) as store:
+        store.add_listed(parse_log_list(listing(NEW, more="qpd 48")).logs)
+    witness = Witness(
+        HeadWriter.open(WitnessPaths(directory).heads),
+        SIGNERS[:1],
+        now=lambda: 1_790_000_000 + int(steady.now),
+        steady_s=steady,
+    )
+
+    async def ask(old_size: int, tree_size: int) -> Answer:
+        return await witness.add_checkpoint(NEW.grow(old_size, tree_size))
+
+    # Strangers, who can't sign for the log, use none of it up.
+    forged = NEW.signed(NEW.text(3), NEW.stranger).encode()
+    for _ in range(5):
+        body = NEW.grow(0, 3).replace(NEW.note(3).encode(), forged)
+        assert (await witness.add_checkpoint(body)).status == 403
+    assert [(await ask(0, 1)).status, (await ask(1, 2)).status] == [200, 200]
+    refused = await ask(2, 3)
+    assert (refused.status, refused.retry_after_s) == (429, HOUR_S / 2)
+    assert "48 times a day" in refused.body
+    steady.now += HOUR_S / 2
+    assert (await ask(2, 3)).status == 200
+    assert (await ask(3, 4)).status == 429
+    # Another log, and the same one under a new limit, at once.
+    assert (await witness.add_checkpoint(KNOWN.grow(0, 1))).status == 200
+    witness.store.add_listed(parse_log_list(listing(NEW)).logs)
+    assert (await ask(3, 4)).status == 200
+    await witness.stop()
+
+
+@pytest.mark.anyio
+async def test_a_list_is_followed_at_its_address(directory: Path) -> None:
+    texts = ["no list", listing(NEW), listing(NEW)]
+    asked = []
+
+    def answer() -> web.Response:
+        asked.append(1)
+        return web.Response(text=texts[min(len(asked), len(texts)) - 1])
+
+    with opened(directory) as store, capture_logs() as lines:
+        async with published(answer) as address:
+            following = asyncio.create_task(follow_list(store, address, interval_s=0.001))
+            await until(lambda: len(asked) >= 6)
+            following.cancel()
+            await asyncio.wait({following})
+        assert store.log(NEW.origin) is not None
+        failed, read = (
+            [line for line in lines if line["event"] == name]
+            for name in ("log_list_failed", "log_list_read")
+        )
+        assert len(failed) == len(read) == 1
+        assert read[0]["new"] == (NEW.origin,)
+        assert "sesame" not in str(lines)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("answer", "error", "reason"),
+    [
+        (web.Response(status=404), UnavailableError, "answered 404"),
+        (
+            web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"}),
+            UnavailableError,
+            "answered 302",
+        ),
+        (web.Response(body=b"#" * (LIST_BYTES_MAX + 1)), MalformedError, "at most"),
+        (web.Response(text="<html>"), MalformedError, "begins with logs/v0"),
+    ],
+)
+async def test_a_list_that_can_not_be_read_changes_nothing(
+    directory: Path, answer: web.Response, error: type[Exception], reason: str
+) -> None:
+    with opened(directory) as store:
+        async with published(lambda: answer) as address:
+            with pytest.raises(error, match=reason) as raised:
+                await add_logs(store, address)
+        assert "sesame" not in str(raised.value)
+        assert store.count_logs() == 1
+
+
+@pytest.mark.anyio
+async def test_a_list_of_nobody_is_said(directory: Path, tmp_path: Path) -> None:
+    with opened(directory) as store:
+        for source in (str(tmp_path / "none"), "http://127.0.0.1:1/list"):
+            with pytest.raises(UnavailableError, match="the log list"):
+                await add_logs(store, source)
+
+
+@pytest.mark.anyio
+async def test_a_refusal_says_when_to_ask_again_over_http(directory: Path) -> None:
+    class Refusing(Witness):
+        async def add_checkpoint(self, body: bytes) -> Answer:
+            return Answer(429, "later\n", retry_after_s=7)
+
+    async with open_witness(directory, now=lambda: 0) as witness:
+        witness.__class__ = Refusing
+        runner = web.AppRunner(make_app(witness, WitnessSettings()))
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+        writer.write(b"POST /add-checkpoint HTTP/1.1\r\nHost: w\r\nContent-Length: 0\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await runner.cleanup()
+    assert head.startswith(b"HTTP/1.1 429")
+    assert b"Retry-After: 7\r\n" in head
+
+
+def test_the_command_adds_the_logs_of_a_file(directory: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    path.write_text(listing(KNOWN, NEW, more="qpd 24") + "vkey junk\n")
+    done = CliRunner().invoke(command, ["add-logs", str(directory), str(path)])
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"{NEW.origin}\n"
+    assert "left out: line" in done.stderr
+    assert "1 new log, 1 new limit" in done.stderr
+    shown = CliRunner().invoke(command, ["status", str(directory), "--json"])
+    assert shown.stdout.count('"requests_per_day":24.0') == 2
