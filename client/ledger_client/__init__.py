@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ledger_client.async_client import AsyncLedgerClient as AsyncLedgerClient
     from ledger_client.client import LedgerClient as LedgerClient
+    from ledger_client.errors import IncompleteWarning as IncompleteWarning
     from ledger_client.errors import OlderHeadError as OlderHeadError
     from ledger_client.errors import OlderHeadWarning as OlderHeadWarning
     from ledger_client.errors import RejectedError as RejectedError
@@ -88,7 +89,9 @@ if TYPE_CHECKING:
 _NAMES = {
     "ledger_client.async_client": "AsyncLedgerClient",
     "ledger_client.client": "LedgerClient",
-    "ledger_client.errors": "OlderHeadError OlderHeadWarning RejectedError UnsettledError",
+    "ledger_client.errors": (
+        "IncompleteWarning OlderHeadError OlderHeadWarning RejectedError UnsettledError"
+    ),
     "ledger_client.event_values": "new_event_id private",
     "ledger_client.recording.async_recorder": "AsyncRecorder",
     "ledger_client.recording.context": (

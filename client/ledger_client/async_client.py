@@ -195,11 +195,17 @@ class AsyncLedgerClient(AsyncSession):
     ) -> AsyncIterator[Entry]:
         """The events that a query finds, at most `limit` of them, fetched page by page.
 
-        All pages are of the tree as it was at the first page.
+        All pages are of the tree as it was at the first page. Issues an IncompleteWarning when the
+        ledger can't read some entries; so do `around` and `timeline`.
         """
-        async for page in self.pages(query, order=order, limit=limit, verify=verify):
-            for entry in page.entries:
-                yield entry
+        search = search_query(
+            await self._ask(query, may_be_long=True, verify=verify),
+            order=order,
+            limit=limit,
+            heads=self._base.heads_for(verify=verify),
+        )
+        async for entry in self._entries(search):
+            yield entry
 
     def around(
         self,
@@ -414,7 +420,10 @@ class AsyncLedgerClient(AsyncSession):
         )
 
     async def _entries(self, search: Search) -> AsyncIterator[Entry]:
+        page = None
         while search.is_open:
             page = await self._run(search.next_page())
             for entry in page.entries:
                 yield entry
+        if page is not None:
+            self._base.warn_of_damage(page)

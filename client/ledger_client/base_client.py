@@ -7,12 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from ledger_client.errors import OlderHeadWarning
+from ledger_client.errors import IncompleteWarning, OlderHeadWarning
 from ledger_client.event_values import new_event_id
 from ledger_client.fork_safe_masking import guarded, keyed_rules
 from ledger_client.messages import parse_endpoint
 from ledger_client.plans.append import Appender, Mask
 from ledger_client.plans.heads import Heads
+from ledger_client.results import Page
 from ledger_client.runtime.clock import unix_us
 from ledger_client.state_file import StateFile
 from ledger_core.event.commitments import SALT_BYTES
@@ -104,6 +105,12 @@ class BaseClient:
         message = None if self._heads is None else self._heads.take_older()
         if message is not None:
             warnings.warn(message, OlderHeadWarning, stacklevel=4)
+
+    @staticmethod
+    def warn_of_damage(page: Page) -> None:
+        """Issue an IncompleteWarning if events may be missing on a page."""
+        if page.damage:
+            warnings.warn(f"INCOMPLETE: {page.damage}", IncompleteWarning, stacklevel=4)
 
     def with_evidence_saved(self, error: VerificationError) -> VerificationError:
         """The same error; with a state file its evidence is saved and its message names where."""

@@ -194,10 +194,16 @@ class LedgerClient(Session):
     ) -> Iterator[Entry]:
         """The events that a query finds, at most `limit` of them, fetched page by page.
 
-        All pages are of the tree as it was at the first page.
+        All pages are of the tree as it was at the first page. Issues an IncompleteWarning when the
+        ledger can't read some entries; so do `around` and `timeline`.
         """
-        for page in self.pages(query, order=order, limit=limit, verify=verify):
-            yield from page.entries
+        search = search_query(
+            self._ask(query, may_be_long=True, verify=verify),
+            order=order,
+            limit=limit,
+            heads=self._base.heads_for(verify=verify),
+        )
+        yield from self._entries(search)
 
     def around(
         self,
@@ -411,6 +417,9 @@ class LedgerClient(Session):
         )
 
     def _entries(self, search: Search) -> Iterator[Entry]:
+        page = None
         while search.is_open:
             page = self._run(search.next_page())
             yield from page.entries
+        if page is not None:
+            self._base.warn_of_damage(page)

@@ -7,6 +7,7 @@ UnavailableError    no answer now; worth trying again (ledger_core.tlog.errors)
 UnsettledError      the same for an append, with the events to append again
 OlderHeadError      the published head is older than the one that it should extend
 OlderHeadWarning    no error: the ledger shows an older head than one that it showed before
+IncompleteWarning   no error: the ledger's data is damaged, and events of an answer may be missing
 """
 
 from ledger_client.results import Receipt, Rejected
@@ -35,6 +36,10 @@ class OlderHeadWarning(UserWarning):
 
     Nothing contradicts that head: newer entries are withheld, or not published yet.
     """
+
+
+class IncompleteWarning(UserWarning):
+    """The ledger can't read some of the entries that it searched, so their events are left out."""
 
 
 class UnsettledError(UnavailableError):

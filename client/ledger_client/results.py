@@ -19,6 +19,7 @@ from ledger_core.tlog.checkpoint import Checkpoint
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import VerifiedHead
 from ledger_core.tlog.proof import Proof, RangeProof
+from ledger_core.tlog.tile import TILE_WIDTH
 from ledger_core.tlog.trust import ConsistencyProof
 
 
@@ -173,6 +174,16 @@ class Page:
     unreadable: tuple[int, ...] = ()
     hints: tuple[Hint, ...] = ()
     counts: tuple[CountAnswer, ...] = ()
+
+    @property
+    def damage(self) -> str:
+        """What the service could not read, for people; empty without `unreadable`."""
+        if not self.unreadable:
+            return ""
+        return (
+            f"the ledger's data is damaged; {len(self.unreadable) * TILE_WIDTH:,} events can't be"
+            f" read, the first from {self.unreadable[0] * TILE_WIDTH:,} on"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

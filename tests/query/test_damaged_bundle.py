@@ -14,7 +14,7 @@ from ledger.query.segment_builder import SegmentBuilder, reindex
 from ledger.store import keyspace
 from ledger.store.index.index_store import IndexStore, IndexWriter
 from ledger.store.log import DamagedBundleError, LogStore
-from ledger_client import LedgerClient
+from ledger_client import IncompleteWarning, LedgerClient
 from ledger_client.cli.query import tree_and_head
 from ledger_core.query.ast import (
     EVERYTHING,
@@ -186,6 +186,9 @@ def test_a_service_names_the_damage_and_serves_the_rest(tmp_path: Path) -> None:
         assert ledger.append(event()).status == 200
         with LedgerClient(ledger.url, tokens["admin"], policy=directory / "policy") as client:
             page = next(iter(client.pages("", limit=300)))
+            for entries in (client.query("action:*"), client.timeline("u_1")):
+                with pytest.warns(IncompleteWarning, match="256 events can't be read"):
+                    list(entries)
         assert page.unreadable == (0,)
         assert page.entries
         assert "INCOMPLETE: the ledger's data is damaged; 256 events" in tree_and_head(page)

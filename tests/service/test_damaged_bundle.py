@@ -1,10 +1,12 @@
-"""A damaged bundle: only an event whose id lies in it is refused."""
+"""A damaged bundle: what lies in it is refused, and nothing else is taken for it."""
 
 from pathlib import Path
 
 from ledger.service.data_dir import DirectoryPaths
+from ledger_core.tlog.tile import TILE_WIDTH
 from tests.query.test_damaged_bundle import damage
-from tests.service.serving import event, make_ledger, serving
+from tests.service.serving import Ledger, event, make_ledger, serving
+from tests.service.test_saved_queries import save
 
 PRIVATE = '[[fields]]\npath = "/targets/*/name"\nsubject = "/targets/*/id"\n'
 
@@ -35,3 +37,29 @@ def test_an_event_whose_id_lies_in_a_damaged_bundle_is_refused_alone(tmp_path: P
             assert ledger.ask(f"/v1/events/{new['id']}").json()["index"] == results[3]["index"]
         assert ledger.append(lost).status == 422
         assert ledger.ask("/readyz").status == 200
+
+
+def test_a_name_whose_last_change_may_be_damaged_has_no_older_text_and_is_not_missing(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+
+    def fill(ledger: Ledger) -> None:
+        assert ledger.append(*(event() for _ in range(2 * TILE_WIDTH))).status == 200
+
+    with serving(directory, tokens) as ledger:
+        fill(ledger)
+        save(ledger, "old", "actor:u_1")
+        fill(ledger)
+        save(ledger, "old", "actor:u_2")
+        lost = save(ledger, "lost", "actor:u_3").json()["index"] // TILE_WIDTH
+        fill(ledger)
+        save(ledger, "new", "actor:u_4")
+    damage(DirectoryPaths(directory).log, lost)
+    with serving(directory, tokens) as ledger:
+        assert ledger.ask("/v1/queries/new", token="read").json()["query"] == "actor:u_4"
+        for path in ("/v1/queries/old", "/v1/queries/lost", "/v1/queries", "/v1/events?q=@lost"):
+            answer = ledger.ask(path, token="read")
+            assert (answer.status, answer.slug) == (500, "damaged"), path
+            assert f"bundle {lost} is damaged" in answer.json()["detail"]

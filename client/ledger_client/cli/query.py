@@ -18,7 +18,6 @@ from ledger_client.plans.question import is_sent_as_typed
 from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
 from ledger_core.query.saved import is_name
 from ledger_core.tlog.text import printable
-from ledger_core.tlog.tile import TILE_WIDTH
 
 SHOWN_MAX = 50
 _find_lists = re.compile(r'(?<![^\s(])([a-z_]+(?:\.[\w.]+)?):@([^\s()"]+)').sub
@@ -181,12 +180,8 @@ def tree_and_head(page: Page) -> str:
             f"; the {page.unpublished:,} newest await cosignatures ({page.quorum_missing}):"
             " --unverified shows them"
         )
-    if page.unreadable:
-        first = page.unreadable[0] * TILE_WIDTH
-        said += (
-            f"; INCOMPLETE: the ledger's data is damaged; {len(page.unreadable) * TILE_WIDTH:,}"
-            f" events can't be read, the first from {first:,} on"
-        )
+    if page.damage:
+        said += f"; INCOMPLETE: {page.damage}"
     return said
 
 

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from ledger.query.answer import Row
-from ledger.service.http.problems import ProblemError, retry_later
+from ledger.query.answer import Answer, Row
+from ledger.service.http.problems import ProblemError, explain, retry_later
 from ledger.service.queries.job import QueryJob
 from ledger_core.query.ast import Expression, format_query, resolve
 from ledger_core.query.parser import LONG_CHARS_MAX, parse_query
@@ -21,6 +21,7 @@ from ledger_core.query.saved import (
     parts_of,
     text_of_parts,
 )
+from ledger_core.tlog.tile import TILE_WIDTH
 
 START_CHARS: Final = 200
 _PAGE_ROWS: Final = 100
@@ -114,13 +115,18 @@ def _name(job: QueryJob, index: int, event: Mapping[str, Any]) -> SavedName:
 
 
 def _changes(job: QueryJob, name: str | None, tenant: str | None) -> Iterator[tuple[Row, int]]:
-    """The changes of a name, or of all names, the newest first, each with the size of the tree."""
+    """The changes of a name, or of all names, the newest first, each with the size of the tree.
+
+    Raises: ProblemError where entries are damaged that may hold a change before the next one, or
+    before the end, and when the time was too short.
+    """
+    limit = _PAGE_ROWS if name is None else 1
     search = partial(
         job.engine.search,
         changes_of(name, has_tenant=tenant is not None),
         tenant=tenant,
         now_unix_us=0,
-        limit=_PAGE_ROWS if name is None else 1,
+        limit=limit,
         is_counted=False,
         limits=job.limits,
         is_cancelled=job.is_cancelled,
@@ -128,12 +134,24 @@ def _changes(job: QueryJob, name: str | None, tenant: str | None) -> Iterator[tu
     answer = search()
     while True:
         for row in answer.rows:
+            _check_readable(job, answer, row.index + 1)
             yield row, answer.tree_size
         if answer.cursor is None:
+            _check_readable(job, answer, 0)
             return
-        if not answer.complete:
+        if len(answer.rows) < limit:
             raise retry_later("too-busy", "the saved queries could not be found in time; ask again")
         answer = search(cursor=answer.cursor)
+
+
+def _check_readable(job: QueryJob, answer: Answer, start: int) -> None:
+    """Check that no entry from `start` on is damaged: it may be a newer change than those found.
+
+    Raises: ProblemError.
+    """
+    for error in job.store.damaged_bundles():
+        if error.bundle in answer.unreadable and (error.bundle + 1) * TILE_WIDTH > start:
+            raise explain(error)
 
 
 def _read(job: QueryJob, index: int) -> Mapping[str, Any]:
