@@ -36,6 +36,7 @@ def has_syslog_senders() -> bool:
     return all([shutil.which("logger"), *servers]) and SYSLOG_NG_DIR.is_dir()
 
 
+OPERATING = ("systemd-analyze", "systemd-socket-activate", "caddy")
 NEEDS = (
     Need("shared", SHARED_DIR.is_dir, "there is no ../shared beside this clone"),
     Need(
@@ -53,6 +54,11 @@ NEEDS = (
         "redis",
         lambda: shutil.which("redis-server") is not None,
         "redis-server of tests/peers/apt-packages.txt is not installed",
+    ),
+    Need(
+        "operating",
+        lambda: all(map(shutil.which, OPERATING)) and Path("/usr/sbin/nginx").exists(),
+        "systemd, caddy and nginx-light of tests/peers/apt-packages.txt are not installed",
     ),
     Need("go", PEERS_BIN_DIR.is_dir, "tests/peers/install was not run, which needs Go"),
 )

@@ -110,12 +110,14 @@ def init(
 @directory_argument
 @setting_flags
 @log_options
-def serve(directory: Path, log_format: str, log_level: str, **flags: Any) -> None:
+def serve(
+    directory: Path, log_format: str, log_level: str, log_file: Path | None, **flags: Any
+) -> None:
     """Follow the log, and serve what is verified, until Ctrl-C or SIGTERM.
 
     The settings are those of `ledger serve`; those that concern appending do nothing.
     """
-    configure_logs(log_format, log_level)
+    configure_logs(log_format, log_level, log_file)
     read_config(MirrorPaths(directory))
     settings = read_serve_settings(directory, flags)
     if settings.workers:

@@ -3,17 +3,18 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
-from ledger.runtime.log_lines import FORMAT_VARIABLE, FORMATS, LEVEL_VARIABLE, LEVELS
+from ledger.runtime.log_lines import FILE_VARIABLE, FORMAT_VARIABLE, FORMATS, LEVEL_VARIABLE, LEVELS
 from ledger_client.cli.client_options import EXISTING_FOLDER
 
 directory_argument = click.argument("directory", type=EXISTING_FOLDER)
 
 
 def log_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add --log-format and --log-level."""
+    """Add --log-format, --log-level and --log-file."""
     command = click.option(
         "--log-level",
         type=click.Choice(tuple(LEVELS)),
@@ -22,6 +23,14 @@ def log_options(command: Callable[..., None]) -> Callable[..., None]:
         show_envvar=True,
         show_default=True,
         help="Minimum level to log.",
+    )(command)
+    command = click.option(
+        "--log-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar=FILE_VARIABLE,
+        show_envvar=True,
+        help="File for log lines, of all processes; without it standard error. One that is renamed "
+        "is made anew.",
     )(command)
     return click.option(
         "--log-format",

@@ -35,14 +35,16 @@ def setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 @directory_argument
 @setting_flags
 @log_options
-def command(directory: Path, log_format: str, log_level: str, **flags: Any) -> None:
+def command(
+    directory: Path, log_format: str, log_level: str, log_file: Path | None, **flags: Any
+) -> None:
     """Serve the ledger in DIRECTORY until Ctrl-C or SIGTERM.
 
     A flag wins over its variable, a variable over DIRECTORY/ledger.toml.
     """
     if DirectoryPaths(directory).mirror.exists():
         raise click.UsageError(f"{directory} is a mirror: ledger mirror serve {directory}")
-    configure_logs(log_format, log_level)
+    configure_logs(log_format, log_level, log_file)
     settings = read_serve_settings(directory, flags)
     note_missing_token(directory, settings, scopes="--scope append --scope read")
 

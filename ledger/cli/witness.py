@@ -150,9 +150,16 @@ def add_logs_(directory: Path, source: str, map_bytes: int, as_json: bool) -> No
 @_setting_flags()
 @log_options
 @json_option
-def serve(directory: Path, log_format: str, log_level: str, as_json: bool, **settings: Any) -> None:
+def serve(
+    directory: Path,
+    log_format: str,
+    log_level: str,
+    log_file: Path | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Serve the witness in DIRECTORY until Ctrl-C or SIGTERM."""
-    configure_logs(log_format, log_level)
+    configure_logs(log_format, log_level, log_file)
     try:
         checked = msgspec.convert(settings, WitnessSettings)
     except msgspec.ValidationError as error:

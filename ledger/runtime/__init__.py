@@ -5,6 +5,7 @@ connections     limits of the connections of an HTTP server
 listening       its sockets
 tls             its certificate and key
 hangup          SIGHUP
+systemd         readiness, and sockets that systemd opened
 request_head    what is refused in the head of a request
 network_errors  why another host was not reached
 memory          freed memory goes back to the system

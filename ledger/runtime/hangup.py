@@ -9,6 +9,8 @@ import os
 import signal
 from collections.abc import Callable
 
+from ledger.runtime.systemd import notify_ready, notify_reloading
+
 
 def reload_at_hangup(reload: Callable[[], None], stop: asyncio.Event) -> None:
     """Call `reload` at each SIGHUP, or set `stop` when this process lost its terminal.
@@ -21,7 +23,9 @@ def reload_at_hangup(reload: Callable[[], None], stop: asyncio.Event) -> None:
         if had_terminal and not _has_terminal():
             stop.set()
         else:
+            notify_reloading()
             reload()
+            notify_ready()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
 

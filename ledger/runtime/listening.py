@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from ledger.runtime.connections import LimitedConnection
+from ledger.runtime.systemd import passed_sockets
 from ledger.runtime.tls import ServerTls
 from ledger_client.runtime.server import CONNECTIONS_WAITING_MAX, format_address, parse_listen
 from ledger_core.tlog.errors import UnavailableError
@@ -36,8 +37,11 @@ Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 def open_listening(listen: str, processes: int, *, scheme: str) -> tuple[list[Sockets], str]:
     """The listening sockets of each front end, and the address, with the port that was chosen.
 
-    A host name may have several addresses, and each has a socket. Raises: UnavailableError.
+    A host name may have several addresses, and each has a socket. Sockets that systemd opened win
+    over `listen`, and all front ends have them. Raises: UnavailableError.
     """
+    if passed := passed_sockets():
+        return [passed for _ in range(processes)], _address_of(passed[0], scheme)
     host, port = parse_listen(listen)
     with ExitStack() as opened:
         try:
@@ -59,8 +63,12 @@ def open_listening(listen: str, processes: int, *, scheme: str) -> tuple[list[So
         except OSError as error:
             raise UnavailableError(f"cannot listen on {listen}: {error.strerror}") from error
         opened.pop_all()
-    host, port = groups[0][0].getsockname()[:2]
-    return groups, format_address(host, port, scheme=scheme)
+    return groups, _address_of(groups[0][0], scheme)
+
+
+def _address_of(listening: socket.socket, scheme: str) -> str:
+    host, port = listening.getsockname()[:2]
+    return format_address(host, port, scheme=scheme)
 
 
 async def serve_sockets(runner: web.BaseRunner, sockets: Sockets, tls: ServerTls | None) -> None:
@@ -89,8 +97,7 @@ class _TlsSite(web.BaseSite):
     @property
     def name(self) -> str:
         """The address, as aiohttp shows it."""
-        host, port = self._listening.getsockname()[:2]
-        return format_address(host, port, scheme="https")
+        return _address_of(self._listening, "https")
 
     async def start(self) -> None:
         """Take connections from now on."""

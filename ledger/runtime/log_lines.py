@@ -1,13 +1,20 @@
-"""Log lines of a process, on standard error: as text on a terminal, otherwise as JSON."""
+"""Log lines of a process, on standard error or in a file: as text on a terminal, else as JSON.
+
+A file that was renamed or deleted, as logrotate does, is made anew by the next line: its
+processes need not be told.
+"""
 
 import logging
 import os
 import sys
+import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
 import structlog
 
+from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.text import printable
 
 FORMATS: Final = ("auto", "text", "json")
@@ -16,6 +23,8 @@ LEVELS: Final = {
 }
 FORMAT_VARIABLE: Final = "LEDGER_LOG_FORMAT"
 LEVEL_VARIABLE: Final = "LEDGER_LOG_LEVEL"
+FILE_VARIABLE: Final = "LEDGER_LOG_FILE"
+FILE_MODE: Final = 0o640
 
 
 class LogStream:
@@ -34,11 +43,59 @@ class LogStream:
             sys.stderr.flush()
 
 
-def configure_logs(log_format: str, log_level: str, **fields: int) -> None:
+class LogFile:
+    """A file for log lines, of all processes of a service: each line is one write at its end.
+
+    A line that can't be written goes to standard error.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises: UnavailableError."""
+        self._path: Final = path
+        self._lock: Final = threading.Lock()
+        self._descriptor = -1
+        try:
+            self._open()
+        except OSError as error:
+            raise UnavailableError(f"the log file {path}: {error.strerror}") from None
+
+    def write(self, text: str) -> None:
+        try:
+            with self._lock:
+                if not self._is_current():
+                    self._open()
+                os.write(self._descriptor, text.encode("utf-8", "replace"))
+        except OSError:
+            LogStream().write(text)
+
+    def flush(self) -> None:
+        """Nothing: a line is not kept back."""
+
+    def _is_current(self) -> bool:
+        """Whether the path still names the open file."""
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self._descriptor))
+
+    def _open(self) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        opened = os.open(self._path, flags, FILE_MODE)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = opened
+
+
+def configure_logs(
+    log_format: str, log_level: str, log_file: Path | None = None, **fields: int
+) -> None:
     """Set up structlog for the process, and for the processes that it starts.
 
-    Each line of this process has the `fields`.
+    Each line of this process has the `fields`. Raises: UnavailableError when there can be no such
+    file.
     """
+    stream = LogStream() if log_file is None else LogFile(log_file)
 
     def add_fields(
         _logger: Any, _name: str, line: structlog.typing.EventDict
@@ -47,7 +104,10 @@ def configure_logs(log_format: str, log_level: str, **fields: int) -> None:
         return line
 
     os.environ.update({FORMAT_VARIABLE: log_format, LEVEL_VARIABLE: log_level})
-    is_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
+    if log_file is not None:
+        os.environ[FILE_VARIABLE] = str(log_file.absolute())
+    is_terminal = log_file is None and sys.stderr.isatty()
+    is_text = log_format == "text" or (log_format == "auto" and is_terminal)
     renderers: list[structlog.typing.Processor] = (
         # The default shows local variables, hence events, where the package rich is installed.
         [
@@ -65,7 +125,7 @@ def configure_logs(log_format: str, log_level: str, **fields: int) -> None:
             *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[log_level]),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", LogStream())),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", stream)),
         cache_logger_on_first_use=True,
     )
 
@@ -85,6 +145,10 @@ def _escape(
 
 def configure_child_logs(**fields: int) -> None:
     """Set up structlog in a process that a service started, as `configure_logs` did there."""
+    log_file = os.environ.get(FILE_VARIABLE)
     configure_logs(
-        os.environ.get(FORMAT_VARIABLE, "auto"), os.environ.get(LEVEL_VARIABLE, "info"), **fields
+        os.environ.get(FORMAT_VARIABLE, "auto"),
+        os.environ.get(LEVEL_VARIABLE, "info"),
+        Path(log_file) if log_file else None,
+        **fields,
     )

@@ -19,6 +19,7 @@ from aiohttp import web
 from ledger.runtime.hangup import reload_at_hangup
 from ledger.runtime.listening import open_listening, serve_sockets
 from ledger.runtime.memory import map_large_blocks
+from ledger.runtime.systemd import notify, notify_ready
 from ledger.runtime.tls import ServerTls, open_tls, scheme
 from ledger.service.background import background
 from ledger.service.context import ServiceContext
@@ -109,6 +110,7 @@ async def serve(
             )
             failure = await until_stopped(watching, stop)
             _log.info("stopping")
+            notify("STOPPING=1")
         finally:
             await stop_answering(context, runner)
     if failure is not None:
@@ -116,7 +118,8 @@ async def serve(
 
 
 def log_serving(address: str, tree_size: int, **fields: int) -> None:
-    """Log that requests are answered."""
+    """Log that requests are answered, and tell the service manager."""
+    notify_ready(f"serving on {address}")
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     _log.info("serving", address=address, tree_size=tree_size, descriptors_max=most, **fields)
 

@@ -23,6 +23,7 @@ from ledger.runtime.connections import ConnectionCounts, ConnectionWaits, Limite
 from ledger.runtime.hangup import reload_at_hangup
 from ledger.runtime.listening import open_listening, serve_sockets
 from ledger.runtime.request_head import head_fault
+from ledger.runtime.systemd import notify, notify_ready
 from ledger.runtime.tls import open_tls, reload_tls, scheme
 from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.witness.data_dir import WitnessPaths, read_signers
@@ -80,11 +81,13 @@ async def serve(
             (sockets,), address = open_listening(settings.listen, 1, scheme=scheme(tls))
             await serve_sockets(runner, sockets, tls)
             _log.info("serving", address=address, witness=witness.name)
+            notify_ready(f"serving on {address}")
             if on_ready is not None:
                 on_ready(address)
             async with _following(witness, settings):
                 await witness.until_failed(stop)
             _log.info("stopping")
+            notify("STOPPING=1")
         finally:
             await runner.cleanup()
         if witness.failure is not None:

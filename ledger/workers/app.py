@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from ledger.runtime.listening import open_listening
+from ledger.runtime.systemd import notify
 from ledger.runtime.tls import open_tls, scheme
 from ledger.service import app
 from ledger.service.app import log_serving, open_log, run_process, until_stopped
@@ -101,6 +102,7 @@ async def serve(
                     stop,
                 )
                 _log.info("stopping")
+                notify("STOPPING=1")
             finally:
                 # Nobody takes what would wait for a front end from now on.
                 opened.close()
