@@ -135,8 +135,8 @@ def test_a_client_works_through_the_proxy_as_without_it(
             time.sleep(0.05)
         tail.join(WAIT_S)
     with connected(url, pair) as connection:
-        assert ask(connection, "/v1/events/export?q=action:record.viewed", ledger.tokens["read"])[
-            1
-        ].count(b"\n") > len(large)
+        assert ask(connection, "/v1/export?q=action:record.viewed", ledger.tokens["read"])[1].count(
+            b"\n"
+        ) > len(large)
     with connected(url, pair) as connection:
         assert ask(connection, "/metrics", ledger.tokens["admin"])[0] == 403

@@ -80,7 +80,7 @@ def test_answers_over_tls_have_strict_headers(ledger: Ledger, pair: Pair) -> Non
         "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     }
     with connected(ledger.url, pair) as connection:
-        for target in ("/v1/log", "/v1/events", "/nothing", "/v1/events/export", "/checkpoint"):
+        for target in ("/v1/log", "/v1/events", "/nothing", "/v1/export", "/checkpoint"):
             headers = {"Authorization": f"Bearer {ledger.tokens['admin']}"}
             connection.request("GET", target, headers=headers)
             answer = connection.getresponse()
