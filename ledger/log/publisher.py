@@ -8,8 +8,9 @@ shows a head that this log has signed and the store does not have. A claim witho
 nothing. Such a head holds the log, too: it takes no events (`hold.py`).
 
 A head is published when the policy is met. All witnesses are asked at once; the quorum decides, and
-cosignatures that come later are added to the published checkpoint. Without a quorum the checkpoint
-before stays published, and appending goes on.
+cosignatures that come later are added to the published checkpoint. A witness with an interval is
+asked for one head in that time; its cosignature is added to the kept checkpoint when newer ones
+have followed it. Without a quorum the checkpoint before stays published, and appending goes on.
 
 A published checkpoint is durable in the store before anybody is shown it: after a crash, the log
 knows every head that it has published. Heads that are signed in between, for an acknowledgement,
@@ -20,13 +21,14 @@ Under a policy with a quorum there are none, since no verifier would accept them
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from ledger.log.evidence import save_evidence
 from ledger.log.hold import is_missing, read_marker, read_own_head, write_marker
 from ledger.log.sequencer import Sequencer
 from ledger.log.witness_client import (
@@ -39,7 +41,6 @@ from ledger.log.witness_client import (
 )
 from ledger.store.log import DamagedTreeError
 from ledger_client.runtime.clock import unix_s as system_unix_s
-from ledger_client.runtime.files import create_file, sync_directory
 from ledger_core.event.canonical import format_time
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner
@@ -63,7 +64,8 @@ class PublisherOptions:
     """The intervals and the clock of a publisher.
 
     `heartbeat_s`: how old a published checkpoint with cosignatures may become before they are
-    renewed. `marker`: the file outside the environments that keeps the head published last.
+    renewed. `witness_intervals_s`: see `PeerOptions`. `marker`: the file outside the environments
+    that keeps the head published last.
     """
 
     interval_s: float = INTERVAL_S
@@ -71,6 +73,7 @@ class PublisherOptions:
     witness_timeout_s: float = TIMEOUT_S
     unix_s: Callable[[], int] = system_unix_s
     marker: Path | None = None
+    witness_intervals_s: Mapping[str, float] = field(default_factory=dict)
 
 
 class Publisher:
@@ -167,7 +170,11 @@ class Publisher:
                     session,
                     store=self._sequencer.store,
                     log_keys=[log.verifier for log in self._policy.logs],
-                    options=PeerOptions(self._options.unix_s, self._options.interval_s),
+                    options=PeerOptions(
+                        self._options.unix_s,
+                        self._options.interval_s,
+                        self._options.witness_intervals_s,
+                    ),
                 )
                 for group in peer_groups(self._policy.witnesses)
             )
@@ -202,7 +209,13 @@ class Publisher:
         if round_ is None or round_.signed.head != signed.head or is_published > is_fresh:
             round_ = self._round = _CosignatureRound(signed)
         # A witness that failed is asked again for a published head: a later cosignature is added.
-        due = [peer for peer in self._peers if peer.is_due and (peer.failures or not is_fresh)]
+        # One that is asked seldom is asked for the head that is there when its time has come.
+        size = signed.head.tree_size
+        due = [
+            peer
+            for peer in self._peers
+            if peer.is_due and (not is_fresh or peer.failures or peer.lacks(size))
+        ]
         tasks = [asyncio.create_task(self._ask(peer, round_)) for peer in due]
         self._asking.update(tasks)
         for task in tasks:
@@ -271,26 +284,35 @@ class Publisher:
         )
 
     async def _ask(self, peer: WitnessPeer, round_: "_CosignatureRound") -> None:
+        before = peer.status.error
         try:
             signatures = await peer.ask(round_.signed)
         except VerificationError as error:
             self._stop(error)
         except UnavailableError as error:
-            _log.warning("witness_failed", reason=str(error))
+            if str(error) != before:
+                _log.warning("witness_failed", reason=str(error))
         else:
+            if before is not None:
+                _log.info("witness_cosigns_again", witness=peer.status.names[0])
             # The latest of each key counts.
             round_.cosignatures.update(((s.name, s.key_id), s) for s in signatures)
             try:
-                await self._try_publish(round_)
+                await self._try_publish(round_, keeps_late=peer.interval_s > 0)
             except UnavailableError as error:
                 _log.error("publish_failed", reason=str(error))
 
-    async def _try_publish(self, round_: "_CosignatureRound") -> None:
-        """Publish the head of a round, unless a newer one is published or the policy isn't met."""
+    async def _try_publish(self, round_: "_CosignatureRound", *, keeps_late: bool = False) -> None:
+        """Publish the head of a round, unless a newer one is published or the policy isn't met.
+
+        `keeps_late`: cosignatures that came after a newer head are worth a commit.
+        """
         checkpoint = SignedCheckpoint(
             round_.signed.checkpoint, (*round_.signed.signatures, *round_.cosignatures.values())
         )
         if self._is_superseded(checkpoint.head):
+            if keeps_late and round_.is_published:
+                await self._keep_late(checkpoint)
             return
         try:
             verified = self._policy.check(checkpoint.note)
@@ -314,6 +336,18 @@ class Publisher:
         )
         async with self._changed:
             self._changed.notify_all()
+
+    async def _keep_late(self, checkpoint: SignedCheckpoint) -> None:
+        """Add cosignatures to a kept head that newer heads have followed."""
+        size = checkpoint.head.tree_size
+        kept = self._sequencer.store.published(size)
+        if kept is None:
+            return
+        known = {(each.name, each.key_id) for each in kept.signatures}
+        late = [each for each in checkpoint.signatures if (each.name, each.key_id) not in known]
+        if late:
+            whole = SignedCheckpoint(kept.checkpoint, (*kept.signatures, *late))
+            await self._sequencer.publish(tree_size=size, note=whole.note)
 
     def _is_superseded(self, head: TreeHead) -> bool:
         return self.published is not None and self.published.head.tree_size > head.tree_size
@@ -339,7 +373,7 @@ class Publisher:
         if self.failure is not None:
             return
         self.failure = error
-        folder = _save_evidence(self._evidence, error, time_unix_s=self._options.unix_s())
+        folder = save_evidence(self._evidence, error, time_unix_s=self._options.unix_s())
         _log.critical("publisher_stopped", reason=str(error), evidence=str(folder))
 
 
@@ -351,24 +385,3 @@ class _CosignatureRound:
     cosignatures: dict[tuple[str, int], Signature] = field(default_factory=dict)
     is_published: bool = False
     missing: str | None = None
-
-
-def _save_evidence(folder: Path, error: VerificationError, *, time_unix_s: int) -> Path | None:
-    """Write an error's evidence to a new folder; None when there is none or it can't be written."""
-    if not error.evidence:
-        return None
-    place = folder / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time_unix_s))
-    draft = folder / f"{place.name}.draft"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)  # Versions before this one made it readable to all.
-        draft.mkdir(mode=0o700)
-        for name, content in {"reason": f"{error}\n".encode(), **error.evidence}.items():
-            create_file(draft / name, content)
-        # A reader who finds the folder under its final name finds all of it.
-        draft.rename(place)
-        sync_directory(folder)
-    except OSError as failure:
-        _log.error("evidence_not_saved", reason=str(failure))
-        return None
-    return place

@@ -15,17 +15,21 @@ that it cosigned last. What it answers:
           both heads. If not, nothing proves the claim, and it is an error of the witness
     else  an error of the witness or of the network
 
-After an error, a witness is asked again after a wait that doubles with each further error.
+After an error, a witness is asked again after a wait that doubles with each further error, and not
+before the time that its Retry-After names. A witness with an interval is asked once in that time:
+public witnesses allow a log so many requests a day.
 
 A weakness: after a restored backup, a witness that can't be asked for its head does not stop the
 publisher. It does not cosign either, so the quorum is missing where it counts.
 """
 
 import hashlib
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import aiohttp
@@ -41,7 +45,7 @@ from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureVerifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.note import NoteVerifier, Signature
-from ledger_core.tlog.policy import PolicyWitness
+from ledger_core.tlog.policy import Policy, PolicyWitness
 
 TIMEOUT_S: Final = 5.0
 EVIDENCE_BYTES_MAX: Final = 1 << 18
@@ -49,14 +53,31 @@ EVIDENCE_BYTES_MAX: Final = 1 << 18
 WAIT_MAX_S: Final = 60.0
 """The longest wait before a witness that failed is asked again."""
 
+RETRY_AFTER_MAX_S: Final = 86_400
+"""The longest wait that a witness may ask for."""
+
+_SECONDS: Final = re.compile(r"[0-9]{1,9}")
+
 _log = structlog.get_logger("ledger.log.witness_client")
 
 
 class PeerOptions(NamedTuple):
-    """The clock for times of cosignatures, and the wait after the first error of a witness."""
+    """The clock for times of cosignatures, and the wait after the first error of a witness.
+
+    `intervals_s`: how long a witness is left alone after a request, by its name in the policy.
+    """
 
     unix_s: Callable[[], int]
     wait_base_s: float
+    intervals_s: Mapping[str, float] = MappingProxyType({})
+
+
+class _Reply(NamedTuple):
+    """Status and body of an answer, and for how long it asks to be left alone."""
+
+    status: int
+    body: bytes
+    retry_after_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +114,10 @@ class WitnessPeer:
         self._known_size = self._last_cosigned()
         self._ask_after_s = 0.0
         self._is_busy = False
+        self._retry_after_s = 0.0
+        self.interval_s = max(
+            (options.intervals_s.get(w.name, 0.0) for w in witnesses), default=0.0
+        )
         url = str(witnesses[0].url).rstrip("/")
         self.status = WitnessStatus(tuple(w.name for w in witnesses), url)
         self.failures = 0
@@ -102,6 +127,10 @@ class WitnessPeer:
         """Whether it can be asked: it is not busy, and the wait after an error is over."""
         return not self._is_busy and time.monotonic() >= self._ask_after_s
 
+    def lacks(self, tree_size: int) -> bool:
+        """Whether it is one that is asked seldom, and has not cosigned a tree of this size yet."""
+        return self.interval_s > 0 and (self.status.cosigned_size or 0) < tree_size
+
     async def ask(self, signed: SignedCheckpoint) -> tuple[Signature, ...]:
         """Ask for cosignatures of a checkpoint that has the log's signatures only, and verify them.
 
@@ -109,13 +138,18 @@ class WitnessPeer:
         shows another history that this log has signed.
         """
         self._is_busy = True
+        self._ask_after_s = time.monotonic() + self.interval_s
+        self._retry_after_s = 0.0
         try:
             cosignatures = await self._ask(signed)
         except (UnavailableError, VerificationError) as error:
             self.status = replace(self.status, error=str(error))
             self.failures += 1
-            self._ask_after_s = time.monotonic() + exponential_s(
+            wait_s = exponential_s(
                 self.failures, base_s=self._options.wait_base_s, limit_s=WAIT_MAX_S
+            )
+            self._ask_after_s = max(
+                self._ask_after_s, time.monotonic() + max(wait_s, self._retry_after_s)
             )
             raise
         finally:
@@ -134,7 +168,7 @@ class WitnessPeer:
         tree_size = signed.head.tree_size
         old_size = min(self._known_size, tree_size)
         for _ in range(2):
-            status, body = await self._post(signed, old_size)
+            status, body, self._retry_after_s = await self._post(signed, old_size)
             if status == HTTPStatus.OK:
                 return self._verified(signed, body)
             if status == HTTPStatus.UNPROCESSABLE_ENTITY:
@@ -173,7 +207,7 @@ class WitnessPeer:
         keys = {(each.name, each.key_id) for each in published.as_note().signatures}
         return published.head.tree_size if keys & self._keys.keys() else 0
 
-    async def _post(self, signed: SignedCheckpoint, old_size: int) -> tuple[int, bytes]:
+    async def _post(self, signed: SignedCheckpoint, old_size: int) -> _Reply:
         # Size 0 needs no proof, and the same size has an empty one.
         try:
             proof = self._store.prove_consistency(old_size, signed.head)
@@ -185,8 +219,8 @@ class WitnessPeer:
 
     async def _send(
         self, method: str, path: str, bytes_max: int, body: bytes | None = None
-    ) -> tuple[int, bytes]:
-        """Status and body of an answer. Never more than `bytes_max` of it is read."""
+    ) -> _Reply:
+        """An answer. Never more than `bytes_max` of it is read."""
         try:
             async with self._session.request(
                 method, self.status.url + path, data=body, allow_redirects=False
@@ -197,7 +231,9 @@ class WitnessPeer:
                     if len(content) > bytes_max:
                         answer.close()
                         raise self._failed(f"sent more than {bytes_max} bytes")
-                return answer.status, bytes(content)
+                asked = answer.headers.get("Retry-After", "")
+                wait_s = min(int(asked), RETRY_AFTER_MAX_S) if _SECONDS.fullmatch(asked) else 0
+                return _Reply(answer.status, bytes(content), wait_s)
         except TimeoutError:
             raise self._failed(f"no answer in {self._session.timeout.total:g} s") from None
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
@@ -233,7 +269,7 @@ class WitnessPeer:
         """
         origin = signed.checkpoint.origin
         path = f"/{hashlib.sha256(origin.encode()).hexdigest()}/checkpoint"
-        status, theirs = await self._send("GET", path, EVIDENCE_BYTES_MAX)
+        status, theirs, _ = await self._send("GET", path, EVIDENCE_BYTES_MAX)
         try:
             shown = read_own_head(theirs, origin, self._log_keys)
         except (MalformedError, VerificationError) as error:
@@ -262,6 +298,28 @@ def peer_groups(witnesses: Sequence[PolicyWitness]) -> tuple[Sequence[PolicyWitn
         if witness.url is not None:
             by_url.setdefault(witness.url, []).append(witness)
     return tuple(by_url.values())
+
+
+def witness_intervals(text: str, policy: Policy) -> dict[str, float]:
+    """The seconds between two requests to a witness, by its name: from `w3=600,w4=3600`.
+
+    Raises: MalformedError, which names the part.
+    """
+    names = {witness.name for witness in policy.witnesses}
+    intervals = {}
+    for part in filter(None, text.split(",")):
+        name, is_pair, seconds = part.strip().rpartition("=")
+        if not is_pair or _SECONDS.fullmatch(seconds) is None or int(seconds) == 0:
+            raise MalformedError(
+                f"witness_intervals_s: expected NAME=SECONDS, whole seconds above 0, got {part!r}"
+            )
+        if name not in names:
+            known = ", ".join(sorted(names)) or "none"
+            raise MalformedError(
+                f"witness_intervals_s: the policy has no witness {name!r}; it has {known}"
+            )
+        intervals[name] = float(seconds)
+    return intervals
 
 
 def make_session(timeout_s: float) -> aiohttp.ClientSession:

@@ -15,6 +15,7 @@ from ledger.follow.followers import FOLLOWERS, PARQUET, Followers
 from ledger.log.hold import Hold
 from ledger.log.publisher import LogSigner, Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
+from ledger.log.witness_client import witness_intervals
 from ledger.service.clock import LogClock
 from ledger.service.data_dir import DirectoryPaths, read_signers
 from ledger.service.mirrored import MakeMirrored, Mirrored, RunningHeads
@@ -115,6 +116,7 @@ def _open_publisher(
             interval_s=settings.publish_interval_s,
             heartbeat_s=settings.heartbeat_interval_s,
             witness_timeout_s=settings.witness_timeout_s,
+            witness_intervals_s=witness_intervals(settings.witness_intervals_s, policy),
             marker=Path(settings.marker_file) if settings.marker_file else paths.marker,
         ),
     )

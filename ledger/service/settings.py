@@ -61,6 +61,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     witness_timeout_s: Annotated[Seconds, Meta(le=600), "Seconds that a witness has to answer."] = (
         TIMEOUT_S
     )
+    witness_intervals_s: Annotated[
+        str,
+        "Seconds between two requests to a witness, by its name in the policy, for those that "
+        "allow few: w3=600,w4=3600. The others are asked for each head.",
+    ] = ""
     public_entries: Annotated[
         bool, "Let everybody read events and entry bundles, without a token."
     ] = False

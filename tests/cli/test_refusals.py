@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from ledger.cli.init import command as init
+from ledger.log.evidence import save_evidence
 from ledger.log.public_policy import public_url
-from ledger.log.publisher import _save_evidence
 from ledger_client.cli.client_options import read_token
 from ledger_core.tlog.errors import VerificationError
 
@@ -58,7 +58,7 @@ def test_evidence_is_readable_to_its_owner_alone(tmp_path: Path) -> None:
     folder = tmp_path / "evidence"
     folder.mkdir(mode=0o755)
     error = VerificationError("a fork", evidence={"theirs": b"note"})
-    place = _save_evidence(folder, error, time_unix_s=0)
+    place = save_evidence(folder, error, time_unix_s=0)
     assert place is not None
     assert [path.stat().st_mode & 0o777 for path in (folder, place, place / "theirs")] == [
         0o700,

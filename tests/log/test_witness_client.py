@@ -1,10 +1,11 @@
 """The publisher among witnesses: good ones, bad ones, and ones that know another history."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from aiohttp import web
@@ -13,7 +14,8 @@ from structlog.testing import capture_logs
 from ledger.log.hold import HeldError
 from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
-from ledger_core.tlog.errors import VerificationError
+from ledger.log.witness_client import witness_intervals
+from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
 from ledger_core.tlog.note import Signer, parse_note
 from ledger_core.tlog.policy import Policy, format_policy, parse_policy
@@ -58,11 +60,17 @@ async def among(
     *,
     timeout_s: float = 0.3,
     heartbeat_s: float = 180,
+    intervals_s: Mapping[str, float] = MappingProxyType({}),
 ) -> AsyncIterator[tuple[Sequencer, Publisher, Policy]]:
     """A publisher that runs among witnesses."""
     async with serving(witnesses):
         policy = policy_of(witnesses)
-        options = replace(QUICK, witness_timeout_s=timeout_s, heartbeat_s=heartbeat_s)
+        options = replace(
+            QUICK,
+            witness_timeout_s=timeout_s,
+            heartbeat_s=heartbeat_s,
+            witness_intervals_s=intervals_s,
+        )
         async with running(path, policy=policy, options=options) as (sequencer, publisher):
             task = asyncio.create_task(publisher.run())
             await asyncio.sleep(0)
@@ -434,3 +442,117 @@ async def test_an_unusable_address_is_named_without_its_credentials(path: Path, 
         await asyncio.gather(task, return_exceptions=True)
     assert "no usable address" in said
     assert not [secret for secret in ("word", "KEY") if secret in said]
+
+
+@pytest.mark.anyio
+async def test_a_witness_with_an_interval_is_asked_for_one_head_in_it(path: Path) -> None:
+    witnesses = three()
+    async with among(path, witnesses, intervals_s={"w3": 3600}) as (sequencer, publisher, _):
+        for start in range(0, 100, 20):
+            await sequencer.append(entries(start, start + 20))
+            assert await publisher.wait_for(start + 20, timeout_s=5)
+        await until(lambda: publisher.witnesses[2].cosigned_size is not None)
+        assert len(witnesses[2].bodies) == 1
+        assert len(witnesses[0].bodies) >= 5
+        assert publisher.quorum_missing is None
+
+
+@pytest.mark.anyio
+async def test_its_time_has_come_and_the_head_that_is_there_is_cosigned(path: Path) -> None:
+    witnesses = three()
+    async with among(path, witnesses, intervals_s={"w3": 0.3}) as (sequencer, publisher, policy):
+        await sequencer.append(entries(0, 5))
+        assert await publisher.wait_for(5, timeout_s=5)
+        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        await sequencer.append(entries(5, 9))
+        # Nothing else is appended: its time comes while the head is published already.
+        await until(lambda: publisher.witnesses[2].cosigned_size == 9)
+        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        asked = len(witnesses[2].bodies)
+        await asyncio.sleep(0.4)
+        assert len(witnesses[2].bodies) == asked
+
+
+@pytest.mark.anyio
+async def test_a_cosignature_that_comes_after_newer_heads_is_added_to_the_kept_one(
+    path: Path,
+) -> None:
+    witnesses = three()
+    release, asked = asyncio.Event(), asyncio.Event()
+
+    async def late(
+        witness: ScriptedWitness, request: web.Request, body: bytes
+    ) -> web.StreamResponse:
+        asked.set()
+        await release.wait()
+        return await honest(witness, request, body)
+
+    witnesses[2].behave = late
+    async with among(path, witnesses, timeout_s=60, intervals_s={"w3": 3600}) as (
+        sequencer,
+        publisher,
+        policy,
+    ):
+        await asked.wait()
+        request = parse_add_checkpoint(witnesses[2].bodies[0])
+        size = request.signed.head.tree_size
+        for start in range(0, 60, 20):
+            await sequencer.append(entries(start, start + 20))
+            assert await publisher.wait_for(start + 20, timeout_s=5)
+        release.set()
+        store = sequencer.store
+
+        def kept() -> set[str]:
+            found = store.published(size)
+            return set() if found is None else set(dict(policy.check(found.note).cosignatures))
+
+        await until(lambda: "w3.example" in kept() and len(kept()) == 3)
+        assert publisher.published is not None
+        assert publisher.published.head.tree_size == 60
+        assert store.published() == publisher.published
+
+
+@pytest.mark.anyio
+async def test_a_witness_that_asks_for_a_rest_gets_it(path: Path) -> None:
+    witnesses = three()
+    witnesses[2].behave = says(429, "too often", **{"Retry-After": "3600"})
+    async with among(path, witnesses) as (sequencer, publisher, _):
+        for start in range(0, 100, 20):
+            await sequencer.append(entries(start, start + 20))
+            assert await publisher.wait_for(start + 20, timeout_s=5)
+        await until(lambda: error_of(publisher, "w3") is not None)
+        assert len(witnesses[2].bodies) == 1
+
+
+@pytest.mark.anyio
+async def test_a_dead_witness_is_said_once_and_so_is_its_return(path: Path) -> None:
+    witnesses = three()
+    witnesses[2].behave = says(503, "later")
+    with capture_logs() as lines:
+        async with among(path, witnesses) as (sequencer, publisher, _):
+            await sequencer.append(entries(0, 5))
+            await until(lambda: len(witnesses[2].bodies) >= 4)
+            witnesses[2].behave = honest
+            await until(lambda: error_of(publisher, "w3") is None)
+    said = [line["event"] for line in lines if line["event"].startswith("witness_")]
+    assert said == ["witness_failed", "witness_cosigns_again"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("w9=60", "no witness 'w9'; it has w1, w2, w3"),
+        ("w1", "expected NAME=SECONDS"),
+        ("w1=0", "above 0"),
+        ("w1=1.5", "whole seconds"),
+        ("w1=60,,w2=x", "'w2=x'"),
+    ],
+)
+def test_an_interval_that_means_nothing_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(MalformedError, match=reason):
+        witness_intervals(text, policy_of(three()))
+
+
+def test_intervals_are_read_by_name() -> None:
+    assert witness_intervals("", policy_of(three())) == {}
+    assert witness_intervals("w1=60, w3=3600", policy_of(three())) == {"w1": 60, "w3": 3600}
