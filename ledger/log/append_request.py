@@ -11,7 +11,7 @@ import msgspec
 from ledger.log.group_commit import Weight
 from ledger.store.writer import AppendResult, NewEntry, Placement
 from ledger_core.event.canonical import leaf_format
-from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hash
+from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hashes
 
 
 class UnstampedEvent(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -87,25 +87,24 @@ class Appended(msgspec.Struct, frozen=True, array_like=True):
 
 def stamp(request: AppendRequest, received_time: str) -> list[NewEntry]:
     """The entries of a request that was received at a time."""
-    form = leaf_format(request.by, received_time)
-    entries = []
-    for event in request.events:
-        leaf = form.leaf(event.event_json)
-        hashed = leaf_hash(leaf)
-        entries.append(NewEntry(event.id_bytes, leaf, hashed, event.event_json, event.time_filled))
-    return entries
+    events = request.events
+    leaf_of = leaf_format(request.by, received_time).leaf
+    leaves = [leaf_of(event.event_json) for event in events]
+    return [
+        NewEntry(event.id_bytes, leaf, hashed, event.event_json, event.time_filled)
+        for event, leaf, hashed in zip(events, leaves, leaf_hashes(leaves), strict=True)
+    ]
 
 
 def outcome_of(
     entries: Sequence[NewEntry], placed: Sequence[AppendResult], received_time: str
 ) -> Appended:
     """The outcome of a request from what the writer did with its entries."""
-    first_index = 0
-    others: list[NotAppended] = []
-    for position, place in reversed(list(enumerate(placed))):
-        if place.placement is Placement.APPENDED:
-            first_index = place.leaf_index
-        else:
-            others.append(NotAppended(position, place.placement, place.leaf_index, place.leaf))
     hashes = b"".join([entry.leaf_hash for entry in entries])
-    return Appended(received_time, first_index, hashes, others[::-1])
+    others = [
+        NotAppended(position, place.placement, place.leaf_index, place.leaf)
+        for position, place in enumerate(placed)
+        if place.placement is not Placement.APPENDED
+    ]
+    new = (place.leaf_index for place in placed if place.placement is Placement.APPENDED)
+    return Appended(received_time, next(new, 0), hashes, others)

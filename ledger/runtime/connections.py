@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from aiohttp import StreamReader, web
 
 from ledger.runtime.shared_counts import ALONE, Shared
+from ledger.runtime.whole_answer import WholeAnswer
 
 KEEPALIVE_S: Final = 75.0
 """How long a connection may be idle, before its first request too."""
@@ -215,6 +216,10 @@ class LimitedConnection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Write an answer; a client that accepts no more of it is disconnected."""
+        if isinstance(resp, WholeAnswer) and not self._upgraded:
+            whole = resp.take_bytes(request)
+            if whole is not None:
+                return resp, not await self._write_whole(request, whole)
         # Costs a third of `asyncio.timeout`: the end of the connection ends the wait.
         timer = self._loop.call_later(self._waits.reader_s, self._cut_reader, request)
         try:
@@ -223,6 +228,21 @@ class LimitedConnection(web.RequestHandler):
             timer.cancel()
             # Bytes behind a request for another protocol are read as requests only now.
             self._forget_malformed()
+
+    async def _write_whole(self, request: web.BaseRequest, whole: bytes) -> bool:
+        """Write head and body; whether the client is still there."""
+        if self.transport is None or self.transport.is_closing():
+            return False
+        self.transport.write(whole)
+        if self._paused:
+            timer = self._loop.call_later(self._waits.reader_s, self._cut_reader, request)
+            try:
+                await self._drain_helper()
+            except ConnectionError:
+                return False
+            finally:
+                timer.cancel()
+        return True
 
     def _cut_reader(self, request: web.BaseRequest) -> None:
         self.report("reader_gone", request)

@@ -42,18 +42,34 @@ class SharedCounts:
         self._number: Final = number
         self._others: Final = [each for each in range(processes) if each != number]
         self._places: Final = lru_cache(maxsize=16_384)(lambda name: _places(name, key))
+        # Each request counts some names, and the same ones come back.
+        self._own_places: Final = lru_cache(maxsize=16_384)(self._find_own)
+        self._others_places: Final = lru_cache(maxsize=16_384)(self._find_others)
 
     def add(self, kind: Kind, name: str, amount: int) -> None:
         """Add to the own count of a name."""
-        for place in self._places(name):
-            self._counts[_start(self._number, kind) + place] += amount
+        first, second = self._own_places(kind, name)
+        self._counts[first] += amount
+        self._counts[second] += amount
 
     def of_others(self, kind: Kind, name: str) -> int:
         """The count of a name in all other processes together."""
-        return min(
-            sum(self._counts[_start(other, kind) + place] for other in self._others)
-            for place in self._places(name)
-        )
+        counts = self._counts
+        first = second = 0
+        for in_first, in_second in self._others_places(kind, name):
+            first += counts[in_first]
+            second += counts[in_second]
+        return min(first, second)
+
+    def _find_own(self, kind: Kind, name: str) -> tuple[int, int]:
+        first, second = self._places(name)
+        start = _start(self._number, kind)
+        return start + first, start + second
+
+    def _find_others(self, kind: Kind, name: str) -> list[tuple[int, int]]:
+        first, second = self._places(name)
+        starts = [_start(other, kind) for other in self._others]
+        return [(start + first, start + second) for start in starts]
 
     def note_time(self, name: str, time_us: int) -> None:
         """Raise the own time of a name to this one."""

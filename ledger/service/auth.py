@@ -1,7 +1,7 @@
 """Authentication by bearer tokens: which token a request carries, and its scopes.
 
-A token is looked up on every request, so a revoked one is refused from the next request on; open
-streams and exports look it up again and again with `is_authorized`. A known
+A token is looked up once on every request, so a revoked one is refused from the next request on;
+open streams and exports look it up again and again with `is_authorized`. A known
 and an unknown token cost the same: one SHA-256 and one point read by the hash. No secret is
 compared with another, so no comparison can leak one.
 
@@ -35,28 +35,41 @@ class Caller(NamedTuple):
         return "" if self.token is None else self.token.name
 
 
+_CALLER: Final = web.RequestKey("ledger.caller", Caller)
+
+
 def identify(access: AccessStore, request: web.BaseRequest) -> Caller:
-    """The caller of a request, whether it may do what it asks or not."""
+    """The caller of a request, whether it may do what it asks or not; kept for `authenticate`."""
     secret = request.headers.get("Authorization", "")[len(_SCHEME) :].strip(" ")
     record = access.lookup(secret) if secret else None
     if record is None:
-        return Caller(f"address {request.remote}", None, None)
-    if record.revoked:
-        return Caller(f"revoked {record.name}", None, record)
-    return Caller(record.name, record, None)
+        caller = Caller(f"address {request.remote}", None, None)
+    elif record.revoked:
+        caller = Caller(f"revoked {record.name}", None, record)
+    else:
+        caller = Caller(record.name, record, None)
+    request[_CALLER] = caller
+    return caller
 
 
 def authenticate(access: AccessStore, request: web.BaseRequest, scope: TokenScope) -> TokenRecord:
     """The token that a request carries, if it has the scope.
 
+    The token was looked up when the request began, by `identify`.
     Raises: ProblemError with 401 for a missing or unknown token, 403 without the scope.
     """
+    caller = request.get(_CALLER)
+    return _authorize(request, scope, (caller or identify(access, request)).token)
+
+
+def _authorize(
+    request: web.BaseRequest, scope: TokenScope, record: TokenRecord | None
+) -> TokenRecord:
     authorization = request.headers.get("Authorization")
     if authorization is None:
         raise ProblemError("token-missing", "a token is needed", headers=_CHALLENGE)
     if authorization[: len(_SCHEME)].lower() != _SCHEME:
         raise ProblemError("token-unknown", "only bearer tokens are known", headers=_INVALID)
-    record = access.find(authorization[len(_SCHEME) :].strip(" "))
     if record is None:
         raise ProblemError("token-unknown", "this token is not in use", headers=_INVALID)
     if not record.may(scope):
@@ -67,7 +80,7 @@ def authenticate(access: AccessStore, request: web.BaseRequest, scope: TokenScop
 def is_authorized(access: AccessStore, request: web.BaseRequest, scope: TokenScope) -> bool:
     """Whether the token of a request is still in use and still has the scope."""
     try:
-        authenticate(access, request, scope)
+        _authorize(request, scope, identify(access, request).token)
     except ProblemError:
         return False
     return True

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 from msgspec import UNSET, UnsetType
+from msgspec.structs import force_setattr
 
 from ledger.log.append_request import Appended, AppendRequest, Place, UnstampedEvent
 from ledger.log.sequencing import Sequencing
@@ -28,22 +29,22 @@ from ledger.service.private_fields import ChangedEvent, PrivateFields
 from ledger.service.quotas import Quotas
 from ledger.service.secret_filter import Checked, RefusedSecret, SecretFilter
 from ledger.service.token_admin import SERVICE_NAME
-from ledger.service.work_pieces import FIT_COST, OUTCOME_COST, YIELD_BYTES, Turns, split_work
+from ledger.service.work_pieces import OUTCOME_COST, YIELD_BYTES, YIELD_EVENTS, Turns, split_work
 from ledger.store.writer import Placement
 from ledger_core.api import Masked, Refused, Result
-from ledger_core.event.canonical import format_time, leaf_format, parse_leaf, parse_time
+from ledger_core.event.canonical import LeafFormat, format_time, leaf_format, parse_leaf, parse_time
 from ledger_core.event.model import EventError, Received
 from ledger_core.event.reader import Reader, ReadEvent
 from ledger_core.tlog.errors import UnavailableError
-from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hash
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.tile import TILE_WIDTH
 
 WALKED_BYTES: Final = 1_024
 """Events with so many bytes are searched for secrets on the loop, whatever is in them."""
 
-VALUES_KEPT_BYTES: Final = 512
-"""An event with so many bytes is not kept in decoded form until it is logged."""
+SHORT_BYTES: Final = 512
+"""An event with fewer bytes is kept in decoded form until it is logged, and its leaf fits."""
 
 WRITE_PROBLEMS: Final = ("queue-full", "writing-stopped", "storage-full", "log-held")
 """What `IngestPipeline.append` may refuse a request with."""
@@ -52,6 +53,8 @@ RESERVED_PREFIX: Final = "ledger."
 CLIENT_PREFIXES: Final = ("ledger.recorder.", "ledger.syslog.")
 """Reserved actions that clients log all the same: about their own losses."""
 
+_PLAIN: Final = frozenset({ReadEvent, Refused})
+"""Outcomes of reading that have no private values."""
 
 _log = structlog.get_logger("ledger.service")
 
@@ -103,7 +106,7 @@ class IngestPipeline:
         charged_to = charged_to or by
         reads, secret = await self._read(body, tenant, by=by, is_own=is_own)
         self._secret_filter.report()
-        stored = await self._store_private(reads, charged_to=charged_to)
+        stored = await self._store_private(reads, by=by, charged_to=charged_to)
         outcomes = await self._log(stored, by=by, is_own=is_own, charged_to=charged_to)
         if secret and not is_own:
             now = self._wall_us()
@@ -120,24 +123,22 @@ class IngestPipeline:
     async def _log(
         self, reads: Sequence[ReadEvent | Refused], *, by: str, is_own: bool, charged_to: str
     ) -> list[Result | Refused]:
-        turns = Turns()
-        fitted: list[ReadEvent | Refused] = []
-        for read in reads:
-            fitted.append(_fit(read, by=by))
-            await turns.after(FIT_COST)
-        queued = [read for read in fitted if isinstance(read, ReadEvent)]
+        queued = [read for read in reads if isinstance(read, ReadEvent)]
         if not queued:
-            return [refused for refused in fitted if isinstance(refused, Refused)]
+            return [refused for refused in reads if isinstance(refused, Refused)]
         events = [
             UnstampedEvent(read.id_bytes, read.event_json, "time" in read.filled) for read in queued
         ]
         appended = await self._sequencer.append_events(AppendRequest(by, events))
         self._count_new(by, queued, appended, charged_to=charged_to)
         received = Received(by=by, time=appended.received_time)
+        if len(queued) == len(reads) and not appended.not_appended:
+            return await _all_new(queued, appended, received)
+        turns = Turns()
         places = appended.places()
         outcomes: list[Result | Refused] = []
         conflicts: list[bytes] = []
-        for read in fitted:
+        for read in reads:
             if isinstance(read, Refused):
                 outcomes.append(read)
                 continue
@@ -182,17 +183,14 @@ class IngestPipeline:
     def _count_new(
         self, by: str, reads: Sequence[ReadEvent], appended: Appended, *, charged_to: str
     ) -> None:
-        form = leaf_format(by, appended.received_time)
-        others = {other.position for other in appended.not_appended}
-        sizes = [
-            form.length(read.event_json)
-            for position, read in enumerate(reads)
-            if position not in others
-        ]
-        if sizes:
-            self._metrics.add("events_logged_total", by, amount=len(sizes))
-            self._metrics.add("stored_bytes_total", by, amount=sum(sizes))
-            self._quotas.use_stored(charged_to, sum(sizes))
+        others = appended.not_appended
+        if count := len(reads) - len(others):
+            size = count * leaf_format(by, appended.received_time).length(b"")
+            size += sum([len(read.event_json) for read in reads])
+            size -= sum([len(reads[other.position].event_json) for other in others])
+            self._metrics.add("events_logged_total", by, amount=count)
+            self._metrics.add("stored_bytes_total", by, amount=size)
+            self._quotas.use_stored(charged_to, size)
 
     async def _log_own(self, events: Sequence[bytes], *, charged_to: str) -> None:
         """Log events of the service itself; one that is refused is a fault of ours.
@@ -252,7 +250,7 @@ class IngestPipeline:
             checked = await self._check(read, cost=cost, by=by)
             if checked.rules:
                 self._secret_filter.count(checked.rules)
-            reads += map(_without_values, checked.outcomes)
+            reads += _fit(checked.outcomes, by=by)
             secret += checked.refused
         return reads, secret
 
@@ -292,31 +290,51 @@ class IngestPipeline:
         return read
 
     async def _store_private(
-        self, reads: Sequence[ReadEvent | Refused], *, charged_to: str
+        self, reads: list[ReadEvent | Refused], *, by: str, charged_to: str
     ) -> list[ReadEvent | Refused]:
         """Store the private values of events, before any of the events can be in the log."""
+        if not self._private_fields.has_fields and _PLAIN.issuperset(map(type, reads)):
+            return reads
         affected = {
             position: read
             for position, read in enumerate(reads)
             if isinstance(read, ReadEvent) and self._private_fields.applies_to(read)
         }
         if not affected:
-            return list(reads)
+            return reads
         stored = await asyncio.to_thread(
             self._private_fields.commit_and_store, list(affected.values())
         )
         self._quotas.use_stored(charged_to, stored.stored_bytes)
-        outcomes = (_without_values(_refuse_error(each)) for each in stored.outcomes)
+        outcomes = _fit([_refuse_error(each) for each in stored.outcomes], by=by)
         replaced = dict(zip(affected, outcomes, strict=True))
         return [replaced.get(position, read) for position, read in enumerate(reads)]
 
 
-def _without_values(read: ReadEvent | Refused) -> ReadEvent | Refused:
-    """The event without its decoded values, which may take 25 times the memory of their JSON."""
-    if isinstance(read, Refused) or len(read.event_json) < VALUES_KEPT_BYTES:
-        return read
-    event = msgspec.structs.replace(read.event, context=UNSET, changes=UNSET)
-    return msgspec.structs.replace(read, event=event)
+def _fit(reads: Sequence[ReadEvent | Refused], *, by: str) -> list[ReadEvent | Refused]:
+    """Events as they are kept until they are logged, and the refusals of those that are too long.
+
+    The leaf of an event fits or doesn't, whenever it is received. The decoded values of a large
+    event are forgotten: they may take 25 times the memory of their JSON.
+    """
+    form = leaf_format(by, format_time(0))
+    return [
+        read
+        if isinstance(read, Refused) or len(read.event_json) < SHORT_BYTES
+        else _fit_one(read, form)
+        for read in reads
+    ]
+
+
+def _fit_one(read: ReadEvent, form: LeafFormat) -> ReadEvent | Refused:
+    try:
+        form.check(read.event_json)
+    except EventError as error:
+        return Refused(explain(error).problem)
+    # In place, for the event is ours alone, and a copy costs twenty times as much.
+    force_setattr(read.event, "context", UNSET)
+    force_setattr(read.event, "changes", UNSET)
+    return read
 
 
 def _refuse_error(read: ReadEvent | EventError) -> ReadEvent | Refused:
@@ -337,14 +355,35 @@ def _wrong_tenant(got: str | UnsetType) -> ProblemError:
     )
 
 
-def _fit(read: ReadEvent | Refused, *, by: str) -> ReadEvent | Refused:
-    """The event, or its refusal if its leaf would be too large, whenever it is received."""
-    if isinstance(read, ReadEvent):
-        try:
-            leaf_format(by, format_time(0)).check(read.event_json)
-        except EventError as error:
-            return Refused(explain(error).problem)
-    return read
+async def _all_new(
+    reads: Sequence[ReadEvent], appended: Appended, received: Received
+) -> list[Result | Refused]:
+    """The outcomes of events that are all new."""
+    outcomes: list[Result | Refused] = []
+    index, hashes = appended.first_index, appended.leaf_hashes
+    for position, read in enumerate(reads):
+        if position % YIELD_EVENTS == 0 and position:
+            await asyncio.sleep(0)
+        hashed = hashes[position * HASH_BYTES : (position + 1) * HASH_BYTES]
+        outcomes.append(_new_result(read, index + position, hashed, received))
+    return outcomes
+
+
+def _new_result(read: ReadEvent, index: int, hashed: Hash, received: Received) -> Result:
+    result = Result(
+        index=index,
+        id=str(read.event.id),
+        received=received,
+        leaf_hash=format_base64(hashed),
+        duplicate=False,
+        filled=read.filled,
+    )
+    if read.filled and "time" in read.filled:
+        result.time = read.event.time or None
+    if isinstance(read, ChangedEvent):
+        result.masked = tuple(Masked(path=hit.path, rule=hit.rule) for hit in read.masked)
+        result.committed = read.committed
+    return result
 
 
 def _outcome(read: ReadEvent, placed: Place, received: Received) -> Result | Refused:
@@ -364,24 +403,13 @@ def _outcome(read: ReadEvent, placed: Place, received: Received) -> Result | Ref
                 field="id",
             )
         )
-    result = Result(
-        index=placed.leaf_index,
-        id=str(read.event.id),
-        received=received,
-        leaf_hash=format_base64(placed.leaf_hash),
-        duplicate=placed.placement is Placement.DUPLICATE,
-        filled=read.filled,
-    )
-    if isinstance(read, ChangedEvent):
-        result.masked = tuple(Masked(path=hit.path, rule=hit.rule) for hit in read.masked)
-        result.committed = read.committed
-    event = read.event
-    if result.duplicate:
+    result = _new_result(read, placed.leaf_index, placed.leaf_hash, received)
+    if placed.placement is Placement.DUPLICATE:
         # The first event counts, with its own sender and time of receipt.
         stored = parse_leaf(placed.leaf)
-        event = stored.event
+        result.duplicate = True
         result.received = stored.received
         result.leaf_hash = format_base64(leaf_hash(placed.leaf))
-    if "time" in read.filled:
-        result.time = event.time or None
+        if result.time is not None:
+            result.time = stored.event.time or None
     return result

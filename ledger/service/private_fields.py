@@ -80,6 +80,8 @@ class PrivateFields:
         """`index_for` finds an event of the log by the 16 bytes of its id, and its tenant."""
         self.store: Final = store
         self._fields = tuple(fields)
+        self.has_fields: Final = bool(fields)
+        """Whether the service commits to fields of events."""
         self._index_for = index_for
 
     def applies_to(self, read: ReadEvent) -> bool:

@@ -33,6 +33,11 @@ class _Buckets(NamedTuple):
     bytes_: Bucket | None
     stored: Bucket | None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the token has no limit."""
+        return self.requests is None and self.bytes_ is None and self.stored is None
+
 
 class Quotas:
     """The buckets of all tokens. Used on the event loop alone."""
@@ -52,6 +57,8 @@ class Quotas:
     def begin(self, token: TokenRecord, *, appends: bool) -> None:
         """Count a request. Raises: ProblemError when the token has used up one of its limits."""
         buckets = self._of(token)
+        if buckets.is_empty:
+            return
         now_s = self._monotonic_s()
         checked = [
             (buckets.requests, "requests a minute"),

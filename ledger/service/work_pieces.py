@@ -16,9 +16,6 @@ YIELD_EVENTS: Final = 64
 OUTCOME_COST: Final = YIELD_BYTES // YIELD_EVENTS
 """What the outcome of an event costs, beside the leaf that is read for it."""
 
-FIT_COST: Final = OUTCOME_COST // 16
-"""What it costs to compare the length of an event with a limit."""
-
 SLOW_FORM_FACTOR: Final = 4
 """What a byte costs in an event with escapes, or with characters beyond ASCII."""
 

@@ -6,6 +6,7 @@ passes, for other settings bound its size. The processes of one service count to
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from ledger.runtime.shared_counts import ALONE, Shared
@@ -23,6 +24,7 @@ class InFlight:
         self.most = most
         self.most_per_owner = most_per_owner
         self._by_owner: dict[str, int] = {}
+        self._name: Final = lru_cache(maxsize=1024)(lambda owner: f"{unit} of {owner}")
         self.used = 0
         self.total = 0
         """All that was ever in flight."""
@@ -62,9 +64,6 @@ class InFlight:
     def _share(self, owner: str, count: int) -> None:
         self._shared.add("in_use", self._unit, count)
         self._shared.add("in_use", self._name(owner), count)
-
-    def _name(self, owner: str) -> str:
-        return f"{self._unit} of {owner}"
 
 
 class _Lease:

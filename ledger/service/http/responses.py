@@ -7,6 +7,8 @@ import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 
+from ledger.runtime.whole_answer import WholeAnswer
+
 JSON_MEDIA: Final = "application/json"
 NDJSON_MEDIA: Final = "application/x-ndjson"
 PROBLEM_MEDIA: Final = "application/problem+json"
@@ -47,13 +49,13 @@ def make_answer(
     status: int = 200,
     cache: str = NO_STORE,
     headers: Mapping[str, str] | None = None,
-) -> web.Response:
+) -> WholeAnswer:
     """An answer with this body."""
     content_type = ("Content-Type", _CONTENT_TYPES.get(media, media))
     fields = CIMultiDict((content_type, ("Cache-Control", cache), *_STRICT))
     if headers:
         fields.update(headers)
-    return web.Response(body=body, status=status, headers=fields)
+    return WholeAnswer(body=body, status=status, headers=fields)
 
 
 def note_transport(request: web.BaseRequest, answer: web.StreamResponse) -> None:
@@ -70,7 +72,7 @@ def encode_answer(
     status: int = 200,
     cache: str = NO_STORE,
     headers: Mapping[str, str] | None = None,
-) -> web.Response:
+) -> WholeAnswer:
     """An answer with this value as JSON; bytes in it become base64."""
     return make_answer(_encode(value), media=media, status=status, cache=cache, headers=headers)
 

@@ -1,0 +1,45 @@
+"""Answers whose head and body are one text."""
+
+import pytest
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
+from aiohttp.test_utils import make_mocked_request
+
+from ledger.runtime.whole_answer import WholeAnswer
+
+
+def test_an_answer_is_its_head_its_length_its_date_and_its_body() -> None:
+    answer = WholeAnswer(body=b"[1]", status=207, headers={"Cache-Control": "no-store"})
+    whole = answer.take_bytes(make_mocked_request("POST", "/"))
+    assert whole is not None
+    head, _, body = whole.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    assert lines[:3] == [
+        b"HTTP/1.1 207 Multi-Status",
+        b"Cache-Control: no-store",
+        b"Content-Length: 3",
+    ]
+    assert lines[3].startswith(b"Date: ")
+    assert lines[3].endswith(b" GMT")
+    assert body == b"[1]"
+    assert answer.keep_alive
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "version"),
+    [("HEAD", 200, HttpVersion11), ("GET", 304, HttpVersion11), ("GET", 200, HttpVersion10)],
+)
+def test_aiohttp_writes_an_answer_to_head_an_empty_one_and_the_last_one(
+    method: str, status: int, version: HttpVersion
+) -> None:
+    answer = WholeAnswer(body=b"", status=status)
+    assert answer.take_bytes(make_mocked_request(method, "/", version=version)) is None
+    closing = WholeAnswer(body=b"[1]")
+    closing.force_close()
+    assert closing.take_bytes(make_mocked_request("GET", "/")) is None
+
+
+def test_no_header_can_begin_another_one() -> None:
+    answer: web.Response = WholeAnswer(body=b"", headers={"Allow": "GET\r\nX: y"})
+    assert isinstance(answer, WholeAnswer)
+    with pytest.raises(ValueError, match="control character"):
+        answer.take_bytes(make_mocked_request("GET", "/"))
