@@ -58,7 +58,7 @@ def command(
     nothing. With --from or --receipts, what was acknowledged meanwhile is taken over; when nothing
     is missing any more, the ledger takes events again. Stop the service before you use them.
 
-    Exit code 1: entries are missing.
+    Exit code 1: entries are missing, or the ledger takes no events until you decide.
     """
     if newer and receipts:
         raise click.UsageError("use --from or --receipts, not both")
@@ -78,7 +78,7 @@ def command(
     if is_ended:
         end_hold(paths)
     _report(paths, known, taken, as_json=as_json, reason=reason, is_ended=is_ended)
-    return 0 if is_ended or not missing else 1
+    return 0 if is_ended or not (missing or reason) else 1
 
 
 def _record(
@@ -147,6 +147,8 @@ def _report(
         note("the ledger takes events again")
     elif missing or reason:
         note(f"no event is taken: {reason or 'not held yet; `ledger serve` will notice'}")
+        if not missing:
+            note("nobody who was asked has a head that is missing here; that proves nothing")
         note(
             "next: --from NEWER_FOLDER or --receipts FOLDER takes over what is missing; --accept "
             "gives its indices again, and a witness that has a missing head never cosigns then"

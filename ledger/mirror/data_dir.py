@@ -21,14 +21,14 @@ from typing import Final
 
 import msgspec
 
-from ledger.service.data_dir import DirectoryPaths
+from ledger.service.data_dir import DirectoryPaths, half_made, is_half_made
 from ledger.service.settings import settings_template
 from ledger.store.log import create_log
 from ledger.store.tokens import create_access
 from ledger.witness.data_dir import WitnessPaths, create_witness
 from ledger.witness.store import HeadStore
 from ledger_client.messages import Endpoint, parse_endpoint
-from ledger_client.runtime.files import create_file, sync_directory
+from ledger_client.runtime.files import create_whole, sync_directory
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.policy import parse_policy
@@ -91,6 +91,8 @@ def create_mirror(
     taken = (paths.config, *(paths.ledger.root / name for name in ("key", "policy", "log")))
     for each in taken:
         if each.exists() or each.is_symlink():
+            if not paths.ledger.key.exists() and is_half_made(paths.ledger, last=paths.config):
+                raise FileExistsError(half_made(path, "ledger mirror init"))
             raise FileExistsError(f"{each} exists already; a mirror is made in a new folder")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     create_log(paths.ledger.log, origin=origin)
@@ -98,9 +100,9 @@ def create_mirror(
     create_witness(paths.cosigner, signers)
     with closing(HeadStore.open(WitnessPaths(paths.cosigner).heads, readonly=False)) as heads:
         heads.add_log(origin, [str(log.verifier) for log in parse_policy(policy).logs])
-    create_file(paths.ledger.policy, policy)
-    create_file(paths.ledger.settings, settings_template().encode())
-    create_file(paths.config, _format_config(config).encode())
+    create_whole(paths.ledger.policy, policy)
+    create_whole(paths.ledger.settings, settings_template().encode())
+    create_whole(paths.config, _format_config(config).encode())
     sync_directory(path.parent)
     return paths
 

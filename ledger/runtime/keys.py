@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from ledger_client.runtime.files import OWNER_ONLY_MODE, create_file
+from ledger_client.runtime.files import OWNER_ONLY_MODE, create_whole
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.keys import SignerKey
 
@@ -30,7 +30,7 @@ def write_keys(path: Path, keys: Sequence[SignerKey]) -> None:
 
     Raises: FileExistsError when there is one: a key that was written over is lost for good.
     """
-    create_file(path, b"".join(f"{key.encode()}\n".encode() for key in keys))
+    create_whole(path, b"".join(f"{key.encode()}\n".encode() for key in keys))
 
 
 def read_keys(path: Path, *, keys_max: int) -> tuple[SignerKey, ...]:
@@ -50,7 +50,7 @@ def read_keys(path: Path, *, keys_max: int) -> tuple[SignerKey, ...]:
 
 def write_secret_key(path: Path, key: bytes) -> None:
     """Make a file with one key that signs nothing, in hex. Raises: as `write_keys`."""
-    create_file(path, f"{key.hex()}\n".encode())
+    create_whole(path, f"{key.hex()}\n".encode())
 
 
 def read_secret_key(path: Path, *, key_bytes: int) -> bytes:

@@ -28,6 +28,7 @@ DIR/evidence/     heads that show that a witness has seen another history; made 
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -37,10 +38,11 @@ from ledger.log.publisher import LogSigner
 from ledger.runtime.keys import read_keys, read_secret_key, write_keys, write_secret_key
 from ledger.runtime.records import read_record
 from ledger.service.settings import Settings, read_settings, settings_template
+from ledger.store.environment import DATA_FILE
 from ledger.store.erasable_values import KEY_BYTES, PrivateStore, create_private
-from ledger.store.log import create_log
+from ledger.store.log import LogStore, create_log
 from ledger.store.tokens import AccessStore, create_access
-from ledger_client.runtime.files import create_file, sync_directory, write_atomically
+from ledger_client.runtime.files import create_whole, sync_directory, write_atomically
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.keys import ED25519, MLDSA44_COSIGNATURE
@@ -121,11 +123,14 @@ def create_directory(
 
     `origin` is the log's name for ever, `seed` 32 random bytes, the signing key. What exists is
     never overwritten. The key is written last: a folder without one was left half-made.
-    Raises: FileExistsError when there is a ledger already, ValueError for an unfit origin.
+    Raises: FileExistsError when there is a ledger already, or a half-made one, with what mends it;
+    ValueError for an unfit origin.
     """
     paths = DirectoryPaths(path)
     for taken in (paths.key, paths.policy, paths.settings, paths.log, paths.access):
         if os.path.lexists(taken):  # A link to nowhere is taken too: writing would follow it.
+            if is_half_made(paths, last=paths.key):
+                raise FileExistsError(half_made(path, "ledger init"))
             raise FileExistsError(f"{taken} exists already; a ledger is made in a new folder")
     signers: list[LogSigner] = [Signer.generate(origin, seed=seed)]
     if mldsa44_seed is not None:
@@ -138,11 +143,30 @@ def create_directory(
     create_log(paths.log, origin=origin)
     create_access(paths.access)
     # Follows no link.
-    create_file(paths.policy, format_policy([signer.verifier for signer in signers]).encode())
-    create_file(paths.settings, settings_template().encode())
+    create_whole(paths.policy, format_policy([signer.verifier for signer in signers]).encode())
+    create_whole(paths.settings, settings_template().encode())
     write_keys(paths.key, [signer.key for signer in signers])
     sync_directory(path.parent)
     return paths
+
+
+def is_half_made(paths: DirectoryPaths, *, last: Path) -> bool:
+    """Whether a folder lacks the file that is made last, was never started and has no entry."""
+    if os.path.lexists(last) or paths.started.exists():
+        return False
+    if not (paths.log / DATA_FILE).exists():
+        return True
+    with suppress(UnavailableError, MalformedError), closing(LogStore.open(paths.log)) as log:
+        return log.head().tree_size == 0
+    return False
+
+
+def half_made(path: Path, command: str) -> str:
+    """The message about a folder whose making was interrupted, with what mends it."""
+    return (
+        f"{path} was left half-made by a {command} that was interrupted, and holds no data: "
+        f"remove {path} and run {command} again"
+    )
 
 
 class StartRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,13 +9,15 @@ a second history of a log, which a witness exists to prevent.
 """
 
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
 from ledger.runtime.keys import read_keys, write_keys
+from ledger.store.environment import DATA_FILE
 from ledger.witness.store import HeadStore, create_heads
 from ledger_core.tlog.cosignature import CosignatureSigner
-from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.text import from_wire
 
 KEYS_MAX: Final = 2
@@ -35,16 +37,30 @@ def create_witness(path: Path, signers: Sequence[CosignatureSigner]) -> WitnessP
     """Create a witness that knows no log. Existing files are never overwritten.
 
     The keys are written last: a folder without them is incomplete and has signed nothing.
-    Raises: FileExistsError when there is a witness already.
+    Raises: FileExistsError when there is a witness already, or a half-made one, with what mends it.
     """
     paths = WitnessPaths(path)
     for taken in (paths.key, paths.heads):
         if taken.exists():
+            if not paths.key.exists() and _is_unused(paths.heads):
+                raise FileExistsError(
+                    f"{path} was left half-made by a ledger witness init that was interrupted: "
+                    f"remove {path} and run ledger witness init again"
+                )
             raise FileExistsError(f"{taken} exists already; a witness is made in a new folder")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     create_heads(paths.heads, vkeys=[str(signer.verifier) for signer in signers])
     write_keys(paths.key, [signer.key for signer in signers])
     return paths
+
+
+def _is_unused(heads: Path) -> bool:
+    """Whether a store of heads is not there yet, or knows no log."""
+    if not (heads / DATA_FILE).exists():
+        return True
+    with suppress(UnavailableError, MalformedError), closing(HeadStore.open(heads)) as store:
+        return store.count_logs() == 0
+    return False
 
 
 def read_signers(paths: WitnessPaths, store: HeadStore) -> tuple[CosignatureSigner, ...]:

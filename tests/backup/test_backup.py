@@ -298,7 +298,11 @@ def test_the_commands(made: Made, tmp_path: Path) -> None:
     done = run("restore", to, new, "--key", key, "--private-key", private_key)
     assert done.returncode == 0, done.stderr
     assert done.stderr == f"it takes no events yet; next: ledger recover {new}\n"
+    # Nothing is known to be missing, but it takes no events.
+    undecided = run("recover", new, "--offline")
+    assert (undecided.returncode, "no event is taken" in undecided.stderr) == (1, True)
     assert run("recover", new, "--accept").returncode == 0
+    assert run("recover", new, "--offline").returncode == 0
     assert run("fsck", new).returncode == 0
     done = run("restore", to, new)
     assert (done.returncode, "is not empty" in done.stderr) == (2, True)

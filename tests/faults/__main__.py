@@ -1,12 +1,14 @@
-"""Inject faults into ledger, witness and recorder, and count what they led to: `make faults`.
+"""Inject faults into all programs that keep data, and count what they led to: `make faults`.
 
-    python -m tests.faults [--minutes N] [--seed N] [--only NAME …] [--results FILE] [--write]
+    python -m tests.faults [--minutes N] [--seed N] [--only NAME …] [--jobs N] [--results FILE]
+        [--write]
     python -m tests.faults --table FILE … [--write]
 
-Each kind of fault gets its share of the time. Cases are drawn by the seed, which is printed. Exits
-with 1 when an acknowledged event was lost or moved, an answer was false, a process hung or died by
-a signal, a program did not start again or damage was not named. Each case is a line of the results
-as soon as it is done; `--table` makes the tables of such files. `--write` puts the tables into
+Each kind of fault of each program gets its share of the time; what one leaves, because all its
+cases are done, the others get. Cases are drawn by the seed, which is printed. Exits with 1 when an
+acknowledged event was lost or moved, an answer was false, a process hung or died by a signal, a
+program did not start again or damage was not named. Each case is a line of the results as soon as
+it is done; `--table` makes the tables of such files. `--write` puts the tables into
 docs/reliability.md. A case that raises is printed and is a failure, and the run goes on.
 """
 
@@ -17,33 +19,41 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from tests.faults.bounded import STACKS
 from tests.faults.clocks import set_clocks
 from tests.faults.damage import damages
 from tests.faults.damage_subjects import EXAMINERS
+from tests.faults.forked import CaseError, ForkedCase
 from tests.faults.full_disks import full_disks
-from tests.faults.images import power_failures
+from tests.faults.images import kills, power_failures
 from tests.faults.injected import injected
-from tests.faults.outcome import Damaged, Outcome, Results, format_line, read_results
+from tests.faults.outcome import Case, Damaged, Outcome, Results, format_line, read_results
+from tests.faults.processes import kill_processes
 from tests.faults.subjects import SUBJECTS
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 BEGIN: Final = "<!-- measured: faults -->"
 END: Final = "<!-- end -->"
+POLL_S: Final = 0.05
+CASE_MAX_S: Final = 1800.0
 DAMAGE_SHARE: Final = 0.3
-"""Of the time, to damaged files: most of it to those of a ledger."""
-LEDGER_SHARE: Final = 0.6
-TRIES: Final = 4
-"""How often a kind is begun again after a case that raised."""
-KINDS: Final = ((injected, 0.5), (power_failures, 0.3), (set_clocks, 0.1), (full_disks, 0.1))
-"""The other kinds of faults, and what each gets of a subject's part of the rest."""
-
-Case = TypeVar("Case", Outcome, Damaged)
+"""Of a program's time, to its damaged files."""
+SHARES: Final = {"ledger": 4.0}
+"""The time of a program, 1 where it is not named here."""
+KINDS: Final = (
+    (injected, 0.5),
+    (kills, 0.15),
+    (power_failures, 0.15),
+    (kill_processes, 0.1),
+    (set_clocks, 0.05),
+    (full_disks, 0.05),
+)
+"""The other kinds of faults, and what each gets of the rest."""
 
 
 def main(arguments: list[str]) -> int:
@@ -55,15 +65,21 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--results", type=Path, help="append each case to this file")
     parser.add_argument("--table", type=Path, nargs="+", help="make the tables of these results")
     parser.add_argument("--write", action="store_true", help="write docs/reliability.md")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cases at a time")
     asked = parser.parse_args(arguments)
     os.environ |= STACKS
-    run = _Run(asked.seed, asked.minutes * 60, asked.results, asked.only)
+    run = _Run(asked.results)
     if asked.table:
         run.results = read_results(asked.table)
     else:
         _say(f"seed {asked.seed}")
-        run.faults()
-        run.damages()
+        with tempfile.TemporaryDirectory(prefix="ledger-faults-") as folder:
+            sources = [
+                each
+                for each in _sources(asked.seed, Path(folder))
+                if not asked.only or each.program in asked.only
+            ]
+            run.take(sources, jobs=asked.jobs, seconds=asked.minutes * 60)
     _say(run.results.tables())
     if asked.write:
         head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
@@ -74,56 +90,118 @@ def main(arguments: list[str]) -> int:
 
 
 @dataclass(slots=True)
+class _Source:
+    """The cases of a program and a kind of fault. `share`: its part of the time."""
+
+    program: str
+    share: float
+    folder: Path
+    cases: Iterator[Case]
+    used_s: float = 0.0
+    is_over: bool = False
+
+
+def _sources(seed: int, scratch: Path) -> Iterator[_Source]:
+    """All sources. A source prepares its data when its first case is taken."""
+    for make in SUBJECTS:
+        for number, (kind, share) in enumerate(KINDS):
+            folder = scratch / f"{make.name}-{number}"
+
+            def cases(make: Any = make, kind: Any = kind, folder: Path = folder) -> Iterator[Case]:
+                folder.mkdir()
+                subject = make()
+                subject.prepare(folder / "prepared")
+                yield from kind(subject, folder / "prepared", folder, rng=random.Random(seed))
+
+            of_program = SHARES.get(make.name, 1.0) * (1 - DAMAGE_SHARE)
+            yield _Source(make.name, of_program * share, folder, cases())
+    for examine in EXAMINERS:
+        folder = scratch / f"{examine.name}-damage"
+
+        def damaged(examine: Any = examine, folder: Path = folder) -> Iterator[Case]:
+            folder.mkdir()
+            yield from damages(examine(), folder, random.Random(seed))
+
+        share = SHARES.get(examine.name, 1.0) * DAMAGE_SHARE
+        yield _Source(examine.name, share, folder, damaged())
+
+
+@dataclass(slots=True)
+class _Running:
+    """A case that runs in a child."""
+
+    source: _Source
+    scratch: "tempfile.TemporaryDirectory[str]"
+    forked: ForkedCase
+
+    def is_over(self) -> bool:
+        """Whether it has ended; one that hangs is ended."""
+        if time.monotonic() - self.forked.begun_s > CASE_MAX_S:
+            self.forked.process.kill()
+        return self.forked.process.poll() is not None
+
+
+@dataclass(slots=True)
 class _Run:
     """One run. `errors` counts the cases that raised."""
 
-    seed: int
-    seconds: float
     file: Path | None
-    only: Sequence[str]
     results: Results = field(default_factory=Results)
     errors: int = 0
 
-    def faults(self) -> None:
-        """Injected faults, for each program and kind."""
-        for make in SUBJECTS:
-            for kind, share in KINDS:
+    def take(self, sources: Sequence[_Source], *, jobs: int, seconds: float) -> None:
+        """Run cases of the sources, so many at a time, until the time is over."""
+        end_s = time.monotonic() + seconds
+        running: list[_Running] = []
+        while True:
+            waiting = [each for each in sources if not each.is_over]
+            is_full = len(running) == jobs
+            if waiting and not is_full and time.monotonic() < end_s:
+                # The one that has had the least of its share.
+                source = min(waiting, key=lambda each: each.used_s / each.share)
+                begun = self._begin(source)
+                if begun is not None:
+                    running.append(begun)
+            elif running:
+                time.sleep(POLL_S)
+            else:
+                return
+            for each in [each for each in running if each.is_over()]:
+                running.remove(each)
+                self._end(each)
 
-                def cases(scratch: Path, make: Any = make, kind: Any = kind) -> Iterator[Outcome]:
-                    subject = make()
-                    subject.prepare(scratch / "prepared")
-                    rng = random.Random(self.seed + self.errors)
-                    yield from kind(subject, scratch / "prepared", scratch, rng=rng)
+    def _begin(self, source: _Source) -> "_Running | None":
+        """Begin the next case of a source. None: there is none."""
+        start_s = time.monotonic()
+        try:
+            run_case = next(source.cases, None)
+        except Exception:  # noqa: BLE001 - said and counted; a generator that raised is over
+            self._fail(source, traceback.format_exc())
+            run_case = None
+        source.used_s += time.monotonic() - start_s
+        if run_case is None:
+            source.is_over = True
+            return None
+        # So that the next job takes another source, before it is known how long this one takes.
+        source.used_s += 1.0
+        scratch = tempfile.TemporaryDirectory(prefix="case-", dir=source.folder)
+        folder = Path(scratch.name)
+        return _Running(source, scratch, ForkedCase(lambda: run_case(folder)))
 
-                self._take(make.name, (1 - DAMAGE_SHARE) * share, cases)
+    def _end(self, ended: "_Running") -> None:
+        ended.source.used_s += time.monotonic() - ended.forked.begun_s - 1.0
+        try:
+            case = ended.forked.result()
+        except CaseError as error:
+            self._fail(ended.source, str(error))
+        else:
+            if case is not None:
+                self._keep(case)
+        ended.scratch.cleanup()
 
-    def damages(self) -> None:
-        """Damaged files, for each program."""
-        for make in EXAMINERS:
-
-            def cases(scratch: Path, make: Any = make) -> Iterator[Damaged]:
-                yield from damages(make(), scratch, random.Random(self.seed + self.errors))
-
-            self._take(make.name, DAMAGE_SHARE, cases)
-
-    def _take(self, name: str, share: float, make: Callable[[Path], Iterator[Case]]) -> None:
-        """Take cases until their part of the time is over."""
-        if self.only and name not in self.only:
-            return
-        part = LEDGER_SHARE if name == "ledger" else (1 - LEDGER_SHARE) / (len(SUBJECTS) - 1)
-        end_s = time.monotonic() + self.seconds * share * part
-        for _ in range(TRIES):
-            with tempfile.TemporaryDirectory(prefix="ledger-faults-") as folder:
-                try:
-                    for case in make(Path(folder)):
-                        self._keep(case)
-                        if time.monotonic() > end_s:
-                            return
-                except Exception:  # noqa: BLE001 - said and counted; the other cases go on
-                    self.errors += 1
-                    _say(f"{name}: {traceback.format_exc()}")
-                else:
-                    return
+    def _fail(self, source: _Source, text: str) -> None:
+        self.errors += 1
+        _say(f"{source.program}: {text}")
 
     def _keep(self, case: Outcome | Damaged) -> None:
         self.results.add(case)

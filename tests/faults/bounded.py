@@ -8,12 +8,13 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ledger.demo.child_service import end_hanging
+from ledger_client.cli.app import run as run_ledger
+from tests.faults.forked import Forked
 
 PROCESSOR_MAX_S: Final = 60.0
 CLOCK_MAX_S: Final = 600.0
@@ -31,26 +32,20 @@ class Ended:
     stacks: str | None
 
 
-def run(command: Sequence[str], *, processor_max_s: float = PROCESSOR_MAX_S) -> Ended:
-    """Run a command to its end, or until it hangs."""
+def run(*arguments: str, processor_max_s: float = PROCESSOR_MAX_S) -> Ended:
+    """Run `ledger` to its end, or until it hangs."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            text=True,
-            env=os.environ | STACKS,
-        )
+        process = Forked(lambda: run_ledger([*arguments]), stdout=subprocess.DEVNULL, stderr=errors)
         is_hanging = not wait(process, processor_max_s=processor_max_s)
         if is_hanging:
-            end_hanging(process)
+            end_hanging(process)  # type: ignore[arg-type]  # It has what is used of `Popen`.
         errors.seek(0)
         text = errors.read()
-    return Ended(process.returncode, text, text[-_STACK_CHARACTERS:] if is_hanging else None)
+    return Ended(process.wait(), text, text[-_STACK_CHARACTERS:] if is_hanging else None)
 
 
 def wait(
-    process: "subprocess.Popen[str]",
+    process: "subprocess.Popen[str] | Forked",
     *,
     processor_max_s: float = PROCESSOR_MAX_S,
     clock_max_s: float = CLOCK_MAX_S,

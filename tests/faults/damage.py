@@ -9,12 +9,13 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Final
 
 from tests.faults.damage_subjects import Examined, Examiner
-from tests.faults.outcome import Damaged, Problem
+from tests.faults.outcome import Case, Damaged, Problem
 from tests.files import files_below
 
 PAGE_BYTES: Final = 4096
@@ -23,9 +24,9 @@ UNKEPT: Final = ("lock.mdb", "writer.lock", "backup.lock", "lock")
 _replace_uuids = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}").sub
 
 
-def damages(examiner: Examiner, scratch: Path, rng: random.Random) -> Iterator[Damaged]:
+def damages(examiner: Examiner, scratch: Path, rng: random.Random) -> Iterator[Case]:
     """Damaged copies of the prepared folder without end: each file in each way, in turns."""
-    older, newer, folder = scratch / "older", scratch / "newer", scratch / "damaged"
+    older, newer, folder = scratch / "older", scratch / "newer", scratch / "undamaged"
     examiner.prepare(older, newer)
     kept = examiner.damaged_part(newer)
     files = sorted(
@@ -41,11 +42,25 @@ def damages(examiner: Examiner, scratch: Path, rng: random.Random) -> Iterator[D
         for file, kind in rng.sample(
             list(product(files, sorted(_KINDS))), len(files) * len(_KINDS)
         ):
-            shutil.copytree(newer, folder)
-            place = _KINDS[kind](folder / file, older / file, rng)
-            if (folder / file).read_bytes() != (newer / file).read_bytes():
-                yield _judge(examiner, folder, (file, kind, place), truth)
-            shutil.rmtree(folder)
+            seed = rng.randrange(1 << 32)
+            yield partial(_damage, examiner, (older, newer), truth, file, kind, seed)
+
+
+def _damage(
+    examiner: Examiner,
+    copies: tuple[Path, Path],
+    truth: Examined,
+    file: Path,
+    kind: str,
+    seed: int,
+    scratch: Path,
+) -> Damaged | None:
+    (older, newer), folder = copies, scratch / "damaged"
+    shutil.copytree(newer, folder)
+    place = _KINDS[kind](folder / file, older / file, random.Random(seed))
+    if (folder / file).read_bytes() == (newer / file).read_bytes():
+        return None
+    return _judge(examiner, folder, (file, kind, place), truth)
 
 
 def _judge(

@@ -4,9 +4,8 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPException
 from itertools import islice
@@ -19,19 +18,21 @@ from ledger_client import Recorder
 from ledger_client.recording.spool_reader import DAMAGED_FOLDER, count_waiting
 from ledger_core.tlog.errors import UnavailableError
 from tests.faults import bounded
+from tests.faults.forked import ForkedService
 from tests.faults.outcome import Problem
 from tests.faults.subjects import (
+    JUDGE_FLAGS,
     LEDGER_FLAGS,
     PREPARED_EVENTS,
     WAIT_S,
     LedgerSubject,
+    MirrorSubject,
     RecorderSubject,
     WitnessSubject,
 )
 from tests.tlog.oracle import Oracle
 from tests.witness.asking import add_checkpoint, ask
 from tests.witness.logs import FORK, Log
-from tests.witness.witnesses import serve_witness
 
 QUERIES: Final = (
     "",
@@ -85,14 +86,18 @@ class LedgerExaminer:
     """`ledger fsck`, and the answers of `ledger serve`."""
 
     name = "ledger"
+    make: type[LedgerSubject] = LedgerSubject
 
     def __init__(self) -> None:
-        self._subject = LedgerSubject()
+        self._subject = self.make()
 
     def prepare(self, older: Path, newer: Path) -> None:
         self._subject.prepare(older)
         shutil.copytree(older, newer)
-        with Service(newer, listen="127.0.0.1:0", flags=LEDGER_FLAGS) as service:
+        serve = self._subject.serve
+        with ForkedService(
+            newer, listen="127.0.0.1:0", command=serve, flags=LEDGER_FLAGS
+        ) as service:
             assert self._subject.work(newer, iter([service.url]))
 
     def damaged_part(self, newer: Path) -> Path:
@@ -101,14 +106,29 @@ class LedgerExaminer:
     def examine(self, folder: Path) -> Examined:
         is_named, problems = _fsck("fsck", str(folder))
         answers: dict[str, Any] = {}
-        service = Service(
-            folder, listen="127.0.0.1:0", flags=LEDGER_FLAGS, stderr=subprocess.DEVNULL
+        service = ForkedService(
+            folder,
+            listen="127.0.0.1:0",
+            command=self._subject.serve,
+            flags=JUDGE_FLAGS,
+            stderr=subprocess.DEVNULL,
         )
         with suppress(UnavailableError), service as running, suppress(OSError, HTTPException):
+            is_settled = self._subject.is_settled(running.url)
             for target in ASKED:
+                if not is_settled:
+                    answers[target] = None
+                    continue
                 answer = self._subject.ask(running.url, target)
                 answers[target] = _comparable(answer.body) if answer.status == 200 else None
         return Examined(is_named, answers, [*problems, *_deaths(service)])
+
+
+class MirrorExaminer(LedgerExaminer):
+    """The same of a mirror."""
+
+    name = "mirror"
+    make = MirrorSubject
 
 
 class WitnessExaminer:
@@ -130,7 +150,7 @@ class WitnessExaminer:
     def examine(self, folder: Path) -> Examined:
         is_named, problems = _fsck("witness", "fsck", str(folder))
         answers: dict[str, Any] = {}
-        service = serve_witness(folder)
+        service = _serve_witness(folder)
         with suppress(UnavailableError), service as running, suppress(OSError, HTTPException):
             shown = ask(running.url, "GET", f"/{self._log.origin_hash.hex()}/checkpoint")
             answers["the head"] = shown.body if shown.status == 200 else None
@@ -144,7 +164,7 @@ class WitnessExaminer:
         return Examined(is_named, answers, [*problems, *_deaths(service)])
 
     def _cosign(self, folder: Path, old: int, size: int) -> None:
-        with serve_witness(folder) as running:
+        with _serve_witness(folder) as running:
             assert add_checkpoint(running.url, self._log.grow(old, size)).status == 200
 
 
@@ -176,8 +196,8 @@ class RecorderExaminer:
 
     def examine(self, folder: Path) -> Examined:
         """A file that was moved aside is named damage, and is reported as an event of the log."""
-        flags, spool = LEDGER_FLAGS, folder / "spool"
-        with Service(folder / "ledger", listen="127.0.0.1:0", flags=flags) as service:
+        flags, spool = JUDGE_FLAGS, folder / "spool"
+        with ForkedService(folder / "ledger", listen="127.0.0.1:0", flags=flags) as service:
             with Recorder(
                 service.url,
                 self._subject.token,
@@ -198,15 +218,20 @@ class RecorderExaminer:
         return Examined((spool / DAMAGED_FOLDER).exists(), answers, [])
 
 
+def _serve_witness(folder: Path) -> Service:
+    return ForkedService(
+        folder, listen="127.0.0.1:0", command=("witness", "serve"), flags=("--log-level", "error")
+    )
+
+
 _ENDED_BY_US: Final = (-signal.SIGKILL, -signal.SIGTERM)
 
-EXAMINERS: Final = (LedgerExaminer, WitnessExaminer, RecorderExaminer)
+EXAMINERS: Final = (LedgerExaminer, MirrorExaminer, WitnessExaminer, RecorderExaminer)
 
 
 def _fsck(*arguments: str) -> tuple[bool, list[Problem]]:
     """Whether a check failed, and what is wrong with how it ended."""
-    command: Sequence[str] = (sys.executable, "-P", "-m", "ledger", *arguments)
-    checked = bounded.run(command)
+    checked = bounded.run(*arguments)
     if checked.stacks is not None:
         return False, [Problem("hangs", f"fsck: {checked.stacks}")]
     problems = []

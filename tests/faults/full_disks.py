@@ -11,11 +11,12 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from tests.faults.disks import ON_TMPFS, Filler
-from tests.faults.outcome import Outcome
+from tests.faults.outcome import Case, Outcome
 from tests.faults.subjects import Subject, judge
 from tests.files import files_below
 
@@ -24,42 +25,47 @@ _COPIED: Final = shutil.ignore_patterns("index", "filler-*")
 
 
 def full_disks(
-    subject: Subject, prepared: Path, scratch: Path, *, rng: random.Random
-) -> Iterator[Outcome]:
+    subject: Subject, prepared: Path, _scratch: Path, *, rng: random.Random
+) -> Iterator[Case]:
     """Runs without end whose disk is full for a while."""
+    while True:
+        pause_s, full_s = rng.uniform(0.0, 1.0), rng.uniform(0.05, 1.0)
+        yield partial(_fill_disk, subject, prepared, pause_s, full_s)
+
+
+def _fill_disk(
+    subject: Subject, prepared: Path, pause_s: float, full_s: float, scratch: Path
+) -> Outcome:
     mounted, folder = scratch / "tmpfs", scratch / "copied"
     mounted.mkdir()
     size = ROOM_BYTES + sum(each.stat().st_size for each in files_below(prepared))
-    while True:
-        pause_s, full_s = rng.uniform(0.0, 1.0), rng.uniform(0.05, 1.0)
-        process = subprocess.Popen(
-            [
-                *("unshare", "--mount", "--map-root-user", "sh", "-c", ON_TMPFS, "sh"),
-                *(str(size), str(mounted), str(prepared), *subject.command(mounted)),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert process.stdout is not None
-        seen = Path(f"/proc/{process.pid}/root{mounted}")
-        done = threading.Event()
-        filler = threading.Thread(target=_fill, args=(seen, pause_s, full_s, done))
-        filler.start()
-        try:
-            acknowledged = subject.work(mounted, iter(process.stdout))
-            process.send_signal(signal.SIGSTOP)
-            shutil.copytree(seen, folder, ignore=_COPIED)
-        finally:
-            done.set()
-            filler.join()
-            process.kill()
-            process.wait()
-            process.stdout.close()
-        problems = judge(subject, folder, acknowledged)
-        case = f"from {pause_s:.2f} s on, for {full_s:.2f} s"
-        yield Outcome(subject.name, "disk full", case, True, problems)
-        shutil.rmtree(folder)
+    process = subprocess.Popen(
+        [
+            *("unshare", "--mount", "--map-root-user", "sh", "-c", ON_TMPFS, "sh"),
+            *(str(size), str(mounted), str(prepared), *subject.command(mounted)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    seen = Path(f"/proc/{process.pid}/root{mounted}")
+    done = threading.Event()
+    filler = threading.Thread(target=_fill, args=(seen, pause_s, full_s, done))
+    filler.start()
+    try:
+        acknowledged = subject.work(mounted, iter(process.stdout))
+        process.send_signal(signal.SIGSTOP)
+        shutil.copytree(seen, folder, ignore=_COPIED)
+    finally:
+        done.set()
+        filler.join()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    problems = judge(subject, folder, acknowledged)
+    case = f"from {pause_s:.2f} s on, for {full_s:.2f} s"
+    return Outcome(subject.name, "disk full", case, True, problems)
 
 
 def _fill(seen: Path, pause_s: float, full_s: float, done: threading.Event) -> None:

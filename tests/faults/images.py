@@ -9,23 +9,25 @@ write. A program that was acknowledged something before that moment must still h
 What no image shows: sectors that the disk itself damages, and a disk that lies about a sync.
 """
 
+import hashlib
 import random
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from tests.faults import traced
-from tests.faults.outcome import Outcome
+from tests.faults.outcome import Case, Outcome
 from tests.faults.subjects import Acknowledgement, Subject, judge
 from tests.files import files_below
 
 SECTOR_BYTES: Final = 512
 RECORDED: Final = (
     *("openat", "close", "lseek", "write", "writev", "pwrite64", "pwritev", "ftruncate"),
-    *("fsync", "fdatasync", "mkdir", "rename", "unlink", "unlinkat", "rmdir"),
+    *("fsync", "fdatasync", "mkdir", "rename", "link", "unlink", "unlinkat", "rmdir"),
 )
 # All of a write in hexadecimal; a commit of the ledger writes far less than this.
 STRING_BYTES: Final = 1 << 22
@@ -129,6 +131,17 @@ class Disk:
                 (to / path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 (to / path).write_bytes(self._files[number].content(keeps))
                 (to / path).chmod(0o600)
+
+    def digest(self, share: float) -> bytes:
+        """A hash of the image, for a share of 0 or 1."""
+        names = self._names if share else self._synced_names
+        hashed = hashlib.sha256()
+        for path, number in sorted(names.items()):
+            hashed.update(str(path).encode() + b"\0")
+            if number is not None and path.name != "lock.mdb":
+                content = self._files[number].content(lambda: share > 0)
+                hashed.update(hashlib.sha256(content).digest())
+        return hashed.digest()
 
     def contents(self) -> dict[Path, bytes]:
         """Each file as the running program sees it."""
@@ -253,6 +266,13 @@ class Disk:
             self._names[target / path.relative_to(source)] = number
         return self._rename_in(target.parent)
 
+    def _link(self, line: traced.Line, _result: int) -> bool:
+        source, target = self._paths(line)[:2]
+        if source is None or target is None or source not in self._names:
+            return False
+        self._names[target] = self._names[source]
+        return self._rename_in(target.parent)
+
     def _unlink(self, line: traced.Line, _result: int) -> bool:
         (path,) = [each for each in self._paths(line) if each is not None][:1] or (None,)
         if path is None or path not in self._names:
@@ -270,31 +290,63 @@ class _Recorded:
 
 def power_failures(
     subject: Subject, prepared: Path, scratch: Path, *, rng: random.Random
-) -> Iterator[Outcome]:
-    """Images without end, each at another moment: take as many as there is time for."""
+) -> Iterator[Case]:
+    """Each image of what was synced, once; then without end images that have a part of the rest."""
     recorded = _record(subject, prepared, scratch)
-    shares = {"nothing unsynced": 0.0, "all": 1.0, "a part": 0.5}
+    yield from _each_once(subject, recorded, prepared, rng, ("power failure, synced only", 0.0))
     moments = _moments(recorded, prepared)
     while True:
-        moment = rng.choice(moments)
-        for name, share in shares.items():
-            folder = recorded.folder
-            disk = Disk(folder, prepared)
-            for line in recorded.lines[:moment]:
-                disk.apply(line)
-            folder.mkdir(mode=0o700)
-            disk.image(folder, rng, share)
-            end_s = recorded.lines[moment].unix_s if moment < len(recorded.lines) else float("inf")
-            before = [each for each in recorded.acknowledged if each.unix_s < end_s]
-            problems = judge(subject, folder, before)
-            yield Outcome(
-                subject.name,
-                "power failure",
-                f"call {moment}, {name} reached the disk",
-                True,
-                problems,
-            )
-            shutil.rmtree(folder)
+        moment, seed = rng.choice(moments), rng.randrange(1 << 32)
+        kind = ("power failure, a part of the rest", 0.5)
+        yield partial(_judge_image, subject, recorded, prepared, moment, seed, kind, None)
+
+
+def kills(subject: Subject, prepared: Path, scratch: Path, *, rng: random.Random) -> Iterator[Case]:
+    """What a kill leaves after each call that changes anything, once: all that was written."""
+    recorded = _record(subject, prepared, scratch)
+    yield from _each_once(subject, recorded, prepared, rng, ("killed after a call", 1.0))
+
+
+def _each_once(
+    subject: Subject,
+    recorded: "_Recorded",
+    prepared: Path,
+    rng: random.Random,
+    kind: tuple[str, float],
+) -> Iterator[Case]:
+    """A case for each different image; images that have the same content are one."""
+    different: dict[bytes, int] = {}
+    disk = Disk(recorded.folder, prepared)
+    for moment, line in enumerate(recorded.lines, 1):
+        if disk.apply(line):
+            different.setdefault(disk.digest(kind[1]), moment)
+    moments = list(different.values())
+    rng.shuffle(moments)
+    for moment in moments:
+        yield partial(_judge_image, subject, recorded, prepared, moment, 0, kind, len(moments))
+
+
+def _judge_image(
+    subject: Subject,
+    recorded: "_Recorded",
+    prepared: Path,
+    moment: int,
+    seed: int,
+    kind: tuple[str, float],
+    total: int | None,
+    scratch: Path,
+) -> Outcome:
+    name, share = kind
+    disk = Disk(recorded.folder, prepared)
+    for line in recorded.lines[:moment]:
+        disk.apply(line)
+    folder = scratch / "folder"
+    folder.mkdir(mode=0o700)
+    disk.image(folder, random.Random(seed), share)
+    end_s = recorded.lines[moment].unix_s if moment < len(recorded.lines) else float("inf")
+    before = [each for each in recorded.acknowledged if each.unix_s < end_s]
+    problems = judge(subject, folder, before)
+    return Outcome(subject.name, name, f"after call {moment}, seed {seed}", True, problems, total)
 
 
 def _record(subject: Subject, prepared: Path, scratch: Path) -> _Recorded:

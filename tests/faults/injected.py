@@ -1,59 +1,78 @@
-"""Each write-side system call of a program fails once: EIO, ENOSPC, a kill before and after it."""
+"""Each write-side system call of a program fails once with EIO and once with ENOSPC.
+
+A program is also killed by SIGKILL before and after one call of each kind: the same call on the
+same kind of file. `images` has what a kill after every other call leaves.
+"""
 
 import random
 import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from tests.faults import traced
-from tests.faults.outcome import Outcome, Problem
+from tests.faults.outcome import Case, Outcome, Problem
 from tests.faults.subjects import Subject, judge
 
-_Case = tuple[traced.Call, str, str]
+_Fault = tuple[traced.Call, str, str]
 _replace_digits: Final = re.compile(r"[0-9a-f-]{8,}|\d+").sub
 
 
 def injected(
     subject: Subject, prepared: Path, scratch: Path, *, rng: random.Random
-) -> Iterator[Outcome]:
+) -> Iterator[Case]:
     """All cases of a subject, in an order that `rng` draws: take as many as there is time for."""
     folder = scratch / "traced"
     shutil.copytree(prepared, folder)
     seen = _run(subject, folder, scratch, "--seccomp-bpf", f"--trace={','.join(traced.CALLS)}")
-    cases = [
+    found = [
         (call, name, fault)
         for call in traced.calls(seen, folder)
         for name, fault in traced.faults(call).items()
     ]
     shutil.rmtree(folder)
-    rng.shuffle(cases)
-    totals = Counter(name for _, name, _ in cases)
-    for call, name, fault in _each_kind_first(cases):
-        shutil.copytree(prepared, folder)
-        ended = _run(subject, folder, scratch, *traced.injecting(call, fault, folder))
-        problems = [Problem("died by a signal", death) for death in ended.deaths]
-        if ended.is_hanging:
-            problems.append(Problem("hangs", ended.errors))
-        problems += judge(subject, folder, ended.acknowledged)
-        yield Outcome(
-            subject.name, name, str(call), ended.has_fired(fault), problems, of=totals[name]
-        )
-        shutil.rmtree(folder)
+    rng.shuffle(found)
+    faults = _each_kind_first(found)
+    totals = Counter(name for _, name, _ in faults)
+    for call, name, fault in faults:
+        yield partial(_inject, subject, prepared, call, name, fault, totals[name])
 
 
-def _each_kind_first(cases: list[_Case]) -> list[_Case]:
-    """The same cases; a second one of a fault, call and kind of file follows all first ones."""
-    seen: Counter[tuple[str, str, str]] = Counter()
-    numbered = []
-    for case in cases:
-        call, name, _ = case
+def _inject(
+    subject: Subject,
+    prepared: Path,
+    call: traced.Call,
+    name: str,
+    fault: str,
+    total: int,
+    scratch: Path,
+) -> Outcome:
+    folder = scratch / "folder"
+    shutil.copytree(prepared, folder)
+    ended = _run(subject, folder, scratch, *traced.injecting(call, fault, folder))
+    problems = [Problem("died by a signal", death) for death in ended.deaths]
+    if ended.is_hanging:
+        problems.append(Problem("hangs", ended.errors))
+    problems += judge(subject, folder, ended.acknowledged)
+    return Outcome(subject.name, name, str(call), ended.has_fired(fault), problems, of=total)
+
+
+def _each_kind_first(faults: list[_Fault]) -> list[_Fault]:
+    """The first of each fault, call and kind of file, then the others; kills have no others."""
+    seen: set[tuple[str, str, str]] = set()
+    first, others = [], []
+    for each in faults:
+        call, name, fault = each
         kind = (name, call.name, _replace_digits("N", call.path))
-        numbered.append((seen[kind], case))
-        seen[kind] += 1
-    return [case for _, case in sorted(numbered, key=lambda each: each[0])]
+        if kind not in seen:
+            first.append(each)
+        elif not traced.is_kill(fault):
+            others.append(each)
+        seen.add(kind)
+    return [*first, *others]
 
 
 def _run(subject: Subject, folder: Path, scratch: Path, *options: str) -> Any:

@@ -4,7 +4,7 @@ Results are kept as lines of JSON while a run goes on, so a run that is ended ha
 the table of several runs can be made.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -63,6 +63,10 @@ class Damaged:
         told = "; ".join(f"{each.kind}: {each.text}" for each in self.problems) or "no false answer"
         named = "named" if self.is_named else "NOT NAMED"
         return f"{self.path}, {self.fault} {self.place}: {named}; {told}"
+
+
+Case = Callable[[Path], Outcome | Damaged | None]
+"""One case: runs in an empty folder of its own. None: it changed nothing and is no case."""
 
 
 class Results(msgspec.Struct):

@@ -5,8 +5,10 @@ program for things and notes what it acknowledged. `judge` runs the program agai
 and holds its data against what was acknowledged.
 """
 
+import atexit
 import json
 import secrets
+import shutil
 import sys
 import time
 import traceback
@@ -18,18 +20,21 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import urlencode
 
-from ledger.demo.child_service import Service
+from ledger.mirror.data_dir import MirrorConfig, create_mirror
 from ledger.service.data_dir import create_directory
 from ledger.service.token_admin import make_token
 from ledger_client import Recorder
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.checkpoint import Checkpoint, parse_checkpoint
 from ledger_core.tlog.errors import UnavailableError
-from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, leaf_hash
 from ledger_core.tlog.note import parse_note
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.tree import Frontier
+from tests.faults import bounded
+from tests.faults.forked import ForkedService
 from tests.faults.outcome import Problem
+from tests.mirror.mirroring import SIGNER as MIRROR_SIGNER
 from tests.service.check_log import check_log
 from tests.service.serving import JSON, Answer, event, send
 from tests.tlog.oracle import Oracle
@@ -42,6 +47,7 @@ PREPARED_EVENTS: Final = 300
 SUBJECT: Final = "p_%d"
 TRIES: Final = 3
 WAIT_S: Final = 120.0
+SETTLE_S: Final = 20.0
 
 
 class Acknowledgement(NamedTuple):
@@ -76,7 +82,11 @@ class Recorded(NamedTuple):
     event_id: str
 
 
-Said = Appended | Checkpoint | Erased | Cosigned | Recorded
+class Made(NamedTuple):
+    """`ledger init` said that the ledger is made."""
+
+
+Said = Appended | Checkpoint | Erased | Cosigned | Recorded | Made
 Acknowledged = list[Acknowledgement]
 
 
@@ -114,6 +124,8 @@ class LedgerSubject:
     """`ledger serve` under single events, a batch, an erasure, searches and reads."""
 
     name = "ledger"
+    serve: tuple[str, ...] = ("serve",)
+    flags: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self._token = ""
@@ -124,15 +136,15 @@ class LedgerSubject:
         (folder / "private.toml").write_text(
             '[[fields]]\npath = "/targets/*/name"\nsubject = "/targets/*/id"\n', encoding="utf-8"
         )
-        with Service(folder, listen="127.0.0.1:0", flags=LEDGER_FLAGS) as service:
+        with ForkedService(folder, listen="127.0.0.1:0", flags=JUDGE_FLAGS) as service:
             for _ in range(2):
                 events = [_event(number) for number in range(PREPARED_EVENTS // 2)]
                 assert self._append(service.url, [], *events)
             _wait_until_indexed(service.url, self._token, PREPARED_EVENTS)
 
     def command(self, folder: Path) -> list[str]:
-        listen = ("--listen", "127.0.0.1:0", *LEDGER_FLAGS)
-        return [sys.executable, "-P", "-m", "ledger", "serve", str(folder), *listen]
+        flags = ("--listen", "127.0.0.1:0", *LEDGER_FLAGS, *self.flags)
+        return [sys.executable, "-P", "-m", "ledger", *self.serve, str(folder), *flags]
 
     def work(self, folder: Path, output: Iterator[str]) -> Acknowledged:
         acknowledged: Acknowledged = []
@@ -154,13 +166,21 @@ class LedgerSubject:
         return acknowledged
 
     def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
+        flags = (*LEDGER_FLAGS, *self.flags)
         try:
-            with Service(folder, listen="127.0.0.1:0", flags=LEDGER_FLAGS) as service:
-                return list(self._problems(folder, service.url, acknowledged))
+            with ForkedService(
+                folder, listen="127.0.0.1:0", command=self.serve, flags=flags
+            ) as service:
+                return list(self.problems(folder, service.url, acknowledged))
         except UnavailableError as error:
             return [Problem("does not start", str(error))]
 
-    def _problems(self, folder: Path, url: str, acknowledged: Acknowledged) -> Iterator[Problem]:
+    def is_settled(self, _url: str) -> bool:
+        """Whether the service comes to the state in which all its answers are final."""
+        return True
+
+    def problems(self, folder: Path, url: str, acknowledged: Acknowledged) -> Iterator[Problem]:
+        """What is wrong with the data and answers of a service that runs."""
         log = check_log(url, self._token, parse_policy((folder / "policy").read_bytes()))
         places = {str(parse_leaf(leaf).event.id): at for at, leaf in enumerate(log.leaves)}
         heads: dict[int, Checkpoint] = {}
@@ -211,6 +231,8 @@ class LedgerSubject:
 # Clocks are set by years: a start would want a decision.
 CLOCK_FLAGS: Final = ("--clock-behind-max-s", "1000000000", "--clock-ahead-max-s", "1000000000")
 LEDGER_FLAGS: Final = ("--log-level", "error", "--publish-interval-s", "0.02", *CLOCK_FLAGS)
+JUDGE_FLAGS: Final = (*LEDGER_FLAGS, "--no-query-process")
+"""Without the start of one more process; the programs that faults are put to have it."""
 
 
 def _event(number: int) -> dict[str, Any]:
@@ -242,6 +264,117 @@ def _wait_until_indexed(url: str, token: str, want: int) -> int:
         if found >= want or time.monotonic() > deadline_s:
             return found
         time.sleep(0.05)
+
+
+class WorkersSubject(LedgerSubject):
+    """The same with two front ends."""
+
+    name = "ledger, 2 workers"
+    flags = ("--workers", "2")
+
+
+class MirrorSubject(LedgerSubject):
+    """`ledger mirror serve`, which copies the second half of a log whose service stays up."""
+
+    name = "mirror"
+    serve = ("mirror", "serve")
+
+    def prepare(self, folder: Path) -> None:
+        log = folder.with_name(f"{folder.name}-log")
+        log_subject = LedgerSubject()
+        log_subject.prepare(log)
+        service = ForkedService(log, listen="127.0.0.1:0", flags=LEDGER_FLAGS)
+        url = service.__enter__().url
+        # It runs until the harness ends, since any case may still ask it.
+        atexit.register(service.__exit__)
+        token_file = folder.with_name(f"{folder.name}-token")
+        token_file.write_text(make_token(log, name="mirror", scopes=("read",), tenant=None))
+        config = MirrorConfig(log_url=url, token_file=str(token_file))
+        create_mirror(folder, config, (log / "policy").read_bytes(), [MIRROR_SIGNER])
+        self._token = make_token(folder, name="admin", scopes=("admin",), tenant=None)
+        with ForkedService(
+            folder, listen="127.0.0.1:0", command=self.serve, flags=LEDGER_FLAGS
+        ) as mirror:
+            self._wait_for(mirror.url, PREPARED_EVENTS)
+        assert log_subject.work(log, iter([url]))
+        self._size = _published(url).tree_size
+
+    def work(self, folder: Path, output: Iterator[str]) -> Acknowledged:
+        acknowledged: Acknowledged = []
+        url = next(output, "").strip().rpartition(" ")[2]
+        if url.startswith("http"):
+            with suppress(OSError, HTTPException):
+                for size in (PREPARED_EVENTS, self._size):
+                    self._wait_for(url, size)
+                    self._ask_for_head(url, acknowledged)
+                self.ask(url, f"/v1/events?{urlencode({'q': 'action:record.viewed'})}")
+        return acknowledged
+
+    def problems(self, folder: Path, url: str, acknowledged: Acknowledged) -> Iterator[Problem]:
+        """As of a ledger, once it has the whole log."""
+        if not self._wait_for(url, self._size):
+            yield Problem("does not start", f"it does not come to size {self._size}")
+        yield from super().problems(folder, url, acknowledged)
+
+    def is_settled(self, url: str) -> bool:
+        return self._wait_for(url, self._size, wait_s=SETTLE_S)
+
+    def _wait_for(self, url: str, size: int, *, wait_s: float = WAIT_S) -> bool:
+        """Whether the mirror shows a head of this size in time."""
+        deadline_s = time.monotonic() + wait_s
+        while _published(url).tree_size < size:
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(0.02)
+        return True
+
+
+def _published(url: str) -> Checkpoint:
+    answer = send(url, "/checkpoint", method="GET", body=None, headers={})
+    if answer.status != 200:
+        return Checkpoint(ORIGIN, 0, EMPTY_ROOT_HASH)
+    return parse_checkpoint(parse_note(answer.text).text)
+
+
+class InitSubject:
+    """`ledger init` in a new folder."""
+
+    name = "ledger init"
+
+    def prepare(self, folder: Path) -> None:
+        folder.mkdir()
+
+    def command(self, folder: Path) -> list[str]:
+        made = ("init", str(folder / "ledger"), "--origin", ORIGIN)
+        return [sys.executable, "-P", "-m", "ledger", *made]
+
+    def work(self, folder: Path, output: Iterator[str]) -> Acknowledged:
+        acknowledged: Acknowledged = []
+        if any(line.startswith("next:") for line in output):
+            _acknowledge(acknowledged, Made())
+        return acknowledged
+
+    def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
+        """A ledger that was made starts; one that was not starts, or is made by what is said."""
+        root = folder / "ledger"
+        is_made = bool(acknowledged)
+        if not is_made:
+            again = self._run_again(folder)
+            is_made = again.code == 0
+            if not is_made and f"remove {root} and run ledger init again" in again.errors:
+                shutil.rmtree(root)
+                is_made = self._run_again(folder).code == 0
+        try:
+            with ForkedService(root, listen="127.0.0.1:0", flags=JUDGE_FLAGS):
+                pass
+        except UnavailableError:
+            refusal = "" if is_made else again.errors
+            kind = "lost" if acknowledged else "does not start"
+            return [Problem(kind, f"the new ledger does not start; init again says: {refusal}")]
+        return []
+
+    def _run_again(self, folder: Path) -> bounded.Ended:
+        return bounded.run(*self.command(folder)[4:])
 
 
 class WitnessSubject:
@@ -276,7 +409,7 @@ class WitnessSubject:
     def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
         sizes = [0, *(each.said.size for each in acknowledged if isinstance(each.said, Cosigned))]
         try:
-            with Service(
+            with ForkedService(
                 folder,
                 listen="127.0.0.1:0",
                 command=("witness", "serve"),
@@ -335,8 +468,8 @@ class RecorderSubject:
         return acknowledged
 
     def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
-        flags = LEDGER_FLAGS
-        with Service(folder / "ledger", listen="127.0.0.1:0", flags=flags) as service:
+        flags = JUDGE_FLAGS
+        with ForkedService(folder / "ledger", listen="127.0.0.1:0", flags=flags) as service:
             policy = folder / "ledger" / "policy"
             recorder = Recorder(
                 service.url, self.token, spool=folder / "spool", policy=policy, linger_s=0.01
@@ -357,4 +490,7 @@ class RecorderSubject:
         return answer.json()["event"] if answer.status == 200 else None
 
 
-SUBJECTS: Final = (LedgerSubject, WitnessSubject, RecorderSubject)
+SUBJECTS: Final = (
+    *(LedgerSubject, WorkersSubject, InitSubject, MirrorSubject, WitnessSubject),
+    RecorderSubject,
+)

@@ -69,7 +69,7 @@ class Run:
 
     def has_fired(self, fault: str) -> bool:
         """Whether a fault, as strace was asked for it, took effect."""
-        return ("+++ killed by SIGKILL" if "signal=" in fault else "(INJECTED)") in self.text
+        return ("+++ killed by SIGKILL" if is_kill(fault) else "(INJECTED)") in self.text
 
     @property
     def deaths(self) -> set[str]:
@@ -177,19 +177,24 @@ def faults(call: Call) -> dict[str, str]:
     """What can be done to a call: a name, and how strace is asked for it."""
     found = {
         "EIO": "error=EIO",
-        "killed before a call": "error=EIO:signal=SIGKILL",
-        "killed after a call": "signal=SIGKILL",
+        "SIGKILL before a call": "error=EIO:signal=SIGKILL",
+        "SIGKILL after a call": "signal=SIGKILL",
     }
     if call.name not in SYNCS:
         found["ENOSPC"] = "error=ENOSPC"
     return found
 
 
+def is_kill(fault: str) -> bool:
+    """Whether a fault, as strace is asked for it, ends the process."""
+    return "signal=" in fault
+
+
 def injecting(call: Call, fault: str, folder: Path) -> list[str]:
     """The options of strace that put a fault to one call."""
     path = ("-P", str(folder / call.path)) if call.path else ()
     # With --seccomp-bpf, strace 6.1 injects errors but no signals.
-    fast = () if "signal=" in fault else ("--seccomp-bpf",)
+    fast = () if is_kill(fault) else ("--seccomp-bpf",)
     return [
         *fast,
         *path,

@@ -76,6 +76,19 @@ def create_file(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def create_whole(path: Path, data: bytes) -> None:
+    """As `create_file`; after a crash the file is there as a whole or not at all.
+
+    Raises: FileExistsError when there is one, OSError, as where a file can't have two names.
+    """
+    with NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        path.hardlink_to(file.name)
+    sync_directory(path.parent)
+
+
 def open_new(path: Path) -> BinaryIO:
     """A new file, open for writing, which only its owner can read; no link is followed.
 
