@@ -45,7 +45,7 @@ from ledger.store.tokens import AccessStore, create_access
 from ledger_client.runtime.files import create_whole, sync_directory, write_atomically
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
-from ledger_core.tlog.keys import ED25519, MLDSA44_COSIGNATURE
+from ledger_core.tlog.keys import ED25519, MLDSA44_COSIGNATURE, check_new_name
 from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import format_policy
 from ledger_core.tlog.text import from_wire
@@ -132,6 +132,7 @@ def create_directory(
             if is_half_made(paths, last=paths.key):
                 raise FileExistsError(half_made(path, "ledger init"))
             raise FileExistsError(f"{taken} exists already; a ledger is made in a new folder")
+    check_new_name(origin)
     signers: list[LogSigner] = [Signer.generate(origin, seed=seed)]
     if mldsa44_seed is not None:
         signers.append(

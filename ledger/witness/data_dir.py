@@ -18,6 +18,7 @@ from ledger.store.environment import DATA_FILE
 from ledger.witness.store import HeadStore, create_heads
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.keys import check_new_name
 from ledger_core.tlog.text import from_wire
 
 KEYS_MAX: Final = 2
@@ -37,8 +38,11 @@ def create_witness(path: Path, signers: Sequence[CosignatureSigner]) -> WitnessP
     """Create a witness that knows no log. Existing files are never overwritten.
 
     The keys are written last: a folder without them is incomplete and has signed nothing.
-    Raises: FileExistsError when there is a witness already, or a half-made one, with what mends it.
+    Raises: FileExistsError when there is a witness already, or a half-made one, with what mends it;
+    ValueError for an unfit name.
     """
+    for signer in signers:
+        check_new_name(signer.verifier.name)
     paths = WitnessPaths(path)
     for taken in (paths.key, paths.heads):
         if taken.exists():

@@ -57,7 +57,7 @@ class Auditor:
 
     @property
     def sites(self) -> tuple[WitnessSite, ...]:
-        return self.monitor.sites
+        return self.monitor.sites({})
 
     def restarted(self, **changes: Any) -> "Auditor":
         """Another monitor that goes on from what this one keeps."""

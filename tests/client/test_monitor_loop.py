@@ -374,9 +374,27 @@ class TestWitnesses:
         liar.lie_to_client = lambda _: None
         second = next(said)
         assert isinstance(second, Notice)
-        assert second.text == "it has cosigned nothing of this log"
+        assert second.text.startswith("it serves no head of this log here")
         assert elsewhere.clock.waits.count(10) >= 1
         said.close()
+
+    def test_a_witness_may_show_its_heads_at_another_address(
+        self, elsewhere: Place, liar: Liar
+    ) -> None:
+        asked: list[str] = []
+        liar.lie_to_client = lambda said: asked.append(said.target)
+        other = f"{liar.url}/heads"
+        said = elsewhere.follow(
+            elsewhere.running.url, asks_witnesses=True, prefixes={"w1": other}, stale_after_s=0
+        )
+        first = next(said)
+        assert isinstance(first, Notice)
+        assert first.source == f"the witness at {other}"
+        assert "--witness-prefix" in first.text
+        said.close()
+        assert all(path.startswith("/heads/") for path in asked)
+        with pytest.raises(ValueError, match="no witness 'w2'; it has w1"):
+            next(elsewhere.follow(other, asks_witnesses=True, prefixes={"w2": other}))
 
     def test_its_own_lie_ends_the_following(self, elsewhere: Place, liar: Liar) -> None:
         def show_what_it_did_not_cosign(said: Said) -> None:

@@ -13,6 +13,7 @@ from ledger_core.tlog.keys import (
     SignerKey,
     VerifierKey,
     check_key_name,
+    check_new_name,
 )
 
 ALGORITHMS = (ED25519, ED25519_COSIGNATURE, MLDSA44_COSIGNATURE)
@@ -164,3 +165,20 @@ def test_nothing_that_is_printed_shows_the_private_key() -> None:
 def test_a_name_that_no_signature_line_can_carry_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"key name|surrogates"):
         check_key_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [
+        ("https://example.com/audit", "example.com/audit"),
+        ("HTTP://example.com", "example.com"),
+        ("//example.com/audit", "example.com/audit"),
+        ("example.com/audit/", "example.com/audit"),
+        ("example.com//", "example.com"),
+    ],
+)
+def test_a_new_name_is_a_url_without_scheme_and_final_slash(name: str, better: str) -> None:
+    with pytest.raises(ValueError, match=f": '{better}'$"):
+        check_new_name(name)
+    check_new_name(better)
+    check_key_name(name)  # Those of others are read.

@@ -20,7 +20,7 @@ show.
 The plans are small, so their caller can save what was verified between two of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -154,13 +154,21 @@ class Monitor:
         """The number of entries checked, and that of the entries under the published head."""
         return self._replay.entries_checked, self._published_size
 
-    @property
-    def sites(self) -> tuple[WitnessSite, ...]:
-        """The addresses of witnesses in the policy. Keys at one address belong to one witness."""
+    def sites(self, prefixes: Mapping[str, str]) -> tuple[WitnessSite, ...]:
+        """The addresses at which witnesses show heads. Keys at one address belong to one witness.
+
+        `prefixes`: addresses by the name in the policy; without one it is the policy's, where heads
+        are cosigned. Raises: ValueError for a name that the policy doesn't have.
+        """
+        names = {witness.name for witness in self._policy.witnesses}
+        if unknown := sorted(prefixes.keys() - names):
+            known = ", ".join(sorted(names)) or "none"
+            raise ValueError(f"the policy has no witness {unknown[0]!r}; it has {known}")
         by_url: dict[str, list[PolicyWitness]] = {}
         for witness in self._policy.witnesses:
-            if witness.url is not None:
-                by_url.setdefault(witness.url.rstrip("/"), []).append(witness)
+            url = prefixes.get(witness.name, witness.url)
+            if url is not None:
+                by_url.setdefault(url.rstrip("/"), []).append(witness)
         return tuple(WitnessSite(url, tuple(found)) for url, found in by_url.items())
 
     def fetch_head(self, now_unix_s: float) -> Plan[str | None]:

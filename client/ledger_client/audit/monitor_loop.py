@@ -7,7 +7,7 @@ the way are `Notice`s. An untrue answer, or a stale log, ends the loop with an e
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -54,6 +54,7 @@ class Settings:
     stale_after_s: float = STALE_AFTER_S
     is_once: bool = False
     asks_witnesses: bool = False
+    prefixes: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = TIMEOUT_S
     insecure: bool = False
     """Sends the token over plain HTTP to another host, readable to everybody on the way."""
@@ -120,7 +121,8 @@ class MonitorLoop:
         )
         self._log: Final = self._peer("the log", url, token=token)
         self._sites: Final[list[tuple[WitnessSite, _Peer]]] = []
-        for site in self._monitor.sites if settings.asks_witnesses else ():
+        sites = self._monitor.sites(settings.prefixes) if settings.asks_witnesses else ()
+        for site in sites:
             try:
                 peer = self._peer(site.name, site.url, token=None)
             except ValueError as error:
@@ -208,7 +210,10 @@ class MonitorLoop:
             notice = str(error)
         else:
             peer.failures = 0
-            notice = "it has cosigned nothing of this log"
+            notice = (
+                "it serves no head of this log here: it has cosigned none, or shows its heads at "
+                "another address (--witness-prefix)"
+            )
             if head is not None:
                 notice = (
                     self._run(self._log, self._monitor.check_witness_head(site, head, self._now()))

@@ -1,5 +1,6 @@
 """`ledger monitor`: follow a log from another host, and check all of it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -43,6 +44,14 @@ from ledger_core.tlog.policy import parse_policy
     help="Ask the witnesses that have a URL in the policy, and compare their heads.",
 )
 @click.option(
+    "--witness-prefix",
+    "prefixes",
+    metavar="NAME=URL",
+    multiple=True,
+    help="Where a witness of the policy shows its heads, if not where it cosigns them: URL/<hash "
+    "of the origin>/checkpoint; repeatable. Implies --ask-witnesses.",
+)
+@click.option(
     "--interval",
     "interval_s",
     type=click.FloatRange(min=0, min_open=True),
@@ -68,6 +77,7 @@ def command(
     token_file: Path | None,
     insecure: bool,
     ask_witnesses: bool,
+    prefixes: tuple[str, ...],
     interval_s: float,
     stale_after_s: float,
     once: bool,
@@ -83,7 +93,8 @@ def command(
         interval_s=interval_s,
         stale_after_s=stale_after_s,
         is_once=once,
-        asks_witnesses=ask_witnesses,
+        asks_witnesses=ask_witnesses or bool(prefixes),
+        prefixes=_prefixes(prefixes),
         insecure=insecure,
     )
     trusted = parse_policy(policy.read_bytes())
@@ -103,6 +114,19 @@ def command(
                 _print(result, as_json=as_json)
         finally:
             loop.close()
+
+
+def _prefixes(pairs: Sequence[str]) -> dict[str, str]:
+    """The addresses by the names of witnesses."""
+    found = {}
+    for pair in pairs:
+        name, is_pair, url = pair.partition("=")
+        if not is_pair or not name or not url:
+            raise click.BadParameter(
+                f"expected NAME=URL, got {pair!r}", param_hint="--witness-prefix"
+            )
+        found[name] = url
+    return found
 
 
 def _print(result: Report | Notice | Advance, *, as_json: bool) -> None:

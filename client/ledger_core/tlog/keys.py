@@ -70,6 +70,19 @@ _PublicKey: TypeAlias = "VerifyKey | MLDSA44PublicKey"
 _PrivateKey: TypeAlias = "SigningKey | MLDSA44PrivateKey"
 
 
+def check_new_name(name: str) -> None:
+    """Raise ValueError unless a new log or witness should have this name: a URL without a scheme.
+
+    Clients take other names too. Networks of witnesses and tools for tiles ask for this form, and
+    nobody can rename a log later. Source: c2sp.org/signed-note, c2sp.org/tlog-checkpoint.
+    """
+    check_key_name(name)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) or name.startswith("//"):
+        raise ValueError(f"a name is a URL without its scheme: {excerpt(name.split('//')[1])}")
+    if name.endswith("/"):
+        raise ValueError(f"a name has no slash at its end: {excerpt(name.rstrip('/'))}")
+
+
 def check_key_name(name: str) -> None:
     """Raise ValueError unless a signature line can carry the name.
 
