@@ -89,7 +89,7 @@ class Ours:
     def restart_cold(self) -> None:
         """Close, drop the files from the page cache, open."""
         self.close()
-        forget_files((self._paths.log / "data.mdb", *self._paths.index.glob("*.segment")))
+        forget_files((self._paths.log / "data.mdb", *self._paths.index.glob("*.[fs]*")))
         self._open()
 
     def close(self) -> None:
@@ -196,7 +196,7 @@ def _build_index(log: LogStore, path: Path) -> dict[str, float]:
     return {
         "wall_us": (time.perf_counter() - start) / entries * 1e6,
         "processor_us": (_processor_s() - before) / entries * 1e6,
-        "bytes": sum(file.stat().st_size for file in path.glob("*.segment")) / entries,
+        "bytes": sum(file.stat().st_size for file in path.glob("*.[fs]*")) / entries,
     }
 
 

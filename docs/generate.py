@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from ledger.alarms.config import AlarmConfig
 from ledger.runtime.settings_table import settings_of
@@ -19,7 +20,7 @@ from ledger.service.metrics import metric_rows
 from ledger.service.settings import RELOADED, SETTINGS
 from ledger.sinks.config import SinkConfig
 from ledger.store import keyspace
-from ledger.store.index import segment_file
+from ledger.store.index import group_filter, segment_file
 from ledger.witness.settings import WITNESS_SETTINGS
 from ledger_client.sql.recipes import RECIPES
 from ledger_core.event.model import LIMITS
@@ -130,9 +131,9 @@ def metrics() -> str:
     return _table(("metric", "kind", "labels", "what"), [*metric_rows()])
 
 
-def segment_file_page() -> str:
-    """The file of a segment of the index."""
-    layout = (segment_file.__doc__ or "").split("\n\n", 1)[1]
+def layout_of(module: ModuleType) -> str:
+    """The layout of a file, as the docstring of the module that reads it has it."""
+    layout = (module.__doc__ or "").split("\n\n", 1)[1]
     return f"```text\n{layout.split('All integers are', 1)[0].rstrip()}\n```"
 
 
@@ -148,7 +149,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "metrics": metrics,
     "playbook": playbook,
     "keyspace": keyspace_page,
-    "segment-file": segment_file_page,
+    "segment-file": lambda: layout_of(segment_file),
+    "filter-file": lambda: layout_of(group_filter),
 }
 
 

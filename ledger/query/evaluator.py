@@ -9,6 +9,7 @@ C.
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from typing import Final
 
 from pyroaring import BitMap
@@ -197,7 +198,7 @@ class Window:
     def _look_up(self, node: plan.Lookup, segments: Sequence[int]) -> Bounds:
         must = self._read_any(node.must, segments)
         hints = self._read_any(node.hints, segments)
-        unindexed = [segment for segment in segments if not self.is_indexed(segment)]
+        unindexed = list(filterfalse(self.is_indexed, segments))
         if unindexed:
             hints |= self.universe(unindexed)
         return Bounds(must, must | hints, is_exact=False) if hints else _exactly(must)
@@ -227,8 +228,10 @@ class Window:
 
     def _read(self, read: Read, segments: Sequence[int]) -> BitMap:
         first = self.segments.start
-        sealed = [segment for segment in segments if segment in self._records]
-        unsealed = [segment for segment in segments if segment not in self._records]
+        sealed = list(filter(self._records.__contains__, segments))
+        unsealed: Sequence[int] = ()
+        if len(sealed) < len(segments):
+            unsealed = [segment for segment in segments if segment not in self._records]
         rest = [
             (segment - first, [found for terms in slices for found in _read_terms(terms, read)])
             for segment in self._checked(unsealed)
@@ -237,7 +240,8 @@ class Window:
         if not sealed or self._snapshot is None:
             return unite(rest)
         if isinstance(read, plan.Find):
-            one = self._snapshot.find(read.dimension, read.value, self._checked(sealed))
+            some = self._snapshot.segments_with(read.dimension, read.value, sealed)
+            one = self._snapshot.find(read.dimension, read.value, self._checked(some))
             found = assemble([(segment - first, container) for segment, container in one])
         elif isinstance(read, plan.Within):
             snapshot, of = self._snapshot, (read.dimension, read.ranges)

@@ -62,7 +62,7 @@ class QueryScope:
 
     def window(self, segments: range) -> Window:
         """A window of some segments. Raises: as `Budget.check`, here and when it is evaluated."""
-        is_open = any(segment not in self.sealed for segment in segments)
+        is_open = not all(map(self.sealed.__contains__, segments))
         return Window(
             segments,
             segment_entries=self.segment_entries,
@@ -212,6 +212,8 @@ class PageRun:
             bounds = window.evaluate(scope.node)
         except OverBudgetError:
             return False
+        if not bounds.may:
+            return True
         below = window.span(span.start, min(self._position, span.end))
         above = window.span(max(self._position, span.start), span.end)
         ahead, behind = (below, above) if self._is_newest else (above, below)

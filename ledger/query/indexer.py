@@ -23,7 +23,7 @@ from ledger.follow.process import is_orphaned, lower_priority
 from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import SegmentBuilder
 from ledger.runtime.log_lines import configure_child_logs
-from ledger.store.index.index_store import IndexWriter
+from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
 from ledger_core.tlog.errors import UnavailableError
 

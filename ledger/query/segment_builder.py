@@ -18,10 +18,12 @@ from pathlib import Path
 
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
-from ledger.store.index.index_store import IndexStore, IndexWriter, write_segment
+from ledger.store.index.group_filter import complete_groups
+from ledger.store.index.index_store import IndexStore
+from ledger.store.index.index_writer import IndexWriter, write_filter, write_segment
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SealedSegment, SegmentFacts
-from ledger.store.index.segment_check import check_segment
+from ledger.store.index.segment_check import check_filters, check_segment
 from ledger.store.log import DamagedBundleError, LogStore
 from ledger_client.runtime.files import sync_directory
 from ledger_core.query.analyzer import ANALYSIS, decode_view
@@ -43,11 +45,10 @@ class SegmentBuilder:
         self._unreadable: set[int] = set()
 
     def seal_next(self) -> bool:
-        """Seal the newest full segment that the index lacks; return whether there was one.
+        """Seal the newest full segment that the index lacks, or make the newest filter.
 
-        A segment with a damaged bundle is left out, for as long as this builder lives.
-
-        Cost: 15 µs an entry, and one sync.
+        Returns whether one was lacking. A segment with a damaged bundle is left out, for as long as
+        this builder lives. Cost: 15 µs an entry, and one sync.
         """
         entries = self._writer.segment_entries
         sealed = self._writer.sealed()
@@ -60,7 +61,7 @@ class SegmentBuilder:
                 self._unreadable.add(segment)
                 continue
             return True
-        return False
+        return self._writer.put_filter()
 
 
 def build_segment(leaf_cache: LeafCache, segment: int, segment_entries: int) -> SealedSegment:
@@ -161,6 +162,7 @@ def check_index(
                 if record.entries_hash != _entries_hash(log, segment * entries, entries):
                     raise VerificationError(f"segment {segment} was built from other entries")
             progress(done, total)
+        check_filters(snapshot, is_strict=is_strict)
         return total
 
 
@@ -180,6 +182,8 @@ def _build_all(
         for segment in range(total):
             _build_into(LeafCache(log, bytes_max=0), folder, segment, segment_entries)
             yield segment + 1
+        for group in _groups(folder, segment_entries):
+            _build_filter(folder, segment_entries, group)
         return
     # An LMDB environment must not cross fork().
     context = multiprocessing.get_context("spawn")
@@ -190,6 +194,19 @@ def _build_all(
         build = partial(_build_in_process, log.path, folder, segment_entries)
         for done, _ in enumerate(pool.map(build, range(total)), start=1):
             yield done
+        build_filter = partial(_build_filter, folder, segment_entries)
+        list(pool.map(build_filter, _groups(folder, segment_entries)))
+
+
+def _groups(folder: Path, segment_entries: int) -> list[int]:
+    """The groups in a folder that can have a filter."""
+    with IndexStore(folder, segment_entries=segment_entries).snapshot() as snapshot:
+        return complete_groups(snapshot.records)
+
+
+def _build_filter(folder: Path, segment_entries: int, group: int) -> None:
+    with IndexStore(folder, segment_entries=segment_entries).snapshot() as snapshot:
+        write_filter(folder, group, snapshot)
 
 
 @cache

@@ -19,7 +19,8 @@ from ledger.query.evaluator import WINDOW_SEGMENTS
 from ledger.query.facets import FACET_VALUES_MAX
 from ledger.query.segment_builder import SegmentBuilder
 from ledger.store.index import time_column
-from ledger.store.index.index_store import IndexStore, IndexWriter
+from ledger.store.index.index_store import IndexStore
+from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
 from ledger.store.writer import NewEntry
 from ledger_core.query.ast import Expression, Is, all_of

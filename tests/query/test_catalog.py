@@ -10,7 +10,8 @@ from ledger.query.catalog import read_catalog
 from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import SegmentBuilder
 from ledger.query.sight import EngineSight
-from ledger.store.index.index_store import IndexStore, IndexWriter
+from ledger.store.index.index_store import IndexStore
+from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
 from ledger_core.api import FieldsAnswer
 from ledger_core.query.fields import LANGUAGE

@@ -20,7 +20,8 @@ from ledger.query.answer import Answer
 from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import SegmentBuilder
-from ledger.store.index.index_store import IndexStore, IndexWriter
+from ledger.store.index.index_store import IndexStore
+from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
 from ledger_core.asking import AskCount
 from ledger_core.query.ast import EVERYTHING, Expression, Is

@@ -12,7 +12,8 @@ from ledger.query.cursor import IndexOrder
 from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import SegmentBuilder, reindex
 from ledger.store import keyspace
-from ledger.store.index.index_store import IndexStore, IndexWriter
+from ledger.store.index.index_store import IndexStore
+from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import DamagedBundleError, LogStore
 from ledger_client import IncompleteWarning, LedgerClient
 from ledger_client.cli.query import tree_and_head

@@ -11,7 +11,8 @@ from ledger.query.engine import QueryEngine
 from ledger.query.hints import find_hints
 from ledger.query.segment_builder import SegmentBuilder
 from ledger.query.sight import EngineSight
-from ledger.store.index.index_store import IndexStore, IndexWriter
+from ledger.store.index.index_store import IndexStore
+from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
 from ledger_core.api import HintAnswer
 from ledger_core.query.ast import resolve

@@ -22,7 +22,8 @@ from ledger.query.segment_builder import (
     check_index,
     reindex,
 )
-from ledger.store.index.index_store import IndexStore, IndexWriter, write_segment
+from ledger.store.index.index_store import IndexStore
+from ledger.store.index.index_writer import IndexWriter, write_segment
 from ledger.store.index.segment_file import MAGIC, DamagedSegmentError
 from ledger.store.log import LogStore
 from ledger_core.query.ast import Expression, Is, Not, Words

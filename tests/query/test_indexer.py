@@ -10,7 +10,7 @@ from ledger.follow.followers import Followers
 from ledger.query import indexer
 from ledger.query.engine import QueryEngine
 from ledger.query.indexer import IndexFollower
-from ledger.store.index.index_store import IndexWriter
+from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import create_log
 from tests.query.events import make_entries, make_log, random_event
 

@@ -11,7 +11,8 @@ from ledger.query.engine import QueryEngine
 from ledger.query.plan import make_plan
 from ledger.query.plan_nodes import Lookup, Within
 from ledger.query.segment_builder import SegmentBuilder
-from ledger.store.index.index_store import IndexStore, IndexWriter
+from ledger.store.index.index_store import IndexStore
+from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
 from ledger_core.query.parser import LONG_CONDITIONS_MAX, parse_query
 from ledger_core.query.predicate import make_matcher

@@ -13,7 +13,8 @@ from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_builder import SegmentBuilder
-from ledger.store.index.index_store import IndexStore, IndexWriter
+from ledger.store.index.index_store import IndexStore
+from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
 from ledger_core.event.canonical import format_time
 from ledger_core.query import ast

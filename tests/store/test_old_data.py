@@ -17,7 +17,8 @@ from ledger.service.private_fields import PrivateFields, opened_values
 from ledger.service.token_admin import make_token
 from ledger.store import keyspace
 from ledger.store.erasable_values import PrivateStore, event_key
-from ledger.store.index.index_store import IndexStore, IndexWriter
+from ledger.store.index.index_store import IndexStore
+from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
 from ledger.store.tokens import TokenScope
 from ledger_client import LedgerClient

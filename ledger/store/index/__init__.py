@@ -5,7 +5,9 @@
     term_blocks         consecutive terms, compressed together
     segment             a sealed segment and its root
     segment_file        the file of a segment: written once, read with checksums
-    index_store         the folder of segments: reading, writing, checking
+    group_filter        which of 16 segments may have a term
+    index_store         the folder of segments and filters, as it is read
+    index_writer        the one writer of that folder
 
 `ledger_core.query.fields` lists the dimensions.
 """

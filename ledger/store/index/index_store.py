@@ -15,48 +15,42 @@ import threading
 import time
 from array import array
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import structlog
 import zstandard
 
-from ledger.store.environment import lock_for_writing
+from ledger.store.index.group_filter import GroupFilters
 from ledger.store.index.postings import Postings
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
-from ledger.store.index.segment import SealedSegment, SegmentRecord
+from ledger.store.index.segment import SegmentRecord
 from ledger.store.index.segment_file import (
     BlockTable,
     DamagedSegmentError,
     SegmentFile,
     StaleSegmentError,
     StoredTimes,
-    encode_segment_file,
+    TableCache,
     place_of,
 )
 from ledger.store.index.term_blocks import OpenBlock, read_loose
 from ledger.store.index.time_column import TIMES
-from ledger_client.runtime.files import FileLock, write_atomically
 from ledger_core.query.analyzer import ANALYSIS
+from ledger_core.query.fields import DIMENSIONS
 
 FILES_OPEN_MAX: Final = 1024
-TABLES_MAX: Final = 8192
-"""Tables of dimensions that are kept in memory, some 5 KB each."""
-
 _LAST_BYTE = b"\xff"
 """Above every byte of UTF-8."""
 
 _SETTLED_NS = 100_000_000
 """A folder's time of change says nothing about changes within one tick of the clock."""
 
-_match_name = re.compile(r"(\d{8,10})\.(segment|damaged)").fullmatch
-_is_leftover = re.compile(r"\.\d{8,10}\.segment\..*|data\.mdb|lock\.mdb").fullmatch
-"""Files of an interrupted write, and the index of version 0.1.0."""
+_match_name = re.compile(r"(\d{8,10})\.(segment|damaged|filter)").fullmatch
 
 _log = structlog.get_logger("ledger.index")
 
@@ -97,12 +91,14 @@ class IndexStore:
         self._changed_ns = -1
         self._failure = ""
         self._file = lru_cache(FILES_OPEN_MAX)(self._open)
-        self._tables = _TableCache()
+        self._tables = TableCache()
+        self._filters = GroupFilters(path, removes=sets_aside)
 
     @contextmanager
     def snapshot(self) -> Iterator["IndexSnapshot"]:
         """The index as it is now, for one thread. Raises: DamagedSegmentError."""
-        yield IndexSnapshot(self, self._refresh())
+        records = self._refresh()
+        yield IndexSnapshot(self, records, self._filters)
 
     def health(self) -> "IndexHealth":
         """What keeps segments from being read, as of the last snapshot."""
@@ -167,7 +163,7 @@ class IndexStore:
 
     def _read_heads(self, names: frozenset[str]) -> None:
         """Read the heads of the files that are new."""
-        segments: dict[str, set[int]] = {"segment": set(), "damaged": set()}
+        segments: dict[str, set[int]] = {"segment": set(), "damaged": set(), "filter": set()}
         for match in filter(None, map(_match_name, names)):
             segments[match[2]].add(int(match[1]))
         self._damaged = frozenset(segments["damaged"] - segments["segment"])
@@ -183,6 +179,7 @@ class IndexStore:
                 records[segment] = record
         if records.keys() != self._records.keys():
             self._records = records
+        self._filters.refresh(segments["filter"], records)
 
     def _read_record(self, segment: int) -> SegmentRecord | None:
         try:
@@ -209,11 +206,18 @@ class IndexStore:
 class IndexSnapshot:
     """The segments of one moment, for one thread. Methods that read raise DamagedSegmentError."""
 
-    def __init__(self, store: IndexStore, records: Mapping[int, SegmentRecord]) -> None:
+    def __init__(
+        self, store: IndexStore, records: Mapping[int, SegmentRecord], filters: GroupFilters
+    ) -> None:
         self.records: Final = records
+        self.filters: Final = filters
         self.segment_entries: Final = store.segment_entries
         self._store = store
         self._decompressor = zstandard.ZstdDecompressor()
+
+    def segments_with(self, dimension: str, value: str, segments: Sequence[int]) -> Iterator[int]:
+        """The segments, of some that ascend, that may have a term. Cost: 3 µs for 16 of them."""
+        return self.filters.segments_with(dimension, value.encode(), segments)
 
     def find(
         self, dimension: str, value: str, segments: Iterable[int]
@@ -317,79 +321,14 @@ class IndexSnapshot:
         for data in file.blocks(table, first, end):
             yield OpenBlock(data, self._decompressor).postings()
 
+    def terms(self, segment: int) -> Iterator[tuple[str, list[bytes]]]:
+        """All terms of a segment, a block at a time, each with its dimension."""
+        for dimension in DIMENSIONS:
+            for _, data in self.blocks(dimension, segment):
+                yield dimension, OpenBlock(data, self._decompressor).values()
+
     def blocks(self, dimension: str, segment: int) -> Iterator[tuple[bytes, bytes]]:
         """The stored blocks of a dimension in a segment, each with its last value."""
         file = self._store.file(segment)
         table = self._store.table(file, dimension)
         yield from zip(table.lasts, file.blocks(table, 0, len(table.lasts)), strict=True)
-
-
-class IndexWriter:
-    """The one writer of an index."""
-
-    def __init__(self, store: IndexStore, lock: FileLock) -> None:
-        self.path: Final = store.path
-        self.segment_entries: Final = store.segment_entries
-        self._store = store
-        self._lock = lock
-
-    @classmethod
-    def open(cls, path: Path, *, segment_entries: int = SEGMENT_ENTRIES_MAX) -> Self:
-        """Open the index in a folder for writing; the folder is made if there is none.
-
-        What interrupted writes left, and an index of version 0.1.0, is deleted.
-        Raises: UnavailableError when another process writes it, OSError.
-        """
-        if path.exists() and not path.is_dir():
-            path.replace(path.with_name(f"{path.name}.damaged"))
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = lock_for_writing(path)
-        for leftover in [found for found in path.iterdir() if _is_leftover(found.name)]:
-            leftover.unlink()
-            if leftover.name == "data.mdb":
-                _log.warning("index_of_version_0.1.0_deleted", path=str(path))
-        return cls(IndexStore(path, segment_entries=segment_entries, sets_aside=True), lock)
-
-    def close(self) -> None:
-        """Release the right to write."""
-        self._lock.release()
-
-    def sealed(self) -> Mapping[int, SegmentRecord]:
-        """The segments that are there."""
-        with self._store.snapshot() as snapshot:
-            return snapshot.records
-
-    def put(self, segment: int, sealed: SealedSegment) -> None:
-        """Store a segment. It is durable as a whole when this returns."""
-        write_segment(self.path, segment, sealed, segment_entries=self.segment_entries)
-
-
-def write_segment(
-    folder: Path, segment: int, sealed: SealedSegment, *, segment_entries: int
-) -> None:
-    """Write the file of a segment into a folder, durably and as a whole. Raises: OSError."""
-    data = encode_segment_file(segment, sealed, analysis=ANALYSIS, entries=segment_entries)
-    write_atomically(folder / f"{segment:08d}.segment", data)
-
-
-class _TableCache:
-    """The tables that were used last, of any segment and dimension. Safe from any thread."""
-
-    def __init__(self) -> None:
-        self._tables: OrderedDict[tuple[int, str], BlockTable] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def table(self, file: SegmentFile, dimension: str) -> BlockTable:
-        """The table of a dimension. Raises: DamagedSegmentError."""
-        key = (file.serial, dimension)
-        with self._lock:
-            table = self._tables.get(key)
-            if table is not None:
-                self._tables.move_to_end(key)
-                return table
-        table = file.table(dimension)
-        with self._lock:
-            self._tables[key] = table
-            if len(self._tables) > TABLES_MAX:
-                self._tables.popitem(last=False)
-        return table

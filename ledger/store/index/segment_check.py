@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import msgspec
 import zstandard
 
+from ledger.store.index.group_filter import filter_path
 from ledger.store.index.index_store import IndexSnapshot
+from ledger.store.index.index_writer import make_filter
 from ledger.store.index.postings import join
 from ledger.store.index.roaring_containers import Container
 from ledger.store.index.segment import SealedSegment, segment_root
@@ -56,6 +58,23 @@ def check_segment(snapshot: IndexSnapshot, segment: int, rebuilt: SealedSegment)
         )
         if stored.read(place) != times:
             raise VerificationError(f"segment {segment}: the log gives other event times")
+
+
+def check_filters(snapshot: IndexSnapshot, *, is_strict: bool) -> None:
+    """Check the filters of an index; if `is_strict`, against the terms of their segments.
+
+    Raises: MalformedError, VerificationError.
+    """
+    filters = snapshot.filters
+    for group, reason in filters.damaged.items():
+        raise MalformedError(f"filter {group} of the index: {reason}")
+    for group in filters:
+        if (
+            is_strict
+            and make_filter(group, snapshot) != filter_path(filters.folder, group).read_bytes()
+        ):
+            raise VerificationError(f"filter {group} of the index: its segments give another one")
+        filters.check(group)
 
 
 def _stored_terms(

@@ -17,8 +17,10 @@ or a failing disk is an error of one segment; it can't end the process, and give
 
 import os
 import struct
+import threading
 from array import array
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import accumulate, count
@@ -39,6 +41,9 @@ OTHER_MAGIC: Final = b"ledger segment "
 """Begins a file of another version of this format."""
 
 HEAD_BYTES_MAX: Final = 1 << 16
+TABLES_MAX: Final = 8192
+"""Tables of dimensions that are kept in memory, some 5 KB each."""
+
 _BLOCKS_AT_ONCE = 64
 _HEAD = struct.Struct("<II")
 _COUNT = struct.Struct("<I")
@@ -238,6 +243,29 @@ class StoredTimes:
             entries=self.entries_in(place),
             decompressor=self._decompressor,
         )
+
+
+class TableCache:
+    """The tables that were used last, of any segment and dimension. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._tables: OrderedDict[tuple[int, str], BlockTable] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def table(self, file: SegmentFile, dimension: str) -> BlockTable:
+        """The table of a dimension. Raises: DamagedSegmentError."""
+        key = (file.serial, dimension)
+        with self._lock:
+            table = self._tables.get(key)
+            if table is not None:
+                self._tables.move_to_end(key)
+                return table
+        table = file.table(dimension)
+        with self._lock:
+            self._tables[key] = table
+            if len(self._tables) > TABLES_MAX:
+                self._tables.popitem(last=False)
+        return table
 
 
 def encode_segment_file(

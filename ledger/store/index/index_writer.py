@@ -1,0 +1,99 @@
+"""Writes the index: the files of sealed segments, and the filters over groups of them."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Self
+
+import structlog
+
+from ledger.store.environment import lock_for_writing
+from ledger.store.index.group_filter import (
+    complete_groups,
+    encode_filter,
+    filter_path,
+    hashes_of,
+    segments_of,
+)
+from ledger.store.index.index_store import IndexSnapshot, IndexStore
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
+from ledger.store.index.segment import SealedSegment, SegmentRecord
+from ledger.store.index.segment_file import DamagedSegmentError, encode_segment_file
+from ledger_client.runtime.files import FileLock, write_atomically
+from ledger_core.query.analyzer import ANALYSIS
+
+_is_leftover = re.compile(r"\.\d{8,10}\.(segment|filter)\..*|data\.mdb|lock\.mdb").fullmatch
+"""Files of an interrupted write, and the index of version 0.1.0."""
+
+_log = structlog.get_logger("ledger.index")
+
+
+class IndexWriter:
+    """The one writer of an index."""
+
+    def __init__(self, store: IndexStore, lock: FileLock) -> None:
+        self.path: Final = store.path
+        self.segment_entries: Final = store.segment_entries
+        self._store = store
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path, *, segment_entries: int = SEGMENT_ENTRIES_MAX) -> Self:
+        """Open the index in a folder for writing; the folder is made if there is none.
+
+        What interrupted writes left, and an index of version 0.1.0, is deleted.
+        Raises: UnavailableError when another process writes it, OSError.
+        """
+        if path.exists() and not path.is_dir():
+            path.replace(path.with_name(f"{path.name}.damaged"))
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = lock_for_writing(path)
+        for leftover in [found for found in path.iterdir() if _is_leftover(found.name)]:
+            leftover.unlink()
+            if leftover.name == "data.mdb":
+                _log.warning("index_of_version_0.1.0_deleted", path=str(path))
+        return cls(IndexStore(path, segment_entries=segment_entries, sets_aside=True), lock)
+
+    def close(self) -> None:
+        """Release the right to write."""
+        self._lock.release()
+
+    def sealed(self) -> Mapping[int, SegmentRecord]:
+        """The segments that are there."""
+        with self._store.snapshot() as snapshot:
+            return snapshot.records
+
+    def put(self, segment: int, sealed: SealedSegment) -> None:
+        """Store a segment. It is durable as a whole when this returns."""
+        write_segment(self.path, segment, sealed, segment_entries=self.segment_entries)
+
+    def put_filter(self) -> bool:
+        """Make the newest filter that is missing; return whether there was one. Raises: OSError."""
+        with self._store.snapshot() as snapshot:
+            missing = [g for g in complete_groups(snapshot.records) if g not in snapshot.filters]
+            if missing:
+                try:
+                    write_filter(self.path, missing[-1], snapshot)
+                except DamagedSegmentError as error:
+                    self._store.set_aside(error)
+            return bool(missing)
+
+
+def write_filter(folder: Path, group: int, snapshot: IndexSnapshot) -> None:
+    """Write the filter of a group all of whose segments are there. Raises: OSError."""
+    write_atomically(filter_path(folder, group), make_filter(group, snapshot))
+
+
+def make_filter(group: int, snapshot: IndexSnapshot) -> bytes:
+    """The file of the filter of a group. Cost: 2 µs an entry. Raises: DamagedSegmentError."""
+    segments = segments_of(group)
+    hashes = [hashes_of(snapshot.terms(segment)) for segment in segments]
+    return encode_filter(group, [snapshot.records[each].root for each in segments], hashes)
+
+
+def write_segment(
+    folder: Path, segment: int, sealed: SealedSegment, *, segment_entries: int
+) -> None:
+    """Write the file of a segment into a folder, durably and as a whole. Raises: OSError."""
+    data = encode_segment_file(segment, sealed, analysis=ANALYSIS, entries=segment_entries)
+    write_atomically(folder / f"{segment:08d}.segment", data)
