@@ -10,6 +10,9 @@ Clocks and random numbers are passed in.
   not come back together. A Retry-After is waited for in full, up to a cap of its own, and the
   jitter is added to it.
 * Attempts and total time are both bounded. The caller sees the last failure.
+* A log that publishes each ten minutes says so in the Retry-After of `not-yet-published`. It is
+  waited for as long as an hour, beside the total time: the events of an append are durable, and
+  only a published head proves them.
 """
 
 import secrets
@@ -20,29 +23,37 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 from ledger_client.messages import Response
-from ledger_client.responses import describe_failure
+from ledger_client.responses import decode_problem, describe_failure
 from ledger_client.runtime.backoff import exponential_s
 from ledger_core.tlog.errors import UnavailableError
 
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 RETRY_AFTER_DIGITS_MAX = 9
+NOT_YET_PUBLISHED: Final = "#not-yet-published"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Bounds on trying again. `attempts_max` counts the first one too."""
+    """Bounds on trying again. `attempts_max` counts the first one too.
+
+    `unpublished_max_s`: how long a request waits for a head, as the log asks it to, in all.
+    """
 
     attempts_max: int = 6
     total_s: float = 60.0
     delay_base_s: float = 0.1
     delay_max_s: float = 5.0
     retry_after_max_s: float = 30.0
+    unpublished_max_s: float = 3_600.0
 
     def __post_init__(self) -> None:
         """Raises: ValueError for a bound that allows nothing."""
         if self.attempts_max < 1:
             raise ValueError(f"at least one attempt is needed, got {self.attempts_max}")
-        bounds = (self.total_s, self.delay_base_s, self.delay_max_s, self.retry_after_max_s)
+        bounds = (
+            *(self.total_s, self.delay_base_s, self.delay_max_s),
+            *(self.retry_after_max_s, self.unpublished_max_s),
+        )
         if min(bounds) < 0:
             raise ValueError("times to wait can't be negative")
 
@@ -77,6 +88,10 @@ class Environment:
     draw: Callable[[], float] = secrets.SystemRandom().random
 
 
+class UnpublishedError(UnavailableError):
+    """The head that an answer needs is not published yet."""
+
+
 class Attempts:
     """Counts the failed attempts at one request. Mutable; owned by the caller that makes them."""
 
@@ -86,6 +101,7 @@ class Attempts:
         self._environment: Final = environment
         self._started_s: Final = environment.monotonic_s()
         self._count = 0
+        self._unpublished_s = 0.0
 
     def pause_s(self, failure: UnavailableError, *, name: str) -> float:
         """The wait between this failure and the next attempt; `name` is the request in messages.
@@ -94,9 +110,15 @@ class Attempts:
         """
         self._count += 1
         elapsed_s = self._environment.monotonic_s() - self._started_s
+        asked_s = failure.retry_after_s or 0.0
+        is_long = isinstance(failure, UnpublishedError) and asked_s > self._retry.delay_max_s
+        if is_long and self._unpublished_s + asked_s <= self._retry.unpublished_max_s:
+            self._count -= 1
+            self._unpublished_s += asked_s
+            return asked_s
         delay_s = self._retry.delay_s(
             attempts=self._count,
-            elapsed_s=elapsed_s,
+            elapsed_s=elapsed_s - self._unpublished_s,
             retry_after_s=failure.retry_after_s,
             draw=self._environment.draw,
         )
@@ -114,7 +136,9 @@ def retried_failure(response: Response, *, unix_s: float) -> UnavailableError | 
     if response.status not in RETRIED_STATUSES:
         return None
     retry_after_s = parse_retry_after(response.retry_after, unix_s=unix_s)
-    return UnavailableError(describe_failure(response), retry_after_s=retry_after_s)
+    is_unpublished = decode_problem(response).type.endswith(NOT_YET_PUBLISHED)
+    kind = UnpublishedError if is_unpublished else UnavailableError
+    return kind(describe_failure(response), retry_after_s=retry_after_s)
 
 
 def parse_retry_after(text: str | None, *, unix_s: float) -> float | None:

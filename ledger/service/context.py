@@ -128,15 +128,21 @@ class ServiceContext:
         Raises: ProblemError when that takes too long, VerificationError when signing has stopped.
         """
         published = self.publisher.published
+        waited_s = self.settings.published_wait_s if wait_s is None else wait_s
         if published is None or published.head.tree_size < tree_size:
             if self.publisher.failure is not None:
                 raise self.publisher.failure
-            published = await self.publisher.wait_for(
-                tree_size,
-                timeout_s=self.settings.published_wait_s if wait_s is None else wait_s,
-            )
-        if published is None:
-            raise retry_later(
-                "not-yet-published", f"no checkpoint of size {tree_size} or more is published yet"
-            )
-        return published
+            published = await self.publisher.wait_for(tree_size, timeout_s=waited_s)
+        if published is not None:
+            return published
+        said = f"no checkpoint of size {tree_size} or more is published yet"
+        interval_s = self.settings.publish_interval_s
+        if (missing := self.publisher.quorum_missing) is not None:
+            raise retry_later("not-yet-published", f"{said}: {missing}")
+        if interval_s <= waited_s:
+            raise retry_later("not-yet-published", said)
+        raise retry_later(
+            "not-yet-published",
+            f"{said}: one is published each {interval_s:g} s",
+            after_s=interval_s - waited_s + 1,
+        )

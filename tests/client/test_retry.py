@@ -124,6 +124,33 @@ def test_retry_after_is_waited_for() -> None:
     assert fake.pauses == [7.0, 10.0]
 
 
+def unpublished(retry_after: str) -> Response:
+    body = b'{"type": "/problems#not-yet-published", "title": "Not yet published", "status": 503}'
+    return Response(status=503, body=body, retry_after=retry_after)
+
+
+def test_a_head_is_waited_for_as_long_as_the_log_takes_to_publish_it() -> None:
+    fake = FakeTime()
+    answers: list[Response | UnavailableError] = [
+        *[unpublished("590")] * 2,
+        failed(503),
+        ok(),
+    ]
+    assert fake.run(ask_once(), answers, RetryPolicy(attempts_max=2, total_s=30)) == "200 fine"
+    assert fake.pauses[:2] == [590, 590]
+
+
+def test_a_head_that_never_comes_is_given_up() -> None:
+    fake = FakeTime()
+    with pytest.raises(UnavailableError):
+        fake.run(ask_once(), [unpublished("1000")], RetryPolicy())
+    assert sum(fake.pauses) == 3_000
+    fake = FakeTime()
+    with pytest.raises(UnavailableError):
+        fake.run(ask_once(), [unpublished("1")], RetryPolicy())
+    assert len(fake.pauses) < 10
+
+
 def test_a_server_that_asks_for_a_longer_wait_than_the_policy_allows_is_not_asked_again() -> None:
     fake = FakeTime(drawn=0.0)
     with pytest.raises(UnavailableError) as caught:

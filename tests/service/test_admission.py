@@ -127,6 +127,21 @@ def test_what_is_refused_was_not_decoded(
         check_ledger(ledger)
 
 
+def test_a_log_that_publishes_seldom_says_when_to_ask_again(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    settings = msgspec.structs.replace(QUICK, publish_interval_s=600, published_wait_s=0.05)
+    with serving(directory, tokens, settings) as ledger:
+        # The head of the start, which has the events of the tokens, is published at once.
+        while ledger.ask("/v1/events/0?proof=1").status != 200:
+            pass
+        index = ledger.append(event()).json()["results"][0]["index"]
+        answer = ledger.ask(f"/v1/events/{index}?proof=1")
+        assert (answer.status, answer.slug) == (503, "not-yet-published")
+        assert answer.headers["Retry-After"] == "601"
+        assert "one is published each 600 s" in answer.json()["detail"]
+
+
 def test_without_a_quorum_an_append_with_proof_says_where_its_events_are(tmp_path: Path) -> None:
     directory = tmp_path / "ledger"
     tokens = make_ledger(directory)
