@@ -8,6 +8,9 @@ compared with another, so no comparison can leak one.
 Source: RFC 6750.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
 from typing import Final, NamedTuple
 
 from aiohttp import web
@@ -24,10 +27,11 @@ class Caller(NamedTuple):
     """To whom a request is counted: the token that it carries, or else its address."""
 
     name: str
-    """The token's name, `revoked NAME`, or `address …`."""
+    """The token's name, `revoked NAME`, `expired NAME`, or `address …`."""
     token: TokenRecord | None
     """The token, if it is in use."""
     revoked: TokenRecord | None
+    """The token, if it is revoked or expired."""
 
     @property
     def token_name(self) -> str:
@@ -46,41 +50,60 @@ def identify(access: AccessStore, request: web.BaseRequest) -> Caller:
         caller = Caller(f"address {request.remote}", None, None)
     elif record.revoked:
         caller = Caller(f"revoked {record.name}", None, record)
+    elif not access.is_in_use(record):
+        caller = Caller(f"expired {record.name}", None, record)
     else:
         caller = Caller(record.name, record, None)
     request[_CALLER] = caller
     return caller
 
 
-def authenticate(access: AccessStore, request: web.BaseRequest, scope: TokenScope) -> TokenRecord:
-    """The token that a request carries, if it has the scope.
+def authenticate(access: AccessStore, request: web.BaseRequest, *scopes: TokenScope) -> TokenRecord:
+    """The token that a request carries, if it has one of the scopes.
 
-    The token was looked up when the request began, by `identify`.
-    Raises: ProblemError with 401 for a missing or unknown token, 403 without the scope.
+    The token was looked up when the request began, by `identify`. Raises: ProblemError with 401 for
+    a missing or unknown token, 403 without the scope, or from another network.
     """
-    caller = request.get(_CALLER)
-    return _authorize(request, scope, (caller or identify(access, request)).token)
+    return _authorize(request, scopes, request.get(_CALLER) or identify(access, request))
 
 
 def _authorize(
-    request: web.BaseRequest, scope: TokenScope, record: TokenRecord | None
+    request: web.BaseRequest, scopes: Sequence[TokenScope], caller: Caller
 ) -> TokenRecord:
     authorization = request.headers.get("Authorization")
     if authorization is None:
         raise ProblemError("token-missing", "a token is needed", headers=_CHALLENGE)
     if authorization[: len(_SCHEME)].lower() != _SCHEME:
         raise ProblemError("token-unknown", "only bearer tokens are known", headers=_INVALID)
+    record, past = caller.token, caller.revoked
     if record is None:
-        raise ProblemError("token-unknown", "this token is not in use", headers=_INVALID)
-    if not record.may(scope):
-        raise ProblemError("scope-missing", f"the token does not carry the scope {scope}")
+        text = "this token is not in use"
+        if past is not None and not past.revoked:
+            text = f"this token has expired at {past.expires}"
+        raise ProblemError("token-unknown", text, headers=_INVALID)
+    if record.networks and not _is_within(record.networks, request.remote):
+        raise ProblemError("wrong-network", "the token may not be used from this address")
+    if not any(map(record.may, scopes)):
+        wanted = " or ".join(scopes)
+        raise ProblemError("scope-missing", f"the token does not carry the scope {wanted}")
     return record
 
 
-def is_authorized(access: AccessStore, request: web.BaseRequest, scope: TokenScope) -> bool:
-    """Whether the token of a request is still in use and still has the scope."""
+@lru_cache(maxsize=4096)
+def _is_within(networks: tuple[str, ...], remote: str | None) -> bool:
+    """Whether an address is in one of the networks. Without an address: no."""
     try:
-        _authorize(request, scope, identify(access, request).token)
+        address = ip_address((remote or "").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in ip_network(network) for network in networks)
+
+
+def is_authorized(access: AccessStore, request: web.BaseRequest, *scopes: TokenScope) -> bool:
+    """Whether the token of a request is still in use and still has one of the scopes."""
+    try:
+        _authorize(request, scopes, identify(access, request))
     except ProblemError:
         return False
     return True

@@ -14,12 +14,13 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 from msgspec.structs import force_setattr
 
 from ledger.log.append_request import Appended, AppendRequest, Place, UnstampedEvent
 from ledger.log.sequencing import Sequencing
 from ledger.service.admission import SMALL_BYTES
+from ledger.service.allowed_events import Allowed
 from ledger.service.append_thread import AppendThread
 from ledger.service.conflicts import conflict_json
 from ledger.service.http.problems import ProblemError, explain, make_problem
@@ -48,10 +49,6 @@ SHORT_BYTES: Final = 512
 
 WRITE_PROBLEMS: Final = ("queue-full", "writing-stopped", "storage-full", "log-held")
 """What `IngestPipeline.append` may refuse a request with."""
-
-RESERVED_PREFIX: Final = "ledger."
-CLIENT_PREFIXES: Final = ("ledger.recorder.", "ledger.syslog.")
-"""Reserved actions that clients log all the same: about their own losses."""
 
 _PLAIN: Final = frozenset({ReadEvent, Refused})
 """Outcomes of reading that have no private values."""
@@ -90,12 +87,14 @@ class IngestPipeline:
         *,
         by: str,
         tenant: str | None,
+        actions: Sequence[str] = (),
         is_own: bool = False,
         charged_to: str | None = None,
     ) -> list[Result | Refused]:
         """Log the events of a body for the principal `by`; the outcome of each, in their order.
 
-        `tenant` is the only one whose events are accepted; None accepts all. With `is_own` the
+        `tenant` is the only one whose events are accepted; None accepts all. `actions` are those
+        that are accepted, exact or ending in `.*`; none accepts all. With `is_own` the
         service itself made the events, so their actions may be reserved ones. What is stored counts
         as the use of `charged_to`, by default of `by`. The new events get
         consecutive indices. They are durable when this returns. An event whose id is taken is
@@ -104,7 +103,8 @@ class IngestPipeline:
         be one event isn't even JSON.
         """
         charged_to = charged_to or by
-        reads, secret = await self._read(body, tenant, by=by, is_own=is_own)
+        allowed = None if is_own else Allowed(tenant, tuple(actions))
+        reads, secret = await self._read(body, allowed, by=by)
         self._secret_filter.report()
         stored = await self._store_private(reads, by=by, charged_to=charged_to)
         outcomes = await self._log(stored, by=by, is_own=is_own, charged_to=charged_to)
@@ -238,7 +238,7 @@ class IngestPipeline:
         return split() if len(body) <= SMALL_BYTES else await self._thread.run(by, split)
 
     async def _read(
-        self, body: ParsedBody, tenant: str | None, *, by: str, is_own: bool
+        self, body: ParsedBody, allowed: Allowed | None, *, by: str
     ) -> tuple[list[ReadEvent | Refused], list[RefusedSecret]]:
         """The events of a body, and those that the filter of secrets refused."""
         reads: list[ReadEvent | Refused] = []
@@ -246,7 +246,7 @@ class IngestPipeline:
         for some, cost in split_work(body.raws):
             if reads:
                 await asyncio.sleep(0)
-            read = partial(self._read_some, body, some, tenant, is_own=is_own)
+            read = partial(self._read_some, body, some, allowed)
             checked = await self._check(read, cost=cost, by=by)
             if checked.rules:
                 self._secret_filter.count(checked.rules)
@@ -269,19 +269,17 @@ class IngestPipeline:
         return await self._thread.run(by, partial(check, reads))
 
     def _read_some(
-        self, body: ParsedBody, raws: Sequence[bytes], tenant: str | None, *, is_own: bool
+        self, body: ParsedBody, raws: Sequence[bytes], allowed: Allowed | None
     ) -> list[ReadEvent | Refused]:
-        return [self._read_one(body, raw, tenant, is_own=is_own) for raw in raws]
+        return [self._read_one(body, raw, allowed) for raw in raws]
 
     def _read_one(
-        self, body: ParsedBody, raw: bytes, tenant: str | None, *, is_own: bool
+        self, body: ParsedBody, raw: bytes, allowed: Allowed | None
     ) -> ReadEvent | Refused:
         try:
             read = body.read(raw)
-            if tenant is not None and read.event.tenant != tenant:
-                raise _wrong_tenant(read.event.tenant)
-            if not is_own:
-                _check_action(read.event.action)
+            if allowed is not None:
+                allowed.check(read.event)
         except (EventError, ProblemError) as error:
             refused = explain(error).problem
             if not body.is_batch and refused.slug in ("not-json", "not-msgpack"):
@@ -339,20 +337,6 @@ def _fit_one(read: ReadEvent, form: LeafFormat) -> ReadEvent | Refused:
 
 def _refuse_error(read: ReadEvent | EventError) -> ReadEvent | Refused:
     return Refused(explain(read).problem) if isinstance(read, EventError) else read
-
-
-def _check_action(action: str) -> None:
-    if action.startswith(RESERVED_PREFIX) and not action.startswith(CLIENT_PREFIXES):
-        raise ProblemError(
-            "reserved-action", "only the service itself logs this action", field="action"
-        )
-
-
-def _wrong_tenant(got: str | UnsetType) -> ProblemError:
-    names = "no tenant" if got is UNSET else "another tenant"
-    return ProblemError(
-        "wrong-tenant", f"the token is bound to one tenant, the event names {names}", field="tenant"
-    )
 
 
 async def _all_new(

@@ -1,9 +1,11 @@
 """Making tokens in a ledger's folder; each change to a token is an event for the outbox."""
 
 import getpass
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,12 @@ import structlog
 from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.store.log import LogStore
 from ledger.store.token_events import SERVICE_NAME as SERVICE_NAME
-from ledger.store.token_events import logged_token_events, read_token_event, revived_tokens
+from ledger.store.token_events import (
+    logged_token_events,
+    prolonged_tokens,
+    read_token_event,
+    revived_tokens,
+)
 from ledger.store.tokens import (
     NAME_LENGTH_MAX,
     TOKEN_PREFIX,
@@ -24,8 +31,9 @@ from ledger.store.tokens import (
     TokenScope,
 )
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.canonical import format_time
+from ledger_core.event.canonical import format_time, parse_time
 from ledger_core.event.ids import format_uuid7
+from ledger_core.event.model import ACTION_PATTERN
 
 _log = structlog.get_logger("ledger.service")
 
@@ -37,24 +45,83 @@ def make_token(
     scopes: tuple[TokenScope, ...],
     tenant: str | None,
     limits: TokenLimits | None = None,
+    expires_unix_us: int | None = None,
+    networks: Sequence[str] = (),
+    actions: Sequence[str] = (),
 ) -> str:
-    """Make a token in a ledger's folder.
+    """Make a token in a ledger's folder; `networks` and `actions` as in `TokenRecord`.
 
-    Raises: ValueError for a name that is in use, too long, not printable, or the service's own.
+    Raises: ValueError for a name that is in use, too long, not printable, or the service's own; for
+    a time that is over, and for what is no network or pattern of actions.
     """
     _check_name(name)
-    token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_SECRET_BYTES)
+    token = _new_secret()
     created = unix_us()
+    if expires_unix_us is not None and expires_unix_us <= created:
+        raise ValueError(f"the token would have expired at {format_time(expires_unix_us)}")
     record = TokenRecord(
         name=name,
         scopes=tuple(dict.fromkeys(scopes)),
         created=format_time(created),
         tenant=tenant,
         limits=limits,
+        expires=None if expires_unix_us is None else format_time(expires_unix_us),
+        networks=tuple(dict.fromkeys(map(_network, networks))),
+        actions=tuple(dict.fromkeys(map(_action_pattern, actions))),
     )
     with open_access(directory) as access:
         access.add(token, record, event=token_event("ledger.token.created", record, created))
     return token
+
+
+def rotate_token(
+    directory: Path, *, name: str, overlap_s: int, expires_unix_us: int | None = None
+) -> tuple[str, TokenRecord, str]:
+    """Make another token of a name, with what the one in use may do, which expires after a while.
+
+    The new token, its record, and when the old one expires. A new token lasts as long as the old
+    one was made to, unless it is told. Raises: ValueError as `make_token`, and when no token of
+    this name is in use.
+    """
+    created = unix_us()
+    with open_access(directory) as access:
+        found = [each for each in access.records() if each.name == name and each.is_in_use(created)]
+        if not found:
+            raise ValueError(f"no token named {name!r} is in use")
+        old = found[-1]
+        if expires_unix_us is None and old.expires is not None:
+            expires_unix_us = created + parse_time(old.expires) - parse_time(old.created)
+        if expires_unix_us is not None and expires_unix_us <= created:
+            raise ValueError(f"the token would have expired at {format_time(expires_unix_us)}")
+        record = msgspec.structs.replace(
+            old,
+            created=format_time(created),
+            expires=None if expires_unix_us is None else format_time(expires_unix_us),
+        )
+        old_expires = format_time(created + overlap_s * 1_000_000)
+        token = _new_secret()
+        event = token_event("ledger.token.created", record, created, old_expires=old_expires)
+        access.rotate(token, record, old_expires=old_expires, event=event)
+    return token, record, old_expires
+
+
+def _new_secret() -> str:
+    return TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_SECRET_BYTES)
+
+
+def _network(text: str) -> str:
+    """Raises: ValueError."""
+    try:
+        return str(ip_network(text))
+    except ValueError as error:
+        raise ValueError(f"not a network such as 10.0.0.0/8 or 2001:db8::/32: {error}") from None
+
+
+def _action_pattern(text: str) -> str:
+    """Raises: ValueError."""
+    if not re.fullmatch(ACTION_PATTERN, text.removesuffix(".*")):
+        raise ValueError(f"not an action or its beginning, such as billing.*: {text!a}")
+    return text
 
 
 def _check_name(name: str) -> None:
@@ -76,8 +143,11 @@ def open_access(directory: Path) -> Iterator[AccessStore]:
         access.close()
 
 
-def token_event(action: str, record: TokenRecord, unix_us: int) -> bytes:
-    """The audit event of a change to a token."""
+def token_event(action: str, record: TokenRecord, unix_us: int, *, old_expires: str = "") -> bytes:
+    """The audit event of a change to a token.
+
+    `old_expires`: when the tokens of this name that were in use before it expire.
+    """
     event: dict[str, Any] = {
         "id": format_uuid7(unix_ms=unix_us // 1000, random=secrets.token_bytes(10)),
         "time": format_time(unix_us),
@@ -89,6 +159,11 @@ def token_event(action: str, record: TokenRecord, unix_us: int) -> bytes:
     }
     if record.limits is not None:
         event["context"]["limits"] = msgspec.to_builtins(record.limits)
+    for name in ("expires", "networks", "actions"):
+        if value := getattr(record, name):
+            event["context"][name] = value
+    if old_expires:
+        event["context"]["old_expires"] = old_expires
     if record.tenant is not None:
         event["tenant"] = record.tenant
     return msgspec.json.encode(event)
@@ -100,9 +175,14 @@ def revoke_revived(log: LogStore, access: AccessStore) -> None:
     events = [*logged_token_events(log), *(each for each in waiting if each is not None)]
     for name in revived_tokens(events, access.records()):
         now = unix_us()
-        (record,) = [r for r in access.records() if r.name == name and r.revoked is None]
+        record = [r for r in access.records() if r.name == name and r.revoked is None][-1]
         event = token_event("ledger.token.revoked", record, now)
         access.revoke(name, revoked=format_time(now), event=event)
         _log.critical(
             "revoked_token_was_in_use", token=name, reason="an older access/ was put back"
+        )
+    for record, expires in prolonged_tokens(events, access.records()):
+        access.expire(record, expires)
+        _log.critical(
+            "replaced_token_was_in_use", token=record.name, reason="an older access/ was put back"
         )

@@ -30,21 +30,30 @@ REVOKED: Final = "ledger.token.revoked"
 
 
 class TokenEvent(NamedTuple):
-    """An event about a token: created or revoked, its name, and when."""
+    """An event about a token: created or revoked, its name, and when.
+
+    `old_expires`: when the tokens of this name that were in use before it expire at the latest.
+    """
 
     action: str
     name: str
     time: str
+    old_expires: str = ""
 
 
 class _Target(msgspec.Struct):
     id: str
 
 
+class _Context(msgspec.Struct, frozen=True):
+    old_expires: str = ""
+
+
 class _Event(msgspec.Struct):
     action: str
     time: str
     targets: tuple[_Target, ...] = ()
+    context: _Context = _Context()
 
 
 class _Received(msgspec.Struct):
@@ -73,7 +82,10 @@ def read_token_event(data: bytes, *, is_leaf: bool = True) -> TokenEvent | None:
     event = leaf.event
     if leaf.received.by != SERVICE_NAME or event.action not in (CREATED, REVOKED):
         return None
-    return TokenEvent(event.action, event.targets[0].id, event.time) if event.targets else None
+    if not event.targets:
+        return None
+    old_expires = event.context.old_expires
+    return TokenEvent(event.action, event.targets[0].id, event.time, old_expires)
 
 
 def logged_token_events(log: LogStore) -> list[TokenEvent]:
@@ -114,13 +126,28 @@ def find_token_events(log: LogStore) -> bytes:
 def revived_tokens(events: Iterable[TokenEvent], records: Iterable[TokenRecord]) -> list[str]:
     """The names of tokens that are in use though the events say that they were revoked."""
     in_use, created = _replay(events)
-    return [
+    names = (
         record.name
         for record in records
         if record.revoked is None
         and (record.name, record.created) in created
-        and in_use.get(record.name) != record.created
-    ]
+        and record.created not in in_use.get(record.name, {})
+    )
+    return list(dict.fromkeys(names))
+
+
+def prolonged_tokens(
+    events: Iterable[TokenEvent], records: Iterable[TokenRecord]
+) -> list[tuple[TokenRecord, str]]:
+    """The tokens that expire later than the events say since they were replaced, and when to."""
+    in_use, _ = _replay(events)
+    found = []
+    for record in records:
+        expires = in_use.get(record.name, {}).get(record.created, "")
+        is_later = record.expires is None or record.expires > expires
+        if record.revoked is None and expires and is_later:
+            found.append((record, expires))
+    return found
 
 
 def token_problems(events: Iterable[TokenEvent], records: Iterable[TokenRecord]) -> list[str]:
@@ -130,24 +157,38 @@ def token_problems(events: Iterable[TokenEvent], records: Iterable[TokenRecord])
     problems = [
         f"the token {name!r} is in use, but was revoked" for name in revived_tokens(events, records)
     ]
+    problems += [
+        f"the token {record.name!r} of {record.created} was replaced, and expires at {expires}"
+        for record, expires in prolonged_tokens(events, records)
+    ]
     known = {(record.name, record.created) for record in records}
     for name, time in sorted(created - known):
         problems.append(f"the token {name!r} of {time} is missing")
     for record in records:
         if (record.name, record.created) not in created:
             problems.append(f"the token {record.name!r} of {record.created} has no event")
-        elif record.revoked is not None and in_use.get(record.name) == record.created:
+        elif record.revoked is not None and record.created in in_use.get(record.name, {}):
             problems.append(f"the token {record.name!r} is revoked, but no event says so")
     return problems
 
 
-def _replay(events: Iterable[TokenEvent]) -> tuple[dict[str, str], set[tuple[str, str]]]:
-    """By name when the token in use was created; and all tokens that were ever created."""
-    in_use: dict[str, str] = {}
+def _replay(
+    events: Iterable[TokenEvent],
+) -> tuple[dict[str, dict[str, str]], set[tuple[str, str]]]:
+    """The tokens that aren't revoked, and all that were ever created.
+
+    The former by name and by the time of creation, with the time at which one that was replaced
+    expires at the latest, or nothing.
+    """
+    in_use: dict[str, dict[str, str]] = {}
     created: set[tuple[str, str]] = set()
     for event in events:
         if event.action == CREATED:
-            in_use[event.name] = event.time
+            tokens = in_use.setdefault(event.name, {})
+            if event.old_expires:
+                for time, expires in tokens.items():
+                    tokens[time] = min(expires or event.old_expires, event.old_expires)
+            tokens[event.time] = ""
             created.add((event.name, event.time))
         else:
             in_use.pop(event.name, None)

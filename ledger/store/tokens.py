@@ -10,7 +10,7 @@ service appends it. The event has its id from the start: appended twice, it is s
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -21,12 +21,16 @@ import msgspec
 from ledger.store import keyspace
 from ledger.store.environment import Environment, create_environment
 from ledger.store.transaction import Transaction
-from ledger_core.event.canonical import decode_event
+from ledger_client.runtime.clock import unix_us
+from ledger_core.event.canonical import decode_event, parse_time
 from ledger_core.event.model import EventError
 from ledger_core.tlog.errors import MalformedError
 
-TokenScope = Literal["append", "read", "private", "metrics", "admin"]
+TokenScope = Literal["append", "read", "query", "export", "erase", "private", "metrics", "admin"]
 SCOPES: Final[tuple[TokenScope, ...]] = get_args(TokenScope)
+IMPLIED: Final[Mapping[str, TokenScope]] = {"query": "read", "export": "read"}
+"""The scope that includes another one, beside `admin`, which includes all."""
+
 TOKEN_PREFIX: Final = "wl_"  # noqa: S105 - what every token starts with, not one
 TOKEN_SECRET_BYTES: Final = 32
 NAME_LENGTH_MAX: Final = 256
@@ -49,6 +53,8 @@ class TokenRecord(
 ):
     """A stored token. Times are RFC 3339; a revoked token stays as a record.
 
+    `networks`: those that it may be used from, as `ipaddress` writes them; none: from everywhere.
+    `actions`: those of the events that it may append, exact or ending in `.*`; none: all.
     `check`: the first 16 bytes, in hex, of the SHA-256 of the key and the rest of the record.
     Records of version 0.1 have none.
     """
@@ -59,11 +65,20 @@ class TokenRecord(
     tenant: str | None = None
     revoked: str | None = None
     limits: TokenLimits | None = None
+    expires: str | None = None
+    networks: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
     check: str | None = None
 
     def may(self, scope: TokenScope) -> bool:
-        """Whether the token is in use and has a scope; `admin` includes all of them."""
-        return self.revoked is None and (scope in self.scopes or "admin" in self.scopes)
+        """Whether the token is not revoked and has a scope, or one that includes it."""
+        return self.revoked is None and (
+            scope in self.scopes or "admin" in self.scopes or IMPLIED.get(scope) in self.scopes
+        )
+
+    def is_in_use(self, unix_us: int) -> bool:
+        """Whether the token is neither revoked nor expired at a time."""
+        return self.revoked is None and (self.expires is None or unix_us < parse_time(self.expires))
 
 
 _record_decoder = msgspec.json.Decoder(TokenRecord)
@@ -72,8 +87,10 @@ _record_decoder = msgspec.json.Decoder(TokenRecord)
 class AccessStore:
     """The environment of tokens, open in one process."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, now: Callable[[], int] = unix_us) -> None:
+        """`now`: microseconds since 1970."""
         self.environment = environment
+        self._now: Final = now
 
     @classmethod
     def open(cls, path: Path, *, map_bytes: int = MAP_BYTES) -> Self:
@@ -88,12 +105,16 @@ class AccessStore:
         self.environment.close()
 
     def find(self, token: str) -> TokenRecord | None:
-        """The record of a token that is not revoked. Cost: one hash and one point read."""
+        """The record of a token that is in use. Cost: one hash and one point read."""
         record = self.lookup(token)
-        return None if record is None or record.revoked else record
+        return record if record is not None and self.is_in_use(record) else None
+
+    def is_in_use(self, record: TokenRecord) -> bool:
+        """Whether a token is neither revoked nor expired."""
+        return record.is_in_use(self._now() if record.expires else 0)
 
     def lookup(self, token: str) -> TokenRecord | None:
-        """The record of a token, of a revoked one too. Cost: as `find`."""
+        """The record of a token, of a revoked or expired one too. Cost: as `find`."""
         key = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         value = self.environment.get(keyspace.TOKENS, key)
         if value is None:
@@ -134,25 +155,47 @@ class AccessStore:
         """
         key = hashlib.sha256(token.encode()).digest()
         with self.environment.write() as transaction:
-            if _find_in_use(transaction, record.name) is not None:
+            if _find_in_use(transaction, record.name, self._now()):
                 raise ValueError(f"there is a token named {record.name!r} already; revoke it first")
-            transaction.put(keyspace.TOKENS, key, _encode(key, record))
+            _put(transaction, key, record)
+            _enqueue(transaction, event)
+
+    def rotate(self, token: str, record: TokenRecord, *, old_expires: str, event: bytes) -> None:
+        """Store a new token beside the one of its name, which expires then or earlier.
+
+        Raises: KeyError when no token of this name is in use.
+        """
+        key = hashlib.sha256(token.encode()).digest()
+        with self.environment.write() as transaction:
+            found = _find_in_use(transaction, record.name, self._now())
+            if not found:
+                raise KeyError(record.name)
+            for old_key, old in found:
+                if old.expires is None or parse_time(old_expires) < parse_time(old.expires):
+                    _put(transaction, old_key, msgspec.structs.replace(old, expires=old_expires))
+            _put(transaction, key, record)
             _enqueue(transaction, event)
 
     def revoke(self, name: str, *, revoked: str, event: bytes) -> TokenRecord:
-        """Revoke the token of this name, and store the event that records it.
+        """Revoke all tokens of this name, and store the event that records it; the newest of them.
 
         Raises: KeyError when no token of this name is in use.
         """
         with self.environment.write() as transaction:
-            found = _find_in_use(transaction, name)
-            if found is None:
+            found = _find_in_use(transaction, name, 0)
+            if not found:
                 raise KeyError(name)
-            key, record = found
-            record = msgspec.structs.replace(record, revoked=revoked)
-            transaction.put(keyspace.TOKENS, key, _encode(key, record))
+            for key, record in found:
+                _put(transaction, key, msgspec.structs.replace(record, revoked=revoked))
             _enqueue(transaction, event)
-        return record
+        return msgspec.structs.replace(found[-1][1], revoked=revoked)
+
+    def expire(self, record: TokenRecord, expires: str) -> None:
+        """Have a stored token expire at a time, without an event."""
+        with self.environment.write() as transaction:
+            for key, stored in _rows(transaction):
+                if stored == record:
+                    _put(transaction, key, msgspec.structs.replace(stored, expires=expires))
 
     def enqueue(self, event: bytes) -> None:
         """Store in the outbox an event that belongs to no change of a token."""
@@ -206,9 +249,16 @@ def _checksum(key: bytes, record: TokenRecord) -> str:
     return hashlib.sha256(key + msgspec.json.encode(record)).hexdigest()[:CHECK_CHARS]
 
 
-def _find_in_use(transaction: Transaction[bytes], name: str) -> tuple[bytes, TokenRecord] | None:
-    rows = _rows(transaction)
-    return next((row for row in rows if row[1].name == name and row[1].revoked is None), None)
+def _put(transaction: Transaction[bytes], key: bytes, record: TokenRecord) -> None:
+    transaction.put(keyspace.TOKENS, key, _encode(key, record))
+
+
+def _find_in_use(
+    transaction: Transaction[bytes], name: str, unix_us: int
+) -> list[tuple[bytes, TokenRecord]]:
+    """The tokens of a name in use at a time, the oldest first; at 0 all that are not revoked."""
+    rows = [row for row in _rows(transaction) if row[1].name == name and row[1].is_in_use(unix_us)]
+    return sorted(rows, key=lambda row: row[1].created)
 
 
 def _enqueue(transaction: Transaction[bytes], event: bytes) -> None:

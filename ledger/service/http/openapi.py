@@ -22,7 +22,13 @@ from ledger_core.status import NotReady
 REF_TEMPLATE: Final = "#/components/schemas/{name}"
 
 _ALWAYS: Final = ("bad-parameter", "target-too-long", "header-too-long", "internal")
-_WITH_TOKEN: Final = ("token-missing", "token-unknown", "scope-missing", "rate-exceeded")
+_WITH_TOKEN: Final = (
+    "token-missing",
+    "token-unknown",
+    "scope-missing",
+    "wrong-network",
+    "rate-exceeded",
+)
 _RETRIED: Final = frozenset(
     {
         "rate-exceeded",

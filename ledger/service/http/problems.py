@@ -50,8 +50,10 @@ _TABLE: Final = """\
 400 not-protobuf | Not protobuf | The body is not a message of OTLP logs in protobuf.
 400 not-msgpack | Not MessagePack | The body is not MessagePack.
 401 token-missing | Token missing | The request needs `Authorization: Bearer <token>`.
-401 token-unknown | Token unknown | There is no such token, or it has been revoked.
+401 token-unknown | Token unknown | There is no such token, or it is revoked or expired.
 403 scope-missing | Scope missing | The token may not do this.
+403 wrong-network | Wrong network | The token may be used from other addresses alone.
+403 action-not-allowed | Action not allowed | The token may append events of other actions alone.
 403 wrong-tenant | Wrong tenant | The token is bound to a tenant, and this is not that tenant's.
 404 not-found | Not found | There is nothing at this path.
 404 no-event | No such event | No event has this index or id.

@@ -20,11 +20,14 @@ from ledger_core.query.ast import query_fields
 from ledger_core.query.parser import QueryError, parse_query
 
 LOGGED_REFUSALS: Final = frozenset(
-    {"token-unknown", "scope-missing", "wrong-tenant", "too-busy", "rate-exceeded"}
+    {
+        *("token-unknown", "scope-missing", "wrong-tenant", "wrong-network", "too-busy"),
+        "rate-exceeded",
+    }
 )
 """Problems that show a wrong or a greedy token, with a log line that names token or address."""
 
-READ_SCOPE: Final = "read"
+READ_SCOPES: Final = frozenset({"query", "export"})
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE"})
 
 _log = structlog.get_logger("ledger.service")
@@ -88,7 +91,7 @@ class UsageRecorder:
             self._quotas.use_bytes(caller.token, received + sent)
         if (
             route is not None
-            and route.scope == READ_SCOPE
+            and route.scope in READ_SCOPES
             and answer.status == web.HTTPOk.status_code
         ):
             _log.info("read", bytes=sent, **_of_read(caller, request, arguments))

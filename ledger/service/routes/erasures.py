@@ -30,7 +30,7 @@ BODY_BYTES_MAX: Final = 65_536
 
 async def erase_subject(context: ServiceContext, request: web.BaseRequest) -> web.Response:
     """Destroy key, salts and values of a subject, then log the erasure."""
-    token = authenticate(context.access, request, "admin")
+    token = authenticate(context.access, request, "erase")
     if token.tenant is not None:
         raise ProblemError("wrong-tenant", "a subject's values may be of every tenant")
     check_media_type(request.headers.get("Content-Type"), (JSON_MEDIA,))
@@ -74,7 +74,7 @@ ROUTES: Final = (
         handler=erase_subject,
         is_write=True,
         summary="Destroy what is private of one subject",
-        scope="admin",
+        scope="erase",
         bodies={JSON_MEDIA: Erase},
         successes=(
             Success(

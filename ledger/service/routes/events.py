@@ -77,7 +77,9 @@ async def append_events(
                 reader=context.ingest.reader,
             )
             parsed = await context.ingest.split(body, token.name, split)
-            outcomes = await context.ingest.append(parsed, by=token.name, tenant=token.tenant)
+            outcomes = await context.ingest.append(
+                parsed, by=token.name, tenant=token.tenant, actions=token.actions
+            )
         is_batch = parsed.is_batch
         del body, parsed, split  # They are counted no longer.
     logged = [outcome for outcome in outcomes if isinstance(outcome, Result)]
@@ -111,7 +113,7 @@ async def read_event(
     """One event by its index or id."""
     tenant, may_open = None, False
     if not context.settings.public_entries:
-        token = authenticate(context.access, request, "read")
+        token = authenticate(context.access, request, "query")
         tenant, may_open = token.tenant, token.may("private")
     check_from_size(context, from_size, has_proof=proof)
     found = find_event(context, ref, tenant=tenant)
@@ -242,7 +244,7 @@ ROUTES: Final = (
         path="/v1/events/{ref}",
         handler=read_event,
         summary="One event by its index or id",
-        scope="read",
+        scope="query",
         parameters=(
             EVENT_REF,
             flag_parameter("proof", "1 adds a proof against a signed head."),

@@ -50,9 +50,9 @@ BODY_BYTES_MAX: Final = 1 << 18
 
 async def export_evidence(context: ServiceContext, request: web.BaseRequest) -> web.StreamResponse:
     """Everything that a query finds, as a bundle."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "export")
     ask = await _read_ask(context, request, token)
-    scope: TokenScope = "private" if ask.disclose else "read"
+    scope: TokenScope = "private" if ask.disclose else "export"
     authenticate(context.access, request, scope)
     export = await _begin(context, request, token, ask)
     context.ingest.check_own(_event(export.asked, _sample(export)))
@@ -203,7 +203,7 @@ ROUTES: Final = (
         handler=export_evidence,
         is_write=True,
         summary="Everything that a query finds, as a bundle that anybody can verify",
-        scope="read",
+        scope="export",
         bodies={JSON_MEDIA: AskEvidence},
         successes=(
             Success(

@@ -57,7 +57,7 @@ async def export_events(
     id: str | None = None,  # noqa: A002 - the name of the parameter
 ) -> web.StreamResponse:
     """Everything that a query finds, as a file."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "export")
     client = context.query_pool.client(token.name, request)
     query = read_query(q)
     tree_size = context.tree_size
@@ -81,7 +81,7 @@ async def export_events(
             pieces,
             media=f"{media}; charset=utf-8" if media == CSV else media,
             reader_wait_s=context.settings.reader_wait_s,
-            is_authorized=partial(is_authorized, context.access, request, "read"),
+            is_authorized=partial(is_authorized, context.access, request, "export"),
             headers={"Content-Disposition": f'attachment; filename="{name}"'},
         )
 
@@ -117,7 +117,7 @@ async def read_trailer(
     id: str,  # noqa: A002 - the name of the parameter
 ) -> web.Response:
     """The trailer of an export that has ended."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "export")
     trailer = await context.export_trailers.find(token.name, id)
     if trailer is None:
         raise ProblemError(
@@ -141,7 +141,7 @@ ROUTES: Final = (
         path="/v1/export",
         handler=export_events,
         summary="Everything that a query finds, as one file",
-        scope="read",
+        scope="export",
         parameters=(
             QUERY,
             choice_parameter(
@@ -174,7 +174,7 @@ ROUTES: Final = (
         path="/v1/export/trailer",
         handler=read_trailer,
         summary="The trailer of an export that has ended",
-        scope="read",
+        scope="export",
         parameters=(_id_parameter("The name that the export was given.", required=True),),
         successes=(
             Success(

@@ -16,7 +16,7 @@ from ledger_core.api import FieldsAnswer
 
 async def read_fields(context: ServiceContext, request: web.BaseRequest) -> web.Response:
     """The fields of the language and the keys of the context, with frequent values."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "query")
     client = context.query_pool.client(token.name, request)
     found = await client.run(find_fields, tenant=token.tenant, now_unix_us=unix_us())
     return make_answer(found, media=JSON_MEDIA, cache=PRIVATE)
@@ -27,7 +27,7 @@ ROUTES: Final = (
         path="/v1/fields",
         handler=read_fields,
         summary="The fields and context keys that a query can name, with frequent values",
-        scope="read",
+        scope="query",
         successes=(Success("Fields and keys.", {JSON_MEDIA: FieldsAnswer}),),
         problems=("too-busy",),
     ),

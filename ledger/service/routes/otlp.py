@@ -44,7 +44,9 @@ async def append_otlp_logs(context: ServiceContext, request: web.BaseRequest) ->
             )
             parsed = await context.ingest.split(body, token.name, split)
             take(max(0, parsed.events_bytes - len(body)))
-            outcomes = await context.ingest.append(parsed, by=token.name, tenant=token.tenant)
+            outcomes = await context.ingest.append(
+                parsed, by=token.name, tenant=token.tenant, actions=token.actions
+            )
     refused = [outcome.error for outcome in outcomes if isinstance(outcome, Refused)]
     message = ""
     if refused:

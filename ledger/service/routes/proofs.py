@@ -111,7 +111,7 @@ async def read_consistency(
 
 async def read_multi(context: ServiceContext, request: web.BaseRequest) -> web.Response:
     """Prove that some leaves are in the tree of a size, with the hashes that they share once."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "query", "export")
     body = await context.read_body(request, owner=token.name, bytes_max=MULTI_BYTES_MAX)
     try:
         ask = msgspec.json.decode(body, type=AskMulti)
@@ -219,7 +219,7 @@ ROUTES: Final = (
         path="/v1/proofs/multi",
         handler=read_multi,
         summary="That many events are in the tree",
-        scope="read",
+        scope="query",
         bodies={JSON_MEDIA: AskMulti},
         successes=(Success("The proof, a multi-proof.", {TEXT_MEDIA: TEXT_SCHEMA}),),
         problems=("past-the-end", "not-json", "too-busy", *BODY_PROBLEMS),

@@ -34,7 +34,7 @@ BODY_BYTES_MAX: Final = 5 << 20
 
 async def save_query(context: ServiceContext, request: web.BaseRequest) -> web.Response:
     """Save a query under a name, which then has this query for all who may use the name."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "query")
     check_media_type(request.headers.get("Content-Type"), (JSON_MEDIA,))
     body = await context.read_body(request, owner=token.name, bytes_max=BODY_BYTES_MAX)
     try:
@@ -62,7 +62,7 @@ async def save_query(context: ServiceContext, request: web.BaseRequest) -> web.R
 
 async def list_queries(context: ServiceContext, request: web.BaseRequest) -> web.Response:
     """The saved queries that the token may use."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "query")
     client = context.query_pool.client(token.name, request)
     return encode_answer(await client.run(list_saved, tenant=token.tenant), cache=PRIVATE)
 
@@ -71,7 +71,7 @@ async def read_saved(
     context: ServiceContext, request: web.BaseRequest, *, name: str
 ) -> web.Response:
     """What a name stands for."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "query")
     return encode_answer(await _find(context, request, token, name), cache=PRIVATE)
 
 
@@ -79,7 +79,7 @@ async def delete_query(
     context: ServiceContext, request: web.BaseRequest, *, name: str
 ) -> web.Response:
     """Delete a name; the events that saved it stay in the log."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "query")
     await _find(context, request, token, name)
     _, index, _ = await _log(context, token, [delete_event(name, _stamp(context, token))])
     return encode_answer(DeletedQuery(name=name, index=index), cache=PRIVATE)
@@ -124,7 +124,7 @@ ROUTES: Final = (
         path="/v1/queries",
         handler=list_queries,
         summary="The saved queries, by name",
-        scope="read",
+        scope="query",
         successes=(Success("Names and the beginnings of their texts.", {JSON_MEDIA: SavedNames}),),
         problems=("too-busy",),
     ),
@@ -134,7 +134,7 @@ ROUTES: Final = (
         handler=save_query,
         is_write=True,
         summary="Save a query under a name, for `@name` in other queries",
-        scope="read",
+        scope="query",
         bodies={JSON_MEDIA: AskSave},
         successes=_SAVED,
         problems=(
@@ -147,7 +147,7 @@ ROUTES: Final = (
         path="/v1/queries/{name}",
         handler=read_saved,
         summary="What a name stands for",
-        scope="read",
+        scope="query",
         parameters=(_NAME,),
         successes=_SAVED,
         problems=("no-query", "too-busy"),
@@ -158,7 +158,7 @@ ROUTES: Final = (
         handler=delete_query,
         is_write=True,
         summary="Delete the name of a saved query",
-        scope="read",
+        scope="query",
         parameters=(_NAME,),
         successes=(Success("The name is deleted.", {JSON_MEDIA: DeletedQuery}),),
         problems=("no-query", "too-busy", *WRITE_PROBLEMS),

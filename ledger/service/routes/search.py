@@ -85,7 +85,7 @@ async def search_events(
     **page: Unpack[CountedPageArguments],
 ) -> web.Response:
     """A page of the events that a query finds."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "query")
     if explain and token.tenant is not None:
         raise ProblemError("wrong-tenant", "the steps of a plan count the events of every tenant")
     query = read_query(q)
@@ -94,7 +94,7 @@ async def search_events(
 
 async def ask_search(context: ServiceContext, request: web.BaseRequest) -> web.Response:
     """A page of the events that a query in the body finds, with counts by groups."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "query")
     check_media_type(request.headers.get("Content-Type"), (JSON_MEDIA,))
     body = await context.read_body(request, owner=token.name, bytes_max=BODY_BYTES_MAX)
     try:
@@ -143,7 +143,7 @@ async def read_around(
     **page: Unpack[PageArguments],
 ) -> web.Response:
     """The events around an event that share its actor, session, source or target."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "query")
     leaf = find_event(context, ref, tenant=token.tenant).leaf
     page.setdefault("order", "oldest")
     because = partial(around_reasons, leaf)
@@ -159,7 +159,7 @@ async def read_timeline(
     **page: Unpack[CountedPageArguments],
 ) -> web.Response:
     """The events that an actor caused, that were caused for it, and that concern it."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "query")
     because = partial(timeline_roles, actor)
     return await _search(context, request, token, timeline(actor), Page(**page), because)
 
@@ -168,7 +168,7 @@ async def read_seen(
     context: ServiceContext, request: web.BaseRequest, *, source: str
 ) -> web.Response:
     """The first and the last event from an address or a network, by when they happened."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "query")
     query = from_source(source)
     client = context.query_pool.client(token.name, request)
     found = await client.run(find_seen, source, query, tenant=token.tenant, now_unix_us=unix_us())
@@ -220,7 +220,7 @@ ROUTES: Final = (
         path="/v1/search",
         handler=ask_search,
         summary="Search and count by groups, with the query in the body",
-        scope="read",
+        scope="query",
         bodies={JSON_MEDIA: AskSearch},
         successes=_PAGE,
         problems=("query", "not-json", "bad-parameter", *BODY_PROBLEMS, *_SEARCH_PROBLEMS),
@@ -229,7 +229,7 @@ ROUTES: Final = (
         path="/v1/events",
         handler=search_events,
         summary="Search, count, and page through what was found",
-        scope="read",
+        scope="query",
         parameters=(
             QUERY,
             *PAGING,
@@ -244,7 +244,7 @@ ROUTES: Final = (
         path="/v1/events/{ref}/around",
         handler=read_around,
         summary="What happened around an event: same actor, session, source or target",
-        scope="read",
+        scope="query",
         parameters=(
             EVENT_REF,
             number_parameter(
@@ -264,7 +264,7 @@ ROUTES: Final = (
         path="/v1/actors/{actor}/timeline",
         handler=read_timeline,
         summary="All that an actor did, had done for it, and had done to it",
-        scope="read",
+        scope="query",
         parameters=(
             Parameter(
                 "actor",
@@ -283,7 +283,7 @@ ROUTES: Final = (
         path="/v1/sources/{source}/seen",
         handler=read_seen,
         summary="When an address or a network was first and last seen, and what it did",
-        scope="read",
+        scope="query",
         parameters=(
             Parameter(
                 "source",

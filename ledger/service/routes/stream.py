@@ -116,7 +116,7 @@ async def stream_events(
     proof: bool = False,
 ) -> web.StreamResponse:
     """The events that a query finds, from an index on and without an end."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "query")
     is_sse = EVENTS in request.headers.get("Accept", "")
     query = read_query(q)
     start = _start(context, request, from_)
@@ -130,7 +130,7 @@ async def stream_events(
             chunks,
             media=EVENTS if is_sse else NDJSON_MEDIA,
             reader_wait_s=context.settings.reader_wait_s,
-            is_authorized=partial(is_authorized, context.access, request, "read"),
+            is_authorized=partial(is_authorized, context.access, request, "query"),
         )
 
 
@@ -174,7 +174,7 @@ ROUTES: Final = (
         path="/v1/events/stream",
         handler=stream_events,
         summary="The events that a query finds, as they come in",
-        scope="read",
+        scope="query",
         parameters=(
             QUERY,
             size_parameter(

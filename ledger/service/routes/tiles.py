@@ -58,7 +58,7 @@ async def read_bundle(
     """The entries under a tile of level 0."""
     is_public = context.settings.public_entries
     if not is_public:
-        token = authenticate(context.access, request, "read")
+        token = authenticate(context.access, request, "export")
         if token.tenant is not None:
             raise ProblemError("wrong-tenant", "a bundle holds the events of every tenant")
     ref = _find(context, f"tile/entries/{index}")
@@ -122,7 +122,7 @@ ROUTES: Final = (
         path="/tile/entries/{index}",
         handler=read_bundle,
         summary="A bundle of entries",
-        scope="read",
+        scope="export",
         parameters=(_INDEX,),
         successes=(Success("The entries, each behind its length.", {BYTES_MEDIA: BYTES_SCHEMA}),),
         problems=("no-tile", "wrong-tenant"),
