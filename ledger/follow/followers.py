@@ -29,6 +29,7 @@ class FollowerSpec(NamedTuple):
 
     `file`: its configuration, also below that folder; without the file it does not run.
     `is_each`: it runs for each table of the file, with the table's name as the last argument.
+    `variable_key`: the key of a table that names the variable of the environment that it needs.
     """
 
     name: str
@@ -36,11 +37,17 @@ class FollowerSpec(NamedTuple):
     paths: tuple[str, ...]
     file: str = ""
     is_each: bool = False
+    variable_key: str = ""
 
 
 FOLLOWERS: Final = (
     FollowerSpec("index", "ledger.query.indexer", ("log", "index")),
-    FollowerSpec("sinks", "ledger.sinks.worker", ("",), file="sinks.toml", is_each=True),
+    FollowerSpec(
+        *("sinks", "ledger.sinks.worker", ("",)),
+        file="sinks.toml",
+        is_each=True,
+        variable_key="token_env",
+    ),
     FollowerSpec("alarms", "ledger.alarms.worker", ("",), file="alarms.toml"),
 )
 PARQUET: Final = FollowerSpec("parquet", "ledger.query.parquet_segments", ("log", "parquet"))
@@ -54,6 +61,7 @@ class _Wanted(NamedTuple):
     module: str
     arguments: tuple[str, ...]
     configuration: str
+    variables: tuple[str, ...] = ()
 
 
 class Followers:
@@ -138,7 +146,7 @@ class Followers:
         for gone in self._running.keys() - wanted:
             self._running.pop(gone).stop()
         for new in wanted - self._running.keys():
-            process = FollowerProcess(new.name, new.module, new.arguments)
+            process = FollowerProcess(new.name, new.module, new.arguments, variables=new.variables)
             try:
                 process.start()
             except OSError as error:
@@ -174,4 +182,10 @@ class Followers:
             if not (isinstance(table, dict) and re.match(NAME_PATTERN, name)):
                 self._faults[spec.name] = f"{path}: {name!a} is not the table of a follower"
             elif not FollowerPaths(self._folder, spec.name, name).paused.exists():
-                yield _Wanted(f"{spec.name}/{name}", spec.module, (*arguments, name), repr(table))
+                yield _Wanted(
+                    name=f"{spec.name}/{name}",
+                    module=spec.module,
+                    arguments=(*arguments, name),
+                    configuration=repr(table),
+                    variables=tuple(filter(None, (str(table.get(spec.variable_key, "")),))),
+                )

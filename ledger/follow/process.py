@@ -17,6 +17,7 @@ from typing import Final
 
 import structlog
 
+from ledger.runtime.log_lines import FORMAT_VARIABLE, LEVEL_VARIABLE
 from ledger_client.runtime import backoff
 
 STOP_WAIT_S: Final = 10.0
@@ -27,7 +28,26 @@ HEALTHY_S: Final = 60.0
 
 NICENESS: Final = 10
 
+KEPT_VARIABLES: Final = frozenset(
+    {"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TZDIR", "TMPDIR", "TMP", "TEMP",
+     "VIRTUAL_ENV", "TERM", "NO_COLOR", "FORCE_COLOR", "SSL_CERT_FILE", "SSL_CERT_DIR",
+     FORMAT_VARIABLE, LEVEL_VARIABLE}
+)  # fmt: skip
+KEPT_PREFIXES: Final = ("LC_", "PYTHON", "LD_", "MALLOC_", "FAKETIME")
+
 _log = structlog.get_logger("ledger.follow")
+
+
+def child_environment(variables: Sequence[str] = ()) -> dict[str, str]:
+    """The environment of a child: what Python and the system need, and the variables named.
+
+    The service's own may hold secrets, of sinks and of what else its operator runs.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in KEPT_VARIABLES or name.startswith(KEPT_PREFIXES) or name in variables
+    }
 
 
 class FollowerProcess:
@@ -42,13 +62,16 @@ class FollowerProcess:
         module: str,
         arguments: Sequence[str] = (),
         *,
+        variables: Sequence[str] = (),
         restart_s: float = RESTART_BASE_S,
         stop_wait_s: float = STOP_WAIT_S,
     ) -> None:
         """`module` is run with `python -m`; `restart_s` is the wait after a first failure.
 
+        `variables`: those of the service's environment that the child needs beside the usual ones.
         `stop_wait_s`: what the child has for its end, after SIGTERM.
         """
+        self._variables: Final = variables
         self.name: Final = name
         self._stop_wait_s: Final = stop_wait_s
         # -P: the working directory is no place to import modules from.
@@ -107,6 +130,7 @@ class FollowerProcess:
             self.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
+            env=child_environment(self._variables),
             # Ctrl-C reaches only the service, which then stops this process.
             start_new_session=True,
         )

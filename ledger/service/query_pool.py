@@ -10,14 +10,25 @@ import asyncio
 import pickle
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import replace
+from functools import partial
 from itertools import count
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from aiohttp import web
 
 from ledger.query.answer import IndexStatus
 from ledger.service.http.problems import ProblemError, retry_later
-from ledger.service.queries.frames import Connect, Frame, FrameProtocol, Start, decode_value
+from ledger.service.queries.frames import (
+    ANSWER_ENDS,
+    NUMBER_MAX,
+    Connect,
+    Frame,
+    FrameProtocol,
+    Held,
+    Start,
+    decode_value,
+)
+from ledger.service.queries.handover import HeldAnswer
 from ledger.service.queries.job import QueryJob
 from ledger.service.queries.server import cancelled
 
@@ -32,8 +43,6 @@ CONNECT_WAIT_S: Final = 30.0
 """Seconds that a search waits for the query process to start, or to start again."""
 
 CONNECT_POLL_S: Final = 0.05
-
-NUMBER_MAX: Final = (1 << 32) - 1
 
 
 class QueryPool:
@@ -132,6 +141,14 @@ class QueryClient:
         self._token = token
         self._request = request
         self._stream_tenant = stream_tenant
+        self._may_hold = False
+
+    def holding(self) -> Self:
+        """This client, whose large answers of bytes may be `HeldAnswer`s instead."""
+        request = self._request
+        # What HEAD asks for is never written, and what TLS encrypts only this process can write.
+        self._may_hold = request.method != "HEAD" and not request.secure
+        return self
 
     async def run(
         self,
@@ -168,7 +185,7 @@ class QueryClient:
             kind, payload = Frame.START, self._start(work, args, named)
             while True:
                 answered, value = await self._ask(link, kind, number, payload)
-                if answered in (Frame.LAST, Frame.LAST_BYTES):
+                if answered in ANSWER_ENDS:
                     return
                 sent = yield value
                 kind, payload = Frame.NEXT, b"" if sent is None else pickle.dumps(sent)
@@ -180,6 +197,7 @@ class QueryClient:
             token=self._token,
             tree_size_min=self._pool.tree_size(),
             stream_tenant=self._stream_tenant,
+            may_hold=self._may_hold,
             work=pickle.dumps((work, args, named)),
         )
         return pickle.dumps(start)
@@ -242,10 +260,12 @@ class _Link(FrameProtocol):
         if kind is Frame.DAMAGED:
             self.damaged = decode_value(kind, payload)
             return
+        value = decode_value(kind, payload)
+        if isinstance(value, Held):
+            value = HeldAnswer(value, partial(self.send, Frame.DROP))
         future = self._waiting.pop(number, None)
         if future is None or future.done():
             return
-        value = decode_value(kind, payload)
         if kind is Frame.REFUSED:
             future.set_exception(value)
             future.exception()  # Else asyncio logs an error that nobody waited for.

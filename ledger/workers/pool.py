@@ -20,7 +20,7 @@ from typing import IO, Final
 
 import msgspec
 
-from ledger.follow.process import FollowerProcess
+from ledger.follow.process import FollowerProcess, child_environment
 from ledger.runtime.listening import Sockets
 from ledger.runtime.shared_counts import SharedCounts, memory_bytes
 from ledger.service.settings import Settings
@@ -96,6 +96,7 @@ class FrontEndProcess(FollowerProcess):
                     self.command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
+                    env=child_environment(),
                     pass_fds=(start.link, start.counts, *listening),
                     # Ctrl-C reaches only the sequencer's process, which then stops this one.
                     start_new_session=True,

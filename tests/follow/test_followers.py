@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ledger.follow.followers import Followers, FollowerSpec
 from ledger.follow.process import FollowerProcess
 
 WAIT_S = 120.0
@@ -75,3 +76,41 @@ def test_a_follower_that_cannot_run_is_tried_with_growing_waits(
     until(lambda: process.process_id is None)
     process.stop()
     assert process.process_id is None
+
+
+NAMING = """\
+import os, sys
+from pathlib import Path
+from ledger.follow.process import is_orphaned
+folder, name = sys.argv[1:]
+draft = Path(folder, name + ".draft")
+draft.write_text("\\n".join(os.environ))
+draft.rename(Path(folder, name + ".names"))
+is_orphaned(60)
+"""
+
+
+def test_a_child_gets_the_variables_that_it_needs_and_no_other_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "naming_follower.py").write_text(NAMING, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    for name in ("SIEM_TOKEN", "MAIL_PASSWORD", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "wl_secret")
+    (tmp_path / "tables.toml").write_text("[siem]\ntoken_env = 'SIEM_TOKEN'\n[mail]\n")
+    spec = FollowerSpec(
+        "naming", "naming_follower", ("",), "tables.toml", is_each=True, variable_key="token_env"
+    )
+    followers = Followers(tmp_path, [spec], watch_s=0.02)
+    followers.start()
+    secrets = {}
+    try:
+        for name in ("siem", "mail"):
+            names = tmp_path / f"{name}.names"
+            until(names.exists)
+            secrets[name] = {"PATH", "SIEM_TOKEN", "MAIL_PASSWORD", "AWS_SECRET_ACCESS_KEY"} & set(
+                names.read_text().split("\n")
+            )
+    finally:
+        followers.stop()
+    assert secrets == {"siem": {"PATH", "SIEM_TOKEN"}, "mail": {"PATH"}}

@@ -83,16 +83,29 @@ def test_unfinished_bodies_take_bounded_memory(limited: Ledger) -> None:
     assert limited.append(event(), token="append").status == 200
 
 
-def test_unread_answers_take_bounded_memory(limited: Ledger) -> None:
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("has_query_process", [False, True])
+def test_unread_answers_take_bounded_memory(
+    tmp_path: Path, method: str, *, has_query_process: bool
+) -> None:
+    with serving_new(tmp_path, replace(LIMITED, query_process=has_query_process)) as ledger:
+        _check_unread(ledger, method)
+
+
+def _check_unread(limited: Ledger, method: str) -> None:
     big = "x" * 50_000
     events = [event(context={"text": big}) for _ in range(100)]
     assert limited.append(*events).status == 200
     target = "/v1/events?q=action:record.viewed&limit=100"
     whole = limited.ask(target, token="read")
     assert len(json.loads(whole.body)["events"]) == 100
+    head, sent = f"GET {target}", b"\r\n"
+    if method == "POST":
+        head, body = "POST /v1/search", b'{"query":"action:record.viewed","limit":100}'
+        sent = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     with ExitStack() as opened:
         for _ in range(4):
-            opened.enter_context(_connect(limited, f"GET {target}", token="read", sent=b"\r\n"))
+            opened.enter_context(_connect(limited, head, token="read", sent=sent))
         deadline_s = time.monotonic() + WAIT_S
         while (answer := limited.ask(target, token="read")).status == 200:
             assert time.monotonic() < deadline_s

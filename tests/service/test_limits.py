@@ -340,10 +340,11 @@ def test_connections_are_counted_in_all_and_by_address() -> None:
     assert [counts.try_add(address) for address in "cca"] == [True, True, True]
 
 
+@pytest.mark.parametrize("has_query_process", [False, True])
 def test_an_answer_that_nobody_reads_is_cut(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], *, has_query_process: bool
 ) -> None:
-    settings = msgspec.structs.replace(QUICK, reader_wait_s=0.3)
+    settings = msgspec.structs.replace(QUICK, reader_wait_s=0.3, query_process=has_query_process)
     with serving_new(tmp_path, settings) as ledger:
         for _ in range(3):
             events = [event(context={"text": "x" * 40_000}) for _ in range(100)]

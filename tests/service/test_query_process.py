@@ -26,6 +26,8 @@ MODULE = b"ledger.service.queries.process"
 TARGETS = (
     "/v1/events?q=action:a.*&limit=20&proof=1&facets=action",
     "/v1/events?q=NOT+reason:nothing&order=time&limit=30",
+    "/v1/events?limit=1000",
+    "/v1/events?limit=1000&proof=1",
     "/v1/events?q=action:no.such&limit=3",
     "/v1/actors/u_1/timeline",
     "/v1/sources/203.0.113.0%2F24/seen",

@@ -259,10 +259,12 @@ def test_a_revoked_token_ends_its_open_streams_and_no_others(ledger: Ledger) -> 
     assert ledger.ask("/v1/events/stream", token="read").slug == "token-unknown"
 
 
+@pytest.mark.parametrize("has_query_process", [False, True])
 def test_a_revoked_token_ends_an_export_that_nobody_reads(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], *, has_query_process: bool
 ) -> None:
-    with serving_new(tmp_path) as ledger:
+    settings = msgspec.structs.replace(QUICK, query_process=has_query_process)
+    with serving_new(tmp_path, settings) as ledger:
         big = [event(context={"text": "x" * 40_000}) for _ in range(100)]
         for _ in range(5):
             assert ledger.append(*[{**each, "id": new_id()} for each in big]).status == 200

@@ -185,8 +185,8 @@ class Server(web.Server):
             body = large_body(request, answer)
             if body is None:
                 return answer
-            # What a POST changed is durable: refusing its answer would have it sent again.
-            may_exceed = request.method in ("POST", "DELETE")
+            # What was written is durable: refusing the answer would have it sent again.
+            may_exceed = match.route.is_write
             with context.bytes_in_flight.lease(caller.name, may_exceed=may_exceed) as take_bytes:
                 take_bytes(len(body))
                 wait_s = context.settings.reader_wait_s

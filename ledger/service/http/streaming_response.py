@@ -7,6 +7,7 @@ and an answer that is cut short must not look whole.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Final, cast
 
 import structlog
 from aiohttp import HttpVersion11, web
@@ -14,6 +15,7 @@ from aiohttp import HttpVersion11, web
 from ledger.service.http.problems import log_failure
 from ledger.service.http.responses import make_answer, note_transport
 from ledger.service.http.router import route_path
+from ledger.service.queries.handover import HeldAnswer
 
 AUTHORIZATION_POLL_S = 0.5
 """How often the token of an open answer is looked up again: it ends a second after revocation."""
@@ -22,12 +24,17 @@ PIECE_BYTES = 65_536
 """Bytes of a large answer that are written at once."""
 
 
+HELD: Final = web.ResponseKey("ledger.held", HeldAnswer)
+
+Body = bytes | HeldAnswer
+"""Bytes of an answer: here, or in the query process, which writes them to the client."""
+
 _log = structlog.get_logger("ledger.service")
 
 
 async def stream_answer(
     request: web.BaseRequest,
-    chunks: AsyncIterator[bytes],
+    chunks: AsyncIterator[Body],
     *,
     media: str,
     reader_wait_s: float,
@@ -56,9 +63,9 @@ async def stream_answer(
             watch = asyncio.create_task(_expire_unauthorized(deadline, is_authorized))
             try:
                 if first is not None:
-                    await _write(answer, first, reader_wait_s)
+                    await _write(request, answer, first, reader_wait_s)
                 async for chunk in chunks:
-                    await _write(answer, chunk, reader_wait_s)
+                    await _write(request, answer, chunk, reader_wait_s)
                 await answer.write_eof()
             finally:
                 watch.cancel()
@@ -76,8 +83,19 @@ async def stream_answer(
     return answer
 
 
-def large_body(request: web.BaseRequest, answer: web.StreamResponse) -> bytes | None:
+def answer_of(body: Body, *, media: str, cache: str) -> web.Response:
+    """An answer with this body, wherever it is."""
+    if isinstance(body, bytes):
+        return make_answer(body, media=media, cache=cache)
+    answer = make_answer(b"", media=media, cache=cache)
+    answer[HELD] = body
+    return answer
+
+
+def large_body(request: web.BaseRequest, answer: web.StreamResponse) -> Body | None:
     """The body of an answer that `write_large` is to write, or None."""
+    if (held := answer.get(HELD)) is not None:
+        return cast("HeldAnswer", held)
     if not isinstance(answer, web.Response) or answer.compression or request.method == "HEAD":
         return None
     body = answer.body
@@ -85,7 +103,7 @@ def large_body(request: web.BaseRequest, answer: web.StreamResponse) -> bytes | 
 
 
 async def write_large(
-    request: web.BaseRequest, whole: web.StreamResponse, body: bytes, reader_wait_s: float
+    request: web.BaseRequest, whole: web.StreamResponse, body: Body, reader_wait_s: float
 ) -> web.StreamResponse:
     """Write an answer piece by piece, so that the connection holds no copy of all of it."""
     note_transport(request, whole)
@@ -93,7 +111,7 @@ async def write_large(
     answer.content_length = len(body)
     try:
         await answer.prepare(request)
-        await _write(answer, body, reader_wait_s)
+        await _write(request, answer, body, reader_wait_s)
         await answer.write_eof()
     except (ConnectionError, TimeoutError):
         _log.info("reader_gone", route=route_path(request))
@@ -112,13 +130,35 @@ async def _expire_unauthorized(
             return
 
 
-async def _write(answer: web.StreamResponse, chunk: bytes, reader_wait_s: float) -> None:
+async def _write(
+    request: web.BaseRequest, answer: web.StreamResponse, chunk: Body, reader_wait_s: float
+) -> None:
     """Write piece by piece. Between two of them others have their turn on the event loop."""
+    if isinstance(chunk, HeldAnswer):
+        await _hand_over(request, answer, chunk, reader_wait_s)
+        return
     pieces = memoryview(chunk)
     for start in range(0, len(chunk), PIECE_BYTES):
         async with asyncio.timeout(reader_wait_s):
             await answer.write(pieces[start : start + PIECE_BYTES])
         await asyncio.sleep(0)
+
+
+async def _hand_over(
+    request: web.BaseRequest, answer: web.StreamResponse, held: HeldAnswer, reader_wait_s: float
+) -> None:
+    """Have the query process write an answer, once all that is before it is written here."""
+    transport, writer = request.transport, request.writer
+    if transport is None:
+        raise ConnectionResetError
+    writer.send_headers()
+    transport.set_write_buffer_limits(high=0)  # From here on `drain` waits for the last byte.
+    async with asyncio.timeout(reader_wait_s):
+        await writer.drain()
+    transport.set_write_buffer_limits()
+    client = transport.get_extra_info("socket").fileno()
+    await held.write_to(client, wait_s=reader_wait_s, is_chunk=answer.chunked)
+    writer.output_size += len(held)
 
 
 def _cut(request: web.BaseRequest) -> None:

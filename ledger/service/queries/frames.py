@@ -20,6 +20,8 @@ from typing import Any, Final, NamedTuple, cast
 FRAME_BYTES_MAX: Final = 1 << 28
 """The largest payload. A page of 16 MiB of leaves takes 50 MiB as JSON, and 70 MiB with proofs."""
 
+NUMBER_MAX: Final = (1 << 32) - 1
+
 READ_BYTES: Final = 1 << 16
 """Bytes that are read at once. A larger frame is read into its own place, without a copy."""
 
@@ -46,6 +48,11 @@ class Frame(IntEnum):
     LAST_BYTES = 8
     REFUSED = 9
     """The ProblemError with which the job ended."""
+    HELD = 10
+    """A `Held` in the place of many BYTES, which the query process writes to the client."""
+    LAST_HELD = 11
+    DROP = 12
+    """Nobody wants the held answer that has this number."""
 
 
 class Start(NamedTuple):
@@ -57,8 +64,22 @@ class Start(NamedTuple):
     """The size that the log has for the caller already."""
     stream_tenant: tuple[str | None, ...]
     """For a live stream the tenant of its token, otherwise empty."""
+    may_hold: bool
+    """Whether the answer's large pieces may be held, as `Held`s."""
     work: bytes
     """The pickle of a module-level function, its arguments and its named arguments."""
+
+
+class Held(NamedTuple):
+    """A piece of an answer that waits in the query process (`ledger.service.queries.handover`)."""
+
+    number: int
+    size: int
+    socket: str
+
+
+ANSWER_ENDS: Final = frozenset({Frame.LAST, Frame.LAST_BYTES, Frame.LAST_HELD, Frame.REFUSED})
+"""The frames after which a job has ended."""
 
 
 def encode_value(value: object, *, is_last: bool) -> tuple[Frame, bytes]:

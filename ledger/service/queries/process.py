@@ -25,6 +25,7 @@ from ledger.runtime.log_lines import configure_child_logs
 from ledger.service.data_dir import DirectoryPaths, open_private
 from ledger.service.private_fields import PrivateFields
 from ledger.service.process_limits import shorten_pauses
+from ledger.service.queries.handover import HeldAnswers, handover_path
 from ledger.service.queries.job import QueryOptions, QueryParts
 from ledger.service.queries.server import QueryServer
 from ledger.service.settings import Settings
@@ -66,7 +67,9 @@ def _no_key() -> NoReturn:
 
 
 @contextmanager
-def open_server(paths: DirectoryPaths, options: QueryOptions) -> Iterator[QueryServer]:
+def open_server(
+    paths: DirectoryPaths, options: QueryOptions, held: HeldAnswers
+) -> Iterator[QueryServer]:
     """The server of queries on a log that other processes write. Precondition: a running loop."""
     with closing(LogStore.open(paths.log)) as store:
         private = _PrivateValues(paths, options.private_map_bytes, store)
@@ -75,7 +78,7 @@ def open_server(paths: DirectoryPaths, options: QueryOptions) -> Iterator[QueryS
             engine=QueryEngine(store, IndexStore(paths.index, sets_aside=True)),
             open_values=private.open,
         )
-        with closing(QueryServer(parts, options)) as server:
+        with closing(QueryServer(parts, options, held)) as server:
             yield server
 
 
@@ -85,7 +88,10 @@ async def serve(
     """Serve until `stop` is set or standard input ends."""
     loop = asyncio.get_running_loop()
     loop.add_reader(sys.stdin, stop.set)
-    with open_server(paths, options) as server:
+    with (
+        closing(HeldAnswers(handover_path(socket))) as held,
+        open_server(paths, options, held) as server,
+    ):
         await loop.create_unix_server(
             server.connection, str(socket), backlog=CONNECTIONS_WAITING_MAX
         )

@@ -23,7 +23,15 @@ from ledger.query.budget import QueryCancelledError
 from ledger.query.indexer import IndexFollower
 from ledger.service.fair_turns import FairTurns
 from ledger.service.http.problems import ProblemError, explain, log_failure, retry_later
-from ledger.service.queries.frames import Frame, FrameProtocol, Start, encode_value, unpickle
+from ledger.service.queries.frames import (
+    ANSWER_ENDS,
+    Frame,
+    FrameProtocol,
+    Start,
+    encode_value,
+    unpickle,
+)
+from ledger.service.queries.handover import HELD_BYTES_MIN, HeldAnswers
 from ledger.service.queries.job import QueryJob, QueryOptions, QueryParts
 from ledger_core.tlog.errors import UnavailableError
 
@@ -34,8 +42,12 @@ class QueryServer:
     Used on the event loop alone.
     """
 
-    def __init__(self, parts: QueryParts, options: QueryOptions) -> None:
+    def __init__(
+        self, parts: QueryParts, options: QueryOptions, held: HeldAnswers | None = None
+    ) -> None:
+        """`held`: takes clients' connections; without it answers go to the front ends as bytes."""
         self.parts: Final = parts
+        self.held: Final = held
         self.options: Final = options
         self.is_stopping = False
         self.connections: Final[set[_ServedConnection]] = set()
@@ -118,6 +130,7 @@ class _Job:
         self._start = start
         self._generator: Generator[object, object, object] | None = None
         self.token: Final = start.token
+        self.may_hold: Final = start.may_hold
         self.is_closed = False
         self.has_begun = False
         self.turn: asyncio.Future[None] | None = None
@@ -176,6 +189,7 @@ class _ServedConnection(FrameProtocol):
         super().__init__()
         self._server = server
         self._jobs: dict[int, _Job] = {}
+        self._held: set[int] = set()
 
     def on_frame(self, kind: Frame, number: int, payload: bytes) -> None:
         match kind:
@@ -185,6 +199,8 @@ class _ServedConnection(FrameProtocol):
                 self._go_on(number, job, payload)
             case Frame.CLOSE if (job := self._jobs.pop(number, None)) is not None:
                 self._close(job)
+            case Frame.DROP:
+                self._drop(number)
 
     def tell_damaged(self) -> None:
         """Say which entries of the log proved damaged, if any: the front ends warn of them."""
@@ -201,6 +217,8 @@ class _ServedConnection(FrameProtocol):
         jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
             self._close(job)
+        for number in tuple(self._held):
+            self._drop(number)
 
     def _start(self, number: int, payload: bytes) -> None:
         start: Start = unpickle(payload)
@@ -249,9 +267,26 @@ class _ServedConnection(FrameProtocol):
 
     def _answer(self, number: int, job: _Job, frame: tuple[Frame, bytes]) -> None:
         if not job.is_closed:
-            self.send(frame[0], number, frame[1])
-            if frame[0] in (Frame.LAST, Frame.LAST_BYTES, Frame.REFUSED):
+            kind, payload = self._hold(*frame) if job.may_hold else frame
+            self.send(kind, number, payload)
+            if kind in ANSWER_ENDS:
                 self._close(self._jobs.pop(number))
+
+    def _hold(self, kind: Frame, payload: bytes) -> tuple[Frame, bytes]:
+        """The frame in the place of one that has many bytes, which are held."""
+        held = self._server.held
+        is_large = len(payload) >= HELD_BYTES_MIN and kind in (Frame.BYTES, Frame.LAST_BYTES)
+        if held is None or not is_large:
+            return kind, payload
+        answer = held.keep(payload)
+        self._held.add(answer.number)
+        kind = Frame.HELD if kind is Frame.BYTES else Frame.LAST_HELD
+        return kind, pickle.dumps(answer)
+
+    def _drop(self, number: int) -> None:
+        if number in self._held and self._server.held is not None:
+            self._held.discard(number)
+            self._server.held.drop(number)
 
     def _close(self, job: _Job) -> None:
         """Nobody waits for a job any more. One that a thread has ends with its present piece."""

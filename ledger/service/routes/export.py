@@ -29,7 +29,7 @@ from ledger.service.http.parameters import (
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import JSON_MEDIA, NDJSON_MEDIA, encode_answer
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
-from ledger.service.http.streaming_response import stream_answer
+from ledger.service.http.streaming_response import Body, stream_answer
 from ledger.service.queries.export import Format, export
 from ledger.service.routes.proofs import HEAD_PROBLEMS
 from ledger.service.saved_queries import read_query
@@ -58,7 +58,7 @@ async def export_events(
 ) -> web.StreamResponse:
     """Everything that a query finds, as a file."""
     token = authenticate(context.access, request, "export")
-    client = context.query_pool.client(token.name, request)
+    client = context.query_pool.client(token.name, request).holding()
     query = read_query(q)
     tree_size = context.tree_size
     now = unix_us()
@@ -88,18 +88,18 @@ async def export_events(
 
 async def _pieces(
     context: ServiceContext,
-    exported: AsyncGenerator[bytes | ExportTrailer, None],
+    exported: AsyncGenerator[Body | ExportTrailer, None],
     token: str,
     export_id: str | None,
-) -> AsyncGenerator[bytes, None]:
+) -> AsyncGenerator[Body, None]:
     """The pieces; the trailer is kept before the reader sees their end, and can ask for it."""
     async with aclosing(exported):
         async for piece in exported:
-            if isinstance(piece, bytes):
-                if piece:
-                    yield piece
-            elif export_id is not None:
-                await context.export_trailers.keep(token, export_id, piece)
+            if isinstance(piece, ExportTrailer):
+                if export_id is not None:
+                    await context.export_trailers.keep(token, export_id, piece)
+            elif piece:
+                yield piece
 
 
 async def _published(context: ServiceContext) -> SignedCheckpoint:

@@ -26,6 +26,7 @@ from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import check_media_type
 from ledger.service.http.responses import JSON_MEDIA, make_answer
 from ledger.service.http.router import Route, Success
+from ledger.service.http.streaming_response import Body, answer_of
 from ledger.service.queries.search import Because, Page, Searched, find_seen, search, search_proven
 from ledger.service.query_pool import QueryClient
 from ledger.service.routes.page_parameters import COUNTS, PAGING, PROVING
@@ -195,20 +196,20 @@ async def _search(
         quorum_missing=context.publisher.quorum_missing,
         because=because,
     )
-    client = context.query_pool.client(token.name, request)
+    client = context.query_pool.client(token.name, request).holding()
     if page.proof:
-        answer = await _search_proven(context, client, asked)
+        body = await _search_proven(context, client, asked)
     else:
-        answer = await client.run(search, asked)
-    return make_answer(answer, media=JSON_MEDIA, cache=PRIVATE)
+        body = await client.run(search, asked)
+    return answer_of(body, media=JSON_MEDIA, cache=PRIVATE)
 
 
-async def _search_proven(context: ServiceContext, client: QueryClient, asked: Searched) -> bytes:
+async def _search_proven(context: ServiceContext, client: QueryClient, asked: Searched) -> Body:
     """A page with a proof of each event, all against one published head."""
     async with aclosing(client.pieces(search_proven, asked)) as pieces:
         needed = cast("int", await anext(pieces))
         head = await context.published_covering(needed) if needed else None
-        return cast("bytes", await pieces.asend(head))
+        return cast("Body", await pieces.asend(head))
 
 
 _PAGE: Final = (Success("The events found, a page.", {JSON_MEDIA: SearchAnswer}),)
