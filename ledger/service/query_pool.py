@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 from aiohttp import web
 
 from ledger.query.answer import IndexStatus
-from ledger.service.http.problems import ProblemError, retry_later
+from ledger.service.http.problems import query_process_missing
 from ledger.service.queries.frames import (
     ANSWER_ENDS,
     NUMBER_MAX,
@@ -207,13 +207,16 @@ class QueryClient:
             async with asyncio.timeout(CONNECT_WAIT_S):
                 link = await self._wait(self._pool.connected())
         except TimeoutError:
-            raise _not_there() from None
+            raise query_process_missing() from None
         return link, link.new_number()
 
     async def _ask(
         self, link: "_Link", kind: Frame, number: int, payload: bytes
     ) -> tuple[Frame, Any]:
-        return await self._wait(link.ask(kind, number, payload))
+        answer = await self._wait(link.ask(kind, number, payload))
+        if isinstance(answer[1], HeldAnswer):
+            await answer[1].connect()
+        return answer
 
     async def _wait(self, future: asyncio.Future[T]) -> T:
         """Wait until the work is done or nobody waits for it any more."""
@@ -245,7 +248,7 @@ class _Link(FrameProtocol):
         """Send a frame; the kind and value of the one that answers it. It may be cancelled."""
         future: asyncio.Future[tuple[Frame, Any]] = asyncio.get_running_loop().create_future()
         if self.is_closed:
-            future.set_exception(_not_there())
+            future.set_exception(query_process_missing())
             return future
         self._waiting[number] = future
         self.send(kind, number, payload)
@@ -276,10 +279,6 @@ class _Link(FrameProtocol):
         waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
             if not future.done():
-                future.set_exception(_not_there())
+                future.set_exception(query_process_missing())
                 future.exception()
         self._when_lost()
-
-
-def _not_there() -> ProblemError:
-    return retry_later("unavailable", "the process that answers searches is being started again")

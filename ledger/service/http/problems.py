@@ -197,6 +197,11 @@ def retry_later(
     return ProblemError(slug, detail, limit=limit, headers={"Retry-After": str(seconds)})
 
 
+def query_process_missing() -> ProblemError:
+    """The refusal of a search while the query process is away."""
+    return retry_later("unavailable", "the process that answers searches is being started again")
+
+
 def refuse_write(log_url: str) -> ProblemError:
     """The refusal of a mirror to append. It is temporary: an operator may promote the mirror."""
     detail = f"this is a mirror, which takes no events; the log is at {log_url}"

@@ -24,6 +24,7 @@ from pathlib import Path
 from struct import Struct
 from typing import Final
 
+from ledger.service.http.problems import query_process_missing
 from ledger.service.queries.frames import NUMBER_MAX, Held
 
 HELD_BYTES_MIN: Final = 1 << 17
@@ -130,27 +131,35 @@ class HeldAnswer:
         self._held: Final = held
         self._drop: Final = drop
         self._loop: Final = asyncio.get_running_loop()
+        self._connection: Final = socket.socket(socket.AF_UNIX)
 
     def __len__(self) -> int:
         return self._held.size
 
     def __del__(self) -> None:
+        self._connection.close()
         # A collection of cycles runs on any thread, and after the end of the loop.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._drop, self._held.number)
 
-    async def write_to(self, client: int, *, wait_s: float, is_chunk: bool) -> None:
-        """Have it written to a client's socket. Precondition: all before it is written.
+    async def connect(self) -> None:
+        """Connect with the query process. Raises: ProblemError, 503, when it is gone."""
+        self._connection.settimeout(0)
+        try:
+            await self._loop.sock_connect(self._connection, self._held.socket)
+        except OSError:
+            raise query_process_missing() from None
 
-        Raises: ConnectionError when the client, or the query process, is gone or too slow.
+    async def write_to(self, client: int, *, wait_s: float, is_chunk: bool) -> None:
+        """Have it written to a client's socket.
+
+        Preconditions: it is connected, and all before it is written. Raises: ConnectionError when
+        the client, or the query process, is gone or too slow.
         """
-        loop = self._loop
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(0)
-            await loop.sock_connect(connection, self._held.socket)
+        with self._connection as connection:
             message = _MESSAGE.pack(self._held.number, wait_s, is_chunk)
             socket.send_fds(connection, [message], [client])
-            if await loop.sock_recv(connection, 1) != WRITTEN:
+            if await self._loop.sock_recv(connection, 1) != WRITTEN:
                 raise ConnectionError("the answer could not be written to its end")
 
 
