@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger_client.integrations import proxies as proxies_module
 from ledger_client.integrations.proxies import (
     HEADER_CHARS_MAX,
     HOPS_MAX,
@@ -72,3 +73,9 @@ def test_what_is_no_network_of_proxies_is_refused(network: str) -> None:
 def test_a_text_in_the_place_of_a_list_is_refused() -> None:
     with pytest.raises(TypeError, match="a list of networks"):
         Proxies("10.0.0.0/8")
+
+
+@pytest.mark.parametrize("begin", [";", "a=b;", 'a="', "a", ";" * 99])
+def test_a_header_is_read_in_steps_as_many_as_its_characters(begin: str) -> None:
+    # With blanks tried in every division, this would take hours.
+    assert proxies_module._is_element(begin + " " * 1_000_000 + "\x01") is None

@@ -50,8 +50,9 @@ _NODE = re.compile(
     re.ASCII,
 )
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_PAIR: Final = rf'{_WORD}=(?:{_WORD}|"(?:[^"\\]|\\.)*")'
-_is_element = re.compile(rf"\s*(?:{_PAIR})?(?:\s*;\s*(?:{_PAIR})?)*\s*").fullmatch
+# Nothing is given back (`*+`): blanks between two semicolons would be divided in every way.
+_PAIR: Final = rf'{_WORD}+=(?:{_WORD}+|"(?:[^"\\]|\\.)*+")'
+_is_element = re.compile(rf"\s*+(?:{_PAIR})?+(?:\s*+;\s*+(?:{_PAIR})?+)*+\s*+").fullmatch
 _pairs = re.compile(rf'({_WORD})=(?:({_WORD})|"((?:[^"\\]|\\.)*)")').findall
 _escapes = re.compile(r"\\(.)")
 
