@@ -15,6 +15,7 @@ from ledger_core.event.csv import (
     COLUMNS,
     _is_risky,
     _may_be_formula,
+    _plain_leaf,
     format_header,
     format_rows,
     read_row,
@@ -209,3 +210,45 @@ def test_a_formula_without_its_apostrophe_is_refused() -> None:
 @given(st.text(alphabet="ds b;\t\r\n\x1e-=+@'x\uff1d\uff20é", max_size=8))
 def test_a_risky_row_is_found_by_marks_as_by_the_expression(text: str) -> None:
     assert _is_risky(text) == (_may_be_formula(text) is not None)
+
+
+FORGED = {"id": "0192f0c1-7c1a-7c3a-9d2f-00000000000f", "time": "2026-01-01T00:00:00.000000Z"}
+
+
+@pytest.mark.parametrize("last", ["targets", "source_port", "recorder_seq", "received_time"])
+def test_a_cell_that_ends_within_a_value_makes_no_other_row_of_the_same_leaf(last: str) -> None:
+    """The context of the event holds the text of other cells; a cell holds the rest of the leaf."""
+    fake = {
+        **FORGED,
+        "b": 1,
+        "outcome": "success",
+        "recorder": {"instance": "i", "seq": 5},
+        "source": {"port": 7},
+        "targets": [{"id": "t"}],
+    }
+    raw = leaf(
+        outcome="denied",
+        context={"a": fake, "received": {"by": "x", "time": RECEIVED}},
+        recorder={"instance": "j", "seq": 6},
+        source={"port": 8},
+        targets=[{"id": "u"}],
+    ).decode()
+    true = dict(zip(COLUMNS, map(str, table_row(17, raw.encode())), strict=True))
+    forged = true | FORGED | {"context": '{"a":{"b":1', "outcome": "success"}
+    forged |= {"recorder_instance": "i", "recorder_seq": "5", "source_port": "7"}
+    forged |= {"targets": '[{"id":"t"}]', "target_id": "t", "received_by": "x"}
+    start, end, kept = {
+        "recorder_seq": ('"seq":', '},"source"', ("source_port", "targets", "target_id")),
+        "source_port": ('"port":', '},"targets"', ("targets", "target_id")),
+        "targets": ('"targets":', f',"time":"{true["time"]}"', ()),
+        "received_time": ('"by":"x","time":"', '"},"v"', ("time", "received_by")),
+    }[last]
+    forged |= {name: true[name] for name in (*kept, "time", "received_by")}
+    if last == "received_time":
+        forged |= {"time": FORGED["time"], "received_by": "x"}
+    forged[last] = raw[raw.index(start) + len(start) : raw.rindex(end)]
+    cells = [forged[name] for name in COLUMNS]
+    assert (_plain_leaf(cells) == raw.encode()) is (last != "received_time")
+    with pytest.raises((VerificationError, MalformedError)):
+        read_row(cells)
+    assert read_row([true[name] for name in COLUMNS]) == (17, raw.encode())

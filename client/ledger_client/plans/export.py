@@ -29,10 +29,9 @@ from ledger_client.plans.export_proof import (
     Format,
     ProofHeader,
     ProofPart,
-    RowOrder,
+    RowChecker,
     check_part,
     encode_line,
-    row_fault,
     row_reader,
 )
 from ledger_client.plans.export_rows import ExportRow
@@ -69,7 +68,7 @@ class ExportVerifier:
         self._order: Final[Order] = order
         self._heads: Final = heads
         self._export_id: Final = export_id
-        self._row_order: Final = RowOrder(order)
+        self._checker: Final = RowChecker(question, order)
         self._reader: Final = row_reader(format)
         self._sha256: Final = hashlib.sha256()
         self._waiting: list[ExportRow] = []
@@ -96,24 +95,21 @@ class ExportVerifier:
         Raises: MalformedError, VerificationError, RejectedError.
         """
         self._bytes += len(piece)
-        data, rows = self._reader.feed(piece)
+        data, found = self._reader.feed(piece)
         self._sha256.update(data)
-        proofs = b""
-        question, order = self._question, self._row_order
         if data:
-            question.check_read()
-        for row in rows:
-            fault = order.check(row) or row_fault(row, question)
-            if fault:
-                raise VerificationError(
-                    f"row {row.number} (entry {row.index}): {fault}",
-                    evidence={"row.leaf": row.leaf},
-                )
-            self._rows += 1
-            self._highest_index = max(self._highest_index, row.index)
-            self._waiting.append(row)
-            if len(self._waiting) == PART_ROWS:
-                proofs += yield from self._prove()
+            self._question.check_read()
+        rows = list(found)
+        for row, fault in self._checker.faults(rows):
+            raise VerificationError(
+                f"row {row.number} (entry {row.index}): {fault}", evidence={"row.leaf": row.leaf}
+            )
+        self._rows += len(rows)
+        self._highest_index = max([self._highest_index, *(row.index for row in rows)])
+        self._waiting += rows
+        proofs = b""
+        while len(self._waiting) >= PART_ROWS:
+            proofs += yield from self._prove()
         return proofs
 
     def finish(self) -> Plan[tuple[Exported, bytes]]:
@@ -151,8 +147,8 @@ class ExportVerifier:
             )
 
     def _prove(self) -> Plan[bytes]:
-        """Prove the rows that wait. Raises: VerificationError naming those that can't be proven."""
-        rows, self._waiting = self._waiting, []
+        """Prove the next rows that wait. Raises: VerificationError naming the unproven ones."""
+        rows, self._waiting = self._waiting[:PART_ROWS], self._waiting[PART_ROWS:]
         if self._heads is None:
             return b""
         lines = b""

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
+from operator import lt
 from typing import Annotated, BinaryIO, Final, Literal, Protocol, TypeVar
 
 import msgspec
@@ -91,26 +92,52 @@ def check_part(rows: Sequence[ExportRow], proof: bytes, head: VerifiedHead) -> N
     )
 
 
-def row_fault(row: ExportRow, question: Question) -> str:
-    """What is wrong with a row by itself: its cells, or that it does not meet the query."""
-    if row.fault:
-        return row.fault
-    try:
-        question.check_event(row.index, row.leaf)
-    except VerificationError as error:
-        return str(error)
-    return ""
+class RowChecker:
+    """Checks rows by themselves: what they hold, their order, and that they meet a question.
 
+    Mutable.
+    """
 
-class RowOrder:
-    """Checks that rows are in order, by index or by time. Mutable."""
-
-    def __init__(self, order: Order) -> None:
+    def __init__(self, question: Question, order: Order) -> None:
+        self._question: Final = question
         self._order: Final[Order] = order
         self._last: tuple[Place, int] | None = None
 
-    def check(self, row: ExportRow) -> str:
-        """The fault of the next row, or nothing."""
+    def faults(self, rows: Sequence[ExportRow]) -> list[tuple[ExportRow, str]]:
+        """Those of the next rows that have a fault, each with its first one."""
+        if self._are_right(rows):
+            return []
+        found = ((row, self._order_fault(row) or self._fault(row)) for row in rows)
+        return [(row, fault) for row, fault in found if fault]
+
+    def _are_right(self, rows: Sequence[ExportRow]) -> bool:
+        """Whether rows in order of index have no fault; what this can't tell, `faults` finds.
+
+        All rows are tested at once, in half of the time of a test for each.
+        """
+        if self._order != "oldest" or any(row.fault for row in rows):
+            return False
+        indices = [row.index for row in rows]
+        first = -1 if self._last is None else self._last[1]
+        if not all(map(lt, [first, *indices], indices)):
+            return False
+        if not all(map(self._question.matches, indices, [row.leaf for row in rows])):
+            return False
+        if indices:
+            self._last = (indices[-1],), indices[-1]
+        return True
+
+    def _fault(self, row: ExportRow) -> str:
+        """What is wrong with a row by itself: its cells, or that it does not meet the query."""
+        if row.fault:
+            return row.fault
+        try:
+            self._question.check_event(row.index, row.leaf)
+        except VerificationError as error:
+            return str(error)
+        return ""
+
+    def _order_fault(self, row: ExportRow) -> str:
         place: Place = (row.index,)
         if self._order != "oldest":
             try:
@@ -161,7 +188,7 @@ class _FileCheck:
     def run(self, file: Pieces, proofs: BinaryIO) -> CheckedExport:
         head = self.policy.check(self.header.checkpoint)
         question = ask_query(self.header.query, now_unix_us=0)
-        order = RowOrder(self.header.order)
+        checker = RowChecker(question, self.header.order)
         digest = _Digest(file, row_reader(self.header.format))
         rows = digest.rows()
         trailer: ExportTrailer | None = None
@@ -172,8 +199,8 @@ class _FileCheck:
             part = _decode(line, ProofPart, "a line of the proofs")
             some = list(islice(rows, part.rows))
             self._check_part(some, part, head)
-            for row in some:
-                self._add(row, order.check(row) or row_fault(row, question))
+            for row, fault in checker.faults(some):
+                self._add(row, fault)
             self.rows += len(some)
         for row in rows:
             self.rows += 1
@@ -207,8 +234,7 @@ class _FileCheck:
             )
 
     def _add(self, row: ExportRow, fault: str) -> None:
-        if fault:
-            self._say(f"row {row.number} (entry {row.index}): {fault}")
+        self._say(f"row {row.number} (entry {row.index}): {fault}")
 
     def _say(self, fault: str) -> None:
         if len(self.faults) < FAULTS_MAX:

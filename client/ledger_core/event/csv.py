@@ -22,8 +22,9 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import combinations
+from itertools import chain, combinations
 from json.encoder import encode_basestring as _quote
+from operator import itemgetter
 from typing import Any, Final, Literal
 
 import msgspec
@@ -32,7 +33,7 @@ from msgspec import UNSET
 from ledger_core.event.canonical import decode_event_object, format_leaf
 from ledger_core.event.model import Event, Received
 from ledger_core.tlog.errors import MalformedError, VerificationError
-from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.hashing import SIZE_MAX, leaf_hash, leaf_hashes
 from ledger_core.tlog.text import parse_size
 
 COLUMNS: Final = (
@@ -60,6 +61,10 @@ _FORMULA_IN_JSON: Final = re.compile(rf"(?<=;)[{_SIGNS}]")
 Cell = str | int
 
 _LEAF_HASH: Final = COLUMNS.index("leaf_hash")
+_json_cells: Final = itemgetter(
+    *map(COLUMNS.index, ("targets", "source_port", "changes", "context", "recorder_seq"))
+)
+_split_values: Final = msgspec.json.Decoder(msgspec.Raw).decode_lines
 
 
 class _Leaf(msgspec.Struct, frozen=True, gc=False):
@@ -114,6 +119,33 @@ def table_row(leaf_index: int, leaf: bytes) -> list[Cell]:
     ]
 
 
+def read_rows(rows: Sequence[Sequence[str]]) -> list[tuple[int, bytes]] | None:
+    """The indices and the leaves of rows, read at once; None when `read_row` must read each alone.
+
+    Cost: 12 µs a row.
+    """
+    if {len(COLUMNS)} != set(map(len, rows)) or _is_risky(_SEPARATOR.join(chain(("",), *rows))):
+        return None
+    made = [_plain_leaf(cells) for cells in rows]
+    leaves = [leaf for leaf in made if leaf is not None]
+    hashes = [hash_.hex() for hash_ in leaf_hashes(leaves)]
+    if hashes != [cells[_LEAF_HASH] for cells in rows]:
+        return None
+    # Each cell must be one value. The text of a leaf may hold that of other cells, as in its
+    # context: a cell that begins or ends within a value would make it of another row.
+    values = [value for cells in rows for value in _json_cells(cells) if value]
+    try:
+        if len(_split_values("\n".join(values))) != len(values):
+            return None
+        indices = [int(cells[0]) for cells in rows]
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError):
+        return None
+    is_written_so = [*map(str, indices)] == [cells[0] for cells in rows]
+    if not is_written_so or min(indices) < 0 or max(indices) > SIZE_MAX:
+        return None
+    return [*zip(indices, leaves, strict=True)]
+
+
 def read_row(cells: Sequence[str]) -> tuple[int, bytes]:
     """The index and the leaf of a row. Cost: 15 µs, and 60 µs where a cell has an apostrophe.
 
@@ -122,9 +154,8 @@ def read_row(cells: Sequence[str]) -> tuple[int, bytes]:
     """
     if len(cells) != len(COLUMNS):
         raise MalformedError(f"a row has {len(cells)} cells, want {len(COLUMNS)}")
-    leaf = _plain_leaf(cells)
-    if leaf is not None and leaf_hash(leaf).hex() == cells[_LEAF_HASH]:
-        return parse_size(cells[0]), leaf
+    if found := read_rows([cells]):
+        return found[0]
     row = dict(zip(COLUMNS, cells, strict=True))
     for empty in _choices(row):
         leaf = _leaf_of(row, empty)
@@ -141,11 +172,9 @@ def read_row(cells: Sequence[str]) -> tuple[int, bytes]:
 def _plain_leaf(cells: Sequence[str]) -> bytes | None:
     """The leaf of a row whose cells are its texts as they are; None when one may not be.
 
-    Nothing is checked: the caller compares the leaf hash. One text grows member by member, which
-    takes a third of the time of a function that is given members.
+    Nothing is checked: that is `read_rows`. One text grows member by member, which takes a third of
+    the time of a function that is given members.
     """
-    if _is_risky(_SEPARATOR.join(("", *cells))):
-        return None
     # fmt: off
     (_, id_, time, received_time, by, actor_type, actor_id, actor_name, session, credential,
      for_type, for_id, action, outcome, target_type, target_id, target_name, targets, ip, port,
@@ -176,7 +205,7 @@ def _plain_leaf(cells: Sequence[str]) -> bytes | None:
     if tenant:
         event += f',"tenant":{_quote(tenant)}'
     event += f',"time":{_quote(time)}'
-    received = f'{{"by":{_quote(by)},"time":"{received_time}"}}'
+    received = f'{{"by":{_quote(by)},"time":{_quote(received_time)}}}'
     return f'{{"event":{{{event}}},"received":{received},"v":1}}'.encode()
 
 
