@@ -300,6 +300,18 @@ def test_the_answer_has_a_line_for_each_key_and_the_note_the_logs_first() -> Non
     assert parse_cosignatures(format_cosignatures(answer).encode()) == answer
 
 
+def test_extension_lines_are_cosigned_by_the_keys_whose_cosignatures_cover_them() -> None:
+    head = Checkpoint(ORIGIN, 8, TREE.root(8), ("an extension",))
+    authentic = authenticate(AddCheckpoint(0, (), note(head, LOG)), log=KEYS)
+    assert isinstance(authentic, Authentic)
+    made = accepted(advance(authentic, known=None, signers=WITNESS, time_unix_s=NOW))
+    (line,) = cosignatures_by(made, WITNESS)
+    assert WITNESS[0].verifier.check(made.as_note().text, line) == NOW
+    refused = advance(authentic, known=None, signers=WITNESS[1:], time_unix_s=NOW)
+    assert isinstance(refused, Refused)
+    assert refused.status == 403
+
+
 def test_a_time_that_is_not_said_is_not_signed() -> None:
     request = AddCheckpoint(0, (), note(Checkpoint(ORIGIN, 8, TREE.root(8)), LOG))
     decision = accepted(decide(request, log=KEYS, known=None))

@@ -21,8 +21,10 @@ The answer is decided in this order, and the first that holds is given:
     400   the old size is larger than the checkpoint's
     409   the old size is not that of the head cosigned last; the body is that size, a line
     422   the new tree does not begin with the old one: by its root, or by the proof
+    403   it has extension lines, and the witness has no key whose cosignatures cover them
     503   the time is earlier than that of the head cosigned last: no earlier one is ever signed
-    200   one cosignature line for each key of the witness
+    200   one cosignature line for each key of the witness; for a checkpoint with extension lines,
+          which ML-DSA-44 leaves out, no line of such a key
 
 The decision has two halves. `authenticate` needs no state. `advance` compares with the head that
 was cosigned last and cosigns; it must be one transaction with the update of that head, or a slower
@@ -34,7 +36,7 @@ Source: c2sp.org/tlog-witness.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
+from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, cosigned_at_unix_s
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, SIZE_MAX, Hash, check_hashes
@@ -207,7 +209,19 @@ def advance(
             return Refused(503, f"the clock is {behind_s} s behind the head cosigned last")
         if behind_s == 0 and known.checkpoint == signed.checkpoint:
             return known
+    signers = signers_of(signed.checkpoint, signers)
+    if not signers:
+        return Refused(403, "no key of this witness signs extension lines")
     return cosign(signed, signers, time_unix_s=time_unix_s)
+
+
+def signers_of(
+    checkpoint: Checkpoint, signers: Sequence[CosignatureSigner]
+) -> list[CosignatureSigner]:
+    """The keys that cosign all of a checkpoint: ML-DSA-44 leaves extension lines out."""
+    if not checkpoint.extensions:
+        return list(signers)
+    return [each for each in signers if each.verifier.key.algorithm != MLDSA44_COSIGNATURE]
 
 
 def cosign(
