@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -34,6 +34,10 @@ from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time, parse_time
 from ledger_core.event.ids import format_uuid7
 from ledger_core.event.model import ACTION_PATTERN
+from ledger_core.event.secrets.folding import fold
+
+CALLER_PREFIXES: Final = ("address ", "revoked ", "expired ")
+"""Of callers without a token in use, as `ledger.service.auth` names them in log lines."""
 
 _log = structlog.get_logger("ledger.service")
 
@@ -52,9 +56,11 @@ def make_token(
     """Make a token in a ledger's folder; `networks` and `actions` as in `TokenRecord`.
 
     Raises: ValueError for a name that is in use, too long, not printable, or the service's own; for
-    a time that is over, and for what is no network or pattern of actions.
+    a tenant that no event has, a time that is over, and what is no network or pattern of actions.
     """
     _check_name(name)
+    if tenant is not None:
+        _check_text("a tenant", tenant)
     token = _new_secret()
     created = unix_us()
     if expires_unix_us is not None and expires_unix_us <= created:
@@ -125,12 +131,22 @@ def _action_pattern(text: str) -> str:
 
 
 def _check_name(name: str) -> None:
-    if not 0 < len(name) <= NAME_LENGTH_MAX:
-        raise ValueError(f"a name has 1 to {NAME_LENGTH_MAX} characters, got {len(name)}")
-    if not name.isprintable() or name != name.strip():
-        raise ValueError("a name has printable characters alone, and no space at its ends")
-    if name.casefold() == SERVICE_NAME:
+    _check_text("a name", name)
+    # `ledger` in full width or with an invisible letter is the service's own to whoever reads it.
+    if fold(name).strip().casefold() == SERVICE_NAME:
         raise ValueError(f"the name {SERVICE_NAME} is the service's own in the log")
+    if name.startswith(CALLER_PREFIXES):
+        raise ValueError(
+            "a name can't begin with 'address ', 'revoked ' or 'expired ', as log lines do"
+        )
+
+
+def _check_text(what: str, text: str) -> None:
+    """Raises: ValueError for what no event can have as its tenant, or that nobody can read."""
+    if not 0 < len(text) <= NAME_LENGTH_MAX:
+        raise ValueError(f"{what} has 1 to {NAME_LENGTH_MAX} characters, got {len(text)}")
+    if not text.isprintable() or text != text.strip():
+        raise ValueError(f"{what} has printable characters alone, and no space at its ends")
 
 
 @contextmanager

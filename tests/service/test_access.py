@@ -199,11 +199,25 @@ def test_clients_report_their_own_losses(shared_ledger: Ledger, action: str) -> 
     assert shared_ledger.append(event(action=action)).status == 200
 
 
-@pytest.mark.parametrize("name", ["", "x" * 257, "a\nb", "a\x1b[2Jb", " a", "ledger", "LEDGER"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "x" * 257, "a\nb", "a\x1b[2Jb", " a", "ledger", "LEDGER"),
+        *("ｌedger", "lеdger", "ledger\u3164", "led\u034fger"),
+        *("address 203.0.113.9", "revoked billing", "expired billing"),
+    ],
+)
 def test_a_token_has_a_printable_name_that_is_not_the_services(tmp_path: Path, name: str) -> None:
     make_ledger(tmp_path / "ledger")
     with pytest.raises(ValueError, match="name"):
         make_token(tmp_path / "ledger", name=name, scopes=("read",), tenant=None)
+
+
+@pytest.mark.parametrize("tenant", ["", " t", "t\n", "t\0", "\u202et", "t" * 257])
+def test_a_tokens_tenant_is_one_that_an_event_can_have(tmp_path: Path, tenant: str) -> None:
+    make_ledger(tmp_path / "ledger")
+    with pytest.raises(ValueError, match="a tenant"):
+        make_token(tmp_path / "ledger", name="a", scopes=("read",), tenant=tenant)
 
 
 def test_a_new_token_works_at_once_and_a_revoked_one_no_more(ledger: Ledger) -> None:
