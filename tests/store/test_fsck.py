@@ -1,14 +1,17 @@
 """fsck: a whole log recomputed, and the first wrong thing named."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import zstandard
 
 from ledger.store.fsck import Checked, check_store
 from ledger.store.writer import LogWriter
 from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.note import Signer
 from ledger_core.tlog.tile import decode_bundle, encode_bundle
 from tests.store.entries import ORIGIN, SIGNER, entries, new_log, signed
@@ -80,6 +83,32 @@ def test_a_sound_log_passes_and_says_what_it_holds(log: LogWriter) -> None:
     )
     assert checked == Checked(log.head, tiles=4, checkpoints=3)
     assert seen == [(256, SIZE), (512, SIZE), (SIZE, SIZE)]
+
+
+def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
+    def peak(size: int) -> int:
+        writer = new_log(tmp_path / f"{size}")
+        writer.commit(entries(0, size))
+        tracemalloc.start()
+        try:
+            check_store(writer.store, log_keys=[SIGNER.verifier])
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(4096) < 1.2 * peak(1024)
+
+
+def test_ids_that_are_ids_only_behind_each_other_are_refused(tmp_path: Path) -> None:
+    writer = new_log(tmp_path / "log")
+    first, second = entries(0, 2)
+    longer = first.leaf.replace(b'-000000000000"', b'-0000000000000"')
+    shorter = second.leaf.replace(b'"00000000-', b'"0000000-')
+    assert (longer, shorter) != (first.leaf, second.leaf)
+    for each, leaf in ((first, longer), (second, shorter)):
+        writer.commit([msgspec.structs.replace(each, leaf=leaf, leaf_hash=leaf_hash(leaf))])
+    with pytest.raises(MalformedError, match="is not the id of an event"):
+        check(writer)
 
 
 def test_an_empty_log_passes(tmp_path: Path) -> None:

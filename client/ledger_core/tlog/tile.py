@@ -176,15 +176,15 @@ def decode_bundle(data: bytes) -> list[bytes]:
     Raises: MalformedError when the lengths don't add up, for no entry and for more than 256.
     """
     leaves: list[bytes] = []
-    start, size = 0, len(data)
-    while start < size:
-        begin = start + _LENGTH_BYTES
+    end, size = 0, len(data)
+    # The last length needs both its bytes; the length of the last leaf is checked after the loop.
+    while end < size - 1:
+        begin = end + _LENGTH_BYTES
         # Two bytes, big-endian, in half the time of `int.from_bytes`.
-        end = begin + (data[start] << 8 | data[start + 1]) if begin <= size else size + 1
-        if end > size:
-            raise MalformedError(f"entry {len(leaves)} of the bundle is cut short")
+        end = begin + (data[end] << 8 | data[end + 1])
         leaves.append(data[begin:end])
-        start = end
+    if end != size:
+        raise MalformedError(f"entry {len(leaves) - (end > size)} of the bundle is cut short")
     if not 1 <= len(leaves) <= TILE_WIDTH:
         raise MalformedError(f"a bundle has 1 to {TILE_WIDTH} entries, got {len(leaves)}")
     return leaves
