@@ -34,6 +34,7 @@ from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import format_time, parse_time
 from ledger_core.event.ids import format_uuid7
 from ledger_core.event.model import ACTION_PATTERN
+from ledger_core.event.secrets import find
 from ledger_core.event.secrets.folding import fold
 
 CALLER_PREFIXES: Final = ("address ", "revoked ", "expired ")
@@ -75,8 +76,11 @@ def make_token(
         networks=tuple(dict.fromkeys(map(_network, networks))),
         actions=tuple(dict.fromkeys(map(_action_pattern, actions))),
     )
+    event = token_event("ledger.token.created", record, created)
+    if find(event):
+        raise ValueError("a name or a tenant that looks like a secret is masked in the log")
     with open_access(directory) as access:
-        access.add(token, record, event=token_event("ledger.token.created", record, created))
+        access.add(token, record, event=event)
     return token
 
 

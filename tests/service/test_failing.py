@@ -1,5 +1,6 @@
 """If a part of the service fails, the callers concerned are told and the rest goes on."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,21 @@ def test_an_event_that_the_log_refuses_stays_in_the_outbox_and_is_reported_once(
     access = AccessStore.open(DirectoryPaths(directory).access)
     assert [row for _, row in access.outbox()] == [b'{"action":"not an event"}']
     access.close()
+
+
+def test_an_event_of_the_outbox_with_a_secret_is_logged_without_it(
+    unserved: tuple[Path, dict[str, str]],
+) -> None:
+    directory, tokens = unserved
+    access = AccessStore.open(DirectoryPaths(directory).access)
+    fired = event(action="ledger.alarm.fired", reason='cards: reason:"4111 1111 1111 1111"')
+    access.enqueue(json.dumps(fired).encode())
+    access.close()
+    with serving(directory, tokens) as ledger:
+        logged = check_ledger(ledger).leaves[-1]
+    assert fired["id"].encode() in logged
+    assert b"masked.card-number" in logged
+    assert b"4111" not in logged
 
 
 def test_all_of_the_outbox_is_logged_in_its_order_however_much_it_is(
