@@ -21,6 +21,7 @@ from ledger.runtime.listening import open_listening, serve_sockets
 from ledger.runtime.memory import map_large_blocks
 from ledger.runtime.systemd import notify, notify_ready
 from ledger.runtime.tls import ServerTls, open_tls, scheme
+from ledger.service.audit_trail import log_acts
 from ledger.service.background import background
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import DirectoryPaths
@@ -95,7 +96,12 @@ async def serve(
     live = live or LiveSettings(settings)
     settings = live.adjust(partial(limit_connections, descriptors_max=descriptors_max))
     tls = open_tls(settings.tls_cert, settings.tls_key)
-    async with open_service(directory, settings, make_mirrored, live=live, tls=tls) as context:
+    async with (
+        open_service(directory, settings, make_mirrored, live=live, tls=tls) as context,
+        context.audit.running(),
+    ):
+        if make_mirrored is None:
+            log_acts(context.access, live)
         runner = web.ServerRunner(Server(context, routes), shutdown_timeout=settings.stop_wait_s)
         await runner.setup()
         try:

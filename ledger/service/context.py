@@ -9,6 +9,7 @@ from ledger.log.sequencing import Sequencing
 from ledger.runtime.shared_counts import Shared
 from ledger.runtime.tls import ServerTls
 from ledger.service.admission import Admission
+from ledger.service.audit_trail import AuditTrail
 from ledger.service.export_trailers import Trailers
 from ledger.service.http.body_reader import read_body
 from ledger.service.http.in_flight import InFlight
@@ -52,6 +53,7 @@ class ServiceContext:
     requests_in_flight: InFlight
     metrics: Metrics
     quotas: Quotas
+    audit: AuditTrail
     shared: Shared
     """What all processes of the service count together."""
     openapi: bytes

@@ -26,6 +26,8 @@ class LiveSettings:
         self._adjust: Callable[[Settings], Settings] = lambda settings: settings
         self._followers: list[Follower] = []
         self.current = settings
+        self.changed: frozenset[str] = frozenset()
+        """The names of the settings that the last reload changed."""
 
     def adjust(self, adjust: Callable[[Settings], Settings]) -> Settings:
         """Have all settings changed by a function, now and after each reload; those in use now."""
@@ -68,6 +70,7 @@ class LiveSettings:
             before, **{name: getattr(wanted, name) for name in taken}
         )
         self.current = self._adjust(self._asked)
+        self.changed = frozenset(taken)
         for take in self._followers:
             take(self.current)
         _log.info("settings_reloaded", changed=sorted(taken))

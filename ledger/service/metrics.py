@@ -43,6 +43,7 @@ METRICS: Final = tuple(
         ("stored_bytes_total", "counter", ("token",), "Bytes of the leaves of new events."),
         ("events_refused_total", "counter", ("problem",), "Events refused, by type of problem."),
         ("secrets_found_total", "counter", ("rule",), "Events that held a secret, by rule."),
+        ("audit_events_lost_total", "counter", (), "Reads and refusals that no event names."),
         ("tree_size", "gauge", (), "Entries in the log."),
         ("published_size", "gauge", (), "Entries that the published checkpoint covers."),
         ("ready", "gauge", (), "1 if the service takes and proves events, else 0."),

@@ -16,6 +16,7 @@ from ledger.runtime.shared_counts import ALONE, Shared
 from ledger.runtime.tls import ServerTls
 from ledger.service.admission import Admission
 from ledger.service.append_thread import AppendThread
+from ledger.service.audit_trail import AuditTrail
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import (
     DirectoryPaths,
@@ -171,6 +172,12 @@ def open_context(
         shared=shared,
         metrics=intake.metrics,
         quotas=intake.quotas,
+        audit=AuditTrail(
+            intake.ingest,
+            lambda: live.current,
+            intake.metrics,
+            is_mirror=log.mirrored is not None,
+        ),
         openapi=make_openapi(),
         reports=log.reports,
         export_trailers=log.export_trailers,

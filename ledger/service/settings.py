@@ -173,6 +173,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "Keep each full segment of 65,536 events as Parquet too, for `ledger sql`. Needs the extra "
         "sql of the client, which brings DuckDB.",
     ] = False
+    audit_reads: Annotated[
+        float,
+        Meta(ge=0, le=1),
+        "Part of the reads that are logged as events, `ledger.read.*`: 1 for all, 0 for none.",
+    ] = 0.0
+    audit_refusals: Annotated[
+        bool, "Log refused requests, starts and new settings as events, `ledger.refused` and such."
+    ] = False
     streams_max: Annotated[
         Count,
         "Live streams that may be open, a quarter of them by one token and half by the tokens of "
@@ -210,7 +218,7 @@ RELOADED: Final = frozenset(
         *("token_requests_per_minute_max", "token_bytes_per_minute_max"),
         *("token_stored_bytes_per_day_max", "connections_max", "connections_per_address_max"),
         *("head_wait_s", "body_wait_s", "reader_wait_s", "witnessed_wait_s", "published_wait_s"),
-        "stream_heartbeat_s",
+        *("stream_heartbeat_s", "audit_reads", "audit_refusals"),
     }
 )
 """The settings that a running service takes anew at SIGHUP; the others hold until it ends."""

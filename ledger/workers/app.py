@@ -17,6 +17,7 @@ from ledger.runtime.systemd import notify
 from ledger.runtime.tls import open_tls, scheme
 from ledger.service import app
 from ledger.service.app import log_serving, open_log, run_process, until_stopped
+from ledger.service.audit_trail import log_acts
 from ledger.service.background import enqueue_erasures, watched
 from ledger.service.engine import Engine
 from ledger.service.live_settings import LiveSettings
@@ -90,6 +91,7 @@ async def serve(
             )
             gateway.not_running = front_ends.not_running
             live.follow(front_ends.take_settings)
+            log_acts(intake.access, live)
             try:
                 await front_ends.start(stop)
                 if not stop.is_set():

@@ -75,6 +75,7 @@ async def serve(start: Start, stop: asyncio.Event) -> None:
         context = _open_context(start, live, client, opened)
         client.report = context.own_report
         client.take_settings = live.replace
+        await opened.enter_async_context(context.audit.running())
         runner = web.ServerRunner(Server(context, ROUTES), shutdown_timeout=settings.stop_wait_s)
         await runner.setup()
         try:

@@ -68,6 +68,10 @@ RECIPES: Final = {
         "Events that the ledger received more than an hour late.", "",
         ("late:>1h", "--order", "time"),
     ),
+    "reads": Recipe(
+        "Who read events, how, and how many, where audit_reads is on.", "",
+        ("action:ledger.read.*", "--count", "actor,action", "--numbers", "context.rows"),
+    ),
     "new-sources": Recipe(
         "Addresses of an account that it had not before --since.", "actor",
         ("", "--count", "source"), is_new=True,

@@ -80,6 +80,28 @@ def route_path(request: web.BaseRequest) -> str:
     return path
 
 
+class ReadNote(NamedTuple):
+    """What an answer that holds events says of itself: their number, and a query in the body."""
+
+    rows: int = 0
+    query: str = ""
+
+
+_READ: Final = web.RequestKey("ledger.read", ReadNote)
+
+
+def note_read(request: web.BaseRequest, rows: int, query: str = "") -> None:
+    """Keep for `read_note` how many events an answer holds; streams add to it."""
+    before = request.get(_READ, ReadNote())
+    request[_READ] = ReadNote(before.rows + rows, query or before.query)
+
+
+def read_note(request: web.BaseRequest) -> ReadNote:
+    """What `note_read` kept."""
+    note: ReadNote = request.get(_READ, ReadNote())
+    return note
+
+
 class RouteMatch(NamedTuple):
     """The route of a request, and the values of its path's parameters."""
 

@@ -105,7 +105,7 @@ class Server(web.Server):
         )
         self._waits = ConnectionWaits(settings.head_wait_s, settings.reader_wait_s)
         context.live.follow(self._take_settings)
-        self._usage = UsageRecorder(context.metrics, context.quotas)
+        self._usage = UsageRecorder(context.metrics, context.quotas, context.audit)
         super().__init__(self.answer, loop=asyncio.get_running_loop())
 
     def __call__(self) -> web.RequestHandler:

@@ -11,9 +11,10 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
+from ledger.service.audit_trail import AuditTrail
 from ledger.service.auth import Caller
 from ledger.service.http.problems import explain
-from ledger.service.http.router import Route, route_path
+from ledger.service.http.router import Route, read_note, route_path
 from ledger.service.metrics import Metrics
 from ledger.service.quotas import Quotas
 from ledger_core.query.ast import query_fields
@@ -28,6 +29,9 @@ LOGGED_REFUSALS: Final = frozenset(
 """Problems that show a wrong or a greedy token, with a log line that names token or address."""
 
 READ_SCOPES: Final = frozenset({"query", "export"})
+SUBJECTS: Final = ("ref", "actor", "source")
+"""Parameters of paths that name an event, an actor or an address."""
+
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE"})
 
 _log = structlog.get_logger("ledger.service")
@@ -36,9 +40,10 @@ _log = structlog.get_logger("ledger.service")
 class UsageRecorder:
     """Writes what requests did to the log and to the counters, and charges the token for it."""
 
-    def __init__(self, metrics: Metrics, quotas: Quotas) -> None:
+    def __init__(self, metrics: Metrics, quotas: Quotas, audit: AuditTrail) -> None:
         self._metrics = metrics
         self._quotas = quotas
+        self._audit = audit
 
     def begin(self, caller: Caller, route: Route) -> None:
         """Count a request. Raises: ProblemError when the token has used up one of its limits."""
@@ -53,6 +58,7 @@ class UsageRecorder:
         slug = explain(error).problem.slug
         self._metrics.add("problems_total", slug)
         if slug in LOGGED_REFUSALS:
+            self._audit.refuse(caller, request.remote or "", route_path(request), slug)
             _log.info(
                 "request_refused",
                 problem=slug,
@@ -66,6 +72,29 @@ class UsageRecorder:
     ) -> None:
         """Log the begin of an answer that may go on for days."""
         _log.info("read_begun", **_of_read(caller, request, arguments))
+        self._read(caller, request, arguments, bytes_=0, is_begun=True)
+
+    def _read(
+        self,
+        caller: Caller,
+        request: web.BaseRequest,
+        arguments: Mapping[str, Any],
+        *,
+        bytes_: int,
+        is_begun: bool = False,
+    ) -> None:
+        note = read_note(request)
+        self._audit.read(
+            caller,
+            request.remote or "",
+            route_path(request),
+            query=note.query or arguments.get("q", ""),
+            subject=next(filter(None, map(arguments.get, SUBJECTS)), ""),
+            format_=arguments.get("format", ""),
+            rows=note.rows,
+            bytes_=bytes_,
+            is_begun=is_begun,
+        )
 
     def end(
         self,
@@ -95,6 +124,7 @@ class UsageRecorder:
             and answer.status == web.HTTPOk.status_code
         ):
             _log.info("read", bytes=sent, **_of_read(caller, request, arguments))
+            self._read(caller, request, arguments, bytes_=sent)
 
 
 def _of_read(

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypedDict
+from typing import Final, NamedTuple, TypedDict
 from zoneinfo import ZoneInfo
 
 from msgspec import structs
@@ -81,24 +81,39 @@ class _Bounds(TypedDict):
     is_cancelled: IsCancelled
 
 
+class Needed(NamedTuple):
+    """The size that a head must have to prove a page, 0 for none, and the events of the page."""
+
+    tree_size: int
+    rows: int
+
+
 def search(job: QueryJob, asked: Searched) -> bytes:
     """Work: a page of what a query finds, without proofs."""
     started_s = time.perf_counter()
     return _encode(_find(job, asked), started_s)
 
 
+def search_counted(job: QueryJob, asked: Searched) -> Generator[int | bytes, None, None]:
+    """Work: the same, behind the number of its events."""
+    started_s = time.perf_counter()
+    answer = _find(job, asked)
+    yield len(answer.events)
+    yield _encode(answer, started_s)
+
+
 def search_proven(
     job: QueryJob, asked: Searched
-) -> Generator[int | bytes, SignedCheckpoint | None, None]:
+) -> Generator[Needed | bytes, SignedCheckpoint | None, None]:
     """Work: the same with proofs, against one head.
 
-    First gives the size that the head must have, 0 when none is needed. It is sent the head then,
-    and gives the answer.
+    First gives what is needed. It is sent the head then, and gives the answer.
     """
     started_s = time.perf_counter()
     answer = _find(job, asked)
     needed = max((event.index + 1 for event in answer.events), default=0)
-    head = yield max(needed, asked.page.from_size or 0) if needed else 0
+    size = max(needed, asked.page.from_size or 0) if needed else 0
+    head = yield Needed(size, len(answer.events))
     if head is not None:
         for event in answer.events:
             job.check()

@@ -30,10 +30,11 @@ class Step(NamedTuple):
 
 
 class Scanned(NamedTuple):
-    """The events found in a step, as text, and the index where the next step begins."""
+    """The events found in a step, as text, the index where the next step begins, and how many."""
 
     text: bytes
     next_index: int
+    rows: int = 0
 
 
 def stream(
@@ -54,7 +55,7 @@ def _scan(job: QueryJob, step: Step, matches: Matcher, *, is_sse: bool) -> Scann
     size = 0
     for first, leaves in LeafCache(job.store).bundles(start, end):
         if size >= STEP_BYTES or job.is_cancelled():
-            return Scanned(b"".join(lines), first)
+            return Scanned(b"".join(lines), first, len(lines))
         for index, leaf in enumerate(leaves, first):
             if matches(index, leaf):
                 event = make_found_event(Row(index, leaf))
@@ -62,7 +63,7 @@ def _scan(job: QueryJob, step: Step, matches: Matcher, *, is_sse: bool) -> Scann
                     event.proof = prove_inclusion(job.store, leaf_index=index, head=head)
                 lines.append(_format(index, _encode(event), is_sse=is_sse))
                 size += len(leaf)
-    return Scanned(b"".join(lines), end)
+    return Scanned(b"".join(lines), end, len(lines))
 
 
 def _format(index: int, json: bytes, *, is_sse: bool) -> bytes:

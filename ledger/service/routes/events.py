@@ -25,7 +25,7 @@ from ledger.service.http.responses import (
     PROBLEM_MEDIA,
     encode_answer,
 )
-from ledger.service.http.router import TEXT_SCHEMA, Route, Success
+from ledger.service.http.router import TEXT_SCHEMA, Route, Success, note_read
 from ledger.service.ingest import WRITE_PROBLEMS
 from ledger.service.queries.store_proofs import prove_growth, prove_inclusion, prove_range
 from ledger.service.routes.proofs import PROOF_PROBLEMS, check_from_size
@@ -118,6 +118,7 @@ async def read_event(
     check_from_size(context, from_size, has_proof=proof)
     found = find_event(context, ref, tenant=tenant)
     index, event_json = found.index, found.parsed.event_json
+    note_read(request, 1)
     answer = EventAnswer(
         index=index,
         event=msgspec.Raw(event_json),

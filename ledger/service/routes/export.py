@@ -9,7 +9,7 @@ trailer of either format from `GET /v1/export/trailer` once the export has ended
 """
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
@@ -28,7 +28,7 @@ from ledger.service.http.parameters import (
 )
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import JSON_MEDIA, NDJSON_MEDIA, encode_answer
-from ledger.service.http.router import TEXT_SCHEMA, Route, Success
+from ledger.service.http.router import TEXT_SCHEMA, Route, Success, note_read
 from ledger.service.http.streaming_response import Body, stream_answer
 from ledger.service.queries.export import Format, export
 from ledger.service.routes.proofs import HEAD_PROBLEMS
@@ -75,7 +75,9 @@ async def export_events(
     )
     media = _MEDIA[format]
     name = f"events-{datetime.fromtimestamp(now / 1e6, UTC):%Y%m%dT%H%M%SZ}.{format}"
-    async with aclosing(_pieces(context, exported, token.name, id)) as pieces:
+    async with aclosing(
+        _pieces(context, exported, token.name, id, partial(note_read, request))
+    ) as pieces:
         return await stream_answer(
             request,
             pieces,
@@ -91,11 +93,13 @@ async def _pieces(
     exported: AsyncGenerator[Body | ExportTrailer, None],
     token: str,
     export_id: str | None,
+    note: Callable[[int], None],
 ) -> AsyncGenerator[Body, None]:
     """The pieces; the trailer is kept before the reader sees their end, and can ask for it."""
     async with aclosing(exported):
         async for piece in exported:
             if isinstance(piece, ExportTrailer):
+                note(piece.rows)
                 if export_id is not None:
                     await context.export_trailers.keep(token, export_id, piece)
             elif piece:

@@ -25,9 +25,18 @@ from ledger.service.http.parameters import (
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import check_media_type
 from ledger.service.http.responses import JSON_MEDIA, make_answer
-from ledger.service.http.router import Route, Success
+from ledger.service.http.router import Route, Success, note_read
 from ledger.service.http.streaming_response import Body, answer_of
-from ledger.service.queries.search import Because, Page, Searched, find_seen, search, search_proven
+from ledger.service.queries.search import (
+    Because,
+    Needed,
+    Page,
+    Searched,
+    find_seen,
+    search,
+    search_counted,
+    search_proven,
+)
 from ledger.service.query_pool import QueryClient
 from ledger.service.routes.page_parameters import COUNTS, PAGING, PROVING
 from ledger.service.routes.proofs import (
@@ -198,18 +207,26 @@ async def _search(
     )
     client = context.query_pool.client(token.name, request).holding()
     if page.proof:
-        body = await _search_proven(context, client, asked)
+        body, rows = await _search_proven(context, client, asked)
+    elif context.settings.audit_reads:
+        async with aclosing(client.pieces(search_counted, asked)) as pieces:
+            rows = cast("int", await anext(pieces))
+            body = cast("Body", await anext(pieces))
     else:
-        body = await client.run(search, asked)
+        body, rows = await client.run(search, asked), 0
+    note_read(request, rows, query if isinstance(query, str) else "")
     return answer_of(body, media=JSON_MEDIA, cache=PRIVATE)
 
 
-async def _search_proven(context: ServiceContext, client: QueryClient, asked: Searched) -> Body:
+async def _search_proven(
+    context: ServiceContext, client: QueryClient, asked: Searched
+) -> tuple[Body, int]:
     """A page with a proof of each event, all against one published head."""
     async with aclosing(client.pieces(search_proven, asked)) as pieces:
-        needed = cast("int", await anext(pieces))
-        head = await context.published_covering(needed) if needed else None
-        return cast("Body", await pieces.asend(head))
+        needed = cast("Needed", await anext(pieces))
+        size = needed.tree_size
+        head = await context.published_covering(size) if size else None
+        return cast("Body", await pieces.asend(head)), needed.rows
 
 
 _PAGE: Final = (Success("The events found, a page.", {JSON_MEDIA: SearchAnswer}),)

@@ -14,7 +14,7 @@ Source: html.spec.whatwg.org, "Server-sent events".
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,7 @@ from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import QUERY, flag_parameter, size_parameter
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.responses import NDJSON_MEDIA
-from ledger.service.http.router import TEXT_SCHEMA, Route, Success
+from ledger.service.http.router import TEXT_SCHEMA, Route, Success, note_read
 from ledger.service.http.streaming_response import stream_answer
 from ledger.service.queries.stream import Scanned, Step, stream
 from ledger.service.routes.proofs import check_within
@@ -123,7 +123,10 @@ async def stream_events(
     client = context.query_pool.stream_client(token.name, token.tenant, request)
     found = client.pieces(stream, query, tenant=token.tenant, now_unix_us=unix_us(), is_sse=is_sse)
     events = _EventStream(context=context, found=found, proof=proof)
-    async with aclosing(found), aclosing(_write(events, start, is_sse=is_sse)) as chunks:
+    async with (
+        aclosing(found),
+        aclosing(_write(events, start, is_sse=is_sse, note=partial(note_read, request))) as chunks,
+    ):
         await anext(found)  # Raises ProblemError when too many streams are open.
         return await stream_answer(
             request,
@@ -148,11 +151,14 @@ def _start(context: ServiceContext, request: web.BaseRequest, from_: int | None)
     return from_
 
 
-async def _write(events: _EventStream, start: int, *, is_sse: bool) -> AsyncGenerator[bytes, None]:
+async def _write(
+    events: _EventStream, start: int, *, is_sse: bool, note: Callable[[int], None]
+) -> AsyncGenerator[bytes, None]:
     position_sent_s = 0.0
     heartbeat_s = events.context.settings.stream_heartbeat_s
     clock = asyncio.get_running_loop().time
-    async for (text, next_index), tree_size in events.scan(start):
+    async for (text, next_index, rows), tree_size in events.scan(start):
+        note(rows)
         is_caught_up = next_index >= tree_size
         if text or is_caught_up or clock() - position_sent_s >= heartbeat_s:
             position = StreamPosition(next=next_index, tree_size=tree_size)

@@ -26,7 +26,7 @@ from ledger.service.http.responses import (
     accepts_gzip,
     make_answer,
 )
-from ledger.service.http.router import BYTES_SCHEMA, TEXT_SCHEMA, Route, Success
+from ledger.service.http.router import BYTES_SCHEMA, TEXT_SCHEMA, Route, Success, note_read
 from ledger.service.routes.proofs import HEAD_PROBLEMS
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.tile import TILE_WIDTH, TileRef, parse_tile_path, tile_width
@@ -63,6 +63,7 @@ async def read_bundle(
             raise ProblemError("wrong-tenant", "a bundle holds the events of every tenant")
     ref = _find(context, f"tile/entries/{index}")
     bundle = context.store.bundle(index=ref.index, width=ref.width)
+    note_read(request, ref.width)
     if ref.width == TILE_WIDTH:
         cache = IMMUTABLE if is_public else IMMUTABLE_PRIVATE
     else:

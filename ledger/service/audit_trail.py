@@ -1,0 +1,336 @@
+"""Reads and refusals as events: who asked what, how many events were in the answer, from where.
+
+    action ledger.read.search    actor the token    context.query, .rows, .bytes, .reads
+    action ledger.refused        actor the token    context.problem, .requests
+
+An answer that goes on for long has an event at its begin too, `ledger.read.stream.begun`.
+
+A request only adds to a count in memory; a task appends the events once a second, all of one turn
+in one commit. What a token asks again within five minutes, from the same address, is counted and is
+one event more at their end. So a program that asks each second does not fill the log, and a mirror,
+whose reading would make an entry to be read again, comes to rest.
+"""
+
+import asyncio
+import getpass
+import random
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import structlog
+
+from ledger.service.auth import Caller
+from ledger.service.http.problems import ProblemError
+from ledger.service.http.request_body import ParsedBody
+from ledger.service.ingest import IngestPipeline
+from ledger.service.live_settings import LiveSettings
+from ledger.service.metrics import Metrics
+from ledger.service.settings import Settings
+from ledger.service.token_admin import SERVICE_NAME
+from ledger.store.tokens import AccessStore
+from ledger_client.runtime.clock import unix_us
+from ledger_core.event.canonical import format_time
+from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
+from ledger_core.event.model import LIMITS, EventError
+from ledger_core.tlog.errors import UnavailableError
+
+TURN_S: Final = 1.0
+REPEAT_S: Final = 300.0
+"""Seconds in which the same read or refusal is one event more at most."""
+
+KINDS_MAX: Final = 10_000
+"""Different reads and refusals that are kept in memory."""
+
+STRANGERS_MAX: Final = 100
+"""Addresses without a token whose refusals are told apart within the seconds of a repetition."""
+
+QUERY_CHARS_MAX: Final = 2_000
+EVENTS_MAX: Final = 1_000
+
+READ_KINDS: Final = {
+    "/v1/search": "search",
+    "/v1/events": "search",
+    "/v1/events/{ref}": "event",
+    "/v1/events/{ref}/around": "around",
+    "/v1/actors/{actor}/timeline": "timeline",
+    "/v1/sources/{source}/seen": "seen",
+    "/v1/fields": "fields",
+    "/v1/events/stream": "stream",
+    "/v1/export": "export",
+    "/tile/entries/{index}": "bundle",
+}
+"""The routes whose answers hold events, with the last part of the action of their event.
+
+An export of evidence is an event of its own, `ledger.evidence.exported`.
+"""
+
+_log = structlog.get_logger("ledger.service")
+
+
+class Asked(NamedTuple):
+    """What is the same in all reads, or refusals, of one event.
+
+    `principal`: the token's name or the address. `subject`: an event's id or index, an actor or a
+    source. `problem`: of a refusal.
+    """
+
+    action: str
+    principal: str
+    is_token: bool
+    address: str
+    tenant: str | None
+    route: str
+    query: str = ""
+    subject: str = ""
+    format: str = ""
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class Counted:
+    """What was counted since the last event about it."""
+
+    first_us: int
+    last_us: int
+    requests: int = 0
+    rows: int = 0
+    bytes_: int = 0
+    refs: list[str] = field(default_factory=list)
+
+
+class AuditTrail:
+    """Counts the reads and refusals of one process, and appends them. Used on its event loop."""
+
+    def __init__(
+        self,
+        ingest: IngestPipeline,
+        settings: Callable[[], Settings],
+        metrics: Metrics,
+        *,
+        is_mirror: bool,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """A mirror can't append, so it counts nothing. `draw` decides which reads are taken."""
+        self._ingest: Final = ingest
+        self._settings: Final = settings
+        self._metrics: Final = metrics
+        self._is_off: Final = is_mirror
+        self._draw: Final = draw
+        self._waiting: OrderedDict[Asked, Counted] = OrderedDict()
+        self._told_at_s: OrderedDict[Asked, float] = OrderedDict()
+        self._strangers: set[Asked] = set()
+        self._strangers_since_s = 0.0
+
+    def read(
+        self,
+        caller: Caller,
+        address: str,
+        route: str,
+        *,
+        query: str,
+        subject: str,
+        format_: str,
+        rows: int,
+        bytes_: int,
+        is_begun: bool = False,
+    ) -> None:
+        """Count a read whose answer held events; with `is_begun` one that will go on for long."""
+        kind, part = READ_KINDS.get(route), self._settings().audit_reads
+        if self._is_off or kind is None or (part < 1 and self._draw() >= part):
+            return
+        ref = subject if kind == "event" else ""
+        asked = Asked(
+            f"ledger.read.{kind}{'.begun' if is_begun else ''}",
+            caller.token_name or address,
+            caller.token is not None,
+            address,
+            None if caller.token is None else caller.token.tenant,
+            route,
+            _shown(query),
+            "" if kind == "event" else subject,
+            format_,
+        )
+        counted = self._count(asked)
+        counted.rows += rows
+        counted.bytes_ += bytes_
+        if ref:
+            counted.refs.append(ref)
+
+    def refuse(self, caller: Caller, address: str, route: str, problem: str) -> None:
+        """Count a request that was refused."""
+        if self._is_off or not self._settings().audit_refusals:
+            return
+        record = caller.token or caller.revoked
+        principal = address if record is None else caller.name
+        asked = Asked(
+            "ledger.refused",
+            principal,
+            record is not None,
+            address,
+            None if record is None else record.tenant,
+            route,
+            problem=problem,
+        )
+        if record is None and asked not in self._strangers:
+            if len(self._strangers) < STRANGERS_MAX:
+                self._strangers.add(asked)
+            else:
+                asked = asked._replace(principal="many addresses", address="", route="")
+        self._count(asked)
+
+    def _count(self, asked: Asked) -> Counted:
+        now = self._ingest.now()
+        counted = self._waiting.get(asked)
+        if counted is None:
+            counted = self._waiting[asked] = Counted(now, now)
+            if len(self._waiting) > KINDS_MAX:
+                self._waiting.popitem(last=False)
+                self._metrics.add("audit_events_lost_total")
+        counted.last_us = now
+        counted.requests += 1
+        return counted
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Append what is counted, each second, and all of it at the end."""
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await self._append(list(self._waiting))
+
+    async def _run(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(TURN_S)
+            now_s = clock()
+            while self._told_at_s and next(iter(self._told_at_s.values())) <= now_s - REPEAT_S:
+                self._told_at_s.popitem(last=False)
+            if self._strangers_since_s <= now_s - REPEAT_S:
+                self._strangers_since_s = now_s
+                self._strangers.clear()
+            # An event that was not read before is no repetition.
+            due = [
+                asked
+                for asked, counted in self._waiting.items()
+                if counted.refs or asked not in self._told_at_s
+            ]
+            if await self._append(due):
+                self._told_at_s |= dict.fromkeys(due, now_s)
+            while len(self._told_at_s) > KINDS_MAX:
+                self._told_at_s.popitem(last=False)
+
+    async def _append(self, due: list[Asked]) -> bool:
+        """Append the events of these; after an error they wait for the next turn."""
+        events = [event for asked in due for event in self._events(asked, self._waiting[asked])]
+        taken = {asked: self._waiting.pop(asked) for asked in due}
+        try:
+            for start in range(0, len(events), EVENTS_MAX):
+                some = events[start : start + EVENTS_MAX]
+                body = ParsedBody(some, self._ingest.reader.read, is_batch=True)
+                await self._ingest.append(body, by=SERVICE_NAME, tenant=None, is_own=True)
+        except UnavailableError as error:
+            _log.warning("audit_events_wait", count=len(events), reason=str(error))
+            for asked, counted in taken.items():
+                self._put_back(asked, counted)
+            return False
+        return True
+
+    def _put_back(self, asked: Asked, counted: Counted) -> None:
+        later = self._waiting.setdefault(asked, counted)
+        if later is not counted:
+            later.first_us = counted.first_us
+            later.requests += counted.requests
+            later.rows += counted.rows
+            later.bytes_ += counted.bytes_
+            later.refs[:0] = counted.refs
+
+    def _events(self, asked: Asked, counted: Counted) -> Iterator[bytes]:
+        """The events about one count: several if it names more events than one may have targets."""
+        most = LIMITS["targets"].most
+        parts = [counted.refs[start : start + most] for start in range(0, len(counted.refs), most)]
+        for number, refs in enumerate(parts or [[]]):
+            # What was counted is in the first of them.
+            event = _describe(asked, counted if number == 0 else None, refs, counted.first_us)
+            try:
+                yield self._ingest.check_own(self._ingest.mask(event))
+            except (EventError, ProblemError) as error:
+                _log.error("audit_event_refused", action=asked.action, reason=type(error).__name__)
+                self._metrics.add("audit_events_lost_total")
+
+
+def _describe(
+    asked: Asked, counted: Counted | None, refs: list[str], time_us: int
+) -> dict[str, Any]:
+    targets = [{"type": "ledger.event", "id": ref} for ref in refs]
+    if asked.subject:
+        targets.append({"type": "ledger.subject", "id": asked.subject})
+    context: dict[str, Any] = {
+        "route": asked.route,
+        "query": asked.query,
+        "format": asked.format,
+        "problem": asked.problem,
+    }
+    if counted is not None:
+        is_read = not asked.problem
+        context["reads" if is_read else "requests"] = counted.requests
+        if is_read:
+            context |= {"rows": counted.rows, "bytes": counted.bytes_}
+        if counted.requests > 1:
+            context["until"] = format_time(counted.last_us)
+    event: dict[str, Any] = {
+        "time": format_time(time_us),
+        "actor": {"type": "ledger.token" if asked.is_token else "address", "id": asked.principal},
+        "action": asked.action,
+        "targets": targets,
+        "source": {"ip": asked.address} if asked.address else None,
+        "outcome": "denied" if asked.problem else "success",
+        "context": {name: value for name, value in context.items() if value not in ("", None)},
+        "tenant": asked.tenant,
+    }
+    return {name: value for name, value in event.items() if value not in (None, [])}
+
+
+def _shown(query: str) -> str:
+    """The text of a query as an event holds it."""
+    text = query.replace("\0", "�")
+    if len(text) <= QUERY_CHARS_MAX:
+        return text
+    return f"{text[:QUERY_CHARS_MAX]}… ({len(query):,} characters)"
+
+
+def log_acts(access: AccessStore, live: LiveSettings) -> None:
+    """Log the start of the service, and each time that its settings are read again, as events.
+
+    They go by the outbox, once for all processes of the service. Nothing without `audit_refusals`.
+    """
+
+    def log(action: str, **context: object) -> None:
+        if live.current.audit_refusals:
+            access.enqueue(_act(action, context))
+
+    log("ledger.service.started", version=version("witnessed-ledger"))
+    live.follow(lambda _settings: log("ledger.settings.reloaded", changed=sorted(live.changed)))
+
+
+def _act(action: str, context: dict[str, object]) -> bytes:
+    now = unix_us()
+    random_bytes = secrets.token_bytes(UUID7_RANDOM_BYTES)
+    return msgspec.json.encode(
+        {
+            "id": format_uuid7(unix_ms=now // 1000, random=random_bytes),
+            "time": format_time(now),
+            "actor": {"type": "operator", "id": getpass.getuser()},
+            "action": action,
+            "outcome": "success",
+            "context": context,
+        }
+    )

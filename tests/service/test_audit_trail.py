@@ -1,0 +1,196 @@
+"""Who read what is in the log: reads and refusals are events, counted and appended together."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ledger.service import audit_trail
+from ledger.service.app import serve
+from ledger.service.live_settings import LiveSettings
+from ledger_core.event.canonical import parse_leaf
+from tests.service.check_log import check_ledger
+from tests.service.serving import (
+    QUICK,
+    Ledger,
+    event,
+    make_ledger,
+    new_id,
+    serving,
+    serving_new,
+)
+
+WAIT_S = 120.0
+AUDITED = msgspec.structs.replace(QUICK, audit_reads=1.0, audit_refusals=True)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    monkeypatch.setattr(audit_trail, "TURN_S", 0.02)
+    with serving_new(tmp_path, AUDITED) as ledger:
+        yield ledger
+        check_ledger(ledger)
+
+
+def found(ledger: Ledger, action: str, count: int) -> list[dict[str, Any]]:
+    """The events of an action as soon as there are so many, read from the leaves of the log.
+
+    Bundles are read to see them, which are reads themselves.
+    """
+    end_s = time.monotonic() + WAIT_S
+    while True:
+        leaves = [parse_leaf(leaf) for leaf in check_ledger(ledger).leaves]
+        events = [
+            msgspec.json.decode(leaf.event_json)
+            for leaf in leaves
+            if leaf.event.action == action and leaf.received.by == "ledger"
+        ]
+        if len(events) >= count:
+            assert len(events) == count
+            return events
+        assert time.monotonic() < end_s, events
+        time.sleep(0.02)
+
+
+def test_a_search_is_an_event_with_its_query_and_the_number_of_rows(ledger: Ledger) -> None:
+    ledger.append(event(actor={"id": "u_77"}), event(actor={"id": "u_78"}), event())
+    answer = ledger.ask("/v1/events?q=actor:u_77,u_78", token="read acme")
+    assert answer.status == 200
+    assert ledger.ask("/v1/events?q=actor:u_77,u_78", token="read").json()["total"] == 2
+    of_acme, of_all = found(ledger, "ledger.read.search", 2)
+    assert of_all["actor"] == {"type": "ledger.token", "id": "read"}
+    assert of_all["source"] == {"ip": "127.0.0.1"}
+    assert of_all["context"]["query"] == "actor:u_77,u_78"
+    assert of_all["context"]["rows"] == 2
+    assert of_all["context"]["bytes"] > 0
+    assert of_acme["tenant"] == "acme"
+    assert of_acme["context"]["rows"] == 0
+    # The question itself is answered by a search.
+    assert (
+        ledger.ask("/v1/events?q=action:ledger.read.*%20actor:read", token="admin").json()["total"]
+        == 1
+    )
+
+
+def test_what_is_asked_again_is_counted_and_is_one_event_more_at_the_end(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    with serving(directory, tokens, AUDITED) as ledger:
+        ledger.append(event())
+        for _ in range(5):
+            assert ledger.ask("/v1/events?q=outcome:success", token="read").status == 200
+    with serving(directory, tokens) as ledger:
+        events = found(ledger, "ledger.read.search", 1)
+    assert events[0]["context"]["reads"] == 5
+    assert events[0]["context"]["until"] >= events[0]["time"]
+
+
+@pytest.mark.parametrize("proof", [0, 1])
+def test_rows_are_counted_where_searches_run_in_a_process_of_their_own(
+    tmp_path: Path, proof: int
+) -> None:
+    settings = msgspec.structs.replace(AUDITED, query_process=True)
+    with serving_new(tmp_path, settings) as ledger:
+        ledger.append(*(event() for _ in range(200)))
+        target = f"/v1/events?q=action:record.viewed&limit=150&proof={proof}"
+        answer = ledger.ask(target, token="read")
+        assert len(answer.json()["events"]) == 150
+    with serving(ledger.directory, ledger.tokens) as ledger:
+        (read,) = found(ledger, "ledger.read.search", 1)
+    assert read["context"]["rows"] == 150
+    assert read["context"]["bytes"] >= len(answer.body)
+
+
+def test_a_poll_is_no_event_each_time(ledger: Ledger) -> None:
+    ledger.append(event())
+    assert ledger.ask("/v1/events?q=outcome:failure", token="read").status == 200
+    found(ledger, "ledger.read.search", 1)
+    for _ in range(20):
+        assert ledger.ask("/v1/events?q=outcome:failure", token="read").status == 200
+    assert ledger.ask("/v1/events?q=outcome:denied", token="read").status == 200
+    events = found(ledger, "ledger.read.search", 2)
+    assert [each["context"]["query"] for each in events] == ["outcome:failure", "outcome:denied"]
+
+
+def test_single_events_are_named_and_none_is_held_back(ledger: Ledger) -> None:
+    ids = [new_id() for _ in range(40)]
+    ledger.append(*(event(id=each) for each in ids))
+    for each in ids:
+        assert ledger.ask(f"/v1/events/{each}", token="read").status == 200
+    end_s = time.monotonic() + WAIT_S
+    named: list[str] = []
+    while len(named) < len(ids):
+        assert time.monotonic() < end_s
+        leaves = [parse_leaf(leaf).event for leaf in check_ledger(ledger).leaves]
+        reads = [each for each in leaves if each.action == "ledger.read.event"]
+        named = [target.id for each in reads for target in each.targets or ()]
+        time.sleep(0.02)
+    assert sorted(named) == sorted(ids)
+    assert all(len(each.targets or ()) <= 32 for each in reads)
+
+
+def test_exports_and_streams_have_an_event_when_they_begin(ledger: Ledger) -> None:
+    ledger.append(event(), event())
+    exported = ledger.ask("/v1/export?q=action:record.viewed", token="read")
+    assert exported.status == 200
+    (begun,) = found(ledger, "ledger.read.export.begun", 1)
+    assert begun["context"]["query"] == "action:record.viewed"
+    (ended,) = found(ledger, "ledger.read.export", 1)
+    assert ended["context"]["rows"] == 2
+    assert ended["context"]["bytes"] >= len(exported.body)
+
+
+def test_a_query_that_holds_a_secret_is_masked(ledger: Ledger) -> None:
+    answer = ledger.ask("/v1/events?q=%22password:%20hunter2hunter2%22", token="read")
+    assert answer.status == 200
+    (read,) = found(ledger, "ledger.read.search", 1)
+    assert "hunter2" not in read["context"]["query"]
+
+
+def test_a_refusal_is_an_event_and_strangers_do_not_fill_the_log(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_trail, "STRANGERS_MAX", 1)
+    for _ in range(10):
+        assert ledger.ask("/v1/events", token="append").status == 403
+    for target in ("/v1/events", "/v1/export", "/v1/fields"):
+        assert ledger.ask(target, token="wl_guessed").status == 401
+    refused = found(ledger, "ledger.refused", 3)
+    by_token = [each for each in refused if each["actor"]["type"] == "ledger.token"]
+    assert by_token[0]["actor"]["id"] == "append"
+    assert by_token[0]["context"]["problem"] == "scope-missing"
+    assert by_token[0]["outcome"] == "denied"
+    strangers = [each for each in refused if each["actor"]["type"] == "address"]
+    assert {each["actor"]["id"] for each in strangers} == {"127.0.0.1", "many addresses"}
+
+
+def test_reads_are_no_events_unless_it_is_asked_for(tmp_path: Path) -> None:
+    with serving_new(tmp_path) as ledger:
+        ledger.append(event())
+        assert ledger.ask("/v1/events", token="read").status == 200
+        assert ledger.ask("/v1/events", token="append").status == 403
+        size = check_ledger(ledger).size
+    with serving(ledger.directory, ledger.tokens) as ledger:
+        assert check_ledger(ledger).size == size
+
+
+def test_a_start_and_new_settings_are_events(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    live = LiveSettings(AUDITED)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve_live(*args: Any, **named: Any) -> None:
+        loops.append(asyncio.get_running_loop())
+        await serve(*args, **named, live=live)
+
+    with serving(directory, tokens, AUDITED, serve_live) as ledger:
+        found(ledger, "ledger.service.started", 1)
+        others = msgspec.structs.replace(AUDITED, body_wait_s=7.0, query_threads=2)
+        loops[0].call_soon_threadsafe(live.replace, others)
+        (reloaded,) = found(ledger, "ledger.settings.reloaded", 1)
+    assert reloaded["context"]["changed"] == ["body_wait_s"]
