@@ -14,6 +14,7 @@ from pathlib import Path
 from bench import (
     append,
     evidence,
+    growth,
     heavy_reader,
     million,
     mirror,
@@ -67,6 +68,9 @@ def _parts(*, quick: bool) -> dict[str, Callable[[], list[Row]]]:
         "publishing": lambda: publishing.run(FOLDER, seconds=seconds),
         "witness": lambda: witness.run(FOLDER, seconds=seconds),
         "evidence": lambda: evidence.run(FOLDER, events=entries),
+        "growth": lambda: growth.run(
+            FOLDER, sizes=[size // (100 if quick else 1) for size in growth.SIZES], seconds=seconds
+        ),
         "million": lambda: million.run(FOLDER, entries=entries, seconds=seconds),
         "heavy_reader": lambda: heavy_reader.run(FOLDER, entries=100_000, seconds=seconds),
         "verifying": lambda: verifying.run(FOLDER, entries=entries),

@@ -78,10 +78,13 @@ def run(folder: Path, *, entries: int, seconds: float) -> list[Row]:
     ]
 
 
-def fill_log(directory: Path, entries: int) -> float:
-    """Append through the log writer; return the mean size of an event."""
+def fill_log(directory: Path, entries: int, *, seed: int = 1) -> float:
+    """Append through the log writer; return the mean size of an event.
+
+    The same seed gives the same events, whose ids the log takes once.
+    """
     reader = Reader(lambda: "", lambda: 0)
-    events = event_stream(1)
+    events = event_stream(seed)
     size = 0
     writer = LogWriter.open(DirectoryPaths(directory).log)
     for _ in range(0, entries, BATCH):
