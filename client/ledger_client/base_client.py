@@ -66,11 +66,14 @@ class BaseClient:
             self._heads = Heads(TrustedLog(parsed, anchor=anchor))
         elif state is not None:
             raise ValueError(f"a state file needs a policy. {POLICY_HINT}")
+        are_clean = None
         if mask is mask_secrets:  # The default argument: it has no key for the digests of ids.
-            mask = keyed_rules(token).mask
+            rules = keyed_rules(token)
+            mask, are_clean = rules.mask, guarded(rules.are_clean)
         self.appender: Final = Appender(
             reader=Reader(new_event_id, unix_us),
             mask=None if mask is None else guarded(mask),
+            are_clean=are_clean,
             make_salt=lambda: os.urandom(SALT_BYTES),
         )
 

@@ -84,8 +84,19 @@ class Endpoint:
     @property
     def address(self) -> str:
         """Scheme, host and port, as messages name the peer."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{self._bracketed_host}:{self.port}"
+
+    @property
+    def authority(self) -> str:
+        """The header Host: the port is left out where the scheme says it."""
+        if self.port == (443 if self.scheme == "https" else 80):
+            return self._bracketed_host
+        return f"{self._bracketed_host}:{self.port}"
+
+    @property
+    def _bracketed_host(self) -> str:
+        host = self.host if self.host.isascii() else self.host.encode("idna").decode()
+        return f"[{host}]" if ":" in host else host
 
 
 def parse_endpoint(

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from ledger_client.messages import STREAM_SILENCE_S, Endpoint, Request, Response
@@ -39,6 +40,11 @@ sleep: Final[Sleep] = time.sleep
 READ_BYTES = 1 << 16
 OVERHEAD_BYTES_MAX = 1 << 20
 """Room for a status line, headers and the sizes of chunks, beyond twice the longest body."""
+
+HEADERS_MAX: Final = 100
+HEADER_BYTES_MAX: Final = 1 << 16
+HTTP_10: Final = 10
+HTTP_11: Final = 11
 
 _STALE_CONNECTION = (
     ConnectionError,
@@ -152,6 +158,61 @@ class Transport:
             return self._idle.pop() if self._idle else None
 
 
+class _Headers(dict[str, str]):
+    """The headers of an answer by their names in lower case; of a repeated one the first."""
+
+    def get_all(self, name: str, default: list[str] | None = None) -> list[str] | None:
+        """As of `http.client`'s headers, for its `getheader`."""
+        value = self.get(name.lower())
+        return default if value is None else [value]
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer whose headers are read as lines: the parser of e-mail takes ten times as long."""
+
+    def begin(self) -> None:
+        """Read the head. Raises: http.client.HTTPException, OSError."""
+        while True:
+            version, status, reason = self._read_status()  # type: ignore[attr-defined] # of http.client
+            headers = self._read_fields()
+            if status != http.client.CONTINUE:
+                break
+        if not version.startswith("HTTP/1."):
+            raise http.client.UnknownProtocol(version)
+        self.version = HTTP_10 if version == "HTTP/1.0" else HTTP_11
+        self.code = self.status = status
+        self.reason = reason.strip()
+        self.headers = self.msg = headers  # type: ignore[assignment] # what `getheader` needs
+        self.chunked = headers.get("transfer-encoding", "").lower() == "chunked"
+        self.chunk_left = None
+        self.will_close = self._check_close()  # type: ignore[attr-defined] # of http.client
+        self.length = None
+        length = headers.get("content-length", "")
+        if status < HTTPStatus.OK or status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+            self.length = 0
+        elif length.isascii() and length.isdecimal() and not self.chunked:
+            self.length = int(length)
+        self.will_close = self.will_close or (self.length is None and not self.chunked)
+
+    def _read_fields(self) -> _Headers:
+        headers = _Headers()
+        name = ""
+        for _ in range(HEADERS_MAX):
+            line = self.fp.readline(HEADER_BYTES_MAX + 1)
+            if len(line) > HEADER_BYTES_MAX:
+                raise http.client.LineTooLong("header line")
+            if line in (b"\r\n", b"\n", b""):
+                return headers
+            text = line.decode("latin-1").rstrip("\r\n")
+            if name and text[0] in " \t":  # A folded line.
+                headers[name] += text
+                continue
+            name, _, value = text.partition(":")
+            name = name.lower()
+            headers.setdefault(name, value.strip(" \t"))
+        raise http.client.HTTPException(f"got more than {HEADERS_MAX} headers")
+
+
 class _Connection:
     """One connection of `http.client`; each exchange has a deadline and a limit."""
 
@@ -164,6 +225,7 @@ class _Connection:
             else http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls)
         )
         self._sock: _BoundedSocket | None = None
+        self._answer: _Answer | None = None
         self.is_open = True
 
     def exchange(self, request: Request) -> Response:
@@ -208,18 +270,35 @@ class _Connection:
             self._sock = self._http.sock = _BoundedSocket(self._http.sock)
         self._sock.deadline_s = deadline_s
         self._sock.bytes_left = 2 * request.answer_bytes_max + OVERHEAD_BYTES_MAX
+        # Head and body in one piece: in two, the peer begins before it has the body.
         # A peer that refuses a long body may answer and close before having read it all.
         with suppress(BrokenPipeError):
-            self._http.request(
-                request.method,
-                self._endpoint.path + request.target,
-                body=request.body,
-                headers=self._endpoint.headers(request),
-            )
-        return self._http.getresponse()
+            self._sock.sendall(self._format(request))
+        # What it reads from only needs `makefile`.
+        self._answer = _Answer(self._sock, method=request.method)  # type: ignore[arg-type]
+        self._answer.begin()
+        return self._answer
+
+    def _format(self, request: Request) -> bytes:
+        """A request as it is sent. Raises: ValueError for what can't stand in a head."""
+        endpoint, body = self._endpoint, request.body or b""
+        fields = {"Host": endpoint.authority, **endpoint.headers(request)}
+        if request.body is not None or request.method == "POST":
+            fields["Content-Length"] = str(len(body))
+        lines = [f"{request.method} {endpoint.path}{request.target} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in fields.items()]
+        head = "\r\n".join([*lines, "", ""])
+        if (
+            not all(line.isascii() and line.isprintable() for line in lines)
+            or " " in request.target
+        ):
+            raise ValueError("a request has a space in its target, or a character beyond ASCII")
+        return head.encode() + body
 
     def close(self) -> None:
         """Close the connection, at once."""
+        if self._answer is not None:
+            self._answer.close()
         self._http.close()
 
 

@@ -137,6 +137,8 @@ Results = Annotated[list[Any], Meta(extra_json_schema=_one_of("oneOf", "Result",
 
 def read_results(results: Results) -> list[Result | Refused]:
     """The typed outcomes of decoded `results`. Raises: msgspec.ValidationError."""
+    if all(type(each) is dict and "error" not in each for each in results):
+        return [*msgspec.convert(results, list[Result])]
     return [
         msgspec.convert(each, Refused)
         if isinstance(each, dict) and "error" in each

@@ -81,8 +81,7 @@ def check_appended(
     ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stored:
+class _Stored(msgspec.Struct, frozen=True, kw_only=True):
     """An event that the ledger claims to hold, and the leaf rebuilt from what was sent."""
 
     sent: ReadEvent
@@ -130,6 +129,29 @@ def _decode(
 
 def _check_result(sent: ReadEvent, result: Result | Refused) -> _Stored | Rejected:
     """Check the result for one event. Raises: VerificationError, MalformedError."""
+    if (
+        isinstance(result, Result)
+        and result.id == sent.event.id
+        and not (result.masked or result.committed or result.filled)
+        and _is_canonical_time(result.received.time)
+    ):
+        stored = _rebuild(sent, result)
+        if result.leaf_hash == format_base64(stored.leaf_hash):
+            return stored
+    return _check_closely(sent, result)
+
+
+def _rebuild(sent: ReadEvent, result: Result) -> _Stored:
+    """What the ledger should have stored. Precondition: the time of receipt is canonical."""
+    received = result.received
+    leaf = format_leaf(event_json=sent.event_json, by=received.by, received_time=received.time)
+    return _Stored(
+        sent=sent, result=result, received=received, leaf=leaf, leaf_hash=leaf_hash(leaf)
+    )
+
+
+def _check_closely(sent: ReadEvent, result: Result | Refused) -> _Stored | Rejected:
+    """As `_check_result`, for a result that is not as usual: says what is wrong with it."""
     event_id = str(sent.event.id)
     if isinstance(result, Refused):
         problem = result.error.printable(result.error.status)
@@ -150,19 +172,17 @@ def _check_result(sent: ReadEvent, result: Result | Refused) -> _Stored | Reject
     if result.committed:
         sent = _with_commitments(sent, result.committed)
     check_same("fields filled in by the ledger", got=result.filled, want=(), evidence=evidence)
-    received = result.received
     # The time is spliced into the leaf as it is: in another form it would be another leaf.
-    if not _is_canonical_time(received.time):
+    if not _is_canonical_time(result.received.time):
         raise MalformedError("received.time is not in canonical form")
-    leaf = format_leaf(event_json=sent.event_json, by=received.by, received_time=received.time)
-    rebuilt = leaf_hash(leaf)
+    stored = _rebuild(sent, result)
     check_same(
         "leaf hash of what was sent",
         got=result.leaf_hash,
-        want=format_base64(rebuilt),
-        evidence=lambda: {**evidence(), "leaf.json": leaf},
+        want=format_base64(stored.leaf_hash),
+        evidence=lambda: {**evidence(), "leaf.json": stored.leaf},
     )
-    return _Stored(sent=sent, result=result, received=received, leaf=leaf, leaf_hash=rebuilt)
+    return stored
 
 
 def _with_commitments(sent: ReadEvent, committed: Sequence[Committed]) -> ReadEvent:

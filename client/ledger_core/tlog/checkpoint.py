@@ -9,6 +9,7 @@ Source: c2sp.org/tlog-checkpoint.
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import HASH_BYTES, SIZE_MAX, Hash
@@ -97,6 +98,12 @@ def parse_signed_checkpoint(note: bytes | str) -> SignedCheckpoint:
 
     Nothing in it is verified. Raises: MalformedError.
     """
+    return _parse_signed(decode_text(note))
+
+
+# A proof is parsed, and then its checkpoint is checked: the same text twice.
+@lru_cache(maxsize=16)
+def _parse_signed(note: str) -> SignedCheckpoint:
     parsed = parse_note(note)
     return SignedCheckpoint(parse_checkpoint(parsed.text), parsed.signatures)
 

@@ -30,6 +30,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from types import ModuleType
 from typing import TYPE_CHECKING, Self, TypeAlias
@@ -83,6 +84,8 @@ def check_new_name(name: str) -> None:
         raise ValueError(f"a name has no slash at its end: {excerpt(name.rstrip('/'))}")
 
 
+# The same few names stand in all notes of a log.
+@lru_cache(maxsize=256)
 def check_key_name(name: str) -> None:
     """Raise ValueError unless a signature line can carry the name.
 

@@ -12,8 +12,7 @@ ignores trailing bits. Neither may read foreign text.
 """
 
 import re
-from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -62,8 +61,8 @@ def parse_base64(text: str) -> bytes:
     Source: RFC 4648 §4, §3.5.
     """
     try:
-        data = b64decode(text, validate=True)
-    except (Base64Error, ValueError):
+        data = a2b_base64(text, strict_mode=True)
+    except ValueError:
         raise MalformedError(f"not base64: {excerpt(text)}") from None
     if format_base64(data) != text:
         raise MalformedError(f"not canonical base64: {excerpt(text)}")
@@ -72,7 +71,7 @@ def parse_base64(text: str) -> bytes:
 
 def format_base64(data: bytes) -> str:
     """Canonical, padded, standard base64. Source: RFC 4648 §4."""
-    return b64encode(data).decode("ascii")
+    return b2a_base64(data, newline=False).decode("ascii")
 
 
 def parse_hash(text: str) -> Hash:
