@@ -47,7 +47,7 @@ TEST_ENTRIES = 1000
 
 name_argument = click.argument("name")
 
-FILE_KEYS: Final = ("token_file", "ca_file", "client_cert", "client_key")
+FILE_KEYS: Final = ("token_file", "credentials_file", "ca_file", "client_cert", "client_key")
 
 
 @click.group("sink")

@@ -11,6 +11,7 @@ is in the file stays as a person wrote it.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,12 +31,14 @@ KIND: Final = "sinks"
 """The name of the sinks' folder, and of their row in the list of followers."""
 
 SinkType = Literal[
-    "file", "http", "splunk", "elastic", "datadog", "otlp", "syslog", "webhook", "smtp"
+    "file", "http", "splunk", "elastic", "datadog", "otlp", "syslog", "webhook", "smtp", "nats"
 ]
 SINK_TYPES: Final[tuple[SinkType, ...]] = get_args(SinkType)
 HTTP_TYPES: Final = frozenset({"http", "splunk", "elastic", "datadog", "otlp", "webhook"})
 SINKS_MAX: Final = 64
 SECRET_BYTES_MAX: Final = 16_384
+
+_SUBJECT: Final = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)*")
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1)]
@@ -48,7 +51,8 @@ class SinkConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_field
     url: Annotated[
         str,
         "Where to: https://… for HTTP, whose usual path is added if there is none; "
-        "tls://host:6514 for syslog, smtps://host:465 or smtp://host:587 for SMTP.",
+        "tls://host:6514 for syslog, smtps://host:465 or smtp://host:587 for SMTP, tls://host:4222 "
+        "for NATS.",
     ] = ""
     path: Annotated[str, "file: the file of JSON lines, an absolute path."] = ""
     query: Annotated[str, "Send only the events that this query finds. Empty: every event."] = ""
@@ -58,8 +62,12 @@ class SinkConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_field
     token_file: Annotated[str, "A file with the receiver's secret: token, key or password."] = ""
     token_env: Annotated[str, "The variable of the service with that secret."] = ""
     username: Annotated[
-        str, "Send the secret as the password of this user, HTTP Basic or SMTP."
+        str, "Send the secret as the password of this user: HTTP Basic, SMTP, NATS."
     ] = ""
+    credentials_file: Annotated[
+        str, "nats: a file of credentials (.creds), in place of a secret."
+    ] = ""
+    subject: Annotated[str, "nats: the subject, which a stream of JetStream takes."] = ""
     ca_file: Annotated[str, "PEM certificates that the receiver's must be signed by."] = ""
     client_cert: Annotated[str, "PEM certificate by which the sink shows who it is."] = ""
     client_key: Annotated[str, "Its key."] = ""
@@ -91,6 +99,10 @@ class SinkConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_field
             self._check_url()
         if self.type == "smtp" and not (self.to and self.sender):
             raise MalformedError("to, sender: a sink of type smtp needs both")
+        if self.type == "nats" and not _SUBJECT.fullmatch(self.subject):
+            raise MalformedError(
+                "subject: a sink of type nats needs one, without blanks and wildcards: ledger.audit"
+            )
         if self.type == "elastic" and not self.index:
             raise MalformedError("index: a sink of type elastic needs the index or data stream")
         if bool(self.client_cert) != bool(self.client_key):
@@ -121,7 +133,11 @@ class SinkConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_field
         return secret
 
     def _check_url(self) -> None:
-        schemes = {"syslog": ("tls", "tcp"), "smtp": ("smtps", "smtp")}
+        schemes = {
+            "syslog": ("tls", "tcp"),
+            "smtp": ("smtps", "smtp"),
+            "nats": ("tls", "nats"),
+        }
         allowed = schemes.get(self.type, ("https", "http"))
         try:
             parts = urlsplit(self.url)
@@ -133,7 +149,7 @@ class SinkConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_field
         if parts.username or parts.password:
             raise MalformedError("url: the secret belongs in token_file or token_env")
         # smtp:// is encrypted too, by STARTTLS.
-        if parts.scheme in {"http", "tcp"} and not self.insecure:
+        if parts.scheme in {"http", "tcp", "nats"} and not self.insecure:
             try:
                 check_loopback(parts.hostname, option="insecure = true")
             except ValueError:

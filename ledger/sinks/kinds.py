@@ -24,6 +24,10 @@ def open_receiver(config: SinkConfig) -> Receiver:
             from ledger.sinks.mail import MailReceiver
 
             return MailReceiver(config)
+        case "nats":
+            from ledger.sinks.jetstream import JetStreamReceiver
+
+            return JetStreamReceiver(config)
         case _:
             from ledger.sinks.http_receiver import HttpReceiver
 

@@ -1,0 +1,133 @@
+"""NATS JetStream: a message for each record, which a stream has stored when it acknowledges it.
+
+`Nats-Msg-Id` is the origin and the index, so a stream drops what comes twice within its window for
+duplicates. The messages of a batch are sent at once and stored in their order; one that fails is
+sent again behind the others.
+
+Needs `nats-py`, the extra `nats` of the service.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from ledger.runtime.network_errors import explain_network_error
+from ledger.sinks.config import SinkConfig
+from ledger.sinks.receiver import RetryError, Sent
+from ledger.sinks.record import Record
+from ledger.sinks.tls import client_context
+from ledger_core.tlog.errors import UnavailableError
+from ledger_core.tlog.text import printable
+
+try:
+    import nats
+    import nats.errors
+    import nats.js.errors
+    from nats.aio.client import Client
+    from nats.js.api import PubAck
+except ImportError:
+    raise UnavailableError(
+        "a sink of type nats needs nats-py: pip install 'witnessed-ledger[nats]'"
+    ) from None
+
+MESSAGE_TOO_LARGE: Final = 10054
+"""The code of JetStream for a message that its stream never takes."""
+
+
+class JetStreamReceiver:
+    """Publishes over one connection, which is made when it is needed."""
+
+    def __init__(self, config: SinkConfig) -> None:
+        self._config: Final = config
+        self._client: Client | None = None
+
+    async def send(self, records: Sequence[Record]) -> Sent:
+        """Publish a batch, and wait for the stream's acknowledgements. Raises: RetryError."""
+        client = await self._connected()
+        stream = client.jetstream(timeout=self._config.timeout_s)
+        outcomes = await asyncio.gather(
+            *(
+                stream.publish(
+                    self._config.subject,
+                    record.json,
+                    headers={"Nats-Msg-Id": f"{record.origin}#{record.index}"},
+                )
+                for record in records
+            ),
+            return_exceptions=True,
+        )
+        refused: dict[int, str] = {}
+        again: list[int] = []
+        reason = ""
+        for position, outcome in enumerate(outcomes):
+            if isinstance(outcome, PubAck):
+                continue
+            if not isinstance(outcome, Exception):
+                raise outcome
+            if _is_final(outcome):
+                refused[position] = _explain(outcome)
+            else:
+                again.append(position)
+                reason = reason or _explain(outcome)
+        if len(again) == len(records):
+            # The connection may be the fault.
+            await self.close()
+            raise RetryError(f"{self._host()}: {reason}")
+        return Sent(refused=refused, again=again, reason=reason)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    def _host(self) -> str:
+        return urlsplit(self._config.url).hostname or ""
+
+    async def _connected(self) -> Client:
+        if self._client is not None and self._client.is_connected:
+            return self._client
+        await self.close()
+        config = self._config
+        secret = config.secret()
+        try:
+            async with asyncio.timeout(config.timeout_s):
+                self._client = await nats.connect(
+                    config.url,
+                    name="witnessed-ledger",
+                    allow_reconnect=False,
+                    connect_timeout=max(1, round(config.timeout_s)),
+                    error_cb=_ignore,
+                    tls=client_context(config) if config.url.startswith("tls:") else None,
+                    user=config.username or None,
+                    password=(secret or None) if config.username else None,
+                    token=None if config.username else secret or None,
+                    user_credentials=config.credentials_file or None,
+                )
+        except (OSError, TimeoutError, nats.errors.Error, ValueError) as error:
+            raise RetryError(f"{self._host()}: {_explain(error)}") from None
+        return self._client
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether a message is refused for itself: it will never be taken."""
+    return isinstance(error, nats.errors.MaxPayloadError) or (
+        isinstance(error, nats.js.errors.APIError) and error.err_code == MESSAGE_TOO_LARGE
+    )
+
+
+def _explain(error: Exception) -> str:
+    match error:
+        case nats.js.errors.NoStreamResponseError():
+            return "no stream takes this subject"
+        case nats.js.errors.APIError():
+            return printable(f"JetStream {error.err_code}: {error.description}")[:200]
+        case nats.errors.Error():
+            return printable(str(error) or type(error).__name__)[:200]
+        case _:
+            return explain_network_error(error)
+
+
+async def _ignore(_error: Exception) -> None:
+    """What the library would log; each failure is told by the publish that it breaks."""
