@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ledger_client.recording.dead_letters import FILE_NAME, DeadLetters
 from ledger_client.recording.encoding import EncodedEvent
 from ledger_client.recording.meta_events import MetaEvents
 from ledger_client.recording.open_segment import Position
@@ -24,6 +25,8 @@ from ledger_client.recording.spool_dir import (
 from ledger_client.recording.spool_reader import Damage, SpoolReader
 from ledger_client.recording.synced_marks import MARKS_FILE
 from ledger_client.recording.unsynced import BYTES_MAX, Unsynced, UnsyncedFrames
+from ledger_client.runtime.files import FileLock
+from ledger_core.api import Problem
 
 INSTANCE = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
 OTHER = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f51"
@@ -601,3 +604,53 @@ def test_frames_are_unsynced_until_they_are_forgotten() -> None:
     frames.forget_until(9)
     frames.add(Unsynced(7, 7, bytes(BYTES_MAX)))
     assert [frame.place for frame in frames] == [7]
+
+
+def test_a_link_in_the_spool_is_not_adopted_and_its_files_stay(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "1.segment").write_bytes(b"somebody's")
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    (folder / INSTANCE).symlink_to(elsewhere)
+    assert list(adopt_orphans(folder)) == []
+    assert (elsewhere / "1.segment").read_bytes() == b"somebody's"
+
+
+def test_a_directory_that_was_put_in_the_place_of_another_keeps_its_files(tmp_path: Path) -> None:
+    mine = create_instance_dir(tmp_path / "spool", INSTANCE)
+    (mine.path / "cursor").touch()
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "kept").touch()
+    mine.path.rename(tmp_path / "aside")
+    mine.path.symlink_to(theirs)
+    mine.remove()
+    assert (theirs / "kept").exists()
+    assert list((tmp_path / "aside").iterdir()) == []
+
+
+@pytest.mark.parametrize(("mode", "adopted"), [(0o777, 0), (0o1777, 0), (0o700, 1), (0o770, 1)])
+def test_what_another_user_left_in_a_folder_that_is_open_to_all_is_not_adopted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, adopted: int
+) -> None:
+    create_instance_dir(tmp_path, INSTANCE).release_lock()
+    tmp_path.chmod(mode)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    orphans = list(adopt_orphans(tmp_path))
+    assert len(orphans) == adopted
+    for orphan in orphans:
+        orphan.remove()
+
+
+def test_dead_letters_and_locks_follow_no_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"kept")
+    for name in (FILE_NAME, "lock"):
+        (tmp_path / name).symlink_to(victim)
+    problem = Problem(type="#x", detail="x")
+    with pytest.raises(OSError, match="symbolic"):
+        DeadLetters(tmp_path).append({}, problem, by="", at="")
+    with pytest.raises(OSError, match="symbolic"):
+        FileLock(tmp_path / "lock", holder="me")
+    assert victim.read_bytes() == b"kept"

@@ -45,7 +45,8 @@ class DeadLetters:
             "status": problem.status,
         }
         line = msgspec.json.encode({"event": event, "rejected": rejected}) + b"\n"
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        fd = os.open(self._path, flags, 0o600)
         try:
             if os.fstat(fd).st_size + len(line) > BYTES_MAX:
                 return False

@@ -14,6 +14,7 @@ copy, so that a child does not keep its dead parent's directory from being adopt
 """
 
 import os
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -65,8 +66,9 @@ class InstanceDir(NamedTuple):
     def remove(self) -> None:
         """Remove the directory with its files, and unlock it."""
         with suppress(OSError):
-            for name in _names(self.path):
-                (self.path / name).unlink()
+            # By the open directory: another one may stand in its place.
+            for name in os.listdir(self.lock_fd):  # noqa: PTH208 - of a descriptor
+                os.unlink(name, dir_fd=self.lock_fd)
             self.path.rmdir()
         self.release_lock()
 
@@ -116,7 +118,7 @@ def adopt_orphans(spool: Path) -> Iterator[InstanceDir]:
         if name.startswith(NEW_PREFIX):
             _remove_stale(spool / name)
         elif is_uuid(name):
-            orphan = _try_lock(spool / name)
+            orphan = _try_lock(spool / name, is_shared=_is_open_to_all(spool))
             if orphan is not None:
                 yield orphan
 
@@ -132,14 +134,28 @@ def bytes_of_other_instances(spool: Path, own: str) -> int:
     return total
 
 
-def _try_lock(path: Path) -> InstanceDir | None:
+def _is_open_to_all(spool: Path) -> bool:
+    """Whether any user of the host may make directories in the spool folder, or doubt."""
     try:
-        lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        return bool(spool.stat().st_mode & stat.S_IWOTH)
+    except OSError:
+        return True
+
+
+def _try_lock(path: Path, *, is_shared: bool) -> InstanceDir | None:
+    """Lock a directory. A link is none: its files would be sent, and removed.
+
+    `is_shared`: what other users made in the folder is not ours to send.
+    """
+    try:
+        lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
+        found = os.fstat(lock_fd)
+        is_ours = not is_shared or found.st_uid == os.geteuid()
         # The recorder that held it may have removed it between the two calls.
-        if try_lock(lock_fd) and os.fstat(lock_fd).st_ino == path.stat().st_ino:
+        if is_ours and try_lock(lock_fd) and os.path.samestat(found, path.lstat()):
             return InstanceDir(path, path.name, lock_fd)
     except OSError:
         pass

@@ -36,7 +36,9 @@ class FileLock:
 
         Raises: FileLockedError when another process holds it, OSError.
         """
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY_MODE)
+        # What a link names would be cut to nothing.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._descriptor = os.open(path, flags, OWNER_ONLY_MODE)
         if not try_lock(self._descriptor):
             found = os.read(self._descriptor, _HOLDER_BYTES_MAX).decode(errors="replace").strip()
             self.release()
