@@ -21,7 +21,6 @@ from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.text import printable
 
 try:
-    import nats
     import nats.errors
     import nats.js.errors
     from nats.aio.client import Client
@@ -91,9 +90,10 @@ class JetStreamReceiver:
         await self.close()
         config = self._config
         secret = config.secret()
+        client = self._client = Client()
         try:
             async with asyncio.timeout(config.timeout_s):
-                self._client = await nats.connect(
+                await client.connect(
                     config.url,
                     name="witnessed-ledger",
                     allow_reconnect=False,
@@ -106,8 +106,9 @@ class JetStreamReceiver:
                     user_credentials=config.credentials_file or None,
                 )
         except (OSError, TimeoutError, nats.errors.Error, ValueError) as error:
+            await self.close()
             raise RetryError(f"{self._host()}: {_explain(error)}") from None
-        return self._client
+        return client
 
 
 def _is_final(error: Exception) -> bool:
