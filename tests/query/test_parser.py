@@ -2,6 +2,7 @@
 
 from decimal import Decimal
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -275,3 +276,28 @@ def test_names_are_joined_by_or() -> None:
     known = {"a": ast.Is("actor", "u_1"), "b": ast.Is("actor", "u_2")}
     for text in ("@a OR @b", "actor:u_1 OR @b", "@a OR actor:u_2"):
         assert format_query(parse_query(text, named=known.get)) == "actor:u_1 OR actor:u_2"
+
+
+class CountedText(str):
+    """A text that counts the characters that were copied out of it."""
+
+    __slots__ = ("copied",)
+    copied: int
+
+    def __getitem__(self, key: Any) -> str:
+        part = super().__getitem__(key)
+        self.copied += len(part)
+        return part
+
+
+@pytest.mark.parametrize(
+    "form", ["actor:({})", "actor:{}", "reason:({})", "actor:a ({})", "NOT source.ip:({})"]
+)
+def test_a_long_list_is_read_in_steps_as_many_as_its_characters(form: str) -> None:
+    values = ",".join(f"203.0.{number // 250}.{number % 250}" for number in range(5000))
+    if form == "actor:a ({})":
+        values = values.replace(",", " OR ")
+    text = CountedText(form.format(values))
+    text.copied = 0
+    parse_query(text, is_long=True)
+    assert text.copied <= 8 * len(text)

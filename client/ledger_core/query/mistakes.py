@@ -40,6 +40,7 @@ _IN: Final = re.compile(rf"({_NAME})\s+(not\s+)?in\s*\(([^()]*)\)?", re.IGNORECA
 _NULL: Final = re.compile(rf"({_NAME})\s+is\s+(not\s+)?null\b", re.IGNORECASE).match
 _QUOTE: Final = re.compile(r"(['‘’“”«»])([^'‘’“”«»]*)(['‘’“”«»]?)").match
 _BRACKET: Final = re.compile(r"[\[{]\s*([^\s\]}]*)(?:\s+TO\s+([^\s\]}]*))?[^\]}]*[\]}]?").match
+_VALUE_SIGN: Final = re.compile(r"===?|!==?|=~|!~|<>|[=!~]").match
 _RUN: Final = re.compile(r"[^\s\"(),]+").match
 _BAD_IN_WORD: Final = re.compile(r"[=<>~?\[\]{}]|\*(?!\Z)").search
 _EVERYTHING: Final = re.compile(r"\*(?::\*)?(?=[\s)]|\Z)").match
@@ -89,14 +90,14 @@ def find_in_word(word: str, at: int) -> Mistake | None:
 
 def find_in_value(name: str, text: str, at: int) -> Mistake | None:
     """The wrong form where the value of a field begins; None if there is none."""
-    sign = re.match(r"(?:===?|!==?|=~|!~|<>|[=!~])", text[at:])
+    sign = _VALUE_SIGN(text, at)
     if sign is not None:
-        run = _run(text, at + sign.end())
+        run = _run(text, sign.end())
         negation = "NOT " if sign[0][0] in "!<" else ""
         star = "*" if "~" in sign[0] else ""
         expected: tuple[str, ...] = (f"{negation}{name}:{run or 'VALUE'}{star}",)
         message = "no sign stands between the colon and the value"
-        return Mistake(message, at, at + sign.end(), expected)
+        return Mistake(message, at, sign.end(), expected)
     for find in (_quote, _bracket):
         mistake = find(text, at)
         if mistake is not None:
