@@ -26,7 +26,7 @@ import msgspec
 import structlog
 
 from ledger.service.auth import Caller
-from ledger.service.http.problems import ProblemError
+from ledger.service.http.problems import ProblemError, log_failure
 from ledger.service.http.request_body import ParsedBody
 from ledger.service.ingest import IngestPipeline
 from ledger.service.live_settings import LiveSettings
@@ -223,8 +223,12 @@ class AuditTrail:
                 for asked, counted in self._waiting.items()
                 if counted.refs or asked not in self._told_at_s
             ]
-            if await self._append(due):
-                self._told_at_s |= dict.fromkeys(due, now_s)
+            try:
+                if await self._append(due):
+                    self._told_at_s |= dict.fromkeys(due, now_s)
+            except Exception as error:  # noqa: BLE001 - a task's top; the next turn goes on
+                self._metrics.add("audit_events_lost_total", amount=len(due))
+                log_failure("task_failed", error, task="audit")
             while len(self._told_at_s) > KINDS_MAX:
                 self._told_at_s.popitem(last=False)
 

@@ -107,8 +107,10 @@ _GROUPS: Final[dict[str, dict[str, _Command]]] = {
     },
     "To operate a ledger": {
         "init": _Command(None, "Make a ledger in a folder."),
-        "token": _Command(None, "Make, list and revoke access tokens."),
+        "token": _Command(None, "Make, rotate, list and revoke access tokens."),
+        "key": _Command(None, "Show the verifier keys of a folder, as lines of a policy."),
         "serve": _Command(None, "Serve a ledger over HTTP."),
+        "status": _Command(None, "Show size, head, witnesses, sinks, disk and lag."),
         "mirror": _Command(None, "Keep a verified copy of a log on another host, and serve it."),
         "sink": _Command(None, "Send each entry to the tools that you watch already."),
         "alarm": _Command(None, "Fire when events come that should not happen."),

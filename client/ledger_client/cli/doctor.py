@@ -1,4 +1,4 @@
-"""`ledger doctor --client`: check what a recorder or client needs, and say what to do."""
+"""`ledger doctor`: check a ledger on this machine, or what a client needs, and say what to do."""
 
 import http.client
 import os
@@ -11,9 +11,16 @@ from typing import Final, Literal
 
 import click
 import msgspec
+from click.core import ParameterSource
 
-from ledger_client.cli.app import EXIT_NOT_VERIFIED
-from ledger_client.cli.client_options import policy_option, read_token, token_options, url_option
+from ledger_client.cli.app import EXIT_NOT_VERIFIED, load_server_part
+from ledger_client.cli.client_options import (
+    EXISTING_FOLDER,
+    policy_option,
+    read_token,
+    token_options,
+    url_option,
+)
 from ledger_client.cli.console import json_option, print_json, print_line
 from ledger_client.client import LedgerClient
 from ledger_client.messages import Endpoint, Request, parse_endpoint
@@ -41,6 +48,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 @click.command("doctor")
+@click.argument("directory", required=False, type=EXISTING_FOLDER)
 @click.option("--client", "is_client", is_flag=True, help="Check this client's settings.")
 @url_option
 @token_options
@@ -53,7 +61,10 @@ class Finding(msgspec.Struct, frozen=True):
     help="The spool folder of a recorder.",
 )
 @json_option
+@click.pass_context
 def command(
+    context: click.Context,
+    directory: Path | None,
     is_client: bool,
     url: str,
     token_file: Path | None,
@@ -62,14 +73,22 @@ def command(
     spool: Path | None,
     as_json: bool,
 ) -> int:
-    """Check address, token, policy, clock and spool. Changes nothing and appends nothing.
+    """Say what is wrong, and what mends it. Changes nothing and appends nothing.
 
-    Run it as the user of the application. Exit code 1 when a check fails.
+    With DIRECTORY, of a ledger or a mirror on this machine: settings, log, keys, policy, TLS,
+    tokens, disk, and its service, at --url or where ledger.toml says. With --client: address,
+    token, policy, clock and spool; run it as the user of the application. Exit code 1 when a check
+    fails.
     """
-    if not is_client:
-        raise click.UsageError("Use --client; `ledger fsck DIR` checks the folder of a ledger.")
-    token = read_token(token_file, url=url, insecure=insecure)
-    findings = list(find_faults(url, token, policy=policy, spool=spool))
+    if (directory is not None) == is_client:
+        raise click.UsageError("Name the folder of a ledger, or use --client.")
+    if directory is not None:
+        is_default = context.get_parameter_source("url") is ParameterSource.DEFAULT
+        find_here = load_server_part("doctor-here", needed_by="ledger doctor DIR")
+        findings = list(find_here(directory, None if is_default else url))
+    else:
+        token = read_token(token_file, url=url, insecure=insecure)
+        findings = list(find_faults(url, token, policy=policy, spool=spool))
     if as_json:
         print_json([msgspec.to_builtins(finding) for finding in findings])
     else:

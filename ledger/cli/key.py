@@ -1,0 +1,60 @@
+"""`ledger key`: the public side of the keys of a ledger, a mirror or a witness."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from ledger.cli.options import directory_argument
+from ledger.mirror.data_dir import MirrorPaths
+from ledger.runtime.keys import read_keys
+from ledger.service.data_dir import KEYS_MAX, DirectoryPaths, read_signers
+from ledger.witness.data_dir import WitnessPaths
+from ledger_client.cli.console import json_option, note, print_json
+
+
+class PublicKeys(NamedTuple):
+    """What a folder signs as, its verifier keys, and the lines of a policy that trust them."""
+
+    kind: str
+    verifier_keys: list[str]
+    policy_lines: list[str]
+
+
+@click.group("key")
+def command() -> None:
+    """Show the public side of keys. No command prints a private one."""
+
+
+@command.command("show")
+@directory_argument
+@json_option
+def show(directory: Path, as_json: bool) -> None:
+    """Print the verifier keys of DIRECTORY, each with the line that trusts it in a policy.
+
+    DIRECTORY is of a ledger, a mirror or a witness. They come from the private keys alone, so a
+    policy that was lost can be made again.
+    """
+    found = public_keys(directory)
+    if as_json:
+        print_json(found._asdict())
+        return
+    click.echo("\n".join(found.policy_lines))
+    if found.kind == "log":
+        note("a policy is these lines, those of its witnesses, and one of its quorum")
+    else:
+        note("a log that asks it to cosign has this line in its policy, with its address behind")
+
+
+def public_keys(directory: Path) -> PublicKeys:
+    """The public keys of a folder. Raises: UnavailableError, MalformedError."""
+    witness, mirror = WitnessPaths(directory), MirrorPaths(directory)
+    if mirror.is_mirror:
+        witness = WitnessPaths(mirror.cosigner)
+    if witness.heads.exists():
+        keys = [key.verifier_key for key in read_keys(witness.key, keys_max=KEYS_MAX)]
+        names = [f"{key.name}{f'-{number}' if number else ''}" for number, key in enumerate(keys)]
+        lines = [f"witness {name} {key}" for name, key in zip(names, keys, strict=True)]
+        return PublicKeys("mirror" if mirror.is_mirror else "witness", [*map(str, keys)], lines)
+    vkeys = [str(signer.verifier) for signer in read_signers(DirectoryPaths(directory))]
+    return PublicKeys("log", vkeys, [f"log {vkey}" for vkey in vkeys])

@@ -1,0 +1,180 @@
+"""`ledger status`: how a ledger on this machine is, once or again and again."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from ledger.cli.local_service import Asked, ask_service, own_address
+from ledger.cli.options import directory_argument
+from ledger.follow.followers import FOLLOWERS
+from ledger.follow.position import read_report
+from ledger.mirror.state import MirrorState
+from ledger.service.data_dir import DirectoryPaths, open_tokens, read_own_settings
+from ledger.service.settings import Settings
+from ledger.store.commit_errors import free_bytes
+from ledger.store.log import LogStore
+from ledger_client.cli.console import format_second, json_option, print_fields, print_json
+from ledger_client.runtime.clock import unix_us
+from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.text import format_base64
+
+WATCH_S: Final = 2.0
+_HOME: Final = "\x1b[H\x1b[2J"
+_BYTES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+_STEP: Final = 1024
+
+
+@click.command("status")
+@directory_argument
+@click.option("--url", help="The address of its service. Default: where ledger.toml says.")
+@click.option("--watch", is_flag=True, help="Show it again each two seconds, until Ctrl-C.")
+@json_option
+def command(directory: Path, url: str | None, watch: bool, as_json: bool) -> None:
+    """Show size, head, witnesses, sinks, disk and lag of the ledger or mirror in DIRECTORY.
+
+    The folder is read, and its service is asked if one answers. Nothing is changed.
+    """
+    paths = DirectoryPaths(directory)
+    settings = read_own_settings(paths)
+    while True:
+        found = read_status(paths, settings, url or own_address(settings))
+        if as_json:
+            print_json(found)
+        else:
+            if watch:
+                click.echo(_HOME, nl=False)
+            print_fields(_lines(found))
+        if not watch:
+            return
+        time.sleep(WATCH_S)
+
+
+def read_status(paths: DirectoryPaths, settings: Settings, address: str) -> dict[str, Any]:
+    """The state of a ledger: from its folder, and from its service if that answers."""
+    with closing(LogStore.open(paths.log, map_bytes=settings.map_bytes)) as log:
+        head, published = log.head(), log.published()
+        found: dict[str, Any] = {
+            "origin": log.origin(),
+            "tree_size": head.tree_size,
+            "root_hash": format_base64(head.root_hash),
+            "published_size": 0 if published is None else published.head.tree_size,
+            "map_fill_ratio": round(log.environment.fill_ratio(), 4),
+            "damaged_bundles": len(list(log.damaged_bundles())),
+        }
+    with closing(open_tokens(paths, settings)) as access:
+        now = unix_us()
+        found["tokens"] = sum(record.is_in_use(now) for record in access.records())
+        found["waiting_events"] = len(access.outbox())
+    found["log_bytes"] = sum(each.stat().st_size for each in paths.log.iterdir())
+    found["free_bytes"] = free_bytes(paths.log)
+    found["followers"] = list(_followers(paths, found["tree_size"]))
+    if paths.mirror.exists():
+        state = MirrorState(paths.root / "status.json")
+        found["mirror_lag_entries"] = max(0, state.status.log_size - head.tree_size)
+        found["mirror_lag_s"] = state.lag_s(head.tree_size)
+    found["service"] = _service(ask_service(address), address, found["origin"])
+    return found
+
+
+def _followers(paths: DirectoryPaths, tree_size: int) -> Iterator[dict[str, Any]]:
+    """The sinks and the alarms, with how far each is."""
+    for spec in FOLLOWERS:
+        if not spec.file or not (paths.root / spec.file).exists():
+            continue
+        folder = paths.root / spec.name
+        names = [""]
+        if spec.is_each:
+            names = sorted(each.name for each in folder.glob("*") if each.is_dir())
+        for name in names:
+            with suppress(MalformedError, OSError):
+                report = read_report(paths.root, spec.name, name)
+                yield {
+                    "name": report.name,
+                    "lag_entries": max(0, tree_size - report.next_index),
+                    "paused": report.is_paused,
+                    "error": report.state.error or None,
+                    "dead_letters": report.state.dead,
+                }
+
+
+def _service(asked: Asked | None, address: str, origin: str) -> dict[str, Any]:
+    if asked is None or asked.log.get("origin") != origin:
+        return {"address": address, "answers": False}
+    return {
+        "address": address,
+        "answers": True,
+        "ready": not asked.ready.get("reasons"),
+        "reasons": asked.ready.get("reasons", []),
+        "warnings": asked.ready.get("warnings", []),
+        "witnesses": asked.log.get("witnesses", []),
+        "index": asked.log.get("index"),
+        "clock_behind_s": asked.log.get("clock_behind_s", 0),
+    }
+
+
+def _lines(found: Mapping[str, Any]) -> dict[str, object]:
+    service = found["service"]
+    lines: dict[str, object] = {
+        "origin": found["origin"],
+        "entries": f"{found['tree_size']:,}, published {found['published_size']:,}",
+        "root hash": found["root_hash"],
+        "service": _service_line(service),
+        "not ready": tuple(service.get("reasons", ())) or None,
+        "warnings": tuple(service.get("warnings", ())) or None,
+        "witnesses": tuple(map(_witness_line, service.get("witnesses", ()))) or None,
+    }
+    if index := service.get("index"):
+        sealed, full = index["sealed_segments"], index["full_segments"]
+        lines["index"] = f"{sealed} of {full} full segments"
+    lines |= {
+        "sinks, alarms": tuple(map(_follower_line, found["followers"])) or None,
+        "tokens": f"{found['tokens']} in use",
+        "outbox": f"{found['waiting_events']} events wait" if found["waiting_events"] else None,
+        "disk": f"{_size(found['log_bytes'])} of the log, {_size(found['free_bytes'])} free, "
+        f"map {found['map_fill_ratio']:.1%} full",
+        "damaged": found["damaged_bundles"] or None,
+    }
+    if "mirror_lag_s" in found:
+        lines["mirror's lag"] = (
+            f"{found['mirror_lag_entries']:,} entries, {found['mirror_lag_s']} s"
+        )
+    return lines
+
+
+def _service_line(service: Mapping[str, Any]) -> str:
+    if not service["answers"]:
+        return f"does not answer at {service['address']}"
+    return f"{'ready' if service['ready'] else 'NOT READY'} at {service['address']}"
+
+
+def _witness_line(witness: Mapping[str, Any]) -> str:
+    cosigned = witness.get("cosigned_size")
+    at = witness.get("cosigned_at_unix_s")
+    when = f" at {format_second(at)}" if at else ""
+    state = f"cosigned {cosigned:,}{when}" if cosigned is not None else "has not cosigned"
+    error = f"; {witness['error']}" if witness.get("error") else ""
+    return f"{witness['name']}: {state}{error}"
+
+
+def _follower_line(follower: Mapping[str, Any]) -> str:
+    parts = [f"{follower['lag_entries']:,} behind"]
+    if follower["paused"]:
+        parts.append("paused")
+    if follower["dead_letters"]:
+        parts.append(f"{follower['dead_letters']:,} dead letters")
+    if follower["error"]:
+        parts.append(follower["error"])
+    return f"{follower['name']}: {', '.join(parts)}"
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in _BYTES:
+        if size < _STEP or unit == _BYTES[-1]:
+            break
+        size /= _STEP
+    return f"{size:.0f} {unit}" if unit == _BYTES[0] else f"{size:.1f} {unit}"

@@ -1,0 +1,148 @@
+"""`ledger doctor DIR`, `ledger status` and `ledger key show`, as an operator runs them."""
+
+import json
+from pathlib import Path
+
+import click
+from click.testing import CliRunner
+
+from ledger.cli.key import command as key_command
+from ledger.cli.status import command as status_command
+from ledger.demo.child_service import make_ledger
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.token_admin import make_token
+from ledger_client.cli.doctor import command as doctor_command
+from ledger_client.runtime.clock import unix_us
+from ledger_core.tlog.policy import parse_policy
+from tests.cli.conftest import ORIGIN, Command, Ledger
+from tests.tls.asking import Pair
+from tests.witness.witnesses import make_witness
+
+DOWN = "http://127.0.0.1:9"
+HOUR_US = 3_600_000_000
+
+Found = dict[str, list[tuple[str, str]]]
+
+
+def run(command: click.Command, *arguments: object, **variables: str) -> tuple[int, str]:
+    """Run a command in this process, which is not that of the service; exit code and output."""
+    done = CliRunner(env={"LEDGER_URL": None, "LEDGER_POLICY": None, **variables}).invoke(
+        command, [str(each) for each in arguments], standalone_mode=False
+    )
+    if done.exception is not None:
+        raise done.exception
+    return int(done.return_value or 0), done.stdout
+
+
+def doctor(directory: Path, url: str, **variables: str) -> tuple[int, Found]:
+    """Exit code, and verdict and text of each finding by its check."""
+    code, text = run(doctor_command, directory, "--url", url, "--json", **variables)
+    found: Found = {}
+    for each in json.loads(text):
+        found.setdefault(each["check"], []).append((each["verdict"], each["text"]))
+    return code, found
+
+
+def test_a_sound_ledger_fails_no_check_and_its_weak_policy_is_named(ledger: Ledger) -> None:
+    code, found = doctor(ledger.directory, ledger.url)
+    assert code == 0
+    assert found["service"] == [("ok", f"answers at {ledger.url}")]
+    assert {verdict for each in found.values() for verdict, _ in each} == {"ok", "warning"}
+    assert found["policy"][0][0] == "warning"
+    assert "quorum none" in found["policy"][0][1]
+    assert "audit_reads = 1" in found["audit"][0][1]
+
+
+def test_each_fault_has_what_mends_it(tmp_path: Path, ledger: Ledger) -> None:
+    directory = tmp_path / "other"
+    make_ledger(directory, origin="example.com/other")
+    paths = DirectoryPaths(directory)
+    make_token(
+        directory,
+        name="ending",
+        scopes=("read",),
+        tenant=None,
+        expires_unix_us=unix_us() + HOUR_US,
+    )
+    folder = tmp_path / "pair"
+    folder.mkdir()
+    pair = Pair(folder)
+    pair.key.chmod(0o644)
+    paths.key.chmod(0o644)
+    paths.policy.write_text("nonsense")
+    paths.hold.write_text("{}")
+    code, found = doctor(
+        directory,
+        DOWN,
+        LEDGER_TLS_CERT=str(pair.cert),
+        LEDGER_TLS_KEY=str(pair.key),
+        LEDGER_FREE_BYTES_MIN=str(1 << 60),
+    )
+    assert code == 1
+    mends = {
+        "service": f"ledger serve {directory}",
+        "key": f"chmod 600 {paths.key}",
+        "policy": f"ledger key show {directory}",
+        "TLS": f"chmod o= {pair.key}",
+        "log": f"ledger recover {directory}",
+        "tokens": f"ledger token rotate {directory} ending",
+        "disk": "less than free_bytes_min",
+    }
+    for check, mend in mends.items():
+        assert any(mend in text for verdict, text in found[check] if verdict != "ok"), check
+    _, found = doctor(directory, ledger.url)
+    assert f"another log answers at {ledger.url}: {ORIGIN}" in found["service"][0][1]
+    paths.settings.write_text("workers = 1000\n")
+    code, found = doctor(directory, DOWN)
+    assert code == 1
+    assert list(found) == ["settings"]
+    assert "workers" in found["settings"][0][1]
+
+
+def test_status_reads_the_folder_and_asks_the_service(ledger: Ledger, tmp_path: Path) -> None:
+    _, text = run(status_command, ledger.directory, "--url", ledger.url, "--json")
+    found = json.loads(text)
+    assert found["origin"] == ORIGIN
+    assert found["tree_size"] >= found["published_size"] > 0
+    assert found["free_bytes"] > 0
+    assert found["service"]["answers"] is True
+    assert found["service"]["ready"] is True
+    _, text = run(status_command, ledger.directory, "--url", ledger.url)
+    assert f"ready at {ledger.url}" in text
+    assert "published" in text
+
+    directory = tmp_path / "stopped"
+    make_ledger(directory, origin="example.com/stopped")
+    (directory / "sinks.toml").write_text("")
+    code, text = run(status_command, directory, "--url", DOWN)
+    assert code == 0
+    assert f"does not answer at {DOWN}" in text
+    assert "0, published 0" in text
+    assert "1 in use" in text
+    assert "1 events wait" in text
+
+
+def test_a_lost_policy_is_made_again_from_the_key(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    make_ledger(directory, origin="example.com/lost")
+    paths = DirectoryPaths(directory)
+    _, shown = run(key_command, "show", directory)
+    assert shown + "quorum none\n" == paths.policy.read_text()
+    assert paths.key.read_text().strip() not in shown
+
+    make_witness(tmp_path / "w", [])
+    lines = run(key_command, "show", tmp_path / "w")[1].splitlines()
+    with_url = [f"{line} https://w.example" for line in lines]
+    policy = [*shown.splitlines(), *with_url, f"quorum {lines[0].split()[1]}", ""]
+    witnesses = parse_policy("\n".join(policy).encode()).witnesses
+    assert [str(each.verifier) for each in witnesses] == [line.split()[2] for line in lines]
+    found = json.loads(run(key_command, "show", tmp_path / "w", "--json")[1])
+    assert found["kind"] == "witness"
+    assert found["policy_lines"] == lines
+
+
+def test_the_command_finds_the_part_of_the_service(ledger: Ledger, command: Command) -> None:
+    done = command("doctor", ledger.directory, LEDGER_URL=ledger.url)
+    assert done.returncode == 0, done.stderr
+    assert f"     ok  service  answers at {ledger.url}" in done.stdout
+    assert command("doctor").returncode == 2
