@@ -9,6 +9,7 @@ import pytest
 import structlog.testing
 
 from ledger.service.token_admin import make_token
+from ledger.store.log import LogStore
 from ledger_core.event.canonical import parse_leaf
 from tests.service.check_log import check_ledger
 from tests.service.serving import (
@@ -142,6 +143,28 @@ def test_an_id_of_another_tenant_is_not_taken_and_not_told_of(
     found = ledger.ask("/v1/events?q=ours", token="read acme").json()["events"]
     assert [each["index"] for each in found] == [first["index"]]
     assert "fault" not in ledger_command("fsck", str(ledger.directory))
+
+
+def test_an_id_of_another_tenant_costs_as_many_reads_as_a_free_one(
+    tenants: tuple[Ledger, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, _ = tenants
+    theirs = event(tenant="globex")
+    ledger.append(theirs)
+    read: list[int] = []
+    leaf = LogStore.leaf
+
+    def count(self: LogStore, index: int) -> bytes | None:
+        read.append(index)
+        return leaf(self, index)
+
+    monkeypatch.setattr(LogStore, "leaf", count)
+    costs = []
+    for id_ in (theirs["id"], new_id()):
+        read.clear()
+        assert ledger.ask(f"/v1/events/{id_}", token="read acme").slug == "no-event"
+        costs.append(len(read))
+    assert costs == [2, 2]
 
 
 @pytest.mark.parametrize(
