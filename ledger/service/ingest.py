@@ -44,6 +44,9 @@ from ledger_core.tlog.tile import TILE_WIDTH
 WALKED_BYTES: Final = 1_024
 """Events with so many bytes are searched for secrets on the loop, whatever is in them."""
 
+LINES_BYTES: Final = 131_072
+"""A body of lines with so many bytes is cut at its line ends on the loop, in a millisecond."""
+
 SHORT_BYTES: Final = 512
 """An event with fewer bytes is kept in decoded form until it is logged, and its leaf fits."""
 
@@ -233,9 +236,12 @@ class IngestPipeline:
         """This host's time, in microseconds since 1970: never the log's, which may stand still."""
         return self._wall_us()
 
-    async def split(self, body: bytes, by: str, split: Callable[[], ParsedBody]) -> ParsedBody:
-        """The events of a body, found by `split`: beside the loop unless the body is small."""
-        return split() if len(body) <= SMALL_BYTES else await self._thread.run(by, split)
+    async def split(
+        self, body: bytes, by: str, split: Callable[[], ParsedBody], *, has_lines: bool
+    ) -> ParsedBody:
+        """The events of a body, found by `split`: beside the loop unless that is quick."""
+        is_quick = len(body) <= (LINES_BYTES if has_lines else SMALL_BYTES)
+        return split() if is_quick else await self._thread.run(by, split)
 
     async def _read(
         self, body: ParsedBody, allowed: Allowed | None, *, by: str

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-YIELD_BYTES: Final = 16_384
+YIELD_BYTES: Final = 32_768
 YIELD_EVENTS: Final = 64
 """Events read, or bytes of them, before other requests get their turn: milliseconds of work."""
 

@@ -178,7 +178,7 @@ async def test_what_is_slow_to_scan_is_scanned_beside_the_loop(
     async with open_service(unserved[0], QUICK) as context, _stepping() as steps:
         started_s = time.process_time()
         ingest = context.ingest
-        parsed = await ingest.split(body, "append", lambda: _split(body))
+        parsed = await ingest.split(body, "append", lambda: _split(body), has_lines=False)
         await ingest.append(parsed, by="append", tenant=None)
         # Without a thread of its own, the scan of one event would be a twelfth of all work.
         assert max(steps) < (time.process_time() - started_s) / 18

@@ -16,6 +16,7 @@ from ledger.service.http.problems import explain, log_failure, make_problem
 from ledger.service.http.request_body import (
     BATCH_PROBLEMS,
     MSGPACK,
+    NDJSON_NAMES,
     split_body,
 )
 from ledger.service.http.responses import (
@@ -69,14 +70,17 @@ async def append_events(
             request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s, take=take
         )
         async with context.admission.admit(token.name, len(body)):
+            content_type = request.headers.get("Content-Type")
             split = partial(
                 split_body,
                 body,
-                content_type=request.headers.get("Content-Type"),
+                content_type=content_type,
                 events_max=settings.request_events_max,
                 reader=context.ingest.reader,
             )
-            parsed = await context.ingest.split(body, token.name, split)
+            parsed = await context.ingest.split(
+                body, token.name, split, has_lines=content_type in NDJSON_NAMES
+            )
             outcomes = await context.ingest.append(
                 parsed, by=token.name, tenant=token.tenant, actions=token.actions
             )

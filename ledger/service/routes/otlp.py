@@ -42,7 +42,7 @@ async def append_otlp_logs(context: ServiceContext, request: web.BaseRequest) ->
                 events_max=settings.request_events_max,
                 reader=context.ingest.reader,
             )
-            parsed = await context.ingest.split(body, token.name, split)
+            parsed = await context.ingest.split(body, token.name, split, has_lines=False)
             take(max(0, parsed.events_bytes - len(body)))
             outcomes = await context.ingest.append(
                 parsed, by=token.name, tenant=token.tenant, actions=token.actions
