@@ -15,6 +15,8 @@ from hypothesis import settings
 
 # These tests run recorders on ledgers of their own.
 os.environ["LEDGER_RECORDER"] = "real"
+# One process a ledger, unless a test asks for more: hundreds of ledgers are started.
+os.environ["LEDGER_WORKERS"] = "0"
 
 TESTS_DIR = Path(__file__).resolve().parent
 SHARED_DIR = TESTS_DIR.parents[1] / "shared"

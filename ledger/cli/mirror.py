@@ -120,7 +120,7 @@ def serve(
     configure_logs(log_format, log_level, log_file)
     read_config(MirrorPaths(directory))
     settings = read_serve_settings(directory, flags)
-    if settings.workers:
+    if settings.workers > 0:
         raise click.UsageError("a mirror is one process: leave `workers` out, or set it to 0")
     note_missing_token(directory, settings, scopes="--scope read")
 

@@ -13,7 +13,7 @@ from ledger.demo.child_service import Service, make_ledger
 from ledger.service.data_dir import DirectoryPaths
 
 ORIGIN: Final = "scratch.example/audit"
-FLAGS: Final = ("--log-level", "error")
+FLAGS: Final = ("--log-level", "error", "--workers", "0")
 
 
 @contextmanager

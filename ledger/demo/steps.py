@@ -34,7 +34,7 @@ from ledger_core.tlog.proof import check_proof, format_proof, parse_proof
 
 ORIGIN = "demo.example/audit"
 SEED = 7
-FLAGS = ("--log-level", "error", "--publish-interval-s", "0.2")
+FLAGS = ("--log-level", "error", "--publish-interval-s", "0.2", "--workers", "0")
 FORK_WAIT_S = 20.0
 FIRST = {"actor": {"id": "demo"}, "action": "demo.started", "outcome": "success"}
 

@@ -48,10 +48,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = ""
     workers: Annotated[
         int,
-        Meta(ge=0, le=WORKERS_MAX),
+        Meta(ge=-1, le=WORKERS_MAX),
         "Processes that answer requests beside the one that orders events; 0: one process does "
-        "both.",
-    ] = 0
+        "both; -1: chosen from the cores: 0 on one, 2 on two, of more one fewer than there are, 8 "
+        "at most.",
+    ] = -1
     publish_interval_s: Annotated[
         Seconds, Meta(le=3600), "Seconds between published checkpoints while events come in."
     ] = INTERVAL_S

@@ -13,6 +13,7 @@ remote          the sequencer and its heads, as a front end has them
 gateway         the sequencer's end
 start           what a front end is given
 front_end       the process of one
+cores           how many a machine should have
 pool            starts and stops them
 app             serves with or without them
 """

@@ -10,6 +10,7 @@ from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from ledger.runtime.listening import open_listening
@@ -26,6 +27,7 @@ from ledger.service.process_limits import limit_connections, raise_descriptor_li
 from ledger.service.report import Report, engine_report, write_warnings
 from ledger.service.settings import Settings
 from ledger.service.store_watch import Descriptors, watch
+from ledger.workers.cores import choose_workers, usable_cores
 from ledger.workers.gateway import Gateway
 from ledger.workers.pool import CountsMemory, FrontEnds, counts_memory
 from ledger.workers.start import Start
@@ -64,11 +66,18 @@ async def serve(
 
     Raises: as `ledger.service.app.serve`; UnavailableError when a front end doesn't start.
     """
-    if settings.workers == 0:
+    workers = settings.workers if settings.workers >= 0 else choose_workers(usable_cores())
+    if workers == 0:
         await app.serve(directory, settings, stop=stop, on_ready=on_ready, live=live)
         return
     live = live or LiveSettings(settings)
-    settings = live.adjust(partial(limit_connections, descriptors_max=raise_descriptor_limit()))
+    descriptors_max = raise_descriptor_limit()
+
+    def adjust(asked: Settings) -> Settings:
+        chosen = msgspec.structs.replace(asked, workers=workers)
+        return limit_connections(chosen, descriptors_max)
+
+    settings = live.adjust(adjust)
     tls = open_tls(settings.tls_cert, settings.tls_key)  # A fault is found before all else.
     async with (
         open_log(directory, settings) as (engine, intake, parts),
