@@ -1,6 +1,6 @@
 """The client for programs with an event loop. See `AsyncLedgerClient`."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from hashlib import sha256
@@ -36,6 +36,7 @@ from ledger_client.plans.search import (
     search_timeline,
 )
 from ledger_client.plans.stream import EventStream, LineSplitter
+from ledger_client.plans.values import ValueList
 from ledger_client.results import (
     Consistency,
     Entry,
@@ -51,8 +52,8 @@ from ledger_client.results import (
 )
 from ledger_client.runtime.clock import unix_us
 from ledger_client.sql.parquet import check_parquet, rewrite_as_parquet
-from ledger_core.api import AskEvidence, Erased
-from ledger_core.asking import AskCount
+from ledger_core.api import AskEvidence, Erased, FacetValue
+from ledger_core.asking import AskCount, ValuesTrailer
 from ledger_core.query.counting import Unit
 from ledger_core.query.saved import DeletedQuery, SavedNames, SavedQuery
 from ledger_core.tlog.errors import UnavailableError
@@ -235,6 +236,26 @@ class AsyncLedgerClient(AsyncSession):
     async def fields(self) -> Fields:
         """The fields and context keys that a query can name, with frequent values, unproven."""
         return await self._run(plan_fields())
+
+    async def values(
+        self, field: str, query: str = "", *, on_end: Callable[[ValuesTrailer], None] | None = None
+    ) -> AsyncIterator[FacetValue]:
+        """Every value of a field among the events that a query finds, with its count, unproven.
+
+        They come in the order of the index, not of their counts, and are not held in memory.
+        `on_end` gets the numbers of values and events at the end.
+        """
+        values = ValueList(field, await self._ask(query, may_be_long=True, verify=True))
+        async with aclosing(self._transport.stream(values.request())) as pieces:
+            lines = LineSplitter()
+            async for piece in pieces:
+                for line in lines.feed(piece):
+                    found = values.read(line)
+                    if found is not None:
+                        yield found
+        trailer = values.end()
+        if on_end is not None:
+            on_end(trailer)
 
     async def save_query(self, name: str, query: str) -> SavedQuery:
         """Save a query under a name, for `@name` in any query; the ledger logs it.

@@ -1,7 +1,7 @@
 # Generated from async_client.py by client/generate_sync.py: edit that file, not this one.
 """The client for programs with threads. See `LedgerClient`."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
@@ -35,6 +35,7 @@ from ledger_client.plans.search import (
     search_timeline,
 )
 from ledger_client.plans.stream import EventStream, LineSplitter
+from ledger_client.plans.values import ValueList
 from ledger_client.results import (
     Consistency,
     Entry,
@@ -52,8 +53,8 @@ from ledger_client.runtime.clock import unix_us
 from ledger_client.session import Session
 from ledger_client.sql.parquet import check_parquet, rewrite_as_parquet
 from ledger_client.transport import run_blocking, sleep
-from ledger_core.api import AskEvidence, Erased
-from ledger_core.asking import AskCount
+from ledger_core.api import AskEvidence, Erased, FacetValue
+from ledger_core.asking import AskCount, ValuesTrailer
 from ledger_core.query.counting import Unit
 from ledger_core.query.saved import DeletedQuery, SavedNames, SavedQuery
 from ledger_core.tlog.errors import UnavailableError
@@ -233,6 +234,26 @@ class LedgerClient(Session):
     def fields(self) -> Fields:
         """The fields and context keys that a query can name, with frequent values, unproven."""
         return self._run(plan_fields())
+
+    def values(
+        self, field: str, query: str = "", *, on_end: Callable[[ValuesTrailer], None] | None = None
+    ) -> Iterator[FacetValue]:
+        """Every value of a field among the events that a query finds, with its count, unproven.
+
+        They come in the order of the index, not of their counts, and are not held in memory.
+        `on_end` gets the numbers of values and events at the end.
+        """
+        values = ValueList(field, self._ask(query, may_be_long=True, verify=True))
+        with closing(self._transport.stream(values.request())) as pieces:
+            lines = LineSplitter()
+            for piece in pieces:
+                for line in lines.feed(piece):
+                    found = values.read(line)
+                    if found is not None:
+                        yield found
+        trailer = values.end()
+        if on_end is not None:
+            on_end(trailer)
 
     def save_query(self, name: str, query: str) -> SavedQuery:
         """Save a query under a name, for `@name` in any query; the ledger logs it.

@@ -59,6 +59,32 @@ class CountAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     counted: Size
 
 
+class AskValues(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A request for all values of a field among the events that a query finds."""
+
+    field: CountedName
+    query: Annotated[str, Meta(max_length=1 << 22)] = ""
+
+
+class ValuesTrailer(Struct, frozen=True, kw_only=True):
+    """The end of a list of values: how many there are, and of how many events.
+
+    Unless `exact`, some events or values are missing: the ledger's data is damaged, or an event has
+    more values of its context than the index holds.
+    """
+
+    values: Size
+    total: Size
+    exact: bool
+    tree_size: Size
+
+
+class ValuesTrailerLine(Struct, frozen=True):
+    """The last line of a list of values."""
+
+    trailer: ValuesTrailer
+
+
 class AskHistogram(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A histogram by the time at which events happened, in an IANA time zone."""
 

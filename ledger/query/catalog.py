@@ -24,6 +24,7 @@ CATALOG_TIME_S: Final = 1.0
 KEYS_MAX: Final = 200
 VALUES_MAX: Final = 10
 _CHANGED: Final = ("before", "after")
+_ANYWHERE: Final = analyzer.context_prefix("")
 _SAMPLED_EVENTS: Final = 20
 _VALUED: Final = frozenset({"action", "address", "outcome", "text"})
 _DIMENSIONS: Final = tuple(
@@ -42,7 +43,9 @@ def read_catalog(sight: EngineSight) -> FieldsAnswer:
             example=field.example,
             ordered=is_ordered(field.name),
             facet=field.is_facet,
-            count=sum(counter.counts[field.name].values()) if field.name in facets else None,
+            count=sum(_terms(field.name, counter.counts).values())
+            if field.name in facets
+            else None,
             values=_values(field.name, facets, counter.counts),
         )
         for field in LANGUAGE
@@ -64,10 +67,16 @@ def _values(
         return ()
     if name not in _CHANGED:
         return facets[name].values
-    prefix = analyzer.context_prefix("")  # Each value of a change is there with and without a path.
-    anywhere = {term: count for term, count in counts[name].items() if term.startswith(prefix)}
-    frequent = nsmallest(VALUES_MAX, anywhere.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(FacetValue(term[len(prefix) :], count) for term, count in frequent)
+    terms = _terms(name, counts).items()
+    frequent = nsmallest(VALUES_MAX, terms, key=lambda item: (-item[1], item[0]))
+    return tuple(FacetValue(term[len(_ANYWHERE) :], count) for term, count in frequent)
+
+
+def _terms(name: str, counts: Mapping[str, Counter[str]]) -> Mapping[str, int]:
+    """The terms of a field. Each value of a change is there with and without its path."""
+    if name not in _CHANGED:
+        return counts[name]
+    return {term: count for term, count in counts[name].items() if term.startswith(_ANYWHERE)}
 
 
 def _keys(terms: Counter[str], sight: EngineSight) -> Iterator[ContextKeyAnswer]:

@@ -93,6 +93,13 @@ class Cursor:
         )
         return base64.urlsafe_b64encode(head + _tag(head, query, tenant)).decode().rstrip("=")
 
+    def check(self, order: Order, durable: int) -> None:
+        """Check that it is of an order and of a log this long. Raises: CursorError."""
+        if self.order != order:
+            raise CursorError(f"this cursor is of a query with the order {self.order}")
+        if self.tree_size > durable:
+            raise CursorError("this cursor is of a log that was longer than this one")
+
     @classmethod
     def parse(cls, text: str, *, query: str, tenant: str | None) -> Self:
         """Read a cursor of this query and tenant. Raises: CursorError."""
@@ -122,6 +129,16 @@ class Cursor:
         if cursor.format(query=query, tenant=tenant) != text:
             raise CursorError("not a cursor")
         return cursor
+
+
+def first_cursor(order: Order, tree_size: int, now_unix_us: int) -> Cursor:
+    """The cursor of the first page."""
+    return Cursor(
+        order=order,
+        tree_size=tree_size,
+        position=first_position(order, tree_size),
+        now_unix_us=now_unix_us,
+    )
 
 
 def _tag(head: bytes, query: str, tenant: str | None) -> bytes:

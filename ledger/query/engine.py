@@ -23,7 +23,7 @@ from pyroaring import BitMap
 from ledger.query.answer import Answer, IndexStatus, Row
 from ledger.query.batches import batches_by_index, batches_by_time
 from ledger.query.budget import NO_LIMITS, Budget, IsCancelled, OverBudgetError, QueryLimits
-from ledger.query.cursor import Cursor, CursorError, Position, first_position
+from ledger.query.cursor import Cursor, Position, first_cursor
 from ledger.query.evaluator import WINDOW_SEGMENTS, Window
 from ledger.query.event_times import EventTimes, ReadTimes, TimesUnknownError
 from ledger.query.executor import PageRun, QueryScope
@@ -36,6 +36,7 @@ from ledger.query.plan_nodes import Span
 from ledger.query.resolve_ids import IdResolver
 from ledger.query.tallies import Tallies
 from ledger.query.time_run import TimeRun
+from ledger.query.value_stream import Found, ValueStream
 from ledger.store.index.index_store import IndexSnapshot, IndexStore
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SegmentRecord
@@ -43,7 +44,7 @@ from ledger.store.index.segment_file import DamagedSegmentError
 from ledger.store.log import DamagedBundleError, LogStore
 from ledger_core.asking import AskCount
 from ledger_core.query.ast import EVERYTHING, Expression, Is, all_of, format_query, resolve
-from ledger_core.query.counting import Unit
+from ledger_core.query.counting import CountField, Unit
 from ledger_core.query.order import Order
 from ledger_core.query.predicate import Matcher, make_matcher
 from ledger_core.tlog.tile import TILE_WIDTH
@@ -107,7 +108,14 @@ class QueryEngine:
         if not 0 <= limit <= ROWS_MAX:
             raise ValueError(f"a page has 0 to {ROWS_MAX} rows, not {limit}")
         text = format_query(query)
-        begun = self._begin(text, tenant, order, cursor, tree_size, now_unix_us)
+        durable = self.tree_size()
+        if cursor is None:
+            begun = first_cursor(
+                order, durable if tree_size is None else min(tree_size, durable), now_unix_us
+            )
+        else:
+            begun = Cursor.parse(cursor, query=text, tenant=tenant)
+            begun.check(order, durable)
         size, now_unix_us = begun.tree_size, begun.now_unix_us
         budget = Budget(limits, self._clock, is_cancelled)
         has_counts = bool(facets or histogram or counts)
@@ -166,32 +174,6 @@ class QueryEngine:
             histogram=counter.histogram(is_all=is_exact),
             counts=tallies.answers(is_all=is_exact),
         )
-
-    def _begin(
-        self,
-        text: str,
-        tenant: str | None,
-        order: Order,
-        cursor: str | None,
-        tree_size: int | None,
-        now_unix_us: int,
-    ) -> Cursor:
-        """The cursor of a page: the one that was given, or that of the first page."""
-        durable = self.tree_size()
-        if cursor is None:
-            size = durable if tree_size is None else min(tree_size, durable)
-            return Cursor(
-                order=order,
-                tree_size=size,
-                position=first_position(order, size),
-                now_unix_us=now_unix_us,
-            )
-        begun = Cursor.parse(cursor, query=text, tenant=tenant)
-        if begun.order != order:
-            raise CursorError(f"this cursor is of a query with the order {begun.order}")
-        if begun.tree_size > durable:
-            raise CursorError("this cursor is of a log that was longer than this one")
-        return begun
 
     def _page_run(
         self, scope: QueryScope, order: Order, position: Position, limit: int
@@ -266,6 +248,39 @@ class QueryEngine:
             return batches_by_index(self._log, make_scope, self._reading_index, order=order)
         return batches_by_time(
             self._log, make_scope, self._event_times, self._set_aside, order=order
+        )
+
+    def value_stream(
+        self,
+        query: Expression,
+        by: CountField,
+        *,
+        tenant: str | None,
+        now_unix_us: int,
+        tree_size: int | None = None,
+        is_cancelled: IsCancelled = lambda: False,
+    ) -> ValueStream:
+        """Every value of a field among the matches below a tree size, without limits.
+
+        The size is by default the durable one. Reading it raises: QueryCancelledError.
+        """
+        size = self.tree_size() if tree_size is None else tree_size
+        budget = Budget(NO_LIMITS, self._clock, is_cancelled)
+
+        def find() -> Found:
+            found = Found()
+            with self._scope(query, tenant, now_unix_us, size, budget) as scope:
+                run = PageRun(scope, order="newest", position=size, limit=0)
+                run.run(is_counted=True, on_found=found.add)
+            found.is_exact = run.total_exact and not self._damaged_in(run.span)
+            return found
+
+        return ValueStream(
+            by,
+            find,
+            leaf_cache=self._leaf_cache,
+            check=budget.check,
+            set_aside=self._set_aside,
         )
 
     def matcher(self, query: Expression, *, tenant: str | None, now_unix_us: int) -> Matcher:

@@ -110,6 +110,10 @@ class Window:
         """Whether the terms of a segment can be read; otherwise each of its entries may match."""
         return segment in self._records or segment in self._open_terms
 
+    def is_sealed(self, segment: int) -> bool:
+        """Whether the terms of a segment are those of the index on disk, which are in order."""
+        return segment in self._records
+
     def entries_in(self, segment: int) -> int:
         """The number of entries of a segment that are indexed."""
         slices = self._open_terms.get(segment)

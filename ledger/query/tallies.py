@@ -25,6 +25,7 @@ from ledger.query.evaluator import Window
 from ledger.query.facets import Matches, count_all, flags_of
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
+from ledger.query.value_stream import LIMITED
 from ledger.store.index.postings import NO_PLACE, Postings
 from ledger.store.index.roaring_containers import FORM_ARRAY, assemble, from_little_endian
 from ledger_core.asking import AskCount, CountAnswer, CountedValue
@@ -37,8 +38,6 @@ CELLS_MAX: Final = 500_000
 """Groups and distinct values that one tally holds."""
 
 _ROWS_AT_ONCE = 256
-_LIMITED: Final = ("context", "before", "after")
-"""The dimensions of which an event has so many terms at most."""
 
 _Group = tuple[str, ...]
 _Values = dict[int, list[str]]
@@ -151,7 +150,7 @@ class Tally:
 
     def _check_limited(self, source: "_Source", offsets: BitMap) -> None:
         """Whether a match has more values of its context than the index holds."""
-        for dimension in {each.dimension for each in self._fields} & set(_LIMITED):
+        for dimension in {each.dimension for each in self._fields} & set(LIMITED):
             more = source.find(dimension, MORE)
             if more & offsets:
                 self._is_exact = False

@@ -23,7 +23,7 @@ from ledger_client import Entry, LedgerClient, RejectedError
 from ledger_client.cli.query import QueryMistakeError
 from ledger_client.cli.render import table
 from ledger_core.api import Problem
-from ledger_core.event.model import Actor, Event, Principal, Received
+from ledger_core.event.model import Actor, Event, Principal, Received, Source
 from tests.cli.conftest import ORIGIN, Command, Ledger
 
 ESCAPE = "\x1b[31m\x07evil"
@@ -149,7 +149,27 @@ def test_groups_are_counted_with_what_is_different_and_new(command: Command) -> 
     )
     assert "15         90" in hours.stdout
     assert command("query", "--top", "3").returncode == 2
-    assert "can't be counted" in command("query", "--count", "shoe").stderr
+    for wrong in (("--count", "shoe"), ("--count", "actor", "--distinct", "shoe")):
+        refused = command("query", *wrong)
+        assert (refused.returncode, "can't be counted" in refused.stderr) == (2, True)
+    assert command("query", "--histogram", "hour", "--zone", "Mars").returncode == 2
+    assert command("query", "--count", "actor", "--new-since", "soon").returncode == 2
+
+
+def test_every_value_of_a_field_is_printed(command: Command) -> None:
+    done = command("query", "action:login.*", "--count", "target", "--all")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert sorted(lines) == sorted(["1", f"s_{number}"] for number in range(90))
+    assert "90 values of 90 events" in done.stderr
+    as_json = command("query", "action:login.*", "--count", "actor", "--all", "--json").stdout
+    assert json.loads(as_json.splitlines()[1]) == {"value": "u_1", "count": 23}
+    as_csv = command(
+        "query", "action:login.*", "--count", "target", "--all", "--csv"
+    ).stdout.splitlines()
+    assert (as_csv[0], len(as_csv)) == ("target,count", 91)
+    for wrong in (("--count", "actor,action"), ("--count", "actor", "--top", "3"), ()):
+        assert command("query", *wrong, "--all").returncode == 2
 
 
 def test_a_list_is_read_from_a_file(command: Command, tmp_path: Path) -> None:
@@ -248,6 +268,28 @@ def test_a_table_tells_for_whom_and_by_which_session_and_credential_it_was_done(
         "session": "s_20261125_1",
         "credential": "tok_17",
     }
+
+
+def test_further_columns_are_shown_where_they_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    event = Event(
+        action="a.b",
+        outcome="success",
+        actor=Actor(id="jo"),
+        reason="legal-hold",
+        source=Source(user_agent="curl/8"),
+        context={"shift": "night", "deep": {"er": [1]}, "with.dot": True},
+    )
+    names = ["reason", "user_agent", "tenant", "context.shift", "context.deep.er"]
+    names += ["context.with.dot", "context.none", "action"]
+    entry = Entry(
+        index=1, event=event, received=Received(by="b", time=""), leaf=b"", head=None, proof=None
+    )
+    table(columns=names).show([entry], 0)
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == names
+    assert row.split() == ["legal-hold", "curl/8", "night", "[1]", "true", "a.b"]
 
 
 def test_a_column_that_a_later_event_needs_comes_with_another_heading(

@@ -170,3 +170,8 @@ def test_a_query_is_saved_by_a_name(command: Command) -> None:
     assert command("query", "--saved").stdout.startswith("@attacks  action:terminal.attacked")
     wrong = command("query", "action:x", "--save", "two words")
     assert (wrong.returncode, "lower-case letters" in wrong.stderr) == (2, True)
+    assert command("query", "action:x", "--delete", "attacks").returncode == 2
+    deleted = command("query", "--delete", "attacks")
+    assert (deleted.returncode, "@attacks is deleted" in deleted.stderr) == (0, True)
+    assert command("query", "--delete", "attacks").returncode == 6
+    assert "attacks" not in command("query", "--saved").stdout

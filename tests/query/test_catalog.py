@@ -87,6 +87,7 @@ def test_values_of_changes_and_of_the_context_have_no_path_before_them(
     fields = {field.name: field for field in catalog(engine, None).fields}
     assert [(each.value, each.count) for each in fields["before"].values] == [("member", 3)]
     assert [each.value for each in fields["after"].values] == ["0", "1", "2"]
+    assert (fields["before"].count, fields["after"].count) == (3, 3)
     assert fields["context.KEY"].values == ()
 
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from ledger_core.query import ast
 from ledger_core.query.ast import Expression, format_query, query_fields
+from ledger_core.query.fields import FIELDS
+from ledger_core.query.mistakes import USUAL
 from ledger_core.query.parser import (
     CONDITIONS_MAX,
     LONG_CONDITIONS_MAX,
@@ -197,6 +199,11 @@ HABITS = {
     "[a]": (0, 3, "A,B"),
     ":x": (0, 1, "FIELD:x"),
     '"actor":u_5': (7, 1, "a blank"),
+    "action='x'": (6, 1, 'action:"x"'),
+    "session!='a b'": (7, 2, 'NOT session:"a b"'),
+    "ip=203.0.113.7": (2, 1, "source:203.0.113.7"),
+    "user='u_1'": (4, 1, 'actor:"u_1"'),
+    "level='high'": (5, 1, 'context.level:"high"'),
     "exists(actor.session)": (0, 7, "has:actor.session"),
     "NOT isnull(session)": (4, 7, "NOT has:session"),
     "foo(bar)": (0, 4, "foo ("),
@@ -225,6 +232,9 @@ def test_what_other_languages_write_is_refused_with_the_right_form(query: str) -
         parse_query(query)
     error = refused.value
     assert (error.position, error.length, error.expected[0]) == HABITS[query]
+    for expected in error.expected:
+        if "'" in query and ":" in expected:
+            parse_query(expected)
 
 
 @pytest.mark.parametrize("query", HABITS)
@@ -248,11 +258,27 @@ def test_every_text_is_read_or_refused_with_a_place_in_it(text: str) -> None:
         assert 0 <= error.length <= len(text) - error.position
 
 
-@pytest.mark.parametrize("query", ["since:24h", "exists:actor"])
+NEAR = {
+    "since:24h": "-24h",
+    "exists:actor": "has",
+    "ip:203.0.113.7": "source",
+    "user:u_1": "actor",
+    "UserName:u_1": "actor",
+}
+
+
+@pytest.mark.parametrize("query", NEAR)
 def test_a_near_form_is_named(query: str) -> None:
     with pytest.raises(QueryError) as refused:
         parse_query(query)
-    assert refused.value.nearest == {"since:24h": "-24h", "exists:actor": "has"}[query]
+    assert refused.value.nearest == NEAR[query]
+
+
+def test_each_usual_name_stands_for_a_field_and_is_none_itself() -> None:
+    for name, field in USUAL.items():
+        assert field in FIELDS
+        with pytest.raises(QueryError):
+            parse_query(f"{name}:x")
 
 
 def test_a_query_in_a_body_may_have_a_long_list() -> None:

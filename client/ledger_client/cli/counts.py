@@ -1,19 +1,24 @@
 """The options of `ledger query` that count, and how the counts are printed."""
 
+import csv
 import functools
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import fields as fields_of
-from typing import Any, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 import click
 
 from ledger_client import LedgerClient, Page
-from ledger_client.cli.console import print_json
+from ledger_client.cli.console import counted, json_text, note, print_json
 from ledger_client.cli.render import VALUE_CHARS, show_counts
-from ledger_core.asking import AskCount, CountAnswer, CountedValue
-from ledger_core.query.counting import Unit
+from ledger_client.runtime.clock import unix_us
+from ledger_core.asking import AskCount, CountAnswer, CountedValue, ValuesTrailer
+from ledger_core.query.counting import Unit, parse_count_field, parse_zone, read_since
 from ledger_core.query.fields import FACETS
+from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.text import printable
 
 TOP_DEFAULT = 10
@@ -32,6 +37,7 @@ class CountOptions:
     new_since: str | None
     histogram: Unit | None
     zone: str | None
+    is_all: bool
 
     def __bool__(self) -> bool:
         return bool(self.fields or self.histogram)
@@ -45,6 +51,19 @@ class CountOptions:
             )
         if self.zone and not self.histogram:
             raise click.UsageError("Use --zone with --histogram.")
+        if self.is_all:
+            self._check_all(bool(alone) or self.top != TOP_DEFAULT)
+        names = [name.strip() for names in self.fields for name in names.split(",")]
+        for name in filter(None, (*names, self.distinct, self.numbers)):
+            _checked("--count, --distinct, --numbers", parse_count_field, name)
+        if self.zone:
+            _checked("--zone", parse_zone, self.zone)
+        if self.new_since:
+            _checked("--new-since", partial(read_since, now_unix_us=unix_us()), self.new_since)
+
+    def _check_all(self, has_others: bool) -> None:
+        if len(self.fields) != 1 or "," in self.fields[0] or has_others or self.histogram:
+            raise click.UsageError("Use --all with one --count of one field, and nothing else.")
 
     def ask(self, ledger: LedgerClient, query: str, *, verify: bool) -> Page:
         """Ask for the counts."""
@@ -76,6 +95,14 @@ class CountOptions:
         ]
 
 
+def _checked(option: str, parse: Callable[[str], object], text: str) -> None:
+    """Raises: click.UsageError."""
+    try:
+        parse(text)
+    except MalformedError as error:
+        raise click.UsageError(f"{option}: {error}") from None
+
+
 COUNT_NAMES = tuple(each.name for each in fields_of(CountOptions))
 """The parameters of the command line that a CountOptions is made of."""
 
@@ -97,6 +124,12 @@ def counting_options(command: Callable[..., int | None]) -> Callable[..., int | 
         show_default=True,
         help="So many values.",
     )
+    @click.option(
+        "--all",
+        "is_all",
+        is_flag=True,
+        help="Every value of one --count, as it is found: in no order of counts, without a limit.",
+    )
     @click.option("--rarest", is_flag=True, help="The rarest values first.")
     @click.option(
         "--distinct", metavar="FIELD", help="Count the different values of this field in each."
@@ -112,12 +145,36 @@ def counting_options(command: Callable[..., int | None]) -> Callable[..., int | 
     )
     @click.option("--zone", metavar="ZONE", help="The time zone of --histogram: Europe/Berlin.")
     @functools.wraps(command)
-    def counted(**given: Any) -> int | None:
+    def with_counting(**given: Any) -> int | None:
         counting = CountOptions(**{name: given.pop(name) for name in COUNT_NAMES})
         counting.check()
         return command(counting=counting, **given)
 
-    return counted
+    return with_counting
+
+
+def show_values(
+    ledger: LedgerClient, field: str, query: str, form: Literal["table", "json", "csv"]
+) -> None:
+    """Print every value of a field, a line each, and how many there are."""
+    ends: list[ValuesTrailer] = []
+    if form == "csv":
+        click.echo(f"{field},count")
+    for found in ledger.values(field, query, on_end=ends.append):
+        if form == "json":
+            click.echo(json_text(found))
+        elif form == "csv":
+            row = io.StringIO()
+            csv.writer(row, lineterminator="").writerow((found.value, found.count))
+            click.echo(printable(row.getvalue()))
+        else:
+            click.echo(f"{found.count:>11,}  {printable(found.value)}")
+    (end,) = ends
+    least = "" if end.exact else "at least "
+    note(
+        f"{least}{counted(end.values, 'value')} of {counted(end.total, 'event')}, as of size"
+        f" {end.tree_size:,}, as the ledger says"
+    )
 
 
 def show_page_counts(page: Page, *, as_json: bool) -> None:

@@ -12,7 +12,12 @@ from ledger_client import Page, RejectedError
 from ledger_client.cli.client_options import Connection, connection_options
 from ledger_client.cli.completion import complete_query
 from ledger_client.cli.console import counted, note, print_fields, print_json, printable_lines
-from ledger_client.cli.counts import CountOptions, counting_options, show_page_counts
+from ledger_client.cli.counts import (
+    CountOptions,
+    counting_options,
+    show_page_counts,
+    show_values,
+)
 from ledger_client.cli.render import Renderer, renderer_options
 from ledger_client.plans.question import is_sent_as_typed
 from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
@@ -71,6 +76,12 @@ def _check_saved_name(_: click.Context, __: click.Parameter, name: str | None) -
     help="Save the query in the ledger under this name instead of asking it; @NAME asks it.",
 )
 @click.option("--saved", is_flag=True, help="List the saved queries.")
+@click.option(
+    "--delete",
+    metavar="NAME",
+    callback=_check_saved_name,
+    help="Delete the name of a saved query. Whoever may read may; the ledger logs who did.",
+)
 @counting_options
 def command(
     words: tuple[str, ...],
@@ -83,6 +94,7 @@ def command(
     explain: bool,
     save: str | None,
     saved: bool,
+    delete: str | None,
     counting: CountOptions,
 ) -> None:
     """Find events, such as actor:u_5 action:login.* outcome:failure since:-24h.
@@ -92,10 +104,9 @@ def command(
     """
     if save and (follow or explain or counting):
         raise click.UsageError("Use --save alone.")
-    if saved:
-        if words:
-            raise click.UsageError("Use --saved without a query.")
-        _list_saved(connection, as_json=renderer.form == "json")
+    if saved or delete:
+        is_alone = not (words or save or (saved and delete))
+        _manage_saved(connection, delete, is_alone=is_alone, as_json=renderer.form == "json")
         return
     if follow and (explain or counting):
         raise click.UsageError("Use --follow alone, without --count, --histogram and --explain.")
@@ -110,6 +121,8 @@ def command(
         elif explain:
             page = ledger.search(query, limit=0, explain=True)
             click.echo(printable_lines(page.explanation or ""))
+        elif counting.is_all:
+            show_values(ledger, counting.fields[0].strip(), query, renderer.form)
         elif counting or (limit == 0 and renderer.form != "csv"):
             page = counting.ask(ledger, query, verify=not unverified)
             show_page_counts(page, as_json=renderer.form == "json")
@@ -132,8 +145,20 @@ def command(
             show_pages(pages, renderer)
 
 
-def _list_saved(connection: Connection, *, as_json: bool) -> None:
+def _manage_saved(
+    connection: Connection, delete: str | None, *, is_alone: bool, as_json: bool
+) -> None:
+    """Delete the name of a saved query, or list all of them. Raises: click.UsageError."""
+    if not is_alone:
+        raise click.UsageError("Use --saved and --delete NAME alone, without a query.")
     with connection.open() as ledger:
+        if delete:
+            deleted = ledger.delete_query(delete)
+            if as_json:
+                print_json(deleted)
+            else:
+                note(f"@{delete} is deleted, by the event at index {deleted.index:,}")
+            return
         found = ledger.saved_queries()
     if as_json:
         print_json(found)

@@ -21,6 +21,7 @@ from ledger_core.tlog.text import printable
 
 TARGETS_SHOWN = 2
 CELL_CHARS_MAX = 40
+_CONTEXT: Final = "context."
 BAR_CHARS = 40
 VALUE_CHARS: Final = 80
 """The widest column of values; a longer value moves its own count to the right."""
@@ -29,6 +30,8 @@ WIDTHS: Final = {
     "index": 8, "time": 20, "local": 0, "actor": 20, "on_behalf_of": 0, "session": 0,
     "credential": 0, "action": 24, "outcome": 7, "target": 30, "source": 15, "because": 0,
 }  # fmt: skip
+ASKED: Final = ("reason", "user_agent", "service", "tenant", "id", "received")
+"""The columns that a table has where --columns names them; so is each `context.KEY`."""
 """The columns of a table, and their widths where the entries to come are not known yet.
 
 A column of width 0 is there from the first entry on that has something in it.
@@ -72,7 +75,8 @@ def renderer_options(command: Callable[..., int | None]) -> Callable[..., int | 
     @click.option(
         "--columns",
         metavar="NAME,…",
-        help=f"The columns of the table: {', '.join(WIDTHS)}. Default: those that fit.",
+        help=f"The columns of the table: {', '.join((*WIDTHS, *ASKED))}, context.KEY. Default: of"
+        f" those up to {[*WIDTHS][-1]}, the ones that fit.",
     )
     @click.option(
         "--tz",
@@ -131,12 +135,17 @@ def _columns(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     names = tuple(name.strip() for name in text.split(","))
+    known = (*WIDTHS, *ASKED)
     for name in names:
-        if name not in WIDTHS:
-            near = get_close_matches(name, WIDTHS, n=1)
-            meant = f" Did you mean {near[0]}?" if near else f" There are {', '.join(WIDTHS)}."
+        if name not in known and not _is_context(name):
+            near = get_close_matches(name, known, n=1)
+            meant = f" Did you mean {near[0]}?" if near else f" There are {', '.join(known)}."
             raise click.UsageError(f"--columns: there is no column {name!r}.{meant}")
     return names
+
+
+def _is_context(name: str) -> bool:
+    return name.startswith(_CONTEXT) and name != _CONTEXT
 
 
 def _zone(name: str | None) -> Zone:
@@ -165,7 +174,7 @@ class _Table:
 
     def show_heading(self) -> None:
         """Print the heading before the first entry is known."""
-        self._widths = {name: max(WIDTHS[name], len(name)) for name in self._widths}
+        self._widths = {name: max(WIDTHS.get(name, 0), len(name)) for name in self._widths}
         self._print_heading()
 
     def show(self, entries: Sequence[Entry], shown: int) -> None:
@@ -187,7 +196,11 @@ class _Table:
             click.echo(GAP.join(padded.values()).rstrip())
 
     def _row(self, entry: Entry) -> dict[str, str]:
-        cells = {name: printable(cell) for name, cell in _cells(entry, self._zone).items()}
+        found = _cells(entry, self._zone)
+        for name in self._chosen or ():
+            if name not in WIDTHS:
+                found[name] = _asked_cell(entry, name)
+        cells = {name: printable(cell) for name, cell in found.items()}
         if self._most is None:
             return cells
         return {name: cut(cell, CELL_CHARS_MAX) for name, cell in cells.items()}
@@ -240,6 +253,34 @@ def _cells(entry: Entry, zone: Zone) -> dict[str, str]:
         ", ".join(entry.because),
     )
     return dict(zip(WIDTHS, cells, strict=True))
+
+
+def _asked_cell(entry: Entry, name: str) -> str:
+    """The cell of a column that is there on demand."""
+    event = entry.event
+    if name.startswith(_CONTEXT):
+        value: Any = event.context or None
+        key = name.removeprefix(_CONTEXT)
+        if isinstance(value, dict) and key in value:
+            return _text(value[key])
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return _text(value)
+    source = event.source or None
+    match name:
+        case "user_agent":
+            return (source and source.user_agent) or ""
+        case "service":
+            return (source and source.service) or ""
+        case "received":
+            return entry.received.time
+        case "id":
+            return event.id or ""
+    return (event.reason if name == "reason" else event.tenant) or ""
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else json_text(value)
 
 
 def local_time(time: str, zone: Zone) -> str:

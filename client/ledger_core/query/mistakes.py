@@ -47,7 +47,34 @@ _EVERYTHING: Final = re.compile(r"\*(?::\*)?(?=[\s)]|\Z)").match
 
 _PRESENT: Final = frozenset({"exists", "_exists_", "has", "exist", "isnotnull", "present"})
 _ABSENT: Final = frozenset({"missing", "_missing_", "isnull", "empty", "isempty"})
+_NO_QUOTES: Final = dict.fromkeys(map(ord, "\"'‘’“”«»"))
 _COMPARISONS: Final = frozenset({"<", "<=", ">", ">="})
+
+
+_FIELDS: Final = {
+    "source": "ip src source_ip src_ip sourceip client_ip clientip remote_addr remote_ip ip_address"
+    " addr address",
+    "actor": "user username user_name user_id userid uid who principal account login subject",
+    "user_agent": "ua useragent agent browser",
+    "target": "object resource entity resource_id target_id",
+    "action": "verb event event_name eventname event_type operation op method",
+    "outcome": "result status success",
+    "time": "timestamp date datetime when ts at",
+    "credential": "token api_key apikey key_id",
+    "session": "sid session_id sessionid",
+    "tenant": "org organization organisation customer tenant_id",
+    "service": "host app application svc",
+    "request": "request_id requestid",
+    "trace": "trace_id traceid",
+    "reason": "message msg comment text",
+    "actor.on_behalf_of": "on_behalf_of behalf impersonated",
+}
+USUAL: Final = {name: field for field, names in _FIELDS.items() for name in names.split()}
+
+
+def usual_field(name: str) -> str | None:
+    """The field that other systems call by this name, as `ip` for `source`."""
+    return USUAL.get(name.lower())
 
 
 def is_presence(name: str) -> bool:
@@ -214,16 +241,23 @@ def _operator(
     if found is None:
         return None
     name, sign, value = found[1], found[2], found[3] or "VALUE"
+    quoted = _QUOTE(text, found.start(3))
+    if quoted:
+        value = f'"{quoted[2]}"'
     expected: tuple[str, ...]
+    others: tuple[str, ...] = ()
     if not is_field(name):
-        expected = (f"context.{name}:{value}", f'"{found[0].replace(chr(34), "")}"')
+        others = (f"context.{name}:{value}", f'"{found[0].translate(_NO_QUOTES)}"')
+        name = usual_field(name) or ""
+    if not name:
+        expected = ()
     elif sign in _COMPARISONS:
         expected = (f"{name}:{sign}{value}",) if is_ordered(name) else (f"{name}:{value}",)
     else:
         negation = "NOT " if sign[0] in "!<" else ""
         star = "*" if "~" in sign and not value.endswith(("*", '"')) else ""
         expected = (f"{negation}{name}:{value}{star}",)
-    return Mistake(message, found.start(2), found.end(2), expected)
+    return Mistake(message, found.start(2), found.end(2), (*expected, *others))
 
 
 def _negation(text: str, at: int) -> Mistake | None:

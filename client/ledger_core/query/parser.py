@@ -43,6 +43,7 @@ from ledger_core.query.mistakes import (
     find_in_word,
     find_mistake,
     is_presence,
+    usual_field,
 )
 from ledger_core.query.saved import is_name
 from ledger_core.query.value_parser import (
@@ -330,7 +331,10 @@ class _Parser:
         if f"{_CONTEXT}{key}" in _NAMES:
             return _NAMES[f"{_CONTEXT}{key}"], ""
         if not key:
-            near = get_close_matches(name.lower(), _SPELLINGS, n=1, cutoff=0.6)
+            usual = usual_field(name)
+            near = (
+                [usual] if usual else get_close_matches(name.lower(), _SPELLINGS, n=1, cutoff=0.6)
+            )
             self._fail(
                 f"there is no field {name[:64]}",
                 length=len(name),

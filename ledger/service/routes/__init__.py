@@ -3,6 +3,7 @@
 events      append events, and read one back
 otlp        append log records of OpenTelemetry
 search      search, and the pivots from an answer
+values      every value of a field, as a stream
 stream      events as they come in
 export      everything that a query finds, as a file
 evidence    everything that a query finds, as a bundle that anybody can verify
@@ -32,12 +33,14 @@ from ledger.service.routes import (
     status,
     stream,
     tiles,
+    values,
 )
 
 ROUTES: Final[tuple[Route, ...]] = (
     *events.ROUTES,
     *otlp.ROUTES,
     *search.ROUTES,
+    *values.ROUTES,
     *fields.ROUTES,
     *queries.ROUTES,
     *stream.ROUTES,
