@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -52,6 +53,10 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
             )
             client.export("", directory / "events.jsonl")
             client.export("", directory / "events.parquet", format="parquet")
+            client.export("", directory / "events.csv", format="csv")
+            client.evidence(
+                "actor:u_*", directory / "events.zip", case="IR-1", reason="a test of SQL"
+            )
         yield Ledger(directory, service.url, token)
 
 
@@ -79,7 +84,9 @@ def sources(ledger: Ledger, name: str) -> list[Path]:
     return [] if name == "the ledger" else [ledger.directory / name]
 
 
-@pytest.mark.parametrize("name", ["the ledger", "", "events.jsonl", "events.parquet"])
+@pytest.mark.parametrize(
+    "name", ["the ledger", "", "events.jsonl", "events.parquet", "events.csv", "events.zip"]
+)
 def test_every_source_gives_the_same_answer(ledger: Ledger, name: str) -> None:
     done = sql(COUNT, *sources(ledger, name), "--json")
     assert (done.code, json.loads(done.out)) == (0, {"n": 9})
@@ -88,6 +95,31 @@ def test_every_source_gives_the_same_answer(ledger: Ledger, name: str) -> None:
     assert proven.code == 0, proven.err
     assert json.loads(proven.out) == {"index": 3, "actor_id": "u_3", "n": "3"}
     assert "verified: 1 event" in proven.err
+
+
+def test_a_copy_that_was_altered_is_not_asked(ledger: Ledger, tmp_path: Path) -> None:
+    altered = tmp_path / "events.csv"
+    data = (ledger.directory / "events.csv").read_bytes()
+    altered.write_bytes(data.replace(b"u_3", b"u_4"))
+    done = sql(COUNT, altered)
+    assert (done.code, "row 4" in done.err) == (1, True)
+    altered.write_bytes(data[:-20])
+    assert "cut short" in sql(COUNT, altered).err
+    bundle = tmp_path / "events.zip"
+    shutil.copy(ledger.directory / "events.zip", bundle)
+    with zipfile.ZipFile(bundle, "a") as archive:
+        archive.writestr("more.txt", "nothing")
+    done = sql(COUNT, bundle)
+    assert (done.code, "does not belong here" in done.err) == (1, True)
+
+
+def test_what_is_no_source_is_refused_with_what_is(tmp_path: Path) -> None:
+    other = tmp_path / "list.csv"
+    other.write_text("ip,seen\n203.0.113.7,2\n")
+    done = sql(COUNT, other)
+    assert (done.code, "CSV, Parquet, evidence" in done.err) == (2, True)
+    done = sql(COUNT, "s3://bucket/log")
+    assert (done.code, "is an address" in done.err) == (2, True)
 
 
 def test_the_open_segment_of_a_folder_is_asked_as_it_grows(ledger: Ledger) -> None:

@@ -18,8 +18,11 @@ from ledger_core.event.canonical import encode_event, parse_time
 from ledger_core.event.reader import Reader
 from tests.store.entries import MAP_BYTES, ORIGIN
 
-BACKGROUND: Final = int(os.environ.get("LEDGER_QUESTION_EVENTS", "20000"))
-"""Events around the incident; `LEDGER_QUESTION_EVENTS=1000000` is the form for a benchmark."""
+BACKGROUND: Final = int(os.environ.get("LEDGER_QUESTION_EVENTS", "6000"))
+"""Events around the incident. `python -m bench.incident` runs the questions among a million."""
+
+EVENT_BYTES_MAX: Final = 1024
+"""What an event takes of the log, with much to spare."""
 
 DAY: Final = "2026-06-15"
 ATTACKER: Final = "192.0.2.66"
@@ -126,8 +129,9 @@ class Incident:
             made.append((received, make_entry(body, id_bytes, received)))
         made.sort(key=lambda pair: pair[0])
         entries = [entry for _, entry in made]
-        create_log(path, origin=ORIGIN, map_bytes=MAP_BYTES)
-        writer = LogWriter.open(path, map_bytes=MAP_BYTES)
+        map_bytes = MAP_BYTES + BACKGROUND * EVENT_BYTES_MAX
+        create_log(path, origin=ORIGIN, map_bytes=map_bytes)
+        writer = LogWriter.open(path, map_bytes=map_bytes)
         for start in range(0, len(entries), 10_000):
             writer.commit(entries[start : start + 10_000])
         writer.close()

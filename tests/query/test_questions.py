@@ -21,6 +21,7 @@ from ledger.query.answer import Answer
 from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import reindex
 from ledger.store.index.index_store import IndexStore
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import LogStore
 from ledger_client.cli.playbook import RECIPES, arguments_of, since_of
 from ledger_client.cli.query import command as query_command
@@ -34,9 +35,9 @@ from ledger_core.query.parser import parse_query
 from ledger_core.query.pivots import around
 from ledger_core.tlog.hashing import leaf_hash
 from tests.conftest import TESTS_DIR
-from tests.query.incident import ATTACKER, DAY, Incident
+from tests.query.incident import ATTACKER, BACKGROUND, DAY, Incident
 
-SEGMENT_ENTRIES: Final = 4096
+SEGMENT_ENTRIES: Final = 1024 if BACKGROUND < SEGMENT_ENTRIES_MAX else SEGMENT_ENTRIES_MAX
 
 Groups = dict[tuple[str, ...], int]
 

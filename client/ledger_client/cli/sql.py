@@ -21,6 +21,12 @@ from ledger_client.cli.client_options import Connection, connection_options
 from ledger_client.cli.console import counted, json_text, note
 from ledger_client.cli.grid import show_grid
 from ledger_client.cli.query import explained
+from ledger_client.cli.sql_sources import (
+    CSV_BEGINS,
+    ZIP_BEGINS,
+    rewrite_csv,
+    rewrite_evidence,
+)
 from ledger_client.cli.verify import check_export_file
 from ledger_client.plans.export import proof_path
 from ledger_client.sql.checking import find_altered
@@ -64,11 +70,27 @@ class SqlOptions:
     form: Form = "table"
 
 
+class _Source(click.Path):
+    """A file or folder; an address gets a message of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As `click.Path.convert`."""
+        if "://" in str(value):
+            self.fail(
+                f"{value} is an address: SQL reads files and folders of this machine. --url names a"
+                " ledger; what lies in object storage is copied first.",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
 @click.command("sql")
 @click.argument("sql", metavar="SQL|-")
-@click.argument(
-    "sources", metavar="[DIR|EXPORT]...", nargs=-1, type=click.Path(path_type=Path, exists=True)
-)
+@click.argument("sources", metavar="[DIR|EXPORT]...", nargs=-1, type=_Source())
 @click.option(
     "--where",
     metavar="QUERY",
@@ -118,10 +140,10 @@ def command(
 ) -> None:
     """Ask events by SQL, with DuckDB on this machine: ledger sql "SELECT …" DIR.
 
-    DIR is the folder of a ledger or a mirror, EXPORT a file of ledger export as JSON lines or
-    Parquet. Without either the events of the ledger at --url are fetched, each verified. The views
-    are events, targets and changes; docs/sql.md lists their columns. SQL that is - is read from
-    standard input. It is one SELECT, and can read nothing but these files.
+    DIR is the folder of a ledger or a mirror, EXPORT a file of ledger export: JSON lines, CSV,
+    Parquet, or a bundle of evidence. Without either the events of the ledger at --url are fetched,
+    each verified. The views are events, targets and changes; docs/sql.md lists their columns. SQL
+    that is - is read from standard input. It is one SELECT, and can read nothing but these files.
     """
     if as_json and as_csv:
         raise click.UsageError("use --json or --csv, not both")
@@ -226,14 +248,8 @@ def _open_sources(
         if path.is_dir():
             _open_directory(path, connection, scratch / str(place), found, opened, options)
             continue
-        with path.open("rb") as file:
-            begin = file.read(len(MAGIC))
-            is_export = begin == MAGIC or _is_exported(begin + file.readline(LINE_BYTES_MAX))
-        if not is_export:
-            raise MalformedError(
-                f"{path} is no export as JSON lines or Parquet: a folder, or such a file is wanted"
-            )
-        (found.parquet if begin == MAGIC else found.lines).append(path)
+        if _add_file(path, connection, scratch / f"{place}.jsonl", found):
+            continue
         if proof_path(path).exists():
             if options.verify:
                 check_export_file(path, proof_path(path), connection.policy())
@@ -245,6 +261,38 @@ def _open_sources(
         ledger = opened.enter_context(connection.open())
         found.read_leaf = lambda index: ledger.event(index).leaf
     return found
+
+
+def _add_file(path: Path, connection: Connection, rewritten: Path, found: _Found) -> bool:
+    """Add a file by what it begins with; return whether each event of it was proven already.
+
+    Raises: MalformedError for a file of another kind, VerificationError.
+    """
+    with path.open("rb") as file:
+        begin = file.readline(LINE_BYTES_MAX)
+    if begin.startswith(MAGIC):
+        found.parquet.append(path)
+    elif begin.startswith(CSV_BEGINS):
+        with rewritten.open("wb") as lines:
+            rewrite_csv(path, lines)
+        found.lines.append(rewritten)
+    elif begin.startswith(ZIP_BEGINS):
+        with rewritten.open("wb") as lines:
+            evidence = rewrite_evidence(path, connection.policy(), lines)
+        found.lines.append(rewritten)
+        found.notes.append(
+            f"of {counted(evidence.events, 'event')} of {path.name}, each proven to be in the tree"
+            f" of size {evidence.head.checkpoint.tree_size:,}"
+        )
+        return True
+    elif _is_exported(begin):
+        found.lines.append(path)
+    else:
+        raise MalformedError(
+            f"{path} is no export: want a folder, or what `ledger export` wrote (JSON lines, CSV,"
+            " Parquet, evidence)"
+        )
+    return False
 
 
 def _fetch(options: SqlOptions, connection: Connection, scratch: Path, found: _Found) -> None:
