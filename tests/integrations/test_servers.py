@@ -17,6 +17,7 @@ from tests.integrations.conftest import ROOT_DIR, wait_for_port
 
 APPS = "tests.integrations.apps.scope_app"
 ASGI, WSGI = f"{APPS}:asgi", f"{APPS}:wsgi"
+ADDRESSES = {"u_1": "203.0.113.1", "u_2": "203.0.113.2", None: "127.0.0.1"}
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 UVICORN = {
@@ -78,7 +79,12 @@ def headers_of(user: str | None) -> dict[str, str]:
     if user is None:
         return {}
     traceparent = f"00-{TRACE_ID}-b7ad6b7169203331-01"
-    return {"X-Tenant": user, "User-Agent": user, "traceparent": traceparent}
+    return {
+        "X-Tenant": user,
+        "User-Agent": user,
+        "X-Forwarded-For": ADDRESSES[user],
+        "traceparent": traceparent,
+    }
 
 
 def read_scopes(sock: socket.socket, count: int) -> list[dict[str, Any]]:
@@ -110,6 +116,7 @@ def check(scopes: list[dict[str, Any]], users: list[str | None]) -> None:
         assert scope.get("tenant") == user
         assert scope.get("reason") == (None if user is None else "a reason")
         assert scope["source"].get("user_agent") == user
+        assert scope["source"]["ip"] == ADDRESSES[user]
         assert scope["context"].get("trace_id") == (None if user is None else TRACE_ID)
         actor = scope.get("actor", {"id": "anonymous"})
         assert actor["id"] == ("anonymous" if user is None else user)

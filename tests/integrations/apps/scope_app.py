@@ -19,6 +19,9 @@ from ledger_client.integrations.aiohttp import audit_middleware
 from ledger_client.integrations.asgi import AuditMiddleware
 from ledger_client.integrations.flask import LedgerAudit
 
+PROXIES = ["127.0.0.1"]
+"""Each request comes from a proxy, which says in X-Forwarded-For from where."""
+
 
 def scope_of(tenant: str | None) -> dict[str, object]:
     if tenant is not None:
@@ -38,10 +41,12 @@ async def talk(websocket: WebSocket) -> None:
 
 
 asgi = AuditMiddleware(
-    Starlette(routes=[Route("/", answer, methods=["GET", "POST"]), WebSocketRoute("/talk", talk)])
+    Starlette(routes=[Route("/", answer, methods=["GET", "POST"]), WebSocketRoute("/talk", talk)]),
+    proxies=PROXIES,
 )
 
 wsgi = Flask(__name__)
+wsgi.config["LEDGER_PROXIES"] = PROXIES
 LedgerAudit(wsgi)
 
 
@@ -57,6 +62,6 @@ async def answer_aiohttp(request: web.Request) -> web.Response:
 
 
 def make_aiohttp(_: list[str]) -> web.Application:
-    app = web.Application(middlewares=[audit_middleware()])
+    app = web.Application(middlewares=[audit_middleware(proxies=PROXIES)])
     app.router.add_route("*", "/", answer_aiohttp)
     return app
