@@ -1,14 +1,18 @@
 """`diff` and `snapshot`: what changed, of mappings, dataclasses, Django models and SQLAlchemy."""
 
+import array
+import collections
 import dataclasses
 import datetime as dt
 import enum
+import functools
 import json
 import re
 import subprocess
 import sys
 import uuid
 import weakref
+import zoneinfo
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -277,6 +281,18 @@ def nested(levels: int, inmost: object) -> object:
         (Decimal("NaN"), Decimal("Infinity")),
         (NOON.replace(tzinfo=None), NOON),
         (dt.date(2026, 1, 1), NOON.replace(tzinfo=None)),
+        (range(2), range(3)),
+        (1j, 2j),
+        (collections.deque([1]), collections.deque([2])),
+        (array.array("i", [1]), array.array("i", [2])),
+        (dt.UTC, dt.timezone(dt.timedelta(hours=1))),
+        (zoneinfo.ZoneInfo("UTC"), zoneinfo.ZoneInfo("Europe/Berlin")),
+        (re.compile("a"), re.compile("b")),
+        (slice(1), slice(2)),
+        (ValueError("a"), ValueError("b")),
+        (functools.partial(int, "1"), functools.partial(int, "2")),
+        (int, str),
+        (len, max),
     ],
     ids=shown,
 )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger_core.event.model import LIMITS
 from ledger_core.event.secrets import Hit, default_rules, find, mask, parse_rules
 from ledger_core.event.secrets.luhn import is_card_number
 from ledger_core.tlog.errors import MalformedError
@@ -256,9 +257,16 @@ def test_in_a_long_text_only_the_secret_is_masked(row: dict[str, Any]) -> None:
     assert masked["reason"] == f"masked.{rule}" or masked["reason"].startswith(PROSE)
 
 
-def test_a_long_text_of_the_schema_that_masking_would_lengthen_is_masked_whole() -> None:
+def test_a_long_text_of_the_schema_that_masking_lengthens_stays_within_its_limit() -> None:
     cards = "4111111111111111 " * 20
-    assert mask(event_with(reason=cards))["reason"] == "masked.card-number"
+    assert mask(event_with(reason=cards))["reason"] == "masked.card-number " * 20
+    most = LIMITS["reason"].most
+    message = (
+        json.dumps({"did": "refund", "password": "hunter2", "x": "y" * most})[: most - 1] + "}"
+    )
+    masked = mask(event_with(reason=message))["reason"]
+    assert masked.startswith('{"did": "refund", "password": "masked.password", "x": "yyy')
+    assert len(masked) <= most
     assert mask(event_with(reason=f"{PROSE}{'a' * 40} ghp_{'a1B2' * 9} b"))["reason"] == (
         f"{PROSE}{'a' * 40} masked.github-token b"
     )
@@ -277,7 +285,10 @@ def test_a_long_json_text_with_one_password_keeps_what_happened() -> None:
     assert masked == cut.replace("hunter2", "masked.password").replace(
         "123", "masked.one-time-code"
     )
-    assert mask(event_with(reason=cut))["reason"] == "masked.password"
+    assert mask(event_with(reason=cut))["reason"] == masked
+    message = mask(event_with(reason=json.dumps(body)))["reason"]
+    assert json.loads(message)["user"] == "jo"
+    assert "hunter2" not in message
     key = "-----BEGIN PRIVATE " + "KEY-----\nMIIB" + "A" * 300
     assert mask(event_with(reason=PROSE + key))["reason"] == f"{PROSE}masked.pem-private-key"
 

@@ -8,6 +8,7 @@ guess the value from it.
 The attributes of an object of unknown class count for its digest and are never shown.
 """
 
+import copyreg
 import datetime as dt
 import enum
 import hashlib
@@ -150,7 +151,7 @@ class _Freezer:
         if state is not None:
             return self._freeze_mapping(state, level)
         attributes = b""
-        if self._objects_left and not callable(value):
+        if self._objects_left:
             self._objects_left -= 1
             attributes = self._freeze_mapping(_attributes(value), level).digest
         return FrozenValue(None, shown, _digest(str(shown), attributes), is_json=False)
@@ -201,7 +202,20 @@ def _unwrapped(value: object) -> object:
 
 
 def _attributes(value: object) -> dict[str, object]:
-    """The attributes that can be read."""
+    """What tells an object from others of its class: its attributes, else what copies it.
+
+    A function or a class is known by its name.
+    """
+    if callable(value) and isinstance(name := getattr(value, "__qualname__", None), str):
+        return {"name": f"{value.__module__}.{name}"}
+    found = _readable_attributes(value)
+    if isinstance(value, BaseException):
+        found["args"] = value.args
+    reduce = copyreg.dispatch_table.get(type(value))
+    return found or {"copy": reduce(value) if reduce else value.__reduce_ex__(2)}
+
+
+def _readable_attributes(value: object) -> dict[str, object]:
     names = (
         name for kind in type(value).__mro__ for name in _names(kind.__dict__.get("__slots__", ()))
     )

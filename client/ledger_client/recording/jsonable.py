@@ -4,6 +4,8 @@ Nothing here calls `repr` or `str` on a value of unknown type: what such an obje
 password. It becomes the name of its type instead.
 """
 
+import array
+import collections
 import datetime as dt
 import decimal
 import enum
@@ -15,6 +17,7 @@ import pathlib
 import re
 import sys
 import uuid
+import zoneinfo
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
@@ -36,6 +39,10 @@ _PRINTED: Final = (
     decimal.Decimal,
     fractions.Fraction,
     uuid.UUID,
+    complex,
+    range,
+    dt.timezone,
+    zoneinfo.ZoneInfo,
     pathlib.PurePath,
     dt.timedelta,
     ipaddress.IPv4Address,
@@ -88,7 +95,7 @@ def _jsonable_container(value: object, levels: int) -> Any:
         return TOO_DEEP
     if isinstance(value, Mapping):
         return {name: jsonable(member, levels - 1) for name, member in unique_items(value)}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | array.array | collections.deque):
         return [jsonable(item, levels - 1) for item in value]
     if isinstance(value, AbstractSet):
         return sorted((jsonable(item, levels - 1) for item in value), key=str)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from ledger_core.event.model import LIMITS
 from ledger_core.event.secrets.folding import fold
 from ledger_core.event.secrets.luhn import is_card_number
 from ledger_core.event.secrets.rules import (
@@ -40,6 +41,8 @@ VALUE_WORK: Final = 8
 LONG_TEXT_CHARS: Final = 200
 """In a text of so many characters, only the secret is masked, and so by `LINE_RULES` in any text.
 Other shorter ones are masked whole."""
+FIELD_CHARS: Final = min(LIMITS[name].most for name in ("name", "reason", "user_agent"))
+"""The fields of the schema that are no ids take so many characters, or more."""
 TEXT_DEPTH_MAX: Final = 4
 """JSON in a text in JSON in a text: so many levels of texts are read."""
 _DEPTH_MAX: Final = 64
@@ -267,9 +270,8 @@ class EventScan:
         if len(text) < LONG_TEXT_CHARS and rule not in LINE_RULES:
             return rule, None
         redacted = self._redacted or self._redact(text)
-        # A field of the schema has a limit, which a longer text may exceed.
-        if not is_free and len(redacted) > len(text):
-            return rule, None
+        if not is_free:  # A field of the schema has a limit; the text was within it.
+            redacted = redacted[: max(len(text), FIELD_CHARS)]
         # Only the outermost text is read again: if anything is left, all of it is masked.
         if not self._text_depth and self._text_rule(redacted) is not None:
             return rule, None
