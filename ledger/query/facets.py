@@ -224,7 +224,8 @@ class Matches:
             tally.update(map(places.__getitem__, offsets[start : start + PIECE]))
         tally.pop(NO_PLACE, None)
         for place, count in tally.items():
-            _add(counts, values[place], count)
+            value = values[place]
+            counts[value] = counts.get(value, 0) + count
 
     def count(self, runs: Iterable[Postings], counts: dict[str, int]) -> None:
         """Add how many of the matches each term has.
