@@ -24,7 +24,7 @@ EVENT = {
     },
     "action": "terminal.attacked",
     "outcome": "denied",
-    "reason": HOSTILE,
+    "reason": f"{HOSTILE}\r1,0192,false\n2,0192,false",
     "targets": [{"id": HOSTILE, "type": HOSTILE}],
     "source": {"service": HOSTILE, "user_agent": HOSTILE},
     "context": {HOSTILE: HOSTILE},
@@ -58,6 +58,8 @@ def assert_harmless(output: str) -> None:
         ("around", "1"),
         ("gaps", "--all"),
         ("gaps", "--json"),
+        ("fields",),
+        ("fields", "--json"),
     ],
 )
 def test_an_event_of_the_ledger_is_printed_harmless(
@@ -99,7 +101,9 @@ def test_csv_is_exact_in_a_file_and_harmless_on_a_terminal(ledger: Ledger) -> No
     os.close(end)
     shown = os.read(terminal, 1 << 16).decode()
     os.close(terminal)
-    assert_harmless(shown.replace("\r", ""))
+    lines = shown.replace("\r\r\n", "\n")  # The terminal itself makes a line break two.
+    assert_harmless(lines)
+    assert len(lines.splitlines()) == 2, "a header and a row"
 
 
 def on_terminal(ledger: Ledger, columns: int, *arguments: str, **variables: str) -> list[str]:

@@ -46,7 +46,7 @@ def print_line(text: str) -> None:
 
 def print_fields(fields: dict[str, object], *, indent: str = "") -> None:
     """Print names and values in two columns: a line for each value of a tuple, none for None."""
-    shown = {name: value for name, value in fields.items() if value is not None}
+    shown = {printable(name): value for name, value in fields.items() if value is not None}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
         label = name

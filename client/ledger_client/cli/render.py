@@ -124,9 +124,12 @@ def _show_json(entries: Sequence[Entry], _shown: int) -> None:
 
 
 def _show_csv(entries: Sequence[Entry], shown: int) -> None:
-    text = format_rows(table_row(entry.index, entry.leaf) for entry in entries)
+    rows = (table_row(entry.index, entry.leaf) for entry in entries)
     if sys.stdout.isatty():
-        text = "".join(each if each in "\r\n" else printable(each) for each in text)
+        # Line breaks too: one in a cell would overwrite the row, or look like another one.
+        text = format_rows([printable(str(cell)) for cell in row] for row in rows)
+    else:
+        text = format_rows(rows)
     # Bytes, so that no line ending is translated.
     click.echo((("" if shown else format_header()) + text).encode(), nl=False)
 
