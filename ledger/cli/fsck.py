@@ -5,6 +5,8 @@ from pathlib import Path
 import click
 
 from ledger.cli.options import directory_argument, progress_bar
+from ledger.mirror.data_dir import MirrorPaths
+from ledger.mirror.fsck import check_mirror
 from ledger.query.segment_builder import OtherAnalysisError, check_index
 from ledger.service.backup import MANIFEST, backup_paths
 from ledger.service.data_dir import DirectoryPaths
@@ -39,6 +41,8 @@ def command(directory: Path, is_strict: bool, as_json: bool) -> int:
         raise UnavailableError(f"there is no ledger in {directory}: {paths.log} holds no data")
     with progress_bar("entries", is_quiet=as_json) as progress:
         findings = check_directory(paths, progress=progress, is_strict=is_strict)
+    if paths.mirror.exists():
+        check_mirror(MirrorPaths(directory), findings)
     segments = None
     if findings.log is not None and paths.index.exists():
         with findings.part("index"):

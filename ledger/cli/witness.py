@@ -14,6 +14,7 @@ import msgspec
 from ledger.cli.options import directory_argument, log_options
 from ledger.runtime.log_lines import configure_logs
 from ledger.runtime.validation import explain_invalid
+from ledger.store.environment import LmdbError
 from ledger.witness.app import serve as serve_witness
 from ledger.witness.data_dir import WitnessPaths, create_witness, read_signers
 from ledger.witness.log_lists import add_logs
@@ -184,19 +185,23 @@ def serve(
 def fsck(directory: Path, as_json: bool) -> None:
     """Verify the keys, and every stored log and head; the witness may be running."""
     paths = WitnessPaths(directory)
-    with closing(HeadStore.open(paths.heads)) as store:
-        problems = store.check()
-        try:
-            read_signers(paths, store)
-        except (MalformedError, UnavailableError) as error:
-            problems.append(str(error))
-        if as_json:
-            print_json({"logs": store.count_logs(), "problems": problems})
-        if problems:
-            raise VerificationError("\n".join(problems))
-        if as_json:
-            return
-        print_line(f"{counted(store.count_logs(), 'log')}: rows, heads and signatures agree")
+    logs, problems = 0, []
+    try:
+        with closing(HeadStore.open(paths.heads)) as store:
+            problems = store.check()
+            logs = store.count_logs()
+            try:
+                read_signers(paths, store)
+            except (MalformedError, UnavailableError) as error:
+                problems.append(str(error))
+    except LmdbError as error:
+        problems.append(f"{paths.heads} can't be read: {error}")
+    if as_json:
+        print_json({"logs": logs, "problems": problems})
+    if problems:
+        raise VerificationError("\n".join(problems))
+    if not as_json:
+        print_line(f"{counted(logs, 'log')}: rows, heads and signatures agree")
 
 
 @command.command("status")

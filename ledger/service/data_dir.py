@@ -63,7 +63,8 @@ EDITED_FILES: Final = (
     "sinks.toml",
     "alarms.toml",
 )
-SMALL_FILES: Final = (*FIXED_FILES, "key", *EDITED_FILES)
+MIRROR_FILES: Final = ("mirror.toml", "cosigner/key")
+SMALL_FILES: Final = (*FIXED_FILES, "key", *EDITED_FILES, *MIRROR_FILES)
 """Files whose content `started.json` knows by its hash."""
 
 KEYS_MAX: Final = 2

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from ledger.log.hold import read_hold, read_own_head
+from ledger.log.hold import is_missing, read_hold, read_own_head
 from ledger.runtime.keys import read_secret_key
 from ledger.service.data_dir import (
     FIXED_FILES,
@@ -150,6 +150,7 @@ def check_directory(
         visitor.slot_of = private.slot_of
         with findings.part("log"), closing(LogStore.open(paths.log)) as log:
             check_heads_and_keys(paths, policy, log.origin(), findings)
+            _check_marker(paths, policy, log, findings)
             findings.log = check_store(
                 log,
                 log_keys=[each.verifier for each in policy.logs] if policy else (),
@@ -219,11 +220,8 @@ def check_files(paths: DirectoryPaths, findings: Findings) -> None:
 def check_heads_and_keys(
     paths: DirectoryPaths, policy: Policy | None, origin: str, findings: Findings
 ) -> None:
-    """Check what the log signed, in the evidence and the marker, and its own keys."""
+    """Check what the log signed, in the evidence, and its own keys."""
     log_keys = [each.verifier for each in policy.logs] if policy else []
-    if paths.marker.exists() and policy is not None:
-        with findings.part("published"):
-            read_own_head(paths.marker.read_bytes(), origin, log_keys)
     for file in sorted(paths.evidence.glob("*/theirs")):
         with findings.part(f"evidence/{file.parent.name}"):
             read_own_head(file.read_bytes(), origin, log_keys)
@@ -233,6 +231,22 @@ def check_heads_and_keys(
             for signer in read_signers(paths):
                 if signer.verifier.name != origin or str(signer.verifier) not in known:
                     raise VerificationError(f"{signer.verifier} is not a key of this log's policy")
+
+
+def _check_marker(
+    paths: DirectoryPaths, policy: Policy | None, log: LogStore, findings: Findings
+) -> None:
+    """Check that the log has the head that it published last."""
+    if not paths.marker.exists() or policy is None:
+        return
+    with findings.part("published"):
+        keys = [each.verifier for each in policy.logs]
+        head = read_own_head(paths.marker.read_bytes(), log.origin(), keys)
+        if is_missing(log, head):
+            raise VerificationError(
+                f"the head of size {head.head.tree_size} was published, and the log does not have "
+                "it: an older copy of the log was put back; run ledger recover"
+            )
 
 
 def _check_access(paths: DirectoryPaths, logged: list[TokenEvent], findings: Findings) -> None:

@@ -22,7 +22,7 @@ from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.growing_tiles import GrowingTile
-from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash, leaf_hash
 from ledger_core.tlog.prove import Plan, finish, plan_consistency, plan_range, root_of
 from ledger_core.tlog.tile import (
     FULL_TILE_HASHES,
@@ -325,14 +325,27 @@ class LogStore:
         return grown
 
     def _leaves(self, transaction: Transaction[bytes], indices: Iterable[int]) -> list[bytes]:
-        """Leaves at ascending indices of one bundle, up to the first that isn't there."""
+        """Leaves at ascending indices of one bundle, up to the first that isn't there.
+
+        A full bundle has a checksum; an open entry is held against its hash in the tile.
+        """
         leaves: list[bytes] = []
         full: list[bytes] | None = None
+        tile: bytes | None = None
         for leaf_index in indices:
             bundle_index, offset = divmod(leaf_index, TILE_WIDTH)
             if full is None:
                 row = transaction.get(keyspace.ENTRIES, keyspace.open_entry_key(leaf_index))
                 if row is not None:
+                    if tile is None:
+                        key = keyspace.tile_key(level=0, index=bundle_index)
+                        tile = transaction.get(keyspace.TILES, key) or b""
+                    # None for a row past the head, which the writer refuses.
+                    want = tile[offset * HASH_BYTES : (offset + 1) * HASH_BYTES]
+                    if want and leaf_hash(row) != want:
+                        raise self.damaged(
+                            bundle_index, f"entry {leaf_index} is not the one of its hash"
+                        )
                     leaves.append(row)
                     continue
                 full = self.full_bundle(transaction, bundle_index)

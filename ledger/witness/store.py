@@ -31,6 +31,7 @@ from ledger.store import keyspace
 from ledger.store.environment import (
     MAP_BYTES_DEFAULT,
     Environment,
+    LmdbError,
     create_environment,
     lock_for_writing,
 )
@@ -146,13 +147,16 @@ class HeadStore:
     def check_rows(self) -> list[str]:
         """Verify every row; returns what is wrong."""
         problems = []
-        with self.environment.read() as transaction:
-            databases = (keyspace.LOGS, keyspace.HEADS)
-            for key in sorted({key for name in databases for key, _ in transaction.rows(name)}):
-                try:
-                    _read(transaction, key)
-                except MalformedError as error:
-                    problems.append(str(error))
+        try:
+            with self.environment.read() as transaction:
+                databases = (keyspace.LOGS, keyspace.HEADS)
+                for key in sorted({key for name in databases for key, _ in transaction.rows(name)}):
+                    try:
+                        _read(transaction, key)
+                    except MalformedError as error:
+                        problems.append(str(error))
+        except LmdbError as error:
+            problems.append(f"{self.environment.path} can't be read: {error}")
         return problems
 
     def count_logs(self) -> int:

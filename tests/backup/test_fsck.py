@@ -248,3 +248,14 @@ def test_events_of_others_do_not_pass_for_token_events(made: Made) -> None:
         context = {"action": "ledger.token.revoked"}
         assert served.append(event(context=context)).status == 200
     assert problems(made.directory) == []
+
+
+def test_an_older_copy_of_the_log_alone_is_named_by_the_marker(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.directory / "log", tmp_path / "old-log")
+    made.append(3)
+    shutil.rmtree(made.directory / "log")
+    shutil.copytree(tmp_path / "old-log", made.directory / "log")
+    assert any(
+        each.startswith("published: the head of size") and "run ledger recover" in each
+        for each in problems(made.directory)
+    )

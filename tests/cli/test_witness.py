@@ -24,6 +24,7 @@ from tests.witness.witnesses import make_witness, serve_witness
 LOG = Log("example.com/audit")
 NAME = "witness.example/w1"
 MAP_BYTES = 1 << 16
+PAGE_BYTES = 4096
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
 
@@ -203,3 +204,21 @@ def test_fsck_names_a_damaged_head(witness: Run, tmp_path: Path) -> None:
     assert checked.returncode == 1
     assert "the store is damaged, and this witness must not sign" in checked.stderr
     assert witness("fsck", ".").returncode == 4
+
+
+def test_fsck_names_a_zeroed_page_without_a_traceback(witness: Run, tmp_path: Path) -> None:
+    assert witness("init", "w", "--name", NAME).returncode == 0
+    assert witness("add-log", "w", "--vkey", LOG.vkey).returncode == 0
+    data = tmp_path / "w" / "heads" / "data.mdb"
+    content = data.read_bytes()
+    named = 0
+    # The first two pages are LMDB's own, of which it needs one.
+    for page in range(2, len(content) // PAGE_BYTES):
+        start = page * PAGE_BYTES
+        zeroed = content[:start] + bytes(PAGE_BYTES) + content[start + PAGE_BYTES :]
+        data.write_bytes(zeroed)
+        checked = witness("fsck", "w")
+        assert checked.returncode in (0, 1, 4), checked.stderr
+        assert "Traceback" not in checked.stderr
+        named += checked.returncode != 0
+    assert named

@@ -104,17 +104,25 @@ class _Source:
 def _sources(seed: int, scratch: Path) -> Iterator[_Source]:
     """All sources. A source prepares its data when its first case is taken."""
     for make in SUBJECTS:
+        program = scratch / make.name
+        subject = make()
         for number, (kind, share) in enumerate(KINDS):
-            folder = scratch / f"{make.name}-{number}"
 
-            def cases(make: Any = make, kind: Any = kind, folder: Path = folder) -> Iterator[Case]:
+            def cases(
+                subject: Any = subject,
+                kind: Any = kind,
+                program: Path = program,
+                number: int = number,
+            ) -> Iterator[Case]:
+                prepared, folder = program / "prepared", program / str(number)
+                if not prepared.exists():
+                    program.mkdir()
+                    subject.prepare(prepared)
                 folder.mkdir()
-                subject = make()
-                subject.prepare(folder / "prepared")
-                yield from kind(subject, folder / "prepared", folder, rng=random.Random(seed))
+                yield from kind(subject, prepared, folder, rng=random.Random(seed))
 
             of_program = SHARES.get(make.name, 1.0) * (1 - DAMAGE_SHARE)
-            yield _Source(make.name, of_program * share, folder, cases())
+            yield _Source(make.name, of_program * share, program / str(number), cases())
     for examine in EXAMINERS:
         folder = scratch / f"{examine.name}-damage"
 

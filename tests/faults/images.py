@@ -38,6 +38,10 @@ _find_numbers = re.compile(r", (\d+)(?=[,)])").findall
 _find_result = re.compile(r"= (-?\d+)(?:<[^>]*>)?(?: .*)?$").search
 
 
+Image = dict[Path, bytes | None]
+"""The content of each file of a folder; None for a folder in it."""
+
+
 @dataclass(slots=True)
 class File:
     """A file by its content: what is synced, and the writes since then."""
@@ -111,37 +115,36 @@ class Disk:
         name = "sync" if name in {"fsync", "fdatasync"} else name
         return bool(getattr(self, f"_{name}")(line, int(result[1])))
 
-    def image(self, to: Path, rng: random.Random, share: float) -> None:
-        """Write an image. `share` of what is not synced has reached the disk: 0, 1 or between."""
+    def image(self, to: Path, *, rng: random.Random, share: float) -> None:
+        """Write an image in which a share between 0 and 1 of what is not synced is on the disk."""
 
         def keeps() -> bool:
             return rng.random() < share
 
         names = dict(self._synced_names)
-        count = round(share * len(self._pending_names))
-        if 0 < share < 1:
-            count = rng.randint(0, len(self._pending_names))
-        if count:
+        if count := rng.randint(0, len(self._pending_names)):
             names = self._pending_names[count - 1][1]
-        for path, number in sorted(names.items()):
-            if number is None:
-                (to / path).mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path, number in names.items():
-            if number is not None and path.name != "lock.mdb":
-                (to / path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                (to / path).write_bytes(self._files[number].content(keeps))
-                (to / path).chmod(0o600)
+        _write_image(
+            {
+                path: None if number is None else self._files[number].content(keeps)
+                for path, number in names.items()
+                if path.name != "lock.mdb"
+            },
+            to,
+        )
 
-    def digest(self, share: float) -> bytes:
-        """A hash of the image, for a share of 0 or 1."""
-        names = self._names if share else self._synced_names
-        hashed = hashlib.sha256()
-        for path, number in sorted(names.items()):
-            hashed.update(str(path).encode() + b"\0")
-            if number is not None and path.name != "lock.mdb":
-                content = self._files[number].content(lambda: share > 0)
-                hashed.update(hashlib.sha256(content).digest())
-        return hashed.digest()
+    def snapshot(self, *, is_synced_only: bool) -> Image:
+        """The files with what is synced, or with all that was written; None for a folder."""
+        names = self._synced_names if is_synced_only else self._names
+        return {
+            path: None
+            if number is None
+            else self._files[number].synced
+            if is_synced_only
+            else self._files[number].content(lambda: True)
+            for path, number in names.items()
+            if path.name != "lock.mdb"
+        }
 
     def contents(self) -> dict[Path, bytes]:
         """Each file as the running program sees it."""
@@ -288,79 +291,112 @@ class _Recorded:
     acknowledged: list[Acknowledgement]
 
 
+_records: dict[Path, _Recorded] = {}
+
+
 def power_failures(
-    subject: Subject, prepared: Path, scratch: Path, *, rng: random.Random
+    subject: Subject, prepared: Path, _scratch: Path, *, rng: random.Random
 ) -> Iterator[Case]:
     """Each image of what was synced, once; then without end images that have a part of the rest."""
-    recorded = _record(subject, prepared, scratch)
-    yield from _each_once(subject, recorded, prepared, rng, ("power failure, synced only", 0.0))
+    recorded = _record(subject, prepared)
+    yield from _each_once(subject, prepared, "power failure, synced only", rng=rng)
     moments = _moments(recorded, prepared)
     while True:
         moment, seed = rng.choice(moments), rng.randrange(1 << 32)
-        kind = ("power failure, a part of the rest", 0.5)
-        yield partial(_judge_image, subject, recorded, prepared, moment, seed, kind, None)
+        yield partial(_fail_in_part, subject, prepared, moment, seed)
 
 
-def kills(subject: Subject, prepared: Path, scratch: Path, *, rng: random.Random) -> Iterator[Case]:
+def kills(
+    subject: Subject, prepared: Path, _scratch: Path, *, rng: random.Random
+) -> Iterator[Case]:
     """What a kill leaves after each call that changes anything, once: all that was written."""
-    recorded = _record(subject, prepared, scratch)
-    yield from _each_once(subject, recorded, prepared, rng, ("killed after a call", 1.0))
+    yield from _each_once(subject, prepared, "killed after a call", rng=rng)
 
 
 def _each_once(
-    subject: Subject,
-    recorded: "_Recorded",
-    prepared: Path,
-    rng: random.Random,
-    kind: tuple[str, float],
+    subject: Subject, prepared: Path, fault: str, *, rng: random.Random
 ) -> Iterator[Case]:
     """A case for each different image; images that have the same content are one."""
-    different: dict[bytes, int] = {}
+    recorded = _record(subject, prepared)
+    different: dict[bytes, tuple[int, Image]] = {}
     disk = Disk(recorded.folder, prepared)
     for moment, line in enumerate(recorded.lines, 1):
         if disk.apply(line):
-            different.setdefault(disk.digest(kind[1]), moment)
-    moments = list(different.values())
-    rng.shuffle(moments)
-    for moment in moments:
-        yield partial(_judge_image, subject, recorded, prepared, moment, 0, kind, len(moments))
+            image = disk.snapshot(is_synced_only=fault.endswith("synced only"))
+            different.setdefault(_digest(image), (moment, image))
+    images = list(different.values())
+    rng.shuffle(images)
+    for moment, image in images:
+        yield partial(
+            _judge, subject, recorded, moment, partial(_write_image, image), fault, len(images)
+        )
 
 
-def _judge_image(
-    subject: Subject,
-    recorded: "_Recorded",
-    prepared: Path,
-    moment: int,
-    seed: int,
-    kind: tuple[str, float],
-    total: int | None,
-    scratch: Path,
+def _fail_in_part(
+    subject: Subject, prepared: Path, moment: int, seed: int, scratch: Path
 ) -> Outcome:
-    name, share = kind
+    recorded = _record(subject, prepared)
     disk = Disk(recorded.folder, prepared)
     for line in recorded.lines[:moment]:
         disk.apply(line)
+    write = partial(disk.image, rng=random.Random(seed), share=0.5)
+    fault = "power failure, a part of the rest"
+    return _judge(subject, recorded, moment, write, fault, None, scratch)
+
+
+def _judge(
+    subject: Subject,
+    recorded: _Recorded,
+    moment: int,
+    write: Callable[[Path], None],
+    fault: str,
+    total: int | None,
+    scratch: Path,
+) -> Outcome:
+    """Start the program on an image, and hold it against what was acknowledged by then."""
     folder = scratch / "folder"
     folder.mkdir(mode=0o700)
-    disk.image(folder, random.Random(seed), share)
+    write(folder)
     end_s = recorded.lines[moment].unix_s if moment < len(recorded.lines) else float("inf")
     before = [each for each in recorded.acknowledged if each.unix_s < end_s]
     problems = judge(subject, folder, before)
-    return Outcome(subject.name, name, f"after call {moment}, seed {seed}", True, problems, total)
+    return Outcome(subject.name, fault, f"after call {moment}", True, problems, total)
 
 
-def _record(subject: Subject, prepared: Path, scratch: Path) -> _Recorded:
-    folder = scratch / "recorded"
+def _digest(image: Image) -> bytes:
+    hashed = hashlib.sha256()
+    for path, content in sorted(image.items()):
+        hashed.update(str(path).encode() + b"\0")
+        hashed.update(b"" if content is None else hashlib.sha256(content).digest())
+    return hashed.digest()
+
+
+def _write_image(image: Image, to: Path) -> None:
+    for path, content in sorted(image.items()):
+        if content is None:
+            (to / path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        else:
+            (to / path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (to / path).write_bytes(content)
+            (to / path).chmod(0o600)
+
+
+def _record(subject: Subject, prepared: Path) -> _Recorded:
+    """A run of a subject with all bytes that it wrote; made once for each prepared folder."""
+    if prepared in _records:
+        return _records[prepared]
+    folder = prepared.with_name("recorded")
     shutil.copytree(prepared, folder)
     run = traced.run(
         subject.command(folder),
         lambda output: subject.work(folder, output),
-        scratch / "strace",
+        prepared.with_name("recorded.strace"),
         *("--seccomp-bpf", "-xx", f"-s{STRING_BYTES}", f"--trace={','.join(RECORDED)}"),
     )
     recorded = _Recorded(folder, list(run.lines()), run.acknowledged)
     _check_record(recorded, prepared)
     shutil.rmtree(folder)
+    _records[prepared] = recorded
     return recorded
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import ledger.cli  # noqa: F401 - its commands
 from ledger.mirror.state import read_status
 from ledger_client import LedgerClient
+from ledger_client.cli.app import run
 from tests.mirror.mirroring import (
     listening,
     make_mirror,
@@ -118,3 +120,25 @@ def test_a_mirror_serves_on_when_its_log_is_gone_and_goes_on_when_it_is_back(
         ledger.append(*(event() for _ in range(300)))
         wait_published(mirror, size + 300)
         assert check_ledger(mirror).leaves == check_ledger(ledger).leaves
+
+
+def test_fsck_names_damage_to_what_a_mirror_has_beside_a_ledger(
+    tmp_path: Path, ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mirror"
+    tokens = make_mirror(folder, ledger)
+    ledger.append(event(), event())
+    with mirroring(folder, tokens) as mirror:
+        wait_published(mirror, state(ledger)["tree_size"])
+    assert run(["fsck", str(folder)]) == 0
+    for name in ("mirror.toml", "head.json", "cosigner/key", "cosigner/heads/data.mdb"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+        assert run(["fsck", str(folder)]) == 1, name
+        assert name.partition("/")[0] in capsys.readouterr().err
+        (folder / name).write_bytes(whole)
+    # One bit of the address is no fault of form: its hash at the last start shows it.
+    config = folder / "mirror.toml"
+    config.write_text(config.read_text().replace("127.0.0.1", "127.0.0.2"))
+    assert run(["fsck", str(folder)]) == 1
+    assert "mirror.toml is not as it was" in capsys.readouterr().err

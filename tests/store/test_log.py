@@ -18,7 +18,7 @@ from ledger.store import keyspace
 from ledger.store.commit_errors import CommitFailedError, StorageFullError
 from ledger.store.environment import Environment
 from ledger.store.fsck import check_store
-from ledger.store.log import DamagedTreeError, LogStore, create_log
+from ledger.store.log import DamagedBundleError, DamagedTreeError, LogStore, create_log
 from ledger.store.writer import LogWriter, Placement
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash, node_hash
@@ -511,3 +511,27 @@ def test_without_its_lock_file_a_second_writer_overwrites_no_acknowledged_entry(
     log = LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES)
     check_log(log.store, [e.leaf for e in (*entries(0, 300), *entries(1000, 1010))])
     log.close()
+
+
+def test_an_open_entry_with_a_flipped_bit_is_neither_given_out_nor_sealed(tmp_path: Path) -> None:
+    log = new_log(tmp_path / "log")
+    log.commit(entries(0, 300))
+    log.close()
+    store = LogStore.open(tmp_path / "log", readonly=False)
+    with store.environment.write() as transaction:
+        key = keyspace.open_entry_key(290)
+        leaf = bytearray(transaction.require(keyspace.ENTRIES, key))
+        leaf[leaf.index(b"because 290")] ^= 1
+        transaction.put(keyspace.ENTRIES, key, bytes(leaf))
+    assert store.leaf(100) == entry(100).leaf
+    assert store.leaf(289) == entry(289).leaf
+    with pytest.raises(DamagedBundleError, match="entry 290 is not the one of its hash"):
+        store.leaf(290)
+    with store.environment.read() as snapshot:
+        leaves = store.leaves_between(snapshot, 0, 300)
+        assert len(next(leaves)) == TILE_WIDTH
+        with pytest.raises(DamagedBundleError):
+            next(leaves)
+    store.close()
+    with pytest.raises(DamagedBundleError):
+        LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES)
