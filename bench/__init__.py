@@ -1,4 +1,17 @@
-"""Measurements of the running service: `make bench` prints a table and writes results.json."""
+"""Measurements of the running service: `make bench` prints a table and writes results.json.
+
+rows                                        a row of the table; __main__ runs the parts
+events, varied, questions, load, heads      events, queries and load to measure with
+append, workers, overload, publishing       appends: alone, by workers, overloaded, with a quorum
+growth                                      what appends cost as a log grows
+columns, incident                           questions to DuckDB and chDB, and among a million events
+searching, heavy_reader, query, million     searches, their cost to appends, and large logs
+evidence, verifying, secrets, record        bundles, the auditor's cost, the scan, the recorder
+mirror, witness                             other services
+compare                                     this tree beside an older commit
+peers                                       our appends beside PostgreSQL, SQLite and Tessera:
+contender, postgres, tables, tessera        how these are run
+"""
 
 import os
 

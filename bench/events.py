@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 
 ACTIONS = ("user.login", "user.role_changed", "record.viewed", "record.deleted", "payment.refunded")
 OUTCOMES = ("success", "success", "success", "failure", "denied")

@@ -23,8 +23,9 @@ from ledger.service.queries.evidence import make_sources
 from ledger.service.queries.store_proofs import prove_inclusion
 from ledger.store.log import LogStore, create_log
 from ledger.store.writer import LogWriter, NewEntry
-from ledger_core.event.canonical import format_leaf, format_time
+from ledger_core.event.canonical import format_leaf
 from ledger_core.event.reader import Reader
+from ledger_core.event.times import format_time
 from ledger_core.evidence.layout import ACTION
 from ledger_core.evidence.page import Asked
 from ledger_core.evidence.verifier import check_evidence
@@ -131,7 +132,7 @@ def _write(log: Path, path: Path, indices: range) -> tuple[int, int]:
             for index, leaf in zip(some, cache.leaves(some), strict=True):
                 writer.add(index, leaf)
                 packed += len(packer.compress(leaf + b"\n"))
-            file.write(writer.take())
+            file.write(writer.drain())
         packed += len(packer.flush())
         stated = writer.state()
         store.close()
@@ -140,7 +141,7 @@ def _write(log: Path, path: Path, indices: range) -> tuple[int, int]:
         writer._sources = make_sources(grown, head.head)  # type: ignore[misc]  # noqa: SLF001 - the log was opened again
         writer.finish(leaf, proof=proof, head=later)
         grown.close()
-        file.write(writer.take())
+        file.write(writer.drain())
     return len(indices), packed
 
 

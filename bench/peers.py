@@ -22,43 +22,35 @@ is named and left out:
 """
 
 import argparse
-import os
 import re
 import shutil
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
-from urllib.request import urlopen
 
 import msgspec
 
+from bench import tessera
 from bench.append import ORIGIN, QUIET, load
+from bench.contender import CONNECTIONS, SYNCS_S, count_syncs, single_event_rows
 from bench.events import event_stream
 from bench.postgres import POSTGRES_BIN, POSTGRES_USER, Cluster
 from bench.rows import Row, format_table
 from ledger.demo.child_service import Service, make_ledger
-from ledger_core.event.canonical import parse_time
-from ledger_core.tlog.note import Signer
+from ledger_core.event.times import parse_time
 
 FOLDER: Final = Path(__file__).parent / "data" / "peers"
-TESSERA_VERSION: Final = "v1.0.4"
-CONNECTIONS: Final = (1, 32, 90, 256)
 BATCH: Final = 1_000
 COPY_CLIENTS: Final = 2
 PGBENCH_S_MIN: Final = 5
 """Seconds: 256 connections take one or two of them."""
-SYNCS_S: Final = 5.0
-START_WAIT_S: Final = 30.0
-SYNC_CALLS: Final = "fsync,fdatasync,msync,sync_file_range"
 
 _TABLE: Final = """
 CREATE TABLE events (
@@ -96,7 +88,11 @@ def run(folder: Path, *, seconds: float, workers: Sequence[int]) -> list[Row]:
     contenders: list[tuple[str, Callable[[], list[Row]], bool]] = [
         ("PostgreSQL", lambda: _postgresql(folder, seconds=seconds), POSTGRES_BIN.exists()),
         ("SQLite", lambda: _sqlite(folder, seconds=seconds), True),
-        ("Tessera", lambda: _tessera(folder / "tessera", seconds=seconds), _has_tessera()),
+        (
+            "Tessera",
+            lambda: tessera.measure(folder / "tessera", seconds=seconds),
+            tessera.is_installed(),
+        ),
     ]
     for name, measure, is_installed in contenders:
         if is_installed:
@@ -115,22 +111,14 @@ def _ours(folder: Path, *, seconds: float, workers: int) -> list[Row]:
         load(service.url, token, seconds=1)  # warm
         for count in CONNECTIONS:
             figures = load(service.url, token, "--connections", str(count), seconds=seconds)
-            rows += _single_rows(name, count, figures)
+            rows += single_event_rows(name, count, figures)
         batches = ("--connections", "4", "--batch", str(BATCH))
         figures = load(service.url, token, *batches, seconds=seconds)
         rate = figures["requests_per_s"] * BATCH
         rows.append(Row(f"{name}, batches of {BATCH:,}", rate, "events/s"))
-        with _syncs(name, (service.process_id,), rows):
+        with count_syncs(name, (service.process_id,), rows):
             load(service.url, token, "--connections", "32", seconds=SYNCS_S)
     return rows
-
-
-def _single_rows(name: str, connections: int, figures: dict[str, float]) -> list[Row]:
-    what = f"{name}, single events, {connections} connections"
-    return [
-        Row(what, figures["requests_per_s"], "events/s"),
-        Row(f"{what}, p99", figures["p99_ms"], "ms"),
-    ]
 
 
 def _postgresql(folder: Path, *, seconds: float) -> list[Row]:
@@ -143,7 +131,7 @@ def _postgresql(folder: Path, *, seconds: float) -> list[Row]:
             for count in CONNECTIONS:
                 rows += _pgbench(cluster, name, connections=count, seconds=seconds)
             rows.append(_copies(cluster, name, seconds=seconds))
-            with _syncs(name, cluster.process_ids(), rows):
+            with count_syncs(name, cluster.process_ids(), rows):
                 _pgbench(cluster, name, connections=32, seconds=SYNCS_S)
         finally:
             cluster.stop()
@@ -183,7 +171,7 @@ def _pgbench(cluster: Cluster, name: str, *, connections: int, seconds: float) -
         "requests_per_s": float(rate[1]),
         "p99_ms": times_us[int(len(times_us) * 0.99)] / 1e3,
     }
-    return _single_rows(name, connections, figures)
+    return single_event_rows(name, connections, figures)
 
 
 def _pgbench_script() -> str:
@@ -287,108 +275,6 @@ def _sqlite(folder: Path, *, seconds: float) -> list[Row]:
             how = "single events, in the process" if batch == 1 else f"batches of {BATCH:,}"
             rows.append(Row(f"SQLite, {how}", rate, "events/s"))
     return rows
-
-
-def _has_tessera() -> bool:
-    return all(shutil.which(name) for name in ("posix", "hammer"))
-
-
-def _tessera(folder: Path, *, seconds: float) -> list[Row]:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    signer = Signer.generate("bench.example/tessera", seed=os.urandom(32))
-    private = folder / "key"
-    private.write_text(signer.key.encode(), encoding="utf-8")
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = ["posix", "--storage_dir", str(folder / "log"), "--private_key", str(private),
-               "--listen", f"127.0.0.1:{port}"]  # fmt: skip
-    rows: list[Row] = []
-    server = subprocess.Popen(command, stderr=(folder / "server.log").open("w"))
-    try:
-        _until_answered(f"{url}/checkpoint")
-        for count in CONNECTIONS:
-            flags = ("--path", "/add", "--connections", str(count))
-            rows += _single_rows("Tessera", count, load(url, "none", *flags, seconds=seconds))
-        with _syncs("Tessera", (server.pid,), rows):
-            load(url, "none", "--path", "/add", "--connections", "32", seconds=SYNCS_S)
-        rows.append(_hammered(url, str(signer.verifier), seconds=seconds))
-    finally:
-        server.terminate()
-        server.wait()
-    return rows
-
-
-def _hammered(url: str, vkey: str, *, seconds: float) -> Row:
-    """The entries that Tessera integrates a second under its own load generator."""
-    command = [
-        *("hammer", "--log_url", url, "--log_public_key", vkey, "--show_ui=false"),
-        *("--max_write_ops", "100000", "--num_writers", "512", "--leaf_min_size", "480"),
-        *("--num_readers_full", "0", "--num_readers_random", "0", "--max_read_ops", "0"),
-        *("--dup_chance", "0", "--max_runtime", f"{round(2 * seconds) + 10}s"),
-    ]
-    hammer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        time.sleep(seconds / 2)  # Until its writers are all at work.
-        first, start_s = _tree_size(url), time.monotonic()
-        time.sleep(seconds)
-        rate = (_tree_size(url) - first) / (time.monotonic() - start_s)
-    finally:
-        hammer.kill()
-        hammer.wait()
-    return Row("Tessera, entries integrated under its hammer, 512 writers", rate, "events/s")
-
-
-def _free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port: int = server.getsockname()[1]
-    return port
-
-
-def _until_answered(url: str) -> None:
-    deadline_s = time.monotonic() + START_WAIT_S
-    while True:
-        try:
-            urlopen(url).close()
-        except OSError:
-            if time.monotonic() > deadline_s:
-                raise
-            time.sleep(0.05)
-        else:
-            return
-
-
-def _tree_size(url: str) -> int:
-    with urlopen(f"{url}/checkpoint") as answer:
-        return int(answer.read().split(b"\n")[1])
-
-
-@contextmanager
-def _syncs(name: str, process_ids: Sequence[int], rows: list[Row]) -> Iterator[None]:
-    """Count the calls that sync files while the block runs, and add their number to the rows."""
-    if shutil.which("strace") is None:
-        print("LEFT OUT: strace is not installed, so syncs are not counted", file=sys.stderr)
-        yield
-        return
-    attached = [part for each in process_ids for part in ("-p", str(each))]
-    tracer = subprocess.Popen(
-        ["strace", "-f", "-q", "-c", "-U", "name,calls", "-e", f"trace={SYNC_CALLS}", *attached],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    time.sleep(0.5)  # Until strace has attached: it says nothing of it.
-    try:
-        yield
-    finally:
-        tracer.send_signal(signal.SIGINT)
-        assert tracer.stderr is not None
-        table = tracer.stderr.read()
-        tracer.wait()
-    calls = sum(int(found[1]) for found in re.finditer(rf"(?m)^(?:{_ANY_SYNC})\s+(\d+)", table))
-    rows.append(Row(f"{name}, syncs in 5 seconds of 32 connections", calls, "calls"))
-
-
-_ANY_SYNC: Final = SYNC_CALLS.replace(",", "|")
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from ipaddress import ip_network
 from typing import Any, Literal
 
 from bench.varied import START_UNIX_US
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 
 VALUES = 8
 DAY_US = 86_400_000_000

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bench.postgres import Cluster
-from ledger_core.event.canonical import parse_time
+from ledger_core.event.times import parse_time
 
 _SETTINGS = {
     "shared_buffers": "2GB",

@@ -17,7 +17,8 @@ from typing import Any, Final
 import msgspec
 
 from ledger.store.writer import LogWriter, NewEntry
-from ledger_core.event.canonical import canonical_ip, format_leaf, format_time
+from ledger_core.event.canonical import canonical_ip, format_leaf
+from ledger_core.event.times import format_time
 from ledger_core.tlog.hashing import leaf_hash
 
 START_UNIX_US: Final = 1_767_225_600_000_000  # 2026-01-01

@@ -18,6 +18,7 @@ from unasync import Rule, unasync_files
 PACKAGE: Final = Path(__file__).parent / "ledger_client"
 SOURCES: Final = {
     "async_client.py": "client.py",
+    "async_downloads.py": "downloads.py",
     "async_session.py": "session.py",
     "async_driver.py": "driver.py",
 }
@@ -26,11 +27,13 @@ HEADER: Final = (
 )
 
 NAMES: Final = {
+    "AsyncDownloads": "Downloads",
     "AsyncDriver": "Driver",
     "AsyncLedgerClient": "LedgerClient",
     "AsyncSession": "Session",
     "AsyncTransport": "Transport",
     "aclosing": "closing",
+    "async_downloads": "downloads",
     "async_driver": "driver",
     "async_session": "session",
     "async_transport": "transport",
@@ -42,6 +45,7 @@ SENTENCES: Final = (
         '"""The client for programs with an event loop. See `AsyncLedgerClient`."""',
         '"""The client for programs with threads. See `LedgerClient`."""',
     ),
+    ("See `AsyncDownloads`.", "See `Downloads`."),
     (
         '"""The driver of plans for programs with an event loop. See `AsyncDriver`."""',
         '"""The driver of plans for programs with threads. See `Driver`."""',

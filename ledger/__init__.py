@@ -1,0 +1,18 @@
+"""The service of a witnessed ledger: an audit log on a Merkle tree.
+
+    runtime    host services for server processes
+    store      all that is stored in LMDB
+    log        the engine: entries in order, signed and cosigned heads
+    follow     processes that consume the log: the index, sinks, alarms
+    query      answers queries
+    sinks      sends entries to other tools
+    alarms     notices events that should not happen
+    service    the HTTP service
+    witness    cosigns the heads of other logs
+    workers    several processes for one service
+    mirror     a verified copy on another host
+    demo       a ledger with an attack, told step by step
+    cli        the commands
+
+Each may import those above it. `ledger_core` has the logic that clients share.
+"""

@@ -54,10 +54,15 @@ TARGETS: Final = {
     },
     "client/ledger_core/event/": {
         "canonical": "test_canonical test_leaf",
+        "times": "test_canonical",
         "reader": "test_reading test_refused",
         "ids": "test_ids",
     },
-    "client/ledger_core/query/": {"parser": "test_parser", "predicate": "test_answers"},
+    "client/ledger_core/query/": {
+        "scanner": "test_parser",
+        "parser": "test_parser",
+        "predicate": "test_answers",
+    },
     "ledger/store/": {
         "writer": "test_log",
         "log": "test_log",

@@ -17,13 +17,16 @@ base_client       settings, accepted heads and state file of a client
 async_transport   requests over aiohttp; transport: over http.client
 async_driver      runs plans; driver: generated from it
 async_session     settings and connections of a client; session: generated from it
-async_client      the public methods; client: generated from it
+async_downloads   exports and evidence, written to files; downloads: generated from it
+async_client      the other public methods; client: generated from it
 event_values      ids and erasable values of events; fork_safe_masking: masks that survive a fork
 extras            the optional dependencies, and the message without one
+runtime           clocks, locks and atomic writes, for the service too
 
 recording         the recorder: events from an application, by way of a spool on disk
 integrations      the recorder in web frameworks and task queues
 testing           for the tests of applications: what they recorded, in memory
+sql               events as tables of DuckDB and Parquet
 collect           importers of other systems' records, and a syslog listener
 audit             a monitor that follows a log for an auditor
 cli               the command `ledger`

@@ -3,22 +3,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
-from hashlib import sha256
-from pathlib import Path
 
-from ledger_client.base_client import PathLike
-from ledger_client.event_values import new_event_id
+from ledger_client.downloads import Downloads
 from ledger_client.plans.append import AnyEvent, plan_erase
-from ledger_client.plans.evidence import evidence_request, verify_written
-from ledger_client.plans.export import ExportVerifier, proof_path, replacing
-from ledger_client.plans.export_proof import FileFormat
 from ledger_client.plans.kept_heads import read_kept_heads
-from ledger_client.plans.question import Parameters, Question, ask_query
+from ledger_client.plans.question import Parameters
 from ledger_client.plans.read import plan_walk, prove_inclusion, read_event
 from ledger_client.plans.saved import (
     plan_delete,
-    plan_expansions,
     plan_names,
     plan_save,
     plan_saved,
@@ -39,8 +31,6 @@ from ledger_client.plans.values import ValueList
 from ledger_client.results import (
     Consistency,
     Entry,
-    EvidenceFile,
-    Exported,
     Fields,
     Inclusion,
     KeptHead,
@@ -49,20 +39,18 @@ from ledger_client.results import (
     Rejected,
     Seen,
 )
-from ledger_client.runtime.clock import unix_us
-from ledger_client.session import Session
-from ledger_client.sql.parquet import check_parquet, rewrite_as_parquet
-from ledger_client.transport import run_blocking, sleep
-from ledger_core.api import AskEvidence, Erased, FacetValue
+from ledger_client.transport import sleep
+from ledger_core.api import Erased
 from ledger_core.asking import AskCount, ValuesTrailer
 from ledger_core.query.counting import Unit
 from ledger_core.query.saved import DeletedQuery, SavedNames, SavedQuery
+from ledger_core.search_answers import FacetValue
 from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import VerifiedHead
 
 
-class LedgerClient(Session):
+class LedgerClient(Downloads):
     """Appends events to a ledger and reads them back; every answer is verified.
 
         with LedgerClient(url, token, policy="p.policy", state="p.state") as ledger:
@@ -306,87 +294,6 @@ class LedgerClient(Session):
                 failure = error
             sleep(stream.pause_s(failure))
 
-    def export(
-        self,
-        query: str,
-        to: PathLike,
-        *,
-        format: FileFormat = "jsonl",  # noqa: A002 - the parameter's name in the HTTP API too
-        order: Order = "oldest",
-        verify: bool = True,
-    ) -> Exported:
-        """Write the events that a query finds to a file, which appears only when it is complete.
-
-        With `verify` each row must meet the query, stand in order, and be in the tree of one
-        published head. The proofs are written beside it, to `{to}.proof`, and `ledger verify`
-        checks them offline. `parquet` needs the extra `sql`. `evidence` writes a bundle that
-        anybody can verify.
-        """
-        is_parquet = format == "parquet"
-        if is_parquet:
-            check_parquet()
-        verifier = ExportVerifier(
-            "jsonl" if format == "parquet" else format,
-            question=self._ask(query, verify=verify),
-            order=order,
-            heads=self._base.heads_for(verify=verify),
-            export_id=new_event_id(),
-        )
-        with replacing(to) as file, replacing(proof_path(to)) as proofs:
-            with closing(self._transport.stream(verifier.request())) as pieces:
-                for piece in pieces:
-                    run_blocking(proofs.write, self._run(verifier.feed(piece)))
-                    run_blocking(file.write, piece)
-            exported, last = self._run(verifier.finish())
-            run_blocking(proofs.write, last)
-            if is_parquet:
-                digest, size = run_blocking(rewrite_as_parquet, file)
-                exported = replace(exported, sha256=digest, bytes_written=size)
-        if exported.head is None:
-            proof_path(to).unlink()
-        return exported
-
-    def evidence(
-        self,
-        query: str,
-        to: PathLike,
-        *,
-        case: str | None = None,
-        reason: str | None = None,
-        disclose: Sequence[str] = (),
-    ) -> EvidenceFile:
-        """Write the events that a query finds to a bundle that anybody can verify offline.
-
-        The log records the export as an event, with the case, a number or name, and the reason.
-        `disclose` lists JSON Pointers (`*` is any key): private values there are put beside the
-        events, for a token with the scope `private`. The file appears only when it is complete and
-        verified; what does not verify is kept under its name and `.refused`.
-        """
-        heads = self._base.required_heads()
-        question = self._ask(query, verify=True)
-        ask = AskEvidence(query=question.text, case=case, reason=reason, disclose=tuple(disclose))
-        request = evidence_request(ask)
-        # What is asked for now is recorded behind every head that there is now.
-        before = self._run(heads.checkpoint())
-        digest, size = sha256(), 0
-        with replacing(to) as file:
-            with closing(self._transport.stream(request)) as pieces:
-                for piece in pieces:
-                    digest.update(piece)
-                    size += len(piece)
-                    run_blocking(file.write, piece)
-            evidence = run_blocking(
-                verify_written,
-                file,
-                Path(to),
-                question=question,
-                ask=ask,
-                policy=heads.policy,
-                size_before=(heads.latest or before).checkpoint.tree_size,
-            )
-            self._run(heads.accept(evidence.head.note))
-        return EvidenceFile(evidence=evidence, sha256=digest.hexdigest(), bytes_written=size)
-
     def inclusion(
         self, index: int, *, tree_size: int | None = None, leaf_hash: Hash | None = None
     ) -> Inclusion:
@@ -423,19 +330,6 @@ class LedgerClient(Session):
         while following is not None and (end is None or following < end):
             found, following = self._run(read_kept_heads(following, end=end, heads=heads))
             yield from found
-
-    def _ask(
-        self, query: str, *, verify: bool, cursor: str | None = None, may_be_long: bool = False
-    ) -> Question:
-        """The question of a query, with what each `@name` in it stands for."""
-        heads = self._base.heads_for(verify=verify)
-        return ask_query(
-            query,
-            now_unix_us=unix_us(),
-            cursor=cursor,
-            may_be_long=may_be_long,
-            named=self._run(plan_expansions(query, heads=heads)),
-        )
 
     def _entries(self, search: Search) -> Iterator[Entry]:
         page = None

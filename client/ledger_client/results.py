@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ledger_core.api import (
+from ledger_core.api import Problem
+from ledger_core.asking import CountAnswer
+from ledger_core.event.model import Event, Received
+from ledger_core.evidence.findings import Evidence
+from ledger_core.search_answers import (
     ContextKeyAnswer,
     FacetAnswer,
     FieldAnswer,
     HintAnswer,
     HistogramAnswer,
-    Problem,
 )
-from ledger_core.asking import CountAnswer
-from ledger_core.event.model import Event, Received
-from ledger_core.evidence.findings import Evidence
 from ledger_core.tlog.checkpoint import Checkpoint
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import VerifiedHead

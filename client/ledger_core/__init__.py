@@ -7,6 +7,8 @@ the client are never imported.
     event      an audit event, its canonical leaf, its secrets
     query      the query language
     evidence   the file of evidence, and its check offline
+    asking     what a search may ask for
     api        the messages between client and service
+    search_answers   the answers of searches, streams and exports
     status     the messages about the log itself and the health of its service
 """

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ledger.alarms.config import AlarmConfig, check_field
-from ledger_core.event.canonical import parse_time
+from ledger_core.event.times import parse_time
 from ledger_core.query.analyzer import LeafView, decode_view
 from ledger_core.query.ast import resolve
 from ledger_core.query.parser import parse_query

@@ -12,7 +12,7 @@ import msgspec
 
 from ledger.alarms.config import AlarmConfig
 from ledger.alarms.evaluator import Firing
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 
 FIRED = "ledger.alarm.fired"
 MUTED = "ledger.alarm.muted"

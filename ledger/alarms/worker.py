@@ -28,7 +28,8 @@ from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
 from ledger_client.runtime.clock import unix_us
 from ledger_client.runtime.files import FileLock, FileLockedError, write_atomically
-from ledger_core.event.canonical import parse_leaf, parse_time
+from ledger_core.event.canonical import parse_leaf
+from ledger_core.event.times import parse_time
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 POLL_S: Final = 0.2

@@ -4,7 +4,11 @@ init serve demo          make and run a ledger
 token erase              access, and private values
 backup recover           copy and restore; a log that is older than it was
 fsck reindex             check the store, rebuild the index
-witness                  run a witness
+witness mirror           run a witness, or a mirror
+sink alarm               send entries to other tools; alarms on events
+parquet                  events as Parquet files
+doctor status key        how a ledger on this machine is, and its public keys
+local_service            asks a service on this machine
 options                  shared: the argument DIRECTORY, log lines, progress bars
 """
 

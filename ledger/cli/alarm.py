@@ -17,8 +17,8 @@ from ledger.store.log import LogStore
 from ledger_client.cli.console import counted, json_option, note, print_json, print_line
 from ledger_client.runtime.clock import unix_us
 from ledger_client.runtime.files import create_file
-from ledger_core.event.canonical import format_time, parse_time
 from ledger_core.event.model import EventError
+from ledger_core.event.times import format_time, parse_time
 
 
 @click.group("alarm")

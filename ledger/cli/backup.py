@@ -22,7 +22,7 @@ from ledger.store.log_start import check_right_edge
 from ledger_client.cli.client_options import EXISTING_FILE, EXISTING_FOLDER, NEW_FOLDER
 from ledger_client.cli.console import counted, json_option, note, print_json, print_line
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import VerificationError
 
 

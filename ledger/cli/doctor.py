@@ -20,7 +20,7 @@ from ledger.store.tokens import TokenRecord
 from ledger_client.cli.doctor import Finding
 from ledger_client.runtime.clock import unix_us
 from ledger_client.runtime.server import parse_listen
-from ledger_core.event.canonical import parse_time
+from ledger_core.event.times import parse_time
 from ledger_core.evidence.policies import find_weaknesses
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import parse_policy

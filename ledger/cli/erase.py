@@ -9,9 +9,10 @@ from ledger.store.erasable_values import KEY_BYTES
 from ledger_client import new_event_id
 from ledger_client.cli.app import NotFoundError
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.canonical import decode_event_object, format_time
+from ledger_core.event.canonical import decode_event_object
 from ledger_core.event.commitments import erasure_event
 from ledger_core.event.secrets import default_rules
+from ledger_core.event.times import format_time
 
 
 def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:

@@ -27,7 +27,7 @@ from ledger_client.cli.client_options import (
     usage_errors,
 )
 from ledger_client.cli.console import json_option, print_fields, print_json, print_result
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, SEED_BYTES
 from ledger_core.tlog.text import format_base64

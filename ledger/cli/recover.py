@@ -17,8 +17,8 @@ from ledger.store.log import LogStore
 from ledger_client.cli.client_options import EXISTING_FOLDER
 from ledger_client.cli.console import json_option, note, print_fields, print_json, print_line
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.canonical import format_time
 from ledger_core.event.ids import format_uuid7
+from ledger_core.event.times import format_time
 
 GAPS_SHOWN = 10
 

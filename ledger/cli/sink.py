@@ -26,7 +26,7 @@ from ledger.sinks.config import (
     read_sinks,
     remove_sink,
 )
-from ledger.sinks.dead_letters import DISCARD, RESEND, ask, read_letters, taken_path
+from ledger.sinks.dead_letters import DISCARD, RESEND, read_letters, request_action, resending_path
 from ledger.sinks.kinds import open_receiver
 from ledger.sinks.receiver import BatchRefusedError
 from ledger.sinks.worker import LogSource
@@ -103,7 +103,7 @@ def add(
     if name not in read_sinks(directory):
         paths.make()
         # What is left of an earlier sink of this name says nothing about this one.
-        for left in (paths.position, paths.state, paths.rewind, paths.dead, taken_path(paths)):
+        for left in (paths.position, paths.state, paths.rewind, paths.dead, resending_path(paths)):
             left.unlink(missing_ok=True)
         _set_position(paths, directory, "end" if from_end else "0")
     add_sink(directory, name, config)
@@ -257,9 +257,9 @@ def dead_letters(directory: Path, name: str, wish: str | None, as_json: bool) ->
     """List what the receiver refused for good, or have it sent again."""
     _config(directory, name)
     paths = FollowerPaths(directory, KIND, name)
-    letters = [*read_letters(taken_path(paths)), *read_letters(paths.dead)]
+    letters = [*read_letters(resending_path(paths)), *read_letters(paths.dead)]
     if wish is not None and letters:
-        ask(paths, wish)
+        request_action(paths, wish)
         done = "sent again" if wish == RESEND else "discarded"
         said = f"{counted(len(letters), 'dead letter')} will be {done} while the sink runs"
         _report(said, as_json, sink=name, dead_letters=len(letters), wish=wish)

@@ -13,8 +13,8 @@ from ledger.store.tokens import SCOPES, TokenLimits, TokenRecord, TokenScope
 from ledger_client.cli.app import NotFoundError
 from ledger_client.cli.console import json_option, note, print_json, print_line
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.canonical import format_time, parse_time
 from ledger_core.event.model import EventError
+from ledger_core.event.times import format_time, parse_time
 
 _match_duration = re.compile(r"([0-9]{1,9})([smhdw])").fullmatch
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}

@@ -31,7 +31,7 @@ from ledger_client.cli.console import (
     print_result,
 )
 from ledger_client.runtime.server import run_until_signal
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, parse_verifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError

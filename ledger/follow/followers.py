@@ -5,7 +5,6 @@ once for the whole file. The file is looked at once a second, so a follower that
 paused or removed needs no restart of the service.
 """
 
-import re
 import threading
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from ledger.follow.position import NAME_PATTERN, FollowerPaths, FollowerReport, read_report
+from ledger.follow.position import FollowerPaths, FollowerReport, is_name, read_report
 from ledger.follow.process import FollowerProcess
 from ledger_core.tlog.errors import MalformedError
 
@@ -177,9 +176,9 @@ class Followers:
             self._names[spec.name] = [""]
             yield _Wanted(spec.name, spec.module, arguments, text)
             return
-        self._names[spec.name] = sorted(filter(re.compile(NAME_PATTERN).match, tables))
+        self._names[spec.name] = sorted(filter(is_name, tables))
         for name, table in tables.items():
-            if not (isinstance(table, dict) and re.match(NAME_PATTERN, name)):
+            if not (isinstance(table, dict) and is_name(name)):
                 self._faults[spec.name] = f"{path}: {name!a} is not the table of a follower"
             elif not FollowerPaths(self._folder, spec.name, name).paused.exists():
                 yield _Wanted(

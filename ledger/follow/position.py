@@ -11,6 +11,7 @@ a kill repeats entries and loses none. The leaf hash tells a log that was put ba
 and then gave the same indices to other entries.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -19,8 +20,8 @@ import msgspec
 from ledger.runtime.records import read_record
 from ledger_client.runtime.files import write_atomically
 
-NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
-"""The name of a follower: it is a table of TOML, a folder and a label."""
+is_name: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}").fullmatch
+"""Whether a text is the name of a follower: a table of TOML, a folder and a label."""
 
 ERROR_CHARS_MAX: Final = 500
 

@@ -3,13 +3,12 @@
 A fault names the file, the follower and the key.
 """
 
-import re
 import tomllib
 from typing import TypeVar
 
 import msgspec
 
-from ledger.follow.position import NAME_PATTERN
+from ledger.follow.position import is_name
 from ledger.runtime.validation import explain_invalid
 from ledger_core.tlog.errors import MalformedError
 
@@ -53,5 +52,5 @@ def parse_table(name: str, table: object, file: str, kind: type[C], *, what: str
 
 def check_name(name: str) -> None:
     """Raises: MalformedError for what can't be the name of a follower."""
-    if not re.match(NAME_PATTERN, name):
+    if not is_name(name):
         raise MalformedError("a name has up to 63 of A-Z a-z 0-9 _ -, and begins with none of _ -")

@@ -41,7 +41,7 @@ from ledger.log.witness_client import (
 )
 from ledger.store.log import DamagedTreeError
 from ledger_client.runtime.clock import unix_s as system_unix_s
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError

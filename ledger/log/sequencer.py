@@ -21,7 +21,7 @@ from ledger.log.hold import Hold, HoldRecord
 from ledger.store.commit_errors import CommitFailedError
 from ledger.store.writer import AppendResult, LogWriter, NewEntry
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.tree import TreeHead
@@ -109,13 +109,13 @@ class Sequencer:
         """Make entries durable, the new ones at consecutive indices in the order given.
 
         Requests are placed in the order of the calls: a call queues before it awaits.
-        Raises: as `Sequencing.append_events`.
+        Raises: as `Appender.append_events`.
         """
         self.hold.check()
         return await self._submit(_Job(_weigh(entries), entries))
 
     async def append_events(self, request: AppendRequest) -> Appended:
-        """See `Sequencing`."""
+        """See `Appender`."""
         (appended,) = await self.append_all((request,))
         return appended
 

@@ -21,7 +21,7 @@ from ledger.service.routes import ROUTES as LEDGER_ROUTES
 from ledger.service.settings import Settings
 from ledger.witness.app import open_witness
 from ledger_client.runtime.clock import unix_s
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.policy import parse_policy

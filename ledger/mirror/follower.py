@@ -263,7 +263,7 @@ class Follower:
         if not is_published:
             self._replica.remember(head)
         try:
-            await self._replica.keep(
+            await self._replica.append(
                 self._buffer.leaves[:count],
                 expected=TreeHead(checkpoint.tree_size, checkpoint.root_hash),
                 published=head if is_published else None,
@@ -307,7 +307,7 @@ class Follower:
                 leaves = [leaf for _, each in found for leaf in each]
                 end = min((group[-1] + 1) * TILE_WIDTH, size)
                 try:
-                    await replica.keep(
+                    await replica.append(
                         leaves[held - group[0] * TILE_WIDTH :],
                         expected=TreeHead(end, roots[end]),
                         published=head if end == size else None,

@@ -23,8 +23,8 @@ from ledger.store.writer import LogWriter
 from ledger.witness.data_dir import WitnessPaths
 from ledger.witness.store import HeadStore
 from ledger_client.runtime.files import sync_directory, write_atomically
-from ledger_core.event.canonical import format_time
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
+from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import parse_policy

@@ -36,8 +36,9 @@ from ledger_client.plans.heads import fetch_consistency
 from ledger_client.runtime.clock import unix_us
 from ledger_client.runtime.files import write_atomically
 from ledger_client.state_file import StateFile
-from ledger_core.event.canonical import event_json_of, format_time
+from ledger_core.event.canonical import event_json_of
 from ledger_core.event.leaf_batch import parse_leaves
+from ledger_core.event.times import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import Policy, VerifiedHead
@@ -145,7 +146,7 @@ class Replica:
             self._head_file.save(head.note)
             self.accepted = head
 
-    async def keep(
+    async def append(
         self,
         leaves: Sequence[bytes],
         *,

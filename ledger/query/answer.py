@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from ledger_core.api import FacetAnswer, HistogramAnswer
 from ledger_core.asking import CountAnswer
+from ledger_core.search_answers import FacetAnswer, HistogramAnswer
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,18 @@ from typing import Final
 import msgspec
 
 from ledger.query.hints import context_keys
-from ledger.query.sight import EngineSight
-from ledger_core.api import ContextKeyAnswer, FacetAnswer, FacetValue, FieldAnswer, FieldsAnswer
+from ledger.query.log_view import EngineView
 from ledger_core.query import analyzer
 from ledger_core.query.ast import Has
 from ledger_core.query.fields import LANGUAGE
 from ledger_core.query.value_parser import is_ordered
+from ledger_core.search_answers import (
+    ContextKeyAnswer,
+    FacetAnswer,
+    FacetValue,
+    FieldAnswer,
+    FieldsAnswer,
+)
 
 CATALOG_TIME_S: Final = 1.0
 KEYS_MAX: Final = 200
@@ -32,9 +38,9 @@ _DIMENSIONS: Final = tuple(
 )
 
 
-def read_catalog(sight: EngineSight) -> FieldsAnswer:
+def read_catalog(view: EngineView) -> FieldsAnswer:
     """The fields and the keys of the context that the caller's events have."""
-    counter, is_all = sight.count_terms((*_DIMENSIONS, "context"))
+    counter, is_all = view.count_terms((*_DIMENSIONS, "context"))
     facets = {facet.field: facet for facet in counter.facets(is_all=is_all)}
     fields = [
         FieldAnswer(
@@ -51,11 +57,11 @@ def read_catalog(sight: EngineSight) -> FieldsAnswer:
         for field in LANGUAGE
     ]
     return FieldsAnswer(
-        tree_size=sight.engine.tree_size(),
+        tree_size=view.engine.tree_size(),
         counted=counter.counted,
         exact=is_all,
         fields=tuple(fields),
-        context=tuple(_keys(counter.counts["context"], sight)),
+        context=tuple(_keys(counter.counts["context"], view)),
     )
 
 
@@ -79,7 +85,7 @@ def _terms(name: str, counts: Mapping[str, Counter[str]]) -> Mapping[str, int]:
     return {term: count for term, count in counts[name].items() if term.startswith(_ANYWHERE)}
 
 
-def _keys(terms: Counter[str], sight: EngineSight) -> Iterator[ContextKeyAnswer]:
+def _keys(terms: Counter[str], view: EngineView) -> Iterator[ContextKeyAnswer]:
     values: dict[str, list[FacetValue]] = {}
     for term, count in sorted(terms.items(), key=lambda item: (-item[1], item[0])):
         path = analyzer.path_of(term)
@@ -88,13 +94,13 @@ def _keys(terms: Counter[str], sight: EngineSight) -> Iterator[ContextKeyAnswer]
             some.append(FacetValue(term[len(analyzer.context_prefix(path)) :], count))
     for path, count in islice(context_keys(terms).most_common(), KEYS_MAX):
         yield ContextKeyAnswer(
-            path=path, types=_types(path, sight), count=count, values=tuple(values[path])
+            path=path, types=_types(path, view), count=count, values=tuple(values[path])
         )
 
 
-def _types(path: str, sight: EngineSight) -> tuple[str, ...]:
+def _types(path: str, view: EngineView) -> tuple[str, ...]:
     """The types of the values at a path in the newest events that have it."""
-    answer = sight.search(Has("context", path), limit=_SAMPLED_EVENTS, is_counted=False)
+    answer = view.search(Has("context", path), limit=_SAMPLED_EVENTS, is_counted=False)
     leaves = [msgspec.json.decode(row.leaf) for row in answer.rows] if answer else []
     return tuple(
         sorted(

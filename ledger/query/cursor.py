@@ -20,7 +20,7 @@ import base64
 import binascii
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Self, TypeAlias, get_args
 
 from ledger_core.query.ast import UNIX_US_END
@@ -99,6 +99,18 @@ class Cursor:
             raise CursorError(f"this cursor is of a query with the order {self.order}")
         if self.tree_size > durable:
             raise CursorError("this cursor is of a log that was longer than this one")
+
+    def behind(self, position: Position | int | None, passed: int) -> "Cursor | None":
+        """The cursor of the page behind this one, on which `passed` matches are; None if none is.
+
+        `position` is where that page begins; an integer is an index.
+        """
+        passed += self.passed
+        is_last = self.total is not None and self.is_total_exact and passed >= self.total
+        if position is None or is_last:
+            return None
+        place = Position(position) if isinstance(position, int) else position
+        return replace(self, position=place, passed=passed)
 
     @classmethod
     def parse(cls, text: str, *, query: str, tenant: str | None) -> Self:

@@ -22,10 +22,10 @@ from pyroaring import BitMap
 
 from ledger.query.answer import Answer, IndexStatus, Row
 from ledger.query.batches import batches_by_index, batches_by_time
-from ledger.query.budget import NO_LIMITS, Budget, IsCancelled, OverBudgetError, QueryLimits
-from ledger.query.cursor import Cursor, Position, first_cursor
+from ledger.query.budget import NO_LIMITS, Budget, IsCancelled, QueryLimits
+from ledger.query.cursor import Cursor, first_cursor
 from ledger.query.evaluator import WINDOW_SEGMENTS, Window
-from ledger.query.event_times import EventTimes, ReadTimes, TimesUnknownError
+from ledger.query.event_times import EventTimes, ReadTimes
 from ledger.query.executor import PageRun, QueryScope
 from ledger.query.explain import explain
 from ledger.query.facets import FacetCounter
@@ -35,7 +35,7 @@ from ledger.query.plan import make_plan, span_of
 from ledger.query.plan_nodes import Span
 from ledger.query.resolve_ids import IdResolver
 from ledger.query.tallies import Tallies
-from ledger.query.time_run import TimeRun
+from ledger.query.time_run import TimeRun, make_run
 from ledger.query.value_stream import Found, ValueStream
 from ledger.store.index.index_store import IndexSnapshot, IndexStore
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
@@ -142,7 +142,7 @@ class QueryEngine:
                     earlier_run.run(is_counted=True, on_found=before.add)
                     before.is_all = earlier_run.total_exact
             with self._scope(query, tenant, now_unix_us, size, budget) as scope:
-                run = self._page_run(scope, order, begun.position, limit)
+                run = make_run(scope, self._event_times, order, begun.position, limit)
                 run.run(
                     is_counted=has_counts or (is_counted and begun.total is None),
                     is_estimated=limit > 0 and not has_counts,
@@ -159,7 +159,7 @@ class QueryEngine:
         is_exact = is_exact and not unreadable
         if is_counted or has_counts or begun.total is not None:
             begun = replace(begun, total=total, is_total_exact=is_exact)
-        following = _next_cursor(begun, run) if limit else None
+        following = begun.behind(run.next_position, run.passed) if limit else None
         next_cursor = None if following is None else following.format(query=text, tenant=tenant)
         return Answer(
             rows=tuple(map(Row, run.indices, run.leaves)),
@@ -174,22 +174,6 @@ class QueryEngine:
             histogram=counter.histogram(is_all=is_exact),
             counts=tallies.answers(is_all=is_exact),
         )
-
-    def _page_run(
-        self, scope: QueryScope, order: Order, position: Position, limit: int
-    ) -> PageRun | TimeRun:
-        if order in ("newest", "oldest"):
-            return PageRun(scope, order=order, position=position.index, limit=limit)
-        if not limit:  # Counts alone have no order.
-            return PageRun(scope, order="newest", position=scope.tree_size, limit=0)
-        try:
-            times = self._event_times(scope)
-            return TimeRun(scope, times, order=order, position=position, limit=limit)
-        except OverBudgetError:
-            raise TimesUnknownError(
-                "there was no time to read when the events without an index happened; ask again, or"
-                " by index"
-            ) from None
 
     def _event_times(self, scope: QueryScope) -> EventTimes:
         is_open = any(segment not in scope.sealed for segment in scope.segments)
@@ -408,13 +392,3 @@ class QueryEngine:
 
 def _scoped(query: Expression, tenant: str | None) -> Expression:
     return query if tenant is None else all_of((Is("tenant", tenant), query))
-
-
-def _next_cursor(begun: Cursor, run: PageRun | TimeRun) -> Cursor | None:
-    """The cursor of the page behind a run's, with the total of `begun`."""
-    following, passed = run.next_position, begun.passed + run.passed
-    is_last = begun.total is not None and begun.is_total_exact and passed >= begun.total
-    if following is None or is_last:
-        return None
-    position = following if isinstance(following, Position) else Position(following)
-    return replace(begun, position=position, passed=passed)

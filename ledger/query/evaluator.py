@@ -247,7 +247,7 @@ class Window:
             some = self._snapshot.segments_with(read.dimension, read.value, sealed)
             one = self._snapshot.find(read.dimension, read.value, self._checked(some))
             found = assemble([(segment - first, container) for segment, container in one])
-        elif isinstance(read, plan.Within):
+        elif isinstance(read, plan.RangeSet):
             snapshot, of = self._snapshot, (read.dimension, read.ranges)
             many = ((segment, snapshot.within(*of, segment)) for segment in self._checked(sealed))
             found = unite((segment - first, each) for segment, each in many if each)
@@ -266,7 +266,7 @@ class Window:
 def _read_terms(terms: SegmentTerms, read: Read) -> list[Container]:
     if isinstance(read, plan.Find):
         return terms.find(read.dimension, read.value)
-    if isinstance(read, plan.Within):
+    if isinstance(read, plan.RangeSet):
         return terms.within(read.dimension, read.ranges)
     return terms.between(read.dimension, read.low, read.high)
 

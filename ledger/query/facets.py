@@ -31,9 +31,9 @@ from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index import roaring_containers as roaring
 from ledger.store.index.postings import NO_PLACE, Postings
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
-from ledger_core.api import Bucket, FacetAnswer, FacetValue, HistogramAnswer
 from ledger_core.query.counting import Unit, bucket_of, fill
 from ledger_core.query.fields import COLUMNS, FIELDS
+from ledger_core.search_answers import Bucket, FacetAnswer, FacetValue, HistogramAnswer
 
 UNITS: Final = ("hour", "day")
 """The units of a histogram that the parameters of a URL can ask for; those in UTC, without gaps."""

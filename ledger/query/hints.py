@@ -16,11 +16,11 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Final, Protocol
 
-from ledger_core.api import HintAnswer, HistogramAnswer
 from ledger_core.query import analyzer, ast
 from ledger_core.query.ast import Expression, all_of, format_query
 from ledger_core.query.fields import FIELDS
 from ledger_core.query.words import words_of
+from ledger_core.search_answers import HintAnswer, HistogramAnswer
 
 CONDITIONS_MAX: Final = 8
 HINTS_MAX: Final = 8
@@ -32,7 +32,7 @@ _WORD_TEXTS: Final = (
 )
 
 
-class Sight(Protocol):
+class LogView(Protocol):
     """What one caller sees of a log, within what is left of the time."""
 
     def count(self, query: Expression) -> int | None:
@@ -45,35 +45,35 @@ class Sight(Protocol):
         """Terms of a dimension of the newest events, with their numbers."""
 
 
-def find_hints(query: Expression, sight: Sight) -> tuple[HintAnswer, ...]:
+def find_hints(query: Expression, view: LogView) -> tuple[HintAnswer, ...]:
     """Why a query whose times are resolved finds nothing. Precondition: it found nothing."""
-    return tuple(islice(_hints(query, sight), HINTS_MAX))
+    return tuple(islice(_hints(query, view), HINTS_MAX))
 
 
-def _hints(query: Expression, sight: Sight) -> Iterator[HintAnswer]:
+def _hints(query: Expression, view: LogView) -> Iterator[HintAnswer]:
     parts = query.parts if isinstance(query, ast.And) else (query,)
-    if sight.count(ast.EVERYTHING) == 0:
+    if view.count(ast.EVERYTHING) == 0:
         yield HintAnswer(kind="empty", text="the log has no event that this token may read")
         return
-    counts = {part: sight.count(part) for part in parts[:CONDITIONS_MAX]}
+    counts = {part: view.count(part) for part in parts[:CONDITIONS_MAX]}
     met = {part: count for part, count in counts.items() if count}
     for part in [part for part, count in counts.items() if count == 0]:
-        yield from _explain(part, sight)
+        yield from _explain(part, view)
     if len(met) == len(counts) > 1:
         each = "; ".join(f"{_shown(part)} finds {count:,}" for part, count in met.items())
         yield HintAnswer(
             kind="together", text=f"each condition finds events, but none meets all: {each}"
         )
     if len(parts) > 1:
-        yield from _without_times(parts, sight)
+        yield from _without_times(parts, view)
 
 
-def _without_times(parts: Sequence[Expression], sight: Sight) -> Iterator[HintAnswer]:
+def _without_times(parts: Sequence[Expression], view: LogView) -> Iterator[HintAnswer]:
     rest = all_of(part for part in parts if not isinstance(part, ast.Between))
     if len(parts) == 1 or rest in (ast.EVERYTHING, all_of(parts)):
         return
-    count = sight.count(rest)
-    hours = sight.hours(rest) if count else None
+    count = view.count(rest)
+    hours = view.hours(rest) if count else None
     if count and hours and hours.buckets:
         span = _span_text(hours)
         yield HintAnswer(
@@ -84,28 +84,28 @@ def _without_times(parts: Sequence[Expression], sight: Sight) -> Iterator[HintAn
         )
 
 
-def _explain(part: Expression, sight: Sight) -> Iterator[HintAnswer]:
+def _explain(part: Expression, view: LogView) -> Iterator[HintAnswer]:
     """Why no event meets a part of a query."""
     match part:
         case ast.Or(parts):
             for each in parts[:CONDITIONS_MAX]:
-                yield from _explain(each, sight)
+                yield from _explain(each, view)
         case ast.Not(inner):
             yield HintAnswer(kind="condition", text=f"every event meets {_shown(inner)}")
         case ast.And() | ast.Everything():
             yield HintAnswer(kind="condition", text=f"no event meets {_shown(part)}")
         case ast.Between():
-            yield from _explain_time(part, sight)
+            yield from _explain_time(part, view)
         case ast.Words():
-            yield from _explain_words(part, sight)
+            yield from _explain_words(part, view)
         case ast.Is() | ast.Has() | ast.NumberBetween():
-            yield from _explain_value(part, sight)
+            yield from _explain_value(part, view)
         case _:
             yield HintAnswer(kind="condition", text=f"no event meets {_shown(part)}")
 
 
-def _explain_time(part: ast.Between, sight: Sight) -> Iterator[HintAnswer]:
-    hours = sight.hours(ast.EVERYTHING)
+def _explain_time(part: ast.Between, view: LogView) -> Iterator[HintAnswer]:
+    hours = view.hours(ast.EVERYTHING)
     text = f"no event meets {_shown(part)}"
     if part.field == "time" and hours and hours.buckets:
         first, last = hours.buckets[0].start, hours.buckets[-1].start
@@ -117,7 +117,7 @@ def _explain_time(part: ast.Between, sight: Sight) -> Iterator[HintAnswer]:
     yield HintAnswer(kind="time", text=text)
 
 
-def _explain_words(part: ast.Words, sight: Sight) -> Iterator[HintAnswer]:
+def _explain_words(part: ast.Words, view: LogView) -> Iterator[HintAnswer]:
     where = f"the values of {part.field}" if part.field else _WORD_TEXTS
     words = format_query(part)
     yield HintAnswer(
@@ -127,18 +127,18 @@ def _explain_words(part: ast.Words, sight: Sight) -> Iterator[HintAnswer]:
     several = part.text.split()
     if len(several) > 1:
         each = [ast.Words(part.field, word) for word in several if words_of(word)]
-        found = {one: sight.count(one) for one in each}
+        found = {one: view.count(one) for one in each}
         missing = [one.text for one, count in found.items() if count == 0]
         if missing:
             yield HintAnswer(kind="words", text=f"no text has {', '.join(missing)}")
-        elif together := sight.count(all_of(each)):
+        elif together := view.count(all_of(each)):
             yield HintAnswer(
                 kind="words",
                 text=f"{_events(together)} have all of these words, but not side by side",
                 nearest=format_query(all_of(each)),
                 count=together,
             )
-    elif not part.is_prefix and (count := sight.count(replace(part, is_prefix=True))):
+    elif not part.is_prefix and (count := view.count(replace(part, is_prefix=True))):
         yield HintAnswer(
             kind="words",
             text=f"{_events(count)} have words that begin so",
@@ -148,25 +148,25 @@ def _explain_words(part: ast.Words, sight: Sight) -> Iterator[HintAnswer]:
 
 
 def _explain_value(
-    part: ast.Is | ast.Has | ast.NumberBetween, sight: Sight
+    part: ast.Is | ast.Has | ast.NumberBetween, view: LogView
 ) -> Iterator[HintAnswer]:
-    if part.field == "context" and not sight.count(ast.Has("context", part.key)):
-        yield from _explain_key(part, sight)
+    if part.field == "context" and not view.count(ast.Has("context", part.key)):
+        yield from _explain_key(part, view)
         return
     name = _name(part)
     if isinstance(part, ast.NumberBetween):
         here = ast.Has(part.field, part.key)
-        text = f"{_events(sight.count(here))} have {name}, none of them a number in this range"
+        text = f"{_events(view.count(here))} have {name}, none of them a number in this range"
         yield HintAnswer(kind="value", text=text)
         return
     yield HintAnswer(kind="value", text=f"no event meets {_shown(part)}")
     if isinstance(part, ast.Is):
-        yield from _near_values(part, sight)
+        yield from _near_values(part, view)
 
 
-def _explain_key(part: ast.Is | ast.Has | ast.NumberBetween, sight: Sight) -> Iterator[HintAnswer]:
+def _explain_key(part: ast.Is | ast.Has | ast.NumberBetween, view: LogView) -> Iterator[HintAnswer]:
     yield HintAnswer(kind="key", text=f"no event has {_name(part)}")
-    keys = context_keys(sight.values("context"))
+    keys = context_keys(view.values("context"))
     spellings = {key.lower(): key for key in keys}
     ends = {key.rpartition(".")[2].lower(): key for key in keys}
     wanted = part.key.lower()
@@ -174,25 +174,25 @@ def _explain_key(part: ast.Is | ast.Has | ast.NumberBetween, sight: Sight) -> It
     near += [ends[wanted]] if wanted in ends else []
     for key in list(dict.fromkeys(near))[:VALUES_NEAR_MAX]:
         other = ast.Has("context", key)
-        count = sight.count(other)
+        count = view.count(other)
         if count:
             text = f"{_name(other)} is in {_events(count)}"
             same = replace(part, key=key)
-            found = sight.count(same)
+            found = view.count(same)
             nearest, number = (same, found) if found else (other, count)
             yield HintAnswer(kind="key", text=text, nearest=format_query(nearest), count=number)
 
 
-def _near_values(part: ast.Is, sight: Sight) -> Iterator[HintAnswer]:
+def _near_values(part: ast.Is, view: LogView) -> Iterator[HintAnswer]:
     """The values that differ in case alone, else those that are spelled alike."""
     field, value = FIELDS[part.field], part.value
     if field.kind not in ("action", "context", "name", "text") or not value:
         return
     wanted = analyzer.fold(value)
-    known = _known_values(part, sight)
+    known = _known_values(part, view)
     cases = [value.lower(), value.upper(), value.capitalize(), value.title()]
     cases += [each for each in known if analyzer.fold(each) == wanted]
-    found = list(_counted(part, [] if field.is_folded else cases, sight))
+    found = list(_counted(part, [] if field.is_folded else cases, view))
     for condition, count in found:
         yield HintAnswer(
             kind="case",
@@ -203,7 +203,7 @@ def _near_values(part: ast.Is, sight: Sight) -> Iterator[HintAnswer]:
     if found or part.is_prefix:
         return
     near = get_close_matches(value, list(known)[:_SPELLINGS_MAX], cutoff=0.75)
-    for condition, count in _counted(part, near, sight):
+    for condition, count in _counted(part, near, view):
         yield HintAnswer(
             kind="near",
             text=f"{_shown(condition)} finds {_events(count)}",
@@ -212,18 +212,18 @@ def _near_values(part: ast.Is, sight: Sight) -> Iterator[HintAnswer]:
         )
 
 
-def _known_values(part: ast.Is, sight: Sight) -> list[str]:
-    values = sight.values(part.field)
+def _known_values(part: ast.Is, view: LogView) -> list[str]:
+    values = view.values(part.field)
     prefix = analyzer.context_prefix(part.key) if part.field == "context" else ""
     return [term[len(prefix) :] for term, _ in values.most_common() if term.startswith(prefix)]
 
 
-def _counted(part: ast.Is, values: Sequence[str], sight: Sight) -> Iterator[tuple[ast.Is, int]]:
+def _counted(part: ast.Is, values: Sequence[str], view: LogView) -> Iterator[tuple[ast.Is, int]]:
     """The conditions on some other values that find events."""
     others = [value for value in dict.fromkeys(values) if value != part.value]
     for value in others[: 2 * VALUES_NEAR_MAX]:
         condition = replace(part, value=value)
-        count = sight.count(condition)
+        count = view.count(condition)
         if count:
             yield condition, count
 

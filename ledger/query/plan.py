@@ -29,12 +29,12 @@ from ledger.query.plan_nodes import (
     Lookup,
     Node,
     Range,
+    RangeSet,
     Read,
     Span,
     TimeRange,
     Union,
     Unknown,
-    Within,
 )
 from ledger.query.plan_ranges import plan_delay, plan_ports
 from ledger_core.event.model import LIMITS
@@ -339,9 +339,9 @@ def _join_reads(reads: Collection[Read]) -> tuple[Read, ...]:
                 by_dimension[dimension].append((value, _next(value)))
             case Range(dimension, low, high):
                 by_dimension[dimension].append((low, high))
-            case Within(dimension, ranges):
+            case RangeSet(dimension, ranges):
                 by_dimension[dimension] += ranges
-    return tuple(Within(name, _join_ranges(ranges)) for name, ranges in by_dimension.items())
+    return tuple(RangeSet(name, _join_ranges(ranges)) for name, ranges in by_dimension.items())
 
 
 def _join_ranges(ranges: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

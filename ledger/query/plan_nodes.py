@@ -28,7 +28,7 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
-class Within:
+class RangeSet:
     """Read the terms in any of the ranges `low <= value < high`, which ascend and do not touch."""
 
     dimension: str
@@ -38,7 +38,7 @@ class Within:
         return f"{self.dimension} in {len(self.ranges):,} values or ranges"
 
 
-Read: TypeAlias = Find | Range | Within
+Read: TypeAlias = Find | Range | RangeSet
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ exact unless `exact` says otherwise: the time was up, an event has more values o
 the index holds, or there were more than `CELLS_MAX` groups.
 """
 
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,23 +14,29 @@ from decimal import Decimal
 from functools import partial
 from heapq import nsmallest
 from itertools import islice, product
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 from msgspec import structs
 from pyroaring import BitMap
 
-from ledger.query import plan_nodes as plan
+from ledger.query.columns import (
+    Column,
+    IndexedSource,
+    InMemorySource,
+    Source,
+    Values,
+    columns_of,
+    values_at,
+)
 from ledger.query.evaluator import Window
-from ledger.query.facets import Matches, count_all, flags_of
+from ledger.query.facets import Matches, count_all
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
 from ledger.query.value_stream import LIMITED
-from ledger.store.index.postings import NO_PLACE, Postings
-from ledger.store.index.roaring_containers import FORM_ARRAY, assemble, from_little_endian
 from ledger_core.asking import AskCount, CountAnswer, CountedValue
 from ledger_core.query.analyzer import MORE, parse_number
 from ledger_core.query.ast import Between, Expression
-from ledger_core.query.counting import CountField, parse_count_field, read_since
+from ledger_core.query.counting import parse_count_field, read_since
 from ledger_core.query.fields import COLUMNS
 
 CELLS_MAX: Final = 500_000
@@ -40,8 +45,6 @@ CELLS_MAX: Final = 500_000
 _ROWS_AT_ONCE = 256
 
 _Group = tuple[str, ...]
-_Values = dict[int, list[str]]
-"""The values of each match by its offset."""
 
 
 @dataclass(slots=True)
@@ -110,7 +113,7 @@ class Tally:
                 self._is_exact = False
                 return
             if window.is_indexed(segment):
-                self._add_segment(_Indexed(window, segment), offsets)
+                self._add_segment(IndexedSource(window, segment), offsets)
                 self._counted += len(offsets)
             else:
                 self._add_rows(window.start_of(segment), offsets)
@@ -126,10 +129,10 @@ class Tally:
             if leaves:
                 terms = SegmentTerms()
                 terms.add(leaves)
-                self._add_segment(_InMemory(terms), BitMap(range(len(leaves))))
+                self._add_segment(InMemorySource(terms), BitMap(range(len(leaves))))
                 self._counted += len(leaves)
 
-    def _add_segment(self, source: "_Source", offsets: BitMap) -> None:
+    def _add_segment(self, source: "Source", offsets: BitMap) -> None:
         self._check_limited(source, offsets)
         if len(self._fields) == 1:
             (by,) = self._by
@@ -142,20 +145,20 @@ class Tally:
                 else:
                     Matches(offsets).count_column(*column, self._terms)
             return
-        columns = None if self._numbers else _columns(source, self._fields)
+        columns = None if self._numbers else columns_of(source, self._fields)
         if columns is None:
-            self._add_values([_values(source, each, offsets) for each in self._fields])
+            self._add_values([values_at(source, each, offsets) for each in self._fields])
         else:
             self._add_columns(columns, offsets, is_all=len(offsets) == source.entries)
 
-    def _check_limited(self, source: "_Source", offsets: BitMap) -> None:
+    def _check_limited(self, source: "Source", offsets: BitMap) -> None:
         """Whether a match has more values of its context than the index holds."""
         for dimension in {each.dimension for each in self._fields} & set(LIMITED):
             more = source.find(dimension, MORE)
             if more & offsets:
                 self._is_exact = False
 
-    def _add_columns(self, columns: Sequence["_Column"], offsets: BitMap, *, is_all: bool) -> None:
+    def _add_columns(self, columns: Sequence["Column"], offsets: BitMap, *, is_all: bool) -> None:
         """Count entries with one value of each field at most: C counts them by their places."""
         places: list[Iterable[int]] = [column.places for column in columns]
         if not is_all:
@@ -173,7 +176,7 @@ class Tally:
                 others = [[] if value is None else [value] for value in row[by:]]
                 self._add_group(cast("_Group", row[:by]), others, count)
 
-    def _add_values(self, values: Sequence[_Values]) -> None:
+    def _add_values(self, values: Sequence[Values]) -> None:
         by = len(self._by)
         for offset, firsts in values[0].items():
             rest = [some.get(offset, ()) for some in values[1:by]]
@@ -289,121 +292,3 @@ class Tallies:
                 tally.answer(is_all=is_all and is_known, without=old.groups if old else ())
             )
         return tuple(found)
-
-
-class _Indexed:
-    """The terms of a segment that is indexed."""
-
-    def __init__(self, window: Window, segment: int) -> None:
-        self._window = window
-        self._segment = segment
-        self.entries: Final = window.entries_in(segment)
-
-    def runs(self, by: CountField) -> Iterable[Postings]:
-        """The terms of a field; at the ends there may be others."""
-        return self._window.postings(by.dimension, self._segment, prefix=by.prefix)
-
-    def find(self, dimension: str, value: str) -> BitMap:
-        """The offsets of a term."""
-        found = self._window.evaluate(plan.Lookup((plan.Find(dimension, value),))).must
-        return dict(self._window.by_segment(found)).get(self._segment, BitMap())
-
-    def column(self, dimension: str) -> "tuple[array[int], list[str]] | None":
-        """The rank of each entry's value and the values, where they are stored."""
-        return self._window.column(dimension, self._segment)
-
-
-class _InMemory:
-    """The terms of entries that were read."""
-
-    def __init__(self, terms: SegmentTerms) -> None:
-        self._terms = terms
-        self.entries: Final = terms.end
-
-    def runs(self, by: CountField) -> Iterable[Postings]:
-        """The terms of a field, and others of its dimension."""
-        return (self._terms.postings(by.dimension),)
-
-    def find(self, dimension: str, value: str) -> BitMap:
-        """The offsets of a term."""
-        return assemble([(0, found) for found in self._terms.find(dimension, value)][:1])
-
-    def column(self, _dimension: str) -> None:
-        """None: nothing is stored."""
-        return
-
-
-_Source: TypeAlias = _Indexed | _InMemory
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """The place of each entry's value among the `values`; None stands at that of no value."""
-
-    places: Sequence[int]
-    values: Sequence[str | None]
-
-
-def _columns(source: _Source, fields: Sequence[CountField]) -> list[_Column] | None:
-    """A column of each field; None where an entry has several values of one."""
-    columns = []
-    for by in fields:
-        column = _column(source, by)
-        if column is None:
-            return None
-        columns.append(column)
-    return columns
-
-
-def _column(source: _Source, by: CountField) -> _Column | None:
-    stored = source.column(by.dimension) if by.dimension in COLUMNS else None
-    if stored is not None:
-        values: list[str | None] = list(map(by.value_of, stored[1]))
-        return _Column(stored[0], [*values, *[None] * (NO_PLACE + 1 - len(values))])
-    places = [-1] * source.entries
-    values = []
-    for postings in source.runs(by):
-        for term, container in postings:
-            value = by.value_of(term)
-            if value is None:
-                continue
-            place = len(values)
-            values.append(value)
-            if container.form == FORM_ARRAY:
-                offsets: Iterable[int] = from_little_endian(container.payload)
-            else:
-                offsets = assemble([(0, container)]).to_array()
-            for offset in offsets:
-                if places[offset] >= 0:
-                    return None
-                places[offset] = place
-    return _Column(places, [*values, None])
-
-
-def _values(source: _Source, by: CountField, offsets: BitMap) -> _Values:
-    """The values of each of the offsets that has any."""
-    column = source.column(by.dimension) if by.dimension in COLUMNS else None
-    if column is not None:
-        places, terms = column
-        values = [by.value_of(term) for term in terms]
-        return {
-            offset: [value]
-            for offset in offsets
-            if (place := places[offset]) != NO_PLACE and (value := values[place]) is not None
-        }
-    found: _Values = {}
-    flags = flags_of(offsets)
-    for postings in source.runs(by):
-        for term, container in postings:
-            value = by.value_of(term)
-            if value is None:
-                continue
-            if container.form == FORM_ARRAY:
-                hits: Iterable[int] = [o for o in from_little_endian(container.payload) if flags[o]]
-            else:
-                hits = assemble([(0, container)]) & offsets
-            for offset in hits:
-                some = found.setdefault(offset, [])
-                if value not in some:
-                    some.append(value)
-    return found

@@ -24,7 +24,7 @@ from ledger.query.budget import OverBudgetError
 from ledger.query.cursor import Position
 from ledger.query.evaluator import Bounds, Window
 from ledger.query.event_times import EventTimes, SegmentTimes, TimesUnknownError
-from ledger.query.executor import QueryScope, find_matches
+from ledger.query.executor import PageRun, QueryScope, find_matches
 from ledger.query.plan_nodes import Span
 from ledger_core.query.order import Order
 
@@ -358,3 +358,24 @@ def _places_with(offsets: BitMap, size: int) -> list[int]:
     return [
         place for place in places if offsets.range_cardinality(place * size, (place + 1) * size)
     ]
+
+
+def make_run(
+    scope: QueryScope,
+    read_times: Callable[[QueryScope], EventTimes],
+    order: Order,
+    position: Position,
+    limit: int,
+) -> PageRun | TimeRun:
+    """The run of one page, by index or by time. Raises: TimesUnknownError."""
+    if order in ("newest", "oldest"):
+        return PageRun(scope, order=order, position=position.index, limit=limit)
+    if not limit:  # Counts alone have no order.
+        return PageRun(scope, order="newest", position=scope.tree_size, limit=0)
+    try:
+        return TimeRun(scope, read_times(scope), order=order, position=position, limit=limit)
+    except OverBudgetError:
+        raise TimesUnknownError(
+            "there was no time to read when the events without an index happened; ask again, or"
+            " by index"
+        ) from None

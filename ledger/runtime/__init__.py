@@ -8,6 +8,10 @@ hangup          SIGHUP
 systemd         readiness, and sockets that systemd opened
 request_head    what is refused in the head of a request
 network_errors  why another host was not reached
+records         small JSON files of one record each
+shared_counts   counts that the processes of one service share
+bucket          what somebody may use at once, filled evenly over a period
+whole_answer    answers that are whole before their first byte is written
 memory          freed memory goes back to the system
 log_lines       structlog on standard error
 settings_table  flags, variables and help texts of settings

@@ -15,7 +15,7 @@ import structlog
 from cryptography import x509
 
 from ledger_client.runtime.clock import unix_s
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 PROTOCOLS: Final = ("http/1.1",)

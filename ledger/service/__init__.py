@@ -2,22 +2,52 @@
 
 settings        every setting, in one table
 data_dir        the files of a ledger's folder
+live_settings   those that a running service takes anew at SIGHUP
+policy_file     the policy, as the folder has it
 app             the life cycle: opens the parts, runs and stops them
 open_parts      opens them
+engine          the parts that only one process has: sequencer, signer, publisher
 background      the tasks beside the requests
+process_limits  open files, and pauses of the event loop
+store_watch     watches the environments, open files and memory
 context         the parts of a running service, as handlers get them
-ingest          the append path, from a body to the sequencer
-append_thread   does the slow steps of appends beside the event loop
-secret_filter   refuses or masks events with secrets
-private_fields  erasable fields: commitments, and the values behind them
-query_pool      asks the query process, where searches run
-queries/        the work of searches, and that process
-stored_events   events of the log as answers show them
+mirrored        the heads that are published, and a log that is mirrored
+
 auth            bearer tokens
 token_admin     makes tokens, beside a running service
+quotas          what each token may use in a time
+fair_turns      turns of tokens at a bounded number of places
+admission       which appends are worked on
+
+clock           the times of receipt, which never run backwards
+ingest          the append path, from a body to the sequencer
+append_results  the outcomes of appended events
+work_pieces     divides a large append, so that other requests get their turn
+append_thread   does the slow steps of appends beside the event loop
+allowed_events  which events a token may append
+secret_filter   refuses or masks events with secrets
+private_fields  erasable fields: commitments, and the values behind them
+old_values      private values that version 0.1 stored
+conflicts       records an event that was refused because another has its id
+otlp            logs of OpenTelemetry as events
+otlp_decoder    decodes their records within a bounded amount of work
+otlp_protobuf   decodes them from protobuf
+
+query_pool      asks the query process, where searches run
+queries/        the work of searches, and that process
+saved_queries   reads a query in which `@name` is a saved one
+stored_events   events of the log as answers show them
+export_trailers the ends of exports, for readers that ask for them
+
+audit_trail     reads and refusals as events of the log
+report          what processes say of themselves
+metrics         counters, and `/metrics`
+follower_lag    how far followers are behind the log
+
 outbox          appends the events that `token_admin` leaves
 backup          backups of a ledger's folder, and their restoration
 backup_erasures destroys in an older copy what was erased since
+recovery_journal a file that is there while a recovery changes a folder
 recovery        gets back what a restored ledger lacks
 fsck            checks a folder
 http/           requests and answers, whatever they are about

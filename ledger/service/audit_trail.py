@@ -35,9 +35,9 @@ from ledger.service.settings import Settings
 from ledger.service.token_admin import SERVICE_NAME
 from ledger.store.tokens import AccessStore
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.canonical import format_time
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.model import LIMITS, EventError
+from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import UnavailableError
 
 TURN_S: Final = 1.0

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from ledger.service.settings import Settings
-from ledger_core.event.canonical import format_time, parse_time
+from ledger_core.event.times import format_time, parse_time
 from ledger_core.tlog.errors import UnavailableError
 
 BEHIND_SAID_US: Final = 1_000_000

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from ledger.log.sequencing import Sequencing
+from ledger.log.appender import Appender
 from ledger.runtime.shared_counts import Shared
 from ledger.runtime.tls import ServerTls
 from ledger.service.admission import Admission
@@ -43,7 +43,7 @@ class ServiceContext:
     live: LiveSettings
     store: LogStore
     access: AccessStore
-    sequencer: Sequencing
+    sequencer: Appender
     publisher: Heads
     ingest: IngestPipeline
     private_fields: PrivateFields

@@ -3,7 +3,7 @@
 from collections import Counter, OrderedDict
 from typing import Final, Protocol
 
-from ledger_core.api import ExportTrailer
+from ledger_core.search_answers import ExportTrailer
 
 KEPT_MAX: Final = 1024
 
@@ -11,7 +11,7 @@ KEPT_MAX: Final = 1024
 class Trailers(Protocol):
     """Where trailers are kept: in this process, or in the sequencer's."""
 
-    async def keep(self, token: str, export_id: str, trailer: ExportTrailer) -> None:
+    async def store(self, token: str, export_id: str, trailer: ExportTrailer) -> None:
         """Keep a trailer, which any process finds when this returns."""
         ...
 
@@ -26,7 +26,7 @@ class ExportTrailers:
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str], ExportTrailer] = OrderedDict()
 
-    async def keep(self, token: str, export_id: str, trailer: ExportTrailer) -> None:
+    async def store(self, token: str, export_id: str, trailer: ExportTrailer) -> None:
         """Keep a trailer. Beyond KEPT_MAX the oldest of the token with the most is dropped."""
         self._kept[token, export_id] = trailer
         self._kept.move_to_end((token, export_id))

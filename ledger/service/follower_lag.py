@@ -9,7 +9,8 @@ from ledger.follow.followers import Followers
 from ledger.follow.position import FollowerReport
 from ledger.store.log import LogStore
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.canonical import parse_leaf, parse_time
+from ledger_core.event.canonical import parse_leaf
+from ledger_core.event.times import parse_time
 from ledger_core.tlog.errors import MalformedError
 
 LAG_WARNED_S: Final = 60.0

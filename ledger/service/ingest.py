@@ -18,28 +18,27 @@ from msgspec import UNSET
 from msgspec.structs import force_setattr
 
 from ledger.log.append_request import Appended, AppendRequest, Place, UnstampedEvent
-from ledger.log.sequencing import Sequencing
+from ledger.log.appender import Appender
 from ledger.service.admission import SMALL_BYTES
 from ledger.service.allowed_events import Allowed
+from ledger.service.append_results import result_of, results_of_new
 from ledger.service.append_thread import AppendThread
 from ledger.service.conflicts import conflict_json
-from ledger.service.http.problems import ProblemError, explain, make_problem
+from ledger.service.http.problems import ProblemError, explain
 from ledger.service.http.request_body import ParsedBody
 from ledger.service.metrics import Metrics
-from ledger.service.private_fields import ChangedEvent, PrivateFields
+from ledger.service.private_fields import PrivateFields
 from ledger.service.quotas import Quotas
 from ledger.service.secret_filter import Checked, RefusedSecret, SecretFilter
 from ledger.service.token_admin import SERVICE_NAME
-from ledger.service.work_pieces import OUTCOME_COST, YIELD_BYTES, YIELD_EVENTS, Turns, split_work
+from ledger.service.work_pieces import OUTCOME_COST, YIELD_BYTES, Pacer, split_work
 from ledger.store.writer import Placement
-from ledger_core.api import Masked, Refused, Result
-from ledger_core.event.canonical import LeafFormat, format_time, leaf_format, parse_leaf, parse_time
+from ledger_core.api import Refused, Result
+from ledger_core.event.canonical import LeafFormat, leaf_format, parse_leaf
 from ledger_core.event.model import EventError, Received
 from ledger_core.event.reader import Reader, ReadEvent
+from ledger_core.event.times import format_time, parse_time
 from ledger_core.tlog.errors import UnavailableError
-from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hash
-from ledger_core.tlog.text import format_base64
-from ledger_core.tlog.tile import TILE_WIDTH
 
 WALKED_BYTES: Final = 1_024
 """Events with so many bytes are searched for secrets on the loop, whatever is in them."""
@@ -65,7 +64,7 @@ class IngestPipeline:
     def __init__(
         self,
         *,
-        sequencer: Sequencing,
+        sequencer: Appender,
         wall_us: Callable[[], int],
         reader: Reader,
         private_fields: PrivateFields,
@@ -102,7 +101,7 @@ class IngestPipeline:
         as the use of `charged_to`, by default of `by`. The new events get
         consecutive indices. They are durable when this returns. An event whose id is taken is
         refused, and logged inside an event of the service's own, so that it does not vanish.
-        Raises: as `Sequencing.append_events`, with nothing kept; EventError when a body that should
+        Raises: as `Appender.append_events`, with nothing kept; EventError when a body that should
         be one event isn't even JSON.
         """
         charged_to = charged_to or by
@@ -136,8 +135,8 @@ class IngestPipeline:
         self._count_new(by, queued, appended, charged_to=charged_to)
         received = Received(by=by, time=appended.received_time)
         if len(queued) == len(reads) and not appended.not_appended:
-            return await _all_new(queued, appended, received)
-        turns = Turns()
+            return await results_of_new(queued, appended, received)
+        pacer = Pacer()
         places = appended.places()
         outcomes: list[Result | Refused] = []
         conflicts: list[bytes] = []
@@ -147,15 +146,15 @@ class IngestPipeline:
                 continue
             place = next(places)
             is_new = place.placement is Placement.APPENDED
-            await turns.after(OUTCOME_COST if is_new else OUTCOME_COST + len(place.leaf))
+            await pacer.after(OUTCOME_COST if is_new else OUTCOME_COST + len(place.leaf))
             if place.placement is Placement.CONFLICT:
                 if is_own:
                     renamed = [self._with_next_id(read)]
                     outcomes += await self._log(renamed, by=by, is_own=True, charged_to=charged_to)
                     continue
                 conflicts.append(self._conflict_event(read, place, by=by))
-                await turns.after(len(conflicts[-1]))
-            outcomes.append(_outcome(read, place, received))
+                await pacer.after(len(conflicts[-1]))
+            outcomes.append(result_of(read, place, received))
         if conflicts:
             await self._log_own(conflicts, charged_to=by)
         return outcomes
@@ -343,63 +342,3 @@ def _fit_one(read: ReadEvent, form: LeafFormat) -> ReadEvent | Refused:
 
 def _refuse_error(read: ReadEvent | EventError) -> ReadEvent | Refused:
     return Refused(explain(read).problem) if isinstance(read, EventError) else read
-
-
-async def _all_new(
-    reads: Sequence[ReadEvent], appended: Appended, received: Received
-) -> list[Result | Refused]:
-    """The outcomes of events that are all new."""
-    outcomes: list[Result | Refused] = []
-    index, hashes = appended.first_index, appended.leaf_hashes
-    for position, read in enumerate(reads):
-        if position % YIELD_EVENTS == 0 and position:
-            await asyncio.sleep(0)
-        hashed = hashes[position * HASH_BYTES : (position + 1) * HASH_BYTES]
-        outcomes.append(_new_result(read, index + position, hashed, received))
-    return outcomes
-
-
-def _new_result(read: ReadEvent, index: int, hashed: Hash, received: Received) -> Result:
-    result = Result(
-        index=index,
-        id=str(read.event.id),
-        received=received,
-        leaf_hash=format_base64(hashed),
-        duplicate=False,
-        filled=read.filled,
-    )
-    if read.filled and "time" in read.filled:
-        result.time = read.event.time or None
-    if isinstance(read, ChangedEvent):
-        result.masked = tuple(Masked(path=hit.path, rule=hit.rule) for hit in read.masked)
-        result.committed = read.committed
-    return result
-
-
-def _outcome(read: ReadEvent, placed: Place, received: Received) -> Result | Refused:
-    if placed.placement is Placement.CONFLICT:
-        return Refused(
-            make_problem(
-                "id-conflict", f"the event at index {placed.leaf_index} has this id", field="id"
-            )
-        )
-    if placed.placement is Placement.DAMAGED:
-        bundle = placed.leaf_index // TILE_WIDTH
-        return Refused(
-            make_problem(
-                "damaged",
-                f"the event at index {placed.leaf_index} has this id, and can't be read: bundle "
-                f"{bundle} is damaged: run ledger fsck",
-                field="id",
-            )
-        )
-    result = _new_result(read, placed.leaf_index, placed.leaf_hash, received)
-    if placed.placement is Placement.DUPLICATE:
-        # The first event counts, with its own sender and time of receipt.
-        stored = parse_leaf(placed.leaf)
-        result.duplicate = True
-        result.received = stored.received
-        result.leaf_hash = format_base64(leaf_hash(placed.leaf))
-        if result.time is not None:
-            result.time = stored.event.time or None
-    return result

@@ -10,7 +10,7 @@ from secrets import token_bytes
 
 import structlog
 
-from ledger.log.sequencing import Sequencing
+from ledger.log.appender import Appender
 from ledger.query.engine import QueryEngine
 from ledger.runtime.shared_counts import ALONE, Shared
 from ledger.runtime.tls import ServerTls
@@ -60,7 +60,7 @@ class LogParts:
     """The log as the requests of one process need it, from this process or another one."""
 
     store: LogStore
-    sequencer: Sequencing
+    sequencer: Appender
     publisher: Heads
     verifier_keys: tuple[str, ...]
     reports: Reports
@@ -85,7 +85,7 @@ def open_intake(
     opened: AsyncExitStack,
     *,
     store: LogStore,
-    sequencer: Sequencing,
+    sequencer: Appender,
     shared: Shared = ALONE,
 ) -> Intake:
     """Open tokens, private values and rules; `opened` closes them. Raises: as `app.serve`."""

@@ -25,10 +25,10 @@ from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import ParsedBody, check_commas
 from ledger.service.otlp_decoder import RecordDecoder
 from ledger.service.otlp_protobuf import SPLIT_FIELDS_MAX, split_records
-from ledger_core.event.canonical import format_time
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.model import LIMITS, EventError
 from ledger_core.event.reader import Reader, ReadEvent
+from ledger_core.event.times import format_time
 from ledger_core.event.truncation import Fitter, without_empty
 from ledger_core.tlog.errors import MalformedError
 

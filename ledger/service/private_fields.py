@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
-from msgspec import Meta
 
 from ledger.store.erasable_values import PrivateStore, event_key
 from ledger.store.log import DamagedBundleError
@@ -34,12 +33,12 @@ from ledger_core.event.commitments import (
     may_be_private,
     replace_at,
 )
-from ledger_core.event.model import Event, EventError
+from ledger_core.event.model import Event, EventError, whole_text
 from ledger_core.event.reader import ReadEvent
 from ledger_core.event.secrets import Hit
 from ledger_core.tlog.errors import MalformedError
 
-_Pointer = Annotated[str, Meta(pattern="^(/[^/]+)+$", max_length=4096)]
+_Pointer = Annotated[str, whole_text("(/[^/]+)+", chars_max=4096)]
 _decode = msgspec.json.Decoder(dict).decode
 
 

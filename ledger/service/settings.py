@@ -21,6 +21,7 @@ from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.store.erasable_values import MAP_BYTES as PRIVATE_MAP_BYTES
 from ledger.store.tokens import MAP_BYTES as ACCESS_MAP_BYTES
 from ledger_client.runtime.server import parse_listen
+from ledger_core.event.model import whole_text
 from ledger_core.tlog.errors import MalformedError
 
 VARIABLE_PREFIX: Final = "LEDGER_"
@@ -72,7 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = False
     secrets: Annotated[
         str,
-        Meta(pattern="^(refuse|mask|off)$"),
+        whole_text("refuse|mask|off"),
         "An event that holds a secret is refused (refuse), logged without it (mask), or not "
         "scanned (off).",
     ] = "refuse"

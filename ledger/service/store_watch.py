@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from ledger.log.sequencing import Sequencing
+from ledger.log.appender import Appender
 from ledger.runtime.memory import trim
 from ledger.service.http.in_flight import InFlight
 from ledger.store.commit_errors import CommitFailedError
@@ -55,7 +55,7 @@ class Descriptors:
 
 
 async def watch(
-    sequencer: Sequencing,
+    sequencer: Appender,
     others: tuple[Environment, ...],
     descriptors: Descriptors,
     bytes_in_flight: InFlight,
@@ -82,7 +82,7 @@ async def _trim_at_rest(in_flight: InFlight, seen: int) -> int:
     return in_flight.total
 
 
-def broken(sequencer: Sequencing, others: tuple[Environment, ...]) -> CommitFailedError | None:
+def broken(sequencer: Appender, others: tuple[Environment, ...]) -> CommitFailedError | None:
     """The error after which only a new process can go on, if there was one."""
     if sequencer.failure is not None:
         return sequencer.failure

@@ -31,11 +31,11 @@ from ledger.store.tokens import (
     TokenScope,
 )
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.canonical import format_time, parse_time
 from ledger_core.event.ids import format_uuid7
 from ledger_core.event.model import ACTION_PATTERN
 from ledger_core.event.secrets import find
 from ledger_core.event.secrets.folding import fold
+from ledger_core.event.times import format_time, parse_time
 
 CALLER_PREFIXES: Final = ("address ", "revoked ", "expired ")
 """Of callers without a token in use, as `ledger.service.auth` names them in log lines."""

@@ -38,7 +38,7 @@ def split_work(raws: Sequence[bytes | msgspec.Raw]) -> Iterator[tuple[list[bytes
     yield piece, cost
 
 
-class Turns:
+class Pacer:
     """Gives others a turn on the loop whenever `YIELD_BYTES` were worked on."""
 
     __slots__ = ("_cost",)

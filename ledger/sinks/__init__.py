@@ -7,6 +7,7 @@
     files         JSON lines in files, with rotation
     http_receiver a request for each batch: NDJSON, Splunk, Elastic, Datadog, webhook
     otlp          the records of OTLP/HTTP, as protobuf
+    tls           the TLS of a client, which always checks the certificate
     syslog        RFC 5424 over TLS
     mail          SMTP
     jetstream     NATS JetStream

@@ -24,6 +24,7 @@ from msgspec import Meta
 from ledger.follow.tables import FollowerConfig, parse_table, parse_tables
 from ledger_client.messages import check_loopback
 from ledger_client.runtime.files import write_atomically
+from ledger_core.event.model import whole_text
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
@@ -87,7 +88,7 @@ class SinkConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_field
         int, Meta(ge=0), "file: rotated files that are kept; the oldest is deleted. 0: all."
     ] = 0
     file_mode: Annotated[
-        str, Meta(pattern="^0[0-7]{3}$"), "file: its mode; 0640 lets a shipper's group read it."
+        str, whole_text("0[0-7]{3}"), "file: its mode; 0640 lets a shipper's group read it."
     ] = "0600"
 
     def check(self) -> None:

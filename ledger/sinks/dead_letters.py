@@ -39,8 +39,8 @@ class DeadLetters:
     def __init__(self, paths: FollowerPaths, *, most: int = DEAD_LETTERS_MAX) -> None:
         """Raises: MalformedError, OSError."""
         self._path: Final = paths.dead
-        self._taken: Final = taken_path(paths)
-        self._wish: Final = _wish_path(paths)
+        self._resending: Final = resending_path(paths)
+        self._request: Final = _request_path(paths)
         self._most: Final = most
         _cut_torn_line(self._path)
         self._indices: Final = {letter.index for letter in read_letters(self._path)}
@@ -69,49 +69,51 @@ class DeadLetters:
         append_durably(self._path, msgspec.json.encode(letter) + b"\n")
         self._indices.add(index)
 
-    def take(self) -> list[DeadLetter]:
+    def begin_resend(self) -> list[DeadLetter]:
         """The letters that a person wants to be sent again, and those of an attempt that goes on.
 
         The file no longer has them. Letters that are to be discarded are, those of such an attempt
         too: a receiver may never take them. Raises: OSError.
         """
-        wish = self._wish.read_text(encoding="ascii") if self._wish.exists() else ""
-        if wish == DISCARD:
+        request = self._request.read_text(encoding="ascii") if self._request.exists() else ""
+        if request == DISCARD:
             self._path.unlink(missing_ok=True)
-            self._taken.unlink(missing_ok=True)
-        elif wish and self._path.exists():
-            if self._taken.exists():
+            self._resending.unlink(missing_ok=True)
+        elif request and self._path.exists():
+            if self._resending.exists():
                 # After a kill between the two, letters that are in both files are sent twice.
-                write_atomically(self._taken, self._taken.read_bytes() + self._path.read_bytes())
+                write_atomically(
+                    self._resending, self._resending.read_bytes() + self._path.read_bytes()
+                )
                 self._path.unlink()
             else:
-                self._path.rename(self._taken)
-        if wish:
+                self._path.rename(self._resending)
+        if request:
             sync_directory(self._path.parent)
             self._indices.clear()
-        self._wish.unlink(missing_ok=True)
-        return read_letters(self._taken)
+        self._request.unlink(missing_ok=True)
+        return read_letters(self._resending)
 
     def finish(self) -> None:
-        """Each letter of `take` was confirmed, or is a dead letter again."""
-        self._taken.unlink(missing_ok=True)
+        """Each letter of `begin_resend` was confirmed, or is a dead letter again."""
+        self._resending.unlink(missing_ok=True)
 
 
 RESEND: Final = "resend"
 DISCARD: Final = "discard"
 
 
-def ask(paths: FollowerPaths, wish: str) -> None:
+def request_action(paths: FollowerPaths, request: str) -> None:
     """Ask the sink, which may be running, to send its dead letters again, or to discard them."""
-    write_atomically(_wish_path(paths), wish.encode())
+    write_atomically(_request_path(paths), request.encode())
 
 
-def is_asked(paths: FollowerPaths) -> bool:
-    """Whether the sink has not yet done what `ask` asked for."""
-    return _wish_path(paths).exists()
+def is_request_pending(paths: FollowerPaths) -> bool:
+    """Whether the sink has not yet done what `request_action` asked for."""
+    return _request_path(paths).exists()
 
 
-def taken_path(paths: FollowerPaths) -> Path:
+def resending_path(paths: FollowerPaths) -> Path:
     """The dead letters that are being sent again."""
     return paths.root / "resending.jsonl"
 
@@ -145,5 +147,5 @@ def _cut_torn_line(path: Path) -> None:
         os.truncate(path, data.rfind(b"\n") + 1)
 
 
-def _wish_path(paths: FollowerPaths) -> Path:
+def _request_path(paths: FollowerPaths) -> Path:
     return paths.root / "wish"

@@ -127,7 +127,7 @@ class Delivery:
 
     async def resend_dead(self, read: Callable[[int], Record]) -> None:
         """Send the dead letters again that a person asked for. Raises: as `deliver`."""
-        letters = self._dead.take()
+        letters = self._dead.begin_resend()
         self._health.set(dead=len(self._dead))
         for letter in letters:
             try:

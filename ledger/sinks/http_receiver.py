@@ -27,7 +27,7 @@ from ledger.sinks.config import SinkConfig
 from ledger.sinks.receiver import BatchRefusedError, RetryError, Sent
 from ledger.sinks.record import Record
 from ledger.sinks.tls import client_context
-from ledger_core.event.canonical import parse_time
+from ledger_core.event.times import parse_time
 from ledger_core.tlog.text import printable
 
 ANSWER_BYTES_MAX: Final = 16 << 20

@@ -19,8 +19,8 @@ from typing import Any, Final
 import msgspec
 
 from ledger.sinks.record import Record
-from ledger_core.event.canonical import parse_time
 from ledger_core.event.model import Event, Principal
+from ledger_core.event.times import parse_time
 
 VERSION: Final = "1.8.0"
 OTHER: Final = 99

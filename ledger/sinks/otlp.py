@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from ledger.sinks.record import Record
-from ledger_core.event.canonical import parse_time
 from ledger_core.event.model import Event
+from ledger_core.event.times import parse_time
 
 MEDIA: Final = "application/x-protobuf"
 INFO: Final = 9

@@ -18,7 +18,7 @@ from ledger.follow.position import Cursor, FollowerPaths
 from ledger.follow.tables import check_name
 from ledger.follow.worker import run_worker, wait
 from ledger.sinks.config import KIND, SinkConfig, read_sink
-from ledger.sinks.dead_letters import DeadLetters, is_asked
+from ledger.sinks.dead_letters import DeadLetters, is_request_pending
 from ledger.sinks.delivery import Delivery, Health, InterruptError, StoppedError
 from ledger.sinks.kinds import format_record, open_receiver
 from ledger.sinks.record import Record
@@ -154,7 +154,7 @@ async def _wait(paths: FollowerPaths, stop: asyncio.Event, wait_s: float) -> Non
     while (left_s := end_s - time.monotonic()) > 0:
         if await wait(stop, min(left_s, INTERRUPT_POLL_S)):
             raise StoppedError
-        if paths.rewind.exists() or is_asked(paths):
+        if paths.rewind.exists() or is_request_pending(paths):
             raise InterruptError
 
 

@@ -22,8 +22,9 @@ from ledger.store import keyspace
 from ledger.store.environment import Environment, create_environment
 from ledger.store.transaction import Transaction
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.canonical import decode_event, parse_time
+from ledger_core.event.canonical import decode_event
 from ledger_core.event.model import EventError
+from ledger_core.event.times import parse_time
 from ledger_core.tlog.errors import MalformedError
 
 TokenScope = Literal["append", "read", "query", "export", "erase", "private", "metrics", "admin"]

@@ -19,9 +19,10 @@ from ledger.store.log_start import check_right_edge, partial_tile_bytes
 from ledger.store.token_events import TOKEN_ACTION, find_token_events, read_token_event
 from ledger.store.transaction import Transaction
 from ledger_client.runtime.files import FileLock
-from ledger_core.event.canonical import parse_leaf, parse_time
+from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.model import Event
 from ledger_core.event.reader import is_same_event
+from ledger_core.event.times import parse_time
 from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import MICROSECONDS
 from ledger_core.tlog.errors import VerificationError

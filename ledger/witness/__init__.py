@@ -2,6 +2,9 @@
 
 store      the logs that it knows, and the head that it cosigned last for each
 data_dir   its folder: the keys and the store
+generation the marker that shows that an older copy of the store was put back
+settings   flags and variables
+log_lists  adds the logs of a list, from a file or an address
 service    answers requests: authenticates here, decides on the writer thread
 app        HTTP
 page       the page at /, for people

@@ -23,7 +23,6 @@ from ledger.workers.messages import (
     AskReports,
     FindTrailer,
     Grown,
-    KeepTrailer,
     NewSettings,
     OwnReport,
     Ready,
@@ -34,6 +33,7 @@ from ledger.workers.messages import (
     Sign,
     Signed,
     State,
+    StoreTrailer,
     ToSequencer,
     Trailer,
     Watch,
@@ -145,8 +145,8 @@ class Gateway:
                 return Shown(number, await self._heads.shown(note, by=by))
             case AskReports(number):
                 return Reported(number, await self._reports(but=served))
-            case KeepTrailer(number, token, export_id, trailer):
-                await self._trailers.keep(token, export_id, trailer)
+            case StoreTrailer(number, token, export_id, trailer):
+                await self._trailers.store(token, export_id, trailer)
                 return Trailer(number, trailer)
             case FindTrailer(number, token, export_id):
                 return Trailer(number, await self._trailers.find(token, export_id))

@@ -15,7 +15,7 @@ from ledger.log.hold import HeldError, HoldRecord
 from ledger.service.report import Report
 from ledger.service.settings import Settings
 from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, StorageFullError
-from ledger_core.api import ExportTrailer
+from ledger_core.search_answers import ExportTrailer
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 
 
@@ -63,7 +63,7 @@ class OwnReport(msgspec.Struct, frozen=True, array_like=True, tag=6):
     report: Report
 
 
-class KeepTrailer(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class StoreTrailer(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """Keep the trailer of an export, which any front end may be asked for."""
 
     number: int
@@ -80,7 +80,7 @@ class FindTrailer(msgspec.Struct, frozen=True, array_like=True, tag=8):
     export_id: str
 
 
-Request = Append | Sign | Show | AskReports | KeepTrailer | FindTrailer
+Request = Append | Sign | Show | AskReports | StoreTrailer | FindTrailer
 ToSequencer = Request | Watch | Ready | OwnReport
 
 
@@ -145,7 +145,7 @@ class Reported(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
 
 class Trailer(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """The answer to `KeepTrailer` and `FindTrailer`: the trailer that is kept, if there is one."""
+    """The answer to `StoreTrailer` and `FindTrailer`: the trailer that is kept, if there is one."""
 
     number: int
     trailer: ExportTrailer | None

@@ -35,7 +35,6 @@ from ledger.workers.messages import (
     Failed,
     FindTrailer,
     Grown,
-    KeepTrailer,
     NewSettings,
     OwnReport,
     Reported,
@@ -44,12 +43,13 @@ from ledger.workers.messages import (
     Sign,
     Signed,
     State,
+    StoreTrailer,
     Trailer,
     Watch,
     decode_to_front_end,
     error_of,
 )
-from ledger_core.api import ExportTrailer
+from ledger_core.search_answers import ExportTrailer
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.tree import TreeHead
@@ -144,7 +144,7 @@ class SequencerClient:
 
 
 class RemoteSequencer:
-    """The sequencer of another process. See `Sequencing`."""
+    """The sequencer of another process. See `Appender`."""
 
     def __init__(self, client: SequencerClient, store: LogStore, limits: CommitLimits) -> None:
         """`limits`: what may wait here, and the events of one frame."""
@@ -175,7 +175,7 @@ class RemoteSequencer:
         return self._client.state.hold
 
     async def append_events(self, request: AppendRequest) -> Appended:
-        """See `Sequencing`."""
+        """See `Appender`."""
         if self._client.is_lost:
             raise _ended()
         weight = request.weight()
@@ -341,10 +341,10 @@ class RemoteTrailers:
     def __init__(self, client: SequencerClient) -> None:
         self._client = client
 
-    async def keep(self, token: str, export_id: str, trailer: ExportTrailer) -> None:
+    async def store(self, token: str, export_id: str, trailer: ExportTrailer) -> None:
         """See `Trailers`. Nothing when the sequencer's process has ended."""
         with contextlib.suppress(CommitFailedError):
-            await self._client.ask(lambda number: KeepTrailer(number, token, export_id, trailer))
+            await self._client.ask(lambda number: StoreTrailer(number, token, export_id, trailer))
 
     async def find(self, token: str, export_id: str) -> ExportTrailer | None:
         """See `Trailers`."""

@@ -12,16 +12,10 @@ from ledger.alarms.config import parse_alarms, starter_alarms
 from ledger.alarms.evaluator import GROUPS_MAX, Evaluator, Firing
 from ledger.alarms.firing import FIRED, MUTED, firing_event
 from ledger_client.collect.importers import load_format, read_records
-from ledger_core.event.canonical import (
-    decode_event,
-    decode_event_object,
-    encode_event,
-    format_leaf,
-    format_time,
-    parse_time,
-)
+from ledger_core.event.canonical import decode_event, decode_event_object, encode_event, format_leaf
 from ledger_core.event.ids import format_uuid7
 from ledger_core.event.model import EventError
+from ledger_core.event.times import format_time, parse_time
 from ledger_core.tlog.errors import MalformedError
 from tests.service.test_samples import FILES
 

@@ -31,8 +31,9 @@ from ledger.store.fsck import check_store
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
 from ledger_client import LedgerClient, private
-from ledger_core.event.canonical import format_time, parse_leaf
+from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.commitments import find_commitments
+from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import parse_policy
 from tests.service.serving import event, make_ledger, serving

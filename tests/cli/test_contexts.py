@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from ledger_client.cli.app import COMMANDS, EXIT_CODES, cli, run
-from ledger_client.cli.contexts import defaults_of, read_config
+from ledger_client.cli.config_file import defaults_of, read_config
 from tests.cli.conftest import Command, Ledger
 from tests.conftest import TESTS_DIR
 

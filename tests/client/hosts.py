@@ -8,9 +8,10 @@ import msgspec
 
 from ledger_client.messages import Plan, Request, Response
 from ledger_core.api import AskMulti
-from ledger_core.event.canonical import encode_event, format_leaf, format_time
+from ledger_core.event.canonical import encode_event, format_leaf
 from ledger_core.event.model import Event
 from ledger_core.event.reader import Reader
+from ledger_core.event.times import format_time
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from ledger_core.tlog.note import Note, format_note, parse_note

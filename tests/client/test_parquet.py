@@ -28,8 +28,9 @@ from ledger_client.sql.parquet import (
     check_parquet,
     rewrite_as_parquet,
 )
-from ledger_core.event.canonical import encode_event, format_leaf, format_time
+from ledger_core.event.canonical import encode_event, format_leaf
 from ledger_core.event.csv import COLUMNS
+from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.policy import format_policy
 from ledger_core.tlog.trust import TrustedLog

@@ -23,9 +23,10 @@ from ledger_client.plans.read import prove_inclusion, read_event
 from ledger_client.plans.search import plan_page, plan_seen, search_query
 from ledger_client.plans.stream import EventStream
 from ledger_client.retry import Environment, RetryPolicy
-from ledger_core import api, asking
+from ledger_core import asking, search_answers
 from ledger_core.asking import AskCount
-from ledger_core.event.canonical import encode_event, format_leaf, format_time
+from ledger_core.event.canonical import encode_event, format_leaf
+from ledger_core.event.times import format_time
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
@@ -315,7 +316,7 @@ def test_a_row_of_another_tenant_is_no_answer_to_a_query_for_a_tenant() -> None:
 
 # Members that a change can't be seen in. docs/security-model.md gives the reasons.
 UNCHECKED = {
-    api.SearchAnswer: {
+    search_answers.SearchAnswer: {
         "scanned",
         "took_ms",
         "explanation",
@@ -325,10 +326,10 @@ UNCHECKED = {
         "unreadable",
         "hints",
     },
-    api.HintAnswer: {"kind", "text", "nearest", "count"},
-    api.FoundEvent: {"private", "consistency"},
-    api.FacetAnswer: set[str](),
-    api.HistogramAnswer: set[str](),
+    search_answers.HintAnswer: {"kind", "text", "nearest", "count"},
+    search_answers.FoundEvent: {"private", "consistency"},
+    search_answers.FacetAnswer: set[str](),
+    search_answers.HistogramAnswer: set[str](),
     asking.CountAnswer: set[str](),
     asking.CountedValue: {"sum"},
 }
@@ -337,10 +338,10 @@ UNCHECKED = {
 @pytest.mark.parametrize(
     ("kind", "lies"),
     [
-        (api.SearchAnswer, PAGE_LIES),
-        (api.FoundEvent, EVENT_LIES),
-        (api.FacetAnswer, FACET_LIES),
-        (api.HistogramAnswer, HISTOGRAM_LIES),
+        (search_answers.SearchAnswer, PAGE_LIES),
+        (search_answers.FoundEvent, EVENT_LIES),
+        (search_answers.FacetAnswer, FACET_LIES),
+        (search_answers.HistogramAnswer, HISTOGRAM_LIES),
         (asking.CountAnswer, COUNT_LIES),
         (asking.CountedValue, GROUP_LIES),
     ],

@@ -15,8 +15,8 @@ import pytest
 from ledger.demo.data import INTRUDER, QUESTIONS, Question, bad_week, week_before
 from ledger.demo.data.company import SHOPS, STAFF
 from ledger.demo.data.event_maker import DAY_US, MINUTE_US, Day
-from ledger_core.event.canonical import parse_time
 from ledger_core.event.reader import Reader
+from ledger_core.event.times import parse_time
 
 MONDAY_UNIX_US = 1_763_942_400_000_000  # 2025-11-24T00:00:00Z
 SEEDS = (0, 1, 7)

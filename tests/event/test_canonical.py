@@ -15,10 +15,9 @@ from ledger_core.event.canonical import (
     decode_event,
     decode_event_object,
     encode_event,
-    format_time,
-    parse_time,
 )
 from ledger_core.event.model import EventError
+from ledger_core.event.times import format_time, parse_time
 from tests.event.cases import ACCEPTED
 from tests.event.strategies import events, values, write_spelled
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from ledger_core.event.canonical import encode_event, format_leaf, format_time
+from ledger_core.event.canonical import encode_event, format_leaf
 from ledger_core.event.commitments import Opening
+from ledger_core.event.times import format_time
 from ledger_core.evidence.layout import ACTION
 from ledger_core.evidence.page import Asked
 from ledger_core.evidence.writer import EvidenceWriter, Sources
@@ -111,7 +112,7 @@ class Maker:
             writer.finish(statement, proof=text, head=head)
         else:
             writer.finish(statement, missing="the witnesses are away")
-        path.write_bytes(writer.take())
+        path.write_bytes(writer.drain())
         return path
 
     def event(self, asked: Asked, stated: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from ledger.store.log import create_log
 from ledger.store.writer import LogWriter, NewEntry
-from ledger_core.event.canonical import encode_event, format_leaf, format_time
+from ledger_core.event.canonical import encode_event, format_leaf
 from ledger_core.event.reader import Reader
+from ledger_core.event.times import format_time
 from ledger_core.tlog.hashing import leaf_hash
 from tests.store.entries import MAP_BYTES, ORIGIN
 

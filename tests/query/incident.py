@@ -14,8 +14,9 @@ from typing import Any, Final
 from bench.varied import START_UNIX_US, YEAR_US, make_entry, varied_events
 from ledger.store.log import create_log
 from ledger.store.writer import LogWriter, NewEntry
-from ledger_core.event.canonical import encode_event, parse_time
+from ledger_core.event.canonical import encode_event
 from ledger_core.event.reader import Reader
+from ledger_core.event.times import parse_time
 from tests.store.entries import MAP_BYTES, ORIGIN
 
 BACKGROUND: Final = int(os.environ.get("LEDGER_QUESTION_EVENTS", "6000"))

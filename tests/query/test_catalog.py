@@ -8,13 +8,13 @@ import pytest
 
 from ledger.query.catalog import read_catalog
 from ledger.query.engine import QueryEngine
+from ledger.query.log_view import EngineView
 from ledger.query.segment_builder import SegmentBuilder
-from ledger.query.sight import EngineSight
 from ledger.store.index.index_store import IndexStore
 from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
-from ledger_core.api import FieldsAnswer
 from ledger_core.query.fields import LANGUAGE
+from ledger_core.search_answers import FieldsAnswer
 from tests.query.events import make_entries, make_log
 from tests.query.test_hints import event
 
@@ -50,7 +50,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QueryEngine]:
 
 
 def catalog(engine: QueryEngine, tenant: str | None, *, time_s: float = 60.0) -> FieldsAnswer:
-    return read_catalog(EngineSight(engine, tenant, 0, time.monotonic() + time_s, lambda: False))
+    return read_catalog(EngineView(engine, tenant, 0, time.monotonic() + time_s, lambda: False))
 
 
 def test_fields_and_keys_have_their_types_counts_and_values(engine: QueryEngine) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from ledger_core.query.ast import Is
 from ledger_core.query.fields import DIMENSION_NUMBERS, DIMENSIONS, FACETS, FIELDS, LANGUAGE
-from ledger_core.query.parser import QueryError, parse_query
+from ledger_core.query.parser import parse_query
+from ledger_core.query.scanner import QueryError
 
 
 def test_the_numbers_of_dimensions_are_those_of_every_index_ever_made() -> None:

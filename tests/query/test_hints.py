@@ -9,14 +9,14 @@ import pytest
 from ledger.query import hints
 from ledger.query.engine import QueryEngine
 from ledger.query.hints import find_hints
+from ledger.query.log_view import EngineView
 from ledger.query.segment_builder import SegmentBuilder
-from ledger.query.sight import EngineSight
 from ledger.store.index.index_store import IndexStore
 from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
-from ledger_core.api import HintAnswer
 from ledger_core.query.ast import resolve
 from ledger_core.query.parser import parse_query
+from ledger_core.search_answers import HintAnswer
 from tests.query.events import START_UNIX_US, make_entries, make_log
 
 SEGMENT_ENTRIES = 16
@@ -66,8 +66,8 @@ def hints_of(
     answer = engine.search(query, tenant=tenant, now_unix_us=START_UNIX_US, limit=0)
     assert answer.total == 0
     end_s = time.monotonic() + time_s
-    sight = EngineSight(engine, tenant, START_UNIX_US, end_s, lambda: False)
-    return list(find_hints(query, sight))
+    view = EngineView(engine, tenant, START_UNIX_US, end_s, lambda: False)
+    return list(find_hints(query, view))
 
 
 WHY = {

@@ -9,7 +9,7 @@ import pytest
 from ledger.query.budget import NO_LIMITS
 from ledger.query.engine import QueryEngine
 from ledger.query.plan import make_plan
-from ledger.query.plan_nodes import Lookup, Within
+from ledger.query.plan_nodes import Lookup, RangeSet
 from ledger.query.segment_builder import SegmentBuilder
 from ledger.store.index.index_store import IndexStore
 from ledger.store.index.index_writer import IndexWriter
@@ -82,7 +82,7 @@ def test_a_long_list_is_one_read(engine: QueryEngine) -> None:
     node = make_plan(query)
     assert isinstance(node, Lookup)
     (read,) = node.must
-    assert isinstance(read, Within)
+    assert isinstance(read, RangeSet)
     assert len(read.ranges) == 20_001
     want = [index for index, event in enumerate(EVENTS) if event["actor"]["id"] == "svc"]
     answer = engine.search(

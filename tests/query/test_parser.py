@@ -12,13 +12,8 @@ from ledger_core.query import ast
 from ledger_core.query.ast import Expression, format_query, query_fields
 from ledger_core.query.fields import FIELDS
 from ledger_core.query.mistakes import USUAL
-from ledger_core.query.parser import (
-    CONDITIONS_MAX,
-    LONG_CONDITIONS_MAX,
-    NESTING_MAX,
-    QueryError,
-    parse_query,
-)
+from ledger_core.query.parser import CONDITIONS_MAX, LONG_CONDITIONS_MAX, NESTING_MAX, parse_query
+from ledger_core.query.scanner import QueryError
 from ledger_core.tlog.hashing import SIZE_MAX
 from tests.query.queries import QUERIES
 

@@ -16,7 +16,7 @@ from ledger.query.segment_builder import SegmentBuilder
 from ledger.store.index.index_store import IndexStore
 from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 from ledger_core.query import ast
 from ledger_core.query.parser import parse_query
 from tests.query.events import START_UNIX_US, make_entries, make_log

@@ -8,8 +8,9 @@ import uuid
 import pytest
 
 from ledger.query.segment_terms import SegmentTerms
-from ledger_core.event.canonical import format_leaf, format_time
+from ledger_core.event.canonical import format_leaf
 from ledger_core.event.reader import Reader
+from ledger_core.event.times import format_time
 from ledger_core.query.fields import DIMENSIONS
 from tests.query.events import make_entries, random_event
 

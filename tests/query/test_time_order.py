@@ -12,7 +12,7 @@ from ledger.query.engine import QueryEngine
 from ledger.query.event_times import TimesUnknownError
 from ledger.store.index.time_column import BLOCK_ENTRIES, decode_block, encode_times
 from ledger.store.writer import LogWriter
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 from ledger_core.query.ast import EVERYTHING
 from ledger_core.query.order import Order
 from ledger_core.tlog.errors import MalformedError

@@ -13,7 +13,7 @@ import structlog
 from ledger_client import AuditHandler, AuditProcessor, Recorder, audit_context
 from ledger_client.recording.logging_handlers import AuditContextFilter
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 from tests.recording.conftest import OpenRecorder, Running
 
 

@@ -9,7 +9,7 @@ import structlog.testing
 
 from ledger.service.clock import LogClock
 from ledger.service.settings import Settings
-from ledger_core.event.canonical import format_time, parse_time
+from ledger_core.event.times import format_time, parse_time
 from ledger_core.tlog.errors import UnavailableError
 from tests.service.serving import QUICK, event, make_ledger, serving
 

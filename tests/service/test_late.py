@@ -3,7 +3,7 @@
 import pytest
 
 from ledger_client import LedgerClient
-from ledger_core.event.canonical import late_s
+from ledger_core.event.times import late_s
 from tests.service.serving import Ledger, event
 
 RECEIVED = "2026-11-25T03:03:38.123456Z"

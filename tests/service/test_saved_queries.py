@@ -11,8 +11,9 @@ import pytest
 
 from ledger.service.saved_queries import read_query
 from ledger_core.query.ast import Is
-from ledger_core.query.parser import QUERY_CHARS_MAX, QueryError
+from ledger_core.query.parser import QUERY_CHARS_MAX
 from ledger_core.query.saved import PART_BYTES_MAX
+from ledger_core.query.scanner import QueryError
 from tests.service.serving import JSON, Ledger, event, serving_new
 
 

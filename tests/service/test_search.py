@@ -18,8 +18,8 @@ from ledger.query.answer import Answer, Row
 from ledger.service.app import open_service
 from ledger.service.queries.search import find_fields, seen_answer
 from ledger_client import LedgerClient
-from ledger_core.api import FacetAnswer
 from ledger_core.event.secrets import mask
+from ledger_core.search_answers import FacetAnswer
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.keys import ED25519_COSIGNATURE

@@ -22,8 +22,9 @@ from ledger.sinks.config import KIND, SinkConfig, add_sink
 from ledger.sinks.worker import run
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter, entry_of
-from ledger_core.event.canonical import decode_event_object, encode_event, format_leaf, format_time
+from ledger_core.event.canonical import decode_event_object, encode_event, format_leaf
 from ledger_core.event.ids import format_uuid7
+from ledger_core.event.times import format_time
 from ledger_core.tlog.hashing import leaf_hash
 
 ORIGIN = "example.com/audit"

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ledger.follow.position import Position
-from ledger.sinks.dead_letters import DISCARD, RESEND, DeadLetters, ask, read_letters
+from ledger.sinks.dead_letters import DISCARD, RESEND, DeadLetters, read_letters, request_action
 from ledger.sinks.http_receiver import _parse_retry_after
 from ledger_core.tlog.errors import UnavailableError
 from tests.sinks.sinking import Folder, HttpPeer, Reply, Request, deliver, processes, running, until
@@ -102,13 +102,13 @@ def test_dead_letters_are_sent_again_or_discarded(folder: Folder) -> None:
         deliver(folder, "siem")
         assert len(read_letters(paths.dead)) == 4
         with running(folder, "siem"):
-            ask(paths, RESEND)  # Refused again: they stay.
+            request_action(paths, RESEND)  # Refused again: they stay.
             until(lambda: len(peer.requests) == 11)  # 7 before: all, both halves, and each.
             until(lambda: not (paths.root / "resending.jsonl").exists())
             assert len(read_letters(paths.dead)) == 4
             refusing = False
             peer.requests.clear()
-            ask(paths, RESEND)
+            request_action(paths, RESEND)
             until(lambda: folder.report("siem").state.dead == 0)
             until(lambda: len(peer.requests) == 4)
         assert peer.indices() == [0, 1, 2, 3]
@@ -122,12 +122,12 @@ def test_letters_that_are_being_sent_again_can_be_discarded_and_joined(folder: F
     for index in range(4):
         dead.add(index, "aa", "refused")
         if index % 2:
-            ask(paths, RESEND)
-            letters = dead.take()
+            request_action(paths, RESEND)
+            letters = dead.begin_resend()
             assert [letter.index for letter in letters] == [*range(index + 1)]
     dead.add(4, "aa", "refused")
-    ask(paths, DISCARD)
-    assert dead.take() == []
+    request_action(paths, DISCARD)
+    assert dead.begin_resend() == []
     assert len(dead) == 0
 
 
@@ -141,9 +141,9 @@ def test_a_letter_that_a_receiver_never_takes_holds_up_a_sink_until_it_is_discar
         deliver(folder, "siem")
         status = 500
         with running(folder, "siem"):
-            ask(paths, RESEND)
+            request_action(paths, RESEND)
             until(lambda: folder.report("siem").state.error != "")
-            ask(paths, DISCARD)
+            request_action(paths, DISCARD)
             until(lambda: not (paths.root / "resending.jsonl").exists())
 
 
@@ -159,8 +159,8 @@ def test_dead_letters_are_bounded_and_nothing_is_dropped(folder: Folder) -> None
         file.write(b'{"index":3,"le')  # As a kill leaves it.
     again = DeadLetters(paths, most=2)
     assert len(again) == len(read_letters(paths.dead)) == 2
-    ask(paths, DISCARD)
-    assert again.take() == []
+    request_action(paths, DISCARD)
+    assert again.begin_resend() == []
     assert not paths.dead.exists()
 
 

@@ -7,8 +7,9 @@ from msgspec import UNSET
 
 from ledger.store.log import create_log
 from ledger.store.writer import LogWriter, NewEntry
-from ledger_core.event.canonical import encode_event, format_leaf, format_time
+from ledger_core.event.canonical import encode_event, format_leaf
 from ledger_core.event.model import Actor, Event
+from ledger_core.event.times import format_time
 from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.note import Note, Signer, format_note

@@ -1,4 +1,4 @@
-"""The contract of `Sequencing` and `Heads`, in one process and across a socket."""
+"""The contract of `Appender` and `Heads`, in one process and across a socket."""
 
 import asyncio
 import socket
@@ -11,11 +11,11 @@ from typing import NamedTuple, Protocol
 import pytest
 
 from ledger.log.append_request import AppendRequest, UnstampedEvent
+from ledger.log.appender import Appender
 from ledger.log.group_commit import QueueFullError
 from ledger.log.hold import HeldError, Hold
 from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
-from ledger.log.sequencing import Sequencing
 from ledger.service.mirrored import Heads
 from ledger.service.report import Report, combine
 from ledger.store.commit_errors import CommitFailedError, StorageFullError
@@ -29,7 +29,8 @@ from ledger.workers.remote import (
     RemoteSequencer,
     SequencerClient,
 )
-from ledger_core.event.canonical import format_leaf, format_time, parse_leaf
+from ledger_core.event.canonical import format_leaf, parse_leaf
+from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash
 from ledger_core.tlog.policy import format_policy, parse_policy
@@ -42,7 +43,7 @@ WAIT_S = 60.0
 class Served(NamedTuple):
     """A sequencer as callers see it, and its parts."""
 
-    sequencing: Sequencing
+    sequencing: Appender
     heads: Heads
     sequencer: Sequencer
     publisher: Publisher
@@ -241,7 +242,7 @@ async def test_an_undone_commit_is_told_and_the_next_one_may_succeed(
         assert served.sequencing.head.tree_size == size
 
 
-async def append_until_full(sequencing: Sequencing) -> None:
+async def append_until_full(sequencing: Appender) -> None:
     for n in range(0, 10_000, 500):
         await sequencing.append_events(numbered(n, n + 500))
 

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from ledger_client.cli.contexts import NAME_VARIABLE, chosen_context, defaults_of
+from ledger_client.cli.config_file import NAME_VARIABLE, chosen_context, defaults_of
 
 EXIT_NOT_VERIFIED: Final = 1
 EXIT_MALFORMED: Final = 2

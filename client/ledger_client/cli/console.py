@@ -12,7 +12,7 @@ from typing import Any
 import click
 import msgspec
 
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 from ledger_core.tlog.text import printable
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")

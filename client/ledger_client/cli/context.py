@@ -6,8 +6,7 @@ from typing import Any
 import click
 
 from ledger_client.cli.client_options import EXISTING_FILE, NEW_FILE
-from ledger_client.cli.console import json_option, note, print_fields, print_json, print_line
-from ledger_client.cli.contexts import (
+from ledger_client.cli.config_file import (
     Config,
     ConfigError,
     check_context,
@@ -16,6 +15,7 @@ from ledger_client.cli.contexts import (
     format_config,
     read_config,
 )
+from ledger_client.cli.console import json_option, note, print_fields, print_json, print_line
 from ledger_client.runtime.files import write_atomically
 
 

@@ -4,7 +4,7 @@ import click
 
 from ledger_client.cli.client_options import Connection, connection_options
 from ledger_client.cli.console import counted, json_option, note, print_fields, print_json
-from ledger_core.api import FacetValue
+from ledger_core.search_answers import FacetValue
 
 VALUES_SHOWN = 3
 

@@ -41,8 +41,8 @@ from ledger_client.collect.importers import (
     load_format,
     load_format_file,
 )
-from ledger_core.event.canonical import format_time
 from ledger_core.event.secrets import mask
+from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import MalformedError
 
 BATCH_RECORDS: Final = 1000

@@ -12,8 +12,9 @@ from ledger_client.cli.app import EXIT_REJECTED
 from ledger_client.cli.client_options import EXISTING_FILE, Connection, connection_options
 from ledger_client.cli.console import json_option, note, print_json, print_line
 from ledger_client.collect.importers import read_records
-from ledger_core.event.canonical import format_time, parse_leaf, parse_time
+from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.secrets import Hit, SecretRules, default_rules, parse_rules
+from ledger_core.event.times import format_time, parse_time
 
 
 @click.command("scan")

@@ -14,8 +14,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from ledger_core.event.canonical import format_time, parse_time
 from ledger_core.event.model import EventError
+from ledger_core.event.times import format_time, parse_time
 
 UNITS: Final = {
     "s": Decimal(1_000_000),

@@ -4,8 +4,13 @@ heads      accepting a head by a consistency proof, and the proofs that lead to 
 append     what an append or an erasure sends
 receipts   what the answer to an append must prove
 read       one entry, all entries bundle by bundle, inclusion proofs
-question   what an answer to a query must hold
+saved      saved queries, and what `@name` stands for
+question   a query as it is sent, and which events meet it
+page_check, count_check     the numbers of an answer, held against its events
 search     pages of events, pivots
+values     every value of a field, held against the trailer
 stream     following new events
-export     whole files of events
+kept_heads the published heads that a log keeps
+export     whole files of events; export_rows, export_proof: their rows and their proofs
+evidence   bundles of evidence
 """

@@ -5,9 +5,9 @@ That the counts are those of the log is the service's claim: only their agreemen
 
 from collections.abc import Iterator, Sequence
 
-from ledger_core.api import SearchAnswer
 from ledger_core.asking import AskCount, CountAnswer, CountedValue
 from ledger_core.query.counting import parse_count_field
+from ledger_core.search_answers import SearchAnswer
 from ledger_core.tlog.errors import VerificationError
 
 

@@ -41,7 +41,8 @@ from ledger_client.plans.read import fetch_tile
 from ledger_client.plans.search import Order
 from ledger_client.responses import check_status, decode_answer
 from ledger_client.results import Exported
-from ledger_core.api import AskMulti, ExportTrailer, TrailerLine
+from ledger_core.api import AskMulti
+from ledger_core.search_answers import ExportTrailer, TrailerLine
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import VerifiedHead
 from ledger_core.tlog.tiled_tree import TiledTree

@@ -21,8 +21,8 @@ import msgspec
 
 from ledger_client.plans.export_rows import CsvRows, ExportRow, JsonRows, RowReader
 from ledger_client.plans.question import Question, ask_query
-from ledger_core.api import ExportTrailer, TrailerLine
 from ledger_core.query.order import Order, Place, place_in
+from ledger_core.search_answers import ExportTrailer, TrailerLine
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.multi_proof import parse_multi_proof

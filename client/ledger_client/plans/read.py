@@ -17,10 +17,11 @@ from ledger_client.plans.heads import CHECKPOINT_REQUEST, Heads
 from ledger_client.responses import adding_evidence, check_same, check_status, decode_answer
 from ledger_client.results import Entry, Inclusion
 from ledger_core.api import EventAnswer, InclusionAnswer
-from ledger_core.event.canonical import late_s, parse_leaf
+from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.commitments import Opening, check_openings
 from ledger_core.event.ids import is_uuid
 from ledger_core.event.model import EventError
+from ledger_core.event.times import late_s
 from ledger_core.tlog.checkpoint import parse_checkpoint
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hash

@@ -32,10 +32,11 @@ from ledger_client.responses import (
 )
 from ledger_client.results import Receipt, Rejected
 from ledger_core.api import AppendAnswer, Committed, Refused, Result, read_results
-from ledger_core.event.canonical import decode_event_object, format_leaf, format_time, parse_time
+from ledger_core.event.canonical import decode_event_object, format_leaf
 from ledger_core.event.commitments import commitment_to, decode_salt, find_at, replace_at
 from ledger_core.event.model import Received
 from ledger_core.event.reader import ReadEvent
+from ledger_core.event.times import format_time, parse_time
 from ledger_core.tlog.errors import NO_EVIDENCE, MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import Hash, leaf_hash
 from ledger_core.tlog.policy import VerifiedHead

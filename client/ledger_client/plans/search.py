@@ -14,23 +14,15 @@ import msgspec
 from ledger_client.messages import Plan, Request
 from ledger_client.plans.count_check import check_counts
 from ledger_client.plans.heads import Heads
-from ledger_client.plans.question import (
-    CURSOR_MARK,
-    PagesBefore,
-    Parameters,
-    Question,
-    ask_around,
-    ask_timeline,
-    check_numbers,
-    check_seen,
-)
+from ledger_client.plans.page_check import PagesBefore, check_numbers, check_seen
+from ledger_client.plans.question import CURSOR_MARK, Parameters, Question, ask_around, ask_timeline
 from ledger_client.plans.read import answered_entry, check_reference, read_event
 from ledger_client.responses import adding_evidence, check_same, decode_answer
 from ledger_client.results import Entry, Facet, Fields, Hint, Histogram, Page, Seen
-from ledger_core.api import FieldsAnswer, FoundEvent, SearchAnswer, SeenAnswer
 from ledger_core.asking import AskCount, AskSearch
 from ledger_core.query.order import Order as Order
 from ledger_core.query.order import Place, place_in
+from ledger_core.search_answers import FieldsAnswer, FoundEvent, SearchAnswer, SeenAnswer
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.proof import parse_proof

@@ -15,7 +15,7 @@ from ledger_client.plans.search import read_found
 from ledger_client.responses import adding_evidence, malformed_as
 from ledger_client.results import Entry
 from ledger_client.retry import Attempts, Environment, RetryPolicy
-from ledger_core.api import FoundEvent, decode_stream_line
+from ledger_core.search_answers import FoundEvent, decode_stream_line
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 LINE_BYTES_MAX: Final = ANSWER_BYTES_MAX

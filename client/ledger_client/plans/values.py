@@ -11,8 +11,8 @@ import msgspec
 from ledger_client.messages import Request
 from ledger_client.plans.question import Question
 from ledger_client.responses import malformed_as
-from ledger_core.api import FacetValue
 from ledger_core.asking import AskValues, ValuesTrailer, ValuesTrailerLine
+from ledger_core.search_answers import FacetValue
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 
 _BEGINS_TRAILER: Final = b'{"trailer"'

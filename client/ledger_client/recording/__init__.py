@@ -17,11 +17,13 @@ decorator           `@audited`: each call of a function is an event
 exception_outcomes  the outcome that an exception stands for
 diff                `changes` computed from two states of an object
 frozen_value        a copy of any value, to compare and to show
+view_request        the outcome of a view, from its response
 logging_handlers    a `logging.Handler` and a structlog processor
 
 How an event becomes bytes:
 
 jsonable            any Python value as JSON that an event may hold
+named_values        values that are secret because of a name beside them
 truncation          an event that is too long, made to fit
 encoding            the mask, the commitments, the canonical JSON, and the number of the recorder
 
@@ -33,6 +35,7 @@ memory              the sink of tests, which keeps events and sends none
 fallback            memory and standard error, for events that the spool does not take
 frames              the bytes of a segment file
 spool_dir           the directories of all recorders on one spool, and the locks on them
+open_segment        a segment file while it is open
 spool               the writing side of one directory: numbered frames, segments, syncing
 unsynced            the frames that the spool has not synced yet
 synced_marks        how much of each segment is on the disk, so that lost events are noticed

@@ -85,7 +85,7 @@ class Fallback:
         self._unacknowledged: list[Frame] = []
         self._next_seq = 1
 
-    def keep(self, event: "EncodedEvent", *, cause: str) -> None:
+    def store(self, event: "EncodedEvent", *, cause: str) -> None:
         """Keep one event, or write it to standard error. `cause` says why it comes here."""
         with self._changed:
             if self._bytes + event.byte_count <= MEMORY_BYTES_MAX and not self._is_ending:

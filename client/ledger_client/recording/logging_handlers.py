@@ -24,7 +24,7 @@ from typing import Any, Final, cast
 
 from ledger_client.recording.context import current_scope, restored, sendable_scope
 from ledger_client.recording.recorder import RecordArguments, Recorder
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 
 ACTION: Final = "action"
 SCOPE: Final = "ledger_audit_scope"

@@ -24,8 +24,8 @@ from ledger_client.recording.options import (
     SpoolFullError,
 )
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.canonical import format_time
 from ledger_core.event.model import EventError
+from ledger_core.event.times import format_time
 
 if TYPE_CHECKING:
     import ssl

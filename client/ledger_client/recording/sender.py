@@ -42,7 +42,7 @@ from ledger_client.results import Receipt, Rejected
 from ledger_client.runtime.backoff import exponential_s, spread
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import Problem
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 
 if TYPE_CHECKING:

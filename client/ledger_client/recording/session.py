@@ -37,8 +37,9 @@ from ledger_client.recording.sender import Sender
 from ledger_client.recording.spool import Spool
 from ledger_client.recording.spool_dir import adopt_orphans, create_instance_dir, save_segments
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.canonical import LEAF_BYTES_MAX, format_time
+from ledger_core.event.canonical import LEAF_BYTES_MAX
 from ledger_core.event.model import EventError
+from ledger_core.event.times import format_time
 
 if TYPE_CHECKING:
     from ledger_client.client import LedgerClient

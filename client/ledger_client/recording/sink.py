@@ -137,7 +137,7 @@ class SpoolSink:
                     time.sleep(RETRY_S)
                     continue
                 self._is_refusing = True
-                self._fallback.keep(event, cause=cause)
+                self._fallback.store(event, cause=cause)
                 return False
             self._is_refusing = False
             return is_kept
@@ -190,7 +190,7 @@ class SpoolSink:
             (self.session or self._start_session()).report_lost(count)
 
     def _keep_unwritten(self, event: EncodedEvent, error: Exception) -> None:
-        self._fallback.keep(event, cause=f"{self._folder}: {error}")
+        self._fallback.store(event, cause=f"{self._folder}: {error}")
 
     def dead_letter(self, letter: dict[str, Any], error: EventError) -> None:
         """Keep an event with a mistake, which is masked, in the file of dead letters.

@@ -29,8 +29,8 @@ import msgspec
 from ledger_client.extras import missing_extra
 from ledger_client.runtime.files import open_new
 from ledger_client.sql.columns import COLUMNS, DERIVED, path_of, stored_types, typed
-from ledger_core.api import ExportTrailer, TrailerLine
 from ledger_core.event.canonical import LEAF_BYTES_MAX
+from ledger_core.search_answers import ExportTrailer, TrailerLine
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.text import excerpt
 

@@ -22,7 +22,6 @@ Decoding is fast in the same way: it detects cheaply that something may be wrong
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Literal, NamedTuple
@@ -42,14 +41,12 @@ from ledger_core.event.plain import (
     is_plain_event,
     kept_all_keys,
 )
+from ledger_core.event.times import format_time, is_canonical_time, parse_time
 from ledger_core.tlog.errors import MalformedError
 
 LEAF_BYTES_MAX = LIMITS["leaf"].most
 INPUT_BYTES_MAX = LIMITS["input"].most
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_UNIX_US_MAX = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _EVENT_START = len(b'{"event":')
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -60,18 +57,6 @@ _is_canonical_ipv4 = re.compile(IPV4_PATTERN).fullmatch
 is_action = lru_cache(maxsize=4096)(re.compile(ACTION_PATTERN).fullmatch)
 """Whether a text is an action."""
 
-_looks_canonical_time = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{6}Z"
-).fullmatch
-LATE_S = 3600
-"""Seconds between an event and its receipt that are marked when there are more."""
-
-_HOUR_CHARS = len("2026-11-25T02")
-_match_time = re.compile(
-    # Hour and offset stop at 23 here, because Python 3.14 reads 24:00 as the next day's midnight.
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]((?:[01][0-9]|2[0-3]):[0-9]{2}:([0-9]{2}))"
-    r"(?:\.([0-9]{1,32}))?(?:[Zz]|([+-](?:[01][0-9]|2[0-3]):[0-5][0-9]))"
-).fullmatch
 _has_port = re.compile(r"[0-9.]+:[0-9]+|\[.*\](?::[0-9]+)?").fullmatch
 
 
@@ -103,60 +88,6 @@ _decode_whole_leaf = msgspec.json.Decoder(WholeLeaf).decode
 
 NOT_A_LEAF = (msgspec.MsgspecError, UnicodeError, TypeError, RecursionError)
 """What a fast parse raises for bytes that it can't read."""
-
-
-def parse_time(text: str, *, field: str = "time") -> int:
-    """Read an RFC 3339 time with a zone as microseconds since 1970, cutting off further digits.
-
-    Years 1970 to 9999. No leap seconds: neither POSIX time nor Python can name one.
-
-    Raises: EventError (rule "time") for `field`.
-    """
-    match = _match_time(text)
-    if match is None:
-        message = "not an RFC 3339 time with a zone, such as 2026-11-25T02:03:36.123456Z"
-        raise EventError(message, rule="time", field=field)
-    day, clock, second, fraction, offset = match.groups()
-    if second == "60":
-        message = "second 60, a leap second, can't be kept; send second 59"
-        raise EventError(message, rule="time", field=field)
-    local = f"{day}T{clock}.{(fraction or '')[:6]:0<6}"
-    try:
-        unix_us = (datetime.fromisoformat(f"{local}{offset or '+00:00'}") - _EPOCH) // _MICROSECOND
-    except ValueError:
-        unix_us = -1  # No such date; refused with the years before 1970.
-    if not 0 <= unix_us <= _UNIX_US_MAX:
-        message = "no such date or time of day in the years 1970 to 9999"
-        raise EventError(message, rule="time", field=field)
-    return unix_us
-
-
-def format_time(unix_us: int) -> str:
-    """Write microseconds since 1970 as `2026-11-25T02:03:36.123456Z`.
-
-    Raises: ValueError outside the years 1970 to 9999.
-    """
-    if not 0 <= unix_us <= _UNIX_US_MAX:
-        raise ValueError(f"not a time in the years 1970 to 9999: {unix_us} µs")
-    unix_s, us = divmod(unix_us, 1_000_000)
-    return f"{_format_second(unix_s)}.{us:06d}Z"
-
-
-def late_s(event_time: str, received_time: str) -> int | None:
-    """Whole seconds by which a receipt is later than the event, if they are over an hour apart.
-
-    Negative for an event that was dated ahead. Both times are canonical.
-    """
-    if event_time[:_HOUR_CHARS] == received_time[:_HOUR_CHARS]:
-        return None
-    apart_s = (parse_time(received_time) - parse_time(event_time)) // 1_000_000
-    return apart_s if abs(apart_s) > LATE_S else None
-
-
-# The times of now are of the same few seconds.
-@lru_cache(maxsize=64)
-def _format_second(unix_s: int) -> str:
-    return (_EPOCH + timedelta(seconds=unix_s)).isoformat()[:-6]
 
 
 # The same few thousand addresses come back all day, and `ipaddress` takes 3 to 8 µs for one.
@@ -316,8 +247,8 @@ def has_canonical_shapes(whole: WholeLeaf) -> bool:
         event_id is not UNSET
         and time is not UNSET
         and bool(is_uuid(event_id))
-        and _is_canonical_time(time)
-        and _is_canonical_time(whole.received.time)
+        and is_canonical_time(time)
+        and is_canonical_time(whole.received.time)
     )
 
 
@@ -332,7 +263,7 @@ def _read_leaf(leaf: bytes) -> Leaf:
     if event.id is UNSET or event.time is UNSET:
         raise MalformedError("not a leaf: its event has no id, or no time")
     again = format_leaf(event_json=event_json, by=received.by, received_time=received.time)
-    if again != leaf or not _is_canonical_time(received.time):
+    if again != leaf or not is_canonical_time(received.time):
         raise MalformedError("not a leaf: its bytes are not in canonical form")
     return Leaf(event, received, event_json)
 
@@ -355,7 +286,7 @@ def _make_canonical(event: Event) -> int:
             message = "not a UUID, such as 0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
             raise EventError(message, rule="id", field="id")
         force_setattr(event, "id", lowered)
-    if time is not UNSET and not (_looks_canonical_time(time) and is_date(time[:10])):
+    if time is not UNSET and not is_canonical_time(time):
         canonical_time = format_time(parse_time(time))
         force_setattr(event, "time", canonical_time)
         colons_added += canonical_time.count(":") - time.count(":")
@@ -369,19 +300,6 @@ def _make_canonical(event: Event) -> int:
 
 _OBJECTS = ("source", "recorder")
 _LISTS = ("targets", "changes")
-
-
-def _is_canonical_time(text: str) -> bool:
-    return bool(_looks_canonical_time(text)) and is_date(text[:10])
-
-
-# Neighbouring entries of a log are of the same few days.
-@lru_cache(maxsize=1024)
-def is_date(text: str) -> bool:
-    """Whether a text such as 2026-11-25 is a date from 1970 on."""
-    with suppress(ValueError):
-        return date.fromisoformat(text) >= _EPOCH.date()
-    return False
 
 
 @lru_cache(maxsize=16_384)

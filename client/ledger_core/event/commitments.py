@@ -32,7 +32,7 @@ import rfc8785
 from msgspec import Meta
 
 from ledger_core.event.diagnostics import parse_json
-from ledger_core.event.model import EventError, Id
+from ledger_core.event.model import EventError, Id, whole_text
 from ledger_core.event.reader import Reader, ReadEvent
 
 _Event = TypeVar("_Event")
@@ -58,7 +58,7 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     path: Annotated[str, Meta(max_length=4096)]
     subject: Id
-    salt: Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_-]{{{HASH_CHARS}}}$")]
+    salt: Annotated[str, whole_text(rf"[A-Za-z0-9_-]{{{HASH_CHARS}}}")]
     value: Any
 
     def __repr__(self) -> str:

@@ -21,11 +21,11 @@ from ledger_core.event.canonical import (
     WholeLeaf,
     is_action,
     is_canonical_ip,
-    is_date,
     parse_leaf,
 )
 from ledger_core.event.model import Event
 from ledger_core.event.plain import are_plain_objects, holds_nul, is_plain_event
+from ledger_core.event.times import is_date
 
 BATCH: Final = 32
 """Leaves that are read at once. Of more the processor's cache holds less."""

@@ -83,6 +83,15 @@ TEXT_SCHEMA = {"pattern": r"^[^\x00]*$"}
 """Part of the schema of every string; msgspec does not check it."""
 
 
+def whole_text(pattern: str, *, chars_max: int | None = None) -> Meta:
+    """The constraint that a pattern matches all of a text.
+
+    `$` would do in JSON Schema, but in Python it also matches before a newline at the end.
+    """
+    schema = {"pattern": f"^(?:{pattern})$"}
+    return Meta(pattern=rf"^(?:{pattern})\Z", max_length=chars_max, extra_json_schema=schema)
+
+
 def _text(limit: str, *, min_length: int | None = None) -> Meta:
     chars_max = LIMITS[limit].most
     return Meta(min_length=min_length, max_length=chars_max, extra_json_schema=TEXT_SCHEMA)

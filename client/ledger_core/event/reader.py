@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from ledger_core.event import canonical
 from ledger_core.event.model import Event
+from ledger_core.event.times import format_time
 
 Filled = Literal["id", "time"]
 
@@ -50,7 +51,7 @@ class Reader:
             event_id = self._make_id()
             filled.append("id")
         if time is UNSET:
-            time = canonical.format_time(self._now())
+            time = format_time(self._now())
             filled.append("time")
         if filled:
             event = replace(event, id=event_id, time=time)

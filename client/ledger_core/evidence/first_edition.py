@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from ledger_core.event.model import whole_text
 from ledger_core.evidence.archive import Archive, is_junk
 from ledger_core.evidence.findings import Evidence, Existed, Findings
 from ledger_core.evidence.layout import CHECKPOINT, MANIFEST, POLICY, QUERY, README
@@ -47,7 +48,7 @@ class FirstManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     query: str
     tree_size: Annotated[int, msgspec.Meta(ge=0)]
     events: Annotated[int, msgspec.Meta(ge=0, le=EVENTS_MAX)]
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, whole_text("[0-9a-f]{64}")]
 
 
 def check_first_edition(

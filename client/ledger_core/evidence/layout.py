@@ -33,6 +33,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from ledger_core.event.model import whole_text
 from ledger_core.tlog.hashing import SIZE_MAX
 from ledger_core.tlog.tile import LEAF_BYTES_MAX
 
@@ -79,7 +80,7 @@ EVENTS_PER_HEAD: Final = 256
 """A bundle holds at most HEADS_FREE heads, and one more for each EVENTS_PER_HEAD events."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=SIZE_MAX)]
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, whole_text("[0-9a-f]{64}")]
 Base64Hash = Annotated[str, msgspec.Meta(min_length=44, max_length=44)]
 
 

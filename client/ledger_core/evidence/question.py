@@ -8,8 +8,9 @@ from ledger_core.evidence.layout import LANGUAGE
 from ledger_core.query import ast
 from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import Expression, Is, all_of, resolve
-from ledger_core.query.parser import QueryError, parse_query
+from ledger_core.query.parser import parse_query
 from ledger_core.query.predicate import Matcher, folds_text, is_stable, make_matcher, values_of
+from ledger_core.query.scanner import QueryError
 from ledger_core.tlog.errors import VerificationError
 
 

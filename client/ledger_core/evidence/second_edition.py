@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import msgspec
 
-from ledger_core.event.canonical import Leaf, parse_leaf, parse_time
+from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.event.commitments import commitment_to, decode_salt, encode_salt, find_commitments
 from ledger_core.event.model import EventError
+from ledger_core.event.times import parse_time
 from ledger_core.evidence.archive import Archive, is_junk
 from ledger_core.evidence.findings import Evidence, Existed, Findings, StatedExport
 from ledger_core.evidence.layout import (

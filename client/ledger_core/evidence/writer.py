@@ -3,10 +3,10 @@
     writer = EvidenceWriter(asked, sources)
     for index, leaf in found:              # ascending
         writer.add(index, leaf)
-        yield writer.take()
+        yield writer.drain()
     stated = writer.state()                # the caller appends it to the log
     writer.finish(leaf=…, head=…)
-    yield writer.take()
+    yield writer.drain()
 
 What the writer needs of the log it asks through `Sources`: it does no I/O itself.
 """
@@ -172,9 +172,9 @@ class EvidenceWriter:
         self._add(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
         self._archive.close()
 
-    def take(self) -> bytes:
+    def drain(self) -> bytes:
         """The bytes since the last call."""
-        return self._sink.take()
+        return self._sink.drain()
 
     def _choose_head(self, index: int) -> None:
         """Take the earliest head that covers an event, unless one is chosen or all are used up."""
@@ -236,7 +236,7 @@ class _Sink:
     def close(self) -> None:
         """Do nothing: there is no file below."""
 
-    def take(self) -> bytes:
+    def drain(self) -> bytes:
         data = b"".join(self._parts)
         self._parts.clear()
         return data

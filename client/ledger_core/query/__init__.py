@@ -2,7 +2,8 @@
 
     fields        the one table of fields: fields of the language, dimensions of the index
     ast           a query as a value, and back to text
-    parser        text -> ast; the grammar, and errors that name the place
+    scanner       the text of a query as it is read, and the error that names a place in it
+    parser        text -> ast; the grammar
     mistakes      what other languages write, and the form that is right here
     value_parser  the values behind a field's colon: addresses, times, ids, words
     analyzer      leaf -> values; cut values, addresses, times and numbers as terms
@@ -10,6 +11,9 @@
     words         text -> words, in every script
     user_agents   user agent -> browser or tool
     predicate     ast -> an exact test of one leaf
+    order         the orders of an answer
+    counting      what a search can count by
+    saved         saved queries, as events
     pivots        the follow-up queries of an investigation
 
 How the index stores the terms is `ledger.store.index`; how a query is answered is `ledger.query`.

@@ -54,7 +54,7 @@ from typing import Any, Final
 import msgspec
 import rfc8785
 
-from ledger_core.event.canonical import parse_time
+from ledger_core.event.times import parse_time
 from ledger_core.query.words import words_of, words_of_id
 
 ABSENT: Final = "\0"

@@ -12,7 +12,7 @@ from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, TypeAlias
 
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 from ledger_core.query.fields import FIELDS
 
 MICROSECONDS: Final = 1_000_000

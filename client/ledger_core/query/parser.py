@@ -30,7 +30,7 @@ A mistake raises one QueryError with its place, what was expected, and the neare
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Final, NoReturn, TypeAlias, cast
 
@@ -46,6 +46,14 @@ from ledger_core.query.mistakes import (
     usual_field,
 )
 from ledger_core.query.saved import is_name
+from ledger_core.query.scanner import (
+    KEYWORDS,
+    QUOTED,
+    QueryError,
+    Scanner,
+    match_run,
+    unquote,
+)
 from ledger_core.query.value_parser import (
     Comparison,
     RefusedValueError,
@@ -55,7 +63,6 @@ from ledger_core.query.value_parser import (
     read_presence,
     read_words,
 )
-from ledger_core.tlog.errors import MalformedError
 
 QUERY_CHARS_MAX: Final = 4096
 CONDITIONS_MAX: Final = 256
@@ -65,50 +72,17 @@ LONG_CONDITIONS_MAX: Final = 110_000
 
 NESTING_MAX: Final = 32
 
-
-class QueryError(MalformedError):
-    """A query is wrong: what is wrong, where in `text`, and what was `expected` there.
-
-    `position` counts characters from 0; `length` may be 0 at the end of the text. `nearest` is the
-    known field or value that is spelled most like the wrong one.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        text: str,
-        position: int,
-        length: int,
-        expected: Sequence[str] = (),
-        nearest: str | None = None,
-    ) -> None:
-        hint = f"; did you mean {nearest}?" if nearest else ""
-        super().__init__(f"at character {position + 1}: {message}{hint}")
-        self.message = message
-        self.text = text
-        self.position = position
-        self.length = length
-        self.expected = tuple(expected)
-        self.nearest = nearest
-
-
 _NAMES = {name: field.name for field in LANGUAGE for name in (field.name, *field.aliases)}
 _NAMES.pop("context")  # Its path is part of the name.
 _SPELLINGS = (*_NAMES, FIELDS["context"].syntax)
 _CONTEXT = "context."
 
-_match_space = re.compile(r"\s*").match
-_match_run = re.compile(r"[^\s\"()]+").match
 _match_value = re.compile(r"[^\s\"(),]+").match
-_QUOTED = r'"(?:[^"\\]|\\["\\])*"'
-_match_quoted = re.compile(_QUOTED).match
 # The name as written; behind `context.` the path, quoted or plain.
-_NAMED = rf'((?:context|before|after)\.(?:({_QUOTED})|([^\s":(),*]+))|[^\s":(),*]+)'
+_NAMED = rf'((?:context|before|after)\.(?:({QUOTED})|([^\s":(),*]+))|[^\s":(),*]+)'
 _match_field = re.compile(f"{_NAMED}:").match
 _match_name = re.compile(_NAMED).match
 _match_comparison = re.compile("[<>]=?").match
-_KEYWORDS = ("AND", "OR", "NOT")
 _find_naming = re.compile(r"(?:^|[\s(])@").search
 
 Named: TypeAlias = Callable[[str], Expression | None]
@@ -162,10 +136,9 @@ class _Parser:
     """A recursive-descent parser of one text."""
 
     def __init__(self, text: str, conditions_max: int, named: Named) -> None:
-        self._text = text
+        self._scan = Scanner(text)
         self._conditions_max = conditions_max
         self._named = named
-        self._at = 0
         self._depth = 0
         self._conditions = 0
         self._expanded = 0  # The conditions of all `@names`.
@@ -176,69 +149,72 @@ class _Parser:
         """Whether the last condition was words without a field."""
 
     def parse(self) -> Expression:
-        self._skip_space()
-        if self._is_at(""):
+        self._scan.skip_space()
+        if self._scan.is_at(""):
             return Everything()
         expression = self._or()
-        if not self._is_at(""):
-            self._fail("no parenthesis is open here", length=1, expected=("the end", "a condition"))
+        if not self._scan.is_at(""):
+            expected = ("the end", "a condition")
+            self._scan.fail("no parenthesis is open here", length=1, expected=expected)
         return expression
 
     def _or(self) -> Expression:
         parts = [self._and()]
-        while self._accept("OR"):
+        while self._scan.accept("OR"):
             self._refuse_value_behind_or()
             parts.append(self._and())
         return any_of(parts)
 
     def _and(self) -> Expression:
         parts = [self._not()]
-        while (is_joined := self._accept("AND")) or not (
-            self._is_at(")", "") or self._peek() == "OR"
+        while (is_joined := self._scan.accept("AND")) or not (
+            self._scan.is_at(")", "") or self._scan.peek() == "OR"
         ):
             if self._group is not None and not is_joined:
                 self._refuse_mistake()
-                self._fail("values are joined by OR or AND", expected=("(a OR b)", '"a b"'))
+                self._scan.fail("values are joined by OR or AND", expected=("(a OR b)", '"a b"'))
             parts.append(self._not())
         return all_of(parts)
 
     def _not(self) -> Expression:
         self._nest()
         try:
-            if self._accept("NOT"):
+            if self._scan.accept("NOT"):
                 return Not(self._not())
-            if self._is_at("("):
+            if self._scan.is_at("("):
                 return self._parenthesis()
             return self._condition()
         finally:
             self._depth -= 1
 
     def _parenthesis(self) -> Expression:
-        opened = self._at
-        self._advance(1)
+        opened = self._scan.at
+        self._scan.advance(1)
         expression = self._or()
-        if self._is_at(""):
-            self._fail("this parenthesis is never closed", at=opened, length=1, expected=(")",))
-        self._advance(1)
+        if self._scan.is_at(""):
+            message = "this parenthesis is never closed"
+            self._scan.fail(message, at=opened, length=1, expected=(")",))
+        self._scan.advance(1)
         return expression
 
     def _condition(self) -> Expression:
-        if self._is_at(")", "") or self._peek() in _KEYWORDS:
-            self._fail("a condition is missing", expected=("field:value", "a word", "NOT", "("))
+        if self._scan.is_at(")", "") or self._scan.peek() in KEYWORDS:
+            expected = ("field:value", "a word", "NOT", "(")
+            self._scan.fail("a condition is missing", expected=expected)
         self._refuse_mistake()
-        self._begun = self._at
+        self._begun = self._scan.at
         self._is_text = self._group is None
         if self._group is not None:
             return self._values(*self._group)
-        if self._is_at("@"):
+        if self._scan.is_at("@"):
             return self._saved()
-        named = _match_field(self._text, self._at)
+        named = self._scan.match(_match_field)
         if named is None:
             return self._values("", "", "")
         field, key = self._field(*named.groups(default=""))
         self._is_text = False
-        self._at = named.end()
-        if not self._is_at("("):
+        self._scan.at = named.end()
+        if not self._scan.is_at("("):
             return self._values(field, key, named[1])
         self._group = field, key, named[1]
         try:
@@ -248,11 +224,10 @@ class _Parser:
 
     def _saved(self) -> Expression:
         """What an `@name` stands for."""
-        run = _match_run(self._text, self._at)
-        word = run[0] if run else ""
+        word = self._scan.peek()
         quoted = f'"{word}"'
         if not is_name(word[1:]):
-            self._fail(
+            self._scan.fail(
                 "the name of a saved query has lower-case letters, digits, dots, _ and -",
                 length=len(word),
                 expected=("@name", quoted),
@@ -260,46 +235,46 @@ class _Parser:
         self._count_condition()
         expression = self._named(word[1:])
         if expression is None:
-            self._fail(
+            self._scan.fail(
                 f"no query is saved as {word[1:]}", length=len(word), expected=("@name", quoted)
             )
         self._expanded += count_conditions(expression)
         if self._expanded > LONG_CONDITIONS_MAX:
-            self._fail(
+            self._scan.fail(
                 f"a query has at most {LONG_CONDITIONS_MAX} conditions, with those of its @names",
                 length=len(word),
             )
         self._is_text = False
-        self._advance(len(word))
+        self._scan.advance(len(word))
         return expression
 
     def _values(self, field: str, key: str, name: str) -> Expression:
         """The condition that a field has one of the values here, which commas join."""
         parts = [self._read(field, key, name)]
-        while field and self._is_at(","):
-            self._at += 1
-            named = _match_field(self._text, self._at)
+        while field and self._scan.is_at(","):
+            self._scan.at += 1
+            named = self._scan.match(_match_field)
             if named and _is_known(named[1]):
                 expected = (f"{name}:… {named[1]}:…", f"{name}:… OR {named[1]}:…")
-                self._fail("a comma joins values of one field", length=1, expected=expected)
+                self._scan.fail("a comma joins values of one field", length=1, expected=expected)
             parts.append(self._read(field, key, name))
-        if self._is_at(","):
-            self._fail(
-                "a comma joins values of a field", length=1, expected=("field:a,b", '"a, b"')
-            )
-        if not (self._is_at(")", "") or self._text[self._at].isspace()):
-            self._fail("a blank is missing", length=1, expected=("a blank", "quotes around it all"))
-        self._skip_space()
+        if self._scan.is_at(","):
+            expected = ("field:a,b", '"a, b"')
+            self._scan.fail("a comma joins values of a field", length=1, expected=expected)
+        if not (self._scan.is_at(")", "") or self._scan.text[self._scan.at].isspace()):
+            expected = ("a blank", "quotes around it all")
+            self._scan.fail("a blank is missing", length=1, expected=expected)
+        self._scan.skip_space()
         return any_of(parts)
 
     def _refuse_value_behind_or(self) -> None:
         """Refuse `actor:a OR b`, which reads like two actors but would search for a word."""
-        word = self._peek()
-        is_word = word and word not in _KEYWORDS and not _match_field(self._text, self._at)
-        is_name_or_group = self._is_at("(", "@")
+        word = self._scan.peek()
+        is_word = word and word not in KEYWORDS and not self._scan.match(_match_field)
+        is_name_or_group = self._scan.is_at("(", "@")
         if is_word and not self._is_text and self._group is None and not is_name_or_group:
             self._refuse_mistake()
-            self._fail(
+            self._scan.fail(
                 "is this a value of the field before OR, or a word?",
                 length=len(word),
                 expected=("field:(a OR b)", f'"{word}"'),
@@ -307,14 +282,15 @@ class _Parser:
 
     def _refuse_mistake(self) -> None:
         """Refuse a condition that is written as in another language."""
-        if not self._is_at('"'):
+        scan = self._scan
+        if not scan.is_at('"'):
             self._refuse(
-                find_mistake(self._text, self._at, is_field=_is_known, is_ordered=_has_order)
+                find_mistake(scan.text, scan.at, is_field=_is_known, is_ordered=_has_order)
             )
 
     def _refuse(self, mistake: Mistake | None) -> None:
         if mistake is not None:
-            self._fail(
+            self._scan.fail(
                 mistake.message,
                 at=mistake.start,
                 length=mistake.end - mistake.start,
@@ -325,7 +301,7 @@ class _Parser:
         """The field of a name, and the path if the field is `context`."""
         if name in _NAMES:
             return _NAMES[name], ""
-        key = _unquote(quoted) if quoted else plain
+        key = unquote(quoted) if quoted else plain
         if key and not name.startswith(_CONTEXT):
             return name.partition(".")[0], key_of(key)
         if f"{_CONTEXT}{key}" in _NAMES:
@@ -335,7 +311,7 @@ class _Parser:
             near = (
                 [usual] if usual else get_close_matches(name.lower(), _SPELLINGS, n=1, cutoff=0.6)
             )
-            self._fail(
+            self._scan.fail(
                 f"there is no field {name[:64]}",
                 length=len(name),
                 expected=(f"context.{name[:64]}", *(field.syntax for field in LANGUAGE)),
@@ -346,58 +322,55 @@ class _Parser:
     def _count_condition(self) -> None:
         self._conditions += 1
         if self._conditions > self._conditions_max:
-            self._fail(f"a query has at most {self._conditions_max} conditions")
+            self._scan.fail(f"a query has at most {self._conditions_max} conditions")
 
     def _read(self, field: str, key: str, name: str) -> Expression:
         self._count_condition()
-        start = self._at
+        start = self._scan.at
         try:
             if field == "has":
                 return self._presence()
             value = self._value(name)
             return read_condition(field, value, key=key) if field else read_words("", value)
         except RefusedValueError as error:
-            self._fail(
+            self._scan.fail(
                 error.message,
                 at=start,
-                length=self._at - start,
+                length=self._scan.at - start,
                 expected=error.expected,
                 nearest=error.nearest,
             )
 
     def _presence(self) -> Expression:
         """The condition that an event has a field. Raises: RefusedValueError."""
-        if (named := _match_name(self._text, self._at)) is None:
-            self._fail("a field is missing", expected=("has:actor.session", "has:context.KEY"))
+        if (named := self._scan.match(_match_name)) is None:
+            self._scan.fail("a field is missing", expected=("has:actor.session", "has:context.KEY"))
         field, key = self._field(*named.groups(default=""))
-        self._at = named.end()
+        self._scan.at = named.end()
         return read_presence(field, key)
 
     def _value(self, name: str) -> Value:
-        start = self._at
-        if self._is_at('"'):
-            if (found := _match_quoted(self._text, start)) is None:
-                fault = 'this quote is never closed, or a \\ in it is not before " or \\'
-                self._fail(fault, length=1)
-            self._at = found.end()
-            is_prefix = self._is_at("*")
-            self._at += is_prefix
-            return Value(_unquote(found[0]), is_prefix, is_quoted=True)
+        start = self._scan.at
+        if self._scan.is_at('"'):
+            text = self._scan.read_quoted()
+            is_prefix = self._scan.is_at("*")
+            self._scan.at += is_prefix
+            return Value(text, is_prefix, is_quoted=True)
         if name:
-            self._refuse(find_in_value(name, self._text, start))
-        compared = _match_comparison(self._text, start) if name else None
+            self._refuse(find_in_value(name, self._scan.text, start))
+        compared = _match_comparison(self._scan.text, start) if name else None
         if compared:
-            self._at = compared.end()
-        found = _match_value(self._text, self._at)
+            self._scan.at = compared.end()
+        found = self._scan.match(_match_value)
         if found is None:
             self._fail_without_value()
-        self._at = found.end()
+        self._scan.at = found.end()
         if not name:
             self._refuse(find_in_word(found[0], start))
         star = found[0].find("*")
         if 0 <= star < len(found[0]) - 1:
             expected = (f'{name}:"{found[0]}"', *([f"{name}:{found[0][:star]}*"] if star else []))
-            self._fail(
+            self._scan.fail(
                 "a star stands at the end of a value",
                 at=found.start() + star,
                 length=1,
@@ -407,64 +380,16 @@ class _Parser:
         return Value(found[0].removesuffix("*"), star >= 0, comparison=comparison)
 
     def _fail_without_value(self) -> NoReturn:
-        following = _match_run(self._text, self._skipped())
+        following = match_run(self._scan.text, self._scan.skipped())
         expected: tuple[str, ...] = ("a value", '"a value"')
-        if following and following[0] not in _KEYWORDS:
-            expected = (self._text[self._begun : self._at] + following[0],)
-        self._fail("a value is missing", expected=expected)
-
-    def _peek(self) -> str:
-        run = _match_run(self._text, self._at)
-        return run[0] if run else ""
-
-    def _accept(self, keyword: str) -> bool:
-        if self._peek() != keyword:
-            return False
-        self._advance(len(keyword))
-        return True
-
-    def _advance(self, count: int) -> None:
-        self._at += count
-        self._skip_space()
-
-    def _skip_space(self) -> None:
-        self._at = self._skipped()
-
-    def _skipped(self) -> int:
-        """The place of the next character that is no space."""
-        space = _match_space(self._text, self._at)
-        return space.end() if space else self._at
-
-    def _is_at(self, *chars: str) -> bool:
-        """Whether the next character is one of these; the end is an empty one."""
-        return self._text[self._at : self._at + 1] in chars
+        if following and following[0] not in KEYWORDS:
+            expected = (self._scan.text[self._begun : self._scan.at] + following[0],)
+        self._scan.fail("a value is missing", expected=expected)
 
     def _nest(self) -> None:
         self._depth += 1
         if self._depth > NESTING_MAX:
-            self._fail(f"conditions stand more than {NESTING_MAX} deep in one another")
-
-    def _fail(
-        self,
-        message: str,
-        *,
-        at: int | None = None,
-        length: int = 0,
-        expected: Sequence[str] = (),
-        nearest: str | None = None,
-    ) -> NoReturn:
-        raise QueryError(
-            message,
-            text=self._text,
-            position=self._at if at is None else at,
-            length=length,
-            expected=expected,
-            nearest=nearest,
-        )
-
-
-def _unquote(quoted: str) -> str:
-    return re.sub(r"\\(.)", r"\1", quoted[1:-1], flags=re.DOTALL)
+            self._scan.fail(f"conditions stand more than {NESTING_MAX} deep in one another")
 
 
 def _is_known(name: str) -> bool:

@@ -6,12 +6,13 @@ Each is an expression like any other, built from an event or a name instead of f
 from ipaddress import ip_network
 from typing import Final, Literal, TypeAlias
 
-from ledger_core.event.canonical import parse_time
+from ledger_core.event.times import parse_time
 from ledger_core.query import ast
 from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import Expression
-from ledger_core.query.parser import QueryError, parse_query
+from ledger_core.query.parser import parse_query
 from ledger_core.query.predicate import values_of
+from ledger_core.query.scanner import QueryError
 from ledger_core.tlog.errors import MalformedError
 
 Reason: TypeAlias = Literal["actor", "session", "source", "target"]

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
+from ledger_core.event.model import whole_text
 from ledger_core.query.ast import Expression, Has, Is, Not, all_of, any_of
 from ledger_core.tlog.errors import VerificationError
 
@@ -32,7 +33,7 @@ PART_BYTES_MAX: Final = 48_000
 NAME_PATTERN: Final = r"[a-z0-9][a-z0-9_.-]{0,63}"
 is_name: Final = re.compile(NAME_PATTERN).fullmatch
 
-QueryName = Annotated[str, Meta(pattern=f"^{NAME_PATTERN}$", max_length=64)]
+QueryName = Annotated[str, whole_text(NAME_PATTERN, chars_max=64)]
 _Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 

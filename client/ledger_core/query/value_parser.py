@@ -12,9 +12,10 @@ from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, Literal, TypeAlias, TypeVar, get_args
 
-from ledger_core.event.canonical import canonical_ip, parse_time
+from ledger_core.event.canonical import canonical_ip
 from ledger_core.event.ids import is_uuid
 from ledger_core.event.model import ACTION_PATTERN, LIMITS, EventError, Outcome
+from ledger_core.event.times import parse_time
 from ledger_core.query import ast
 from ledger_core.query.analyzer import fold, parse_number
 from ledger_core.query.ast import Expression

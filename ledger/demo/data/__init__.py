@@ -21,8 +21,8 @@ from ledger.demo.data.intrusion import intrusion, response
 from ledger.demo.data.machines import machines
 from ledger.demo.data.shops import shops
 from ledger.demo.data.staff import staff
-from ledger_core.event.canonical import format_time
 from ledger_core.event.ids import format_uuid7
+from ledger_core.event.times import format_time
 
 __all__ = ["INTRUDER", "QUESTIONS", "Intruder", "Question", "bad_week", "week_before"]
 

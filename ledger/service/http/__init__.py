@@ -6,6 +6,7 @@ parameters          parameters of paths and queries
 body_reader         reads a body within limits
 content_encoding    decodes a compressed one
 request_body        splits a body into events
+msgpack_body        the same for MessagePack
 usage               log lines, counters and limits of use
 responses           answers with a body, and the negotiation of their form
 in_flight           bounds on the bytes and requests in flight

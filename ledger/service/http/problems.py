@@ -28,7 +28,7 @@ from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, Sto
 from ledger.store.log import DamagedBundleError, DamagedTreeError
 from ledger_core.api import TYPE_PREFIX, Problem
 from ledger_core.event.model import EventError
-from ledger_core.query.parser import QueryError
+from ledger_core.query.scanner import QueryError
 from ledger_core.status import ProblemKind
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 

@@ -18,7 +18,8 @@ from ledger.service.http.router import Route, read_note, route_path
 from ledger.service.metrics import Metrics
 from ledger.service.quotas import Quotas
 from ledger_core.query.ast import query_fields
-from ledger_core.query.parser import QueryError, parse_query
+from ledger_core.query.parser import parse_query
+from ledger_core.query.scanner import QueryError
 
 LOGGED_REFUSALS: Final = frozenset(
     {

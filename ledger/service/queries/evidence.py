@@ -73,14 +73,14 @@ def write_evidence(
                 writer.add(row.index, row.leaf, _openings(job, row, disclose) if disclose else ())
             count += len(rows)
             if count >= TURN_ROWS or time.monotonic() >= end_s:
-                yield writer.take()
+                yield writer.drain()
                 count, end_s = 0, time.monotonic() + TURN_S
     except TooManyPartsError as error:
         raise ProblemError("too-many-rows", str(error)) from None
     entry = yield writer.state()
     if entry is not None:
         writer.finish(entry.leaf, proof=entry.proof, head=entry.head, missing=entry.missing)
-        yield writer.take()
+        yield writer.drain()
 
 
 def _openings(job: QueryJob, row: Row, disclose: Sequence[str]) -> tuple[Opening, ...]:

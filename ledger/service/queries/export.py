@@ -10,10 +10,10 @@ import msgspec
 from ledger.query.answer import Row
 from ledger.service.queries.job import QueryJob
 from ledger.service.queries.saved import read_asked
-from ledger_core.api import ExportTrailer, TrailerLine
 from ledger_core.event.csv import format_header, format_rows, table_row
 from ledger_core.query.ast import Expression
 from ledger_core.query.order import Order
+from ledger_core.search_answers import ExportTrailer, TrailerLine
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64
 

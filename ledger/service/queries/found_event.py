@@ -3,9 +3,9 @@
 import msgspec
 
 from ledger.query.answer import Row
-from ledger_core.api import FoundEvent
-from ledger_core.event.canonical import late_s
 from ledger_core.event.model import Received
+from ledger_core.event.times import late_s
+from ledger_core.search_answers import FoundEvent
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64
 

@@ -14,16 +14,16 @@ from ledger.query.answer import Answer
 from ledger.query.budget import IsCancelled, QueryLimits
 from ledger.query.catalog import CATALOG_TIME_S, read_catalog
 from ledger.query.hints import HINTS_TIME_S, find_hints
-from ledger.query.sight import EngineSight
+from ledger.query.log_view import EngineView
 from ledger.service.queries.found_event import make_found_event
 from ledger.service.queries.job import QueryJob
 from ledger.service.queries.saved import read_asked
 from ledger.service.queries.store_proofs import prove_growth, prove_inclusion
-from ledger_core.api import HintAnswer, SearchAnswer, SeenAnswer
 from ledger_core.asking import AskCount
 from ledger_core.query.ast import Expression, format_query, resolve
 from ledger_core.query.counting import Unit
 from ledger_core.query.order import Order
+from ledger_core.search_answers import HintAnswer, SearchAnswer, SeenAnswer
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 
 LIMIT_DEFAULT: Final = 100
@@ -159,8 +159,8 @@ def seen_answer(source: str, *, first: Answer, last: Answer) -> SeenAnswer:
 def find_fields(job: QueryJob, *, tenant: str | None, now_unix_us: int) -> bytes:
     """Work: the fields of the language and the keys of the context, with frequent values."""
     end_s = time.monotonic() + min(CATALOG_TIME_S, job.limits.time_s)
-    sight = EngineSight(job.engine, tenant, now_unix_us, end_s, job.is_cancelled)
-    return encode_json(read_catalog(sight))
+    view = EngineView(job.engine, tenant, now_unix_us, end_s, job.is_cancelled)
+    return encode_json(read_catalog(view))
 
 
 def _find(job: QueryJob, asked: Searched) -> SearchAnswer:
@@ -201,7 +201,7 @@ def _hints(
     job: QueryJob, query: Expression, found: Answer, bounds: _Bounds, published_size: int | None
 ) -> tuple[HintAnswer, ...]:
     """Why a search found nothing, and what was searched."""
-    sight = EngineSight(
+    view = EngineView(
         job.engine,
         bounds["tenant"],
         bounds["now_unix_us"],
@@ -213,7 +213,7 @@ def _hints(
     text = f"the {found.tree_size:,} entries of the log were searched"
     if not found.complete:
         text = f"a part of the {found.tree_size:,} entries of the log was searched"
-    received = sight.last_received()
+    received = view.last_received()
     if received:
         text += f", the newest event received {received}"
     text += (
@@ -222,7 +222,7 @@ def _hints(
     if published_size is not None:
         text += f"; the published head has size {published_size:,}"
     searched = HintAnswer(kind="searched", text=text)
-    return (*find_hints(resolve(query, bounds["now_unix_us"]), sight), searched)
+    return (*find_hints(resolve(query, bounds["now_unix_us"]), view), searched)
 
 
 def _answer(

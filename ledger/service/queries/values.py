@@ -8,10 +8,10 @@ from msgspec.json import encode
 
 from ledger.service.queries.job import QueryJob
 from ledger.service.queries.saved import read_asked
-from ledger_core.api import FacetValue
 from ledger_core.asking import ValuesTrailer, ValuesTrailerLine
 from ledger_core.query.ast import Expression
 from ledger_core.query.counting import parse_count_field
+from ledger_core.search_answers import FacetValue
 
 PIECE_VALUES: Final = 1000
 PIECE_S: Final = 0.2

@@ -4,6 +4,8 @@ events      append events, and read one back
 otlp        append log records of OpenTelemetry
 search      search, and the pivots from an answer
 values      every value of a field, as a stream
+fields      what a query can name, with frequent values
+queries     saved queries
 stream      events as they come in
 export      everything that a query finds, as a file
 evidence    everything that a query finds, as a bundle that anybody can verify

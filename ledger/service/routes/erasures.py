@@ -19,10 +19,10 @@ from ledger.service.http.responses import JSON_MEDIA, encode_answer
 from ledger.service.http.router import Route, Success
 from ledger.service.ingest import WRITE_PROBLEMS
 from ledger_core.api import Erase, Erased, Refused
-from ledger_core.event.canonical import format_time
 from ledger_core.event.commitments import erasure_event
 from ledger_core.event.diagnostics import check_json_of
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
+from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 BODY_BYTES_MAX: Final = 65_536

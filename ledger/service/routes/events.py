@@ -41,8 +41,8 @@ from ledger_core.api import (
     Result,
     Unproven,
 )
-from ledger_core.event.canonical import late_s
 from ledger_core.event.model import Event
+from ledger_core.event.times import late_s
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.text import format_base64

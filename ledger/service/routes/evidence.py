@@ -35,8 +35,8 @@ from ledger.service.routes.proofs import HEAD_PROBLEMS
 from ledger.service.token_admin import SERVICE_NAME
 from ledger.store.tokens import TokenRecord, TokenScope
 from ledger_core.api import AskEvidence, Refused
-from ledger_core.event.canonical import format_time
 from ledger_core.event.commitments import may_be_private
+from ledger_core.event.times import format_time
 from ledger_core.evidence.layout import ACTION, STATED, Statement, to_object
 from ledger_core.evidence.page import Asked
 from ledger_core.tlog.checkpoint import SignedCheckpoint

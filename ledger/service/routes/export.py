@@ -34,8 +34,8 @@ from ledger.service.queries.export import Format, export
 from ledger.service.routes.proofs import HEAD_PROBLEMS
 from ledger.service.saved_queries import read_query
 from ledger_client.runtime.clock import unix_us
-from ledger_core.api import ExportTrailer
 from ledger_core.query.order import Order
+from ledger_core.search_answers import ExportTrailer
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
 
@@ -101,7 +101,7 @@ async def _pieces(
             if isinstance(piece, ExportTrailer):
                 note(piece.rows)
                 if export_id is not None:
-                    await context.export_trailers.keep(token, export_id, piece)
+                    await context.export_trailers.store(token, export_id, piece)
             elif piece:
                 yield piece
 

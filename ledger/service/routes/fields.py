@@ -11,7 +11,7 @@ from ledger.service.http.router import Route, Success
 from ledger.service.queries.search import find_fields
 from ledger.service.stored_events import PRIVATE
 from ledger_client.runtime.clock import unix_us
-from ledger_core.api import FieldsAnswer
+from ledger_core.search_answers import FieldsAnswer
 
 
 async def read_fields(context: ServiceContext, request: web.BaseRequest) -> web.Response:

@@ -18,7 +18,7 @@ from ledger.service.queries.saved import expand_text, find_saved, list_saved
 from ledger.service.stored_events import PRIVATE
 from ledger.store.tokens import TokenRecord
 from ledger_core.api import Refused
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 from ledger_core.query.saved import (
     AskSave,
     DeletedQuery,

@@ -47,7 +47,6 @@ from ledger.service.saved_queries import read_query
 from ledger.service.stored_events import PRIVATE, find_event
 from ledger.store.tokens import TokenRecord
 from ledger_client.runtime.clock import unix_us
-from ledger_core.api import SearchAnswer, SeenAnswer
 from ledger_core.asking import AskCount, AskSearch
 from ledger_core.query.ast import Expression
 from ledger_core.query.counting import Unit, parse_count_field, parse_zone, read_since
@@ -59,6 +58,7 @@ from ledger_core.query.pivots import (
     timeline,
     timeline_roles,
 )
+from ledger_core.search_answers import SearchAnswer, SeenAnswer
 from ledger_core.tlog.errors import MalformedError
 
 MINUTES_DEFAULT: Final = 15

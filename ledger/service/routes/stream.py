@@ -34,7 +34,7 @@ from ledger.service.queries.stream import Scanned, Step, stream
 from ledger.service.routes.proofs import check_within
 from ledger.service.saved_queries import read_query
 from ledger_client.runtime.clock import unix_us
-from ledger_core.api import StreamPosition
+from ledger_core.search_answers import StreamPosition
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.text import parse_size

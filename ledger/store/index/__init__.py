@@ -3,8 +3,10 @@
     roaring_containers  a posting list as one container of a roaring bitmap
     postings            all terms of one dimension of one segment
     term_blocks         consecutive terms, compressed together
+    time_column         the event times of a segment, in blocks
     segment             a sealed segment and its root
     segment_file        the file of a segment: written once, read with checksums
+    segment_check       compares a segment with its record and with the log
     group_filter        which of 16 segments may have a term
     index_store         the folder of segments and filters, as it is read
     index_writer        the one writer of that folder

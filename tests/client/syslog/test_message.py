@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ledger_client.collect.syslog.events import Peer, map_frame
 from ledger_client.collect.syslog.framing import Frame
 from ledger_client.collect.syslog.message import Message, parse_message
-from ledger_core.event.canonical import decode_event_object, format_time
+from ledger_core.event.canonical import decode_event_object
+from ledger_core.event.times import format_time
 
 VECTORS = json.loads(
     (Path(__file__).parent / "vectors" / "messages.json").read_text(encoding="utf-8")

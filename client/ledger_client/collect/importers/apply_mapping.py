@@ -26,14 +26,11 @@ from ledger_client.collect.importers import Undated
 from ledger_client.collect.importers import mapping_schema as tables
 from ledger_client.collect.importers.expressions import Expression, RecordReader
 from ledger_client.collect.times import read_time
-from ledger_core.event.canonical import (
-    LEAF_BYTES_MAX,
-    decode_event_object,
-    format_time,
-)
+from ledger_core.event.canonical import LEAF_BYTES_MAX, decode_event_object
 from ledger_core.event.diagnostics import parse_json
 from ledger_core.event.ids import derived_id
 from ledger_core.event.model import LIMITS, EventError
+from ledger_core.event.times import format_time
 from ledger_core.event.truncation import Fitter, canonical_text, without_empty
 
 UNKNOWN_TIME = format_time(0)

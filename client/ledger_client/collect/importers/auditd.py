@@ -20,7 +20,7 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
 from typing import Any
 
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 
 EVENTS_OPEN_MAX = 32
 IPV4_BYTES = 8

@@ -26,7 +26,7 @@ from ledger_client.collect.importers.csv_rows import parse_row
 from ledger_client.collect.importers.evaluation import Evaluate, Signature, compile_node, is_false
 from ledger_client.collect.importers.windows import parse_xml
 from ledger_client.collect.times import from_epoch, read_with_format
-from ledger_core.event.canonical import format_time
+from ledger_core.event.times import format_time
 
 IDENTIFIERS_DEPTH_MAX = 8
 

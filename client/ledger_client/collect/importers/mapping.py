@@ -36,7 +36,7 @@ from ledger_client.collect.importers.expressions import Expression, RecordReader
 from ledger_client.collect.importers.mapping_schema import EventTable, StagesTable
 from ledger_client.collect.importers.record_reader import Lines
 from ledger_client.collect.importers.stages import Stage
-from ledger_core.event.model import EventError
+from ledger_core.event.model import EventError, whole_text
 from ledger_core.tlog.errors import MalformedError
 
 MAPPING_BYTES_MAX = 1024 * 1024
@@ -51,7 +51,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     columns: list[str] = []
     wrappers: list[str] = []
     keys: Literal["exact", "any-case"] = "exact"
-    time_zone: Annotated[str, Meta(pattern=r"^(Z|[+-][0-9]{2}:[0-9]{2})$")] | None = None
+    time_zone: Annotated[str, whole_text(r"Z|[+-][0-9]{2}:[0-9]{2}")] | None = None
     record: Expression | None = None
     spread: Expression | None = None
     id: Expression | None = None

@@ -25,8 +25,8 @@ from typing import Any
 from ledger_client.collect.syslog.framing import Frame
 from ledger_client.collect.syslog.message import Message, parse_message
 from ledger_client.collect.times import read_time
-from ledger_core.event.canonical import format_time
 from ledger_core.event.model import LIMITS
+from ledger_core.event.times import format_time
 from ledger_core.event.truncation import Fitter, without_empty
 
 

@@ -8,6 +8,8 @@ Its modules, in reading order:
     rules       the tables: names of keys, forms of tokens
     luhn        payment card numbers
     folding     names of keys in full width or with invisible characters
+    ids         which values are ids
+    text_members  members of JSON in a text that can't be decoded
     walk        reads each key and text of one event, in linear time
     scanner     the rules compiled, and the prefilter that spares most events the walk
     user_rules  a user's file, which adds rules and turns rules off

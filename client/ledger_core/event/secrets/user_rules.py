@@ -22,6 +22,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from ledger_core.event.model import whole_text
 from ledger_core.event.secrets.re2_sets import Pattern
 from ledger_core.event.secrets.rules import KEY_RULES, PATTERN_RULES, KeyRule, PatternRule
 from ledger_core.event.secrets.scanner import SecretRules
@@ -29,8 +30,8 @@ from ledger_core.tlog.errors import MalformedError
 
 FILE_BYTES_MAX: Final = 1 << 20
 
-_RuleName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
-_Words = Annotated[str, Meta(pattern=r"^[^\s]+( [^\s]+)*$", max_length=128)]
+_RuleName = Annotated[str, whole_text(r"[a-z0-9][a-z0-9-]{0,63}")]
+_Words = Annotated[str, whole_text(r"[^\s]+( [^\s]+)*", chars_max=128)]
 
 
 class _Keys(msgspec.Struct, forbid_unknown_fields=True):

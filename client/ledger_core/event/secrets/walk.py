@@ -15,6 +15,7 @@ import msgspec
 
 from ledger_core.event.model import LIMITS
 from ledger_core.event.secrets.folding import fold
+from ledger_core.event.secrets.ids import ID_KEYS, is_random_id, names_id
 from ledger_core.event.secrets.luhn import is_card_number
 from ledger_core.event.secrets.rules import (
     LINE_RULES,
@@ -23,6 +24,12 @@ from ledger_core.event.secrets.rules import (
     is_placeholder,
     is_value_key,
     names_by_row,
+)
+from ledger_core.event.secrets.text_members import (
+    find_members,
+    member_value,
+    starts_json,
+    sub_members,
 )
 
 if TYPE_CHECKING:
@@ -47,37 +54,12 @@ TEXT_DEPTH_MAX: Final = 4
 """JSON in a text in JSON in a text: so many levels of texts are read."""
 _DEPTH_MAX: Final = 64
 
-_ID_KEYS: Final = frozenset(
-    {"id", "type", "session", "credential", "service", "tenant", "instance"}
-)
-"""The keys of an event's own fields that hold ids."""
 _DIGEST_MASK_KEYS: Final = frozenset({"masked", "digest"})
-_names_id = re.compile(
-    r"(?i:(?:.*[-_. :/])?(?:id|ids|uid|guid|uuid))|.*[a-z0-9](?:Id|ID|Ids|IDs)"
-).fullmatch
-"""Matches `id`, `order_id`, `X-Request-ID`, `orderId`; not `paid`."""
-
-_RANDOM_ID_ENDINGS: Final = ("correlationid", "parentid", "requestid", "spanid", "traceid")
-_NOT_LETTERS: Final = re.compile(r"[^A-Za-z]")
-_is_hex_id = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}").fullmatch
-"""As W3C trace contexts have them."""
-
 _PAIR_NAMES: Final = ("name", "key", "path")
 _PAIR_VALUES: Final = ("value", "values", "before", "after")
 
 _is_commitment = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
-_members = re.compile(
-    r"""(["'])(?P<key>[^"'\\{}\[\],:]{1,64})\\{0,7}\1\s*:\s*(?:"""
-    r"""(\\{0,7})(["'])(?P<text>(?:[^"'\\]|(?!\3\4)(?:["']|\\+["']?))*)"""
-    r"""|(?P<plain>[^\s"'\\{}\[\],]+)|(?P<open>[\[{](?=\s*[^\s\]}])))"""
-)
-"""A member in JSON that can't be decoded, because it is cut short or other text is around it, or in
-Python's notation. Its quotes may be escaped."""
-_mask_at = re.compile(
-    r"""\{\s*\\{0,7}["'](masked|commitment)\\{0,7}["']\s*:\s*\\{0,7}["']([\w-]+)"""
-).match
-_starts_json = re.compile("[ \t\r\n\ufeff]*[\\[{]").match
-_ITEM: Final = re.compile(r"\[[0-9]+\]$")
+_ITEM: Final = re.compile(r"\[[0-9]+\]\Z")
 _FREE_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "": ("context",),
     "changes": ("before", "after"),
@@ -212,10 +194,10 @@ class EventScan:
             rule = self._key_rule(key, member)
             if rule is None and pair_rule is not None and _plain(key) in _PAIR_VALUES:
                 rule = None if self._is_harmless(member) else pair_rule
-            if rule is None and _is_random_id(key, member):
+            if rule is None and is_random_id(key, member):
                 copied[kept] = member
             elif rule is None:
-                is_id = _names_id(key) is not None if in_free else key in _ID_KEYS
+                is_id = names_id(key) is not None if in_free else key in ID_KEYS
                 copied[kept] = self.copy(member, at, depth=depth + 1, is_free=in_free, is_id=is_id)
             else:
                 copied[kept] = self._hit(at, rule, is_free=in_free)
@@ -279,20 +261,20 @@ class EventScan:
 
     def _redact(self, text: str) -> str:
         self._spend(len(text))
-        if _starts_json(text):
+        if starts_json(text):
             with suppress(_LimitError, RecursionError):
                 self._hits_in_json(text)
             if self._redacted is not None:
                 return self._redacted
 
         def replace_member(match: re.Match[str]) -> str:
-            rule = self._key_rule(match["key"], _member_value(match))
+            rule = self._key_rule(match["key"], member_value(match))
             value = match["text"] or match["plain"]
             if rule is None or not value:
                 return match[0]  # All of the text is masked if a secret is left.
             return f"{match[0].removesuffix(value)}masked.{rule}"
 
-        return _members.sub(replace_member, self._rules.redact(text))
+        return sub_members(replace_member, self._rules.redact(text))
 
     def _text_rule(self, text: str) -> str | None:
         """Return the rule by which a text, or a part of it, is a secret."""
@@ -300,7 +282,7 @@ class EventScan:
         rule = self._rules.pattern_rule(text)
         if rule is not None:
             return rule
-        if not _starts_json(text):
+        if not starts_json(text):
             return self._member_rule(text)
         # A request body that was logged as a text is JSON as well.
         try:
@@ -331,8 +313,8 @@ class EventScan:
     def _member_rule(self, text: str) -> str | None:
         """Return the rule of the first secret member of the JSON in a text: `body={"otp": 1`."""
         for form in dict.fromkeys((text, fold(text))):
-            for match in _members.finditer(form):
-                rule = self._key_rule(match["key"], _member_value(match))
+            for match in find_members(form):
+                rule = self._key_rule(match["key"], member_value(match))
                 if rule is not None:
                     return rule
         return None
@@ -381,25 +363,8 @@ class EventScan:
             raise _LimitError
 
 
-def _is_random_id(key: str, value: object) -> bool:
-    """Tell a trace's or a request's id in hexadecimal, one in 60,000 of which looks like a card."""
-    return (
-        isinstance(value, str)
-        and _is_hex_id(value) is not None
-        and _NOT_LETTERS.sub("", key).lower().endswith(_RANDOM_ID_ENDINGS)
-    )
-
-
 def _plain(key: str) -> str:
     return fold(key).lower()
-
-
-def _member_value(match: re.Match[str]) -> object:
-    if match["open"]:
-        mask = _mask_at(match.string, match.start("open"))
-        return ["text"] if mask is None else {mask[1]: mask[2]}
-    is_constant = match["plain"] in ("null", "true", "false", "None", "True", "False")
-    return None if is_constant else match["plain"] or match["text"]
 
 
 def _is_pair(value: object) -> bool:

@@ -12,7 +12,7 @@ from ledger.store.commit_errors import CommitFailedError
 from ledger_core.tlog.tree import TreeHead
 
 
-class Sequencing(Protocol):
+class Appender(Protocol):
     """Orders events and makes them durable. Used on one event loop.
 
     `failure` is why nothing is accepted until a new process has read the log again.

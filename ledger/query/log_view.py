@@ -13,16 +13,16 @@ from ledger.query.answer import Answer
 from ledger.query.budget import IsCancelled, QueryLimits
 from ledger.query.engine import QueryEngine
 from ledger.query.facets import FacetCounter
-from ledger_core.api import HistogramAnswer
 from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import EVERYTHING, Expression
 from ledger_core.query.counting import Unit
+from ledger_core.search_answers import HistogramAnswer
 
 _ROWS_SCANNED: Final = 2_000
 
 
 @dataclass(frozen=True)
-class EngineSight:
+class EngineView:
     """The log as the engine finds it for one tenant, or for a token that sees all."""
 
     engine: QueryEngine
