@@ -119,6 +119,7 @@ ROUTES = {
     "GET /v1/events": {"read", "query"},
     "GET /v1/events/0": {"read", "query"},
     "GET /v1/fields": {"read", "query"},
+    "GET /v1/values?field=actor": {"read", "query"},
     "GET /v1/queries": {"read", "query"},
     "GET /v1/export": {"read", "export"},
     "GET /tile/entries/000.p/1": {"read", "export"},

@@ -34,13 +34,13 @@ async def list_values(
     context: ServiceContext, request: web.BaseRequest, *, field: str, q: str = ""
 ) -> web.StreamResponse:
     """All values of a field, of a query in the URL."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "query")
     return await _stream(context, request, token, field, read_query(q))
 
 
 async def ask_values(context: ServiceContext, request: web.BaseRequest) -> web.StreamResponse:
     """All values of a field, of a query in the body."""
-    token = authenticate(context.access, request, "read")
+    token = authenticate(context.access, request, "query")
     check_media_type(request.headers.get("Content-Type"), (JSON_MEDIA,))
     body = await context.read_body(request, owner=token.name, bytes_max=BODY_BYTES_MAX)
     try:
@@ -67,7 +67,7 @@ async def _stream(
         client.pieces(stream_values, query, field, tenant=token.tenant, now_unix_us=unix_us()),
         media=NDJSON_MEDIA,
         reader_wait_s=context.settings.reader_wait_s,
-        is_authorized=partial(is_authorized, context.access, request, "read"),
+        is_authorized=partial(is_authorized, context.access, request, "query"),
     )
 
 
@@ -78,7 +78,7 @@ ROUTES: Final = (
         path="/v1/values",
         handler=list_values,
         summary="Every value of a field, with the number of its events, as a stream",
-        scope="read",
+        scope="query",
         parameters=(
             Parameter(
                 "field",
@@ -95,7 +95,7 @@ ROUTES: Final = (
         path="/v1/values",
         handler=ask_values,
         summary="The same, with the query in the body",
-        scope="read",
+        scope="query",
         bodies={JSON_MEDIA: AskValues},
         successes=_VALUES,
         problems=("query", "not-json", "bad-parameter", *BODY_PROBLEMS, "too-busy"),
