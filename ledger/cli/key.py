@@ -7,9 +7,11 @@ import click
 
 from ledger.cli.options import directory_argument
 from ledger.mirror.data_dir import MirrorPaths
-from ledger.runtime.keys import read_keys
+from ledger.runtime.encrypted_keys import read_passphrase
+from ledger.runtime.keys import decrypt_keys, encrypt_keys, read_keys
 from ledger.service.data_dir import KEYS_MAX, DirectoryPaths, read_signers
 from ledger.witness.data_dir import WitnessPaths
+from ledger_client.cli.client_options import EXISTING_FILE
 from ledger_client.cli.console import json_option, note, print_json
 
 
@@ -23,7 +25,41 @@ class PublicKeys(NamedTuple):
 
 @click.group("key")
 def command() -> None:
-    """Show the public side of keys. No command prints a private one."""
+    """Show the public side of keys, and put keys under a passphrase. None prints a private one."""
+
+
+@command.command("encrypt")
+@directory_argument
+@click.option(
+    "--passphrase-file",
+    required=True,
+    type=EXISTING_FILE,
+    help="A file whose first line is the passphrase, which its owner alone may read.",
+)
+def encrypt(directory: Path, passphrase_file: Path) -> None:
+    """Put the signing key of DIRECTORY under a passphrase, or under another one.
+
+    Whoever starts its service then gives the passphrase: LEDGER_KEY_PASSPHRASE_FILE,
+    LEDGER_KEY_PASSPHRASE_FD, or the credential ledger-key-passphrase of systemd.
+    """
+    path = key_file(directory)
+    encrypt_keys(path, read_passphrase(passphrase_file))
+    note(f"{path} is encrypted; keep the passphrase where the key's offline copy is not")
+
+
+@command.command("decrypt")
+@directory_argument
+def decrypt(directory: Path) -> None:
+    """Take the passphrase from the signing key of DIRECTORY."""
+    path = key_file(directory)
+    decrypt_keys(path)
+    note(f"{path} has no passphrase any more")
+
+
+def key_file(directory: Path) -> Path:
+    """The file of the signing key of a ledger, a mirror or a witness."""
+    mirror = MirrorPaths(directory)
+    return mirror.cosigner / "key" if mirror.is_mirror else directory / "key"
 
 
 @command.command("show")

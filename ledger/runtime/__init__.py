@@ -1,6 +1,7 @@
 """Host services for the server alone; `ledger_client.runtime` has those that clients share.
 
 keys            files of private keys
+encrypted_keys  their form under a passphrase
 connections     limits of the connections of an HTTP server
 listening       its sockets
 tls             its certificate and key

@@ -10,17 +10,27 @@ any part of a key.
 
 import os
 import re
+import secrets
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from ledger_client.runtime.files import OWNER_ONLY_MODE, create_whole
+from ledger.runtime.encrypted_keys import (
+    OVERHEAD_BYTES,
+    decrypt,
+    encrypt,
+    is_encrypted,
+    passphrase_of,
+)
+from ledger_client.runtime.files import OWNER_ONLY_MODE, create_whole, write_atomically
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.keys import SignerKey
 
 LINE_BYTES_MAX: Final = 512
 """A name of 255 bytes and the rest of a line take 340."""
+
+KEY_FILE_BYTES_MAX: Final = 2 * (LINE_BYTES_MAX + 1)
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
@@ -36,16 +46,41 @@ def write_keys(path: Path, keys: Sequence[SignerKey]) -> None:
 def read_keys(path: Path, *, keys_max: int) -> tuple[SignerKey, ...]:
     """The keys in a file, at least one, in order.
 
-    Raises: UnavailableError when there is no file or others may read it; MalformedError when it
-    holds anything but 1 to `keys_max` different keys.
+    Raises: UnavailableError when there is no file, others may read it or its passphrase is not
+    there; MalformedError when it holds anything but 1 to `keys_max` different keys, or does not
+    open.
     """
-    lines = _read(path, (LINE_BYTES_MAX + 1) * keys_max).split(b"\n")
+    lines = _read_open(path, (LINE_BYTES_MAX + 1) * keys_max).split(b"\n")
     if lines.pop() or not 1 <= len(lines) <= keys_max:
         raise MalformedError(f"{path} does not hold 1 to {keys_max} keys, each a line")
     keys = tuple(_parse(line, path, number) for number, line in enumerate(lines, 1))
     if len({str(key.verifier_key) for key in keys}) < len(keys):
         raise MalformedError(f"{path} holds a key twice")
     return keys
+
+
+def encrypt_keys(path: Path, passphrase: bytes) -> None:
+    """Put a key file under a passphrase, or under another one. Raises: as `read_keys`."""
+    data = _read_open(path, KEY_FILE_BYTES_MAX)
+    encrypted = encrypt(data, passphrase, random=secrets.token_bytes)
+    if decrypt(encrypted, passphrase, path) != data:
+        raise AssertionError("what was encrypted opens again")
+    write_atomically(path, encrypted)
+
+
+def decrypt_keys(path: Path) -> None:
+    """Take the passphrase from a key file. Raises: as `read_keys`."""
+    write_atomically(path, _read_open(path, KEY_FILE_BYTES_MAX))
+
+
+def _read_open(path: Path, bytes_max: int) -> bytes:
+    """What a key file holds, opened with its passphrase if it has one."""
+    data = _read(path, bytes_max * 4 // 3 + OVERHEAD_BYTES)
+    if is_encrypted(data):
+        data = decrypt(data, passphrase_of(os.environ, path), path)
+    if len(data) > bytes_max:
+        raise MalformedError(f"{path} is larger than a key file can be: {bytes_max} bytes")
+    return data
 
 
 def write_secret_key(path: Path, key: bytes) -> None:

@@ -108,7 +108,7 @@ _GROUPS: Final[dict[str, dict[str, _Command]]] = {
     "To operate a ledger": {
         "init": _Command(None, "Make a ledger in a folder."),
         "token": _Command(None, "Make, rotate, list and revoke access tokens."),
-        "key": _Command(None, "Show the verifier keys of a folder, as lines of a policy."),
+        "key": _Command(None, "Show verifier keys as lines of a policy; encrypt a signing key."),
         "serve": _Command(None, "Serve a ledger over HTTP."),
         "status": _Command(None, "Show size, head, witnesses, sinks, disk and lag."),
         "mirror": _Command(None, "Keep a verified copy of a log on another host, and serve it."),
