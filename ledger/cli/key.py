@@ -36,7 +36,8 @@ def command() -> None:
     type=EXISTING_FILE,
     help="A file whose first line is the passphrase, which its owner alone may read.",
 )
-def encrypt(directory: Path, passphrase_file: Path) -> None:
+@json_option
+def encrypt(directory: Path, passphrase_file: Path, as_json: bool) -> None:
     """Put the signing key of DIRECTORY under a passphrase, or under another one.
 
     Whoever starts its service then gives the passphrase: LEDGER_KEY_PASSPHRASE_FILE,
@@ -44,15 +45,22 @@ def encrypt(directory: Path, passphrase_file: Path) -> None:
     """
     path = key_file(directory)
     encrypt_keys(path, read_passphrase(passphrase_file))
+    if as_json:
+        print_json({"key": str(path), "encrypted": True})
+        return
     note(f"{path} is encrypted; keep the passphrase where the key's offline copy is not")
 
 
 @command.command("decrypt")
 @directory_argument
-def decrypt(directory: Path) -> None:
+@json_option
+def decrypt(directory: Path, as_json: bool) -> None:
     """Take the passphrase from the signing key of DIRECTORY."""
     path = key_file(directory)
     decrypt_keys(path)
+    if as_json:
+        print_json({"key": str(path), "encrypted": False})
+        return
     note(f"{path} has no passphrase any more")
 
 
