@@ -196,6 +196,16 @@ class LogWriter:
         self, transaction: Transaction[bytes], entries: Sequence[NewEntry]
     ) -> list[AppendResult]:
         next_index = self._edge.size
+        rows = [
+            (entry.id_bytes, keyspace.encode_u64(index))
+            for index, entry in enumerate(entries, next_index)
+        ]
+        if len(rows) > 1 and transaction.claim_all(keyspace.IDS, rows):
+            self._append(transaction, entries)
+            return [
+                AppendResult(Placement.APPENDED, index, entry.leaf)
+                for index, entry in enumerate(entries, next_index)
+            ]
         placed: list[AppendResult] = []
         fresh: list[NewEntry] = []
         for entry in entries:

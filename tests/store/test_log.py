@@ -127,6 +127,22 @@ def test_the_events_of_tenants_with_one_id_are_told_apart_in_the_commit_that_sto
     check_log(writer.store, [each.leaf for each in tenants])
 
 
+def test_new_events_around_repeated_ones_have_consecutive_indices(writer: LogWriter) -> None:
+    writer.commit(entries(0, 3))
+    some = [entry(3), entry(1), entry(4), entry(4), entry(4, reason="another"), entry(5)]
+    placed = writer.commit(some)
+    assert [(each.placement, each.leaf_index) for each in placed] == [
+        (Placement.APPENDED, 3),
+        (Placement.DUPLICATE, 1),
+        (Placement.APPENDED, 4),
+        (Placement.DUPLICATE, 4),
+        (Placement.CONFLICT, 4),
+        (Placement.APPENDED, 5),
+    ]
+    indices = [writer.store.index_of(entry(number).id_bytes) for number in range(7)]
+    assert indices == [0, 1, 2, 3, 4, 5, None]
+
+
 def test_nothing_to_append_leaves_the_head_as_it_was(writer: LogWriter) -> None:
     writer.commit(entries(0, 10))
     head = writer.head
