@@ -7,6 +7,7 @@ follower   the loops that fetch and keep, with their waits
 state      what `status` shows, in memory and in a file
 cosigner   cosigns what is held: the mirror as a witness of its log
 promotion  makes a ledger of a mirror when the log is gone
+fsck       checks of what a mirror has beside a ledger
 app        the service of a mirror: that of a ledger, with the entries of another log
 
 It is no follower of `ledger.follow`, which run beside the log and read its files. It is a service
