@@ -54,7 +54,7 @@ TARGETS: Final = {
     },
     "client/ledger_core/event/": {
         "canonical": "test_canonical test_leaf",
-        "times": "test_canonical",
+        "times": "test_times test_canonical",
         "reader": "test_reading test_refused",
         "ids": "test_ids",
     },

@@ -6,6 +6,7 @@ fetching   requests to the log: heads, the live stream, tiles and bundles
 follower   the loops that fetch and keep, with their waits
 state      what `status` shows, in memory and in a file
 cosigner   cosigns what is held: the mirror as a witness of its log
+fsck       checks what a mirror has beside a ledger
 promotion  makes a ledger of a mirror when the log is gone
 fsck       checks of what a mirror has beside a ledger
 app        the service of a mirror: that of a ledger, with the entries of another log
