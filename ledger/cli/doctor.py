@@ -35,8 +35,8 @@ _MENDS: Final = {
     "free_bytes_min": "free space on the disk, or set free_bytes_min in ledger.toml",
     "witness": "ledger status {directory} names the witnesses that don't answer",
     "quorum": "ledger status {directory} names the witnesses that don't answer",
-    "dead letters": "ledger sink dead-letters {directory}",
-    "follower": "ledger sink status {directory}",
+    "dead letters": "ledger sink dead-letters {directory} NAME",
+    "follower": "ledger sink list {directory}",
     "index": "wait until it has caught up; if it does not: ledger reindex {directory}",
     "started again": "start the service again",
 }
@@ -104,7 +104,10 @@ def _check_keys(paths: DirectoryPaths) -> Iterator[Finding]:
     try:
         signers = read_signers(paths)
     except _UNUSABLE as error:
-        yield Finding("key", "failed", f"{error}: put back your copy of {paths.key}")
+        # A file that can't be opened says itself what is to do: a mode, a passphrase.
+        is_lost = isinstance(error, MalformedError) or not paths.key.exists()
+        mend = f": put back your copy of {paths.key}" if is_lost else ""
+        yield Finding("key", "failed", f"{error}{mend}")
         return
     yield Finding("key", "ok", f"{len(signers)} in {paths.key}: keep a copy offline")
 

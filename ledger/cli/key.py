@@ -53,11 +53,16 @@ def encrypt(directory: Path, passphrase_file: Path, as_json: bool) -> None:
 
 @command.command("decrypt")
 @directory_argument
+@click.option(
+    "--passphrase-file",
+    type=EXISTING_FILE,
+    help="A file with the passphrase. Default: as the service gets it.",
+)
 @json_option
-def decrypt(directory: Path, as_json: bool) -> None:
+def decrypt(directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
     """Take the passphrase from the signing key of DIRECTORY."""
     path = key_file(directory)
-    decrypt_keys(path)
+    decrypt_keys(path, passphrase_file and read_passphrase(passphrase_file))
     if as_json:
         print_json({"key": str(path), "encrypted": False})
         return
@@ -85,9 +90,9 @@ def show(directory: Path, as_json: bool) -> None:
         return
     click.echo("\n".join(found.policy_lines))
     if found.kind == "log":
-        note("a policy is these lines, those of its witnesses, and one of its quorum")
+        note("a policy also has a line for each witness, and a line quorum NAME or quorum none")
     else:
-        note("a log that asks it to cosign has this line in its policy, with its address behind")
+        note("put it into the policy of each log that asks it to cosign, with its URL at the end")
 
 
 def public_keys(directory: Path) -> PublicKeys:

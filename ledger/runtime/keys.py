@@ -68,16 +68,16 @@ def encrypt_keys(path: Path, passphrase: bytes) -> None:
     write_atomically(path, encrypted)
 
 
-def decrypt_keys(path: Path) -> None:
-    """Take the passphrase from a key file. Raises: as `read_keys`."""
-    write_atomically(path, _read_open(path, KEY_FILE_BYTES_MAX))
+def decrypt_keys(path: Path, passphrase: bytes | None = None) -> None:
+    """Take the passphrase from a key file; None: the environment's. Raises: as `read_keys`."""
+    write_atomically(path, _read_open(path, KEY_FILE_BYTES_MAX, passphrase))
 
 
-def _read_open(path: Path, bytes_max: int) -> bytes:
+def _read_open(path: Path, bytes_max: int, passphrase: bytes | None = None) -> bytes:
     """What a key file holds, opened with its passphrase if it has one."""
     data = _read(path, bytes_max * 4 // 3 + OVERHEAD_BYTES)
     if is_encrypted(data):
-        data = decrypt(data, passphrase_of(os.environ, path), path)
+        data = decrypt(data, passphrase or passphrase_of(os.environ, path), path)
     if len(data) > bytes_max:
         raise MalformedError(f"{path} is larger than a key file can be: {bytes_max} bytes")
     return data

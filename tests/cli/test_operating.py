@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 from click.testing import CliRunner
 
+from ledger.cli.doctor import _MENDS
 from ledger.cli.key import command as key_command
 from ledger.cli.status import command as status_command
 from ledger.demo.child_service import make_ledger
@@ -120,6 +121,44 @@ def test_status_reads_the_folder_and_asks_the_service(ledger: Ledger, tmp_path: 
     assert "0, published 0" in text
     assert "1 in use" in text
     assert "1 events wait" in text
+
+
+def test_what_doctor_names_is_a_command(command: Command) -> None:
+    for mend in _MENDS.values():
+        name, _, arguments = mend.partition(" {directory}")
+        if name.startswith("ledger "):
+            done = command(*name.split()[1:], "--help")
+            assert done.returncode == 0, mend
+            assert ("NAME" in done.stdout.partition("\n")[0]) == ("NAME" in arguments), mend
+
+
+def test_a_key_under_a_passphrase_is_opened_with_a_file(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    make_ledger(directory, origin="example.com/locked")
+    passphrase = tmp_path / "passphrase"
+    passphrase.write_text("correct horse battery\n")
+    passphrase.chmod(0o600)
+    run(key_command, "encrypt", directory, "--passphrase-file", passphrase)
+    _, found = doctor(directory, DOWN)
+    [(verdict, text)] = found["key"]
+    assert verdict == "failed"
+    assert "LEDGER_KEY_PASSPHRASE_FILE" in text
+    assert "put back" not in text
+    run(key_command, "decrypt", directory, "--passphrase-file", passphrase)
+    _, found = doctor(directory, DOWN)
+    assert found["key"][0][0] == "ok"
+
+
+def test_a_remark_of_two_lines_and_the_choices_of_an_option_are_lines(
+    command: Command, tmp_path: Path
+) -> None:
+    unasked = command("token", "create", tmp_path, "--name", "a")
+    assert unasked.returncode == 2
+    assert "\n    append,\n" in unasked.stderr
+    command("init", "new", "--origin", "example.com/new")
+    refused = command("serve", "new", "--tls-cert", "none.crt")
+    assert "Make one:\n  ledger token create new" in refused.stderr
+    assert "\N{REPLACEMENT CHARACTER}" not in unasked.stderr + refused.stderr
 
 
 def test_a_lost_policy_is_made_again_from_the_key(tmp_path: Path) -> None:

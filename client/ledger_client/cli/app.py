@@ -254,7 +254,8 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        click.echo(_printable(shown.getvalue()), err=True, nl=False)
+        # click indents the choices of an option by a tab.
+        click.echo(_printable(shown.getvalue().expandtabs(4)), err=True, nl=False)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

@@ -65,8 +65,8 @@ def print_result(as_json: bool, value: Any, fields: dict[str, object]) -> None:
 
 
 def note(message: str) -> None:
-    """Print a remark of one line on standard error, so that a pipe does not get it."""
-    click.echo(printable(message), err=True)
+    """Print a remark on standard error, so that a pipe does not get it."""
+    click.echo(printable_lines(message), err=True)
 
 
 def printable_lines(text: str) -> str:
