@@ -77,7 +77,7 @@ def backup(
     _verify(backup_paths(to), is_whole=verify == "all", is_quiet=as_json)
     _report(as_json, done, f"{to}: {_size(done)}, {done.entries:,} of them new; verified")
     if not with_keys:
-        note(f"not in it: {' and '.join(KEY_FILES)}; keep a copy of these at another place")
+        note(f"not in it: {', '.join(KEY_FILES)}; keep a copy of each at another place")
 
 
 @click.command("restore")
@@ -129,6 +129,11 @@ def restore_(
     for path in (paths.key, paths.private_key):
         if not path.exists():
             note(f"put your copy of {path.name} at {path}, with the mode 0600, before you serve it")
+    if not paths.digest_key.exists():
+        note(
+            f"put your copy of digest.key at {paths.digest_key} too; otherwise the service makes a "
+            "new one, which gives other digests"
+        )
     if not is_complete:
         note(f"it takes no events yet; next: ledger recover {directory}")
 

@@ -62,7 +62,7 @@ def encrypt(directory: Path, passphrase_file: Path, as_json: bool) -> None:
 def decrypt(directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
     """Take the passphrase from the signing key of DIRECTORY."""
     path = key_file(directory)
-    decrypt_keys(path, passphrase_file and read_passphrase(passphrase_file))
+    decrypt_keys(path, None if passphrase_file is None else read_passphrase(passphrase_file))
     if as_json:
         print_json({"key": str(path), "encrypted": False})
         return

@@ -31,6 +31,7 @@ from ledger.sinks.kinds import open_receiver
 from ledger.sinks.receiver import BatchRefusedError
 from ledger.sinks.worker import LogSource
 from ledger.store.log import LogStore
+from ledger_client.cli.app import NotFoundError
 from ledger_client.cli.console import (
     counted,
     format_second,
@@ -279,6 +280,7 @@ def dead_letters(directory: Path, name: str, wish: str | None, as_json: bool) ->
 @json_option
 def remove(directory: Path, name: str, as_json: bool) -> None:
     """Remove a sink. What it sent stays with the receiver."""
+    _config(directory, name)
     remove_sink(directory, name)
     _report(f"sink {name!r} is removed", as_json, sink=name, removed=True)
 
@@ -292,11 +294,11 @@ def _report(said: str, as_json: bool, **facts: Any) -> None:
 
 
 def _config(directory: Path, name: str) -> SinkConfig:
-    """Raises: click.UsageError for a name that no sink has."""
+    """Raises: NotFoundError for a name that no sink has."""
     sinks = read_sinks(directory)
     if name not in sinks:
-        known = ", ".join(sinks) or "there is none"
-        raise click.UsageError(f"no sink is named {name!r}: {known}")
+        known = ", ".join(sinks) or "none"
+        raise NotFoundError(f"no sink is named {name!r}; there is {known}")
     return sinks[name]
 
 

@@ -160,6 +160,8 @@ def rotate(directory: Path, name: str, overlap: int, expires: int | None, as_jso
         token, record, old_expires = rotate_token(
             directory, name=name, overlap_s=overlap, expires_unix_us=expires
         )
+    except LookupError as error:
+        raise NotFoundError(str(error)) from None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if as_json:

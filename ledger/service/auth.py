@@ -72,14 +72,18 @@ def _authorize(
 ) -> TokenRecord:
     authorization = request.headers.get("Authorization")
     if authorization is None:
-        raise ProblemError("token-missing", "a token is needed", headers=_CHALLENGE)
+        raise ProblemError(
+            "token-missing",
+            "a token is needed: Authorization: Bearer …, or LEDGER_TOKEN, or --token-file",
+            headers=_CHALLENGE,
+        )
     if authorization[: len(_SCHEME)].lower() != _SCHEME:
         raise ProblemError("token-unknown", "only bearer tokens are known", headers=_INVALID)
     record, past = caller.token, caller.revoked
     if record is None:
-        text = "this token is not in use"
+        text = "this token is not in use: mistyped, revoked, or of another ledger"
         if past is not None and not past.revoked:
-            text = f"this token has expired at {past.expires}"
+            text = f"this token expired at {past.expires}: its ledger's operator makes another"
         raise ProblemError("token-unknown", text, headers=_INVALID)
     if record.networks and not _is_within(record.networks, request.remote):
         raise ProblemError("wrong-network", "the token may not be used from this address")

@@ -120,7 +120,9 @@ def take_over(paths: DirectoryPaths, newer: Path, *, now: str) -> Taken:
             shared, size = common_size(own, theirs), own.head().tree_size
             head = theirs.head()
             if head.tree_size == shared and read_unfinished(paths) is None:
-                raise VerificationError(f"{newer} has no entry that {paths.log} lacks")
+                raise VerificationError(
+                    f"{newer} has no entry that {paths.log} lacks: give another folder, or --accept"
+                )
             _check_readable(theirs, shared)
             _check_readable(own, shared)
             start = begin(paths, shared, newer)

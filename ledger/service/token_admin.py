@@ -57,7 +57,8 @@ def make_token(
     """Make a token in a ledger's folder; `networks` and `actions` as in `TokenRecord`.
 
     Raises: ValueError for a name that is in use, too long, not printable, or the service's own; for
-    a tenant that no event has, a time that is over, and what is no network or pattern of actions.
+    a tenant that no event has, a time that is over, and what is no network or pattern of actions,
+    and for actions of a token that may not append.
     """
     _check_name(name)
     if tenant is not None:
@@ -76,6 +77,8 @@ def make_token(
         networks=tuple(dict.fromkeys(map(_network, networks))),
         actions=tuple(dict.fromkeys(map(_action_pattern, actions))),
     )
+    if actions and not record.may("append"):
+        raise ValueError("actions limit what a token appends: it needs the scope append")
     event = token_event("ledger.token.created", record, created)
     if find(event):
         raise ValueError("a name or a tenant that looks like a secret is masked in the log")
@@ -90,14 +93,14 @@ def rotate_token(
     """Make another token of a name, with what the one in use may do, which expires after a while.
 
     The new token, its record, and when the old one expires. A new token lasts as long as the old
-    one was made to, unless it is told. Raises: ValueError as `make_token`, and when no token of
-    this name is in use.
+    one was made to, unless it is told. Raises: ValueError as `make_token`; LookupError when no
+    token of this name is in use.
     """
     created = unix_us()
     with open_access(directory) as access:
         found = [each for each in access.records() if each.name == name and each.is_in_use(created)]
         if not found:
-            raise ValueError(f"no token named {name!r} is in use")
+            raise LookupError(f"no token named {name!r} is in use")
         old = found[-1]
         if expires_unix_us is None and old.expires is not None:
             expires_unix_us = created + parse_time(old.expires) - parse_time(old.created)

@@ -121,7 +121,7 @@ def _is_final(error: Exception) -> bool:
 def _explain(error: Exception) -> str:
     match error:
         case nats.js.errors.NoStreamResponseError():
-            return "no stream takes this subject"
+            return "no stream of JetStream takes this subject: make one"
         case nats.js.errors.APIError():
             return printable(f"JetStream {error.err_code}: {error.description}")[:200]
         case nats.errors.Error():

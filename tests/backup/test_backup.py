@@ -291,7 +291,7 @@ def test_the_commands(made: Made, tmp_path: Path) -> None:
     done = run("backup", made.directory, to)
     assert done.returncode == 0, done.stderr
     assert "entries, " in done.stdout
-    assert "not in it: key and private.key" in done.stderr
+    assert "not in it: key, private.key, digest.key; keep" in done.stderr
     erase_here(made.directory, "u_1", "a request")
     done = run("backup", made.directory, to, "--json", "--verify", "added")
     assert json.loads(done.stdout)["tree_size"] >= 300

@@ -149,6 +149,19 @@ def test_a_key_under_a_passphrase_is_opened_with_a_file(tmp_path: Path) -> None:
     assert found["key"][0][0] == "ok"
 
 
+def test_a_sink_and_a_token_that_are_not_there_are_not_found(
+    command: Command, ledger: Ledger
+) -> None:
+    for arguments in (
+        ("sink", "test", ledger.directory, "nope"),
+        ("sink", "remove", ledger.directory, "nope"),
+        ("token", "rotate", ledger.directory, "nope"),
+        ("token", "revoke", ledger.directory, "nope"),
+    ):
+        done = command(*arguments)
+        assert (done.returncode, "'nope'" in done.stderr) == (6, True), done.stderr
+
+
 def test_a_remark_of_two_lines_and_the_choices_of_an_option_are_lines(
     command: Command, tmp_path: Path
 ) -> None:

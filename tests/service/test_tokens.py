@@ -41,13 +41,23 @@ def test_a_token_ends_by_itself(ledger: Ledger) -> None:
     long = ledger_command(*make, "long", "--expires", "90d")
     short = ledger_command(*make, "short", "--expires", "2s")
     assert ledger.ask("/v1/events", token=long).status == 200
-    assert "this token has expired at 20" in until_refused(ledger, short)
+    assert "this token expired at 20" in until_refused(ledger, short)
     assert ledger.ask("/v1/events", token=long).status == 200
     listed = ledger_command("token", "list", directory)
     assert "short  read  expired 20" in listed
     assert "long  read  in use until 20" in listed
     # The name of a token that has expired is free again.
     assert ledger.ask("/v1/events", token=ledger_command(*make, "short")).status == 200
+
+
+def test_a_token_that_appends_nothing_has_no_actions(tmp_path: Path) -> None:
+    make_ledger(tmp_path / "audit")
+    make = partial(make_token, tmp_path / "audit", tenant=None, actions=("billing.*",))
+    with pytest.raises(ValueError, match="needs the scope append"):
+        make(name="reader", scopes=("read",))
+    assert make(name="root", scopes=("admin",))
+    with pytest.raises(LookupError, match="no token named 'reader'"):
+        rotate_token(tmp_path / "audit", name="reader", overlap_s=0)
 
 
 def test_an_open_stream_ends_with_its_token(ledger: Ledger) -> None:

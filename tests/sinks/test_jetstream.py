@@ -117,7 +117,7 @@ def test_without_a_stream_nothing_is_lost_and_it_is_said(folder: Folder, tmp_pat
     with nats_server(tmp_path / "nats") as port:
         add(folder, port)
         with running(folder, "bus"):
-            until(lambda: "no stream takes this subject" in folder.report("bus").state.error)
+            until(lambda: "no stream of JetStream takes this" in folder.report("bus").state.error)
             make_stream(port)
             until(lambda: folder.report("bus").next_index == 5)
         assert len(messages(port)) == 5
