@@ -11,8 +11,8 @@ import aiohttp
 from yarl import URL
 
 from ledger_client.messages import STREAM_SILENCE_S, Endpoint, Request, Response
-from ledger_client.responses import GOOD_STATUSES, check_status
-from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_client.responses import GOOD_STATUSES, check_status, untrusted_certificate
+from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 Send = Callable[[Request], Awaitable[Response]]
 Sleep = Callable[[float], Awaitable[None]]
@@ -68,9 +68,8 @@ class AsyncTransport:
         try:
             yield
         except aiohttp.ClientConnectorCertificateError as error:
-            raise VerificationError(
-                f"the certificate of {endpoint.address} is not trusted: {error.certificate_error}"
-            ) from error
+            reason = str(error.certificate_error)
+            raise untrusted_certificate(endpoint.address, reason) from error
         except TimeoutError as error:
             raise UnavailableError(f"no answer from {endpoint.address} in {wait_s:g} s") from error
         except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:

@@ -51,6 +51,14 @@ def malformed_as(request: Request) -> Iterator[None]:
         raise MalformedError(f"{request.name}: the answer is not as agreed: {error}") from None
 
 
+def untrusted_certificate(address: str, reason: str) -> VerificationError:
+    """The error for a server whose certificate no authority that we trust has signed."""
+    return VerificationError(
+        f"the certificate of {address} is not trusted: {reason}; SSL_CERT_FILE names the "
+        "certificate of an authority of your own"
+    )
+
+
 def check_status(request: Request, response: Response) -> bytes:
     """The body of a good answer. Raises: as `decode_answer`, but for the JSON."""
     if response.status in GOOD_STATUSES:

@@ -23,8 +23,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from ledger_client.messages import STREAM_SILENCE_S, Endpoint, Request, Response
-from ledger_client.responses import GOOD_STATUSES, check_status
-from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_client.responses import GOOD_STATUSES, check_status, untrusted_certificate
+from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -109,9 +109,7 @@ class Transport:
         try:
             yield
         except ssl.SSLCertVerificationError as error:
-            raise VerificationError(
-                f"the certificate of {address} is not trusted: {error.verify_message}"
-            ) from error
+            raise untrusted_certificate(address, error.verify_message) from error
         except TimeoutError as error:
             raise UnavailableError(f"no answer from {address} in {wait_s:g} s") from error
         except http.client.HTTPException as error:

@@ -147,7 +147,7 @@ def _lines(found: Mapping[str, Any]) -> dict[str, object]:
 
 def _service_line(service: Mapping[str, Any]) -> str:
     if not service["answers"]:
-        return f"does not answer at {service['address']}"
+        return f"does not answer at {service['address']}; --url names another address"
     return f"{'ready' if service['ready'] else 'NOT READY'} at {service['address']}"
 
 

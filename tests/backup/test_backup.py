@@ -298,7 +298,8 @@ def test_the_commands(made: Made, tmp_path: Path) -> None:
     key, private_key = made.directory / "key", made.directory / "private.key"
     done = run("restore", to, new, "--key", key, "--private-key", private_key)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == f"it takes no events yet; next: ledger recover {new}\n"
+    assert done.stderr.startswith(f"put your copy of digest.key at {new / 'digest.key'} too; ")
+    assert done.stderr.endswith(f"\nit takes no events yet; next: ledger recover {new}\n")
     # Nothing is known to be missing, but it takes no events.
     undecided = run("recover", new, "--offline")
     assert (undecided.returncode, "no event is taken" in undecided.stderr) == (1, True)

@@ -49,3 +49,7 @@ def test_the_command_exits_with_1_and_names_them(command: Command, tmp_path: Pat
     done = command("policy", "check", "weak")
     assert done.returncode == 1
     assert "quorum none" in done.stdout
+    (tmp_path / "sound").write_text(f"log {LOG}\n{ONE}{TWO}{GROUP}")
+    done = command("policy", "check", "sound")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "sound has none of the known weaknesses\n"

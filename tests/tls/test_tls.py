@@ -68,7 +68,7 @@ def test_the_client_appends_and_verifies_over_tls(
     monkeypatch.delenv("SSL_CERT_FILE")
     with (
         LedgerClient(ledger.url, token, policy=policy) as client,
-        pytest.raises(VerificationError, match="is not trusted"),
+        pytest.raises(VerificationError, match=r"is not trusted: .*SSL_CERT_FILE"),
     ):
         client.event(index)
 

@@ -130,7 +130,11 @@ def _check_address(endpoint: Endpoint) -> tuple[Finding, Finding]:
         answer = connection.getresponse()
         answer.read(1 << 16)
     except (OSError, http.client.HTTPException) as error:
-        hint = "its certificate is not trusted here" if isinstance(error, ssl.SSLError) else ""
+        hint = (
+            "its certificate is not trusted here, see SSL_CERT_FILE"
+            if isinstance(error, ssl.SSLError)
+            else ""
+        )
         reason = hint or getattr(error, "strerror", None) or type(error).__name__
         text = (
             f"no answer from {endpoint.address}: {reason}; check LEDGER_URL, the service, the way"

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ledger_client.cli.client_options import EXISTING_FILE
-from ledger_client.cli.console import json_option, print_json, print_line
+from ledger_client.cli.console import json_option, note, print_json, print_line
 from ledger_core.evidence.policies import find_weaknesses
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.policy import parse_policy
@@ -27,5 +27,7 @@ def check(file: Path, as_json: bool) -> None:
     else:
         for weakness in found:
             print_line(weakness)
+        if not found:
+            note(f"{file.name} has none of the known weaknesses")
     if found:
         raise VerificationError(f"{file.name}: {len(found)} weakness{'es' * (len(found) > 1)}")

@@ -150,7 +150,9 @@ def _manage_saved(
 ) -> None:
     """Delete the name of a saved query, or list all of them. Raises: click.UsageError."""
     if not is_alone:
-        raise click.UsageError("Use --saved and --delete NAME alone, without a query.")
+        raise click.UsageError(
+            "Use --saved and --delete NAME alone, without a query. @NAME asks a saved query."
+        )
     with connection.open() as ledger:
         if delete:
             deleted = ledger.delete_query(delete)

@@ -236,7 +236,9 @@ def _said(evidence: Evidence) -> dict[str, object]:
         total = f"{stated.statement.total:,}, says the log,"
         if stated.head is None:
             fields["export"] = (stated.missing, *_stated(stated))
-    fields["no more"] = f"{total} are all events that meet the question: nothing withheld shows"
+    fields["no more"] = (
+        f"{total} are all events that meet the question; no proof shows one that was left out"
+    )
     fields["times"] = "what an event says of itself, and the time at which the log received it"
     return fields
 

@@ -298,7 +298,9 @@ class _Draft:
     def finish(self) -> Policy:
         """The policy after its last line. Raises: MalformedError."""
         if not self._quorums:
-            raise MalformedError("the policy has no quorum line")
+            raise MalformedError(
+                "the policy has no quorum line: quorum NAME of a witness or group, or quorum none"
+            )
         with from_wire():
             return Policy(
                 logs=tuple(self._logs),
