@@ -61,7 +61,7 @@ def find_faults_here(directory: Path, url: str | None) -> Iterator[Finding]:
     yield from _check_tokens(paths, settings)
     yield from _check_limits(settings)
     yield from _check_service(paths, url or own_address(settings))
-    if not settings.audit_reads:
+    if not settings.audit_reads and not paths.mirror.exists():
         text = "reads are in no event: set audit_reads = 1 in ledger.toml to have them in the log"
         yield Finding("audit", "ok", text)
 
@@ -124,7 +124,7 @@ def _check_policy(paths: DirectoryPaths) -> Iterator[Finding]:
         mend = "name witnesses and a quorum in the policy, as docs/witnesses.md shows"
         yield Finding("policy", "warning", f"{weakness}: {mend}")
     if not weaknesses:
-        yield Finding("policy", "ok", f"{len(policy.witnesses)} witnesses, and a quorum")
+        yield Finding("policy", "ok", f"witnesses: {len(policy.witnesses)}, and a quorum")
 
 
 def _check_tls(settings: Settings) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from ledger.service.data_dir import DirectoryPaths, open_tokens, read_own_settin
 from ledger.service.settings import Settings
 from ledger.store.commit_errors import free_bytes
 from ledger.store.log import LogStore
-from ledger_client.cli.console import format_second, json_option, print_fields, print_json
+from ledger_client.cli.console import counted, format_second, json_option, print_fields, print_json
 from ledger_client.runtime.clock import unix_us
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.text import format_base64
@@ -118,6 +118,10 @@ def _service(asked: Asked | None, address: str, origin: str) -> dict[str, Any]:
 
 def _lines(found: Mapping[str, Any]) -> dict[str, object]:
     service = found["service"]
+    # A mirror asks no witness, and the events about its own tokens stay in its outbox.
+    is_mirror = "mirror_lag_s" in found
+    witnesses = () if is_mirror else service.get("witnesses", ())
+    waiting = 0 if is_mirror else found["waiting_events"]
     lines: dict[str, object] = {
         "origin": found["origin"],
         "entries": f"{found['tree_size']:,}, published {found['published_size']:,}",
@@ -125,7 +129,7 @@ def _lines(found: Mapping[str, Any]) -> dict[str, object]:
         "service": _service_line(service),
         "not ready": tuple(service.get("reasons", ())) or None,
         "warnings": tuple(service.get("warnings", ())) or None,
-        "witnesses": tuple(map(_witness_line, service.get("witnesses", ()))) or None,
+        "witnesses": tuple(map(_witness_line, witnesses)) or None,
     }
     if index := service.get("index"):
         sealed, full = index["sealed_segments"], index["full_segments"]
@@ -133,12 +137,12 @@ def _lines(found: Mapping[str, Any]) -> dict[str, object]:
     lines |= {
         "sinks, alarms": tuple(map(_follower_line, found["followers"])) or None,
         "tokens": f"{found['tokens']} in use",
-        "outbox": f"{found['waiting_events']} events wait" if found["waiting_events"] else None,
+        "outbox": f"{counted(waiting, 'event')} to be logged" if waiting else None,
         "disk": f"{_size(found['log_bytes'])} of the log, {_size(found['free_bytes'])} free, "
         f"map {found['map_fill_ratio']:.1%} full",
         "damaged": found["damaged_bundles"] or None,
     }
-    if "mirror_lag_s" in found:
+    if is_mirror:
         lines["mirror's lag"] = (
             f"{found['mirror_lag_entries']:,} entries, {found['mirror_lag_s']} s"
         )

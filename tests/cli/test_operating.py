@@ -120,7 +120,7 @@ def test_status_reads_the_folder_and_asks_the_service(ledger: Ledger, tmp_path: 
     assert f"does not answer at {DOWN}" in text
     assert "0, published 0" in text
     assert "1 in use" in text
-    assert "1 events wait" in text
+    assert "1 event to be logged" in text
 
 
 def test_what_doctor_names_is_a_command(command: Command) -> None:
@@ -172,6 +172,27 @@ def test_a_remark_of_two_lines_and_the_choices_of_an_option_are_lines(
     refused = command("serve", "new", "--tls-cert", "none.crt")
     assert "Make one:\n  ledger token create new" in refused.stderr
     assert "\N{REPLACEMENT CHARACTER}" not in unasked.stderr + refused.stderr
+
+
+def test_a_mirror_is_asked_for_nothing_that_only_a_ledger_has(
+    ledger: Ledger, command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text(ledger.token)
+    given = ("--log", ledger.url, "--policy", ledger.policy, "--token-file", "token")
+    assert command("mirror", "init", "copy", *given).returncode == 0
+    assert command("token", "create", "copy", "--name", "reader", "--scope", "read").returncode == 0
+    _, text = run(status_command, tmp_path / "copy", "--url", DOWN)
+    assert "mirror's lag" in text
+    assert "to be logged" not in text
+    _, found = doctor(tmp_path / "copy", DOWN)
+    assert "audit" not in found
+    assert found["tokens"] == [("ok", "1 in use")]
+
+
+def test_reads_that_are_no_events_are_named(command: Command) -> None:
+    done = command("playbook", "reads")
+    assert done.returncode == 0, done.stderr
+    assert "reads without audit_reads are in no event" in done.stderr
 
 
 def test_a_lost_policy_is_made_again_from_the_key(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import click
 
 from ledger_client.cli.client_options import Connection, connection_options, usage_errors
-from ledger_client.cli.console import json_option, print_json, printable_lines
+from ledger_client.cli.console import json_option, note, print_json, printable_lines
 from ledger_client.cli.counts import COUNT_NAMES, CountOptions, show_page_counts
 from ledger_client.cli.query import SHOWN_MAX, explained, note_total, show_pages
 from ledger_client.cli.query import command as query_command
@@ -174,6 +174,8 @@ def command(
         raise click.UsageError(f"The recipe {name} asks the ledger itself: use it without --from.")
     else:
         _run_query(arguments_of(name, subject, since), connection, show, as_json)
+        if name == "reads" and not (show or as_json):
+            note("reads without audit_reads are in no event, only in the log lines of the service")
 
 
 def _list_recipes(*, as_json: bool) -> None:

@@ -79,7 +79,9 @@ def check_new_name(name: str) -> None:
     """
     check_key_name(name)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) or name.startswith("//"):
-        raise ValueError(f"a name is a URL without its scheme: {excerpt(name.split('//')[1])}")
+        raise ValueError(
+            f"a name is a URL without its scheme: {excerpt(name.split('//')[1].rstrip('/'))}"
+        )
     if name.endswith("/"):
         raise ValueError(f"a name has no slash at its end: {excerpt(name.rstrip('/'))}")
 

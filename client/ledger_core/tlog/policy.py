@@ -127,7 +127,10 @@ class Policy:
         signed = parse_signed_checkpoint(note)
         checkpoint = signed.checkpoint
         if not any(log.verifier.name == checkpoint.origin for log in self.logs):
-            raise VerificationError(f"no log of the policy has the origin {checkpoint.origin}")
+            names = ", ".join(dict.fromkeys(log.verifier.name for log in self.logs)) or "none"
+            raise VerificationError(
+                f"no log of the policy has the origin {checkpoint.origin}; it has {names}"
+            )
         verified = verify_note(signed.as_note(), self._verifiers())
         log_keys = self._log_keys(checkpoint, verified)
         if checkpoint.tree_size == 0 and checkpoint.root_hash != EMPTY_ROOT_HASH:
