@@ -105,8 +105,8 @@ def take_over(paths: DirectoryPaths, newer: Path, *, now: str) -> Taken:
     """Take over the entries that a newer folder or backup of the same log has.
 
     Raises: VerificationError when it is another log, or has nothing that is missing here;
-    UnavailableError while the service runs; DamagedBundleError, before anything is changed, when
-    an entry that is to be taken over or moved can't be read.
+    UnavailableError while the service runs. Before anything is changed: UnavailableError without
+    private.key; DamagedBundleError when an entry that is to be taken over or moved can't be read.
     """
     other = backup_paths(newer) if (newer / MANIFEST).exists() else DirectoryPaths(newer)
     put_log_in_place(paths)
@@ -123,6 +123,8 @@ def take_over(paths: DirectoryPaths, newer: Path, *, now: str) -> Taken:
                 raise VerificationError(
                     f"{newer} has no entry that {paths.log} lacks: give another folder, or --accept"
                 )
+            if (paths.private / DATA_FILE).exists() and not paths.private_key.exists():
+                raise UnavailableError(f"put your copy of private.key at {paths.private_key} first")
             _check_readable(theirs, shared)
             _check_readable(own, shared)
             start = begin(paths, shared, newer)

@@ -308,3 +308,9 @@ def test_the_commands(made: Made, tmp_path: Path) -> None:
     assert run("fsck", new).returncode == 0
     done = run("restore", to, new)
     assert (done.returncode, "is not empty" in done.stderr) == (2, True)
+    # Without its private key nothing is changed by a recovery, so it can be given then.
+    made.append(1, "u_1")
+    assert run("restore", to, tmp_path / "keyless", "--key", key).returncode == 0
+    done = run("recover", tmp_path / "keyless", "--from", made.directory)
+    assert (done.returncode, "put your copy of private.key" in done.stderr) == (4, True)
+    assert not (tmp_path / "keyless" / "recovering.json").exists()
