@@ -13,6 +13,7 @@ from ledger.cli.options import directory_argument
 from ledger.log.hold import read_hold
 from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.recovery import Known, Taken, end_hold, known_heads, take_over, take_receipts
+from ledger.service.recovery_journal import check_finished
 from ledger.store.log import LogStore
 from ledger_client.cli.client_options import EXISTING_FOLDER
 from ledger_client.cli.console import json_option, note, print_fields, print_json, print_line
@@ -70,6 +71,8 @@ def command(
         taken = take_over(paths, newer, now=format_time(now))
     elif receipts is not None:
         taken = take_receipts(paths, receipts)
+    elif accept:
+        check_finished(paths)
     known = known_heads(paths, ask=not offline)
     missing = [each for each in known.heads if each.is_missing]
     is_ended = accept or (taken is not None and not missing)

@@ -313,4 +313,10 @@ def test_the_commands(made: Made, tmp_path: Path) -> None:
     assert run("restore", to, tmp_path / "keyless", "--key", key).returncode == 0
     done = run("recover", tmp_path / "keyless", "--from", made.directory)
     assert (done.returncode, "put your copy of private.key" in done.stderr) == (4, True)
-    assert not (tmp_path / "keyless" / "recovering.json").exists()
+    unfinished = tmp_path / "keyless" / "recovering.json"
+    assert not unfinished.exists()
+    # What was interrupted is ended by the same command, not by a decision.
+    unfinished.write_text('{"start":0,"source":"newer"}')
+    done = run("recover", tmp_path / "keyless", "--accept", "--offline")
+    assert (done.returncode, "was interrupted" in done.stderr) == (4, True)
+    assert "takes events again" not in done.stderr + done.stdout
