@@ -61,6 +61,7 @@ READ_KINDS: Final = {
     "/v1/actors/{actor}/timeline": "timeline",
     "/v1/sources/{source}/seen": "seen",
     "/v1/fields": "fields",
+    "/v1/values": "values",
     "/v1/events/stream": "stream",
     "/v1/export": "export",
     "/tile/entries/{index}": "bundle",
@@ -77,7 +78,7 @@ class Asked(NamedTuple):
     """What is the same in all reads, or refusals, of one event.
 
     `principal`: the token's name or the address. `subject`: an event's id or index, an actor or a
-    source. `problem`: of a refusal.
+    source. `field_name`: the field whose values were listed. `problem`: of a refusal.
     """
 
     action: str
@@ -88,6 +89,7 @@ class Asked(NamedTuple):
     route: str
     query: str = ""
     subject: str = ""
+    field_name: str = ""
     format: str = ""
     problem: str = ""
 
@@ -135,6 +137,7 @@ class AuditTrail:
         *,
         query: str,
         subject: str,
+        field_name: str,
         format_: str,
         rows: int,
         bytes_: int,
@@ -154,6 +157,7 @@ class AuditTrail:
             route,
             _shown(query),
             "" if kind == "event" else subject,
+            field_name,
             format_,
         )
         counted = self._count(asked)
@@ -280,6 +284,7 @@ def _describe(
     context: dict[str, Any] = {
         "route": asked.route,
         "query": asked.query,
+        "field": asked.field_name,
         "format": asked.format,
         "problem": asked.problem,
     }

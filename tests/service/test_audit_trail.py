@@ -11,7 +11,9 @@ import pytest
 
 from ledger.service import audit_trail
 from ledger.service.app import serve
+from ledger.service.http.usage import READ_SCOPES
 from ledger.service.live_settings import LiveSettings
+from ledger.service.routes import ROUTES
 from ledger_core.event.canonical import parse_leaf
 from tests.service.check_log import check_ledger
 from tests.service.serving import (
@@ -194,3 +196,30 @@ def test_a_start_and_new_settings_are_events(tmp_path: Path) -> None:
         loops[0].call_soon_threadsafe(live.replace, others)
         (reloaded,) = found(ledger, "ledger.settings.reloaded", 1)
     assert reloaded["context"]["changed"] == ["body_wait_s"]
+
+
+def test_every_route_whose_answers_hold_events_is_audited() -> None:
+    holds = {each.path for each in ROUTES if each.scope in READ_SCOPES}
+    # Proofs and trailers hold no event. Evidence has an event of its own.
+    others = {"/v1/proofs/multi", "/v1/export/trailer", "/v1/evidence"}
+    others |= {each for each in holds if each.startswith("/v1/queries")}
+    assert holds - others <= audit_trail.READ_KINDS.keys()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_list_of_values_is_an_event_with_its_field_and_query(
+    ledger: Ledger, method: str
+) -> None:
+    ledger.append(event(actor={"id": "u_77"}), event(actor={"id": "u_78"}))
+    if method == "GET":
+        answer = ledger.ask("/v1/values?field=actor&q=outcome:success", token="read")
+    else:
+        body = msgspec.json.encode({"field": "actor", "query": "outcome:success"})
+        answer = ledger.ask(
+            "/v1/values", method="POST", body=body, token="read", content_type="application/json"
+        )
+    assert answer.status == 200
+    (read,) = found(ledger, "ledger.read.values", 1)
+    assert read["context"]["query"] == "outcome:success"
+    assert read["context"]["field"] == "actor"
+    assert read["context"]["bytes"] >= len(answer.body)

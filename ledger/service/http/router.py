@@ -81,19 +81,20 @@ def route_path(request: web.BaseRequest) -> str:
 
 
 class ReadNote(NamedTuple):
-    """What an answer that holds events says of itself: their number, and a query in the body."""
+    """What an answer that holds events says of itself: their number, and what the body asks."""
 
     rows: int = 0
     query: str = ""
+    field: str = ""
 
 
 _READ: Final = web.RequestKey("ledger.read", ReadNote)
 
 
-def note_read(request: web.BaseRequest, rows: int, query: str = "") -> None:
+def note_read(request: web.BaseRequest, rows: int, query: str = "", field: str = "") -> None:
     """Keep for `read_note` how many events an answer holds; streams add to it."""
     before = request.get(_READ, ReadNote())
-    request[_READ] = ReadNote(before.rows + rows, query or before.query)
+    request[_READ] = ReadNote(before.rows + rows, query or before.query, field or before.field)
 
 
 def read_note(request: web.BaseRequest) -> ReadNote:

@@ -91,6 +91,7 @@ class UsageRecorder:
             route_path(request),
             query=note.query or arguments.get("q", ""),
             subject=next(filter(None, map(arguments.get, SUBJECTS)), ""),
+            field_name=note.field or arguments.get("field", ""),
             format_=arguments.get("format", ""),
             rows=note.rows,
             bytes_=bytes_,

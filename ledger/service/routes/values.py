@@ -17,7 +17,7 @@ from ledger.service.http.parameters import QUERY, Parameter
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import check_media_type
 from ledger.service.http.responses import JSON_MEDIA, NDJSON_MEDIA
-from ledger.service.http.router import TEXT_SCHEMA, Route, Success
+from ledger.service.http.router import TEXT_SCHEMA, Route, Success, note_read
 from ledger.service.http.streaming_response import stream_answer
 from ledger.service.queries.values import stream_values
 from ledger.service.routes.search import BODY_BYTES_MAX
@@ -61,6 +61,7 @@ async def _stream(
         parse_count_field(field)
     except MalformedError as error:
         raise ProblemError("bad-parameter", str(error), field="field") from None
+    note_read(request, 0, query if isinstance(query, str) else "", field)
     client = context.query_pool.client(token.name, request)
     return await stream_answer(
         request,
