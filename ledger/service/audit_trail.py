@@ -17,7 +17,7 @@ import random
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final, NamedTuple
@@ -52,6 +52,8 @@ STRANGERS_MAX: Final = 100
 
 QUERY_CHARS_MAX: Final = 2_000
 EVENTS_MAX: Final = 1_000
+REFS_MAX: Final = 100_000
+"""Single events that were read and are named in no event yet, as while the log is held."""
 
 READ_KINDS: Final = {
     "/v1/search": "search",
@@ -126,6 +128,8 @@ class AuditTrail:
         self._draw: Final = draw
         self._waiting: OrderedDict[Asked, Counted] = OrderedDict()
         self._told_at_s: OrderedDict[Asked, float] = OrderedDict()
+        self._refs = 0
+        self._stopping: Final = asyncio.Event()
         self._strangers: set[Asked] = set()
         self._strangers_since_s = 0.0
 
@@ -163,8 +167,11 @@ class AuditTrail:
         counted = self._count(asked)
         counted.rows += rows
         counted.bytes_ += bytes_
-        if ref:
+        if ref and self._refs < REFS_MAX:
             counted.refs.append(ref)
+            self._refs += 1
+        elif ref:
+            self._metrics.add("audit_events_lost_total")
 
     def refuse(self, caller: Caller, address: str, route: str, problem: str) -> None:
         """Count a request that was refused."""
@@ -194,7 +201,8 @@ class AuditTrail:
         if counted is None:
             counted = self._waiting[asked] = Counted(now, now)
             if len(self._waiting) > KINDS_MAX:
-                self._waiting.popitem(last=False)
+                _, lost = self._waiting.popitem(last=False)
+                self._refs -= len(lost.refs)
                 self._metrics.add("audit_events_lost_total")
         counted.last_us = now
         counted.requests += 1
@@ -207,14 +215,18 @@ class AuditTrail:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await self._append(list(self._waiting))
+            # Cancelled, it could lose what it is appending.
+            self._stopping.set()
+            await task
 
     async def _run(self) -> None:
         clock = asyncio.get_running_loop().time
-        while True:
-            await asyncio.sleep(TURN_S)
+        is_last = False
+        while not is_last:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TURN_S):
+                    await self._stopping.wait()
+            is_last = self._stopping.is_set()
             now_s = clock()
             while self._told_at_s and next(iter(self._told_at_s.values())) <= now_s - REPEAT_S:
                 self._told_at_s.popitem(last=False)
@@ -225,34 +237,59 @@ class AuditTrail:
             due = [
                 asked
                 for asked, counted in self._waiting.items()
-                if counted.refs or asked not in self._told_at_s
+                if counted.refs or asked not in self._told_at_s or is_last
             ]
             try:
-                if await self._append(due):
-                    self._told_at_s |= dict.fromkeys(due, now_s)
+                for asked in await self._append(due):
+                    self._told_at_s[asked] = now_s
+                    self._told_at_s.move_to_end(asked)  # They go on by their times.
             except Exception as error:  # noqa: BLE001 - a task's top; the next turn goes on
-                self._metrics.add("audit_events_lost_total", amount=len(due))
                 log_failure("task_failed", error, task="audit")
             while len(self._told_at_s) > KINDS_MAX:
                 self._told_at_s.popitem(last=False)
 
-    async def _append(self, due: list[Asked]) -> bool:
-        """Append the events of these; after an error they wait for the next turn."""
-        events = [event for asked in due for event in self._events(asked, self._waiting[asked])]
-        taken = {asked: self._waiting.pop(asked) for asked in due}
-        try:
-            for start in range(0, len(events), EVENTS_MAX):
-                some = events[start : start + EVENTS_MAX]
-                body = ParsedBody(some, self._ingest.reader.read, is_batch=True)
-                await self._ingest.append(body, by=SERVICE_NAME, tenant=None, is_own=True)
-        except UnavailableError as error:
-            _log.warning("audit_events_wait", count=len(events), reason=str(error))
-            for asked, counted in taken.items():
-                self._put_back(asked, counted)
-            return False
-        return True
+    async def _append(self, due: list[Asked]) -> list[Asked]:
+        """Append the events of these, and return those whose events are in the log.
+
+        After an error the others wait for the next turn.
+        """
+        done: list[Asked] = []
+        left = iter(due)
+        while taken := self._take(left):
+            events = [event for asked in taken for event in self._events(asked, taken[asked])]
+            try:
+                for start in range(0, len(events), EVENTS_MAX):
+                    some = events[start : start + EVENTS_MAX]
+                    body = ParsedBody(some, self._ingest.reader.read, is_batch=True)
+                    await self._ingest.append(body, by=SERVICE_NAME, tenant=None, is_own=True)
+            except UnavailableError as error:
+                _log.warning("audit_events_wait", count=len(events), reason=str(error))
+                for asked, counted in taken.items():
+                    self._put_back(asked, counted)
+                break
+            except Exception:
+                self._metrics.add("audit_events_lost_total", amount=len(taken))
+                raise
+            done += taken
+        return done
+
+    def _take(self, asked: Iterator[Asked]) -> dict[Asked, Counted]:
+        """Take what was counted of the next of these, for one commit, out of what waits."""
+        taken: dict[Asked, Counted] = {}
+        events = 0
+        for each in asked:
+            counted = self._waiting.pop(each, None)
+            if counted is None:
+                continue  # It is lost: too many others came.
+            taken[each] = counted
+            self._refs -= len(counted.refs)
+            events += 1 + len(counted.refs) // LIMITS["targets"].most
+            if events >= EVENTS_MAX:
+                break
+        return taken
 
     def _put_back(self, asked: Asked, counted: Counted) -> None:
+        self._refs += len(counted.refs)
         later = self._waiting.setdefault(asked, counted)
         if later is not counted:
             later.first_us = counted.first_us
@@ -265,14 +302,28 @@ class AuditTrail:
         """The events about one count: several if it names more events than one may have targets."""
         most = LIMITS["targets"].most
         parts = [counted.refs[start : start + most] for start in range(0, len(counted.refs), most)]
+        # What no event can hold, such as an actor with 2,000 characters, is left out.
+        bare = asked._replace(query="", subject="", field_name="", format="")
         for number, refs in enumerate(parts or [[]]):
             # What was counted is in the first of them.
-            event = _describe(asked, counted if number == 0 else None, refs, counted.first_us)
-            try:
-                yield self._ingest.check_own(self._ingest.mask(event))
-            except (EventError, ProblemError) as error:
-                _log.error("audit_event_refused", action=asked.action, reason=type(error).__name__)
+            first = counted if number == 0 else None
+            event = self._check(asked, first, refs, counted.first_us) or self._check(
+                bare, first, refs, counted.first_us
+            )
+            if event is None:
                 self._metrics.add("audit_events_lost_total")
+            else:
+                yield event
+
+    def _check(
+        self, asked: Asked, counted: Counted | None, refs: list[str], time_us: int
+    ) -> bytes | None:
+        event = _describe(asked, counted, refs, time_us)
+        try:
+            return self._ingest.check_own(self._ingest.mask(event))
+        except (EventError, ProblemError) as error:
+            _log.error("audit_event_refused", action=asked.action, reason=type(error).__name__)
+            return None
 
 
 def _describe(

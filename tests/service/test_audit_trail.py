@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ import pytest
 
 from ledger.service import audit_trail
 from ledger.service.app import serve
+from ledger.service.auth import Caller
+from ledger.service.http.request_body import ParsedBody
 from ledger.service.http.usage import READ_SCOPES
 from ledger.service.live_settings import LiveSettings
+from ledger.service.metrics import Metrics
 from ledger.service.routes import ROUTES
 from ledger_core.event.canonical import parse_leaf
+from ledger_core.event.reader import Reader
+from ledger_core.tlog.errors import UnavailableError
 from tests.service.check_log import check_ledger
 from tests.service.serving import (
     QUICK,
@@ -207,9 +213,7 @@ def test_every_route_whose_answers_hold_events_is_audited() -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_list_of_values_is_an_event_with_its_field_and_query(
-    ledger: Ledger, method: str
-) -> None:
+def test_a_list_of_values_is_an_event_with_its_field_and_query(ledger: Ledger, method: str) -> None:
     ledger.append(event(actor={"id": "u_77"}), event(actor={"id": "u_78"}))
     if method == "GET":
         answer = ledger.ask("/v1/values?field=actor&q=outcome:success", token="read")
@@ -223,3 +227,134 @@ def test_a_list_of_values_is_an_event_with_its_field_and_query(
     assert read["context"]["query"] == "outcome:success"
     assert read["context"]["field"] == "actor"
     assert read["context"]["bytes"] >= len(answer.body)
+
+
+def test_a_read_of_what_no_event_can_name_is_an_event_all_the_same(ledger: Ledger) -> None:
+    long = "a" * 6_000
+    assert ledger.ask(f"/v1/actors/{long}/timeline", token="read").status == 200
+    (read,) = found(ledger, "ledger.read.timeline", 1)
+    assert "targets" not in read
+
+
+class Appended:
+    """An ingest that keeps what is appended to it, and refuses or waits as it is told."""
+
+    def __init__(self) -> None:
+        self.reader = Reader(new_id, self.now)
+        self.events: list[dict[str, Any]] = []
+        self.error: Exception | None = None
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
+
+    def now(self) -> int:
+        return 1_790_000_000_000_000
+
+    def mask(self, event: dict[str, Any]) -> dict[str, Any]:
+        return event
+
+    def check_own(self, event: dict[str, Any]) -> bytes:
+        return msgspec.json.encode(event)
+
+    async def append(self, body: ParsedBody, **_: object) -> None:
+        await self.may_go_on.wait()
+        if self.error is not None:
+            raise self.error
+        self.events += map(msgspec.json.decode, body.raws)
+
+    def queries(self) -> list[str]:
+        return [each["context"].get("query", "") for each in self.events]
+
+
+def trail_on(ingest: Appended, metrics: Metrics) -> audit_trail.AuditTrail:
+    trail: Any = audit_trail.AuditTrail
+    made: audit_trail.AuditTrail = trail(ingest, lambda: AUDITED, metrics, is_mirror=False)
+    return made
+
+
+def read(trail: audit_trail.AuditTrail, *, query: str = "", ref: str = "") -> None:
+    trail.read(
+        Caller("address 192.0.2.1", None, None),
+        "192.0.2.1",
+        "/v1/events/{ref}" if ref else "/v1/events",
+        query=query,
+        subject=ref,
+        field_name="",
+        format_="",
+        rows=1,
+        bytes_=9,
+    )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 - nobody tells it
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_trail, "TURN_S", 0.001)
+
+
+@pytest.mark.usefixtures("quick")
+def test_who_reads_single_events_all_the_time_hides_no_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(audit_trail, "REPEAT_S", 0.4)
+
+    async def main() -> None:
+        ingest = Appended()
+        trail = trail_on(ingest, Metrics())
+        async with trail.running():
+
+            def go_on(wanted: int) -> bool:
+                read(trail, ref="7")
+                return ingest.queries().count("outcome:failure") >= wanted
+
+            read(trail, ref="7")
+            await until(lambda: bool(ingest.events))
+            for wanted in (1, 2):
+                read(trail, query="outcome:failure")
+                await until(partial(go_on, wanted))
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_being_appended_at_the_end_is_not_lost() -> None:
+    async def main() -> None:
+        ingest = Appended()
+        trail = trail_on(ingest, Metrics())
+        ingest.may_go_on.clear()
+        async with trail.running():
+            read(trail, query="first")
+            await until(lambda: not trail._waiting)
+            read(trail, query="last")
+            asyncio.get_running_loop().call_later(0.01, ingest.may_go_on.set)
+        assert ingest.queries() == ["first", "last"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("quick")
+def test_while_nothing_can_be_appended_memory_is_bounded_and_what_is_lost_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(audit_trail, "REFS_MAX", 50)
+
+    async def main() -> None:
+        ingest, metrics = Appended(), Metrics()
+        trail = trail_on(ingest, metrics)
+        ingest.error = UnavailableError("the log is held")
+        async with trail.running():
+            for number in range(80):
+                read(trail, ref=str(number))
+                await asyncio.sleep(0)
+            ingest.error = None
+        named = [target["id"] for each in ingest.events for target in each["targets"]]
+        assert named == [str(number) for number in range(50)]
+        assert sum(each["context"].get("reads", 0) for each in ingest.events) == 80
+        lost = [each.value for each in metrics.counters() if each.name == "audit_events_lost_total"]
+        assert lost == [30]
+
+    asyncio.run(main())
