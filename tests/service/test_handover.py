@@ -188,3 +188,38 @@ def test_a_front_end_that_waits_no_longer_ends_the_writing(tmp_path: Path) -> No
                 assert received < SIZE
 
     asyncio.run(main())
+
+
+def test_an_answer_of_a_query_process_that_ended_is_no_answer_of_the_next(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "clients"
+        before = HeldAnswers(path)
+        answer = HeldAnswer(before.keep(b"one client's"), lambda _: None)
+        before.close()
+        after = HeldAnswers(path)
+        after.keep(b"another client's")
+        await answer.connect()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            with ours:
+                ours.setblocking(False)
+                with pytest.raises(ConnectionError):
+                    await answer.write_to(ours.fileno(), wait_s=WAIT_S, is_chunk=False)
+            assert theirs.recv(1) == b""
+        assert after.waiting == 1
+        after.close()
+
+    asyncio.run(main())
+
+
+def test_a_client_whose_socket_is_closed_already_is_gone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_pool(tmp_path) as (pool, _held):
+            ours, theirs = socket.socketpair()
+            ours.close()
+            theirs.close()
+            answer = await ask(pool)
+            with pytest.raises(ConnectionError):
+                await answer.write_to(ours.fileno(), wait_s=WAIT_S, is_chunk=False)
+
+    asyncio.run(main())

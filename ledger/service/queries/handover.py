@@ -15,6 +15,7 @@ client meanwhile, and the front end alone reads from it.
 """
 
 import asyncio
+import secrets
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -53,7 +54,8 @@ class HeldAnswers:
     def __init__(self, path: Path) -> None:
         """Listen. Precondition: the folder of the path is open to our user alone."""
         self._path: Final = path
-        self._numbers: Final = count(1)
+        # Those of the process before this one must not name another client's answers.
+        self._numbers: Final = count(secrets.randbits(NUMBER_MAX.bit_length()))
         self._answers: Final[dict[int, bytes]] = {}
         self._writing: Final[set[asyncio.Task[None]]] = set()
         self._loop: Final = asyncio.get_running_loop()
@@ -158,7 +160,10 @@ class HeldAnswer:
         """
         with self._connection as connection:
             message = _MESSAGE.pack(self._held.number, wait_s, is_chunk)
-            socket.send_fds(connection, [message], [client])
+            try:
+                socket.send_fds(connection, [message], [client])
+            except OSError as error:  # Such as EBADF: the client is gone.
+                raise ConnectionError("the client could not be handed over") from error
             if await self._loop.sock_recv(connection, 1) != WRITTEN:
                 raise ConnectionError("the answer could not be written to its end")
 
