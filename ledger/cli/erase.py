@@ -1,9 +1,9 @@
 """`ledger erase DIR`: destroy the private values of one subject in a folder on this machine."""
 
-import getpass
 import secrets
 from pathlib import Path
 
+from ledger.runtime.operator_name import operator_name
 from ledger.service.data_dir import DirectoryPaths, open_digest_key, open_private, open_tokens
 from ledger.store.erasable_values import KEY_BYTES
 from ledger_client import new_event_id
@@ -28,7 +28,7 @@ def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
             event = erasure_event(
                 subject=subject,
                 reason=reason,
-                actor={"type": "operator", "id": getpass.getuser()},
+                actor={"type": "operator", "id": operator_name()},
                 values=values,
                 event_id=event_id,
                 time=format_time(unix_us()),

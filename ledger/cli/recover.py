@@ -1,6 +1,5 @@
 """`ledger recover`: what is known of a ledger that is older than it was, and what to do with it."""
 
-import getpass
 import secrets
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +10,7 @@ import msgspec
 
 from ledger.cli.options import directory_argument
 from ledger.log.hold import read_hold
+from ledger.runtime.operator_name import operator_name
 from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.recovery import Known, Taken, end_hold, known_heads, take_over, take_receipts
 from ledger.service.recovery_journal import check_finished
@@ -94,7 +94,7 @@ def _record(
     event = {
         "id": format_uuid7(unix_ms=unix_us // 1000, random=secrets.token_bytes(10)),
         "time": format_time(unix_us),
-        "actor": {"type": "operator", "id": getpass.getuser()},
+        "actor": {"type": "operator", "id": operator_name()},
         "action": "ledger.recovered",
         "outcome": "success",
         "context": context,

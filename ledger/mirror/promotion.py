@@ -7,7 +7,6 @@ accepted. An event, `ledger.mirror.promoted`, says what happened.
 Each step may be repeated: `mirror.toml`, which makes the folder a mirror's, is deleted last.
 """
 
-import getpass
 from collections.abc import Callable
 from contextlib import closing
 from hashlib import sha256
@@ -18,6 +17,7 @@ import msgspec
 from ledger.log.publisher import LogSigner
 from ledger.mirror.data_dir import MirrorPaths, log_origin, read_config
 from ledger.runtime.keys import write_keys
+from ledger.runtime.operator_name import operator_name
 from ledger.service.data_dir import PromotionRecord, open_tokens, read_signers
 from ledger.store.writer import LogWriter
 from ledger.witness.data_dir import WitnessPaths
@@ -117,7 +117,7 @@ def _enqueue_event(paths: MirrorPaths, record: PromotionRecord) -> None:
     event = {
         "id": format_uuid7(unix_ms=unix_us // 1000, random=random),
         "time": format_time(unix_us),
-        "actor": {"type": "operator", "id": getpass.getuser()},
+        "actor": {"type": "operator", "id": operator_name()},
         "action": "ledger.mirror.promoted",
         "outcome": "success",
         "context": msgspec.to_builtins(record),

@@ -13,6 +13,7 @@ records         small JSON files of one record each
 shared_counts   counts that the processes of one service share
 bucket          what somebody may use at once, filled evenly over a period
 whole_answer    answers that are whole before their first byte is written
+operator_name   who runs this process
 memory          freed memory goes back to the system
 log_lines       structlog on standard error
 settings_table  flags, variables and help texts of settings

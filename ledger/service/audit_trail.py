@@ -12,7 +12,6 @@ whose reading would make an entry to be read again, comes to rest.
 """
 
 import asyncio
-import getpass
 import random
 import secrets
 from collections import OrderedDict
@@ -25,6 +24,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import structlog
 
+from ledger.runtime.operator_name import operator_name
 from ledger.service.auth import Caller
 from ledger.service.http.problems import ProblemError, log_failure
 from ledger.service.http.request_body import ParsedBody
@@ -374,8 +374,12 @@ def log_acts(access: AccessStore, live: LiveSettings) -> None:
     """
 
     def log(action: str, **context: object) -> None:
-        if live.current.audit_refusals:
+        if not live.current.audit_refusals:
+            return
+        try:
             access.enqueue(_act(action, context))
+        except UnavailableError as error:  # A full disk: the service starts, and takes settings.
+            _log.error("act_not_logged", action=action, reason=str(error))
 
     log("ledger.service.started", version=version("witnessed-ledger"))
     live.follow(lambda _settings: log("ledger.settings.reloaded", changed=sorted(live.changed)))
@@ -388,7 +392,7 @@ def _act(action: str, context: dict[str, object]) -> bytes:
         {
             "id": format_uuid7(unix_ms=now // 1000, random=random_bytes),
             "time": format_time(now),
-            "actor": {"type": "operator", "id": getpass.getuser()},
+            "actor": {"type": "operator", "id": operator_name()},
             "action": action,
             "outcome": "success",
             "context": context,

@@ -1,6 +1,5 @@
 """Making tokens in a ledger's folder; each change to a token is an event for the outbox."""
 
-import getpass
 import re
 import secrets
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from ledger.runtime.operator_name import operator_name
 from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.store.log import LogStore
 from ledger.store.token_events import SERVICE_NAME as SERVICE_NAME
@@ -174,7 +174,7 @@ def token_event(action: str, record: TokenRecord, unix_us: int, *, old_expires: 
     event: dict[str, Any] = {
         "id": format_uuid7(unix_ms=unix_us // 1000, random=secrets.token_bytes(10)),
         "time": format_time(unix_us),
-        "actor": {"type": "operator", "id": getpass.getuser()},
+        "actor": {"type": "operator", "id": operator_name()},
         "action": action,
         "targets": [{"type": "ledger.token", "id": record.name}],
         "outcome": "success",

@@ -18,6 +18,8 @@ from ledger.service.http.usage import READ_SCOPES
 from ledger.service.live_settings import LiveSettings
 from ledger.service.metrics import Metrics
 from ledger.service.routes import ROUTES
+from ledger.service.settings import Settings
+from ledger.store.commit_errors import StorageFullError
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.reader import Reader
 from ledger_core.tlog.errors import UnavailableError
@@ -358,3 +360,16 @@ def test_while_nothing_can_be_appended_memory_is_bounded_and_what_is_lost_is_cou
         assert lost == [30]
 
     asyncio.run(main())
+
+
+def test_a_full_disk_keeps_no_service_from_its_start_or_from_new_settings() -> None:
+    class Full:
+        def enqueue(self, event: bytes) -> None:
+            raise StorageFullError(f"no room for {len(event)} bytes")
+
+    live, taken = LiveSettings(AUDITED), list[Settings]()
+    full: Any = Full()
+    audit_trail.log_acts(full, live)
+    live.follow(taken.append)
+    live.replace(msgspec.structs.replace(AUDITED, body_wait_s=7.0))
+    assert [each.body_wait_s for each in taken] == [7.0]
