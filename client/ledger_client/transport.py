@@ -202,7 +202,7 @@ class _Answer(http.client.HTTPResponse):
             if line in (b"\r\n", b"\n", b""):
                 return headers
             text = line.decode("latin-1").rstrip("\r\n")
-            if name and text[0] in " \t":  # A folded line.
+            if name and text.startswith((" ", "\t")):  # A folded line.
                 headers[name] += text
                 continue
             name, _, value = text.partition(":")

@@ -180,6 +180,11 @@ def say_a_bad_chunk(talk: Talk) -> None:
     talk.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nonly this\r\n")
 
 
+def say_a_bare_line_end(talk: Talk) -> None:
+    talk.read_request()
+    talk.say(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\r\n\r\nonly this"[:-4])
+
+
 def say_a_bad_status(talk: Talk) -> None:
     talk.read_request()
     talk.say(b"HTTP/1.1 twohundred OK\r\n\r\n")
@@ -194,6 +199,7 @@ def say_a_bad_status(talk: Talk) -> None:
         cut_the_body_short,
         cut_a_chunk_short,
         say_a_bad_chunk,
+        say_a_bare_line_end,
         say_a_bad_status,
     ],
 )
