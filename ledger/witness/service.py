@@ -83,7 +83,7 @@ class Witness:
         self._steady_s = steady_s
         self._check = check
         self._offset_s = now() - steady_s()
-        self._buckets: dict[str, tuple[float, Bucket]] = {}
+        self._buckets: dict[tuple[str, bool], tuple[float, Bucket]] = {}
         self._commits: GroupCommit[Update, Outcome] = GroupCommit(
             self._commit, name="witness-writer", limits=LIMITS
         )
@@ -117,13 +117,14 @@ class Witness:
         origin = request.signed.checkpoint.origin
         try:
             log = self.store.log(origin)
+            is_larger = request.signed.head.tree_size > self.store.known_size(origin)
         except MalformedError as error:
             _log.critical("store_damaged", reason=str(error))
             return Answer(HTTPStatus.SERVICE_UNAVAILABLE, "the store of this witness is damaged\n")
         authentic = protocol.authenticate(request, log=None if log is None else _verifiers(log))
         if isinstance(authentic, protocol.Refused):
             return _refusal(authentic)
-        if log is not None and (wait_s := self._wait_s(log)):
+        if log is not None and (wait_s := self._wait_s(log, is_larger=is_larger)):
             return Answer(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 f"this log may ask {log.requests_per_day:g} times a day; ask again in {wait_s} s\n",
@@ -144,18 +145,23 @@ class Witness:
         head = self.store.head(origin_hash)
         return None if head is None else head.note
 
-    def _wait_s(self, log: KnownLog) -> int:
-        """Count a request that a log has signed; the seconds that it has to wait, 0 for none."""
+    def _wait_s(self, log: KnownLog, *, is_larger: bool) -> int:
+        """Count a request that a log has signed; the seconds that it has to wait, 0 for none.
+
+        Heads that were cosigned before, which anybody can send again, count by themselves: they
+        keep no larger one from being cosigned.
+        """
+        key = log.origin, is_larger
         limit = log.requests_per_day
         if limit is None:
-            self._buckets.pop(log.origin, None)
+            self._buckets.pop(key, None)
             return 0
         now_s = self._steady_s()
-        known = self._buckets.get(log.origin)
+        known = self._buckets.get(key)
         if known is None or known[0] != limit:
             # What an hour has may be used at once, and one request in any case.
             most = max(1.0, limit / HOURS_A_DAY)
-            known = self._buckets[log.origin] = limit, Bucket(most, DAY_S * most / limit, now_s)
+            known = self._buckets[key] = limit, Bucket(most, DAY_S * most / limit, now_s)
         bucket = known[1]
         if wait_s := bucket.wait_s(now_s):
             return math.ceil(wait_s)

@@ -119,7 +119,11 @@ async def test_a_log_is_held_to_its_requests_a_day(directory: Path) -> None:
     for _ in range(5):
         body = NEW.grow(0, 3).replace(NEW.note(3).encode(), forged)
         assert (await witness.add_checkpoint(body)).status == 403
-    assert [(await ask(0, 1)).status, (await ask(1, 2)).status] == [200, 200]
+    assert (await ask(0, 1)).status == 200
+    # Nor can they by what the log has signed and published before.
+    again = [(await ask(old, 1)).status for old in (0, 1, 1, 1, 1)]
+    assert again == [409, 200, 429, 429, 429]
+    assert (await ask(1, 2)).status == 200
     refused = await ask(2, 3)
     assert (refused.status, refused.retry_after_s) == (429, HOUR_S / 2)
     assert "48 times a day" in refused.body
