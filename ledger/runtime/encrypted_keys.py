@@ -8,7 +8,8 @@ what the file would hold otherwise. Source: RFC 9106; NaCl's secretbox, as PyNaC
 
 The passphrase comes from the first of these that there is:
 
-    LEDGER_KEY_PASSPHRASE_FILE      a file that its owner alone may read
+    LEDGER_KEY_PASSPHRASE_FILE      a file that only this user may read, or of another user, who
+                                    lets the group of this one read it
     LEDGER_KEY_PASSPHRASE_FD        the number of a descriptor, read once
     $CREDENTIALS_DIRECTORY/ledger-key-passphrase       systemd's LoadCredential=
 """
@@ -43,6 +44,7 @@ OVERHEAD_BYTES: Final = 256
 
 _FIELDS: Final = 4
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_EVERYBODY: Final = stat.S_IRWXO
 
 
 def is_encrypted(data: bytes) -> bool:
@@ -100,10 +102,15 @@ def passphrase_of(environ: Mapping[str, str], path: Path) -> bytes:
 
 
 def read_passphrase(path: Path) -> bytes:
-    """The first line of a file that its owner alone may read. Raises: UnavailableError."""
+    """The first line of a file that others may not read. Raises: UnavailableError.
+
+    Of a file of another user the group may: systemd hands a credential of root's to the user of a
+    unit by an access list, which shows as a right of the group, and Kubernetes by the group.
+    """
     try:
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_mode & _OTHERS:
+            found = os.fstat(file.fileno())
+            if found.st_mode & (_OTHERS if found.st_uid == os.geteuid() else _EVERYBODY):
                 raise UnavailableError(
                     f"others can read the passphrase in {path}: chmod 600 {path}"
                 )

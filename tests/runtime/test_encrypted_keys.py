@@ -107,6 +107,19 @@ def test_another_passphrase_and_each_flipped_bit_are_refused_and_no_message_hold
         opened(path)
 
 
+@pytest.mark.parametrize(("mode", "is_taken"), [(0o400, True), (0o440, True), (0o444, False)])
+def test_a_credential_of_root_is_readable_to_the_group_that_its_unit_or_pod_has(
+    passphrase: Path, monkeypatch: pytest.MonkeyPatch, mode: int, is_taken: bool
+) -> None:
+    passphrase.chmod(mode)
+    monkeypatch.setattr(os, "geteuid", lambda: passphrase.stat().st_uid + 1)
+    if is_taken:
+        assert encrypted_keys.read_passphrase(passphrase) == PASSPHRASE
+    else:
+        with pytest.raises(UnavailableError, match="others can read"):
+            encrypted_keys.read_passphrase(passphrase)
+
+
 def test_a_ledger_is_served_with_its_key_under_a_passphrase(
     tmp_path: Path, passphrase: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
