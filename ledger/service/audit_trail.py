@@ -177,7 +177,7 @@ class AuditTrail:
         """Count a request that was refused."""
         if self._is_off or not self._settings().audit_refusals:
             return
-        record = caller.token or caller.revoked
+        record = caller.token or caller.revoked or caller.elsewhere
         principal = address if record is None else caller.name
         asked = Asked(
             "ledger.refused",

@@ -27,11 +27,13 @@ class Caller(NamedTuple):
     """To whom a request is counted: the token that it carries, or else its address."""
 
     name: str
-    """The token's name, `revoked NAME`, `expired NAME`, or `address …`."""
+    """The token's name, `revoked NAME`, `expired NAME`, `elsewhere NAME`, or `address …`."""
     token: TokenRecord | None
     """The token, if it is in use."""
     revoked: TokenRecord | None
     """The token, if it is revoked or expired."""
+    elsewhere: TokenRecord | None = None
+    """The token, if it may not be used from this address: who has it uses up nothing of it."""
 
     @property
     def token_name(self) -> str:
@@ -52,6 +54,8 @@ def identify(access: AccessStore, request: web.BaseRequest) -> Caller:
         caller = Caller(f"revoked {record.name}", None, record)
     elif not access.is_in_use(record):
         caller = Caller(f"expired {record.name}", None, record)
+    elif record.networks and not _is_within(record.networks, request.remote):
+        caller = Caller(f"elsewhere {record.name}", None, None, record)
     else:
         caller = Caller(record.name, record, None)
     request[_CALLER] = caller
@@ -80,13 +84,13 @@ def _authorize(
     if authorization[: len(_SCHEME)].lower() != _SCHEME:
         raise ProblemError("token-unknown", "only bearer tokens are known", headers=_INVALID)
     record, past = caller.token, caller.revoked
+    if caller.elsewhere is not None:
+        raise ProblemError("wrong-network", "the token may not be used from this address")
     if record is None:
         text = "this token is not in use: mistyped, revoked, or of another ledger"
         if past is not None and not past.revoked:
             text = f"this token expired at {past.expires}: its ledger's operator makes another"
         raise ProblemError("token-unknown", text, headers=_INVALID)
-    if record.networks and not _is_within(record.networks, request.remote):
-        raise ProblemError("wrong-network", "the token may not be used from this address")
     if not any(map(record.may, scopes)):
         wanted = " or ".join(scopes)
         raise ProblemError("scope-missing", f"the token does not carry the scope {wanted}")

@@ -37,7 +37,7 @@ from ledger_core.event.secrets import find
 from ledger_core.event.secrets.folding import fold
 from ledger_core.event.times import format_time, parse_time
 
-CALLER_PREFIXES: Final = ("address ", "revoked ", "expired ")
+CALLER_PREFIXES: Final = ("address ", "revoked ", "expired ", "elsewhere ")
 """Of callers without a token in use, as `ledger.service.auth` names them in log lines."""
 
 _log = structlog.get_logger("ledger.service")
@@ -144,7 +144,8 @@ def _check_name(name: str) -> None:
         raise ValueError(f"the name {SERVICE_NAME} is the service's own in the log")
     if name.startswith(CALLER_PREFIXES):
         raise ValueError(
-            "a name can't begin with 'address ', 'revoked ' or 'expired ', as log lines do"
+            "a name can't begin with 'address ', 'revoked ', 'expired ' or 'elsewhere ', as log "
+            "lines do"
         )
 
 

@@ -227,7 +227,13 @@ def test_clients_report_their_own_losses(shared_ledger: Ledger, action: str) -> 
     [
         *("", "x" * 257, "a\nb", "a\x1b[2Jb", " a", "ledger", "LEDGER"),
         *("ｌedger", "lеdger", "ledger\u3164", "led\u034fger"),
-        *("address 203.0.113.9", "revoked billing", "expired billing", "4111111111111111"),
+        *(
+            "address 203.0.113.9",
+            "revoked billing",
+            "expired billing",
+            "elsewhere billing",
+            "4111111111111111",
+        ),
     ],
 )
 def test_a_token_has_a_printable_name_that_is_not_the_services(tmp_path: Path, name: str) -> None:

@@ -15,7 +15,7 @@ from ledger.cli.token import command
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.fsck import check_directory
 from ledger.service.token_admin import make_token, open_access, rotate_token
-from ledger.store.tokens import SCOPES
+from ledger.store.tokens import SCOPES, TokenLimits
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import parse_leaf
 from tests.service.check_log import check_ledger
@@ -154,6 +154,12 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     for networks in NETWORKS:
         name = f"from {networks}"
         tokens[name] = make(name=name, scopes=("admin",), networks=networks)
+    tokens["leaked"] = make(
+        name="leaked",
+        scopes=("admin",),
+        networks=("10.0.0.0/8",),
+        limits=TokenLimits(requests_per_minute=2),
+    )
     actions = ("billing.*", "login.failed")
     tokens["billing"] = make(name="billing", scopes=("append",), actions=actions)
     with serving(directory, tokens) as ledger:
@@ -187,6 +193,12 @@ def test_a_token_is_taken_from_its_networks_alone(
         assert answer.status == 200
     else:
         assert (answer.status, answer.slug) == (403, "wrong-network")
+
+
+def test_who_has_a_token_elsewhere_uses_up_none_of_its_limits(narrow: Ledger) -> None:
+    answers = [narrow.ask("/v1/events", token="leaked") for _ in range(5)]
+    assert [answer.slug for answer in answers] == ["wrong-network"] * 5
+    assert b'token="leaked"' not in narrow.ask("/metrics").body
 
 
 def test_a_token_appends_its_actions_alone_and_reports_of_losses(narrow: Ledger) -> None:
