@@ -275,8 +275,7 @@ class AuditTrail:
 
     def _take(self, asked: Iterator[Asked]) -> dict[Asked, Counted]:
         """Take what was counted of the next of these, for one commit, out of what waits."""
-        taken: dict[Asked, Counted] = {}
-        events = 0
+        taken, events = dict[Asked, Counted](), 0
         for each in asked:
             counted = self._waiting.pop(each, None)
             if counted is None:
@@ -307,9 +306,8 @@ class AuditTrail:
         for number, refs in enumerate(parts or [[]]):
             # What was counted is in the first of them.
             first = counted if number == 0 else None
-            event = self._check(asked, first, refs, counted.first_us) or self._check(
-                bare, first, refs, counted.first_us
-            )
+            made = (self._check(each, first, refs, counted.first_us) for each in (asked, bare))
+            event = next(filter(None, made), None)
             if event is None:
                 self._metrics.add("audit_events_lost_total")
             else:
