@@ -223,7 +223,7 @@ def test_a_file_that_is_no_export_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "events.jsonl"
     file.write_text(text)
     done = sql("SELECT 1", file)
-    assert (done.code, "no export as JSON lines or Parquet" in done.err) == (2, True)
+    assert (done.code, "is no export: want a folder" in done.err) == (2, True)
     (tmp_path / "empty").mkdir()
     assert "there is no ledger in" in sql("SELECT 1", tmp_path / "empty").err
 
