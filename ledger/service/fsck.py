@@ -150,7 +150,7 @@ def check_directory(
         visitor.slot_of = private.slot_of
         with findings.part("log"), closing(LogStore.open(paths.log)) as log:
             check_heads_and_keys(paths, policy, log.origin(), findings)
-            _check_marker(paths, policy, log, findings)
+            check_marker(paths, policy, log, findings)
             findings.log = check_store(
                 log,
                 log_keys=[each.verifier for each in policy.logs] if policy else (),
@@ -233,7 +233,7 @@ def check_heads_and_keys(
                     raise VerificationError(f"{signer.verifier} is not a key of this log's policy")
 
 
-def _check_marker(
+def check_marker(
     paths: DirectoryPaths, policy: Policy | None, log: LogStore, findings: Findings
 ) -> None:
     """Check that the log has the head that it published last."""

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ from ledger.service.fsck import (
     check_directory,
     check_files,
     check_heads_and_keys,
+    check_marker,
 )
 from ledger.service.token_admin import open_access, token_event
 from ledger.store import keyspace
 from ledger.store.environment import Environment
 from ledger.store.erasable_values import MAP_BYTES
+from ledger.store.log import LogStore
 from ledger.store.tokens import DATABASES as ACCESS
 from ledger_client.cli.app import run
 from ledger_core.tlog.errors import MalformedError, UnavailableError
@@ -184,6 +187,8 @@ def small_problems(directory: Path) -> list[Problem]:
     with findings.part("policy"):
         policy = parse_policy(paths.policy.read_bytes())
         check_heads_and_keys(paths, policy, ORIGIN, findings)
+        with closing(LogStore.open(paths.log)) as log:
+            check_marker(paths, policy, log, findings)
     check_files(paths, findings)
     return findings.problems
 
