@@ -10,6 +10,7 @@ systemd         readiness, and sockets that systemd opened
 request_head    what is refused in the head of a request
 network_errors  why another host was not reached
 records         small JSON files of one record each
+socket_folder   a folder for the sockets between processes
 shared_counts   counts that the processes of one service share
 bucket          what somebody may use at once, filled evenly over a period
 whole_answer    answers that are whole before their first byte is written

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from shutil import rmtree
 from socket import socketpair
-from tempfile import mkdtemp
 from typing import Final
 
 import msgspec
 
 from ledger.follow.process import FollowerProcess
+from ledger.runtime.socket_folder import make_socket_folder
 from ledger.service.queries.frames import Connect, FrameProtocol
 from ledger.service.queries.job import QueryOptions
 from ledger.service.queries.server import QueryServer
@@ -22,8 +22,7 @@ class QueryProcess:
     """The query process of a ledger, which is started again whenever it ends."""
 
     def __init__(self, root: Path, options: QueryOptions) -> None:
-        # The path of a socket has 107 bytes at most, and that of a ledger may have more.
-        self._folder: Final = Path(mkdtemp(prefix="ledger-queries-"))
+        self._folder: Final = make_socket_folder("ledger-queries-")
         self.socket: Final = self._folder / "socket"
         arguments = [str(root), str(self.socket), msgspec.json.encode(options).decode()]
         self._process: Final = FollowerProcess("query", MODULE, arguments)
