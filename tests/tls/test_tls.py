@@ -6,7 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -136,6 +136,12 @@ def test_connections_are_counted_before_their_handshake_and_half_handshakes_cut(
 ) -> None:
     settings = with_tls(pair, connections_per_address_max=2, head_wait_s=2.0)
     with serving_new(tmp_path, settings) as ledger, ExitStack() as opened:
+
+        def is_served() -> bool:
+            with suppress(OSError):  # The service may still count a connection that it has cut.
+                return shown(ledger.url, pair) == pair.fingerprint
+            return False
+
         parts = urlsplit(ledger.url)
         address = (str(parts.hostname), int(parts.port or 0))
         peers = [
@@ -145,7 +151,7 @@ def test_connections_are_counted_before_their_handshake_and_half_handshakes_cut(
         assert peers[2].recv(1) == b""  # One too many for its address: nothing was read from it.
         for peer in peers[:2]:
             assert peer.recv(1) == b""  # Cut, since no handshake came.
-        assert shown(ledger.url, pair) == pair.fingerprint  # Their places are free again.
+        until(is_served)  # Their places are free again.
 
 
 @pytest.mark.parametrize("target", ["/v1/events?limit=1", "/v1/log"])

@@ -36,7 +36,7 @@ EXIT_CODES: Final = {
     EXIT_REJECTED: "done, but lines were rejected or secrets were found",
     EXIT_UNAVAILABLE: "the service, the network or the disk can't be used; worth trying again",
     EXIT_STALE: "stale: the log showed no new head in time, or an older one",
-    EXIT_NOT_FOUND: "not found: there is no such event, token or subject",
+    EXIT_NOT_FOUND: "not found: there is no such event, token, sink or subject",
     EXIT_REFUSED: "refused by the ledger, or by the check before sending",
     EXIT_INTERRUPTED: "interrupted by Ctrl-C",
     EXIT_BROKEN_PIPE: "broken pipe: the reader of the output has closed it",
