@@ -199,7 +199,13 @@ def missing_files(paths: DirectoryPaths) -> list[str]:
 
     Raises: MalformedError when `started.json` can't be read.
     """
-    return [name for name in _read_start(paths).files if not (paths.root / name).exists()]
+    # A promotion takes the file away that makes a folder a mirror's.
+    taken_away = paths.mirror.name if paths.promoted.exists() else None
+    return [
+        name
+        for name in _read_start(paths).files
+        if name != taken_away and not (paths.root / name).exists()
+    ]
 
 
 def changed_files(paths: DirectoryPaths) -> list[str]:
