@@ -108,14 +108,13 @@ class Attempts:
 
         Raises: UnavailableError when the policy allows no further attempt.
         """
-        self._count += 1
-        elapsed_s = self._environment.monotonic_s() - self._started_s
         asked_s = failure.retry_after_s or 0.0
         is_long = isinstance(failure, UnpublishedError) and asked_s > self._retry.delay_max_s
         if is_long and self._unpublished_s + asked_s <= self._retry.unpublished_max_s:
-            self._count -= 1
             self._unpublished_s += asked_s
             return asked_s
+        self._count += 1
+        elapsed_s = self._environment.monotonic_s() - self._started_s
         delay_s = self._retry.delay_s(
             attempts=self._count,
             elapsed_s=elapsed_s - self._unpublished_s,

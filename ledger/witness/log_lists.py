@@ -10,6 +10,7 @@ import aiohttp
 import structlog
 
 from ledger.log.public_policy import public_url
+from ledger.log.witness_client import make_session
 from ledger.runtime.network_errors import explain_network_error
 from ledger.witness.store import Added, HeadStore
 from ledger_core.tlog.errors import MalformedError, UnavailableError
@@ -68,9 +69,7 @@ async def _fetch(address: str) -> bytes:
     shown = public_url(address)
     try:
         async with (
-            aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), trust_env=False
-            ) as session,
+            make_session(TIMEOUT_S) as session,
             session.get(address, allow_redirects=False) as answer,
         ):
             if answer.status != HTTPStatus.OK:
