@@ -114,7 +114,6 @@ class WitnessPeer:
         self._known_size = self._last_cosigned()
         self._ask_after_s = 0.0
         self._is_busy = False
-        self._retry_after_s = 0.0
         self.interval_s = max(
             (options.intervals_s.get(w.name, 0.0) for w in witnesses), default=0.0
         )
@@ -139,18 +138,16 @@ class WitnessPeer:
         """
         self._is_busy = True
         self._ask_after_s = time.monotonic() + self.interval_s
-        self._retry_after_s = 0.0
         try:
             cosignatures = await self._ask(signed)
         except (UnavailableError, VerificationError) as error:
             self.status = replace(self.status, error=str(error))
             self.failures += 1
+            asked_s = (isinstance(error, UnavailableError) and error.retry_after_s) or 0.0
             wait_s = exponential_s(
                 self.failures, base_s=self._options.wait_base_s, limit_s=WAIT_MAX_S
             )
-            self._ask_after_s = max(
-                self._ask_after_s, time.monotonic() + max(wait_s, self._retry_after_s)
-            )
+            self._ask_after_s = max(self._ask_after_s, time.monotonic() + max(wait_s, asked_s))
             raise
         finally:
             self._is_busy = False
@@ -168,7 +165,7 @@ class WitnessPeer:
         tree_size = signed.head.tree_size
         old_size = min(self._known_size, tree_size)
         for _ in range(2):
-            status, body, self._retry_after_s = await self._post(signed, old_size)
+            status, body, retry_after_s = await self._post(signed, old_size)
             if status == HTTPStatus.OK:
                 return self._verified(signed, body)
             if status == HTTPStatus.UNPROCESSABLE_ENTITY:
@@ -176,7 +173,7 @@ class WitnessPeer:
                     signed, f"refuses the proof from size {old_size}: {_excerpt(body)}"
                 )
             if status != HTTPStatus.CONFLICT:
-                raise self._failed(f"answered {status}: {_excerpt(body)}")
+                raise self._failed(f"answered {status}: {_excerpt(body)}", retry_after_s)
             try:
                 old_size = protocol.parse_size_answer(body)
             except MalformedError as error:
@@ -287,8 +284,9 @@ class WitnessPeer:
             evidence={"ours": signed.note.encode(), "said": said.encode(), "theirs": theirs},
         )
 
-    def _failed(self, what: str) -> UnavailableError:
-        return UnavailableError(f"the witness {', '.join(self.status.names)}: {what}")
+    def _failed(self, what: str, retry_after_s: float = 0.0) -> UnavailableError:
+        said = f"the witness {', '.join(self.status.names)}: {what}"
+        return UnavailableError(said, retry_after_s=retry_after_s)
 
 
 def peer_groups(witnesses: Sequence[PolicyWitness]) -> tuple[Sequence[PolicyWitness], ...]:
