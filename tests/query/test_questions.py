@@ -183,7 +183,7 @@ SQL: Final = (
                 (("192.0.2.0/24", 30, ["v_07"]),)),
     SqlQuestion("failures, then a success, of any account", "break-ins",
                 ("actor_id", "time", "source_ip", "failures"),
-                (("v_07", at("02:05"), ATTACKER, 5),)),
+                (("v_07", at("02:05"), ATTACKER, 5),), is_all=False),
     SqlQuestion("travel of all accounts: two countries within two hours", "travel",
                 ("actor_id", "was_in", "was_at", "country", "time"),
                 (("pilot", "NO", at("12:00"), "JP", at("12:40")),)),
@@ -192,7 +192,7 @@ SQL: Final = (
                 (("twice", "s_here", "s_there", at("13:10"), at("13:30")),)),
     SqlQuestion("made, then deleted", "made-and-deleted",
                 ("target_type", "target_id", "made_at", "made_by", "gone_at"),
-                (("account", "tmp_1", at("02:11"), "v_07", at("02:40")),)),
+                (("account", "tmp_1", at("02:11"), "v_07", at("02:40")),), is_all=False),
     SqlQuestion("exports above a size, of any field", "large-exports", ("target_id", "bytes"),
                 (("set-5", 6000), ("set-4", 5000)), subject="4000"),
     SqlQuestion("outside office hours, by account", "off-hours", ("actor_id", "events"),
@@ -320,6 +320,54 @@ def test_outside_office_hours_agrees_with_a_count_by_hand(
     )
     answer = database.ask(sql_of(SQL_RECIPES["off-hours"], "Europe/Oslo", None))
     assert {row[0]: row[1] for row in answer.rows} == counted
+
+
+def test_failures_then_a_success_agree_with_a_look_at_each_event(
+    asked: tuple[Incident, QueryEngine], database: Database
+) -> None:
+    logins: dict[str | None, list[tuple[datetime, str]]] = {}
+    for event in asked[0].events:
+        if "login" in event["action"].lower():
+            when = datetime.fromisoformat(event["time"])
+            logins.setdefault(event["actor"].get("id"), []).append((when, event["outcome"]))
+    expected = Counter(
+        (actor, when, failures)
+        for actor, own in logins.items()
+        for when, outcome in own
+        if outcome == "success"
+        and (failures := sum(is_failure_before(other, when) for other in own)) >= 3
+    )
+    answer = database.ask(sql_of(SQL_RECIPES["break-ins"], None, None))
+    rows = (dict(zip(answer.columns, row, strict=True)) for row in answer.rows)
+    assert Counter((row["actor_id"], row["time"], row["failures"]) for row in rows) == expected
+
+
+def is_failure_before(login: tuple[datetime, str], success: datetime) -> bool:
+    when, outcome = login
+    return outcome in ("failure", "denied") and timedelta(0) <= success - when <= timedelta(hours=1)
+
+
+def test_made_then_deleted_agrees_with_a_look_at_each_event(
+    asked: tuple[Incident, QueryEngine], database: Database
+) -> None:
+    made: dict[tuple[str, str], list[tuple[int, datetime]]] = {}
+    gone: dict[tuple[str, str], list[tuple[int, datetime]]] = {}
+    for index, event in enumerate(asked[0].events):
+        for words, found in (("creat|made|added|register", made), ("delet|remov|destroy", gone)):
+            if event["outcome"] == "success" and re.search(words, event["action"], re.IGNORECASE):
+                (target,) = event["targets"]
+                when = datetime.fromisoformat(event["time"])
+                found.setdefault((target["type"], target["id"]), []).append((index, when))
+    expected = Counter(
+        (index, gone_index)
+        for target, own in made.items()
+        for index, when in own
+        for gone_index, gone_when in gone.get(target, [])
+        if timedelta(0) <= gone_when - when <= timedelta(days=1)
+    )
+    answer = database.ask(sql_of(SQL_RECIPES["made-and-deleted"], None, None))
+    rows = (dict(zip(answer.columns, row, strict=True)) for row in answer.rows)
+    assert Counter((row["index"], row["gone_index"]) for row in rows) == expected
 
 
 def is_outside(time: str) -> bool:
