@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ledger.alarms.config import AlarmConfig
+from ledger.archive.config import ArchiveConfig
 from ledger.runtime.settings_table import settings_of
 from ledger.service.http.openapi import route_rows
 from ledger.service.http.problems import PROBLEMS
@@ -75,6 +76,17 @@ def alarms() -> str:
         [
             (f"`{s.name}`", "" if s.name == "query" else f"`{_plain(s.default)}`", s.help)
             for s in settings_of(AlarmConfig, "")
+        ],
+    )
+
+
+def archives() -> str:
+    """The table of an archive's keys."""
+    return _table(
+        ("key", "default", "what for"),
+        [
+            (f"`{s.name}`", "" if s.name == "url" else f"`{_plain(s.default)}`", s.help)
+            for s in settings_of(ArchiveConfig, "")
         ],
     )
 
@@ -142,6 +154,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "witness-settings": witness_settings,
     "alarms": alarms,
+    "archives": archives,
     "sinks": sinks,
     "problems": problems,
     "routes": routes,

@@ -11,6 +11,7 @@
     witness    cosigns the heads of other logs
     workers    several processes for one service
     mirror     a verified copy on another host
+    archive    a copy in a bucket, and a ledger made of it
     demo       a ledger with an attack, told step by step
     cli        the commands
 

@@ -6,6 +6,7 @@ backup recover           copy and restore; a log that is older than it was
 fsck reindex             check the store, rebuild the index
 witness mirror           run a witness, or a mirror
 sink alarm               send entries to other tools; alarms on events
+archive                  copies in buckets, and a check of one
 parquet                  events as Parquet files
 doctor status key        how a ledger on this machine is, and its public keys
 local_service            asks a service on this machine

@@ -1,15 +1,20 @@
 """`ledger backup` and `ledger restore`: copy a ledger's folder, also while it is served."""
 
+import os
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ledger.archive.place import Place
+from ledger.cli.archive import SCHEMES, make_place, place_options
 from ledger.cli.options import directory_argument, progress_bar
 from ledger.service.backup import (
     ERASURE_RULES,
     KEY_FILES,
     Copied,
+    Progress,
     back_up,
     backup_paths,
     erase_only,
@@ -19,7 +24,7 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger.service.fsck import check_directory
 from ledger.store.log import LogStore
 from ledger.store.log_start import check_right_edge
-from ledger_client.cli.client_options import EXISTING_FILE, EXISTING_FOLDER, NEW_FOLDER
+from ledger_client.cli.client_options import EXISTING_FILE, NEW_FOLDER
 from ledger_client.cli.console import counted, json_option, note, print_json, print_line
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.times import format_time
@@ -80,8 +85,19 @@ def backup(
         note(f"not in it: {', '.join(KEY_FILES)}; keep a copy of each at another place")
 
 
+class _Source(click.Path):
+    """A folder with a backup, or the address of an archive."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | Path:
+        if str(value).startswith(SCHEMES):
+            return str(value)
+        return Path(os.fsdecode(super().convert(value, param, ctx)))
+
+
 @click.command("restore")
-@click.argument("backup", type=EXISTING_FOLDER)
+@click.argument("source", type=_Source(path_type=Path, exists=True, file_okay=False))
 @click.argument("directory", type=NEW_FOLDER)
 @click.option("--key", type=EXISTING_FILE, help="The signing key, where the backup has none.")
 @click.option("--private-key", type=EXISTING_FILE, help="private.key, where the backup has none.")
@@ -99,28 +115,53 @@ def backup(
     help="Nothing was appended after the backup was made: take events at once. Otherwise the "
     "ledger takes none until `ledger recover`.",
 )
+@click.option(
+    "--policy", type=EXISTING_FILE, help="Of an archive: the policy that its head must meet."
+)
+@place_options
 @json_option
 def restore_(
-    backup: Path,
+    source: Path | str,
     directory: Path,
     key: Path | None,
     private_key: Path | None,
     erasures: Path | None,
     is_complete: bool,
+    policy: Path | None,
     as_json: bool,
+    **given: Any,
 ) -> None:
-    """Make a ledger in DIRECTORY, a new folder, from a BACKUP, and verify it."""
+    """Make a ledger in DIRECTORY, a new folder, from SOURCE, and verify it.
+
+    SOURCE is the folder of a backup, or an archive: s3://bucket/prefix, https://…, file:///…. An
+    archive has the entries alone: no key, no token and no private value.
+    """
     try:
         with progress_bar("entries", is_quiet=as_json) as progress:
-            done = restore(
-                backup,
-                directory,
-                key=key,
-                private_key=private_key,
-                erasures=erasures,
-                is_complete=is_complete,
-                progress=progress,
-            )
+            if isinstance(source, str):
+                if policy is None or private_key or erasures:
+                    raise click.UsageError(
+                        "an archive needs --policy, and has nothing for --private-key and "
+                        "--erasures"
+                    )
+                done = _restore_archive(
+                    make_place(source, given),
+                    directory,
+                    policy.read_bytes(),
+                    key=key,
+                    is_complete=is_complete,
+                    progress=progress,
+                )
+            else:
+                done = restore(
+                    source,
+                    directory,
+                    key=key,
+                    private_key=private_key,
+                    erasures=erasures,
+                    is_complete=is_complete,
+                    progress=progress,
+                )
     except FileExistsError as error:
         raise click.UsageError(str(error)) from None
     paths = DirectoryPaths(directory)
@@ -136,6 +177,24 @@ def restore_(
         )
     if not is_complete:
         note(f"it takes no events yet; next: ledger recover {directory}")
+
+
+def _restore_archive(
+    place: Place,
+    directory: Path,
+    policy: bytes,
+    *,
+    key: Path | None,
+    is_complete: bool,
+    progress: Progress,
+) -> Copied:
+    from ledger.archive.restore import restore_archive  # Needs the extra `archive`.
+
+    now = format_time(unix_us())
+    restored = restore_archive(
+        place, directory, policy, key=key, is_complete=is_complete, now=now, progress=progress
+    )
+    return Copied(restored.head, restored.entries, 0)
 
 
 def _verify(paths: DirectoryPaths, *, is_whole: bool, is_quiet: bool) -> None:

@@ -2,7 +2,9 @@
 
 import msgspec
 
+from ledger.follow.position import Position
 from ledger.store.log import LogStore
+from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import Hash, leaf_hash
 
 
@@ -30,3 +32,24 @@ def read_batch(store: LogStore, start: int, *, entries_max: int, bytes_max: int)
                     return batch
                 batch.append(Entry(start + len(batch), leaf, leaf_hash(leaf)))
     return batch
+
+
+def check_position(store: LogStore, position: Position, *, mend: str) -> None:
+    """Check that the log still has the last entry before a position.
+
+    `mend`: the command that sets another position. Raises: MalformedError.
+    """
+    size = store.head().tree_size
+    if position.next_index > size:
+        raise MalformedError(
+            f"the log has {size} entries, and {position.next_index} were sent: an older copy of it "
+            f"was put back; when that is settled, {mend} sets the position"
+        )
+    if not position.last_leaf_hash:
+        return
+    (last,) = read_batch(store, position.next_index - 1, entries_max=1, bytes_max=1)
+    if last.leaf_hash.hex() != position.last_leaf_hash:
+        raise MalformedError(
+            f"the log has another entry {last.index} than was sent: an older copy of it was put "
+            f"back; when that is settled, {mend} sets the position"
+        )

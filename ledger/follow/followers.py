@@ -29,6 +29,7 @@ class FollowerSpec(NamedTuple):
     `file`: its configuration, also below that folder; without the file it does not run.
     `is_each`: it runs for each table of the file, with the table's name as the last argument.
     `variable_key`: the key of a table that names the variable of the environment that it needs.
+    `variables`: others that it needs, by name.
     """
 
     name: str
@@ -37,7 +38,18 @@ class FollowerSpec(NamedTuple):
     file: str = ""
     is_each: bool = False
     variable_key: str = ""
+    variables: tuple[str, ...] = ()
 
+
+AWS_VARIABLES: Final = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"),
+    *("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"),
+    *("AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CA_BUNDLE"),
+    *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+    *("AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
+    *("AWS_EC2_METADATA_DISABLED", "AWS_STS_REGIONAL_ENDPOINTS"),
+)
+"""By which the AWS tools find credentials."""
 
 FOLLOWERS: Final = (
     FollowerSpec("index", "ledger.query.indexer", ("log", "index")),
@@ -48,6 +60,12 @@ FOLLOWERS: Final = (
         variable_key="token_env",
     ),
     FollowerSpec("alarms", "ledger.alarms.worker", ("",), file="alarms.toml"),
+    FollowerSpec(
+        *("archive", "ledger.archive.worker", ("",)),
+        file="archive.toml",
+        is_each=True,
+        variables=AWS_VARIABLES,
+    ),
 )
 PARQUET: Final = FollowerSpec("parquet", "ledger.query.parquet_segments", ("log", "parquet"))
 """With the setting `parquet` only."""
@@ -186,5 +204,7 @@ class Followers:
                     module=spec.module,
                     arguments=(*arguments, name),
                     configuration=repr(table),
-                    variables=tuple(filter(None, (str(table.get(spec.variable_key, "")),))),
+                    variables=tuple(
+                        filter(None, (str(table.get(spec.variable_key, "")), *spec.variables))
+                    ),
                 )

@@ -5,11 +5,16 @@ It ends when the service ends (`ledger.follow.process`), or by SIGTERM.
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final
 
 from ledger.follow.process import lower_priority
 from ledger.runtime.log_lines import configure_child_logs
 from ledger_client.runtime.server import run_until_signal
+
+STOP_WAIT_S: Final = 1.0
+"""Seconds that work in progress has to end by itself."""
 
 
 def run_worker(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
@@ -36,3 +41,17 @@ async def wait(stop: asyncio.Event, wait_s: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def until_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do some work; soon after `stop` is set end it, as a kill would. Raises: what it raises."""
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not working.done():
+        # What is being sent may still be confirmed.
+        await asyncio.wait((working,), timeout=STOP_WAIT_S)
+        working.cancel()
+    with suppress(asyncio.CancelledError):
+        await working

@@ -13,13 +13,16 @@ DIR/index/        the index, a file a segment; made from the log if it is missin
 DIR/parquet/      full segments as Parquet, if the setting says so; made from the log
 DIR/sinks.toml    where entries are sent (`ledger.sinks`); optional
 DIR/sinks/        how far each sink is, and what its receiver refused
+DIR/archive.toml  the buckets with copies of the log (`ledger.archive`); optional
+DIR/archive/      how far each copy is
 DIR/alarms.toml   what fires (`ledger.alarms`); optional
 DIR/alarms/       how far the alarms are, and when they fired
 DIR/access/       LMDB: access tokens, by hash
 DIR/published     the head published last: the marker (ledger/log/hold.py)
 DIR/hold.json     why the log takes no events, until `ledger recover`; only then
 DIR/mirror.toml   makes it the folder of a mirror (`ledger.mirror`), which `ledger serve` refuses
-DIR/promoted.json the log whose mirror this ledger was, and how many entries are of it
+DIR/promoted.json the log whose mirror this ledger was, or the archive that it was made of, and how
+                  many entries are of it
 DIR/recovering.json  only while `ledger recover` changes the ledger (recovery_journal.py)
 DIR/started.json  which files were there at the last start, and the hashes of the small ones
 DIR/evidence/     heads that show that a witness has seen another history; made when needed
@@ -51,7 +54,10 @@ from ledger_core.tlog.policy import format_policy
 from ledger_core.tlog.text import from_wire
 
 PRIVATE_DATA: Final = "private/data.mdb"
-OPTIONAL_PARTS: Final = ("secrets.toml", "private.toml", "sinks.toml", "alarms.toml", PRIVATE_DATA)
+OPTIONAL_PARTS: Final = (
+    *("secrets.toml", "private.toml", "sinks.toml", "alarms.toml", "archive.toml"),
+    PRIVATE_DATA,
+)
 """Parts that a ledger may lack, so that nothing else would show that they are gone."""
 FIXED_FILES: Final = ("digest.key", "private.key")
 """Keys that never change, and have nothing in them that shows a flipped bit."""
@@ -62,6 +68,7 @@ EDITED_FILES: Final = (
     "private.toml",
     "sinks.toml",
     "alarms.toml",
+    "archive.toml",
 )
 MIRROR_FILES: Final = ("mirror.toml", "cosigner/key")
 SMALL_FILES: Final = (*FIXED_FILES, "key", *EDITED_FILES, *MIRROR_FILES)
@@ -102,9 +109,9 @@ class DirectoryPaths:
 
 
 class PromotionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The content of `promoted.json`: the mirror that a ledger once was.
+    """The content of `promoted.json`: the mirror that a ledger once was, or what it was made of.
 
-    `tree_size`: the entries that it then had, which are of the log at `log_url`.
+    `tree_size`: the entries that it then had, which are of the log or the archive at `log_url`.
     """
 
     log_url: str

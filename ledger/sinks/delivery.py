@@ -39,10 +39,12 @@ class InterruptError(Exception):
 
 
 class Health:
-    """Keeps `state.json`, and logs a line when a sink fails and when it gets on again."""
+    """Keeps `state.json`, and logs a line when a follower fails and when it gets on again."""
 
-    def __init__(self, name: str, paths: FollowerPaths) -> None:
+    def __init__(self, name: str, paths: FollowerPaths, *, kind: str = "sink") -> None:
+        """`kind`: of follower, in log lines."""
         self._name: Final = name
+        self._kind: Final = kind
         self._paths: Final = paths
         self._state = FollowerState()
         self._is_written = False
@@ -59,7 +61,8 @@ class Health:
             return
         if bool(new.error) != bool(self._state.error):
             log = _log.warning if error else _log.info
-            log("sink_fails" if error else "sink_gets_on", sink=self._name, reason=error)
+            said: dict[str, str] = {self._kind: self._name, "reason": error}
+            log(f"{self._kind}_{'fails' if error else 'gets_on'}", **said)
         if new.dead > self._state.dead:
             _log.warning("sink_dead_letters", sink=self._name, dead=new.dead)
         self._state, self._is_written = new, True

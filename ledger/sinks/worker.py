@@ -7,16 +7,16 @@ position after the receiver's confirmation.
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from ledger.follow.entries import Entry, read_batch
+from ledger.follow.entries import Entry, check_position, read_batch
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.follow.tables import check_name
-from ledger.follow.worker import run_worker, wait
+from ledger.follow.worker import run_worker, until_stopped, wait
 from ledger.sinks.config import KIND, SinkConfig, read_sink
 from ledger.sinks.dead_letters import DeadLetters, is_request_pending
 from ledger.sinks.delivery import Delivery, Health, InterruptError, StoppedError
@@ -33,7 +33,6 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError
 POLL_S: Final = 0.1
 """Seconds between two checks for new entries."""
 
-STOP_WAIT_S: Final = 1.0
 LOCK_POLL_S: Final = 1.0
 START_AGAIN_S: Final = 5.0
 
@@ -72,24 +71,6 @@ class LogSource:
         if not entries:
             raise MalformedError(f"the log has no entry {index}")
         return format_record(entries[0], self._origin, self._config.form)
-
-    def check(self, cursor: Cursor) -> None:
-        """Check that the log still has the entry that was sent last. Raises: MalformedError."""
-        position = cursor.position
-        size = self.store.head().tree_size
-        if position.next_index > size:
-            raise MalformedError(
-                f"the log has {size} entries, and {position.next_index} were sent: an older copy "
-                "of it was put back; when that is settled, ledger sink rewind sets the position"
-            )
-        if not position.last_leaf_hash:
-            return
-        (last,) = read_batch(self.store, position.next_index - 1, entries_max=1, bytes_max=1)
-        if last.leaf_hash.hex() != position.last_leaf_hash:
-            raise MalformedError(
-                f"the log has another entry {last.index} than was sent: an older copy of it was "
-                "put back; when that is settled, ledger sink rewind sets the position"
-            )
 
 
 def make_filter(query: str) -> Matcher | None:
@@ -133,7 +114,7 @@ async def _follow(
             is_checked = False
         try:
             if not is_checked:
-                source.check(cursor)
+                check_position(source.store, cursor.position, mend="ledger sink rewind")
                 delivery.succeed()
                 is_checked = True
             await delivery.resend_dead(source.record)
@@ -163,20 +144,6 @@ def _mover(cursor: Cursor) -> Callable[[Record], None]:
     return lambda record: cursor.move(record.index + 1, record.leaf_hash)
 
 
-async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Do some work; soon after `stop` is set end it, as a kill would. Raises: what it raises."""
-    working = asyncio.create_task(work)
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not working.done():
-        # A batch that is being sent may still be confirmed.
-        await asyncio.wait((working,), timeout=STOP_WAIT_S)
-        working.cancel()
-    with suppress(asyncio.CancelledError):
-        await working
-
-
 async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
     """Deliver until `stop` is set or the sink is removed; what fails is tried again."""
     check_name(name)
@@ -188,7 +155,7 @@ async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
             with FileLock(paths.lock):
                 config = read_sink(directory, name)
                 if config is not None:
-                    await _until(stop, follow(directory, name, config, stop))
+                    await until_stopped(stop, follow(directory, name, config, stop))
                 return
         except FileLockedError:
             await wait(stop, LOCK_POLL_S)  # The process before this one is about to end.

@@ -95,6 +95,7 @@ _GROUPS: Final[dict[str, dict[str, _Command]]] = {
         "verify-export": _Command(
             "verify_export:command", "Check a SIEM's copy of the log, and name what it lacks."
         ),
+        "verify-archive": _Command(None, "Check a whole log from a bucket alone."),
         "prove": _Command("show:prove", "Write an event and its proof to files."),
         "consistency": _Command("consistency:command", "Check that the log only grew."),
         "heads": _Command("heads:command", "List the signed heads that the log keeps."),
@@ -113,6 +114,7 @@ _GROUPS: Final[dict[str, dict[str, _Command]]] = {
         "status": _Command(None, "Show size, head, witnesses, sinks, disk and lag."),
         "mirror": _Command(None, "Keep a verified copy of a log on another host, and serve it."),
         "sink": _Command(None, "Send each entry to the tools that you watch already."),
+        "archive": _Command(None, "Keep a copy of a log in a bucket, and see how far it is."),
         "alarm": _Command(None, "Fire when events come that should not happen."),
         "witness": _Command(None, "Run a witness for other people's logs."),
         "erase": _Command("erase:command", "Destroy the private values of a person, for good."),
@@ -120,7 +122,7 @@ _GROUPS: Final[dict[str, dict[str, _Command]]] = {
         "reindex": _Command(None, "Rebuild the index from the log."),
         "fsck": _Command(None, "Recompute a stored ledger and name what is wrong."),
         "backup": _Command(None, "Copy a ledger to a folder, also while it is served."),
-        "restore": _Command(None, "Make a ledger from a backup."),
+        "restore": _Command(None, "Make a ledger from a backup or an archive."),
         "recover": _Command(None, "Show what an old copy of a ledger lacks, and take it over."),
     },
 }

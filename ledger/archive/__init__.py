@@ -1,0 +1,17 @@
+"""A log in an S3-compatible bucket: uploaded as it grows, verified and restored from there alone.
+
+place         where an archive is, and how it is reached
+objects       the names and the bytes of its objects
+object_store  requests to the store, and what their errors mean
+object_lock   whether the bucket lets anybody delete objects
+config        DIR/archive.toml
+uploader      puts what is new of a log into the bucket
+worker        the process of one archive, a follower (`ledger.follow`)
+reader        reads an archive that isn't trusted, by a policy
+edge          the tiles at the right edge of the tree, and what mends them
+check         checks a whole archive, and names what is missing or damaged
+restore       makes a ledger of an archive
+
+An archive is a log as c2sp.org/tlog-tiles has it, so the programs of others read it too. An object
+is written once: only the checkpoint is replaced, and never by a smaller one.
+"""

@@ -1,0 +1,304 @@
+"""Checks a whole archive from the bucket alone: the head, every tile, every bundle, the index.
+
+It goes down from the root. A tile is proven when its hashes have the root that the tile above says,
+and a bundle when its entries have the hashes of its tile. What is missing or damaged is named. A
+bad tile is computed from what is below it, so that it hides no other fault; where even that does
+not give its root, what is below is compared with itself alone.
+
+Memory does not grow with the log: the hashes of one segment, and some bundles.
+"""
+
+import asyncio
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from ledger.archive.edge import choose_edge, edge_tiles
+from ledger.archive.objects import (
+    INDEX,
+    PARQUET,
+    SEGMENT_BYTES_MAX,
+    index_name,
+    match_index,
+    match_parquet,
+)
+from ledger.archive.reader import ArchiveReader
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
+from ledger.store.index.segment import SegmentRecord
+from ledger.store.index.segment_file import DamagedSegmentError, SegmentFile, StaleSegmentError
+from ledger_core.query.analyzer import ANALYSIS
+from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hashes
+from ledger_core.tlog.policy import VerifiedHead
+from ledger_core.tlog.tile import TILE_WIDTH, TileRef, decode_bundle
+from ledger_core.tlog.tree import subtree_rows
+
+FAULTS_MAX: Final = 1000
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class ArchiveReport:
+    """What an archive holds, and what is wrong with it.
+
+    `index_segments` were compared with the entries; `other_segments` were made by other rules.
+    `parquet_files` are there under the names that belong to the log; their content is no proof.
+    """
+
+    head: VerifiedHead
+    bundles: int = 0
+    tiles: int = 0
+    index_segments: int = 0
+    other_segments: int = 0
+    parquet_files: int = 0
+    faults: list[str] = field(default_factory=list)
+    faults_total: int = 0
+
+    def add_fault(self, fault: str) -> None:
+        """Count a fault, and keep the first ones."""
+        self.faults_total += 1
+        if len(self.faults) < FAULTS_MAX:
+            self.faults.append(fault)
+
+
+class ArchiveCheck:
+    """Checks one archive under one head."""
+
+    def __init__(
+        self,
+        reader: ArchiveReader,
+        head: VerifiedHead,
+        *,
+        progress: Progress = lambda _done, _total: None,
+    ) -> None:
+        self.report: Final = ArchiveReport(head)
+        self._reader: Final = reader
+        self._size: Final = head.checkpoint.tree_size
+        self._progress: Final = progress
+        self._index: Final[defaultdict[int, list[str]]] = defaultdict(list)
+        self._parquet: Final[defaultdict[int, list[str]]] = defaultdict(list)
+
+    async def run(self) -> ArchiveReport:
+        """Check all of it. Raises: UnavailableError."""
+        await self._list_sealed()
+        edge = await self._check_edge()
+        for ref, data in reversed(edge.items()):
+            if ref.level == 0:
+                await self._check_bundle(ref, data)
+            else:
+                await self._check_below(ref, data)
+        return self.report
+
+    async def _list_sealed(self) -> None:
+        if self._reader.bucket.place.url.startswith("http"):
+            return  # A plain web server has no list.
+        async for name in self._reader.bucket.names(INDEX):
+            if match := match_index(name):
+                self._index[int(match[1])].append(name)
+        async for name in self._reader.bucket.names(PARQUET):
+            if match := match_parquet(name):
+                self._parquet[int(match[1])].append(match[2])
+
+    async def _check_edge(self) -> dict[TileRef, bytes | None]:
+        """The tiles at the right edge, each proven or None."""
+        checkpoint = self.report.head.checkpoint
+        refs = edge_tiles(self._size)
+        stored = {ref: await self._read_tile(ref) for ref in refs}
+        candidates = {ref: [] if data is None else [data] for ref, data in stored.items()}
+        chosen = choose_edge(self._size, checkpoint.root_hash, candidates)
+        for by_entries in (False, True):
+            if chosen is not None:
+                break
+            for ref in refs:
+                computed = await self._compute(ref, by_entries=by_entries)
+                if computed is not None and computed not in candidates[ref]:
+                    candidates[ref].append(computed)
+            chosen = choose_edge(self._size, checkpoint.root_hash, candidates)
+        if chosen is None:
+            self.report.add_fault(
+                f"{', '.join(ref.path for ref in refs)}: they do not have the root of the head, and"
+                " can't be computed from what is below them"
+            )
+            return dict.fromkeys(refs)
+        for ref, data in stored.items():
+            if data is not None and data != chosen[ref]:
+                self._damaged(ref)
+        return dict(chosen)
+
+    async def _check_below(self, ref: TileRef, hashes: bytes | None) -> None:
+        """Check all that is under the hashes of a tile of a level above 0."""
+        level = (ref.level or 0) - 1
+        first = ref.index * TILE_WIDTH
+        wanted = zip(range(first, first + ref.width), _split(hashes, ref.width), strict=True)
+        if level == 0:
+            found = await asyncio.gather(
+                *(self._check_leaves(index, root) for index, root in wanted)
+            )
+            if ref.width == TILE_WIDTH:
+                await self._check_segment(ref, hashes, found)
+            return
+        for index, root in wanted:
+            child = TileRef(level, index, TILE_WIDTH)
+            await self._check_below(child, await self._proven(child, root))
+
+    async def _proven(self, ref: TileRef, root: Hash | None) -> bytes | None:
+        """The hashes of a full tile with a root, as stored or as computed; None for neither."""
+        stored = await self._read_tile(ref)
+        if root is None or (stored is not None and _root(stored) == root):
+            return stored
+        if stored is not None:
+            self._damaged(ref)
+        for by_entries in (False, True):
+            computed = await self._compute(ref, by_entries=by_entries)
+            if computed is not None and _root(computed) == root:
+                return computed
+        return None
+
+    async def _check_leaves(self, index: int, root: Hash | None) -> bytes | None:
+        """Check a full tile of level 0 and its bundle; the leaf hashes that are proven."""
+        ref = TileRef(0, index, TILE_WIDTH)
+        tile = await self._read_tile(ref)
+        bundle = await self._read_bundle(ref)
+        self._progress(self.report.bundles, -(-self._size // TILE_WIDTH))
+        if root is None:
+            if tile is not None and bundle is not None and tile != bundle:
+                self.report.add_fault(
+                    f"{ref.path} and {_entries(ref).path} contradict each other, and the tile above"
+                    " can't say which is right"
+                )
+            return None
+        is_proven = [data is not None and _root(data) == root for data in (tile, bundle)]
+        if tile is not None and not is_proven[0]:
+            self._damaged(ref)
+        if bundle is not None and not is_proven[1]:
+            self._damaged(_entries(ref))
+        return tile if is_proven[0] else bundle if is_proven[1] else None
+
+    async def _check_bundle(self, ref: TileRef, hashes: bytes | None) -> None:
+        """Check the partial bundle against its tile."""
+        bundle = await self._read_bundle(ref)
+        if bundle is not None and hashes is not None and bundle != hashes:
+            self._damaged(_entries(ref))
+
+    async def _check_segment(
+        self, ref: TileRef, hashes: bytes | None, found: Sequence[bytes | None]
+    ) -> None:
+        """Check the index and the Parquet of a full segment."""
+        if hashes is not None and _root(hashes)[:8].hex() in self._parquet.pop(ref.index, ()):
+            self.report.parquet_files += 1
+        digest = hashlib.sha256()
+        for data in found:
+            if data is None:
+                return  # A fault that was named already leaves nothing to compare with.
+            digest.update(data)
+        for name in self._index.pop(ref.index, ()):
+            await self._check_index(name, ref.index, digest.hexdigest())
+
+    async def _check_index(self, name: str, segment: int, entries_hash: str) -> None:
+        try:
+            object_ = await self._reader.bucket.get(name, bytes_max=SEGMENT_BYTES_MAX)
+            if object_ is None:
+                self.report.add_fault(f"{name} is missing")
+                return
+            record = _read_segment(object_.data, segment)
+        except StaleSegmentError:
+            self.report.other_segments += 1
+            return
+        except (DamagedSegmentError, MalformedError) as error:
+            self.report.add_fault(f"{name} is damaged: {error}")
+            return
+        if record.entries_hash != entries_hash or index_name(segment, record.root) != name:
+            self.report.add_fault(f"{name} was built from other entries than the log has")
+        else:
+            self.report.index_segments += 1
+
+    async def _compute(self, ref: TileRef, *, by_entries: bool) -> bytes | None:
+        """The hashes of a tile from what is below it; None when some of that is unusable.
+
+        `by_entries`: from the bundles, and from a tile where they give none; otherwise from the
+        tiles just below it, and from what is below one that can't be used.
+        """
+        if ref.level == 0:
+            return await self._read_bundle(ref, notes=False)
+        hashes = []
+        for index in range(ref.index * TILE_WIDTH, ref.index * TILE_WIDTH + ref.width):
+            child = TileRef((ref.level or 0) - 1, index, TILE_WIDTH)
+            data = None if by_entries else await self._read_tile(child, notes=False)
+            data = data or await self._compute(child, by_entries=by_entries)
+            data = data or await self._read_tile(child, notes=False)
+            if data is None:
+                return None
+            hashes.append(_root(data))
+        return b"".join(hashes)
+
+    async def _read_tile(self, ref: TileRef, *, notes: bool = True) -> bytes | None:
+        """A tile of the right length. `notes`: count it, and its absence as a fault."""
+        data = await self._read(ref, notes=notes)
+        if data is not None and len(data) != ref.width * HASH_BYTES:
+            if notes:
+                self._damaged(ref)
+            return None
+        self.report.tiles += notes
+        return data
+
+    async def _read_bundle(self, tile: TileRef, *, notes: bool = True) -> bytes | None:
+        """The leaf hashes of the bundle of a tile of level 0."""
+        ref = _entries(tile)
+        data = await self._read(ref, notes=notes)
+        self.report.bundles += notes
+        if data is None:
+            return None
+        try:
+            leaves = decode_bundle(data)
+        except MalformedError:
+            leaves = []
+        if len(leaves) != ref.width:
+            if notes:
+                self._damaged(ref)
+            return None
+        return b"".join(leaf_hashes(leaves))
+
+    async def _read(self, ref: TileRef, *, notes: bool) -> bytes | None:
+        try:
+            data = await self._reader.read(ref)
+        except MalformedError as error:
+            if notes:
+                self.report.add_fault(f"{ref.path} is damaged: {error}")
+            return None
+        if data is None and notes:
+            self.report.add_fault(f"{ref.path} is missing")
+        return data
+
+    def _damaged(self, ref: TileRef) -> None:
+        self.report.add_fault(f"{ref.path} is damaged: it is not of the tree of the head")
+
+
+def _read_segment(data: bytes, segment: int) -> SegmentRecord:
+    """The record of a segment of the index, all of whose bytes have their checksums.
+
+    Raises: StaleSegmentError, DamagedSegmentError.
+    """
+    with TemporaryDirectory(prefix="ledger-") as scratch:
+        path = Path(scratch, "segment")
+        path.write_bytes(data)
+        file = SegmentFile.open(path, segment, analysis=ANALYSIS, entries=SEGMENT_ENTRIES_MAX)
+        file.check()
+    return file.head.record
+
+
+def _root(hashes: bytes) -> Hash:
+    return subtree_rows(hashes)[-1]
+
+
+def _entries(ref: TileRef) -> TileRef:
+    return TileRef(None, ref.index, ref.width)
+
+
+def _split(hashes: bytes | None, width: int) -> Iterator[Hash | None]:
+    for at in range(0, width * HASH_BYTES, HASH_BYTES):
+        yield None if hashes is None else hashes[at : at + HASH_BYTES]

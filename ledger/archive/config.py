@@ -1,0 +1,77 @@
+"""The archives of a ledger: `DIR/archive.toml`, a table for each.
+
+    [frankfurt]
+    url = "s3://audit-archive/billing"
+    region = "eu-central-1"
+
+The service looks at the file once a second. No secret stands in it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from ledger.archive.place import TIMEOUT_S, Place
+from ledger.follow.tables import FollowerConfig, parse_tables
+from ledger_core.tlog.errors import MalformedError
+
+KIND: Final = "archive"
+"""The name of the archives' folder, and of their row in the list of followers."""
+
+ARCHIVES_MAX: Final = 16
+REQUESTS_MAX: Final = 256
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class ArchiveConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One archive. The last annotation of each field is its help text."""
+
+    url: Annotated[str, "The bucket, and the prefix of all names in it: s3://bucket/prefix."]
+    endpoint: Annotated[
+        str, "The address of an S3-compatible server, https://host:port. Empty: that of AWS."
+    ] = ""
+    region: Annotated[str, "The region of the bucket. Empty: as the AWS tools find it."] = ""
+    ca_file: Annotated[str, "PEM certificates that the server's must be signed by."] = ""
+    insecure: Annotated[bool, "Allow an endpoint with http:// on another host."] = False
+    interval_s: Annotated[
+        Seconds,
+        "Seconds between two uploads of the open segment and of the checkpoint. A segment that is "
+        "full is uploaded at once.",
+    ] = 60.0
+    requests_max: Annotated[int, Meta(ge=1, le=REQUESTS_MAX), "Requests that run at once."] = 16
+    timeout_s: Annotated[Seconds, "Seconds that the server has to answer a request."] = TIMEOUT_S
+    retry_max_s: Annotated[Seconds, "The longest wait after failures, in seconds."] = 60.0
+
+    def check(self) -> None:
+        """Raises: MalformedError naming the key."""
+        self.place().check()
+        if not self.place().is_s3:
+            raise MalformedError(f"url: want s3://bucket/prefix, got {self.url!a}")
+
+    def place(self) -> Place:
+        """Where the archive is."""
+        return Place(
+            self.url,
+            endpoint=self.endpoint,
+            region=self.region,
+            ca_file=self.ca_file,
+            insecure=self.insecure,
+            timeout_s=self.timeout_s,
+        )
+
+
+def archives_path(directory: Path) -> Path:
+    """The file of the archives of a ledger."""
+    return directory / "archive.toml"
+
+
+def read_archives(directory: Path) -> dict[str, ArchiveConfig]:
+    """The archives of a ledger, by name. Raises: MalformedError naming archive and key, OSError."""
+    path = archives_path(directory)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    return parse_tables(text, str(path), ArchiveConfig, what="archive", most=ARCHIVES_MAX)

@@ -1,0 +1,191 @@
+"""Requests to an object store, by the package obstore; each error is one of ours.
+
+No message holds the body of an answer: stores repeat parts of a request there.
+"""
+
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from ledger.archive.place import REGION_DEFAULT, Place
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+
+try:
+    import boto3
+    import obstore
+    from obstore.auth.boto3 import Boto3CredentialProvider
+    from obstore.exceptions import (
+        AlreadyExistsError,
+        BaseError,
+        PermissionDeniedError,
+        PreconditionError,
+        UnauthenticatedError,
+    )
+    from obstore.store import HTTPStore, LocalStore, S3Store
+except ModuleNotFoundError:
+    raise UnavailableError(
+        "an archive needs obstore and boto3: pip install 'witnessed-ledger[archive]'"
+    ) from None
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig, S3Config
+
+LISTED_AT_ONCE: Final = 1000
+CONNECT_TIMEOUT_S: Final = 5.0
+
+_find_status = re.compile(r"\b[45]\d\d [A-Z][A-Za-z ]{2,40}").search
+_find_code = re.compile(r"<Code>(\w{1,64})</Code>").search
+_KNOWN_REASONS: Final = {
+    "onnection refused": "the connection is refused",
+    "timed out": "it does not answer in time",
+    "timeout": "it does not answer in time",
+    "dns error": "its name can't be resolved",
+    "certificate": "its certificate is not trusted: see ca_file",
+}
+
+
+class Found(NamedTuple):
+    """An object: its bytes, and the tag that changes with them."""
+
+    data: bytes
+    tag: str | None
+
+
+class Bucket:
+    """The objects of one archive. `requests` counts them by kind: put, get, list.
+
+    All methods raise UnavailableError.
+    """
+
+    def __init__(self, place: Place) -> None:
+        """Raises: MalformedError, UnavailableError without credentials."""
+        place.check()
+        self.place: Final = place
+        self.requests: Final[Counter[str]] = Counter()
+        self.bytes_sent = 0
+        self._store: Final = _open(place)
+
+    async def get(self, name: str, *, bytes_max: int) -> Found | None:
+        """An object; None when there is none. Raises: MalformedError for one that is larger."""
+        self.requests["get"] += 1
+        with self._errors(name):
+            try:
+                result = await obstore.get_async(self._store, name)
+            except FileNotFoundError:
+                return None
+            size = result.meta["size"]
+            if size > bytes_max:
+                raise MalformedError(f"{name} has {size:,} bytes, at most {bytes_max:,} are right")
+            return Found(bytes(await result.bytes_async()), result.meta["e_tag"])
+
+    async def create(
+        self, name: str, data: bytes, *, headers: dict[str, str] | None = None
+    ) -> bool:
+        """Write a new object; False, with nothing changed, when there is one."""
+        return await self._put(name, data, headers or {}, tag=None)
+
+    async def replace(
+        self, name: str, data: bytes, *, tag: str | None, headers: dict[str, str] | None = None
+    ) -> bool:
+        """Write over an object that still has a tag; False when it has another one."""
+        return await self._put(name, data, headers or {}, tag=tag or "")
+
+    async def names(self, folder: str) -> AsyncIterator[str]:
+        """The names of all objects below a folder."""
+        with self._errors(folder):
+            async for some in obstore.list(self._store, folder, chunk_size=LISTED_AT_ONCE):
+                self.requests["list"] += 1
+                for each in some:
+                    yield each["path"]
+
+    async def _put(self, name: str, data: bytes, headers: dict[str, str], tag: str | None) -> bool:
+        self.requests["put"] += 1
+        self.bytes_sent += len(data)
+        with self._errors(name):
+            try:
+                await obstore.put_async(
+                    self._store,
+                    name,
+                    data,
+                    attributes=headers,
+                    mode="create" if tag is None else {"e_tag": tag},
+                    use_multipart=False,
+                )
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                return False
+        return True
+
+    @contextmanager
+    def _errors(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (UnauthenticatedError, PermissionDeniedError) as error:
+            raise UnavailableError(
+                f"{self.place.url}/{name}: the credentials are refused: {_reason(error)}"
+            ) from None
+        except (BaseError, OSError) as error:
+            raise UnavailableError(f"{self.place.url}/{name}: {_reason(error)}") from None
+
+
+def _open(place: Place) -> S3Store | HTTPStore | LocalStore:
+    timeout = timedelta(seconds=place.timeout_s)
+    client: ClientConfig = {
+        "timeout": timeout,
+        "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, place.timeout_s)),
+        "allow_http": True,  # `Place.check` says where it may be.
+    }
+    if place.ca_file:
+        client["root_certificate"] = Path(place.ca_file).read_bytes()
+    retry: RetryConfig = {"max_retries": 3, "retry_timeout": timeout}
+    if place.is_s3:
+        return _open_s3(place, client, retry)
+    if place.url.startswith("file:"):
+        folder = Path(unquote(urlsplit(place.url).path))
+        if not folder.is_dir():
+            raise UnavailableError(f"there is no folder {folder}")
+        return LocalStore(folder)
+    return HTTPStore.from_url(place.url, client_options=client, retry_config=retry)
+
+
+def _open_s3(place: Place, client: "ClientConfig", retry: "RetryConfig") -> S3Store:
+    session = boto3.Session()
+    config: S3Config = {"region": place.region or session.region_name or REGION_DEFAULT}
+    if place.endpoint:
+        config["endpoint"] = place.endpoint
+    provider = None
+    if place.anonymous:
+        config["skip_signature"] = True
+    else:
+        try:
+            provider = Boto3CredentialProvider(session)
+        except ValueError:
+            raise UnavailableError(
+                f"{place.url}: there are no credentials: set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or what else the AWS tools read"
+            ) from None
+    return S3Store(
+        place.bucket,
+        prefix=place.prefix or None,
+        config=config,
+        client_options=client,
+        retry_config=retry,
+        credential_provider=provider,
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in words of ours."""
+    text = str(error)
+    status, code = _find_status(text), _find_code(text)
+    if status is not None or code is not None:
+        answers = [status[0].strip()] if status else []
+        return f"the store answers {' '.join([*answers, *([code[1]] if code else [])])}"
+    for known, reason in _KNOWN_REASONS.items():
+        if known in text:
+            return reason
+    return f"the request failed ({type(error).__name__})"

@@ -1,0 +1,96 @@
+"""Where an archive is, and how it is reached: `s3://bucket/prefix`, and what belongs to it.
+
+An archive is written to S3 alone. It is also read from `https://…`, where a bucket is public, and
+from `file:///…`, a copy on a disk. Credentials are found as the AWS tools find them: variables,
+~/.aws, the role of a machine or a container. They are never part of a place.
+"""
+
+import re
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from ledger_client.messages import check_loopback
+from ledger_core.tlog.errors import MalformedError
+
+TIMEOUT_S: Final = 30.0
+REGION_DEFAULT: Final = "us-east-1"
+"""Where nothing says another one; servers that are not of AWS take any."""
+
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PREFIX: Final = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*)(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
+
+
+class Place(NamedTuple):
+    """The address of an archive. `endpoint` is that of the S3 server, empty for AWS.
+
+    `insecure` allows plain HTTP to another host; `anonymous` sends no credentials.
+    """
+
+    url: str
+    endpoint: str = ""
+    region: str = ""
+    ca_file: str = ""
+    insecure: bool = False
+    anonymous: bool = False
+    timeout_s: float = TIMEOUT_S
+
+    @property
+    def is_s3(self) -> bool:
+        """Whether objects can be written there."""
+        return self.url.startswith("s3://")
+
+    @property
+    def bucket(self) -> str:
+        """The bucket of an `s3://` address."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def prefix(self) -> str:
+        """What the names of all objects begin with, without the slashes at its ends."""
+        return urlsplit(self.url).path.strip("/")
+
+    def check(self) -> None:
+        """Raises: MalformedError naming the key."""
+        parts = urlsplit(self.url)
+        if parts.scheme == "s3":
+            self._check_s3()
+        elif parts.scheme in {"https", "http"}:
+            _check_http("url", self.url, is_insecure=self.insecure)
+        elif parts.scheme != "file" or not parts.path.startswith("/") or parts.netloc:
+            raise MalformedError(
+                f"url: want s3://bucket/prefix, or to read https://… or file:///…, got {self.url!a}"
+            )
+        if self.ca_file and not Path(self.ca_file).is_file():
+            raise MalformedError(f"ca_file: there is no file {self.ca_file}")
+
+    def _check_s3(self) -> None:
+        if not _BUCKET.fullmatch(self.bucket):
+            raise MalformedError(f"url: want s3://bucket/prefix, got {self.url!a}")
+        if self.prefix and not _PREFIX.fullmatch(self.prefix):
+            raise MalformedError(
+                "url: a prefix is made of A-Z a-z 0-9 _ . - and /, and no part begins with a dot; "
+                f"got {self.prefix!a}"
+            )
+        if self.endpoint:
+            _check_http("endpoint", self.endpoint, is_insecure=self.insecure)
+
+
+def _check_http(key: str, url: str, *, is_insecure: bool) -> None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise MalformedError(f"{key}: {error}") from None
+    if parts.scheme not in {"https", "http"} or not parts.hostname:
+        raise MalformedError(f"{key}: want https://host, got {url!a}")
+    if parts.username or parts.password:
+        raise MalformedError(f"{key}: credentials belong in the environment or in ~/.aws")
+    if parts.scheme == "http" and not is_insecure:
+        try:
+            check_loopback(parts.hostname, option="insecure = true")
+        except ValueError:
+            raise MalformedError(
+                f"{key}: over http:// everybody on the way to {parts.hostname} can read and change "
+                "what is sent: use https://, or insecure = true (--insecure)"
+            ) from None

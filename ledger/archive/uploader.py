@@ -1,0 +1,343 @@
+"""Puts what is new of a log into a bucket.
+
+One `upload` is, in this order: the bundles and the tiles that are full under the published head,
+those that are partial, the sealed segments of the index and as Parquet, and then the head. So the
+tree of a checkpoint in the bucket is there as a whole.
+
+1. Nothing is uploaded before it was compared with the published head, and that head with the one in
+   the bucket: a damaged entry, or another history, gets no name there that nobody can change.
+2. Each object but the checkpoint is created, never replaced. One that is there already, as after a
+   kill or from another uploader of the same log, must have the same content.
+3. The checkpoint is replaced only if it still is the one that was read, is a head of the same tree,
+   and is not larger. So two uploaders leave the larger one.
+
+The position moves after each part of at most 65,536 entries, all of whose objects were confirmed.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from ledger.archive.edge import LEVELS, edge_tiles
+from ledger.archive.object_store import Bucket
+from ledger.archive.objects import (
+    CHECKPOINT,
+    INDEX,
+    NOTE_BYTES_MAX,
+    PARQUET,
+    PROBE,
+    RECORD,
+    RECORD_BYTES_MAX,
+    ArchiveRecord,
+    index_name,
+    match_parquet,
+    pack,
+    packed_bytes_max,
+    parse_record,
+    unpack,
+)
+from ledger.follow.position import Cursor
+from ledger.log.hold import read_own_head
+from ledger.store.index.index_store import IndexStore
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
+from ledger.store.index.segment import SegmentRecord
+from ledger.store.index.segment_file import DamagedSegmentError
+from ledger.store.log import LogStore
+from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.hashing import leaf_hash, leaf_hashes
+from ledger_core.tlog.policy import Policy, VerifiedHead
+from ledger_core.tlog.tile import TILE_HEIGHT, TILE_WIDTH, TileRef, decode_bundle
+from ledger_core.tlog.tiled_tree import TiledTree
+from ledger_core.tlog.tree import Node
+
+HEAD_ATTEMPTS: Final = 8
+"""Times that another uploader may replace the checkpoint between our read and our write."""
+
+_IMMUTABLE: Final = "public, max-age=31536000, immutable"
+_BYTES: Final = {"Content-Type": "application/octet-stream", "Cache-Control": _IMMUTABLE}
+_BUNDLE: Final = {**_BYTES, "Content-Encoding": "gzip"}
+_NOTE: Final = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-cache"}
+_JSON: Final = {"Content-Type": "application/json"}
+
+
+class Uploader:
+    """Uploads one log to one bucket. Used by one task."""
+
+    def __init__(
+        self,
+        log: LogStore,
+        policy: Policy,
+        bucket: Bucket,
+        cursor: Cursor,
+        *,
+        index: Path,
+        parquet: Path,
+        requests_max: int,
+    ) -> None:
+        """`index` and `parquet` are folders of the ledger, which may be missing."""
+        self._log: Final = log
+        self._policy: Final = policy
+        self._bucket: Final = bucket
+        self._cursor: Final = cursor
+        self._index: Final = IndexStore(index)
+        self._index_path: Final = index
+        self._parquet: Final = parquet
+        self._requests: Final = asyncio.Semaphore(requests_max)
+        self._origin: Final = log.origin()
+        self._sealed: set[str] | None = None  # The names below index/ and parquet/.
+        self._uploaded = ""
+
+    async def prepare(self) -> None:
+        """Check that the store overwrites nothing, and that the archive is of this log.
+
+        Raises: MalformedError for a store or an archive that can't be used; UnavailableError.
+        """
+        await self._bucket.create(PROBE, b"created once\n")
+        if await self._bucket.create(PROBE, b"created again\n") or await self._bucket.replace(
+            PROBE, b"replaced\n", tag='"00000000000000000000000000000000"'
+        ):
+            raise MalformedError(
+                f"{self._bucket.place.url}: the store overwrites an object although it is told not "
+                "to, so it can't hold an archive: it must honour If-None-Match and If-Match"
+            )
+        record = msgspec.json.encode(ArchiveRecord(origin=self._origin)) + b"\n"
+        if await self._bucket.create(RECORD, record, headers=_JSON):
+            return
+        found = await self._bucket.get(RECORD, bytes_max=RECORD_BYTES_MAX)
+        if found is None:
+            raise UnavailableError(f"{self._bucket.place.url}/{RECORD} came and went")
+        if (origin := parse_record(found.data).origin) != self._origin:
+            raise MalformedError(
+                f"{self._bucket.place.url} is the archive of {origin}, not of {self._origin}: give "
+                "each log a prefix of its own"
+            )
+
+    def is_due(self) -> bool:
+        """Whether there is a head that wasn't uploaded."""
+        published = self._log.published()
+        return published is not None and published.note != self._uploaded
+
+    def has_full_segment(self) -> bool:
+        """Whether a segment is full that wasn't uploaded."""
+        published = self._log.published()
+        size = 0 if published is None else published.head.tree_size
+        uploaded = self._cursor.position.next_index
+        return size // SEGMENT_ENTRIES_MAX > uploaded // SEGMENT_ENTRIES_MAX
+
+    async def upload(self) -> None:
+        """Upload all that the published head covers, and that head.
+
+        Raises: MalformedError, VerificationError for a log or a bucket that holds anything else
+        than it should; UnavailableError.
+        """
+        published = self._log.published()
+        if published is None:
+            return
+        head = self._policy.check(published.note)
+        size = head.checkpoint.tree_size
+        full_end = size - size % TILE_WIDTH
+        await self._read_archived()
+        start = self._cursor.position.next_index
+        for first, end in self._parts(start - start % TILE_WIDTH, full_end):
+            await self._upload_part(head, first, end)
+            self._move(end)
+        await self._upload_edge(head)
+        await self._upload_sealed(size)
+        await self._publish(published)
+        self._move(size)
+        self._uploaded = published.note
+
+    def _parts(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The ranges to upload one after another: up to the end of each segment."""
+        while start < end:
+            stop = min(end, start - start % SEGMENT_ENTRIES_MAX + SEGMENT_ENTRIES_MAX)
+            yield start, stop
+            start = stop
+
+    async def _upload_part(self, head: VerifiedHead, start: int, end: int) -> None:
+        """Upload the bundles of whole tiles, and every tile that they fill."""
+        bundles = range(start // TILE_WIDTH, end // TILE_WIDTH)
+        inner = [
+            TileRef(level, index, TILE_WIDTH)
+            for level in range(1, LEVELS)
+            for index in range(start >> TILE_HEIGHT * (level + 1), end >> TILE_HEIGHT * (level + 1))
+        ]
+        tree = self._tree(head, bundles, inner)
+        await _all(
+            [
+                *(self._upload_bundle(tree, index, TILE_WIDTH) for index in bundles),
+                *(self._put(ref, tree.tiles[ref]) for ref in inner),
+            ]
+        )
+
+    async def _upload_edge(self, head: VerifiedHead) -> None:
+        """Upload the tiles and the bundle that are partial in the tree of a head."""
+        size = head.checkpoint.tree_size
+        partial = edge_tiles(size)
+        open_bundles = [ref.index for ref in partial if ref.level == 0]
+        tree = self._tree(head, open_bundles, partial)
+        await _all(self._put(ref, tree.tiles[ref]) for ref in partial if ref.level)
+        for index in open_bundles:
+            await self._upload_bundle(tree, index, size % TILE_WIDTH)
+
+    def _tree(
+        self, head: VerifiedHead, bundles: Sequence[int], tiles: Sequence[TileRef]
+    ) -> TiledTree:
+        """The tree of a head, with the tiles for some bundles, and some tiles. Reads the log."""
+        tree = TiledTree(head)
+        inner = [Node(TILE_HEIGHT * (ref.level or 0), ref.index * TILE_WIDTH) for ref in tiles]
+        nodes = (*tree.bundle_nodes(bundles), *inner)
+        tree.finish(nodes, {ref: self._read_tile(ref) for ref in tree.plan(nodes)})
+        return tree
+
+    def _read_tile(self, ref: TileRef) -> bytes:
+        tile = self._log.tile(level=ref.level or 0, index=ref.index, width=ref.width)
+        if tile is None:
+            raise MalformedError(f"the log has no {ref.path}")
+        return tile
+
+    async def _upload_bundle(self, tree: TiledTree, index: int, width: int) -> None:
+        """Upload a bundle and its tile, once the tree is shown to have its entries."""
+        async with self._requests:
+            data = self._log.bundle(index=index, width=width)
+            if data is None:
+                raise MalformedError(f"the log has no bundle {index}")
+            hashes = leaf_hashes(decode_bundle(data))
+            tree.check_bundle(index, hashes)
+            await self._create(TileRef(None, index, width), data)
+            await self._create(TileRef(0, index, width), b"".join(hashes))
+
+    async def _put(self, ref: TileRef, data: bytes) -> None:
+        async with self._requests:
+            await self._create(ref, data)
+
+    async def _create(self, ref: TileRef, data: bytes) -> None:
+        """Create the object of a tile or a bundle, or find the same there."""
+        headers = _BYTES if ref.level is not None else _BUNDLE
+        if await self._bucket.create(ref.path, pack(ref, data), headers=headers):
+            return
+        found = await self._bucket.get(ref.path, bytes_max=packed_bytes_max(ref))
+        if found is None:
+            raise UnavailableError(f"{self._bucket.place.url}/{ref.path} came and went")
+        if unpack(ref, found.data) != data:
+            raise VerificationError(
+                f"{self._bucket.place.url}/{ref.path} is there with another content than this log "
+                "has: somebody changed it, or another history of the log was uploaded"
+            )
+
+    async def _upload_sealed(self, size: int) -> None:
+        """Upload the segments of the index, and as Parquet, that the bucket lacks."""
+        if self._sealed is None:
+            self._sealed = {name async for name in self._listed()}
+        for segment, record in self._index_records().items():
+            name = index_name(segment, record.root)
+            if (segment + 1) * SEGMENT_ENTRIES_MAX <= size and name not in self._sealed:
+                try:
+                    self._index.file(segment).check()
+                except DamagedSegmentError as error:
+                    self._index.set_aside(error)  # The indexer builds it again.
+                    continue
+                await self._upload_file(name, self._index_path / f"{segment:08d}.segment")
+        for path in self._parquet_files():
+            match = match_parquet(f"{PARQUET}/{path.name}")
+            if match and (int(match[1]) + 1) * SEGMENT_ENTRIES_MAX <= size:
+                await self._upload_file(f"{PARQUET}/{path.name}", path)
+
+    def _parquet_files(self) -> list[Path]:
+        return sorted(self._parquet.glob("*.parquet"))
+
+    def _index_records(self) -> Mapping[int, SegmentRecord]:
+        """The segments of the index, without damaged ones."""
+        while True:
+            try:
+                with self._index.snapshot() as snapshot:
+                    return snapshot.records
+            except DamagedSegmentError as error:
+                self._index.set_aside(error)
+
+    async def _listed(self) -> AsyncIterator[str]:
+        for folder in (INDEX, PARQUET):
+            async for name in self._bucket.names(folder):
+                yield name
+
+    async def _upload_file(self, name: str, path: Path) -> None:
+        if self._sealed is None or name in self._sealed:
+            return
+        try:
+            data = await asyncio.to_thread(path.read_bytes)
+        except FileNotFoundError:
+            return  # It is being built anew.
+        await self._bucket.create(name, data, headers=_BYTES)
+        self._sealed.add(name)
+
+    async def _publish(self, published: SignedCheckpoint) -> None:
+        """Put the head into the bucket, unless there is one that is larger or as good."""
+        note = published.note.encode()
+        for _ in range(HEAD_ATTEMPTS):
+            archived = await self._read_archived()
+            if archived is None:
+                if await self._bucket.create(CHECKPOINT, note, headers=_NOTE):
+                    return
+                continue
+            theirs, tag = archived
+            if _rank(theirs) >= _rank(published):
+                return
+            if await self._bucket.replace(CHECKPOINT, note, tag=tag, headers=_NOTE):
+                return
+        raise UnavailableError(
+            f"{self._bucket.place.url}/{CHECKPOINT} was replaced {HEAD_ATTEMPTS} times meanwhile: "
+            "how many upload this log?"
+        )
+
+    async def _read_archived(self) -> tuple[SignedCheckpoint, str | None] | None:
+        """The head in the bucket, and its tag. Raises: VerificationError if the log lacks it."""
+        found = await self._bucket.get(CHECKPOINT, bytes_max=NOTE_BYTES_MAX)
+        if found is None:
+            return None
+        keys = [log.verifier for log in self._policy.logs]
+        theirs = read_own_head(found.data, self._origin, keys)
+        self._check_same_tree(theirs)
+        return theirs, found.tag
+
+    def _check_same_tree(self, theirs: SignedCheckpoint) -> None:
+        """Check that the log has the head that is in the bucket."""
+        there, size = theirs.head, self._log.head().tree_size
+        if there.tree_size > size:
+            raise VerificationError(
+                f"the archive has a head of {there.tree_size:,} entries, and this log has {size:,}:"
+                " another uploader is ahead, as that of the log is of a mirror's, or an older copy "
+                "of the log was put back: see ledger recover"
+            )
+        if self._log.root_at(there.tree_size) != there.root_hash:
+            raise VerificationError(
+                f"the archive has a head of {there.tree_size:,} entries with another root than this"
+                " log: they are two histories",
+                evidence={"archived.note": theirs.note.encode()},
+            )
+
+    def _move(self, end: int) -> None:
+        """Move the position; one that is further already, as after a change, stays."""
+        leaf = self._log.leaf(end - 1) if end else b""
+        if leaf is None:
+            raise MalformedError(f"the log has no entry {end - 1}")
+        if end >= self._cursor.position.next_index:
+            self._cursor.move(end, leaf_hash(leaf).hex() if end else "")
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all at once; after the first error, which this raises, the others are ended."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+def _rank(signed: SignedCheckpoint) -> tuple[int, int]:
+    """The order of heads: by size, then by the number of their signatures."""
+    return signed.head.tree_size, len(signed.as_note().signatures)

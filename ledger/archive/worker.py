@@ -1,0 +1,135 @@
+"""The process of one archive: `python -m ledger.archive.worker DIR NAME`.
+
+It uploads a full segment as soon as it is published, and the rest at an interval.
+"""
+
+import asyncio
+import random
+import sys
+import time
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from ledger.archive.config import KIND, ArchiveConfig, read_archives
+from ledger.archive.object_lock import LockState, read_lock
+from ledger.archive.objects import CHECKPOINT, PROBE
+from ledger.follow.entries import check_position
+from ledger.follow.position import Cursor, FollowerPaths
+from ledger.follow.tables import check_name
+from ledger.follow.worker import run_worker, until_stopped, wait
+from ledger.runtime.records import read_record
+from ledger.sinks.delivery import RETRY_BASE_S, Health
+from ledger.store.log import LogStore
+from ledger_client.runtime.backoff import exponential_s, spread
+from ledger_client.runtime.files import FileLock, FileLockedError, write_atomically
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.policy import parse_policy
+
+POLL_S: Final = 0.5
+LOCK_POLL_S: Final = 1.0
+FAULTS: Final = (MalformedError, VerificationError, UnavailableError, OSError)
+
+_log = structlog.get_logger("ledger.archive")
+
+
+def lock_path(paths: FollowerPaths) -> Path:
+    """The file with the lock of the bucket, as it was found last: a `LockState`."""
+    return paths.root / "lock.json"
+
+
+def read_kept_lock(paths: FollowerPaths) -> LockState | None:
+    """The lock of the bucket, as it was found last. Raises: MalformedError, OSError."""
+    return read_record(lock_path(paths), LockState)
+
+
+async def follow(
+    directory: Path, name: str, config: ArchiveConfig, health: Health, stop: asyncio.Event
+) -> None:
+    """Upload until `stop` is set. Raises: `FAULTS`."""
+    # Here, so that an extra that isn't installed is a fault of this archive.
+    from ledger.archive.object_store import Bucket
+    from ledger.archive.uploader import Uploader
+
+    paths = FollowerPaths(directory, KIND, name)
+    with closing(LogStore.open(directory / "log")) as log:
+        cursor = Cursor(paths)
+        cursor.take_rewind()
+        check_position(log, cursor.position, mend="ledger archive rewind")
+        bucket = Bucket(config.place())
+        uploader = Uploader(
+            log,
+            parse_policy((directory / "policy").read_bytes()),
+            bucket,
+            cursor,
+            index=directory / "index",
+            parquet=directory / "parquet",
+            requests_max=config.requests_max,
+        )
+        await uploader.prepare()
+        await _keep_lock(paths, config, PROBE)
+        uploaded_s = -config.interval_s
+        is_first = True
+        while not stop.is_set():
+            is_late = time.monotonic() - uploaded_s >= config.interval_s
+            if uploader.has_full_segment() or (is_late and uploader.is_due()):
+                uploaded_s = time.monotonic()
+                await uploader.upload()
+                if is_first:
+                    await _keep_lock(paths, config, CHECKPOINT)
+                    is_first = False
+            health.set(error="")
+            if paths.rewind.exists():
+                return
+            await wait(stop, min(POLL_S, config.interval_s))
+
+
+async def _keep_lock(paths: FollowerPaths, config: ArchiveConfig, name: str) -> None:
+    """Read the lock of the bucket and of an object, keep what it is, and log what is new."""
+    found = await asyncio.to_thread(read_lock, config.place(), name)
+    if found.mode and not found.until_unix_s and name == PROBE:
+        return  # An old probe's time may be over: the next checkpoint tells.
+    before = read_kept_lock(paths)
+    if before is None or str(before) != str(found):
+        log = _log.info if found.is_safe else _log.warning
+        log("archive_lock", url=config.url, lock=str(found))
+        write_atomically(lock_path(paths), msgspec.json.encode(found))
+
+
+async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
+    """Upload until `stop` is set or the archive is removed; what fails is tried again."""
+    check_name(name)
+    paths = FollowerPaths(directory, KIND, name)
+    paths.make()
+    health = Health(name, paths, kind=KIND)
+    failures, retry_max_s = 0, 60.0
+    while not stop.is_set():
+        started_s = time.monotonic()
+        try:
+            with FileLock(paths.lock):
+                config = read_archives(directory).get(name)
+                if config is None:
+                    return
+                retry_max_s = config.retry_max_s
+                await until_stopped(stop, follow(directory, name, config, health, stop))
+        except FileLockedError:
+            await wait(stop, LOCK_POLL_S)  # The process before this one is about to end.
+        except FAULTS as error:
+            health.set(error=str(error))
+            failures = 1 if time.monotonic() - started_s > retry_max_s else failures + 1
+            delay_s = exponential_s(failures, base_s=RETRY_BASE_S, limit_s=retry_max_s)
+            await wait(stop, spread(delay_s, random.random()))  # noqa: S311 - no secret
+
+
+def main() -> None:
+    """Run the archive that the command line names."""
+    directory, name = Path(sys.argv[1]), sys.argv[2]
+    run_worker(partial(run, directory, name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""`ledger archive`: the buckets of a ledger; `ledger verify-archive`: check one."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import msgspec
+
+from ledger.archive.config import KIND, ArchiveConfig, archives_path, read_archives
+from ledger.archive.object_lock import read_lock
+from ledger.archive.objects import PROBE
+from ledger.archive.place import Place
+from ledger.archive.worker import read_kept_lock
+from ledger.cli.options import directory_argument, progress_bar
+from ledger.follow.position import Cursor, FollowerPaths, Position, read_report
+from ledger.store.log import LogStore
+from ledger_client import OlderHeadError
+from ledger_client.cli.app import NotFoundError
+from ledger_client.cli.client_options import NEW_FILE, required_policy_option
+from ledger_client.cli.console import (
+    counted,
+    format_second,
+    json_option,
+    note,
+    print_fields,
+    print_json,
+    print_line,
+    print_result,
+)
+from ledger_client.runtime.files import write_atomically
+from ledger_client.state_file import StateFile
+from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.policy import VerifiedHead, parse_policy
+from ledger_core.tlog.text import format_base64
+from ledger_core.tlog.trust import check_anchor
+
+if TYPE_CHECKING:  # These need the extra `archive`, which only some commands do.
+    from ledger.archive.check import ArchiveReport
+    from ledger.archive.reader import ArchiveReader
+
+SCHEMES: Final = ("s3://", "https://", "http://", "file://")
+
+
+def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a bucket; `make_place` takes them."""
+    for option in (
+        click.option("--anonymous", is_flag=True, help="Send no credentials: a public bucket."),
+        click.option("--insecure", is_flag=True, help="Allow http:// to another host."),
+        click.option("--ca-file", default="", help="PEM certificates that sign the server's."),
+        click.option("--region", default="", help="The region of the bucket."),
+        click.option("--endpoint", default="", help="The S3-compatible server. Default: AWS."),
+    ):
+        command = option(command)
+    return command
+
+
+def make_place(url: str, given: dict[str, Any]) -> Place:
+    """The place of a command line. Raises: MalformedError."""
+    place = Place(url, **given)
+    place.check()
+    return place
+
+
+@click.group("archive")
+def command() -> None:
+    """Keep a copy of a log in a bucket: how far it is, and whether it can be deleted.
+
+    DIRECTORY/archive.toml says which buckets; docs/archive.md shows it.
+    """
+
+
+@command.command("status")
+@directory_argument
+@json_option
+def status(directory: Path, as_json: bool) -> None:
+    """Show each archive: how far it is, the lock of its bucket, and what hinders it."""
+    archives = read_archives(directory)
+    with closing(LogStore.open(directory / "log")) as store:
+        size = store.head().tree_size
+    rows: list[dict[str, Any]] = []
+    for name, config in archives.items():
+        report = read_report(directory, KIND, name)
+        lock = read_kept_lock(FollowerPaths(directory, KIND, name))
+        rows.append(
+            {
+                "name": name,
+                "url": config.url,
+                "next_index": report.next_index,
+                "lag": max(0, size - report.next_index),
+                "lock": None if lock is None else str(lock),
+                "locked": lock is not None and lock.is_safe,
+                "error": report.state.error,
+                "error_since_unix_s": report.state.since_unix_s or None,
+            }
+        )
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        note(f"no archive yet: write {archives_path(directory)}, as docs/archive.md shows")
+    for row in rows:
+        behind = f"{row['lag']:,} entries behind" if row["lag"] else "at the end"
+        print_line(f"{row['name']}  {row['url']}  {behind}")
+        print_line(f"  lock: {row['lock'] or 'not asked yet: is the service running?'}")
+        if row["error"]:
+            since = format_second(row["error_since_unix_s"] or 0)
+            print_line(f"  fails since {since}: {row['error']}")
+
+
+@command.command("test")
+@directory_argument
+@click.argument("name")
+@json_option
+def test(directory: Path, name: str, as_json: bool) -> None:
+    """Try the bucket of an archive: credentials, conditional writes, the object lock.
+
+    It writes the small objects `probe` and `archive.json` if they aren't there; no entry.
+    """
+    from ledger.archive.object_store import Bucket
+    from ledger.archive.uploader import Uploader
+
+    config = _config(directory, name)
+    paths = FollowerPaths(directory, KIND, name)
+    with closing(LogStore.open(directory / "log")) as log:
+
+        async def probe() -> None:
+            uploader = Uploader(
+                log,
+                parse_policy((directory / "policy").read_bytes()),
+                Bucket(config.place()),
+                Cursor(paths),
+                index=directory / "index",
+                parquet=directory / "parquet",
+                requests_max=1,
+            )
+            await uploader.prepare()
+
+        asyncio.run(probe())
+    lock = read_lock(config.place(), PROBE)
+    print_result(
+        as_json,
+        {"name": name, "url": config.url, "lock": str(lock), "locked": lock.is_safe},
+        {"archive": config.url, "writes": "conditional: nothing is overwritten", "lock": lock},
+    )
+
+
+@command.command("rewind")
+@directory_argument
+@click.argument("name")
+@click.option("--to", type=click.IntRange(min=0), default=0, show_default=True)
+@json_option
+def rewind(directory: Path, name: str, to: int, as_json: bool) -> None:
+    """Upload what the bucket lacks from an entry on; what is there is compared."""
+    _config(directory, name)
+    paths = FollowerPaths(directory, KIND, name)
+    with closing(LogStore.open(directory / "log")) as store:
+        size = store.head().tree_size
+    if to > size:
+        raise click.UsageError(f"--to: want an index up to {size}, got {to}")
+    paths.make()
+    write_atomically(paths.rewind, msgspec.json.encode(Position(next_index=to)))
+    said = f"archive {name!r} begins again at entry {to:,} while the service runs"
+    if as_json:
+        print_json({"name": name, "next_index": to})
+    else:
+        note(said)
+
+
+def _config(directory: Path, name: str) -> ArchiveConfig:
+    """Raises: NotFoundError for a name that no archive has."""
+    archives = read_archives(directory)
+    if name not in archives:
+        known = ", ".join(archives) or "none"
+        raise NotFoundError(f"no archive is named {name!r}; there is {known}")
+    return archives[name]
+
+
+@click.command("verify-archive")
+@click.argument("url", metavar="URL")
+@required_policy_option
+@click.option(
+    "--state",
+    type=NEW_FILE,
+    help="A file that remembers the head: the next check refuses an older or another one.",
+)
+@place_options
+@json_option
+def verify(url: str, policy: Path, state: Path | None, as_json: bool, **given: Any) -> None:
+    """Check a whole archive at s3://…, https://… or file:///…, from that alone.
+
+    Every tile and every bundle must have the root of a head that meets the policy. Exit code 1:
+    something is missing or damaged, and is named. Without --state nobody can tell an older archive
+    that somebody put back.
+    """
+    from ledger.archive.check import ArchiveCheck, ArchiveReport
+    from ledger.archive.object_store import Bucket
+    from ledger.archive.reader import ArchiveReader
+
+    parsed = parse_policy(policy.read_bytes())
+    kept = None
+    if state is not None:
+        kept = StateFile(state, policy=parsed, monotonic_s=time.monotonic)
+    bucket = Bucket(make_place(url, given))
+
+    async def run() -> ArchiveReport:
+        reader = ArchiveReader(bucket, parsed)
+        head = await reader.head()
+        if kept is not None:
+            await _check_known(reader, head, kept)
+        with progress_bar("bundles", is_quiet=as_json) as progress:
+            return await ArchiveCheck(reader, head, progress=progress).run()
+
+    report = asyncio.run(run())
+    _show(report, bucket.requests["get"], as_json=as_json)
+    if report.faults_total:
+        raise VerificationError(f"{counted(report.faults_total, 'object')} missing or damaged")
+    if kept is not None:
+        kept.save(report.head.note)
+
+
+async def _check_known(reader: "ArchiveReader", head: VerifiedHead, state: StateFile) -> None:
+    """Check that an archive goes on from the head of the check before.
+
+    Raises: OlderHeadError for an older archive, VerificationError for another history.
+    """
+    note_before = state.load()
+    if note_before is None:
+        return
+    before = check_anchor(note_before, reader.policy).checkpoint
+    if head.checkpoint.tree_size < before.tree_size:
+        raise OlderHeadError(
+            f"the archive ends at {head.checkpoint.tree_size:,} entries, and had "
+            f"{before.tree_size:,} at the check before: somebody put an older one back"
+        )
+    if await reader.head_at(head, before.tree_size) != before.head:
+        raise VerificationError(
+            f"the archive is not the one of the check before: two roots at {before.tree_size:,}",
+            evidence={"before.note": note_before.encode(), "now.note": head.note.encode()},
+        )
+
+
+def _show(report: "ArchiveReport", requests: int, *, as_json: bool) -> None:
+    checkpoint = report.head.checkpoint
+    existed = report.head.existed_before_unix_s
+    if as_json:
+        print_json(
+            {
+                "verified": not report.faults_total,
+                "origin": checkpoint.origin,
+                "tree_size": checkpoint.tree_size,
+                "root_hash": format_base64(checkpoint.root_hash),
+                "existed_before_unix_s": existed,
+                "bundles": report.bundles,
+                "tiles": report.tiles,
+                "index_segments": report.index_segments,
+                "other_index_segments": report.other_segments,
+                "parquet_files": report.parquet_files,
+                "requests": requests,
+                "faults": report.faults,
+                "faults_total": report.faults_total,
+            }
+        )
+        return
+    for fault in report.faults:
+        note(fault)
+    if not report.faults_total:
+        click.secho("verified", fg="green", bold=True)
+    print_fields(
+        {
+            "log": checkpoint.origin,
+            "entries": f"{checkpoint.tree_size:,}",
+            "root hash": format_base64(checkpoint.root_hash),
+            "existed before": None if existed is None else format_second(existed),
+            "objects": f"{report.bundles:,} bundles, {report.tiles:,} tiles",
+            "index": f"{counted(report.index_segments, 'segment')} built from these entries"
+            + (f", {report.other_segments} by other rules" if report.other_segments else ""),
+            "parquet": f"{counted(report.parquet_files, 'file')}, whose content is not checked",
+        }
+    )

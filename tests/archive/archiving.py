@@ -1,0 +1,142 @@
+"""A ledger's folder, its uploads to a bucket, and a proxy that plays a bad store."""
+
+import asyncio
+import http.client
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Self
+
+from ledger.archive.config import KIND
+from ledger.archive.object_store import Bucket
+from ledger.archive.place import Place
+from ledger.archive.uploader import Uploader
+from ledger.follow.position import Cursor, FollowerPaths
+from ledger.store.log import LogStore
+from ledger.store.writer import LogWriter
+from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
+from ledger_core.tlog.note import Signer
+from ledger_core.tlog.policy import parse_policy
+from tests.sinks.sinking import ORIGIN, Folder
+
+SEED = bytes(range(32))
+SMALL = 600
+"""Two full bundles and a partial one."""
+
+
+class ArchivedFolder(Folder):
+    """The folder of a ledger whose heads are published by the test."""
+
+    def grow(self, entries: int) -> None:
+        """Append entries, and publish the head."""
+        self.append(count=entries)
+        self.publish()
+
+    def publish(self) -> None:
+        """Publish the head of all entries."""
+        with closing(LogWriter.open(self.directory / "log")) as writer:
+            checkpoint = Checkpoint(ORIGIN, writer.head.tree_size, writer.head.root_hash)
+            signature = Signer.generate(ORIGIN, seed=SEED).sign(format_checkpoint(checkpoint))
+            signed = SignedCheckpoint(checkpoint, (signature,))
+            writer.commit([], checkpoints=[(checkpoint.tree_size, signed.note)])
+
+    @property
+    def policy(self) -> Path:
+        """The policy file."""
+        return self.directory / "policy"
+
+    def upload(self, bucket: Bucket, *, name: str = "copy") -> None:
+        """Upload what is new, as the follower does. Raises: as it."""
+        asyncio.run(self.upload_async(bucket, name=name))
+
+    async def upload_async(self, bucket: Bucket, *, name: str = "copy") -> None:
+        """As `upload`, within an event loop."""
+        paths = FollowerPaths(self.directory, KIND, name)
+        paths.make()
+        with closing(LogStore.open(self.directory / "log")) as log:
+            uploader = Uploader(
+                log,
+                parse_policy(self.policy.read_bytes()),
+                bucket,
+                Cursor(paths),
+                index=self.directory / "index",
+                parquet=self.directory / "parquet",
+                requests_max=8,
+            )
+            await uploader.prepare()
+            await uploader.upload()
+
+
+def place_of(endpoint: str, bucket: str, prefix: str = "log") -> Place:
+    """The place of an archive on a local server."""
+    return Place(f"s3://{bucket}/{prefix}", endpoint=endpoint, timeout_s=30.0)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer of the proxy in place of the server's."""
+
+    status: int
+    body: bytes = b""
+
+
+Fault = Callable[[str, str], Reply | None]
+"""Gets the method and the path; None passes the request on."""
+
+
+class BadStore:
+    """A proxy before the object server. `fault` may be replaced at any time."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.fault: Fault = lambda _method, _path: None
+        host = endpoint.removeprefix("http://")
+        store = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _pass_on(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                reply = store.fault(self.command, self.path)
+                if reply is not None:
+                    self._answer(reply.status, {"ETag": '"1"'}, reply.body)
+                    return
+                headers = dict(self.headers.items())
+                with closing(http.client.HTTPConnection(host, timeout=60)) as connection:
+                    connection.request(self.command, self.path, body, headers)
+                    answer = connection.getresponse()
+                    data = answer.read()
+                    self._answer(answer.status, dict(answer.getheaders()), data)
+
+            def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+                self.send_response(status)
+                for name, value in headers.items():
+                    if name.lower() not in {"content-length", "transfer-encoding", "connection"}:
+                        self.send_header(name, value)
+                length = headers.get("Content-Length", "0") if self.command == "HEAD" else len(body)
+                self.send_header("Content-Length", str(length))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            def log_message(self, *_arguments: object) -> None:
+                """Print nothing."""
+
+        for method in ("GET", "PUT", "HEAD", "POST", "DELETE"):
+            setattr(Handler, f"do_{method}", Handler._pass_on)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

@@ -1,0 +1,165 @@
+"""A whole archive is checked from the bucket alone, and what is wrong with it is named."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ledger.archive.object_store import Bucket
+from ledger.archive.place import Place
+from ledger_client import OlderHeadError
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from tests.archive.archiving import SMALL, ArchivedFolder, BadStore, Reply, place_of
+from tests.archive.seaweed import ObjectServer
+from tests.archive.verifying import verify
+
+DATA = ("tile/entries/000", "tile/entries/001", "tile/entries/002.p/88", "tile/0/000", "tile/0/001",
+        "tile/0/002.p/88", "tile/1/000.p/2")  # fmt: skip
+
+
+@pytest.fixture
+def place(folder: ArchivedFolder, store: ObjectServer) -> Place:
+    """An archive of a small log."""
+    place = place_of(store.endpoint, store.make_bucket())
+    folder.grow(SMALL)
+    folder.upload(Bucket(place))
+    return place
+
+
+def damaged(data: bytes) -> Iterator[bytes]:
+    """Other bytes: a flipped bit, cut short, longer, empty; inside of a gzip too."""
+    middle = len(data) // 2
+    yield data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+    yield data[:-1]
+    yield b""
+    if data.startswith(b"\x1f\x8b"):
+        plain = gzip.decompress(data)
+        yield gzip.compress(plain.replace(b'"u_1"', b'"u_2"', 1)) + b"\0"
+        yield plain.replace(b'"u_1"', b'"u_2"', 1)
+
+
+def test_each_damaged_object_is_named_and_nothing_else(
+    folder: ArchivedFolder, place: Place, store: ObjectServer
+) -> None:
+    for name in DATA[1:3] + DATA[4:]:
+        whole = store.read(place.bucket, f"log/{name}")
+        for data in damaged(whole):
+            store.write(place.bucket, f"log/{name}", data)
+            (fault,) = verify(place, folder.policy, faults=1)["faults"]
+            assert fault.startswith(f"{name} is damaged"), (name, data[:40])
+        store.write(place.bucket, f"log/{name}", whole)
+    assert verify(place, folder.policy)["verified"]
+
+
+def test_each_missing_object_is_named_and_nothing_else(
+    folder: ArchivedFolder, place: Place, store: ObjectServer
+) -> None:
+    for name in DATA:
+        whole = store.read(place.bucket, f"log/{name}")
+        store.delete(place.bucket, f"log/{name}")
+        report = verify(place, folder.policy, faults=1)
+        assert report["faults"] == [f"{name} is missing"]
+        store.write(place.bucket, f"log/{name}", whole)
+    assert verify(place, folder.policy)["verified"]
+
+
+def test_several_faults_are_all_named(
+    folder: ArchivedFolder, place: Place, store: ObjectServer
+) -> None:
+    store.delete(place.bucket, "log/tile/1/000.p/2")
+    store.delete(place.bucket, "log/tile/entries/001")
+    store.write(place.bucket, "log/tile/0/000", b"\0" * 8192)
+    faults = verify(place, folder.policy, faults=3)["faults"]
+    assert sorted(fault.partition(" is ")[0] for fault in faults) == [
+        "tile/0/000",
+        "tile/1/000.p/2",
+        "tile/entries/001",
+    ]
+
+
+def test_a_segment_that_nothing_proves_is_said_to_be_unproven(
+    folder: ArchivedFolder, place: Place, store: ObjectServer
+) -> None:
+    for name in ("tile/1/000.p/2", "tile/0/000", "tile/entries/000"):
+        store.delete(place.bucket, f"log/{name}")
+    faults = verify(place, folder.policy, faults=4)["faults"]
+    assert any("do not have the root of the head" in fault for fault in faults)
+
+
+def test_swapped_bundles_are_both_named(
+    folder: ArchivedFolder, place: Place, store: ObjectServer
+) -> None:
+    one, other = (store.read(place.bucket, f"log/tile/entries/00{number}") for number in (0, 1))
+    store.write(place.bucket, "log/tile/entries/000", other)
+    store.write(place.bucket, "log/tile/entries/001", one)
+    verify(place, folder.policy, faults=2)
+
+
+def test_a_checkpoint_that_is_gone_forged_or_of_another_tree_verifies_nothing(
+    folder: ArchivedFolder, place: Place, store: ObjectServer
+) -> None:
+    note = store.read(place.bucket, "log/checkpoint")
+    store.delete(place.bucket, "log/checkpoint")
+    with pytest.raises(VerificationError, match="has no checkpoint"):
+        verify(place, folder.policy)
+    store.write(place.bucket, "log/checkpoint", note.replace(b"\n600\n", b"\n256\n"))
+    with pytest.raises(VerificationError):
+        verify(place, folder.policy)
+    store.write(place.bucket, "log/checkpoint", b"\xff\n" * 1000)
+    with pytest.raises(MalformedError):
+        verify(place, folder.policy)
+    store.write(place.bucket, "log/checkpoint", b"x" * ((1 << 20) + 1))
+    with pytest.raises(MalformedError, match="at most"):
+        verify(place, folder.policy)
+
+
+def test_an_older_archive_is_noticed_by_the_state_of_the_check_before(
+    folder: ArchivedFolder, place: Place, store: ObjectServer, tmp_path: Path
+) -> None:
+    state = tmp_path / "archive.state"
+    older = store.read(place.bucket, "log/checkpoint")
+    folder.grow(300)
+    folder.upload(Bucket(place))
+    verify(place, folder.policy, "--state", str(state))
+    folder.grow(1)
+    folder.upload(Bucket(place))
+    assert verify(place, folder.policy, "--state", str(state))["tree_size"] == 901
+    store.write(place.bucket, "log/checkpoint", older)
+    with pytest.raises(OlderHeadError, match="somebody put an older one back"):
+        verify(place, folder.policy, "--state", str(state))
+    assert verify(place, folder.policy)["tree_size"] == SMALL, "nothing else tells"
+
+
+def test_a_store_that_does_not_answer_is_no_fault_of_the_archive(
+    folder: ArchivedFolder, place: Place, store: ObjectServer
+) -> None:
+    with BadStore(store.endpoint) as bad:
+        bad.fault = lambda _method, path: Reply(500) if "tile/0/001" in path else None
+        with pytest.raises(UnavailableError, match="tile/0/001: the store answers 500"):
+            verify(place, folder.policy, endpoint=bad.endpoint)
+
+
+def test_an_archive_is_read_over_http_and_from_a_copy_on_a_disk(
+    folder: ArchivedFolder, place: Place, store: ObjectServer, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    for name in store.names(place.bucket):
+        path = copy / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store.read(place.bucket, name))
+    for url in (f"{store.endpoint}/{place.bucket}/log", (copy / "log").as_uri()):
+        report = verify(Place(url), folder.policy)
+        assert (report["tree_size"], report["bundles"], report["tiles"]) == (SMALL, 3, 4)
+    (copy / "log/tile/0/001").write_bytes(b"")
+    verify(Place((copy / "log").as_uri()), folder.policy, faults=1)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://", "s3://Bucket", "s3://b/..", "s3://bucket/a//b", "ftp://host/x", "file:relative",
+     "s3://bucket/.hidden", "http://bucket.example/log", "https://u:p@host/x", "bucket"],
+)  # fmt: skip
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(MalformedError, match="url: "):
+        Place(url).check()
