@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from ledger.archive.place import REGION_DEFAULT, Place
-from ledger_client.cli.console import format_second
+from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import UnavailableError
 
 _ABSENT: Final = frozenset(
@@ -49,7 +49,8 @@ class LockState(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.mode}, but the newest object has no lock: whoever has the credentials of "
                 "the bucket can delete it. Set a default retention of the bucket"
             )
-        text = f"{self.mode} until {format_second(self.until_unix_s)}"
+        until = format_time(self.until_unix_s * 1_000_000).partition(".")[0]
+        text = f"{self.mode} until {until}Z"
         if self.mode != "compliance":
             text += ": who has the right s3:BypassGovernanceRetention can delete objects before"
         return text
