@@ -4,14 +4,14 @@ import secrets
 from pathlib import Path
 
 from ledger.runtime.operator_name import operator_name
-from ledger.service.data_dir import DirectoryPaths, open_digest_key, open_private, open_tokens
+from ledger.service.data_dir import DirectoryPaths, open_private, open_tokens
+from ledger.service.open_parts import open_rules
 from ledger.store.erasable_values import KEY_BYTES
 from ledger_client import new_event_id
 from ledger_client.cli.app import NotFoundError
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import decode_event_object
 from ledger_core.event.commitments import erasure_event
-from ledger_core.event.secrets import default_rules
 from ledger_core.event.times import format_time
 
 
@@ -22,7 +22,9 @@ def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
     try:
         store = open_private(paths, make_key=lambda: secrets.token_bytes(KEY_BYTES))
         try:
-            values, event_id = store.count(subject), new_event_id()
+            rules = open_rules(paths)
+            names = (rules.mask_id(subject), subject)
+            values, event_id = store.count(*names), new_event_id()
             if not values:
                 raise NotFoundError(f"no private value is of {subject!r}: nothing was changed")
             event = erasure_event(
@@ -33,10 +35,9 @@ def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
                 event_id=event_id,
                 time=format_time(unix_us()),
             )
-            key = open_digest_key(paths, make_key=lambda: secrets.token_bytes(KEY_BYTES))
             # Checked first: an event that can't be logged must stop the erasure.
-            _, event_json = decode_event_object(default_rules().keyed(key).mask(event))
-            erasure = store.erase(subject, event_json=event_json)
+            _, event_json = decode_event_object(rules.mask(event))
+            erasure = store.erase(*names, event_json=event_json)
             access.enqueue(event_json)
             store.finish(erasure)
         finally:

@@ -50,7 +50,7 @@ from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
 from ledger_core.event.commitments import PrivateReader
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
-from ledger_core.event.secrets import default_rules, parse_rules
+from ledger_core.event.secrets import SecretRules, default_rules, parse_rules
 
 _log = structlog.get_logger("ledger.service")
 
@@ -89,13 +89,13 @@ def open_intake(
     shared: Shared = ALONE,
 ) -> Intake:
     """Open tokens, private values and rules; `opened` closes them. Raises: as `app.serve`."""
-    rules_text = _read_optional(paths.secrets)
-    digest_key = open_digest_key(paths, make_key=lambda: token_bytes(KEY_BYTES))
-    rules = (parse_rules(rules_text) if rules_text else default_rules()).keyed(digest_key)
+    rules = open_rules(paths)
     fields = parse_fields(_read_optional(paths.private_fields))
     access = opened.enter_context(closing(open_tokens(paths, settings)))
     private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES), settings=settings)
-    private_fields = PrivateFields(opened.enter_context(closing(private)), fields, store.index_for)
+    private_fields = PrivateFields(
+        opened.enter_context(closing(private)), fields, store.index_for, mask_id=rules.mask_id
+    )
     reader = PrivateReader(_id_maker(_wall_us), _wall_us)
     metrics, quotas = Metrics(), Quotas(settings, shared=shared)
     ingest = IngestPipeline(
@@ -115,6 +115,13 @@ def open_intake(
         metrics=metrics,
         quotas=quotas,
     )
+
+
+def open_rules(paths: DirectoryPaths) -> SecretRules:
+    """The rules for secrets of a ledger, with the key of its digests. Raises: as `app.serve`."""
+    text = _read_optional(paths.secrets)
+    digest_key = open_digest_key(paths, make_key=lambda: token_bytes(KEY_BYTES))
+    return (parse_rules(text) if text else default_rules()).keyed(digest_key)
 
 
 def note_files(paths: DirectoryPaths) -> None:

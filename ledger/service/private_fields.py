@@ -75,13 +75,24 @@ class PrivateFields:
         store: PrivateStore,
         fields: Sequence[PrivateField],
         index_for: Callable[[bytes, str | None], int | None],
+        *,
+        mask_id: Callable[[str], str] = str,
     ) -> None:
-        """`index_for` finds an event of the log by the 16 bytes of its id, and its tenant."""
+        """`index_for` finds an event of the log by the 16 bytes of its id, and its tenant.
+
+        `mask_id` gives what stands in the log for an id. Values are stored under that: a backup
+        follows the erasures that the log records.
+        """
         self.store: Final = store
         self._fields = tuple(fields)
         self.has_fields: Final = bool(fields)
         """Whether the service commits to fields of events."""
         self._index_for = index_for
+        self._mask_id = mask_id
+
+    def names_of(self, subject: str) -> tuple[str, ...]:
+        """The names under which values of a subject may be stored, that of the log first."""
+        return self._mask_id(subject), subject
 
     def applies_to(self, read: ReadEvent) -> bool:
         """Whether `commit_and_store` has anything to do for an event."""
@@ -107,7 +118,7 @@ class PrivateFields:
             outcomes.append(hidden)
             if not self._is_logged(read.id_bytes, read.event.tenant or None):
                 event = _event_key(read.event)
-                openings += ((event, opening) for opening in own)
+                openings += ((event, self._stored(opening)) for opening in own)
         return StoredEvents(outcomes, self.store.put(openings) if openings else 0)
 
     def open(self, event_json: bytes) -> tuple[Opening, ...]:
@@ -116,6 +127,12 @@ class PrivateFields:
         found = find_commitments(_decode(event_json))
         openings = (self.store.find(commitment, key) for commitment in found)
         return tuple(opening for opening in openings if opening is not None)
+
+    def _stored(self, opening: Opening) -> Opening:
+        subject = self._mask_id(opening.subject)
+        if subject == opening.subject:
+            return opening
+        return msgspec.structs.replace(opening, subject=subject)
 
     def _is_logged(self, id_bytes: bytes, tenant: str | None) -> bool:
         try:

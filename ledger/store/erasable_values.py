@@ -68,7 +68,7 @@ _decode_opening = msgspec.json.Decoder(Opening).decode
 class Erasure(NamedTuple):
     """An erasure that is done; its event is still to be logged."""
 
-    subject_hash: bytes
+    subject_hashes: tuple[bytes, ...]
     event_json: bytes
 
 
@@ -196,42 +196,36 @@ class PrivateStore:
         digest.update(msgspec.json.encode((unix_ms, parts)))
         return format_uuid7(unix_ms=unix_ms, random=digest.digest()[:UUID7_RANDOM_BYTES])
 
-    def count(self, subject: str) -> int:
+    def count(self, *names: str) -> int:
+        """The number of stored values of a subject, under all of its names."""
         with self.environment.read() as transaction:
-            return len(_value_keys(transaction, _subject_hash(subject)))
+            return sum(len(_value_keys(transaction, _subject_hash(name))) for name in set(names))
 
-    def erase(self, subject: str, *, event_json: bytes) -> Erasure:
+    def erase(self, *names: str, event_json: bytes) -> Erasure:
         """Destroy key, salts and values of a subject; `event_json` is the event that records it.
 
-        When this returns, no file of the store opens them any more. Call `finish` once the event is
-        in the log. A subject without stored values is erased as well.
+        `names`: the subject's id, and what stands for it in the log if that differs. When this
+        returns, no file of the store opens them any more. Call `finish` once the event is in the
+        log. A subject without stored values is erased as well.
         """
-        hashed = _subject_hash(subject)
+        hashes = tuple(dict.fromkeys(map(_subject_hash, names)))
         with self.environment.write() as transaction:
-            row = transaction.get(keyspace.SUBJECTS, hashed)
-            for key in _value_keys(transaction, hashed):
-                transaction.delete(keyspace.VALUES, key)
-                transaction.delete(keyspace.BY_SUBJECT, hashed + key)
-                commitment = key[:HASH_CHARS]
-                if transaction.get(keyspace.VALUES, commitment) is None:
-                    transaction.put(keyspace.VALUES, commitment, _FORGOTTEN)
-            # Without a slot to write zeros over, one is used up that no subject has.
-            slot = _claim_slot(transaction) if row is None else keyspace.decode_u64(row)
-            transaction.delete(keyspace.SUBJECTS, hashed)
-            transaction.put(keyspace.ERASING, hashed, keyspace.encode_u64(slot) + event_json)
-        self._write_slot(slot, _ERASED)
-        return Erasure(hashed, event_json)
+            slots = [_erase_rows(transaction, hashed, event_json) for hashed in hashes]
+        for slot in slots:
+            self._write_slot(slot, _ERASED)
+        return Erasure(hashes, event_json)
 
     def unlogged(self) -> list[Erasure]:
         """Erasures whose events may not be in the log yet."""
         with self.environment.read() as transaction:
             rows = transaction.rows(keyspace.ERASING)
-            return [Erasure(key, value[keyspace.U64_BYTES :]) for key, value in rows]
+            return [Erasure((key,), value[keyspace.U64_BYTES :]) for key, value in rows]
 
     def finish(self, erasure: Erasure) -> None:
         """Delete the row of an erasure whose event is in the log, or in the outbox."""
         with self.environment.write() as transaction:
-            transaction.delete(keyspace.ERASING, erasure.subject_hash)
+            for hashed in erasure.subject_hashes:
+                transaction.delete(keyspace.ERASING, hashed)
 
     def _subject_box(
         self, transaction: Transaction[bytes], subject: bytes
@@ -286,6 +280,22 @@ def _claim_slot(transaction: Transaction[bytes]) -> int:
     found = transaction.get(keyspace.META, keyspace.META_SLOTS)
     slot = 0 if found is None else keyspace.decode_u64(found)
     transaction.put(keyspace.META, keyspace.META_SLOTS, keyspace.encode_u64(slot + 1))
+    return slot
+
+
+def _erase_rows(transaction: Transaction[bytes], subject: bytes, event_json: bytes) -> int:
+    """Delete the rows of a subject and remember its erasure; the slot to write zeros over."""
+    row = transaction.get(keyspace.SUBJECTS, subject)
+    for key in _value_keys(transaction, subject):
+        transaction.delete(keyspace.VALUES, key)
+        transaction.delete(keyspace.BY_SUBJECT, subject + key)
+        commitment = key[:HASH_CHARS]
+        if transaction.get(keyspace.VALUES, commitment) is None:
+            transaction.put(keyspace.VALUES, commitment, _FORGOTTEN)
+    # Without a slot to write zeros over, one is used up that no subject has.
+    slot = _claim_slot(transaction) if row is None else keyspace.decode_u64(row)
+    transaction.delete(keyspace.SUBJECTS, subject)
+    transaction.put(keyspace.ERASING, subject, keyspace.encode_u64(slot) + event_json)
     return slot
 
 

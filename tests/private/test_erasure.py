@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
+from ledger.service.backup import back_up, restore
 from ledger.service.private_fields import parse_fields
 from ledger.service.token_admin import make_token
 from ledger_client import (
@@ -505,3 +506,28 @@ def test_a_ledger_whose_wrapping_key_is_gone_does_not_start(tmp_path: Path) -> N
 def test_a_file_of_fields_that_means_nothing_is_refused(text: str) -> None:
     with pytest.raises(MalformedError, match=r"private\.toml"):
         parse_fields(text)
+
+
+def test_a_subject_whose_id_looks_like_a_secret_is_erased_here_and_in_older_backups(
+    tmp_path: Path,
+) -> None:
+    """The log shows a digest of such an id, and an older copy has only the log to follow."""
+    card = "4111111111111111"
+    tokens = make_ledger(tmp_path / "ledger")
+    (tmp_path / "ledger" / "private.toml").write_text(
+        '[[fields]]\npath = "/targets/*/name"\nsubject = "/targets/*/id"\n'
+    )
+    with serving(tmp_path / "ledger", tokens) as ledger, _open(ledger) as client:
+        user = {"type": "user", "id": card, "name": NAME}
+        named = ledger.append(event(targets=[user])).json()["results"][0]["index"]
+        noted = client.append(event(context={"note": private(NAME, card)})).index
+    back_up(ledger.directory, tmp_path / "backup", made="2026", with_keys=True)
+    with serving(ledger.directory, tokens) as ledger, _open(ledger) as client:
+        assert client.erase(card, reason="DSR-7").values == 2
+        assert not client.event(named).private
+        assert not client.event(noted).private
+    restored = tmp_path / "restored"
+    restore(tmp_path / "backup", restored, erasures=ledger.directory, is_complete=True)
+    with serving(restored, tokens) as ledger, _open(ledger) as client:
+        assert not client.event(named).private
+        assert not client.event(noted).private

@@ -39,7 +39,8 @@ async def erase_subject(context: ServiceContext, request: web.BaseRequest) -> we
     erase = msgspec.json.decode(body, type=Erase)
     store = context.private_fields.store
     unix_us = context.ingest.now()
-    values = store.count(erase.subject)
+    names = context.private_fields.names_of(erase.subject)
+    values = store.count(*names)
     event = erasure_event(
         subject=erase.subject,
         reason=erase.reason,
@@ -50,7 +51,7 @@ async def erase_subject(context: ServiceContext, request: web.BaseRequest) -> we
     )
     # Read before anything is destroyed: an erasure whose event can't be logged must not happen.
     read = context.ingest.reader.read_object(context.ingest.mask(event))
-    erasure = await asyncio.to_thread(store.erase, erase.subject, event_json=read.event_json)
+    erasure = await asyncio.to_thread(store.erase, *names, event_json=read.event_json)
     parsed = ParsedBody([read.event_json], context.ingest.reader.read, is_batch=False)
     try:
         (outcome,) = await context.ingest.append(parsed, by=token.name, tenant=None, is_own=True)

@@ -159,6 +159,11 @@ class SecretRules:
         folded_text = fold(text)
         return folded_text != text and bool(self._unbounded().found_in(folded_text))
 
+    def mask_id(self, text: str) -> str:
+        """Return what stands for an id in a masked event; the id itself if it is no secret."""
+        masked: str = self.mask({"actor": {"id": text}})["actor"]["id"]
+        return masked
+
     def walk(self, event: Any, work: Work | None = None) -> tuple[Any, tuple[Hit, ...]]:
         """Return the event without its secrets, and the hits, in order; without the prefilter."""
         walk = EventScan(self, work or Work())
