@@ -10,10 +10,10 @@ conditions, `HINTS_TIME_S` seconds, and few rows. What did not fit is left out.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Final, Protocol
 
 from ledger_core.query import analyzer, ast
@@ -26,7 +26,8 @@ CONDITIONS_MAX: Final = 8
 HINTS_MAX: Final = 8
 HINTS_TIME_S: Final = 0.5
 VALUES_NEAR_MAX: Final = 3
-_SPELLINGS_MAX: Final = 5_000
+_COMPARED_MAX: Final = 1 << 20
+"""Pairs of characters that are compared at most: two texts of 100 letters have 10,000."""
 _WORD_TEXTS: Final = (
     "names, reasons, actions, user agents, changed values, ids and types of targets"
 )
@@ -170,7 +171,7 @@ def _explain_key(part: ast.Is | ast.Has | ast.NumberBetween, view: LogView) -> I
     spellings = {key.lower(): key for key in keys}
     ends = {key.rpartition(".")[2].lower(): key for key in keys}
     wanted = part.key.lower()
-    near = [spellings[each] for each in get_close_matches(wanted, spellings, cutoff=0.7)]
+    near = [spellings[each] for each in _spelled_alike(wanted, spellings, cutoff=0.7)]
     near += [ends[wanted]] if wanted in ends else []
     for key in list(dict.fromkeys(near))[:VALUES_NEAR_MAX]:
         other = ast.Has("context", key)
@@ -202,7 +203,7 @@ def _near_values(part: ast.Is, view: LogView) -> Iterator[HintAnswer]:
         )
     if found or part.is_prefix:
         return
-    near = get_close_matches(value, list(known)[:_SPELLINGS_MAX], cutoff=0.75)
+    near = _spelled_alike(value, known, cutoff=0.75)
     for condition, count in _counted(part, near, view):
         yield HintAnswer(
             kind="near",
@@ -210,6 +211,13 @@ def _near_values(part: ast.Is, view: LogView) -> Iterator[HintAnswer]:
             nearest=format_query(condition),
             count=count,
         )
+
+
+def _spelled_alike(wanted: str, known: Collection[str], *, cutoff: float) -> list[str]:
+    """Those of some texts that are spelled nearly so. Cost: a few tenths of a second."""
+    ends = accumulate(len(wanted) * len(each) for each in known)
+    some = [each for each, end in zip(known, ends, strict=True) if end <= _COMPARED_MAX]
+    return get_close_matches(wanted, some, cutoff=cutoff)
 
 
 def _known_values(part: ast.Is, view: LogView) -> list[str]:

@@ -36,7 +36,7 @@ def use_other_tables(monkeypatch: pytest.MonkeyPatch) -> None:
         return old.normalize("NFKC", known).casefold()
 
     monkeypatch.setattr(words, "_fold", fold)
-    words.phrase_of.cache_clear()
+    words._cached_phrase_of.cache_clear()
 
 
 @pytest.fixture

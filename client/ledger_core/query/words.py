@@ -33,6 +33,8 @@ _WITHOUT_BLANKS = (
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"  # Han
 )
 
+_CACHED_CHARS_MAX: Final = 256
+
 _find_ascii: Final = re.compile("[a-z0-9]+").findall
 _find_runs: Final = re.compile(rf"[^\W_](?:[^\W_]|[{_MARKS}])*").findall
 _is_without_blanks: Final = re.compile(f"[{_WITHOUT_BLANKS}]").match
@@ -53,9 +55,14 @@ def words_of(text: str) -> list[str]:
     return [word for run in runs for part in _find_parts(run) for word in _pairs(part)]
 
 
-@lru_cache(maxsize=1024)
 def phrase_of(text: str, *, is_prefix: bool = False) -> tuple[tuple[str, ...], bool]:
     """The words that must stand side by side, and whether the last one is a prefix."""
+    # A text of a body may have megabytes, and is not asked for again.
+    is_short = len(text) <= _CACHED_CHARS_MAX
+    return _cached_phrase_of(text, is_prefix) if is_short else _phrase_of(text, is_prefix)
+
+
+def _phrase_of(text: str, is_prefix: bool) -> tuple[tuple[str, ...], bool]:  # noqa: FBT001 - keys
     words = words_of(text)
     if not text.isascii():
         runs = _find_runs(_fold(text))
@@ -63,6 +70,9 @@ def phrase_of(text: str, *, is_prefix: bool = False) -> tuple[tuple[str, ...], b
         if _is_without_blanks(last):
             return (tuple(words), True) if len(last) == 1 else (tuple(words[:-1]), False)
     return tuple(words), is_prefix
+
+
+_cached_phrase_of = lru_cache(maxsize=1024)(_phrase_of)
 
 
 def words_of_id(text: str) -> list[str]:

@@ -1,0 +1,93 @@
+"""A query of any form, and a text of any form, cost what their lengths give."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from ledger.query import hints
+from ledger.query.plan import make_plan
+from ledger_core.query import words
+from ledger_core.query.ast import Expression
+from ledger_core.query.parser import LONG_CHARS_MAX, parse_query
+from ledger_core.query.predicate import make_matcher, split_target
+from ledger_core.search_answers import HistogramAnswer
+
+ID_CHARS = 256
+TIMES_LARGER = 8
+LINEAR_MAX = 24
+"""A cost that grows with the square is 64 times as large."""
+
+
+def leaf_of(**fields: Any) -> bytes:
+    event = {
+        "action": "a.b",
+        "actor": {"id": "u_5"},
+        "id": "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50",
+        "outcome": "success",
+        "time": "2026-11-25T02:03:36.000000Z",
+        **fields,
+    }
+    received = {"by": "app", "time": "2026-11-25T02:03:36.000000Z"}
+    return msgspec.json.encode({"event": event, "received": received, "v": 1})
+
+
+def process_s(work: Callable[[], object]) -> float:
+    started_s = time.process_time()
+    work()
+    return time.process_time() - started_s
+
+
+def test_a_target_means_no_more_pairs_than_an_id_is_long() -> None:
+    assert split_target("a/b/c") == [("a", "b/c"), ("a/b", "c")]
+    longest = ("t" * ID_CHARS, "i" * ID_CHARS)
+    assert split_target("/".join(longest)) == [longest]
+    assert len(split_target("/" * (2 * ID_CHARS))) <= ID_CHARS
+    assert split_target("/" * (LONG_CHARS_MAX - 7)) == []
+    expression = parse_query("target:" + "/" * 300, is_long=True)
+    make_plan(expression)
+    assert make_matcher(expression)(0, leaf_of(targets=[{"type": "/" * 99, "id": "/" * 200}]))
+
+
+def test_a_phrase_is_looked_for_in_a_time_that_grows_as_the_text_does() -> None:
+    def cost_s(count: int) -> float:
+        phrase = parse_query(f'"{"a " * count}b a"', is_long=True)
+        leaf = leaf_of(changes=[{"path": "/text", "after": "a " * 2 * count}])
+        return process_s(lambda: make_matcher(phrase)(0, leaf))
+
+    small_s = max(min(cost_s(1_500) for _ in range(3)), 0.001)
+    assert min(cost_s(1_500 * TIMES_LARGER) for _ in range(2)) < LINEAR_MAX * small_s
+
+
+def test_a_long_phrase_is_not_kept() -> None:
+    kept = words._cached_phrase_of.cache_info().currsize
+    assert words.phrase_of("long " * 10_000)[0][:2] == ("long", "long")
+    assert words._cached_phrase_of.cache_info().currsize == kept
+
+
+def test_so_many_long_values_are_not_all_compared_for_a_hint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[int] = []
+
+    def note(word: str, known: Sequence[str], *, cutoff: float) -> list[str]:
+        compared.append(len(word) * sum(map(len, known)))
+        return []
+
+    monkeypatch.setattr(hints, "get_close_matches", note)
+
+    class View:
+        def count(self, query: Expression) -> int | None:
+            return 0 if "100" in str(query) else 1
+
+        def hours(self, query: Expression) -> HistogramAnswer | None:
+            return None
+
+        def values(self, dimension: str) -> Counter[str]:
+            return Counter(f"{number:0110}" for number in range(5_000))
+
+    hints.find_hints(parse_query("action:" + "100" * 40), View())
+    assert 0 < compared[0] <= hints._COMPARED_MAX
