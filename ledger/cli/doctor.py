@@ -11,6 +11,7 @@ from typing import Final
 from ledger.cli.local_service import ask_service, own_address
 from ledger.runtime.tls import open_tls
 from ledger.service.data_dir import DirectoryPaths, open_tokens, read_own_settings, read_signers
+from ledger.service.key_rotation import divide
 from ledger.service.process_limits import OWN_DESCRIPTORS
 from ledger.service.report import MAP_FILL_WARNED
 from ledger.service.settings import Settings
@@ -110,6 +111,9 @@ def _check_keys(paths: DirectoryPaths) -> Iterator[Finding]:
         yield Finding("key", "failed", f"{error}{mend}")
         return
     yield Finding("key", "ok", f"{len(signers)} in {paths.key}: keep a copy offline")
+    if divide(signers).old:
+        text = f"it is being replaced: ledger key retire {paths.root} when everybody has the policy"
+        yield Finding("key", "warning", text)
 
 
 def _check_policy(paths: DirectoryPaths) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """`ledger key`: the public side of the keys of a ledger, a mirror or a witness."""
 
+import secrets
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,9 +11,11 @@ from ledger.mirror.data_dir import MirrorPaths
 from ledger.runtime.encrypted_keys import read_passphrase
 from ledger.runtime.keys import decrypt_keys, encrypt_keys, read_keys
 from ledger.service.data_dir import KEYS_MAX, DirectoryPaths, read_signers
+from ledger.service.key_rotation import divide, retire, rotate
 from ledger.witness.data_dir import WitnessPaths
 from ledger_client.cli.client_options import EXISTING_FILE
 from ledger_client.cli.console import json_option, note, print_json
+from ledger_core.tlog.keys import SEED_BYTES
 
 
 class PublicKeys(NamedTuple):
@@ -69,6 +72,72 @@ def decrypt(directory: Path, passphrase_file: Path | None, as_json: bool) -> Non
     note(f"{path} has no passphrase any more")
 
 
+@command.command("rotate")
+@directory_argument
+@json_option
+def rotate_(directory: Path, as_json: bool) -> None:
+    """Begin to replace the signing key of the ledger in DIRECTORY by a new one.
+
+    From its next start on the service signs with both, and the policy in DIRECTORY lists both. Run
+    it again if it was interrupted. ledger key retire ends it.
+    """
+    paths = _ledger_paths(directory)
+    try:
+        keys = rotate(paths, make_seed=lambda: secrets.token_bytes(SEED_BYTES))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    vkeys = [str(signer.verifier) for signer in keys.current]
+    if as_json:
+        old = [str(signer.verifier) for signer in keys.old]
+        print_json({"new": vkeys, "old": old, "policy": str(paths.policy)})
+        return
+    click.echo("\n".join(f"log {vkey}" for vkey in vkeys))
+    note(f"{paths.policy} has this; keep a copy of {paths.key} offline")
+    note("next: start the service again, which then signs with both keys")
+    note("then: give the policy to everybody who verifies, and the new key to each witness")
+    note(f"at the end: ledger key retire {directory}")
+
+
+@command.command("retire")
+@directory_argument
+@click.option(
+    "--distrust",
+    "is_distrusted",
+    is_flag=True,
+    help="Take the old key out of the policy too, after a theft: nothing that it alone has signed "
+    "verifies by this policy then.",
+)
+@json_option
+def retire_(directory: Path, is_distrusted: bool, as_json: bool) -> None:
+    """End the rotation of the signing key of the ledger in DIRECTORY: the old one is deleted.
+
+    From its next start on the service signs with the new key alone.
+    """
+    paths = _ledger_paths(directory)
+    try:
+        keys = retire(paths, is_distrusted=is_distrusted)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    old = [str(signer.verifier) for signer in keys.old]
+    if as_json:
+        new = [str(signer.verifier) for signer in keys.current]
+        print_json({"new": new, "old": old, "policy": str(paths.policy)})
+        return
+    click.echo("\n".join(old))
+    note("next: start the service again, which then signs with the new key alone")
+    note("then, on each witness: ledger witness remove-key WITNESS_DIR --vkey OLD_VKEY")
+
+
+def _ledger_paths(directory: Path) -> DirectoryPaths:
+    """Raises: UsageError for the folder of a mirror or a witness, whose keys can't be replaced."""
+    if MirrorPaths(directory).is_mirror or WitnessPaths(directory).heads.exists():
+        raise click.UsageError(
+            f"{directory} is not a ledger's: in place of a witness or a mirror a new one is made, "
+            "with new keys, and put into the policies"
+        )
+    return DirectoryPaths(directory)
+
+
 def key_file(directory: Path) -> Path:
     """The file of the signing key of a ledger, a mirror or a witness."""
     mirror = MirrorPaths(directory)
@@ -90,6 +159,8 @@ def show(directory: Path, as_json: bool) -> None:
         return
     click.echo("\n".join(found.policy_lines))
     if found.kind == "log":
+        if divide(read_signers(DirectoryPaths(directory))).old:
+            note("the key is being replaced: the last of these is the new one")
         note("a policy also has a line for each witness, and a line quorum NAME or quorum none")
     else:
         note("put it into the policy of each log that asks it to cosign, with its URL at the end")

@@ -1,24 +1,21 @@
 """`ledger recover`: what is known of a ledger that is older than it was, and what to do with it."""
 
-import secrets
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from ledger.cli.options import directory_argument
 from ledger.log.hold import read_hold
-from ledger.runtime.operator_name import operator_name
 from ledger.service.data_dir import DirectoryPaths, open_tokens
+from ledger.service.operator_events import operator_event
 from ledger.service.recovery import Known, Taken, end_hold, known_heads, take_over, take_receipts
 from ledger.service.recovery_journal import check_finished
 from ledger.store.log import LogStore
 from ledger_client.cli.client_options import EXISTING_FOLDER
 from ledger_client.cli.console import json_option, note, print_fields, print_json, print_line
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.ids import format_uuid7
 from ledger_core.event.times import format_time
 
 GAPS_SHOWN = 10
@@ -91,16 +88,9 @@ def _record(
     context: dict[str, Any] = {"accepted": is_accepted, "known_size": _largest(known)}
     if taken is not None:
         context["taken"] = {"entries": taken.entries, "moved": taken.moved}
-    event = {
-        "id": format_uuid7(unix_ms=unix_us // 1000, random=secrets.token_bytes(10)),
-        "time": format_time(unix_us),
-        "actor": {"type": "operator", "id": operator_name()},
-        "action": "ledger.recovered",
-        "outcome": "success",
-        "context": context,
-    }
+    event = operator_event("ledger.recovered", unix_us, context=context)
     with closing(open_tokens(paths)) as access:
-        access.enqueue(msgspec.json.encode(event))
+        access.enqueue(event)
 
 
 def _largest(known: Known) -> int | None:

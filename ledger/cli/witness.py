@@ -17,9 +17,10 @@ from ledger.runtime.validation import explain_invalid
 from ledger.store.environment import LmdbError
 from ledger.witness.app import serve as serve_witness
 from ledger.witness.data_dir import WitnessPaths, create_witness, read_signers
+from ledger.witness.known_log import KnownLog
 from ledger.witness.log_lists import add_logs
 from ledger.witness.settings import WITNESS_SETTINGS, WitnessSettings
-from ledger.witness.store import HeadStore, KnownLog
+from ledger.witness.store import HeadStore
 from ledger_client.cli.client_options import NEW_FOLDER
 from ledger_client.cli.console import (
     counted,
@@ -116,6 +117,30 @@ def add_log_(
         heads = WitnessPaths(directory).heads
         with closing(HeadStore.open(heads, readonly=False, map_bytes=map_bytes)) as store:
             log = store.add_log(origin or first.name, vkeys)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    fields: dict[str, object] = {"log": log.origin, "keys": len(log.vkeys)}
+    print_result(as_json, {"origin": log.origin, "verifier_keys": log.vkeys}, fields)
+
+
+@command.command("remove-key")
+@directory_argument
+@click.option("--vkey", "vkeys", multiple=True, required=True, help="A key of the log; repeatable.")
+@click.option("--origin", help="The log's origin. Default: the name of the first key.")
+@_setting_flags("map_bytes")
+@json_option
+def remove_key(
+    directory: Path, vkeys: tuple[str, ...], origin: str | None, map_bytes: int, as_json: bool
+) -> None:
+    """Accept no head of a log by this key any more, once the log has rotated it.
+
+    It takes effect at once, in a running witness too.
+    """
+    try:
+        first = parse_verifier(vkeys[0])
+        heads = WitnessPaths(directory).heads
+        with closing(HeadStore.open(heads, readonly=False, map_bytes=map_bytes)) as store:
+            log = store.remove_keys(origin or first.name, vkeys)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     fields: dict[str, object] = {"log": log.origin, "keys": len(log.vkeys)}

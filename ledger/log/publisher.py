@@ -205,6 +205,8 @@ class Publisher:
         age_s = time.monotonic() - self._published_at_s
         is_published = self.published is not None and self.published.head == signed.head
         is_fresh = is_published and (not self._peers or age_s < self._options.heartbeat_s)
+        # A head that a new key of the log has not signed yet is published again.
+        is_fresh = is_fresh and self._has_signed(self.published)
         round_ = self._round
         if round_ is None or round_.signed.head != signed.head or is_published > is_fresh:
             round_ = self._round = _CosignatureRound(signed)
@@ -348,6 +350,13 @@ class Publisher:
         if late:
             whole = SignedCheckpoint(kept.checkpoint, (*kept.signatures, *late))
             await self._sequencer.publish(tree_size=size, note=whole.note)
+
+    def _has_signed(self, checkpoint: SignedCheckpoint | None) -> bool:
+        """Whether each key of the log has signed a checkpoint."""
+        if checkpoint is None:
+            return False
+        signed = {(each.name, each.key_id) for each in checkpoint.signatures}
+        return all((s.verifier.name, s.verifier.key_id) in signed for s in self._signers)
 
     def _is_superseded(self, head: TreeHead) -> bool:
         return self.published is not None and self.published.head.tree_size > head.tree_size

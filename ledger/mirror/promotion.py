@@ -17,14 +17,13 @@ import msgspec
 from ledger.log.publisher import LogSigner
 from ledger.mirror.data_dir import MirrorPaths, log_origin, read_config
 from ledger.runtime.keys import write_keys
-from ledger.runtime.operator_name import operator_name
 from ledger.service.data_dir import PromotionRecord, open_tokens, read_signers
+from ledger.service.operator_events import operator_event
 from ledger.store.writer import LogWriter
 from ledger.witness.data_dir import WitnessPaths
 from ledger.witness.store import HeadStore
 from ledger_client.runtime.files import sync_directory, write_atomically
-from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
-from ledger_core.event.times import format_time
+from ledger_core.event.ids import UUID7_RANDOM_BYTES
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import parse_policy
@@ -114,13 +113,8 @@ def _enqueue_event(paths: MirrorPaths, record: PromotionRecord) -> None:
     """Put the event of the promotion into the outbox; the same event when it is put twice."""
     unix_us = paths.ledger.key.stat().st_mtime_ns // _US_PER_NS
     random = sha256(record.verifier_key.encode()).digest()[:UUID7_RANDOM_BYTES]
-    event = {
-        "id": format_uuid7(unix_ms=unix_us // 1000, random=random),
-        "time": format_time(unix_us),
-        "actor": {"type": "operator", "id": operator_name()},
-        "action": "ledger.mirror.promoted",
-        "outcome": "success",
-        "context": msgspec.to_builtins(record),
-    }
+    event = operator_event(
+        "ledger.mirror.promoted", unix_us, context=msgspec.to_builtins(record), random=random
+    )
     with closing(open_tokens(paths.ledger)) as access:
-        access.enqueue(msgspec.json.encode(event))
+        access.enqueue(event)

@@ -30,7 +30,8 @@ from ledger_core.tlog.keys import SignerKey
 LINE_BYTES_MAX: Final = 512
 """A name of 255 bytes and the rest of a line take 340."""
 
-KEY_FILE_BYTES_MAX: Final = 2 * (LINE_BYTES_MAX + 1)
+KEY_FILE_BYTES_MAX: Final = 4 * (LINE_BYTES_MAX + 1)
+"""Ed25519 and ML-DSA-44, and each twice while a log's key is rotated."""
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
@@ -40,7 +41,7 @@ def write_keys(path: Path, keys: Sequence[SignerKey]) -> None:
 
     Raises: FileExistsError when there is one: a key that was written over is lost for good.
     """
-    create_whole(path, b"".join(f"{key.encode()}\n".encode() for key in keys))
+    create_whole(path, _format(keys))
 
 
 def read_keys(path: Path, *, keys_max: int) -> tuple[SignerKey, ...]:
@@ -57,6 +58,17 @@ def read_keys(path: Path, *, keys_max: int) -> tuple[SignerKey, ...]:
     if len({str(key.verifier_key) for key in keys}) < len(keys):
         raise MalformedError(f"{path} holds a key twice")
     return keys
+
+
+def replace_keys(path: Path, keys: Sequence[SignerKey]) -> None:
+    """Put other keys into a key file at once; an encrypted one keeps its passphrase.
+
+    Raises: as `read_keys`.
+    """
+    data = _format(keys)
+    if is_encrypted(_read(path, KEY_FILE_BYTES_MAX * 4 // 3 + OVERHEAD_BYTES)):
+        data = encrypt(data, passphrase_of(os.environ, path), random=secrets.token_bytes)
+    write_atomically(path, data)
 
 
 def encrypt_keys(path: Path, passphrase: bytes) -> None:
@@ -111,6 +123,10 @@ def _read(path: Path, bytes_max: int) -> bytes:
     if len(data) > bytes_max:
         raise MalformedError(f"{path} is larger than a key file can be: {bytes_max} bytes")
     return data
+
+
+def _format(keys: Sequence[SignerKey]) -> bytes:
+    return b"".join(f"{key.encode()}\n".encode() for key in keys)
 
 
 def _parse(line: bytes, path: Path, number: int) -> SignerKey:

@@ -4,6 +4,7 @@ settings        every setting, in one table
 data_dir        the files of a ledger's folder
 live_settings   those that a running service takes anew at SIGHUP
 policy_file     the policy, as the folder has it
+key_rotation    replaces the signing key: old and new sign together for a period
 app             the life cycle: opens the parts, runs and stops them
 open_parts      opens them
 engine          the parts that only one process has: sequencer, signer, publisher
@@ -44,7 +45,8 @@ report          what processes say of themselves
 metrics         counters, and `/metrics`
 follower_lag    how far followers are behind the log
 
-outbox          appends the events that `token_admin` leaves
+operator_events events about what an operator did on the command line
+outbox          appends them
 backup          backups of a ledger's folder, and their restoration
 backup_erasures destroys in an older copy what was erased since
 recovery_journal a file that is there while a recovery changes a folder

@@ -13,7 +13,6 @@ whose reading would make an entry to be read again, comes to rest.
 
 import asyncio
 import random
-import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -21,21 +20,19 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import structlog
 
-from ledger.runtime.operator_name import operator_name
 from ledger.service.auth import Caller
 from ledger.service.http.problems import ProblemError, log_failure
 from ledger.service.http.request_body import ParsedBody
 from ledger.service.ingest import IngestPipeline
 from ledger.service.live_settings import LiveSettings
 from ledger.service.metrics import Metrics
+from ledger.service.operator_events import operator_event
 from ledger.service.settings import Settings
 from ledger.service.token_admin import SERVICE_NAME
 from ledger.store.tokens import AccessStore
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.model import LIMITS, EventError
 from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import UnavailableError
@@ -375,24 +372,9 @@ def log_acts(access: AccessStore, live: LiveSettings) -> None:
         if not live.current.audit_refusals:
             return
         try:
-            access.enqueue(_act(action, context))
+            access.enqueue(operator_event(action, unix_us(), context=context))
         except UnavailableError as error:  # A full disk: the service starts, and takes settings.
             _log.error("act_not_logged", action=action, reason=str(error))
 
     log("ledger.service.started", version=version("witnessed-ledger"))
     live.follow(lambda _settings: log("ledger.settings.reloaded", changed=sorted(live.changed)))
-
-
-def _act(action: str, context: dict[str, object]) -> bytes:
-    now = unix_us()
-    random_bytes = secrets.token_bytes(UUID7_RANDOM_BYTES)
-    return msgspec.json.encode(
-        {
-            "id": format_uuid7(unix_ms=now // 1000, random=random_bytes),
-            "time": format_time(now),
-            "actor": {"type": "operator", "id": operator_name()},
-            "action": action,
-            "outcome": "success",
-            "context": context,
-        }
-    )

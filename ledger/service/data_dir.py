@@ -1,7 +1,7 @@
 """The folder of a ledger: its files, and how it is made.
 
 DIR/ledger.toml   settings of this ledger
-DIR/key           the signing key, one line, mode 0600
+DIR/key           the signing keys, a line each, mode 0600 (`key_rotation`: while there are two)
 DIR/policy        the log's verifier key, its witnesses, the quorum
 DIR/secrets.toml  the user's own rules of secrets; optional
 DIR/private.toml  fields that the service commits to; optional
@@ -74,8 +74,8 @@ MIRROR_FILES: Final = ("mirror.toml", "cosigner/key")
 SMALL_FILES: Final = (*FIXED_FILES, "key", *EDITED_FILES, *MIRROR_FILES)
 """Files whose content `started.json` knows by its hash."""
 
-KEYS_MAX: Final = 2
-"""Ed25519, and ML-DSA-44 beside it."""
+KEYS_MAX: Final = 4
+"""Ed25519, ML-DSA-44 beside it, and a new one of each while they are rotated."""
 
 
 class DirectoryPaths:

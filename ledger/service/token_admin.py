@@ -11,8 +11,8 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from ledger.runtime.operator_name import operator_name
 from ledger.service.data_dir import DirectoryPaths, open_tokens
+from ledger.service.operator_events import operator_event
 from ledger.store.log import LogStore
 from ledger.store.token_events import SERVICE_NAME as SERVICE_NAME
 from ledger.store.token_events import (
@@ -31,7 +31,6 @@ from ledger.store.tokens import (
     TokenScope,
 )
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.ids import format_uuid7
 from ledger_core.event.model import ACTION_PATTERN
 from ledger_core.event.secrets import find
 from ledger_core.event.secrets.folding import fold
@@ -172,25 +171,16 @@ def token_event(action: str, record: TokenRecord, unix_us: int, *, old_expires: 
 
     `old_expires`: when the tokens of this name that were in use before it expire.
     """
-    event: dict[str, Any] = {
-        "id": format_uuid7(unix_ms=unix_us // 1000, random=secrets.token_bytes(10)),
-        "time": format_time(unix_us),
-        "actor": {"type": "operator", "id": operator_name()},
-        "action": action,
-        "targets": [{"type": "ledger.token", "id": record.name}],
-        "outcome": "success",
-        "context": {"scopes": list(record.scopes)},
-    }
+    context: dict[str, Any] = {"scopes": list(record.scopes)}
     if record.limits is not None:
-        event["context"]["limits"] = msgspec.to_builtins(record.limits)
+        context["limits"] = msgspec.to_builtins(record.limits)
     for name in ("expires", "networks", "actions"):
         if value := getattr(record, name):
-            event["context"][name] = value
+            context[name] = value
     if old_expires:
-        event["context"]["old_expires"] = old_expires
-    if record.tenant is not None:
-        event["tenant"] = record.tenant
-    return msgspec.json.encode(event)
+        context["old_expires"] = old_expires
+    targets = [("ledger.token", record.name)]
+    return operator_event(action, unix_us, targets=targets, context=context, tenant=record.tenant)
 
 
 def revoke_revived(log: LogStore, access: AccessStore) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-from ledger.witness.store import KnownLog
+from ledger.witness.known_log import KnownLog
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import parse_verifier
 from ledger_core.tlog.keys import MLDSA44_COSIGNATURE

@@ -17,7 +17,8 @@ import structlog
 
 from ledger.log.group_commit import CommitLimits, GroupCommit
 from ledger.runtime.bucket import Bucket
-from ledger.witness.store import HeadWriter, KnownLog, Outcome, Update
+from ledger.witness.known_log import KnownLog
+from ledger.witness.store import HeadWriter, Outcome, Update
 from ledger_core.tlog import witness as protocol
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, CosignatureVerifier, parse_verifier

@@ -37,6 +37,13 @@ from ledger.store.environment import (
 )
 from ledger.store.transaction import Transaction
 from ledger.witness.generation import Generation, check_generation
+from ledger.witness.known_log import (
+    KnownLog,
+    decode_lines,
+    decode_log,
+    encode_lines,
+    encode_log,
+)
 from ledger_client.runtime.files import FileLock
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import parse_verifier
@@ -50,21 +57,7 @@ from ledger_core.tlog.witness import Refused, cosigned_at
 LOG_KEYS_MAX: Final = 8
 ROWS_CACHED_MAX: Final = 1_000
 MARKER_FILE: Final = "cosigned"
-_MARK: Final = "cosigned"
-_LIMIT: Final = "qpd "
 _DATABASES: Final = (keyspace.LOGS, keyspace.HEADS, keyspace.META)
-
-
-class KnownLog(NamedTuple):
-    """A log that the witness cosigns: its origin, and the vkeys that it may sign with.
-
-    `requests_per_day` is how often it may ask, None for no limit.
-    """
-
-    origin: str
-    vkeys: tuple[str, ...]
-    has_head: bool = False
-    requests_per_day: float | None = None
 
 
 class Added(NamedTuple):
@@ -121,7 +114,7 @@ class HeadStore:
     def vkeys(self) -> tuple[str, ...]:
         """The witness's own keys, which this environment belongs to."""
         with self.environment.read() as transaction:
-            return _lines(transaction.require(keyspace.META, keyspace.META_KEYS))
+            return decode_lines(transaction.require(keyspace.META, keyspace.META_KEYS))
 
     def log(self, origin: str) -> KnownLog | None:
         with self.environment.read() as transaction:
@@ -182,6 +175,33 @@ class HeadStore:
         with self.environment.write() as transaction:
             known = _read(transaction, _key(origin))[0] or KnownLog(origin, ())
             log = known._replace(vkeys=tuple(dict.fromkeys((*known.vkeys, *vkeys))))
+            _put_log(transaction, log, own)
+        return log
+
+    def remove_keys(self, origin: str, vkeys: Sequence[str]) -> KnownLog:
+        """Accept no head by these keys of a log any more. A running witness does so at once.
+
+        Raises: ValueError for a log or a key that is not known, when no key would be left, and when
+        the head cosigned last is signed by none of the others: it would count as damaged.
+        """
+        own = self._own_public_keys()
+        with self.environment.write() as transaction:
+            known, head = _read(transaction, _key(origin))
+            if known is None:
+                raise ValueError(f"no log with the origin {origin} is known")
+            if strange := set(vkeys).difference(known.vkeys):
+                raise ValueError(f"{origin} has no key {', '.join(sorted(strange))}")
+            log = known._replace(vkeys=tuple(key for key in known.vkeys if key not in vkeys))
+            if not log.vkeys:
+                raise ValueError(f"{origin} would have no key: add its new one first")
+            if head is not None:
+                try:
+                    verify_note(head.as_note(), map(parse_verifier, log.vkeys))
+                except VerificationError:
+                    raise ValueError(
+                        f"no other key of {origin} has signed the head of size "
+                        f"{head.head.tree_size} that was cosigned last: wait for its next head"
+                    ) from None
             _put_log(transaction, log, own)
         return log
 
@@ -272,7 +292,7 @@ def create_heads(path: Path, *, vkeys: Sequence[str], map_bytes: int = MAP_BYTES
 
     Raises: as `create_environment`.
     """
-    meta = {keyspace.META_KEYS: _encode_lines(*vkeys)}
+    meta = {keyspace.META_KEYS: encode_lines(*vkeys)}
     create_environment(path, _DATABASES, meta=meta, map_bytes=map_bytes)
 
 
@@ -290,7 +310,7 @@ def _put_log(transaction: Transaction[bytes], log: KnownLog, own: set[bytes]) ->
             # Its own cosignatures would pass for signatures of the log.
             raise ValueError(f"{verifier.key!r} has a public key of this witness")
     known_keys(verifiers)
-    transaction.put(keyspace.LOGS, _key(log.origin), _encode_log(log))
+    transaction.put(keyspace.LOGS, _key(log.origin), encode_log(log))
 
 
 def _advance(transaction: Transaction[bytes], update: Update) -> Outcome:
@@ -309,7 +329,7 @@ def _advance(transaction: Transaction[bytes], update: Update) -> Outcome:
 def _mark(transaction: Transaction[bytes], log: KnownLog) -> None:
     """Mark a log as one that has a head."""
     if not log.has_head:
-        transaction.put(keyspace.LOGS, _key(log.origin), _encode_log(log._replace(has_head=True)))
+        transaction.put(keyspace.LOGS, _key(log.origin), encode_log(log._replace(has_head=True)))
 
 
 def _read(
@@ -330,7 +350,7 @@ def _verified(
     try:
         if log_row is None:
             raise MalformedError("there is no log under the key of this head")
-        log = _decode_log(log_row)
+        log = decode_log(log_row)
         if _key(log.origin) != key:
             raise MalformedError(f"the log {log.origin!a} is stored under a wrong key")
         if head_row is None:
@@ -340,7 +360,7 @@ def _verified(
         head = parse_signed_checkpoint(head_row[keyspace.U64_BYTES :])
         if head.checkpoint.origin != log.origin:
             raise MalformedError(f"the head of {head.checkpoint.origin!a} is under a wrong key")
-        for vkeys in (log.vkeys, _lines(own_vkeys)):
+        for vkeys in (log.vkeys, decode_lines(own_vkeys)):
             verify_note(head.as_note(), map(parse_verifier, vkeys))
         if keyspace.decode_u64(head_row[: keyspace.U64_BYTES]) != cosigned_at(head):
             raise MalformedError(f"the time of the head of {log.origin!a} is not its cosignature's")
@@ -354,33 +374,3 @@ def _verified(
 def _key(origin: str) -> bytes:
     """The SHA-256 of the origin, by which the protocol asks for a log's head."""
     return sha256(origin.encode()).digest()
-
-
-def _lines(value: bytes) -> tuple[str, ...]:
-    # Not splitlines(): an origin may have signs in it that Python takes for the end of a line.
-    *lines, rest = value.decode().split("\n")
-    if rest:
-        raise ValueError("the last line has no end")
-    return tuple(lines)
-
-
-def _encode_lines(*lines: str) -> bytes:
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _decode_log(value: bytes) -> KnownLog:
-    origin, *lines = _lines(value)
-    has_head = bool(lines) and lines[-1] == _MARK
-    if has_head:
-        lines.pop()
-    requests_per_day = None
-    if lines and lines[-1].startswith(_LIMIT):
-        requests_per_day = float(lines.pop().removeprefix(_LIMIT))
-    return KnownLog(origin, tuple(lines), has_head=has_head, requests_per_day=requests_per_day)
-
-
-def _encode_log(log: KnownLog) -> bytes:
-    """A line each: the origin, the vkeys, `qpd 24` with a limit, `cosigned` with a head."""
-    limit = () if log.requests_per_day is None else (f"{_LIMIT}{log.requests_per_day}",)
-    mark = (_MARK,) if log.has_head else ()
-    return _encode_lines(log.origin, *log.vkeys, *limit, *mark)

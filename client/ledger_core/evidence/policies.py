@@ -45,7 +45,10 @@ def compare_policies(inside: bytes, trusted: Policy) -> Iterator[str]:
     if not keys.intersection(own):
         yield "the policy inside names none of your policy's log keys"
     elif not keys.issuperset(own):
-        yield "the policy inside trusts a log key that yours does not"
+        yield (
+            "the policy inside trusts a log key that yours does not; after a rotation of the log's "
+            "key, yours can have both"
+        )
     if trusted.quorum is None:
         return
     if policy.quorum is None:

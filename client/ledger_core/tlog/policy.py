@@ -24,7 +24,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ledger_core.tlog.checkpoint import Checkpoint, parse_signed_checkpoint
+from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import CosignatureVerifier, cosigned_at_unix_s, parse_verifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
@@ -45,6 +45,7 @@ WITNESSES_MAX = 48
 """A note carries 64 signatures: of all witnesses, of the log, and some by unknown keys."""
 
 GROUPS_MAX = 64
+KEYS_NAMED_MAX = 4
 
 LOG_ALGORITHMS = (ED25519, MLDSA44_COSIGNATURE)
 _NONE = "none"
@@ -131,6 +132,7 @@ class Policy:
             raise VerificationError(
                 f"no log of the policy has the origin {checkpoint.origin}; it has {names}"
             )
+        self._check_log_key(signed)
         verified = verify_note(signed.as_note(), self._verifiers())
         log_keys = self._log_keys(checkpoint, verified)
         if checkpoint.tree_size == 0 and checkpoint.root_hash != EMPTY_ROOT_HASH:
@@ -157,6 +159,18 @@ class Policy:
             yield log.verifier
         for witness in self.witnesses:
             yield witness.verifier
+
+    def _check_log_key(self, signed: SignedCheckpoint) -> None:
+        """Name the keys of a log whose signatures are all by keys that the policy does not list."""
+        origin = signed.checkpoint.origin
+        known = {(each.verifier.name, each.verifier.key_id) for each in self.logs}
+        own = [(each.name, each.key_id) for each in signed.signatures if each.name == origin]
+        if own and known.isdisjoint(own):
+            found = ", ".join(f"{name}+{key_id:08x}" for name, key_id in own[:KEYS_NAMED_MAX])
+            raise VerificationError(
+                f"the checkpoint is signed by {found}, which the policy does not list: if the log "
+                "has rotated its key, ask its operator for the policy with both keys"
+            )
 
     def _log_keys(
         self, checkpoint: Checkpoint, verified: Sequence[Signature]

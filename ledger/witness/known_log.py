@@ -1,0 +1,51 @@
+"""A log that a witness cosigns, and its row in the store."""
+
+from typing import Final, NamedTuple
+
+_MARK: Final = "cosigned"
+_LIMIT: Final = "qpd "
+
+
+class KnownLog(NamedTuple):
+    """A log that the witness cosigns: its origin, and the vkeys that it may sign with.
+
+    `requests_per_day` is how often it may ask, None for no limit.
+    """
+
+    origin: str
+    vkeys: tuple[str, ...]
+    has_head: bool = False
+    requests_per_day: float | None = None
+
+
+def decode_lines(value: bytes) -> tuple[str, ...]:
+    """The lines of a row. Raises: ValueError."""
+    # Not splitlines(): an origin may have signs in it that Python takes for the end of a line.
+    *lines, rest = value.decode().split("\n")
+    if rest:
+        raise ValueError("the last line has no end")
+    return tuple(lines)
+
+
+def encode_lines(*lines: str) -> bytes:
+    """The row of these lines."""
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def decode_log(value: bytes) -> KnownLog:
+    """The log in a row. Raises: ValueError."""
+    origin, *lines = decode_lines(value)
+    has_head = bool(lines) and lines[-1] == _MARK
+    if has_head:
+        lines.pop()
+    requests_per_day = None
+    if lines and lines[-1].startswith(_LIMIT):
+        requests_per_day = float(lines.pop().removeprefix(_LIMIT))
+    return KnownLog(origin, tuple(lines), has_head=has_head, requests_per_day=requests_per_day)
+
+
+def encode_log(log: KnownLog) -> bytes:
+    """A line each: the origin, the vkeys, `qpd 24` with a limit, `cosigned` with a head."""
+    limit = () if log.requests_per_day is None else (f"{_LIMIT}{log.requests_per_day}",)
+    mark = (_MARK,) if log.has_head else ()
+    return encode_lines(log.origin, *log.vkeys, *limit, *mark)
