@@ -1,6 +1,7 @@
 """The service of a witnessed ledger: an audit log on a Merkle tree.
 
     runtime    host services for server processes
+    signer     signs with a PKCS#11 token, in a process of its own
     store      all that is stored in LMDB
     log        the engine: entries in order, signed and cosigned heads
     follow     processes that consume the log: the index, sinks, alarms

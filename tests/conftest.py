@@ -62,6 +62,16 @@ NEEDS = (
         lambda: all(map(shutil.which, OPERATING)) and Path("/usr/sbin/nginx").exists(),
         "systemd, caddy and nginx-light of tests/peers/apt-packages.txt are not installed",
     ),
+    Need(
+        "openssh",
+        lambda: all(map(shutil.which, ("ssh-agent", "ssh-add", "ssh-keygen"))),
+        "openssh-client is not installed",
+    ),
+    Need(
+        "softhsm",
+        lambda: all(map(shutil.which, ("softhsm2-util", "openssl", "ssh-add"))),
+        "softhsm2 of tests/peers/apt-packages.txt is not installed",
+    ),
     Need("go", PEERS_BIN_DIR.is_dir, "tests/peers/install was not run, which needs Go"),
 )
 

@@ -8,7 +8,8 @@ witness mirror           run a witness, or a mirror
 sink alarm               send entries to other tools; alarms on events
 archive                  copies in buckets, and a check of one
 parquet                  events as Parquet files
-doctor status key        how a ledger on this machine is, and its public keys
+doctor status            how a ledger on this machine is
+key signer               the keys that sign: shown, rotated, encrypted, in a token
 local_service            asks a service on this machine
 options                  shared: the argument DIRECTORY, log lines, progress bars
 """

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from ledger.cli.options import agent_key, agent_options
 from ledger.service.data_dir import create_directory
 from ledger_client.cli.client_options import NEW_FOLDER
 from ledger_client.cli.console import json_option, print_fields, print_json
@@ -22,14 +23,23 @@ from ledger_core.tlog.policy import parse_policy
 @click.option(
     "--ml-dsa", is_flag=True, help="Also sign with ML-DSA-44, which resists quantum computers."
 )
+@agent_options
 @json_option
-def command(directory: Path, origin: str, ml_dsa: bool, as_json: bool) -> None:
+def command(
+    directory: Path,
+    origin: str,
+    ml_dsa: bool,
+    ssh_agent: Path | None,
+    ssh_key: Path | None,
+    as_json: bool,
+) -> None:
     """Make a ledger in DIRECTORY: its signing key, policy, settings and an empty log."""
     try:
         paths = create_directory(
             directory,
             origin=origin,
             seed=secrets.token_bytes(SEED_BYTES),
+            key=agent_key(origin, ssh_agent, ssh_key),
             mldsa44_seed=secrets.token_bytes(SEED_BYTES) if ml_dsa else None,
         )
     except (FileExistsError, ValueError) as error:
@@ -45,7 +55,9 @@ def command(directory: Path, origin: str, ml_dsa: bool, as_json: bool) -> None:
             "ledger": directory,
             "origin": origin,
             "verifier key": vkeys[0],
-            "signing key": f"{paths.key} (keep a copy offline; share it with nobody)",
+            "signing key": f"{paths.key} (keep a copy offline; share it with nobody)"
+            if ssh_agent is None
+            else f"held by the agent at {ssh_agent}",
             "policy": f"{paths.policy} (give it to everybody who verifies)",
         }
     )

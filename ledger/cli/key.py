@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import click
 
-from ledger.cli.options import directory_argument
+from ledger.cli.options import agent_key, agent_options, directory_argument
 from ledger.mirror.data_dir import MirrorPaths
 from ledger.runtime.encrypted_keys import read_passphrase
 from ledger.runtime.keys import decrypt_keys, encrypt_keys, read_keys
@@ -74,8 +74,9 @@ def decrypt(directory: Path, passphrase_file: Path | None, as_json: bool) -> Non
 
 @command.command("rotate")
 @directory_argument
+@agent_options
 @json_option
-def rotate_(directory: Path, as_json: bool) -> None:
+def rotate_(directory: Path, ssh_agent: Path | None, ssh_key: Path | None, as_json: bool) -> None:
     """Begin to replace the signing key of the ledger in DIRECTORY by a new one.
 
     From its next start on the service signs with both, and the policy in DIRECTORY lists both. Run
@@ -83,7 +84,8 @@ def rotate_(directory: Path, as_json: bool) -> None:
     """
     paths = _ledger_paths(directory)
     try:
-        keys = rotate(paths, make_seed=lambda: secrets.token_bytes(SEED_BYTES))
+        key = agent_key(read_signers(paths)[0].verifier.name, ssh_agent, ssh_key)
+        keys = rotate(paths, make_seed=lambda: secrets.token_bytes(SEED_BYTES), key=key)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     vkeys = [str(signer.verifier) for signer in keys.current]

@@ -8,7 +8,12 @@ from pathlib import Path
 import click
 
 from ledger.runtime.log_lines import FILE_VARIABLE, FORMAT_VARIABLE, FORMATS, LEVEL_VARIABLE, LEVELS
-from ledger_client.cli.client_options import EXISTING_FOLDER
+from ledger.runtime.ssh_agent import AgentKey, parse_public_key
+from ledger_client.cli.client_options import EXISTING_FILE, EXISTING_FOLDER
+from ledger_core.tlog.keys import ED25519, VerifierKey
+
+AGENT_TRIAL = b"witnessed-ledger: does this agent sign?\n"
+"""No text of a note."""
 
 directory_argument = click.argument("directory", type=EXISTING_FOLDER)
 
@@ -41,6 +46,38 @@ def log_options(command: Callable[..., None]) -> Callable[..., None]:
         show_default=True,
         help="auto: text on a terminal, JSON otherwise.",
     )(command)
+
+
+def agent_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --ssh-agent and --ssh-key, which `agent_key` reads."""
+    command = click.option(
+        "--ssh-key",
+        type=EXISTING_FILE,
+        help="The public key of the agent that signs: NAME.pub, as ssh-keygen writes it.",
+    )(command)
+    return click.option(
+        "--ssh-agent",
+        type=click.Path(exists=True, path_type=Path),
+        help="The socket of an ssh-agent that holds the new Ed25519 key; the service never has it.",
+    )(command)
+
+
+def agent_key(name: str, ssh_agent: Path | None, ssh_key: Path | None) -> AgentKey | None:
+    """The key that an agent holds, after a signature of it; None without the options.
+
+    Raises: UsageError; UnavailableError, MalformedError.
+    """
+    if ssh_agent is None and ssh_key is None:
+        return None
+    if ssh_agent is None or ssh_key is None:
+        raise click.UsageError("--ssh-agent and --ssh-key need each other")
+    public_key = parse_public_key(ssh_key.read_text(encoding="utf-8"))
+    try:
+        key = AgentKey(ssh_agent.absolute(), VerifierKey(name, ED25519, public_key))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    key.sign(AGENT_TRIAL)
+    return key
 
 
 @contextmanager

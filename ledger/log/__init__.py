@@ -4,7 +4,8 @@ append_request   what is asked to be appended, and what became of it
 appender         the interface of appends, in this process or across a socket
 group_commit     one writer thread behind many callers
 sequencer        entries in order, durable, acknowledged
-publisher        signs heads, publishes those that meet the policy
+signing          signs heads, with keys in this process or in another one
+publisher        publishes the heads that meet the policy
 hold             stops appends to a log that is older than it was
 evidence         writes what proves that a log had another history
 witness_client   asks witnesses for cosignatures

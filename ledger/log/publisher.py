@@ -31,6 +31,7 @@ import structlog
 from ledger.log.evidence import save_evidence
 from ledger.log.hold import is_missing, read_marker, read_own_head, write_marker
 from ledger.log.sequencer import Sequencer
+from ledger.log.signing import HeadSigner, LogSigner, SignerUnavailableError
 from ledger.log.witness_client import (
     TIMEOUT_S,
     PeerOptions,
@@ -43,18 +44,14 @@ from ledger.store.log import DamagedTreeError
 from ledger_client.runtime.clock import unix_s as system_unix_s
 from ledger_core.event.times import format_time
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
-from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.note import Signature, Signer
+from ledger_core.tlog.note import Signature
 from ledger_core.tlog.policy import Policy
 from ledger_core.tlog.tree import TreeHead
 from ledger_core.tlog.verify import check_consistency
 
 INTERVAL_S: Final = 1.0
 HEARTBEAT_S: Final = 180.0
-
-LogSigner = Signer | CosignatureSigner
-"""A key of the log: Ed25519, or ML-DSA-44, which states a time."""
 
 _log = structlog.get_logger("ledger.log.publisher")
 
@@ -98,7 +95,8 @@ class Publisher:
         self.quorum_missing: str | None = None
         self._origin = sequencer.store.origin()
         self._sequencer = sequencer
-        self._signers = signers
+        self._signer = HeadSigner(signers, unix_s=options.unix_s, wait_base_s=options.interval_s)
+        self._signing = asyncio.Lock()
         self._policy = policy
         self._evidence = evidence
         self._options = options
@@ -114,19 +112,20 @@ class Publisher:
     def witnesses(self) -> tuple[WitnessStatus, ...]:
         return tuple(peer.status for peer in self._peers)
 
-    def sign(self) -> SignedCheckpoint:
+    async def sign(self) -> SignedCheckpoint:
         """The newest durable head with the log's own signatures and the cosignatures it has so far.
 
-        Raises: VerificationError when it does not extend what was signed before.
+        Raises: VerificationError when it does not extend what was signed before; UnavailableError
+        when a process that holds a key does not sign.
         Cost: one signature and at most 2·log2(n) point reads for a new head, else nothing.
         """
-        signed = self._sign_head()
+        signed = await self._sign_head()
         published = self.published
         return published if published and published.head == signed.head else signed
 
     async def newest(self) -> SignedCheckpoint:
         """As `sign`, for callers whose publisher may be in another process."""
-        return self.sign()
+        return await self.sign()
 
     async def shown(self, data: bytes, *, by: str) -> bool:
         """As `show`, for callers whose publisher may be in another process."""
@@ -185,6 +184,8 @@ class Publisher:
                     except VerificationError as error:
                         self._stop(error)
                         return
+                    except SignerUnavailableError as error:  # It has been logged.
+                        self.quorum_missing = str(error)
                     except UnavailableError as error:
                         _log.error("publish_failed", reason=str(error))
                     await asyncio.sleep(self._options.interval_s)
@@ -201,12 +202,13 @@ class Publisher:
         Returns when it is published, or every witness was asked and the quorum is not met.
         Raises: as `sign` and `Sequencer.publish`; the checkpoint before stays published then.
         """
-        signed = self._sign_head()
+        signed = await self._sign_head()
         age_s = time.monotonic() - self._published_at_s
         is_published = self.published is not None and self.published.head == signed.head
         is_fresh = is_published and (not self._peers or age_s < self._options.heartbeat_s)
         # A head that a new key of the log has not signed yet is published again.
-        is_fresh = is_fresh and self._has_signed(self.published)
+        if self.published is not None and not self._signer.has_signed(self.published.signatures):
+            is_fresh = False
         round_ = self._round
         if round_ is None or round_.signed.head != signed.head or is_published > is_fresh:
             round_ = self._round = _CosignatureRound(signed)
@@ -242,12 +244,25 @@ class Publisher:
                 return self.published
         return None
 
-    def _sign_head(self) -> SignedCheckpoint:
-        if self.failure is not None:
-            raise self.failure
-        head = self._sequencer.head
-        if self._signed is not None and self._signed.head == head:
+    async def _sign_head(self) -> SignedCheckpoint:
+        # Uncontended it does not wait, and a key in memory does not either.
+        async with self._signing:
+            if self.failure is not None:
+                raise self.failure
+            head = self._sequencer.head
+            if self._signed is not None and self._signed.head == head:
+                return self._signed
+            self.check_extends(head)
+            checkpoint = Checkpoint(self._origin, head.tree_size, head.root_hash)
+            signatures = await self._signer.sign(format_checkpoint(checkpoint))
+            self._signed = SignedCheckpoint(checkpoint, signatures)
             return self._signed
+
+    def check_extends(self, head: TreeHead) -> None:
+        """Check that a head extends what was signed before; else nothing is signed any more.
+
+        Raises: VerificationError.
+        """
         before = self._signed or self.published
         if before is not None:
             try:
@@ -255,16 +270,6 @@ class Publisher:
             except VerificationError as error:
                 self._stop(error)
                 raise
-        checkpoint = Checkpoint(self._origin, head.tree_size, head.root_hash)
-        text, time_unix_s = format_checkpoint(checkpoint), self._options.unix_s()
-        signatures = tuple(
-            signer.sign(text)
-            if isinstance(signer, Signer)
-            else signer.sign(text, time_unix_s=time_unix_s)
-            for signer in self._signers
-        )
-        self._signed = SignedCheckpoint(checkpoint, signatures)
-        return self._signed
 
     def _check_extends(self, before: SignedCheckpoint, head: TreeHead) -> None:
         old = before.head
@@ -350,13 +355,6 @@ class Publisher:
         if late:
             whole = SignedCheckpoint(kept.checkpoint, (*kept.signatures, *late))
             await self._sequencer.publish(tree_size=size, note=whole.note)
-
-    def _has_signed(self, checkpoint: SignedCheckpoint | None) -> bool:
-        """Whether each key of the log has signed a checkpoint."""
-        if checkpoint is None:
-            return False
-        signed = {(each.name, each.key_id) for each in checkpoint.signatures}
-        return all((s.verifier.name, s.verifier.key_id) in signed for s in self._signers)
 
     def _is_superseded(self, head: TreeHead) -> bool:
         return self.published is not None and self.published.head.tree_size > head.tree_size

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ledger.log.publisher import LogSigner
+from ledger.log.signing import LogSigner
 from ledger.mirror.data_dir import MirrorPaths, log_origin, read_config
 from ledger.runtime.keys import write_keys
 from ledger.service.data_dir import PromotionRecord, open_tokens, read_signers

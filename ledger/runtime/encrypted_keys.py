@@ -101,7 +101,7 @@ def passphrase_of(environ: Mapping[str, str], path: Path) -> bytes:
     )
 
 
-def read_passphrase(path: Path) -> bytes:
+def read_passphrase(path: Path, *, bytes_min: int = PASSPHRASE_BYTES_MIN) -> bytes:
     """The first line of a file that others may not read. Raises: UnavailableError.
 
     Of a file of another user the group may: systemd hands a credential of root's to the user of a
@@ -114,7 +114,8 @@ def read_passphrase(path: Path) -> bytes:
                 raise UnavailableError(
                     f"others can read the passphrase in {path}: chmod 600 {path}"
                 )
-            return _checked(file.read(PASSPHRASE_BYTES_MAX + 2), str(path))
+            data = file.read(PASSPHRASE_BYTES_MAX + 2)
+            return _checked(data, str(path), bytes_min=bytes_min)
     except OSError as error:
         raise UnavailableError(
             f"the passphrase in {path} can't be read: {error.strerror}"
@@ -132,11 +133,11 @@ def _read_descriptor(number: str) -> bytes:
         ) from None
 
 
-def _checked(data: bytes, source: str) -> bytes:
+def _checked(data: bytes, source: str, *, bytes_min: int = PASSPHRASE_BYTES_MIN) -> bytes:
     passphrase = data.split(b"\n", 1)[0]
-    if not PASSPHRASE_BYTES_MIN <= len(passphrase) <= PASSPHRASE_BYTES_MAX:
+    if not bytes_min <= len(passphrase) <= PASSPHRASE_BYTES_MAX:
         raise UnavailableError(
-            f"the passphrase of {source} has {len(passphrase)} bytes: want {PASSPHRASE_BYTES_MIN} "
+            f"the passphrase of {source} has {len(passphrase)} bytes: want {bytes_min} "
             f"to {PASSPHRASE_BYTES_MAX} on the first line"
         )
     return passphrase

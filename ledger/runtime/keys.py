@@ -2,6 +2,7 @@
 
     PRIVATE+KEY+example.com/w1+3eb5f1aa+BF0…      Ed25519, as `ledger_core.tlog.keys` writes it
     PRIVATE+KEY+example.com/w1+0be9f9bd+Bo9…      ML-DSA-44
+    ssh-agent:/run/agent.sock example.com/w1+…    held by another process (`ssh_agent`)
 
 A log has one such file and a witness another. It is created once and never overwritten. A file that
 other users of this machine may read is refused: they may know the key already. No message contains
@@ -23,9 +24,11 @@ from ledger.runtime.encrypted_keys import (
     is_encrypted,
     passphrase_of,
 )
+from ledger.runtime.ssh_agent import PREFIX as AGENT_PREFIX
+from ledger.runtime.ssh_agent import AgentKey
 from ledger_client.runtime.files import OWNER_ONLY_MODE, create_whole, write_atomically
 from ledger_core.tlog.errors import MalformedError, UnavailableError
-from ledger_core.tlog.keys import SignerKey
+from ledger_core.tlog.keys import PrivateKey, SignerKey
 
 LINE_BYTES_MAX: Final = 512
 """A name of 255 bytes and the rest of a line take 340."""
@@ -36,7 +39,7 @@ KEY_FILE_BYTES_MAX: Final = 4 * (LINE_BYTES_MAX + 1)
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
-def write_keys(path: Path, keys: Sequence[SignerKey]) -> None:
+def write_keys(path: Path, keys: Sequence[PrivateKey]) -> None:
     """Make a key file; when this returns, it is on the disk.
 
     Raises: FileExistsError when there is one: a key that was written over is lost for good.
@@ -44,7 +47,7 @@ def write_keys(path: Path, keys: Sequence[SignerKey]) -> None:
     create_whole(path, _format(keys))
 
 
-def read_keys(path: Path, *, keys_max: int) -> tuple[SignerKey, ...]:
+def read_keys(path: Path, *, keys_max: int) -> tuple[PrivateKey, ...]:
     """The keys in a file, at least one, in order.
 
     Raises: UnavailableError when there is no file, others may read it or its passphrase is not
@@ -60,7 +63,7 @@ def read_keys(path: Path, *, keys_max: int) -> tuple[SignerKey, ...]:
     return keys
 
 
-def replace_keys(path: Path, keys: Sequence[SignerKey]) -> None:
+def replace_keys(path: Path, keys: Sequence[PrivateKey]) -> None:
     """Put other keys into a key file at once; an encrypted one keeps its passphrase.
 
     Raises: as `read_keys`.
@@ -125,13 +128,14 @@ def _read(path: Path, bytes_max: int) -> bytes:
     return data
 
 
-def _format(keys: Sequence[SignerKey]) -> bytes:
+def _format(keys: Sequence[PrivateKey]) -> bytes:
     return b"".join(f"{key.encode()}\n".encode() for key in keys)
 
 
-def _parse(line: bytes, path: Path, number: int) -> SignerKey:
+def _parse(line: bytes, path: Path, number: int) -> PrivateKey:
     try:
-        return SignerKey.parse(line.decode())
+        text = line.decode()
+        return AgentKey.parse(text) if text.startswith(AGENT_PREFIX) else SignerKey.parse(text)
     except ValueError:
         # Whatever is wrong with it, what stands there may be most of a key.
         raise MalformedError(f"line {number} of {path} is not a signer key") from None

@@ -37,7 +37,7 @@ from typing import Final
 
 import msgspec
 
-from ledger.log.publisher import LogSigner
+from ledger.log.signing import LogSigner
 from ledger.runtime.keys import read_keys, read_secret_key, write_keys, write_secret_key
 from ledger.runtime.records import read_record
 from ledger.service.settings import Settings, read_settings, settings_template
@@ -48,7 +48,7 @@ from ledger.store.tokens import AccessStore, create_access
 from ledger_client.runtime.files import create_whole, sync_directory, write_atomically
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
-from ledger_core.tlog.keys import ED25519, MLDSA44_COSIGNATURE, check_new_name
+from ledger_core.tlog.keys import ED25519, MLDSA44_COSIGNATURE, PrivateKey, check_new_name
 from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import format_policy
 from ledger_core.tlog.text import from_wire
@@ -125,12 +125,18 @@ def read_promotion(paths: DirectoryPaths) -> PromotionRecord | None:
 
 
 def create_directory(
-    path: Path, *, origin: str, seed: bytes, mldsa44_seed: bytes | None = None
+    path: Path,
+    *,
+    origin: str,
+    seed: bytes = b"",
+    mldsa44_seed: bytes | None = None,
+    key: PrivateKey | None = None,
 ) -> DirectoryPaths:
     """Make a ledger: key, policy, settings, an empty log and no token.
 
-    `origin` is the log's name for ever, `seed` 32 random bytes, the signing key. What exists is
-    never overwritten. The key is written last: a folder without one was left half-made.
+    `origin` is the log's name for ever, `seed` 32 random bytes, the signing key, or `key` that key
+    in another process. What exists is never overwritten. The key is written last: a folder without
+    one was left half-made.
     Raises: FileExistsError when there is a ledger already, or a half-made one, with what mends it;
     ValueError for an unfit origin.
     """
@@ -141,7 +147,7 @@ def create_directory(
                 raise FileExistsError(half_made(path, "ledger init"))
             raise FileExistsError(f"{taken} exists already; a ledger is made in a new folder")
     check_new_name(origin)
-    signers: list[LogSigner] = [Signer.generate(origin, seed=seed)]
+    signers: list[LogSigner] = [Signer.generate(origin, seed=seed) if key is None else Signer(key)]
     if mldsa44_seed is not None:
         signers.append(
             CosignatureSigner.generate(origin, algorithm=MLDSA44_COSIGNATURE, seed=mldsa44_seed)

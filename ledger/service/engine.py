@@ -13,8 +13,9 @@ import structlog
 
 from ledger.follow.followers import FOLLOWERS, PARQUET, Followers
 from ledger.log.hold import Hold
-from ledger.log.publisher import LogSigner, Publisher, PublisherOptions
+from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
+from ledger.log.signing import LogSigner
 from ledger.log.witness_client import witness_intervals
 from ledger.service.clock import LogClock
 from ledger.service.data_dir import DirectoryPaths, read_signers
@@ -26,7 +27,8 @@ from ledger.store.log import LogStore
 from ledger.store.log_start import last_received_time
 from ledger.store.writer import LogWriter
 from ledger_client.sql.parquet import check_parquet
-from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.note import NoteVerifier
 from ledger_core.tlog.policy import Policy
 
 _log = structlog.get_logger("ledger.service")
@@ -120,7 +122,11 @@ def _open_publisher(
             marker=Path(settings.marker_file) if settings.marker_file else paths.marker,
         ),
     )
-    # A policy that doesn't know our keys must end the start, not the first publication.
-    replace(policy, quorum=None).check(publisher.sign().note)
+    # They must end the start, not the first publication: a log that is not as it was, and a policy
+    # that doesn't know our keys.
+    publisher.check_extends(sequencer.head)
+    known: set[NoteVerifier] = {log.verifier for log in policy.logs}
+    if known.isdisjoint(signer.verifier for signer in signers):
+        raise VerificationError(f"the policy lists no key of this log, {origin}")
     publisher.check_marker()
     return publisher

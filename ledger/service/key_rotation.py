@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
-from ledger.log.publisher import LogSigner
+from ledger.log.signing import LogSigner
 from ledger.runtime.keys import replace_keys
 from ledger.service.data_dir import DirectoryPaths, read_signers
 from ledger.service.operator_events import record_act
@@ -29,7 +29,7 @@ from ledger.service.policy_file import replace_policy, with_log_keys, with_retir
 from ledger.store.log import LogStore
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError
-from ledger_core.tlog.keys import ED25519, SignerKey
+from ledger_core.tlog.keys import ED25519, PrivateKey, SignerKey
 from ledger_core.tlog.note import NoteVerifier, Signer
 from ledger_core.tlog.policy import parse_policy
 
@@ -48,8 +48,12 @@ def divide(signers: Sequence[LogSigner]) -> SigningKeys:
     return SigningKeys(tuple(signer for signer in signers if signer not in current), current)
 
 
-def rotate(paths: DirectoryPaths, *, make_seed: Callable[[], bytes]) -> SigningKeys:
+def rotate(
+    paths: DirectoryPaths, *, make_seed: Callable[[], bytes], key: PrivateKey | None = None
+) -> SigningKeys:
     """Begin a rotation: a new key beside each old one. `make_seed` gives 32 random bytes.
+
+    `key`: the new Ed25519 key, if another process holds it.
 
     Raises: ValueError when a rotation is under way; as `read_signers`, `parse_policy`.
     """
@@ -60,7 +64,9 @@ def rotate(paths: DirectoryPaths, *, make_seed: Callable[[], bytes]) -> SigningK
                 "a rotation is under way: end it with ledger key retire before you begin another"
             )
     else:
-        keys = SigningKeys(keys.current, tuple(_renew(each, make_seed()) for each in keys.current))
+        keys = SigningKeys(
+            keys.current, tuple(_renew(each, make_seed, key) for each in keys.current)
+        )
     new_policy = with_log_keys(policy, [signer.verifier for signer in keys.current])
     replace_keys(paths.key, [signer.key for signer in (*keys.old, *keys.current)])
     _record(paths, "ledger.key.rotated", keys)
@@ -103,10 +109,11 @@ def _read(paths: DirectoryPaths) -> tuple[SigningKeys, bytes]:
     return divide(signers), paths.policy.read_bytes()
 
 
-def _renew(signer: LogSigner, seed: bytes) -> LogSigner:
-    verifier = signer.verifier
-    key = SignerKey(verifier.name, algorithm=verifier.algorithm, seed=seed)
-    return Signer(key) if verifier.algorithm == ED25519 else CosignatureSigner(key)
+def _renew(signer: LogSigner, make_seed: Callable[[], bytes], held: PrivateKey | None) -> LogSigner:
+    name, algorithm = signer.verifier.name, signer.verifier.algorithm
+    if algorithm == ED25519:
+        return Signer(held or SignerKey(name, algorithm=algorithm, seed=make_seed()))
+    return CosignatureSigner(SignerKey(name, algorithm=algorithm, seed=make_seed()))
 
 
 def _has_lines(policy: bytes, signers: Sequence[LogSigner]) -> bool:

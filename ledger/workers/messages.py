@@ -12,6 +12,7 @@ import msgspec
 from ledger.log.append_request import Appended, AppendRequest
 from ledger.log.group_commit import QueueFullError
 from ledger.log.hold import HeldError, HoldRecord
+from ledger.log.signing import SignerUnavailableError
 from ledger.service.report import Report
 from ledger.service.settings import Settings
 from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, StorageFullError
@@ -178,6 +179,7 @@ _UNAVAILABLE: Final = {
         CommitUndoneError,
         CommitFailedError,
         HeldError,
+        SignerUnavailableError,
         UnavailableError,
     )
 }

@@ -115,7 +115,7 @@ async def test_a_full_log_answers_so_and_publishes_nothing_more(tmp_path: Path) 
         assert kept
         assert sequencer.failure is None
         assert sequencer.head.tree_size == kept
-        assert publisher.sign().head == sequencer.head
+        assert (await publisher.sign()).head == sequencer.head
 
 
 async def _fits(sequencer: Sequencer, kept: int) -> bool:
@@ -199,7 +199,7 @@ async def test_the_same_head_is_signed_once_and_an_empty_log_has_one_too(path: P
         assert publisher.published is not None
         assert publisher.published.head.tree_size == 0
         await sequencer.append([entry(0)])
-        assert publisher.sign() == publisher.sign()
+        assert await publisher.sign() == await publisher.sign()
 
 
 @pytest.mark.parametrize("spoil", ["smaller", "other"])
@@ -214,7 +214,7 @@ async def test_a_head_that_does_not_extend_the_last_is_never_signed(path: Path, 
         head = sequencer.head
         sequencer.head = SPOILS[spoil](head)
         with pytest.raises(VerificationError):
-            publisher.sign()
+            await publisher.sign()
         assert publisher.failure is not None
         # Stopped for good, also when the head is right again.
         sequencer.head = head

@@ -352,7 +352,7 @@ async def test_a_head_of_ours_that_the_store_lacks_stops_the_publisher_with_evid
         await until(lambda: publisher.failure)
         assert said in str(publisher.failure)
         with pytest.raises(VerificationError):
-            publisher.sign()
+            await publisher.sign()
         # No index is given a second time, and what was published stays.
         with pytest.raises(HeldError, match=said):
             await sequencer.append(entries(30, 40))
@@ -424,7 +424,7 @@ async def test_a_restored_backup_signs_nothing_that_anybody_sees(
             with pytest.raises(HeldError, match="knows size 100, the log here has 50"):
                 await sequencer.append(entries(500, 510))
             with pytest.raises(VerificationError):
-                publisher.sign()
+                await publisher.sign()
 
     await restored()
 

@@ -11,7 +11,7 @@ from ledger.demo.child_service import make_ledger
 from ledger.runtime import encrypted_keys
 from ledger.runtime.keys import decrypt_keys, encrypt_keys, read_keys, write_keys
 from ledger_core.tlog.errors import MalformedError, UnavailableError
-from ledger_core.tlog.keys import SignerKey
+from ledger_core.tlog.keys import PrivateKey
 from ledger_core.tlog.note import Signer
 from tests.service.serving import serving
 
@@ -43,11 +43,11 @@ def made(tmp_path: Path) -> Path:
     return path
 
 
-def opened(path: Path) -> list[SignerKey]:
+def opened(path: Path) -> list[PrivateKey]:
     return list(read_keys(path, keys_max=2))
 
 
-def same(keys: list[SignerKey]) -> bool:
+def same(keys: list[PrivateKey]) -> bool:
     return [key.encode() for key in keys] == [key.encode() for key in KEYS]
 
 

@@ -9,9 +9,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from ledger.cli.fsck import command as fsck_command
+from ledger.cli.key import command as key_command
 from ledger.demo.child_service import require_witnesses, witnesses
+from ledger.runtime import encrypted_keys
 from ledger.runtime.encrypted_keys import FILE_VARIABLE
 from ledger.runtime.keys import encrypt_keys, read_keys
 from ledger.service import key_rotation
@@ -35,9 +40,16 @@ from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import Policy, parse_policy
 from ledger_core.tlog.witness import cosign
-from tests.mirror.mirroring import make_mirror, mirroring, state, wait_published, wait_until
+from tests.mirror.mirroring import (
+    listening,
+    make_mirror,
+    mirroring,
+    state,
+    wait_published,
+    wait_until,
+)
 from tests.service.check_log import check_ledger
-from tests.service.serving import ORIGIN, Ledger, event, ledger_command, make_ledger, serving
+from tests.service.serving import ORIGIN, Ledger, event, make_ledger, serving
 
 ROOT = Path(__file__).parents[2]
 SEEDS = iter(bytes([number]) * 32 for number in range(1, 256))
@@ -47,11 +59,16 @@ def next_seed() -> bytes:
     return next(SEEDS)
 
 
-def client_of(ledger: Ledger, policy: Path, state_file: Path | None = None) -> LedgerClient:
+def client_of(ledger: Ledger, policy: Path, state: Path | None = None) -> LedgerClient:
     """A client with a policy of its own, and the head that it accepted before."""
-    return LedgerClient(
-        ledger.url, token=ledger.tokens["admin"], policy=policy, state_file=state_file
-    )
+    return LedgerClient(ledger.url, token=ledger.tokens["admin"], policy=policy, state=state)
+
+
+def command(group: click.Command, *arguments: str | Path) -> str:
+    """Run a command in this process; what it prints."""
+    done = CliRunner().invoke(group, list(map(str, arguments)), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def names_of(policy: Policy) -> list[str]:
@@ -86,8 +103,9 @@ def test_clients_a_witness_a_mirror_and_evidence_go_through_a_whole_rotation(
             own = make_mirror(folder, ledger)
             collect(ledger, old_policy, "before")
             old_key = signed_by(ledger)
+            quick = listening(ledger.url.rpartition(":")[2])
 
-        made = json.loads(ledger_command("key", "rotate", str(directory), "--json"))
+        made = json.loads(command(key_command, "rotate", directory, "--json"))
         both.write_bytes(paths.policy.read_bytes())
         (new_key,) = made["new"]
         new_policy.write_text(old_policy.read_text().replace(made["old"][0], new_key))
@@ -96,7 +114,7 @@ def test_clients_a_witness_a_mirror_and_evidence_go_through_a_whole_rotation(
             retire(paths)
 
         # Each party still has the old key alone, and nothing is appended: a head has both at once.
-        with serving(directory, tokens) as ledger, mirroring(folder, own) as mirror:
+        with serving(directory, tokens, quick) as ledger, mirroring(folder, own) as mirror:
             with client_of(ledger, new_policy) as client:
                 wait_until(lambda: len(signed_by(ledger)) == 2, "both have signed")
                 assert client.checkpoint().cosignatures
@@ -114,9 +132,9 @@ def test_clients_a_witness_a_mirror_and_evidence_go_through_a_whole_rotation(
                 assert len(cosigned.signatures) == 3  # The log's two, and the witness's own.
         DirectoryPaths(folder).policy.write_bytes(both.read_bytes())
 
-        said = json.loads(ledger_command("key", "retire", str(directory), "--json"))
+        said = json.loads(command(key_command, "retire", directory, "--json"))
         assert (said["old"], said["new"]) == (made["old"], made["new"])
-        with serving(directory, tokens) as ledger, mirroring(folder, own) as mirror:
+        with serving(directory, tokens, quick) as ledger, mirroring(folder, own) as mirror:
             collect(ledger, both, "after")
             assert signed_by(ledger) == {new_key.split("+")[1]}
             with client_of(ledger, new_policy, tmp_path / "new.json") as client:
@@ -134,7 +152,7 @@ def test_clients_a_witness_a_mirror_and_evidence_go_through_a_whole_rotation(
             acts = [e.event for e in client_acts(ledger, both)]
         assert [act.action for act in acts] == ["ledger.key.rotated", "ledger.key.retired"]
         assert all(act.context == {"old": made["old"], "new": made["new"]} for act in acts)
-    ledger_command("fsck", str(directory))
+    command(fsck_command, directory)
 
     verifies = {
         (when, policy.name): verify(bundle, policy)
@@ -167,7 +185,7 @@ class CrashError(Exception):
     """The process dies here."""
 
 
-def die(*_: object, **__: object) -> None:
+def die(*_: object, **__: object) -> bytes:
     raise CrashError
 
 
@@ -286,13 +304,14 @@ def test_a_stolen_key_leaves_the_policy_and_the_service_goes_on(tmp_path: Path) 
     )
     assert paths.policy.stat().st_mode & 0o777 == 0o644
     publish(paths)
-    ledger_command("fsck", str(paths.root))
+    command(fsck_command, paths.root)
 
 
 def test_a_key_under_a_passphrase_is_rotated_under_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = new_ledger(tmp_path)
+    monkeypatch.setattr(encrypted_keys, "MEMORY_BYTES", 1 << 16)
     encrypt_keys(paths.key, b"a long passphrase")
     passphrase = tmp_path / "passphrase"
     passphrase.write_text("a long passphrase\n")
@@ -322,13 +341,14 @@ def test_a_witness_keeps_the_key_by_which_it_can_verify_its_head(tmp_path: Path)
     create_heads(tmp_path / "heads", vkeys=[str(own.verifier)])
     head = Checkpoint(ORIGIN, 0, EMPTY_ROOT_HASH)
 
-    def cosign_by(*signers: Signer) -> None:
-        text = format_checkpoint(head)
-        signed = SignedCheckpoint(head, tuple(signer.sign(text) for signer in signers))
-        with closing(HeadWriter.open(tmp_path / "heads")) as writer:
+    with closing(HeadWriter.open(tmp_path / "heads")) as writer:
+
+        def cosign_by(*signers: Signer) -> None:
+            text = format_checkpoint(head)
+            signed = SignedCheckpoint(head, tuple(signer.sign(text) for signer in signers))
             writer.commit([Update(ORIGIN, lambda _: cosign(signed, [own], time_unix_s=1))])
 
-    with closing(HeadStore.open(tmp_path / "heads", readonly=False)) as store:
+        store = writer.store
         store.add_log(ORIGIN, [str(old.verifier), str(new.verifier)])
         with pytest.raises(ValueError, match="has no key"):
             store.remove_keys(ORIGIN, [str(own.verifier)])

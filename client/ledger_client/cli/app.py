@@ -109,7 +109,8 @@ _GROUPS: Final[dict[str, dict[str, _Command]]] = {
     "To operate a ledger": {
         "init": _Command(None, "Make a ledger in a folder."),
         "token": _Command(None, "Make, rotate, list and revoke access tokens."),
-        "key": _Command(None, "Show verifier keys as lines of a policy; encrypt a signing key."),
+        "key": _Command(None, "Show, rotate and encrypt the keys that sign."),
+        "signer": _Command(None, "Sign with a PKCS#11 token, in a process of its own."),
         "serve": _Command(None, "Serve a ledger over HTTP."),
         "status": _Command(None, "Show size, head, witnesses, sinks, disk and lag."),
         "mirror": _Command(None, "Keep a verified copy of a log on another host, and serve it."),

@@ -41,7 +41,8 @@ from ledger_core.evidence.layout import (
 from ledger_core.evidence.question import ask
 from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import MICROSECONDS
-from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.checkpoint import Checkpoint, parse_signed_checkpoint
+from ledger_core.tlog.errors import MalformedError, UnlistedKeyError, VerificationError
 from ledger_core.tlog.hashing import Hash, leaf_hash
 from ledger_core.tlog.multi_proof import parse_multi_proof
 from ledger_core.tlog.policy import Policy, VerifiedHead
@@ -144,15 +145,16 @@ class SecondEdition:
         try:
             for line in self._archive.lines(HEADS, HEAD_LINE_BYTES_MAX):
                 each = _decode_head(line)
-                head, is_quorum = self._check_head(each.checkpoint)
-                size = head.checkpoint.tree_size
+                head = self._check_head(each.checkpoint)
+                checkpoint = parse_signed_checkpoint(each.checkpoint).checkpoint
+                size = checkpoint.tree_size
                 if size <= last:
                     raise VerificationError(f"the sizes do not ascend: {size} after {last}")
                 last = size
-                self._check_consistent(head, each)
-                refused += not is_quorum
+                self._check_consistent(checkpoint, each)
+                refused += head is None
                 # A head is published again with later cosignatures: the first ones count.
-                if is_quorum and _stated_unix_s(head) <= _stated_unix_s(heads.get(size)):
+                if head and _stated_unix_s(head) <= _stated_unix_s(heads.get(size)):
                     heads[size] = head
         except (msgspec.MsgspecError, UnicodeDecodeError):
             self._findings.add_fault(HEADS, "a line is not a head and its proof")
@@ -164,18 +166,24 @@ class SecondEdition:
             )
         return heads
 
-    def _check_head(self, note: str) -> tuple[VerifiedHead, bool]:
-        """A head that the log signed, and whether it meets the policy's quorum."""
-        try:
-            return self._policy.check(note), True
-        except VerificationError:
-            return replace(self._policy, quorum=None).check(note), False
+    def _check_head(self, note: str) -> VerifiedHead | None:
+        """A head that meets the policy; None without the quorum, or by another key of the log.
 
-    def _check_consistent(self, head: VerifiedHead, line: HeadLine) -> None:
-        if head.checkpoint.origin != self._head.checkpoint.origin:
-            raise VerificationError(f"a head is of the log {head.checkpoint.origin}")
+        Before the log's key was rotated, its heads were signed by one that the policy may not list.
+        """
+        try:
+            return self._policy.check(note)
+        except UnlistedKeyError:
+            return None
+        except VerificationError:
+            replace(self._policy, quorum=None).check(note)
+            return None
+
+    def _check_consistent(self, checkpoint: Checkpoint, line: HeadLine) -> None:
+        if checkpoint.origin != self._head.checkpoint.origin:
+            raise VerificationError(f"a head is of the log {checkpoint.origin}")
         old, new = sorted(
-            (head.checkpoint, self._head.checkpoint), key=lambda checkpoint: checkpoint.tree_size
+            (checkpoint, self._head.checkpoint), key=lambda checkpoint: checkpoint.tree_size
         )
         check_consistency(
             old_size=old.tree_size,

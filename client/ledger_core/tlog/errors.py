@@ -40,3 +40,7 @@ class UnavailableError(Exception):
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class UnlistedKeyError(VerificationError):
+    """A log has signed with keys alone that the policy does not list, as after a rotation."""

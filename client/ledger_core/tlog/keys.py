@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from types import ModuleType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.exceptions import BadSignatureError
@@ -157,6 +157,23 @@ class VerifierKey:
             raise VerificationError(
                 f"the signature of {self.name}+{self.key_id:08x} does not verify"
             )
+
+
+class PrivateKey(Protocol):
+    """A private key, wherever it is: a `SignerKey` in memory, or one that another process holds."""
+
+    @property
+    def verifier_key(self) -> VerifierKey:
+        """Its public key."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign bytes. Raises: UnavailableError when the process that holds the key does not."""
+        ...
+
+    def encode(self) -> str:
+        """Its line in a key file, which may be secret."""
+        ...
 
 
 class SignerKey:

@@ -25,7 +25,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ledger_core.tlog.errors import MalformedError, VerificationError
-from ledger_core.tlog.keys import ED25519, SignerKey, VerifierKey, check_key_name
+from ledger_core.tlog.keys import (
+    ED25519,
+    PrivateKey,
+    SignerKey,
+    VerifierKey,
+    check_key_name,
+)
 from ledger_core.tlog.text import decode_text, excerpt, format_base64, from_wire, parse_base64
 
 TEXT_BYTES_MAX = 1 << 16
@@ -225,7 +231,7 @@ class Verifier(NoteVerifier):
 class NoteSigner:
     """A private key that signs the texts of notes."""
 
-    key: SignerKey
+    key: PrivateKey
     ALGORITHMS: ClassVar[tuple[int, ...]]
 
     def __post_init__(self) -> None:

@@ -26,7 +26,12 @@ from dataclasses import dataclass
 
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import CosignatureVerifier, cosigned_at_unix_s, parse_verifier
-from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.errors import (
+    MalformedError,
+    UnavailableError,
+    UnlistedKeyError,
+    VerificationError,
+)
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
 from ledger_core.tlog.keys import ED25519, MLDSA44_COSIGNATURE
 from ledger_core.tlog.note import (
@@ -167,7 +172,7 @@ class Policy:
         own = [(each.name, each.key_id) for each in signed.signatures if each.name == origin]
         if own and known.isdisjoint(own):
             found = ", ".join(f"{name}+{key_id:08x}" for name, key_id in own[:KEYS_NAMED_MAX])
-            raise VerificationError(
+            raise UnlistedKeyError(
                 f"the checkpoint is signed by {found}, which the policy does not list: if the log "
                 "has rotated its key, ask its operator for the policy with both keys"
             )

@@ -1,0 +1,96 @@
+"""Signs heads with the keys of the log, in this process or in another one.
+
+A key in memory signs at once. A key that another process holds (`ledger.runtime.ssh_agent`) is
+asked on a thread: an agent that hangs keeps no request waiting but those that need a signature, and
+these not for long. After an error it is left alone for a wait that doubles with each further one;
+whoever needs a signature meanwhile gets the error at once.
+
+All keys of the log sign each head: during a rotation no verifier can then tell which key is late.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from ledger_client.runtime.backoff import exponential_s
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.errors import UnavailableError
+from ledger_core.tlog.keys import SignerKey
+from ledger_core.tlog.note import Signature, Signer
+
+WAIT_MAX_S: Final = 60.0
+"""The longest wait before an agent that failed is asked again."""
+
+LogSigner = Signer | CosignatureSigner
+"""A key of the log: Ed25519, or ML-DSA-44, which states a time."""
+
+_log = structlog.get_logger("ledger.log.publisher")
+
+
+class SignerUnavailableError(UnavailableError):
+    """A key that another process holds did not sign."""
+
+
+class HeadSigner:
+    """The keys of a log. Used on one event loop, one call of `sign` at a time."""
+
+    def __init__(
+        self, signers: Sequence[LogSigner], *, unix_s: Callable[[], int], wait_base_s: float
+    ) -> None:
+        """`wait_base_s`: the wait after the first error of an agent."""
+        self.signers: Final = tuple(signers)
+        self._unix_s: Final = unix_s
+        self._wait_base_s: Final = wait_base_s
+        self._is_remote: Final = not all(isinstance(s.key, SignerKey) for s in signers)
+        self._asked: asyncio.Task[tuple[Signature, ...]] | None = None
+        self._failures = 0
+        self._ask_after_s = 0.0
+        self._error = ""
+
+    async def sign(self, text: str) -> tuple[Signature, ...]:
+        """The signatures of a checkpoint's text. Raises: SignerUnavailableError."""
+        if not self._is_remote:
+            return self._sign(text)
+        if self._asked is not None:  # One whose caller went away.
+            await asyncio.wait({self._asked})
+        if time.monotonic() < self._ask_after_s:
+            raise SignerUnavailableError(self._error)
+        self._asked = asyncio.create_task(asyncio.to_thread(self._sign, text))
+        self._asked.add_done_callback(self._note)
+        try:
+            return await asyncio.shield(self._asked)
+        except UnavailableError as error:
+            raise SignerUnavailableError(str(error)) from error
+
+    def has_signed(self, signatures: Sequence[Signature]) -> bool:
+        """Whether a signature of each key is among these."""
+        signed = {(each.name, each.key_id) for each in signatures}
+        return all((s.verifier.name, s.verifier.key_id) in signed for s in self.signers)
+
+    def _sign(self, text: str) -> tuple[Signature, ...]:
+        time_unix_s = self._unix_s()
+        return tuple(
+            signer.sign(text)
+            if isinstance(signer, Signer)
+            else signer.sign(text, time_unix_s=time_unix_s)
+            for signer in self.signers
+        )
+
+    def _note(self, task: asyncio.Task[tuple[Signature, ...]]) -> None:
+        """Remember how a request to the agents went."""
+        self._asked = None
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            if self._failures:
+                _log.info("signer_signs_again")
+            self._failures, self._error = 0, ""
+            return
+        self._failures += 1
+        wait_s = exponential_s(self._failures, base_s=self._wait_base_s, limit_s=WAIT_MAX_S)
+        self._ask_after_s = time.monotonic() + wait_s
+        if str(error) != self._error:
+            _log.error("signer_failed", reason=str(error), retry_s=round(wait_s, 1))
+        self._error = str(error)
