@@ -20,14 +20,14 @@ import structlog
 from ledger.alarms.config import KIND, AlarmConfig, read_alarms
 from ledger.alarms.evaluator import Evaluator, Firing
 from ledger.alarms.firing import firing_event
-from ledger.follow.entries import read_batch
+from ledger.follow.entries import check_position, position_at, read_batch
 from ledger.follow.position import Cursor, FollowerPaths, FollowerState, write_state
 from ledger.follow.worker import run_worker, wait
-from ledger.runtime.records import read_record
+from ledger.runtime.records import CheckedRecord, read_record, write_record
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
 from ledger_client.runtime.clock import unix_us
-from ledger_client.runtime.files import FileLock, FileLockedError, write_atomically
+from ledger_client.runtime.files import FileLock, FileLockedError
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.times import parse_time
 from ledger_core.tlog.errors import MalformedError, UnavailableError
@@ -36,15 +36,21 @@ POLL_S: Final = 0.2
 START_AGAIN_S: Final = 5.0
 BATCH_ENTRIES: Final = 1000
 BATCH_BYTES: Final = 8 << 20
+FIRED_FILE: Final = "fired.json"
 
 _log = structlog.get_logger("ledger.alarms")
 
 
-class FiredRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class FiredRecord(CheckedRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of `fired.json`: when each alarm and group fired last, in microseconds."""
 
     v: Literal[1] = 1
-    fired: dict[str, int] = {}
+    fired: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+def read_fired(paths: FollowerPaths) -> dict[str, int]:
+    """When each alarm and group fired last. Raises: MalformedError, OSError."""
+    return (read_record(paths.root / FIRED_FILE, FiredRecord) or FiredRecord()).fired
 
 
 class AlarmFollower:
@@ -57,13 +63,18 @@ class AlarmFollower:
         self._origin: Final = store.origin()
         self._paths: Final = FollowerPaths(directory, KIND, "")
         self._paths.make()
-        self._fired_path: Final = self._paths.root / "fired.json"
         self._cursor: Final = Cursor(self._paths)
+        fired = read_fired(self._paths)
         if not self._paths.position.exists():
+            if fired:
+                raise MalformedError(
+                    f"{self._paths.position} is gone: {self._begin_anew} begins at the log's end"
+                )
             # Alarms begin with what is logged from now on; `ledger alarm replay` shows the rest.
-            self._cursor.move(store.head().tree_size, "")
-        record = read_record(self._fired_path, FiredRecord) or FiredRecord()
-        self._evaluator: Final = Evaluator(alarms, now_us=unix_us(), fired=record.fired)
+            end = position_at(store, store.head().tree_size)
+            self._cursor.move(end.next_index, end.last_leaf_hash)
+        check_position(store, self._cursor.position, mend=self._begin_anew)
+        self._evaluator: Final = Evaluator(alarms, now_us=unix_us(), fired=fired)
         self._warm_up()
 
     def step(self) -> bool:
@@ -78,6 +89,11 @@ class AlarmFollower:
         )
         self._cursor.move(batch[-1].index + 1, batch[-1].leaf_hash.hex())
         return True
+
+    @property
+    def _begin_anew(self) -> str:
+        """What a person does about a position that is lost."""
+        return f"deleting {self._paths.root} (ledger alarm replay shows what would have fired)"
 
     def _warm_up(self) -> None:
         """Count again what lies within the windows before the position; nothing of it fires."""
@@ -104,8 +120,7 @@ class AlarmFollower:
             for firing in firings:
                 alarm = self._alarms[firing.alarm]
                 access.enqueue(firing_event(firing, alarm, origin=self._origin))
-        record = FiredRecord(fired=dict(self._evaluator.fired))
-        write_atomically(self._fired_path, msgspec.json.encode(record))
+        write_record(self._paths.root / FIRED_FILE, FiredRecord(fired=dict(self._evaluator.fired)))
         _log.info("alarms_fired", alarms=sorted({firing.alarm for firing in firings}))
 
 

@@ -1,5 +1,6 @@
 """`ledger fsck`: check all parts of a stored ledger, or of a backup, and name what is wrong."""
 
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ from ledger.mirror.fsck import check_mirror
 from ledger.query.segment_builder import OtherAnalysisError, check_index
 from ledger.service.backup import MANIFEST, backup_paths
 from ledger.service.data_dir import DirectoryPaths
+from ledger.service.follower_fsck import check_followers
 from ledger.service.fsck import Findings, check_directory
 from ledger.store.environment import DATA_FILE
 from ledger.store.index.index_store import IndexStore
@@ -29,7 +31,7 @@ from ledger_core.tlog.errors import UnavailableError
 )
 @json_option
 def command(directory: Path, is_strict: bool, as_json: bool) -> int:
-    """Check the log, the tokens, private values, keys, settings and index of DIRECTORY.
+    """Check the log, tokens, private values, keys, settings, sinks, alarms and index of DIRECTORY.
 
     DIRECTORY may be a backup. Recomputes every leaf hash, tile, id, bundle, root and signature.
     Reads snapshots, so the service may keep running. Exit code 1: something is wrong.
@@ -41,6 +43,9 @@ def command(directory: Path, is_strict: bool, as_json: bool) -> int:
         raise UnavailableError(f"there is no ledger in {directory}: {paths.log} holds no data")
     with progress_bar("entries", is_quiet=as_json) as progress:
         findings = check_directory(paths, progress=progress, is_strict=is_strict)
+    if findings.log is not None:
+        with closing(LogStore.open(paths.log)) as log:
+            check_followers(paths, log, findings)
     if paths.mirror.exists():
         check_mirror(MirrorPaths(directory), findings)
     segments = None
@@ -53,16 +58,14 @@ def command(directory: Path, is_strict: bool, as_json: bool) -> int:
 
 def _check_index(paths: DirectoryPaths, *, is_strict: bool, is_quiet: bool) -> int | None:
     """The number of segments of the index that passed; None where none was checked."""
-    store = LogStore.open(paths.log)
-    try:
-        with progress_bar("segments", is_quiet=is_quiet) as progress:
-            index = IndexStore(paths.index)
-            return check_index(store, index, is_strict=is_strict, progress=progress)
-    except OtherAnalysisError as error:
-        note(str(error))
-        return None
-    finally:
-        store.close()
+    with closing(LogStore.open(paths.log)) as store:
+        try:
+            with progress_bar("segments", is_quiet=is_quiet) as progress:
+                index = IndexStore(paths.index)
+                return check_index(store, index, is_strict=is_strict, progress=progress)
+        except OtherAnalysisError as error:
+            note(str(error))
+            return None
 
 
 def _report(findings: Findings, segments: int | None, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from ledger.cli.options import directory_argument, progress_bar
-from ledger.query.parquet_segments import seal_missing, sealed_files, write_lines
+from ledger.query.parquet_segments import DAMAGED_FILE, seal_missing, sealed_files, write_lines
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store.environment import DATA_FILE
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
@@ -103,6 +103,8 @@ def open_events(directory: Path, scratch: Path) -> Iterator[LocalEvents]:
                 f"{len(found.missing)} full segments have no Parquet yet, and at most"
                 f" {UNSEALED_MAX} are read from the log: run ledger parquet {directory}"
             )
+        for path in found.damaged:
+            note(f"{path} {DAMAGED_FILE}")
         lines = scratch / "unsealed.jsonl"
         open_start = size - size % SEGMENT_ENTRIES_MAX
         with lines.open("wb") as file:

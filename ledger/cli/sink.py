@@ -16,6 +16,7 @@ import msgspec
 from ledger.cli.options import directory_argument
 from ledger.follow.position import FollowerPaths, FollowerReport, Position, read_report
 from ledger.follow.tables import check_name
+from ledger.runtime.records import write_record
 from ledger.runtime.settings_table import settings_of
 from ledger.runtime.validation import explain_invalid
 from ledger.sinks.config import (
@@ -40,7 +41,6 @@ from ledger_client.cli.console import (
     print_json,
     print_line,
 )
-from ledger_client.runtime.files import write_atomically
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 TEST_ENTRIES = 1000
@@ -309,5 +309,5 @@ def _set_position(paths: FollowerPaths, directory: Path, to: str) -> int:
     if to != "end" and not (to.isascii() and to.isdigit() and int(to) <= size):
         raise click.UsageError(f"--to: want an index up to {size}, or end, got {to!a}")
     index = size if to == "end" else int(to)
-    write_atomically(paths.rewind, msgspec.json.encode(Position(next_index=index)))
+    write_record(paths.rewind, Position(next_index=index))
     return index

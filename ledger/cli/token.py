@@ -9,7 +9,7 @@ import msgspec
 
 from ledger.cli.options import directory_argument
 from ledger.service.token_admin import make_token, open_access, rotate_token, token_event
-from ledger.store.tokens import SCOPES, TokenLimits, TokenRecord, TokenScope
+from ledger.store.tokens import SCOPES, AccessStore, TokenLimits, TokenRecord, TokenScope
 from ledger_client.cli.app import NotFoundError
 from ledger_client.cli.console import json_option, note, print_json, print_line
 from ledger_client.runtime.clock import unix_us
@@ -180,6 +180,7 @@ def list_(directory: Path, as_json: bool) -> None:
     """List all tokens, revoked ones too, oldest first."""
     with open_access(directory) as access:
         records = access.records()
+        _note_damage(access)
     if as_json:
         print_json(records)
         return
@@ -209,6 +210,7 @@ def revoke(directory: Path, name: str, as_json: bool) -> None:
     with open_access(directory) as access:
         found = next((r for r in access.records() if r.name == name and not r.revoked), None)
         if found is None:
+            _note_damage(access)
             raise NotFoundError(f"no token named {name!r} is in use")
         record = access.revoke(
             name,
@@ -219,3 +221,9 @@ def revoke(directory: Path, name: str, as_json: bool) -> None:
         print_json(record)
         return
     note(f"token {name!r} is revoked")
+
+
+def _note_damage(access: AccessStore) -> None:
+    """Say which records are damaged: a list without them isn't complete."""
+    for problem in access.damaged():
+        note(f"damaged, and of no use to anybody: {problem}; make another token instead")

@@ -34,22 +34,27 @@ def read_batch(store: LogStore, start: int, *, entries_max: int, bytes_max: int)
     return batch
 
 
-def check_position(store: LogStore, position: Position, *, mend: str) -> None:
-    """Check that the log still has the last entry before a position.
+def position_at(store: LogStore, next_index: int) -> Position:
+    """The position before an entry, or at the end of the log. Raises: as `read_batch`."""
+    if not next_index:
+        return Position()
+    (last,) = read_batch(store, next_index - 1, entries_max=1, bytes_max=1)
+    return Position(next_index=next_index, last_leaf_hash=last.leaf_hash.hex())
+
+
+def check_position(store: LogStore, position: Position, *, mend: str = "") -> None:
+    """Check that the log has the last entry before a position.
 
     `mend`: the command that sets another position. Raises: MalformedError.
     """
-    size = store.head().tree_size
-    if position.next_index > size:
-        raise MalformedError(
-            f"the log has {size} entries, and {position.next_index} were sent: an older copy of it "
-            f"was put back; when that is settled, {mend} sets the position"
-        )
-    if not position.last_leaf_hash:
+    size, next_index = store.head().tree_size, position.next_index
+    if next_index > size:
+        what = f"the log has {size} entries, not {next_index}"
+    elif position.last_leaf_hash and position != position_at(store, next_index):
+        what = f"the log has another entry {next_index - 1} than the position says"
+    else:
         return
-    (last,) = read_batch(store, position.next_index - 1, entries_max=1, bytes_max=1)
-    if last.leaf_hash.hex() != position.last_leaf_hash:
-        raise MalformedError(
-            f"the log has another entry {last.index} than was sent: an older copy of it was put "
-            f"back; when that is settled, {mend} sets the position"
-        )
+    then = f"; when that is settled, {mend} sets the position" if mend else ""
+    raise MalformedError(
+        f"{what}: an older copy of the log was put back, or the position is damaged{then}"
+    )

@@ -8,7 +8,7 @@ paused or removed needs no restart of the service.
 import threading
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -132,18 +132,23 @@ class Followers:
     def reports(self) -> list[FollowerReport]:
         """How far each follower is that has a file of configuration, `sinks/siem`, as it wrote it.
 
-        One whose files can't be read, or that is being added, is left out.
+        One whose files can't be read is left out, and is one of the `faults`.
         """
-        reports = []
-        for kind, names in self._names.copy().items():
-            for name in names:
-                with suppress(MalformedError, OSError):
-                    reports.append(read_report(self._folder, kind, name))
-        return reports
+        return [each for each in self._read_reports() if isinstance(each, FollowerReport)]
 
     def faults(self) -> list[str]:
-        """What is wrong with the files of configuration, a line each."""
-        return [*self._faults.copy().values()]
+        """What is wrong with the files of configuration and of positions, a line each."""
+        unread = [each for each in self._read_reports() if isinstance(each, str)]
+        return [*self._faults.copy().values(), *unread]
+
+    def _read_reports(self) -> Iterator[FollowerReport | str]:
+        """The report of each follower, or why it can't be read."""
+        for kind, names in self._names.copy().items():
+            for name in names:
+                try:
+                    yield read_report(self._folder, kind, name)
+                except (MalformedError, OSError) as error:
+                    yield f"{error}: run ledger fsck"
 
     def _stop_watching(self) -> None:
         self._stopping.set()

@@ -17,8 +17,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from ledger.runtime.records import read_record
-from ledger_client.runtime.files import write_atomically
+from ledger.runtime.records import CheckedRecord, read_record, write_record
 
 is_name: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}").fullmatch
 """Whether a text is the name of a follower: a table of TOML, a folder and a label."""
@@ -26,7 +25,7 @@ is_name: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}").fullmatch
 ERROR_CHARS_MAX: Final = 500
 
 
-class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Position(CheckedRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of `position.json`; `last_leaf_hash`: in hex, empty for none."""
 
     v: Literal[1] = 1
@@ -34,7 +33,7 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     last_leaf_hash: str = ""
 
 
-class FollowerState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class FollowerState(CheckedRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of `state.json`.
 
     `error`: why the follower doesn't get on, empty when it does; `since_unix_s`: since when.
@@ -77,7 +76,7 @@ class Cursor:
         """Write a position durably: the entries before it are kept or confirmed. Raises: OSError"""
         moved = Position(next_index=next_index, last_leaf_hash=last_leaf_hash)
         if moved != self.position:
-            write_atomically(self._paths.position, msgspec.json.encode(moved))
+            write_record(self._paths.position, moved)
             self.position = moved
 
     def take_rewind(self) -> Position | None:
@@ -96,8 +95,7 @@ class Cursor:
 def write_state(paths: FollowerPaths, state: FollowerState) -> None:
     """Replace `state.json`. Raises: OSError."""
     error = state.error[:ERROR_CHARS_MAX]
-    data = msgspec.json.encode(msgspec.structs.replace(state, error=error))
-    write_atomically(paths.state, data)
+    write_record(paths.state, msgspec.structs.replace(state, error=error))
 
 
 class FollowerReport(msgspec.Struct, frozen=True, kw_only=True):

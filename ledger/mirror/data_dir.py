@@ -21,7 +21,8 @@ from typing import Final
 
 import msgspec
 
-from ledger.service.data_dir import DirectoryPaths, half_made, is_half_made
+from ledger.runtime.half_made import half_made
+from ledger.service.data_dir import INIT_PARTS, DirectoryPaths, is_half_made
 from ledger.service.settings import settings_template
 from ledger.store.log import create_log
 from ledger.store.tokens import create_access
@@ -92,7 +93,8 @@ def create_mirror(
     for each in taken:
         if each.exists() or each.is_symlink():
             if not paths.ledger.key.exists() and is_half_made(paths.ledger, last=paths.config):
-                raise FileExistsError(half_made(path, "ledger mirror init"))
+                parts = (*INIT_PARTS, paths.cosigner.name)
+                raise FileExistsError(half_made(path, "ledger mirror init", parts))
             raise FileExistsError(f"{each} exists already; a mirror is made in a new folder")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     create_log(paths.ledger.log, origin=origin)

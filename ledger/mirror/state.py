@@ -12,7 +12,9 @@ import msgspec
 import structlog
 
 from ledger.log.hold import write_marker
+from ledger.runtime.records import read_record
 from ledger_client.runtime.clock import unix_s as system_unix_s
+from ledger_core.tlog.errors import MalformedError
 
 _log = structlog.get_logger("ledger.mirror")
 
@@ -102,8 +104,11 @@ class MirrorState:
 
 
 def read_status(path: Path) -> MirrorStatus:
-    """The status in a file; an empty one when there is none, or a crash cut it short."""
+    """The status in a file; an empty one when there is none.
+
+    One that can't be read, as after a crash, has nothing but an error that says so.
+    """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=MirrorStatus)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return MirrorStatus()
+        return read_record(path, MirrorStatus) or MirrorStatus()
+    except (MalformedError, OSError) as error:
+        return MirrorStatus(error=f"what the mirror knew before is lost: {error}")

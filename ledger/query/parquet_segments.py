@@ -1,11 +1,12 @@
 """Full segments of the log as Parquet, which `ledger sql` reads. Made from the log alone.
 
-    DIR/parquet/00000012.5f1a0c77d20b9e41.v1.parquet
+    DIR/parquet/00000012.5f1a0c77d20b9e41.v1.93b885adfe0da089.parquet
 
 The name says which segment of 65,536 entries it is, the beginning of the root hash of these
-entries, and the version of the columns (`ledger_client.sql.columns`). A file of other entries, as
-after `ledger recover`, or of another version has another name, so it is never read by mistake; the
-next file of its segment replaces it.
+entries, the version of the columns (`ledger_client.sql.columns`), and the beginning of the SHA-256
+of the file. A file of other entries, as after `ledger recover`, or of another version has another
+name, so it is never read by mistake, and a damaged one is noticed before it is read; the next file
+of its segment replaces it. The first files lacked the hash, and are made anew.
 
 The setting `parquet` starts a follower, a process of its own as that of the index, and `ledger
 parquet` makes what is missing. Either may be killed at any time: a file has its name only when it
@@ -13,6 +14,7 @@ is complete and durable. One at a time holds the lock.
 """
 
 import gc
+import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -35,27 +37,31 @@ from ledger_core.tlog.tree import Node
 POLL_S: Final = 5.0
 """Seconds between two checks for a full segment."""
 
+DAMAGED_FILE: Final = "is damaged, so it is not read: delete it, and it is made again"
 _SCRATCH: Final = ".making-"
 
 
 class SealedFiles(NamedTuple):
-    """The files of a log as Parquet, and the full segments that have none."""
+    """The files of a log as Parquet, and the full segments that have none, or a damaged one."""
 
     files: list[Path]
     missing: list[int]
+    damaged: list[Path]
 
 
 def sealed_files(
     log: LogStore, folder: Path, tree_size: int, *, segment_entries: int = SEGMENT_ENTRIES_MAX
 ) -> SealedFiles:
-    """What there is of the full segments below `tree_size`."""
-    found = SealedFiles([], [])
+    """What there is of the full segments below `tree_size`. Cost: a read of all files."""
+    found = SealedFiles([], [], [])
     for segment in range(tree_size // segment_entries):
-        path = folder / _name(log, segment, segment_entries)
-        if path.exists():
+        path = _find(log, folder, segment, segment_entries)
+        if path is not None and _is_whole(path):
             found.files.append(path)
-        else:
-            found.missing.append(segment)
+            continue
+        found.missing.append(segment)
+        if path is not None:
+            found.damaged.append(path)
     return found
 
 
@@ -97,9 +103,12 @@ class ParquetBuilder:
 
     def missing(self) -> list[int]:
         """The full segments without a file, but for those that can't be read."""
-        size = self._log.head().tree_size
-        found = sealed_files(self._log, self._folder, size, segment_entries=self._entries)
-        return [segment for segment in found.missing if segment not in self._unreadable]
+        return [
+            segment
+            for segment in range(self._log.head().tree_size // self._entries)
+            if segment not in self._unreadable
+            and _find(self._log, self._folder, segment, self._entries) is None
+        ]
 
     def seal(self, segment: int) -> None:
         """Make the file of one full segment, and remove others of it.
@@ -107,7 +116,6 @@ class ParquetBuilder:
         A segment with a damaged bundle is left out for as long as this builder lives.
         Cost: 70 µs of processor time an entry, and up to 350 MB of memory.
         """
-        path = self._folder / _name(self._log, segment, self._entries)
         start = segment * self._entries
         with TemporaryDirectory(prefix=_SCRATCH, dir=self._folder) as scratch:
             lines, made = Path(scratch, "lines"), Path(scratch, "parquet")
@@ -120,6 +128,8 @@ class ParquetBuilder:
             write_parquet(lines, made, with_leaf=False)
             with made.open("rb") as written:
                 os.fsync(written.fileno())
+            name = _name(self._log, segment, self._entries)
+            path = self._folder / f"{name}.{_file_hash(made)}.parquet"
             made.replace(path)
         sync_directory(self._folder)
         for other in self._folder.glob(f"{segment:08d}.*.parquet"):
@@ -130,8 +140,10 @@ class ParquetBuilder:
 def seal_missing(
     log: LogStore, folder: Path, progress: Callable[[int, int], None] = lambda _done, _all: None
 ) -> int:
-    """Make all missing files; return their number. Raises: as `ParquetBuilder`."""
+    """Make all missing and damaged files; return their number. Raises: as `ParquetBuilder`."""
     with closing(ParquetBuilder(log, folder)) as builder:
+        for damaged in sealed_files(log, folder, log.head().tree_size).damaged:
+            damaged.unlink()
         segments = builder.missing()
         for done, segment in enumerate(reversed(segments), start=1):
             builder.seal(segment)
@@ -165,7 +177,21 @@ def _seal_until_orphaned(log: LogStore, folder: Path) -> None:
 
 def _name(log: LogStore, segment: int, segment_entries: int) -> str:
     (root,) = log.node_hashes([Node(segment_entries.bit_length() - 1, segment)])
-    return f"{segment:08d}.{root[:8].hex()}.v{VERSION}.parquet"
+    return f"{segment:08d}.{root[:8].hex()}.v{VERSION}"
+
+
+def _find(log: LogStore, folder: Path, segment: int, segment_entries: int) -> Path | None:
+    return next(folder.glob(f"{_name(log, segment, segment_entries)}.*.parquet"), None)
+
+
+def _is_whole(path: Path) -> bool:
+    return path.name.endswith(f".{_file_hash(path)}.parquet")
+
+
+def _file_hash(path: Path) -> str:
+    """The first 8 bytes, in hex, of the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ hangup          SIGHUP
 systemd         readiness, and sockets that systemd opened
 request_head    what is refused in the head of a request
 network_errors  why another host was not reached
+half_made       what mends a folder whose making was interrupted
 records         small JSON files of one record each
 socket_folder   a folder for the sockets between processes
 shared_counts   counts that the processes of one service share

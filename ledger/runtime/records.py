@@ -1,13 +1,24 @@
-"""Small files of JSON that a ledger keeps beside its environments, each with one record."""
+"""Small files of JSON that a ledger keeps beside its environments, each with one record.
 
+A `CheckedRecord` has the SHA-256 of the rest in it, so no flipped bit is read as another number.
+"""
+
+import hashlib
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from ledger_client.runtime.files import write_atomically
 from ledger_core.tlog.errors import MalformedError
 
 Record = TypeVar("Record")
+
+
+class CheckedRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The base of records with a checksum, in hex. Without one: written by an earlier version."""
+
+    check: str = ""
 
 
 def read_record(path: Path, kind: type[Record]) -> Record | None:
@@ -16,8 +27,24 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
     Raises: MalformedError for another content, OSError.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        record = msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise MalformedError(f"{path}: {error}") from None
+    if isinstance(record, CheckedRecord) and record.check:
+        plain = msgspec.structs.replace(record, check="")
+        if record.check != _checksum(plain):
+            raise MalformedError(f"{path} has another checksum: it is damaged")
+        return plain
+    return record
+
+
+def write_record(path: Path, record: CheckedRecord) -> None:
+    """Replace a file atomically and durably. Raises: OSError."""
+    checked = msgspec.structs.replace(record, check=_checksum(record))
+    write_atomically(path, msgspec.json.encode(checked) + b"\n")
+
+
+def _checksum(record: CheckedRecord) -> str:
+    return hashlib.sha256(msgspec.json.encode(record)).hexdigest()

@@ -52,6 +52,7 @@ backup_erasures destroys in an older copy what was erased since
 recovery_journal a file that is there while a recovery changes a folder
 recovery        gets back what a restored ledger lacks
 fsck            checks a folder
+follower_fsck   checks the sinks and alarms in it
 http/           requests and answers, whatever they are about
 routes/         the resources, a module each
 """

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from aiohttp import web
 
 from ledger.service.http.problems import ProblemError
-from ledger.store.tokens import AccessStore, TokenRecord, TokenScope
+from ledger.store.tokens import AccessStore, DamagedTokenError, TokenRecord, TokenScope
 
 _SCHEME: Final = "bearer "
 _CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
@@ -34,6 +34,8 @@ class Caller(NamedTuple):
     """The token, if it is revoked or expired."""
     elsewhere: TokenRecord | None = None
     """The token, if it may not be used from this address: who has it uses up nothing of it."""
+    is_damaged: bool = False
+    """Whether the record of the token is damaged."""
 
     @property
     def token_name(self) -> str:
@@ -47,9 +49,13 @@ _CALLER: Final = web.RequestKey("ledger.caller", Caller)
 def identify(access: AccessStore, request: web.BaseRequest) -> Caller:
     """The caller of a request, whether it may do what it asks or not; kept for `authenticate`."""
     secret = request.headers.get("Authorization", "")[len(_SCHEME) :].strip(" ")
-    record = access.lookup(secret) if secret else None
+    record, is_damaged = None, False
+    try:
+        record = access.lookup(secret) if secret else None
+    except DamagedTokenError:
+        is_damaged = True
     if record is None:
-        caller = Caller(f"address {request.remote}", None, None)
+        caller = Caller(f"address {request.remote}", None, None, is_damaged=is_damaged)
     elif record.revoked:
         caller = Caller(f"revoked {record.name}", None, record)
     elif not access.is_in_use(record):
@@ -66,7 +72,8 @@ def authenticate(access: AccessStore, request: web.BaseRequest, *scopes: TokenSc
     """The token that a request carries, if it has one of the scopes.
 
     The token was looked up when the request began, by `identify`. Raises: ProblemError with 401 for
-    a missing or unknown token, 403 without the scope, or from another network.
+    a missing or unknown token, 403 without the scope, or from another network, 500 for a token
+    whose record is damaged.
     """
     return _authorize(request, scopes, request.get(_CALLER) or identify(access, request))
 
@@ -86,6 +93,9 @@ def _authorize(
     record, past = caller.token, caller.revoked
     if caller.elsewhere is not None:
         raise ProblemError("wrong-network", "the token may not be used from this address")
+    if caller.is_damaged:
+        text = "the record of this token is damaged: run ledger fsck, and make another token"
+        raise ProblemError("damaged", text)
     if record is None:
         text = "this token is not in use: mistyped, revoked, or of another ledger"
         if past is not None and not past.revoked:

@@ -38,6 +38,7 @@ from typing import Final
 import msgspec
 
 from ledger.log.signing import LogSigner
+from ledger.runtime.half_made import half_made
 from ledger.runtime.keys import read_keys, read_secret_key, write_keys, write_secret_key
 from ledger.runtime.records import read_record
 from ledger.service.settings import Settings, read_settings, settings_template
@@ -73,6 +74,9 @@ EDITED_FILES: Final = (
 MIRROR_FILES: Final = ("mirror.toml", "cosigner/key")
 SMALL_FILES: Final = (*FIXED_FILES, "key", *EDITED_FILES, *MIRROR_FILES)
 """Files whose content `started.json` knows by its hash."""
+
+INIT_PARTS: Final = ("log", "access", "policy", "ledger.toml", "key")
+"""What `ledger init` puts into a folder."""
 
 KEYS_MAX: Final = 4
 """Ed25519, ML-DSA-44 beside it, and a new one of each while they are rotated."""
@@ -144,7 +148,7 @@ def create_directory(
     for taken in (paths.key, paths.policy, paths.settings, paths.log, paths.access):
         if os.path.lexists(taken):  # A link to nowhere is taken too: writing would follow it.
             if is_half_made(paths, last=paths.key):
-                raise FileExistsError(half_made(path, "ledger init"))
+                raise FileExistsError(half_made(path, "ledger init", INIT_PARTS))
             raise FileExistsError(f"{taken} exists already; a ledger is made in a new folder")
     check_new_name(origin)
     signers: list[LogSigner] = [Signer.generate(origin, seed=seed) if key is None else Signer(key)]
@@ -174,14 +178,6 @@ def is_half_made(paths: DirectoryPaths, *, last: Path) -> bool:
     with suppress(UnavailableError, MalformedError), closing(LogStore.open(paths.log)) as log:
         return log.head().tree_size == 0
     return False
-
-
-def half_made(path: Path, command: str) -> str:
-    """The message about a folder whose making was interrupted, with what mends it."""
-    return (
-        f"{path} was left half-made by a {command} that was interrupted, and holds no data: "
-        f"remove {path} and run {command} again"
-    )
 
 
 class StartRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

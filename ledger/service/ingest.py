@@ -340,5 +340,5 @@ def _fit_one(read: ReadEvent, form: LeafFormat) -> ReadEvent | Refused:
     return read
 
 
-def _refuse_error(read: ReadEvent | EventError) -> ReadEvent | Refused:
-    return Refused(explain(read).problem) if isinstance(read, EventError) else read
+def _refuse_error(read: ReadEvent | Exception) -> ReadEvent | Refused:
+    return Refused(explain(read).problem) if isinstance(read, Exception) else read

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
-from ledger.store.erasable_values import PrivateStore, event_key
+from ledger.store.erasable_values import DamagedValueError, PrivateStore, event_key
 from ledger.store.log import DamagedBundleError
 from ledger_core.api import Committed
 from ledger_core.event.canonical import decode_event, decode_event_object, parse_leaf
@@ -52,7 +52,7 @@ class ChangedEvent(PrivateEvent, frozen=True):
 class StoredEvents(NamedTuple):
     """Events with commitments, and how many bytes of private values were stored for them."""
 
-    outcomes: list[ReadEvent | EventError]
+    outcomes: list[ReadEvent | EventError | DamagedValueError]
     stored_bytes: int
 
 
@@ -103,26 +103,32 @@ class PrivateFields:
 
         A value comes with a new event, once: a repeated one brings back nothing that was erased.
 
-        Waits for the disk, so it runs on a thread of its own. The outcomes have an EventError in
-        the place of each event whose field has no subject.
+        Waits for the disk, so it runs on a thread of its own. The outcomes have an error in the
+        place of each event whose field has no subject, or one whose key is damaged.
         Raises: as `PrivateStore.put`, with nothing stored.
         """
-        outcomes: list[ReadEvent | EventError] = []
+        outcomes: list[ReadEvent | EventError | DamagedValueError] = []
         openings: list[tuple[bytes, Opening]] = []
         for read in reads:
             try:
                 hidden, own = self._commit_fields(read)
-            except EventError as error:
+                is_new = not self._is_logged(read.id_bytes, read.event.tenant or None)
+                for subject in {opening.subject for opening in own} if is_new else ():
+                    self.store.check_key(subject)
+            except (EventError, DamagedValueError) as error:
                 outcomes.append(error)
                 continue
             outcomes.append(hidden)
-            if not self._is_logged(read.id_bytes, read.event.tenant or None):
+            if is_new:
                 event = _event_key(read.event)
                 openings += ((event, self._stored(opening)) for opening in own)
         return StoredEvents(outcomes, self.store.put(openings) if openings else 0)
 
     def open(self, event_json: bytes) -> tuple[Opening, ...]:
-        """The openings of a stored event's commitments, except those that were erased."""
+        """The openings of a stored event's commitments, except those that were erased.
+
+        Raises: DamagedValueError.
+        """
         key = _event_key(decode_event(event_json)[0])
         found = find_commitments(_decode(event_json))
         openings = (self.store.find(commitment, key) for commitment in found)

@@ -351,7 +351,8 @@ def _open_databases(raw: lmdb.Environment, names: Sequence[bytes], path: Path) -
             raise MalformedError(
                 f"{path} is not a ledger's data: it has no database {name.decode()}. If a first "
                 f"start was interrupted, it holds nothing: remove {path} and start again; for the "
-                f"folder log or access, remove {path.parent} and run ledger init again"
+                "folder log or access, remove log, access, policy, ledger.toml and key in "
+                f"{path.parent} and run ledger init again"
             ) from None
     return databases
 

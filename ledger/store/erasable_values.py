@@ -11,6 +11,9 @@ Erasing a subject means writing zeros over its slot and syncing:
 After that, no file holds the key of the ciphertext that free pages may still hold. A copy of the
 folder without DIR/private.key opens nothing either.
 
+Rows are deleted before zeros are written. So a row whose slot is zeros is damage, never an erasure,
+and is refused; no slot is overwritten that a subject in the store has.
+
 The transaction that deletes the rows also records the erasure, and its row is deleted once its
 event is in the log. After a crash at any moment, the next process that opens the store completes
 the erasure. A slot is never used again.
@@ -33,6 +36,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 import msgspec
+import structlog
 from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 from nacl.utils import random
@@ -62,7 +66,12 @@ DATABASES: Final = (
     keyspace.ERASING,
     keyspace.META,
 )
+_log = structlog.get_logger("ledger.store")
 _decode_opening = msgspec.json.Decoder(Opening).decode
+
+
+class DamagedValueError(MalformedError):
+    """A value, or the key of its subject, is not as it was written."""
 
 
 class Erasure(NamedTuple):
@@ -98,10 +107,7 @@ class PrivateStore:
             environment.close()
             raise UnavailableError(f"there is no {KEYS_FILE} in {path}") from None
         store = cls(environment, keys, wrapping_key)
-        with environment.read() as transaction:
-            slots = [_slot_of(row) for _, row in transaction.rows(keyspace.ERASING)]
-        for slot in slots:
-            store._write_slot(slot, _ERASED)
+        store._complete_erasures()
         return store
 
     def close(self) -> None:
@@ -115,7 +121,7 @@ class PrivateStore:
         and those that were erased stay erased.
 
         Cost: a sync of LMDB, and one of the keys when a subject is new.
-        Raises: CommitUndoneError with nothing stored, CommitFailedError.
+        Raises: CommitUndoneError or DamagedValueError with nothing stored, CommitFailedError.
         """
         stored_bytes = 0
         with self.environment.write() as transaction:
@@ -125,7 +131,8 @@ class PrivateStore:
                 if transaction.get(keyspace.VALUES, commitment) == _FORGOTTEN:
                     continue
                 known = transaction.get(keyspace.VALUES, key)
-                if known is not None and self._box(_slot_of(known)) is not None:
+                if known is not None:
+                    self._box(_slot_of(known))
                     continue
                 subject = _subject_hash(opening.subject)
                 slot, box = self._subject_box(transaction, subject)
@@ -138,21 +145,25 @@ class PrivateStore:
     def find(self, commitment: Commitment, event: bytes) -> Opening | None:
         """The opening of a commitment in the event of this `event_key`, verified.
 
-        None when it is erased or unknown. Raises: MalformedError when the value doesn't open it.
+        None when it is erased or unknown. Raises: DamagedValueError.
         """
-        row = self.environment.get(keyspace.VALUES, commitment.hash.encode() + event)
-        box = self._box(_slot_of(row)) if row else None
-        if not row or box is None:
+        found = self._stored_box(keyspace.VALUES, commitment.hash.encode() + event)
+        if found is None:
             return None
+        row, box = found
         try:
             opening = _decode_opening(box.decrypt(row[keyspace.U64_BYTES :]))
         except (CryptoError, msgspec.MsgspecError):
-            raise MalformedError(f"a value in {self._path} can't be decrypted") from None
+            raise DamagedValueError("a value in private/ can't be decrypted") from None
         if opening.path != commitment.path:
             return None  # The commitment stands in this event twice.
         if opening.commitment != commitment.hash:
-            raise MalformedError(f"a value in {self._path} does not open its commitment")
+            raise DamagedValueError("a value in private/ does not open its commitment")
         return opening
+
+    def check_key(self, subject: str) -> None:
+        """Check the key of a subject, if it has one. Raises: DamagedValueError."""
+        self._stored_box(keyspace.SUBJECTS, _subject_hash(subject))
 
     @property
     def is_bound(self) -> bool:
@@ -182,7 +193,10 @@ class PrivateStore:
             transaction.put(keyspace.META, keyspace.META_BOUND, b"")
 
     def subject_key(self, subject: str) -> bytes:
-        """The key of a subject, made if it has none. Encrypts what must vanish with the subject."""
+        """The key of a subject, made if it has none. Encrypts what must vanish with the subject.
+
+        Raises: as `put`.
+        """
         with self.environment.write() as transaction:
             return bytes(self._subject_box(transaction, _subject_hash(subject))[1])
 
@@ -207,10 +221,13 @@ class PrivateStore:
         `names`: the subject's id, and what stands for it in the log if that differs. When this
         returns, no file of the store opens them any more. Call `finish` once the event is in the
         log. A subject without stored values is erased as well.
+
+        Raises: as `put`, with nothing erased; DamagedValueError when the subject's row may name
+        the slot of another one. A damaged key is no hindrance.
         """
         hashes = tuple(dict.fromkeys(map(_subject_hash, names)))
         with self.environment.write() as transaction:
-            slots = [_erase_rows(transaction, hashed, event_json) for hashed in hashes]
+            slots = [self._erase_rows(transaction, hashed, event_json) for hashed in hashes]
         for slot in slots:
             self._write_slot(slot, _ERASED)
         return Erasure(hashes, event_json)
@@ -227,6 +244,39 @@ class PrivateStore:
             for hashed in erasure.subject_hashes:
                 transaction.delete(keyspace.ERASING, hashed)
 
+    def _erase_rows(
+        self, transaction: Transaction[bytes], subject: bytes, event_json: bytes
+    ) -> int:
+        """Delete the rows of a subject and remember its erasure; the slot to write zeros over."""
+        row = transaction.get(keyspace.SUBJECTS, subject)
+        # Without a slot to write zeros over, one is used up that no subject has.
+        slot = self._claim_slot(transaction) if row is None else keyspace.decode_u64(row)
+        for key in _value_keys(transaction, subject):
+            value = transaction.get(keyspace.VALUES, key)
+            if value and row is not None and _slot_of(value) != slot:
+                raise DamagedValueError(
+                    "a value of this subject in private/ is under another key than the subject's; "
+                    "nothing was erased"
+                )
+            transaction.delete(keyspace.VALUES, key)
+            transaction.delete(keyspace.BY_SUBJECT, subject + key)
+            commitment = key[:HASH_CHARS]
+            if transaction.get(keyspace.VALUES, commitment) is None:
+                transaction.put(keyspace.VALUES, commitment, _FORGOTTEN)
+        transaction.delete(keyspace.SUBJECTS, subject)
+        transaction.put(keyspace.ERASING, subject, keyspace.encode_u64(slot) + event_json)
+        return slot
+
+    def _complete_erasures(self) -> None:
+        """Overwrite the slots of erasures whose process may have ended before it did."""
+        with self.environment.read() as transaction:
+            slots = {_slot_of(row) for _, row in transaction.rows(keyspace.ERASING)}
+            taken = slots and slots & _slots_of_subjects(transaction)
+        for slot in slots - taken:
+            self._write_slot(slot, _ERASED)
+        if taken:
+            _log.error("erasure_damaged", path=str(self._path), slots=sorted(taken))
+
     def _subject_box(
         self, transaction: Transaction[bytes], subject: bytes
     ) -> tuple[int, SecretBox]:
@@ -234,27 +284,51 @@ class PrivateStore:
         row = transaction.get(keyspace.SUBJECTS, subject)
         if row is not None:
             slot = keyspace.decode_u64(row)
-            box = self._box(slot)
-            if box is not None:
-                return slot, box
-        slot = _claim_slot(transaction)
+            return slot, self._box(slot)
+        slot = self._claim_slot(transaction)
         key = random(KEY_BYTES)
         # Written before the transaction ends: if that fails, the next subject writes over it.
         self._write_slot(slot, self._wrapping.encrypt(key))
         transaction.put(keyspace.SUBJECTS, subject, keyspace.encode_u64(slot))
         return slot, SecretBox(key)
 
-    def _box(self, slot: int) -> SecretBox | None:
-        """The box of a slot; None when it was erased."""
-        wrapped = os.pread(self._keys, SLOT_BYTES, slot * SLOT_BYTES)
+    def _claim_slot(self, transaction: Transaction[bytes]) -> int:
+        """Claim the next slot, which no subject has had."""
+        found = transaction.get(keyspace.META, keyspace.META_SLOTS)
+        slot = 0 if found is None else keyspace.decode_u64(found)
+        # A transaction that was undone may have left a key in it.
+        if self._read_slot(slot).strip(b"\0") and slot in _slots_of_subjects(transaction):
+            raise DamagedValueError(f"the next slot of private/{KEYS_FILE} is a subject's")
+        transaction.put(keyspace.META, keyspace.META_SLOTS, keyspace.encode_u64(slot + 1))
+        return slot
+
+    def _stored_box(self, database: bytes, key: bytes) -> tuple[bytes, SecretBox] | None:
+        """A row, and the box of the slot that it begins with. None: there is no row."""
+        row = self.environment.get(database, key)
+        try:
+            return (row, self._box(_slot_of(row))) if row else None
+        except DamagedValueError:
+            if self.environment.get(database, key) != row:
+                return None  # It was erased meanwhile.
+            raise
+
+    def _box(self, slot: int) -> SecretBox:
+        """The box of a slot that a row in the store names. Raises: DamagedValueError."""
+        wrapped = self._read_slot(slot)
         if wrapped == _ERASED:
-            return None
+            raise DamagedValueError(
+                f"a key in private/{KEYS_FILE} is zeros, but its subject was not erased"
+            )
         try:
             return SecretBox(self._wrapping.decrypt(wrapped))
         except (CryptoError, ValueError):
-            raise MalformedError(
-                f"a key in {self._path / KEYS_FILE} can't be unwrapped by this wrapping key"
+            raise DamagedValueError(
+                f"a key in private/{KEYS_FILE} can't be unwrapped by this wrapping key"
             ) from None
+
+    def _read_slot(self, slot: int) -> bytes:
+        """The content of a slot, as far as the file has it."""
+        return os.pread(self._keys, SLOT_BYTES, slot * SLOT_BYTES)
 
     def _write_slot(self, slot: int, data: bytes) -> None:
         """Raises: CommitUndoneError; the slot may hold the old data, the new or a part of it."""
@@ -275,33 +349,13 @@ def create_private(path: Path) -> None:
     create_environment(path, DATABASES, meta={keyspace.META_BOUND: b""}, map_bytes=MAP_BYTES)
 
 
-def _claim_slot(transaction: Transaction[bytes]) -> int:
-    """Claim the next slot, which no subject has had."""
-    found = transaction.get(keyspace.META, keyspace.META_SLOTS)
-    slot = 0 if found is None else keyspace.decode_u64(found)
-    transaction.put(keyspace.META, keyspace.META_SLOTS, keyspace.encode_u64(slot + 1))
-    return slot
-
-
-def _erase_rows(transaction: Transaction[bytes], subject: bytes, event_json: bytes) -> int:
-    """Delete the rows of a subject and remember its erasure; the slot to write zeros over."""
-    row = transaction.get(keyspace.SUBJECTS, subject)
-    for key in _value_keys(transaction, subject):
-        transaction.delete(keyspace.VALUES, key)
-        transaction.delete(keyspace.BY_SUBJECT, subject + key)
-        commitment = key[:HASH_CHARS]
-        if transaction.get(keyspace.VALUES, commitment) is None:
-            transaction.put(keyspace.VALUES, commitment, _FORGOTTEN)
-    # Without a slot to write zeros over, one is used up that no subject has.
-    slot = _claim_slot(transaction) if row is None else keyspace.decode_u64(row)
-    transaction.delete(keyspace.SUBJECTS, subject)
-    transaction.put(keyspace.ERASING, subject, keyspace.encode_u64(slot) + event_json)
-    return slot
-
-
 def event_key(event_id: str, tenant: str | None) -> bytes:
     """The 32 bytes that name the event of a value."""
     return hashlib.sha256(msgspec.json.encode((event_id.lower(), tenant))).digest()
+
+
+def _slots_of_subjects(transaction: Transaction[bytes]) -> set[int]:
+    return {keyspace.decode_u64(row) for _, row in transaction.rows(keyspace.SUBJECTS)}
 
 
 def _value_keys(transaction: Transaction[bytes], subject: bytes) -> list[bytes]:

@@ -25,7 +25,9 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
 
     DIR/access   access tokens, and events about them
       tokens       SHA-256 of the token      a TokenRecord as JSON
-      outbox       u64 sequence number       an event as JSON that the log has yet to take in
+      outbox       u64 sequence number       0x01 ‖ 16 bytes of the SHA-256 of what follows ‖ an
+                                             event as JSON that the log has yet to take in; in
+                                             version 0.1 the event alone
       meta         "format"                  "1"
 
     DIR/private  erasable values, each under the key of its subject (store/erasable_values.py)

@@ -1,8 +1,8 @@
 """fsck of the erasable values: slots, values and subjects, against each other and the log.
 
-An older copy of the store brings back values that were erased; zeros in the file of keys look like
-an erasure. So each slot in use must hold a key, and a value that an entry before its subject's last
-erasure committed to must be gone.
+An older copy of the store brings back values or keys that were erased. So each slot in use must
+hold a key, each other one zeros, and a value that an entry before its subject's last erasure
+committed to must be gone.
 """
 
 from array import array
@@ -54,7 +54,10 @@ class PrivateSnapshot:
         if len(self._keys) % SLOT_BYTES or len(self._keys) < self.slots * SLOT_BYTES:
             size = f"{len(self._keys)} bytes for {self.slots} slots of {SLOT_BYTES}"
             yield f"the file {KEYS_FILE} has {size}"
-        pending = {key for key, _ in self._transaction.rows(keyspace.ERASING)}
+        pending = {
+            key: keyspace.decode_u64(row[: keyspace.U64_BYTES])
+            for key, row in self._transaction.rows(keyspace.ERASING)
+        }
         taken: dict[int, bytes] = {}
         for subject, row in self._transaction.rows(keyspace.SUBJECTS):
             slot, name = keyspace.decode_u64(row), subject.hex()[:16]
@@ -64,8 +67,7 @@ class PrivateSnapshot:
             taken[slot] = subject
             wrapped = self._key(slot)
             if wrapped == _ZEROS:
-                if subject not in pending:
-                    yield f"the key of the subject {name} is zeros, but no erasure says so"
+                yield f"the key of the subject {name} is zeros, but no erasure says so"
             elif box is not None and not _opens(box, wrapped):
                 yield f"the key of the subject {name} can't be unwrapped by private.key"
             if subject in erased and first_use[slot] <= erased[subject]:
@@ -73,13 +75,25 @@ class PrivateSnapshot:
                     f"a value of entry {first_use[slot]} can be read, but its subject {name} was "
                     f"erased at entry {erased[subject]}"
                 )
+        yield from self._erased_problems(taken, pending)
         for key, row in self._transaction.rows(keyspace.VALUES):
             if not row:
                 continue
             self.values += 1
-            slot = keyspace.decode_u64(row[: keyspace.U64_BYTES])
-            if slot not in taken and not (slot < self.slots and self._key(slot) == _ZEROS):
+            if keyspace.decode_u64(row[: keyspace.U64_BYTES]) not in taken:
                 yield f"the value {key[:12].decode(errors='replace')}… has no subject"
+
+    def _erased_problems(
+        self, taken: Mapping[int, bytes], pending: Mapping[bytes, int]
+    ) -> Iterator[str]:
+        """What is wrong with the slots of erased subjects, which hold zeros once it is done."""
+        for subject, slot in pending.items():
+            if slot >= self.slots or slot in taken:
+                yield f"the erasure of the subject {subject.hex()[:16]} has the slot of another one"
+        waiting = set(pending.values())
+        for slot in range(self.slots):
+            if slot not in taken and slot not in waiting and self._key(slot).strip(b"\0"):
+                yield f"the key in slot {slot} can be read, but its subject was erased"
 
     def _key(self, slot: int) -> bytes:
         return self._keys[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]

@@ -36,6 +36,10 @@ TOKEN_PREFIX: Final = "wl_"  # noqa: S105 - what every token starts with, not on
 TOKEN_SECRET_BYTES: Final = 32
 NAME_LENGTH_MAX: Final = 256
 CHECK_CHARS: Final = 32
+CHECK_BYTES: Final = 16
+_CHECKED: Final = b"\1"
+"""Begins a row of the outbox that has a checksum."""
+
 MAP_BYTES: Final = 1 << 28
 MAP_SETTING: Final = "access_map_bytes"
 DATABASES: Final = (keyspace.TOKENS, keyspace.OUTBOX, keyspace.META)
@@ -85,6 +89,10 @@ class TokenRecord(
 _record_decoder = msgspec.json.Decoder(TokenRecord)
 
 
+class DamagedTokenError(MalformedError):
+    """The record of a token is not as it was written."""
+
+
 class AccessStore:
     """The environment of tokens, open in one process."""
 
@@ -106,7 +114,7 @@ class AccessStore:
         self.environment.close()
 
     def find(self, token: str) -> TokenRecord | None:
-        """The record of a token that is in use. Cost: one hash and one point read."""
+        """The record of a token that is in use. Raises, cost: as `lookup`."""
         record = self.lookup(token)
         return record if record is not None and self.is_in_use(record) else None
 
@@ -115,15 +123,13 @@ class AccessStore:
         return record.is_in_use(self._now() if record.expires else 0)
 
     def lookup(self, token: str) -> TokenRecord | None:
-        """The record of a token, of a revoked or expired one too. Cost: as `find`."""
+        """The record of a token, of a revoked or expired one too.
+
+        Raises: DamagedTokenError. Cost: one hash and one point read.
+        """
         key = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         value = self.environment.get(keyspace.TOKENS, key)
-        if value is None:
-            return None
-        try:
-            return _decode(key, value)
-        except MalformedError:
-            return None  # `ledger fsck` names it.
+        return None if value is None else _decode(key, value)
 
     def records(self) -> list[TokenRecord]:
         """Every token that was ever made, oldest first, without those whose record is damaged."""
@@ -137,11 +143,11 @@ class AccessStore:
             for key, value in transaction.rows(keyspace.TOKENS):
                 try:
                     _decode(key, value)
-                except MalformedError as error:
+                except DamagedTokenError as error:
                     problems.append(str(error))
-            for key, event in transaction.rows(keyspace.OUTBOX):
+            for key, row in transaction.rows(keyspace.OUTBOX):
                 try:
-                    decode_event(event)
+                    decode_event(_outbox_event(row))
                 except EventError as error:
                     problems.append(f"event {key.hex()} of the outbox: {error}")
         return problems
@@ -204,10 +210,13 @@ class AccessStore:
             _enqueue(transaction, event)
 
     def outbox(self) -> list[tuple[int, bytes]]:
-        """Events that may not be in the log yet, with their sequence numbers, ascending."""
+        """Events that may not be in the log yet, with their sequence numbers, ascending.
+
+        A damaged one is no JSON: no reader of events takes it, and it stays here.
+        """
         with self.environment.read() as transaction:
             rows = transaction.rows(keyspace.OUTBOX)
-            return [(keyspace.decode_u64(key), event) for key, event in rows]
+            return [(keyspace.decode_u64(key), _outbox_event(row)) for key, row in rows]
 
     def clear_outbox(self, sequence_numbers: Sequence[int]) -> None:
         """Delete events that are durable in the log."""
@@ -223,7 +232,7 @@ def create_access(path: Path) -> None:
 
 def _rows(transaction: Transaction[bytes]) -> Iterator[tuple[bytes, TokenRecord]]:
     for key, value in transaction.rows(keyspace.TOKENS):
-        with suppress(MalformedError):  # `damaged` names it.
+        with suppress(DamagedTokenError):  # `damaged` names it.
             yield key, _decode(key, value)
 
 
@@ -235,14 +244,15 @@ def _encode(key: bytes, record: TokenRecord) -> bytes:
 # Every request looks its token up, and a record that changed is another value.
 @lru_cache(maxsize=1024)
 def _decode(key: bytes, value: bytes) -> TokenRecord:
-    """Raises: MalformedError for a record that is not as it was written."""
+    """Raises: DamagedTokenError."""
+    name = f"the record of the token {key.hex()[:16]}"
     try:
         record = _record_decoder.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedError(f"the record of the token {key.hex()[:16]}: {error}") from None
+        raise DamagedTokenError(f"{name}: {error}") from None
     plain = msgspec.structs.replace(record, check=None)
     if record.check is not None and record.check != _checksum(key, plain):
-        raise MalformedError(f"the record of the token {key.hex()[:16]} has another checksum")
+        raise DamagedTokenError(f"{name} has another checksum")
     return plain
 
 
@@ -265,4 +275,15 @@ def _find_in_use(
 def _enqueue(transaction: Transaction[bytes], event: bytes) -> None:
     with transaction.cursor(keyspace.OUTBOX) as cursor:
         number = keyspace.decode_u64(cursor.key()) + 1 if cursor.last() else 0
-    transaction.put(keyspace.OUTBOX, keyspace.encode_u64(number), event, append=True)
+    row = _CHECKED + hashlib.sha256(event).digest()[:CHECK_BYTES] + event
+    transaction.put(keyspace.OUTBOX, keyspace.encode_u64(number), row, append=True)
+
+
+def _outbox_event(row: bytes) -> bytes:
+    """The event of a row of the outbox; the row itself, which is no JSON, if it is damaged.
+
+    Rows of version 0.1 are the event alone, and begin with a brace.
+    """
+    start = len(_CHECKED) + CHECK_BYTES
+    is_whole = row[len(_CHECKED) : start] == hashlib.sha256(row[start:]).digest()[:CHECK_BYTES]
+    return row[start:] if row.startswith(_CHECKED) and is_whole else row

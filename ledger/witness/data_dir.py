@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
+from ledger.runtime.half_made import half_made
 from ledger.runtime.keys import read_keys, write_keys
 from ledger.store.environment import DATA_FILE
 from ledger.witness.store import HeadStore, create_heads
@@ -47,10 +48,8 @@ def create_witness(path: Path, signers: Sequence[CosignatureSigner]) -> WitnessP
     for taken in (paths.key, paths.heads):
         if taken.exists():
             if not paths.key.exists() and _is_unused(paths.heads):
-                raise FileExistsError(
-                    f"{path} was left half-made by a ledger witness init that was interrupted: "
-                    f"remove {path} and run ledger witness init again"
-                )
+                parts = (paths.heads.name, paths.key.name)
+                raise FileExistsError(half_made(path, "ledger witness init", parts))
             raise FileExistsError(f"{taken} exists already; a witness is made in a new folder")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     create_heads(paths.heads, vkeys=[str(signer.verifier) for signer in signers])

@@ -1,12 +1,16 @@
 """The process of the alarms: what its state says while it fails."""
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from ledger.alarms import worker
-from ledger.follow.position import read_report
+from ledger.alarms.config import read_alarms
+from ledger.follow.position import FollowerPaths, Position, read_report
+from ledger.runtime.records import write_record
+from ledger.store.log import LogStore
 from ledger_core.tlog.errors import MalformedError
 from tests.sinks.sinking import Folder
 
@@ -22,6 +26,24 @@ def folder(tmp_path: Path) -> Folder:
     folder.append({"action": "login.failed"})
     (folder.directory / "alarms.toml").write_text(ALARM)
     return folder
+
+
+def _follower(folder: Folder, store: LogStore) -> worker.AlarmFollower:
+    return worker.AlarmFollower(folder.directory, store, read_alarms(folder.directory))
+
+
+def test_alarms_that_lost_their_place_say_so_and_skip_nothing(folder: Folder) -> None:
+    paths = FollowerPaths(folder.directory, "alarms", "")
+    with closing(LogStore.open(folder.directory / "log")) as store:
+        _follower(folder, store)
+        assert paths.position.exists()
+        write_record(paths.position, Position(next_index=7))
+        with pytest.raises(MalformedError, match=r"the log has 1 entries, not 7.*alarm replay"):
+            _follower(folder, store)
+        write_record(paths.root / "fired.json", worker.FiredRecord(fired={"guessing": 1}))
+        paths.position.unlink()
+        with pytest.raises(MalformedError, match="is gone: deleting"):
+            _follower(folder, store)
 
 
 @pytest.mark.anyio

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ledger.service.data_dir import DirectoryPaths
@@ -80,7 +81,7 @@ def test_a_whole_ledger_passes(made: Made, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_damaged_record_of_a_token_is_named_and_the_token_refused(
-    made: Made, tmp_path: Path
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     access = made.directory / "access"
     kept = tmp_path / "kept"
@@ -96,8 +97,14 @@ def test_a_damaged_record_of_a_token_is_named_and_the_token_refused(
     )
     assert any("has another checksum" in each for each in problems(made.directory))
     with serving(made.directory, made.tokens) as served:
-        assert served.ask("/v1/events/0", token="append").slug == "token-unknown"
+        answer = served.ask("/v1/events/0", token="append")
+        assert (answer.status, answer.slug) == (500, "damaged")
         assert served.ask("/v1/events/0").status == 200
+    assert run(["token", "list", str(made.directory)]) == 0
+    said = capsys.readouterr()
+    assert "has another checksum; make another token instead" in said.err
+    assert run(["token", "revoke", str(made.directory), "append"]) != 0
+    assert "has another checksum; make another token instead" in capsys.readouterr().err
 
 
 def test_a_revoked_token_is_not_revived_by_an_older_copy(made: Made, tmp_path: Path) -> None:
@@ -137,6 +144,42 @@ def test_values_that_were_erased_and_keys_that_are_zeros_are_named(made: Made, w
     shutil.rmtree(directory / "private")
     shutil.copytree(whole.directory.parent / "old-private", directory / "private")
     assert any("was erased at entry" in each for each in problems(directory))
+
+
+def test_keys_that_are_zeros_are_no_erasures_to_readers_and_senders(made: Made) -> None:
+    keys = made.directory / "private" / "keys"
+    keys.write_bytes(bytes(keys.stat().st_size))
+    with serving(made.directory, made.tokens) as served:
+        answer = served.ask("/v1/events/10")
+        assert (answer.status, answer.slug) == (500, "damaged")
+        assert "zeros" in answer.json()["detail"]
+        # Who may not see private values reads the event.
+        assert served.ask("/v1/events/10", token="read").status == 200
+        # The subject that was erased before.
+        assert served.ask("/v1/events/30").json().get("private", []) == []
+
+
+def test_a_key_that_was_erased_and_is_back_is_named(made: Made, whole: Made) -> None:
+    shutil.copy(whole.directory.parent / "old-private" / "keys", made.directory / "private")
+    assert problems(made.directory) == [
+        "private: the key in slot 1 can be read, but its subject was erased"
+    ]
+
+
+def test_a_damaged_event_of_the_outbox_is_named_and_never_logged(made: Made) -> None:
+    with open_access(made.directory) as access:
+        access.enqueue(msgspec.json.encode(event(reason="as it was written")))
+    change_rows(
+        made.directory / "access",
+        ACCESS,
+        keyspace.OUTBOX,
+        lambda row: row.replace(b"as it was", b"as it is."),
+    )
+    assert any("of the outbox" in each for each in problems(made.directory))
+    with serving(made.directory, made.tokens) as served:
+        assert served.ask("/v1/events?q=reason:written").json()["total"] == 0
+    with open_access(made.directory) as access:
+        assert len(access.outbox()) == 1
 
 
 def test_a_missing_store_or_file_is_said(made: Made) -> None:

@@ -5,7 +5,8 @@
     python -m tests.faults --table FILE … [--write]
 
 Each kind of fault of each program gets its share of the time; what one leaves, because all its
-cases are done, the others get. Cases are drawn by the seed, which is printed. Exits with 1 when an
+cases are done, the others get, and the run ends when all are. Cases are drawn by the seed, which
+is printed. Exits with 1 when an
 acknowledged event was lost or moved, an answer was false, a process hung or died by a signal, a
 program did not start again or damage was not named. Each case is a line of the results as soon as
 it is done; `--table` makes the tables of such files. `--write` puts the tables into
@@ -21,16 +22,17 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from tests.faults.bounded import STACKS
 from tests.faults.clocks import set_clocks
 from tests.faults.damage import damages
-from tests.faults.damage_subjects import EXAMINERS
+from tests.faults.damage_subjects import EXAMINERS, SealedLedgerExaminer
 from tests.faults.forked import CaseError, ForkedCase
 from tests.faults.full_disks import full_disks
-from tests.faults.images import kills, power_failures
+from tests.faults.images import kills, partial_power_failures, power_failures
 from tests.faults.injected import injected
 from tests.faults.outcome import Case, Damaged, Outcome, Results, format_line, read_results
 from tests.faults.processes import kill_processes
@@ -46,14 +48,17 @@ DAMAGE_SHARE: Final = 0.3
 SHARES: Final = {"ledger": 4.0}
 """The time of a program, 1 where it is not named here."""
 KINDS: Final = (
-    (injected, 0.5),
-    (kills, 0.15),
-    (power_failures, 0.15),
-    (kill_processes, 0.1),
-    (set_clocks, 0.05),
-    (full_disks, 0.05),
+    (injected, 0.5, None),
+    (kills, 0.15, None),
+    (power_failures, 0.15, None),
+    (partial_power_failures, 0.05, 24),
+    (kill_processes, 0.05, 12),
+    (set_clocks, 0.05, 8),
+    (full_disks, 0.05, 8),
 )
-"""The other kinds of faults, and what each gets of the rest."""
+"""The other kinds of faults, what each gets of the rest, and its cases if they have no end."""
+DAMAGE_ROUNDS: Final = 3
+"""Each file is damaged so often in each way."""
 
 
 def main(arguments: list[str]) -> int:
@@ -106,29 +111,31 @@ def _sources(seed: int, scratch: Path) -> Iterator[_Source]:
     for make in SUBJECTS:
         program = scratch / make.name
         subject = make()
-        for number, (kind, share) in enumerate(KINDS):
+        for number, (kind, share, most) in enumerate(KINDS):
 
             def cases(
                 subject: Any = subject,
                 kind: Any = kind,
                 program: Path = program,
                 number: int = number,
+                most: int | None = most,
             ) -> Iterator[Case]:
                 prepared, folder = program / "prepared", program / str(number)
                 if not prepared.exists():
                     program.mkdir()
                     subject.prepare(prepared)
                 folder.mkdir()
-                yield from kind(subject, prepared, folder, rng=random.Random(seed))
+                found = kind(subject, prepared, folder, rng=random.Random(seed))
+                yield from islice(found, most)
 
             of_program = SHARES.get(make.name, 1.0) * (1 - DAMAGE_SHARE)
             yield _Source(make.name, of_program * share, program / str(number), cases())
-    for examine in EXAMINERS:
+    for examine in (SealedLedgerExaminer, *EXAMINERS[1:]):
         folder = scratch / f"{examine.name}-damage"
 
         def damaged(examine: Any = examine, folder: Path = folder) -> Iterator[Case]:
             folder.mkdir()
-            yield from damages(examine(), folder, random.Random(seed))
+            yield from damages(examine(), folder, random.Random(seed), rounds=DAMAGE_ROUNDS)
 
         share = SHARES.get(examine.name, 1.0) * DAMAGE_SHARE
         yield _Source(examine.name, share, folder, damaged())

@@ -10,7 +10,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from ledger.demo.child_service import end_hanging
 from ledger_client.cli.app import run as run_ledger
@@ -25,23 +25,30 @@ _TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A child that has ended: its exit code, its errors, and its stacks if it hung."""
+    """A child that has ended: its exit code, its errors, its stacks if it hung, and its output."""
 
     code: int
     errors: str
     stacks: str | None
+    output: str = ""
 
 
 def run(*arguments: str, processor_max_s: float = PROCESSOR_MAX_S) -> Ended:
     """Run `ledger` to its end, or until it hangs."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        process = Forked(lambda: run_ledger([*arguments]), stdout=subprocess.DEVNULL, stderr=errors)
+    with _text_file() as errors, _text_file() as output:
+        process = Forked(lambda: run_ledger([*arguments]), stdout=output, stderr=errors)
         is_hanging = not wait(process, processor_max_s=processor_max_s)
         if is_hanging:
             end_hanging(process)  # type: ignore[arg-type]  # It has what is used of `Popen`.
         errors.seek(0)
-        text = errors.read()
-    return Ended(process.wait(), text, text[-_STACK_CHARACTERS:] if is_hanging else None)
+        output.seek(0)
+        text, said = errors.read(), output.read()
+    stacks = text[-_STACK_CHARACTERS:] if is_hanging else None
+    return Ended(process.wait(), text, stacks, said)
+
+
+def _text_file() -> IO[str]:
+    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
 
 
 def wait(

@@ -25,8 +25,10 @@ OLDER: Final = "an older copy"
 _replace_uuids = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}").sub
 
 
-def damages(examiner: Examiner, scratch: Path, rng: random.Random) -> Iterator[Case]:
-    """Damaged copies of the prepared folder without end: each file in each way, in turns."""
+def damages(
+    examiner: Examiner, scratch: Path, rng: random.Random, *, rounds: int
+) -> Iterator[Case]:
+    """Damaged copies of the prepared folder: each file in each way, so many times."""
     older, newer, folder = scratch / "older", scratch / "newer", scratch / "undamaged"
     examiner.prepare(older, newer)
     kept = examiner.damaged_part(newer)
@@ -39,7 +41,7 @@ def damages(examiner: Examiner, scratch: Path, rng: random.Random) -> Iterator[C
     truth = examiner.examine(folder)
     shutil.rmtree(folder)
     assert not truth.is_named, "the undamaged folder is called damaged"
-    while True:
+    for _ in range(rounds):
         for file, kind in rng.sample(
             list(product(files, sorted(_KINDS))), len(files) * len(_KINDS)
         ):

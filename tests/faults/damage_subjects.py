@@ -6,16 +6,30 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from http.client import HTTPException
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
 
+from ledger.alarms.worker import FIRED_FILE, FiredRecord
 from ledger.demo.child_service import Service
+from ledger.follow.entries import position_at
+from ledger.follow.position import FollowerPaths, FollowerState
+from ledger.query.parquet_segments import seal_missing
+from ledger.query.segment_builder import SegmentBuilder
+from ledger.runtime.records import write_record
+from ledger.sinks.dead_letters import DeadLetters
+from ledger.store.index.index_writer import IndexWriter
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
+from ledger.store.log import LogStore
+from ledger.store.writer import LogWriter, entry_of
 from ledger_client import Recorder
 from ledger_client.recording.spool_reader import DAMAGED_FOLDER, count_waiting
+from ledger_client.runtime.clock import unix_us
+from ledger_core.event.canonical import decode_event_object, encode_event, format_leaf
+from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import UnavailableError
 from tests.faults import bounded
 from tests.faults.forked import ForkedService
@@ -30,6 +44,7 @@ from tests.faults.subjects import (
     RecorderSubject,
     WitnessSubject,
 )
+from tests.service.serving import event
 from tests.tlog.oracle import Oracle
 from tests.witness.asking import add_checkpoint, ask
 from tests.witness.logs import FORK, Log
@@ -82,17 +97,20 @@ class Examiner(Protocol):
         """Check a folder and ask the program that has it."""
 
 
-class LedgerExaminer:
-    """`ledger fsck`, and the answers of `ledger serve`."""
+class ServiceExaminer:
+    """`ledger fsck`, and the answers of a service."""
 
-    name = "ledger"
-    make: type[LedgerSubject] = LedgerSubject
+    name = "mirror"
+    make: type[LedgerSubject] = MirrorSubject
+    commands: tuple[tuple[str, ...], ...] = ()
+    """Commands whose output is an answer; the folder is put for `{}`."""
 
     def __init__(self) -> None:
         self._subject = self.make()
 
     def prepare(self, older: Path, newer: Path) -> None:
         self._subject.prepare(older)
+        self.add_to(older)
         shutil.copytree(older, newer)
         serve = self._subject.serve
         with ForkedService(
@@ -100,12 +118,19 @@ class LedgerExaminer:
         ) as service:
             assert self._subject.work(newer, iter([service.url]))
 
+    def add_to(self, older: Path) -> None:
+        """Add to the folder what the service did not make."""
+
     def damaged_part(self, newer: Path) -> Path:
         return newer
 
     def examine(self, folder: Path) -> Examined:
         is_named, problems = _fsck("fsck", str(folder))
         answers: dict[str, Any] = {}
+        for command in self.commands:
+            ended = bounded.run(*(str(folder) if each == "{}" else each for each in command))
+            answers[command[0]] = ended.output if ended.code == 0 else None
+            problems += _end_problems(command[0], ended)
         service = ForkedService(
             folder,
             listen="127.0.0.1:0",
@@ -124,11 +149,71 @@ class LedgerExaminer:
         return Examined(is_named, answers, [*problems, *_deaths(service)])
 
 
-class MirrorExaminer(LedgerExaminer):
-    """The same of a mirror."""
+class LedgerExaminer(ServiceExaminer):
+    """The same of a ledger with a sink and alarms."""
 
-    name = "mirror"
-    make = MirrorSubject
+    name = "ledger"
+    make = LedgerSubject
+    commands = (
+        (
+            *("sql", "SELECT action, count(*), sum(hash(leaf_hash)) FROM events GROUP BY ALL"),
+            *("{}", "--csv"),
+        ),
+        ("sink", "list", "{}", "--json"),
+    )
+
+    def add_to(self, older: Path) -> None:
+        with closing(LogStore.open(older / "log")) as log:
+            at_end = position_at(log, log.head().tree_size)
+            refused = position_at(log, 7)
+        sink = FollowerPaths(older, "sinks", "siem")
+        sink.make()
+        (older / "sinks.toml").write_text('[siem]\ntype = "file"\npath = "/tmp/sent.jsonl"\n')
+        DeadLetters(sink).add(6, refused.last_leaf_hash, "HTTP 400")
+        write_record(sink.position, at_end)
+        write_record(sink.state, FollowerState(dead=1))
+        alarms = FollowerPaths(older, "alarms", "")
+        alarms.make()
+        (older / "alarms.toml").write_text('[many]\nquery = "action:login.failed"\n')
+        write_record(alarms.position, at_end)
+        write_record(alarms.state, FollowerState())
+        write_record(alarms.root / FIRED_FILE, FiredRecord(fired={"many": unix_us()}))
+
+
+class SealedLedgerExaminer(LedgerExaminer):
+    """The same with a segment of the index and one of Parquet."""
+
+    def add_to(self, older: Path) -> None:
+        _fill_segment(older / "log")
+        with closing(LogStore.open(older / "log")) as log:
+            with closing(IndexWriter.open(older / "index")) as writer:
+                builder = SegmentBuilder(log, writer)
+                while builder.seal_next():
+                    pass
+            seal_missing(log, older / "parquet")
+        super().add_to(older)
+
+
+def _fill_segment(log: Path) -> None:
+    """Append entries until the first segment of the index is full."""
+    time = format_time(unix_us())
+    with closing(LogWriter.open(log)) as writer:
+        start = writer.head.tree_size
+        leaves = (
+            format_leaf(event_json=_plain_event(number), by="admin", received_time=time)
+            for number in range(start, SEGMENT_ENTRIES_MAX)
+        )
+        while batch := list(islice(leaves, 4096)):
+            writer.commit([entry_of(leaf) for leaf in batch])
+
+
+def _plain_event(number: int) -> bytes:
+    made = event(
+        actor={"type": "user", "id": f"u_{number % 97}"},
+        action=("record.viewed", "record.changed", "login.failed")[number % 3],
+        context={"number": number % 1000},
+    )
+    return encode_event(decode_event_object(made)[0])
 
 
 class WitnessExaminer:
@@ -226,20 +311,25 @@ def _serve_witness(folder: Path) -> Service:
 
 _ENDED_BY_US: Final = (-signal.SIGKILL, -signal.SIGTERM)
 
-EXAMINERS: Final = (LedgerExaminer, MirrorExaminer, WitnessExaminer, RecorderExaminer)
+EXAMINERS: Final = (LedgerExaminer, ServiceExaminer, WitnessExaminer, RecorderExaminer)
 
 
 def _fsck(*arguments: str) -> tuple[bool, list[Problem]]:
     """Whether a check failed, and what is wrong with how it ended."""
     checked = bounded.run(*arguments)
-    if checked.stacks is not None:
-        return False, [Problem("hangs", f"fsck: {checked.stacks}")]
+    return checked.code != 0, _end_problems("fsck", checked)
+
+
+def _end_problems(name: str, ended: bounded.Ended) -> list[Problem]:
+    """What is wrong with how a command ended."""
+    if ended.stacks is not None:
+        return [Problem("hangs", f"{name}: {ended.stacks}")]
     problems = []
-    if checked.code < 0:
-        problems.append(_death("fsck", checked.code))
-    if "Traceback" in checked.errors:
-        problems.append(Problem("traceback", checked.errors.splitlines()[-1][:200]))
-    return checked.code != 0, problems
+    if ended.code < 0:
+        problems.append(_death(name, ended.code))
+    if "Traceback" in ended.errors:
+        problems.append(Problem("traceback", ended.errors.splitlines()[-1][:200]))
+    return problems
 
 
 def _deaths(service: Service) -> list[Problem]:

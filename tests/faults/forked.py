@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import IO, Any, Final, NoReturn, Self
 
 import ledger.cli  # noqa: F401 - its commands
@@ -33,7 +34,7 @@ class Forked:
         self,
         function: Callable[[], int],
         *,
-        stdout: int | None = None,
+        stdout: int | IO[str] | None = None,
         stderr: int | IO[str] | None = None,
     ) -> None:
         """`stdout` and `stderr`: as of `Popen`."""
@@ -105,20 +106,18 @@ def _run(function: Callable[[], int], outputs: dict[int, int | IO[str] | None]) 
         os._exit(code & 0xFF)
 
 
-class ForkedService(Service):
-    """`Service` in a forked child, without its followers: it answers from the entries alone.
+def run_without_followers(arguments: list[str]) -> int:
+    """Run `ledger` in a forked child; a service starts no followers."""
+    setattr(Followers, "start", lambda _self: None)  # noqa: B010 - in the child alone
+    return run_ledger(arguments)
 
-    The index has a segment of its own for every 65,536 entries, so a small log has none in it.
-    """
+
+class ForkedService(Service):
+    """`Service` in a forked child, without its followers: none builds an index meanwhile."""
 
     def __enter__(self) -> Self:
         # Python, -P, -m and `ledger` come first.
-        arguments = self._command[4:]
-
-        def serve() -> int:
-            setattr(Followers, "start", lambda _self: None)  # noqa: B010 - in the child alone
-            return run_ledger(arguments)
-
+        serve = partial(run_without_followers, self._command[4:])
         self._process = Forked(  # type: ignore[assignment]  # It has what is used of `Popen`.
             serve, stdout=subprocess.PIPE, stderr=self._stderr
         )

@@ -297,9 +297,15 @@ _records: dict[Path, _Recorded] = {}
 def power_failures(
     subject: Subject, prepared: Path, _scratch: Path, *, rng: random.Random
 ) -> Iterator[Case]:
-    """Each image of what was synced, once; then without end images that have a part of the rest."""
-    recorded = _record(subject, prepared)
+    """Each image of what was synced, once."""
     yield from _each_once(subject, prepared, "power failure, synced only", rng=rng)
+
+
+def partial_power_failures(
+    subject: Subject, prepared: Path, _scratch: Path, *, rng: random.Random
+) -> Iterator[Case]:
+    """Without end images that have a part of what was not synced."""
+    recorded = _record(subject, prepared)
     moments = _moments(recorded, prepared)
     while True:
         moment, seed = rng.choice(moments), rng.randrange(1 << 32)

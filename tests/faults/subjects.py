@@ -94,6 +94,8 @@ class Subject(Protocol):
     """A program that faults are put to."""
 
     name: str
+    forked: tuple[str, ...] | None
+    """More arguments with which the program runs in a fork of the harness, None where it can't."""
 
     def prepare(self, folder: Path) -> None:
         """Make the data that each case begins with."""
@@ -126,6 +128,7 @@ class LedgerSubject:
     name = "ledger"
     serve: tuple[str, ...] = ("serve",)
     flags: tuple[str, ...] = ()
+    forked: tuple[str, ...] | None = ("--no-query-process",)
 
     def __init__(self) -> None:
         self._token = ""
@@ -271,6 +274,7 @@ class WorkersSubject(LedgerSubject):
 
     name = "ledger, 2 workers"
     flags = ("--workers", "2")
+    forked = None
 
 
 class MirrorSubject(LedgerSubject):
@@ -340,6 +344,7 @@ class InitSubject:
     """`ledger init` in a new folder."""
 
     name = "ledger init"
+    forked: tuple[str, ...] | None = ()
 
     def prepare(self, folder: Path) -> None:
         folder.mkdir()
@@ -381,6 +386,7 @@ class WitnessSubject:
     """`ledger witness serve`, asked to cosign a log that grows."""
 
     name = "witness"
+    forked: tuple[str, ...] | None = ()
     _log = Log("example.com/log", Oracle([b"leaf %d" % number for number in range(64)]))
     _vkeys = (str(SIGNERS[0].verifier),)
 
@@ -435,6 +441,7 @@ class RecorderSubject:
     """An application that records with `fsync="each"` while the ledger is away."""
 
     name = "recorder"
+    forked: tuple[str, ...] | None = None
     count = 12
 
     def __init__(self) -> None:

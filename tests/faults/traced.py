@@ -9,12 +9,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
 from tests.faults.bounded import STACKS
+from tests.faults.forked import Forked
 
 WRITES: Final = ("write", "writev", "pwrite64", "pwritev", "ftruncate", "fallocate")
 SYNCS: Final = ("fsync", "fdatasync", "msync")
@@ -23,6 +24,7 @@ CALLS: Final = (*WRITES, *SYNCS, *NAMES)
 STACKS_WAIT_S: Final = 5.0
 ERROR_CHARACTERS: Final = 1500
 UNFINISHED: Final = " <unfinished ...>"
+_STRACE: Final = ("strace", "-f", "-y", "-ttt")
 RUN_MAX_S: Final = 600.0
 STOP_MAX_S: Final = 120.0
 """Very generous: only a hang takes so long, also on a loaded machine."""
@@ -62,7 +64,7 @@ class Run:
     """A program that has ended: the result of `work` and what strace wrote."""
 
     acknowledged: Any
-    text: str
+    text: str = ""
     is_hanging: bool = False
     errors: str = ""
     """The end of its errors, with its stacks when it hung."""
@@ -99,51 +101,118 @@ def run(
     *options: str,
 ) -> Run:
     """Run a command under strace, give its output to `work`, and then end it by SIGTERM."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        process = subprocess.Popen(
-            [
-                *("strace", "-f", "-y", "-qq", "-ttt", "-o", str(output)),
-                *(*options, "--", *command),
-            ],
+
+    def start(errors: IO[str]) -> "subprocess.Popen[str]":
+        tracing = (*_STRACE, "-qq", "-o", str(output), *options)
+        return subprocess.Popen(
+            [*tracing, "--", *command],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
             env=os.environ | STACKS,
             start_new_session=True,
         )
+
+    return _with_text(_run(start, work), output)
+
+
+def run_forked(
+    function: Callable[[], int],
+    work: Callable[[Iterator[str]], Any],
+    output: Path,
+    *options: str,
+) -> Run:
+    """The same of a function in a forked child, which saves the start of its interpreter.
+
+    strace is attached before the function begins. Attached, it has no --seccomp-bpf.
+    """
+    with ExitStack() as stack:
+
+        def start(errors: IO[str]) -> Forked:
+            read_end, write_end = os.pipe()
+
+            def begin() -> int:
+                os.close(write_end)
+                os.read(read_end, 1)
+                return function()
+
+            child = Forked(begin, stdout=subprocess.PIPE, stderr=errors)
+            os.close(read_end)
+            try:
+                stack.enter_context(_attached(child.pid, output, options))
+            except BaseException:
+                child.kill()
+                raise
+            finally:
+                os.close(write_end)
+            return child
+
+        ended = _run(start, work)
+    return _with_text(ended, output)
+
+
+@contextmanager
+def _attached(process_id: int, output: Path, options: Sequence[str]) -> Iterator[None]:
+    """strace on a process, until that has ended."""
+    wanted = [each for each in options if each != "--seccomp-bpf"]
+    tracer = subprocess.Popen(
+        [*_STRACE, "--quiet=exit", "-o", str(output), *wanted, "-p", str(process_id)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert tracer.stderr is not None
+    said = tracer.stderr.readline()
+    assert "attached" in said, said
+    try:
+        yield
+    finally:
+        # It ends with the process, whose threads it names until then.
+        tracer.communicate()
+
+
+def _run(
+    start: "Callable[[IO[str]], subprocess.Popen[str] | Forked]",
+    work: Callable[[Iterator[str]], Any],
+) -> Run:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        process = start(errors)
         is_late = threading.Event()
 
         def end_late() -> None:
             is_late.set()
-            _end(process, signal.SIGABRT)
+            _end(process.pid, signal.SIGABRT)
             time.sleep(STACKS_WAIT_S)
             # strace itself blocks SIGTERM while it writes to a file.
-            _end(process, signal.SIGKILL)
+            _end(process.pid, signal.SIGKILL)
 
         late = threading.Timer(RUN_MAX_S, end_late)
         late.start()
         assert process.stdout is not None
         try:
             acknowledged = work(iter(process.stdout))
-            _end(process, signal.SIGTERM)
+            _end(process.pid, signal.SIGTERM)
             try:
                 process.wait(STOP_MAX_S)
             except subprocess.TimeoutExpired:
                 end_late()
         finally:
             late.cancel()
-            _end(process, signal.SIGKILL)
+            _end(process.pid, signal.SIGKILL)
             process.wait()
             process.stdout.close()
         errors.seek(0)
         said = errors.read()[-ERROR_CHARACTERS:]
-    text = output.read_text(encoding="utf-8", errors="replace")
-    return Run(acknowledged, text, is_late.is_set(), said)
+    return Run(acknowledged, is_hanging=is_late.is_set(), errors=said)
 
 
-def _end(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
+def _with_text(ended: Run, output: Path) -> Run:
+    return replace(ended, text=output.read_text(encoding="utf-8", errors="replace"))
+
+
+def _end(process_id: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+        os.killpg(process_id, number)
 
 
 def calls(run: Run, folder: Path) -> list[Call]:

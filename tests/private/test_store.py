@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ledger.store.erasable_values import SLOT_BYTES, PrivateStore, create_private, event_key
+from ledger.store import keyspace
+from ledger.store.erasable_values import (
+    SLOT_BYTES,
+    DamagedValueError,
+    PrivateStore,
+    create_private,
+    event_key,
+)
 from ledger_core.event.commitments import Commitment, Opening, encode_salt
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
@@ -148,3 +155,87 @@ def test_an_erased_value_is_not_stored_again_and_a_value_keeps_its_subject(path:
     assert store.find(_commitment(opening), other) == renamed
     assert [store.count(subject) for subject in ("u_1", "u_2")] == [0, 1]
     store.close()
+
+
+def _zero(path: Path, slot: int) -> None:
+    with (path / "keys").open("r+b") as keys:
+        keys.seek(slot * SLOT_BYTES)
+        keys.write(bytes(SLOT_BYTES))
+
+
+def test_a_key_of_zeros_is_damage_and_no_erasure(path: Path) -> None:
+    store = PrivateStore.open(path, KEY)
+    openings = [_opening("u_1", "one"), _opening("u_2", "two")]
+    store.put([(EVENT_KEY, opening) for opening in openings])
+    _zero(path, 0)
+    damaged, whole = map(_commitment, openings)
+    later = _opening("u_1", "later")
+    for refused in (
+        lambda: store.find(damaged, EVENT_KEY),
+        lambda: store.check_key("u_1"),
+        lambda: store.subject_key("u_1"),
+        lambda: store.put([(EVENT_KEY, later)]),
+        lambda: store.put([(EVENT_KEY, openings[0])]),
+    ):
+        with pytest.raises(DamagedValueError, match="zeros, but its subject was not erased"):
+            refused()
+    assert store.find(whole, EVENT_KEY) == openings[1]
+    # Erasing the subject is the way back where no backup has the key.
+    store.finish(store.erase("u_1", event_json=EVENT))
+    assert store.find(damaged, EVENT_KEY) is None
+    store.put([(EVENT_KEY, later)])
+    assert store.find(_commitment(later), EVENT_KEY) == later
+    store.close()
+
+
+def test_a_value_that_is_erased_while_it_is_read_is_erased(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = PrivateStore.open(path, KEY)
+    opening = _opening("u_1", "one")
+    store.put([(EVENT_KEY, opening)])
+    pread = os.pread
+
+    def erase_first(descriptor: int, size: int, at: int) -> bytes:
+        with monkeypatch.context() as patched:
+            patched.setattr("ledger.store.erasable_values.os.pread", pread)
+            store.erase("u_1", event_json=EVENT)
+        return pread(descriptor, size, at)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ledger.store.erasable_values.os.pread", erase_first)
+        assert store.find(_commitment(opening), EVENT_KEY) is None
+    store.close()
+
+
+def _change(store: PrivateStore, database: bytes, key: bytes, value: bytes) -> None:
+    with store.environment.write() as transaction:
+        transaction.put(database, key, value)
+
+
+def test_no_damaged_row_has_the_key_of_another_subject_destroyed(path: Path) -> None:
+    store = PrivateStore.open(path, KEY)
+    openings = [_opening("u_1", "one"), _opening("u_2", "two")]
+    store.put([(EVENT_KEY, opening) for opening in openings])
+    with store.environment.read() as transaction:
+        (other,) = [
+            subject
+            for subject, row in transaction.rows(keyspace.SUBJECTS)
+            if row == keyspace.encode_u64(0)
+        ]
+    # The subject's row names the slot of another one.
+    _change(store, keyspace.SUBJECTS, other, keyspace.encode_u64(1))
+    with pytest.raises(DamagedValueError, match="nothing was erased"):
+        store.erase("u_1", event_json=EVENT)
+    _change(store, keyspace.SUBJECTS, other, keyspace.encode_u64(0))
+    # So does an erasure that was interrupted.
+    _change(store, keyspace.ERASING, bytes(32), keyspace.encode_u64(1) + EVENT)
+    # The number of slots is too small.
+    _change(store, keyspace.META, keyspace.META_SLOTS, keyspace.encode_u64(1))
+    store.close()
+    again = PrivateStore.open(path, KEY)
+    with pytest.raises(DamagedValueError, match="the next slot"):
+        again.put([(EVENT_KEY, _opening("u_3", "three"))])
+    for opening in openings:
+        assert again.find(_commitment(opening), EVENT_KEY) == opening
+    again.close()

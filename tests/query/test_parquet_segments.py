@@ -72,6 +72,33 @@ def test_a_file_of_other_entries_is_not_read_and_is_replaced(log: LogStore, tmp_
     assert not other.exists()
 
 
+def test_a_damaged_file_is_not_read(log: LogStore, tmp_path: Path) -> None:
+    folder = tmp_path / "parquet"
+    seal_all(log, folder)
+    file = sealed_files(log, folder, SIZE, segment_entries=SEGMENT).files[1]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    found = sealed_files(log, folder, SIZE, segment_entries=SEGMENT)
+    assert (found.missing, found.damaged) == ([1], [file])
+    assert file not in found.files
+    file.unlink()
+    assert seal_all(log, folder) == [1]
+    assert sealed_files(log, folder, SIZE, segment_entries=SEGMENT).files[1] == file
+
+
+def test_a_file_of_the_first_version_has_no_checksum_and_is_made_anew(
+    log: LogStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "parquet"
+    seal_all(log, folder)
+    file = sealed_files(log, folder, SIZE, segment_entries=SEGMENT).files[0]
+    name = ".".join((*file.name.split(".")[:3], "parquet"))
+    file.rename(folder / name)
+    assert seal_all(log, folder) == [0]
+    assert not (folder / name).exists()
+
+
 def test_what_a_killed_process_left_is_removed(log: LogStore, tmp_path: Path) -> None:
     folder = tmp_path / "parquet"
     left = folder / ".making-abc"

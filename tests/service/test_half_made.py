@@ -58,7 +58,7 @@ def test_a_half_made_environment_is_refused_with_what_mends_it(tmp_path: Path) -
         (
             paths.log,
             lambda: LogStore.open(paths.log),
-            f"remove {paths.root} and run ledger init again",
+            f"policy, ledger.toml and key in {paths.root} and run ledger init again",
         ),
     )
     for folder, open_part, remedy in parts:
@@ -95,11 +95,22 @@ def test_a_folder_whose_making_was_interrupted_is_explained(
     assert run(command) == 0
     assert run(command) == 2
     assert "exists already" in capsys.readouterr().err
+    made_parts = [each.name for each in folder.iterdir() if each.name != last]
     (folder / last).unlink()
     assert run(command) == 2
     assert f"remove {folder} and run ledger" in " ".join(capsys.readouterr().err.split())
-    shutil.rmtree(folder)
+    (folder / "notes.txt").write_text("mine")
+    (folder / f".{last}.x1").write_text("a draft")
+    assert run(command) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f" in {folder}, and nothing else, and run ledger" in said
+    removed = said.partition(": remove ")[2].partition(f" in {folder}")[0].split(", ")
+    assert sorted(removed) == sorted(made_parts)
+    for name in removed:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert run(command) == 0
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 def test_a_ledger_with_entries_whose_key_is_elsewhere_is_not_called_half_made(

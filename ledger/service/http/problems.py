@@ -25,6 +25,7 @@ from ledger.query.cursor import CursorError
 from ledger.query.event_times import TimesUnknownError
 from ledger.service.http.responses import PROBLEM_MEDIA, encode_answer
 from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, StorageFullError
+from ledger.store.erasable_values import DamagedValueError
 from ledger.store.log import DamagedBundleError, DamagedTreeError
 from ledger_core.api import TYPE_PREFIX, Problem
 from ledger_core.event.model import EventError
@@ -105,8 +106,8 @@ _TABLE: Final = """\
 422 unknown-key | Unknown key | An event has no such key; use `context`.
 422 wrong-type | Wrong type | A value is of another JSON type.
 431 header-too-long | Header too long | A header has too many bytes, or there are too many headers.
-500 damaged | Damaged | Entries or hashes that the answer needs are damaged on the disk; the rest
-    is not. `ledger fsck` says what is damaged.
+500 damaged | Damaged | Entries, hashes, private values or the token that the answer needs are
+    damaged on the disk; the rest is not. `ledger fsck` says what is damaged.
 500 internal | Internal error | A fault of the service; its log has the cause.
 429 rate-exceeded | Rate exceeded | The token has used up its requests or bytes of a minute, or the
     bytes that it may store in a day; `limit` is that limit.
@@ -255,7 +256,7 @@ def _explain_store(error: Exception) -> ProblemError:
         case UnavailableError():
             cannot = "the service can't do this now"
             return retry_later("unavailable", cannot, after_s=error.retry_after_s)
-        case DamagedBundleError() | DamagedTreeError():
+        case DamagedBundleError() | DamagedTreeError() | DamagedValueError():
             return ProblemError("damaged", f"{error}: run ledger fsck")
         case VerificationError():
             return ProblemError("signing-stopped", "the log signs no heads any more")
