@@ -156,7 +156,10 @@ class LedgerExaminer(ServiceExaminer):
     make = LedgerSubject
     commands = (
         (
-            *("sql", "SELECT action, count(*), sum(hash(leaf_hash)) FROM events GROUP BY ALL"),
+            *(
+                "sql",
+                "SELECT action, count(*), sum(hash(leaf_hash)) FROM events GROUP BY 1 ORDER BY 1",
+            ),
             *("{}", "--csv"),
         ),
         ("sink", "list", "{}", "--json"),
