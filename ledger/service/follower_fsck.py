@@ -47,9 +47,10 @@ def _check_records(
     for path in (paths.position, paths.rewind):
         with findings.part(f"{name}/{path.name}"):
             check_position(log, read_record(path, Position) or Position())
+    state = None
     with findings.part(f"{name}/{paths.state.name}"):
-        return read_record(paths.state, FollowerState)
-    return None
+        state = read_record(paths.state, FollowerState)
+    return state
 
 
 def _check_dead_letters(paths: FollowerPaths, log: LogStore, *, dead: int) -> None:
