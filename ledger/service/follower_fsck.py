@@ -30,9 +30,9 @@ def check_followers(paths: DirectoryPaths, log: LogStore, findings: Findings) ->
     for folder in sorted(each for kind in kinds for each in (directory / kind).glob("*/")):
         kind, name = folder.parent.name, f"{folder.parent.name}/{folder.name}"
         follower = FollowerPaths(directory, kind, folder.name)
-        state = _check_records(follower, log, findings, name)
+        dead = _check_records(follower, log, findings, name)
         with findings.part(f"{name}/dead.jsonl"):
-            _check_dead_letters(follower, log, dead=0 if state is None else state.dead)
+            _check_dead_letters(follower, log, dead=dead)
     own = FollowerPaths(directory, alarms.KIND, "")
     if own.root.exists():
         _check_records(own, log, findings, alarms.KIND)
@@ -40,17 +40,15 @@ def check_followers(paths: DirectoryPaths, log: LogStore, findings: Findings) ->
             read_fired(own)
 
 
-def _check_records(
-    paths: FollowerPaths, log: LogStore, findings: Findings, name: str
-) -> FollowerState | None:
-    """Check the positions; the state, if there is one that can be read."""
+def _check_records(paths: FollowerPaths, log: LogStore, findings: Findings, name: str) -> int:
+    """Check the positions and the state; the number of dead letters that the state says."""
     for path in (paths.position, paths.rewind):
         with findings.part(f"{name}/{path.name}"):
             check_position(log, read_record(path, Position) or Position())
-    state = None
+    state = FollowerState()
     with findings.part(f"{name}/{paths.state.name}"):
-        state = read_record(paths.state, FollowerState)
-    return state
+        state = read_record(paths.state, FollowerState) or state
+    return state.dead
 
 
 def _check_dead_letters(paths: FollowerPaths, log: LogStore, *, dead: int) -> None:
