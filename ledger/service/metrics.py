@@ -104,7 +104,7 @@ def render(counters: Iterable[Counter], gauges: Mapping[str, Gauge]) -> bytes:
     """
     values: dict[str, dict[tuple[str, ...], float]] = {metric.name: {} for metric in METRICS}
     for counter in counters:
-        rows = values[counter.name]
+        rows = values.get(counter.name, {})  # A process of another version may count more.
         rows[counter.labels] = rows.get(counter.labels, 0.0) + counter.value
     for metric in METRICS:
         if metric.kind == "gauge":

@@ -205,7 +205,7 @@ def open_queries(
     Returns what connects with it.
     """
     if settings.query_process:
-        return connect_to(start_query_process(paths, settings, opened))
+        return connect_to(start_query_process(paths, settings, opened).socket)
     engine = QueryEngine(store, IndexStore(paths.index, sets_aside=True))
     parts = QueryParts(store=store, engine=engine, open_values=private_fields.open)
     server = QueryServer(parts, _query_options(settings))
@@ -213,12 +213,14 @@ def open_queries(
     return connect_within(server)
 
 
-def start_query_process(paths: DirectoryPaths, settings: Settings, opened: AsyncExitStack) -> Path:
-    """Start the query process, which `opened` ends; the path of its socket."""
+def start_query_process(
+    paths: DirectoryPaths, settings: Settings, opened: AsyncExitStack
+) -> QueryProcess:
+    """Start the query process, which `opened` ends."""
     process = QueryProcess(paths.root, _query_options(settings))
     process.start()
     opened.push_async_callback(asyncio.to_thread, process.stop)
-    return process.socket
+    return process
 
 
 def _query_options(settings: Settings) -> QueryOptions:

@@ -5,7 +5,8 @@ the publisher still run, and end; then the last head is published, and the write
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from ledger.service.settings import Settings
 from ledger.service.store_watch import Descriptors, watch
 from ledger.workers.cores import choose_workers, usable_cores
 from ledger.workers.gateway import Gateway
+from ledger.workers.messages import VERSIONS
 from ledger.workers.pool import CountsMemory, FrontEnds, counts_memory
 from ledger.workers.start import Start
 
@@ -44,8 +46,8 @@ def run(
 ) -> None:
     """Serve a ledger until SIGTERM or SIGINT. `on_ready` gets the address, `http://host:port`.
 
-    At SIGHUP the certificate is read again, and the settings by `read_settings`. Raises: as
-    `serve`.
+    At SIGHUP the certificate is read again, and the settings by `read_settings`; at SIGUSR1 the
+    front ends are replaced. Raises: as `serve`.
     """
     live = LiveSettings(settings, read_settings)
     run_process(
@@ -67,6 +69,8 @@ async def serve(
     Raises: as `ledger.service.app.serve`; UnavailableError when a front end doesn't start.
     """
     workers = settings.workers if settings.workers >= 0 else choose_workers(usable_cores())
+    replacing = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, replacing.set)
     if workers == 0:
         await app.serve(directory, settings, stop=stop, on_ready=on_ready, live=live)
         return
@@ -86,7 +90,6 @@ async def serve(
             descriptors,
         ),
     ):
-        queries = start_query_process(engine.paths, settings, parts)
         with ExitStack() as opened:
             listening, address = open_listening(
                 settings.listen, settings.workers, scheme=scheme(tls)
@@ -94,9 +97,12 @@ async def serve(
             for each in {each for sockets in listening for each in sockets}:
                 opened.enter_context(each)
             memory = opened.enter_context(counts_memory(settings.workers))
-            start = _start(directory, settings, engine, memory, queries)
             front_ends = FrontEnds(
-                gateway, start, listening, on_end=partial(_clean_up, engine, intake, memory)
+                gateway,
+                _start(directory, settings, engine, memory),
+                listening,
+                start_queries=partial(start_query_process, engine.paths, settings, parts),
+                on_end=partial(_clean_up, engine, intake, memory),
             )
             gateway.not_running = front_ends.not_running
             live.follow(front_ends.take_settings)
@@ -108,10 +114,11 @@ async def serve(
                     if on_ready is not None:
                         on_ready(address)
                 environments = (intake.access.environment, intake.private_fields.store.environment)
-                failure = await until_stopped(
-                    watch(engine.sequencer, environments, descriptors, gateway.bytes_in_flight),
-                    stop,
-                )
+                async with _running(_when_told(replacing, front_ends.replace_all)):
+                    failure = await until_stopped(
+                        watch(engine.sequencer, environments, descriptors, gateway.bytes_in_flight),
+                        stop,
+                    )
                 _log.info("stopping")
                 notify("STOPPING=1")
             finally:
@@ -141,35 +148,54 @@ async def _sequencing(engine: Engine, intake: Intake) -> AsyncIterator[tuple[Gat
         ]
 
     gateway = Gateway(engine.sequencer, engine.publisher, own_reports=own_reports)
-    running = asyncio.create_task(watched(engine, "gateway", gateway.run()))
-    try:
+    async with _running(watched(engine, "gateway", gateway.run())):
         yield gateway, descriptors
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
 
 
-def _start(
-    directory: Path, settings: Settings, engine: Engine, memory: CountsMemory, queries: Path
-) -> Start:
-    """What all front ends are given."""
+def _start(directory: Path, settings: Settings, engine: Engine, memory: CountsMemory) -> Start:
+    """What all front ends are given; each is given the rest when it is started."""
     return Start(
         directory=str(directory),
         settings=settings,
         number=0,
         processes=settings.workers,
+        part=0,
+        parts=memory.parts,
         link=-1,
         listening=(),
         counts=memory.descriptor,
         counts_key=memory.key,
         verifier_keys=engine.verifier_keys,
-        queries=str(queries),
+        queries="",
+        versions=VERSIONS,
     )
 
 
-def _clean_up(engine: Engine, intake: Intake, memory: CountsMemory, number: int) -> None:
-    """Release what a front end had that ended by itself."""
-    memory.counts.forget_in_use(number)
+async def _when_told(told: asyncio.Event, replace: Callable[[], Awaitable[None]]) -> None:
+    """Replace the front ends whenever the event is set, until cancelled."""
+    while True:
+        await told.wait()
+        told.clear()
+        try:
+            await replace()
+        except OSError as error:
+            _log.error("workers_not_replaced", reason=error.strerror)
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run some work beside the block, and end it with the block."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _clean_up(engine: Engine, intake: Intake, memory: CountsMemory, part: int) -> None:
+    """Release what a front end had that has ended."""
+    memory.counts.forget_in_use(part)
     for environment in (
         engine.store.environment,
         intake.access.environment,

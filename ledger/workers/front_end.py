@@ -4,11 +4,13 @@
 
 It ends when it is told to by SIGTERM, after the requests in flight, and when the sequencer's
 process has ended: nobody else would order its events, and a new sequencer starts its own front
-ends.
+ends. By SIGUSR1 it is told that another one takes its place: then it closes each connection with
+the next answer on it, so that no request is cut off.
 """
 
 import asyncio
 import mmap
+import signal
 import socket
 import sys
 from contextlib import AsyncExitStack, closing, suppress
@@ -38,7 +40,7 @@ from ledger.service.settings import Settings
 from ledger.service.store_watch import watch
 from ledger.store.commit_errors import CommitFailedError
 from ledger.store.log import LogStore
-from ledger.workers.messages import Ready
+from ledger.workers.messages import VERSIONS, Ready, shared_version
 from ledger.workers.remote import (
     RemoteHeads,
     RemoteReports,
@@ -47,9 +49,14 @@ from ledger.workers.remote import (
     SequencerClient,
 )
 from ledger.workers.start import Start, decode_start
+from ledger_core.tlog.errors import UnavailableError
 
 LOST_WAIT_S: Final = 1.0
 """Seconds for the answers that the outcome is unknown, when the sequencer's process has ended."""
+
+IDLE_POLL_S: Final = 0.02
+IDLE_WAIT_S: Final = 5.0
+"""Seconds for connections without a request, when another front end takes the place of this one."""
 
 _log = structlog.get_logger("ledger.workers")
 
@@ -58,6 +65,11 @@ def main() -> None:
     """Serve as one front end."""
     start = decode_start(sys.stdin.buffer.read())
     configure_child_logs(worker=start.number)
+    try:
+        shared_version(VERSIONS, start.versions)
+    except UnavailableError as error:
+        _log.error("worker_refused", reason=str(error))
+        sys.exit(1)
     try:
         run_process(lambda stop: serve(start, stop))
     except CommitFailedError:  # The sequencer's process logs why; this one has nothing to add.
@@ -76,8 +88,12 @@ async def serve(start: Start, stop: asyncio.Event) -> None:
         client.report = context.own_report
         client.take_settings = live.replace
         await opened.enter_async_context(context.audit.running())
-        runner = web.ServerRunner(Server(context, ROUTES), shutdown_timeout=settings.stop_wait_s)
+        server = Server(context, ROUTES)
+        runner = web.ServerRunner(server, shutdown_timeout=settings.stop_wait_s)
         await runner.setup()
+        leaving = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, leaving.set)
+        winding = asyncio.create_task(_wind_down(leaving, server, runner, stop))
         try:
             sockets = [socket.socket(fileno=descriptor) for descriptor in start.listening]
             await serve_sockets(runner, sockets, context.tls)
@@ -90,6 +106,7 @@ async def serve(start: Start, stop: asyncio.Event) -> None:
                 stop,
             )
         finally:
+            winding.cancel()
             if client.is_lost:
                 _log.error("sequencer_ended")
             with suppress(TimeoutError):
@@ -97,6 +114,21 @@ async def serve(start: Start, stop: asyncio.Event) -> None:
                     await stop_answering(context, runner)
     if failure is not None:
         raise failure
+
+
+async def _wind_down(
+    told: asyncio.Event, server: Server, runner: web.ServerRunner, stop: asyncio.Event
+) -> None:
+    """When told, take no new connection, and set `stop` when those that are open are closed."""
+    await told.wait()
+    server.closes_connections = True
+    for site in runner.sites:
+        await site.stop()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(IDLE_WAIT_S):
+            while server.connections:  # noqa: ASYNC110 - nothing tells it
+                await asyncio.sleep(IDLE_POLL_S)
+    stop.set()
 
 
 def share_settings(settings: Settings, processes: int) -> Settings:
@@ -120,9 +152,7 @@ def _open_context(
     )
     sequencer = RemoteSequencer(client, store, limits)
     memory = mmap.mmap(start.counts, 0)
-    shared = SharedCounts(
-        memory, number=start.number, processes=start.processes, key=start.counts_key
-    )
+    shared = SharedCounts(memory, number=start.part, processes=start.parts, key=start.counts_key)
     intake = open_intake(paths, settings, opened, store=store, sequencer=sequencer, shared=shared)
     log = LogParts(
         store=store,

@@ -6,6 +6,7 @@ from itertools import count
 from typing import Final
 
 import msgspec
+import structlog
 
 from ledger.log.sequencer import Sequencer
 from ledger.service.export_trailers import ExportTrailers
@@ -17,12 +18,14 @@ from ledger.service.settings import Settings
 from ledger.workers.link import Link
 from ledger.workers.messages import (
     ERRORS,
+    VERSIONS,
     AllAppended,
     Append,
     AskReport,
     AskReports,
     FindTrailer,
     Grown,
+    Hello,
     NewSettings,
     OwnReport,
     Ready,
@@ -36,16 +39,21 @@ from ledger.workers.messages import (
     StoreTrailer,
     ToSequencer,
     Trailer,
+    Versions,
     Watch,
     decode_to_sequencer,
     failed,
+    shared_version,
 )
+from ledger_core.tlog.errors import UnavailableError
 
 STATE_POLL_S: Final = 0.05
 """Seconds after which front ends know of a failure. A published head is told at once."""
 
 REPORT_WAIT_S: Final = 2.0
 """Seconds that front ends have to report."""
+
+_log = structlog.get_logger("ledger.workers")
 
 
 class Gateway:
@@ -69,7 +77,7 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def connect(self, *, on_ready: Callable[[], None] = lambda: None) -> Link:
-        """The link for a new front end, which is told the state first.
+        """The link for a new front end, which is told the state when it has said its version.
 
         `on_ready` is called when it takes connections.
         """
@@ -78,7 +86,7 @@ class Gateway:
     def tell_settings(self, settings: Settings) -> None:
         """Send all front ends settings that were read again."""
         for served in self._links:
-            served.link.send(NewSettings(settings))
+            served.link.send(NewSettings(msgspec.structs.asdict(settings)))
 
     async def run(self) -> None:
         """Tell the front ends what changes, until cancelled."""
@@ -93,7 +101,7 @@ class Gateway:
             watching.cancel()
 
     def joined(self, served: "_Served") -> None:
-        """Count a link that is connected, and send it the state."""
+        """Count a front end whose messages are understood, and send it the state."""
         self._tell_state()
         self._links.add(served)
         served.link.send(self._state)
@@ -108,6 +116,8 @@ class Gateway:
         Appends are queued in the order of their messages.
         """
         match message:
+            case Hello():
+                pass  # Its versions are known.
             case Ready():
                 served.on_ready()
             case OwnReport(number, report):
@@ -204,36 +214,28 @@ class _Served:
     def __init__(self, gateway: Gateway, on_ready: Callable[[], None]) -> None:
         self.watched: int | None = None
         self.on_ready: Final = on_ready
+        self.version: int | None = None  # Unknown until its first message.
         self._gateway = gateway
-        self.link: Final = _GatewayLink(self._receive, self._lose, self._join)
+        self.link: Final = Link(self._receive, self._lose)
 
     def tell_growth(self) -> None:
         """Say that the log has grown, once."""
         self.watched = None
         self.link.send(Grown())
 
-    def _receive(self, message: bytes) -> None:
-        self._gateway.begin(self, decode_to_sequencer(message), len(message))
-
-    def _join(self) -> None:
+    def _receive(self, data: bytes) -> None:
+        message = decode_to_sequencer(data)
+        if self.version is not None:
+            self._gateway.begin(self, message, len(data))
+            return
+        said = Versions(*msgspec.structs.astuple(message)) if type(message) is Hello else Versions()
+        try:
+            self.version = shared_version(said, VERSIONS)
+        except UnavailableError as error:
+            _log.error("worker_refused", reason=str(error))
+            self.link.close()
+            return
         self._gateway.joined(self)
 
     def _lose(self) -> None:
         self._gateway.left(self)
-
-
-class _GatewayLink(Link):
-    """A link that says when it is connected."""
-
-    def __init__(
-        self,
-        on_message: Callable[[bytes], None],
-        on_lost: Callable[[], None],
-        on_made: Callable[[], None],
-    ) -> None:
-        super().__init__(on_message, on_lost)
-        self._on_made = on_made
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._on_made()

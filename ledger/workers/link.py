@@ -28,8 +28,15 @@ class Link(asyncio.Protocol):
     ended, or sent what is no message.
     """
 
-    def __init__(self, on_message: Callable[[bytes], None], on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_message: Callable[[bytes], None],
+        on_lost: Callable[[], None],
+        on_made: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_made` is called when it is connected."""
         self.is_lost = False
+        self._on_made = on_made
         self._on_message = on_message
         self._on_lost = on_lost
         self._received = bytearray()
@@ -38,6 +45,7 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no asyncio.Transport.
         self._transport = cast("asyncio.Transport", transport)
+        self._on_made()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.is_lost = True

@@ -1,11 +1,16 @@
 """The messages between a front end and the sequencer's process, as MessagePack.
 
 A message is an array that begins with its tag. A request has a number, which its answer repeats.
-Both ends are processes of one installation and one start, so there are no versions.
+
+At an upgrade a front end may be of another version than the sequencer's process. Each end names the
+versions of the messages that it speaks, in `Hello` and in `Start`, and both speak the newest that
+they share. Without a change of the version, a message may get a field at its end that has a
+default: who does not know the field leaves it out. All else is a new version: a new message, which
+is sent to those alone who know it; and what old code can't read, for which `oldest` rises.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -14,10 +19,36 @@ from ledger.log.group_commit import QueueFullError
 from ledger.log.hold import HeldError, HoldRecord
 from ledger.log.signing import SignerUnavailableError
 from ledger.service.report import Report
-from ledger.service.settings import Settings
 from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, StorageFullError
 from ledger_core.search_answers import ExportTrailer
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+
+
+class Versions(NamedTuple):
+    """The versions of the messages that a process speaks, from the oldest to the newest.
+
+    A process that was made before there were versions has none: 0 to 0.
+    """
+
+    oldest: int = 0
+    newest: int = 0
+
+    def __str__(self) -> str:
+        return str(self.newest) if self.oldest == self.newest else f"{self.oldest} to {self.newest}"
+
+
+VERSIONS: Final = Versions(1, 1)
+
+
+def shared_version(worker: Versions, sequencer: Versions) -> int:
+    """The newest version that both ends speak. Raises: UnavailableError when there is none."""
+    newest = min(worker.newest, sequencer.newest)
+    if newest < max(worker.oldest, sequencer.oldest):
+        raise UnavailableError(
+            f"the worker speaks the messages of version {worker}, the sequencer those of version "
+            f"{sequencer}: restart the service, so that both are of one installation"
+        )
+    return newest
 
 
 class Append(msgspec.Struct, frozen=True, array_like=True, tag=0):
@@ -81,8 +112,15 @@ class FindTrailer(msgspec.Struct, frozen=True, array_like=True, tag=8):
     export_id: str
 
 
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """The versions that a front end speaks: its first message, the same in every version."""
+
+    oldest: int
+    newest: int
+
+
 Request = Append | Sign | Show | AskReports | StoreTrailer | FindTrailer
-ToSequencer = Request | Watch | Ready | OwnReport
+ToSequencer = Request | Watch | Ready | OwnReport | Hello
 
 
 class AllAppended(msgspec.Struct, frozen=True, array_like=True, tag=0):
@@ -153,9 +191,12 @@ class Trailer(msgspec.Struct, frozen=True, array_like=True, tag=8):
 
 
 class NewSettings(msgspec.Struct, frozen=True, array_like=True, tag=9):
-    """The settings were read again: take those that a running service can take."""
+    """The settings were read again: take those that a running service can take.
 
-    settings: Settings
+    `settings`: for `settings_of`.
+    """
+
+    settings: dict[str, Any]
 
 
 ToFrontEnd = (

@@ -1,14 +1,20 @@
-"""Starts the front ends, starts one again that has ended, and stops all of them.
+"""Starts the front ends, starts one again that has ended, replaces and stops all of them.
 
 A front end that ends takes with it the requests that it was answering, and nothing else. Its events
 that the sequencer has are committed all the same. What it had in use counts no longer, the pages
 that it read are released, and the event of an erasure that it did not log comes by the outbox.
+
+Front ends are replaced one after another, each by one of the code that is installed now. Both take
+connections from the same sockets until the new one has shown that it does; then the old one takes
+no more, and ends each that it has with an answer. So there are more front ends than numbers for a
+while, and each that runs has a part of the shared counts that is nobody else's.
 """
 
 import asyncio
 import mmap
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import tempfile
@@ -16,13 +22,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import msgspec
+import structlog
 
 from ledger.follow.process import FollowerProcess, child_environment
 from ledger.runtime.listening import Sockets
 from ledger.runtime.shared_counts import SharedCounts, memory_bytes
+from ledger.service.queries.supervisor import QueryProcess
 from ledger.service.settings import Settings
 from ledger.workers.gateway import Gateway
 from ledger.workers.start import Start, encode_start
@@ -35,12 +43,15 @@ START_WAIT_S: Final = 120.0
 STOP_SPARE_S: Final = 5.0
 """Seconds that a front end has for its end beyond those of its requests."""
 
+_log = structlog.get_logger("ledger.workers")
+
 
 @dataclass(frozen=True, slots=True)
 class CountsMemory:
     """The memory in which all processes count, as a file without a name."""
 
     descriptor: int
+    parts: int
     key: bytes
     counts: SharedCounts
     """As the sequencer's process sees them, which has no part of its own."""
@@ -48,14 +59,15 @@ class CountsMemory:
 
 @contextmanager
 def counts_memory(processes: int) -> Iterator[CountsMemory]:
-    """Memory for the counts of so many front ends."""
+    """Memory for the counts of so many front ends, and of one that replaces another."""
     with _nameless_file() as file:
-        size = memory_bytes(processes)
+        parts = processes + 1
+        size = memory_bytes(parts)
         file.truncate(size)
         key = secrets.token_bytes(KEY_BYTES)
         memory = mmap.mmap(file.fileno(), size)
-        counts = SharedCounts(memory, number=processes, processes=processes, key=key)
-        yield CountsMemory(file.fileno(), key, counts)
+        counts = SharedCounts(memory, number=parts, processes=parts, key=key)
+        yield CountsMemory(file.fileno(), parts, key, counts)
 
 
 class FrontEndProcess(FollowerProcess):
@@ -75,6 +87,7 @@ class FrontEndProcess(FollowerProcess):
 
         `on_started` gets our end of the link.
         """
+        self.part: Final = start.part
         super().__init__(
             str(start.number),
             "ledger.workers.front_end",
@@ -111,12 +124,41 @@ class FrontEndProcess(FollowerProcess):
         self._on_started(ours)
         return process
 
+    def wind_down(self) -> None:
+        """End it when its connections have had their answers. Waits for that."""
+        with self._lock:
+            self._stopping.set()
+            process = self._process
+        if process is not None:
+            process.send_signal(signal.SIGUSR1)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(self._stop_wait_s)
+        self.stop()
+
     def take_settings(self, settings: Settings) -> None:
         """Give these settings to a front end that is started again."""
         self._start = msgspec.structs.replace(self._start, settings=settings)
 
     def note_end(self) -> None:
         self._on_end()
+
+
+class _FrontEnd:
+    """A front end that was started, and what is known of it."""
+
+    def __init__(self, process: FrontEndProcess) -> None:
+        self.process: Final = process
+        self.is_ready: Final = asyncio.Event()
+        """It takes connections."""
+        self.has_ended: Final = asyncio.Event()
+        """It ended before that."""
+
+    async def wait_started(self) -> None:
+        """Wait until it takes connections or has ended, for `START_WAIT_S` at most."""
+        known = [asyncio.create_task(each.wait()) for each in (self.is_ready, self.has_ended)]
+        await asyncio.wait(known, timeout=START_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        for each in known:
+            each.cancel()
 
 
 class FrontEnds:
@@ -128,24 +170,24 @@ class FrontEnds:
         start: Start,
         listening: Sequence[Sockets],
         *,
+        start_queries: Callable[[], QueryProcess],
         on_end: Callable[[int], None],
     ) -> None:
-        """`on_end` gets the number of a front end that ended by itself."""
+        """`start_queries` starts a query process, which somebody else ends in the end.
+
+        `on_end` gets the part of the shared counts of a front end that has ended.
+        """
         self._gateway: Final = gateway
         self._loop: Final = asyncio.get_running_loop()
         self._on_end: Final = on_end
-        self._ready: Final = [asyncio.Event() for _ in listening]
-        self._failed: Final = asyncio.Event()
+        self._start: Start = start
+        self._start_queries: Final = start_queries
+        self._queries: list[QueryProcess] = []
+        self._listening: Final = listening
         self._connecting: set[asyncio.Task[None]] = set()
-        self._processes: Final = [
-            FrontEndProcess(
-                msgspec.structs.replace(start, number=number),
-                sockets,
-                on_started=partial(self._call, self._connect, number),
-                on_end=partial(self._call, self._ended, number),
-            )
-            for number, sockets in enumerate(listening)
-        ]
+        self._begin_queries()
+        self._running: Final = [self._make(number, part=number) for number in range(len(listening))]
+        self._free_part = len(listening)
 
     async def start(self, stop: asyncio.Event) -> None:
         """Start all, and wait until each takes connections, or until `stop` is set.
@@ -153,63 +195,122 @@ class FrontEnds:
         Raises: UnavailableError when one ends before that, whose log lines say why, or takes longer
         than `START_WAIT_S`.
         """
-        for process in self._processes:
-            process.start()
-        ready = asyncio.create_task(self._wait_ready())
-        ends = [asyncio.create_task(event.wait()) for event in (self._failed, stop)]
-        await asyncio.wait(
-            (ready, *ends), timeout=START_WAIT_S, return_when=asyncio.FIRST_COMPLETED
-        )
-        for end in ends:
-            end.cancel()
-        if ready.done() or stop.is_set():
-            ready.cancel()
-            return
-        ready.cancel()
-        if self._failed.is_set():
-            raise UnavailableError("a worker ended before it took a connection: see its log lines")
-        late = [str(number) for number, event in enumerate(self._ready) if not event.is_set()]
-        raise UnavailableError(
-            f"the workers {', '.join(late)} took no connection within {START_WAIT_S:g} s"
-        )
+        for each in self._running:
+            each.process.start()
+        starting = [asyncio.create_task(each.wait_started()) for each in self._running]
+        stopping = asyncio.create_task(stop.wait())
+        pending: set[asyncio.Task[Any]] = {*starting, stopping}
+        try:
+            while not stop.is_set() and not all(each.is_ready.is_set() for each in self._running):
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                if any(each.has_ended.is_set() for each in self._running):
+                    raise UnavailableError(
+                        "a worker ended before it took a connection: see its log lines"
+                    )
+                if pending <= {stopping}:
+                    self._check_ready()
+        finally:
+            for task in (*starting, stopping):
+                task.cancel()
 
-    async def _wait_ready(self) -> bool:
-        return all([await event.wait() for event in self._ready])
+    def _check_ready(self) -> None:
+        late = [
+            str(number) for number, each in enumerate(self._running) if not each.is_ready.is_set()
+        ]
+        if late:
+            raise UnavailableError(
+                f"the workers {', '.join(late)} took no connection within {START_WAIT_S:g} s"
+            )
+
+    async def replace_all(self) -> None:
+        """Replace all by front ends of the code that is installed now, one after another.
+
+        Their query process is new too, for both are of one version. A front end that does not take
+        connections leaves all others as they are.
+        """
+        before = self._start
+        self._begin_queries()
+        for number in range(len(self._running)):
+            if not await self._replace(number):
+                if number == 0:
+                    self._start = before
+                    await asyncio.to_thread(self._queries.pop().stop)
+                return
+        while len(self._queries) > 1:
+            await asyncio.to_thread(self._queries.pop(0).stop)
+
+    def _begin_queries(self) -> None:
+        """Start a query process for the front ends that are made from now on."""
+        self._queries.append(self._start_queries())
+        socket_path = str(self._queries[-1].socket)
+        self._start = msgspec.structs.replace(self._start, queries=socket_path)
+
+    async def _replace(self, number: int) -> bool:
+        """Replace a front end; False if the new one does not take connections."""
+        old, new = self._running[number], self._make(number, part=self._free_part)
+        new.process.start()
+        try:
+            await new.wait_started()
+        finally:
+            if not new.is_ready.is_set():
+                await asyncio.to_thread(new.process.stop)
+                self._on_end(new.process.part)
+                _log.error("worker_not_replaced", worker=number, reason="see its log lines")
+        if not new.is_ready.is_set():
+            return False
+        self._running[number] = new
+        await asyncio.to_thread(old.process.wind_down)
+        self._on_end(old.process.part)
+        self._free_part = old.process.part
+        _log.info("worker_replaced", worker=number)
+        return True
 
     async def stop(self) -> None:
         """Let all answer what they have begun, and end them."""
-        for process in self._processes:
-            process.ask_to_stop()
-        await asyncio.gather(*(asyncio.to_thread(process.stop) for process in self._processes))
+        for each in self._running:
+            each.process.ask_to_stop()
+        await asyncio.gather(*(asyncio.to_thread(each.process.stop) for each in self._running))
 
     def take_settings(self, settings: Settings) -> None:
         """Have all front ends take settings that were read again."""
-        for process in self._processes:
-            process.take_settings(settings)
+        self._start = msgspec.structs.replace(self._start, settings=settings)
+        for each in self._running:
+            each.process.take_settings(settings)
         self._gateway.tell_settings(settings)
 
     def not_running(self) -> list[str]:
         """The numbers of front ends that have ended and aren't started again yet."""
-        return [process.name for process in self._processes if process.process_id is None]
+        return [each.process.name for each in self._running if each.process.process_id is None]
+
+    def _make(self, number: int, *, part: int) -> _FrontEnd:
+        made = _FrontEnd(
+            FrontEndProcess(
+                msgspec.structs.replace(self._start, number=number, part=part),
+                self._listening[number],
+                on_started=lambda link: self._call(self._connect, made, link),
+                on_end=lambda: self._call(self._ended, made),
+            )
+        )
+        return made
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         """Call a function on the loop, from another thread."""
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def _connect(self, number: int, link: socket.socket) -> None:
-        task = self._loop.create_task(self._join(number, link))
+    def _connect(self, front_end: _FrontEnd, link: socket.socket) -> None:
+        task = self._loop.create_task(self._join(front_end, link))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
-    async def _join(self, number: int, link: socket.socket) -> None:
-        make = partial(self._gateway.connect, on_ready=self._ready[number].set)
+    async def _join(self, front_end: _FrontEnd, link: socket.socket) -> None:
+        make = partial(self._gateway.connect, on_ready=front_end.is_ready.set)
         await self._loop.create_unix_connection(make, sock=link)
 
-    def _ended(self, number: int) -> None:
-        if not self._ready[number].is_set():
-            self._failed.set()
-        self._on_end(number)
+    def _ended(self, front_end: _FrontEnd) -> None:
+        if not front_end.is_ready.is_set():
+            front_end.has_ended.set()
+        self._on_end(front_end.process.part)
 
 
 def _nameless_file() -> IO[bytes]:

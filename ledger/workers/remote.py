@@ -28,6 +28,7 @@ from ledger.store.kept_heads import latest_head
 from ledger.store.log import LogStore
 from ledger.workers.link import Link
 from ledger.workers.messages import (
+    VERSIONS,
     AllAppended,
     Append,
     AskReport,
@@ -35,6 +36,7 @@ from ledger.workers.messages import (
     Failed,
     FindTrailer,
     Grown,
+    Hello,
     NewSettings,
     OwnReport,
     Reported,
@@ -45,10 +47,12 @@ from ledger.workers.messages import (
     State,
     StoreTrailer,
     Trailer,
+    Versions,
     Watch,
     decode_to_front_end,
     error_of,
 )
+from ledger.workers.start import settings_of
 from ledger_core.search_answers import ExportTrailer
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import UnavailableError, VerificationError
@@ -71,13 +75,15 @@ class SequencerClient:
         *,
         on_lost: Callable[[], None] = lambda: None,
         report: Callable[[], Report] = Report,
+        versions: Versions = VERSIONS,
     ) -> None:
-        """`report` makes the report of this process."""
+        """`report` makes the report of this process. `versions`: those that it speaks."""
         self.report = report
+        self._versions = versions
         self.take_settings: Callable[[Settings], None] = lambda _settings: None
         """Called with settings that were read again."""
         self.state = State()
-        self.link: Final = Link(self._receive, self._lose)
+        self.link: Final = Link(self._receive, self._lose, self._greet)
         self._on_lost = on_lost
         self._numbers = count()
         self._unanswered: dict[int, asyncio.Future[Any]] = {}
@@ -113,6 +119,9 @@ class SequencerClient:
         self.link.send(Watch(tree_size))
         await grown.wait()
 
+    def _greet(self) -> None:
+        self.link.send(Hello(*self._versions))
+
     def _receive(self, message: bytes) -> None:
         answer = decode_to_front_end(message)
         if isinstance(answer, State):
@@ -123,7 +132,7 @@ class SequencerClient:
         elif isinstance(answer, AskReport):
             self.link.send(OwnReport(answer.number, self.report()))
         elif isinstance(answer, NewSettings):
-            self.take_settings(answer.settings)
+            self.take_settings(settings_of(answer.settings))
         else:
             future = self._unanswered.pop(answer.number)
             if future.done():

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import msgspec
 import pytest
 
 from ledger.log.append_request import AppendRequest, UnstampedEvent
@@ -18,10 +19,12 @@ from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.service.mirrored import Heads
 from ledger.service.report import Report, combine
+from ledger.service.settings import Settings
 from ledger.store.commit_errors import CommitFailedError, StorageFullError
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter, Placement
 from ledger.workers.gateway import Gateway
+from ledger.workers.messages import VERSIONS, Versions, shared_version
 from ledger.workers.remote import (
     FRAMES_MAX,
     RemoteHeads,
@@ -29,9 +32,10 @@ from ledger.workers.remote import (
     RemoteSequencer,
     SequencerClient,
 )
+from ledger.workers.start import Start, decode_start, encode_start, settings_of
 from ledger_core.event.canonical import format_leaf, parse_leaf
 from ledger_core.event.times import format_time
-from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash
 from ledger_core.tlog.policy import format_policy, parse_policy
 from tests.store.entries import MAP_BYTES, SIGNER, START_UNIX_US, entry, new_log, signed
@@ -136,7 +140,7 @@ def event(number: int, *, reason: str = "", tenant: str = "") -> UnstampedEvent:
 
 
 def request(*events: UnstampedEvent, by: str = "tests") -> AppendRequest:
-    return AppendRequest(by, list(events))
+    return AppendRequest(by, list(events), sum(len(each.event_json) for each in events))
 
 
 def numbered(start: int, end: int, *, by: str = "tests") -> AppendRequest:
@@ -378,10 +382,12 @@ async def test_callers_are_told_that_the_outcome_is_unknown_when_the_sequencer_e
 
 
 @asynccontextmanager
-async def linked(gateway: Gateway, report: Report) -> AsyncIterator[SequencerClient]:
+async def linked(
+    gateway: Gateway, report: Report, versions: Versions = VERSIONS
+) -> AsyncIterator[SequencerClient]:
     """A front end's link to a gateway."""
     loop = asyncio.get_running_loop()
-    client = SequencerClient(report=lambda: report)
+    client = SequencerClient(report=lambda: report, versions=versions)
     ours, theirs = socket.socketpair()
     await loop.create_unix_connection(gateway.connect, sock=ours)
     await loop.create_unix_connection(lambda: client.link, sock=theirs)
@@ -416,3 +422,61 @@ async def test_a_front_end_reports_for_all(path: Path) -> None:
         assert list(report.reasons) == ["held"]
         assert "full" in report.warnings
         assert "the worker 2 has ended and will be started again" in report.warnings
+
+
+@pytest.mark.parametrize(
+    ("worker", "sequencer", "shared"),
+    [((1, 1), (1, 1), 1), ((1, 2), (1, 1), 1), ((1, 3), (2, 4), 3), ((2, 2), (1, 3), 2)],
+)
+def test_two_processes_speak_the_newest_version_that_both_know(
+    worker: tuple[int, int], sequencer: tuple[int, int], shared: int
+) -> None:
+    assert shared_version(Versions(*worker), Versions(*sequencer)) == shared
+
+
+@pytest.mark.parametrize("worker", [(0, 0), (2, 3)])
+def test_versions_that_share_none_are_named(worker: tuple[int, int]) -> None:
+    with pytest.raises(UnavailableError, match=f"version {Versions(*worker)}, the sequencer.* 1:"):
+        shared_version(Versions(*worker), Versions(1, 1))
+
+
+@pytest.mark.anyio
+async def test_a_gateway_serves_front_ends_that_speak_a_version_of_its_own_and_no_others(
+    path: Path,
+) -> None:
+    async with in_process(path) as served:
+        gateway = Gateway(served.sequencer, served.publisher)
+        newer = Versions(VERSIONS.newest, VERSIONS.newest + 1)
+        other = Versions(VERSIONS.newest + 1, VERSIONS.newest + 1)
+        async with (
+            linked(gateway, Report(), newer) as known,
+            linked(gateway, Report(), other) as odd,
+        ):
+            store = served.sequencer.store
+            appending = RemoteSequencer(known, store, LIMITS)
+            assert (await appending.append_events(numbered(0, 3))).first_index == 0
+            await until(lambda: odd.is_lost)
+            with pytest.raises(CommitFailedError):
+                await RemoteSequencer(odd, store, LIMITS).append_events(numbered(3, 4))
+
+
+def test_a_front_end_leaves_out_settings_that_it_does_not_know() -> None:
+    fields = {**msgspec.structs.asdict(Settings(workers=3)), "a_later_setting": 7}
+    assert settings_of(fields) == Settings(workers=3)
+    start = Start(
+        directory="ledger",
+        settings=Settings(workers=3),
+        number=1,
+        processes=3,
+        part=1,
+        parts=4,
+        link=5,
+        listening=(6, 7),
+        counts=8,
+        counts_key=b"key",
+        verifier_keys=("key",),
+        queries="socket",
+        versions=VERSIONS,
+    )
+    later = {**msgspec.msgpack.decode(encode_start(start)), "settings": fields, "later": 1}
+    assert decode_start(msgspec.msgpack.encode(later)) == start

@@ -105,6 +105,8 @@ class Server(web.Server):
         )
         self._waits = ConnectionWaits(settings.head_wait_s, settings.reader_wait_s)
         context.live.follow(self._take_settings)
+        self.closes_connections = False
+        """Whether each connection is closed after its next answer."""
         self._usage = UsageRecorder(context.metrics, context.quotas, context.audit)
         super().__init__(self.answer, loop=asyncio.get_running_loop())
 
@@ -145,6 +147,8 @@ class Server(web.Server):
             answer = answer_error(error)
         if not answer.prepared:
             note_transport(request, answer)
+            if self.closes_connections:
+                answer.force_close()
         self._usage.end(
             caller,
             request,
