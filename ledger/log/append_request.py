@@ -27,14 +27,18 @@ class UnstampedEvent(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class AppendRequest(msgspec.Struct, frozen=True, array_like=True):
-    """The events of one request, and its principal. They are received together."""
+    """The events of one request, and its principal. They are received together.
+
+    `events_bytes`: the length of the JSON of all events.
+    """
 
     by: str
     events: Sequence[UnstampedEvent]
+    events_bytes: int
 
     def weight(self) -> Weight:
         """The size of the request in a queue."""
-        return Weight(len(self.events), sum(len(event.event_json) for event in self.events))
+        return Weight(len(self.events), self.events_bytes)
 
 
 class NotAppended(msgspec.Struct, frozen=True, gc=False, array_like=True):

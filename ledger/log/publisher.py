@@ -102,6 +102,8 @@ class Publisher:
         self._options = options
         self._published_at_s = 0.0
         self._signed: SignedCheckpoint | None = None
+        self._marking = asyncio.Lock()
+        self._marked_size = 0
         self._marker_has_failed = False
         self._peers: tuple[WitnessPeer, ...] = ()
         self._asking: set[asyncio.Task[None]] = set()
@@ -328,10 +330,10 @@ class Publisher:
             return
         # Durable before it is shown: a log that forgot a published head could sign another.
         await self._sequencer.publish(tree_size=checkpoint.head.tree_size, note=checkpoint.note)
+        await self._write_marker(checkpoint)
         # A newer head may have been published meanwhile.
         if self._is_superseded(checkpoint.head):
             return
-        self._write_marker(checkpoint.note)
         round_.is_published = True
         self.quorum_missing = None
         self.published = checkpoint
@@ -359,17 +361,26 @@ class Publisher:
     def _is_superseded(self, head: TreeHead) -> bool:
         return self.published is not None and self.published.head.tree_size > head.tree_size
 
-    def _write_marker(self, note: str) -> None:
-        if self._options.marker is None:
+    async def _write_marker(self, checkpoint: SignedCheckpoint) -> None:
+        """Write the marker, unless it has a larger head.
+
+        Beside the loop: a file is renamed, which waits for a commit that syncs the same disk.
+        """
+        path, size = self._options.marker, checkpoint.head.tree_size
+        if path is None:
             return
-        try:
-            write_marker(self._options.marker, note)
-        except OSError as error:
-            if not self._marker_has_failed:
-                _log.error("marker_not_written", reason=str(error))
-            self._marker_has_failed = True
-        else:
-            self._marker_has_failed = False
+        async with self._marking:
+            if size < self._marked_size:
+                return
+            self._marked_size = size
+            try:
+                await asyncio.to_thread(write_marker, path, checkpoint.note)
+            except OSError as error:
+                if not self._marker_has_failed:
+                    _log.error("marker_not_written", reason=str(error))
+                self._marker_has_failed = True
+            else:
+                self._marker_has_failed = False
 
     def _stop(self, error: VerificationError, *, by: str = "a witness") -> None:
         """Sign nothing any more, and with a head in the evidence that is missing take no events."""

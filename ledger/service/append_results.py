@@ -2,19 +2,25 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import count
+from typing import cast
+
+import msgspec
 
 from ledger.log.append_request import Appended, Place
 from ledger.service.http.problems import make_problem
 from ledger.service.private_fields import ChangedEvent
-from ledger.service.work_pieces import YIELD_EVENTS
+from ledger.service.work_pieces import QUICK_EVENTS, YIELD_EVENTS, pieces_of
 from ledger.store.writer import Placement
-from ledger_core.api import Masked, Refused, Result
+from ledger_core.api import Masked, Refused, Result, Results
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.model import Received
 from ledger_core.event.reader import ReadEvent
-from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hash
+from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.tile import TILE_WIDTH
+
+_encode = msgspec.json.Encoder().encode
 
 
 async def results_of_new(
@@ -22,21 +28,51 @@ async def results_of_new(
 ) -> list[Result | Refused]:
     """The outcomes of events that are all new."""
     outcomes: list[Result | Refused] = []
-    index, hashes = appended.first_index, appended.leaf_hashes
-    for position, read in enumerate(reads):
-        if position % YIELD_EVENTS == 0 and position:
+    for start in range(0, len(reads), YIELD_EVENTS):
+        if start:
             await asyncio.sleep(0)
-        hashed = hashes[position * HASH_BYTES : (position + 1) * HASH_BYTES]
-        outcomes.append(_new_result(read, index + position, hashed, received))
+        some = reads[start : start + YIELD_EVENTS]
+        hashes = _format_hashes(appended.leaf_hashes, start, start + len(some))
+        outcomes += [
+            Result(
+                index=index,
+                id=str(read.event.id),
+                received=received,
+                leaf_hash=hashed,
+                duplicate=False,
+            )
+            if type(read) is ReadEvent and not read.filled
+            else _new_result(read, index, hashed, received)
+            for index, read, hashed in zip(count(appended.first_index + start), some, hashes)
+        ]
     return outcomes
 
 
-def _new_result(read: ReadEvent, index: int, hashed: Hash, received: Received) -> Result:
+async def encode_outcomes(outcomes: Sequence[Result | Refused]) -> Results:
+    """The outcomes as `AppendAnswer` has them, those of many events encoded already, in pieces."""
+    if len(outcomes) <= QUICK_EVENTS:
+        return [*outcomes]
+    encoded: list[bytes] = []
+    for some in pieces_of(outcomes):
+        encoded.append(_encode(some)[1:-1])
+        await asyncio.sleep(0)
+    # msgspec writes what is encoded already as it is.
+    return cast("Results", msgspec.Raw(b"[%b]" % b",".join(encoded)))
+
+
+def _format_hashes(hashes: bytes, start: int, end: int) -> list[str]:
+    """Some of the hashes that lie one behind the other, in base64: all in one call."""
+    places = range(start * HASH_BYTES, end * HASH_BYTES, HASH_BYTES)
+    texts: list[str] = msgspec.to_builtins([hashes[place : place + HASH_BYTES] for place in places])
+    return texts
+
+
+def _new_result(read: ReadEvent, index: int, hashed: str, received: Received) -> Result:
     result = Result(
         index=index,
         id=str(read.event.id),
         received=received,
-        leaf_hash=format_base64(hashed),
+        leaf_hash=hashed,
         duplicate=False,
         filled=read.filled,
     )
@@ -66,7 +102,7 @@ def result_of(read: ReadEvent, placed: Place, received: Received) -> Result | Re
                 field="id",
             )
         )
-    result = _new_result(read, placed.leaf_index, placed.leaf_hash, received)
+    result = _new_result(read, placed.leaf_index, format_base64(placed.leaf_hash), received)
     if placed.placement is Placement.DUPLICATE:
         # The first event counts, with its own sender and time of receipt.
         stored = parse_leaf(placed.leaf)

@@ -31,7 +31,7 @@ from ledger.service.private_fields import PrivateFields
 from ledger.service.quotas import Quotas
 from ledger.service.secret_filter import Checked, RefusedSecret, SecretFilter
 from ledger.service.token_admin import SERVICE_NAME
-from ledger.service.work_pieces import OUTCOME_COST, YIELD_BYTES, Pacer, split_work
+from ledger.service.work_pieces import OUTCOME_COST, YIELD_BYTES, Pacer, pieces_of, split_work
 from ledger.store.writer import Placement
 from ledger_core.api import Refused, Result
 from ledger_core.event.canonical import LeafFormat, leaf_format, parse_leaf
@@ -117,9 +117,10 @@ class IngestPipeline:
                 secret, by=by, unix_us=now, own_id=own_id
             )
             await self._log_own(described, charged_to=by)
-        for outcome in outcomes:
-            if isinstance(outcome, Refused):
-                self._metrics.add("events_refused_total", outcome.error.slug)
+        if Refused in set(map(type, outcomes)):
+            for outcome in outcomes:
+                if isinstance(outcome, Refused):
+                    self._metrics.add("events_refused_total", outcome.error.slug)
         return outcomes
 
     async def _log(
@@ -128,11 +129,9 @@ class IngestPipeline:
         queued = [read for read in reads if isinstance(read, ReadEvent)]
         if not queued:
             return [refused for refused in reads if isinstance(refused, Refused)]
-        events = [
-            UnstampedEvent(read.id_bytes, read.event_json, "time" in read.filled) for read in queued
-        ]
-        appended = await self._sequencer.append_events(AppendRequest(by, events))
-        self._count_new(by, queued, appended, charged_to=charged_to)
+        request = await _make_request(by, queued)
+        appended = await self._sequencer.append_events(request)
+        self._count_new(request, appended, charged_to=charged_to)
         received = Received(by=by, time=appended.received_time)
         if len(queued) == len(reads) and not appended.not_appended:
             return await results_of_new(queued, appended, received)
@@ -182,14 +181,12 @@ class IngestPipeline:
         event_id = self._private_fields.store.own_id(*parts, unix_ms=unix_ms)
         return conflict_json(read, placed.leaf_index, by=by, event_id=event_id)
 
-    def _count_new(
-        self, by: str, reads: Sequence[ReadEvent], appended: Appended, *, charged_to: str
-    ) -> None:
-        others = appended.not_appended
-        if count := len(reads) - len(others):
+    def _count_new(self, request: AppendRequest, appended: Appended, *, charged_to: str) -> None:
+        by, others = request.by, appended.not_appended
+        if count := len(request.events) - len(others):
             size = count * leaf_format(by, appended.received_time).length(b"")
-            size += sum([len(read.event_json) for read in reads])
-            size -= sum([len(reads[other.position].event_json) for other in others])
+            size += request.events_bytes
+            size -= sum([len(request.events[other.position].event_json) for other in others])
             self._metrics.add("events_logged_total", by, amount=count)
             self._metrics.add("stored_bytes_total", by, amount=size)
             self._quotas.use_stored(charged_to, size)
@@ -276,21 +273,20 @@ class IngestPipeline:
     def _read_some(
         self, body: ParsedBody, raws: Sequence[bytes], allowed: Allowed | None
     ) -> list[ReadEvent | Refused]:
-        return [self._read_one(body, raw, allowed) for raw in raws]
-
-    def _read_one(
-        self, body: ParsedBody, raw: bytes, allowed: Allowed | None
-    ) -> ReadEvent | Refused:
-        try:
-            read = body.read(raw)
-            if allowed is not None:
-                allowed.check(read.event)
-        except (EventError, ProblemError) as error:
-            refused = explain(error).problem
-            if not body.is_batch and refused.slug in ("not-json", "not-msgpack"):
-                raise
-            return Refused(refused)
-        return read
+        reads: list[ReadEvent | Refused] = []
+        for raw in raws:
+            try:
+                read = body.read(raw)
+                if allowed is not None:
+                    allowed.check(read.event)
+            except (EventError, ProblemError) as error:
+                refused = explain(error).problem
+                if not body.is_batch and refused.slug in ("not-json", "not-msgpack"):
+                    raise
+                reads.append(Refused(refused))
+            else:
+                reads.append(read)
+        return reads
 
     async def _store_private(
         self, reads: list[ReadEvent | Refused], *, by: str, charged_to: str
@@ -312,6 +308,20 @@ class IngestPipeline:
         outcomes = _fit([_refuse_error(each) for each in stored.outcomes], by=by)
         replaced = dict(zip(affected, outcomes, strict=True))
         return [replaced.get(position, read) for position, read in enumerate(reads)]
+
+
+async def _make_request(by: str, reads: Sequence[ReadEvent]) -> AppendRequest:
+    """What the sequencer gets of events, made in pieces."""
+    events: list[UnstampedEvent] = []
+    events_bytes = 0
+    for some in pieces_of(reads):
+        if events:
+            await asyncio.sleep(0)
+        events += [
+            UnstampedEvent(read.id_bytes, read.event_json, "time" in read.filled) for read in some
+        ]
+        events_bytes += sum([len(read.event_json) for read in some])
+    return AppendRequest(by, events, events_bytes)
 
 
 def _fit(reads: Sequence[ReadEvent | Refused], *, by: str) -> list[ReadEvent | Refused]:

@@ -5,7 +5,7 @@ Costs are counted in bytes of plain events, of which a few milliseconds read `YI
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -13,8 +13,13 @@ YIELD_BYTES: Final = 32_768
 YIELD_EVENTS: Final = 64
 """Events read, or bytes of them, before other requests get their turn: milliseconds of work."""
 
+QUICK_EVENTS: Final = 512
+"""Events between two turns of others in a step that takes a microsecond or two for each."""
+
 OUTCOME_COST: Final = YIELD_BYTES // YIELD_EVENTS
 """What the outcome of an event costs, beside the leaf that is read for it."""
+
+T = TypeVar("T")
 
 SLOW_FORM_FACTOR: Final = 4
 """What a byte costs in an event with escapes, or with characters beyond ASCII."""
@@ -25,17 +30,33 @@ def split_work(raws: Sequence[bytes | msgspec.Raw]) -> Iterator[tuple[list[bytes
 
     A piece has `YIELD_EVENTS` and costs `YIELD_BYTES` at most, or is one event that costs more.
     """
+    for start in range(0, len(raws), YIELD_EVENTS):
+        piece = [*map(bytes, raws[start : start + YIELD_EVENTS])]
+        # One look at all of them: it takes a tenth of a look at each, and most events are plain.
+        together = b"".join(piece)
+        if len(together) <= YIELD_BYTES and together.isascii() and b"\\" not in together:
+            yield piece, len(together)
+        else:
+            yield from _split_by_cost(piece)
+
+
+def _split_by_cost(raws: Sequence[bytes]) -> Iterator[tuple[list[bytes], int]]:
     piece: list[bytes] = []
     cost = 0
-    for raw in map(bytes, raws):
+    for raw in raws:
         is_plain = raw.isascii() and b"\\" not in raw
         own = len(raw) if is_plain else SLOW_FORM_FACTOR * len(raw)
-        if piece and (cost + own > YIELD_BYTES or len(piece) == YIELD_EVENTS):
+        if piece and cost + own > YIELD_BYTES:
             yield piece, cost
             piece, cost = [], 0
         piece.append(raw)
         cost += own
     yield piece, cost
+
+
+def pieces_of(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Items of a quick step in pieces of `QUICK_EVENTS`."""
+    return (items[start : start + QUICK_EVENTS] for start in range(0, len(items), QUICK_EVENTS))
 
 
 class Pacer:

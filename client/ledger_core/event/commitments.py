@@ -269,7 +269,7 @@ class PrivateReader(Reader):
     def read(self, raw: bytes) -> ReadEvent:
         """Read one event from JSON. Raises: EventError, also for an opening that opens nothing."""
         if not _looks_enveloped(raw):
-            return super().read(raw)
+            return Reader.read(self, raw)
         if (got := len(raw)) > (most := _ENVELOPE_BYTES_MAX):
             what = "an event with its private values has"
             raise EventError.exceeds(what, "bytes", got, most, rule="leaf-too-large", field="")

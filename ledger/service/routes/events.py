@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from ledger.service.append_results import encode_outcomes
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
 from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
@@ -86,10 +87,15 @@ async def append_events(
             )
         is_batch = parsed.is_batch
         del body, parsed, split  # They are counted no longer.
-    logged = [outcome for outcome in outcomes if isinstance(outcome, Result)]
-    if not logged:
+    kinds = set(map(type, outcomes))
+    if Result not in kinds:
         return _all_refused(outcomes)
+    status = 207 if Refused in kinds else 200
+    if wait is None and not proof:
+        answer = AppendAnswer(results=await encode_outcomes(outcomes))
+        return encode_answer(answer, status=status)
     answer = AppendAnswer(results=outcomes)
+    logged = [outcome for outcome in outcomes if isinstance(outcome, Result)]
     head: SignedCheckpoint | None = None
     needed = max(max(result.index for result in logged) + 1, from_size or 0)
     try:
@@ -103,7 +109,8 @@ async def append_events(
             answer.consistency = prove_growth(context.store, from_size, head)
     except Exception as error:  # noqa: BLE001 - whatever it is, the events are in the log
         return _unproven(outcomes, needed, error)
-    return encode_answer(answer, status=200 if len(logged) == len(outcomes) else 207)
+    answer.results = await encode_outcomes(outcomes)
+    return encode_answer(answer, status=status)
 
 
 async def read_event(
