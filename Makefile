@@ -8,16 +8,16 @@ FORMAT ?= jsonl
 ONCE ?=
 ARGS ?=
 
-.PHONY: demo test check fix bench faults mutants docs clean
+.PHONY: demo test check fix bench faults mutants docs release pins clean
 
 demo: $(VENV)/server ## The main job, told step by step: append, prove, verify, tamper, be caught.
 	$(BIN)/ledger demo $(if $(ONCE),--once) $(if $(FILE),--import "$(FILE)" --format $(FORMAT))
 
-test: $(VENV)/test ## All tests; names at its end those that this machine can't run.
+test: $(VENV)/development ## All tests; names at its end those that this machine can't run.
 	@! command -v go >/dev/null || tests/peers/install
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
-check: $(VENV)/check ## Format, lint, types, import contracts, docs, retired words.
+check: $(VENV)/development ## Format, lint, types, import contracts, docs, retired words.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -25,46 +25,54 @@ check: $(VENV)/check ## Format, lint, types, import contracts, docs, retired wor
 	$(BIN)/python -m docs.generate --check
 	$(BIN)/python -m docs.retired_words
 	$(BIN)/python client/generate_sync.py --check
+	$(BIN)/python -m requirements.compile --check
 
-fix: $(VENV)/check
+fix: $(VENV)/development
 	$(BIN)/python client/generate_sync.py
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/test ## Print the table of docs/benchmarks.md and write bench/results.json.
+bench: $(VENV)/development ## Print the table of docs/benchmarks.md and write bench/results.json.
 	$(BIN)/python -m bench $(ARGS)
 
-faults: $(VENV)/test ## Make system calls fail, cut the power, damage files; takes an hour.
+faults: $(VENV)/development ## Make system calls fail, cut the power, damage files; takes an hour.
 	$(BIN)/python -m tests.faults $(ARGS)
 
 mutants: $(VENV)/mutants ## Mutation tests of the code that guards against loss; takes an hour.
 	$(BIN)/python -m tests.mutants $(ARGS)
 
-docs: $(VENV)/check ## Write the parts of docs/ that come from the code.
+docs: $(VENV)/development ## Write the parts of docs/ that come from the code.
 	$(BIN)/python -m docs.generate
+
+release: $(VENV)/development ## Both wheels, the same bytes anywhere, and what the server pulls in as CycloneDX.
+	rm -rf dist && $(PYTHON) -m venv dist/server
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist ./client .
+	dist/server/bin/python -m pip --quiet install --require-hashes --requirement requirements/server.txt
+	dist/server/bin/python -m pip --quiet install --no-deps dist/*.whl
+	$(BIN)/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json dist/server
+	rm -r dist/server
+
+pins: $(VENV)/development ## Pin the newest versions of all packages, with their hashes.
+	$(PIP) install uv
+	$(BIN)/python -m requirements.compile
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-$(VENV)/pip: pyproject.toml client/pyproject.toml
+# Every package has a pin with its hashes: see requirements/compile.py. Nothing else is fetched to
+# build ours, since what builds them is pinned and installed before.
+$(VENV)/server: requirements/server.txt pyproject.toml client/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --upgrade 'pip>=25.1'
-	touch $@
-
-$(VENV)/server: $(VENV)/pip
-	$(PIP) install --editable './client[async,importers,ml-dsa]' --editable .
+	$(PIP) install --require-hashes --requirement requirements/server.txt
+	$(PIP) install --no-deps --no-build-isolation --editable ./client --editable .
 	touch $@
 
 # --ignore-requires-python: see the group `peers` in pyproject.toml.
-$(VENV)/test: $(VENV)/server
-	$(PIP) install --group test
-	$(PIP) install --ignore-requires-python --group peers
+$(VENV)/development: $(VENV)/server requirements/development.txt requirements/peers.txt
+	$(PIP) install --require-hashes --requirement requirements/development.txt
+	$(PIP) install --require-hashes --ignore-requires-python --requirement requirements/peers.txt
 	touch $@
 
-$(VENV)/check: $(VENV)/test
-	$(PIP) install --group check
-	touch $@
-
-$(VENV)/mutants: $(VENV)/test
-	$(PIP) install --group mutants
+$(VENV)/mutants: $(VENV)/development requirements/mutants.txt
+	$(PIP) install --require-hashes --requirement requirements/mutants.txt
 	touch $@

@@ -5,6 +5,7 @@ Needs the package index that pip is configured with, for the build backend and t
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES_MAX = 8
 CLIENT_BYTES_MAX = 15 * 1000 * 1000
 LOGIN = ("--actor", "user:u_1", "--action", "user.login", "--outcome", "success")
+
+# The files that the two builds read.
+BUILT_FROM = ("LICENSE", "README.md", "client/", "ledger/", "pyproject.toml")
 
 # What pip and venv put there themselves.
 PRESENT = {"pip", "setuptools"}
@@ -64,11 +68,23 @@ def install(folder: Path, *wheels: Path) -> Installed:
     return Installed(folder)
 
 
+def build_wheels(root: Path, folder: Path) -> dict[str, Path]:
+    """Both wheels, as `make release` builds them: with the pinned hatchling that is installed."""
+    build = ("wheel", "--no-deps", "--no-build-isolation", "-w")
+    run_pip(sys.executable, *build, folder, root / "client", root)
+    return {wheel.name.partition("-")[0]: wheel for wheel in folder.glob("*.whl")}
+
+
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("wheels")
-    run_pip(sys.executable, "wheel", "--no-deps", "-w", folder, ROOT / "client", ROOT)
-    return {wheel.name.partition("-")[0]: wheel for wheel in folder.glob("*.whl")}
+    return build_wheels(ROOT, tmp_path_factory.mktemp("wheels"))
+
+
+@pytest.fixture(scope="module")
+def server(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    extras = f"{wheels['witnessed_ledger_client']}[async,importers,ml-dsa]"
+    folder = tmp_path_factory.mktemp("server") / "venv"
+    return install(folder, Path(extras), wheels["witnessed_ledger"])
 
 
 @pytest.fixture(scope="module")
@@ -187,12 +203,7 @@ def test_importers_zstd_and_the_asynchronous_client_name_their_extras(
     assert "pip install 'witnessed-ledger-client[async]'" in done.stderr
 
 
-def test_the_server_makes_serves_and_checks_a_ledger(
-    wheels: dict[str, Path], tmp_path: Path
-) -> None:
-    extras = f"{wheels['witnessed_ledger_client']}[async,importers,ml-dsa]"
-    server = install(tmp_path / "venv", Path(extras), wheels["witnessed_ledger"])
-
+def test_the_server_makes_serves_and_checks_a_ledger(server: Installed, tmp_path: Path) -> None:
     def ledger(*arguments: str, **variables: str) -> str:
         done = server.run("ledger", *arguments, cwd=tmp_path, **variables)
         assert done.returncode == 0, done.stderr
@@ -217,3 +228,37 @@ def test_the_server_makes_serves_and_checks_a_ledger(
         serving.terminate()
         serving.communicate(timeout=60)
     assert ledger("fsck", "audit").startswith("2 entries")
+
+
+def test_a_build_elsewhere_gives_the_same_bytes(wheels: dict[str, Path], tmp_path: Path) -> None:
+    elsewhere = tmp_path / "another" / "checkout"
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    found = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, found.split("\0")):
+        if (ROOT / name).is_file() and name.startswith(BUILT_FROM):
+            copy = elsewhere / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes((ROOT / name).read_bytes())
+            os.utime(copy, (1_000_000_000, 1_000_000_000))
+            copy.chmod(0o600)
+    again = build_wheels(elsewhere, tmp_path / "wheels")
+    assert {name: wheel.read_bytes() for name, wheel in again.items()} == {
+        name: wheel.read_bytes() for name, wheel in wheels.items()
+    }
+
+
+def test_the_bill_of_materials_names_each_package_with_a_licence_that_asks_nothing(
+    server: Installed, tmp_path: Path
+) -> None:
+    bill = tmp_path / "sbom.cdx.json"
+    command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"]
+    subprocess.run([*command, "-o", bill, server.folder], check=True, capture_output=True)
+    components = json.loads(bill.read_text())["components"]
+    named = {each["name"].lower(): each for each in components}
+    assert {"lmdb", "aiohttp", "pynacl", "witnessed-ledger-client"} <= named.keys()
+    for name, component in named.items():
+        if name in PRESENT:
+            continue
+        assert component["version"], name
+        licences = json.dumps(component.get("licenses", []))
+        assert re.search("MIT|BSD|Apache|OpenLDAP|OLDAP|PSF|Python|MPL", licences), (name, licences)

@@ -1,0 +1,1 @@
+"""The pins of every package that the Makefile installs, and what writes them."""
