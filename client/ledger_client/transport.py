@@ -43,6 +43,7 @@ OVERHEAD_BYTES_MAX = 1 << 20
 
 HEADERS_MAX: Final = 100
 HEADER_BYTES_MAX: Final = 1 << 16
+LENGTH_DIGITS_MAX: Final = 18
 HTTP_10: Final = 10
 HTTP_11: Final = 11
 
@@ -189,6 +190,8 @@ class _Answer(http.client.HTTPResponse):
         if status < HTTPStatus.OK or status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
             self.length = 0
         elif length.isascii() and length.isdecimal() and not self.chunked:
+            if len(length) > LENGTH_DIGITS_MAX:  # `int` refuses thousands with a ValueError.
+                raise http.client.HTTPException("got a length that no body has")
             self.length = int(length)
         self.will_close = self.will_close or (self.length is None and not self.chunked)
 

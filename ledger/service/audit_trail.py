@@ -13,7 +13,7 @@ whose reading would make an entry to be read again, comes to rest.
 
 import asyncio
 import random
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ KINDS_MAX: Final = 10_000
 """Different reads and refusals that are kept in memory."""
 
 STRANGERS_MAX: Final = 100
-"""Addresses without a token whose refusals are told apart within the seconds of a repetition."""
+"""Addresses of one token, or without one, whose refusals are told apart within `REPEAT_S`."""
 
 QUERY_CHARS_MAX: Final = 2_000
 EVENTS_MAX: Final = 1_000
@@ -127,7 +127,7 @@ class AuditTrail:
         self._told_at_s: OrderedDict[Asked, float] = OrderedDict()
         self._refs = 0
         self._stopping: Final = asyncio.Event()
-        self._strangers: set[Asked] = set()
+        self._told_apart: defaultdict[str, set[Asked]] = defaultdict(set)  # By the token's name.
         self._strangers_since_s = 0.0
 
     def read(
@@ -185,11 +185,12 @@ class AuditTrail:
             route,
             problem=problem,
         )
-        if record is None and asked not in self._strangers:
-            if len(self._strangers) < STRANGERS_MAX:
-                self._strangers.add(asked)
-            else:
-                asked = asked._replace(principal="many addresses", address="", route="")
+        told_apart = self._told_apart["" if record is None else record.name]
+        if asked in told_apart or len(told_apart) < STRANGERS_MAX:
+            told_apart.add(asked)
+        else:
+            shown = "many addresses" if record is None else principal
+            asked = asked._replace(principal=shown, address="", route="")
         self._count(asked)
 
     def _count(self, asked: Asked) -> Counted:
@@ -229,7 +230,7 @@ class AuditTrail:
                 self._told_at_s.popitem(last=False)
             if self._strangers_since_s <= now_s - REPEAT_S:
                 self._strangers_since_s = now_s
-                self._strangers.clear()
+                self._told_apart.clear()
             # An event that was not read before is no repetition.
             due = [
                 asked

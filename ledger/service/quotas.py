@@ -28,7 +28,6 @@ DAY_S: Final = 86_400.0
 class _Buckets(NamedTuple):
     """The buckets of one token; None without a limit."""
 
-    created: str
     requests: Bucket | None
     bytes_: Bucket | None
     stored: Bucket | None
@@ -52,7 +51,8 @@ class Quotas:
         self._shared: Final = shared
         self._defaults = _default_limits(settings)
         self._monotonic_s: Final = monotonic_s
-        self._buckets: dict[str, _Buckets] = {}
+        # By name and the time of making: after a rotation two tokens of a name are in use.
+        self._buckets: dict[str, dict[str, _Buckets]] = {}
 
     def begin(self, token: TokenRecord, *, appends: bool) -> None:
         """Count a request. Raises: ProblemError when the token has used up one of its limits."""
@@ -93,20 +93,20 @@ class Quotas:
     def use_stored(self, name: str, count: int) -> None:
         """Count bytes of new leaves and private values of a principal, or caused by it.
 
-        The service itself has no limit.
+        All tokens of its name count them. The service itself has no limit.
         """
-        found = self._buckets.get(name)
-        if found is not None and found.stored is not None:
-            found.stored.spend(count, self._monotonic_s())
+        for buckets in self._buckets.get(name, {}).values():
+            if buckets.stored is not None:
+                buckets.stored.spend(count, self._monotonic_s())
 
     def _of(self, token: TokenRecord) -> _Buckets:
-        found = self._buckets.get(token.name)
         # A token of a revoked one's name has limits of its own.
-        if found is None or found.created != token.created:
+        of_name = self._buckets.setdefault(token.name, {})
+        found = of_name.get(token.created)
+        if found is None:
             own, defaults = token.limits or TokenLimits(), self._defaults
             make = partial(self._make, token, self._monotonic_s())
-            found = self._buckets[token.name] = _Buckets(
-                token.created,
+            found = of_name[token.created] = _Buckets(
                 make("requests", own.requests_per_minute, defaults.requests_per_minute, MINUTE_S),
                 make("bytes", own.bytes_per_minute, defaults.bytes_per_minute, MINUTE_S),
                 make("stored", own.stored_bytes_per_day, defaults.stored_bytes_per_day, DAY_S),

@@ -166,7 +166,7 @@ class _SplunkAnswer(msgspec.Struct, frozen=True):
 def _is_wrong_index(answer: bytes) -> bool:
     try:
         return msgspec.json.decode(answer, type=_SplunkAnswer).code == SPLUNK_WRONG_INDEX
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
 
 
@@ -236,7 +236,7 @@ def _read_elastic(answer: bytes, records: Sequence[Record]) -> Sent:
     """The status of each item. Raises: RetryError for an answer of another form."""
     try:
         read = msgspec.json.decode(answer, type=_ElasticAnswer)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise RetryError(f"not an answer to _bulk: {_excerpt(answer)}") from None
     if len(read.items) != len(records):
         raise RetryError(f"{len(read.items)} items in the answer to {len(records)} records")

@@ -185,6 +185,11 @@ def say_a_bare_line_end(talk: Talk) -> None:
     talk.say(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\r\n\r\nonly this"[:-4])
 
 
+def say_an_endless_length(talk: Talk) -> None:
+    talk.read_request()
+    talk.say(b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5_000 + b"\r\n\r\n")
+
+
 def say_a_bad_status(talk: Talk) -> None:
     talk.read_request()
     talk.say(b"HTTP/1.1 twohundred OK\r\n\r\n")
@@ -200,6 +205,7 @@ def say_a_bad_status(talk: Talk) -> None:
         cut_a_chunk_short,
         say_a_bad_chunk,
         say_a_bare_line_end,
+        say_an_endless_length,
         say_a_bad_status,
     ],
 )

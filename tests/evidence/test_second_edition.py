@@ -17,6 +17,7 @@ import pytest
 from docs.examples import verify_evidence
 from ledger_core.event.commitments import Opening, encode_salt
 from ledger_core.evidence import page as page_module
+from ledger_core.evidence import second_edition
 from ledger_core.evidence import writer as writing
 from ledger_core.evidence.findings import Evidence
 from ledger_core.evidence.page import Asked, PageWriter
@@ -611,6 +612,19 @@ def test_disclosed_values_are_checked_against_their_commitments(tmp_path: Path) 
     faults = check(dropped, maker).faults
     assert any("got 0 disclosed values, it states 2" in fault for fault in faults)
     assert independent(dropped, maker) is None
+
+
+def test_an_event_is_searched_once_however_many_of_its_values_are_disclosed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[object] = []
+    find = second_edition.find_commitments
+    monkeypatch.setattr(
+        second_edition, "find_commitments", lambda event: searched.append(event) or find(event)
+    )
+    maker = disclosing()
+    assert check(maker.write(tmp_path / "evidence.zip"), maker).disclosed == 2
+    assert len(searched) == 1
 
 
 def test_a_disclosed_value_does_not_stand_twice_in_place_of_another(tmp_path: Path) -> None:

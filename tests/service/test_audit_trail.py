@@ -20,6 +20,7 @@ from ledger.service.metrics import Metrics
 from ledger.service.routes import ROUTES
 from ledger.service.settings import Settings
 from ledger.store.commit_errors import StorageFullError
+from ledger.store.tokens import TokenRecord
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.reader import Reader
 from ledger_core.tlog.errors import UnavailableError
@@ -176,6 +177,25 @@ def test_a_refusal_is_an_event_and_strangers_do_not_fill_the_log(
     assert by_token[0]["outcome"] == "denied"
     strangers = [each for each in refused if each["actor"]["type"] == "address"]
     assert {each["actor"]["id"] for each in strangers} == {"127.0.0.1", "many addresses"}
+
+
+def test_a_revoked_token_does_not_fill_the_log_from_very_many_addresses(quick: None) -> None:
+    revoked = TokenRecord(name="old", scopes=("query",), created="", revoked="2026")
+
+    async def main() -> None:
+        ingest = Appended()
+        trail = trail_on(ingest, Metrics())
+        for number in range(1_000):
+            address = f"2001:db8::{number:x}"
+            caller = Caller("revoked old", None, revoked)
+            trail.refuse(caller, address, "/v1/events", "token-unknown")
+        async with trail.running():
+            await until(lambda: len(ingest.events) > audit_trail.STRANGERS_MAX)
+        assert len(ingest.events) == audit_trail.STRANGERS_MAX + 1
+        assert ingest.events[-1]["actor"]["id"] == "revoked old"
+        assert sum(each["context"]["requests"] for each in ingest.events) == 1_000
+
+    asyncio.run(main())
 
 
 def test_reads_are_no_events_unless_it_is_asked_for(tmp_path: Path) -> None:

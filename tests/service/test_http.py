@@ -209,6 +209,16 @@ def test_an_expected_continue_is_sent_before_the_body_is_read(shared_ledger: Led
         assert receive(peer)[0] == 200
 
 
+def test_a_client_of_http_1_0_gets_one_answer_whatever_it_expects(shared_ledger: Ledger) -> None:
+    body = json.dumps(event()).encode()
+    with connected(shared_ledger) as peer:
+        lines = ("Expect: 100-continue", f"Content-Length: {len(body)}")
+        sent = head(shared_ledger, *lines).replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n")
+        peer.sendall(sent + body[:1])
+        peer.sendall(body[1:])
+        assert receive(peer)[0] == 200
+
+
 def test_a_body_that_will_be_refused_is_not_asked_for(shared_ledger: Ledger) -> None:
     for lines, expected in (
         (("Expect: 100-continue", "Content-Length: 999999999"), "body-too-large"),

@@ -111,6 +111,10 @@ def test_a_token_has_its_own_limits_else_those_of_the_settings() -> None:
     # A new token of a revoked one's name does not inherit what that one used.
     again = msgspec.structs.replace(record(), created="later")
     quotas.begin(again, appends=False)
+    # After a rotation both are in use. Taking turns, neither begins anew.
+    for token in (record(), again, record(), again):
+        with pytest.raises(ProblemError):
+            quotas.begin(token, appends=False)
 
 
 def test_a_token_beyond_its_limit_gets_429_and_others_are_served(tmp_path: Path) -> None:

@@ -91,10 +91,12 @@ def test_elastic_says_for_each_record_what_became_of_it(folder: Folder, secret_f
 
 def test_an_answer_that_is_not_elastics_is_no_confirmation(folder: Folder) -> None:
     folder.append({})
-    with HttpPeer([Reply(200, b"<html>"), elastic_answer(), elastic_answer(201)]) as peer:
+    deep = b'{"x":' + b"[" * 100_000
+    replies = [Reply(200, b"<html>"), Reply(200, deep), Reply(403, deep), elastic_answer()]
+    with HttpPeer([*replies, elastic_answer(201)]) as peer:
         folder.add("siem", type="elastic", url=peer.url, index="audit", **QUICK)
         deliver(folder, "siem")
-    assert len(peer.requests) == 3
+    assert len(peer.requests) == 5
 
 
 def test_datadog(folder: Folder, secret_file: str) -> None:

@@ -193,7 +193,7 @@ class ExportVerifier:
         if self._format == "jsonl":
             try:
                 return msgspec.json.decode(rest, type=TrailerLine).trailer
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 raise MalformedError("the export has no trailer: it is cut short") from None
         if rest:
             raise MalformedError("the export ends within a row: it is cut short")

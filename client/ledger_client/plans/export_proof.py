@@ -269,7 +269,7 @@ def is_trailer(line: bytes) -> bool:
     """Whether a line of JSON is a trailer."""
     try:
         msgspec.json.decode(line, type=TrailerLine)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return True
 
@@ -284,5 +284,5 @@ def _line(proofs: BinaryIO) -> bytes:
 def _decode(line: bytes, kind: type[T], name: str) -> T:
     try:
         return msgspec.json.decode(line, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise MalformedError(f"{name} is not one") from None

@@ -28,7 +28,7 @@ class StatedQuestion:
         try:
             if self.matches(index, leaf):
                 return
-        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError):
             raise VerificationError(f"the entry at {index} is not an event") from None
         # Other versions of Unicode fold a new character otherwise: this is no disagreement.
         if self.folds_text and not is_stable(leaf.decode()):

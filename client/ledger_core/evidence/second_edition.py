@@ -156,7 +156,7 @@ class SecondEdition:
                 # A head is published again with later cosignatures: the first ones count.
                 if head and _stated_unix_s(head) <= _stated_unix_s(heads.get(size)):
                     heads[size] = head
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self._findings.add_fault(HEADS, "a line is not a head and its proof")
         except _Untrue as error:
             self._findings.add_fault(HEADS, str(error))
@@ -256,11 +256,14 @@ class SecondEdition:
     def _check_private(self, name: str, leaves: dict[int, bytes]) -> None:
         """Check each disclosed value against the commitment in its event."""
         seen: set[tuple[int, str]] = set()
+        committed: dict[int, dict[str, str]] = {}
         try:
             for line in self._archive.read(name, PRIVATE_BYTES_MAX).splitlines():
                 self._disclosed += 1
                 value = _decode_disclosed(line)
-                _check_opening(value, leaves)
+                if value.index not in committed:
+                    committed[value.index] = _commitments(value.index, leaves)
+                _check_opening(value, committed[value.index])
                 # One that stands twice could take the place of one that was left out.
                 if (place := (value.index, value.path)) in seen:
                     raise VerificationError(f"the value at {excerpt(value.path)} stands twice")
@@ -370,12 +373,17 @@ def parse_statement(leaf: Leaf) -> StatedExport:
     )
 
 
-def _check_opening(line: DisclosedLine, leaves: dict[int, bytes]) -> None:
-    leaf = leaves.get(line.index)
+def _commitments(index: int, leaves: dict[int, bytes]) -> dict[str, str]:
+    """The commitments in an event by their paths: found once, however many values are disclosed."""
+    leaf = leaves.get(index)
     if leaf is None:
-        raise VerificationError(f"a value of entry {line.index}, which is not in its part")
-    event = msgspec.json.decode(leaf)["event"]
-    wanted = {found.path: found.hash for found in find_commitments(event)}
+        raise VerificationError(f"a value of entry {index}, which is not in its part")
+    return {
+        found.path: found.hash for found in find_commitments(msgspec.json.decode(leaf)["event"])
+    }
+
+
+def _check_opening(line: DisclosedLine, wanted: dict[str, str]) -> None:
     try:
         salt = decode_salt(line.salt)
         got = commitment_to(salt=salt, path=line.path, value=line.value)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from ledger.service.http.content_encoding import decode_body, encoding_of
 from ledger.service.http.problems import ProblemError
@@ -43,7 +43,7 @@ async def _read_encoded(
     if length is not None and length > bytes_max:
         raise _too_large(bytes_max, length)
     expect = headers.get("Expect")
-    if expect is not None:
+    if expect is not None and request.version >= HttpVersion11:
         await _continue(request, expect)
     content = request.content
     if content.is_eof():
@@ -71,7 +71,10 @@ async def _read_encoded(
 
 
 async def _continue(request: web.BaseRequest, expect: str) -> None:
-    """Ask for the body, as curl expects for a large one. Source: RFC 9110 §10.1.1."""
+    """Ask for the body, as curl expects for a large one. Source: RFC 9110 §10.1.1.
+
+    Precondition: HTTP/1.1. A proxy that speaks HTTP/1.0 would take this for the answer.
+    """
     if expect.lower() != _EXPECTED:
         raise ProblemError("expectation-failed", f"the only expectation met is {_EXPECTED}")
     await request.writer.write(_CONTINUE)

@@ -9,12 +9,28 @@ import pytest
 import zstandard
 
 from ledger_client.collect.importers import record_reader
+from ledger_client.collect.importers.auditd import parse_event
+from ledger_client.collect.importers.expressions import Expression, RecordReader
 from ledger_client.collect.importers.record_reader import RECORD_BYTES_MAX, Lines, read_records
+from ledger_client.collect.importers.windows import parse_xml
 from ledger_core.tlog.errors import MalformedError
 
 TIMES_LARGER = 8
 LINEAR_MAX = 24
 """A cost that grows with the square is 64 times as large."""
+
+
+HEAD = "type=EXECVE msg=audit(1364481363.243:24287): "
+
+
+def records_of(text: str, lines: Lines) -> int:
+    return sum(1 for _ in read_records(io.BytesIO(text.encode() + b"<Event></Event>"), lines=lines))
+
+
+def pairs_of(text: str) -> object:
+    return Expression(["parse_pairs(text)"]).evaluates[0](
+        RecordReader(any_case=False), {"text": text}
+    )
 
 
 def packed(plain_bytes: int) -> bytes:
@@ -39,6 +55,51 @@ def test_the_cost_grows_as_the_file_does(make: Callable[[int], bytes], size: int
     assert min(cost_s(large) for _ in range(2)) < LINEAR_MAX * max(
         min(cost_s(small) for _ in range(3)), 0.001
     )
+
+
+@pytest.mark.parametrize(
+    ("work", "unit", "count"),
+    [
+        (lambda text: parse_xml(f"<Event>{text}</Event>"), "<a/>", 2_000),
+        (lambda text: records_of(text, "windows-xml"), "<?xml ", 500),
+        (lambda text: records_of(text, "windows-xml"), "</Events ", 500),
+        (lambda text: parse_event([HEAD + text]), "a{}='b{}=1' ", 500),
+        (pairs_of, "a", 1_000),
+        (pairs_of, "a=", 1_000),
+        (pairs_of, "a= ", 1_000),
+        (pairs_of, "a=',x", 1_000),
+    ],
+    ids=[
+        *("elements of one name", "declarations", "ends of a list", "quoted fields", "a word"),
+        *("signs", "signs and blanks", "quotes"),
+    ],
+)
+def test_the_cost_of_a_record_grows_as_it_does(
+    work: Callable[[str], object], unit: str, count: int
+) -> None:
+    def cost_s(units: int) -> float:
+        text = "".join(unit.format(each, each) for each in range(units)) + ",x"
+        start_s = time.process_time()
+        work(text)
+        return time.process_time() - start_s
+
+    cost_s(count)
+    small_s = max(min(cost_s(count) for _ in range(3)), 0.001)
+    assert min(cost_s(count * TIMES_LARGER) for _ in range(2)) < LINEAR_MAX * small_s
+
+
+def test_an_argument_with_thousands_of_digits_is_none() -> None:
+    parsed = parse_event([f"{HEAD}a0=ls a{'1' * 5_000}=x"])
+    assert parsed is not None
+    assert parsed["arguments"] == "ls"
+
+
+def test_an_event_of_auditd_has_an_end() -> None:
+    line = b"type=X msg=audit(1.000:1): a=x\n"
+    source = io.BytesIO(line * 30_000)
+    with pytest.raises(MalformedError, match="an event has more than 65536 bytes"):
+        list(read_records(source, lines="auditd", document_bytes_max=1 << 16))
+    assert source.tell() < 1 << 18
 
 
 @pytest.mark.parametrize(

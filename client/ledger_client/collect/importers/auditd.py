@@ -15,12 +15,14 @@ daemon is configured to add them: `UID="jo"`.
 import posixpath
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
 from typing import Any
 
 from ledger_core.event.times import format_time
+from ledger_core.tlog.errors import MalformedError
 
 EVENTS_OPEN_MAX = 32
 IPV4_BYTES = 8
@@ -39,7 +41,7 @@ _find_fields = re.compile(
     r"(?<![A-Za-z0-9_-])([A-Za-z0-9_-]+(?:\[[0-9]+\])?)=(\"[^\"]*\"|'[^']*'|[^\s']*)"
 ).finditer
 _is_hex = re.compile(r"(?:[0-9A-F]{2})+").fullmatch
-_is_argument = re.compile(r"a[0-9]+(?:\[[0-9]+\])?").fullmatch
+_is_argument = re.compile(r"a[0-9]{1,9}(?:\[[0-9]{1,9}\])?").fullmatch
 
 # Chosen by a program or its user, so the kernel writes these as hexadecimal if necessary.
 _TEXTS = frozenset(
@@ -50,9 +52,15 @@ _NUMBERS = frozenset({"exit"})
 """Fields in which -1 is a value: EPERM."""
 
 
-def group_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield the lines of each event, with the number of its first line."""
+def group_lines(
+    lines: Iterable[tuple[int, bytes]], bytes_max: int
+) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the lines of each event, with the number of its first line.
+
+    Raises: MalformedError for an event that is too long.
+    """
     open_events: dict[tuple[bytes | None, ...], tuple[int, list[bytes]]] = {}
+    sizes: Counter[tuple[bytes | None, ...]] = Counter()
     for number, line in lines:
         match = _find_id(line)
         if match is None:
@@ -60,10 +68,16 @@ def group_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, list[
             continue
         key = match.groups()
         open_events.setdefault(key, (number, []))[1].append(line)
+        sizes[key] += len(line)
+        if sizes[key] > bytes_max:
+            raise MalformedError(f"line {number}: an event has more than {bytes_max} bytes")
         if line.startswith(b"type=EOE ") or b" type=EOE " in line[:300]:
+            del sizes[key]
             yield open_events.pop(key)
         elif len(open_events) > EVENTS_OPEN_MAX:
-            yield open_events.pop(next(iter(open_events)))
+            key = next(iter(open_events))
+            del sizes[key]
+            yield open_events.pop(key)
     yield from open_events.values()
 
 
@@ -161,7 +175,8 @@ def _fields(of_type: str, text: str) -> dict[str, str]:
         name, value = match[1], match[2]
         if value.startswith("'"):
             # The kernel's fields come first, so a program can't override them.
-            fields = {**_fields(of_type, value[1:-1]), **fields}
+            for inner, text_inside in _fields(of_type, value[1:-1]).items():
+                fields.setdefault(inner, text_inside)
         elif (value := _value(of_type, name, value)) not in _ABSENT or (
             name in _NUMBERS and value == "-1"
         ):

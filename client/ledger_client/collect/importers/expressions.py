@@ -30,8 +30,11 @@ from ledger_core.event.times import format_time
 
 IDENTIFIERS_DEPTH_MAX = 8
 
+# Each word is read once, and each value to its end: a comma without a blank is a part of it.
 _find_pairs = re.compile(
-    r"([A-Za-z_][\w.-]*)=(\"[^\"]*\"|'[^']*'|[^,]*)(?:, |$)", re.ASCII
+    r"(?<![\w.-])([A-Za-z_][\w.-]*)="
+    r"(\"[^\"]*\"(?=, |$)|'[^']*'(?=, |$)|[^,]*+(?:,(?! )[^,]*+)*+)",
+    re.ASCII,
 ).finditer
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

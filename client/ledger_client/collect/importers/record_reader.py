@@ -245,7 +245,7 @@ def _json_records(plain: BinaryIO, bytes_max: int, wrappers: Collection[str]) ->
 
 
 def _audit_events(plain: BinaryIO, bytes_max: int) -> Numbered:
-    for number, lines in group_lines(_documents(plain, bytes_max, is_json=False)):
+    for number, lines in group_lines(_documents(plain, bytes_max, is_json=False), bytes_max):
         texts = [line.decode(errors="backslashreplace") for line in lines]
         yield number, msgspec.json.encode({"lines": texts})
 

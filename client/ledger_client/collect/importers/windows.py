@@ -18,7 +18,8 @@ CHUNK_BYTES = 64 * 1024
 DEPTH_MAX = 16
 
 _END = b"</Event>"
-_AROUND = re.compile(rb"<\?xml[^>]*\?>|</?Events(?:\s[^>]*)?>|\s+")
+# No `<` within: what is never closed would be read to the end from each place where it begins.
+_AROUND = re.compile(rb"<\?xml[^<>]*\?>|</?Events(?:\s[^<>]*)?>|\s+")
 _find_start = re.compile(rb"<Event[\s>]").search
 
 
@@ -87,14 +88,18 @@ def _members(element: ET.Element, depth: int) -> Any:
     if not depth:
         raise ValueError("too deep")
     members: dict[str, Any] = dict(element.attrib)
+    repeated: set[str] = set()
     for child in element:
         name, value = _name(child), _members(child, depth - 1)
         if name == "Data" and isinstance(value, dict) and "Name" in value:
             name, value = value["Name"], value.get("text", "")
-        if name in members:
-            before = members[name]
-            value = [*(before if isinstance(before, list) else [before]), value]
-        members[name] = value
+        if name in repeated:
+            members[name].append(value)
+        elif name in members:
+            members[name] = [members[name], value]
+            repeated.add(name)
+        else:
+            members[name] = value
     text = (element.text or "").strip()
     if not members:
         return text
