@@ -3,6 +3,9 @@
 Time is that of receipt, which never runs backwards along the log, so the same entries always give
 the same firings: `ledger alarm replay` shows what would have fired.
 
+The ids of two tenants are not the same ones: events of one tenant neither fire an alarm about an
+actor of another one, nor keep it from firing again. An address is the same in all tenants.
+
 A group that counts nothing within its window is forgotten; of more groups than `GROUPS_MAX` the
 one that was counted longest ago is. So an attacker who makes up many values can push out a group of
 his own, at a cost of that many events within the window.
@@ -17,7 +20,7 @@ import msgspec
 
 from ledger.alarms.config import AlarmConfig, check_field
 from ledger_core.event.times import parse_time
-from ledger_core.query.analyzer import LeafView, decode_view
+from ledger_core.query.analyzer import ABSENT, LeafView, decode_view
 from ledger_core.query.ast import resolve
 from ledger_core.query.parser import parse_query
 from ledger_core.query.predicate import Matcher, make_matcher, values_of
@@ -29,14 +32,29 @@ INDICES_MAX: Final = 100
 OWN_ACTIONS: Final = frozenset({"ledger.alarm.fired", "ledger.alarm.muted"})
 
 
-class Firing(msgspec.Struct, frozen=True, kw_only=True):
-    """An alarm that fired. `count`: of events or values; `indices`: of the events that made it."""
+TENANT_FIELDS: Final = frozenset({"actor", "target", "session", "credential", "request", "trace"})
+"""Fields whose values each tenant gives by itself."""
+
+
+class Firing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An alarm that fired. `count`: of events or values; `indices`: of the events that made it.
+
+    `tenant`: of the group, where its ids are those of a tenant.
+    """
 
     alarm: str
     group: str
     count: int
     indices: tuple[int, ...]
     time_us: int
+    tenant: str = ""
+
+
+class _Group(NamedTuple):
+    """A value of the field that groups, and the tenant whose it is; empty texts for none."""
+
+    value: str
+    tenant: str = ""
 
 
 class _Match(NamedTuple):
@@ -87,7 +105,7 @@ class Evaluator:
 
     def _is_new(self, firing: Firing) -> bool:
         """Whether the group has not fired a short time ago; it has now."""
-        key = f"{firing.alarm}\n{firing.group}"
+        key = f"{firing.alarm}\n{firing.group}" + (firing.tenant and f"\n{firing.tenant}")
         before_us = self.fired.get(key)
         if before_us is not None and firing.time_us - before_us < self._repeat_us[firing.alarm]:
             return False
@@ -108,10 +126,10 @@ class _Rule:
         self._silence_us: Final = int(alarm.silence_s * 1e6)
         self._matches: Final = _matcher(alarm.query, now_us)
         self._then: Final = _matcher(alarm.then, now_us) if alarm.then else None
-        self._groups_of: Final = _reader(alarm.by, "by")
+        self._groups_of: Final = _group_reader(alarm.by)
         self._distinct: Final = _reader(alarm.distinct, "distinct") if alarm.distinct else None
-        self._counted: Final[OrderedDict[str, deque[_Match]]] = OrderedDict()
-        self._armed: Final[OrderedDict[str, Firing]] = OrderedDict()
+        self._counted: Final[OrderedDict[_Group, deque[_Match]]] = OrderedDict()
+        self._armed: Final[OrderedDict[_Group, Firing]] = OrderedDict()
         self._seen_us: int | None = None
 
     @property
@@ -127,7 +145,7 @@ class _Rule:
             self._seen_us = now_us  # Nothing is known of before.
         if now_us - self._seen_us < self._silence_us:
             return []
-        return [self._firing("", 0, (), self._seen_us + self._silence_us)]
+        return [self._firing(_Group(""), 0, (), self._seen_us + self._silence_us)]
 
     def feed(self, index: int, leaf: bytes, view: LeafView, time_us: int) -> Iterator[Firing]:
         """The firings with this entry, one for each group that it is of."""
@@ -159,7 +177,7 @@ class _Rule:
                 indices = (*armed.indices, index)[-INDICES_MAX:]
                 yield self._firing(group, armed.count, indices, time_us)
 
-    def _count_in(self, group: str, time_us: int) -> deque[_Match]:
+    def _count_in(self, group: _Group, time_us: int) -> deque[_Match]:
         """What counts of a group, without what is too old."""
         counted = self._counted.setdefault(group, deque())
         self._counted.move_to_end(group)
@@ -169,7 +187,7 @@ class _Rule:
             self._counted.popitem(last=False)
         return counted
 
-    def _reached(self, group: str, counted: deque[_Match], time_us: int) -> Firing | None:
+    def _reached(self, group: _Group, counted: deque[_Match], time_us: int) -> Firing | None:
         if self._distinct is None:
             while len(counted) > self._count:
                 counted.popleft()  # The latest are enough to reach the count again.
@@ -189,12 +207,31 @@ class _Rule:
             counted.clear()
         return self._firing(group, number, indices, time_us)
 
-    def _firing(self, group: str, count: int, indices: tuple[int, ...], time_us: int) -> Firing:
-        return Firing(alarm=self._name, group=group, count=count, indices=indices, time_us=time_us)
+    def _firing(self, group: _Group, count: int, indices: tuple[int, ...], time_us: int) -> Firing:
+        return Firing(
+            alarm=self._name,
+            group=group.value,
+            count=count,
+            indices=indices,
+            time_us=time_us,
+            tenant=group.tenant,
+        )
 
 
 def _matcher(query: str, now_us: int) -> Matcher:
     return make_matcher(resolve(parse_query(query), now_us))
+
+
+def _group_reader(field: str) -> Callable[[LeafView], list[_Group]]:
+    read = _reader(field, "by")
+    if field not in TENANT_FIELDS:
+        return lambda view: list(map(_Group, read(view)))
+
+    def groups_of(view: LeafView) -> list[_Group]:
+        tenant = "" if view.event.tenant == ABSENT else view.event.tenant
+        return [_Group(value, tenant) for value in read(view)]
+
+    return groups_of
 
 
 def _reader(field: str, key: str) -> Callable[[LeafView], list[str]]:

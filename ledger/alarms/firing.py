@@ -32,6 +32,8 @@ def firing_event(firing: Firing, alarm: AlarmConfig, *, origin: str, test: str =
     }
     if firing.group:
         context |= {"by": alarm.by, "group": firing.group}
+    if firing.tenant:
+        context["tenant"] = firing.tenant
     if test:
         context["test"] = True
     is_quiet = alarm.is_quiet(firing.time_us) and not test

@@ -54,6 +54,7 @@ def source(address: str, actor: str = "u_1") -> dict[str, Any]:
     return by(actor, source={"ip": address})
 
 
+QUIET_NEVER = parse_alarms('[a]\nquery = "action:a"\nby = "actor"\n', "alarms.toml")["a"]
 FIVE = '[guessing]\nquery = "action:login.failed"\nby = "actor"\ncount = 5\nwindow_s = 300\n'
 
 
@@ -249,3 +250,24 @@ def test_a_firing_is_a_valid_event_whatever_its_query_and_group_are() -> None:
     firing = Firing(alarm="long", group=group, count=1, indices=(1,), time_us=START_US)
     event = decode_event(firing_event(firing, alarm, origin="example.com/audit"))[0]
     assert str(event.reason).endswith(group + ")")
+
+
+def test_a_tenant_neither_fires_an_alarm_about_another_ones_actor_nor_silences_it() -> None:
+    pretended = [(second, by("admin", tenant="a")) for second in range(4)]
+    real = [(60 + second, by("admin", tenant="b")) for second in range(5)]
+    without = [(120 + second, by("admin")) for second in range(5)]
+    firings = fired(FIVE, [*pretended, *real, (70, by("admin", tenant="a")), *without])
+    assert [(each.group, each.tenant, each.count) for each in firings] == [
+        ("admin", "b", 5),
+        ("admin", "a", 5),
+        ("admin", "", 5),
+    ]
+    made = [firing_event(each, QUIET_NEVER, origin="example.com/audit") for each in firings]
+    contexts = [json.loads(each)["context"] for each in made]
+    assert [each.get("tenant") for each in contexts] == ["b", "a", None]
+
+
+def test_an_address_is_one_group_whosever_events_it_has() -> None:
+    text = FIVE.replace('by = "actor"', 'by = "source"')
+    events = [(second, source("203.0.113.9") | {"tenant": f"t{second}"}) for second in range(5)]
+    assert [each.group for each in fired(text, events)] == ["203.0.113.9"]

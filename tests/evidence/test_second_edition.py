@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ import msgspec
 import pytest
 
 from docs.examples import verify_evidence
-from ledger_core.event.commitments import Opening, encode_salt
+from ledger_core.event.commitments import Commitment, Opening, encode_salt, find_commitments
 from ledger_core.evidence import page as page_module
-from ledger_core.evidence import second_edition
 from ledger_core.evidence import writer as writing
 from ledger_core.evidence.findings import Evidence
 from ledger_core.evidence.page import Asked, PageWriter
@@ -618,10 +617,12 @@ def test_an_event_is_searched_once_however_many_of_its_values_are_disclosed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searched: list[object] = []
-    find = second_edition.find_commitments
-    monkeypatch.setattr(
-        second_edition, "find_commitments", lambda event: searched.append(event) or find(event)
-    )
+
+    def note(event: Any) -> Iterator[Commitment]:
+        searched.append(event)
+        return find_commitments(event)
+
+    monkeypatch.setattr("ledger_core.evidence.second_edition.find_commitments", note)
     maker = disclosing()
     assert check(maker.write(tmp_path / "evidence.zip"), maker).disclosed == 2
     assert len(searched) == 1

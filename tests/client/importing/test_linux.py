@@ -14,6 +14,7 @@ from ledger_core.event.model import EventError
 
 LOG = Path(__file__).parent / "vectors" / "audit.log"
 AUDITD = load_format("auditd")
+BYTES_MAX = 1 << 20
 
 
 def events_of(path: Path) -> list[dict[str, Any]]:
@@ -61,7 +62,7 @@ def test_the_lines_of_an_event_say_who_did_what_to_what_and_how_it_ended() -> No
 
 def test_interleaved_lines_come_together_and_an_end_ends_an_event() -> None:
     lines = [line(1), line(2), line(1, "PATH"), b"junk", line(1, "EOE"), line(2, "PATH"), line(1)]
-    groups = list(group_lines(enumerate(lines, 1)))
+    groups = list(group_lines(enumerate(lines, 1), BYTES_MAX))
     assert groups == [
         (4, [b"junk"]),
         (1, [line(1), line(1, "PATH"), line(1, "EOE")]),
@@ -79,7 +80,7 @@ def test_no_more_events_are_held_open_than_the_limit() -> None:
             taken += 1
             yield serial, line(serial)
 
-    for count, _ in enumerate(group_lines(lines())):
+    for count, _ in enumerate(group_lines(lines(), BYTES_MAX)):
         assert taken - count <= EVENTS_OPEN_MAX + 1
 
 
@@ -132,7 +133,7 @@ SYSCALL = f'type=SYSCALL {ID} syscall=42 success=yes exit=0 auid=1000 uid=1000 c
 
 def test_two_hosts_with_one_time_and_serial_are_two_events() -> None:
     lines = [b"node=web-%d " % host + line(1, kind) for kind in ("A", "B") for host in (1, 2)]
-    groups = [group for _, group in group_lines(enumerate(lines))]
+    groups = [group for _, group in group_lines(enumerate(lines), BYTES_MAX)]
     assert groups == [lines[::2], lines[1::2]]
 
 
