@@ -133,7 +133,7 @@ def _check_policy(paths: DirectoryPaths) -> Iterator[Finding]:
 
 def _check_tls(settings: Settings) -> Iterator[Finding]:
     try:
-        tls = open_tls(settings.tls_cert, settings.tls_key)
+        tls = open_tls(settings)
     except _UNUSABLE as error:
         yield Finding("TLS", "failed", str(error))
         return

@@ -9,7 +9,7 @@ import os
 import ssl
 import stat
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 import structlog
 from cryptography import x509
@@ -22,25 +22,41 @@ PROTOCOLS: Final = ("http/1.1",)
 EXPIRY_WARNING_S: Final = 14 * 86_400
 """Seconds before the end of a certificate from which `/readyz` warns."""
 
+_REVOCATIONS: Final = b"-----BEGIN X509 CRL-----"
+
 _log = structlog.get_logger("ledger.runtime")
+
+
+class TlsFiles(Protocol):
+    """The settings that name the files; an empty text for none."""
+
+    @property
+    def tls_cert(self) -> str:
+        """The certificate."""
+        ...
+
+    @property
+    def tls_key(self) -> str:
+        """Its key."""
+        ...
 
 
 class ServerTls:
     """The certificate and key that new connections get. Used on one event loop."""
 
-    def __init__(self, cert: str, key: str) -> None:
-        """Read both files. Raises: as `reload`."""
+    def __init__(self, files: TlsFiles) -> None:
+        """Read the files. Raises: as `reload`."""
         self.context: ssl.SSLContext
         self.expires_unix_s = 0
-        self._read(cert, key)
+        self._read(files)
 
-    def reload(self, cert: str, key: str) -> None:
-        """Read both files again, for connections to come.
+    def reload(self, files: TlsFiles) -> None:
+        """Read the files again, for connections to come.
 
         Raises: UnavailableError for a file that can't be read, or a key that everybody may read;
         MalformedError for what is no certificate, or a key that is encrypted or another one's.
         """
-        self._read(cert, key)
+        self._read(files)
         _log.info("tls_reloaded", expires=format_time(self.expires_unix_s * 1_000_000))
 
     def warnings(self) -> list[str]:
@@ -52,24 +68,30 @@ class ServerTls:
         when = format_time(self.expires_unix_s * 1_000_000)
         return [f"the TLS certificate {ends} at {when}: replace its files and send SIGHUP"]
 
-    def _read(self, cert: str, key: str) -> None:
-        expires_unix_s = _read_expiry(Path(cert))
-        self.context = _make_context(Path(cert), Path(key))
-        self.expires_unix_s = expires_unix_s
+    def _read(self, files: TlsFiles) -> None:
+        cert = Path(files.tls_cert)
+        expires_unix_s = _read_expiry(cert)
+        context = _make_context(cert, Path(files.tls_key))
+        if client_ca := getattr(files, "tls_client_ca", ""):
+            _ask_clients(context, Path(client_ca))
+        self.context, self.expires_unix_s = context, expires_unix_s
 
 
-def open_tls(cert: str, key: str) -> ServerTls | None:
+def open_tls(files: TlsFiles) -> ServerTls | None:
     """The TLS of a server; None without a certificate. Raises: as `ServerTls.reload`."""
-    if bool(cert) != bool(key):
-        missing, given = ("--tls-key", "--tls-cert") if cert else ("--tls-cert", "--tls-key")
+    if bool(files.tls_cert) != bool(files.tls_key):
+        names = ("--tls-cert", "--tls-key")
+        given, missing = names if files.tls_cert else reversed(names)
         raise MalformedError(f"{given} needs {missing}: TLS takes a certificate and its key")
-    return ServerTls(cert, key) if cert else None
+    if getattr(files, "tls_client_ca", "") and not files.tls_cert:
+        raise MalformedError("--tls-client-ca needs --tls-cert: client certificates are of TLS")
+    return ServerTls(files) if files.tls_cert else None
 
 
-def reload_tls(tls: ServerTls, cert: str, key: str) -> None:
+def reload_tls(tls: ServerTls, files: TlsFiles) -> None:
     """Read the files again; a pair that can't be used is logged, and the one before stays."""
     try:
-        tls.reload(cert, key)
+        tls.reload(files)
     except (MalformedError, UnavailableError) as error:
         _log.error("tls_not_reloaded", reason=str(error))
 
@@ -102,6 +124,24 @@ def _make_context(cert: Path, key: Path) -> ssl.SSLContext:
             f"openssl pkey -in {key} -out KEY writes it without one"
         ) from None
     return context
+
+
+def _ask_clients(context: ssl.SSLContext, authorities: Path) -> None:
+    """Ask each client for a certificate of these authorities; one without any may come too.
+
+    Revocation lists in the file are applied. Raises: as `ServerTls.reload`.
+    """
+    try:
+        if _REVOCATIONS in authorities.read_bytes():
+            context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
+        context.load_verify_locations(cafile=authorities)
+    except ssl.SSLError:
+        raise MalformedError(f"{authorities} holds no certificate in PEM form") from None
+    except OSError as error:
+        raise UnavailableError(
+            f"the authorities of clients in {authorities} can't be read: {error.strerror}"
+        ) from None
+    context.verify_mode = ssl.CERT_OPTIONAL
 
 
 def _check_key(key: Path) -> None:

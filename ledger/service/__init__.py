@@ -14,7 +14,8 @@ store_watch     watches the environments, open files and memory
 context         the parts of a running service, as handlers get them
 mirrored        the heads that are published, and a log that is mirrored
 
-auth            bearer tokens
+auth            who asks, and with which scopes
+identities/     client certificates, and tokens of identity providers
 token_admin     makes tokens, beside a running service
 quotas          what each token may use in a time
 fair_turns      turns of tokens at a bounded number of places

@@ -95,9 +95,10 @@ async def serve(
     descriptors_max = raise_descriptor_limit()
     live = live or LiveSettings(settings)
     settings = live.adjust(partial(limit_connections, descriptors_max=descriptors_max))
-    tls = open_tls(settings.tls_cert, settings.tls_key)
+    tls = open_tls(settings)
     async with (
         open_service(directory, settings, make_mirrored, live=live, tls=tls) as context,
+        context.identities.running(),
         context.audit.running(),
     ):
         if make_mirrored is None:

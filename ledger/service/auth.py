@@ -1,9 +1,12 @@
-"""Authentication by bearer tokens: which token a request carries, and its scopes.
+"""Authentication: which token or certificate a request carries, and its scopes.
 
 A token is looked up once on every request, so a revoked one is refused from the next request on;
 open streams and exports look it up again and again with `is_authorized`. A known
 and an unknown token cost the same: one SHA-256 and one point read by the hash. No secret is
 compared with another, so no comparison can leak one.
+
+A bearer token that is not of this ledger may be one of an identity provider, and a request without
+one may come over TLS with a client certificate (`ledger.service.identities`).
 
 Source: RFC 6750.
 """
@@ -16,6 +19,7 @@ from typing import Final, NamedTuple
 from aiohttp import web
 
 from ledger.service.http.problems import ProblemError
+from ledger.service.identities.identities import Identities
 from ledger.store.tokens import AccessStore, DamagedTokenError, TokenRecord, TokenScope
 
 _SCHEME: Final = "bearer "
@@ -36,6 +40,8 @@ class Caller(NamedTuple):
     """The token, if it may not be used from this address: who has it uses up nothing of it."""
     is_damaged: bool = False
     """Whether the record of the token is damaged."""
+    fault: str = ""
+    """Why a certificate, or a token of an identity provider, is not taken."""
 
     @property
     def token_name(self) -> str:
@@ -44,18 +50,34 @@ class Caller(NamedTuple):
 
 
 _CALLER: Final = web.RequestKey("ledger.caller", Caller)
+_IDENTITIES: Final = web.RequestKey("ledger.identities", Identities)
+
+
+async def identify_new(
+    access: AccessStore, request: web.BaseRequest, identities: Identities
+) -> Caller:
+    """The caller of a request that has just come; its principal may have to be looked up first."""
+    request[_IDENTITIES] = identities
+    await identities.prepare(_secret(request))
+    return identify(access, request)
 
 
 def identify(access: AccessStore, request: web.BaseRequest) -> Caller:
     """The caller of a request, whether it may do what it asks or not; kept for `authenticate`."""
-    secret = request.headers.get("Authorization", "")[len(_SCHEME) :].strip(" ")
+    secret, fault = _secret(request), ""
     record, is_damaged = None, False
     try:
         record = access.lookup(secret) if secret else None
     except DamagedTokenError:
         is_damaged = True
+    identities = request.get(_IDENTITIES)
+    # Who sends a header means it: no certificate counts beside it.
+    if record is None and identities and (secret or "Authorization" not in request.headers):
+        found = identities.find(secret, request)
+        record, fault = (None, found) if isinstance(found, str) else (found, "")
     if record is None:
-        caller = Caller(f"address {request.remote}", None, None, is_damaged=is_damaged)
+        address = f"address {request.remote}"
+        caller = Caller(address, None, None, is_damaged=is_damaged, fault=fault)
     elif record.revoked:
         caller = Caller(f"revoked {record.name}", None, record)
     elif not access.is_in_use(record):
@@ -66,6 +88,11 @@ def identify(access: AccessStore, request: web.BaseRequest) -> Caller:
         caller = Caller(record.name, record, None)
     request[_CALLER] = caller
     return caller
+
+
+def _secret(request: web.BaseRequest) -> str:
+    """The bearer token, or the empty text."""
+    return request.headers.get("Authorization", "")[len(_SCHEME) :].strip(" ")
 
 
 def authenticate(access: AccessStore, request: web.BaseRequest, *scopes: TokenScope) -> TokenRecord:
@@ -82,15 +109,17 @@ def _authorize(
     request: web.BaseRequest, scopes: Sequence[TokenScope], caller: Caller
 ) -> TokenRecord:
     authorization = request.headers.get("Authorization")
-    if authorization is None:
+    record, past = caller.token, caller.revoked
+    if caller.fault:
+        raise ProblemError("token-unknown", caller.fault, headers=_INVALID)
+    if authorization is None and record is past is caller.elsewhere is None:
         raise ProblemError(
             "token-missing",
             "a token is needed: Authorization: Bearer …, or LEDGER_TOKEN, or --token-file",
             headers=_CHALLENGE,
         )
-    if authorization[: len(_SCHEME)].lower() != _SCHEME:
+    if authorization is not None and authorization[: len(_SCHEME)].lower() != _SCHEME:
         raise ProblemError("token-unknown", "only bearer tokens are known", headers=_INVALID)
-    record, past = caller.token, caller.revoked
     if caller.elsewhere is not None:
         raise ProblemError("wrong-network", "the token may not be used from this address")
     if caller.is_damaged:

@@ -14,6 +14,7 @@ from ledger.service.export_trailers import Trailers
 from ledger.service.http.body_reader import read_body
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import retry_later
+from ledger.service.identities.identities import Identities
 from ledger.service.ingest import IngestPipeline
 from ledger.service.live_settings import LiveSettings
 from ledger.service.metrics import Metrics
@@ -54,6 +55,7 @@ class ServiceContext:
     metrics: Metrics
     quotas: Quotas
     audit: AuditTrail
+    identities: Identities
     shared: Shared
     """What all processes of the service count together."""
     openapi: bytes

@@ -4,6 +4,7 @@ DIR/ledger.toml   settings of this ledger
 DIR/key           the signing keys, a line each, mode 0600 (`key_rotation`: while there are two)
 DIR/policy        the log's verifier key, its witnesses, the quorum
 DIR/secrets.toml  the user's own rules of secrets; optional
+DIR/principals.toml  client certificates and identity providers (`identities`); optional
 DIR/private.toml  fields that the service commits to; optional
 DIR/private.key   wraps the keys of erasable values, mode 0600; made if it is missing
 DIR/digest.key    the key of the digests of ids, mode 0600; made if it is missing
@@ -56,8 +57,8 @@ from ledger_core.tlog.text import from_wire
 
 PRIVATE_DATA: Final = "private/data.mdb"
 OPTIONAL_PARTS: Final = (
-    *("secrets.toml", "private.toml", "sinks.toml", "alarms.toml", "archive.toml"),
-    PRIVATE_DATA,
+    *("secrets.toml", "principals.toml", "private.toml"),
+    *("sinks.toml", "alarms.toml", "archive.toml", PRIVATE_DATA),
 )
 """Parts that a ledger may lack, so that nothing else would show that they are gone."""
 FIXED_FILES: Final = ("digest.key", "private.key")
@@ -66,6 +67,7 @@ EDITED_FILES: Final = (
     "policy",
     "ledger.toml",
     "secrets.toml",
+    "principals.toml",
     "private.toml",
     "sinks.toml",
     "alarms.toml",

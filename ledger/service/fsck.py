@@ -29,6 +29,7 @@ from ledger.service.data_dir import (
     read_promotion,
     read_signers,
 )
+from ledger.service.identities.config import parse_principals
 from ledger.service.private_fields import parse_fields
 from ledger.service.recovery_journal import check_finished
 from ledger.service.settings import read_settings
@@ -189,6 +190,7 @@ def check_files(paths: DirectoryPaths, findings: Findings) -> None:
     readers: tuple[tuple[str, Callable[[str], object]], ...] = (
         ("ledger.toml", lambda text: read_settings(toml=text)),
         ("secrets.toml", parse_rules),
+        ("principals.toml", parse_principals),
         ("private.toml", parse_fields),
     )
     for name, read in readers:

@@ -63,7 +63,7 @@ class LiveSettings:
         taken = changed & RELOADED
         if bool(wanted.tls_cert) != bool(before.tls_cert):
             # The scheme of the address would be another one.
-            taken -= {"tls_cert", "tls_key"}
+            taken -= {"tls_cert", "tls_key", "tls_client_ca"}
         if later := changed - taken:
             _log.warning("settings_need_a_restart", settings=sorted(later))
         self._asked = msgspec.structs.replace(

@@ -29,6 +29,7 @@ from ledger.service.data_dir import (
 from ledger.service.export_trailers import Trailers
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.openapi import make_openapi
+from ledger.service.identities.identities import Identities
 from ledger.service.ingest import IngestPipeline
 from ledger.service.live_settings import LiveSettings
 from ledger.service.metrics import Metrics
@@ -185,11 +186,19 @@ def open_context(
             intake.metrics,
             is_mirror=log.mirrored is not None,
         ),
+        identities=_open_identities(paths, live),
         openapi=make_openapi(),
         reports=log.reports,
         export_trailers=log.export_trailers,
         stopping=asyncio.Event(),
     )
+
+
+def _open_identities(paths: DirectoryPaths, live: LiveSettings) -> Identities:
+    """The principals beside tokens, read again at each reload of the settings."""
+    identities = Identities(paths.root)
+    live.follow(lambda _settings: identities.reload())
+    return identities
 
 
 def open_queries(

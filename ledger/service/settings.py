@@ -47,6 +47,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tls_key: Annotated[
         str, "File with the key of the certificate, which other users must not be able to read."
     ] = ""
+    tls_client_ca: Annotated[
+        str,
+        "File with the authorities whose certificates clients may show, and their revocation "
+        "lists, in PEM form: principals.toml says what each may do. Read again at SIGHUP.",
+    ] = ""
     workers: Annotated[
         int,
         Meta(ge=-1, le=WORKERS_MAX),
@@ -215,7 +220,8 @@ SETTINGS: Final = settings_of(Settings, VARIABLE_PREFIX)
 
 RELOADED: Final = frozenset(
     {
-        *("tls_cert", "tls_key", "public_entries", "request_events_max", "request_bytes_max"),
+        *("tls_cert", "tls_key", "tls_client_ca"),
+        *("public_entries", "request_events_max", "request_bytes_max"),
         *("in_flight_bytes_max", "in_flight_bytes_per_token_max", "requests_per_token_max"),
         *("token_requests_per_minute_max", "token_bytes_per_minute_max"),
         *("token_stored_bytes_per_day_max", "connections_max", "connections_per_address_max"),

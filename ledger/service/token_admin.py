@@ -39,6 +39,9 @@ from ledger_core.event.times import format_time, parse_time
 CALLER_PREFIXES: Final = ("address ", "revoked ", "expired ", "elsewhere ")
 """Of callers without a token in use, as `ledger.service.auth` names them in log lines."""
 
+PRINCIPAL_PREFIXES: Final = ("cert:", "oidc:")
+"""Of principals of `ledger.service.identities`."""
+
 _log = structlog.get_logger("ledger.service")
 
 
@@ -146,6 +149,8 @@ def _check_name(name: str) -> None:
             "a name can't begin with 'address ', 'revoked ', 'expired ' or 'elsewhere ', as log "
             "lines do"
         )
+    if name.startswith(PRINCIPAL_PREFIXES):
+        raise ValueError("a name can't begin with 'cert:' or 'oidc:', as principals do")
 
 
 def _check_text(what: str, text: str) -> None:

@@ -67,10 +67,10 @@ async def serve(
     taken or a commit failed with an unknown outcome; MalformedError when its keys are not its own.
     """
     self_test()
-    tls = open_tls(settings.tls_cert, settings.tls_key)
+    tls = open_tls(settings)
     if reloads_at_hangup:
         reload_at_hangup(
-            lambda: None if tls is None else reload_tls(tls, settings.tls_cert, settings.tls_key),
+            lambda: None if tls is None else reload_tls(tls, settings),
             stop,
         )
     async with open_witness(directory, now=now, map_bytes=settings.map_bytes) as witness:

@@ -82,7 +82,7 @@ async def serve(
         return limit_connections(chosen, descriptors_max)
 
     settings = live.adjust(adjust)
-    tls = open_tls(settings.tls_cert, settings.tls_key)  # A fault is found before all else.
+    tls = open_tls(settings)  # A fault is found before all else.
     async with (
         open_log(directory, settings) as (engine, intake, parts),
         _sequencing(engine, intake) as (

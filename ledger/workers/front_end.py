@@ -87,6 +87,7 @@ async def serve(start: Start, stop: asyncio.Event) -> None:
         context = _open_context(start, live, client, opened)
         client.report = context.own_report
         client.take_settings = live.replace
+        await opened.enter_async_context(context.identities.running())
         await opened.enter_async_context(context.audit.running())
         server = Server(context, ROUTES)
         runner = web.ServerRunner(server, shutdown_timeout=settings.stop_wait_s)
@@ -170,7 +171,7 @@ def _open_context(
         intake=intake,
         connect_queries=connect_to(Path(start.queries)),
         shared=shared,
-        tls=open_tls(settings.tls_cert, settings.tls_key),
+        tls=open_tls(settings),
     )
 
 

@@ -267,21 +267,23 @@ def test_files_that_can_not_be_used_are_named_with_what_to_do(
     assert callable(damage)
     damage(pair)
     with pytest.raises((MalformedError, UnavailableError), match=message):
-        open_tls(str(pair.cert), str(pair.key))
+        open_tls(with_tls(pair))
 
 
 def test_a_certificate_needs_its_key_and_neither_is_no_tls(pair: Pair) -> None:
-    assert open_tls("", "") is None
+    assert open_tls(QUICK) is None
     with pytest.raises(MalformedError, match="--tls-cert needs --tls-key"):
-        open_tls(str(pair.cert), "")
+        open_tls(msgspec.structs.replace(QUICK, tls_cert=str(pair.cert)))
     with pytest.raises(MalformedError, match="--tls-key needs --tls-cert"):
-        open_tls("", str(pair.key))
+        open_tls(msgspec.structs.replace(QUICK, tls_key=str(pair.key)))
+    with pytest.raises(MalformedError, match="--tls-client-ca needs --tls-cert"):
+        open_tls(msgspec.structs.replace(QUICK, tls_client_ca="ca.pem"))
 
 
 def test_the_end_of_a_certificate_is_a_warning_of_readiness(
     tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tls = open_tls(str(pair.cert), str(pair.key))
+    tls = open_tls(with_tls(pair))
     assert tls is not None
     assert tls.warnings() == []
     later = partial(lambda now: now, tls.expires_unix_s - 3600)

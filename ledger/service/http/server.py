@@ -24,7 +24,7 @@ from ledger.runtime.connections import (
 )
 from ledger.runtime.request_head import head_fault
 from ledger.runtime.tls import reload_tls
-from ledger.service.auth import Caller, identify
+from ledger.service.auth import Caller, identify_new
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import (
     PROBLEMS,
@@ -126,13 +126,14 @@ class Server(web.Server):
         context.requests_in_flight.most_per_owner = settings.requests_per_token_max
         context.quotas.take_settings(settings)
         if context.tls is not None:
-            reload_tls(context.tls, settings.tls_cert, settings.tls_key)
+            reload_tls(context.tls, settings)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to one request; an error becomes a problem document."""
         if fault := head_fault(request):
             return self._refuse_head(fault)
-        caller = identify(self._context.access, request)
+        context = self._context
+        caller = await identify_new(context.access, request, context.identities)
         clock = asyncio.get_running_loop().time
         started_s = clock()
         arguments: dict[str, Any] = {}

@@ -18,12 +18,12 @@ class Authority:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
         certificate = (
-            self._builder(self._name, self._key)
+            self._builder(self._name, self.key)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(self._key, hashes.SHA256())
+            .sign(self.key, hashes.SHA256())
         )
         self.certificate = folder / "authority.pem"
         self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
@@ -37,7 +37,7 @@ class Authority:
                 x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]),
                 critical=False,
             )
-            .sign(self._key, hashes.SHA256())
+            .sign(self.key, hashes.SHA256())
         )
         path, key_path = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -1,0 +1,122 @@
+"""The principals beside tokens: read from principals.toml, and again at SIGHUP."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from ledger.service.http.problems import log_failure
+from ledger.service.identities.certificates import Certificates, certificate_of
+from ledger.service.identities.config import FILE, Issuer, Principals, read_principals
+from ledger.service.identities.jwks import JwksCache
+from ledger.service.identities.jwt_tokens import JwtTokens, RefusedTokenError, is_jwt
+from ledger.store.tokens import TokenRecord
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+
+_log = structlog.get_logger("ledger.service")
+
+
+class Identities:
+    """Finds the principals of requests. Used on one event loop."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read principals.toml in a folder. Raises: MalformedError, OSError, UnavailableError."""
+        self._path: Final = directory / FILE
+        self._tasks: dict[Issuer, tuple[JwksCache, asyncio.Task[None] | None]] = {}
+        self._is_running = False
+        self._take(self._read())
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Fetch the keys of issuers while the block runs."""
+        self._is_running = True
+        self._start()
+        try:
+            yield
+        finally:
+            self._is_running = False
+            self._stop(set(self._tasks))
+
+    def reload(self) -> None:
+        """Read the file again; one that can't be used leaves in use what was before."""
+        try:
+            self._take(self._read())
+        except (MalformedError, OSError, UnavailableError) as error:
+            _log.error("principals_not_reloaded", reason=str(error))
+
+    async def prepare(self, secret: str) -> None:
+        """Wait a moment for the key of a bearer token that is an issuer's."""
+        if self._principals.issuers and is_jwt(secret):
+            await self._tokens.prepare(secret)
+
+    def find(self, secret: str, request: web.BaseRequest) -> TokenRecord | str | None:
+        """The principal of a request, why there is none, or None when it does not show one.
+
+        `secret`: the bearer token, which counts alone; the empty text without one.
+        """
+        if secret:
+            if not (self._principals.issuers and is_jwt(secret)):
+                return None
+            try:
+                return self._tokens.find(secret)
+            except RefusedTokenError as error:
+                return str(error)
+        der = certificate_of(request)
+        return None if der is None else self._certificates.find(der)
+
+    def _read(self) -> Principals:
+        principals = read_principals(self._path)
+        if principals.issuers:
+            _check_jwt()
+        return principals
+
+    def _take(self, principals: Principals) -> None:
+        self._principals = principals
+        issuers = principals.issuers
+        self._stop(set(self._tasks).difference(issuers.values()))
+        for name, issuer in issuers.items():
+            if issuer not in self._tasks:
+                keys = JwksCache(
+                    name,
+                    issuer.jwks_url,
+                    algorithms=issuer.algorithms,
+                    refresh_s=issuer.refresh_s,
+                )
+                self._tasks[issuer] = keys, None
+        keys_by_name = {name: self._tasks[issuer][0] for name, issuer in issuers.items()}
+        self._tokens = JwtTokens(issuers, keys_by_name)
+        self._certificates = Certificates(principals.certificates)
+        self._start()
+
+    def _start(self) -> None:
+        if self._is_running:
+            for issuer, (keys, task) in self._tasks.items():
+                if task is None:
+                    self._tasks[issuer] = keys, asyncio.create_task(_watched(keys))
+
+    def _stop(self, issuers: set[Issuer]) -> None:
+        for issuer in issuers:
+            _, task = self._tasks.pop(issuer)
+            if task is not None:
+                task.cancel()
+
+
+async def _watched(keys: JwksCache) -> None:
+    try:
+        await keys.run()
+    except Exception as error:  # noqa: BLE001 - a task's top
+        log_failure("task_failed", error, task="issuer keys")
+
+
+def _check_jwt() -> None:
+    """Raises: UnavailableError saying what to install."""
+    try:
+        import jwt  # noqa: F401
+    except ModuleNotFoundError:
+        raise UnavailableError(
+            "tokens of an issuer need the extra oidc: pip install 'witnessed-ledger[oidc]'"
+        ) from None
