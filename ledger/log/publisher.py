@@ -31,7 +31,7 @@ import structlog
 from ledger.log.evidence import save_evidence
 from ledger.log.hold import is_missing, read_marker, read_own_head, write_marker
 from ledger.log.sequencer import Sequencer
-from ledger.log.signing import HeadSigner, LogSigner, SignerUnavailableError
+from ledger.log.signing import HeadSigner, LogSigner, SignerUnavailableError, check_growth
 from ledger.log.witness_client import (
     TIMEOUT_S,
     PeerOptions,
@@ -40,7 +40,6 @@ from ledger.log.witness_client import (
     make_session,
     peer_groups,
 )
-from ledger.store.log import DamagedTreeError
 from ledger_client.runtime.clock import unix_s as system_unix_s
 from ledger_core.event.times import format_time
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
@@ -48,7 +47,6 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError, Verificati
 from ledger_core.tlog.note import Signature
 from ledger_core.tlog.policy import Policy
 from ledger_core.tlog.tree import TreeHead
-from ledger_core.tlog.verify import check_consistency
 
 INTERVAL_S: Final = 1.0
 HEARTBEAT_S: Final = 180.0
@@ -268,29 +266,10 @@ class Publisher:
         before = self._signed or self.published
         if before is not None:
             try:
-                self._check_extends(before, head)
+                check_growth(self._sequencer.store, before, head)
             except VerificationError as error:
                 self._stop(error)
                 raise
-
-    def _check_extends(self, before: SignedCheckpoint, head: TreeHead) -> None:
-        old = before.head
-        if head.tree_size < old.tree_size:
-            raise VerificationError(
-                f"a head of size {old.tree_size} was signed, the log now has {head.tree_size}",
-                evidence={"signed": before.note.encode()},
-            )
-        try:
-            proof = self._sequencer.store.prove_consistency(old.tree_size, head)
-        except DamagedTreeError as error:
-            raise VerificationError(str(error)) from error
-        check_consistency(
-            old_size=old.tree_size,
-            new_size=head.tree_size,
-            proof=proof,
-            old_root=old.root_hash,
-            new_root=head.root_hash,
-        )
 
     async def _ask(self, peer: WitnessPeer, round_: "_CosignatureRound") -> None:
         before = peer.status.error

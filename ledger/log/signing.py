@@ -15,11 +15,15 @@ from typing import Final
 
 import structlog
 
+from ledger.store.log import DamagedTreeError, LogStore
 from ledger_client.runtime.backoff import exponential_s
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureSigner
-from ledger_core.tlog.errors import UnavailableError
+from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.keys import SignerKey
 from ledger_core.tlog.note import Signature, Signer
+from ledger_core.tlog.tree import TreeHead
+from ledger_core.tlog.verify import check_consistency
 
 WAIT_MAX_S: Final = 60.0
 """The longest wait before an agent that failed is asked again."""
@@ -94,3 +98,27 @@ class HeadSigner:
         if str(error) != self._error:
             _log.error("signer_failed", reason=str(error), retry_s=round(wait_s, 1))
         self._error = str(error)
+
+
+def check_growth(store: LogStore, before: SignedCheckpoint, head: TreeHead) -> None:
+    """Check that a head extends one that was signed, by a proof that the verifier checks.
+
+    Raises: VerificationError.
+    """
+    old = before.head
+    if head.tree_size < old.tree_size:
+        raise VerificationError(
+            f"a head of size {old.tree_size} was signed, the log now has {head.tree_size}",
+            evidence={"signed": before.note.encode()},
+        )
+    try:
+        proof = store.prove_consistency(old.tree_size, head)
+    except DamagedTreeError as error:
+        raise VerificationError(str(error)) from error
+    check_consistency(
+        old_size=old.tree_size,
+        new_size=head.tree_size,
+        proof=proof,
+        old_root=old.root_hash,
+        new_root=head.root_hash,
+    )
