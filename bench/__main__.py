@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench import (
     append,
+    archive,
     evidence,
     growth,
     heavy_reader,
@@ -75,6 +76,7 @@ def _parts(*, quick: bool) -> dict[str, Callable[[], list[Row]]]:
         "heavy_reader": lambda: heavy_reader.run(FOLDER, entries=100_000, seconds=seconds),
         "verifying": lambda: verifying.run(FOLDER, entries=entries),
         "workers": lambda: workers.run(FOLDER, seconds=seconds),
+        "archive": lambda: archive.run(FOLDER / "archive", entries=entries),
         "mirror": lambda: mirror.run(FOLDER / "mirror", entries=entries, seconds=2 * seconds),
     }
 

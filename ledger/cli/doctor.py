@@ -8,7 +8,10 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from ledger.archive.config import KIND, archives_path, read_archives
+from ledger.archive.worker import read_kept_lock
 from ledger.cli.local_service import ask_service, own_address
+from ledger.follow.position import FollowerPaths
 from ledger.runtime.tls import open_tls
 from ledger.service.data_dir import DirectoryPaths, open_tokens, read_own_settings, read_signers
 from ledger.service.key_rotation import divide
@@ -61,6 +64,7 @@ def find_faults_here(directory: Path, url: str | None) -> Iterator[Finding]:
     yield from _check_tls(settings)
     yield from _check_tokens(paths, settings)
     yield from _check_limits(settings)
+    yield from _check_archives(paths)
     yield from _check_service(paths, url or own_address(settings))
     if not settings.audit_reads and not paths.mirror.exists():
         text = "reads are in no event: set audit_reads = 1 in ledger.toml to have them in the log"
@@ -199,6 +203,22 @@ def _check_limits(settings: Settings) -> Iterator[Finding]:
             "LimitNOFILE of the unit, or ulimit -n"
         )
         yield Finding("limits", "warning", text)
+
+
+def _check_archives(paths: DirectoryPaths) -> Iterator[Finding]:
+    try:
+        for name in read_archives(paths.root):
+            lock = read_kept_lock(FollowerPaths(paths.root, KIND, name))
+            if lock is None:
+                text = f"{name} was never reached: ledger archive test {paths.root} {name}"
+                yield Finding("archive", "warning", text)
+            elif lock.is_safe:
+                yield Finding("archive", "ok", f"{name}: {lock}")
+            else:
+                text = f"{name} is locked by nothing that holds: {lock}: see docs/archive.md"
+                yield Finding("archive", "warning", text)
+    except _UNUSABLE as error:
+        yield Finding("archive", "failed", f"{error}: correct {archives_path(paths.root)}")
 
 
 def _check_service(paths: DirectoryPaths, address: str) -> Iterator[Finding]:

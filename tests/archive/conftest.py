@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.archive.archiving import ArchivedFolder
-from tests.archive.seaweed import ACCESS_KEY, REGION, SECRET_KEY, ObjectServer, object_server
+from tests.archive.seaweed import ObjectServer, environment, object_server
 
 
 @pytest.fixture(scope="session")
@@ -18,12 +18,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
 
 @pytest.fixture(autouse=True)
 def _credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-    monkeypatch.setenv("AWS_REGION", REGION)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -60,6 +60,11 @@ class ObjectServer:
         pages = self.admin.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return [each["Key"] for page in pages for each in page.get("Contents", [])]
 
+    def sizes(self, bucket: str) -> list[tuple[str, int]]:
+        """The names of all objects, and how many bytes each has."""
+        pages = self.admin.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        return [(each["Key"], each["Size"]) for page in pages for each in page["Contents"]]
+
     def read(self, bucket: str, name: str) -> bytes:
         """The bytes of an object as they are stored."""
         data: bytes = self.admin.get_object(Bucket=bucket, Key=name)["Body"].read()
@@ -101,6 +106,18 @@ def object_server(folder: Path) -> Iterator[ObjectServer]:
         server = ObjectServer(f"http://127.0.0.1:{ports[-2]}")
         until(lambda: _answers(server), 120)
         yield server
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The variables by which the ledger finds the credentials, and no others of this machine."""
+    return {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_REGION": REGION,
+        "AWS_CONFIG_FILE": str(folder / "no-config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(folder / "no-credentials"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
 
 
 def free_ports(count: int) -> list[int]:
