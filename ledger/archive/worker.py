@@ -114,7 +114,7 @@ async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
                 config = read_archives(directory).get(name)
                 if config is None:
                     return
-                retry_max_s = config.retry_max_s
+                retry_max_s, health.expected_lag_s = config.retry_max_s, config.interval_s
                 await until_stopped(stop, follow(directory, name, config, health, stop))
         except FileLockedError:
             await wait(stop, LOCK_POLL_S)  # The process before this one is about to end.

@@ -37,13 +37,15 @@ class FollowerState(CheckedRecord, frozen=True, forbid_unknown_fields=True, kw_o
     """The content of `state.json`.
 
     `error`: why the follower doesn't get on, empty when it does; `since_unix_s`: since when.
-    `dead`: entries that its receiver refused for good.
+    `dead`: entries that its receiver refused for good. `expected_lag_s`: for how long entries wait
+    by its settings, when nothing hinders it.
     """
 
     v: Literal[1] = 1
     error: str = ""
     since_unix_s: int = 0
     dead: int = 0
+    expected_lag_s: float = 0.0
 
 
 class FollowerPaths:

@@ -14,7 +14,8 @@ from ledger_core.event.times import parse_time
 from ledger_core.tlog.errors import MalformedError
 
 LAG_WARNED_S: Final = 60.0
-"""Seconds that the oldest entry may wait for a follower before `/readyz` warns."""
+"""Seconds that an entry may wait for a follower, beyond what its settings make it wait, before
+`/readyz` warns."""
 
 
 class FollowerLag(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +52,7 @@ def follower_warnings(lags: Sequence[FollowerLag]) -> list[str]:
         if report.state.error:
             waiting = f" ({behind})" if lag.entries else ""
             warnings.append(f"the follower {report.name} fails: {report.state.error}{waiting}")
-        elif lag.seconds > LAG_WARNED_S:
+        elif lag.seconds > LAG_WARNED_S + report.state.expected_lag_s:
             warnings.append(f"the follower {report.name} is behind: {behind}")
         if report.state.dead:
             warnings.append(

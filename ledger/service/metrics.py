@@ -55,7 +55,12 @@ METRICS: Final = tuple(
         ("mirror_lag_entries", "gauge", (), "On a mirror: published entries that it lacks."),
         ("mirror_lag_seconds", "gauge", (), "On a mirror: seconds since it lacked none."),
         ("index_segments_behind", "gauge", (), "Full segments that the index has not sealed."),
-        ("follower_lag_entries", "gauge", ("follower",), "Entries that a sink has yet to send."),
+        (
+            "follower_lag_entries",
+            "gauge",
+            ("follower",),
+            "Entries that a sink or an archive has yet to send.",
+        ),
         ("follower_lag_seconds", "gauge", ("follower",), "Seconds that the oldest waits."),
         ("follower_failing", "gauge", ("follower",), "1 while a sink does not get on, else 0."),
         ("follower_dead_letters", "gauge", ("follower",), "Entries that were refused for good."),

@@ -46,6 +46,8 @@ class Health:
         self._name: Final = name
         self._kind: Final = kind
         self._paths: Final = paths
+        self.expected_lag_s = 0.0
+        """Seconds that entries wait by its settings."""
         self._state = FollowerState()
         self._is_written = False
 
@@ -56,7 +58,9 @@ class Health:
         since_s = 0
         if error:
             since_s = self._state.since_unix_s or unix_s()
-        new = FollowerState(error=error, since_unix_s=since_s, dead=dead)
+        new = FollowerState(
+            error=error, since_unix_s=since_s, dead=dead, expected_lag_s=self.expected_lag_s
+        )
         if new == self._state and self._is_written:
             return
         if bool(new.error) != bool(self._state.error):
