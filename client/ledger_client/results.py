@@ -8,13 +8,7 @@ from ledger_core.api import Problem
 from ledger_core.asking import CountAnswer
 from ledger_core.event.model import Event, Received
 from ledger_core.evidence.findings import Evidence
-from ledger_core.search_answers import (
-    ContextKeyAnswer,
-    FacetAnswer,
-    FieldAnswer,
-    HintAnswer,
-    HistogramAnswer,
-)
+from ledger_core.search_answers import ContextKeyAnswer, Facet, FieldAnswer, Hint, Histogram
 from ledger_core.tlog.checkpoint import Checkpoint
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.policy import VerifiedHead
@@ -73,71 +67,6 @@ class Entry:
     proof: Proof | None
     because: tuple[str, ...] = ()
     private: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facet:
-    """The values of a field among the events found with their counts, the most frequent first.
-
-    `others` further values are cut off. Unless `is_exact`, the counts are of `counted` events.
-    """
-
-    field: str
-    counts: tuple[tuple[str, int], ...]
-    others: int
-    is_exact: bool
-    counted: int
-
-    @classmethod
-    def of(cls, answer: FacetAnswer) -> "Facet":
-        """The facet of an answer."""
-        return cls(
-            field=answer.field,
-            counts=tuple((each.value, each.count) for each in answer.values),
-            others=answer.others,
-            is_exact=answer.exact,
-            counted=answer.counted,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Histogram:
-    """The number of found events that happened in each bucket of time, in a time zone."""
-
-    unit: str
-    buckets: tuple[tuple[str, int], ...]
-    is_exact: bool
-    counted: int
-    zone: str = "UTC"
-
-    @classmethod
-    def of(cls, answer: HistogramAnswer) -> "Histogram":
-        """The histogram of an answer."""
-        return cls(
-            unit=answer.unit,
-            buckets=tuple((each.start, each.count) for each in answer.buckets),
-            is_exact=answer.exact,
-            counted=answer.counted,
-            zone=answer.zone,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hint:
-    """A reason why a search found nothing, as the service says; `kind` is for programs.
-
-    `nearest` is a condition or a query that finds `count` events.
-    """
-
-    kind: str
-    text: str
-    nearest: str | None = None
-    count: int | None = None
-
-    @classmethod
-    def of(cls, answer: HintAnswer) -> "Hint":
-        """The hint of an answer."""
-        return cls(kind=answer.kind, text=answer.text, nearest=answer.nearest, count=answer.count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,16 +19,14 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from ledger_client.messages import Response
 from ledger_client.responses import decode_problem, describe_failure
-from ledger_client.runtime.backoff import exponential_s
+from ledger_client.runtime.backoff import exponential_s, parse_retry_after
 from ledger_core.tlog.errors import UnavailableError
 
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
-RETRY_AFTER_DIGITS_MAX = 9
 NOT_YET_PUBLISHED: Final = "#not-yet-published"
 
 
@@ -138,20 +136,3 @@ def retried_failure(response: Response, *, unix_s: float) -> UnavailableError | 
     is_unpublished = decode_problem(response).type.endswith(NOT_YET_PUBLISHED)
     kind = UnpublishedError if is_unpublished else UnavailableError
     return kind(describe_failure(response), retry_after_s=retry_after_s)
-
-
-def parse_retry_after(text: str | None, *, unix_s: float) -> float | None:
-    """The seconds that a Retry-After header asks to wait, None for none or one not understood.
-
-    Source: RFC 9110 §10.2.3: a number of seconds, or an HTTP date, here against the clock `unix_s`.
-    """
-    if text is None:
-        return None
-    text = text.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:RETRY_AFTER_DIGITS_MAX])
-    try:
-        then = parsedate_to_datetime(text)
-        return max(0.0, then.timestamp() - unix_s)
-    except (ValueError, OverflowError):
-        return None

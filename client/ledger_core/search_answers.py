@@ -4,7 +4,7 @@ As `api`, whose events these answers have; `asking` has the request of a search.
 """
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from ledger_core.api import Consistency, EventAnswer
 from ledger_core.asking import CountAnswer, Size
@@ -17,18 +17,23 @@ class FacetValue(Struct, frozen=True):
     count: Size
 
 
-class FacetAnswer(Struct, frozen=True, kw_only=True):
+class Facet(Struct, frozen=True, kw_only=True):
     """The values of a field among the events found, the most frequent first.
 
-    `others` counts the further values, which are cut off. Unless `exact`, the counts are of a
+    `others` counts the further values, which are cut off. Unless `is_exact`, the counts are of a
     sample of `counted` events.
     """
 
     field: str
     values: tuple[FacetValue, ...]
     others: Size
-    exact: bool
+    is_exact: bool = field(name="exact")
     counted: Size
+
+    @property
+    def counts(self) -> tuple[tuple[str, int], ...]:
+        """Each value with its count."""
+        return tuple((each.value, each.count) for each in self.values)
 
 
 class Bucket(Struct, frozen=True):
@@ -38,14 +43,19 @@ class Bucket(Struct, frozen=True):
     count: Size
 
 
-class HistogramAnswer(Struct, frozen=True, kw_only=True):
+class Histogram(Struct, frozen=True, kw_only=True):
     """The events found by the time at which they happened, in an IANA time zone."""
 
     unit: str
     buckets: tuple[Bucket, ...]
-    exact: bool
+    is_exact: bool = field(name="exact")
     counted: Size
     zone: str = "UTC"
+
+    @property
+    def counts(self) -> tuple[tuple[str, int], ...]:
+        """The start of each bucket with its count."""
+        return tuple((each.start, each.count) for each in self.buckets)
 
 
 class FoundEvent(EventAnswer, kw_only=True, omit_defaults=True):
@@ -54,7 +64,7 @@ class FoundEvent(EventAnswer, kw_only=True, omit_defaults=True):
     because: tuple[str, ...] = ()
 
 
-class HintAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Hint(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a search may have found nothing: a sentence, and what to ask instead.
 
     `nearest` is a condition or a query that finds `count` events. `kind` is for programs: `empty`,
@@ -89,15 +99,15 @@ class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
     took_ms: float
     events: tuple[FoundEvent, ...]
     cursor: str | None = None
-    facets: tuple[FacetAnswer, ...] = ()
-    histogram: HistogramAnswer | None = None
+    facets: tuple[Facet, ...] = ()
+    histogram: Histogram | None = None
     counts: tuple[CountAnswer, ...] = ()
     explanation: str | None = None
     consistency: Consistency | None = None
     unpublished: Size = 0
     quorum_missing: str | None = None
     unreadable: tuple[Size, ...] = ()
-    hints: tuple[HintAnswer, ...] = ()
+    hints: tuple[Hint, ...] = ()
 
 
 class SeenAnswer(Struct, kw_only=True, omit_defaults=True):
@@ -110,7 +120,7 @@ class SeenAnswer(Struct, kw_only=True, omit_defaults=True):
     tree_size: Size
     total: Size
     total_exact: bool
-    actions: FacetAnswer
+    actions: Facet
     first: FoundEvent | None = None
     last: FoundEvent | None = None
 

@@ -22,18 +22,16 @@ from ledger.alarms.evaluator import Evaluator, Firing
 from ledger.alarms.firing import firing_event
 from ledger.follow.entries import check_position, position_at, read_batch
 from ledger.follow.position import Cursor, FollowerPaths, FollowerState, write_state
-from ledger.follow.worker import run_worker, wait
+from ledger.follow.worker import keep_following, run_worker, wait
 from ledger.runtime.records import CheckedRecord, read_record, write_record
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
 from ledger_client.runtime.clock import unix_us
-from ledger_client.runtime.files import FileLock, FileLockedError
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.times import parse_time
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 POLL_S: Final = 0.2
-START_AGAIN_S: Final = 5.0
 BATCH_ENTRIES: Final = 1000
 BATCH_BYTES: Final = 8 << 20
 FIRED_FILE: Final = "fired.json"
@@ -151,7 +149,6 @@ def received_us(store: LogStore, index: int) -> int:
 async def run(directory: Path, stop: asyncio.Event) -> None:
     """Evaluate until `stop` is set; what fails is tried again."""
     paths = FollowerPaths(directory, KIND, "")
-    paths.make()
     error_before = ""
 
     def note_success() -> None:
@@ -159,19 +156,17 @@ async def run(directory: Path, stop: asyncio.Event) -> None:
         error_before = ""
         write_state(paths, FollowerState())
 
-    while not stop.is_set():
-        try:
-            with FileLock(paths.lock):
-                await _follow(directory, stop, note_success)
-        except FileLockedError:
-            await wait(stop, 1.0)
-        except (MalformedError, UnavailableError, OSError) as error:
-            if str(error) != error_before:
-                error_before = str(error)
-                _log.warning("alarms_fail", reason=error_before)
-                state = FollowerState(error=error_before, since_unix_s=unix_us() // 1_000_000)
-                write_state(paths, state)
-            await wait(stop, START_AGAIN_S)
+    def note_failure(error: str) -> None:
+        nonlocal error_before
+        if error == error_before:
+            return
+        error_before = error
+        _log.warning("alarms_fail", reason=error)
+        write_state(paths, FollowerState(error=error, since_unix_s=unix_us() // 1_000_000))
+
+    await keep_following(
+        paths, stop, lambda: _follow(directory, stop, note_success), on_failure=note_failure
+    )
 
 
 async def _follow(directory: Path, stop: asyncio.Event, note_success: Callable[[], None]) -> None:

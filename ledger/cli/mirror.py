@@ -3,15 +3,19 @@
 import os
 import secrets
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ledger.cli.options import directory_argument, log_options
-from ledger.cli.serve import note_missing_token, read_serve_settings, setting_flags
-from ledger.mirror.app import run
+from ledger.cli.serve import (
+    note_missing_token,
+    read_serve_settings,
+    serve_by_flags,
+    setting_flags,
+)
+from ledger.mirror.app import serve as serve_mirror
 from ledger.mirror.data_dir import MirrorConfig, MirrorPaths, create_mirror, log_origin, read_config
 from ledger.mirror.promotion import promote
 from ledger.mirror.replica import read_stop
@@ -123,12 +127,7 @@ def serve(
     if settings.workers > 0:
         raise click.UsageError("a mirror is one process: leave `workers` out, or set it to 0")
     note_missing_token(directory, settings, scopes="--scope read")
-
-    def ready(address: str) -> None:
-        click.echo(f"serving on {address}")
-
-    read_again = partial(read_serve_settings, directory, flags)
-    run(directory, settings, on_ready=ready, read_settings=read_again)
+    serve_by_flags(serve_mirror, directory, settings, flags)
 
 
 @command.command("status")

@@ -11,9 +11,10 @@ import click
 
 from ledger.cli.options import directory_argument, log_options
 from ledger.runtime.log_lines import configure_logs
+from ledger.service.app import Serve, run_service
 from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.settings import SETTINGS, Settings, read_settings
-from ledger.workers.app import run
+from ledger.workers.app import serve
 from ledger_client.cli.console import note
 
 
@@ -47,12 +48,20 @@ def command(
     configure_logs(log_format, log_level, log_file)
     settings = read_serve_settings(directory, flags)
     note_missing_token(directory, settings, scopes="--scope append --scope read")
+    serve_by_flags(serve, directory, settings, flags)
 
-    def ready(address: str) -> None:
-        click.echo(f"serving on {address}")
 
-    read_again = partial(read_serve_settings, directory, flags)
-    run(directory, settings, on_ready=ready, read_settings=read_again)
+def serve_by_flags(
+    serve: Serve, directory: Path, settings: Settings, flags: Mapping[str, Any]
+) -> None:
+    """Serve until a signal, and print the address; a reload reads the same flags."""
+    run_service(
+        serve,
+        directory,
+        settings,
+        on_ready=lambda address: click.echo(f"serving on {address}"),
+        read_settings=partial(read_serve_settings, directory, flags),
+    )
 
 
 def read_serve_settings(directory: Path, flags: Mapping[str, Any]) -> Settings:

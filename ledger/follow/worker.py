@@ -1,6 +1,6 @@
 """Runs a follower in its process: low priority, an event loop, log lines, and its end.
 
-It ends when the service ends (`ledger.follow.process`), or by SIGTERM.
+It ends when the service ends (`ledger.follow.process`), or by SIGTERM. What fails is tried again.
 """
 
 import asyncio
@@ -9,9 +9,15 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
+from ledger.follow.position import FollowerPaths
 from ledger.follow.process import lower_priority
 from ledger.runtime.log_lines import configure_child_logs
+from ledger_client.runtime.files import FileLock, FileLockedError
 from ledger_client.runtime.server import run_until_signal
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+
+LOCK_POLL_S: Final = 1.0
+START_AGAIN_S: Final = 5.0
 
 STOP_WAIT_S: Final = 1.0
 """Seconds that work in progress has to end by itself."""
@@ -31,6 +37,30 @@ def run_worker(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
             loop.remove_reader(sys.stdin.fileno())
 
     run_until_signal(until_orphaned)
+
+
+async def keep_following(
+    paths: FollowerPaths,
+    stop: asyncio.Event,
+    follow: Callable[[], Awaitable[None]],
+    *,
+    on_failure: Callable[[str], None],
+) -> None:
+    """Run `follow` with the follower's lock until it returns, or `stop` is set.
+
+    A failure is reported, and `follow` runs again.
+    """
+    paths.make()
+    while not stop.is_set():
+        try:
+            with FileLock(paths.lock):
+                await follow()
+                return
+        except FileLockedError:
+            await wait(stop, LOCK_POLL_S)  # The process before this one is about to end.
+        except (MalformedError, UnavailableError, OSError) as error:
+            on_failure(str(error))
+            await wait(stop, START_AGAIN_S)
 
 
 async def wait(stop: asyncio.Event, wait_s: float) -> bool:

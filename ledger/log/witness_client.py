@@ -39,7 +39,7 @@ from ledger.log.hold import is_missing, read_own_head
 from ledger.log.public_policy import public_url
 from ledger.runtime.network_errors import explain_network_error
 from ledger.store.log import DamagedTreeError, LogStore
-from ledger_client.runtime.backoff import exponential_s
+from ledger_client.runtime.backoff import exponential_s, parse_retry_after
 from ledger_core.tlog import witness as protocol
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureVerifier
@@ -228,8 +228,10 @@ class WitnessPeer:
                     if len(content) > bytes_max:
                         answer.close()
                         raise self._failed(f"sent more than {bytes_max} bytes")
-                asked = answer.headers.get("Retry-After", "")
-                wait_s = min(int(asked), RETRY_AFTER_MAX_S) if _SECONDS.fullmatch(asked) else 0
+                asked_s = parse_retry_after(
+                    answer.headers.get("Retry-After"), unix_s=self._options.unix_s()
+                )
+                wait_s = min(asked_s or 0.0, RETRY_AFTER_MAX_S)
                 return _Reply(answer.status, bytes(content), wait_s)
         except TimeoutError:
             raise self._failed(f"no answer in {self._session.timeout.total:g} s") from None

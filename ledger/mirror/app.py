@@ -13,7 +13,6 @@ from ledger.mirror.fetching import LogReader
 from ledger.mirror.follower import Follower
 from ledger.mirror.replica import ForkError, Replica
 from ledger.mirror.state import MirrorState
-from ledger.service.app import run_process
 from ledger.service.app import serve as serve_ledger
 from ledger.service.live_settings import LiveSettings
 from ledger.service.mirrored import Lag, RunningHeads
@@ -117,24 +116,6 @@ class MirroredLog:
         return (
             f"the log at {self.log_url} has not answered rightly since {since}: {status.error}",
         )
-
-
-def run(
-    directory: Path,
-    settings: Settings,
-    *,
-    on_ready: Callable[[str], None] | None = None,
-    read_settings: Callable[[], Settings] | None = None,
-) -> None:
-    """Serve a mirror until SIGTERM or SIGINT. `on_ready` gets the address, `http://host:port`.
-
-    SIGHUP as in `ledger.workers.app.run`. Raises: as `serve`.
-    """
-    live = LiveSettings(settings, read_settings)
-    run_process(
-        lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready, live=live),
-        reload=live.reload,
-    )
 
 
 async def serve(

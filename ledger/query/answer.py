@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ledger_core.asking import CountAnswer
-from ledger_core.search_answers import FacetAnswer, HistogramAnswer
+from ledger_core.search_answers import Facet, Histogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Answer:
     complete: bool
     unreadable: tuple[int, ...] = ()
     cursor: str | None
-    facets: tuple[FacetAnswer, ...]
-    histogram: HistogramAnswer | None
+    facets: tuple[Facet, ...]
+    histogram: Histogram | None
     counts: tuple[CountAnswer, ...] = ()
 
 

@@ -20,7 +20,7 @@ from ledger_core.query.fields import LANGUAGE
 from ledger_core.query.value_parser import is_ordered
 from ledger_core.search_answers import (
     ContextKeyAnswer,
-    FacetAnswer,
+    Facet,
     FacetValue,
     FieldAnswer,
     FieldsAnswer,
@@ -66,7 +66,7 @@ def read_catalog(view: EngineView) -> FieldsAnswer:
 
 
 def _values(
-    name: str, facets: Mapping[str, FacetAnswer], counts: Mapping[str, Counter[str]]
+    name: str, facets: Mapping[str, Facet], counts: Mapping[str, Counter[str]]
 ) -> tuple[FacetValue, ...]:
     """The frequent values. Those of the context have keys, and are listed there."""
     if name not in facets or name == "context":

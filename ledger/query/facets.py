@@ -33,7 +33,7 @@ from ledger.store.index.postings import NO_PLACE, Postings
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
 from ledger_core.query.counting import Unit, bucket_of, fill
 from ledger_core.query.fields import COLUMNS, FIELDS
-from ledger_core.search_answers import Bucket, FacetAnswer, FacetValue, HistogramAnswer
+from ledger_core.search_answers import Bucket, Facet, FacetValue, Histogram
 
 UNITS: Final = ("hour", "day")
 """The units of a histogram that the parameters of a URL can ask for; those in UTC, without gaps."""
@@ -161,23 +161,23 @@ class FacetCounter:
         """Whether all matches that were found were counted, and no value was dropped."""
         return not self._is_partial and not self._trimmed
 
-    def facets(self, *, is_all: bool) -> tuple[FacetAnswer, ...]:
+    def facets(self, *, is_all: bool) -> tuple[Facet, ...]:
         """The facets in the order of the fields; `is_all`: the run found all matches."""
         return tuple(
-            FacetAnswer(
+            Facet(
                 field=field,
                 values=tuple(
                     FacetValue(_value_of(field, value), count)
                     for value, count in _most_frequent(self._counts[field])
                 ),
                 others=max(0, len(self._counts[field]) - FACET_VALUES_MAX),
-                exact=is_all and not self._is_partial and field not in self._trimmed,
+                is_exact=is_all and not self._is_partial and field not in self._trimmed,
                 counted=self._counted[field],
             )
             for field in self._fields
         )
 
-    def histogram(self, *, is_all: bool) -> HistogramAnswer | None:
+    def histogram(self, *, is_all: bool) -> Histogram | None:
         """The histogram, if one was asked for; `is_all` as in `facets`."""
         if self._unit is None:
             return None
@@ -187,10 +187,10 @@ class FacetCounter:
         buckets = sorted(counts.items())
         if self._is_filled:
             buckets = fill(counts, self._unit, self._zone)
-        return HistogramAnswer(
+        return Histogram(
             unit=self._unit,
             buckets=tuple(Bucket(start, count) for start, count in buckets),
-            exact=is_all and not self._is_partial and self._times not in self._trimmed,
+            is_exact=is_all and not self._is_partial and self._times not in self._trimmed,
             counted=self._counted[self._times],
             zone="UTC" if self._zone is None else self._zone.key,
         )

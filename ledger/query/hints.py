@@ -20,7 +20,7 @@ from ledger_core.query import analyzer, ast
 from ledger_core.query.ast import Expression, all_of, format_query
 from ledger_core.query.fields import FIELDS
 from ledger_core.query.words import words_of
-from ledger_core.search_answers import HintAnswer, HistogramAnswer
+from ledger_core.search_answers import Hint, Histogram
 
 CONDITIONS_MAX: Final = 8
 HINTS_MAX: Final = 8
@@ -39,22 +39,22 @@ class LogView(Protocol):
     def count(self, query: Expression) -> int | None:
         """The number of events that a query finds; None where it is not known exactly."""
 
-    def hours(self, query: Expression) -> HistogramAnswer | None:
+    def hours(self, query: Expression) -> Histogram | None:
         """The hours in which the events of a query happened."""
 
     def values(self, dimension: str) -> Counter[str]:
         """Terms of a dimension of the newest events, with their numbers."""
 
 
-def find_hints(query: Expression, view: LogView) -> tuple[HintAnswer, ...]:
+def find_hints(query: Expression, view: LogView) -> tuple[Hint, ...]:
     """Why a query whose times are resolved finds nothing. Precondition: it found nothing."""
     return tuple(islice(_hints(query, view), HINTS_MAX))
 
 
-def _hints(query: Expression, view: LogView) -> Iterator[HintAnswer]:
+def _hints(query: Expression, view: LogView) -> Iterator[Hint]:
     parts = query.parts if isinstance(query, ast.And) else (query,)
     if view.count(ast.EVERYTHING) == 0:
-        yield HintAnswer(kind="empty", text="the log has no event that this token may read")
+        yield Hint(kind="empty", text="the log has no event that this token may read")
         return
     counts = {part: view.count(part) for part in parts[:CONDITIONS_MAX]}
     met = {part: count for part, count in counts.items() if count}
@@ -62,14 +62,12 @@ def _hints(query: Expression, view: LogView) -> Iterator[HintAnswer]:
         yield from _explain(part, view)
     if len(met) == len(counts) > 1:
         each = "; ".join(f"{_shown(part)} finds {count:,}" for part, count in met.items())
-        yield HintAnswer(
-            kind="together", text=f"each condition finds events, but none meets all: {each}"
-        )
+        yield Hint(kind="together", text=f"each condition finds events, but none meets all: {each}")
     if len(parts) > 1:
         yield from _without_times(parts, view)
 
 
-def _without_times(parts: Sequence[Expression], view: LogView) -> Iterator[HintAnswer]:
+def _without_times(parts: Sequence[Expression], view: LogView) -> Iterator[Hint]:
     rest = all_of(part for part in parts if not isinstance(part, ast.Between))
     if len(parts) == 1 or rest in (ast.EVERYTHING, all_of(parts)):
         return
@@ -77,7 +75,7 @@ def _without_times(parts: Sequence[Expression], view: LogView) -> Iterator[HintA
     hours = view.hours(rest) if count else None
     if count and hours and hours.buckets:
         span = _span_text(hours)
-        yield HintAnswer(
+        yield Hint(
             kind="time",
             text=f"without its times the query finds {_events(count)}, which happened {span}",
             nearest=format_query(rest),
@@ -85,16 +83,16 @@ def _without_times(parts: Sequence[Expression], view: LogView) -> Iterator[HintA
         )
 
 
-def _explain(part: Expression, view: LogView) -> Iterator[HintAnswer]:
+def _explain(part: Expression, view: LogView) -> Iterator[Hint]:
     """Why no event meets a part of a query."""
     match part:
         case ast.Or(parts):
             for each in parts[:CONDITIONS_MAX]:
                 yield from _explain(each, view)
         case ast.Not(inner):
-            yield HintAnswer(kind="condition", text=f"every event meets {_shown(inner)}")
+            yield Hint(kind="condition", text=f"every event meets {_shown(inner)}")
         case ast.And() | ast.Everything():
-            yield HintAnswer(kind="condition", text=f"no event meets {_shown(part)}")
+            yield Hint(kind="condition", text=f"no event meets {_shown(part)}")
         case ast.Between():
             yield from _explain_time(part, view)
         case ast.Words():
@@ -102,10 +100,10 @@ def _explain(part: Expression, view: LogView) -> Iterator[HintAnswer]:
         case ast.Is() | ast.Has() | ast.NumberBetween():
             yield from _explain_value(part, view)
         case _:
-            yield HintAnswer(kind="condition", text=f"no event meets {_shown(part)}")
+            yield Hint(kind="condition", text=f"no event meets {_shown(part)}")
 
 
-def _explain_time(part: ast.Between, view: LogView) -> Iterator[HintAnswer]:
+def _explain_time(part: ast.Between, view: LogView) -> Iterator[Hint]:
     hours = view.hours(ast.EVERYTHING)
     text = f"no event meets {_shown(part)}"
     if part.field == "time" and hours and hours.buckets:
@@ -115,13 +113,13 @@ def _explain_time(part: ast.Between, view: LogView) -> Iterator[HintAnswer]:
         elif part.start and ast.time_text(part.start.unix_us) > last:
             text = "the range of time begins after the last event"
         text += f": events happened {_span_text(hours)}"
-    yield HintAnswer(kind="time", text=text)
+    yield Hint(kind="time", text=text)
 
 
-def _explain_words(part: ast.Words, view: LogView) -> Iterator[HintAnswer]:
+def _explain_words(part: ast.Words, view: LogView) -> Iterator[Hint]:
     where = f"the values of {part.field}" if part.field else _WORD_TEXTS
     words = format_query(part)
-    yield HintAnswer(
+    yield Hint(
         kind="words",
         text=f"{words} was looked for as whole words, in upper and lower case, in {where}",
     )
@@ -131,16 +129,16 @@ def _explain_words(part: ast.Words, view: LogView) -> Iterator[HintAnswer]:
         found = {one: view.count(one) for one in each}
         missing = [one.text for one, count in found.items() if count == 0]
         if missing:
-            yield HintAnswer(kind="words", text=f"no text has {', '.join(missing)}")
+            yield Hint(kind="words", text=f"no text has {', '.join(missing)}")
         elif together := view.count(all_of(each)):
-            yield HintAnswer(
+            yield Hint(
                 kind="words",
                 text=f"{_events(together)} have all of these words, but not side by side",
                 nearest=format_query(all_of(each)),
                 count=together,
             )
     elif not part.is_prefix and (count := view.count(replace(part, is_prefix=True))):
-        yield HintAnswer(
+        yield Hint(
             kind="words",
             text=f"{_events(count)} have words that begin so",
             nearest=format_query(replace(part, is_prefix=True)),
@@ -148,9 +146,7 @@ def _explain_words(part: ast.Words, view: LogView) -> Iterator[HintAnswer]:
         )
 
 
-def _explain_value(
-    part: ast.Is | ast.Has | ast.NumberBetween, view: LogView
-) -> Iterator[HintAnswer]:
+def _explain_value(part: ast.Is | ast.Has | ast.NumberBetween, view: LogView) -> Iterator[Hint]:
     if part.field == "context" and not view.count(ast.Has("context", part.key)):
         yield from _explain_key(part, view)
         return
@@ -158,15 +154,15 @@ def _explain_value(
     if isinstance(part, ast.NumberBetween):
         here = ast.Has(part.field, part.key)
         text = f"{_events(view.count(here))} have {name}, none of them a number in this range"
-        yield HintAnswer(kind="value", text=text)
+        yield Hint(kind="value", text=text)
         return
-    yield HintAnswer(kind="value", text=f"no event meets {_shown(part)}")
+    yield Hint(kind="value", text=f"no event meets {_shown(part)}")
     if isinstance(part, ast.Is):
         yield from _near_values(part, view)
 
 
-def _explain_key(part: ast.Is | ast.Has | ast.NumberBetween, view: LogView) -> Iterator[HintAnswer]:
-    yield HintAnswer(kind="key", text=f"no event has {_name(part)}")
+def _explain_key(part: ast.Is | ast.Has | ast.NumberBetween, view: LogView) -> Iterator[Hint]:
+    yield Hint(kind="key", text=f"no event has {_name(part)}")
     keys = context_keys(view.values("context"))
     spellings = {key.lower(): key for key in keys}
     ends = {key.rpartition(".")[2].lower(): key for key in keys}
@@ -181,10 +177,10 @@ def _explain_key(part: ast.Is | ast.Has | ast.NumberBetween, view: LogView) -> I
             same = replace(part, key=key)
             found = view.count(same)
             nearest, number = (same, found) if found else (other, count)
-            yield HintAnswer(kind="key", text=text, nearest=format_query(nearest), count=number)
+            yield Hint(kind="key", text=text, nearest=format_query(nearest), count=number)
 
 
-def _near_values(part: ast.Is, view: LogView) -> Iterator[HintAnswer]:
+def _near_values(part: ast.Is, view: LogView) -> Iterator[Hint]:
     """The values that differ in case alone, else those that are spelled alike."""
     field, value = FIELDS[part.field], part.value
     if field.kind not in ("action", "context", "name", "text") or not value:
@@ -195,7 +191,7 @@ def _near_values(part: ast.Is, view: LogView) -> Iterator[HintAnswer]:
     cases += [each for each in known if analyzer.fold(each) == wanted]
     found = list(_counted(part, [] if field.is_folded else cases, view))
     for condition, count in found:
-        yield HintAnswer(
+        yield Hint(
             kind="case",
             text=f"upper and lower case differ: {_shown(condition)} finds {_events(count)}",
             nearest=format_query(condition),
@@ -205,7 +201,7 @@ def _near_values(part: ast.Is, view: LogView) -> Iterator[HintAnswer]:
         return
     near = _spelled_alike(value, known, cutoff=0.75)
     for condition, count in _counted(part, near, view):
-        yield HintAnswer(
+        yield Hint(
             kind="near",
             text=f"{_shown(condition)} finds {_events(count)}",
             nearest=format_query(condition),
@@ -258,6 +254,6 @@ def _events(count: int | None) -> str:
     return "events" if count is None else f"{count:,} event{'' if count == 1 else 's'}"
 
 
-def _span_text(hours: HistogramAnswer) -> str:
+def _span_text(hours: Histogram) -> str:
     first, last = hours.buckets[0].start, hours.buckets[-1].start
     return f"from the hour {first} to the hour {last}"

@@ -16,7 +16,7 @@ from ledger.query.facets import FacetCounter
 from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import EVERYTHING, Expression
 from ledger_core.query.counting import Unit
-from ledger_core.search_answers import HistogramAnswer
+from ledger_core.search_answers import Histogram
 
 _ROWS_SCANNED: Final = 2_000
 
@@ -38,11 +38,11 @@ class EngineView:
         answer = self.search(query)
         return answer.total if answer and answer.total_exact else None
 
-    def hours(self, query: Expression) -> HistogramAnswer | None:
+    def hours(self, query: Expression) -> Histogram | None:
         """The hours in which the events of a query happened."""
         answer = self.search(query, histogram="hour")
         exact = answer and answer.histogram
-        return exact if exact and exact.exact else None
+        return exact if exact and exact.is_exact else None
 
     def values(self, dimension: str) -> Counter[str]:
         """Terms of a dimension of the newest events, with their numbers."""

@@ -1,8 +1,29 @@
 """The settings of a program, from the fields of a struct: flag, variable and help text of each."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
+from msgspec import Meta
+
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+TlsCert = Annotated[
+    str,
+    "File with the certificate, and those that lead to its authority, in PEM form. Empty: no TLS. "
+    "At SIGHUP it is read again with the key.",
+]
+TlsKey = Annotated[
+    str, "File with the key of the certificate, which other users must not be able to read."
+]
+HeadWait = Annotated[
+    Seconds, "Seconds in which the head of a request must have arrived, from its first byte on."
+]
+ReaderWait = Annotated[
+    Seconds,
+    "Seconds for which an answer waits for its reader to accept more bytes, before it is cut.",
+]
+StopWait = Annotated[Seconds, "Seconds that requests in flight have to finish at a stop."]
 
 
 class Setting(NamedTuple):

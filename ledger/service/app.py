@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from aiohttp import web
@@ -71,6 +71,40 @@ def run_process(
     shorten_pauses()
     map_large_blocks()
     run_until_signal(serve_and_reload)
+
+
+class Serve(Protocol):
+    """`serve` of a ledger or of a mirror."""
+
+    def __call__(
+        self,
+        directory: Path,
+        settings: Settings,
+        *,
+        stop: asyncio.Event,
+        on_ready: Callable[[str], None],
+        live: LiveSettings,
+    ) -> Awaitable[None]: ...
+
+
+def run_service(
+    serve: Serve,
+    directory: Path,
+    settings: Settings,
+    *,
+    on_ready: Callable[[str], None],
+    read_settings: Callable[[], Settings],
+) -> None:
+    """Serve a ledger or a mirror in this process until SIGTERM or SIGINT.
+
+    `on_ready` gets the address, such as `http://host:port`. At SIGHUP the certificate is read
+    again, and the settings by `read_settings`. Raises: as `serve`.
+    """
+    live = LiveSettings(settings, read_settings)
+    run_process(
+        lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready, live=live),
+        reload=live.reload,
+    )
 
 
 async def serve(

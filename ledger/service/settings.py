@@ -15,7 +15,16 @@ from msgspec import Meta
 from ledger.log.publisher import HEARTBEAT_S, INTERVAL_S
 from ledger.log.sequencer import LIMITS
 from ledger.log.witness_client import TIMEOUT_S
-from ledger.runtime.settings_table import settings_of
+from ledger.runtime.settings_table import (
+    Count,
+    HeadWait,
+    ReaderWait,
+    Seconds,
+    StopWait,
+    TlsCert,
+    TlsKey,
+    settings_of,
+)
 from ledger.runtime.validation import explain_invalid
 from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.store.erasable_values import MAP_BYTES as PRIVATE_MAP_BYTES
@@ -28,8 +37,6 @@ VARIABLE_PREFIX: Final = "LEDGER_"
 WORKERS_MAX: Final = 64
 
 
-Seconds = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
 Limit = Annotated[int, Meta(ge=0)]
 
 
@@ -39,14 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     listen: Annotated[
         str, "Address and port to serve on; port 0 takes a free one. IPv6 as [::1]:8765."
     ] = "127.0.0.1:8765"
-    tls_cert: Annotated[
-        str,
-        "File with the certificate, and those that lead to its authority, in PEM form. Empty: no "
-        "TLS. At SIGHUP it is read again with the key.",
-    ] = ""
-    tls_key: Annotated[
-        str, "File with the key of the certificate, which other users must not be able to read."
-    ] = ""
+    tls_cert: TlsCert = ""
+    tls_key: TlsKey = ""
     tls_client_ca: Annotated[
         str,
         "File with the authorities whose certificates clients may show, and their revocation "
@@ -132,9 +133,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     connections_per_address_max: Annotated[
         Count, "Connections that one address may have open. A reverse proxy is one address."
     ] = 512
-    head_wait_s: Annotated[
-        Seconds, "Seconds in which the head of a request must have arrived, from its first byte on."
-    ] = 10.0
+    head_wait_s: HeadWait = 10.0
     large_appends_max: Annotated[
         Count,
         "Appends of over 16 KiB that are in work at once, from decoding until they are durable. "
@@ -196,10 +195,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stream_heartbeat_s: Annotated[
         Seconds, Meta(le=30), "Seconds of silence after which a stream says where it is."
     ] = 15.0
-    reader_wait_s: Annotated[
-        Seconds,
-        "Seconds for which an answer waits for its reader to accept more bytes, before it is cut.",
-    ] = 60.0
+    reader_wait_s: ReaderWait = 60.0
     clock_ahead_max_s: Annotated[
         Limit,
         "Seconds by which now may be after the last entry at a start: a clock that is set years "
@@ -211,9 +207,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     outbox_interval_s: Annotated[
         Seconds, "Seconds between polls of the outbox that the command line fills."
     ] = 1.0
-    stop_wait_s: Annotated[Seconds, "Seconds that requests in flight have to finish at a stop."] = (
-        10.0
-    )
+    stop_wait_s: StopWait = 10.0
 
 
 SETTINGS: Final = settings_of(Settings, VARIABLE_PREFIX)

@@ -14,7 +14,6 @@ import hmac
 import time
 from base64 import b64encode
 from collections.abc import Callable, Sequence
-from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,6 +26,7 @@ from ledger.sinks.config import SinkConfig
 from ledger.sinks.receiver import BatchRefusedError, RetryError, Sent
 from ledger.sinks.record import Record
 from ledger.sinks.tls import client_context
+from ledger_client.runtime.backoff import parse_retry_after
 from ledger_core.event.times import parse_time
 from ledger_core.tlog.text import printable
 
@@ -144,19 +144,7 @@ def _check_status(status: int, retry_after: str | None, answer: bytes) -> None:
     reason = f"HTTP {status}: {_excerpt(answer)}".rstrip(": ")
     if status in REFUSED_STATUSES and not _is_wrong_index(answer):
         raise BatchRefusedError(reason)
-    raise RetryError(reason, wait_s=_parse_retry_after(retry_after))
-
-
-def _parse_retry_after(text: str | None) -> float | None:
-    """Seconds to wait, from a number or a date (RFC 9110 §10.2.3)."""
-    if text is None:
-        return None
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
+    raise RetryError(reason, wait_s=parse_retry_after(retry_after, unix_s=time.time()))
 
 
 class _SplunkAnswer(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from typing import Final
 from ledger.follow.entries import Entry, check_position, read_batch
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.follow.tables import check_name
-from ledger.follow.worker import run_worker, until_stopped, wait
+from ledger.follow.worker import keep_following, run_worker, until_stopped, wait
 from ledger.sinks.config import KIND, SinkConfig, read_sink
 from ledger.sinks.dead_letters import DeadLetters, is_request_pending
 from ledger.sinks.delivery import Delivery, Health, InterruptError, StoppedError
@@ -24,17 +24,14 @@ from ledger.sinks.kinds import format_record, open_receiver
 from ledger.sinks.record import Record
 from ledger.store.log import LogStore
 from ledger_client.runtime.clock import unix_us
-from ledger_client.runtime.files import FileLock, FileLockedError
 from ledger_core.query.ast import Everything, resolve
 from ledger_core.query.parser import parse_query
 from ledger_core.query.predicate import Matcher, make_matcher
-from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.errors import MalformedError
 
 POLL_S: Final = 0.1
 """Seconds between two checks for new entries."""
 
-LOCK_POLL_S: Final = 1.0
-START_AGAIN_S: Final = 5.0
 
 INTERRUPT_POLL_S: Final = 0.5
 """Seconds between two checks, while a sink waits, for what a person wants of it."""
@@ -148,20 +145,14 @@ async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
     """Deliver until `stop` is set or the sink is removed; what fails is tried again."""
     check_name(name)
     paths = FollowerPaths(directory, KIND, name)
-    paths.make()
+
+    async def deliver() -> None:
+        config = read_sink(directory, name)
+        if config is not None:
+            await until_stopped(stop, follow(directory, name, config, stop))
+
     health = Health(name, paths)
-    while not stop.is_set():
-        try:
-            with FileLock(paths.lock):
-                config = read_sink(directory, name)
-                if config is not None:
-                    await until_stopped(stop, follow(directory, name, config, stop))
-                return
-        except FileLockedError:
-            await wait(stop, LOCK_POLL_S)  # The process before this one is about to end.
-        except (MalformedError, UnavailableError, OSError) as error:
-            health.set(error=str(error))
-            await wait(stop, START_AGAIN_S)
+    await keep_following(paths, stop, deliver, on_failure=lambda error: health.set(error=error))
 
 
 def main() -> None:

@@ -8,13 +8,19 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from ledger.runtime.settings_table import settings_of
+from ledger.runtime.settings_table import (
+    Count,
+    HeadWait,
+    ReaderWait,
+    Seconds,
+    StopWait,
+    TlsCert,
+    TlsKey,
+    settings_of,
+)
 from ledger.store.environment import MAP_BYTES_DEFAULT
 
 VARIABLE_PREFIX: Final = "LEDGER_WITNESS_"
-
-Seconds = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
 
 
 class WitnessSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,14 +29,8 @@ class WitnessSettings(msgspec.Struct, frozen=True, kw_only=True):
     listen: Annotated[
         str, "Address and port to serve on; port 0 takes a free one. IPv6 as [::1]:8766."
     ] = "127.0.0.1:8766"
-    tls_cert: Annotated[
-        str,
-        "File with the certificate, and those that lead to its authority, in PEM form. Empty: no "
-        "TLS. At SIGHUP it is read again with the key.",
-    ] = ""
-    tls_key: Annotated[
-        str, "File with the key of the certificate, which other users must not be able to read."
-    ] = ""
+    tls_cert: TlsCert = ""
+    tls_key: TlsKey = ""
     map_bytes: Annotated[
         int,
         Meta(ge=1 << 16),
@@ -52,20 +52,13 @@ class WitnessSettings(msgspec.Struct, frozen=True, kw_only=True):
         "Connections that one address may have open; a log keeps one or two. A reverse proxy is "
         "one address.",
     ] = 64
-    head_wait_s: Annotated[
-        Seconds, "Seconds in which the head of a request must have arrived, from its first byte on."
-    ] = 10.0
+    head_wait_s: HeadWait = 10.0
     body_wait_s: Annotated[
         Seconds,
         "Seconds in which the body of a request must have arrived; a log sends a few kilobytes.",
     ] = 10.0
-    reader_wait_s: Annotated[
-        Seconds,
-        "Seconds for which an answer waits for its reader to accept more bytes, before it is cut.",
-    ] = 30.0
-    stop_wait_s: Annotated[Seconds, "Seconds that requests in flight have to finish at a stop."] = (
-        10.0
-    )
+    reader_wait_s: ReaderWait = 30.0
+    stop_wait_s: StopWait = 10.0
 
 
 WITNESS_SETTINGS: Final = settings_of(WitnessSettings, VARIABLE_PREFIX)

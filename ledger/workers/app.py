@@ -18,7 +18,7 @@ from ledger.runtime.listening import open_listening
 from ledger.runtime.systemd import notify
 from ledger.runtime.tls import open_tls, scheme
 from ledger.service import app
-from ledger.service.app import log_serving, open_log, run_process, until_stopped
+from ledger.service.app import log_serving, open_log, until_stopped
 from ledger.service.audit_trail import log_acts
 from ledger.service.background import enqueue_erasures, watched
 from ledger.service.engine import Engine
@@ -35,25 +35,6 @@ from ledger.workers.pool import CountsMemory, FrontEnds, counts_memory
 from ledger.workers.start import Start
 
 _log = structlog.get_logger("ledger.workers")
-
-
-def run(
-    directory: Path,
-    settings: Settings,
-    *,
-    on_ready: Callable[[str], None] | None = None,
-    read_settings: Callable[[], Settings] | None = None,
-) -> None:
-    """Serve a ledger until SIGTERM or SIGINT. `on_ready` gets the address, `http://host:port`.
-
-    At SIGHUP the certificate is read again, and the settings by `read_settings`; at SIGUSR1 the
-    front ends are replaced. Raises: as `serve`.
-    """
-    live = LiveSettings(settings, read_settings)
-    run_process(
-        lambda stop: serve(directory, settings, stop=stop, on_ready=on_ready, live=live),
-        reload=live.reload,
-    )
 
 
 async def serve(

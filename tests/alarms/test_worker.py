@@ -8,6 +8,7 @@ import pytest
 
 from ledger.alarms import worker
 from ledger.alarms.config import read_alarms
+from ledger.follow import worker as follow_worker
 from ledger.follow.position import FollowerPaths, Position, read_report
 from ledger.runtime.records import write_record
 from ledger.store.log import LogStore
@@ -66,7 +67,7 @@ async def test_the_state_says_that_alarms_fail_as_long_as_they_do(
     (folder.directory / "alarms").mkdir()
     (folder.directory / "alarms" / "position.json").write_text("{}")
     monkeypatch.setattr(worker, "read_batch", read_batch)
-    monkeypatch.setattr(worker, "START_AGAIN_S", 0.01)
+    monkeypatch.setattr(follow_worker, "START_AGAIN_S", 0.01)
     monkeypatch.setattr(worker, "POLL_S", 0.01)
     stop = asyncio.Event()
     running = asyncio.create_task(worker.run(folder.directory, stop))

@@ -13,13 +13,14 @@ import pytest
 from ledger.demo.child_service import Service, make_ledger
 from ledger_client import LedgerClient, Receipt
 from ledger_client.cli.app import COMMANDS
-from tests.cli.conftest import ORIGIN, Command, Ledger
+from tests.cli.conftest import Command
+from tests.served import ORIGIN, ServedLedger
 
 LOGIN = ("--actor", "user:u_1", "--action", "user.login", "--outcome", "success")
 
 
 def test_an_event_from_flags_is_appended_shown_proved_and_verified_offline(
-    command: Command, ledger: Ledger, tmp_path: Path
+    command: Command, ledger: ServedLedger, tmp_path: Path
 ) -> None:
     done = command(
         *("append", *LOGIN, "--target", "tenant:acme", "--ip", "203.0.113.9"),
@@ -125,7 +126,7 @@ def test_a_saved_head_is_written_behind_a_link_which_stays(
 
 
 def test_a_proof_of_another_log_or_a_broken_one_is_not_verified(
-    command: Command, ledger: Ledger, tmp_path: Path
+    command: Command, ledger: ServedLedger, tmp_path: Path
 ) -> None:
     assert command("prove", "0", "-o", "first").returncode == 0
     other = tmp_path / "other"
@@ -201,7 +202,7 @@ def test_a_wrong_token_is_refused_without_being_shown(command: Command) -> None:
 
 
 def test_tokens_are_made_listed_and_revoked_while_the_service_runs(
-    command: Command, ledger: Ledger
+    command: Command, ledger: ServedLedger
 ) -> None:
     made = command("token", "create", ledger.directory, "--name", "portal", "--scope", "read")
     assert made.returncode == 0
@@ -225,7 +226,7 @@ def test_tokens_are_made_listed_and_revoked_while_the_service_runs(
 
 
 def test_a_token_in_a_file_is_read_from_there(
-    command: Command, ledger: Ledger, tmp_path: Path
+    command: Command, ledger: ServedLedger, tmp_path: Path
 ) -> None:
     file = tmp_path / "token"
     file.write_text(ledger.token + "\n", encoding="ascii")
@@ -248,7 +249,7 @@ def test_consistency_is_proved_from_a_saved_head_and_from_the_state_file(
     assert command("consistency", "--old", "old").returncode == 1
 
 
-def test_fsck_passes_beside_a_running_service(command: Command, ledger: Ledger) -> None:
+def test_fsck_passes_beside_a_running_service(command: Command, ledger: ServedLedger) -> None:
     done = command("fsck", ledger.directory, "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["tree_size"] > 0
@@ -283,7 +284,9 @@ def test_serving_without_a_token_says_how_to_make_one(command: Command, tmp_path
     assert "Traceback" not in said
 
 
-def test_a_second_service_on_the_same_ledger_is_refused(command: Command, ledger: Ledger) -> None:
+def test_a_second_service_on_the_same_ledger_is_refused(
+    command: Command, ledger: ServedLedger
+) -> None:
     done = command("serve", ledger.directory, "--listen", "127.0.0.1:0")
     assert done.returncode == 4
     assert "is being written by process" in done.stderr
@@ -395,7 +398,7 @@ def test_ctrl_c_ends_the_demo_in_order(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_acknowledged_survives_ctrl_c(tmp_path: Path, ledger: Ledger) -> None:
+def test_what_was_acknowledged_survives_ctrl_c(tmp_path: Path, ledger: ServedLedger) -> None:
     directory = tmp_path / "audit"
     token = make_ledger(directory, origin=ORIGIN)
     event = {"actor": {"id": "u_1"}, "action": "user.login", "outcome": "success"}

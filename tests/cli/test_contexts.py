@@ -1,33 +1,19 @@
 """A command finds its ledger by flag, variable or named context, and explains itself."""
 
-import io
 import json
 import os
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from ledger_client.cli.app import COMMANDS, EXIT_CODES, cli, run
+from ledger_client.cli.app import COMMANDS, EXIT_CODES, cli
 from ledger_client.cli.config_file import defaults_of, read_config
-from tests.cli.conftest import Command, Ledger
+from tests.cli.conftest import Command, Output, run_here
 from tests.conftest import TESTS_DIR
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def ledger_(*arguments: str | Path) -> Said:
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = run([*map(str, arguments)])
-    return Said(code, out.getvalue(), err.getvalue())
+from tests.served import ServedLedger
 
 
 @pytest.fixture(autouse=True)
@@ -47,22 +33,23 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return made
 
 
-def add(name: str, url: str, files: dict[str, Path], *more: str) -> Said:
+def add(name: str, url: str, files: dict[str, Path], *more: str) -> Output:
     options = ("--policy", files["policy"], "--token-file", files["token_file"])
-    return ledger_("context", "add", name, "--url", url, *options, *more)
+    return run_here("context", "add", name, "--url", url, *options, *more)
 
 
 def test_contexts_are_added_listed_chosen_and_removed(config: Path, files: dict[str, Path]) -> None:
-    assert ledger_("context", "list").err.startswith("no context yet")
+    assert run_here("context", "list").err.startswith("no context yet")
     assert add("prod", "https://a.example", files).code == 0
     assert add("stage", "https://b.example", files, "--state", "heads").code == 0
     assert add("prod", "https://c.example", files).code == 2
     assert config.stat().st_mode & 0o777 == 0o600
     assert (
-        ledger_("context", "list").out == "* prod   https://a.example\n  stage  https://b.example\n"
+        run_here("context", "list").out
+        == "* prod   https://a.example\n  stage  https://b.example\n"
     )
-    assert ledger_("context", "use", "stage").code == 0
-    shown = json.loads(ledger_("context", "show", "--json").out)
+    assert run_here("context", "use", "stage").code == 0
+    shown = json.loads(run_here("context", "show", "--json").out)
     assert shown == {
         "name": "stage",
         "url": "https://b.example",
@@ -72,10 +59,10 @@ def test_contexts_are_added_listed_chosen_and_removed(config: Path, files: dict[
     }
     assert add("prod", "https://c.example", files, "--force", "--insecure").code == 0
     assert read_config(config).contexts["prod"]["insecure"] is True
-    assert ledger_("context", "remove", "stage").code == 0
-    missing = ledger_("context", "show")
+    assert run_here("context", "remove", "stage").code == 0
+    missing = run_here("context", "show")
     assert (missing.code, "ledger context use" in missing.err) == (2, True)
-    wrong = ledger_("context", "use", "prd")
+    wrong = run_here("context", "use", "prd")
     assert (wrong.code, "there are: prod" in wrong.err) == (2, True)
 
 
@@ -94,7 +81,7 @@ def test_contexts_are_added_listed_chosen_and_removed(config: Path, files: dict[
 def test_a_file_that_is_wrong_is_explained(config: Path, text: str, named: str) -> None:
     config.parent.mkdir(parents=True)
     config.write_text(text)
-    said = ledger_("query", "x")
+    said = run_here("query", "x")
     assert (said.code, named in said.err) == (2, True)
 
 
@@ -127,29 +114,29 @@ def test_nothing_of_a_context_is_used_for_another_address(
 
 
 def test_a_command_takes_its_ledger_from_the_context(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ledger: ServedLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = tmp_path / "token"
     token.write_text(ledger.token)
     files = {"policy": ledger.policy, "token_file": token}
     assert add("here", ledger.url, files).code == 0
     assert add("other", "http://127.0.0.1:9", files).code == 0
-    assert json.loads(ledger_("show", "0", "--json").out)["index"] == 0
-    assert ledger_("--context", "other", "show", "0").code == 4
+    assert json.loads(run_here("show", "0", "--json").out)["index"] == 0
+    assert run_here("--context", "other", "show", "0").code == 4
     monkeypatch.setenv("LEDGER_CONTEXT", "other")
-    assert ledger_("show", "0").code == 4
-    assert ledger_("--context", "here", "show", "0").code == 0
+    assert run_here("show", "0").code == 4
+    assert run_here("--context", "here", "show", "0").code == 0
 
 
 def test_without_arguments_it_says_what_to_do() -> None:
-    said = ledger_()
+    said = run_here()
     assert said.code == 0
     for step in ("ledger demo", "ledger init", "ledger query", "ledger playbook"):
         assert step in said.out
 
 
 def test_help_groups_the_commands_by_who_needs_them() -> None:
-    said = ledger_("--help").out
+    said = run_here("--help").out
     titles = ("To record", "To ask", "To verify", "To operate")
     assert [title in said for title in titles] == [True] * 4
     assert said.index("To ask") < said.index("  playbook ") < said.index("To verify")
@@ -166,7 +153,7 @@ def test_help_groups_the_commands_by_who_needs_them() -> None:
     ],
 )
 def test_a_misspelt_command_or_option_is_corrected(arguments: tuple[str, ...], meant: str) -> None:
-    said = ledger_(*arguments)
+    said = run_here(*arguments)
     assert (said.code, meant in said.err) == (2, True)
 
 
@@ -202,7 +189,7 @@ def test_the_page_has_every_exit_code() -> None:
 
 
 def test_refused_not_found_and_a_broken_pipe_end_differently(
-    command: Command, ledger: Ledger
+    command: Command, ledger: ServedLedger
 ) -> None:
     missing = command("show", "999999")
     assert (missing.returncode, "no event has the index 999999" in missing.stderr) == (6, True)
@@ -228,7 +215,7 @@ def test_refused_not_found_and_a_broken_pipe_end_differently(
 
 @pytest.mark.parametrize("variable", [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_no_colour_where_none_is_wanted(
-    command: Command, ledger: Ledger, variable: tuple[str, str]
+    command: Command, ledger: ServedLedger, variable: tuple[str, str]
 ) -> None:
     shown = {}
     for name, more in (("with", {}), ("without", dict([variable]))):

@@ -16,7 +16,8 @@ from ledger_core.event.secrets import mask
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.proof import check_proof
-from tests.cli.conftest import Command, Ledger
+from tests.cli.conftest import Command
+from tests.served import ServedLedger
 
 DOCS = Path(__file__).parents[2] / "docs" / "importers.md"
 GOOD = {
@@ -29,7 +30,7 @@ GOOD = {
 
 @pytest.mark.shared
 def test_439_real_cloudtrail_events_are_imported_once_and_each_verifies_from_its_own_proof(
-    command: Command, ledger: Ledger, shared_dir: Path, tmp_path: Path
+    command: Command, ledger: ServedLedger, shared_dir: Path, tmp_path: Path
 ) -> None:
     source = shared_dir / "samples" / "aws_cloudtrail.jsonl"
     file = tmp_path / "trail.jsonl"

@@ -16,8 +16,9 @@ import pytest
 from ledger_client import LedgerClient
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.model import Event
-from tests.cli.conftest import Command, Ledger
+from tests.cli.conftest import Command
 from tests.client.syslog.certificates import Authority
+from tests.served import ServedLedger
 
 WAIT_S = 120.0
 HOST = "127.0.0.1"
@@ -26,7 +27,7 @@ HOST = "127.0.0.1"
 class Listening:
     """`ledger listen syslog` as a process of its own."""
 
-    def __init__(self, url: str, ledger: Ledger, spool: Path, *options: str | Path) -> None:
+    def __init__(self, url: str, ledger: ServedLedger, spool: Path, *options: str | Path) -> None:
         environ = {
             "LEDGER_URL": url,
             "LEDGER_TOKEN": ledger.token,
@@ -76,7 +77,7 @@ def started() -> Iterator[list[Listening]]:
             listener.end(signal.SIGKILL)
 
 
-def events_with(ledger: Ledger, mark: str, count: int) -> list[Event]:
+def events_with(ledger: ServedLedger, mark: str, count: int) -> list[Event]:
     """The events of the ledger in whose reason a mark stands, when there are so many."""
     deadline_s = time.monotonic() + WAIT_S
     with LedgerClient(ledger.url, ledger.token, policy=ledger.policy) as client:
@@ -94,7 +95,7 @@ def texts(events: Sequence[Event]) -> list[str]:
 
 
 def test_messages_over_tcp_and_udp_are_in_the_ledger(
-    ledger: Ledger, tmp_path: Path, started: list[Listening]
+    ledger: ServedLedger, tmp_path: Path, started: list[Listening]
 ) -> None:
     mark = secrets.token_hex(8)
     listener = Listening(ledger.url, ledger, tmp_path / "spool")
@@ -109,7 +110,7 @@ def test_messages_over_tcp_and_udp_are_in_the_ledger(
 
 
 def test_what_was_read_survives_a_kill_while_the_ledger_is_away(
-    ledger: Ledger, tmp_path: Path, started: list[Listening]
+    ledger: ServedLedger, tmp_path: Path, started: list[Listening]
 ) -> None:
     mark = secrets.token_hex(8)
     sent = [f"{mark} {number}" for number in range(500)]
@@ -127,7 +128,7 @@ def test_what_was_read_survives_a_kill_while_the_ledger_is_away(
 
 
 def test_over_tls_a_sender_is_known_by_its_certificate(
-    ledger: Ledger, tmp_path: Path, started: list[Listening]
+    ledger: ServedLedger, tmp_path: Path, started: list[Listening]
 ) -> None:
     mark = secrets.token_hex(8)
     authority = Authority(tmp_path)

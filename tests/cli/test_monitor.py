@@ -20,8 +20,9 @@ from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from ledger_core.tlog.note import Note, format_note, parse_note
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.proof import Proof, format_proof, parse_proof
-from tests.cli.conftest import ORIGIN, Command, Done, Ledger
-from tests.client.liar import Liar, Said
+from tests.cli.conftest import Command, Done
+from tests.client.liar import Liar, Message
+from tests.served import ORIGIN, ServedLedger
 
 FLAGS = ("--log-level", "error", "--publish-interval-s", "0.05")
 EVENT = {"action": "user.changed", "actor": {"id": "u_1"}, "outcome": "success"}
@@ -165,10 +166,10 @@ def test_witnesses_are_told_with_their_times_and_asked_for_their_heads(
 def test_a_head_without_its_quorum_is_not_verified(
     history: History, cosigned: tuple[Witness, ...], monitor: Callable[..., Done], tmp_path: Path
 ) -> None:
-    def strip(said: Said) -> None:
-        if said.target == "/checkpoint":
-            note = parse_note(said.body)
-            said.body = format_note(Note(note.text, note.signatures[:2])).encode()
+    def strip(message: Message) -> None:
+        if message.target == "/checkpoint":
+            note = parse_note(message.body)
+            message.body = format_note(Note(note.text, note.signatures[:2])).encode()
 
     with history.serve() as service, Liar(service.url) as liar:
         history.append(service.url, 10)
@@ -241,7 +242,7 @@ def test_withheld_and_altered_entries_are_named(
     status: int,
     said: str,
 ) -> None:
-    def lie(answer: Said) -> None:
+    def lie(answer: Message) -> None:
         if answer.target == path:
             answer.status = status
             parts = answer.body.split(b'"u_1"')
@@ -342,7 +343,7 @@ def test_what_can_not_be_monitored_is_said(
 
 
 def test_a_folder_in_use_and_the_folder_of_another_log_are_refused(
-    ledger: Ledger, history: History, command: Command, tmp_path: Path
+    ledger: ServedLedger, history: History, command: Command, tmp_path: Path
 ) -> None:
     assert command("monitor", ledger.url, "--state", "state", "--once").returncode == 0
     other = command(
@@ -359,7 +360,7 @@ def cosign(note: str, signers: dict[str, tuple[CosignatureSigner, int]]) -> str:
 
 
 def test_a_proof_cosigned_by_three_witnesses_says_who_when_and_before_which_time(
-    ledger: Ledger, command: Command, tmp_path: Path
+    ledger: ServedLedger, command: Command, tmp_path: Path
 ) -> None:
     signers = {
         f"w{number}": (

@@ -15,7 +15,8 @@ from ledger.service.token_admin import make_token
 from ledger_client.cli.doctor import command as doctor_command
 from ledger_client.runtime.clock import unix_us
 from ledger_core.tlog.policy import parse_policy
-from tests.cli.conftest import ORIGIN, Command, Ledger
+from tests.cli.conftest import Command
+from tests.served import ORIGIN, ServedLedger
 from tests.tls.asking import Pair
 from tests.witness.witnesses import make_witness
 
@@ -44,7 +45,7 @@ def doctor(directory: Path, url: str, **variables: str) -> tuple[int, Found]:
     return code, found
 
 
-def test_a_sound_ledger_fails_no_check_and_its_weak_policy_is_named(ledger: Ledger) -> None:
+def test_a_sound_ledger_fails_no_check_and_its_weak_policy_is_named(ledger: ServedLedger) -> None:
     code, found = doctor(ledger.directory, ledger.url)
     assert code == 0
     assert found["service"] == [("ok", f"answers at {ledger.url}")]
@@ -54,7 +55,7 @@ def test_a_sound_ledger_fails_no_check_and_its_weak_policy_is_named(ledger: Ledg
     assert "audit_reads = 1" in found["audit"][0][1]
 
 
-def test_each_fault_has_what_mends_it(tmp_path: Path, ledger: Ledger) -> None:
+def test_each_fault_has_what_mends_it(tmp_path: Path, ledger: ServedLedger) -> None:
     directory = tmp_path / "other"
     make_ledger(directory, origin="example.com/other")
     paths = DirectoryPaths(directory)
@@ -100,7 +101,7 @@ def test_each_fault_has_what_mends_it(tmp_path: Path, ledger: Ledger) -> None:
     assert "workers" in found["settings"][0][1]
 
 
-def test_status_reads_the_folder_and_asks_the_service(ledger: Ledger, tmp_path: Path) -> None:
+def test_status_reads_the_folder_and_asks_the_service(ledger: ServedLedger, tmp_path: Path) -> None:
     _, text = run(status_command, ledger.directory, "--url", ledger.url, "--json")
     found = json.loads(text)
     assert found["origin"] == ORIGIN
@@ -150,7 +151,7 @@ def test_a_key_under_a_passphrase_is_opened_with_a_file(tmp_path: Path) -> None:
 
 
 def test_a_sink_and_a_token_that_are_not_there_are_not_found(
-    command: Command, ledger: Ledger
+    command: Command, ledger: ServedLedger
 ) -> None:
     for arguments in (
         ("sink", "test", ledger.directory, "nope"),
@@ -175,7 +176,7 @@ def test_a_remark_of_two_lines_and_the_choices_of_an_option_are_lines(
 
 
 def test_a_mirror_is_asked_for_nothing_that_only_a_ledger_has(
-    ledger: Ledger, command: Command, tmp_path: Path
+    ledger: ServedLedger, command: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text(ledger.token)
     given = ("--log", ledger.url, "--policy", ledger.policy, "--token-file", "token")
@@ -214,7 +215,7 @@ def test_a_lost_policy_is_made_again_from_the_key(tmp_path: Path) -> None:
     assert found["policy_lines"] == lines
 
 
-def test_the_command_finds_the_part_of_the_service(ledger: Ledger, command: Command) -> None:
+def test_the_command_finds_the_part_of_the_service(ledger: ServedLedger, command: Command) -> None:
     done = command("doctor", ledger.directory, LEDGER_URL=ledger.url)
     assert done.returncode == 0, done.stderr
     assert f"     ok  service  answers at {ledger.url}" in done.stdout

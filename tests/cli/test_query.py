@@ -24,7 +24,8 @@ from ledger_client.cli.query import QueryMistakeError
 from ledger_client.cli.render import table
 from ledger_core.api import Problem
 from ledger_core.event.model import Actor, Event, Principal, Received, Source
-from tests.cli.conftest import ORIGIN, Command, Ledger
+from tests.cli.conftest import Command
+from tests.served import ORIGIN, ServedLedger
 
 ESCAPE = "\x1b[31m\x07evil"
 NAMED = ("who", "on behalf of", "session", "credential")
@@ -58,7 +59,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Any:
                     "targets": [{"id": "=1+1"}],
                 }
             )
-        yield Ledger(directory, service.url, token)
+        yield ServedLedger(service.url, token, directory)
 
 
 def test_a_query_is_answered_with_a_table_of_verified_events(command: Command) -> None:
@@ -218,7 +219,7 @@ def test_what_happened_around_an_event_says_why_it_shows(command: Command) -> No
 
 
 def test_a_timeline_has_what_was_done_by_somebody_and_to_them(
-    command: Command, ledger: Ledger
+    command: Command, ledger: ServedLedger
 ) -> None:
     with LedgerClient(ledger.url, ledger.token, policy=ledger.policy) as client:
         victim = {"targets": [{"type": "user", "id": "u_3"}]}
@@ -231,7 +232,7 @@ def test_a_timeline_has_what_was_done_by_somebody_and_to_them(
 
 
 @pytest.fixture(scope="module")
-def acted_for(ledger: Ledger) -> dict[str, object]:
+def acted_for(ledger: ServedLedger) -> dict[str, object]:
     """An event that an agent did for a person, by a token; and its actor."""
     actor = {
         "type": "agent",
@@ -360,7 +361,7 @@ def test_a_query_is_explained_instead_of_answered(command: Command) -> None:
 
 
 def test_following_says_what_it_waits_for_and_keeps_its_columns(
-    ledger: Ledger, tmp_path: Path
+    ledger: ServedLedger, tmp_path: Path
 ) -> None:
     environ = {
         **os.environ,
@@ -413,7 +414,9 @@ def test_following_says_what_it_waits_for_and_keeps_its_columns(
     assert places["x"] < places["a-user-whose-name-is-wider"] == places["y"]
 
 
-def test_what_comes_in_is_followed_until_it_is_interrupted(ledger: Ledger, tmp_path: Path) -> None:
+def test_what_comes_in_is_followed_until_it_is_interrupted(
+    ledger: ServedLedger, tmp_path: Path
+) -> None:
     environ = {
         **os.environ,
         "LEDGER_URL": ledger.url,
@@ -520,7 +523,7 @@ def test_evidence_is_verified_offline_and_what_was_changed_is_named(
 
 
 def test_an_index_is_checked_and_made_anew(
-    command: Command, ledger: Ledger, tmp_path: Path
+    command: Command, ledger: ServedLedger, tmp_path: Path
 ) -> None:
     checked = command("fsck", ledger.directory)
     assert checked.returncode == 0, checked.stderr
@@ -566,7 +569,7 @@ def test_a_form_of_another_language_is_marked_and_exits_with_2(command: Command)
     assert "        ^" in done.stderr
 
 
-def completions(ledger: Ledger, *words: str) -> list[str]:
+def completions(ledger: ServedLedger, *words: str) -> list[str]:
     """What bash is offered for the last of the words of a command line."""
     environment = {
         "_LEDGER_COMPLETE": "bash_complete",
@@ -584,14 +587,14 @@ def completions(ledger: Ledger, *words: str) -> list[str]:
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 
-def test_the_shell_completes_fields_and_values_that_the_ledger_has(ledger: Ledger) -> None:
+def test_the_shell_completes_fields_and_values_that_the_ledger_has(ledger: ServedLedger) -> None:
     assert completions(ledger, "outc") == ["outcome:"]
     assert completions(ledger, "action:login.s") == ["action:login.succeeded"]
     # bash splits a word at its colon.
     assert sorted(completions(ledger, "outcome", ":")) == ["denied", "failure", "success"]
     assert completions(ledger, "actor", ":", "u_3") == ["u_3"]
     assert "session" in completions(ledger, "has", ":", "s")
-    nowhere = Ledger(ledger.directory, "http://127.0.0.1:1", ledger.token)
+    nowhere = ServedLedger("http://127.0.0.1:1", ledger.token, ledger.directory)
     assert completions(nowhere, "outc") == ["outcome:"]
     assert completions(nowhere, "outcome:f") == []
 

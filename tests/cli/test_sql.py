@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import duckdb
 import pytest
@@ -16,23 +15,16 @@ import pytest
 from ledger.demo.child_service import Service, make_ledger
 from ledger_client import LedgerClient
 from ledger_client.cli.app import run
-from tests.cli.conftest import ORIGIN, Ledger
+from tests.cli.conftest import Output, run_here
+from tests.served import ORIGIN, ServedLedger
 
 WAIT_S = 120.0
 FLAGS = ("--log-level", "error", "--parquet")
 ODD = "\x1b[31m\u202eevil"
 
 
-class Said(NamedTuple):
-    """How a command ended, and its output."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedLedger]:
     """A ledger with ten events: index 0 made the token, 1 to 9 are of u_1 to u_9."""
     directory = tmp_path_factory.mktemp("sql") / "audit"
     token = make_ledger(directory, origin=ORIGIN)
@@ -57,37 +49,32 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
             client.evidence(
                 "actor:u_*", directory / "events.zip", case="IR-1", reason="a test of SQL"
             )
-        yield Ledger(directory, service.url, token)
+        yield ServedLedger(service.url, token, directory)
 
 
 @pytest.fixture
-def said(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def connected(ledger: ServedLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEDGER_URL", ledger.url)
     monkeypatch.setenv("LEDGER_TOKEN", ledger.token)
     monkeypatch.setenv("LEDGER_POLICY", str(ledger.policy))
 
 
-def sql(*arguments: str | Path) -> Said:
-    out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline=""), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = run(["sql", *map(str, arguments)])
-    out.flush()
-    assert isinstance(out.buffer, io.BytesIO)
-    return Said(code, out.buffer.getvalue().decode(), err.getvalue())
+def sql(*arguments: str | Path) -> Output:
+    return run_here("sql", *arguments)
 
 
-pytestmark = pytest.mark.usefixtures("said")
+pytestmark = pytest.mark.usefixtures("connected")
 COUNT = "SELECT count(*) AS n FROM events WHERE action = 'record.viewed'"
 
 
-def sources(ledger: Ledger, name: str) -> list[Path]:
+def sources(ledger: ServedLedger, name: str) -> list[Path]:
     return [] if name == "the ledger" else [ledger.directory / name]
 
 
 @pytest.mark.parametrize(
     "name", ["the ledger", "", "events.jsonl", "events.parquet", "events.csv", "events.zip"]
 )
-def test_every_source_gives_the_same_answer(ledger: Ledger, name: str) -> None:
+def test_every_source_gives_the_same_answer(ledger: ServedLedger, name: str) -> None:
     done = sql(COUNT, *sources(ledger, name), "--json")
     assert (done.code, json.loads(done.out)) == (0, {"n": 9})
     question = 'SELECT "index", actor_id, context ->> \'$.n\' AS n FROM events WHERE "index" = 3'
@@ -97,7 +84,7 @@ def test_every_source_gives_the_same_answer(ledger: Ledger, name: str) -> None:
     assert "verified: 1 event" in proven.err
 
 
-def test_a_copy_that_was_altered_is_not_asked(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_copy_that_was_altered_is_not_asked(ledger: ServedLedger, tmp_path: Path) -> None:
     altered = tmp_path / "events.csv"
     data = (ledger.directory / "events.csv").read_bytes()
     altered.write_bytes(data.replace(b"u_3", b"u_4"))
@@ -122,7 +109,7 @@ def test_what_is_no_source_is_refused_with_what_is(tmp_path: Path) -> None:
     assert (done.code, "is an address" in done.err) == (2, True)
 
 
-def test_the_open_segment_of_a_folder_is_asked_as_it_grows(ledger: Ledger) -> None:
+def test_the_open_segment_of_a_folder_is_asked_as_it_grows(ledger: ServedLedger) -> None:
     added = "SELECT count(*) AS n FROM events WHERE action = 'record.added'"
     assert json.loads(sql(added, ledger.directory, "--json").out) == {"n": 0}
     with LedgerClient(ledger.url, ledger.token, policy=ledger.policy) as client:
@@ -130,7 +117,7 @@ def test_the_open_segment_of_a_folder_is_asked_as_it_grows(ledger: Ledger) -> No
     assert json.loads(sql(added, ledger.directory, "--json").out) == {"n": 1}
 
 
-def test_where_limits_what_is_fetched(ledger: Ledger) -> None:
+def test_where_limits_what_is_fetched(ledger: ServedLedger) -> None:
     done = sql("SELECT actor_id FROM events", "--where", "actor:u_4", "--csv")
     assert done.out == "actor_id\r\nu_4\r\n"
     assert "each proven to be in its tree" in done.err
@@ -138,7 +125,7 @@ def test_where_limits_what_is_fetched(ledger: Ledger) -> None:
     assert "did you mean" in sql(COUNT, "--where", "acter:u_4").err
 
 
-def test_a_table_for_people_has_no_character_that_a_terminal_obeys(ledger: Ledger) -> None:
+def test_a_table_for_people_has_no_character_that_a_terminal_obeys(ledger: ServedLedger) -> None:
     done = sql("SELECT reason, 12 AS n FROM events WHERE actor_id = 'u_9'", ledger.directory)
     assert "evil" in done.out
     assert all(char.isprintable() or char == "\n" for char in done.out)
@@ -146,7 +133,7 @@ def test_a_table_for_people_has_no_character_that_a_terminal_obeys(ledger: Ledge
     assert ODD in exact.out
 
 
-def test_times_are_utc_or_in_the_zone(ledger: Ledger) -> None:
+def test_times_are_utc_or_in_the_zone(ledger: ServedLedger) -> None:
     at = "SELECT time, hour(time) AS h FROM events WHERE actor_id = 'u_1' AND context IS NOT NULL"
     utc = json.loads(sql(at, ledger.directory, "--json").out)
     assert utc == {"time": "2026-06-15T10:01:00.000000Z", "h": 10}
@@ -155,7 +142,7 @@ def test_times_are_utc_or_in_the_zone(ledger: Ledger) -> None:
     assert sql(at, ledger.directory, "--zone", "Mars").code == 2
 
 
-def test_a_limit_says_that_there_is_more(ledger: Ledger) -> None:
+def test_a_limit_says_that_there_is_more(ledger: ServedLedger) -> None:
     done = sql("SELECT 1 FROM events", ledger.directory, "--limit", "2", "--csv")
     assert done.out.count("\r\n") == 3
     assert "2 rows, and more: --limit shows them" in done.err
@@ -169,19 +156,19 @@ def test_a_limit_says_that_there_is_more(ledger: Ledger) -> None:
         ("COPY (SELECT 1) TO 'x.csv'", "want one SELECT"),
     ],
 )
-def test_refused_sql_is_explained(ledger: Ledger, query: str, named: str) -> None:
+def test_refused_sql_is_explained(ledger: ServedLedger, query: str, named: str) -> None:
     done = sql(query, ledger.directory)
     assert (done.code, named in done.err) == (2, True)
 
 
-def test_events_are_not_counted_twice(ledger: Ledger) -> None:
+def test_events_are_not_counted_twice(ledger: ServedLedger) -> None:
     done = sql(COUNT, ledger.directory / "events.jsonl", ledger.directory / "events.parquet")
     assert done.code == 2
     assert "10 events would be counted twice" in done.err
 
 
 def test_verify_needs_an_index_and_a_policy(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ledger: ServedLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "needs the column" in sql(COUNT, ledger.directory, "--verify").err
     bad = sql("SELECT 'x' AS index", ledger.directory, "--verify")
@@ -196,7 +183,7 @@ def test_verify_needs_an_index_and_a_policy(
 @pytest.mark.parametrize("has_proofs", [True, False])
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_an_altered_event_is_refused(
-    ledger: Ledger, tmp_path: Path, ending: str, *, has_proofs: bool
+    ledger: ServedLedger, tmp_path: Path, ending: str, *, has_proofs: bool
 ) -> None:
     name = f"events.{ending}"
     altered, original = tmp_path / name, ledger.directory / name
@@ -228,7 +215,7 @@ def test_a_file_that_is_no_export_is_named(tmp_path: Path, text: str) -> None:
     assert "there is no ledger in" in sql("SELECT 1", tmp_path / "empty").err
 
 
-def test_a_table_is_joined_by_its_name(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_table_is_joined_by_its_name(ledger: ServedLedger, tmp_path: Path) -> None:
     offices = tmp_path / "offices.csv"
     offices.write_text("actor,office\nu_3,Oslo\n")
     question = "SELECT office FROM events JOIN offices ON actor = actor_id"
@@ -238,7 +225,9 @@ def test_a_table_is_joined_by_its_name(ledger: Ledger, tmp_path: Path) -> None:
         assert sql(question, ledger.directory, "--table", wrong).code == 2
 
 
-def test_segments_are_made_on_demand_or_by_the_service(ledger: Ledger, tmp_path: Path) -> None:
+def test_segments_are_made_on_demand_or_by_the_service(
+    ledger: ServedLedger, tmp_path: Path
+) -> None:
     deadline_s = time.monotonic() + WAIT_S
     while not (ledger.directory / "parquet" / "lock").exists():
         assert time.monotonic() < deadline_s
@@ -254,14 +243,13 @@ def test_segments_are_made_on_demand_or_by_the_service(ledger: Ledger, tmp_path:
     assert (made["made"], made["files"], made["missing"]) == (0, 0, [])
 
 
-def playbook(*arguments: str | Path) -> Said:
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = run(["playbook", *map(str, arguments)])
-    return Said(code, out.getvalue(), err.getvalue())
+def playbook(*arguments: str | Path) -> Output:
+    return run_here("playbook", *arguments)
 
 
-def test_a_recipe_by_sql_asks_the_ledger_or_a_folder_and_shows_its_sql(ledger: Ledger) -> None:
+def test_a_recipe_by_sql_asks_the_ledger_or_a_folder_and_shows_its_sql(
+    ledger: ServedLedger,
+) -> None:
     fetched = playbook("off-hours", "UTC", "--since", "2026-06-01", "--json")
     assert (fetched.code, fetched.out) == (0, "")
     assert "--where '(actor.type:user) since:2026-06-01'" in fetched.err
@@ -274,7 +262,7 @@ def test_a_recipe_by_sql_asks_the_ledger_or_a_folder_and_shows_its_sql(ledger: L
     assert playbook("spray", "--show").out.startswith("ledger query ")
 
 
-def test_a_recipe_by_query_says_how_many_events_it_found(ledger: Ledger) -> None:
+def test_a_recipe_by_query_says_how_many_events_it_found(ledger: ServedLedger) -> None:
     assert "no event found" in playbook("spray").err
     late = playbook("late", "--json")
     assert (len(late.out.splitlines()), "9 of 9 events" in late.err) == (9, True)

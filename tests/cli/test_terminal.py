@@ -13,7 +13,8 @@ import pytest
 from ledger.demo.child_service import Service, make_ledger
 from ledger_client import LedgerClient
 from ledger_client.cli.render import local_time
-from tests.cli.conftest import ORIGIN, Command, Ledger
+from tests.cli.conftest import Command
+from tests.served import ORIGIN, ServedLedger
 
 HOSTILE = "\x1b]0;owned\x07\x9b31m\u202etxt\u2028evil"
 EVENT = {
@@ -40,7 +41,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> object:
     with Service(directory, listen="127.0.0.1:0", flags=("--log-level", "error")) as service:
         with LedgerClient(service.url, token, policy=directory / "policy") as client:
             client.append(EVENT)
-        yield Ledger(directory, service.url, token)
+        yield ServedLedger(service.url, token, directory)
 
 
 def assert_harmless(output: str) -> None:
@@ -86,7 +87,7 @@ def test_an_event_of_a_file_is_printed_harmless(command: Command, tmp_path: Path
         assert_harmless(done.stdout + done.stderr)
 
 
-def test_csv_is_exact_in_a_file_and_harmless_on_a_terminal(ledger: Ledger) -> None:
+def test_csv_is_exact_in_a_file_and_harmless_on_a_terminal(ledger: ServedLedger) -> None:
     environ = {
         **os.environ,
         "LEDGER_URL": ledger.url,
@@ -106,7 +107,7 @@ def test_csv_is_exact_in_a_file_and_harmless_on_a_terminal(ledger: Ledger) -> No
     assert len(lines.splitlines()) == 2, "a header and a row"
 
 
-def on_terminal(ledger: Ledger, columns: int, *arguments: str, **variables: str) -> list[str]:
+def on_terminal(ledger: ServedLedger, columns: int, *arguments: str, **variables: str) -> list[str]:
     """The lines of a command that writes to a terminal of this width."""
     terminal, end = pty.openpty()
     environ = {
@@ -128,7 +129,7 @@ def on_terminal(ledger: Ledger, columns: int, *arguments: str, **variables: str)
 
 
 def test_a_table_fits_a_narrow_terminal_and_is_whole_in_a_pipe(
-    ledger: Ledger, command: Command
+    ledger: ServedLedger, command: Command
 ) -> None:
     narrow = on_terminal(ledger, 80, "query", "action:terminal.attacked")
     assert max(map(len, narrow)) <= 80
@@ -138,7 +139,9 @@ def test_a_table_fits_a_narrow_terminal_and_is_whole_in_a_pipe(
     assert "…" not in piped
 
 
-def test_columns_are_chosen_and_times_are_in_a_zone_too(ledger: Ledger, command: Command) -> None:
+def test_columns_are_chosen_and_times_are_in_a_zone_too(
+    ledger: ServedLedger, command: Command
+) -> None:
     words = ("query", "action:terminal.attacked")
     chosen = command(*words, "--columns", "time,action").stdout.splitlines()
     assert [line.split() for line in chosen] == [

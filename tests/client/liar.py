@@ -16,7 +16,7 @@ import msgspec
 
 
 @dataclass
-class Said:
+class Message:
     """A request on its way to the service, or the answer on its way back."""
 
     target: str
@@ -32,10 +32,10 @@ class Said:
         self.body = msgspec.json.encode(value)
 
 
-Lie = Callable[[Said], None]
+Lie = Callable[[Message], None]
 
 
-def no_lie(_said: Said) -> None:
+def no_lie(_message: Message) -> None:
     return
 
 
@@ -80,9 +80,9 @@ class Liar:
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         length = int(handler.headers.get("Content-Length", 0))
-        said = Said(handler.path, handler.rfile.read(length))
-        self.targets.append(said.target)
-        self.lie_to_service(said)
+        request = Message(handler.path, handler.rfile.read(length))
+        self.targets.append(request.target)
+        self.lie_to_service(request)
         peer = http.client.HTTPConnection(self._peer, timeout=30)
         headers = {
             name: value
@@ -90,12 +90,12 @@ class Liar:
             if name in ("Accept", "Authorization", "Content-Type")
         }
         method = "POST" if length else "GET"
-        peer.request(method, said.target, body=said.body or None, headers=headers)
-        with peer.getresponse() as answer:
-            told = Said(said.target, answer.read(), answer.status)
+        peer.request(method, request.target, body=request.body or None, headers=headers)
+        with peer.getresponse() as response:
+            answer = Message(request.target, response.read(), response.status)
         peer.close()
-        self.lie_to_client(told)
-        handler.send_response(told.status)
-        handler.send_header("Content-Length", str(len(told.body)))
+        self.lie_to_client(answer)
+        handler.send_response(answer.status)
+        handler.send_header("Content-Length", str(len(answer.body)))
         handler.end_headers()
-        handler.wfile.write(told.body)
+        handler.wfile.write(answer.body)

@@ -31,7 +31,7 @@ from ledger_core.tlog.note import Note, Signer, format_note, parse_note
 from ledger_core.tlog.proof import format_proof, format_range_proof, parse_proof, parse_range_proof
 from ledger_core.tlog.text import format_base64
 from tests.client.conftest import Client, OpenClient
-from tests.client.liar import Liar, Lie, Said
+from tests.client.liar import Liar, Lie, Message
 from tests.conftest import TESTS_DIR
 from tests.served import FLAGS, ORIGIN
 from tests.served import ServedLedger as Running
@@ -64,11 +64,11 @@ def client(running: Running, liar: Liar, open_client: OpenClient, tmp_path: Path
 def about(path: str, change: Callable[[Any], None]) -> Lie:
     """A lie that changes the JSON of the answers under a path."""
 
-    def lie(said: Said) -> None:
-        if said.target.startswith(path):
-            value = said.json
+    def lie(message: Message) -> None:
+        if message.target.startswith(path):
+            value = message.json
             change(value)
-            said.json = value
+            message.json = value
 
     return lie
 
@@ -251,8 +251,8 @@ def test_each_member_of_a_consistency_proof_is_checked(
             client.consistency(old.note)
 
 
-def change_actor(said: Said) -> None:
-    said.body = said.body.replace(b'"u_honest"', b'"u_framed"')
+def change_actor(message: Message) -> None:
+    message.body = message.body.replace(b'"u_honest"', b'"u_framed"')
 
 
 def test_an_event_that_was_altered_on_its_way_is_found_out(client: Client, liar: Liar) -> None:
@@ -270,9 +270,9 @@ def test_an_altered_event_with_the_hash_that_is_hoped_for_is_found_out(
 ) -> None:
     sent: list[bytes] = []
 
-    def alter(said: Said) -> None:
-        sent.append(said.body)
-        change_actor(said)
+    def alter(message: Message) -> None:
+        sent.append(message.body)
+        change_actor(message)
 
     def tell_what_is_hoped_for(answer: Any) -> None:
         for body, result in zip(sent[-1].splitlines(), answer["results"], strict=True):
@@ -375,8 +375,8 @@ def test_a_duplicate_that_never_was_one_is_found_out(client: Client, liar: Liar)
     # The event is dropped, and the client is pointed at another one that is there.
     old = client.append(event("u_old"))
 
-    def drop(said: Said) -> None:
-        said.body = old.leaf[len(b'{"event":') : old.leaf.index(b',"received"')]
+    def drop(message: Message) -> None:
+        message.body = old.leaf[len(b'{"event":') : old.leaf.index(b',"received"')]
 
     liar.lie_to_service = drop
     with pytest.raises(VerificationError, match="id of a result"):
@@ -421,8 +421,8 @@ def test_no_lie_about_an_event_is_believed(
 def test_another_true_event_than_the_one_asked_for_is_refused(client: Client, liar: Liar) -> None:
     first, second = client.append(event()), client.append(event())
 
-    def ask_for_another(said: Said) -> None:
-        said.target = f"/v1/events/{first.index}?proof=1"
+    def ask_for_another(message: Message) -> None:
+        message.target = f"/v1/events/{first.index}?proof=1"
 
     liar.lie_to_service = ask_for_another
     for reference in (second.index, second.id):
@@ -431,11 +431,11 @@ def test_another_true_event_than_the_one_asked_for_is_refused(client: Client, li
 
 
 def flip_a_bit(prefix: str, at: int) -> Lie:
-    def lie(said: Said) -> None:
-        if said.target.startswith(prefix) and said.status == 200:
-            position = at % len(said.body)
-            flipped = said.body[position] ^ 1
-            said.body = said.body[:position] + bytes([flipped]) + said.body[position + 1 :]
+    def lie(message: Message) -> None:
+        if message.target.startswith(prefix) and message.status == 200:
+            position = at % len(message.body)
+            flipped = message.body[position] ^ 1
+            message.body = message.body[:position] + bytes([flipped]) + message.body[position + 1 :]
 
     return lie
 
@@ -470,9 +470,9 @@ def test_one_flipped_bit_of_what_is_read_is_found_out(
 def test_entries_left_out_of_a_bundle_are_missed(client: Client, liar: Liar) -> None:
     client.append_many(event(f"u_{number}") for number in range(300))
 
-    def shorten(said: Said) -> None:
-        if said.target.startswith("/tile/entries/"):
-            said.body = said.body[: 2 + int.from_bytes(said.body[:2])]
+    def shorten(message: Message) -> None:
+        if message.target.startswith("/tile/entries/"):
+            message.body = message.body[: 2 + int.from_bytes(message.body[:2])]
 
     liar.lie_to_client = shorten
     with pytest.raises(MalformedError, match="has 1 entries"):
@@ -490,12 +490,12 @@ def test_a_partial_bundle_that_is_gone_is_read_from_the_full_one(
     size = client.checkpoint().checkpoint.tree_size
     checkpoint: list[bytes] = []
 
-    def freeze_and_delete(said: Said) -> None:
-        if said.target == "/checkpoint":
-            checkpoint.append(said.body)
-            said.body = checkpoint[0]
-        elif ".p/" in said.target and not said.target.startswith("/tile/1/"):
-            said.status, said.body = 404, b"{}"
+    def freeze_and_delete(message: Message) -> None:
+        if message.target == "/checkpoint":
+            checkpoint.append(message.body)
+            message.body = checkpoint[0]
+        elif ".p/" in message.target and not message.target.startswith("/tile/1/"):
+            message.status, message.body = 404, b"{}"
 
     liar.lie_to_client = freeze_and_delete
     client.checkpoint()
@@ -530,8 +530,8 @@ def test_an_answer_that_is_none_is_the_error_that_it_is(
     body: bytes,
     kind: type[Exception],
 ) -> None:
-    def say(said: Said) -> None:
-        said.status, said.body = status, body
+    def say(message: Message) -> None:
+        message.status, message.body = status, body
 
     liar.lie_to_client = say
     client = open_client(
@@ -542,9 +542,9 @@ def test_an_answer_that_is_none_is_the_error_that_it_is(
 
 
 def test_a_problem_is_shown_without_what_a_terminal_would_obey(client: Client, liar: Liar) -> None:
-    def say(said: Said) -> None:
-        said.status = 404
-        said.json = {"type": "/v1/problems#x", "detail": "\x1b[2J\r\n" + "y" * 10_000}
+    def say(message: Message) -> None:
+        message.status = 404
+        message.json = {"type": "/v1/problems#x", "detail": "\x1b[2J\r\n" + "y" * 10_000}
 
     liar.lie_to_client = say
     with pytest.raises(ValueError, match="yyy") as caught:
@@ -559,10 +559,10 @@ def test_an_append_whose_answer_was_lost_is_sent_again_and_stored_once(
 ) -> None:
     lost: list[str] = []
 
-    def lose_two_answers(said: Said) -> None:
-        if said.target.startswith("/v1/events") and len(lost) < 2:
-            lost.append(said.target)
-            said.status, said.body = status, b""
+    def lose_two_answers(message: Message) -> None:
+        if message.target.startswith("/v1/events") and len(lost) < 2:
+            lost.append(message.target)
+            message.status, message.body = status, b""
 
     liar.lie_to_client = lose_two_answers
     receipt = client.append(event())
@@ -588,13 +588,13 @@ def test_a_ledger_that_is_away_leaves_an_append_unsettled(
 
 
 def test_a_proof_that_is_not_for_this_client_is_no_fork(client: Client, liar: Liar) -> None:
-    def refuse(said: Said) -> None:
-        if said.target.startswith("/v1/proofs/consistency"):
-            said.status, said.body = 403, b"{}"
-        elif said.target.startswith("/v1/events"):
-            answer = said.json
+    def refuse(message: Message) -> None:
+        if message.target.startswith("/v1/proofs/consistency"):
+            message.status, message.body = 403, b"{}"
+        elif message.target.startswith("/v1/events"):
+            answer = message.json
             answer.pop("consistency")
-            said.json = answer
+            message.json = answer
 
     liar.lie_to_client = refuse
     with pytest.raises(RejectedError) as caught:
@@ -605,8 +605,8 @@ def test_a_proof_that_is_not_for_this_client_is_no_fork(client: Client, liar: Li
 
 
 def test_what_is_unsettled_can_be_appended_again(client: Client, liar: Liar) -> None:
-    def lose_the_answer(said: Said) -> None:
-        said.status, said.body = 500, b""
+    def lose_the_answer(message: Message) -> None:
+        message.status, message.body = 500, b""
 
     liar.lie_to_client = lose_the_answer
     with pytest.raises(UnsettledError, match="again with the same id") as caught:
@@ -623,11 +623,11 @@ def test_what_is_unsettled_can_be_appended_again(client: Client, liar: Liar) -> 
 def test_outcomes_before_an_unsettled_request_are_not_lost(client: Client, liar: Liar) -> None:
     answered: list[str] = []
 
-    def lose_the_second(said: Said) -> None:
-        if said.target.startswith("/v1/events"):
-            answered.append(said.target)
+    def lose_the_second(message: Message) -> None:
+        if message.target.startswith("/v1/events"):
+            answered.append(message.target)
             if len(answered) == 2:
-                said.status, said.body = 500, b""
+                message.status, message.body = 500, b""
 
     liar.lie_to_client = lose_the_second
     with pytest.raises(UnsettledError) as caught:

@@ -27,7 +27,7 @@ from ledger_client.retry import Environment
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import parse_policy
 from tests.client.hosts import W1, cosigned
-from tests.client.liar import Liar, Said
+from tests.client.liar import Liar, Message
 from tests.client.trees import SmallLog
 from tests.served import ServedLedger as Running
 
@@ -170,9 +170,9 @@ def test_a_log_that_does_not_answer_is_asked_less_and_less_until_it_is_stale(pla
 def test_a_log_whose_heads_are_fresh_and_whose_entries_never_come_is_stale(
     place: Place, liar: Liar
 ) -> None:
-    def keep_entries_back(said: Said) -> None:
-        if said.target.startswith("/tile/entries/"):
-            said.status, said.body = 503, b""
+    def keep_entries_back(message: Message) -> None:
+        if message.target.startswith("/tile/entries/"):
+            message.status, message.body = 503, b""
 
     liar.lie_to_client = keep_entries_back
     told, error = until_stale(place.follow(liar.url, stale_after_s=100), then=place.grow)
@@ -184,9 +184,9 @@ def test_a_log_whose_heads_are_fresh_and_whose_entries_never_come_is_stale(
 def test_a_disk_that_is_full_does_not_hide_a_verdict(
     place: Place, liar: Liar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def alter(said: Said) -> None:
-        if said.target == "/tile/entries/000":
-            said.body = said.body.replace(b'"action"', b'"acti0n"', 1)
+    def alter(message: Message) -> None:
+        if message.target == "/tile/entries/000":
+            message.body = message.body.replace(b'"action"', b'"acti0n"', 1)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -200,8 +200,8 @@ def test_a_disk_that_is_full_does_not_hide_a_verdict(
 
 
 def test_each_failure_is_said_and_the_first_answer_ends_them(place: Place, liar: Liar) -> None:
-    def away(said: Said) -> None:
-        said.status, said.body = 503, b""
+    def away(message: Message) -> None:
+        message.status, message.body = 503, b""
 
     liar.lie_to_client = away
     following_ = place.follow(liar.url)
@@ -221,9 +221,9 @@ def test_one_look_at_a_log_that_does_not_answer_is_an_error_of_its_own(place: Pl
 def test_what_was_verified_before_the_log_went_away_is_not_fetched_again(
     place: Place, liar: Liar
 ) -> None:
-    def withhold_from_the_third(said: Said) -> None:
-        if said.target.startswith("/tile/entries/003"):
-            said.status, said.body = 503, b""
+    def withhold_from_the_third(message: Message) -> None:
+        if message.target.startswith("/tile/entries/003"):
+            message.status, message.body = 503, b""
 
     liar.lie_to_client = withhold_from_the_third
     with pytest.raises(UnavailableError, match="/tile/entries/003"):
@@ -255,9 +255,9 @@ def test_a_log_that_is_far_ahead_is_read_without_a_pause_and_its_heads_are_looke
 def test_an_altered_bundle_is_saved_with_the_tiles_and_the_head_that_convict(
     place: Place, liar: Liar
 ) -> None:
-    def alter(said: Said) -> None:
-        if said.target == "/tile/entries/002":
-            said.body = said.body.replace(b'"action"', b'"acti0n"', 1)
+    def alter(message: Message) -> None:
+        if message.target == "/tile/entries/002":
+            message.body = message.body.replace(b'"action"', b'"acti0n"', 1)
 
     liar.lie_to_client = alter
     with pytest.raises(VerificationError, match=r"is not in the tree.*; evidence saved in "):
@@ -275,8 +275,8 @@ def test_an_altered_bundle_is_saved_with_the_tiles_and_the_head_that_convict(
 
 
 def test_a_checkpoint_that_is_none_is_saved_as_it_came(place: Place, liar: Liar) -> None:
-    def say(said: Said) -> None:
-        said.body = b"<html>"
+    def say(message: Message) -> None:
+        message.body = b"<html>"
 
     liar.lie_to_client = say
     with pytest.raises(MalformedError, match=r"^the log: .*evidence saved in "):
@@ -359,8 +359,8 @@ class TestWitnesses:
     def test_a_witness_that_is_away_is_said_to_be_and_to_be_back(
         self, elsewhere: Place, liar: Liar
     ) -> None:
-        def away(said: Said) -> None:
-            said.status, said.body = 500, b""
+        def away(message: Message) -> None:
+            message.status, message.body = 500, b""
 
         liar.lie_to_client = away
         said = elsewhere.follow(elsewhere.running.url, asks_witnesses=True, stale_after_s=0)
@@ -397,9 +397,9 @@ class TestWitnesses:
             next(elsewhere.follow(other, asks_witnesses=True, prefixes={"w2": other}))
 
     def test_its_own_lie_ends_the_following(self, elsewhere: Place, liar: Liar) -> None:
-        def show_what_it_did_not_cosign(said: Said) -> None:
+        def show_what_it_did_not_cosign(message: Message) -> None:
             with LedgerClient(elsewhere.running.url, policy=elsewhere.running.policy) as ledger:
-                said.status, said.body = 200, ledger.checkpoint().note.encode()
+                message.status, message.body = 200, ledger.checkpoint().note.encode()
 
         liar.lie_to_client = show_what_it_did_not_cosign
         with pytest.raises(VerificationError, match="0 of 1 needed, missing w1"):
@@ -417,12 +417,12 @@ class TestWitnesses:
                 old = cosigned(ledger.checkpoint().note, (W1, int(SINCE)))
             place.grow()
 
-            def show_old(said: Said) -> None:
-                said.status, said.body = 200, old.encode()
+            def show_old(message: Message) -> None:
+                message.status, message.body = 200, old.encode()
 
-            def keep_proofs_back(said: Said) -> None:
-                if said.target.startswith("/v1/proofs/"):
-                    said.status, said.body = 503, b""
+            def keep_proofs_back(message: Message) -> None:
+                if message.target.startswith("/v1/proofs/"):
+                    message.status, message.body = 503, b""
 
             witness.lie_to_client = show_old
             liar.lie_to_client = keep_proofs_back

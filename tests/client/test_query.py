@@ -122,7 +122,7 @@ def test_a_page_has_its_numbers(ask: Blocking) -> None:
     facets = {facet.field: dict(facet.counts) for facet in page.facets}
     assert facets["action"] == {"page.read": COUNT // 2, "page.changed": COUNT // 2}
     assert len(facets["source"]) == 7
-    assert sum(count for _, count in page.histogram.buckets) == COUNT
+    assert sum(count for _, count in page.histogram.counts) == COUNT
     rest = ask.one("search", "tenant:asked", limit=3, cursor=page.cursor)
     assert rest.entries[0].index < page.entries[-1].index
     assert ask.one("search", "tenant:asked", limit=0, explain=True).explanation

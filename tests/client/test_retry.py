@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ledger_client.driver import Driver
 from ledger_client.messages import NOT_SENT, Plan, Request, Response
-from ledger_client.retry import Environment, RetryPolicy, parse_retry_after
+from ledger_client.retry import Environment, RetryPolicy
+from ledger_client.runtime.backoff import parse_retry_after
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 NOV_25_2026 = 1_795_572_216.0
@@ -178,6 +179,7 @@ def test_the_wait_that_was_asked_for_reaches_the_caller() -> None:
         ("soon", None),
         ("", None),
         ("Wed, 99 Nov 2026 99:99:99 GMT", None),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date_or_nothing(

@@ -54,7 +54,7 @@ class Acknowledgement(NamedTuple):
     """What a program said, and when it was read, in Unix seconds."""
 
     unix_s: float
-    said: "Said"
+    result: "Result"
 
 
 class Appended(NamedTuple):
@@ -86,7 +86,7 @@ class Made(NamedTuple):
     """`ledger init` said that the ledger is made."""
 
 
-Said = Appended | Checkpoint | Erased | Cosigned | Recorded | Made
+Result = Appended | Checkpoint | Erased | Cosigned | Recorded | Made
 Acknowledged = list[Acknowledgement]
 
 
@@ -118,8 +118,8 @@ def judge(subject: Subject, folder: Path, acknowledged: Acknowledged) -> list[Pr
         return [Problem("false answer", traceback.format_exc()[-1000:])]
 
 
-def _acknowledge(acknowledged: Acknowledged, *said: Said) -> None:
-    acknowledged += (Acknowledgement(time.time(), each) for each in said)
+def _acknowledge(acknowledged: Acknowledged, *results: Result) -> None:
+    acknowledged += (Acknowledgement(time.time(), each) for each in results)
 
 
 class LedgerSubject:
@@ -187,8 +187,8 @@ class LedgerSubject:
         log = check_log(url, self._token, parse_policy((folder / "policy").read_bytes()))
         places = {str(parse_leaf(leaf).event.id): at for at, leaf in enumerate(log.leaves)}
         heads: dict[int, Checkpoint] = {}
-        for said in (each.said for each in acknowledged):
-            match said:
+        for result in (each.result for each in acknowledged):
+            match result:
                 case Appended(event_id, index) if event_id not in places:
                     yield Problem("lost", f"the event at index {index}")
                 case Appended(event_id, index) if places[event_id] != index:
@@ -196,7 +196,7 @@ class LedgerSubject:
                 case Erased(subject) if self._can_open(url, subject, log.leaves):
                     yield Problem("lost", f"the erasure of {subject}")
                 case Checkpoint():
-                    heads[said.tree_size] = said
+                    heads[result.tree_size] = result
         yield from _other_heads(heads, log.leaves)
         found = _wait_until_indexed(url, self._token, log.size)
         if found != log.size:
@@ -413,7 +413,10 @@ class WitnessSubject:
         return acknowledged
 
     def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
-        sizes = [0, *(each.said.size for each in acknowledged if isinstance(each.said, Cosigned))]
+        sizes = [
+            0,
+            *(each.result.size for each in acknowledged if isinstance(each.result, Cosigned)),
+        ]
         try:
             with ForkedService(
                 folder,
@@ -483,7 +486,7 @@ class RecorderSubject:
             )
             deadline_s = time.monotonic() + WAIT_S
             missing = [
-                each.said.event_id for each in acknowledged if isinstance(each.said, Recorded)
+                each.result.event_id for each in acknowledged if isinstance(each.result, Recorded)
             ]
             while missing and time.monotonic() < deadline_s:
                 missing = [each for each in missing if self.logged(service.url, each) is None]

@@ -11,7 +11,7 @@ from ledger.mirror.data_dir import MirrorPaths
 from ledger.mirror.replica import read_stop
 from ledger.mirror.state import read_status
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
-from tests.client.liar import Liar, Said
+from tests.client.liar import Liar, Message
 from tests.mirror.mirroring import (
     listening,
     make_mirror,
@@ -83,25 +83,25 @@ def test_a_head_that_shrank_is_evidence_and_the_log_is_shown_what_it_lost(
     assert read_stop(MirrorPaths(folder)) is None
 
 
-def _withheld(said: Said) -> None:
-    said.status, said.body = 404, b'{"title":"no","status":404,"detail":"gone"}'
+def _withheld(message: Message) -> None:
+    message.status, message.body = 404, b'{"title":"no","status":404,"detail":"gone"}'
 
 
-def _changed(said: Said) -> None:
-    said.body = said.body.replace(b"u_77", b"u_78", 1)
+def _changed(message: Message) -> None:
+    message.body = message.body.replace(b"u_77", b"u_78", 1)
 
 
-def _not_a_bundle(said: Said) -> None:
-    said.body = said.body[:-1]
+def _not_a_bundle(message: Message) -> None:
+    message.body = message.body[:-1]
 
 
 @pytest.fixture
 def liar(ledger: Ledger) -> Iterator[Liar]:
     """A way to the log that has no stream: bundles are all there is."""
 
-    def no_stream(said: Said) -> None:
-        if "/stream" in said.target:
-            said.target = "/nothing"
+    def no_stream(message: Message) -> None:
+        if "/stream" in message.target:
+            message.target = "/nothing"
 
     with Liar(ledger.url) as liar:
         liar.lie_to_service = no_stream
@@ -110,11 +110,11 @@ def liar(ledger: Ledger) -> Iterator[Liar]:
 
 @pytest.mark.parametrize("lie", [_withheld, _changed, _not_a_bundle])
 def test_a_false_bundle_is_evidence_and_never_kept(
-    tmp_path: Path, ledger: Ledger, liar: Liar, lie: Callable[[Said], Any]
+    tmp_path: Path, ledger: Ledger, liar: Liar, lie: Callable[[Message], Any]
 ) -> None:
-    def tell(said: Said) -> None:
-        if said.target.startswith("/tile/entries/001") and said.status == 200:
-            lie(said)
+    def tell(message: Message) -> None:
+        if message.target.startswith("/tile/entries/001") and message.status == 200:
+            lie(message)
 
     liar.lie_to_client = tell
     ledger.append(*(event(actor={"id": "u_77"}) for _ in range(300)))

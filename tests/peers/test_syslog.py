@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from ledger.demo.child_service import Service, make_ledger
-from tests.cli.conftest import ORIGIN, Ledger
 from tests.cli.test_listen import HOST, WAIT_S, Listening, events_with, texts
 from tests.client.syslog.certificates import Authority
 from tests.conftest import SYSLOG_NG_DIR
+from tests.served import ORIGIN, ServedLedger
 
 pytestmark = pytest.mark.peers
 
@@ -77,22 +77,22 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedLedger]:
     directory = tmp_path_factory.mktemp("syslog") / "audit"
     token = make_ledger(directory, origin=ORIGIN)
     with Service(directory, listen="127.0.0.1:0", flags=("--log-level", "error")) as service:
-        yield Ledger(directory, service.url, token)
+        yield ServedLedger(service.url, token, directory)
 
 
 @pytest.fixture
-def plain(ledger: Ledger, tmp_path: Path) -> Iterator[Listening]:
+def plain(ledger: ServedLedger, tmp_path: Path) -> Iterator[Listening]:
     listener = Listening(ledger.url, ledger, tmp_path / "spool")
     yield listener
     assert listener.end() == 0
 
 
 @pytest.fixture
-def encrypted(ledger: Ledger, tmp_path: Path, authority: Authority) -> Iterator[Listening]:
+def encrypted(ledger: ServedLedger, tmp_path: Path, authority: Authority) -> Iterator[Listening]:
     certificate, key, _ = authority.issue("listener")
     listener = Listening(
         ledger.url,
@@ -113,7 +113,7 @@ def encrypted(ledger: Ledger, tmp_path: Path, authority: Authority) -> Iterator[
     ],
 )
 def test_logger_is_understood(
-    ledger: Ledger, plain: Listening, options: tuple[str, ...], protocol: str
+    ledger: ServedLedger, plain: Listening, options: tuple[str, ...], protocol: str
 ) -> None:
     mark = secrets.token_hex(8)
     port = plain.tcp_port if protocol == "tcp" else plain.udp_port
@@ -136,7 +136,7 @@ def test_logger_is_understood(
     assert "import_notes" not in context
 
 
-def test_an_old_line_of_logger_is_kept_whole(ledger: Ledger, plain: Listening) -> None:
+def test_an_old_line_of_logger_is_kept_whole(ledger: ServedLedger, plain: Listening) -> None:
     mark = secrets.token_hex(8)
     subprocess.run(
         ["logger", "--tcp", "--rfc3164", "-n", HOST, "-P", str(plain.tcp_port), mark],
@@ -150,7 +150,7 @@ def test_an_old_line_of_logger_is_kept_whole(ledger: Ledger, plain: Listening) -
 
 
 def check_relayed(
-    ledger: Ledger, local: Path, start: Callable[[], "subprocess.Popen[bytes]"], mark: str
+    ledger: ServedLedger, local: Path, start: Callable[[], "subprocess.Popen[bytes]"], mark: str
 ) -> None:
     """Write to a daemon's socket, and find each message in the ledger, in order."""
     sent = [f"{mark} {number} [x] {'y' * (number * 20)}" for number in range(50)]
@@ -201,7 +201,7 @@ def _write(writer: socket.socket, local: Path, data: bytes) -> None:
 )
 def test_rsyslog_is_understood(
     request: pytest.FixtureRequest,
-    ledger: Ledger,
+    ledger: ServedLedger,
     authority: Authority,
     tmp_path: Path,
     protocol: str,
@@ -240,7 +240,7 @@ def test_rsyslog_is_understood(
 )
 def test_syslog_ng_is_understood(
     request: pytest.FixtureRequest,
-    ledger: Ledger,
+    ledger: ServedLedger,
     authority: Authority,
     tmp_path: Path,
     protocol: str,
@@ -257,7 +257,7 @@ def test_syslog_ng_is_understood(
     check_relayed(ledger, local, lambda: start_syslog_ng(configuration), secrets.token_hex(8))
 
 
-def test_syslog_ng_sends_events_by_http(ledger: Ledger, tmp_path: Path) -> None:
+def test_syslog_ng_sends_events_by_http(ledger: ServedLedger, tmp_path: Path) -> None:
     local = tmp_path / "log"
     configuration = tmp_path / "syslog-ng.conf"
     configuration.write_text(
@@ -280,7 +280,7 @@ def start_syslog_ng(configuration: Path) -> "subprocess.Popen[bytes]":
 @pytest.mark.parametrize("header", ["send-proxy check-send-proxy", "send-proxy-v2"])
 @pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "TLS"])
 def test_behind_haproxy_the_source_is_the_senders(
-    ledger: Ledger, tmp_path: Path, authority: Authority, header: str, is_tls: bool
+    ledger: ServedLedger, tmp_path: Path, authority: Authority, header: str, is_tls: bool
 ) -> None:
     certificate, key, _ = authority.issue("listener")
     tls_options = ("--tls-cert", certificate, "--tls-key", key) if is_tls else ()

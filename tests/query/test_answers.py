@@ -212,7 +212,7 @@ def test_facets_and_histograms_are_exact(case: Case, query: Expression) -> None:
         assert [each.count for each in facet.values] == [count for _, count in want]
         assert all(counts[each.value] == each.count for each in facet.values)
         assert facet.others == max(0, len(counts) - FACET_VALUES_MAX)
-        assert facet.exact
+        assert facet.is_exact
         assert facet.counted == len(expected)
     hours = Counter(f"{entry['event']['time'][:13]}:00:00Z" for entry in expected)
     assert answer.histogram is not None

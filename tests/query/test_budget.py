@@ -158,7 +158,7 @@ def test_facets_end_with_the_time_and_say_how_many_they_counted(
         )  # fmt: skip
         assert answer.histogram is not None
         counted = [*(each.counted for each in answer.facets), answer.histogram.counted]
-        return counted, all(each.exact for each in answer.facets), answer.complete
+        return counted, all(each.is_exact for each in answer.facets), answer.complete
 
     (total, *others), is_exact, is_complete = search(1e9)
     assert set(others) == {total}

@@ -131,7 +131,7 @@ def test_the_pages_of_every_query_hold_the_rest_and_say_that_they_are_not_comple
         assert not pages[-1].complete
         assert not pages[-1].total_exact
         assert pages[-1].unreadable == (DAMAGED,)
-        assert not any(facet.exact for facet in pages[-1].facets)
+        assert not any(facet.is_exact for facet in pages[-1].facets)
 
 
 def test_an_answer_beside_the_damage_is_complete(case: Case) -> None:

@@ -58,10 +58,10 @@ def test_a_counter_of_too_many_values_drops_the_rarest_and_says_so(
     answer = count(engine, EVERYTHING)
     targets = answer.facets[FACETS.index("target")]
     assert len(targets.values) + targets.others <= HELD
-    assert not targets.exact
+    assert not targets.is_exact
     # The value that a third of the events have is never among the rarest.
     assert targets.values[0].value == "r_0"
     assert targets.values[0].count == -(-ENTRIES // 3)
     assert targets.counted == ENTRIES
-    assert answer.facets[FACETS.index("outcome")].exact
+    assert answer.facets[FACETS.index("outcome")].is_exact
     assert answer.total_exact

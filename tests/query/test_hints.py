@@ -16,7 +16,7 @@ from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
 from ledger_core.query.ast import resolve
 from ledger_core.query.parser import parse_query
-from ledger_core.search_answers import HintAnswer
+from ledger_core.search_answers import Hint
 from tests.query.events import START_UNIX_US, make_entries, make_log
 
 SEGMENT_ENTRIES = 16
@@ -61,7 +61,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QueryEngine]:
 
 def hints_of(
     engine: QueryEngine, text: str, *, tenant: str | None = None, time_s: float = LONG_S
-) -> list[HintAnswer]:
+) -> list[Hint]:
     query = resolve(parse_query(text), START_UNIX_US)
     answer = engine.search(query, tenant=tenant, now_unix_us=START_UNIX_US, limit=0)
     assert answer.total == 0

@@ -80,7 +80,7 @@ class Damaged:
             assert [row.index for row in answer.rows] == expected
             assert answer.complete
             assert answer.total_exact
-            assert all(facet.exact for facet in answer.facets)
+            assert all(facet.is_exact for facet in answer.facets)
             batches = engine.row_batches(query, tenant=None, now_unix_us=NOW_UNIX_US)
             assert [row.index for batch in batches for row in batch] == expected
         counted = search(engine, QUERIES[0]).facets[FACETS.index("action")]

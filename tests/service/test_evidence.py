@@ -19,7 +19,7 @@ from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
-from tests.client.liar import Liar, Said, no_lie
+from tests.client.liar import Liar, Message, no_lie
 from tests.service.serving import Answer, Ledger, event, make_ledger, serving, serving_new
 
 QUERIES = ("", "action:a.b", "action:a.* outcome:failure", "time:2026-11-25")
@@ -189,9 +189,9 @@ def test_the_bundle_of_an_earlier_export_is_no_answer(tmp_path: Path) -> None:
             client.evidence("action:record.viewed", first)
             client.append(event(), wait_witnessed=True)
 
-            def replay(said: Said) -> None:
-                if said.target == "/v1/evidence":
-                    said.body = first.read_bytes()
+            def replay(message: Message) -> None:
+                if message.target == "/v1/evidence":
+                    message.body = first.read_bytes()
 
             liar.lie_to_client = replay
             with pytest.raises(VerificationError, match="of an earlier export"):

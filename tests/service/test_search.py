@@ -19,7 +19,7 @@ from ledger.service.app import open_service
 from ledger.service.queries.search import find_fields, seen_answer
 from ledger_client import LedgerClient
 from ledger_core.event.secrets import mask
-from ledger_core.search_answers import FacetAnswer
+from ledger_core.search_answers import Facet
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
@@ -287,7 +287,7 @@ def test_a_source_was_first_and_last_seen(story: Ledger) -> None:
 def test_what_was_seen_is_exact_only_if_both_ends_were_found(story: Ledger) -> None:
     one = search(story, "source:198.51.100.77", limit=1)["events"][0]
     row = Row(one["index"], one["leaf"].encode())
-    facet = FacetAnswer(field="action", values=(), others=0, exact=True, counted=0)
+    facet = Facet(field="action", values=(), others=0, is_exact=True, counted=0)
     last = Answer(
         rows=(row,),
         tree_size=900,
@@ -308,7 +308,7 @@ def test_what_was_seen_is_exact_only_if_both_ends_were_found(story: Ledger) -> N
         (last, replace(last, total_exact=False), False),
     ):
         seen = seen_answer("198.51.100.77", first=first, last=last_)
-        assert (seen.total_exact, seen.actions.exact) == (is_exact, is_exact)
+        assert (seen.total_exact, seen.actions.is_exact) == (is_exact, is_exact)
 
 
 def test_what_was_acknowledged_is_found_at_once(ledger: Ledger) -> None:

@@ -11,7 +11,6 @@ import pytest
 from ledger.follow.position import Position
 from ledger.runtime.records import read_record, write_record
 from ledger.sinks.dead_letters import DISCARD, RESEND, DeadLetters, read_letters, request_action
-from ledger.sinks.http_receiver import _parse_retry_after
 from ledger_core.tlog.errors import UnavailableError
 from tests.sinks.sinking import Folder, HttpPeer, Reply, Request, deliver, processes, running, until
 
@@ -57,14 +56,6 @@ def test_retry_after_is_honoured(folder: Folder) -> None:
         folder.add("siem", url=peer.url, **QUICK)
         deliver(folder, "siem")
     assert times[1] - times[0] >= 1.0
-
-
-def test_retry_after_is_a_number_or_a_date() -> None:
-    assert _parse_retry_after("120") == 120
-    assert _parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert _parse_retry_after("soon") is None
-    assert _parse_retry_after("Mon, 01 Jan 99999999999 00:00:00 GMT") is None
-    assert _parse_retry_after(None) is None
 
 
 def test_the_record_that_is_refused_becomes_a_dead_letter(folder: Folder) -> None:

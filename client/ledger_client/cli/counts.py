@@ -197,7 +197,7 @@ def show_page_counts(page: Page, *, as_json: bool) -> None:
         _show_groups(count)
     if page.histogram is not None:
         zone = "" if page.histogram.zone == "UTC" else f" in {page.histogram.zone}"
-        show_counts(f"{page.histogram.unit}{zone}", page.histogram.buckets)
+        show_counts(f"{page.histogram.unit}{zone}", page.histogram.counts)
 
 
 def _show_groups(count: CountAnswer) -> None:

@@ -18,7 +18,7 @@ from ledger_core.query.counting import Unit, bucket_of, parse_zone
 from ledger_core.query.fields import FIELDS
 from ledger_core.query.order import Order, Place, place_in
 from ledger_core.query.predicate import values_of
-from ledger_core.search_answers import FacetAnswer, HistogramAnswer, SearchAnswer, SeenAnswer
+from ledger_core.search_answers import Facet, Histogram, SearchAnswer, SeenAnswer
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.text import excerpt
 
@@ -73,7 +73,7 @@ def check_numbers(
     is_whole = before == PagesBefore() and answer.cursor is None and parameters["limit"] != 0
     # What is not exact counts a sample, which need not hold the events at hand.
     for facet in answer.facets:
-        if not facet.exact:
+        if not facet.is_exact:
             continue
         found = _values_in(leaves, facet.field)
         counts = {each.value: each.count for each in facet.values}
@@ -83,7 +83,7 @@ def check_numbers(
                 f"further values of {facet.field}: got {facet.others},"
                 f" want {len(found) - len(counts)}"
             )
-    if answer.histogram is not None and answer.histogram.exact:
+    if answer.histogram is not None and answer.histogram.is_exact:
         unit = cast("Unit", answer.histogram.unit)
         found = _times_in(leaves, unit, parse_zone(want_zone))
         # Buckets without an event are there too if a zone was named.
@@ -151,7 +151,7 @@ def _ascend(starts: Sequence[str]) -> bool:
     return all(one < other for one, other in pairwise(moments))
 
 
-def facet_faults(facet: FacetAnswer, *, total: int, is_total_exact: bool) -> Iterator[str]:
+def facet_faults(facet: Facet, *, total: int, is_total_exact: bool) -> Iterator[str]:
     """Disagreements of a facet with the total, and of its counts with each other."""
     name = f"facet {facet.field}"
     yield from _sample_faults(name, facet, total=total, is_total_exact=is_total_exact)
@@ -168,11 +168,11 @@ def facet_faults(facet: FacetAnswer, *, total: int, is_total_exact: bool) -> Ite
 
 
 def _sample_faults(
-    name: str, counts: FacetAnswer | HistogramAnswer, *, total: int, is_total_exact: bool
+    name: str, counts: Facet | Histogram, *, total: int, is_total_exact: bool
 ) -> Iterator[str]:
     if counts.counted > total:
         yield f"the {name} counts {counts.counted} events, more than the total of {total}"
-    if counts.exact and not (is_total_exact and counts.counted == total):
+    if counts.is_exact and not (is_total_exact and counts.counted == total):
         yield f"the {name} is exact, but counts {counts.counted} of {total} events"
 
 

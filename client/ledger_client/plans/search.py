@@ -18,7 +18,7 @@ from ledger_client.plans.page_check import PagesBefore, check_numbers, check_see
 from ledger_client.plans.question import CURSOR_MARK, Parameters, Question, ask_around, ask_timeline
 from ledger_client.plans.read import answered_entry, check_reference, read_event
 from ledger_client.responses import adding_evidence, check_same, decode_answer
-from ledger_client.results import Entry, Facet, Fields, Hint, Histogram, Page, Seen
+from ledger_client.results import Entry, Fields, Page, Seen
 from ledger_core.asking import AskCount, AskSearch
 from ledger_core.query.order import Order as Order
 from ledger_core.query.order import Place, place_in
@@ -101,13 +101,13 @@ def plan_page(
         is_complete=answer.complete,
         took_ms=answer.took_ms,
         cursor=answer.cursor,
-        facets=tuple(map(Facet.of, answer.facets)),
-        histogram=None if answer.histogram is None else Histogram.of(answer.histogram),
+        facets=answer.facets,
+        histogram=answer.histogram,
         explanation=answer.explanation,
         unpublished=answer.unpublished,
         quorum_missing=answer.quorum_missing and excerpt(answer.quorum_missing),
         unreadable=answer.unreadable,
-        hints=tuple(map(Hint.of, answer.hints)),
+        hints=answer.hints,
         counts=answer.counts,
     )
     return page, (before or PagesBefore()).and_page(answer)
@@ -293,7 +293,7 @@ def plan_seen(source: str, *, heads: Heads | None) -> Plan[Seen]:
         tree_size=answer.tree_size,
         total=answer.total,
         is_total_exact=answer.total_exact,
-        actions=Facet.of(answer.actions),
+        actions=answer.actions,
         first=first,
         last=last,
     )

@@ -2,6 +2,6 @@
 
 files     durable writes, directory syncs, locks that end with their process
 clock     the time of day in the unit that events use
-backoff   how long to wait after failures in a row
+backoff   how long to wait after failures in a row, or after a Retry-After
 server    the event loop, the address and the stop signal of a server process
 """

@@ -1,7 +1,12 @@
-"""The time to wait after several failures in a row."""
+"""The time to wait before a request is sent again.
 
+It follows from the failures in a row, and from the `Retry-After` of the refusal.
+"""
+
+from email.utils import parsedate_to_datetime
 from typing import Final
 
+RETRY_AFTER_DIGITS_MAX: Final = 9
 _EXPONENT_MAX: Final = 32
 """2^32 base delays are beyond any limit; a larger exponent could overflow a float."""
 
@@ -17,3 +22,20 @@ def spread(delay_s: float, draw: float) -> float:
     `draw` is a random number in [0, 1).
     """
     return delay_s * (0.5 + draw / 2)
+
+
+def parse_retry_after(text: str | None, *, unix_s: float) -> float | None:
+    """The seconds that a Retry-After header asks to wait, None for none or one not understood.
+
+    Source: RFC 9110 §10.2.3: a number of seconds, or an HTTP date, here against the clock `unix_s`.
+    """
+    if text is None:
+        return None
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:RETRY_AFTER_DIGITS_MAX])
+    try:
+        then = parsedate_to_datetime(text)
+        return max(0.0, then.timestamp() - unix_s)
+    except (ValueError, OverflowError):
+        return None

@@ -23,7 +23,7 @@ from ledger_core.asking import AskCount
 from ledger_core.query.ast import Expression, format_query, resolve
 from ledger_core.query.counting import Unit
 from ledger_core.query.order import Order
-from ledger_core.search_answers import HintAnswer, SearchAnswer, SeenAnswer
+from ledger_core.search_answers import Hint, SearchAnswer, SeenAnswer
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 
 LIMIT_DEFAULT: Final = 100
@@ -150,7 +150,7 @@ def seen_answer(source: str, *, first: Answer, last: Answer) -> SeenAnswer:
         tree_size=last.tree_size,
         total=last.total,
         total_exact=is_exact,
-        actions=structs.replace(actions, exact=actions.exact and is_exact),
+        actions=structs.replace(actions, is_exact=actions.is_exact and is_exact),
         first=make_found_event(first.rows[0]) if first.rows else None,
         last=make_found_event(last.rows[0]) if last.rows else None,
     )
@@ -199,7 +199,7 @@ def _find(job: QueryJob, asked: Searched) -> SearchAnswer:
 
 def _hints(
     job: QueryJob, query: Expression, found: Answer, bounds: _Bounds, published_size: int | None
-) -> tuple[HintAnswer, ...]:
+) -> tuple[Hint, ...]:
     """Why a search found nothing, and what was searched."""
     view = EngineView(
         job.engine,
@@ -221,7 +221,7 @@ def _hints(
     )
     if published_size is not None:
         text += f"; the published head has size {published_size:,}"
-    searched = HintAnswer(kind="searched", text=text)
+    searched = Hint(kind="searched", text=text)
     return (*find_hints(resolve(query, bounds["now_unix_us"]), view), searched)
 
 

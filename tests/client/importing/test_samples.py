@@ -21,7 +21,7 @@ from ledger_core.event.model import EventError
 Record = dict[str, Any]
 
 
-class Said(NamedTuple):
+class Statements(NamedTuple):
     """The statements of a record; None and the empty set stand for nothing."""
 
     who: str | None
@@ -50,7 +50,7 @@ def _at(value: Any, *path: str | int) -> Any:
     return value
 
 
-def _azure(record: Record) -> Said:
+def _azure(record: Record) -> Statements:
     record = _fold(record)
     claims = _at(record, "identity", "claims") or {}
     soap = "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/"
@@ -80,7 +80,7 @@ def _azure(record: Record) -> Said:
         outcome = "failure"
     else:
         outcome = "unknown"
-    return Said(
+    return Statements(
         who,
         operation.lower().replace("/", "."),
         {target for target in to if target},
@@ -90,7 +90,7 @@ def _azure(record: Record) -> Said:
     )
 
 
-def _gcp(record: Record) -> Said:
+def _gcp(record: Record) -> Statements:
     record = _fold(record)
     payload = record.get("protopayload", {})
     authentication = payload.get("authenticationinfo", {})
@@ -107,7 +107,7 @@ def _gcp(record: Record) -> Said:
         outcome = "failure"
     else:
         outcome = "success" if payload else "unknown"
-    return Said(
+    return Statements(
         who,
         what,
         {right["resource"] for right in rights if right.get("resource")}
@@ -121,14 +121,14 @@ def _gcp(record: Record) -> Said:
 _OKTA_OUTCOMES: dict[Any, str] = {"SUCCESS": "success", "FAILURE": "failure", "DENY": "denied"}
 
 
-def _okta(record: Record) -> Said:
+def _okta(record: Record) -> Statements:
     record = _fold(record)
     actor = record.get("actor", {})
     who = actor.get("id") or record.get("actorid")
     if who == "unknown" and actor.get("alternateid"):
         who = actor["alternateid"]
     result = _at(record, "outcome", "result") or record.get("result")
-    return Said(
+    return Statements(
         who,
         record["eventtype"],
         {
@@ -142,14 +142,14 @@ def _okta(record: Record) -> Said:
     )
 
 
-def _kubernetes(record: Record) -> Said:
+def _kubernetes(record: Record) -> Statements:
     if "protoPayload" in record:
         payload = record["protoPayload"]
         metadata = payload.get("requestMetadata", {})
         denied = _at(payload, "status", "code") == 7 or (
             [right["granted"] for right in payload.get("authorizationInfo", [])] == [False]
         )
-        return Said(
+        return Statements(
             _at(payload, "authenticationInfo", "principalEmail"),
             payload["methodName"],
             {payload["resourceName"]} if "resourceName" in payload else set(),
@@ -159,7 +159,7 @@ def _kubernetes(record: Record) -> Said:
         )
     if record.get("category") == "Administrative":
         what = record["operationName"].lower().replace("/", ".")
-        return Said(None, what, set(), None, "unknown", None)
+        return Statements(None, what, set(), None, "unknown", None)
     if isinstance(_at(record, "properties", "log"), str):
         record = json.loads(record["properties"]["log"])
     about = record.get("objectRef") or {}
@@ -176,7 +176,7 @@ def _kubernetes(record: Record) -> Said:
         outcome = "unknown"
     else:
         outcome = "failure" if code >= 400 else "success"
-    return Said(
+    return Statements(
         _at(record, "user", "username"),
         ".".join(part for part in parts if part),
         {to},
@@ -186,9 +186,9 @@ def _kubernetes(record: Record) -> Said:
     )
 
 
-def _teleport(record: Record) -> Said:
+def _teleport(record: Record) -> Statements:
     remote = _at(record, "addr.remote") or record.get("addr_remote") or record.get("src_addr")
-    return Said(
+    return Statements(
         record.get("user") or _at(record, "identity", "user"),
         record["event"],
         {record.get("server_id"), record.get("path"), record.get("name")}
@@ -199,7 +199,7 @@ def _teleport(record: Record) -> Said:
     )
 
 
-def _gsuite(record: Record) -> Said:
+def _gsuite(record: Record) -> Statements:
     parameters = record.get("parameters") or {}
     application = record["id"]["applicationName"]
     event = record.get("name") or record.get("type")
@@ -209,7 +209,7 @@ def _gsuite(record: Record) -> Said:
         outcome = "failure"
     else:
         outcome = "success" if record.get("name") or event_info else "unknown"
-    return Said(
+    return Statements(
         _at(record, "actor", "email"),
         f"{application}.{event}".replace(" ", "_") if event else application,
         {
@@ -237,12 +237,12 @@ _WEBHOOKS = {
 }
 
 
-def _github(record: Record) -> Said:
+def _github(record: Record) -> Statements:
     repository = record.get("repository")
     if not isinstance(repository, dict):
         created = record.get("@timestamp") or record.get("created_at") or record.get("p_event_time")
         conclusion = record.get("conclusion")
-        return Said(
+        return Statements(
             record.get("actor")
             or record.get("external_identity_nameid")
             or _at(record, "p_udm", "user", "name"),
@@ -270,7 +270,7 @@ def _github(record: Record) -> Said:
     )
     author = _at(written, "user", "login") if action in ("created", "submitted", "opened") else None
     work = record.get("workflow_job") or record.get("workflow_run") or {}
-    return Said(
+    return Statements(
         _at(record, "sender", "login") or author or _at(record, "pusher", "name"),
         what,
         {repository["full_name"], *(page["page_name"] for page in record.get("pages", []))}
@@ -281,7 +281,7 @@ def _github(record: Record) -> Said:
     )
 
 
-FORMATS: dict[str, tuple[str, int, Callable[[Record], Said]]] = {
+FORMATS: dict[str, tuple[str, int, Callable[[Record], Statements]]] = {
     "azure": ("azure_activity", 212, _azure),
     "gcp": ("gcp_audit", 134, _gcp),
     "github": ("github", 166, _github),
@@ -324,7 +324,7 @@ def test_each_event_says_who_did_what_to_what_from_where_as_its_source_does(
     assert len(ids) == len(distinct) - sum(_is_statistic(json.loads(text)) for text in distinct)
 
 
-def _check(event: Record, said: Said, where: str) -> None:
+def _check(event: Record, said: Statements, where: str) -> None:
     assert event["actor"]["id"] == (said.who or "unknown"), where
     assert event["action"] == said.what, where
     assert said.to - {None, ""} <= {target["id"] for target in event.get("targets", [])}, where
