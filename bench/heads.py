@@ -21,8 +21,8 @@ from bench.load import Connection
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
 from ledger_core.tlog.hashing import Hash, leaf_hash, node_hash
 from ledger_core.tlog.note import Signer
-from ledger_core.tlog.prove import finish, plan_consistency, plan_root
-from ledger_core.tlog.tree import Node
+from ledger_core.tlog.prove import finish, plan_consistency
+from ledger_core.tlog.tree import Node, decompose, fold_right
 from ledger_core.tlog.witness import AddCheckpoint, format_add_checkpoint
 
 HEADS_A_SECOND_MAX = 6_000
@@ -44,8 +44,7 @@ def _node(node: Node) -> Hash:
 
 @cache
 def _root(tree_size: int) -> Hash:
-    plan = plan_root(tree_size=tree_size)
-    return finish(plan, list(map(_node, plan.nodes)))[0]
+    return fold_right(list(map(_node, decompose(0, tree_size))))
 
 
 @cache

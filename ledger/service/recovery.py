@@ -45,7 +45,6 @@ from ledger_core.tlog.verify import check_inclusion
 
 ASK_WAIT_S: Final = 5.0
 REVOKED_ACTION: Final = b'"action":"ledger.token.revoked"'
-VALUES_AT_ONCE: Final = 1_000
 
 
 class KnownHead(NamedTuple):

@@ -35,7 +35,6 @@ SinkType = Literal[
     "file", "http", "splunk", "elastic", "datadog", "otlp", "syslog", "webhook", "smtp", "nats"
 ]
 SINK_TYPES: Final[tuple[SinkType, ...]] = get_args(SinkType)
-HTTP_TYPES: Final = frozenset({"http", "splunk", "elastic", "datadog", "otlp", "webhook"})
 SINKS_MAX: Final = 64
 SECRET_BYTES_MAX: Final = 16_384
 

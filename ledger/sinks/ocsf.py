@@ -25,8 +25,6 @@ from ledger_core.event.times import parse_time
 VERSION: Final = "1.8.0"
 OTHER: Final = 99
 SHA_256: Final = 3
-IDENTITY_CATEGORY: Final = 3
-APPLICATION_CATEGORY: Final = 6
 AUTHENTICATION: Final = 3002
 ACCOUNT_CHANGE: Final = 3001
 ENTITY_MANAGEMENT: Final = 3004

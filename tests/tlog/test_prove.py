@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 from ledger_core.tlog import hashing, tree, verify
 from ledger_core.tlog import prove as prove_module
 from ledger_core.tlog.hashing import SIZE_MAX
-from ledger_core.tlog.prove import (
-    Plan,
-    finish,
-    plan_consistency,
-    plan_inclusion,
-    plan_range,
-    plan_root,
-)
+from ledger_core.tlog.prove import Plan, finish, plan_consistency, plan_inclusion, plan_range
 from ledger_core.tlog.tree import decompose
 from ledger_core.tlog.verify import check_consistency, check_inclusion, check_range
 from tests.tlog.oracle import SIZE_MAX as ORACLE_SIZE_MAX
@@ -41,11 +34,6 @@ def prove(plan: Plan, leaves: Oracle) -> list[bytes]:
     """Read the nodes of a plan from the oracle, and finish it."""
     hashes = [leaves.mth(index << level, (index + 1) << level) for level, index in plan.nodes]
     return list(finish(plan, hashes))
-
-
-def test_the_root_of_every_tree_is_that_of_the_rfc() -> None:
-    for size in range(ORACLE_SIZE_MAX + 1):
-        assert prove(plan_root(tree_size=size), oracle()) == [oracle().root(size)]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -115,7 +103,6 @@ def test_a_plan_for_the_largest_trees_reads_few_nodes(size: int, data: st.DataOb
         (plan_inclusion(leaf_index=index, tree_size=size), 2 * height),
         (plan_consistency(old_size=old_size, new_size=size), 2 * height),
         (plan_range(start=index, end=end, tree_size=size), 3 * height),
-        (plan_root(tree_size=size), height),
     ):
         assert len(plan.nodes) <= count_max
         assert sum(plan.groups) == len(plan.nodes)
@@ -146,7 +133,7 @@ def test_a_plan_outside_of_the_tree_is_refused() -> None:
         with pytest.raises(ValueError, match="not a range"):
             plan_range(start=start, end=end, tree_size=7)
     with pytest.raises(ValueError, match="not a range"):
-        plan_root(tree_size=-1)
+        decompose(0, -1)
 
 
 def test_a_plan_is_finished_with_all_of_its_hashes_only() -> None:

@@ -54,11 +54,6 @@ def record_models(setting: Any) -> None:
         m2m_changed.connect(_record_members, dispatch_uid=_record_members)
 
 
-def recorded_models() -> list[RecordedModel]:
-    """The models that are recorded."""
-    return [*_recorded.values()]
-
-
 def recorded_as(model: type[Model]) -> list[RecordedModel]:
     """The models by which a change of this one is recorded: itself, or those of its parents.
 

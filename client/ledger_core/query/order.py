@@ -1,14 +1,12 @@
 """The orders of an answer: by index, which is the order of receipt, or by the events' own times."""
 
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from ledger_core.query.analyzer import decode_view, unix_us
 
 Order: TypeAlias = Literal["newest", "oldest", "time", "time-newest"]
 """`newest` and `oldest` are by index. `time` begins with the earliest time, `time-newest` with the
 latest; events of one time are in the order of their indices, ascending or descending alike."""
-
-TIME_ORDERS: Final = frozenset(("time", "time-newest"))
 
 Place: TypeAlias = tuple[int, ...]
 """A place in an order; events ascend by it."""

@@ -121,15 +121,6 @@ def plan_multi(*, indices: Sequence[int], tree_size: int) -> Plan:
     return draft.finish()
 
 
-def plan_root(*, tree_size: int) -> Plan:
-    """Plan the root hash of a tree: `finish` answers with one hash, for an empty tree too.
-
-    Precondition: 0 <= tree_size. Raises: ValueError.
-    """
-    nodes = decompose(0, tree_size)
-    return Plan(nodes, (len(nodes),))
-
-
 def finish(plan: Plan, hashes: Sequence[Hash]) -> tuple[Hash, ...]:
     """The proof, from the hashes of `plan.nodes` in their order.
 
