@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -79,3 +80,19 @@ def test_patterns_of_values_match_whole_texts() -> None:
         and any(keyword.arg == "pattern" for keyword in node.keywords)
     ]
     assert [name for name, _ in calls] == ["client/ledger_core/event/model.py"]
+
+
+def test_every_dependency_has_its_row_in_adr_0001() -> None:
+    required: set[str] = set()
+    for path in (ROOT / "pyproject.toml", ROOT / "client" / "pyproject.toml"):
+        table = tomllib.loads(path.read_text())
+        for names in (
+            table["build-system"]["requires"],
+            table["project"]["dependencies"],
+            *table["project"]["optional-dependencies"].values(),
+            *table.get("dependency-groups", {}).values(),
+        ):
+            required |= {re.split(r"[^\w-]", name)[0] for name in names}
+    text = (ROOT / "docs/adr/0001-dependencies.md").read_text()
+    rows = set(re.findall(r"^\|.*`([\w-]+)` \d[\d.]*.* \|", text, re.MULTILINE))
+    assert required - rows == {"witnessed-ledger-client"}

@@ -132,8 +132,6 @@ def test_a_plan_outside_of_the_tree_is_refused() -> None:
     for start, end in ((-1, 2), (3, 3), (4, 3), (3, 8)):
         with pytest.raises(ValueError, match="not a range"):
             plan_range(start=start, end=end, tree_size=7)
-    with pytest.raises(ValueError, match="not a range"):
-        decompose(0, -1)
 
 
 def test_a_plan_is_finished_with_all_of_its_hashes_only() -> None:
