@@ -1,8 +1,8 @@
 """Mutation testing of the code that guards against loss and of the verifiers: `make mutants`.
 
-    python -m tests.mutants [--all] [PART OF A MODULE'S PATH …]
+    python -m tests.mutants [--each N | --all] [PART OF A MODULE'S PATH …]
 
-The run takes a sample of each module, the same for the same code; --all takes every mutant.
+The run takes twelve mutants of each module, or N, the same for the same code; --all takes each.
 cosmic-ray changes one operator, number or keyword at a time, in a copy of the repository, and runs
 the tests of that module. A mutant that all tests survive is listed in docs/mutants.md with a
 judgement; otherwise this program prints it and exits with 1. A mutant is known by its module, its
@@ -72,8 +72,15 @@ TARGETS: Final = {
     },
     "ledger/log/": {
         "group_commit": "test_group_commit",
+        "hold": "test_hold",
         "publisher": "test_publisher",
         "witness_client": "test_witness_client",
+    },
+    "ledger/query/": {
+        "budget": "test_executor test_budget",
+        "executor": "test_executor test_budget",
+        "evaluator": "test_executor test_segment_terms test_phrases test_values",
+        "time_run": "test_time_order",
     },
     "client/ledger_client/recording/": {
         "frames": "test_frames",
@@ -126,9 +133,8 @@ class Mutant(NamedTuple):
 def main(arguments: list[str]) -> int:
     """Run the targets whose path holds one of the parts; 1 when a survivor has no judgement."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants")
-    parser.add_argument(
-        "--all", action="store_true", help="every mutant, not a sample; takes hours"
-    )
+    parser.add_argument("--each", type=int, default=SAMPLE, metavar="N", help="mutants a module")
+    parser.add_argument("--all", action="store_true", help="every mutant; takes hours")
     parser.add_argument("parts", nargs="*", metavar="PART", help="a part of a module's path")
     asked = parser.parse_args(arguments)
     judged = JUDGED.read_text(encoding="utf-8")
@@ -139,7 +145,7 @@ def main(arguments: list[str]) -> int:
         for module, tests in _targets():
             if asked.parts and not any(part in module for part in asked.parts):
                 continue
-            survivors, total = _run(copy, module, tests, None if asked.all else SAMPLE)
+            survivors, total = _run(copy, module, tests, None if asked.all else asked.each)
             print(f"{module}: {total} mutants, {len(survivors)} survived", flush=True)  # noqa: T201 - its output
             for mutant in survivors:
                 if mutant.row() not in judged:
@@ -179,7 +185,9 @@ def _run(copy: Path, module: str, tests: str, sample: int | None) -> tuple[list[
     environ = {**os.environ, "PYTHONPATH": f"{copy}{os.pathsep}{copy / 'client'}"}
     run = partial(subprocess.run, cwd=copy, env=environ, check=True)
     begin_s = time.monotonic()
-    run(command.split(), stdout=subprocess.DEVNULL)
+    baseline = run(command.split(), check=False, capture_output=True, text=True)
+    if baseline.returncode:
+        sys.exit(f"{tests} fails before any mutant:\n{baseline.stdout}{baseline.stderr}")
     limit_s = max(MUTANT_MIN_S, BASELINES_MAX * (time.monotonic() - begin_s))
     config.write_text(
         f'[cosmic-ray]\nmodule-path = "{module}"\ntimeout = {limit_s}\n'
