@@ -90,7 +90,7 @@ class Ours:
         )
         elapsed = time.perf_counter() - start
         assert answer.complete, case.name
-        assert all(facet.exact for facet in answer.facets), case.name
+        assert all(facet.is_exact for facet in answer.facets), case.name
         return Timing(elapsed, answer.total if is_counted else -1)
 
     def restart_cold(self) -> None:

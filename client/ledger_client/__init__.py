@@ -68,10 +68,7 @@ if TYPE_CHECKING:
     from ledger_client.results import Entry as Entry
     from ledger_client.results import EvidenceFile as EvidenceFile
     from ledger_client.results import Exported as Exported
-    from ledger_client.results import Facet as Facet
     from ledger_client.results import Fields as Fields
-    from ledger_client.results import Hint as Hint
-    from ledger_client.results import Histogram as Histogram
     from ledger_client.results import Inclusion as Inclusion
     from ledger_client.results import KeptHead as KeptHead
     from ledger_client.results import Page as Page
@@ -83,6 +80,9 @@ if TYPE_CHECKING:
     from ledger_core.api import Problem as Problem
     from ledger_core.asking import AskCount as AskCount
     from ledger_core.event.model import EventError as EventError
+    from ledger_core.search_answers import Facet as Facet
+    from ledger_core.search_answers import Hint as Hint
+    from ledger_core.search_answers import Histogram as Histogram
     from ledger_core.tlog.errors import MalformedError as MalformedError
     from ledger_core.tlog.errors import UnavailableError as UnavailableError
     from ledger_core.tlog.errors import VerificationError as VerificationError
@@ -107,13 +107,14 @@ _NAMES = {
     "ledger_client.recording.options": "RecorderStatus SpoolFullError",
     "ledger_client.recording.recorder": "Recorder current_recorder use_recorder",
     "ledger_client.results": (
-        "Consistency Entry EvidenceFile Exported Facet Fields Hint Histogram Inclusion KeptHead"
-        " Page Receipt Rejected Seen"
+        "Consistency Entry EvidenceFile Exported Fields Inclusion KeptHead Page Receipt Rejected"
+        " Seen"
     ),
     "ledger_client.retry": "RetryPolicy",
     "ledger_core.api": "Erased Problem",
     "ledger_core.asking": "AskCount",
     "ledger_core.event.model": "EventError",
+    "ledger_core.search_answers": "Facet Hint Histogram",
     "ledger_core.tlog.errors": "MalformedError UnavailableError VerificationError",
     "ledger_core.tlog.trust": "ConsistencyProof TrustedLog",
 }

@@ -4,7 +4,7 @@ As `api`, whose events these answers have; `asking` has the request of a search.
 """
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from ledger_core.api import Consistency, EventAnswer
 from ledger_core.asking import CountAnswer, Size
@@ -27,7 +27,7 @@ class Facet(Struct, frozen=True, kw_only=True):
     field: str
     values: tuple[FacetValue, ...]
     others: Size
-    is_exact: bool = field(name="exact")
+    is_exact: bool = msgspec.field(name="exact")
     counted: Size
 
     @property
@@ -48,7 +48,7 @@ class Histogram(Struct, frozen=True, kw_only=True):
 
     unit: str
     buckets: tuple[Bucket, ...]
-    is_exact: bool = field(name="exact")
+    is_exact: bool = msgspec.field(name="exact")
     counted: Size
     zone: str = "UTC"
 
