@@ -513,10 +513,11 @@ async def test_a_cosignature_that_comes_after_newer_heads_is_added_to_the_kept_o
         assert store.published() == publisher.published
 
 
+@pytest.mark.parametrize("pause", ["3600", "Fri, 01 Jan 2100 00:00:00 GMT"])
 @pytest.mark.anyio
-async def test_a_witness_that_asks_for_a_rest_gets_it(path: Path) -> None:
+async def test_a_witness_that_asks_for_a_pause_gets_it(path: Path, pause: str) -> None:
     witnesses = three()
-    witnesses[2].behave = says(429, "too often", **{"Retry-After": "3600"})
+    witnesses[2].behave = says(429, "too often", **{"Retry-After": pause})
     async with among(path, witnesses) as (sequencer, publisher, _):
         for start in range(0, 100, 20):
             await sequencer.append(entries(start, start + 20))
