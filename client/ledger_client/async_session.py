@@ -1,4 +1,4 @@
-"""What a client keeps from its first call to `close`: settings, connections, accepted heads."""
+"""The state of a client from its first call to `close`: settings, connections, accepted heads."""
 
 import ssl
 from typing import Final, Self, TypeVar

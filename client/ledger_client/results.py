@@ -106,7 +106,7 @@ class Page:
 
     @property
     def damage(self) -> str:
-        """What the service could not read, for people; empty without `unreadable`."""
+        """The message about damaged data, for people; empty without `unreadable`."""
         if not self.unreadable:
             return ""
         return (
@@ -117,7 +117,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fields:
-    """What a query can name, as the service says: fields, and keys of the context by their paths.
+    """The names that a query can use, as the service says: fields, and keys of the context by path.
 
     Values and counts are of the `counted` newest events; if `is_exact`, of all of them.
     """

@@ -1,5 +1,5 @@
 # Generated from async_session.py by client/generate_sync.py: edit that file, not this one.
-"""What a client keeps from its first call to `close`: settings, connections, accepted heads."""
+"""The state of a client from its first call to `close`: settings, connections, accepted heads."""
 
 import ssl
 from typing import Final, Self, TypeVar

@@ -248,7 +248,7 @@ class ConsistencyAnswer(Consistency, frozen=True, kw_only=True, omit_defaults=Tr
 class AskEvidence(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """What a bundle of evidence is to hold, and why it is asked for.
+    """The request of a bundle of evidence: the question, and the reason.
 
     `disclose` lists JSON Pointers in which `*` is any key or position: private values at these
     places are put beside the events, for a token with the scope `private`.

@@ -1,4 +1,4 @@
-"""What a search may ask for in the body of `POST /v1/search`, and the counts in its answer.
+"""The body of `POST /v1/search`, and the counts in its answer.
 
 As `api`, whose `SearchAnswer` holds these counts.
 """
@@ -14,7 +14,7 @@ CountedName = Annotated[str, Meta(min_length=1, max_length=300)]
 
 
 class AskCount(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What to count the events found by: one field or two.
+    """A request to count the events found by one field or two.
 
     A field is one of the language, `context.KEY`, `before.PATH`, `after.PATH`, or `source/24` for
     networks. `distinct` counts the different values of another field in each group, and orders the

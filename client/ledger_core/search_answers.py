@@ -155,7 +155,7 @@ class ContextKeyAnswer(Struct, kw_only=True, omit_defaults=True):
 
 
 class FieldsAnswer(Struct, kw_only=True, omit_defaults=True):
-    """What a query can name, and values that the events which the token may read have.
+    """The names that a query can use, and values that the events which the token may read have.
 
     Values were counted in the `counted` newest events; if `exact`, in all of them.
     """

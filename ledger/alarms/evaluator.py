@@ -178,7 +178,7 @@ class _Rule:
                 yield self._firing(group, armed.count, indices, time_us)
 
     def _count_in(self, group: _Group, time_us: int) -> deque[_Match]:
-        """What counts of a group, without what is too old."""
+        """The counted events of a group, without those that are too old."""
         counted = self._counted.setdefault(group, deque())
         self._counted.move_to_end(group)
         while counted and time_us - counted[0].time_us > self._window_us:

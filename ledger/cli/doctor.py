@@ -241,6 +241,6 @@ def _check_service(paths: DirectoryPaths, address: str) -> Iterator[Finding]:
 
 
 def _with_mend(text: str, directory: Path) -> str:
-    """What a service says of itself, with the command that shows or mends it."""
+    """The service's report on itself, with the command that shows or mends each fault."""
     mend = next((mend for word, mend in _MENDS.items() if word in text), "")
     return f"{text}: {mend.format(directory=directory)}" if mend else text

@@ -19,7 +19,7 @@ from ledger_core.tlog.keys import SEED_BYTES
 
 
 class PublicKeys(NamedTuple):
-    """What a folder signs as, its verifier keys, and the lines of a policy that trust them."""
+    """The name and the verifier keys of a folder, and the lines of a policy that trust them."""
 
     kind: str
     verifier_keys: list[str]

@@ -1,4 +1,4 @@
-"""What the command line asks a service on this machine: whether it answers, and how it is."""
+"""Asks a service on this machine whether it answers, and for its report."""
 
 import http.client
 import ssl
@@ -32,7 +32,7 @@ def own_address(settings: Settings) -> str:
 
 
 def ask_service(address: str) -> Asked | None:
-    """What a service says of itself, or None when none answers there.
+    """The service's report on itself, or None when none answers there.
 
     No token is sent and nothing that it answers is relied on, so its certificate, which is for
     another name than this machine has for itself, is not checked.

@@ -137,7 +137,7 @@ class Followers:
         return [each for each in self._read_reports() if isinstance(each, FollowerReport)]
 
     def faults(self) -> list[str]:
-        """What is wrong with the files of configuration and of positions, a line each."""
+        """The faults of the files of configuration and of positions, a line each."""
         unread = [each for each in self._read_reports() if isinstance(each, str)]
         return [*self._faults.copy().values(), *unread]
 

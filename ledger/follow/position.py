@@ -101,7 +101,7 @@ def write_state(paths: FollowerPaths, state: FollowerState) -> None:
 
 
 class FollowerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a service or a person reads about one follower; `name`: `sinks/siem`."""
+    """The report on one follower, for the service and for people; `name`: `sinks/siem`."""
 
     name: str
     next_index: int

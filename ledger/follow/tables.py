@@ -14,7 +14,7 @@ from ledger_core.tlog.errors import MalformedError
 
 
 class FollowerConfig(msgspec.Struct, frozen=True):
-    """What a table says: the base of the kinds' own structs."""
+    """The content of a table: the base of the kinds' own structs."""
 
     def check(self) -> None:
         """Raises: MalformedError for values that don't go together."""

@@ -1,4 +1,4 @@
-"""What a front end asks the sequencer to append, and what it gets back.
+"""The events that a front end has the sequencer append, and the answer.
 
 Both are msgspec structs, so the same objects are passed within one process and between two.
 """

@@ -1,4 +1,4 @@
-"""What proves that this log had another history is written to a folder of its own."""
+"""The proof that this log had another history, written to a folder of its own."""
 
 import time
 from pathlib import Path

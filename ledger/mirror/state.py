@@ -1,4 +1,4 @@
-"""What a mirror knows of the log that it follows: for `/readyz`, the metrics and `status`.
+"""The state of a mirror: its last answers from the log, for `/readyz`, the metrics and `status`.
 
 It is written to a file, so that `ledger mirror status` shows it whether the mirror runs or not. The
 file isn't synced: after a crash an older one does no harm.
@@ -76,7 +76,7 @@ class MirrorState:
         self._set(untrue={**untrue, source: said}, error=said, error_at_unix_s=now)
 
     def answered_truly(self, source: str) -> None:
-        """What was answered untruly before is answered truly now."""
+        """Forget an untrue answer: the same question was answered truly."""
         untrue = dict(self.status.untrue)
         if before := untrue.pop(source, None):
             _log.warning("log_true_again", asked=source, before=before)

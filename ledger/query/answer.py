@@ -1,4 +1,4 @@
-"""What the engine answers: rows, a page with its counts, and the state of the index."""
+"""The answers of the engine: rows, a page with its counts, and the state of the index."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What there is to ask for: the fields with their frequent values, and the keys of the context.
+"""Lists what a query can name: the fields with their frequent values, and the keys of the context.
 
 All of it is counted within the caller's tenant, in the newest events, as many as the time allows:
 `counted` says how many. The types of a key are those of its values in a few events.

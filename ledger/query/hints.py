@@ -34,7 +34,7 @@ _WORD_TEXTS: Final = (
 
 
 class LogView(Protocol):
-    """What one caller sees of a log, within what is left of the time."""
+    """The view of one caller on a log, within the time that is left."""
 
     def count(self, query: Expression) -> int | None:
         """The number of events that a query finds; None where it is not known exactly."""

@@ -1,4 +1,4 @@
-"""What one caller sees of a log: counts and terms within a tenant, in a bounded time.
+"""The view of one caller on a log: counts and terms within a tenant, in a bounded time.
 
 `hints` and `catalog` ask through it. An answer that the time doesn't allow is None, or empty.
 """

@@ -52,7 +52,7 @@ class SealedFiles(NamedTuple):
 def sealed_files(
     log: LogStore, folder: Path, tree_size: int, *, segment_entries: int = SEGMENT_ENTRIES_MAX
 ) -> SealedFiles:
-    """What there is of the full segments below `tree_size`. Cost: a read of all files."""
+    """The files that exist for the full segments below `tree_size`. Cost: a read of all files."""
     found = SealedFiles([], [], [])
     for segment in range(tree_size // segment_entries):
         path = _find(log, folder, segment, segment_entries)

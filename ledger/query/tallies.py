@@ -66,7 +66,7 @@ class _Numbers:
 
 @dataclass(slots=True)
 class _Cell:
-    """What is counted of one group."""
+    """The counts of one group."""
 
     count: int = 0
     distinct: set[str] | None = None

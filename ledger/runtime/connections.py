@@ -156,7 +156,7 @@ class LimitedConnection(web.RequestHandler):
 
     @property
     def waits(self) -> ConnectionWaits:
-        """What the client has time for."""
+        """The part of the request that the client has time for."""
         return self._waits
 
     def _free_place(self) -> None:

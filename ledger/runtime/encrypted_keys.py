@@ -62,7 +62,7 @@ def encrypt(data: bytes, passphrase: bytes, *, random: Callable[[int], bytes]) -
 
 
 def decrypt(data: bytes, passphrase: bytes, path: Path) -> bytes:
-    """What a key file holds. Raises: MalformedError for another passphrase, or a damaged file."""
+    """The content of a key file. Raises: MalformedError for another passphrase or damage."""
     fields = data[len(PREFIX) :].removesuffix(b"\n").split(b"+")
     try:
         if len(fields) != _FIELDS:

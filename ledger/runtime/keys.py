@@ -89,7 +89,7 @@ def decrypt_keys(path: Path, passphrase: bytes | None = None) -> None:
 
 
 def _read_open(path: Path, bytes_max: int, passphrase: bytes | None = None) -> bytes:
-    """What a key file holds, opened with its passphrase if it has one."""
+    """The content of a key file, decrypted with its passphrase if it has one."""
     data = _read(path, bytes_max * 4 // 3 + OVERHEAD_BYTES)
     if is_encrypted(data):
         data = decrypt(data, passphrase or passphrase_of(os.environ, path), path)

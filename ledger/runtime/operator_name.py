@@ -1,4 +1,4 @@
-"""Who runs this process, as the actor of events about what an operator did."""
+"""The operator who runs this process, as the actor of events."""
 
 import getpass
 import os

@@ -1,4 +1,4 @@
-"""What is refused in a head of a request that the HTTP parser takes.
+"""Refuses heads of requests that the HTTP parser lets pass.
 
 A proxy in front of a server may read such a head in another way. Then the two disagree where a
 request ends, whose it is, or for which host it is (request smuggling).
@@ -25,7 +25,7 @@ _match_absolute = re.compile(r"(?i:https?)://([^/?#]*)").match
 
 
 def head_fault(request: web.BaseRequest) -> str:
-    """What is wrong with the head of a request; empty for nothing."""
+    """The fault of the head of a request; empty for none."""
     headers = request.headers
     if request.version not in (HttpVersion10, HttpVersion11):
         return "the version is neither HTTP/1.0 nor HTTP/1.1"

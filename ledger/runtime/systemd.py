@@ -1,4 +1,4 @@
-"""What systemd and a service tell one another: readiness, and sockets that it opened before.
+"""The protocol between systemd and a service: readiness, and sockets that systemd has opened.
 
 Source: sd_notify(3) and sd_listen_fds(3); no library of systemd is needed.
 """

@@ -13,7 +13,7 @@ CLIENT_PREFIXES: Final = ("ledger.recorder.", "ledger.syslog.")
 
 
 class Allowed(NamedTuple):
-    """What a principal may append: events of one tenant, or with None of all; and of actions."""
+    """The events that a principal may append: of one tenant, or of all for None; and of actions."""
 
     tenant: str | None
     actions: tuple[str, ...]

@@ -74,7 +74,7 @@ _log = structlog.get_logger("ledger.service")
 
 
 class Asked(NamedTuple):
-    """What is the same in all reads, or refusals, of one event.
+    """The values that all reads, or refusals, of one event share.
 
     `principal`: the token's name or the address. `subject`: an event's id or index, an actor or a
     source. `field_name`: the field whose values were listed. `problem`: of a refusal.
@@ -95,7 +95,7 @@ class Asked(NamedTuple):
 
 @dataclass(slots=True)
 class Counted:
-    """What was counted since the last event about it."""
+    """The counts since the last event about it."""
 
     first_us: int
     last_us: int

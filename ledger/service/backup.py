@@ -59,7 +59,7 @@ Progress = Callable[[int, int], None]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a backup holds. `files`: the SHA-256, in hex, of each plain file in the parts."""
+    """The content of a backup. `files`: the SHA-256, in hex, of each plain file in the parts."""
 
     format: Literal[1] = 1
     origin: str

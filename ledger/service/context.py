@@ -57,7 +57,7 @@ class ServiceContext:
     audit: AuditTrail
     identities: Identities
     shared: Shared
-    """What all processes of the service count together."""
+    """The counts that all processes of the service share."""
     openapi: bytes
     reports: Reports
     export_trailers: Trailers

@@ -42,7 +42,7 @@ def lag_gauges(lags: Sequence[FollowerLag]) -> dict[str, dict[tuple[str, ...], f
 
 
 def follower_warnings(lags: Sequence[FollowerLag]) -> list[str]:
-    """What hinders a follower, a line each."""
+    """The obstacles of a follower, a line each."""
     warnings = []
     for lag in lags:
         report = lag.report

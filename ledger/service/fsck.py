@@ -96,7 +96,7 @@ class Findings:
 
 
 class _Visitor:
-    """What the pass over the log collects for the other parts."""
+    """The results of the pass over the log that the other parts need."""
 
     def __init__(self, slots: int) -> None:
         self.token_events: list[TokenEvent] = []

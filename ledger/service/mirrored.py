@@ -1,4 +1,4 @@
-"""What a service needs of the heads that it publishes, and of a log that it mirrors.
+"""The interfaces of the heads that a service publishes, and of a log that it mirrors.
 
 A ledger signs and publishes its own heads (`ledger.log.publisher`). A mirror (`ledger.mirror`) has
 the entries and the heads of a log on another host, and takes no events. All routes that read are
@@ -91,7 +91,7 @@ class Mirrored(Protocol):
         ...
 
     def warnings(self) -> Sequence[str]:
-        """What will soon prevent it from following."""
+        """The conditions that will soon prevent it from following."""
         ...
 
 

@@ -144,7 +144,7 @@ def open_context(
     shared: Shared = ALONE,
     tls: ServerTls | None = None,
 ) -> ServiceContext:
-    """What the requests of one process need; `opened` closes it before the log.
+    """The context of the requests of one process; `opened` closes it before the log.
 
     `connect_queries`: what `open_queries` returned, or `connect_to` its socket.
     """

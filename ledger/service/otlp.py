@@ -214,7 +214,7 @@ def _as_text(value: Any) -> str:
 
 
 def _actor(fitter: Fitter, text: _Taker) -> dict[str, Any]:
-    """Who acted, by the first of these that is known."""
+    """The actor, by the first of these that is known."""
     for names, of_type, name in (
         (("audit.actor.id",), text("audit.actor.type"), "audit.actor.name"),
         (("user.id", "enduser.id", "user.name"), "user", "user.name"),
@@ -247,7 +247,7 @@ def _context(
     body: Any,
     reason: str,
 ) -> dict[str, Any]:
-    """What has no field of its own, and the notes about what was changed to fit."""
+    """The values without a field of their own, and the notes about values that were cut to fit."""
     context = without_empty(
         {
             "attributes": attributes,

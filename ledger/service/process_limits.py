@@ -1,4 +1,4 @@
-"""What the process of a service may take: open files, and pauses of its event loop."""
+"""Bounds the open files of a service's process, and the pauses of its event loop."""
 
 import gc
 import resource

@@ -56,14 +56,14 @@ class KnownHead(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is known of a log: the heads, largest first, and who could not be asked and why."""
+    """The known heads of a log, largest first, and the parties that could not be asked, and why."""
 
     heads: tuple[KnownHead, ...]
     failures: tuple[str, ...]
 
 
 class Taken(NamedTuple):
-    """What was taken over.
+    """The entries and values that were taken over.
 
     `moved`: events of this ledger that are now behind the others. `conflicts`: those of them whose
     id another event has, or one that can't be read; they are left in `kept`, the folder of the log

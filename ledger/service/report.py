@@ -1,4 +1,4 @@
-"""What the processes of a service say of themselves, for `/readyz`, `/metrics` and `/v1/log`.
+"""The reports of a service's processes on themselves, for `/readyz`, `/metrics` and `/v1/log`.
 
 One process orders events, and each one that answers requests has counters and limits of its own. An
 answer speaks for all of them.

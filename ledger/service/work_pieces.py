@@ -17,12 +17,12 @@ QUICK_EVENTS: Final = 512
 """Events between two turns of others in a step that takes a microsecond or two for each."""
 
 OUTCOME_COST: Final = YIELD_BYTES // YIELD_EVENTS
-"""What the outcome of an event costs, beside the leaf that is read for it."""
+"""The cost of an event's outcome, beside the leaf that is read for it."""
 
 T = TypeVar("T")
 
 SLOW_FORM_FACTOR: Final = 4
-"""What a byte costs in an event with escapes, or with characters beyond ASCII."""
+"""The cost of a byte in an event with escapes, or with characters beyond ASCII."""
 
 
 def split_work(raws: Sequence[bytes | msgspec.Raw]) -> Iterator[tuple[list[bytes], int]]:

@@ -1,4 +1,4 @@
-"""What a receiver refused for good: a file of JSON lines beside the sink's position.
+"""The records that a receiver refused for good: a file of JSON lines beside the sink's position.
 
     {"index":17,"leaf_hash":"9f…","reason":"HTTP 400: …","time_unix_s":1795841016}
 

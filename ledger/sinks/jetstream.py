@@ -131,4 +131,4 @@ def _explain(error: Exception) -> str:
 
 
 async def _ignore(_error: Exception) -> None:
-    """What the library would log; each failure is told by the publish that it breaks."""
+    """Drops the library's own messages; each failure is reported by the publish that it breaks."""

@@ -1,4 +1,4 @@
-"""What every kind of sink offers to the delivery."""
+"""The interface of every kind of sink."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class BatchRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of a batch. The receiver has confirmed the records that are not named here.
+    """The result of a batch. The receiver has confirmed the records that are not named here.
 
     `refused`: position in the batch -> why it was refused for good. `again`: the positions to send
     once more, and `reason` why.

@@ -1,4 +1,4 @@
-"""What the writer of a log reads before its first commit: the right edge, and the last time."""
+"""Reads before the first commit of a log's writer: the right edge, and the last time."""
 
 from ledger.store import keyspace
 from ledger.store.log import DamagedTreeError, LogStore

@@ -151,7 +151,7 @@ def prolonged_tokens(
 
 
 def token_problems(events: Iterable[TokenEvent], records: Iterable[TokenRecord]) -> list[str]:
-    """What the store of tokens says otherwise than the events do."""
+    """The differences between the store of tokens and the events."""
     events, records = list(events), list(records)
     in_use, created = _replay(events)
     problems = [

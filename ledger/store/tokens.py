@@ -46,7 +46,7 @@ DATABASES: Final = (keyspace.TOKENS, keyspace.OUTBOX, keyspace.META)
 
 
 class TokenLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a token may use in a time: None is the service's setting, 0 no limit."""
+    """The limits of a token: None is the service's setting, 0 no limit."""
 
     requests_per_minute: int | None = None
     bytes_per_minute: int | None = None
@@ -137,7 +137,7 @@ class AccessStore:
             return sorted((record for _, record in _rows(transaction)), key=lambda r: r.created)
 
     def damaged(self) -> list[str]:
-        """What is wrong with the stored records and with the outbox, a line each."""
+        """The faults of the stored records and of the outbox, a line each."""
         problems = []
         with self.environment.read() as transaction:
             for key, value in transaction.rows(keyspace.TOKENS):

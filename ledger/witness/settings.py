@@ -1,4 +1,4 @@
-"""What an operator may set of a witness: a flag of `ledger witness serve`, or a variable.
+"""The settings of a witness: a flag of `ledger witness serve`, or a variable.
 
 The flags, the variables `LEDGER_WITNESS_…` and the table in the documentation come from here.
 """

@@ -61,7 +61,7 @@ _DATABASES: Final = (keyspace.LOGS, keyspace.HEADS, keyspace.META)
 
 
 class Added(NamedTuple):
-    """What a list of logs changed: the origins that are new, and those whose limit is another.
+    """The changes by a list of logs: the origins that are new, and those whose limit is another.
 
     `left_out`: why logs of the list were not taken, a line each.
     """

@@ -46,7 +46,7 @@ COMPLETION_VARIABLE: Final = "_LEDGER_COMPLETE"
 
 
 class NotFoundError(click.ClickException):
-    """What the command line names is not there."""
+    """The command line names something that does not exist."""
 
     exit_code = EXIT_NOT_FOUND
 

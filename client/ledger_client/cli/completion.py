@@ -62,7 +62,7 @@ def _key_name(path: str) -> str:
 
 
 def _ask(ctx: click.Context) -> Fields | None:
-    """What the ledger knows; None where it can't be asked, since completion shows no errors."""
+    """The ledger's answer; None where it can't be asked, since completion shows no errors."""
     given = ctx.params
     url, token_file = given.get("url") or URL_DEFAULT, given.get("token_file")
     insecure = bool(given.get("insecure"))

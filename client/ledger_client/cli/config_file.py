@@ -118,7 +118,7 @@ def chosen_context(name: str | None) -> tuple[str, Context] | None:
 
 
 def defaults_of(context: Context, command: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """What a context gives to a command line, by the names of the parameters."""
+    """The values of a context for a command line, by the names of the parameters."""
     given = os.environ.get("LEDGER_URL")
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if argument == "--url":

@@ -27,7 +27,7 @@ _LONG_CHARS = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountOptions:
-    """What to count instead of showing events."""
+    """The counts to show in place of events."""
 
     fields: tuple[str, ...]
     top: int

@@ -58,7 +58,7 @@ Form = Literal["table", "json", "csv"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqlOptions:
-    """What the SQL is asked of, and how its answer is shown."""
+    """The sources of the SQL, and the form of its answer."""
 
     paths: tuple[Path, ...] = ()
     where: str = ""

@@ -200,7 +200,7 @@ def evidence_verdict(evidence: Evidence) -> dict[str, object]:
 
 
 def _proven(evidence: Evidence) -> dict[str, object]:
-    """What the signatures and hashes show, as fields for people."""
+    """The facts that the signatures and hashes prove, as fields for people."""
     first, last = evidence.span or (0, 0)
     origin, stated = evidence.head.checkpoint.origin, evidence.stated
     fields: dict[str, object] = {
@@ -223,7 +223,7 @@ def _proven(evidence: Evidence) -> dict[str, object]:
 
 
 def _said(evidence: Evidence) -> dict[str, object]:
-    """What nothing in the file proves, as fields for people."""
+    """The claims that nothing in the file proves, as fields for people."""
     fields: dict[str, object] = {}
     stated = evidence.stated
     if evidence.unevaluated:

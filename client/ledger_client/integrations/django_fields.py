@@ -90,7 +90,7 @@ class RecordedModel:
         return str(value) if related is None else f"{related._meta.label_lower}:{value}"
 
     def _name(self, instance: Model) -> str | None:
-        """What the application prints for the row; None where that is no name or shows too much."""
+        """The application's text for the row; None where that is no name or shows too much."""
         if type(instance).__str__ is Model.__str__:
             return None  # "Order object (1)"
         if any(hasattr(value, "resolve_expression") for value in instance.__dict__.values()):

@@ -69,7 +69,7 @@ def request_settings(chosen: Mapping[str, Any]) -> RequestSettings:
 
 
 def near_misses(unknown: Iterable[str], known: Collection[str]) -> str:
-    """What to say about names that there are not: those that were probably meant, or all."""
+    """The message about unknown names: those that were probably meant, or all."""
     by_folded = {name.casefold(): name for name in sorted(known)}
     found = [get_close_matches(name.casefold(), by_folded, 1) for name in unknown]
     meant = [by_folded[match] for matches in found for match in matches]

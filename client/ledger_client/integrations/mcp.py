@@ -66,7 +66,7 @@ _log = logging.getLogger("ledger_client.integrations")
 
 @dataclass(slots=True)
 class _ToolCall:
-    """What the function of a tool adds to the event of its call."""
+    """The additions of a tool's function to the event of its call."""
 
     targets: list[Principal] = field(default_factory=list)
     masked: frozenset[str] = frozenset()

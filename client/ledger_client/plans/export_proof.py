@@ -128,7 +128,7 @@ class RowChecker:
         return True
 
     def _fault(self, row: ExportRow) -> str:
-        """What is wrong with a row by itself: its cells, or that it does not meet the query."""
+        """The fault of a row by itself: its cells, or that it does not meet the query."""
         if row.fault:
             return row.fault
         try:

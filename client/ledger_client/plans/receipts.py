@@ -143,7 +143,7 @@ def _check_result(sent: ReadEvent, result: Result | Refused) -> _Stored | Reject
 
 
 def _rebuild(sent: ReadEvent, result: Result) -> _Stored:
-    """What the ledger should have stored. Precondition: the time of receipt is canonical."""
+    """The leaf that the ledger should store. Precondition: the time of receipt is canonical."""
     received = result.received
     leaf = format_leaf(event_json=sent.event_json, by=received.by, received_time=received.time)
     return _Stored(

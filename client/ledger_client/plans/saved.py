@@ -43,7 +43,7 @@ def plan_save(name: str, query: str) -> Plan[SavedQuery]:
 
 
 def plan_saved(name: str, *, heads: Heads | None) -> Plan[SavedQuery]:
-    """What a name stands for; with `heads` the events that say so are verified to be in the log.
+    """The query of a name; with `heads` the events that saved it are verified to be in the log.
 
     Weak: that none of a later index says something else is the service's claim.
     Raises: RejectedError, MalformedError, VerificationError.
@@ -83,7 +83,7 @@ def plan_delete(name: str) -> Plan[DeletedQuery]:
 
 
 def plan_expansions(text: str, *, heads: Heads | None) -> Plan[dict[str, Expression]]:
-    """What each `@name` of a query stands for; none for a query that can't be read.
+    """The query of each `@name` in a query; none for a query that can't be read.
 
     Raises: as `plan_saved`.
     """

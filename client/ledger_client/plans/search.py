@@ -300,7 +300,7 @@ def plan_seen(source: str, *, heads: Heads | None) -> Plan[Seen]:
 
 
 def plan_fields() -> Plan[Fields]:
-    """What a query can name: the service's claim, of which nothing is proven."""
+    """The names that a query can use: the service's claim, of which nothing is proven."""
     request = Request(target="/v1/fields", answer_bytes_max=PAGE_BYTES_MAX)
     response = yield request
     answer = decode_answer(request, response, FieldsAnswer)

@@ -47,7 +47,7 @@ class _Open(NamedTuple):
     scope: AuditContext
     block: _Block
     known: frozenset[str]
-    """What was set in this copy of the context."""
+    """The values that were set in this copy of the context."""
 
 
 _open: ContextVar[_Open | None] = ContextVar("ledger_audit_scope", default=None)

@@ -112,7 +112,7 @@ def is_lazy_text(value: object) -> bool:
 
 
 def type_shown(value: object) -> dict[str, str]:
-    """What stands for a value of unknown type, or one that can't be read."""
+    """The replacement of a value of unknown type, or of one that can't be read."""
     kind = type(value)
     return {"type": f"{kind.__module__}.{kind.__qualname__}"}
 

@@ -12,7 +12,7 @@ from ledger_core.query.ast import time_text
 
 
 class SqlRecipe(NamedTuple):
-    """What the SQL shows, the name of the value that it takes, and the events that it needs.
+    """The purpose of the SQL, the name of the value that it takes, and the events that it needs.
 
     `where` is the query by which these events are fetched from a ledger that is asked over HTTP.
     """

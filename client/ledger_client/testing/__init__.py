@@ -1,4 +1,4 @@
-"""What an application's own tests need: the events that it recorded, and no ledger.
+"""A recorder for an application's own tests: the recorded events in memory, and no ledger.
 
 outbox            the events of all recorders of a test run (`RecordedEvents`)
 MemoryRecorder    a recorder with events of its own, for a test that passes its recorder

@@ -179,7 +179,7 @@ class _BoundedFile(io.FileIO):
 
 
 def _odd_bytes(archive: zipfile.ZipFile, file: io.FileIO) -> Iterator[str]:
-    """What a .zip holds that no reader of it shows. Raises: MalformedError, and as reading it."""
+    """The bytes of a .zip that no reader of it shows. Raises: MalformedError, and as reading it."""
     if archive.comment:
         yield f"a comment of {len(archive.comment)} bytes"
     infos = sorted(archive.infolist(), key=lambda info: info.header_offset)

@@ -11,7 +11,7 @@ FINDINGS_MAX: Final = 20
 
 @dataclass(slots=True)
 class Findings:
-    """What is wrong with a bundle, and what a reader should know though nothing is. Mutable."""
+    """The faults of a bundle, and the notes for its reader. Mutable."""
 
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -100,7 +100,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Statement(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """What was asked and what was found, as the log records it in `context.evidence`."""
+    """The question and the result, as the log records them in `context.evidence`."""
 
     v: Literal[2]
     query: str

@@ -26,7 +26,7 @@ _TIME_CHARS: Final = (10, 7, 4)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What was asked for, by whom, when and why. `query` has no relative times."""
+    """The question, and who asked it, when and why. `query` has no relative times."""
 
     origin: str
     tree_size: int

@@ -61,7 +61,7 @@ class TooManyPartsError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What the writer asks of the log.
+    """The reads of the log that the writer needs.
 
     `prove` gives the multi-proof of ascending indices in the tree of the head, `first_head` the
     kept head with the smallest size of at least a number, `consistency` the proof from one size to

@@ -1,4 +1,4 @@
-"""What a search can count by: fields, keys of the context and of changes, networks, and times.
+"""The keys that a search can count by: fields, keys of context and changes, networks, times.
 
 The service counts the terms of its index by these rules; the client holds what it can against the
 events at hand.

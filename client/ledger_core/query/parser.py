@@ -223,7 +223,7 @@ class _Parser:
             self._group = None
 
     def _saved(self) -> Expression:
-        """What an `@name` stands for."""
+        """The expression that an `@name` stands for."""
         word = self._scan.peek()
         quoted = f'"{word}"'
         if not is_name(word[1:]):

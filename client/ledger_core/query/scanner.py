@@ -51,7 +51,7 @@ class Scanner:
         self.at = 0
 
     def match(self, match: Matching) -> re.Match[str] | None:
-        """What a pattern matches here."""
+        """The match of a pattern here."""
         return match(self.text, self.at)
 
     def peek(self) -> str:

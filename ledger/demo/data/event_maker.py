@@ -15,7 +15,7 @@ Thing = Mapping[str, str]
 """A target, or a principal."""
 
 Details = Mapping[str, Any]
-"""What else an event says: see `EventMaker.event`."""
+"""Further members of an event: see `EventMaker.event`."""
 
 
 class Day(enum.IntEnum):

@@ -81,7 +81,7 @@ def route_path(request: web.BaseRequest) -> str:
 
 
 class ReadNote(NamedTuple):
-    """What an answer that holds events says of itself: their number, and what the body asks."""
+    """The facts about an answer that holds events, for the log: their number, and the question."""
 
     rows: int = 0
     query: str = ""

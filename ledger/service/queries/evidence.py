@@ -94,7 +94,7 @@ def _openings(job: QueryJob, row: Row, disclose: Sequence[str]) -> tuple[Opening
 
 
 def make_sources(store: LogStore, head: TreeHead) -> Sources:
-    """What a writer of evidence asks of a log, about the entries of a published head."""
+    """The reads of a log that a writer of evidence needs, within a published head."""
 
     def prove(indices: Sequence[int]) -> tuple[Hash, ...]:
         plan = plan_multi(indices=indices, tree_size=head.tree_size)

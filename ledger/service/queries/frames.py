@@ -95,7 +95,7 @@ def decode_value(kind: Frame, payload: bytes) -> Any:
 
 
 def unpickle(payload: bytes) -> Any:
-    """What the other process pickled."""
+    """The value that the other process pickled."""
     return pickle.loads(payload)  # noqa: S301 - only our own processes reach the socket
 
 

@@ -1,4 +1,4 @@
-"""What the work of one request gets: the log, its index, and whether it is to end.
+"""The context of one job: the log, its index, and whether the job is to end.
 
 Work is a module-level function whose first parameter is a `QueryJob`; the others, and what it
 returns, are pickled. A generator gives one value after another: between two of them other jobs use
@@ -38,7 +38,7 @@ class QueryOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryParts:
-    """What all jobs share."""
+    """The context that all jobs share."""
 
     store: LogStore
     engine: QueryEngine

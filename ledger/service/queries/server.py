@@ -166,7 +166,7 @@ class _Job:
             return encode_value(None, is_last=True)
 
     def _begin(self) -> Any:
-        """What the work returns. Raises: UnavailableError when the log is not the caller's."""
+        """The result of the work. Raises: UnavailableError when the log is not the caller's."""
         server = self._server
         if server.parts.store.head().tree_size < self._start.tree_size_min:
             raise UnavailableError("entries that were acknowledged can't be read yet")

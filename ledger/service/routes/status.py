@@ -116,7 +116,7 @@ async def read_openapi(context: ServiceContext, _request: web.BaseRequest) -> we
 
 
 def _warnings(context: ServiceContext, report: Report) -> tuple[str, ...]:
-    """What will soon prevent the service from being ready, or makes it slower."""
+    """The conditions that will soon prevent the service from being ready, or make it slower."""
     index = context.query_pool.status()
     damages = [f"{each}: run ledger fsck" for each in index.unreadable[:DAMAGES_NAMED]]
     return (*report.warnings, *damages, *_query_warnings(context), *_index_warnings(index))

@@ -57,7 +57,7 @@ _log = structlog.get_logger("ledger.index")
 
 @dataclass(frozen=True, slots=True)
 class IndexHealth:
-    """What keeps segments of an index from being read.
+    """The faults that keep segments of an index from being read.
 
     `damaged`: segments that were set aside and are not built again yet. `stale`: the rules
     by which files were made that this code does not read. `failure`: why the folder can't be read.
@@ -101,7 +101,7 @@ class IndexStore:
         yield IndexSnapshot(self, records, self._filters)
 
     def health(self) -> "IndexHealth":
-        """What keeps segments from being read, as of the last snapshot."""
+        """The faults that keep segments from being read, as of the last snapshot."""
         return IndexHealth(self._damaged, stale=self._stale, failure=self._failure)
 
     def set_aside(self, error: DamagedSegmentError) -> None:
