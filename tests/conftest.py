@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import structlog
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # These tests run recorders on ledgers of their own.
 os.environ["LEDGER_RECORDER"] = "real"
@@ -75,8 +75,10 @@ NEEDS = (
     Need("go", PEERS_BIN_DIR.is_dir, "tests/peers/install was not run, which needs Go"),
 )
 
-# No deadline for an example: how long one takes on a machine with other load says nothing.
-settings.register_profile("any-machine", deadline=None)
+# No limits of time for examples: how long one takes on a machine with other load says nothing.
+settings.register_profile(
+    "any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("any-machine")
 
 LEFT_OUT = pytest.StashKey[dict[str, Counter[str]]]()

@@ -14,7 +14,7 @@ from ledger_core.query import words
 from ledger_core.query.ast import Expression
 from ledger_core.query.parser import LONG_CHARS_MAX, parse_query
 from ledger_core.query.predicate import make_matcher, split_target
-from ledger_core.search_answers import HistogramAnswer
+from ledger_core.search_answers import Histogram
 
 ID_CHARS = 256
 TIMES_LARGER = 8
@@ -83,7 +83,7 @@ def test_so_many_long_values_are_not_all_compared_for_a_hint(
         def count(self, query: Expression) -> int | None:
             return 0 if "100" in str(query) else 1
 
-        def hours(self, query: Expression) -> HistogramAnswer | None:
+        def hours(self, query: Expression) -> Histogram | None:
             return None
 
         def values(self, dimension: str) -> Counter[str]:

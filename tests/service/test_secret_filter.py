@@ -110,7 +110,8 @@ def test_a_report_counts_events_by_rule_and_nothing_twice(treatment: str) -> Non
     secret_filter = make_filter(treatment)
     with structlog.testing.capture_logs() as lines:
         secret_filter.report()
-        some = [read_secret(reason=f"password={PASSWORD}"), read(), read_secret()]
+        twice = {"password": PASSWORD, "old": {"password": f"{PASSWORD}2"}}
+        some = [read(context=twice, reason=f"password={PASSWORD}"), read(), read_secret()]
         secret_filter.count(secret_filter.check(some).rules)
         secret_filter.count(secret_filter.check([read_secret()]).rules)
         secret_filter.report()
