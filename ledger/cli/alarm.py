@@ -12,6 +12,8 @@ from ledger.alarms.firing import describe, firing_event
 from ledger.alarms.worker import BATCH_BYTES, BATCH_ENTRIES, first_received
 from ledger.cli.options import directory_argument
 from ledger.follow.entries import read_batch
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.operator_events import record_act
 from ledger.service.token_admin import open_access
 from ledger.store.log import LogStore
 from ledger_client.cli.console import counted, json_option, note, print_json, print_line
@@ -35,6 +37,7 @@ def init(directory: Path, as_json: bool) -> None:
         create_file(alarms_path(directory), starter_alarms().encode())
     except FileExistsError:
         raise click.UsageError(f"{alarms_path(directory)} exists already; edit it") from None
+    record_act(DirectoryPaths(directory), "ledger.alarm.file_made")
     if as_json:
         print_json({"path": str(alarms_path(directory))})
     else:

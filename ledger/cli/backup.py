@@ -22,6 +22,7 @@ from ledger.service.backup import (
 )
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.fsck import check_directory
+from ledger.service.operator_events import record_act
 from ledger.store.log import LogStore
 from ledger.store.log_start import check_right_edge
 from ledger_client.cli.client_options import EXISTING_FILE, NEW_FOLDER
@@ -68,6 +69,11 @@ def backup(
         raise click.UsageError("DIRECTORY and TO are one folder")
     if erasures == "only":
         done = erase_only(directory, to)
+        record_act(
+            DirectoryPaths(directory),
+            "ledger.backup.erased",
+            context={"to": str(to.resolve()), "values": done.erased},
+        )
         _report(as_json, done, f"{to}: {counted(done.erased, 'value')} erased")
         return
     with progress_bar("entries", is_quiet=as_json) as progress:
@@ -80,6 +86,12 @@ def backup(
             progress=progress,
         )
     _verify(backup_paths(to), is_whole=verify == "all", is_quiet=as_json)
+    # Behind the copy: the event is about it, and not in it.
+    record_act(
+        DirectoryPaths(directory),
+        "ledger.backup.made",
+        context={"to": str(to.resolve()), "with_keys": with_keys, "erasures": erasures},
+    )
     _report(as_json, done, f"{to}: {_size(done)}, {done.entries:,} of them new; verified")
     if not with_keys:
         note(f"not in it: {', '.join(KEY_FILES)}; keep a copy of each at another place")

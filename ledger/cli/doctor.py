@@ -11,7 +11,9 @@ from typing import Final
 from ledger.archive.config import KIND, archives_path, read_archives
 from ledger.archive.worker import read_kept_lock
 from ledger.cli.local_service import ask_service, own_address
+from ledger.cli.options import AGENT_TRIAL
 from ledger.follow.position import FollowerPaths
+from ledger.runtime.ssh_agent import AgentKey
 from ledger.runtime.tls import open_tls
 from ledger.service.data_dir import DirectoryPaths, open_tokens, read_own_settings, read_signers
 from ledger.service.key_rotation import divide
@@ -114,6 +116,13 @@ def _check_keys(paths: DirectoryPaths) -> Iterator[Finding]:
         mend = f": put back your copy of {paths.key}" if is_lost else ""
         yield Finding("key", "failed", f"{error}{mend}")
         return
+    for signer in signers:
+        if isinstance(signer.key, AgentKey):
+            try:
+                signer.key.sign(AGENT_TRIAL)
+            except UnavailableError as error:
+                yield Finding("key", "failed", f"{error}: start the agent, and no head waits")
+                return
     yield Finding("key", "ok", f"{len(signers)} in {paths.key}: keep a copy offline")
     if divide(signers).old:
         text = f"it is being replaced: ledger key retire {paths.root} when everybody has the policy"

@@ -17,7 +17,7 @@ from ledger.runtime.systemd import notify_ready
 from ledger.signer.agent import SigningAgent
 from ledger.signer.pkcs11_token import Pkcs11Token
 from ledger_client.cli.client_options import EXISTING_FILE
-from ledger_client.cli.console import note
+from ledger_client.cli.console import counted, note
 
 PIN_BYTES_MIN = 4
 
@@ -80,7 +80,7 @@ def serve(
         signal.signal(number, lambda *_: stopped.set())
     threading.Thread(target=agent.serve, daemon=True).start()
     click.echo(f"serving on {path}")
-    note(f"{len(token.keys())} keys")
+    note(counted(len(token.keys()), "key"))
     notify_ready(f"serving on {path}")
     stopped.wait()
     agent.stop()

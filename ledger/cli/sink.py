@@ -16,9 +16,12 @@ import msgspec
 from ledger.cli.options import directory_argument
 from ledger.follow.position import FollowerPaths, FollowerReport, Position, read_report
 from ledger.follow.tables import check_name
+from ledger.log.public_policy import public_url
 from ledger.runtime.records import write_record
 from ledger.runtime.settings_table import settings_of
 from ledger.runtime.validation import explain_invalid
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.operator_events import record_act
 from ledger.sinks.config import (
     KIND,
     SINK_TYPES,
@@ -108,6 +111,7 @@ def add(
             left.unlink(missing_ok=True)
         _set_position(paths, directory, "end" if from_end else "0")
     add_sink(directory, name, config)
+    _record(directory, "added", name, type=type_, to=config.path or public_url(config.url))
     said = f"sink {name!r} is added: try it with ledger sink test {directory} {name}"
     _report(said, as_json, sink=name, type=type_)
 
@@ -220,6 +224,7 @@ def pause(directory: Path, name: str, as_json: bool) -> None:
     paths = FollowerPaths(directory, KIND, name)
     paths.make()
     paths.paused.touch(mode=0o600)
+    _record(directory, "paused", name)
     _report(f"sink {name!r} is paused", as_json, sink=name, paused=True)
 
 
@@ -231,6 +236,7 @@ def resume(directory: Path, name: str, as_json: bool) -> None:
     """Send again, from where it was paused."""
     _config(directory, name)
     FollowerPaths(directory, KIND, name).paused.unlink(missing_ok=True)
+    _record(directory, "resumed", name)
     _report(f"sink {name!r} sends again", as_json, sink=name, paused=False)
 
 
@@ -245,6 +251,7 @@ def rewind(directory: Path, name: str, to: str, as_json: bool) -> None:
     paths = FollowerPaths(directory, KIND, name)
     paths.make()
     index = _set_position(paths, directory, to)
+    _record(directory, "rewound", name, next_index=index)
     _report(f"sink {name!r} sends entry {index} next", as_json, sink=name, next_index=index)
 
 
@@ -261,6 +268,7 @@ def dead_letters(directory: Path, name: str, wish: str | None, as_json: bool) ->
     letters = [*read_letters(resending_path(paths)), *read_letters(paths.dead)]
     if wish is not None and letters:
         request_action(paths, wish)
+        _record(directory, f"dead_letters_{wish}", name, dead_letters=len(letters))
         done = "sent again" if wish == RESEND else "discarded"
         said = f"{counted(len(letters), 'dead letter')} will be {done} while the sink runs"
         _report(said, as_json, sink=name, dead_letters=len(letters), wish=wish)
@@ -282,7 +290,14 @@ def remove(directory: Path, name: str, as_json: bool) -> None:
     """Remove a sink. What it sent stays with the receiver."""
     _config(directory, name)
     remove_sink(directory, name)
+    _record(directory, "removed", name)
     _report(f"sink {name!r} is removed", as_json, sink=name, removed=True)
+
+
+def _record(directory: Path, act: str, name: str, **facts: Any) -> None:
+    """Record an act as the event `ledger.sink.ACT`."""
+    paths, targets = DirectoryPaths(directory), [("ledger.sink", name)]
+    record_act(paths, f"ledger.sink.{act}", targets=targets, context=facts)
 
 
 def _report(said: str, as_json: bool, **facts: Any) -> None:

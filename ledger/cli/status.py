@@ -30,7 +30,12 @@ _STEP: Final = 1024
 
 @click.command("status")
 @directory_argument
-@click.option("--url", help="The address of its service. Default: where ledger.toml says.")
+@click.option(
+    "--url",
+    envvar="LEDGER_URL",
+    show_envvar=True,
+    help="The address of its service. Default: where ledger.toml says.",
+)
 @click.option("--watch", is_flag=True, help="Show it again each two seconds, until Ctrl-C.")
 @json_option
 def command(directory: Path, url: str | None, watch: bool, as_json: bool) -> None:

@@ -21,6 +21,7 @@ from ledger.witness.known_log import KnownLog
 from ledger.witness.log_lists import add_logs
 from ledger.witness.settings import WITNESS_SETTINGS, WitnessSettings
 from ledger.witness.store import HeadStore
+from ledger_client.cli.app import EXIT_REJECTED
 from ledger_client.cli.client_options import NEW_FOLDER
 from ledger_client.cli.console import (
     counted,
@@ -41,10 +42,10 @@ from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.witness import cosigned_at
 
 
-def _setting_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _setting_flags(*names: str) -> Callable[[Callable[..., int | None]], Callable[..., int | None]]:
     """Options for these settings, or for all."""
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., int | None]) -> Callable[..., int | None]:
         for setting in reversed(WITNESS_SETTINGS):
             if not names or setting.name in names:
                 command = click.option(
@@ -152,23 +153,25 @@ def remove_key(
 @click.argument("source", metavar="FILE|URL")
 @_setting_flags("map_bytes")
 @json_option
-def add_logs_(directory: Path, source: str, map_bytes: int, as_json: bool) -> None:
+def add_logs_(directory: Path, source: str, map_bytes: int, as_json: bool) -> int:
     """Cosign the heads of the logs in a list from now on: logs/v0, as networks publish it.
 
     Logs that are known stay as they are, except for the requests that they may make in a day.
-    No log is removed, and no known log gets another key.
+    No log is removed, and no known log gets another key. Exit code 3 when a log is left out.
     """
     heads = WitnessPaths(directory).heads
     with closing(HeadStore.open(heads, readonly=False, map_bytes=map_bytes)) as store:
         added = asyncio.run(add_logs(store, source))
+    code = EXIT_REJECTED if added.left_out else 0
     if as_json:
         print_json(added._asdict())
-        return
+        return code
     for origin in added.new:
         print_line(origin)
     for reason in added.left_out:
         note(f"left out: {reason}")
     note(f"{counted(len(added.new), 'new log')}, {counted(len(added.limits_changed), 'new limit')}")
+    return code
 
 
 @command.command("serve")

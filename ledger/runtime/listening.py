@@ -28,6 +28,16 @@ DESCRIPTORS_WAIT_S: Final = 1.0
 
 _OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
+PLAIN_BYTES_MAX: Final = 1 << 16
+_PLAIN_BODY: Final = (
+    b'{"type":"/v1/problems#malformed-request","title":"Not HTTP","status":400,'
+    b'"detail":"this port speaks TLS: ask https:// in place of http://"}'
+)
+_PLAIN_ANSWER: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(_PLAIN_BODY), _PLAIN_BODY)
+)
+
 _log = structlog.get_logger("ledger.runtime")
 
 Sockets = list[socket.socket]
@@ -67,7 +77,11 @@ def open_listening(listen: str, processes: int, *, scheme: str) -> tuple[list[So
 
 
 def _address_of(listening: socket.socket, scheme: str) -> str:
-    host, port = listening.getsockname()[:2]
+    """The address of a socket: `http://host:port`, or `unix:/path`."""
+    name = listening.getsockname()
+    if listening.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host, port = name[:2]
     return format_address(host, port, scheme=scheme)
 
 
@@ -133,7 +147,8 @@ class _TlsSite(web.BaseSite):
             if self._runner.server is None:
                 raise AssertionError("a site starts after its runner")
             connection = cast("LimitedConnection", self._runner.server())
-            if not connection.take_place(address[0]):
+            # A client of a Unix socket has no address.
+            if not connection.take_place(address[0] if address else ""):
                 peer.close()
                 continue
             peer.settimeout(0)
@@ -143,6 +158,12 @@ class _TlsSite(web.BaseSite):
 
     async def _shake_hands(self, connection: LimitedConnection, peer: socket.socket) -> None:
         try:
+            async with asyncio.timeout(connection.waits.head_s):
+                is_plain = await self._is_plain(peer)
+            if is_plain:
+                _answer_plain(peer)
+                connection.give_up()
+                return
             await self._loop.connect_accepted_socket(
                 lambda: connection,
                 peer,
@@ -150,8 +171,28 @@ class _TlsSite(web.BaseSite):
                 ssl_handshake_timeout=connection.waits.head_s,
                 ssl_shutdown_timeout=connection.waits.linger_s,
             )
-        except OSError:  # ssl.SSLError too.
+        except OSError:  # ssl.SSLError and TimeoutError too.
+            peer.close()
             connection.give_up()
+
+    async def _is_plain(self, peer: socket.socket) -> bool:
+        """Whether the first byte of a connection is a letter, as of HTTP without TLS."""
+        has_come = asyncio.Event()
+        self._loop.add_reader(peer, has_come.set)
+        try:
+            await has_come.wait()
+        finally:
+            self._loop.remove_reader(peer)
+        return peer.recv(1, socket.MSG_PEEK).isalpha()
+
+
+def _answer_plain(peer: socket.socket) -> None:
+    """Tell a client that speaks HTTP without TLS what to ask, and close. Raises: OSError."""
+    with peer:
+        # What is left unread would have the answer thrown away.
+        peer.recv(PLAIN_BYTES_MAX)
+        peer.sendall(_PLAIN_ANSWER)
+        peer.shutdown(socket.SHUT_WR)
 
 
 def _check_free(family: socket.AddressFamily, address: Address) -> None:

@@ -1,21 +1,27 @@
 """`ledger doctor DIR`, `ledger status` and `ledger key show`, as an operator runs them."""
 
 import json
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import click
 from click.testing import CliRunner
 
+from ledger.cli.alarm import command as alarm_command
+from ledger.cli.backup import backup as backup_command
 from ledger.cli.doctor import _MENDS
 from ledger.cli.key import command as key_command
+from ledger.cli.sink import command as sink_command
 from ledger.cli.status import command as status_command
 from ledger.demo.child_service import make_ledger
-from ledger.service.data_dir import DirectoryPaths
+from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.token_admin import make_token
 from ledger_client.cli.doctor import command as doctor_command
 from ledger_client.runtime.clock import unix_us
 from ledger_core.tlog.policy import parse_policy
 from tests.cli.conftest import Command
+from tests.mirror.mirroring import wait_until
 from tests.served import ORIGIN, ServedLedger
 from tests.tls.asking import Pair
 from tests.witness.witnesses import make_witness
@@ -102,14 +108,17 @@ def test_each_fault_has_what_mends_it(tmp_path: Path, ledger: ServedLedger) -> N
 
 
 def test_status_reads_the_folder_and_asks_the_service(ledger: ServedLedger, tmp_path: Path) -> None:
-    _, text = run(status_command, ledger.directory, "--url", ledger.url, "--json")
-    found = json.loads(text)
+    def status() -> Any:
+        return json.loads(run(status_command, ledger.directory, "--url", ledger.url, "--json")[1])
+
+    wait_until(lambda: status()["published_size"] > 0, "a head is published")
+    found = status()
     assert found["origin"] == ORIGIN
     assert found["tree_size"] >= found["published_size"] > 0
     assert found["free_bytes"] > 0
     assert found["service"]["answers"] is True
     assert found["service"]["ready"] is True
-    _, text = run(status_command, ledger.directory, "--url", ledger.url)
+    _, text = run(status_command, ledger.directory, LEDGER_URL=ledger.url)
     assert f"ready at {ledger.url}" in text
     assert "published" in text
 
@@ -220,3 +229,25 @@ def test_the_command_finds_the_part_of_the_service(ledger: ServedLedger, command
     assert done.returncode == 0, done.stderr
     assert f"     ok  service  answers at {ledger.url}" in done.stdout
     assert command("doctor").returncode == 2
+
+
+def test_what_an_operator_does_is_an_event(tmp_path: Path) -> None:
+    directory, to = tmp_path / "ledger", tmp_path / "backup"
+    make_ledger(directory, origin="example.com/acts")
+    run(sink_command, "add", directory, "siem", "--type", "webhook", "--url", "https://s.example")
+    for act in (("pause",), ("resume",), ("rewind", "--to", "0"), ("remove",)):
+        run(sink_command, act[0], directory, "siem", *act[1:])
+    run(alarm_command, "init", directory)
+    run(backup_command, directory, to)
+    with closing(open_tokens(DirectoryPaths(directory))) as access:
+        _, *acts = [json.loads(event) for _, event in access.outbox()]
+    assert [each["action"] for each in acts] == [
+        *("ledger.sink.added", "ledger.sink.paused", "ledger.sink.resumed"),
+        *("ledger.sink.rewound", "ledger.sink.removed", "ledger.alarm.file_made"),
+        "ledger.backup.made",
+    ]
+    assert acts[0]["targets"] == [{"type": "ledger.sink", "id": "siem"}]
+    assert acts[0]["context"] == {"type": "webhook", "to": "https://s.example"}
+    assert acts[-1]["context"] == {"to": str(to), "with_keys": False, "erasures": "follow"}
+    # The backup is of before: it does not have the event about itself.
+    assert all(each["actor"]["type"] == "operator" for each in acts)

@@ -1,8 +1,11 @@
 """TLS of the ledger, a mirror and a witness: in this process, on real sockets."""
 
 import asyncio
+import http.client
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,11 +24,12 @@ from ledger.service.app import serve
 from ledger.service.live_settings import LiveSettings
 from ledger.service.settings import Settings
 from ledger_client import LedgerClient
+from ledger_client.errors import RejectedError
 from ledger_client.runtime.clock import unix_s
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from tests.mirror.mirroring import make_mirror, mirroring
 from tests.service.check_log import check_ledger
-from tests.service.serving import QUICK, Ledger, event, make_ledger, serving, serving_new
+from tests.service.serving import QUICK, Ledger, event, make_ledger, send, serving, serving_new
 from tests.tls.asking import WAIT_S, Pair, ask, connected, fingerprint, shown
 
 
@@ -295,3 +299,54 @@ def test_the_end_of_a_certificate_is_a_warning_of_readiness(
         status, body = ask(peer, "/readyz")
     assert status == 200
     assert b"expires at 21" in body
+
+
+def test_http_without_tls_is_told_to_use_https(ledger: Ledger) -> None:
+    url = ledger.url.replace("https://", "http://")
+    answer = send(url, "/healthz", method="GET", body=None, headers={})
+    assert (answer.status, answer.slug) == (400, "malformed-request")
+    with pytest.raises(RejectedError, match="ask https://"), LedgerClient(url) as client:
+        client.fields()
+    # A client that says nothing, and one that goes away, free their places.
+    parts = urlsplit(ledger.url)
+    for _ in range(3):
+        socket.create_connection((str(parts.hostname), int(parts.port or 0)), WAIT_S).close()
+    assert send(url, "/healthz", method="GET", body=None, headers={}).status == 400
+
+
+@pytest.mark.operating
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_unix_socket_of_systemd_speaks_tls(tmp_path: Path, pair: Pair, workers: int) -> None:
+    make_ledger(tmp_path / "ledger")
+    path = tmp_path / "ledger.sock"
+    serve_flags = f"--tls-cert {pair.cert} --tls-key {pair.key} --workers {workers}"
+    command = ["systemd-socket-activate", "-l", str(path), sys.executable, "-m", "ledger", "serve"]
+    child = subprocess.Popen(
+        [*command, str(tmp_path / "ledger"), *serve_flags.split(), "--log-level", "error"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        until(path.exists)
+        assert _ask_unix(path, pair) == 200  # It waits until the service has started.
+        assert child.stdout is not None
+        assert child.stdout.readline() == f"serving on unix:{path}\n"
+        assert _ask_unix(path, pair) == 200
+        child.terminate()
+        assert child.wait(WAIT_S) == 0
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def _ask_unix(path: Path, pair: Pair) -> int:
+    """The status of an answer over TLS on a Unix socket."""
+    connection = http.client.HTTPConnection("127.0.0.1")
+    with socket.socket(socket.AF_UNIX) as plain:
+        plain.settimeout(WAIT_S)
+        plain.connect(str(path))
+        connection.sock = pair.trusting().wrap_socket(plain, server_hostname="127.0.0.1")
+        with closing(connection):
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status

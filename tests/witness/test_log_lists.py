@@ -219,10 +219,13 @@ async def test_a_refusal_says_when_to_ask_again_over_http(directory: Path) -> No
 def test_the_command_adds_the_logs_of_a_file(directory: Path, tmp_path: Path) -> None:
     path = tmp_path / "list"
     path.write_text(listing(KNOWN, NEW, more="qpd 24") + "vkey junk\n")
-    done = CliRunner().invoke(command, ["add-logs", str(directory), str(path)])
-    assert done.exit_code == 0, done.output
+    add = ["add-logs", str(directory), str(path)]
+    done = CliRunner().invoke(command, add, standalone_mode=False)
+    assert done.return_value == 3, done.output
     assert done.stdout == f"{NEW.origin}\n"
     assert "left out: line" in done.stderr
     assert "1 new log, 1 new limit" in done.stderr
     shown = CliRunner().invoke(command, ["status", str(directory), "--json"])
     assert shown.stdout.count('"requests_per_day":24.0') == 2
+    path.write_text(listing(KNOWN, NEW, more="qpd 24"))
+    assert CliRunner().invoke(command, add, standalone_mode=False).return_value == 0

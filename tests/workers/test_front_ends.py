@@ -268,3 +268,24 @@ def test_a_front_end_that_hangs_at_its_start_holds_up_no_stop(tmp_path: Path) ->
         assert served.stdout is not None
         assert served.stdout.read() == ""
         assert not Path(f"/proc/{started}").exists()
+
+
+def test_each_read_of_every_front_end_is_an_event_once(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    with DirectoryPaths(directory).settings.open("a") as file:
+        file.write("audit_reads = 1\n")
+    with running(directory, tokens) as served:
+        served.ledger.append(event())
+        asked: set[str] = set()
+        while len(worker_counts(served)) < WORKERS:  # Until each front end has answered one.
+            asked.add(f"actor:u_{len(asked)}")
+            served.ledger.ask(f"/v1/events?q=actor:u_{len(asked) - 1}", token="read")
+
+        def logged() -> list[str]:
+            found = served.ledger.ask("/v1/events?q=action:ledger.read.search&limit=1000").json()
+            events = [row["event"] for row in found["events"]]
+            return [e["context"]["query"] for e in events if e["actor"]["id"] == "read"]
+
+        until(lambda: asked <= set(logged()))
+        assert len(logged()) == len(asked)
