@@ -6,6 +6,7 @@ object_store  requests to the store, and what their errors mean
 object_lock   whether the bucket lets anybody delete objects
 config        DIR/archive.toml
 uploader      puts what is new of a log into the bucket
+fsck          checks the file of the archives
 worker        the process of one archive, a follower (`ledger.follow`)
 reader        reads an archive that isn't trusted, by a policy
 edge          the tiles at the right edge of the tree, and what mends them

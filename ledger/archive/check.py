@@ -23,6 +23,7 @@ from ledger.archive.objects import (
     PARQUET,
     SEGMENT_BYTES_MAX,
     index_name,
+    is_named_for,
     match_index,
     match_parquet,
 )
@@ -47,7 +48,7 @@ class ArchiveReport:
     """What an archive holds, and what is wrong with it.
 
     `index_segments` were compared with the entries; `other_segments` were made by other rules.
-    `parquet_files` are there under the names that belong to the log; their content is no proof.
+    `parquet_files` belong to the log by their names, and are whole; their content is no proof.
     """
 
     head: VerifiedHead
@@ -102,7 +103,7 @@ class ArchiveCheck:
                 self._index[int(match[1])].append(name)
         async for name in self._reader.bucket.names(PARQUET):
             if match := match_parquet(name):
-                self._parquet[int(match[1])].append(match[2])
+                self._parquet[int(match["segment"])].append(name)
 
     async def _check_edge(self) -> dict[TileRef, bytes | None]:
         """The tiles at the right edge, each proven or None."""
@@ -189,8 +190,8 @@ class ArchiveCheck:
         self, ref: TileRef, hashes: bytes | None, found: Sequence[bytes | None]
     ) -> None:
         """Check the index and the Parquet of a full segment."""
-        if hashes is not None and _root(hashes)[:8].hex() in self._parquet.pop(ref.index, ()):
-            self.report.parquet_files += 1
+        for name in self._parquet.pop(ref.index, ()):
+            await self._check_parquet(name, hashes)
         digest = hashlib.sha256()
         for data in found:
             if data is None:
@@ -198,6 +199,22 @@ class ArchiveCheck:
             digest.update(data)
         for name in self._index.pop(ref.index, ()):
             await self._check_index(name, ref.index, digest.hexdigest())
+
+    async def _check_parquet(self, name: str, hashes: bytes | None) -> None:
+        match = match_parquet(name)
+        if match is None or hashes is None:
+            return
+        try:
+            found = await self._reader.bucket.get(name, bytes_max=SEGMENT_BYTES_MAX)
+        except MalformedError as error:
+            self.report.add_fault(f"{name} is damaged: {error}")
+            return
+        if _root(hashes)[:8].hex() != match["root"]:
+            self.report.add_fault(f"{name} was made of other entries than the log has")
+        elif found is None or not is_named_for(name, found.data):
+            self.report.add_fault(f"{name} is damaged: its name has the hash of another file")
+        else:
+            self.report.parquet_files += 1
 
     async def _check_index(self, name: str, segment: int, entries_hash: str) -> None:
         try:

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from ledger.archive.place import TIMEOUT_S, Place
-from ledger.follow.tables import FollowerConfig, parse_tables
+from ledger.follow.tables import FollowerConfig, parse_tables, read_table
 from ledger_core.tlog.errors import MalformedError
 
 KIND: Final = "archive"
@@ -75,3 +75,8 @@ def read_archives(directory: Path) -> dict[str, ArchiveConfig]:
     except FileNotFoundError:
         return {}
     return parse_tables(text, str(path), ArchiveConfig, what="archive", most=ARCHIVES_MAX)
+
+
+def read_archive(directory: Path, name: str) -> ArchiveConfig | None:
+    """One archive, None when there is none of this name. Raises: as `read_table`."""
+    return read_table(archives_path(directory), name, ArchiveConfig, what="archive")

@@ -154,7 +154,11 @@ def _open(place: Place) -> S3Store | HTTPStore | LocalStore:
 
 def _open_s3(place: Place, client: "ClientConfig", retry: "RetryConfig") -> S3Store:
     session = boto3.Session()
-    config: S3Config = {"region": place.region or session.region_name or REGION_DEFAULT}
+    config: S3Config = {
+        "region": place.region or session.region_name or REGION_DEFAULT,
+        # S3 takes no object without a checksum where a default retention locks it.
+        "checksum_algorithm": "SHA256",
+    }
     if place.endpoint:
         config["endpoint"] = place.endpoint
     provider = None

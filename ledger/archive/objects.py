@@ -5,7 +5,7 @@
     tile/entries/273.p/112   a bundle, gzipped (Content-Encoding: gzip); here a partial one
     index/00000012.5f1a0c77d20b9e41.segment
                              a segment of the index: `ledger.store.index.segment_file`
-    parquet/00000012.5f1a0c77d20b9e41.v1.parquet
+    parquet/00000012.5f1a0c77d20b9e41.v1.93b885adfe0da089.parquet
                              a full segment as Parquet: `ledger.query.parquet_segments`
     archive.json             the format of the archive, and the origin of the log: `ArchiveRecord`
     probe                    shows at each start that the store overwrites nothing
@@ -45,7 +45,10 @@ _GZIP_WINDOW: Final = 31
 _NAME_DIGITS: Final = 16
 
 match_index: Final = re.compile(r"index/(\d{8,10})\.[0-9a-f]{16}\.segment").fullmatch
-match_parquet: Final = re.compile(r"parquet/(\d{8,10})\.([0-9a-f]{16})\.v\d+\.parquet").fullmatch
+match_parquet: Final = re.compile(
+    r"parquet/(?P<segment>\d{8,10})\.(?P<root>[0-9a-f]{16})\.v\d+\.(?P<hash>[0-9a-f]{16})\.parquet"
+).fullmatch
+"""The segment, and the beginnings of its root and of the SHA-256 of the file."""
 
 
 class ArchiveRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +70,12 @@ def index_name(segment: int, root: str) -> str:
     """The name of a segment of the index, made by the rules of this code, with this root."""
     digits = hashlib.sha256(f"{ANALYSIS}\n{root}".encode()).hexdigest()[:_NAME_DIGITS]
     return f"{INDEX}/{segment:08d}.{digits}.segment"
+
+
+def is_named_for(name: str, data: bytes) -> bool:
+    """Whether a file of Parquet is the one that its name says."""
+    match = match_parquet(name)
+    return match is not None and hashlib.sha256(data).hexdigest().startswith(match["hash"])
 
 
 def pack(ref: TileRef, data: bytes) -> bytes:

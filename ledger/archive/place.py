@@ -52,6 +52,9 @@ class Place(NamedTuple):
 
     def check(self) -> None:
         """Raises: MalformedError naming the key."""
+        for key, url in (("url", self.url), ("endpoint", self.endpoint)):
+            if "@" in urlsplit(url).netloc:
+                raise MalformedError(f"{key}: credentials belong in the environment or in ~/.aws")
         parts = urlsplit(self.url)
         if parts.scheme == "s3":
             self._check_s3()
@@ -84,8 +87,6 @@ def _check_http(key: str, url: str, *, is_insecure: bool) -> None:
         raise MalformedError(f"{key}: {error}") from None
     if parts.scheme not in {"https", "http"} or not parts.hostname:
         raise MalformedError(f"{key}: want https://host, got {url!a}")
-    if parts.username or parts.password:
-        raise MalformedError(f"{key}: credentials belong in the environment or in ~/.aws")
     if parts.scheme == "http" and not is_insecure:
         try:
             check_loopback(parts.hostname, option="insecure = true")

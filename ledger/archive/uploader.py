@@ -33,6 +33,7 @@ from ledger.archive.objects import (
     RECORD_BYTES_MAX,
     ArchiveRecord,
     index_name,
+    is_named_for,
     match_parquet,
     pack,
     packed_bytes_max,
@@ -244,7 +245,7 @@ class Uploader:
                 await self._upload_file(name, self._index_path / f"{segment:08d}.segment")
         for path in self._parquet_files():
             match = match_parquet(f"{PARQUET}/{path.name}")
-            if match and (int(match[1]) + 1) * SEGMENT_ENTRIES_MAX <= size:
+            if match and (int(match["segment"]) + 1) * SEGMENT_ENTRIES_MAX <= size:
                 await self._upload_file(f"{PARQUET}/{path.name}", path)
 
     def _parquet_files(self) -> list[Path]:
@@ -271,6 +272,8 @@ class Uploader:
             data = await asyncio.to_thread(path.read_bytes)
         except FileNotFoundError:
             return  # It is being built anew.
+        if name.startswith(PARQUET) and not is_named_for(name, data):
+            return  # It is damaged, and made again.
         await self._bucket.create(name, data, headers=_BYTES)
         self._sealed.add(name)
 

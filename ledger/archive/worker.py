@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from ledger.archive.config import KIND, ArchiveConfig, read_archives
+from ledger.archive.config import KIND, ArchiveConfig, read_archive
 from ledger.archive.object_lock import LockState, read_lock
 from ledger.archive.objects import CHECKPOINT, PROBE
 from ledger.follow.entries import check_position
@@ -111,7 +111,7 @@ async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
         started_s = time.monotonic()
         try:
             with FileLock(paths.lock):
-                config = read_archives(directory).get(name)
+                config = read_archive(directory, name)
                 if config is None:
                     return
                 retry_max_s, health.expected_lag_s = config.retry_max_s, config.interval_s

@@ -278,6 +278,6 @@ def _show(report: "ArchiveReport", requests: int, *, as_json: bool) -> None:
             "objects": f"{report.bundles:,} bundles, {report.tiles:,} tiles",
             "index": f"{counted(report.index_segments, 'segment')} built from these entries"
             + (f", {report.other_segments} by other rules" if report.other_segments else ""),
-            "parquet": f"{counted(report.parquet_files, 'file')}, whose content is not checked",
+            "parquet": f"{counted(report.parquet_files, 'file')}, whole; their content is no proof",
         }
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from ledger.archive.fsck import check_archives
 from ledger.cli.options import directory_argument, progress_bar
 from ledger.mirror.data_dir import MirrorPaths
 from ledger.mirror.fsck import check_mirror
@@ -31,7 +32,7 @@ from ledger_core.tlog.errors import UnavailableError
 )
 @json_option
 def command(directory: Path, is_strict: bool, as_json: bool) -> int:
-    """Check the log, tokens, private values, keys, settings, sinks, alarms and index of DIRECTORY.
+    """Check the log, tokens, private values, keys, settings, followers and index of DIRECTORY.
 
     DIRECTORY may be a backup. Recomputes every leaf hash, tile, id, bundle, root and signature.
     Reads snapshots, so the service may keep running. Exit code 1: something is wrong.
@@ -46,6 +47,7 @@ def command(directory: Path, is_strict: bool, as_json: bool) -> int:
     if findings.log is not None:
         with closing(LogStore.open(paths.log)) as log:
             check_followers(paths, log, findings)
+    check_archives(paths, findings)
     if paths.mirror.exists():
         check_mirror(MirrorPaths(directory), findings)
     segments = None

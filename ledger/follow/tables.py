@@ -4,6 +4,7 @@ A fault names the file, the follower and the key.
 """
 
 import tomllib
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -35,6 +36,20 @@ def parse_tables(text: str, file: str, kind: type[C], *, what: str, most: int) -
     if len(tables) > most:
         raise MalformedError(f"{file}: {len(tables)} {what}s, at most {most} are allowed")
     return {name: parse_table(name, table, file, kind, what=what) for name, table in tables.items()}
+
+
+def read_table(path: Path, name: str, kind: type[C], *, what: str) -> C | None:
+    """One follower, None when there is none of this name; a fault of another one is no matter.
+
+    Raises: MalformedError, OSError.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:  # tomllib's and Unicode's
+        raise MalformedError(f"{path}: {error}") from None
+    return parse_table(name, tables[name], str(path), kind, what=what) if name in tables else None
 
 
 def parse_table(name: str, table: object, file: str, kind: type[C], *, what: str) -> C:

@@ -12,7 +12,6 @@ is in the file stays as a person wrote it.
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -21,7 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from ledger.follow.tables import FollowerConfig, parse_table, parse_tables
+from ledger.follow.tables import FollowerConfig, parse_tables, read_table
 from ledger_client.messages import check_loopback
 from ledger_client.runtime.files import write_atomically
 from ledger_core.event.model import whole_text
@@ -178,18 +177,7 @@ def read_sink(directory: Path, name: str) -> SinkConfig | None:
 
     Raises: MalformedError, OSError.
     """
-    path = sinks_path(directory)
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:  # tomllib's and Unicode's
-        raise MalformedError(f"{path}: {error}") from None
-    return (
-        parse_table(name, tables[name], str(path), SinkConfig, what="sink")
-        if name in tables
-        else None
-    )
+    return read_table(sinks_path(directory), name, SinkConfig, what="sink")
 
 
 def add_sink(directory: Path, name: str, config: SinkConfig) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ArchivedFolder:
         (root,) = log.node_hashes([Node(16, 0)])
     parquet = folder.directory / "parquet"
     parquet.mkdir()
-    # Its content is not looked at, and takes seconds to make.
-    (parquet / f"00000000.{root[:8].hex()}.v1.parquet").write_bytes(b"PAR1PAR1")
+    # Its content is not looked at, and takes seconds to make. The other one is damaged.
+    data, begin = b"PAR1PAR1", f"00000000.{root[:8].hex()}.v1"
+    (parquet / f"{begin}.{sha256(data).hexdigest()[:16]}.parquet").write_bytes(data)
+    (parquet / f"{begin}.{'0' * 16}.parquet").write_bytes(data)
     return folder
 
 
@@ -65,7 +68,7 @@ def test_tiles_of_three_levels_index_and_parquet_are_there_and_proven(
     assert (report["index_segments"], report["parquet_files"]) == (1, 1)
     names = store.names(place.bucket)
     assert {"log/tile/1/000", "log/tile/1/001.p/1", "log/tile/2/000.p/1"} <= set(names)
-    assert report["requests"] == 1 + 2 * 258 + 3 + 1
+    assert report["requests"] == 1 + 2 * 258 + 3 + 2
 
 
 def test_a_damaged_inner_tile_hides_nothing_below_it(
@@ -84,10 +87,11 @@ def test_a_damaged_inner_tile_hides_nothing_below_it(
     store.write(place.bucket, below, kept[below], ContentEncoding="gzip")
 
 
-def test_a_damaged_segment_of_the_index_is_named(
-    folder: ArchivedFolder, place: Place, store: ObjectServer
+@pytest.mark.parametrize("kind", ["index", "parquet"])
+def test_a_damaged_segment_of_the_index_or_as_parquet_is_named(
+    folder: ArchivedFolder, place: Place, store: ObjectServer, kind: str
 ) -> None:
-    (name,) = store.names(place.bucket, "log/index/")
+    (name,) = store.names(place.bucket, f"log/{kind}/")
     data = store.read(place.bucket, name)
     for bad in (data[:-1] + bytes([data[-1] ^ 1]), data[: len(data) // 2], b""):
         store.write(place.bucket, name, bad)

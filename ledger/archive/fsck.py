@@ -1,0 +1,15 @@
+"""fsck of the archives of a ledger: their file. Positions are checked as those of all followers."""
+
+from ledger.archive.config import KIND, read_archives
+from ledger.archive.worker import read_kept_lock
+from ledger.follow.position import FollowerPaths
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.fsck import Findings
+
+
+def check_archives(paths: DirectoryPaths, findings: Findings) -> None:
+    """Check the configuration of the archives, and what is kept of the locks of their buckets."""
+    with findings.part("archive.toml"):
+        for name in read_archives(paths.root):
+            with findings.part(f"{KIND}/{name}/lock.json"):
+                read_kept_lock(FollowerPaths(paths.root, KIND, name))
