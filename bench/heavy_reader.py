@@ -7,6 +7,7 @@ machine falls on both.
     python -m bench.heavy_reader URL TOKEN      the reader alone, until it is ended
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -30,7 +31,14 @@ ROUNDS = 5
 RATIO_REACH = 2.0
 SEARCHES = 4
 EXPORTS = 2
-QUERIES = ("reason:*e*", "NOT context.trace_id:*0*", "actor:*1* OR actor:*2*", "source.ip:*9*")
+QUERIES = (
+    "NOT context.trace_id:0*",
+    "NOT actor:u_00001",
+    "NOT source.ip:198.51.100.0/24",
+    "NOT context.request_id:f*",
+)
+BUSY = (429, 503)
+"""What a service may say to so many requests."""
 CHUNK_BYTES = 1 << 16
 
 
@@ -67,8 +75,11 @@ def _reading(url: str, token: str) -> Iterator[None]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
-        process.stdout.readline()  # Its first answer has begun.
+        if not process.stdout.readline():  # Its first answer has begun.
+            raise SystemExit("the reader ended: the figures would be false")
         yield
+        if process.poll() is not None:
+            raise SystemExit("the reader ended: the figures would be false")
     finally:
         process.kill()
         process.wait()
@@ -85,7 +96,11 @@ def _ask(url: str, token: str, targets: Iterator[str], has_begun: threading.Even
                 while answer.read(CHUNK_BYTES):
                     pass
         except HTTPError as error:
-            error.close()  # 503 and 429 are what a service may say to this.
+            error.close()
+            if error.code not in BUSY:
+                # Refused at once, it would be asked again at once: a load of another kind.
+                print(f"{target}: {error.code}", file=sys.stderr)
+                os._exit(1)
 
 
 def main() -> None:
