@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -243,6 +244,26 @@ def test_a_store_that_fails_for_long_is_named_without_the_credentials(
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(UnavailableError, match="there are no credentials"):
         folder.upload(Bucket(place))
+
+
+def test_a_store_that_never_answers_is_named(folder: ArchivedFolder, store: ObjectServer) -> None:
+    place = place_of(store.endpoint, store.make_bucket())
+    folder.grow(1)
+    ended = threading.Event()
+    with BadStore(store.endpoint) as bad:
+
+        def hang(_method: str, _path: str) -> Reply | None:
+            ended.wait()
+            return Reply(500)
+
+        bad.fault = hang
+        try:
+            with pytest.raises(UnavailableError, match="it does not answer in time"):
+                folder.upload(Bucket(place._replace(endpoint=bad.endpoint, timeout_s=0.5)))
+        finally:
+            ended.set()
+    folder.upload(Bucket(place))
+    assert verify(place, folder.policy)["tree_size"] == 1
 
 
 def test_locked_objects_can_be_neither_deleted_nor_overwritten_nor_unlocked(
