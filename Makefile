@@ -7,8 +7,9 @@ FILE ?=
 FORMAT ?= jsonl
 ONCE ?=
 ARGS ?=
+MINUTES ?= 10
 
-.PHONY: demo test check fix bench faults mutants docs release pins clean
+.PHONY: demo test check fix bench faults mutants fuzz docs release pins clean
 
 demo: $(VENV)/server ## The main job, told step by step: append, prove, verify, tamper, be caught.
 	$(BIN)/ledger demo $(if $(ONCE),--once) $(if $(FILE),--import "$(FILE)" --format $(FORMAT))
@@ -40,6 +41,9 @@ faults: $(VENV)/development ## Make system calls fail, cut the power, damage fil
 
 mutants: $(VENV)/mutants ## Mutation tests of the code that guards against loss; takes an hour.
 	$(BIN)/python -m tests.mutants $(ARGS)
+
+fuzz: $(VENV)/fuzz ## Mutated inputs to every parser, for MINUTES.
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
 
 docs: $(VENV)/development ## Write the parts of docs/ that come from the code.
 	$(BIN)/python -m docs.generate
@@ -75,4 +79,8 @@ $(VENV)/development: $(VENV)/server requirements/development.txt requirements/pe
 
 $(VENV)/mutants: $(VENV)/development requirements/mutants.txt
 	$(PIP) install --require-hashes --requirement requirements/mutants.txt
+	touch $@
+
+$(VENV)/fuzz: $(VENV)/development requirements/fuzz.txt
+	$(PIP) install --require-hashes --requirement requirements/fuzz.txt
 	touch $@

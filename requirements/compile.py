@@ -61,6 +61,7 @@ def read_requirements() -> dict[str, list[Requirement]]:
         "server": served,
         "peers": groups["peers"],
         "mutants": groups["mutants"],
+        "fuzz": groups["fuzz"],
     }
     ours = {client["project"]["name"], server["project"]["name"]}
     parsed = {name: map(Requirement, sorted(set(given))) for name, given in files.items()}

@@ -24,7 +24,7 @@ def test_a_missing_pin_and_one_below_the_range_are_named() -> None:
     assert "pins no version of no-such-package>=1" in missing
 
 
-@pytest.mark.parametrize("name", ["development", "mutants", "peers", "server"])
+@pytest.mark.parametrize("name", ["development", "fuzz", "mutants", "peers", "server"])
 def test_each_line_of_pins_has_hashes_and_names_no_host(name: str) -> None:
     text = (FOLDER / f"{name}.txt").read_text(encoding="utf-8")
     assert "://" not in text
