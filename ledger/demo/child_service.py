@@ -20,8 +20,6 @@ from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, SEED_BYTES
 from ledger_core.tlog.policy import parse_policy
 
-START_WAIT_S: Final = 120.0
-STOP_WAIT_S: Final = 120.0
 STACKS_WAIT_S: Final = 10.0
 
 
@@ -85,6 +83,9 @@ class Service:
     Its address is read from what it prints.
     """
 
+    start_wait_s: float = 120.0
+    stop_wait_s: float = 120.0
+
     def __init__(
         self,
         directory: Path,
@@ -137,19 +138,18 @@ class Service:
             return
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(STOP_WAIT_S)
+            self._process.wait(self.stop_wait_s)
         except subprocess.TimeoutExpired:
             end_hanging(self._process)
         if self._process.stdout is not None:
             self._process.stdout.close()
 
-    @staticmethod
-    def _read_address(process: subprocess.Popen[str]) -> str:
+    def _read_address(self, process: subprocess.Popen[str]) -> str:
         if process.stdout is None:
             raise AssertionError("the child's output is a pipe")
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
-            line = process.stdout.readline() if selector.select(START_WAIT_S) else ""
+            line = process.stdout.readline() if selector.select(self.start_wait_s) else ""
         address = line.strip().rpartition(" ")[2]
         if not address.startswith("http"):
             end_hanging(process)

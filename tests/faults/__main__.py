@@ -16,6 +16,7 @@ docs/reliability.md. A case that raises is printed and is a failure, and the run
 import argparse
 import os
 import random
+import resource
 import sys
 import tempfile
 import time
@@ -85,6 +86,9 @@ def main(arguments: list[str]) -> int:
                 if not asked.only or each.program in asked.only
             ]
             run.take(sources, jobs=asked.jobs, seconds=asked.minutes * 60)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent_s = round(used.ru_utime + used.ru_stime)
+        _say(f"{run.cases} cases in {spent_s} s of processor time, {run.unfired} without effect")
     _say(run.results.tables())
     if asked.write:
         head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
@@ -158,11 +162,13 @@ class _Running:
 
 @dataclass(slots=True)
 class _Run:
-    """One run. `errors` counts the cases that raised."""
+    """One run. `errors`: cases that raised; `unfired`: calls that did not come again."""
 
     file: Path | None
     results: Results = field(default_factory=Results)
     errors: int = 0
+    cases: int = 0
+    unfired: int = 0
 
     def take(self, sources: Sequence[_Source], *, jobs: int, seconds: float) -> None:
         """Run cases of the sources, so many at a time, until the time is over."""
@@ -219,6 +225,8 @@ class _Run:
         _say(f"{source.program}: {text}")
 
     def _keep(self, case: Outcome | Damaged) -> None:
+        self.cases += 1
+        self.unfired += isinstance(case, Outcome) and not case.has_fired
         self.results.add(case)
         is_unnamed = isinstance(case, Damaged) and case.differs and not case.is_named
         if case.problems or is_unnamed:

@@ -162,7 +162,7 @@ class LedgerExaminer(ServiceExaminer):
             ),
             *("{}", "--csv"),
         ),
-        ("sink", "list", "{}", "--json"),
+        ("sink", "dead-letters", "{}", "siem", "--json"),
     )
 
     def add_to(self, older: Path) -> None:

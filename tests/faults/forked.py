@@ -25,6 +25,8 @@ from ledger_client.cli.app import run as run_ledger
 
 POLL_S: Final = 0.01
 ERROR_CHARACTERS: Final = 1500
+CLOCK_MAX_S: Final = 600.0
+"""Very generous: a loaded machine is not taken for a hang."""
 
 
 class Forked:
@@ -114,6 +116,8 @@ def run_without_followers(arguments: list[str]) -> int:
 
 class ForkedService(Service):
     """`Service` in a forked child, without its followers: none builds an index meanwhile."""
+
+    start_wait_s = stop_wait_s = CLOCK_MAX_S
 
     def __enter__(self) -> Self:
         # Python, -P, -m and `ledger` come first.

@@ -32,6 +32,7 @@ from ledger_core.tlog.note import parse_note
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.tree import Frontier
 from tests.faults import bounded
+from tests.faults.forked import CLOCK_MAX_S as WAIT_S
 from tests.faults.forked import ForkedService
 from tests.faults.outcome import Problem
 from tests.mirror.mirroring import SIGNER as MIRROR_SIGNER
@@ -46,8 +47,7 @@ ORIGIN: Final = "example.com/audit"
 PREPARED_EVENTS: Final = 300
 SUBJECT: Final = "p_%d"
 TRIES: Final = 3
-WAIT_S: Final = 120.0
-SETTLE_S: Final = 20.0
+SETTLE_S: Final = 120.0
 
 
 class Acknowledgement(NamedTuple):
