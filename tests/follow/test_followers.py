@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ WAIT_S = 120.0
 COUNTING = """\
 import sys
 from pathlib import Path
+from typing import Any
 from ledger.follow.process import is_orphaned
 starts = Path(sys.argv[1])
 with starts.open("a") as file:
@@ -70,17 +72,29 @@ def test_a_stopped_follower_is_not_started_again(tmp_path: Path, counting: Follo
 def test_a_follower_that_cannot_run_is_tried_with_growing_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    lines: list[tuple[str, dict[str, Any]]] = []
+
+    class Log:
+        def warning(self, text: str, **fields: Any) -> None:
+            lines.append((text, fields))
+
     monkeypatch.chdir(tmp_path)
-    process = FollowerProcess("missing", "no_such_module", [], restart_s=0.05)
+    monkeypatch.setattr("ledger.follow.process._log", Log())
+    process = FollowerProcess("missing", "no_such_module", [], restart_s=0.01)
     process.start()
-    until(lambda: process.process_id is None)
+    until(lambda: len(lines) >= 3)
     process.stop()
     assert process.process_id is None
+    assert lines[:3] == [
+        ("follower_ended", {"follower": "missing", "exit_code": 1, "restart_s": wait_s})
+        for wait_s in (0.01, 0.02, 0.04)
+    ]
 
 
 NAMING = """\
 import os, sys
 from pathlib import Path
+from typing import Any
 from ledger.follow.process import is_orphaned
 folder, name = sys.argv[1:]
 draft = Path(folder, name + ".draft")

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import random
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -181,7 +183,9 @@ def test_proofs_between_any_sizes_are_read_from_the_grown_tree(writer: LogWriter
 
 
 def test_a_second_writer_is_refused_and_told_who_writes(writer: LogWriter) -> None:
-    with pytest.raises(UnavailableError, match=f"written by process {os.getpid()}"):
+    at = r"since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    holder = f"written by process {os.getpid()} on {re.escape(socket.gethostname())} {at}"
+    with pytest.raises(UnavailableError, match=holder):
         LogWriter.open(writer.store.path, map_bytes=MAP_BYTES)
 
 
