@@ -109,7 +109,8 @@ def _run(function: Callable[[], int], outputs: dict[int, int | IO[str] | None]) 
 
 
 def run_without_followers(arguments: list[str]) -> int:
-    """Run `ledger` in a forked child; a service starts no followers."""
+    """Run `ledger` in a forked child; a service starts no followers, and front ends if told to."""
+    os.environ.setdefault("LEDGER_WORKERS", "0")
     setattr(Followers, "start", lambda _self: None)  # noqa: B010 - in the child alone
     return run_ledger(arguments)
 

@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -48,14 +48,22 @@ class File:
 
     synced: bytes = b""
     pending: list[tuple[int, bytes | None]] = field(default_factory=list)
+    _written: bytes | None = None
 
     def write(self, offset: int, data: bytes | None) -> None:
         """Bytes at an offset, or with None the end of the file there."""
         self.pending.append((offset, data))
+        self._written = None
 
     def sync(self) -> None:
-        self.synced = self.content(lambda: True)
+        self.synced = self.written()
         self.pending.clear()
+
+    def written(self) -> bytes:
+        """All that was written; the same object until the next write."""
+        if self._written is None:
+            self._written = self.content(lambda: True)
+        return self._written
 
     def content(self, keeps: Callable[[], bool]) -> bytes:
         """The content when of each pending sector `keeps` says whether it reached the disk."""
@@ -141,7 +149,7 @@ class Disk:
             if number is None
             else self._files[number].synced
             if is_synced_only
-            else self._files[number].content(lambda: True)
+            else self._files[number].written()
             for path, number in names.items()
             if path.name != "lock.mdb"
         }
@@ -149,7 +157,7 @@ class Disk:
     def contents(self) -> dict[Path, bytes]:
         """Each file as the running program sees it."""
         return {
-            path: self._files[number].content(lambda: True)
+            path: self._files[number].written()
             for path, number in self._names.items()
             if number is not None
         }
@@ -194,7 +202,7 @@ class Disk:
             file.write(0, None)
             return True
         if file is not None and "O_APPEND" in line.rest:
-            self._positions[key] = len(file.content(lambda: True))
+            self._positions[key] = len(file.written())
         return False
 
     def _close(self, line: traced.Line, _result: int) -> bool:
@@ -373,8 +381,14 @@ def _digest(image: Image) -> bytes:
     hashed = hashlib.sha256()
     for path, content in sorted(image.items()):
         hashed.update(str(path).encode() + b"\0")
-        hashed.update(b"" if content is None else hashlib.sha256(content).digest())
+        hashed.update(b"" if content is None else _content_digest(content))
     return hashed.digest()
+
+
+@lru_cache(maxsize=256)
+def _content_digest(content: bytes) -> bytes:
+    """Most files are the same object in most images, whose own hash Python keeps."""
+    return hashlib.sha256(content).digest()
 
 
 def _write_image(image: Image, to: Path) -> None:

@@ -127,7 +127,7 @@ class LedgerSubject:
 
     name = "ledger"
     serve: tuple[str, ...] = ("serve",)
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ("--workers", "0")
     forked: tuple[str, ...] | None = ("--no-query-process",)
 
     def __init__(self) -> None:
@@ -169,7 +169,7 @@ class LedgerSubject:
         return acknowledged
 
     def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
-        flags = (*LEDGER_FLAGS, *self.flags)
+        flags = (*LEDGER_FLAGS, *self.flags, *(self.forked or ()))
         try:
             with ForkedService(
                 folder, listen="127.0.0.1:0", command=self.serve, flags=flags
@@ -282,6 +282,7 @@ class MirrorSubject(LedgerSubject):
 
     name = "mirror"
     serve = ("mirror", "serve")
+    flags = ()
 
     def prepare(self, folder: Path) -> None:
         log = folder.with_name(f"{folder.name}-log")
