@@ -32,13 +32,12 @@ from ledger_core.event.canonical import decode_event_object, encode_event, forma
 from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import UnavailableError
 from tests.faults import bounded
-from tests.faults.forked import ForkedService
+from tests.faults.forked import CLOCK_MAX_S, ForkedService
 from tests.faults.outcome import Problem
 from tests.faults.subjects import (
     JUDGE_FLAGS,
     LEDGER_FLAGS,
     PREPARED_EVENTS,
-    WAIT_S,
     LedgerSubject,
     MirrorSubject,
     RecorderSubject,
@@ -295,10 +294,10 @@ class RecorderExaminer:
             ) as recorder:
                 # A recorder of its own makes the sender look for what others left.
                 recorder.record("a.checked", actor="examiner")
-                deadline_s = time.monotonic() + WAIT_S
+                deadline_s = time.monotonic() + CLOCK_MAX_S
                 while count_waiting(spool) and time.monotonic() < deadline_s:
                     time.sleep(0.02)
-                recorder.flush(WAIT_S)
+                recorder.flush(CLOCK_MAX_S)
             answers = {
                 f"event {at}": self._subject.logged(service.url, event_id)
                 for at, event_id in enumerate(self._ids)

@@ -32,8 +32,7 @@ from ledger_core.tlog.note import parse_note
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.tree import Frontier
 from tests.faults import bounded
-from tests.faults.forked import CLOCK_MAX_S as WAIT_S
-from tests.faults.forked import ForkedService
+from tests.faults.forked import CLOCK_MAX_S, ForkedService
 from tests.faults.outcome import Problem
 from tests.mirror.mirroring import SIGNER as MIRROR_SIGNER
 from tests.service.check_log import check_log
@@ -260,7 +259,7 @@ def _other_heads(heads: dict[int, Checkpoint], leaves: tuple[bytes, ...]) -> Ite
 def _wait_until_indexed(url: str, token: str, want: int) -> int:
     """The number of events that a search finds, once it is `want` or does not grow any more."""
     headers = {"Authorization": f"Bearer {token}"}
-    deadline_s = time.monotonic() + WAIT_S
+    deadline_s = time.monotonic() + CLOCK_MAX_S
     while True:
         answer = send(url, "/v1/events?limit=1", method="GET", body=None, headers=headers)
         found = int(answer.json()["total"]) if answer.status == 200 else -1
@@ -324,7 +323,7 @@ class MirrorSubject(LedgerSubject):
     def is_settled(self, url: str) -> bool:
         return self._wait_for(url, self._size, wait_s=SETTLE_S)
 
-    def _wait_for(self, url: str, size: int, *, wait_s: float = WAIT_S) -> bool:
+    def _wait_for(self, url: str, size: int, *, wait_s: float = CLOCK_MAX_S) -> bool:
         """Whether the mirror shows a head of this size in time."""
         deadline_s = time.monotonic() + wait_s
         while _published(url).tree_size < size:
@@ -485,7 +484,7 @@ class RecorderSubject:
             recorder = Recorder(
                 service.url, self.token, spool=folder / "spool", policy=policy, linger_s=0.01
             )
-            deadline_s = time.monotonic() + WAIT_S
+            deadline_s = time.monotonic() + CLOCK_MAX_S
             missing = [
                 each.result.event_id for each in acknowledged if isinstance(each.result, Recorded)
             ]
