@@ -4,7 +4,7 @@
     signer     signs with a PKCS#11 token, in a process of its own
     store      all that is stored in LMDB
     log        the engine: entries in order, signed and cosigned heads
-    follow     processes that consume the log: the index, sinks, alarms
+    follow     processes that consume the log: the index, sinks, alarms, archives
     query      answers queries
     sinks      sends entries to other tools
     alarms     notices events that should not happen

@@ -86,7 +86,7 @@ def read_status(paths: DirectoryPaths, settings: Settings, address: str) -> dict
 
 
 def _followers(paths: DirectoryPaths, tree_size: int) -> Iterator[dict[str, Any]]:
-    """The sinks and the alarms, with how far each is."""
+    """The sinks, the alarms and the archives, with how far each is."""
     for spec in FOLLOWERS:
         if not spec.file or not (paths.root / spec.file).exists():
             continue
@@ -140,7 +140,7 @@ def _lines(found: Mapping[str, Any]) -> dict[str, object]:
         sealed, full = index["sealed_segments"], index["full_segments"]
         lines["index"] = f"{sealed} of {full} full segments"
     lines |= {
-        "sinks, alarms": tuple(map(_follower_line, found["followers"])) or None,
+        "followers": tuple(map(_follower_line, found["followers"])) or None,
         "tokens": f"{found['tokens']} in use",
         "outbox": f"{counted(waiting, 'event')} to be logged" if waiting else None,
         "disk": f"{_size(found['log_bytes'])} of the log, {_size(found['free_bytes'])} free, "
