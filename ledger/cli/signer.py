@@ -17,7 +17,7 @@ from ledger.runtime.systemd import notify_ready
 from ledger.signer.agent import SigningAgent
 from ledger.signer.pkcs11_token import Pkcs11Token
 from ledger_client.cli.client_options import EXISTING_FILE
-from ledger_client.cli.console import counted, note
+from ledger_client.cli.console import counted, json_option, note, print_json
 
 PIN_BYTES_MIN = 4
 
@@ -50,10 +50,15 @@ def command() -> None:
 
 @command.command("keys")
 @_token_options
-def keys(token: Pkcs11Token) -> None:
+@json_option
+def keys(token: Pkcs11Token, as_json: bool) -> None:
     """Print the Ed25519 keys of the token, each as the line of a file NAME.pub."""
-    for public_key, label in token.keys().items():
-        click.echo(format_public_key(public_key, label))
+    lines = [format_public_key(public_key, label) for public_key, label in token.keys().items()]
+    if as_json:
+        print_json({"keys": lines})
+        return
+    for line in lines:
+        click.echo(line)
 
 
 @command.command("serve")

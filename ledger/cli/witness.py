@@ -2,8 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -113,15 +113,8 @@ def add_log_(
 
     It takes effect at once, in a running witness too.
     """
-    try:
-        first = parse_verifier(vkeys[0])
-        heads = WitnessPaths(directory).heads
-        with closing(HeadStore.open(heads, readonly=False, map_bytes=map_bytes)) as store:
-            log = store.add_log(origin or first.name, vkeys)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    fields: dict[str, object] = {"log": log.origin, "keys": len(log.vkeys)}
-    print_result(as_json, {"origin": log.origin, "verifier_keys": log.vkeys}, fields)
+    with _open_heads(directory, map_bytes) as store:
+        _print_log(store.add_log(origin or parse_verifier(vkeys[0]).name, vkeys), as_json)
 
 
 @command.command("remove-key")
@@ -137,13 +130,22 @@ def remove_key(
 
     It takes effect at once, in a running witness too.
     """
-    try:
-        first = parse_verifier(vkeys[0])
-        heads = WitnessPaths(directory).heads
-        with closing(HeadStore.open(heads, readonly=False, map_bytes=map_bytes)) as store:
-            log = store.remove_keys(origin or first.name, vkeys)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    with _open_heads(directory, map_bytes) as store:
+        _print_log(store.remove_keys(origin or parse_verifier(vkeys[0]).name, vkeys), as_json)
+
+
+@contextmanager
+def _open_heads(directory: Path, map_bytes: int) -> Iterator[HeadStore]:
+    """The store of a witness, to be changed; a wrong argument is a mistake in the command."""
+    heads = WitnessPaths(directory).heads
+    with closing(HeadStore.open(heads, readonly=False, map_bytes=map_bytes)) as store:
+        try:
+            yield store
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+
+
+def _print_log(log: KnownLog, as_json: bool) -> None:
     fields: dict[str, object] = {"log": log.origin, "keys": len(log.vkeys)}
     print_result(as_json, {"origin": log.origin, "verifier_keys": log.vkeys}, fields)
 

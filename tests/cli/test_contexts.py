@@ -173,6 +173,7 @@ def test_help_names_the_variable_of_each_option_and_every_command_has_json() -> 
         ("demo",),
         ("listen", "syslog"),
         ("mirror", "serve"),
+        ("signer", "serve"),
     }
     for path, found in parameters(cli):
         for each in found:

@@ -16,7 +16,14 @@ class FsckError(Exception):
     """fsck did not say that the log is whole; the message is its output."""
 
 
-def fsck(url: str, vkey: str, folder: Path, *, token: str | None = None) -> tuple[int, str]:
+def fsck(
+    url: str,
+    vkey: str,
+    folder: Path,
+    *,
+    token: str | None = None,
+    limit_s: float = FSCK_MAX_S,
+) -> tuple[int, str]:
     """The size and the root (base64) of the log that fsck read, entries and all tiles.
 
     It exits 0 whatever it finds, so its closing line is the verdict. Raises: FsckError.
@@ -27,11 +34,9 @@ def fsck(url: str, vkey: str, folder: Path, *, token: str | None = None) -> tupl
     if token is not None:
         command.append(f"-bearer_token={token}")
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=FSCK_MAX_S
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit_s)
     except subprocess.TimeoutExpired as error:
-        raise FsckError(f"no verdict within {FSCK_MAX_S:.0f} s") from error
+        raise FsckError(f"no verdict within {limit_s:.0f} s") from error
     verdict = _find_verdict(done.stderr)
     if verdict is None:
         raise FsckError(done.stderr)
