@@ -129,10 +129,13 @@ class Archive:
             raise MalformedError(f"{excerpt(name)} is longer than {bytes_max} bytes")
 
     def _list_files(self) -> dict[str, zipfile.ZipInfo]:
-        infos = [info for info in self._zip.infolist() if not info.is_dir()]
+        # `ZipInfo.is_dir` of Python 3.11 fails for a file without a name.
+        infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         if len(infos) > FILES_MAX:
             raise MalformedError(f"got {len(infos)} files, want {FILES_MAX} at most")
         for info in infos:
+            if not info.filename:
+                raise MalformedError("a file in it has no name")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise MalformedError(f"{excerpt(info.filename)} is not compressed with deflate")
         folder = _common_folder([info.filename for info in infos])
