@@ -187,6 +187,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     audit_refusals: Annotated[
         bool, "Log refused requests, starts and new settings as events, `ledger.refused` and such."
     ] = False
+    access_log: Annotated[
+        bool,
+        "Write a log line for each request: method, route, status, token, address, bytes and time.",
+    ] = False
     streams_max: Annotated[
         Count,
         "Live streams that may be open, a quarter of them by one token and half by the tokens of "
@@ -220,7 +224,7 @@ RELOADED: Final = frozenset(
         *("token_requests_per_minute_max", "token_bytes_per_minute_max"),
         *("token_stored_bytes_per_day_max", "connections_max", "connections_per_address_max"),
         *("head_wait_s", "body_wait_s", "reader_wait_s", "witnessed_wait_s", "published_wait_s"),
-        *("stream_heartbeat_s", "audit_reads", "audit_refusals"),
+        *("stream_heartbeat_s", "audit_reads", "audit_refusals", "access_log"),
     }
 )
 """The settings that a running service takes anew at SIGHUP; the others hold until it ends."""

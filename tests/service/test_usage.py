@@ -216,6 +216,32 @@ def test_refusals_and_reads_leave_a_line_without_any_value(ledger: Ledger) -> No
     assert metrics_of(ledger)['ledger_revoked_token_requests_total{token="read acme"}'] == 1
 
 
+def test_with_an_access_log_each_request_has_a_line_without_any_value(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    settings = msgspec.structs.replace(QUICK, access_log=True)
+    with serving(directory, tokens, settings) as ledger, structlog.testing.capture_logs() as lines:
+        ledger.append(event(actor={"id": MARKER}), token="append")
+        traced = f"00-{trace}-00f067aa0ba902b7-01"
+        ledger.ask(f"/v1/actors/{MARKER}/timeline", token="read", traceparent=traced)
+        ledger.ask(f"/v1/{MARKER}", token="read", method="PATCH")
+        ledger.ask("/v1/events/0", token="wl_guessed")
+    said: list[Any] = [line for line in lines if line["event"] == "request"]
+    assert MARKER not in repr(lines)
+    named = [(line["by"], line["method"], line["route"], line["status"]) for line in said]
+    assert named == [
+        ("append", "POST", "/v1/events", 200),
+        ("read", "GET", "/v1/actors/{actor}/timeline", 200),
+        ("read", "other", "", 404),
+        ("address 127.0.0.1", "GET", "/v1/events/{ref}", 401),
+    ]
+    assert [line["trace"] for line in said] == [None, trace, None, None]
+    assert said[0]["received"] > 50
+    assert said[1]["sent"] > 100
+    assert all(line["ms"] > 0 and line["address"] == "127.0.0.1" for line in said)
+
+
 def test_metrics_count_requests_events_and_refusals(ledger: Ledger) -> None:
     before = metrics_of(ledger)
     ledger.append(event(), event(), token="append")

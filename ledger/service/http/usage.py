@@ -1,7 +1,8 @@
 """Records the use of the service: a log line for each refusal and each read, and counters.
 
-A line names the token or the address, the route, and the fields that a query names. It has no value
-of a query and no path, which may hold the id of a person (docs/adr/0022-use-is-recorded.md).
+With `access_log` each request has a line. A line names the token or the address, the route, and the
+fields that a query names. It has no value of a query and no path, which may hold the id of a person
+(docs/adr/0022-use-is-recorded.md).
 """
 
 from collections.abc import Mapping
@@ -11,12 +12,11 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
-from ledger.service.audit_trail import AuditTrail
 from ledger.service.auth import Caller
+from ledger.service.context import ServiceContext
 from ledger.service.http.problems import explain
 from ledger.service.http.router import Route, read_note, route_path
-from ledger.service.metrics import Metrics
-from ledger.service.quotas import Quotas
+from ledger_client.integrations.request_info import parse_trace_id
 from ledger_core.query.ast import query_fields
 from ledger_core.query.parser import parse_query
 from ledger_core.query.scanner import QueryError
@@ -33,6 +33,7 @@ READ_SCOPES: Final = frozenset({"query", "export"})
 SUBJECTS: Final = ("ref", "actor", "source")
 """Parameters of paths that name an event, an actor or an address."""
 
+MS_PER_S: Final = 1_000
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE"})
 
 _log = structlog.get_logger("ledger.service")
@@ -41,10 +42,11 @@ _log = structlog.get_logger("ledger.service")
 class UsageRecorder:
     """Writes what requests did to the log and to the counters, and charges the token for it."""
 
-    def __init__(self, metrics: Metrics, quotas: Quotas, audit: AuditTrail) -> None:
-        self._metrics = metrics
-        self._quotas = quotas
-        self._audit = audit
+    def __init__(self, context: ServiceContext) -> None:
+        self._metrics = context.metrics
+        self._quotas = context.quotas
+        self._audit = context.audit
+        self._live = context.live
 
     def begin(self, caller: Caller, route: Route) -> None:
         """Count a request. Raises: ProblemError when the token has used up one of its limits."""
@@ -120,6 +122,19 @@ class UsageRecorder:
         self._metrics.add("response_bytes_total", name, amount=sent)
         if caller.token is not None:
             self._quotas.use_bytes(caller.token, received + sent)
+        if self._live.current.access_log:
+            _log.info(
+                "request",
+                by=caller.name,
+                address=request.remote,
+                method=method,
+                route=path,
+                status=answer.status,
+                received=received,
+                sent=sent,
+                ms=round(seconds * MS_PER_S, 3),
+                trace=parse_trace_id(request.headers.getall("traceparent", ())),
+            )
         if (
             route is not None
             and route.scope in READ_SCOPES
