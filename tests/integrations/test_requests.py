@@ -14,7 +14,8 @@ from django.utils.safestring import mark_safe
 from flask_babel.speaklater import LazyString
 
 from ledger_client import Recorder, diff
-from ledger_client.integrations.request_info import ANONYMOUS, UNKNOWN, actor_of, parse_trace_id
+from ledger_client.integrations.request_info import ANONYMOUS, UNKNOWN, actor_of
+from ledger_client.runtime.trace_context import parse_trace_id
 from tests.integrations.conftest import FRAMEWORKS, PROXY, Shop, serving
 from tests.recording.conftest import OpenRecorder, Running
 

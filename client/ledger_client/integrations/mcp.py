@@ -42,7 +42,6 @@ from ledger_client.integrations.proxies import parse_peer
 from ledger_client.integrations.request_info import (
     RequestReader,
     RequestSettings,
-    parse_trace_id,
 )
 from ledger_client.recording.arguments import Principal
 from ledger_client.recording.arguments import principal as principal_fields
@@ -50,6 +49,7 @@ from ledger_client.recording.context import audit_context
 from ledger_client.recording.exception_outcomes import Outcome, outcome_of
 from ledger_client.recording.jsonable import jsonable
 from ledger_client.recording.recorder import RecordArguments, Recorder, current_recorder
+from ledger_client.runtime.trace_context import parse_trace_id
 
 F = TypeVar("F", bound=Callable[..., Any])
 ToolContext = ServerRequestContext[Any, Any]

@@ -18,6 +18,7 @@ from ledger_client.integrations.proxies import NOWHERE, X_FORWARDED_FOR, Endpoin
 from ledger_client.integrations.views import LOGIN_PATHS, login_check
 from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import AuditContext, restored
+from ledger_client.runtime.trace_context import parse_trace_id
 
 T = TypeVar("T")
 
@@ -29,10 +30,6 @@ UNKNOWN: Final = {"id": "unknown"}
 
 # Printable ASCII without blanks and commas, which separate values that a server has joined.
 _is_request_id = re.compile(r"[!-+\--~]{1,128}").fullmatch
-_match_traceparent = re.compile(
-    r"(?P<version>[0-9a-f]{2})-(?P<trace_id>[0-9a-f]{32})-(?P<parent_id>[0-9a-f]{16})-[0-9a-f]{2}"
-    r"(?P<more>-.*)?"
-).fullmatch
 _log = logging.getLogger("ledger_client.integrations")
 
 
@@ -83,21 +80,6 @@ class RequestReader:
             if len(values) == 1 and _is_request_id(values[0]):
                 return values[0]
         return new_event_id()
-
-
-def parse_trace_id(values: Sequence[str]) -> str | None:
-    """Read the trace id from the values of `traceparent`; None for an invalid header.
-
-    Source: W3C Trace Context §3.2: version ff and ids of zeros are none, later versions may go on.
-    """
-    match = _match_traceparent(values[0].strip()) if len(values) == 1 else None
-    if match is None or match["version"] == "ff":
-        return None
-    if match["version"] == "00" and match["more"] is not None:
-        return None
-    if not (match["trace_id"].strip("0") and match["parent_id"].strip("0")):
-        return None
-    return match["trace_id"]
 
 
 def actor_of(find: Callable[[], Principal | None]) -> Callable[[], Principal]:

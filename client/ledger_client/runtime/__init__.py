@@ -1,7 +1,8 @@
 """Host services for every process of ours, client or server.
 
-files     durable writes, directory syncs, locks that end with their process
-clock     the time of day in the unit that events use
-backoff   how long to wait after failures in a row, or after a Retry-After
-server    the event loop, the address and the stop signal of a server process
+files          durable writes, directory syncs, locks that end with their process
+clock          the time of day in the unit that events use
+backoff        how long to wait after failures in a row, or after a Retry-After
+server         the event loop, the address and the stop signal of a server process
+trace_context  the trace that a request belongs to
 """

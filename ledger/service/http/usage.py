@@ -16,7 +16,7 @@ from ledger.service.auth import Caller
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import explain
 from ledger.service.http.router import Route, read_note, route_path
-from ledger_client.integrations.request_info import parse_trace_id
+from ledger_client.runtime.trace_context import parse_trace_id
 from ledger_core.query.ast import query_fields
 from ledger_core.query.parser import parse_query
 from ledger_core.query.scanner import QueryError
