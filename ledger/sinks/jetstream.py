@@ -9,7 +9,8 @@ Needs `nats-py`, the extra `nats` of the service.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ledger.runtime.network_errors import explain_network_error
@@ -30,8 +31,32 @@ except ImportError:
         "a sink of type nats needs nats-py: pip install 'witnessed-ledger[nats]'"
     ) from None
 
+CLOSE_WAIT_S: Final = 1.0
 MESSAGE_TOO_LARGE: Final = 10054
 """The code of JetStream for a message that its stream never takes."""
+
+_NO_NATS: Final = (ValueError, TypeError, LookupError, AttributeError)
+"""What the library raises for a greeting that no server of NATS sends."""
+
+
+class _Client(Client):
+    """A client that the greeting of a server, sent in the clear, can't talk out of TLS.
+
+    The library uses TLS when the server asks for it, not when the URL does. It also keeps the
+    addresses of further servers that a greeting names.
+    """
+
+    async def _process_info(self, info: dict[str, Any], *args: Any, **options: Any) -> None:
+        info.pop("connect_urls", None)
+        if self._current_server is not None and self._current_server.uri.scheme == "tls":
+            info["tls_required"] = True
+        await super()._process_info(info, *args, **options)
+
+    def abort(self) -> None:
+        """Drop the connection; one whose other end has stopped in the middle never closes."""
+        writer: asyncio.StreamWriter | None = getattr(self._transport, "_bare_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
 
 
 class JetStreamReceiver:
@@ -39,7 +64,7 @@ class JetStreamReceiver:
 
     def __init__(self, config: SinkConfig) -> None:
         self._config: Final = config
-        self._client: Client | None = None
+        self._client: _Client | None = None
 
     async def send(self, records: Sequence[Record]) -> Sent:
         """Publish a batch, and wait for the stream's acknowledgements. Raises: RetryError."""
@@ -78,8 +103,12 @@ class JetStreamReceiver:
     async def close(self) -> None:
         """Close the connection."""
         client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        if client is None:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await client.close()
+        client.abort()
 
     def _host(self) -> str:
         return urlsplit(self._config.url).hostname or ""
@@ -90,7 +119,7 @@ class JetStreamReceiver:
         await self.close()
         config = self._config
         secret = config.secret()
-        client = self._client = Client()
+        client = self._client = _Client()
         try:
             async with asyncio.timeout(config.timeout_s):
                 await client.connect(
@@ -105,7 +134,7 @@ class JetStreamReceiver:
                     token=None if config.username else secret or None,
                     user_credentials=config.credentials_file or None,
                 )
-        except (OSError, TimeoutError, nats.errors.Error, ValueError) as error:
+        except (OSError, TimeoutError, nats.errors.Error, *_NO_NATS) as error:
             await self.close()
             raise RetryError(f"{self._host()}: {_explain(error)}") from None
         return client

@@ -5,10 +5,13 @@ Meant for few events, such as fired alarms: `query = "action:ledger.alarm.fired"
 """
 
 import asyncio
+import io
 import smtplib
+import socket
+import time
 from collections.abc import Sequence
 from email.message import EmailMessage
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,7 +27,51 @@ from ledger_core.tlog.text import printable
 SUBJECT_CHARS_MAX: Final = 120
 PERMANENT: Final = 500
 TOO_LARGE: Final = 552
+ANSWERS_BYTES_MAX: Final = 1 << 20
+"""Of all answers of one connection."""
+
 AUTHENTICATION: Final = frozenset({530, 534, 535, 538})
+
+
+class _Answers(io.RawIOBase):
+    """The answers of a server: so many bytes, until a time. smtplib limits one line alone."""
+
+    def __init__(self, connection: socket.socket, *, end_s: float) -> None:
+        self._connection: Final = connection
+        self._end_s: Final = end_s
+        self._left = ANSWERS_BYTES_MAX
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        left_s = self._end_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the server has not answered in time")
+        if self._left <= 0:
+            raise ConnectionError(f"the server's answers exceed {ANSWERS_BYTES_MAX} bytes")
+        self._connection.settimeout(left_s)
+        count = self._connection.recv_into(buffer)
+        self._left -= count
+        return count
+
+
+class _Connection(smtplib.SMTP):
+    """A connection that `timeout` limits as a whole."""
+
+    def __init__(self, host: str, port: int, *, timeout: float, **options: Any) -> None:
+        self._end_s: Final = time.monotonic() + timeout
+        super().__init__(host, port, timeout=timeout, **options)
+
+    def getreply(self) -> tuple[int, bytes]:
+        """The next answer of the server."""
+        if self.file is None and self.sock is not None:
+            self.file = io.BufferedReader(_Answers(self.sock, end_s=self._end_s))
+        return super().getreply()
+
+
+class _TlsConnection(_Connection, smtplib.SMTP_SSL):
+    """The same, encrypted from its start."""
 
 
 class MailReceiver:
@@ -66,8 +113,8 @@ class MailReceiver:
         timeout_s = self._config.timeout_s
         if is_tls:
             context = client_context(self._config)
-            return smtplib.SMTP_SSL(host, port or 465, timeout=timeout_s, context=context)
-        server = smtplib.SMTP(host, port or 587, timeout=timeout_s)
+            return _TlsConnection(host, port or 465, timeout=timeout_s, context=context)
+        server = _Connection(host, port or 587, timeout=timeout_s)
         server.ehlo()
         if server.has_extn("starttls"):
             server.starttls(context=client_context(self._config))

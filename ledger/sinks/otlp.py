@@ -23,6 +23,7 @@ _FIXED64: Final = 1
 _BYTES: Final = 2
 _MORE: Final = 0x80
 _LOW: Final = 0x7F
+_VARINT_BITS_MAX: Final = 70
 
 
 def encode(records: Sequence[Record]) -> bytes:
@@ -132,17 +133,18 @@ def _fields(data: bytes) -> list[tuple[int, int | bytes]]:
                 at += value
             else:
                 break
-    except IndexError:
+    except (IndexError, OverflowError):
         pass
     return found
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
-    while True:
+    while shift < _VARINT_BITS_MAX:
         byte = data[at]
         at += 1
         value |= (byte & _LOW) << shift
         shift += 7
         if byte < _MORE:
             return value, at
+    raise OverflowError("a number has more than ten bytes")

@@ -1,0 +1,151 @@
+"""Hostile receivers get no secret in the clear, and take no memory or time without a limit."""
+
+import asyncio
+import contextlib
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from ledger.sinks import mail, otlp
+from ledger.sinks.config import SinkConfig
+from ledger.sinks.kinds import open_receiver
+from ledger.sinks.receiver import RetryError
+from ledger.sinks.record import Record
+from ledger.sinks.worker import LogSource
+from ledger.store.log import LogStore
+from tests.sinks.sinking import Folder
+
+CLIENT_HELLO = b"\x16\x03\x01"
+
+
+@pytest.fixture
+def record(folder: Folder) -> Record:
+    folder.append(count=1)
+    with closing(LogStore.open(folder.directory / "log")) as store:
+        return LogSource(store, SinkConfig(type="http", url="http://127.0.0.1")).record(0)
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> str:
+    path = tmp_path / "token"
+    path.write_text("sesame")
+    return str(path)
+
+
+def send(config: SinkConfig, record: Record) -> None:
+    async def run() -> None:
+        receiver = open_receiver(config)
+        try:
+            await receiver.send([record])
+        finally:
+            await receiver.close()
+
+    asyncio.run(run())
+
+
+def send_to_nats(
+    info: bytes, record: Record, token_file: str, *, scheme: str = "nats", timeout_s: float = 0.3
+) -> bytes:
+    """Send to a server with this greeting, which must fail; what the server got.
+
+    The server leaves a handshake of TLS without an answer, until the client has no more time or, if
+    that is long, at once.
+    """
+    received = bytearray()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"INFO " + info + b"\r\n")
+        while piece := await reader.read(1 << 16):
+            received.extend(piece)
+            if piece.endswith(b"PING\r\n"):
+                writer.write(b"PONG\r\n")
+            elif timeout_s > 1:
+                break
+        writer.close()
+
+    async def run() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            config = SinkConfig(
+                type="nats",
+                url=f"{scheme}://127.0.0.1:{port}",
+                subject="audit",
+                token_file=token_file,
+                timeout_s=timeout_s,
+            )
+            receiver = open_receiver(config)
+            with pytest.raises(RetryError):
+                await receiver.send([record])
+            await receiver.close()
+
+    asyncio.run(run())
+    return bytes(received)
+
+
+def test_a_server_of_nats_can_not_talk_the_sink_out_of_tls(record: Record, token_file: str) -> None:
+    info = b'{"tls_required":false}'
+    received = send_to_nats(info, record, token_file, scheme="tls", timeout_s=60)
+    assert received.startswith(CLIENT_HELLO)
+    assert b"CONNECT" not in received
+    assert b"sesame" not in received
+
+
+def test_a_handshake_without_an_answer_is_given_up(record: Record, token_file: str) -> None:
+    send_to_nats(b'{"tls_required":true}', record, token_file)
+
+
+@pytest.mark.parametrize("info", [b"[]", b"5", b'{"connect_urls":5}', b'{"connect_urls":["[::"]}'])
+def test_a_greeting_that_nats_does_not_send_is_waited_out(
+    info: bytes, record: Record, token_file: str
+) -> None:
+    send_to_nats(info, record, token_file)
+
+
+@contextmanager
+def endless_answer() -> Iterator[int]:
+    """A mail server whose answer to EHLO goes on until the client leaves; its port."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"220 test\r\n")
+            self.rfile.readline()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"250-test\r\n" * 1000)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("limit", ["bytes", "time"])
+def test_an_answer_of_a_mail_server_has_an_end(
+    limit: str, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if limit == "time":
+        monkeypatch.setattr(mail, "ANSWERS_BYTES_MAX", 1 << 40)
+    with endless_answer() as port:
+        config = SinkConfig(
+            type="smtp",
+            url=f"smtp://127.0.0.1:{port}",
+            sender="a@example.com",
+            to=("b@example.com",),
+            timeout_s=30.0 if limit == "bytes" else 0.2,
+        )
+        reason = "bytes" if limit == "bytes" else "in time"
+        with pytest.raises(RetryError, match=reason):
+            send(config, record)
+
+
+def test_a_number_in_an_answer_to_otlp_has_ten_bytes_at_most() -> None:
+    assert otlp.read_answer(b"\x0a\x04\x08\x80\x80\x01") == (1 << 14, "")
+    # Read to its end this takes minutes.
+    assert otlp.read_answer(b"\xff" * (8 << 20)) == (0, "")
+    assert otlp.read_answer(b"\x0a\x8b\x80\x80\x00\x08" + b"\xff" * 10) == (0, "")
