@@ -180,13 +180,26 @@ class LimitedConnection(web.RequestHandler):
             return
         is_body = self._body is not None and not self._body.is_eof()
         count = self._request_count
-        super().data_received(data)
+        if is_body and self.transport is not None:
+            self._receive_body(data)
+        else:
+            super().data_received(data)
         if self._request_count > count:
             self._body = self._messages[-1][1]
             self._stop_head_timer()
             self._forget_malformed()
         elif data and not (is_body or self._close or self._head_timer):
             self._head_timer = self._loop.call_later(self._waits.head_s, self._cut_head)
+
+    def _receive_body(self, data: bytes) -> None:
+        """Read bytes of a body, at a stop too: aiohttp would drop them, and leave their request."""
+        closing = self._close, self._force_close
+        self._close = self._force_close = False
+        try:
+            super().data_received(data)
+        finally:
+            self._close |= closing[0]
+            self._force_close |= closing[1]
 
     def _forget_malformed(self) -> None:
         """Free what was read of a head that is malformed.

@@ -33,6 +33,7 @@ from ledger.workers.gateway import Gateway
 from ledger.workers.messages import VERSIONS
 from ledger.workers.pool import CountsMemory, FrontEnds, counts_memory
 from ledger.workers.start import Start
+from ledger_core.tlog.errors import UnavailableError
 
 _log = structlog.get_logger("ledger.workers")
 
@@ -159,8 +160,8 @@ async def _when_told(told: asyncio.Event, replace: Callable[[], Awaitable[None]]
         told.clear()
         try:
             await replace()
-        except OSError as error:
-            _log.error("workers_not_replaced", reason=error.strerror)
+        except (OSError, UnavailableError) as error:
+            _log.error("workers_not_replaced", reason=str(error))
 
 
 @asynccontextmanager

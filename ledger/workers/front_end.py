@@ -81,12 +81,12 @@ async def serve(start: Start, stop: asyncio.Event) -> None:
     live = LiveSettings(start.settings)
     settings = live.adjust(partial(share_settings, processes=start.processes))
     client = SequencerClient(on_lost=stop.set)
+    client.take_settings = live.replace
     link = socket.socket(fileno=start.link)
     await asyncio.get_running_loop().create_unix_connection(lambda: client.link, sock=link)
     async with AsyncExitStack() as opened:
         context = _open_context(start, live, client, opened)
         client.report = context.own_report
-        client.take_settings = live.replace
         await opened.enter_async_context(context.identities.running())
         await opened.enter_async_context(context.audit.running())
         server = Server(context, ROUTES)

@@ -74,6 +74,7 @@ class Gateway:
         self._asked: dict[int, asyncio.Future[Report]] = {}
         self._links: set[_Served] = set()
         self._state = State()
+        self._settings: NewSettings | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def connect(self, *, on_ready: Callable[[], None] = lambda: None) -> Link:
@@ -84,9 +85,10 @@ class Gateway:
         return _Served(self, on_ready).link
 
     def tell_settings(self, settings: Settings) -> None:
-        """Send all front ends settings that were read again."""
+        """Send all front ends settings that were read again, those too that are starting."""
+        self._settings = NewSettings(msgspec.structs.asdict(settings))
         for served in self._links:
-            served.link.send(NewSettings(msgspec.structs.asdict(settings)))
+            served.link.send(self._settings)
 
     async def run(self) -> None:
         """Tell the front ends what changes, until cancelled."""
@@ -105,6 +107,8 @@ class Gateway:
         self._tell_state()
         self._links.add(served)
         served.link.send(self._state)
+        if self._settings is not None:
+            served.link.send(self._settings)
 
     def left(self, served: "_Served") -> None:
         """Forget a link that is lost."""

@@ -88,6 +88,7 @@ class FrontEndProcess(FollowerProcess):
         `on_started` gets our end of the link.
         """
         self.part: Final = start.part
+        self.queries: Final = start.queries
         super().__init__(
             str(start.number),
             "ledger.workers.front_end",
@@ -182,11 +183,11 @@ class FrontEnds:
         self._on_end: Final = on_end
         self._start: Start = start
         self._start_queries: Final = start_queries
-        self._queries: list[QueryProcess] = []
+        self._queries: Final = [start_queries()]
         self._listening: Final = listening
         self._connecting: set[asyncio.Task[None]] = set()
-        self._begin_queries()
         self._running: Final = [self._make(number, part=number) for number in range(len(listening))]
+        self._leaving: Final[list[_FrontEnd]] = []
         self._free_part = len(listening)
 
     async def start(self, stop: asyncio.Event) -> None:
@@ -228,22 +229,14 @@ class FrontEnds:
         Their query process is new too, for both are of one version. A front end that does not take
         connections leaves all others as they are.
         """
-        before = self._start
-        self._begin_queries()
+        self._queries.append(self._start_queries())
         for number in range(len(self._running)):
             if not await self._replace(number):
-                if number == 0:
-                    self._start = before
-                    await asyncio.to_thread(self._queries.pop().stop)
-                return
-        while len(self._queries) > 1:
-            await asyncio.to_thread(self._queries.pop(0).stop)
-
-    def _begin_queries(self) -> None:
-        """Start a query process for the front ends that are made from now on."""
-        self._queries.append(self._start_queries())
-        socket_path = str(self._queries[-1].socket)
-        self._start = msgspec.structs.replace(self._start, queries=socket_path)
+                break
+        used = {each.process.queries for each in self._running}
+        for queries in [each for each in self._queries if str(each.socket) not in used]:
+            self._queries.remove(queries)
+            await asyncio.to_thread(queries.stop)
 
     async def _replace(self, number: int) -> bool:
         """Replace a front end; False if the new one does not take connections."""
@@ -259,7 +252,9 @@ class FrontEnds:
         if not new.is_ready.is_set():
             return False
         self._running[number] = new
+        self._leaving.append(old)
         await asyncio.to_thread(old.process.wind_down)
+        self._leaving.remove(old)
         self._on_end(old.process.part)
         self._free_part = old.process.part
         _log.info("worker_replaced", worker=number)
@@ -267,9 +262,10 @@ class FrontEnds:
 
     async def stop(self) -> None:
         """Let all answer what they have begun, and end them."""
-        for each in self._running:
+        ending = (*self._running, *self._leaving)
+        for each in ending:
             each.process.ask_to_stop()
-        await asyncio.gather(*(asyncio.to_thread(each.process.stop) for each in self._running))
+        await asyncio.gather(*(asyncio.to_thread(each.process.stop) for each in ending))
 
     def take_settings(self, settings: Settings) -> None:
         """Have all front ends take settings that were read again."""
@@ -285,7 +281,9 @@ class FrontEnds:
     def _make(self, number: int, *, part: int) -> _FrontEnd:
         made = _FrontEnd(
             FrontEndProcess(
-                msgspec.structs.replace(self._start, number=number, part=part),
+                msgspec.structs.replace(
+                    self._start, number=number, part=part, queries=str(self._queries[-1].socket)
+                ),
                 self._listening[number],
                 on_started=lambda link: self._call(self._connect, made, link),
                 on_end=lambda: self._call(self._ended, made),

@@ -58,13 +58,13 @@ def front_ends(process_id: int) -> list[int]:
 
 @contextmanager
 def running(
-    directory: Path, tokens: dict[str, str], *, ends_well: bool = True
+    directory: Path, tokens: dict[str, str], *, ends_well: bool = True, workers: int = WORKERS
 ) -> Iterator[Running]:
     """Serve a ledger with front ends, until the block ends."""
     lines = directory.parent / "lines"
     command = [
         *(sys.executable, "-m", "ledger", "serve", str(directory), "--listen", "127.0.0.1:0"),
-        *("--workers", str(WORKERS), "--publish-interval-s", "0.05"),
+        *("--workers", str(workers), "--publish-interval-s", "0.05"),
     ]
     with lines.open("w") as stderr:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)

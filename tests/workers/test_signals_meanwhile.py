@@ -1,0 +1,71 @@
+"""Signals that come while front ends are replaced."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ledger.service.data_dir import DirectoryPaths
+from tests.service.serving import event, make_ledger
+from tests.workers.test_front_ends import WORKERS, Running, front_ends, running, until
+
+
+def begin_replacing(served: Running) -> int:
+    """Have the front ends replaced; the process of the first new one."""
+    before = set(front_ends(served.process.pid))
+    served.process.send_signal(signal.SIGUSR1)
+    until(lambda: bool(set(front_ends(served.process.pid)) - before))
+    (new,) = set(front_ends(served.process.pid)) - before
+    return new
+
+
+def test_settings_that_are_read_again_while_a_front_end_starts_reach_it(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    with running(directory, make_ledger(directory)) as served:
+        new = begin_replacing(served)
+        os.kill(new, signal.SIGSTOP)
+        with DirectoryPaths(directory).settings.open("a") as file:
+            file.write("request_events_max = 1\n")
+        served.process.send_signal(signal.SIGHUP)
+        until(lambda: len(served.said("settings_reloaded")) >= 1 + WORKERS)
+        os.kill(new, signal.SIGCONT)
+        until(lambda: len(served.said("worker_replaced")) == WORKERS)
+        refused = [served.ledger.append(event(), event()).status for _ in range(20)]
+        assert set(refused) == {413}
+
+
+def sockets_of(process_id: int) -> int:
+    links = [str(each.readlink()) for each in Path(f"/proc/{process_id}/fd").iterdir()]
+    return sum(link.startswith("socket:") for link in links)
+
+
+def test_a_stop_waits_for_the_requests_of_a_front_end_that_is_being_replaced(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    with running(directory, tokens, workers=1) as served:
+        (old,) = front_ends(served.process.pid)
+        address = urlsplit(served.ledger.url)
+        body = json.dumps(event()).encode()
+        head = (
+            f"POST /v1/events HTTP/1.1\r\nHost: {address.netloc}\r\nExpect: 100-continue\r\n"
+            f"Authorization: Bearer {tokens['append']}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        with socket.create_connection((address.hostname, address.port), timeout=120) as held:
+            held.sendall(head.encode())
+            assert b" 100 " in held.recv(1000)
+            sockets = sockets_of(old)
+            new = begin_replacing(served)
+            until(lambda: sockets_of(old) < sockets)  # It takes no more connections.
+            served.process.terminate()
+            until(lambda: not Path(f"/proc/{new}").exists())
+            with suppress(subprocess.TimeoutExpired):  # It must not end.
+                served.process.wait(1)
+            held.sendall(body)
+            assert held.recv(1000).startswith(b"HTTP/1.1 200 ")
