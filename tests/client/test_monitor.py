@@ -80,7 +80,7 @@ def test_an_old_head_shown_again_by_a_log_that_kept_its_entries_is_only_odd() ->
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (unsigned, "did not sign its checkpoint|no signature"),
+        (unsigned, "which the policy does not list|no signature"),
         (with_bad_signature, "signature"),
         (lambda note: note.replace("example.com/audit", "example.com/other"), "no log of the"),
     ],
@@ -240,7 +240,7 @@ class TestWitnesses:
         [
             (LOG.note(600), "the quorum is not met"),
             (cosigned(LOG.note(600), (W2, NOW)), "the quorum is not met"),
-            (cosigned(unsigned(LOG.note(600)), (W1, NOW)), "did not sign its checkpoint"),
+            (cosigned(unsigned(LOG.note(600)), (W1, NOW)), "which the policy does not list"),
             (with_bad_signature(cosigned(LOG.note(600), (W1, NOW))), "signature"),
         ],
     )
