@@ -31,7 +31,8 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
     except FileNotFoundError:
         return None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedError(f"{path}: {error}") from None
+        hint = "; a newer version may have written it" if "unknown field" in str(error) else ""
+        raise MalformedError(f"{path}: {error}{hint}") from None
     if isinstance(record, CheckedRecord) and record.check:
         plain = msgspec.structs.replace(record, check="")
         if record.check != _checksum(plain):

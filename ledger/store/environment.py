@@ -364,7 +364,10 @@ def _check_format(transaction: Transaction[bytes], path: Path) -> None:
         raise MalformedError(f"{path} is not a ledger's data: it has no format version")
     engine = transaction.get(keyspace.META, keyspace.META_ENGINE)
     if found != keyspace.FORMAT_VERSION:
-        problem = f"has format {{}}, this version reads {keyspace.FORMAT_VERSION.decode()}"
+        problem = (
+            f"has format {{}}, this version reads {keyspace.FORMAT_VERSION.decode()}: install the"
+            " version that wrote it, or a newer one"
+        )
     elif engine is not None and not engine.startswith(b"%d." % ENGINE_MAJOR):
         problem, found = f"was made by LMDB {{}}, this version uses {engine_version()}", engine
     else:

@@ -31,6 +31,7 @@ from ledger_core.tlog.policy import POLICY_BYTES_MAX, Policy
 from ledger_core.tlog.text import decode_text
 
 MANIFEST_BYTES_MAX: Final = 1 << 16
+LATEST_EDITION: Final = 2
 
 
 class _Edition(msgspec.Struct):
@@ -73,6 +74,11 @@ def _read_manifest(data: bytes) -> Manifest | FirstManifest:
         edition = msgspec.json.decode(data, type=_Edition).v
         if edition == 1:
             return msgspec.json.decode(data, type=FirstManifest)
+        if edition > LATEST_EDITION:
+            raise MalformedError(
+                f"evidence of edition {edition}, this version reads 1 to {LATEST_EDITION}:"
+                " install a newer one"
+            )
         return msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(f"{MANIFEST}: {error}") from None
