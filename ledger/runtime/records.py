@@ -31,14 +31,19 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
     except FileNotFoundError:
         return None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        hint = "; a newer version may have written it" if "unknown field" in str(error) else ""
-        raise MalformedError(f"{path}: {error}{hint}") from None
+        raise unreadable(path, error) from None
     if isinstance(record, CheckedRecord) and record.check:
         plain = msgspec.structs.replace(record, check="")
         if record.check != _checksum(plain):
             raise MalformedError(f"{path} has another checksum: it is damaged")
         return plain
     return record
+
+
+def unreadable(path: Path, error: Exception) -> MalformedError:
+    """The error for a file that is not the record that it should be."""
+    hint = "; a newer version may have written it" if "unknown field" in str(error) else ""
+    return MalformedError(f"{path}: {error}{hint}")
 
 
 def write_record(path: Path, record: CheckedRecord) -> None:

@@ -28,6 +28,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from ledger.log.hold import HoldRecord, write_hold
+from ledger.runtime.records import unreadable
 from ledger.service.backup_erasures import NO_KEY, erase_subjects, erasures_of, read_erasures
 from ledger.service.data_dir import EDITED_FILES, DirectoryPaths
 from ledger.store import keyspace
@@ -224,7 +225,7 @@ def read_manifest(backup: Path) -> Manifest:
     except FileNotFoundError:
         raise UnavailableError(f"{backup} is not a finished backup: no {MANIFEST}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedError(f"{backup / MANIFEST}: {error}") from None
+        raise unreadable(backup / MANIFEST, error) from None
 
 
 def backup_paths(backup: Path) -> DirectoryPaths:

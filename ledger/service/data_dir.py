@@ -41,7 +41,7 @@ import msgspec
 from ledger.log.signing import LogSigner
 from ledger.runtime.half_made import half_made
 from ledger.runtime.keys import read_keys, read_secret_key, write_keys, write_secret_key
-from ledger.runtime.records import read_record
+from ledger.runtime.records import read_record, unreadable
 from ledger.service.settings import Settings, read_settings, settings_template
 from ledger.store.environment import DATA_FILE
 from ledger.store.erasable_values import KEY_BYTES, PrivateStore, create_private
@@ -202,7 +202,7 @@ def _read_start(paths: DirectoryPaths) -> StartRecord:
     except FileNotFoundError:
         return StartRecord({})
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedError(f"{paths.started}: {error}") from None
+        raise unreadable(paths.started, error) from None
 
 
 def missing_files(paths: DirectoryPaths) -> list[str]:
