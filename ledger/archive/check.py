@@ -98,12 +98,16 @@ class ArchiveCheck:
     async def _list_sealed(self) -> None:
         if self._reader.bucket.place.url.startswith("http"):
             return  # A plain web server has no list.
-        async for name in self._reader.bucket.names(INDEX):
-            if match := match_index(name):
-                self._index[int(match[1])].append(name)
-        async for name in self._reader.bucket.names(PARQUET):
-            if match := match_parquet(name):
-                self._parquet[int(match["segment"])].append(name)
+        for folder, match, found in (
+            (INDEX, match_index, self._index),
+            (PARQUET, match_parquet, self._parquet),
+        ):
+            try:
+                async for name in self._reader.bucket.names(folder):
+                    if matched := match(name):
+                        found[int(matched[1])].append(name)
+            except MalformedError as error:
+                self.report.add_fault(f"{error}: the others are not checked")
 
     async def _check_edge(self) -> dict[TileRef, bytes | None]:
         """The tiles at the right edge, each proven or None."""

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
 LISTED_AT_ONCE: Final = 1000
+LISTED_MAX: Final = 1 << 18
+"""Objects of one folder: those of four versions of the index of 4 billion entries."""
+
 CONNECT_TIMEOUT_S: Final = 5.0
 
 _find_status = re.compile(r"\b[45]\d\d [A-Z][A-Za-z ]{2,40}").search
@@ -96,10 +99,14 @@ class Bucket:
         return await self._put(name, data, headers or {}, tag=tag or "")
 
     async def names(self, folder: str) -> AsyncIterator[str]:
-        """The names of all objects below a folder."""
+        """The names of all objects below a folder. Raises: MalformedError for too many."""
+        listed = 0
         with self._errors(folder):
             async for some in obstore.list(self._store, folder, chunk_size=LISTED_AT_ONCE):
                 self.requests["list"] += 1
+                listed += len(some)
+                if listed > LISTED_MAX:
+                    raise MalformedError(f"{folder} has more than {LISTED_MAX:,} objects")
                 for each in some:
                     yield each["path"]
 

@@ -62,7 +62,7 @@ def parse_record(data: bytes) -> ArchiveRecord:
     """The content of `archive.json`. Raises: MalformedError."""
     try:
         return msgspec.json.decode(data, type=ArchiveRecord)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(f"{RECORD}: {error}") from None
 
 

@@ -1,14 +1,23 @@
 """A whole archive is checked from the bucket alone, and what is wrong with it is named."""
 
 import gzip
+import struct
 from collections.abc import Iterator
 from pathlib import Path
+from zlib import crc32
 
+import msgspec
 import pytest
 
+from ledger.archive import object_store
 from ledger.archive.object_store import Bucket
+from ledger.archive.objects import parse_record
 from ledger.archive.place import Place
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
+from ledger.store.index.segment import SegmentRecord
+from ledger.store.index.segment_file import MAGIC, DamagedSegmentError, SegmentFile
 from ledger_client import OlderHeadError
+from ledger_core.query.analyzer import ANALYSIS
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from tests.archive.archiving import SMALL, ArchivedFolder, BadStore, Reply, place_of
 from tests.archive.seaweed import ObjectServer
@@ -153,6 +162,81 @@ def test_an_archive_is_read_over_http_and_from_a_copy_on_a_disk(
         assert (report["tree_size"], report["bundles"], report["tiles"]) == (SMALL, 3, 4)
     (copy / "log/tile/0/001").write_bytes(b"")
     verify(Place((copy / "log").as_uri()), folder.policy, faults=1)
+
+
+def test_a_list_without_an_end_is_left(
+    folder: ArchivedFolder, place: Place, store: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "LISTED_MAX", 3)
+    for number in range(4):
+        store.write(place.bucket, f"log/index/{number}", b"")
+    report = verify(place, folder.policy, faults=1)
+    assert report["faults"] == ["index has more than 3 objects: the others are not checked"]
+    with pytest.raises(MalformedError, match="more than 3"):
+        folder.upload(Bucket(place))
+
+
+def segment_file(
+    tables: dict[str, list[int]] | bytes,
+    columns: dict[str, list[int]] | None = None,
+    body: bytes = b"",
+) -> bytes:
+    """The file of a segment with this head, or with these parts, and a right checksum."""
+    record = {field.name: "" for field in msgspec.structs.fields(SegmentRecord)}
+    head = (
+        tables
+        if isinstance(tables, bytes)
+        else msgspec.json.encode(
+            {
+                "segment": 0,
+                "entries": SEGMENT_ENTRIES_MAX,
+                "analysis": ANALYSIS,
+                "record": record | {"terms": 0, "block_bytes": 0},
+                "tables": tables,
+                "columns": columns or {},
+            }
+        )
+    )
+    return MAGIC + struct.pack("<II", len(head), crc32(head)) + head + body
+
+
+def table_file(table: bytes) -> bytes:
+    return segment_file({"a": [0, len(table), crc32(table)]}, body=table)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        segment_file(b"junk"),
+        segment_file(b'{"x":' + b"[" * 60_000),
+        segment_file(b'{"analysis":"\xff"}'),
+        segment_file({"a": [-(1 << 40), 4, 0]}),
+        segment_file({"a": [0, 1 << 62, 0]}),
+        segment_file({"a": [0, 1 << 80, 0]}),
+        segment_file({"a": [0, 0, 0]}),
+        table_file(struct.pack("<I", 5) + b"abc"),
+        table_file(struct.pack("<I", 0) + b"a\0b"),
+        table_file(struct.pack("<III", 1, 0xFFFFFFFF, 0) + b"x"),
+        segment_file({}, {"a": [0, 4, crc32(b"body")], "b": [0, 4, crc32(b"body")]}, b"body"),
+    ],
+)  # fmt: skip
+def test_a_segment_that_nobody_made_is_damaged(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "segment"
+    path.write_bytes(data)
+    with pytest.raises(DamagedSegmentError):
+        SegmentFile.open(path, 0, analysis=ANALYSIS, entries=SEGMENT_ENTRIES_MAX).check()
+
+
+def test_a_segment_without_parts_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "segment"
+    path.write_bytes(segment_file({}))
+    SegmentFile.open(path, 0, analysis=ANALYSIS, entries=SEGMENT_ENTRIES_MAX).check()
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"x":' + b"[" * 60_000, b'{"origin":"\xff"}'])
+def test_a_record_that_nobody_made_is_malformed(data: bytes) -> None:
+    with pytest.raises(MalformedError, match=r"archive\.json"):
+        parse_record(data)
 
 
 @pytest.mark.parametrize(

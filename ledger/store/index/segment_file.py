@@ -101,13 +101,16 @@ _NO_BLOCKS: Final = BlockTable([], [], array("I"), array("I"))
 class SegmentFile:
     """An open file of a segment. Safe from any thread; it is closed when nothing refers to it."""
 
-    def __init__(self, descriptor: int, inode: int, head: SegmentHead, body_start: int) -> None:
+    def __init__(
+        self, descriptor: int, inode: int, head: SegmentHead, *, body_start: int, file_bytes: int
+    ) -> None:
         self.head: Final = head
         self.serial: Final = next(_serials)
         """Another number for each file that is opened: a key for caches."""
         self.inode: Final = inode
         self._descriptor = descriptor
         self._body_start = body_start
+        self._body_bytes = file_bytes - body_start
 
     def __del__(self) -> None:
         os.close(self._descriptor)
@@ -118,12 +121,13 @@ class SegmentFile:
 
         Raises: FileNotFoundError, StaleSegmentError, DamagedSegmentError.
         """
-        inode = 0
+        inode = file_bytes = 0
         with ExitStack() as opened:
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 opened.callback(os.close, descriptor)
-                inode = os.fstat(descriptor).st_ino
+                status = os.fstat(descriptor)
+                inode, file_bytes = status.st_ino, status.st_size
                 start = os.pread(descriptor, HEAD_BYTES_MAX, 0)
             except FileNotFoundError:
                 raise
@@ -131,7 +135,7 @@ class SegmentFile:
                 raise DamagedSegmentError(segment, inode, _reason(error)) from error
             head, body_start = cls._check_head(start, segment, inode, analysis, entries)
             opened.pop_all()
-        return cls(descriptor, inode, head, body_start)
+        return cls(descriptor, inode, head, body_start=body_start, file_bytes=file_bytes)
 
     @staticmethod
     def _check_head(
@@ -154,12 +158,15 @@ class SegmentFile:
         if extent is None:
             return _NO_BLOCKS
         data = self._read_extent(extent, f"the table of {dimension}")
-        (blocks,) = _COUNT.unpack_from(data)
+        blocks = int.from_bytes(data[: _COUNT.size], "little")
         crcs_at, lasts_at = _COUNT.size + 4 * blocks, _COUNT.size + 8 * blocks
+        lasts = data[lasts_at:].split(_SEPARATOR)
+        if len(data) < lasts_at or len(lasts) != blocks:
+            raise self.damaged(f"the table of {dimension} does not have the blocks that it counts")
         lengths = to_little_endian(array("I", data[_COUNT.size : crcs_at]))
         *starts, _end = accumulate(lengths, initial=extent.start + extent.length)
         crcs = to_little_endian(array("I", data[crcs_at:lasts_at]))
-        return BlockTable(data[lasts_at:].split(_SEPARATOR), starts, lengths, crcs)
+        return BlockTable(lasts, starts, lengths, crcs)
 
     def block(self, table: BlockTable, place: int) -> bytes:
         """One block of a table."""
@@ -186,12 +193,21 @@ class SegmentFile:
 
     def check(self) -> None:
         """Hold every byte of the file against its checksum. Raises: DamagedSegmentError."""
-        for dimension in self.head.tables:
+        left = self._body_bytes
+        for dimension, extent in self.head.tables.items():
             table = self.table(dimension)
+            left = self._rest(left, extent.length + sum(table.lengths))
             for _ in self.blocks(table, 0, len(table.lasts)):
                 pass
-        for dimension in self.head.columns:
+        for dimension, extent in self.head.columns.items():
+            left = self._rest(left, extent.length)
             self.column(dimension)
+
+    def _rest(self, left: int, part: int) -> int:
+        """The bytes that are left for other parts: parts share none."""
+        if part > left:
+            raise self.damaged("its parts are longer than the file")
+        return left - part
 
     def damaged(self, reason: str) -> DamagedSegmentError:
         """The error that this file holds what nobody wrote."""
@@ -201,6 +217,8 @@ class SegmentFile:
         return self._checked(self._read(extent.start, extent.length), extent.crc, what)
 
     def _read(self, start: int, length: int) -> bytes:
+        if not 0 <= start <= start + length <= self._body_bytes:
+            raise self.damaged("a part of it is outside the file")
         try:
             return os.pread(self._descriptor, length, self._body_start + start)
         except OSError as error:
@@ -323,7 +341,12 @@ def _read_head(start: bytes) -> SegmentHead | None:
         return None
     length, crc = _HEAD.unpack_from(start, len(MAGIC))
     data = start[at : at + length]
-    return _decode_head(data) if len(data) == length and crc32(data) == crc else None
+    if len(data) != length or crc32(data) != crc:
+        return None
+    try:
+        return _decode_head(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _reason(error: OSError) -> str:
