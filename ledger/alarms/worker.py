@@ -61,7 +61,6 @@ class AlarmFollower:
         self._origin: Final = store.origin()
         self._paths: Final = FollowerPaths(directory, KIND, "")
         self._paths.make()
-        self._cursor: Final = Cursor(self._paths)
         fired = read_fired(self._paths)
         if not self._paths.position.exists():
             if fired:
@@ -69,8 +68,8 @@ class AlarmFollower:
                     f"{self._paths.position} is gone: {self._begin_anew} begins at the log's end"
                 )
             # Alarms begin with what is logged from now on; `ledger alarm replay` shows the rest.
-            end = position_at(store, store.head().tree_size)
-            self._cursor.move(end.next_index, end.last_leaf_hash)
+            write_record(self._paths.position, position_at(store, store.head().tree_size))
+        self._cursor: Final = Cursor(self._paths)
         check_position(store, self._cursor.position, mend=self._begin_anew)
         self._evaluator: Final = Evaluator(alarms, now_us=unix_us(), fired=fired)
         self._warm_up()

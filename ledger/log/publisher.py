@@ -20,6 +20,7 @@ Under a policy with a quorum there are none, since no verifier would accept them
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ class Publisher:
         self._options = options
         self._published_at_s = 0.0
         self._signed: SignedCheckpoint | None = None
-        self._marking = asyncio.Lock()
+        self._marking = threading.Lock()
         self._marked_size = 0
         self._marker_has_failed = False
         self._peers: tuple[WitnessPeer, ...] = ()
@@ -255,6 +256,8 @@ class Publisher:
             self.check_extends(head)
             checkpoint = Checkpoint(self._origin, head.tree_size, head.root_hash)
             signatures = await self._signer.sign(format_checkpoint(checkpoint))
+            if self.failure is not None:  # It came while another process signed.
+                raise self.failure
             self._signed = SignedCheckpoint(checkpoint, signatures)
             return self._signed
 
@@ -309,7 +312,9 @@ class Publisher:
             return
         # Durable before it is shown: a log that forgot a published head could sign another.
         await self._sequencer.publish(tree_size=checkpoint.head.tree_size, note=checkpoint.note)
-        await self._write_marker(checkpoint)
+        if (marker := self._options.marker) is not None:
+            # A file is renamed, which waits for a commit that syncs the same disk.
+            await asyncio.to_thread(self._write_marker, marker, checkpoint)
         # A newer head may have been published meanwhile.
         if self._is_superseded(checkpoint.head):
             return
@@ -340,20 +345,14 @@ class Publisher:
     def _is_superseded(self, head: TreeHead) -> bool:
         return self.published is not None and self.published.head.tree_size > head.tree_size
 
-    async def _write_marker(self, checkpoint: SignedCheckpoint) -> None:
-        """Write the marker, unless it has a larger head.
-
-        Beside the loop: a file is renamed, which waits for a commit that syncs the same disk.
-        """
-        path, size = self._options.marker, checkpoint.head.tree_size
-        if path is None:
-            return
-        async with self._marking:
-            if size < self._marked_size:
+    def _write_marker(self, path: Path, checkpoint: SignedCheckpoint) -> None:
+        """Write the marker, unless it has a larger head. On a thread that no cancelling ends."""
+        with self._marking:
+            if checkpoint.head.tree_size < self._marked_size:
                 return
-            self._marked_size = size
+            self._marked_size = checkpoint.head.tree_size
             try:
-                await asyncio.to_thread(write_marker, path, checkpoint.note)
+                write_marker(path, checkpoint.note)
             except OSError as error:
                 if not self._marker_has_failed:
                     _log.error("marker_not_written", reason=str(error))

@@ -113,15 +113,14 @@ class PrivateFields:
             try:
                 hidden, own = self._commit_fields(read)
                 is_new = not self._is_logged(read.id_bytes, read.event.tenant or None)
-                for subject in {opening.subject for opening in own} if is_new else ():
+                new = [self._stored(opening) for opening in own] if is_new else []
+                for subject in {opening.subject for opening in new}:
                     self.store.check_key(subject)
             except (EventError, DamagedValueError) as error:
                 outcomes.append(error)
                 continue
             outcomes.append(hidden)
-            if is_new:
-                event = _event_key(read.event)
-                openings += ((event, self._stored(opening)) for opening in own)
+            openings += [(_event_key(read.event), opening) for opening in new]
         return StoredEvents(outcomes, self.store.put(openings) if openings else 0)
 
     def open(self, event_json: bytes) -> tuple[Opening, ...]:

@@ -75,8 +75,8 @@ class DeadLetters:
         The file no longer has them. Letters that are to be discarded are, those of such an attempt
         too: a receiver may never take them. Raises: OSError.
         """
-        request = self._request.read_text(encoding="ascii") if self._request.exists() else ""
-        if request == DISCARD:
+        request = self._request.read_bytes() if self._request.exists() else b""
+        if request == DISCARD.encode():
             self._path.unlink(missing_ok=True)
             self._resending.unlink(missing_ok=True)
         elif request and self._path.exists():
@@ -125,7 +125,7 @@ def read_letters(path: Path) -> list[DeadLetter]:
         return _decoder.decode_lines(whole_lines)
     except FileNotFoundError:
         return []
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(f"{path}: {error}") from None
 
 

@@ -248,16 +248,9 @@ class PrivateStore:
         self, transaction: Transaction[bytes], subject: bytes, event_json: bytes
     ) -> int:
         """Delete the rows of a subject and remember its erasure; the slot to write zeros over."""
-        row = transaction.get(keyspace.SUBJECTS, subject)
-        # Without a slot to write zeros over, one is used up that no subject has.
-        slot = self._claim_slot(transaction) if row is None else keyspace.decode_u64(row)
-        for key in _value_keys(transaction, subject):
-            value = transaction.get(keyspace.VALUES, key)
-            if value and row is not None and _slot_of(value) != slot:
-                raise DamagedValueError(
-                    "a value of this subject in private/ is under another key than the subject's; "
-                    "nothing was erased"
-                )
+        keys = _value_keys(transaction, subject)
+        slot = self._slot_to_erase(transaction, subject, keys)
+        for key in keys:
             transaction.delete(keyspace.VALUES, key)
             transaction.delete(keyspace.BY_SUBJECT, subject + key)
             commitment = key[:HASH_CHARS]
@@ -266,6 +259,23 @@ class PrivateStore:
         transaction.delete(keyspace.SUBJECTS, subject)
         transaction.put(keyspace.ERASING, subject, keyspace.encode_u64(slot) + event_json)
         return slot
+
+    def _slot_to_erase(
+        self, transaction: Transaction[bytes], subject: bytes, keys: Sequence[bytes]
+    ) -> int:
+        """The slot that a subject and its values name; a new one if there are none."""
+        row = transaction.get(keyspace.SUBJECTS, subject)
+        named = [row, *(transaction.get(keyspace.VALUES, key) for key in keys)]
+        slots = {_slot_of(each) for each in named if each}
+        if not slots:
+            return self._claim_slot(transaction)
+        # A row that is lost is damage too: its values still name the slot.
+        if len(slots) > 1 or (row is None and slots & _slots_of_subjects(transaction)):
+            raise DamagedValueError(
+                "a value of this subject in private/ is under another key than the subject's; "
+                "nothing was erased"
+            )
+        return slots.pop()
 
     def _complete_erasures(self) -> None:
         """Overwrite the slots of erasures whose process may have ended before it did."""

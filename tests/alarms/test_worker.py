@@ -9,7 +9,7 @@ import pytest
 from ledger.alarms import worker
 from ledger.alarms.config import read_alarms
 from ledger.follow import worker as follow_worker
-from ledger.follow.position import FollowerPaths, Position, read_report
+from ledger.follow.position import Cursor, FollowerPaths, Position, read_report
 from ledger.runtime.records import write_record
 from ledger.store.log import LogStore
 from ledger_core.tlog.errors import MalformedError
@@ -45,6 +45,28 @@ def test_alarms_that_lost_their_place_say_so_and_skip_nothing(folder: Folder) ->
         paths.position.unlink()
         with pytest.raises(MalformedError, match="is gone: deleting"):
             _follower(folder, store)
+
+
+def test_alarms_of_an_empty_log_have_a_place_before_they_fire(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill behind the first firing, before the position moves, has it evaluated again."""
+    folder = Folder(tmp_path / "ledger")
+    (folder.directory / "alarms.toml").write_text(ALARM)
+    with closing(LogStore.open(folder.directory / "log")) as store:
+        _follower(folder, store)
+    folder.append({"action": "login.failed"})
+    with closing(LogStore.open(folder.directory / "log")) as store:
+        follower = _follower(folder, store)
+        with monkeypatch.context() as killed:
+            killed.setattr(Cursor, "move", _kill)
+            with pytest.raises(KeyboardInterrupt):
+                follower.step()
+        assert _follower(folder, store).step()
+
+
+def _kill(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.anyio

@@ -1,6 +1,7 @@
 """Sequencer and publisher together, over a real log: order, acknowledgement, signing."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ledger.log.group_commit import QueueFullError
+from ledger.log.hold import read_marker, write_marker
 from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.store.commit_errors import CommitFailedError, StorageFullError
@@ -249,3 +251,36 @@ async def test_a_store_that_was_put_back_behind_its_published_head_is_refused(pa
         VerificationError, match=r"a head of size 99 was signed, but .* restored backup"
     ):
         LogWriter.open(path, map_bytes=MAP_BYTES)
+
+
+@pytest.mark.anyio
+async def test_a_marker_that_is_written_late_does_not_replace_a_newer_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round that is cancelled leaves the thread that writes its marker."""
+    began, may_go_on, written = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def write(marker: Path, note: str) -> None:
+        if not began.is_set():
+            began.set()
+            may_go_on.wait()
+        write_marker(marker, note)
+        written.release()
+
+    monkeypatch.setattr("ledger.log.publisher.write_marker", write)
+    marker = path.parent / "marker"
+    options = PublisherOptions(interval_s=0.01, marker=marker)
+    async with running(path, options=options) as (sequencer, publisher):
+        await sequencer.append(entries(0, 1))
+        cancelled = asyncio.create_task(publisher.publish())
+        await asyncio.to_thread(began.wait)
+        cancelled.cancel()
+        await sequencer.append(entries(1, 2))
+        later = asyncio.create_task(publisher.publish())
+        await asyncio.wait((later,), timeout=0.1)
+        may_go_on.set()
+        await later
+        await asyncio.to_thread(lambda: [written.acquire() for _ in range(2)])
+        marked = read_marker(marker)
+        assert marked is not None
+        assert marked.head.tree_size == 2

@@ -1,5 +1,6 @@
 """A log whose key is in an ssh-agent: OpenSSH's own, and agents that hang, lie and go away."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -23,7 +24,8 @@ from ledger.runtime.ssh_agent import AgentKey, parse_public_key
 from ledger.service.data_dir import DirectoryPaths, create_directory
 from ledger.service.key_rotation import rotate
 from ledger.store.writer import LogWriter
-from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.keys import ED25519, SignerKey, VerifierKey
 from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import format_policy, parse_policy
@@ -242,4 +244,46 @@ async def test_an_agent_that_fails_is_left_alone_for_a_while_and_said_once(tmp_p
             with pytest.raises(SignerUnavailableError, match="No such file"):
                 await publisher.sign()
     assert [line["event"] for line in lines] == ["signer_failed"]
+    await sequencer.stop()
+
+
+class SlowKey:
+    """A key of another process, which signs when it may."""
+
+    def __init__(self, key: SignerKey) -> None:
+        self.verifier_key = key.verifier_key
+        self._key = key
+        self.is_asked = threading.Event()
+        self.may_sign = threading.Event()
+
+    def encode(self) -> str:
+        return self._key.encode()
+
+    def sign(self, message: bytes) -> bytes:
+        self.is_asked.set()
+        self.may_sign.wait()
+        return self._key.sign(message)
+
+
+@pytest.mark.anyio
+async def test_a_head_that_is_signed_while_another_history_shows_is_not_published(
+    tmp_path: Path,
+) -> None:
+    new_log(tmp_path / "log").close()
+    known = SignerKey(ORIGIN, algorithm=ED25519, seed=SEED)
+    key = SlowKey(known)
+    policy = parse_policy(format_policy([Signer(known).verifier]).encode())
+    sequencer = Sequencer(LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES))
+    options = PublisherOptions(interval_s=3600)
+    publisher = Publisher(sequencer, [Signer(key)], policy, evidence=tmp_path, options=options)
+    await sequencer.append(entries(0, 1))
+    publishing = asyncio.create_task(publisher.publish())
+    await asyncio.to_thread(key.is_asked.wait)
+    other = Checkpoint(ORIGIN, 99, bytes(32))
+    theirs = SignedCheckpoint(other, (Signer(known).sign(format_checkpoint(other)),))
+    assert not publisher.show(theirs.note.encode(), by="a client")
+    key.may_sign.set()
+    with pytest.raises(VerificationError):
+        await publishing
+    assert publisher.published is None
     await sequencer.stop()

@@ -9,7 +9,13 @@ import msgspec
 import pytest
 
 from ledger.service.private_fields import ChangedEvent, PrivateField, PrivateFields
-from ledger.store.erasable_values import PrivateStore, create_private, event_key
+from ledger.store.erasable_values import (
+    SLOT_BYTES,
+    DamagedValueError,
+    PrivateStore,
+    create_private,
+    event_key,
+)
 from ledger_core.api import Committed
 from ledger_core.event.commitments import Opening, PrivateReader, encode_salt, format_envelope
 from ledger_core.event.model import EventError
@@ -172,3 +178,18 @@ def test_the_values_of_an_event_that_is_logged_already_are_not_stored(store: Pri
     assert isinstance(stored, ChangedEvent)
     assert private_fields.open(stored.event_json) == ()
     assert [store.count(subject) for subject in ("p_1", "u_1")] == [0, 0]
+
+
+def test_a_damaged_key_of_a_masked_subject_refuses_its_events_alone(store: PrivateStore) -> None:
+    def mask(subject: str) -> str:
+        return f"masked.{subject}"
+
+    private_fields = PrivateFields(store, (), lambda _id, _tenant: None, mask_id=mask)
+    first = read_private()
+    assert private_fields.commit_and_store([first]).outcomes == [first]
+    with (store.environment.path / "keys").open("r+b") as keys:
+        keys.write(bytes(SLOT_BYTES))
+    plain = read()
+    refused, logged = private_fields.commit_and_store([read_private(), plain]).outcomes
+    assert isinstance(refused, DamagedValueError)
+    assert logged == plain

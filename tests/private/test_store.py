@@ -239,3 +239,19 @@ def test_no_damaged_row_has_the_key_of_another_subject_destroyed(path: Path) -> 
     for opening in openings:
         assert again.find(_commitment(opening), EVENT_KEY) == opening
     again.close()
+
+
+def test_a_subject_whose_row_is_lost_has_its_key_destroyed(path: Path) -> None:
+    store = PrivateStore.open(path, KEY)
+    lost, other = _opening("u_1", "one"), _opening("u_2", "two")
+    store.put([(EVENT_KEY, lost), (EVENT_KEY, other)])
+    with store.environment.write() as transaction:
+        (subject,) = [
+            key for key, row in transaction.rows(keyspace.SUBJECTS) if row == keyspace.encode_u64(0)
+        ]
+        transaction.delete(keyspace.SUBJECTS, subject)
+    store.finish(store.erase("u_1", event_json=EVENT))
+    assert (path / "keys").read_bytes()[:SLOT_BYTES] == bytes(SLOT_BYTES)
+    assert store.find(_commitment(lost), EVENT_KEY) is None
+    assert store.find(_commitment(other), EVENT_KEY) == other
+    store.close()

@@ -11,7 +11,7 @@ import pytest
 from ledger.follow.position import Position
 from ledger.runtime.records import read_record, write_record
 from ledger.sinks.dead_letters import DISCARD, RESEND, DeadLetters, read_letters, request_action
-from ledger_core.tlog.errors import UnavailableError
+from ledger_core.tlog.errors import MalformedError, UnavailableError
 from tests.sinks.sinking import Folder, HttpPeer, Reply, Request, deliver, processes, running, until
 
 QUICK = {"type": "http", "retry_max_s": 0.02}
@@ -218,3 +218,10 @@ def test_no_secret_is_in_the_state_or_the_position(folder: Folder, tmp_path: Pat
     for file in [*paths.root.iterdir(), folder.directory / "sinks.toml"]:
         assert secret not in file.read_text()
     json.loads(paths.state.read_text())
+
+
+def test_a_dead_letter_whose_text_is_no_utf_8_is_named_as_damage(tmp_path: Path) -> None:
+    path = tmp_path / "dead.jsonl"
+    path.write_bytes(b'{"index":1,"leaf_hash":"\xff","reason":"","time_unix_s":1}\n')
+    with pytest.raises(MalformedError, match=r"dead\.jsonl"):
+        read_letters(path)

@@ -11,6 +11,7 @@ three refusals that concern no value (`WHOLE_RULES`) keep the event whole, to be
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ BYTES_MAX: Final = 64 * 1024 * 1024
 WHOLE_RULES: Final = frozenset({"wrong-tenant", "id-conflict", "leaf-too-large"})
 FREE_FIELDS: Final = ("changes", "context", "reason")
 
+_is_index = re.compile(r"[0-9]{1,9}").fullmatch
 _split_field = re.compile(r'[^.\[\]"]+|\["(?:[^"\\]|\\.)*"\]|\[[0-9]+\]').findall
 
 
@@ -79,7 +81,7 @@ def without(value: Any, names: list[str]) -> Any:
     if isinstance(value, dict) and name in value:
         others = {key: member for key, member in value.items() if key != name}
         return {**others, name: without(value[name], rest)} if rest else others
-    if isinstance(value, list) and name.isdigit() and int(name) < len(value):
+    if isinstance(value, list) and _is_index(name) and int(name) < len(value):
         index = int(name)
         middle = [without(value[index], rest)] if rest else []
         return [*value[:index], *middle, *value[index + 1 :]]
@@ -87,7 +89,11 @@ def without(value: Any, names: list[str]) -> Any:
 
 
 def _member_name(part: str) -> str:
-    """The name in one part of a field: `context`, `[3]`, `["a b"]`."""
+    """The name in one part of a field: `context`, `[3]`, `["a b"]`.
+
+    The field is what a service said: a name that is no JSON is taken as it stands.
+    """
     if part.startswith('["'):
-        return str(msgspec.json.decode(part[1:-1]))
+        with suppress(msgspec.MsgspecError):
+            return msgspec.json.decode(part[1:-1], type=str)
     return part.strip("[]")

@@ -1,0 +1,25 @@
+"""What a dead letter keeps, whatever a service names as the field that it refused."""
+
+import pytest
+
+from ledger_client.recording.dead_letters import redact
+from ledger_core.api import Problem
+
+EVENT = {"action": "a.b", "context": {"a": "x"}, "targets": [{"id": "secret"}, {"id": "t_2"}]}
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        'targets[0]["\\x"]',
+        'targets["\\ud800"]',
+        "targets.\N{SUPERSCRIPT TWO}",
+        f"targets[{'9' * 5000}]",
+        "targets",
+        "targets[0].id.more",
+    ],
+)
+def test_a_field_of_any_form_takes_the_refused_value_away(field: str) -> None:
+    kept = redact(EVENT, Problem(type="#secret", detail="", field=field))
+    assert "secret" not in str(kept)
+    assert kept["action"] == "a.b"
