@@ -1,12 +1,12 @@
 """`ledger doctor DIR`: what is wrong with a ledger on this machine, and what mends it."""
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ledger.archive.config import KIND, archives_path, read_archives
 from ledger.archive.worker import read_kept_lock
@@ -16,6 +16,8 @@ from ledger.follow.position import FollowerPaths
 from ledger.runtime.ssh_agent import AgentKey
 from ledger.runtime.tls import open_tls
 from ledger.service.data_dir import DirectoryPaths, open_tokens, read_own_settings, read_signers
+from ledger.service.identities.config import Principals
+from ledger.service.identities.identities import read_usable_principals
 from ledger.service.key_rotation import divide
 from ledger.service.process_limits import OWN_DESCRIPTORS
 from ledger.service.report import MAP_FILL_WARNED
@@ -65,6 +67,7 @@ def find_faults_here(directory: Path, url: str | None) -> Iterator[Finding]:
     yield from _check_policy(paths)
     yield from _check_tls(settings)
     yield from _check_tokens(paths, settings)
+    yield from _check_principals(paths)
     yield from _check_limits(settings)
     yield from _check_archives(paths)
     yield from _check_service(paths, url or own_address(settings))
@@ -121,7 +124,7 @@ def _check_keys(paths: DirectoryPaths) -> Iterator[Finding]:
             try:
                 signer.key.sign(AGENT_TRIAL)
             except UnavailableError as error:
-                yield Finding("key", "failed", f"{error}: start the agent, and no head waits")
+                yield Finding("key", "failed", f"{error}: start it; no head is signed until then")
                 return
     yield Finding("key", "ok", f"{len(signers)} in {paths.key}: keep a copy offline")
     if divide(signers).old:
@@ -203,6 +206,17 @@ def _ends_soon(record: TokenRecord, in_use: list[TokenRecord], now: int) -> bool
     return all(each.expires is not None and each.expires <= record.expires for each in others)
 
 
+def _check_principals(paths: DirectoryPaths) -> Iterator[Finding]:
+    try:
+        principals = read_usable_principals(paths.root)
+    except _UNUSABLE as error:
+        yield Finding("principals", "failed", f"{error}: correct the file, or ledger serve refuses")
+        return
+    if principals != Principals():
+        text = f"{len(principals.certificates)} certificates and {len(principals.issuers)} issuers"
+        yield Finding("principals", "ok", text)
+
+
 def _check_limits(settings: Settings) -> Iterator[Finding]:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.connections_max + OWN_DESCRIPTORS
@@ -238,7 +252,7 @@ def _check_service(paths: DirectoryPaths, address: str) -> Iterator[Finding]:
         return
     with closing(LogStore.open(paths.log)) as log:
         if asked.log.get("origin") != log.origin():
-            text = f"another log answers at {address}: {asked.log.get('origin')}; give its --url"
+            text = _name_other(asked.log, address)
             yield Finding("service", "failed", text)
             return
     for reason in asked.ready.get("reasons", ()):
@@ -247,6 +261,14 @@ def _check_service(paths: DirectoryPaths, address: str) -> Iterator[Finding]:
         yield Finding("service", "warning", _with_mend(str(warning), paths.root))
     if not asked.ready.get("reasons"):
         yield Finding("service", "ok", f"answers at {address}")
+
+
+def _name_other(answer: Mapping[str, Any], address: str) -> str:
+    """What answers in place of the ledger of the folder."""
+    if "origin" in answer:
+        return f"another log answers at {address}: {answer['origin']}; give its --url"
+    detail = f": {answer['detail']}" if "detail" in answer else ""
+    return f"no ledger answers at {address}{detail}; give its --url"
 
 
 def _with_mend(text: str, directory: Path) -> str:

@@ -37,7 +37,7 @@ def _token_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     @wraps(command)
     def opened(module: Path, label: str, pin_file: Path, **others: Any) -> None:
-        pin = read_passphrase(pin_file, bytes_min=PIN_BYTES_MIN).decode()
+        pin = read_passphrase(pin_file, bytes_min=PIN_BYTES_MIN, what="PIN").decode()
         command(Pkcs11Token(module, label=label, pin=pin), **others)
 
     return opened

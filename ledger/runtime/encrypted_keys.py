@@ -101,8 +101,10 @@ def passphrase_of(environ: Mapping[str, str], path: Path) -> bytes:
     )
 
 
-def read_passphrase(path: Path, *, bytes_min: int = PASSPHRASE_BYTES_MIN) -> bytes:
-    """The first line of a file that others may not read. Raises: UnavailableError.
+def read_passphrase(
+    path: Path, *, bytes_min: int = PASSPHRASE_BYTES_MIN, what: str = "passphrase"
+) -> bytes:
+    """The first line of a file that others may not read. Raises: UnavailableError naming `what`.
 
     Of a file of another user the group may: systemd hands a credential of root's to the user of a
     unit by an access list, which shows as a right of the group, and Kubernetes by the group.
@@ -111,15 +113,11 @@ def read_passphrase(path: Path, *, bytes_min: int = PASSPHRASE_BYTES_MIN) -> byt
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
             if found.st_mode & (_OTHERS if found.st_uid == os.geteuid() else _EVERYBODY):
-                raise UnavailableError(
-                    f"others can read the passphrase in {path}: chmod 600 {path}"
-                )
+                raise UnavailableError(f"others can read the {what} in {path}: chmod 600 {path}")
             data = file.read(PASSPHRASE_BYTES_MAX + 2)
-            return _checked(data, str(path), bytes_min=bytes_min)
+            return _checked(data, str(path), bytes_min=bytes_min, what=what)
     except OSError as error:
-        raise UnavailableError(
-            f"the passphrase in {path} can't be read: {error.strerror}"
-        ) from None
+        raise UnavailableError(f"the {what} in {path} can't be read: {error.strerror}") from None
 
 
 @lru_cache(maxsize=1)
@@ -133,11 +131,13 @@ def _read_descriptor(number: str) -> bytes:
         ) from None
 
 
-def _checked(data: bytes, source: str, *, bytes_min: int = PASSPHRASE_BYTES_MIN) -> bytes:
+def _checked(
+    data: bytes, source: str, *, bytes_min: int = PASSPHRASE_BYTES_MIN, what: str = "passphrase"
+) -> bytes:
     passphrase = data.split(b"\n", 1)[0]
     if not bytes_min <= len(passphrase) <= PASSPHRASE_BYTES_MAX:
         raise UnavailableError(
-            f"the passphrase of {source} has {len(passphrase)} bytes: want {bytes_min} "
+            f"the {what} of {source} has {len(passphrase)} bytes: want {bytes_min} "
             f"to {PASSPHRASE_BYTES_MAX} on the first line"
         )
     return passphrase

@@ -75,8 +75,13 @@ def replace_keys(path: Path, keys: Sequence[PrivateKey]) -> None:
 
 
 def encrypt_keys(path: Path, passphrase: bytes) -> None:
-    """Put a key file under a passphrase, or under another one. Raises: as `read_keys`."""
+    """Put a key file under a passphrase, or under another one.
+
+    Raises: as `read_keys`; ValueError when an agent holds all of its keys.
+    """
     data = _read_open(path, KEY_FILE_BYTES_MAX)
+    if all(line.startswith(AGENT_PREFIX.encode()) for line in data.splitlines()):
+        raise ValueError(f"{path} holds no key to encrypt: an agent has it")
     encrypted = encrypt(data, passphrase, random=secrets.token_bytes)
     if decrypt(encrypted, passphrase, path) != data:
         raise AssertionError("what was encrypted opens again")

@@ -22,6 +22,7 @@ from ledger.service.app import log_serving, open_log, until_stopped
 from ledger.service.audit_trail import log_acts
 from ledger.service.background import enqueue_erasures, watched
 from ledger.service.engine import Engine
+from ledger.service.identities.identities import read_usable_principals
 from ledger.service.live_settings import LiveSettings
 from ledger.service.open_parts import Intake, start_query_process
 from ledger.service.process_limits import limit_connections, raise_descriptor_limit
@@ -64,7 +65,9 @@ async def serve(
         return limit_connections(chosen, descriptors_max)
 
     settings = live.adjust(adjust)
-    tls = open_tls(settings)  # A fault is found before all else.
+    # A fault in what the front ends read is found before all else.
+    tls = open_tls(settings)
+    read_usable_principals(directory)
     async with (
         open_log(directory, settings) as (engine, intake, parts),
         _sequencing(engine, intake) as (

@@ -21,7 +21,9 @@ from ledger_client.cli.doctor import command as doctor_command
 from ledger_client.runtime.clock import unix_us
 from ledger_core.tlog.policy import parse_policy
 from tests.cli.conftest import Command
+from tests.client.peer import Peer
 from tests.mirror.mirroring import wait_until
+from tests.recording.test_outages import answering
 from tests.served import ORIGIN, ServedLedger
 from tests.tls.asking import Pair
 from tests.witness.witnesses import make_witness
@@ -100,6 +102,12 @@ def test_each_fault_has_what_mends_it(tmp_path: Path, ledger: ServedLedger) -> N
         assert any(mend in text for verdict, text in found[check] if verdict != "ok"), check
     _, found = doctor(directory, ledger.url)
     assert f"another log answers at {ledger.url}: {ORIGIN}" in found["service"][0][1]
+    with Peer(answering(400, b'{"detail": "this port speaks TLS"}')) as peer:
+        _, found = doctor(directory, peer.url)
+    assert "this port speaks TLS; give its --url" in found["service"][0][1]
+    (directory / "principals.toml").write_text("[certificates.a]\nsubject = 'CN=a'\n")
+    _, found = doctor(directory, DOWN)
+    assert "scopes" in found["principals"][0][1]
     paths.settings.write_text("workers = 1000\n")
     code, found = doctor(directory, DOWN)
     assert code == 1

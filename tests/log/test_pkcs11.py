@@ -111,3 +111,5 @@ def test_a_ledger_signs_with_a_token_and_waits_while_the_signer_is_away(tmp_path
             assert ledger.append(event(), query="?proof=1").status == 200
     token.pin_file.write_text("0000\n")
     assert "PinIncorrect" in token.signer("keys").stderr
+    token.pin_file.chmod(0o644)
+    assert "others can read the PIN" in token.signer("keys").stderr

@@ -19,7 +19,7 @@ from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import Sequencer
 from ledger.log.signing import SignerUnavailableError
 from ledger.runtime import ssh_agent
-from ledger.runtime.keys import read_keys
+from ledger.runtime.keys import encrypt_keys, read_keys
 from ledger.runtime.ssh_agent import AgentKey, parse_public_key
 from ledger.service.data_dir import DirectoryPaths, create_directory
 from ledger.service.key_rotation import rotate
@@ -205,6 +205,8 @@ def test_a_key_file_names_the_socket_and_the_public_key_alone(tmp_path: Path) ->
     path.write_text(f"{key.encode()}\n")
     path.chmod(0o600)
     assert read_keys(path, keys_max=1) == (key,)
+    with pytest.raises(ValueError, match="no key to encrypt: an agent has it"):
+        encrypt_keys(path, b"correct horse")
     for line in (
         f"ssh-agent:agent.sock {KEY.verifier_key}",
         f"ssh-agent: {KEY.verifier_key}",

@@ -233,6 +233,24 @@ def test_an_address_that_another_ledger_has_is_refused(served: Running, tmp_path
     assert f"cannot listen on {address}" in refused.stderr
 
 
+def test_a_fault_in_principals_is_named_alone(tmp_path: Path) -> None:
+    make_ledger(tmp_path / "ledger")
+    (tmp_path / "ledger" / "principals.toml").write_text("[issuer.corp]\n")
+    refused = subprocess.run(
+        [
+            *(sys.executable, "-m", "ledger", "serve", str(tmp_path / "ledger")),
+            *("--listen", "127.0.0.1:0", "--workers", "2"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "principals.toml: Object contains unknown field `issuer`" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_when_the_sequencer_is_killed_its_front_ends_end_and_nothing_is_lost(
     tmp_path: Path,
 ) -> None:

@@ -25,10 +25,10 @@ class Identities:
 
     def __init__(self, directory: Path) -> None:
         """Read principals.toml in a folder. Raises: MalformedError, OSError, UnavailableError."""
-        self._path: Final = directory / FILE
+        self._directory: Final = directory
         self._tasks: dict[Issuer, tuple[JwksCache, asyncio.Task[None] | None]] = {}
         self._is_running = False
-        self._take(self._read())
+        self._take(read_usable_principals(self._directory))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -44,7 +44,7 @@ class Identities:
     def reload(self) -> None:
         """Read the file again; one that can't be used leaves in use what was before."""
         try:
-            self._take(self._read())
+            self._take(read_usable_principals(self._directory))
         except (MalformedError, OSError, UnavailableError) as error:
             _log.error("principals_not_reloaded", reason=str(error))
 
@@ -67,12 +67,6 @@ class Identities:
                 return str(error)
         der = certificate_of(request)
         return None if der is None else self._certificates.find(der)
-
-    def _read(self) -> Principals:
-        principals = read_principals(self._path)
-        if principals.issuers:
-            _check_jwt()
-        return principals
 
     def _take(self, principals: Principals) -> None:
         self._principals = principals
@@ -103,6 +97,14 @@ class Identities:
             _, task = self._tasks.pop(issuer)
             if task is not None:
                 task.cancel()
+
+
+def read_usable_principals(directory: Path) -> Principals:
+    """The principals of a folder, with what their kinds need. Raises: as `Identities`."""
+    principals = read_principals(directory / FILE)
+    if principals.issuers:
+        _check_jwt()
+    return principals
 
 
 async def _watched(keys: JwksCache) -> None:

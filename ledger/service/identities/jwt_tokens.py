@@ -92,6 +92,8 @@ class JwtTokens:
         try:
             header = jwt.get_unverified_header(secret)
             claims = jwt.decode(secret, options={"verify_signature": False})
+        except jwt.MissingRequiredClaimError as error:
+            raise RefusedTokenError(f"the token has no claim {error.claim}") from None
         except (jwt.PyJWTError, ValueError, RecursionError):
             raise RefusedTokenError("the token is no JWT") from None
         issuer, algorithm, kid = claims.get("iss"), header.get("alg"), header.get("kid")
@@ -130,6 +132,8 @@ class JwtTokens:
             raise RefusedTokenError("the token has expired: log in again") from None
         except jwt.InvalidAudienceError:
             raise RefusedTokenError("the token is for another audience") from None
+        except jwt.MissingRequiredClaimError as error:
+            raise RefusedTokenError(f"the token has no claim {error.claim}") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
             # The class alone: a text may repeat what the token says.
             raise RefusedTokenError(f"the token is not valid: {type(error).__name__}") from None
