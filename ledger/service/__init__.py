@@ -42,6 +42,7 @@ stored_events   events of the log as answers show them
 export_trailers the ends of exports, for readers that ask for them
 
 audit_trail     reads and refusals as events of the log
+masked_query    masks the secrets in the text of a query
 report          what processes say of themselves
 metrics         counters, and `/metrics`
 follower_lag    how far followers are behind the log

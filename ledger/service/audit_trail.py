@@ -27,6 +27,7 @@ from ledger.service.http.problems import ProblemError, log_failure
 from ledger.service.http.request_body import ParsedBody
 from ledger.service.ingest import IngestPipeline
 from ledger.service.live_settings import LiveSettings
+from ledger.service.masked_query import mask_words
 from ledger.service.metrics import Metrics
 from ledger.service.operator_events import operator_event
 from ledger.service.settings import Settings
@@ -47,7 +48,9 @@ KINDS_MAX: Final = 10_000
 STRANGERS_MAX: Final = 100
 """Addresses of one token, or without one, whose refusals are told apart within `REPEAT_S`."""
 
-QUERY_CHARS_MAX: Final = 2_000
+QUERY_CHARS_MAX: Final = 4_096
+"""Of a longer query, which only a body can have, an event has the beginning and the end."""
+
 EVENTS_MAX: Final = 1_000
 REFS_MAX: Final = 100_000
 """Single events that were read and are named in no event yet, as while the log is held."""
@@ -318,8 +321,13 @@ class AuditTrail:
         self, asked: Asked, counted: Counted | None, refs: list[str], time_us: int
     ) -> bytes | None:
         event = _describe(asked, counted, refs, time_us)
+        mask = self._ingest.mask
         try:
-            return self._ingest.check_own(self._ingest.mask(event))
+            masked = mask(event)
+            if masked["context"].get("query", "") != asked.query:
+                event["context"]["query"] = mask_words(asked.query, mask)
+                masked = mask(event)
+            return self._ingest.check_own(masked)
         except (EventError, ProblemError) as error:
             _log.error("audit_event_refused", action=asked.action, reason=type(error).__name__)
             return None
@@ -363,7 +371,8 @@ def _shown(query: str) -> str:
     text = query.replace("\0", "�")
     if len(text) <= QUERY_CHARS_MAX:
         return text
-    return f"{text[:QUERY_CHARS_MAX]}… ({len(query):,} characters)"
+    half = QUERY_CHARS_MAX // 2
+    return f"{text[:half]} … {text[-half:]} ({len(query):,} characters)"
 
 
 def log_acts(access: AccessStore, live: LiveSettings) -> None:

@@ -16,6 +16,7 @@ from ledger.service.auth import Caller
 from ledger.service.http.request_body import ParsedBody
 from ledger.service.http.usage import READ_SCOPES
 from ledger.service.live_settings import LiveSettings
+from ledger.service.masked_query import SCANS_MAX, mask_words
 from ledger.service.metrics import Metrics
 from ledger.service.routes import ROUTES
 from ledger.service.settings import Settings
@@ -23,6 +24,7 @@ from ledger.store.commit_errors import StorageFullError
 from ledger.store.tokens import TokenRecord
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.reader import Reader
+from ledger_core.event.secrets import mask
 from ledger_core.tlog.errors import UnavailableError
 from tests.service.check_log import check_ledger
 from tests.service.serving import (
@@ -159,7 +161,47 @@ def test_a_query_that_holds_a_secret_is_masked(ledger: Ledger) -> None:
     answer = ledger.ask("/v1/events?q=%22password:%20hunter2hunter2%22", token="read")
     assert answer.status == 200
     (read,) = found(ledger, "ledger.read.search", 1)
-    assert "hunter2" not in read["context"]["query"]
+    assert read["context"]["query"] == "masked.password-line"
+
+
+SECRET_WORDS = {
+    "4111111111111111": "masked.card-number",
+    "4111 1111 1111 1111": "masked.card-number",
+    '"password: hunter2hunter2"': "masked.password-line",
+    "(-----BEGIN RSA PRIVATE KEY-----)": "(masked.pem-private-key)",
+    '"-----BEGIN RSA PRIVATE KEY-----"': "masked.pem-private-key",
+    "https://user:hunter2@example.com/": "masked.url-password",
+}
+
+
+@pytest.mark.parametrize("secret", SECRET_WORDS)
+def test_a_secret_in_a_query_does_not_hide_the_rest_of_it(secret: str) -> None:
+    query = f"actor:ceo or {secret} or target:{'r' * 20} or actor:cfo"
+    masked = mask_words(query, mask)
+    assert masked == query.replace(secret, SECRET_WORDS[secret])
+    assert mask({"context": {"query": masked}}) == {"context": {"query": masked}}
+
+
+def test_very_many_secrets_in_a_query_are_masked_in_bounded_work() -> None:
+    scans = 0
+
+    def count(event: dict[str, Any]) -> dict[str, Any]:
+        nonlocal scans
+        scans += 1
+        return mask(event)
+
+    masked = mask_words("actor:ceo or " + "4111 1111 1111 1111 or " * 200, count)
+    assert masked.startswith("actor:ceo or masked.card-number or masked.card-number or ")
+    assert masked.endswith("masked.scan-limit")
+    assert "4111" not in masked
+    assert scans < SCANS_MAX + 50
+
+
+def test_blanks_do_not_push_a_question_out_of_the_event_about_it(ledger: Ledger) -> None:
+    answer = ledger.ask(f"/v1/events?q={'+' * 3000}action:login", token="read")
+    assert answer.status == 200
+    (read,) = found(ledger, "ledger.read.search", 1)
+    assert read["context"]["query"].endswith("action:login")
 
 
 def test_a_refusal_is_an_event_and_strangers_do_not_fill_the_log(
