@@ -29,6 +29,7 @@ from ledger.service.engine import Engine, open_engine
 from ledger.service.export_trailers import ExportTrailers
 from ledger.service.http.router import Route
 from ledger.service.http.server import Server
+from ledger.service.identities.identities import read_usable_principals
 from ledger.service.live_settings import LiveSettings
 from ledger.service.mirrored import MakeMirrored
 from ledger.service.old_values import bind_old_values
@@ -130,6 +131,7 @@ async def serve(
     live = live or LiveSettings(settings)
     settings = live.adjust(partial(limit_connections, descriptors_max=descriptors_max))
     tls = open_tls(settings)
+    read_usable_principals(directory)  # A fault is found before all else.
     async with (
         open_service(directory, settings, make_mirrored, live=live, tls=tls) as context,
         context.identities.running(),

@@ -55,7 +55,8 @@ def rotate(
 
     `key`: the new Ed25519 key, if another process holds it.
 
-    Raises: ValueError when a rotation is under way; as `read_signers`, `parse_policy`.
+    Raises: ValueError when a rotation is under way, or `key` is in use already; as `read_signers`,
+    `parse_policy`.
     """
     keys, policy = _read(paths)
     if keys.old:
@@ -64,6 +65,8 @@ def rotate(
                 "a rotation is under way: end it with ledger key retire before you begin another"
             )
     else:
+        if key is not None and key.verifier_key in {each.key.verifier_key for each in keys.current}:
+            raise ValueError("this is the log's key already: have the agent hold a new one")
         keys = SigningKeys(
             keys.current, tuple(_renew(each, make_seed, key) for each in keys.current)
         )

@@ -132,14 +132,19 @@ def _listen(path: Path) -> socket.socket:
                 os.umask(before)
             listener.listen()
         except OSError as error:
-            raise UnavailableError(f"cannot listen on {path}: {error.strerror}") from error
+            reason = error.strerror or error
+            raise UnavailableError(f"cannot listen on {path}: {reason}") from error
         opened.pop_all()
     return listener
 
 
 def _check_free(path: Path) -> None:
-    """Raises: UnavailableError when a process answers at a path, OSError."""
+    """Raises: UnavailableError when a process answers at a path, or it is no socket; OSError."""
+    if not os.path.lexists(path):
+        return
+    if not path.is_socket():
+        raise UnavailableError(f"{path} is no socket: nothing was removed, name another path")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(PROBE_S)
-        if path.exists() and probe.connect_ex(str(path)) == 0:
+        if probe.connect_ex(str(path)) == 0:
             raise UnavailableError(f"another process answers at {path}")

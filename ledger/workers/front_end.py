@@ -49,7 +49,7 @@ from ledger.workers.remote import (
     SequencerClient,
 )
 from ledger.workers.start import Start, decode_start
-from ledger_core.tlog.errors import UnavailableError
+from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 LOST_WAIT_S: Final = 1.0
 """Seconds for the answers that the outcome is unknown, when the sequencer's process has ended."""
@@ -73,6 +73,9 @@ def main() -> None:
     try:
         run_process(lambda stop: serve(start, stop))
     except CommitFailedError:  # The sequencer's process logs why; this one has nothing to add.
+        sys.exit(1)
+    except (MalformedError, UnavailableError) as error:
+        _log.error("worker_failed", reason=str(error))
         sys.exit(1)
 
 

@@ -113,3 +113,13 @@ def test_a_ledger_signs_with_a_token_and_waits_while_the_signer_is_away(tmp_path
     assert "PinIncorrect" in token.signer("keys").stderr
     token.pin_file.chmod(0o644)
     assert "others can read the PIN" in token.signer("keys").stderr
+
+
+def test_a_signer_takes_the_place_of_a_socket_alone(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("no socket")
+    with pytest.raises(UnavailableError, match="is no socket"):
+        SigningAgent(path, Mock(spec=Pkcs11Token))
+    assert path.read_text() == "no socket"
+    with pytest.raises(UnavailableError, match="AF_UNIX path too long"):
+        SigningAgent(tmp_path / ("x" * 120), Mock(spec=Pkcs11Token))

@@ -19,6 +19,7 @@ from ledger.demo.child_service import require_witnesses, witnesses
 from ledger.runtime import encrypted_keys
 from ledger.runtime.encrypted_keys import FILE_VARIABLE
 from ledger.runtime.keys import encrypt_keys, read_keys
+from ledger.runtime.ssh_agent import AgentKey
 from ledger.service import key_rotation
 from ledger.service.data_dir import DirectoryPaths, create_directory, read_signers
 from ledger.service.key_rotation import SigningKeys, divide, retire, rotate
@@ -305,6 +306,25 @@ def test_a_stolen_key_leaves_the_policy_and_the_service_goes_on(tmp_path: Path) 
     assert paths.policy.stat().st_mode & 0o777 == 0o644
     publish(paths)
     command(fsck_command, paths.root)
+
+
+def test_a_key_is_not_replaced_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = new_ledger(tmp_path)
+    (signer,) = read_signers(paths)
+    assert isinstance(signer, Signer)
+    before = paths.key.read_bytes()
+    held = AgentKey(tmp_path / "agent", signer.key.verifier_key)
+    with pytest.raises(ValueError, match="is the log's key already"):
+        rotate(paths, make_seed=next_seed, key=held)
+    assert paths.key.read_bytes() == before
+    # One that is new is named again to end a rotation that was interrupted.
+    held = AgentKey(tmp_path / "agent", Signer.generate(ORIGIN, seed=next_seed()).key.verifier_key)
+    with monkeypatch.context() as patch:
+        patch.setattr(key_rotation, "replace_policy", die)
+        with pytest.raises(CrashError):
+            rotate(paths, make_seed=die, key=held)
+    rotate(paths, make_seed=die, key=held)
+    assert len(read_signers(paths)) == 2
 
 
 def test_a_key_under_a_passphrase_is_rotated_under_it(

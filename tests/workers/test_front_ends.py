@@ -21,6 +21,7 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger_core.tlog.policy import parse_policy
 from tests.service.check_log import check_log
 from tests.service.serving import Answer, Ledger, event, ledger_command, make_ledger, serving
+from tests.service.test_identity_providers import Provider, token
 
 WORKERS = 2
 WAIT_S = 120.0
@@ -307,3 +308,44 @@ def test_each_read_of_every_front_end_is_an_event_once(tmp_path: Path) -> None:
 
         until(lambda: asked <= set(logged()))
         assert len(logged()) == len(asked)
+
+
+PRINCIPALS = """
+[issuers.corp]
+issuer = "https://login.example.com"
+audience = "ledger"
+jwks_url = "{url}"
+algorithms = ["RS256"]
+
+[[issuers.corp.rules]]
+scopes = ["{scope}"]
+"""
+
+
+def test_principals_hold_for_every_front_end_and_are_read_again_at_sighup(tmp_path: Path) -> None:
+    directory, provider = tmp_path / "ledger", Provider()
+    tokens, secret = make_ledger(directory), token()
+    path = directory / "principals.toml"
+    with provider.serving() as url:
+        path.write_text(PRINCIPALS.format(url=url, scope="read"))
+        with running(directory, tokens) as served:
+
+            def statuses() -> set[int]:
+                """Of requests that the kernel spreads over the front ends."""
+                return {served.ledger.ask("/v1/events", token=secret).status for _ in range(12)}
+
+            until(lambda: len(served.said("issuer_keys_fetched")) == WORKERS)
+            assert statuses() == {200}
+            path.write_text("[issuers.corp]\n")
+            served.process.send_signal(signal.SIGHUP)
+            until(lambda: len(served.said("principals_not_reloaded")) == WORKERS)
+            assert str(path) in served.said("principals_not_reloaded")[0]["reason"]
+            assert statuses() == {200}
+            # A front end that starts again can't have what was there before, and says why.
+            os.kill(front_ends(served.process.pid)[0], signal.SIGKILL)
+            until(lambda: bool(served.said("worker_failed")))
+            assert str(path) in served.said("worker_failed")[0]["reason"]
+            path.write_text(PRINCIPALS.format(url=url, scope="append"))
+            until(lambda: len(front_ends(served.process.pid)) == WORKERS)
+            served.process.send_signal(signal.SIGHUP)
+            until(lambda: statuses() == {403})

@@ -14,7 +14,7 @@ from ledger_core.event.model import EventError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_UNIX_US_MAX = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+UNIX_US_MAX = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _looks_canonical_time = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{6}Z"
 ).fullmatch
@@ -48,7 +48,7 @@ def parse_time(text: str, *, field: str = "time") -> int:
         unix_us = (datetime.fromisoformat(f"{local}{offset or '+00:00'}") - _EPOCH) // _MICROSECOND
     except ValueError:
         unix_us = -1  # No such date; refused with the years before 1970.
-    if not 0 <= unix_us <= _UNIX_US_MAX:
+    if not 0 <= unix_us <= UNIX_US_MAX:
         message = "no such date or time of day in the years 1970 to 9999"
         raise EventError(message, rule="time", field=field)
     return unix_us
@@ -59,7 +59,7 @@ def format_time(unix_us: int) -> str:
 
     Raises: ValueError outside the years 1970 to 9999.
     """
-    if not 0 <= unix_us <= _UNIX_US_MAX:
+    if not 0 <= unix_us <= UNIX_US_MAX:
         raise ValueError(f"not a time in the years 1970 to 9999: {unix_us} µs")
     unix_s, us = divmod(unix_us, 1_000_000)
     return f"{_format_second(unix_s)}.{us:06d}Z"

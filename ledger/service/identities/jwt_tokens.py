@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from ledger.service.identities.config import ClaimGrant, Issuer
 from ledger.service.identities.jwks import KID_CHARS_MAX, JwksCache
 from ledger.store.tokens import NAME_LENGTH_MAX, TokenRecord
-from ledger_core.event.times import format_time
+from ledger_core.event.times import UNIX_US_MAX, format_time
 
 PREFIX: Final = "oidc:"
 CACHED_MAX: Final = 4096
@@ -165,7 +165,8 @@ def _record(name: str, issuer: Issuer, claims: Mapping[str, Any]) -> TokenRecord
         scopes=rule.scopes,
         created="",
         tenant=tenant,
-        expires=format_time((int(claims["exp"]) + issuer.leeway_s) * 10**6),
+        # Of one that means forever, the last time that there is.
+        expires=format_time(min((int(claims["exp"]) + issuer.leeway_s) * 10**6, UNIX_US_MAX)),
         networks=rule.networks,
         actions=rule.actions,
     )
