@@ -20,6 +20,7 @@ from ledger_client.cli.client_options import EXISTING_FILE
 from ledger_client.cli.console import counted, json_option, note, print_json
 
 PIN_BYTES_MIN = 4
+_ENDS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 def _token_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -80,13 +81,12 @@ def serve(
     """
     configure_logs(log_format, log_level, log_file)
     agent = SigningAgent(path, token)
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
+    # Blocked in all threads: a handler does not wake a main thread that is about to wait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     threading.Thread(target=agent.serve, daemon=True).start()
     click.echo(f"serving on {path}")
     note(counted(len(token.keys()), "key"))
     notify_ready(f"serving on {path}")
-    stopped.wait()
+    signal.sigwait(_ENDS)
     agent.stop()
     token.close()
