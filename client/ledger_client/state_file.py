@@ -33,6 +33,7 @@ STATE_VERSION = 1
 STATE_BYTES_MAX = 1 << 20
 SAVE_INTERVAL_S = 1.0
 EVIDENCE_FOLDERS_MAX = 100
+EVIDENCE_BYTES_MAX = 1 << 30
 """A server that answers falsely all day must not fill the client's disk."""
 
 
@@ -117,10 +118,13 @@ class StateFile:
             self._saved = note
             self._saved_at_s = self._monotonic_s()
 
-    def save_evidence(self, evidence: Mapping[str, bytes]) -> Path | None:
-        """Save evidence. Returns its folder, or None when there are too many.
+    def save_evidence(
+        self, evidence: Mapping[str, bytes], *, is_final: bool = False
+    ) -> Path | None:
+        """Save evidence. Returns its folder, or None when there are too many, or too many bytes.
 
-        Raises: OSError.
+        Evidence that `is_final`, after which no more comes, is saved beside any number of others: a
+        server could tell small lies first. Raises: OSError.
         """
         name = sha256()
         for part in sorted(evidence):
@@ -129,7 +133,8 @@ class StateFile:
         folder = parent / name.hexdigest()[:16]
         with self._lock:
             parent.mkdir(mode=0o700, exist_ok=True)
-            if not folder.exists() and len(list(parent.iterdir())) >= EVIDENCE_FOLDERS_MAX:
+            more_bytes = sum(map(len, evidence.values()))
+            if not (is_final or folder.exists() or _has_room(parent, more_bytes)):
                 return None
             folder.mkdir(mode=0o700, exist_ok=True)
             for part, data in evidence.items():
@@ -146,3 +151,12 @@ class StateFile:
         if state.version != STATE_VERSION:
             raise MalformedError(f"{self.path} has version {state.version}, want {STATE_VERSION}")
         return state
+
+
+def _has_room(parent: Path, more_bytes: int) -> bool:
+    """Whether a folder for evidence may get one folder more, with so many bytes."""
+    kept_bytes = sum(path.stat().st_size for path in parent.glob("*/*"))
+    return (
+        len(list(parent.iterdir())) < EVIDENCE_FOLDERS_MAX
+        and kept_bytes + more_bytes <= EVIDENCE_BYTES_MAX
+    )

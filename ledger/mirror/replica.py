@@ -186,7 +186,7 @@ class Replica:
         """Keep the evidence of a fork, and follow no more."""
         if self.stopped is not None:
             return
-        folder = self.save_evidence(error)
+        folder = self.save_evidence(error, is_final=True)
         since = format_time(unix_us())
         self.stopped = StopRecord(str(error), since, "" if folder is None else folder)
         try:
@@ -196,8 +196,8 @@ class Replica:
             _log.error("stop_not_written", reason=str(failure))
         _log.critical("mirror_stopped", reason=str(error), evidence=folder)
 
-    def save_evidence(self, error: VerificationError) -> str | None:
-        """Save the evidence of an error; its folder, or None."""
+    def save_evidence(self, error: VerificationError, *, is_final: bool = False) -> str | None:
+        """Save the evidence of an error, the last one if it `is_final`; its folder, or None."""
         if not error.evidence:
             return None
         evidence: Mapping[str, bytes] = {
@@ -205,7 +205,7 @@ class Replica:
             **error.evidence,
         }
         try:
-            folder = self._head_file.save_evidence(evidence)
+            folder = self._head_file.save_evidence(evidence, is_final=is_final)
         except OSError as failure:
             _log.error("evidence_not_saved", reason=str(failure))
             return None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ledger_client import state_file as state_file_module
 from ledger_client.state_file import EVIDENCE_FOLDERS_MAX, SAVE_INTERVAL_S, StateFile
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -143,3 +144,14 @@ def test_evidence_does_not_fill_the_disk(tmp_path: Path) -> None:
     assert state.save_evidence({"note": b"0"}) is not None
     folder = tmp_path / "state.evidence"
     assert len(list(folder.iterdir())) == EVIDENCE_FOLDERS_MAX
+
+
+def test_large_evidence_does_not_fill_the_disk_and_the_last_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_file_module, "EVIDENCE_BYTES_MAX", 1000)
+    state = state_file(tmp_path / "state")
+    assert state.save_evidence({"bundle": b"a" * 600}) is not None
+    assert state.save_evidence({"bundle": b"b" * 600}) is None
+    assert state.save_evidence({"bundle": b"a" * 600}) is not None
+    assert state.save_evidence({"bundle": b"c" * 600}, is_final=True) is not None

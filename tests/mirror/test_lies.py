@@ -10,6 +10,7 @@ import pytest
 from ledger.mirror.data_dir import MirrorPaths
 from ledger.mirror.replica import read_stop
 from ledger.mirror.state import read_status
+from ledger_client import state_file
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
 from tests.client.liar import Liar, Message
 from tests.mirror.mirroring import (
@@ -50,8 +51,12 @@ def _evidence(folder: Path) -> list[set[str]]:
     return [{file.name for file in each.iterdir()} for each in (folder / "evidence").iterdir()]
 
 
-def test_a_fork_stops_the_mirror_for_good_on_its_own_branch(restored: Restored) -> None:
+def test_a_fork_stops_the_mirror_for_good_on_its_own_branch(
+    restored: Restored, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory, tokens, folder, own, port, size = restored
+    # The evidence of a fork is kept after any number of smaller lies.
+    monkeypatch.setattr(state_file, "EVIDENCE_FOLDERS_MAX", 0)
     with serving(directory, tokens, listening(port)) as log:
         log.append(*(event() for _ in range(400)))
         with mirroring(folder, own) as mirror:
