@@ -44,6 +44,7 @@ _MENDS: Final = {
     "witness": "ledger status {directory} names the witnesses that don't answer",
     "quorum": "ledger status {directory} names the witnesses that don't answer",
     "dead letters": "ledger sink dead-letters {directory} NAME",
+    "follower archive/": "ledger archive status {directory}",
     "follower": "ledger sink list {directory}",
     "index": "wait until it has caught up; if it does not: ledger reindex {directory}",
     "started again": "start the service again",

@@ -163,7 +163,10 @@ class AccessStore:
         key = hashlib.sha256(token.encode()).digest()
         with self.environment.write() as transaction:
             if _find_in_use(transaction, record.name, self._now()):
-                raise ValueError(f"there is a token named {record.name!r} already; revoke it first")
+                raise ValueError(
+                    f"there is a token named {record.name!r} already: ledger token rotate replaces "
+                    "it, ledger token revoke ends it"
+                )
             _put(transaction, key, record)
             _enqueue(transaction, event)
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from ledger.cli.alarm import command as alarm_command
 from ledger.cli.backup import backup as backup_command
-from ledger.cli.doctor import _MENDS
+from ledger.cli.doctor import _MENDS, _with_mend
 from ledger.cli.key import command as key_command
 from ledger.cli.sink import command as sink_command
 from ledger.cli.status import command as status_command
@@ -148,6 +148,8 @@ def test_what_doctor_names_is_a_command(command: Command) -> None:
             done = command(*name.split()[1:], "--help")
             assert done.returncode == 0, mend
             assert ("NAME" in done.stdout.partition("\n")[0]) == ("NAME" in arguments), mend
+    told = _with_mend("the follower archive/a is behind", Path("DIR"))
+    assert told.endswith(": ledger archive status DIR")
 
 
 def test_a_key_under_a_passphrase_is_opened_with_a_file(tmp_path: Path) -> None:

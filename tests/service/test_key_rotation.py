@@ -257,7 +257,7 @@ def test_an_interrupted_retirement_is_ended_by_the_same_command(
 def test_the_how_to_runs_as_written(tmp_path: Path) -> None:
     paths = new_ledger(tmp_path)
     created, _ = paths.policy.read_text().split("\n", 1)
-    page = (ROOT / "docs" / "operating.md").read_text()
+    page = (ROOT / "docs" / "keys.md").read_text()
     section = page.split("## Rotate the log's key\n")[1].split("\n## ")[0]
     make, add, end, remove = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     create_witness(

@@ -137,7 +137,8 @@ def _check_address(endpoint: Endpoint) -> tuple[Finding, Finding]:
         )
         reason = hint or getattr(error, "strerror", None) or type(error).__name__
         text = (
-            f"no answer from {endpoint.address}: {reason}; check LEDGER_URL, the service, the way"
+            f"no answer from {endpoint.address}: {reason}; check LEDGER_URL, the service and the "
+            "network"
         )
         return Finding("address", "failed", text), unknown
     finally:

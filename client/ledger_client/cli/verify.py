@@ -233,11 +233,11 @@ def _said(evidence: Evidence) -> dict[str, object]:
         fields["export"] = "by whom, when and why is not recorded in the first edition"
         total = f"{evidence.events:,}"
     else:
-        total = f"{stated.statement.total:,}, says the log,"
+        total = f"{stated.statement.total:,}"
         if stated.head is None:
             fields["export"] = (stated.missing, *_stated(stated))
-    fields["no more"] = (
-        f"{total} are all events that meet the question; no proof shows one that was left out"
+    fields["in all"] = (
+        f"{total} events meet the question; no proof would show one that was left out"
     )
     fields["times"] = "what an event says of itself, and the time at which the log received it"
     return fields
