@@ -17,6 +17,8 @@ from ledger.archive.place import Place
 from ledger.archive.worker import read_kept_lock
 from ledger.cli.options import directory_argument, progress_bar
 from ledger.follow.position import Cursor, FollowerPaths, Position, read_report
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.operator_events import record_act
 from ledger.store.log import LogStore
 from ledger_client import OlderHeadError
 from ledger_client.cli.app import NotFoundError
@@ -163,6 +165,12 @@ def rewind(directory: Path, name: str, to: int, as_json: bool) -> None:
         raise click.UsageError(f"--to: want an index up to {size}, got {to}")
     paths.make()
     write_atomically(paths.rewind, msgspec.json.encode(Position(next_index=to)))
+    record_act(
+        DirectoryPaths(directory),
+        "ledger.archive.rewound",
+        targets=[("ledger.archive", name)],
+        context={"to": to},
+    )
     said = f"archive {name!r} begins again at entry {to:,} while the service runs"
     if as_json:
         print_json({"name": name, "next_index": to})

@@ -12,6 +12,7 @@ from ledger.runtime.encrypted_keys import read_passphrase
 from ledger.runtime.keys import decrypt_keys, encrypt_keys, read_keys
 from ledger.service.data_dir import KEYS_MAX, DirectoryPaths, read_signers
 from ledger.service.key_rotation import divide, retire, rotate
+from ledger.service.operator_events import record_act
 from ledger.witness.data_dir import WitnessPaths
 from ledger_client.cli.client_options import EXISTING_FILE
 from ledger_client.cli.console import json_option, note, print_json
@@ -48,6 +49,7 @@ def encrypt(directory: Path, passphrase_file: Path, as_json: bool) -> None:
     """
     path = key_file(directory)
     encrypt_keys(path, read_passphrase(passphrase_file))
+    _record(directory, "ledger.key.encrypted")
     if as_json:
         print_json({"key": str(path), "encrypted": True})
         return
@@ -66,6 +68,7 @@ def decrypt(directory: Path, passphrase_file: Path | None, as_json: bool) -> Non
     """Take the passphrase from the signing key of DIRECTORY."""
     path = key_file(directory)
     decrypt_keys(path, None if passphrase_file is None else read_passphrase(passphrase_file))
+    _record(directory, "ledger.key.decrypted")
     if as_json:
         print_json({"key": str(path), "encrypted": False})
         return
@@ -128,6 +131,13 @@ def retire_(directory: Path, is_distrusted: bool, as_json: bool) -> None:
     click.echo("\n".join(old))
     note("next: start the service again, which then signs with the new key alone")
     note("then, on each witness: ledger witness remove-key WITNESS_DIR --vkey OLD_VKEY")
+
+
+def _record(directory: Path, action: str) -> None:
+    """Record an act upon the key of a ledger; a mirror and a witness log no events of their own."""
+    paths = DirectoryPaths(directory)
+    if key_file(directory) == paths.key and paths.access.exists():
+        record_act(paths, action)
 
 
 def _ledger_paths(directory: Path) -> DirectoryPaths:

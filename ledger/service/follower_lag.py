@@ -36,6 +36,9 @@ def lag_gauges(lags: Sequence[FollowerLag]) -> dict[str, dict[tuple[str, ...], f
     return {
         "follower_lag_entries": {(lag.report.name,): lag.entries for lag in lags},
         "follower_lag_seconds": {(lag.report.name,): lag.seconds for lag in lags},
+        "follower_expected_lag_seconds": {
+            (lag.report.name,): lag.report.state.expected_lag_s for lag in lags
+        },
         "follower_failing": {(lag.report.name,): bool(lag.report.state.error) for lag in lags},
         "follower_dead_letters": {(lag.report.name,): lag.report.state.dead for lag in lags},
     }

@@ -62,6 +62,12 @@ METRICS: Final = tuple(
             "Entries that a sink or an archive has yet to send.",
         ),
         ("follower_lag_seconds", "gauge", ("follower",), "Seconds that the oldest waits."),
+        (
+            "follower_expected_lag_seconds",
+            "gauge",
+            ("follower",),
+            "Seconds that entries may wait by the settings: the interval of an archive.",
+        ),
         ("follower_failing", "gauge", ("follower",), "1 while a sink does not get on, else 0."),
         ("follower_dead_letters", "gauge", ("follower",), "Entries that were refused for good."),
     )

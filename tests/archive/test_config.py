@@ -1,6 +1,7 @@
 """`archive.toml`: each key is checked, and a fault names archive and key."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from click.testing import CliRunner
 from ledger.archive.config import KIND, ArchiveConfig, read_archive, read_archives
 from ledger.archive.place import Place
 from ledger.archive.worker import lock_path
+from ledger.cli.archive import command as archive
 from ledger.cli.fsck import command as fsck
 from ledger.follow.position import FollowerPaths
+from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger_core.tlog.errors import MalformedError
 from tests.archive.archiving import ArchivedFolder
 
@@ -28,6 +31,17 @@ def test_a_fault_of_one_archive_does_not_stop_another(tmp_path: Path) -> None:
     for read in (lambda: read_archive(tmp_path, "two"), lambda: read_archives(tmp_path)):
         with pytest.raises(MalformedError, match="archive 'two': url: want"):
             read()
+
+
+def test_a_rewinding_is_an_event(folder: ArchivedFolder) -> None:
+    folder.grow(1)
+    write(folder.directory, '[copy]\nurl = "s3://bucket/one"\n')
+    done = CliRunner().invoke(archive, ["rewind", str(folder.directory), "copy", "--to", "1"])
+    assert done.exit_code == 0, done.output
+    with closing(open_tokens(DirectoryPaths(folder.directory))) as access:
+        act = json.loads([event for _, event in access.outbox()][-1])
+    assert (act["action"], act["context"]) == ("ledger.archive.rewound", {"to": 1})
+    assert act["targets"] == [{"type": "ledger.archive", "id": "copy"}]
 
 
 def test_fsck_names_a_fault_of_the_file_and_of_what_is_kept(tmp_path: Path) -> None:

@@ -167,6 +167,9 @@ def test_a_key_under_a_passphrase_is_opened_with_a_file(tmp_path: Path) -> None:
     run(key_command, "decrypt", directory, "--passphrase-file", passphrase)
     _, found = doctor(directory, DOWN)
     assert found["key"][0][0] == "ok"
+    with closing(open_tokens(DirectoryPaths(directory))) as access:
+        acts = [json.loads(event)["action"] for _, event in access.outbox()]
+    assert acts[-2:] == ["ledger.key.encrypted", "ledger.key.decrypted"]
 
 
 def test_a_sink_and_a_token_that_are_not_there_are_not_found(

@@ -1,7 +1,7 @@
 """What `/readyz` says of followers that are behind."""
 
 from ledger.follow.position import FollowerReport, FollowerState
-from ledger.service.follower_lag import LAG_WARNED_S, FollowerLag, follower_warnings
+from ledger.service.follower_lag import LAG_WARNED_S, FollowerLag, follower_warnings, lag_gauges
 
 
 def lag(seconds: float, **state: float) -> FollowerLag:
@@ -21,3 +21,9 @@ def test_a_follower_that_waits_by_its_settings_is_not_behind_before() -> None:
     assert warning == "the follower archive/copy is behind: 3 entries wait, the oldest for 61 s"
     assert follower_warnings([lag(LAG_WARNED_S + 599, expected_lag_s=600.0)]) == []
     assert follower_warnings([lag(LAG_WARNED_S + 601, expected_lag_s=600.0)])
+
+
+def test_what_a_follower_may_wait_is_a_gauge_that_alerts_can_take_off() -> None:
+    gauges = lag_gauges([lag(900.0, expected_lag_s=600.0)])
+    assert gauges["follower_lag_seconds"] == {("archive/copy",): 900.0}
+    assert gauges["follower_expected_lag_seconds"] == {("archive/copy",): 600.0}
