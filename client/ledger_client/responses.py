@@ -1,7 +1,9 @@
 """Decodes the ledger's answers, or raises the error that they stand for."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -54,9 +56,16 @@ def malformed_as(request: Request) -> Iterator[None]:
 def untrusted_certificate(address: str, reason: str) -> VerificationError:
     """The error for a server whose certificate no authority that we trust has signed."""
     return VerificationError(
-        f"the certificate of {address} is not trusted: {reason}; SSL_CERT_FILE names the "
-        "certificate of an authority of your own"
+        f"the certificate of {address} is not trusted: {reason}; {trust_hint()}"
     )
+
+
+def trust_hint() -> str:
+    """How a program trusts an authority of its own, or that the file for it is missing."""
+    named = os.environ.get("SSL_CERT_FILE")
+    if named and not Path(named).is_file():
+        return f"SSL_CERT_FILE names {named}, which is no file"
+    return "SSL_CERT_FILE names the certificate of an authority of your own"
 
 
 def check_status(request: Request, response: Response) -> bytes:

@@ -408,6 +408,17 @@ def test_a_certificate_that_nobody_trusts_ends_the_talk_before_it_began(
     assert peer.requests == []
 
 
+def test_a_file_of_authorities_that_is_missing_is_named(
+    open_sender: Open, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.with_name("missing.pem")))
+    with (
+        Peer(answer_all, tls=serving_context(certificate)) as peer,
+        pytest.raises(VerificationError, match=r"SSL_CERT_FILE names .*missing\.pem, which is no"),
+    ):
+        open_sender(peer.url).send(GET)
+
+
 def test_a_certificate_that_the_user_trusts_is_enough(open_sender: Open, certificate: Path) -> None:
     trusting = ssl.create_default_context(cafile=str(certificate))
     with Peer(answer_all, tls=serving_context(certificate)) as peer:

@@ -12,6 +12,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.names) - TARGETS.keys():
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
+    if find_spec("atheris") is None:
+        parser.error("atheris is not installed: make fuzz installs it, and runs this")
     names = options.names or list(TARGETS)
     seconds = max(1, round(options.minutes * 60 / len(names)))
     findings = [name for name in names if not fuzz(name, seconds, is_kept=options.keep)]

@@ -26,7 +26,7 @@ from ledger_client.client import LedgerClient
 from ledger_client.messages import Endpoint, Request, parse_endpoint
 from ledger_client.recording.dead_letters import FILE_NAME
 from ledger_client.recording.spool_reader import DAMAGED_FOLDER, count_waiting
-from ledger_client.responses import decode_problem
+from ledger_client.responses import decode_problem, trust_hint
 from ledger_client.transport import Transport
 from ledger_core.evidence.policies import find_weaknesses
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
@@ -131,7 +131,7 @@ def _check_address(endpoint: Endpoint) -> tuple[Finding, Finding]:
         answer.read(1 << 16)
     except (OSError, http.client.HTTPException) as error:
         hint = (
-            "its certificate is not trusted here, see SSL_CERT_FILE"
+            f"its certificate is not trusted here; {trust_hint()}"
             if isinstance(error, ssl.SSLError)
             else ""
         )
