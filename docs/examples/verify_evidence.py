@@ -18,7 +18,7 @@ from typing import Any
 
 from nacl.signing import VerifyKey
 
-LOG_KEY, WITNESS_KEY, SALT_BYTES = 1, 4, 32
+LOG_KEY, WITNESS_KEY, SALT_BYTES, BYTES_MAX = 1, 4, 32, 1 << 30
 TEXTS = {"README.txt", "index.html", "query.txt", "policy"}
 PROOF = "statement.tlog-proof"
 FIXED = {*TEXTS, PROOF, "checkpoint", "heads.jsonl", "statement.leaf.json", "manifest.json"}
@@ -142,6 +142,7 @@ def read_part(bundle: zipfile.ZipFile, name: str, size: int, root: bytes) -> dic
     check(kind == "witnessed-ledger/multi-proof@v1" and not end + last.encode(), f"{name}: form")
     at: list[int] = []
     for first, _, final in (word.partition("-") for word in line.split(" ")):
+        check(int(final or first) - int(first) < len(leaves) >= len(at), f"{name}: the indices")
         at += range(int(first), int(final or first) + 1)
     check(at == sorted(set(at)) and at[-1] < size, f"{name}: the indices")
     found, proof = dict(zip(at, leaves, strict=True)), list(map(decode, hashes))
@@ -166,6 +167,7 @@ def check_statement(bundle: zipfile.ZipFile, policy: str, size: int, root: bytes
 
 def verify(bundle: zipfile.ZipFile, policy: str) -> dict[str, Any]:
     """The statement of a bundle that is verified. Raises whatever is wrong."""
+    check(sum(each.file_size for each in bundle.infolist()) <= BYTES_MAX, "it is too large")
     names, manifest = bundle.namelist(), json.loads(bundle.read("manifest.json"))
     size, root = read_head(bundle.read("checkpoint").decode(), policy)
     entry = json.loads(bundle.read("statement.leaf.json"))
@@ -179,9 +181,12 @@ def verify(bundle: zipfile.ZipFile, policy: str) -> dict[str, Any]:
         check(min(leaves) > at[-1], f"{part}: the order")
         at += leaves
         chain += b"".join(sha256(b"\x00", leaf) for leaf in leaves.values())
+        events: dict[int, Any] = {}
         for line in bundle.read(private).splitlines() if private in names else ():
             index, path, salt, value = map(json.loads(line).get, ("index", "path", "salt", "value"))
-            check_opening(path, salt, value, json.loads(leaves[index])["event"])
+            if index not in events:
+                events[index] = json.loads(leaves[index])["event"]
+            check_opening(path, salt, value, events[index])
             check((index, path) not in places, "a value stands twice")
             places.add((index, path))
         known |= {f"{part}.jsonl", f"{part}.multi-proof", private}

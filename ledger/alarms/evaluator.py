@@ -7,14 +7,15 @@ The ids of two tenants are not the same ones: events of one tenant neither fire 
 actor of another one, nor keep it from firing again. An address is the same in all tenants.
 
 A group that counts nothing within its window is forgotten; of more groups than `GROUPS_MAX` the
-one that was counted longest ago is. So an attacker who makes up many values can push out a group of
-his own, at a cost of that many events within the window.
+one that was counted longest ago is, of the tenant that has the most. So an attacker who makes up
+many values can push out a group of his own, at a cost of that many events within the window, and
+none of a tenant with fewer groups.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address, ip_network
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -24,6 +25,8 @@ from ledger_core.query.analyzer import ABSENT, LeafView, decode_view
 from ledger_core.query.ast import resolve
 from ledger_core.query.parser import parse_query
 from ledger_core.query.predicate import Matcher, make_matcher, values_of
+
+T = TypeVar("T")
 
 GROUPS_MAX: Final = 10_000
 INDICES_MAX: Final = 100
@@ -55,6 +58,36 @@ class _Group(NamedTuple):
 
     value: str
     tenant: str = ""
+
+
+class _Groups(Generic[T]):
+    """The latest values of `GROUPS_MAX` groups at most."""
+
+    def __init__(self) -> None:
+        self._by_tenant: Final[dict[str, OrderedDict[str, T]]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, group: _Group, value: T) -> None:
+        """Note the value of a group, which is the latest then."""
+        self.pop(group)
+        self._by_tenant.setdefault(group.tenant, OrderedDict())[group.value] = value
+        self._count += 1
+        if self._count > GROUPS_MAX:
+            tenant = max(self._by_tenant, key=lambda each: len(self._by_tenant[each]))
+            self.pop(_Group(next(iter(self._by_tenant[tenant])), tenant))
+
+    def pop(self, group: _Group) -> T | None:
+        """The value of a group, which is forgotten; None if it has none."""
+        of_tenant = self._by_tenant.get(group.tenant, OrderedDict())
+        value = of_tenant.pop(group.value, None)
+        if value is not None:
+            self._count -= 1
+            if not of_tenant:
+                del self._by_tenant[group.tenant]
+        return value
 
 
 class _Match(NamedTuple):
@@ -128,8 +161,8 @@ class _Rule:
         self._then: Final = _matcher(alarm.then, now_us) if alarm.then else None
         self._groups_of: Final = _group_reader(alarm.by)
         self._distinct: Final = _reader(alarm.distinct, "distinct") if alarm.distinct else None
-        self._counted: Final[OrderedDict[_Group, deque[_Match]]] = OrderedDict()
-        self._armed: Final[OrderedDict[_Group, Firing]] = OrderedDict()
+        self._counted: Final[_Groups[deque[_Match]]] = _Groups()
+        self._armed: Final[_Groups[Firing]] = _Groups()
         self._seen_us: int | None = None
 
     @property
@@ -164,27 +197,23 @@ class _Rule:
             if firing is not None and self._then is None:
                 yield firing
             elif firing is not None:
-                self._armed[group] = firing
-                self._armed.move_to_end(group)
-                if len(self._armed) > GROUPS_MAX:
-                    self._armed.popitem(last=False)
+                self._armed.put(group, firing)
 
     def _follow(self, index: int, view: LeafView, time_us: int) -> Iterator[Firing]:
         for group in self._groups_of(view):
-            armed = self._armed.pop(group, None)
+            armed = self._armed.pop(group)
             if armed is not None and time_us - armed.time_us <= self._window_us:
-                self._counted.pop(group, None)
+                self._counted.pop(group)
                 indices = (*armed.indices, index)[-INDICES_MAX:]
                 yield self._firing(group, armed.count, indices, time_us)
 
     def _count_in(self, group: _Group, time_us: int) -> deque[_Match]:
         """The counted events of a group, without those that are too old."""
-        counted = self._counted.setdefault(group, deque())
-        self._counted.move_to_end(group)
+        known = self._counted.pop(group)
+        counted = deque[_Match]() if known is None else known
+        self._counted.put(group, counted)
         while counted and time_us - counted[0].time_us > self._window_us:
             counted.popleft()
-        if len(self._counted) > GROUPS_MAX:
-            self._counted.popitem(last=False)
         return counted
 
     def _reached(self, group: _Group, counted: deque[_Match], time_us: int) -> Firing | None:

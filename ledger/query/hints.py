@@ -26,6 +26,9 @@ CONDITIONS_MAX: Final = 8
 HINTS_MAX: Final = 8
 HINTS_TIME_S: Final = 0.5
 VALUES_NEAR_MAX: Final = 3
+WORDS_MAX: Final = 64
+"""Words of a phrase that are looked for one by one."""
+_SHOWN_CHARS_MAX: Final = 500
 _COMPARED_MAX: Final = 1 << 20
 """Pairs of characters that are compared at most: two texts of 100 letters have 10,000."""
 _WORD_TEXTS: Final = (
@@ -118,12 +121,14 @@ def _explain_time(part: ast.Between, view: LogView) -> Iterator[Hint]:
 
 def _explain_words(part: ast.Words, view: LogView) -> Iterator[Hint]:
     where = f"the values of {part.field}" if part.field else _WORD_TEXTS
-    words = format_query(part)
+    words = _shown(part)
     yield Hint(
         kind="words",
         text=f"{words} was looked for as whole words, in upper and lower case, in {where}",
     )
     several = part.text.split()
+    if len(several) > WORDS_MAX:
+        return
     if len(several) > 1:
         each = [ast.Words(part.field, word) for word in several if words_of(word)]
         found = {one: view.count(one) for one in each}
@@ -247,7 +252,8 @@ def _name(part: ast.Is | ast.Has | ast.NumberBetween) -> str:
 
 
 def _shown(part: Expression) -> str:
-    return format_query(part) or "()"
+    text = format_query(part) or "()"
+    return text if len(text) <= _SHOWN_CHARS_MAX else f"{text[:_SHOWN_CHARS_MAX]}…"
 
 
 def _events(count: int | None) -> str:

@@ -47,6 +47,8 @@ from ledger_core.query.words import phrase_of
 from ledger_core.tlog.hashing import SIZE_MAX
 
 _PAIR = 2
+_PAIRS_MAX = 64
+"""Pairs of words of a phrase that are looked up: a body may have a phrase of a million."""
 _READ_SINGLY = 16
 """Terms that are looked up one by one; more are read together."""
 _LAST_CHAR = "\U0010ffff"
@@ -261,11 +263,14 @@ def _plan_phrase(dimension: str, words: Sequence[str], *, is_prefix: bool) -> No
     Where each inner word stands once, the pairs can't but overlap; elsewhere the rows decide. They
     also do if an event may have several texts of the dimension.
     """
+    # Of a long phrase the first pairs are looked up, and the rows decide.
     places = range(len(words) - 1)
     pairs = [
         _plan_pair((dimension,), words[at : at + 2], is_prefix=is_prefix and at == places[-1])
-        for at in places
+        for at in places[:_PAIRS_MAX]
     ]
+    if len(places) > _PAIRS_MAX:
+        return Intersection((*pairs, Unknown()))
     elsewhere: list[Read] = [
         Find(dimension, analyzer.repeated_term(word)) for word in dict.fromkeys(words[1:-1])
     ]

@@ -55,6 +55,11 @@ class ConnectionCounts:
         self._by_address: Counter[str] = Counter()
         self._open = 0
 
+    @property
+    def are_none(self) -> bool:
+        """Whether no connection is open, nor in its handshake."""
+        return self._open == 0
+
     def try_add(self, address: str) -> bool:
         """Count a new connection, unless it is one too many."""
         of_others = self._shared.of_others
@@ -138,13 +143,19 @@ class LimitedConnection(web.RequestHandler):
         self._is_served = True
         super().connection_made(transport)
 
+    @property
+    def peername(self) -> str | tuple[str, int]:  # type: ignore[override]  # a cached property
+        """What a request's `remote` is: the address, empty for a Unix socket."""
+        return self.address
+
     def take_place(self, address: str) -> bool:
         """Count a connection whose handshake begins; False when it is one too many.
 
         Otherwise it is either served, or told by `give_up`.
         """
-        self.address = address
-        self._is_counted = self._counts.try_add(address)
+        # So an IPv6 socket that takes both shows a client that came by IPv4.
+        self.address = address.removeprefix("::ffff:") if "." in address else address
+        self._is_counted = self._counts.try_add(self.address)
         if not self._is_counted:
             self.report("connection_refused")
         return self._is_counted

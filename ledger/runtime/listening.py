@@ -94,6 +94,15 @@ async def serve_sockets(runner: web.BaseRunner, sockets: Sockets, tls: ServerTls
             await _TlsSite(runner, each, tls).start()
 
 
+async def stop_listening(runner: web.BaseRunner) -> None:
+    """Take no more connections. Those that are open stay, and handshakes that have begun go on."""
+    for site in runner.sites:
+        if isinstance(site, _TlsSite):
+            site.stop_listening()
+        else:
+            await site.stop()
+
+
 class _TlsSite(web.BaseSite):
     """Takes connections over TLS, each counted before its handshake.
 
@@ -122,14 +131,19 @@ class _TlsSite(web.BaseSite):
 
     async def stop(self) -> None:
         """Take no more connections; those in their handshake are closed."""
-        if self._retry is not None:
-            self._retry.cancel()
-        self._loop.remove_reader(self._listening)
-        self._listening.close()
+        self.stop_listening()
         for task in self._handshakes:
             task.cancel()
         await asyncio.gather(*self._handshakes, return_exceptions=True)
         await super().stop()
+
+    def stop_listening(self) -> None:
+        """Take no more connections. May be called again."""
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._listening.fileno() >= 0:
+            self._loop.remove_reader(self._listening)
+            self._listening.close()
 
     def _begin(self) -> None:
         self._loop.add_reader(self._listening, self._accept)

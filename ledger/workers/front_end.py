@@ -24,7 +24,7 @@ import structlog
 from aiohttp import web
 
 from ledger.log.sequencer import LIMITS
-from ledger.runtime.listening import serve_sockets
+from ledger.runtime.listening import serve_sockets, stop_listening
 from ledger.runtime.log_lines import configure_child_logs
 from ledger.runtime.shared_counts import SharedCounts
 from ledger.runtime.tls import open_tls
@@ -126,11 +126,11 @@ async def _wind_down(
     """When told, take no new connection, and set `stop` when those that are open are closed."""
     await told.wait()
     server.closes_connections = True
-    for site in runner.sites:
-        await site.stop()
+    await stop_listening(runner)
+    await asyncio.sleep(IDLE_POLL_S)  # What was accepted last is counted in the next turns.
     with suppress(TimeoutError):
         async with asyncio.timeout(IDLE_WAIT_S):
-            while server.connections:  # noqa: ASYNC110 - nothing tells it
+            while not server.is_idle:  # noqa: ASYNC110 - nothing tells it
                 await asyncio.sleep(IDLE_POLL_S)
     stop.set()
 

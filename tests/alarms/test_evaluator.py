@@ -139,6 +139,18 @@ def test_groups_are_bounded() -> None:
     assert len(evaluator._rules[0]._counted) == GROUPS_MAX
 
 
+def test_many_groups_of_one_tenant_push_out_none_of_another() -> None:
+    evaluator = Evaluator(parse_alarms(FIVE, "x"), now_us=START_US)
+    other = by("u_1", tenant="other")
+    for number in range(4):
+        assert not evaluator.feed(number, leaf(other, 0.0, number))
+    for number in range(4, GROUPS_MAX + 50):
+        evaluator.feed(number, leaf(by(f"u_{number}", tenant="busy"), 0.0, number))
+    assert len(evaluator._rules[0]._counted) == GROUPS_MAX
+    (firing,) = evaluator.feed(GROUPS_MAX + 50, leaf(other, 0.0, GROUPS_MAX + 50))
+    assert firing.indices == (0, 1, 2, 3, GROUPS_MAX + 50)
+
+
 def test_quiet_times_and_tests_have_actions_of_their_own() -> None:
     quiet = parse_alarms(FIVE + 'quiet = ["22:00-06:00", "12:00-12:30"]\n', "x")["guessing"]
 

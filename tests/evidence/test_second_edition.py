@@ -1,11 +1,14 @@
 """A bundle verifies as it was written and repacked, and whatever is changed in it is named."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -522,7 +525,7 @@ def test_a_bundle_without_one_of_its_files_is_malformed(bundle: Path, name: str)
 
 @pytest.mark.parametrize("manifest", [b"", b"{}", b"\xff", b'{"v": 3}', b'{"v": 2}', b"[" * 9999])
 def test_a_manifest_of_another_form_is_malformed(bundle: Path, manifest: bytes) -> None:
-    with pytest.raises(MalformedError, match=r"manifest\.json: "):
+    with pytest.raises(MalformedError, match=r"manifest\.json: |evidence of edition 3"):
         check(changed(bundle, lambda files: files.update({"manifest.json": manifest})))
 
 
@@ -559,6 +562,7 @@ def test_a_bundle_of_a_bare_log_is_refused_by_a_policy_with_witnesses(tmp_path: 
 # Disclosed values.
 
 SALT = bytes(32)
+MULTI_PROOF = b"witnessed-ledger/multi-proof@v1"
 
 
 def disclosing(value: Any = "Ada", *, key: str = "name") -> Maker:
@@ -626,6 +630,33 @@ def test_an_event_is_searched_once_however_many_of_its_values_are_disclosed(
     maker = disclosing()
     assert check(maker.write(tmp_path / "evidence.zip"), maker).disclosed == 2
     assert len(searched) == 1
+
+
+def test_the_example_reads_an_event_once_too_and_no_more_than_its_limits(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = disclosing()
+    leaf, read = maker.leaves[60], Counter[bytes]()
+    loads = json.loads
+
+    def note(data: bytes) -> Any:
+        read[data] += 1
+        return loads(data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("docs.examples.verify_evidence.json.loads", note)
+        assert independent(maker.write(tmp_path / "evidence.zip"), maker)
+    assert read[leaf] == 1
+
+    name = "events/000000.multi-proof"
+    long = changed(bundle, lambda files: files.update({name: b"%b\n0-3000000\n" % MULTI_PROOF}))
+    tracemalloc.start()
+    assert independent(long) is None
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+    monkeypatch.setattr(verify_evidence, "BYTES_MAX", 1000)
+    assert independent(bundle) is None
 
 
 def test_a_disclosed_value_does_not_stand_twice_in_place_of_another(tmp_path: Path) -> None:

@@ -62,6 +62,14 @@ def test_a_phrase_is_looked_for_in_a_time_that_grows_as_the_text_does() -> None:
     assert min(cost_s(1_500 * TIMES_LARGER) for _ in range(2)) < LINEAR_MAX * small_s
 
 
+def test_the_plan_of_a_long_phrase_is_as_large_as_that_of_a_shorter_one() -> None:
+    def plan_of(count: int) -> str:
+        text = " ".join(f"w{number:06}" for number in range(count))
+        return repr(make_plan(parse_query(f'reason:"{text}"', is_long=True)))
+
+    assert plan_of(100) == plan_of(1_000)
+
+
 def test_a_long_phrase_is_not_kept() -> None:
     kept = words._cached_phrase_of.cache_info().currsize
     assert words.phrase_of("long " * 10_000)[0][:2] == ("long", "long")

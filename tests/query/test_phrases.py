@@ -94,6 +94,24 @@ def test_each_phrase_finds_the_events_with_a_text_that_has_it(
         assert (answer.total, answer.total_exact) == (len(expected), True)
 
 
+def test_a_phrase_of_more_pairs_than_are_looked_up_is_decided_by_the_rows(
+    engine: QueryEngine, events: list[JSON]
+) -> None:
+    whole = " ".join([*WORDS[:3]] * 40)
+    for query in (
+        ast.Words("reason", whole),
+        ast.Words("", whole[:-1], is_prefix=True),
+        ast.Words("reason", f"{whole} other"),
+    ):
+        expected = matching_indices(query, events, now_unix_us=0)
+        answer = engine.search(
+            query, tenant=None, now_unix_us=0, limit=1000, order="oldest", limits=ALL_COUNTED
+        )
+        assert [row.index for row in answer.rows] == expected
+        assert (answer.total, answer.total_exact) == (len(expected), True)
+        assert bool(expected) == ("other" not in query.text)
+
+
 ALL_COUNTED = QueryLimits(rows_counted=ENTRIES)
 
 

@@ -112,11 +112,13 @@ def test_pages_of_other_sites_can_read_public_answers_alone(tmp_path: Path) -> N
         assert not asked.headers["Access-Control-Allow-Origin"]
 
 
-def test_what_is_not_tls_gets_no_answer_and_is_counted(ledger: Ledger, pair: Pair) -> None:
+def test_what_is_not_tls_is_told_so_and_is_counted(ledger: Ledger, pair: Pair) -> None:
     parts = urlsplit(ledger.url)
     with socket.create_connection((str(parts.hostname), int(parts.port or 0)), WAIT_S) as peer:
         peer.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert not peer.recv(1 << 16).startswith(b"HTTP/")
+        answer = peer.recv(1 << 16)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"https://" in answer
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from ledger.service.data_dir import DirectoryPaths
 from tests.service.serving import event, make_ledger
+from tests.tls.asking import Pair
 from tests.workers.test_front_ends import WORKERS, Running, front_ends, running, until
 
 
@@ -69,3 +70,23 @@ def test_a_stop_waits_for_the_requests_of_a_front_end_that_is_being_replaced(
                 served.process.wait(1)
             held.sendall(body)
             assert held.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_worker_that_is_replaced_ends_the_handshakes_that_it_began(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    (tmp_path / "pair").mkdir()
+    pair = Pair(tmp_path / "pair")
+    with DirectoryPaths(directory).settings.open("a") as file:
+        file.write(f'tls_cert = "{pair.cert}"\ntls_key = "{pair.key}"\n')
+    with running(directory, tokens, workers=1) as served:
+        (front_end,) = front_ends(served.process.pid)
+        address = urlsplit(served.ledger.url)
+        before = sockets_of(front_end)
+        with socket.create_connection((address.hostname, address.port), timeout=120) as plain:
+            until(lambda: sockets_of(front_end) > before)  # It has taken the connection.
+            os.kill(front_end, signal.SIGUSR1)
+            until(lambda: sockets_of(front_end) <= before)  # It listens no more.
+            with pair.trusting().wrap_socket(plain, server_hostname=address.hostname) as held:
+                held.sendall(f"GET /checkpoint HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode())
+                assert held.recv(1000).startswith(b"HTTP/1.1 200 ")

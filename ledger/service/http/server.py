@@ -115,6 +115,11 @@ class Server(web.Server):
         """A new connection."""
         return _Connection(self, counts=self._counts, waits=self._waits, context=self._context)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no connection is open, nor in its handshake."""
+        return self._counts.are_none and not self.connections
+
     def _take_settings(self, settings: Settings) -> None:
         """Take the limits and the certificate from settings that were read again."""
         context = self._context
