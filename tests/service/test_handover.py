@@ -1,6 +1,8 @@
 """Large answers that the query process writes to the client itself, and front ends never hold."""
 
 import asyncio
+import os
+import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator, Generator
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
+from structlog.testing import capture_logs
 
 from ledger.query.engine import QueryEngine
 from ledger.service import query_pool
@@ -93,6 +96,37 @@ def test_the_query_process_writes_an_answer_to_the_clients_socket(
             assert await reading == whole
             assert held.waiting == 0
             writer.close()
+
+    asyncio.run(main())
+
+
+def test_a_handover_waits_for_a_free_descriptor(tmp_path: Path) -> None:
+    async def main() -> None:
+        faults: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+        async with open_pool(tmp_path) as (pool, _held):
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            with socket.socket(socket.AF_UNIX) as first, capture_logs() as lines:
+                free = os.dup(first.fileno())
+                os.close(free)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+                try:
+                    first.connect(str(tmp_path / "clients"))
+                    while not lines:  # noqa: ASYNC110 - it tells nobody
+                        await asyncio.sleep(0.001)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert {line["event"] for line in lines} == {"handover_waits"}
+            answer = await ask(pool)
+            ours, theirs = socket.socketpair()
+            reader, writer = await asyncio.open_connection(sock=theirs)
+            with ours:
+                ours.setblocking(False)
+                reading = asyncio.create_task(reader.read())
+                await answer.write_to(ours.fileno(), wait_s=WAIT_S, is_chunk=False)
+            assert len(await reading) == SIZE
+            writer.close()
+        assert not faults
 
     asyncio.run(main())
 

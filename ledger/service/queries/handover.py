@@ -25,6 +25,8 @@ from pathlib import Path
 from struct import Struct
 from typing import Final
 
+import structlog
+
 from ledger.service.http.problems import query_process_missing
 from ledger.service.queries.frames import NUMBER_MAX, Held
 
@@ -35,9 +37,11 @@ PIECE_BYTES: Final = 1 << 16
 """Bytes that the client has its time to accept."""
 
 HANDOVERS_WAITING_MAX: Final = 1024
+ACCEPT_PAUSE_S: Final = 0.5
 WRITTEN: Final = b"\1"
 
 _MESSAGE: Final = Struct("!Qd?")
+_log = structlog.get_logger("ledger.service")
 
 
 def handover_path(queries: Path) -> Path:
@@ -94,12 +98,23 @@ class HeldAnswers:
         self._answers.pop(number, None)
 
     def _accept(self) -> None:
-        with suppress(BlockingIOError):
+        try:
             connection, _ = self._listener.accept()
-            connection.settimeout(0)
-            task = self._loop.create_task(self._serve(connection))
-            self._writing.add(task)
-            task.add_done_callback(self._writing.discard)
+        except BlockingIOError:
+            return
+        except OSError as error:  # No descriptor is free: it would fail in each turn of the loop.
+            _log.warning("handover_waits", reason=error.strerror)
+            self._loop.remove_reader(self._listener)
+            self._loop.call_later(ACCEPT_PAUSE_S, self._listen_again)
+            return
+        connection.settimeout(0)
+        task = self._loop.create_task(self._serve(connection))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    def _listen_again(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener, self._accept)
 
     async def _serve(self, connection: socket.socket) -> None:
         with connection, suppress(OSError, TimeoutError):
