@@ -25,13 +25,14 @@ class TokenKey(NamedTuple):
 
 
 class Pkcs11Token:
-    """A token that is logged into. It logs in again after an error."""
+    """A token that is logged into. It logs in again after an error, but not by a refused PIN."""
 
     def __init__(self, module: Path, *, label: str, pin: str) -> None:
         """Raises: UnavailableError when there is no such token, or the PIN is wrong."""
         self._module: Final = module
         self._label: Final = label
         self._pin: Final = pin
+        self._refusal = ""
         self._session: Any = None
         self._keys: Mapping[bytes, TokenKey] = {}
         self.open()
@@ -39,6 +40,8 @@ class Pkcs11Token:
     def open(self) -> None:
         """Log in, and find the keys. Raises: as the constructor, MalformedError without a key."""
         pkcs11 = _pkcs11()
+        if self._refusal:
+            raise UnavailableError(self._refusal)
         self.close()
         try:
             token = pkcs11.lib(str(self._module)).get_token(token_label=self._label)
@@ -46,9 +49,14 @@ class Pkcs11Token:
             self._keys = _find_keys(pkcs11, self._session)
         except (pkcs11.PKCS11Error, RuntimeError) as error:
             self.close()
-            raise UnavailableError(
-                f"the token {self._label!r} of {self._module} can't be used: {_explain(error)}"
-            ) from None
+            reason = f"the token {self._label!r} of {self._module} can't be used: {_explain(error)}"
+            # A token locks itself after a few wrong PINs.
+            if type(error).__name__.startswith("Pin"):
+                reason += (
+                    "; this PIN is not tried again: put the right one into its file and restart"
+                )
+                self._refusal = reason
+            raise UnavailableError(reason) from None
         if not self._keys:
             self.close()
             raise MalformedError(

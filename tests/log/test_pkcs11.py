@@ -115,6 +115,33 @@ def test_a_ledger_signs_with_a_token_and_waits_while_the_signer_is_away(tmp_path
     assert "others can read the PIN" in token.signer("keys").stderr
 
 
+REFUSED = """
+from pathlib import Path
+from ledger.signer.pkcs11_token import Pkcs11Token
+from ledger_core.tlog.errors import UnavailableError
+
+token = Pkcs11Token(Path({module!r}), label="ledger", pin={pin!r})
+for token._pin in ("0000", {pin!r}):
+    try:
+        token.open()
+    except UnavailableError as error:
+        print(error)
+"""
+
+
+def test_a_pin_that_was_refused_is_not_tried_again(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED.format(module=str(MODULE), pin=PIN)],
+        env=Token(tmp_path).environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert "PinIncorrect; this PIN is not tried again" in first
+
+
 def test_a_signer_takes_the_place_of_a_socket_alone(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("no socket")
