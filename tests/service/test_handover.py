@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Generator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
@@ -15,6 +16,7 @@ from structlog.testing import capture_logs
 
 from ledger.query.engine import QueryEngine
 from ledger.service import query_pool
+from ledger.service.http.streaming_response import answer_of, write_large
 from ledger.service.queries.frames import Frame
 from ledger.service.queries.handover import HELD_BYTES_MIN, HeldAnswer, HeldAnswers
 from ledger.service.queries.job import QueryJob, QueryOptions, QueryParts
@@ -220,6 +222,25 @@ def test_a_front_end_that_waits_no_longer_ends_the_writing(tmp_path: Path) -> No
                 while data := await loop.sock_recv(theirs, 1 << 20):
                     received += len(data)
                 assert received < SIZE
+
+    asyncio.run(main())
+
+
+def test_a_client_that_goes_away_in_the_middle_is_charged_for_the_whole_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cut(_held: HeldAnswer, *_: object, **_named: object) -> None:
+        raise ConnectionResetError
+
+    async def main() -> None:
+        async with open_pool(tmp_path) as (pool, _):
+            answer = await ask(pool)
+            monkeypatch.setattr(HeldAnswer, "write_to", cut)
+            writer = Mock(output_size=0, drain=AsyncMock(), write_headers=AsyncMock())
+            request = make_mocked_request("GET", "/", writer=writer, transport=Mock())
+            whole = answer_of(answer, media="application/json", cache="no-store")
+            await write_large(request, whole, answer, WAIT_S)
+            assert writer.output_size >= SIZE
 
     asyncio.run(main())
 

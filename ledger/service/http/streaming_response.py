@@ -157,8 +157,9 @@ async def _hand_over(
         await writer.drain()
     transport.set_write_buffer_limits()
     client = transport.get_extra_info("socket").fileno()
-    await held.write_to(client, wait_s=reader_wait_s, is_chunk=answer.chunked)
+    # Before it is written: a client that goes away in the middle is charged for it as well.
     writer.output_size += len(held)
+    await held.write_to(client, wait_s=reader_wait_s, is_chunk=answer.chunked)
 
 
 def _cut(request: web.BaseRequest) -> None:
