@@ -4,9 +4,8 @@ import json
 import os
 from pathlib import Path
 
-import msgspec
-
 from ledger.follow.position import Position
+from ledger.runtime.records import write_record
 from tests.sinks.sinking import ORIGIN, Folder, deliver, processes, running, until
 
 
@@ -53,10 +52,8 @@ def test_a_torn_line_is_cut_off_and_sent_whole(folder: Folder, tmp_path: Path) -
     deliver(folder, "copy")
     # As a kill leaves it: a part of a line on the disk, and the position before it.
     os.truncate(out, out.stat().st_size - 17)
-    before = msgspec.json.decode(paths.position.read_bytes(), type=Position)
-    hashes = folder.leaf_hashes()
-    moved = msgspec.structs.replace(before, next_index=3, last_leaf_hash=hashes[2])
-    paths.position.write_bytes(msgspec.json.encode(moved))
+    moved = Position(next_index=3, last_leaf_hash=folder.leaf_hashes()[2])
+    write_record(paths.position, moved)
     deliver(folder, "copy")
     assert [line["index"] for line in lines_of(out)] == [0, 1, 2, 3]
 
