@@ -42,7 +42,7 @@ def test_events_are_taken_and_proved_no_more_when_signing_has_stopped(
     with serving(directory, tokens) as ledger:
         size = check_ledger(ledger).size
         with monkeypatch.context() as patched:
-            patched.setattr("ledger.log.publisher.check_growth", fork)
+            patched.setattr(Publisher, "check_extends", fork)
             assert ledger.append(event()).status == 200
             ready = wait_for(lambda: ledger.ask("/readyz", token=None), 503)
         assert ready.slug == "not-ready"
