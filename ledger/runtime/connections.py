@@ -144,7 +144,7 @@ class LimitedConnection(web.RequestHandler):
         super().connection_made(transport)
 
     @property
-    def peername(self) -> str | tuple[str, int]:  # type: ignore[override]  # a cached property
+    def peername(self) -> str | tuple[str, int]:
         """What a request's `remote` is: the address, empty for a Unix socket."""
         return self.address
 
