@@ -61,7 +61,7 @@ def publish(directory: Path) -> None:
 def _measure(directory: Path, server: ObjectServer, place: Place, entries: int) -> list[Row]:
     policy = (directory / "policy").read_bytes()
     bucket = Bucket(place)
-    upload = _timed(lambda: asyncio.run(_upload(directory, policy, bucket)))
+    upload = _timed(lambda: asyncio.run(_upload(directory, bucket)))
     sizes = _bytes_by_kind(server, place)
     reading = Bucket(place)
     check = _timed(lambda: asyncio.run(_check(reading, policy)))
@@ -88,19 +88,11 @@ def _measure(directory: Path, server: ObjectServer, place: Place, entries: int) 
     ]
 
 
-async def _upload(directory: Path, policy: bytes, bucket: Bucket) -> None:
+async def _upload(directory: Path, bucket: Bucket) -> None:
     paths = FollowerPaths(directory, KIND, "bench")
     paths.make()
     with closing(LogStore.open(directory / "log")) as log:
-        uploader = Uploader(
-            log,
-            parse_policy(policy),
-            bucket,
-            Cursor(paths),
-            index=directory / "index",
-            parquet=directory / "parquet",
-            requests_max=16,
-        )
+        uploader = Uploader(directory, log, bucket, Cursor(paths), requests_max=16)
         await uploader.prepare()
         await uploader.upload()
 

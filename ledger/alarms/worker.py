@@ -22,7 +22,7 @@ from ledger.alarms.evaluator import Evaluator, Firing
 from ledger.alarms.firing import firing_event
 from ledger.follow.entries import check_position, position_at, read_batch
 from ledger.follow.position import Cursor, FollowerPaths, FollowerState, write_state
-from ledger.follow.worker import keep_following, run_worker, wait
+from ledger.follow.worker import START_AGAIN_S, keep_following, run_worker, wait
 from ledger.runtime.records import CheckedRecord, read_record, write_record
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
@@ -155,13 +155,13 @@ async def run(directory: Path, stop: asyncio.Event) -> None:
         error_before = ""
         write_state(paths, FollowerState())
 
-    def note_failure(error: str) -> None:
+    def note_failure(error: str) -> float:
         nonlocal error_before
-        if error == error_before:
-            return
-        error_before = error
-        _log.warning("alarms_fail", reason=error)
-        write_state(paths, FollowerState(error=error, since_unix_s=unix_us() // 1_000_000))
+        if error != error_before:
+            error_before = error
+            _log.warning("alarms_fail", reason=error)
+            write_state(paths, FollowerState(error=error, since_unix_s=unix_us() // 1_000_000))
+        return START_AGAIN_S
 
     await keep_following(
         paths, stop, lambda: _follow(directory, stop, note_success), on_failure=note_failure

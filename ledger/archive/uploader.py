@@ -50,7 +50,7 @@ from ledger.store.log import LogStore
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash, leaf_hashes
-from ledger_core.tlog.policy import Policy, VerifiedHead
+from ledger_core.tlog.policy import VerifiedHead, parse_policy
 from ledger_core.tlog.tile import TILE_HEIGHT, TILE_WIDTH, TileRef, decode_bundle
 from ledger_core.tlog.tiled_tree import TiledTree
 from ledger_core.tlog.tree import Node
@@ -70,23 +70,24 @@ class Uploader:
 
     def __init__(
         self,
+        directory: Path,
         log: LogStore,
-        policy: Policy,
         bucket: Bucket,
         cursor: Cursor,
         *,
-        index: Path,
-        parquet: Path,
         requests_max: int,
     ) -> None:
-        """`index` and `parquet` are folders of the ledger, which may be missing."""
+        """`directory` is that of the ledger or the mirror; its index and Parquet may be missing.
+
+        Raises: MalformedError for its policy, OSError.
+        """
         self._log: Final = log
-        self._policy: Final = policy
+        self._policy: Final = parse_policy((directory / "policy").read_bytes())
         self._bucket: Final = bucket
         self._cursor: Final = cursor
-        self._index: Final = IndexStore(index)
-        self._index_path: Final = index
-        self._parquet: Final = parquet
+        self._index_path: Final = directory / "index"
+        self._index: Final = IndexStore(self._index_path)
+        self._parquet: Final = directory / "parquet"
         self._requests: Final = asyncio.Semaphore(requests_max)
         self._origin: Final = log.origin()
         self._sealed: set[str] | None = None  # The names below index/ and parquet/.

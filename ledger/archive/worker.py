@@ -21,18 +21,15 @@ from ledger.archive.objects import CHECKPOINT, PROBE
 from ledger.follow.entries import check_position
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.follow.tables import check_name
-from ledger.follow.worker import run_worker, until_stopped, wait
+from ledger.follow.worker import keep_following, run_worker, until_stopped, wait
 from ledger.runtime.records import read_record
 from ledger.sinks.delivery import RETRY_BASE_S, Health
 from ledger.store.log import LogStore
 from ledger_client.runtime.backoff import exponential_s, spread
-from ledger_client.runtime.files import FileLock, FileLockedError, write_atomically
-from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.policy import parse_policy
+from ledger_client.runtime.files import write_atomically
+from ledger_core.tlog.errors import MalformedError, VerificationError
 
 POLL_S: Final = 0.5
-LOCK_POLL_S: Final = 1.0
-FAULTS: Final = (MalformedError, VerificationError, UnavailableError, OSError)
 
 _log = structlog.get_logger("ledger.archive")
 
@@ -50,7 +47,9 @@ def read_kept_lock(paths: FollowerPaths) -> LockState | None:
 async def follow(
     directory: Path, name: str, config: ArchiveConfig, health: Health, stop: asyncio.Event
 ) -> None:
-    """Upload until `stop` is set. Raises: `FAULTS`."""
+    """Upload until `stop` is set. Raises: MalformedError, VerificationError, UnavailableError,
+    OSError.
+    """
     # Here, so that an extra that isn't installed is a fault of this archive.
     from ledger.archive.object_store import Bucket
     from ledger.archive.uploader import Uploader
@@ -61,15 +60,7 @@ async def follow(
         cursor.take_rewind()
         check_position(log, cursor.position, mend="ledger archive rewind")
         bucket = Bucket(config.place())
-        uploader = Uploader(
-            log,
-            parse_policy((directory / "policy").read_bytes()),
-            bucket,
-            cursor,
-            index=directory / "index",
-            parquet=directory / "parquet",
-            requests_max=config.requests_max,
-        )
+        uploader = Uploader(directory, log, bucket, cursor, requests_max=config.requests_max)
         await uploader.prepare()
         await _keep_lock(paths, config, PROBE)
         uploaded_s = -config.interval_s
@@ -104,25 +95,30 @@ async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
     """Upload until `stop` is set or the archive is removed; what fails is tried again."""
     check_name(name)
     paths = FollowerPaths(directory, KIND, name)
-    paths.make()
     health = Health(name, paths, kind=KIND)
-    failures, retry_max_s = 0, 60.0
-    while not stop.is_set():
-        started_s = time.monotonic()
-        try:
-            with FileLock(paths.lock):
-                config = read_archive(directory, name)
-                if config is None:
-                    return
-                retry_max_s, health.expected_lag_s = config.retry_max_s, config.interval_s
+    failures, started_s, retry_max_s = 0, 0.0, 60.0
+
+    async def upload() -> None:
+        nonlocal started_s, retry_max_s
+        while not stop.is_set():  # `follow` returns for a rewind, which it takes at its start.
+            started_s = time.monotonic()
+            config = read_archive(directory, name)
+            if config is None:
+                return
+            retry_max_s, health.expected_lag_s = config.retry_max_s, config.interval_s
+            try:
                 await until_stopped(stop, follow(directory, name, config, health, stop))
-        except FileLockedError:
-            await wait(stop, LOCK_POLL_S)  # The process before this one is about to end.
-        except FAULTS as error:
-            health.set(error=str(error))
-            failures = 1 if time.monotonic() - started_s > retry_max_s else failures + 1
-            delay_s = exponential_s(failures, base_s=RETRY_BASE_S, limit_s=retry_max_s)
-            await wait(stop, spread(delay_s, random.random()))  # noqa: S311 - no secret
+            except VerificationError as error:
+                raise MalformedError(str(error)) from error
+
+    def note_failure(error: str) -> float:
+        nonlocal failures
+        health.set(error=error)
+        failures = 1 if time.monotonic() - started_s > retry_max_s else failures + 1
+        delay_s = exponential_s(failures, base_s=RETRY_BASE_S, limit_s=retry_max_s)
+        return spread(delay_s, random.random())  # noqa: S311 - no secret
+
+    await keep_following(paths, stop, upload, on_failure=note_failure)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ parquet                  events as Parquet files
 doctor status            how a ledger on this machine is
 key signer               the keys that sign: shown, rotated, encrypted, in a token
 local_service            asks a service on this machine
+followers                shared by sink and archive
 options                  shared: the argument DIRECTORY, log lines, progress bars
 """
 

@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-import msgspec
 
 from ledger.archive.config import KIND, ArchiveConfig, archives_path, read_archives
 from ledger.archive.object_lock import read_lock
 from ledger.archive.objects import PROBE
 from ledger.archive.place import Place
 from ledger.archive.worker import read_kept_lock
+from ledger.cli.followers import find_follower, log_size, record_follower
 from ledger.cli.options import directory_argument, progress_bar
-from ledger.follow.position import Cursor, FollowerPaths, Position, read_report
-from ledger.service.data_dir import DirectoryPaths
-from ledger.service.operator_events import record_act
+from ledger.follow.position import Cursor, FollowerPaths, read_report, set_rewind
 from ledger.store.log import LogStore
 from ledger_client import OlderHeadError
-from ledger_client.cli.app import NotFoundError
 from ledger_client.cli.client_options import NEW_FILE, required_policy_option
 from ledger_client.cli.console import (
     counted,
@@ -33,7 +30,6 @@ from ledger_client.cli.console import (
     print_line,
     print_result,
 )
-from ledger_client.runtime.files import write_atomically
 from ledger_client.state_file import StateFile
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.policy import VerifiedHead, parse_policy
@@ -81,8 +77,7 @@ def command() -> None:
 def status(directory: Path, as_json: bool) -> None:
     """Show each archive: how far it is, the lock of its bucket, and what hinders it."""
     archives = read_archives(directory)
-    with closing(LogStore.open(directory / "log")) as store:
-        size = store.head().tree_size
+    size = log_size(directory)
     rows: list[dict[str, Any]] = []
     for name, config in archives.items():
         report = read_report(directory, KIND, name)
@@ -130,16 +125,8 @@ def test(directory: Path, name: str, as_json: bool) -> None:
     with closing(LogStore.open(directory / "log")) as log:
 
         async def probe() -> None:
-            uploader = Uploader(
-                log,
-                parse_policy((directory / "policy").read_bytes()),
-                Bucket(config.place()),
-                Cursor(paths),
-                index=directory / "index",
-                parquet=directory / "parquet",
-                requests_max=1,
-            )
-            await uploader.prepare()
+            bucket = Bucket(config.place())
+            await Uploader(directory, log, bucket, Cursor(paths), requests_max=1).prepare()
 
         asyncio.run(probe())
     lock = read_lock(config.place(), PROBE)
@@ -159,18 +146,12 @@ def rewind(directory: Path, name: str, to: int, as_json: bool) -> None:
     """Upload what the bucket lacks from an entry on; what is there is compared."""
     _config(directory, name)
     paths = FollowerPaths(directory, KIND, name)
-    with closing(LogStore.open(directory / "log")) as store:
-        size = store.head().tree_size
+    size = log_size(directory)
     if to > size:
         raise click.UsageError(f"--to: want an index up to {size}, got {to}")
     paths.make()
-    write_atomically(paths.rewind, msgspec.json.encode(Position(next_index=to)))
-    record_act(
-        DirectoryPaths(directory),
-        "ledger.archive.rewound",
-        targets=[("ledger.archive", name)],
-        context={"to": to},
-    )
+    set_rewind(paths, to)
+    record_follower(directory, KIND, "rewound", name, to=to)
     said = f"archive {name!r} begins again at entry {to:,} while the service runs"
     if as_json:
         print_json({"name": name, "next_index": to})
@@ -179,12 +160,7 @@ def rewind(directory: Path, name: str, to: int, as_json: bool) -> None:
 
 
 def _config(directory: Path, name: str) -> ArchiveConfig:
-    """Raises: NotFoundError for a name that no archive has."""
-    archives = read_archives(directory)
-    if name not in archives:
-        known = ", ".join(archives) or "none"
-        raise NotFoundError(f"no archive is named {name!r}; there is {known}")
-    return archives[name]
+    return find_follower(KIND, read_archives(directory), name)
 
 
 @click.command("verify-archive")

@@ -13,15 +13,13 @@ from typing import Any, Final
 import click
 import msgspec
 
+from ledger.cli.followers import find_follower, log_size, record_follower
 from ledger.cli.options import directory_argument
-from ledger.follow.position import FollowerPaths, FollowerReport, Position, read_report
+from ledger.follow.position import FollowerPaths, FollowerReport, read_report, set_rewind
 from ledger.follow.tables import check_name
 from ledger.log.public_policy import public_url
-from ledger.runtime.records import write_record
 from ledger.runtime.settings_table import settings_of
 from ledger.runtime.validation import explain_invalid
-from ledger.service.data_dir import DirectoryPaths
-from ledger.service.operator_events import record_act
 from ledger.sinks.config import (
     KIND,
     SINK_TYPES,
@@ -35,7 +33,6 @@ from ledger.sinks.kinds import open_receiver
 from ledger.sinks.receiver import BatchRefusedError
 from ledger.sinks.worker import LogSource
 from ledger.store.log import LogStore
-from ledger_client.cli.app import NotFoundError
 from ledger_client.cli.console import (
     counted,
     format_second,
@@ -48,6 +45,8 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 TEST_ENTRIES = 1000
 """Entries from the end of the log among which `test` looks for one that the query finds."""
+
+WHAT: Final = "sink"
 
 name_argument = click.argument("name")
 
@@ -111,7 +110,9 @@ def add(
             left.unlink(missing_ok=True)
         _set_position(paths, directory, "end" if from_end else "0")
     add_sink(directory, name, config)
-    _record(directory, "added", name, type=type_, to=config.path or public_url(config.url))
+    record_follower(
+        directory, WHAT, "added", name, type=type_, to=config.path or public_url(config.url)
+    )
     said = f"sink {name!r} is added: try it with ledger sink test {directory} {name}"
     _report(said, as_json, sink=name, type=type_)
 
@@ -122,8 +123,7 @@ def add(
 def list_(directory: Path, as_json: bool) -> None:
     """Show each sink: how far it is, and what hinders it."""
     sinks = read_sinks(directory)
-    with closing(LogStore.open(directory / "log")) as store:
-        size = store.head().tree_size
+    size = log_size(directory)
     rows = []
     for name, config in sinks.items():
         report = read_report(directory, KIND, name)
@@ -224,7 +224,7 @@ def pause(directory: Path, name: str, as_json: bool) -> None:
     paths = FollowerPaths(directory, KIND, name)
     paths.make()
     paths.paused.touch(mode=0o600)
-    _record(directory, "paused", name)
+    record_follower(directory, WHAT, "paused", name)
     _report(f"sink {name!r} is paused", as_json, sink=name, paused=True)
 
 
@@ -236,7 +236,7 @@ def resume(directory: Path, name: str, as_json: bool) -> None:
     """Send again, from where it was paused."""
     _config(directory, name)
     FollowerPaths(directory, KIND, name).paused.unlink(missing_ok=True)
-    _record(directory, "resumed", name)
+    record_follower(directory, WHAT, "resumed", name)
     _report(f"sink {name!r} sends again", as_json, sink=name, paused=False)
 
 
@@ -251,7 +251,7 @@ def rewind(directory: Path, name: str, to: str, as_json: bool) -> None:
     paths = FollowerPaths(directory, KIND, name)
     paths.make()
     index = _set_position(paths, directory, to)
-    _record(directory, "rewound", name, next_index=index)
+    record_follower(directory, WHAT, "rewound", name, next_index=index)
     _report(f"sink {name!r} sends entry {index} next", as_json, sink=name, next_index=index)
 
 
@@ -268,7 +268,7 @@ def dead_letters(directory: Path, name: str, wish: str | None, as_json: bool) ->
     letters = [*read_letters(resending_path(paths)), *read_letters(paths.dead)]
     if wish is not None and letters:
         request_action(paths, wish)
-        _record(directory, f"dead_letters_{wish}", name, dead_letters=len(letters))
+        record_follower(directory, WHAT, f"dead_letters_{wish}", name, dead_letters=len(letters))
         done = "sent again" if wish == RESEND else "discarded"
         said = f"{counted(len(letters), 'dead letter')} will be {done} while the sink runs"
         _report(said, as_json, sink=name, dead_letters=len(letters), wish=wish)
@@ -290,14 +290,8 @@ def remove(directory: Path, name: str, as_json: bool) -> None:
     """Remove a sink. What it sent stays with the receiver."""
     _config(directory, name)
     remove_sink(directory, name)
-    _record(directory, "removed", name)
+    record_follower(directory, WHAT, "removed", name)
     _report(f"sink {name!r} is removed", as_json, sink=name, removed=True)
-
-
-def _record(directory: Path, act: str, name: str, **facts: Any) -> None:
-    """Record an act as the event `ledger.sink.ACT`."""
-    paths, targets = DirectoryPaths(directory), [("ledger.sink", name)]
-    record_act(paths, f"ledger.sink.{act}", targets=targets, context=facts)
 
 
 def _report(said: str, as_json: bool, **facts: Any) -> None:
@@ -309,20 +303,14 @@ def _report(said: str, as_json: bool, **facts: Any) -> None:
 
 
 def _config(directory: Path, name: str) -> SinkConfig:
-    """Raises: NotFoundError for a name that no sink has."""
-    sinks = read_sinks(directory)
-    if name not in sinks:
-        known = ", ".join(sinks) or "none"
-        raise NotFoundError(f"no sink is named {name!r}; there is {known}")
-    return sinks[name]
+    return find_follower(WHAT, read_sinks(directory), name)
 
 
 def _set_position(paths: FollowerPaths, directory: Path, to: str) -> int:
     """Leave a position for the sink to take. Raises: click.UsageError beyond the log."""
-    with closing(LogStore.open(directory / "log")) as store:
-        size = store.head().tree_size
+    size = log_size(directory)
     if to != "end" and not (to.isascii() and to.isdigit() and int(to) <= size):
         raise click.UsageError(f"--to: want an index up to {size}, or end, got {to!a}")
     index = size if to == "end" else int(to)
-    write_record(paths.rewind, Position(next_index=index))
+    set_rewind(paths, index)
     return index

@@ -94,6 +94,11 @@ class Cursor:
         return set_
 
 
+def set_rewind(paths: FollowerPaths, next_index: int) -> None:
+    """Have a follower begin again at an entry, soon after. Raises: OSError."""
+    write_record(paths.rewind, Position(next_index=next_index))
+
+
 def write_state(paths: FollowerPaths, state: FollowerState) -> None:
     """Replace `state.json`. Raises: OSError."""
     error = state.error[:ERROR_CHARS_MAX]

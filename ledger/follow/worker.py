@@ -44,11 +44,11 @@ async def keep_following(
     stop: asyncio.Event,
     follow: Callable[[], Awaitable[None]],
     *,
-    on_failure: Callable[[str], None],
+    on_failure: Callable[[str], float],
 ) -> None:
     """Run `follow` with the follower's lock until it returns, or `stop` is set.
 
-    A failure is reported, and `follow` runs again.
+    `on_failure` is told of a failure, and gives the seconds until `follow` runs again.
     """
     paths.make()
     while not stop.is_set():
@@ -59,8 +59,7 @@ async def keep_following(
         except FileLockedError:
             await wait(stop, LOCK_POLL_S)  # The process before this one is about to end.
         except (MalformedError, UnavailableError, OSError) as error:
-            on_failure(str(error))
-            await wait(stop, START_AGAIN_S)
+            await wait(stop, on_failure(str(error)))
 
 
 async def wait(stop: asyncio.Event, wait_s: float) -> bool:

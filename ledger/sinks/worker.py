@@ -16,7 +16,7 @@ from typing import Final
 from ledger.follow.entries import Entry, check_position, read_batch
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.follow.tables import check_name
-from ledger.follow.worker import keep_following, run_worker, until_stopped, wait
+from ledger.follow.worker import START_AGAIN_S, keep_following, run_worker, until_stopped, wait
 from ledger.sinks.config import KIND, SinkConfig, read_sink
 from ledger.sinks.dead_letters import DeadLetters, is_request_pending
 from ledger.sinks.delivery import Delivery, Health, InterruptError, StoppedError
@@ -152,7 +152,12 @@ async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
             await until_stopped(stop, follow(directory, name, config, stop))
 
     health = Health(name, paths)
-    await keep_following(paths, stop, deliver, on_failure=lambda error: health.set(error=error))
+
+    def note_failure(error: str) -> float:
+        health.set(error=error)
+        return START_AGAIN_S
+
+    await keep_following(paths, stop, deliver, on_failure=note_failure)
 
 
 def main() -> None:

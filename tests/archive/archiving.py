@@ -19,7 +19,6 @@ from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
 from ledger_core.tlog.note import Signer
-from ledger_core.tlog.policy import parse_policy
 from tests.sinks.sinking import ORIGIN, Folder
 
 SEED = bytes(range(32))
@@ -57,15 +56,7 @@ class ArchivedFolder(Folder):
         paths = FollowerPaths(self.directory, KIND, name)
         paths.make()
         with closing(LogStore.open(self.directory / "log")) as log:
-            uploader = Uploader(
-                log,
-                parse_policy(self.policy.read_bytes()),
-                bucket,
-                Cursor(paths),
-                index=self.directory / "index",
-                parquet=self.directory / "parquet",
-                requests_max=8,
-            )
+            uploader = Uploader(self.directory, log, bucket, Cursor(paths), requests_max=8)
             await uploader.prepare()
             await uploader.upload()
 
