@@ -15,19 +15,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import msgspec
-
 from ledger.archive.object_store import Bucket
 from ledger.archive.place import Place
 from ledger.archive.reader import ArchiveReader
 from ledger.log.hold import HoldRecord, write_hold
-from ledger.service.data_dir import DirectoryPaths, PromotionRecord
+from ledger.service.data_dir import DirectoryPaths, PromotionRecord, write_promotion
 from ledger.service.settings import settings_template
 from ledger.store.environment import DATA_FILE
 from ledger.store.log import create_log
 from ledger.store.tokens import create_access
 from ledger.store.writer import LogWriter, Placement, entry_of
-from ledger_client.runtime.files import create_file, sync_directory, write_atomically
+from ledger_client.runtime.files import create_file, sync_directory
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.policy import VerifiedHead, parse_policy
 from ledger_core.tlog.tile import TILE_WIDTH
@@ -80,7 +78,7 @@ def restore_archive(
         log_url=place.url, tree_size=restored.head.tree_size, verifier_key=head.log_key
     )
     # The events about tokens up to here are of tokens that this folder does not have.
-    write_atomically(paths.promoted, msgspec.json.encode(record) + b"\n")
+    write_promotion(paths, record)
     if not is_complete:
         reason = (
             f"restored from {place.url} with {restored.head.tree_size} entries; what was "

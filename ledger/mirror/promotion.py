@@ -17,7 +17,7 @@ import msgspec
 from ledger.log.signing import LogSigner
 from ledger.mirror.data_dir import MirrorPaths, log_origin, read_config
 from ledger.runtime.keys import write_keys
-from ledger.service.data_dir import PromotionRecord, open_tokens, read_signers
+from ledger.service.data_dir import PromotionRecord, open_tokens, read_signers, write_promotion
 from ledger.service.operator_events import operator_event
 from ledger.store.writer import LogWriter
 from ledger.witness.data_dir import WitnessPaths
@@ -59,7 +59,7 @@ def promote(
     vkey = str(signer.verifier)
     write_atomically(paths.ledger.policy, add_log_key(text, vkey))
     record = PromotionRecord(log_url=config.log_url, tree_size=head.tree_size, verifier_key=vkey)
-    write_atomically(paths.ledger.promoted, msgspec.json.encode(record) + b"\n")
+    write_promotion(paths.ledger, record)
     published_size = 0 if published is None else published.head.tree_size
     _enqueue_event(paths, record)
     paths.config.unlink()

@@ -130,6 +130,11 @@ def read_promotion(paths: DirectoryPaths) -> PromotionRecord | None:
     return read_record(paths.promoted, PromotionRecord)
 
 
+def write_promotion(paths: DirectoryPaths, record: PromotionRecord) -> None:
+    """Write `promoted.json` durably. Raises: OSError."""
+    write_atomically(paths.promoted, msgspec.json.encode(record) + b"\n")
+
+
 def create_directory(
     path: Path,
     *,

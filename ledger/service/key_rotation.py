@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
-from ledger.log.signing import LogSigner
+from ledger.log.signing import LogSigner, have_signed
 from ledger.runtime.keys import replace_keys
 from ledger.service.data_dir import DirectoryPaths, read_signers
 from ledger.service.operator_events import record_act
@@ -90,8 +90,7 @@ def retire(paths: DirectoryPaths, *, is_distrusted: bool = False) -> SigningKeys
         raise ValueError("the rotation was interrupted: run ledger key rotate again")
     with closing(LogStore.open(paths.log)) as log:
         published = log.published()
-    signed = {(s.name, s.key_id) for s in published.signatures} if published else set()
-    if not all((k.verifier.name, k.verifier.key_id) in signed for k in keys.current):
+    if published is None or not have_signed(keys.current, published.signatures):
         raise ValueError(
             "no head was published with the new key yet: start the service again, which then signs "
             "with both, and give the new policy to everybody who verifies"

@@ -1,10 +1,8 @@
 """Making tokens in a ledger's folder; each change to a token is an event for the outbox."""
 
-import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,9 +27,10 @@ from ledger.store.tokens import (
     TokenLimits,
     TokenRecord,
     TokenScope,
+    canonical_network,
+    checked_action,
 )
 from ledger_client.runtime.clock import unix_us
-from ledger_core.event.model import ACTION_PATTERN
 from ledger_core.event.secrets import find
 from ledger_core.event.secrets.folding import fold
 from ledger_core.event.times import format_time, parse_time
@@ -76,8 +75,8 @@ def make_token(
         tenant=tenant,
         limits=limits,
         expires=None if expires_unix_us is None else format_time(expires_unix_us),
-        networks=tuple(dict.fromkeys(map(_network, networks))),
-        actions=tuple(dict.fromkeys(map(_action_pattern, actions))),
+        networks=tuple(dict.fromkeys(map(canonical_network, networks))),
+        actions=tuple(dict.fromkeys(map(checked_action, actions))),
     )
     if actions and not record.may("append"):
         raise ValueError("actions limit what a token appends: it needs the scope append")
@@ -122,21 +121,6 @@ def rotate_token(
 
 def _new_secret() -> str:
     return TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_SECRET_BYTES)
-
-
-def _network(text: str) -> str:
-    """Raises: ValueError."""
-    try:
-        return str(ip_network(text))
-    except ValueError as error:
-        raise ValueError(f"not a network such as 10.0.0.0/8 or 2001:db8::/32: {error}") from None
-
-
-def _action_pattern(text: str) -> str:
-    """Raises: ValueError."""
-    if not re.fullmatch(ACTION_PATTERN, text.removesuffix(".*")):
-        raise ValueError(f"not an action or its beginning, such as billing.*: {text!a}")
-    return text
 
 
 def _check_name(name: str) -> None:

@@ -10,9 +10,11 @@ service appends it. The event has its id from the start: appended twice, it is s
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final, Literal, Self, get_args
 
@@ -23,7 +25,7 @@ from ledger.store.environment import Environment, create_environment
 from ledger.store.transaction import Transaction
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import decode_event
-from ledger_core.event.model import EventError
+from ledger_core.event.model import ACTION_PATTERN, EventError
 from ledger_core.event.times import parse_time
 from ledger_core.tlog.errors import MalformedError
 
@@ -231,6 +233,21 @@ class AccessStore:
 def create_access(path: Path) -> None:
     """Make an empty environment of tokens in the folder `path`. Raises: as `create_environment`."""
     create_environment(path, DATABASES, meta={}, map_bytes=MAP_BYTES, records_engine=False)
+
+
+def canonical_network(text: str) -> str:
+    """A network of a token in its one spelling. Raises: ValueError."""
+    try:
+        return str(ip_network(text))
+    except ValueError as error:
+        raise ValueError(f"not a network such as 10.0.0.0/8 or 2001:db8::/32: {error}") from None
+
+
+def checked_action(text: str) -> str:
+    """An action that a token may log, or the beginning of some. Raises: ValueError."""
+    if not re.fullmatch(ACTION_PATTERN, text.removesuffix(".*")):
+        raise ValueError(f"not an action or its beginning, such as billing.*: {text!a}")
+    return text
 
 
 def _rows(transaction: Transaction[bytes]) -> Iterator[tuple[bytes, TokenRecord]]:

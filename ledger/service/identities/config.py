@@ -18,10 +18,9 @@
 `tenant`, `networks` and `actions` are as those of a token.
 """
 
-import re
 import tomllib
 from collections.abc import Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
@@ -29,8 +28,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from ledger.store.tokens import TokenScope
-from ledger_core.event.model import ACTION_PATTERN, whole_text
+from ledger.store.tokens import TokenScope, canonical_network, checked_action
+from ledger_core.event.model import whole_text
 from ledger_core.tlog.errors import MalformedError
 
 FILE: Final = "principals.toml"
@@ -53,10 +52,9 @@ class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def __post_init__(self) -> None:
         """Raises: ValueError for what is no network or no action."""
         for network in self.networks:
-            ip_network(network)
+            canonical_network(network)
         for action in self.actions:
-            if not re.fullmatch(ACTION_PATTERN, action.removesuffix(".*")):
-                raise ValueError(f"not an action or its beginning, such as billing.*: {action!a}")
+            checked_action(action)
 
 
 class CertificateGrant(Grant, frozen=True, forbid_unknown_fields=True, kw_only=True):
