@@ -141,9 +141,15 @@ def test_the_index_decides_where_no_inner_word_repeats(tmp_path: Path) -> None:
     log.close()
 
 
+# A wider window holds this whole log, which is one bundle: all of its rows are read at once.
+@pytest.mark.parametrize("window_segments", [1, 2])
 def test_a_page_reads_few_rows_for_its_total_alone_and_says_so(
-    engine: QueryEngine, events: list[JSON]
+    log: LogStore, events: list[JSON], window_segments: int
 ) -> None:
+    index = IndexStore(log.path.with_name("index"), segment_entries=SEGMENT_ENTRIES)
+    engine = QueryEngine(
+        log, index, segment_entries=SEGMENT_ENTRIES, window_segments=window_segments
+    )
     query = parse_query('"legal hold legal"')
     expected = matching_indices(query, events, now_unix_us=0)
     limits = QueryLimits(rows_counted=10)
