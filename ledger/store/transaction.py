@@ -43,6 +43,13 @@ class Transaction(Generic[Value]):
         if not self._raw.put(key, value, append=append, db=self._databases[database]):
             raise lmdb.CorruptedError(f"a row of {database.decode()} was not stored")
 
+    def put_all(self, database: bytes, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """Store rows. Cost: half of a `put` of each."""
+        with self.cursor(database) as cursor:
+            stored, _ = cursor.putmulti(rows)
+        if stored != len(rows):
+            raise lmdb.CorruptedError(f"{len(rows) - stored} rows of {database.decode()} not stored")
+
     def claim(self, database: bytes, key: bytes, value: bytes) -> bool:
         """Store a row unless its key is there already; returns whether it was stored."""
         return self._raw.put(key, value, overwrite=False, db=self._databases[database])
@@ -65,6 +72,18 @@ class Transaction(Generic[Value]):
     def delete(self, database: bytes, key: bytes) -> bool:
         """Delete a row; returns whether it was there."""
         return self._raw.delete(key, db=self._databases[database])
+
+    def delete_from(self, database: bytes, first_key: bytes, count: int) -> None:
+        """Delete consecutive rows. Cost: half of a `delete` of each.
+
+        Raises: MalformedError when there are fewer.
+        """
+        with self.cursor(database) as cursor:
+            found = count > 0 and cursor.set_key(first_key)
+            for _ in range(count):
+                found = found and cursor.delete()
+        if not found and count:
+            raise MalformedError(f"the database {database.decode()} has fewer than {count} rows")
 
     def clear(self, database: bytes) -> None:
         self._raw.drop(self._databases[database], delete=False)

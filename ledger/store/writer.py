@@ -294,12 +294,13 @@ class LogWriter:
             key = keyspace.bundle_key((first_open + start) // TILE_WIDTH)
             transaction.put(keyspace.ENTRIES, key, frame, append=True)
         if whole:
-            for leaf_index in range(first_open, first_open + stored):
-                transaction.delete(keyspace.ENTRIES, keyspace.open_entry_key(leaf_index))
+            transaction.delete_from(keyspace.ENTRIES, keyspace.open_entry_key(first_open), stored)
         # A row that is stored already is not written again.
-        for offset in range(whole or stored, len(pending)):
-            key = keyspace.open_entry_key(first_open + offset)
-            transaction.put(keyspace.ENTRIES, key, pending[offset])
+        new = range(whole or stored, len(pending))
+        transaction.put_all(
+            keyspace.ENTRIES,
+            [(keyspace.open_entry_key(first_open + offset), pending[offset]) for offset in new],
+        )
         self._open_leaves = pending[whole:]
 
 

@@ -58,7 +58,7 @@ def test_a_filled_tile_holds_the_rows_of_its_leaves() -> None:
 def test_a_growing_tile_gives_the_hashes_that_it_has() -> None:
     tile = GrowingTile(0)
     for leaf in LEAVES[:5]:
-        tile.append(leaf)
+        tile.extend(leaf)
     assert [tile.hash(0, offset) for offset in range(6)] == [*LEAVES[:5], None]
     assert [tile.hash(1, offset) for offset in (0, 1, 2)] == [
         node_hash(LEAVES[0], LEAVES[1]),

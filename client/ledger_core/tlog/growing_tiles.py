@@ -13,7 +13,7 @@ Source: c2sp.org/tlog-tiles, "Merkle Tree"; RFC 6962 §2.1.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash, node_hash
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash, node_hash, node_hashes
 from ledger_core.tlog.tile import TILE_HEIGHT, TILE_WIDTH, TileCoord, tile_rows
 
 
@@ -49,17 +49,16 @@ class GrowingTile:
         return hash_ or None
 
     def extend(self, hashes: bytes) -> None:
-        """Append hashes, 32 bytes each. Cost: one node hash for each."""
-        for start in range(0, len(hashes), HASH_BYTES):
-            self.append(hashes[start : start + HASH_BYTES])
+        """Append hashes, 32 bytes each, and every inner hash that they complete.
 
-    def append(self, hash_: Hash) -> None:
-        """Append one hash, and every inner hash that it completes."""
+        Cost: at most one node hash for each.
+        """
         for row in self.rows:
-            row.extend(hash_)
-            if len(row) % (2 * HASH_BYTES):
+            unpaired = len(row) - len(row) % (2 * HASH_BYTES)
+            row += hashes
+            hashes = b"".join(node_hashes(row[unpaired : len(row) - len(row) % (2 * HASH_BYTES)]))
+            if not hashes:
                 return
-            hash_ = node_hash(bytes(row[-2 * HASH_BYTES : -HASH_BYTES]), bytes(row[-HASH_BYTES:]))
 
     def complete_subtrees(self) -> list[Hash]:
         """Roots of the complete subtrees that make up this tile, largest first."""
@@ -125,8 +124,7 @@ class GrowingTiles:
                 # A whole tile at once: the same hashes without the bookkeeping between them.
                 self._fill(0, tile_rows(b"".join(chunk)), filled)
             else:
-                for hash_ in chunk:
-                    growing.append(hash_)
+                growing.extend(b"".join(chunk))
                 if growing.width == TILE_WIDTH:
                     self._fill(0, b"".join(growing.rows), filled)
             position += len(chunk)
@@ -158,6 +156,6 @@ class GrowingTiles:
         if level + 1 == len(self._growing):
             self._growing.append(GrowingTile(index=0))
         parent = self._growing[level + 1]
-        parent.append(rows[-HASH_BYTES:])
+        parent.extend(rows[-HASH_BYTES:])
         if parent.width == TILE_WIDTH:
             self._fill(level + 1, b"".join(parent.rows), filled)
