@@ -1,6 +1,5 @@
 """Bounds the open files of a service's process, and the pauses of its event loop."""
 
-import gc
 import resource
 import sys
 from typing import Final
@@ -15,7 +14,6 @@ OWN_DESCRIPTORS: Final = 256
 """Open files that a service keeps for itself: connections may have the others."""
 
 SWITCH_INTERVAL_S: Final = 0.001
-COLLECTION_THRESHOLDS: Final = (20_000, 10, 100)
 
 _log = structlog.get_logger("ledger.service")
 
@@ -23,13 +21,10 @@ _log = structlog.get_logger("ledger.service")
 def shorten_pauses() -> None:
     """Bound how long searches on other threads keep the event loop waiting.
 
-    A thread that computes gives up the interpreter's lock 5 ms after another one asks for it, and
-    a collection of all objects holds it for as long as that takes. What is there at the start, the
-    code, is never collected, and what came later only after many new objects.
+    A thread that computes gives up the interpreter's lock 5 ms after another one asks for it.
+    Collections of objects are bounded by `run_until_signal`.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.freeze()
-    gc.set_threshold(*COLLECTION_THRESHOLDS)
 
 
 def raise_descriptor_limit() -> int:

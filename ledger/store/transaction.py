@@ -48,7 +48,9 @@ class Transaction(Generic[Value]):
         with self.cursor(database) as cursor:
             stored, _ = cursor.putmulti(rows)
         if stored != len(rows):
-            raise lmdb.CorruptedError(f"{len(rows) - stored} rows of {database.decode()} not stored")
+            raise lmdb.CorruptedError(
+                f"{len(rows) - stored} rows of {database.decode()} not stored"
+            )
 
     def claim(self, database: bytes, key: bytes, value: bytes) -> bool:
         """Store a row unless its key is there already; returns whether it was stored."""

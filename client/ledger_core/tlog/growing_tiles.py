@@ -55,8 +55,9 @@ class GrowingTile:
         """
         for row in self.rows:
             unpaired = len(row) - len(row) % (2 * HASH_BYTES)
-            row += hashes
-            hashes = b"".join(node_hashes(row[unpaired : len(row) - len(row) % (2 * HASH_BYTES)]))
+            row.extend(hashes)
+            paired = len(row) - len(row) % (2 * HASH_BYTES)
+            hashes = b"".join(node_hashes(bytes(row[unpaired:paired])))
             if not hashes:
                 return
 
