@@ -10,9 +10,8 @@ obstore can't ask for this, so the AWS SDK does, once at a start.
 from datetime import datetime
 from typing import Any, Final
 
-import msgspec
-
 from ledger.archive.place import REGION_DEFAULT, Place
+from ledger.runtime.records import CheckedRecord
 from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import UnavailableError
 
@@ -21,7 +20,7 @@ _ABSENT: Final = frozenset(
 )
 
 
-class LockState(msgspec.Struct, frozen=True, kw_only=True):
+class LockState(CheckedRecord, frozen=True, kw_only=True):
     """What the bucket says. `mode` is compliance, governance, or empty for no lock.
 
     `days`: how long each new object is kept. `until_unix_s`: until when the object is locked that

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import structlog
 
 from ledger.archive.config import KIND, ArchiveConfig, read_archive
@@ -22,11 +21,10 @@ from ledger.follow.entries import check_position
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.follow.tables import check_name
 from ledger.follow.worker import keep_following, run_worker, until_stopped, wait
-from ledger.runtime.records import read_record
+from ledger.runtime.records import read_record, write_record
 from ledger.sinks.delivery import RETRY_BASE_S, Health
 from ledger.store.log import LogStore
 from ledger_client.runtime.backoff import exponential_s, spread
-from ledger_client.runtime.files import write_atomically
 from ledger_core.tlog.errors import MalformedError, VerificationError
 
 POLL_S: Final = 0.5
@@ -88,7 +86,7 @@ async def _keep_lock(paths: FollowerPaths, config: ArchiveConfig, name: str) -> 
     if before is None or str(before) != str(found):
         log = _log.info if found.is_safe else _log.warning
         log("archive_lock", url=config.url, lock=str(found))
-        write_atomically(lock_path(paths), msgspec.json.encode(found))
+        write_record(lock_path(paths), found)
 
 
 async def run(directory: Path, name: str, stop: asyncio.Event) -> None:

@@ -18,9 +18,8 @@ from typing import Final
 import msgspec
 import structlog
 
-from ledger.runtime.records import read_record
+from ledger.runtime.records import CheckedRecord, read_record, write_record
 from ledger.store.log import LogStore
-from ledger_client.runtime.files import write_atomically
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.note import NoteVerifier, verify_note
@@ -42,7 +41,7 @@ class HeldHead(msgspec.Struct, frozen=True):
     note: str
 
 
-class HoldRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class HoldRecord(CheckedRecord, frozen=True):
     """The content of `hold.json`. `since`: as times in events."""
 
     reason: str
@@ -87,7 +86,7 @@ def read_hold(path: Path) -> HoldRecord | None:
 
 def write_hold(path: Path, record: HoldRecord) -> None:
     """Write a hold durably. Raises: OSError."""
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+    write_record(path, record)
 
 
 def write_marker(path: Path, note: str) -> None:

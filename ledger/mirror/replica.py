@@ -22,19 +22,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-import msgspec
 import structlog
 
 from ledger.log.hold import read_own_head
 from ledger.log.sequencer import Sequencer
 from ledger.mirror.data_dir import MirrorPaths
-from ledger.runtime.records import read_record
+from ledger.runtime.records import CheckedRecord, read_record, write_record
 from ledger.store.log_start import last_received_time
 from ledger.store.writer import NewEntry, parsed_entry
 from ledger_client.messages import Plan
 from ledger_client.plans.heads import fetch_consistency
 from ledger_client.runtime.clock import unix_us
-from ledger_client.runtime.files import write_atomically
 from ledger_client.state_file import StateFile
 from ledger_core.event.canonical import event_json_of
 from ledger_core.event.leaf_batch import parse_leaves
@@ -53,7 +51,7 @@ class ForkError(VerificationError):
     """The log signed a head that is not of the tree that is held here."""
 
 
-class StopRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StopRecord(CheckedRecord, frozen=True, omit_defaults=True):
     """The content of `stopped.json`. `since`: as times in events."""
 
     reason: str
@@ -190,8 +188,7 @@ class Replica:
         since = format_time(unix_us())
         self.stopped = StopRecord(str(error), since, "" if folder is None else folder)
         try:
-            data = msgspec.json.format(msgspec.json.encode(self.stopped))
-            write_atomically(self._paths.stopped, data + b"\n")
+            write_record(self._paths.stopped, self.stopped)
         except OSError as failure:
             _log.error("stop_not_written", reason=str(failure))
         _log.critical("mirror_stopped", reason=str(error), evidence=folder)

@@ -12,14 +12,14 @@ import msgspec
 import structlog
 
 from ledger.log.hold import write_marker
-from ledger.runtime.records import read_record
+from ledger.runtime.records import CheckedRecord, encode_record, read_record
 from ledger_client.runtime.clock import unix_s as system_unix_s
 from ledger_core.tlog.errors import MalformedError
 
 _log = structlog.get_logger("ledger.mirror")
 
 
-class MirrorStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class MirrorStatus(CheckedRecord, frozen=True, kw_only=True):
     """The content of `status.json`. Times are seconds since 1970, 0 for never.
 
     `log_size`: of the largest head that the log has shown. `untrue`: by what was asked for, `head`,
@@ -94,7 +94,7 @@ class MirrorState:
         if self.status == self._saved:
             return
         try:
-            write_marker(self._path, msgspec.json.encode(self.status).decode() + "\n")
+            write_marker(self._path, encode_record(self.status).decode())
         except OSError as error:
             _log.error("status_not_written", reason=str(error))
         self._saved = self.status

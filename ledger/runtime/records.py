@@ -12,13 +12,15 @@ import msgspec
 from ledger_client.runtime.files import write_atomically
 from ledger_core.tlog.errors import MalformedError
 
-Record = TypeVar("Record")
-
 
 class CheckedRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The base of records with a checksum, in hex. Without one: written by an earlier version."""
 
     check: str = ""
+
+
+Record = TypeVar("Record")
+Checked = TypeVar("Checked", bound=CheckedRecord)
 
 
 def read_record(path: Path, kind: type[Record]) -> Record | None:
@@ -32,12 +34,17 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
         return None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise unreadable(path, error) from None
-    if isinstance(record, CheckedRecord) and record.check:
-        plain = msgspec.structs.replace(record, check="")
-        if record.check != _checksum(plain):
-            raise MalformedError(f"{path} has another checksum: it is damaged")
-        return plain
+    if isinstance(record, CheckedRecord):
+        return checked(record, str(path))
     return record
+
+
+def checked(record: Checked, name: str) -> Checked:
+    """The record without its checksum. Raises: MalformedError unless that is right or absent."""
+    plain = msgspec.structs.replace(record, check="")
+    if record.check and record.check != _checksum(plain):
+        raise MalformedError(f"{name} has another checksum: it is damaged")
+    return plain
 
 
 def unreadable(path: Path, error: Exception) -> MalformedError:
@@ -48,8 +55,12 @@ def unreadable(path: Path, error: Exception) -> MalformedError:
 
 def write_record(path: Path, record: CheckedRecord) -> None:
     """Replace a file atomically and durably. Raises: OSError."""
-    checked = msgspec.structs.replace(record, check=_checksum(record))
-    write_atomically(path, msgspec.json.encode(checked) + b"\n")
+    write_atomically(path, encode_record(record))
+
+
+def encode_record(record: CheckedRecord) -> bytes:
+    """A line of JSON with the record and its checksum."""
+    return msgspec.json.encode(msgspec.structs.replace(record, check=_checksum(record))) + b"\n"
 
 
 def _checksum(record: CheckedRecord) -> str:

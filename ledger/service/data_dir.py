@@ -41,7 +41,14 @@ import msgspec
 from ledger.log.signing import LogSigner
 from ledger.runtime.half_made import half_made
 from ledger.runtime.keys import read_keys, read_secret_key, write_keys, write_secret_key
-from ledger.runtime.records import read_record, unreadable
+from ledger.runtime.records import (
+    CheckedRecord,
+    checked,
+    encode_record,
+    read_record,
+    unreadable,
+    write_record,
+)
 from ledger.service.settings import Settings, read_settings, settings_template
 from ledger.store.environment import DATA_FILE
 from ledger.store.erasable_values import KEY_BYTES, PrivateStore, create_private
@@ -114,7 +121,7 @@ class DirectoryPaths:
         self.promoted: Final = root / "promoted.json"
 
 
-class PromotionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PromotionRecord(CheckedRecord, frozen=True, kw_only=True):
     """The content of `promoted.json`: the mirror that a ledger once was, or what it was made of.
 
     `tree_size`: the entries that it then had, which are of the log or the archive at `log_url`.
@@ -132,7 +139,7 @@ def read_promotion(paths: DirectoryPaths) -> PromotionRecord | None:
 
 def write_promotion(paths: DirectoryPaths, record: PromotionRecord) -> None:
     """Write `promoted.json` durably. Raises: OSError."""
-    write_atomically(paths.promoted, msgspec.json.encode(record) + b"\n")
+    write_record(paths.promoted, record)
 
 
 def create_directory(
@@ -187,7 +194,7 @@ def is_half_made(paths: DirectoryPaths, *, last: Path) -> bool:
     return False
 
 
-class StartRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StartRecord(CheckedRecord, frozen=True):
     """The content of `started.json`: what was there when the ledger was last started.
 
     `files`: the optional parts and the small files, each with the SHA-256 of its content in hex; a
@@ -203,7 +210,7 @@ def _read_start(paths: DirectoryPaths) -> StartRecord:
         data = paths.started.read_bytes()
         if data[:1] == b"[":  # Version 0.1 listed the names.
             return StartRecord(dict.fromkeys(msgspec.json.decode(data, type=list[str])))
-        return msgspec.json.decode(data, type=StartRecord)
+        return checked(msgspec.json.decode(data, type=StartRecord), str(paths.started))
     except FileNotFoundError:
         return StartRecord({})
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -246,7 +253,7 @@ def remember_files(paths: DirectoryPaths) -> list[str]:
     files: dict[str, str | None] = dict.fromkeys(gone)
     files |= {name: None for name in OPTIONAL_PARTS if (paths.root / name).exists()}
     files |= {name: _digest(paths, name) for name in SMALL_FILES if (paths.root / name).exists()}
-    record = msgspec.json.encode(StartRecord(dict(sorted(files.items()))))
+    record = encode_record(StartRecord(dict(sorted(files.items()))))
     if not paths.started.exists() or paths.started.read_bytes() != record:
         write_atomically(paths.started, record)
     return gone

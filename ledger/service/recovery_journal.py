@@ -9,18 +9,16 @@ journal: the service does not start, and the same command again does the rest.
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from ledger.runtime.records import read_record
+from ledger.runtime.records import CheckedRecord, read_record, write_record
 from ledger.service.data_dir import DirectoryPaths
-from ledger_client.runtime.files import sync_directory, write_atomically
+from ledger_client.runtime.files import sync_directory
 from ledger_core.tlog.errors import UnavailableError
 
 DRAFT: Final = "log.new"
 """The name of a new log until it takes the place of the old one."""
 
 
-class Unfinished(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Unfinished(CheckedRecord, frozen=True):
     """A recovery that has begun. `start`: the index of the first entry that it takes over."""
 
     start: int
@@ -47,8 +45,7 @@ def begin(paths: DirectoryPaths, start: int, source: Path) -> int:
     before = read_unfinished(paths)
     if before is not None:
         return min(before.start, start)
-    record = Unfinished(start, str(source))
-    write_atomically(paths.recovering, msgspec.json.encode(record))
+    write_record(paths.recovering, Unfinished(start, str(source)))
     return start
 
 

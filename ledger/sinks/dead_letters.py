@@ -1,10 +1,11 @@
 """The records that a receiver refused for good: a file of JSON lines beside the sink's position.
 
-    {"index":17,"leaf_hash":"9f…","reason":"HTTP 400: …","time_unix_s":1795841016}
+    {"check":"5c…","index":17,"leaf_hash":"9f…","reason":"HTTP 400: …","time_unix_s":1795841016}
 
-The entry itself is in the log, so a line is short. The number of lines is bounded: when the file is
-full, the sink waits instead of dropping the next one, and says so. `ledger sink dead-letters
---resend` asks for them to be sent again: the sink renames the file, so that a kill forgets none.
+The entry itself is in the log, so a line is short. `check` is the checksum of the rest of the line.
+The number of lines is bounded: when the file is full, the sink waits instead of dropping the next
+one, and says so. `ledger sink dead-letters --resend` asks for them to be sent again: the sink
+renames the file, so that a kill forgets none.
 """
 
 import os
@@ -14,6 +15,7 @@ from typing import Final
 import msgspec
 
 from ledger.follow.position import ERROR_CHARS_MAX, FollowerPaths
+from ledger.runtime.records import CheckedRecord, checked, encode_record
 from ledger_client.runtime.clock import unix_s
 from ledger_client.runtime.files import OWNER_ONLY_MODE, sync_directory, write_atomically
 from ledger_core.tlog.errors import MalformedError, UnavailableError
@@ -21,7 +23,7 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError
 DEAD_LETTERS_MAX: Final = 10_000
 
 
-class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DeadLetter(CheckedRecord, frozen=True, kw_only=True, omit_defaults=True):
     """One line of the file."""
 
     index: int
@@ -66,7 +68,7 @@ class DeadLetters:
             reason=reason[:ERROR_CHARS_MAX],
             time_unix_s=unix_s(),
         )
-        append_durably(self._path, msgspec.json.encode(letter) + b"\n")
+        append_durably(self._path, encode_record(letter))
         self._indices.add(index)
 
     def begin_resend(self) -> list[DeadLetter]:
@@ -121,12 +123,12 @@ def resending_path(paths: FollowerPaths) -> Path:
 def read_letters(path: Path) -> list[DeadLetter]:
     """The letters of a file, none when there is no file. Raises: MalformedError, OSError."""
     try:
-        whole_lines = path.read_bytes().rpartition(b"\n")[0]
-        return _decoder.decode_lines(whole_lines)
+        letters = _decoder.decode_lines(path.read_bytes().rpartition(b"\n")[0])
     except FileNotFoundError:
         return []
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(f"{path}: {error}") from None
+    return [checked(each, f"{path}: line {line}") for line, each in enumerate(letters, 1)]
 
 
 def append_durably(path: Path, data: bytes) -> None:
