@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
+from ledger_client.runtime.files import read_utf8
 from ledger_core.event.secrets import SecretRules, default_rules
 from ledger_core.event.secrets.re2_sets import forget_compiled
 
@@ -42,7 +43,7 @@ def keyed_rules(token: str | None) -> SecretRules:
     """
     path = os.environ.get(KEY_FILE_VARIABLE)
     if path:
-        return default_rules().keyed(_parse_key(path, Path(path).read_text(encoding="ascii")))
+        return default_rules().keyed(_parse_key(path, read_utf8(Path(path))))
     secret = (token or "").encode()
     return default_rules().keyed(hashlib.blake2b(secret, person=b"wl/id-digest-key").digest())
 

@@ -19,6 +19,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from ledger.follow.tables import FollowerConfig, parse_tables
+from ledger_client.runtime.files import read_utf8
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.errors import MalformedError
 
@@ -125,7 +126,7 @@ def read_alarms(directory: Path) -> dict[str, AlarmConfig]:
     path = alarms_path(directory)
     if not path.exists():
         return {}
-    return parse_alarms(path.read_text(encoding="utf-8"), str(path))
+    return parse_alarms(read_utf8(path), str(path))
 
 
 def parse_alarms(text: str, name: str) -> dict[str, AlarmConfig]:

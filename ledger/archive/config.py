@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from ledger.archive.place import TIMEOUT_S, Place
 from ledger.follow.tables import FollowerConfig, parse_tables, read_table
+from ledger_client.runtime.files import read_utf8
 from ledger_core.tlog.errors import MalformedError
 
 KIND: Final = "archive"
@@ -71,7 +72,7 @@ def read_archives(directory: Path) -> dict[str, ArchiveConfig]:
     """The archives of a ledger, by name. Raises: MalformedError naming archive and key, OSError."""
     path = archives_path(directory)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_utf8(path)
     except FileNotFoundError:
         return {}
     return parse_tables(text, str(path), ArchiveConfig, what="archive", most=ARCHIVES_MAX)

@@ -10,6 +10,7 @@ import click
 from ledger.runtime.log_lines import FILE_VARIABLE, FORMAT_VARIABLE, FORMATS, LEVEL_VARIABLE, LEVELS
 from ledger.runtime.ssh_agent import AgentKey, parse_public_key
 from ledger_client.cli.client_options import EXISTING_FILE, EXISTING_FOLDER
+from ledger_client.runtime.files import read_utf8
 from ledger_core.tlog.keys import ED25519, VerifierKey
 
 AGENT_TRIAL = b"witnessed-ledger: does this agent sign?\n"
@@ -71,7 +72,7 @@ def agent_key(name: str, ssh_agent: Path | None, ssh_key: Path | None) -> AgentK
         return None
     if ssh_agent is None or ssh_key is None:
         raise click.UsageError("--ssh-agent and --ssh-key need each other")
-    public_key = parse_public_key(ssh_key.read_text(encoding="utf-8"))
+    public_key = parse_public_key(read_utf8(ssh_key))
     try:
         key = AgentKey(ssh_agent.absolute(), VerifierKey(name, ED25519, public_key))
     except ValueError as error:

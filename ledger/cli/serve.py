@@ -16,6 +16,7 @@ from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.settings import SETTINGS, Settings, read_settings
 from ledger.workers.app import serve
 from ledger_client.cli.console import note
+from ledger_client.runtime.files import read_utf8
 
 
 def setting_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -67,7 +68,7 @@ def serve_by_flags(
 def read_serve_settings(directory: Path, flags: Mapping[str, Any]) -> Settings:
     """The settings of a service from its flags, the environment and its folder."""
     paths = DirectoryPaths(directory)
-    toml = paths.settings.read_text(encoding="utf-8") if paths.settings.exists() else None
+    toml = read_utf8(paths.settings) if paths.settings.exists() else None
     return read_settings(toml=toml, environ=os.environ, flags=flags)
 
 

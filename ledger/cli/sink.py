@@ -28,7 +28,7 @@ from ledger.sinks.config import (
     read_sinks,
     remove_sink,
 )
-from ledger.sinks.dead_letters import DISCARD, RESEND, read_letters, request_action, resending_path
+from ledger.sinks.dead_letters import DISCARD, RESEND, read_all, request_action, resending_path
 from ledger.sinks.kinds import open_receiver
 from ledger.sinks.receiver import BatchRefusedError
 from ledger.sinks.worker import LogSource
@@ -265,7 +265,7 @@ def dead_letters(directory: Path, name: str, wish: str | None, as_json: bool) ->
     """List what the receiver refused for good, or have it sent again."""
     _config(directory, name)
     paths = FollowerPaths(directory, KIND, name)
-    letters = [*read_letters(resending_path(paths)), *read_letters(paths.dead)]
+    letters = read_all(paths)
     if wish is not None and letters:
         request_action(paths, wish)
         record_follower(directory, WHAT, f"dead_letters_{wish}", name, dead_letters=len(letters))

@@ -16,6 +16,7 @@ import structlog
 
 from ledger.follow.position import FollowerPaths, FollowerReport, is_name, read_report
 from ledger.follow.process import FollowerProcess
+from ledger_client.runtime.files import read_utf8
 from ledger_core.tlog.errors import MalformedError
 
 WATCH_S: Final = 1.0
@@ -180,7 +181,7 @@ class Followers:
         """The processes of a file. One that can't be read leaves those that run as they are."""
         path = self._folder / spec.file
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_utf8(path)
             tables = tomllib.loads(text)
         except FileNotFoundError:
             self._faults.pop(spec.name, None)

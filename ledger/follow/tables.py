@@ -11,6 +11,7 @@ import msgspec
 
 from ledger.follow.position import is_name
 from ledger.runtime.validation import explain_invalid
+from ledger_client.runtime.files import read_utf8
 from ledger_core.tlog.errors import MalformedError
 
 
@@ -44,10 +45,10 @@ def read_table(path: Path, name: str, kind: type[C], *, what: str) -> C | None:
     Raises: MalformedError, OSError.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(read_utf8(path))
     except FileNotFoundError:
         return None
-    except ValueError as error:  # tomllib's and Unicode's
+    except tomllib.TOMLDecodeError as error:
         raise MalformedError(f"{path}: {error}") from None
     return parse_table(name, tables[name], str(path), kind, what=what) if name in tables else None
 

@@ -29,7 +29,7 @@ from ledger.store.tokens import create_access
 from ledger.witness.data_dir import WitnessPaths, create_witness
 from ledger.witness.store import HeadStore
 from ledger_client.messages import Endpoint, parse_endpoint
-from ledger_client.runtime.files import create_whole, sync_directory
+from ledger_client.runtime.files import create_whole, read_utf8, sync_directory
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.policy import parse_policy
@@ -51,7 +51,7 @@ class MirrorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         token = None
         if self.token_file:
             try:
-                token = Path(self.token_file).read_text(encoding="ascii").strip()
+                token = read_utf8(Path(self.token_file)).strip()
             except OSError as error:
                 raise UnavailableError(f"{self.token_file}: {error.strerror}") from None
         return parse_endpoint(
@@ -112,7 +112,7 @@ def create_mirror(
 def read_config(paths: MirrorPaths) -> MirrorConfig:
     """The log that a folder mirrors. Raises: UnavailableError, MalformedError."""
     try:
-        text = paths.config.read_text(encoding="utf-8")
+        text = read_utf8(paths.config)
     except FileNotFoundError:
         raise UnavailableError(f"{paths.root} is no mirror: there is no {paths.config}") from None
     try:

@@ -54,7 +54,7 @@ from ledger.store.environment import DATA_FILE
 from ledger.store.erasable_values import KEY_BYTES, PrivateStore, create_private
 from ledger.store.log import LogStore, create_log
 from ledger.store.tokens import AccessStore, create_access
-from ledger_client.runtime.files import create_whole, sync_directory, write_atomically
+from ledger_client.runtime.files import create_whole, read_utf8, sync_directory, write_atomically
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.keys import ED25519, MLDSA44_COSIGNATURE, PrivateKey, check_new_name
@@ -274,7 +274,7 @@ def _check_unchanged(paths: DirectoryPaths, path: Path) -> None:
 
 def read_own_settings(paths: DirectoryPaths) -> Settings:
     """The settings in the ledger's folder and the environment. Raises: MalformedError, OSError."""
-    text = paths.settings.read_text(encoding="utf-8") if paths.settings.exists() else None
+    text = read_utf8(paths.settings) if paths.settings.exists() else None
     return read_settings(toml=text, environ=os.environ)
 
 

@@ -10,7 +10,7 @@ from ledger.runtime.records import read_record
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.fsck import Findings
 from ledger.sinks import config as sinks
-from ledger.sinks.dead_letters import read_letters, resending_path
+from ledger.sinks.dead_letters import read_all
 from ledger.store.log import LogStore
 from ledger_core.tlog.errors import VerificationError
 
@@ -30,9 +30,9 @@ def check_followers(paths: DirectoryPaths, log: LogStore, findings: Findings) ->
     for folder in sorted(each for kind in kinds for each in (directory / kind).glob("*/")):
         kind, name = folder.parent.name, f"{folder.parent.name}/{folder.name}"
         follower = FollowerPaths(directory, kind, folder.name)
-        dead = _check_records(follower, log, findings, name)
+        state = _check_records(follower, log, findings, name)
         with findings.part(f"{name}/dead.jsonl"):
-            _check_dead_letters(follower, log, dead=dead)
+            _check_dead_letters(follower, log, state)
     own = FollowerPaths(directory, alarms.KIND, "")
     if own.root.exists():
         _check_records(own, log, findings, alarms.KIND)
@@ -40,21 +40,20 @@ def check_followers(paths: DirectoryPaths, log: LogStore, findings: Findings) ->
             read_fired(own)
 
 
-def _check_records(paths: FollowerPaths, log: LogStore, findings: Findings, name: str) -> int:
-    """Check the positions and the state; the number of dead letters that the state says."""
+def _check_records(
+    paths: FollowerPaths, log: LogStore, findings: Findings, name: str
+) -> FollowerState:
+    """Check the positions and the state; the state, an empty one if it can't be read."""
     for path in (paths.position, paths.rewind):
         with findings.part(f"{name}/{path.name}"):
             check_position(log, read_record(path, Position) or Position())
-    state = FollowerState()
+    state = None
     with findings.part(f"{name}/{paths.state.name}"):
-        state = read_record(paths.state, FollowerState) or state
-    return state.dead
+        state = read_record(paths.state, FollowerState)
+    return state or FollowerState()
 
 
-def _check_dead_letters(paths: FollowerPaths, log: LogStore, *, dead: int) -> None:
-    letters = [*read_letters(paths.dead), *read_letters(resending_path(paths))]
-    if len(letters) < dead:
-        raise VerificationError(f"it has {len(letters)} dead letters, and {dead} were kept")
-    for letter in letters:
+def _check_dead_letters(paths: FollowerPaths, log: LogStore, state: FollowerState) -> None:
+    for letter in read_all(paths, state):
         if position_at(log, letter.index + 1).last_leaf_hash != letter.leaf_hash:
             raise VerificationError(f"the log has another entry {letter.index} than was refused")

@@ -45,6 +45,7 @@ from ledger.store.token_events import (
     token_problems,
 )
 from ledger.store.tokens import AccessStore
+from ledger_client.runtime.files import read_utf8
 from ledger_core.event.commitments import find_commitments
 from ledger_core.event.secrets import parse_rules
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
@@ -196,7 +197,7 @@ def check_files(paths: DirectoryPaths, findings: Findings) -> None:
     for name, read in readers:
         if (paths.root / name).exists():
             with findings.part(name):
-                read((paths.root / name).read_text(encoding="utf-8"))
+                read(read_utf8(paths.root / name))
     with findings.part("started.json"):
         findings.add(
             "files",

@@ -49,6 +49,7 @@ from ledger.store.erasable_values import KEY_BYTES
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
+from ledger_client.runtime.files import read_utf8
 from ledger_core.event.commitments import PrivateReader
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.secrets import SecretRules, default_rules, parse_rules
@@ -266,4 +267,4 @@ def _wall_us() -> int:
 
 
 def _read_optional(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    return read_utf8(path) if path.exists() else ""

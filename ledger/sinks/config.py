@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from ledger.follow.tables import FollowerConfig, parse_tables, read_table
 from ledger_client.messages import check_loopback
-from ledger_client.runtime.files import write_atomically
+from ledger_client.runtime.files import read_utf8, write_atomically
 from ledger_core.event.model import whole_text
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.errors import MalformedError, UnavailableError
@@ -167,7 +167,7 @@ def read_sinks(directory: Path) -> dict[str, SinkConfig]:
     """The sinks of a ledger, by name. Raises: MalformedError naming sink and key, OSError."""
     path = sinks_path(directory)
     try:
-        return _parse(path.read_text(encoding="utf-8"), path)
+        return _parse(read_utf8(path), path)
     except FileNotFoundError:
         return {}
 
@@ -187,7 +187,7 @@ def add_sink(directory: Path, name: str, config: SinkConfig) -> None:
     before = read_sinks(directory)
     if name in before:
         raise MalformedError(f"there is a sink named {name} already")
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = read_utf8(path) if path.exists() else ""
     text += ("\n" if text else "") + _format(name, config)
     if _parse(text, path) != {**before, name: config}:
         raise MalformedError(f"{path} can't be added to by this command; edit it")
@@ -202,7 +202,7 @@ def remove_sink(directory: Path, name: str) -> None:
         raise MalformedError(f"there is no sink named {name}")
     kept: list[str] = []
     is_inside = False
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in read_utf8(path).splitlines(keepends=True):
         if line.startswith("["):
             is_inside = line.partition("#")[0].strip() in {f"[{name}]", f'["{name}"]'}
         if not is_inside:

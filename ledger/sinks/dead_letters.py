@@ -14,8 +14,8 @@ from typing import Final
 
 import msgspec
 
-from ledger.follow.position import ERROR_CHARS_MAX, FollowerPaths
-from ledger.runtime.records import CheckedRecord, checked, encode_record
+from ledger.follow.position import ERROR_CHARS_MAX, FollowerPaths, FollowerState
+from ledger.runtime.records import CheckedRecord, checked, encode_record, read_record
 from ledger_client.runtime.clock import unix_s
 from ledger_client.runtime.files import OWNER_ONLY_MODE, sync_directory, write_atomically
 from ledger_core.tlog.errors import MalformedError, UnavailableError
@@ -39,7 +39,8 @@ class DeadLetters:
     """The dead letters of one sink, written by its process alone."""
 
     def __init__(self, paths: FollowerPaths, *, most: int = DEAD_LETTERS_MAX) -> None:
-        """Raises: MalformedError, OSError."""
+        """Raises: as `read_all`."""
+        read_all(paths)
         self._path: Final = paths.dead
         self._resending: Final = resending_path(paths)
         self._request: Final = _request_path(paths)
@@ -70,6 +71,10 @@ class DeadLetters:
         )
         append_durably(self._path, encode_record(letter))
         self._indices.add(index)
+
+    def is_request_pending(self) -> bool:
+        """Whether a person wants the letters to be sent again, or discarded."""
+        return self._request.exists()
 
     def begin_resend(self) -> list[DeadLetter]:
         """The letters that a person wants to be sent again, and those of an attempt that goes on.
@@ -115,11 +120,6 @@ def is_request_pending(paths: FollowerPaths) -> bool:
     return _request_path(paths).exists()
 
 
-def resending_path(paths: FollowerPaths) -> Path:
-    """The dead letters that are being sent again."""
-    return paths.root / "resending.jsonl"
-
-
 def read_letters(path: Path) -> list[DeadLetter]:
     """The letters of a file, none when there is no file. Raises: MalformedError, OSError."""
     try:
@@ -129,6 +129,23 @@ def read_letters(path: Path) -> list[DeadLetter]:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(f"{path}: {error}") from None
     return [checked(each, f"{path}: line {line}") for line, each in enumerate(letters, 1)]
+
+
+def read_all(paths: FollowerPaths, state: FollowerState | None = None) -> list[DeadLetter]:
+    """The letters of a sink, those that are being sent again first.
+
+    `state`: what `state.json` has, which is read if it is not given.
+    Raises: MalformedError, also when there are fewer than the state counts; OSError.
+    """
+    state = state or read_record(paths.state, FollowerState) or FollowerState()
+    letters = [*read_letters(resending_path(paths)), *read_letters(paths.dead)]
+    if len(letters) < state.dead:
+        raise MalformedError(
+            f"{paths.dead} has {len(letters)} dead letters, and {state.dead} were kept: it is "
+            f"damaged. Delete it and {paths.state.name} to go on without them; the log has their "
+            "entries, and `ledger sink rewind` sends them again"
+        )
+    return letters
 
 
 def append_durably(path: Path, data: bytes) -> None:
@@ -147,6 +164,11 @@ def _cut_torn_line(path: Path) -> None:
     """Remove the part of a line that a kill left at the end of a file."""
     if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
         os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def resending_path(paths: FollowerPaths) -> Path:
+    """The dead letters that are being sent again."""
+    return paths.root / "resending.jsonl"
 
 
 def _request_path(paths: FollowerPaths) -> Path:

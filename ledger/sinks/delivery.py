@@ -134,6 +134,9 @@ class Delivery:
 
     async def resend_dead(self, read: Callable[[int], Record]) -> None:
         """Send the dead letters again that a person asked for. Raises: as `deliver`."""
+        if self._dead.is_request_pending():
+            # First, so that after a kill the state never counts more letters than the files have.
+            self._health.set(dead=0)
         letters = self._dead.begin_resend()
         self._health.set(dead=len(self._dead))
         for letter in letters:

@@ -4,13 +4,13 @@ The disk is a tmpfs in a mount namespace of the program. Its folder is copied as
 at which the program stands still, as after a kill.
 """
 
+import os
 import random
 import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,7 @@ from tests.faults.subjects import Subject, judge
 from tests.files import files_below
 
 ROOM_BYTES: Final = 4 << 20
+_MOUNT_AND_WAIT: Final = ON_TMPFS.replace("exec", "echo mounted; read -r _ || :; exec")
 _COPIED: Final = shutil.ignore_patterns("index", "filler-*")
 
 
@@ -41,15 +42,21 @@ def _fill_disk(
     size = ROOM_BYTES + sum(each.stat().st_size for each in files_below(prepared))
     process = subprocess.Popen(
         [
-            *("unshare", "--mount", "--map-root-user", "sh", "-c", ON_TMPFS, "sh"),
+            *("unshare", "--mount", "--map-root-user", "sh", "-c", _MOUNT_AND_WAIT, "sh"),
             *(str(size), str(mounted), str(prepared), *subject.command(mounted)),
         ],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
+    assert process.stdin is not None
     assert process.stdout is not None
-    seen = Path(f"/proc/{process.pid}/root{mounted}")
+    assert process.stdout.readline() == "mounted\n"
+    disk = os.open(f"/proc/{process.pid}/root{mounted}", os.O_RDONLY | os.O_DIRECTORY)
+    process.stdin.close()  # Now the program begins.
+    # By this path the disk is there even when its program has ended.
+    seen = Path(f"/proc/self/fd/{disk}")
     done = threading.Event()
     filler = threading.Thread(target=_fill, args=(seen, pause_s, full_s, done))
     filler.start()
@@ -63,25 +70,15 @@ def _fill_disk(
         process.kill()
         process.wait()
         process.stdout.close()
+        os.close(disk)
     problems = judge(subject, folder, acknowledged)
     case = f"from {pause_s:.2f} s on, for {full_s:.2f} s"
     return Outcome(subject.name, "disk full", case, True, problems)
 
 
 def _fill(seen: Path, pause_s: float, full_s: float, done: threading.Event) -> None:
-    # Before it is mounted, the folder is on the disk of this machine.
-    while not done.is_set() and not _is_mounted(seen):
-        done.wait(0.005)
     done.wait(pause_s)
-    if not _is_mounted(seen):
-        return
     filler = Filler(seen)
     filler.fill()
     done.wait(full_s)
     filler.free()
-
-
-def _is_mounted(seen: Path) -> bool:
-    with suppress(OSError):
-        return seen.stat().st_dev != seen.parent.stat().st_dev
-    return False

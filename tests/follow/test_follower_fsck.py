@@ -13,6 +13,7 @@ from ledger.follow.position import FollowerPaths, FollowerState, Position
 from ledger.runtime.records import write_record
 from ledger.sinks.dead_letters import DeadLetters
 from ledger_client.cli.app import run
+from ledger_core.tlog.errors import MalformedError
 from tests.sinks.sinking import Folder
 
 DEAD = 2
@@ -74,10 +75,8 @@ def test_a_flipped_bit_of_a_follower_is_named(
     file = ledger / name
     whole = file.read_bytes()
     unnamed = []
-    # The reason of a dead letter is for people alone, and the time of it too.
-    ends = whole.find(b'"reason"') if name.endswith("dead.jsonl") else len(whole) - 1
-    for changed in _flip_some(whole[:ends]):
-        file.write_bytes(changed + whole[ends:])
+    for changed in _flip_some(whole[:-1]):
+        file.write_bytes(changed + whole[-1:])
         if problems(ledger, capsys) != [name]:
             unnamed.append(changed)
     assert unnamed == []
@@ -127,3 +126,26 @@ def test_a_follower_whose_files_can_not_be_read_is_a_fault_of_the_service(ledger
     assert followers.reports() == []
     (fault,) = followers.faults()
     assert "position.json" in fault
+
+
+@pytest.mark.parametrize("damage", [b"", bytes(4096)], ids=["cut", "zeroed"])
+def test_dead_letters_that_are_gone_are_not_read_as_none(
+    damage: bytes, ledger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = FollowerPaths(ledger, "sinks", "siem")
+    paths.dead.write_bytes(damage)
+    with pytest.raises(MalformedError, match=f"0 dead letters, and {DEAD} were kept"):
+        DeadLetters(paths)
+    assert run(["sink", "dead-letters", str(ledger), "siem"]) == 2
+    assert "it is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["sinks.toml", "alarms.toml"])
+def test_a_file_that_is_not_utf8_is_an_error_that_names_it(
+    file: str, ledger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = ledger / file
+    path.write_bytes(path.read_bytes()[:3] + b"\xf4" + path.read_bytes()[4:])
+    assert problems(ledger, capsys) == [file]
+    code = run([file.removesuffix("s.toml"), "list", str(ledger)])
+    assert (code, "is not text in UTF-8: byte 3 is 0xf4" in capsys.readouterr().err) == (2, True)

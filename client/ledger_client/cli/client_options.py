@@ -13,6 +13,7 @@ import click
 
 from ledger_client import LedgerClient
 from ledger_client.messages import check_loopback
+from ledger_client.runtime.files import read_utf8
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.policy import Policy, parse_policy
 
@@ -111,7 +112,7 @@ def read_token(token_file: Path | None, *, url: str, insecure: bool) -> str | No
     if (token_file or token) and parts.scheme == "http" and not insecure:
         with usage_errors():
             check_loopback(parts.hostname or "", option="--insecure")
-    return token_file.read_text(encoding="ascii").strip() if token_file else token
+    return read_utf8(token_file).strip() if token_file else token
 
 
 url_option = click.option(

@@ -180,7 +180,7 @@ def read_lists(query: str) -> str:
     def values(found: re.Match[str]) -> str:
         path = Path(found[2])
         try:
-            lines = path.read_text().splitlines()
+            lines = path.read_text(encoding="utf-8").splitlines()
         except OSError as error:
             raise click.UsageError(f"{found[0]}: {path}: {error.strerror}") from None
         except UnicodeDecodeError:

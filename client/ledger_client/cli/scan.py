@@ -12,6 +12,7 @@ from ledger_client.cli.app import EXIT_REJECTED
 from ledger_client.cli.client_options import EXISTING_FILE, Connection, connection_options
 from ledger_client.cli.console import json_option, note, print_json, print_line
 from ledger_client.collect.importers import read_records
+from ledger_client.runtime.files import read_utf8
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.secrets import Hit, SecretRules, default_rules, parse_rules
 from ledger_core.event.times import format_time, parse_time
@@ -46,7 +47,7 @@ def command(
     """
     if bool(files) == (since is not None):
         raise click.UsageError("use FILE or --since, not both")
-    rules = parse_rules(rules_file.read_text(encoding="utf-8")) if rules_file else default_rules()
+    rules = parse_rules(read_utf8(rules_file)) if rules_file else default_rules()
     since_us = None if since is None else 0 if since == "0" else parse_time(since, field="--since")
     found = (
         chain.from_iterable(_scan_file(file, rules) for file in files)

@@ -12,8 +12,20 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import BinaryIO, Final, Self
 
+from ledger_core.tlog.errors import MalformedError
+
 OWNER_ONLY_MODE: Final = 0o600
 _HOLDER_BYTES_MAX: Final = 256
+
+
+def read_utf8(path: Path) -> str:
+    """The text of a file. Raises: MalformedError naming a file that isn't in UTF-8; OSError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedError(
+            f"{path} is not text in UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
+        ) from None
 
 
 class FileLockedError(Exception):
