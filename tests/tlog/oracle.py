@@ -75,6 +75,26 @@ class Oracle:
         right = self._subproof(m - k, start + k, end, is_whole=False)
         return [*right, self.mth(start, start + k)]
 
+    def subtree_consistency(self, start: int, end: int, n: int) -> list[bytes]:
+        """SUBTREE_PROOF(start, end, D[n]). draft-ietf-plants-merkle-tree-certs-03 §4.4.1."""
+        return self._subtree_subproof(start, end, 0, n, is_whole=True)
+
+    def _subtree_subproof(
+        self, start: int, end: int, low: int, high: int, *, is_whole: bool
+    ) -> list[bytes]:
+        """For the tree of the leaves [low, high); `start` and `end` count from leaf 0."""
+        if (start, end) == (low, high):
+            return [] if is_whole else [self.mth(low, high)]
+        k = low + _split(high - low)
+        if end <= k:
+            proof = self._subtree_subproof(start, end, low, k, is_whole=is_whole)
+            return [*proof, self.mth(k, high)]
+        if k <= start:
+            proof = self._subtree_subproof(start, end, k, high, is_whole=is_whole)
+        else:
+            proof = self._subtree_subproof(k, end, k, high, is_whole=False)
+        return [*proof, self.mth(low, k)]
+
     def range(self, start: int, end: int, n: int) -> list[bytes]:
         """Each maximal subtree of the tree of n that has no leaf of [start, end), left to right.
 

@@ -1,6 +1,6 @@
 """The prover makes what the RFC says, and the verifier takes it, in every tree up to 130."""
 
-from functools import cache
+from functools import cache, partial
 
 import pytest
 from hypothesis import given
@@ -8,10 +8,24 @@ from hypothesis import strategies as st
 
 from ledger_core.tlog import hashing, tree, verify
 from ledger_core.tlog import prove as prove_module
+from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import SIZE_MAX
-from ledger_core.tlog.prove import Plan, finish, plan_consistency, plan_inclusion, plan_range
+from ledger_core.tlog.prove import (
+    Plan,
+    finish,
+    plan_consistency,
+    plan_inclusion,
+    plan_range,
+    plan_subtree_consistency,
+)
 from ledger_core.tlog.tree import decompose
-from ledger_core.tlog.verify import check_consistency, check_inclusion, check_range
+from ledger_core.tlog.verify import (
+    check_consistency,
+    check_inclusion,
+    check_range,
+    check_subtree_consistency,
+    check_subtree_inclusion,
+)
 from tests.tlog.oracle import SIZE_MAX as ORACLE_SIZE_MAX
 from tests.tlog.oracle import Oracle, oracle
 
@@ -64,6 +78,78 @@ def test_every_two_trees_have_the_consistency_proof_of_the_rfc(new_size: int) ->
             proof=proof,
             old_root=oracle().root(old_size),
             new_root=oracle().root(new_size),
+        )
+
+
+def subtrees(size: int) -> list[tuple[int, int]]:
+    """Each [start, end) within a tree that is a subtree, as the draft defines them (§4.1)."""
+    found = []
+    for start in range(size):
+        for end in range(start + 1, size + 1):
+            width = 1
+            while width < end - start:
+                width *= 2
+            if start % width == 0:
+                found.append((start, end))
+    return found
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_subtree_of_every_tree_has_the_consistency_proof_of_the_draft(size: int) -> None:
+    for start, end in subtrees(size):
+        plan = plan_subtree_consistency(start=start, end=end, tree_size=size)
+        proof = prove(plan, oracle())
+        assert proof == oracle().subtree_consistency(start, end, size)
+        check_subtree_consistency(
+            start=start,
+            end=end,
+            tree_size=size,
+            proof=proof,
+            subtree_root=oracle().mth(start, end),
+            root_hash=oracle().root(size),
+        )
+
+
+def test_every_leaf_of_every_subtree_has_its_inclusion_proof() -> None:
+    for start, end in subtrees(70):
+        leaves = Oracle(oracle().leaves[start:end])
+        for index in range(start, end):
+            plan = plan_inclusion(leaf_index=index - start, tree_size=end - start)
+            check_subtree_inclusion(
+                leaf_hash=oracle().mth(index, index + 1),
+                leaf_index=index,
+                start=start,
+                end=end,
+                proof=prove(plan, leaves),
+                subtree_root=oracle().mth(start, end),
+            )
+
+
+def test_an_empty_subtree_has_an_empty_proof() -> None:
+    empty, root = oracle().root(0), oracle().root(9)
+    check = partial(
+        check_subtree_consistency, start=3, end=3, tree_size=9, root_hash=root, proof=[]
+    )
+    check(subtree_root=empty)
+    with pytest.raises(VerificationError, match="not the root of the empty tree"):
+        check(subtree_root=root)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "size"),
+    [(1, 3, 4), (2, 5, 8), (4, 9, 16), (0, 5, 4), (3, 2, 4), (-4, 0, 4)],
+)
+def test_what_is_no_subtree_is_neither_proved_nor_verified(start: int, end: int, size: int) -> None:
+    with pytest.raises(ValueError, match="not a subtree"):
+        plan_subtree_consistency(start=start, end=end, tree_size=size)
+    with pytest.raises(VerificationError):
+        check_subtree_consistency(
+            start=start,
+            end=end,
+            tree_size=size,
+            proof=[],
+            subtree_root=oracle().root(1),
+            root_hash=oracle().root(1),
         )
 
 

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.prove import plan_consistency, plan_inclusion, plan_range
-from ledger_core.tlog.verify import check_consistency, check_inclusion, check_range
+from ledger_core.tlog.verify import (
+    check_consistency,
+    check_inclusion,
+    check_range,
+    check_subtree_consistency,
+    check_subtree_inclusion,
+)
 from tests.tlog.oracle import SIZE_MAX as ORACLE_SIZE_MAX
 from tests.tlog.oracle import oracle
 from tests.tlog.vector_files import decode_hashes, read_vectors
@@ -41,7 +47,15 @@ def test_each_vector_is_taken_or_refused_for_its_fault(kind: str, row: dict[str,
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize(("kind", "count"), [("inclusion", 72), ("consistency", 70)])
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        ("inclusion", 72),
+        ("consistency", 70),
+        ("subtreeinclusion", 148),
+        ("subtreeconsistency", 85),
+    ],
+)
 def test_the_vectors_of_another_implementation_come_out_as_they_say(
     shared_dir: Path, kind: str, count: int
 ) -> None:
@@ -57,6 +71,24 @@ def test_the_vectors_of_another_implementation_come_out_as_they_say(
                     tree_size=row["treeSize"],
                     proof=proof,
                     root_hash=b64decode(row["root"]),
+                )
+            elif kind == "subtreeinclusion":
+                check_subtree_inclusion(
+                    leaf_hash=b64decode(row["leafHash"]),
+                    leaf_index=row["leafIdx"],
+                    start=row["start"],
+                    end=row["end"],
+                    proof=proof,
+                    subtree_root=b64decode(row["root"]),
+                )
+            elif kind == "subtreeconsistency":
+                check_subtree_consistency(
+                    start=row["start"],
+                    end=row["end"],
+                    tree_size=row["size"],
+                    proof=proof,
+                    subtree_root=b64decode(row["root1"]),
+                    root_hash=b64decode(row["root2"]),
                 )
             else:
                 check_consistency(
@@ -101,6 +133,26 @@ def test_any_flipped_bit_of_a_consistency_proof_is_refused(size: int, data: st.D
     with pytest.raises(VerificationError):
         check_consistency(
             old_size=old, new_size=size, proof=proof, old_root=old_root, new_root=new_root
+        )
+
+
+@given(sizes, st.data())
+def test_any_flipped_bit_of_a_subtree_proof_is_refused(size: int, data: st.DataObject) -> None:
+    level = data.draw(st.integers(0, size.bit_length() - 1))
+    start = data.draw(st.integers(0, (size - 1) >> level)) << level
+    end = data.draw(st.integers(start + 1, min(start + (1 << level), size)))
+    proof = oracle().subtree_consistency(start, end, size)
+    subtree_root, root_hash, *flipped = _flip_one(
+        [oracle().mth(start, end), oracle().root(size), *proof], data
+    )
+    with pytest.raises(VerificationError):
+        check_subtree_consistency(
+            start=start,
+            end=end,
+            tree_size=size,
+            proof=flipped,
+            subtree_root=subtree_root,
+            root_hash=root_hash,
         )
 
 

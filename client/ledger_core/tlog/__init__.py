@@ -6,7 +6,7 @@ In reading order:
     hashing        leaf and node hashes, the root of an empty tree      RFC 6962 §2.1
     tree           tree heads, complete subtrees, the frontier          RFC 6962 §2.1
     prove          the nodes that a proof needs, the proof from them    RFC 6962 §2.1.1, §2.1.2
-    verify         inclusion, consistency, range and multi-proofs       RFC 9162 §2.1.3, §2.1.4
+    verify         inclusion, consistency, range, multi-, subtree proofs  RFC 9162 §2.1.3, §2.1.4
     tile           the tree as files                                    c2sp.org/tlog-tiles
     growing_tiles  the tiles at the right edge, as a log appends        c2sp.org/tlog-tiles
     keys           verifier keys and signer keys                        c2sp.org/signed-note

@@ -13,17 +13,19 @@ one, which happens at the right edge alone, the plan names the complete subtrees
     Node(1, 1)                the sibling one level up
     Node(1, 2), Node(0, 6)    the right half of the tree, leaves 4 to 6, folded into one hash
 
-Four kinds of proof:
+Five kinds of proof:
 
 * inclusion: from the leaf's sibling up to the root's child.
 * consistency: the node where the old tree ends, unless it is the whole old tree, and then that
   node's siblings up to the root's child.
+* subtree consistency: the same for the tree of the leaves [start, end) alone, where `start` is a
+  multiple of the smallest power of two that is not less than `end - start`.
 * range, for the consecutive leaves [start, end): each maximal subtree that holds none of them,
   left to right. For one leaf these are the hashes of its inclusion proof, in left-to-right order.
 * multi, for any leaves: likewise each maximal subtree that holds none of them, left to right. For
   consecutive leaves it is their range proof.
 
-Source: RFC 6962 §2.1.1, §2.1.2.
+Source: RFC 6962 §2.1.1, §2.1.2; draft-ietf-plants-merkle-tree-certs-03 §4.4.
 """
 
 from bisect import bisect_left
@@ -68,12 +70,26 @@ def plan_consistency(*, old_size: int, new_size: int) -> Plan:
         raise ValueError(f"a tree of size {new_size} does not begin with one of size {old_size}")
     if old_size in (0, new_size):
         return Plan((), ())
-    draft = _Draft(new_size)
-    last = decompose(0, old_size)[-1]
-    # With index 0 the node is the whole old tree, and the verifier has its hash: the old root.
-    if last.index:
-        draft.add(*last)
-    draft.add_siblings(last)
+    return plan_subtree_consistency(start=0, end=old_size, tree_size=new_size)
+
+
+def plan_subtree_consistency(*, start: int, end: int, tree_size: int) -> Plan:
+    """Plan the proof that the leaves [start, end) of a tree have a root by themselves.
+
+    Precondition: a subtree within the tree. Reads at most 2·log2(tree_size) nodes.
+    Raises: ValueError. Source: draft-ietf-plants-merkle-tree-certs-03 §4.4.
+    """
+    level = (end - start - 1).bit_length()
+    if not 0 <= start < end <= tree_size or start % (1 << level):
+        raise ValueError(f"[{start}, {end}) is not a subtree of a tree of size {tree_size}")
+    draft = _Draft(tree_size)
+    # The node that the subtree is or, at the edge of the tree, begins like. Its hash is known.
+    node = Node(level, start >> level)
+    if end != min(start + (1 << level), tree_size):
+        # The last complete node of the subtree is one of the tree too.
+        node = decompose(start, end)[-1]
+        draft.add(*node)
+    draft.add_siblings(node)
     return draft.finish()
 
 

@@ -1,4 +1,4 @@
-"""The verifier of inclusion, consistency, range and multi-proofs.
+"""The verifier of inclusion, consistency, range, multi- and subtree proofs.
 
 Each check takes a tree size and a root hash that are trusted already (from one signed checkpoint),
 a claim, and its proof. It returns nothing, or raises VerificationError. No size or index is ever
@@ -17,7 +17,12 @@ only the last node of a level may be even and have none, and then it stands in f
 The verifier shares only the node hash with the prover, so that neither hides a mistake of the
 other.
 
-Source: RFC 9162 §2.1.3.2 and §2.1.4.2, for the proofs of RFC 6962 §2.1.1 and §2.1.2.
+A *subtree* [start, end) is the tree of the leaves from `start` to `end` alone. `start` must be a
+multiple of the smallest power of two that is not less than `end - start`: so a subtree is a node of
+the tree, or it is to that node what an old tree is to a newer one.
+
+Source: RFC 9162 §2.1.3.2 and §2.1.4.2, for the proofs of RFC 6962 §2.1.1 and §2.1.2;
+draft-ietf-plants-merkle-tree-certs-03 §4, for subtrees.
 """
 
 from bisect import bisect_left
@@ -46,7 +51,8 @@ def check_inclusion(
         raise VerificationError(f"leaf {leaf_index} is not in a tree of size {tree_size}")
     _check_lengths(leaf_hash, root_hash, *proof)
     computed = leaf_hash
-    for sibling, is_left in _walk(leaf_index, tree_size - 1, proof):
+    for sibling, height in _walk(leaf_index, tree_size - 1, proof):
+        is_left = leaf_index >> height & 1
         computed = node_hash(sibling, computed) if is_left else node_hash(computed, sibling)
     if computed != root_hash:
         raise VerificationError(
@@ -83,12 +89,82 @@ def check_consistency(
     _check_lengths(old_root, new_root, *proof)
     if old_size == 0:
         return
-    old, new = _roots(old_size, new_size, proof, old_root)
+    old, new = _roots(0, old_size, new_size, proof, old_root)
     for size, computed, root in ((old_size, old, old_root), (new_size, new, new_root)):
         if computed != root:
             raise VerificationError(
                 f"the tree of size {new_size} does not begin with the tree of size {old_size}: "
                 f"the proof gives the root {computed.hex()} at {size}, want {root.hex()}"
+            )
+
+
+def check_subtree_inclusion(
+    *,
+    leaf_hash: Hash,
+    leaf_index: int,
+    start: int,
+    end: int,
+    proof: Sequence[Hash],
+    subtree_root: Hash,
+) -> None:
+    """Check that the subtree [start, end) has this leaf at this index of the log.
+
+    Cost: one hash for each hash of the proof. Raises: VerificationError.
+    Source: draft-ietf-plants-merkle-tree-certs-03 §4.3.
+    """
+    _check_subtree(start, end)
+    if not 0 <= start <= leaf_index < end:
+        raise VerificationError(f"leaf {leaf_index} is not in the subtree [{start}, {end})")
+    check_inclusion(
+        leaf_hash=leaf_hash,
+        leaf_index=leaf_index - start,
+        tree_size=end - start,
+        proof=proof,
+        root_hash=subtree_root,
+    )
+
+
+def check_subtree_consistency(
+    *,
+    start: int,
+    end: int,
+    tree_size: int,
+    proof: Sequence[Hash],
+    subtree_root: Hash,
+    root_hash: Hash,
+) -> None:
+    """Check that the leaves [start, end) of the tree have this root by themselves.
+
+    An empty subtree is one of every tree, and a tree is one of itself: those proofs are empty.
+    Cost: at most two hashes for each hash of the proof. Raises: VerificationError.
+    Source: draft-ietf-plants-merkle-tree-certs-03 §4.4.
+    """
+    if not 0 <= start <= end <= tree_size <= SIZE_MAX:
+        raise VerificationError(
+            f"[{start}, {end}) is not a range of leaves in a tree of size {tree_size}"
+        )
+    is_whole = (start, end) == (0, tree_size)
+    if (is_whole or start == end) and proof:
+        raise VerificationError(f"want an empty consistency proof, got {len(proof)} hashes")
+    if start == end:
+        if subtree_root != EMPTY_ROOT_HASH:
+            raise VerificationError(f"{subtree_root.hex()} is not the root of the empty tree")
+        return
+    if is_whole:
+        if subtree_root != root_hash:
+            raise VerificationError(
+                f"two trees of size {tree_size}: their roots are {subtree_root.hex()} and "
+                f"{root_hash.hex()}"
+            )
+        return
+    _check_subtree(start, end)
+    _check_lengths(subtree_root, root_hash, *proof)
+    old, new = _roots(start, end, tree_size, proof, subtree_root)
+    for what, computed, root in (("subtree", old, subtree_root), ("tree", new, root_hash)):
+        if computed != root:
+            raise VerificationError(
+                f"[{start}, {end}) is not a subtree of the tree of size {tree_size}: the proof "
+                f"gives the {what} the root {computed.hex()}, want {root.hex()}"
             )
 
 
@@ -209,42 +285,53 @@ def _root_of_row(row: Sequence[Hash]) -> Hash:
     return row[0]
 
 
+def _check_subtree(start: int, end: int) -> None:
+    """Raises: VerificationError when no tree has a subtree [start, end)."""
+    if start >= end or start & ((1 << (end - start - 1).bit_length()) - 1):
+        raise VerificationError(f"[{start}, {end}) is not a subtree")
+
+
 def _roots(
-    old_size: int, new_size: int, proof: Sequence[Hash], old_root: Hash
+    start: int, end: int, tree_size: int, proof: Sequence[Hash], subtree_root: Hash
 ) -> tuple[Hash, Hash]:
-    """The roots of the old tree and of the new one, as the proof has them; 0 < old < new."""
-    # The last complete subtree of the old tree is a node of both trees.
-    index, last = old_size - 1, new_size - 1
-    while index & 1:
-        index >>= 1
-        last >>= 1
-    # Number 0 is all of the old tree, and its hash is the old root. Else the proof begins with it.
-    if index == 0:
-        proof = (old_root, *proof)
+    """The roots of the subtree [start, end) and of the tree, as the proof has them."""
+    # The largest node that ends the subtree and is one of the tree too; `first` is the node of its
+    # level that begins the subtree.
+    first, index, last = start, end - 1, tree_size - 1
+    while first != index and (index & 1 or index == last):
+        first, index, last = first >> 1, index >> 1, last >> 1
+    # If that node is all of the subtree, its hash is known. Else the proof begins with it.
+    if first == index:
+        proof = (subtree_root, *proof)
     if not proof:
-        raise VerificationError(f"the consistency proof from {old_size} to {new_size} is empty")
+        raise VerificationError(
+            f"the consistency proof from [{start}, {end}) to the tree of {tree_size} is empty"
+        )
     old = new = proof[0]
-    for sibling, is_left in _walk(index, last, proof[1:]):
-        if is_left:
-            old = node_hash(sibling, old)
+    for sibling, height in _walk(index, last, proof[1:]):
+        if index >> height & 1:
+            if first >> height < index >> height:
+                old = node_hash(sibling, old)
             new = node_hash(sibling, new)
         else:
-            # A sibling on the right came after the old tree.
+            # A sibling on the right came after the subtree.
             new = node_hash(new, sibling)
     return old, new
 
 
-def _walk(index: int, last: int, proof: Sequence[Hash]) -> Iterator[tuple[Hash, bool]]:
-    """Each hash of the proof with whether it is on the left, from node `index` up to the root."""
+def _walk(index: int, last: int, proof: Sequence[Hash]) -> Iterator[tuple[Hash, int]]:
+    """Each hash of the proof, from node `index` up to the root, with its height above that node.
+
+    There it is the sibling of node `index >> height`, which is on its right if its number is odd.
+    """
+    height = 0
     for sibling in proof:
         if last == 0:
             raise VerificationError(f"the proof is too long: {len(proof)} hashes")
         while index == last and not index & 1:
-            index >>= 1
-            last >>= 1
-        yield sibling, bool(index & 1)
-        index >>= 1
-        last >>= 1
+            index, last, height = index >> 1, last >> 1, height + 1
+        yield sibling, height
+        index, last, height = index >> 1, last >> 1, height + 1
     if last != 0:
         raise VerificationError(f"the proof is too short: {len(proof)} hashes")
 
