@@ -30,6 +30,13 @@ from ledger_core.tlog.checkpoint import parse_signed_checkpoint
 from ledger_core.tlog.cosignature import parse_verifier
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.log_list import parse_log_list
+from ledger_core.tlog.mirror import (
+    UploadDecoder,
+    encode_package,
+    encode_upload,
+    format_mirror_info,
+    parse_mirror_info,
+)
 from ledger_core.tlog.multi_proof import format_multi_proof, parse_multi_proof
 from ledger_core.tlog.note import format_note, parse_note
 from ledger_core.tlog.policy import parse_policy
@@ -39,6 +46,7 @@ from ledger_core.tlog.proof import (
     parse_proof,
     parse_range_proof,
 )
+from ledger_core.tlog.signed_subtree import format_sign_subtree, parse_sign_subtree
 from ledger_core.tlog.tile import decode_bundle, encode_bundle, parse_tile_path
 from ledger_core.tlog.witness import (
     format_add_checkpoint,
@@ -105,6 +113,27 @@ def _witness_answer(data: bytes) -> None:
 
 def _witness_size(data: bytes) -> None:
     assert format_size_answer(parse_size_answer(data)).encode() == data
+
+
+def _add_entries(data: bytes) -> None:
+    decoder = UploadDecoder()
+    packages = decoder.feed(data)
+    if decoder.upload is None:
+        raise MalformedError("the beginning is cut short")
+    again = b"".join([encode_upload(decoder.upload), *map(encode_package, packages)])
+    assert again == data[: decoder.decoded_bytes]
+    # The pieces in which a body arrives change nothing.
+    in_pieces = UploadDecoder()
+    found = [each for at in range(0, len(data), 7) for each in in_pieces.feed(data[at : at + 7])]
+    assert found == packages
+
+
+def _mirror_info(data: bytes) -> None:
+    assert format_mirror_info(parse_mirror_info(data)).encode() == data
+
+
+def _sign_subtree(data: bytes) -> None:
+    assert format_sign_subtree(parse_sign_subtree(data)) == data
 
 
 def _log_list(data: bytes) -> None:
@@ -177,12 +206,14 @@ def _zip(data: bytes) -> None:
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "add-checkpoint": _add_checkpoint,
+    "add-entries": _add_entries,
     "bundle": _bundle,
     "checkpoint": _checkpoint,
     "event": _event,
     "forwarded-node": _forwarded_node,
     "leaf": _leaf,
     "log-list": _log_list,
+    "mirror-info": _mirror_info,
     "msgpack": _msgpack,
     "multi-proof": _multi_proof,
     "note": _note,
@@ -191,6 +222,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "proof": _proof,
     "query": _query,
     "range-proof": _range_proof,
+    "sign-subtree": _sign_subtree,
     "syslog": _syslog,
     "tile-path": _tile_path,
     "time": _time,

@@ -20,6 +20,9 @@ byte, and for a checkpoint `start` is 0 and `end` is the tree size:
 
     "subtree/v1\n\0" ‖ name ‖ time ‖ origin ‖ start ‖ end ‖ root hash
 
+An ML-DSA-44 key may also sign another subtree, the tree of the leaves [start, end) alone, by the
+same structure. Its time is 0 then: the signer says nothing of how large the log was.
+
 Weak: extension lines are not in that structure. If a checkpoint has only such signatures, nobody
 has signed its extension lines.
 
@@ -33,7 +36,7 @@ from typing import Self
 
 from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint, parse_checkpoint
 from ledger_core.tlog.errors import UnavailableError, VerificationError
-from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, SIZE_MAX
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, SIZE_MAX, Hash
 from ledger_core.tlog.keys import (
     ED25519,
     ED25519_COSIGNATURE,
@@ -47,6 +50,7 @@ from ledger_core.tlog.note import (
     NoteVerifier,
     Signature,
     Verifier,
+    check_algorithm,
     check_note_text,
     check_signed_by,
 )
@@ -55,6 +59,16 @@ TIME_MAX = SIZE_MAX
 
 _NUMBER_BYTES = 8
 _SUBTREE_LABEL = b"subtree/v1\n\x00"
+
+
+@dataclass(frozen=True, slots=True)
+class Subtree:
+    """The tree of the leaves [start, end) of a log alone, and its root hash."""
+
+    origin: str
+    start: int
+    end: int
+    root_hash: Hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,14 @@ class CosignatureVerifier(NoteVerifier):
         message = cosigned_message(self.key, text, time_unix_s=time_unix_s)
         self.key.check(message, signature.signature[_NUMBER_BYTES:])
         return time_unix_s
+
+    def check_subtree(self, subtree: Subtree, signature: Signature) -> None:
+        """Check the signature of a subtree. Raises: VerificationError."""
+        check_signed_by(self.key, signature)
+        if cosigned_at_unix_s(signature):
+            raise VerificationError(f"the subtree signature of {signature.name} states a time")
+        message = subtree_message(self.key, subtree, time_unix_s=0)
+        self.key.check(message, signature.signature[_NUMBER_BYTES:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +129,16 @@ class CosignatureSigner(NoteSigner):
             public.name, public.key_id, time_unix_s.to_bytes(_NUMBER_BYTES) + signature
         )
 
+    def sign_subtree(self, subtree: Subtree) -> Signature:
+        """Sign a subtree, without a time.
+
+        Precondition: the signer has cosigned a tree of this log that has the subtree.
+        Raises: ValueError for an Ed25519 key, which signs no subtrees.
+        """
+        public = self.key.verifier_key
+        signature = self.key.sign(subtree_message(public, subtree, time_unix_s=0))
+        return Signature(public.name, public.key_id, bytes(_NUMBER_BYTES) + signature)
+
 
 def parse_verifier(vkey: str) -> Verifier | CosignatureVerifier:
     """Parse a vkey of any known signature type. Raises: MalformedError."""
@@ -130,16 +162,26 @@ def cosigned_message(key: VerifierKey, text: str, *, time_unix_s: int) -> bytes:
     checkpoint = parse_checkpoint(text)
     if key.algorithm == ED25519_COSIGNATURE:
         return f"cosignature/v1\ntime {time_unix_s}\n{text}".encode()
-    name, origin = key.name.encode(), checkpoint.origin.encode()
+    subtree = Subtree(checkpoint.origin, 0, checkpoint.tree_size, checkpoint.root_hash)
+    return subtree_message(key, subtree, time_unix_s=time_unix_s)
+
+
+def subtree_message(key: VerifierKey, subtree: Subtree, *, time_unix_s: int) -> bytes:
+    """The bytes that a key of type 0x06 signs for a subtree at a time, or for time 0.
+
+    Raises: ValueError for a key of another type. Source: c2sp.org/tlog-cosignature.
+    """
+    check_algorithm(key, MLDSA44_COSIGNATURE)
+    name, origin = key.name.encode(), subtree.origin.encode()
     return b"".join(
         (
             _SUBTREE_LABEL,
             bytes([len(name)]) + name,
             time_unix_s.to_bytes(_NUMBER_BYTES),
             bytes([len(origin)]) + origin,
-            (0).to_bytes(_NUMBER_BYTES),
-            checkpoint.tree_size.to_bytes(_NUMBER_BYTES),
-            checkpoint.root_hash,
+            subtree.start.to_bytes(_NUMBER_BYTES),
+            subtree.end.to_bytes(_NUMBER_BYTES),
+            subtree.root_hash,
         )
     )
 

@@ -35,7 +35,7 @@ from itertools import islice
 from operator import ge
 
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, Hash, node_hash
-from ledger_core.tlog.tree import Node, decompose, fold_right
+from ledger_core.tlog.tree import Node, decompose, fold_right, is_subtree
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,9 @@ def plan_subtree_consistency(*, start: int, end: int, tree_size: int) -> Plan:
     Precondition: a subtree within the tree. Reads at most 2·log2(tree_size) nodes.
     Raises: ValueError. Source: draft-ietf-plants-merkle-tree-certs-03 §4.4.
     """
-    level = (end - start - 1).bit_length()
-    if not 0 <= start < end <= tree_size or start % (1 << level):
+    if not is_subtree(start, end) or end > tree_size:
         raise ValueError(f"[{start}, {end}) is not a subtree of a tree of size {tree_size}")
+    level = (end - start - 1).bit_length()
     draft = _Draft(tree_size)
     # The node that the subtree is or, at the edge of the tree, begins like. Its hash is known.
     node = Node(level, start >> level)

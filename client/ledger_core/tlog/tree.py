@@ -59,6 +59,14 @@ def decompose(start: int, end: int) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
+def is_subtree(start: int, end: int) -> bool:
+    """Whether [start, end) is a subtree: some first leaves of a node that begins at `start`.
+
+    Source: draft-ietf-plants-merkle-tree-certs-03 §4.1.
+    """
+    return 0 <= start < end and start % (1 << (end - start - 1).bit_length()) == 0
+
+
 def fold_right(hashes: Sequence[Hash]) -> Hash:
     """The root over consecutive nodes whose levels fall, as `decompose(0, size)` names them.
 
