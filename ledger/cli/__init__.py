@@ -5,6 +5,7 @@ token erase              access, and private values
 backup recover           copy and restore; a log that is older than it was
 fsck reindex             check the store, rebuild the index
 witness mirror           run a witness, or a mirror
+tlog_mirror              a mirror of logs that send their entries
 sink alarm               send entries to other tools; alarms on events
 archive                  copies in buckets, and a check of one
 parquet                  events as Parquet files

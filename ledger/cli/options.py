@@ -1,13 +1,14 @@
 """The pieces that several commands share: the argument DIRECTORY, log lines, a progress bar."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from ledger.runtime.log_lines import FILE_VARIABLE, FORMAT_VARIABLE, FORMATS, LEVEL_VARIABLE, LEVELS
+from ledger.runtime.settings_table import Setting
 from ledger.runtime.ssh_agent import AgentKey, parse_public_key
 from ledger_client.cli.client_options import EXISTING_FILE, EXISTING_FOLDER
 from ledger_client.runtime.files import read_utf8
@@ -47,6 +48,28 @@ def log_options(command: Callable[..., None]) -> Callable[..., None]:
         show_default=True,
         help="auto: text on a terminal, JSON otherwise.",
     )(command)
+
+
+def flags_of(
+    settings: Sequence[Setting], *names: str
+) -> Callable[[Callable[..., int | None]], Callable[..., int | None]]:
+    """Options for the settings of these names, or for all."""
+
+    def decorate(command: Callable[..., int | None]) -> Callable[..., int | None]:
+        for setting in reversed(settings):
+            if not names or setting.name in names:
+                command = click.option(
+                    setting.flag,
+                    type=setting.type,
+                    default=setting.default,
+                    show_default=True,
+                    envvar=setting.variable,
+                    show_envvar=True,
+                    help=setting.help,
+                )(command)
+        return command
+
+    return decorate
 
 
 def agent_options(command: Callable[..., None]) -> Callable[..., None]:

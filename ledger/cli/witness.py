@@ -2,8 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import click
 import msgspec
 
-from ledger.cli.options import directory_argument, log_options
+from ledger.cli.options import directory_argument, flags_of, log_options
 from ledger.runtime.log_lines import configure_logs
 from ledger.runtime.validation import explain_invalid
 from ledger.store.environment import LmdbError
@@ -41,25 +42,7 @@ from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SEED
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.witness import cosigned_at
 
-
-def _setting_flags(*names: str) -> Callable[[Callable[..., int | None]], Callable[..., int | None]]:
-    """Options for these settings, or for all."""
-
-    def decorate(command: Callable[..., int | None]) -> Callable[..., int | None]:
-        for setting in reversed(WITNESS_SETTINGS):
-            if not names or setting.name in names:
-                command = click.option(
-                    setting.flag,
-                    type=setting.type,
-                    default=setting.default,
-                    show_default=True,
-                    envvar=setting.variable,
-                    show_envvar=True,
-                    help=setting.help,
-                )(command)
-        return command
-
-    return decorate
+_setting_flags = partial(flags_of, WITNESS_SETTINGS)
 
 
 @click.group("witness")

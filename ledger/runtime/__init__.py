@@ -4,6 +4,7 @@ keys            files of private keys
 encrypted_keys  their form under a passphrase
 ssh_agent       keys that another process holds
 connections     limits of the connections of an HTTP server
+limited_runner  a small application behind such connections
 listening       its sockets
 tls             its certificate and key
 hangup          SIGHUP

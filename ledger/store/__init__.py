@@ -8,6 +8,7 @@ environment       one LMDB environment: open, create, read, write, lock
 log               reads the log: entries, tiles, proofs, checkpoints
 log_start         what the writer reads before its first commit
 writer            the one writer of a log
+entry_writer      the writer of a log whose entries are no events
 kept_heads        the published checkpoints that are kept
 fsck              recomputes a whole log
 index/            which entries have which terms

@@ -51,6 +51,15 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
                    "engine"                  as above
                    "keys"                    the vkeys of the witness itself, each a line
 
+    DIR/logs/<SHA-256 of the origin>   a log whose entries are sent to a mirror (ledger/tlog_mirror)
+      entries, tiles, checkpoints, meta    as in DIR/log; `ids` and `checkpoints` stay empty
+      meta         "keys"                  the vkeys of the mirror itself, each a line
+                   "log_keys"              the vkeys of the log, each a line
+                   "pending"               the signed note of the checkpoint that entries may be
+                                           sent for: with the log's signatures
+                   "mirrored"              the signed note of the checkpoint that was cosigned last:
+                                           the log's signatures, then the mirror's own
+
 A full tile is 16,352 bytes because that and LMDB's 16-byte page header are four pages exactly. The
 first 8,192 of them are the public tile. The rows of the open bundle sort before all bundles, so a
 new bundle is always the last key and LMDB fills its pages whole.
@@ -85,6 +94,9 @@ META_RENEWED: Final = b"renewed"
 META_THINNED: Final = b"thinned"
 META_TOKEN_EVENTS: Final = b"token_events"
 META_KEYS: Final = b"keys"
+META_LOG_KEYS: Final = b"log_keys"
+META_PENDING: Final = b"pending"
+META_MIRRORED: Final = b"mirrored"
 META_SLOTS: Final = b"slots"
 META_BOUND: Final = b"bound"
 

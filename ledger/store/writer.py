@@ -1,8 +1,8 @@
 """The one writer of a log: a batch of entries becomes one durable transaction."""
 
 import enum
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -140,18 +140,25 @@ class LogWriter:
         afterwards isn't the `expected` one.
         Cost: two node hashes and two point writes an entry, and one sync.
         """
+        with self._writing() as transaction:
+            placed = self._place(transaction, entries)
+            if expected is not None:
+                _check_tree(placed, TreeHead(self._edge.size, self._root_hash), expected)
+            for tree_size, note in checkpoints:
+                store_head(transaction, tree_size, note)
+            if checkpoints:
+                # Old heads stay while the time of one can't be read.
+                with suppress(DamagedBundleError):
+                    thin_heads(transaction, partial(self._received_unix_s, transaction))
+        return placed
+
+    @contextmanager
+    def _writing(self) -> Iterator[Transaction[bytes]]:
+        """A write transaction, and then the head that it made. Raises: as `Environment.write`."""
         try:
             with self.store.environment.write() as transaction:
                 self._check_alone(transaction)
-                placed = self._place(transaction, entries)
-                if expected is not None:
-                    _check_tree(placed, TreeHead(self._edge.size, self._root_hash), expected)
-                for tree_size, note in checkpoints:
-                    store_head(transaction, tree_size, note)
-                if checkpoints:
-                    # Old heads stay while the time of one can't be read.
-                    with suppress(DamagedBundleError):
-                        thin_heads(transaction, partial(self._received_unix_s, transaction))
+                yield transaction
         except CommitFailedError:
             raise
         except BaseException:
@@ -159,7 +166,6 @@ class LogWriter:
             self._recover()
             raise
         self.head = TreeHead(self._edge.size, self._root_hash)
-        return placed
 
     def _received_unix_s(self, transaction: Transaction[bytes], leaf_index: int) -> int:
         leaf = self.store.leaf_in(transaction, leaf_index)
@@ -257,21 +263,8 @@ class LogWriter:
         return leaf_index, leaf
 
     def _append(self, transaction: Transaction[bytes], fresh: Sequence[NewEntry]) -> None:
-        stored_before = len(self._open_leaves)
-        first_open = self._edge.size - stored_before
-        self._write_entries(transaction, first_open, stored_before, [e.leaf for e in fresh])
-        for tile in self._edge.extend([entry.leaf_hash for entry in fresh]):
-            _put_tile(transaction, tile.coord, tile.rows)
-        grown = self._edge.size
-        before = grown - len(fresh)
-        for level in range(self._edge.levels):
-            # A level whose hashes did not change keeps its row, so that a small commit stays small.
-            if grown >> (8 * level) == before >> (8 * level):
-                break
-            coord, leaves = self._edge.partial_tile(level)
-            if leaves:
-                _put_tile(transaction, coord, leaves)
-        self._root_hash = self._edge.root()
+        before = self._edge.size
+        self._grow(transaction, [e.leaf for e in fresh], [e.leaf_hash for e in fresh])
         found = b"".join(
             keyspace.encode_u64(leaf_index)
             for leaf_index, entry in enumerate(fresh, before)
@@ -280,6 +273,26 @@ class LogWriter:
         if found:
             known = transaction.get(keyspace.META, keyspace.META_TOKEN_EVENTS) or b""
             transaction.put(keyspace.META, keyspace.META_TOKEN_EVENTS, known + found)
+
+    def _grow(
+        self, transaction: Transaction[bytes], leaves: Sequence[bytes], leaf_hashes: Sequence[Hash]
+    ) -> None:
+        """Store entries, the tiles that they change, and the head that they make."""
+        stored_before = len(self._open_leaves)
+        first_open = self._edge.size - stored_before
+        self._write_entries(transaction, first_open, stored_before, leaves)
+        for tile in self._edge.extend(leaf_hashes):
+            _put_tile(transaction, tile.coord, tile.rows)
+        grown = self._edge.size
+        before = grown - len(leaves)
+        for level in range(self._edge.levels):
+            # A level whose hashes did not change keeps its row, so that a small commit stays small.
+            if grown >> (8 * level) == before >> (8 * level):
+                break
+            coord, hashes = self._edge.partial_tile(level)
+            if hashes:
+                _put_tile(transaction, coord, hashes)
+        self._root_hash = self._edge.root()
         tree = keyspace.encode_tree(tree_size=grown, root_hash=self._root_hash)
         transaction.put(keyspace.META, keyspace.META_TREE, tree)
 

@@ -4,6 +4,7 @@ known_log  a log that it knows, and the row of it
 store      the logs that it knows, and the head that it cosigned last for each
 data_dir   its folder: the keys and the store
 generation the marker that shows that an older copy of the store was put back
+clock_guard signs nothing while the clock is far ahead
 settings   flags and variables
 log_lists  adds the logs of a list, from a file or an address
 service    answers requests: authenticates here, decides on the writer thread

@@ -17,12 +17,10 @@ from typing import Final
 
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
-from ledger.runtime.connections import ConnectionCounts, ConnectionWaits, LimitedConnection
 from ledger.runtime.hangup import reload_at_hangup
+from ledger.runtime.limited_runner import HEADERS, LimitedRunner, refuse_bad_heads
 from ledger.runtime.listening import open_listening, serve_sockets
-from ledger.runtime.request_head import head_fault
 from ledger.runtime.systemd import notify, notify_ready
 from ledger.runtime.tls import open_tls, reload_tls, scheme
 from ledger.store.environment import MAP_BYTES_DEFAULT
@@ -36,16 +34,8 @@ from ledger_client.runtime.clock import unix_s
 from ledger_core.tlog.cosignature import self_test
 from ledger_core.tlog.witness import BODY_BYTES_MAX
 
-LINGER_S: Final = 2.0
-
 WITNESS: Final = web.AppKey("witness", Witness)
 SETTINGS: Final = web.AppKey("settings", WitnessSettings)
-
-_HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-    "Server": "witnessed-ledger",
-}
 
 _log = structlog.get_logger("ledger.witness")
 
@@ -75,7 +65,7 @@ async def serve(
         )
     async with open_witness(directory, now=now, map_bytes=settings.map_bytes) as witness:
         app = make_app(witness, settings)
-        runner = _Runner(app, settings, shutdown_timeout=settings.stop_wait_s)
+        runner = LimitedRunner(app, settings, kind="witness", log=_log)
         await runner.setup()
         try:
             (sockets,), address = open_listening(settings.listen, 1, scheme=scheme(tls))
@@ -136,84 +126,14 @@ async def _following(witness: Witness, settings: WitnessSettings) -> AsyncIterat
         await asyncio.gather(following, return_exceptions=True)
 
 
-class _Connection(LimitedConnection):
-    """A connection within limits."""
-
-    __slots__ = ()
-
-    def report(self, event: str, request: web.BaseRequest | None = None) -> None:
-        """Log what was cut."""
-        path = {} if request is None else {"path": request.path}
-        _log.warning(event, address=self.address, **path)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,  # noqa: ARG002 - aiohttp's signature
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - it repeats what was sent
-    ) -> web.StreamResponse:
-        """The answer to what is not HTTP, and to an error of our own; neither repeats anything."""
-        text = "the bytes are not HTTP/1.1"
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            text = "an error of this witness"
-            _log.error("request_failed", error=type(exc).__name__)
-        answer = _response(Answer(status, f"{text}\n"))
-        answer.force_close()
-        return answer
-
-
-class _Server(web.Server):
-    """Serves a handler of requests to connections within limits."""
-
-    def __init__(self, unlimited: web.Server, settings: WitnessSettings) -> None:
-        super().__init__(
-            unlimited.request_handler,
-            request_factory=unlimited.request_factory,
-            loop=asyncio.get_running_loop(),
-        )
-        self._counts = ConnectionCounts(
-            most=settings.connections_max, most_per_address=settings.connections_per_address_max
-        )
-        self._waits = ConnectionWaits(
-            head_s=settings.head_wait_s, reader_s=settings.reader_wait_s, linger_s=LINGER_S
-        )
-
-    def __call__(self) -> web.RequestHandler:
-        """A new connection."""
-        return _Connection(self, counts=self._counts, waits=self._waits)
-
-
-class _Runner(web.AppRunner):
-    """Runs an application behind connections within limits."""
-
-    def __init__(
-        self, app: web.Application, settings: WitnessSettings, *, shutdown_timeout: float
-    ) -> None:
-        super().__init__(app, shutdown_timeout=shutdown_timeout)
-        self._settings = settings
-
-    async def _make_server(self) -> web.Server:
-        return _Server(await super()._make_server(), self._settings)
-
-
 def make_app(witness: Witness, settings: WitnessSettings) -> web.Application:
-    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_check_head])
+    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[refuse_bad_heads])
     app[WITNESS], app[SETTINGS] = witness, settings
     app.router.add_post("/add-checkpoint", _add_checkpoint)
     app.router.add_get("/{origin_hash:[0-9a-f]{64}}/checkpoint", _checkpoint)
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/", _page)
     return app
-
-
-@web.middleware
-async def _check_head(request: web.Request, handler: Handler) -> web.StreamResponse:
-    if fault := head_fault(request):
-        answer = _response(Answer(HTTPStatus.BAD_REQUEST, f"{fault}\n"))
-        answer.force_close()
-        return answer
-    return await handler(request)
 
 
 async def _add_checkpoint(request: web.Request) -> web.Response:
@@ -255,12 +175,12 @@ async def _page(request: web.Request) -> web.Response:
         logs=witness.store.logs(logs_max=LOGS_SHOWN_MAX),
         logs_count=witness.store.count_logs(),
     )
-    headers = {**_HEADERS, "Content-Security-Policy": CONTENT_SECURITY_POLICY}
+    headers = {**HEADERS, "Content-Security-Policy": CONTENT_SECURITY_POLICY}
     return web.Response(text=page, content_type="text/html", headers=headers)
 
 
 def _response(answer: Answer) -> web.Response:
-    headers = {**_HEADERS, "Content-Type": answer.content_type}
+    headers = {**HEADERS, "Content-Type": answer.content_type}
     if answer.retry_after_s is not None:
         headers["Retry-After"] = str(answer.retry_after_s)
     return web.Response(status=answer.status, body=answer.body.encode(), headers=headers)

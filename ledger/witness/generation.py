@@ -23,9 +23,11 @@ _parse = re.compile(rb"(\d{20}) ([0-9a-f]{16})\n").fullmatch
 class Generation:
     """The marker of one witness, for the process that changes its heads."""
 
-    def __init__(self, path: Path, last_transaction: Callable[[], int]) -> None:
+    def __init__(
+        self, path: Path, last_transaction: Callable[[], int], *, signer: str = "witness"
+    ) -> None:
         """Raises: MalformedError when the heads are older than the marker, OSError."""
-        check_generation(path, last_transaction)
+        check_generation(path, last_transaction, signer=signer)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._descriptor: Final = os.open(path, flags, OWNER_ONLY_MODE)
 
@@ -39,12 +41,16 @@ class Generation:
 
 
 def check_generation(
-    path: Path, last_transaction: Callable[[], int], *, is_strict: bool = False
+    path: Path,
+    last_transaction: Callable[[], int],
+    *,
+    is_strict: bool = False,
+    signer: str = "witness",
 ) -> None:
     """Hold the heads against the marker. Raises: MalformedError when they are older.
 
-    `is_strict`: also when the marker is no marker, as after a flipped bit. The marker is read
-    before the number, which grows while the witness runs.
+    `is_strict`: also when the marker is no marker, as after a flipped bit. `signer`: what signs the
+    heads, for messages. The marker is read before the number, which grows while the signer runs.
     """
     try:
         data = path.read_bytes()
@@ -59,8 +65,8 @@ def check_generation(
     if int(found[1]) > number:
         raise MalformedError(
             f"the heads are of transaction {number}, {path} knows {int(found[1])}: an "
-            "older copy was put back, and this witness would sign a second history. Put the latest "
-            "heads back, or make a new witness"
+            f"older copy was put back, and this {signer} would sign a second history. Put the "
+            f"latest heads back, or make a new {signer}"
         )
 
 

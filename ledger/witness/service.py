@@ -6,7 +6,6 @@ compares it with the stored head and replaces that, in a transaction shared by a
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -17,6 +16,7 @@ import structlog
 
 from ledger.log.group_commit import CommitLimits, GroupCommit
 from ledger.runtime.bucket import Bucket
+from ledger.witness.clock_guard import ClockGuard, steady_s
 from ledger.witness.known_log import KnownLog
 from ledger.witness.store import HeadWriter, Outcome, Update
 from ledger_core.tlog import witness as protocol
@@ -28,9 +28,6 @@ from ledger_core.tlog.note import Verifier
 LIMITS: Final = CommitLimits(waiting_max=10_000, batch_max=1_000)
 TEXT: Final = "text/plain; charset=utf-8"
 LOGS_CACHED_MAX: Final = 10_000
-CLOCK_AHEAD_MAX_S: Final = 300
-"""Seconds by which the clock may be set ahead while the witness runs."""
-
 HOURS_A_DAY: Final = 24
 DAY_S: Final = 86_400.0
 
@@ -38,11 +35,6 @@ CHECK_INTERVAL_S: Final = 1.0
 """Seconds between looks at the store, of a write that failed."""
 
 _log = structlog.get_logger("ledger.witness")
-
-
-def steady_s() -> float:
-    """Seconds that nobody sets, and that go on while the machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 Check = Callable[[Checkpoint], protocol.Refused | None]
@@ -83,7 +75,7 @@ class Witness:
         self._now = now
         self._steady_s = steady_s
         self._check = check
-        self._offset_s = now() - steady_s()
+        self._clock = ClockGuard(now(), steady_s)
         self._buckets: dict[tuple[str, bool], tuple[float, Bucket]] = {}
         self._commits: GroupCommit[Update, Outcome] = GroupCommit(
             self._commit, name="witness-writer", limits=LIMITS
@@ -179,32 +171,20 @@ class Witness:
     def _advance(self, authentic: protocol.Authentic, known: SignedCheckpoint | None) -> Outcome:
         """Decide one request, on the writer thread, inside the transaction of its batch."""
         time_unix_s = self._now()
-        outcome = self._check_clock(time_unix_s) or protocol.advance(
+        outcome = self._clock.check(time_unix_s) or protocol.advance(
             authentic, known=known, signers=self._signers, time_unix_s=time_unix_s
         )
         if not isinstance(outcome, protocol.Refused):
             # The cosignature that was made is never shown then.
             outcome = self._check(outcome.checkpoint) or outcome
         if isinstance(outcome, protocol.Refused):
-            _log_refusal(authentic, known, outcome)
+            log_refusal(authentic, known, outcome)
         else:
-            # A clock that was ahead at the start, and was set back, is measured from there.
-            self._offset_s = min(self._offset_s, time_unix_s - self._steady_s())
+            self._clock.used(time_unix_s)
         return outcome
 
-    def _check_clock(self, time_unix_s: int) -> protocol.Refused | None:
-        """A refusal while the clock is far ahead of the time that has passed since the start."""
-        ahead_s = round(time_unix_s - self._steady_s() - self._offset_s)
-        if ahead_s > CLOCK_AHEAD_MAX_S:
-            return protocol.Refused(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"the clock was set {ahead_s} s ahead while this witness ran; the most is "
-                f"{CLOCK_AHEAD_MAX_S} s. If it is right, start the witness again",
-            )
-        return None
 
-
-def _log_refusal(
+def log_refusal(
     authentic: protocol.Authentic, known: SignedCheckpoint | None, refused: protocol.Refused
 ) -> None:
     """Log a refusal; a fork is logged with both heads, which are the evidence."""

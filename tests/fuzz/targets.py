@@ -117,7 +117,7 @@ def _witness_size(data: bytes) -> None:
 
 def _add_entries(data: bytes) -> None:
     decoder = UploadDecoder()
-    packages = decoder.feed(data)
+    packages = list(decoder.feed(data))
     if decoder.upload is None:
         raise MalformedError("the beginning is cut short")
     again = b"".join([encode_upload(decoder.upload), *map(encode_package, packages)])

@@ -77,13 +77,13 @@ def test_a_body_comes_out_the_same_in_whatever_pieces_it_arrives(data: st.DataOb
         position += size
     assert (decoder.upload, found, decoder.decoded_bytes) == (upload, sent, len(whole))
     with pytest.raises(MalformedError, match="bytes follow"):
-        decoder.feed(b"x")
+        list(decoder.feed(b"x"))
 
 
 def test_a_body_that_is_cut_short_gives_the_packages_before() -> None:
     whole = body(Upload(ORIGIN, 700, 1100), packages(700, 1100))
     decoder = UploadDecoder()
-    found = decoder.feed(whole[:-1])
+    found = list(decoder.feed(whole[:-1]))
     assert found == packages(700, 1100)[:2]
     assert decoder.decoded_bytes == len(body(Upload(ORIGIN, 700, 1100), found))
 
@@ -98,7 +98,19 @@ def test_a_body_of_no_upload_is_refused() -> None:
         (good + b"\x00\x00" * 2 + b"\x40", "at most 63 hashes, got 64"),
     ):
         with pytest.raises(MalformedError, match=reason):
-            UploadDecoder().feed(bad)
+            list(UploadDecoder().feed(bad))
+
+
+def test_the_packages_before_a_fault_are_given_first() -> None:
+    sent = packages(0, 700)
+    whole = body(Upload(ORIGIN, 0, 700), sent)
+    second = len(body(Upload(ORIGIN, 0, 700), sent[:2]))
+    bad = bytearray(whole)
+    bad[second - 1 - 32 * len(sent[1].proof)] = 64
+    found = []
+    with pytest.raises(MalformedError, match="at most 63 hashes, got 64"):
+        found.extend(UploadDecoder().feed(bytes(bad)))
+    assert found == sent[:1]
 
 
 def test_what_no_message_can_have_is_not_made() -> None:

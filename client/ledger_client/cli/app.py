@@ -114,6 +114,7 @@ _GROUPS: Final[dict[str, dict[str, _Command]]] = {
         "serve": _Command(None, "Serve a ledger over HTTP."),
         "status": _Command(None, "Show size, head, witnesses, sinks, disk and lag."),
         "mirror": _Command(None, "Keep a verified copy of a log on another host, and serve it."),
+        "tlog-mirror": _Command(None, "Keep copies of logs that send their entries here."),
         "sink": _Command(None, "Send each entry to the tools that you watch already."),
         "archive": _Command(None, "Keep a copy of a log in a bucket, and see how far it is."),
         "alarm": _Command(None, "Fire when events come that should not happen."),

@@ -193,23 +193,21 @@ class UploadDecoder:
         self._taken_bytes = 0
         self._steps: Final = self._decode()
 
-    def feed(self, data: bytes) -> list[Package]:
-        """The packages that are whole with these bytes.
+    def feed(self, data: bytes) -> Iterator[Package]:
+        """Each package that is whole with these bytes. Take all of them before the next `feed`.
 
-        Raises: MalformedError for bytes that are not the format, and for bytes behind the last
-        package. Then feed no more.
+        Raises: MalformedError, after the packages before it, for bytes that are not the format and
+        for bytes behind the last package. Then feed no more.
         """
         del self._bytes[: self._position]
         self._position = 0
         self._bytes.extend(data)
-        packages: list[Package] = []
         for package in self._steps:
             if package is None:
-                return packages
-            packages.append(package)
+                return
+            yield package
         if len(self._bytes) > self._position:
             raise MalformedError("bytes follow the last package of the upload")
-        return packages
 
     def _decode(self) -> Generator[Package | None]:
         """Yields each package, and None where more bytes are needed."""

@@ -1,0 +1,207 @@
+"""`ledger tlog-mirror`: keep copies of other people's logs, which send their entries."""
+
+import secrets
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ledger.cli.options import directory_argument, flags_of, log_options
+from ledger.runtime.log_lines import configure_logs
+from ledger.runtime.validation import explain_invalid
+from ledger.store.environment import LmdbError
+from ledger.store.log import LogStore
+from ledger.tlog_mirror.app import serve as serve_tlog_mirror
+from ledger.tlog_mirror.data_dir import (
+    TlogMirrorPaths,
+    add_log,
+    create_tlog_mirror,
+    origin_hash,
+    read_log_vkeys,
+    read_signers,
+)
+from ledger.tlog_mirror.log_copy import check_copy, read_state
+from ledger.tlog_mirror.settings import TLOG_MIRROR_SETTINGS, TlogMirrorSettings
+from ledger_client.cli.client_options import NEW_FOLDER
+from ledger_client.cli.console import (
+    counted,
+    json_option,
+    note,
+    print_fields,
+    print_json,
+    print_line,
+    print_result,
+)
+from ledger_client.runtime.server import run_until_signal
+from ledger_core.event.times import format_time
+from ledger_core.tlog.cosignature import CosignatureSigner, parse_verifier
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SEED_BYTES
+from ledger_core.tlog.text import format_base64
+from ledger_core.tlog.witness import cosigned_at
+
+_setting_flags = partial(flags_of, TLOG_MIRROR_SETTINGS)
+
+
+@click.group("tlog-mirror")
+def command() -> None:
+    """Keep copies of logs that send their entries here, and cosign what is kept.
+
+    It takes any log of c2sp.org/tlog-tiles. `ledger mirror` fetches one log of ours instead, and
+    answers searches too.
+    """
+
+
+@command.command("init")
+@click.argument("directory", type=NEW_FOLDER)
+@click.option(
+    "--name",
+    required=True,
+    help="The mirror's permanent name, a URL without a scheme: example.com/m1.",
+)
+@json_option
+def init(directory: Path, name: str, as_json: bool) -> None:
+    """Make a mirror in DIRECTORY: an Ed25519 and an ML-DSA-44 key, and room for logs."""
+    try:
+        signers = [
+            CosignatureSigner.generate(
+                name, algorithm=algorithm, seed=secrets.token_bytes(SEED_BYTES)
+            )
+            for algorithm in (ED25519_COSIGNATURE, MLDSA44_COSIGNATURE)
+        ]
+        paths = create_tlog_mirror(directory, signers)
+    except (FileExistsError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    vkeys = [str(signer.verifier) for signer in signers]
+    if as_json:
+        print_json({"directory": str(directory), "name": name, "verifier_keys": vkeys})
+        return
+    print_fields({"mirror": directory, "keys": paths.key})
+    # Each alone on its line, to be copied into policies.
+    click.echo("\n".join(vkeys))
+    click.echo(err=True)
+    note(f"next: ledger tlog-mirror add-log {directory} --vkey LOG_VKEY")
+
+
+@command.command("add-log")
+@directory_argument
+@click.option("--vkey", "vkeys", multiple=True, required=True, help="A key of the log; repeatable.")
+@click.option("--origin", help="The log's origin. Default: the name of its first key.")
+@json_option
+def add_log_(directory: Path, vkeys: tuple[str, ...], origin: str | None, as_json: bool) -> None:
+    """Take a log's entries from now on, or add a key of a known log.
+
+    It takes effect at once, in a running mirror too.
+    """
+    paths = TlogMirrorPaths(directory)
+    signers = read_signers(paths)
+    try:
+        named = origin or parse_verifier(vkeys[0]).name
+        all_vkeys = add_log(paths, named, vkeys, signers)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    print_result(
+        as_json,
+        {"origin": named, "origin_hash": origin_hash(named), "verifier_keys": all_vkeys},
+        {"log": named, "keys": len(all_vkeys), "served at": f"/{origin_hash(named)}/"},
+    )
+
+
+@command.command("serve")
+@directory_argument
+@_setting_flags()
+@log_options
+@json_option
+def serve(
+    directory: Path,
+    log_format: str,
+    log_level: str,
+    log_file: Path | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Serve the mirror in DIRECTORY until Ctrl-C or SIGTERM."""
+    configure_logs(log_format, log_level, log_file)
+    try:
+        checked = msgspec.convert(settings, TlogMirrorSettings)
+    except msgspec.ValidationError as error:
+        raise click.UsageError(explain_invalid(error, TlogMirrorSettings)) from None
+
+    def ready(address: str) -> None:
+        if as_json:
+            print_json({"address": address})
+        else:
+            click.echo(f"serving on {address}")
+
+    run_until_signal(
+        lambda stop: serve_tlog_mirror(
+            directory, checked, stop=stop, on_ready=ready, reloads_at_hangup=True
+        )
+    )
+
+
+@command.command("fsck")
+@directory_argument
+@json_option
+def fsck(directory: Path, as_json: bool) -> None:
+    """Compute each tree from its entries, and verify the checkpoints; the mirror may be running."""
+    paths = TlogMirrorPaths(directory)
+    folders, problems = paths.log_folders(), []
+    try:
+        read_signers(paths)
+    except (MalformedError, UnavailableError) as error:
+        problems.append(str(error))
+    for folder in folders:
+        try:
+            problems += check_copy(folder)
+        except (LmdbError, MalformedError, UnavailableError) as error:
+            problems.append(f"{folder} can't be read: {error}")
+    if as_json:
+        print_json({"logs": len(folders), "problems": problems})
+    if problems:
+        raise VerificationError("\n".join(problems))
+    if not as_json:
+        print_line(f"{counted(len(folders), 'log')}: entries, trees and checkpoints agree")
+
+
+@command.command("status")
+@directory_argument
+@json_option
+def status(directory: Path, as_json: bool) -> None:
+    """Show the mirror's keys, its logs, and how much of each is kept and cosigned."""
+    paths = TlogMirrorPaths(directory)
+    vkeys = [str(signer.verifier) for signer in read_signers(paths)]
+    logs = [_described(folder) for folder in paths.log_folders()]
+    logs.sort(key=lambda log: str(log["origin"]))
+    if as_json:
+        print_json({"verifier_keys": vkeys, "logs": logs})
+        return
+    click.echo("\n".join(vkeys))
+    for log in logs:
+        click.echo()
+        print_fields(log | {"verifier_keys": " ".join(log["verifier_keys"])})
+    if not logs:
+        note(f"no log is known yet; add one: ledger tlog-mirror add-log {directory} --vkey KEY")
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """A log and its copy."""
+    with closing(LogStore.open(folder)) as store:
+        state, origin = read_state(store), store.origin()
+    described: dict[str, Any] = {
+        "origin": origin,
+        "origin_hash": origin_hash(origin),
+        "verifier_keys": read_log_vkeys(folder),
+        "kept_entries": state.next_entry,
+        "pending_size": None if state.pending is None else state.pending.head.tree_size,
+    }
+    if state.mirrored is None:
+        return described
+    return described | {
+        "tree_size": state.mirrored_size,
+        "root_hash": format_base64(state.mirrored.head.root_hash),
+        "cosigned_at": format_time(cosigned_at(state.mirrored) * 1_000_000),
+    }

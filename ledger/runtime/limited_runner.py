@@ -1,0 +1,140 @@
+"""Runs a small HTTP application behind connections within limits: a witness, or a mirror of logs.
+
+The service of a ledger has a server of its own (`ledger.service.http.server`).
+"""
+
+import asyncio
+from http import HTTPStatus
+from typing import Any, Final, Protocol
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from ledger.runtime.connections import ConnectionCounts, ConnectionWaits, LimitedConnection
+from ledger.runtime.request_head import head_fault
+
+LINGER_S: Final = 2.0
+
+HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+    "Server": "witnessed-ledger",
+}
+TEXT: Final = "text/plain; charset=utf-8"
+
+
+class ConnectionSettings(Protocol):
+    """The limits of connections, which the settings of each service have."""
+
+    @property
+    def connections_max(self) -> int: ...
+
+    @property
+    def connections_per_address_max(self) -> int: ...
+
+    @property
+    def head_wait_s(self) -> float: ...
+
+    @property
+    def reader_wait_s(self) -> float: ...
+
+    @property
+    def stop_wait_s(self) -> float: ...
+
+
+class LimitedRunner(web.AppRunner):
+    """Runs an application. `kind` is what the service is, in answers; `log` takes the log lines."""
+
+    def __init__(
+        self, app: web.Application, settings: ConnectionSettings, *, kind: str, log: Any
+    ) -> None:
+        super().__init__(app, shutdown_timeout=settings.stop_wait_s)
+        self._settings = settings
+        self._kind = kind
+        self._log = log
+
+    async def _make_server(self) -> web.Server:
+        unlimited = await super()._make_server()
+        return _Server(unlimited, self._settings, kind=self._kind, log=self._log)
+
+
+@web.middleware
+async def refuse_bad_heads(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer 400 to a head that two readers could read in two ways."""
+    if fault := head_fault(request):
+        answer = _text(HTTPStatus.BAD_REQUEST, fault)
+        answer.force_close()
+        return answer
+    return await handler(request)
+
+
+class _Connection(LimitedConnection):
+    """A connection within limits."""
+
+    __slots__ = ("_kind", "_log")
+
+    def __init__(
+        self,
+        server: web.Server,
+        *,
+        counts: ConnectionCounts,
+        waits: ConnectionWaits,
+        kind: str,
+        log: Any,
+    ) -> None:
+        super().__init__(server, counts=counts, waits=waits)
+        self._kind = kind
+        self._log = log
+
+    def report(self, event: str, request: web.BaseRequest | None = None) -> None:
+        """Log what was cut."""
+        path = {} if request is None else {"path": request.path}
+        self._log.warning(event, address=self.address, **path)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002 - aiohttp's signature
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it repeats what was sent
+    ) -> web.StreamResponse:
+        """The answer to what is not HTTP, and to an error of our own; neither repeats anything."""
+        text = "the bytes are not HTTP/1.1"
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            text = f"an error of this {self._kind}"
+            self._log.error("request_failed", error=type(exc).__name__)
+        answer = _text(status, text)
+        answer.force_close()
+        return answer
+
+
+class _Server(web.Server):
+    """Serves a handler of requests to connections within limits."""
+
+    def __init__(
+        self, unlimited: web.Server, settings: ConnectionSettings, *, kind: str, log: Any
+    ) -> None:
+        super().__init__(
+            unlimited.request_handler,
+            request_factory=unlimited.request_factory,
+            loop=asyncio.get_running_loop(),
+        )
+        self._counts = ConnectionCounts(
+            most=settings.connections_max, most_per_address=settings.connections_per_address_max
+        )
+        self._waits = ConnectionWaits(
+            head_s=settings.head_wait_s, reader_s=settings.reader_wait_s, linger_s=LINGER_S
+        )
+        self._kind = kind
+        self._log = log
+
+    def __call__(self) -> web.RequestHandler:
+        """A new connection."""
+        return _Connection(
+            self, counts=self._counts, waits=self._waits, kind=self._kind, log=self._log
+        )
+
+
+def _text(status: int, text: str) -> web.Response:
+    headers = {**HEADERS, "Content-Type": TEXT}
+    return web.Response(status=status, body=f"{text}\n".encode(), headers=headers)

@@ -1,0 +1,210 @@
+"""The HTTP interface of a mirror of logs.
+
+    POST /add-checkpoint               a log's checkpoint, for which entries are to come
+    POST /add-entries                  entries of a log, for which the mirror cosigns
+    POST /sign-subtree                 a part of a tree that was cosigned
+    GET  /<origin hash>/checkpoint     the checkpoint cosigned last
+    GET  /<origin hash>/tile/…         tiles and bundles of what is kept (c2sp.org/tlog-tiles)
+    GET  /healthz                      200, or 503 while writes fail
+
+Source: c2sp.org/tlog-mirror.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from ledger.runtime.hangup import reload_at_hangup
+from ledger.runtime.limited_runner import HEADERS, LimitedRunner, refuse_bad_heads
+from ledger.runtime.listening import open_listening, serve_sockets
+from ledger.runtime.systemd import notify, notify_ready
+from ledger.runtime.tls import open_tls, reload_tls, scheme
+from ledger.tlog_mirror.log_copy import LogCopy
+from ledger.tlog_mirror.service import Answer, TlogMirror
+from ledger.tlog_mirror.settings import TlogMirrorSettings
+from ledger.tlog_mirror.upload_body import ENCODINGS, CutShortError, inflated
+from ledger_client.runtime.clock import unix_s
+from ledger_core.tlog.cosignature import self_test
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.mirror import MEDIA
+from ledger_core.tlog.tile import parse_tile_path
+from ledger_core.tlog.witness import BODY_BYTES_MAX
+
+CHECK_INTERVAL_S: Final = 1.0
+"""Seconds between looks at the stores, of writes that failed."""
+
+IMMUTABLE: Final = "public, max-age=31536000, immutable"
+ORIGIN_HASH: Final = "{origin_hash:[0-9a-f]{64}}"
+
+MIRROR: Final = web.AppKey("mirror", TlogMirror)
+SETTINGS: Final = web.AppKey("settings", TlogMirrorSettings)
+
+_log = structlog.get_logger("ledger.tlog_mirror")
+
+
+async def serve(
+    directory: Path,
+    settings: TlogMirrorSettings,
+    *,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], None] | None = None,
+    now: Callable[[], int] = unix_s,
+    reloads_at_hangup: bool = False,
+) -> None:
+    """Serve the mirror in a folder until `stop` is set. `on_ready` gets `http://host:port`.
+
+    `reloads_at_hangup`: SIGHUP has the certificate read again; on the main thread only.
+
+    Raises: UnavailableError when another process serves it, a part is missing, or the address is
+    taken; MalformedError and VerificationError when a store is not as it was left.
+    """
+    self_test()
+    tls = open_tls(settings)
+    if reloads_at_hangup:
+        reload_at_hangup(lambda: None if tls is None else reload_tls(tls, settings), stop)
+    mirror = TlogMirror(directory, settings, now=now)
+    try:
+        app = make_app(mirror, settings)
+        runner = LimitedRunner(app, settings, kind="mirror", log=_log)
+        await runner.setup()
+        try:
+            (sockets,), address = open_listening(settings.listen, 1, scheme=scheme(tls))
+            await serve_sockets(runner, sockets, tls)
+            _log.info("serving", address=address, mirror=mirror.name)
+            notify_ready(f"serving on {address}")
+            if on_ready is not None:
+                on_ready(address)
+            await _until(stop, mirror)
+            _log.info("stopping")
+            notify("STOPPING=1")
+        finally:
+            await runner.cleanup()
+    finally:
+        await asyncio.to_thread(mirror.close)
+
+
+def make_app(mirror: TlogMirror, settings: TlogMirrorSettings) -> web.Application:
+    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[refuse_bad_heads])
+    app[MIRROR], app[SETTINGS] = mirror, settings
+    app.router.add_post("/add-checkpoint", _add_checkpoint)
+    app.router.add_post("/add-entries", _add_entries)
+    app.router.add_post("/sign-subtree", _sign_subtree)
+    app.router.add_get(f"/{ORIGIN_HASH}/checkpoint", _checkpoint)
+    app.router.add_get(f"/{ORIGIN_HASH}/{{path:tile/.+}}", _tile)
+    app.router.add_get("/healthz", _healthz)
+    return app
+
+
+async def _until(stop: asyncio.Event, mirror: TlogMirror) -> None:
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CHECK_INTERVAL_S):
+                await stop.wait()
+        if mirror.failure is not None:
+            await asyncio.to_thread(mirror.probe)
+
+
+async def _add_checkpoint(request: web.Request) -> web.Response:
+    body = await _read(request)
+    return _response(await request.app[MIRROR].add_checkpoint(body))
+
+
+async def _sign_subtree(request: web.Request) -> web.Response:
+    body = await _read(request)
+    return _response(await request.app[MIRROR].sign_subtree(body))
+
+
+async def _add_entries(request: web.Request) -> web.Response:
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if request.content_type != MEDIA:
+        return _refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"want Content-Type: {MEDIA}")
+    if encoding not in ENCODINGS:
+        answer = _refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "want Content-Encoding: gzip, or none")
+        answer.headers["Accept-Encoding"] = "gzip"
+        return answer
+    pieces = inflated(_pieces(request), encoding)
+    found = await request.app[MIRROR].add_entries(pieces, address=request.remote or "")
+    answer = _response(found)
+    answer.headers["Accept-Encoding"] = "gzip"
+    return answer
+
+
+async def _read(request: web.Request) -> bytes:
+    """A small body. It is refused with 413 as soon as it is larger than any such request is."""
+    try:
+        async with asyncio.timeout(request.app[SETTINGS].body_wait_s):
+            return await request.read()
+    except TimeoutError:
+        _log.warning("body_too_slow", address=request.remote)
+        refusal = web.HTTPRequestTimeout()
+        refusal.force_close()
+        raise refusal from None
+    except ConnectionError:
+        raise web.HTTPBadRequest from None  # Nobody reads the answer.
+
+
+async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
+    """The body of an upload as it arrives. Raises: CutShortError."""
+    try:
+        while piece := await request.content.readany():
+            yield piece
+    except (ConnectionError, web.RequestPayloadError):
+        raise CutShortError("the connection ended within the body") from None
+
+
+async def _checkpoint(request: web.Request) -> web.Response:
+    copy = _copy(request)
+    checkpoint = None if copy is None else copy.checkpoint()
+    if checkpoint is None:
+        return _refuse(HTTPStatus.NOT_FOUND, "nothing was mirrored for this origin")
+    return _response(Answer(HTTPStatus.OK, checkpoint.note))
+
+
+async def _tile(request: web.Request) -> web.Response:
+    copy = _copy(request)
+    try:
+        ref = parse_tile_path(request.match_info["path"])
+        if copy is None:
+            return _refuse(HTTPStatus.NOT_FOUND, "nothing was mirrored for this origin")
+        if ref.level is None:
+            data = await asyncio.to_thread(copy.store.bundle, index=ref.index, width=ref.width)
+        else:
+            data = copy.store.tile(level=ref.level, index=ref.index, width=ref.width)
+    except MalformedError as error:
+        return _refuse(HTTPStatus.NOT_FOUND, str(error))
+    if data is None:
+        return _refuse(HTTPStatus.NOT_FOUND, "the copy has no such tile yet")
+    headers = {**HEADERS, "Cache-Control": IMMUTABLE, "Content-Type": MEDIA}
+    return web.Response(body=data, headers=headers)
+
+
+async def _healthz(request: web.Request) -> web.Response:
+    failure = request.app[MIRROR].failure
+    if failure is not None:
+        return _refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(failure))
+    return _response(Answer(HTTPStatus.OK, "ok\n"))
+
+
+def _copy(request: web.Request) -> LogCopy | None:
+    try:
+        return request.app[MIRROR].find(request.match_info["origin_hash"])
+    except (MalformedError, UnavailableError, VerificationError) as error:
+        _log.critical("store_damaged", reason=str(error))
+        return None
+
+
+def _refuse(status: int, text: str) -> web.Response:
+    return _response(Answer(status, f"{text}\n"))
+
+
+def _response(answer: Answer) -> web.Response:
+    headers = {**HEADERS, "Content-Type": answer.content_type}
+    if answer.retry_after_s is not None:
+        headers["Retry-After"] = str(answer.retry_after_s)
+    return web.Response(status=answer.status, body=answer.body.encode(), headers=headers)

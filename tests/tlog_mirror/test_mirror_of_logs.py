@@ -1,0 +1,194 @@
+"""A mirror of logs: several logs, signed subtrees, restarts, kills, copies that don't belong."""
+
+import hashlib
+import os
+import shutil
+import signal
+from contextlib import closing
+from pathlib import Path
+
+import aiohttp
+import pytest
+from click.testing import CliRunner
+
+from ledger.cli.tlog_mirror import command
+from ledger.demo.child_service import Service
+from ledger.store import keyspace
+from ledger.store.log import LogStore
+from ledger.tlog_mirror.data_dir import TlogMirrorPaths, add_log
+from ledger.tlog_mirror.log_copy import check_copy
+from ledger_core.tlog.checkpoint import parse_signed_checkpoint
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.keys import ED25519_COSIGNATURE
+from ledger_core.tlog.note import Signer
+from ledger_core.tlog.signed_subtree import SignSubtree, format_sign_subtree
+from ledger_core.tlog.witness import parse_cosignatures
+from tests.tlog_mirror.sending import (
+    LOG,
+    ORIGIN,
+    SIGNERS,
+    Sender,
+    Tree,
+    fork,
+    make_tlog_mirror,
+    serving,
+    tree,
+)
+
+pytestmark = pytest.mark.anyio
+
+OTHER = Tree(
+    origin="example.com/other", signer=Signer.generate("example.com/other", seed=b"o" * 32)
+)
+
+
+async def test_logs_are_mirrored_beside_each_other_and_added_while_it_runs(tmp_path: Path) -> None:
+    paths = make_tlog_mirror(tmp_path / "m")
+    async with serving(paths.root) as mirror:
+        assert await mirror.checkpoint(0, 300) == 200
+        assert await mirror.checkpoint(0, 300, of=OTHER) == 404
+        add_log(paths, OTHER.origin, [str(OTHER.signer.verifier)], SIGNERS)
+        assert await mirror.checkpoint(0, 500, of=OTHER) == 200
+        assert (await mirror.entries(OTHER.upload(0, 500)))[0] == 200
+        assert (await mirror.entries(tree().upload(0, 300)))[0] == 200
+        await mirror.check_copy(300)
+        await mirror.check_copy(500, of=OTHER)
+
+
+async def test_a_checkpoint_is_taken_by_the_rules_of_a_witness(tmp_path: Path) -> None:
+    make_tlog_mirror(tmp_path / "m")
+    async with serving(tmp_path / "m") as mirror:
+        assert await mirror.checkpoint(0, 300) == 200
+        assert await mirror.checkpoint(300, 300) == 200
+        status, size, media = await mirror.post("/add-checkpoint", tree().add_checkpoint(0, 500))
+        assert (status, size, media) == (409, b"300\n", "text/x.tlog.size")
+        assert await mirror.checkpoint(300, 500, of=fork()) == 422
+        assert (await mirror.post("/add-checkpoint", b"old 0\n"))[0] == 400
+        stranger = Tree(signer=Signer.generate(ORIGIN, seed=b"s" * 32))
+        assert await mirror.checkpoint(300, 500, of=stranger) == 403
+        assert await mirror.checkpoint(300, 500) == 200
+
+
+async def test_a_subtree_of_what_was_cosigned_is_signed(tmp_path: Path) -> None:
+    make_tlog_mirror(tmp_path / "m")
+    async with serving(tmp_path / "m") as mirror:
+        assert await mirror.checkpoint(0, 700) == 200
+        root, proof = tree().subtree(256, 400, 700)
+        unsigned = SignSubtree(256, 400, root, proof, tree().signed(700))
+        assert (await mirror.post("/sign-subtree", format_sign_subtree(unsigned)))[0] == 403
+        assert (await mirror.entries(tree().upload(0, 700)))[0] == 200
+        mirrored = await mirror.mirrored()
+        assert mirrored is not None
+        asked = SignSubtree(256, 400, root, proof, mirrored)
+        status, answer, _ = await mirror.post("/sign-subtree", format_sign_subtree(asked))
+        assert status == 200
+        (signature,) = parse_cosignatures(answer)
+        SIGNERS[1].verifier.check_subtree(asked.subtree, signature)
+        wrong = SignSubtree(256, 400, bytes(32), proof, mirrored)
+        assert (await mirror.post("/sign-subtree", format_sign_subtree(wrong)))[0] == 422
+        assert (await mirror.post("/sign-subtree", b"subtree 0 1\n"))[0] == 400
+
+
+async def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> None:
+    make_tlog_mirror(tmp_path / "m")
+    async with serving(tmp_path / "m") as mirror:
+        assert await mirror.checkpoint(0, 700) == 200
+        assert (await mirror.entries(tree().upload(0, 700, most=2)))[0] == 202
+    async with serving(tmp_path / "m") as mirror:
+        status, info = await mirror.entries(tree().upload(600, 700))
+        assert (status, info[:2]) == (409, (700, 512))
+        assert (await mirror.entries(tree().upload(512, 700)))[0] == 200
+        assert await mirror.checkpoint(700, 1100) == 200
+    async with serving(tmp_path / "m") as mirror:
+        await mirror.check_copy(700)
+        assert (await mirror.entries(tree().upload(700, 1100)))[0] == 200
+        await mirror.check_copy(1100)
+
+
+async def test_a_killed_mirror_has_all_that_it_answered(tmp_path: Path) -> None:
+    paths = make_tlog_mirror(tmp_path / "m")
+    pending, next_entry, mirrored = 0, 0, 0
+    for size, most in ((300, 1), (700, 1), (1100, 1), (1100, None)):
+        flags = ("--log-level", "error")
+        with Service(
+            paths.root, listen="127.0.0.1:0", command=("tlog-mirror", "serve"), flags=flags
+        ) as service:
+            async with aiohttp.ClientSession() as session:
+                mirror = Sender(service.url, session)
+                if size > pending:
+                    assert await mirror.checkpoint(pending, size) == 200
+                    pending = size
+                status, answer = await mirror.entries(tree().upload(next_entry, size, most=most))
+                if status == 200:
+                    next_entry = mirrored = size
+                else:
+                    assert status == 202
+                    next_entry = answer[1]
+                os.kill(service.process_id, signal.SIGKILL)
+        with closing(LogStore.open(paths.log(ORIGIN))) as store:
+            assert store.head().tree_size == next_entry
+            note = store.environment.get(keyspace.META, keyspace.META_PENDING)
+            assert note is not None
+            assert parse_signed_checkpoint(note).head.tree_size == pending
+        assert check_copy(paths.log(ORIGIN)) == []
+    assert mirrored == 1100
+
+
+async def test_another_mirror_s_copies_are_refused(tmp_path: Path) -> None:
+    paths = make_tlog_mirror(tmp_path / "m")
+    other = CosignatureSigner.generate(
+        "example.com/n", algorithm=ED25519_COSIGNATURE, seed=b"n" * 32
+    )
+    others = make_tlog_mirror(tmp_path / "n", signers=[other])
+    shutil.rmtree(paths.log(ORIGIN))
+    shutil.copytree(others.log(ORIGIN), paths.log(ORIGIN))
+    with pytest.raises(MalformedError, match="does not belong to the keys"):
+        async with serving(paths.root):
+            pass
+
+
+async def test_an_older_copy_that_was_put_back_is_refused(tmp_path: Path) -> None:
+    paths = make_tlog_mirror(tmp_path / "m")
+    folder = paths.log(ORIGIN)
+    async with serving(paths.root) as mirror:
+        assert await mirror.checkpoint(0, 300) == 200
+    shutil.copy(folder / "data.mdb", tmp_path / "older")
+    async with serving(paths.root) as mirror:
+        assert (await mirror.entries(tree().upload(0, 300)))[0] == 200
+    shutil.copy(tmp_path / "older", folder / "data.mdb")
+    with pytest.raises(MalformedError, match="older copy was put back, and this mirror"):
+        async with serving(paths.root):
+            pass
+
+
+async def test_a_copy_that_is_full_takes_no_entries_and_keeps_what_it_has(tmp_path: Path) -> None:
+    make_tlog_mirror(tmp_path / "m")
+    large = Tree([hashlib.shake_256(b"%d" % index).digest(6_000) for index in range(600)])
+    async with serving(tmp_path / "m", log_bytes_max=2 << 20) as mirror:
+        assert await mirror.checkpoint(0, 600, of=large) == 200
+        assert (await mirror.entries(large.upload(0, 600)))[0] == 507
+        assert (await mirror.get("/healthz"))[0] == 503
+        status, info = await mirror.entries(large.upload(257, 600))
+        assert (status, info[:2]) == (409, (600, 256))
+    assert check_copy(TlogMirrorPaths(tmp_path / "m").log(ORIGIN)) == []
+    async with serving(tmp_path / "m", log_bytes_max=64 << 20) as mirror:
+        assert (await mirror.entries(large.upload(256, 600)))[0] == 200
+        await mirror.check_copy(600, of=large)
+
+
+def test_the_commands_make_show_and_check_a_mirror(tmp_path: Path) -> None:
+    folder, run = str(tmp_path / "m"), CliRunner().invoke
+    made = run(command, ["init", folder, "--name", "example.com/m"])
+    assert made.exit_code == 0
+    assert made.stdout.count("example.com/m+") == 2
+    assert run(command, ["init", folder, "--name", "example.com/m"]).exit_code == 2
+    vkey = str(LOG.verifier)
+    assert run(command, ["add-log", folder, "--vkey", vkey]).exit_code == 0
+    own = made.stdout.split()[-1]
+    refused = run(command, ["add-log", folder, "--vkey", own, "--origin", ORIGIN])
+    assert refused.exit_code == 2
+    assert "public key of this mirror" in refused.output
+    shown = run(command, ["status", folder])
+    assert ORIGIN in shown.stdout
+    assert run(command, ["fsck", folder]).stdout.startswith("1 log:")
