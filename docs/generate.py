@@ -8,13 +8,13 @@ code, since `make check` runs this with --check.
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from ledger.alarms.config import AlarmConfig
 from ledger.archive.config import ArchiveConfig
-from ledger.runtime.settings_table import settings_of
+from ledger.runtime.settings_table import Setting, settings_of
 from ledger.service.http.openapi import route_rows
 from ledger.service.http.problems import PROBLEMS
 from ledger.service.metrics import metric_rows
@@ -22,6 +22,7 @@ from ledger.service.settings import RELOADED, SETTINGS
 from ledger.sinks.config import SinkConfig
 from ledger.store import keyspace
 from ledger.store.index import group_filter, segment_file
+from ledger.tlog_mirror.settings import TLOG_MIRROR_SETTINGS
 from ledger.witness.settings import WITNESS_SETTINGS
 from ledger_client.sql.recipes import RECIPES
 from ledger_core.event.model import LIMITS
@@ -60,12 +61,18 @@ def settings() -> str:
 
 def witness_settings() -> str:
     """The table of a witness's settings."""
+    return _program_settings(WITNESS_SETTINGS)
+
+
+def tlog_mirror_settings() -> str:
+    """The table of the settings of a mirror of logs."""
+    return _program_settings(TLOG_MIRROR_SETTINGS)
+
+
+def _program_settings(rows: Sequence[Setting]) -> str:
     return _table(
         ("flag", "variable", "default", "what for"),
-        [
-            (f"`{s.flag}`", f"`{s.variable}`", f"`{_plain(s.default)}`", s.help)
-            for s in WITNESS_SETTINGS
-        ],
+        [(f"`{s.flag}`", f"`{s.variable}`", f"`{_plain(s.default)}`", s.help) for s in rows],
     )
 
 
@@ -152,6 +159,7 @@ def layout_of(module: ModuleType) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "limits": limits,
     "settings": settings,
+    "tlog-mirror-settings": tlog_mirror_settings,
     "witness-settings": witness_settings,
     "alarms": alarms,
     "archives": archives,

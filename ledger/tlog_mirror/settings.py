@@ -39,8 +39,8 @@ class TlogMirrorSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = MAP_BYTES_DEFAULT
     uploads_max: Annotated[
         Count,
-        "Uploads that may run at once; each takes at most 34 MB of memory. One more is asked to "
-        "come again.",
+        "Uploads that may run at once; each takes a few MB of memory, and up to 70 MB with entries "
+        "of 64 kB. One more is asked to come again.",
     ] = 8
     uploads_per_address_max: Annotated[
         Count, "Uploads that one address may have at once. A reverse proxy is one address."
