@@ -70,7 +70,8 @@ def test_a_body_comes_out_the_same_in_whatever_pieces_it_arrives(data: st.DataOb
     upload = Upload(ORIGIN, start, end, data.draw(st.binary(max_size=300)))
     sent = packages(start, end)
     whole = body(upload, sent)
-    decoder, found, position = UploadDecoder(), [], 0
+    found: list[Package] = []
+    decoder, position = UploadDecoder(), 0
     while position < len(whole):
         size = data.draw(st.integers(1, 9_000))
         found += decoder.feed(whole[position : position + size])
@@ -107,7 +108,7 @@ def test_the_packages_before_a_fault_are_given_first() -> None:
     second = len(body(Upload(ORIGIN, 0, 700), sent[:2]))
     bad = bytearray(whole)
     bad[second - 1 - 32 * len(sent[1].proof)] = 64
-    found = []
+    found: list[Package] = []
     with pytest.raises(MalformedError, match="at most 63 hashes, got 64"):
         found.extend(UploadDecoder().feed(bytes(bad)))
     assert found == sent[:1]
