@@ -9,6 +9,7 @@ import click
 
 from ledger.cli.options import directory_argument, progress_bar
 from ledger.query.parquet_segments import DAMAGED_FILE, seal_missing, sealed_files, write_lines
+from ledger.query.segment_builder import first_whole
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store.environment import DATA_FILE
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
@@ -107,11 +108,14 @@ def open_events(directory: Path, scratch: Path) -> Iterator[LocalEvents]:
             note(f"{path} {DAMAGED_FILE}")
         lines = scratch / "unsealed.jsonl"
         open_start = size - size % SEGMENT_ENTRIES_MAX
+        first = first_whole(log, SEGMENT_ENTRIES_MAX) * SEGMENT_ENTRIES_MAX
         with lines.open("wb") as file:
             for segment in found.missing:
                 start = segment * SEGMENT_ENTRIES_MAX
                 write_lines(log, start, start + SEGMENT_ENTRIES_MAX, file)
-            write_lines(log, open_start, size, file)
+            # What stays of the segment that was pruned in part.
+            write_lines(log, log.minimum_index, min(first, open_start), file)
+            write_lines(log, max(log.minimum_index, open_start), size, file)
         sources = Sources(parquet=found.files, lines=[lines])
         yield LocalEvents(log, sources, size, len(found.missing))
 

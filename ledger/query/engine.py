@@ -34,6 +34,7 @@ from ledger.query.open_segments import OpenSegments
 from ledger.query.plan import make_plan, span_of
 from ledger.query.plan_nodes import Span
 from ledger.query.resolve_ids import IdResolver
+from ledger.query.segment_builder import first_whole
 from ledger.query.tallies import Tallies
 from ledger.query.time_run import TimeRun, make_run
 from ledger.query.value_stream import Found, ValueStream
@@ -296,14 +297,14 @@ class QueryEngine:
 
     def status(self) -> IndexStatus:
         """The part of the log that the index on disk covers."""
-        tree_size = self.tree_size()
+        tree_size, entries = self.tree_size(), self._segment_entries
         with self._snapshot() as snapshot:
             health = None if self._index is None else self._index.health()
             return IndexStatus(
                 tree_size=tree_size,
-                segment_entries=self._segment_entries,
+                segment_entries=entries,
                 sealed_segments=0 if snapshot is None else len(snapshot.records),
-                full_segments=tree_size // self._segment_entries,
+                full_segments=len(range(first_whole(self._log, entries), tree_size // entries)),
                 is_current=health is not None and not health.stale,
                 damaged_segments=() if health is None else tuple(sorted(health.damaged)),
                 unreadable=tuple(map(str, self._log.damaged_bundles())),
@@ -379,7 +380,7 @@ class QueryEngine:
             yield QueryScope(
                 node=node,
                 matches=make_matcher(resolved),
-                span=span_of(node, tree_size),
+                span=span_of(node, tree_size).behind(self._log.minimum_index),
                 tree_size=tree_size,
                 segment_entries=self._segment_entries,
                 window_segments=self._window_segments,

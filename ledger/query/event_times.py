@@ -17,7 +17,7 @@ from ledger.query.open_segments import OpenTerms
 from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index.index_store import IndexSnapshot
 from ledger.store.index.time_column import BLOCK_ENTRIES
-from ledger.store.log import DamagedBundleError
+from ledger.store.log import UNREADABLE
 from ledger_core.query.analyzer import unix_us
 from ledger_core.tlog.errors import UnavailableError
 
@@ -98,8 +98,9 @@ class ReadTimes:
             try:
                 for _, leaves in self._leaf_cache.bundles(first, stop):
                     times.fromlist([unix_us(_decode_time(leaf).event.time) for leaf in leaves])
-            except DamagedBundleError:
-                # Queries that cover these entries say that they are not complete.
+            except UNREADABLE:
+                # Queries that cover damaged entries say that they are not complete; none covers
+                # pruned ones.
                 times.fromlist([0] * (stop - first))
         with self._lock:
             self._times[segment] = times

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
-from ledger.store.log import DamagedBundleError, LogStore
+from ledger.store.log import UNREADABLE, DamagedBundleError, LogStore, PrunedError
 from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle
 
 CACHE_BYTES: Final = 64 << 20
@@ -36,7 +36,7 @@ class LeafCache:
     def leaves(self, indices: Sequence[int]) -> list[bytes]:
         """The leaves at indices below the durable size, in the order of `indices`.
 
-        Cost: 0.1 ms for each bundle with rows that are not cached. Raises: DamagedBundleError.
+        Cost: 0.1 ms for each bundle with rows that are not cached. Raises: as `UNREADABLE`.
         """
         found, damaged = self._found(indices)
         if damaged is not None:
@@ -44,19 +44,21 @@ class LeafCache:
         return [found[index] for index in indices]
 
     def readable(self, indices: Sequence[int]) -> list[bytes | None]:
-        """As `leaves`, with None for those in a damaged bundle."""
+        """As `leaves`, with None for those in a damaged bundle, or pruned."""
         found, _ = self._found(indices)
         return [found.get(index) for index in indices]
 
-    def _found(self, indices: Sequence[int]) -> tuple[dict[int, bytes], DamagedBundleError | None]:
+    def _found(
+        self, indices: Sequence[int]
+    ) -> tuple[dict[int, bytes], DamagedBundleError | PrunedError | None]:
         """The leaves that can be read, and the last error of the others."""
         found = self._cached(indices)
         missing = sorted(index for index in indices if index not in found)
-        damaged = None
+        damaged: DamagedBundleError | PrunedError | None = None
         for number, some in groupby(missing, lambda index: index // TILE_WIDTH):
             try:
                 found.update(self._read(number, [index % TILE_WIDTH for index in some]))
-            except DamagedBundleError as error:
+            except UNREADABLE as error:
                 damaged = error
         if missing and self._bytes_max:
             self._cache((index, found[index]) for index in missing if index in found)
@@ -65,7 +67,7 @@ class LeafCache:
     def bundles(self, start: int, end: int) -> Iterator[tuple[int, list[bytes]]]:
         """The leaves `[start, end)` by bundle, each with the index of its first; none is cached.
 
-        Precondition: `end` is at most the durable size. Raises: DamagedBundleError.
+        Precondition: `end` is at most the durable size. Raises: as `UNREADABLE`.
         """
         for first, stop in self.parts(start, end):
             number, offset = divmod(first, TILE_WIDTH)

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
-from ledger.store.log import DamagedBundleError, LogStore
+from ledger.store.log import UNREADABLE, LogStore
 
 OpenTerms: TypeAlias = Mapping[int, Sequence[SegmentTerms]]
 """The slices of each segment, in order."""
@@ -96,7 +96,8 @@ class OpenSegments:
 
     def _wanted(self, tree_size: int, sealed: Container[int]) -> list[int]:
         end = -(-tree_size // self._segment_entries)
-        return [seg for seg in range(max(0, end - SEGMENTS_MAX), end) if seg not in sealed]
+        first = max(self._log.minimum_index // self._segment_entries, end - SEGMENTS_MAX)
+        return [seg for seg in range(first, end) if seg not in sealed]
 
     def _missing(
         self, segments: Mapping[int, Sequence[SegmentTerms]], wanted: Sequence[int], tree_size: int
@@ -171,8 +172,9 @@ class OpenSegments:
             try:
                 for _, leaves in self._leaf_cache.bundles(start, stop):
                     terms.add(leaves)
-            except DamagedBundleError:
-                # Queries that cover these entries say that they are not complete.
+            except UNREADABLE:
+                # Queries that cover damaged entries say that they are not complete; none covers
+                # pruned ones.
                 terms.skip(stop - start)
 
 

@@ -25,6 +25,7 @@ from typing import BinaryIO, Final, NamedTuple
 
 from ledger.follow.process import is_orphaned, lower_priority
 from ledger.query.leaf_cache import LeafCache
+from ledger.query.segment_builder import first_whole
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import DamagedBundleError, LogStore
 from ledger_client.runtime.files import FileLock, FileLockedError, sync_directory
@@ -54,7 +55,7 @@ def sealed_files(
 ) -> SealedFiles:
     """The files that exist for the full segments below `tree_size`. Cost: a read of all files."""
     found = SealedFiles([], [], [])
-    for segment in range(tree_size // segment_entries):
+    for segment in range(first_whole(log, segment_entries), tree_size // segment_entries):
         path = _find(log, folder, segment, segment_entries)
         if path is not None and _is_whole(path):
             found.files.append(path)
@@ -105,7 +106,9 @@ class ParquetBuilder:
         """The full segments without a file, but for those that can't be read."""
         return [
             segment
-            for segment in range(self._log.head().tree_size // self._entries)
+            for segment in range(
+                first_whole(self._log, self._entries), self._log.head().tree_size // self._entries
+            )
             if segment not in self._unreadable
             and _find(self._log, self._folder, segment, self._entries) is None
         ]

@@ -65,6 +65,10 @@ class Span:
     start: int
     end: int
 
+    def behind(self, index: int) -> "Span":
+        """The entries of this span from an index on."""
+        return Span(max(self.start, index), max(self.end, index))
+
 
 @dataclass(frozen=True, slots=True)
 class Entries:

@@ -78,6 +78,7 @@ class IdResolver:
         start = max(
             [(n + 1) * size for n, r in self.records.items() if r.last_received < text], default=0
         )
+        start = max(start, self.log.minimum_index)
         end = min(
             [n * size for n, r in self.records.items() if r.first_received >= text],
             default=self.tree_size,
@@ -91,13 +92,13 @@ class IdResolver:
 
         Unreadable entries before an end are found too, since `_received_at` takes them as earlier.
         """
-        while index > 0 and self.leaf_cache.readable((index - 1,)) == [None]:
+        while index > self.log.minimum_index and self.leaf_cache.readable((index - 1,)) == [None]:
             index = (index - 1) // TILE_WIDTH * TILE_WIDTH
         return index
 
     def _received_at(self, index: int) -> str:
         """The time of receipt of an entry; in a damaged bundle, that of the last one before it."""
-        while index >= 0:
+        while index >= self.log.minimum_index:
             (leaf,) = self.leaf_cache.readable((index,))
             if leaf is not None:
                 return decode_view(leaf).received.time

@@ -52,7 +52,8 @@ class SegmentBuilder:
         """
         entries = self._writer.segment_entries
         sealed = self._writer.sealed()
-        for segment in reversed(range(self._log.head().tree_size // entries)):
+        size = self._log.head().tree_size
+        for segment in reversed(range(first_whole(self._log, entries), size // entries)):
             if segment in sealed or segment in self._unreadable:
                 continue
             try:
@@ -62,6 +63,11 @@ class SegmentBuilder:
                 continue
             return True
         return self._writer.put_filter()
+
+
+def first_whole(log: LogStore, segment_entries: int) -> int:
+    """The first segment of which no entry was pruned. The one before it may have some that stay."""
+    return -(-log.minimum_index // segment_entries)
 
 
 def build_segment(leaf_cache: LeafCache, segment: int, segment_entries: int) -> SealedSegment:
@@ -106,9 +112,12 @@ def reindex(
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
         new.mkdir(mode=0o700)
-        total = log.head().tree_size // segment_entries
+        segments = range(first_whole(log, segment_entries), log.head().tree_size // segment_entries)
+        total = len(segments)
         progress(0, total)
-        for done in _build_all(log, new, total, segment_entries, processes or os.cpu_count() or 1):
+        for done in _build_all(
+            log, new, segments, segment_entries, processes or os.cpu_count() or 1
+        ):
             progress(done, total)
         path.replace(old)
         new.replace(path)
@@ -155,6 +164,8 @@ def check_index(
         for done, (segment, record) in enumerate(snapshot.records.items(), start=1):
             if (segment + 1) * entries > log.head().tree_size:
                 raise VerificationError(f"segment {segment} has entries that the log does not have")
+            if segment < first_whole(log, entries):
+                raise VerificationError(f"segment {segment} has entries that were pruned")
             if is_strict or not record.entries_hash or entries % TILE_WIDTH:
                 check_segment(snapshot, segment, build_segment(leaf_cache, segment, entries))
             else:
@@ -175,13 +186,14 @@ def _entries_hash(log: LogStore, start: int, entries: int) -> str:
 
 
 def _build_all(
-    log: LogStore, folder: Path, total: int, segment_entries: int, workers: int
+    log: LogStore, folder: Path, segments: range, segment_entries: int, workers: int
 ) -> Iterator[int]:
-    """Build the segments below `total` into a folder, and yield after each how many are there."""
+    """Build some segments into a folder, and yield after each how many are there."""
+    total = len(segments)
     if min(workers, total) <= 1:
-        for segment in range(total):
+        for done, segment in enumerate(segments, start=1):
             _build_into(LeafCache(log, bytes_max=0), folder, segment, segment_entries)
-            yield segment + 1
+            yield done
         for group in _groups(folder, segment_entries):
             _build_filter(folder, segment_entries, group)
         return
@@ -192,7 +204,7 @@ def _build_all(
     # Segments have no cycles, so collection is off.
     with ProcessPoolExecutor(min(workers, total), context, gc.disable) as pool:
         build = partial(_build_in_process, log.path, folder, segment_entries)
-        for done, _ in enumerate(pool.map(build, range(total)), start=1):
+        for done, _ in enumerate(pool.map(build, segments), start=1):
             yield done
         build_filter = partial(_build_filter, folder, segment_entries)
         list(pool.map(build_filter, _groups(folder, segment_entries)))

@@ -7,7 +7,7 @@ from typing import Final
 
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import ProblemError
-from ledger.store.log import tenant_id_key
+from ledger.store.id_rows import tenant_id_key
 from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.text import parse_size

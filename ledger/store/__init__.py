@@ -5,10 +5,15 @@ file_length       notices a data file that was cut short
 commit_errors     what a refused write means: undone, or unknown until a restart
 transaction       reads and writes the rows of one environment
 environment       one LMDB environment: open, create, read, write, lock
+compaction        rows are removed for good by a copy without them
+damage            the errors of a damaged log
+id_rows           the table of ids
+minimum_index     the entries below it were pruned
 log               reads the log: entries, tiles, proofs, checkpoints
 log_start         what the writer reads before its first commit
 writer            the one writer of a log
 entry_writer      the writer of a log whose entries are no events
+pruning           a log without the entries below a minimum index takes its place
 kept_heads        the published checkpoints that are kept
 fsck              recomputes a whole log
 index/            which entries have which terms

@@ -14,7 +14,7 @@ environment of their own: a folder with `data.mdb` and `lock.mdb`, and in it nam
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
@@ -55,6 +55,9 @@ COPIED_ROWS: Final = 2_000
 
 _log = structlog.get_logger("ledger.store")
 
+ChangeRows = Callable[[bytes, Iterator[tuple[bytes, bytes]]], Iterator[tuple[bytes, bytes]]]
+"""Gets the name of a database and its rows; gives other rows, in the order of their keys."""
+
 LmdbError: Final = lmdb.Error
 """The base of the errors of LMDB, for damage that a read meets."""
 
@@ -85,7 +88,7 @@ class Environment:
         self._process = os.getpid()
         self._databases = _open_databases(raw, names, path)
         with self.read() as transaction:
-            _check_format(transaction, path)
+            _check_format(transaction, path, is_log=keyspace.ENTRIES in names)
 
     @classmethod
     def open(
@@ -171,7 +174,8 @@ class Environment:
         if self.failure is None or self.is_broken or self._is_full():
             return
         with suppress(UnavailableError), self.write() as transaction:
-            transaction.put(keyspace.META, keyspace.META_FORMAT, keyspace.FORMAT_VERSION)
+            row = transaction.require(keyspace.META, keyspace.META_FORMAT)
+            transaction.put(keyspace.META, keyspace.META_FORMAT, row)
 
     def _undone(self, error: CommitFailedError, number: int) -> CommitUndoneError | None:
         """The error of a transaction that was certainly undone; None when that is unknown.
@@ -229,13 +233,22 @@ class Environment:
         info = self._raw.info()
         return float((info["last_pgno"] + 1) * self._raw.stat()["psize"] / info["map_size"])
 
-    def copy_snapshot(self, snapshot: Transaction[bytes], folder: Path) -> None:
+    def copy_snapshot(
+        self,
+        snapshot: Transaction[bytes],
+        folder: Path,
+        *,
+        change: ChangeRows = lambda _name, rows: rows,
+        check: Callable[[Path], None] | None = None,
+    ) -> None:
         """Write the rows of a read transaction of this environment to a new one in a folder.
 
-        They come in the order of their keys, so every page of the copy is full. Raises: as
-        `create_environment`.
+        They come in the order of their keys, so every page of the copy is full. `change` gets the
+        rows of each database and gives those of the copy. With a `check` of the copy, which it
+        raises from, the copy takes the place of the environment that the folder holds.
+        Raises: as `create_environment`.
         """
-        with _made_aside(folder) as draft:
+        with _made_aside(folder, replaces=check is not None) as draft:
             names = tuple(self._databases)
             with (
                 (
@@ -244,13 +257,15 @@ class Environment:
                 commit_errors(folder),
             ):
                 for name in names:
-                    handle, rows = raw.open_db(name), snapshot.rows(name)
+                    handle, rows = raw.open_db(name), change(name, snapshot.rows(name))
                     while chunk := list(islice(rows, COPIED_ROWS)):
                         with raw.begin(write=True, db=handle) as written:
                             put, added = written.cursor().putmulti(chunk, append=True)
                         if not put == added == len(chunk):
                             raise CorruptedError(f"the rows of {name.decode()} are not in order")
                 raw.sync(force=True)
+            if check is not None:
+                check(draft)
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
@@ -306,14 +321,17 @@ def engine_version() -> str:
 
 
 @contextmanager
-def _made_aside(path: Path) -> Iterator[Path]:
+def _made_aside(path: Path, *, replaces: bool = False) -> Iterator[Path]:
     """A folder for a new environment, whose data file is put into `path` when the block ends."""
-    if (path / DATA_FILE).exists():
+    if not replaces and (path / DATA_FILE).exists():
         raise FileExistsError(f"{path} already holds an environment")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = Path(mkdtemp(prefix=".new-", dir=path))
     try:
         yield draft
+        if replaces:
+            # The table of readers is of the old file, and names its transactions.
+            (path / "lock.mdb").unlink(missing_ok=True)
         (draft / DATA_FILE).rename(path / DATA_FILE)
     finally:
         shutil.rmtree(draft)
@@ -357,13 +375,13 @@ def _open_databases(raw: lmdb.Environment, names: Sequence[bytes], path: Path) -
     return databases
 
 
-def _check_format(transaction: Transaction[bytes], path: Path) -> None:
+def _check_format(transaction: Transaction[bytes], path: Path, *, is_log: bool) -> None:
     """Refuse data that another version of this code wrote in a way that this one can't read."""
     found = transaction.get(keyspace.META, keyspace.META_FORMAT)
     if found is None:
         raise MalformedError(f"{path} is not a ledger's data: it has no format version")
     engine = transaction.get(keyspace.META, keyspace.META_ENGINE)
-    if found != keyspace.FORMAT_VERSION:
+    if found != keyspace.FORMAT_VERSION and not (is_log and found == keyspace.PRUNED_FORMAT):
         problem = (
             f"has format {{}}, this version reads {keyspace.FORMAT_VERSION.decode()}: install the"
             " version that wrote it, or a newer one"

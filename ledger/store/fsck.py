@@ -5,6 +5,9 @@ service. It decodes and hashes each leaf again and compares the tiles of those h
 stored ones, byte for byte. Each id must lead to its entry, and the root must be the head's. Each
 checkpoint that is kept must have the log's signature, and the root that the tree had at its size.
 
+Of entries that were pruned, the leaf hashes in their tiles stand for them: the root of the head is
+made of these, so a changed one is found. Of their ids only the number is checked.
+
 Memory does not grow with the log: checkpoints are read as the pass comes to their sizes.
 `is_strict` parses each leaf as a verifier does, which takes four times as long; the hashes show any
 change that came later.
@@ -21,7 +24,8 @@ from typing import Final, Literal
 import msgspec
 
 from ledger.store import keyspace
-from ledger.store.log import LogStore, tenant_id_key
+from ledger.store.id_rows import decode_id_row, tenant_id_key
+from ledger.store.log import LogStore
 from ledger.store.transaction import Transaction
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
@@ -118,12 +122,8 @@ class _Pass:
         while due is not None and due[0] == 0:
             _check_root(edge, due)
             due = next(checkpoints, None)
-        for first, leaves in self._bundles(head.tree_size):
-            self._check_bundle(first, leaves)
-            if self.visit is not None:
-                self.visit(first, leaves)
-            hashes = leaf_hashes(leaves)
-            start, end = first, first + len(leaves)
+        for first, hashes in self._hashes(head.tree_size):
+            start, end = first, first + len(hashes)
             while start < end:
                 stop = end if due is None else min(due[0], end)
                 for tile in edge.extend(hashes[start - first : stop - first]):
@@ -143,10 +143,26 @@ class _Pass:
                 f"{head.tree_size} says {head.root_hash.hex()}"
             )
 
+    def _hashes(self, tree_size: int) -> Iterator[tuple[int, list[Hash]]]:
+        """The leaf hashes by bundle, each with the index of its first, once it was checked."""
+        for index in range(self.store.minimum_index // TILE_WIDTH):
+            tile = self.transaction.get(keyspace.TILES, keyspace.tile_key(level=0, index=index))
+            if tile is None or len(tile) != FULL_TILE_HASHES * HASH_BYTES:
+                raise VerificationError(f"tile 0/{index} of pruned entries is missing")
+            if self.transaction.get(keyspace.ENTRIES, keyspace.bundle_key(index)) is not None:
+                raise VerificationError(f"bundle {index} was pruned, and is there")
+            places = range(0, TILE_WIDTH * HASH_BYTES, HASH_BYTES)
+            yield index * TILE_WIDTH, [tile[place : place + HASH_BYTES] for place in places]
+        for first, leaves in self._bundles(tree_size):
+            self._check_bundle(first, leaves)
+            if self.visit is not None:
+                self.visit(first, leaves)
+            yield first, leaf_hashes(leaves)
+
     def _bundles(self, tree_size: int) -> Iterator[tuple[int, list[bytes]]]:
         """The entries by bundle, each with the index of its first."""
         whole = tree_size // TILE_WIDTH
-        for index in range(whole):
+        for index in range(self.store.minimum_index // TILE_WIDTH, whole):
             leaves = self.store.full_bundle(self.transaction, index)
             if leaves is None:
                 raise VerificationError(f"bundle {index} is missing")
@@ -204,7 +220,7 @@ class _Pass:
             raise VerificationError(f"entry {leaf_index}: its id leads nowhere")
         if found != want:
             raise VerificationError(
-                f"entry {leaf_index}: its id leads to entry {keyspace.decode_u64(found)}"
+                f"entry {leaf_index}: its id leads to entry {decode_id_row(found).leaf_index}"
             )
 
     def _check_tile(self, level: int, index: int, want: bytes) -> None:
@@ -245,8 +261,9 @@ class _Pass:
     def _check_counts(self, head: TreeHead) -> None:
         """Check that the store has no rows beside those that the entries account for."""
         whole, rest = divmod(head.tree_size, TILE_WIDTH)
+        pruned = self.store.minimum_index // TILE_WIDTH
         for name, want in (
-            (keyspace.ENTRIES, whole + rest),
+            (keyspace.ENTRIES, whole + rest - pruned),
             (keyspace.TILES, self.tiles),
             (keyspace.IDS, head.tree_size),
         ):

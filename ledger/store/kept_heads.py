@@ -66,9 +66,10 @@ def kept_heads(environment: Environment, *, start: int, most: int) -> list[Signe
     return found
 
 
-def thin_heads(transaction: Transaction[bytes], time_of: TimeOf) -> None:
+def thin_heads(transaction: Transaction[bytes], time_of: TimeOf, *, minimum_index: int = 0) -> None:
     """Drop old heads that share their span of time with one before.
 
+    Heads whose newest entry is below the minimum index stay as they are.
     Cost: reads at most `THINNED_AT_ONCE + 1` entries for each level.
     """
     with transaction.cursor(keyspace.CHECKPOINTS) as cursor:
@@ -83,7 +84,8 @@ def thin_heads(transaction: Transaction[bytes], time_of: TimeOf) -> None:
         for _ in range(THINNED_AT_ONCE):
             last_size, last_span = done[2 * level : 2 * level + 2]
             with transaction.cursor(keyspace.CHECKPOINTS) as cursor:
-                if not cursor.set_range(keyspace.encode_u64(last_size + 1)):
+                first = max(last_size, minimum_index) + 1
+                if not cursor.set_range(keyspace.encode_u64(first)):
                     break
                 key = cursor.key()
             size = keyspace.decode_u64(key)

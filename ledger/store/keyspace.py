@@ -8,12 +8,15 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
                                              each behind its u16 length (c2sp.org/tlog-tiles)
       tiles        u8 level ‖ u64 index      a full tile: 511 hashes, 16,352 bytes, row by row from
                                              the leaves; a partial one: its leaves, 32 bytes each
-      ids          16 bytes of the event id  u64 leaf_index
+      ids          16 bytes of the event id  u64 leaf_index; of an event that was pruned, behind it
+                                             16 bytes of the SHA-256 of its tenant, if it had one
                    id ‖ 16 bytes             u64 leaf_index: the event of another tenant with an id
                                              that was taken; SHA-256 of the tenant, cut to 16 bytes
       checkpoints  u64 tree_size             the signed note that was published first with this
                                              size; old ones are thinned out (store/kept_heads.py)
-      meta         "format"                  "1"
+      meta         "format"                  "1", or "1-pruned" once there is a minimum index
+                   "minimum"                 u64 minimum index ‖ u64 index of the event of the last
+                                             pruning (store/minimum_index.py)
                    "origin"                  UTF-8
                    "engine"                  the LMDB version that made the files, "0.9.36"
                    "tree"                    u64 tree_size ‖ 32 bytes root hash
@@ -22,6 +25,7 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
                    "thinned"                 for each level of thinning: u64 size of the last head
                                              that was looked at ‖ u64 its span of time
                    "token_events"            for each event about a token: u64 leaf_index
+                   "pruned_token_events"     what those that were pruned said, as JSON
 
     DIR/access   access tokens, and events about them
       tokens       SHA-256 of the token      a TokenRecord as JSON
@@ -71,6 +75,8 @@ from typing import Final
 from ledger_core.tlog.hashing import HASH_BYTES, Hash
 
 FORMAT_VERSION: Final = b"1"
+PRUNED_FORMAT: Final = b"1-pruned"
+"""Of a log with a minimum index."""
 
 ENTRIES: Final = b"entries"
 TILES: Final = b"tiles"
@@ -93,6 +99,8 @@ META_TREE: Final = b"tree"
 META_RENEWED: Final = b"renewed"
 META_THINNED: Final = b"thinned"
 META_TOKEN_EVENTS: Final = b"token_events"
+META_PRUNED_TOKEN_EVENTS: Final = b"pruned_token_events"
+META_MINIMUM: Final = b"minimum"
 META_KEYS: Final = b"keys"
 META_LOG_KEYS: Final = b"log_keys"
 META_PENDING: Final = b"pending"

@@ -5,7 +5,6 @@ writer and belongs to one thread. A commit is one LMDB transaction: the entries,
 grow or fill, their ids and the new tree head become durable together or not at all.
 """
 
-import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,8 +14,13 @@ import structlog
 import zstandard
 
 from ledger.store import keyspace
+from ledger.store.damage import DamagedBundleError as DamagedBundleError
+from ledger.store.damage import DamagedTreeError as DamagedTreeError
 from ledger.store.environment import MAP_BYTES_DEFAULT, Environment, create_environment
+from ledger.store.id_rows import LAST_TENANT, decode_id_row, tenant_id_key, tenant_mark
 from ledger.store.kept_heads import latest_head
+from ledger.store.minimum_index import PrunedError as PrunedError
+from ledger.store.minimum_index import Pruning, read_pruning
 from ledger.store.transaction import Transaction
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
@@ -43,30 +47,14 @@ DATABASES = (keyspace.ENTRIES, keyspace.TILES, keyspace.IDS, keyspace.CHECKPOINT
 
 _log = structlog.get_logger("ledger.store")
 
-TENANT_KEY_BYTES = 16
-_LAST_TENANT = b"\xff" * TENANT_KEY_BYTES
-
-
 NODES_AT_ONCE: Final = 2048
 """Nodes read under the lock of the store, on which acknowledgements wait: a few milliseconds."""
 
 TILES_NAMED: Final = 5
 
 
-class DamagedBundleError(MalformedError):
-    """Entries that can't be read: the rest of the log can."""
-
-    def __init__(self, bundle: int, reason: str) -> None:
-        first = bundle * TILE_WIDTH
-        super().__init__(
-            f"the entries {first} to {first + TILE_WIDTH - 1} can't be read: bundle {bundle} is "
-            f"damaged ({reason})"
-        )
-        self.bundle = bundle
-
-
-class DamagedTreeError(MalformedError):
-    """Stored hashes that contradict each other or the head; the entries may be whole."""
+UNREADABLE: Final = (DamagedBundleError, PrunedError)
+"""Raised for an entry that can't be read: it is damaged, or was removed."""
 
 
 class _PerThread(threading.local):
@@ -87,6 +75,10 @@ class LogStore:
         self._damaged: dict[int, DamagedBundleError] = {}
         self._growing: dict[TileCoord, GrowingTile] = {}
         self._lock = threading.Lock()
+        with environment.read() as transaction:
+            # It never changes while a process has the log open: pruning replaces the file.
+            self.pruning: Final[Pruning | None] = read_pruning(transaction)
+        self.minimum_index: Final = self.pruning.minimum_index if self.pruning else 0
 
     @classmethod
     def open(cls, path: Path, *, readonly: bool = True, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
@@ -105,7 +97,7 @@ class LogStore:
             return _stored_head(transaction)
 
     def leaf(self, leaf_index: int) -> bytes | None:
-        """The leaf bytes at an index, or None past the end."""
+        """The leaf bytes at an index, or None past the end. Raises: as `UNREADABLE`."""
         with self.environment.read() as transaction:
             return self.leaf_in(transaction, leaf_index)
 
@@ -116,12 +108,26 @@ class LogStore:
 
     def index_of(self, id_bytes: bytes) -> int | None:
         found = self.environment.get(keyspace.IDS, id_bytes)
-        return None if found is None else keyspace.decode_u64(found)
+        return None if found is None else decode_id_row(found).leaf_index
+
+    def is_pruned_of(self, key: bytes, tenant: str | None) -> bool:
+        """Whether the event of a key of ids was pruned, and was of this tenant, or of none."""
+        found = self.environment.get(keyspace.IDS, key)
+        row = None if found is None else decode_id_row(found)
+        return (
+            row is not None
+            and (row.leaf_index < self.minimum_index)
+            and (row.mark == tenant_mark(tenant))
+        )
 
     def index_for(self, id_bytes: bytes, tenant: str | None) -> int | None:
         """The index of the event with an id that belongs to this tenant, or to none."""
         for key in (id_bytes, tenant_id_key(id_bytes, tenant)):
             index = self.index_of(key)
+            if index is not None and index < self.minimum_index:
+                if self.is_pruned_of(key, tenant):
+                    return index
+                continue
             leaf = None if index is None else self.leaf(index)
             if leaf is not None and (parse_leaf(leaf).event.tenant or None) == tenant:
                 return index
@@ -135,10 +141,10 @@ class LogStore:
         indices: list[int] = []
         with self.environment.read() as transaction, transaction.cursor(keyspace.IDS) as cursor:
             found = cursor.set_range(low)
-            while found and cursor.key() <= last + _LAST_TENANT:
+            while found and cursor.key() <= last + LAST_TENANT:
                 if len(indices) == most:
                     return None
-                indices.append(keyspace.decode_u64(cursor.value()))
+                indices.append(decode_id_row(cursor.value()).leaf_index)
                 found = cursor.next()
         return indices
 
@@ -355,6 +361,8 @@ class LogStore:
         return leaves
 
     def _bundle(self, transaction: Transaction[bytes], index: int) -> bytes | None:
+        if self.pruning is not None and index * TILE_WIDTH < self.minimum_index:
+            raise PrunedError(self.pruning)
         frame = transaction.get(keyspace.ENTRIES, keyspace.bundle_key(index))
         if frame is None:
             return None
@@ -371,14 +379,6 @@ def _stored_head(transaction: Transaction[bytes]) -> TreeHead:
 def _is_whole(tile: bytes) -> bool:
     """Whether all hashes of a full tile follow from its leaves."""
     return b"".join(subtree_rows(tile[:PUBLIC_TILE_BYTES])) == tile
-
-
-def tenant_id_key(id_bytes: bytes, tenant: str | None) -> bytes:
-    """The key in the table of ids for an event whose id another tenant took first.
-
-    32 bytes that begin with the id: no id of an event equals it, and it sorts behind its id.
-    """
-    return id_bytes + hashlib.sha256((tenant or "").encode()).digest()[:TENANT_KEY_BYTES]
 
 
 def create_log(path: Path, *, origin: str, map_bytes: int = MAP_BYTES_DEFAULT) -> None:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ledger.store import keyspace
-from ledger.store.log import DamagedBundleError, LogStore
+from ledger.store.log import UNREADABLE, DamagedBundleError, LogStore
 from ledger.store.tokens import TokenRecord
 from ledger_core.tlog.tile import TILE_WIDTH
 
@@ -91,18 +91,32 @@ def read_token_event(data: bytes, *, is_leaf: bool = True) -> TokenEvent | None:
 def logged_token_events(log: LogStore) -> list[TokenEvent]:
     """The token events of a log, in order, without those in damaged bundles, which the log names.
 
-    Cost: a read for each.
+    Those that were pruned are remembered. Cost: a read for each.
     """
     indices = log.environment.get(keyspace.META, keyspace.META_TOKEN_EVENTS) or b""
-    events = []
+    events = pruned_token_events(log)
     for start in range(0, len(indices), keyspace.U64_BYTES):
         leaf = None
-        with suppress(DamagedBundleError):
+        with suppress(*UNREADABLE):
             leaf = log.leaf(keyspace.decode_u64(indices[start : start + keyspace.U64_BYTES]))
         event = None if leaf is None else read_token_event(leaf)
         if event is not None:
             events.append(event)
     return events
+
+
+def pruned_token_events(log: LogStore) -> list[TokenEvent]:
+    """The token events whose entries were pruned, in order."""
+    row = log.environment.get(keyspace.META, keyspace.META_PRUNED_TOKEN_EVENTS)
+    return [] if row is None else msgspec.json.decode(row, type=list[TokenEvent])
+
+
+def encode_token_events(events: Iterable[TokenEvent]) -> bytes:
+    """The row of the token events whose entries were pruned: names and times, as the tokens have.
+
+    Without them, nothing would show that a token which was revoked is in use again.
+    """
+    return msgspec.json.encode(list(events))
 
 
 def find_token_events(log: LogStore) -> bytes:
@@ -113,7 +127,7 @@ def find_token_events(log: LogStore) -> bytes:
     found = bytearray()
     tree_size = log.head().tree_size
     with log.environment.read() as snapshot:
-        for first in range(0, tree_size, TILE_WIDTH):
+        for first in range(log.minimum_index, tree_size, TILE_WIDTH):
             parts: list[list[bytes]] = []
             with suppress(DamagedBundleError):
                 parts += log.leaves_between(snapshot, first, min(first + TILE_WIDTH, tree_size))

@@ -13,8 +13,9 @@ import zstandard
 from ledger.store import keyspace
 from ledger.store.commit_errors import CommitFailedError
 from ledger.store.environment import MAP_BYTES_DEFAULT, CorruptedError, lock_for_writing
+from ledger.store.id_rows import decode_id_row, tenant_id_key, tenant_mark
 from ledger.store.kept_heads import store_head, thin_heads
-from ledger.store.log import DamagedBundleError, LogStore, tenant_id_key
+from ledger.store.log import UNREADABLE, DamagedBundleError, LogStore
 from ledger.store.log_start import check_right_edge, partial_tile_bytes
 from ledger.store.token_events import TOKEN_ACTION, find_token_events, read_token_event
 from ledger.store.transaction import Transaction
@@ -62,17 +63,18 @@ def parsed_entry(leaf: bytes, event: Event, event_json: bytes) -> NewEntry:
 class Placement(enum.Enum):
     """The outcome of an append: new, there already, or refused.
 
-    Refused: its id has another event, or the event with its id can't be read.
+    Refused: its id has another event, or the event with its id can't be read or was pruned.
     """
 
     APPENDED = "appended"
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"
     DAMAGED = "damaged"
+    PRUNED = "pruned"
 
 
 class AppendResult(msgspec.Struct, frozen=True, gc=False):
-    """The place of an entry. `leaf` is as stored there, empty when that is damaged."""
+    """The place of an entry. `leaf` is as stored there, empty when that is damaged or pruned."""
 
     placement: Placement
     leaf_index: int
@@ -149,7 +151,11 @@ class LogWriter:
             if checkpoints:
                 # Old heads stay while the time of one can't be read.
                 with suppress(DamagedBundleError):
-                    thin_heads(transaction, partial(self._received_unix_s, transaction))
+                    thin_heads(
+                        transaction,
+                        partial(self._received_unix_s, transaction),
+                        minimum_index=self.store.minimum_index,
+                    )
         return placed
 
     @contextmanager
@@ -216,12 +222,16 @@ class LogWriter:
         fresh: list[NewEntry] = []
         for entry in entries:
             leaf_index, leaf = self._claim(transaction, entry, entry.id_bytes, fresh)
-            if leaf_index != next_index and leaf:
-                tenant = parse_leaf(entry.leaf).event.tenant
-                if parse_leaf(leaf).event.tenant != tenant:
-                    key = tenant_id_key(entry.id_bytes, tenant or None)
+            if leaf_index != next_index:
+                tenant = parse_leaf(entry.leaf).event.tenant or None
+                if self._is_of_another(transaction, entry.id_bytes, leaf, tenant):
+                    key = tenant_id_key(entry.id_bytes, tenant)
                     leaf_index, leaf = self._claim(transaction, entry, key, fresh)
-            if leaf_index == next_index:
+            if leaf_index < self.store.minimum_index:
+                # Whether it is the event that was pruned can't be told; so it is refused, and no
+                # id ever names two events.
+                placement = Placement.PRUNED
+            elif leaf_index == next_index:
                 placement = Placement.APPENDED
                 fresh.append(entry)
                 next_index += 1
@@ -235,6 +245,16 @@ class LogWriter:
             self._append(transaction, fresh)
         return placed
 
+    def _is_of_another(
+        self, transaction: Transaction[bytes], id_bytes: bytes, leaf: bytes, tenant: str | None
+    ) -> bool:
+        """Whether the event that has an id is known to be of another tenant than this one."""
+        if leaf:
+            return (parse_leaf(leaf).event.tenant or None) != tenant
+        row = decode_id_row(transaction.require(keyspace.IDS, id_bytes))
+        is_pruned = row.leaf_index < self.store.minimum_index
+        return is_pruned and row.mark != tenant_mark(tenant)
+
     def _claim(
         self,
         transaction: Transaction[bytes],
@@ -244,19 +264,19 @@ class LogWriter:
     ) -> tuple[int, bytes]:
         """Give a new id the next index, behind the `fresh` entries; the index and leaf that it has.
 
-        The leaf is empty when its bundle is damaged, which the store has logged.
+        The leaf is empty when it was pruned, or its bundle is damaged, which the store has logged.
         It looks the id up and stores it in one call; the next entries of the batch see it.
         """
         next_index = self._edge.size + len(fresh)
         if transaction.claim(keyspace.IDS, key, keyspace.encode_u64(next_index)):
             return next_index, entry.leaf
-        leaf_index = keyspace.decode_u64(transaction.require(keyspace.IDS, key))
+        leaf_index = decode_id_row(transaction.require(keyspace.IDS, key)).leaf_index
         offset = leaf_index - self._edge.size
         try:
             leaf = (
                 fresh[offset].leaf if offset >= 0 else self.store.leaf_in(transaction, leaf_index)
             )
-        except DamagedBundleError:
+        except UNREADABLE:
             leaf = b""
         if leaf is None:
             raise CorruptedError(f"entry {leaf_index} is missing")

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 import pytest
 
-from ledger.store.log import tenant_id_key
+from ledger.store.id_rows import tenant_id_key
 from tests.service.check_log import check_ledger
 from tests.service.serving import QUICK, Answer, Ledger, event, serving_new
 from tests.service.streams import lines_of
