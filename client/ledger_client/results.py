@@ -82,6 +82,7 @@ class Page:
     log are left out, as the service says, because they await the cosignatures of `quorum_missing`.
     The service could not read the entries of the bundles `unreadable`, 256 in each: its data is
     damaged, and their events are left out. `hints` are the service's reasons why it found nothing.
+    The entries below `minimum_index` were pruned, and are in no answer.
     """
 
     entries: tuple[Entry, ...]
@@ -102,6 +103,7 @@ class Page:
     quorum_missing: str | None
     unreadable: tuple[int, ...] = ()
     hints: tuple[Hint, ...] = ()
+    minimum_index: int = 0
     counts: tuple[CountAnswer, ...] = ()
 
     @property

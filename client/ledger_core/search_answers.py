@@ -68,7 +68,8 @@ class Hint(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a search may have found nothing: a sentence, and what to ask instead.
 
     `nearest` is a condition or a query that finds `count` events. `kind` is for programs: `empty`,
-    `key`, `case`, `near`, `value`, `words`, `field`, `time`, `together`, `condition` or `searched`.
+    `key`, `case`, `near`, `value`, `words`, `field`, `time`, `together`, `condition`, `pruned` or
+    `searched`.
     """
 
     kind: str
@@ -86,7 +87,7 @@ class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
     `unpublished` newest entries of the log are not in this tree, because the cosignatures of a
     quorum are missing: `quorum_missing` says which. The service could not read the entries of the
     bundles `unreadable`, 256 in each, so it left out their events. `hints` says why nothing was
-    found.
+    found. The entries below `minimum_index` were pruned, so the answer is of the others alone.
     """
 
     query: str
@@ -108,6 +109,7 @@ class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
     quorum_missing: str | None = None
     unreadable: tuple[Size, ...] = ()
     hints: tuple[Hint, ...] = ()
+    minimum_index: Size = 0
 
 
 class SeenAnswer(Struct, kw_only=True, omit_defaults=True):

@@ -33,12 +33,19 @@ class IndexAnswer(Struct, frozen=True, kw_only=True):
     current: bool
 
 
+class PruningAnswer(Struct, frozen=True, kw_only=True):
+    """The entries below `minimum_index` were pruned, as the event at `event_index` says."""
+
+    minimum_index: Size
+    event_index: Size
+
+
 class LogAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The name, keys and size of the log. A verifier trusts its own policy instead of these.
 
     `clock_behind_s`: seconds by which the host's clock is behind the last entry, whose time of
     receipt all later ones get until it has caught up. `mirror_of`: the address of the log, if this
-    is a mirror of it.
+    is a mirror of it. `pruning`: the last one, if there was any.
     """
 
     origin: str
@@ -50,6 +57,7 @@ class LogAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     published_size: Size
     index: IndexAnswer
     mirror_of: str | None = None
+    pruning: PruningAnswer | None = None
 
 
 class Alive(Struct, frozen=True, kw_only=True):

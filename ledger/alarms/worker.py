@@ -134,7 +134,8 @@ def first_received(store: LogStore, end: int, since_us: int) -> int:
 
     The times of receipt never run backwards along the log. Cost: a leaf for each bit of `end`.
     """
-    return bisect_left(range(end), since_us, key=lambda index: received_us(store, index))
+    start = min(store.minimum_index, end)
+    return bisect_left(range(end), since_us, start, key=lambda index: received_us(store, index))
 
 
 def received_us(store: LogStore, index: int) -> int:

@@ -40,6 +40,7 @@ from ledger.archive.objects import (
     parse_record,
     unpack,
 )
+from ledger.follow.entries import position_at
 from ledger.follow.position import Cursor
 from ledger.log.hold import read_own_head
 from ledger.store.index.index_store import IndexStore
@@ -49,7 +50,7 @@ from ledger.store.index.segment_file import DamagedSegmentError
 from ledger.store.log import LogStore
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.hashing import leaf_hash, leaf_hashes
+from ledger_core.tlog.hashing import leaf_hashes
 from ledger_core.tlog.policy import VerifiedHead, parse_policy
 from ledger_core.tlog.tile import TILE_HEIGHT, TILE_WIDTH, TileRef, decode_bundle
 from ledger_core.tlog.tiled_tree import TiledTree
@@ -144,6 +145,12 @@ class Uploader:
         full_end = size - size % TILE_WIDTH
         await self._read_archived()
         start = self._cursor.position.next_index
+        if start < self._log.minimum_index:
+            raise MalformedError(
+                f"the entries below {self._log.minimum_index:,} were pruned, and "
+                f"{self._bucket.place.url} has those below {start:,} alone: an archive needs the "
+                "whole log, so it can't go on"
+            )
         for first, end in self._parts(start - start % TILE_WIDTH, full_end):
             await self._upload_part(head, first, end)
             self._move(end)
@@ -325,11 +332,8 @@ class Uploader:
 
     def _move(self, end: int) -> None:
         """Move the position; one that is further already, as after a change, stays."""
-        leaf = self._log.leaf(end - 1) if end else b""
-        if leaf is None:
-            raise MalformedError(f"the log has no entry {end - 1}")
         if end >= self._cursor.position.next_index:
-            self._cursor.move(end, leaf_hash(leaf).hex() if end else "")
+            self._cursor.move(end, position_at(self._log, end).last_leaf_hash)
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -6,6 +6,7 @@ from ledger.follow.position import Position
 from ledger.store.log import LogStore
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import Hash, leaf_hash
+from ledger_core.tlog.tree import Node
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -19,8 +20,10 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 def read_batch(store: LogStore, start: int, *, entries_max: int, bytes_max: int) -> list[Entry]:
     """The durable entries from `start` on: at least one, if there is one.
 
+    A follower that begins below the minimum index gets the first entry that is there.
     Raises: MalformedError for a damaged or missing entry; then `start` is before it.
     """
+    start = max(start, store.minimum_index)
     end = min(store.head().tree_size, start + entries_max)
     batch: list[Entry] = []
     size = 0
@@ -38,8 +41,13 @@ def position_at(store: LogStore, next_index: int) -> Position:
     """The position before an entry, or at the end of the log. Raises: as `read_batch`."""
     if not next_index:
         return Position()
-    (last,) = read_batch(store, next_index - 1, entries_max=1, bytes_max=1)
-    return Position(next_index=next_index, last_leaf_hash=last.leaf_hash.hex())
+    if next_index <= store.minimum_index:
+        # The entry was pruned; its hash is in the tree.
+        (last_hash,) = store.node_hashes([Node(0, next_index - 1)])
+    else:
+        (last,) = read_batch(store, next_index - 1, entries_max=1, bytes_max=1)
+        last_hash = last.leaf_hash
+    return Position(next_index=next_index, last_leaf_hash=last_hash.hex())
 
 
 def check_position(store: LogStore, position: Position, *, mend: str = "") -> None:

@@ -92,6 +92,14 @@ def result_of(read: ReadEvent, placed: Place, received: Received) -> Result | Re
                 "id-conflict", f"the event at index {placed.leaf_index} has this id", field="id"
             )
         )
+    if placed.placement is Placement.PRUNED:
+        return Refused(
+            make_problem(
+                "id-pruned",
+                f"the event at index {placed.leaf_index} had this id, and was pruned",
+                field="id",
+            )
+        )
     if placed.placement is Placement.DAMAGED:
         bundle = placed.leaf_index // TILE_WIDTH
         return Refused(

@@ -66,11 +66,12 @@ def follower_warnings(lags: Sequence[FollowerLag]) -> list[str]:
 
 
 def _lag(store: LogStore, report: FollowerReport) -> FollowerLag:
-    entries = max(0, store.head().tree_size - report.next_index)
+    next_index = max(report.next_index, store.minimum_index)
+    entries = max(0, store.head().tree_size - next_index)
     seconds = 0.0
     if entries:
         try:
-            leaf = store.leaf(report.next_index)
+            leaf = store.leaf(next_index)
             received = parse_time(parse_leaf(leaf).received.time) if leaf else unix_us()
         except MalformedError:
             received = unix_us()  # A damaged entry: the follower says so itself.

@@ -41,6 +41,7 @@ from ledger.store.private_fsck import NEVER, check_private
 from ledger.store.token_events import (
     TOKEN_ACTION,
     TokenEvent,
+    pruned_token_events,
     read_token_event,
     token_problems,
 )
@@ -153,6 +154,9 @@ def check_directory(
         with findings.part("log"), closing(LogStore.open(paths.log)) as log:
             check_heads_and_keys(paths, policy, log.origin(), findings)
             check_marker(paths, policy, log, findings)
+            visitor.token_events += [
+                event for index, event in pruned_token_events(log) if index >= visitor.own_from
+            ]
             findings.log = check_store(
                 log,
                 log_keys=[each.verifier for each in policy.logs] if policy else (),

@@ -46,6 +46,7 @@ METRICS: Final = tuple(
         ("audit_events_lost_total", "counter", (), "Reads and refusals that no event names."),
         ("tree_size", "gauge", (), "Entries in the log."),
         ("published_size", "gauge", (), "Entries that the published checkpoint covers."),
+        ("minimum_index", "gauge", (), "The first entry that was not pruned."),
         ("ready", "gauge", (), "1 if the service takes and proves events, else 0."),
         ("warnings", "gauge", (), "Warnings of /readyz."),
         ("map_fill_ratio", "gauge", (), "Part of the log's map that is in use, 0 to 1."),

@@ -67,6 +67,8 @@ class LogSource:
         entries = read_batch(self.store, index, entries_max=1, bytes_max=1)
         if not entries:
             raise MalformedError(f"the log has no entry {index}")
+        if entries[0].index != index:
+            raise MalformedError(f"the entry {index} was pruned: discard the dead letters")
         return format_record(entries[0], self._origin, self._config.form)
 
 

@@ -111,7 +111,7 @@ class LogStore:
         return None if found is None else decode_id_row(found).leaf_index
 
     def is_pruned_of(self, key: bytes, tenant: str | None) -> bool:
-        """Whether the event of a key of ids was pruned, and was of this tenant, or of none."""
+        """Whether the event of a key of ids was pruned, and was of this tenant; None: of none."""
         found = self.environment.get(keyspace.IDS, key)
         row = None if found is None else decode_id_row(found)
         return (

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from ledger.store import keyspace
 from ledger.store.transaction import Transaction
+from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.tile import TILE_WIDTH
 
 
@@ -28,8 +29,11 @@ class Pruning(NamedTuple):
     event_index: int
 
 
-class PrunedError(LookupError):
-    """Entries that were removed under the retention policy. Nothing is damaged."""
+class PrunedError(UnavailableError):
+    """Entries that were removed under the retention policy. Nothing is damaged.
+
+    Unlike for its siblings, trying again is of no use.
+    """
 
     def __init__(self, pruning: Pruning) -> None:
         super().__init__(

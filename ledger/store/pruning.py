@@ -63,17 +63,18 @@ class Removed:
     first_index: int
     tenants: dict[bytes, int] = field(default_factory=lambda: {b"": 0})
     marks: "array[int]" = field(default_factory=lambda: array("I"))
-    token_events: list[TokenEvent] = field(default_factory=list)
+    token_events: list[tuple[int, TokenEvent]] = field(default_factory=list)
     value_keys: set[bytes] = field(default_factory=set)
 
     def add(self, leaf: bytes) -> None:
         """Note what outlives an entry. Raises: MalformedError, msgspec.MsgspecError."""
+        index = self.first_index + len(self.marks)
         event = _decode_leaf(leaf).event
         self.marks.append(
             self.tenants.setdefault(tenant_mark(event.tenant or None), len(self.tenants))
         )
         if TOKEN_ACTION in leaf and (about := read_token_event(leaf)) is not None:
-            self.token_events.append(about)
+            self.token_events.append((index, about))
         if _NEEDLE in leaf:
             key = event_key(event.id, event.tenant or None)
             whole = msgspec.json.decode(leaf)["event"]
@@ -161,7 +162,9 @@ def _marked_ids(
 
 
 def _changed_meta(
-    rows: Iterator[tuple[bytes, bytes]], pruning: Pruning, token_events: list[TokenEvent]
+    rows: Iterator[tuple[bytes, bytes]],
+    pruning: Pruning,
+    token_events: list[tuple[int, TokenEvent]],
 ) -> Iterator[tuple[bytes, bytes]]:
     changed = dict(rows)
     changed[keyspace.META_FORMAT] = keyspace.PRUNED_FORMAT

@@ -94,7 +94,7 @@ def logged_token_events(log: LogStore) -> list[TokenEvent]:
     Those that were pruned are remembered. Cost: a read for each.
     """
     indices = log.environment.get(keyspace.META, keyspace.META_TOKEN_EVENTS) or b""
-    events = pruned_token_events(log)
+    events = [event for _, event in pruned_token_events(log)]
     for start in range(0, len(indices), keyspace.U64_BYTES):
         leaf = None
         with suppress(*UNREADABLE):
@@ -105,13 +105,13 @@ def logged_token_events(log: LogStore) -> list[TokenEvent]:
     return events
 
 
-def pruned_token_events(log: LogStore) -> list[TokenEvent]:
-    """The token events whose entries were pruned, in order."""
+def pruned_token_events(log: LogStore) -> list[tuple[int, TokenEvent]]:
+    """The token events whose entries were pruned, in order, each with its index."""
     row = log.environment.get(keyspace.META, keyspace.META_PRUNED_TOKEN_EVENTS)
-    return [] if row is None else msgspec.json.decode(row, type=list[TokenEvent])
+    return [] if row is None else msgspec.json.decode(row, type=list[tuple[int, TokenEvent]])
 
 
-def encode_token_events(events: Iterable[TokenEvent]) -> bytes:
+def encode_token_events(events: Iterable[tuple[int, TokenEvent]]) -> bytes:
     """The row of the token events whose entries were pruned: names and times, as the tokens have.
 
     Without them, nothing would show that a token which was revoked is in use again.

@@ -165,7 +165,10 @@ def put_bundle_back(environment: Environment) -> None:
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(corrupt_tile, "tile 0/0|the entries give the root"), (put_bundle_back, "bundle 0 was pruned")],
+    [
+        (corrupt_tile, "tile 0/0|the entries give the root"),
+        (put_bundle_back, "bundle 0 was pruned"),
+    ],
 )
 def test_fsck_finds_what_is_wrong_below_the_minimum_index(
     path: Path, change: Callable[[Environment], None], said: str

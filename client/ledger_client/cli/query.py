@@ -266,7 +266,9 @@ def _nothing(page: Page) -> str:
 
 
 def show_hints(page: Page) -> None:
-    """Print the ledger's reasons why a search found nothing."""
+    """Print the ledger's reasons why a search found nothing, and what it can't find."""
+    if page.minimum_index and page.total:
+        note(f"  without the entries below index {page.minimum_index:,}, which were pruned")
     for hint in page.hints:
         note(f"  {hint.text}")
         if hint.nearest:

@@ -108,6 +108,7 @@ def plan_page(
         quorum_missing=answer.quorum_missing and excerpt(answer.quorum_missing),
         unreadable=answer.unreadable,
         hints=answer.hints,
+        minimum_index=answer.minimum_index,
         counts=answer.counts,
     )
     return page, (before or PagesBefore()).and_page(answer)

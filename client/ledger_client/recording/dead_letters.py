@@ -23,7 +23,7 @@ from ledger_core.event.model import EventError
 FILE_NAME: Final = "dead-letter.jsonl"
 BYTES_MAX: Final = 64 * 1024 * 1024
 
-WHOLE_RULES: Final = frozenset({"wrong-tenant", "id-conflict", "leaf-too-large"})
+WHOLE_RULES: Final = frozenset({"wrong-tenant", "id-conflict", "id-pruned", "leaf-too-large"})
 FREE_FIELDS: Final = ("changes", "context", "reason")
 
 _is_index = re.compile(r"[0-9]{1,9}").fullmatch

@@ -26,7 +26,7 @@ from ledger.query.event_times import TimesUnknownError
 from ledger.service.http.responses import PROBLEM_MEDIA, encode_answer
 from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, StorageFullError
 from ledger.store.erasable_values import DamagedValueError
-from ledger.store.log import DamagedBundleError, DamagedTreeError
+from ledger.store.log import DamagedBundleError, DamagedTreeError, PrunedError
 from ledger_core.api import TYPE_PREFIX, Problem
 from ledger_core.event.model import EventError
 from ledger_core.query.scanner import QueryError
@@ -66,6 +66,10 @@ _TABLE: Final = """\
 405 method-not-allowed | Method not allowed | `Allow` names the methods of this path.
 408 body-too-slow | Body too slow | The body did not arrive in time.
 409 id-conflict | Id taken | Another event has this id: an id names one event, for ever.
+409 id-pruned | Id of a pruned event | An event that was pruned has this id. Whether it was this
+    event can't be told any more, and an id names one event, for ever.
+410 pruned | Pruned | The entries below `limit` were removed under the retention policy of this log;
+    `detail` has the index of the event that says why. Proofs about them still verify.
 413 body-too-large | Body too large | A request takes so many bytes; send several requests.
 413 too-many-events | Too many events | A request takes so many events; send several requests.
 413 leaf-too-large | Event too large | An event makes a leaf of so many bytes.
@@ -251,6 +255,8 @@ def _explain_store(error: Exception) -> ProblemError:
         case HeldError():
             held = f"no events are taken until a person runs `ledger recover`: {error}"
             return retry_later("log-held", held, after_s=HELD_RETRY_S)
+        case PrunedError():
+            return ProblemError("pruned", str(error), limit=error.pruning.minimum_index)
         case TimesUnknownError():
             return retry_later("too-busy", str(error))
         case UnavailableError():

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple, TypedDict
@@ -19,12 +20,15 @@ from ledger.service.queries.found_event import make_found_event
 from ledger.service.queries.job import QueryJob
 from ledger.service.queries.saved import read_asked
 from ledger.service.queries.store_proofs import prove_growth, prove_inclusion
+from ledger.store.log import LogStore
 from ledger_core.asking import AskCount
+from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import Expression, format_query, resolve
 from ledger_core.query.counting import Unit
 from ledger_core.query.order import Order
 from ledger_core.search_answers import Hint, SearchAnswer, SeenAnswer
 from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 LIMIT_DEFAULT: Final = 100
 
@@ -187,6 +191,7 @@ def _find(job: QueryJob, asked: Searched) -> SearchAnswer:
         **bounds,
     )
     answer = _answer(query, found, asked.because, order=page.order)
+    answer.minimum_index = job.store.minimum_index
     if tree_size is not None:
         answer.unpublished = max(0, job.engine.tree_size() - tree_size)
         answer.quorum_missing = asked.quorum_missing
@@ -222,7 +227,31 @@ def _hints(
     if published_size is not None:
         text += f"; the published head has size {published_size:,}"
     searched = Hint(kind="searched", text=text)
-    return (*find_hints(resolve(query, bounds["now_unix_us"]), view), searched)
+    hints = find_hints(resolve(query, bounds["now_unix_us"]), view)
+    return (*_pruned(job.store), *hints, searched)
+
+
+def _pruned(store: LogStore) -> tuple[Hint, ...]:
+    """That entries were pruned, which a search can't find, and until when they were received."""
+    if store.pruning is None:
+        return ()
+    minimum_index, event_index = store.pruning
+    before, since = _received(store, minimum_index), _received(store, event_index)
+    text = (
+        f"the entries below index {minimum_index:,}"
+        f"{f', received before {before},' if before else ''} were pruned under the retention policy"
+        f" and can't be found any more: the event at index {event_index:,}"
+        f"{f' of {since}' if since else ''} says why"
+    )
+    return (Hint(kind="pruned", text=text),)
+
+
+def _received(store: LogStore, leaf_index: int) -> str:
+    """When an entry was received; nothing for one that is damaged."""
+    with suppress(UnavailableError, MalformedError):
+        if (leaf := store.leaf(leaf_index)) is not None:
+            return decode_view(leaf).received.time
+    return ""
 
 
 def _answer(

@@ -263,6 +263,6 @@ ROUTES: Final = (
             FROM_SIZE,
         ),
         successes=(Success("The event.", {JSON_MEDIA: EventAnswer}),),
-        problems=("wrong-tenant", "no-event", *PROOF_PROBLEMS),
+        problems=("wrong-tenant", "no-event", "pruned", *PROOF_PROBLEMS),
     ),
 )

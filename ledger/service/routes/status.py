@@ -28,6 +28,7 @@ from ledger_core.status import (
     LogAnswer,
     NotReady,
     ProblemKinds,
+    PruningAnswer,
     Ready,
     WitnessAnswer,
 )
@@ -41,6 +42,7 @@ async def read_log(context: ServiceContext, _request: web.BaseRequest) -> web.Re
     index = context.query_pool.status()
     published = context.publisher.published
     report = await context.report()
+    pruning = context.store.pruning
     answer = LogAnswer(
         origin=context.origin,
         verifier_keys=context.verifier_keys,
@@ -55,6 +57,7 @@ async def read_log(context: ServiceContext, _request: web.BaseRequest) -> web.Re
             current=index.is_current,
         ),
         mirror_of=None if context.mirrored is None else context.mirrored.log_url,
+        pruning=None if pruning is None else PruningAnswer(**pruning._asdict()),
     )
     return encode_answer(answer, cache=NO_CACHE)
 
@@ -90,6 +93,7 @@ async def read_metrics(context: ServiceContext, request: web.BaseRequest) -> web
         {
             "tree_size": context.tree_size,
             "published_size": 0 if published is None else published.head.tree_size,
+            "minimum_index": context.store.minimum_index,
             "ready": not report.reasons,
             "warnings": len(_warnings(context, report)),
             "map_fill_ratio": context.store.environment.fill_ratio(),

@@ -33,6 +33,7 @@ from ledger.service.http.streaming_response import stream_answer
 from ledger.service.queries.stream import Scanned, Step, stream
 from ledger.service.routes.proofs import check_within
 from ledger.service.saved_queries import read_query
+from ledger.store.log import PrunedError
 from ledger_client.runtime.clock import unix_us
 from ledger_core.search_answers import StreamPosition
 from ledger_core.tlog.checkpoint import SignedCheckpoint
@@ -148,6 +149,9 @@ def _start(context: ServiceContext, request: web.BaseRequest, from_: int | None)
     if from_ is None:
         return context.tree_size
     check_within("from", from_, tree_size=context.tree_size)
+    if context.store.pruning is not None and from_ < context.store.minimum_index:
+        # Nothing is left out silently: the reader decides to begin later.
+        raise PrunedError(context.store.pruning)
     return from_
 
 
@@ -199,7 +203,7 @@ ROUTES: Final = (
                 {NDJSON_MEDIA: TEXT_SCHEMA, EVENTS: TEXT_SCHEMA},
             ),
         ),
-        problems=("past-the-end", "query", "too-busy"),
+        problems=("past-the-end", "pruned", "query", "too-busy"),
         is_streamed=True,
     ),
 )

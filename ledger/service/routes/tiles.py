@@ -126,7 +126,7 @@ ROUTES: Final = (
         scope="export",
         parameters=(_INDEX,),
         successes=(Success("The entries, each behind its length.", {BYTES_MEDIA: BYTES_SCHEMA}),),
-        problems=("no-tile", "wrong-tenant"),
+        problems=("no-tile", "pruned", "wrong-tenant"),
     ),
     Route(
         path="/tile/{level}/{index}",
