@@ -14,6 +14,7 @@
     mirror     a verified copy on another host
     tlog_mirror  copies of other logs, which send their entries
     archive    a copy in a bucket, and a ledger made of it
+    retention  removes old entries under a written policy
     demo       a ledger with an attack, told step by step
     cli        the commands
 

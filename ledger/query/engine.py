@@ -291,6 +291,11 @@ class QueryEngine:
 
         return self._reading_index(run)
 
+    @property
+    def minimum_index(self) -> int:
+        """The first entry that a query can find: those before it were pruned."""
+        return self._log.minimum_index
+
     def tree_size(self) -> int:
         """The durable tree size: the number of entries that a query sees."""
         return self._log.head().tree_size

@@ -52,6 +52,7 @@ outbox          appends them
 backup          backups of a ledger's folder, and their restoration
 backup_erasures destroys in an older copy what was erased since
 recovery_journal a file that is there while a recovery changes a folder
+pruning_journal  a pruning from its decision to its end
 recovery        gets back what a restored ledger lacks
 fsck            checks a folder
 follower_fsck   checks the sinks and alarms in it

@@ -30,7 +30,7 @@ import msgspec
 from ledger.log.hold import HoldRecord, write_hold
 from ledger.runtime.records import unreadable
 from ledger.service.backup_erasures import NO_KEY, erase_subjects, erasures_of, read_erasures
-from ledger.service.data_dir import EDITED_FILES, DirectoryPaths
+from ledger.service.data_dir import EDITED_FILES, HOLDS_FILE, DirectoryPaths
 from ledger.store import keyspace
 from ledger.store.environment import DATA_FILE, Environment
 from ledger.store.erasable_values import DATABASES as PRIVATE_DATABASES
@@ -52,7 +52,7 @@ from ledger_core.tlog.tree import TreeHead
 
 MANIFEST: Final = "backup.json"
 KEY_FILES: Final = ("key", "private.key", "digest.key")
-PLAIN_FILES: Final = EDITED_FILES
+PLAIN_FILES: Final = (*EDITED_FILES, HOLDS_FILE)
 ENTRIES_PER_COMMIT: Final = 8_192
 ERASURE_RULES: Final = ("follow", "only", "exclude")
 

@@ -16,6 +16,9 @@ DIR/sinks.toml    where entries are sent (`ledger.sinks`); optional
 DIR/sinks/        how far each sink is, and what its receiver refused
 DIR/archive.toml  the buckets with copies of the log (`ledger.archive`); optional
 DIR/archive/      how far each copy is
+DIR/retention.toml  which entries may be pruned (`ledger.retention`); optional
+DIR/legal-holds.json  what must not be pruned; optional
+DIR/pruning.json  a pruning that was decided and isn't done (pruning_journal.py); only then
 DIR/alarms.toml   what fires (`ledger.alarms`); optional
 DIR/alarms/       how far the alarms are, and when they fired
 DIR/access/       LMDB: access tokens, by hash
@@ -65,7 +68,8 @@ from ledger_core.tlog.text import from_wire
 PRIVATE_DATA: Final = "private/data.mdb"
 OPTIONAL_PARTS: Final = (
     *("secrets.toml", "principals.toml", "private.toml"),
-    *("sinks.toml", "alarms.toml", "archive.toml", PRIVATE_DATA),
+    *("sinks.toml", "alarms.toml", "archive.toml", "retention.toml", "legal-holds.json"),
+    PRIVATE_DATA,
 )
 """Parts that a ledger may lack, so that nothing else would show that they are gone."""
 FIXED_FILES: Final = ("digest.key", "private.key")
@@ -79,7 +83,10 @@ EDITED_FILES: Final = (
     "sinks.toml",
     "alarms.toml",
     "archive.toml",
+    "retention.toml",
 )
+HOLDS_FILE: Final = "legal-holds.json"
+"""Changed by commands, with a checksum of its own."""
 MIRROR_FILES: Final = ("mirror.toml", "cosigner/key")
 SMALL_FILES: Final = (*FIXED_FILES, "key", *EDITED_FILES, *MIRROR_FILES)
 """Files whose content `started.json` knows by its hash."""
@@ -117,6 +124,9 @@ class DirectoryPaths:
         self.hold: Final = root / "hold.json"
         self.recovering: Final = root / "recovering.json"
         self.started: Final = root / "started.json"
+        self.retention: Final = root / "retention.toml"
+        self.legal_holds: Final = root / HOLDS_FILE
+        self.pruning: Final = root / "pruning.json"
         self.mirror: Final = root / "mirror.toml"
         self.promoted: Final = root / "promoted.json"
 

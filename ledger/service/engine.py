@@ -21,6 +21,7 @@ from ledger.service.clock import LogClock
 from ledger.service.data_dir import DirectoryPaths, read_signers
 from ledger.service.mirrored import MakeMirrored, Mirrored, RunningHeads
 from ledger.service.policy_file import read_policy
+from ledger.service.pruning_journal import check_pruned
 from ledger.service.recovery_journal import check_finished
 from ledger.service.settings import Settings
 from ledger.store.log import LogStore
@@ -60,6 +61,7 @@ def open_engine(
 ) -> Engine:
     """Open the log for writing; `opened` closes it after its readers. Raises: as `app.serve`."""
     check_finished(paths)
+    check_pruned(paths)
     signers = read_signers(paths) if make_mirrored is None else ()
     policy = read_policy(paths).policy
     writer = LogWriter.open(paths.log, map_bytes=settings.map_bytes)

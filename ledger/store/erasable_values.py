@@ -56,8 +56,8 @@ KEYS_FILE: Final = "keys"
 MAP_BYTES: Final = 1 << 36
 MAP_SETTING: Final = "private_map_bytes"
 _ERASED: Final = bytes(SLOT_BYTES)
-_SUBJECT_BYTES: Final = hashlib.sha256().digest_size
-_FORGOTTEN: Final = b""
+SUBJECT_BYTES: Final = hashlib.sha256().digest_size
+FORGOTTEN: Final = b""
 """The row of a commitment whose value was erased."""
 DATABASES: Final = (
     keyspace.SUBJECTS,
@@ -128,7 +128,7 @@ class PrivateStore:
             for event, opening in openings:
                 commitment = opening.commitment.encode()
                 key = commitment + event
-                if transaction.get(keyspace.VALUES, commitment) == _FORGOTTEN:
+                if transaction.get(keyspace.VALUES, commitment) == FORGOTTEN:
                     continue
                 known = transaction.get(keyspace.VALUES, key)
                 if known is not None:
@@ -173,7 +173,7 @@ class PrivateStore:
     def unbound(self) -> set[str]:
         """The commitments of version 0.1, whose events are unknown. Reads all keys of values."""
         with self.environment.read() as transaction:
-            return {key[_SUBJECT_BYTES:].decode() for key in _unbound_keys(transaction)}
+            return {key[SUBJECT_BYTES:].decode() for key in _unbound_keys(transaction)}
 
     def bind(self, events: Mapping[str, bytes]) -> None:
         """Store of each commitment of version 0.1, which `event_key` its event has.
@@ -182,7 +182,7 @@ class PrivateStore:
         """
         with self.environment.write() as transaction:
             for key in _unbound_keys(transaction):
-                commitment = key[_SUBJECT_BYTES:]
+                commitment = key[SUBJECT_BYTES:]
                 event = events.get(commitment.decode())
                 if event is not None:
                     row = transaction.require(keyspace.VALUES, commitment)
@@ -255,7 +255,7 @@ class PrivateStore:
             transaction.delete(keyspace.BY_SUBJECT, subject + key)
             commitment = key[:HASH_CHARS]
             if transaction.get(keyspace.VALUES, commitment) is None:
-                transaction.put(keyspace.VALUES, commitment, _FORGOTTEN)
+                transaction.put(keyspace.VALUES, commitment, FORGOTTEN)
         transaction.delete(keyspace.SUBJECTS, subject)
         transaction.put(keyspace.ERASING, subject, keyspace.encode_u64(slot) + event_json)
         return slot
@@ -380,7 +380,7 @@ def _unbound_keys(transaction: Transaction[bytes]) -> list[bytes]:
     """The subject and the commitment of each row of version 0.1."""
     with transaction.cursor(keyspace.BY_SUBJECT) as cursor:
         keys = cursor.iternext(values=False)
-        return [key for key in keys if len(key) == _SUBJECT_BYTES + HASH_CHARS]
+        return [key for key in keys if len(key) == SUBJECT_BYTES + HASH_CHARS]
 
 
 def _subject_hash(subject: str) -> bytes:

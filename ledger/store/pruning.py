@@ -20,8 +20,8 @@ import msgspec
 
 from ledger.store import keyspace
 from ledger.store.compaction import check_unused, compact
-from ledger.store.environment import lock_for_writing
-from ledger.store.erasable_values import event_key
+from ledger.store.environment import Environment, lock_for_writing
+from ledger.store.erasable_values import FORGOTTEN, SUBJECT_BYTES, event_key
 from ledger.store.id_rows import decode_id_row, tenant_mark
 from ledger.store.log import LogStore
 from ledger.store.log_start import check_right_edge
@@ -33,7 +33,7 @@ from ledger.store.token_events import (
     pruned_token_events,
     read_token_event,
 )
-from ledger_core.event.commitments import find_commitments
+from ledger_core.event.commitments import HASH_CHARS, find_commitments
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.tile import TILE_WIDTH
 
@@ -142,6 +142,23 @@ def prune_log(
 
         compact(log.environment, change=change, check=check)
     return True
+
+
+def forget_values(private: Environment, removed: Removed) -> None:
+    """Delete the private values of entries that go; none of them is ever stored again.
+
+    Their rows stay in free pages until the environment is compacted. The keys of subjects stay.
+    """
+    with private.write() as transaction:
+        for row in [row for row, _ in transaction.rows(keyspace.BY_SUBJECT)]:
+            key = row[SUBJECT_BYTES:]
+            if key not in removed.value_keys:
+                continue
+            transaction.delete(keyspace.BY_SUBJECT, row)
+            transaction.delete(keyspace.VALUES, key)
+            commitment = key[:HASH_CHARS]
+            if transaction.get(keyspace.VALUES, commitment) is None:
+                transaction.put(keyspace.VALUES, commitment, FORGOTTEN)
 
 
 def _kept_entries(

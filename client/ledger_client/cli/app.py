@@ -120,6 +120,7 @@ _GROUPS: Final[dict[str, dict[str, _Command]]] = {
         "alarm": _Command(None, "Fire when events come that should not happen."),
         "witness": _Command(None, "Run a witness for other people's logs."),
         "erase": _Command("erase:command", "Destroy the private values of a person, for good."),
+        "retention": _Command(None, "Remove old entries, under a policy and legal holds."),
         "parquet": _Command(None, "Write full segments as Parquet, for ledger sql."),
         "reindex": _Command(None, "Rebuild the index from the log."),
         "fsck": _Command(None, "Recompute a stored ledger and name what is wrong."),

@@ -1,0 +1,156 @@
+"""The decision to prune: an event in the log, before anything is removed.
+
+The decision and its event are written to `DIR/pruning.json` first, then to the outbox, which the
+running service appends. A crash between the two leaves a decision whose event is not in the log:
+the same command again puts the same event into the outbox, and an id is logged once.
+
+A decision removes nothing, and can be taken back. `removal` acts on it when a published head that
+a quorum of witnesses cosigned covers its event.
+"""
+
+from contextlib import closing
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from ledger.retention.planning import Plan, published_size
+from ledger.service.data_dir import DirectoryPaths, open_tokens
+from ledger.service.operator_events import operator_event, record_act
+from ledger.service.policy_file import read_policy
+from ledger.service.pruning_journal import (
+    PruningRecord,
+    end_decision,
+    read_decision,
+    write_decision,
+)
+from ledger.store.log import LogStore
+from ledger.store.token_events import SERVICE_NAME
+from ledger_core.event.canonical import parse_leaf
+from ledger_core.tlog.errors import UnavailableError, VerificationError
+
+PRUNED: Final = "ledger.retention.pruned"
+CANCELLED: Final = "ledger.retention.cancelled"
+TENANTS_NAMED: Final = 100
+REASON_CHARS_MAX: Final = 1000
+
+Stage = Literal["waiting", "logged", "covered"]
+"""Its event waits for the service; is in the log; is covered by a published head of a quorum."""
+
+
+class Decision(NamedTuple):
+    """A decision that isn't carried out, how far it is, and the index of its event."""
+
+    record: PruningRecord
+    stage: Stage
+    event_index: int | None
+
+
+class _Context(msgspec.Struct):
+    minimum_index: int
+
+
+class _Event(msgspec.Struct):
+    id: str
+    action: str
+    context: _Context
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+
+
+def decide(paths: DirectoryPaths, plan: Plan, *, reason: str, now_unix_us: int) -> PruningRecord:
+    """Decide to prune as a plan says.
+
+    Raises: UnavailableError when another decision is not carried out yet, or nothing may go.
+    """
+    if read_decision(paths) is not None:
+        raise UnavailableError(
+            "a pruning is decided already: ledger retention status shows it, remove carries it "
+            "out, cancel takes it back"
+        )
+    if not plan.entries:
+        raise UnavailableError("no entry may be pruned: ledger retention plan says why")
+    with closing(LogStore.open(paths.log)) as log:
+        origin = log.origin()
+    tenants = dict(sorted(plan.tenants.items(), key=lambda row: -row[1])[:TENANTS_NAMED])
+    event = operator_event(
+        PRUNED,
+        now_unix_us,
+        targets=[("ledger.log", origin)],
+        context={
+            "reason": reason,
+            "minimum_index_before": plan.minimum_before,
+            "minimum_index": plan.minimum_after,
+            "entries": plan.entries,
+            "oldest": plan.oldest,
+            "newest": plan.newest,
+            "tenants": [{"tenant": name, "entries": count} for name, count in tenants.items()],
+            "tree_size": plan.tree_size,
+            "root_hash": plan.root_hash,
+            "policy_sha256": plan.policy_sha256,
+            "approved_by": plan.policy.approved_by,
+            "approved_on": plan.policy.approved_on.isoformat(),
+        },
+    )
+    record = PruningRecord(
+        event_id=_decode_event(event).id,
+        event_json=event.decode(),
+        minimum_index=plan.minimum_after,
+    )
+    write_decision(paths, record)
+    enqueue_decision(paths, record)
+    return record
+
+
+def enqueue_decision(paths: DirectoryPaths, record: PruningRecord) -> None:
+    """Put the event of a decision into the outbox. Raises: as `open_tokens`."""
+    with closing(open_tokens(paths)) as access:
+        waiting = {event for _, event in access.outbox()}
+        if record.event_json.encode() not in waiting:
+            access.enqueue(record.event_json.encode())
+
+
+def read_stage(paths: DirectoryPaths) -> Decision | None:
+    """The decision that isn't carried out, and how far it is; None when there is none.
+
+    Raises: VerificationError when the log has another event under its id.
+    """
+    record = read_decision(paths)
+    if record is None:
+        return None
+    with closing(LogStore.open(paths.log)) as log:
+        index = log.index_of(bytes.fromhex(record.event_id.replace("-", "")))
+        if index is None:
+            return Decision(record, "waiting", None)
+        leaf = log.leaf(index)
+        parsed = None if leaf is None else parse_leaf(leaf)
+        if parsed is None or parsed.received.by != SERVICE_NAME:
+            raise VerificationError(f"entry {index} is not the event of the pruning")
+        logged = _decode_event(parsed.event_json)
+        if (logged.action, logged.context.minimum_index) != (PRUNED, record.minimum_index):
+            raise VerificationError(f"entry {index} is the event of another pruning")
+        is_covered = published_size(log, read_policy(paths).policy) > index
+        return Decision(record, "covered" if is_covered else "logged", index)
+
+
+def cancel(paths: DirectoryPaths, *, reason: str) -> PruningRecord:
+    """Take back a decision of which nothing was removed; this is an event too.
+
+    Raises: UnavailableError when there is none, or bytes are being removed.
+    """
+    record = read_decision(paths)
+    if record is None:
+        raise UnavailableError("no pruning is decided")
+    if record.has_begun:
+        raise UnavailableError(
+            "entries are being removed: ledger retention remove again does the rest"
+        )
+    # The event first: a crash before the file is deleted only repeats it.
+    record_act(
+        paths,
+        CANCELLED,
+        targets=[("ledger.event", record.event_id)],
+        context={"reason": reason, "minimum_index": record.minimum_index},
+    )
+    end_decision(paths)
+    return record

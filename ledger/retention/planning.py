@@ -1,0 +1,213 @@
+"""What the policy of a ledger lets go today, counted entry by entry, and what keeps the rest.
+
+Each rule has a bound: the first entry that it keeps. The minimum index that a pruning may reach is
+the least of them, rounded down to a whole bundle:
+
+    the age and the number of the policy, the published head of a quorum, each legal hold, each
+    follower and its dead letters, each archive and each mirror that the policy names
+
+A plan reads the log and changes nothing.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Final
+
+import msgspec
+
+from ledger.query.engine import QueryEngine
+from ledger.retention.followers import archived_up_to, first_dead_letter, follower_reports
+from ledger.retention.legal_holds import check_known, first_held, read_holds
+from ledger.retention.policy import RetentionPolicy, read_retention
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.policy_file import read_policy
+from ledger.store import keyspace
+from ledger.store.index.index_store import IndexStore
+from ledger.store.kept_heads import kept_heads
+from ledger.store.log import LogStore
+from ledger_core.event.times import parse_time
+from ledger_core.query.analyzer import decode_view
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.policy import Policy
+from ledger_core.tlog.tile import TILE_WIDTH
+
+DAY_US: Final = 86_400_000_000
+HEADS_MAX: Final = 256
+"""Published heads that are searched for the cosignature of a mirror."""
+
+Progress = Callable[[int, int], None]
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """The first entry that a rule keeps."""
+
+    rule: str
+    first_kept: int
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The entries `[minimum_before, minimum_after)` may go.
+
+    `oldest`, `newest`: when the first and the last of them were received; None for none. `tenants`:
+    how many of them each has, those of none under "". `stored_bytes`: of their bundles on the disk.
+    """
+
+    minimum_before: int
+    minimum_after: int
+    tree_size: int
+    root_hash: str
+    entries: int
+    oldest: str | None
+    newest: str | None
+    tenants: dict[str, int]
+    stored_bytes: int
+    policy: RetentionPolicy
+    policy_sha256: str
+    bounds: tuple[Bound, ...]
+
+
+class _Event(msgspec.Struct, gc=False):
+    tenant: str = ""
+
+
+class _Leaf(msgspec.Struct, gc=False):
+    event: _Event
+
+
+_decode_leaf = msgspec.json.Decoder(_Leaf).decode
+
+
+def make_plan(
+    paths: DirectoryPaths,
+    *,
+    now_unix_us: int,
+    progress: Progress = lambda _done, _total: None,
+) -> Plan:
+    """The plan of a ledger, from its policy, its holds and its followers as they are now.
+
+    Raises: UnavailableError without a policy, or when a hold is missing; MalformedError for a file
+    that can't be read; DamagedBundleError. Cost: a search for each hold, and a read of what goes.
+    """
+    policy, policy_sha256 = read_retention(paths.retention)
+    if paths.mirror.exists():
+        raise UnavailableError(
+            f"{paths.root} is a mirror, which keeps the whole log: prune the log itself"
+        )
+    with closing(LogStore.open(paths.log)) as log:
+        bounds = tuple(_bounds(paths, log, policy, now_unix_us=now_unix_us))
+        before, head = log.minimum_index, log.head()
+        least = min(bound.first_kept for bound in bounds)
+        after = max(before, least - least % TILE_WIDTH)
+        tenants, stored_bytes = _count(log, before, after, progress)
+        return Plan(
+            minimum_before=before,
+            minimum_after=after,
+            tree_size=head.tree_size,
+            root_hash=head.root_hash.hex(),
+            entries=after - before,
+            oldest=_received(log, before) if after > before else None,
+            newest=_received(log, after - 1) if after > before else None,
+            tenants=dict(sorted(tenants.items())),
+            stored_bytes=stored_bytes,
+            policy=policy,
+            policy_sha256=policy_sha256,
+            bounds=bounds,
+        )
+
+
+def published_size(log: LogStore, policy: Policy) -> int:
+    """The entries below the last published head that meets a policy; 0 for none."""
+    published = log.published()
+    return 0 if published is None else policy.check(published.note).checkpoint.tree_size
+
+
+def _bounds(
+    paths: DirectoryPaths, log: LogStore, policy: RetentionPolicy, *, now_unix_us: int
+) -> Iterator[Bound]:
+    """The bounds of all rules. Those of holds are searched for below the least of the others."""
+    own = read_policy(paths).policy
+    published = published_size(log, own)
+    until_us = now_unix_us - round(policy.minimum_age_days * DAY_US)
+    found = [
+        Bound(
+            f"minimum_age_days = {policy.minimum_age_days:g}",
+            _first_received(log, until_us) if policy.minimum_age_days else log.head().tree_size,
+        ),
+        Bound(
+            f"minimum_entries = {policy.minimum_entries}",
+            max(0, log.head().tree_size - policy.minimum_entries),
+        ),
+        Bound("the published head", published),
+        *_follower_bounds(paths),
+        *(Bound(f"archive {name}", archived_up_to(paths.root, name)) for name in policy.archives),
+    ]
+    yield from found
+    least = min(bound.first_kept for bound in found)
+    for name in policy.mirrors:
+        yield Bound(f"mirror {name}", least if _is_mirrored(log, own, name, least) else 0)
+    engine = QueryEngine(log, IndexStore(paths.index) if paths.index.exists() else None)
+    holds = read_holds(paths)
+    check_known(engine, holds, now_unix_us=now_unix_us)
+    for hold in holds:
+        first = first_held(engine, hold, least, now_unix_us=now_unix_us)
+        if first is not None:
+            yield Bound(f"legal hold {hold.name}", first)
+
+
+def _follower_bounds(paths: DirectoryPaths) -> Iterator[Bound]:
+    for report in follower_reports(paths.root):
+        yield Bound(report.name, report.next_index)
+        first = first_dead_letter(paths.root, report)
+        if first is not None:
+            yield Bound(f"dead letters of {report.name}", first)
+
+
+def _is_mirrored(log: LogStore, policy: Policy, name: str, size: int) -> bool:
+    """Whether a mirror has cosigned a published head of so many entries: it holds them then."""
+    if name not in {_shown(witness.name) for witness in policy.witnesses}:
+        raise MalformedError(f"mirrors: the policy of the log has no witness {name!r}")
+    for signed in kept_heads(log.environment, start=size, most=HEADS_MAX):
+        try:
+            head = policy.check(signed.note)
+        except VerificationError:
+            continue  # It was signed under an earlier policy.
+        if name in {_shown(each) for each, _ in head.cosignatures}:
+            return True
+    return False
+
+
+def _shown(name: str) -> str:
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _first_received(log: LogStore, since_us: int) -> int:
+    """The first entry that was received at a time or later: times never run backwards."""
+    return bisect_left(
+        range(log.head().tree_size),
+        since_us,
+        lo=log.minimum_index,
+        key=lambda index: parse_time(_received(log, index)),
+    )
+
+
+def _received(log: LogStore, leaf_index: int) -> str:
+    leaf = log.leaf(leaf_index)
+    if leaf is None:
+        raise MalformedError(f"the log has no entry {leaf_index}")
+    return decode_view(leaf).received.time
+
+
+def _count(log: LogStore, start: int, end: int, progress: Progress) -> tuple[Counter[str], int]:
+    """The entries of each tenant in a range of whole bundles, and the bytes of these bundles."""
+    tenants: Counter[str] = Counter()
+    stored_bytes = 0
+    with log.environment.read() as snapshot:
+        for leaves in log.leaves_between(snapshot, start, end):
+            tenants.update(_decode_leaf(leaf).event.tenant for leaf in leaves)
+            start += len(leaves)
+            frame = snapshot.get(keyspace.ENTRIES, keyspace.bundle_key(start // TILE_WIDTH - 1))
+            stored_bytes += len(frame or b"")
+            progress(start, end)
+    return tenants, stored_bytes
