@@ -88,7 +88,7 @@ def remove_entries(
 
     pruning = Pruning(record.minimum_index, event_index)
     prune_log(paths.log, pruning, before=forget, progress=progress)
-    _delete_segments(paths)
+    delete_segments(paths)
     if (paths.private / DATA_FILE).exists():
         with closing(_open_private(paths)) as private:
             compact(private, check=_check_private)
@@ -137,7 +137,7 @@ def _check_access(draft: Path) -> None:
     AccessStore.open(draft).close()
 
 
-def _delete_segments(paths: DirectoryPaths) -> None:
+def delete_segments(paths: DirectoryPaths) -> None:
     """Delete every file of a segment that has a pruned entry; the service makes none of them."""
     with closing(LogStore.open(paths.log)) as log:
         first = first_whole(log, SEGMENT_ENTRIES_MAX)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ledger.store import keyspace
 from ledger.store.log import LogStore
 from ledger_client import LedgerClient, RejectedError, private

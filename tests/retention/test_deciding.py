@@ -1,0 +1,402 @@
+"""What may be pruned and what may not: policy, holds, followers, quorum; and every interruption."""
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from ledger.cli.fsck import command as fsck
+from ledger.cli.retention import command
+from ledger.cli.serve import command as serve
+from ledger.follow.position import FollowerPaths, Position
+from ledger.retention.decision import cancel, decide, read_stage
+from ledger.retention.legal_holds import read_holds
+from ledger.retention.planning import make_plan
+from ledger.retention.policy import parse_retention
+from ledger.retention.removal import remove_entries
+from ledger.runtime.records import write_record
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.pruning_journal import begin_removal, read_decision
+from ledger.sinks.dead_letters import DeadLetters
+from ledger.store.log import LogStore
+from ledger.store.minimum_index import Pruning
+from ledger.store.pruning import prune_log
+from ledger_client.runtime.clock import unix_us
+from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.keys import ED25519_COSIGNATURE
+from tests.service.serving import event, make_ledger, serving
+
+EVENTS = 700
+POLICY = {
+    "version": 1,
+    "approved_by": "records committee",
+    "approved_on": "2026-11-01",
+    "minimum_age_days": 0,
+    "minimum_entries": 100,
+}
+LEAST = 512
+"""The largest minimum index that the policy allows."""
+
+
+def write_policy(directory: Path, **fields: Any) -> None:
+    lines = (f"{key} = {json.dumps(value)}" for key, value in {**POLICY, **fields}.items())
+    (directory / "retention.toml").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger that was served: entry 300 is of the actor u_held, entry 400 of the tenant beta."""
+    directory = tmp_path_factory.mktemp("made") / "ledger"
+    tokens = make_ledger(directory)
+    with serving(directory, tokens) as ledger:
+        first = ledger.append(event()).json()["results"][0]["index"]
+        special: dict[int, dict[str, Any]] = {
+            300: {"actor": {"id": "u_held"}},
+            400: {"tenant": "beta"},
+        }
+        indices = range(first + 1, EVENTS)
+        assert ledger.append(*(event(**special.get(index, {})) for index in indices)).status == 200
+    return directory
+
+
+@pytest.fixture
+def directory(made: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "ledger"
+    shutil.copytree(made, copy)
+    write_policy(copy)
+    return copy
+
+
+@pytest.fixture
+def paths(directory: Path) -> DirectoryPaths:
+    return DirectoryPaths(directory)
+
+
+def run(directory: Path, *words: str, code: int = 0) -> str:
+    """Run `ledger retention` in this process; its output, or its error."""
+    at = 2 if words[0] == "hold" else 1
+    done = CliRunner().invoke(command, [*words[:at], str(directory), *words[at:]])
+    assert done.exit_code == code, (done.output, done.exception)
+    return f"{done.output}{done.exception or ''}"
+
+
+def plan(paths: DirectoryPaths) -> Any:
+    return make_plan(paths, now_unix_us=unix_us())
+
+
+def log_outbox(directory: Path) -> None:
+    """Serve the ledger until what waits is in the log and published."""
+    with serving(directory, {}):
+        pass
+
+
+def decided(paths: DirectoryPaths) -> None:
+    """Decide, and have the event logged and published."""
+    decide(paths, plan(paths), reason="they are old", now_unix_us=unix_us())
+    log_outbox(paths.root)
+
+
+def remove(paths: DirectoryPaths) -> None:
+    remove_entries(paths, now_unix_us=unix_us())
+
+
+def minimum_index(paths: DirectoryPaths) -> int:
+    with closing(LogStore.open(paths.log)) as log:
+        return log.minimum_index
+
+
+def problems(directory: Path) -> list[Any]:
+    done = CliRunner().invoke(fsck, [str(directory), "--json"])
+    return list(json.loads(done.stdout)["problems"])
+
+
+def test_without_a_policy_nothing_is_pruned(paths: DirectoryPaths) -> None:
+    paths.retention.unlink()
+    with pytest.raises(UnavailableError, match="without a written policy no entry is pruned"):
+        plan(paths)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"version": 2}, "version: this version reads 1, got 2"),
+        ({"keep": 1}, "there is no key 'keep'"),
+        ({"approved_by": ""}, "approved_by: expected str of length >= 1"),
+        ({"approved_on": "yesterday"}, "approved_on: invalid RFC3339"),
+        ({"minimum_age_days": -1}, "minimum_age_days: expected float >= 0"),
+        ({"minimum_age_days": 40_000}, "minimum_age_days: expected float <= 36500"),
+        ({"minimum_entries": 0}, "one of them must be more than 0"),
+        ({"archives": ["a"] * 17}, "archives: expected array of length <= 16"),
+    ],
+)
+def test_a_policy_names_the_key_and_the_limit(fields: dict[str, Any], said: str) -> None:
+    lines = (f"{key} = {json.dumps(value)}" for key, value in {**POLICY, **fields}.items())
+    with pytest.raises(MalformedError, match=said):
+        parse_retention("\n".join(lines).encode(), "retention.toml")
+
+
+def test_a_policy_without_an_age_is_refused() -> None:
+    with pytest.raises(MalformedError, match="the key 'minimum_age_days' is missing"):
+        parse_retention(b'version = 1\napproved_by = "x"\napproved_on = "2026-11-01"\n', "x")
+
+
+def test_the_age_and_the_number_both_keep(directory: Path, paths: DirectoryPaths) -> None:
+    assert plan(paths).minimum_after == LEAST
+    write_policy(directory, minimum_age_days=1)
+    assert plan(paths).entries == 0
+    # A day later they may go; the published head keeps the rest.
+    later = make_plan(paths, now_unix_us=unix_us() + 25 * 3_600_000_000)
+    assert later.minimum_after == LEAST
+    write_policy(directory, minimum_entries=EVENTS)
+    assert plan(paths).entries == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "after"),
+    [
+        (("--query", "actor:u_held"), 300, 256),
+        (("--tenant", "beta"), 400, 256),
+        (("--from", "200", "--to", "210"), 200, 0),
+        (("--from", "600", "--to", "700"), None, LEAST),
+        (("--query", "actor:u_unknown"), None, LEAST),
+        (("--query", "since:-1h"), 0, 0),
+    ],
+)
+def test_a_hold_keeps_what_it_names_and_all_behind_it(
+    directory: Path, paths: DirectoryPaths, options: tuple[str, ...], first: int | None, after: int
+) -> None:
+    run(directory, "hold", "add", "case-7", *options, "--reason", "a court asked")
+    found = plan(paths)
+    held = [bound.first_kept for bound in found.bounds if bound.rule == "legal hold case-7"]
+    assert held == ([] if first is None else [first])
+    assert found.minimum_after == after
+    run(directory, "hold", "release", "case-7", "--reason", "the case is closed")
+    assert plan(paths).minimum_after == LEAST
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("case-7", "--query", "nonsense:("), "--query:"),
+        (("case-7", "--query", ""), "an empty query holds everything"),
+        (("case-7",), "use one of --query, --tenant"),
+        (("case-7", "--from", "5", "--to", "5"), "hold something"),
+        (("case-7", "--tenant", "a", "--query", "b"), "use one of --query, --tenant"),
+        (("-", "--tenant", "a"), "a name has 1 to 63"),
+    ],
+)
+def test_a_hold_that_says_nothing_is_refused(
+    directory: Path, words: tuple[str, ...], said: str
+) -> None:
+    name, *options = words
+    done = CliRunner().invoke(
+        command, ["hold", "add", *options, "--reason", "r", "--", str(directory), name]
+    )
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+def test_a_hold_is_an_event_and_the_log_remembers_it(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    run(directory, "hold", "add", "case-7", "--query", "actor:u_held", "--reason", "a court asked")
+    log_outbox(directory)
+    assert problems(directory) == []
+    kept = paths.legal_holds.read_bytes()
+    paths.started.unlink()
+    paths.legal_holds.unlink()
+    with pytest.raises(UnavailableError, match=r"were added, and not released, .* file: case-7"):
+        plan(paths)
+    paths.legal_holds.write_bytes(kept)
+    assert plan(paths).minimum_after == 256
+    run(directory, "hold", "release", "case-7", "--reason", "the case is closed")
+    log_outbox(directory)
+    assert plan(paths).minimum_after == LEAST
+    assert read_holds(paths) == ()
+
+
+def test_a_file_of_holds_that_is_gone_is_noticed(directory: Path, paths: DirectoryPaths) -> None:
+    run(directory, "hold", "add", "case-7", "--tenant", "acme", "--reason", "a court asked")
+    log_outbox(directory)
+    paths.legal_holds.unlink()
+    with pytest.raises(UnavailableError, match="was there when the ledger was last started"):
+        plan(paths)
+
+
+def test_a_changed_hold_is_no_hold(directory: Path, paths: DirectoryPaths) -> None:
+    run(directory, "hold", "add", "case-7", "--tenant", "acme", "--reason", "a court asked")
+    text = paths.legal_holds.read_text().replace("acme", "none")
+    paths.legal_holds.write_text(text)
+    with pytest.raises(MalformedError, match="another checksum"):
+        plan(paths)
+
+
+def test_followers_and_archives_keep_what_they_lack(directory: Path, paths: DirectoryPaths) -> None:
+    (directory / "sinks.toml").write_text('[siem]\nkind = "http"\nurl = "https://siem.example.com"')
+    follower = FollowerPaths(directory, "sinks", "siem")
+    follower.make()
+    write_record(follower.position, Position(next_index=300))
+    found = plan(paths)
+    assert found.minimum_after == 256
+    assert {bound.rule: bound.first_kept for bound in found.bounds}["sinks/siem"] == 300
+    write_record(follower.position, Position(next_index=EVENTS))
+    assert plan(paths).minimum_after == LEAST
+    DeadLetters(follower).add(17, "00", "HTTP 400")
+    assert plan(paths).minimum_after == 0
+    follower.dead.unlink()
+    write_policy(directory, archives=["frankfurt"])
+    with pytest.raises(MalformedError, match="has no archive 'frankfurt'"):
+        plan(paths)
+    (directory / "archive.toml").write_text('[frankfurt]\nurl = "s3://bucket/audit"\n')
+    assert plan(paths).minimum_after == 0
+    archive = FollowerPaths(directory, "archive", "frankfurt")
+    archive.make()
+    write_record(archive.position, Position(next_index=600))
+    assert plan(paths).minimum_after == LEAST
+
+
+def test_a_mirror_must_have_cosigned_it(directory: Path, paths: DirectoryPaths) -> None:
+    write_policy(directory, mirrors=["paris"])
+    with pytest.raises(MalformedError, match="the policy of the log has no witness 'paris'"):
+        plan(paths)
+    mirror = CosignatureSigner.generate(
+        "paris.example.com", algorithm=ED25519_COSIGNATURE, seed=bytes(32)
+    )
+    text = paths.policy.read_text().replace("quorum", f"witness paris {mirror.verifier}\nquorum")
+    paths.policy.write_text(text)
+    assert plan(paths).minimum_after == 0
+
+
+def test_nothing_goes_before_a_quorum_has_cosigned_the_event(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    decide(paths, plan(paths), reason="they are old", now_unix_us=unix_us())
+    with pytest.raises(UnavailableError, match="no published head of a quorum covers the event"):
+        remove(paths)
+    log_outbox(directory)
+    witness = CosignatureSigner.generate(
+        "w.example.com", algorithm=ED25519_COSIGNATURE, seed=bytes(32)
+    )
+    text = paths.policy.read_text().replace(
+        "quorum none", f"witness w {witness.verifier}\nquorum w"
+    )
+    paths.policy.write_text(text)
+    with pytest.raises(VerificationError, match="w"):
+        remove(paths)
+    assert minimum_index(paths) == 0
+
+
+def test_a_decision_is_refused_when_a_hold_came_meanwhile_and_can_be_taken_back(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    decided(paths)
+    with pytest.raises(UnavailableError, match="a pruning is decided already"):
+        decide(paths, plan(paths), reason="again", now_unix_us=unix_us())
+    run(directory, "hold", "add", "case-7", "--query", "actor:u_held", "--reason", "a court asked")
+    with pytest.raises(UnavailableError, match="legal hold case-7 keeps entry 300"):
+        remove(paths)
+    assert minimum_index(paths) == 0
+    cancel(paths, reason="a hold")
+    assert read_stage(paths) is None
+    with pytest.raises(UnavailableError, match="no pruning is decided"):
+        remove(paths)
+    log_outbox(directory)
+    assert problems(directory) == []
+
+
+def test_apply_shows_the_plan_and_decides_nothing_without_yes(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    shown = run(directory, "apply", "--reason", "they are old")
+    assert "0 now, 512 afterwards" in shown
+    assert "512 entries" in shown
+    assert "nothing was decided" in shown
+    assert read_decision(paths) is None
+    assert "its event waits" in run(directory, "apply", "--reason", "they are old", "--yes")
+    # A crash before the event was in the outbox: the same command again puts it there, once.
+    run(directory, "apply", "--reason", "they are old", "--yes")
+    log_outbox(directory)
+    assert "next: stop the service" in run(directory, "status")
+
+
+def leave_before_anything(_paths: DirectoryPaths, _pruning: Pruning) -> None:
+    pass
+
+
+def leave_after_the_log(paths: DirectoryPaths, pruning: Pruning) -> None:
+    prune_log(paths.log, pruning)
+
+
+def leave_a_draft(paths: DirectoryPaths, _pruning: Pruning) -> None:
+    draft = paths.log / ".new-left"
+    draft.mkdir()
+    shutil.copyfile(paths.log / "data.mdb", draft / "data.mdb")
+
+
+@pytest.mark.parametrize("crash", [leave_before_anything, leave_after_the_log, leave_a_draft])
+def test_a_removal_that_was_interrupted_goes_on(
+    directory: Path, paths: DirectoryPaths, crash: Callable[[DirectoryPaths, Pruning], None]
+) -> None:
+    decided(paths)
+    stage = read_stage(paths)
+    assert stage is not None
+    assert stage.event_index is not None
+    begin_removal(paths, stage.record)
+    crash(paths, Pruning(stage.record.minimum_index, stage.event_index))
+    ended = CliRunner().invoke(serve, [str(directory), "--listen", "127.0.0.1:0"])
+    assert "was interrupted: run ledger retention remove" in str(ended.exception)
+    with pytest.raises(UnavailableError, match="does the rest"):
+        cancel(paths, reason="too late")
+    remove(paths)
+    assert minimum_index(paths) == LEAST
+    assert not list(directory.rglob(".new-*"))
+    log_outbox(directory)
+    assert problems(directory) == []
+
+
+def test_an_old_log_that_recover_kept_is_named(directory: Path, paths: DirectoryPaths) -> None:
+    decided(paths)
+    (directory / "log.before-20261101T000000Z").mkdir()
+    with pytest.raises(UnavailableError, match=r"log\.before-20261101T000000Z .* move it away"):
+        remove(paths)
+
+
+def test_revoked_tokens_stay_revoked_when_their_events_are_pruned(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    """The events about the tokens are the first of the log."""
+    decided(paths)
+    remove(paths)
+    log_outbox(directory)
+    assert problems(directory) == []
+
+
+def test_the_event_has_to_be_the_one_that_was_decided(paths: DirectoryPaths) -> None:
+    decided(paths)
+    record = read_decision(paths)
+    assert record is not None
+    write_record(paths.pruning, msgspec.structs.replace(record, minimum_index=256))
+    with pytest.raises(VerificationError, match="is the event of another pruning"):
+        remove(paths)
+
+
+def test_pruning_twice(directory: Path, paths: DirectoryPaths) -> None:
+    write_policy(directory, minimum_entries=EVENTS - 300)
+    decided(paths)
+    remove(paths)
+    assert minimum_index(paths) == 256
+    write_policy(directory)
+    found = plan(paths)
+    assert (found.minimum_before, found.minimum_after, found.entries) == (256, LEAST, 256)
+    decided(paths)
+    remove(paths)
+    assert minimum_index(paths) == LEAST
+    log_outbox(directory)
+    assert problems(directory) == []
