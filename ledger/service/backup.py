@@ -32,11 +32,13 @@ from ledger.runtime.records import unreadable
 from ledger.service.backup_erasures import NO_KEY, erase_subjects, erasures_of, read_erasures
 from ledger.service.data_dir import EDITED_FILES, HOLDS_FILE, DirectoryPaths
 from ledger.store import keyspace
+from ledger.store.compaction import remove_drafts
 from ledger.store.environment import DATA_FILE, Environment
 from ledger.store.erasable_values import DATABASES as PRIVATE_DATABASES
 from ledger.store.erasable_values import KEYS_FILE, MAP_BYTES, PrivateStore
 from ledger.store.kept_heads import latest_head
 from ledger.store.log import LogStore, create_log
+from ledger.store.pruning import prune_log
 from ledger.store.tokens import AccessStore
 from ledger.store.transaction import Transaction
 from ledger.store.writer import LogWriter, Placement, entry_of
@@ -189,7 +191,9 @@ def restore(
             head = TreeHead(manifest.tree_size, log.root_at(manifest.tree_size))
             if head.root_hash.hex() != manifest.root_hash:
                 raise VerificationError(f"the log in {backup} has not the root of its manifest")
-            if log.head() == head:
+            if log.head() == head or log.pruning is not None:
+                # A pruned log is copied as it is: nothing can grow it from its first entry on.
+                head = log.head()
                 log.environment.copy_snapshot(snapshot, new.log)
                 progress(head.tree_size, head.tree_size)
             else:
@@ -263,12 +267,28 @@ def _has(log: LogStore, tree_size: int) -> bool:
 def _copy_log(
     log: LogStore, snapshot: Transaction[bytes], to: Path, head: TreeHead, progress: Progress
 ) -> int:
-    """Add to a copy of the log what it lacks, or make one; returns the number of entries."""
+    """Add to a copy of the log what it lacks, or make one; returns the number of entries.
+
+    What was pruned in the log is removed from the copy.
+    """
     if not (to / DATA_FILE).exists():
         log.environment.copy_snapshot(snapshot, to)
         progress(head.tree_size, head.tree_size)
-        return head.tree_size
-    return append_log(log, snapshot, to, head, progress)
+        return head.tree_size - log.minimum_index
+    with closing(LogStore.open(to)) as copy:
+        start = copy.head()
+    if log.pruning is None or start.tree_size >= log.minimum_index:
+        entries = append_log(log, snapshot, to, head, progress)
+        if log.pruning is not None:
+            prune_log(to, log.pruning)
+        return entries
+    # The next entries of the copy were pruned, so the log as it is takes its place.
+    if log.root_at(start.tree_size) != start.root_hash:
+        raise VerificationError(f"{log.path} is not the log that was backed up to {to}")
+    remove_drafts(to)
+    log.environment.copy_snapshot(snapshot, to, check=lambda draft: LogStore.open(draft).close())
+    progress(head.tree_size, head.tree_size)
+    return head.tree_size - log.minimum_index
 
 
 def append_log(

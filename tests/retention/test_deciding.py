@@ -21,17 +21,21 @@ from ledger.retention.planning import make_plan
 from ledger.retention.policy import parse_retention
 from ledger.retention.removal import remove_entries
 from ledger.runtime.records import write_record
+from ledger.service.backup import back_up, restore
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.pruning_journal import begin_removal, read_decision
 from ledger.sinks.dead_letters import DeadLetters
-from ledger.store.log import LogStore
+from ledger.store import keyspace
+from ledger.store.log import LogStore, create_log
 from ledger.store.minimum_index import Pruning
 from ledger.store.pruning import prune_log
+from ledger.store.writer import LogWriter, entry_of
 from ledger_client.runtime.clock import unix_us
+from ledger_core.event.times import format_time
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
-from tests.service.serving import event, make_ledger, serving
+from tests.service.serving import ORIGIN, event, make_ledger, serving
 
 EVENTS = 700
 POLICY = {
@@ -41,6 +45,7 @@ POLICY = {
     "minimum_age_days": 0,
     "minimum_entries": 100,
 }
+MADE = format_time(1_790_000_000_000_000)
 LEAST = 512
 """The largest minimum index that the policy allows."""
 
@@ -400,3 +405,37 @@ def test_pruning_twice(directory: Path, paths: DirectoryPaths) -> None:
     assert minimum_index(paths) == LEAST
     log_outbox(directory)
     assert problems(directory) == []
+
+
+def test_a_backup_follows_the_pruning_and_is_restored(
+    directory: Path, paths: DirectoryPaths, tmp_path: Path
+) -> None:
+    early, late, fresh = (tmp_path / name for name in ("early", "late", "fresh"))
+    write_policy(directory, minimum_entries=EVENTS - 300)
+    back_up(directory, late, made=MADE)
+    with closing(LogStore.open(late / "log")) as log:
+        frame = log.environment.get(keyspace.ENTRIES, keyspace.bundle_key(0)) or b""
+    # A backup that ends below the minimum index, where entries that it lacks were pruned.
+    shutil.copytree(late, early)
+    (early / "log/data.mdb").unlink()
+    with closing(LogStore.open(paths.log)) as log:
+        part = [entry_of(log.leaf(index) or b"") for index in range(100)]
+    create_log(early / "log", origin=ORIGIN)
+    with closing(LogWriter.open(early / "log")) as writer:
+        writer.commit(part)
+        tree = writer.head
+    manifest = json.loads((early / "backup.json").read_text())
+    manifest |= {"tree_size": 100, "root_hash": tree.root_hash.hex()}
+    (early / "backup.json").write_text(json.dumps(manifest))
+
+    decided(paths)
+    remove(paths)
+    for backup in (early, late, fresh):
+        back_up(directory, backup, made=MADE)
+        assert frame not in (backup / "log/data.mdb").read_bytes()
+        assert problems(backup) == []
+        restored = tmp_path / f"{backup.name}-restored"
+        restore(backup, restored, key=directory / "key", private_key=directory / "private.key")
+        assert minimum_index(DirectoryPaths(restored)) == 256
+        assert problems(restored) == []
+        assert (restored / "retention.toml").exists()
