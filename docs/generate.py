@@ -12,8 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from msgspec import NODEFAULT
+
 from ledger.alarms.config import AlarmConfig
 from ledger.archive.config import ArchiveConfig
+from ledger.retention.policy import RetentionPolicy
 from ledger.runtime.settings_table import Setting, settings_of
 from ledger.service.http.openapi import route_rows
 from ledger.service.http.problems import PROBLEMS
@@ -83,6 +86,17 @@ def alarms() -> str:
         [
             (f"`{s.name}`", "" if s.name == "query" else f"`{_plain(s.default)}`", s.help)
             for s in settings_of(AlarmConfig, "")
+        ],
+    )
+
+
+def retention() -> str:
+    """The table of the keys of a retention policy."""
+    return _table(
+        ("key", "default", "what for"),
+        [
+            (f"`{s.name}`", "" if s.default is NODEFAULT else f"`{_plain(s.default)}`", s.help)
+            for s in settings_of(RetentionPolicy, "")
         ],
     )
 
@@ -163,6 +177,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "witness-settings": witness_settings,
     "alarms": alarms,
     "archives": archives,
+    "retention": retention,
     "sinks": sinks,
     "problems": problems,
     "routes": routes,
