@@ -4,6 +4,7 @@ init serve demo          make and run a ledger
 token erase              access, and private values
 backup recover           copy and restore; a log that is older than it was
 fsck reindex             check the store, rebuild the index
+retention                old entries: planned, decided, removed; legal holds
 witness mirror           run a witness, or a mirror
 tlog_mirror              a mirror of logs that send their entries
 sink alarm               send entries to other tools; alarms on events
