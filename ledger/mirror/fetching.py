@@ -117,8 +117,8 @@ class LogReader:
                 raise UnavailableError(f"the log refuses the token: {error}") from error
             if error.problem.slug == "pruned":
                 raise UnavailableError(
-                    f"the log says that {ref.path} was pruned before this mirror had it: {error}; a "
-                    "mirror needs every entry, so copy the folder of another one"
+                    f"the log says that {ref.path} was pruned before this mirror had it: {error}; "
+                    "a mirror needs every entry, so copy the folder of another one"
                 ) from error
             raise VerificationError(
                 f"the log withholds {ref.path}, which its head covers: {error}"

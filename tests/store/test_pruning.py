@@ -63,7 +63,7 @@ def test_no_byte_of_the_entries_is_left_and_every_proof_holds(path: Path) -> Non
         assert (log.head(), log.minimum_index, log.pruning) == (head, MINIMUM, PRUNING)
         assert log.leaf(MINIMUM) == kept
         for index in (0, 305, MINIMUM - 1):
-            with pytest.raises(PrunedError, match="below index 512 were pruned .* index 700"):
+            with pytest.raises(PrunedError, match=r"below index 512 were pruned .* index 700"):
                 log.leaf(index)
         with pytest.raises(PrunedError):
             log.bundle(index=1, width=256)
