@@ -1,5 +1,6 @@
 """A query of any form, and a text of any form, cost what their lengths give."""
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ import pytest
 from ledger.query import hints
 from ledger.query.plan import make_plan
 from ledger_core.query import words
+from ledger_core.query.analyzer import FOLDED_MOST, fold
 from ledger_core.query.ast import Expression
 from ledger_core.query.parser import LONG_CHARS_MAX, parse_query
 from ledger_core.query.predicate import make_matcher, split_target
@@ -45,11 +47,27 @@ def test_a_target_means_no_more_pairs_than_an_id_is_long() -> None:
     assert split_target("a/b/c") == [("a", "b/c"), ("a/b", "c")]
     longest = ("t" * ID_CHARS, "i" * ID_CHARS)
     assert split_target("/".join(longest)) == [longest]
-    assert len(split_target("/" * (2 * ID_CHARS))) <= ID_CHARS
+    assert len(split_target("/" * (2 * ID_CHARS))) <= ID_CHARS + 1
     assert split_target("/" * (LONG_CHARS_MAX - 7)) == []
     expression = parse_query("target:" + "/" * 300, is_long=True)
     make_plan(expression)
     assert make_matcher(expression)(0, leaf_of(targets=[{"type": "/" * 99, "id": "/" * 200}]))
+
+
+@pytest.mark.parametrize("character", ["\N{LATIN SMALL LETTER SHARP S}", "\u0390"])
+def test_a_target_is_found_by_its_folded_type_which_is_longer(character: str) -> None:
+    of_type = character * ID_CHARS
+    leaf = leaf_of(targets=[{"type": of_type, "id": "7"}])
+    for wanted in (of_type, fold(of_type)):
+        assert split_target(f"{wanted}/7") == [(wanted, "7")]
+        expression = parse_query(f'target:"{wanted}/7"', is_long=True)
+        assert make_matcher(expression)(0, leaf)
+    assert not make_matcher(parse_query(f'target:"{fold(of_type)}s/7"', is_long=True))(0, leaf)
+
+
+def test_no_character_is_folded_to_more_than_the_bound_says() -> None:
+    longest = max(len(fold(chr(code))) for code in range(sys.maxunicode + 1))
+    assert longest == FOLDED_MOST
 
 
 def test_a_phrase_is_looked_for_in_a_time_that_grows_as_the_text_does() -> None:

@@ -82,6 +82,9 @@ SEVERAL: Final = "1"
 
 FAMILY: Final = "action.family"
 FOLDED_TERMS: Final = "folded"
+FOLDED_MOST: Final = 3
+"""Characters that one becomes at most when it is folded. Source: Unicode, section 5.18."""
+
 NUMBERS: Final = "number"
 
 NUMBER_CODE_CHARS_MAX: Final = len("61234123+")

@@ -20,7 +20,15 @@ from ledger_core.event.canonical import canonical_ip
 from ledger_core.event.ids import is_uuid
 from ledger_core.event.model import LIMITS, EventError
 from ledger_core.query import ast
-from ledger_core.query.analyzer import ABSENT, LeafView, decode_view, fold, late_us, parse_number
+from ledger_core.query.analyzer import (
+    ABSENT,
+    FOLDED_MOST,
+    LeafView,
+    decode_view,
+    fold,
+    late_us,
+    parse_number,
+)
 from ledger_core.query.ast import Expression
 from ledger_core.query.event_values import (
     change_scalars,
@@ -204,13 +212,14 @@ def _test_target(condition: ast.Is) -> Test:
 def split_target(value: str) -> list[tuple[str, str]]:
     """Every type and id that a value may mean: both may hold slashes themselves.
 
-    None is longer than one of an event may be, so they are few, however long the value is.
+    None is longer than one of an event may be, so they are few, however long the value is. Types
+    compare folded, and a type may be shorter than its folded form: `ß` is found as `ss`.
     """
     most = LIMITS["id"].most
     return [
         (value[:at], value[at + 1 :])
-        for at in range(max(1, len(value) - 1 - most), min(len(value), most + 1))
-        if value[at] == "/"
+        for at in range(max(1, len(value) - 1 - most), min(len(value), FOLDED_MOST * most + 1))
+        if value[at] == "/" and len(fold(value[:at])) <= FOLDED_MOST * most
     ]
 
 
