@@ -4,7 +4,7 @@ import secrets
 from pathlib import Path
 
 from ledger.runtime.operator_name import operator_name
-from ledger.service.data_dir import DirectoryPaths, open_private, open_tokens
+from ledger.service.data_dir import DirectoryPaths, open_private, open_tokens, read_optional
 from ledger.service.open_parts import open_rules
 from ledger.store.erasable_values import KEY_BYTES
 from ledger_client import new_event_id
@@ -22,7 +22,7 @@ def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
     try:
         store = open_private(paths, make_key=lambda: secrets.token_bytes(KEY_BYTES))
         try:
-            rules = open_rules(paths)
+            rules = open_rules(paths, read_optional(paths.secrets))
             names = (rules.mask_id(subject), subject)
             values, event_id = store.count(*names), new_event_id()
             if not values:

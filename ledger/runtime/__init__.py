@@ -18,7 +18,7 @@ shared_counts   counts that the processes of one service share
 bucket          what somebody may use at once, filled evenly over a period
 whole_answer    answers that are whole before their first byte is written
 operator_name   who runs this process
-memory          freed memory goes back to the system
+memory          freed memory goes back to the system; files in memory
 log_lines       structlog on standard error
 settings_table  flags, variables and help texts of settings
 validation      what is wrong with a value of a file or a flag, in plain words

@@ -231,6 +231,10 @@ class LimitedConnection(web.RequestHandler):
         """Close a connection that has sent half a head, once its request before is answered."""
         self._head_timer = None
         self.report("head_too_slow")
+        self.close_answered()
+
+    def close_answered(self) -> None:
+        """Close a connection, after the answer that is under way; no more requests are taken."""
         if self._waiter is None:
             self.close()
         else:

@@ -1,12 +1,15 @@
-"""Gives memory back to the system: glibc keeps what was freed, for the process that freed it.
+"""Memory: what was freed goes back to the system, and files that are in memory alone.
 
-After a burst of large bodies a service would hold as much as it ever needed. So large blocks are
-mapped one by one, which frees each at once, and the rest is trimmed when the service has a rest.
-Other C libraries have neither function; there both do nothing.
+glibc keeps what was freed, for the process that freed it: after a burst of large bodies a service
+would hold as much as it ever needed. So large blocks are mapped one by one, which frees each at
+once, and the rest is trimmed when the service has a rest. Other C libraries have neither function;
+there both do nothing.
 """
 
 import ctypes
-from typing import Final
+import os
+import tempfile
+from typing import IO, Final
 
 LARGE_BYTES: Final = 64 << 10
 """Blocks of this size are mapped one by one. By default glibc raises this size up to 32 MiB."""
@@ -25,3 +28,10 @@ def trim() -> None:
     """Give freed memory back. Takes milliseconds, without the interpreter's lock."""
     if hasattr(_LIBRARY, "malloc_trim"):
         _LIBRARY.malloc_trim(ctypes.c_size_t(0))
+
+
+def nameless_file() -> IO[bytes]:
+    """A file in memory, or on systems without that one on the disk that has no name."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("ledger"), "r+b")
+    return tempfile.TemporaryFile()

@@ -3,6 +3,7 @@
 settings        every setting, in one table
 data_dir        the files of a ledger's folder
 live_settings   those that a running service takes anew at SIGHUP
+loaded_files    files beside them, the same in all processes of a service
 policy_file     the policy, as the folder has it
 key_rotation    replaces the signing key: old and new sign together for a period
 app             the life cycle: opens the parts, runs and stops them

@@ -20,7 +20,7 @@ from ledger.runtime.hangup import reload_at_hangup
 from ledger.runtime.listening import open_listening, serve_sockets
 from ledger.runtime.memory import map_large_blocks
 from ledger.runtime.systemd import notify, notify_ready
-from ledger.runtime.tls import ServerTls, open_tls, scheme
+from ledger.runtime.tls import scheme
 from ledger.service.audit_trail import log_acts
 from ledger.service.background import background
 from ledger.service.context import ServiceContext
@@ -29,8 +29,8 @@ from ledger.service.engine import Engine, open_engine
 from ledger.service.export_trailers import ExportTrailers
 from ledger.service.http.router import Route
 from ledger.service.http.server import Server
-from ledger.service.identities.identities import read_usable_principals
 from ledger.service.live_settings import LiveSettings
+from ledger.service.loaded_files import LiveFiles, LoadedFiles, read_files
 from ledger.service.mirrored import MakeMirrored
 from ledger.service.old_values import bind_old_values
 from ledger.service.open_parts import (
@@ -130,10 +130,11 @@ async def serve(
     descriptors_max = raise_descriptor_limit()
     live = live or LiveSettings(settings)
     settings = live.adjust(partial(limit_connections, descriptors_max=descriptors_max))
-    tls = open_tls(settings)
-    read_usable_principals(directory)  # A fault is found before all else.
+    paths = DirectoryPaths(directory)
+    files = LiveFiles(read_files(paths, settings))  # A fault is found before all else.
+    live.follow(lambda settings: files.reload(paths, settings))
     async with (
-        open_service(directory, settings, make_mirrored, live=live, tls=tls) as context,
+        open_service(directory, settings, make_mirrored, live=live, files=files) as context,
         context.identities.running(),
         context.audit.running(),
     ):
@@ -142,8 +143,8 @@ async def serve(
         runner = web.ServerRunner(Server(context, routes), shutdown_timeout=settings.stop_wait_s)
         await runner.setup()
         try:
-            (sockets,), address = open_listening(settings.listen, 1, scheme=scheme(tls))
-            await serve_sockets(runner, sockets, tls)
+            (sockets,), address = open_listening(settings.listen, 1, scheme=scheme(context.tls))
+            await serve_sockets(runner, sockets, context.tls)
             log_serving(address, context.tree_size)
             if on_ready is not None:
                 on_ready(address)
@@ -195,10 +196,15 @@ async def open_service(
     make_mirrored: MakeMirrored | None = None,
     *,
     live: LiveSettings | None = None,
-    tls: ServerTls | None = None,
+    files: LiveFiles | None = None,
 ) -> AsyncIterator[ServiceContext]:
     """The running parts of a ledger in one process, without a socket. Raises: as `serve`."""
-    async with open_log(directory, settings, make_mirrored) as (engine, intake, opened):
+    files = files or LiveFiles(read_files(DirectoryPaths(directory), settings))
+    async with open_log(directory, settings, files.current, make_mirrored) as (
+        engine,
+        intake,
+        opened,
+    ):
         log = LogParts(
             store=engine.store,
             sequencer=engine.sequencer,
@@ -222,13 +228,16 @@ async def open_service(
             log=log,
             intake=intake,
             connect_queries=connect,
-            tls=tls,
+            files=files,
         )
 
 
 @asynccontextmanager
 async def open_log(
-    directory: Path, settings: Settings, make_mirrored: MakeMirrored | None = None
+    directory: Path,
+    settings: Settings,
+    files: LoadedFiles,
+    make_mirrored: MakeMirrored | None = None,
 ) -> AsyncIterator[tuple[Engine, Intake, AsyncExitStack]]:
     """The running parts that order events and append those of the service itself.
 
@@ -238,7 +247,7 @@ async def open_log(
     async with AsyncExitStack() as opened:
         engine = open_engine(paths, settings, opened, make_mirrored)
         intake = open_intake(
-            paths, settings, opened, store=engine.store, sequencer=engine.sequencer
+            paths, settings, opened, store=engine.store, sequencer=engine.sequencer, files=files
         )
         note_files(paths)
         bind_old_values(intake.private_fields.store, engine.store)

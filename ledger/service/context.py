@@ -17,6 +17,7 @@ from ledger.service.http.problems import retry_later
 from ledger.service.identities.identities import Identities
 from ledger.service.ingest import IngestPipeline
 from ledger.service.live_settings import LiveSettings
+from ledger.service.loaded_files import LiveFiles
 from ledger.service.metrics import Metrics
 from ledger.service.mirrored import Heads, Mirrored
 from ledger.service.private_fields import PrivateFields
@@ -42,6 +43,7 @@ class ServiceContext:
     policy_text: str
     """The policy as others may read it: `public_policy`."""
     live: LiveSettings
+    files: LiveFiles
     store: LogStore
     access: AccessStore
     sequencer: Appender

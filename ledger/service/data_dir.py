@@ -282,6 +282,11 @@ def _check_unchanged(paths: DirectoryPaths, path: Path) -> None:
         )
 
 
+def read_optional(path: Path) -> str:
+    """The text of a file, empty when there is none. Raises: as `read_utf8`."""
+    return read_utf8(path) if path.exists() else ""
+
+
 def read_own_settings(paths: DirectoryPaths) -> Settings:
     """The settings in the ledger's folder and the environment. Raises: MalformedError, OSError."""
     text = read_utf8(paths.settings) if paths.settings.exists() else None

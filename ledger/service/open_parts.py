@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
 from secrets import token_bytes
 
 import structlog
@@ -29,12 +28,13 @@ from ledger.service.data_dir import (
 from ledger.service.export_trailers import Trailers
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.openapi import make_openapi
-from ledger.service.identities.identities import Identities
+from ledger.service.identities.identities import Identities, usable_principals
 from ledger.service.ingest import IngestPipeline
 from ledger.service.live_settings import LiveSettings
+from ledger.service.loaded_files import LiveFiles, LoadedFiles
 from ledger.service.metrics import Metrics
 from ledger.service.mirrored import Heads, Mirrored
-from ledger.service.policy_file import read_policy
+from ledger.service.policy_file import parse_policy_file
 from ledger.service.private_fields import PrivateFields, parse_fields
 from ledger.service.queries.frames import Connect
 from ledger.service.queries.job import QueryOptions, QueryParts
@@ -49,7 +49,6 @@ from ledger.store.erasable_values import KEY_BYTES
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
-from ledger_client.runtime.files import read_utf8
 from ledger_core.event.commitments import PrivateReader
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.secrets import SecretRules, default_rules, parse_rules
@@ -88,11 +87,12 @@ def open_intake(
     *,
     store: LogStore,
     sequencer: Appender,
+    files: LoadedFiles,
     shared: Shared = ALONE,
 ) -> Intake:
     """Open tokens, private values and rules; `opened` closes them. Raises: as `app.serve`."""
-    rules = open_rules(paths)
-    fields = parse_fields(_read_optional(paths.private_fields))
+    rules = open_rules(paths, files.secrets)
+    fields = parse_fields(files.private_fields)
     access = opened.enter_context(closing(open_tokens(paths, settings)))
     private = open_private(paths, make_key=lambda: token_bytes(KEY_BYTES), settings=settings)
     private_fields = PrivateFields(
@@ -119,9 +119,11 @@ def open_intake(
     )
 
 
-def open_rules(paths: DirectoryPaths) -> SecretRules:
-    """The rules for secrets of a ledger, with the key of its digests. Raises: as `app.serve`."""
-    text = _read_optional(paths.secrets)
+def open_rules(paths: DirectoryPaths, text: str) -> SecretRules:
+    """The rules for secrets of a ledger, with the key of its digests. Raises: as `app.serve`.
+
+    `text`: the content of `secrets.toml`.
+    """
     digest_key = open_digest_key(paths, make_key=lambda: token_bytes(KEY_BYTES))
     return (parse_rules(text) if text else default_rules()).keyed(digest_key)
 
@@ -141,22 +143,24 @@ def open_context(
     *,
     log: LogParts,
     intake: Intake,
+    files: LiveFiles,
     connect_queries: Connect,
     shared: Shared = ALONE,
-    tls: ServerTls | None = None,
 ) -> ServiceContext:
     """The context of the requests of one process; `opened` closes it before the log.
 
     `connect_queries`: what `open_queries` returned, or `connect_to` its socket.
     """
-    policy, settings = read_policy(paths), live.current
+    policy, settings = parse_policy_file(files.current.policy), live.current
+    tls = files.current.tls
     return ServiceContext(
         origin=log.store.origin(),
         verifier_keys=log.verifier_keys,
         policy=policy.policy,
         policy_text=policy.public_text,
         live=live,
-        tls=tls,
+        files=files,
+        tls=None if tls is None else ServerTls(tls),
         store=log.store,
         access=intake.access,
         sequencer=log.sequencer,
@@ -187,7 +191,7 @@ def open_context(
             intake.metrics,
             is_mirror=log.mirrored is not None,
         ),
-        identities=_open_identities(paths, live),
+        identities=_open_identities(files, live),
         openapi=make_openapi(),
         reports=log.reports,
         export_trailers=log.export_trailers,
@@ -195,10 +199,10 @@ def open_context(
     )
 
 
-def _open_identities(paths: DirectoryPaths, live: LiveSettings) -> Identities:
-    """The principals beside tokens, read again at each reload of the settings."""
-    identities = Identities(paths.root)
-    live.follow(lambda _settings: identities.reload())
+def _open_identities(files: LiveFiles, live: LiveSettings) -> Identities:
+    """The principals beside tokens, taken anew at each reload of the settings."""
+    identities = Identities(usable_principals(files.current.principals))
+    live.follow(lambda _settings: identities.take(usable_principals(files.current.principals)))
     return identities
 
 
@@ -264,7 +268,3 @@ def _id_maker(now: Callable[[], int]) -> Callable[[], str]:
 def _wall_us() -> int:
     """The time of this host, which may go back."""
     return time.time_ns() // 1000
-
-
-def _read_optional(path: Path) -> str:
-    return read_utf8(path) if path.exists() else ""

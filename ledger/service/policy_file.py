@@ -24,10 +24,19 @@ class PolicyFile(NamedTuple):
 
 def read_policy(paths: DirectoryPaths) -> PolicyFile:
     """Read the policy. Raises: UnavailableError when there is none, MalformedError."""
+    return parse_policy_file(read_policy_text(paths))
+
+
+def read_policy_text(paths: DirectoryPaths) -> bytes:
+    """The content of the policy's file. Raises: UnavailableError when there is none."""
     try:
-        text = paths.policy.read_bytes()
+        return paths.policy.read_bytes()
     except FileNotFoundError:
         raise UnavailableError(f"there is no policy at {paths.policy}") from None
+
+
+def parse_policy_file(text: bytes) -> PolicyFile:
+    """The policy that a file holds. Raises: MalformedError."""
     return PolicyFile(parse_policy(text), public_policy(text.decode(errors="replace")))
 
 

@@ -16,14 +16,15 @@ import structlog
 
 from ledger.runtime.listening import open_listening
 from ledger.runtime.systemd import notify
-from ledger.runtime.tls import open_tls, scheme
+from ledger.runtime.tls import scheme
 from ledger.service import app
 from ledger.service.app import log_serving, open_log, until_stopped
 from ledger.service.audit_trail import log_acts
 from ledger.service.background import enqueue_erasures, watched
+from ledger.service.data_dir import DirectoryPaths
 from ledger.service.engine import Engine
-from ledger.service.identities.identities import read_usable_principals
 from ledger.service.live_settings import LiveSettings
+from ledger.service.loaded_files import LiveFiles, LoadedFiles, read_files
 from ledger.service.open_parts import Intake, start_query_process
 from ledger.service.process_limits import limit_connections, raise_descriptor_limit
 from ledger.service.report import Report, engine_report, write_warnings
@@ -65,11 +66,11 @@ async def serve(
         return limit_connections(chosen, descriptors_max)
 
     settings = live.adjust(adjust)
-    # A fault in what the front ends read is found before all else.
-    tls = open_tls(settings)
-    read_usable_principals(directory)
+    paths = DirectoryPaths(directory)
+    # A fault in what the front ends are given is found before all else.
+    files = LiveFiles(read_files(paths, settings))
     async with (
-        open_log(directory, settings) as (engine, intake, parts),
+        open_log(directory, settings, files.current) as (engine, intake, parts),
         _sequencing(engine, intake) as (
             gateway,
             descriptors,
@@ -77,20 +78,25 @@ async def serve(
     ):
         with ExitStack() as opened:
             listening, address = open_listening(
-                settings.listen, settings.workers, scheme=scheme(tls)
+                settings.listen, settings.workers, scheme=scheme(files.current.tls)
             )
             for each in {each for sockets in listening for each in sockets}:
                 opened.enter_context(each)
             memory = opened.enter_context(counts_memory(settings.workers))
             front_ends = FrontEnds(
                 gateway,
-                _start(directory, settings, engine, memory),
+                _start(directory, settings, files.current, engine, memory),
                 listening,
                 start_queries=partial(start_query_process, engine.paths, settings, parts),
                 on_end=partial(_clean_up, engine, intake, memory),
             )
             gateway.not_running = front_ends.not_running
-            live.follow(front_ends.take_settings)
+
+            def reload(settings: Settings) -> None:
+                files.reload(paths, settings)
+                front_ends.reload(settings, files.current)
+
+            live.follow(reload)
             log_acts(intake.access, live)
             try:
                 await front_ends.start(stop)
@@ -137,11 +143,14 @@ async def _sequencing(engine: Engine, intake: Intake) -> AsyncIterator[tuple[Gat
         yield gateway, descriptors
 
 
-def _start(directory: Path, settings: Settings, engine: Engine, memory: CountsMemory) -> Start:
+def _start(
+    directory: Path, settings: Settings, files: LoadedFiles, engine: Engine, memory: CountsMemory
+) -> Start:
     """What all front ends are given; each is given the rest when it is started."""
     return Start(
         directory=str(directory),
         settings=settings,
+        files=files,
         number=0,
         processes=settings.workers,
         part=0,

@@ -27,12 +27,12 @@ from ledger.log.sequencer import LIMITS
 from ledger.runtime.listening import serve_sockets, stop_listening
 from ledger.runtime.log_lines import configure_child_logs
 from ledger.runtime.shared_counts import SharedCounts
-from ledger.runtime.tls import open_tls
 from ledger.service.app import run_process, stop_answering, until_stopped
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.http.server import Server
 from ledger.service.live_settings import LiveSettings
+from ledger.service.loaded_files import LiveFiles, LoadedFiles, read_files
 from ledger.service.open_parts import LogParts, open_context, open_intake
 from ledger.service.queries.supervisor import connect_to
 from ledger.service.routes import ROUTES
@@ -83,12 +83,14 @@ async def serve(start: Start, stop: asyncio.Event) -> None:
     """Answer requests until `stop` is set, or the sequencer's process has ended."""
     live = LiveSettings(start.settings)
     settings = live.adjust(partial(share_settings, processes=start.processes))
+    paths = DirectoryPaths(Path(start.directory))
+    files = LiveFiles(start.files or read_files(paths, settings))
     client = SequencerClient(on_lost=stop.set)
-    client.take_settings = live.replace
+    client.reload = partial(_reload, paths, files, live)
     link = socket.socket(fileno=start.link)
     await asyncio.get_running_loop().create_unix_connection(lambda: client.link, sock=link)
     async with AsyncExitStack() as opened:
-        context = _open_context(start, live, client, opened)
+        context = _open_context(start, live, files, client, opened)
         client.report = context.own_report
         await opened.enter_async_context(context.identities.running())
         await opened.enter_async_context(context.audit.running())
@@ -135,6 +137,21 @@ async def _wind_down(
     stop.set()
 
 
+def _reload(
+    paths: DirectoryPaths,
+    files: LiveFiles,
+    live: LiveSettings,
+    settings: Settings,
+    loaded: LoadedFiles | None,
+) -> None:
+    """Take settings and files that the sequencer's process has read again."""
+    if loaded is None:
+        files.reload(paths, settings)
+    else:
+        files.current = loaded
+    live.replace(settings)
+
+
 def share_settings(settings: Settings, processes: int) -> Settings:
     """The settings of one of so many front ends: what each does or holds for itself is divided."""
     divided = {
@@ -145,7 +162,11 @@ def share_settings(settings: Settings, processes: int) -> Settings:
 
 
 def _open_context(
-    start: Start, live: LiveSettings, client: SequencerClient, opened: AsyncExitStack
+    start: Start,
+    live: LiveSettings,
+    files: LiveFiles,
+    client: SequencerClient,
+    opened: AsyncExitStack,
 ) -> ServiceContext:
     paths, settings = DirectoryPaths(Path(start.directory)), live.current
     store = opened.enter_context(closing(LogStore.open(paths.log, map_bytes=settings.map_bytes)))
@@ -157,7 +178,15 @@ def _open_context(
     sequencer = RemoteSequencer(client, store, limits)
     memory = mmap.mmap(start.counts, 0)
     shared = SharedCounts(memory, number=start.part, processes=start.parts, key=start.counts_key)
-    intake = open_intake(paths, settings, opened, store=store, sequencer=sequencer, shared=shared)
+    intake = open_intake(
+        paths,
+        settings,
+        opened,
+        store=store,
+        sequencer=sequencer,
+        files=files.current,
+        shared=shared,
+    )
     log = LogParts(
         store=store,
         sequencer=sequencer,
@@ -173,8 +202,8 @@ def _open_context(
         log=log,
         intake=intake,
         connect_queries=connect_to(Path(start.queries)),
+        files=files,
         shared=shared,
-        tls=open_tls(settings),
     )
 
 

@@ -12,6 +12,7 @@ from ledger.log.sequencer import Sequencer
 from ledger.service.export_trailers import ExportTrailers
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import log_failure
+from ledger.service.loaded_files import LoadedFiles
 from ledger.service.mirrored import Heads
 from ledger.service.report import Report
 from ledger.service.settings import Settings
@@ -84,9 +85,9 @@ class Gateway:
         """
         return _Served(self, on_ready).link
 
-    def tell_settings(self, settings: Settings) -> None:
+    def tell_settings(self, settings: Settings, files: LoadedFiles) -> None:
         """Send all front ends settings that were read again, those too that are starting."""
-        self._settings = NewSettings(msgspec.structs.asdict(settings))
+        self._settings = NewSettings(msgspec.structs.asdict(settings), files)
         for served in self._links:
             served.link.send(self._settings)
 

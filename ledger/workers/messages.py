@@ -18,6 +18,7 @@ from ledger.log.append_request import Appended, AppendRequest
 from ledger.log.group_commit import QueueFullError
 from ledger.log.hold import HeldError, HoldRecord
 from ledger.log.signing import SignerUnavailableError
+from ledger.service.loaded_files import LoadedFiles
 from ledger.service.report import Report
 from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, StorageFullError
 from ledger_core.search_answers import ExportTrailer
@@ -193,10 +194,12 @@ class Trailer(msgspec.Struct, frozen=True, array_like=True, tag=8):
 class NewSettings(msgspec.Struct, frozen=True, array_like=True, tag=9):
     """The settings were read again: take those that a running service can take.
 
-    `settings`: for `settings_of`.
+    `settings`: for `settings_of`. `files`: those beside them; None from a sequencer that was made
+    before it sent them.
     """
 
     settings: dict[str, Any]
+    files: LoadedFiles | None = None
 
 
 ToFrontEnd = (

@@ -12,24 +12,24 @@ while, and each that runs has a part of the shared counts that is nobody else's.
 
 import asyncio
 import mmap
-import os
 import secrets
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import msgspec
 import structlog
 
 from ledger.follow.process import FollowerProcess, child_environment
 from ledger.runtime.listening import Sockets
+from ledger.runtime.memory import nameless_file
 from ledger.runtime.shared_counts import SharedCounts, memory_bytes
+from ledger.service.loaded_files import LoadedFiles
 from ledger.service.queries.supervisor import QueryProcess
 from ledger.service.settings import Settings
 from ledger.workers.gateway import Gateway
@@ -60,7 +60,7 @@ class CountsMemory:
 @contextmanager
 def counts_memory(processes: int) -> Iterator[CountsMemory]:
     """Memory for the counts of so many front ends, and of one that replaces another."""
-    with _nameless_file() as file:
+    with nameless_file() as file:
         parts = processes + 1
         size = memory_bytes(parts)
         file.truncate(size)
@@ -136,9 +136,9 @@ class FrontEndProcess(FollowerProcess):
                 process.wait(self._stop_wait_s)
         self.stop()
 
-    def take_settings(self, settings: Settings) -> None:
-        """Give these settings to a front end that is started again."""
-        self._start = msgspec.structs.replace(self._start, settings=settings)
+    def reload(self, settings: Settings, files: LoadedFiles) -> None:
+        """Give these to a front end that is started again."""
+        self._start = msgspec.structs.replace(self._start, settings=settings, files=files)
 
     def note_end(self) -> None:
         self._on_end()
@@ -267,12 +267,12 @@ class FrontEnds:
             each.process.ask_to_stop()
         await asyncio.gather(*(asyncio.to_thread(each.process.stop) for each in ending))
 
-    def take_settings(self, settings: Settings) -> None:
-        """Have all front ends take settings that were read again."""
-        self._start = msgspec.structs.replace(self._start, settings=settings)
+    def reload(self, settings: Settings, files: LoadedFiles) -> None:
+        """Have all front ends take settings, and files beside them, that were read again."""
+        self._start = msgspec.structs.replace(self._start, settings=settings, files=files)
         for each in self._running:
-            each.process.take_settings(settings)
-        self._gateway.tell_settings(settings)
+            each.process.reload(settings, files)
+        self._gateway.tell_settings(settings, files)
 
     def not_running(self) -> list[str]:
         """The numbers of front ends that have ended and aren't started again yet."""
@@ -309,10 +309,3 @@ class FrontEnds:
         if not front_end.is_ready.is_set():
             front_end.has_ended.set()
         self._on_end(front_end.process.part)
-
-
-def _nameless_file() -> IO[bytes]:
-    """A file in memory, where the system has that."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("ledger-counts"), "r+b")
-    return tempfile.TemporaryFile()

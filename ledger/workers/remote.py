@@ -21,6 +21,7 @@ from ledger.log.append_request import Appended, AppendRequest
 from ledger.log.group_commit import CommitLimits, QueueFullError, Weight
 from ledger.log.hold import HoldRecord
 from ledger.log.witness_client import WitnessStatus
+from ledger.service.loaded_files import LoadedFiles
 from ledger.service.report import Report
 from ledger.service.settings import Settings
 from ledger.store.commit_errors import CommitFailedError
@@ -80,8 +81,8 @@ class SequencerClient:
         """`report` makes the report of this process. `versions`: those that it speaks."""
         self.report = report
         self._versions = versions
-        self.take_settings: Callable[[Settings], None] = lambda _settings: None
-        """Called with settings that were read again."""
+        self.reload: Callable[[Settings, LoadedFiles | None], None] = lambda _settings, _files: None
+        """Called with settings, and files beside them, that were read again."""
         self.state = State()
         self.link: Final = Link(self._receive, self._lose, self._greet)
         self._on_lost = on_lost
@@ -132,7 +133,7 @@ class SequencerClient:
         elif isinstance(answer, AskReport):
             self.link.send(OwnReport(answer.number, self.report()))
         elif isinstance(answer, NewSettings):
-            self.take_settings(settings_of(answer.settings))
+            self.reload(settings_of(answer.settings), answer.files)
         else:
             future = self._unanswered.pop(answer.number)
             if future.done():

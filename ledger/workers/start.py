@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ledger.service.loaded_files import LoadedFiles
 from ledger.service.settings import Settings
 from ledger.workers.messages import Versions
 
@@ -18,7 +19,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     `number`: counted from 0, of `processes`. `part`: its own one of `parts` of the shared counts.
     `link`, `listening` and `counts` are file descriptors: the socket to the sequencer's process,
     the sockets of the address, the memory of shared counts. `queries`: the path of the socket of
-    the query process. `versions`: those that the sequencer's process speaks.
+    the query process. `versions`: those that the sequencer's process speaks. `files`: what it has
+    loaded; None from one that was made before it sent them.
     """
 
     directory: str
@@ -34,6 +36,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     verifier_keys: tuple[str, ...]
     queries: str
     versions: Versions = Versions()
+    files: LoadedFiles | None = None
 
 
 encode_start = msgspec.msgpack.Encoder().encode

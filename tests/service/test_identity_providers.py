@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from ledger.service.identities import jwks
-from ledger.service.identities.config import Principals, read_principals
+from ledger.service.identities.config import Principals
+from ledger.service.identities.identities import read_usable_principals
 from ledger.service.identities.jwks import BYTES_MAX, KEYS_MAX, parse_keys
 from ledger.service.token_admin import make_token
 from ledger_core.tlog.errors import MalformedError
@@ -325,10 +326,10 @@ def test_only_keys_that_may_verify_are_taken_from_a_set() -> None:
 
 def test_a_file_that_can_not_be_used_is_named(tmp_path: Path) -> None:
     path = tmp_path / "principals.toml"
-    assert read_principals(path) == Principals()
+    assert read_usable_principals(tmp_path) == Principals()
     good = PRINCIPALS.format(url="https://login.example.com/jwks")
     path.write_text(good)
-    assert list(read_principals(path).issuers) == ["corp"]
+    assert list(read_usable_principals(tmp_path).issuers) == ["corp"]
     for old, new in (
         ('"RS256", ', '"HS256", '),
         ('"RS256", ', '"none", '),
@@ -348,4 +349,4 @@ def test_a_file_that_can_not_be_used_is_named(tmp_path: Path) -> None:
         assert old in good
         path.write_text(good.replace(old, new))
         with pytest.raises(MalformedError, match=r"principals\.toml"):
-            read_principals(path)
+            read_usable_principals(tmp_path)

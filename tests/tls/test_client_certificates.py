@@ -1,10 +1,12 @@
 """Client certificates as principals: who is mapped may do what the mapping says, and no more."""
 
+import asyncio
 import http.client
 import json
 import ssl
-from collections.abc import Iterator
-from contextlib import closing
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledger.runtime.tls import open_tls
+from ledger.service.app import serve
 from ledger.service.identities.certificates import Certificates
 from ledger.service.identities.config import CertificateGrant
+from ledger.service.live_settings import LiveSettings
+from ledger.service.settings import Settings
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from tests.client.syslog.certificates import Authority
 from tests.service.serving import Ledger, event, make_ledger, serving
@@ -145,6 +150,128 @@ def test_a_certificate_of_another_authority_and_a_revoked_one_open_no_connection
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 ask(ledger, pair, certificate)
         assert ask(ledger, pair, clients.issued["other"])[0] == 200
+
+
+@contextmanager
+def serving_live(
+    directory: Path, tokens: dict[str, str], settings: Settings
+) -> Iterator[tuple[Ledger, Callable[[], None]]]:
+    """A served ledger, and what reads its files again."""
+    live, loops = LiveSettings(settings), list[asyncio.AbstractEventLoop]()
+
+    async def serve_live(*args: object, **named: object) -> None:
+        loops.append(asyncio.get_running_loop())
+        await serve(*args, **named, live=live)  # type: ignore[arg-type]  # as it was called
+
+    def reload() -> None:
+        done = threading.Event()
+        loops[0].call_soon_threadsafe(lambda: (live.reload(), done.set()))
+        assert done.wait(WAIT_S)
+
+    with serving(directory, tokens, settings, serve_live) as ledger:
+        yield ledger, reload
+
+
+class Kept:
+    """A connection that is kept, with a client certificate."""
+
+    def __init__(self, ledger: Ledger, pair: Pair, certificate: tuple[Path, Path]) -> None:
+        context = pair.trusting()
+        context.load_cert_chain(*certificate)
+        parts = urlsplit(ledger.url)
+        self.connection = http.client.HTTPSConnection(parts.netloc, context=context, timeout=WAIT_S)
+        self.connection.auto_open = 0
+        self.connection.connect()
+
+    def close(self) -> None:
+        """Close it on this side."""
+        self.connection.close()
+
+    def begin(self, target: str = "/v1/events") -> http.client.HTTPResponse:
+        """Ask, and read no more than the head of the answer."""
+        self.connection.request("GET", target)
+        return self.connection.getresponse()
+
+    def is_closed(self) -> bool:
+        """Wait for the server to close the connection, and send nothing more."""
+        assert self.connection.sock is not None
+        with suppress(ConnectionError, ssl.SSLError):
+            return self.connection.sock.recv(1) == b""
+        return True
+
+
+@pytest.mark.parametrize("change", ["revoked", "authority gone"])
+def test_open_connections_end_when_the_authorities_of_clients_change(
+    tmp_path: Path, pair: Pair, clients: Clients, change: str
+) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    (directory / "principals.toml").write_text(
+        PRINCIPALS.replace('["read"]', '["read", "query"]') + 'tenant = "acme"\n'
+    )
+    settings = msgspec.structs.replace(with_tls(pair), tls_client_ca=str(clients.bundle))
+    with serving_live(directory, tokens, settings) as (ledger, reload), ExitStack() as opened:
+        other = clients.issued["other"]
+        kept, streaming, plain = (
+            opened.enter_context(closing(Kept(ledger, pair, other))) for _ in range(3)
+        )
+        answer = kept.begin()
+        assert (answer.status, bool(answer.read())) == (200, True)
+        stream = streaming.begin("/v1/events/stream")
+        assert stream.status == 200
+
+        reload()  # The same authorities: both connections stay.
+        answer = kept.begin()
+        assert (answer.status, bool(answer.read())) == (200, True)
+
+        if change == "revoked":
+            clients.revoke("other")
+        else:
+            clients.bundle.write_bytes(Authority(tmp_path / "clients").certificate.read_bytes())
+        reload()
+        assert kept.is_closed()
+        assert plain.is_closed()  # It never asked for anything.
+        with pytest.raises(http.client.IncompleteRead):
+            stream.read()
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            ask(ledger, pair, other)
+        assert ask(ledger, pair, None, "/v1/log")[0] == 200
+
+
+ODD: dict[str, list[x509.ExtensionType]] = {
+    "two of one kind": [x509.OCSPNoCheck(), x509.OCSPNoCheck()],
+    # OpenSSL takes the name of X.400, which the parser that finds names does not know.
+    "an unknown name": [
+        x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, bytes.fromhex("3004a3023000"))
+    ],
+    "an address of three bytes": [
+        x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, bytes.fromhex("30058703010203"))
+    ],
+    "no names": [
+        x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, bytes.fromhex("30038205"))
+    ],
+}
+SHOWN = ("two of one kind", "an address of three bytes")
+"""Those of which OpenSSL makes a connection."""
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_a_certificate_with_odd_extensions_is_nobody_and_no_fault_of_ours(
+    ledger: Ledger, pair: Pair, clients: Clients, kind: str
+) -> None:
+    odd = clients.authority.issue("odd", ODD[kind])[:2]
+    for body in (None, event(action="billing.paid", tenant="acme")):
+        status, answer = ask(ledger, pair, odd, body=body)
+        assert (status, answer["type"].partition("#")[2]) == (401, "token-unknown")
+    assert ask(ledger, pair, odd, "/v1/log")[0] == 200
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_can_not_be_read_of_a_certificate_is_a_reason(clients: Clients, kind: str) -> None:
+    odd = clients.authority.issue("odd", ODD[kind])[0]
+    grants = {"x": CertificateGrant(san="DNS:odd", scopes=("read",))}
+    found = Certificates(grants).find(ssl.PEM_cert_to_DER_cert(odd.read_text()))
+    assert "can't be read" in str(found)
 
 
 def test_a_certificate_that_no_entry_names_is_nobody(clients: Clients) -> None:

@@ -10,7 +10,7 @@ What one connection, and one address, may take is bounded by `ledger.runtime.con
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 from aiohttp import web
@@ -24,7 +24,6 @@ from ledger.runtime.connections import (
     LimitedConnection,
 )
 from ledger.runtime.request_head import head_fault
-from ledger.runtime.tls import reload_tls
 from ledger.service.auth import Caller, identify_new
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import (
@@ -38,6 +37,7 @@ from ledger.service.http.responses import note_transport
 from ledger.service.http.router import Route, RouteMatch, Router, read_parameters, route_path
 from ledger.service.http.streaming_response import large_body, write_large
 from ledger.service.http.usage import UsageRecorder
+from ledger.service.identities.certificates import is_outdated
 from ledger.service.settings import Settings
 
 _log = structlog.get_logger("ledger.service")
@@ -65,6 +65,18 @@ class _Connection(LimitedConnection):
     ) -> None:
         super().__init__(server, counts=counts, waits=waits)
         self._metrics = context.metrics
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Serve the connection, unless the authorities have changed during its handshake."""
+        if is_outdated(transport):
+            transport.close()
+            return
+        super().connection_made(transport)
+
+    def close_outdated(self) -> None:
+        """Close it, after the answer that is under way, when its client is to be verified again."""
+        if is_outdated(self.transport):
+            self.close_answered()
 
     def report(self, event: str, request: web.BaseRequest | None = None) -> None:
         """Log what was cut, and count it."""
@@ -131,8 +143,10 @@ class Server(web.Server):
         context.requests_in_flight.most = settings.connections_max
         context.requests_in_flight.most_per_owner = settings.requests_per_token_max
         context.quotas.take_settings(settings)
-        if context.tls is not None:
-            reload_tls(context.tls, settings)
+        if context.tls is not None and context.files.current.tls is not None:
+            context.tls.take(context.files.current.tls)
+            for each in self.connections:
+                cast("_Connection", each).close_outdated()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to one request; an error becomes a problem document."""

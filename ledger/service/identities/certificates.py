@@ -1,15 +1,17 @@
 """The principal of a client certificate, which TLS has verified.
 
 A certificate is matched by its whole subject or by one whole name beside it; nothing is matched by
-a beginning or a pattern. One that no entry names is no principal.
+a beginning or a pattern. One that no entry names is no principal, and neither is one whose
+extensions can't be read: TLS accepts more than the parser that finds names in them.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from aiohttp import web
 from cryptography import x509
 
+from ledger.runtime.tls import shows_outdated
 from ledger.service.identities.config import CertificateGrant
 from ledger.store.tokens import TokenRecord
 from ledger_core.event.times import format_time
@@ -17,11 +19,28 @@ from ledger_core.event.times import format_time
 PREFIX: Final = "cert:"
 CACHED_MAX: Final = 1024
 
+_UNREADABLE: Final = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
-def certificate_of(request: web.BaseRequest) -> bytes | None:
+
+def certificate_of(transport: asyncio.BaseTransport | None) -> bytes | None:
     """The DER of the certificate that a client showed and TLS verified, or None."""
-    connection = request.transport and request.transport.get_extra_info("ssl_object")
+    connection = transport and transport.get_extra_info("ssl_object")
     return connection.getpeercert(binary_form=True) if connection else None
+
+
+def is_outdated(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether a certificate was shown, and the authorities are others since.
+
+    Such a connection is closed after the answer that is under way (`ledger.service.http.server`).
+    """
+    if certificate_of(transport) is None or transport is None:
+        return False
+    return shows_outdated(transport.get_extra_info("ssl_object"))
 
 
 class Certificates:
@@ -44,8 +63,9 @@ class Certificates:
         try:
             certificate = x509.load_der_x509_certificate(der)
             subject, names = certificate.subject.rfc4514_string(), _names(certificate)
-        except ValueError:
-            return "the client certificate can't be read"
+            expires = format_time(int(certificate.not_valid_after_utc.timestamp()) * 10**6)
+        except _UNREADABLE as error:
+            return f"the client certificate can't be read: {type(error).__name__}"
         for name, grant in self._grants.items():
             if grant.subject in (None, subject) and (grant.san is None or grant.san in names):
                 return TokenRecord(
@@ -53,7 +73,7 @@ class Certificates:
                     scopes=grant.scopes,
                     created="",
                     tenant=grant.tenant,
-                    expires=format_time(int(certificate.not_valid_after_utc.timestamp()) * 10**6),
+                    expires=expires,
                     networks=grant.networks,
                     actions=grant.actions,
                 )

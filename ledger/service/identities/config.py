@@ -122,18 +122,18 @@ class Principals(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError("two issuers have one name")
 
 
-def read_principals(path: Path) -> Principals:
-    """The principals in a file; none when there is no file. Raises: MalformedError, OSError."""
+def read_principals(path: Path) -> str:
+    """The text of a file; none when there is no file. Raises: MalformedError, OSError."""
     try:
         with path.open("rb") as file:
             data = file.read(FILE_BYTES_MAX + 1)
     except FileNotFoundError:
-        return Principals()
+        return ""
     if len(data) > FILE_BYTES_MAX:
         raise MalformedError(f"{path} has more than {FILE_BYTES_MAX} bytes")
     try:
-        return parse_principals(data.decode())
-    except (MalformedError, UnicodeDecodeError) as error:
+        return data.decode()
+    except UnicodeDecodeError as error:
         raise MalformedError(f"{path}: {error}") from None
 
 

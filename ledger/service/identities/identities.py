@@ -1,34 +1,34 @@
-"""The principals beside tokens: read from principals.toml, and again at SIGHUP."""
+"""The principals beside tokens, as principals.toml names them."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
 
-import structlog
 from aiohttp import web
 
 from ledger.service.http.problems import log_failure
-from ledger.service.identities.certificates import Certificates, certificate_of
-from ledger.service.identities.config import FILE, Issuer, Principals, read_principals
+from ledger.service.identities.certificates import Certificates, certificate_of, is_outdated
+from ledger.service.identities.config import (
+    FILE,
+    Issuer,
+    Principals,
+    parse_principals,
+    read_principals,
+)
 from ledger.service.identities.jwks import JwksCache
 from ledger.service.identities.jwt_tokens import JwtTokens, RefusedTokenError, is_jwt
 from ledger.store.tokens import TokenRecord
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
-_log = structlog.get_logger("ledger.service")
-
 
 class Identities:
     """Finds the principals of requests. Used on one event loop."""
 
-    def __init__(self, directory: Path) -> None:
-        """Read principals.toml in a folder. Raises: MalformedError, OSError, UnavailableError."""
-        self._directory: Final = directory
+    def __init__(self, principals: Principals) -> None:
         self._tasks: dict[Issuer, tuple[JwksCache, asyncio.Task[None] | None]] = {}
         self._is_running = False
-        self._take(read_usable_principals(self._directory))
+        self.take(principals)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -40,13 +40,6 @@ class Identities:
         finally:
             self._is_running = False
             self._stop(set(self._tasks))
-
-    def reload(self) -> None:
-        """Read the file again; one that can't be used leaves in use what was before."""
-        try:
-            self._take(read_usable_principals(self._directory))
-        except (MalformedError, OSError, UnavailableError) as error:
-            _log.error("principals_not_reloaded", reason=str(error))
 
     async def prepare(self, secret: str) -> None:
         """Wait a moment for the key of a bearer token that is an issuer's."""
@@ -65,10 +58,13 @@ class Identities:
                 return self._tokens.find(secret)
             except RefusedTokenError as error:
                 return str(error)
-        der = certificate_of(request)
+        der = certificate_of(request.transport)
+        if der is not None and is_outdated(request.transport):
+            return "the authorities of client certificates have changed: connect again"
         return None if der is None else self._certificates.find(der)
 
-    def _take(self, principals: Principals) -> None:
+    def take(self, principals: Principals) -> None:
+        """Use these from now on."""
         self._principals = principals
         issuers = principals.issuers
         self._stop(set(self._tasks).difference(issuers.values()))
@@ -100,8 +96,21 @@ class Identities:
 
 
 def read_usable_principals(directory: Path) -> Principals:
-    """The principals of a folder, with what their kinds need. Raises: as `Identities`."""
-    principals = read_principals(directory / FILE)
+    """The principals of a folder. Raises: as `usable_principals`, OSError."""
+    path = directory / FILE
+    return usable_principals(read_principals(path), name=str(path))
+
+
+def usable_principals(text: str, *, name: str = FILE) -> Principals:
+    """The principals in the text of a file, which errors call `name`.
+
+    Raises: MalformedError; UnavailableError when it names an issuer, and what verifies the tokens
+    of one is not installed.
+    """
+    try:
+        principals = parse_principals(text)
+    except MalformedError as error:
+        raise MalformedError(f"{name}: {error}") from None
     if principals.issuers:
         _check_jwt()
     return principals

@@ -1,5 +1,6 @@
 """A certificate authority for one test run, and what it signed."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -11,6 +12,7 @@ from cryptography.x509.oid import NameOID
 
 BEGIN = datetime(2020, 1, 1, tzinfo=UTC)
 END = BEGIN + timedelta(days=36_500)
+FOR_LOCALHOST = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
 
 
 class Authority:
@@ -28,17 +30,16 @@ class Authority:
         self.certificate = folder / "authority.pem"
         self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> tuple[Path, Path, str]:
-        """A certificate for 127.0.0.1 and its key as PEM files, and its fingerprint."""
+    def issue(
+        self, name: str, extensions: Sequence[x509.ExtensionType] = (FOR_LOCALHOST,)
+    ) -> tuple[Path, Path, str]:
+        """A certificate, for 127.0.0.1, and its key as PEM files, and its fingerprint."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (
-            self._builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key)
-            .add_extension(
-                x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]),
-                critical=False,
-            )
-            .sign(self.key, hashes.SHA256())
-        )
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = self._builder(subject, key)
+        # `add_extension` refuses two of one kind, which others may issue.
+        builder._extensions = [x509.Extension(each.oid, False, each) for each in extensions]
+        certificate = builder.sign(self.key, hashes.SHA256())
         path, key_path = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_path.write_bytes(
