@@ -7,6 +7,7 @@ any case.
 
 import asyncio
 import resource
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -61,17 +62,26 @@ def run_process(
 ) -> None:
     """Run a service, of a ledger or a mirror, as the only work of this process, until a signal.
 
-    `reload` is called at SIGHUP.
+    `reload` is called at SIGHUP. With it this is a service's main process, which SIGUSR1 must not
+    end: one without workers logs that it has none.
     """
 
     async def serve_and_reload(stop: asyncio.Event) -> None:
         if reload is not None:
             reload_at_hangup(reload, stop)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _note_no_workers)
         await serve(stop)
 
     shorten_pauses()
     map_large_blocks()
     run_until_signal(serve_and_reload)
+
+
+def _note_no_workers() -> None:
+    _log.warning(
+        "workers_not_replaced",
+        reason="this service has no workers: restart it to have the installed version",
+    )
 
 
 class Serve(Protocol):

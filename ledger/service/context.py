@@ -85,7 +85,8 @@ class ServiceContext:
 
     async def report(self) -> Report:
         """The report of all processes of the service."""
-        return combine((self.own_report(), *await self.reports.others()))
+        own = self.own_report()
+        return combine((own, *await self.reports.others(own)))
 
     def own_report(self) -> Report:
         """The report of this process, without what another part of the service reports."""

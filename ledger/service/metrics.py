@@ -109,6 +109,22 @@ class Metrics:
         ]
 
 
+class CounterTotals:
+    """The counters of processes that have ended, added up: what was counted never gets less."""
+
+    def __init__(self) -> None:
+        self._totals: defaultdict[tuple[str, tuple[str, ...]], float] = defaultdict(float)
+
+    def add(self, counters: Iterable[Counter]) -> None:
+        """Add the last known counters of a process."""
+        for counter in counters:
+            self._totals[counter.name, counter.labels] += counter.value
+
+    def counters(self) -> list[Counter]:
+        """All of them."""
+        return [Counter(*key, value) for key, value in self._totals.items()]
+
+
 def render(counters: Iterable[Counter], gauges: Mapping[str, Gauge]) -> bytes:
     """The metrics as text, in the order of the table.
 

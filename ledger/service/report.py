@@ -40,8 +40,11 @@ class Report(msgspec.Struct, kw_only=True):
 class Reports(Protocol):
     """Gathers the reports of the other parts of a service."""
 
-    async def others(self) -> Sequence[Report]:
-        """The report of the part that orders events, and those of other processes."""
+    async def others(self, own: Report) -> Sequence[Report]:
+        """The report of the part that orders events, and those of other processes.
+
+        `own`: the report of the process that asks, whose counters outlast it from then on.
+        """
         ...
 
 
@@ -51,7 +54,7 @@ class EngineReports:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def others(self) -> Sequence[Report]:
+    async def others(self, own: Report) -> Sequence[Report]:  # noqa: ARG002 - as `Reports`
         """The report of the engine."""
         return (engine_report(self._engine),)
 

@@ -53,11 +53,11 @@ async def serve(
     Raises: as `ledger.service.app.serve`; UnavailableError when a front end doesn't start.
     """
     workers = settings.workers if settings.workers >= 0 else choose_workers(usable_cores())
-    replacing = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, replacing.set)
     if workers == 0:
         await app.serve(directory, settings, stop=stop, on_ready=on_ready, live=live)
         return
+    replacing = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, replacing.set)
     live = live or LiveSettings(settings)
     descriptors_max = raise_descriptor_limit()
 

@@ -120,6 +120,9 @@ async def serve(start: Start, stop: asyncio.Event) -> None:
                     await stop_answering(context, runner)
     if failure is not None:
         raise failure
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LOST_WAIT_S):
+            await client.leave(context.metrics.counters())
 
 
 async def _wind_down(

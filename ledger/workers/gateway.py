@@ -13,6 +13,7 @@ from ledger.service.export_trailers import ExportTrailers
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import log_failure
 from ledger.service.loaded_files import LoadedFiles
+from ledger.service.metrics import Counter, CounterTotals
 from ledger.service.mirrored import Heads
 from ledger.service.report import Report
 from ledger.service.settings import Settings
@@ -73,6 +74,7 @@ class Gateway:
         self._trailers = ExportTrailers()
         self._numbers = count()
         self._asked: dict[int, asyncio.Future[Report]] = {}
+        self._ended: Final = CounterTotals()
         self._links: set[_Served] = set()
         self._state = State()
         self._settings: NewSettings | None = None
@@ -112,8 +114,13 @@ class Gateway:
             served.link.send(self._settings)
 
     def left(self, served: "_Served") -> None:
-        """Forget a link that is lost."""
-        self._links.discard(served)
+        """Forget a link that is lost, and keep what its front end counted.
+
+        A front end that was killed loses what it counted since it was last asked.
+        """
+        if served in self._links:
+            self._links.remove(served)
+            self._ended.add(served.counters)
 
     def begin(self, served: "_Served", message: ToSequencer, size: int) -> None:
         """Begin what a front end asks by a message of `size` bytes.
@@ -126,6 +133,7 @@ class Gateway:
             case Ready():
                 served.on_ready()
             case OwnReport(number, report):
+                served.counters = report.counters
                 if (asked := self._asked.pop(number, None)) is not None and not asked.done():
                     asked.set_result(report)
             case Watch(tree_size):
@@ -158,7 +166,8 @@ class Gateway:
                 return Signed(number, (await self._heads.newest()).note)
             case Show(number, note, by):
                 return Shown(number, await self._heads.shown(note, by=by))
-            case AskReports(number):
+            case AskReports(number, counters):
+                served.counters = counters
                 return Reported(number, await self._reports(but=served))
             case StoreTrailer(number, token, export_id, trailer):
                 await self._trailers.store(token, export_id, trailer)
@@ -168,22 +177,27 @@ class Gateway:
 
     async def _reports(self, *, but: "_Served") -> list[Report]:
         """The reports of this process and of the front ends but one, as far as they answer."""
-        asked = []
+        asked: dict[_Served, asyncio.Future[Report]] = {}
         for served in self._links - {but}:
             number = next(self._numbers)
-            self._asked[number] = asyncio.get_running_loop().create_future()
-            asked.append(self._asked[number])
+            asked[served] = self._asked[number] = asyncio.get_running_loop().create_future()
             served.link.send(AskReport(number))
         if asked:
-            await asyncio.wait(asked, timeout=REPORT_WAIT_S)
+            await asyncio.wait(asked.values(), timeout=REPORT_WAIT_S)
         warnings = [
             f"the worker {number} has ended and will be started again"
             for number in self.not_running()
         ]
-        if missing := sum(not each.done() for each in asked):
+        # One that ended meanwhile may have answered before, and what it counted is among the ended.
+        running = {served: asked[served] for served in asked if served in self._links}
+        if missing := sum(not each.done() for each in running.values()):
             warnings.append(f"{missing} of the workers do not report")
-        others = [each.result() for each in asked if each.done()]
-        return [*self._own_reports(), Report(warnings=warnings), *others]
+        others = [
+            each.result() if each.done() else Report(counters=served.counters)
+            for served, each in running.items()
+        ]
+        rest = Report(warnings=warnings, counters=self._ended.counters())
+        return [*self._own_reports(), rest, *others]
 
     async def _watch_growth(self) -> None:
         """Wake the front ends that wait for the log to grow."""
@@ -218,6 +232,8 @@ class _Served:
 
     def __init__(self, gateway: Gateway, on_ready: Callable[[], None]) -> None:
         self.watched: int | None = None
+        self.counters: Sequence[Counter] = ()
+        """Those of its last report."""
         self.on_ready: Final = on_ready
         self.version: int | None = None  # Unknown until its first message.
         self._gateway = gateway

@@ -19,6 +19,7 @@ from ledger.log.group_commit import QueueFullError
 from ledger.log.hold import HeldError, HoldRecord
 from ledger.log.signing import SignerUnavailableError
 from ledger.service.loaded_files import LoadedFiles
+from ledger.service.metrics import Counter
 from ledger.service.report import Report
 from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, StorageFullError
 from ledger_core.search_answers import ExportTrailer
@@ -39,6 +40,9 @@ class Versions(NamedTuple):
 
 
 VERSIONS: Final = Versions(1, 1)
+
+LAST: Final = -1
+"""The number of a report that nobody asked for, when a front end ends."""
 
 
 def shared_version(worker: Versions, sequencer: Versions) -> int:
@@ -84,13 +88,14 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 class AskReports(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """Gather the reports of all other processes."""
+    """Gather the reports of all other processes. `counters`: those of the front end that asks."""
 
     number: int
+    counters: Sequence[Counter] = ()
 
 
 class OwnReport(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """The answer of a front end to `AskReport`."""
+    """The answer of a front end to `AskReport`; with the number `LAST` its last message."""
 
     number: int
     report: Report

@@ -22,6 +22,7 @@ from ledger.log.group_commit import CommitLimits, QueueFullError, Weight
 from ledger.log.hold import HoldRecord
 from ledger.log.witness_client import WitnessStatus
 from ledger.service.loaded_files import LoadedFiles
+from ledger.service.metrics import Counter
 from ledger.service.report import Report
 from ledger.service.settings import Settings
 from ledger.store.commit_errors import CommitFailedError
@@ -29,6 +30,7 @@ from ledger.store.kept_heads import latest_head
 from ledger.store.log import LogStore
 from ledger.workers.link import Link
 from ledger.workers.messages import (
+    LAST,
     VERSIONS,
     AllAppended,
     Append,
@@ -119,6 +121,13 @@ class SequencerClient:
         grown = self._grown
         self.link.send(Watch(tree_size))
         await grown.wait()
+
+    async def leave(self, counters: Sequence[Counter]) -> None:
+        """Say what this process counted, as its last message, and end the link."""
+        self.link.send(OwnReport(LAST, Report(counters=counters)))
+        self.link.close()
+        while not self.is_lost:
+            await self.wait_changed()
 
     def _greet(self) -> None:
         self.link.send(Hello(*self._versions))
@@ -336,10 +345,12 @@ class RemoteReports:
     def __init__(self, client: SequencerClient) -> None:
         self._client = client
 
-    async def others(self) -> Sequence[Report]:
+    async def others(self, own: Report) -> Sequence[Report]:
         """The reports of the sequencer's process, and of the other front ends."""
         try:
-            answer: Reported = await self._client.ask(AskReports)
+            answer: Reported = await self._client.ask(
+                lambda number: AskReports(number, own.counters)
+            )
         except CommitFailedError as error:
             return (Report(reasons=(f"no event is taken: {error}",)),)
         return answer.reports

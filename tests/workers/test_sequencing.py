@@ -17,6 +17,7 @@ from ledger.log.group_commit import QueueFullError
 from ledger.log.hold import HeldError, Hold
 from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
+from ledger.service.metrics import Counter
 from ledger.service.mirrored import Heads
 from ledger.service.report import Report, combine
 from ledger.service.settings import Settings
@@ -417,11 +418,47 @@ async def test_a_front_end_reports_for_all(path: Path) -> None:
         gateway.not_running = lambda: ["2"]
         other = Report(warnings=("full",), requests_in_flight=5)
         async with linked(gateway, other), linked(gateway, Report()) as asking:
-            report = combine([Report(), *await RemoteReports(asking).others()])
+            report = combine([Report(), *await RemoteReports(asking).others(Report())])
         assert report.requests_in_flight == 6
         assert list(report.reasons) == ["held"]
         assert "full" in report.warnings
         assert "the worker 2 has ended and will be started again" in report.warnings
+
+
+@pytest.mark.anyio
+async def test_what_a_front_end_counted_stays_when_it_has_ended(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.workers.gateway.REPORT_WAIT_S", 0.05)
+
+    def counted(value: float) -> Report:
+        return Report(counters=[Counter("requests_total", ("/v1/log", "GET", "200"), value)])
+
+    async with in_process(path) as served:
+        gateway = Gateway(served.sequencer, served.publisher)
+        async with linked(gateway, Report()) as asking:
+
+            async def total(own: float = 0.0) -> float:
+                others = await RemoteReports(asking).others(counted(own))
+                return sum(each.value for report in others for each in report.counters)
+
+            async with linked(gateway, counted(2)) as killed:
+                assert await total() == 2
+                killed.report = lambda: counted(3)
+                assert await total() == 3
+                monkeypatch.setattr(killed.link, "send", lambda _message: None)
+                assert await total() == 3  # It does not answer in time.
+            await until(lambda: len(gateway._links) == 1)
+            assert await total() == 3
+            async with linked(gateway, counted(0)) as leaving:
+                await leaving.leave(counted(10).counters)
+            await until(lambda: len(gateway._links) == 1)
+            assert await total(own=1) == 13
+        # The one that asked is killed too: what it had counted by then was in its question.
+        await until(lambda: not gateway._links)
+        async with linked(gateway, Report()) as asking:
+            others = await RemoteReports(asking).others(Report())
+            assert sum(each.value for report in others for each in report.counters) == 14
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -37,6 +38,38 @@ def test_settings_that_are_read_again_while_a_front_end_starts_reach_it(tmp_path
         until(lambda: len(served.said("worker_replaced")) == WORKERS)
         refused = [served.ledger.append(event(), event()).status for _ in range(20)]
         assert set(refused) == {413}
+
+
+def test_a_service_without_front_ends_says_so_and_goes_on(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    with running(directory, make_ledger(directory), workers=0) as served:
+        served.process.send_signal(signal.SIGUSR1)
+        until(lambda: bool(served.said("workers_not_replaced")))
+        assert "no workers" in served.said("workers_not_replaced")[0]["reason"]
+        assert served.ledger.append(event()).status == 200
+
+
+def counted(served: Running) -> float:
+    """The events that `/metrics` says were logged for the token `append`."""
+    text = served.ledger.ask("/metrics").text
+    (found,) = re.findall(
+        r'^ledger_events_logged_total\{token="append"\} (\S+)', text, re.MULTILINE
+    )
+    return float(found)
+
+
+def test_counters_never_go_back_when_front_ends_are_replaced_or_killed(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    with running(directory, make_ledger(directory)) as served:
+        for _ in range(8):  # The kernel spreads them.
+            assert served.ledger.append(event(), token="append").status == 200
+        begin_replacing(served)
+        until(lambda: len(served.said("worker_replaced")) == WORKERS)
+        assert counted(served) == 8
+        for process_id in front_ends(served.process.pid):
+            os.kill(process_id, signal.SIGKILL)
+        until(lambda: len(served.said("worker_ended")) == WORKERS)
+        assert counted(served) == 8
 
 
 def sockets_of(process_id: int) -> int:
