@@ -2,7 +2,7 @@
 
 import secrets
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import click
 
@@ -10,13 +10,16 @@ from ledger.cli.options import agent_key, agent_options, directory_argument
 from ledger.mirror.data_dir import MirrorPaths
 from ledger.runtime.encrypted_keys import read_passphrase
 from ledger.runtime.keys import decrypt_keys, encrypt_keys, read_keys
-from ledger.service.data_dir import KEYS_MAX, DirectoryPaths, read_signers
+from ledger.service.data_dir import KEYS_MAX, DirectoryPaths, changing_files, read_signers
 from ledger.service.key_rotation import divide, retire, rotate
 from ledger.service.operator_events import record_act
 from ledger.witness.data_dir import WitnessPaths
 from ledger_client.cli.client_options import EXISTING_FILE
 from ledger_client.cli.console import json_option, note, print_json
 from ledger_core.tlog.keys import SEED_BYTES
+
+KEY_FILES: Final = ("key", "cosigner/key", "policy")
+"""What these commands change in the folder of a ledger or a mirror."""
 
 
 class PublicKeys(NamedTuple):
@@ -48,7 +51,8 @@ def encrypt(directory: Path, passphrase_file: Path, as_json: bool) -> None:
     LEDGER_KEY_PASSPHRASE_FD, or the credential ledger-key-passphrase of systemd.
     """
     path = key_file(directory)
-    encrypt_keys(path, read_passphrase(passphrase_file))
+    with changing_files(DirectoryPaths(directory), *KEY_FILES):
+        encrypt_keys(path, read_passphrase(passphrase_file))
     _record(directory, "ledger.key.encrypted")
     if as_json:
         print_json({"key": str(path), "encrypted": True})
@@ -67,7 +71,9 @@ def encrypt(directory: Path, passphrase_file: Path, as_json: bool) -> None:
 def decrypt(directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
     """Take the passphrase from the signing key of DIRECTORY."""
     path = key_file(directory)
-    decrypt_keys(path, None if passphrase_file is None else read_passphrase(passphrase_file))
+    passphrase = None if passphrase_file is None else read_passphrase(passphrase_file)
+    with changing_files(DirectoryPaths(directory), *KEY_FILES):
+        decrypt_keys(path, passphrase)
     _record(directory, "ledger.key.decrypted")
     if as_json:
         print_json({"key": str(path), "encrypted": False})
@@ -88,7 +94,8 @@ def rotate_(directory: Path, ssh_agent: Path | None, ssh_key: Path | None, as_js
     paths = _ledger_paths(directory)
     try:
         key = agent_key(read_signers(paths)[0].verifier.name, ssh_agent, ssh_key)
-        keys = rotate(paths, make_seed=lambda: secrets.token_bytes(SEED_BYTES), key=key)
+        with changing_files(paths, *KEY_FILES):
+            keys = rotate(paths, make_seed=lambda: secrets.token_bytes(SEED_BYTES), key=key)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     vkeys = [str(signer.verifier) for signer in keys.current]
@@ -120,7 +127,8 @@ def retire_(directory: Path, is_distrusted: bool, as_json: bool) -> None:
     """
     paths = _ledger_paths(directory)
     try:
-        keys = retire(paths, is_distrusted=is_distrusted)
+        with changing_files(paths, *KEY_FILES):
+            keys = retire(paths, is_distrusted=is_distrusted)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     old = [str(signer.verifier) for signer in keys.old]

@@ -21,6 +21,7 @@ from ledger.mirror.promotion import promote
 from ledger.mirror.replica import read_stop
 from ledger.mirror.state import MirrorState
 from ledger.runtime.log_lines import configure_logs
+from ledger.service.data_dir import changing_files
 from ledger.store.log import LogStore
 from ledger_client.cli.client_options import (
     EXISTING_FILE,
@@ -192,11 +193,12 @@ def promote_(directory: Path, policy: Path | None, as_json: bool) -> None:
     log's origin, all entries that the mirror holds, and a new key; `ledger serve` serves it.
     """
     paths = MirrorPaths(directory)
-    made = promote(
-        paths,
-        make_seed=lambda: secrets.token_bytes(SEED_BYTES),
-        policy=None if policy is None else policy.read_bytes(),
-    )
+    with changing_files(paths.ledger, "policy"):
+        made = promote(
+            paths,
+            make_seed=lambda: secrets.token_bytes(SEED_BYTES),
+            policy=None if policy is None else policy.read_bytes(),
+        )
     print_result(
         as_json,
         made._asdict(),

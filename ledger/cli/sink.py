@@ -20,6 +20,7 @@ from ledger.follow.tables import check_name
 from ledger.log.public_policy import public_url
 from ledger.runtime.settings_table import settings_of
 from ledger.runtime.validation import explain_invalid
+from ledger.service.data_dir import DirectoryPaths, changing_files
 from ledger.sinks.config import (
     KIND,
     SINK_TYPES,
@@ -27,6 +28,7 @@ from ledger.sinks.config import (
     add_sink,
     read_sinks,
     remove_sink,
+    sinks_path,
 )
 from ledger.sinks.dead_letters import DISCARD, RESEND, read_all, request_action, resending_path
 from ledger.sinks.kinds import open_receiver
@@ -109,7 +111,8 @@ def add(
         for left in (paths.position, paths.state, paths.rewind, paths.dead, resending_path(paths)):
             left.unlink(missing_ok=True)
         _set_position(paths, directory, "end" if from_end else "0")
-    add_sink(directory, name, config)
+    with changing_files(DirectoryPaths(directory), sinks_path(directory).name):
+        add_sink(directory, name, config)
     record_follower(
         directory, WHAT, "added", name, type=type_, to=config.path or public_url(config.url)
     )
@@ -289,7 +292,8 @@ def dead_letters(directory: Path, name: str, wish: str | None, as_json: bool) ->
 def remove(directory: Path, name: str, as_json: bool) -> None:
     """Remove a sink. What it sent stays with the receiver."""
     _config(directory, name)
-    remove_sink(directory, name)
+    with changing_files(DirectoryPaths(directory), sinks_path(directory).name):
+        remove_sink(directory, name)
     record_follower(directory, WHAT, "removed", name)
     _report(f"sink {name!r} is removed", as_json, sink=name, removed=True)
 

@@ -34,8 +34,8 @@ DIR/evidence/     heads that show that a witness has seen another history; made 
 
 import hashlib
 import os
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -267,6 +267,28 @@ def remember_files(paths: DirectoryPaths) -> list[str]:
     if not paths.started.exists() or paths.started.read_bytes() != record:
         write_atomically(paths.started, record)
     return gone
+
+
+@contextmanager
+def changing_files(paths: DirectoryPaths, *names: str) -> Iterator[None]:
+    """Have what a command of ours makes of small files within known to the next start.
+
+    A file that somebody else had changed before stays unknown, and is named then. So is one whose
+    change was cut off before `started.json` was written: better once too often. Raises: as
+    `changed_files`.
+    """
+    changed = changed_files(paths)
+    try:
+        yield
+    finally:
+        files = _read_start(paths).files
+        new = {
+            name: _digest(paths, name)
+            for name in names
+            if files.get(name) is not None and name not in changed and (paths.root / name).exists()
+        }
+        if new.items() - files.items():
+            write_atomically(paths.started, msgspec.json.encode(StartRecord(files | new)))
 
 
 def _digest(paths: DirectoryPaths, name: str) -> str:

@@ -21,7 +21,7 @@ from ledger.runtime.encrypted_keys import FILE_VARIABLE
 from ledger.runtime.keys import encrypt_keys, read_keys
 from ledger.runtime.ssh_agent import AgentKey
 from ledger.service import key_rotation
-from ledger.service.data_dir import DirectoryPaths, create_directory, read_signers
+from ledger.service.data_dir import DirectoryPaths, changed_files, create_directory, read_signers
 from ledger.service.key_rotation import SigningKeys, divide, retire, rotate
 from ledger.service.policy_file import with_log_keys
 from ledger.witness.data_dir import WitnessPaths, create_witness
@@ -41,6 +41,7 @@ from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import Policy, parse_policy
 from ledger_core.tlog.witness import cosign
+from tests.cli.conftest import run_here
 from tests.mirror.mirroring import (
     listening,
     make_mirror,
@@ -382,3 +383,33 @@ def test_a_witness_keeps_the_key_by_which_it_can_verify_its_head(tmp_path: Path)
         cosign_by(old, new)
         assert store.remove_keys(ORIGIN, [str(old.verifier)]).vkeys == (str(new.verifier),)
         assert store.check_rows() == []
+
+
+def test_what_our_commands_change_is_no_false_alarm_at_the_next_start(tmp_path: Path) -> None:
+    directory, passphrase = tmp_path / "ledger", tmp_path / "passphrase"
+    tokens, paths = make_ledger(directory), DirectoryPaths(directory)
+    passphrase.touch(0o600)
+    passphrase.write_text("correct horse\n")
+
+    def run(*arguments: object) -> None:
+        assert run_here(*map(str, arguments)).code == 0
+        assert changed_files(paths) == []
+
+    with serving(directory, tokens):
+        pass
+    run("key", "encrypt", directory, "--passphrase-file", passphrase)
+    run("key", "decrypt", directory, "--passphrase-file", passphrase)
+    run("key", "rotate", directory)
+    with serving(directory, tokens) as ledger:
+        ledger.append(event(), query="?wait=witnessed")
+    run("key", "retire", directory)
+    run("sink", "add", directory, "near", "--type", "file", "--path", tmp_path / "out")
+    with serving(directory, tokens):
+        pass
+    run("sink", "remove", directory, "near")
+
+    # What another one changed is named, also when a command of ours changes more of it.
+    with paths.policy.open("a") as policy:
+        policy.write("# by another hand\n")
+    assert run_here("key", "rotate", str(directory)).code == 0
+    assert changed_files(paths) == ["policy"]
