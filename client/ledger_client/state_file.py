@@ -13,6 +13,11 @@
   since later heads must be proven to extend it.
 * Evidence of an untrue answer is saved in a folder beside it, `FILE.evidence/NAME/`, one file for
   each part. NAME is a hash of the content, so the same evidence is saved once.
+* Two heads that the log has signed are kept apart from smaller lies: `forked-NAME` has two roots of
+  one size, which only the holder of the log's key can make, and `unproven-NAME` two heads without a
+  proof between them. Of each kind, as of the rest, there are `EVIDENCE_FOLDERS_MAX` folders at
+  most. Of the rest the first ones stay; of heads the first half and the newest, so that who tells
+  many lies first, or shows many forks, hides none.
 """
 
 import os
@@ -20,6 +25,7 @@ import threading
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from shutil import rmtree
 from typing import Final
 
 import msgspec
@@ -27,12 +33,15 @@ import msgspec
 from ledger_client.runtime.files import write_atomically
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.policy import Policy
+from ledger_core.tlog.text import decode_text
 from ledger_core.tlog.trust import check_anchor
 
 STATE_VERSION = 1
 STATE_BYTES_MAX = 1 << 20
 SAVE_INTERVAL_S = 1.0
 EVIDENCE_FOLDERS_MAX = 100
+FORKED = "forked"
+UNPROVEN = "unproven"
 EVIDENCE_BYTES_MAX = 1 << 30
 """A server that answers falsely all day must not fill the client's disk."""
 
@@ -123,23 +132,39 @@ class StateFile:
     ) -> Path | None:
         """Save evidence. Returns its folder, or None when there are too many, or too many bytes.
 
-        Evidence that `is_final`, after which no more comes, is saved beside any number of others: a
-        server could tell small lies first. Raises: OSError.
+        Two signed heads are always saved, and so is evidence that `is_final`, after which no more
+        comes. Raises: OSError.
         """
         name = sha256()
         for part in sorted(evidence):
             name.update(sha256(part.encode()).digest() + sha256(evidence[part]).digest())
         parent = self._evidence
-        folder = parent / name.hexdigest()[:16]
+        kind = self._kind(evidence)
+        folder = parent / f"{kind}{name.hexdigest()[:16]}"
         with self._lock:
             parent.mkdir(mode=0o700, exist_ok=True)
             more_bytes = sum(map(len, evidence.values()))
-            if not (is_final or folder.exists() or _has_room(parent, more_bytes)):
+            if not (kind or is_final or folder.exists() or _has_room(parent, more_bytes)):
                 return None
             folder.mkdir(mode=0o700, exist_ok=True)
             for part, data in evidence.items():
                 write_atomically(folder / part, data)
+            if kind:  # After that: a crash in between leaves one too many.
+                _keep_first_and_newest(parent, kind)
         return folder
+
+    def _kind(self, evidence: Mapping[str, bytes]) -> str:
+        """What the name of a folder begins with: for two heads that the log has signed."""
+        try:
+            accepted, offered = (
+                check_anchor(decode_text(evidence[part]), self._policy).checkpoint
+                for part in ("accepted.note", "offered.note")
+            )
+        except (KeyError, MalformedError, VerificationError):
+            return ""
+        if accepted.tree_size != offered.tree_size:
+            return f"{UNPROVEN}-"
+        return "" if accepted.root_hash == offered.root_hash else f"{FORKED}-"
 
     def _decode(self, data: bytes) -> _State:
         if len(data) > STATE_BYTES_MAX:
@@ -154,9 +179,15 @@ class StateFile:
 
 
 def _has_room(parent: Path, more_bytes: int) -> bool:
-    """Whether a folder for evidence may get one folder more, with so many bytes."""
-    kept_bytes = sum(path.stat().st_size for path in parent.glob("*/*"))
-    return (
-        len(list(parent.iterdir())) < EVIDENCE_FOLDERS_MAX
-        and kept_bytes + more_bytes <= EVIDENCE_BYTES_MAX
-    )
+    """Whether a folder for evidence may get one folder more of no kind, with so many bytes."""
+    folders = [each for each in parent.iterdir() if not each.name.startswith((FORKED, UNPROVEN))]
+    kept_bytes = sum(path.stat().st_size for folder in folders for path in folder.iterdir())
+    return len(folders) < EVIDENCE_FOLDERS_MAX and kept_bytes + more_bytes <= EVIDENCE_BYTES_MAX
+
+
+def _keep_first_and_newest(parent: Path, kind: str) -> None:
+    """Remove folders of a kind from the middle of its time, down to `EVIDENCE_FOLDERS_MAX`."""
+    half = EVIDENCE_FOLDERS_MAX // 2
+    folders = [(each.stat().st_mtime_ns, each) for each in parent.glob(f"{kind}*")]
+    for _, folder in sorted(folders)[half:-half]:
+        rmtree(folder)

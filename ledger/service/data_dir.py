@@ -282,7 +282,7 @@ def changing_files(paths: DirectoryPaths, *names: str) -> Iterator[None]:
         yield
     finally:
         files = _read_start(paths).files
-        new = {
+        new: dict[str, str | None] = {
             name: _digest(paths, name)
             for name in names
             if files.get(name) is not None and name not in changed and (paths.root / name).exists()

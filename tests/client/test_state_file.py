@@ -3,12 +3,14 @@
 import json
 import stat
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from ledger_client import state_file as state_file_module
 from ledger_client.state_file import EVIDENCE_FOLDERS_MAX, SAVE_INTERVAL_S, StateFile
+from ledger_core.tlog.checkpoint import Checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
@@ -155,3 +157,31 @@ def test_large_evidence_does_not_fill_the_disk_and_the_last_is_saved(
     assert state.save_evidence({"bundle": b"b" * 600}) is None
     assert state.save_evidence({"bundle": b"a" * 600}) is not None
     assert state.save_evidence({"bundle": b"c" * 600}, is_final=True) is not None
+
+
+def forked(number: int, size: int = 20) -> dict[str, bytes]:
+    """Two heads that the log has signed; of 20 entries they have two roots at one size."""
+    other = LOG.sign(Checkpoint(LOG.signer.verifier.name, size, sha256(b"%d" % number).digest()))
+    return {"accepted.note": LOG.note(20).encode(), "offered.note": other.encode()}
+
+
+@pytest.mark.parametrize(("size", "kind"), [(20, "forked-"), (19, "unproven-")])
+def test_the_newest_fork_is_kept_after_any_number_of_lies_and_forks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, kind: str
+) -> None:
+    monkeypatch.setattr(state_file_module, "EVIDENCE_FOLDERS_MAX", 4)
+    monkeypatch.setattr(state_file_module, "EVIDENCE_BYTES_MAX", 1000)
+    state, folder = state_file(tmp_path / "state"), tmp_path / "state.evidence"
+    while state.save_evidence({"note": str(len(list(folder.glob("*")))).encode()}) is not None:
+        pass
+    lies = set(folder.iterdir())
+    saved = [state.save_evidence(forked(number, size)) for number in range(9)]
+    assert all(each is not None and each.name.startswith(kind) for each in saved)
+    assert set(folder.iterdir()) == lies | {*saved[:2], *saved[-2:]}
+    # The other kind has places of its own, and an unsigned head is no fork.
+    assert state.save_evidence(forked(0, 39 - size)) is not None
+    assert len(set(folder.iterdir())) == len(lies) + 5
+    unsigned = forked(1)["offered.note"].replace(b"\n20\n", b"\n21\n")
+    assert state.save_evidence(forked(1) | {"offered.note": unsigned}) is None
+    same = {"accepted.note": LOG.note(20).encode(), "offered.note": LOG.note(20).encode()}
+    assert state.save_evidence(same) is None

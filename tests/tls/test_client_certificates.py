@@ -165,7 +165,8 @@ def serving_live(
 
     def reload() -> None:
         done = threading.Event()
-        loops[0].call_soon_threadsafe(lambda: (live.reload(), done.set()))
+        loops[0].call_soon_threadsafe(live.reload)
+        loops[0].call_soon_threadsafe(done.set)
         assert done.wait(WAIT_S)
 
     with serving(directory, tokens, settings, serve_live) as ledger:
