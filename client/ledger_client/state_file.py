@@ -4,8 +4,9 @@
      "log_keys": ["example.com/audit+1c2d3e4f+AYKW0zR…"],
      "checkpoint": "example.com/audit\\n1024\\n…\\n\\n— example.com/audit …\\n"}
 
-* `log_keys` are the keys in the policy that the user configured. A file for other keys is refused;
-  the server is never asked for its keys.
+* `log_keys` are the keys in the policy that the user configured. A file for other keys is refused,
+  unless its head has a signature of a key that the policy of today lists, as while a log's key is
+  replaced; the server is never asked for its keys.
 * The checkpoint is checked again whenever the file is read (`trust.check_anchor`).
 * The file is replaced atomically: readers see the old head or the new one, also after a crash.
 * It is written at most once a second, and at `close()`. After a crash it may be a second old, and
@@ -88,16 +89,19 @@ class StateFile:
         except FileNotFoundError:
             return None
         state = self._decode(data)
-        if not set(state.log_keys) & set(self._log_keys):
-            raise ValueError(
-                f"{self.path} keeps the head of a log with another key than the policy names:"
-                f" got {', '.join(state.log_keys)}; name another state file"
-            )
         try:
             check_anchor(state.checkpoint, self._policy)
         except MalformedError as error:
             raise MalformedError(f"{self.path} holds no signed head: {error}") from error
         except VerificationError as error:
+            # Saved under another policy, the head may still have a signature that this one knows:
+            # while a key is replaced, each head has two.
+            if not set(state.log_keys) & set(self._log_keys):
+                raise ValueError(
+                    f"{self.path} keeps the head of a log with another key than the policy names:"
+                    f" got {', '.join(state.log_keys)}; name another state file, or if the log's"
+                    " key was replaced, verify once by a policy with both keys"
+                ) from None
             raise VerificationError(
                 f"{self.path} holds a head that no log of the policy signed: {error}",
                 evidence={"state.json": data},

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -165,6 +166,71 @@ def test_clients_a_witness_a_mirror_and_evidence_go_through_a_whole_rotation(
         ("before", "new"),
         ("after", "old"),
     }
+
+
+def test_monitors_go_through_a_rotation_and_the_theft_of_the_old_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three monitors, which get the policies at different times and keep what they accepted."""
+    directory = tmp_path / "ledger"
+    tokens, paths = make_ledger(directory), DirectoryPaths(directory)
+    old, both = tmp_path / "old", tmp_path / "both"
+    old.write_bytes(paths.policy.read_bytes())
+    monkeypatch.setenv("LEDGER_TOKEN", tokens["admin"])
+
+    def monitor(ledger: Ledger, name: str, policy: Path) -> tuple[int, int, str]:
+        """Exit code, entries checked, and errors of one look by a monitor."""
+        arguments = ("--policy", policy, "--state", tmp_path / name, "--once", "--json")
+        done = run_here("monitor", ledger.url, *arguments)
+        # The service in this process writes its log lines there too.
+        told = [json.loads(line) for line in done.out.splitlines() if line[:1] == "{"]
+        return done.code, told[0]["entries_checked"] if told else 0, done.err
+
+    def check(ledger: Ledger, name: str, policy: Path) -> None:
+        code, entries, said = monitor(ledger, name, policy)
+        assert (code, said) == (0, "")
+        assert entries >= size  # What it reads is an event too, some time later.
+
+    def grow(ledger: Ledger) -> int:
+        ledger.append(event(), query="?wait=witnessed")
+        return int(state(ledger)["published_size"])
+
+    with serving(directory, tokens) as ledger:
+        size = grow(ledger)
+        for name in ("early", "between", "late"):
+            check(ledger, name, old)
+        quick = listening(ledger.url.rpartition(":")[2])
+    command(key_command, "rotate", directory)
+    both.write_bytes(paths.policy.read_bytes())
+    with serving(directory, tokens, quick) as ledger:
+        size = grow(ledger)
+        check(ledger, "early", both)
+        check(ledger, "between", old)  # It knows the old key alone.
+    command(key_command, "retire", directory, "--distrust")
+    with serving(directory, tokens, quick) as ledger:
+        size = grow(ledger)
+        for name in ("early", "between"):
+            check(ledger, name, paths.policy)
+        code, _, said = monitor(ledger, "late", paths.policy)
+        assert (code, "verify once by a policy with both keys" in said) == (2, True)
+        check(ledger, "late", both)
+        check(ledger, "late", paths.policy)
+        code, _, said = monitor(ledger, "newcomer", old)
+        assert code == 1
+        assert "ask its operator for the policy with both" in said
+    # Each still convicts a log that has another history, whichever key has signed it.
+    fork = tmp_path / "fork"
+    shutil.copytree(directory, fork)
+    with serving(directory, tokens, quick) as ledger:
+        grow(ledger)
+        for name in ("early", "between", "late"):
+            assert monitor(ledger, name, paths.policy)[0] == 0
+    with serving(fork, tokens, quick) as ledger:
+        grow(ledger)
+        grow(ledger)
+        for name in ("early", "between", "late"):
+            code, _, said = monitor(ledger, name, paths.policy)
+            assert (code, "the log forked or was rewritten" in said) == (1, True), said
 
 
 def client_acts(ledger: Ledger, policy: Path) -> list[Any]:
