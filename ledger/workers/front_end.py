@@ -122,7 +122,7 @@ async def serve(start: Start, stop: asyncio.Event) -> None:
         raise failure
     with suppress(TimeoutError):
         async with asyncio.timeout(LOST_WAIT_S):
-            await client.leave(context.metrics.counters())
+            await client.end_link(context.metrics.counters())
 
 
 async def _wind_down(

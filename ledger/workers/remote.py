@@ -122,7 +122,7 @@ class SequencerClient:
         self.link.send(Watch(tree_size))
         await grown.wait()
 
-    async def leave(self, counters: Sequence[Counter]) -> None:
+    async def end_link(self, counters: Sequence[Counter]) -> None:
         """Say what this process counted, as its last message, and end the link."""
         self.link.send(OwnReport(LAST, Report(counters=counters)))
         self.link.close()

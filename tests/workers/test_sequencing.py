@@ -451,7 +451,7 @@ async def test_what_a_front_end_counted_stays_when_it_has_ended(
             await until(lambda: len(gateway._links) == 1)
             assert await total() == 3
             async with linked(gateway, counted(0)) as leaving:
-                await leaving.leave(counted(10).counters)
+                await leaving.end_link(counted(10).counters)
             await until(lambda: len(gateway._links) == 1)
             assert await total(own=1) == 13
         # The one that asked is killed too: what it had counted by then was in its question.
