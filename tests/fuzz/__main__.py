@@ -1,17 +1,20 @@
-"""`python -m tests.fuzz`: every parser gets mutated inputs for some minutes.
+"""`python -m tests.fuzz`: every parser gets mutated inputs, and every route requests, for minutes.
 
     --minutes M    for all targets together; 10 unless told
     --keep         write the inputs that reach new code to tests/corpus
-    NAME …         these targets alone
+    NAME …         these targets alone; `http` is tests/service/test_scopes.py with other requests
+                   each time
 
 Exits with 1 after a finding, whose input is printed: add it to tests/corpus/NAME.txt, where it
-stays as a test, and mend the parser.
+stays as a test, and mend the parser. One of `http` becomes a test of its own.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -25,6 +28,9 @@ KEPT_MAX: Final = 40
 INPUT_WAIT_S: Final = 20
 MEMORY_MB_MAX: Final = 1_024
 CRASH: Final = "finding"
+HTTP: Final = "http"
+HTTP_EXAMPLES: Final = 20
+"""Requests to each route in one round."""
 
 
 def main() -> None:
@@ -32,15 +38,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.fuzz")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--keep", action="store_true")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(TARGETS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join((*TARGETS, HTTP)))
     options = parser.parse_args()
-    if unknown := set(options.names) - TARGETS.keys():
+    if unknown := set(options.names) - {*TARGETS, HTTP}:
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
-    if find_spec("atheris") is None:
+    if find_spec("atheris") is None and options.names != [HTTP]:
         parser.error("atheris is not installed: make fuzz installs it, and runs this")
-    names = options.names or list(TARGETS)
+    names = options.names or [*TARGETS, HTTP]
     seconds = max(1, round(options.minutes * 60 / len(names)))
-    findings = [name for name in names if not fuzz(name, seconds, is_kept=options.keep)]
+    findings = [
+        name
+        for name in names
+        if not (ask(seconds) if name == HTTP else fuzz(name, seconds, is_kept=options.keep))
+    ]
     if findings:
         sys.exit(f"findings in {', '.join(findings)}")
 
@@ -68,6 +78,26 @@ def fuzz(name: str, seconds: int, *, is_kept: bool) -> bool:
             kept = {each.read_bytes() for each in merged.iterdir()}
             small = sorted((each for each in kept if len(each) <= KEPT_BYTES_MAX), key=len)
             write_corpus(name, {*read_corpus(name), *small[:KEPT_MAX]})
+    return True
+
+
+def ask(seconds: int) -> bool:
+    """Ask every route with each scope, one round at least; whether nothing was found."""
+    end_s, rounds = time.monotonic() + seconds, 0
+    while rounds == 0 or time.monotonic() < end_s:
+        done = subprocess.run(
+            [*(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
+             *("--timeout", "0", "tests/service/test_scopes.py")],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "HTTP_EXAMPLES": str(HTTP_EXAMPLES)},
+        )  # fmt: skip
+        rounds += 1
+        if done.returncode:
+            sys.stderr.write(done.stdout[-8_000:])
+            return False
+    print(f"{HTTP}: {rounds} rounds, no findings")  # noqa: T201 - a command
     return True
 
 

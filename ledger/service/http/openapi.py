@@ -86,10 +86,11 @@ def make_openapi() -> bytes:
 
 def route_rows() -> list[tuple[str, str, str]]:
     """The routes for the documentation: method and path, the scope needed, what it does."""
-    return [
-        (f"`{route.method} {route.path}`", f"`{route.scope}`" if route.scope else "", route.summary)
-        for route in ROUTES
-    ]
+    return [(f"`{route.method} {route.path}`", _scopes(route), route.summary) for route in ROUTES]
+
+
+def _scopes(route: Route) -> str:
+    return " or ".join(f"`{each}`" for each in route.scopes)
 
 
 def _schemas() -> tuple[dict[Any, dict[str, Any]], dict[str, Any]]:
@@ -135,7 +136,7 @@ def _operation(route: Route, schemas: Mapping[Any, Any]) -> dict[str, Any]:
         "security": [{"token": []}] if route.scope else [],
     }
     if route.scope:
-        operation["description"] = f"Needs a token with the scope `{route.scope}`."
+        operation["description"] = f"Needs a token with the scope {_scopes(route)}."
     if route.bodies:
         operation["requestBody"] = {"required": True, "content": _contents(route.bodies, schemas)}
     return operation

@@ -51,6 +51,8 @@ class Route:
     handler: Handler
     summary: str
     scope: TokenScope | None = None
+    other_scope: TokenScope | None = None
+    """A scope that does as well."""
     parameters: Sequence[Parameter] = ()
     bodies: Contents = field(default_factory=dict)
     successes: Sequence[Success]
@@ -64,6 +66,11 @@ class Route:
     def __post_init__(self) -> None:
         query = {each.name: each for each in self.parameters if each.place == "query"}
         object.__setattr__(self, "query", query)
+
+    @property
+    def scopes(self) -> tuple[TokenScope, ...]:
+        """The scopes of which a token needs one; none when it needs no token."""
+        return tuple(each for each in (self.scope, self.other_scope) if each is not None)
 
     def pattern(self) -> re.Pattern[str]:
         """The pattern that the percent-decoded path of a request matches."""

@@ -220,6 +220,7 @@ ROUTES: Final = (
         handler=read_multi,
         summary="That many events are in the tree",
         scope="query",
+        other_scope="export",
         bodies={JSON_MEDIA: AskMulti},
         successes=(Success("The proof, a multi-proof.", {TEXT_MEDIA: TEXT_SCHEMA}),),
         problems=("past-the-end", "not-json", "too-busy", *BODY_PROBLEMS),
