@@ -16,6 +16,7 @@ from msgspec import NODEFAULT
 
 from ledger.alarms.config import AlarmConfig
 from ledger.archive.config import ArchiveConfig
+from ledger.mirror_push.config import MirrorTarget
 from ledger.retention.policy import RetentionPolicy
 from ledger.runtime.settings_table import Setting, settings_of
 from ledger.service.http.openapi import route_rows
@@ -112,6 +113,17 @@ def archives() -> str:
     )
 
 
+def mirrors() -> str:
+    """The table of the keys of a mirror that entries are sent to."""
+    return _table(
+        ("key", "default", "what for"),
+        [
+            (f"`{s.name}`", "" if s.name == "url" else f"`{_plain(s.default)}`", s.help)
+            for s in settings_of(MirrorTarget, "")
+        ],
+    )
+
+
 def sinks() -> str:
     """The table of a sink's keys."""
     return _table(
@@ -173,6 +185,7 @@ def layout_of(module: ModuleType) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "limits": limits,
     "settings": settings,
+    "mirrors": mirrors,
     "tlog-mirror-settings": tlog_mirror_settings,
     "witness-settings": witness_settings,
     "alarms": alarms,

@@ -12,6 +12,7 @@
     witness    cosigns the heads of other logs
     workers    several processes for one service
     mirror     a verified copy on another host
+    mirror_push  sends a log to mirrors of other people
     tlog_mirror  copies of other logs, which send their entries
     archive    a copy in a bucket, and a ledger made of it
     retention  removes old entries under a written policy

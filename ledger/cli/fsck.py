@@ -9,6 +9,7 @@ from ledger.archive.fsck import check_archives
 from ledger.cli.options import directory_argument, progress_bar
 from ledger.mirror.data_dir import MirrorPaths
 from ledger.mirror.fsck import check_mirror
+from ledger.mirror_push.fsck import check_mirrors
 from ledger.query.segment_builder import OtherAnalysisError, check_index
 from ledger.service.backup import MANIFEST, backup_paths
 from ledger.service.data_dir import DirectoryPaths
@@ -48,6 +49,7 @@ def command(directory: Path, is_strict: bool, as_json: bool) -> int:
         with closing(LogStore.open(paths.log)) as log:
             check_followers(paths, log, findings)
     check_archives(paths, findings)
+    check_mirrors(paths, findings)
     if paths.mirror.exists():
         check_mirror(MirrorPaths(directory), findings)
     segments = None

@@ -67,6 +67,9 @@ FOLLOWERS: Final = (
         is_each=True,
         variables=AWS_VARIABLES,
     ),
+    FollowerSpec(
+        *("mirrors", "ledger.mirror_push.worker", ("",)), file="mirrors.toml", is_each=True
+    ),
 )
 PARQUET: Final = FollowerSpec("parquet", "ledger.query.parquet_segments", ("log", "parquet"))
 """With the setting `parquet` only."""

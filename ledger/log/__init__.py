@@ -9,5 +9,7 @@ publisher        publishes the heads that meet the policy
 hold             stops appends to a log that is older than it was
 evidence         writes what proves that a log had another history
 witness_client   asks witnesses for cosignatures
+mirror_peer      cosignatures of mirrors that another process sends entries to
+peers            opens the clients of both
 public_policy    the policy without the credentials in its addresses
 """

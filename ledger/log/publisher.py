@@ -31,16 +31,10 @@ import structlog
 
 from ledger.log.evidence import save_evidence
 from ledger.log.hold import is_missing, read_marker, read_own_head, write_marker
+from ledger.log.peers import Peer, open_peers
 from ledger.log.sequencer import Sequencer
 from ledger.log.signing import HeadSigner, LogSigner, SignerUnavailableError, check_growth
-from ledger.log.witness_client import (
-    TIMEOUT_S,
-    PeerOptions,
-    WitnessPeer,
-    WitnessStatus,
-    make_session,
-    peer_groups,
-)
+from ledger.log.witness_client import TIMEOUT_S, PeerOptions, WitnessStatus, make_session
 from ledger_client.runtime.clock import unix_s as system_unix_s
 from ledger_core.event.times import format_time
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
@@ -61,7 +55,7 @@ class PublisherOptions:
 
     `heartbeat_s`: how old a published checkpoint with cosignatures may become before they are
     renewed. `witness_intervals_s`: see `PeerOptions`. `marker`: the file outside the environments
-    that keeps the head published last.
+    that keeps the head published last. `mirrors`: the folder with the file of mirrors, if any.
     """
 
     interval_s: float = INTERVAL_S
@@ -69,6 +63,7 @@ class PublisherOptions:
     witness_timeout_s: float = TIMEOUT_S
     unix_s: Callable[[], int] = system_unix_s
     marker: Path | None = None
+    mirrors: Path | None = None
     witness_intervals_s: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -104,7 +99,7 @@ class Publisher:
         self._marking = threading.Lock()
         self._marked_size = 0
         self._marker_has_failed = False
-        self._peers: tuple[WitnessPeer, ...] = ()
+        self._peers: tuple[Peer, ...] = ()
         self._asking: set[asyncio.Task[None]] = set()
         self._round: _CosignatureRound | None = None
         self._changed = asyncio.Condition()
@@ -164,19 +159,18 @@ class Publisher:
     async def run(self) -> None:
         """Publish new heads, at most one an interval, until cancelled or stopped by a failure."""
         async with make_session(self._options.witness_timeout_s) as session:
-            self._peers = tuple(
-                WitnessPeer(
-                    group,
-                    session,
-                    store=self._sequencer.store,
-                    log_keys=[log.verifier for log in self._policy.logs],
-                    options=PeerOptions(
-                        self._options.unix_s,
-                        self._options.interval_s,
-                        self._options.witness_intervals_s,
-                    ),
-                )
-                for group in peer_groups(self._policy.witnesses)
+            options = self._options
+            self._peers = open_peers(
+                self._policy,
+                session,
+                store=self._sequencer.store,
+                options=PeerOptions(
+                    options.unix_s,
+                    options.interval_s,
+                    options.witness_intervals_s,
+                    options.witness_timeout_s,
+                    options.mirrors,
+                ),
             )
             try:
                 while self.failure is None:
@@ -274,7 +268,7 @@ class Publisher:
                 self._stop(error)
                 raise
 
-    async def _ask(self, peer: WitnessPeer, round_: "_CosignatureRound") -> None:
+    async def _ask(self, peer: Peer, round_: "_CosignatureRound") -> None:
         before = peer.status.error
         try:
             signatures = await peer.ask(round_.signed)

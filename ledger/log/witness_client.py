@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -65,11 +66,14 @@ class PeerOptions(NamedTuple):
     """The clock for times of cosignatures, and the wait after the first error of a witness.
 
     `intervals_s`: how long a witness is left alone after a request, by its name in the policy.
+    `timeout_s` and `mirrors`: for the cosignatures of mirrors, see `mirror_peer`.
     """
 
     unix_s: Callable[[], int]
     wait_base_s: float
     intervals_s: Mapping[str, float] = MappingProxyType({})
+    timeout_s: float = TIMEOUT_S
+    mirrors: Path | None = None
 
 
 class _Reply(NamedTuple):
@@ -289,15 +293,6 @@ class WitnessPeer:
     def _failed(self, what: str, retry_after_s: float = 0.0) -> UnavailableError:
         said = f"the witness {', '.join(self.status.names)}: {what}"
         return UnavailableError(said, retry_after_s=retry_after_s)
-
-
-def peer_groups(witnesses: Sequence[PolicyWitness]) -> tuple[Sequence[PolicyWitness], ...]:
-    """The witnesses of a policy by their URLs. A witness without one can't be asked."""
-    by_url: dict[str, list[PolicyWitness]] = {}
-    for witness in witnesses:
-        if witness.url is not None:
-            by_url.setdefault(witness.url, []).append(witness)
-    return tuple(by_url.values())
 
 
 def witness_intervals(text: str, policy: Policy) -> dict[str, float]:

@@ -14,6 +14,8 @@ DIR/index/        the index, a file a segment; made from the log if it is missin
 DIR/parquet/      full segments as Parquet, if the setting says so; made from the log
 DIR/sinks.toml    where entries are sent (`ledger.sinks`); optional
 DIR/sinks/        how far each sink is, and what its receiver refused
+DIR/mirrors.toml  mirrors that entries are sent to (`ledger.mirror_push`); optional
+DIR/mirrors/      how far each mirror is, and its last cosignatures
 DIR/archive.toml  the buckets with copies of the log (`ledger.archive`); optional
 DIR/archive/      how far each copy is
 DIR/retention.toml  which entries may be pruned (`ledger.retention`); optional
@@ -68,8 +70,8 @@ from ledger_core.tlog.text import from_wire
 PRIVATE_DATA: Final = "private/data.mdb"
 OPTIONAL_PARTS: Final = (
     *("secrets.toml", "principals.toml", "private.toml"),
-    *("sinks.toml", "alarms.toml", "archive.toml", "retention.toml", "legal-holds.json"),
-    PRIVATE_DATA,
+    *("sinks.toml", "alarms.toml", "archive.toml", "mirrors.toml", "retention.toml"),
+    *("legal-holds.json", PRIVATE_DATA),
 )
 """Parts that a ledger may lack, so that nothing else would show that they are gone."""
 FIXED_FILES: Final = ("digest.key", "private.key")
@@ -84,6 +86,7 @@ EDITED_FILES: Final = (
     "alarms.toml",
     "archive.toml",
     "retention.toml",
+    "mirrors.toml",
 )
 HOLDS_FILE: Final = "legal-holds.json"
 """Changed by commands, with a checksum of its own."""

@@ -121,6 +121,7 @@ def _open_publisher(
             heartbeat_s=settings.heartbeat_interval_s,
             witness_timeout_s=settings.witness_timeout_s,
             witness_intervals_s=witness_intervals(settings.witness_intervals_s, policy),
+            mirrors=paths.root,
             marker=Path(settings.marker_file) if settings.marker_file else paths.marker,
         ),
     )

@@ -1,0 +1,180 @@
+"""The process of one mirror: `python -m ledger.mirror_push.worker DIR NAME`.
+
+It sends the head that the publisher offers, as soon as it is there, or else the published one at an
+interval. The position is what the mirror has confirmed; it moves while entries are sent.
+"""
+
+import asyncio
+import random
+import sys
+import time
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from ledger.follow.entries import check_position, position_at
+from ledger.follow.position import Cursor, FollowerPaths
+from ledger.follow.tables import check_name
+from ledger.follow.worker import keep_following, run_worker, until_stopped, wait
+from ledger.log.hold import read_own_head
+from ledger.log.mirror_peer import (
+    HeadRecord,
+    cosigned_path,
+    offered_path,
+    read_head,
+    write_head,
+)
+from ledger.mirror_push.config import KIND, MirrorTarget, read_target
+from ledger.mirror_push.mirror_client import AheadError, MirrorClient
+from ledger.sinks.delivery import RETRY_BASE_S, Health
+from ledger.store.log import LogStore
+from ledger_client.runtime.backoff import exponential_s, spread
+from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.note import NoteVerifier, verify_note
+from ledger_core.tlog.policy import Policy, parse_policy
+
+POLL_S: Final = 0.05
+
+
+class _Heads:
+    """The heads of a ledger that can be sent: the offered one and the published one."""
+
+    def __init__(self, directory: Path, log: LogStore, policy: Policy) -> None:
+        self._offered: Final = offered_path(directory)
+        self._log: Final = log
+        self._origin: Final = log.origin()
+        self._keys: Final[list[NoteVerifier]] = [each.verifier for each in policy.logs]
+
+    def offered(self) -> tuple[int, SignedCheckpoint] | None:
+        """The offered head and its number, None without one. Raises: VerificationError."""
+        record = read_head(self._offered)
+        if record is None:
+            return None
+        head = read_own_head(record.note.encode(), self._origin, self._keys)
+        self._check(head)
+        return record.number, head
+
+    def published(self) -> SignedCheckpoint | None:
+        """The published head with the log's own signatures. Raises: VerificationError."""
+        head = self._log.published()
+        if head is None:
+            return None
+        self._check(head)
+        return SignedCheckpoint(head.checkpoint, verify_note(head.as_note(), self._keys))
+
+    def _check(self, head: SignedCheckpoint) -> None:
+        """Nothing is sent under a head that the log does not have. Raises: VerificationError."""
+        size = head.head.tree_size
+        if size > self._log.head().tree_size or self._log.root_at(size) != head.head.root_hash:
+            raise VerificationError(f"the log does not have the head of size {size} that it signed")
+
+
+async def follow(
+    directory: Path, name: str, config: MirrorTarget, health: Health, stop: asyncio.Event
+) -> None:
+    """Send heads until `stop` is set. Raises: MalformedError, VerificationError, UnavailableError,
+    OSError.
+    """
+    policy = parse_policy((directory / "policy").read_bytes())
+    verifiers = config.verifiers() or [each.verifier for each in policy.witnesses]
+    with closing(LogStore.open(directory / "log")) as log:
+        cursor = Cursor(FollowerPaths(directory, KIND, name))
+        check_position(log, cursor.position)
+
+        def move(next_entry: int) -> None:
+            position = position_at(log, next_entry)
+            cursor.move(position.next_index, position.last_leaf_hash)
+
+        client = MirrorClient(
+            config,
+            log,
+            verifiers=verifiers,
+            next_entry=cursor.position.next_index,
+            on_kept=move,
+        )
+        try:
+            await _send_heads(
+                directory, name, config, health, stop, _Heads(directory, log, policy), client
+            )
+        finally:
+            await client.close()
+
+
+async def _send_heads(
+    directory: Path,
+    name: str,
+    config: MirrorTarget,
+    health: Health,
+    stop: asyncio.Event,
+    heads: _Heads,
+    client: MirrorClient,
+) -> None:
+    answered = read_head(cosigned_path(directory, name))
+    number = 0 if answered is None else answered.number
+    sent: SignedCheckpoint | None = None
+    sent_s = -config.interval_s
+    while not stop.is_set():
+        offered = heads.offered()
+        if offered is not None and offered[0] > number:
+            number, head = offered
+            signatures = await client.push(head)
+            whole = SignedCheckpoint(head.checkpoint, (*head.signatures, *signatures))
+            write_head(cosigned_path(directory, name), HeadRecord(number=number, note=whole.note))
+            sent, sent_s = head, time.monotonic()
+        elif time.monotonic() - sent_s >= config.interval_s:
+            published = heads.published()
+            is_new = published is not None and (
+                sent is None or published.head.tree_size > sent.head.tree_size
+            )
+            if published is not None and is_new:
+                # A head that was offered and is not published yet may be there: it is a later one.
+                with suppress(AheadError):
+                    await client.push(published)
+                sent = published
+            sent_s = time.monotonic()
+        health.set(error="")
+        await wait(stop, POLL_S)
+
+
+async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
+    """Send until `stop` is set or the mirror is removed; what fails is tried again."""
+    check_name(name)
+    paths = FollowerPaths(directory, KIND, name)
+    health = Health(name, paths, kind="mirror")
+    failures, started_s, retry_max_s, asked_s = 0, 0.0, 60.0, 0.0
+
+    async def send() -> None:
+        nonlocal started_s, retry_max_s, asked_s
+        started_s, asked_s = time.monotonic(), 0.0
+        config = read_target(directory, name)
+        if config is None:
+            return
+        retry_max_s, health.expected_lag_s = config.retry_max_s, config.interval_s
+        try:
+            await until_stopped(stop, follow(directory, name, config, health, stop))
+        except VerificationError as error:
+            raise MalformedError(str(error)) from error
+        except UnavailableError as error:
+            asked_s = error.retry_after_s or 0.0
+            raise
+
+    def note_failure(error: str) -> float:
+        nonlocal failures
+        health.set(error=error)
+        failures = 1 if time.monotonic() - started_s > retry_max_s else failures + 1
+        delay_s = exponential_s(failures, base_s=RETRY_BASE_S, limit_s=retry_max_s)
+        return max(asked_s, spread(delay_s, random.random()))  # noqa: S311 - no secret
+
+    await keep_following(paths, stop, send, on_failure=note_failure)
+
+
+def main() -> None:
+    """Run the mirror that the command line names."""
+    directory, name = Path(sys.argv[1]), sys.argv[2]
+    run_worker(partial(run, directory, name))
+
+
+if __name__ == "__main__":
+    main()
