@@ -48,12 +48,13 @@ class PushedFolder(ArchivedFolder):
         **config: object,
     ) -> AsyncIterator[list[MirrorClient]]:
         """Clients of the mirror at an address, each of which knows nothing of the others."""
+        target = MirrorTarget(url=url, **config)  # type: ignore[arg-type]
         with closing(LogStore.open(self.directory / "log")) as log:
             clients = [
                 MirrorClient(
-                    MirrorTarget(url=url, **config),  # type: ignore[arg-type]
+                    target,
                     log,
-                    verifiers=[each.verifier for each in SIGNERS],
+                    verifiers=target.verifiers() or [each.verifier for each in SIGNERS],
                     next_entry=next_entry,
                     on_kept=(kept if kept is not None else []).append,
                 )

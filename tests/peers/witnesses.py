@@ -21,10 +21,11 @@ from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SignerKey, VerifierKey
+from ledger_core.tlog.mirror import MEDIA, Upload, encode_upload
 from ledger_core.tlog.text import format_base64
 
 BIN_DIR = Path(__file__).parent / "bin"
@@ -34,16 +35,23 @@ STOP_WAIT_S = 120.0
 OMNIWITNESS_NAME = "omniwitness.example/w"
 LITEWITNESS_NAME = "litewitness.example/w"
 SUNLIGHT_NAME = "sunlight.example/w"
+SUNLIGHT_MIRROR_NAME = "sunlight.example/m"
+MIRROR_INFO = "mirror/mirror.v0.json"
 
 _SELF_SIGNED = ("req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=test root")
 
 
 @dataclass(frozen=True)
 class PeerWitness:
-    """A witness that runs: where it is asked, and whose cosignatures it gives."""
+    """A witness that runs: where it is asked, and whose cosignatures it gives.
+
+    `mirror_vkeys`: the keys of a mirror at the same address; `copies`: the folder of its copies.
+    """
 
     url: str
     vkeys: tuple[str, ...]
+    mirror_vkeys: tuple[str, ...] = ()
+    copies: Path | None = None
 
 
 @contextmanager
@@ -113,7 +121,10 @@ def omniwitness(log_vkeys: Sequence[str]) -> Iterator[PeerWitness]:
 
 @contextmanager
 def sunlight(log_vkeys: Sequence[str]) -> Iterator[PeerWitness]:
-    """The witness that Sunlight serves beside its CT logs, with an Ed25519 and an ML-DSA-44 key."""
+    """The witness that Sunlight serves beside its CT logs, with an Ed25519 and an ML-DSA-44 key.
+
+    It is a mirror of the same logs too, with another ML-DSA-44 key.
+    """
     with _folder() as folder:
         seed, logs, database = folder / "seed", folder / "logs", folder / "checkpoints.db"
         roots = folder / "roots.pem"
@@ -137,6 +148,8 @@ def sunlight(log_vkeys: Sequence[str]) -> Iterator[PeerWitness]:
                 "monitoringprefix": "https://127.0.0.1/monitor",
                 "secret": str(seed),
                 "loglists": [str(logs)],
+                "mirrorname": SUNLIGHT_MIRROR_NAME,
+                "mirrorloglists": [str(logs)],
                 "localdirectory": str(folder / "public"),
             },
             # Without a CT log Sunlight ends at once.
@@ -161,12 +174,34 @@ def sunlight(log_vkeys: Sequence[str]) -> Iterator[PeerWitness]:
         url = f"http://127.0.0.1:{port}"
         with _program([str(BIN_DIR / "sunlight"), "-c", str(folder / "sunlight.yaml")], log):
             _wait_for(lambda: _is_listening(port), log)
-            with urlopen(f"{url}/witness.v0.json") as answer:
-                vkeys = json.load(answer)["verifier_keys"]
+            vkeys, mirror_vkeys = (
+                _verifier_keys(f"{url}/{name}") for name in ("witness.v0.json", MIRROR_INFO)
+            )
             # It reads the list of logs after it has begun to serve.
             origin = VerifierKey.parse(log_vkeys[-1]).name
-            _wait_for(lambda: _knows(url, origin), log)
-            yield PeerWitness(url, tuple(vkeys))
+            _wait_for(lambda: _knows(url, origin) and _mirrors(url, origin), log)
+            try:
+                yield PeerWitness(url, vkeys, mirror_vkeys, folder / "public" / "mirror")
+            finally:
+                # Sunlight makes its tiles immutable, where the file system can.
+                subprocess.run(["chattr", "-R", "-i", folder], check=False, capture_output=True)
+
+
+def _verifier_keys(url: str) -> tuple[str, ...]:
+    with urlopen(url) as answer:
+        return tuple(json.load(answer)["verifier_keys"])
+
+
+def _mirrors(url: str, origin: str) -> bool:
+    """Whether the mirror misses the checkpoint of a log alone, and so takes the log."""
+    body = encode_upload(Upload(origin, 0, 0))
+    headers = {"Content-Type": MEDIA}
+    try:
+        with urlopen(Request(f"{url}/add-entries", data=body, headers=headers)):
+            return True
+    except HTTPError as error:
+        with error:
+            return error.code == HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 def _knows(url: str, origin: str) -> bool:
