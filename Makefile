@@ -16,6 +16,7 @@ demo: $(VENV)/server ## The main job, told step by step: append, prove, verify, 
 
 test: $(VENV)/development ## All tests; names at its end those that this machine can't run.
 	@! command -v go >/dev/null || tests/peers/install
+	@! command -v mvn >/dev/null || tests/peers/install-kafka
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(VENV)/development ## Format, lint, types, import contracts, docs, retired words.

@@ -22,6 +22,7 @@ TESTS_DIR = Path(__file__).resolve().parent
 SHARED_DIR = TESTS_DIR.parents[1] / "shared"
 PEERS_BIN_DIR = TESTS_DIR / "peers" / "bin"
 SYSLOG_NG_DIR = TESTS_DIR / "peers" / "syslog-ng"
+KAFKA_DIR = TESTS_DIR / "peers" / "kafka-broker"
 
 
 class Need(NamedTuple):
@@ -71,6 +72,11 @@ NEEDS = (
         "softhsm",
         lambda: all(map(shutil.which, ("softhsm2-util", "openssl", "ssh-add"))),
         "softhsm2 of tests/peers/apt-packages.txt is not installed",
+    ),
+    Need(
+        "kafka",
+        lambda: KAFKA_DIR.is_dir() and shutil.which("java") is not None,
+        "tests/peers/install-kafka was not run, which needs Java and Maven",
     ),
     Need("go", PEERS_BIN_DIR.is_dir, "tests/peers/install was not run, which needs Go"),
 )

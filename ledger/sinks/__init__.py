@@ -11,6 +11,7 @@
     syslog        RFC 5424 over TLS
     mail          SMTP
     jetstream     NATS JetStream
+    kafka         Kafka
     kinds         from the configuration of a sink to its receiver
     dead_letters  what a receiver refused for good: bounded, listed, sent again by command
     delivery      sends batches until each record is confirmed or a dead letter

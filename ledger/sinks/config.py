@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -31,13 +31,31 @@ KIND: Final = "sinks"
 """The name of the sinks' folder, and of their row in the list of followers."""
 
 SinkType = Literal[
-    "file", "http", "splunk", "elastic", "datadog", "otlp", "syslog", "webhook", "smtp", "nats"
+    "file",
+    "http",
+    "splunk",
+    "elastic",
+    "datadog",
+    "otlp",
+    "syslog",
+    "webhook",
+    "smtp",
+    "nats",
+    "kafka",
 ]
 SINK_TYPES: Final[tuple[SinkType, ...]] = get_args(SinkType)
 SINKS_MAX: Final = 64
 SECRET_BYTES_MAX: Final = 16_384
 
 _SUBJECT: Final = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)*")
+_TOPIC: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+_SCHEMES: Final = {
+    "syslog": ("tls", "tcp"),
+    "smtp": ("smtps", "smtp"),
+    "nats": ("tls", "nats"),
+    "kafka": ("tls", "kafka"),
+}
+"""The schemes of URLs: encrypted, then the other one. HTTP for all other types."""
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1)]
@@ -51,7 +69,7 @@ class SinkConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_field
         str,
         "Where to: https://… for HTTP, whose usual path is added if there is none; "
         "tls://host:6514 for syslog, smtps://host:465 or smtp://host:587 for SMTP, tls://host:4222 "
-        "for NATS.",
+        "for NATS, tls://host:9093,host:9093 for Kafka.",
     ] = ""
     path: Annotated[str, "file: the file of JSON lines, an absolute path."] = ""
     query: Annotated[str, "Send only the events that this query finds. Empty: every event."] = ""
@@ -61,17 +79,22 @@ class SinkConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_field
     token_file: Annotated[str, "A file with the receiver's secret: token, key or password."] = ""
     token_env: Annotated[str, "The variable of the service with that secret."] = ""
     username: Annotated[
-        str, "Send the secret as the password of this user: HTTP Basic, SMTP, NATS."
+        str, "Send the secret as the password of this user: HTTP Basic, SMTP, NATS, Kafka."
     ] = ""
     credentials_file: Annotated[
         str, "nats: a file of credentials (.creds), in place of a secret."
     ] = ""
     subject: Annotated[str, "nats: the subject, which a stream of JetStream takes."] = ""
+    topic: Annotated[str, "kafka: the topic; one partition keeps the order of the log."] = ""
+    mechanism: Annotated[
+        Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"],
+        "kafka: how the user shows the password.",
+    ] = "SCRAM-SHA-512"
     ca_file: Annotated[str, "PEM certificates that the receiver's must be signed by."] = ""
     client_cert: Annotated[str, "PEM certificate by which the sink shows who it is."] = ""
     client_key: Annotated[str, "Its key."] = ""
     insecure: Annotated[bool, "Send unencrypted to another host, readable on the way."] = False
-    gzip: Annotated[bool, "HTTP: compress requests."] = False
+    gzip: Annotated[bool, "HTTP, kafka: compress what is sent."] = False
     index: Annotated[str, "elastic: the index or data stream. splunk: the index."] = ""
     to: Annotated[tuple[str, ...], "smtp: the addresses that get the mail."] = ()
     sender: Annotated[str, "smtp: the address that it comes from."] = ""
@@ -102,6 +125,17 @@ class SinkConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_field
             raise MalformedError(
                 "subject: a sink of type nats needs one, without blanks and wildcards: ledger.audit"
             )
+        if self.type == "kafka":
+            if not _TOPIC.fullmatch(self.topic):
+                raise MalformedError(
+                    "topic: a sink of type kafka needs one, of 1 to 249 of A-Z, a-z, 0-9, '.', '_' "
+                    "and '-'"
+                )
+            if bool(self.username) != bool(self.token_file or self.token_env):
+                raise MalformedError(
+                    "username: a sink of type kafka takes a user, with the password in "
+                    "token_file or token_env, or neither"
+                )
         if self.type == "elastic" and not self.index:
             raise MalformedError("index: a sink of type elastic needs the index or data stream")
         if bool(self.client_cert) != bool(self.client_key):
@@ -132,23 +166,22 @@ class SinkConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_field
         return secret
 
     def _check_url(self) -> None:
-        schemes = {
-            "syslog": ("tls", "tcp"),
-            "smtp": ("smtps", "smtp"),
-            "nats": ("tls", "nats"),
-        }
-        allowed = schemes.get(self.type, ("https", "http"))
+        allowed = _SCHEMES.get(self.type, ("https", "http"))
         try:
-            parts = urlsplit(self.url)
-            _ = parts.port
+            addresses = broker_addresses(self.url) if self.type == "kafka" else [urlsplit(self.url)]
+            _ = [address.port for address in addresses]
         except ValueError as error:  # A port or an address that is none.
             raise MalformedError(f"url: {error}") from None
+        for address in addresses:
+            self._check_address(address, allowed)
+
+    def _check_address(self, parts: SplitResult, allowed: tuple[str, ...]) -> None:
         if parts.scheme not in allowed or not parts.hostname:
             raise MalformedError(f"url: want {allowed[0]}://host…, got {self.url!a}")
         if parts.username or parts.password:
             raise MalformedError("url: the secret belongs in token_file or token_env")
         # smtp:// is encrypted too, by STARTTLS.
-        if parts.scheme in {"http", "tcp", "nats"} and not self.insecure:
+        if parts.scheme in {"http", "tcp", "nats", "kafka"} and not self.insecure:
             try:
                 check_loopback(parts.hostname, option="insecure = true")
             except ValueError:
@@ -156,6 +189,12 @@ class SinkConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_field
                     f"url: over {parts.scheme}:// everybody on the way to {parts.hostname} can "
                     f"read what is sent: use {allowed[0]}://, or insecure = true (--insecure)"
                 ) from None
+
+
+def broker_addresses(url: str) -> list[SplitResult]:
+    """The addresses of `tls://host:9093,host:9093`, one at least. Raises: ValueError."""
+    scheme, separator, hosts = url.partition("://")
+    return [urlsplit(f"{scheme}{separator}{host}") for host in hosts.split(",")]
 
 
 def sinks_path(directory: Path) -> Path:

@@ -28,6 +28,10 @@ def open_receiver(config: SinkConfig) -> Receiver:
             from ledger.sinks.jetstream import JetStreamReceiver
 
             return JetStreamReceiver(config)
+        case "kafka":
+            from ledger.sinks.kafka import KafkaReceiver
+
+            return KafkaReceiver(config)
         case _:
             from ledger.sinks.http_receiver import HttpReceiver
 
